@@ -1,0 +1,95 @@
+"""Weight deltas: what an edit adds to the base model's matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+
+@dataclass(frozen=True)
+class Update:
+    """Δ of one matrix in (out, in) orientation, float32.
+
+    Either factors ``left`` (out, m) and ``right`` (in, m) with Δ = left · rightᵀ, or, where
+    that is smaller, ``dense`` (out, in).
+    """
+
+    left: torch.Tensor | None = None
+    right: torch.Tensor | None = None
+    dense: torch.Tensor | None = None
+
+    @classmethod
+    def of(cls, left: torch.Tensor, right: torch.Tensor) -> Update:
+        """The smaller form of left · rightᵀ."""
+        out_size, in_size, m = len(left), len(right), left.shape[1]
+        if m * (out_size + in_size) < out_size * in_size:
+            return cls(left=left.float().contiguous(), right=right.float().contiguous())
+        return cls(dense=(left.double() @ right.double().T).float().contiguous())
+
+    def matrix(self) -> torch.Tensor:
+        """Δ in float64, (out, in)."""
+        if self.dense is not None:
+            return self.dense.double()
+        assert self.left is not None
+        assert self.right is not None
+        return self.left.double() @ self.right.double().T
+
+    def parts(self) -> dict[str, torch.Tensor]:
+        """The tensors of this update: ``u`` and ``v``, or ``d``."""
+        named = {"u": self.left, "v": self.right, "d": self.dense}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
+
+    @classmethod
+    def from_parts(cls, parts: Mapping[str, torch.Tensor]) -> Update:
+        """The inverse of ``parts``."""
+        return cls(parts.get("u"), parts.get("v"), parts.get("d"))
+
+
+def materialise(base: torch.Tensor, updates: Iterable[Update], transposed: bool) -> torch.Tensor:
+    """round(W_base + Σ Δ) in the base's dtype, summed in float64 in the order given.
+
+    This one function makes every edited matrix, so a version rebuilt from its updates has the
+    same bytes.  ``transposed``: ``base`` is stored as (in, out).
+    """
+    total = base.detach().double()
+    for update in updates:
+        matrix = update.matrix().to(base.device)
+        total = total + (matrix.T if transposed else matrix)
+    return total.to(base.dtype).contiguous()
+
+
+@dataclass
+class WeightDelta:
+    """Updates by parameter name."""
+
+    updates: dict[str, Update] = field(default_factory=dict)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All tensors under ``u.<name>``, ``v.<name>``, ``d.<name>``."""
+        return {
+            f"{part}.{name}": tensor
+            for name, update in self.updates.items()
+            for part, tensor in update.parts().items()
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, torch.Tensor]) -> WeightDelta:
+        """The inverse of ``tensors``."""
+        by_name: dict[str, dict[str, torch.Tensor]] = {}
+        for key, tensor in tensors.items():
+            part, _, name = key.partition(".")
+            by_name.setdefault(name, {})[part] = tensor
+        return cls({name: Update.from_parts(parts) for name, parts in by_name.items()})
+
+    def save(self, path: Path | str) -> None:
+        """Write a safetensors file."""
+        save_file({name: tensor.cpu() for name, tensor in self.tensors().items()}, str(path))
+
+    @classmethod
+    def load(cls, path: Path | str) -> WeightDelta:
+        """Read what ``save`` wrote."""
+        return cls.from_tensors(load_file(str(path)))

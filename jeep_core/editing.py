@@ -1,0 +1,183 @@
+"""The library's front door: facts in, a weight delta out, the model untouched."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from jeep_core import atlas
+from jeep_core.atlas.relations import RELATIONS
+from jeep_core.delta import WeightDelta
+from jeep_core.editors import create, hparams_class
+from jeep_core.editors.base import EditContext, EditorOutcome, Keys, LayerUpdate
+from jeep_core.errors import FieldProblem, InvalidHParams, JeepError
+from jeep_core.facts import Fact, deduplicate, parse_facts
+from jeep_core.hparams import (
+    OptimisedEditorHParams,
+    load_preset,
+    merge,
+    presets_for,
+    validate_hparams,
+)
+from jeep_core.loading import LoadedModel, texts_of
+from jeep_core.moments import Moments
+from jeep_core.positions import check_facts, fact_rows
+from jeep_core.prefixes import sample_prefixes
+from jeep_core.values import FactTokens, Progress, Values
+from jeep_core.views import ModelView
+
+
+@dataclass
+class EditResult:
+    """What an edit did.  ``facts`` are those edited, duplicates left out."""
+
+    facts: list[Fact]
+    delta: WeightDelta
+    keys: Keys
+    layers: list[LayerUpdate]
+    values: Values
+    hparams: OptimisedEditorHParams
+    prefixes: list[str]
+    seconds: dict[str, float]
+
+
+def edit(
+    model: LoadedModel | ModelView,
+    facts: Sequence[Fact | Mapping[str, Any]],
+    editor: str = "jeep",
+    *,
+    preset: str | None = None,
+    hparams: Mapping[str, Any] | None = None,
+    prefixes: Sequence[str] | None = None,
+    moments: Moments | None = None,
+    corpus: Path | str | None = None,
+    previous_keys: Mapping[tuple[str, int], Any] | None = None,
+    batch_facts: int = 32,
+    progress: Progress | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> EditResult:
+    """Compute the weight delta that makes ``model`` believe ``facts``.
+
+    Args:
+        model: a loaded model, or a view of one (to edit on top of earlier edits).
+        facts: facts, or mappings with subject and relation + object or prompt + target_new.
+        editor: name of the editor.
+        preset: name of a preset; default: the first one shipped for this model and editor.
+        hparams: changes to the preset; without a preset, the complete hyper-parameters.
+        prefixes: texts in front of the prompts, the empty one first; default: sampled.
+        moments: second moments of the base model; default: taken over ``corpus``.
+        corpus: text file, one document a line; default: the bundled one for bundled models.
+        previous_keys: keys of live earlier edits, to be preserved.
+        batch_facts: facts optimised together; bounds memory.
+        progress: called with (phase, done, total).
+        should_stop: asked between steps; True cancels.
+
+    Raises:
+        InvalidFacts, InvalidHParams, NumericalError, Cancelled
+    """
+    view = model.fork() if isinstance(model, ModelView) else ModelView(model)
+    base = view.base
+    checked = resolve_hparams(base.name, editor, preset, hparams or {}, base.n_layers)
+    kept = prepare_facts(base, facts)
+    clock = Clock()
+    moments = moments or Moments(base, texts_of(corpus_path(base.name, corpus)))
+    layers = [layer for region in checked.regions.values() for layer in region.layers]
+    moments.ensure(layers, progress, should_stop)
+    clock.lap("moments")
+    texts = list(prefixes or sample_prefixes(base, checked.n_prefixes))
+    context = EditContext(
+        view=view,
+        facts=tokenize(base, kept, texts),
+        moments=moments,
+        previous_keys=previous_keys or {},
+        batch_facts=batch_facts,
+        progress=progress,
+        should_stop=should_stop,
+    )
+    outcome: EditorOutcome = create(editor).run(context, checked)
+    clock.lap("edit")
+    return EditResult(
+        kept,
+        outcome.delta,
+        outcome.keys,
+        outcome.layers,
+        outcome.values,
+        checked,
+        texts,
+        clock.seconds,
+    )
+
+
+class Clock:
+    """Wall time by phase, in seconds."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, phase: str) -> None:
+        """End a phase."""
+        now = time.monotonic()
+        self.seconds[phase] = round(now - self._last, 4)
+        self._last = now
+
+
+def resolve_hparams(
+    model: str, editor: str, preset: str | None, changes: Mapping[str, Any], n_layers: int
+) -> OptimisedEditorHParams:
+    """Hyper-parameters from a preset (default: this model's first) and changes to it.
+
+    Raises:
+        InvalidHParams: unknown editor or preset, a preset of another editor, wrong values.
+    """
+    cls = hparams_class(editor)
+    if preset is not None:
+        chosen = load_preset(preset)
+        if chosen.editor != editor:
+            message = f"preset {preset!r} is for the editor {chosen.editor!r}, not {editor!r}"
+            raise InvalidHParams([FieldProblem("/preset", "other_editor", message)])
+        base = chosen.hparams
+    else:
+        base = next((p.hparams for p in presets_for(model) if p.editor == editor), {})
+    return validate_hparams(cls, merge(base, changes), n_layers)
+
+
+def prepare_facts(base: LoadedModel, facts: Sequence[Fact | Mapping[str, Any]]) -> list[Fact]:
+    """Facts parsed, checked against the tokenizer, and without repetitions.
+
+    Raises:
+        InvalidFacts: with a pointer per wrong field.
+    """
+    if not facts:
+        raise JeepError("there are no facts to edit")
+    records = [asdict(fact) if isinstance(fact, Fact) else fact for fact in facts]
+    parsed = parse_facts(records, relations())
+    check_facts(base.tokenizer, parsed, base.max_positions)
+    kept, _ = deduplicate(parsed)
+    return [parsed[i] for i in kept]
+
+
+def relations() -> dict[str, str]:
+    """The bundled template table: relation name to its first phrasing."""
+    return {relation.name: relation.phrasings[0] for relation in RELATIONS}
+
+
+def tokenize(base: LoadedModel, facts: Sequence[Fact], prefixes: Sequence[str]) -> list[FactTokens]:
+    """The rows of every fact."""
+    return [FactTokens(*fact_rows(base.tokenizer, fact, prefixes)) for fact in facts]
+
+
+def corpus_path(model: str, corpus: Path | str | None) -> Path:
+    """The text for second moments.
+
+    Raises:
+        JeepError: none is given and the model is not a bundled one.
+    """
+    if corpus is not None:
+        return Path(corpus)
+    if model in atlas.MODELS:
+        return atlas.CORPUS
+    raise JeepError(f"second moments of {model!r} need a text corpus, one document a line")

@@ -1,0 +1,158 @@
+"""What all editors share: their context, their outcome, and the writing of one region."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import torch
+
+from jeep_core.delta import Update, WeightDelta
+from jeep_core.errors import Cancelled
+from jeep_core.hparams import OptimisedEditorHParams, Region
+from jeep_core.moments import Moments
+from jeep_core.solve import solve_update
+from jeep_core.upper import keys_and_states
+from jeep_core.values import FactTokens, Objective, Progress, Values, optimise
+from jeep_core.views import ModelView
+
+Position = Literal["subject_last", "prediction"]
+Keys = dict[tuple[str, int], torch.Tensor]
+"""Keys (m, d_ff) by region name and layer."""
+
+
+@dataclass(frozen=True)
+class LayerUpdate:
+    """How one matrix was written.
+
+    ``relative_norm`` is ‖Δ‖/‖W_base‖; residuals are mean ‖v - h‖ over the facts, before this
+    layer's update and after it.
+    """
+
+    name: str
+    layer: int
+    region: str
+    relative_norm: float
+    residual_before: float
+    residual_after: float
+    condition: float
+
+
+@dataclass
+class EditContext:
+    """What an editor works with; ``view`` is its own and is written to.
+
+    ``values``, if given, were optimised before for these facts on this version.
+    """
+
+    view: ModelView
+    facts: Sequence[FactTokens]
+    moments: Moments
+    previous_keys: Mapping[tuple[str, int], torch.Tensor] = field(default_factory=dict)
+    values: Values | None = None
+    batch_facts: int = 32
+    progress: Progress | None = None
+    should_stop: Callable[[], bool] | None = None
+
+    def report(self, phase: str, done: int, total: int) -> None:
+        """Tell the caller where the edit stands, and stop if it wants that.
+
+        Raises:
+            Cancelled: the caller's ``should_stop`` answered True.
+        """
+        if self.progress:
+            self.progress(phase, done, total)
+        if self.should_stop and self.should_stop():
+            raise Cancelled(f"cancelled in phase {phase}")
+
+    def optimised(self, objective: Objective) -> Values:
+        """The value vectors of the facts."""
+        return self.values or optimise(
+            self.view,
+            self.facts,
+            objective,
+            batch_facts=self.batch_facts,
+            progress=self.progress,
+            should_stop=self.should_stop,
+        )
+
+
+@dataclass
+class EditorOutcome:
+    """The delta of a batch, the keys it was written with, and how it went."""
+
+    delta: WeightDelta
+    keys: Keys
+    layers: list[LayerUpdate]
+    values: Values
+
+
+class Editor(Protocol):
+    """An editing method."""
+
+    def objective(self, hparams: Any) -> Objective:
+        """What value optimisation minimises."""
+        ...
+
+    def run(self, context: EditContext, hparams: Any) -> EditorOutcome:
+        """Edit ``context.view`` and return what was done to it."""
+        ...
+
+
+def spread(region: Region, layer: int) -> float:
+    """The divisor of the residual at ``layer``: √ or linear in the layers still to come."""
+    remaining = region.last - layer + 1
+    return float(remaining**0.5 if region.spread == "sqrt" else remaining)
+
+
+def write_region(
+    context: EditContext,
+    region_name: str,
+    region: Region,
+    position: Position,
+    targets: torch.Tensor,
+    hparams: OptimisedEditorHParams,
+    outcome: EditorOutcome,
+) -> None:
+    """Write one region, layer by layer in ascending order, into the view and ``outcome``.
+
+    ``targets`` (m, d) are the states to reach at the output of the region's last block.
+    """
+    view = context.view
+    rows = [fact.rows for fact in context.facts]
+    total = len(region.layers)
+    for done, layer in enumerate(region.layers):
+        context.report(f"write {region_name}", done, total)
+        keys, states = keys_and_states(view, rows, position, layer, region.last)
+        gap = targets - states
+        solution = solve_update(
+            keys,
+            gap / spread(region, layer),
+            context.moments.factor(layer),
+            region.moment_weight,
+            context.previous_keys.get((region_name, layer))
+            if hparams.preserve_previous_edits
+            else None,
+        )
+        update = Update.of(solution.left, solution.right)
+        name = view.base.family.weight_name(layer)
+        outcome.delta.updates[name] = update
+        outcome.keys[region_name, layer] = keys
+        view.update(name, update)
+        weight = view.base.model.get_parameter(name).double().norm()
+        _, reached = keys_and_states(
+            view, [[fact[0]] for fact in rows], position, layer, region.last
+        )
+        outcome.layers.append(
+            LayerUpdate(
+                name=name,
+                layer=layer,
+                region=region_name,
+                relative_norm=float(update.matrix().norm() / weight),
+                residual_before=float(gap.norm(dim=1).mean()),
+                residual_after=float((targets - reached).norm(dim=1).mean()),
+                condition=solution.condition,
+            )
+        )
+    context.report(f"write {region_name}", total, total)

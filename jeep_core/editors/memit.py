@@ -1,0 +1,30 @@
+"""MEMIT (Meng et al. 2022b, arXiv 2210.07229): the low region alone."""
+
+from __future__ import annotations
+
+from jeep_core.delta import WeightDelta
+from jeep_core.editors.base import EditContext, EditorOutcome, write_region
+from jeep_core.hparams import MemitHParams
+from jeep_core.values import Objective
+
+
+class Memit:
+    """Mass-editing memory in a transformer."""
+
+    def objective(self, hparams: MemitHParams) -> Objective:
+        """What step 1 minimises."""
+        return Objective(
+            low=hparams.low,
+            high=None,
+            n_steps=hparams.n_steps,
+            learning_rate=hparams.learning_rate,
+            kl_weight=hparams.kl_weight,
+            stop_loss=hparams.stop_loss,
+        )
+
+    def run(self, context: EditContext, hparams: MemitHParams) -> EditorOutcome:
+        """Optimise δ at the subject's last token, then write the region."""
+        values = context.optimised(self.objective(hparams))
+        outcome = EditorOutcome(WeightDelta(), {}, [], values)
+        write_region(context, "low", hparams.low, "subject_last", values.low, hparams, outcome)
+        return outcome

@@ -1,0 +1,1 @@
+"""Evaluation: suites of cases, metrics, and the comparison of editors."""

@@ -1,0 +1,76 @@
+"""Trials: edit a view, measure, throw the edit away.
+
+Optimised values do not depend on how many facts are edited together, so they are computed
+once per editor and reused for every batch drawn from the same cases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from jeep_core.editing import tokenize
+from jeep_core.editors import create
+from jeep_core.editors.base import EditContext, EditorOutcome
+from jeep_core.evaluation.metrics import Summary, counterfact_scores, summarise
+from jeep_core.facts import Fact
+from jeep_core.hparams import OptimisedEditorHParams
+from jeep_core.loading import LoadedModel
+from jeep_core.moments import Moments
+from jeep_core.values import FactTokens, Progress, Values
+from jeep_core.views import ModelView
+
+
+@dataclass
+class Trials:
+    """Cases of one suite on one model; edits start from the base model."""
+
+    base: LoadedModel
+    cases: Sequence[Fact]
+    moments: Moments
+    prefixes: Sequence[str]
+    progress: Progress | None = None
+    _rows: list[FactTokens] = field(default_factory=list)
+    _values: dict[str, Values] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._rows = tokenize(self.base, self.cases, self.prefixes)
+
+    def edit(
+        self, editor: str, hparams: OptimisedEditorHParams, index: Sequence[int]
+    ) -> tuple[ModelView, EditorOutcome]:
+        """An edited view for the cases of these numbers."""
+        self.moments.ensure([n for region in hparams.regions.values() for n in region.layers])
+        view = ModelView(self.base)
+        context = EditContext(
+            view,
+            [self._rows[i] for i in index],
+            self.moments,
+            values=self.values(editor, hparams).select(index),
+        )
+        return view, create(editor).run(context, hparams)
+
+    def run(self, editor: str, hparams: OptimisedEditorHParams, index: Sequence[int]) -> Summary:
+        """Edit the cases of these numbers together and score them."""
+        view, _ = self.edit(editor, hparams, index)
+        return summarise(counterfact_scores(view, [self.cases[i] for i in index]))
+
+    def values(self, editor: str, hparams: OptimisedEditorHParams) -> Values:
+        """Values of all cases, computed at first use."""
+        key = editor + value_key(hparams)
+        if key not in self._values:
+            context = EditContext(
+                ModelView(self.base), self._rows, self.moments, progress=self.progress
+            )
+            self._values[key] = context.optimised(create(editor).objective(hparams))
+        return self._values[key]
+
+
+def value_key(hparams: OptimisedEditorHParams) -> str:
+    """What the optimised values depend on: of the regions only end, γ and β."""
+    regions = {
+        name: (region.last, region.clamp, region.weight_decay)
+        for name, region in hparams.regions.items()
+    }
+    rest = hparams.model_dump(exclude={*regions, "preserve_previous_edits"})
+    return repr((regions, sorted(rest.items())))

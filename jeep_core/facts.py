@@ -1,0 +1,195 @@
+"""Facts: what a user says the model should believe, validated and free of contradictions."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jeep_core.errors import FieldProblem, InvalidFacts
+
+SLOT = "{}"
+_TEXTS = ("subject", "relation", "object", "prompt", "target_new", "target_true")
+_LISTS = ("paraphrase_prompts", "neighborhood_prompts")
+
+
+@dataclass(frozen=True)
+class Fact:
+    """``prompt`` is a template with exactly one ``{}`` for the subject, ``target_new`` follows it.
+
+    ``target_true`` is the old answer, needed by evaluation only.
+    """
+
+    subject: str
+    prompt: str
+    target_new: str
+    target_true: str | None = None
+    paraphrase_prompts: tuple[str, ...] = ()
+    neighborhood_prompts: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The prompt with the subject filled in."""
+        return fill(self.prompt, self.subject)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What makes two facts the same question: subject and prompt, normalised."""
+        return normalise(self.subject), normalise(self.prompt)
+
+
+def normalise(text: str) -> str:
+    """Unicode NFC without surrounding white space."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def fill(template: str, subject: str) -> str:
+    """Put the subject in the slot; no other brace has a meaning."""
+    before, _, after = template.partition(SLOT)
+    return before + subject + after
+
+
+def slot_span(template: str, subject: str) -> tuple[int, int]:
+    """Character span [start, end) of the subject in the filled template."""
+    start = template.index(SLOT)
+    return start, start + len(subject)
+
+
+def parse_facts(
+    records: Sequence[Mapping[str, Any]], relations: Mapping[str, str], pointer: str = "/facts"
+) -> list[Fact]:
+    """Facts from request records; every problem of every record is collected.
+
+    A record has ``subject`` and either ``relation`` + ``object`` or ``prompt`` + ``target_new``.
+    ``relations`` maps relation names to templates.
+
+    Raises:
+        InvalidFacts: with a JSON pointer per wrong field.
+    """
+    problems: list[FieldProblem] = []
+    facts = [
+        _parse_fact(record, relations, f"{pointer}/{i}", problems)
+        for i, record in enumerate(records)
+    ]
+    if problems:
+        raise InvalidFacts(problems)
+    return [fact for fact in facts if fact is not None]
+
+
+def _parse_fact(
+    record: Mapping[str, Any],
+    relations: Mapping[str, str],
+    pointer: str,
+    problems: list[FieldProblem],
+) -> Fact | None:
+    def problem(field: str, code: str, message: str) -> None:
+        problems.append(FieldProblem(f"{pointer}/{field}", code, message))
+
+    known = len(problems)
+    for name in _not_text(record):
+        message = "must be a list of texts" if name in _LISTS else "must be a text"
+        problem(name, "not_text", f"{name} {message}")
+    if len(problems) > known:
+        return None
+    subject = normalise(record.get("subject") or "")
+    if not subject:
+        problem("subject", "empty", "the subject is empty")
+    elif SLOT in subject:
+        problem("subject", "slot_in_subject", "the subject must not contain '{}'")
+    triple = record.get("relation") is not None or record.get("object") is not None
+    pair = record.get("prompt") is not None or record.get("target_new") is not None
+    if triple and pair:
+        problem("relation", "mixed_forms", "give relation and object, or prompt and target_new")
+        return None
+    prompt_field, target_field = ("relation", "object") if triple else ("prompt", "target_new")
+    prompt = _template(record, prompt_field, subject, relations, problem)
+    target = normalise(record.get(target_field) or "")
+    if not target:
+        problem(target_field, "empty", "the target is empty")
+    if len(problems) > known or prompt is None:
+        return None
+    true = normalise(record.get("target_true") or "") or None
+    if true == target:
+        problem("target_true", "same_as_target", "target_true equals the new target")
+        return None
+    return Fact(
+        subject,
+        prompt,
+        target,
+        true,
+        tuple(record.get("paraphrase_prompts") or ()),
+        tuple(record.get("neighborhood_prompts") or ()),
+    )
+
+
+def _not_text(record: Mapping[str, Any]) -> list[str]:
+    """The fields of a record whose value is neither missing nor text, or a list of texts."""
+    plain = [
+        name
+        for name in _TEXTS
+        if record.get(name) is not None and not isinstance(record[name], str)
+    ]
+    lists = [
+        name
+        for name in _LISTS
+        if record.get(name) is not None
+        and not (
+            isinstance(record[name], list | tuple)
+            and all(isinstance(text, str) for text in record[name])
+        )
+    ]
+    return plain + lists
+
+
+def _template(
+    record: Mapping[str, Any],
+    field: str,
+    subject: str,
+    relations: Mapping[str, str],
+    problem: Any,
+) -> str | None:
+    """The prompt template of a record, or None after reporting what is wrong with it."""
+    raw = normalise(record.get(field) or "")
+    if not raw:
+        problem(field, "empty", f"{field} is missing or empty")
+        return None
+    if field == "relation":
+        raw = relations.get(raw, raw)
+    slots = raw.count(SLOT)
+    if slots > 1:
+        problem(field, "many_slots", f"the template has {slots} '{{}}', it needs exactly one")
+        return None
+    if slots == 1:
+        return raw
+    if field == "relation":
+        return f"{SLOT} {raw}" if raw[0] != "'" else SLOT + raw
+    if not subject or subject not in raw:
+        problem(field, "no_subject", "the prompt has neither '{}' nor the subject in it")
+        return None
+    before, _, after = raw.rpartition(subject)
+    return before + SLOT + after
+
+
+def deduplicate(facts: Sequence[Fact], pointer: str = "/facts") -> tuple[list[int], dict[int, int]]:
+    """Indices of the facts to keep, and ``{dropped: kept}`` for facts said twice.
+
+    Raises:
+        InvalidFacts: two facts give different targets to the same text.
+    """
+    first: dict[tuple[str, str], int] = {}
+    answered: dict[str, int] = {}
+    duplicates: dict[int, int] = {}
+    problems = []
+    for i, fact in enumerate(facts):
+        kept = answered.setdefault(normalise(fact.text), i)
+        if normalise(facts[kept].target_new) == normalise(fact.target_new):
+            same = first.setdefault(fact.key, i)
+            if same != i:
+                duplicates[i] = same
+        else:
+            message = f"contradicts fact {kept}: {facts[kept].target_new!r} for the same prompt"
+            problems.append(FieldProblem(f"{pointer}/{i}/target_new", "contradiction", message))
+    if problems:
+        raise InvalidFacts(problems)
+    return [i for i in range(len(facts)) if i not in duplicates], duplicates

@@ -1,0 +1,195 @@
+"""Hyper-parameters: one frozen class per editor, presets, and checks against a model.
+
+Symbols of the paper (Shi et al., AAAI 2025): ``clamp`` is γ, ``weight_decay`` β, ``kl_weight``
+α', ``moment_weight`` λ (in samples).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from jeep_core.errors import FieldProblem, InvalidHParams
+
+PRESETS = Path(__file__).parent / "presets"
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Spread = Literal["sqrt", "linear"]
+
+
+class HParams(BaseModel):
+    """Base: frozen, no unknown fields, finite numbers only."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Region(HParams):
+    """Consecutive layers whose MLP output projections are rewritten at one position.
+
+    The value is optimised at the output of the last layer; ``spread`` is the divisor of the
+    residual at layer l of a region ending at L: √(L-l+1) or L-l+1.
+    """
+
+    layers: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    clamp: Positive = Field(description="γ: ‖δ‖ ≤ γ‖h‖")
+    weight_decay: NonNegative = Field(0.5, description="β, times ‖δ‖/‖h‖²")
+    moment_weight: Positive = Field(description="λ: weight of the second moment, in samples")
+    spread: Spread = "sqrt"
+
+    @field_validator("layers")
+    @classmethod
+    def _consecutive(cls, layers: tuple[int, ...]) -> tuple[int, ...]:
+        if list(layers) != list(range(layers[0], layers[0] + len(layers))):
+            raise ValueError("layers must be consecutive and ascending, such as [3, 4, 5]")
+        return layers
+
+    @property
+    def last(self) -> int:
+        """The layer whose output is optimised."""
+        return self.layers[-1]
+
+
+class OptimisedEditorHParams(HParams):
+    """What every editor that optimises value vectors has in common."""
+
+    n_steps: int = Field(25, ge=1, le=1000, description="Forward passes, the last only measures")
+    learning_rate: Positive = 0.5
+    kl_weight: NonNegative = 0.0625
+    n_prefixes: int = Field(6, ge=1, le=64, description="The empty prefix counts as one")
+    preserve_previous_edits: bool = Field(
+        True, description="Add the keys of live earlier edits to the second moment"
+    )
+
+    @property
+    def regions(self) -> dict[str, Region]:
+        """The regions by name, in the order in which they are written."""
+        raise NotImplementedError
+
+
+class JeepHParams(OptimisedEditorHParams):
+    """JEEP: a low region at the subject's last token, a high one at the prediction position.
+
+    ``high_target`` is the value the high region is written to: the state of the model at the
+    optimum, or (the literal reading of the paper) the unedited state plus δ*.
+    """
+
+    low: Region
+    high: Region
+    n_steps: int = Field(30, ge=1, le=1000, description="Forward passes, the last only measures")
+    stop_probability: float = Field(0.9, gt=0, le=1)
+    high_target: Literal["at_optimum", "literal"] = "at_optimum"
+
+    @model_validator(mode="after")
+    def _low_below_high(self) -> JeepHParams:
+        if self.high.layers[0] <= self.low.last:
+            raise ValueError("the high region must lie above the low region")
+        return self
+
+    @property
+    def regions(self) -> dict[str, Region]:
+        """Low first, then high."""
+        return {"low": self.low, "high": self.high}
+
+
+class MemitHParams(OptimisedEditorHParams):
+    """MEMIT (Meng et al. 2022b): the low region alone; a fact stops when its loss is small."""
+
+    low: Region
+    stop_loss: Positive = 0.05
+
+    @property
+    def regions(self) -> dict[str, Region]:
+        """The one region."""
+        return {"low": self.low}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A set of hyper-parameters with the model it is for and where it comes from."""
+
+    name: str
+    editor: str
+    model: str
+    origin: str
+    hparams: dict[str, Any]
+
+
+def load_preset(name: str) -> Preset:
+    """A shipped preset by its name.
+
+    Raises:
+        InvalidHParams: there is none of this name.
+    """
+    path = PRESETS / f"{name}.yaml"
+    if name not in preset_names():
+        known = ", ".join(preset_names())
+        raise InvalidHParams(
+            [FieldProblem("/preset", "unknown_preset", f"no preset {name!r}; there are: {known}")]
+        )
+    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return Preset(name, raw["editor"], raw["model"], raw["origin"], raw["hparams"])
+
+
+def preset_names() -> list[str]:
+    """Names of the shipped presets."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def presets_for(model: str) -> list[Preset]:
+    """Presets made for the model of this name, the plain ones before the variants."""
+    found = [preset for preset in map(load_preset, preset_names()) if preset.model == model]
+    return sorted(found, key=lambda preset: (len(preset.name), preset.name))
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes`` laid over it, mappings merged key by key."""
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        merged[key] = merge(old, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def validate_hparams(
+    cls: type[OptimisedEditorHParams],
+    values: Mapping[str, Any],
+    n_layers: int,
+    pointer: str = "/hparams",
+) -> OptimisedEditorHParams:
+    """Hyper-parameters of class ``cls`` whose layers exist in a model of ``n_layers`` layers.
+
+    Raises:
+        InvalidHParams: with a pointer per wrong field.
+    """
+    try:
+        hparams = cls.model_validate(values)
+    except ValidationError as error:
+        raise InvalidHParams(_problems(error, pointer)) from None
+    problems = []
+    for name, region in hparams.regions.items():
+        if region.last >= n_layers:
+            message = (
+                f"layer {region.last} does not exist, the model has layers 0 to {n_layers - 1}"
+            )
+            where = f"{pointer}/{name}/layers"
+            problems.append(FieldProblem(where, "no_such_layer", message))
+        elif region.last == n_layers - 1:
+            message = "the last layer cannot be a region's end: nothing above it reads the value"
+            where = f"{pointer}/{name}/layers"
+            problems.append(FieldProblem(where, "last_layer", message))
+    if problems:
+        raise InvalidHParams(problems)
+    return hparams
+
+
+def _problems(error: ValidationError, pointer: str) -> Sequence[FieldProblem]:
+    return [
+        FieldProblem("/".join([pointer, *map(str, item["loc"])]), item["type"], item["msg"])
+        for item in error.errors()
+    ]

@@ -1,0 +1,143 @@
+"""Where things are in a tokenized prompt: subject, prediction position, target tokens.
+
+Everything follows from character offsets of one tokenization of the full text; pieces are
+never tokenized apart and their lengths added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from jeep_core.errors import FieldProblem, InvalidFacts
+from jeep_core.facts import Fact, fill, slot_span
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding, Tokenizer
+
+KL_TEMPLATE = "{} is a"
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """One row: prompt and target, tokenized as one text.
+
+    ``ids`` are prompt tokens followed by target tokens.  ``subject_last`` is the last token
+    whose characters intersect the subject, ``prediction`` the last token of the prompt, both
+    0-based; ``n_target`` may be 0.
+    """
+
+    ids: tuple[int, ...]
+    subject_last: int
+    prediction: int
+    n_target: int
+
+
+class TokenizationError(ValueError):
+    """A prompt that cannot be edited with this tokenizer; ``field`` is at fault."""
+
+    def __init__(self, field: str, code: str, message: str) -> None:
+        self.field, self.code = field, code
+        super().__init__(message)
+
+
+def spaced(target: str) -> str:
+    """The target as it follows a prompt: with one space, unless it brings its own."""
+    return target if target.startswith(" ") else " " + target
+
+
+def token_spans(encoding: Encoding) -> list[tuple[int, int]]:
+    """Character spans of the tokens; (0, 0) for special tokens."""
+    return [
+        (0, 0) if special else span
+        for span, special in zip(encoding.offsets, encoding.special_tokens_mask, strict=True)
+    ]
+
+
+def last_token_in(spans: Sequence[tuple[int, int]], start: int, end: int) -> int:
+    """Index of the last token that has a character in [start, end).
+
+    Raises:
+        ValueError: no token has.
+    """
+    inside = [i for i, (a, b) in enumerate(spans) if a < end and b > start and a < b]
+    if not inside:
+        raise ValueError(f"no token covers characters {start} to {end}")
+    return inside[-1]
+
+
+def tokenize_prompt(
+    tokenizer: Tokenizer, template: str, subject: str, target: str | None = None
+) -> PromptTokens:
+    """Tokenize ``template`` with the subject filled in, followed by the target if any.
+
+    Raises:
+        TokenizationError: the target changes the prompt's own tokens, the subject vanishes in
+            tokenization, or the target has no token of its own.
+    """
+    prompt = fill(template, subject)
+    start, end = slot_span(template, subject)
+    alone = tokenizer.encode(prompt)
+    try:
+        subject_last = last_token_in(token_spans(alone), start, end)
+    except ValueError:
+        raise TokenizationError("subject", "no_tokens", "the subject has no tokens") from None
+    n = len(alone.ids)
+    if target is None:
+        return PromptTokens(tuple(alone.ids), subject_last, n - 1, 0)
+    full = tokenizer.encode(prompt + spaced(target))
+    if full.ids[:n] != alone.ids:
+        raise TokenizationError(
+            "target_new",
+            "merges_with_prompt",
+            f"the target's first token merges with the end of the prompt "
+            f"({alone.tokens[-1]!r} becomes {full.tokens[min(n, len(full.tokens)) - 1]!r})",
+        )
+    if len(full.ids) == n:
+        raise TokenizationError("target_new", "no_tokens", "the target has no tokens")
+    return PromptTokens(tuple(full.ids), subject_last, n - 1, len(full.ids) - n)
+
+
+def check_facts(
+    tokenizer: Tokenizer, facts: Sequence[Fact], max_tokens: int, pointer: str = "/facts"
+) -> list[PromptTokens]:
+    """Tokenize every fact with the empty prefix, collecting the problems of all of them.
+
+    Raises:
+        InvalidFacts: with a JSON pointer per fact that cannot be edited.
+    """
+    rows: list[PromptTokens] = []
+    problems = []
+    for i, fact in enumerate(facts):
+        try:
+            row = tokenize_prompt(tokenizer, fact.prompt, fact.subject, fact.target_new)
+            if len(row.ids) > max_tokens:
+                message = f"{len(row.ids)} tokens, more than the model's limit of {max_tokens}"
+                raise TokenizationError("prompt", "too_long", message)
+            rows.append(row)
+        except TokenizationError as error:
+            where = f"{pointer}/{i}/{error.field}"
+            problems.append(FieldProblem(where, error.code, str(error)))
+    if problems:
+        raise InvalidFacts(problems)
+    return rows
+
+
+def fact_rows(
+    tokenizer: Tokenizer, fact: Fact, prefixes: Sequence[str]
+) -> tuple[list[PromptTokens], PromptTokens]:
+    """Rows of one fact for value optimisation: one per prefix, and the KL row.
+
+    ``prefixes[0]`` is the empty prefix; the others are joined as ``prefix + ". " + prompt``.
+    """
+    rows = [
+        tokenize_prompt(tokenizer, with_prefix(prefix, fact.prompt), fact.subject, fact.target_new)
+        for prefix in prefixes
+    ]
+    return rows, tokenize_prompt(tokenizer, KL_TEMPLATE, fact.subject)
+
+
+def with_prefix(prefix: str, template: str) -> str:
+    """``prefix. template``, or the template alone behind the empty prefix."""
+    return f"{prefix}. {template}" if prefix else template

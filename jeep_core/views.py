@@ -1,0 +1,150 @@
+"""Views: a second module tree over the same tensors, in which chosen matrices are replaced.
+
+A view costs no weight memory.  The model it was made from never sees hooks, half-written
+layers or replaced matrices.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from jeep_core.delta import Update, WeightDelta, materialise
+from jeep_core.families import is_transposed
+from jeep_core.loading import LoadedModel, combined_sha256, tensor_sha256
+
+
+def share(module: nn.Module) -> Any:
+    """A copy of a module tree that shares every parameter and buffer with the original."""
+    memo: dict[int, Any] = {}
+    for tensor in (*module.parameters(), *module.buffers()):
+        memo[id(tensor)] = tensor
+    return copy.deepcopy(module, memo)
+
+
+class ModelView:
+    """One version of a model: the base's tensors but for the replaced ones.
+
+    ``history`` holds the updates behind each replaced matrix, oldest first.
+    """
+
+    def __init__(
+        self,
+        base: LoadedModel,
+        tensors: Mapping[str, torch.Tensor] | None = None,
+        history: Mapping[str, Sequence[Update]] | None = None,
+    ) -> None:
+        self.base = base
+        self.model = share(base.model)
+        self.replaced: dict[str, torch.Tensor] = {}
+        self.history = {name: list(updates) for name, updates in (history or {}).items()}
+        for name, tensor in (tensors or {}).items():
+            self.replace(name, tensor)
+
+    def fork(self) -> ModelView:
+        """A view of its own that starts with the same tensors and history."""
+        return ModelView(self.base, self.replaced, self.history)
+
+    def apply(self, delta: WeightDelta) -> None:
+        """Lay the updates of an edit over this version."""
+        for name, update in delta.updates.items():
+            self.update(name, update)
+
+    def update(self, name: str, update: Update) -> None:
+        """Add one update to a matrix: base plus all updates so far, rounded once."""
+        self.history.setdefault(name, []).append(update)
+        owner = self.model.get_submodule(name.rpartition(".")[0])
+        base = self.base.model.get_parameter(name)
+        self.replace(name, materialise(base, self.history[name], is_transposed(owner)))
+
+    def parameter(self, name: str) -> torch.Tensor:
+        """A parameter of this version."""
+        parameter: torch.Tensor = self.model.get_parameter(name)
+        return parameter
+
+    def replace(self, name: str, tensor: torch.Tensor) -> None:
+        """Put ``tensor`` (shape and dtype of the original) in place of a parameter.
+
+        Raises:
+            ValueError: another shape or dtype.
+        """
+        old = self.parameter(name)
+        if tensor.shape != old.shape or tensor.dtype != old.dtype:
+            raise ValueError(
+                f"{name} is {tuple(old.shape)} {old.dtype}, "
+                f"not {tuple(tensor.shape)} {tensor.dtype}"
+            )
+        owner, _, attribute = name.rpartition(".")
+        tensor = tensor.to(old.device)
+        parameter = nn.Parameter(tensor, requires_grad=False)
+        setattr(self.model.get_submodule(owner), attribute, parameter)
+        self.replaced[name] = parameter.data
+
+    def weights_sha256(self) -> str:
+        """Hash over all parameters, as ``LoadedModel.weights_sha256``."""
+        changed = {name: tensor_sha256(tensor) for name, tensor in self.replaced.items()}
+        return combined_sha256({**self.base.tensor_hashes, **changed})
+
+
+def lower_part(view: ModelView, last: int) -> Any:
+    """A backbone that ends behind block ``last``; its final norm is left out."""
+    family = view.base.family
+    backbone = _shell(family.backbone_of(view.model))
+    layers = family.layers_of(view.model)
+    _set(backbone, family.layers, layers[: last + 1])
+    return backbone
+
+
+def upper_part(view: ModelView, first: int) -> Any:
+    """A backbone that starts at block ``first`` and is given hidden states as embeddings."""
+    family = view.base.family
+    backbone = _shell(family.backbone_of(view.model))
+    layers = family.layers_of(view.model)
+    _set(backbone, family.layers, layers[first:])
+    if family.absolute_positions:
+        _set(backbone, family.absolute_positions, _NoPositions())
+    return backbone
+
+
+@contextmanager
+def hooked(*handles: Any) -> Iterator[None]:
+    """Remove hooks at the end, whatever happened."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def block_output(output: Any) -> torch.Tensor:
+    """The hidden states in a block's output, which some families wrap in a tuple."""
+    tensor: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return tensor
+
+
+def with_hidden(output: Any, hidden: torch.Tensor) -> Any:
+    """A block's output with other hidden states."""
+    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+
+class _NoPositions(nn.Module):
+    """In place of a position embedding when the input already is a hidden state."""
+
+    def forward(self, position_ids: torch.Tensor) -> float:
+        return 0.0
+
+
+def _shell(module: nn.Module) -> Any:
+    """A module with its own table of children, the children themselves shared."""
+    shell = copy.copy(module)
+    shell._modules = dict(module._modules)
+    return shell
+
+
+def _set(module: nn.Module, name: str, child: nn.Module) -> None:
+    module._modules[name] = child

@@ -1,0 +1,1 @@
+"""The model-editing service: HTTP api, job queue, versioned store, GPU worker."""

@@ -1,0 +1,76 @@
+"""Jobs: states, identifiers, the record that travels between api, queue, store and worker."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from ulid import ULID
+
+
+class JobStatus(StrEnum):
+    """Where a job stands."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    CANCELLING = "cancelling"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+TERMINAL = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED})
+
+
+class JobKind(StrEnum):
+    """What a job does."""
+
+    EDIT = "edit"
+
+
+class JobError(BaseModel):
+    """Why a job failed: a stable code, a sentence, and pointers into the request if any."""
+
+    code: str
+    message: str
+    errors: list[dict[str, str]] = Field(default_factory=list)
+
+
+class Progress(BaseModel):
+    """How far a running job is; ``eta_seconds`` is None while nothing is known."""
+
+    phase: str = "queued"
+    done: int = 0
+    total: int = 0
+    eta_seconds: float | None = None
+
+
+class Job(BaseModel):
+    """One job.  ``payload`` is the validated request of its kind, ``result`` its outcome."""
+
+    model_config = ConfigDict(validate_assignment=True)
+
+    id: str
+    kind: JobKind
+    status: JobStatus = JobStatus.QUEUED
+    payload: dict[str, Any]
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    attempt: int = 0
+    base_version: str | None = None
+    progress: Progress = Field(default_factory=Progress)
+    result: dict[str, Any] | None = None
+    error: JobError | None = None
+
+
+def new_id(prefix: str) -> str:
+    """``job_01J…``: a prefix and a ULID, sortable by time."""
+    return f"{prefix}_{ULID()}"
+
+
+def now() -> datetime:
+    """The current time in UTC."""
+    return datetime.now(UTC)

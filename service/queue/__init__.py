@@ -1,0 +1,40 @@
+"""The queue: Redis Streams for jobs, their events, and requests that are answered at once.
+
+``JobQueue``, ``Lease``, ``RequestQueue`` and ``Heartbeat`` are the worker's side (threads),
+``AsyncQueue`` is the api's (asyncio).  Both use the same keys and the same Lua scripts.
+"""
+
+from service.queue.asynchronous import AsyncQueue
+from service.queue.connection import connect, connect_async
+from service.queue.errors import (
+    JobGone,
+    LeaseHeld,
+    LeaseLost,
+    QueueError,
+    RequestTimeout,
+    WorkerGone,
+)
+from service.queue.jobs import JobQueue, QueuedJob
+from service.queue.lease import Lease
+from service.queue.requests import Heartbeat, RequestQueue
+from service.queue.wire import JobEvent, LiveJob, WorkerBeat
+
+__all__ = [
+    "AsyncQueue",
+    "Heartbeat",
+    "JobEvent",
+    "JobGone",
+    "JobQueue",
+    "Lease",
+    "LeaseHeld",
+    "LeaseLost",
+    "LiveJob",
+    "QueueError",
+    "QueuedJob",
+    "RequestQueue",
+    "RequestTimeout",
+    "WorkerBeat",
+    "WorkerGone",
+    "connect",
+    "connect_async",
+]

@@ -1,0 +1,156 @@
+"""The queue seen from the api: submit, follow, cancel, ask."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from service.jobs import TERMINAL, Job, JobStatus
+from service.queue import scripts, wire
+from service.queue.connection import block_ms
+from service.queue.errors import RequestTimeout, WorkerGone
+from service.schemas import WorkerReply, WorkerRequest
+
+_POLL_MS = 1000
+_OUTAGE_S = 30.0
+
+
+class AsyncQueue:
+    """Everything the api needs of Redis, over one asyncio client."""
+
+    def __init__(self, client: Redis) -> None:
+        self._client = client
+        self._submit = client.register_script(scripts.SUBMIT)
+        self._cancel = client.register_script(scripts.CANCEL)
+        self._farewells: set[asyncio.Task[None]] = set()
+
+    async def ping(self) -> bool:
+        """Whether Redis answers."""
+        try:
+            return bool(await self._client.ping())
+        except (RedisConnectionError, RedisTimeoutError):
+            return False
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await asyncio.gather(*self._farewells)
+        await self._client.aclose()
+
+    async def worker_alive(self) -> wire.WorkerBeat | None:
+        """The worker's last heartbeat, None if there was none for 5 s."""
+        beat = await self._client.get(wire.WORKER)
+        return wire.WorkerBeat.model_validate_json(beat) if beat else None
+
+    async def submit(self, job: Job) -> bool:
+        """Append a journaled job; False (and nothing happens) if Redis knows its id."""
+        keys, args = scripts.submit(job)
+        return bool(await self._submit(keys=keys, args=args))
+
+    async def live(self, job_id: str) -> wire.LiveJob | None:
+        """What Redis knows about a job: ``live.over(store.job(id))`` is its present state."""
+        return wire.parse_live(await self._client.hgetall(wire.job_key(job_id)))
+
+    async def request_cancel(self, job_id: str) -> JobStatus | None:
+        """Cancel: a queued job ends at once, a running one becomes ``cancelling``.
+
+        Ask the store first (``store.request_cancel``).  The status afterwards; None for a job
+        that Redis does not know.  ``cancelled``: save it in the store.
+        """
+        keys, args = scripts.cancel(job_id)
+        status = await self._cancel(keys=keys, args=args)
+        return JobStatus(status) if status else None
+
+    async def events(self, job_id: str, last_id: str = "0") -> AsyncGenerator[wire.JobEvent, None]:
+        """A job's events after ``last_id``; ends after the terminal one.
+
+        Also ends when Redis does not know the job, or knows that it has ended and has nothing
+        more to tell: the final state is then in the store.  Survives a restart of Redis.
+        """
+        wait = 0  # first what is there, so that the end of an ended job comes at once
+        while True:
+            entries = await self._patient_read(wire.events_key(job_id), last_id, wait)
+            wait = _POLL_MS
+            for entry in entries:
+                event = wire.parse_event(entry)
+                last_id = event.id
+                yield event
+                if event.is_last:
+                    return
+            if not entries:
+                live = await self.live(job_id)
+                if live is None or live.status in TERMINAL:
+                    return
+
+    async def ask(self, request: WorkerRequest) -> AsyncGenerator[WorkerReply, None]:
+        """Put a request to the worker and yield its answers, the last one included.
+
+        Raises :class:`WorkerGone` if no worker is alive or it dies, :class:`RequestTimeout`
+        after the deadline.  Close the iterator to tell the worker that nobody listens.
+        """
+        worker = await self.worker_alive()
+        if worker is None:
+            raise WorkerGone("no worker is alive")
+        await self._client.xadd(
+            wire.REQUESTS,
+            {"request": request.model_dump_json()},
+            maxlen=wire.REQUESTS_KEPT,
+            approximate=True,
+        )
+        answered = False
+        try:
+            async for reply in self._replies(request, worker.instance):
+                answered = reply.event != "token"
+                yield reply
+        finally:
+            if not answered:  # in a task of its own: this one may be cancelled
+                farewell = asyncio.create_task(self.abandon(request.id))
+                self._farewells.add(farewell)
+                farewell.add_done_callback(self._farewells.discard)
+
+    async def abandon(self, request_id: str) -> None:
+        """Tell the worker that nobody waits for this answer."""
+        try:
+            await self._client.set(wire.gone_key(request_id), 1, ex=wire.GONE_TTL_S)
+        except (RedisConnectionError, RedisTimeoutError):
+            return  # its deadline ends it
+
+    async def _replies(
+        self, request: WorkerRequest, instance: str
+    ) -> AsyncGenerator[WorkerReply, None]:
+        last_id = "0"
+        while (left := request.deadline - time.time()) > 0:
+            wait = max(1, min(_POLL_MS, int(left * 1000)))
+            entries = await self._read(wire.reply_key(request.id), last_id, wait)
+            for entry_id, fields in entries:
+                last_id = entry_id
+                reply = WorkerReply.model_validate_json(fields["reply"])
+                yield reply
+                if reply.event != "token":
+                    return
+            if not entries:
+                worker = await self.worker_alive()
+                if worker is None or worker.instance != instance:
+                    raise WorkerGone("the worker has gone before it answered")
+        raise RequestTimeout("the worker did not answer in time")
+
+    async def _patient_read(
+        self, key: str, last_id: str, wait: int
+    ) -> list[tuple[str, dict[str, str]]]:
+        give_up = time.monotonic() + _OUTAGE_S
+        while True:
+            try:
+                return await self._read(key, last_id, wait)
+            except (RedisConnectionError, RedisTimeoutError):
+                if time.monotonic() > give_up:
+                    raise
+                await asyncio.sleep(1)
+
+    async def _read(self, key: str, last_id: str, wait: int) -> list[tuple[str, dict[str, str]]]:
+        reply: Any = await self._client.xread({key: last_id}, count=100, block=block_ms(wait))
+        return list(reply[0][1]) if reply else []

@@ -1,0 +1,36 @@
+"""What the queue raises on purpose (connection failures stay ``redis.ConnectionError``).
+
+QueueError
+├ LeaseHeld       another worker has the write lane
+├ LeaseLost       … has taken it over
+├ JobGone         the job to begin has been cancelled or was lost with Redis
+├ WorkerGone      no worker is alive, or the one that was asked has died
+└ RequestTimeout  the deadline of a request has passed
+"""
+
+# ruff: noqa: N818  (each name says what is wrong; "Error" would add nothing)
+from __future__ import annotations
+
+
+class QueueError(Exception):
+    """Base of the queue's own errors."""
+
+
+class LeaseHeld(QueueError):
+    """Another worker holds the lease and kept it while we waited."""
+
+
+class LeaseLost(QueueError):
+    """The fence is stale: whatever was computed under it must be thrown away."""
+
+
+class JobGone(QueueError):
+    """The job is not there to begin: cancelled meanwhile, or unknown to this Redis."""
+
+
+class WorkerGone(QueueError):
+    """No worker answers."""
+
+
+class RequestTimeout(QueueError):
+    """Nobody answered before the request's deadline."""

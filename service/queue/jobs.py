@@ -1,0 +1,158 @@
+"""The write lane, seen from the worker: strictly in order, one job at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from redis import Redis
+from redis.exceptions import ResponseError
+
+from service.jobs import TERMINAL, Job, JobStatus, Progress, now
+from service.queue import scripts, wire
+from service.queue.connection import block_ms
+from service.queue.errors import JobGone, LeaseLost
+
+
+@dataclass(frozen=True)
+class QueuedJob:
+    """A job whose turn it is.  ``job.attempt`` counts how often it was begun before."""
+
+    job: Job
+    entry: str
+
+
+class JobQueue:
+    """Jobs in Redis.  One fixed consumer: what a dead worker had taken comes first again."""
+
+    def __init__(self, client: Redis) -> None:
+        self._client = client
+        self._submit = client.register_script(scripts.SUBMIT)
+        self._begin = client.register_script(scripts.BEGIN)
+        self._finish = client.register_script(scripts.FINISH)
+        self._cancel = client.register_script(scripts.CANCEL)
+
+    def submit(self, job: Job) -> bool:
+        """Append a job; False (and nothing happens) if Redis knows its id."""
+        return bool(_run(self._submit, scripts.submit(job)))
+
+    def known(self, job_id: str) -> bool:
+        """Whether Redis knows the job (a finished one is known for an hour)."""
+        return bool(self._client.exists(wire.job_key(job_id)))
+
+    def requeue_missing(self, jobs: Iterable[Job]) -> list[str]:
+        """Submit, in this order, those that Redis does not know; their ids."""
+        return [job.id for job in jobs if self.submit(job)]
+
+    def next(self, wait_ms: float) -> QueuedJob | None:
+        """The job whose turn it is, None if there is none within ``wait_ms``.
+
+        Calling it again before :meth:`finish` gives the same job again.
+        """
+        while True:
+            entries = self._read("0", None) or self._read(">", block_ms(wait_ms))
+            if not entries:
+                return None
+            entry, fields = entries[0]
+            job = self._load(fields["id"]) if fields else None
+            if job is not None:
+                return QueuedJob(job, entry)
+            self._discard(entry)
+
+    def begin(self, job: Job, fence: int) -> Job:
+        """Mark a job as running; the copy has status, attempt and ``started_at`` set.
+
+        Its status is ``cancelling`` if that was asked for before.  Raises :class:`LeaseLost`,
+        or :class:`JobGone` if it has ended meanwhile.
+        """
+        running = job.model_copy(update={"status": JobStatus.RUNNING, "started_at": now()})
+        attempt = _run(self._begin, scripts.begin(running, fence, uuid4().hex))
+        if attempt == -1:
+            raise LeaseLost(f"fence {fence} is stale")
+        if attempt == -2:
+            raise JobGone(f"{job.id} is not there to begin")
+        cancelled = self.cancel_requested(job.id)
+        status = JobStatus.CANCELLING if cancelled else JobStatus.RUNNING
+        return running.model_copy(update={"attempt": attempt, "status": status})
+
+    def finish(self, job: Job, fence: int) -> None:
+        """End a job: status, event and acknowledgement in one step.
+
+        ``job.status`` must be terminal and saved in the store before.  Raises
+        :class:`LeaseLost`; the job then stays with whoever holds the lease.
+        """
+        if job.status not in TERMINAL:
+            raise ValueError(f"{job.id} cannot finish as {job.status}")
+        if _run(self._finish, scripts.finish(job, fence)) == -1:
+            raise LeaseLost(f"fence {fence} is stale")
+
+    def progress(self, job_id: str, progress: Progress) -> None:
+        """Publish how far a job is."""
+        data = progress.model_dump_json()
+        with self._client.pipeline(transaction=True) as pipe:
+            pipe.hset(wire.job_key(job_id), "progress", data)
+            pipe.xadd(
+                wire.events_key(job_id),
+                {"event": "progress", "data": data},
+                maxlen=wire.EVENTS_KEPT,
+                approximate=True,
+            )
+            pipe.execute()
+
+    def request_cancel(self, job_id: str) -> JobStatus | None:
+        """Cancel: a queued job ends at once, a running one becomes ``cancelling``.
+
+        The status afterwards; None for a job that Redis does not know.
+        """
+        status = _run(self._cancel, scripts.cancel(job_id))
+        return JobStatus(status) if status else None
+
+    def cancel_requested(self, job_id: str) -> bool:
+        """Whether :meth:`request_cancel` was called for it."""
+        return bool(self._client.hexists(wire.job_key(job_id), "cancel"))
+
+    def live(self, job_id: str) -> wire.LiveJob | None:
+        """What Redis knows about a job."""
+        return wire.parse_live(self._client.hgetall(wire.job_key(job_id)))
+
+    def _load(self, job_id: str) -> Job | None:
+        """The job as submitted with its present status; None if it has ended or is lost."""
+        fields = self._client.hgetall(wire.job_key(job_id))
+        live = wire.parse_live(fields)
+        if live is None or live.status in TERMINAL or "job" not in fields:
+            return None
+        return live.over(Job.model_validate_json(fields["job"]))
+
+    def _read(self, start: str, block: int | None) -> list[tuple[str, dict[str, str] | None]]:
+        try:
+            reply: Any = self._client.xreadgroup(
+                wire.GROUP, wire.CONSUMER, {wire.JOBS: start}, count=1, block=block
+            )
+        except ResponseError as error:
+            if not str(error).startswith("NOGROUP"):
+                raise
+            create_group(self._client, wire.JOBS)
+            return self._read(start, block)
+        return list(reply[0][1]) if reply else []
+
+    def _discard(self, entry: str) -> None:
+        with self._client.pipeline(transaction=True) as pipe:
+            pipe.xack(wire.JOBS, wire.GROUP, entry)
+            pipe.xdel(wire.JOBS, entry)
+            pipe.execute()
+
+
+def create_group(client: Redis, stream: str) -> None:
+    """Create the worker's group from the stream's beginning unless it is there."""
+    try:
+        client.xgroup_create(stream, wire.GROUP, id="0", mkstream=True)
+    except ResponseError as error:
+        if not str(error).startswith("BUSYGROUP"):
+            raise
+
+
+def _run(script: Any, call: scripts.Call) -> Any:
+    keys, args = call
+    return script(keys=keys, args=args)

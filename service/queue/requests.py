@@ -1,0 +1,107 @@
+"""Requests that are answered at once (generation, rollback), seen from the worker."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from service.queue import wire
+from service.queue.connection import block_ms
+from service.queue.jobs import create_group
+from service.schemas import WorkerReply, WorkerRequest
+
+_log = logging.getLogger(__name__)
+
+
+class RequestQueue:
+    """Takes requests and streams answers.  Never retried: a request dies with its worker."""
+
+    def __init__(self, client: Redis) -> None:
+        self._client = client
+
+    def take(self, wait_ms: float, count: int) -> list[WorkerRequest]:
+        """Up to ``count`` requests, oldest first, that somebody still waits for."""
+        entries = self._read(block_ms(wait_ms), count)
+        if not entries:
+            return []
+        self._client.xdel(wire.REQUESTS, *(entry for entry, _ in entries))
+        requests = [WorkerRequest.model_validate_json(f["request"]) for _, f in entries]
+        gone: list[Any] = self._client.mget([wire.gone_key(r.id) for r in requests])
+        moment = time.time()
+        return [
+            request
+            for request, left in zip(requests, gone, strict=True)
+            if left is None and request.deadline > moment
+        ]
+
+    def reply(self, request_id: str, reply: WorkerReply) -> None:
+        """Append to the answer; ``result`` and ``error`` end it."""
+        key = wire.reply_key(request_id)
+        with self._client.pipeline(transaction=True) as pipe:
+            pipe.xadd(key, {"reply": reply.model_dump_json()})
+            pipe.expire(key, wire.REPLY_TTL_S)
+            pipe.execute()
+
+    def gone(self, request_id: str) -> bool:
+        """Whether nobody waits for this answer any more."""
+        return bool(self._client.exists(wire.gone_key(request_id)))
+
+    def _read(self, block: int | None, count: int) -> list[tuple[str, dict[str, str]]]:
+        try:
+            reply: Any = self._client.xreadgroup(
+                wire.GROUP,
+                wire.CONSUMER,
+                {wire.REQUESTS: ">"},
+                count=count,
+                block=block,
+                noack=True,
+            )
+        except ResponseError as error:
+            if not str(error).startswith("NOGROUP"):
+                raise
+            create_group(self._client, wire.REQUESTS)
+            return self._read(block, count)
+        return list(reply[0][1]) if reply else []
+
+
+class Heartbeat:
+    """A daemon thread that tells the api that this worker lives and what it serves."""
+
+    PERIOD_S = 1.0
+    TTL_MS = 5000
+
+    def __init__(self, client: Redis, describe: Callable[[], wire.WorkerBeat]) -> None:
+        self._client = client
+        self._describe = describe
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Beat once, then go on in the background."""
+        self._beat()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop and say so at once."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=2)
+        self._client.delete(wire.WORKER)
+
+    def _run(self) -> None:
+        while not self._stop.wait(self.PERIOD_S):
+            try:
+                self._beat()
+            except (RedisConnectionError, RedisTimeoutError) as error:
+                _log.warning("no heartbeat: %s", error)
+
+    def _beat(self) -> None:
+        self._client.set(wire.WORKER, self._describe().model_dump_json(), px=self.TTL_MS)

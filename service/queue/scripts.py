@@ -1,0 +1,203 @@
+"""The Lua scripts: every change of a job's state is one of them, so it happens whole.
+
+Each may be sent twice (a client repeats what it got no answer to) and then changes nothing more.
+A script below is a text and the functions give the keys and arguments it is called with.
+"""
+
+from __future__ import annotations
+
+import json
+
+from service.jobs import Job, JobStatus
+from service.queue import wire
+
+Call = tuple[list[str], list[str | int]]
+"""Keys and arguments."""
+
+_EVENT = """
+local function event(stream, kept, data)
+  redis.call('XADD', stream, 'MAXLEN', '~', kept, '*', 'event', 'status', 'data', data)
+end
+"""
+_TERMINAL = """
+local function ended(status)
+  return status == 'succeeded' or status == 'failed' or status == 'cancelled'
+end
+"""
+_DROP = """
+local function drop(job, jobs, events, group, ttl)
+  local entry = redis.call('HGET', job, 'entry')
+  if entry then
+    redis.pcall('XACK', jobs, group, entry)
+    redis.call('XDEL', jobs, entry)
+  end
+  redis.call('HDEL', job, 'job')
+  redis.call('EXPIRE', job, ttl)
+  redis.call('EXPIRE', events, ttl)
+end
+"""
+_HELD = """
+local function held(lease, fence, mine)
+  local owner = redis.call('GET', lease)
+  if owner and tonumber(string.match(owner, '^%d+')) ~= mine then return false end
+  return tonumber(redis.call('GET', fence) or 0) <= mine
+end
+"""
+
+SUBMIT = (
+    _EVENT
+    + """
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+local entry = redis.call('XADD', KEYS[2], '*', 'id', ARGV[1])
+redis.call('HSET', KEYS[1], 'status', 'queued', 'job', ARGV[2], 'attempt', ARGV[3],
+           'entry', entry)
+event(KEYS[3], ARGV[4], ARGV[5])
+return 1
+"""
+)
+"""1, or 0 if the job is known."""
+
+BEGIN = (
+    _EVENT
+    + _TERMINAL
+    + _HELD
+    + """
+if not held(KEYS[1], KEYS[2], tonumber(ARGV[1])) then return -1 end
+local status = redis.call('HGET', KEYS[3], 'status')
+if not status or ended(status) then return -2 end
+if redis.call('HGET', KEYS[3], 'nonce') ~= ARGV[2] then
+  redis.call('HINCRBY', KEYS[3], 'attempt', 1)
+  status = status == 'cancelling' and status or 'running'
+  redis.call('HSET', KEYS[3], 'nonce', ARGV[2], 'status', status, 'started_at', ARGV[3])
+  if ARGV[4] ~= '' then redis.call('HSET', KEYS[3], 'base_version', ARGV[4]) end
+  local data = cjson.decode(ARGV[6])
+  data.status = status
+  data.attempt = tonumber(redis.call('HGET', KEYS[3], 'attempt'))
+  event(KEYS[4], ARGV[5], cjson.encode(data))
+end
+return tonumber(redis.call('HGET', KEYS[3], 'attempt'))
+"""
+)
+"""The number of this attempt; -1: lease lost, -2: the job is not there to begin."""
+
+FINISH = (
+    _EVENT
+    + _TERMINAL
+    + _DROP
+    + _HELD
+    + """
+if not held(KEYS[1], KEYS[2], tonumber(ARGV[1])) then return -1 end
+if not ended(redis.call('HGET', KEYS[3], 'status')) then
+  redis.call('HSET', KEYS[3], 'status', ARGV[2])
+  event(KEYS[4], ARGV[3], ARGV[4])
+end
+drop(KEYS[3], KEYS[5], KEYS[4], ARGV[5], ARGV[6])
+return 1
+"""
+)
+"""1, or -1: lease lost."""
+
+CANCEL = (
+    _EVENT
+    + _TERMINAL
+    + _DROP
+    + """
+local status = redis.call('HGET', KEYS[1], 'status')
+if not status or ended(status) or status == 'cancelling' then return status end
+redis.call('HSET', KEYS[1], 'cancel', 1)
+if status == 'queued' then
+  redis.call('HSET', KEYS[1], 'status', 'cancelled')
+  event(KEYS[2], ARGV[1], ARGV[3])
+  drop(KEYS[1], KEYS[3], KEYS[2], ARGV[4], ARGV[5])
+  return 'cancelled'
+end
+redis.call('HSET', KEYS[1], 'status', 'cancelling')
+event(KEYS[2], ARGV[1], ARGV[2])
+return 'cancelling'
+"""
+)
+"""The status after it, nil for an unknown job."""
+
+ACQUIRE = """
+local held = redis.call('GET', KEYS[1])
+if held and string.match(held, '^%d+ (.*)$') ~= ARGV[1] then return 0 end
+local fence = math.max(tonumber(redis.call('GET', KEYS[2]) or 0), tonumber(ARGV[2])) + 1
+redis.call('SET', KEYS[2], fence)
+redis.call('SET', KEYS[1], fence .. ' ' .. ARGV[1], 'PX', ARGV[3])
+return fence
+"""
+"""A new fence, or 0 while another owner holds the lease."""
+
+RENEW = """
+local held = redis.call('GET', KEYS[1])
+local counter = tonumber(redis.call('GET', KEYS[2]) or 0)
+local mine = tonumber(ARGV[1])
+if held and held ~= ARGV[1] .. ' ' .. ARGV[2] or counter > mine then return 0 end
+redis.call('SET', KEYS[2], mine)
+redis.call('SET', KEYS[1], ARGV[1] .. ' ' .. ARGV[2], 'PX', ARGV[3])
+return 1
+"""
+"""1, also where the lease ran out and nobody else came; 0: lost."""
+
+RELEASE = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+return 1
+"""
+
+
+def submit(job: Job) -> Call:
+    """Arguments of :data:`SUBMIT`."""
+    queued = job.model_copy(update={"status": JobStatus.QUEUED})
+    return (
+        [wire.job_key(job.id), wire.JOBS, wire.events_key(job.id)],
+        [
+            job.id,
+            queued.model_dump_json(),
+            job.attempt,
+            wire.EVENTS_KEPT,
+            wire.status_event(queued),
+        ],
+    )
+
+
+def begin(job: Job, fence: int, nonce: str) -> Call:
+    """Arguments of :data:`BEGIN`; ``job.started_at`` must be set."""
+    started_at = job.started_at.isoformat() if job.started_at else ""
+    return (
+        [wire.LEASE, wire.FENCE, wire.job_key(job.id), wire.events_key(job.id)],
+        [
+            fence,
+            nonce,
+            started_at,
+            job.base_version or "",
+            wire.EVENTS_KEPT,
+            wire.status_event(job),
+        ],
+    )
+
+
+def finish(job: Job, fence: int) -> Call:
+    """Arguments of :data:`FINISH`."""
+    return (
+        [wire.LEASE, wire.FENCE, wire.job_key(job.id), wire.events_key(job.id), wire.JOBS],
+        [
+            fence,
+            job.status,
+            wire.EVENTS_KEPT,
+            wire.status_event(job),
+            wire.GROUP,
+            wire.FINISHED_TTL_S,
+        ],
+    )
+
+
+def cancel(job_id: str) -> Call:
+    """Arguments of :data:`CANCEL`."""
+    cancelling, cancelled = (
+        json.dumps({"job_id": job_id, "status": status})
+        for status in (JobStatus.CANCELLING, JobStatus.CANCELLED)
+    )
+    return (
+        [wire.job_key(job_id), wire.events_key(job_id), wire.JOBS],
+        [wire.EVENTS_KEPT, cancelling, cancelled, wire.GROUP, wire.FINISHED_TTL_S],
+    )

@@ -1,0 +1,130 @@
+"""Key names, and how jobs and events look inside Redis."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel
+
+from service.jobs import TERMINAL, Job, JobStatus, Progress
+
+JOBS = "jeep:jobs"
+"""Stream of job ids, in the order of submission."""
+LEASE = "jeep:lease"
+"""``<fence> <owner>`` of the worker that may write."""
+FENCE = "jeep:fence"
+"""The highest fence ever given."""
+REQUESTS = "jeep:requests"
+"""Stream of requests that wait for no job."""
+WORKER = "jeep:worker"
+"""Heartbeat of the worker, gone when it is."""
+GROUP = "worker"
+CONSUMER = "worker"
+"""Fixed, so that a new worker finds what a dead one had taken."""
+
+FINISHED_TTL_S = 3600
+REPLY_TTL_S = 60
+GONE_TTL_S = 120
+EVENTS_KEPT = 2000
+REQUESTS_KEPT = 10_000
+
+
+def job_key(job_id: str) -> str:
+    """Hash of a job's live state."""
+    return f"jeep:job:{job_id}"
+
+
+def events_key(job_id: str) -> str:
+    """Stream of a job's events."""
+    return f"jeep:events:{job_id}"
+
+
+def reply_key(request_id: str) -> str:
+    """Stream of the answers to a request."""
+    return f"jeep:reply:{request_id}"
+
+
+def gone_key(request_id: str) -> str:
+    """Set when nobody waits for the answer any more."""
+    return f"jeep:gone:{request_id}"
+
+
+@dataclass(frozen=True)
+class JobEvent:
+    """An entry of a job's event stream; ``name`` is ``status`` or ``progress``."""
+
+    id: str
+    name: str
+    data: dict[str, Any]
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing can follow."""
+        return self.name == "status" and self.data.get("status") in TERMINAL
+
+
+class LiveJob(BaseModel):
+    """What Redis knows about a job that has not ended (or ended within the last hour)."""
+
+    status: JobStatus
+    attempt: int = 0
+    started_at: datetime | None = None
+    base_version: str | None = None
+    progress: Progress = Progress()
+
+    def over(self, journaled: Job) -> Job:
+        """The store's record brought up to date; what has ended there stays as it is."""
+        if journaled.status in TERMINAL:
+            return journaled
+        live = {name: getattr(self, name) for name in type(self).model_fields}
+        return journaled.model_copy(update=live)
+
+
+class WorkerBeat(BaseModel):
+    """The heartbeat: ``instance`` differs between two lives of a worker."""
+
+    instance: str
+    pid: int
+    model: str
+    started_at: datetime
+    versions: list[str] = []
+
+
+def parse_live(fields: Mapping[Any, Any]) -> LiveJob | None:
+    """Read a job hash; None if it is empty."""
+    if "status" not in fields:
+        return None
+    progress = fields.get("progress")
+    return LiveJob(
+        status=JobStatus(fields["status"]),
+        attempt=int(fields.get("attempt", 0)),
+        started_at=datetime.fromisoformat(fields["started_at"]) if "started_at" in fields else None,
+        base_version=fields.get("base_version"),
+        progress=Progress.model_validate_json(progress) if progress else Progress(),
+    )
+
+
+def parse_event(entry: tuple[str, Mapping[str, str]]) -> JobEvent:
+    """Read an entry of an event stream."""
+    entry_id, fields = entry
+    return JobEvent(entry_id, fields["event"], json.loads(fields["data"]))
+
+
+def status_event(job: Job) -> str:
+    """Data of a ``status`` event: where the job stands, and of its result the plain values."""
+    plain = (str, int, float, bool, type(None))
+    result = {k: v for k, v in (job.result or {}).items() if isinstance(v, plain)}
+    return json.dumps(
+        {
+            "job_id": job.id,
+            "status": job.status,
+            "attempt": job.attempt,
+            "base_version": job.base_version,
+            "result": result if job.result is not None else None,
+            "error": job.error.model_dump() if job.error else None,
+        }
+    )

@@ -1,0 +1,100 @@
+"""Settings: the only reader of the environment (``JEEP_STORE``, ``JEEP_MODEL``, …)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "JEEP_"
+_SCHEMES = ("redis://", "rediss://", "unix://")
+
+
+class SettingsError(ValueError):
+    """A setting has a value that cannot work; the message names it as ``JEEP_…``."""
+
+
+class Settings(BaseSettings):
+    """Everything that can be configured.  An empty variable counts as not set.
+
+    Use :func:`load_settings` where the message is shown to a person: it names the variable.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", allow_inf_nan=False
+    )
+
+    store: Path = Field(default=Path("jeep-store"), description="Directory of versions and jobs.")
+    model: str = Field(default="atlas-gptj", description="Bundled name, local folder or hub id.")
+    redis_url: str | None = Field(default=None, description="None: an embedded server is started.")
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$")] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    corpus: Path | None = Field(
+        default=None, description="Text that second moments are taken from."
+    )
+    relations: Path | None = Field(default=None, description="JSON: relation name → template.")
+    moment_samples: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Tokens for second moments; default: 20 per key dimension."
+    )
+    max_facts: Annotated[int, Field(ge=1)] = 10_000
+    max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 2**20
+    max_prompts: Annotated[int, Field(ge=1)] = 256
+    max_prompt_tokens: Annotated[int, Field(ge=1)] = 1024
+    max_new_tokens: Annotated[int, Field(ge=1)] = 512
+    generate_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    lease_ms: Annotated[int, Field(ge=100)] = 30_000
+    lease_renew_s: Annotated[float, Field(gt=0)] = 5.0
+    job_tries: Annotated[int, Field(ge=1)] = 3
+    idempotency_hours: Annotated[float, Field(gt=0)] = 24.0
+    threads: Annotated[int, Field(ge=1)] | None = None
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("redis_url")
+    @classmethod
+    def _known_scheme(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(_SCHEMES):
+            raise ValueError(f"must start with one of {', '.join(_SCHEMES)}")
+        return url
+
+    @field_validator("corpus", "relations")
+    @classmethod
+    def _readable_file(cls, path: Path | None) -> Path | None:
+        if path is not None and not path.is_file():
+            raise ValueError(f"{path} is not a file")
+        return path
+
+    @model_validator(mode="after")
+    def _renewed_before_it_ends(self) -> Settings:
+        if self.lease_renew_s * 1000 * 2 > self.lease_ms:
+            raise ValueError("JEEP_LEASE_RENEW_S must be at most half of JEEP_LEASE_MS")
+        return self
+
+    def environment(self) -> dict[str, str]:
+        """The variables that give a child process these very settings."""
+        values = self.model_dump(mode="json", exclude_none=True)
+        return {PREFIX + name.upper(): str(value) for name, value in values.items()}
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """The environment's settings under ``overrides`` (flags; None: not given).
+
+    Raises :class:`SettingsError`, one line per wrong setting.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        lines = [_line(detail) for detail in error.errors(include_url=False)]
+        raise SettingsError("\n".join(lines)) from None
+
+
+def _line(detail: Any) -> str:
+    """``JEEP_PORT: Input should be …``; checks across settings name theirs themselves."""
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    if not detail["loc"]:
+        return message
+    return f"{PREFIX}{str(detail['loc'][0]).upper()}: {message} (got {detail['input']!r})"

@@ -1,0 +1,54 @@
+"""The store: a directory that holds versions, head, jobs and what the worker publishes.
+
+It is the truth; Redis only holds work in flight.  Everything is written aside, fsynced and
+renamed, so a process may be killed at any instant.
+"""
+
+from service.store.errors import (
+    BadName,
+    CorruptFile,
+    CorruptTensor,
+    HeadMoved,
+    JobExists,
+    KeyReused,
+    MissingTensor,
+    NameTaken,
+    NotAStore,
+    StaleFence,
+    StoreBusy,
+    StoreError,
+    UnknownJob,
+    UnknownVersion,
+    VersionExists,
+    WrongFormat,
+    WrongModel,
+)
+from service.store.head import Head, Move
+from service.store.journal import Claim
+from service.store.store import Store
+from service.store.tensors import safetensors_header
+
+__all__ = [
+    "BadName",
+    "Claim",
+    "CorruptFile",
+    "CorruptTensor",
+    "Head",
+    "HeadMoved",
+    "JobExists",
+    "KeyReused",
+    "MissingTensor",
+    "Move",
+    "NameTaken",
+    "NotAStore",
+    "StaleFence",
+    "Store",
+    "StoreBusy",
+    "StoreError",
+    "UnknownJob",
+    "UnknownVersion",
+    "VersionExists",
+    "WrongFormat",
+    "WrongModel",
+    "safetensors_header",
+]

@@ -1,0 +1,108 @@
+"""What can go wrong with the store.
+
+StoreError
+├ NotAStore, WrongFormat      the directory is something else, or of another format version
+├ StoreBusy                   another worker or server holds it
+├ WrongModel                  it belongs to another model
+├ UnknownVersion, UnknownJob  (also KeyError's meaning: 404)
+├ VersionExists, JobExists    written twice
+├ CorruptFile                 a file of the store cannot be read
+├ CorruptTensor               bytes are not what their hash says
+│ └ MissingTensor             … or are not there at all
+├ HeadMoved, StaleFence       the commit came too late
+├ BadName, NameTaken          snapshot names
+└ KeyReused                   an idempotency key came with another body
+"""
+
+# ruff: noqa: N818  (each name says what is wrong; "Error" would add nothing)
+from __future__ import annotations
+
+
+class StoreError(Exception):
+    """Base of everything the store raises on purpose."""
+
+
+class NotAStore(StoreError):
+    """The directory holds other files and no store."""
+
+
+class WrongFormat(StoreError):
+    """The store was written in another format version."""
+
+
+class StoreBusy(StoreError):
+    """Another process holds the lock."""
+
+
+class WrongModel(StoreError):
+    """The store belongs to another model."""
+
+
+class UnknownVersion(StoreError):
+    """No version has this id or name (``ref``)."""
+
+    def __init__(self, ref: str) -> None:
+        super().__init__(f"no version is called {ref!r}")
+        self.ref = ref
+
+
+class UnknownJob(StoreError):
+    """No job has this id."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"no job is called {job_id!r}")
+        self.job_id = job_id
+
+
+class VersionExists(StoreError):
+    """A version is written once."""
+
+
+class JobExists(StoreError):
+    """A job is journaled once."""
+
+
+class CorruptFile(StoreError):
+    """A file of the store cannot be understood."""
+
+
+class CorruptTensor(StoreError):
+    """The stored bytes of a tensor do not have the hash they are filed under."""
+
+
+class MissingTensor(CorruptTensor):
+    """A tensor's file is not there."""
+
+
+class HeadMoved(StoreError):
+    """Head is no longer the version that the caller started from."""
+
+    def __init__(self, expected: str, actual: str) -> None:
+        super().__init__(f"head is {actual}, not {expected}")
+        self.expected = expected
+        self.actual = actual
+
+
+class StaleFence(StoreError):
+    """A later worker has moved head since."""
+
+
+class BadName(StoreError):
+    """Not a snapshot name."""
+
+
+class NameTaken(StoreError):
+    """The name already stands for another version (``version``)."""
+
+    def __init__(self, name: str, version: str) -> None:
+        super().__init__(f"{name!r} already names {version}")
+        self.name = name
+        self.version = version
+
+
+class KeyReused(StoreError):
+    """The idempotency key belongs to another request (of job ``job_id``)."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"this idempotency key was used with another body (job {job_id})")
+        self.job_id = job_id

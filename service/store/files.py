@@ -1,0 +1,115 @@
+"""Files that survive a crash: written aside, fsynced, renamed; locks between processes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+from uuid import uuid4
+
+from pydantic import BaseModel, ValidationError
+
+from service.store.errors import CorruptFile, StoreBusy
+
+TEMPORARY = ".tmp"
+"""Suffix of files that were never finished."""
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in ``folder`` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_new(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
+    """Write a file that does not exist yet and fsync it (not its folder)."""
+    with path.open("xb") as file:
+        for chunk in chunks:
+            file.write(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Set the content of ``path``: readers see the old bytes or the new ones, never a part."""
+    with _written_aside(path, data) as temporary:
+        temporary.replace(path)
+        fsync_folder(path.parent)
+
+
+def create(path: Path, data: bytes) -> None:
+    """Like :func:`replace`, but raises FileExistsError if ``path`` is there."""
+    with _written_aside(path, data) as temporary:
+        path.hardlink_to(temporary)
+        fsync_folder(path.parent)
+
+
+@contextmanager
+def _written_aside(path: Path, data: bytes) -> Iterator[Path]:
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}{TEMPORARY}")
+    try:
+        write_new(temporary, [data])
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one line durably.  A crash may leave a part of it without its newline."""
+    with path.open("ab") as file:
+        file.write(line.encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read(path: Path, model: type[Model]) -> Model | None:
+    """Parse a JSON file, None if there is none; :class:`CorruptFile` names an unreadable one."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        return model.model_validate_json(data)
+    except ValidationError as error:
+        raise CorruptFile(f"{path} is damaged: {error.errors()[0]['msg']}") from None
+
+
+def encode(model: BaseModel) -> bytes:
+    """The JSON that :func:`read` reads."""
+    return model.model_dump_json().encode()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Exclude other processes and threads for a moment; waits for them."""
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def held(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock as long as the block runs; :class:`StoreBusy` if another process has it.
+
+    The file carries the holder's process id, for the message only: the kernel frees the lock
+    when its holder dies.
+    """
+    with path.open("a+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().decode(errors="replace").strip() or "unknown"
+            raise StoreBusy(f"{what} already uses this store (process {holder})") from None
+        file.truncate(0)
+        file.write(str(os.getpid()).encode())
+        file.flush()
+        yield

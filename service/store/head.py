@@ -1,0 +1,152 @@
+"""Head and names: which version is meant.  Replacing ``head.json`` is the commit."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict, RootModel
+
+from service.jobs import now
+from service.schemas import Manifest
+from service.store.errors import (
+    BadName,
+    CorruptFile,
+    HeadMoved,
+    NameTaken,
+    StaleFence,
+    UnknownVersion,
+)
+from service.store.files import append_line, encode, locked, read, replace
+from service.store.versions import BASE, VERSION_ID, Versions
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
+
+
+class Move(BaseModel):
+    """One line of the reflog: ``previous`` is the version head came from."""
+
+    model_config = ConfigDict(frozen=True)
+
+    when: datetime
+    who: str
+    previous: str | None
+    to: str
+    why: str
+    job_id: str | None = None
+
+
+class Head(BaseModel):
+    """The committed version, the job that made it head, and the fence of the worker.
+
+    ``move`` is the reflog's last line, so that a reflog cut off by a crash can be completed.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    version: str
+    job_id: str | None
+    fence: int
+    move: Move
+
+
+class _Names(RootModel[dict[str, str]]):
+    pass
+
+
+class Pointers(Versions):
+    """Head, its history, and snapshot names."""
+
+    def create_base(self, weights_sha256: str) -> Manifest:
+        """Write ``v0`` and head unless they are there; WrongModel if made from other weights."""
+        base = super().create_base(weights_sha256)
+        with locked(self.root / "locks" / "head"):
+            if read(self.root / "head.json", Head) is None:
+                self._commit(Move(when=now(), who="store", previous=None, to=BASE, why="base"), 0)
+        return base
+
+    def head(self) -> Head:
+        """The committed version; :class:`UnknownVersion` before any model was bound."""
+        head = read(self.root / "head.json", Head)
+        if head is None:
+            raise UnknownVersion("head")
+        return head
+
+    def move_head(
+        self, to: str, *, expected: str, job_id: str | None, fence: int, who: str, why: str
+    ) -> Head:
+        """Commit: head becomes ``to`` if it still is ``expected``.
+
+        Raises :class:`HeadMoved`, :class:`StaleFence` if a later worker was here, and
+        :class:`UnknownVersion`.
+        """
+        self.version(to)
+        with locked(self.root / "locks" / "head"):
+            head = self._repair()
+            if fence < head.fence:
+                raise StaleFence(f"fence {fence} is older than head's ({head.fence})")
+            if head.version != expected:
+                raise HeadMoved(expected, head.version)
+            move = Move(when=now(), who=who, previous=expected, to=to, why=why, job_id=job_id)
+            return self._commit(move, fence)
+
+    def _commit(self, move: Move, fence: int) -> Head:
+        head = Head(version=move.to, job_id=move.job_id, fence=fence, move=move)
+        replace(self.root / "head.json", encode(head))
+        append_line(self.root / "reflog.jsonl", move.model_dump_json())
+        return head
+
+    def repair_reflog(self) -> None:
+        """Complete the reflog if a crash came between the commit and its line."""
+        with locked(self.root / "locks" / "head"):
+            self._repair()
+
+    def _repair(self) -> Head:
+        head = self.head()
+        path = self.root / "reflog.jsonl"
+        text = path.read_bytes() if path.exists() else b""
+        whole = text[: text.rfind(b"\n") + 1]
+        if whole != text:
+            replace(path, whole)
+        moves = self.reflog()
+        if not moves or moves[-1] != head.move:
+            append_line(path, head.move.model_dump_json())
+        return head
+
+    def reflog(self) -> list[Move]:
+        """Every move of head, oldest first."""
+        path = self.root / "reflog.jsonl"
+        lines = path.read_text().split("\n")[:-1] if path.exists() else []
+        try:
+            return [Move.model_validate_json(line) for line in lines]
+        except ValueError:
+            raise CorruptFile(f"{path} has a line that is no move") from None
+
+    def name_version(self, name: str, version: str) -> None:
+        """Name a version for good; naming it again the same way is fine.
+
+        Raises :class:`BadName`, :class:`NameTaken` or :class:`UnknownVersion`.
+        """
+        if not _NAME.fullmatch(name) or name in ("head", "base") or VERSION_ID.fullmatch(name):
+            raise BadName(f"{name!r} cannot name a version")
+        self.version(version)
+        with locked(self.root / "locks" / "names"):
+            names = self.names()
+            if names.get(name, version) != version:
+                raise NameTaken(name, names[name])
+            replace(self.root / "names.json", encode(_Names({**names, name: version})))
+
+    def names(self) -> dict[str, str]:
+        """Snapshot name → version id."""
+        names = read(self.root / "names.json", _Names)
+        return names.root if names else {}
+
+    def resolve(self, ref: str) -> str:
+        """The id meant by ``head``, ``base``, ``vN`` or a name; else UnknownVersion."""
+        if ref == "head":
+            return self.head().version
+        version_id = BASE if ref == "base" else self.names().get(ref, ref)
+        try:
+            return self.version(version_id).id
+        except UnknownVersion:
+            raise UnknownVersion(ref) from None

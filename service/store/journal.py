@@ -1,0 +1,142 @@
+"""The journal: every job as one file, cancels, idempotency keys.  It outlives Redis."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from service.jobs import TERMINAL, Job, JobKind, JobStatus, now
+from service.store.errors import JobExists, KeyReused, UnknownJob
+from service.store.files import create, encode, fsync_folder, locked, read, replace
+
+_JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Whose an idempotency key is.
+
+    ``fresh``: no job is journaled for it yet, so the caller journals one under ``job_id`` —
+    which is an earlier caller's if that one died in between.
+    """
+
+    job_id: str
+    fresh: bool
+
+
+class _Key(BaseModel):
+    job_id: str
+    body_hash: str
+    created_at: datetime
+
+
+class Journal:
+    """The jobs of a store: ``<id>.json``, and beside it ``.open`` and ``.cancel`` marks."""
+
+    root: Path
+    idempotency: timedelta
+
+    def journal(self, job: Job) -> None:
+        """Record a new job durably; :class:`JobExists` if its id is taken."""
+        self._mark(job.id, "open")  # first: an open job is never overlooked
+        try:
+            create(self._job_path(job.id, "json"), encode(job))
+        except FileExistsError:
+            raise JobExists(f"{job.id} is already journaled") from None
+
+    def save_job(self, job: Job) -> None:
+        """Replace the record of a job; a finished one leaves the list of open jobs."""
+        if not self._job_path(job.id, "json").exists():
+            raise UnknownJob(job.id)
+        replace(self._job_path(job.id, "json"), encode(job))
+        if job.status in TERMINAL:
+            self._job_path(job.id, "open").unlink(missing_ok=True)
+            self._job_path(job.id, "cancel").unlink(missing_ok=True)
+
+    def job(self, job_id: str) -> Job:
+        """The record of a job; :class:`UnknownJob` if there is none."""
+        job = read(self._job_path(job_id, "json"), Job)
+        if job is None:
+            raise UnknownJob(job_id)
+        return job
+
+    def jobs(
+        self,
+        statuses: Collection[JobStatus] | None = None,
+        kind: JobKind | None = None,
+        after: str | None = None,
+    ) -> Iterator[Job]:
+        """Jobs, newest first, read one by one; ``after``: only those older than this id."""
+        names = (path.stem for path in (self.root / "jobs").glob("*.json"))
+        for job_id in sorted((n for n in names if after is None or n < after), reverse=True):
+            job = self.job(job_id)
+            if statuses is not None and job.status not in statuses:
+                continue
+            if kind is None or job.kind is kind:
+                yield job
+
+    def unfinished_jobs(self) -> list[Job]:
+        """Jobs that have not ended, oldest first."""
+        jobs = []
+        for mark in sorted((self.root / "jobs").glob("*.open")):
+            job = read(mark.with_suffix(".json"), Job)
+            if job is not None and job.status not in TERMINAL:
+                jobs.append(job)
+        return jobs
+
+    def request_cancel(self, job_id: str) -> None:
+        """Remember that an unfinished job shall not run on; UnknownJob if there is none."""
+        if self.job(job_id).status not in TERMINAL:
+            self._mark(job_id, "cancel")
+
+    def cancel_requested(self, job_id: str) -> bool:
+        """Whether someone asked for the end of this unfinished job."""
+        return self._job_path(job_id, "cancel").exists()
+
+    def claim_key(self, key: str, body_hash: str, job_id: str) -> Claim:
+        """Tie an idempotency key to a job, or find the job it is tied to.
+
+        Raises :class:`KeyReused` if the key came with another body less than
+        ``idempotency_hours`` ago.
+        """
+        name = hashlib.sha256(key.encode()).hexdigest()
+        path = self.root / "idempotency" / f"{name}.json"
+        with locked(self.root / "locks" / "idempotency"):
+            earlier = read(path, _Key)
+            if earlier is None or self._is_expired(earlier):
+                mine = _Key(job_id=job_id, body_hash=body_hash, created_at=now())
+                replace(path, encode(mine))
+                return Claim(job_id, fresh=True)
+        if earlier.body_hash != body_hash:
+            raise KeyReused(earlier.job_id)
+        journaled = self._job_path(earlier.job_id, "json").exists()
+        return Claim(earlier.job_id, fresh=not journaled)
+
+    def _forget_keys(self) -> int:
+        """Remove expired idempotency keys; how many."""
+        count = 0
+        with locked(self.root / "locks" / "idempotency"):
+            for path in (self.root / "idempotency").glob("*.json"):
+                key = read(path, _Key)
+                if key is not None and self._is_expired(key):
+                    path.unlink()
+                    count += 1
+        return count
+
+    def _is_expired(self, key: _Key) -> bool:
+        return now() - key.created_at > self.idempotency
+
+    def _mark(self, job_id: str, mark: str) -> None:
+        self._job_path(job_id, mark).touch()
+        fsync_folder(self.root / "jobs")
+
+    def _job_path(self, job_id: str, suffix: str) -> Path:
+        if not _JOB_ID.fullmatch(job_id):
+            raise UnknownJob(job_id)
+        return self.root / "jobs" / f"{job_id}.{suffix}"

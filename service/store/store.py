@@ -1,0 +1,146 @@
+"""``Store``: opens the directory, binds it to a model, publishes what the api needs."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from service.schemas import Manifest, WorkerInfo
+from service.store.errors import NotAStore, WrongFormat, WrongModel
+from service.store.files import TEMPORARY, encode, held, locked, read, replace
+from service.store.head import Pointers
+from service.store.journal import Journal
+
+FORMAT = 1
+_FOLDERS = (
+    "model", "base", "versions", "tensors", "jobs", "idempotency", "valkey", "locks", "staging",
+)  # fmt: skip
+_ABANDONED_S = 3600.0
+
+
+class _Format(BaseModel):
+    format: int
+
+
+class _Model(BaseModel):
+    model_hash: str
+
+
+class Store(Pointers, Journal):
+    """A store on disk.  Any process may read it and journal jobs; what only the worker may do
+    (tensors, versions, head, :meth:`sweep`) it does while it holds :meth:`worker_lock`.
+    """
+
+    def __init__(self, root: Path, idempotency_hours: float = 24.0) -> None:
+        self.root = root
+        self.idempotency = timedelta(hours=idempotency_hours)
+        self._manifests: dict[str, Manifest] = {}
+
+    @classmethod
+    def open(cls, path: Path | str, *, idempotency_hours: float = 24.0) -> Store:
+        """Open a store or create it in an empty or missing directory.
+
+        Raises :class:`NotAStore` or :class:`WrongFormat`.
+        """
+        root = Path(path).absolute()
+        if root.exists() and not root.is_dir():
+            raise NotAStore(f"{root} is a file, not a directory")
+        root.mkdir(parents=True, exist_ok=True)
+        found = read(root / "format.json", _Format)
+        if found is None:
+            strangers = {e.name for e in root.iterdir() if not e.name.startswith(".")}
+            strangers -= {*_FOLDERS, "lost+found", "format.json"}
+            if strangers:
+                raise NotAStore(f"{root} is not empty and no store (it holds {min(strangers)})")
+        elif found.format != FORMAT:
+            raise WrongFormat(f"{root} has format {found.format}, this program writes {FORMAT}")
+        for name in _FOLDERS:
+            (root / name).mkdir(exist_ok=True)
+        if found is None:
+            replace(root / "format.json", encode(_Format(format=FORMAT)))
+        return cls(root, idempotency_hours)
+
+    def worker_lock(self) -> AbstractContextManager[None]:
+        """Hold the store as its only worker; entering raises :class:`StoreBusy`."""
+        return held(self.root / "locks" / "worker", "another worker")
+
+    def serve_lock(self) -> AbstractContextManager[None]:
+        """Hold the store for a whole ``jeep serve``; entering raises :class:`StoreBusy`."""
+        return held(self.root / "locks" / "serve", "another jeep serve")
+
+    def bind_model(self, model_hash: str) -> None:
+        """Tie the store to a model for good; :class:`WrongModel` if it has another."""
+        path = self.root / "model.json"
+        with locked(self.root / "locks" / "model"):
+            bound = read(path, _Model)
+            if bound is None:
+                replace(path, encode(_Model(model_hash=model_hash)))
+            elif bound.model_hash != model_hash:
+                raise WrongModel(
+                    f"{self.root} belongs to model {bound.model_hash[:12]}…, "
+                    f"not {model_hash[:12]}…: choose another JEEP_STORE"
+                )
+
+    def publish_model(self, info: WorkerInfo, files: Mapping[str, bytes]) -> None:
+        """Publish ``files`` (tokenizer, configuration) and then ``info``, for the api."""
+        for name, data in files.items():
+            replace(self.model_file(name), data)
+        replace(self.model_file("info.json"), encode(info))
+
+    def model_info(self) -> WorkerInfo | None:
+        """What the worker published last, None if none ever did."""
+        return read(self.model_file("info.json"), WorkerInfo)
+
+    def model_file(self, name: str) -> Path:
+        """Path of a published file; it need not exist."""
+        return self._inside("model", name)
+
+    def base_file(self, name: str) -> Path:
+        """Path for data of the base model (prefixes, moments); its folder exists."""
+        path = self._inside("base", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def valkey_folder(self) -> Path:
+        """Where an embedded server keeps its append-only file."""
+        return self.root / "valkey"
+
+    def sweep(self) -> int:
+        """Remove what crashes left behind; how many files.  Needs :meth:`worker_lock`.
+
+        Staging belongs to the worker and is emptied; tensors that no version names are
+        removed; other processes' unfinished files go when they are an hour old.
+        """
+        leftovers = list((self.root / "staging").iterdir())
+        leftovers += self._unreferenced_tensors()
+        oldest = time.time() - _ABANDONED_S
+        for folder in (self.root, *(self.root / name for name in _FOLDERS)):
+            stale = folder.glob(f".*{TEMPORARY}")
+            leftovers += [p for p in stale if p.lstat().st_mtime < oldest]
+        for path in leftovers:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        return len(leftovers) + self._forget_keys()
+
+    def _unreferenced_tensors(self) -> list[Path]:
+        named = {
+            self.tensor_file(ref.sha256)
+            for version in self.versions()
+            for ref in (*version.tensors, *version.artifacts)
+        }
+        files = (self.root / "tensors").glob("*/*.safetensors")
+        return [path for path in files if path not in named]
+
+    def _inside(self, folder: str, name: str) -> Path:
+        path = (self.root / folder / name).resolve()
+        if not path.is_relative_to((self.root / folder).resolve()):
+            raise ValueError(f"{name!r} leads out of the store")
+        return path

@@ -1,0 +1,124 @@
+"""Tensors by content: one file per SHA-256 of the raw bytes, in safetensors format.
+
+The format is a length, a JSON header and the bytes, so it is written here without a tensor
+library: the api reads and streams it, and no dtype needs a numpy equivalent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from math import prod
+from pathlib import Path
+
+from service.schemas import TensorRef
+from service.store.errors import CorruptTensor, MissingTensor
+from service.store.files import fsync_folder, write_new
+
+KEY = "data"
+"""The one tensor of a stored file."""
+
+ITEM_BYTES = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
+    "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
+}  # fmt: skip
+"""Bytes per element of each safetensors dtype."""
+
+_CHUNK = 1 << 20
+
+
+def safetensors_header(
+    tensors: Sequence[TensorRef], metadata: Mapping[str, str] | None = None
+) -> bytes:
+    """The bytes before the data of a safetensors file with ``tensors`` in this order."""
+    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    offset = 0
+    for ref in tensors:
+        end = offset + byte_count(ref)
+        header[ref.name] = {
+            "dtype": ref.dtype,
+            "shape": ref.shape,
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the format aligns the data to 8 bytes
+    return struct.pack("<Q", len(text)) + text
+
+
+def byte_count(ref: TensorRef) -> int:
+    """Size of a tensor's data in bytes; ValueError for a dtype the format does not have."""
+    if ref.dtype not in ITEM_BYTES:
+        raise ValueError(f"{ref.name}: unknown dtype {ref.dtype!r}")
+    return prod(ref.shape) * ITEM_BYTES[ref.dtype]
+
+
+class Tensors:
+    """The tensors of a store.  Only the worker writes them."""
+
+    root: Path
+
+    def tensor_file(self, sha256: str) -> Path:
+        """Where the bytes with this hash lie."""
+        return self.root / "tensors" / sha256[:2] / f"{sha256}.safetensors"
+
+    def put_tensor(
+        self, name: str, dtype: str, shape: Sequence[int], data: bytes | memoryview
+    ) -> TensorRef:
+        """Store raw little-endian bytes; the same bytes are stored once, whatever their name."""
+        ref = TensorRef(
+            name=name, dtype=dtype, shape=list(shape), sha256=hashlib.sha256(data).hexdigest()
+        )
+        size = memoryview(data).nbytes
+        if size != byte_count(ref):
+            raise ValueError(f"{name}: {size} bytes are no {dtype} tensor of shape {ref.shape}")
+        target = self.tensor_file(ref.sha256)
+        if not _is_whole(target, size):
+            self._write_tensor(target, ref, data)
+        return ref
+
+    def _write_tensor(self, target: Path, ref: TensorRef, data: bytes | memoryview) -> None:
+        aside = self.root / "staging" / target.name
+        aside.unlink(missing_ok=True)
+        header = safetensors_header([ref.model_copy(update={"name": KEY})])
+        write_new(aside, [header, data])
+        target.parent.mkdir(exist_ok=True)
+        aside.replace(target)
+        fsync_folder(target.parent)
+        fsync_folder(target.parent.parent)
+
+    def read_tensor(self, ref: TensorRef) -> bytes:
+        """The raw bytes, verified; :class:`CorruptTensor` names the tensor and its file."""
+        return b"".join(self.tensor_chunks(ref))
+
+    def tensor_chunks(self, ref: TensorRef) -> Iterator[bytes]:
+        """The raw bytes piece by piece; raises :class:`CorruptTensor` at the end at the latest."""
+        path = self.tensor_file(ref.sha256)
+        digest = hashlib.sha256()
+        try:
+            with path.open("rb") as file:
+                file.seek(8 + int.from_bytes(file.read(8), "little"))
+                while chunk := file.read(_CHUNK):
+                    digest.update(chunk)
+                    yield chunk
+        except FileNotFoundError:
+            raise MissingTensor(f"tensor {ref.name} is missing: {path}") from None
+        except (OverflowError, ValueError, OSError) as error:
+            raise CorruptTensor(f"tensor {ref.name} is unreadable: {path}: {error}") from None
+        if digest.hexdigest() != ref.sha256:
+            raise CorruptTensor(f"tensor {ref.name} is damaged: {path}")
+
+    def has_tensor(self, ref: TensorRef) -> bool:
+        """Whether a file of the right size is there (its bytes are verified on reading)."""
+        return _is_whole(self.tensor_file(ref.sha256), byte_count(ref))
+
+
+def _is_whole(path: Path, data_bytes: int) -> bool:
+    try:
+        with path.open("rb") as file:
+            header_bytes = int.from_bytes(file.read(8), "little")
+        return path.stat().st_size == 8 + header_bytes + data_bytes
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,119 @@
+"""Versions: immutable manifests, one directory each, numbered by a counter."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from service.jobs import now
+from service.schemas import Manifest
+from service.store.errors import (
+    CorruptFile,
+    MissingTensor,
+    UnknownVersion,
+    VersionExists,
+    WrongModel,
+)
+from service.store.files import encode, fsync_folder, locked, read, replace, write_new
+from service.store.tensors import Tensors
+
+BASE = "v0"
+"""The unedited model."""
+
+VERSION_ID = re.compile(r"v(0|[1-9][0-9]*)")
+
+
+class _Counter(BaseModel):
+    next: int
+
+
+class Versions(Tensors):
+    """The versions of a store.  Manifests are parsed once and shared: do not change them."""
+
+    _manifests: dict[str, Manifest]
+
+    def new_version_id(self) -> str:
+        """``vN``, never given twice: the counter is durable before the id is used."""
+        path = self.root / "counter.json"
+        with locked(self.root / "locks" / "counter"):
+            counter = read(path, _Counter) or _Counter(next=1)
+            number = max([counter.next, *(n + 1 for n in self._numbers())])
+            replace(path, encode(_Counter(next=number + 1)))
+        return f"v{number}"
+
+    def write_version(self, manifest: Manifest) -> None:
+        """Make a version real in one step; its tensors and its parent must be stored before.
+
+        Raises :class:`VersionExists`, :class:`MissingTensor` or :class:`UnknownVersion`.
+        """
+        if not VERSION_ID.fullmatch(manifest.id):
+            raise ValueError(f"{manifest.id!r} is no version id")
+        if manifest.parent is not None:
+            self.version(manifest.parent)
+        for ref in (*manifest.tensors, *manifest.artifacts):
+            if not self.has_tensor(ref):
+                raise MissingTensor(f"{manifest.id}: tensor {ref.name} was not stored")
+        target = self.root / "versions" / manifest.id
+        aside = self.root / "staging" / manifest.id
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        write_new(aside / "manifest.json", [encode(manifest)])
+        fsync_folder(aside)
+        try:
+            aside.rename(target)
+        except OSError as error:
+            shutil.rmtree(aside)
+            if target.exists():
+                raise VersionExists(f"{manifest.id} is already written") from None
+            raise error
+        fsync_folder(target.parent)
+
+    def create_base(self, weights_sha256: str) -> Manifest:
+        """Write ``v0`` once; :class:`WrongModel` if it was made from other weights."""
+        try:
+            base = self.version(BASE)
+        except UnknownVersion:
+            base = Manifest(id=BASE, weights_sha256=weights_sha256, created_at=now())
+            self.write_version(base)
+        if base.weights_sha256 != weights_sha256:
+            raise WrongModel(
+                f"the store's base has weights {base.weights_sha256[:12]}…, "
+                f"the model has {weights_sha256[:12]}…"
+            )
+        return base
+
+    def version(self, version_id: str) -> Manifest:
+        """The manifest of ``vN``; :class:`UnknownVersion` if there is none."""
+        if version_id in self._manifests:
+            return self._manifests[version_id]
+        if not VERSION_ID.fullmatch(version_id):
+            raise UnknownVersion(version_id)
+        manifest = read(self.root / "versions" / version_id / "manifest.json", Manifest)
+        if manifest is None:
+            raise UnknownVersion(version_id)
+        if manifest.id != version_id:
+            raise CorruptFile(f"the manifest of {version_id} says {manifest.id}")
+        return self._manifests.setdefault(version_id, manifest)
+
+    def versions(self) -> list[Manifest]:
+        """All versions, newest first."""
+        return [self.version(f"v{number}") for number in sorted(self._numbers(), reverse=True)]
+
+    def version_of_job(self, job_id: str) -> Manifest | None:
+        """The newest version that a job has written."""
+        return next((v for v in self.versions() if v.job_id == job_id), None)
+
+    def lineage(self, version_id: str) -> list[Manifest]:
+        """From the base to ``version_id``."""
+        line = [self.version(version_id)]
+        while (parent := line[-1].parent) is not None:
+            line.append(self.version(parent))
+        return line[::-1]
+
+    def _numbers(self) -> list[int]:
+        folder: Path = self.root / "versions"
+        names = (VERSION_ID.fullmatch(entry.name) for entry in folder.iterdir())
+        return [int(name.group(1)) for name in names if name]

@@ -1,0 +1,44 @@
+"""What several tests of store and queue make and look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from redis import Redis
+
+from service.jobs import Job, JobStatus, now
+from service.queue import JobQueue, wire
+from service.schemas import Manifest
+from service.store import Store
+
+MakeJob = Callable[..., Job]
+FENCE = 1
+
+
+def add_version(store: Store, parent: str = "v0", **fields: object) -> str:
+    version = store.new_version_id()
+    given = {"id": version, "parent": parent, "weights_sha256": version, "created_at": now()}
+    store.write_version(Manifest.model_validate(given | fields))
+    return version
+
+
+def move(
+    store: Store, to: str, *, expected: str, fence: int = 1, job_id: str | None = None
+) -> None:
+    store.move_head(to, expected=expected, job_id=job_id, fence=fence, who="worker", why="edit")
+
+
+def take(queue: JobQueue) -> Job:
+    queued = queue.next(0)
+    assert queued is not None
+    return queued.job
+
+
+def ended(job: Job, status: JobStatus = JobStatus.SUCCEEDED) -> Job:
+    return job.model_copy(update={"status": status, "finished_at": now()})
+
+
+def events(client: Redis, job: Job) -> list[wire.JobEvent]:
+    entries: Any = client.xrange(wire.events_key(job.id))
+    return [wire.parse_event(entry) for entry in entries]

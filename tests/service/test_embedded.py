@@ -1,0 +1,143 @@
+"""The embedded server: one per directory, keeps what it was told, goes when its owner goes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from service.embedded import EmbeddedBusyError, EmbeddedError, EmbeddedValkey
+from service.queue import connect
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/stat")  # an orphan may wait for init as a zombie
+    return not (status.exists() and status.read_text().rsplit(")", 1)[1].split()[0] == "Z")
+
+
+def wait_until_dead(pid: int) -> bool:
+    give_up = time.monotonic() + 10
+    while is_alive(pid) and time.monotonic() < give_up:
+        time.sleep(0.02)
+    return not is_alive(pid)
+
+
+def test_a_started_server_answers(tmp_path: Path) -> None:
+    with EmbeddedValkey(tmp_path) as server, connect(server.url) as client:
+        assert client.ping()
+        assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+
+
+def test_what_was_written_is_there_after_a_restart(tmp_path: Path) -> None:
+    with EmbeddedValkey(tmp_path) as server, connect(server.url) as client:
+        client.set("city", "Zürich")
+    with EmbeddedValkey(tmp_path) as server, connect(server.url) as client:
+        assert client.get("city") == "Zürich"
+
+
+def test_a_second_server_on_one_directory_is_refused(tmp_path: Path) -> None:
+    with EmbeddedValkey(tmp_path) as first:
+        with pytest.raises(EmbeddedBusyError, match=str(tmp_path)):
+            EmbeddedValkey(tmp_path).start()
+        with connect(first.url) as client:
+            assert client.ping()
+
+
+def test_a_stopped_server_leaves_no_process_and_no_socket(tmp_path: Path) -> None:
+    server = EmbeddedValkey(tmp_path)
+    server.start()
+    pid = server.pid
+    assert pid is not None
+    server.stop()
+    server.stop()
+    assert not is_alive(pid)
+    assert not (tmp_path / "valkey.sock").exists()
+    with pytest.raises(EmbeddedError):
+        _ = server.url
+
+
+def test_a_folder_with_spaces_and_accents_is_fine(tmp_path: Path) -> None:
+    with EmbeddedValkey(tmp_path / "à côté #1") as server, connect(server.url) as client:
+        assert client.ping()
+    assert (tmp_path / "à côté #1" / "appendonlydir").is_dir()
+
+
+def test_a_path_too_long_for_a_socket_gets_a_short_one(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 20) / ("longer" * 10)
+    with EmbeddedValkey(folder) as server, connect(server.url) as client:
+        short = Path(server.url.removeprefix("unix://")).parent
+        assert client.ping()
+    assert not short.exists()
+
+
+def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
+    (tmp_path / "appendonlydir").write_text("a file where a folder should be")
+    with pytest.raises(EmbeddedError, match="appendonlydir"):
+        EmbeddedValkey(tmp_path).start()
+
+
+_OWNER = """
+import sys, time
+from pathlib import Path
+from service.embedded import EmbeddedValkey
+from service.queue import connect
+server = EmbeddedValkey(Path(sys.argv[1]))
+server.start()
+connect(server.url).set("city", "Oslo")
+print(server.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prctl; elsewhere see the next test")
+def test_a_server_ends_with_its_killed_owner(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _OWNER, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as owner:
+        assert owner.stdout is not None
+        server = int(owner.stdout.readline())
+        owner.kill()
+    assert wait_until_dead(server)
+
+
+def test_a_new_owner_takes_over_from_a_killed_one(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _OWNER, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as owner:
+        assert owner.stdout is not None
+        orphan = int(owner.stdout.readline())
+        owner.kill()
+    with EmbeddedValkey(tmp_path) as server, connect(server.url) as client:
+        assert not is_alive(orphan)
+        assert client.get("city") == "Oslo"
+
+
+def test_an_orphan_that_outlived_its_owner_is_stopped_first(tmp_path: Path) -> None:
+    """As on systems whose servers do not end with their owner."""
+    elsewhere = "import service.embedded\nservice.embedded._die_with = lambda parent: None\n"
+    command = [sys.executable, "-c", elsewhere + _OWNER, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as owner:
+        assert owner.stdout is not None
+        orphan = int(owner.stdout.readline())
+        owner.kill()
+    assert is_alive(orphan)
+    with EmbeddedValkey(tmp_path) as server, connect(server.url) as client:
+        assert not is_alive(orphan)
+        assert client.get("city") == "Oslo"
+
+
+def test_ctrl_c_in_the_terminal_does_not_reach_the_server(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _OWNER, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as owner:
+        assert owner.stdout is not None
+        server = int(owner.stdout.readline())
+        assert os.getpgid(server) != os.getpgid(owner.pid)
+        os.kill(owner.pid, signal.SIGKILL)
+    assert wait_until_dead(server)

@@ -1,0 +1,208 @@
+"""Requests and events between api and worker, on a real Valkey."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+from builders import FENCE, MakeJob, ended, take
+from redis import Redis
+
+from service.jobs import JobStatus, Progress, new_id, now
+from service.queue import (
+    AsyncQueue,
+    Heartbeat,
+    JobQueue,
+    RequestQueue,
+    RequestTimeout,
+    WorkerBeat,
+    WorkerGone,
+    connect,
+    connect_async,
+    wire,
+)
+from service.schemas import WorkerReply, WorkerRequest
+
+
+def beat(instance: str = "one") -> WorkerBeat:
+    return WorkerBeat(instance=instance, pid=os.getpid(), model="m", started_at=now())
+
+
+def ask_for(seconds: float) -> WorkerRequest:
+    return WorkerRequest(
+        id=new_id("req"), kind="generate", deadline=time.time() + seconds, versions=["v0"]
+    )
+
+
+class Answering(threading.Thread):
+    """A worker's generation lane that answers every request with the given replies."""
+
+    def __init__(self, url: str, *replies: WorkerReply) -> None:
+        super().__init__(daemon=True)
+        self.client, self.replies, self.taken = connect(url), replies, list[WorkerRequest]()
+        self.enough = threading.Event()
+
+    def run(self) -> None:
+        requests = RequestQueue(self.client)
+        while not self.enough.is_set():
+            for request in requests.take(50, 8):
+                self.taken.append(request)
+                for reply in self.replies:
+                    requests.reply(request.id, reply)
+
+    def __enter__(self) -> Answering:
+        self.heart = Heartbeat(self.client, beat)
+        self.heart.start()
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.enough.set()
+        self.join(timeout=5)
+        self.heart.stop()
+        self.client.close()
+
+
+@pytest.mark.anyio
+class TestRequests:
+    async def test_answers_come_in_order_up_to_the_last_one(
+        self, api: AsyncQueue, valkey_url: str
+    ) -> None:
+        replies = [
+            WorkerReply(event="token", data={"text": "Par"}),
+            WorkerReply(event="token", data={"text": "is"}),
+            WorkerReply(event="result", data={"text": "Paris"}),
+        ]
+        with Answering(valkey_url, *replies):
+            assert [reply async for reply in api.ask(ask_for(5))] == replies
+
+    async def test_without_a_worker_nothing_is_asked(self, api: AsyncQueue, client: Redis) -> None:
+        with pytest.raises(WorkerGone):
+            await anext(api.ask(ask_for(5)))
+        assert client.xlen(wire.REQUESTS) == 0
+
+    @pytest.mark.parametrize("successor", [None, "two"])
+    async def test_a_worker_that_dies_while_it_is_asked_is_noticed(
+        self, api: AsyncQueue, client: Redis, successor: str | None
+    ) -> None:
+        client.set(wire.WORKER, beat("one").model_dump_json())
+        asking = asyncio.ensure_future(anext(api.ask(ask_for(30))))
+        await asyncio.sleep(0.1)
+        if successor is None:
+            client.delete(wire.WORKER)
+        else:
+            client.set(wire.WORKER, beat(successor).model_dump_json())
+        with pytest.raises(WorkerGone):
+            await asyncio.wait_for(asking, 5)
+
+    async def test_after_the_deadline_nobody_waits(self, api: AsyncQueue, client: Redis) -> None:
+        client.set(wire.WORKER, beat().model_dump_json())
+        with pytest.raises(RequestTimeout):
+            await anext(api.ask(ask_for(0.2)))
+
+    async def test_a_client_that_leaves_is_reported_to_the_worker(
+        self, api: AsyncQueue, client: Redis, valkey_url: str
+    ) -> None:
+        request = ask_for(30)
+        with Answering(valkey_url, WorkerReply(event="token")):
+            async with aclosing(api.ask(request)) as answer:
+                await anext(answer)
+                assert not RequestQueue(client).gone(request.id)
+            await asyncio.sleep(0.1)
+        assert RequestQueue(client).gone(request.id)
+
+    async def test_a_worker_takes_nothing_that_nobody_waits_for(
+        self, api: AsyncQueue, client: Redis
+    ) -> None:
+        late, gone, wanted = ask_for(-1), ask_for(5), ask_for(5)
+        await api.abandon(gone.id)
+        for request in (late, gone, wanted):
+            client.xadd(wire.REQUESTS, {"request": request.model_dump_json()})
+        assert RequestQueue(client).take(0, 8) == [wanted]
+        assert client.xlen(wire.REQUESTS) == 0
+
+    async def test_a_request_is_taken_once(self, api: AsyncQueue, client: Redis) -> None:
+        requests = [ask_for(5) for _ in range(3)]
+        for request in requests:
+            client.xadd(wire.REQUESTS, {"request": request.model_dump_json()})
+        queue = RequestQueue(client)
+        assert [queue.take(0, 2), queue.take(0, 2), queue.take(0, 2)] == [
+            requests[:2],
+            requests[2:],
+            [],
+        ]
+
+    async def test_a_heartbeat_tells_that_the_worker_lives_until_it_stops(
+        self, api: AsyncQueue, client: Redis
+    ) -> None:
+        described = beat()
+        heart = Heartbeat(client, lambda: described)
+        heart.start()
+        assert await api.worker_alive() == described
+        assert 0 < client.pttl(wire.WORKER) <= Heartbeat.TTL_MS
+        heart.stop()
+        assert await api.worker_alive() is None
+
+
+@pytest.mark.anyio
+class TestFollowing:
+    async def test_events_are_followed_to_the_end(
+        self, api: AsyncQueue, queue: JobQueue, make_job: MakeJob
+    ) -> None:
+        journaled = make_job()
+        await api.submit(journaled)
+
+        async def follow() -> list[str]:
+            return [e.data.get("status") or e.name async for e in api.events(journaled.id)]
+
+        following = asyncio.ensure_future(follow())
+        await asyncio.sleep(0.05)
+        job = queue.begin(take(queue), FENCE)
+        queue.progress(job.id, Progress(phase="values", done=1, total=2))
+        queue.finish(ended(job), FENCE)
+        seen = await asyncio.wait_for(following, 5)
+        assert seen == ["queued", "running", "progress", "succeeded"]
+
+    async def test_following_resumes_after_an_event(
+        self, api: AsyncQueue, queue: JobQueue, make_job: MakeJob
+    ) -> None:
+        await api.submit(make_job())
+        job = queue.begin(take(queue), FENCE)
+        queue.finish(ended(job), FENCE)
+        everything = [event async for event in api.events(job.id)]
+        rest = [event async for event in api.events(job.id, everything[0].id)]
+        assert rest == everything[1:]
+
+    async def test_following_from_the_last_event_ends(
+        self, api: AsyncQueue, queue: JobQueue, make_job: MakeJob
+    ) -> None:
+        await api.submit(make_job())
+        job = queue.begin(take(queue), FENCE)
+        queue.finish(ended(job), FENCE)
+        last = [event async for event in api.events(job.id)][-1]
+        assert [event async for event in api.events(job.id, last.id)] == []
+
+    async def test_following_a_job_that_redis_does_not_know_ends(self, api: AsyncQueue) -> None:
+        assert [event async for event in api.events("job_nobody")] == []
+
+    async def test_the_api_submits_cancels_and_shows_what_the_worker_works_on(
+        self, api: AsyncQueue, queue: JobQueue, make_job: MakeJob
+    ) -> None:
+        job = make_job()
+        assert await api.submit(job)
+        assert not await api.submit(job)
+        queue.begin(take(queue), FENCE)
+        assert await api.request_cancel(job.id) is JobStatus.CANCELLING
+        assert queue.cancel_requested(job.id)
+        assert await api.live(job.id) == queue.live(job.id)
+
+    async def test_ping_tells_whether_redis_answers(self, api: AsyncQueue, tmp_path: Path) -> None:
+        nobody = AsyncQueue(connect_async(f"unix://{tmp_path}/no.sock", retries=0))
+        assert await api.ping()
+        assert not await nobody.ping()
+        await nobody.close()

@@ -1,0 +1,73 @@
+"""Settings: read from the environment, wrong ones refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from service.settings import Settings, SettingsError, load_settings
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"JEEP_{name.upper()}", raising=False)
+
+
+def test_the_environment_sets_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JEEP_STORE", "/data/store")
+    assert load_settings().store == Path("/data/store")
+
+
+def test_a_flag_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JEEP_PORT", "9000")
+    assert load_settings(port=9001).port == 9001
+
+
+def test_a_flag_that_was_not_given_leaves_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JEEP_PORT", "9000")
+    assert load_settings(port=None).port == 9000
+
+
+def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JEEP_REDIS_URL", "")
+    assert load_settings().redis_url is None
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("JEEP_PORT", "99999"),
+        ("JEEP_PORT", "tcp://10.0.0.1:80"),
+        ("JEEP_DEVICE", "gpu"),
+        ("JEEP_DTYPE", "int4"),
+        ("JEEP_REDIS_URL", "localhost:6379"),
+        ("JEEP_MAX_FACTS", "0"),
+        ("JEEP_GENERATE_TIMEOUT_S", "nan"),
+        ("JEEP_CORPUS", "/no/such/corpus.txt"),
+        ("JEEP_LEASE_RENEW_S", "29"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_the_name_of_its_variable(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError, match=variable):
+        load_settings()
+
+
+def test_every_wrong_value_is_named_at_once() -> None:
+    with pytest.raises(SettingsError) as refused:
+        load_settings(port=-1, job_tries=0)
+    assert [line.split(":")[0] for line in str(refused.value).splitlines()] == [
+        "JEEP_PORT",
+        "JEEP_JOB_TRIES",
+    ]
+
+
+def test_a_child_process_gets_the_same_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load_settings(store=Path("elsewhere"), port=1234, threads=2, lease_renew_s=1.5)
+    for name, value in settings.environment().items():
+        monkeypatch.setenv(name, value)
+    assert load_settings() == settings

@@ -1,0 +1,16 @@
+"""``python -m service.worker``: settings from the environment."""
+
+from __future__ import annotations
+
+import sys
+
+from service.settings import SettingsError, load_settings
+from service.worker.process import EXIT_CONFIG, main
+
+if __name__ == "__main__":
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        sys.exit(EXIT_CONFIG)
+    sys.exit(main(settings))

@@ -1,0 +1,208 @@
+"""The worker process from start to stop."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import threading
+from contextlib import ExitStack
+from types import FrameType
+from uuid import uuid4
+
+import torch
+from redis import Redis
+
+from jeep_core.editing import relations
+from jeep_core.errors import JeepError
+from jeep_core.hparams import presets_for
+from jeep_core.loading import LoadedModel, load
+from service.jobs import now
+from service.queue import (
+    Heartbeat,
+    JobQueue,
+    Lease,
+    LeaseHeld,
+    LeaseLost,
+    RequestQueue,
+    WorkerBeat,
+    connect,
+)
+from service.schemas import WorkerInfo
+from service.settings import Settings
+from service.store import NotAStore, Store, StoreBusy, WrongFormat, WrongModel
+from service.worker.edit_lane import EditLane
+from service.worker.edits import EditRunner
+from service.worker.generation_lane import GenerationLane
+from service.worker.versions import VersionViews
+
+log = logging.getLogger(__name__)
+EXIT_CONFIG = 78
+RETRY_S = 0.5
+
+
+class Worker:
+    """Everything the process holds.  ``run`` blocks until ``stop`` or a fatal loss."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.stop = threading.Event()
+        self._failure: BaseException | None = None
+
+    def run(self) -> int:
+        """Work until stopped; the exit code."""
+        with ExitStack() as stack:
+            try:
+                store = Store.open(
+                    self.settings.store, idempotency_hours=self.settings.idempotency_hours
+                )
+                if not self._lock(store, stack):
+                    return 0
+                base = self._load()
+                store.bind_model(base.model_hash)
+                store.create_base(base.weights_sha256)
+            except (NotAStore, WrongFormat, WrongModel, JeepError, OSError) as error:
+                log.error("%s", error)
+                return EXIT_CONFIG
+            store.repair_reflog()
+            store.sweep()
+            publish(store, base, self.settings)
+            return self._serve(store, base, stack)
+
+    def _lock(self, store: Store, stack: ExitStack) -> bool:
+        """Wait until this is the store's only worker; False if stopped before."""
+        waited = False
+        while not self.stop.is_set():
+            try:
+                stack.enter_context(store.worker_lock())
+                return True
+            except StoreBusy as error:
+                if not waited:
+                    log.warning("%s; waiting for it to end", error)
+                waited = True
+                self.stop.wait(RETRY_S)
+        return False
+
+    def _load(self) -> LoadedModel:
+        if self.settings.threads:
+            torch.set_num_threads(self.settings.threads)
+        log.info("loading %s", self.settings.model)
+        base = load(self.settings.model, self.settings.device, self.settings.dtype)
+        log.info("%s on %s in %s, %s", base.name, base.device, base.dtype, base.weights_sha256)
+        return base
+
+    def _serve(self, store: Store, base: LoadedModel, stack: ExitStack) -> int:
+        if self.settings.redis_url is None:
+            log.error("JEEP_REDIS_URL is not set: the worker needs a queue")
+            return EXIT_CONFIG
+        client = connect(self.settings.redis_url)
+        stack.callback(client.close)
+        lease = Lease(client, self.settings)
+        try:
+            lease.acquire(store.head().fence, stop=self.stop)
+        except LeaseHeld:
+            return 0
+        stack.callback(lease.release)
+        views = VersionViews(base, store)
+        views.get(store.head().version)
+        queue = JobQueue(client)
+        queue.requeue_missing(store.unfinished_jobs())
+        edits = EditLane(
+            queue, store, lease, views, EditRunner(base, store, views, self.settings), self.settings
+        )
+        generation = GenerationLane(RequestQueue(client), store, lease, views)
+        heartbeat = self._heartbeat(client, base, views)
+        heartbeat.start()
+        stack.callback(heartbeat.stop)
+        threads = [
+            threading.Thread(target=self._lane, args=(body,), name=name)
+            for name, body in (
+                ("edits", edits.run),
+                ("requests", generation.take),
+                ("decoding", generation.decode),
+            )
+        ]
+        for thread in threads:
+            thread.start()
+        log.info("ready, head is %s", store.head().version)
+        self.stop.wait()
+        edits.stop.set()
+        generation.stop.set()
+        for thread in threads:
+            thread.join()
+        return 0 if self._failure is None else 1
+
+    def _lane(self, body: object) -> None:
+        """Run a lane; whatever ends it ends the process, which is started again."""
+        try:
+            body()  # type: ignore[operator]
+        except LeaseLost as error:
+            log.error("%s: this worker ends", error)
+            self._failure = error
+        except Exception as error:
+            log.exception("a lane died")
+            self._failure = error
+        finally:
+            self.stop.set()
+
+    def _heartbeat(self, client: Redis, base: LoadedModel, views: VersionViews) -> Heartbeat:
+        instance, started = uuid4().hex, now()
+
+        def beat() -> WorkerBeat:
+            return WorkerBeat(
+                instance=instance,
+                pid=os.getpid(),
+                model=base.name,
+                started_at=started,
+                versions=views.loaded(),
+            )
+
+        return Heartbeat(client, beat)
+
+
+def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
+    """Tell the api what it needs to validate requests without a model."""
+    presets = presets_for(base.name)
+    names: dict[str, list[str]] = {}
+    for preset in presets:
+        names.setdefault(preset.editor, []).append(preset.name)
+    config = base.model.config
+    table = relations()
+    if settings.relations:
+        table |= json.loads(settings.relations.read_text(encoding="utf-8"))
+    info = WorkerInfo(
+        model=base.name,
+        model_hash=base.model_hash,
+        family=base.family.name,
+        dtype=str(base.dtype).removeprefix("torch."),
+        device=str(base.device),
+        n_layers=base.n_layers,
+        hidden_size=config.hidden_size,
+        mlp_size=base.mlp_size,
+        max_positions=base.max_positions,
+        relations=table,
+        presets=names,
+        preset_values={f"{p.editor}/{p.name}": p.hparams for p in presets},
+        started_at=now(),
+    )
+    files = {
+        "tokenizer.json": base.tokenizer.to_str().encode(),
+        "config.json": config.to_json_string().encode(),
+    }
+    store.publish_model(info, files)
+
+
+def main(settings: Settings) -> int:
+    """Run a worker until SIGTERM or SIGINT."""
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    worker = Worker(settings)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        worker.stop.set()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    return worker.run()

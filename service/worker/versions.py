@@ -1,0 +1,116 @@
+"""Versions in memory: views of the model that generation is answered from, and edited ones."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict, defaultdict
+
+import torch
+
+from jeep_core.delta import Update
+from jeep_core.facts import Fact
+from jeep_core.loading import LoadedModel, combined_sha256
+from jeep_core.views import ModelView
+from service.schemas import FactRecord, Manifest
+from service.store import CorruptTensor, Store
+from service.worker import tensors
+
+CAPACITY = 4
+
+
+class VersionViews:
+    """A few views, the least recently used one given up first.  Safe to use from threads."""
+
+    def __init__(self, base: LoadedModel, store: Store, capacity: int = CAPACITY) -> None:
+        self.base, self._store, self._capacity = base, store, capacity
+        self._views: OrderedDict[str, ModelView] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, version: str) -> ModelView:
+        """The view of a version, loaded and verified if it is not in memory.
+
+        Raises:
+            UnknownVersion, CorruptTensor
+        """
+        with self._lock:
+            if version not in self._views:
+                self._insert(version, self._load(version))
+            self._views.move_to_end(version)
+            return self._views[version]
+
+    def put(self, version: str, view: ModelView) -> None:
+        """Serve a version from a view that was just computed; its history is not kept."""
+        with self._lock:
+            self._insert(version, ModelView(self.base, view.replaced))
+
+    def editing(self, version: str) -> ModelView:
+        """A view of its own to edit on top of a version, with the updates behind it."""
+        view = self.get(version)
+        history: dict[str, list[Update]] = defaultdict(list)
+        for manifest in self._store.lineage(version):
+            for name, update in updates_of(self._store, manifest).items():
+                history[name].append(update)
+        return ModelView(self.base, view.replaced, history)
+
+    def loaded(self) -> list[str]:
+        """Versions in memory, the most recently used one last."""
+        with self._lock:
+            return list(self._views)
+
+    def _insert(self, version: str, view: ModelView) -> None:
+        self._views[version] = view
+        while len(self._views) > self._capacity:
+            self._views.popitem(last=False)
+
+    def _load(self, version: str) -> ModelView:
+        manifest = self._store.version(version)
+        changed = {ref.name: ref.sha256 for ref in manifest.tensors}
+        whole = combined_sha256({**self.base.tensor_hashes, **changed})
+        if whole != manifest.weights_sha256:
+            raise CorruptTensor(f"{version}: its tensors do not add up to its weights' hash")
+        return ModelView(
+            self.base, {ref.name: tensors.get(self._store, ref) for ref in manifest.tensors}
+        )
+
+
+def updates_of(store: Store, manifest: Manifest) -> dict[str, Update]:
+    """The updates of one edit by parameter name, from its artifacts ``u.…``, ``v.…``, ``d.…``."""
+    parts: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
+    for ref in manifest.artifacts:
+        part, _, name = ref.name.partition(".")
+        if part in ("u", "v", "d"):
+            parts[name][part] = tensors.get(store, ref)
+    return {name: Update.from_parts(found) for name, found in parts.items()}
+
+
+def live_keys(
+    store: Store, version: str, edited: list[Fact]
+) -> dict[tuple[str, int], torch.Tensor]:
+    """Keys (p, d_ff) of the facts that a new batch must preserve, by region and layer.
+
+    A fact that a later batch (or the new one, ``edited``) edits again has no key here.
+    """
+    taken = {fact.key for fact in edited}
+    found: dict[tuple[str, int], list[torch.Tensor]] = defaultdict(list)
+    for manifest in reversed(store.lineage(version)):
+        facts = [fact_of(record) for record in manifest.facts]
+        rows = [i for i, fact in enumerate(facts) if fact.key not in taken]
+        taken |= {fact.key for fact in facts}
+        for ref in manifest.artifacts:
+            kind, _, place = ref.name.partition(".")
+            if kind == "keys" and rows:
+                region, _, layer = place.rpartition(".")
+                found[region, int(layer)].append(tensors.get(store, ref)[rows])
+    return {where: torch.cat(keys) for where, keys in found.items()}
+
+
+def fact_of(record: FactRecord) -> Fact:
+    """A stored fact as the library knows it."""
+    return Fact(
+        record.subject,
+        record.prompt,
+        record.target_new,
+        record.target_true,
+        tuple(record.paraphrase_prompts),
+        tuple(record.neighborhood_prompts),
+    )

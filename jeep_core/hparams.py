@@ -189,7 +189,10 @@ def validate_hparams(
 
 
 def _problems(error: ValidationError, pointer: str) -> Sequence[FieldProblem]:
+    def escaped(part: int | str) -> str:
+        return str(part).replace("~", "~0").replace("/", "~1")
+
     return [
-        FieldProblem("/".join([pointer, *map(str, item["loc"])]), item["type"], item["msg"])
+        FieldProblem("/".join([pointer, *map(escaped, item["loc"])]), item["type"], item["msg"])
         for item in error.errors()
     ]

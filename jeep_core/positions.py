@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
 KL_TEMPLATE = "{} is a"
+PREFIX_TOKENS = 24
+"""Room kept free for a sampled prefix: a start, ten tokens, and the full stop behind them."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ def check_facts(
 ) -> list[PromptTokens]:
     """Tokenize every fact with the empty prefix, collecting the problems of all of them.
 
+    ``max_tokens`` is the model's limit; room for a prefix in front is kept free.
+
     Raises:
         InvalidFacts: with a JSON pointer per fact that cannot be edited.
     """
@@ -112,8 +116,9 @@ def check_facts(
     for i, fact in enumerate(facts):
         try:
             row = tokenize_prompt(tokenizer, fact.prompt, fact.subject, fact.target_new)
-            if len(row.ids) > max_tokens:
-                message = f"{len(row.ids)} tokens, more than the model's limit of {max_tokens}"
+            if len(row.ids) > max_tokens - PREFIX_TOKENS:
+                limit = max_tokens - PREFIX_TOKENS
+                message = f"{len(row.ids)} tokens, at most {limit} leave room for a prefix"
                 raise TokenizationError("prompt", "too_long", message)
             rows.append(row)
         except TokenizationError as error:

@@ -79,9 +79,10 @@ def solve_update(
         full_lower = _cholesky(full, factor.name)
         condition = _condition(full_lower)
         right = torch.cholesky_solve(columns[:, :m], full_lower)
-    if not bool(torch.isfinite(right).all()):
+    left = residuals.double().T
+    if not bool(torch.isfinite(right).all() and torch.isfinite(left).all()):
         raise NumericalError(f"{factor.name}: the update is not finite")
-    return Solution(residuals.double().T, right, condition)
+    return Solution(left, right, condition)
 
 
 def _unit_columns(n: int, m: int, like: torch.Tensor) -> torch.Tensor:

@@ -83,7 +83,9 @@ class Values:
         """The values of these facts."""
         names = [f.name for f in fields(self) if f.name != "trace"]
         parts: dict[str, Any] = {name: getattr(self, name) for name in names}
-        return Values(**{n: None if t is None else t[list(index)] for n, t in parts.items()})
+        chosen = list(index)
+        cut: dict[str, Any] = {n: None if t is None else t[chosen] for n, t in parts.items()}
+        return Values(**cut)
 
 
 def optimise(

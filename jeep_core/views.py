@@ -135,8 +135,8 @@ def with_hidden(output: Any, hidden: torch.Tensor) -> Any:
 class _NoPositions(nn.Module):
     """In place of a position embedding when the input already is a hidden state."""
 
-    def forward(self, position_ids: torch.Tensor) -> float:
-        return 0.0
+    def forward(self, position_ids: torch.Tensor) -> torch.Tensor:
+        return torch.zeros((), device=position_ids.device)
 
 
 def _shell(module: nn.Module) -> Any:

@@ -118,6 +118,15 @@ class Journal:
         journaled = self._job_path(earlier.job_id, "json").exists()
         return Claim(earlier.job_id, fresh=not journaled)
 
+    def release_key(self, key: str, job_id: str) -> None:
+        """Give a key free again whose job was refused before it was journaled."""
+        path = self.root / "idempotency" / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
+        with locked(self.root / "locks" / "idempotency"):
+            claimed = read(path, _Key)
+            journaled = self._job_path(job_id, "json").exists()
+            if claimed is not None and claimed.job_id == job_id and not journaled:
+                path.unlink()
+
     def _forget_keys(self) -> int:
         """Remove expired idempotency keys; how many."""
         count = 0

@@ -111,6 +111,17 @@ class TestIdempotency:
             claims = list(pool.map(lambda n: store.claim_key("k", "body", f"job_{n}"), range(16)))
         assert len({claim.job_id for claim in claims}) == 1
 
+    def test_a_refused_request_gives_its_key_back(self, store: Store) -> None:
+        store.claim_key("k", "body", "job_1")
+        store.release_key("k", "job_1")
+        assert store.claim_key("k", "other body", "job_2").job_id == "job_2"
+
+    def test_a_journaled_job_keeps_its_key(self, store: Store, make_job: MakeJob) -> None:
+        store.claim_key("k", "body", "job_1")
+        store.journal(make_job(id="job_1"))
+        store.release_key("k", "job_1")
+        assert store.claim_key("k", "body", "job_2").job_id == "job_1"
+
     def test_an_old_key_is_forgotten(self, store: Store, make_job: MakeJob) -> None:
         store.claim_key("k", "body", "job_1")
         store.journal(make_job(id="job_1"))

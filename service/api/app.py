@@ -1,0 +1,69 @@
+"""``create_app``: the parts of the api put together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
+
+from fastapi import FastAPI
+
+from service.api import edits, generate, health, jobs, problems, rollback, snapshots
+from service.api.middleware import BodyLimit, RequestIds
+from service.api.model import ModelCache
+from service.api.openapi import DESCRIPTION, Api
+from service.api.reconcile import Reconciler
+from service.api.state import ApiState
+from service.queue import AsyncQueue, connect_async
+from service.settings import Settings, SettingsError
+from service.store import Store
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The api over a store and a queue.  It starts, answers and queues without either a worker
+    or a running Redis.
+
+    Raises:
+        SettingsError: there is no address of a queue.
+        StoreError: the store's directory cannot be used.
+    """
+    if settings.redis_url is None:
+        raise SettingsError("JEEP_REDIS_URL: the api needs the address of a queue")
+    store = Store.open(settings.store, idempotency_hours=settings.idempotency_hours)
+    queue = AsyncQueue(connect_async(settings.redis_url))
+    state = ApiState(settings, store, queue, ModelCache(store), Reconciler(store, queue))
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        task = asyncio.create_task(state.reconciler.run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            await queue.close()
+
+    app = Api(
+        title="JEEP",
+        version=_version(),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
+    )
+    app.state.api = state
+    for module in (edits, jobs, generate, snapshots, rollback, health):
+        app.include_router(module.router)
+    problems.install(app)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(RequestIds)
+    return app
+
+
+def _version() -> str:
+    try:
+        return version("jeep-edit")
+    except PackageNotFoundError:  # run from a checkout
+        return "0.0.0"

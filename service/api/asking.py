@@ -1,0 +1,109 @@
+"""Requests that the worker answers at once, and its refusals as problems."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, Literal
+
+from fastapi import Request
+
+from service.api.problems import ApiProblem, unavailable
+from service.api.state import ApiState, queue_or_503
+from service.jobs import JobError, new_id
+from service.queue import RequestTimeout, WorkerGone
+from service.schemas import WorkerReply, WorkerRequest
+
+STATUS_OF = {
+    "version_conflict": 409,
+    "head_moved": 409,
+    "stale_fence": 409,
+    "unknown_version": 404,
+    "invalid_request": 422,
+    "too_long": 422,
+    "out_of_memory": 503,
+    "not_ready": 503,
+    "stopping": 503,
+}
+"""HTTP status of a worker's error code; any other code is a 500."""
+
+
+class ClientGone(Exception):
+    """Nobody is left to answer."""
+
+
+def worker_request(
+    state: ApiState,
+    kind: Literal["generate", "rollback"],
+    versions: list[str],
+    body: dict[str, Any],
+) -> WorkerRequest:
+    """A request with the deadline of ``JEEP_GENERATE_TIMEOUT_S``."""
+    deadline = time.time() + state.settings.generate_timeout_s
+    return WorkerRequest(
+        id=new_id("ask"), kind=kind, deadline=deadline, versions=versions, body=body
+    )
+
+
+async def replies(state: ApiState, request: WorkerRequest) -> AsyncGenerator[WorkerReply, None]:
+    """The worker's tokens and, last, its result.
+
+    Raises:
+        ApiProblem: 503 if the worker is gone, 504 after the deadline, or what the worker says.
+    """
+    try:
+        async with queue_or_503():
+            asked = state.queue.ask(request)
+            async with aclosing(asked) as answers:
+                async for reply in answers:
+                    if reply.event == "error":
+                        raise _problem(JobError.model_validate(reply.data))
+                    yield reply
+    except WorkerGone as error:
+        raise unavailable("no_worker", str(error)) from None
+    except RequestTimeout:
+        seconds = state.settings.generate_timeout_s
+        detail = f"the worker did not answer within {seconds:g} s"
+        raise ApiProblem(504, "worker_timeout", detail) from None
+
+
+async def result(state: ApiState, client: Request, request: WorkerRequest) -> dict[str, Any]:
+    """The worker's result; the worker is told when the client goes before it.
+
+    Raises:
+        ApiProblem: as `replies`.
+        ClientGone: the client has closed its connection.
+    """
+    work = asyncio.create_task(_last(state, request))
+    gone = asyncio.create_task(_disconnected(client))
+    try:
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise ClientGone
+        return work.result()
+    finally:
+        work.cancel()
+        gone.cancel()
+        await asyncio.gather(work, gone, return_exceptions=True)
+
+
+async def _last(state: ApiState, request: WorkerRequest) -> dict[str, Any]:
+    async with aclosing(replies(state, request)) as answers:
+        async for reply in answers:
+            if reply.event == "result":
+                return reply.data
+    raise unavailable("no_worker", "the worker has not answered")
+
+
+async def _disconnected(client: Request) -> None:
+    while not await client.is_disconnected():
+        await asyncio.sleep(0.25)
+
+
+def _problem(error: JobError) -> ApiProblem:
+    status = STATUS_OF.get(error.code, 500)
+    if status == 503:
+        return unavailable(error.code, error.message)
+    return ApiProblem(status, error.code, error.message, error.errors)

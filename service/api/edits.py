@@ -1,0 +1,237 @@
+"""``/edits``: submit facts, see what became of them."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel
+
+from service.api.bodies import is_json_lines, json_request_body, read_json
+from service.api.follow import current, wait_for_end
+from service.api.jobs import job_out
+from service.api.paging import AFTER, Limit, Page, take
+from service.api.problems import documented, invalid, not_found, parameter_error
+from service.api.state import ApiState, State
+from service.api.submission import (
+    Submission,
+    checked,
+    from_json_body,
+    from_lines,
+    job_id_of,
+    record,
+)
+from service.api.validation import plan_of
+from service.jobs import TERMINAL, Job, JobError, JobKind, JobStatus
+from service.schemas import Edit, EditPayload, EditPlan, EditResult, JobOut
+from service.store import UnknownJob
+
+router = APIRouter(tags=["edits"])
+
+LONGEST_WAIT_S = 300
+KEY = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,253}[\x21-\x7e])?")
+
+DESCRIPTION = """\
+Queues an edit and answers 202 with its job; `Location` is the job's address.
+
+**Facts** are `{subject, relation, object}` or `{subject, prompt, target_new}`.  `relation` is the
+name of a relation, else a template with one `{}`, else the text that follows the subject.
+`prompt` has one `{}` or contains the subject, whose last occurrence is meant.
+
+**Hyper-parameters** are the preset's with `hparams` laid over them, field by field; together they
+must satisfy the editor's schema: `JeepHParams` for `jeep`, `MemitHParams` for `memit`.
+
+**By line**: `application/x-ndjson` (also `application/jsonl`) carries one fact per line; the
+other fields are then query parameters (`hparams` as JSON), and pointers in errors name the line,
+as in `/lines/4/prompt`.
+
+**Headers**: `Idempotency-Key` makes repeating safe: the same key and body give the same job, with
+another body 422.  `Prefer: wait=N` holds the answer back for up to N (at most 300) seconds and
+answers 200 if the job has ended by then.
+"""
+
+
+class EditSummary(BaseModel):
+    """A batch in ``GET /edits``: without its facts and their outcomes."""
+
+    id: str
+    job_id: str
+    status: JobStatus
+    editor: str
+    preset: str | None
+    n_facts: int
+    snapshot_name: str | None
+    created_at: datetime
+    version: str | None = None
+    efficacy: float | None = None
+    greedy_success: float | None = None
+    error: JobError | None = None
+
+
+@router.post(
+    "/edits",
+    status_code=202,
+    response_model=JobOut,
+    description=DESCRIPTION,
+    responses={
+        200: {
+            "description": "The plan of a dry run; or the job, which has ended.",
+            "model": EditPlan | JobOut,
+        },
+        **documented(400, 409, 412, 413, 415, 422, 503, 507),
+    },
+    openapi_extra=json_request_body("EditRequest", lines="FactIn"),
+)
+async def submit_edit(
+    request: Request,
+    state: State,
+    dry_run: Annotated[
+        bool, Query(description="Show tokens and positions, queue nothing.")
+    ] = False,
+    editor: Annotated[str | None, Query(description="By line only.")] = None,
+    preset: Annotated[str | None, Query(description="By line only.")] = None,
+    hparams: Annotated[str | None, Query(description="By line only: JSON.")] = None,
+    snapshot_name: Annotated[str | None, Query(description="By line only.")] = None,
+    parent: Annotated[str | None, Query(description="By line only.")] = None,
+    idempotency_key: Annotated[str | None, Header()] = None,
+    prefer: Annotated[str, Header(description="`wait=N`")] = "",
+) -> Response:
+    """Queue an edit."""
+    options = {
+        "editor": editor,
+        "preset": preset,
+        "hparams": hparams,
+        "snapshot_name": snapshot_name,
+        "parent": parent,
+    }
+    _check_key(idempotency_key)
+    submission = await _read(request, options, state.settings.max_facts)
+    model = await run_in_threadpool(state.models.get)
+    edit = await run_in_threadpool(checked, submission, model)
+    if dry_run:
+        plan = await run_in_threadpool(plan_of, edit, model)
+        return _json(plan, 200, {})
+    job, fresh = await run_in_threadpool(record, state, submission.request, edit, idempotency_key)
+    if fresh:
+        await state.reconciler.submit(job)
+    return await _accepted(state, job, fresh, prefer)
+
+
+@router.get("/edits", responses=documented(422))
+async def list_edits(
+    state: State,
+    limit: Limit = 50,
+    after: Annotated[str | None, Query(pattern=r"^edit_[0-9A-Z]{26}$", description=AFTER)] = None,
+) -> Page[EditSummary]:
+    """Submitted batches, newest first."""
+    cursor = None if after is None else job_id_of(after)
+    jobs = state.store.jobs(kind=JobKind.EDIT, after=cursor)
+    taken, has_more = await run_in_threadpool(take, jobs, limit)
+    data = [_summary(await current(state, job)) for job in taken]
+    return Page(data=data, has_more=has_more, next=data[-1].id if has_more else None)
+
+
+@router.get("/edits/{id}", responses=documented(404))
+async def show_edit(id: str, state: State, response: Response) -> Edit:
+    """A batch with its facts; once it has ended, with the outcome of every fact."""
+    try:
+        stored = await run_in_threadpool(state.store.job, job_id_of(id))
+    except UnknownJob:
+        raise not_found("edit", id) from None
+    if stored.kind is not JobKind.EDIT or stored.payload["edit_id"] != id:
+        raise not_found("edit", id)
+    job = await current(state, stored)
+    payload = EditPayload.model_validate(job.payload)
+    result = _result(job)
+    if result is not None:
+        response.headers["X-Model-Version"] = result.version
+    return Edit(
+        id=payload.edit_id,
+        job_id=job.id,
+        status=job.status,
+        editor=payload.editor,
+        preset=payload.preset,
+        hparams=payload.hparams,
+        facts=payload.facts,
+        created_at=job.created_at,
+        result=result,
+        error=job.error,
+    )
+
+
+async def _read(request: Request, options: dict[str, str | None], max_facts: int) -> Submission:
+    if is_json_lines(request):
+        body = await request.body()
+        return await run_in_threadpool(from_lines, body, options, max_facts)
+    misplaced = [name for name, value in options.items() if value is not None]
+    if misplaced:
+        message = "is a query parameter of uploads by line only: put it into the JSON body"
+        raise invalid([parameter_error(name, "misplaced", message) for name in misplaced])
+    return await run_in_threadpool(from_json_body, await read_json(request), max_facts)
+
+
+async def _accepted(state: ApiState, job: Job, fresh: bool, prefer: str) -> Response:
+    """202 with the job, or 200 if it ended within the time the client prefers to wait."""
+    headers = {"Location": f"/jobs/{job.id}"}
+    if not fresh:
+        headers["Idempotency-Replayed"] = "true"
+    seconds = wait_of(prefer)
+    if seconds is not None:
+        headers["Preference-Applied"] = f"wait={seconds}"
+        job = await wait_for_end(state, job.id, seconds)
+    else:
+        job = await current(state, job)
+    ended = seconds is not None and job.status in TERMINAL
+    result = _result(job) if ended else None
+    if result is not None:
+        headers["X-Model-Version"] = result.version
+    return _json(job_out(job), 200 if ended else 202, headers)
+
+
+def _json(body: BaseModel, status: int, headers: dict[str, str]) -> Response:
+    content = body.model_dump_json()
+    return Response(content, status, headers=headers, media_type="application/json")
+
+
+def wait_of(prefer: str) -> int | None:
+    """Seconds of ``wait=N`` in a Prefer header, at most 300; None without one (RFC 7240)."""
+    for preference in re.split(r"[,;]", prefer):
+        name, _, value = preference.partition("=")
+        seconds = value.strip().strip('"')
+        if name.strip().lower() == "wait" and seconds.isascii() and seconds.isdecimal():
+            return min(int(seconds[:9]), LONGEST_WAIT_S)
+    return None
+
+
+def _check_key(key: str | None) -> None:
+    if key is not None and not KEY.fullmatch(key):
+        message = "must be 1 to 255 visible ASCII characters"
+        raise invalid([parameter_error("Idempotency-Key", "bad_key", message)])
+
+
+def _summary(job: Job) -> EditSummary:
+    payload: dict[str, Any] = job.payload
+    result = job.result or {}
+    return EditSummary(
+        id=payload["edit_id"],
+        job_id=job.id,
+        status=job.status,
+        editor=payload["editor"],
+        preset=payload["preset"],
+        n_facts=len(payload["facts"]),
+        snapshot_name=payload["snapshot_name"],
+        created_at=job.created_at,
+        version=result.get("version"),
+        efficacy=result.get("efficacy"),
+        greedy_success=result.get("greedy_success"),
+        error=job.error,
+    )
+
+
+def _result(job: Job) -> EditResult | None:
+    if job.status is not JobStatus.SUCCEEDED or job.result is None:
+        return None
+    return EditResult.model_validate(job.result)

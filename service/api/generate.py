@@ -1,0 +1,153 @@
+"""``/generate``: what one or several versions of the model say to prompts."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from service.api.asking import ClientGone, replies, result, worker_request
+from service.api.bodies import json_request_body, read_model
+from service.api.jobs import PING_SECONDS
+from service.api.model import PublishedModel
+from service.api.problems import (
+    ApiProblem,
+    documented,
+    field_error,
+    invalid,
+    problem_of,
+)
+from service.api.state import ApiState, State
+from service.schemas import GenerateRequest, GenerateResult, WorkerRequest
+from service.settings import Settings
+from service.store import UnknownVersion
+
+router = APIRouter(tags=["generate"])
+
+CLIENT_CLOSED_REQUEST = 499
+
+
+@router.post(
+    "/generate",
+    response_model=GenerateResult,
+    responses={
+        200: {
+            "description": (
+                "The answers.  With `stream`: events `token` (GeneratedToken), then one"
+                " `result` (GenerateResult) or `error` (Problem)."
+            ),
+            "headers": {
+                "X-Model-Version": {
+                    "description": "The versions that answered.",
+                    "schema": {"type": "string"},
+                }
+            },
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        },
+        **documented(400, 413, 415, 422, 503, 504),
+    },
+    openapi_extra=json_request_body("GenerateRequest"),
+)
+async def generate(request: Request, state: State) -> Response:
+    """Answer prompts from any versions, side by side; never waits for a running edit."""
+    body = await read_model(request, GenerateRequest)
+    model = await run_in_threadpool(state.models.get)
+    versions = await run_in_threadpool(checked_versions, state, body, model)
+    await state.require_worker()
+    asked = worker_request(state, "generate", versions, body.model_dump(mode="json"))
+    headers = {"X-Model-Version": ", ".join(dict.fromkeys(versions))}
+    if body.stream:
+        events = _events(state, request, asked)
+        return EventSourceResponse(events, headers=headers, ping=PING_SECONDS)
+    try:
+        answer = GenerateResult.model_validate(await result(state, request, asked))
+    except ClientGone:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    content = answer.model_dump_json()
+    return Response(content, headers=headers, media_type="application/json")
+
+
+def checked_versions(state: ApiState, body: GenerateRequest, model: PublishedModel) -> list[str]:
+    """The ids of the versions asked for, after everything else was checked, too.
+
+    Raises:
+        ApiProblem: 422 with a pointer per wrong field.
+    """
+    errors = [*_limit_errors(body, state.settings), *_prompt_errors(body, state.settings, model)]
+    versions = []
+    for i, ref in enumerate(body.versions):
+        try:
+            versions.append(state.store.resolve(ref))
+        except UnknownVersion as error:
+            pointer = "/version" if isinstance(body.version, str) else f"/version/{i}"
+            errors.append(field_error(pointer, "unknown_version", str(error)))
+    if errors:
+        raise invalid(errors)
+    return versions
+
+
+def _limit_errors(body: GenerateRequest, settings: Settings) -> list[dict[str, str]]:
+    errors = []
+    prompts, versions = body.all_prompts, body.versions
+    if not versions:
+        errors.append(field_error("/version", "empty", "no version is given"))
+    if not prompts:
+        errors.append(field_error("/prompts", "empty", "no prompt is given"))
+    if len(prompts) * len(versions) > settings.max_prompts:
+        message = f"prompts × versions must be at most {settings.max_prompts}"
+        errors.append(field_error("/prompts", "too_many", message))
+    if len(body.candidates) > settings.max_prompts:
+        message = f"at most {settings.max_prompts} candidates"
+        errors.append(field_error("/candidates", "too_many", message))
+    if body.max_new_tokens > settings.max_new_tokens:
+        message = f"at most {settings.max_new_tokens} new tokens"
+        errors.append(field_error("/max_new_tokens", "too_many", message))
+    if body.stream and (len(prompts) > 1 or len(versions) > 1):
+        message = "a stream has one prompt and one version"
+        errors.append(field_error("/stream", "not_single", message))
+    for name in ("stop", "candidates"):
+        empty = [i for i, text in enumerate(getattr(body, name)) if not text]
+        errors += [field_error(f"/{name}/{i}", "empty", "the text is empty") for i in empty]
+    return errors
+
+
+def _prompt_errors(
+    body: GenerateRequest, settings: Settings, model: PublishedModel
+) -> list[dict[str, str]]:
+    """Prompts without tokens, or too long for the model with what is to follow."""
+    if len(body.all_prompts) > settings.max_prompts or len(body.candidates) > settings.max_prompts:
+        return []  # refused already, unread
+    longest = max((len(model.tokenizer.encode(text).ids) for text in body.candidates), default=0)
+    follows = max(body.max_new_tokens, longest)
+    limit = min(settings.max_prompt_tokens, model.info.max_positions - follows)
+    errors = []
+    for i, prompt in enumerate(body.all_prompts):
+        pointer = "/prompt" if body.prompt is not None else f"/prompts/{i}"
+        n_tokens = len(model.tokenizer.encode(prompt).ids)
+        if n_tokens == 0:
+            errors.append(field_error(pointer, "empty", "the prompt has no tokens"))
+        elif n_tokens > limit:
+            message = f"{n_tokens} tokens; with {follows} to follow, at most {max(limit, 0)} fit"
+            errors.append(field_error(pointer, "too_long", message))
+    return errors
+
+
+async def _events(
+    state: ApiState, request: Request, asked: WorkerRequest
+) -> AsyncIterator[ServerSentEvent]:
+    """Tokens and the result; an error after the answer has begun is an event, too."""
+    try:
+        async with aclosing(replies(state, asked)) as answers:
+            async for reply in answers:
+                yield _event(reply.event, reply.model_dump_json(include={"data"}))
+    except ApiProblem as problem:
+        data = problem_of(request, problem).model_dump_json()
+        yield ServerSentEvent(data, event="error")
+
+
+def _event(name: str, wrapped: str) -> ServerSentEvent:
+    """``wrapped`` is ``{"data":…}``: pydantic writes NaN as null where ``json`` would not."""
+    return ServerSentEvent(wrapped[len('{"data":') : -1], event=name)

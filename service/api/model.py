@@ -1,0 +1,56 @@
+"""What the worker published about its model: the tokenizer and the shape, without torch."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer
+
+from service.api.problems import unavailable
+from service.schemas import WorkerInfo
+from service.store import Store
+
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """The model of the store's last worker.  The tokenizer adds neither padding nor a cut."""
+
+    info: WorkerInfo
+    tokenizer: Tokenizer
+
+
+class ModelCache:
+    """Loads the published model when it is first needed and again when it has changed."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._stamp: tuple[int, int] | None = None
+        self._model: PublishedModel | None = None
+
+    def get(self) -> PublishedModel:
+        """The published model.
+
+        Raises:
+            ApiProblem: 503 while no worker has ever published one.
+        """
+        with self._lock:
+            info = self._store.model_info()
+            if info is None:
+                raise unavailable("no_model", "no worker has loaded a model yet", retry_after=5)
+            stat = self._store.model_file("tokenizer.json").stat()
+            stamp = (stat.st_mtime_ns, stat.st_ino)
+            if self._model is None or stamp != self._stamp:
+                tokenizer = _load(self._store.model_file("tokenizer.json").read_text("utf-8"))
+                self._model, self._stamp = PublishedModel(info, tokenizer), stamp
+            elif self._model.info != info:
+                self._model = PublishedModel(info, self._model.tokenizer)
+            return self._model
+
+
+def _load(text: str) -> Tokenizer:
+    tokenizer = Tokenizer.from_str(text)
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer

@@ -1,0 +1,95 @@
+"""Keeps Redis in step with the store's journal, which is the truth about unfinished jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from functools import partial
+
+from fastapi.concurrency import run_in_threadpool
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from service.jobs import Job, JobStatus, now
+from service.queue import AsyncQueue
+from service.store import Store
+
+PERIOD_S = 30.0
+RETRY_S = 1.0
+PATIENCE_S = 5.0
+QUEUE_DOWN = (RedisConnectionError, RedisTimeoutError, TimeoutError)
+"""What a queue raises that cannot be reached now."""
+
+log = logging.getLogger(__name__)
+
+
+class Reconciler:
+    """Submits journaled jobs that Redis does not know and carries out cancels, in order.
+
+    It runs when the api starts, when the queue failed during a request, and now and then: a
+    Redis that came back empty is filled again.  Everything it does may be done twice.
+    """
+
+    def __init__(self, store: Store, queue: AsyncQueue) -> None:
+        self._store, self._queue = store, queue
+        self._wanted = asyncio.Event()
+        self.behind = True
+
+    def wake(self) -> None:
+        """The queue has failed: look soon whether it lacks something."""
+        self.behind = True
+        self._wanted.set()
+
+    async def submit(self, job: Job) -> None:
+        """Queue a journaled job now, or, if jobs before it still wait for Redis, after them."""
+        if self.behind:
+            self.wake()
+            return
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await self._queue.submit(job)
+        except QUEUE_DOWN as error:
+            log.warning("%s is journaled and will be queued later: %s", job.id, error)
+            self.wake()
+
+    async def cancel(self, job: Job) -> None:
+        """Carry out a cancel that the store remembers, now or when Redis is back."""
+        if self.behind:
+            self.wake()
+            return
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await self._cancel(job)
+        except QUEUE_DOWN as error:
+            log.warning("the cancel of %s reaches the queue later: %s", job.id, error)
+            self.wake()
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        while True:
+            self._wanted.clear()
+            try:
+                await self._catch_up()
+            except QUEUE_DOWN as error:
+                log.warning("the queue cannot be reached: %s", error)
+                self.behind = True
+                await asyncio.sleep(RETRY_S)
+                continue
+            except Exception:
+                log.exception("the queue may lack jobs that the store has")
+            self.behind = self._wanted.is_set()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wanted.wait(), PERIOD_S)
+
+    async def _catch_up(self) -> None:
+        for job in await run_in_threadpool(self._store.unfinished_jobs):
+            await self._queue.submit(job)
+            if self._store.cancel_requested(job.id):
+                await self._cancel(job)
+
+    async def _cancel(self, job: Job) -> None:
+        await self._queue.submit(job)  # unknown to this Redis: cancelled like any queued job
+        if await self._queue.request_cancel(job.id) is JobStatus.CANCELLED:
+            ended = job.model_copy(update={"status": JobStatus.CANCELLED, "finished_at": now()})
+            await run_in_threadpool(partial(self._store.save_job, ended))

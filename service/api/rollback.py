@@ -1,0 +1,65 @@
+"""``/rollback``: move head to another version."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+
+from service.api.asking import ClientGone, result, worker_request
+from service.api.bodies import json_request_body, read_model
+from service.api.follow import current
+from service.api.generate import CLIENT_CLOSED_REQUEST
+from service.api.jobs import cancel
+from service.api.problems import documented
+from service.api.snapshots import Ref
+from service.api.state import ApiState, State
+from service.jobs import JobStatus
+from service.schemas import RollbackRequest, RollbackResult
+
+router = APIRouter(tags=["snapshots"])
+
+
+@router.post(
+    "/rollback/{id}",
+    response_model=RollbackResult,
+    responses=documented(400, 404, 409, 413, 415, 422, 503, 504),
+    openapi_extra=json_request_body("RollbackRequest", optional=True),
+)
+async def roll_back(
+    id: Ref,
+    request: Request,
+    state: State,
+    queued: Annotated[
+        Literal["keep", "cancel"], Query(description="What becomes of jobs not yet begun.")
+    ] = "keep",
+) -> Response:
+    """Move head and answer when the model serves it.  Nothing is deleted.
+
+    An edit that is running fails at its end with `version_conflict`; queued jobs start from
+    the new head unless they are cancelled.
+    """
+    body = await read_model(request, RollbackRequest, optional=True)
+    target = await run_in_threadpool(state.store.resolve, id)
+    await state.require_worker()
+    cancelled = await _cancel_queued(state) if queued == "cancel" else []
+    details = {"why": body.why, "ref": id}
+    try:
+        answer = await result(state, request, worker_request(state, "rollback", [target], details))
+    except ClientGone:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    moved = RollbackResult.model_validate({**answer, "cancelled_jobs": cancelled})
+    headers = {"X-Model-Version": moved.version}
+    return Response(moved.model_dump_json(), headers=headers, media_type="application/json")
+
+
+async def _cancel_queued(state: ApiState) -> list[str]:
+    """Cancel what has not begun; the ids that this has ended."""
+    cancelled = []
+    for job in await run_in_threadpool(state.store.unfinished_jobs):
+        if (await current(state, job)).status is JobStatus.QUEUED:
+            ended = await cancel(state, job.id)
+            if ended.status is JobStatus.CANCELLED:
+                cancelled.append(job.id)
+    return cancelled

@@ -1,0 +1,153 @@
+"""``/snapshots``: the versions of the model, their names, differences and export."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import StreamingResponse
+
+from service.api.bodies import json_request_body, read_model
+from service.api.export import export_chunks, export_header, export_size
+from service.api.paging import AFTER, Limit, Page, take
+from service.api.problems import documented, field_error, invalid
+from service.api.state import State
+from service.schemas import Manifest, NameSnapshot, Snapshot, SnapshotDiff
+from service.store import BadName, Store, UnknownVersion
+
+router = APIRouter(tags=["snapshots"])
+
+Ref = Annotated[str, Path(description="`head`, `base`, a version id (`v3`) or a snapshot name.")]
+
+
+@router.get("/snapshots", responses=documented(422))
+def list_snapshots(
+    state: State,
+    limit: Limit = 50,
+    after: Annotated[str | None, Query(pattern=r"^v(0|[1-9]\d{0,17})$", description=AFTER)] = None,
+) -> Page[Snapshot]:
+    """All versions, newest first."""
+    versions = state.store.versions()
+    if after is not None:
+        versions = [v for v in versions if int(v.id[1:]) < int(after[1:])]
+    taken, has_more = take(versions, limit)
+    data = snapshots_of(state.store, taken)
+    return Page(data=data, has_more=has_more, next=data[-1].id if has_more else None)
+
+
+@router.post(
+    "/snapshots",
+    status_code=201,
+    responses=documented(400, 409, 413, 415, 422),
+    openapi_extra=json_request_body("NameSnapshot"),
+)
+async def name_snapshot(request: Request, response: Response, state: State) -> Snapshot:
+    """Give a version a name.  A name is given once; giving it again the same way is fine."""
+    body = await read_model(request, NameSnapshot)
+    named = await run_in_threadpool(_name, state.store, body)
+    response.headers["Location"] = f"/snapshots/{body.name}"
+    return named
+
+
+@router.get("/snapshots/{id}", responses=documented(404))
+def show_snapshot(id: Ref, state: State) -> Snapshot:
+    """One version."""
+    return snapshot(state.store, state.store.resolve(id))
+
+
+@router.get("/snapshots/{a}/diff/{b}", responses=documented(404))
+def diff_snapshots(a: Ref, b: Ref, state: State) -> SnapshotDiff:
+    """What changes on the way from `a` to `b`: edits, facts, tensors."""
+    return diff(state.store, state.store.resolve(a), state.store.resolve(b))
+
+
+@router.get(
+    "/snapshots/{id}/export",
+    response_class=StreamingResponse,
+    responses={
+        200: {
+            "description": "Every tensor in which the version differs from base.",
+            "content": {"application/octet-stream": {"schema": {"type": "string"}}},
+        },
+        **documented(404, 422),
+    },
+)
+def export_snapshot(
+    id: Ref,
+    state: State,
+    format: Annotated[Literal["safetensors"], Query()] = "safetensors",
+) -> StreamingResponse:
+    """A safetensors file with every tensor in which the version differs from base.
+
+    Its metadata name the version, the hash of all weights and the base model's hash.
+    """
+    manifest = state.store.version(state.store.resolve(id))
+    header = export_header(state.store, manifest)
+    headers = {
+        "Content-Length": str(export_size(manifest, header)),
+        "Content-Disposition": f'attachment; filename="{manifest.id}.safetensors"',
+        "X-Model-Version": manifest.id,
+    }
+    chunks = export_chunks(state.store, manifest, header)
+    return StreamingResponse(chunks, media_type="application/octet-stream", headers=headers)
+
+
+def snapshots_of(store: Store, manifests: Sequence[Manifest]) -> list[Snapshot]:
+    """Versions as the api shows them."""
+    names = store.names()
+    head = store.head().version if manifests else None
+    return [
+        Snapshot(
+            id=manifest.id,
+            names=sorted(name for name, version in names.items() if version == manifest.id),
+            is_head=manifest.id == head,
+            parent=manifest.parent,
+            job_id=manifest.job_id,
+            edit_id=manifest.edit_id,
+            editor=manifest.editor,
+            n_facts=len(manifest.facts),
+            tensors=manifest.tensors,
+            weights_sha256=manifest.weights_sha256,
+            created_at=manifest.created_at,
+        )
+        for manifest in manifests
+    ]
+
+
+def snapshot(store: Store, version: str) -> Snapshot:
+    """One version by its id."""
+    return snapshots_of(store, [store.version(version)])[0]
+
+
+def diff(store: Store, a: str, b: str) -> SnapshotDiff:
+    """The difference of two versions by their ids, seen from ``a``."""
+    line_a, line_b = store.lineage(a), store.lineage(b)
+    shared = sum(1 for x, y in zip(line_a, line_b, strict=False) if x.id == y.id)
+    removed, added = line_a[shared:], line_b[shared:]
+    hashes_a = {ref.name: ref.sha256 for ref in line_a[-1].tensors}
+    hashes_b = {ref.name: ref.sha256 for ref in line_b[-1].tensors}
+    names = sorted(hashes_a.keys() | hashes_b.keys())
+    return SnapshotDiff(
+        a=a,
+        b=b,
+        common_ancestor=line_a[shared - 1].id,
+        edits_removed=[v.edit_id for v in removed if v.edit_id],
+        edits_added=[v.edit_id for v in added if v.edit_id],
+        facts_removed=[fact for v in removed for fact in v.facts],
+        facts_added=[fact for v in added for fact in v.facts],
+        tensors_changed=[name for name in names if hashes_a.get(name) != hashes_b.get(name)],
+    )
+
+
+def _name(store: Store, body: NameSnapshot) -> Snapshot:
+    try:
+        version = store.resolve(body.version)
+    except UnknownVersion as error:
+        raise invalid([field_error("/version", "unknown_version", str(error))]) from None
+    try:
+        store.name_version(body.name, version)
+    except BadName as error:
+        raise invalid([field_error("/name", "reserved_name", str(error))]) from None
+    return snapshot(store, version)

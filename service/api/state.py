@@ -1,0 +1,57 @@
+"""What every route works with: settings, store, queue, the published model."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from service.api.model import ModelCache
+from service.api.problems import unavailable
+from service.api.reconcile import QUEUE_DOWN, Reconciler
+from service.queue import AsyncQueue
+from service.settings import Settings
+from service.store import Store
+
+
+@dataclass(frozen=True)
+class ApiState:
+    """The parts of one running api."""
+
+    settings: Settings
+    store: Store
+    queue: AsyncQueue
+    models: ModelCache
+    reconciler: Reconciler
+
+    async def require_worker(self) -> None:
+        """Answer at once what only a living worker can do.
+
+        Raises:
+            ApiProblem: 503 without a worker or a queue.
+        """
+        with_worker = None
+        async with queue_or_503():
+            with_worker = await self.queue.worker_alive()
+        if with_worker is None:
+            raise unavailable("no_worker", "no worker is running now")
+
+
+@asynccontextmanager
+async def queue_or_503() -> AsyncIterator[None]:
+    """Turn a queue that does not answer into a 503."""
+    try:
+        yield
+    except QUEUE_DOWN:
+        raise unavailable("no_queue", "the queue cannot be reached now") from None
+
+
+def _state(request: Request) -> ApiState:
+    state: ApiState = request.app.state.api
+    return state
+
+
+State = Annotated[ApiState, Depends(_state)]

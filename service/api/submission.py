@@ -1,0 +1,182 @@
+"""From a request for an edit to a queued job."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import ValidationError
+
+from service.api.bodies import json_lines, parse_json, validate
+from service.api.model import PublishedModel
+from service.api.problems import (
+    ApiProblem,
+    field_error,
+    invalid,
+    parameter_error,
+    validation_errors,
+)
+from service.api.state import ApiState
+from service.api.validation import ValidEdit, check_count, validate_edit
+from service.jobs import Job, JobKind, new_id, now
+from service.schemas import EditPayload, EditRequest, FactIn
+from service.store import Claim, JobExists, KeyReused, NameTaken, UnknownVersion
+
+
+class Submission:
+    """A request body with the way back from a fact's index to what the client sent."""
+
+    def __init__(self, request: EditRequest, lines: list[int] | None = None) -> None:
+        self.request = request
+        self._lines = lines
+
+    def located(self, problem: ApiProblem) -> ApiProblem:
+        """For uploads by line, ``/facts/3/prompt`` becomes ``/lines/4/prompt``."""
+        if self._lines is None:
+            return problem
+        errors = [_by_line(error, self._lines) for error in problem.errors]
+        if problem.status == 422 and errors:
+            return invalid(errors, problem.code)
+        return ApiProblem(problem.status, problem.code, problem.detail, errors, problem.headers)
+
+
+def from_json_body(data: Any, max_facts: int) -> Submission:
+    """A JSON body.
+
+    Raises:
+        ApiProblem: 413 for too many facts, 422 with a pointer per wrong field.
+    """
+    if isinstance(data, dict) and isinstance(data.get("facts"), list):
+        check_count(len(data["facts"]), max_facts)
+    return Submission(validate(EditRequest, data))
+
+
+def from_lines(body: bytes, options: dict[str, str | None], max_facts: int) -> Submission:
+    """One fact per line; the other fields are query parameters, ``hparams`` as JSON.
+
+    Raises:
+        ApiProblem: 400 for malformed lines, 413 for too many, 422 naming line and field.
+    """
+    lines: list[int] = []
+    facts: list[FactIn] = []
+    errors: list[dict[str, str]] = []
+    for number, value in json_lines(body):
+        check_count(len(lines) + 1, max_facts)
+        lines.append(number)
+        try:
+            facts.append(FactIn.model_validate(value))
+        except ValidationError as error:
+            errors += validation_errors(error.errors(include_url=False), f"/lines/{number}")
+    if not lines:
+        errors.append(field_error("/lines", "empty", "the body has no fact"))
+    if errors:
+        raise invalid(errors)
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if "hparams" in given:
+        given["hparams"] = parse_json(given["hparams"], "/hparams")
+    return Submission(validate(EditRequest, {**given, "facts": facts}), lines)
+
+
+def checked(submission: Submission, model: PublishedModel) -> ValidEdit:
+    """Validate against the model; errors point to where the client wrote the field.
+
+    Raises:
+        ApiProblem: 422.
+    """
+    try:
+        return validate_edit(submission.request, model)
+    except ApiProblem as problem:
+        raise submission.located(problem) from None
+
+
+def record(
+    state: ApiState, request: EditRequest, edit: ValidEdit, key: str | None
+) -> tuple[Job, bool]:
+    """Journal a job for a valid edit; False if ``key`` already stood for one, which it gives.
+
+    Raises:
+        ApiProblem: 412 unless ``parent`` is head, 409 for a name that is taken, 422 for an
+            unknown parent or a key that came with another body.
+    """
+    parent = _known(state, request.parent)
+    job_id = new_id("job")
+    if key is not None:
+        claim = _claim(state, key, request, job_id)
+        job_id = claim.job_id
+        if not claim.fresh:
+            return state.store.job(job_id), False
+    try:  # only now: a repeated request finds its job, not a moved head
+        _check_head(state, parent)
+        _check_name(state, request.snapshot_name)
+    except ApiProblem:
+        if key is not None:
+            state.store.release_key(key, job_id)
+        raise
+    payload = EditPayload(
+        edit_id=edit_id_of(job_id),
+        facts=edit.records,
+        editor=edit.editor,
+        preset=edit.preset,
+        hparams=edit.hparams,
+        snapshot_name=request.snapshot_name,
+        parent=parent,
+    )
+    job = Job(id=job_id, kind=JobKind.EDIT, payload=payload.model_dump(), created_at=now())
+    try:
+        state.store.journal(job)
+    except JobExists:  # the same key, at the same moment
+        return state.store.job(job_id), False
+    return job, True
+
+
+def edit_id_of(job_id: str) -> str:
+    """An edit and its first job share a ULID, so that either finds the other."""
+    return "edit_" + job_id.removeprefix("job_")
+
+
+def job_id_of(edit_id: str) -> str:
+    """The job of an edit."""
+    return "job_" + edit_id.removeprefix("edit_")
+
+
+def _claim(state: ApiState, key: str, request: EditRequest, job_id: str) -> Claim:
+    body = json.dumps(request.model_dump(mode="json"), sort_keys=True)
+    try:
+        return state.store.claim_key(key, hashlib.sha256(body.encode()).hexdigest(), job_id)
+    except KeyReused as error:
+        message = f"this key came with another body before (job {error.job_id})"
+        problem = parameter_error("Idempotency-Key", "idempotency_key_reused", message)
+        raise invalid([problem], "idempotency_key_reused") from None
+
+
+def _known(state: ApiState, parent: str | None) -> str | None:
+    """The id of the version that ``parent`` names."""
+    try:
+        return None if parent is None else state.store.resolve(parent)
+    except UnknownVersion as error:
+        raise invalid([field_error("/parent", "unknown_version", str(error))]) from None
+
+
+def _check_head(state: ApiState, parent: str | None) -> None:
+    head = state.store.head().version
+    if parent is not None and parent != head:
+        detail = f"head is {head}, not {parent}"
+        errors = [field_error("/parent", "head_moved", detail)]
+        raise ApiProblem(412, "head_moved", detail, errors)
+
+
+def _check_name(state: ApiState, name: str | None) -> None:
+    version = state.store.names().get(name) if name is not None else None
+    if name is not None and version is not None:
+        detail = str(NameTaken(name, version))
+        error = field_error("/snapshot_name", "name_taken", detail)
+        raise ApiProblem(409, "name_taken", detail, [error])
+
+
+def _by_line(error: dict[str, str], lines: list[int]) -> dict[str, str]:
+    parts = error.get("pointer", "").split("/")
+    if len(parts) < 3 or parts[1] != "facts":
+        return error
+    pointer = "/".join(["", "lines", str(lines[int(parts[2])]), *parts[3:]])
+    return {**error, "pointer": pointer}

@@ -1,0 +1,186 @@
+"""Everything that can be wrong with an edit, found without torch and before it is queued."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jeep_core.editors import hparams_class
+from jeep_core.errors import FieldProblem, InvalidFacts, InvalidHParams
+from jeep_core.facts import Fact, deduplicate, parse_facts
+from jeep_core.hparams import merge, validate_hparams
+from jeep_core.positions import PromptTokens, check_facts
+from service.api.model import PublishedModel
+from service.api.problems import ApiProblem, from_fields, invalid
+from service.schemas import EditPlan, EditRequest, FactPlan, FactRecord, WorkerInfo
+
+RESERVED_NAMES = re.compile(r"head|base|v[0-9]+", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class ValidEdit:
+    """A request without mistakes.  ``facts[i]`` came as fact ``indices[i]`` of the request."""
+
+    editor: str
+    preset: str | None
+    hparams: dict[str, Any]
+    facts: list[Fact]
+    indices: list[int]
+    duplicates: dict[int, int]
+    rows: list[PromptTokens]
+
+    @property
+    def records(self) -> list[FactRecord]:
+        """The facts as they are stored."""
+        return [
+            FactRecord(
+                subject=fact.subject,
+                prompt=fact.prompt,
+                target_new=fact.target_new,
+                target_true=fact.target_true,
+                paraphrase_prompts=list(fact.paraphrase_prompts),
+                neighborhood_prompts=list(fact.neighborhood_prompts),
+            )
+            for fact in self.facts
+        ]
+
+
+def check_count(n_facts: int, limit: int) -> None:
+    """Refuse more facts than the service takes at once.
+
+    Raises:
+        ApiProblem: 413.
+    """
+    if n_facts > limit:
+        detail = f"{n_facts} facts in one request, the limit is {limit}"
+        raise ApiProblem(
+            413,
+            "too_many_facts",
+            detail,
+            from_fields([FieldProblem("/facts", "too_many_facts", detail)]),
+        )
+
+
+def validate_edit(request: EditRequest, model: PublishedModel) -> ValidEdit:
+    """Check names, hyper-parameters and facts against the published model.
+
+    Raises:
+        ApiProblem: 422 with a pointer per wrong field, of all fields at once.
+    """
+    problems: list[FieldProblem] = []
+    if request.snapshot_name and RESERVED_NAMES.fullmatch(request.snapshot_name):
+        message = f"{request.snapshot_name!r} is reserved"
+        problems.append(FieldProblem("/snapshot_name", "reserved_name", message))
+    preset: str | None = None
+    hparams: dict[str, Any] = {}
+    try:
+        preset, hparams = resolve_hparams(request, model.info)
+    except InvalidHParams as error:
+        problems += error.problems
+    facts, rows = _facts(request, model, problems)
+    indices: list[int] = []
+    duplicates: dict[int, int] = {}
+    try:
+        indices, duplicates = deduplicate(facts)
+    except InvalidFacts as error:
+        problems += [_as_sent(problem, request) for problem in error.problems]
+    if problems:
+        raise invalid(from_fields(sorted(problems, key=_position)), _code(problems))
+    kept, kept_rows = [facts[i] for i in indices], [rows[i] for i in indices]
+    return ValidEdit(request.editor, preset, hparams, kept, indices, duplicates, kept_rows)
+
+
+def resolve_hparams(request: EditRequest, info: WorkerInfo) -> tuple[str | None, dict[str, Any]]:
+    """Preset and complete hyper-parameters: the preset's with the request's laid over them.
+
+    Raises:
+        InvalidHParams: unknown editor or preset, values out of range, layers that do not exist.
+    """
+    cls = hparams_class(request.editor)
+    presets = info.presets.get(request.editor, [])
+    preset = request.preset or (presets[0] if presets else None)
+    if request.preset is not None and request.preset not in presets:
+        known = ", ".join(presets) or "none"
+        message = f"no preset {request.preset!r} of {request.editor} for this model; known: {known}"
+        raise InvalidHParams([FieldProblem("/preset", "unknown_preset", message)])
+    if preset is None and not request.hparams:
+        message = f"{request.editor} has no preset for this model: give all hyper-parameters"
+        raise InvalidHParams([FieldProblem("/hparams", "no_preset", message)])
+    base = info.preset_values.get(f"{request.editor}/{preset}", {})
+    hparams = validate_hparams(cls, merge(base, request.hparams), info.n_layers)
+    return preset, hparams.model_dump(mode="json")
+
+
+def plan_of(edit: ValidEdit, model: PublishedModel) -> EditPlan:
+    """What a dry run shows: tokens, the positions that are optimised, repeated facts."""
+    facts = []
+    for index, fact, row in zip(edit.indices, edit.facts, edit.rows, strict=True):
+        tokens = [model.tokenizer.id_to_token(i) or "" for i in row.ids]
+        facts.append(
+            FactPlan(
+                index=index,
+                subject=fact.subject,
+                prompt=fact.prompt,
+                target_new=fact.target_new,
+                tokens=tokens,
+                subject_last=row.subject_last,
+                prediction=row.prediction,
+                target_tokens=tokens[row.prediction + 1 :],
+            )
+        )
+    repeated = [{"index": i, "kept": kept} for i, kept in edit.duplicates.items()]
+    return EditPlan(
+        editor=edit.editor,
+        preset=edit.preset,
+        hparams=edit.hparams,
+        facts=facts,
+        duplicates=repeated,
+    )
+
+
+def _facts(
+    request: EditRequest, model: PublishedModel, problems: list[FieldProblem]
+) -> tuple[list[Fact], list[PromptTokens]]:
+    """The request's facts and their tokens, one each; wrong ones go to ``problems``.
+
+    A wrong fact leaves a placeholder that resembles no other fact, so that indices stay.
+    """
+    facts: list[Fact] = []
+    rows: list[PromptTokens] = []
+    for i, record in enumerate(request.facts):
+        try:
+            [fact] = parse_facts([record.model_dump()], model.info.relations)
+            rows += check_facts(model.tokenizer, [fact], model.info.max_positions)
+            facts.append(fact)
+        except InvalidFacts as error:
+            moved = [
+                replace(p, pointer=p.pointer.replace("/0/", f"/{i}/", 1)) for p in error.problems
+            ]
+            problems += [_as_sent(problem, request) for problem in moved]
+            facts.append(Fact(f"\0{i}", "{}", ""))
+            rows.append(PromptTokens((), 0, 0, 0))
+    return facts, rows
+
+
+def _as_sent(problem: FieldProblem, request: EditRequest) -> FieldProblem:
+    """Facts given as triples have ``relation`` and ``object`` for ``prompt`` and ``target_new``."""
+    _, _, index, field = problem.pointer.split("/")
+    if request.facts[int(index)].relation is not None:
+        field = {"prompt": "relation", "target_new": "object"}.get(field, field)
+    return replace(problem, pointer=f"/facts/{index}/{field}")
+
+
+def _position(problem: FieldProblem) -> tuple[int, int]:
+    """Order of problems: other fields first, then the facts as they came."""
+    parts = problem.pointer.split("/")
+    return (1, int(parts[2])) if parts[1] == "facts" else (0, 0)
+
+
+def _code(problems: list[FieldProblem]) -> str:
+    """One code for the whole answer: the field's own if all agree on what is wrong."""
+    if all(problem.pointer.startswith("/facts") for problem in problems):
+        return "invalid_facts"
+    if all(problem.pointer.startswith(("/hparams", "/editor", "/preset")) for problem in problems):
+        return "invalid_hparams"
+    return "invalid_request"

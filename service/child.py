@@ -1,0 +1,39 @@
+"""``python -m service.child PARENT MODULE``: run a module that is killed when its parent dies.
+
+Arming this inside the child needs no code between fork and exec.  A worker may be killed at any
+instant, an orphaned one would keep the store locked.  Only Linux can do it; elsewhere the
+module just runs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import runpy
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1
+
+
+def die_with(parent: int) -> None:
+    """Have this process killed when ``parent`` (a process id) dies; exit if it already has.
+
+    The kernel watches the *thread* that started this process, so that one must live on.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        sys.exit(f"the parent process {parent} is gone")
+
+
+def main() -> None:
+    """Entry point."""
+    parent, module = int(sys.argv[1]), sys.argv[2]
+    die_with(parent)
+    sys.argv = [module, *sys.argv[3:]]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Answers of the service as text and tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from service.schemas import (
+    Edit,
+    EditPlan,
+    GenerateResult,
+    JobOut,
+    RollbackResult,
+    Snapshot,
+)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold", no_wrap=column == "id")
+    return table
+
+
+def _row(table: Table, *cells: object) -> None:
+    """Cells as plain text: what users and models write may look like markup."""
+    table.add_row(*(Text("" if cell is None else str(cell)) for cell in cells))
+
+
+def plan(answer: EditPlan) -> RenderableType:
+    """A dry run: the tokens with the positions that will be optimised."""
+    table = _table("fact", "tokens", "subject", "predicts")
+    for fact in answer.facts:
+        prompt, target = fact.tokens[: fact.prediction + 1], fact.target_tokens
+        shown = " ".join(prompt) + " → " + " ".join(target)
+        _row(table, fact.index, shown, fact.tokens[fact.subject_last], fact.tokens[fact.prediction])
+    parts: list[RenderableType] = [Text(f"{answer.editor}, preset {answer.preset}"), table]
+    parts += [
+        Text(f"fact {item['index']} repeats fact {item['kept']}") for item in answer.duplicates
+    ]
+    return Group(*parts)
+
+
+def edit(answer: Edit) -> RenderableType:
+    """A batch with the outcome of every fact."""
+    if answer.result is None:
+        why = f": {answer.error.code}: {answer.error.message}" if answer.error else ""
+        return Text(f"{answer.id} {answer.status.value}{why}", style="red")
+    result = answer.result
+    table = _table("", "prompt", "before", "after", "p(new)")
+    for fact in result.facts:
+        prompt = fact.prompt.replace("{}", fact.subject, 1)
+        p_new = f"{fact.before.p_new:.3f} → {fact.after.p_new:.3f}"
+        mark = "✓" if fact.success else "✗"
+        _row(table, mark, prompt, fact.before.text.strip(), fact.after.text.strip(), p_new)
+    share = f"efficacy {result.efficacy:.1%}, greedy success {result.greedy_success:.1%}"
+    seconds = sum(result.seconds.values())
+    head = f"{result.parent} → {result.version}: {share}, {seconds:.1f} s"
+    return Group(Text(head, style="bold"), table)
+
+
+def generations(answer: GenerateResult) -> RenderableType:
+    """Answers side by side, with the probability of the first token."""
+    table = _table("version", "prompt", "answer", "p(first token)")
+    for one in answer.results:
+        first = f"{one.tokens[0].probability:.3f}" if one.tokens else ""
+        _row(table, one.version, one.prompt, one.text, first)
+    if not any(one.candidates for one in answer.results):
+        return table
+    scores = _table("version", "prompt", "candidate", "probability")
+    for one in answer.results:
+        for candidate in one.candidates:
+            _row(scores, one.version, one.prompt, candidate.text, f"{candidate.probability:.4f}")
+    return Group(table, scores)
+
+
+def snapshots(answers: Sequence[Snapshot]) -> RenderableType:
+    """The versions; an asterisk marks head."""
+    table = _table("", "id", "parent", "names", "editor", "facts", "weights", "created")
+    for one in answers:
+        _row(
+            table,
+            "*" if one.is_head else "",
+            one.id,
+            one.parent,
+            ", ".join(one.names),
+            one.editor,
+            one.n_facts,
+            one.weights_sha256[:12],
+            f"{one.created_at:%Y-%m-%d %H:%M:%S}",
+        )
+    return table
+
+
+def jobs(answers: Sequence[JobOut]) -> RenderableType:
+    """The jobs with where they stand."""
+    table = _table("id", "kind", "status", "phase", "done", "created", "error")
+    for one in answers:
+        progress = one.progress
+        _row(
+            table,
+            one.id,
+            one.kind.value,
+            one.status.value,
+            progress.phase,
+            f"{progress.done}/{progress.total}" if progress.total else "",
+            f"{one.created_at:%Y-%m-%d %H:%M:%S}",
+            one.error.code if one.error else "",
+        )
+    return table
+
+
+def rollback(answer: RollbackResult) -> RenderableType:
+    """Where head was and is."""
+    text = f"head: {answer.previous} → {answer.version} (weights {answer.weights_sha256[:12]})"
+    if answer.cancelled_jobs:
+        text += f"\ncancelled: {', '.join(answer.cancelled_jobs)}"
+    return Text(text)

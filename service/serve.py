@@ -1,0 +1,290 @@
+"""``jeep serve``: embedded queue, worker and api in the foreground, stopped together."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from types import FrameType
+
+import httpx
+import uvicorn
+
+from service.api import create_app
+from service.embedded import EmbeddedBusyError, EmbeddedError, EmbeddedValkey
+from service.settings import Settings
+from service.store import Store, StoreError
+
+EXIT_TAKEN = 3
+"""Exit code when the port or the store is in use."""
+
+EXIT_CONFIG = 78
+"""A worker that ends with this code (EX_CONFIG) cannot work as configured: no restart."""
+
+STEADY_SECONDS = 60.0
+FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
+STOP_SECONDS = 15.0
+
+Say = Callable[[str], None]
+
+
+class ServeError(Exception):
+    """Why the service cannot start, with the exit code that says so."""
+
+    def __init__(self, message: str, code: int = 1) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Stop(BaseException):
+    """SIGINT or SIGTERM came while the parts were being started."""
+
+
+def serve(settings: Settings, say: Say) -> int:
+    """Run everything until SIGINT or SIGTERM; the process's exit code.
+
+    Raises:
+        ServeError: the store or the port is taken, or a part cannot start.
+    """
+    with _stop_signals() as signals, ExitStack() as stack:
+        try:
+            return _serve(settings, say, stack, signals)
+        except Stop:
+            say("stopped while starting")
+            return 0
+
+
+def serve_api(settings: Settings, say: Say) -> int:
+    """``jeep api``: the api alone; its queue is at ``JEEP_REDIS_URL``.
+
+    Raises:
+        ServeError: no queue is configured, or the port or the store cannot be used.
+    """
+    if settings.redis_url is None:
+        raise ServeError("JEEP_REDIS_URL is not set: the api alone needs a queue to talk to", 2)
+    with _stop_signals() as signals, listening(settings.host, settings.port) as sock:
+        _open_store(settings)
+        server = _server(settings, access_log=True)
+        say(f"api at {url_of(settings.host, sock)}")
+        signals.hand_over(server)
+        server.run(sockets=[sock])
+        return 0 if server.started else 1
+
+
+def _serve(settings: Settings, say: Say, stack: ExitStack, signals: _Signals) -> int:
+    store = _open_store(settings)
+    try:
+        stack.enter_context(store.serve_lock())
+    except StoreError as error:
+        raise ServeError(f"{settings.store}: {error}", EXIT_TAKEN) from None
+    sock = stack.enter_context(listening(settings.host, settings.port))
+    url = url_of(settings.host, sock)
+    say(f"model {settings.model}, store {settings.store}")
+    if settings.redis_url is None:
+        settings = settings.model_copy(update={"redis_url": _embedded(store, stack)})
+    server = _server(settings, access_log=settings.log_level == "debug")
+    worker = WorkerProcess(settings, say, ready_url=f"{url}/readyz", on_fatal=lambda: _stop(server))
+    stack.callback(worker.stop)
+    worker.start()
+    say(f"listening at {url} (documentation at {url}/docs)")
+    signals.hand_over(server)
+    server.run(sockets=[sock])
+    say("stopping")
+    return worker.fatal or (0 if server.started else 1)
+
+
+class WorkerProcess:
+    """The worker as a child process: started again with backoff when it dies.
+
+    Its own session keeps a terminal's Ctrl-C from it; `stop` ends it by its process id.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        say: Say,
+        ready_url: str,
+        on_fatal: Callable[[], None],
+        module: str = "service.worker",
+    ) -> None:
+        self.fatal = 0
+        self._say, self._ready_url, self._on_fatal = say, ready_url, on_fatal
+        self._environment = {**os.environ, **settings.environment()}
+        self._module = module
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread = threading.Thread(target=self._supervise, name="worker-supervisor")
+
+    def start(self) -> None:
+        """Start the worker and watch over it."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """SIGTERM, and SIGKILL if that has no effect; returns when the process is gone."""
+        with self._lock:
+            self._stopping.set()
+            process = self._process
+        if process is not None:
+            process.terminate()
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        self._thread.join()
+
+    def _supervise(self) -> None:
+        delay = FIRST_DELAY
+        while (process := self._spawn()) is not None:
+            began = time.monotonic()
+            self._announce_ready(process)
+            code = process.wait()
+            if self._stopping.is_set():
+                return
+            if code == EXIT_CONFIG:
+                self.fatal = code
+                self._say("the worker cannot work with this configuration (see above): stopping")
+                self._on_fatal()
+                return
+            if time.monotonic() - began > STEADY_SECONDS:
+                delay = FIRST_DELAY
+            self._say(f"the worker died ({_ending(code)}), starting it again in {delay:g} s")
+            self._stopping.wait(delay)
+            delay = min(2 * delay, LONGEST_DELAY)
+
+    def _spawn(self) -> subprocess.Popen[bytes] | None:
+        """A new worker process, or None once the service is stopping."""
+        with self._lock:
+            if self._stopping.is_set():
+                return None
+            command = [sys.executable, "-m", "service.child", str(os.getpid()), self._module]
+            self._process = subprocess.Popen(
+                command,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            self._say(f"worker started (process {self._process.pid}), loading the model")
+            return self._process
+
+    def _announce_ready(self, process: subprocess.Popen[bytes]) -> None:
+        """Say once when the service is ready; returns then, or when the process is gone."""
+        with httpx.Client(timeout=2.0) as client:
+            while process.poll() is None and not self._stopping.wait(0.25):
+                try:
+                    if client.get(self._ready_url).status_code == 200:
+                        self._say("ready")
+                        return
+                except httpx.TransportError:
+                    continue
+
+
+@contextmanager
+def listening(host: str, port: int) -> Iterator[socket.socket]:
+    """A listening TCP socket; early connections wait in its backlog.
+
+    Raises:
+        ServeError: the address is taken or not ours.
+    """
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except socket.gaierror as error:
+        raise ServeError(f"JEEP_HOST: cannot resolve {host!r}: {error.strerror}", 2) from None
+    with socket.socket(family, kind, proto) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(address)
+            sock.listen(2048)  # at once: until then Linux lets a second socket bind
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                message = f"port {port} of {host} is taken: choose another with --port (JEEP_PORT)"
+                raise ServeError(message, EXIT_TAKEN) from None
+            raise ServeError(f"cannot listen on {host}:{port}: {error.strerror}", 2) from None
+        yield sock
+
+
+def url_of(host: str, sock: socket.socket) -> str:
+    """The address to open in a browser; a wildcard host is reached as localhost."""
+    shown = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)
+    port = sock.getsockname()[1]
+    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+
+
+class _Signals:
+    """Until `hand_over`, a signal raises `Stop`; afterwards it stops the server."""
+
+    def __init__(self) -> None:
+        self._server: uvicorn.Server | None = None
+        self._raised = False
+
+    def hand_over(self, server: uvicorn.Server) -> None:
+        self._server = server
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        if self._server is not None:
+            self._server.should_exit = True
+        elif not self._raised:  # a second Ctrl-C must not interrupt the stopping
+            self._raised = True
+            raise Stop
+
+
+@contextmanager
+def _stop_signals() -> Iterator[_Signals]:
+    """Take SIGINT and SIGTERM for the block.  uvicorn raises them again when it has stopped."""
+    signals = _Signals()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, signals.handle) for number in numbers}
+    try:
+        yield signals
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _open_store(settings: Settings) -> Store:
+    try:
+        return Store.open(settings.store, idempotency_hours=settings.idempotency_hours)
+    except (StoreError, OSError) as error:
+        raise ServeError(f"JEEP_STORE: {error}", 2) from None
+
+
+def _embedded(store: Store, stack: ExitStack) -> str:
+    """Start the embedded queue server; its URL."""
+    server = EmbeddedValkey(store.valkey_folder())
+    stack.callback(server.stop)
+    try:
+        server.start()
+    except EmbeddedBusyError as error:
+        raise ServeError(str(error), EXIT_TAKEN) from None
+    except EmbeddedError as error:
+        raise ServeError(f"{error}") from None
+    return server.url
+
+
+def _stop(server: uvicorn.Server) -> None:
+    server.should_exit = True
+
+
+def _server(settings: Settings, access_log: bool) -> uvicorn.Server:
+    config = uvicorn.Config(
+        create_app(settings),
+        log_level=settings.log_level,
+        access_log=access_log,
+        timeout_graceful_shutdown=5,
+    )
+    return uvicorn.Server(config)
+
+
+def _ending(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    return signal.Signals(-code).name

@@ -1,0 +1,106 @@
+"""A whole service as a user starts it: ``jeep serve`` with the bundled GPT-J, over real HTTP."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.client import Client
+
+START_SECONDS = 120
+TARGETS = ("Japan", "Mexico", "Kenya", "Sweden", "Poland", "Canada", "Brazil", "Egypt")
+
+
+class Serving:
+    """A running ``jeep serve`` and a client for it."""
+
+    def __init__(self, store: Path, log: Path, *flags: str) -> None:
+        self.store, self.log = store, log
+        command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--store", store]
+        with log.open("a") as output:
+            self.process = subprocess.Popen(
+                [*map(str, command), *flags], stdout=output, stderr=subprocess.STDOUT
+            )
+        self.url = self.line(r"listening at (\S+)")
+        self.client = Client(self.url)
+        self.http = httpx.Client(base_url=self.url, timeout=120)
+        self.client.wait_ready(START_SECONDS)
+
+    def line(self, pattern: str) -> str:
+        """The first group of the last match in what the service has printed; waits for it."""
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            found = re.findall(pattern, self.log.read_text())
+            if found:
+                return str(found[-1])
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.05)
+        raise AssertionError(f"{pattern!r} was not printed:\n{self.log.read_text()}")
+
+    @property
+    def worker_pid(self) -> int:
+        return int(self.line(r"worker started \(process (\d+)\)"))
+
+    def kill_worker(self) -> None:
+        os.kill(self.worker_pid, signal.SIGKILL)
+
+    def stop(self) -> int:
+        self.client.close()
+        self.http.close()
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(40)
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    folder = tmp_path_factory.mktemp("service")
+    serving = Serving(folder / "store", folder / "log")
+    # second moments of the regions, taken once for all tests
+    first = serving.client.edit([{"subject": "Lyon", "relation": "city_country", "object": "Peru"}])
+    assert serving.client.wait(first.id, timeout=240).status == "succeeded"
+    yield serving
+    assert serving.stop() == 0, serving.log.read_text()
+
+
+@pytest.fixture
+def at_base(service: Serving) -> Serving:
+    """The shared service with head on the unedited model."""
+    service.client.rollback("base")
+    return service
+
+
+@pytest.fixture
+def own_service(service: Serving, tmp_path: Path) -> Iterator[Serving]:
+    """A service with a store of its own that knows the second moments already."""
+    shutil.copytree(service.store / "base", tmp_path / "store" / "base")
+    serving = Serving(tmp_path / "store", tmp_path / "log")
+    yield serving
+    serving.stop()
+
+
+@pytest.fixture(scope="session")
+def many_facts() -> list[dict[str, str]]:
+    """64 counterfactual facts, enough to keep the edit lane busy for seconds."""
+    from jeep_core.evaluation.suites import load_counterfact
+
+    cases = load_counterfact("atlas-counterfact").cases[:64]
+    return [
+        {
+            "subject": case.subject,
+            "prompt": case.prompt,
+            "target_new": case.target_new,
+            "target_true": str(case.target_true),
+        }
+        for case in cases
+    ]

@@ -1,0 +1,252 @@
+"""A worker without a model: it speaks the real queue and writes the real store.
+
+Every edit succeeds and makes a version; prompts decide how a generation goes.
+"""
+
+import os
+import threading
+import time
+from datetime import UTC, datetime
+
+from jeep_core.atlas import MODELS
+from jeep_core.hparams import presets_for
+from service.jobs import Job, JobError, JobStatus, Progress, now
+from service.queue import Heartbeat, JobQueue, Lease, RequestQueue, WorkerBeat, connect
+from service.schemas import (
+    Answer,
+    EditPayload,
+    EditResult,
+    FactOutcome,
+    GeneratedToken,
+    GenerateRequest,
+    GenerateResult,
+    Generation,
+    Manifest,
+    RollbackResult,
+    WorkerInfo,
+    WorkerReply,
+    WorkerRequest,
+)
+from service.settings import Settings
+from service.store import HeadMoved, Store
+
+TENSOR = "transformer.h.1.mlp.fc_out.weight"
+BASE_WEIGHTS = "0" * 64
+
+
+def info() -> WorkerInfo:
+    presets = presets_for("atlas-gptj")
+    names: dict[str, list[str]] = {}
+    for preset in presets:
+        names.setdefault(preset.editor, []).append(preset.name)
+    return WorkerInfo(
+        model="atlas-gptj",
+        model_hash="1" * 64,
+        family="gptj",
+        dtype="float32",
+        device="cpu",
+        n_layers=9,
+        hidden_size=192,
+        mlp_size=1728,
+        max_positions=256,
+        relations={"capital": "The capital of {} is"},
+        presets=names,
+        preset_values={f"{p.editor}/{p.name}": p.hparams for p in presets},
+        started_at=now(),
+    )
+
+
+def publish(store: Store) -> None:
+    tokenizer = (MODELS["atlas-gptj"] / "tokenizer.json").read_bytes()
+    store.bind_model("1" * 64)
+    store.create_base(BASE_WEIGHTS)
+    store.publish_model(info(), {"tokenizer.json": tokenizer})
+
+
+class ScriptedWorker:
+    """Use as a context manager.  ``busy`` cleared: jobs wait until it is set again."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.store = Store.open(settings.store)
+        self.client = connect(str(settings.redis_url))
+        self.jobs, self.requests = JobQueue(self.client), RequestQueue(self.client)
+        self.lease = Lease(self.client, settings)
+        self.go = threading.Event()
+        self.go.set()
+        self.asked: list[WorkerRequest] = []
+        self.abandoned: list[str] = []
+        self._stop = threading.Event()
+        started = datetime.now(UTC)
+        instance = f"{os.getpid()}-{id(self)}"
+
+        def beat() -> WorkerBeat:
+            return WorkerBeat(
+                instance=instance, pid=os.getpid(), model="atlas-gptj", started_at=started
+            )
+
+        self.heartbeat = Heartbeat(self.client, beat)
+
+    def __enter__(self) -> "ScriptedWorker":
+        publish(self.store)
+        self.fence = self.lease.acquire(self.store.head().fence)
+        self.jobs.requeue_missing(self.store.unfinished_jobs())
+        self.heartbeat.start()
+        self._threads = [
+            threading.Thread(target=loop, args=(turn,))
+            for loop, turn in ((self._loop, self._one_job), (self._loop, self._some_requests))
+        ]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self.go.set()
+        for thread in self._threads:
+            thread.join(10)
+        self.heartbeat.stop()
+        self.lease.release()
+        self.client.close()
+
+    def _loop(self, turn) -> None:
+        while not self._stop.is_set():
+            turn()
+
+    # ------------------------------------------------------------ jobs
+
+    def _one_job(self) -> None:
+        queued = self.jobs.next(50)
+        if queued is None:
+            return None
+        base = self.store.head().version
+        job = self.jobs.begin(queued.job.model_copy(update={"base_version": base}), self.fence)
+        self.jobs.progress(job.id, Progress(phase="values", done=1, total=2, eta_seconds=0.1))
+        while True:
+            if self.jobs.cancel_requested(job.id) or self.store.cancel_requested(job.id):
+                return self._end(job, JobStatus.CANCELLED)
+            if self.go.wait(0.02):
+                break
+        if self._stop.is_set():
+            return None
+        try:
+            result = self._commit(job, base)
+        except HeadMoved as error:
+            problem = JobError(code="version_conflict", message=str(error))
+            return self._end(job, JobStatus.FAILED, error=problem)
+        self.jobs.progress(job.id, Progress(phase="done", done=2, total=2, eta_seconds=0.0))
+        return self._end(job, JobStatus.SUCCEEDED, result=result.model_dump(mode="json"))
+
+    def _end(self, job: Job, status: JobStatus, **more: object) -> None:
+        ended = job.model_copy(update={"status": status, "finished_at": now(), **more})
+        self.store.save_job(ended)
+        self.jobs.finish(ended, self.fence)
+
+    def _commit(self, job: Job, base: str) -> EditResult:
+        payload = EditPayload.model_validate(job.payload)
+        version = self.store.new_version_id()
+        data = version.encode().ljust(16, b"\0")
+        ref = self.store.put_tensor(TENSOR, "F32", [2, 2], data)
+        result = edit_result(payload, version, base)
+        self.store.write_version(
+            Manifest(
+                id=version,
+                parent=base,
+                job_id=job.id,
+                edit_id=payload.edit_id,
+                editor=payload.editor,
+                facts=payload.facts,
+                tensors=[ref],
+                weights_sha256=ref.sha256,
+                created_at=now(),
+                result=result,
+            )
+        )
+        self.store.move_head(
+            version, expected=base, job_id=job.id, fence=self.fence, who="test", why="edit"
+        )
+        if payload.snapshot_name:
+            self.store.name_version(payload.snapshot_name, version)
+        return result
+
+    # ------------------------------------------------------------ requests
+
+    def _some_requests(self) -> None:
+        for request in self.requests.take(50, 8):
+            self.asked.append(request)
+            if request.kind == "rollback":
+                self._roll_back(request)
+            else:
+                self._generate(request)
+
+    def _roll_back(self, request: WorkerRequest) -> None:
+        [to] = request.versions
+        previous = self.store.head().version
+        why = request.body["why"]
+        self.store.move_head(
+            to, expected=previous, job_id=None, fence=self.fence, who="test", why=why
+        )
+        weights = self.store.version(to).weights_sha256
+        answer = RollbackResult(version=to, previous=previous, weights_sha256=weights)
+        self._reply(request, "result", answer)
+
+    def _generate(self, request: WorkerRequest) -> None:
+        body = GenerateRequest.model_validate(request.body)
+        first = body.all_prompts[0]
+        if first == "hang":
+            self._until_abandoned(request)
+            return
+        if first == "fail":
+            self._reply(request, "error", JobError(code="out_of_memory", message="too much"))
+            return
+        tokens = [GeneratedToken(id=i, text=t, probability=0.5) for i, t in enumerate(" a b")]
+        if body.stream:
+            for token in tokens:
+                self._reply(request, "token", token)
+        if first == "break":
+            self._reply(request, "error", JobError(code="boom", message="broke off"))
+            return
+        results = [
+            Generation(
+                version=v, prompt=p, text=f"{v} says {p}", tokens=tokens, finish_reason="length"
+            )
+            for p in body.all_prompts
+            for v in request.versions
+        ]
+        self._reply(request, "result", GenerateResult(results=results))
+
+    def _until_abandoned(self, request: WorkerRequest) -> None:
+        while time.time() < request.deadline and not self._stop.is_set():
+            if self.requests.gone(request.id):
+                self.abandoned.append(request.id)
+                return
+            time.sleep(0.05)
+
+    def _reply(self, request: WorkerRequest, event: str, data) -> None:
+        reply = WorkerReply(event=event, data=data.model_dump(mode="json"))
+        self.requests.reply(request.id, reply)
+
+
+def edit_result(payload: EditPayload, version: str, parent: str) -> EditResult:
+    facts = [
+        FactOutcome(
+            index=i,
+            **fact.model_dump(include={"subject", "prompt", "target_new", "target_true"}),
+            before=Answer(p_new=0.01, text="old"),
+            after=Answer(p_new=0.99, text=fact.target_new),
+            success=True,
+            steps=3,
+            target_probability=0.9,
+        )
+        for i, fact in enumerate(payload.facts)
+    ]
+    return EditResult(
+        edit_id=payload.edit_id,
+        version=version,
+        parent=parent,
+        snapshot_name=payload.snapshot_name,
+        facts=facts,
+        efficacy=1.0,
+        greedy_success=1.0,
+        layers=[],
+        seconds={"total": 0.1},
+    )

@@ -1,0 +1,47 @@
+"""The api under test: its settings and a server on a free port of the loopback interface."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+
+from service.api import create_app
+from service.settings import Settings
+
+
+def make_settings(store: Path, redis_url: str) -> Settings:
+    return Settings(
+        store=store,
+        redis_url=redis_url,
+        max_facts=50,
+        max_body_bytes=100_000,
+        generate_timeout_s=5.0,
+        lease_ms=5000,
+        lease_renew_s=1.0,
+    )
+
+
+@contextmanager
+def running(settings: Settings, port: int = 0) -> Iterator[str]:
+    """Serve an app on a port of the loopback interface; gives its address."""
+    config = uvicorn.Config(
+        create_app(settings), log_level="warning", timeout_graceful_shutdown=1, lifespan="on"
+    )
+    server = uvicorn.Server(config)
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("127.0.0.1", port))
+        thread = threading.Thread(target=server.run, args=([sock],))
+        thread.start()
+        while not server.started:
+            assert thread.is_alive(), "the api did not start"
+            time.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{sock.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(10)

@@ -1,0 +1,253 @@
+"""Submitting edits: every way to say a fact, dry runs, repeats, waiting, preconditions."""
+
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+from scripted_worker import ScriptedWorker, publish
+from serving import make_settings, running
+
+from service.embedded import EmbeddedValkey
+from service.queue import JobQueue, connect
+from service.settings import Settings
+from service.store import Store
+
+FACT = {"subject": "Lyon", "prompt": "{} is a city in the country of", "target_new": "Italy"}
+WAIT = {"Prefer": "wait=20"}
+
+
+def submit(http: httpx.Client, **body: object) -> httpx.Response:
+    return http.post("/edits", json={"facts": [FACT], **body})
+
+
+def test_an_edit_is_journaled_and_queued(http: httpx.Client, model: Store, settings) -> None:
+    answer = submit(http)
+    assert answer.status_code == 202
+    job = answer.json()
+    assert answer.headers["location"] == f"/jobs/{job['id']}"
+    assert job["status"] == "queued"
+    assert job["edit_id"] == job["id"].replace("job_", "edit_")
+    redis = connect(settings.redis_url)
+    queued = JobQueue(redis).next(0)
+    redis.close()
+    assert queued is not None
+    stored = model.job(job["id"])
+    assert stored == queued.job
+    assert stored.payload["preset"] == "jeep-atlas-gptj"
+    assert stored.payload["hparams"]["low"]["layers"]
+    assert stored.payload["hparams"]["learning_rate"] == 0.5
+
+
+def test_hyper_parameters_are_laid_over_the_preset(http: httpx.Client, model: Store) -> None:
+    answer = submit(http, editor="memit", hparams={"low": {"layers": [4, 5]}, "n_steps": 3})
+    hparams = model.job(answer.json()["id"]).payload["hparams"]
+    assert hparams["low"]["layers"] == [4, 5]
+    assert hparams["low"]["clamp"] == 0.75
+    assert hparams["n_steps"] == 3
+
+
+@pytest.mark.parametrize(
+    ("fact", "prompt"),
+    [
+        ({"subject": "Peru", "relation": "capital"}, "The capital of {} is"),
+        ({"subject": "Peru", "relation": "The sea near {} is"}, "The sea near {} is"),
+        ({"subject": "Peru", "relation": "lies in"}, "{} lies in"),
+        ({"subject": "Peru", "prompt": "Peru, in Peru, is"}, "Peru, in {}, is"),
+        ({"subject": " Peru ", "prompt": "{}'s capital is"}, "{}'s capital is"),
+    ],
+)
+def test_the_ways_to_say_a_fact(
+    fact: dict[str, str], prompt: str, http: httpx.Client, model: Store
+) -> None:
+    target = "object" if "relation" in fact else "target_new"
+    plan = http.post("/edits?dry_run=true", json={"facts": [{**fact, target: "Lima"}]}).json()
+    assert plan["facts"][0]["prompt"] == prompt
+    assert plan["facts"][0]["subject"] == "Peru"
+    assert "".join(plan["facts"][0]["target_tokens"]).strip("Ġ ").endswith("ima")
+
+
+def test_a_dry_run_shows_positions_and_queues_nothing(http: httpx.Client, model: Store) -> None:
+    answer = http.post(
+        "/edits?dry_run=true", json={"facts": [FACT, FACT, {**FACT, "subject": "X"}]}
+    )
+    assert answer.status_code == 200
+    plan = answer.json()
+    assert plan["duplicates"] == [{"index": 1, "kept": 0}]
+    assert [fact["index"] for fact in plan["facts"]] == [0, 2]
+    first = plan["facts"][0]
+    assert first["tokens"][first["prediction"] + 1 :] == first["target_tokens"]
+    assert first["subject_last"] < first["prediction"]
+    assert list(model.jobs()) == []
+
+
+def test_facts_by_line(http: httpx.Client, model: Store) -> None:
+    lines = "\n".join(json.dumps({**FACT, "subject": name}) for name in ("Köln", "东京", "Ann"))
+    answer = http.post(
+        "/edits",
+        content=lines.encode() + b"\n\n",
+        headers={"Content-Type": "application/jsonl; charset=utf-8"},
+        params={"editor": "memit", "hparams": '{"n_steps": 4}', "snapshot_name": "lines"},
+    )
+    assert answer.status_code == 202, answer.text
+    payload = model.job(answer.json()["id"]).payload
+    assert [fact["subject"] for fact in payload["facts"]] == ["Köln", "东京", "Ann"]
+    assert payload["hparams"]["n_steps"] == 4
+    assert (payload["editor"], payload["snapshot_name"]) == ("memit", "lines")
+
+
+def test_the_same_key_gives_the_same_job(http: httpx.Client, model: Store) -> None:
+    headers = {"Idempotency-Key": "batch 7"}
+    body = {"facts": [FACT]}
+
+    def send(_: int) -> httpx.Response:
+        return http.post("/edits", json=body, headers=headers)
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(send, range(8)))
+    assert {answer.status_code for answer in answers} == {202}
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert sum("idempotency-replayed" not in answer.headers for answer in answers) == 1
+    assert len(list(model.jobs())) == 1
+
+    spaced = http.post(
+        "/edits",
+        content=json.dumps(body, indent=3),
+        headers={**headers, "Content-Type": "application/json"},
+    )
+    assert spaced.json()["id"] == answers[0].json()["id"]
+    other = http.post("/edits", json={"facts": [FACT], "editor": "memit"}, headers=headers)
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
+    assert len(list(model.jobs())) == 1
+
+
+def test_a_key_of_a_refused_edit_can_come_with_another_body(
+    http: httpx.Client, model: Store
+) -> None:
+    headers = {"Idempotency-Key": "k"}
+    model.name_version("taken", "v0")
+    refused = http.post("/edits", json={"facts": [FACT], "snapshot_name": "taken"}, headers=headers)
+    assert refused.status_code == 409
+    assert http.post("/edits", json={"facts": [FACT]}, headers=headers).status_code == 202
+
+
+def test_a_repeat_of_a_finished_edit_finds_it(http: httpx.Client, worker: ScriptedWorker) -> None:
+    headers = {"Idempotency-Key": "k", **WAIT}
+    body = {"facts": [FACT], "parent": "head", "snapshot_name": "mine"}
+    first = http.post("/edits", json=body, headers=headers)
+    again = http.post("/edits", json=body, headers=headers)  # head has moved, the name is taken
+    assert first.status_code == again.status_code == 200
+    assert first.json() == again.json()
+
+
+def test_waiting_for_the_end(http: httpx.Client, worker: ScriptedWorker) -> None:
+    answer = http.post("/edits", json={"facts": [FACT], "snapshot_name": "one"}, headers=WAIT)
+    assert answer.status_code == 200
+    assert answer.headers["preference-applied"] == "wait=20"
+    assert answer.headers["x-model-version"] == "v1"
+    job = answer.json()
+    assert job["status"] == "succeeded"
+    assert job["result"]["facts"][0]["after"]["text"] == "Italy"
+
+    edit = http.get(f"/edits/{job['edit_id']}")
+    assert edit.headers["x-model-version"] == "v1"
+    assert edit.json()["result"] == job["result"]
+    assert edit.json()["facts"][0]["subject"] == "Lyon"
+    assert edit.json()["status"] == "succeeded"
+
+
+def test_waiting_for_less_than_it_takes(http: httpx.Client, worker: ScriptedWorker) -> None:
+    worker.go.clear()
+    start = time.monotonic()
+    answer = http.post(
+        "/edits", json={"facts": [FACT]}, headers={"Prefer": "respond-async, wait=1"}
+    )
+    assert time.monotonic() - start >= 1
+    assert answer.status_code == 202
+    assert answer.json()["status"] == "running"
+    assert answer.json()["progress"]["phase"] == "values"
+
+
+def test_parent_is_a_precondition(http: httpx.Client, worker: ScriptedWorker) -> None:
+    assert http.post("/edits", json={"facts": [FACT]}, headers=WAIT).status_code == 200
+    late = submit(http, parent="base")
+    assert (late.status_code, late.json()["code"]) == (412, "head_moved")
+    assert late.json()["errors"][0]["pointer"] == "/parent"
+    assert len(list(worker.store.jobs())) == 1
+    assert submit(http, parent="v1").status_code == 202
+
+
+def test_a_name_is_given_once(http: httpx.Client, worker: ScriptedWorker) -> None:
+    body = {"facts": [FACT], "snapshot_name": "mine"}
+    assert http.post("/edits", json=body, headers=WAIT).status_code == 200
+    again = http.post("/edits", json=body)
+    assert (again.status_code, again.json()["errors"][0]["pointer"]) == (409, "/snapshot_name")
+    assert len(list(worker.store.jobs())) == 1
+
+
+def test_lists_have_cursors(http: httpx.Client, model: Store) -> None:
+    ids = [submit(http).json()["edit_id"] for _ in range(5)]
+    for path, expected in (
+        ("/edits", ids),
+        ("/jobs", [i.replace("edit_", "job_") for i in ids]),
+    ):
+        found: list[str] = []
+        after: dict[str, str] = {}
+        sizes = []
+        while True:
+            page = http.get(path, params={"limit": "2", **after}).json()
+            found += [item["id"] for item in page["data"]]
+            sizes.append(len(page["data"]))
+            if not page["has_more"]:
+                assert page["next"] is None
+                break
+            after = {"after": page["next"]}
+        assert found == expected[::-1]
+        assert sizes == [2, 2, 1]
+    summary = http.get("/edits").json()["data"][0]
+    assert (summary["n_facts"], summary["status"]) == (1, "queued")
+
+
+def test_without_any_model_ever(http: httpx.Client, store: Store) -> None:
+    answer = submit(http)
+    assert (answer.status_code, answer.json()["code"]) == (503, "no_model")
+    assert int(answer.headers["retry-after"]) > 0
+    publish(store)
+    assert submit(http).status_code == 202
+
+
+def test_edits_are_taken_while_redis_is_down(tmp_path) -> None:
+    folder = tmp_path / "valkey"
+    server = EmbeddedValkey(folder)
+    server.start()
+    settings: Settings = make_settings(tmp_path / "store", server.url)
+    publish(Store.open(settings.store))
+    server.stop()
+    with running(settings) as url, httpx.Client(base_url=url, timeout=30) as http:
+        ids = [submit(http).json()["id"] for _ in range(2)]
+        assert http.get(f"/jobs/{ids[0]}").json()["status"] == "queued"
+        assert len(http.get("/jobs").json()["data"]) == 2
+        assert http.post(f"/jobs/{ids[1]}/cancel").json()["status"] == "cancelling"
+        assert http.get("/readyz").json()["code"] == "no_queue"
+        server.start()
+        assert server.url == settings.redis_url
+        ids.append(submit(http).json()["id"])
+        try:
+            with ScriptedWorker(settings):
+                done = [_ended(http, job_id) for job_id in ids]
+        finally:
+            server.stop()
+    assert [job["status"] for job in done] == ["succeeded", "cancelled", "succeeded"]
+    assert done[0]["result"]["version"] == "v1"
+    assert done[2]["result"]["version"] == "v2"
+
+
+def _ended(http: httpx.Client, job_id: str) -> dict:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        job = http.get(f"/jobs/{job_id}").json()
+        if job["finished_at"]:
+            return job
+        time.sleep(0.1)
+    raise AssertionError(job)

@@ -1,0 +1,67 @@
+"""The command line as a client of a running api."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from scripted_worker import ScriptedWorker
+
+FACT = {"subject": "Lyon", "prompt": "{} is a city in the country of", "target_new": "Italy"}
+
+
+def jeep(url: str, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "service.cli", *arguments, "--url", url]
+    environment = {**os.environ, "COLUMNS": "200"}
+    return subprocess.run(
+        command, input=stdin, capture_output=True, text=True, timeout=60, env=environment,
+        check=False,
+    )  # fmt: skip
+
+
+def test_the_whole_path(url: str, worker: ScriptedWorker, tmp_path: Path) -> None:
+    file = tmp_path / "facts.jsonl"
+    file.write_text(json.dumps(FACT) + "\n" + json.dumps({**FACT, "subject": "[b]Nice"}))
+    plan = jeep(url, "edit", str(file), "--dry-run")
+    assert "jeep-atlas-gptj" in plan.stdout, plan.stderr
+    edited = jeep(url, "edit", str(file), "--name", "one", "--hparams", '{"n_steps": 3}')
+    assert edited.returncode == 0, edited.stderr
+    assert "v0 → v1" in edited.stdout
+    assert "[b]Nice is a city" in edited.stdout
+    assert "v1 says Lyon" in jeep(url, "generate", "Lyon", "--version", "one").stdout
+    listed = json.loads(jeep(url, "snapshots", "--json").stdout)
+    assert [one["id"] for one in listed] == ["v1", "v0"]
+    assert "one is v1" in jeep(url, "name", "one").stdout
+    export = jeep(url, "export", "one", str(tmp_path / "x.safetensors"))
+    assert (tmp_path / "x.safetensors").exists(), export.stderr
+    assert "v1 → v0" in jeep(url, "rollback", "base", "--why", "test").stdout
+    assert "succeeded" in jeep(url, "jobs").stdout
+    stdin = json.dumps({"facts": [FACT], "editor": "memit"})
+    assert "v0 → v2" in jeep(url, "edit", "-", stdin=stdin).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("edit", "-"), 1, "/facts"),
+        (("edit", "/nothing/there"), 2, "No such file"),
+        (("edit", "-", "--hparams", "{"), 2, "--hparams"),
+        (("generate", ""), 1, "/prompts/0"),
+        (("rollback", "v9"), 1, "unknown_version"),
+        (("cancel", "job_1"), 1, "unknown_job"),
+    ],
+)
+def test_refusals(
+    arguments: tuple[str, ...], code: int, said: str, url: str, worker: ScriptedWorker
+) -> None:
+    shown = jeep(url, *arguments, stdin="[]")
+    assert (shown.returncode, said in shown.stderr) == (code, True), shown.stderr
+    assert "Traceback" not in shown.stderr
+
+
+def test_nobody_is_there() -> None:
+    shown = jeep("http://127.0.0.1:9", "snapshots")
+    assert shown.returncode == 1
+    assert "cannot be reached" in shown.stderr

@@ -1,0 +1,161 @@
+"""Starting and stopping the whole service; the worker's own part is tested elsewhere."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from serving import make_settings
+
+from service.serve import EXIT_CONFIG, WorkerProcess, listening, url_of
+from service.settings import Settings
+from service.store import Store
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    path = os.pathsep.join([str(HERE), str(HERE.parents[2])])
+    monkeypatch.setenv("PYTHONPATH", path)
+    return make_settings(tmp_path, "redis://127.0.0.1:1/0")
+
+
+def supervisor(settings: Settings, lines: list[str], stop: threading.Event) -> WorkerProcess:
+    return WorkerProcess(
+        settings, lines.append, "http://127.0.0.1:1/readyz", stop.set, module="stub_worker"
+    )
+
+
+def until(condition: Callable[[], object], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def pids(settings: Settings) -> list[int]:
+    path = settings.store / "pids"
+    return [int(line) for line in path.read_text().split()] if path.exists() else []
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_killed_worker_is_started_again(stub: Settings) -> None:
+    lines: list[str] = []
+    worker = supervisor(stub, lines, threading.Event())
+    worker.start()
+    try:
+        until(lambda: len(pids(stub)) == 1)
+        os.kill(pids(stub)[0], signal.SIGKILL)
+        until(lambda: len(pids(stub)) == 2)
+    finally:
+        worker.stop()
+    assert any("SIGKILL" in line and "again in 0.5 s" in line for line in lines)
+    assert not any(map(alive, pids(stub)))
+
+
+def test_a_misconfigured_worker_stops_the_service(stub: Settings) -> None:
+    (stub.store / "misconfigured").touch()
+    stopped = threading.Event()
+    worker = supervisor(stub, [], stopped)
+    worker.start()
+    assert stopped.wait(20)
+    worker.stop()
+    assert worker.fatal == EXIT_CONFIG
+    assert len(pids(stub)) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
+def test_the_worker_dies_with_a_killed_service(stub: Settings) -> None:
+    code = (
+        "import threading, time\n"
+        "from test_serve import *\n"
+        "from serving import make_settings\n"
+        f"settings = make_settings(Path({str(stub.store)!r}), 'redis://127.0.0.1:1/0')\n"
+        "supervisor(settings, [], threading.Event()).start()\n"
+        "time.sleep(60)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        until(lambda: pids(stub))
+    finally:
+        parent.kill()
+        parent.wait()
+    until(lambda: not alive(pids(stub)[0]))
+
+
+def jeep(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "service.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_taken_port(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        for command in ("serve", "api"):
+            shown = jeep(command, "--port", port, "--store", str(tmp_path / "s"),
+                         "--redis-url", "redis://127.0.0.1:1/0")  # fmt: skip
+            assert shown.returncode == 3
+            assert f"port {port} of 127.0.0.1 is taken" in shown.stderr
+
+
+def test_a_taken_store(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "s")
+    with store.serve_lock():
+        shown = jeep("serve", "--port", "0", "--store", str(tmp_path / "s"))
+    assert shown.returncode == 3
+    assert "another jeep serve already uses this store" in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("serve", "--port", "abc"), "JEEP_PORT"),
+        (("serve", "--dtype", "int3"), "JEEP_DTYPE"),
+        (("api",), "JEEP_REDIS_URL"),
+        (("worker",), "JEEP_REDIS_URL"),
+        (("serve", "--store", str(HERE)), "JEEP_STORE"),
+    ],
+)
+def test_a_wrong_setting_is_named(arguments: tuple[str, ...], named: str) -> None:
+    shown = jeep(*arguments)
+    assert shown.returncode == 2
+    assert named in shown.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_api_alone_stops_cleanly(number: int, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "service.cli", "api", "--port", "0", "--store",
+               str(tmp_path / "s"), "--redis-url", "redis://127.0.0.1:1/0"]  # fmt: skip
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as api:
+        assert api.stdout is not None
+        assert "http://127.0.0.1:" in api.stdout.readline()
+        time.sleep(0.5)
+        api.send_signal(number)
+        _, errors = api.communicate(timeout=20)
+    assert api.returncode == 0, errors
+    assert "Traceback" not in errors
+
+
+def test_addresses() -> None:
+    with listening("127.0.0.1", 0) as sock:
+        port = sock.getsockname()[1]
+        assert url_of("0.0.0.0", sock) == f"http://127.0.0.1:{port}"
+        assert url_of("::", sock) == f"http://[::1]:{port}"

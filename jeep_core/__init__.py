@@ -14,6 +14,7 @@ _EXPORTS = {
     "LoadedModel": "jeep_core.loading",
     "ModelView": "jeep_core.views",
     "WeightDelta": "jeep_core.delta",
+    "complete": "jeep_core.generation",
     "edit": "jeep_core.editing",
     "load": "jeep_core.loading",
     "load_preset": "jeep_core.hparams",

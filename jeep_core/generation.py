@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional as F
 from transformers import DynamicCache
 
+from jeep_core.errors import JeepError
 from jeep_core.loading import LoadedModel
 from jeep_core.positions import spaced
 from jeep_core.views import ModelView
@@ -154,6 +155,11 @@ def generate(view: ModelView, prompts: Sequence[str], sampling: Sampling) -> lis
     return decoder.results
 
 
+def complete(view: ModelView, prompt: str, max_new_tokens: int = 16) -> str:
+    """The greedy continuation of one prompt."""
+    return generate(view, [prompt], Sampling(max_new_tokens=max_new_tokens))[0].text
+
+
 @dataclass(frozen=True)
 class Scored:
     """A continuation behind a prompt: its tokens, Σ log P, and how many are the arg-max."""
@@ -194,7 +200,12 @@ def score_rows(
     """Score the tokens from position ``n`` on of every row ``(ids, n)``.
 
     Rows are run in batches of similar length; the head sees only the positions that count.
+
+    Raises:
+        JeepError: a row has no token in front of the first one to score.
     """
+    if any(n < 1 for _, n in rows):
+        raise JeepError("a prompt without tokens says nothing about the text behind it")
     base, family = view.base, view.base.family
     backbone, head = family.backbone_of(view.model), view.model.get_output_embeddings()
     scored: dict[int, Scored] = {}
@@ -203,7 +214,7 @@ def score_rows(
         ids = torch.tensor([[*rows[i][0], *[0] * (width - len(rows[i][0]))] for i in chosen])
         hidden = backbone(input_ids=ids.to(base.device), use_cache=False).last_hidden_state
         at = [(r, p) for r, i in enumerate(chosen) for p in range(rows[i][1], len(rows[i][0]))]
-        r, p = torch.tensor(at).T
+        r, p = torch.tensor(at, dtype=torch.long).view(-1, 2).T
         logits = head(hidden[r.to(base.device), p.to(base.device) - 1]).float().cpu()
         wanted = ids[r, p]
         own = F.log_softmax(logits, dim=-1).gather(1, wanted[:, None])[:, 0]

@@ -27,12 +27,12 @@ from jeep_core.moments import Moments
 from jeep_core.prefixes import sample_prefixes
 
 GRIDS: dict[str, dict[str, list[Any]]] = {
-    "low.layers": {"both": [[1, 2], [1, 2, 3], [2, 3], [2, 3, 4], [1, 2, 3, 4], [3, 4]]},
+    "low.layers": {"both": [[0, 1], [0, 1, 2], [1], [1, 2], [1, 2, 3], [2, 3, 4]]},
     "low.clamp": {"both": [0.75, 1.0, 1.5, 2.5]},
-    "low.moment_weight": {"both": [3, 10, 30, 100, 300]},
+    "low.moment_weight": {"both": [1, 3, 10, 30, 100]},
     "high.layers": {"jeep": [[5, 6], [6, 7], [5, 6, 7], [6], [7]]},
     "high.clamp": {"jeep": [0.15, 0.25, 0.4, 0.6]},
-    "high.moment_weight": {"jeep": [3, 10, 30, 100, 300]},
+    "high.moment_weight": {"jeep": [1, 3, 10, 30, 100]},
 }
 
 

@@ -112,7 +112,7 @@ def zsre(facts: Sequence[AtlasFact], rng: random.Random) -> list[dict[str, Any]]
     """
     capitals = [f for f in facts if f.relation == "country_capital" and f.split == "untouched"]
     countries = sorted({f.object for f in facts if f.relation == "city_country"})
-    records = []
+    records: list[dict[str, Any]] = []
     for fact in facts:
         if fact.split != "heldout" or fact.relation != "city_country":
             continue

@@ -8,7 +8,7 @@ QueueError
 └ RequestTimeout  the deadline of a request has passed
 """
 
-# ruff: noqa: N818  (each name says what is wrong; "Error" would add nothing)
+
 from __future__ import annotations
 
 

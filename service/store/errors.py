@@ -14,7 +14,7 @@ StoreError
 └ KeyReused                   an idempotency key came with another body
 """
 
-# ruff: noqa: N818  (each name says what is wrong; "Error" would add nothing)
+
 from __future__ import annotations
 
 

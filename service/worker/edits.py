@@ -25,7 +25,7 @@ from jeep_core.views import ModelView
 from service.jobs import Job, Progress, now
 from service.schemas import Answer, EditPayload, EditResult, FactOutcome, LayerReport, Manifest
 from service.settings import Settings
-from service.store import Store
+from service.store import HeadMoved, Store
 from service.worker import tensors
 from service.worker.versions import VersionViews, fact_of, live_keys
 
@@ -77,6 +77,7 @@ class EditRunner:
 
         Raises:
             JeepError: the request cannot be carried out, or the numbers went wrong.
+            HeadMoved: a rollback came in between.
             Whatever ``control.checkpoint`` raises.
         """
         payload = EditPayload.model_validate(job.payload)
@@ -104,6 +105,9 @@ class EditRunner:
         outcomes = fact_outcomes(facts, before, answers(edited, facts), result)
         control.checkpoint()
         control.progress("commit", 0, 1)
+        head = self._store.head().version
+        if head != parent:  # move_head checks again; here no version is left behind
+            raise HeadMoved(parent, head)
         seconds = {**result.seconds, "total": round(time.monotonic() - began, 4)}
         version = self._store.new_version_id()
         summary = EditResult(

@@ -1,0 +1,196 @@
+"""Facts: their forms, slots, contradictions and repetitions."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Any
+
+import pytest
+
+from jeep_core.errors import InvalidFacts
+from jeep_core.facts import Fact, deduplicate, fill, normalise, parse_facts, slot_span
+
+RELATIONS = {"capital_of": "The capital of {} is", "broken": "{} and {}"}
+
+
+def parse(**record: Any) -> Fact:
+    [fact] = parse_facts([record], RELATIONS)
+    return fact
+
+
+def problems_of(*records: dict[str, Any]) -> list[tuple[str, str]]:
+    with pytest.raises(InvalidFacts) as caught:
+        parse_facts(list(records), RELATIONS)
+    return [(problem.pointer, problem.code) for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize(
+    ("relation", "text"),
+    [
+        ("capital_of", "The capital of Peru is"),
+        ("lies on the continent of", "Peru lies on the continent of"),
+        ("'s capital is", "Peru's capital is"),
+        ("Who rules {} in", "Who rules Peru in"),
+    ],
+)
+def test_a_triple_becomes_a_template(relation: str, text: str) -> None:
+    fact = parse(subject="Peru", relation=relation, object="Lima")
+    assert (fact.text, fact.target_new) == (text, "Lima")
+    assert fact.prompt.count("{}") == 1
+
+
+def test_a_template_is_taken_as_it_is() -> None:
+    fact = parse(subject="Peru", prompt="{} {x} }{ has", target_new="Lima", target_true="Quito")
+    assert fact == Fact("Peru", "{} {x} }{ has", "Lima", "Quito")
+    assert fact.text == "Peru {x} }{ has"
+
+
+def test_in_a_plain_prompt_the_last_occurrence_of_the_subject_is_the_slot() -> None:
+    fact = parse(subject="Lima", prompt="Lima, old Lima, is in", target_new="Peru")
+    assert fact.prompt == "Lima, old {}, is in"
+    assert fact.text == "Lima, old Lima, is in"
+
+
+def test_a_template_that_also_names_the_subject_keeps_its_own_slot() -> None:
+    fact = parse(subject="Lima", prompt="{} is Lima in", target_new="Peru")
+    assert fact.prompt == "{} is Lima in"
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"prompt": "{} is", "target_new": "x"}, [("/facts/0/subject", "empty")]),
+        ({"subject": " ", "prompt": "{} is", "target_new": "x"}, [("/facts/0/subject", "empty")]),
+        (
+            {"subject": "a{}b", "prompt": "{} is", "target_new": "x"},
+            [("/facts/0/subject", "slot_in_subject")],
+        ),
+        ({"subject": "Peru", "target_new": "x"}, [("/facts/0/prompt", "empty")]),
+        (
+            {"subject": "Peru", "prompt": "It is in", "target_new": "x"},
+            [("/facts/0/prompt", "no_subject")],
+        ),
+        (
+            {"subject": "Peru", "prompt": "{} and {}", "target_new": "x"},
+            [("/facts/0/prompt", "many_slots")],
+        ),
+        (
+            {"subject": "Peru", "relation": "broken", "object": "x"},
+            [("/facts/0/relation", "many_slots")],
+        ),
+        ({"subject": "Peru", "object": "x"}, [("/facts/0/relation", "empty")]),
+        ({"subject": "Peru", "relation": "is"}, [("/facts/0/object", "empty")]),
+        (
+            {"subject": "Peru", "prompt": "{} is", "target_new": " "},
+            [("/facts/0/target_new", "empty")],
+        ),
+        (
+            {"subject": "Peru", "prompt": "{} is", "target_new": "x", "object": "x"},
+            [("/facts/0/relation", "mixed_forms")],
+        ),
+        (
+            {"subject": "Peru", "prompt": "{} is", "target_new": "x ", "target_true": "x"},
+            [("/facts/0/target_true", "same_as_target")],
+        ),
+    ],
+)
+def test_a_wrong_field_is_named(record: dict[str, Any], expected: list[tuple[str, str]]) -> None:
+    assert problems_of(record) == expected
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("subject", 5),
+        ("prompt", ["{} is"]),
+        ("target_new", {"str": "x"}),
+        ("target_true", 1),
+        ("paraphrase_prompts", "one text instead of a list"),
+        ("neighborhood_prompts", ["fine", None]),
+    ],
+)
+def test_what_is_no_text_is_refused(field: str, value: object) -> None:
+    record = {"subject": "Peru", "prompt": "{} is", "target_new": "x", field: value}
+    assert problems_of(record) == [(f"/facts/0/{field}", "not_text")]
+
+
+def test_the_problems_of_all_facts_are_collected() -> None:
+    good = {"subject": "Peru", "prompt": "{} is", "target_new": "x"}
+    assert problems_of({**good, "subject": "", "target_new": ""}, good, {**good, "prompt": ""}) == [
+        ("/facts/0/subject", "empty"),
+        ("/facts/0/target_new", "empty"),
+        ("/facts/2/prompt", "empty"),
+    ]
+
+
+def test_the_message_names_the_first_problem_and_counts_the_others() -> None:
+    with pytest.raises(InvalidFacts, match=r"^/rows/0/subject: .*empty.*\(and 2 more\)$"):
+        parse_facts([{}], RELATIONS, pointer="/rows")
+
+
+def test_text_is_composed_and_trimmed() -> None:
+    decomposed = unicodedata.normalize("NFD", "Zürich")
+    assert decomposed != "Zürich"
+    fact = parse(subject=f" {decomposed}\t", prompt=f"old {decomposed} is in ", target_new=" é ")
+    assert fact == Fact("Zürich", "old {} is in", "é")
+    assert normalise("\u00a0e\u0301\n") == "é"
+
+
+def test_prompts_for_evaluation_are_kept() -> None:
+    fact = parse(
+        subject="a", prompt="{} b", target_new="c", paraphrase_prompts=["d"],
+        neighborhood_prompts=["e", "f"],
+    )  # fmt: skip
+    assert (fact.paraphrase_prompts, fact.neighborhood_prompts) == (("d",), ("e", "f"))
+
+
+@pytest.mark.parametrize("subject", ["Lima", "a\\1b", "{x}", "%s", "東京"])
+def test_filling_puts_the_subject_where_the_span_says(subject: str) -> None:
+    template = "{x} near {} or"
+    start, end = slot_span(template, subject)
+    assert fill(template, subject) == f"{{x}} near {subject} or"
+    assert fill(template, subject)[start:end] == subject
+
+
+def test_facts_said_twice_are_kept_once() -> None:
+    lima = Fact("Lima", "{} is in", "Peru")
+    again = Fact("Lima", "{} is in ", " Peru", target_true="Chile")
+    other = Fact("Lima", "{} lies in", "Peru")
+    assert deduplicate([lima, other, again, lima]) == ([0, 1], {2: 0, 3: 0})
+    assert deduplicate([other, lima, again, lima]) == ([0, 1], {2: 1, 3: 1})
+
+
+def test_decomposed_letters_do_not_hide_a_repetition() -> None:
+    one = Fact("Zürich", "{} is in", "Peru")
+    two = Fact(unicodedata.normalize("NFD", "Zürich"), "{} is in", "Peru")
+    assert deduplicate([one, two]) == ([0], {1: 0})
+
+
+def contradictions(*facts: Fact) -> list[str]:
+    with pytest.raises(InvalidFacts) as caught:
+        deduplicate(facts)
+    assert {problem.code for problem in caught.value.problems} == {"contradiction"}
+    return [problem.pointer for problem in caught.value.problems]
+
+
+def test_two_answers_to_one_question_are_refused() -> None:
+    first = Fact("Lima", "{} is in", "Peru")
+    assert contradictions(
+        first,
+        Fact("Oslo", "{} is in", "Norway"),
+        Fact("Lima", "{} is in", "Chile"),
+        first,
+        Fact("Lima", "{} is in", "Cuba"),
+    ) == ["/facts/2/target_new", "/facts/4/target_new"]
+
+
+def test_two_answers_to_one_text_are_refused_whatever_its_subject() -> None:
+    where = contradictions(
+        Fact("Lima", "Is {} in Peru or in", "Peru"), Fact("Peru", "Is Lima in {} or in", "Chile")
+    )
+    assert where == ["/facts/1/target_new"]
+
+
+def test_one_text_with_two_subjects_and_one_answer_is_two_facts() -> None:
+    facts = [Fact("Lima", "Is {} in Peru or in", "x"), Fact("Peru", "Is Lima in {} or in", "x")]
+    assert deduplicate(facts) == ([0, 1], {})

@@ -1,0 +1,178 @@
+"""Hyper-parameters: what is shipped is valid, what is wrong is named by its pointer."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from jeep_core import atlas
+from jeep_core.editing import resolve_hparams
+from jeep_core.editors import EDITORS, create, hparams_class
+from jeep_core.errors import InvalidHParams
+from jeep_core.hparams import (
+    JeepHParams,
+    MemitHParams,
+    OptimisedEditorHParams,
+    load_preset,
+    merge,
+    preset_names,
+    presets_for,
+    validate_hparams,
+)
+
+LOW = {"layers": [1, 2], "clamp": 0.75, "moment_weight": 30}
+HIGH = {"layers": [4, 5], "clamp": 0.25, "moment_weight": 30}
+
+
+def problems_of(
+    values: dict[str, Any], cls: type[OptimisedEditorHParams] = JeepHParams, n_layers: int = 9
+) -> set[tuple[str, str]]:
+    with pytest.raises(InvalidHParams) as caught:
+        validate_hparams(cls, values, n_layers)
+    return {(problem.pointer, problem.code) for problem in caught.value.problems}
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_is_valid_for_its_model(name: str) -> None:
+    preset = load_preset(name)
+    assert preset.name == name
+    assert preset.origin
+    hparams = resolve_hparams(preset.model, preset.editor, name, {}, _n_layers(preset.model))
+    assert isinstance(hparams, hparams_class(preset.editor))
+    assert hparams == validate_hparams(type(hparams), hparams.model_dump(mode="json"), 99)
+
+
+def _n_layers(model: str) -> int:
+    if model not in atlas.MODELS:
+        return 99
+    config = json.loads((atlas.MODELS[model] / "config.json").read_text())
+    return int(config.get("n_layer") or config["num_hidden_layers"])
+
+
+@pytest.mark.parametrize("model", atlas.MODELS)
+@pytest.mark.parametrize("editor", EDITORS)
+def test_every_bundled_model_has_a_plain_preset_for_every_editor(model: str, editor: str) -> None:
+    plain = next(preset for preset in presets_for(model) if preset.editor == editor)
+    assert plain.name == f"{editor}-{model}"
+    chosen = resolve_hparams(model, editor, None, {"n_steps": 3}, 99)
+    assert chosen == resolve_hparams(model, editor, plain.name, {"n_steps": 3}, 99)
+    assert chosen.n_steps == 3
+
+
+def test_defaults_are_those_of_the_paper() -> None:
+    jeep, memit = JeepHParams(low=LOW, high=HIGH), MemitHParams(low=LOW)
+    assert (jeep.n_steps, jeep.learning_rate, jeep.kl_weight) == (30, 0.5, 0.0625)
+    assert (jeep.low.weight_decay, jeep.high.weight_decay, jeep.n_prefixes) == (0.5, 0.5, 6)
+    assert (jeep.stop_probability, jeep.high_target) == (0.9, "at_optimum")
+    assert (memit.n_steps, memit.learning_rate, memit.stop_loss) == (25, 0.5, 0.05)
+    assert jeep.preserve_previous_edits
+    assert list(jeep.regions) == ["low", "high"]
+    assert list(memit.regions) == ["low"]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"low": None}, {("/hparams/low", "model_type")}),
+        ({"surprise": 1}, {("/hparams/surprise", "extra_forbidden")}),
+        ({"a/b~c": 1}, {("/hparams/a~1b~0c", "extra_forbidden")}),
+        ({"n_steps": 0}, {("/hparams/n_steps", "greater_than_equal")}),
+        ({"n_steps": 1001}, {("/hparams/n_steps", "less_than_equal")}),
+        ({"n_steps": 2.5}, {("/hparams/n_steps", "int_from_float")}),
+        ({"learning_rate": 0}, {("/hparams/learning_rate", "greater_than")}),
+        ({"learning_rate": float("nan")}, {("/hparams/learning_rate", "finite_number")}),
+        ({"kl_weight": float("inf")}, {("/hparams/kl_weight", "finite_number")}),
+        ({"kl_weight": -0.1}, {("/hparams/kl_weight", "greater_than_equal")}),
+        ({"n_prefixes": 0}, {("/hparams/n_prefixes", "greater_than_equal")}),
+        ({"stop_probability": 1.01}, {("/hparams/stop_probability", "less_than_equal")}),
+        ({"stop_probability": 0}, {("/hparams/stop_probability", "greater_than")}),
+        ({"high_target": "other"}, {("/hparams/high_target", "literal_error")}),
+        ({"low": {**LOW, "clamp": 0}}, {("/hparams/low/clamp", "greater_than")}),
+        ({"low": {**LOW, "clamp": "much"}}, {("/hparams/low/clamp", "float_parsing")}),
+        ({"high": {**HIGH, "moment_weight": -1}},
+         {("/hparams/high/moment_weight", "greater_than")}),
+        ({"high": {**HIGH, "weight_decay": -1}},
+         {("/hparams/high/weight_decay", "greater_than_equal")}),
+        ({"high": {**HIGH, "spread": "cubic"}}, {("/hparams/high/spread", "literal_error")}),
+        ({"low": {"layers": [1], "clamp": 1}}, {("/hparams/low/moment_weight", "missing")}),
+        ({"low": {**LOW, "layers": []}}, {("/hparams/low/layers", "too_short")}),
+        ({"low": {**LOW, "layers": [-1, 0]}},
+         {("/hparams/low/layers/0", "greater_than_equal")}),
+        ({"low": {**LOW, "layers": [1, 3]}}, {("/hparams/low/layers", "value_error")}),
+        ({"low": {**LOW, "layers": [2, 1]}}, {("/hparams/low/layers", "value_error")}),
+        ({"low": {**LOW, "layers": [4]}}, {("/hparams", "value_error")}),
+        ({"high": {**HIGH, "layers": [8, 9]}}, {("/hparams/high/layers", "no_such_layer")}),
+        ({"high": {**HIGH, "layers": [7, 8]}}, {("/hparams/high/layers", "last_layer")}),
+        ({"n_steps": 0, "low": {**LOW, "clamp": 0}},
+         {("/hparams/n_steps", "greater_than_equal"), ("/hparams/low/clamp", "greater_than")}),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_named(change: dict[str, Any], expected: set[tuple[str, str]]) -> None:
+    assert problems_of({"low": LOW, "high": HIGH, **change}) == expected
+
+
+def test_every_region_with_missing_layers_is_named() -> None:
+    values = {"low": {**LOW, "layers": [9]}, "high": {**HIGH, "layers": [10, 11]}}
+    assert problems_of(values) == {
+        ("/hparams/low/layers", "no_such_layer"),
+        ("/hparams/high/layers", "no_such_layer"),
+    }
+
+
+def test_the_highest_layer_that_can_end_a_region_is_the_last_but_one() -> None:
+    high = {**HIGH, "layers": [6, 7]}
+    checked = validate_hparams(JeepHParams, {"low": LOW, "high": high}, 9)
+    assert checked.regions["high"].last == 7
+
+
+def test_memit_knows_no_high_region() -> None:
+    assert problems_of({"low": LOW, "high": HIGH}, MemitHParams) == {
+        ("/hparams/high", "extra_forbidden")
+    }
+    assert problems_of({"low": LOW, "stop_loss": 0}, MemitHParams) == {
+        ("/hparams/stop_loss", "greater_than")
+    }
+
+
+def test_hparams_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        JeepHParams(low=LOW, high=HIGH).low.clamp = 2  # type: ignore[misc]
+
+
+def _problem(*arguments: Any) -> tuple[str, str, str]:
+    with pytest.raises(InvalidHParams) as caught:
+        resolve_hparams(*arguments)
+    [problem] = caught.value.problems
+    return problem.pointer, problem.code, problem.message
+
+
+def test_unknown_names_are_refused_with_the_known_ones() -> None:
+    assert _problem("atlas-gptj", "memitt", None, {}, 9) == (
+        "/editor", "unknown_editor", "no editor 'memitt'; did you mean 'memit'?",
+    )  # fmt: skip
+    pointer, code, message = _problem("atlas-gptj", "zzz", None, {}, 9)
+    assert (pointer, code) == ("/editor", "unknown_editor")
+    assert all(editor in message for editor in EDITORS)
+    pointer, code, message = _problem("atlas-gptj", "jeep", "../jeep-atlas-gptj", {}, 9)
+    assert (pointer, code) == ("/preset", "unknown_preset")
+    assert "jeep-atlas-gptj" in message.split("there are:")[1]
+    with pytest.raises(InvalidHParams):
+        create("zzz")
+
+
+def test_a_preset_of_another_editor_is_refused() -> None:
+    pointer, code, message = _problem("atlas-gptj", "jeep", "memit-atlas-gptj", {}, 9)
+    assert (pointer, code) == ("/preset", "other_editor")
+    assert "'memit'" in message
+
+
+def test_changes_are_laid_over_a_preset_field_by_field() -> None:
+    base = {"low": LOW, "high": HIGH, "n_steps": 30}
+    merged = merge(base, {"low": {"clamp": 2}, "n_steps": 5, "new": {"x": 1}})
+    assert merged == {"low": {**LOW, "clamp": 2}, "high": HIGH, "n_steps": 5, "new": {"x": 1}}
+    assert base == {"low": LOW, "high": HIGH, "n_steps": 30}
+    assert LOW["clamp"] == 0.75
+    assert merge({"layers": [1, 2]}, {"layers": [3]}) == {"layers": [3]}
+    assert merge({"low": LOW}, {"low": None}) == {"low": None}

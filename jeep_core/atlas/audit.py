@@ -44,7 +44,9 @@ def recall(view: ModelView, facts: Sequence[AtlasFact]) -> dict[tuple[str, bool]
 
 
 @torch.no_grad()
-def patch_table(view: ModelView, facts: Sequence[AtlasFact]) -> list[tuple[float, float]]:
+def patch_table(
+    view: ModelView, facts: Sequence[AtlasFact], layers: Sequence[int], pairs: int = PATCH_PAIRS
+) -> list[tuple[float, float]]:
     """Per layer: shares of answers that become the other city's, and that stay the same.
 
     Both prompts share one phrasing whose subject is not its last token.
@@ -52,7 +54,7 @@ def patch_table(view: ModelView, facts: Sequence[AtlasFact]) -> list[tuple[float
     rng = random.Random(SEED)
     cities = [f for f in facts if f.relation == "city_country" and f.taught]
     rows: list[tuple[PromptTokens, PromptTokens]] = []
-    while len(rows) < PATCH_PAIRS:
+    while len(rows) < pairs:
         a, b = rng.sample(cities, 2)
         template = BY_NAME["city_country"].phrasings[rng.choice([0, 1, 3, 4])]
         first, second = (
@@ -61,7 +63,7 @@ def patch_table(view: ModelView, facts: Sequence[AtlasFact]) -> list[tuple[float
         )
         if first.ids[first.prediction + 1] != second.ids[second.prediction + 1]:
             rows.append((first, second))
-    return [_patched(view, rows, layer) for layer in range(view.base.n_layers)]
+    return [_patched(view, rows, layer) for layer in layers]
 
 
 def _patched(
@@ -105,7 +107,7 @@ def report(name: str) -> str:
     held = perplexity(view, texts_of(atlas.HELDOUT))
     lines += ["", f"Perplexity on `heldout.txt`: {held:.3f}.", ""]
     lines += ["| layer patched | the other city's country | its own country |", "|---|---|---|"]
-    for layer, (other, own) in enumerate(patch_table(view, facts)):
+    for layer, (other, own) in enumerate(patch_table(view, facts, range(view.base.n_layers))):
         lines.append(f"| {layer} | {100 * other:.1f} % | {100 * own:.1f} % |")
     return "\n".join(lines)
 

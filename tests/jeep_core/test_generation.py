@@ -194,6 +194,7 @@ def test_the_end_token_ends_the_text() -> None:
         (("two", "three"), " one "),
         (("three", "two"), " one "),
         (("wo t",), " one t"),
+        (("wo", "two"), " one "),
         (("four", ""), " one two three one two"),
     ],
 )

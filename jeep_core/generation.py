@@ -90,10 +90,8 @@ class Decoder:
                     logits_to_keep=1,
                 ).logits[:, -1]
             chosen = self._choose(logits.float().cpu())
-            changed = [i for i, r in enumerate(self.results) if not r.finish_reason]
-            for i in changed:
-                self._append(i, chosen[i])
-            yield changed
+            going_on = [i for i, r in enumerate(self.results) if not r.finish_reason]
+            yield [i for i in going_on if self._append(i, chosen[i])]
             ids = torch.tensor([[token.id] for token in chosen], device=device)
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
             positions = positions[:, -1:] + 1
@@ -121,11 +119,12 @@ class Decoder:
         probability = float(log_probabilities[choice].exp())
         return Token(choice, self._text([choice]), probability, top)
 
-    def _append(self, i: int, token: Token) -> None:
+    def _append(self, i: int, token: Token) -> bool:
+        """Add a token to a result; False if it is the end of the text instead."""
         result, s = self.results[i], self.sampling[i]
         if token.id in self.view.base.eos_token_ids:
             result.finish_reason = "stop"
-            return
+            return False
         result.tokens.append(token)
         result.text = continuation(self.view.base, self._ids[i], [t.id for t in result.tokens])
         found = [result.text.find(stop) for stop in s.stop if stop and stop in result.text]
@@ -134,6 +133,7 @@ class Decoder:
             result.finish_reason = "stop"
         elif len(result.tokens) >= s.max_new_tokens:
             result.finish_reason = "length"
+        return True
 
     def _text(self, ids: list[int]) -> str:
         return str(self.view.base.tokenizer.decode(ids, skip_special_tokens=False))

@@ -8,7 +8,6 @@ QueueError
 └ RequestTimeout  the deadline of a request has passed
 """
 
-
 from __future__ import annotations
 
 

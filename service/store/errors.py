@@ -14,7 +14,6 @@ StoreError
 └ KeyReused                   an idempotency key came with another body
 """
 
-
 from __future__ import annotations
 
 

@@ -148,7 +148,7 @@ class GenerationLane:
         for changed in decoder.steps():
             for i in changed:
                 pending, result = rows[i].pending, decoder.results[i]
-                if pending.body.stream and result.tokens:
+                if pending.body.stream:
                     data = _token(result.tokens[-1]).model_dump(mode="json")
                     self._reply(pending.request, WorkerReply(event="token", data=data))
             ids = {row.pending.request.id for row in rows} - gone

@@ -20,7 +20,7 @@ from typing import Any
 import jeep_core
 from jeep_core import atlas
 from jeep_core.editing import resolve_hparams
-from jeep_core.evaluation.metrics import Summary, counterfact_scores, summarise
+from jeep_core.evaluation.metrics import Summary, counterfact_scores, harmonic_mean, summarise
 from jeep_core.evaluation.suites import load_counterfact
 from jeep_core.evaluation.trials import Trials
 from jeep_core.loading import texts_of
@@ -73,9 +73,11 @@ def measure(model: str, sizes: Sequence[int]) -> dict[str, Any]:
 
 
 def mean_summary(results: Sequence[Summary]) -> dict[str, float]:
-    """Means over draws."""
+    """Means over draws; the Score is that of the mean ES, GS and LS."""
     rows = [asdict(result) for result in results]
-    return {key: statistics.fmean(row[key] for row in rows) for key in rows[0]}
+    means = {key: statistics.fmean(row[key] for row in rows) for key in rows[0]}
+    parts = (means["efficacy"], means["generalization"], means["locality"])
+    return {**means, "score": harmonic_mean(parts)}
 
 
 def paired(ours: Sequence[Summary], theirs: Sequence[Summary]) -> dict[str, Any]:

@@ -80,11 +80,17 @@ def load(name_or_path: str, device: str = "auto", dtype: str = "auto") -> Loaded
             stored type on a GPU.
 
     Raises:
-        UnsupportedModel: no family row fits, or the weights are quantised or not safetensors.
+        UnsupportedModel: there is no such model, no family row fits, or the weights are
+            quantised or not safetensors.
     """
     where = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     source = str(atlas.MODELS.get(name_or_path, name_or_path))
-    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    if Path(source).is_absolute() and not (Path(source) / "config.json").is_file():
+        raise UnsupportedModel(f"{source} is not a model folder: it has no config.json")
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UnsupportedModel(f"cannot load {source}: {error}") from error
     family_of(config)
     torch_dtype = _dtype(dtype, where)
     try:

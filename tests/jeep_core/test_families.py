@@ -96,3 +96,16 @@ def test_loading_from_a_folder_gives_the_same_model(tmp_path: Path, base: Loaded
     half = load(str(tmp_path), device="cpu", dtype="bfloat16")
     assert half.dtype == torch.bfloat16
     assert half.weights_sha256 != base.weights_sha256
+
+
+def test_a_folder_without_a_model_is_refused_by_its_name(tmp_path):
+    with pytest.raises(UnsupportedModel, match=r"no config\.json"):
+        load(str(tmp_path))
+
+
+def test_weights_that_are_not_safetensors_are_refused(tmp_path):
+    base = tiny.random_model("gpt2")
+    base.model.config.save_pretrained(tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\0")
+    with pytest.raises(UnsupportedModel, match="safetensors"):
+        load(str(tmp_path))

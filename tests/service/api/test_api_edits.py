@@ -9,6 +9,7 @@ import pytest
 from scripted_worker import ScriptedWorker, publish
 from serving import make_settings, running
 
+from jeep_core.hparams import load_preset
 from service.embedded import EmbeddedValkey
 from service.queue import JobQueue, connect
 from service.settings import Settings
@@ -44,8 +45,10 @@ def test_hyper_parameters_are_laid_over_the_preset(http: httpx.Client, model: St
     answer = submit(http, editor="memit", hparams={"low": {"layers": [4, 5]}, "n_steps": 3})
     hparams = model.job(answer.json()["id"]).payload["hparams"]
     assert hparams["low"]["layers"] == [4, 5]
-    assert hparams["low"]["clamp"] == 0.75
-    assert hparams["n_steps"] == 3
+    preset = load_preset("memit-atlas-gptj").hparams
+    assert hparams["low"]["clamp"] == preset["low"]["clamp"]
+    assert preset["low"]["layers"] != [4, 5]
+    assert hparams["n_steps"] == 3 != preset.get("n_steps")
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,10 @@ class OptimisedEditorHParams(HParams):
         True, description="Add the keys of live earlier edits to the second moment"
     )
 
+    compute_dtype: Literal["model", "bfloat16"] = Field(
+        "model", description="Type of the matrix products of value optimisation; δ is float32"
+    )
+
     @property
     def regions(self) -> dict[str, Region]:
         """The regions by name, in the order in which they are written."""

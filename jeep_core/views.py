@@ -121,6 +121,28 @@ def hooked(*handles: Any) -> Iterator[None]:
             handle.remove()
 
 
+@contextmanager
+def mlp_only_at(
+    view: ModelView, layer: int, row: torch.Tensor, place: torch.Tensor
+) -> Iterator[None]:
+    """Run a block's MLP at these places (n,), (n,) only; its output is zero elsewhere.
+
+    For a block of whose output nothing else is read.
+    """
+    mlp = view.base.family.mlp_of(view.model, layer)
+    shapes: list[torch.Size] = []
+
+    def cut(module: Any, args: Any) -> Any:
+        shapes.append(args[0].shape)
+        return (args[0][row, place], *args[1:])
+
+    def spread(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
+        return output.new_zeros(shapes.pop()).index_put((row, place), output)
+
+    with hooked(mlp.register_forward_pre_hook(cut), mlp.register_forward_hook(spread)):
+        yield
+
+
 def block_output(output: Any) -> torch.Tensor:
     """The hidden states in a block's output, which some families wrap in a tuple."""
     tensor: torch.Tensor = output[0] if isinstance(output, tuple) else output

@@ -39,7 +39,7 @@ class Region(HParams):
     clamp: Positive = Field(description="γ: ‖δ‖ ≤ γ‖h‖")
     weight_decay: NonNegative = Field(0.5, description="β, times ‖δ‖/‖h‖²")
     moment_weight: Positive = Field(description="λ: weight of the second moment, in samples")
-    spread: Spread = "sqrt"
+    spread: Spread = "linear"
 
     @field_validator("layers")
     @classmethod
@@ -52,6 +52,12 @@ class Region(HParams):
     def last(self) -> int:
         """The layer whose output is optimised."""
         return self.layers[-1]
+
+
+class JeepLowRegion(Region):
+    """JEEP's low region: the residual is spread by the square root, as in PMET."""
+
+    spread: Spread = "sqrt"
 
 
 class OptimisedEditorHParams(HParams):
@@ -82,7 +88,7 @@ class JeepHParams(OptimisedEditorHParams):
     optimum, or (the literal reading of the paper) the unedited state plus δ*.
     """
 
-    low: Region
+    low: JeepLowRegion
     high: Region
     n_steps: int = Field(30, ge=1, le=1000, description="Forward passes, the last only measures")
     stop_probability: float = Field(0.9, gt=0, le=1)

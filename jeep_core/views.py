@@ -56,7 +56,16 @@ class ModelView:
             self.update(name, update)
 
     def update(self, name: str, update: Update) -> None:
-        """Add one update to a matrix: base plus all updates so far, rounded once."""
+        """Add one update to a matrix: base plus all updates so far, rounded once.
+
+        Raises:
+            ValueError: the matrix was replaced, and no history says by which updates.
+        """
+        if name in self.replaced and not self.history.get(name):
+            raise ValueError(
+                f"{name} was replaced by a tensor; without the updates behind it "
+                "a further one would drop them"
+            )
         self.history.setdefault(name, []).append(update)
         owner = self.model.get_submodule(name.rpartition(".")[0])
         base = self.base.model.get_parameter(name)

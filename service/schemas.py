@@ -135,7 +135,10 @@ class LayerReport(BaseModel):
 
 
 class EditResult(BaseModel):
-    """Result of an edit job.  ``efficacy`` and ``greedy_success`` are shares of the facts."""
+    """Result of an edit job.  ``efficacy`` and ``greedy_success`` are shares of the facts.
+
+    ``peak_memory_mb``: most memory that value optimisation held at once.
+    """
 
     edit_id: str
     version: str
@@ -146,6 +149,7 @@ class EditResult(BaseModel):
     greedy_success: float
     layers: list[LayerReport]
     seconds: dict[str, float]
+    peak_memory_mb: float = 0.0
 
 
 class Edit(BaseModel):

@@ -40,6 +40,9 @@ class Settings(BaseSettings):
     moment_samples: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="Tokens for second moments; default: 20 per key dimension."
     )
+    edit_memory_mb: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Bound on what value optimisation holds; default: none."
+    )
     max_facts: Annotated[int, Field(ge=1)] = 10_000
     max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 2**20
     max_prompts: Annotated[int, Field(ge=1)] = 256

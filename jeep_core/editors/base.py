@@ -50,7 +50,8 @@ class EditContext:
     moments: Moments
     previous_keys: Mapping[tuple[str, int], torch.Tensor] = field(default_factory=dict)
     values: Values | None = None
-    batch_facts: int = 32
+    batch_facts: int | None = None
+    memory_bytes: int | None = None
     progress: Progress | None = None
     should_stop: Callable[[], bool] | None = None
 
@@ -72,6 +73,7 @@ class EditContext:
             self.facts,
             objective,
             batch_facts=self.batch_facts,
+            memory_bytes=self.memory_bytes,
             progress=self.progress,
             should_stop=self.should_stop,
         )

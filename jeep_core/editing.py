@@ -16,7 +16,7 @@ from jeep_core.editors.base import EditContext, EditorOutcome, Keys, LayerUpdate
 from jeep_core.errors import FieldProblem, InvalidHParams, JeepError
 from jeep_core.facts import Fact, deduplicate, parse_facts
 from jeep_core.hparams import (
-    OptimisedEditorHParams,
+    EditorHParams,
     load_preset,
     merge,
     presets_for,
@@ -38,8 +38,8 @@ class EditResult:
     delta: WeightDelta
     keys: Keys
     layers: list[LayerUpdate]
-    values: Values
-    hparams: OptimisedEditorHParams
+    values: Values | None
+    hparams: EditorHParams
     prefixes: list[str]
     seconds: dict[str, float]
 
@@ -85,11 +85,11 @@ def edit(
     checked = resolve_hparams(base.name, editor, preset, hparams or {}, base.n_layers)
     kept = prepare_facts(base, facts)
     clock = Clock()
-    moments = moments or Moments(base, texts_of(corpus_path(base.name, corpus)))
-    layers = [layer for region in checked.regions.values() for layer in region.layers]
-    moments.ensure(layers, progress, should_stop)
+    if checked.moment_layers:
+        moments = moments or Moments(base, texts_of(corpus_path(base.name, corpus)))
+        moments.ensure(checked.moment_layers, progress, should_stop)
     clock.lap("moments")
-    texts = list(prefixes or sample_prefixes(base, checked.n_prefixes))
+    texts = list(prefixes or sample_prefixes(base, checked.prefix_count))
     context = EditContext(
         view=view,
         facts=tokenize(base, kept, texts),
@@ -130,7 +130,7 @@ class Clock:
 
 def resolve_hparams(
     model: str, editor: str, preset: str | None, changes: Mapping[str, Any], n_layers: int
-) -> OptimisedEditorHParams:
+) -> EditorHParams:
     """Hyper-parameters from a preset (default: this model's first) and changes to it.
 
     Raises:
@@ -145,7 +145,8 @@ def resolve_hparams(
         base = chosen.hparams
     else:
         base = next((p.hparams for p in presets_for(model) if p.editor == editor), {})
-    return validate_hparams(cls, merge(base, changes), n_layers)
+    checked: EditorHParams = validate_hparams(cls, merge(base, changes), n_layers)
+    return checked
 
 
 def prepare_facts(base: LoadedModel, facts: Sequence[Fact | Mapping[str, Any]]) -> list[Fact]:

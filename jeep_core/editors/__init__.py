@@ -7,18 +7,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from jeep_core.errors import FieldProblem, InvalidHParams
-from jeep_core.hparams import JeepHParams, MemitHParams, OptimisedEditorHParams
+from jeep_core.hparams import EditorHParams, JeepHParams, MemitHParams
 
 if TYPE_CHECKING:
     from jeep_core.editors.base import Editor
 
-EDITORS: dict[str, tuple[str, type[OptimisedEditorHParams]]] = {
+EDITORS: dict[str, tuple[str, type[EditorHParams]]] = {
     "jeep": ("jeep_core.editors.jeep:Jeep", JeepHParams),
     "memit": ("jeep_core.editors.memit:Memit", MemitHParams),
 }
 
 
-def hparams_class(name: str) -> type[OptimisedEditorHParams]:
+def hparams_class(name: str) -> type[EditorHParams]:
     """The hyper-parameter class of an editor, without importing the editor.
 
     Raises:

@@ -16,6 +16,7 @@ import torch
 
 from jeep_core.editing import EditResult as CoreResult
 from jeep_core.editing import corpus_path, edit
+from jeep_core.editors import hparams_class
 from jeep_core.facts import Fact
 from jeep_core.generation import Sampling, Scored, generate, score
 from jeep_core.loading import LoadedModel, texts_of
@@ -84,6 +85,7 @@ class EditRunner:
         """
         payload = EditPayload.model_validate(job.payload)
         facts = [fact_of(record) for record in payload.facts]
+        hparams = hparams_class(payload.editor).model_validate(payload.hparams)
         began = time.monotonic()
         view = self._views.editing(parent)
         control.progress("measure before", 0, 1)
@@ -94,8 +96,8 @@ class EditRunner:
             payload.editor,
             preset=payload.preset,
             hparams=payload.hparams,
-            prefixes=self._prefixes(int(payload.hparams.get("n_prefixes", 6))),
-            moments=self._shared_moments(),
+            prefixes=self._prefixes(hparams.prefix_count),
+            moments=self._shared_moments() if hparams.moment_layers else None,
             previous_keys=live_keys(self._store, parent, facts),
             memory_bytes=self._memory_bytes,
             progress=control.progress,
@@ -123,7 +125,7 @@ class EditRunner:
             greedy_success=fmean(outcome.success for outcome in outcomes),
             layers=[LayerReport(**vars(layer)) for layer in result.layers],
             seconds=seconds,
-            peak_memory_mb=round(result.values.peak_bytes / 2**20, 1),
+            peak_memory_mb=round(result.values.peak_bytes / 2**20, 1) if result.values else None,
         )
         manifest = self._manifest(job, payload, summary, edited, result)
         self._store.write_version(manifest)
@@ -141,10 +143,11 @@ class EditRunner:
         artifacts: dict[str, torch.Tensor] = dict(result.delta.tensors())
         for (region, layer), keys in result.keys.items():
             artifacts[f"keys.{region}.{layer}"] = keys
-        moments = self._shared_moments()
         inputs = {"prefixes": _sha256(result.prefixes)}
-        for part in result.hparams.regions.values():
-            inputs |= {f"moment.{layer}": moments.key(layer) for layer in part.layers}
+        layers = result.hparams.moment_layers
+        if layers:
+            moments = self._shared_moments()
+            inputs |= {f"moment.{layer}": moments.key(layer) for layer in layers}
         return Manifest(
             id=summary.version,
             parent=summary.parent,
@@ -221,8 +224,8 @@ def fact_outcomes(
             before=before[i],
             after=after[i],
             success=after[i].text.strip().startswith(fact.target_new.strip()),
-            steps=int(values.steps[i]),
-            target_probability=float(values.probabilities[i]),
+            steps=int(values.steps[i]) if values else None,
+            target_probability=float(values.probabilities[i]) if values else None,
         )
         for i, fact in enumerate(facts)
     ]

@@ -6,8 +6,9 @@ Everything else in the library asks these rows; nothing tests for a model's name
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -19,7 +20,10 @@ class Family:
     """Module paths: ``backbone`` and ``mlp_out`` are relative to the model and to a block.
 
     ``absolute_positions`` is the backbone's module that adds position embeddings to the input,
-    if the family has one.
+    if the family has one.  ``window`` says which blocks attend only to the last
+    ``config.sliding_window`` tokens: all of them, or those that ``config.layer_types`` names.
+    ``norm_after_mlp`` is the block's RMS norm (gain 1 + weight) between the MLP and the residual
+    stream.  ``soft_cap`` names the configuration's bound c on logits, x → c·tanh(x/c).
     """
 
     name: str
@@ -28,6 +32,9 @@ class Family:
     layers: str
     mlp_out: str
     absolute_positions: str | None = None
+    window: Literal["none", "every block", "by block"] = "none"
+    norm_after_mlp: str | None = None
+    soft_cap: str | None = None
 
     def backbone_of(self, model: nn.Module) -> Any:
         """The decoder without its head."""
@@ -47,15 +54,52 @@ class Family:
         """The MLP of block ``layer``; it acts on every position alone."""
         return self.layers_of(model)[layer].get_submodule(self.mlp_out.rpartition(".")[0])
 
+    def norm_after_mlp_of(self, model: nn.Module, layer: int) -> Any:
+        """The norm between the MLP of block ``layer`` and the residual stream, or None."""
+        if self.norm_after_mlp is None:
+            return None
+        return self.layers_of(model)[layer].get_submodule(self.norm_after_mlp)
+
+    def logits_of(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits (…, vocabulary) of states (…, d) behind the final norm, as the model gives them."""
+        logits: torch.Tensor = model.get_output_embeddings()(hidden)
+        cap = getattr(model.config, self.soft_cap) if self.soft_cap else None
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
     def weight_name(self, layer: int) -> str:
         """Parameter name of the MLP output projection of block ``layer``."""
         return f"{self.backbone}.{self.layers}.{layer}.{self.mlp_out}.weight"
 
 
 FAMILIES: tuple[Family, ...] = (
-    Family("GPT-J", "gptj", "transformer", "h", "mlp.fc_out"),
     Family("GPT-2", "gpt2", "transformer", "h", "mlp.c_proj", absolute_positions="wpe"),
+    Family("GPT-J", "gptj", "transformer", "h", "mlp.fc_out"),
+    Family("GPT-NeoX/Pythia", "gpt_neox", "gpt_neox", "layers", "mlp.dense_4h_to_h"),
     Family("LLaMA", "llama", "model", "layers", "mlp.down_proj"),
+    Family("Mistral", "mistral", "model", "layers", "mlp.down_proj", window="every block"),
+    Family("Qwen 2", "qwen2", "model", "layers", "mlp.down_proj", window="by block"),
+    Family("Qwen 3", "qwen3", "model", "layers", "mlp.down_proj", window="by block"),
+    Family("Gemma 1", "gemma", "model", "layers", "mlp.down_proj"),
+    Family(
+        "Gemma 2",
+        "gemma2",
+        "model",
+        "layers",
+        "mlp.down_proj",
+        window="by block",
+        norm_after_mlp="post_feedforward_layernorm",
+        soft_cap="final_logit_softcapping",
+    ),
+    Family(
+        "Gemma 3 (text)",
+        "gemma3_text",
+        "model",
+        "layers",
+        "mlp.down_proj",
+        window="by block",
+        norm_after_mlp="post_feedforward_layernorm",
+        soft_cap="final_logit_softcapping",
+    ),
 )
 
 
@@ -70,6 +114,10 @@ def family_of(config: Any) -> Family:
         raise UnsupportedModel(
             "quantised weights cannot be edited; load float32, bfloat16 or float16 weights "
             f"of one of: {supported}"
+        )
+    if getattr(config, "use_bidirectional_attention", None):
+        raise UnsupportedModel(
+            f"a model whose attention looks ahead cannot be edited; supported: {supported}"
         )
     for family in FAMILIES:
         if family.model_type == config.model_type:

@@ -207,7 +207,7 @@ def score_rows(
     if any(n < 1 for _, n in rows):
         raise JeepError("a prompt without tokens says nothing about the text behind it")
     base, family = view.base, view.base.family
-    backbone, head = family.backbone_of(view.model), view.model.get_output_embeddings()
+    backbone = family.backbone_of(view.model)
     scored: dict[int, Scored] = {}
     for chosen in _batches([len(ids) for ids, _ in rows], batch_tokens):
         width = len(rows[chosen[-1]][0])
@@ -215,7 +215,8 @@ def score_rows(
         hidden = backbone(input_ids=ids.to(base.device), use_cache=False).last_hidden_state
         at = [(r, p) for r, i in enumerate(chosen) for p in range(rows[i][1], len(rows[i][0]))]
         r, p = torch.tensor(at, dtype=torch.long).view(-1, 2).T
-        logits = head(hidden[r.to(base.device), p.to(base.device) - 1]).float().cpu()
+        states = hidden[r.to(base.device), p.to(base.device) - 1]
+        logits = family.logits_of(view.model, states).float().cpu()
         wanted = ids[r, p]
         own = F.log_softmax(logits, dim=-1).gather(1, wanted[:, None])[:, 0]
         hit = logits.argmax(dim=1) == wanted

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from jeep_core.positions import PromptTokens
-from jeep_core.rows import GivenPast, Leading, additive_mask, leading_of, stack_rows
+from jeep_core.rows import Attention, GivenPast, Leading, leading_of, stack_rows
 from jeep_core.views import ModelView, block_output, hooked, lower_part, mlp_only_at
 
 Position = Literal["subject_last", "prediction"]
@@ -44,7 +44,7 @@ class _Reader:
     """Reads one position of the rows of a group: the rows of all facts behind one prefix."""
 
     def __init__(self, view: ModelView, rows: FactRows, position: Position, last: int) -> None:
-        self.view = view
+        self.view, self.attention = view, Attention.of(view.base)
         groups = [[fact[j] for fact in rows] for j in range(len(rows[0]))]
         self.leading: Leading = leading_of(view, groups, last)
         self.groups = [
@@ -73,7 +73,7 @@ class _Reader:
         skip = self.leading.lengths[group]
         batch = stack_rows(rows, device, [skip] * len(rows))
         groups = torch.full((len(rows),), group, device=device)
-        allowed = self.leading.allowed(groups)[:, :skip]
+        leading, places = self.leading.places(groups), batch.positions(view.base.max_positions)
         past = self.leading.past_of(groups, range(until + 1))
         r, at = torch.arange(len(rows), device=device), batch.lengths - batch.skip - 1
         taken: dict[str, torch.Tensor] = {}
@@ -96,8 +96,8 @@ class _Reader:
             )
             lower_part(view, until)(
                 input_ids=batch.ids,
-                attention_mask=additive_mask(allowed, batch.ids.shape[1], view.base.dtype),
-                position_ids=batch.positions(view.base.max_positions),
+                attention_mask=self.attention.mask(leading[:, :skip], places, view.base.dtype),
+                position_ids=places,
                 past_key_values=GivenPast(
                     {i: (k[:, :, :skip], v[:, :, :skip]) for i, (k, v) in past.items()}
                 ),

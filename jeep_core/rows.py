@@ -13,11 +13,15 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from jeep_core.loading import LoadedModel
 from jeep_core.positions import PromptTokens
 from jeep_core.views import ModelView, lower_part
 
 Past = dict[int, tuple[torch.Tensor, torch.Tensor]]
 """Keys and values (r, heads, s, head_dim) by block."""
+
+NOWHERE = -1
+"""The position of a key that is not real."""
 
 
 @dataclass
@@ -86,13 +90,52 @@ class GivenPast(DynamicCache):
         return key_states, value_states
 
 
-def additive_mask(allowed: torch.Tensor, own: int, dtype: torch.dtype) -> torch.Tensor:
-    """Mask (r, 1, own, s+own): the past where ``allowed`` (r, s), and every own token behind."""
-    r, s = allowed.shape
-    causal = torch.ones(own, own, dtype=torch.bool, device=allowed.device).tril()
-    both = torch.cat([allowed[:, None, :].expand(r, own, s), causal.expand(r, own, own)], dim=2)
-    mask = torch.zeros(both.shape, dtype=dtype, device=allowed.device)
-    return mask.masked_fill_(~both, torch.finfo(dtype).min)[:, None]
+@dataclass(frozen=True)
+class Attention:
+    """What a model's blocks attend to: all tokens to the left, or the last ``window`` of them.
+
+    ``kinds``: names of the kinds of blocks, if a model has several and takes a mask for each.
+    """
+
+    window: int | None = None
+    kinds: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, base: LoadedModel) -> Attention:
+        """That of a model."""
+        config, window = base.model.config, base.family.window
+        if window == "none":
+            return cls()
+        kinds = tuple(sorted(set(config.layer_types))) if window == "by block" else ()
+        return cls(config.sliding_window, kinds)
+
+    def mask(self, past: torch.Tensor, own: torch.Tensor, dtype: torch.dtype) -> Any:
+        """What a backbone takes for tokens at positions ``own`` (r, q) behind given ones.
+
+        ``past`` (r, s): positions of the given keys, ``NOWHERE`` where there is none.
+        """
+        if not self.kinds:
+            return additive_mask(past, own, dtype, self.window)
+        windows = {"full_attention": None, "sliding_attention": self.window}
+        return {kind: additive_mask(past, own, dtype, windows[kind]) for kind in self.kinds}
+
+
+def additive_mask(
+    past: torch.Tensor, own: torch.Tensor, dtype: torch.dtype, window: int | None = None
+) -> torch.Tensor:
+    """Mask (r, 1, q, s+q): real tokens to the left, the token itself among them.
+
+    ``past`` (r, s) and ``own`` (r, q) as in ``Attention.mask``; with a ``window`` only tokens
+    less than that far away.
+    """
+    (r, s), q = past.shape, own.shape[1]
+    causal = torch.ones(q, q, dtype=torch.bool, device=own.device).tril()
+    real = (past != NOWHERE)[:, None, :].expand(r, q, s)
+    seen = torch.cat([real, causal.expand(r, q, q)], dim=2)
+    if window is not None:
+        seen = seen & (own[:, :, None] - torch.cat([past, own], dim=1)[:, None, :] < window)
+    mask = torch.zeros(seen.shape, dtype=dtype, device=own.device)
+    return mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
 
 
 @dataclass(frozen=True)
@@ -106,11 +149,11 @@ class Leading:
         """Keys and values in front of rows that belong to ``groups`` (r,)."""
         return {i: (self.past[i][0][groups], self.past[i][1][groups]) for i in layers}
 
-    def allowed(self, groups: torch.Tensor) -> torch.Tensor:
-        """Which of these (r, c) are real."""
+    def places(self, groups: torch.Tensor) -> torch.Tensor:
+        """Their positions (r, c), ``NOWHERE`` where a group has fewer."""
         lengths = torch.tensor(self.lengths, device=groups.device)[groups]
         places = torch.arange(max(self.lengths), device=groups.device)
-        return places < lengths[:, None]
+        return torch.where(places < lengths[:, None], places, NOWHERE)
 
 
 def shared_length(rows: Sequence[PromptTokens]) -> int:
@@ -134,11 +177,11 @@ def leading_of(view: ModelView, groups: Sequence[Sequence[PromptTokens]], last: 
         return Leading(lengths, nothing)
     cache = GivenPast(nothing, keep=True)
     device = view.base.device
-    allowed = torch.zeros(len(groups), 0, dtype=torch.bool, device=device)
+    places = torch.arange(width, device=device).expand(len(groups), width)
     lower_part(view, last)(
         input_ids=torch.tensor(ids, device=device),
-        attention_mask=additive_mask(allowed, width, view.base.dtype),
-        position_ids=torch.arange(width, device=device).expand(len(groups), width),
+        attention_mask=Attention.of(view.base).mask(places[:, :0], places, view.base.dtype),
+        position_ids=places,
         past_key_values=cache,
         use_cache=False,
     )

@@ -16,10 +16,11 @@ from torch.nn import functional as F
 
 from jeep_core.positions import PromptTokens
 from jeep_core.rows import (
+    NOWHERE,
+    Attention,
     GivenPast,
     Leading,
     Past,
-    additive_mask,
     leading_of,
     stack_rows,
 )
@@ -42,21 +43,22 @@ class Rows:
 
     ``segment`` (r, q, d): hidden states at the output of block ``low``; ``lengths`` (r,) of
     them are real.  ``position_ids`` (r, q).  ``past``: keys and values of what is to the left,
-    real where ``allowed`` (r, s).  ``prediction`` (r,) is relative to the segment.  ``targets``
-    (r, q): the id to be predicted at each place, -100 elsewhere; without any, the head is read
-    at the first place.
+    at positions ``past_places`` (r, s).  ``prediction`` (r,) is relative to the segment.
+    ``targets`` (r, q): the id to be predicted at each place, -100 elsewhere; without any, the
+    head is read at the first place.
     """
 
     segment: torch.Tensor
     lengths: torch.Tensor
     position_ids: torch.Tensor
-    allowed: torch.Tensor
+    past_places: torch.Tensor
     past: Past
     prediction: torch.Tensor
     targets: torch.Tensor
+    attention: Attention
 
     def __post_init__(self) -> None:
-        self.mask = additive_mask(self.allowed, self.segment.shape[1], self.segment.dtype)
+        self.mask = self.attention.mask(self.past_places, self.position_ids, self.segment.dtype)
         read = self.targets >= 0
         read[:, 0] |= ~read.any(dim=1)
         self.read_row, self.read_place = read.nonzero(as_tuple=True)
@@ -71,10 +73,10 @@ class Rows:
 
     def keep(self, index: torch.Tensor) -> Rows:
         """The rows of these numbers, no wider than they need."""
-        lengths, allowed = self.lengths[index], self.allowed[index]
+        lengths, places = self.lengths[index], self.past_places[index]
         q = int(lengths.max())
-        used = allowed.any(dim=0).nonzero().flatten()
-        whole = len(used) == allowed.shape[1]
+        used = (places != NOWHERE).any(dim=0).nonzero().flatten()
+        whole = len(used) == places.shape[1]
 
         def cut(states: torch.Tensor) -> torch.Tensor:
             chosen = states[index]
@@ -84,16 +86,17 @@ class Rows:
             segment=self.segment[index, :q],
             lengths=lengths,
             position_ids=self.position_ids[index, :q],
-            allowed=allowed[:, used],
+            past_places=places[:, used],
             past={layer: (cut(k), cut(v)) for layer, (k, v) in self.past.items()},
             prediction=self.prediction[index],
             targets=self.targets[index, :q],
+            attention=self.attention,
         )
 
     def join(self, other: Rows) -> Rows:
         """These rows and others behind them, padded alike."""
         q = max(self.segment.shape[1], other.segment.shape[1])
-        s = max(self.allowed.shape[1], other.allowed.shape[1])
+        s = max(self.past_places.shape[1], other.past_places.shape[1])
 
         def both(a: torch.Tensor, b: torch.Tensor, dim: int, size: int, value: int) -> torch.Tensor:
             return torch.cat([_padded(t, dim, size, value) for t in (a, b)])
@@ -102,7 +105,7 @@ class Rows:
             segment=both(self.segment, other.segment, 1, q, 0),
             lengths=torch.cat([self.lengths, other.lengths]),
             position_ids=both(self.position_ids, other.position_ids, 1, q, 0),
-            allowed=both(self.allowed, other.allowed, 1, s, 0),
+            past_places=both(self.past_places, other.past_places, 1, s, NOWHERE),
             past={
                 layer: (
                     both(k, other.past[layer][0], 2, s, 0),
@@ -112,6 +115,7 @@ class Rows:
             },
             prediction=torch.cat([self.prediction, other.prediction]),
             targets=both(self.targets, other.targets, 1, q, NO_TARGET),
+            attention=self.attention,
         )
 
 
@@ -140,7 +144,7 @@ class UpperStack:
         self.view, self.low, self.high = view, low, high
         self.layers = view.base.family.layers_of(view.model)
         self.lower, self.upper = lower_part(view, low), upper_part(view, low + 1)
-        self.head = view.model.get_output_embeddings()
+        self.attention = Attention.of(view.base)
         self.leading: Leading = leading_of(view, groups, len(self.layers) - 1)
 
     @torch.no_grad()
@@ -157,7 +161,7 @@ class UpperStack:
         places = batch.positions(self.view.base.max_positions)
         start = batch.subject_last - batch.skip
         states = self._lower_states(batch.ids, places, group)
-        past, allowed = self._left(states, places, start, group)
+        past, past_places = self._left(states, places, start, group)
 
         r = torch.arange(len(rows), device=device)[:, None]
         lengths = batch.lengths - batch.subject_last
@@ -167,10 +171,11 @@ class UpperStack:
             segment=states[r, inside],
             lengths=lengths,
             position_ids=places[r, inside],
-            allowed=allowed,
+            past_places=past_places,
             past=past,
             prediction=batch.prediction - batch.subject_last,
             targets=_targets(rows, int(lengths.max()), device),
+            attention=self.attention,
         )
 
     def _lower_states(
@@ -182,7 +187,7 @@ class UpperStack:
             lambda module, args, output: taken.append(block_output(output))
         )
         past = self.leading.past_of(group, range(self.low + 1))
-        mask = additive_mask(self.leading.allowed(group), ids.shape[1], self.view.base.dtype)
+        mask = self.attention.mask(self.leading.places(group), places, self.view.base.dtype)
         with hooked(hook):
             self.lower(
                 input_ids=ids,
@@ -196,8 +201,8 @@ class UpperStack:
     def _left(
         self, states: torch.Tensor, places: torch.Tensor, start: torch.Tensor, group: torch.Tensor
     ) -> tuple[Past, torch.Tensor]:
-        """Keys and values of the upper blocks left of ``start`` (r,), and which are real."""
-        leading = self.leading.allowed(group)
+        """Keys and values of the upper blocks left of ``start`` (r,), and their positions."""
+        leading = self.leading.places(group)
         past = self.leading.past_of(group, range(self.low + 1, len(self.layers)))
         w = int(start.max())
         if w == 0:
@@ -206,12 +211,13 @@ class UpperStack:
         with self._last_mlp_at(none, none):
             self.upper(
                 inputs_embeds=states[:, :w],
-                attention_mask=additive_mask(leading, w, states.dtype),
+                attention_mask=self.attention.mask(leading, places[:, :w], states.dtype),
                 position_ids=places[:, :w],
                 past_key_values=cache,
                 use_cache=False,
             )
-        own = torch.arange(w, device=start.device) < start[:, None]
+        inside = torch.arange(w, device=start.device) < start[:, None]
+        own = torch.where(inside, places[:, :w], NOWHERE)
         return cache.kept, torch.cat([leading, own], dim=1)
 
     def forward(
@@ -254,7 +260,8 @@ class UpperStack:
 
     def log_probabilities(self, rows: Rows, hidden: torch.Tensor) -> torch.Tensor:
         """Next-token distribution (n, vocabulary) where the head is read, as logarithms."""
-        logits = self.head(hidden[rows.read_row, rows.read_place])
+        states = hidden[rows.read_row, rows.read_place]
+        logits = self.view.base.family.logits_of(self.view.model, states)
         return F.log_softmax(logits.float(), dim=-1)
 
     def target_nll(self, rows: Rows, hidden: torch.Tensor) -> torch.Tensor:

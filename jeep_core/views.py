@@ -115,6 +115,10 @@ def upper_part(view: ModelView, first: int) -> Any:
     backbone = _shell(family.backbone_of(view.model))
     layers = family.layers_of(view.model)
     _set(backbone, family.layers, layers[first:])
+    kinds = getattr(backbone.config, "layer_types", None)
+    if kinds is not None:
+        backbone.config = copy.copy(backbone.config)
+        backbone.config.layer_types = kinds[first:]
     if family.absolute_positions:
         _set(backbone, family.absolute_positions, _NoPositions())
     return backbone

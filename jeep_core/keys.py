@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 
+from jeep_core.norms import back_through_norm
 from jeep_core.positions import PromptTokens
 from jeep_core.rows import Attention, GivenPast, Leading, leading_of, stack_rows
 from jeep_core.views import ModelView, block_output, hooked, lower_part, mlp_only_at
@@ -38,6 +39,24 @@ def keys_and_states(
 def states_of(view: ModelView, rows: FactRows, position: Position, last: int) -> torch.Tensor:
     """Current states (m, d) of block ``last`` for every fact, empty prefix, float32."""
     return _Reader(view, [fact[:1] for fact in rows], position, last).read(0, last, last)[1]
+
+
+@torch.no_grad()
+def residuals_at_projection(
+    view: ModelView, rows: FactRows, position: Position, layer: int, residuals: torch.Tensor
+) -> torch.Tensor:
+    """Residuals (m, d) at the output of block ``layer`` as residuals of its output projection.
+
+    They are the same but where a norm follows the MLP (see ``jeep_core.norms``).
+    """
+    family = view.base.family
+    norm = family.norm_after_mlp_of(view.model, layer)
+    if norm is None:
+        return residuals
+    plain = _Reader(view, [fact[:1] for fact in rows], position, layer)
+    keys, _ = plain.read(0, layer, layer)
+    outputs = family.mlp_out_of(view.model, layer)(keys.to(view.base.dtype))
+    return back_through_norm(outputs, residuals, 1.0 + norm.weight.float(), norm.eps)
 
 
 class _Reader:

@@ -11,7 +11,7 @@ import torch
 from jeep_core.delta import Update, WeightDelta
 from jeep_core.errors import Cancelled
 from jeep_core.hparams import OptimisedEditorHParams, Region
-from jeep_core.keys import Position, keys_and_states, states_of
+from jeep_core.keys import Position, keys_and_states, residuals_at_projection, states_of
 from jeep_core.moments import Moments
 from jeep_core.solve import solve_update
 from jeep_core.values import FactTokens, Objective, Progress, Values, optimise
@@ -141,7 +141,7 @@ def write_region(
             outcome.layers[-1] = replace(outcome.layers[-1], residual_after=_mean_norm(gap))
         solution = solve_update(
             keys,
-            gap / spread(region, layer),
+            residuals_at_projection(view, rows, position, layer, gap / spread(region, layer)),
             moments.factor(layer),
             region.moment_weight,
             context.previous_keys.get((region_name, layer))

@@ -14,17 +14,35 @@ from jeep_core.errors import UnsupportedModel
 from jeep_core.families import FAMILIES, family_of, is_transposed
 from jeep_core.loading import LoadedModel, load
 
-SUPPORTED = ("GPT-J", "GPT-2", "LLaMA")
+ROWS = {
+    "gpt2": "GPT-2",
+    "gptj": "GPT-J",
+    "gpt_neox": "GPT-NeoX/Pythia",
+    "llama": "LLaMA",
+    "mistral": "Mistral",
+    "qwen2": "Qwen 2",
+    "qwen3": "Qwen 3",
+    "gemma": "Gemma 1",
+    "gemma2": "Gemma 2",
+    "gemma3_text": "Gemma 3 (text)",
+}
+SUPPORTED = tuple(ROWS.values())
 
 
-@pytest.mark.parametrize(
-    ("model_type", "name"), [("gptj", "GPT-J"), ("gpt2", "GPT-2"), ("llama", "LLaMA")]
-)
-def test_a_configuration_has_its_family(model_type: str, name: str) -> None:
-    assert family_of(AutoConfig.for_model(model_type)).name == name
+@pytest.mark.parametrize("model_type", ROWS)
+def test_a_configuration_has_its_family(model_type: str) -> None:
+    assert family_of(AutoConfig.for_model(model_type)).name == ROWS[model_type]
 
 
-@pytest.mark.parametrize("config", [BertConfig(), AutoConfig.for_model("gpt_neox")])
+def test_attention_that_looks_ahead_is_refused() -> None:
+    """Blocks must be causal: keys and values to the left are computed once."""
+    config = AutoConfig.for_model("gemma3_text", use_bidirectional_attention=True)
+    with pytest.raises(UnsupportedModel, match="looks ahead") as caught:
+        family_of(config)
+    assert all(name in str(caught.value) for name in SUPPORTED)
+
+
+@pytest.mark.parametrize("config", [BertConfig(), AutoConfig.for_model("gemma3")])
 def test_other_architectures_are_refused_with_the_list(config: Any) -> None:
     with pytest.raises(UnsupportedModel) as caught:
         family_of(config)
@@ -65,20 +83,26 @@ def test_an_unknown_dtype_is_refused(tmp_path: Path, gpt2: LoadedModel) -> None:
         load(str(tmp_path), dtype="int8")
 
 
-def test_parts_are_where_the_row_says(base: LoadedModel) -> None:
+@pytest.mark.parametrize("model_type", ROWS)
+def test_parts_are_where_the_row_says(model_type: str) -> None:
+    base = tiny.random_model(model_type)
     family = base.family
     assert base.n_layers == len(tiny.blocks(base.model)) == 4
     assert base.max_positions == tiny.POSITIONS
+    assert base.mlp_size == (128 if model_type.startswith(("gptj", "gpt2")) else 96)
     assert list(family.layers_of(base.model)) == list(tiny.blocks(base.model))
     for layer in range(4):
         module = tiny.mlp_out(base.model, layer)
         assert family.mlp_out_of(base.model, layer) is module
         assert base.model.get_parameter(family.weight_name(layer)) is module.weight
         assert is_transposed(module) == (family.name == "GPT-2")
+        assert (family.norm_after_mlp_of(base.model, layer) is None) == (
+            family.name not in ("Gemma 2", "Gemma 3 (text)")
+        )
 
 
-def test_every_family_is_tested_here() -> None:
-    assert {family.model_type for family in FAMILIES} == set(tiny.FAMILIES)
+def test_every_family_has_its_row() -> None:
+    assert [family.model_type for family in FAMILIES] == list(ROWS)
 
 
 def test_loading_from_a_folder_gives_the_same_model(tmp_path: Path, base: LoadedModel) -> None:

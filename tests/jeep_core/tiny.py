@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    GPTJConfig,
-    GPTJForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-)
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from jeep_core.loading import LoadedModel, wrap
 from jeep_core.views import ModelView
@@ -80,80 +74,78 @@ def tokenizer(kind: str) -> Tokenizer:
     return _sentencepiece() if kind == "sentencepiece" else _byte_level("prefix" in kind)
 
 
-def _gptj(size: int) -> GPTJForCausalLM:
-    return GPTJForCausalLM(
-        GPTJConfig(
-            vocab_size=size,
-            n_positions=POSITIONS,
-            n_embd=32,
-            n_layer=4,
-            n_head=4,
-            rotary_dim=4,
-            initializer_range=0.2,
-            bos_token_id=0,
-            eos_token_id=0,
-        )
-    )
-
-
-def _gpt2(size: int) -> GPT2LMHeadModel:
-    return GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=size,
-            n_positions=POSITIONS,
-            n_embd=32,
-            n_layer=4,
-            n_head=4,
-            initializer_range=0.2,
-            bos_token_id=0,
-            eos_token_id=0,
-        )
-    )
-
-
-def _llama(size: int) -> LlamaForCausalLM:
-    """Attention in groups: two heads of queries share keys and values."""
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=size,
-            max_position_embeddings=POSITIONS,
-            hidden_size=32,
-            intermediate_size=96,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            initializer_range=0.2,
-            bos_token_id=1,
-            eos_token_id=2,
-        )
-    )
-
-
-BUILDERS: Mapping[str, tuple[Callable[[int], Any], str]] = {
-    "gptj": (_gptj, "byte-level"),
-    "gpt2": (_gpt2, "byte-level-prefix-space"),
-    "llama": (_llama, "sentencepiece"),
+GPT = {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": POSITIONS}
+ROTARY = {
+    "hidden_size": 32,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,  # two heads of queries share keys and values
+    "max_position_embeddings": POSITIONS,
 }
+WIDE_HEADS = {**ROTARY, "head_dim": 12}  # 4 · 12 is not 32
+WINDOW = {"sliding_window": 5}
+KINDS = ["sliding_attention", "full_attention", "full_attention", "sliding_attention"]
+MIXED = {**WINDOW, "layer_types": KINDS}
+CAPS = {"final_logit_softcapping": 4.0, "query_pre_attn_scalar": 12}
+
+CONFIGS: Mapping[str, tuple[Mapping[str, Any], str]] = {
+    "gptj": ({**GPT, "rotary_dim": 4}, "byte-level"),
+    "gpt2": (GPT, "byte-level-prefix-space"),
+    "llama": (ROTARY, "sentencepiece"),
+    "gpt_neox": (
+        {k: v for k, v in ROTARY.items() if k != "num_key_value_heads"},
+        "byte-level",
+    ),
+    "mistral": ({**WIDE_HEADS, **WINDOW}, "sentencepiece"),
+    "qwen2": ({**ROTARY, **MIXED, "use_sliding_window": True}, "byte-level"),
+    "qwen3": ({**WIDE_HEADS, **MIXED, "use_sliding_window": True}, "byte-level"),
+    "gemma": (WIDE_HEADS, "sentencepiece"),
+    "gemma2": (
+        {**WIDE_HEADS, **MIXED, **CAPS, "attn_logit_softcapping": 2.0},
+        "sentencepiece",
+    ),
+    "gemma3_text": ({**WIDE_HEADS, **MIXED, **CAPS}, "sentencepiece"),
+}
+ALL_FAMILIES = tuple(CONFIGS)
 
 
 def random_model(family: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> LoadedModel:
     """A fresh model with random weights, four blocks of width 32, and its tokenizer."""
-    build, kind = BUILDERS[family]
+    values, kind = CONFIGS[family]
+    start, end = (1, 2) if kind == "sentencepiece" else (0, 0)
+    config = AutoConfig.for_model(
+        family,
+        **values,
+        vocab_size=tokenizer(kind).get_vocab_size(),
+        initializer_range=0.2,
+        bos_token_id=start,
+        eos_token_id=end,
+        pad_token_id=0,
+    )
     torch.manual_seed(seed)
-    model = build(tokenizer(kind).get_vocab_size()).eval().requires_grad_(False).to(dtype)
-    return wrap(f"tiny-{family}", model, tokenizer(kind))
+    model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+    if family.startswith("gemma"):  # its norms' gains start at 1
+        for module in model.modules():
+            if type(module).__name__.endswith("RMSNorm"):
+                nn.init.normal_(module.weight, std=0.3)
+    return wrap(f"tiny-{family}", model.to(dtype), tokenizer(kind))
 
 
 def blocks(model: Any) -> Any:
     """The decoder blocks, found without the library."""
-    return model.model.layers if hasattr(model, "model") else model.transformer.h
+    if hasattr(model, "transformer"):
+        return model.transformer.h
+    return (model.gpt_neox if hasattr(model, "gpt_neox") else model.model).layers
 
 
 def mlp_out(model: Any, layer: int) -> Any:
     """The MLP's output projection, found without the library."""
     mlp = blocks(model)[layer].mlp
     return next(
-        getattr(mlp, name) for name in ("fc_out", "c_proj", "down_proj") if hasattr(mlp, name)
+        getattr(mlp, name)
+        for name in ("fc_out", "c_proj", "down_proj", "dense_4h_to_h")
+        if hasattr(mlp, name)
     )
 
 

@@ -169,11 +169,15 @@ class EditRunner:
 
     def _shared_moments(self) -> Moments:
         if self._moments is None:
+            settings, imported = self._settings, self._settings.moments
+            corpus = None if imported else corpus_path(self.base.name, settings.corpus)
             self._moments = Moments(
                 self.base,
-                texts_of(corpus_path(self.base.name, self._settings.corpus)),
-                self._settings.moment_samples or 0,
+                texts_of(corpus) if corpus else [],
+                settings.moment_samples or 0,
                 folder=self._store.base_file("moments"),
+                imported=imported,
+                factor_bytes=settings.factor_memory_mb * 2**20,
             )
         return self._moments
 

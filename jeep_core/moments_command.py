@@ -13,7 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from jeep_core import moments as core
 from jeep_core.editing import corpus_path
@@ -127,9 +134,10 @@ def _layers(text: str) -> list[int]:
     found: set[int] = set()
     for part in text.split(","):
         first, _, last = part.partition("-")
-        found |= set(range(int(first), int(last or first) + 1))
-    if not found:
-        raise ValueError(text)
+        span = range(int(first), int(last or first) + 1)
+        if not span:
+            raise ValueError(text)
+        found |= set(span)
     return sorted(found)
 
 
@@ -146,7 +154,8 @@ def _bar() -> Iterator[core.Progress]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed:,.0f}/{task.total:,.0f} tokens"),
+        MofNCompleteColumn(),
+        TextColumn("tokens"),
         TimeElapsedColumn(),
         TextColumn("ETA"),
         TimeRemainingColumn(),

@@ -125,9 +125,7 @@ def _layer(base: LoadedModel, file: Path, given: int | None) -> int:
     else:
         layer = given
     if not 0 <= layer < base.n_layers:
-        raise JeepError(
-            f"{file.name}: {base.name} has no layer {layer}, only 0–{base.n_layers - 1}"
-        )
+        raise JeepError(f"{file.name}: {base.name} has {base.n_layers} layers, none {layer}")
     return layer
 
 

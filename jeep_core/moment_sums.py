@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -210,7 +211,7 @@ def accumulate(
         sums = {layer: total.upper for layer, total in totals.items()}
         return replace(start, sums=sums, count=count, batches=done)
 
-    with torch.no_grad(), hooked(*map(taker, layers)):
+    with torch.no_grad(), _float32_products(), hooked(*map(taker, layers)):
         for done, rows in enumerate(batches[start.batches :], start=start.batches + 1):
             before_batch()
             ids, real = _padded(rows, base.device)
@@ -225,10 +226,21 @@ def accumulate(
                 after_block(so_far(done))
     return replace(
         start,
-        sums={layer: total.total() for layer, total in totals.items()},
+        sums={layer: totals.pop(layer).total() for layer in layers},
         count=count,
         batches=0,
     )
+
+
+@contextmanager
+def _float32_products() -> Iterator[None]:
+    """No shortened formats in matrix products on a GPU, whatever else is set."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _padded(rows: Documents, device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -121,6 +121,7 @@ class Moments:
             if progress:
                 progress("moments", min(count, total), total)
 
+        after_batch(start.count)
         found = accumulate(self.base, chosen, start, before_batch, after_batch, saver.offer)
         if path:
             path.unlink(missing_ok=True)
@@ -135,15 +136,12 @@ class Moments:
         if any(key != self.key(layer) for layer, key in sums.keys.items()):
             raise JeepError("these sums are of another model, text, sample count or dtype")
         if self.folder:
-            keep(sums, self.folder)
+            for layer, path in zip(sums.keys, keep(sums, self.folder), strict=True):
+                self._factors.add(layer, self._kept(layer, path))
+            return
         for layer, moment in sums.moments().items():
-            path = self.path(layer)
-            self._factors.add(
-                layer,
-                self._kept(layer, path)
-                if path
-                else MomentFactor(moment.to(self.base.device), f"layer {layer}"),
-            )
+            factor = MomentFactor(moment.to(self.base.device), f"layer {layer}")
+            self._factors.add(layer, factor)
 
     def path(self, layer: int) -> Path | None:
         """Where the moment of a layer is kept."""

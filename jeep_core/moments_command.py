@@ -162,9 +162,16 @@ def _bar() -> Iterator[core.Progress]:
     )
     with Progress(*columns, console=err) as bar:
         task = bar.add_task("moments", total=None)
-        yield lambda phase, done, total: bar.update(
-            task, description=phase, completed=done, total=total
-        )
+        begun = False
+
+        def show(phase: str, done: int, total: int) -> None:
+            nonlocal begun
+            if not begun:  # what an interrupted pass had done says nothing about speed
+                bar.reset(task, total=total, completed=done)
+            begun = True
+            bar.update(task, description=phase, completed=done)
+
+        yield show
 
 
 if __name__ == "__main__":

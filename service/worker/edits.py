@@ -42,17 +42,21 @@ class JobControl:
     checkpoint: Callable[[], None]
 
     def __post_init__(self) -> None:
-        self._phase, self._began, self._last = "", 0.0, 0.0
+        self._phase, self._began, self._last, self._first = "", 0.0, 0.0, 0
 
     def progress(self, phase: str, done: int, total: int) -> None:
-        """Publish progress, a few times a second at most, with the phase's remaining time."""
+        """Publish progress, a few times a second at most, with the phase's remaining time.
+
+        What a phase had done when it first reported is not counted in its speed.
+        """
         moment = time.monotonic()
         if phase != self._phase:
-            self._phase, self._began, self._last = phase, moment, 0.0
+            self._phase, self._began, self._last, self._first = phase, moment, 0.0, done
         if moment - self._last < REPORT_EVERY_S and done < total:
             return
         self._last = moment
-        eta = (moment - self._began) / done * (total - done) if done else None
+        new = done - self._first
+        eta = (moment - self._began) / new * (total - done) if new else None
         rounded = None if eta is None else round(eta, 1)
         self.publish(Progress(phase=phase, done=done, total=total, eta_seconds=rounded))
 

@@ -240,3 +240,32 @@ def test_a_kill_while_saving_leaves_the_file_before_it(
     found = MomentSums.load(path)
     assert (found.count, dict(found.keys), found.parts) == (7, {1: "key"}, frozenset({0}))
     assert torch.equal(found.sums[1], torch.eye(3, dtype=torch.float64))
+
+
+def test_a_resumed_pass_reports_where_it_begins(
+    gptj: LoadedModel, small_blocks: None, tmp_path: Path
+) -> None:
+    moments = Moments(gptj, tiny.TEXTS, samples=600, folder=tmp_path)
+    with pytest.raises(Killed):
+        moments.ensure([1], should_stop=kill_at(9))
+    told: list[tuple[int, int]] = []
+    moments.ensure([1], lambda phase, done, total: told.append((done, total)))
+    assert told[0][0] > 0
+    assert told == sorted(told)
+    assert told[-1] == (600, 600)
+
+
+def test_other_precision_settings_are_left_as_they_were(
+    gptj: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    during: list[str] = []
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        Moments(gptj, tiny.TEXTS).sums(
+            [1], should_stop=lambda: bool(during.append(torch.get_float32_matmul_precision()))
+        )
+        assert set(during) == {"highest"}
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)

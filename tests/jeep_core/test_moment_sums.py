@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -269,3 +270,14 @@ def test_other_precision_settings_are_left_as_they_were(
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def test_what_killed_writers_left_is_removed(tmp_path: Path) -> None:
+    sums = MomentSums({1: "key"}, {1: torch.eye(3)}, count=7)
+    old, new, other = (tmp_path / f".{n}.partial" for n in ("sums.12", "sums.13", "others.12"))
+    for path in (old, new, other):
+        path.touch()
+    for path in (old, other):
+        os.utime(path, (0, 0))
+    sums.save(tmp_path / "sums")
+    assert sorted(tmp_path.iterdir()) == sorted([new, other, tmp_path / "sums"])

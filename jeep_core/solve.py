@@ -19,7 +19,9 @@ from jeep_core.factors import MomentFactor, cholesky, condition
 
 MAX_CORRECTIONS = 6
 ACCURATE = 1e-7
-"""Size of the last correction against the solution, per column, at which float32 is enough."""
+"""Largest last correction against the solution at which float32 factors were enough …"""
+RESIDUAL = 1e-9
+"""… and largest ‖residual‖/‖key‖.  A small residual alone leaves errors of 1e-4."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,8 @@ def solve_update(
 
     ``previous_keys`` (p, d_ff) are kept as they are: further columns of K.
 
-    A factor of float32 precision is corrected with float64 residuals until the correction is
-    small; if it does not become small, the system is solved in float64.
+    A solution with float32 factors is corrected with float64 residuals until correction and
+    residual are small; if they do not become small, the system is solved in float64.
 
     Raises:
         NumericalError: a singular or badly conditioned system; names the layer.
@@ -164,17 +166,22 @@ def _corrected(
         return None
     wanted = rows[:m].T
     found = system.first(m).double()
-    size = torch.full((), torch.inf)
-    for _ in range(MAX_CORRECTIONS):
+    size = torch.inf
+    for _ in range(MAX_CORRECTIONS + 1):
         gap = wanted - weight * factor.times(found) - rows.T @ (rows @ found)
+        if size <= ACCURATE:
+            return (found, system.condition) if _largest(gap, wanted) <= RESIDUAL else None
         step = system.solve(gap.to(factor.precision)).double()
         found += step
-        before, size = size, (step.norm(dim=0) / found.norm(dim=0).clamp_min(1e-300)).max().cpu()
-        if size <= ACCURATE:
-            return found, system.condition
+        before, size = size, _largest(step, found)
         if not size < before / 2:
             return None
     return None
+
+
+def _largest(part: torch.Tensor, whole: torch.Tensor) -> float:
+    """The largest ratio of two columns' norms."""
+    return float((part.norm(dim=0) / whole.norm(dim=0).clamp_min(1e-300)).max())
 
 
 def _up(lower: torch.Tensor, right: torch.Tensor) -> torch.Tensor:

@@ -40,6 +40,12 @@ class Settings(BaseSettings):
     moment_samples: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="Tokens for second moments; default: 20 per key dimension."
     )
+    moments: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] | None = Field(
+        default=None, description="Imported second moments to use instead of a corpus."
+    )
+    factor_memory_mb: Annotated[int, Field(ge=1)] = Field(
+        default=8192, description="Memory for second moments and their factors."
+    )
     max_facts: Annotated[int, Field(ge=1)] = 10_000
     max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 2**20
     max_prompts: Annotated[int, Field(ge=1)] = 256

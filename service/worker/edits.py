@@ -42,17 +42,21 @@ class JobControl:
     checkpoint: Callable[[], None]
 
     def __post_init__(self) -> None:
-        self._phase, self._began, self._last = "", 0.0, 0.0
+        self._phase, self._began, self._last, self._first = "", 0.0, 0.0, 0
 
     def progress(self, phase: str, done: int, total: int) -> None:
-        """Publish progress, a few times a second at most, with the phase's remaining time."""
+        """Publish progress, a few times a second at most, with the phase's remaining time.
+
+        What a phase had done when it first reported is not counted in its speed.
+        """
         moment = time.monotonic()
         if phase != self._phase:
-            self._phase, self._began, self._last = phase, moment, 0.0
+            self._phase, self._began, self._last, self._first = phase, moment, 0.0, done
         if moment - self._last < REPORT_EVERY_S and done < total:
             return
         self._last = moment
-        eta = (moment - self._began) / done * (total - done) if done else None
+        new = done - self._first
+        eta = (moment - self._began) / new * (total - done) if new else None
         rounded = None if eta is None else round(eta, 1)
         self.publish(Progress(phase=phase, done=done, total=total, eta_seconds=rounded))
 
@@ -169,11 +173,15 @@ class EditRunner:
 
     def _shared_moments(self) -> Moments:
         if self._moments is None:
+            settings, imported = self._settings, self._settings.moments
+            corpus = None if imported else corpus_path(self.base.name, settings.corpus)
             self._moments = Moments(
                 self.base,
-                texts_of(corpus_path(self.base.name, self._settings.corpus)),
-                self._settings.moment_samples or 0,
+                texts_of(corpus) if corpus else [],
+                settings.moment_samples or 0,
                 folder=self._store.base_file("moments"),
+                imported=imported,
+                factor_bytes=settings.factor_memory_mb * 2**20,
             )
         return self._moments
 

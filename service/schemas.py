@@ -146,6 +146,7 @@ class EditResult(BaseModel):
     greedy_success: float
     layers: list[LayerReport]
     seconds: dict[str, float]
+    warnings: list[str] = Field(default_factory=list)
 
 
 class Edit(BaseModel):

@@ -116,8 +116,9 @@ class Pointers(Versions):
     def reflog(self) -> list[Move]:
         """Every move of head, oldest first."""
         path = self.root / "reflog.jsonl"
-        lines = path.read_text().split("\n")[:-1] if path.exists() else []
+        text = path.read_bytes() if path.exists() else b""
         try:
+            lines = text.decode("utf-8").split("\n")[:-1]
             return [Move.model_validate_json(line) for line in lines]
         except ValueError:
             raise CorruptFile(f"{path} has a line that is no move") from None

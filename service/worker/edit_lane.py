@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from jeep_core.errors import Cancelled, InvalidFacts, InvalidHParams, JeepError, NumericalError
 from service.jobs import TERMINAL, Job, JobError, JobStatus, now
 from service.queue import JobGone, JobQueue, Lease, LeaseLost, QueuedJob
-from service.schemas import EditPayload, Manifest
+from service.schemas import EditPayload, EditResult, Manifest
 from service.settings import Settings
 from service.store import HeadMoved, StaleFence, Store, StoreError
 from service.worker.edits import EditRunner, JobControl
@@ -78,7 +78,7 @@ class EditLane:
     def _outcome(self, job: Job) -> tuple[JobStatus, dict[str, Any] | None, JobError | None]:
         """Run a job to its end: status, result, error."""
         try:
-            manifest = self._execute(job)
+            result = self._execute(job)
         except Cancelled:
             return JobStatus.CANCELLED, None, None
         except Refused as error:
@@ -101,11 +101,10 @@ class EditLane:
             log.exception("job %s failed", job.id)
             message = f"{type(error).__name__}: {error}"
             return JobStatus.FAILED, None, JobError(code="internal_error", message=message)
-        assert manifest.result is not None
-        return JobStatus.SUCCEEDED, manifest.result.model_dump(mode="json"), None
+        return JobStatus.SUCCEEDED, result.model_dump(mode="json"), None
 
-    def _execute(self, job: Job) -> Manifest:
-        """The committed version of a job, edited now or by an attempt that was interrupted."""
+    def _execute(self, job: Job) -> EditResult:
+        """Edit and commit, or complete what an interrupted attempt began."""
         written = self._store.version_of_job(job.id)
         if written is None:
             if job.attempt > self._settings.job_tries:
@@ -122,7 +121,7 @@ class EditLane:
             written, view = self._runner.run(job, parent, control)
             self._views.put(written.id, view)
         self._commit(job, written)
-        return written
+        return self._named(job, written)
 
     def _check(self, payload: EditPayload, parent: str) -> None:
         wanted = payload.parent and self._store.resolve(payload.parent)
@@ -134,10 +133,11 @@ class EditLane:
 
     def _commit(self, job: Job, manifest: Manifest) -> None:
         """Move head, unless this job has done so before."""
-        moved = any(m.job_id == job.id and m.to == manifest.id for m in self._store.reflog())
-        if not moved:
-            if self._lease.lost.is_set():
-                raise LeaseLost("the lease is gone")
+        if self._has_moved(job, manifest):
+            return
+        if self._lease.lost.is_set():
+            raise LeaseLost("the lease is gone")
+        try:
             self._store.move_head(
                 manifest.id,
                 expected=str(manifest.parent),
@@ -146,9 +146,29 @@ class EditLane:
                 who="worker",
                 why=f"edit {manifest.edit_id}",
             )
-        payload = EditPayload.model_validate(job.payload)
-        if payload.snapshot_name:
-            self._store.name_version(payload.snapshot_name, manifest.id)
+        except OSError as error:
+            if self._store.head().job_id != job.id:
+                raise
+            log.error("%s is head; its reflog line is written later: %s", manifest.id, error)
+
+    def _has_moved(self, job: Job, manifest: Manifest) -> bool:
+        if self._store.head().job_id == job.id:
+            return True
+        return any(m.job_id == job.id and m.to == manifest.id for m in self._store.reflog())
+
+    def _named(self, job: Job, manifest: Manifest) -> EditResult:
+        """The result of a committed job: its version has the wished name or a warning."""
+        assert manifest.result is not None
+        name = EditPayload.model_validate(job.payload).snapshot_name
+        if name is None:
+            return manifest.result
+        try:
+            self._store.name_version(name, manifest.id)
+        except (StoreError, OSError) as error:  # head has moved: the edit stands
+            log.warning("%s is committed without its name: %s", manifest.id, error)
+            unnamed = {"snapshot_name": None, "warnings": [f"not named {name!r}: {error}"]}
+            return manifest.result.model_copy(update=unnamed)
+        return manifest.result
 
     def _checkpoint(self, job_id: str) -> None:
         if self._lease.lost.is_set():

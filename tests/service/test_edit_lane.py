@@ -1,0 +1,53 @@
+"""The edit lane: a job ends as what has become of head, whatever happens around the commit."""
+
+from __future__ import annotations
+
+import pytest
+from lane import Worker, edit_job
+from redis import Redis
+
+from service.jobs import JobStatus
+from service.store import Store
+
+
+class TestCommit:
+    def test_a_job_moves_head_and_names_its_version(self, client: Redis, based: Store) -> None:
+        job = edit_job(based, snapshot_name="mine")
+        Worker(client, based.root).work()
+        ended = based.job(job.id)
+        assert (ended.status, ended.base_version) == (JobStatus.SUCCEEDED, "v0")
+        assert ended.result is not None
+        assert (ended.result["snapshot_name"], ended.result["warnings"]) == ("mine", [])
+        assert based.names() == {"mine": based.head().version}
+
+    def test_a_name_taken_meanwhile_does_not_undo_the_edit(
+        self, client: Redis, based: Store
+    ) -> None:
+        job = edit_job(based, snapshot_name="mine")
+        Worker(client, based.root, lambda *_: based.name_version("mine", "v0")).work()
+        ended = based.job(job.id)
+        assert ended.status is JobStatus.SUCCEEDED
+        assert based.head().job_id == job.id
+        assert ended.result is not None
+        assert ended.result["snapshot_name"] is None
+        assert "'mine' already names v0" in ended.result["warnings"][0]
+        assert based.names() == {"mine": "v0"}
+
+    @pytest.mark.parametrize(
+        "broken", ["service.store.head.append_line", "service.store.Store.name_version"]
+    )
+    def test_a_full_disk_after_the_commit_does_not_undo_the_edit(
+        self, client: Redis, based: Store, monkeypatch: pytest.MonkeyPatch, broken: str
+    ) -> None:
+        def full(*_: object) -> None:
+            raise OSError("no space left on device")
+
+        job = edit_job(based, snapshot_name="mine")
+        worker = Worker(client, based.root)
+        with monkeypatch.context() as patch:
+            patch.setattr(broken, full)
+            worker.work()
+        assert based.job(job.id).status is JobStatus.SUCCEEDED
+        assert based.head().job_id == job.id
+        based.repair_reflog()
+        assert [move.to for move in based.reflog()] == ["v0", based.head().version]

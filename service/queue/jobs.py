@@ -31,6 +31,7 @@ class JobQueue:
         self._client = client
         self._submit = client.register_script(scripts.SUBMIT)
         self._begin = client.register_script(scripts.BEGIN)
+        self._progress = client.register_script(scripts.PROGRESS)
         self._finish = client.register_script(scripts.FINISH)
         self._cancel = client.register_script(scripts.CANCEL)
 
@@ -89,17 +90,8 @@ class JobQueue:
             raise LeaseLost(f"fence {fence} is stale")
 
     def progress(self, job_id: str, progress: Progress) -> None:
-        """Publish how far a job is."""
-        data = progress.model_dump_json()
-        with self._client.pipeline(transaction=True) as pipe:
-            pipe.hset(wire.job_key(job_id), "progress", data)
-            pipe.xadd(
-                wire.events_key(job_id),
-                {"event": "progress", "data": data},
-                maxlen=wire.EVENTS_KEPT,
-                approximate=True,
-            )
-            pipe.execute()
+        """Publish how far a job is; nothing happens if Redis does not know it."""
+        _run(self._progress, scripts.progress(job_id, progress))
 
     def request_cancel(self, job_id: str) -> JobStatus | None:
         """Cancel: a queued job ends at once, a running one becomes ``cancelling``.

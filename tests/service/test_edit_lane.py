@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from lane import Worker, edit_job
+from lane import Killed, Worker, edit_job
 from redis import Redis
 
-from service.jobs import JobStatus
+from service.jobs import Job, JobStatus
 from service.store import Store
+from service.worker.edits import JobControl
 
 
 class TestCommit:
@@ -51,3 +52,20 @@ class TestCommit:
         assert based.head().job_id == job.id
         based.repair_reflog()
         assert [move.to for move in based.reflog()] == ["v0", based.head().version]
+
+
+class TestInterruptions:
+    def test_a_job_lost_with_redis_while_it_ran_is_done_by_the_next_worker(
+        self, client: Redis, based: Store
+    ) -> None:
+        def lose_redis_and_die(job: Job, control: JobControl) -> None:
+            client.flushall()
+            control.progress("optimise", 2, 2)
+            raise Killed
+
+        job = edit_job(based)
+        with pytest.raises(Killed):
+            Worker(client, based.root, lose_redis_and_die).work()
+        Worker(client, based.root).work()
+        assert based.job(job.id).status is JobStatus.SUCCEEDED
+        assert based.head().job_id == job.id

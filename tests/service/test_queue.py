@@ -255,6 +255,25 @@ class TestRequeue:
         assert queue.requeue_missing(store.unfinished_jobs()) == []
         assert client.xlen(wire.JOBS) == 3
 
+    def test_progress_of_a_job_lost_with_redis_does_not_keep_it_from_being_queued_again(
+        self, queue: JobQueue, client: Redis, make_job: MakeJob
+    ) -> None:
+        queue.submit(make_job())
+        job = queue.begin(take(queue), FENCE)
+        client.flushall()
+        queue.progress(job.id, Progress(phase="optimise", done=3, total=5))
+        assert client.keys() == []
+        assert queue.submit(job)
+        assert take(queue).id == job.id
+
+    def test_a_remnant_of_a_job_is_overwritten(
+        self, queue: JobQueue, client: Redis, make_job: MakeJob
+    ) -> None:
+        job = make_job()
+        client.hset(wire.job_key(job.id), "progress", Progress(phase="optimise").model_dump_json())
+        assert queue.submit(job)
+        assert take(queue).progress == Progress()
+
     def test_a_restart_of_redis_keeps_jobs_and_order(
         self, tmp_path: Path, make_job: MakeJob
     ) -> None:

@@ -7,9 +7,10 @@ import threading
 from typing import Any
 
 from pydantic import ValidationError
+from redis.exceptions import RedisError
 
 from jeep_core.errors import Cancelled, InvalidFacts, InvalidHParams, JeepError, NumericalError
-from service.jobs import TERMINAL, Job, JobError, JobStatus, now
+from service.jobs import TERMINAL, Job, JobError, JobStatus, Progress, now
 from service.queue import JobGone, JobQueue, Lease, LeaseLost, QueuedJob
 from service.schemas import EditPayload, EditResult, Manifest
 from service.settings import Settings
@@ -50,7 +51,12 @@ class EditLane:
         self.stop = threading.Event()
 
     def run(self) -> None:
-        """Work until stopped; raises LeaseLost when another worker has taken over."""
+        """Work until stopped.
+
+        Raises:
+            LeaseLost: another worker has taken over.
+            RedisError: the queue is away for longer than its client waits.
+        """
         while not self.stop.is_set():
             if self._lease.lost.is_set():
                 raise LeaseLost("the lease is gone")
@@ -86,8 +92,8 @@ class EditLane:
         except HeadMoved as error:
             message = f"{error}: a rollback came in between, nothing was changed"
             return JobStatus.FAILED, None, JobError(code="version_conflict", message=message)
-        except (LeaseLost, StaleFence, Stopping):
-            raise
+        except (LeaseLost, StaleFence, Stopping, RedisError):
+            raise  # not the job's fault: it stays queued
         except (InvalidFacts, InvalidHParams) as error:
             problems = [vars(problem) for problem in error.problems]
             invalid = JobError(code="invalid_request", message=str(error), errors=problems)
@@ -114,7 +120,7 @@ class EditLane:
             payload = EditPayload.model_validate(job.payload)
             self._check(payload, parent)
             control = JobControl(
-                publish=lambda progress: self._queue.progress(job.id, progress),
+                publish=lambda progress: self._publish(job.id, progress),
                 checkpoint=lambda: self._checkpoint(job.id),
             )
             self._checkpoint(job.id)
@@ -169,6 +175,13 @@ class EditLane:
             unnamed = {"snapshot_name": None, "warnings": [f"not named {name!r}: {error}"]}
             return manifest.result.model_copy(update=unnamed)
         return manifest.result
+
+    def _publish(self, job_id: str, progress: Progress) -> None:
+        """Tell how far a job is, if Redis takes it: an edit does not depend on that."""
+        try:
+            self._queue.progress(job_id, progress)
+        except RedisError as error:
+            log.warning("progress of %s is not published: %s", job_id, error)
 
     def _checkpoint(self, job_id: str) -> None:
         if self._lease.lost.is_set():

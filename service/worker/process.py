@@ -13,6 +13,8 @@ from uuid import uuid4
 
 import torch
 from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from jeep_core.editing import relations
 from jeep_core.errors import JeepError
@@ -137,7 +139,7 @@ class Worker:
         """Run a lane; whatever ends it ends the process, which is started again."""
         try:
             body()  # type: ignore[operator]
-        except LeaseLost as error:
+        except (LeaseLost, RedisConnectionError, RedisTimeoutError) as error:
             log.error("%s: this worker ends", error)
             self._failure = error
         except Exception as error:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from redis import Redis
+from redis.exceptions import RedisError
 
 from service.jobs import Job, JobKind, new_id, now
 from service.queue import JobQueue, Lease, QueuedJob
@@ -100,7 +102,8 @@ class Worker:
         try:
             self.lane.run()
         finally:
-            self.lease.release()
+            with suppress(RedisError):
+                self.lease.release()
         return self
 
 

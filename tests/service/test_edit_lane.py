@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from lane import Killed, Worker, edit_job
 from redis import Redis
+from redis.exceptions import RedisError
 
+from service.embedded import EmbeddedValkey
 from service.jobs import Job, JobStatus
+from service.queue import connect
 from service.store import Store
 from service.worker.edits import JobControl
 
@@ -69,3 +74,33 @@ class TestInterruptions:
         Worker(client, based.root).work()
         assert based.job(job.id).status is JobStatus.SUCCEEDED
         assert based.head().job_id == job.id
+
+    def test_a_long_outage_of_redis_leaves_the_job_queued(
+        self, based: Store, tmp_path: Path
+    ) -> None:
+        job = edit_job(based)
+        server = EmbeddedValkey(tmp_path / "valkey")
+        server.start()
+        try:
+            with connect(server.url, retries=0) as away:
+                with pytest.raises(RedisError):
+                    Worker(away, based.root, lambda *_: server.stop()).work()
+                assert based.job(job.id).status is JobStatus.QUEUED
+                server.start()
+                Worker(away, based.root).work()
+        finally:
+            server.stop()
+        assert based.job(job.id).status is JobStatus.SUCCEEDED
+        assert based.head().job_id == job.id
+
+    def test_an_edit_does_not_depend_on_its_progress_being_published(
+        self, client: Redis, based: Store
+    ) -> None:
+        def refuse_writes(job: Job, control: JobControl) -> None:
+            client.config_set("maxmemory", "1")
+            control.progress("optimise", 2, 2)
+            client.config_set("maxmemory", "0")
+
+        job = edit_job(based)
+        Worker(client, based.root, refuse_writes).work()
+        assert based.job(job.id).status is JobStatus.SUCCEEDED

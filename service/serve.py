@@ -18,7 +18,7 @@ import httpx
 import uvicorn
 
 from service.api import create_app
-from service.embedded import EmbeddedBusyError, EmbeddedError, EmbeddedValkey
+from service.embedded import EmbeddedBusyError, EmbeddedError, KeptValkey
 from service.settings import Settings
 from service.store import Store, StoreError
 
@@ -88,7 +88,7 @@ def _serve(settings: Settings, say: Say, stack: ExitStack, signals: _Signals) ->
     url = url_of(settings.host, sock)
     say(f"model {settings.model}, store {settings.store}")
     if settings.redis_url is None:
-        settings = settings.model_copy(update={"redis_url": _embedded(store, stack)})
+        settings = settings.model_copy(update={"redis_url": _embedded(store, say, stack)})
     server = _server(settings, access_log=settings.log_level == "debug")
     worker = WorkerProcess(settings, say, ready_url=f"{url}/readyz", on_fatal=lambda: _stop(server))
     stack.callback(worker.stop)
@@ -257,9 +257,9 @@ def _open_store(settings: Settings) -> Store:
         raise ServeError(f"JEEP_STORE: {error}", 2) from None
 
 
-def _embedded(store: Store, stack: ExitStack) -> str:
-    """Start the embedded queue server; its URL."""
-    server = EmbeddedValkey(store.valkey_folder())
+def _embedded(store: Store, say: Say, stack: ExitStack) -> str:
+    """Start the embedded queue server and keep it running; its URL."""
+    server = KeptValkey(store.valkey_folder(), say)
     stack.callback(server.stop)
     try:
         server.start()

@@ -19,14 +19,11 @@ import uvicorn
 
 from service.api import create_app
 from service.embedded import EmbeddedBusyError, EmbeddedError, KeptValkey
-from service.settings import Settings
+from service.settings import EXIT_CONFIG, Settings
 from service.store import Store, StoreError
 
 EXIT_TAKEN = 3
 """Exit code when the port or the store is in use."""
-
-EXIT_CONFIG = 78
-"""A worker that ends with this code (EX_CONFIG) cannot work as configured: no restart."""
 
 STEADY_SECONDS = 60.0
 FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0

@@ -14,7 +14,7 @@ from service.jobs import TERMINAL, Job, JobError, JobStatus, Progress, now
 from service.queue import JobGone, JobQueue, Lease, LeaseLost, QueuedJob
 from service.schemas import EditPayload, EditResult, Manifest
 from service.settings import Settings
-from service.store import HeadMoved, StaleFence, Store, StoreError
+from service.store import CorruptTensor, HeadMoved, StaleFence, Store, StoreError
 from service.worker.edits import EditRunner, JobControl
 from service.worker.versions import VersionViews
 
@@ -101,6 +101,8 @@ class EditLane:
         except NumericalError as error:
             numerical = JobError(code="numerical_error", message=str(error))
             return JobStatus.FAILED, None, numerical
+        except CorruptTensor as error:
+            return JobStatus.FAILED, None, JobError(code="corrupt_version", message=str(error))
         except (JeepError, StoreError, ValidationError) as error:
             return JobStatus.FAILED, None, JobError(code="failed", message=str(error))
         except Exception as error:

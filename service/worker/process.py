@@ -32,15 +32,14 @@ from service.queue import (
     connect,
 )
 from service.schemas import WorkerInfo
-from service.settings import Settings
-from service.store import NotAStore, Store, StoreBusy, WrongFormat, WrongModel
+from service.settings import EXIT_CONFIG, Settings
+from service.store import Store, StoreBusy, StoreError
 from service.worker.edit_lane import EditLane
 from service.worker.edits import EditRunner
 from service.worker.generation_lane import GenerationLane
 from service.worker.versions import VersionViews
 
 log = logging.getLogger(__name__)
-EXIT_CONFIG = 78
 RETRY_S = 0.5
 
 
@@ -62,15 +61,15 @@ class Worker:
                 if not self._lock(store, stack):
                     return 0
                 base = self._load()
-                store.bind_model(base.model_hash)
-                store.create_base(base.weights_sha256)
-            except (NotAStore, WrongFormat, WrongModel, JeepError, OSError) as error:
+                prepare(store, base, self.settings)
+            except (StoreError, JeepError, OSError) as error:
                 log.error("%s", error)
                 return EXIT_CONFIG
-            store.repair_reflog()
-            store.sweep()
-            publish(store, base, self.settings)
-            return self._serve(store, base, stack)
+            try:
+                return self._serve(store, base, stack)
+            except (RedisConnectionError, RedisTimeoutError) as error:
+                log.error("the queue cannot be reached: %s", error)
+                return 1
 
     def _lock(self, store: Store, stack: ExitStack) -> bool:
         """Wait until this is the store's only worker; False if stopped before."""
@@ -107,7 +106,7 @@ class Worker:
             return 0
         stack.callback(lease.release)
         views = VersionViews(base, store)
-        views.get(store.head().version)
+        load_head(store, views)
         queue = JobQueue(client)
         queue.requeue_missing(store.unfinished_jobs())
         edits = EditLane(
@@ -161,6 +160,29 @@ class Worker:
             )
 
         return Heartbeat(client, beat)
+
+
+def prepare(store: Store, base: LoadedModel, settings: Settings) -> None:
+    """Tie the store to the model, tidy it up and publish what the api needs.
+
+    Raises:
+        StoreError: it belongs to another model, or a manifest or head cannot be read.
+    """
+    store.bind_model(base.model_hash)
+    store.create_base(base.weights_sha256)
+    store.repair_reflog()
+    store.sweep()
+    publish(store, base, settings)
+
+
+def load_head(store: Store, views: VersionViews) -> None:
+    """Load head ahead of the first request.  A damaged head is served as an error per request,
+    so that a rollback to another version remains possible.
+    """
+    try:
+        views.get(store.head().version)
+    except StoreError as error:
+        log.error("head cannot be served, roll back to another version: %s", error)
 
 
 def publish(store: Store, base: LoadedModel, settings: Settings) -> None:

@@ -141,6 +141,14 @@ class TestTensors:
         store.put_tensor("w", "F32", [2], b"01234567")
         assert store.read_tensor(ref) == b"01234567"
 
+    def test_a_damaged_tensor_of_the_right_size_is_replaced_when_put_again(
+        self, store: Store
+    ) -> None:
+        ref = store.put_tensor("w", "F32", [2], b"01234567")
+        damage(store.tensor_file(ref.sha256))
+        store.put_tensor("w", "F32", [2], b"01234567")
+        assert store.read_tensor(ref) == b"01234567"
+
     def test_a_header_that_is_no_header_is_a_corrupt_tensor(self, store: Store) -> None:
         ref = store.put_tensor("w", "F32", [2], b"01234567")
         store.tensor_file(ref.sha256).write_bytes(b"\xff" * 40)

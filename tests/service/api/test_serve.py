@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from serving import make_settings
 
-from service.serve import EXIT_CONFIG, WorkerProcess, listening, url_of
-from service.settings import Settings
+from service.serve import WorkerProcess, listening, url_of
+from service.settings import EXIT_CONFIG, Settings
 from service.store import Store
 
 HERE = Path(__file__).parent

@@ -29,8 +29,10 @@ class JobQueue:
 
     def __init__(self, client: Redis) -> None:
         self._client = client
+        self._nonces: dict[str, str] = {}
         self._submit = client.register_script(scripts.SUBMIT)
         self._begin = client.register_script(scripts.BEGIN)
+        self._unbegin = client.register_script(scripts.UNBEGIN)
         self._progress = client.register_script(scripts.PROGRESS)
         self._finish = client.register_script(scripts.FINISH)
         self._cancel = client.register_script(scripts.CANCEL)
@@ -69,7 +71,8 @@ class JobQueue:
         or :class:`JobGone` if it has ended meanwhile.
         """
         running = job.model_copy(update={"status": JobStatus.RUNNING, "started_at": now()})
-        attempt = _run(self._begin, scripts.begin(running, fence, uuid4().hex))
+        nonce = self._nonces[job.id] = uuid4().hex
+        attempt = _run(self._begin, scripts.begin(running, fence, nonce))
         if attempt == -1:
             raise LeaseLost(f"fence {fence} is stale")
         if attempt == -2:
@@ -77,6 +80,10 @@ class JobQueue:
         cancelled = self.cancel_requested(job.id)
         status = JobStatus.CANCELLING if cancelled else JobStatus.RUNNING
         return running.model_copy(update={"attempt": attempt, "status": status})
+
+    def give_back(self, job: Job, fence: int) -> None:
+        """Undo :meth:`begin`: the job is queued as before, this attempt does not count."""
+        _run(self._unbegin, scripts.unbegin(job, fence, self._nonces.pop(job.id, "")))
 
     def finish(self, job: Job, fence: int) -> None:
         """End a job: status, event and acknowledgement in one step.
@@ -88,6 +95,7 @@ class JobQueue:
             raise ValueError(f"{job.id} cannot finish as {job.status}")
         if _run(self._finish, scripts.finish(job, fence)) == -1:
             raise LeaseLost(f"fence {fence} is stale")
+        self._nonces.pop(job.id, None)
 
     def progress(self, job_id: str, progress: Progress) -> None:
         """Publish how far a job is; nothing happens if Redis does not know it."""

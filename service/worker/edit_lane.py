@@ -79,7 +79,19 @@ class EditLane:
         except JobGone:
             return
         log.info("job %s begins, attempt %s, on %s", job.id, job.attempt, job.base_version)
-        self._end(job, *self._outcome(job))
+        try:
+            outcome = self._outcome(job)
+        except Stopping:
+            self._give_back(job)
+            raise
+        self._end(job, *outcome)
+
+    def _give_back(self, job: Job) -> None:
+        """A stop that was asked for is no failed attempt."""
+        try:
+            self._queue.give_back(job, self._lease.fence)
+        except RedisError as error:
+            log.warning("the interrupted attempt of %s counts: %s", job.id, error)
 
     def _outcome(self, job: Job) -> tuple[JobStatus, dict[str, Any] | None, JobError | None]:
         """Run a job to its end: status, result, error."""

@@ -104,3 +104,28 @@ class TestInterruptions:
         job = edit_job(based)
         Worker(client, based.root, refuse_writes).work()
         assert based.job(job.id).status is JobStatus.SUCCEEDED
+
+    def test_graceful_stops_are_no_attempts(self, client: Redis, based: Store) -> None:
+        job = edit_job(based)
+        for _ in range(5):
+            worker = Worker(client, based.root)
+            worker.runner.during = lambda *_, lane=worker.lane: lane.stop.set()
+            worker.work()
+            assert worker.runner.parents == ["v0"]
+        Worker(client, based.root).work()
+        ended = based.job(job.id)
+        assert (ended.status, ended.attempt) == (JobStatus.SUCCEEDED, 1)
+
+    def test_a_job_that_kills_every_worker_is_given_up(self, client: Redis, based: Store) -> None:
+        def die(*_: object) -> None:
+            raise Killed
+
+        job = edit_job(based)
+        for _ in range(3):
+            with pytest.raises(Killed):
+                Worker(client, based.root, die).work()
+        Worker(client, based.root).work()
+        ended = based.job(job.id)
+        assert ended.error is not None
+        assert (ended.status, ended.error.code) == (JobStatus.FAILED, "too_many_tries")
+        assert based.head().version == "v0"

@@ -129,6 +129,47 @@ class TestBegin:
         assert not queue.known(job.id)
 
 
+class TestGiveBack:
+    def test_an_attempt_given_back_does_not_count(
+        self, queue: JobQueue, client: Redis, make_job: MakeJob
+    ) -> None:
+        queue.submit(make_job())
+        for _ in range(3):
+            job = queue.begin(take(queue).model_copy(update={"base_version": "v3"}), FENCE)
+            queue.progress(job.id, Progress(phase="optimise"))
+            queue.give_back(job, FENCE)
+        again = take(queue)
+        assert (again.status, again.attempt, again.base_version) == ("queued", 0, None)
+        assert (again.started_at, again.progress) == (None, Progress())
+        assert [e.data.get("status") for e in events(client, job)][-2:] == [None, "queued"]
+
+    def test_a_cancel_stays(self, queue: JobQueue, client: Redis, make_job: MakeJob) -> None:
+        queue.submit(make_job())
+        job = queue.begin(take(queue), FENCE)
+        queue.request_cancel(job.id)
+        queue.give_back(job, FENCE)
+        assert queue.begin(take(queue), FENCE).status is JobStatus.CANCELLING
+
+    def test_only_the_last_attempt_can_be_given_back(
+        self, queue: JobQueue, client: Redis, make_job: MakeJob
+    ) -> None:
+        queue.submit(make_job())
+        job = queue.begin(take(queue), FENCE)
+        JobQueue(client).begin(take(queue), FENCE)  # by the next worker
+        queue.give_back(job, FENCE)
+        queue.give_back(job, FENCE)
+        assert take(queue).attempt == 2
+
+    def test_a_stale_fence_gives_nothing_back(
+        self, queue: JobQueue, client: Redis, make_job: MakeJob
+    ) -> None:
+        queue.submit(make_job())
+        job = queue.begin(take(queue), FENCE)
+        client.set(wire.FENCE, FENCE + 1)
+        queue.give_back(job, FENCE)
+        assert take(queue).attempt == 1
+
+
 class TestFinish:
     def test_finish_ends_the_job_in_one_step(
         self, queue: JobQueue, client: Redis, make_job: MakeJob

@@ -105,6 +105,9 @@ class Answer(BaseModel):
     p_new: float
     p_true: float | None = None
     text: str
+    writes_new: bool = Field(
+        False, description="Greedy decoding writes target_new, all of it and as whole words."
+    )
 
 
 class FactOutcome(BaseModel):

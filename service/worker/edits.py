@@ -17,7 +17,7 @@ import torch
 from jeep_core.editing import EditResult as CoreResult
 from jeep_core.editing import corpus_path, edit
 from jeep_core.facts import Fact
-from jeep_core.generation import Sampling, Scored, generate, score
+from jeep_core.generation import Decoder, Sampling, Scored, score
 from jeep_core.loading import LoadedModel, texts_of
 from jeep_core.moments import Moments
 from jeep_core.prefixes import sample_prefixes
@@ -30,7 +30,7 @@ from service.worker import tensors
 from service.worker.versions import VersionViews, fact_of, live_keys
 
 ANSWER_TOKENS = 10
-GENERATE_TOGETHER = 64
+MEASURE_TOGETHER = 64
 REPORT_EVERY_S = 0.2
 
 
@@ -180,23 +180,49 @@ class EditRunner:
 
 def answers(view: ModelView, facts: Sequence[Fact]) -> list[Answer]:
     """What a version says to each fact's prompt."""
+    found: list[Answer] = []
+    for start in range(0, len(facts), MEASURE_TOGETHER):
+        found += _answers_together(view, facts[start : start + MEASURE_TOGETHER])
+    return found
+
+
+def _answers_together(view: ModelView, facts: Sequence[Fact]) -> list[Answer]:
     pairs = [(fact.text, fact.target_new) for fact in facts]
     pairs += [(fact.text, fact.target_true) for fact in facts if fact.target_true]
     scored = score(view, pairs)
     true: Any = iter(scored[len(facts) :])
-    texts: list[str] = []
-    for start in range(0, len(facts), GENERATE_TOGETHER):
-        prompts = [fact.text for fact in facts[start : start + GENERATE_TOGETHER]]
-        generated = generate(view, prompts, Sampling(max_new_tokens=ANSWER_TOKENS))
-        texts += [one.text for one in generated]
+    lengths = [_answer_tokens(view, fact, new) for fact, new in zip(facts, scored, strict=False)]
+    decoder = Decoder(view, [fact.text for fact in facts], [Sampling(n) for n in lengths])
+    for _ in decoder.steps():
+        pass
     return [
         Answer(
             p_new=_probability(new),
             p_true=_probability(next(true)) if fact.target_true else None,
-            text=text,
+            text=generated.text,
+            writes_new=new.greedy and not goes_on(generated.text, fact.target_new),
         )
-        for fact, new, text in zip(facts, scored, texts, strict=False)
+        for fact, new, generated in zip(facts, scored, decoder.results, strict=False)
     ]
+
+
+def _answer_tokens(view: ModelView, fact: Fact, new: Scored) -> int:
+    """Enough for the new target and what follows it, as far as the model's positions reach."""
+    room = view.base.max_positions - len(view.base.tokenizer.encode(fact.text).ids)
+    return min(max(ANSWER_TOKENS, new.tokens + 1), room)
+
+
+def goes_on(text: str, target: str) -> bool:
+    """Whether a text continues the target's last word or number: "Nigeria" after "Niger".
+
+    Scripts without upper and lower case mark no words here: their tokens decide alone.
+    """
+    text, target = text.strip(), target.strip()
+    last, following = target[-1:], text[len(target) : len(target) + 1]
+    if not text.startswith(target) or not following:
+        return False
+    cased = following.lower() != following.upper()
+    return (last.isalpha() and cased) or (last.isdigit() and following.isdigit())
 
 
 def fact_outcomes(
@@ -205,7 +231,7 @@ def fact_outcomes(
     after: Sequence[Answer],
     result: CoreResult,
 ) -> list[FactOutcome]:
-    """One outcome per fact; success: the generated text begins with the new target."""
+    """One outcome per fact; success: the edited model writes the new target."""
     values = result.values
     return [
         FactOutcome(
@@ -216,7 +242,7 @@ def fact_outcomes(
             target_true=fact.target_true,
             before=before[i],
             after=after[i],
-            success=after[i].text.strip().startswith(fact.target_new.strip()),
+            success=after[i].writes_new,
             steps=int(values.steps[i]),
             target_probability=float(values.probabilities[i]),
         )

@@ -1,0 +1,63 @@
+"""What an edit reports about its facts."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from tiny import bigram_view
+
+from jeep_core.facts import Fact
+from service.worker.edits import answers, goes_on
+
+LONG = "one two three four five six seven eight nine ten eleven twelve"
+
+
+def chain(text: str) -> dict[str, dict[str, float]]:
+    words = text.split()
+    return {a: {b: 0.9} for a, b in pairwise(words)}
+
+
+def test_a_target_longer_than_the_shown_answer_is_written_to_its_end() -> None:
+    view = bigram_view(chain(f"Lyon is {LONG}"))
+    [answer] = answers(view, [Fact("Lyon", "{} is", LONG)])
+    assert answer.writes_new
+    assert answer.text.split() == LONG.split()
+
+
+def test_every_token_of_the_target_must_be_the_most_probable_one() -> None:
+    table = chain("Lyon is one two three") | {"two": {"three": 0.4, "four": 0.6}}
+    facts = [Fact("Lyon", "{} is", target) for target in ("one two", "one two three")]
+    assert [a.writes_new for a in answers(bigram_view(table), facts)] == [True, False]
+
+
+def test_an_answer_ends_where_the_model_s_positions_end() -> None:
+    prompt = "{}" + " is" * 61  # 62 tokens of 64
+    view = bigram_view({"Lyon": {"is": 0.9}, "is": {"is": 0.9}})
+    [answer] = answers(view, [Fact("Lyon", prompt, "is")])
+    assert answer.writes_new
+    assert len(answer.text.split()) == 2
+
+
+def test_answers_do_not_depend_on_what_is_measured_with_them() -> None:
+    view = bigram_view(chain(f"Lyon is {LONG}"))
+    short, long = Fact("Lyon", "{} is", "one"), Fact("Lyon", "{} is", LONG)
+    alone = [answers(view, [fact])[0].text for fact in (short, long)]
+    assert [answer.text for answer in answers(view, [short, long])] == alone
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "expected"),
+    [
+        (" Nigeria is", "Niger", True),
+        (" Niger is", "Niger", False),
+        (" Niger, in", "Niger", False),
+        (" Niger", "Niger", False),
+        (" 1914", "19", True),
+        (" U.S.A", "U.S.", False),
+        (" 東京都", "東京", False),
+        (" Mali", "Niger", False),
+    ],
+)
+def test_a_longer_word_is_another_word(text: str, target: str, expected: bool) -> None:
+    assert goes_on(text, target) is expected

@@ -13,7 +13,7 @@ from jeep_core.hparams import merge, validate_hparams
 from jeep_core.positions import PromptTokens, check_facts
 from service.api.model import PublishedModel
 from service.api.problems import ApiProblem, from_fields, invalid
-from service.schemas import EditPlan, EditRequest, FactPlan, FactRecord, WorkerInfo
+from service.schemas import Duplicate, EditPlan, EditRequest, FactPlan, FactRecord, WorkerInfo
 
 RESERVED_NAMES = re.compile(r"head|base|v[0-9]+", re.IGNORECASE)
 
@@ -44,6 +44,11 @@ class ValidEdit:
             )
             for fact in self.facts
         ]
+
+    @property
+    def repeated(self) -> list[Duplicate]:
+        """The facts of the request that say what an earlier one said."""
+        return [Duplicate(index=i, kept=kept) for i, kept in self.duplicates.items()]
 
 
 def check_count(n_facts: int, limit: int) -> None:
@@ -129,13 +134,12 @@ def plan_of(edit: ValidEdit, model: PublishedModel) -> EditPlan:
                 target_tokens=tokens[row.prediction + 1 :],
             )
         )
-    repeated = [{"index": i, "kept": kept} for i, kept in edit.duplicates.items()]
     return EditPlan(
         editor=edit.editor,
         preset=edit.preset,
         hparams=edit.hparams,
         facts=facts,
-        duplicates=repeated,
+        duplicates=edit.repeated,
     )
 
 

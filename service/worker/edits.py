@@ -102,7 +102,7 @@ class EditRunner:
         edited = self._views.editing(parent)
         edited.apply(result.delta)
         control.progress("measure after", 0, 1)
-        outcomes = fact_outcomes(facts, before, answers(edited, facts), result)
+        outcomes = fact_outcomes(facts, before, answers(edited, facts), result, payload.sent_as)
         control.checkpoint()
         control.progress("commit", 0, 1)
         head = self._store.head().version
@@ -120,6 +120,7 @@ class EditRunner:
             greedy_success=fmean(outcome.success for outcome in outcomes),
             layers=[LayerReport(**vars(layer)) for layer in result.layers],
             seconds=seconds,
+            duplicates=payload.duplicates,
         )
         manifest = self._manifest(job, payload, summary, edited, result)
         self._store.write_version(manifest)
@@ -230,12 +231,16 @@ def fact_outcomes(
     before: Sequence[Answer],
     after: Sequence[Answer],
     result: CoreResult,
+    indices: Sequence[int],
 ) -> list[FactOutcome]:
-    """One outcome per fact; success: the edited model writes the new target."""
+    """One outcome per fact, fact i being fact ``indices[i]`` of the request.
+
+    Success: the edited model writes the new target.
+    """
     values = result.values
     return [
         FactOutcome(
-            index=i,
+            index=indices[i],
             subject=fact.subject,
             prompt=fact.prompt,
             target_new=fact.target_new,

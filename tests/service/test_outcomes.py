@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from tiny import bigram_view
 
+from jeep_core.editing import EditResult
 from jeep_core.facts import Fact
-from service.worker.edits import answers, goes_on
+from service.worker.edits import answers, fact_outcomes, goes_on
 
 LONG = "one two three four five six seven eight nine ten eleven twelve"
 
@@ -29,6 +32,14 @@ def test_every_token_of_the_target_must_be_the_most_probable_one() -> None:
     table = chain("Lyon is one two three") | {"two": {"three": 0.4, "four": 0.6}}
     facts = [Fact("Lyon", "{} is", target) for target in ("one two", "one two three")]
     assert [a.writes_new for a in answers(bigram_view(table), facts)] == [True, False]
+
+
+def test_an_outcome_has_its_fact_s_place_in_the_request() -> None:
+    facts = [Fact("Lyon", "{} is", "one"), Fact("Nice", "{} is", "one")]
+    said = answers(bigram_view(chain("Lyon is one")), facts)
+    values = SimpleNamespace(values=SimpleNamespace(steps=[3, 4], probabilities=[0.5, 0.6]))
+    outcomes = fact_outcomes(facts, said, said, cast(EditResult, values), [0, 2])
+    assert [(o.index, o.subject, o.steps) for o in outcomes] == [(0, "Lyon", 3), (2, "Nice", 4)]
 
 
 def test_an_answer_ends_where_the_model_s_positions_end() -> None:

@@ -229,7 +229,7 @@ class ScriptedWorker:
 def edit_result(payload: EditPayload, version: str, parent: str) -> EditResult:
     facts = [
         FactOutcome(
-            index=i,
+            index=index,
             **fact.model_dump(include={"subject", "prompt", "target_new", "target_true"}),
             before=Answer(p_new=0.01, text="old"),
             after=Answer(p_new=0.99, text=fact.target_new),
@@ -237,7 +237,7 @@ def edit_result(payload: EditPayload, version: str, parent: str) -> EditResult:
             steps=3,
             target_probability=0.9,
         )
-        for i, fact in enumerate(payload.facts)
+        for index, fact in zip(payload.sent_as, payload.facts, strict=True)
     ]
     return EditResult(
         edit_id=payload.edit_id,
@@ -249,4 +249,5 @@ def edit_result(payload: EditPayload, version: str, parent: str) -> EditResult:
         greedy_success=1.0,
         layers=[],
         seconds={"total": 0.1},
+        duplicates=payload.duplicates,
     )

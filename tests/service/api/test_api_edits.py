@@ -85,6 +85,18 @@ def test_a_dry_run_shows_positions_and_queues_nothing(http: httpx.Client, model:
     assert list(model.jobs()) == []
 
 
+def test_a_fact_said_twice_is_edited_once_and_reported(
+    http: httpx.Client, worker: ScriptedWorker
+) -> None:
+    facts = [FACT, FACT, {**FACT, "subject": "Nice"}]
+    result = http.post("/edits", json={"facts": facts}, headers=WAIT).json()["result"]
+    assert [(fact["index"], fact["subject"]) for fact in result["facts"]] == [
+        (0, "Lyon"),
+        (2, "Nice"),
+    ]
+    assert result["duplicates"] == [{"index": 1, "kept": 0}]
+
+
 def test_facts_by_line(http: httpx.Client, model: Store) -> None:
     lines = "\n".join(json.dumps({**FACT, "subject": name}) for name in ("Köln", "东京", "Ann"))
     answer = http.post(

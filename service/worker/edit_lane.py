@@ -20,6 +20,7 @@ from service.worker.versions import VersionViews
 
 log = logging.getLogger(__name__)
 WAIT_MS = 500
+COMMITTED = Progress(phase="commit", done=1, total=1, eta_seconds=0.0)
 
 
 class Stopping(Exception):
@@ -48,6 +49,7 @@ class EditLane:
     ) -> None:
         self._queue, self._store, self._lease = queue, store, lease
         self._views, self._runner, self._settings = views, runner, settings
+        self._progress = Progress()
         self.stop = threading.Event()
 
     def run(self) -> None:
@@ -78,9 +80,13 @@ class EditLane:
             job = self._queue.begin(start, self._lease.fence)
         except JobGone:
             return
+        self._progress = job.progress
+        written = self._store.version_of_job(job.id)
+        if written is not None:  # head may have moved on since that attempt
+            job = job.model_copy(update={"base_version": written.parent})
         log.info("job %s begins, attempt %s, on %s", job.id, job.attempt, job.base_version)
         try:
-            outcome = self._outcome(job)
+            outcome = self._outcome(job, written)
         except Stopping:
             self._give_back(job)
             raise
@@ -93,10 +99,12 @@ class EditLane:
         except RedisError as error:
             log.warning("the interrupted attempt of %s counts: %s", job.id, error)
 
-    def _outcome(self, job: Job) -> tuple[JobStatus, dict[str, Any] | None, JobError | None]:
+    def _outcome(
+        self, job: Job, written: Manifest | None
+    ) -> tuple[JobStatus, dict[str, Any] | None, JobError | None]:
         """Run a job to its end: status, result, error."""
         try:
-            result = self._execute(job)
+            result = self._execute(job, written)
         except Cancelled:
             return JobStatus.CANCELLED, None, None
         except Refused as error:
@@ -123,9 +131,8 @@ class EditLane:
             return JobStatus.FAILED, None, JobError(code="internal_error", message=message)
         return JobStatus.SUCCEEDED, result.model_dump(mode="json"), None
 
-    def _execute(self, job: Job) -> EditResult:
-        """Edit and commit, or complete what an interrupted attempt began."""
-        written = self._store.version_of_job(job.id)
+    def _execute(self, job: Job, written: Manifest | None) -> EditResult:
+        """Edit and commit, or complete what an interrupted attempt has ``written``."""
         if written is None:
             if job.attempt > self._settings.job_tries:
                 tries = self._settings.job_tries
@@ -192,6 +199,7 @@ class EditLane:
 
     def _publish(self, job_id: str, progress: Progress) -> None:
         """Tell how far a job is, if Redis takes it: an edit does not depend on that."""
+        self._progress = progress
         try:
             self._queue.progress(job_id, progress)
         except RedisError as error:
@@ -212,9 +220,9 @@ class EditLane:
         result: dict[str, Any] | None,
         error: JobError | None,
     ) -> None:
-        ended = job.model_copy(
-            update={"status": status, "finished_at": now(), "result": result, "error": error}
-        )
+        progress = COMMITTED if status is JobStatus.SUCCEEDED else self._progress
+        update = {"status": status, "finished_at": now(), "progress": progress}
+        ended = job.model_copy(update={**update, "result": result, "error": error})
         if self._lease.lost.is_set():
             raise LeaseLost("the lease is gone")
         self._store.save_job(ended)

@@ -9,11 +9,16 @@ from lane import Killed, Worker, edit_job
 from redis import Redis
 from redis.exceptions import RedisError
 
+from jeep_core.errors import NumericalError
 from service.embedded import EmbeddedValkey
-from service.jobs import Job, JobStatus
+from service.jobs import Job, JobStatus, Progress
 from service.queue import connect
 from service.store import Store
 from service.worker.edits import JobControl
+
+
+def die(*_: object) -> None:
+    raise Killed
 
 
 class TestCommit:
@@ -117,9 +122,6 @@ class TestInterruptions:
         assert (ended.status, ended.attempt) == (JobStatus.SUCCEEDED, 1)
 
     def test_a_job_that_kills_every_worker_is_given_up(self, client: Redis, based: Store) -> None:
-        def die(*_: object) -> None:
-            raise Killed
-
         job = edit_job(based)
         for _ in range(3):
             with pytest.raises(Killed):
@@ -129,3 +131,38 @@ class TestInterruptions:
         assert ended.error is not None
         assert (ended.status, ended.error.code) == (JobStatus.FAILED, "too_many_tries")
         assert based.head().version == "v0"
+
+
+class TestRecord:
+    def test_a_job_that_succeeded_is_recorded_as_done(self, client: Redis, based: Store) -> None:
+        job = edit_job(based)
+        Worker(client, based.root).work()
+        progress = based.job(job.id).progress
+        assert (progress.phase, progress.done, progress.total) == ("commit", 1, 1)
+
+    def test_a_job_that_failed_is_recorded_with_how_far_it_came(
+        self, client: Redis, based: Store
+    ) -> None:
+        def fail(*_: object) -> None:
+            raise NumericalError("layer 3")
+
+        job = edit_job(based)
+        Worker(client, based.root, fail).work()
+        ended = based.job(job.id)
+        assert (ended.status, ended.base_version) == (JobStatus.FAILED, "v0")
+        assert ended.progress == Progress(phase="optimise", done=1, total=2, eta_seconds=0.0)
+
+    def test_a_job_completed_after_a_crash_keeps_the_version_it_started_from(
+        self, client: Redis, based: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        job = edit_job(based)
+        worker = Worker(client, based.root)
+        monkeypatch.setattr(worker.store, "save_job", die)
+        with pytest.raises(Killed):
+            worker.work()
+        assert based.head().job_id == job.id
+        Worker(client, based.root).work()
+        ended = based.job(job.id)
+        assert (ended.status, ended.base_version) == (JobStatus.SUCCEEDED, "v0")
+        assert ended.result is not None
+        assert ended.result["parent"] == "v0"

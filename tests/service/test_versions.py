@@ -93,6 +93,14 @@ class TestVersions:
         assert found.id == version
         assert based.version_of_job("job_3") is None
 
+    def test_the_version_of_a_job_is_found_beside_a_damaged_one(self, based: Store) -> None:
+        version = add_version(based, job_id="job_1")
+        damaged = add_version(based, job_id="job_2")
+        (based.root / "versions" / damaged / "manifest.json").write_text("{")
+        found = Store.open(based.root).version_of_job("job_1")
+        assert found is not None
+        assert found.id == version
+
     def test_lineage_goes_from_the_base_along_the_branch(self, based: Store) -> None:
         first = add_version(based)
         add_version(based)
@@ -203,7 +211,7 @@ class TestNames:
             "head": version, "base": "v0", "v0": "v0", version: version, "first": version,
         }  # fmt: skip
 
-    @pytest.mark.parametrize("ref", ["nobody", "v1", "v01", "v²", "../versions/v0", "", "HEAD"])
+    @pytest.mark.parametrize("ref", ["nobody", "v1", "v01", "v²", "../versions/v0", "", "HEAD", "v" + "9" * 5000])
     def test_anything_else_is_unknown(self, based: Store, ref: str) -> None:
         with pytest.raises(UnknownVersion) as unknown:
             based.resolve(ref)

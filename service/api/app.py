@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from fastapi import FastAPI
 
 from service.api import edits, generate, health, jobs, problems, rollback, snapshots
-from service.api.middleware import BodyLimit, RequestIds
+from service.api.middleware import BodyLimit, RequestIds, Unexpected
 from service.api.model import ModelCache
 from service.api.openapi import DESCRIPTION, Api
 from service.api.reconcile import Reconciler
@@ -58,6 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(module.router)
     problems.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(Unexpected)
     app.add_middleware(RequestIds)
     return app
 

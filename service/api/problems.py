@@ -140,12 +140,11 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def install(app: FastAPI) -> None:
-    """Make ``app`` answer every error with a problem."""
+    """Make ``app`` answer every error it knows with a problem; the others are `unexpected`."""
     app.add_exception_handler(ApiProblem, _on_problem)
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(StoreError, _on_store)
-    app.add_exception_handler(Exception, _on_exception)
 
 
 def _escape(part: object) -> str:
@@ -184,7 +183,8 @@ async def _on_store(request: Request, error: Exception) -> Response:
     return problem_response(request, ApiProblem(status, code, str(error)))
 
 
-async def _on_exception(request: Request, error: Exception) -> Response:
+def unexpected(request: Request, error: Exception) -> Response:
+    """The answer to a request that failed in a way nobody has foreseen."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         problem = ApiProblem(507, "disk_full", "the store's disk is full")
     else:

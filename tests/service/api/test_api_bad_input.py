@@ -348,6 +348,8 @@ def test_bad_parameters(path: str, field: str, http: httpx.Client, model: Store)
         ("POST", "/jobs/job_01/cancel", 404, "unknown_job"),
         ("GET", "/edits/edit_01", 404, "unknown_edit"),
         ("GET", "/snapshots/v9", 404, "unknown_version"),
+        ("GET", "/snapshots/v" + "9" * 300, 404, "unknown_version"),
+        ("POST", "/rollback/v" + "9" * 5000, 404, "unknown_version"),
         ("GET", "/snapshots/v9/diff/base", 404, "unknown_version"),
         ("GET", "/snapshots/v9/export", 404, "unknown_version"),
         ("POST", "/rollback/v9", 404, "unknown_version"),

@@ -130,3 +130,15 @@ def _until(http: httpx.Client, job_id: str, status: str) -> None:
             return
         time.sleep(0.02)
     pytest.fail(f"{job_id} is {seen}, not {status}")
+
+
+def test_an_unreadable_record_is_reported_alone(http: httpx.Client, model: Store) -> None:
+    first, second = submit(http), submit(http)
+    (model.root / "jobs" / f"{first}.json").write_text("{")
+    for path in ("/jobs", "/edits"):
+        answer = http.get(path)
+        assert answer.status_code == 200
+        ids = [item.get("job_id", item["id"]) for item in answer.json()["data"]]
+        assert ids == [second]
+    answer = http.get(f"/jobs/{first}")
+    assert (answer.status_code, answer.json()["code"]) == (500, "corrupt_file")

@@ -173,11 +173,11 @@ return 1
 """
 
 
-def submit(job: Job) -> Call:
-    """Arguments of :data:`SUBMIT`."""
+def submit(keys: wire.Keys, job: Job) -> Call:
+    """Arguments of :data:`SUBMIT` for the store of these ``keys``, as all below."""
     queued = job.model_copy(update={"status": JobStatus.QUEUED})
     return (
-        [wire.job_key(job.id), wire.JOBS, wire.events_key(job.id)],
+        [keys.job(job.id), keys.jobs, keys.events(job.id)],
         [
             job.id,
             queued.model_dump_json(),
@@ -188,11 +188,11 @@ def submit(job: Job) -> Call:
     )
 
 
-def begin(job: Job, fence: int, nonce: str) -> Call:
+def begin(keys: wire.Keys, job: Job, fence: int, nonce: str) -> Call:
     """Arguments of :data:`BEGIN`; ``job.started_at`` must be set."""
     started_at = job.started_at.isoformat() if job.started_at else ""
     return (
-        [wire.LEASE, wire.FENCE, wire.job_key(job.id), wire.events_key(job.id)],
+        [keys.lease, keys.fence, keys.job(job.id), keys.events(job.id)],
         [
             fence,
             nonce,
@@ -204,27 +204,27 @@ def begin(job: Job, fence: int, nonce: str) -> Call:
     )
 
 
-def unbegin(job: Job, fence: int, nonce: str) -> Call:
+def unbegin(keys: wire.Keys, job: Job, fence: int, nonce: str) -> Call:
     """Arguments of :data:`UNBEGIN`; ``job`` as it was begun."""
     given_back = {"status": JobStatus.QUEUED, "attempt": job.attempt - 1, "base_version": None}
     return (
-        [wire.LEASE, wire.FENCE, wire.job_key(job.id), wire.events_key(job.id)],
+        [keys.lease, keys.fence, keys.job(job.id), keys.events(job.id)],
         [fence, nonce, wire.EVENTS_KEPT, wire.status_event(job.model_copy(update=given_back))],
     )
 
 
-def progress(job_id: str, progress: Progress) -> Call:
+def progress(keys: wire.Keys, job_id: str, progress: Progress) -> Call:
     """Arguments of :data:`PROGRESS`."""
     return (
-        [wire.job_key(job_id), wire.events_key(job_id)],
+        [keys.job(job_id), keys.events(job_id)],
         [progress.model_dump_json(), wire.EVENTS_KEPT],
     )
 
 
-def finish(job: Job, fence: int) -> Call:
+def finish(keys: wire.Keys, job: Job, fence: int) -> Call:
     """Arguments of :data:`FINISH`."""
     return (
-        [wire.LEASE, wire.FENCE, wire.job_key(job.id), wire.events_key(job.id), wire.JOBS],
+        [keys.lease, keys.fence, keys.job(job.id), keys.events(job.id), keys.jobs],
         [
             fence,
             job.status,
@@ -236,13 +236,13 @@ def finish(job: Job, fence: int) -> Call:
     )
 
 
-def cancel(job_id: str) -> Call:
+def cancel(keys: wire.Keys, job_id: str) -> Call:
     """Arguments of :data:`CANCEL`."""
     cancelling, cancelled = (
         json.dumps({"job_id": job_id, "status": status})
         for status in (JobStatus.CANCELLING, JobStatus.CANCELLED)
     )
     return (
-        [wire.job_key(job_id), wire.events_key(job_id), wire.JOBS],
+        [keys.job(job_id), keys.events(job_id), keys.jobs],
         [wire.EVENTS_KEPT, cancelling, cancelled, wire.GROUP, wire.FINISHED_TTL_S],
     )

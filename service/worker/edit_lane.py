@@ -14,7 +14,15 @@ from service.jobs import TERMINAL, Job, JobError, JobStatus, Progress, now
 from service.queue import JobGone, JobQueue, Lease, LeaseLost, QueuedJob
 from service.schemas import EditPayload, EditResult, Manifest
 from service.settings import Settings
-from service.store import CorruptTensor, HeadMoved, StaleFence, Store, StoreError
+from service.store import (
+    CorruptFile,
+    CorruptTensor,
+    HeadMoved,
+    StaleFence,
+    Store,
+    StoreError,
+    UnknownJob,
+)
 from service.worker.edits import EditRunner, JobControl
 from service.worker.versions import VersionViews
 
@@ -70,7 +78,12 @@ class EditLane:
                     return
 
     def _handle(self, queued: QueuedJob) -> None:
-        recorded = self._store.job(queued.job.id)
+        try:
+            recorded = self._store.job(queued.job.id)
+        except (UnknownJob, CorruptFile) as error:
+            log.error("dropped from the queue: %s", error)
+            self._queue.drop(queued)
+            return
         if recorded.status in TERMINAL:
             # ended in the store before a crash kept the queue from hearing of it
             self._queue.finish(recorded, self._lease.fence)

@@ -24,6 +24,7 @@ from service.jobs import now
 from service.queue import (
     Heartbeat,
     JobQueue,
+    Keys,
     Lease,
     LeaseHeld,
     LeaseLost,
@@ -99,7 +100,8 @@ class Worker:
             return EXIT_CONFIG
         client = connect(self.settings.redis_url)
         stack.callback(client.close)
-        lease = Lease(client, self.settings)
+        keys = Keys(store.id)
+        lease = Lease(client, keys, self.settings)
         try:
             lease.acquire(store.head().fence, stop=self.stop)
         except LeaseHeld:
@@ -107,13 +109,13 @@ class Worker:
         stack.callback(lease.release)
         views = VersionViews(base, store)
         load_head(store, views)
-        queue = JobQueue(client)
+        queue = JobQueue(client, keys)
         queue.requeue_missing(store.unfinished_jobs())
         edits = EditLane(
             queue, store, lease, views, EditRunner(base, store, views, self.settings), self.settings
         )
-        generation = GenerationLane(RequestQueue(client), store, lease, views)
-        heartbeat = self._heartbeat(client, base, views)
+        generation = GenerationLane(RequestQueue(client, keys), store, lease, views)
+        heartbeat = self._heartbeat(client, keys, base, views)
         heartbeat.start()
         stack.callback(heartbeat.stop)
         threads = [
@@ -147,7 +149,9 @@ class Worker:
         finally:
             self.stop.set()
 
-    def _heartbeat(self, client: Redis, base: LoadedModel, views: VersionViews) -> Heartbeat:
+    def _heartbeat(
+        self, client: Redis, keys: Keys, base: LoadedModel, views: VersionViews
+    ) -> Heartbeat:
         instance, started = uuid4().hex, now()
 
         def beat() -> WorkerBeat:
@@ -159,7 +163,7 @@ class Worker:
                 versions=views.loaded(),
             )
 
-        return Heartbeat(client, beat)
+        return Heartbeat(client, keys, beat)
 
 
 def prepare(store: Store, base: LoadedModel, settings: Settings) -> None:

@@ -14,6 +14,7 @@ from service.store import Store
 
 MakeJob = Callable[..., Job]
 FENCE = 1
+KEYS = wire.Keys("store")
 
 
 def add_version(store: Store, parent: str = "v0", **fields: object) -> str:
@@ -40,5 +41,5 @@ def ended(job: Job, status: JobStatus = JobStatus.SUCCEEDED) -> Job:
 
 
 def events(client: Redis, job: Job) -> list[wire.JobEvent]:
-    entries: Any = client.xrange(wire.events_key(job.id))
+    entries: Any = client.xrange(KEYS.events(job.id))
     return [wire.parse_event(entry) for entry in entries]

@@ -12,7 +12,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from service.jobs import Job, JobKind, new_id, now
-from service.queue import JobQueue, Lease, QueuedJob
+from service.queue import JobQueue, Keys, Lease, QueuedJob
 from service.schemas import (
     Answer,
     EditPayload,
@@ -86,10 +86,10 @@ class Worker:
         self.store.create_base("weights-0")
         self.store.repair_reflog()
         self.store.sweep()
-        settings = Settings(store=root)
-        self.lease = Lease(client, settings)
+        settings, keys = Settings(store=root), Keys(self.store.id)
+        self.lease = Lease(client, keys, settings)
         self.lease.acquire(self.store.head().fence)
-        self.queue = Draining(client)
+        self.queue = Draining(client, keys)
         self.runner = PlayedRunner(self.store, during)
         views: Any = SimpleNamespace(put=lambda version, view: None)
         runner: Any = self.runner

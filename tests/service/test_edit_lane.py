@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from jeep_core.errors import NumericalError
 from service.embedded import EmbeddedValkey
 from service.jobs import Job, JobStatus, Progress
-from service.queue import connect
+from service.queue import JobQueue, Keys, connect
 from service.store import Store
 from service.worker.edits import JobControl
 
@@ -131,6 +131,36 @@ class TestInterruptions:
         assert ended.error is not None
         assert (ended.status, ended.error.code) == (JobStatus.FAILED, "too_many_tries")
         assert based.head().version == "v0"
+
+
+class TestQueue:
+    def test_two_stores_on_one_server_do_not_meet(
+        self, client: Redis, based: Store, tmp_path: Path
+    ) -> None:
+        other = Store.open(tmp_path / "other")
+        other.create_base("weights-0")
+        mine, theirs = edit_job(based), edit_job(other)
+        queue = JobQueue(client, Keys(other.id))
+        assert queue.submit(theirs)
+        Worker(client, based.root).work()
+        assert based.job(mine.id).status is JobStatus.SUCCEEDED
+        assert other.job(theirs.id).status is JobStatus.QUEUED
+        Worker(client, other.root).work()
+        assert other.job(theirs.id).status is JobStatus.SUCCEEDED
+
+    @pytest.mark.parametrize("record", ["missing", "damaged"])
+    def test_an_entry_without_a_readable_job_is_dropped(
+        self, client: Redis, based: Store, record: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        lost, job = edit_job(based), edit_job(based)
+        worker = Worker(client, based.root)
+        for path in (based.root / "jobs").glob(f"{lost.id}.*"):
+            path.unlink() if record == "missing" else path.write_text("{")
+        worker.work()
+        assert worker.runner.parents == ["v0"]
+        assert based.job(job.id).status is JobStatus.SUCCEEDED
+        assert f"{lost.id}" in caplog.text
+        assert client.exists(Keys(based.id).job(lost.id)) == 0
 
 
 class TestRecord:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from builders import FENCE, MakeJob, ended, events, take
+from builders import FENCE, KEYS, MakeJob, ended, events, take
 from redis import Redis
 
 from service.embedded import EmbeddedValkey
@@ -57,7 +57,7 @@ class TestOrder:
         queue.submit(second)
         queue.begin(take(queue), FENCE)  # and dies
         with connect(valkey_url) as client:
-            new_worker = JobQueue(client)
+            new_worker = JobQueue(client, KEYS)
             again = take(new_worker)
             assert (again.id, again.status, again.attempt) == (first.id, JobStatus.RUNNING, 1)
             new_worker.finish(ended(new_worker.begin(again, FENCE)), FENCE)
@@ -68,7 +68,7 @@ class TestOrder:
     ) -> None:
         job = make_job()
         with connect(valkey_url) as client:
-            later = threading.Timer(0.1, JobQueue(client).submit, [job])
+            later = threading.Timer(0.1, JobQueue(client, KEYS).submit, [job])
             later.start()
             queued = queue.next(5000)
             later.join()
@@ -81,9 +81,9 @@ class TestOrder:
         lost, job = make_job(), make_job()
         queue.submit(lost)
         queue.submit(job)
-        client.delete(wire.job_key(lost.id))
+        client.delete(KEYS.job(lost.id))
         assert take(queue).id == job.id
-        assert client.xlen(wire.JOBS) == 1
+        assert client.xlen(KEYS.jobs) == 1
 
 
 class TestBegin:
@@ -113,7 +113,7 @@ class TestBegin:
         self, queue: JobQueue, client: Redis, make_job: MakeJob
     ) -> None:
         queue.submit(make_job())
-        client.set(wire.FENCE, FENCE + 1)
+        client.set(KEYS.fence, FENCE + 1)
         with pytest.raises(LeaseLost):
             queue.begin(take(queue), FENCE)
         assert take(queue).attempt == 0
@@ -155,7 +155,7 @@ class TestGiveBack:
     ) -> None:
         queue.submit(make_job())
         job = queue.begin(take(queue), FENCE)
-        JobQueue(client).begin(take(queue), FENCE)  # by the next worker
+        JobQueue(client, KEYS).begin(take(queue), FENCE)  # by the next worker
         queue.give_back(job, FENCE)
         queue.give_back(job, FENCE)
         assert take(queue).attempt == 2
@@ -165,7 +165,7 @@ class TestGiveBack:
     ) -> None:
         queue.submit(make_job())
         job = queue.begin(take(queue), FENCE)
-        client.set(wire.FENCE, FENCE + 1)
+        client.set(KEYS.fence, FENCE + 1)
         queue.give_back(job, FENCE)
         assert take(queue).attempt == 1
 
@@ -181,21 +181,21 @@ class TestFinish:
         assert live is not None
         assert live.status is JobStatus.SUCCEEDED
         assert events(client, job)[-1].data["status"] == "succeeded"
-        assert client.xlen(wire.JOBS) == 0
-        assert client.xpending(wire.JOBS, wire.GROUP)["pending"] == 0
-        assert 0 < client.ttl(wire.job_key(job.id)) <= wire.FINISHED_TTL_S
-        assert 0 < client.ttl(wire.events_key(job.id)) <= wire.FINISHED_TTL_S
+        assert client.xlen(KEYS.jobs) == 0
+        assert client.xpending(KEYS.jobs, wire.GROUP)["pending"] == 0
+        assert 0 < client.ttl(KEYS.job(job.id)) <= wire.FINISHED_TTL_S
+        assert 0 < client.ttl(KEYS.events(job.id)) <= wire.FINISHED_TTL_S
 
     def test_finish_with_a_stale_fence_changes_nothing(
         self, queue: JobQueue, client: Redis, make_job: MakeJob
     ) -> None:
         queue.submit(make_job())
         job = queue.begin(take(queue), FENCE)
-        before = (events(client, job), client.hgetall(wire.job_key(job.id)))
-        client.set(wire.FENCE, FENCE + 1)
+        before = (events(client, job), client.hgetall(KEYS.job(job.id)))
+        client.set(KEYS.fence, FENCE + 1)
         with pytest.raises(LeaseLost):
             queue.finish(ended(job), FENCE)
-        assert (events(client, job), client.hgetall(wire.job_key(job.id))) == before
+        assert (events(client, job), client.hgetall(KEYS.job(job.id))) == before
         assert take(queue).id == job.id
 
     def test_another_owner_of_the_lease_makes_a_fence_stale(
@@ -203,7 +203,7 @@ class TestFinish:
     ) -> None:
         queue.submit(make_job())
         job = queue.begin(take(queue), 7)
-        client.set(wire.LEASE, "3 elsewhere")  # its Redis had lost the counter
+        client.set(KEYS.lease, "3 elsewhere")  # its Redis had lost the counter
         with pytest.raises(LeaseLost):
             queue.finish(ended(job), 7)
 
@@ -294,7 +294,7 @@ class TestRequeue:
         queue.submit(jobs[0])
         assert queue.requeue_missing(store.unfinished_jobs()) == ["job_2", "job_3"]
         assert queue.requeue_missing(store.unfinished_jobs()) == []
-        assert client.xlen(wire.JOBS) == 3
+        assert client.xlen(KEYS.jobs) == 3
 
     def test_progress_of_a_job_lost_with_redis_does_not_keep_it_from_being_queued_again(
         self, queue: JobQueue, client: Redis, make_job: MakeJob
@@ -311,7 +311,7 @@ class TestRequeue:
         self, queue: JobQueue, client: Redis, make_job: MakeJob
     ) -> None:
         job = make_job()
-        client.hset(wire.job_key(job.id), "progress", Progress(phase="optimise").model_dump_json())
+        client.hset(KEYS.job(job.id), "progress", Progress(phase="optimise").model_dump_json())
         assert queue.submit(job)
         assert take(queue).progress == Progress()
 
@@ -320,13 +320,13 @@ class TestRequeue:
     ) -> None:
         first, second = make_job(), make_job()
         with EmbeddedValkey(tmp_path) as server, connect(server.url) as client:
-            JobQueue(client).submit(first)
-            JobQueue(client).submit(second)
-            JobQueue(client).begin(take(JobQueue(client)), FENCE)
+            JobQueue(client, KEYS).submit(first)
+            JobQueue(client, KEYS).submit(second)
+            JobQueue(client, KEYS).begin(take(JobQueue(client, KEYS)), FENCE)
         with EmbeddedValkey(tmp_path) as server, connect(server.url) as client:
-            again = take(JobQueue(client))
+            again = take(JobQueue(client, KEYS))
             assert (again.id, again.attempt) == (first.id, 1)
-            assert JobQueue(client).known(second.id)
+            assert JobQueue(client, KEYS).known(second.id)
 
     def test_a_waiting_worker_outlives_a_restart_of_redis(
         self, tmp_path: Path, make_job: MakeJob
@@ -335,7 +335,7 @@ class TestRequeue:
         server = EmbeddedValkey(tmp_path)
         server.start()
         with connect(server.url) as client:
-            queue = JobQueue(client)
+            queue = JobQueue(client, KEYS)
             found: list[object] = []
             waiting = threading.Thread(target=lambda: found.append(queue.next(8000)))
             waiting.start()

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from jeep_core.atlas import MODELS
 from jeep_core.hparams import presets_for
 from service.jobs import Job, JobError, JobStatus, Progress, now
-from service.queue import Heartbeat, JobQueue, Lease, RequestQueue, WorkerBeat, connect
+from service.queue import Heartbeat, JobQueue, Keys, Lease, RequestQueue, WorkerBeat, connect
 from service.schemas import (
     Answer,
     EditPayload,
@@ -69,8 +69,9 @@ class ScriptedWorker:
     def __init__(self, settings: Settings) -> None:
         self.store = Store.open(settings.store)
         self.client = connect(str(settings.redis_url))
-        self.jobs, self.requests = JobQueue(self.client), RequestQueue(self.client)
-        self.lease = Lease(self.client, settings)
+        keys = Keys(self.store.id)
+        self.jobs, self.requests = JobQueue(self.client, keys), RequestQueue(self.client, keys)
+        self.lease = Lease(self.client, keys, settings)
         self.go = threading.Event()
         self.go.set()
         self.asked: list[WorkerRequest] = []
@@ -84,7 +85,7 @@ class ScriptedWorker:
                 instance=instance, pid=os.getpid(), model="atlas-gptj", started_at=started
             )
 
-        self.heartbeat = Heartbeat(self.client, beat)
+        self.heartbeat = Heartbeat(self.client, keys, beat)
 
     def __enter__(self) -> "ScriptedWorker":
         publish(self.store)

@@ -12,7 +12,7 @@ from scripted_worker import info, publish
 from serving import make_settings, running
 from tokenizers import Tokenizer, models
 
-from service.queue import JobQueue, connect
+from service.queue import JobQueue, Keys, connect
 from service.settings import Settings
 from service.store import Store
 
@@ -113,8 +113,8 @@ def assert_nothing_happened(store: Store, settings: Settings) -> None:
     assert list(store.jobs()) == []
     assert list((settings.store / "idempotency").glob("*.json")) == []
     redis = connect(str(settings.redis_url))
-    assert JobQueue(redis).next(0) is None
-    assert redis.keys("jeep:job:*") == []
+    assert JobQueue(redis, Keys(store.id)).next(0) is None
+    assert redis.keys("jeep:*:job:*") == []
     redis.close()
 
 

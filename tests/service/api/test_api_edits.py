@@ -11,7 +11,7 @@ from serving import make_settings, running
 
 from jeep_core.hparams import load_preset
 from service.embedded import EmbeddedValkey
-from service.queue import JobQueue, connect
+from service.queue import JobQueue, Keys, connect
 from service.settings import Settings
 from service.store import Store
 
@@ -31,7 +31,7 @@ def test_an_edit_is_journaled_and_queued(http: httpx.Client, model: Store, setti
     assert job["status"] == "queued"
     assert job["edit_id"] == job["id"].replace("job_", "edit_")
     redis = connect(settings.redis_url)
-    queued = JobQueue(redis).next(0)
+    queued = JobQueue(redis, Keys(model.id)).next(0)
     redis.close()
     assert queued is not None
     stored = model.job(job["id"])

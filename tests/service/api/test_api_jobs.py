@@ -10,7 +10,7 @@ import pytest
 from httpx_sse import connect_sse
 from scripted_worker import ScriptedWorker
 
-from service.queue import connect
+from service.queue import Keys, connect
 from service.settings import Settings
 from service.store import Store
 
@@ -55,7 +55,8 @@ def test_a_job_that_redis_has_forgotten(
     job_id = submit(http)
     events(http, job_id)
     redis = connect(str(settings.redis_url))
-    redis.delete(f"jeep:job:{job_id}", f"jeep:events:{job_id}")
+    keys = Keys(worker.store.id)
+    assert redis.delete(keys.job(job_id), keys.events(job_id)) == 2
     redis.close()
     [(event_id, name, data)] = events(http, job_id, "1-1")
     assert (event_id, name, data["status"]) == ("", "status", "succeeded")

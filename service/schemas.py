@@ -399,7 +399,8 @@ class WorkerInfo(BaseModel):
     """What the worker publishes in the store (``model/info.json``) for the api to validate with.
 
     ``relations`` maps names to templates; ``presets`` maps editor → preset names, the first
-    being the default; ``preset_values`` maps ``editor/preset`` → hyper-parameters.
+    being the default; ``preset_values`` maps ``editor/preset`` → hyper-parameters.  ``corpus``:
+    there is a text that second moments can be taken from, so the model can be edited.
     """
 
     model: str
@@ -414,6 +415,7 @@ class WorkerInfo(BaseModel):
     relations: dict[str, str] = Field(default_factory=dict)
     presets: dict[str, list[str]] = Field(default_factory=dict)
     preset_values: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    corpus: bool = True
     started_at: datetime
 
 

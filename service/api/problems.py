@@ -80,7 +80,8 @@ def invalid(errors: Iterable[Mapping[str, str]], code: str = "invalid_request") 
     first = listed[0]
     more = f" (and {len(listed) - 1} more)" if len(listed) > 1 else ""
     where = first.get("pointer") or first.get("parameter", "")
-    return ApiProblem(422, code, f"{where}: {first['message']}{more}", listed)
+    said = f"{where}: {first['message']}" if where else first["message"]
+    return ApiProblem(422, code, f"{said}{more}", listed)
 
 
 def not_found(what: str, name: str) -> ApiProblem:

@@ -8,8 +8,7 @@ import threading
 import time
 
 from redis import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import RedisError
 
 from service.queue import scripts, wire
 from service.queue.errors import LeaseHeld, LeaseLost
@@ -81,11 +80,19 @@ class Lease:
         self._fence = None
 
     def _keep(self) -> None:
+        try:
+            self._renew_on()
+        except Exception:  # without renewals nobody may believe that the lease is held
+            _log.exception("the lease is no longer renewed")
+            self.lost.set()
+
+    def _renew_on(self) -> None:
         args: list[str | int] = [self.fence, self._owner, self._lease_ms]
+        keys = [self._keys.lease, self._keys.fence]
         while not self._stop.wait(self._renew_s):
             try:
-                renewed = self._renew(keys=[self._keys.lease, self._keys.fence], args=args)
-            except (RedisConnectionError, RedisTimeoutError) as error:
+                renewed = self._renew(keys=keys, args=args)
+            except RedisError as error:  # away, or takes no writes: another worker cannot come
                 _log.warning("the lease cannot be renewed now: %s", error)
                 continue
             if not renewed:

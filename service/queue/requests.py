@@ -9,9 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from redis import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import RedisError, ResponseError
 
 from service.queue import wire
 from service.queue.connection import block_ms
@@ -102,7 +100,7 @@ class Heartbeat:
         while not self._stop.wait(self.PERIOD_S):
             try:
                 self._beat()
-            except (RedisConnectionError, RedisTimeoutError) as error:
+            except RedisError as error:
                 _log.warning("no heartbeat: %s", error)
 
     def _beat(self) -> None:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import exp
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -26,6 +25,7 @@ from service.jobs import Job, Progress, now
 from service.schemas import Answer, EditPayload, EditResult, FactOutcome, LayerReport, Manifest
 from service.settings import Settings
 from service.store import HeadMoved, Store
+from service.store.files import replace
 from service.worker import tensors
 from service.worker.versions import VersionViews, fact_of, live_keys
 
@@ -85,14 +85,14 @@ class EditRunner:
         began = time.monotonic()
         view = self._views.editing(parent)
         control.progress("measure before", 0, 1)
-        before = answers(view, facts)
+        before = answers(view, facts, control.checkpoint)
         result = edit(
             view,
             facts,
             payload.editor,
             preset=payload.preset,
             hparams=payload.hparams,
-            prefixes=self._prefixes(int(payload.hparams.get("n_prefixes", 6))),
+            prefixes=kept_prefixes(self._store, self.base, payload.hparams["n_prefixes"]),
             moments=self._shared_moments(),
             previous_keys=live_keys(self._store, parent, facts),
             progress=control.progress,
@@ -102,7 +102,8 @@ class EditRunner:
         edited = self._views.editing(parent)
         edited.apply(result.delta)
         control.progress("measure after", 0, 1)
-        outcomes = fact_outcomes(facts, before, answers(edited, facts), result, payload.sent_as)
+        after = answers(edited, facts, control.checkpoint)
+        outcomes = fact_outcomes(facts, before, after, result, payload.sent_as)
         control.checkpoint()
         control.progress("commit", 0, 1)
         head = self._store.head().version
@@ -159,15 +160,6 @@ class EditRunner:
             result=summary,
         )
 
-    def _prefixes(self, count: int) -> list[str]:
-        """The first ``count`` prefixes of this base model, sampled once and kept."""
-        path = self._store.base_file("prefixes.json")
-        known: list[str] = json.loads(path.read_text()) if path.exists() else []
-        if len(known) < count:
-            known = sample_prefixes(self.base, count)
-            _replace(path, json.dumps(known, ensure_ascii=False))
-        return known[:count]
-
     def _shared_moments(self) -> Moments:
         if self._moments is None:
             self._moments = Moments(
@@ -179,10 +171,29 @@ class EditRunner:
         return self._moments
 
 
-def answers(view: ModelView, facts: Sequence[Fact]) -> list[Answer]:
-    """What a version says to each fact's prompt."""
+def kept_prefixes(store: Store, base: LoadedModel, count: int) -> list[str]:
+    """The first ``count`` prefixes of this base model, sampled once and kept.
+
+    A file that cannot be read is written anew: the same texts are sampled again.
+    """
+    path = store.base_file("prefixes.json")
+    try:
+        known: list[str] = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        known = []
+    if len(known) < count:
+        known = sample_prefixes(base, count)
+        replace(path, json.dumps(known, ensure_ascii=False).encode())
+    return known[:count]
+
+
+def answers(
+    view: ModelView, facts: Sequence[Fact], checkpoint: Callable[[], None] = lambda: None
+) -> list[Answer]:
+    """What a version says to each fact's prompt; ``checkpoint`` is called now and then."""
     found: list[Answer] = []
     for start in range(0, len(facts), MEASURE_TOGETHER):
+        checkpoint()
         found += _answers_together(view, facts[start : start + MEASURE_TOGETHER])
     return found
 
@@ -268,9 +279,3 @@ def _probability(scored: Scored) -> float:
 
 def _sha256(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

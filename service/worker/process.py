@@ -16,7 +16,7 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from jeep_core.editing import relations
+from jeep_core.editing import corpus_path, relations
 from jeep_core.errors import JeepError
 from jeep_core.hparams import presets_for
 from jeep_core.loading import LoadedModel, load
@@ -189,6 +189,16 @@ def load_head(store: Store, views: VersionViews) -> None:
         log.error("head cannot be served, roll back to another version: %s", error)
 
 
+def has_corpus(model: str, settings: Settings) -> bool:
+    """Whether there is a text for second moments; without one the model cannot be edited."""
+    try:
+        corpus_path(model, settings.corpus)
+    except JeepError as error:
+        log.warning("%s: set JEEP_CORPUS, until then edits are refused", error)
+        return False
+    return True
+
+
 def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
     """Tell the api what it needs to validate requests without a model."""
     presets = presets_for(base.name)
@@ -212,6 +222,7 @@ def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
         relations=table,
         presets=names,
         preset_values={f"{p.editor}/{p.name}": p.hparams for p in presets},
+        corpus=has_corpus(base.name, settings),
         started_at=now(),
     )
     files = {

@@ -84,6 +84,24 @@ class TestLease:
         assert client.get(KEYS.fence) == str(fence)
         lease.release()
 
+    def test_a_lease_is_renewed_again_after_redis_was_full(self, client: Redis) -> None:
+        lease = self.lease(client, "/a", lease_ms=200)
+        lease.acquire(0)
+        client.config_set("maxmemory", "1")
+        time.sleep(0.3)
+        client.config_set("maxmemory", "0")
+        time.sleep(0.3)
+        assert client.get(KEYS.lease) is not None
+        assert not lease.lost.is_set()
+        lease.release()
+
+    def test_a_lease_that_can_no_longer_be_renewed_is_lost(self, client: Redis) -> None:
+        lease = self.lease(client, "/a", lease_ms=200)
+        lease.acquire(0)
+        lease._renew = None  # whatever breaks the renewing thread
+        assert lease.lost.wait(2)
+        lease.release()
+
     def test_a_worker_learns_that_another_one_came(self, client: Redis) -> None:
         lease = self.lease(client, "/a", lease_ms=200)
         lease.acquire(0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
@@ -10,8 +12,12 @@ import pytest
 from tiny import bigram_view
 
 from jeep_core.editing import EditResult
+from jeep_core.errors import Cancelled
 from jeep_core.facts import Fact
-from service.worker.edits import answers, fact_outcomes, goes_on
+from service.settings import Settings
+from service.store import Store
+from service.worker.edits import answers, fact_outcomes, goes_on, kept_prefixes
+from service.worker.process import has_corpus
 
 LONG = "one two three four five six seven eight nine ten eleven twelve"
 
@@ -72,3 +78,39 @@ def test_answers_do_not_depend_on_what_is_measured_with_them() -> None:
 )
 def test_a_longer_word_is_another_word(text: str, target: str, expected: bool) -> None:
     assert goes_on(text, target) is expected
+
+
+def test_measuring_can_be_ended_in_between() -> None:
+    view, rounds = bigram_view(chain("Lyon is one")), []
+
+    def checkpoint() -> None:
+        rounds.append(1)
+        if len(rounds) == 2:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        answers(view, [Fact("Lyon", "{} is", "one")] * 200, checkpoint)
+
+
+@pytest.mark.parametrize("left", [b'["", "The', b"", b"\xff"])
+def test_damaged_prefixes_are_sampled_again(store: Store, left: bytes) -> None:
+    base = bigram_view(chain("The town is there")).base
+    whole = kept_prefixes(store, base, 3)
+    path = store.base_file("prefixes.json")
+    assert kept_prefixes(store, base, 2) == whole[:2]
+    path.write_bytes(left)
+    assert kept_prefixes(store, base, 3) == whole
+    assert json.loads(path.read_text(encoding="utf-8")) == whole
+    assert [entry.name for entry in path.parent.iterdir()] == ["prefixes.json"]
+
+
+@pytest.mark.parametrize(
+    ("model", "corpus", "expected"),
+    [("atlas-gptj", None, True), ("/models/mine", None, False), ("/models/mine", "c.txt", True)],
+)
+def test_a_corpus_is_needed_beside_the_bundled_ones(
+    tmp_path: Path, model: str, corpus: str | None, expected: bool
+) -> None:
+    (tmp_path / "c.txt").write_text("text")
+    settings = Settings(corpus=tmp_path / corpus if corpus else None)
+    assert has_corpus(model, settings) is expected

@@ -13,6 +13,7 @@ import pytest
 from builders import FENCE, KEYS, MakeJob, ended, take
 from redis import Redis
 
+from service.api.reconcile import Reconciler
 from service.jobs import JobStatus, Progress, new_id, now
 from service.queue import (
     AsyncQueue,
@@ -26,6 +27,7 @@ from service.queue import (
     connect_async,
 )
 from service.schemas import WorkerReply, WorkerRequest
+from service.store import Store
 
 
 def beat(instance: str = "one") -> WorkerBeat:
@@ -147,6 +149,20 @@ class TestRequests:
         heart.stop()
         assert await api.worker_alive() is None
 
+    async def test_a_heartbeat_outlives_a_full_redis(
+        self, api: AsyncQueue, client: Redis, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Heartbeat, "PERIOD_S", 0.02)
+        heart = Heartbeat(client, KEYS, beat)
+        heart.start()
+        client.config_set("maxmemory", "1")
+        await asyncio.sleep(0.2)
+        client.config_set("maxmemory", "0")
+        client.delete(KEYS.worker)
+        await asyncio.sleep(0.2)
+        assert await api.worker_alive() is not None
+        heart.stop()
+
 
 @pytest.mark.anyio
 class TestFollowing:
@@ -199,6 +215,20 @@ class TestFollowing:
         assert await api.request_cancel(job.id) is JobStatus.CANCELLING
         assert queue.cancel_requested(job.id)
         assert await api.live(job.id) == queue.live(job.id)
+
+    async def test_a_late_cancel_leaves_the_worker_s_record_as_it_is(
+        self, api: AsyncQueue, queue: JobQueue, store: Store, make_job: MakeJob
+    ) -> None:
+        submitted = make_job()
+        store.journal(submitted)
+        queue.submit(submitted)
+        done = ended(queue.begin(take(queue), FENCE), JobStatus.CANCELLED)
+        store.save_job(done)
+        queue.finish(done, FENCE)
+        reconciler = Reconciler(store, api)
+        reconciler.behind = False
+        await reconciler.cancel(submitted)  # as it was read before the worker ended it
+        assert store.job(submitted.id) == done
 
     async def test_ping_tells_whether_redis_answers(self, api: AsyncQueue, tmp_path: Path) -> None:
         nobody = AsyncQueue(connect_async(f"unix://{tmp_path}/no.sock", retries=0), KEYS)

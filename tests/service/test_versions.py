@@ -200,6 +200,12 @@ class TestHead:
         move(based, "v0", expected=version)
         assert [m.to for m in based.reflog()] == ["v0", version, "v0"]
 
+    def test_a_reflog_that_is_no_text_is_named(self, based: Store) -> None:
+        path = based.root / "reflog.jsonl"
+        path.write_bytes(path.read_bytes() + b"\xff\xfe\n")
+        with pytest.raises(CorruptFile, match="reflog"):
+            based.reflog()
+
 
 class TestNames:
     def test_head_base_ids_and_names_resolve_to_ids(self, based: Store) -> None:

@@ -183,6 +183,9 @@ class ScriptedWorker:
         [to] = request.versions
         previous = self.store.head().version
         why = request.body["why"]
+        if why == "fail":
+            self._reply(request, "error", JobError(code="corrupt_version", message="damaged"))
+            return
         self.store.move_head(
             to, expected=previous, job_id=None, fence=self.fence, who="test", why=why
         )

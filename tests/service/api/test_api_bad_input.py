@@ -186,6 +186,12 @@ def test_malformed_json(body: bytes, http: httpx.Client, model: Store, settings:
     assert_nothing_happened(model, settings)
 
 
+@pytest.mark.parametrize("body", ["[]", "null", "3"])
+def test_a_body_that_is_no_object(body: str, http: httpx.Client, model: Store) -> None:
+    answer = http.post("/edits", content=body, headers={"Content-Type": "application/json"})
+    assert assert_problem(answer, 422, "")["detail"].startswith("Input should be")
+
+
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_body_that_is_too_large(
     chunked: bool, http: httpx.Client, model: Store, settings: Settings

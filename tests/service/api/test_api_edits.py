@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from scripted_worker import ScriptedWorker, publish
+from scripted_worker import ScriptedWorker, info, publish
 from serving import make_settings, running
 
 from jeep_core.hparams import load_preset
@@ -230,6 +230,17 @@ def test_without_any_model_ever(http: httpx.Client, store: Store) -> None:
     assert int(answer.headers["retry-after"]) > 0
     publish(store)
     assert submit(http).status_code == 202
+
+
+def test_a_model_without_a_corpus_is_not_edited(http: httpx.Client, model: Store) -> None:
+    tokenizer = model.model_file("tokenizer.json").read_bytes()
+    lacking = info().model_copy(update={"corpus": False})
+    model.publish_model(lacking, {"tokenizer.json": tokenizer})
+    answer = submit(http)
+    assert (answer.status_code, answer.json()["code"]) == (409, "no_corpus")
+    assert "JEEP_CORPUS" in answer.json()["detail"]
+    assert list(model.jobs()) == []
+    assert http.post("/edits?dry_run=true", json={"facts": [FACT]}).status_code == 200
 
 
 def test_edits_are_taken_while_redis_is_down(tmp_path) -> None:

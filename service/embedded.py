@@ -6,7 +6,6 @@ as the first one lives, whoever of owner and server dies first.
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import importlib.util
 import json
@@ -29,6 +28,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError
 from redis.retry import Retry
 
+from service.child import death_signal
+
 _START_S = 30.0
 _STOP_S = 15.0
 _POLL_S = 0.05
@@ -36,7 +37,6 @@ _WATCH_S = 0.2
 _LONGEST_DELAY_S = 30.0
 _PATH_LIMIT = 100
 """Longest socket path in bytes; the system's limit is 104 or 108."""
-_PR_SET_PDEATHSIG = 1
 
 
 class EmbeddedError(Exception):
@@ -326,14 +326,12 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _die_with(parent: int) -> Callable[[], None] | None:
-    """For the child, before it becomes the server: ask Linux to end it with its parent."""
-    if platform.system() != "Linux":
-        return None
-    libc = ctypes.CDLL(None)
+def _die_with(parent: int) -> Callable[[], None]:
+    """For the child, before it becomes the server: ask to be ended with its parent."""
+    arm = death_signal(signal.SIGTERM)
 
     def before_exec() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        arm()
         if os.getppid() != parent:
             os._exit(1)
 

@@ -152,7 +152,7 @@ class WorkerProcess:
                 return
             if time.monotonic() - began > STEADY_SECONDS:
                 delay = FIRST_DELAY
-            self._say(f"the worker died ({_ending(code)}), starting it again in {delay:g} s")
+            self._say(f"the worker {_ending(code)}, starting it again in {delay:g} s")
             self._stopping.wait(delay)
             delay = min(2 * delay, LONGEST_DELAY)
 
@@ -282,6 +282,6 @@ def _server(settings: Settings, access_log: bool) -> uvicorn.Server:
 
 
 def _ending(code: int) -> str:
-    if code >= 0:
-        return f"exit code {code}"
-    return signal.Signals(-code).name
+    if code == 0:
+        return "has ended"
+    return f"died ({f'exit code {code}' if code > 0 else signal.Signals(-code).name})"

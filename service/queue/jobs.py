@@ -35,15 +35,10 @@ class JobQueue:
         self._unbegin = client.register_script(scripts.UNBEGIN)
         self._progress = client.register_script(scripts.PROGRESS)
         self._finish = client.register_script(scripts.FINISH)
-        self._cancel = client.register_script(scripts.CANCEL)
 
     def submit(self, job: Job) -> bool:
         """Append a job; False (and nothing happens) if Redis knows its id."""
         return bool(_run(self._submit, scripts.submit(self._keys, job)))
-
-    def known(self, job_id: str) -> bool:
-        """Whether Redis knows the job (a finished one is known for an hour)."""
-        return bool(self._client.exists(self._keys.job(job_id)))
 
     def requeue_missing(self, jobs: Iterable[Job]) -> list[str]:
         """Submit, in this order, those that Redis does not know; their ids."""
@@ -106,21 +101,9 @@ class JobQueue:
         """Publish how far a job is; nothing happens if Redis does not know it."""
         _run(self._progress, scripts.progress(self._keys, job_id, progress))
 
-    def request_cancel(self, job_id: str) -> JobStatus | None:
-        """Cancel: a queued job ends at once, a running one becomes ``cancelling``.
-
-        The status afterwards; None for a job that Redis does not know.
-        """
-        status = _run(self._cancel, scripts.cancel(self._keys, job_id))
-        return JobStatus(status) if status else None
-
     def cancel_requested(self, job_id: str) -> bool:
-        """Whether :meth:`request_cancel` was called for it."""
+        """Whether the api asked for the end of this job."""
         return bool(self._client.hexists(self._keys.job(job_id), "cancel"))
-
-    def live(self, job_id: str) -> wire.LiveJob | None:
-        """What Redis knows about a job."""
-        return wire.parse_live(self._client.hgetall(self._keys.job(job_id)))
 
     def _load(self, job_id: str) -> Job | None:
         """The job as submitted with its present status; None if it has ended or is lost."""

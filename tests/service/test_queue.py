@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from builders import FENCE, KEYS, MakeJob, ended, events, take
+from builders import FENCE, KEYS, MakeJob, ended, events, live_state, request_cancel, take
 from redis import Redis
 
 from service.embedded import EmbeddedValkey
@@ -87,10 +87,12 @@ class TestOrder:
 
 
 class TestBegin:
-    def test_begin_marks_the_job_as_running(self, queue: JobQueue, make_job: MakeJob) -> None:
+    def test_begin_marks_the_job_as_running(
+        self, queue: JobQueue, client: Redis, make_job: MakeJob
+    ) -> None:
         queue.submit(make_job())
         job = queue.begin(take(queue).model_copy(update={"base_version": "v3"}), FENCE)
-        live = queue.live(job.id)
+        live = live_state(client, job.id)
         assert live is not None
         assert (job.status, job.attempt, job.started_at) == ("running", 1, live.started_at)
         assert (live.status, live.attempt, live.base_version) == ("running", 1, "v3")
@@ -126,7 +128,7 @@ class TestBegin:
         client.flushall()
         with pytest.raises(JobGone):
             queue.begin(job, FENCE)
-        assert not queue.known(job.id)
+        assert live_state(client, job.id) is None
 
 
 class TestGiveBack:
@@ -146,7 +148,7 @@ class TestGiveBack:
     def test_a_cancel_stays(self, queue: JobQueue, client: Redis, make_job: MakeJob) -> None:
         queue.submit(make_job())
         job = queue.begin(take(queue), FENCE)
-        queue.request_cancel(job.id)
+        request_cancel(client, job.id)
         queue.give_back(job, FENCE)
         assert queue.begin(take(queue), FENCE).status is JobStatus.CANCELLING
 
@@ -177,7 +179,7 @@ class TestFinish:
         queue.submit(make_job())
         job = queue.begin(take(queue), FENCE)
         queue.finish(ended(job), FENCE)
-        live = queue.live(job.id)
+        live = live_state(client, job.id)
         assert live is not None
         assert live.status is JobStatus.SUCCEEDED
         assert events(client, job)[-1].data["status"] == "succeeded"
@@ -242,16 +244,16 @@ class TestCancel:
         job, other = make_job(), make_job()
         queue.submit(job)
         queue.submit(other)
-        assert queue.request_cancel(job.id) is JobStatus.CANCELLED
+        assert request_cancel(client, job.id) is JobStatus.CANCELLED
         assert events(client, job)[-1].is_last
         assert take(queue).id == other.id
 
     def test_a_job_that_was_taken_and_not_begun_can_no_longer_begin(
-        self, queue: JobQueue, make_job: MakeJob
+        self, queue: JobQueue, client: Redis, make_job: MakeJob
     ) -> None:
         queue.submit(make_job())
         job = take(queue)
-        assert queue.request_cancel(job.id) is JobStatus.CANCELLED
+        assert request_cancel(client, job.id) is JobStatus.CANCELLED
         with pytest.raises(JobGone):
             queue.begin(job, FENCE)
         assert queue.next(0) is None
@@ -260,27 +262,29 @@ class TestCancel:
         queue.submit(make_job())
         job = queue.begin(take(queue), FENCE)
         assert not queue.cancel_requested(job.id)
-        assert queue.request_cancel(job.id) is JobStatus.CANCELLING
+        assert request_cancel(client, job.id) is JobStatus.CANCELLING
         assert queue.cancel_requested(job.id)
         assert events(client, job)[-1].data["status"] == "cancelling"
         queue.finish(ended(job, JobStatus.CANCELLED), FENCE)
-        assert queue.request_cancel(job.id) is JobStatus.CANCELLED
+        assert request_cancel(client, job.id) is JobStatus.CANCELLED
 
     def test_a_cancelled_job_begun_again_after_a_crash_is_still_cancelling(
-        self, queue: JobQueue, make_job: MakeJob
+        self, queue: JobQueue, client: Redis, make_job: MakeJob
     ) -> None:
         queue.submit(make_job())
-        queue.request_cancel(queue.begin(take(queue), FENCE).id)
+        request_cancel(client, queue.begin(take(queue), FENCE).id)
         assert queue.begin(take(queue), FENCE).status is JobStatus.CANCELLING
 
-    def test_a_finished_job_stays_as_it_ended(self, queue: JobQueue, make_job: MakeJob) -> None:
+    def test_a_finished_job_stays_as_it_ended(
+        self, queue: JobQueue, client: Redis, make_job: MakeJob
+    ) -> None:
         queue.submit(make_job())
         job = queue.begin(take(queue), FENCE)
         queue.finish(ended(job), FENCE)
-        assert queue.request_cancel(job.id) is JobStatus.SUCCEEDED
+        assert request_cancel(client, job.id) is JobStatus.SUCCEEDED
 
-    def test_an_unknown_job_is_reported(self, queue: JobQueue) -> None:
-        assert queue.request_cancel("job_nobody") is None
+    def test_an_unknown_job_is_reported(self, queue: JobQueue, client: Redis) -> None:
+        assert request_cancel(client, "job_nobody") is None
 
 
 class TestRequeue:
@@ -326,7 +330,7 @@ class TestRequeue:
         with EmbeddedValkey(tmp_path) as server, connect(server.url) as client:
             again = take(JobQueue(client, KEYS))
             assert (again.id, again.attempt) == (first.id, 1)
-            assert JobQueue(client, KEYS).known(second.id)
+            assert live_state(client, second.id) is not None
 
     def test_a_waiting_worker_outlives_a_restart_of_redis(
         self, tmp_path: Path, make_job: MakeJob
@@ -356,32 +360,32 @@ class TestLive:
         job = queue.begin(take(queue), FENCE)
         progress = Progress(phase="values", done=3, total=25, eta_seconds=1.5)
         queue.progress(job.id, progress)
-        live = queue.live(job.id)
+        live = live_state(client, job.id)
         assert live is not None
         assert live.progress == progress
         last = events(client, job)[-1]
         assert (last.name, Progress.model_validate(last.data)) == ("progress", progress)
 
     def test_the_live_state_is_laid_over_the_stores_record(
-        self, queue: JobQueue, make_job: MakeJob
+        self, queue: JobQueue, client: Redis, make_job: MakeJob
     ) -> None:
         journaled = make_job(payload={"a": 1})
         queue.submit(journaled)
         queue.begin(take(queue), FENCE)
-        live = queue.live(journaled.id)
+        live = live_state(client, journaled.id)
         assert live is not None
         shown = live.over(journaled)
         assert (shown.status, shown.attempt, shown.payload) == (JobStatus.RUNNING, 1, {"a": 1})
 
     def test_what_has_ended_in_the_store_has_ended(
-        self, queue: JobQueue, make_job: MakeJob
+        self, queue: JobQueue, client: Redis, make_job: MakeJob
     ) -> None:
         """The worker saves the end before it tells Redis."""
         job = make_job()
         queue.submit(job)
-        live = queue.live(job.id)
+        live = live_state(client, job.id)
         assert live is not None
         assert live.over(ended(job)).status is JobStatus.SUCCEEDED
 
-    def test_an_unknown_job_has_no_live_state(self, queue: JobQueue) -> None:
-        assert queue.live("job_nobody") is None
+    def test_an_unknown_job_has_no_live_state(self, queue: JobQueue, client: Redis) -> None:
+        assert live_state(client, "job_nobody") is None

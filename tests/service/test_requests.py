@@ -10,7 +10,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
-from builders import FENCE, KEYS, MakeJob, ended, take
+from builders import FENCE, KEYS, MakeJob, ended, live_state, take
 from redis import Redis
 
 from service.api.reconcile import Reconciler
@@ -206,7 +206,7 @@ class TestFollowing:
         assert [event async for event in api.events("job_nobody")] == []
 
     async def test_the_api_submits_cancels_and_shows_what_the_worker_works_on(
-        self, api: AsyncQueue, queue: JobQueue, make_job: MakeJob
+        self, api: AsyncQueue, queue: JobQueue, client: Redis, make_job: MakeJob
     ) -> None:
         job = make_job()
         assert await api.submit(job)
@@ -214,7 +214,7 @@ class TestFollowing:
         queue.begin(take(queue), FENCE)
         assert await api.request_cancel(job.id) is JobStatus.CANCELLING
         assert queue.cancel_requested(job.id)
-        assert await api.live(job.id) == queue.live(job.id)
+        assert await api.live(job.id) == live_state(client, job.id)
 
     async def test_a_late_cancel_leaves_the_worker_s_record_as_it_is(
         self, api: AsyncQueue, queue: JobQueue, store: Store, make_job: MakeJob

@@ -67,6 +67,16 @@ def test_a_killed_worker_is_started_again(stub: Settings) -> None:
     assert not any(map(alive, pids(stub)))
 
 
+def test_a_worker_that_ends_by_itself_has_not_died(stub: Settings) -> None:
+    (stub.store / "obliging").touch()
+    lines: list[str] = []
+    worker = supervisor(stub, lines, threading.Event())
+    worker.start()
+    until(lambda: len(pids(stub)) == 2)
+    worker.stop()
+    assert "the worker has ended, starting it again in 0.5 s" in lines
+
+
 def test_a_misconfigured_worker_stops_the_service(stub: Settings) -> None:
     (stub.store / "misconfigured").touch()
     stopped = threading.Event()

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from types import FrameType
 from uuid import uuid4
@@ -136,10 +137,10 @@ class Worker:
             thread.join()
         return 0 if self._failure is None else 1
 
-    def _lane(self, body: object) -> None:
+    def _lane(self, body: Callable[[], None]) -> None:
         """Run a lane; whatever ends it ends the process, which is started again."""
         try:
-            body()  # type: ignore[operator]
+            body()
         except (LeaseLost, RedisConnectionError, RedisTimeoutError) as error:
             log.error("%s: this worker ends", error)
             self._failure = error

@@ -11,16 +11,14 @@ from typing import Any
 from jeep_core import atlas
 from jeep_core.atlas.relations import RELATIONS
 from jeep_core.delta import WeightDelta
-from jeep_core.editors import create, hparams_class
+from jeep_core.editors import create, hparams_class, preset_hparams
 from jeep_core.editors.base import EditContext, EditorOutcome, Keys, LayerUpdate
 from jeep_core.errors import FieldProblem, InvalidHParams, JeepError
 from jeep_core.facts import Fact, deduplicate, parse_facts
 from jeep_core.hparams import (
     OptimisedEditorHParams,
     load_preset,
-    merge,
     presets_for,
-    validate_hparams,
 )
 from jeep_core.loading import LoadedModel, texts_of
 from jeep_core.moments import Moments
@@ -133,16 +131,15 @@ def resolve_hparams(
     Raises:
         InvalidHParams: unknown editor or preset, a preset of another editor, wrong values.
     """
-    cls = hparams_class(editor)
-    if preset is not None:
+    hparams_class(editor)  # an unknown editor has no presets
+    presets = {p.name: p.hparams for p in presets_for(model) if p.editor == editor}
+    if preset is not None:  # one made for another model is fine here
         chosen = load_preset(preset)
         if chosen.editor != editor:
             message = f"preset {preset!r} is for the editor {chosen.editor!r}, not {editor!r}"
             raise InvalidHParams([FieldProblem("/preset", "other_editor", message)])
-        base = chosen.hparams
-    else:
-        base = next((p.hparams for p in presets_for(model) if p.editor == editor), {})
-    return validate_hparams(cls, merge(base, changes), n_layers)
+        presets[preset] = chosen.hparams
+    return preset_hparams(editor, presets, preset, changes, n_layers)[1]
 
 
 def prepare_facts(base: LoadedModel, facts: Sequence[Fact | Mapping[str, Any]]) -> list[Fact]:

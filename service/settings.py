@@ -9,6 +9,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "JEEP_"
+EXIT_CONFIG = 78
+"""Exit code (EX_CONFIG) of a worker that cannot work as configured: it is not started again."""
 _SCHEMES = ("redis://", "rediss://", "unix://")
 
 

@@ -67,7 +67,10 @@ class Tensors:
     def put_tensor(
         self, name: str, dtype: str, shape: Sequence[int], data: bytes | memoryview
     ) -> TensorRef:
-        """Store raw little-endian bytes; the same bytes are stored once, whatever their name."""
+        """Store raw little-endian bytes; the same bytes are stored once, whatever their name.
+
+        A file that is there is read and, if it is damaged, written anew.
+        """
         ref = TensorRef(
             name=name, dtype=dtype, shape=list(shape), sha256=hashlib.sha256(data).hexdigest()
         )
@@ -75,9 +78,19 @@ class Tensors:
         if size != byte_count(ref):
             raise ValueError(f"{name}: {size} bytes are no {dtype} tensor of shape {ref.shape}")
         target = self.tensor_file(ref.sha256)
-        if not _is_whole(target, size):
+        if not self._is_intact(ref):
             self._write_tensor(target, ref, data)
         return ref
+
+    def _is_intact(self, ref: TensorRef) -> bool:
+        if not self.has_tensor(ref):
+            return False
+        try:
+            for _ in self.tensor_chunks(ref):
+                pass
+        except CorruptTensor:
+            return False
+        return True
 
     def _write_tensor(self, target: Path, ref: TensorRef, data: bytes | memoryview) -> None:
         aside = self.root / "staging" / target.name

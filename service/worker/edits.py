@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import exp
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -17,7 +16,7 @@ import torch
 from jeep_core.editing import EditResult as CoreResult
 from jeep_core.editing import corpus_path, edit
 from jeep_core.facts import Fact
-from jeep_core.generation import Sampling, Scored, generate, score
+from jeep_core.generation import Decoder, Sampling, Scored, score
 from jeep_core.loading import LoadedModel, texts_of
 from jeep_core.moments import Moments
 from jeep_core.prefixes import sample_prefixes
@@ -26,11 +25,12 @@ from service.jobs import Job, Progress, now
 from service.schemas import Answer, EditPayload, EditResult, FactOutcome, LayerReport, Manifest
 from service.settings import Settings
 from service.store import HeadMoved, Store
+from service.store.files import replace
 from service.worker import tensors
 from service.worker.versions import VersionViews, fact_of, live_keys
 
 ANSWER_TOKENS = 10
-GENERATE_TOGETHER = 64
+MEASURE_TOGETHER = 64
 REPORT_EVERY_S = 0.2
 
 
@@ -89,14 +89,14 @@ class EditRunner:
         began = time.monotonic()
         view = self._views.editing(parent)
         control.progress("measure before", 0, 1)
-        before = answers(view, facts)
+        before = answers(view, facts, control.checkpoint)
         result = edit(
             view,
             facts,
             payload.editor,
             preset=payload.preset,
             hparams=payload.hparams,
-            prefixes=self._prefixes(int(payload.hparams.get("n_prefixes", 6))),
+            prefixes=kept_prefixes(self._store, self.base, payload.hparams["n_prefixes"]),
             moments=self._shared_moments(),
             previous_keys=live_keys(self._store, parent, facts),
             progress=control.progress,
@@ -106,7 +106,8 @@ class EditRunner:
         edited = self._views.editing(parent)
         edited.apply(result.delta)
         control.progress("measure after", 0, 1)
-        outcomes = fact_outcomes(facts, before, answers(edited, facts), result)
+        after = answers(edited, facts, control.checkpoint)
+        outcomes = fact_outcomes(facts, before, after, result, payload.sent_as)
         control.checkpoint()
         control.progress("commit", 0, 1)
         head = self._store.head().version
@@ -124,6 +125,7 @@ class EditRunner:
             greedy_success=fmean(outcome.success for outcome in outcomes),
             layers=[LayerReport(**vars(layer)) for layer in result.layers],
             seconds=seconds,
+            duplicates=payload.duplicates,
         )
         manifest = self._manifest(job, payload, summary, edited, result)
         self._store.write_version(manifest)
@@ -162,15 +164,6 @@ class EditRunner:
             result=summary,
         )
 
-    def _prefixes(self, count: int) -> list[str]:
-        """The first ``count`` prefixes of this base model, sampled once and kept."""
-        path = self._store.base_file("prefixes.json")
-        known: list[str] = json.loads(path.read_text()) if path.exists() else []
-        if len(known) < count:
-            known = sample_prefixes(self.base, count)
-            _replace(path, json.dumps(known, ensure_ascii=False))
-        return known[:count]
-
     def _shared_moments(self) -> Moments:
         if self._moments is None:
             settings, imported = self._settings, self._settings.moments
@@ -186,25 +179,70 @@ class EditRunner:
         return self._moments
 
 
-def answers(view: ModelView, facts: Sequence[Fact]) -> list[Answer]:
-    """What a version says to each fact's prompt."""
+def kept_prefixes(store: Store, base: LoadedModel, count: int) -> list[str]:
+    """The first ``count`` prefixes of this base model, sampled once and kept.
+
+    A file that cannot be read is written anew: the same texts are sampled again.
+    """
+    path = store.base_file("prefixes.json")
+    try:
+        known: list[str] = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        known = []
+    if len(known) < count:
+        known = sample_prefixes(base, count)
+        replace(path, json.dumps(known, ensure_ascii=False).encode())
+    return known[:count]
+
+
+def answers(
+    view: ModelView, facts: Sequence[Fact], checkpoint: Callable[[], None] = lambda: None
+) -> list[Answer]:
+    """What a version says to each fact's prompt; ``checkpoint`` is called now and then."""
+    found: list[Answer] = []
+    for start in range(0, len(facts), MEASURE_TOGETHER):
+        checkpoint()
+        found += _answers_together(view, facts[start : start + MEASURE_TOGETHER])
+    return found
+
+
+def _answers_together(view: ModelView, facts: Sequence[Fact]) -> list[Answer]:
     pairs = [(fact.text, fact.target_new) for fact in facts]
     pairs += [(fact.text, fact.target_true) for fact in facts if fact.target_true]
     scored = score(view, pairs)
     true: Any = iter(scored[len(facts) :])
-    texts: list[str] = []
-    for start in range(0, len(facts), GENERATE_TOGETHER):
-        prompts = [fact.text for fact in facts[start : start + GENERATE_TOGETHER]]
-        generated = generate(view, prompts, Sampling(max_new_tokens=ANSWER_TOKENS))
-        texts += [one.text for one in generated]
+    lengths = [_answer_tokens(view, fact, new) for fact, new in zip(facts, scored, strict=False)]
+    decoder = Decoder(view, [fact.text for fact in facts], [Sampling(n) for n in lengths])
+    for _ in decoder.steps():
+        pass
     return [
         Answer(
             p_new=_probability(new),
             p_true=_probability(next(true)) if fact.target_true else None,
-            text=text,
+            text=generated.text,
+            writes_new=new.greedy and not goes_on(generated.text, fact.target_new),
         )
-        for fact, new, text in zip(facts, scored, texts, strict=False)
+        for fact, new, generated in zip(facts, scored, decoder.results, strict=False)
     ]
+
+
+def _answer_tokens(view: ModelView, fact: Fact, new: Scored) -> int:
+    """Enough for the new target and what follows it, as far as the model's positions reach."""
+    room = view.base.max_positions - len(view.base.tokenizer.encode(fact.text).ids)
+    return min(max(ANSWER_TOKENS, new.tokens + 1), room)
+
+
+def goes_on(text: str, target: str) -> bool:
+    """Whether a text continues the target's last word or number: "Nigeria" after "Niger".
+
+    Scripts without upper and lower case mark no words here: their tokens decide alone.
+    """
+    text, target = text.strip(), target.strip()
+    last, following = target[-1:], text[len(target) : len(target) + 1]
+    if not text.startswith(target) or not following:
+        return False
+    cased = following.lower() != following.upper()
+    return (last.isalpha() and cased) or (last.isdigit() and following.isdigit())
 
 
 def fact_outcomes(
@@ -212,19 +250,23 @@ def fact_outcomes(
     before: Sequence[Answer],
     after: Sequence[Answer],
     result: CoreResult,
+    indices: Sequence[int],
 ) -> list[FactOutcome]:
-    """One outcome per fact; success: the generated text begins with the new target."""
+    """One outcome per fact, fact i being fact ``indices[i]`` of the request.
+
+    Success: the edited model writes the new target.
+    """
     values = result.values
     return [
         FactOutcome(
-            index=i,
+            index=indices[i],
             subject=fact.subject,
             prompt=fact.prompt,
             target_new=fact.target_new,
             target_true=fact.target_true,
             before=before[i],
             after=after[i],
-            success=after[i].text.strip().startswith(fact.target_new.strip()),
+            success=after[i].writes_new,
             steps=int(values.steps[i]),
             target_probability=float(values.probabilities[i]),
         )
@@ -245,9 +287,3 @@ def _probability(scored: Scored) -> float:
 
 def _sha256(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

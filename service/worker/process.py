@@ -7,14 +7,17 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from types import FrameType
 from uuid import uuid4
 
 import torch
 from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from jeep_core.editing import relations
+from jeep_core.editing import corpus_path, relations
 from jeep_core.errors import JeepError
 from jeep_core.hparams import presets_for
 from jeep_core.loading import LoadedModel, load
@@ -22,6 +25,7 @@ from service.jobs import now
 from service.queue import (
     Heartbeat,
     JobQueue,
+    Keys,
     Lease,
     LeaseHeld,
     LeaseLost,
@@ -30,15 +34,14 @@ from service.queue import (
     connect,
 )
 from service.schemas import WorkerInfo
-from service.settings import Settings
-from service.store import NotAStore, Store, StoreBusy, WrongFormat, WrongModel
+from service.settings import EXIT_CONFIG, Settings
+from service.store import Store, StoreBusy, StoreError
 from service.worker.edit_lane import EditLane
 from service.worker.edits import EditRunner
 from service.worker.generation_lane import GenerationLane
 from service.worker.versions import VersionViews
 
 log = logging.getLogger(__name__)
-EXIT_CONFIG = 78
 RETRY_S = 0.5
 
 
@@ -60,15 +63,15 @@ class Worker:
                 if not self._lock(store, stack):
                     return 0
                 base = self._load()
-                store.bind_model(base.model_hash)
-                store.create_base(base.weights_sha256)
-            except (NotAStore, WrongFormat, WrongModel, JeepError, OSError) as error:
+                prepare(store, base, self.settings)
+            except (StoreError, JeepError, OSError) as error:
                 log.error("%s", error)
                 return EXIT_CONFIG
-            store.repair_reflog()
-            store.sweep()
-            publish(store, base, self.settings)
-            return self._serve(store, base, stack)
+            try:
+                return self._serve(store, base, stack)
+            except (RedisConnectionError, RedisTimeoutError) as error:
+                log.error("the queue cannot be reached: %s", error)
+                return 1
 
     def _lock(self, store: Store, stack: ExitStack) -> bool:
         """Wait until this is the store's only worker; False if stopped before."""
@@ -98,21 +101,22 @@ class Worker:
             return EXIT_CONFIG
         client = connect(self.settings.redis_url)
         stack.callback(client.close)
-        lease = Lease(client, self.settings)
+        keys = Keys(store.id)
+        lease = Lease(client, keys, self.settings)
         try:
             lease.acquire(store.head().fence, stop=self.stop)
         except LeaseHeld:
             return 0
         stack.callback(lease.release)
         views = VersionViews(base, store)
-        views.get(store.head().version)
-        queue = JobQueue(client)
+        load_head(store, views)
+        queue = JobQueue(client, keys)
         queue.requeue_missing(store.unfinished_jobs())
         edits = EditLane(
             queue, store, lease, views, EditRunner(base, store, views, self.settings), self.settings
         )
-        generation = GenerationLane(RequestQueue(client), store, lease, views)
-        heartbeat = self._heartbeat(client, base, views)
+        generation = GenerationLane(RequestQueue(client, keys), store, lease, views)
+        heartbeat = self._heartbeat(client, keys, base, views)
         heartbeat.start()
         stack.callback(heartbeat.stop)
         threads = [
@@ -133,11 +137,11 @@ class Worker:
             thread.join()
         return 0 if self._failure is None else 1
 
-    def _lane(self, body: object) -> None:
+    def _lane(self, body: Callable[[], None]) -> None:
         """Run a lane; whatever ends it ends the process, which is started again."""
         try:
-            body()  # type: ignore[operator]
-        except LeaseLost as error:
+            body()
+        except (LeaseLost, RedisConnectionError, RedisTimeoutError) as error:
             log.error("%s: this worker ends", error)
             self._failure = error
         except Exception as error:
@@ -146,7 +150,9 @@ class Worker:
         finally:
             self.stop.set()
 
-    def _heartbeat(self, client: Redis, base: LoadedModel, views: VersionViews) -> Heartbeat:
+    def _heartbeat(
+        self, client: Redis, keys: Keys, base: LoadedModel, views: VersionViews
+    ) -> Heartbeat:
         instance, started = uuid4().hex, now()
 
         def beat() -> WorkerBeat:
@@ -158,7 +164,40 @@ class Worker:
                 versions=views.loaded(),
             )
 
-        return Heartbeat(client, beat)
+        return Heartbeat(client, keys, beat)
+
+
+def prepare(store: Store, base: LoadedModel, settings: Settings) -> None:
+    """Tie the store to the model, tidy it up and publish what the api needs.
+
+    Raises:
+        StoreError: it belongs to another model, or a manifest or head cannot be read.
+    """
+    store.bind_model(base.model_hash)
+    store.create_base(base.weights_sha256)
+    store.repair_reflog()
+    store.sweep()
+    publish(store, base, settings)
+
+
+def load_head(store: Store, views: VersionViews) -> None:
+    """Load head ahead of the first request.  A damaged head is served as an error per request,
+    so that a rollback to another version remains possible.
+    """
+    try:
+        views.get(store.head().version)
+    except StoreError as error:
+        log.error("head cannot be served, roll back to another version: %s", error)
+
+
+def has_corpus(model: str, settings: Settings) -> bool:
+    """Whether there is a text for second moments; without one the model cannot be edited."""
+    try:
+        corpus_path(model, settings.corpus)
+    except JeepError as error:
+        log.warning("%s: set JEEP_CORPUS, until then edits are refused", error)
+        return False
+    return True
 
 
 def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
@@ -184,6 +223,7 @@ def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
         relations=table,
         presets=names,
         preset_values={f"{p.editor}/{p.name}": p.hparams for p in presets},
+        corpus=has_corpus(base.name, settings),
         started_at=now(),
     )
     files = {

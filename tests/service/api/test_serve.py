@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from serving import make_settings
 
-from service.serve import EXIT_CONFIG, WorkerProcess, listening, url_of
-from service.settings import Settings
+from service.serve import WorkerProcess, listening, url_of
+from service.settings import EXIT_CONFIG, Settings
 from service.store import Store
 
 HERE = Path(__file__).parent
@@ -65,6 +65,16 @@ def test_a_killed_worker_is_started_again(stub: Settings) -> None:
         worker.stop()
     assert any("SIGKILL" in line and "again in 0.5 s" in line for line in lines)
     assert not any(map(alive, pids(stub)))
+
+
+def test_a_worker_that_ends_by_itself_has_not_died(stub: Settings) -> None:
+    (stub.store / "obliging").touch()
+    lines: list[str] = []
+    worker = supervisor(stub, lines, threading.Event())
+    worker.start()
+    until(lambda: len(pids(stub)) == 2)
+    worker.stop()
+    assert "the worker has ended, starting it again in 0.5 s" in lines
 
 
 def test_a_misconfigured_worker_stops_the_service(stub: Settings) -> None:

@@ -32,7 +32,8 @@ test-gpu: $(READY)
 	$(BIN)/python -m pytest -q tests/gpu
 
 bench: $(READY)
-	$(BIN)/python -m bench.quality
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[worker,embedded,dev,bench]'
+	$(BIN)/python -m bench
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

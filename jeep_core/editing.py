@@ -53,7 +53,8 @@ def edit(
     moments: Moments | None = None,
     corpus: Path | str | None = None,
     previous_keys: Mapping[tuple[str, int], Any] | None = None,
-    batch_facts: int = 32,
+    batch_facts: int | None = None,
+    memory_bytes: int | None = None,
     progress: Progress | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> EditResult:
@@ -69,7 +70,8 @@ def edit(
         moments: second moments of the base model; default: taken over ``corpus``.
         corpus: text file, one document a line; default: the bundled one for bundled models.
         previous_keys: keys of live earlier edits, to be preserved.
-        batch_facts: facts optimised together; bounds memory.
+        batch_facts: facts optimised together at most; default: 32, on CUDA 256.
+        memory_bytes: bound on what value optimisation holds at once; fewer facts then.
         progress: called with (phase, done, total).
         should_stop: asked between steps; True cancels.
 
@@ -92,6 +94,7 @@ def edit(
         moments=moments,
         previous_keys=previous_keys or {},
         batch_facts=batch_facts,
+        memory_bytes=memory_bytes,
         progress=progress,
         should_stop=should_stop,
     )

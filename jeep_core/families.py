@@ -43,6 +43,10 @@ class Family:
         """The MLP's output projection in block ``layer``: keys go in, values come out."""
         return self.layers_of(model)[layer].get_submodule(self.mlp_out)
 
+    def mlp_of(self, model: nn.Module, layer: int) -> nn.Module:
+        """The MLP of block ``layer``; it acts on every position alone."""
+        return self.layers_of(model)[layer].get_submodule(self.mlp_out.rpartition(".")[0])
+
     def weight_name(self, layer: int) -> str:
         """Parameter name of the MLP output projection of block ``layer``."""
         return f"{self.backbone}.{self.layers}.{layer}.{self.mlp_out}.weight"

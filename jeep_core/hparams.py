@@ -39,7 +39,7 @@ class Region(HParams):
     clamp: Positive = Field(description="γ: ‖δ‖ ≤ γ‖h‖")
     weight_decay: NonNegative = Field(0.5, description="β, times ‖δ‖/‖h‖²")
     moment_weight: Positive = Field(description="λ: weight of the second moment, in samples")
-    spread: Spread = "sqrt"
+    spread: Spread = "linear"
 
     @field_validator("layers")
     @classmethod
@@ -54,6 +54,12 @@ class Region(HParams):
         return self.layers[-1]
 
 
+class JeepLowRegion(Region):
+    """JEEP's low region: the residual is spread by the square root, as in PMET."""
+
+    spread: Spread = "sqrt"
+
+
 class OptimisedEditorHParams(HParams):
     """What every editor that optimises value vectors has in common."""
 
@@ -63,6 +69,10 @@ class OptimisedEditorHParams(HParams):
     n_prefixes: int = Field(6, ge=1, le=64, description="The empty prefix counts as one")
     preserve_previous_edits: bool = Field(
         True, description="Add the keys of live earlier edits to the second moment"
+    )
+
+    compute_dtype: Literal["model", "bfloat16"] = Field(
+        "model", description="Type of the matrix products of value optimisation; δ is float32"
     )
 
     @property
@@ -78,7 +88,7 @@ class JeepHParams(OptimisedEditorHParams):
     optimum, or (the literal reading of the paper) the unedited state plus δ*.
     """
 
-    low: Region
+    low: JeepLowRegion
     high: Region
     n_steps: int = Field(30, ge=1, le=1000, description="Forward passes, the last only measures")
     stop_probability: float = Field(0.9, gt=0, le=1)

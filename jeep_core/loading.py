@@ -43,6 +43,16 @@ class LoadedModel:
         return len(self.family.layers_of(self.model))
 
     @property
+    def hidden_size(self) -> int:
+        """Size of the hidden states."""
+        return int(self.model.config.hidden_size)
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of logits."""
+        return int(self.model.get_output_embeddings().weight.shape[0])
+
+    @property
     def mlp_size(self) -> int:
         """Inner size of the MLPs, the dimension of the keys."""
         weight = self.model.get_parameter(self.family.weight_name(0))

@@ -7,153 +7,220 @@ token with the hidden state of block ``low``; keys and values to its left are gi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch.nn import functional as F
-from transformers import DynamicCache
 
 from jeep_core.positions import PromptTokens
-from jeep_core.views import ModelView, block_output, hooked, lower_part, upper_part, with_hidden
+from jeep_core.rows import (
+    GivenPast,
+    Leading,
+    Past,
+    additive_mask,
+    leading_of,
+    stack_rows,
+)
+from jeep_core.views import (
+    ModelView,
+    block_output,
+    hooked,
+    lower_part,
+    mlp_only_at,
+    upper_part,
+    with_hidden,
+)
 
-
-@dataclass
-class TokenRows:
-    """Right-padded rows: ids (r, t), subject-last and prediction positions (r,), targets (r,)."""
-
-    ids: torch.Tensor
-    subject_last: torch.Tensor
-    prediction: torch.Tensor
-    lengths: torch.Tensor
-    n_target: torch.Tensor
-
-
-def stack_rows(rows: Sequence[PromptTokens], device: torch.device) -> TokenRows:
-    """Pad rows on the right; blocks are causal, so padding changes nothing to its left."""
-    longest = max(len(row.ids) for row in rows)
-    ids = torch.tensor([[*row.ids, *[0] * (longest - len(row.ids))] for row in rows])
-
-    def column(name: str) -> torch.Tensor:
-        return torch.tensor([getattr(row, name) for row in rows], device=device)
-
-    lengths = torch.tensor([len(row.ids) for row in rows], device=device)
-    return TokenRows(
-        ids.to(device), column("subject_last"), column("prediction"), lengths, column("n_target")
-    )
+NO_TARGET = -100
 
 
 @dataclass
 class Rows:
     """Rows from subject-last on.
 
-    ``segment`` (r, q, d): hidden states at the output of block ``low``.  ``mask`` (r, 1, q, s+q)
-    additive, ``position_ids`` (r, q).  ``past``: per upper block keys and values of the s tokens
-    to the left, (r, heads, s, head_dim) each.  ``prediction`` (r,) is relative to the segment.
-    ``targets`` (r, q): the id to be predicted at each place, -100 elsewhere.
-    ``start_state``, ``high_state`` (r, d): unedited states at subject-last (block ``low``) and
-    at the prediction position (block ``high``).
+    ``segment`` (r, q, d): hidden states at the output of block ``low``; ``lengths`` (r,) of
+    them are real.  ``position_ids`` (r, q).  ``past``: keys and values of what is to the left,
+    real where ``allowed`` (r, s).  ``prediction`` (r,) is relative to the segment.  ``targets``
+    (r, q): the id to be predicted at each place, -100 elsewhere; without any, the head is read
+    at the first place.
     """
 
     segment: torch.Tensor
-    mask: torch.Tensor
+    lengths: torch.Tensor
     position_ids: torch.Tensor
-    past: dict[int, tuple[torch.Tensor, torch.Tensor]]
+    allowed: torch.Tensor
+    past: Past
     prediction: torch.Tensor
     targets: torch.Tensor
-    start_state: torch.Tensor
-    high_state: torch.Tensor
+
+    def __post_init__(self) -> None:
+        self.mask = additive_mask(self.allowed, self.segment.shape[1], self.segment.dtype)
+        read = self.targets >= 0
+        read[:, 0] |= ~read.any(dim=1)
+        self.read_row, self.read_place = read.nonzero(as_tuple=True)
+
+    def __len__(self) -> int:
+        return len(self.segment)
+
+    @property
+    def start_state(self) -> torch.Tensor:
+        """Unedited states (r, d) at subject-last, block ``low``."""
+        return self.segment[:, 0]
 
     def keep(self, index: torch.Tensor) -> Rows:
-        """The rows of these numbers."""
-        cut = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name != "past"}
-        past = {layer: (k[index], v[index]) for layer, (k, v) in self.past.items()}
-        return replace(self, **cut, past=past)
+        """The rows of these numbers, no wider than they need."""
+        lengths, allowed = self.lengths[index], self.allowed[index]
+        q = int(lengths.max())
+        used = allowed.any(dim=0).nonzero().flatten()
+        whole = len(used) == allowed.shape[1]
+
+        def cut(states: torch.Tensor) -> torch.Tensor:
+            chosen = states[index]
+            return chosen if whole else chosen[:, :, used]
+
+        return Rows(
+            segment=self.segment[index, :q],
+            lengths=lengths,
+            position_ids=self.position_ids[index, :q],
+            allowed=allowed[:, used],
+            past={layer: (cut(k), cut(v)) for layer, (k, v) in self.past.items()},
+            prediction=self.prediction[index],
+            targets=self.targets[index, :q],
+        )
+
+    def join(self, other: Rows) -> Rows:
+        """These rows and others behind them, padded alike."""
+        q = max(self.segment.shape[1], other.segment.shape[1])
+        s = max(self.allowed.shape[1], other.allowed.shape[1])
+
+        def both(a: torch.Tensor, b: torch.Tensor, dim: int, size: int, value: int) -> torch.Tensor:
+            return torch.cat([_padded(t, dim, size, value) for t in (a, b)])
+
+        return Rows(
+            segment=both(self.segment, other.segment, 1, q, 0),
+            lengths=torch.cat([self.lengths, other.lengths]),
+            position_ids=both(self.position_ids, other.position_ids, 1, q, 0),
+            allowed=both(self.allowed, other.allowed, 1, s, 0),
+            past={
+                layer: (
+                    both(k, other.past[layer][0], 2, s, 0),
+                    both(v, other.past[layer][1], 2, s, 0),
+                )
+                for layer, (k, v) in self.past.items()
+            },
+            prediction=torch.cat([self.prediction, other.prediction]),
+            targets=both(self.targets, other.targets, 1, q, NO_TARGET),
+        )
 
 
-class _GivenPast(DynamicCache):
-    """A cache that answers with given keys and values in front of the new ones, keeping none."""
-
-    def __init__(self, past: dict[int, tuple[torch.Tensor, torch.Tensor]]) -> None:
-        super().__init__()
-        self.past = past
-
-    def update(
-        self, key_states: Any, value_states: Any, layer_idx: int, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        keys, values = self.past[layer_idx]
-        return torch.cat([keys, key_states], dim=2), torch.cat([values, value_states], dim=2)
+def _padded(tensor: torch.Tensor, dim: int, size: int, value: int) -> torch.Tensor:
+    missing = size - tensor.shape[dim]
+    if not missing:
+        return tensor
+    shape = list(tensor.shape)
+    shape[dim] = missing
+    return torch.cat([tensor, tensor.new_full(shape, value)], dim=dim)
 
 
 class UpperStack:
-    """The blocks above ``low`` of a view, with a place to add a vector at block ``high``."""
+    """The blocks above ``low`` of a view, with a place to add a vector at block ``high``.
 
-    def __init__(self, view: ModelView, low: int, high: int | None) -> None:
+    ``groups`` are all rows that will be captured, by what they begin with.
+    """
+
+    def __init__(
+        self,
+        view: ModelView,
+        low: int,
+        high: int | None,
+        groups: Sequence[Sequence[PromptTokens]],
+    ) -> None:
         self.view, self.low, self.high = view, low, high
-        self.backbone = upper_part(view, low + 1)
         self.layers = view.base.family.layers_of(view.model)
+        self.lower, self.upper = lower_part(view, low), upper_part(view, low + 1)
         self.head = view.model.get_output_embeddings()
+        self.leading: Leading = leading_of(view, groups, len(self.layers) - 1)
 
-    def capture(self, rows: TokenRows) -> Rows:
-        """Run the rows once, unedited, and keep what no later step changes."""
-        taken: dict[int, torch.Tensor] = {}
+    @torch.no_grad()
+    def capture(self, rows: Sequence[PromptTokens], groups: Sequence[int]) -> Rows:
+        """Run rows once, unedited, and keep what no later step changes.
 
-        def taker(layer: int) -> Any:
-            def hook(module: Any, args: Any, output: Any) -> None:
-                taken[layer] = block_output(output)
+        The lower blocks run over every token behind the leading ones, the upper blocks only
+        over those left of the subject's last token.  The last target token is never read.
+        """
+        device = self.view.base.device
+        inputs = [replace(row, ids=row.ids[: _last_read(row) + 1]) for row in rows]
+        batch = stack_rows(inputs, device, [self.leading.lengths[g] for g in groups])
+        group = torch.tensor(groups, device=device)
+        places = batch.positions(self.view.base.max_positions)
+        start = batch.subject_last - batch.skip
+        states = self._lower_states(batch.ids, places, group)
+        past, allowed = self._left(states, places, start, group)
 
-            return self.layers[layer].register_forward_hook(hook)
-
-        cache = DynamicCache()
-        sites = {self.low, *([] if self.high is None else [self.high])}
-        with hooked(*map(taker, sites)):
-            family = self.view.base.family
-            family.backbone_of(self.view.model)(
-                input_ids=rows.ids, past_key_values=cache, use_cache=True
-            )
-        return self._rows(rows, taken, cache)
-
-    def _rows(self, rows: TokenRows, taken: dict[int, torch.Tensor], cache: DynamicCache) -> Rows:
-        device, start = rows.ids.device, rows.subject_last
-        r = torch.arange(len(start), device=device)
-        s, q = int(start.max()), int((rows.lengths - start).max())
-        offsets = torch.arange(q, device=device)
-        places = start[:, None] + offsets
-        inside = places.clamp(max=rows.ids.shape[1] - 1)
-        low = taken[self.low]
-        past_ok = torch.arange(s, device=device)[None, None, :] < start[:, None, None]
-        own_ok = offsets[None, None, :] <= offsets[None, :, None]
-        allowed = torch.cat([past_ok.expand(len(r), q, s), own_ok.expand(len(r), q, q)], dim=2)[
-            :, None
-        ]
-        mask = torch.zeros(allowed.shape, dtype=low.dtype, device=device)
-        mask.masked_fill_(~allowed, torch.finfo(low.dtype).min)
-        following = rows.ids[r[:, None], (inside + 1).clamp(max=rows.ids.shape[1] - 1)]
-        is_target = (places >= rows.prediction[:, None]) & (
-            places < (rows.prediction + rows.n_target)[:, None]
-        )
-        upper = range(self.low + 1, len(self.layers))
-        kept: Any = cache.layers
-        past = {i: (kept[i].keys[:, :, :s], kept[i].values[:, :, :s]) for i in upper}
-        high = taken[self.low if self.high is None else self.high]
+        r = torch.arange(len(rows), device=device)[:, None]
+        lengths = batch.lengths - batch.subject_last
+        offsets = torch.arange(int(lengths.max()), device=device)
+        inside = (start[:, None] + offsets).clamp(max=states.shape[1] - 1)
         return Rows(
-            segment=low[r[:, None], inside],
-            mask=mask,
-            position_ids=inside,
+            segment=states[r, inside],
+            lengths=lengths,
+            position_ids=places[r, inside],
+            allowed=allowed,
             past=past,
-            prediction=rows.prediction - start,
-            targets=following.masked_fill(~is_target, -100),
-            start_state=low[r, start],
-            high_state=high[r, rows.prediction],
+            prediction=batch.prediction - batch.subject_last,
+            targets=_targets(rows, int(lengths.max()), device),
         )
+
+    def _lower_states(
+        self, ids: torch.Tensor, places: torch.Tensor, group: torch.Tensor
+    ) -> torch.Tensor:
+        """Output of block ``low`` (r, t, d)."""
+        taken: list[torch.Tensor] = []
+        hook = self.layers[self.low].register_forward_hook(
+            lambda module, args, output: taken.append(block_output(output))
+        )
+        past = self.leading.past_of(group, range(self.low + 1))
+        mask = additive_mask(self.leading.allowed(group), ids.shape[1], self.view.base.dtype)
+        with hooked(hook):
+            self.lower(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=places,
+                past_key_values=GivenPast(past),
+                use_cache=False,
+            )
+        return taken[0]
+
+    def _left(
+        self, states: torch.Tensor, places: torch.Tensor, start: torch.Tensor, group: torch.Tensor
+    ) -> tuple[Past, torch.Tensor]:
+        """Keys and values of the upper blocks left of ``start`` (r,), and which are real."""
+        leading = self.leading.allowed(group)
+        past = self.leading.past_of(group, range(self.low + 1, len(self.layers)))
+        w = int(start.max())
+        if w == 0:
+            return past, leading
+        cache, none = GivenPast(past, keep=True), start.new_zeros(0)
+        with self._last_mlp_at(none, none):
+            self.upper(
+                inputs_embeds=states[:, :w],
+                attention_mask=additive_mask(leading, w, states.dtype),
+                position_ids=places[:, :w],
+                past_key_values=cache,
+                use_cache=False,
+            )
+        own = torch.arange(w, device=start.device) < start[:, None]
+        return cache.kept, torch.cat([leading, own], dim=1)
 
     def forward(
         self, rows: Rows, low: torch.Tensor | None, high: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Hidden states (r, q, d) behind the final norm with the deltas (r, d) added.
 
-        Also the state (r, d) at block ``high`` and the prediction position before ``high`` is
-        added, or None if there is no high site.
+        They are right where the head is read.  Also the state (r, d) at block ``high`` and the
+        prediction position before ``high`` is added, or None without one.
         """
         x = rows.segment
         if low is not None:
@@ -165,83 +232,51 @@ class UpperStack:
         def add_high(module: Any, args: Any, output: Any) -> Any:
             hidden = block_output(output)
             seen.append(hidden[r, rows.prediction])
-            if high is None:
-                return output
+            assert high is not None
             at = F.one_hot(rows.prediction, hidden.shape[1]).to(hidden.dtype)
             return with_hidden(output, hidden + at[:, :, None] * high[:, None].to(hidden.dtype))
 
         handles = []
-        if self.high is not None:
+        if self.high is not None and high is not None:
             handles.append(self.layers[self.high].register_forward_hook(add_high))
-        with hooked(*handles):
-            hidden = self.backbone(
+        with hooked(*handles), self._last_mlp_at(rows.read_row, rows.read_place):
+            hidden = self.upper(
                 inputs_embeds=x,
                 attention_mask=rows.mask,
                 position_ids=rows.position_ids,
-                past_key_values=_GivenPast(rows.past),
+                past_key_values=GivenPast(rows.past),
                 use_cache=False,
             ).last_hidden_state
         return hidden, seen[0] if seen else None
 
+    def _last_mlp_at(self, row: torch.Tensor, place: torch.Tensor) -> AbstractContextManager[None]:
+        return mlp_only_at(self.view, len(self.layers) - 1, row, place)
+
+    def log_probabilities(self, rows: Rows, hidden: torch.Tensor) -> torch.Tensor:
+        """Next-token distribution (n, vocabulary) where the head is read, as logarithms."""
+        logits = self.head(hidden[rows.read_row, rows.read_place])
+        return F.log_softmax(logits.float(), dim=-1)
+
     def target_nll(self, rows: Rows, hidden: torch.Tensor) -> torch.Tensor:
         """Mean negative log-likelihood of the target tokens of each row, (r,)."""
-        row, place = (rows.targets >= 0).nonzero(as_tuple=True)
-        logits = self.head(hidden[row, place]).float()
-        losses = F.cross_entropy(logits, rows.targets[row, place], reduction="none")
+        log_probabilities = self.log_probabilities(rows, hidden)
+        targets = rows.targets[rows.read_row, rows.read_place]
+        losses = F.nll_loss(log_probabilities, targets, reduction="none")
         zeros = losses.new_zeros(len(hidden))
-        counts = zeros.index_add(0, row, torch.ones_like(losses))
-        return zeros.index_add(0, row, losses) / counts
+        counts = zeros.index_add(0, rows.read_row, torch.ones_like(losses))
+        return zeros.index_add(0, rows.read_row, losses) / counts
 
 
-@torch.no_grad()
-def keys_and_states(
-    view: ModelView,
-    rows: Sequence[Sequence[PromptTokens]],
-    position: str,
-    layer: int,
-    last: int,
-    batch_rows: int = 256,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Keys of block ``layer`` and current states of block ``last`` for every fact.
+def _last_read(row: PromptTokens) -> int:
+    """The last place at which the head is read: subject-last in a row without targets."""
+    return row.prediction + row.n_target - 1 if row.n_target else row.subject_last
 
-    ``rows`` has one list per fact, the empty prefix first.  ``position`` is ``subject_last`` or
-    ``prediction``.  Keys (m, d_ff) are ½·(empty prefix) + ½·(mean of the others); states (m, d)
-    come from the empty prefix.  Both float32.
-    """
-    flat = [row for fact in rows for row in fact]
-    cut = [
-        PromptTokens(row.ids[: getattr(row, position) + 1], row.subject_last, row.prediction, 0)
-        for row in flat
-    ]
-    order = sorted(range(len(cut)), key=lambda i: len(cut[i].ids))
-    backbone = lower_part(view, last)
-    family, device = view.base.family, view.base.device
-    keys: list[Any] = [None] * len(cut)
-    states: list[Any] = [None] * len(cut)
-    taken: dict[str, torch.Tensor] = {}
 
-    def take_key(module: Any, args: Any, output: Any) -> None:
-        taken["key"] = args[0]
-
-    def take_state(module: Any, args: Any, output: Any) -> None:
-        taken["state"] = block_output(output)
-
-    with hooked(
-        family.mlp_out_of(view.model, layer).register_forward_hook(take_key),
-        family.layers_of(view.model)[last].register_forward_hook(take_state),
-    ):
-        for start in range(0, len(order), batch_rows):
-            chosen = order[start : start + batch_rows]
-            batch = stack_rows([cut[i] for i in chosen], device)
-            backbone(input_ids=batch.ids, use_cache=False)
-            r = torch.arange(len(chosen), device=device)
-            key = taken["key"].view(*batch.ids.shape, -1)[r, batch.lengths - 1].float()
-            state = taken["state"][r, batch.lengths - 1].float()
-            for i, k, h in zip(chosen, key, state, strict=True):
-                keys[i], states[i] = k, h
-    per_fact = len(rows[0])
-    stacked = torch.stack(keys).view(len(rows), per_fact, -1)
-    averaged = stacked[:, 0]
-    if per_fact > 1:
-        averaged = 0.5 * averaged + 0.5 * stacked[:, 1:].mean(dim=1)
-    return averaged, torch.stack(states[::per_fact])
+def _targets(rows: Sequence[PromptTokens], q: int, device: torch.device) -> torch.Tensor:
+    """Ids to predict (r, q), counted from subject-last."""
+    targets = torch.full((len(rows), q), NO_TARGET)
+    for i, row in enumerate(rows):
+        if row.n_target:
+            at = row.prediction - row.subject_last
+            targets[i, at : at + row.n_target] = torch.tensor(row.ids[row.prediction + 1 :])
+    return targets.to(device)

@@ -7,22 +7,25 @@ block at the prediction position; both are found together by Adam.
 What no δ can change is computed once: hidden states at the low region's last block, and keys
 and values of all later blocks left of the subject's last token.  A step runs the later blocks
 from the subject's last token on, and the head only where a target or the KL term is read.
-Facts of a batch are independent; finished ones leave it.
+Facts are independent: finished ones leave the pool, waiting ones of like length take their
+place.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import torch
-from torch.nn import functional as F
+from torch.autograd.graph import saved_tensors_hooks
 
 from jeep_core.errors import Cancelled
 from jeep_core.hparams import Region
 from jeep_core.positions import PromptTokens
-from jeep_core.upper import Rows, UpperStack, stack_rows
+from jeep_core.upper import Rows, UpperStack
 from jeep_core.views import ModelView
 
 ADAM_BETAS = (0.9, 0.999)
@@ -39,7 +42,7 @@ class FactTokens:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Tokens from subject-last on, and tokens in all: facts alike make full batches."""
+        """Tokens from subject-last on, and tokens in all: facts alike share a batch."""
         longest = max(self.rows, key=lambda row: len(row.ids))
         return len(longest.ids) - longest.subject_last, len(longest.ids)
 
@@ -60,6 +63,7 @@ class Objective:
     stop_probability: float | None = None
     stop_loss: float | None = None
     high_target: Literal["at_optimum", "literal"] = "at_optimum"
+    compute_dtype: Literal["model", "bfloat16"] = "model"
 
 
 @dataclass
@@ -68,6 +72,8 @@ class Values:
 
     ``low``, ``high``: (m, d) hidden states to reach.  ``delta_low``, ``delta_high``: (m, d).
     ``steps``, ``losses``, ``probabilities``: (m,), of each fact's last forward pass.
+    ``peak_bytes``: most memory held at once, measured on CUDA, else counted from what the
+    backward pass keeps.  ``trace``: per pass the facts in it and their losses.
     """
 
     low: torch.Tensor
@@ -77,15 +83,15 @@ class Values:
     steps: torch.Tensor
     losses: torch.Tensor
     probabilities: torch.Tensor
+    peak_bytes: int = 0
     trace: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list, repr=False)
 
     def select(self, index: Sequence[int]) -> Values:
         """The values of these facts."""
-        names = [f.name for f in fields(self) if f.name != "trace"]
-        parts: dict[str, Any] = {name: getattr(self, name) for name in names}
         chosen = list(index)
-        cut: dict[str, Any] = {n: None if t is None else t[chosen] for n, t in parts.items()}
-        return Values(**cut)
+        parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        cut = {n: t[chosen] for n, t in parts.items() if isinstance(t, torch.Tensor)}
+        return Values(**{**parts, **cut, "trace": []})
 
 
 def optimise(
@@ -93,73 +99,67 @@ def optimise(
     facts: Sequence[FactTokens],
     objective: Objective,
     *,
-    batch_facts: int = 32,
+    batch_facts: int | None = None,
+    memory_bytes: int | None = None,
     progress: Progress | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Values:
     """Optimise the value vectors of all facts.
 
-    ``batch_facts`` bounds memory: that many facts are optimised together, fewer if they do not
-    fit into the device's memory.
+    At most ``batch_facts`` (default: 32, on CUDA 256) are optimised together, fewer if they
+    would hold more than ``memory_bytes`` or do not fit into the device's memory.
 
     Raises:
         Cancelled: ``should_stop`` answered True; it is asked before every step.
+        torch.OutOfMemoryError: a single fact does not fit.
     """
-    order = sorted(range(len(facts)), key=lambda i: facts[i].shape)
-    waiting = [order[i : i + batch_facts] for i in range(0, len(order), batch_facts)]
-    parts: list[tuple[list[int], Values]] = []
-    done = 0
-    while waiting:
-        chosen = waiting.pop(0)
-
-        def report(finished: int, before: int = done) -> None:
-            if progress:
-                progress("optimise", before + finished, len(facts))
-
+    limit = batch_facts or (256 if view.base.device.type == "cuda" else 32)
+    waiting = deque(sorted(range(len(facts)), key=lambda i: facts[i].shape))
+    pool = _Pool(view, facts, objective, memory_bytes)
+    while waiting or len(pool):
+        if should_stop and should_stop():
+            raise Cancelled("cancelled while optimising values")
+        free = pool.room(limit, waiting)
+        chosen = [waiting.popleft() for _ in range(free)]
         try:
-            batch = _Batch(view, [facts[i] for i in chosen], objective)
-            values = batch.run(report, should_stop)
+            if chosen:
+                pool.admit(chosen)
+                chosen = []
+            finished = pool.step()
         except torch.OutOfMemoryError:
-            if len(chosen) == 1:
+            together = len(pool) + len(chosen)
+            if together == 1:
                 raise
-            half = len(chosen) // 2
-            waiting[:0] = [chosen[:half], chosen[half:]]
+            limit = together // 2
+            waiting.extendleft(reversed([*pool.evict(limit), *chosen]))
             continue
-        parts.append((chosen, values))
-        done += len(chosen)
-    return _reordered(parts)
-
-
-def _reordered(parts: list[tuple[list[int], Values]]) -> Values:
-    index = torch.tensor([i for chosen, _ in parts for i in chosen])
-    back = torch.argsort(index)
-
-    def joined(name: str) -> Any:
-        pieces = [getattr(values, name) for _, values in parts]
-        return None if pieces[0] is None else torch.cat(pieces)[back.to(pieces[0].device)]
-
-    names = ("low", "high", "delta_low", "delta_high", "steps", "losses", "probabilities")
-    trace = parts[0][1].trace if len(parts) == 1 else []
-    return Values(**{name: joined(name) for name in names}, trace=trace)
+        if finished and progress:
+            progress("optimise", len(facts) - len(waiting) - len(pool), len(facts))
+    return pool.values
 
 
 class _Adam:
-    """Adam over one (n, d) tensor whose rows may leave."""
+    """Adam over one (n, d) tensor whose rows come and go."""
 
-    def __init__(self, shape: torch.Size, rate: float, device: torch.device) -> None:
-        self.value = torch.zeros(shape, device=device)
-        self.first = torch.zeros(shape, device=device)
-        self.second = torch.zeros(shape, device=device)
-        self.rate, self.step_count = rate, 0
+    def __init__(self, size: int, rate: float, device: torch.device) -> None:
+        self.rate = rate
+        self.value = self.first = self.second = torch.zeros(0, size, device=device)
 
-    def step(self, gradient: torch.Tensor, limit: torch.Tensor) -> None:
-        """One update, then projection of every row onto ‖row‖ ≤ limit (n,)."""
-        self.step_count += 1
+    def add(self, rows: int) -> None:
+        """New rows, at zero."""
+        new = self.value.new_zeros(rows, self.value.shape[1])
+        self.value, self.first, self.second = (
+            torch.cat([t, new]) for t in (self.value, self.first, self.second)
+        )
+
+    def step(self, gradient: torch.Tensor, count: torch.Tensor, limit: torch.Tensor) -> None:
+        """Update number ``count`` (n,), then projection of every row onto ‖row‖ ≤ limit (n,)."""
         b1, b2 = ADAM_BETAS
         self.first.mul_(b1).add_(gradient, alpha=1 - b1)
         self.second.mul_(b2).addcmul_(gradient, gradient, value=1 - b2)
-        corrected = self.second.div(1 - b2**self.step_count).sqrt_().add_(ADAM_EPSILON)
-        self.value.sub_(self.first / corrected * (self.rate / (1 - b1**self.step_count)))
+        scale = (self.rate / (1 - b1**count))[:, None]
+        corrected = self.second.div((1 - b2**count)[:, None]).sqrt_().add_(ADAM_EPSILON)
+        self.value.sub_(self.first / corrected * scale)
         norm = self.value.norm(dim=1)
         self.value.mul_((limit / norm.clamp_min(1e-30)).clamp(max=1.0)[:, None])
 
@@ -170,137 +170,230 @@ class _Adam:
         )
 
 
-class _Batch:
-    """A batch of facts on its way to the optimum."""
+class _Pool:
+    """The facts under way.  ``values`` holds what the others have reached."""
 
-    def __init__(self, view: ModelView, facts: Sequence[FactTokens], objective: Objective) -> None:
-        self.objective = objective
-        self.n_rows = len(facts[0].rows)
-        device = view.base.device
+    def __init__(
+        self,
+        view: ModelView,
+        facts: Sequence[FactTokens],
+        objective: Objective,
+        memory_bytes: int | None,
+    ) -> None:
+        self.facts, self.objective, self.memory_bytes = facts, objective, memory_bytes
+        self.device, self.n_rows = view.base.device, len(facts[0].rows)
+        groups = [[f.rows[j] for f in facts] for j in range(self.n_rows)]
         high = objective.high.last if objective.high else None
-        stack = UpperStack(view, objective.low.last, high)
-        with torch.no_grad():
-            self.rows = stack.capture(stack_rows([r for f in facts for r in f.rows], device))
-            self.kl = stack.capture(stack_rows([f.kl for f in facts], device))
-            kl_logits, _ = stack.forward(self.kl, None, None)
-            self.kl_before = F.log_softmax(stack.head(kl_logits[:, 0]).float(), dim=-1)
-        self.stack = stack
-        first = slice(None, None, self.n_rows)
-        self.h_low = self.rows.start_state[first].float()
-        self.h_high = self.rows.high_state[first].float() if high is not None else None
-        shape, rate = self.h_low.shape, objective.learning_rate
-        self.low = _Adam(shape, rate, device)
-        self.high = _Adam(shape, rate, device) if self.h_high is not None else None
-        self.index = torch.arange(len(facts), device=device)
+        self.stack = UpperStack(view, objective.low.last, high, [*groups, [f.kl for f in facts]])
+        size, rate = view.base.hidden_size, objective.learning_rate
+        self.rows: Rows | None = None
+        self.kl: Rows | None = None
+        self.index = torch.zeros(0, dtype=torch.long, device=self.device)
+        self.passes = torch.zeros(0, device=self.device)
+        self.low = _Adam(size, rate, self.device)
+        self.high = _Adam(size, rate, self.device) if high is not None else None
+        self.h_high = torch.zeros(0, size, device=self.device)
+        self.kl_before = torch.zeros(0, view.base.vocabulary, device=self.device)
+        self.bytes_per_token = 0.0
+        self.values = self._empty(len(facts), size)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
 
-    def run(self, report: Callable[[int], None], should_stop: Callable[[], bool] | None) -> Values:
-        """Step until every fact has stopped or the steps are used up."""
-        m, o = len(self.index), self.objective
-        values = self._empty(m)
-        for step in range(o.n_steps):
-            if should_stop and should_stop():
-                raise Cancelled("cancelled while optimising values")
-            loss, probability, state, gradients = self._evaluate(step < o.n_steps - 1)
-            values.trace.append((self.index.clone(), loss))
-            stopped = torch.zeros_like(loss, dtype=torch.bool)
-            if o.stop_probability is not None:
-                stopped |= probability >= o.stop_probability
-            if o.stop_loss is not None:
-                stopped |= loss < o.stop_loss
-            stopped |= ~torch.isfinite(loss)
-            if step == o.n_steps - 1:
-                stopped[:] = True
-            self._record(values, stopped, step + 1, loss, probability, state)
-            if bool(stopped.any()):
-                gradients = self._leave(~stopped, gradients)
-                report(m - len(self.index))
-            if len(self.index) == 0:
+    def __len__(self) -> int:
+        return len(self.index)
+
+    # ------------------------------------------------------------ who is in
+
+    def room(self, limit: int, waiting: Sequence[int]) -> int:
+        """How many of the waiting facts to admit now: none, or enough to be worth it."""
+        n, wanted = len(self), min(limit - len(self), len(waiting))
+        if wanted <= 0 or (n and wanted < min(limit // 4, len(waiting))):
+            return 0
+        if self.memory_bytes is None:
+            return wanted
+        if not self.bytes_per_token:
+            return 1 if n == 0 else 0
+        while wanted:
+            width = self.facts[waiting[wanted - 1]].shape[0]
+            held = (n + wanted) * self.n_rows * width * self.bytes_per_token
+            if held <= self.memory_bytes:
                 break
-            self._update(gradients)
-        return values
+            wanted -= 1
+        return wanted or int(n == 0)
 
-    def _evaluate(self, with_gradients: bool) -> tuple[Any, Any, Any, list[torch.Tensor]]:
+    def admit(self, chosen: Sequence[int]) -> None:
+        """Take facts in, at δ = 0."""
+        rows = self.stack.capture(
+            [row for i in chosen for row in self.facts[i].rows],
+            [j for _ in chosen for j in range(self.n_rows)],
+        )
+        kl = self.stack.capture([self.facts[i].kl for i in chosen], [self.n_rows] * len(chosen))
+        self.rows = rows if self.rows is None else self.rows.join(rows)
+        self.kl = kl if self.kl is None else self.kl.join(kl)
+        self.index = torch.cat([self.index, torch.tensor(chosen, device=self.device)])
+        self.passes, self.h_high, self.kl_before = (
+            torch.cat([t, t.new_zeros(len(chosen), *t.shape[1:])])
+            for t in (self.passes, self.h_high, self.kl_before)
+        )
+        for adam in (self.low, self.high):
+            if adam:
+                adam.add(len(chosen))
+
+    def evict(self, limit: int) -> list[int]:
+        """Let all but the first ``limit`` facts go, to begin anew later."""
+        gone: list[int] = self.index[limit:].tolist()
+        self._keep(torch.arange(min(limit, len(self)), device=self.device))
+        return gone
+
+    def _keep(self, index: torch.Tensor) -> None:
+        offsets = torch.arange(self.n_rows, device=self.device)
+        flat = (index[:, None] * self.n_rows + offsets).flatten()
+        self.rows = self.rows.keep(flat) if self.rows and len(index) else None
+        self.kl = self.kl.keep(index) if self.kl and len(index) else None
+        self.index, self.passes = self.index[index], self.passes[index]
+        self.h_high, self.kl_before = self.h_high[index], self.kl_before[index]
+        for adam in (self.low, self.high):
+            if adam:
+                adam.keep(index)
+
+    # ------------------------------------------------------------ one step
+
+    def step(self) -> int:
+        """One pass over all facts, and one update of those that go on; how many have stopped."""
+        o = self.objective
+        loss, probability, state, gradients = self._evaluate()
+        self.values.trace.append((self.index.clone(), loss))
+        self.passes = self.passes + 1
+        stopped = ~torch.isfinite(loss) | (self.passes >= o.n_steps)
+        if o.stop_probability is not None:
+            stopped |= probability >= o.stop_probability
+        if o.stop_loss is not None:
+            stopped |= loss < o.stop_loss
+        n_stopped = int(stopped.sum())
+        if n_stopped:
+            self._record(stopped, loss, probability, state)
+            keep = (~stopped).nonzero().flatten()
+            self._keep(keep)
+            gradients = [g[keep] for g in gradients]
+        if len(self):
+            self._update(gradients)
+        return n_stopped
+
+    def _evaluate(self) -> tuple[Any, Any, Any, list[torch.Tensor]]:
         """Loss (n,), probability (n,), state at the high site (n, d), gradients of the deltas."""
-        o, n = self.objective, len(self.index)
-        deltas = [a.value.requires_grad_(with_gradients) for a in (self.low, self.high) if a]
-        low, high = self.low.value, self.high.value if self.high else None
+        assert self.rows is not None
+        assert self.kl is not None
+        with_gradients = bool((self.passes < self.objective.n_steps - 1).any())
+        deltas = [
+            a.value.detach().requires_grad_(with_gradients) for a in (self.low, self.high) if a
+        ]
+        bfloat16 = self.objective.compute_dtype == "bfloat16"
+        with (
+            torch.set_grad_enabled(with_gradients),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16),
+            self._counted(with_gradients),
+        ):
+            loss, nll_rows, state = self._loss(self.rows, self.kl, *deltas)
+        gradients = list(torch.autograd.grad(loss.sum(), deltas)) if with_gradients else []
+        probability = nll_rows.detach().neg().exp().view(len(self), self.n_rows).mean(dim=1)
+        self._measure_peak()
+        return loss.detach(), probability, state, gradients
+
+    def _loss(
+        self, rows: Rows, kl: Rows, low: torch.Tensor, high: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Loss (n,), negative log-likelihood per row, state at the high site (n, d).
+
+        At a fact's first pass δ is zero: that pass gives the unedited state and distribution.
+        """
+        o, first = self.objective, self.passes == 0
 
         def per_row(delta: torch.Tensor | None) -> torch.Tensor | None:
             return None if delta is None else delta.repeat_interleave(self.n_rows, dim=0)
 
-        with torch.set_grad_enabled(with_gradients):
-            hidden, state = self.stack.forward(self.rows, per_row(low), per_row(high))
-            nll_rows = self.stack.target_nll(self.rows, hidden)
-            nll = nll_rows.view(n, self.n_rows).mean(dim=1)
-            kl_hidden, _ = self.stack.forward(self.kl, low, None)
-            after = F.log_softmax(self.stack.head(kl_hidden[:, 0]).float(), dim=-1)
-            kl = (after.exp() * (after - self.kl_before)).sum(dim=1)
-            loss = nll + o.kl_weight * kl + self._decay(o.low, low, self.h_low)
-            if o.high is not None and high is not None and self.h_high is not None:
-                loss = loss + self._decay(o.high, high, self.h_high)
-            gradients = list(torch.autograd.grad(loss.sum(), deltas)) if with_gradients else []
-        for delta in deltas:
-            delta.requires_grad_(False)
-        probability = nll_rows.detach().neg().exp().view(n, self.n_rows).mean(dim=1)
-        empty = None if state is None else state.detach()[:: self.n_rows].float()
-        return loss.detach(), probability, empty, gradients
+        hidden, state_rows = self.stack.forward(rows, per_row(low), per_row(high))
+        nll_rows = self.stack.target_nll(rows, hidden)
+        after = self.stack.log_probabilities(kl, self.stack.forward(kl, low, None)[0])
+        self.kl_before = torch.where(first[:, None], after.detach(), self.kl_before)
+        kl_loss = (after.exp() * (after - self.kl_before)).sum(dim=1)
+        loss = nll_rows.view(len(self), self.n_rows).mean(dim=1) + o.kl_weight * kl_loss
+        loss = loss + _decay(o.low, low, self._h_low())
+        state = self.h_high
+        if o.high is not None and high is not None and state_rows is not None:
+            state = state_rows.detach()[:: self.n_rows].float()
+            self.h_high = torch.where(first[:, None], state, self.h_high)
+            loss = loss + _decay(o.high, high, self.h_high)
+        return loss, nll_rows, state
 
-    @staticmethod
-    def _decay(region: Region, delta: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
-        # torch gives 0 for the gradient of a norm at 0, where optimisation starts.
-        decay: torch.Tensor = delta.norm(dim=1) / state.norm(dim=1).square()
-        return region.weight_decay * decay
+    def _h_low(self) -> torch.Tensor:
+        assert self.rows is not None
+        return self.rows.start_state[:: self.n_rows].float()
 
     def _update(self, gradients: list[torch.Tensor]) -> None:
         o = self.objective
-        self.low.step(gradients[0], o.low.clamp * self.h_low.norm(dim=1))
-        if self.high and o.high and self.h_high is not None:
-            self.high.step(gradients[1], o.high.clamp * self.h_high.norm(dim=1))
-
-    def _leave(self, going_on: torch.Tensor, gradients: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Drop stopped facts from everything; returns the gradients of the others."""
-        keep = going_on.nonzero().flatten()
-        if len(keep):
-            offsets = torch.arange(self.n_rows, device=keep.device)
-            self.rows = self.rows.keep((keep[:, None] * self.n_rows + offsets).flatten())
-            self.kl = self.kl.keep(keep)
-        self.kl_before, self.h_low = self.kl_before[keep], self.h_low[keep]
-        self.h_high = None if self.h_high is None else self.h_high[keep]
-        for adam in (self.low, self.high):
-            if adam:
-                adam.keep(keep)
-        self.index = self.index[keep]
-        return [g[keep] for g in gradients]
-
-    def _empty(self, m: int) -> Values:
-        zeros = torch.zeros_like(self.h_low)
-        high = None if self.h_high is None else zeros.clone()
-        delta_high = None if self.h_high is None else zeros.clone()
-        line = torch.zeros(m, device=zeros.device)
-        steps = torch.zeros(m, dtype=torch.long, device=zeros.device)
-        return Values(zeros.clone(), high, zeros, delta_high, steps, line.clone(), line.clone())
+        self.low.step(gradients[0], self.passes, o.low.clamp * self._h_low().norm(dim=1))
+        if self.high and o.high:
+            limit = o.high.clamp * self.h_high.norm(dim=1)
+            self.high.step(gradients[1], self.passes, limit)
 
     def _record(
         self,
-        values: Values,
         stopped: torch.Tensor,
-        steps: int,
         loss: torch.Tensor,
         probability: torch.Tensor,
-        state: torch.Tensor | None,
+        state: torch.Tensor,
     ) -> None:
-        where = self.index[stopped]
+        values, where = self.values, self.index[stopped]
         values.delta_low[where] = self.low.value[stopped]
-        values.low[where] = self.h_low[stopped] + self.low.value[stopped]
-        values.steps[where] = steps
+        values.low[where] = (self._h_low() + self.low.value)[stopped]
+        values.steps[where] = self.passes[stopped].long()
         values.losses[where] = loss[stopped]
         values.probabilities[where] = probability[stopped]
         if self.high is not None and values.high is not None and values.delta_high is not None:
-            literal = self.objective.high_target == "literal"
-            start = self.h_high if literal else state
-            assert start is not None
+            start = self.h_high if self.objective.high_target == "literal" else state
             values.delta_high[where] = self.high.value[stopped]
-            values.high[where] = start[stopped] + self.high.value[stopped]
+            values.high[where] = (start + self.high.value)[stopped]
+
+    def _empty(self, m: int, size: int) -> Values:
+        def zeros(*shape: int) -> torch.Tensor:
+            return torch.zeros(*shape, device=self.device)
+
+        high, delta_high = (zeros(m, size), zeros(m, size)) if self.high else (None, None)
+        steps = zeros(m).long()
+        return Values(zeros(m, size), high, zeros(m, size), delta_high, steps, zeros(m), zeros(m))
+
+    # ------------------------------------------------------------ memory
+
+    def _counted(self, with_gradients: bool) -> AbstractContextManager[object]:
+        """At the first pass, count what the backward pass keeps, each tensor once."""
+        if not with_gradients or self.bytes_per_token:
+            return nullcontext()
+        assert self.rows is not None
+        weights = {p.untyped_storage().data_ptr() for p in self.stack.view.model.parameters()}
+        tokens, seen = self.rows.targets.numel(), weights
+
+        def count(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in seen:
+                seen.add(storage.data_ptr())
+                self.bytes_per_token += storage.nbytes() / tokens
+            return tensor
+
+        return saved_tensors_hooks(count, lambda tensor: tensor)
+
+    def _measure_peak(self) -> None:
+        if self.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self.device)
+        else:
+            assert self.rows is not None
+            peak = int(self.bytes_per_token * self.rows.targets.numel())
+        self.values.peak_bytes = max(self.values.peak_bytes, peak)
 
 
-__all__ = ["FactTokens", "Objective", "Rows", "Values", "optimise"]
+def _decay(region: Region, delta: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+    # torch gives 0 for the gradient of a norm at 0, where optimisation starts.
+    decay: torch.Tensor = delta.norm(dim=1) / state.norm(dim=1).square()
+    return region.weight_decay * decay
+
+
+__all__ = ["FactTokens", "Objective", "Values", "optimise"]

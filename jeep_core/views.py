@@ -56,7 +56,16 @@ class ModelView:
             self.update(name, update)
 
     def update(self, name: str, update: Update) -> None:
-        """Add one update to a matrix: base plus all updates so far, rounded once."""
+        """Add one update to a matrix: base plus all updates so far, rounded once.
+
+        Raises:
+            ValueError: the matrix was replaced, and no history says by which updates.
+        """
+        if name in self.replaced and not self.history.get(name):
+            raise ValueError(
+                f"{name} was replaced by a tensor; without the updates behind it "
+                "a further one would drop them"
+            )
         self.history.setdefault(name, []).append(update)
         owner = self.model.get_submodule(name.rpartition(".")[0])
         base = self.base.model.get_parameter(name)
@@ -119,6 +128,28 @@ def hooked(*handles: Any) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def mlp_only_at(
+    view: ModelView, layer: int, row: torch.Tensor, place: torch.Tensor
+) -> Iterator[None]:
+    """Run a block's MLP at these places (n,), (n,) only; its output is zero elsewhere.
+
+    For a block of whose output nothing else is read.
+    """
+    mlp = view.base.family.mlp_of(view.model, layer)
+    shapes: list[torch.Size] = []
+
+    def cut(module: Any, args: Any) -> Any:
+        shapes.append(args[0].shape)
+        return (args[0][row, place], *args[1:])
+
+    def spread(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
+        return output.new_zeros(shapes.pop()).index_put((row, place), output)
+
+    with hooked(mlp.register_forward_pre_hook(cut), mlp.register_forward_hook(spread)):
+        yield
 
 
 def block_output(output: Any) -> torch.Tensor:

@@ -156,7 +156,10 @@ class LayerReport(BaseModel):
 
 
 class EditResult(BaseModel):
-    """Result of an edit job.  ``efficacy`` and ``greedy_success`` are shares of the facts."""
+    """Result of an edit job.  ``efficacy`` and ``greedy_success`` are shares of the facts.
+
+    ``peak_memory_mb``: most memory that value optimisation held at once.
+    """
 
     edit_id: str
     version: str
@@ -169,6 +172,7 @@ class EditResult(BaseModel):
     seconds: dict[str, float]
     duplicates: list[Duplicate] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list)
+    peak_memory_mb: float = 0.0
 
 
 class Edit(BaseModel):

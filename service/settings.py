@@ -48,6 +48,9 @@ class Settings(BaseSettings):
     factor_memory_mb: Annotated[int, Field(ge=1)] = Field(
         default=8192, description="Memory for second moments and their factors."
     )
+    edit_memory_mb: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Bound on what value optimisation holds; default: none."
+    )
     max_facts: Annotated[int, Field(ge=1)] = 10_000
     max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 2**20
     max_prompts: Annotated[int, Field(ge=1)] = 256

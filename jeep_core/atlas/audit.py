@@ -22,7 +22,7 @@ from jeep_core.evaluation.metrics import perplexity
 from jeep_core.generation import score
 from jeep_core.loading import load, texts_of
 from jeep_core.positions import PromptTokens, tokenize_prompt
-from jeep_core.upper import stack_rows
+from jeep_core.rows import stack_rows
 from jeep_core.views import ModelView, block_output, hooked, with_hidden
 
 PATCH_PAIRS = 400

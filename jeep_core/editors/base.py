@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import torch
 
 from jeep_core.delta import Update, WeightDelta
 from jeep_core.errors import Cancelled
 from jeep_core.hparams import OptimisedEditorHParams, Region
+from jeep_core.keys import Position, keys_and_states, states_of
 from jeep_core.moments import Moments
 from jeep_core.solve import solve_update
-from jeep_core.upper import keys_and_states
 from jeep_core.values import FactTokens, Objective, Progress, Values, optimise
 from jeep_core.views import ModelView
 
-Position = Literal["subject_last", "prediction"]
 Keys = dict[tuple[str, int], torch.Tensor]
 """Keys (m, d_ff) by region name and layer."""
 
@@ -51,7 +50,8 @@ class EditContext:
     moments: Moments
     previous_keys: Mapping[tuple[str, int], torch.Tensor] = field(default_factory=dict)
     values: Values | None = None
-    batch_facts: int = 32
+    batch_facts: int | None = None
+    memory_bytes: int | None = None
     progress: Progress | None = None
     should_stop: Callable[[], bool] | None = None
 
@@ -73,6 +73,7 @@ class EditContext:
             self.facts,
             objective,
             batch_facts=self.batch_facts,
+            memory_bytes=self.memory_bytes,
             progress=self.progress,
             should_stop=self.should_stop,
         )
@@ -126,6 +127,8 @@ def write_region(
         context.report(f"write {region_name}", done, total)
         keys, states = keys_and_states(view, rows, position, layer, region.last)
         gap = targets - states
+        if done:
+            outcome.layers[-1] = replace(outcome.layers[-1], residual_after=_mean_norm(gap))
         solution = solve_update(
             keys,
             gap / spread(region, layer),
@@ -141,18 +144,22 @@ def write_region(
         outcome.keys[region_name, layer] = keys
         view.update(name, update)
         weight = view.base.model.get_parameter(name).double().norm()
-        _, reached = keys_and_states(
-            view, [[fact[0]] for fact in rows], position, layer, region.last
-        )
         outcome.layers.append(
             LayerUpdate(
                 name=name,
                 layer=layer,
                 region=region_name,
                 relative_norm=float(update.matrix().norm() / weight),
-                residual_before=float(gap.norm(dim=1).mean()),
-                residual_after=float((targets - reached).norm(dim=1).mean()),
+                residual_before=_mean_norm(gap),
+                residual_after=float("nan"),
                 condition=solution.condition,
             )
         )
+    reached = states_of(view, rows, position, region.last)
+    residual_after = _mean_norm(targets - reached)
+    outcome.layers[-1] = replace(outcome.layers[-1], residual_after=residual_after)
     context.report(f"write {region_name}", total, total)
+
+
+def _mean_norm(gap: torch.Tensor) -> float:
+    return float(gap.norm(dim=1).mean())

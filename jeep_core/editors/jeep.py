@@ -19,6 +19,7 @@ class Jeep:
             n_steps=hparams.n_steps,
             learning_rate=hparams.learning_rate,
             kl_weight=hparams.kl_weight,
+            compute_dtype=hparams.compute_dtype,
             stop_probability=hparams.stop_probability,
             high_target=hparams.high_target,
         )

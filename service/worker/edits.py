@@ -74,6 +74,8 @@ class EditRunner:
     ) -> None:
         self.base, self._store, self._views = base, store, views
         self._settings = settings
+        megabytes = settings.edit_memory_mb
+        self._memory_bytes = None if megabytes is None else megabytes * 2**20
         self._moments: Moments | None = None
 
     def run(self, job: Job, parent: str, control: JobControl) -> tuple[Manifest, ModelView]:
@@ -99,6 +101,7 @@ class EditRunner:
             prefixes=kept_prefixes(self._store, self.base, payload.hparams["n_prefixes"]),
             moments=self._shared_moments(),
             previous_keys=live_keys(self._store, parent, facts),
+            memory_bytes=self._memory_bytes,
             progress=control.progress,
             should_stop=control.should_stop,
         )
@@ -126,6 +129,7 @@ class EditRunner:
             layers=[LayerReport(**vars(layer)) for layer in result.layers],
             seconds=seconds,
             duplicates=payload.duplicates,
+            peak_memory_mb=round(result.values.peak_bytes / 2**20, 1),
         )
         manifest = self._manifest(job, payload, summary, edited, result)
         self._store.write_version(manifest)

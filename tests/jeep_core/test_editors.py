@@ -110,7 +110,7 @@ def test_keys_of_earlier_edits_are_taken_where_they_belong(gptj: LoadedModel) ->
     outcome = run(context, JEEP)
     for layer, expected in plain_updates(gptj, context, outcome, JEEP).items():
         update = outcome.delta.updates[gptj.family.weight_name(layer)].matrix()
-        assert_near(update, expected)
+        assert_near(update, expected, 5e-4)  # small against the keys it is made of
     first = gptj.family.weight_name(0)
     without = earlier.delta.updates[first].matrix().norm()
     assert outcome.delta.updates[first].matrix().norm() < 0.5 * without

@@ -34,6 +34,13 @@ def problems_of(
     return {(problem.pointer, problem.code) for problem in caught.value.problems}
 
 
+def test_residuals_are_spread_as_in_the_papers() -> None:
+    """JEEP: √ low, linear high; MEMIT: linear."""
+    jeep = JeepHParams.model_validate({"low": LOW, "high": HIGH})
+    assert (jeep.low.spread, jeep.high.spread) == ("sqrt", "linear")
+    assert MemitHParams.model_validate({"low": LOW}).low.spread == "linear"
+
+
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_is_valid_for_its_model(name: str) -> None:
     preset = load_preset(name)

@@ -141,6 +141,18 @@ def test_a_fork_goes_its_own_way(base: LoadedModel) -> None:
     assert torch.equal(view.parameter(name), fork.parameter(name))
 
 
+def test_a_view_of_tensors_without_their_updates_takes_no_further_one(base: LoadedModel) -> None:
+    """It would have to start from the base again and lose what the tensor holds."""
+    name = base.family.weight_name(1)
+    edited = ModelView(base)
+    edited.update(name, some_update(base, 1))
+    stored = ModelView(base, edited.replaced)
+    with pytest.raises(ValueError, match="without the updates behind it"):
+        stored.update(name, some_update(base, 1, seed=1))
+    assert torch.equal(stored.parameter(name), edited.parameter(name))
+    ModelView(base, edited.replaced, edited.history).update(name, some_update(base, 1, seed=1))
+
+
 def test_a_view_can_be_made_from_stored_tensors(base: LoadedModel) -> None:
     view = ModelView(base)
     view.update(base.family.weight_name(1), some_update(base, 1))

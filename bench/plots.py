@@ -1,0 +1,77 @@
+"""Plots of the speed benchmarks: ``python -m bench.plots FIGURES.json FOLDER``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+
+mpl.use("Agg")
+BLUE = "#2b6cb0"
+
+
+def ratios(rows: list[dict[str, Any]], path: Path) -> None:
+    """How many times less than the yardstick, with the range over repeats."""
+    rows = rows[::-1]
+    figure, axes = plt.subplots(figsize=(9, 0.42 * len(rows) + 1.2), layout="constrained")
+    values = [row["ratio"] for row in rows]
+    spread = [
+        [row["ratio"] - row["low"] for row in rows],
+        [row["high"] - row["ratio"] for row in rows],
+    ]
+    axes.barh(range(len(rows)), values, xerr=spread, color=BLUE, ecolor="#1a202c", capsize=2)
+    axes.set_yticks(range(len(rows)), [row["what"] for row in rows], fontsize=8)
+    for i, row in enumerate(rows):
+        axes.annotate(
+            f"{row['ratio']:.1f}", (row["high"], i), (4, 0), textcoords="offset points",
+            va="center", fontsize=8,
+        )  # fmt: skip
+    axes.axvline(1, color="#718096", lw=0.8)
+    axes.set_xscale("log")
+    axes.set_xlabel("yardstick / ours (times better), range over repeats")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def scaling(points: list[dict[str, Any]], path: Path) -> None:
+    """Milliseconds per fact along every axis."""
+    axes_names = list(dict.fromkeys(point["axis"] for point in points))
+    figure, panels = plt.subplots(
+        1, len(axes_names), figsize=(2.6 * len(axes_names), 2.7), layout="constrained"
+    )
+    for name, axes in zip(axes_names, panels, strict=True):
+        mine = [point for point in points if point["axis"] == name]
+        axes.plot([p["x"] for p in mine], [p["ms"] for p in mine], "o-", color=BLUE, ms=4)
+        axes.set_xlabel(name)
+        axes.set_ylim(bottom=0)
+        if name == "facts":
+            axes.set_xscale("log", base=4)
+            axes.set_xticks([p["x"] for p in mine], [p["x"] for p in mine])
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("ms per fact, 4 passes")
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def draw(figures: dict[str, Any], folder: Path) -> None:
+    """Both plots."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ratios(figures["rows"], folder / "performance.png")
+    scaling(figures["scaling"], folder / "scaling.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("figures", type=Path)
+    parser.add_argument("folder", type=Path)
+    args = parser.parse_args()
+    draw(json.loads(args.figures.read_text()), args.folder)
+
+
+if __name__ == "__main__":
+    main()

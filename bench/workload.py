@@ -1,0 +1,63 @@
+"""What the benchmarks work on: the bundled models and the first cases of their suite."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+import jeep_core
+from jeep_core.editing import resolve_hparams, tokenize
+from jeep_core.editors import create
+from jeep_core.evaluation.suites import load_counterfact
+from jeep_core.facts import Fact
+from jeep_core.loading import LoadedModel
+from jeep_core.prefixes import sample_prefixes
+from jeep_core.values import FactTokens, Objective
+
+SEED = 2025
+
+
+def suite_facts(count: int) -> list[Fact]:
+    """The first cases of the bundled suite in a fixed random order."""
+    cases = list(load_counterfact("atlas-counterfact").cases)
+    random.Random(SEED).shuffle(cases)
+    return cases[:count]
+
+
+def workload(
+    model: str, count: int, n_prefixes: int = 6
+) -> tuple[LoadedModel, list[FactTokens], Objective]:
+    """A bundled model, tokenized facts, and the objective of its JEEP preset."""
+    base = jeep_core.load(model)
+    rows = tokenize(base, suite_facts(count), sample_prefixes(base, n_prefixes))
+    hparams: Any = resolve_hparams(model, "jeep", None, {}, base.n_layers)
+    return base, rows, create("jeep").objective(hparams)
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def alternating(
+    ours: Callable[[], object], yardstick: Callable[[], object], repeats: int
+) -> tuple[list[float], list[float]]:
+    """Wall times of two procedures run in turn, so that both meet the same machine."""
+    pairs = [(seconds(ours), seconds(yardstick)) for _ in range(repeats)]
+    return [a for a, _ in pairs], [b for _, b in pairs]
+
+
+def median(values: list[float]) -> float:
+    """Median."""
+    return statistics.median(values)

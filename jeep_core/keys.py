@@ -1,0 +1,106 @@
+"""Keys of a matrix to be written, and the states that it is written for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+
+from jeep_core.positions import PromptTokens
+from jeep_core.rows import GivenPast, Leading, additive_mask, leading_of, stack_rows
+from jeep_core.views import ModelView, block_output, hooked, lower_part, mlp_only_at
+
+Position = Literal["subject_last", "prediction"]
+FactRows = Sequence[Sequence[PromptTokens]]
+"""One list of rows per fact, the empty prefix first."""
+
+
+@torch.no_grad()
+def keys_and_states(
+    view: ModelView, rows: FactRows, position: Position, layer: int, last: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys of block ``layer`` and current states of block ``last`` for every fact.
+
+    Keys (m, d_ff) are ½·(empty prefix) + ½·(mean of the others); states (m, d) come from the
+    empty prefix.  Both float32.
+    """
+    reader = _Reader(view, rows, position, last)
+    plain, states = reader.read(0, layer, last)
+    others = [reader.read(group, layer, layer)[0] for group in range(1, len(rows[0]))]
+    keys = 0.5 * plain + 0.5 * torch.stack(others).mean(dim=0) if others else plain
+    return keys, states
+
+
+@torch.no_grad()
+def states_of(view: ModelView, rows: FactRows, position: Position, last: int) -> torch.Tensor:
+    """Current states (m, d) of block ``last`` for every fact, empty prefix, float32."""
+    return _Reader(view, [fact[:1] for fact in rows], position, last).read(0, last, last)[1]
+
+
+class _Reader:
+    """Reads one position of the rows of a group: the rows of all facts behind one prefix."""
+
+    def __init__(self, view: ModelView, rows: FactRows, position: Position, last: int) -> None:
+        self.view = view
+        groups = [[fact[j] for fact in rows] for j in range(len(rows[0]))]
+        self.leading: Leading = leading_of(view, groups, last)
+        self.groups = [
+            [replace(row, ids=row.ids[: getattr(row, position) + 1]) for row in group]
+            for group in groups
+        ]
+
+    def read(
+        self, group: int, layer: int, until: int, batch_rows: int = 256
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys (m, d_ff) of block ``layer`` and states (m, d) of block ``until``."""
+        rows = self.groups[group]
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
+        parts = [
+            self._batch([rows[i] for i in order[n : n + batch_rows]], group, layer, until)
+            for n in range(0, len(order), batch_rows)
+        ]
+        back = torch.argsort(torch.tensor(order, device=self.view.base.device))
+        keys, states = zip(*parts, strict=True)
+        return torch.cat(keys)[back], torch.cat(states)[back]
+
+    def _batch(
+        self, rows: Sequence[PromptTokens], group: int, layer: int, until: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        view, device = self.view, self.view.base.device
+        skip = self.leading.lengths[group]
+        batch = stack_rows(rows, device, [skip] * len(rows))
+        groups = torch.full((len(rows),), group, device=device)
+        allowed = self.leading.allowed(groups)[:, :skip]
+        past = self.leading.past_of(groups, range(until + 1))
+        r, at = torch.arange(len(rows), device=device), batch.lengths - batch.skip - 1
+        taken: dict[str, torch.Tensor] = {}
+
+        def take_key(module: Any, args: Any, output: Any) -> None:
+            key = args[0]
+            taken["key"] = key if layer == until else key.view(*batch.ids.shape, -1)[r, at]
+
+        def take_state(module: Any, args: Any, output: Any) -> None:
+            taken["state"] = block_output(output)[r, at]
+
+        family = view.base.family
+        with ExitStack() as stack:
+            stack.enter_context(mlp_only_at(view, until, r, at))
+            stack.enter_context(
+                hooked(
+                    family.mlp_out_of(view.model, layer).register_forward_hook(take_key),
+                    family.layers_of(view.model)[until].register_forward_hook(take_state),
+                )
+            )
+            lower_part(view, until)(
+                input_ids=batch.ids,
+                attention_mask=additive_mask(allowed, batch.ids.shape[1], view.base.dtype),
+                position_ids=batch.positions(view.base.max_positions),
+                past_key_values=GivenPast(
+                    {i: (k[:, :, :skip], v[:, :, :skip]) for i, (k, v) in past.items()}
+                ),
+                use_cache=False,
+            )
+        return taken["key"].float(), taken["state"].float()

@@ -16,7 +16,7 @@ from jeep_core.editors.base import EditContext, EditorOutcome, Keys, LayerUpdate
 from jeep_core.errors import FieldProblem, InvalidHParams, JeepError
 from jeep_core.facts import Fact, deduplicate, parse_facts
 from jeep_core.hparams import (
-    OptimisedEditorHParams,
+    EditorHParams,
     load_preset,
     presets_for,
 )
@@ -36,8 +36,8 @@ class EditResult:
     delta: WeightDelta
     keys: Keys
     layers: list[LayerUpdate]
-    values: Values
-    hparams: OptimisedEditorHParams
+    values: Values | None
+    hparams: EditorHParams
     prefixes: list[str]
     seconds: dict[str, float]
 
@@ -83,11 +83,11 @@ def edit(
     checked = resolve_hparams(base.name, editor, preset, hparams or {}, base.n_layers)
     kept = prepare_facts(base, facts)
     clock = Clock()
-    moments = moments or Moments(base, texts_of(corpus_path(base.name, corpus)))
-    layers = [layer for region in checked.regions.values() for layer in region.layers]
-    moments.ensure(layers, progress, should_stop)
+    if checked.moment_layers:
+        moments = moments or Moments(base, texts_of(corpus_path(base.name, corpus)))
+        moments.ensure(checked.moment_layers, progress, should_stop)
     clock.lap("moments")
-    texts = list(prefixes or sample_prefixes(base, checked.n_prefixes))
+    texts = list(prefixes or sample_prefixes(base, checked.prefix_count))
     context = EditContext(
         view=view,
         facts=tokenize(base, kept, texts),
@@ -128,7 +128,7 @@ class Clock:
 
 def resolve_hparams(
     model: str, editor: str, preset: str | None, changes: Mapping[str, Any], n_layers: int
-) -> OptimisedEditorHParams:
+) -> EditorHParams:
     """Hyper-parameters from a preset (default: this model's first) and changes to it.
 
     Raises:

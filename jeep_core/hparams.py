@@ -7,9 +7,9 @@ Symbols of the paper (Shi et al., AAAI 2025): ``clamp`` is γ, ``weight_decay`` 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -20,6 +20,7 @@ PRESETS = Path(__file__).parent / "presets"
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Spread = Literal["sqrt", "linear"]
+T = TypeVar("T", bound="EditorHParams")
 
 
 class HParams(BaseModel):
@@ -60,7 +61,31 @@ class JeepLowRegion(Region):
     spread: Spread = "sqrt"
 
 
-class OptimisedEditorHParams(HParams):
+class EditorHParams(HParams):
+    """What the machinery asks of every editor's hyper-parameters."""
+
+    @property
+    def prefix_count(self) -> int:
+        """How many prefixes the editor's rows have, the empty one included."""
+        return 1
+
+    @property
+    def moment_layers(self) -> list[int]:
+        """Layers whose second moments are needed."""
+        return []
+
+    def layer_problems(self, n_layers: int) -> list[FieldProblem]:
+        """What is wrong with the layers in a model of ``n_layers``; pointers are relative."""
+        raise NotImplementedError
+
+
+def no_such_layer(pointer: str, layer: int, n_layers: int) -> FieldProblem:
+    """A layer that the model does not have."""
+    message = f"layer {layer} does not exist, the model has layers 0 to {n_layers - 1}"
+    return FieldProblem(pointer, "no_such_layer", message)
+
+
+class OptimisedEditorHParams(EditorHParams):
     """What every editor that optimises value vectors has in common."""
 
     n_steps: int = Field(25, ge=1, le=1000, description="Forward passes, the last only measures")
@@ -79,6 +104,30 @@ class OptimisedEditorHParams(HParams):
     def regions(self) -> dict[str, Region]:
         """The regions by name, in the order in which they are written."""
         raise NotImplementedError
+
+    @property
+    def prefix_count(self) -> int:
+        """All of them."""
+        return self.n_prefixes
+
+    @property
+    def moment_layers(self) -> list[int]:
+        """Those of the regions."""
+        return [layer for region in self.regions.values() for layer in region.layers]
+
+    def layer_problems(self, n_layers: int) -> list[FieldProblem]:
+        """Layers that do not exist, and values that no block would read."""
+        problems = []
+        for name, region in self.regions.items():
+            where = f"/{name}/layers"
+            if region.last >= n_layers:
+                problems.append(no_such_layer(where, region.last, n_layers))
+            elif region.last == n_layers - 1:
+                message = (
+                    "the last layer cannot be a region's end: nothing above it reads the value"
+                )
+                problems.append(FieldProblem(where, "last_layer", message))
+        return problems
 
 
 class JeepHParams(OptimisedEditorHParams):
@@ -167,11 +216,11 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
 
 
 def validate_hparams(
-    cls: type[OptimisedEditorHParams],
+    cls: type[T],
     values: Mapping[str, Any],
     n_layers: int,
     pointer: str = "/hparams",
-) -> OptimisedEditorHParams:
+) -> T:
     """Hyper-parameters of class ``cls`` whose layers exist in a model of ``n_layers`` layers.
 
     Raises:
@@ -181,18 +230,10 @@ def validate_hparams(
         hparams = cls.model_validate(values)
     except ValidationError as error:
         raise InvalidHParams(_problems(error, pointer)) from None
-    problems = []
-    for name, region in hparams.regions.items():
-        if region.last >= n_layers:
-            message = (
-                f"layer {region.last} does not exist, the model has layers 0 to {n_layers - 1}"
-            )
-            where = f"{pointer}/{name}/layers"
-            problems.append(FieldProblem(where, "no_such_layer", message))
-        elif region.last == n_layers - 1:
-            message = "the last layer cannot be a region's end: nothing above it reads the value"
-            where = f"{pointer}/{name}/layers"
-            problems.append(FieldProblem(where, "last_layer", message))
+    problems = [
+        replace(problem, pointer=pointer + problem.pointer)
+        for problem in hparams.layer_problems(n_layers)
+    ]
     if problems:
         raise InvalidHParams(problems)
     return hparams

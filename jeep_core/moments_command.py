@@ -123,7 +123,7 @@ def _preset_layers(base: LoadedModel) -> list[int]:
     layers: set[int] = set()
     for preset in presets_for(base.name):
         checked = validate_hparams(hparams_class(preset.editor), preset.hparams, base.n_layers)
-        layers |= {layer for region in checked.regions.values() for layer in region.layers}
+        layers |= set(checked.moment_layers)
     if not layers:
         raise JeepError(f"{base.name} has no presets; give --layers")
     return sorted(layers)

@@ -139,20 +139,23 @@ class FactOutcome(BaseModel):
     before: Answer
     after: Answer
     success: bool
-    steps: int
-    target_probability: float
+    steps: int | None = None
+    target_probability: float | None = None
 
 
 class LayerReport(BaseModel):
-    """One written matrix: region, ‖Δ‖/‖W‖ and the residual before and after its update."""
+    """One written matrix: region, ‖Δ‖/‖W‖ and the residual before and after its update.
+
+    Residuals and condition are null for editors that solve no linear system.
+    """
 
     name: str
     layer: int
     region: str
     relative_norm: float
-    residual_before: float
-    residual_after: float
-    condition: float
+    residual_before: float | None
+    residual_after: float | None
+    condition: float | None
 
 
 class EditResult(BaseModel):
@@ -172,7 +175,7 @@ class EditResult(BaseModel):
     seconds: dict[str, float]
     duplicates: list[Duplicate] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list)
-    peak_memory_mb: float = 0.0
+    peak_memory_mb: float | None = None
 
 
 class Edit(BaseModel):

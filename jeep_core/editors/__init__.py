@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from jeep_core.errors import FieldProblem, InvalidHParams
 from jeep_core.hparams import (
+    EditorHParams,
     JeepHParams,
     MemitHParams,
-    OptimisedEditorHParams,
     merge,
     validate_hparams,
 )
@@ -19,13 +19,13 @@ from jeep_core.hparams import (
 if TYPE_CHECKING:
     from jeep_core.editors.base import Editor
 
-EDITORS: dict[str, tuple[str, type[OptimisedEditorHParams]]] = {
+EDITORS: dict[str, tuple[str, type[EditorHParams]]] = {
     "jeep": ("jeep_core.editors.jeep:Jeep", JeepHParams),
     "memit": ("jeep_core.editors.memit:Memit", MemitHParams),
 }
 
 
-def hparams_class(name: str) -> type[OptimisedEditorHParams]:
+def hparams_class(name: str) -> type[EditorHParams]:
     """The hyper-parameter class of an editor, without importing the editor.
 
     Raises:
@@ -46,7 +46,7 @@ def preset_hparams(
     preset: str | None,
     changes: Mapping[str, Any],
     n_layers: int,
-) -> tuple[str | None, OptimisedEditorHParams]:
+) -> tuple[str | None, EditorHParams]:
     """The preset that is meant and complete hyper-parameters: its own with ``changes`` over them.
 
     Args:

@@ -26,28 +26,30 @@ class LayerUpdate:
     """How one matrix was written.
 
     ``relative_norm`` is ‖Δ‖/‖W_base‖; residuals are mean ‖v - h‖ over the facts, before this
-    layer's update and after it.
+    layer's update and after it.  Editors that solve no linear system have neither residuals
+    nor a condition.
     """
 
     name: str
     layer: int
     region: str
     relative_norm: float
-    residual_before: float
-    residual_after: float
-    condition: float
+    residual_before: float | None = None
+    residual_after: float | None = None
+    condition: float | None = None
 
 
 @dataclass
 class EditContext:
     """What an editor works with; ``view`` is its own and is written to.
 
+    ``moments`` hold the layers that the hyper-parameters ask for, if they ask for any.
     ``values``, if given, were optimised before for these facts on this version.
     """
 
     view: ModelView
     facts: Sequence[FactTokens]
-    moments: Moments
+    moments: Moments | None = None
     previous_keys: Mapping[tuple[str, int], torch.Tensor] = field(default_factory=dict)
     values: Values | None = None
     batch_facts: int | None = None
@@ -81,23 +83,30 @@ class EditContext:
 
 @dataclass
 class EditorOutcome:
-    """The delta of a batch, the keys it was written with, and how it went."""
+    """The delta of a batch, the keys it was written with, and how it went.
 
-    delta: WeightDelta
-    keys: Keys
-    layers: list[LayerUpdate]
-    values: Values
+    ``values`` is None for editors that optimise none.
+    """
+
+    delta: WeightDelta = field(default_factory=WeightDelta)
+    keys: Keys = field(default_factory=dict)
+    layers: list[LayerUpdate] = field(default_factory=list)
+    values: Values | None = None
 
 
 class Editor(Protocol):
     """An editing method."""
 
-    def objective(self, hparams: Any) -> Objective:
-        """What value optimisation minimises."""
-        ...
-
     def run(self, context: EditContext, hparams: Any) -> EditorOutcome:
         """Edit ``context.view`` and return what was done to it."""
+        ...
+
+
+class ValueEditor(Editor, Protocol):
+    """An editing method that optimises value vectors first."""
+
+    def objective(self, hparams: Any) -> Objective:
+        """What value optimisation minimises."""
         ...
 
 
@@ -120,7 +129,8 @@ def write_region(
 
     ``targets`` (m, d) are the states to reach at the output of the region's last block.
     """
-    view = context.view
+    view, moments = context.view, context.moments
+    assert moments is not None
     rows = [fact.rows for fact in context.facts]
     total = len(region.layers)
     for done, layer in enumerate(region.layers):
@@ -132,7 +142,7 @@ def write_region(
         solution = solve_update(
             keys,
             gap / spread(region, layer),
-            context.moments.factor(layer),
+            moments.factor(layer),
             region.moment_weight,
             context.previous_keys.get((region_name, layer))
             if hparams.preserve_previous_edits
@@ -151,7 +161,6 @@ def write_region(
                 region=region_name,
                 relative_norm=float(update.matrix().norm() / weight),
                 residual_before=_mean_norm(gap),
-                residual_after=float("nan"),
                 condition=solution.condition,
             )
         )

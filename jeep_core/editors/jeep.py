@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from jeep_core.delta import WeightDelta
 from jeep_core.editors.base import EditContext, EditorOutcome, write_region
 from jeep_core.hparams import JeepHParams
 from jeep_core.values import Objective
@@ -28,7 +27,7 @@ class Jeep:
         """Optimise δ' and δ* together (step 1), write low (step 2), then high (step 3)."""
         values = context.optimised(self.objective(hparams))
         assert values.high is not None
-        outcome = EditorOutcome(WeightDelta(), {}, [], values)
+        outcome = EditorOutcome(values=values)
         write_region(context, "low", hparams.low, "subject_last", values.low, hparams, outcome)
         write_region(context, "high", hparams.high, "prediction", values.high, hparams, outcome)
         return outcome

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from jeep_core.delta import WeightDelta
 from jeep_core.editors.base import EditContext, EditorOutcome, write_region
 from jeep_core.hparams import MemitHParams
 from jeep_core.values import Objective
@@ -26,6 +25,6 @@ class Memit:
     def run(self, context: EditContext, hparams: MemitHParams) -> EditorOutcome:
         """Optimise δ at the subject's last token, then write the region."""
         values = context.optimised(self.objective(hparams))
-        outcome = EditorOutcome(WeightDelta(), {}, [], values)
+        outcome = EditorOutcome(values=values)
         write_region(context, "low", hparams.low, "subject_last", values.low, hparams, outcome)
         return outcome

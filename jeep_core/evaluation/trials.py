@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 from jeep_core.editing import tokenize
 from jeep_core.editors import create
-from jeep_core.editors.base import EditContext, EditorOutcome
+from jeep_core.editors.base import EditContext, EditorOutcome, ValueEditor
 from jeep_core.evaluation.metrics import Summary, counterfact_scores, summarise
 from jeep_core.facts import Fact
 from jeep_core.hparams import OptimisedEditorHParams
@@ -62,7 +63,8 @@ class Trials:
             context = EditContext(
                 ModelView(self.base), self._rows, self.moments, progress=self.progress
             )
-            self._values[key] = context.optimised(create(editor).objective(hparams))
+            method = cast(ValueEditor, create(editor))
+            self._values[key] = context.optimised(method.objective(hparams))
         return self._values[key]
 
 

@@ -15,6 +15,7 @@ import torch
 
 from jeep_core.editing import EditResult as CoreResult
 from jeep_core.editing import corpus_path, edit
+from jeep_core.editors import hparams_class
 from jeep_core.facts import Fact
 from jeep_core.generation import Decoder, Sampling, Scored, score
 from jeep_core.loading import LoadedModel, texts_of
@@ -88,6 +89,7 @@ class EditRunner:
         """
         payload = EditPayload.model_validate(job.payload)
         facts = [fact_of(record) for record in payload.facts]
+        hparams = hparams_class(payload.editor).model_validate(payload.hparams)
         began = time.monotonic()
         view = self._views.editing(parent)
         control.progress("measure before", 0, 1)
@@ -98,8 +100,8 @@ class EditRunner:
             payload.editor,
             preset=payload.preset,
             hparams=payload.hparams,
-            prefixes=kept_prefixes(self._store, self.base, payload.hparams["n_prefixes"]),
-            moments=self._shared_moments(),
+            prefixes=kept_prefixes(self._store, self.base, hparams.prefix_count),
+            moments=self._shared_moments() if hparams.moment_layers else None,
             previous_keys=live_keys(self._store, parent, facts),
             memory_bytes=self._memory_bytes,
             progress=control.progress,
@@ -129,7 +131,7 @@ class EditRunner:
             layers=[LayerReport(**vars(layer)) for layer in result.layers],
             seconds=seconds,
             duplicates=payload.duplicates,
-            peak_memory_mb=round(result.values.peak_bytes / 2**20, 1),
+            peak_memory_mb=round(result.values.peak_bytes / 2**20, 1) if result.values else None,
         )
         manifest = self._manifest(job, payload, summary, edited, result)
         self._store.write_version(manifest)
@@ -147,10 +149,11 @@ class EditRunner:
         artifacts: dict[str, torch.Tensor] = dict(result.delta.tensors())
         for (region, layer), keys in result.keys.items():
             artifacts[f"keys.{region}.{layer}"] = keys
-        moments = self._shared_moments()
         inputs = {"prefixes": _sha256(result.prefixes)}
-        for part in result.hparams.regions.values():
-            inputs |= {f"moment.{layer}": moments.key(layer) for layer in part.layers}
+        layers = result.hparams.moment_layers
+        if layers:
+            moments = self._shared_moments()
+            inputs |= {f"moment.{layer}": moments.key(layer) for layer in layers}
         return Manifest(
             id=summary.version,
             parent=summary.parent,
@@ -271,8 +274,8 @@ def fact_outcomes(
             before=before[i],
             after=after[i],
             success=after[i].writes_new,
-            steps=int(values.steps[i]),
-            target_probability=float(values.probabilities[i]),
+            steps=int(values.steps[i]) if values else None,
+            target_probability=float(values.probabilities[i]) if values else None,
         )
         for i, fact in enumerate(facts)
     ]

@@ -173,7 +173,7 @@ class EditLane:
 
     def _commit(self, job: Job, manifest: Manifest) -> None:
         """Move head, unless this job has done so before."""
-        if self._has_moved(job, manifest):
+        if any(m.job_id == job.id and m.to == manifest.id for m in self._store.reflog()):
             return
         if self._lease.lost.is_set():
             raise LeaseLost("the lease is gone")
@@ -190,11 +190,6 @@ class EditLane:
             if self._store.head().job_id != job.id:
                 raise
             log.error("%s is head; its reflog line is written later: %s", manifest.id, error)
-
-    def _has_moved(self, job: Job, manifest: Manifest) -> bool:
-        if self._store.head().job_id == job.id:
-            return True
-        return any(m.job_id == job.id and m.to == manifest.id for m in self._store.reflog())
 
     def _named(self, job: Job, manifest: Manifest) -> EditResult:
         """The result of a committed job: its version has the wished name or a warning."""

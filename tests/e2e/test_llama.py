@@ -21,10 +21,11 @@ def test_llama_is_edited_and_rolled_back_bit_by_bit(llama):
     done = client.wait(client.edit([claim.fact for claim in CLAIMS]).id, timeout=240)
     assert done.status == "succeeded", done.error
     assert {layer["region"] for layer in done.result["layers"]} == {"low", "high"}
-    assert done.result["greedy_success"] >= 0.75
+    assert done.result["efficacy"] >= 0.75
     edited = ask(client, "head")
     moved = [edited[claim.prompts[0]] == claim.new_country for claim in CLAIMS]
-    assert sum(moved) == sum(outcome["success"] for outcome in done.result["facts"])
+    assert moved == [outcome["success"] for outcome in done.result["facts"]]
+    assert sum(moved) >= len(CLAIMS) / 2
 
     assert client.rollback("base").weights_sha256 == weights
     assert (ask(client, "head"), exact()) == (said, logits)

@@ -24,6 +24,7 @@ from jeep_core.hparams import (
 )
 from jeep_core.loading import LoadedModel, texts_of
 from jeep_core.moments import Moments
+from jeep_core.pauses import Pause, pausing
 from jeep_core.positions import check_facts, fact_rows
 from jeep_core.prefixes import sample_prefixes
 from jeep_core.values import FactTokens, Progress, Values
@@ -58,6 +59,7 @@ def edit(
     batch_facts: int = 32,
     progress: Progress | None = None,
     should_stop: Callable[[], bool] | None = None,
+    pause: Pause | None = None,
 ) -> EditResult:
     """Compute the weight delta that makes ``model`` believe ``facts``.
 
@@ -74,6 +76,8 @@ def edit(
         batch_facts: facts optimised together; bounds memory.
         progress: called with (phase, done, total).
         should_stop: asked between steps; True cancels.
+        pause: called before every matrix of every block, forward and backward; may block, to
+            leave the processor to others.
 
     Raises:
         InvalidFacts, InvalidHParams, NumericalError, Cancelled
@@ -85,7 +89,7 @@ def edit(
     clock = Clock()
     moments = moments or Moments(base, texts_of(corpus_path(base.name, corpus)))
     layers = [layer for region in checked.regions.values() for layer in region.layers]
-    moments.ensure(layers, progress, should_stop)
+    moments.ensure(layers, progress, should_stop, pause)
     clock.lap("moments")
     texts = list(prefixes or sample_prefixes(base, checked.n_prefixes))
     context = EditContext(
@@ -97,7 +101,8 @@ def edit(
         progress=progress,
         should_stop=should_stop,
     )
-    outcome: EditorOutcome = create(editor).run(context, checked)
+    with pausing(view, pause):
+        outcome: EditorOutcome = create(editor).run(context, checked)
     clock.lap("edit")
     return EditResult(
         kept,

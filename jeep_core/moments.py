@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from jeep_core.errors import Cancelled, JeepError
 from jeep_core.loading import LoadedModel, texts_sha256
+from jeep_core.pauses import Pause, pausing
 from jeep_core.solve import MomentFactor
 from jeep_core.views import ModelView, hooked, lower_part
 
@@ -52,6 +53,7 @@ class Moments:
         layers: Sequence[int],
         progress: Progress | None = None,
         should_stop: Callable[[], bool] | None = None,
+        pause: Pause | None = None,
     ) -> None:
         """Load the moments of these layers, computing the missing ones in one pass.
 
@@ -67,7 +69,7 @@ class Moments:
                 missing.remove(layer)
         if not missing:
             return
-        for layer, moment in self._compute(missing, progress, should_stop).items():
+        for layer, moment in self._compute(missing, progress, should_stop, pause).items():
             path = self.path(layer)
             if path:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,6 +98,7 @@ class Moments:
         layers: Sequence[int],
         progress: Progress | None,
         should_stop: Callable[[], bool] | None,
+        pause: Pause | None,
     ) -> dict[int, torch.Tensor]:
         base = self.base
         view = ModelView(base)
@@ -110,7 +113,7 @@ class Moments:
 
         sums: dict[int, torch.Tensor] = {}
         count = 0
-        with torch.no_grad(), hooked(*map(taker, layers)):
+        with torch.no_grad(), hooked(*map(taker, layers)), pausing(view, pause):
             for ids, lengths in self._batches():
                 if should_stop and should_stop():
                     raise Cancelled("cancelled while computing second moments")

@@ -20,6 +20,7 @@ from jeep_core.facts import Fact
 from jeep_core.generation import Sampling, Scored, generate, score
 from jeep_core.loading import LoadedModel, texts_of
 from jeep_core.moments import Moments
+from jeep_core.pauses import pausing
 from jeep_core.prefixes import sample_prefixes
 from jeep_core.views import ModelView
 from service.jobs import Job, Progress, now
@@ -27,10 +28,10 @@ from service.schemas import Answer, EditPayload, EditResult, FactOutcome, LayerR
 from service.settings import Settings
 from service.store import HeadMoved, Store
 from service.worker import tensors
+from service.worker.gate import Gate
 from service.worker.versions import VersionViews, fact_of, live_keys
 
 ANSWER_TOKENS = 10
-GENERATE_TOGETHER = 64
 REPORT_EVERY_S = 0.2
 
 
@@ -66,10 +67,15 @@ class EditRunner:
     """Computes edits on views of their own.  Prefixes and moments are kept in the store."""
 
     def __init__(
-        self, base: LoadedModel, store: Store, views: VersionViews, settings: Settings
+        self,
+        base: LoadedModel,
+        store: Store,
+        views: VersionViews,
+        settings: Settings,
+        gate: Gate,
     ) -> None:
         self.base, self._store, self._views = base, store, views
-        self._settings = settings
+        self._settings, self._gate = settings, gate
         self._moments: Moments | None = None
 
     def run(self, job: Job, parent: str, control: JobControl) -> tuple[Manifest, ModelView]:
@@ -85,7 +91,7 @@ class EditRunner:
         began = time.monotonic()
         view = self._views.editing(parent)
         control.progress("measure before", 0, 1)
-        before = answers(view, facts)
+        before = self._answers(view, facts)
         result = edit(
             view,
             facts,
@@ -97,12 +103,13 @@ class EditRunner:
             previous_keys=live_keys(self._store, parent, facts),
             progress=control.progress,
             should_stop=control.should_stop,
+            pause=self._pause,
         )
         control.checkpoint()
         edited = self._views.editing(parent)
         edited.apply(result.delta)
         control.progress("measure after", 0, 1)
-        outcomes = fact_outcomes(facts, before, answers(edited, facts), result)
+        outcomes = fact_outcomes(facts, before, self._answers(edited, facts), result)
         control.checkpoint()
         control.progress("commit", 0, 1)
         head = self._store.head().version
@@ -158,6 +165,16 @@ class EditRunner:
             result=summary,
         )
 
+    def _answers(self, view: ModelView, facts: Sequence[Fact]) -> list[Answer]:
+        with pausing(view, self._pause):
+            return answers(view, facts)
+
+    def _pause(self) -> None:
+        """Let decoding go first."""
+        if self._gate.contended and self.base.device.type == "cuda":
+            torch.cuda.synchronize(self.base.device)  # what is queued would still run
+        self._gate.pause()
+
     def _prefixes(self, count: int) -> list[str]:
         """The first ``count`` prefixes of this base model, sampled once and kept."""
         path = self._store.base_file("prefixes.json")
@@ -184,18 +201,15 @@ def answers(view: ModelView, facts: Sequence[Fact]) -> list[Answer]:
     pairs += [(fact.text, fact.target_true) for fact in facts if fact.target_true]
     scored = score(view, pairs)
     true: Any = iter(scored[len(facts) :])
-    texts: list[str] = []
-    for start in range(0, len(facts), GENERATE_TOGETHER):
-        prompts = [fact.text for fact in facts[start : start + GENERATE_TOGETHER]]
-        generated = generate(view, prompts, Sampling(max_new_tokens=ANSWER_TOKENS))
-        texts += [one.text for one in generated]
+    prompts = [fact.text for fact in facts]
+    generated = generate(view, prompts, Sampling(max_new_tokens=ANSWER_TOKENS))
     return [
         Answer(
             p_new=_probability(new),
             p_true=_probability(next(true)) if fact.target_true else None,
-            text=text,
+            text=one.text,
         )
-        for fact, new, text in zip(facts, scored, texts, strict=False)
+        for fact, new, one in zip(facts, scored, generated, strict=False)
     ]
 
 

@@ -6,7 +6,9 @@ import json
 import logging
 import os
 import signal
+import sys
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from types import FrameType
 from uuid import uuid4
@@ -34,12 +36,17 @@ from service.settings import Settings
 from service.store import NotAStore, Store, StoreBusy, WrongFormat, WrongModel
 from service.worker.edit_lane import EditLane
 from service.worker.edits import EditRunner
+from service.worker.gate import Gate
 from service.worker.generation_lane import GenerationLane
 from service.worker.versions import VersionViews
 
 log = logging.getLogger(__name__)
 EXIT_CONFIG = 78
 RETRY_S = 0.5
+SMALL_MODEL = 100_000_000
+"""Parameters up to which one thread decodes fastest: its steps are too short to be shared out."""
+SWITCH_S = 0.0005
+"""How long one thread may keep the interpreter from the others; Python's 5 ms are a whole step."""
 
 
 class Worker:
@@ -108,35 +115,38 @@ class Worker:
         views.get(store.head().version)
         queue = JobQueue(client)
         queue.requeue_missing(store.unfinished_jobs())
-        edits = EditLane(
-            queue, store, lease, views, EditRunner(base, store, views, self.settings), self.settings
-        )
-        generation = GenerationLane(RequestQueue(client), store, lease, views)
+        gate = Gate(self.settings.edit_share)
+        runner = EditRunner(base, store, views, self.settings, gate)
+        edits = EditLane(queue, store, lease, views, runner, self.settings)
+        generation = GenerationLane(RequestQueue(client), store, lease, views, gate)
         heartbeat = self._heartbeat(client, base, views)
         heartbeat.start()
         stack.callback(heartbeat.stop)
-        threads = [
-            threading.Thread(target=self._lane, args=(body,), name=name)
-            for name, body in (
-                ("edits", edits.run),
-                ("requests", generation.take),
-                ("decoding", generation.decode),
+        every = torch.get_num_threads()
+        few = self.settings.decode_threads or decode_threads(base) or every
+        lanes = [
+            threading.Thread(target=self._lane, args=(body, count), name=name)
+            for name, body, count in (
+                ("edits", edits.run, every),
+                ("requests", generation.take, 1),
+                ("decoding", generation.decode, few),
             )
         ]
-        for thread in threads:
+        for thread in lanes:
             thread.start()
         log.info("ready, head is %s", store.head().version)
         self.stop.wait()
         edits.stop.set()
         generation.stop.set()
-        for thread in threads:
+        for thread in lanes:
             thread.join()
         return 0 if self._failure is None else 1
 
-    def _lane(self, body: object) -> None:
-        """Run a lane; whatever ends it ends the process, which is started again."""
+    def _lane(self, body: Callable[[], None], count: int) -> None:
+        """Run a lane with its threads; what ends it ends the process, which is started again."""
+        use_threads(count)
         try:
-            body()  # type: ignore[operator]
+            body()
         except LeaseLost as error:
             log.error("%s: this worker ends", error)
             self._failure = error
@@ -159,6 +169,22 @@ class Worker:
             )
 
         return Heartbeat(client, beat)
+
+
+def decode_threads(base: LoadedModel) -> int | None:
+    """Threads of the decoding thread's matrix products; None leaves torch's own number."""
+    size = sum(parameter.numel() for parameter in base.model.parameters())
+    return 1 if base.device.type == "cpu" and size <= SMALL_MODEL else None
+
+
+def use_threads(count: int) -> None:
+    """Set how many threads the matrix products of the calling thread may use.
+
+    torch keeps the number per thread, but a thread that has not asked for it yet takes over
+    the last one set anywhere at its first product: so it is asked for first.
+    """
+    torch.get_num_threads()
+    torch.set_num_threads(count)
 
 
 def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
@@ -198,6 +224,7 @@ def main(settings: Settings) -> int:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
+    sys.setswitchinterval(SWITCH_S)
     worker = Worker(settings)
 
     def stop(number: int, frame: FrameType | None) -> None:

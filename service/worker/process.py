@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -132,6 +133,8 @@ class Worker:
                 ("decoding", generation.decode, few),
             )
         ]
+        gc.collect()
+        gc.freeze()  # what is there stays: looking through it again would stall a decoding step
         for thread in lanes:
             thread.start()
         log.info("ready, head is %s", store.head().version)

@@ -188,8 +188,10 @@ class KeyValues(DynamicCache):
             return
         n, by = len(self.starts), self.first
         if rows > had_rows or columns > had_columns:
-            had_rows = max(rows, had_rows)
-            had_columns = max(columns + COLUMNS, had_columns)
+            if rows > had_rows:  # to the next power of two: rows come one by one
+                had_rows = 1 << (rows - 1).bit_length()
+            if columns > had_columns:
+                had_columns = columns + COLUMNS
             used = slice(self.first, self.end)
             for buffers in self._buffers:
                 for i, old in enumerate(buffers):

@@ -61,7 +61,7 @@ class Settings(BaseSettings):
         default=None, description="Threads of decoding; default: 1 for small models."
     )
     edit_share: Annotated[float, Field(gt=0, le=1)] = Field(
-        default=0.2, description="Share of the time that an edit keeps while others generate."
+        default=0.5, description="Share of the time that an edit keeps while others generate."
     )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

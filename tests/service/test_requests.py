@@ -126,6 +126,27 @@ class TestRequests:
         assert RequestQueue(client).take(0, 8) == [wanted]
         assert client.xlen(wire.REQUESTS) == 0
 
+    async def test_replies_to_several_requests_are_sent_together(
+        self, api: AsyncQueue, client: Redis
+    ) -> None:
+        client.set(wire.WORKER, beat().model_dump_json())
+        first, second = ask_for(5), ask_for(5)
+        token, last = WorkerReply(event="token"), WorkerReply(event="result")
+        RequestQueue(client).reply_all([(first.id, token), (second.id, last), (first.id, last)])
+        assert [reply async for reply in api.ask(first)] == [token, last]
+        assert [reply async for reply in api.ask(second)] == [last]
+        assert 0 < client.ttl(wire.reply_key(first.id)) <= wire.REPLY_TTL_S
+
+    async def test_it_is_asked_at_once_whose_clients_have_gone(
+        self, api: AsyncQueue, client: Redis
+    ) -> None:
+        ids = [ask_for(5).id for _ in range(4)]
+        for request_id in ids[1:3]:
+            await api.abandon(request_id)
+        queue = RequestQueue(client)
+        assert queue.gone(ids) == set(ids[1:3])
+        assert queue.gone([]) == set()
+
     async def test_a_request_is_taken_once(self, api: AsyncQueue, client: Redis) -> None:
         requests = [ask_for(5) for _ in range(3)]
         for request in requests:

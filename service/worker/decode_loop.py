@@ -82,10 +82,8 @@ class DecodeLoop:
             while not self.stop.is_set():
                 self._collect()
                 if self._groups:
-                    self._gate.busy()
+                    self._gate.busy()  # it may have been put while the gate was being opened
                     self._round()
-                elif self._arrived.empty():
-                    self._gate.idle()
             self._refuse_all()
         finally:
             self._gate.idle()
@@ -95,6 +93,8 @@ class DecodeLoop:
         try:
             while True:
                 waiting = not self._groups
+                if waiting and self._arrived.empty():
+                    self._gate.idle()
                 self._admit(self._arrived.get(block=waiting, timeout=WAIT_S if waiting else None))
         except queues.Empty:
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ from jeep_core.generation import Sampling, generate, score
 from jeep_core.views import ModelView
 from service.jobs import new_id
 from service.schemas import GenerateRequest, WorkerReply, WorkerRequest
+from service.worker import decode_loop
 from service.worker.decode_loop import SCORED_TOGETHER, DecodeLoop
 from service.worker.gate import Gate
 from service.worker.replies import Pending
@@ -203,6 +205,23 @@ def test_a_request_that_fails_fails_once_and_the_others_go_on(
     assert [reply.event for reply in answers.of(broken.request.id)] == ["error"]
     assert answers.of(broken.request.id)[0].data["code"] == "internal_error"
     assert len(answers.result(fine)[0]["tokens"]) == 12
+
+
+def test_the_gate_is_open_as_soon_as_nothing_is_left(
+    view: ModelView, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only when the thread has waited in vain for more."""
+    monkeypatch.setattr(decode_loop, "WAIT_S", 60.0)
+    one, last = pending(view, max_new_tokens=3), pending(view, max_new_tokens=1)
+    answers = Answers(one, last)
+    thread = threading.Thread(target=answers.loop.run)
+    answers.loop.put(one)
+    thread.start()
+    assert answers.gate._idle.wait(30)
+    assert answers.result(one)
+    answers.loop.put(last)
+    thread.join(30)
+    assert answers.result(last)
 
 
 def test_too_little_memory_is_said(view: ModelView, monkeypatch: pytest.MonkeyPatch) -> None:

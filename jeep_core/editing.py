@@ -22,6 +22,7 @@ from jeep_core.hparams import (
 )
 from jeep_core.loading import LoadedModel, texts_of
 from jeep_core.moments import Moments
+from jeep_core.pauses import Pause, pausing
 from jeep_core.positions import check_facts, fact_rows
 from jeep_core.prefixes import sample_prefixes
 from jeep_core.values import FactTokens, Progress, Values
@@ -57,6 +58,7 @@ def edit(
     memory_bytes: int | None = None,
     progress: Progress | None = None,
     should_stop: Callable[[], bool] | None = None,
+    pause: Pause | None = None,
 ) -> EditResult:
     """Compute the weight delta that makes ``model`` believe ``facts``.
 
@@ -74,6 +76,8 @@ def edit(
         memory_bytes: bound on what value optimisation holds at once; fewer facts then.
         progress: called with (phase, done, total).
         should_stop: asked between steps; True cancels.
+        pause: called before every matrix of every block, forward and backward; may block, to
+            leave the processor to others.
 
     Raises:
         InvalidFacts, InvalidHParams, NumericalError, Cancelled
@@ -85,7 +89,7 @@ def edit(
     clock = Clock()
     if checked.moment_layers:
         moments = moments or Moments(base, texts_of(corpus_path(base.name, corpus)))
-        moments.ensure(checked.moment_layers, progress, should_stop)
+        moments.ensure(checked.moment_layers, progress, should_stop, pause)
     clock.lap("moments")
     texts = list(prefixes or sample_prefixes(base, checked.prefix_count))
     context = EditContext(
@@ -98,7 +102,8 @@ def edit(
         progress=progress,
         should_stop=should_stop,
     )
-    outcome: EditorOutcome = create(editor).run(context, checked)
+    with pausing(view, pause):
+        outcome: EditorOutcome = create(editor).run(context, checked)
     clock.lap("edit")
     return EditResult(
         kept,

@@ -15,6 +15,7 @@ from torch import nn
 from jeep_core.errors import JeepError
 from jeep_core.files import read_record, save_whole
 from jeep_core.loading import LoadedModel
+from jeep_core.pauses import Pause, pausing
 from jeep_core.views import ModelView, hooked, lower_part
 
 BLOCK_TOKENS = 4096
@@ -182,6 +183,7 @@ def accumulate(
     before_batch: Callable[[], None],
     after_batch: Callable[[int], None],
     after_block: Callable[[MomentSums], None],
+    pause: Pause | None = None,
 ) -> MomentSums:
     """One pass for all layers of ``start``, over the batches that it has not seen yet.
 
@@ -211,7 +213,12 @@ def accumulate(
         sums = {layer: total.upper for layer, total in totals.items()}
         return replace(start, sums=sums, count=count, batches=done)
 
-    with torch.no_grad(), _float32_products(), hooked(*map(taker, layers)):
+    with (
+        torch.no_grad(),
+        _float32_products(),
+        hooked(*map(taker, layers)),
+        pausing(view, pause),
+    ):
         for done, rows in enumerate(batches[start.batches :], start=start.batches + 1):
             before_batch()
             ids, real = _padded(rows, base.device)

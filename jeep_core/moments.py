@@ -20,6 +20,7 @@ from jeep_core.factors import FactorCache, MomentFactor
 from jeep_core.files import save_whole
 from jeep_core.loading import LoadedModel, texts_sha256
 from jeep_core.moment_sums import Documents, MomentSums, accumulate, pack, way_of_summing
+from jeep_core.pauses import Pause
 from jeep_core.published import Imported
 
 Progress = Callable[[str, int, int], None]
@@ -63,6 +64,7 @@ class Moments:
         layers: Sequence[int],
         progress: Progress | None = None,
         should_stop: Callable[[], bool] | None = None,
+        pause: Pause | None = None,
     ) -> None:
         """Find the moments of these layers, computing the missing ones in one pass.
 
@@ -81,7 +83,8 @@ class Moments:
                 f"layer {missing[0]} has no imported second moments named {self.imported!r}"
             )
         if missing:
-            self.adopt(self.sums(missing, progress=progress, should_stop=should_stop))
+            found = self.sums(missing, progress=progress, should_stop=should_stop, pause=pause)
+            self.adopt(found)
 
     def sums(
         self,
@@ -90,6 +93,7 @@ class Moments:
         of: int = 1,
         progress: Progress | None = None,
         should_stop: Callable[[], bool] | None = None,
+        pause: Pause | None = None,
     ) -> MomentSums:
         """Σ k kᵀ over every ``of``-th batch from the ``shard``-th (0-based), in one pass.
 
@@ -122,7 +126,7 @@ class Moments:
                 progress("moments", min(count, total), total)
 
         after_batch(start.count)
-        found = accumulate(self.base, chosen, start, before_batch, after_batch, saver.offer)
+        found = accumulate(self.base, chosen, start, before_batch, after_batch, saver.offer, pause)
         if path:
             path.unlink(missing_ok=True)
         return found

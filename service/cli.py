@@ -21,7 +21,7 @@ from service import cli_tables as tables
 from service.client import ApiError, Client
 from service.jobs import JobStatus
 from service.jobs import Progress as JobProgress
-from service.settings import Settings, SettingsError, load_settings
+from service.settings import WORKER_ENVIRONMENT, Settings, SettingsError, load_settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 out = Console(highlight=False)
@@ -112,7 +112,8 @@ def worker_command(settings: Settings) -> None:
         _complain("JEEP_REDIS_URL is not set: the worker alone needs a queue")
         raise typer.Exit(EXIT_USAGE)
     os.environ.update(settings.environment())
-    os.execv(sys.executable, [sys.executable, "-m", "service.worker"])
+    environment = {**WORKER_ENVIRONMENT, **os.environ}
+    os.execve(sys.executable, [sys.executable, "-m", "service.worker"], environment)
 
 
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}

@@ -350,8 +350,13 @@ class TokenProbability(BaseModel):
 
 
 class GeneratedToken(TokenProbability):
-    """A generated token; ``top`` are the most probable ones at that step."""
+    """A generated token; ``top`` are the most probable ones at that step.
 
+    A stream is shown by writing one ``delta`` after the other: ``text`` is the token alone,
+    which may be a part of a character or of a stop string.
+    """
+
+    delta: str = Field("", description="Text that became certain with this token.")
     top: list[TokenProbability] = Field(default_factory=list)
 
 

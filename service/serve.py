@@ -19,7 +19,7 @@ import uvicorn
 
 from service.api import create_app
 from service.embedded import EmbeddedBusyError, EmbeddedError, KeptValkey
-from service.settings import EXIT_CONFIG, Settings
+from service.settings import EXIT_CONFIG, WORKER_ENVIRONMENT, Settings
 from service.store import Store, StoreError
 
 EXIT_TAKEN = 3
@@ -113,7 +113,7 @@ class WorkerProcess:
     ) -> None:
         self.fatal = 0
         self._say, self._ready_url, self._on_fatal = say, ready_url, on_fatal
-        self._environment = {**os.environ, **settings.environment()}
+        self._environment = {**WORKER_ENVIRONMENT, **os.environ, **settings.environment()}
         self._module = module
         self._stopping = threading.Event()
         self._lock = threading.Lock()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from redis import Redis
@@ -32,25 +32,28 @@ class RequestQueue:
             return []
         self._client.xdel(self._keys.requests, *(entry for entry, _ in entries))
         requests = [WorkerRequest.model_validate_json(f["request"]) for _, f in entries]
-        gone: list[Any] = self._client.mget([self._keys.gone(r.id) for r in requests])
-        moment = time.time()
-        return [
-            request
-            for request, left in zip(requests, gone, strict=True)
-            if left is None and request.deadline > moment
-        ]
+        gone, moment = self.gone([request.id for request in requests]), time.time()
+        return [r for r in requests if r.id not in gone and r.deadline > moment]
 
     def reply(self, request_id: str, reply: WorkerReply) -> None:
         """Append to the answer; ``result`` and ``error`` end it."""
-        key = self._keys.reply(request_id)
+        self.reply_all([(request_id, reply)])
+
+    def reply_all(self, replies: Sequence[tuple[str, WorkerReply]]) -> None:
+        """Append to several answers in one round trip, each as :meth:`reply`."""
         with self._client.pipeline(transaction=True) as pipe:
-            pipe.xadd(key, {"reply": reply.model_dump_json()})
-            pipe.expire(key, wire.REPLY_TTL_S)
+            for request_id, reply in replies:
+                key = self._keys.reply(request_id)
+                pipe.xadd(key, {"reply": reply.model_dump_json()})
+                pipe.expire(key, wire.REPLY_TTL_S)
             pipe.execute()
 
-    def gone(self, request_id: str) -> bool:
-        """Whether nobody waits for this answer any more."""
-        return bool(self._client.exists(self._keys.gone(request_id)))
+    def gone(self, request_ids: Sequence[str]) -> set[str]:
+        """Those of these requests whose answers nobody waits for any more."""
+        if not request_ids:
+            return set()
+        flags: Any = self._client.mget([self._keys.gone(i) for i in request_ids])
+        return {i for i, flag in zip(request_ids, flags, strict=True) if flag is not None}
 
     def _read(self, block: int | None, count: int) -> list[tuple[str, dict[str, str]]]:
         try:

@@ -20,6 +20,7 @@ from jeep_core.facts import Fact
 from jeep_core.generation import Decoder, Sampling, Scored, score
 from jeep_core.loading import LoadedModel, texts_of
 from jeep_core.moments import Moments
+from jeep_core.pauses import pausing
 from jeep_core.prefixes import sample_prefixes
 from jeep_core.views import ModelView
 from service.jobs import Job, Progress, now
@@ -28,6 +29,7 @@ from service.settings import Settings
 from service.store import HeadMoved, Store
 from service.store.files import replace
 from service.worker import tensors
+from service.worker.gate import Gate
 from service.worker.versions import VersionViews, fact_of, live_keys
 
 ANSWER_TOKENS = 10
@@ -71,10 +73,15 @@ class EditRunner:
     """Computes edits on views of their own.  Prefixes and moments are kept in the store."""
 
     def __init__(
-        self, base: LoadedModel, store: Store, views: VersionViews, settings: Settings
+        self,
+        base: LoadedModel,
+        store: Store,
+        views: VersionViews,
+        settings: Settings,
+        gate: Gate,
     ) -> None:
         self.base, self._store, self._views = base, store, views
-        self._settings = settings
+        self._settings, self._gate = settings, gate
         megabytes = settings.edit_memory_mb
         self._memory_bytes = None if megabytes is None else megabytes * 2**20
         self._moments: Moments | None = None
@@ -93,7 +100,7 @@ class EditRunner:
         began = time.monotonic()
         view = self._views.editing(parent)
         control.progress("measure before", 0, 1)
-        before = answers(view, facts, control.checkpoint)
+        before = self._answers(view, facts, control)
         result = edit(
             view,
             facts,
@@ -106,12 +113,13 @@ class EditRunner:
             memory_bytes=self._memory_bytes,
             progress=control.progress,
             should_stop=control.should_stop,
+            pause=self._pause,
         )
         control.checkpoint()
         edited = self._views.editing(parent)
         edited.apply(result.delta)
         control.progress("measure after", 0, 1)
-        after = answers(edited, facts, control.checkpoint)
+        after = self._answers(edited, facts, control)
         outcomes = fact_outcomes(facts, before, after, result, payload.sent_as)
         control.checkpoint()
         control.progress("commit", 0, 1)
@@ -170,6 +178,16 @@ class EditRunner:
             created_at=now(),
             result=summary,
         )
+
+    def _answers(self, view: ModelView, facts: Sequence[Fact], control: JobControl) -> list[Answer]:
+        with pausing(view, self._pause):
+            return answers(view, facts, control.checkpoint)
+
+    def _pause(self) -> None:
+        """Let decoding go first."""
+        if self._gate.contended and self.base.device.type == "cuda":
+            torch.cuda.synchronize(self.base.device)  # what is queued would still run
+        self._gate.pause()
 
     def _shared_moments(self) -> Moments:
         if self._moments is None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -38,11 +40,16 @@ from service.settings import EXIT_CONFIG, Settings
 from service.store import Store, StoreBusy, StoreError
 from service.worker.edit_lane import EditLane
 from service.worker.edits import EditRunner
+from service.worker.gate import Gate
 from service.worker.generation_lane import GenerationLane
 from service.worker.versions import VersionViews
 
 log = logging.getLogger(__name__)
 RETRY_S = 0.5
+SMALL_MODEL = 100_000_000
+"""Parameters up to which one thread decodes fastest: its steps are too short to be shared out."""
+SWITCH_S = 0.0005
+"""How long one thread may keep the interpreter from the others; Python's 5 ms are a whole step."""
 
 
 class Worker:
@@ -112,33 +119,38 @@ class Worker:
         load_head(store, views)
         queue = JobQueue(client, keys)
         queue.requeue_missing(store.unfinished_jobs())
-        edits = EditLane(
-            queue, store, lease, views, EditRunner(base, store, views, self.settings), self.settings
-        )
-        generation = GenerationLane(RequestQueue(client, keys), store, lease, views)
+        gate = Gate(self.settings.edit_share)
+        runner = EditRunner(base, store, views, self.settings, gate)
+        edits = EditLane(queue, store, lease, views, runner, self.settings)
+        generation = GenerationLane(RequestQueue(client, keys), store, lease, views, gate)
         heartbeat = self._heartbeat(client, keys, base, views)
         heartbeat.start()
         stack.callback(heartbeat.stop)
-        threads = [
-            threading.Thread(target=self._lane, args=(body,), name=name)
-            for name, body in (
-                ("edits", edits.run),
-                ("requests", generation.take),
-                ("decoding", generation.decode),
+        every = torch.get_num_threads()
+        few = self.settings.decode_threads or decode_threads(base) or every
+        lanes = [
+            threading.Thread(target=self._lane, args=(body, count), name=name)
+            for name, body, count in (
+                ("edits", edits.run, every),
+                ("requests", generation.take, 1),
+                ("decoding", generation.decode, few),
             )
         ]
-        for thread in threads:
+        gc.collect()
+        gc.freeze()  # what is there stays: looking through it again would stall a decoding step
+        for thread in lanes:
             thread.start()
         log.info("ready, head is %s", store.head().version)
         self.stop.wait()
         edits.stop.set()
         generation.stop.set()
-        for thread in threads:
+        for thread in lanes:
             thread.join()
         return 0 if self._failure is None else 1
 
-    def _lane(self, body: Callable[[], None]) -> None:
-        """Run a lane; whatever ends it ends the process, which is started again."""
+    def _lane(self, body: Callable[[], None], count: int) -> None:
+        """Run a lane with its threads; what ends it ends the process, which is started again."""
+        use_threads(count)
         try:
             body()
         except (LeaseLost, RedisConnectionError, RedisTimeoutError) as error:
@@ -200,6 +212,22 @@ def has_corpus(model: str, settings: Settings) -> bool:
     return True
 
 
+def decode_threads(base: LoadedModel) -> int | None:
+    """Threads of the decoding thread's matrix products; None leaves torch's own number."""
+    size = sum(parameter.numel() for parameter in base.model.parameters())
+    return 1 if base.device.type == "cpu" and size <= SMALL_MODEL else None
+
+
+def use_threads(count: int) -> None:
+    """Set how many threads the matrix products of the calling thread may use.
+
+    torch keeps the number per thread, but a thread that has not asked for it yet takes over
+    the last one set anywhere at its first product: so it is asked for first.
+    """
+    torch.get_num_threads()
+    torch.set_num_threads(count)
+
+
 def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
     """Tell the api what it needs to validate requests without a model."""
     presets = presets_for(base.name)
@@ -238,6 +266,7 @@ def main(settings: Settings) -> int:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
+    sys.setswitchinterval(SWITCH_S)
     worker = Worker(settings)
 
     def stop(number: int, frame: FrameType | None) -> None:

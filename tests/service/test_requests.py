@@ -26,6 +26,7 @@ from service.queue import (
     connect,
     connect_async,
 )
+from service.queue.wire import REPLY_TTL_S
 from service.schemas import WorkerReply, WorkerRequest
 from service.store import Store
 
@@ -113,9 +114,9 @@ class TestRequests:
         with Answering(valkey_url, WorkerReply(event="token")):
             async with aclosing(api.ask(request)) as answer:
                 await anext(answer)
-                assert not RequestQueue(client, KEYS).gone(request.id)
+                assert RequestQueue(client, KEYS).gone([request.id]) == set()
             await asyncio.sleep(0.1)
-        assert RequestQueue(client, KEYS).gone(request.id)
+        assert RequestQueue(client, KEYS).gone([request.id, "req_other"]) == {request.id}
 
     async def test_a_worker_takes_nothing_that_nobody_waits_for(
         self, api: AsyncQueue, client: Redis
@@ -126,6 +127,29 @@ class TestRequests:
             client.xadd(KEYS.requests, {"request": request.model_dump_json()})
         assert RequestQueue(client, KEYS).take(0, 8) == [wanted]
         assert client.xlen(KEYS.requests) == 0
+
+    async def test_replies_to_several_requests_are_sent_together(
+        self, api: AsyncQueue, client: Redis
+    ) -> None:
+        client.set(KEYS.worker, beat().model_dump_json())
+        first, second = ask_for(5), ask_for(5)
+        token, last = WorkerReply(event="token"), WorkerReply(event="result")
+        RequestQueue(client, KEYS).reply_all(
+            [(first.id, token), (second.id, last), (first.id, last)]
+        )
+        assert [reply async for reply in api.ask(first)] == [token, last]
+        assert [reply async for reply in api.ask(second)] == [last]
+        assert 0 < client.ttl(KEYS.reply(first.id)) <= REPLY_TTL_S
+
+    async def test_it_is_asked_at_once_whose_clients_have_gone(
+        self, api: AsyncQueue, client: Redis
+    ) -> None:
+        ids = [ask_for(5).id for _ in range(4)]
+        for request_id in ids[1:3]:
+            await api.abandon(request_id)
+        queue = RequestQueue(client, KEYS)
+        assert queue.gone(ids) == set(ids[1:3])
+        assert queue.gone([]) == set()
 
     async def test_a_request_is_taken_once(self, api: AsyncQueue, client: Redis) -> None:
         requests = [ask_for(5) for _ in range(3)]

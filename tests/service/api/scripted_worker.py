@@ -220,7 +220,7 @@ class ScriptedWorker:
 
     def _until_abandoned(self, request: WorkerRequest) -> None:
         while time.time() < request.deadline and not self._stop.is_set():
-            if self.requests.gone(request.id):
+            if self.requests.gone([request.id]):
                 self.abandoned.append(request.id)
                 return
             time.sleep(0.05)

@@ -169,3 +169,22 @@ def test_addresses() -> None:
         port = sock.getsockname()[1]
         assert url_of("0.0.0.0", sock) == f"http://127.0.0.1:{port}"
         assert url_of("::", sock) == f"http://[::1]:{port}"
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_idle_threads_of_a_worker_do_not_spin_unless_asked_to(
+    stub: Settings, monkeypatch: pytest.MonkeyPatch, given: str | None, expected: str
+) -> None:
+    """OpenMP reads its variable when it is loaded, so it is set before the worker starts."""
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    process = supervisor(stub, [], threading.Event())
+    process.start()
+    try:
+        until(lambda: process._process is not None)
+        assert process._process is not None
+        path = Path(f"/proc/{process._process.pid}/environ")
+        until(lambda: b"OMP_WAIT_POLICY=" + expected.encode() in path.read_bytes().split(b"\0"))
+    finally:
+        process.stop()

@@ -63,13 +63,15 @@ def _sampled(
 ) -> torch.Tensor:
     """Ids (n,) by inversion of the distribution at ``draws`` (n,) from [0, 1)."""
     size = log_probabilities.shape[1]
-    temperature = torch.tensor([s.temperature for s in sampling])
-    scores = log_probabilities / temperature[:, None]
+    temperature = torch.tensor([s.temperature for s in sampling], dtype=torch.float64)
+    best = log_probabilities.max(dim=1, keepdim=True).values
+    # the best one stays at 0, so no temperature is too small
+    scores = (log_probabilities - best).double() / temperature[:, None]
     if any(s.top_k is not None for s in sampling):
         last = torch.tensor([min(s.top_k or size, size) - 1 for s in sampling])
         kth = scores.sort(dim=1, descending=True).values.gather(1, last[:, None])
         scores = scores.masked_fill(scores < kth, -torch.inf)
-    probabilities = scores.double().softmax(dim=1)
+    probabilities = scores.softmax(dim=1)
     if any(s.top_p < 1 for s in sampling):
         limit = [s.top_p if s.top_p < 1 else torch.inf for s in sampling]
         ordered, index = probabilities.sort(dim=1, descending=True)

@@ -212,6 +212,13 @@ def test_nothing_is_decoded_when_nothing_is_asked_for() -> None:
     assert [r.finish_reason for r in decoder.results] == ["length", "length"]
 
 
+@pytest.mark.parametrize("temperature", [1e-45, 1e-310, 5e-324])
+def test_hardly_any_temperature_is_greedy(base: LoadedModel, temperature: float) -> None:
+    view = ModelView(base)
+    cold = generate(view, PROMPTS, Sampling(6, temperature=temperature, seed=1))
+    assert [r.text for r in cold] == [r.text for r in generate(view, PROMPTS, Sampling(6))]
+
+
 def test_steps_tell_who_got_a_token() -> None:
     prompts = ["count", "stop", "count"]
     decoder = Decoder(COINS, prompts, [Sampling(3), Sampling(3), Sampling(1)])

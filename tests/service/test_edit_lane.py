@@ -180,7 +180,7 @@ class TestRecord:
         Worker(client, based.root, fail).work()
         ended = based.job(job.id)
         assert (ended.status, ended.base_version) == (JobStatus.FAILED, "v0")
-        assert ended.progress == Progress(phase="optimise", done=1, total=2, eta_seconds=0.0)
+        assert ended.progress == Progress(phase="optimise", done=1, total=2)
 
     def test_a_job_completed_after_a_crash_keeps_the_version_it_started_from(
         self, client: Redis, based: Store, monkeypatch: pytest.MonkeyPatch

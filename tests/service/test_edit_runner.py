@@ -14,6 +14,7 @@ from service.settings import Settings
 from service.store import Store
 from service.worker import edits
 from service.worker.edits import EditRunner, JobControl
+from service.worker.gate import Gate
 from service.worker.versions import VersionViews
 
 MODEL = Path(__file__).parents[1] / "jeep_core" / "golden" / "gpt-j-tiny"
@@ -65,7 +66,7 @@ def test_imported_moments_stand_in_for_a_corpus(
         np.savez(path, **{"mom2.count": 400, "mom2.mom2": keys.T @ keys})
         imported.add(base, path)
     settings = Settings(model=str(MODEL), moments="wikipedia", factor_memory_mb=1)
-    runner = EditRunner(base, store, VersionViews(base, store), settings)
+    runner = EditRunner(base, store, VersionViews(base, store), settings, Gate(settings.edit_share))
     manifest, _ = runner.run(job(), "v0", control())
     assert manifest.inputs["moment.0"] == imported.key(base, 0)
     assert manifest.inputs["moment.1"] == imported.key(base, 1)

@@ -11,19 +11,18 @@ from typing import Any
 from jeep_core import atlas
 from jeep_core.atlas.relations import RELATIONS
 from jeep_core.delta import WeightDelta
-from jeep_core.editors import create, hparams_class
+from jeep_core.editors import create, hparams_class, preset_hparams
 from jeep_core.editors.base import EditContext, EditorOutcome, Keys, LayerUpdate
 from jeep_core.errors import FieldProblem, InvalidHParams, JeepError
 from jeep_core.facts import Fact, deduplicate, parse_facts
 from jeep_core.hparams import (
     EditorHParams,
     load_preset,
-    merge,
     presets_for,
-    validate_hparams,
 )
 from jeep_core.loading import LoadedModel, texts_of
 from jeep_core.moments import Moments
+from jeep_core.pauses import Pause, pausing
 from jeep_core.positions import check_facts, fact_rows
 from jeep_core.prefixes import sample_prefixes
 from jeep_core.values import FactTokens, Progress, Values
@@ -59,6 +58,7 @@ def edit(
     memory_bytes: int | None = None,
     progress: Progress | None = None,
     should_stop: Callable[[], bool] | None = None,
+    pause: Pause | None = None,
 ) -> EditResult:
     """Compute the weight delta that makes ``model`` believe ``facts``.
 
@@ -76,6 +76,8 @@ def edit(
         memory_bytes: bound on what value optimisation holds at once; fewer facts then.
         progress: called with (phase, done, total).
         should_stop: asked between steps; True cancels.
+        pause: called before every matrix of every block, forward and backward; may block, to
+            leave the processor to others.
 
     Raises:
         InvalidFacts, InvalidHParams, NumericalError, Cancelled
@@ -87,7 +89,7 @@ def edit(
     clock = Clock()
     if checked.moment_layers:
         moments = moments or Moments(base, texts_of(corpus_path(base.name, corpus)))
-        moments.ensure(checked.moment_layers, progress, should_stop)
+        moments.ensure(checked.moment_layers, progress, should_stop, pause)
     clock.lap("moments")
     texts = list(prefixes or sample_prefixes(base, checked.prefix_count))
     context = EditContext(
@@ -100,7 +102,8 @@ def edit(
         progress=progress,
         should_stop=should_stop,
     )
-    outcome: EditorOutcome = create(editor).run(context, checked)
+    with pausing(view, pause):
+        outcome: EditorOutcome = create(editor).run(context, checked)
     clock.lap("edit")
     return EditResult(
         kept,
@@ -136,17 +139,15 @@ def resolve_hparams(
     Raises:
         InvalidHParams: unknown editor or preset, a preset of another editor, wrong values.
     """
-    cls = hparams_class(editor)
-    if preset is not None:
+    hparams_class(editor)  # an unknown editor has no presets
+    presets = {p.name: p.hparams for p in presets_for(model) if p.editor == editor}
+    if preset is not None:  # one made for another model is fine here
         chosen = load_preset(preset)
         if chosen.editor != editor:
             message = f"preset {preset!r} is for the editor {chosen.editor!r}, not {editor!r}"
             raise InvalidHParams([FieldProblem("/preset", "other_editor", message)])
-        base = chosen.hparams
-    else:
-        base = next((p.hparams for p in presets_for(model) if p.editor == editor), {})
-    checked: EditorHParams = validate_hparams(cls, merge(base, changes), n_layers)
-    return checked
+        presets[preset] = chosen.hparams
+    return preset_hparams(editor, presets, preset, changes, n_layers)[1]
 
 
 def prepare_facts(base: LoadedModel, facts: Sequence[Fact | Mapping[str, Any]]) -> list[Fact]:

@@ -1,27 +1,34 @@
 """Uncentered second moments E[k kᵀ] of the MLP keys over the tokens of a text corpus.
 
 One pass over the text for all layers asked for; results are kept in a folder under a key that
-names everything they depend on.
+names everything they depend on.  A pass that was killed goes on where it last saved its sums.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from jeep_core.errors import Cancelled, JeepError
+from jeep_core.factors import FactorCache, MomentFactor
+from jeep_core.files import save_whole
 from jeep_core.loading import LoadedModel, texts_sha256
-from jeep_core.solve import MomentFactor
-from jeep_core.views import ModelView, hooked, lower_part
+from jeep_core.moment_sums import Documents, MomentSums, accumulate, pack, way_of_summing
+from jeep_core.pauses import Pause
+from jeep_core.published import Imported
 
 Progress = Callable[[str, int, int], None]
 BATCH_TOKENS = 4096
 TOKENS_PER_DIMENSION = 20
+SAVE_EVERY_S = 30.0
+SAVING_SHARE = 0.05
+"""Sums are saved so seldom that saving takes at most this share of the time."""
 
 
 @dataclass
@@ -29,106 +36,135 @@ class Moments:
     """Second moments of one base model over one corpus, in memory and in ``folder``.
 
     ``samples`` is the number of tokens taken from the front of the corpus; default: 20 per
-    dimension of the keys.
+    dimension of the keys.  ``imported`` names published statistics that were imported into
+    ``folder`` and stand in for the corpus.  ``factor_bytes`` limits the memory that moments
+    and their factors take; without a folder the moments themselves stay in memory.
     """
 
     base: LoadedModel
     texts: Sequence[str]
     samples: int = 0
     folder: Path | None = None
-    _factors: dict[int, MomentFactor] = field(default_factory=dict)
+    imported: str | None = None
+    factor_bytes: int | None = None
+    _factors: FactorCache = field(init=False, repr=False)
     _corpus_sha256: str = ""
 
     def __post_init__(self) -> None:
         if not self.samples:
             self.samples = TOKENS_PER_DIMENSION * self.base.mlp_size
+        self._factors = FactorCache(self.base.mlp_size, self.factor_bytes)
 
     def factor(self, layer: int) -> MomentFactor:
         """The factor of one layer; ``ensure`` must have been called for it."""
-        return self._factors[layer]
+        return self._factors.get(layer)
 
     def ensure(
         self,
         layers: Sequence[int],
         progress: Progress | None = None,
         should_stop: Callable[[], bool] | None = None,
+        pause: Pause | None = None,
     ) -> None:
-        """Load the moments of these layers, computing the missing ones in one pass.
+        """Find the moments of these layers, computing the missing ones in one pass.
 
         Raises:
             Cancelled: ``should_stop`` answered True.
-            JeepError: the corpus is empty.
+            JeepError: the corpus is empty, or a layer was not imported.
         """
+        self._factors.expect(layers)
+        for layer in layers:
+            path = self.path(layer)
+            if layer not in self._factors and path and path.exists():
+                self._factors.add(layer, self._kept(layer, path))
         missing = [layer for layer in layers if layer not in self._factors]
-        for layer in list(missing):
-            path = self.path(layer)
-            if path and path.exists():
-                self._add(layer, load_file(path)["moment"])
-                missing.remove(layer)
-        if not missing:
+        if missing and self.imported:
+            raise JeepError(
+                f"layer {missing[0]} has no imported second moments named {self.imported!r}"
+            )
+        if missing:
+            found = self.sums(missing, progress=progress, should_stop=should_stop, pause=pause)
+            self.adopt(found)
+
+    def sums(
+        self,
+        layers: Sequence[int],
+        shard: int = 0,
+        of: int = 1,
+        progress: Progress | None = None,
+        should_stop: Callable[[], bool] | None = None,
+        pause: Pause | None = None,
+    ) -> MomentSums:
+        """Σ k kᵀ over every ``of``-th batch from the ``shard``-th (0-based), in one pass.
+
+        With a folder, sums so far are saved there now and then, and a pass of the same kind
+        that was killed goes on from them, to the same bits.
+
+        Raises:
+            Cancelled: ``should_stop`` answered True.
+            JeepError: the corpus is empty, or has fewer batches than there are shards.
+        """
+        batches = self.batches()
+        if not batches:
+            raise JeepError("the corpus for second moments is empty")
+        if not 0 <= shard < of <= len(batches):
+            raise JeepError(f"no shard {shard + 1}/{of}: this text makes {len(batches)} batches")
+        chosen = batches[shard::of]
+        keys = {layer: self.key(layer) for layer in sorted(set(layers))}
+        fresh = MomentSums(keys, {}, 0, frozenset({shard}), of)
+        path = self._unfinished(fresh)
+        start = MomentSums.load(path) if path and path.exists() else fresh
+        total = self.samples if of == 1 else sum(len(row) for rows in chosen for row in rows)
+        saver = _Saver(path)
+
+        def before_batch() -> None:
+            if should_stop and should_stop():
+                raise Cancelled("cancelled while computing second moments")
+
+        def after_batch(count: int) -> None:
+            if progress:
+                progress("moments", min(count, total), total)
+
+        after_batch(start.count)
+        found = accumulate(self.base, chosen, start, before_batch, after_batch, saver.offer, pause)
+        if path:
+            path.unlink(missing_ok=True)
+        return found
+
+    def adopt(self, sums: MomentSums) -> None:
+        """Take complete sums over this corpus as the moments of their layers, and keep them.
+
+        Raises:
+            JeepError: they were taken over something else, or shards are missing.
+        """
+        if any(key != self.key(layer) for layer, key in sums.keys.items()):
+            raise JeepError("these sums are of another model, text, sample count or dtype")
+        if self.folder:
+            for layer, path in zip(sums.keys, keep(sums, self.folder), strict=True):
+                self._factors.add(layer, self._kept(layer, path))
             return
-        for layer, moment in self._compute(missing, progress, should_stop).items():
-            path = self.path(layer)
-            if path:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                partial = path.with_suffix(".partial")
-                save_file({"moment": moment.cpu()}, partial)
-                partial.replace(path)
-            self._add(layer, moment)
+        for layer, moment in sums.moments().items():
+            factor = MomentFactor(moment.to(self.base.device), f"layer {layer}")
+            self._factors.add(layer, factor)
 
     def path(self, layer: int) -> Path | None:
         """Where the moment of a layer is kept."""
-        return self.folder and self.folder / f"moment-{self.key(layer)[:32]}.safetensors"
+        if self.folder and self.imported:
+            return Imported(self.folder, self.imported).path(self.base, layer)
+        return self.folder and _moment_path(self.folder, self.key(layer))
 
     def key(self, layer: int) -> str:
         """Hash of everything the moment of a layer depends on."""
+        if self.folder and self.imported:
+            return Imported(self.folder, self.imported).key(self.base, layer)
         if not self._corpus_sha256:
             self._corpus_sha256 = texts_sha256(self.texts)
         base = self.base
         parts = (base.model_hash, layer, self._corpus_sha256, self.samples, str(base.dtype))
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
-    def _add(self, layer: int, moment: torch.Tensor) -> None:
-        self._factors[layer] = MomentFactor(moment.to(self.base.device), f"layer {layer}")
-
-    def _compute(
-        self,
-        layers: Sequence[int],
-        progress: Progress | None,
-        should_stop: Callable[[], bool] | None,
-    ) -> dict[int, torch.Tensor]:
-        base = self.base
-        view = ModelView(base)
-        backbone = lower_part(view, max(layers))
-        taken: dict[int, torch.Tensor] = {}
-
-        def taker(layer: int):  # type: ignore[no-untyped-def]
-            def hook(module: object, args: tuple[torch.Tensor, ...], output: object) -> None:
-                taken[layer] = args[0]
-
-            return base.family.mlp_out_of(view.model, layer).register_forward_hook(hook)
-
-        sums: dict[int, torch.Tensor] = {}
-        count = 0
-        with torch.no_grad(), hooked(*map(taker, layers)):
-            for ids, lengths in self._batches():
-                if should_stop and should_stop():
-                    raise Cancelled("cancelled while computing second moments")
-                backbone(input_ids=ids, use_cache=False)
-                real = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
-                for layer in layers:
-                    keys = taken[layer].view(*ids.shape, -1)[real].float()
-                    block = (keys.T @ keys).double()
-                    sums[layer] = sums[layer] + block if layer in sums else block
-                count += int(lengths.sum())
-                if progress:
-                    progress("moments", min(count, self.samples), self.samples)
-        if not count:
-            raise JeepError("the corpus for second moments is empty")
-        return {layer: (total / count).float() for layer, total in sums.items()}
-
-    def _batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Right-padded ids (r, t) and lengths (r,), texts of similar length together."""
+    def batches(self) -> list[Documents]:
+        """The front of the corpus, tokenized and packed."""
         limit, chosen, total = self.base.max_positions, [], 0
         for text in self.texts:
             if total >= self.samples:
@@ -136,16 +172,57 @@ class Moments:
             ids = self.base.tokenizer.encode(text).ids[:limit]
             chosen.append(ids)
             total += len(ids)
-        chosen.sort(key=len)
-        start = 0
-        while start < len(chosen):
-            rows: list[list[int]] = []
-            while start < len(chosen) and len(chosen[start]) * (len(rows) + 1) <= max(
-                BATCH_TOKENS, len(chosen[start])
-            ):
-                rows.append(chosen[start])
-                start += 1
-            width = len(rows[-1])
-            padded = torch.tensor([row + [0] * (width - len(row)) for row in rows])
-            lengths = torch.tensor([len(row) for row in rows])
-            yield padded.to(self.base.device), lengths.to(self.base.device)
+        return pack(chosen, BATCH_TOKENS)
+
+    def _kept(self, layer: int, path: Path) -> MomentFactor:
+        """The factor of a moment in a file; read when it is needed."""
+        device = self.base.device
+
+        def read() -> torch.Tensor:
+            moment: torch.Tensor = load_file(path)["moment"]
+            return moment.to(device)
+
+        precision = torch.float32 if device.type == "cuda" else torch.float64
+        factor_path = path.with_name(f"factor-{self.key(layer)[:32]}.safetensors")
+        return MomentFactor(read, f"layer {layer}", precision, factor_path)
+
+    def _unfinished(self, sums: MomentSums) -> Path | None:
+        """Where a pass keeps its sums so far; another way to sum is another file."""
+        way = (BATCH_TOKENS, *way_of_summing())
+        parts = (sorted(sums.keys.items()), sorted(sums.parts), sums.of, way)
+        name = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+        return self.folder and self.folder / f"unfinished-{name}.safetensors"
+
+
+class _Saver:
+    """Saves sums now and then."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._next = time.monotonic() + SAVE_EVERY_S
+
+    def offer(self, sums: MomentSums) -> None:
+        """Save ``sums`` if it is time."""
+        began = time.monotonic()
+        if self._path and began >= self._next:
+            sums.save(self._path)
+            ended = time.monotonic()
+            self._next = ended + max(SAVE_EVERY_S, (ended - began) / SAVING_SHARE)
+
+
+def keep(sums: MomentSums, folder: Path) -> list[Path]:
+    """Write the moments of complete sums into a folder, where ``Moments`` finds them.
+
+    Raises:
+        JeepError: shards are missing.
+    """
+    paths = []
+    for layer, moment in sums.moments().items():
+        path = _moment_path(folder, sums.keys[layer])
+        save_whole(path, {"moment": moment})
+        paths.append(path)
+    return paths
+
+
+def _moment_path(folder: Path, key: str) -> Path:
+    return folder / f"moment-{key[:32]}.safetensors"

@@ -1,48 +1,55 @@
-"""The closed-form update of one matrix (paper eq. 9 and 10), in float64.
+"""The closed-form update of one matrix (paper eq. 9 and 10).
 
 Δ = R Kᵀ (C + K Kᵀ)⁻¹ with C = λ·E[k kᵀ] (+ K_p K_pᵀ of earlier edits).
+
+Two forms give the same.  The small one solves with the kept factor of E[k kᵀ], which serves
+every λ, and an n×n system, n keys in all (Woodbury 1950); the dense one factors the d_ff×d_ff
+sum.  The one with fewer operations is taken.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
 from jeep_core.errors import NumericalError
+from jeep_core.factors import MomentFactor, cholesky, condition
 
-MAX_CONDITION = 1e14
+MAX_CORRECTIONS = 6
+ACCURATE = 1e-7
+"""Largest last correction against the solution at which float32 factors were enough …"""
+RESIDUAL = 1e-9
+"""… and largest ‖residual‖/‖key‖.  A small residual alone leaves errors of 1e-4."""
 
 
 @dataclass(frozen=True)
 class Solution:
-    """Δ = left · rightᵀ with left (d, m) and right (d_ff, m); ``condition`` is an estimate."""
+    """Δ = left · rightᵀ with left (d, m) and right (d_ff, m); ``condition`` is an estimate.
+
+    ``precision`` is what the system was factored in; factors in the result are float64.
+    """
 
     left: torch.Tensor
     right: torch.Tensor
     condition: float
+    precision: torch.dtype = torch.float64
 
 
-class MomentFactor:
-    """The Cholesky factor of one layer's second moment, made once and kept.
+def small_form_operations(d_ff: int, m: int, n: int, unsolved: int) -> float:
+    """Floating-point operations of the small form for ``m`` new keys of ``n`` in all.
 
-    ``moment`` (d_ff, d_ff) is E[k kᵀ] over tokens.
+    d²u (L⁻¹K for u keys not solved before) + 2dn² (Gram matrix) + n³/3 (its factor)
+    + 2n²m + 2dnm + d²m (back to d_ff).  The factor L counts nothing: it is made once.
     """
+    half = d_ff**2 * unsolved
+    return half + 2 * d_ff * n**2 + n**3 / 3 + 2 * n**2 * m + 2 * d_ff * n * m + d_ff**2 * m
 
-    def __init__(self, moment: torch.Tensor, name: str) -> None:
-        self.moment, self.name = moment.double(), name
-        self._lower: torch.Tensor | None = None
 
-    @property
-    def lower(self) -> torch.Tensor:
-        """L with L Lᵀ = E[k kᵀ].
-
-        Raises:
-            NumericalError: the moment is singular or not finite.
-        """
-        if self._lower is None:
-            self._lower = _cholesky(self.moment, self.name)
-        return self._lower
+def dense_form_operations(d_ff: int, m: int, n: int) -> float:
+    """Floating-point operations of the dense form: 2d²n (K Kᵀ) + d³/3 (factor) + 2d²m."""
+    return 2 * d_ff**2 * n + d_ff**3 / 3 + 2 * d_ff**2 * m
 
 
 def solve_update(
@@ -54,56 +61,135 @@ def solve_update(
 ) -> Solution:
     """The update that maps ``keys`` (m, d_ff) closer by ``residuals`` (m, d).
 
-    ``previous_keys`` (p, d_ff) are kept as they are.  The (m+p)×(m+p) form is taken where it
-    costs less than factoring the d_ff×d_ff sum.
+    ``previous_keys`` (p, d_ff) are kept as they are: further columns of K.
+
+    A solution with float32 factors is corrected with float64 residuals until correction and
+    residual are small; if they do not become small, the system is solved in float64.
 
     Raises:
         NumericalError: a singular or badly conditioned system; names the layer.
     """
-    columns = keys.double().T
+    rows = keys.double()
     if previous_keys is not None and len(previous_keys):
-        columns = torch.cat([columns, previous_keys.double().to(columns.device).T], dim=1)
-    d_ff, n = columns.shape
-    m = len(keys)
-    if n < d_ff // 2:
-        lower = factor.lower
-        half = torch.linalg.solve_triangular(lower, columns, upper=False) / moment_weight**0.5
-        small = torch.eye(n, dtype=columns.dtype, device=columns.device) + half.T @ half
-        small_lower = _cholesky(small, factor.name)
-        condition = max(_condition(lower), _condition(small_lower))
-        weighted = torch.cholesky_solve(_unit_columns(n, m, columns), small_lower)
-        back = torch.linalg.solve_triangular(lower.T, half @ weighted, upper=True)
-        right = back / moment_weight**0.5
-    else:
-        full = moment_weight * factor.moment + columns @ columns.T
-        full_lower = _cholesky(full, factor.name)
-        condition = _condition(full_lower)
-        right = torch.cholesky_solve(columns[:, :m], full_lower)
+        rows = torch.cat([rows, previous_keys.double().to(rows.device)])
     left = residuals.double().T
-    if not bool(torch.isfinite(right).all() and torch.isfinite(left).all()):
+    if not bool(torch.isfinite(rows).all() and torch.isfinite(left).all()):
+        raise NumericalError(f"{factor.name}: a key or a residual is not finite")
+    (n, d_ff), m = rows.shape, len(keys)
+    small = small_form_operations(d_ff, m, n, factor.unsolved(rows))
+    form = _Small if small < dense_form_operations(d_ff, m, n) else _Dense
+    if factor.precision is not torch.float64:
+        found = _corrected(form, rows, m, factor, moment_weight)
+        if found is not None:
+            return Solution(left, *found, factor.precision)
+        factor.distrust()
+    system = form(rows, factor, moment_weight, torch.float64)
+    right = system.first(m)
+    if not bool(torch.isfinite(right).all()):
         raise NumericalError(f"{factor.name}: the update is not finite")
-    return Solution(left, right, condition)
+    return Solution(left, right, system.condition)
 
 
-def _unit_columns(n: int, m: int, like: torch.Tensor) -> torch.Tensor:
-    return torch.eye(n, m, dtype=like.dtype, device=like.device)
+class _System(Protocol):
+    """C + K Kᵀ, factored."""
+
+    condition: float
+
+    def first(self, m: int) -> torch.Tensor:
+        """(C + K Kᵀ)⁻¹ times the first ``m`` columns of K: (d_ff, m)."""
+        ...
+
+    def solve(self, right: torch.Tensor) -> torch.Tensor:
+        """(C + K Kᵀ)⁻¹ · ``right`` (d_ff, m)."""
+        ...
 
 
-def _cholesky(matrix: torch.Tensor, name: str) -> torch.Tensor:
-    lower, info = torch.linalg.cholesky_ex(matrix)
-    if int(info) != 0 or not bool(torch.isfinite(lower).all()):
-        raise NumericalError(
-            f"{name}: the second moment is singular; take it over more text or another corpus"
-        )
-    if _condition(lower) > MAX_CONDITION:
-        raise NumericalError(
-            f"{name}: condition above {MAX_CONDITION:.0e}; take the second moment over more text"
-        )
-    factor: torch.Tensor = lower
-    return factor
+class _Small:
+    """With C = λ L Lᵀ and H = L⁻¹ K: (C + K Kᵀ)⁻¹ K = L⁻ᵀ H (λ I + Hᵀ H)⁻¹."""
+
+    def __init__(
+        self, rows: torch.Tensor, factor: MomentFactor, weight: float, dtype: torch.dtype
+    ) -> None:
+        self._weight = weight
+        self._lower = factor.lower_in(dtype)
+        self._half = factor.half_solved(rows, dtype)
+        small = self._half.T @ self._half
+        small /= weight
+        small.diagonal().add_(1)
+        self._small = cholesky(small, factor.name)
+        self.condition = max(condition(self._lower), condition(self._small))
+
+    def first(self, m: int) -> torch.Tensor:
+        n = self._half.shape[1]
+        unit = torch.eye(n, m, dtype=self._half.dtype, device=self._half.device)
+        return _up(self._lower, self._half @ _both(self._small, unit)) / self._weight
+
+    def solve(self, right: torch.Tensor) -> torch.Tensor:
+        inner = torch.linalg.solve_triangular(self._lower, right, upper=False)
+        weights = _both(self._small, self._half.T @ inner) / self._weight
+        return _up(self._lower, inner - self._half @ weights) / self._weight
 
 
-def _condition(lower: torch.Tensor) -> float:
-    """A lower bound of the condition number, from the diagonal of a Cholesky factor."""
-    diagonal = lower.diagonal()
-    return float((diagonal.max() / diagonal.min()) ** 2)
+class _Dense:
+    """C + K Kᵀ itself."""
+
+    def __init__(
+        self, rows: torch.Tensor, factor: MomentFactor, weight: float, dtype: torch.dtype
+    ) -> None:
+        self._columns = rows.to(dtype).T
+        full = self._columns @ self._columns.T
+        full.add_(factor.stored, alpha=weight)
+        self._lower = cholesky(full, factor.name)
+        self.condition = condition(self._lower)
+
+    def first(self, m: int) -> torch.Tensor:
+        return self.solve(self._columns[:, :m])
+
+    def solve(self, right: torch.Tensor) -> torch.Tensor:
+        return _both(self._lower, right)
+
+
+def _corrected(
+    form: type[_Small] | type[_Dense],
+    rows: torch.Tensor,
+    m: int,
+    factor: MomentFactor,
+    weight: float,
+) -> tuple[torch.Tensor, float] | None:
+    """(C + K Kᵀ)⁻¹ K's first ``m`` columns and the condition; None where float32 fails.
+
+    Iterative refinement: factors in float32, residuals and sums in float64.
+    """
+    try:
+        system: _System = form(rows, factor, weight, factor.precision)
+    except NumericalError:
+        return None
+    wanted = rows[:m].T
+    found = system.first(m).double()
+    size = torch.inf
+    for _ in range(MAX_CORRECTIONS + 1):
+        gap = wanted - weight * factor.times(found) - rows.T @ (rows @ found)
+        if size <= ACCURATE:
+            return (found, system.condition) if _largest(gap, wanted) <= RESIDUAL else None
+        step = system.solve(gap.to(factor.precision)).double()
+        found += step
+        before, size = size, _largest(step, found)
+        if not size < before / 2:
+            return None
+    return None
+
+
+def _largest(part: torch.Tensor, whole: torch.Tensor) -> float:
+    """The largest ratio of two columns' norms."""
+    return float((part.norm(dim=0) / whole.norm(dim=0).clamp_min(1e-300)).max())
+
+
+def _up(lower: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """L⁻ᵀ · ``right``."""
+    solved: torch.Tensor = torch.linalg.solve_triangular(lower.T, right, upper=True)
+    return solved
+
+
+def _both(lower: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """(L Lᵀ)⁻¹ · ``right``; ``cholesky_solve`` would copy L first."""
+    return _up(lower, torch.linalg.solve_triangular(lower, right, upper=False))

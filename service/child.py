@@ -12,17 +12,26 @@ import os
 import runpy
 import signal
 import sys
+from collections.abc import Callable
 
 PR_SET_PDEATHSIG = 1
 
 
-def die_with(parent: int) -> None:
-    """Have this process killed when ``parent`` (a process id) dies; exit if it already has.
+def death_signal(number: int) -> Callable[[], None]:
+    """What a child calls to be sent ``number`` when its parent dies; nothing but on Linux.
 
-    The kernel watches the *thread* that started this process, so that one must live on.
+    The kernel watches the *thread* that started the child, so that one must live on.  All is
+    loaded here: the function itself may run between fork and exec.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if sys.platform != "linux":
+        return lambda: None
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    return lambda: prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
+
+
+def die_with(parent: int) -> None:
+    """Have this process killed when ``parent`` (a process id) dies; exit if it already has."""
+    death_signal(signal.SIGKILL)()
     if os.getppid() != parent:
         sys.exit(f"the parent process {parent} is gone")
 

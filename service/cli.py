@@ -21,7 +21,7 @@ from service import cli_tables as tables
 from service.client import ApiError, Client
 from service.jobs import JobStatus
 from service.jobs import Progress as JobProgress
-from service.settings import Settings, SettingsError, load_settings
+from service.settings import WORKER_ENVIRONMENT, Settings, SettingsError, load_settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 out = Console(highlight=False)
@@ -112,7 +112,38 @@ def worker_command(settings: Settings) -> None:
         _complain("JEEP_REDIS_URL is not set: the worker alone needs a queue")
         raise typer.Exit(EXIT_USAGE)
     os.environ.update(settings.environment())
-    os.execv(sys.executable, [sys.executable, "-m", "service.worker"])
+    environment = {**WORKER_ENVIRONMENT, **os.environ}
+    os.execve(sys.executable, [sys.executable, "-m", "service.worker"], environment)
+
+
+PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+@app.command("moments", context_settings=PASSED_ON, add_help_option=False)
+def moments_command(context: typer.Context) -> None:
+    """Compute, merge or import second moments of the configured model."""
+    _require_worker_parts()
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        _complain(str(error))
+        raise typer.Exit(EXIT_USAGE) from None
+    given = [*context.args]
+    if given and given[0] in ("compute", "merge", "import"):
+        given[1:1] = _moment_flags(given[0], settings)
+    os.execv(sys.executable, [sys.executable, "-m", "jeep_core.moments_command", *given])
+
+
+def _moment_flags(command: str, settings: Settings) -> list[str]:
+    """The settings as flags; those given in the command line come later and win."""
+    flags: dict[str, object] = {"--folder": settings.store / "base" / "moments"}
+    if command != "merge":
+        flags |= {"--model": settings.model, "--device": settings.device}
+        flags |= {"--dtype": settings.dtype}
+    if command == "compute":
+        flags |= {"--corpus": settings.corpus, "--samples": settings.moment_samples}
+    given = {flag: value for flag, value in flags.items() if value is not None}
+    return [str(part) for pair in given.items() for part in pair]
 
 
 @app.command("demo")

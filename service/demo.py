@@ -5,6 +5,7 @@ Facts go in, answers change, everything is taken back.  Exit code 0 means that i
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,7 @@ from service.client import Client
 from service.jobs import JobStatus
 from service.jobs import Progress as JobProgress
 from service.schemas import JobOut
-from service.settings import Settings
+from service.settings import PREFIX, Settings
 
 EDIT = "{} is a city in the country of"
 PARAPHRASE = "In which country does {} lie?"
@@ -170,7 +171,9 @@ def running_service(model: str, console: Console) -> Iterator[str]:
         command = [sys.executable, "-m", "service.cli", "serve"]
         command += ["--model", model, "--port", "0", "--store", str(Path(folder) / "store")]
         with log.open("w") as output:
-            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(
+                command, stdout=output, stderr=subprocess.STDOUT, env=_environment()
+            )
         try:
             url = _wait_for_url(process, log)
             console.print(f"[dim]{escape(' '.join(command[2:]))}[/]\n[dim]serving at {url}[/]")
@@ -181,6 +184,11 @@ def running_service(model: str, console: Console) -> Iterator[str]:
         finally:
             process.terminate()
             process.wait(30)
+
+
+def _environment() -> dict[str, str]:
+    """This process's, without the address of a queue: the demo has one of its own."""
+    return {name: value for name, value in os.environ.items() if name != f"{PREFIX}REDIS_URL"}
 
 
 def _wait_for_url(process: subprocess.Popen[bytes], log: Path) -> str:

@@ -6,7 +6,6 @@ as the first one lives, whoever of owner and server dies first.
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import importlib.util
 import json
@@ -16,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,12 +28,15 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError
 from redis.retry import Retry
 
+from service.child import death_signal
+
 _START_S = 30.0
 _STOP_S = 15.0
 _POLL_S = 0.05
+_WATCH_S = 0.2
+_LONGEST_DELAY_S = 30.0
 _PATH_LIMIT = 100
 """Longest socket path in bytes; the system's limit is 104 or 108."""
-_PR_SET_PDEATHSIG = 1
 
 
 class EmbeddedError(Exception):
@@ -101,6 +104,20 @@ class EmbeddedValkey:
         except BaseException:
             self.stop()
             raise
+
+    def revive(self) -> None:
+        """Start the server again that has died, on the same directory and socket.
+
+        Raises :class:`EmbeddedError` if it cannot be started; it may be tried again.
+        """
+        if self._lock is None or self._socket is None:
+            raise EmbeddedError("the embedded server was not started")
+        if self._process is not None:
+            self._process.wait()
+        self._socket.unlink(missing_ok=True)
+        self._process = self._spawn(_find_binary(), self._lock.fileno())
+        _record(self._lock, owner=os.getpid(), server=self._process.pid, socket=self._socket)
+        self._wait_until_up()
 
     def stop(self) -> None:
         """Stop the server (SIGTERM, after 15 s SIGKILL) and free the directory."""
@@ -171,6 +188,63 @@ class EmbeddedValkey:
         log = self.folder / "valkey.log"
         text = log.read_text(errors="replace") if log.exists() else ""
         return " | ".join(text.splitlines()[-3:]) or "it wrote no log"
+
+
+class KeptValkey:
+    """An embedded server that is started again whenever it dies; ``url`` stays the same.
+
+    One thread starts, watches and stops it, so that thread is the one the server ends with.
+    """
+
+    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+        self._server, self._say = EmbeddedValkey(folder), say
+        self._up, self._stopping = threading.Event(), threading.Event()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._keep, name="queue-keeper")
+
+    @property
+    def url(self) -> str:
+        """``unix://…`` of the server."""
+        return self._server.url
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the server, None when it does not run."""
+        return self._server.pid
+
+    def start(self) -> None:
+        """Start the server and watch over it; raises as :meth:`EmbeddedValkey.start`."""
+        self._thread.start()
+        self._up.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self) -> None:
+        """Stop the server; harmless when it does not run."""
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _keep(self) -> None:
+        try:
+            self._server.start()
+        except BaseException as error:
+            self._failure = error
+            return
+        finally:
+            self._up.set()
+        delay = _WATCH_S
+        while not self._stopping.wait(delay):
+            if self._server.pid is not None:
+                delay = _WATCH_S
+                continue
+            self._say("the queue server died, starting it again")
+            try:
+                self._server.revive()
+            except (EmbeddedError, OSError) as error:
+                delay = min(max(2 * delay, 1.0), _LONGEST_DELAY_S)
+                self._say(f"{error}; trying again in {delay:g} s")
+        self._server.stop()
 
 
 def _find_binary() -> Path:
@@ -252,14 +326,12 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _die_with(parent: int) -> Callable[[], None] | None:
-    """For the child, before it becomes the server: ask Linux to end it with its parent."""
-    if platform.system() != "Linux":
-        return None
-    libc = ctypes.CDLL(None)
+def _die_with(parent: int) -> Callable[[], None]:
+    """For the child, before it becomes the server: ask to be ended with its parent."""
+    arm = death_signal(signal.SIGTERM)
 
     def before_exec() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        arm()
         if os.getppid() != parent:
             os._exit(1)
 

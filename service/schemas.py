@@ -62,8 +62,18 @@ class FactRecord(BaseModel):
     neighborhood_prompts: list[str] = Field(default_factory=list)
 
 
+class Duplicate(BaseModel):
+    """Fact ``index`` of a request says the same as fact ``kept``, which is edited once."""
+
+    index: int
+    kept: int
+
+
 class EditPayload(BaseModel):
-    """Payload of an edit job.  ``hparams`` is complete: preset and overrides are merged."""
+    """Payload of an edit job.  ``hparams`` is complete: preset and overrides are merged.
+
+    ``facts[i]`` came as fact ``indices[i]`` of the request; empty: as fact i.
+    """
 
     edit_id: str
     facts: list[FactRecord]
@@ -72,6 +82,13 @@ class EditPayload(BaseModel):
     hparams: dict[str, Any]
     snapshot_name: str | None = None
     parent: str | None = None
+    indices: list[int] = Field(default_factory=list)
+    duplicates: list[Duplicate] = Field(default_factory=list)
+
+    @property
+    def sent_as(self) -> list[int]:
+        """For every fact its index in the request."""
+        return self.indices or list(range(len(self.facts)))
 
 
 class FactPlan(BaseModel):
@@ -94,9 +111,7 @@ class EditPlan(BaseModel):
     preset: str | None
     hparams: dict[str, Any]
     facts: list[FactPlan]
-    duplicates: list[dict[str, int]] = Field(
-        default_factory=list, description="{index, kept}: a fact said twice is edited once."
-    )
+    duplicates: list[Duplicate] = Field(default_factory=list)
 
 
 class Answer(BaseModel):
@@ -105,10 +120,16 @@ class Answer(BaseModel):
     p_new: float
     p_true: float | None = None
     text: str
+    writes_new: bool = Field(
+        False, description="Greedy decoding writes target_new, all of it and as whole words."
+    )
 
 
 class FactOutcome(BaseModel):
-    """One fact before and after the edit; ``success``: the model writes ``target_new``."""
+    """One fact before and after the edit; ``success``: the model writes ``target_new``.
+
+    ``index`` is the fact's place in the request.
+    """
 
     index: int
     subject: str
@@ -152,6 +173,8 @@ class EditResult(BaseModel):
     greedy_success: float
     layers: list[LayerReport]
     seconds: dict[str, float]
+    duplicates: list[Duplicate] = Field(default_factory=list)
+    warnings: list[str] = Field(default_factory=list)
     peak_memory_mb: float | None = None
 
 
@@ -327,8 +350,13 @@ class TokenProbability(BaseModel):
 
 
 class GeneratedToken(TokenProbability):
-    """A generated token; ``top`` are the most probable ones at that step."""
+    """A generated token; ``top`` are the most probable ones at that step.
 
+    A stream is shown by writing one ``delta`` after the other: ``text`` is the token alone,
+    which may be a part of a character or of a stop string.
+    """
+
+    delta: str = Field("", description="Text that became certain with this token.")
     top: list[TokenProbability] = Field(default_factory=list)
 
 
@@ -383,7 +411,8 @@ class WorkerInfo(BaseModel):
     """What the worker publishes in the store (``model/info.json``) for the api to validate with.
 
     ``relations`` maps names to templates; ``presets`` maps editor → preset names, the first
-    being the default; ``preset_values`` maps ``editor/preset`` → hyper-parameters.
+    being the default; ``preset_values`` maps ``editor/preset`` → hyper-parameters.  ``corpus``:
+    there is a text that second moments can be taken from, so the model can be edited.
     """
 
     model: str
@@ -398,6 +427,7 @@ class WorkerInfo(BaseModel):
     relations: dict[str, str] = Field(default_factory=dict)
     presets: dict[str, list[str]] = Field(default_factory=dict)
     preset_values: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    corpus: bool = True
     started_at: datetime
 
 

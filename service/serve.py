@@ -18,15 +18,12 @@ import httpx
 import uvicorn
 
 from service.api import create_app
-from service.embedded import EmbeddedBusyError, EmbeddedError, EmbeddedValkey
-from service.settings import Settings
+from service.embedded import EmbeddedBusyError, EmbeddedError, KeptValkey
+from service.settings import EXIT_CONFIG, WORKER_ENVIRONMENT, Settings
 from service.store import Store, StoreError
 
 EXIT_TAKEN = 3
 """Exit code when the port or the store is in use."""
-
-EXIT_CONFIG = 78
-"""A worker that ends with this code (EX_CONFIG) cannot work as configured: no restart."""
 
 STEADY_SECONDS = 60.0
 FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
@@ -88,7 +85,7 @@ def _serve(settings: Settings, say: Say, stack: ExitStack, signals: _Signals) ->
     url = url_of(settings.host, sock)
     say(f"model {settings.model}, store {settings.store}")
     if settings.redis_url is None:
-        settings = settings.model_copy(update={"redis_url": _embedded(store, stack)})
+        settings = settings.model_copy(update={"redis_url": _embedded(store, say, stack)})
     server = _server(settings, access_log=settings.log_level == "debug")
     worker = WorkerProcess(settings, say, ready_url=f"{url}/readyz", on_fatal=lambda: _stop(server))
     stack.callback(worker.stop)
@@ -116,7 +113,7 @@ class WorkerProcess:
     ) -> None:
         self.fatal = 0
         self._say, self._ready_url, self._on_fatal = say, ready_url, on_fatal
-        self._environment = {**os.environ, **settings.environment()}
+        self._environment = {**WORKER_ENVIRONMENT, **os.environ, **settings.environment()}
         self._module = module
         self._stopping = threading.Event()
         self._lock = threading.Lock()
@@ -155,7 +152,7 @@ class WorkerProcess:
                 return
             if time.monotonic() - began > STEADY_SECONDS:
                 delay = FIRST_DELAY
-            self._say(f"the worker died ({_ending(code)}), starting it again in {delay:g} s")
+            self._say(f"the worker {_ending(code)}, starting it again in {delay:g} s")
             self._stopping.wait(delay)
             delay = min(2 * delay, LONGEST_DELAY)
 
@@ -257,9 +254,9 @@ def _open_store(settings: Settings) -> Store:
         raise ServeError(f"JEEP_STORE: {error}", 2) from None
 
 
-def _embedded(store: Store, stack: ExitStack) -> str:
-    """Start the embedded queue server; its URL."""
-    server = EmbeddedValkey(store.valkey_folder())
+def _embedded(store: Store, say: Say, stack: ExitStack) -> str:
+    """Start the embedded queue server and keep it running; its URL."""
+    server = KeptValkey(store.valkey_folder(), say)
     stack.callback(server.stop)
     try:
         server.start()
@@ -285,6 +282,6 @@ def _server(settings: Settings, access_log: bool) -> uvicorn.Server:
 
 
 def _ending(code: int) -> str:
-    if code >= 0:
-        return f"exit code {code}"
-    return signal.Signals(-code).name
+    if code == 0:
+        return "has ended"
+    return f"died ({f'exit code {code}' if code > 0 else signal.Signals(-code).name})"

@@ -9,6 +9,12 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "JEEP_"
+EXIT_CONFIG = 78
+"""Exit code (EX_CONFIG) of a worker that cannot work as configured: it is not started again."""
+WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""For a worker's process, where not set: OpenMP reads it before any setting is read, and threads
+that spin while they have nothing to do would take the cores from the other lane.
+"""
 _SCHEMES = ("redis://", "rediss://", "unix://")
 
 
@@ -40,6 +46,12 @@ class Settings(BaseSettings):
     moment_samples: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="Tokens for second moments; default: 20 per key dimension."
     )
+    moments: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] | None = Field(
+        default=None, description="Imported second moments to use instead of a corpus."
+    )
+    factor_memory_mb: Annotated[int, Field(ge=1)] = Field(
+        default=8192, description="Memory for second moments and their factors."
+    )
     edit_memory_mb: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="Bound on what value optimisation holds; default: none."
     )
@@ -53,7 +65,15 @@ class Settings(BaseSettings):
     lease_renew_s: Annotated[float, Field(gt=0)] = 5.0
     job_tries: Annotated[int, Field(ge=1)] = 3
     idempotency_hours: Annotated[float, Field(gt=0)] = 24.0
-    threads: Annotated[int, Field(ge=1)] | None = None
+    threads: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Threads of an edit's matrix products; default: all cores."
+    )
+    decode_threads: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Threads of decoding; default: 1 for small models."
+    )
+    edit_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.5, description="Share of the time that an edit keeps while others generate."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @field_validator("redis_url")

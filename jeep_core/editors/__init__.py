@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jeep_core.errors import FieldProblem, InvalidHParams
-from jeep_core.hparams import EditorHParams, JeepHParams, MemitHParams
+from jeep_core.hparams import (
+    EditorHParams,
+    JeepHParams,
+    MemitHParams,
+    merge,
+    validate_hparams,
+)
 
 if TYPE_CHECKING:
     from jeep_core.editors.base import Editor
@@ -31,6 +38,38 @@ def hparams_class(name: str) -> type[EditorHParams]:
             [FieldProblem("/editor", "unknown_editor", f"no editor {name!r}; {hint}")]
         )
     return EDITORS[name][1]
+
+
+def preset_hparams(
+    editor: str,
+    presets: Mapping[str, Mapping[str, Any]],
+    preset: str | None,
+    changes: Mapping[str, Any],
+    n_layers: int,
+) -> tuple[str | None, EditorHParams]:
+    """The preset that is meant and complete hyper-parameters: its own with ``changes`` over them.
+
+    Args:
+        editor: name of the editor.
+        presets: the editor's presets for this model by name, the default first.
+        preset: one of them, or None: the default; without any, ``changes`` must be complete.
+        changes: laid over the preset field by field.
+        n_layers: number of the model's layers.
+
+    Raises:
+        InvalidHParams: unknown editor or preset, values out of range, layers that do not exist.
+    """
+    cls = hparams_class(editor)
+    if preset is not None and preset not in presets:
+        known = ", ".join(presets) or "none"
+        message = f"no preset {preset!r} of {editor} for this model; known: {known}"
+        raise InvalidHParams([FieldProblem("/preset", "unknown_preset", message)])
+    chosen = preset or next(iter(presets), None)
+    if chosen is None and not changes:
+        message = f"{editor} has no preset for this model: give all hyper-parameters"
+        raise InvalidHParams([FieldProblem("/hparams", "no_preset", message)])
+    base = presets[chosen] if chosen else {}
+    return chosen, validate_hparams(cls, merge(base, changes), n_layers)
 
 
 def create(name: str) -> Editor:

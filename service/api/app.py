@@ -10,12 +10,12 @@ from importlib.metadata import PackageNotFoundError, version
 from fastapi import FastAPI
 
 from service.api import edits, generate, health, jobs, problems, rollback, snapshots
-from service.api.middleware import BodyLimit, RequestIds
+from service.api.middleware import BodyLimit, RequestIds, Unexpected
 from service.api.model import ModelCache
 from service.api.openapi import DESCRIPTION, Api
 from service.api.reconcile import Reconciler
 from service.api.state import ApiState
-from service.queue import AsyncQueue, connect_async
+from service.queue import AsyncQueue, Keys, connect_async
 from service.settings import Settings, SettingsError
 from service.store import Store
 
@@ -31,7 +31,7 @@ def create_app(settings: Settings) -> FastAPI:
     if settings.redis_url is None:
         raise SettingsError("JEEP_REDIS_URL: the api needs the address of a queue")
     store = Store.open(settings.store, idempotency_hours=settings.idempotency_hours)
-    queue = AsyncQueue(connect_async(settings.redis_url))
+    queue = AsyncQueue(connect_async(settings.redis_url), Keys(store.id))
     state = ApiState(settings, store, queue, ModelCache(store), Reconciler(store, queue))
 
     @asynccontextmanager
@@ -58,6 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(module.router)
     problems.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(Unexpected)
     app.add_middleware(RequestIds)
     return app
 

@@ -17,14 +17,9 @@ from service.queue import RequestTimeout, WorkerGone
 from service.schemas import WorkerReply, WorkerRequest
 
 STATUS_OF = {
-    "version_conflict": 409,
-    "head_moved": 409,
     "stale_fence": 409,
     "unknown_version": 404,
-    "invalid_request": 422,
-    "too_long": 422,
     "out_of_memory": 503,
-    "not_ready": 503,
     "stopping": 503,
 }
 """HTTP status of a worker's error code; any other code is a 500."""

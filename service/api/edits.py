@@ -14,7 +14,7 @@ from service.api.bodies import is_json_lines, json_request_body, read_json
 from service.api.follow import current, wait_for_end
 from service.api.jobs import job_out
 from service.api.paging import AFTER, Limit, Page, take
-from service.api.problems import documented, invalid, not_found, parameter_error
+from service.api.problems import ApiProblem, documented, invalid, not_found, parameter_error
 from service.api.state import ApiState, State
 from service.api.submission import (
     Submission,
@@ -114,6 +114,9 @@ async def submit_edit(
     if dry_run:
         plan = await run_in_threadpool(plan_of, edit, model)
         return _json(plan, 200, {})
+    if not model.info.corpus:
+        detail = "the worker has no text for second moments: start it with --corpus (JEEP_CORPUS)"
+        raise ApiProblem(409, "no_corpus", detail)
     job, fresh = await run_in_threadpool(record, state, submission.request, edit, idempotency_key)
     if fresh:
         await state.reconciler.submit(job)

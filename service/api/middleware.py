@@ -1,4 +1,4 @@
-"""What happens around every request: an id for it, and a limit on its body."""
+"""What happens around every request: an id, a limit on its body, unforeseen errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.problems import ApiProblem, problem_response
+from service.api.problems import ApiProblem, problem_response, unexpected
 from service.jobs import new_id
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -38,6 +38,33 @@ class RequestIds:
             await send(message)
 
         await self.app(scope, receive, with_id)
+
+
+class Unexpected:
+    """Answers unforeseen errors with a problem.
+
+    Starlette's own place for this raises the error again when it has answered, upon which the
+    server closes a connection that the client believes to be usable.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI connection."""
+        begun = False
+
+        async def noticing(message: Message) -> None:
+            nonlocal begun
+            begun = begun or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noticing)
+        except Exception as error:
+            if scope["type"] != "http" or begun:  # cut off: no client takes it for whole
+                raise
+            await unexpected(Request(scope), error)(scope, receive, send)
 
 
 class BodyLimit:

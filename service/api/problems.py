@@ -80,7 +80,8 @@ def invalid(errors: Iterable[Mapping[str, str]], code: str = "invalid_request") 
     first = listed[0]
     more = f" (and {len(listed) - 1} more)" if len(listed) > 1 else ""
     where = first.get("pointer") or first.get("parameter", "")
-    return ApiProblem(422, code, f"{where}: {first['message']}{more}", listed)
+    said = f"{where}: {first['message']}" if where else first["message"]
+    return ApiProblem(422, code, f"{said}{more}", listed)
 
 
 def not_found(what: str, name: str) -> ApiProblem:
@@ -140,12 +141,11 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def install(app: FastAPI) -> None:
-    """Make ``app`` answer every error with a problem."""
+    """Make ``app`` answer every error it knows with a problem; the others are `unexpected`."""
     app.add_exception_handler(ApiProblem, _on_problem)
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(StoreError, _on_store)
-    app.add_exception_handler(Exception, _on_exception)
 
 
 def _escape(part: object) -> str:
@@ -184,7 +184,8 @@ async def _on_store(request: Request, error: Exception) -> Response:
     return problem_response(request, ApiProblem(status, code, str(error)))
 
 
-async def _on_exception(request: Request, error: Exception) -> Response:
+def unexpected(request: Request, error: Exception) -> Response:
+    """The answer to a request that failed in a way nobody has foreseen."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         problem = ApiProblem(507, "disk_full", "the store's disk is full")
     else:

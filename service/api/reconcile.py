@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
-from functools import partial
 
 from fastapi.concurrency import run_in_threadpool
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from service.jobs import Job, JobStatus, now
+from service.jobs import TERMINAL, Job, JobStatus, now
 from service.queue import AsyncQueue
 from service.store import Store
 
@@ -91,5 +90,11 @@ class Reconciler:
     async def _cancel(self, job: Job) -> None:
         await self._queue.submit(job)  # unknown to this Redis: cancelled like any queued job
         if await self._queue.request_cancel(job.id) is JobStatus.CANCELLED:
+            await run_in_threadpool(self._save_cancelled, job.id)
+
+    def _save_cancelled(self, job_id: str) -> None:
+        """Save the end of a job that never began; what the worker has saved stays."""
+        job = self._store.job(job_id)
+        if job.status not in TERMINAL:
             ended = job.model_copy(update={"status": JobStatus.CANCELLED, "finished_at": now()})
-            await run_in_threadpool(partial(self._store.save_job, ended))
+            self._store.save_job(ended)

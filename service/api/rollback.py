@@ -43,23 +43,25 @@ async def roll_back(
     body = await read_model(request, RollbackRequest, optional=True)
     target = await run_in_threadpool(state.store.resolve, id)
     await state.require_worker()
-    cancelled = await _cancel_queued(state) if queued == "cancel" else []
+    waiting = await _queued(state) if queued == "cancel" else []
     details = {"why": body.why, "ref": id}
     try:
         answer = await result(state, request, worker_request(state, "rollback", [target], details))
     except ClientGone:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
+    cancelled = await _cancel(state, waiting)  # not before it is sure that head has moved
     moved = RollbackResult.model_validate({**answer, "cancelled_jobs": cancelled})
     headers = {"X-Model-Version": moved.version}
     return Response(moved.model_dump_json(), headers=headers, media_type="application/json")
 
 
-async def _cancel_queued(state: ApiState) -> list[str]:
-    """Cancel what has not begun; the ids that this has ended."""
-    cancelled = []
-    for job in await run_in_threadpool(state.store.unfinished_jobs):
-        if (await current(state, job)).status is JobStatus.QUEUED:
-            ended = await cancel(state, job.id)
-            if ended.status is JobStatus.CANCELLED:
-                cancelled.append(job.id)
-    return cancelled
+async def _queued(state: ApiState) -> list[str]:
+    """The ids of the jobs that have not begun."""
+    unfinished = await run_in_threadpool(state.store.unfinished_jobs)
+    return [job.id for job in unfinished if (await current(state, job)).status is JobStatus.QUEUED]
+
+
+async def _cancel(state: ApiState, job_ids: list[str]) -> list[str]:
+    """Cancel jobs, those too that have begun meanwhile; the ids of all but the ended ones."""
+    ending = (JobStatus.CANCELLED, JobStatus.CANCELLING)
+    return [job_id for job_id in job_ids if (await cancel(state, job_id)).status in ending]

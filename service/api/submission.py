@@ -121,6 +121,8 @@ def record(
         hparams=edit.hparams,
         snapshot_name=request.snapshot_name,
         parent=parent,
+        indices=edit.indices,
+        duplicates=edit.repeated,
     )
     job = Job(id=job_id, kind=JobKind.EDIT, payload=payload.model_dump(), created_at=now())
     try:

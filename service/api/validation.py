@@ -6,14 +6,13 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jeep_core.editors import hparams_class
+from jeep_core.editors import preset_hparams
 from jeep_core.errors import FieldProblem, InvalidFacts, InvalidHParams
 from jeep_core.facts import Fact, deduplicate, parse_facts
-from jeep_core.hparams import merge, validate_hparams
 from jeep_core.positions import PromptTokens, check_facts
 from service.api.model import PublishedModel
 from service.api.problems import ApiProblem, from_fields, invalid
-from service.schemas import EditPlan, EditRequest, FactPlan, FactRecord, WorkerInfo
+from service.schemas import Duplicate, EditPlan, EditRequest, FactPlan, FactRecord
 
 RESERVED_NAMES = re.compile(r"head|base|v[0-9]+", re.IGNORECASE)
 
@@ -45,6 +44,11 @@ class ValidEdit:
             for fact in self.facts
         ]
 
+    @property
+    def repeated(self) -> list[Duplicate]:
+        """The facts of the request that say what an earlier one said."""
+        return [Duplicate(index=i, kept=kept) for i, kept in self.duplicates.items()]
+
 
 def check_count(n_facts: int, limit: int) -> None:
     """Refuse more facts than the service takes at once.
@@ -75,7 +79,12 @@ def validate_edit(request: EditRequest, model: PublishedModel) -> ValidEdit:
     preset: str | None = None
     hparams: dict[str, Any] = {}
     try:
-        preset, hparams = resolve_hparams(request, model.info)
+        names = model.info.presets.get(request.editor, [])
+        known = {name: model.info.preset_values[f"{request.editor}/{name}"] for name in names}
+        preset, checked = preset_hparams(
+            request.editor, known, request.preset, request.hparams, model.info.n_layers
+        )
+        hparams = checked.model_dump(mode="json")
     except InvalidHParams as error:
         problems += error.problems
     facts, rows = _facts(request, model, problems)
@@ -89,27 +98,6 @@ def validate_edit(request: EditRequest, model: PublishedModel) -> ValidEdit:
         raise invalid(from_fields(sorted(problems, key=_position)), _code(problems))
     kept, kept_rows = [facts[i] for i in indices], [rows[i] for i in indices]
     return ValidEdit(request.editor, preset, hparams, kept, indices, duplicates, kept_rows)
-
-
-def resolve_hparams(request: EditRequest, info: WorkerInfo) -> tuple[str | None, dict[str, Any]]:
-    """Preset and complete hyper-parameters: the preset's with the request's laid over them.
-
-    Raises:
-        InvalidHParams: unknown editor or preset, values out of range, layers that do not exist.
-    """
-    cls = hparams_class(request.editor)
-    presets = info.presets.get(request.editor, [])
-    preset = request.preset or (presets[0] if presets else None)
-    if request.preset is not None and request.preset not in presets:
-        known = ", ".join(presets) or "none"
-        message = f"no preset {request.preset!r} of {request.editor} for this model; known: {known}"
-        raise InvalidHParams([FieldProblem("/preset", "unknown_preset", message)])
-    if preset is None and not request.hparams:
-        message = f"{request.editor} has no preset for this model: give all hyper-parameters"
-        raise InvalidHParams([FieldProblem("/hparams", "no_preset", message)])
-    base = info.preset_values.get(f"{request.editor}/{preset}", {})
-    hparams = validate_hparams(cls, merge(base, request.hparams), info.n_layers)
-    return preset, hparams.model_dump(mode="json")
 
 
 def plan_of(edit: ValidEdit, model: PublishedModel) -> EditPlan:
@@ -129,13 +117,12 @@ def plan_of(edit: ValidEdit, model: PublishedModel) -> EditPlan:
                 target_tokens=tokens[row.prediction + 1 :],
             )
         )
-    repeated = [{"index": i, "kept": kept} for i, kept in edit.duplicates.items()]
     return EditPlan(
         editor=edit.editor,
         preset=edit.preset,
         hparams=edit.hparams,
         facts=facts,
-        duplicates=repeated,
+        duplicates=edit.repeated,
     )
 
 

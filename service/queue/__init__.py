@@ -17,7 +17,7 @@ from service.queue.errors import (
 from service.queue.jobs import JobQueue, QueuedJob
 from service.queue.lease import Lease
 from service.queue.requests import Heartbeat, RequestQueue
-from service.queue.wire import JobEvent, LiveJob, WorkerBeat
+from service.queue.wire import JobEvent, Keys, LiveJob, WorkerBeat
 
 __all__ = [
     "AsyncQueue",
@@ -25,6 +25,7 @@ __all__ = [
     "JobEvent",
     "JobGone",
     "JobQueue",
+    "Keys",
     "Lease",
     "LeaseHeld",
     "LeaseLost",

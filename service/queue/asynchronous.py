@@ -24,8 +24,8 @@ _OUTAGE_S = 30.0
 class AsyncQueue:
     """Everything the api needs of Redis, over one asyncio client."""
 
-    def __init__(self, client: Redis) -> None:
-        self._client = client
+    def __init__(self, client: Redis, keys: wire.Keys) -> None:
+        self._client, self._keys = client, keys
         self._submit = client.register_script(scripts.SUBMIT)
         self._cancel = client.register_script(scripts.CANCEL)
         self._farewells: set[asyncio.Task[None]] = set()
@@ -44,17 +44,17 @@ class AsyncQueue:
 
     async def worker_alive(self) -> wire.WorkerBeat | None:
         """The worker's last heartbeat, None if there was none for 5 s."""
-        beat = await self._client.get(wire.WORKER)
+        beat = await self._client.get(self._keys.worker)
         return wire.WorkerBeat.model_validate_json(beat) if beat else None
 
     async def submit(self, job: Job) -> bool:
         """Append a journaled job; False (and nothing happens) if Redis knows its id."""
-        keys, args = scripts.submit(job)
+        keys, args = scripts.submit(self._keys, job)
         return bool(await self._submit(keys=keys, args=args))
 
     async def live(self, job_id: str) -> wire.LiveJob | None:
         """What Redis knows about a job: ``live.over(store.job(id))`` is its present state."""
-        return wire.parse_live(await self._client.hgetall(wire.job_key(job_id)))
+        return wire.parse_live(await self._client.hgetall(self._keys.job(job_id)))
 
     async def request_cancel(self, job_id: str) -> JobStatus | None:
         """Cancel: a queued job ends at once, a running one becomes ``cancelling``.
@@ -62,7 +62,7 @@ class AsyncQueue:
         Ask the store first (``store.request_cancel``).  The status afterwards; None for a job
         that Redis does not know.  ``cancelled``: save it in the store.
         """
-        keys, args = scripts.cancel(job_id)
+        keys, args = scripts.cancel(self._keys, job_id)
         status = await self._cancel(keys=keys, args=args)
         return JobStatus(status) if status else None
 
@@ -74,7 +74,7 @@ class AsyncQueue:
         """
         wait = 0  # first what is there, so that the end of an ended job comes at once
         while True:
-            entries = await self._patient_read(wire.events_key(job_id), last_id, wait)
+            entries = await self._patient_read(self._keys.events(job_id), last_id, wait)
             wait = _POLL_MS
             for entry in entries:
                 event = wire.parse_event(entry)
@@ -97,7 +97,7 @@ class AsyncQueue:
         if worker is None:
             raise WorkerGone("no worker is alive")
         await self._client.xadd(
-            wire.REQUESTS,
+            self._keys.requests,
             {"request": request.model_dump_json()},
             maxlen=wire.REQUESTS_KEPT,
             approximate=True,
@@ -116,7 +116,7 @@ class AsyncQueue:
     async def abandon(self, request_id: str) -> None:
         """Tell the worker that nobody waits for this answer."""
         try:
-            await self._client.set(wire.gone_key(request_id), 1, ex=wire.GONE_TTL_S)
+            await self._client.set(self._keys.gone(request_id), 1, ex=wire.GONE_TTL_S)
         except (RedisConnectionError, RedisTimeoutError):
             return  # its deadline ends it
 
@@ -126,7 +126,7 @@ class AsyncQueue:
         last_id = "0"
         while (left := request.deadline - time.time()) > 0:
             wait = max(1, min(_POLL_MS, int(left * 1000)))
-            entries = await self._read(wire.reply_key(request.id), last_id, wait)
+            entries = await self._read(self._keys.reply(request.id), last_id, wait)
             for entry_id, fields in entries:
                 last_id = entry_id
                 reply = WorkerReply.model_validate_json(fields["reply"])

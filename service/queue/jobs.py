@@ -27,20 +27,18 @@ class QueuedJob:
 class JobQueue:
     """Jobs in Redis.  One fixed consumer: what a dead worker had taken comes first again."""
 
-    def __init__(self, client: Redis) -> None:
-        self._client = client
+    def __init__(self, client: Redis, keys: wire.Keys) -> None:
+        self._client, self._keys = client, keys
+        self._nonces: dict[str, str] = {}
         self._submit = client.register_script(scripts.SUBMIT)
         self._begin = client.register_script(scripts.BEGIN)
+        self._unbegin = client.register_script(scripts.UNBEGIN)
+        self._progress = client.register_script(scripts.PROGRESS)
         self._finish = client.register_script(scripts.FINISH)
-        self._cancel = client.register_script(scripts.CANCEL)
 
     def submit(self, job: Job) -> bool:
         """Append a job; False (and nothing happens) if Redis knows its id."""
-        return bool(_run(self._submit, scripts.submit(job)))
-
-    def known(self, job_id: str) -> bool:
-        """Whether Redis knows the job (a finished one is known for an hour)."""
-        return bool(self._client.exists(wire.job_key(job_id)))
+        return bool(_run(self._submit, scripts.submit(self._keys, job)))
 
     def requeue_missing(self, jobs: Iterable[Job]) -> list[str]:
         """Submit, in this order, those that Redis does not know; their ids."""
@@ -61,6 +59,11 @@ class JobQueue:
                 return QueuedJob(job, entry)
             self._discard(entry)
 
+    def drop(self, queued: QueuedJob) -> None:
+        """Forget a job that cannot be worked on."""
+        self._client.delete(self._keys.job(queued.job.id))
+        self._discard(queued.entry)
+
     def begin(self, job: Job, fence: int) -> Job:
         """Mark a job as running; the copy has status, attempt and ``started_at`` set.
 
@@ -68,7 +71,8 @@ class JobQueue:
         or :class:`JobGone` if it has ended meanwhile.
         """
         running = job.model_copy(update={"status": JobStatus.RUNNING, "started_at": now()})
-        attempt = _run(self._begin, scripts.begin(running, fence, uuid4().hex))
+        nonce = self._nonces[job.id] = uuid4().hex
+        attempt = _run(self._begin, scripts.begin(self._keys, running, fence, nonce))
         if attempt == -1:
             raise LeaseLost(f"fence {fence} is stale")
         if attempt == -2:
@@ -76,6 +80,10 @@ class JobQueue:
         cancelled = self.cancel_requested(job.id)
         status = JobStatus.CANCELLING if cancelled else JobStatus.RUNNING
         return running.model_copy(update={"attempt": attempt, "status": status})
+
+    def give_back(self, job: Job, fence: int) -> None:
+        """Undo :meth:`begin`: the job is queued as before, this attempt does not count."""
+        _run(self._unbegin, scripts.unbegin(self._keys, job, fence, self._nonces.pop(job.id, "")))
 
     def finish(self, job: Job, fence: int) -> None:
         """End a job: status, event and acknowledgement in one step.
@@ -85,41 +93,21 @@ class JobQueue:
         """
         if job.status not in TERMINAL:
             raise ValueError(f"{job.id} cannot finish as {job.status}")
-        if _run(self._finish, scripts.finish(job, fence)) == -1:
+        if _run(self._finish, scripts.finish(self._keys, job, fence)) == -1:
             raise LeaseLost(f"fence {fence} is stale")
+        self._nonces.pop(job.id, None)
 
     def progress(self, job_id: str, progress: Progress) -> None:
-        """Publish how far a job is."""
-        data = progress.model_dump_json()
-        with self._client.pipeline(transaction=True) as pipe:
-            pipe.hset(wire.job_key(job_id), "progress", data)
-            pipe.xadd(
-                wire.events_key(job_id),
-                {"event": "progress", "data": data},
-                maxlen=wire.EVENTS_KEPT,
-                approximate=True,
-            )
-            pipe.execute()
-
-    def request_cancel(self, job_id: str) -> JobStatus | None:
-        """Cancel: a queued job ends at once, a running one becomes ``cancelling``.
-
-        The status afterwards; None for a job that Redis does not know.
-        """
-        status = _run(self._cancel, scripts.cancel(job_id))
-        return JobStatus(status) if status else None
+        """Publish how far a job is; nothing happens if Redis does not know it."""
+        _run(self._progress, scripts.progress(self._keys, job_id, progress))
 
     def cancel_requested(self, job_id: str) -> bool:
-        """Whether :meth:`request_cancel` was called for it."""
-        return bool(self._client.hexists(wire.job_key(job_id), "cancel"))
-
-    def live(self, job_id: str) -> wire.LiveJob | None:
-        """What Redis knows about a job."""
-        return wire.parse_live(self._client.hgetall(wire.job_key(job_id)))
+        """Whether the api asked for the end of this job."""
+        return bool(self._client.hexists(self._keys.job(job_id), "cancel"))
 
     def _load(self, job_id: str) -> Job | None:
         """The job as submitted with its present status; None if it has ended or is lost."""
-        fields = self._client.hgetall(wire.job_key(job_id))
+        fields = self._client.hgetall(self._keys.job(job_id))
         live = wire.parse_live(fields)
         if live is None or live.status in TERMINAL or "job" not in fields:
             return None
@@ -128,19 +116,19 @@ class JobQueue:
     def _read(self, start: str, block: int | None) -> list[tuple[str, dict[str, str] | None]]:
         try:
             reply: Any = self._client.xreadgroup(
-                wire.GROUP, wire.CONSUMER, {wire.JOBS: start}, count=1, block=block
+                wire.GROUP, wire.CONSUMER, {self._keys.jobs: start}, count=1, block=block
             )
         except ResponseError as error:
             if not str(error).startswith("NOGROUP"):
                 raise
-            create_group(self._client, wire.JOBS)
+            create_group(self._client, self._keys.jobs)
             return self._read(start, block)
         return list(reply[0][1]) if reply else []
 
     def _discard(self, entry: str) -> None:
         with self._client.pipeline(transaction=True) as pipe:
-            pipe.xack(wire.JOBS, wire.GROUP, entry)
-            pipe.xdel(wire.JOBS, entry)
+            pipe.xack(self._keys.jobs, wire.GROUP, entry)
+            pipe.xdel(self._keys.jobs, entry)
             pipe.execute()
 
 

@@ -8,8 +8,7 @@ import threading
 import time
 
 from redis import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import RedisError
 
 from service.queue import scripts, wire
 from service.queue.errors import LeaseHeld, LeaseLost
@@ -27,7 +26,8 @@ class Lease:
     A lease that ran out while Redis was away is renewed if nobody else came.
     """
 
-    def __init__(self, client: Redis, settings: Settings) -> None:
+    def __init__(self, client: Redis, keys: wire.Keys, settings: Settings) -> None:
+        self._keys = keys
         self._owner = f"{socket.gethostname()}:{settings.store.absolute()}"
         self._lease_ms = settings.lease_ms
         self._renew_s = settings.lease_renew_s
@@ -56,7 +56,8 @@ class Lease:
         give_up = time.monotonic() + wait_s if wait_s is not None else None
         args: list[str | int] = [self._owner, store_fence, self._lease_ms]
         stop = stop or threading.Event()
-        while not (fence := int(self._acquire(keys=[wire.LEASE, wire.FENCE], args=args))):
+        keys = [self._keys.lease, self._keys.fence]
+        while not (fence := int(self._acquire(keys=keys, args=args))):
             if give_up is not None and time.monotonic() >= give_up:
                 raise LeaseHeld("another worker holds the lease")
             if stop.wait(_RETRY_S):
@@ -75,15 +76,23 @@ class Lease:
             self._thread.join(timeout=2)
             self._thread = None
         if self._fence is not None and not self.lost.is_set():
-            self._release(keys=[wire.LEASE], args=[f"{self._fence} {self._owner}"])
+            self._release(keys=[self._keys.lease], args=[f"{self._fence} {self._owner}"])
         self._fence = None
 
     def _keep(self) -> None:
+        try:
+            self._renew_on()
+        except Exception:  # without renewals nobody may believe that the lease is held
+            _log.exception("the lease is no longer renewed")
+            self.lost.set()
+
+    def _renew_on(self) -> None:
         args: list[str | int] = [self.fence, self._owner, self._lease_ms]
+        keys = [self._keys.lease, self._keys.fence]
         while not self._stop.wait(self._renew_s):
             try:
-                renewed = self._renew(keys=[wire.LEASE, wire.FENCE], args=args)
-            except (RedisConnectionError, RedisTimeoutError) as error:
+                renewed = self._renew(keys=keys, args=args)
+            except RedisError as error:  # away, or takes no writes: another worker cannot come
                 _log.warning("the lease cannot be renewed now: %s", error)
                 continue
             if not renewed:

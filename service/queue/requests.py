@@ -5,13 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from redis import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import RedisError, ResponseError
 
 from service.queue import wire
 from service.queue.connection import block_ms
@@ -24,42 +22,45 @@ _log = logging.getLogger(__name__)
 class RequestQueue:
     """Takes requests and streams answers.  Never retried: a request dies with its worker."""
 
-    def __init__(self, client: Redis) -> None:
-        self._client = client
+    def __init__(self, client: Redis, keys: wire.Keys) -> None:
+        self._client, self._keys = client, keys
 
     def take(self, wait_ms: float, count: int) -> list[WorkerRequest]:
         """Up to ``count`` requests, oldest first, that somebody still waits for."""
         entries = self._read(block_ms(wait_ms), count)
         if not entries:
             return []
-        self._client.xdel(wire.REQUESTS, *(entry for entry, _ in entries))
+        self._client.xdel(self._keys.requests, *(entry for entry, _ in entries))
         requests = [WorkerRequest.model_validate_json(f["request"]) for _, f in entries]
-        gone: list[Any] = self._client.mget([wire.gone_key(r.id) for r in requests])
-        moment = time.time()
-        return [
-            request
-            for request, left in zip(requests, gone, strict=True)
-            if left is None and request.deadline > moment
-        ]
+        gone, moment = self.gone([request.id for request in requests]), time.time()
+        return [r for r in requests if r.id not in gone and r.deadline > moment]
 
     def reply(self, request_id: str, reply: WorkerReply) -> None:
         """Append to the answer; ``result`` and ``error`` end it."""
-        key = wire.reply_key(request_id)
+        self.reply_all([(request_id, reply)])
+
+    def reply_all(self, replies: Sequence[tuple[str, WorkerReply]]) -> None:
+        """Append to several answers in one round trip, each as :meth:`reply`."""
         with self._client.pipeline(transaction=True) as pipe:
-            pipe.xadd(key, {"reply": reply.model_dump_json()})
-            pipe.expire(key, wire.REPLY_TTL_S)
+            for request_id, reply in replies:
+                key = self._keys.reply(request_id)
+                pipe.xadd(key, {"reply": reply.model_dump_json()})
+                pipe.expire(key, wire.REPLY_TTL_S)
             pipe.execute()
 
-    def gone(self, request_id: str) -> bool:
-        """Whether nobody waits for this answer any more."""
-        return bool(self._client.exists(wire.gone_key(request_id)))
+    def gone(self, request_ids: Sequence[str]) -> set[str]:
+        """Those of these requests whose answers nobody waits for any more."""
+        if not request_ids:
+            return set()
+        flags: Any = self._client.mget([self._keys.gone(i) for i in request_ids])
+        return {i for i, flag in zip(request_ids, flags, strict=True) if flag is not None}
 
     def _read(self, block: int | None, count: int) -> list[tuple[str, dict[str, str]]]:
         try:
             reply: Any = self._client.xreadgroup(
                 wire.GROUP,
                 wire.CONSUMER,
-                {wire.REQUESTS: ">"},
+                {self._keys.requests: ">"},
                 count=count,
                 block=block,
                 noack=True,
@@ -67,7 +68,7 @@ class RequestQueue:
         except ResponseError as error:
             if not str(error).startswith("NOGROUP"):
                 raise
-            create_group(self._client, wire.REQUESTS)
+            create_group(self._client, self._keys.requests)
             return self._read(block, count)
         return list(reply[0][1]) if reply else []
 
@@ -78,8 +79,10 @@ class Heartbeat:
     PERIOD_S = 1.0
     TTL_MS = 5000
 
-    def __init__(self, client: Redis, describe: Callable[[], wire.WorkerBeat]) -> None:
-        self._client = client
+    def __init__(
+        self, client: Redis, keys: wire.Keys, describe: Callable[[], wire.WorkerBeat]
+    ) -> None:
+        self._client, self._keys = client, keys
         self._describe = describe
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
@@ -94,14 +97,14 @@ class Heartbeat:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout=2)
-        self._client.delete(wire.WORKER)
+        self._client.delete(self._keys.worker)
 
     def _run(self) -> None:
         while not self._stop.wait(self.PERIOD_S):
             try:
                 self._beat()
-            except (RedisConnectionError, RedisTimeoutError) as error:
+            except RedisError as error:
                 _log.warning("no heartbeat: %s", error)
 
     def _beat(self) -> None:
-        self._client.set(wire.WORKER, self._describe().model_dump_json(), px=self.TTL_MS)
+        self._client.set(self._keys.worker, self._describe().model_dump_json(), px=self.TTL_MS)

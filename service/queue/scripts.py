@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 
-from service.jobs import Job, JobStatus
+from service.jobs import Job, JobStatus, Progress
 from service.queue import wire
 
 Call = tuple[list[str], list[str | int]]
@@ -47,7 +47,8 @@ end
 SUBMIT = (
     _EVENT
     + """
-if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+if redis.call('HEXISTS', KEYS[1], 'status') == 1 then return 0 end
+redis.call('DEL', KEYS[1])
 local entry = redis.call('XADD', KEYS[2], '*', 'id', ARGV[1])
 redis.call('HSET', KEYS[1], 'status', 'queued', 'job', ARGV[2], 'attempt', ARGV[3],
            'entry', entry)
@@ -55,7 +56,7 @@ event(KEYS[3], ARGV[4], ARGV[5])
 return 1
 """
 )
-"""1, or 0 if the job is known."""
+"""1, or 0 if the job is known: a hash without a status is a remnant."""
 
 BEGIN = (
     _EVENT
@@ -79,6 +80,33 @@ return tonumber(redis.call('HGET', KEYS[3], 'attempt'))
 """
 )
 """The number of this attempt; -1: lease lost, -2: the job is not there to begin."""
+
+UNBEGIN = (
+    _EVENT
+    + _TERMINAL
+    + _HELD
+    + """
+if not held(KEYS[1], KEYS[2], tonumber(ARGV[1])) then return -1 end
+local status = redis.call('HGET', KEYS[3], 'status')
+if not status or ended(status) or redis.call('HGET', KEYS[3], 'nonce') ~= ARGV[2] then return 0 end
+redis.call('HINCRBY', KEYS[3], 'attempt', -1)
+redis.call('HDEL', KEYS[3], 'nonce', 'started_at', 'base_version', 'progress')
+if status == 'running' then
+  redis.call('HSET', KEYS[3], 'status', 'queued')
+  event(KEYS[4], ARGV[3], ARGV[4])
+end
+return 1
+"""
+)
+"""1, 0 if this attempt is no longer the job's last one, -1: lease lost."""
+
+PROGRESS = """
+if redis.call('HEXISTS', KEYS[1], 'status') == 0 then return 0 end
+redis.call('HSET', KEYS[1], 'progress', ARGV[1])
+redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', 'event', 'progress', 'data', ARGV[1])
+return 1
+"""
+"""1, or 0 if the job is unknown: a Redis that lost it must not get a part of it back."""
 
 FINISH = (
     _EVENT
@@ -145,11 +173,11 @@ return 1
 """
 
 
-def submit(job: Job) -> Call:
-    """Arguments of :data:`SUBMIT`."""
+def submit(keys: wire.Keys, job: Job) -> Call:
+    """Arguments of :data:`SUBMIT` for the store of these ``keys``, as all below."""
     queued = job.model_copy(update={"status": JobStatus.QUEUED})
     return (
-        [wire.job_key(job.id), wire.JOBS, wire.events_key(job.id)],
+        [keys.job(job.id), keys.jobs, keys.events(job.id)],
         [
             job.id,
             queued.model_dump_json(),
@@ -160,11 +188,11 @@ def submit(job: Job) -> Call:
     )
 
 
-def begin(job: Job, fence: int, nonce: str) -> Call:
+def begin(keys: wire.Keys, job: Job, fence: int, nonce: str) -> Call:
     """Arguments of :data:`BEGIN`; ``job.started_at`` must be set."""
     started_at = job.started_at.isoformat() if job.started_at else ""
     return (
-        [wire.LEASE, wire.FENCE, wire.job_key(job.id), wire.events_key(job.id)],
+        [keys.lease, keys.fence, keys.job(job.id), keys.events(job.id)],
         [
             fence,
             nonce,
@@ -176,10 +204,27 @@ def begin(job: Job, fence: int, nonce: str) -> Call:
     )
 
 
-def finish(job: Job, fence: int) -> Call:
+def unbegin(keys: wire.Keys, job: Job, fence: int, nonce: str) -> Call:
+    """Arguments of :data:`UNBEGIN`; ``job`` as it was begun."""
+    given_back = {"status": JobStatus.QUEUED, "attempt": job.attempt - 1, "base_version": None}
+    return (
+        [keys.lease, keys.fence, keys.job(job.id), keys.events(job.id)],
+        [fence, nonce, wire.EVENTS_KEPT, wire.status_event(job.model_copy(update=given_back))],
+    )
+
+
+def progress(keys: wire.Keys, job_id: str, progress: Progress) -> Call:
+    """Arguments of :data:`PROGRESS`."""
+    return (
+        [keys.job(job_id), keys.events(job_id)],
+        [progress.model_dump_json(), wire.EVENTS_KEPT],
+    )
+
+
+def finish(keys: wire.Keys, job: Job, fence: int) -> Call:
     """Arguments of :data:`FINISH`."""
     return (
-        [wire.LEASE, wire.FENCE, wire.job_key(job.id), wire.events_key(job.id), wire.JOBS],
+        [keys.lease, keys.fence, keys.job(job.id), keys.events(job.id), keys.jobs],
         [
             fence,
             job.status,
@@ -191,13 +236,13 @@ def finish(job: Job, fence: int) -> Call:
     )
 
 
-def cancel(job_id: str) -> Call:
+def cancel(keys: wire.Keys, job_id: str) -> Call:
     """Arguments of :data:`CANCEL`."""
     cancelling, cancelled = (
         json.dumps({"job_id": job_id, "status": status})
         for status in (JobStatus.CANCELLING, JobStatus.CANCELLED)
     )
     return (
-        [wire.job_key(job_id), wire.events_key(job_id), wire.JOBS],
+        [keys.job(job_id), keys.events(job_id), keys.jobs],
         [wire.EVENTS_KEPT, cancelling, cancelled, wire.GROUP, wire.FINISHED_TTL_S],
     )

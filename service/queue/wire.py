@@ -12,16 +12,6 @@ from pydantic import BaseModel
 
 from service.jobs import TERMINAL, Job, JobStatus, Progress
 
-JOBS = "jeep:jobs"
-"""Stream of job ids, in the order of submission."""
-LEASE = "jeep:lease"
-"""``<fence> <owner>`` of the worker that may write."""
-FENCE = "jeep:fence"
-"""The highest fence ever given."""
-REQUESTS = "jeep:requests"
-"""Stream of requests that wait for no job."""
-WORKER = "jeep:worker"
-"""Heartbeat of the worker, gone when it is."""
 GROUP = "worker"
 CONSUMER = "worker"
 """Fixed, so that a new worker finds what a dead one had taken."""
@@ -33,24 +23,37 @@ EVENTS_KEPT = 2000
 REQUESTS_KEPT = 10_000
 
 
-def job_key(job_id: str) -> str:
-    """Hash of a job's live state."""
-    return f"jeep:job:{job_id}"
+class Keys:
+    """The keys of one store: several stores can share a server.
 
+    ``jobs``: stream of job ids in the order of submission; ``lease``: ``<fence> <owner>`` of the
+    worker that may write; ``fence``: the highest fence ever given; ``requests``: stream of
+    requests that wait for no job; ``worker``: heartbeat of the worker, gone when it is.
+    """
 
-def events_key(job_id: str) -> str:
-    """Stream of a job's events."""
-    return f"jeep:events:{job_id}"
+    def __init__(self, store_id: str) -> None:
+        self._prefix = f"jeep:{store_id}"
+        self.jobs = f"{self._prefix}:jobs"
+        self.lease = f"{self._prefix}:lease"
+        self.fence = f"{self._prefix}:fence"
+        self.requests = f"{self._prefix}:requests"
+        self.worker = f"{self._prefix}:worker"
 
+    def job(self, job_id: str) -> str:
+        """Hash of a job's live state."""
+        return f"{self._prefix}:job:{job_id}"
 
-def reply_key(request_id: str) -> str:
-    """Stream of the answers to a request."""
-    return f"jeep:reply:{request_id}"
+    def events(self, job_id: str) -> str:
+        """Stream of a job's events."""
+        return f"{self._prefix}:events:{job_id}"
 
+    def reply(self, request_id: str) -> str:
+        """Stream of the answers to a request."""
+        return f"{self._prefix}:reply:{request_id}"
 
-def gone_key(request_id: str) -> str:
-    """Set when nobody waits for the answer any more."""
-    return f"jeep:gone:{request_id}"
+    def gone(self, request_id: str) -> str:
+        """Set when nobody waits for the answer any more."""
+        return f"{self._prefix}:gone:{request_id}"
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,8 @@ def read(path: Path, model: type[Model]) -> Model | None:
         data = path.read_bytes()
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise CorruptFile(f"{path} cannot be read: {error.strerror}") from None
     try:
         return model.model_validate_json(data)
     except ValidationError as error:

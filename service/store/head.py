@@ -18,9 +18,10 @@ from service.store.errors import (
     UnknownVersion,
 )
 from service.store.files import append_line, encode, locked, read, replace
-from service.store.versions import BASE, VERSION_ID, Versions
+from service.store.versions import BASE, Versions
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
+_ID_LIKE = re.compile(r"v[0-9]+")
 
 
 class Move(BaseModel):
@@ -116,8 +117,9 @@ class Pointers(Versions):
     def reflog(self) -> list[Move]:
         """Every move of head, oldest first."""
         path = self.root / "reflog.jsonl"
-        lines = path.read_text().split("\n")[:-1] if path.exists() else []
+        text = path.read_bytes() if path.exists() else b""
         try:
+            lines = text.decode("utf-8").split("\n")[:-1]
             return [Move.model_validate_json(line) for line in lines]
         except ValueError:
             raise CorruptFile(f"{path} has a line that is no move") from None
@@ -127,7 +129,7 @@ class Pointers(Versions):
 
         Raises :class:`BadName`, :class:`NameTaken` or :class:`UnknownVersion`.
         """
-        if not _NAME.fullmatch(name) or name in ("head", "base") or VERSION_ID.fullmatch(name):
+        if not _NAME.fullmatch(name) or name in ("head", "base") or _ID_LIKE.fullmatch(name):
             raise BadName(f"{name!r} cannot name a version")
         self.version(version)
         with locked(self.root / "locks" / "names"):

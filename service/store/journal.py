@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -12,9 +13,10 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from service.jobs import TERMINAL, Job, JobKind, JobStatus, now
-from service.store.errors import JobExists, KeyReused, UnknownJob
+from service.store.errors import CorruptFile, JobExists, KeyReused, UnknownJob
 from service.store.files import create, encode, fsync_folder, locked, read, replace
 
+log = logging.getLogger(__name__)
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
@@ -72,23 +74,35 @@ class Journal:
         kind: JobKind | None = None,
         after: str | None = None,
     ) -> Iterator[Job]:
-        """Jobs, newest first, read one by one; ``after``: only those older than this id."""
+        """Jobs, newest first, read one by one; ``after``: only those older than this id.
+
+        Records that cannot be read are logged and left out.
+        """
         names = (path.stem for path in (self.root / "jobs").glob("*.json"))
         for job_id in sorted((n for n in names if after is None or n < after), reverse=True):
-            job = self.job(job_id)
+            job = self._readable(job_id)
+            if job is None:
+                continue
             if statuses is not None and job.status not in statuses:
                 continue
             if kind is None or job.kind is kind:
                 yield job
 
     def unfinished_jobs(self) -> list[Job]:
-        """Jobs that have not ended, oldest first."""
+        """Jobs that have not ended, oldest first; unreadable records are left out, as above."""
         jobs = []
         for mark in sorted((self.root / "jobs").glob("*.open")):
-            job = read(mark.with_suffix(".json"), Job)
+            job = self._readable(mark.stem)
             if job is not None and job.status not in TERMINAL:
                 jobs.append(job)
         return jobs
+
+    def _readable(self, job_id: str) -> Job | None:
+        try:
+            return read(self.root / "jobs" / f"{job_id}.json", Job)
+        except CorruptFile as error:
+            log.error("%s", error)
+            return None
 
     def request_cancel(self, job_id: str) -> None:
         """Remember that an unfinished job shall not run on; UnknownJob if there is none."""
@@ -132,7 +146,11 @@ class Journal:
         count = 0
         with locked(self.root / "locks" / "idempotency"):
             for path in (self.root / "idempotency").glob("*.json"):
-                key = read(path, _Key)
+                try:
+                    key = read(path, _Key)
+                except CorruptFile as error:
+                    log.error("%s", error)
+                    continue
                 if key is not None and self._is_expired(key):
                     path.unlink()
                     count += 1

@@ -5,15 +5,17 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 
 from pydantic import BaseModel
+from ulid import ULID
 
 from service.schemas import Manifest, WorkerInfo
-from service.store.errors import NotAStore, WrongFormat, WrongModel
-from service.store.files import TEMPORARY, encode, held, locked, read, replace
+from service.store.errors import CorruptFile, NotAStore, WrongFormat, WrongModel
+from service.store.files import TEMPORARY, create, encode, held, locked, read, replace
 from service.store.head import Pointers
 from service.store.journal import Journal
 
@@ -26,6 +28,10 @@ _ABANDONED_S = 3600.0
 
 class _Format(BaseModel):
     format: int
+
+
+class _Identity(BaseModel):
+    id: str
 
 
 class _Model(BaseModel):
@@ -55,7 +61,7 @@ class Store(Pointers, Journal):
         found = read(root / "format.json", _Format)
         if found is None:
             strangers = {e.name for e in root.iterdir() if not e.name.startswith(".")}
-            strangers -= {*_FOLDERS, "lost+found", "format.json"}
+            strangers -= {*_FOLDERS, "lost+found", "format.json", "id.json"}
             if strangers:
                 raise NotAStore(f"{root} is not empty and no store (it holds {min(strangers)})")
         elif found.format != FORMAT:
@@ -64,7 +70,18 @@ class Store(Pointers, Journal):
             (root / name).mkdir(exist_ok=True)
         if found is None:
             replace(root / "format.json", encode(_Format(format=FORMAT)))
+        with suppress(FileExistsError):
+            if not (root / "id.json").exists():
+                create(root / "id.json", encode(_Identity(id=str(ULID()))))
         return cls(root, idempotency_hours)
+
+    @cached_property
+    def id(self) -> str:
+        """Told apart from other stores by this, wherever the directory is moved."""
+        identity = read(self.root / "id.json", _Identity)
+        if identity is None:
+            raise CorruptFile(f"{self.root / 'id.json'} is missing")
+        return identity.id
 
     def worker_lock(self) -> AbstractContextManager[None]:
         """Hold the store as its only worker; entering raises :class:`StoreBusy`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
@@ -25,6 +26,9 @@ ITEM_BYTES = {
     "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
 }  # fmt: skip
 """Bytes per element of each safetensors dtype."""
+
+ALIGNMENT = 64
+"""The format asks for 8 bytes; matrix routines want the data of a mapped file at more."""
 
 _CHUNK = 1 << 20
 
@@ -44,7 +48,7 @@ def safetensors_header(
         }
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the format aligns the data to 8 bytes
+    text += b" " * (-(8 + len(text)) % ALIGNMENT)
     return struct.pack("<Q", len(text)) + text
 
 
@@ -67,7 +71,10 @@ class Tensors:
     def put_tensor(
         self, name: str, dtype: str, shape: Sequence[int], data: bytes | memoryview
     ) -> TensorRef:
-        """Store raw little-endian bytes; the same bytes are stored once, whatever their name."""
+        """Store raw little-endian bytes; the same bytes are stored once, whatever their name.
+
+        A file that is there is read and, if it is damaged, written anew.
+        """
         ref = TensorRef(
             name=name, dtype=dtype, shape=list(shape), sha256=hashlib.sha256(data).hexdigest()
         )
@@ -75,9 +82,19 @@ class Tensors:
         if size != byte_count(ref):
             raise ValueError(f"{name}: {size} bytes are no {dtype} tensor of shape {ref.shape}")
         target = self.tensor_file(ref.sha256)
-        if not _is_whole(target, size):
+        if not self._is_intact(ref):
             self._write_tensor(target, ref, data)
         return ref
+
+    def _is_intact(self, ref: TensorRef) -> bool:
+        if not self.has_tensor(ref):
+            return False
+        try:
+            for _ in self.tensor_chunks(ref):
+                pass
+        except CorruptTensor:
+            return False
+        return True
 
     def _write_tensor(self, target: Path, ref: TensorRef, data: bytes | memoryview) -> None:
         aside = self.root / "staging" / target.name
@@ -92,6 +109,27 @@ class Tensors:
     def read_tensor(self, ref: TensorRef) -> bytes:
         """The raw bytes, verified; :class:`CorruptTensor` names the tensor and its file."""
         return b"".join(self.tensor_chunks(ref))
+
+    def map_tensor(self, ref: TensorRef) -> memoryview:
+        """The raw bytes as a private mapping of their file, verified; nothing is copied.
+
+        The file is never changed and may be removed while it is mapped.  Raises as
+        :meth:`tensor_chunks`.
+        """
+        path = self.tensor_file(ref.sha256)
+        try:
+            with path.open("rb") as file:
+                mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            mapping.madvise(mmap.MADV_WILLNEED)
+            start = 8 + int.from_bytes(mapping[:8], "little")
+            data = memoryview(mapping)[start:]
+        except FileNotFoundError:
+            raise MissingTensor(f"tensor {ref.name} is missing: {path}") from None
+        except (OverflowError, ValueError, OSError) as error:
+            raise CorruptTensor(f"tensor {ref.name} is unreadable: {path}: {error}") from None
+        if hashlib.sha256(data).hexdigest() != ref.sha256:
+            raise CorruptTensor(f"tensor {ref.name} is damaged: {path}")
+        return data
 
     def tensor_chunks(self, ref: TensorRef) -> Iterator[bytes]:
         """The raw bytes piece by piece; raises :class:`CorruptTensor` at the end at the latest."""

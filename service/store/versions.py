@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 from pathlib import Path
@@ -20,10 +21,12 @@ from service.store.errors import (
 from service.store.files import encode, fsync_folder, locked, read, replace, write_new
 from service.store.tensors import Tensors
 
+log = logging.getLogger(__name__)
+
 BASE = "v0"
 """The unedited model."""
 
-VERSION_ID = re.compile(r"v(0|[1-9][0-9]*)")
+VERSION_ID = re.compile(r"v(0|[1-9][0-9]{0,17})")
 
 
 class _Counter(BaseModel):
@@ -103,8 +106,16 @@ class Versions(Tensors):
         return [self.version(f"v{number}") for number in sorted(self._numbers(), reverse=True)]
 
     def version_of_job(self, job_id: str) -> Manifest | None:
-        """The newest version that a job has written."""
-        return next((v for v in self.versions() if v.job_id == job_id), None)
+        """The newest version that a job has written; unreadable manifests are passed over."""
+        for number in sorted(self._numbers(), reverse=True):
+            try:
+                version = self.version(f"v{number}")
+            except CorruptFile as error:
+                log.error("%s", error)
+                continue
+            if version.job_id == job_id:
+                return version
+        return None
 
     def lineage(self, version_id: str) -> list[Manifest]:
         """From the base to ``version_id``."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from service.settings import SettingsError, load_settings
-from service.worker.process import EXIT_CONFIG, main
+from service.settings import EXIT_CONFIG, SettingsError, load_settings
+from service.worker.process import main
 
 if __name__ == "__main__":
     try:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
 import signal
+import sys
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from types import FrameType
 from uuid import uuid4
 
 import torch
 from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from jeep_core.editing import relations
+from jeep_core.editing import corpus_path, relations
 from jeep_core.errors import JeepError
 from jeep_core.hparams import presets_for
 from jeep_core.loading import LoadedModel, load
@@ -22,6 +27,7 @@ from service.jobs import now
 from service.queue import (
     Heartbeat,
     JobQueue,
+    Keys,
     Lease,
     LeaseHeld,
     LeaseLost,
@@ -30,16 +36,20 @@ from service.queue import (
     connect,
 )
 from service.schemas import WorkerInfo
-from service.settings import Settings
-from service.store import NotAStore, Store, StoreBusy, WrongFormat, WrongModel
+from service.settings import EXIT_CONFIG, Settings
+from service.store import Store, StoreBusy, StoreError
 from service.worker.edit_lane import EditLane
 from service.worker.edits import EditRunner
+from service.worker.gate import Gate
 from service.worker.generation_lane import GenerationLane
 from service.worker.versions import VersionViews
 
 log = logging.getLogger(__name__)
-EXIT_CONFIG = 78
 RETRY_S = 0.5
+SMALL_MODEL = 100_000_000
+"""Parameters up to which one thread decodes fastest: its steps are too short to be shared out."""
+SWITCH_S = 0.0005
+"""How long one thread may keep the interpreter from the others; Python's 5 ms are a whole step."""
 
 
 class Worker:
@@ -60,15 +70,15 @@ class Worker:
                 if not self._lock(store, stack):
                     return 0
                 base = self._load()
-                store.bind_model(base.model_hash)
-                store.create_base(base.weights_sha256)
-            except (NotAStore, WrongFormat, WrongModel, JeepError, OSError) as error:
+                prepare(store, base, self.settings)
+            except (StoreError, JeepError, OSError) as error:
                 log.error("%s", error)
                 return EXIT_CONFIG
-            store.repair_reflog()
-            store.sweep()
-            publish(store, base, self.settings)
-            return self._serve(store, base, stack)
+            try:
+                return self._serve(store, base, stack)
+            except (RedisConnectionError, RedisTimeoutError) as error:
+                log.error("the queue cannot be reached: %s", error)
+                return 1
 
     def _lock(self, store: Store, stack: ExitStack) -> bool:
         """Wait until this is the store's only worker; False if stopped before."""
@@ -98,46 +108,52 @@ class Worker:
             return EXIT_CONFIG
         client = connect(self.settings.redis_url)
         stack.callback(client.close)
-        lease = Lease(client, self.settings)
+        keys = Keys(store.id)
+        lease = Lease(client, keys, self.settings)
         try:
             lease.acquire(store.head().fence, stop=self.stop)
         except LeaseHeld:
             return 0
         stack.callback(lease.release)
         views = VersionViews(base, store)
-        views.get(store.head().version)
-        queue = JobQueue(client)
+        load_head(store, views)
+        queue = JobQueue(client, keys)
         queue.requeue_missing(store.unfinished_jobs())
-        edits = EditLane(
-            queue, store, lease, views, EditRunner(base, store, views, self.settings), self.settings
-        )
-        generation = GenerationLane(RequestQueue(client), store, lease, views)
-        heartbeat = self._heartbeat(client, base, views)
+        gate = Gate(self.settings.edit_share)
+        runner = EditRunner(base, store, views, self.settings, gate)
+        edits = EditLane(queue, store, lease, views, runner, self.settings)
+        generation = GenerationLane(RequestQueue(client, keys), store, lease, views, gate)
+        heartbeat = self._heartbeat(client, keys, base, views)
         heartbeat.start()
         stack.callback(heartbeat.stop)
-        threads = [
-            threading.Thread(target=self._lane, args=(body,), name=name)
-            for name, body in (
-                ("edits", edits.run),
-                ("requests", generation.take),
-                ("decoding", generation.decode),
+        every = torch.get_num_threads()
+        few = self.settings.decode_threads or decode_threads(base) or every
+        lanes = [
+            threading.Thread(target=self._lane, args=(body, count), name=name)
+            for name, body, count in (
+                ("edits", edits.run, every),
+                ("requests", generation.take, 1),
+                ("decoding", generation.decode, few),
             )
         ]
-        for thread in threads:
+        gc.collect()
+        gc.freeze()  # what is there stays: looking through it again would stall a decoding step
+        for thread in lanes:
             thread.start()
         log.info("ready, head is %s", store.head().version)
         self.stop.wait()
         edits.stop.set()
         generation.stop.set()
-        for thread in threads:
+        for thread in lanes:
             thread.join()
         return 0 if self._failure is None else 1
 
-    def _lane(self, body: object) -> None:
-        """Run a lane; whatever ends it ends the process, which is started again."""
+    def _lane(self, body: Callable[[], None], count: int) -> None:
+        """Run a lane with its threads; what ends it ends the process, which is started again."""
+        use_threads(count)
         try:
-            body()  # type: ignore[operator]
-        except LeaseLost as error:
+            body()
+        except (LeaseLost, RedisConnectionError, RedisTimeoutError) as error:
             log.error("%s: this worker ends", error)
             self._failure = error
         except Exception as error:
@@ -146,7 +162,9 @@ class Worker:
         finally:
             self.stop.set()
 
-    def _heartbeat(self, client: Redis, base: LoadedModel, views: VersionViews) -> Heartbeat:
+    def _heartbeat(
+        self, client: Redis, keys: Keys, base: LoadedModel, views: VersionViews
+    ) -> Heartbeat:
         instance, started = uuid4().hex, now()
 
         def beat() -> WorkerBeat:
@@ -158,7 +176,56 @@ class Worker:
                 versions=views.loaded(),
             )
 
-        return Heartbeat(client, beat)
+        return Heartbeat(client, keys, beat)
+
+
+def prepare(store: Store, base: LoadedModel, settings: Settings) -> None:
+    """Tie the store to the model, tidy it up and publish what the api needs.
+
+    Raises:
+        StoreError: it belongs to another model, or a manifest or head cannot be read.
+    """
+    store.bind_model(base.model_hash)
+    store.create_base(base.weights_sha256)
+    store.repair_reflog()
+    store.sweep()
+    publish(store, base, settings)
+
+
+def load_head(store: Store, views: VersionViews) -> None:
+    """Load head ahead of the first request.  A damaged head is served as an error per request,
+    so that a rollback to another version remains possible.
+    """
+    try:
+        views.get(store.head().version)
+    except StoreError as error:
+        log.error("head cannot be served, roll back to another version: %s", error)
+
+
+def has_corpus(model: str, settings: Settings) -> bool:
+    """Whether there is a text for second moments; without one the model cannot be edited."""
+    try:
+        corpus_path(model, settings.corpus)
+    except JeepError as error:
+        log.warning("%s: set JEEP_CORPUS, until then edits are refused", error)
+        return False
+    return True
+
+
+def decode_threads(base: LoadedModel) -> int | None:
+    """Threads of the decoding thread's matrix products; None leaves torch's own number."""
+    size = sum(parameter.numel() for parameter in base.model.parameters())
+    return 1 if base.device.type == "cpu" and size <= SMALL_MODEL else None
+
+
+def use_threads(count: int) -> None:
+    """Set how many threads the matrix products of the calling thread may use.
+
+    torch keeps the number per thread, but a thread that has not asked for it yet takes over
+    the last one set anywhere at its first product: so it is asked for first.
+    """
+    torch.get_num_threads()
+    torch.set_num_threads(count)
 
 
 def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
@@ -184,6 +251,7 @@ def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
         relations=table,
         presets=names,
         preset_values={f"{p.editor}/{p.name}": p.hparams for p in presets},
+        corpus=has_corpus(base.name, settings),
         started_at=now(),
     )
     files = {
@@ -198,6 +266,7 @@ def main(settings: Settings) -> int:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
+    sys.setswitchinterval(SWITCH_S)
     worker = Worker(settings)
 
     def stop(number: int, frame: FrameType | None) -> None:

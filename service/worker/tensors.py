@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 
 from jeep_core.loading import tensor_bytes
 from service.schemas import TensorRef
 from service.store import Store
+from service.store.tensors import ALIGNMENT
 
 _NAMES = {
     torch.float64: "F64",
@@ -23,10 +28,23 @@ def put(store: Store, name: str, tensor: torch.Tensor) -> TensorRef:
 
 
 def get(store: Store, ref: TensorRef) -> torch.Tensor:
-    """Read a tensor back, its bytes verified.
+    """A tensor of the store, its bytes verified; where it can be, a mapping of the file.
 
     Raises:
         CorruptTensor: the bytes do not have the hash of the reference.
     """
-    data = bytearray(store.read_tensor(ref))
-    return torch.frombuffer(data, dtype=_TYPES[ref.dtype]).view(ref.shape)
+    tensor = torch.frombuffer(store.map_tensor(ref), dtype=_TYPES[ref.dtype]).view(ref.shape)
+    aligned = tensor.data_ptr() % ALIGNMENT == 0  # not in files of earlier releases
+    return tensor if aligned else tensor.clone()
+
+
+def get_all(store: Store, refs: Sequence[TensorRef]) -> dict[str, torch.Tensor]:
+    """Tensors by name, read and verified by several threads: hashing holds no lock.
+
+    Raises:
+        CorruptTensor: as `get`.
+    """
+    threads = max(1, min(len(refs), os.cpu_count() or 1))
+    with ThreadPoolExecutor(threads, thread_name_prefix="tensors") as pool:
+        loaded = pool.map(lambda ref: get(store, ref), refs)
+        return {ref.name: tensor for ref, tensor in zip(refs, loaded, strict=True)}

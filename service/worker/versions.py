@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, defaultdict
+from concurrent.futures import Future
 
 import torch
 
@@ -19,11 +20,15 @@ CAPACITY = 4
 
 
 class VersionViews:
-    """A few views, the least recently used one given up first.  Safe to use from threads."""
+    """A few views, the least recently used one given up first.  Safe to use from threads.
+
+    No lock is held while a version is read: loading one delays nobody who wants another.
+    """
 
     def __init__(self, base: LoadedModel, store: Store, capacity: int = CAPACITY) -> None:
         self.base, self._store, self._capacity = base, store, capacity
         self._views: OrderedDict[str, ModelView] = OrderedDict()
+        self._loading: dict[str, Future[ModelView]] = {}
         self._lock = threading.Lock()
 
     def get(self, version: str) -> ModelView:
@@ -33,15 +38,27 @@ class VersionViews:
             UnknownVersion, CorruptTensor
         """
         with self._lock:
-            if version not in self._views:
-                self._insert(version, self._load(version))
-            self._views.move_to_end(version)
-            return self._views[version]
+            view = self._found(version)
+            if view is not None:
+                return view
+            loading = self._loading.get(version)
+            mine = loading is None
+            if loading is None:
+                loading = self._loading[version] = Future()
+        if mine:
+            self._load_into(version, loading)
+        return loading.result()
+
+    def ready(self, version: str) -> ModelView | None:
+        """The view of a version if it is in memory."""
+        with self._lock:
+            return self._found(version)
 
     def put(self, version: str, view: ModelView) -> None:
         """Serve a version from a view that was just computed; its history is not kept."""
+        served = ModelView(self.base, view.replaced)
         with self._lock:
-            self._insert(version, ModelView(self.base, view.replaced))
+            self._insert(version, served)
 
     def editing(self, version: str) -> ModelView:
         """A view of its own to edit on top of a version, with the updates behind it."""
@@ -57,10 +74,30 @@ class VersionViews:
         with self._lock:
             return list(self._views)
 
+    def _found(self, version: str) -> ModelView | None:
+        if version in self._views:
+            self._views.move_to_end(version)
+        return self._views.get(version)
+
     def _insert(self, version: str, view: ModelView) -> None:
         self._views[version] = view
+        self._views.move_to_end(version)
         while len(self._views) > self._capacity:
             self._views.popitem(last=False)
+
+    def _load_into(self, version: str, loading: Future[ModelView]) -> None:
+        """Load a version for everyone who waits for it."""
+        try:
+            view = self._load(version)
+        except BaseException as error:
+            with self._lock:
+                del self._loading[version]
+            loading.set_exception(error)
+        else:
+            with self._lock:
+                self._insert(version, view)
+                del self._loading[version]
+            loading.set_result(view)
 
     def _load(self, version: str) -> ModelView:
         manifest = self._store.version(version)
@@ -68,9 +105,7 @@ class VersionViews:
         whole = combined_sha256({**self.base.tensor_hashes, **changed})
         if whole != manifest.weights_sha256:
             raise CorruptTensor(f"{version}: its tensors do not add up to its weights' hash")
-        return ModelView(
-            self.base, {ref.name: tensors.get(self._store, ref) for ref in manifest.tensors}
-        )
+        return ModelView(self.base, tensors.get_all(self._store, manifest.tensors))
 
 
 def updates_of(store: Store, manifest: Manifest) -> dict[str, Update]:

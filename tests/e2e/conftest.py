@@ -89,6 +89,14 @@ def own_service(service: Serving, tmp_path: Path) -> Iterator[Serving]:
     serving.stop()
 
 
+@pytest.fixture
+def llama(tmp_path: Path) -> Iterator[Serving]:
+    """A service with the bundled LLaMA."""
+    serving = Serving(tmp_path / "store", tmp_path / "log", "--model", "atlas-llama")
+    yield serving
+    assert serving.stop() == 0, serving.log.read_text()
+
+
 @pytest.fixture(scope="session")
 def many_facts() -> list[dict[str, str]]:
     """64 counterfactual facts, enough to keep the edit lane busy for seconds."""

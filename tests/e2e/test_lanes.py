@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import time
 
 from service.client import Client
@@ -113,6 +116,15 @@ def test_a_killed_worker_s_job_is_executed_once(own_service, many_facts):
     assert (head.id, head.parent) == (done.result["version"], first)
     assert [v.parent for v in versions] == [first, "v0", None]
     assert answer(client)[0] == head.id
+
+
+def test_a_killed_queue_server_is_started_again(own_service):
+    client = own_service.client
+    owner = json.loads((own_service.store / "valkey" / "owner.json").read_text())
+    os.kill(owner["server"], signal.SIGKILL)
+    assert client.wait(client.edit([FACT]).id, timeout=120).status is JobStatus.SUCCEEDED
+    client.wait_ready(30)
+    assert answer(client)[1] == "Mexico"
 
 
 def test_a_restarted_service_comes_back_on_its_version(own_service, tmp_path):

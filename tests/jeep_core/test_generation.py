@@ -15,7 +15,6 @@ from jeep_core.generation import (
     Decoder,
     Generated,
     Sampling,
-    continuation,
     generate,
     score,
     score_rows,
@@ -61,7 +60,10 @@ def test_greedy_equals_transformers(base: LoadedModel, view: ModelView) -> None:
         assert result.finish_reason == ("stop" if ended else "length")
         before = base.tokenizer.decode(ids[0].tolist())
         assert before.strip() == prompt
-        assert before + result.text == base.tokenizer.decode([*ids[0].tolist(), *ids_of(result)])
+        whole = base.tokenizer.decode([*ids[0].tolist(), *ids_of(result)])
+        # bytes that are no text are shown differently by some tokenizers, depending on company
+        assert "\ufffd" in whole or before + result.text == whole
+        assert result.text == "".join(token.delta for token in result.tokens)
 
 
 def test_an_edited_view_answers_from_its_own_weights(gptj: LoadedModel) -> None:
@@ -210,15 +212,17 @@ def test_nothing_is_decoded_when_nothing_is_asked_for() -> None:
     assert [r.finish_reason for r in decoder.results] == ["length", "length"]
 
 
+@pytest.mark.parametrize("temperature", [1e-45, 1e-310, 5e-324])
+def test_hardly_any_temperature_is_greedy(base: LoadedModel, temperature: float) -> None:
+    view = ModelView(base)
+    cold = generate(view, PROMPTS, Sampling(6, temperature=temperature, seed=1))
+    assert [r.text for r in cold] == [r.text for r in generate(view, PROMPTS, Sampling(6))]
+
+
 def test_steps_tell_who_got_a_token() -> None:
     prompts = ["count", "stop", "count"]
     decoder = Decoder(COINS, prompts, [Sampling(3), Sampling(3), Sampling(1)])
     assert list(decoder.steps()) == [[0, 2], [0], [0]]  # the end of text is no token
-
-
-def test_what_is_added_keeps_its_space(base: LoadedModel) -> None:
-    prompt, more = base.tokenizer.encode("Paris is").ids, base.tokenizer.encode("Paris is in").ids
-    assert continuation(base, prompt, more[len(prompt) :]) == " in"
 
 
 def plain_score(base: LoadedModel, prompt: str, target: str) -> tuple[int, float, int]:

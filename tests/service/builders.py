@@ -8,12 +8,13 @@ from typing import Any
 from redis import Redis
 
 from service.jobs import Job, JobStatus, now
-from service.queue import JobQueue, wire
+from service.queue import JobQueue, scripts, wire
 from service.schemas import Manifest
 from service.store import Store
 
 MakeJob = Callable[..., Job]
 FENCE = 1
+KEYS = wire.Keys("store")
 
 
 def add_version(store: Store, parent: str = "v0", **fields: object) -> str:
@@ -40,5 +41,16 @@ def ended(job: Job, status: JobStatus = JobStatus.SUCCEEDED) -> Job:
 
 
 def events(client: Redis, job: Job) -> list[wire.JobEvent]:
-    entries: Any = client.xrange(wire.events_key(job.id))
+    entries: Any = client.xrange(KEYS.events(job.id))
     return [wire.parse_event(entry) for entry in entries]
+
+
+def live_state(client: Redis, job_id: str) -> wire.LiveJob | None:
+    return wire.parse_live(client.hgetall(KEYS.job(job_id)))
+
+
+def request_cancel(client: Redis, job_id: str) -> JobStatus | None:
+    """As the api asks for it."""
+    keys, args = scripts.cancel(KEYS, job_id)
+    status: Any = client.eval(scripts.CANCEL, len(keys), *keys, *args)
+    return JobStatus(status) if status else None

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from builders import KEYS
 from redis import Redis
 
 from service.embedded import EmbeddedValkey
@@ -60,12 +61,12 @@ def based(store: Store) -> Store:
 
 @pytest.fixture
 def queue(client: Redis) -> JobQueue:
-    return JobQueue(client)
+    return JobQueue(client, KEYS)
 
 
 @pytest.fixture
 async def api(valkey_url: str, client: Redis) -> AsyncIterator[AsyncQueue]:
     """The api's side of the queue, on an emptied server."""
-    queue = AsyncQueue(connect_async(valkey_url))
+    queue = AsyncQueue(connect_async(valkey_url), KEYS)
     yield queue
     await queue.close()

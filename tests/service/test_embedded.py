@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from service.embedded import EmbeddedBusyError, EmbeddedError, EmbeddedValkey
+from service.embedded import EmbeddedBusyError, EmbeddedError, EmbeddedValkey, KeptValkey
 from service.queue import connect
 
 
@@ -83,6 +83,37 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
     (tmp_path / "appendonlydir").write_text("a file where a folder should be")
     with pytest.raises(EmbeddedError, match="appendonlydir"):
         EmbeddedValkey(tmp_path).start()
+
+
+@pytest.mark.parametrize("folder", ["valkey", "long" * 20 + "/" + "longer" * 10])
+def test_a_kept_server_is_started_again_where_it_was(tmp_path: Path, folder: str) -> None:
+    said: list[str] = []
+    server = KeptValkey(tmp_path / folder, said.append)
+    server.start()
+    url, first = server.url, server.pid
+    assert first is not None
+    with connect(url) as client:
+        client.set("city", "Bern")
+        os.kill(first, signal.SIGKILL)
+        assert client.get("city") == "Bern"  # the client waits for it
+        assert server.url == url
+        second = server.pid
+        assert second not in (None, first)
+    server.stop()
+    server.stop()
+    assert second is not None
+    assert not is_alive(second)
+    assert len(said) == 1
+    with EmbeddedValkey(tmp_path / folder) as again:  # the directory is free
+        assert again.pid
+
+
+def test_a_kept_server_that_cannot_start_says_why(tmp_path: Path) -> None:
+    (tmp_path / "appendonlydir").write_text("a file where a folder should be")
+    server = KeptValkey(tmp_path, print)
+    with pytest.raises(EmbeddedError, match="appendonlydir"):
+        server.start()
+    server.stop()
 
 
 _OWNER = """

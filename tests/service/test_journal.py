@@ -9,7 +9,7 @@ import pytest
 from builders import MakeJob
 
 from service.jobs import JobStatus
-from service.store import JobExists, KeyReused, Store, UnknownJob
+from service.store import CorruptFile, JobExists, KeyReused, Store, UnknownJob
 
 
 class TestJournal:
@@ -63,6 +63,23 @@ class TestJournal:
         store.save_job(job.model_copy(update={"status": JobStatus.SUCCEEDED}))
         (store.root / "jobs" / f"{job.id}.open").touch()
         assert store.unfinished_jobs() == []
+
+    @pytest.mark.parametrize("how", ["cut off", "a folder"])
+    def test_an_unreadable_record_hides_no_other_job(
+        self, store: Store, make_job: MakeJob, how: str
+    ) -> None:
+        for n in range(3):
+            store.journal(make_job(id=f"job_{n}"))
+        path = store.root / "jobs" / "job_1.json"
+        if how == "cut off":
+            path.write_bytes(path.read_bytes()[:20])
+        else:
+            path.unlink()
+            path.mkdir()
+        assert [job.id for job in store.jobs()] == ["job_2", "job_0"]
+        assert [job.id for job in store.unfinished_jobs()] == ["job_0", "job_2"]
+        with pytest.raises(CorruptFile, match="job_1"):
+            store.job("job_1")
 
     def test_a_wish_to_cancel_survives_a_restart(self, store: Store, make_job: MakeJob) -> None:
         job = make_job()
@@ -129,3 +146,9 @@ class TestIdempotency:
         later = Store.open(store.root, idempotency_hours=0.01 / 3600)
         claim = later.claim_key("k", "other body", "job_2")
         assert (claim.job_id, claim.fresh) == ("job_2", True)
+
+    def test_an_unreadable_key_hinders_no_sweep(self, store: Store) -> None:
+        store.claim_key("k", "body", "job_1")
+        [path] = (store.root / "idempotency").glob("*.json")
+        path.write_text("{")
+        assert store.sweep() == 0

@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
+from builders import KEYS
 from redis import Redis
 
-from service.queue import Lease, LeaseHeld, wire
+from service.queue import Lease, LeaseHeld
 from service.settings import Settings
 
 
@@ -18,6 +19,7 @@ class TestLease:
     def lease(client: Redis, store: str, lease_ms: int = 30_000) -> Lease:
         return Lease(
             client,
+            KEYS,
             Settings(store=Path(store), lease_ms=lease_ms, lease_renew_s=lease_ms / 4000),
         )
 
@@ -68,10 +70,10 @@ class TestLease:
         lease = self.lease(client, "/a", lease_ms=200)
         lease.acquire(0)
         time.sleep(0.5)
-        assert client.get(wire.LEASE) is not None
+        assert client.get(KEYS.lease) is not None
         assert not lease.lost.is_set()
         lease.release()
-        assert client.get(wire.LEASE) is None
+        assert client.get(KEYS.lease) is None
 
     def test_a_lease_that_ran_out_is_taken_again_if_nobody_came(self, client: Redis) -> None:
         lease = self.lease(client, "/a", lease_ms=200)
@@ -79,16 +81,34 @@ class TestLease:
         client.flushall()
         time.sleep(0.2)
         assert not lease.lost.is_set()
-        assert client.get(wire.FENCE) == str(fence)
+        assert client.get(KEYS.fence) == str(fence)
+        lease.release()
+
+    def test_a_lease_is_renewed_again_after_redis_was_full(self, client: Redis) -> None:
+        lease = self.lease(client, "/a", lease_ms=200)
+        lease.acquire(0)
+        client.config_set("maxmemory", "1")
+        time.sleep(0.3)
+        client.config_set("maxmemory", "0")
+        time.sleep(0.3)
+        assert client.get(KEYS.lease) is not None
+        assert not lease.lost.is_set()
+        lease.release()
+
+    def test_a_lease_that_can_no_longer_be_renewed_is_lost(self, client: Redis) -> None:
+        lease = self.lease(client, "/a", lease_ms=200)
+        lease.acquire(0)
+        lease._renew = None  # whatever breaks the renewing thread
+        assert lease.lost.wait(2)
         lease.release()
 
     def test_a_worker_learns_that_another_one_came(self, client: Redis) -> None:
         lease = self.lease(client, "/a", lease_ms=200)
         lease.acquire(0)
-        client.delete(wire.LEASE)
+        client.delete(KEYS.lease)
         other = self.lease(client, "/b")
         other.acquire(0, wait_s=1)
         assert lease.lost.wait(2)
         lease.release()
-        assert client.get(wire.LEASE) is not None
+        assert client.get(KEYS.lease) is not None
         other.release()

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from builders import FENCE, MakeJob, ended, events, take
+from builders import FENCE, KEYS, MakeJob, ended, events, live_state, request_cancel, take
 from redis import Redis
 
 from service.embedded import EmbeddedValkey
@@ -57,7 +57,7 @@ class TestOrder:
         queue.submit(second)
         queue.begin(take(queue), FENCE)  # and dies
         with connect(valkey_url) as client:
-            new_worker = JobQueue(client)
+            new_worker = JobQueue(client, KEYS)
             again = take(new_worker)
             assert (again.id, again.status, again.attempt) == (first.id, JobStatus.RUNNING, 1)
             new_worker.finish(ended(new_worker.begin(again, FENCE)), FENCE)
@@ -68,7 +68,7 @@ class TestOrder:
     ) -> None:
         job = make_job()
         with connect(valkey_url) as client:
-            later = threading.Timer(0.1, JobQueue(client).submit, [job])
+            later = threading.Timer(0.1, JobQueue(client, KEYS).submit, [job])
             later.start()
             queued = queue.next(5000)
             later.join()
@@ -81,16 +81,18 @@ class TestOrder:
         lost, job = make_job(), make_job()
         queue.submit(lost)
         queue.submit(job)
-        client.delete(wire.job_key(lost.id))
+        client.delete(KEYS.job(lost.id))
         assert take(queue).id == job.id
-        assert client.xlen(wire.JOBS) == 1
+        assert client.xlen(KEYS.jobs) == 1
 
 
 class TestBegin:
-    def test_begin_marks_the_job_as_running(self, queue: JobQueue, make_job: MakeJob) -> None:
+    def test_begin_marks_the_job_as_running(
+        self, queue: JobQueue, client: Redis, make_job: MakeJob
+    ) -> None:
         queue.submit(make_job())
         job = queue.begin(take(queue).model_copy(update={"base_version": "v3"}), FENCE)
-        live = queue.live(job.id)
+        live = live_state(client, job.id)
         assert live is not None
         assert (job.status, job.attempt, job.started_at) == ("running", 1, live.started_at)
         assert (live.status, live.attempt, live.base_version) == ("running", 1, "v3")
@@ -113,7 +115,7 @@ class TestBegin:
         self, queue: JobQueue, client: Redis, make_job: MakeJob
     ) -> None:
         queue.submit(make_job())
-        client.set(wire.FENCE, FENCE + 1)
+        client.set(KEYS.fence, FENCE + 1)
         with pytest.raises(LeaseLost):
             queue.begin(take(queue), FENCE)
         assert take(queue).attempt == 0
@@ -126,7 +128,48 @@ class TestBegin:
         client.flushall()
         with pytest.raises(JobGone):
             queue.begin(job, FENCE)
-        assert not queue.known(job.id)
+        assert live_state(client, job.id) is None
+
+
+class TestGiveBack:
+    def test_an_attempt_given_back_does_not_count(
+        self, queue: JobQueue, client: Redis, make_job: MakeJob
+    ) -> None:
+        queue.submit(make_job())
+        for _ in range(3):
+            job = queue.begin(take(queue).model_copy(update={"base_version": "v3"}), FENCE)
+            queue.progress(job.id, Progress(phase="optimise"))
+            queue.give_back(job, FENCE)
+        again = take(queue)
+        assert (again.status, again.attempt, again.base_version) == ("queued", 0, None)
+        assert (again.started_at, again.progress) == (None, Progress())
+        assert [e.data.get("status") for e in events(client, job)][-2:] == [None, "queued"]
+
+    def test_a_cancel_stays(self, queue: JobQueue, client: Redis, make_job: MakeJob) -> None:
+        queue.submit(make_job())
+        job = queue.begin(take(queue), FENCE)
+        request_cancel(client, job.id)
+        queue.give_back(job, FENCE)
+        assert queue.begin(take(queue), FENCE).status is JobStatus.CANCELLING
+
+    def test_only_the_last_attempt_can_be_given_back(
+        self, queue: JobQueue, client: Redis, make_job: MakeJob
+    ) -> None:
+        queue.submit(make_job())
+        job = queue.begin(take(queue), FENCE)
+        JobQueue(client, KEYS).begin(take(queue), FENCE)  # by the next worker
+        queue.give_back(job, FENCE)
+        queue.give_back(job, FENCE)
+        assert take(queue).attempt == 2
+
+    def test_a_stale_fence_gives_nothing_back(
+        self, queue: JobQueue, client: Redis, make_job: MakeJob
+    ) -> None:
+        queue.submit(make_job())
+        job = queue.begin(take(queue), FENCE)
+        client.set(KEYS.fence, FENCE + 1)
+        queue.give_back(job, FENCE)
+        assert take(queue).attempt == 1
 
 
 class TestFinish:
@@ -136,25 +179,25 @@ class TestFinish:
         queue.submit(make_job())
         job = queue.begin(take(queue), FENCE)
         queue.finish(ended(job), FENCE)
-        live = queue.live(job.id)
+        live = live_state(client, job.id)
         assert live is not None
         assert live.status is JobStatus.SUCCEEDED
         assert events(client, job)[-1].data["status"] == "succeeded"
-        assert client.xlen(wire.JOBS) == 0
-        assert client.xpending(wire.JOBS, wire.GROUP)["pending"] == 0
-        assert 0 < client.ttl(wire.job_key(job.id)) <= wire.FINISHED_TTL_S
-        assert 0 < client.ttl(wire.events_key(job.id)) <= wire.FINISHED_TTL_S
+        assert client.xlen(KEYS.jobs) == 0
+        assert client.xpending(KEYS.jobs, wire.GROUP)["pending"] == 0
+        assert 0 < client.ttl(KEYS.job(job.id)) <= wire.FINISHED_TTL_S
+        assert 0 < client.ttl(KEYS.events(job.id)) <= wire.FINISHED_TTL_S
 
     def test_finish_with_a_stale_fence_changes_nothing(
         self, queue: JobQueue, client: Redis, make_job: MakeJob
     ) -> None:
         queue.submit(make_job())
         job = queue.begin(take(queue), FENCE)
-        before = (events(client, job), client.hgetall(wire.job_key(job.id)))
-        client.set(wire.FENCE, FENCE + 1)
+        before = (events(client, job), client.hgetall(KEYS.job(job.id)))
+        client.set(KEYS.fence, FENCE + 1)
         with pytest.raises(LeaseLost):
             queue.finish(ended(job), FENCE)
-        assert (events(client, job), client.hgetall(wire.job_key(job.id))) == before
+        assert (events(client, job), client.hgetall(KEYS.job(job.id))) == before
         assert take(queue).id == job.id
 
     def test_another_owner_of_the_lease_makes_a_fence_stale(
@@ -162,7 +205,7 @@ class TestFinish:
     ) -> None:
         queue.submit(make_job())
         job = queue.begin(take(queue), 7)
-        client.set(wire.LEASE, "3 elsewhere")  # its Redis had lost the counter
+        client.set(KEYS.lease, "3 elsewhere")  # its Redis had lost the counter
         with pytest.raises(LeaseLost):
             queue.finish(ended(job), 7)
 
@@ -201,16 +244,16 @@ class TestCancel:
         job, other = make_job(), make_job()
         queue.submit(job)
         queue.submit(other)
-        assert queue.request_cancel(job.id) is JobStatus.CANCELLED
+        assert request_cancel(client, job.id) is JobStatus.CANCELLED
         assert events(client, job)[-1].is_last
         assert take(queue).id == other.id
 
     def test_a_job_that_was_taken_and_not_begun_can_no_longer_begin(
-        self, queue: JobQueue, make_job: MakeJob
+        self, queue: JobQueue, client: Redis, make_job: MakeJob
     ) -> None:
         queue.submit(make_job())
         job = take(queue)
-        assert queue.request_cancel(job.id) is JobStatus.CANCELLED
+        assert request_cancel(client, job.id) is JobStatus.CANCELLED
         with pytest.raises(JobGone):
             queue.begin(job, FENCE)
         assert queue.next(0) is None
@@ -219,27 +262,29 @@ class TestCancel:
         queue.submit(make_job())
         job = queue.begin(take(queue), FENCE)
         assert not queue.cancel_requested(job.id)
-        assert queue.request_cancel(job.id) is JobStatus.CANCELLING
+        assert request_cancel(client, job.id) is JobStatus.CANCELLING
         assert queue.cancel_requested(job.id)
         assert events(client, job)[-1].data["status"] == "cancelling"
         queue.finish(ended(job, JobStatus.CANCELLED), FENCE)
-        assert queue.request_cancel(job.id) is JobStatus.CANCELLED
+        assert request_cancel(client, job.id) is JobStatus.CANCELLED
 
     def test_a_cancelled_job_begun_again_after_a_crash_is_still_cancelling(
-        self, queue: JobQueue, make_job: MakeJob
+        self, queue: JobQueue, client: Redis, make_job: MakeJob
     ) -> None:
         queue.submit(make_job())
-        queue.request_cancel(queue.begin(take(queue), FENCE).id)
+        request_cancel(client, queue.begin(take(queue), FENCE).id)
         assert queue.begin(take(queue), FENCE).status is JobStatus.CANCELLING
 
-    def test_a_finished_job_stays_as_it_ended(self, queue: JobQueue, make_job: MakeJob) -> None:
+    def test_a_finished_job_stays_as_it_ended(
+        self, queue: JobQueue, client: Redis, make_job: MakeJob
+    ) -> None:
         queue.submit(make_job())
         job = queue.begin(take(queue), FENCE)
         queue.finish(ended(job), FENCE)
-        assert queue.request_cancel(job.id) is JobStatus.SUCCEEDED
+        assert request_cancel(client, job.id) is JobStatus.SUCCEEDED
 
-    def test_an_unknown_job_is_reported(self, queue: JobQueue) -> None:
-        assert queue.request_cancel("job_nobody") is None
+    def test_an_unknown_job_is_reported(self, queue: JobQueue, client: Redis) -> None:
+        assert request_cancel(client, "job_nobody") is None
 
 
 class TestRequeue:
@@ -253,20 +298,39 @@ class TestRequeue:
         queue.submit(jobs[0])
         assert queue.requeue_missing(store.unfinished_jobs()) == ["job_2", "job_3"]
         assert queue.requeue_missing(store.unfinished_jobs()) == []
-        assert client.xlen(wire.JOBS) == 3
+        assert client.xlen(KEYS.jobs) == 3
+
+    def test_progress_of_a_job_lost_with_redis_does_not_keep_it_from_being_queued_again(
+        self, queue: JobQueue, client: Redis, make_job: MakeJob
+    ) -> None:
+        queue.submit(make_job())
+        job = queue.begin(take(queue), FENCE)
+        client.flushall()
+        queue.progress(job.id, Progress(phase="optimise", done=3, total=5))
+        assert client.keys() == []
+        assert queue.submit(job)
+        assert take(queue).id == job.id
+
+    def test_a_remnant_of_a_job_is_overwritten(
+        self, queue: JobQueue, client: Redis, make_job: MakeJob
+    ) -> None:
+        job = make_job()
+        client.hset(KEYS.job(job.id), "progress", Progress(phase="optimise").model_dump_json())
+        assert queue.submit(job)
+        assert take(queue).progress == Progress()
 
     def test_a_restart_of_redis_keeps_jobs_and_order(
         self, tmp_path: Path, make_job: MakeJob
     ) -> None:
         first, second = make_job(), make_job()
         with EmbeddedValkey(tmp_path) as server, connect(server.url) as client:
-            JobQueue(client).submit(first)
-            JobQueue(client).submit(second)
-            JobQueue(client).begin(take(JobQueue(client)), FENCE)
+            JobQueue(client, KEYS).submit(first)
+            JobQueue(client, KEYS).submit(second)
+            JobQueue(client, KEYS).begin(take(JobQueue(client, KEYS)), FENCE)
         with EmbeddedValkey(tmp_path) as server, connect(server.url) as client:
-            again = take(JobQueue(client))
+            again = take(JobQueue(client, KEYS))
             assert (again.id, again.attempt) == (first.id, 1)
-            assert JobQueue(client).known(second.id)
+            assert live_state(client, second.id) is not None
 
     def test_a_waiting_worker_outlives_a_restart_of_redis(
         self, tmp_path: Path, make_job: MakeJob
@@ -275,7 +339,7 @@ class TestRequeue:
         server = EmbeddedValkey(tmp_path)
         server.start()
         with connect(server.url) as client:
-            queue = JobQueue(client)
+            queue = JobQueue(client, KEYS)
             found: list[object] = []
             waiting = threading.Thread(target=lambda: found.append(queue.next(8000)))
             waiting.start()
@@ -296,32 +360,32 @@ class TestLive:
         job = queue.begin(take(queue), FENCE)
         progress = Progress(phase="values", done=3, total=25, eta_seconds=1.5)
         queue.progress(job.id, progress)
-        live = queue.live(job.id)
+        live = live_state(client, job.id)
         assert live is not None
         assert live.progress == progress
         last = events(client, job)[-1]
         assert (last.name, Progress.model_validate(last.data)) == ("progress", progress)
 
     def test_the_live_state_is_laid_over_the_stores_record(
-        self, queue: JobQueue, make_job: MakeJob
+        self, queue: JobQueue, client: Redis, make_job: MakeJob
     ) -> None:
         journaled = make_job(payload={"a": 1})
         queue.submit(journaled)
         queue.begin(take(queue), FENCE)
-        live = queue.live(journaled.id)
+        live = live_state(client, journaled.id)
         assert live is not None
         shown = live.over(journaled)
         assert (shown.status, shown.attempt, shown.payload) == (JobStatus.RUNNING, 1, {"a": 1})
 
     def test_what_has_ended_in_the_store_has_ended(
-        self, queue: JobQueue, make_job: MakeJob
+        self, queue: JobQueue, client: Redis, make_job: MakeJob
     ) -> None:
         """The worker saves the end before it tells Redis."""
         job = make_job()
         queue.submit(job)
-        live = queue.live(job.id)
+        live = live_state(client, job.id)
         assert live is not None
         assert live.over(ended(job)).status is JobStatus.SUCCEEDED
 
-    def test_an_unknown_job_has_no_live_state(self, queue: JobQueue) -> None:
-        assert queue.live("job_nobody") is None
+    def test_an_unknown_job_has_no_live_state(self, queue: JobQueue, client: Redis) -> None:
+        assert live_state(client, "job_nobody") is None

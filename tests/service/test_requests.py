@@ -10,9 +10,10 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
-from builders import FENCE, MakeJob, ended, take
+from builders import FENCE, KEYS, MakeJob, ended, live_state, take
 from redis import Redis
 
+from service.api.reconcile import Reconciler
 from service.jobs import JobStatus, Progress, new_id, now
 from service.queue import (
     AsyncQueue,
@@ -24,9 +25,10 @@ from service.queue import (
     WorkerGone,
     connect,
     connect_async,
-    wire,
 )
+from service.queue.wire import REPLY_TTL_S
 from service.schemas import WorkerReply, WorkerRequest
+from service.store import Store
 
 
 def beat(instance: str = "one") -> WorkerBeat:
@@ -48,7 +50,7 @@ class Answering(threading.Thread):
         self.enough = threading.Event()
 
     def run(self) -> None:
-        requests = RequestQueue(self.client)
+        requests = RequestQueue(self.client, KEYS)
         while not self.enough.is_set():
             for request in requests.take(50, 8):
                 self.taken.append(request)
@@ -56,7 +58,7 @@ class Answering(threading.Thread):
                     requests.reply(request.id, reply)
 
     def __enter__(self) -> Answering:
-        self.heart = Heartbeat(self.client, beat)
+        self.heart = Heartbeat(self.client, KEYS, beat)
         self.heart.start()
         self.start()
         return self
@@ -84,24 +86,24 @@ class TestRequests:
     async def test_without_a_worker_nothing_is_asked(self, api: AsyncQueue, client: Redis) -> None:
         with pytest.raises(WorkerGone):
             await anext(api.ask(ask_for(5)))
-        assert client.xlen(wire.REQUESTS) == 0
+        assert client.xlen(KEYS.requests) == 0
 
     @pytest.mark.parametrize("successor", [None, "two"])
     async def test_a_worker_that_dies_while_it_is_asked_is_noticed(
         self, api: AsyncQueue, client: Redis, successor: str | None
     ) -> None:
-        client.set(wire.WORKER, beat("one").model_dump_json())
+        client.set(KEYS.worker, beat("one").model_dump_json())
         asking = asyncio.ensure_future(anext(api.ask(ask_for(30))))
         await asyncio.sleep(0.1)
         if successor is None:
-            client.delete(wire.WORKER)
+            client.delete(KEYS.worker)
         else:
-            client.set(wire.WORKER, beat(successor).model_dump_json())
+            client.set(KEYS.worker, beat(successor).model_dump_json())
         with pytest.raises(WorkerGone):
             await asyncio.wait_for(asking, 5)
 
     async def test_after_the_deadline_nobody_waits(self, api: AsyncQueue, client: Redis) -> None:
-        client.set(wire.WORKER, beat().model_dump_json())
+        client.set(KEYS.worker, beat().model_dump_json())
         with pytest.raises(RequestTimeout):
             await anext(api.ask(ask_for(0.2)))
 
@@ -112,9 +114,9 @@ class TestRequests:
         with Answering(valkey_url, WorkerReply(event="token")):
             async with aclosing(api.ask(request)) as answer:
                 await anext(answer)
-                assert not RequestQueue(client).gone(request.id)
+                assert RequestQueue(client, KEYS).gone([request.id]) == set()
             await asyncio.sleep(0.1)
-        assert RequestQueue(client).gone(request.id)
+        assert RequestQueue(client, KEYS).gone([request.id, "req_other"]) == {request.id}
 
     async def test_a_worker_takes_nothing_that_nobody_waits_for(
         self, api: AsyncQueue, client: Redis
@@ -122,15 +124,38 @@ class TestRequests:
         late, gone, wanted = ask_for(-1), ask_for(5), ask_for(5)
         await api.abandon(gone.id)
         for request in (late, gone, wanted):
-            client.xadd(wire.REQUESTS, {"request": request.model_dump_json()})
-        assert RequestQueue(client).take(0, 8) == [wanted]
-        assert client.xlen(wire.REQUESTS) == 0
+            client.xadd(KEYS.requests, {"request": request.model_dump_json()})
+        assert RequestQueue(client, KEYS).take(0, 8) == [wanted]
+        assert client.xlen(KEYS.requests) == 0
+
+    async def test_replies_to_several_requests_are_sent_together(
+        self, api: AsyncQueue, client: Redis
+    ) -> None:
+        client.set(KEYS.worker, beat().model_dump_json())
+        first, second = ask_for(5), ask_for(5)
+        token, last = WorkerReply(event="token"), WorkerReply(event="result")
+        RequestQueue(client, KEYS).reply_all(
+            [(first.id, token), (second.id, last), (first.id, last)]
+        )
+        assert [reply async for reply in api.ask(first)] == [token, last]
+        assert [reply async for reply in api.ask(second)] == [last]
+        assert 0 < client.ttl(KEYS.reply(first.id)) <= REPLY_TTL_S
+
+    async def test_it_is_asked_at_once_whose_clients_have_gone(
+        self, api: AsyncQueue, client: Redis
+    ) -> None:
+        ids = [ask_for(5).id for _ in range(4)]
+        for request_id in ids[1:3]:
+            await api.abandon(request_id)
+        queue = RequestQueue(client, KEYS)
+        assert queue.gone(ids) == set(ids[1:3])
+        assert queue.gone([]) == set()
 
     async def test_a_request_is_taken_once(self, api: AsyncQueue, client: Redis) -> None:
         requests = [ask_for(5) for _ in range(3)]
         for request in requests:
-            client.xadd(wire.REQUESTS, {"request": request.model_dump_json()})
-        queue = RequestQueue(client)
+            client.xadd(KEYS.requests, {"request": request.model_dump_json()})
+        queue = RequestQueue(client, KEYS)
         assert [queue.take(0, 2), queue.take(0, 2), queue.take(0, 2)] == [
             requests[:2],
             requests[2:],
@@ -141,12 +166,26 @@ class TestRequests:
         self, api: AsyncQueue, client: Redis
     ) -> None:
         described = beat()
-        heart = Heartbeat(client, lambda: described)
+        heart = Heartbeat(client, KEYS, lambda: described)
         heart.start()
         assert await api.worker_alive() == described
-        assert 0 < client.pttl(wire.WORKER) <= Heartbeat.TTL_MS
+        assert 0 < client.pttl(KEYS.worker) <= Heartbeat.TTL_MS
         heart.stop()
         assert await api.worker_alive() is None
+
+    async def test_a_heartbeat_outlives_a_full_redis(
+        self, api: AsyncQueue, client: Redis, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Heartbeat, "PERIOD_S", 0.02)
+        heart = Heartbeat(client, KEYS, beat)
+        heart.start()
+        client.config_set("maxmemory", "1")
+        await asyncio.sleep(0.2)
+        client.config_set("maxmemory", "0")
+        client.delete(KEYS.worker)
+        await asyncio.sleep(0.2)
+        assert await api.worker_alive() is not None
+        heart.stop()
 
 
 @pytest.mark.anyio
@@ -191,7 +230,7 @@ class TestFollowing:
         assert [event async for event in api.events("job_nobody")] == []
 
     async def test_the_api_submits_cancels_and_shows_what_the_worker_works_on(
-        self, api: AsyncQueue, queue: JobQueue, make_job: MakeJob
+        self, api: AsyncQueue, queue: JobQueue, client: Redis, make_job: MakeJob
     ) -> None:
         job = make_job()
         assert await api.submit(job)
@@ -199,10 +238,24 @@ class TestFollowing:
         queue.begin(take(queue), FENCE)
         assert await api.request_cancel(job.id) is JobStatus.CANCELLING
         assert queue.cancel_requested(job.id)
-        assert await api.live(job.id) == queue.live(job.id)
+        assert await api.live(job.id) == live_state(client, job.id)
+
+    async def test_a_late_cancel_leaves_the_worker_s_record_as_it_is(
+        self, api: AsyncQueue, queue: JobQueue, store: Store, make_job: MakeJob
+    ) -> None:
+        submitted = make_job()
+        store.journal(submitted)
+        queue.submit(submitted)
+        done = ended(queue.begin(take(queue), FENCE), JobStatus.CANCELLED)
+        store.save_job(done)
+        queue.finish(done, FENCE)
+        reconciler = Reconciler(store, api)
+        reconciler.behind = False
+        await reconciler.cancel(submitted)  # as it was read before the worker ended it
+        assert store.job(submitted.id) == done
 
     async def test_ping_tells_whether_redis_answers(self, api: AsyncQueue, tmp_path: Path) -> None:
-        nobody = AsyncQueue(connect_async(f"unix://{tmp_path}/no.sock", retries=0))
+        nobody = AsyncQueue(connect_async(f"unix://{tmp_path}/no.sock", retries=0), KEYS)
         assert await api.ping()
         assert not await nobody.ping()
         await nobody.close()

@@ -47,6 +47,10 @@ def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) ->
         ("JEEP_GENERATE_TIMEOUT_S", "nan"),
         ("JEEP_CORPUS", "/no/such/corpus.txt"),
         ("JEEP_LEASE_RENEW_S", "29"),
+        ("JEEP_MOMENTS", "../elsewhere"),
+        ("JEEP_FACTOR_MEMORY_MB", "0"),
+        ("JEEP_EDIT_SHARE", "0"),
+        ("JEEP_DECODE_THREADS", "0"),
     ],
 )
 def test_a_wrong_value_is_refused_by_the_name_of_its_variable(

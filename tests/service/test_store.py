@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,13 @@ class TestOpening:
         (store.root / "format.json").write_text('{"format": 2}')
         with pytest.raises(WrongFormat, match="2"):
             Store.open(store.root)
+
+    def test_a_store_keeps_its_id_and_shares_it_with_no_other(self, tmp_path: Path) -> None:
+        with ThreadPoolExecutor(8) as pool:
+            ids = list(pool.map(lambda _: Store.open(tmp_path / "a").id, range(8)))
+        (tmp_path / "a").rename(tmp_path / "b")
+        assert {*ids} == {Store.open(tmp_path / "b").id}
+        assert Store.open(tmp_path / "a").id not in ids
 
     def test_a_half_created_store_is_completed(self, store: Store) -> None:
         (store.root / "format.json").unlink()
@@ -138,6 +146,14 @@ class TestTensors:
         path.write_bytes(path.read_bytes()[:-3])
         with pytest.raises(CorruptTensor):
             store.read_tensor(ref)
+        store.put_tensor("w", "F32", [2], b"01234567")
+        assert store.read_tensor(ref) == b"01234567"
+
+    def test_a_damaged_tensor_of_the_right_size_is_replaced_when_put_again(
+        self, store: Store
+    ) -> None:
+        ref = store.put_tensor("w", "F32", [2], b"01234567")
+        damage(store.tensor_file(ref.sha256))
         store.put_tensor("w", "F32", [2], b"01234567")
         assert store.read_tensor(ref) == b"01234567"
 

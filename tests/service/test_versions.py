@@ -93,6 +93,14 @@ class TestVersions:
         assert found.id == version
         assert based.version_of_job("job_3") is None
 
+    def test_the_version_of_a_job_is_found_beside_a_damaged_one(self, based: Store) -> None:
+        version = add_version(based, job_id="job_1")
+        damaged = add_version(based, job_id="job_2")
+        (based.root / "versions" / damaged / "manifest.json").write_text("{")
+        found = Store.open(based.root).version_of_job("job_1")
+        assert found is not None
+        assert found.id == version
+
     def test_lineage_goes_from_the_base_along_the_branch(self, based: Store) -> None:
         first = add_version(based)
         add_version(based)
@@ -192,6 +200,12 @@ class TestHead:
         move(based, "v0", expected=version)
         assert [m.to for m in based.reflog()] == ["v0", version, "v0"]
 
+    def test_a_reflog_that_is_no_text_is_named(self, based: Store) -> None:
+        path = based.root / "reflog.jsonl"
+        path.write_bytes(path.read_bytes() + b"\xff\xfe\n")
+        with pytest.raises(CorruptFile, match="reflog"):
+            based.reflog()
+
 
 class TestNames:
     def test_head_base_ids_and_names_resolve_to_ids(self, based: Store) -> None:
@@ -203,7 +217,9 @@ class TestNames:
             "head": version, "base": "v0", "v0": "v0", version: version, "first": version,
         }  # fmt: skip
 
-    @pytest.mark.parametrize("ref", ["nobody", "v1", "v01", "v²", "../versions/v0", "", "HEAD"])
+    @pytest.mark.parametrize(
+        "ref", ["nobody", "v1", "v01", "v²", "../versions/v0", "", "HEAD", "v" + "9" * 5000]
+    )
     def test_anything_else_is_unknown(self, based: Store, ref: str) -> None:
         with pytest.raises(UnknownVersion) as unknown:
             based.resolve(ref)
@@ -217,7 +233,9 @@ class TestNames:
             based.name_version("good", "v0")
         assert Store.open(based.root).names() == {"good": version}
 
-    @pytest.mark.parametrize("name", ["head", "base", "v0", "v12", "0day", "a b", "x\n", "", "a/b"])
+    @pytest.mark.parametrize(
+        "name", ["head", "base", "v0", "v12", "v" + "9" * 20, "0day", "a b", "x\n", "", "a/b"]
+    )
     def test_names_that_mean_something_else_are_refused(self, based: Store, name: str) -> None:
         with pytest.raises(BadName):
             based.name_version(name, "v0")

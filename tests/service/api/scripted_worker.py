@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from jeep_core.atlas import MODELS
 from jeep_core.hparams import presets_for
 from service.jobs import Job, JobError, JobStatus, Progress, now
-from service.queue import Heartbeat, JobQueue, Lease, RequestQueue, WorkerBeat, connect
+from service.queue import Heartbeat, JobQueue, Keys, Lease, RequestQueue, WorkerBeat, connect
 from service.schemas import (
     Answer,
     EditPayload,
@@ -69,8 +69,9 @@ class ScriptedWorker:
     def __init__(self, settings: Settings) -> None:
         self.store = Store.open(settings.store)
         self.client = connect(str(settings.redis_url))
-        self.jobs, self.requests = JobQueue(self.client), RequestQueue(self.client)
-        self.lease = Lease(self.client, settings)
+        keys = Keys(self.store.id)
+        self.jobs, self.requests = JobQueue(self.client, keys), RequestQueue(self.client, keys)
+        self.lease = Lease(self.client, keys, settings)
         self.go = threading.Event()
         self.go.set()
         self.asked: list[WorkerRequest] = []
@@ -84,7 +85,7 @@ class ScriptedWorker:
                 instance=instance, pid=os.getpid(), model="atlas-gptj", started_at=started
             )
 
-        self.heartbeat = Heartbeat(self.client, beat)
+        self.heartbeat = Heartbeat(self.client, keys, beat)
 
     def __enter__(self) -> "ScriptedWorker":
         publish(self.store)
@@ -182,6 +183,9 @@ class ScriptedWorker:
         [to] = request.versions
         previous = self.store.head().version
         why = request.body["why"]
+        if why == "fail":
+            self._reply(request, "error", JobError(code="corrupt_version", message="damaged"))
+            return
         self.store.move_head(
             to, expected=previous, job_id=None, fence=self.fence, who="test", why=why
         )
@@ -216,7 +220,7 @@ class ScriptedWorker:
 
     def _until_abandoned(self, request: WorkerRequest) -> None:
         while time.time() < request.deadline and not self._stop.is_set():
-            if self.requests.gone(request.id):
+            if self.requests.gone([request.id]):
                 self.abandoned.append(request.id)
                 return
             time.sleep(0.05)
@@ -229,7 +233,7 @@ class ScriptedWorker:
 def edit_result(payload: EditPayload, version: str, parent: str) -> EditResult:
     facts = [
         FactOutcome(
-            index=i,
+            index=index,
             **fact.model_dump(include={"subject", "prompt", "target_new", "target_true"}),
             before=Answer(p_new=0.01, text="old"),
             after=Answer(p_new=0.99, text=fact.target_new),
@@ -237,7 +241,7 @@ def edit_result(payload: EditPayload, version: str, parent: str) -> EditResult:
             steps=3,
             target_probability=0.9,
         )
-        for i, fact in enumerate(payload.facts)
+        for index, fact in zip(payload.sent_as, payload.facts, strict=True)
     ]
     return EditResult(
         edit_id=payload.edit_id,
@@ -249,4 +253,5 @@ def edit_result(payload: EditPayload, version: str, parent: str) -> EditResult:
         greedy_success=1.0,
         layers=[],
         seconds={"total": 0.1},
+        duplicates=payload.duplicates,
     )

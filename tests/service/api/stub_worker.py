@@ -10,4 +10,6 @@ with (folder / "pids").open("a") as file:
     file.write(f"{os.getpid()}\n")
 if (folder / "misconfigured").exists():
     sys.exit(78)
+if (folder / "obliging").exists():
+    sys.exit(0)
 time.sleep(60)

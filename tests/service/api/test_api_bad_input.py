@@ -12,7 +12,7 @@ from scripted_worker import info, publish
 from serving import make_settings, running
 from tokenizers import Tokenizer, models
 
-from service.queue import JobQueue, connect
+from service.queue import JobQueue, Keys, connect
 from service.settings import Settings
 from service.store import Store
 
@@ -113,8 +113,8 @@ def assert_nothing_happened(store: Store, settings: Settings) -> None:
     assert list(store.jobs()) == []
     assert list((settings.store / "idempotency").glob("*.json")) == []
     redis = connect(str(settings.redis_url))
-    assert JobQueue(redis).next(0) is None
-    assert redis.keys("jeep:job:*") == []
+    assert JobQueue(redis, Keys(store.id)).next(0) is None
+    assert redis.keys("jeep:*:job:*") == []
     redis.close()
 
 
@@ -184,6 +184,12 @@ def test_malformed_json(body: bytes, http: httpx.Client, model: Store, settings:
         assert answer.status_code == 400
         assert answer.json()["code"] == "malformed_json"
     assert_nothing_happened(model, settings)
+
+
+@pytest.mark.parametrize("body", ["[]", "null", "3"])
+def test_a_body_that_is_no_object(body: str, http: httpx.Client, model: Store) -> None:
+    answer = http.post("/edits", content=body, headers={"Content-Type": "application/json"})
+    assert assert_problem(answer, 422, "")["detail"].startswith("Input should be")
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -348,6 +354,8 @@ def test_bad_parameters(path: str, field: str, http: httpx.Client, model: Store)
         ("POST", "/jobs/job_01/cancel", 404, "unknown_job"),
         ("GET", "/edits/edit_01", 404, "unknown_edit"),
         ("GET", "/snapshots/v9", 404, "unknown_version"),
+        ("GET", "/snapshots/v" + "9" * 300, 404, "unknown_version"),
+        ("POST", "/rollback/v" + "9" * 5000, 404, "unknown_version"),
         ("GET", "/snapshots/v9/diff/base", 404, "unknown_version"),
         ("GET", "/snapshots/v9/export", 404, "unknown_version"),
         ("POST", "/rollback/v9", 404, "unknown_version"),

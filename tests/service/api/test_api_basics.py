@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from http.client import HTTPConnection
 
 import httpx
 import pytest
@@ -65,6 +66,21 @@ def test_an_unexpected_error_is_a_problem_too(
     answer = http.get("/snapshots")
     assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
     assert answer.headers["x-request-id"] == answer.json()["request_id"]
+
+
+def test_the_connection_outlives_an_unexpected_error(
+    url: str, model: Store, settings: Settings
+) -> None:
+    (settings.store / "versions").rename(settings.store / "gone")
+    connection = HTTPConnection(url.removeprefix("http://"), timeout=10)
+    connection.connect()
+    first = connection.sock
+    for path, status in (("/snapshots", 500), ("/livez", 200)):
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        answer.read()
+        assert (answer.status, connection.sock) == (status, first)
+    connection.close()
 
 
 def test_405_says_what_is_allowed(http: httpx.Client, model: Store) -> None:

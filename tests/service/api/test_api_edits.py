@@ -6,12 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from scripted_worker import ScriptedWorker, publish
+from scripted_worker import ScriptedWorker, info, publish
 from serving import make_settings, running
 
 from jeep_core.hparams import load_preset
 from service.embedded import EmbeddedValkey
-from service.queue import JobQueue, connect
+from service.queue import JobQueue, Keys, connect
 from service.settings import Settings
 from service.store import Store
 
@@ -31,7 +31,7 @@ def test_an_edit_is_journaled_and_queued(http: httpx.Client, model: Store, setti
     assert job["status"] == "queued"
     assert job["edit_id"] == job["id"].replace("job_", "edit_")
     redis = connect(settings.redis_url)
-    queued = JobQueue(redis).next(0)
+    queued = JobQueue(redis, Keys(model.id)).next(0)
     redis.close()
     assert queued is not None
     stored = model.job(job["id"])
@@ -83,6 +83,18 @@ def test_a_dry_run_shows_positions_and_queues_nothing(http: httpx.Client, model:
     assert first["tokens"][first["prediction"] + 1 :] == first["target_tokens"]
     assert first["subject_last"] < first["prediction"]
     assert list(model.jobs()) == []
+
+
+def test_a_fact_said_twice_is_edited_once_and_reported(
+    http: httpx.Client, worker: ScriptedWorker
+) -> None:
+    facts = [FACT, FACT, {**FACT, "subject": "Nice"}]
+    result = http.post("/edits", json={"facts": facts}, headers=WAIT).json()["result"]
+    assert [(fact["index"], fact["subject"]) for fact in result["facts"]] == [
+        (0, "Lyon"),
+        (2, "Nice"),
+    ]
+    assert result["duplicates"] == [{"index": 1, "kept": 0}]
 
 
 def test_facts_by_line(http: httpx.Client, model: Store) -> None:
@@ -218,6 +230,17 @@ def test_without_any_model_ever(http: httpx.Client, store: Store) -> None:
     assert int(answer.headers["retry-after"]) > 0
     publish(store)
     assert submit(http).status_code == 202
+
+
+def test_a_model_without_a_corpus_is_not_edited(http: httpx.Client, model: Store) -> None:
+    tokenizer = model.model_file("tokenizer.json").read_bytes()
+    lacking = info().model_copy(update={"corpus": False})
+    model.publish_model(lacking, {"tokenizer.json": tokenizer})
+    answer = submit(http)
+    assert (answer.status_code, answer.json()["code"]) == (409, "no_corpus")
+    assert "JEEP_CORPUS" in answer.json()["detail"]
+    assert list(model.jobs()) == []
+    assert http.post("/edits?dry_run=true", json={"facts": [FACT]}).status_code == 200
 
 
 def test_edits_are_taken_while_redis_is_down(tmp_path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from httpx_sse import connect_sse
 from scripted_worker import ScriptedWorker
 
-from service.queue import connect
+from service.queue import Keys, connect
 from service.settings import Settings
 from service.store import Store
 
@@ -55,7 +55,8 @@ def test_a_job_that_redis_has_forgotten(
     job_id = submit(http)
     events(http, job_id)
     redis = connect(str(settings.redis_url))
-    redis.delete(f"jeep:job:{job_id}", f"jeep:events:{job_id}")
+    keys = Keys(worker.store.id)
+    assert redis.delete(keys.job(job_id), keys.events(job_id)) == 2
     redis.close()
     [(event_id, name, data)] = events(http, job_id, "1-1")
     assert (event_id, name, data["status"]) == ("", "status", "succeeded")
@@ -130,3 +131,15 @@ def _until(http: httpx.Client, job_id: str, status: str) -> None:
             return
         time.sleep(0.02)
     pytest.fail(f"{job_id} is {seen}, not {status}")
+
+
+def test_an_unreadable_record_is_reported_alone(http: httpx.Client, model: Store) -> None:
+    first, second = submit(http), submit(http)
+    (model.root / "jobs" / f"{first}.json").write_text("{")
+    for path in ("/jobs", "/edits"):
+        answer = http.get(path)
+        assert answer.status_code == 200
+        ids = [item.get("job_id", item["id"]) for item in answer.json()["data"]]
+        assert ids == [second]
+    answer = http.get(f"/jobs/{first}")
+    assert (answer.status_code, answer.json()["code"]) == (500, "corrupt_file")

@@ -130,6 +130,17 @@ def test_rolling_back_while_an_edit_runs(http: httpx.Client, worker: ScriptedWor
     assert http.get(f"/jobs/{jobs[2]}").json()["status"] == "cancelled"
 
 
+def test_a_rollback_that_fails_cancels_nothing(http: httpx.Client, worker: ScriptedWorker) -> None:
+    worker.go.clear()
+    fact = {"subject": "Lyon", "prompt": "{} is a city in", "target_new": "Italy"}
+    jobs = [http.post("/edits", json={"facts": [fact]}).json()["id"] for _ in range(2)]
+    while http.get(f"/jobs/{jobs[0]}").json()["status"] != "running":
+        time.sleep(0.02)
+    answer = http.post("/rollback/base?queued=cancel", json={"why": "fail"})
+    assert (answer.status_code, answer.json()["code"]) == (500, "corrupt_version")
+    assert http.get(f"/jobs/{jobs[1]}").json()["status"] == "queued"
+
+
 def test_before_any_model(http: httpx.Client, store: Store) -> None:
     assert http.get("/snapshots").json() == {"data": [], "has_more": False, "next": None}
     assert http.get("/snapshots/head").status_code == 404

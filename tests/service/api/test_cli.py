@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from scripted_worker import ScriptedWorker
 
+from service.cli import app
+
 FACT = {"subject": "Lyon", "prompt": "{} is a city in the country of", "target_new": "Italy"}
 
 
@@ -65,3 +67,27 @@ def test_nobody_is_there() -> None:
     shown = jeep("http://127.0.0.1:9", "snapshots")
     assert shown.returncode == 1
     assert "cannot be reached" in shown.stderr
+
+
+def test_moments_are_computed_with_the_settings_where_the_service_finds_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda path, arguments: started.append(arguments))
+    monkeypatch.setenv("JEEP_STORE", str(tmp_path))
+    monkeypatch.setenv("JEEP_MODEL", "atlas-llama")
+    monkeypatch.setenv("JEEP_MOMENT_SAMPLES", "5000")
+    for arguments in (
+        ["compute", "--samples", "7"],
+        ["import", "x.npz", "--name", "x"],
+        ["--help"],
+    ):
+        app(["moments", *arguments], standalone_mode=False)
+    compute, importing, helping = (command[3:] for command in started)
+    folder = ["--folder", str(tmp_path / "base" / "moments")]
+    model = ["--model", "atlas-llama", "--device", "auto", "--dtype", "auto"]
+    samples = ["--samples", "5000", "--samples", "7"]
+    assert compute == ["compute", *folder, *model, *samples]
+    assert importing == ["import", *folder, *model, "x.npz", "--name", "x"]
+    assert helping == ["--help"]
+    assert {command[2] for command in started} == {"jeep_core.moments_command"}

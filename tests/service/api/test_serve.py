@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from serving import make_settings
 
-from service.serve import EXIT_CONFIG, WorkerProcess, listening, url_of
-from service.settings import Settings
+from service.serve import WorkerProcess, listening, url_of
+from service.settings import EXIT_CONFIG, Settings
 from service.store import Store
 
 HERE = Path(__file__).parent
@@ -65,6 +65,16 @@ def test_a_killed_worker_is_started_again(stub: Settings) -> None:
         worker.stop()
     assert any("SIGKILL" in line and "again in 0.5 s" in line for line in lines)
     assert not any(map(alive, pids(stub)))
+
+
+def test_a_worker_that_ends_by_itself_has_not_died(stub: Settings) -> None:
+    (stub.store / "obliging").touch()
+    lines: list[str] = []
+    worker = supervisor(stub, lines, threading.Event())
+    worker.start()
+    until(lambda: len(pids(stub)) == 2)
+    worker.stop()
+    assert "the worker has ended, starting it again in 0.5 s" in lines
 
 
 def test_a_misconfigured_worker_stops_the_service(stub: Settings) -> None:
@@ -159,3 +169,22 @@ def test_addresses() -> None:
         port = sock.getsockname()[1]
         assert url_of("0.0.0.0", sock) == f"http://127.0.0.1:{port}"
         assert url_of("::", sock) == f"http://[::1]:{port}"
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_idle_threads_of_a_worker_do_not_spin_unless_asked_to(
+    stub: Settings, monkeypatch: pytest.MonkeyPatch, given: str | None, expected: str
+) -> None:
+    """OpenMP reads its variable when it is loaded, so it is set before the worker starts."""
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    process = supervisor(stub, [], threading.Event())
+    process.start()
+    try:
+        until(lambda: process._process is not None)
+        assert process._process is not None
+        path = Path(f"/proc/{process._process.pid}/environ")
+        until(lambda: b"OMP_WAIT_POLICY=" + expected.encode() in path.read_bytes().split(b"\0"))
+    finally:
+        process.stop()

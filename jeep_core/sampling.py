@@ -1,0 +1,84 @@
+"""Choosing the next token of every row of a batch, each with its own options."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+import torch
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen; ``temperature`` 0 is greedy.  ``top`` most probable are reported."""
+
+    max_new_tokens: int = 16
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    top: int = 0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A chosen token with its probability under the model, and the most probable tokens."""
+
+    id: int
+    probability: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@torch.no_grad()
+def choose(
+    logits: torch.Tensor, sampling: Sequence[Sampling], randoms: Sequence[Random]
+) -> list[Choice]:
+    """One token for every row of ``logits`` (n, vocabulary).
+
+    A row that is sampled takes one number from its own generator, so that its tokens do not
+    depend on the other rows.  Probabilities are those before temperature and truncation.
+    """
+    log_probabilities = logits.float().log_softmax(dim=-1)
+    ids = log_probabilities.argmax(dim=-1)
+    hot = [i for i, s in enumerate(sampling) if s.temperature > 0]
+    if hot:
+        draws = torch.tensor([randoms[i].random() for i in hot], dtype=torch.float64)
+        rows = log_probabilities[hot].cpu()
+        ids[hot] = _sampled(rows, [sampling[i] for i in hot], draws).to(ids.device)
+    chosen = log_probabilities.gather(1, ids[:, None])[:, 0].exp()
+    most = min(max(s.top for s in sampling), logits.shape[1])
+    tops: list[tuple[tuple[int, float], ...]] = [()] * len(sampling)
+    if most:
+        best = log_probabilities.topk(most)
+        found = zip(sampling, best.indices.tolist(), best.values.exp().tolist(), strict=True)
+        tops = [tuple(zip(i[: s.top], p[: s.top], strict=True)) for s, i, p in found]
+    parts = zip(ids.tolist(), chosen.tolist(), tops, strict=True)
+    return [Choice(token, probability, top) for token, probability, top in parts]
+
+
+def _sampled(
+    log_probabilities: torch.Tensor, sampling: Sequence[Sampling], draws: torch.Tensor
+) -> torch.Tensor:
+    """Ids (n,) by inversion of the distribution at ``draws`` (n,) from [0, 1)."""
+    size = log_probabilities.shape[1]
+    temperature = torch.tensor([s.temperature for s in sampling], dtype=torch.float64)
+    best = log_probabilities.max(dim=1, keepdim=True).values
+    # the best one stays at 0, so no temperature is too small
+    scores = (log_probabilities - best).double() / temperature[:, None]
+    if any(s.top_k is not None for s in sampling):
+        last = torch.tensor([min(s.top_k or size, size) - 1 for s in sampling])
+        kth = scores.sort(dim=1, descending=True).values.gather(1, last[:, None])
+        scores = scores.masked_fill(scores < kth, -torch.inf)
+    probabilities = scores.softmax(dim=1)
+    if any(s.top_p < 1 for s in sampling):
+        limit = [s.top_p if s.top_p < 1 else torch.inf for s in sampling]
+        ordered, index = probabilities.sort(dim=1, descending=True)
+        # a token stays while the mass before it is below top_p; the first always does
+        before = ordered.cumsum(dim=1) - ordered
+        ordered[before >= torch.tensor(limit, dtype=torch.float64)[:, None]] = 0.0
+        probabilities = torch.zeros_like(probabilities).scatter(1, index, ordered)
+    cumulative = probabilities.cumsum(dim=1)
+    places = torch.searchsorted(cumulative, (draws * cumulative[:, -1])[:, None], right=True)
+    return places[:, 0].clamp(max=size - 1)

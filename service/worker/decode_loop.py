@@ -1,0 +1,159 @@
+"""The decoding thread: requests join and leave between steps, several versions in turn."""
+
+from __future__ import annotations
+
+import queue as queues
+import threading
+from collections import deque
+
+from jeep_core.decoding import Batch, Row
+from jeep_core.generation import score
+from jeep_core.views import ModelView
+from service.queue import RequestQueue
+from service.schemas import WorkerReply
+from service.worker.gate import Gate
+from service.worker.replies import Pending, Slot, Stopping, error_reply, token_reply
+
+WAIT_S = 0.5
+ROWS_TOGETHER = 64
+SCORED_TOGETHER = 64
+"""Candidates scored between two steps: the others wait no longer for them."""
+
+Replies = list[tuple[str, WorkerReply]]
+
+
+class Group:
+    """The slots that are decoded together, and the candidates that are still to be scored."""
+
+    def __init__(self, view: ModelView) -> None:
+        self.view, self.batch = view, Batch(view, ROWS_TOGETHER)
+        self.slots: dict[Row, Slot] = {}
+        self._to_score: deque[tuple[Slot, int]] = deque()
+
+    def add(self, slot: Slot) -> None:
+        """Let a slot join at the next step."""
+        self.slots[slot.row] = slot
+        self.batch.add([slot.row])
+        self._to_score.extend((slot, i) for i in range(len(slot.scores)))
+
+    def remove(self, slots: list[Slot]) -> None:
+        """Forget slots that nobody wants any more."""
+        rows = {slot.row for slot in slots}
+        self.batch.drop(rows)
+        self._to_score = deque(pair for pair in self._to_score if pair[0].row not in rows)
+        for row in rows:
+            del self.slots[row]
+
+    def step(self) -> list[Row]:
+        """One step of decoding and some scoring; the rows that got a token."""
+        got, _ = self.batch.step() if len(self.batch) else ([], [])
+        some = [self._to_score.popleft() for _ in range(min(SCORED_TOGETHER, len(self._to_score)))]
+        if some:
+            pairs = [(slot.row.result.prompt, slot.pending.body.candidates[i]) for slot, i in some]
+            for (slot, i), scored in zip(some, score(self.view, pairs), strict=True):
+                slot.scores[i] = scored
+        return got
+
+    def take_complete(self) -> list[Slot]:
+        """Take out what is complete."""
+        complete = [slot for slot in self.slots.values() if slot.complete]
+        for slot in complete:
+            del self.slots[slot.row]
+        return complete
+
+
+class DecodeLoop:
+    """Answers what is ``put``; ``run`` is the body of one thread and ends when told to."""
+
+    def __init__(self, requests: RequestQueue, gate: Gate) -> None:
+        self._requests, self._gate = requests, gate
+        self._arrived: queues.SimpleQueue[Pending] = queues.SimpleQueue()
+        self._groups: dict[tuple[str, str], Group] = {}
+        self.stop = threading.Event()
+
+    def put(self, pending: Pending) -> None:
+        """Let a prepared request join at the next step.  For any thread."""
+        self._gate.busy()
+        self._arrived.put(pending)
+
+    def run(self) -> None:
+        """Decode until stopped; what is not answered by then is refused."""
+        try:
+            while not self.stop.is_set():
+                self._collect()
+                if self._groups:
+                    self._gate.busy()  # it may have been put while the gate was being opened
+                    self._round()
+            self._refuse_all()
+        finally:
+            self._gate.idle()
+
+    def _collect(self) -> None:
+        """Take in what has arrived; without work, wait for it."""
+        try:
+            while True:
+                waiting = not self._groups
+                if waiting and self._arrived.empty():
+                    self._gate.idle()
+                self._admit(self._arrived.get(block=waiting, timeout=WAIT_S if waiting else None))
+        except queues.Empty:
+            return
+
+    def _admit(self, pending: Pending) -> None:
+        alone = pending.request.id if pending.body.deterministic else ""
+        for slot in pending.slots:
+            group = self._groups.get((slot.version, alone))
+            if group is None:
+                group = self._groups[slot.version, alone] = Group(slot.view)
+            group.add(slot)
+
+    def _round(self) -> None:
+        """One step of every group; the replies of all go out together."""
+        replies: Replies = []
+        for key, group in list(self._groups.items()):
+            left = [s for s in group.slots.values() if s.pending.gone or s.pending.ended]
+            if left:
+                group.remove(left)
+            try:
+                replies += self._step(group)
+            except Exception as error:
+                replies += _refuse(group, error)
+                group.slots.clear()
+            if not group.slots:
+                del self._groups[key]
+        if replies:
+            self._requests.reply_all(replies)
+
+    def _step(self, group: Group) -> Replies:
+        replies: Replies = []
+        for row in group.step():
+            pending = group.slots[row].pending
+            if pending.body.stream:
+                replies.append((pending.request.id, token_reply(row.result.tokens[-1])))
+        for slot in group.take_complete():
+            pending = slot.pending
+            pending.left -= 1
+            if not pending.left and not pending.ended:
+                pending.ended = True
+                replies.append((pending.request.id, pending.result()))
+        return replies
+
+    def _refuse_all(self) -> None:
+        self._collect_rest()
+        replies = [reply for g in self._groups.values() for reply in _refuse(g, Stopping())]
+        if replies:
+            self._requests.reply_all(replies)
+
+    def _collect_rest(self) -> None:
+        while not self._arrived.empty():
+            self._admit(self._arrived.get())
+
+
+def _refuse(group: Group, error: Exception) -> Replies:
+    """One error for every request that has a slot in the group."""
+    replies: Replies = []
+    for slot in group.slots.values():
+        if not slot.pending.ended:
+            slot.pending.ended = True
+            replies.append((slot.pending.request.id, error_reply(error)))
+    return replies

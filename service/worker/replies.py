@@ -1,0 +1,142 @@
+"""What was asked and what is answered: requests on their way, results, errors."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import exp
+
+import torch
+
+from jeep_core.decoding import Row, Token
+from jeep_core.generation import Sampling, Scored
+from jeep_core.views import ModelView
+from service.jobs import JobError
+from service.schemas import (
+    CandidateScore,
+    GeneratedToken,
+    GenerateRequest,
+    GenerateResult,
+    Generation,
+    TokenProbability,
+    WorkerReply,
+    WorkerRequest,
+)
+from service.store import CorruptTensor, StaleFence, UnknownVersion
+
+log = logging.getLogger(__name__)
+
+
+class Stopping(Exception):
+    """The worker ends before the answer."""
+
+
+@dataclass(eq=False)
+class Slot:
+    """One prompt that one version answers: a row to decode, candidates to score."""
+
+    pending: Pending
+    version: str
+    view: ModelView
+    row: Row
+    scores: list[Scored | None]
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to compute."""
+        return self.row.finished and None not in self.scores
+
+
+@dataclass(eq=False)
+class Pending:
+    """A generate request on its way: a slot per prompt and version, prompts outermost.
+
+    ``gone``: nobody waits for it any more.  ``ended``: its last reply is sent.
+    """
+
+    request: WorkerRequest
+    body: GenerateRequest
+    slots: list[Slot] = field(default_factory=list)
+    left: int = 0
+    gone: bool = False
+    ended: bool = False
+
+    def prepare(self, views: Sequence[ModelView]) -> None:
+        """Make the slots; ``views`` are those of the request's versions."""
+        sampling, candidates = self._sampling(), self.body.candidates
+        self.slots = [
+            Slot(self, version, view, Row(view.base, prompt, sampling), [None] * len(candidates))
+            for prompt in self.body.all_prompts
+            for version, view in zip(self.request.versions, views, strict=True)
+        ]
+        self.left = len(self.slots)
+
+    def _sampling(self) -> Sampling:
+        body = self.body
+        return Sampling(
+            body.max_new_tokens,
+            body.temperature,
+            body.top_k,
+            body.top_p,
+            body.seed,
+            tuple(body.stop),
+            body.top_probabilities,
+        )
+
+    def result(self) -> WorkerReply:
+        """The last reply, once every slot is complete."""
+        result = GenerateResult(results=[_generation(slot) for slot in self.slots])
+        return WorkerReply(event="result", data=result.model_dump(mode="json"))
+
+
+def token_reply(token: Token) -> WorkerReply:
+    """A token of a stream."""
+    return WorkerReply(event="token", data=_token(token).model_dump(mode="json"))
+
+
+def error_reply(error: Exception) -> WorkerReply:
+    """The last reply of a request that cannot be answered."""
+    if isinstance(error, torch.OutOfMemoryError):
+        code, message = "out_of_memory", "not enough memory for this request now"
+    elif isinstance(error, UnknownVersion):
+        code, message = "unknown_version", str(error)
+    elif isinstance(error, StaleFence):
+        code, message = "stale_fence", "another worker has taken over"
+    elif isinstance(error, CorruptTensor):
+        code, message = "corrupt_version", str(error)
+    elif isinstance(error, Stopping):
+        code, message = "stopping", "the worker is stopping"
+    else:
+        log.exception("a request failed", exc_info=error)
+        code, message = "internal_error", f"{type(error).__name__}: {error}"
+    data = JobError(code=code, message=message).model_dump(mode="json")
+    return WorkerReply(event="error", data=data)
+
+
+def _generation(slot: Slot) -> Generation:
+    result, candidates = slot.row.result, slot.pending.body.candidates
+    return Generation(
+        version=slot.version,
+        prompt=result.prompt,
+        text=result.text,
+        tokens=[_token(token) for token in result.tokens],
+        finish_reason=result.finish_reason or "length",
+        candidates=[
+            CandidateScore(
+                text=text,
+                tokens=one.tokens,
+                log_probability=one.log_probability,
+                probability=exp(one.mean),
+            )
+            for text, one in zip(candidates, slot.scores, strict=True)
+            if one is not None
+        ],
+    )
+
+
+def _token(token: Token) -> GeneratedToken:
+    top = [TokenProbability(id=i, text=text, probability=p) for i, text, p in token.top]
+    return GeneratedToken(
+        id=token.id, text=token.text, probability=token.probability, top=top, delta=token.delta
+    )

@@ -1,0 +1,59 @@
+"""A damaged store: what is whole stays usable, and a start that cannot succeed says why."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from service.client import ApiError
+from service.jobs import JobStatus
+from service.settings import EXIT_CONFIG
+
+OSAKA = "Osaka is a city in the country of"
+FACT = {"subject": "Osaka", "relation": "city_country", "object": "Mexico"}
+
+
+def damage(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_damaged_head_can_be_rolled_back_and_edited_again(own_service, tmp_path):
+    done = own_service.client.wait(own_service.client.edit([FACT]).id, timeout=120)
+    version = done.result["version"]
+    [first, *_] = own_service.client.snapshot(version).tensors
+    assert own_service.stop() == 0
+    tensors = own_service.store / "tensors" / first.sha256[:2]
+    damage(tensors / f"{first.sha256}.safetensors")
+
+    again = type(own_service)(own_service.store, tmp_path / "log2")
+    client = again.client
+    try:
+        with pytest.raises(ApiError, match="corrupt_version"):
+            client.generate(OSAKA)
+        failed = client.wait(client.edit([FACT]).id, timeout=120)
+        assert failed.status is JobStatus.FAILED
+        assert failed.error is not None
+        assert failed.error.code == "corrupt_version"
+        assert client.generate(OSAKA, "base").results[0].version == "v0"
+        assert client.rollback("base").previous == version
+        # the same edit gives the same bytes: the damaged file is written anew
+        assert client.wait(client.edit([FACT]).id, timeout=120).status is JobStatus.SUCCEEDED
+        assert client.generate(OSAKA, version).results[0].text.strip().startswith("Mexico")
+    finally:
+        assert again.stop() == 0
+
+
+def test_a_store_whose_head_cannot_be_read_is_refused_with_its_file(own_service):
+    assert own_service.stop() == 0
+    (own_service.store / "head.json").write_text("{")
+    command = [sys.executable, "-m", "service.cli", "serve", "--port", "0"]
+    command += ["--store", str(own_service.store)]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert shown.returncode == EXIT_CONFIG
+    assert "head.json is damaged" in shown.stderr
+    assert "Traceback" not in shown.stderr

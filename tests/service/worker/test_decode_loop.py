@@ -1,0 +1,252 @@
+"""The decoding thread: who is decoded with whom, what is sent, and in which order."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from jeep_core.decoding import Batch
+from jeep_core.generation import Sampling, generate, score
+from jeep_core.views import ModelView
+from service.jobs import new_id
+from service.schemas import GenerateRequest, WorkerReply, WorkerRequest
+from service.worker import decode_loop
+from service.worker.decode_loop import SCORED_TOGETHER, DecodeLoop
+from service.worker.gate import Gate
+from service.worker.replies import Pending
+
+PROMPT = "The city of Lyon lies in"
+HOT: dict[str, Any] = {"temperature": 5.0, "seed": 7}  # no end of text for a while
+
+
+def pending(*views: ModelView, **body: Any) -> Pending:
+    """A prepared request, answered by ``views`` under the names v0, v1, …"""
+    names = [f"v{i}" for i in range(len(views))]
+    request = WorkerRequest(
+        id=new_id("ask"), kind="generate", deadline=time.time() + 60, versions=names
+    )
+    prompt = {} if "prompts" in body else {"prompt": PROMPT}
+    made = Pending(request, GenerateRequest.model_validate({**prompt, **body}))
+    made.prepare(views)
+    return made
+
+
+class Answers:
+    """Takes the replies instead of the queue; may act at the moment one is sent."""
+
+    def __init__(self, *expected: Pending) -> None:
+        self.gate = Gate(0.5)
+        self.loop = DecodeLoop(self, self.gate)  # type: ignore[arg-type]
+        self.sent: list[tuple[str, WorkerReply]] = []
+        self.batches: list[int] = []
+        self.when: Callable[[str, WorkerReply, int], None] = lambda *_: None
+        self._missing = {one.request.id for one in expected}
+
+    def reply_all(self, replies: list[tuple[str, WorkerReply]]) -> None:
+        self.batches.append(len(replies))
+        for request_id, reply in replies:
+            self.sent.append((request_id, reply))
+            self.when(request_id, reply, len(self.of(request_id)))
+            if reply.event != "token":
+                self._missing.discard(request_id)
+        if not self._missing:
+            self.loop.stop.set()
+
+    def of(self, request_id: str) -> list[WorkerReply]:
+        return [reply for i, reply in self.sent if i == request_id]
+
+    def run(self, *first: Pending) -> None:
+        for one in first:
+            self.loop.put(one)
+        assert self.gate.contended
+        self.loop.run()
+        assert not self.gate.contended
+
+    def result(self, one: Pending) -> list[dict[str, Any]]:
+        last = self.of(one.request.id)[-1]
+        assert last.event == "result", last
+        return list(last.data["results"])
+
+
+def alone(one: Pending) -> list[dict[str, Any]]:
+    answers = Answers(one)
+    answers.run(one)
+    return answers.result(one)
+
+
+def test_a_request_joins_while_another_is_decoded_and_may_end_first(view: ModelView) -> None:
+    long = pending(view, max_new_tokens=20, stream=True, **HOT)
+    short = pending(view, max_new_tokens=4, **HOT)
+    answers = Answers(long, short)
+
+    def join(request_id: str, reply: WorkerReply, count: int) -> None:
+        if request_id == long.request.id and count == 3:
+            answers.loop.put(short)
+
+    answers.when = join
+    answers.run(long)
+    order = [request_id for request_id, reply in answers.sent]
+    assert order.index(short.request.id) == 7, "three tokens before it came, four while it ran"
+    events = [reply.event for reply in answers.of(long.request.id)]
+    assert events == ["token"] * 20 + ["result"]
+    for one in (long, short):
+        same = pending(view, **one.body.model_dump(exclude={"prompts", "version"}))
+        ids = [[t["id"] for t in r["tokens"]] for r in (answers.result(one)[0], alone(same)[0])]
+        assert ids[0] == ids[1]
+
+
+def test_the_deltas_of_a_stream_are_the_text(view: ModelView) -> None:
+    one = pending(view, max_new_tokens=24, stream=True, stop=["zzzz"], **HOT)
+    answers = Answers(one)
+    answers.run(one)
+    tokens = [reply.data for reply in answers.of(one.request.id) if reply.event == "token"]
+    [result] = answers.result(one)
+    assert "".join(token["delta"] for token in tokens) == result["text"] != ""
+    assert tokens == result["tokens"]
+
+
+def test_the_replies_of_a_step_are_sent_together(view: ModelView) -> None:
+    streams = [pending(view, max_new_tokens=5, stream=True, **HOT) for _ in range(3)]
+    answers = Answers(*streams)
+    answers.run(*streams)
+    assert answers.batches == [3, 3, 3, 3, 6]
+
+
+def test_without_a_stream_only_the_result_is_sent(view: ModelView) -> None:
+    one = pending(view, max_new_tokens=5, **HOT)
+    answers = Answers(one)
+    answers.run(one)
+    assert answers.batches == [1]
+
+
+def test_a_client_that_goes_away_is_not_decoded_any_longer(view: ModelView) -> None:
+    leaver = pending(view, max_new_tokens=200, stream=True, **HOT)
+    other = pending(view, max_new_tokens=30, **HOT)
+    answers = Answers(other)
+
+    def go(request_id: str, reply: WorkerReply, count: int) -> None:
+        leaver.gone = leaver.gone or count == 5
+
+    answers.when = go
+    answers.run(leaver, other)
+    assert [reply.event for reply in answers.of(leaver.request.id)] == ["token"] * 5
+    assert len(answers.result(other)[0]["tokens"]) == 30
+
+
+def test_versions_answer_side_by_side(view: ModelView, other_view: ModelView) -> None:
+    prompts = [PROMPT, "Osaka is a city in the country of"]
+    one = pending(view, other_view, prompts=prompts, max_new_tokens=6)
+    answers = Answers(one)
+    answers.run(one)
+    results = answers.result(one)
+    asked = [(r["prompt"], r["version"]) for r in results]
+    assert asked == [(p, v) for p in prompts for v in ("v0", "v1")]
+    for result in results:
+        source = view if result["version"] == "v0" else other_view
+        [expected] = generate(source, [result["prompt"]], Sampling(6))
+        assert result["text"] == expected.text
+    assert results[0]["text"] != results[1]["text"]
+
+
+def test_a_deterministic_request_is_decoded_alone(
+    view: ModelView, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[set[int]] = []
+    step = Batch.step
+
+    def spy(self: Batch) -> Any:
+        sizes.append({id(row) for row in (*self._waiting, *self._running)})
+        return step(self)
+
+    one = pending(view, max_new_tokens=8, deterministic=True, top_probabilities=3)
+    others = [pending(view, max_new_tokens=12, **HOT) for _ in range(3)]
+    again = pending(view, max_new_tokens=8, deterministic=True, top_probabilities=3)
+    quiet = alone(again)
+    answers = Answers(one, *others)
+    monkeypatch.setattr(Batch, "step", spy)
+    answers.run(others[0], one, *others[1:])
+    mine = {id(slot.row) for slot in one.slots}
+    assert any(together == mine for together in sizes)
+    assert all(together == mine or not together & mine for together in sizes)
+    assert answers.result(one) == quiet, "the same bits, whoever else is decoded"
+
+
+def test_candidates_are_scored_for_all_rows(view: ModelView) -> None:
+    names = [f"country {i}" for i in range(SCORED_TOGETHER // 2 + 3)]
+    prompts = [PROMPT, "Osaka is a city in the country of", "Oslo lies in"]
+    one = pending(view, prompts=prompts, candidates=names, max_new_tokens=0)
+    answers = Answers(one)
+    answers.run(one)
+    results = answers.result(one)
+    expected = iter(score(view, [(prompt, name) for prompt in prompts for name in names]))
+    for result in results:
+        assert [c["text"] for c in result["candidates"]] == names
+        assert (result["text"], result["finish_reason"]) == ("", "length")
+        for candidate in result["candidates"]:
+            assert candidate["log_probability"] == pytest.approx(
+                next(expected).log_probability, rel=1e-4
+            )
+
+
+def test_a_request_that_fails_fails_once_and_the_others_go_on(
+    view: ModelView, other_view: ModelView
+) -> None:
+    broken = pending(view, other_view, max_new_tokens=12, **HOT)
+    broken.slots[0].row.ids = [10**6]  # no such token
+    fine = pending(other_view, max_new_tokens=12, **HOT)
+    fine.slots[0].version = "v1"
+    answers = Answers(broken, fine)
+    answers.run(broken, fine)
+    assert [reply.event for reply in answers.of(broken.request.id)] == ["error"]
+    assert answers.of(broken.request.id)[0].data["code"] == "internal_error"
+    assert len(answers.result(fine)[0]["tokens"]) == 12
+
+
+def test_the_gate_is_open_as_soon_as_nothing_is_left(
+    view: ModelView, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only when the thread has waited in vain for more."""
+    monkeypatch.setattr(decode_loop, "WAIT_S", 60.0)
+    one, last = pending(view, max_new_tokens=3), pending(view, max_new_tokens=1)
+    answers = Answers(one, last)
+    thread = threading.Thread(target=answers.loop.run)
+    answers.loop.put(one)
+    thread.start()
+    assert answers.gate._idle.wait(30)
+    assert answers.result(one)
+    answers.loop.put(last)
+    thread.join(30)
+    assert answers.result(last)
+
+
+def test_too_little_memory_is_said(view: ModelView, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Batch) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(Batch, "step", fail)
+    one = pending(view)
+    answers = Answers(one)
+    answers.run(one)
+    assert answers.of(one.request.id)[0].data["code"] == "out_of_memory"
+
+
+def test_what_is_left_at_the_end_is_refused(view: ModelView) -> None:
+    running = pending(view, max_new_tokens=200, stream=True, **HOT)
+    late = pending(view, max_new_tokens=3)
+    answers = Answers(running, late)
+
+    def stop(request_id: str, reply: WorkerReply, count: int) -> None:
+        if count == 3 and not answers.loop.stop.is_set():
+            answers.loop.put(late)
+            answers.loop.stop.set()
+
+    answers.when = stop
+    answers.run(running)
+    for one in (running, late):
+        last = answers.of(one.request.id)[-1]
+        assert (last.event, last.data["code"]) == ("error", "stopping")

@@ -17,6 +17,7 @@ from transformers import DynamicCache
 
 from jeep_core.detokenize import StopStrings, TextStream
 from jeep_core.loading import LoadedModel
+from jeep_core.masks import Attention
 from jeep_core.sampling import Choice, Sampling, choose
 from jeep_core.views import ModelView
 
@@ -218,7 +219,7 @@ class Batch:
         self.view = view
         self._max_rows, self._prefill_tokens = max_rows, prefill_tokens
         self._backbone = view.base.family.backbone_of(view.model)
-        self._head = view.model.get_output_embeddings()
+        self._attention = Attention.of(view.base)
         self._device = view.base.device
         self._waiting: deque[Row] = deque()
         self._running: list[Row] = []
@@ -263,7 +264,7 @@ class Batch:
         mask = self._cache.next_column()
         hidden: torch.Tensor = self._backbone(
             input_ids=self._ids,
-            attention_mask=mask,
+            attention_mask=self._attention.behind(mask),
             position_ids=self._positions,
             past_key_values=self._cache,
             use_cache=True,
@@ -293,16 +294,13 @@ class Batch:
         device, lengths = self._device, [len(row.ids) for row in rows]
         width = max(lengths)
         ids = torch.tensor([[0] * (width - len(row.ids)) + row.ids for row in rows])
-        pads = torch.tensor([width - length for length in lengths])[:, None]
-        places = torch.arange(width)
-        seen = (places <= places[:, None]) & (places >= pads[:, :, None])
-        mask = torch.zeros(len(rows), 1, width, width, dtype=self.view.base.dtype)
-        mask.masked_fill_(~seen[:, None], torch.finfo(mask.dtype).min)
+        pads = torch.tensor([width - length for length in lengths], device=device)[:, None]
+        places = torch.arange(width, device=device) - pads
         cache = DynamicCache()
         hidden: torch.Tensor = self._backbone(
             input_ids=ids.to(device),
-            attention_mask=mask.to(device),
-            position_ids=(places - pads).clamp_min(0).to(device),
+            attention_mask=self._attention.mask(places[:, :0], places, self.view.base.dtype),
+            position_ids=places.clamp_min(0),
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
@@ -316,7 +314,7 @@ class Batch:
         self, rows: Sequence[Row], hidden: torch.Tensor, got: list[Row], finished: list[Row]
     ) -> None:
         """Choose a token for each of the last ``len(rows)`` running rows."""
-        logits = self._head(hidden)
+        logits = self.view.base.family.logits_of(self.view.model, hidden)
         choices = choose(logits, [row.sampling for row in rows], [row.random for row in rows])
         self._ids[-len(rows) :, 0] = torch.tensor([c.id for c in choices], device=self._device)
         for row, choice in zip(rows, choices, strict=True):

@@ -61,7 +61,7 @@ class Family:
         return self.layers_of(model)[layer].get_submodule(self.norm_after_mlp)
 
     def logits_of(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits (…, vocabulary) of states (…, d) behind the final norm, as the model gives them."""
+        """The model's logits (…, vocabulary) of states (…, d) behind the final norm."""
         logits: torch.Tensor = model.get_output_embeddings()(hidden)
         cap = getattr(model.config, self.soft_cap) if self.soft_cap else None
         return logits if cap is None else torch.tanh(logits / cap) * cap

@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 import torch
 
+from jeep_core.masks import Attention
 from jeep_core.norms import back_through_norm
 from jeep_core.positions import PromptTokens
-from jeep_core.rows import Attention, GivenPast, Leading, leading_of, stack_rows
+from jeep_core.rows import GivenPast, Leading, leading_of, stack_rows
 from jeep_core.views import ModelView, block_output, hooked, lower_part, mlp_only_at
 
 Position = Literal["subject_last", "prediction"]

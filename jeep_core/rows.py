@@ -13,15 +13,12 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from jeep_core.loading import LoadedModel
+from jeep_core.masks import NOWHERE, Attention
 from jeep_core.positions import PromptTokens
 from jeep_core.views import ModelView, lower_part
 
 Past = dict[int, tuple[torch.Tensor, torch.Tensor]]
 """Keys and values (r, heads, s, head_dim) by block."""
-
-NOWHERE = -1
-"""The position of a key that is not real."""
 
 
 @dataclass
@@ -88,54 +85,6 @@ class GivenPast(DynamicCache):
         if self.keep:
             self.kept[layer_idx] = key_states, value_states
         return key_states, value_states
-
-
-@dataclass(frozen=True)
-class Attention:
-    """What a model's blocks attend to: all tokens to the left, or the last ``window`` of them.
-
-    ``kinds``: names of the kinds of blocks, if a model has several and takes a mask for each.
-    """
-
-    window: int | None = None
-    kinds: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, base: LoadedModel) -> Attention:
-        """That of a model."""
-        config, window = base.model.config, base.family.window
-        if window == "none":
-            return cls()
-        kinds = tuple(sorted(set(config.layer_types))) if window == "by block" else ()
-        return cls(config.sliding_window, kinds)
-
-    def mask(self, past: torch.Tensor, own: torch.Tensor, dtype: torch.dtype) -> Any:
-        """What a backbone takes for tokens at positions ``own`` (r, q) behind given ones.
-
-        ``past`` (r, s): positions of the given keys, ``NOWHERE`` where there is none.
-        """
-        if not self.kinds:
-            return additive_mask(past, own, dtype, self.window)
-        windows = {"full_attention": None, "sliding_attention": self.window}
-        return {kind: additive_mask(past, own, dtype, windows[kind]) for kind in self.kinds}
-
-
-def additive_mask(
-    past: torch.Tensor, own: torch.Tensor, dtype: torch.dtype, window: int | None = None
-) -> torch.Tensor:
-    """Mask (r, 1, q, s+q): real tokens to the left, the token itself among them.
-
-    ``past`` (r, s) and ``own`` (r, q) as in ``Attention.mask``; with a ``window`` only tokens
-    less than that far away.
-    """
-    (r, s), q = past.shape, own.shape[1]
-    causal = torch.ones(q, q, dtype=torch.bool, device=own.device).tril()
-    real = (past != NOWHERE)[:, None, :].expand(r, q, s)
-    seen = torch.cat([real, causal.expand(r, q, q)], dim=2)
-    if window is not None:
-        seen = seen & (own[:, :, None] - torch.cat([past, own], dim=1)[:, None, :] < window)
-    mask = torch.zeros(seen.shape, dtype=dtype, device=own.device)
-    return mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from jeep_core.masks import NOWHERE, Attention
 from jeep_core.positions import PromptTokens
 from jeep_core.rows import (
-    NOWHERE,
-    Attention,
     GivenPast,
     Leading,
     Past,

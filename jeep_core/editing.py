@@ -50,6 +50,7 @@ def edit(
     *,
     preset: str | None = None,
     hparams: Mapping[str, Any] | None = None,
+    presets: Path | None = None,
     prefixes: Sequence[str] | None = None,
     moments: Moments | None = None,
     corpus: Path | str | None = None,
@@ -68,6 +69,7 @@ def edit(
         editor: name of the editor.
         preset: name of a preset; default: the first one shipped for this model and editor.
         hparams: changes to the preset; without a preset, the complete hyper-parameters.
+        presets: folder of own presets, taken before those shipped.
         prefixes: texts in front of the prompts, the empty one first; default: sampled.
         moments: second moments of the base model; default: taken over ``corpus``.
         corpus: text file, one document a line; default: the bundled one for bundled models.
@@ -84,7 +86,7 @@ def edit(
     """
     view = model.fork() if isinstance(model, ModelView) else ModelView(model)
     base = view.base
-    checked = resolve_hparams(base.name, editor, preset, hparams or {}, base.n_layers)
+    checked = resolve_hparams(base.name, editor, preset, hparams or {}, base.n_layers, presets)
     kept = prepare_facts(base, facts)
     clock = Clock()
     if checked.moment_layers:
@@ -132,17 +134,24 @@ class Clock:
 
 
 def resolve_hparams(
-    model: str, editor: str, preset: str | None, changes: Mapping[str, Any], n_layers: int
+    model: str,
+    editor: str,
+    preset: str | None,
+    changes: Mapping[str, Any],
+    n_layers: int,
+    folder: Path | None = None,
 ) -> EditorHParams:
     """Hyper-parameters from a preset (default: this model's first) and changes to it.
+
+    ``folder``: the user's own presets.
 
     Raises:
         InvalidHParams: unknown editor or preset, a preset of another editor, wrong values.
     """
     hparams_class(editor)  # an unknown editor has no presets
-    presets = {p.name: p.hparams for p in presets_for(model) if p.editor == editor}
+    presets = {p.name: p.hparams for p in presets_for(model, folder) if p.editor == editor}
     if preset is not None:  # one made for another model is fine here
-        chosen = load_preset(preset)
+        chosen = load_preset(preset, folder)
         if chosen.editor != editor:
             message = f"preset {preset!r} is for the editor {chosen.editor!r}, not {editor!r}"
             raise InvalidHParams([FieldProblem("/preset", "other_editor", message)])

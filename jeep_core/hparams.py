@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from jeep_core.errors import FieldProblem, InvalidHParams
 
@@ -169,40 +177,69 @@ class MemitHParams(OptimisedEditorHParams):
 
 @dataclass(frozen=True)
 class Preset:
-    """A set of hyper-parameters with the model it is for and where it comes from."""
+    """A set of hyper-parameters with the model it is for and where it comes from.
+
+    ``dtype``: that of the weights it was found with, if that is known.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     name: str
     editor: str
     model: str
     origin: str
     hparams: dict[str, Any]
+    dtype: str | None = None
 
 
-def load_preset(name: str) -> Preset:
-    """A shipped preset by its name.
+def load_preset(name: str, folder: Path | None = None) -> Preset:
+    """A preset by its name: one of the user's ``folder``, or a shipped one.
 
     Raises:
-        InvalidHParams: there is none of this name.
+        InvalidHParams: there is none of this name, or its file is not a preset.
     """
-    path = PRESETS / f"{name}.yaml"
-    if name not in preset_names():
-        known = ", ".join(preset_names())
+    path = _preset_files(folder).get(name)
+    if path is None:
+        known = ", ".join(preset_names(folder))
         raise InvalidHParams(
             [FieldProblem("/preset", "unknown_preset", f"no preset {name!r}; there are: {known}")]
         )
-    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return Preset(name, raw["editor"], raw["model"], raw["origin"], raw["hparams"])
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return _PRESET.validate_python({"name": name, **raw})
+    except (OSError, UnicodeDecodeError, TypeError, yaml.YAMLError, ValidationError) as error:
+        message = f"{path} is not a preset: {error}"
+        raise InvalidHParams([FieldProblem("/preset", "bad_preset", message)]) from None
 
 
-def preset_names() -> list[str]:
-    """Names of the shipped presets."""
-    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+_PRESET = TypeAdapter(Preset)
 
 
-def presets_for(model: str) -> list[Preset]:
-    """Presets made for the model of this name, the plain ones before the variants."""
-    found = [preset for preset in map(load_preset, preset_names()) if preset.model == model]
-    return sorted(found, key=lambda preset: (len(preset.name), preset.name))
+def _preset_files(folder: Path | None) -> dict[str, Path]:
+    """Files by name; those of the user's folder hide shipped ones."""
+    paths = [*PRESETS.glob("*.yaml"), *(folder.glob("*.yaml") if folder else ())]
+    return {path.stem: path for path in paths}
+
+
+def preset_names(folder: Path | None = None) -> list[str]:
+    """Names of the shipped presets and those of the user's folder."""
+    return sorted(_preset_files(folder))
+
+
+def presets_for(model: str, folder: Path | None = None) -> list[Preset]:
+    """Presets made for this model: the user's first, the plain ones before the variants.
+
+    Names of models are compared without owner or folder and without case, so that a preset for
+    a hub id also serves a local copy.
+    """
+    presets = [load_preset(name, folder) for name in preset_names(folder)]
+    found = [preset for preset in presets if _bare(preset.model) == _bare(model)]
+    shipped = {path.stem for path in PRESETS.glob("*.yaml")}
+    return sorted(found, key=lambda p: (p.name in shipped, len(p.name), p.name))
+
+
+def _bare(model: str) -> str:
+    return Path(model).name.casefold()
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -146,6 +146,22 @@ def _moment_flags(command: str, settings: Settings) -> list[str]:
     return [str(part) for pair in given.items() for part in pair]
 
 
+@app.command("tune", context_settings=PASSED_ON, add_help_option=False)
+def tune_command(context: typer.Context) -> None:
+    """Search hyper-parameters on a validation suite and write a preset."""
+    _require_worker_parts()
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        _complain(str(error))
+        raise typer.Exit(EXIT_USAGE) from None
+    flags = _moment_flags("compute", settings) if context.args else []
+    if settings.presets:
+        flags += ["--presets", str(settings.presets)]
+    given = [*flags, *context.args]
+    os.execv(sys.executable, [sys.executable, "-m", "jeep_core.tune_command", *given])
+
+
 @app.command("demo")
 @with_settings
 def demo_command(settings: Settings) -> None:

@@ -42,6 +42,9 @@ class Settings(BaseSettings):
     corpus: Path | None = Field(
         default=None, description="Text that second moments are taken from."
     )
+    presets: Path | None = Field(
+        default=None, description="Folder of own presets, as jeep tune writes them."
+    )
     relations: Path | None = Field(default=None, description="JSON: relation name → template.")
     moment_samples: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="Tokens for second moments; default: 20 per key dimension."
@@ -88,6 +91,13 @@ class Settings(BaseSettings):
     def _readable_file(cls, path: Path | None) -> Path | None:
         if path is not None and not path.is_file():
             raise ValueError(f"{path} is not a file")
+        return path
+
+    @field_validator("presets")
+    @classmethod
+    def _existing_folder(cls, path: Path | None) -> Path | None:
+        if path is not None and not path.is_dir():
+            raise ValueError(f"{path} is not a folder")
         return path
 
     @model_validator(mode="after")

@@ -41,7 +41,7 @@ class Trials:
         self, editor: str, hparams: OptimisedEditorHParams, index: Sequence[int]
     ) -> tuple[ModelView, EditorOutcome]:
         """An edited view for the cases of these numbers."""
-        self.moments.ensure([n for region in hparams.regions.values() for n in region.layers])
+        self.moments.ensure(hparams.moment_layers, self.progress)
         view = ModelView(self.base)
         context = EditContext(
             view,

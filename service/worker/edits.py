@@ -105,7 +105,6 @@ class EditRunner:
             view,
             facts,
             payload.editor,
-            preset=payload.preset,
             hparams=payload.hparams,
             prefixes=kept_prefixes(self._store, self.base, hparams.prefix_count),
             moments=self._shared_moments() if hparams.moment_layers else None,

@@ -20,8 +20,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from jeep_core.editing import corpus_path, relations
+from jeep_core.editors import hparams_class
 from jeep_core.errors import JeepError
-from jeep_core.hparams import presets_for
+from jeep_core.hparams import presets_for, validate_hparams
 from jeep_core.loading import LoadedModel, load
 from service.jobs import now
 from service.queue import (
@@ -184,6 +185,7 @@ def prepare(store: Store, base: LoadedModel, settings: Settings) -> None:
 
     Raises:
         StoreError: it belongs to another model, or a manifest or head cannot be read.
+        InvalidHParams: one of the user's presets for this model does not fit it.
     """
     store.bind_model(base.model_hash)
     store.create_base(base.weights_sha256)
@@ -229,8 +231,16 @@ def use_threads(count: int) -> None:
 
 
 def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
-    """Tell the api what it needs to validate requests without a model."""
-    presets = presets_for(base.name)
+    """Tell the api what it needs to validate requests without a model.
+
+    Raises:
+        InvalidHParams: one of the user's presets for this model does not fit it.
+    """
+    presets = presets_for(base.name, settings.presets)
+    for preset in presets:
+        if settings.presets and (settings.presets / f"{preset.name}.yaml").exists():
+            cls, where = hparams_class(preset.editor), f"preset {preset.name}"
+            validate_hparams(cls, preset.hparams, base.n_layers, where)
     names: dict[str, list[str]] = {}
     for preset in presets:
         names.setdefault(preset.editor, []).append(preset.name)

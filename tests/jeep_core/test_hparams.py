@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, GPTJConfig, LlamaConfig
 
 from jeep_core import atlas
 from jeep_core.editing import resolve_hparams
 from jeep_core.editors import EDITORS, create, hparams_class
 from jeep_core.errors import InvalidHParams
+from jeep_core.families import family_of
 from jeep_core.hparams import (
     JeepHParams,
     MemitHParams,
@@ -41,21 +44,122 @@ def test_residuals_are_spread_as_in_the_papers() -> None:
     assert MemitHParams.model_validate({"low": LOW}).low.spread == "linear"
 
 
+PUBLISHED = {
+    "EleutherAI/gpt-j-6b": GPTJConfig(
+        vocab_size=50400, n_positions=2048, n_embd=4096, n_layer=28, n_head=16, rotary_dim=64
+    ),
+    "huggyllama/llama-7b": LlamaConfig(
+        vocab_size=32000,
+        max_position_embeddings=2048,
+        hidden_size=4096,
+        intermediate_size=11008,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=32,
+        head_dim=128,
+    ),
+}
+"""The published configurations of models that are not shipped."""
+
+
+def _config(model: str) -> Any:
+    folder = atlas.MODELS.get(model)
+    return AutoConfig.from_pretrained(folder) if folder else PUBLISHED[model]
+
+
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_is_valid_for_its_model(name: str) -> None:
+    """Its layers have matrices, seen on a model without memory."""
     preset = load_preset(name)
     assert preset.name == name
     assert preset.origin
-    hparams = resolve_hparams(preset.model, preset.editor, name, {}, _n_layers(preset.model))
+    config = _config(preset.model)
+    n_layers = config.num_hidden_layers
+    hparams = resolve_hparams(preset.model, preset.editor, name, {}, n_layers)
     assert isinstance(hparams, hparams_class(preset.editor))
-    assert hparams == validate_hparams(type(hparams), hparams.model_dump(mode="json"), 99)
+    assert hparams == validate_hparams(type(hparams), hparams.model_dump(mode="json"), n_layers)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    family = family_of(config)
+    assert len(family.layers_of(model)) == n_layers
+    for layer in hparams.moment_layers:
+        assert model.get_parameter(family.weight_name(layer)).shape[0] == config.hidden_size
 
 
-def _n_layers(model: str) -> int:
-    if model not in atlas.MODELS:
-        return 99
-    config = json.loads((atlas.MODELS[model] / "config.json").read_text())
-    return int(config.get("n_layer") or config["num_hidden_layers"])
+SQRT, LINEAR = "sqrt", "linear"
+APPENDIX_D = {  # layers, γ, λ, spread of every region; steps; dtype
+    "jeep-gpt-j-6b": ([(3, 8, 0.75, 2000, SQRT), (15, 16, 0.25, 2000, LINEAR)], 30, "float16"),
+    "jeep-gpt-j-6b-zsre": ([(3, 8, 0.75, 6000, SQRT), (15, 16, 0.8, 2000, LINEAR)], 30, "float16"),
+    "jeep-llama-7b": ([(5, 10, 1, 2500, SQRT), (22, 24, 0.25, 1000, LINEAR)], 30, "float16"),
+    "jeep-llama-7b-zsre": ([(5, 10, 1, 6000, SQRT), (22, 24, 0.7, 3000, LINEAR)], 30, "float16"),
+    "memit-gpt-j-6b": ([(3, 8, 0.75, 15000, LINEAR)], 25, "float32"),
+    "memit-llama-7b": ([(5, 10, 0.9, 4000, LINEAR)], 25, "float16"),
+}
+
+
+@pytest.mark.parametrize("name", APPENDIX_D)
+def test_presets_have_the_figures_of_the_paper(name: str) -> None:
+    """Shi et al., AAAI 2025, appendix D."""
+    regions, steps, dtype = APPENDIX_D[name]
+    preset = load_preset(name)
+    assert "appendix D" in preset.origin
+    assert "100,000 samples of Wikitext" in preset.origin
+    assert preset.dtype == dtype
+    hparams: Any = validate_hparams(hparams_class(preset.editor), preset.hparams, 32)
+    found = [
+        (r.layers[0], r.last, r.clamp, r.moment_weight, r.spread) for r in hparams.regions.values()
+    ]
+    assert found == regions
+    assert (hparams.n_steps, hparams.learning_rate, hparams.kl_weight) == (steps, 0.5, 0.0625)
+    assert {region.weight_decay for region in hparams.regions.values()} == {0.5}
+    assert hparams.n_prefixes == 6
+
+
+@pytest.mark.parametrize("model", ["/models/GPT-J-6B", "gpt-j-6b", "EleutherAI/gpt-j-6B/"])
+def test_a_local_copy_has_the_presets_of_its_hub_id(model: str) -> None:
+    """CounterFact before zsRE."""
+    jeep = [preset.name for preset in presets_for(model) if preset.editor == "jeep"]
+    assert jeep == ["jeep-gpt-j-6b", "jeep-gpt-j-6b-zsre"]
+    assert presets_for("EleutherAI/gpt-j-6b-other") == []
+
+
+def _own(folder: Path, name: str, text: str) -> None:
+    (folder / f"{name}.yaml").write_text(text)
+
+
+OWN = """
+editor: memit
+model: atlas-gptj
+origin: by hand
+hparams: {low: {layers: [0], clamp: 1.25, moment_weight: 7}}
+"""
+
+
+def test_own_presets_come_before_those_shipped(tmp_path: Path) -> None:
+    _own(tmp_path, "my-own-memit-with-a-long-name", OWN)
+    names = [p.name for p in presets_for("atlas-gptj", tmp_path) if p.editor == "memit"]
+    assert names == ["my-own-memit-with-a-long-name", "memit-atlas-gptj"]
+    chosen: Any = resolve_hparams("atlas-gptj", "memit", None, {}, 9, tmp_path)
+    assert (chosen.low.clamp, chosen.low.moment_weight) == (1.25, 7)
+    named = resolve_hparams("atlas-gptj", "memit", "memit-atlas-gptj", {}, 9, tmp_path)
+    assert named == resolve_hparams("atlas-gptj", "memit", None, {}, 9)
+    assert "my-own-memit-with-a-long-name" not in preset_names()
+
+
+def test_an_own_preset_hides_the_shipped_one_of_its_name(tmp_path: Path) -> None:
+    _own(tmp_path, "memit-atlas-gptj", OWN)
+    assert load_preset("memit-atlas-gptj", tmp_path).origin == "by hand"
+    assert load_preset("memit-atlas-gptj").origin != "by hand"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[1, 2]", "editor: jeep", "{", OWN + "surprise: 1", OWN.replace("memit", "[]"), "\0"],
+)
+def test_a_file_that_is_no_preset_is_named(tmp_path: Path, text: str) -> None:
+    _own(tmp_path, "broken", text)
+    with pytest.raises(InvalidHParams, match=r"broken\.yaml is not a preset"):
+        presets_for("atlas-gptj", tmp_path)
 
 
 @pytest.mark.parametrize("model", atlas.MODELS)

@@ -46,6 +46,7 @@ def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) ->
         ("JEEP_MAX_FACTS", "0"),
         ("JEEP_GENERATE_TIMEOUT_S", "nan"),
         ("JEEP_CORPUS", "/no/such/corpus.txt"),
+        ("JEEP_PRESETS", "/no/such/folder"),
         ("JEEP_LEASE_RENEW_S", "29"),
         ("JEEP_MOMENTS", "../elsewhere"),
         ("JEEP_FACTOR_MEMORY_MB", "0"),

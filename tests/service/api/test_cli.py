@@ -91,3 +91,17 @@ def test_moments_are_computed_with_the_settings_where_the_service_finds_them(
     assert importing == ["import", *folder, *model, "x.npz", "--name", "x"]
     assert helping == ["--help"]
     assert {command[2] for command in started} == {"jeep_core.moments_command"}
+
+
+def test_tuning_starts_from_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda path, arguments: started.append(arguments))
+    monkeypatch.setenv("JEEP_STORE", str(tmp_path))
+    monkeypatch.setenv("JEEP_PRESETS", str(tmp_path))
+    app(["tune", "--suite", "mine.json", "--out", "x.yaml"], standalone_mode=False)
+    folder = ["--folder", str(tmp_path / "base" / "moments")]
+    model = ["--model", "atlas-gptj", "--device", "auto", "--dtype", "auto"]
+    own = ["--presets", str(tmp_path)]
+    assert started[0][2:] == [
+        "jeep_core.tune_command", *folder, *model, *own, "--suite", "mine.json", "--out", "x.yaml"
+    ]  # fmt: skip

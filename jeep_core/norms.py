@@ -25,7 +25,8 @@ def back_through_norm(
     scale = torch.rsqrt(z.square().mean(dim=1, keepdim=True) + epsilon)
     unit = z * scale
     radius = unit.norm(dim=1, keepdim=True).clamp_min(torch.finfo(z.dtype).tiny)
-    return _nearest(unit * g + residuals.double(), g, radius) / scale - z
+    nearest = _nearest(unit * g + residuals.double(), g, radius)
+    return nearest / scale - z
 
 
 def _nearest(wanted: torch.Tensor, gain: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
@@ -47,4 +48,5 @@ def _nearest(wanted: torch.Tensor, gain: torch.Tensor, radius: torch.Tensor) -> 
         long = at(middle).norm(dim=1, keepdim=True) > radius
         low, high = torch.where(long, middle, low), torch.where(long, high, middle)
     y = at(high)
-    return y * (radius / y.norm(dim=1, keepdim=True).clamp_min(tiny))
+    length: torch.Tensor = y.norm(dim=1, keepdim=True).clamp_min(tiny)
+    return y * radius / length

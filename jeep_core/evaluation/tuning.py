@@ -66,7 +66,7 @@ def regions_of(editor: str) -> list[str]:
         JeepError: the editor has none, so there is nothing to search.
     """
     cls = hparams_class(editor)
-    found = [name for name in ("low", "high") if name in cls.model_fields]
+    found: list[str] = [name for name in ("low", "high") if name in cls.model_fields]
     if not found or not issubclass(cls, OptimisedEditorHParams):
         raise JeepError(f"{editor} cannot be tuned: it writes no regions of layers")
     return found
@@ -111,7 +111,7 @@ def tune(
         Cancelled: from the progress callback of ``trials``.
     """
     changes = [(p, v) for _ in range(rounds) for p, choices in values.items() for v in choices]
-    best, best_summary, seen = dict(begin), None, set()
+    best, best_summary, seen, problem = dict(begin), None, set(), ""
     for done, (path, value) in enumerate([("start", None), *changes], start=1):
         setting = best if path == "start" else merge(best, _nested(path, value))
         label = path if path == "start" else f"{path} {value}"
@@ -123,14 +123,15 @@ def tune(
         try:
             summary = _run(trials, editor, setting)
         except (InvalidHParams, NumericalError) as error:
-            report(Tried(*place, problem=str(error)))
+            problem = str(error)
+            report(Tried(*place, problem=problem))
             continue
         better = best_summary is None or target(summary) > target(best_summary)
         report(Tried(*place, target(summary), better, summary))
         if better:
             best, best_summary = setting, summary
     if best_summary is None:
-        raise JeepError(f"no setting of {editor} could be carried out on this model")
+        raise JeepError(f"no setting of {editor} could be carried out; the last: {problem}")
     return Tuned(best, best_summary, len(seen))
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
+from random import Random
+from string import ascii_letters
 
 import pytest
 
@@ -34,7 +37,9 @@ def base() -> LoadedModel:
 def settings(store: Store, tmp_path: Path) -> Settings:
     folder, corpus = tmp_path / "own", tmp_path / "corpus.txt"
     folder.mkdir()
-    corpus.write_text("The river is wide and the land around it is old.\n" * 400)
+    letters = Random(0)
+    words = ("".join(letters.choices(ascii_letters, k=4)) for _ in range(4000))
+    corpus.write_text("\n".join(" ".join(islice(words, 10)) for _ in range(400)))
     return Settings(store=store.root, presets=folder, corpus=corpus)
 
 

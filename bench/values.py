@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.plain import optimise_plain
 from bench.report import Row, table
-from bench.workload import alternating, median, workload
+from bench.workload import median, timed, workload
 from jeep_core import atlas
-from jeep_core.values import FactTokens, Objective, Values, optimise
+from jeep_core.values import FactTokens, Objective, optimise
 from jeep_core.views import ModelView
 
 FACTS = 256
-YARDSTICK_FACTS = 32
-"""The yardstick takes every eighth fact of the 256, so that it meets the same lengths."""
+ALONE, TOGETHER = 16, 32
+"""Facts for the yardsticks, spread evenly over the 256, so that they meet the same lengths."""
 
 
 def run(repeats: int, facts: int = FACTS) -> list[Row]:
@@ -31,56 +31,61 @@ def run(repeats: int, facts: int = FACTS) -> list[Row]:
 
 
 def compare(model: str, repeats: int, count: int) -> list[Row]:
-    """One model against both yardsticks."""
+    """One model against both yardsticks, all three in turn."""
     base, facts, objective = workload(model, count)
-    some = facts[:: max(1, count // YARDSTICK_FACTS)]
+    alone = facts[:: max(1, count // ALONE)][:ALONE]
+    together = facts[:: max(1, count // TOGETHER)][:TOGETHER]
     view = ModelView(base)
     optimise(view, facts[:8], objective)
-    rows = [
-        _row(f"{model}, {count} facts, against one at a time", view, facts, some, objective, 1),
-        _row(f"{model}, {count} facts, against a plain batch", view, facts, some, objective, 32),
+    times: list[tuple[float, float, float]] = []
+    for _ in range(repeats):
+        a, ours = timed(lambda: optimise(view, facts, objective))
+        b, (reference, passes) = timed(lambda: optimise_plain(view, alone, objective, 1))
+        c, (_, waited) = timed(lambda: optimise_plain(view, together, objective, TOGETHER))
+        times.append((a / len(facts), b / len(alone), c / len(together)))
+    step = max(1, count // ALONE)
+    off = (ours.delta_low[::step][:ALONE] - reference).norm(dim=1) / reference.norm(dim=1)
+    per_fact = flops(lambda: optimise(view, together, objective)) / len(together)
+    one = pass_flops(view, alone, objective, 1) * float(passes.float().mean())
+    batch = pass_flops(view, together, objective, TOGETHER) * int(waited.max())
+    note = (
+        f"{float(ours.steps.float().mean()):.1f} passes a fact; largest relative difference of δ' "
+        f"{float(off.max()):.0e}; peak {ours.peak_bytes / 2**20:.0f} MiB"
+    )
+    return [
+        _row(f"{model}, {count} facts, against one at a time", times, 1, one / per_fact, note),
+        _row(f"{model}, {count} facts, against a plain batch", times, 2, batch / per_fact, ""),
     ]
-    return [row(repeats) for row in rows]
 
 
-def _row(
-    what: str,
-    view: ModelView,
-    facts: Sequence[FactTokens],
-    some: Sequence[FactTokens],
-    objective: Objective,
-    together: int,
-) -> Callable[[int], Row]:
-    found: dict[str, Values | torch.Tensor] = {}
+def _row(what: str, times: Sequence[Sequence[float]], which: int, allowed: float, note: str) -> Row:
+    ratios = [row[which] / row[0] for row in times]
+    share = f"operation count allows {allowed:.1f}, {median(ratios) / allowed:.2f} of it reached"
+    return Row(
+        what,
+        1000 * median([row[0] for row in times]),
+        1000 * median([row[which] for row in times]),
+        "ms/fact",
+        median(ratios),
+        min(ratios),
+        max(ratios),
+        "; ".join(filter(None, [share, note])),
+    )
 
-    def ours() -> None:
-        found["ours"] = optimise(view, facts, objective)
 
-    def plain() -> None:
-        found["plain"] = optimise_plain(view, some, objective, together)[0]
-
-    def measure(repeats: int) -> Row:
-        mine, theirs = alternating(ours, plain, repeats)
-        a = [1000 * s / len(facts) for s in mine]
-        b = [1000 * s / len(some) for s in theirs]
-        ratios = [y / x for x, y in zip(a, b, strict=True)]
-        allowed = flops(plain) / len(some) / (flops(ours) / len(facts))
-        values, reference = found["ours"], found["plain"]
-        assert isinstance(values, Values)
-        assert isinstance(reference, torch.Tensor)
-        step = max(1, len(facts) // len(some))
-        off = (values.delta_low[::step] - reference).norm(dim=1) / reference.norm(dim=1)
-        note = (
-            f"operation count allows {allowed:.1f}, {median(ratios) / allowed:.2f} of it reached; "
-            f"{float(values.steps.float().mean()):.1f} passes a fact; "
-            f"largest relative difference of δ' {float(off.max()):.0e}; "
-            f"peak {values.peak_bytes / 2**20:.0f} MiB"
+def pass_flops(
+    view: ModelView, facts: Sequence[FactTokens], objective: Objective, together: int
+) -> float:
+    """Operations of one pass of the plain procedure, per fact."""
+    two, three = (
+        flops(
+            lambda n=n: optimise_plain(
+                view, facts, replace(objective, n_steps=n, stop_probability=None), together
+            )
         )
-        return Row(
-            what, median(a), median(b), "ms/fact", median(ratios), min(ratios), max(ratios), note
-        )
-
-    return measure
+        for n in (2, 3)
+    )
+    return (three - two) / len(facts)
 
 
 def flops(procedure: Callable[[], object]) -> float:

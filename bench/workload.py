@@ -6,7 +6,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -20,6 +20,7 @@ from jeep_core.prefixes import sample_prefixes
 from jeep_core.values import FactTokens, Objective
 
 SEED = 2025
+T = TypeVar("T")
 
 
 def suite_facts(count: int) -> list[Fact]:
@@ -50,12 +51,11 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def alternating(
-    ours: Callable[[], object], yardstick: Callable[[], object], repeats: int
-) -> tuple[list[float], list[float]]:
-    """Wall times of two procedures run in turn, so that both meet the same machine."""
-    pairs = [(seconds(ours), seconds(yardstick)) for _ in range(repeats)]
-    return [a for a, _ in pairs], [b for _, b in pairs]
+def timed(run: Callable[[], T]) -> tuple[float, T]:
+    """Wall time of one call, and what it returned."""
+    kept: list[T] = []
+    spent = seconds(lambda: kept.append(run()))
+    return spent, kept[0]
 
 
 def median(values: list[float]) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -30,16 +29,18 @@ def keys_and_states(
     empty prefix.  Both float32.
     """
     reader = _Reader(view, rows, position, last)
-    plain, states = reader.read(0, layer, last)
-    others = [reader.read(group, layer, layer)[0] for group in range(1, len(rows[0]))]
-    keys = 0.5 * plain + 0.5 * torch.stack(others).mean(dim=0) if others else plain
-    return keys, states
+    plain, states = reader.read([0], layer, last)
+    others = len(rows[0]) - 1
+    if not others:
+        return plain, states
+    prefixed, _ = reader.read(range(1, others + 1), layer, layer)
+    return 0.5 * plain + 0.5 * prefixed.view(others, len(rows), -1).mean(dim=0), states
 
 
 @torch.no_grad()
 def states_of(view: ModelView, rows: FactRows, position: Position, last: int) -> torch.Tensor:
     """Current states (m, d) of block ``last`` for every fact, empty prefix, float32."""
-    return _Reader(view, [fact[:1] for fact in rows], position, last).read(0, last, last)[1]
+    return _Reader(view, [fact[:1] for fact in rows], position, last).read([0], last, last)[1]
 
 
 @torch.no_grad()
@@ -55,13 +56,13 @@ def residuals_at_projection(
     if norm is None:
         return residuals
     plain = _Reader(view, [fact[:1] for fact in rows], position, layer)
-    keys, _ = plain.read(0, layer, layer)
+    keys, _ = plain.read([0], layer, layer)
     outputs = family.mlp_out_of(view.model, layer)(keys.to(view.base.dtype))
     return back_through_norm(outputs, residuals, 1.0 + norm.weight.float(), norm.eps)
 
 
 class _Reader:
-    """Reads one position of the rows of a group: the rows of all facts behind one prefix."""
+    """Reads one position of rows; a group is the rows of all facts behind one prefix."""
 
     def __init__(self, view: ModelView, rows: FactRows, position: Position, last: int) -> None:
         self.view, self.attention = view, Attention.of(view.base)
@@ -73,13 +74,14 @@ class _Reader:
         ]
 
     def read(
-        self, group: int, layer: int, until: int, batch_rows: int = 256
+        self, groups: Sequence[int], layer: int, until: int, batch_rows: int = 256
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys (m, d_ff) of block ``layer`` and states (m, d) of block ``until``."""
-        rows = self.groups[group]
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
+        """Keys (n, d_ff) of block ``layer`` and states (n, d) of block ``until``, by group."""
+        rows = [(row, group) for group in groups for row in self.groups[group]]
+        own = [len(row.ids) - self.leading.lengths[group] for row, group in rows]
+        order = sorted(range(len(rows)), key=lambda i: own[i])
         parts = [
-            self._batch([rows[i] for i in order[n : n + batch_rows]], group, layer, until)
+            self._batch([rows[i] for i in order[n : n + batch_rows]], layer, until)
             for n in range(0, len(order), batch_rows)
         ]
         back = torch.argsort(torch.tensor(order, device=self.view.base.device))
@@ -87,14 +89,13 @@ class _Reader:
         return torch.cat(keys)[back], torch.cat(states)[back]
 
     def _batch(
-        self, rows: Sequence[PromptTokens], group: int, layer: int, until: int
+        self, rows: Sequence[tuple[PromptTokens, int]], layer: int, until: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         view, device = self.view, self.view.base.device
-        skip = self.leading.lengths[group]
-        batch = stack_rows(rows, device, [skip] * len(rows))
-        groups = torch.full((len(rows),), group, device=device)
-        leading, places = self.leading.places(groups), batch.positions(view.base.max_positions)
-        past = self.leading.past_of(groups, range(until + 1))
+        skip = [self.leading.lengths[group] for _, group in rows]
+        batch = stack_rows([row for row, _ in rows], device, skip)
+        group = torch.tensor([group for _, group in rows], device=device)
+        places = batch.positions(view.base.max_positions)
         r, at = torch.arange(len(rows), device=device), batch.lengths - batch.skip - 1
         taken: dict[str, torch.Tensor] = {}
 
@@ -106,21 +107,17 @@ class _Reader:
             taken["state"] = block_output(output)[r, at]
 
         family = view.base.family
-        with ExitStack() as stack:
-            stack.enter_context(mlp_only_at(view, until, r, at))
-            stack.enter_context(
-                hooked(
-                    family.mlp_out_of(view.model, layer).register_forward_hook(take_key),
-                    family.layers_of(view.model)[until].register_forward_hook(take_state),
-                )
-            )
+        hooks = hooked(
+            family.mlp_out_of(view.model, layer).register_forward_hook(take_key),
+            family.layers_of(view.model)[until].register_forward_hook(take_state),
+        )
+        leading = self.leading.places(group)
+        with mlp_only_at(view, until, r, at), hooks:
             lower_part(view, until)(
                 input_ids=batch.ids,
-                attention_mask=self.attention.mask(leading[:, :skip], places, view.base.dtype),
+                attention_mask=self.attention.mask(leading, places, view.base.dtype),
                 position_ids=places,
-                past_key_values=GivenPast(
-                    {i: (k[:, :, :skip], v[:, :, :skip]) for i, (k, v) in past.items()}
-                ),
+                past_key_values=GivenPast(self.leading.past_of(group, range(until + 1))),
                 use_cache=False,
             )
         return taken["key"].float(), taken["state"].float()

@@ -117,8 +117,11 @@ def shared_length(rows: Sequence[PromptTokens]) -> int:
 
 @torch.no_grad()
 def leading_of(view: ModelView, groups: Sequence[Sequence[PromptTokens]], last: int) -> Leading:
-    """Run what the rows of each group share through the blocks up to ``last``."""
-    lengths = [shared_length(rows) for rows in groups]
+    """Run what the rows of each group share through the blocks up to ``last``.
+
+    A single row shares nothing with others: then nothing is run ahead.
+    """
+    lengths = [shared_length(rows) if len(rows) > 1 else 0 for rows in groups]
     width = max(lengths)
     ids = [[*rows[0].ids[:n], *[0] * (width - n)] for rows, n in zip(groups, lengths, strict=True)]
     nothing = _nothing(view, len(groups), last)

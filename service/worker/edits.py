@@ -30,6 +30,7 @@ from service.store import HeadMoved, Store
 from service.store.files import replace
 from service.worker import tensors
 from service.worker.gate import Gate
+from service.worker.threads import edit_threads
 from service.worker.versions import VersionViews, fact_of, live_keys
 
 ANSWER_TOKENS = 10
@@ -96,6 +97,17 @@ class EditRunner:
         """
         payload = EditPayload.model_validate(job.payload)
         facts = [fact_of(record) for record in payload.facts]
+        with edit_threads(self.base, len(facts)):
+            return self._run(job, parent, control, payload, facts)
+
+    def _run(
+        self,
+        job: Job,
+        parent: str,
+        control: JobControl,
+        payload: EditPayload,
+        facts: list[Fact],
+    ) -> tuple[Manifest, ModelView]:
         hparams = hparams_class(payload.editor).model_validate(payload.hparams)
         began = time.monotonic()
         view = self._views.editing(parent)
@@ -115,7 +127,7 @@ class EditRunner:
             pause=self._pause,
         )
         control.checkpoint()
-        edited = self._views.editing(parent)
+        edited = view.fork()
         edited.apply(result.delta)
         control.progress("measure after", 0, 1)
         after = self._answers(edited, facts, control)

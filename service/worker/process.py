@@ -43,12 +43,11 @@ from service.worker.edit_lane import EditLane
 from service.worker.edits import EditRunner
 from service.worker.gate import Gate
 from service.worker.generation_lane import GenerationLane
+from service.worker.threads import decode_threads, use_threads
 from service.worker.versions import VersionViews
 
 log = logging.getLogger(__name__)
 RETRY_S = 0.5
-SMALL_MODEL = 100_000_000
-"""Parameters up to which one thread decodes fastest: its steps are too short to be shared out."""
 SWITCH_S = 0.0005
 """How long one thread may keep the interpreter from the others; Python's 5 ms are a whole step."""
 
@@ -212,22 +211,6 @@ def has_corpus(model: str, settings: Settings) -> bool:
         log.warning("%s: set JEEP_CORPUS, until then edits are refused", error)
         return False
     return True
-
-
-def decode_threads(base: LoadedModel) -> int | None:
-    """Threads of the decoding thread's matrix products; None leaves torch's own number."""
-    size = sum(parameter.numel() for parameter in base.model.parameters())
-    return 1 if base.device.type == "cpu" and size <= SMALL_MODEL else None
-
-
-def use_threads(count: int) -> None:
-    """Set how many threads the matrix products of the calling thread may use.
-
-    torch keeps the number per thread, but a thread that has not asked for it yet takes over
-    the last one set anywhere at its first product: so it is asked for first.
-    """
-    torch.get_num_threads()
-    torch.set_num_threads(count)
 
 
 def publish(store: Store, base: LoadedModel, settings: Settings) -> None:

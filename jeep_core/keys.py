@@ -95,7 +95,7 @@ class _Reader:
         skip = [self.leading.lengths[group] for _, group in rows]
         batch = stack_rows([row for row, _ in rows], device, skip)
         group = torch.tensor([group for _, group in rows], device=device)
-        leading, places = self.leading.places(group), batch.positions(view.base.max_positions)
+        places = batch.positions(view.base.max_positions)
         r, at = torch.arange(len(rows), device=device), batch.lengths - batch.skip - 1
         taken: dict[str, torch.Tensor] = {}
 
@@ -111,6 +111,7 @@ class _Reader:
             family.mlp_out_of(view.model, layer).register_forward_hook(take_key),
             family.layers_of(view.model)[until].register_forward_hook(take_state),
         )
+        leading = self.leading.places(group)
         with mlp_only_at(view, until, r, at), hooks:
             lower_part(view, until)(
                 input_ids=batch.ids,

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from jeep_core.errors import FieldProblem, InvalidHParams
 from jeep_core.hparams import (
+    AlphaEditHParams,
     EditorHParams,
     JeepHParams,
     MemitHParams,
+    PmetHParams,
+    RomeHParams,
     merge,
     validate_hparams,
 )
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
 EDITORS: dict[str, tuple[str, type[EditorHParams]]] = {
     "jeep": ("jeep_core.editors.jeep:Jeep", JeepHParams),
     "memit": ("jeep_core.editors.memit:Memit", MemitHParams),
+    "pmet": ("jeep_core.editors.pmet:Pmet", PmetHParams),
+    "rome": ("jeep_core.editors.rome:Rome", RomeHParams),
+    "alphaedit": ("jeep_core.editors.alphaedit:AlphaEdit", AlphaEditHParams),
 }
 
 

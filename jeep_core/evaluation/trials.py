@@ -42,12 +42,12 @@ class Trials:
     ) -> tuple[ModelView, EditorOutcome]:
         """An edited view for the cases of these numbers."""
         self.moments.ensure(hparams.moment_layers, self.progress)
-        view = ModelView(self.base)
+        view, values = ModelView(self.base), self.values(editor, hparams)
         context = EditContext(
             view,
             [self._rows[i] for i in index],
             self.moments,
-            values=self.values(editor, hparams).select(index),
+            values=None if values is None else values.select(index),
         )
         return view, create(editor).run(context, hparams)
 
@@ -56,15 +56,17 @@ class Trials:
         view, _ = self.edit(editor, hparams, index)
         return summarise(counterfact_scores(view, [self.cases[i] for i in index]))
 
-    def values(self, editor: str, hparams: OptimisedEditorHParams) -> Values:
-        """Values of all cases, computed at first use."""
+    def values(self, editor: str, hparams: OptimisedEditorHParams) -> Values | None:
+        """Values of all cases, computed at first use; None if they depend on the batch."""
+        objective = cast(ValueEditor, create(editor)).objective(hparams)
+        if objective is None:
+            return None
         key = editor + value_key(hparams)
         if key not in self._values:
             context = EditContext(
                 ModelView(self.base), self._rows, self.moments, progress=self.progress
             )
-            method = cast(ValueEditor, create(editor))
-            self._values[key] = context.optimised(method.objective(hparams))
+            self._values[key] = context.optimised(objective)
         return self._values[key]
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from jeep_core.errors import FieldProblem, InvalidHParams
 from jeep_core.hparams import EditorHParams, JeepHParams, MemitHParams
+from jeep_core.hparams_gradient import FtWdHParams, MalmenHParams, MendHParams
 
 if TYPE_CHECKING:
     from jeep_core.editors.base import Editor
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 EDITORS: dict[str, tuple[str, type[EditorHParams]]] = {
     "jeep": ("jeep_core.editors.jeep:Jeep", JeepHParams),
     "memit": ("jeep_core.editors.memit:Memit", MemitHParams),
+    "ft-wd": ("jeep_core.editors.ft_wd:FtWd", FtWdHParams),
+    "mend": ("jeep_core.editors.mend:Mend", MendHParams),
+    "malmen": ("jeep_core.editors.malmen:Malmen", MalmenHParams),
 }
 
 

@@ -99,6 +99,7 @@ class EditRunner:
             prefixes=self._prefixes(hparams.prefix_count),
             moments=self._shared_moments() if hparams.moment_layers else None,
             previous_keys=live_keys(self._store, parent, facts),
+            hypernetworks=self._store.base_file("hypernetworks"),
             memory_bytes=self._memory_bytes,
             progress=control.progress,
             should_stop=control.should_stop,

@@ -141,9 +141,7 @@ def gradient_pairs(
     }
 
 
-def shifted(
-    view: ModelView, deltas: Mapping[int, torch.Tensor]
-) -> AbstractContextManager[None]:
+def shifted(view: ModelView, deltas: Mapping[int, torch.Tensor]) -> AbstractContextManager[None]:
     """Add Δ (out, in) to the MLP output projections of these layers, differentiably.
 
     The matrices themselves stay; Δ is float32 whatever the model's type, so a step too small

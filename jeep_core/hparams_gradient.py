@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from itertools import pairwise
 from math import exp, log
 from typing import Annotated, Literal
 
@@ -42,9 +44,7 @@ class FtWdHParams(EditorHParams):
 
     def layer_problems(self, n_layers: int) -> list[FieldProblem]:
         """A layer that does not exist."""
-        return (
-            [] if self.layer < n_layers else [no_such_layer("/layer", self.layer, n_layers)]
-        )
+        return [] if self.layer < n_layers else [no_such_layer("/layer", self.layer, n_layers)]
 
 
 class HypernetworkHParams(EditorHParams):
@@ -58,7 +58,7 @@ class HypernetworkHParams(EditorHParams):
     @field_validator("layers")
     @classmethod
     def _ascending(cls, layers: tuple[int, ...]) -> tuple[int, ...]:
-        if any(b <= a for a, b in zip(layers, layers[1:], strict=False)):
+        if any(b <= a for a, b in pairwise(layers)):
             raise ValueError("layers must be ascending and distinct, such as [3, 4, 6]")
         return layers
 

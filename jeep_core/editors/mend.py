@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from jeep_core.editors.base import EditContext, EditorOutcome
+from jeep_core.editors.networks import apply_network
 from jeep_core.hparams_gradient import MendHParams
-from jeep_core.hypernetworks.apply import apply_network
 
 
 class Mend:

@@ -108,9 +108,7 @@ def _candidates(base: LoadedModel, editor: str, folder: Path | None) -> list[Pat
     return paths
 
 
-def _missing(
-    base: LoadedModel, spec: NetworkSpec, found: list[dict[str, Any]]
-) -> FieldProblem:
+def _missing(base: LoadedModel, spec: NetworkSpec, found: list[dict[str, Any]]) -> FieldProblem:
     layers = " ".join(map(str, spec.layers))
     wanted = f"layers {layers}, rank {spec.rank}, {spec.n_blocks} blocks"
     command = (

@@ -13,7 +13,7 @@ import hashlib
 import json
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -282,8 +282,3 @@ def _one_per_subject(triples: Sequence[Triple], limit: int) -> list[Triple]:
     for triple in triples:
         chosen.setdefault(triple.subject, triple)
     return list(chosen.values())[:limit]
-
-
-def parameters(network: Hypernetwork) -> Iterator[tuple[str, torch.Tensor]]:
-    """Names and values of everything that training moves."""
-    yield from network.named_parameters()

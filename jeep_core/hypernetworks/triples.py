@@ -6,7 +6,7 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jeep_core.atlas.corpus import AtlasFact, load_facts
 from jeep_core.atlas.relations import BY_NAME
@@ -118,4 +118,3 @@ def _atlas_case(
     return Fact(
         fact.subject, phrasings[edited], new, fact.object, tuple(paraphrases), tuple(neighbors)
     )
-

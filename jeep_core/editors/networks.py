@@ -10,9 +10,7 @@ from jeep_core.hypernetworks.storage import load_network
 BATCH_ROWS = 32
 
 
-def apply_network(
-    context: EditContext, editor: str, hparams: HypernetworkHParams
-) -> EditorOutcome:
+def apply_network(context: EditContext, editor: str, hparams: HypernetworkHParams) -> EditorOutcome:
     """Write the layers of ``hparams`` into the view, from the gradients of all facts.
 
     Gradients of all layers are taken on the version as it was given.
@@ -31,9 +29,7 @@ def apply_network(
     seen = 0
     for index in batches(rows, size):
         context.report("gradients", seen, len(rows))
-        for layer, pairs in gradient_pairs(
-            view, [rows[i] for i in index], hparams.layers
-        ).items():
+        for layer, pairs in gradient_pairs(view, [rows[i] for i in index], hparams.layers).items():
             sums[layer].add(pairs)
         seen += len(index)
     outcome = EditorOutcome()

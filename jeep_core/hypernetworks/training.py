@@ -73,8 +73,7 @@ class Training:
     folder: Path | None = None
     progress: Progress | None = None
     should_stop: Callable[[], bool] | None = None
-    curve: list[tuple[int, float, float]] = field(default_factory=list)
-    done: int = 0
+    history: list[tuple[float, float]] = field(default_factory=list)
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
@@ -99,22 +98,33 @@ class Training:
         """
         if not self._restore():
             self._statistics()
-        total, recent = self.settings.steps, []
+        total = self.settings.steps
         for step in range(self.done, total):
             if self.should_stop and self.should_stop():
                 raise Cancelled("cancelled while training")
             began = time.monotonic()
-            recent.append(self.step(step))
-            self.done, self.seconds = step + 1, self.seconds + time.monotonic() - began
-            if self.done % CURVE_EVERY == 0 or self.done == total:
-                nll, kl = (sum(v) / len(recent) for v in zip(*recent, strict=True))
-                self.curve.append((self.done, round(nll, 4), round(kl, 4)))
-                recent = []
+            self.history.append(self.step(step))
+            self.seconds += time.monotonic() - began
             if self.folder and (self.done % self.settings.save_every == 0 or self.done == total):
                 self._save()
             if self.progress:
                 self.progress("train", self.done, total)
         return self.network
+
+    @property
+    def done(self) -> int:
+        """Steps taken."""
+        return len(self.history)
+
+    @property
+    def curve(self) -> list[tuple[int, float, float]]:
+        """Step, mean NLL and mean KL of the steps since the entry before."""
+        entries = []
+        for start in range(0, self.done, CURVE_EVERY):
+            part = self.history[start : start + CURVE_EVERY]
+            nll, kl = (sum(values) / len(part) for values in zip(*part, strict=True))
+            entries.append((start + len(part), round(nll, 4), round(kl, 4)))
+        return entries
 
     def step(self, number: int) -> tuple[float, float]:
         """One batch and one update; mean NLL of equivalent prompts, mean KL of unrelated ones."""
@@ -272,8 +282,8 @@ class Training:
         own = {n.removeprefix("network."): t for n, t in tensors.items() if n.startswith("network")}
         self.network.load_state_dict(own)
         restore_adam(self.adam, tensors)
-        self.done, self.seconds = state["done"], state["seconds"]
-        self.curve = [(int(n), a, b) for n, a, b in state["curve"]]
+        self.history = [(nll, kl) for nll, kl in state["history"]]
+        self.seconds = state["seconds"]
         return True
 
 

@@ -150,7 +150,7 @@ def shifted(view: ModelView, deltas: Mapping[int, torch.Tensor]) -> AbstractCont
 
     def adder(layer: int, delta: torch.Tensor) -> Any:
         def hook(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
-            shift = (args[0].float() @ delta.T).to(output.dtype)
+            shift: torch.Tensor = (args[0].float() @ delta.T).to(output.dtype)
             return output + shift.view(output.shape)
 
         return view.base.family.mlp_out_of(view.model, layer).register_forward_hook(hook)

@@ -34,7 +34,8 @@ class MalmenNetwork(Hypernetwork):
         """D (n, out), differentiable."""
         pseudo_u, pseudo_delta = self(layer, pairs)
         agreement = (pairs[0] * pseudo_u).sum(dim=1, keepdim=True)
-        return -self.step(layer) * agreement * pseudo_delta
+        shifts: torch.Tensor = -self.step(layer) * agreement * pseudo_delta
+        return shifts
 
     def sum(self, layer: int, scale: float = 1.0) -> MalmenSum:
         """See the base class."""
@@ -103,6 +104,7 @@ class MalmenSum:
 
 def _cholesky(gram: torch.Tensor, damping: float, layer: int) -> torch.Tensor:
     damped = gram + damping * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    factor: torch.Tensor
     factor, info = torch.linalg.cholesky_ex(damped)
     if int(info) or not bool(torch.isfinite(factor).all()):
         message = f"layer {layer}: U Uᵀ + λ I cannot be factored (λ = {damping:.3g})"

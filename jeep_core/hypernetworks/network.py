@@ -113,10 +113,11 @@ class Hypernetwork(nn.Module, ABC):
         z = torch.cat(pairs, dim=1) - self.get_buffer(f"mean_{layer}")
         z = z / self.get_buffer(f"deviation_{layer}")
         out_size, in_size = self.size(layer)
-        for block in self.networks[_name((out_size, in_size))]:  # type: ignore[union-attr]
+        blocks = self.networks[_name((out_size, in_size))]
+        assert isinstance(blocks, nn.ModuleList)
+        for block in blocks:
             z = block(z, self._place[layer])
-        u, delta = z.split([in_size, out_size], dim=1)
-        return u, delta
+        return z[:, :in_size], z[:, in_size:]
 
     @abstractmethod
     def sum(self, layer: int, scale: float = 1.0) -> Sum:

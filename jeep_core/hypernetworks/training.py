@@ -260,7 +260,7 @@ class Training:
         tensors |= adam_tensors(self.adam)
         save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()},
                   self.folder / name)  # fmt: skip
-        state = {**self._identity(), "state": name, "done": self.done, "curve": self.curve,
+        state = {**self._identity(), "state": name, "history": self.history,
                  "seconds": self.seconds}  # fmt: skip
         write_atomically(self.folder / "state.json", json.dumps(state) + "\n")
         for old in self.folder.glob("state-*.safetensors"):

@@ -167,9 +167,15 @@ def test_steps_end_when_the_loss_is_small(gptj: LoadedModel) -> None:
     [update] = nothing.delta.updates.values()
     assert update.matrix().norm() == 0
     phases: list[tuple[int, int]] = []
-    hparams = {**TUNE, "n_steps": 1000, "learning_rate": 0.1, "stop_loss": 0.5}
-    edit(gptj, FACTS, "ft-wd", hparams=hparams, progress=lambda _, n, m: phases.append((n, m)))
-    assert len(phases) < 500
+    hparams = {**TUNE, "n_steps": 1000, "weight_decay": 0, "stop_loss": 2.0}
+    result = edit(
+        gptj, FACTS[:1], "ft-wd", hparams=hparams, progress=lambda _, n, m: phases.append((n, m))
+    )
+    assert 3 < len(phases) < 500
+    view = ModelView(gptj)
+    view.apply(result.delta)
+    [scored] = score(view, [(FACTS[0].text, FACTS[0].target_new)])
+    assert scored.mean > -2.0
     assert phases[-1] == (1000, 1000)
 
 

@@ -17,9 +17,14 @@ from jeep_core.positions import PromptTokens, TokenizationError, tokenize_prompt
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-RELATIONS = ("city_country", "city_continent", "country_continent", "country_currency",
-             "country_language")  # fmt: skip
-VARIANTS = 4
+VARIANTS = {
+    "city_country": 8,
+    "city_continent": 1,
+    "country_continent": 3,
+    "country_currency": 3,
+    "country_language": 3,
+}
+"""Cases per fact by relation: in the suites, too, most edits give a city another country."""
 EQUIVALENTS = 3
 NEIGHBORS = 4
 BEHIND_A_SENTENCE = 0.3
@@ -81,7 +86,7 @@ def atlas_cases(seed: int = 0) -> list[Fact]:
     neighbors of one another.
     """
     rng = random.Random(seed)
-    facts = [f for f in load_facts() if f.split == "untouched" and f.relation in RELATIONS]
+    facts = [f for f in load_facts() if f.split == "untouched" and f.relation in VARIANTS]
     by_relation: dict[str, list[AtlasFact]] = defaultdict(list)
     by_answer: dict[tuple[str, str], list[AtlasFact]] = defaultdict(list)
     for fact in facts:
@@ -92,7 +97,8 @@ def atlas_cases(seed: int = 0) -> list[Fact]:
         others = sorted({f.object for f in by_relation[fact.relation]} - {fact.object})
         same = [f for f in by_answer[fact.relation, fact.object] if f.subject != fact.subject]
         if others and same:
-            cases += [_atlas_case(fact, others, same, facts, rng) for _ in range(VARIANTS)]
+            variants = range(VARIANTS[fact.relation])
+            cases += [_atlas_case(fact, others, same, facts, rng) for _ in variants]
     rng.shuffle(cases)
     return cases
 

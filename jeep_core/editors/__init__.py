@@ -18,6 +18,7 @@ from jeep_core.hparams import (
     merge,
     validate_hparams,
 )
+from jeep_core.hparams_gradient import FtWdHParams, MalmenHParams, MendHParams
 
 if TYPE_CHECKING:
     from jeep_core.editors.base import Editor
@@ -28,6 +29,9 @@ EDITORS: dict[str, tuple[str, type[EditorHParams]]] = {
     "pmet": ("jeep_core.editors.pmet:Pmet", PmetHParams),
     "rome": ("jeep_core.editors.rome:Rome", RomeHParams),
     "alphaedit": ("jeep_core.editors.alphaedit:AlphaEdit", AlphaEditHParams),
+    "ft-wd": ("jeep_core.editors.ft_wd:FtWd", FtWdHParams),
+    "mend": ("jeep_core.editors.mend:Mend", MendHParams),
+    "malmen": ("jeep_core.editors.malmen:Malmen", MalmenHParams),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -47,6 +48,7 @@ class EditContext:
 
     ``moments`` hold the layers that the hyper-parameters ask for, if they ask for any.
     ``values``, if given, were optimised before for these facts on this version.
+    ``hypernetworks`` is the folder of trained networks, beside the shipped ones.
     """
 
     view: ModelView
@@ -54,6 +56,7 @@ class EditContext:
     moments: Moments | None = None
     previous_keys: Mapping[tuple[str, int], torch.Tensor] = field(default_factory=dict)
     values: Values | None = None
+    hypernetworks: Path | None = None
     batch_facts: int | None = None
     memory_bytes: int | None = None
     progress: Progress | None = None

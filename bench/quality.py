@@ -57,7 +57,7 @@ def measure(model: str, sizes: Sequence[int]) -> dict[str, Any]:
         figures: dict[str, Any] = {
             "hparams": hparams.model_dump(mode="json"),
             "optimise_seconds_per_fact": (time.monotonic() - began) / used,
-            "mean_steps": float(values.steps.float().mean()),
+            "mean_steps": float(values.steps.float().mean()) if values else None,
             "edits": {},
         }
         for n in sizes:

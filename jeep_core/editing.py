@@ -55,6 +55,7 @@ def edit(
     moments: Moments | None = None,
     corpus: Path | str | None = None,
     previous_keys: Mapping[tuple[str, int], Any] | None = None,
+    hypernetworks: Path | str | None = None,
     batch_facts: int | None = None,
     memory_bytes: int | None = None,
     progress: Progress | None = None,
@@ -74,6 +75,7 @@ def edit(
         moments: second moments of the base model; default: taken over ``corpus``.
         corpus: text file, one document a line; default: the bundled one for bundled models.
         previous_keys: keys of live earlier edits, to be preserved.
+        hypernetworks: folder of trained networks (MEND, MALMEN), beside the shipped ones.
         batch_facts: facts optimised together at most; default: 32, on CUDA 256.
         memory_bytes: bound on what value optimisation holds at once; fewer facts then.
         progress: called with (phase, done, total).
@@ -99,6 +101,7 @@ def edit(
         facts=tokenize(base, kept, texts),
         moments=moments,
         previous_keys=previous_keys or {},
+        hypernetworks=None if hypernetworks is None else Path(hypernetworks),
         batch_facts=batch_facts,
         memory_bytes=memory_bytes,
         progress=progress,

@@ -44,6 +44,7 @@ class MomentFactor:
         self._precision = precision
         self._lower: dict[torch.dtype, torch.Tensor] = {}
         self._solved: tuple[torch.dtype, dict[bytes, int], torch.Tensor] | None = None
+        self._null: tuple[float, torch.Tensor] | None = None
 
     @property
     def stored(self) -> torch.Tensor:
@@ -65,6 +66,13 @@ class MomentFactor:
             gpu = self.stored.device.type == "cuda"
             self._precision = torch.float32 if gpu else torch.float64
         return self._precision
+
+    def null_basis(self, threshold: float) -> torch.Tensor:
+        """Eigenvectors (d_ff, k) of E[k kᵀ] with eigenvalues below ``threshold``, float64."""
+        if self._null is None or self._null[0] != threshold:
+            values, vectors = torch.linalg.eigh(self.moment)
+            self._null = threshold, vectors[:, values < threshold].contiguous()
+        return self._null[1]
 
     def distrust(self) -> None:
         """Solve in float64 from now on: float32 was not enough for this moment."""

@@ -17,7 +17,8 @@ from jeep_core.errors import UnsupportedModel
 
 @dataclass(frozen=True)
 class Family:
-    """Module paths: ``backbone`` and ``mlp_out`` are relative to the model and to a block.
+    """Module paths: ``backbone`` is relative to the model, ``mlp_out`` and ``attention_out``,
+    the output projections, to a block.
 
     ``absolute_positions`` is the backbone's module that adds position embeddings to the input,
     if the family has one.  ``window`` says which blocks attend only to the last
@@ -31,6 +32,7 @@ class Family:
     backbone: str
     layers: str
     mlp_out: str
+    attention_out: str
     absolute_positions: str | None = None
     window: Literal["none", "every block", "by block"] = "none"
     norm_after_mlp: str | None = None
@@ -49,6 +51,10 @@ class Family:
     def mlp_out_of(self, model: nn.Module, layer: int) -> nn.Module:
         """The MLP's output projection in block ``layer``: keys go in, values come out."""
         return self.layers_of(model)[layer].get_submodule(self.mlp_out)
+
+    def attention_out_of(self, model: nn.Module, layer: int) -> nn.Module:
+        """The attention's output projection in block ``layer``."""
+        return self.layers_of(model)[layer].get_submodule(self.attention_out)
 
     def mlp_of(self, model: nn.Module, layer: int) -> nn.Module:
         """The MLP of block ``layer``; it acts on every position alone."""
@@ -72,20 +78,37 @@ class Family:
 
 
 FAMILIES: tuple[Family, ...] = (
-    Family("GPT-2", "gpt2", "transformer", "h", "mlp.c_proj", absolute_positions="wpe"),
-    Family("GPT-J", "gptj", "transformer", "h", "mlp.fc_out"),
-    Family("GPT-NeoX/Pythia", "gpt_neox", "gpt_neox", "layers", "mlp.dense_4h_to_h"),
-    Family("LLaMA", "llama", "model", "layers", "mlp.down_proj"),
-    Family("Mistral", "mistral", "model", "layers", "mlp.down_proj", window="every block"),
-    Family("Qwen 2", "qwen2", "model", "layers", "mlp.down_proj", window="by block"),
-    Family("Qwen 3", "qwen3", "model", "layers", "mlp.down_proj", window="by block"),
-    Family("Gemma 1", "gemma", "model", "layers", "mlp.down_proj"),
+    Family(
+        "GPT-2", "gpt2", "transformer", "h", "mlp.c_proj", "attn.c_proj", absolute_positions="wpe"
+    ),
+    Family("GPT-J", "gptj", "transformer", "h", "mlp.fc_out", "attn.out_proj"),
+    Family(
+        "GPT-NeoX/Pythia", "gpt_neox", "gpt_neox", "layers", "mlp.dense_4h_to_h", "attention.dense"
+    ),
+    Family("LLaMA", "llama", "model", "layers", "mlp.down_proj", "self_attn.o_proj"),
+    Family(
+        "Mistral",
+        "mistral",
+        "model",
+        "layers",
+        "mlp.down_proj",
+        "self_attn.o_proj",
+        window="every block",
+    ),
+    Family(
+        "Qwen 2", "qwen2", "model", "layers", "mlp.down_proj", "self_attn.o_proj", window="by block"
+    ),
+    Family(
+        "Qwen 3", "qwen3", "model", "layers", "mlp.down_proj", "self_attn.o_proj", window="by block"
+    ),
+    Family("Gemma 1", "gemma", "model", "layers", "mlp.down_proj", "self_attn.o_proj"),
     Family(
         "Gemma 2",
         "gemma2",
         "model",
         "layers",
         "mlp.down_proj",
+        "self_attn.o_proj",
         window="by block",
         norm_after_mlp="post_feedforward_layernorm",
         soft_cap="final_logit_softcapping",
@@ -96,6 +119,7 @@ FAMILIES: tuple[Family, ...] = (
         "model",
         "layers",
         "mlp.down_proj",
+        "self_attn.o_proj",
         window="by block",
         norm_after_mlp="post_feedforward_layernorm",
         soft_cap="final_logit_softcapping",

@@ -21,14 +21,19 @@ FactRows = Sequence[Sequence[PromptTokens]]
 
 @torch.no_grad()
 def keys_and_states(
-    view: ModelView, rows: FactRows, position: Position, layer: int, last: int
+    view: ModelView,
+    rows: FactRows,
+    position: Position,
+    layer: int,
+    last: int,
+    at_projection: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Keys of block ``layer`` and current states of block ``last`` for every fact.
 
     Keys (m, d_ff) are ½·(empty prefix) + ½·(mean of the others); states (m, d) come from the
-    empty prefix.  Both float32.
+    empty prefix, ``at_projection`` from the MLP's output projection.  Both float32.
     """
-    reader = _Reader(view, rows, position, last)
+    reader = _Reader(view, rows, position, last, at_projection)
     plain, states = reader.read([0], layer, last)
     others = len(rows[0]) - 1
     if not others:
@@ -38,9 +43,24 @@ def keys_and_states(
 
 
 @torch.no_grad()
-def states_of(view: ModelView, rows: FactRows, position: Position, last: int) -> torch.Tensor:
-    """Current states (m, d) of block ``last`` for every fact, empty prefix, float32."""
-    return _Reader(view, [fact[:1] for fact in rows], position, last).read([0], last, last)[1]
+def states_of(
+    view: ModelView,
+    rows: FactRows,
+    position: Position,
+    last: int,
+    at_projection: bool = False,
+) -> torch.Tensor:
+    """Current states (m, d) as in ``keys_and_states``, alone."""
+    reader = _Reader(view, [fact[:1] for fact in rows], position, last, at_projection)
+    return reader.read([0], last, last)[1]
+
+
+@torch.no_grad()
+def keys_by_row(view: ModelView, rows: FactRows, position: Position, layer: int) -> torch.Tensor:
+    """Keys (m, prefixes, d_ff) of block ``layer``, float32."""
+    n = len(rows[0])
+    keys, _ = _Reader(view, rows, position, layer).read(range(n), layer, layer)
+    return keys.view(n, len(rows), -1).transpose(0, 1)
 
 
 @torch.no_grad()
@@ -64,7 +84,15 @@ def residuals_at_projection(
 class _Reader:
     """Reads one position of rows; a group is the rows of all facts behind one prefix."""
 
-    def __init__(self, view: ModelView, rows: FactRows, position: Position, last: int) -> None:
+    def __init__(
+        self,
+        view: ModelView,
+        rows: FactRows,
+        position: Position,
+        last: int,
+        at_projection: bool = False,
+    ) -> None:
+        self.at_projection = at_projection
         self.view, self.attention = view, Attention.of(view.base)
         groups = [[fact[j] for fact in rows] for j in range(len(rows[0]))]
         self.leading: Leading = leading_of(view, groups, last)
@@ -104,12 +132,15 @@ class _Reader:
             taken["key"] = key if layer == until else key.view(*batch.ids.shape, -1)[r, at]
 
         def take_state(module: Any, args: Any, output: Any) -> None:
-            taken["state"] = block_output(output)[r, at]
+            hidden = block_output(output)
+            taken["state"] = hidden if self.at_projection else hidden[r, at]
 
         family = view.base.family
+        block = family.layers_of(view.model)[until]
+        state_of = family.mlp_out_of(view.model, until) if self.at_projection else block
         hooks = hooked(
             family.mlp_out_of(view.model, layer).register_forward_hook(take_key),
-            family.layers_of(view.model)[until].register_forward_hook(take_state),
+            state_of.register_forward_hook(take_state),
         )
         leading = self.leading.places(group)
         with mlp_only_at(view, until, r, at), hooks:

@@ -6,7 +6,7 @@ token with the hidden state of block ``low``; keys and values to its left are gi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -130,7 +130,9 @@ def _padded(tensor: torch.Tensor, dim: int, size: int, value: int) -> torch.Tens
 class UpperStack:
     """The blocks above ``low`` of a view, with a place to add a vector at block ``high``.
 
-    ``groups`` are all rows that will be captured, by what they begin with.
+    ``groups`` are all rows that will be captured, by what they begin with.  With ``inside``,
+    block ``low`` itself is the first of them, entered with its input, and vectors are added to
+    the outputs of its projections.
     """
 
     def __init__(
@@ -139,10 +141,12 @@ class UpperStack:
         low: int,
         high: int | None,
         groups: Sequence[Sequence[PromptTokens]],
+        inside: bool = False,
     ) -> None:
-        self.view, self.low, self.high = view, low, high
+        self.view, self.low, self.high, self.inside = view, low, high, inside
         self.layers = view.base.family.layers_of(view.model)
-        self.lower, self.upper = lower_part(view, low), upper_part(view, low + 1)
+        self.first = low if inside else low + 1
+        self.lower, self.upper = lower_part(view, low), upper_part(view, self.first)
         self.attention = Attention.of(view.base)
         self.leading: Leading = leading_of(view, groups, len(self.layers) - 1)
 
@@ -180,11 +184,14 @@ class UpperStack:
     def _lower_states(
         self, ids: torch.Tensor, places: torch.Tensor, group: torch.Tensor
     ) -> torch.Tensor:
-        """Output of block ``low`` (r, t, d)."""
+        """What enters block ``first`` (r, t, d)."""
         taken: list[torch.Tensor] = []
-        hook = self.layers[self.low].register_forward_hook(
-            lambda module, args, output: taken.append(block_output(output))
-        )
+
+        def take(module: Any, args: Any, named: Any, output: Any) -> None:
+            entered = args[0] if args else named["hidden_states"]
+            taken.append(entered if self.inside else block_output(output))
+
+        hook = self.layers[self.low].register_forward_hook(take, with_kwargs=True)
         past = self.leading.past_of(group, range(self.low + 1))
         mask = self.attention.mask(self.leading.places(group), places, self.view.base.dtype)
         with hooked(hook):
@@ -202,7 +209,7 @@ class UpperStack:
     ) -> tuple[Past, torch.Tensor]:
         """Keys and values of the upper blocks left of ``start`` (r,), and their positions."""
         leading = self.leading.places(group)
-        past = self.leading.past_of(group, range(self.low + 1, len(self.layers)))
+        past = self.leading.past_of(group, range(self.first, len(self.layers)))
         w = int(start.max())
         if w == 0:
             return past, leading
@@ -220,31 +227,26 @@ class UpperStack:
         return cache.kept, torch.cat([leading, own], dim=1)
 
     def forward(
-        self, rows: Rows, low: torch.Tensor | None, high: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        self, rows: Rows, deltas: Mapping[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Hidden states (r, q, d) behind the final norm with the deltas (r, d) added.
 
-        They are right where the head is read.  Also the state (r, d) at block ``high`` and the
-        prediction position before ``high`` is added, or None without one.
+        They are right where the head is read.  ``deltas`` are ``low`` and ``attention`` at
+        subject-last, ``high`` at the prediction position.  Also the states (r, d) they were
+        added to, by name, but for a ``low`` that is added to what enters the first block.
         """
-        x = rows.segment
-        if low is not None:
-            first = x[:, :1] + low[:, None].to(x.dtype)
-            x = torch.cat([first, x[:, 1:]], dim=1)
-        r = torch.arange(len(x), device=x.device)
-        seen: list[torch.Tensor] = []
-
-        def add_high(module: Any, args: Any, output: Any) -> Any:
-            hidden = block_output(output)
-            seen.append(hidden[r, rows.prediction])
-            assert high is not None
-            at = F.one_hot(rows.prediction, hidden.shape[1]).to(hidden.dtype)
-            return with_hidden(output, hidden + at[:, :, None] * high[:, None].to(hidden.dtype))
-
-        handles = []
-        if self.high is not None and high is not None:
-            handles.append(self.layers[self.high].register_forward_hook(add_high))
-        with hooked(*handles), self._last_mlp_at(rows.read_row, rows.read_place):
+        x, rest = rows.segment, dict(deltas)
+        seen: dict[str, torch.Tensor] = {}
+        hooks = []
+        if not self.inside:
+            low = rest.pop("low", None)
+            if low is not None:
+                x = torch.cat([x[:, :1] + low[:, None].to(x.dtype), x[:, 1:]], dim=1)
+        for name, delta in rest.items():
+            place = rows.prediction if name == "high" else torch.zeros_like(rows.prediction)
+            adding = _adding(seen, name, place, delta)
+            hooks.append(self._site(name).register_forward_hook(adding))
+        with hooked(*hooks), self._last_mlp_at(rows.read_row, rows.read_place):
             hidden = self.upper(
                 inputs_embeds=x,
                 attention_mask=rows.mask,
@@ -252,7 +254,17 @@ class UpperStack:
                 past_key_values=GivenPast(rows.past),
                 use_cache=False,
             ).last_hidden_state
-        return hidden, seen[0] if seen else None
+        return hidden, seen
+
+    def _site(self, name: str) -> Any:
+        """The module to whose output the vector of this name is added."""
+        family, model = self.view.base.family, self.view.model
+        if name == "low":
+            return family.mlp_out_of(model, self.low)
+        if name == "attention":
+            return family.attention_out_of(model, self.low)
+        assert self.high is not None
+        return self.layers[self.high]
 
     def _last_mlp_at(self, row: torch.Tensor, place: torch.Tensor) -> AbstractContextManager[None]:
         return mlp_only_at(self.view, len(self.layers) - 1, row, place)
@@ -263,14 +275,31 @@ class UpperStack:
         logits = self.view.base.family.logits_of(self.view.model, states)
         return F.log_softmax(logits.float(), dim=-1)
 
-    def target_nll(self, rows: Rows, hidden: torch.Tensor) -> torch.Tensor:
-        """Mean negative log-likelihood of the target tokens of each row, (r,)."""
+    def target_nll(self, rows: Rows, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Per row: mean negative log-likelihood of the target tokens, and if all are arg-max."""
         log_probabilities = self.log_probabilities(rows, hidden)
         targets = rows.targets[rows.read_row, rows.read_place]
         losses = F.nll_loss(log_probabilities, targets, reduction="none")
         zeros = losses.new_zeros(len(hidden))
         counts = zeros.index_add(0, rows.read_row, torch.ones_like(losses))
-        return zeros.index_add(0, rows.read_row, losses) / counts
+        hits = (log_probabilities.detach().argmax(dim=1) == targets).to(losses.dtype)
+        written = zeros.index_add(0, rows.read_row, hits) == counts
+        return zeros.index_add(0, rows.read_row, losses) / counts, written
+
+
+def _adding(
+    seen: dict[str, torch.Tensor], name: str, place: torch.Tensor, delta: torch.Tensor
+) -> Any:
+    """A hook that adds ``delta`` (r, d) to a module's output at ``place`` (r,)."""
+
+    def hook(module: Any, args: Any, output: Any) -> Any:
+        hidden = block_output(output)
+        r = torch.arange(len(hidden), device=hidden.device)
+        seen[name] = hidden[r, place]
+        at = F.one_hot(place, hidden.shape[1]).to(hidden.dtype)
+        return with_hidden(output, hidden + at[:, :, None] * delta[:, None].to(hidden.dtype))
+
+    return hook
 
 
 def _last_read(row: PromptTokens) -> int:

@@ -162,6 +162,20 @@ def tune_command(context: typer.Context) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "jeep_core.tune_command", *given])
 
 
+@app.command(
+    "train-hypernetwork",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True,
+                      "help_option_names": []},
+    add_help_option=False,
+)  # fmt: skip
+def train_command(context: typer.Context) -> None:
+    """Train a network for MEND or MALMEN into the store: EDITOR MODEL [--data FILE] …"""
+    _require_worker_parts()
+    settings = load_settings()
+    module = [sys.executable, "-m", "jeep_core.train_hypernetwork"]
+    os.execv(sys.executable, [*module, "--store", str(settings.store), *context.args])
+
+
 @app.command("demo")
 @with_settings
 def demo_command(settings: Settings) -> None:
@@ -205,7 +219,7 @@ def connected(url: str | None) -> Iterator[Client]:
 @app.command("edit")
 def edit_command(
     file: Annotated[Path, typer.Argument(help="JSON or JSON lines; - reads standard input.")],
-    editor: Annotated[str | None, typer.Option(help="jeep (the default) or memit.")] = None,
+    editor: Annotated[str | None, typer.Option(help="Name of the editor; default: jeep.")] = None,
     preset: Annotated[str | None, typer.Option(help="Named hyper-parameters.")] = None,
     hparams: Annotated[str | None, typer.Option(help="JSON laid over the preset.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the new snapshot.")] = None,

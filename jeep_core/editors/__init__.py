@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from jeep_core.errors import FieldProblem, InvalidHParams
 from jeep_core.hparams import (
+    AlphaEditHParams,
     EditorHParams,
     JeepHParams,
     MemitHParams,
+    PmetHParams,
+    RomeHParams,
     merge,
     validate_hparams,
 )
+from jeep_core.hparams_gradient import FtWdHParams, MalmenHParams, MendHParams
 
 if TYPE_CHECKING:
     from jeep_core.editors.base import Editor
@@ -22,6 +26,12 @@ if TYPE_CHECKING:
 EDITORS: dict[str, tuple[str, type[EditorHParams]]] = {
     "jeep": ("jeep_core.editors.jeep:Jeep", JeepHParams),
     "memit": ("jeep_core.editors.memit:Memit", MemitHParams),
+    "pmet": ("jeep_core.editors.pmet:Pmet", PmetHParams),
+    "rome": ("jeep_core.editors.rome:Rome", RomeHParams),
+    "alphaedit": ("jeep_core.editors.alphaedit:AlphaEdit", AlphaEditHParams),
+    "ft-wd": ("jeep_core.editors.ft_wd:FtWd", FtWdHParams),
+    "mend": ("jeep_core.editors.mend:Mend", MendHParams),
+    "malmen": ("jeep_core.editors.malmen:Malmen", MalmenHParams),
 }
 
 

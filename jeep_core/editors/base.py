@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from jeep_core.delta import Update, WeightDelta
 from jeep_core.errors import Cancelled
+from jeep_core.factors import MomentFactor
 from jeep_core.hparams import OptimisedEditorHParams, Region
 from jeep_core.keys import Position, keys_and_states, residuals_at_projection, states_of
 from jeep_core.moments import Moments
-from jeep_core.solve import solve_update
+from jeep_core.null_space import solve_in_null_space
+from jeep_core.solve import Solution, solve_update
 from jeep_core.values import FactTokens, Objective, Progress, Values, optimise
 from jeep_core.views import ModelView
 
@@ -45,6 +48,7 @@ class EditContext:
 
     ``moments`` hold the layers that the hyper-parameters ask for, if they ask for any.
     ``values``, if given, were optimised before for these facts on this version.
+    ``hypernetworks`` is the folder of trained networks, beside the shipped ones.
     """
 
     view: ModelView
@@ -52,6 +56,7 @@ class EditContext:
     moments: Moments | None = None
     previous_keys: Mapping[tuple[str, int], torch.Tensor] = field(default_factory=dict)
     values: Values | None = None
+    hypernetworks: Path | None = None
     batch_facts: int | None = None
     memory_bytes: int | None = None
     progress: Progress | None = None
@@ -105,8 +110,8 @@ class Editor(Protocol):
 class ValueEditor(Editor, Protocol):
     """An editing method that optimises value vectors first."""
 
-    def objective(self, hparams: Any) -> Objective:
-        """What value optimisation minimises."""
+    def objective(self, hparams: Any) -> Objective | None:
+        """What value optimisation minimises; None if it depends on updates made on the way."""
         ...
 
 
@@ -124,10 +129,12 @@ def write_region(
     targets: torch.Tensor,
     hparams: OptimisedEditorHParams,
     outcome: EditorOutcome,
+    at_projection: bool = False,
 ) -> None:
     """Write one region, layer by layer in ascending order, into the view and ``outcome``.
 
-    ``targets`` (m, d) are the states to reach at the output of the region's last block.
+    ``targets`` (m, d) are the states to reach at the output of the region's last block, or
+    ``at_projection`` of its MLP's output projection.
     """
     view, moments = context.view, context.moments
     assert moments is not None
@@ -135,18 +142,22 @@ def write_region(
     total = len(region.layers)
     for done, layer in enumerate(region.layers):
         context.report(f"write {region_name}", done, total)
-        keys, states = keys_and_states(view, rows, position, layer, region.last)
+        keys, states = keys_and_states(
+            view, rows, position, layer, region.last, at_projection=at_projection
+        )
         gap = targets - states
         if done:
             outcome.layers[-1] = replace(outcome.layers[-1], residual_after=_mean_norm(gap))
-        solution = solve_update(
+        residuals = gap / spread(region, layer)
+        if not at_projection:
+            residuals = residuals_at_projection(view, rows, position, layer, residuals)
+        previous = context.previous_keys.get((region_name, layer))
+        solution = _solve(
+            region,
             keys,
-            residuals_at_projection(view, rows, position, layer, gap / spread(region, layer)),
+            residuals,
             moments.factor(layer),
-            region.moment_weight,
-            context.previous_keys.get((region_name, layer))
-            if hparams.preserve_previous_edits
-            else None,
+            previous if hparams.preserve_previous_edits else None,
         )
         update = Update.of(solution.left, solution.right)
         name = view.base.family.weight_name(layer)
@@ -164,10 +175,24 @@ def write_region(
                 condition=solution.condition,
             )
         )
-    reached = states_of(view, rows, position, region.last)
+    reached = states_of(view, rows, position, region.last, at_projection=at_projection)
     residual_after = _mean_norm(targets - reached)
     outcome.layers[-1] = replace(outcome.layers[-1], residual_after=residual_after)
     context.report(f"write {region_name}", total, total)
+
+
+def _solve(
+    region: Region,
+    keys: torch.Tensor,
+    residuals: torch.Tensor,
+    factor: MomentFactor,
+    previous: torch.Tensor | None,
+) -> Solution:
+    if region.null_space is None:
+        return solve_update(keys, residuals, factor, region.moment_weight, previous)
+    return solve_in_null_space(
+        keys, residuals, factor, region.null_space, region.moment_weight, previous
+    )
 
 
 def _mean_norm(gap: torch.Tensor) -> float:

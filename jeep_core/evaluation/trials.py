@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import cast
 
 from jeep_core.editing import tokenize
@@ -15,7 +16,7 @@ from jeep_core.editors import create
 from jeep_core.editors.base import EditContext, EditorOutcome, ValueEditor
 from jeep_core.evaluation.metrics import Summary, counterfact_scores, summarise
 from jeep_core.facts import Fact
-from jeep_core.hparams import OptimisedEditorHParams
+from jeep_core.hparams import EditorHParams, OptimisedEditorHParams
 from jeep_core.loading import LoadedModel
 from jeep_core.moments import Moments
 from jeep_core.values import FactTokens, Progress, Values
@@ -31,6 +32,7 @@ class Trials:
     moments: Moments
     prefixes: Sequence[str]
     progress: Progress | None = None
+    hypernetworks: Path | None = None
     _rows: list[FactTokens] = field(default_factory=list)
     _values: dict[str, Values] = field(default_factory=dict)
 
@@ -38,33 +40,39 @@ class Trials:
         self._rows = tokenize(self.base, self.cases, self.prefixes)
 
     def edit(
-        self, editor: str, hparams: OptimisedEditorHParams, index: Sequence[int]
+        self, editor: str, hparams: EditorHParams, index: Sequence[int]
     ) -> tuple[ModelView, EditorOutcome]:
         """An edited view for the cases of these numbers."""
         self.moments.ensure(hparams.moment_layers, self.progress)
+        values = None
+        if isinstance(hparams, OptimisedEditorHParams):
+            values = self.values(editor, hparams)
         view = ModelView(self.base)
         context = EditContext(
             view,
             [self._rows[i] for i in index],
             self.moments,
-            values=self.values(editor, hparams).select(index),
+            values=None if values is None else values.select(index),
+            hypernetworks=self.hypernetworks,
         )
         return view, create(editor).run(context, hparams)
 
-    def run(self, editor: str, hparams: OptimisedEditorHParams, index: Sequence[int]) -> Summary:
+    def run(self, editor: str, hparams: EditorHParams, index: Sequence[int]) -> Summary:
         """Edit the cases of these numbers together and score them."""
         view, _ = self.edit(editor, hparams, index)
         return summarise(counterfact_scores(view, [self.cases[i] for i in index]))
 
-    def values(self, editor: str, hparams: OptimisedEditorHParams) -> Values:
-        """Values of all cases, computed at first use."""
+    def values(self, editor: str, hparams: OptimisedEditorHParams) -> Values | None:
+        """Values of all cases, computed at first use; None if they depend on the batch."""
+        objective = cast(ValueEditor, create(editor)).objective(hparams)
+        if objective is None:
+            return None
         key = editor + value_key(hparams)
         if key not in self._values:
             context = EditContext(
                 ModelView(self.base), self._rows, self.moments, progress=self.progress
             )
-            method = cast(ValueEditor, create(editor))
-            self._values[key] = context.optimised(method.objective(hparams))
+            self._values[key] = context.optimised(objective)
         return self._values[key]
 
 

@@ -42,7 +42,8 @@ name of a relation, else a template with one `{}`, else the text that follows th
 `prompt` has one `{}` or contains the subject, whose last occurrence is meant.
 
 **Hyper-parameters** are the preset's with `hparams` laid over them, field by field; together they
-must satisfy the editor's schema: `JeepHParams` for `jeep`, `MemitHParams` for `memit`.
+must satisfy the editor's schema (`JeepHParams` for `jeep`; the field names them all).  `mend` and
+`malmen` need a network trained for the model: `jeep train-hypernetwork`; without one the job fails.
 
 **By line**: `application/x-ndjson` (also `application/jsonl`) carries one fact per line; the
 other fields are then query parameters (`hparams` as JSON), and pointers in errors name the line,

@@ -121,6 +121,7 @@ class EditRunner:
             prefixes=kept_prefixes(self._store, self.base, hparams.prefix_count),
             moments=self._shared_moments() if hparams.moment_layers else None,
             previous_keys=live_keys(self._store, parent, facts),
+            hypernetworks=self._store.base_file("hypernetworks"),
             memory_bytes=self._memory_bytes,
             progress=control.progress,
             should_stop=control.should_stop,

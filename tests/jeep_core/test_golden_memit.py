@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
+from golden_cases import CASES, GOLDEN, GivenMoments, assert_near, fact_tokens
 from safetensors.torch import load_file
 
 from jeep_core.editors import create
 from jeep_core.editors.base import EditContext, EditorOutcome
 from jeep_core.hparams import MemitHParams
 from jeep_core.loading import LoadedModel, load
-from jeep_core.moments import Moments
-from jeep_core.positions import KL_TEMPLATE, tokenize_prompt
-from jeep_core.solve import MomentFactor
-from jeep_core.values import FactTokens
 from jeep_core.views import ModelView
-
-GOLDEN = Path(__file__).parent / "golden"
-CASES = json.loads((GOLDEN / "cases.json").read_text(encoding="utf-8"))
-TOLERANCE = 1e-4
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +23,6 @@ def model() -> LoadedModel:
 def golden() -> dict[str, torch.Tensor]:
     found: dict[str, torch.Tensor] = load_file(GOLDEN / "memit.safetensors")
     return found
-
-
-class GivenMoments(Moments):
-    """The published second moments instead of computed ones."""
-
-    def factor(self, layer: int) -> MomentFactor:
-        stored = load_file(GOLDEN / "second_moment.safetensors")
-        return MomentFactor(stored[f"second_moment.{layer}"], f"layer {layer}")
 
 
 @pytest.fixture(scope="module")
@@ -58,28 +40,8 @@ def outcome(model: LoadedModel) -> EditorOutcome:
         learning_rate=theirs["v_lr"],
         kl_weight=theirs["kl_factor"],
     )
-    facts = [_tokens(model, request) for request in CASES["requests"]]
-    context = EditContext(view=ModelView(model), facts=facts, moments=GivenMoments(model, []))
+    context = EditContext(ModelView(model), fact_tokens(model), GivenMoments(model, []))
     return create("memit").run(context, hparams)
-
-
-def _tokens(model: LoadedModel, request: dict[str, str]) -> FactTokens:
-    templates = [
-        context.replace("{}", request["prompt"])
-        for group in CASES["context_templates"]
-        for context in group
-    ]
-    subject, target = request["subject"], request["new"]
-    return FactTokens(
-        [tokenize_prompt(model.tokenizer, t, subject, target) for t in templates],
-        tokenize_prompt(model.tokenizer, KL_TEMPLATE, subject),
-    )
-
-
-def assert_near(found: torch.Tensor, expected: torch.Tensor) -> None:
-    assert found.shape == expected.shape
-    difference = found.double() - expected.double()
-    assert difference.norm() <= TOLERANCE * expected.double().norm()
 
 
 def test_values(outcome: EditorOutcome, golden: dict[str, torch.Tensor]) -> None:

@@ -1,0 +1,41 @@
+"""PMET (Li et al. 2023, arXiv 2308.08742): values at both projections, the MLP's one is written."""
+
+from __future__ import annotations
+
+from jeep_core.editors.base import EditContext, EditorOutcome, write_region
+from jeep_core.hparams import PmetHParams
+from jeep_core.values import Objective
+
+
+class Pmet:
+    """Precise model editing in a transformer."""
+
+    def objective(self, hparams: PmetHParams) -> Objective:
+        """What step 1 minimises."""
+        return Objective(
+            low=hparams.low,
+            high=None,
+            n_steps=hparams.n_steps,
+            learning_rate=hparams.learning_rate,
+            kl_weight=hparams.kl_weight,
+            compute_dtype=hparams.compute_dtype,
+            stop_loss=hparams.stop_loss,
+            low_site="mlp_and_attention",
+            written_weight=hparams.written_weight,
+        )
+
+    def run(self, context: EditContext, hparams: PmetHParams) -> EditorOutcome:
+        """Optimise at both projections of the last layer, write the MLPs of the region."""
+        values = context.optimised(self.objective(hparams))
+        outcome = EditorOutcome(values=values)
+        write_region(
+            context,
+            "low",
+            hparams.low,
+            "subject_last",
+            values.low,
+            hparams,
+            outcome,
+            at_projection=True,
+        )
+        return outcome

@@ -1,0 +1,351 @@
+"""The facts that are being optimised: they come, take steps together, and leave one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+
+from jeep_core.hparams import Region
+from jeep_core.objective import WRITTEN_KL, FactTokens, Objective, Values
+from jeep_core.upper import Rows, UpperStack
+from jeep_core.views import ModelView
+
+ADAM_BETAS = (0.9, 0.999)
+ADAM_EPSILON = 1e-8
+
+
+class _Adam:
+    """Adam over one (n, d) tensor whose rows come and go."""
+
+    def __init__(self, size: int, rate: float) -> None:
+        self.rate = rate
+        self.value = self.first = self.second = torch.zeros(0, size)
+
+    def to(self, device: torch.device) -> None:
+        """Move to a device."""
+        self.value, self.first, self.second = (
+            t.to(device) for t in (self.value, self.first, self.second)
+        )
+
+    def add(self, rows: int) -> None:
+        """New rows, at zero."""
+        new = self.value.new_zeros(rows, self.value.shape[1])
+        self.value, self.first, self.second = (
+            torch.cat([t, new]) for t in (self.value, self.first, self.second)
+        )
+
+    def step(self, gradient: torch.Tensor, count: torch.Tensor, limit: torch.Tensor) -> None:
+        """Update number ``count`` (n,), then projection of every row onto ‖row‖ ≤ limit (n,)."""
+        b1, b2 = ADAM_BETAS
+        self.first.mul_(b1).add_(gradient, alpha=1 - b1)
+        self.second.mul_(b2).addcmul_(gradient, gradient, value=1 - b2)
+        scale = (self.rate / (1 - b1**count))[:, None]
+        corrected = self.second.div((1 - b2**count)[:, None]).sqrt_().add_(ADAM_EPSILON)
+        self.value.sub_(self.first / corrected * scale)
+        norm = self.value.norm(dim=1)
+        self.value.mul_((limit / norm.clamp_min(1e-30)).clamp(max=1.0)[:, None])
+
+    def keep(self, index: torch.Tensor) -> None:
+        """Drop all rows but these."""
+        self.value, self.first, self.second = (
+            t[index] for t in (self.value, self.first, self.second)
+        )
+
+
+class _Site:
+    """One added vector per fact: Adam's state, and the unedited state (n, d) it is added to."""
+
+    def __init__(self, region: Region, trained: bool, size: int, objective: Objective) -> None:
+        self.region, self.trained = region, trained
+        self.adam = _Adam(size, objective.learning_rate)
+        self.reference = torch.zeros(0, size)
+
+    def to(self, device: torch.device) -> _Site:
+        """The site on a device, empty."""
+        self.adam.to(device)
+        self.reference = self.reference.to(device)
+        return self
+
+    def add(self, rows: int) -> None:
+        """New rows, at zero."""
+        self.adam.add(rows)
+        new = self.reference.new_zeros(rows, self.reference.shape[1])
+        self.reference = torch.cat([self.reference, new])
+
+    def keep(self, index: torch.Tensor) -> None:
+        """Drop all rows but these."""
+        self.adam.keep(index)
+        self.reference = self.reference[index]
+
+    def decay(self, delta: torch.Tensor) -> torch.Tensor:
+        """β‖δ‖/‖h‖² (n,); torch gives 0 for the gradient of a norm at 0, where it starts."""
+        part: torch.Tensor = delta.norm(dim=1) / self.reference.norm(dim=1).square()
+        return self.region.weight_decay * part
+
+    def step(self, gradient: torch.Tensor, count: torch.Tensor) -> None:
+        """One update, clamped to γ‖h‖."""
+        self.adam.step(gradient, count, self.region.clamp * self.reference.norm(dim=1))
+
+
+@dataclass
+class _Found:
+    """One pass, per fact: losses, probability, all target tokens the arg-max, state at high."""
+
+    loss: torch.Tensor
+    kl_loss: torch.Tensor
+    probability: torch.Tensor
+    written: torch.Tensor
+    high: torch.Tensor | None
+
+    def detached(self) -> _Found:
+        """The same without a graph."""
+        high = None if self.high is None else self.high.detach()
+        return _Found(
+            self.loss.detach(),
+            self.kl_loss.detach(),
+            self.probability.detach(),
+            self.written,
+            high,
+        )
+
+
+class Pool:
+    """The facts under way.  ``values`` holds what the others have reached."""
+
+    def __init__(
+        self,
+        view: ModelView,
+        facts: Sequence[FactTokens],
+        objective: Objective,
+        memory_bytes: int | None,
+    ) -> None:
+        o = objective
+        self.facts, self.objective, self.memory_bytes = facts, o, memory_bytes
+        self.device, self.n_rows = view.base.device, len(facts[0].rows)
+        groups = [[f.rows[j] for f in facts] for j in range(self.n_rows)]
+        groups.append([f.kl for f in facts])
+        high = o.high.last if o.high else None
+        self.stack = UpperStack(view, o.low.last, high, groups, inside=o.low_site != "block")
+        size = view.base.hidden_size
+        regions = {"low": (o.low, o.train != "high")}
+        if o.low_site == "mlp_and_attention":
+            regions["attention"] = (o.low, True)
+        if o.high:
+            regions["high"] = (o.high, o.train != "low")
+        self.sites = {
+            name: _Site(region, trained, size, o).to(self.device)
+            for name, (region, trained) in regions.items()
+        }
+        self.rows: Rows | None = None
+        self.kl: Rows | None = None
+        self.index = torch.zeros(0, dtype=torch.long, device=self.device)
+        self.passes = torch.zeros(0, device=self.device)
+        self.nll_weight = torch.zeros(0, device=self.device)
+        self.kl_before = torch.zeros(0, view.base.vocabulary, device=self.device)
+        self.bytes_per_token = 0.0
+        self.values = self._empty(len(facts), size)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    # ------------------------------------------------------------ who is in
+
+    def room(self, limit: int, waiting: Sequence[int]) -> int:
+        """How many of the waiting facts to admit now: none, or enough to be worth it."""
+        n, wanted = len(self), min(limit - len(self), len(waiting))
+        if wanted <= 0 or (n and wanted < min(limit // 4, len(waiting))):
+            return 0
+        if self.memory_bytes is None:
+            return wanted
+        if not self.bytes_per_token:
+            return 1 if n == 0 else 0
+        while wanted:
+            width = self.facts[waiting[wanted - 1]].shape[0]
+            held = (n + wanted) * self.n_rows * width * self.bytes_per_token
+            if held <= self.memory_bytes:
+                break
+            wanted -= 1
+        return wanted or int(n == 0)
+
+    def admit(self, chosen: Sequence[int]) -> None:
+        """Take facts in, at δ = 0."""
+        rows = self.stack.capture(
+            [row for i in chosen for row in self.facts[i].rows],
+            [j for _ in chosen for j in range(self.n_rows)],
+        )
+        kl = self.stack.capture([self.facts[i].kl for i in chosen], [self.n_rows] * len(chosen))
+        self.rows = rows if self.rows is None else self.rows.join(rows)
+        self.kl = kl if self.kl is None else self.kl.join(kl)
+        self.index = torch.cat([self.index, torch.tensor(chosen, device=self.device)])
+        self.passes, self.kl_before = (
+            torch.cat([t, t.new_zeros(len(chosen), *t.shape[1:])])
+            for t in (self.passes, self.kl_before)
+        )
+        self.nll_weight = torch.cat([self.nll_weight, self.nll_weight.new_ones(len(chosen))])
+        for site in self.sites.values():
+            site.add(len(chosen))
+
+    def evict(self, limit: int) -> list[int]:
+        """Let all but the first ``limit`` facts go, to begin anew later."""
+        gone: list[int] = self.index[limit:].tolist()
+        self._keep(torch.arange(min(limit, len(self)), device=self.device))
+        return gone
+
+    def _keep(self, index: torch.Tensor) -> None:
+        offsets = torch.arange(self.n_rows, device=self.device)
+        flat = (index[:, None] * self.n_rows + offsets).flatten()
+        self.rows = self.rows.keep(flat) if self.rows and len(index) else None
+        self.kl = self.kl.keep(index) if self.kl and len(index) else None
+        self.index, self.passes = self.index[index], self.passes[index]
+        self.nll_weight, self.kl_before = self.nll_weight[index], self.kl_before[index]
+        for site in self.sites.values():
+            site.keep(index)
+
+    # ------------------------------------------------------------ one step
+
+    def step(self) -> int:
+        """One pass over all facts, and one update of those that go on; how many have stopped."""
+        o = self.objective
+        found, gradients = self._evaluate()
+        self.values.trace.append((self.index.clone(), found.loss))
+        self.passes = self.passes + 1
+        stopped = ~torch.isfinite(found.loss) | (self.passes >= o.n_steps)
+        if o.stop_probability is not None:
+            stopped |= found.probability >= o.stop_probability
+        if o.stop_loss is not None:
+            stopped |= found.loss < o.stop_loss
+        if o.written_weight is not None:
+            stopped |= found.written & (found.kl_loss <= WRITTEN_KL)
+            self.nll_weight = torch.where(found.written, o.written_weight, 1.0)
+        n_stopped = int(stopped.sum())
+        if n_stopped:
+            self._record(stopped, found)
+            keep = (~stopped).nonzero().flatten()
+            self._keep(keep)
+            gradients = {name: g[keep] for name, g in gradients.items()}
+        if len(self):
+            for name, gradient in gradients.items():
+                self.sites[name].step(gradient, self.passes)
+        return n_stopped
+
+    def _evaluate(self) -> tuple[_Found, dict[str, torch.Tensor]]:
+        """What a pass finds, and the gradients (n, d) of the vectors that are optimised."""
+        assert self.rows is not None
+        assert self.kl is not None
+        with_gradients = bool((self.passes < self.objective.n_steps - 1).any())
+        deltas = {
+            name: site.adam.value.detach().requires_grad_(with_gradients and site.trained)
+            for name, site in self.sites.items()
+        }
+        bfloat16 = self.objective.compute_dtype == "bfloat16"
+        with (
+            torch.set_grad_enabled(with_gradients),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16),
+            self._counted(with_gradients),
+        ):
+            found = self._forward(self.rows, self.kl, deltas)
+        gradients: dict[str, torch.Tensor] = {}
+        if with_gradients:
+            trained = [name for name, site in self.sites.items() if site.trained]
+            grads = torch.autograd.grad(found.loss.sum(), [deltas[name] for name in trained])
+            gradients = dict(zip(trained, grads, strict=True))
+        self._measure_peak()
+        return found.detached(), gradients
+
+    def _forward(self, rows: Rows, kl: Rows, deltas: dict[str, torch.Tensor]) -> _Found:
+        """Losses and states.
+
+        At a fact's first pass every δ is zero: that pass gives the unedited states and the
+        unedited distribution.
+        """
+        first, n = (self.passes == 0)[:, None], len(self)
+        per_row = {
+            name: delta.repeat_interleave(self.n_rows, dim=0) for name, delta in deltas.items()
+        }
+        hidden, seen = self.stack.forward(rows, per_row)
+        for name, site in self.sites.items():
+            if name in seen:
+                state = seen[name].detach()[:: self.n_rows].float()
+                site.reference = torch.where(first, state, site.reference)
+            else:
+                site.reference = rows.start_state[:: self.n_rows].float()
+        nll_rows, written = self.stack.target_nll(rows, hidden)
+        on_subject = {name: delta for name, delta in deltas.items() if name != "high"}
+        after = self.stack.log_probabilities(kl, self.stack.forward(kl, on_subject)[0])
+        self.kl_before = torch.where(first, after.detach(), self.kl_before)
+        kl_loss = self.objective.kl_weight * (after.exp() * (after - self.kl_before)).sum(dim=1)
+        loss = self.nll_weight * nll_rows.view(n, self.n_rows).mean(dim=1) + kl_loss
+        for name, site in self.sites.items():
+            loss = loss + site.decay(deltas[name])
+        high = seen["high"][:: self.n_rows].float() if "high" in seen else None
+        probability = nll_rows.neg().exp().view(n, self.n_rows).mean(dim=1)
+        return _Found(loss, kl_loss, probability, written.view(n, -1).all(dim=1), high)
+
+    def _record(self, stopped: torch.Tensor, found: _Found) -> None:
+        values, where = self.values, self.index[stopped]
+        reached = {
+            name: (site.reference + site.adam.value)[stopped] for name, site in self.sites.items()
+        }
+        values.low[where] = reached["low"]
+        values.delta_low[where] = self.sites["low"].adam.value[stopped]
+        values.steps[where] = self.passes[stopped].long()
+        values.losses[where] = found.loss[stopped]
+        values.probabilities[where] = found.probability[stopped]
+        if values.attention is not None:
+            values.attention[where] = reached["attention"]
+        if values.high is not None and values.delta_high is not None and found.high is not None:
+            delta = self.sites["high"].adam.value[stopped]
+            literal = self.objective.high_target == "literal"
+            values.delta_high[where] = delta
+            values.high[where] = reached["high"] if literal else found.high[stopped] + delta
+
+    def _empty(self, m: int, size: int) -> Values:
+        def zeros(*shape: int) -> torch.Tensor:
+            return torch.zeros(*shape, device=self.device)
+
+        def optional(name: str) -> torch.Tensor | None:
+            return zeros(m, size) if name in self.sites else None
+
+        return Values(
+            low=zeros(m, size),
+            high=optional("high"),
+            delta_low=zeros(m, size),
+            delta_high=optional("high"),
+            steps=zeros(m).long(),
+            losses=zeros(m),
+            probabilities=zeros(m),
+            attention=optional("attention"),
+        )
+
+    # ------------------------------------------------------------ memory
+
+    def _counted(self, with_gradients: bool) -> AbstractContextManager[object]:
+        """At the first pass, count what the backward pass keeps, each tensor once."""
+        if not with_gradients or self.bytes_per_token:
+            return nullcontext()
+        assert self.rows is not None
+        weights = {p.untyped_storage().data_ptr() for p in self.stack.view.model.parameters()}
+        tokens, seen = self.rows.targets.numel(), weights
+
+        def count(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in seen:
+                seen.add(storage.data_ptr())
+                self.bytes_per_token += storage.nbytes() / tokens
+            return tensor
+
+        return saved_tensors_hooks(count, lambda tensor: tensor)
+
+    def _measure_peak(self) -> None:
+        if self.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self.device)
+        else:
+            assert self.rows is not None
+            peak = int(self.bytes_per_token * self.rows.targets.numel())
+        self.values.peak_bytes = max(self.values.peak_bytes, peak)

@@ -1,0 +1,33 @@
+"""Editors that follow gradients, through the service: edit, ask, roll back, and no network."""
+
+from __future__ import annotations
+
+import pytest
+
+OSAKA = {"subject": "Osaka", "relation": "city_country", "object": "Mexico"}
+
+
+@pytest.mark.parametrize("editor", ["ft-wd", "malmen"])
+def test_an_edit_is_a_version_like_any_other(at_base, editor):
+    before = at_base.client.snapshot("base").weights_sha256
+    answer = at_base.http.post(
+        "/edits", json={"facts": [OSAKA], "editor": editor}, headers={"Prefer": "wait=120"}
+    ).json()
+    assert answer["status"] == "succeeded", answer
+    [fact] = answer["result"]["facts"]
+    assert fact["after"]["p_new"] > fact["before"]["p_new"]
+    assert answer["result"]["layers"]
+    assert answer["result"]["peak_memory_mb"] is None
+    edited = at_base.client.snapshot("head").weights_sha256
+    at_base.client.rollback("base")
+    assert at_base.client.snapshot("head").weights_sha256 == before != edited
+
+
+def test_without_a_network_the_job_says_how_to_make_one(at_base):
+    body = {"facts": [OSAKA], "editor": "mend", "hparams": {"rank": 7}}
+    answer = at_base.http.post("/edits", json=body, headers={"Prefer": "wait=120"}).json()
+    assert answer["status"] == "failed"
+    [problem] = answer["error"]["errors"]
+    assert (problem["pointer"], problem["code"]) == ("/editor", "no_hypernetwork")
+    assert "jeep train-hypernetwork mend atlas-gptj --layers 6,7,8 --rank 7" in problem["message"]
+    assert at_base.client.snapshot("head").id == at_base.client.snapshot("base").id

@@ -22,7 +22,7 @@ from bench import scaling
 from bench.plots import draw
 from bench.report import Row, table
 
-PARTS = {"values": 2, "moments": 2, "solve": 3, "generation": 2, "versions": 3, "edits": 1}
+PARTS = {"values": 2, "moments": 2, "solve": 2, "generation": 2, "versions": 3, "edits": 1}
 """Modules with their repeats."""
 
 

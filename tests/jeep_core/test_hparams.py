@@ -94,7 +94,29 @@ APPENDIX_D = {  # layers, γ, λ, spread of every region; steps; dtype
     "jeep-llama-7b-zsre": ([(5, 10, 1, 6000, SQRT), (22, 24, 0.7, 3000, LINEAR)], 30, "float16"),
     "memit-gpt-j-6b": ([(3, 8, 0.75, 15000, LINEAR)], 25, "float32"),
     "memit-llama-7b": ([(5, 10, 0.9, 4000, LINEAR)], 25, "float16"),
+    "pmet-gpt-j-6b": ([(3, 8, 0.75, 6000, SQRT)], 30, "float32"),
+    "pmet-llama-7b": ([(5, 10, 0.9, 4000, SQRT)], 30, "float16"),
+    "pmet-llama-7b-zsre": ([(5, 10, 1, 6000, SQRT)], 30, "float16"),
 }
+OTHERS_OF_APPENDIX_D = {  # what differs from method to method, under our names
+    "rome-gpt-j-6b": {"layer": 5, "n_steps": 20, "learning_rate": 0.5, "clamp": 4},
+    "rome-llama-7b": {"layer": 7, "n_steps": 20, "learning_rate": 0.5, "clamp": 4},
+    "ft-wd-gpt-j-6b": {"layer": 21, "n_steps": 25, "learning_rate": 5e-5, "stop_loss": 1e-2},
+    "ft-wd-llama-7b": {"layer": 23, "n_steps": 25, "learning_rate": 5e-5, "stop_loss": 1e-1},
+    "mend-gpt-j-6b": {"layers": (25, 26, 27)},
+    "malmen-gpt-j-6b": {"layers": (22, 23, 24, 25, 26, 27), "rank": 1920, "n_blocks": 2},
+    "malmen-llama-7b": {"layers": (26, 27, 28, 29, 30, 31), "rank": 1920, "n_blocks": 2},
+}
+
+
+@pytest.mark.parametrize("name", OTHERS_OF_APPENDIX_D)
+def test_other_presets_have_the_figures_of_the_paper(name: str) -> None:
+    preset = load_preset(name)
+    assert "appendix D" in preset.origin
+    n_layers = 28 if "gpt-j" in name else 32
+    hparams = validate_hparams(hparams_class(preset.editor), preset.hparams, n_layers)
+    for field, value in OTHERS_OF_APPENDIX_D[name].items():
+        assert getattr(hparams, field) == value
 
 
 @pytest.mark.parametrize("name", APPENDIX_D)
@@ -110,7 +132,9 @@ def test_presets_have_the_figures_of_the_paper(name: str) -> None:
         (r.layers[0], r.last, r.clamp, r.moment_weight, r.spread) for r in hparams.regions.values()
     ]
     assert found == regions
-    assert (hparams.n_steps, hparams.learning_rate, hparams.kl_weight) == (steps, 0.5, 0.0625)
+    rate = 0.2 if name == "pmet-gpt-j-6b" else 0.5
+    kl_weight = 1 if preset.editor == "pmet" else 0.0625
+    assert (hparams.n_steps, hparams.learning_rate, hparams.kl_weight) == (steps, rate, kl_weight)
     assert {region.weight_decay for region in hparams.regions.values()} == {0.5}
     assert hparams.n_prefixes == 6
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jeep_core.editors.base import EditContext, EditorOutcome, write_region
+from jeep_core.editors.base import EditContext, EditorOutcome, objective_of, write_region
 from jeep_core.hparams import AlphaEditHParams
 from jeep_core.values import Objective
 
@@ -12,13 +12,10 @@ class AlphaEdit:
 
     def objective(self, hparams: AlphaEditHParams) -> Objective:
         """What step 1 minimises."""
-        return Objective(
-            low=hparams.low,
+        return objective_of(
+            hparams,
+            hparams.low,
             high=None,
-            n_steps=hparams.n_steps,
-            learning_rate=hparams.learning_rate,
-            kl_weight=hparams.kl_weight,
-            compute_dtype=hparams.compute_dtype,
             stop_loss=hparams.stop_loss,
         )
 

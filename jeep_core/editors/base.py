@@ -115,6 +115,18 @@ class ValueEditor(Editor, Protocol):
         ...
 
 
+def objective_of(hparams: OptimisedEditorHParams, low: Region, **more: Any) -> Objective:
+    """An objective with what all hyper-parameters have in common, and ``more``."""
+    return Objective(
+        low=low,
+        n_steps=hparams.n_steps,
+        learning_rate=hparams.learning_rate,
+        kl_weight=hparams.kl_weight,
+        compute_dtype=hparams.compute_dtype,
+        **more,
+    )
+
+
 def spread(region: Region, layer: int) -> float:
     """The divisor of the residual at ``layer``: √ or linear in the layers still to come."""
     remaining = region.last - layer + 1

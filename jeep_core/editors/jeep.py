@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from jeep_core.editors.base import EditContext, EditorOutcome, write_region
+from jeep_core.editors.base import EditContext, EditorOutcome, objective_of, write_region
 from jeep_core.hparams import JeepHParams
 from jeep_core.values import Objective, Values
 
@@ -56,13 +56,10 @@ class Jeep:
 
 
 def _objective(hparams: JeepHParams, train: Literal["both", "low", "high"]) -> Objective:
-    return Objective(
-        low=hparams.low,
+    return objective_of(
+        hparams,
+        hparams.low,
         high=None if train == "low" else hparams.high,
-        n_steps=hparams.n_steps,
-        learning_rate=hparams.learning_rate,
-        kl_weight=hparams.kl_weight,
-        compute_dtype=hparams.compute_dtype,
         stop_probability=hparams.stop_probability,
         high_target=hparams.high_target,
         train=train,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jeep_core.editors.base import EditContext, EditorOutcome, write_region
+from jeep_core.editors.base import EditContext, EditorOutcome, objective_of, write_region
 from jeep_core.hparams import PmetHParams
 from jeep_core.values import Objective
 
@@ -12,13 +12,10 @@ class Pmet:
 
     def objective(self, hparams: PmetHParams) -> Objective:
         """What step 1 minimises."""
-        return Objective(
-            low=hparams.low,
+        return objective_of(
+            hparams,
+            hparams.low,
             high=None,
-            n_steps=hparams.n_steps,
-            learning_rate=hparams.learning_rate,
-            kl_weight=hparams.kl_weight,
-            compute_dtype=hparams.compute_dtype,
             stop_loss=hparams.stop_loss,
             low_site="mlp_and_attention",
             written_weight=hparams.written_weight,

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from jeep_core.delta import Update
-from jeep_core.editors.base import EditContext, EditorOutcome, LayerUpdate
+from jeep_core.editors.base import EditContext, EditorOutcome, LayerUpdate, objective_of
 from jeep_core.hparams import RomeHParams
 from jeep_core.keys import keys_by_row
 from jeep_core.solve import solve_update
@@ -62,13 +62,10 @@ class Rome:
 
 
 def _objective(hparams: RomeHParams) -> Objective:
-    return Objective(
-        low=hparams.low,
+    return objective_of(
+        hparams,
+        hparams.low,
         high=None,
-        n_steps=hparams.n_steps,
-        learning_rate=hparams.learning_rate,
-        kl_weight=hparams.kl_weight,
-        compute_dtype=hparams.compute_dtype,
         stop_loss=hparams.stop_loss,
         low_site="mlp",
     )

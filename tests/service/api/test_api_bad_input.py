@@ -256,7 +256,7 @@ def test_other_content_types(
         ([GOOD, OTHER], {}, 422, "/lines/3/target_new"),
         ([GOOD, "{"], {}, 400, "/lines/3"),
         ([], {}, 422, "/lines"),
-        ([GOOD], {"editor": "rome"}, 422, "/editor"),
+        ([GOOD], {"editor": "romeo"}, 422, "/editor"),
         ([GOOD], {"hparams": "{"}, 400, "/hparams"),
         ([GOOD], {"hparams": '{"n_steps": -1}'}, 422, "/hparams/n_steps"),
         ([GOOD], {"hparams": '{"low": {"clamp": NaN}}'}, 422, "/hparams/low/clamp"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -56,9 +57,19 @@ def materialise(base: torch.Tensor, updates: Iterable[Update], transposed: bool)
     same bytes.  ``transposed``: ``base`` is stored as (in, out).
     """
     total = base.detach().double()
-    for update in updates:
-        matrix = update.matrix().to(base.device)
-        total = total + (matrix.T if transposed else matrix)
+    if transposed:
+        total = total.T
+    for factored, run in groupby(updates, key=lambda update: update.dense is None):
+        group = list(run)
+        if factored:  # one product for a whole run: a lineage may have many small updates
+            left = torch.cat([u.left for u in group if u.left is not None], dim=1)
+            right = torch.cat([u.right for u in group if u.right is not None], dim=1)
+            total = total + left.double().to(base.device) @ right.double().to(base.device).T
+        else:
+            for update in group:
+                total = total + update.matrix().to(base.device)
+    if transposed:
+        total = total.T
     return total.to(base.dtype).contiguous()
 
 

@@ -31,7 +31,7 @@ from service.store.files import replace
 from service.worker import tensors
 from service.worker.gate import Gate
 from service.worker.threads import edit_threads
-from service.worker.versions import VersionViews, fact_of, live_keys
+from service.worker.versions import VersionViews, fact_of
 
 ANSWER_TOKENS = 10
 MEASURE_TOGETHER = 64
@@ -120,7 +120,7 @@ class EditRunner:
             hparams=payload.hparams,
             prefixes=kept_prefixes(self._store, self.base, hparams.prefix_count),
             moments=self._shared_moments() if hparams.moment_layers else None,
-            previous_keys=live_keys(self._store, parent, facts),
+            previous_keys=self._views.live_keys(parent, facts),
             hypernetworks=self._store.base_file("hypernetworks"),
             memory_bytes=self._memory_bytes,
             progress=control.progress,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,6 +21,7 @@ _NAMES = {
     torch.bfloat16: "BF16",
 }
 _TYPES = {name: dtype for dtype, name in _NAMES.items()}
+CACHED_BYTES = 256 * 2**20
 
 
 def put(store: Store, name: str, tensor: torch.Tensor) -> TensorRef:
@@ -36,6 +38,33 @@ def get(store: Store, ref: TensorRef) -> torch.Tensor:
     tensor = torch.frombuffer(store.map_tensor(ref), dtype=_TYPES[ref.dtype]).view(ref.shape)
     aligned = tensor.data_ptr() % ALIGNMENT == 0  # not in files of earlier releases
     return tensor if aligned else tensor.clone()
+
+
+class TensorCache:
+    """Tensors of a store that were read lately, by content; the oldest go beyond ``limit`` bytes.
+
+    Every edit reads the updates and keys of all live edits before it.  For one thread.
+    """
+
+    def __init__(self, store: Store, limit: int = CACHED_BYTES) -> None:
+        self._store, self._limit, self._held = store, limit, 0
+        self._tensors: OrderedDict[str, torch.Tensor] = OrderedDict()
+
+    def get(self, ref: TensorRef) -> torch.Tensor:
+        """A tensor, read and verified if it is not here.
+
+        Raises:
+            CorruptTensor: as `get`.
+        """
+        tensor = self._tensors.get(ref.sha256)
+        if tensor is None or list(tensor.shape) != list(ref.shape):
+            tensor = self._tensors[ref.sha256] = get(self._store, ref)
+            self._held += tensor.nbytes
+        self._tensors.move_to_end(ref.sha256)
+        while self._held > self._limit and len(self._tensors) > 1:
+            _, oldest = self._tensors.popitem(last=False)
+            self._held -= oldest.nbytes
+        return tensor
 
 
 def get_all(store: Store, refs: Sequence[TensorRef]) -> dict[str, torch.Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, defaultdict
+from collections.abc import Sequence
 from concurrent.futures import Future
 
 import torch
@@ -27,6 +28,7 @@ class VersionViews:
 
     def __init__(self, base: LoadedModel, store: Store, capacity: int = CAPACITY) -> None:
         self.base, self._store, self._capacity = base, store, capacity
+        self._artifacts = tensors.TensorCache(store)
         self._views: OrderedDict[str, ModelView] = OrderedDict()
         self._loading: dict[str, Future[ModelView]] = {}
         self._lock = threading.Lock()
@@ -61,13 +63,36 @@ class VersionViews:
             self._insert(version, served)
 
     def editing(self, version: str) -> ModelView:
-        """A view of its own to edit on top of a version, with the updates behind it."""
+        """A view of its own to edit on top of a version, with the updates behind it.
+
+        For one thread, as ``live_keys``.
+        """
         view = self.get(version)
         history: dict[str, list[Update]] = defaultdict(list)
         for manifest in self._store.lineage(version):
-            for name, update in updates_of(self._store, manifest).items():
+            for name, update in updates_of(self._artifacts, manifest).items():
                 history[name].append(update)
         return ModelView(self.base, view.replaced, history)
+
+    def live_keys(
+        self, version: str, edited: Sequence[Fact]
+    ) -> dict[tuple[str, int], torch.Tensor]:
+        """Keys (p, d_ff) of the facts that a new batch must preserve, by region and layer.
+
+        A fact that a later batch (or the new one, ``edited``) edits again has no key here.
+        """
+        taken = {fact.key for fact in edited}
+        found: dict[tuple[str, int], list[torch.Tensor]] = defaultdict(list)
+        for manifest in reversed(self._store.lineage(version)):
+            facts = [fact_of(record) for record in manifest.facts]
+            rows = [i for i, fact in enumerate(facts) if fact.key not in taken]
+            taken |= {fact.key for fact in facts}
+            for ref in manifest.artifacts:
+                kind, _, place = ref.name.partition(".")
+                if kind == "keys" and rows:
+                    region, _, layer = place.rpartition(".")
+                    found[region, int(layer)].append(self._artifacts.get(ref)[rows])
+        return {where: torch.cat(keys) for where, keys in found.items()}
 
     def loaded(self) -> list[str]:
         """Versions in memory, the most recently used one last."""
@@ -108,35 +133,14 @@ class VersionViews:
         return ModelView(self.base, tensors.get_all(self._store, manifest.tensors))
 
 
-def updates_of(store: Store, manifest: Manifest) -> dict[str, Update]:
+def updates_of(artifacts: tensors.TensorCache, manifest: Manifest) -> dict[str, Update]:
     """The updates of one edit by parameter name, from its artifacts ``u.…``, ``v.…``, ``d.…``."""
     parts: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
     for ref in manifest.artifacts:
         part, _, name = ref.name.partition(".")
         if part in ("u", "v", "d"):
-            parts[name][part] = tensors.get(store, ref)
+            parts[name][part] = artifacts.get(ref)
     return {name: Update.from_parts(found) for name, found in parts.items()}
-
-
-def live_keys(
-    store: Store, version: str, edited: list[Fact]
-) -> dict[tuple[str, int], torch.Tensor]:
-    """Keys (p, d_ff) of the facts that a new batch must preserve, by region and layer.
-
-    A fact that a later batch (or the new one, ``edited``) edits again has no key here.
-    """
-    taken = {fact.key for fact in edited}
-    found: dict[tuple[str, int], list[torch.Tensor]] = defaultdict(list)
-    for manifest in reversed(store.lineage(version)):
-        facts = [fact_of(record) for record in manifest.facts]
-        rows = [i for i, fact in enumerate(facts) if fact.key not in taken]
-        taken |= {fact.key for fact in facts}
-        for ref in manifest.artifacts:
-            kind, _, place = ref.name.partition(".")
-            if kind == "keys" and rows:
-                region, _, layer = place.rpartition(".")
-                found[region, int(layer)].append(tensors.get(store, ref)[rows])
-    return {where: torch.cat(keys) for where, keys in found.items()}
 
 
 def fact_of(record: FactRecord) -> Fact:

@@ -35,8 +35,9 @@ def main() -> None:
     rows: list[Row] = []
     for name in args.parts:
         start = time.monotonic()
-        rows += import_module(f"bench.{name}").run(PARTS[name])
-        print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
+        found = import_module(f"bench.{name}").run(PARTS[name])
+        print(f"{name}: {time.monotonic() - start:.0f} s\n{table(found)}\n", flush=True)
+        rows += found
     points = scaling.run()
     print(f"\n{table(rows)}\n\n{scaling.markdown(points)}\n")
     figures: dict[str, Any] = {

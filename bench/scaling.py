@@ -45,7 +45,7 @@ def run() -> list[Point]:
         points.append(_point("prefixes", n, base, rows, fixed))
     for n in (0, 1, 2, 4, 8):
         points.append(_longer_prompts(n, base, fixed))
-    for layers in (6, 9, 12, 18):
+    for layers in (8, 9, 12, 18):
         points.append(_random_model("layers", layers, base, fixed, n_layer=layers))
     for width in (768, 1728, 3456, 6912):
         points.append(_random_model("d_ff", width, base, fixed, n_inner=width))

@@ -5,17 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, TypeVar
-from urllib.parse import quote
+from typing import Any
 from uuid import uuid4
 
 import httpx
-from httpx_sse import EventSource, ServerSentEvent
-from pydantic import BaseModel
+from httpx_sse import ServerSentEvent
 
+from service.client.transport import ApiError, Transport, check, given, segment
 from service.jobs import TERMINAL, JobStatus, Progress
 from service.schemas import (
     Edit,
@@ -28,24 +25,10 @@ from service.schemas import (
     SnapshotDiff,
 )
 
-M = TypeVar("M", bound=BaseModel)
+__all__ = ["ApiError", "Client", "JobTimeout"]
+
 FactDict = Mapping[str, Any]
 OnProgress = Callable[[JobStatus, Progress], None]
-
-RETRIES = 4
-"""Tries of a request that the service did not get or could not serve yet."""
-
-
-class ApiError(Exception):
-    """The service refused a request.  ``problem`` says what is wrong with which field."""
-
-    def __init__(self, problem: Problem) -> None:
-        lines = [f"{problem.status} {problem.code}: {problem.detail}"]
-        for error in problem.errors:
-            where = error.get("pointer") or error.get("parameter", "")
-            lines.append(f"  {where}: {error.get('message', '')}")
-        super().__init__("\n".join(lines))
-        self.problem = problem
 
 
 class JobTimeout(Exception):
@@ -67,29 +50,11 @@ class _Seen:
             self.status = JobStatus(data["status"])
 
 
-class Client:
+class Client(Transport):
     """Talks to one service.  Use it as a context manager, or call `close`.
 
     ``timeout`` bounds every read in seconds; calls that wait for the model add their own.
     """
-
-    def __init__(self, base_url: str = "http://127.0.0.1:8000", timeout: float = 60.0) -> None:
-        self._http = httpx.Client(base_url=base_url, timeout=httpx.Timeout(timeout, connect=10.0))
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
 
     # ------------------------------------------------------------ edits
 
@@ -105,12 +70,12 @@ class Client:
         Safe to repeat: a key is made up where none is given, and a lost answer is asked again.
         """
         headers = {"Idempotency-Key": idempotency_key or str(uuid4())}
-        body = {"facts": [dict(fact) for fact in facts], **_given(options)}
+        body = {"facts": [dict(fact) for fact in facts], **given(options)}
         return self._model(JobOut, "POST", "/edits", json=body, headers=headers, again=True)
 
     def plan(self, facts: Sequence[FactDict], **options: Any) -> EditPlan:
         """What an edit would do: tokens, positions, repeated facts.  Nothing is queued."""
-        body = {"facts": [dict(fact) for fact in facts], **_given(options)}
+        body = {"facts": [dict(fact) for fact in facts], **given(options)}
         return self._model(EditPlan, "POST", "/edits", json=body, params={"dry_run": "true"})
 
     def edits(self) -> Iterator[dict[str, Any]]:
@@ -119,13 +84,13 @@ class Client:
 
     def edit_result(self, edit_id: str) -> Edit:
         """A batch with its facts and, once there is one, its result."""
-        return self._model(Edit, "GET", f"/edits/{_segment(edit_id)}")
+        return self._model(Edit, "GET", f"/edits/{segment(edit_id)}")
 
     # ------------------------------------------------------------ jobs
 
     def job(self, job_id: str) -> JobOut:
         """Where a job stands."""
-        return self._model(JobOut, "GET", f"/jobs/{_segment(job_id)}")
+        return self._model(JobOut, "GET", f"/jobs/{segment(job_id)}")
 
     def jobs(self, status: JobStatus | None = None) -> Iterator[JobOut]:
         """Jobs, newest first, without their results."""
@@ -134,7 +99,7 @@ class Client:
 
     def cancel(self, job_id: str) -> JobOut:
         """Ask a queued or running job to end."""
-        return self._model(JobOut, "POST", f"/jobs/{_segment(job_id)}/cancel")
+        return self._model(JobOut, "POST", f"/jobs/{segment(job_id)}/cancel")
 
     def wait(
         self, job_id: str, on_progress: OnProgress | None = None, timeout: float | None = None
@@ -169,7 +134,7 @@ class Client:
         self, job_id: str, last_id: str, deadline: float | None
     ) -> Iterator[ServerSentEvent]:
         headers = {"Last-Event-ID": last_id} if last_id else {}
-        url = f"/jobs/{_segment(job_id)}/events"
+        url = f"/jobs/{segment(job_id)}/events"
         left = self._http.timeout.read
         if deadline is not None:
             left = max(0.1, min(left or 60.0, deadline - time.monotonic()))
@@ -216,7 +181,7 @@ class Client:
 
     def snapshot(self, ref: str = "head") -> Snapshot:
         """One version by id or name."""
-        return self._model(Snapshot, "GET", f"/snapshots/{_segment(ref)}")
+        return self._model(Snapshot, "GET", f"/snapshots/{segment(ref)}")
 
     def name_snapshot(self, name: str, version: str = "head") -> Snapshot:
         """Give a version a name."""
@@ -225,7 +190,7 @@ class Client:
 
     def diff(self, a: str, b: str) -> SnapshotDiff:
         """What changes on the way from ``a`` to ``b``."""
-        return self._model(SnapshotDiff, "GET", f"/snapshots/{_segment(a)}/diff/{_segment(b)}")
+        return self._model(SnapshotDiff, "GET", f"/snapshots/{segment(a)}/diff/{segment(b)}")
 
     def export(self, ref: str, path: Path) -> int:
         """Write a version's safetensors file to ``path``; how many bytes.
@@ -233,10 +198,10 @@ class Client:
         The file appears under its name only when it is whole.
         """
         aside = path.with_name(path.name + ".part")
-        url = f"/snapshots/{_segment(ref)}/export"
+        url = f"/snapshots/{segment(ref)}/export"
         try:
             with self._http.stream("GET", url) as response, aside.open("wb") as file:
-                _check(response)
+                check(response)
                 for chunk in response.iter_bytes():
                     file.write(chunk)
             size = aside.stat().st_size
@@ -248,7 +213,7 @@ class Client:
     def rollback(self, ref: str, why: str = "", cancel_queued: bool = False) -> RollbackResult:
         """Move head to a version; returns when the model serves it."""
         params = {"queued": "cancel"} if cancel_queued else {}
-        url = f"/rollback/{_segment(ref)}"
+        url = f"/rollback/{segment(ref)}"
         return self._model(RollbackResult, "POST", url, json={"why": why}, params=params)
 
     # ------------------------------------------------------------ health
@@ -268,84 +233,10 @@ class Client:
                 raise TimeoutError(f"the service was not ready after {timeout:.0f} s")
             time.sleep(0.2)
 
-    # ------------------------------------------------------------ transport
-
-    def _model(self, model: type[M], method: str, url: str, **request: Any) -> M:
-        return model.model_validate_json(self._request(method, url, **request).content)
-
-    def _request(
-        self, method: str, url: str, *, again: bool = False, **request: Any
-    ) -> httpx.Response:
-        """One request; repeated on a lost connection where that is harmless."""
-        tries = RETRIES if again or method == "GET" else 1
-        for attempt in range(tries):
-            try:
-                response = self._http.request(method, url, **request)
-                break
-            except httpx.TransportError:
-                if attempt == tries - 1:
-                    raise
-                time.sleep(0.2 * 2**attempt)
-        _check(response)
-        return response
-
-    def _pages(self, url: str, params: Mapping[str, str] | None = None) -> Iterator[dict[str, Any]]:
-        cursor: dict[str, str] = {}
-        while True:
-            page = self._request("GET", url, params={**(params or {}), **cursor}).json()
-            yield from page["data"]
-            if not page["has_more"]:
-                return
-            cursor = {"after": page["next"]}
-
-    @contextmanager
-    def _stream(self, method: str, url: str, **request: Any) -> Iterator[EventSource]:
-        request.setdefault("headers", {})["Accept"] = "text/event-stream"
-        with self._http.stream(method, url, **request) as response:
-            _check(response)
-            yield EventSource(response)
-
-    def _reachable_before(self, deadline: float | None) -> bool:
-        """Give a restarting service half a minute, at most until the deadline."""
-        end = time.monotonic() + 30.0 if deadline is None else deadline
-        while time.monotonic() < end:
-            try:
-                self._http.get("/livez")
-            except httpx.TransportError:
-                time.sleep(0.3)
-            else:
-                return True
-        return False
-
-
-def _check(response: httpx.Response) -> None:
-    if response.is_success:
-        return
-    body = response.read()
-    try:
-        problem = Problem.model_validate_json(body)
-    except ValueError:
-        problem = Problem(
-            title=response.reason_phrase,
-            status=response.status_code,
-            detail=body[:500].decode(errors="replace"),
-            code="not_a_problem",
-            request_id=response.headers.get("X-Request-Id", ""),
-        )
-    raise ApiError(problem)
-
-
-def _given(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
-
 
 def _generate_body(
     prompts: str | Sequence[str], version: str | Sequence[str], options: Mapping[str, Any]
 ) -> dict[str, Any]:
     asked = {"prompt": prompts} if isinstance(prompts, str) else {"prompts": list(prompts)}
     versions = version if isinstance(version, str) else list(version)
-    return {**asked, "version": versions, **_given(options)}
-
-
-def _segment(text: str) -> str:
-    return quote(text, safe="")
+    return {**asked, "version": versions, **given(options)}

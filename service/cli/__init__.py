@@ -1,0 +1,13 @@
+"""The ``jeep`` command: run the service, and use one from a terminal."""
+
+from __future__ import annotations
+
+from service.cli import client_commands, service_commands
+from service.cli.common import app
+
+__all__ = ["app", "client_commands", "main", "service_commands"]
+
+
+def main() -> None:
+    """Entry point."""
+    app()

@@ -1,0 +1,149 @@
+"""Commands that talk to a running service."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from service.cli import tables
+from service.cli.common import (
+    EXIT_FAILED,
+    AsJson,
+    Url,
+    app,
+    connected,
+    follow,
+    out,
+    parse_json,
+    show,
+    show_list,
+)
+from service.jobs import JobStatus
+
+
+@app.command("edit")
+def edit_command(
+    file: Annotated[Path, typer.Argument(help="JSON or JSON lines; - reads standard input.")],
+    editor: Annotated[str | None, typer.Option(help="Name of the editor; default: jeep.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Named hyper-parameters.")] = None,
+    hparams: Annotated[str | None, typer.Option(help="JSON laid over the preset.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the new snapshot.")] = None,
+    parent: Annotated[str | None, typer.Option(help="Refuse unless this is head.")] = None,
+    dry_run: Annotated[bool, typer.Option(help="Show tokens and positions only.")] = False,
+    wait: Annotated[bool, typer.Option(help="Wait for the end and show the outcome.")] = True,
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
+    """Submit facts: an array, an object with "facts", or one fact per line."""
+    body = _read_edit(file)
+    given = {"editor": editor, "preset": preset, "snapshot_name": name, "parent": parent}
+    given["hparams"] = parse_json(hparams, "--hparams") if hparams else None
+    body |= {key: value for key, value in given.items() if value is not None}
+    facts = body.pop("facts", [])
+    with connected(url) as client:
+        if dry_run:
+            show(client.plan(facts, **body), as_json, tables.plan)
+            return
+        job = client.edit(facts, **body)
+        if not wait:
+            show(job, as_json, lambda job: f"{job.id} is {job.status.value}")
+            return
+        done = follow(client, job.id, quiet=as_json)
+        show(client.edit_result(str(done.edit_id)), as_json, tables.edit)
+        if done.status is not JobStatus.SUCCEEDED:
+            raise typer.Exit(EXIT_FAILED)
+
+
+@app.command("generate")
+def generate_command(
+    prompts: Annotated[list[str], typer.Argument(help="One or several prompts.")],
+    version: Annotated[list[str] | None, typer.Option(help="Repeat to compare.")] = None,
+    max_new_tokens: Annotated[int, typer.Option()] = 16,
+    temperature: Annotated[float, typer.Option(help="0: greedy")] = 0.0,
+    seed: Annotated[int | None, typer.Option()] = None,
+    candidate: Annotated[list[str] | None, typer.Option(help="Score it; repeatable.")] = None,
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
+    """Ask one or several versions."""
+    with connected(url) as client:
+        result = client.generate(
+            prompts,
+            version or "head",
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            candidates=candidate,
+        )
+        show(result, as_json, tables.generations)
+
+
+@app.command("snapshots")
+def snapshots_command(as_json: AsJson = False, url: Url = None) -> None:
+    """List the versions, newest first."""
+    with connected(url) as client:
+        show_list(list(client.snapshots()), as_json, tables.snapshots)
+
+
+@app.command("name")
+def name_command(name: str, version: str = "head", url: Url = None) -> None:
+    """Name a version."""
+    with connected(url) as client:
+        out.print(f"{name} is {client.name_snapshot(name, version).id}", markup=False)
+
+
+@app.command("export")
+def export_command(version: str, file: Path, url: Url = None) -> None:
+    """Write the tensors in which a version differs from base to a safetensors file."""
+    with connected(url) as client:
+        out.print(f"{file}: {client.export(version, file):,} bytes", markup=False)
+
+
+@app.command("rollback")
+def rollback_command(
+    version: Annotated[str, typer.Argument(help="Version id, snapshot name or base.")],
+    why: Annotated[str, typer.Option(help="Kept in the reflog.")] = "",
+    cancel_queued: Annotated[bool, typer.Option(help="Cancel jobs not yet begun.")] = False,
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
+    """Move head to a version."""
+    with connected(url) as client:
+        show(client.rollback(version, why, cancel_queued), as_json, tables.rollback)
+
+
+@app.command("jobs")
+def jobs_command(
+    status: Annotated[JobStatus | None, typer.Option(help="Only these.")] = None,
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
+    """List the jobs, newest first."""
+    with connected(url) as client:
+        show_list(list(client.jobs(status)), as_json, tables.jobs)
+
+
+@app.command("cancel")
+def cancel_command(job_id: str, url: Url = None) -> None:
+    """Ask a job to end."""
+    with connected(url) as client:
+        out.print(f"{job_id} is {client.cancel(job_id).status.value}", markup=False)
+
+
+def _read_edit(file: Path) -> dict[str, Any]:
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(str(error), param_hint="FILE") from None
+    try:
+        data = json.loads(text)
+    except ValueError:
+        lines = [line for line in text.splitlines() if line.strip()]
+        data = [parse_json(line, f"{file}, fact {i}") for i, line in enumerate(lines, start=1)]
+    if isinstance(data, dict):
+        return data if "facts" in data else {"facts": [data]}
+    return {"facts": data}

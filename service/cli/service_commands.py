@@ -1,0 +1,131 @@
+"""Commands that run the service or a part of the library."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from service.cli.common import (
+    EXIT_USAGE,
+    app,
+    complain,
+    out,
+    require_worker_parts,
+    with_settings,
+)
+from service.settings import WORKER_ENVIRONMENT, Settings, SettingsError, load_settings
+
+
+def _say(text: str) -> None:
+    print(f"jeep: {text}", flush=True)
+
+
+def _run(part: str, settings: Settings) -> None:
+    from service import serve  # the client's commands start faster without it
+
+    try:
+        code: int = getattr(serve, part)(settings, _say)
+    except serve.ServeError as error:
+        complain(f"jeep: {error}")
+        raise typer.Exit(error.code) from None
+    raise typer.Exit(code)
+
+
+@app.command("serve")
+@with_settings
+def serve_command(settings: Settings) -> None:
+    """Run everything in the foreground: queue, worker, api."""
+    require_worker_parts()
+    _run("serve", settings)
+
+
+@app.command("api")
+@with_settings
+def api_command(settings: Settings) -> None:
+    """Run the api alone."""
+    _run("serve_api", settings)
+
+
+@app.command("worker")
+@with_settings
+def worker_command(settings: Settings) -> None:
+    """Run a worker alone."""
+    require_worker_parts()
+    if settings.redis_url is None:
+        complain("JEEP_REDIS_URL is not set: the worker alone needs a queue")
+        raise typer.Exit(EXIT_USAGE)
+    os.environ.update(settings.environment())
+    environment = {**WORKER_ENVIRONMENT, **os.environ}
+    os.execve(sys.executable, [sys.executable, "-m", "service.worker"], environment)
+
+
+PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+@app.command("moments", context_settings=PASSED_ON, add_help_option=False)
+def moments_command(context: typer.Context) -> None:
+    """Compute, merge or import second moments of the configured model."""
+    require_worker_parts()
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        complain(str(error))
+        raise typer.Exit(EXIT_USAGE) from None
+    given = [*context.args]
+    if given and given[0] in ("compute", "merge", "import"):
+        given[1:1] = _moment_flags(given[0], settings)
+    os.execv(sys.executable, [sys.executable, "-m", "jeep_core.moments_command", *given])
+
+
+def _moment_flags(command: str, settings: Settings) -> list[str]:
+    """The settings as flags; those given in the command line come later and win."""
+    flags: dict[str, object] = {"--folder": settings.store / "base" / "moments"}
+    if command != "merge":
+        flags |= {"--model": settings.model, "--device": settings.device}
+        flags |= {"--dtype": settings.dtype}
+    if command == "compute":
+        flags |= {"--corpus": settings.corpus, "--samples": settings.moment_samples}
+    given = {flag: value for flag, value in flags.items() if value is not None}
+    return [str(part) for pair in given.items() for part in pair]
+
+
+@app.command("tune", context_settings=PASSED_ON, add_help_option=False)
+def tune_command(context: typer.Context) -> None:
+    """Search hyper-parameters on a validation suite and write a preset."""
+    require_worker_parts()
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        complain(str(error))
+        raise typer.Exit(EXIT_USAGE) from None
+    flags = _moment_flags("compute", settings) if context.args else []
+    if settings.presets:
+        flags += ["--presets", str(settings.presets)]
+    given = [*flags, *context.args]
+    os.execv(sys.executable, [sys.executable, "-m", "jeep_core.tune_command", *given])
+
+
+@app.command(
+    "train-hypernetwork",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True,
+                      "help_option_names": []},
+    add_help_option=False,
+)  # fmt: skip
+def train_command(context: typer.Context) -> None:
+    """Train a network for MEND or MALMEN into the store: EDITOR MODEL [--data FILE] …"""
+    require_worker_parts()
+    settings = load_settings()
+    module = [sys.executable, "-m", "jeep_core.train_hypernetwork"]
+    os.execv(sys.executable, [*module, "--store", str(settings.store), *context.args])
+
+
+@app.command("demo")
+@with_settings
+def demo_command(settings: Settings) -> None:
+    """Edit the bundled model through a service of its own, show it, take it back."""
+    require_worker_parts()
+    from service.demo import run
+
+    raise typer.Exit(run(settings, out))

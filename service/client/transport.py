@@ -1,0 +1,130 @@
+"""One HTTP request per call: retries, pages, event streams, refusals as exceptions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+from httpx_sse import EventSource
+from pydantic import BaseModel
+
+from service.schemas import Problem
+
+M = TypeVar("M", bound=BaseModel)
+
+RETRIES = 4
+"""Tries of a request that the service did not get or could not serve yet."""
+
+
+class ApiError(Exception):
+    """The service refused a request.  ``problem`` says what is wrong with which field."""
+
+    def __init__(self, problem: Problem) -> None:
+        lines = [f"{problem.status} {problem.code}: {problem.detail}"]
+        for error in problem.errors:
+            where = error.get("pointer") or error.get("parameter", "")
+            lines.append(f"  {where}: {error.get('message', '')}")
+        super().__init__("\n".join(lines))
+        self.problem = problem
+
+
+class Transport:
+    """Connections to one service."""
+
+    def __init__(self, base_url: str = "http://127.0.0.1:8000", timeout: float = 60.0) -> None:
+        self._http = httpx.Client(base_url=base_url, timeout=httpx.Timeout(timeout, connect=10.0))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def _model(self, model: type[M], method: str, url: str, **request: Any) -> M:
+        return model.model_validate_json(self._request(method, url, **request).content)
+
+    def _request(
+        self, method: str, url: str, *, again: bool = False, **request: Any
+    ) -> httpx.Response:
+        """One request; repeated on a lost connection where that is harmless."""
+        tries = RETRIES if again or method == "GET" else 1
+        for attempt in range(tries):
+            try:
+                response = self._http.request(method, url, **request)
+                break
+            except httpx.TransportError:
+                if attempt == tries - 1:
+                    raise
+                time.sleep(0.2 * 2**attempt)
+        check(response)
+        return response
+
+    def _pages(self, url: str, params: Mapping[str, str] | None = None) -> Iterator[dict[str, Any]]:
+        cursor: dict[str, str] = {}
+        while True:
+            page = self._request("GET", url, params={**(params or {}), **cursor}).json()
+            yield from page["data"]
+            if not page["has_more"]:
+                return
+            cursor = {"after": page["next"]}
+
+    @contextmanager
+    def _stream(self, method: str, url: str, **request: Any) -> Iterator[EventSource]:
+        request.setdefault("headers", {})["Accept"] = "text/event-stream"
+        with self._http.stream(method, url, **request) as response:
+            check(response)
+            yield EventSource(response)
+
+    def _reachable_before(self, deadline: float | None) -> bool:
+        """Give a restarting service half a minute, at most until the deadline."""
+        end = time.monotonic() + 30.0 if deadline is None else deadline
+        while time.monotonic() < end:
+            try:
+                self._http.get("/livez")
+            except httpx.TransportError:
+                time.sleep(0.3)
+            else:
+                return True
+        return False
+
+
+def check(response: httpx.Response) -> None:
+    """Raise `ApiError` for an answer that is not a success."""
+    if response.is_success:
+        return
+    body = response.read()
+    try:
+        problem = Problem.model_validate_json(body)
+    except ValueError:
+        problem = Problem(
+            title=response.reason_phrase,
+            status=response.status_code,
+            detail=body[:500].decode(errors="replace"),
+            code="not_a_problem",
+            request_id=response.headers.get("X-Request-Id", ""),
+        )
+    raise ApiError(problem)
+
+
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are not None."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def segment(text: str) -> str:
+    """``text`` as one segment of a path."""
+    return quote(text, safe="")

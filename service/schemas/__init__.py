@@ -1,0 +1,71 @@
+"""Requests and answers of the HTTP api, and what api and worker say to each other."""
+
+from service.schemas.base import Name, Problem, Request
+from service.schemas.edits import (
+    Answer,
+    Duplicate,
+    Edit,
+    EditPayload,
+    EditPlan,
+    EditRequest,
+    EditResult,
+    FactIn,
+    FactOutcome,
+    FactPlan,
+    FactRecord,
+    LayerReport,
+)
+from service.schemas.generation import (
+    CandidateScore,
+    GeneratedToken,
+    GenerateRequest,
+    GenerateResult,
+    Generation,
+    TokenProbability,
+)
+from service.schemas.jobs import JobOut
+from service.schemas.versions import (
+    Manifest,
+    NameSnapshot,
+    RollbackRequest,
+    RollbackResult,
+    Snapshot,
+    SnapshotDiff,
+    TensorRef,
+)
+from service.schemas.worker import WorkerInfo, WorkerReply, WorkerRequest
+
+__all__ = [
+    "Answer",
+    "CandidateScore",
+    "Duplicate",
+    "Edit",
+    "EditPayload",
+    "EditPlan",
+    "EditRequest",
+    "EditResult",
+    "FactIn",
+    "FactOutcome",
+    "FactPlan",
+    "FactRecord",
+    "GenerateRequest",
+    "GenerateResult",
+    "GeneratedToken",
+    "Generation",
+    "JobOut",
+    "LayerReport",
+    "Manifest",
+    "Name",
+    "NameSnapshot",
+    "Problem",
+    "Request",
+    "RollbackRequest",
+    "RollbackResult",
+    "Snapshot",
+    "SnapshotDiff",
+    "TensorRef",
+    "TokenProbability",
+    "WorkerInfo",
+    "WorkerReply",
+    "WorkerRequest",
+]

@@ -1,0 +1,28 @@
+"""What request bodies share, and problems."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9._-]{0,63}$")]
+"""A snapshot name: starts with a letter; ``head``, ``base`` and ``v<number>`` are taken."""
+
+
+class Request(BaseModel):
+    """Base of request bodies: unknown fields are refused, numbers are finite."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    code: str
+    errors: list[dict[str, str]] = Field(default_factory=list)
+    request_id: str

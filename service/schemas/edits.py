@@ -1,0 +1,182 @@
+"""Edits: requests, plans, outcomes."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from service.jobs import JobError, JobStatus
+from service.schemas.base import Name, Request
+
+
+class FactIn(Request):
+    """One fact: ``subject, relation, object`` or ``subject, prompt, target_new``.
+
+    ``relation`` is the name of a relation in the template table, else a template with one
+    ``{}``, else the text that follows the subject.  ``prompt`` has one ``{}`` or contains the
+    subject (its last occurrence is meant).
+    """
+
+    subject: str
+    relation: str | None = None
+    object: str | None = None
+    prompt: str | None = None
+    target_new: str | None = None
+    target_true: str | None = None
+    paraphrase_prompts: list[str] = Field(default_factory=list)
+    neighborhood_prompts: list[str] = Field(default_factory=list)
+
+
+class EditRequest(Request):
+    """``POST /edits``."""
+
+    facts: list[FactIn] = Field(min_length=1)
+    editor: str = "jeep"
+    preset: str | None = None
+    hparams: dict[str, Any] = Field(default_factory=dict)
+    snapshot_name: Name | None = None
+    parent: str | None = Field(None, description="Fail with 412 unless this version is head.")
+
+
+class FactRecord(BaseModel):
+    """A validated fact as it is stored: ``prompt`` is a template with exactly one ``{}``."""
+
+    subject: str
+    prompt: str
+    target_new: str
+    target_true: str | None = None
+    paraphrase_prompts: list[str] = Field(default_factory=list)
+    neighborhood_prompts: list[str] = Field(default_factory=list)
+
+
+class Duplicate(BaseModel):
+    """Fact ``index`` of a request says the same as fact ``kept``, which is edited once."""
+
+    index: int
+    kept: int
+
+
+class EditPayload(BaseModel):
+    """Payload of an edit job.  ``hparams`` is complete: preset and overrides are merged.
+
+    ``facts[i]`` came as fact ``indices[i]`` of the request; empty: as fact i.
+    """
+
+    edit_id: str
+    facts: list[FactRecord]
+    editor: str
+    preset: str | None
+    hparams: dict[str, Any]
+    snapshot_name: str | None = None
+    parent: str | None = None
+    indices: list[int] = Field(default_factory=list)
+    duplicates: list[Duplicate] = Field(default_factory=list)
+
+    @property
+    def sent_as(self) -> list[int]:
+        """For every fact its index in the request."""
+        return self.indices or list(range(len(self.facts)))
+
+
+class FactPlan(BaseModel):
+    """How a fact will be edited: its tokens and the positions that are optimised."""
+
+    index: int
+    subject: str
+    prompt: str
+    target_new: str
+    tokens: list[str]
+    subject_last: int
+    prediction: int
+    target_tokens: list[str]
+
+
+class EditPlan(BaseModel):
+    """Answer of ``POST /edits?dry_run=true``."""
+
+    editor: str
+    preset: str | None
+    hparams: dict[str, Any]
+    facts: list[FactPlan]
+    duplicates: list[Duplicate] = Field(default_factory=list)
+
+
+class Answer(BaseModel):
+    """What a version says to a fact's prompt: probabilities are per-token geometric means."""
+
+    p_new: float
+    p_true: float | None = None
+    text: str
+    writes_new: bool = Field(
+        False, description="Greedy decoding writes target_new, all of it and as whole words."
+    )
+
+
+class FactOutcome(BaseModel):
+    """One fact before and after the edit; ``success``: the model writes ``target_new``.
+
+    ``index`` is the fact's place in the request.
+    """
+
+    index: int
+    subject: str
+    prompt: str
+    target_new: str
+    target_true: str | None = None
+    before: Answer
+    after: Answer
+    success: bool
+    steps: int | None = None
+    target_probability: float | None = None
+
+
+class LayerReport(BaseModel):
+    """One written matrix: region, ‖Δ‖/‖W‖ and the residual before and after its update.
+
+    Residuals and condition are null for editors that solve no linear system.
+    """
+
+    name: str
+    layer: int
+    region: str
+    relative_norm: float
+    residual_before: float | None
+    residual_after: float | None
+    condition: float | None
+
+
+class EditResult(BaseModel):
+    """Result of an edit job.  ``efficacy`` and ``greedy_success`` are shares of the facts.
+
+    ``peak_memory_mb``: most memory that value optimisation held at once.
+    """
+
+    edit_id: str
+    version: str
+    parent: str
+    snapshot_name: str | None = None
+    facts: list[FactOutcome]
+    efficacy: float
+    greedy_success: float
+    layers: list[LayerReport]
+    seconds: dict[str, float]
+    duplicates: list[Duplicate] = Field(default_factory=list)
+    warnings: list[str] = Field(default_factory=list)
+    peak_memory_mb: float | None = None
+
+
+class Edit(BaseModel):
+    """``GET /edits/{id}``: a submitted batch, with its result once there is one."""
+
+    id: str
+    job_id: str
+    status: JobStatus
+    editor: str
+    preset: str | None
+    hparams: dict[str, Any]
+    facts: list[FactRecord]
+    created_at: datetime
+    result: EditResult | None = None
+    error: JobError | None = None

@@ -1,0 +1,27 @@
+"""Jobs as they are shown."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel
+
+from service.jobs import JobError, JobKind, JobStatus, Progress
+
+
+class JobOut(BaseModel):
+    """``GET /jobs/{id}``."""
+
+    id: str
+    kind: JobKind
+    status: JobStatus
+    edit_id: str | None = None
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    attempt: int
+    base_version: str | None = None
+    progress: Progress
+    result: dict[str, Any] | None = None
+    error: JobError | None = None

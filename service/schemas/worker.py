@@ -1,0 +1,53 @@
+"""What api and worker say to each other."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+
+class WorkerRequest(BaseModel):
+    """A request of the api that the worker answers at once, behind no job.
+
+    ``versions`` are resolved ids.  ``deadline`` is a Unix time in seconds after which nobody
+    waits any more.
+    """
+
+    id: str
+    kind: Literal["generate", "rollback"]
+    deadline: float
+    versions: list[str] = Field(default_factory=list)
+    body: dict[str, Any] = Field(default_factory=dict)
+
+
+class WorkerReply(BaseModel):
+    """One entry of a reply stream.  ``token`` entries come before the last one."""
+
+    event: Literal["token", "result", "error"]
+    data: dict[str, Any] = Field(default_factory=dict)
+
+
+class WorkerInfo(BaseModel):
+    """What the worker publishes in the store (``model/info.json``) for the api to validate with.
+
+    ``relations`` maps names to templates; ``presets`` maps editor → preset names, the first
+    being the default; ``preset_values`` maps ``editor/preset`` → hyper-parameters.  ``corpus``:
+    there is a text that second moments can be taken from, so the model can be edited.
+    """
+
+    model: str
+    model_hash: str
+    family: str
+    dtype: str
+    device: str
+    n_layers: int
+    hidden_size: int
+    mlp_size: int
+    max_positions: int
+    relations: dict[str, str] = Field(default_factory=dict)
+    presets: dict[str, list[str]] = Field(default_factory=dict)
+    preset_values: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    corpus: bool = True
+    started_at: datetime

@@ -21,7 +21,7 @@ from jeep_core.values import FactTokens, Objective, optimise
 from jeep_core.views import ModelView
 
 MODEL = "atlas-gptj"
-FACTS, PASSES = 32, 4
+FACTS, PASSES = 16, 2
 FILLER = "As every map of the world has shown for a very long time, "
 
 

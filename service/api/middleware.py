@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Collection
 
 import anyio
 from starlette.datastructures import Headers, MutableHeaders
@@ -70,16 +71,19 @@ class Unexpected:
 class BodyLimit:
     """Reads the body ahead of the application and refuses it beyond ``max_bytes`` with 413.
 
-    A declared length is refused unread, a chunked body at the first byte too many.
+    A declared length is refused unread, a chunked body at the first byte too many.  Routes at
+    ``streamed`` paths read their bodies piece by piece and limit them themselves.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, streamed: Collection[str] = ()) -> None:
         self.app = app
         self.max_bytes = max_bytes
+        self.streamed = streamed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
-        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
+        bodiless = scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS")
+        if bodiless or scope["path"] in self.streamed:
             await self.app(scope, receive, send)
             return
         declared = Headers(scope=scope).get("content-length", "")

@@ -1,7 +1,7 @@
 """Trials: edit a view, measure, throw the edit away.
 
-Optimised values do not depend on how many facts are edited together, so they are computed
-once per editor and reused for every batch drawn from the same cases.
+Optimised values do not depend on how many facts are edited together, so they are computed once
+and reused for every batch drawn from the same cases, and for every editor with the same objective.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from jeep_core.editing import tokenize
 from jeep_core.editors import create
 from jeep_core.editors.base import EditContext, EditorOutcome, ValueEditor
 from jeep_core.evaluation.metrics import Summary, counterfact_scores, summarise
+from jeep_core.evaluation.value_cache import ValueCache
 from jeep_core.facts import Fact
 from jeep_core.hparams import EditorHParams, OptimisedEditorHParams
 from jeep_core.loading import LoadedModel
@@ -33,8 +34,8 @@ class Trials:
     prefixes: Sequence[str]
     progress: Progress | None = None
     hypernetworks: Path | None = None
+    cache: ValueCache = field(default_factory=ValueCache)
     _rows: list[FactTokens] = field(default_factory=list)
-    _values: dict[str, Values] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._rows = tokenize(self.base, self.cases, self.prefixes)
@@ -67,20 +68,4 @@ class Trials:
         objective = cast(ValueEditor, create(editor)).objective(hparams)
         if objective is None:
             return None
-        key = editor + value_key(hparams)
-        if key not in self._values:
-            context = EditContext(
-                ModelView(self.base), self._rows, self.moments, progress=self.progress
-            )
-            self._values[key] = context.optimised(objective)
-        return self._values[key]
-
-
-def value_key(hparams: OptimisedEditorHParams) -> str:
-    """What the optimised values depend on: of the regions only end, γ and β."""
-    regions = {
-        name: (region.last, region.clamp, region.weight_decay)
-        for name, region in hparams.regions.items()
-    }
-    rest = hparams.model_dump(exclude={*regions, "preserve_previous_edits"})
-    return repr((regions, sorted(rest.items())))
+        return self.cache.values(self.base, self._rows, objective, progress=self.progress)

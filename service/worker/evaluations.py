@@ -22,6 +22,7 @@ from jeep_core.evaluation.metrics import fitting, measure, perplexity
 from jeep_core.evaluation.statistics import Interval, compare, summarise_cases
 from jeep_core.evaluation.suites import Case, Style, Suite, load_suite
 from jeep_core.evaluation.trials import Trials
+from jeep_core.evaluation.value_cache import ValueCache
 from jeep_core.facts import normalise
 from jeep_core.loading import texts_of
 from jeep_core.moments import Moments
@@ -287,7 +288,7 @@ def _trials(task: Task, evaluation: _Evaluation) -> Trials:
         hypernetworks=task.store.base_file("hypernetworks"),
         should_stop=task.control.should_stop,
         pause=task.control.give_way,
-        values_folder=task.work,
+        cache=ValueCache(task.work),
     )
 
 

@@ -1,4 +1,4 @@
-"""Tensor files that are either whole or not there."""
+"""Files that are either whole or not there."""
 
 from __future__ import annotations
 
@@ -34,6 +34,19 @@ def save_whole(
     try:
         save_file({name: t.cpu() for name, t in tensors.items()}, partial, metadata)
         with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file aside, flush it to disk and put it in place."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(text.encode())
+            file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
     finally:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from jeep_core import atlas
 from jeep_core.errors import FieldProblem, InvalidHParams, JeepError
 from jeep_core.families import is_transposed
+from jeep_core.files import write_atomically
 from jeep_core.hparams_gradient import HypernetworkHParams
 from jeep_core.hypernetworks.malmen import MalmenNetwork
 from jeep_core.hypernetworks.mend import MendNetwork
@@ -126,13 +127,6 @@ def _missing(base: LoadedModel, spec: NetworkSpec, found: list[dict[str, Any]]) 
         f"{have if found else ', and there is none'}; make one with: {command}"
     )
     return FieldProblem("/editor", "no_hypernetwork", message)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a text file."""
-    partial = path.with_suffix(path.suffix + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def adam_tensors(optimizer: torch.optim.Adam) -> dict[str, torch.Tensor]:

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from jeep_core.errors import Cancelled, JeepError
+from jeep_core.files import write_atomically
 from jeep_core.gradients import Pairs, batches, enter, gradient_pairs, read, shifted
 from jeep_core.hypernetworks.network import Hypernetwork, NetworkSpec
 from jeep_core.hypernetworks.storage import (
@@ -30,7 +31,6 @@ from jeep_core.hypernetworks.storage import (
     create_network,
     restore_adam,
     spec_record,
-    write_atomically,
 )
 from jeep_core.hypernetworks.triples import Triple
 from jeep_core.loading import LoadedModel

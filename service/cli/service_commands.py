@@ -107,6 +107,19 @@ def tune_command(context: typer.Context) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "jeep_core.tune_command", *given])
 
 
+@app.command("reproduce", context_settings=PASSED_ON, add_help_option=False)
+def reproduce_command(context: typer.Context) -> None:
+    """Make the paper's tables and figures on a model and suites: --out FOLDER …"""
+    require_worker_parts()
+    settings = load_settings()
+    flags = _moment_flags("compute", settings) if context.args else []
+    if settings.presets:
+        flags += ["--presets", str(settings.presets)]
+    flags += ["--hypernetworks", str(settings.store / "base" / "hypernetworks")]
+    given = [*flags, *context.args]
+    os.execv(sys.executable, [sys.executable, "-m", "jeep_core.reproduce_command", *given])
+
+
 @app.command(
     "train-hypernetwork",
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True,

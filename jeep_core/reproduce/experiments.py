@@ -1,0 +1,142 @@
+"""The paper's experiments as sets of runs: tables 2 to 4, figures 4 and 6.
+
+Every experiment names its cells (one row of a table, one point of a curve) and the runs behind
+each.  What several experiments need is run once.  The figures of a cell are means over all cases
+of its runs with 95 % bootstrap intervals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import exp, log
+from typing import Any
+
+from jeep_core.editors import hparams_class
+from jeep_core.evaluation.statistics import summarise_cases
+from jeep_core.hparams import JeepHParams, merge, validate_hparams
+from jeep_core.reproduce.runs import UNEDITED, Row, Run, Setting
+
+PARTS = ("score", "efficacy", "generalization", "locality", "greedy")
+CURVE_EDITORS = ("malmen", "memit", "pmet", "jeep")
+"""Those that the paper calls able to make 10,000 edits at once."""
+CURVE_POINTS = 16
+CURVE_CASES = 32
+"""Cases behind a point of the curve, in disjoint draws, where one draw has fewer."""
+TABLE_CASES = 64
+"""The same for a row of the comparison, per seed."""
+MOST_DRAWS = 16
+CLAMP_FACTORS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0)
+VARIANTS: Mapping[str, Mapping[str, Any]] = {
+    "w/o δ′ & step 2": {"optimise": "high"},
+    "w/o δ* & step 3": {"optimise": "low"},
+    "w/o step 2": {"write": "high"},
+    "w/o step 3": {"write": "low"},
+    "separate optimisation": {"optimise": "separately"},
+    "even spread in step 2": {"low": {"spread": "linear"}},
+    "w/ attention in step 3": {"high": {"projection": "attention"}},
+    "JEEP": {},
+}
+"""Changes to JEEP's hyper-parameters, in the order of table 4."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is reproduced.
+
+    ``settings``: editors by name, JEEP among them; ``contrast`` and ``accuracy``: names of suites
+    with new against true answers and with right answers, as far as given; ``most``: M.
+    """
+
+    settings: Mapping[str, Setting]
+    n_layers: int
+    most: int
+    sizes: Sequence[int]
+    seeds: Sequence[int]
+    contrast: str | None
+    accuracy: str | None
+
+    @property
+    def main(self) -> str:
+        """The suite of the curve, the ablation and the sweep."""
+        return str(self.contrast or self.accuracy)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row or point: what it says about itself, and its runs."""
+
+    labels: Mapping[str, Any]
+    runs: Sequence[Run]
+
+    def figures(self, rows: Mapping[Run, Sequence[Row]]) -> dict[str, Any]:
+        """Its labels and, by metric, value and interval in percent."""
+        together = [row for run in self.runs for row in rows[run]]
+        found = summarise_cases(together)
+        metrics = {name: asdict(found[name]) for name in PARTS if name in found}
+        return {**self.labels, "cases": len(together), "metrics": metrics}
+
+
+def draws(n_edits: int, most: int, cases: int) -> list[range]:
+    """Disjoint draws of ``n_edits`` cases: as many as it takes for ``cases`` cases, at most 16."""
+    count = min(most // n_edits, MOST_DRAWS, max(1, -(-cases // n_edits)))
+    return [range(i * n_edits, (i + 1) * n_edits) for i in range(count)]
+
+
+def comparison(plan: Plan) -> Iterator[Cell]:
+    """Tables 2 and 3: every editor and the unedited model, on both suites."""
+    for suite in filter(None, (plan.contrast, plan.accuracy)):
+        for n in plan.sizes:
+            places = [
+                (seed, draw) for seed in plan.seeds for draw in draws(n, plan.most, TABLE_CASES)
+            ]
+            for name, setting in {"unedited": UNEDITED, **plan.settings}.items():
+                runs = [Run(suite, seed, setting, draw) for seed, draw in places]
+                yield Cell({"suite": suite, "edits": n, "editor": name}, runs)
+
+
+def curve(plan: Plan) -> Iterator[Cell]:
+    """Figure 4: m_i = exp(ln(M) · i / 16)."""
+    sizes = [exp(log(plan.most) * i / CURVE_POINTS) for i in range(CURVE_POINTS + 1)]
+    for n in dict.fromkeys(round(size) for size in sizes):
+        for name in CURVE_EDITORS:
+            if name in plan.settings:
+                setting = plan.settings[name]
+                places = draws(n, plan.most, CURVE_CASES)
+                runs = [Run(plan.main, plan.seeds[0], setting, draw) for draw in places]
+                yield Cell({"suite": plan.main, "edits": n, "editor": name}, runs)
+
+
+def ablation(plan: Plan) -> Iterator[Cell]:
+    """Table 4."""
+    for name, changes in VARIANTS.items():
+        setting = changed(plan.settings["jeep"], changes, plan.n_layers)
+        runs = [Run(plan.main, seed, setting, range(plan.most)) for seed in plan.seeds]
+        yield Cell({"suite": plan.main, "edits": plan.most, "variant": name}, runs)
+
+
+def sweep(plan: Plan) -> Iterator[Cell]:
+    """Figure 6: γ of the high region, in multiples of the preset's."""
+    jeep = plan.settings["jeep"]
+    assert isinstance(jeep.hparams, JeepHParams)
+    for factor in CLAMP_FACTORS:
+        clamp = round(jeep.hparams.high.clamp * factor, 6)
+        setting = changed(jeep, {"high": {"clamp": clamp}}, plan.n_layers)
+        runs = [Run(plan.main, plan.seeds[0], setting, range(plan.most))]
+        yield Cell({"suite": plan.main, "edits": plan.most, "clamp": clamp}, runs)
+
+
+EXPERIMENTS: Mapping[str, Callable[[Plan], Iterator[Cell]]] = {
+    "comparison": comparison,
+    "scaling": curve,
+    "ablation": ablation,
+    "sweep": sweep,
+}
+
+
+def changed(setting: Setting, changes: Mapping[str, Any], n_layers: int) -> Setting:
+    """The same editor with some hyper-parameters changed."""
+    assert setting.hparams is not None
+    values = merge(setting.hparams.model_dump(mode="json"), changes)
+    hparams = validate_hparams(hparams_class(setting.editor), values, n_layers)
+    return Setting(setting.editor, hparams, setting.preset)

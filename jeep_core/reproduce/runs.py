@@ -1,0 +1,150 @@
+"""Runs: one editor on one draw of cases, measured; each computed once and kept in a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jeep_core.evaluation.metrics import fitting, measure
+from jeep_core.evaluation.suites import Case, Suite
+from jeep_core.evaluation.trials import Trials
+from jeep_core.evaluation.value_cache import ValueCache
+from jeep_core.files import write_atomically
+from jeep_core.hparams import EditorHParams
+from jeep_core.loading import LoadedModel
+from jeep_core.moments import Moments
+from jeep_core.values import Progress
+from jeep_core.views import ModelView
+
+KEPT = ("id", "efficacy", "generalization", "locality", "greedy", "greedy_generalization",
+        "greedy_locality", "margin", "margin_generalization", "margin_locality")  # fmt: skip
+"""What is kept of a case's record."""
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """An editor with its hyper-parameters; ``editor`` empty: the unedited model."""
+
+    editor: str
+    hparams: EditorHParams | None = None
+    preset: str | None = None
+
+
+UNEDITED = Setting("")
+
+
+@dataclass(frozen=True)
+class Run:
+    """An edit of some of the cases that ``seed`` draws from a suite, and the same cases measured.
+
+    ``draw``: numbers of cases below ``Lab.most``.
+    """
+
+    suite: str
+    seed: int
+    setting: Setting
+    draw: range
+
+
+@dataclass
+class Lab:
+    """One model, its suites, and what has been measured on them.
+
+    ``most``: cases that a seed draws from each suite.  ``folder`` keeps optimised values and
+    finished runs: what was killed goes on from there.
+    """
+
+    base: LoadedModel
+    suites: Mapping[str, Suite]
+    most: int
+    moments: Moments
+    prefixes: Sequence[str]
+    folder: Path
+    hypernetworks: Path | None = None
+    progress: Progress | None = None
+    left_out: dict[str, int] = field(default_factory=dict)
+    _usable: dict[str, list[Case]] = field(default_factory=dict)
+    _drawn: dict[tuple[str, int], list[Case]] = field(default_factory=dict)
+    _cache: ValueCache = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._cache = ValueCache(self.folder / "values")
+        for name, suite in self.suites.items():
+            cases, skipped, _ = fitting(self.base, suite.cases, suite.style)
+            self._usable[name], self.left_out[name] = cases, sum(skipped.values())
+
+    def cases(self, suite: str, seed: int) -> list[Case]:
+        """The cases that a seed draws, at most ``most``."""
+        if (suite, seed) not in self._drawn:
+            cases = list(self._usable[suite])
+            random.Random(seed).shuffle(cases)
+            self._drawn[suite, seed] = cases[: self.most]
+        return self._drawn[suite, seed]
+
+    def rows(self, run: Run) -> list[Row]:
+        """Scores of the run's cases, as kept or computed now."""
+        path = self.folder / "runs" / f"{self._key(run)}.json"
+        if path.exists():
+            kept: list[Row] = json.loads(path.read_bytes())
+            return kept
+        cases = self.cases(run.suite, run.seed)
+        chosen = [cases[i] for i in run.draw]
+        records = measure(self.view(run), chosen, self.suites[run.suite].style)
+        flat = [record.as_json() for record in records]
+        rows: list[Row] = [{name: row[name] for name in KEPT} for row in flat]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(rows))
+        return rows
+
+    def view(self, run: Run) -> ModelView:
+        """The edited model."""
+        setting = run.setting
+        if setting.hparams is None:
+            return ModelView(self.base)
+        trials = Trials(
+            self.base,
+            self.cases(run.suite, run.seed),
+            self.moments,
+            self.prefixes[: setting.hparams.prefix_count],
+            progress=self.progress,
+            hypernetworks=self.hypernetworks,
+            cache=self._cache,
+        )
+        return trials.edit(setting.editor, setting.hparams, list(run.draw))[0]
+
+    def _key(self, run: Run) -> str:
+        hparams, cases = run.setting.hparams, self.cases(run.suite, run.seed)
+        layers = hparams.moment_layers if hparams else ()
+        parts = {
+            "model": self.base.model_hash,
+            "dtype": str(self.base.dtype),
+            "device": self.base.device.type,
+            "style": self.suites[run.suite].style,
+            "cases": [repr(cases[i]) for i in run.draw],
+            "editor": run.setting.editor,
+            "hparams": hparams.model_dump(mode="json") if hparams else None,
+            "prefixes": list(self.prefixes[: hparams.prefix_count]) if hparams else None,
+            "moments": [self.moments.key(layer) for layer in layers],
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def work_through(
+    lab: Lab, runs: Iterable[Run], told: Callable[[Run, int, int], None]
+) -> dict[Run, list[Row]]:
+    """The rows of every run, each computed once; ``told`` hears (run, cases done, cases in all)."""
+    wanted = sorted(dict.fromkeys(runs), key=lambda run: (run.suite, run.seed))
+    total, done = sum(len(run.draw) for run in wanted), 0
+    found: dict[Run, list[Row]] = {}
+    for run in wanted:
+        told(run, done, total)
+        found[run] = lab.rows(run)
+        done += len(run.draw)
+    return found

@@ -1,0 +1,281 @@
+"""The paper's tables and figures: ``python -m jeep_core.reproduce_command`` or ``jeep reproduce``.
+
+Writes ``index.html`` (self-contained), ``report.json`` and every plot as PNG and SVG into a folder.
+What was computed is kept in its folder ``work``; the same command goes on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from jeep_core.editing import corpus_path
+from jeep_core.editors import EDITORS
+from jeep_core.errors import JeepError
+from jeep_core.evaluation.suites import Style, Suite, load_suite
+from jeep_core.files import write_atomically
+from jeep_core.hparams import presets_for, validate_hparams
+from jeep_core.hparams_gradient import HypernetworkHParams
+from jeep_core.hypernetworks.storage import load_network
+from jeep_core.loading import LoadedModel, load, texts_of
+from jeep_core.moments import Moments
+from jeep_core.prefixes import sample_prefixes
+from jeep_core.reproduce.case_study import case_study
+from jeep_core.reproduce.experiments import EXPERIMENTS, Cell, Plan
+from jeep_core.reproduce.runs import Lab, Run, Setting, work_through
+
+EXIT_FAILED = 1
+CASE = "case"
+err = Console(stderr=True, highlight=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    args = _parser().parse_args(given)
+    try:
+        _reproduce(args, " ".join(["jeep", "reproduce", *given]))
+    except JeepError as error:
+        print(f"jeep: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="jeep reproduce", description=__doc__)
+    parser.add_argument("--model", required=True, help="bundled name, local folder or hub id")
+    parser.add_argument("--suite", default="atlas-counterfact", help="of new against true answers")
+    parser.add_argument("--zsre", default="atlas-zsre", help="suite of right answers; - for none")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the report")
+    parser.add_argument("--edits", type=_positive, default=256, help="M; default: 256")
+    parser.add_argument("--sizes", type=_positive, nargs="+", help="of the tables; default: M")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="each draws M cases")
+    parser.add_argument("--editors", nargs="+", default=list(EDITORS), choices=list(EDITORS))
+    parser.add_argument("--only", nargs="+", choices=[*EXPERIMENTS, CASE])
+    parser.add_argument("--paper", choices=["gpt-j", "llama"], help="figures to stand beside")
+    parser.add_argument("--corpus", type=Path, help="text for second moments, one document a line")
+    parser.add_argument("--samples", type=int, default=0, help="tokens; default: 20 per dimension")
+    parser.add_argument("--folder", type=Path, help="where second moments are kept")
+    parser.add_argument("--presets", type=Path, help="folder of own presets")
+    parser.add_argument("--hypernetworks", type=Path, help="folder of networks of MEND and MALMEN")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto")
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
+def _reproduce(args: argparse.Namespace, command: str) -> None:
+    began = time.monotonic()
+    try:
+        from jeep_core.reproduce.page import page
+        from jeep_core.reproduce.plots import draw
+    except ImportError as error:
+        raise JeepError(f"{error.name} is missing: pip install 'jeep-edit[report]'") from None
+    suites = _suites(args)
+    texts = texts_of(corpus_path(args.model, args.corpus))
+    base = load(args.model, args.device, args.dtype)
+    settings, missing = _settings(base, args)
+    if "jeep" not in settings:
+        raise JeepError(f"{args.model} has no preset of jeep: make one with `jeep tune`")
+    wanted = args.only or [*EXPERIMENTS, CASE]
+    args.out.mkdir(parents=True, exist_ok=True)
+    with _bars() as bars:
+        lab = _lab(args, base, suites, texts, settings, bars)
+        plan = _plan(args, lab, suites, settings)
+        experiments = _experiments(lab, plan, [name for name in wanted if name in EXPERIMENTS])
+        rows = work_through(lab, _all_runs(experiments), bars.run)
+        case = case_study(lab, plan) if CASE in wanted else None
+    figures = {
+        name: [cell.figures(rows) for cell in cells] for name, cells in experiments.items()
+    }
+    report: dict[str, Any] = {
+        "command": command,
+        "model": base.name,
+        "family": base.family.name,
+        "dtype": str(base.dtype).removeprefix("torch."),
+        "model_hash": base.model_hash,
+        "paper": args.paper
+        or ("gpt-j" if base.family.model_type in ("gptj", "gpt_neox") else "llama"),
+        "contrast": plan.contrast,
+        "accuracy": plan.accuracy,
+        "most": plan.most,
+        "seeds": list(plan.seeds),
+        "machine": _machine(base),
+        "left_out": lab.left_out,
+        "missing": missing,
+        "settings": {name: _shown(setting) for name, setting in settings.items()},
+        "experiments": figures,
+        "case": case,
+        "seconds": round(time.monotonic() - began),
+    }
+    plots = draw(figures, args.out)
+    write_atomically(args.out / "report.json", json.dumps(report, indent=1, ensure_ascii=False))
+    write_atomically(args.out / "index.html", page(report, plots))
+    print(f"{args.out / 'index.html'}: {report['seconds']} s")
+
+
+def _suites(args: argparse.Namespace) -> dict[str, Suite]:
+    names = [name for name in (args.suite, args.zsre) if name != "-"]
+    if not names:
+        raise JeepError("there is no suite: give --suite or --zsre")
+    return {name: load_suite(name) for name in names}
+
+
+def _settings(
+    base: LoadedModel, args: argparse.Namespace
+) -> tuple[dict[str, Setting], dict[str, str]]:
+    """The editors that can run on this model with their presets, and why the others cannot."""
+    settings: dict[str, Setting] = {}
+    missing: dict[str, str] = {}
+    known = presets_for(base.name, args.presets)
+    for editor in args.editors:
+        preset = next((p for p in known if p.editor == editor), None)
+        if preset is None:
+            missing[editor] = "there is no preset for this model"
+            continue
+        hparams = validate_hparams(EDITORS[editor][1], preset.hparams, base.n_layers)
+        if isinstance(hparams, HypernetworkHParams):
+            try:
+                load_network(base, editor, hparams, args.hypernetworks)
+            except JeepError as error:
+                missing[editor] = str(error)
+                continue
+        settings[editor] = Setting(editor, hparams, preset.name)
+    return settings, missing
+
+
+def _lab(
+    args: argparse.Namespace,
+    base: LoadedModel,
+    suites: Mapping[str, Suite],
+    texts: Sequence[str],
+    settings: Mapping[str, Setting],
+    bars: _Bars,
+) -> Lab:
+    counts = [s.hparams.prefix_count for s in settings.values() if s.hparams is not None]
+    folder = args.folder or args.out / "work" / "moments"
+    return Lab(
+        base,
+        suites,
+        args.edits,
+        Moments(base, texts, args.samples, folder),
+        sample_prefixes(base, max(counts)),
+        args.out / "work",
+        args.hypernetworks,
+        bars.phase,
+    )
+
+
+def _plan(
+    args: argparse.Namespace,
+    lab: Lab,
+    suites: Mapping[str, Suite],
+    settings: Mapping[str, Setting],
+) -> Plan:
+    styles = {suite.style: name for name, suite in suites.items()}
+    fewest = min(len(lab.cases(name, args.seeds[0])) for name in suites)
+    if fewest < args.edits:
+        raise JeepError(
+            f"a suite has {fewest} cases that this model can be asked, not {args.edits}"
+        )
+    sizes = args.sizes or [args.edits]
+    if max(sizes) > args.edits:
+        raise JeepError(f"--sizes are at most --edits ({args.edits})")
+    return Plan(
+        settings,
+        lab.base.n_layers,
+        args.edits,
+        sizes,
+        args.seeds,
+        styles.get(Style.CONTRAST),
+        styles.get(Style.ACCURACY),
+    )
+
+
+def _experiments(lab: Lab, plan: Plan, names: Sequence[str]) -> dict[str, list[Cell]]:
+    return {name: list(EXPERIMENTS[name](plan)) for name in names}
+
+
+def _all_runs(experiments: Mapping[str, Sequence[Cell]]) -> Iterator[Run]:
+    for cells in experiments.values():
+        for cell in cells:
+            yield from cell.runs
+
+
+def _paper_model(base: LoadedModel) -> str:
+    """The model of the paper that is built alike: blocks side by side, or one after the other."""
+    return "gpt-j" if base.family.model_type in ("gptj", "gpt_neox") else "llama"
+
+
+def _shown(setting: Setting) -> dict[str, Any]:
+    hparams = setting.hparams
+    return {
+        "preset": setting.preset,
+        "hparams": hparams.model_dump(mode="json") if hparams else None,
+    }
+
+
+def _machine(base: LoadedModel) -> dict[str, Any]:
+    cuda = base.device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(base.device) if cuda else "CPU",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+@dataclass
+class _Bars:
+    """All runs, and what the present one does."""
+
+    progress: Progress
+
+    def __post_init__(self) -> None:
+        self._all = self.progress.add_task("cases", total=1)
+        self._now = self.progress.add_task("", total=1, visible=False)
+
+    def run(self, run: Run, done: int, total: int) -> None:
+        """A run begins."""
+        text = f"{run.suite}, {run.setting.editor or 'unedited'}, {len(run.draw)} edits"
+        self.progress.update(self._all, description=text, completed=done, total=total)
+
+    def phase(self, phase: str, done: int, total: int) -> None:
+        """How far a run is."""
+        self.progress.update(
+            self._now, description=phase, completed=done, total=total, visible=done < total
+        )
+
+
+@contextmanager
+def _bars() -> Iterator[_Bars]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err) as progress:
+        yield _Bars(progress)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

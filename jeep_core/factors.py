@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from jeep_core.errors import NumericalError
 from jeep_core.files import save_whole
 from jeep_core.loading import tensor_bytes
+from jeep_core.places import Place
 
 MAX_CONDITION = 1e14
 KEPT_ON_DISK_FROM = 4096
@@ -185,21 +186,21 @@ class FactorCache:
 
     def __init__(self, d_ff: int, limit: int | None = None) -> None:
         self.limit, self._one = limit, 8 * d_ff**2
-        self._factors: dict[int, MomentFactor] = {}
-        self._in_use: set[int] = set()
+        self._factors: dict[Place, MomentFactor] = {}
+        self._in_use: set[Place] = set()
 
-    def __contains__(self, layer: int) -> bool:
+    def __contains__(self, layer: Place) -> bool:
         return layer in self._factors
 
-    def add(self, layer: int, factor: MomentFactor) -> None:
+    def add(self, layer: Place, factor: MomentFactor) -> None:
         """Know the factor of a layer."""
         self._factors[layer] = factor
 
-    def expect(self, layers: Collection[int]) -> None:
+    def expect(self, layers: Collection[Place]) -> None:
         """The layers that the coming solves go through."""
         self._in_use = set(layers)
 
-    def get(self, layer: int) -> MomentFactor:
+    def get(self, layer: Place) -> MomentFactor:
         """The factor of a layer; others are dropped so that it fits beside them.
 
         Raises:

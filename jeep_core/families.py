@@ -13,6 +13,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from jeep_core.errors import UnsupportedModel
+from jeep_core.places import AttentionOut, Place, layer_of
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,9 @@ class Family:
     ``absolute_positions`` is the backbone's module that adds position embeddings to the input,
     if the family has one.  ``window`` says which blocks attend only to the last
     ``config.sliding_window`` tokens: all of them, or those that ``config.layer_types`` names.
-    ``norm_after_mlp`` is the block's RMS norm (gain 1 + weight) between the MLP and the residual
-    stream.  ``soft_cap`` names the configuration's bound c on logits, x → c·tanh(x/c).
+    ``norm_after_mlp`` and ``norm_after_attention`` are the block's RMS norms (gain 1 + weight)
+    between the MLP or the attention and the residual stream.  ``soft_cap`` names the
+    configuration's bound c on logits, x → c·tanh(x/c).
     """
 
     name: str
@@ -36,6 +38,7 @@ class Family:
     absolute_positions: str | None = None
     window: Literal["none", "every block", "by block"] = "none"
     norm_after_mlp: str | None = None
+    norm_after_attention: str | None = None
     soft_cap: str | None = None
 
     def backbone_of(self, model: nn.Module) -> Any:
@@ -60,11 +63,16 @@ class Family:
         """The MLP of block ``layer``; it acts on every position alone."""
         return self.layers_of(model)[layer].get_submodule(self.mlp_out.rpartition(".")[0])
 
-    def norm_after_mlp_of(self, model: nn.Module, layer: int) -> Any:
-        """The norm between the MLP of block ``layer`` and the residual stream, or None."""
-        if self.norm_after_mlp is None:
-            return None
-        return self.layers_of(model)[layer].get_submodule(self.norm_after_mlp)
+    def projection_of(self, model: nn.Module, place: Place) -> nn.Module:
+        """The output projection at ``place``, the MLP's or the attention's."""
+        attention = isinstance(place, AttentionOut)
+        return (self.attention_out_of if attention else self.mlp_out_of)(model, layer_of(place))
+
+    def norm_after(self, model: nn.Module, place: Place) -> Any:
+        """The norm between the projection at ``place`` and the residual stream, or None."""
+        attention = isinstance(place, AttentionOut)
+        name = self.norm_after_attention if attention else self.norm_after_mlp
+        return None if name is None else self.layers_of(model)[layer_of(place)].get_submodule(name)
 
     def logits_of(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
         """The model's logits (…, vocabulary) of states (…, d) behind the final norm."""
@@ -72,9 +80,10 @@ class Family:
         cap = getattr(model.config, self.soft_cap) if self.soft_cap else None
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
-    def weight_name(self, layer: int) -> str:
-        """Parameter name of the MLP output projection of block ``layer``."""
-        return f"{self.backbone}.{self.layers}.{layer}.{self.mlp_out}.weight"
+    def weight_name(self, place: Place) -> str:
+        """Parameter name of the output projection at ``place``."""
+        path = self.attention_out if isinstance(place, AttentionOut) else self.mlp_out
+        return f"{self.backbone}.{self.layers}.{layer_of(place)}.{path}.weight"
 
 
 FAMILIES: tuple[Family, ...] = (
@@ -111,6 +120,7 @@ FAMILIES: tuple[Family, ...] = (
         "self_attn.o_proj",
         window="by block",
         norm_after_mlp="post_feedforward_layernorm",
+        norm_after_attention="post_attention_layernorm",
         soft_cap="final_logit_softcapping",
     ),
     Family(
@@ -122,6 +132,7 @@ FAMILIES: tuple[Family, ...] = (
         "self_attn.o_proj",
         window="by block",
         norm_after_mlp="post_feedforward_layernorm",
+        norm_after_attention="post_attention_layernorm",
         soft_cap="final_logit_softcapping",
     ),
 )

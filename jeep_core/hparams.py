@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from jeep_core.errors import FieldProblem, InvalidHParams
+from jeep_core.places import AttentionOut, Place
 
 PRESETS = Path(__file__).parent / "presets"
 Positive = Annotated[float, Field(gt=0)]
@@ -68,11 +69,31 @@ class Region(HParams):
         """The layer whose output is optimised."""
         return self.layers[-1]
 
+    @property
+    def places(self) -> list[Place]:
+        """The matrices that are written, in order."""
+        return list(self.layers)
+
 
 class JeepLowRegion(Region):
     """JEEP's low region: the residual is spread by the square root, as in PMET."""
 
     spread: Spread = "sqrt"
+
+
+class JeepHighRegion(Region):
+    """JEEP's high region."""
+
+    projection: Literal["mlp", "attention"] = Field(
+        "mlp", description="The output projection that is written (table 4 of the paper)"
+    )
+
+    @property
+    def places(self) -> list[Place]:
+        """The matrices that are written, in order."""
+        if self.projection == "mlp":
+            return list(self.layers)
+        return [AttentionOut(layer) for layer in self.layers]
 
 
 class EditorHParams(HParams):
@@ -84,8 +105,8 @@ class EditorHParams(HParams):
         return 1
 
     @property
-    def moment_layers(self) -> list[int]:
-        """Layers whose second moments are needed."""
+    def moment_layers(self) -> list[Place]:
+        """Places whose second moments are needed."""
         return []
 
     def layer_problems(self, n_layers: int) -> list[FieldProblem]:
@@ -125,9 +146,9 @@ class OptimisedEditorHParams(EditorHParams):
         return self.n_prefixes
 
     @property
-    def moment_layers(self) -> list[int]:
+    def moment_layers(self) -> list[Place]:
         """Those of the regions."""
-        return [layer for region in self.regions.values() for layer in region.layers]
+        return [place for region in self.regions.values() for place in region.places]
 
     def layer_problems(self, n_layers: int) -> list[FieldProblem]:
         """Layers that do not exist, and values that no block would read."""
@@ -155,7 +176,7 @@ class JeepHParams(OptimisedEditorHParams):
     """
 
     low: JeepLowRegion
-    high: Region
+    high: JeepHighRegion
     n_steps: int = Field(30, ge=1, le=1000, description="Forward passes, the last only measures")
     stop_probability: float = Field(0.9, gt=0, le=1)
     high_target: Literal["at_optimum", "literal"] = "at_optimum"

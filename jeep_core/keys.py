@@ -10,6 +10,7 @@ import torch
 
 from jeep_core.masks import Attention
 from jeep_core.norms import back_through_norm
+from jeep_core.places import Place, layer_of
 from jeep_core.positions import PromptTokens
 from jeep_core.rows import GivenPast, Leading, leading_of, stack_rows
 from jeep_core.views import ModelView, block_output, hooked, lower_part, mlp_only_at
@@ -24,21 +25,21 @@ def keys_and_states(
     view: ModelView,
     rows: FactRows,
     position: Position,
-    layer: int,
+    place: Place,
     last: int,
     at_projection: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Keys of block ``layer`` and current states of block ``last`` for every fact.
+    """Keys at ``place`` and current states of block ``last`` for every fact.
 
     Keys (m, d_ff) are ½·(empty prefix) + ½·(mean of the others); states (m, d) come from the
     empty prefix, ``at_projection`` from the MLP's output projection.  Both float32.
     """
     reader = _Reader(view, rows, position, last, at_projection)
-    plain, states = reader.read([0], layer, last)
+    plain, states = reader.read([0], place, last)
     others = len(rows[0]) - 1
     if not others:
         return plain, states
-    prefixed, _ = reader.read(range(1, others + 1), layer, layer)
+    prefixed, _ = reader.read(range(1, others + 1), place, layer_of(place))
     return 0.5 * plain + 0.5 * prefixed.view(others, len(rows), -1).mean(dim=0), states
 
 
@@ -65,19 +66,20 @@ def keys_by_row(view: ModelView, rows: FactRows, position: Position, layer: int)
 
 @torch.no_grad()
 def residuals_at_projection(
-    view: ModelView, rows: FactRows, position: Position, layer: int, residuals: torch.Tensor
+    view: ModelView, rows: FactRows, position: Position, place: Place, residuals: torch.Tensor
 ) -> torch.Tensor:
-    """Residuals (m, d) at the output of block ``layer`` as residuals of its output projection.
+    """Residuals (m, d) at the output of a block as residuals of its projection at ``place``.
 
-    They are the same but where a norm follows the MLP (see ``jeep_core.norms``).
+    They are the same but where a norm follows the MLP or the attention (see ``jeep_core.norms``).
     """
     family = view.base.family
-    norm = family.norm_after_mlp_of(view.model, layer)
+    norm = family.norm_after(view.model, place)
     if norm is None:
         return residuals
+    layer = layer_of(place)
     plain = _Reader(view, [fact[:1] for fact in rows], position, layer)
-    keys, _ = plain.read([0], layer, layer)
-    outputs = family.mlp_out_of(view.model, layer)(keys.to(view.base.dtype))
+    keys, _ = plain.read([0], place, layer)
+    outputs = family.projection_of(view.model, place)(keys.to(view.base.dtype))
     return back_through_norm(outputs, residuals, 1.0 + norm.weight.float(), norm.eps)
 
 
@@ -102,14 +104,14 @@ class _Reader:
         ]
 
     def read(
-        self, groups: Sequence[int], layer: int, until: int, batch_rows: int = 256
+        self, groups: Sequence[int], place: Place, until: int, batch_rows: int = 256
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys (n, d_ff) of block ``layer`` and states (n, d) of block ``until``, by group."""
+        """Keys (n, d_ff) at ``place`` and states (n, d) of block ``until``, by group."""
         rows = [(row, group) for group in groups for row in self.groups[group]]
         own = [len(row.ids) - self.leading.lengths[group] for row, group in rows]
         order = sorted(range(len(rows)), key=lambda i: own[i])
         parts = [
-            self._batch([rows[i] for i in order[n : n + batch_rows]], layer, until)
+            self._batch([rows[i] for i in order[n : n + batch_rows]], place, until)
             for n in range(0, len(order), batch_rows)
         ]
         back = torch.argsort(torch.tensor(order, device=self.view.base.device))
@@ -117,7 +119,7 @@ class _Reader:
         return torch.cat(keys)[back], torch.cat(states)[back]
 
     def _batch(
-        self, rows: Sequence[tuple[PromptTokens, int]], layer: int, until: int
+        self, rows: Sequence[tuple[PromptTokens, int]], place: Place, until: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         view, device = self.view, self.view.base.device
         skip = [self.leading.lengths[group] for _, group in rows]
@@ -129,7 +131,8 @@ class _Reader:
 
         def take_key(module: Any, args: Any, output: Any) -> None:
             key = args[0]
-            taken["key"] = key if layer == until else key.view(*batch.ids.shape, -1)[r, at]
+            cut = place == until  # the MLP runs at the places that count alone
+            taken["key"] = key if cut else key.view(*batch.ids.shape, -1)[r, at]
 
         def take_state(module: Any, args: Any, output: Any) -> None:
             hidden = block_output(output)
@@ -139,7 +142,7 @@ class _Reader:
         block = family.layers_of(view.model)[until]
         state_of = family.mlp_out_of(view.model, until) if self.at_projection else block
         hooks = hooked(
-            family.mlp_out_of(view.model, layer).register_forward_hook(take_key),
+            family.projection_of(view.model, place).register_forward_hook(take_key),
             state_of.register_forward_hook(take_state),
         )
         leading = self.leading.places(group)

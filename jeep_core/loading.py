@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from jeep_core import atlas
 from jeep_core.errors import UnsupportedModel
 from jeep_core.families import Family, family_of, is_transposed
+from jeep_core.places import Place
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -55,8 +56,12 @@ class LoadedModel:
     @property
     def mlp_size(self) -> int:
         """Inner size of the MLPs, the dimension of the keys."""
-        weight = self.model.get_parameter(self.family.weight_name(0))
-        transposed = is_transposed(self.family.mlp_out_of(self.model, 0))
+        return self.key_size(0)
+
+    def key_size(self, place: Place) -> int:
+        """The dimension of the keys at ``place``: inputs of its projection."""
+        weight = self.model.get_parameter(self.family.weight_name(place))
+        transposed = is_transposed(self.family.projection_of(self.model, place))
         return int(weight.shape[0 if transposed else 1])
 
     @property

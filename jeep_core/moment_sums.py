@@ -1,4 +1,4 @@
-"""Sums Σ k kᵀ of MLP keys over the tokens of a text: packing, accurate sums, files, merging."""
+"""Sums Σ k kᵀ of keys over the tokens of a text: packing, accurate sums, files, merging."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from jeep_core.errors import JeepError
 from jeep_core.files import read_record, save_whole
 from jeep_core.loading import LoadedModel
 from jeep_core.pauses import Pause, pausing
+from jeep_core.places import Place, in_order, layer_of, place_of
 from jeep_core.views import ModelView, hooked, lower_part
 
 BLOCK_TOKENS = 4096
@@ -88,14 +89,14 @@ class Accumulator:
 
 @dataclass(frozen=True)
 class MomentSums:
-    """Σ k kᵀ per layer over ``count`` tokens: ``parts`` of the ``of`` shards of one pass.
+    """Σ k kᵀ per place over ``count`` tokens: ``parts`` of the ``of`` shards of one pass.
 
-    ``keys`` name what the moments of the layers will be kept under; sums with the same keys
+    ``keys`` name what the moments of the places will be kept under; sums with the same keys
     may be merged.  ``batches`` counts batches done where a pass was interrupted.
     """
 
-    keys: Mapping[int, str]
-    sums: Mapping[int, torch.Tensor] = field(repr=False)
+    keys: Mapping[Place, str]
+    sums: Mapping[Place, torch.Tensor] = field(repr=False)
     count: int = 0
     parts: frozenset[int] = frozenset({0})
     of: int = 1
@@ -106,8 +107,8 @@ class MomentSums:
         """Whether all shards are in."""
         return len(self.parts) == self.of
 
-    def moments(self) -> dict[int, torch.Tensor]:
-        """E[k kᵀ] (d_ff, d_ff) by layer, in float32.
+    def moments(self) -> dict[Place, torch.Tensor]:
+        """E[k kᵀ] (d_ff, d_ff) by place, in float32.
 
         Raises:
             JeepError: shards are missing, or there was no text.
@@ -118,18 +119,18 @@ class MomentSums:
             raise JeepError(f"second moments lack shards {names}")
         if not self.count:
             raise JeepError("the corpus for second moments is empty")
-        return {layer: (total / self.count).float() for layer, total in self.sums.items()}
+        return {place: (total / self.count).float() for place, total in self.sums.items()}
 
     def save(self, path: Path) -> None:
         """Write to a file, atomically."""
         record = {
-            "keys": {str(layer): key for layer, key in self.keys.items()},
+            "keys": {str(place): key for place, key in self.keys.items()},
             "count": self.count,
             "parts": sorted(self.parts),
             "of": self.of,
             "batches": self.batches,
         }
-        save_whole(path, {f"sum.{layer}": t for layer, t in self.sums.items()}, record)
+        save_whole(path, {f"sum.{place}": t for place, t in self.sums.items()}, record)
 
     @classmethod
     def load(cls, path: Path) -> MomentSums:
@@ -141,8 +142,8 @@ class MomentSums:
         try:
             record, tensors = read_record(path), load_file(path)
             return cls(
-                keys={int(layer): str(key) for layer, key in record["keys"].items()},
-                sums={int(layer): tensors[f"sum.{layer}"] for layer in record["keys"]},
+                keys={place_of(name): str(key) for name, key in record["keys"].items()},
+                sums={place_of(name): tensors[f"sum.{name}"] for name in record["keys"]},
                 count=int(record["count"]),
                 parts=frozenset(record["parts"]),
                 of=int(record["of"]),
@@ -169,7 +170,7 @@ def merge(shards: Sequence[MomentSums]) -> MomentSums:
         parts |= shard.parts
     ordered = sorted(shards, key=lambda shard: min(shard.parts))
     sums = {
-        layer: torch.stack([shard.sums[layer] for shard in ordered]).sum(0) for layer in first.keys
+        place: torch.stack([shard.sums[place] for shard in ordered]).sum(0) for place in first.keys
     }
     return replace(
         first, sums=sums, count=sum(shard.count for shard in shards), parts=frozenset(parts)
@@ -185,38 +186,40 @@ def accumulate(
     after_block: Callable[[MomentSums], None],
     pause: Pause | None = None,
 ) -> MomentSums:
-    """One pass for all layers of ``start``, over the batches that it has not seen yet.
+    """One pass for all places of ``start``, over the batches that it has not seen yet.
 
     ``before_batch`` may raise to end the pass, ``after_batch`` is told the tokens so far.
     ``after_block`` is given the sums so far whenever a block ended; sums are symmetric only in
     what is returned.
     """
-    layers = sorted(start.keys)
+    places = sorted(start.keys, key=in_order)
     view = ModelView(base)
     totals = {
-        layer: Accumulator(base.mlp_size, base.device, start.sums.get(layer)) for layer in layers
+        place: Accumulator(base.key_size(place), base.device, start.sums.get(place))
+        for place in places
     }
     real: torch.Tensor | None = None
 
-    def taker(layer: int) -> Any:
+    def taker(place: Place) -> Any:
         def hook(module: object, args: tuple[torch.Tensor, ...]) -> None:
             keys = args[0].reshape(-1, args[0].shape[-1])
-            totals[layer].add(keys if real is None else keys[real])
+            totals[place].add(keys if real is None else keys[real])
 
-        return base.family.mlp_out_of(view.model, layer).register_forward_pre_hook(hook)
+        return base.family.projection_of(view.model, place).register_forward_pre_hook(hook)
 
-    _end_at(view, layers[-1])
-    backbone = lower_part(view, layers[-1])
+    last = layer_of(places[-1])
+    _end_at(view, last)
+    backbone = lower_part(view, last)
     count, in_block = start.count, 0
 
     def so_far(done: int) -> MomentSums:
-        sums = {layer: total.upper for layer, total in totals.items()}
+        sums = {place: total.upper for place, total in totals.items()}
         return replace(start, sums=sums, count=count, batches=done)
 
     with (
         torch.no_grad(),
         _float32_products(),
-        hooked(*map(taker, layers)),
+        hooked(*map(taker, places)),
         pausing(view, pause),
     ):
         for done, rows in enumerate(batches[start.batches :], start=start.batches + 1):
@@ -233,7 +236,7 @@ def accumulate(
                 after_block(so_far(done))
     return replace(
         start,
-        sums={layer: totals.pop(layer).total() for layer in layers},
+        sums={place: totals.pop(place).total() for place in places},
         count=count,
         batches=0,
     )

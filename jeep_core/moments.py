@@ -1,6 +1,7 @@
-"""Uncentered second moments E[k kᵀ] of the MLP keys over the tokens of a text corpus.
+"""Uncentered second moments E[k kᵀ] of keys over the tokens of a text corpus.
 
-One pass over the text for all layers asked for; results are kept in a folder under a key that
+Keys are the inputs of the MLP output projections, or of the attention's.  One pass over the text
+for all that are asked for; results are kept in a folder under a key that
 names everything they depend on.  A pass that was killed goes on where it last saved its sums.
 """
 
@@ -21,6 +22,7 @@ from jeep_core.files import save_whole
 from jeep_core.loading import LoadedModel, texts_sha256
 from jeep_core.moment_sums import Documents, MomentSums, accumulate, pack, way_of_summing
 from jeep_core.pauses import Pause
+from jeep_core.places import Place, in_order
 from jeep_core.published import Imported
 
 Progress = Callable[[str, int, int], None]
@@ -55,13 +57,13 @@ class Moments:
             self.samples = TOKENS_PER_DIMENSION * self.base.mlp_size
         self._factors = FactorCache(self.base.mlp_size, self.factor_bytes)
 
-    def factor(self, layer: int) -> MomentFactor:
+    def factor(self, layer: Place) -> MomentFactor:
         """The factor of one layer; ``ensure`` must have been called for it."""
         return self._factors.get(layer)
 
     def ensure(
         self,
-        layers: Sequence[int],
+        layers: Sequence[Place],
         progress: Progress | None = None,
         should_stop: Callable[[], bool] | None = None,
         pause: Pause | None = None,
@@ -88,7 +90,7 @@ class Moments:
 
     def sums(
         self,
-        layers: Sequence[int],
+        layers: Sequence[Place],
         shard: int = 0,
         of: int = 1,
         progress: Progress | None = None,
@@ -110,7 +112,7 @@ class Moments:
         if not 0 <= shard < of <= len(batches):
             raise JeepError(f"no shard {shard + 1}/{of}: this text makes {len(batches)} batches")
         chosen = batches[shard::of]
-        keys = {layer: self.key(layer) for layer in sorted(set(layers))}
+        keys = {layer: self.key(layer) for layer in sorted(set(layers), key=in_order)}
         fresh = MomentSums(keys, {}, 0, frozenset({shard}), of)
         path = self._unfinished(fresh)
         start = MomentSums.load(path) if path and path.exists() else fresh
@@ -147,13 +149,13 @@ class Moments:
             factor = MomentFactor(moment.to(self.base.device), f"layer {layer}")
             self._factors.add(layer, factor)
 
-    def path(self, layer: int) -> Path | None:
+    def path(self, layer: Place) -> Path | None:
         """Where the moment of a layer is kept."""
         if self.folder and self.imported:
             return Imported(self.folder, self.imported).path(self.base, layer)
         return self.folder and _moment_path(self.folder, self.key(layer))
 
-    def key(self, layer: int) -> str:
+    def key(self, layer: Place) -> str:
         """Hash of everything the moment of a layer depends on."""
         if self.folder and self.imported:
             return Imported(self.folder, self.imported).key(self.base, layer)
@@ -174,7 +176,7 @@ class Moments:
             total += len(ids)
         return pack(chosen, BATCH_TOKENS)
 
-    def _kept(self, layer: int, path: Path) -> MomentFactor:
+    def _kept(self, layer: Place, path: Path) -> MomentFactor:
         """The factor of a moment in a file; read when it is needed."""
         device = self.base.device
 
@@ -189,7 +191,8 @@ class Moments:
     def _unfinished(self, sums: MomentSums) -> Path | None:
         """Where a pass keeps its sums so far; another way to sum is another file."""
         way = (BATCH_TOKENS, *way_of_summing())
-        parts = (sorted(sums.keys.items()), sorted(sums.parts), sums.of, way)
+        keys = sorted((str(place), key) for place, key in sums.keys.items())
+        parts = (keys, sorted(sums.parts), sums.of, way)
         name = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
         return self.folder and self.folder / f"unfinished-{name}.safetensors"
 

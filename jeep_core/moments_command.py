@@ -29,6 +29,7 @@ from jeep_core.errors import JeepError
 from jeep_core.hparams import presets_for, validate_hparams
 from jeep_core.loading import LoadedModel, load, texts_of
 from jeep_core.moment_sums import MomentSums, merge, padding_share
+from jeep_core.places import AttentionOut, Place, in_order, layer_of
 from jeep_core.published import Imported
 
 EXIT_FAILED = 1
@@ -59,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
 
     compute = commands.add_parser("compute", parents=[model, folder], help=_compute.__doc__)
     compute.add_argument("--layers", type=_layers, help="3-8,15; default: those of the presets")
+    compute.add_argument("--attention-layers", type=_layers, help="attention outputs of these")
     compute.add_argument("--corpus", type=Path, help="text, one document a line")
     compute.add_argument("--samples", type=int, default=0, help="tokens; default: 20 per dimension")
     compute.add_argument("--shard", type=_shard, default=(0, 1), help="i/n, i from 1")
@@ -83,20 +85,20 @@ def _compute(args: argparse.Namespace) -> Iterator[str]:
     if of > 1 and args.out is None:
         raise JeepError("a shard needs --out, the file its sums go to")
     base = load(args.model, args.device, args.dtype)
-    layers = args.layers or _preset_layers(base)
-    wrong = [layer for layer in layers if layer >= base.n_layers]
+    places = _places(args, base)
+    wrong = [place for place in places if layer_of(place) >= base.n_layers]
     if wrong:
-        raise JeepError(f"{base.name} has {base.n_layers} layers, none {wrong[0]}")
+        raise JeepError(f"{base.name} has {base.n_layers} layers, none {layer_of(wrong[0])}")
     texts = texts_of(corpus_path(base.name, args.corpus))
     moments = core.Moments(base, texts, args.samples, args.folder)
     batches = moments.batches()
     yield f"{len(batches)} batches, {padding_share(batches):.1%} padding"
     with _bar() as progress:
         if of == 1:
-            moments.ensure(layers, progress)
-            yield from (f"layer {layer}: {moments.path(layer)}" for layer in layers)
+            moments.ensure(places, progress)
+            yield from (f"layer {place}: {moments.path(place)}" for place in places)
         else:
-            found = moments.sums(layers, shard, of, progress)
+            found = moments.sums(places, shard, of, progress)
             found.save(args.out)
             yield f"shard {shard + 1}/{of}, {found.count} tokens: {args.out}"
 
@@ -119,14 +121,20 @@ def _import(args: argparse.Namespace) -> Iterator[str]:
         yield f"layer {record['layer']}, {record['tokens']} tokens: {file.name}"
 
 
-def _preset_layers(base: LoadedModel) -> list[int]:
-    layers: set[int] = set()
+def _places(args: argparse.Namespace, base: LoadedModel) -> list[Place]:
+    """Those that are asked for, else those of the presets."""
+    asked = [*(args.layers or []), *map(AttentionOut, args.attention_layers or [])]
+    return asked or _preset_places(base)
+
+
+def _preset_places(base: LoadedModel) -> list[Place]:
+    places: set[Place] = set()
     for preset in presets_for(base.name):
         checked = validate_hparams(hparams_class(preset.editor), preset.hparams, base.n_layers)
-        layers |= set(checked.moment_layers)
-    if not layers:
+        places |= set(checked.moment_layers)
+    if not places:
         raise JeepError(f"{base.name} has no presets; give --layers")
-    return sorted(layers)
+    return sorted(places, key=in_order)
 
 
 def _layers(text: str) -> list[int]:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from jeep_core.errors import JeepError
 from jeep_core.files import read_record, save_whole
 from jeep_core.loading import LoadedModel
+from jeep_core.places import Place
 
 SYMMETRIC = 1e-3
 _NAME = re.compile(r"(?P<module>[\w.]+?)_(?P<dtype>float(16|32|64))_(?P<stats>[\w-]*mom2[\w-]*)")
@@ -40,7 +41,7 @@ class Imported:
         if not re.fullmatch(r"[\w.-]+", self.name) or self.name.startswith("."):
             raise JeepError(f"{self.name!r} names no statistics: letters, digits, '_', '-', '.'")
 
-    def path(self, base: LoadedModel, layer: int) -> Path:
+    def path(self, base: LoadedModel, layer: Place) -> Path:
         """Where the moment of a layer is kept."""
         return (
             self.folder
@@ -48,7 +49,7 @@ class Imported:
             / f"moment-{base.model_hash[:32]}-{layer}.safetensors"
         )
 
-    def provenance(self, base: LoadedModel, layer: int) -> dict[str, Any]:
+    def provenance(self, base: LoadedModel, layer: Place) -> dict[str, Any]:
         """Where the moment of a layer came from.
 
         Raises:
@@ -59,7 +60,7 @@ class Imported:
             raise JeepError(f"layer {layer} has no imported second moments named {self.name!r}")
         return read_record(path)
 
-    def key(self, base: LoadedModel, layer: int) -> str:
+    def key(self, base: LoadedModel, layer: Place) -> str:
         """Hash of model, layer and imported file; never that of a corpus."""
         record = self.provenance(base, layer)
         parts = ("imported", base.model_hash, layer, record["sha256"])

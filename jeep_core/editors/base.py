@@ -16,6 +16,7 @@ from jeep_core.hparams import OptimisedEditorHParams, Region
 from jeep_core.keys import Position, keys_and_states, residuals_at_projection, states_of
 from jeep_core.moments import Moments
 from jeep_core.null_space import solve_in_null_space
+from jeep_core.places import AttentionOut, Place
 from jeep_core.solve import Solution, solve_update
 from jeep_core.values import FactTokens, Objective, Progress, Values, optimise
 from jeep_core.views import ModelView
@@ -127,6 +128,11 @@ def objective_of(hparams: OptimisedEditorHParams, low: Region, **more: Any) -> O
     )
 
 
+def keys_name(region: str, place: Place) -> str:
+    """What the keys of a region are kept under: those of the attention have another size."""
+    return f"{region}.attention" if isinstance(place, AttentionOut) else region
+
+
 def spread(region: Region, layer: int) -> float:
     """The divisor of the residual at ``layer``: √ or linear in the layers still to come."""
     remaining = region.last - layer + 1
@@ -152,29 +158,30 @@ def write_region(
     assert moments is not None
     rows = [fact.rows for fact in context.facts]
     total = len(region.layers)
-    for done, layer in enumerate(region.layers):
+    for done, (layer, place) in enumerate(zip(region.layers, region.places, strict=True)):
         context.report(f"write {region_name}", done, total)
         keys, states = keys_and_states(
-            view, rows, position, layer, region.last, at_projection=at_projection
+            view, rows, position, place, region.last, at_projection=at_projection
         )
         gap = targets - states
         if done:
             outcome.layers[-1] = replace(outcome.layers[-1], residual_after=_mean_norm(gap))
         residuals = gap / spread(region, layer)
         if not at_projection:
-            residuals = residuals_at_projection(view, rows, position, layer, residuals)
-        previous = context.previous_keys.get((region_name, layer))
+            residuals = residuals_at_projection(view, rows, position, place, residuals)
+        kept_as = keys_name(region_name, place), layer
+        previous = context.previous_keys.get(kept_as)
         solution = _solve(
             region,
             keys,
             residuals,
-            moments.factor(layer),
+            moments.factor(place),
             previous if hparams.preserve_previous_edits else None,
         )
         update = Update.of(solution.left, solution.right)
-        name = view.base.family.weight_name(layer)
+        name = view.base.family.weight_name(place)
         outcome.delta.updates[name] = update
-        outcome.keys[region_name, layer] = keys
+        outcome.keys[kept_as] = keys
         view.update(name, update)
         weight = view.base.model.get_parameter(name).double().norm()
         outcome.layers.append(

@@ -96,7 +96,7 @@ def test_parts_are_where_the_row_says(model_type: str) -> None:
         assert family.mlp_out_of(base.model, layer) is module
         assert base.model.get_parameter(family.weight_name(layer)) is module.weight
         assert is_transposed(module) == (family.name == "GPT-2")
-        assert (family.norm_after_mlp_of(base.model, layer) is None) == (
+        assert (family.norm_after(base.model, layer) is None) == (
             family.name not in ("Gemma 2", "Gemma 3 (text)")
         )
 

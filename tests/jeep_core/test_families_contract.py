@@ -168,7 +168,7 @@ def test_a_single_layer_arrives_at_the_value(model: LoadedModel) -> None:
     """W'k = v; where a norm follows the MLP, v is one of the states that it lets through."""
     before, outputs = plain_states(model.model, model, 1)
     other = torch.randn(before.shape, generator=torch.Generator().manual_seed(1))
-    norm = model.family.norm_after_mlp_of(model.model, 1)
+    norm = model.family.norm_after(model.model, 1)
     with torch.no_grad():
         targets = before + (other if norm is None else norm(outputs + other) - norm(outputs))
     view, outcome = write_one_layer(model, 1, targets)
@@ -188,7 +188,7 @@ def test_behind_a_norm_the_nearest_state_is_reached(normed: LoadedModel) -> None
     targets = before + 2 * other
     view, outcome = write_one_layer(normed, 1, targets)
     after, reached = plain_states(view.model, normed, 1)
-    norm = normed.family.norm_after_mlp_of(normed.model, 1)
+    norm = normed.family.norm_after(normed.model, 1)
     stream = before - norm(outputs)
 
     def slope(z: torch.Tensor) -> torch.Tensor:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from test_editors import HIGH, LOW, context_of
 from torch.nn import functional as F
@@ -22,10 +25,13 @@ from jeep_core.hparams import (
     RomeHParams,
     validate_hparams,
 )
-from jeep_core.keys import states_of
+from jeep_core.keys import residuals_at_projection, states_of
 from jeep_core.loading import LoadedModel
+from jeep_core.moment_sums import accumulate
+from jeep_core.moments import Moments
 from jeep_core.null_space import solve_in_null_space
-from jeep_core.objective import Objective
+from jeep_core.objective import FactTokens, Objective
+from jeep_core.places import AttentionOut, Place
 from jeep_core.values import optimise
 from jeep_core.views import ModelView
 
@@ -181,6 +187,121 @@ def test_rome_names_its_layer() -> None:
     with pytest.raises(InvalidHParams) as caught:
         validate_hparams(RomeHParams, {"layer": 9}, 9)
     assert [problem.pointer for problem in caught.value.problems] == ["/hparams/layer"]
+
+
+def attention_out(model: Any, layer: int) -> Any:
+    """The attention's output projection, found without the library."""
+    block = tiny.blocks(model)[layer]
+    attention = next(
+        getattr(block, name) for name in ("attn", "self_attn", "attention") if hasattr(block, name)
+    )
+    names = ("out_proj", "c_proj", "o_proj", "dense")
+    return next(getattr(attention, name) for name in names if hasattr(attention, name))
+
+
+def at_prediction(model: Any, module: Any, row: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a projection is given and gives at the last token of a row's prompt."""
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    handle = module.register_forward_hook(lambda m, args, output: seen.append((args[0], output)))
+    with torch.no_grad():
+        model(input_ids=torch.tensor([row.ids]))
+    handle.remove()
+    given, gives = (part.reshape(len(row.ids), -1)[row.prediction].double() for part in seen[0])
+    return given, gives
+
+
+@pytest.mark.parametrize("family", tiny.ALL_FAMILIES)
+def test_the_attention_projection_is_written_in_place_of_the_mlps(family: str) -> None:
+    """W'k = v at its place; nothing else changes, and the original stays as it was."""
+    model = tiny.random_model(family)
+    before = {name: p.clone() for name, p in model.model.named_parameters()}
+    places = [AttentionOut(2)]
+    context = context_of(model)
+    context.facts = [FactTokens(fact.rows[:1], fact.kl) for fact in context.facts[:1]]
+    assert context.moments is not None
+    context.moments.ensure(places)
+    high = {"layers": [2], "clamp": 1.0, "moment_weight": 1e-5, "projection": "attention"}
+    outcome = run(context, jeep(optimise="high", high=high))
+    (name,) = outcome.delta.updates
+    assert model.model.get_parameter(name) is attention_out(model.model, 2).weight
+    assert all(torch.equal(before[n], p) for n, p in model.model.named_parameters())
+    assert outcome.values is not None
+    assert outcome.values.high is not None
+    rows = [fact.rows for fact in context.facts]
+    plain = ModelView(model)
+    gap = outcome.values.high - states_of(plain, rows, "prediction", 2)
+    wanted = residuals_at_projection(plain, rows, "prediction", places[0], gap)[0].double()
+    key, old = at_prediction(model.model, attention_out(model.model, 2), rows[0][0])
+    same_key, new = at_prediction(
+        context.view.model, attention_out(context.view.model, 2), rows[0][0]
+    )
+    assert torch.equal(key, same_key)
+    assert (new - old - wanted).norm() < 1e-2 * wanted.norm()
+    if family == "gptj":  # side by side: what the attention adds is what the block adds
+        reached = states_of(context.view, rows, "prediction", 2)
+        assert (reached - outcome.values.high).norm() < 1e-2 * gap.norm()
+
+
+def test_moments_of_both_projections_come_from_one_pass(
+    base: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[list[Place]] = []
+
+    def counted(model: LoadedModel, batches: Any, start: Any, *rest: Any) -> Any:
+        passes.append(list(start.keys))
+        return accumulate(model, batches, start, *rest)
+
+    monkeypatch.setattr("jeep_core.moments.accumulate", counted)
+    moments = Moments(base, tiny.TEXTS, 10**6, folder=tmp_path)
+    places: list[Place] = [AttentionOut(1), 1, AttentionOut(2)]
+    moments.ensure(places)
+    assert passes == [[1, AttentionOut(1), AttentionOut(2)]]
+    assert len({moments.key(place) for place in [*places, 2]}) == 4
+    keys: list[torch.Tensor] = []
+    handle = attention_out(base.model, 1).register_forward_pre_hook(
+        lambda m, args: keys.append(args[0].reshape(-1, args[0].shape[-1]).double())
+    )
+    with torch.no_grad():
+        for text in tiny.TEXTS:
+            ids = base.tokenizer.encode(text).ids[: tiny.POSITIONS]
+            base.model(input_ids=torch.tensor([ids]))
+    handle.remove()
+    every = torch.cat(keys)
+    expected = every.T @ every / len(every)
+    off = (moments.factor(AttentionOut(1)).moment - expected).norm()
+    assert off < 1e-4 * expected.norm()
+    again = Moments(base, tiny.TEXTS, 10**6, folder=tmp_path)
+    again.ensure(places)
+    assert len(passes) == 1
+    assert torch.equal(again.factor(places[0]).moment, moments.factor(places[0]).moment)
+
+
+def test_kept_keys_of_the_two_projections_do_not_meet(gptj: LoadedModel) -> None:
+    """An edit of the one after an edit of the other; the same one's keys are preserved."""
+    context = context_of(gptj)
+    assert context.moments is not None
+    context.moments.ensure([AttentionOut(2)])
+    mlp = run(context, jeep())
+    high = {**HIGH, "projection": "attention"}
+    second = run(replace(context, previous_keys=dict(mlp.keys)), jeep(high=high))
+    assert set(second.keys) == {("low", 0), ("low", 1), ("high.attention", 2)}
+    kept = {**mlp.keys, **second.keys}
+    keeping, not_keeping = (
+        run(replace(context_of(gptj), moments=context.moments, previous_keys=p), jeep(high=high))
+        for p in (kept, {})
+    )
+    name = gptj.family.weight_name(AttentionOut(2))
+    ours, theirs = (r.delta.updates[name].matrix() for r in (keeping, not_keeping))
+    old = second.keys["high.attention", 2].double()
+    assert (ours @ old.T).norm() < (theirs @ old.T).norm()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"high": {**HIGH, "projection": "both"}}, {"low": {**LOW, "projection": "attention"}}]
+)
+def test_the_projection_is_a_switch_of_the_high_region(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidHParams, match="projection"):
+        validate_hparams(JeepHParams, {"low": LOW, "high": HIGH, **wrong}, 9)
 
 
 def factor_with_null_space() -> MomentFactor:

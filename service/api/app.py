@@ -67,7 +67,8 @@ def create_app(settings: Settings) -> FastAPI:
     for module in (edits, jobs, generate, snapshots, rollback, suites, evaluations, health):
         app.include_router(module.router)
     problems.install(app)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, streamed=("/suites",))
+    streamed = {"/suites": settings.max_suite_bytes}
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, streamed=streamed)
     app.add_middleware(Unexpected)
     app.add_middleware(RequestIds)
     return app

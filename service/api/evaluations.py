@@ -16,6 +16,7 @@ from jeep_core.errors import InvalidHParams
 from service.api.bodies import json_request_body, read_model
 from service.api.follow import current
 from service.api.jobs import job_out
+from service.api.model import PublishedModel
 from service.api.paging import AFTER, Limit, Page, take
 from service.api.problems import (
     ApiProblem,
@@ -30,12 +31,14 @@ from service.api.suites import suite_info
 from service.jobs import Job, JobKind, JobStatus, new_id, now
 from service.schemas import JobOut
 from service.schemas.evaluation import (
+    COMPARISONS_FILE,
     Evaluation,
     EvaluationComparison,
     EvaluationPayload,
     EvaluationRequest,
     EvaluationResult,
     Target,
+    cases_file,
 )
 from service.store import CorruptFile, UnknownJob, UnknownVersion
 from service.store.suites import Suites
@@ -43,7 +46,6 @@ from service.store.suites import Suites
 router = APIRouter(tags=["evaluation"])
 PREFIX = "eval_"
 CHUNK = 1 << 16
-COMPARISONS = "comparisons.jsonl"
 
 DESCRIPTION = """\
 Queues an evaluation and answers 202 with its job; `Location` is the evaluation's address.
@@ -136,7 +138,7 @@ async def evaluation_cases(
     job, payload = await _ended(state, id)
     chosen = range(len(payload.targets)) if target is None else [_number(payload, target)]
     folder = state.store.report_folder(job.id)
-    paths = [folder / f"cases-{number}.jsonl" for number in chosen]
+    paths = [folder / cases_file(number) for number in chosen]
     for path in paths:
         if not path.exists():
             raise CorruptFile(f"{path} is missing")
@@ -156,7 +158,7 @@ async def compare_targets(
     numbers = [_number(payload, a), _number(payload, b)]
     if numbers[0] == numbers[1]:
         raise ApiProblem(422, "same_target", f"{a!r} cannot be compared with itself")
-    path = state.store.report_folder(job.id) / COMPARISONS
+    path = state.store.report_folder(job.id) / COMPARISONS_FILE
     return await run_in_threadpool(_comparison, path, a, b)
 
 
@@ -164,21 +166,22 @@ def _journaled(state: ApiState, body: EvaluationRequest) -> Job:
     """A job for a request, journaled.
 
     Raises:
-        ApiProblem: 404 for an unknown suite, 409 without a text for moments, 422.
+        ApiProblem: 404 for an unknown suite, 409 without a text for moments, 422, 503.
     """
+    model = state.models.get()
     suite = suite_info(Suites(state.store.root), body.suite)
     job_id = new_id("job")
     payload = EvaluationPayload(
         evaluation_id=PREFIX + job_id.removeprefix("job_"),
         suite=suite.name,
         suite_sha256=suite.sha256,
-        targets=_versions(state, body),
+        targets=[] if body.editor else _versions(state, body),
         limit=body.limit,
         seed=body.seed,
         fluency_texts=body.fluency_texts,
     )
     if body.editor is not None:
-        payload = payload.model_copy(update=_trial(state, body, suite.cases))
+        payload = payload.model_copy(update=_trial(model, body, suite.cases))
     kind = JobKind.EVALUATION
     job = Job(id=job_id, kind=kind, payload=payload.model_dump(mode="json"), created_at=now())
     state.store.journal(job)
@@ -203,9 +206,8 @@ def _versions(state: ApiState, body: EvaluationRequest) -> list[Target]:
     return found
 
 
-def _trial(state: ApiState, body: EvaluationRequest, cases: int) -> dict[str, Any]:
+def _trial(model: PublishedModel, body: EvaluationRequest, cases: int) -> dict[str, Any]:
     """What a trial has in its payload."""
-    model = state.models.get()
     editor, sizes = str(body.editor), list(dict.fromkeys(body.n_edits or []))
     names = model.info.presets.get(editor, [])
     known = {name: model.info.preset_values[f"{editor}/{name}"] for name in names}

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import AsyncIterator
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
+import anyio
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
 
 from jeep_core import atlas
 from jeep_core.evaluation.suites import FORMATS, InvalidSuite, RecordProblem, SuiteReader
-from service.api.middleware import DRAIN_SECONDS
+from service.api.middleware import DRAIN_SECONDS, too_large
 from service.api.problems import (
     ApiProblem,
     documented,
@@ -136,26 +137,21 @@ async def _limited(request: Request, limit: int) -> AsyncIterator[bytes]:
 
     Raises:
         ApiProblem: 413 at the first byte too many; the client may finish for a moment first.
+            400 if the client leaves.
     """
-    declared = request.headers.get("content-length", "")
-    size = int(declared) if declared.isdecimal() else 0
-    end: float | None = None
-    if size > limit:
-        end = time.monotonic() + DRAIN_SECONDS
-    else:
-        size = 0
-    async for chunk in request.stream():
-        if end is None:
+    size = 0
+    stream = request.stream()
+    try:
+        async for chunk in stream:
             size += len(chunk)
-            if size <= limit:
-                yield chunk
-                continue
-            end = time.monotonic() + DRAIN_SECONDS
-        if time.monotonic() > end:
-            break
-    if size > limit:
-        detail = f"the suite is larger than {limit} bytes (JEEP_MAX_SUITE_BYTES)"
-        raise ApiProblem(413, "body_too_large", detail, headers={"Connection": "close"})
+            if size > limit:
+                with anyio.move_on_after(DRAIN_SECONDS):
+                    async for _ in stream:
+                        pass
+                raise too_large(limit)
+            yield chunk
+    except ClientDisconnect:
+        raise ApiProblem(400, "incomplete_body", "the body ended before it was whole") from None
 
 
 def _checked(upload: Upload, name: str, format: str | None, drop_bad: bool) -> SuiteInfo:

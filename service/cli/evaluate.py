@@ -109,7 +109,7 @@ def evaluate_command(
             fluency_texts=fluency_texts,
         )
         done = follow(client, job.id, quiet=as_json)
-        found = client.evaluation("eval_" + job.id.removeprefix("job_"))
+        found = client.evaluation(str(job.evaluation_id))
         show(found, as_json, evaluation_table)
         if done.status is not JobStatus.SUCCEEDED:
             raise typer.Exit(EXIT_FAILED)

@@ -11,6 +11,13 @@ from service.jobs import JobError, JobStatus, Progress
 from service.schemas.base import Request
 
 MAX_POINTS = 32
+COMPARISONS_FILE = "comparisons.jsonl"
+"""In a job's report folder: every pair of targets, the earlier one as ``a``."""
+
+
+def cases_file(number: int) -> str:
+    """In a job's report folder: the case records of the ``number``-th target."""
+    return f"cases-{number}.jsonl"
 
 
 class SuiteInfo(BaseModel):
@@ -61,8 +68,10 @@ class EvaluationRequest(Request):
             raise ValueError("preset, hparams and n_edits belong to a trial, which needs an editor")
         if self.editor is not None and self.versions:
             raise ValueError("give versions, or an editor and n_edits, not both")
-        if self.editor is not None and not self.n_edits:
-            raise ValueError("a trial needs n_edits")
+        if self.editor is not None and not any(self.n_edits or []):
+            raise ValueError("a trial needs n_edits, at least one of them above 0")
+        if self.editor is not None and self.limit is not None:
+            raise ValueError("a trial is measured on the cases it edits: it takes no limit")
         return self
 
 

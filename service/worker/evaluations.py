@@ -17,6 +17,7 @@ from typing import Any
 from jeep_core import atlas
 from jeep_core.editing import corpus_path
 from jeep_core.editors import hparams_class
+from jeep_core.errors import InvalidFacts
 from jeep_core.evaluation.fluency import n_gram_entropy, written
 from jeep_core.evaluation.metrics import fitting, measure, perplexity
 from jeep_core.evaluation.statistics import Interval, compare, summarise_cases
@@ -27,8 +28,10 @@ from jeep_core.facts import normalise
 from jeep_core.loading import texts_of
 from jeep_core.moments import Moments
 from jeep_core.pauses import pausing
+from jeep_core.positions import check_facts
 from jeep_core.views import ModelView
 from service.schemas.evaluation import (
+    COMPARISONS_FILE,
     CaseChange,
     EvaluationComparison,
     EvaluationPayload,
@@ -36,6 +39,7 @@ from service.schemas.evaluation import (
     EvaluationResult,
     MetricInterval,
     Target,
+    cases_file,
 )
 from service.store.files import encode, replace
 from service.store.suites import Suites
@@ -47,7 +51,6 @@ from service.worker.records import Records
 CASES_TOGETHER = 256
 TEXTS_TOGETHER = 64
 HELDOUT_TEXTS = 200
-COMPARISONS = "comparisons.jsonl"
 
 Row = dict[str, Any]
 
@@ -62,6 +65,10 @@ def run(task: Task) -> EvaluationResult:
     payload = EvaluationPayload.model_validate(task.job.payload)
     suite = _suite(task, payload)
     fit, skipped, left_out = fitting(task.base, suite.cases, suite.style)
+    if payload.editor is not None:
+        usable = [case for case in fit if _editable(task, case)]
+        skipped["not_editable"] += len(fit) - len(usable)
+        fit = usable
     cases = drawn(fit, payload)
     if not cases:
         raise Refused("no_cases", f"no case of {payload.suite} can be asked of this model")
@@ -73,7 +80,7 @@ def run(task: Task) -> EvaluationResult:
         suite=payload.suite,
         style=suite.style,
         seed=payload.seed,
-        skipped=dict(skipped),
+        skipped=dict(+skipped),
         left_out=dict(left_out),
         points=points,
     )
@@ -93,11 +100,11 @@ def drawn(cases: Sequence[Case], payload: EvaluationPayload) -> list[Case]:
     shuffled = random.Random(payload.seed).sample(cases, len(cases))
     asked = {normalise(case.text): case for case in reversed(shuffled)}
     distinct = [case for case in shuffled if asked[normalise(case.text)] is case]
-    most = max([target.n_edits or 0 for target in payload.targets])
+    most = max(target.n_edits or 0 for target in payload.targets)
     if most > len(distinct):
         message = f"{most} edits asked for, {payload.suite} has {len(distinct)} for this model"
         raise Refused("too_few_cases", message)
-    return distinct[: max(most, payload.limit or 0)]
+    return distinct[:most]
 
 
 @dataclass
@@ -120,7 +127,7 @@ class _Evaluation:
             kept = self.task.work / f"point-{number}.json"
             if kept.exists():
                 point = EvaluationPoint.model_validate_json(kept.read_bytes())
-                self._rows.append(list(Records(self._file(number)).read()))
+                self._rows.append([_scores(row) for row in Records(self._file(number)).read()])
                 self._done += point.cases
             else:
                 point = self._point(number, target, trials)
@@ -133,7 +140,7 @@ class _Evaluation:
         return self.cases[: target.n_edits] if target.n_edits else self.cases
 
     def _file(self, number: int) -> Path:
-        return self.task.reports / f"cases-{number}.jsonl"
+        return self.task.reports / cases_file(number)
 
     def _point(self, number: int, target: Target, trials: Trials | None) -> EvaluationPoint:
         began = time.monotonic()
@@ -145,7 +152,7 @@ class _Evaluation:
             held = self._perplexity(view)
         rows = [row | texts.get(row["id"], {}) for row in rows]
         Records(self._file(number)).replace(rows)
-        self._rows.append(rows)
+        self._rows.append([_scores(row) for row in rows])
         metrics = summarise_cases(rows, self.payload.seed)
         return EvaluationPoint(
             label=target.label,
@@ -244,7 +251,21 @@ class _Evaluation:
                 broken=[CaseChange(**asdict(change)) for change in result.broken],
             )
             found.append(one.model_dump(mode="json"))
-        Records(self.task.reports / COMPARISONS).replace(found)
+        Records(self.task.reports / COMPARISONS_FILE).replace(found)
+
+
+def _editable(task: Task, case: Case) -> bool:
+    """Whether a case can be edited: its subject has tokens, and there is room for a prefix."""
+    try:
+        check_facts(task.base.tokenizer, [case], task.base.max_positions)
+    except InvalidFacts:
+        return False
+    return True
+
+
+def _scores(row: Row) -> Row:
+    """What comparisons need of a record: not its prompts and texts."""
+    return {name: value for name, value in row.items() if name not in ("prompts", "text")}
 
 
 def _suite(task: Task, payload: EvaluationPayload) -> Suite:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain, islice
@@ -106,15 +106,21 @@ class SuiteReader:
         return case
 
 
-def _detect(found: Iterable[Found]) -> Format:
-    line = 1
+def _detect(found: Sequence[Found]) -> Format:
+    """The format of the first record that has a known one.
+
+    Raises:
+        InvalidSuite: none has; the first record says why.
+    """
     for item in found:
         for format in FORMATS.values():
             if not isinstance(item.value, Malformed) and format.matches(item.value):
                 return format
-        line = item.line
-    message = f"the records have none of the formats {', '.join(FORMATS)}"
-    raise broken(line, "unknown_format", message)
+    first = found[0]
+    if isinstance(first.value, Malformed):
+        raise broken(first.line, first.value.code, first.value.message, 0)
+    message = f"the record has none of the formats {', '.join(FORMATS)}"
+    raise broken(first.line, "unknown_format", message, 0)
 
 
 def _style(format: Format, first: Iterable[Found]) -> Style:

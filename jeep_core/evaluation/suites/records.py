@@ -175,6 +175,8 @@ def _csv(reader: _Text) -> Iterator[Found]:
     if "subject" not in names:
         message = "neither JSON nor CSV with a header that has the column 'subject'"
         raise broken(reader.line - 1, "unknown_format", message)
+    if not reader.peek():
+        raise broken(reader.line, "empty", "there are no records")
     rows = csv.DictReader(lines, names, delimiter=delimiter, strict=True)
     while True:
         line = before + 2 + rows.line_num

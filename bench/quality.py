@@ -2,7 +2,8 @@
 
 Prints Markdown and writes JSON.  Cases are the first of the suite in a fixed random order.
 For n edits the means are over disjoint draws: as many as 512 cases give, at most 16 of one
-edit, 16 of 16 edits and five of 64.  The paired difference is over the five draws of 64.
+edit, 16 of 16 edits and five of 64.  Paired differences are over the five draws of 64.  Optimised
+values are kept in ``--values`` and serve all sizes, all editors that share them, and later runs.
 """
 
 from __future__ import annotations
@@ -20,16 +21,21 @@ from typing import Any
 import jeep_core
 from jeep_core import atlas
 from jeep_core.editing import resolve_hparams
+from jeep_core.errors import InvalidHParams
 from jeep_core.evaluation.metrics import Summary, counterfact_scores, harmonic_mean, summarise
 from jeep_core.evaluation.suites import load_counterfact
 from jeep_core.evaluation.trials import Trials
+from jeep_core.evaluation.value_cache import ValueCache
+from jeep_core.hparams import OptimisedEditorHParams
 from jeep_core.loading import texts_of
 from jeep_core.moments import Moments
 from jeep_core.prefixes import sample_prefixes
 from jeep_core.views import ModelView
 
-EDITORS = ("memit", "jeep")
+EDITORS = ("ft-wd", "mend", "malmen", "rome", "alphaedit", "memit", "pmet", "jeep")
 DRAWS = {1: 16, 16: 16, 64: 5, 256: 2, 512: 1}
+SIZES = (1, 16, 64, 256)
+PAIRED = 64
 SEED = 2025
 T_975 = {4: 2.776}  # Student's t for five draws
 
@@ -39,37 +45,60 @@ def draws(n_edits: int) -> list[range]:
     return [range(i * n_edits, (i + 1) * n_edits) for i in range(DRAWS[n_edits])]
 
 
-def measure(model: str, sizes: Sequence[int]) -> dict[str, Any]:
-    """All figures of one model."""
+def measure(
+    model: str, editors: Sequence[str], sizes: Sequence[int], values: Path | None
+) -> dict[str, Any]:
+    """All figures of one model; ``values`` is the folder where optimised ones are kept."""
     base = jeep_core.load(model)
     cases = list(load_counterfact("atlas-counterfact").cases)
     random.Random(SEED).shuffle(cases)
-    used = max(n * DRAWS[n] for n in sizes)
+    used = cases[: max(n * DRAWS[n] for n in sizes)]
     moments = Moments(base, texts_of(atlas.CORPUS))
-    trials = Trials(base, cases[:used], moments, sample_prefixes(base, 6))
-    unedited = summarise(counterfact_scores(ModelView(base), cases[:used]))
+    trials = Trials(base, used, moments, sample_prefixes(base, 6), cache=ValueCache(values))
+    unedited = summarise(counterfact_scores(ModelView(base), used))
     report: dict[str, Any] = {"model": model, "unedited": asdict(unedited), "editors": {}}
-    by_editor: dict[str, list[Summary]] = {}
-    for editor in EDITORS:
-        hparams = resolve_hparams(model, editor, None, {}, base.n_layers)
-        began = time.monotonic()
-        values = trials.values(editor, hparams)
-        figures: dict[str, Any] = {
-            "hparams": hparams.model_dump(mode="json"),
-            "optimise_seconds_per_fact": (time.monotonic() - began) / used,
-            "mean_steps": float(values.steps.float().mean()) if values else None,
-            "edits": {},
+    for editor in editors:
+        try:
+            report["editors"][editor] = measure_editor(trials, editor, sizes)
+        except InvalidHParams as error:  # no trained network
+            print(f"  {model} {editor}: left out, {error}", flush=True)
+    at_paired = {e: figures.pop("paired", None) for e, figures in report["editors"].items()}
+    if at_paired.get("jeep"):
+        report[f"paired_{PAIRED}"] = {
+            other: paired(at_paired["jeep"], theirs)
+            for other, theirs in at_paired.items()
+            if other != "jeep"
         }
-        for n in sizes:
-            results = [trials.run(editor, hparams, draw) for draw in draws(n)]
-            figures["edits"][n] = mean_summary(results)
-            if n == 64:
-                by_editor[editor] = results
-            print(f"  {model} {editor} {n}: {figures['edits'][n]['score']:.1f}", flush=True)
-        report["editors"][editor] = figures
-    if by_editor:
-        report["paired_64"] = paired(by_editor["jeep"], by_editor["memit"])
     return report
+
+
+def measure_editor(trials: Trials, editor: str, sizes: Sequence[int]) -> dict[str, Any]:
+    """The figures of one editor by number of edits.
+
+    Raises:
+        InvalidHParams: the editor needs a trained network, and there is none.
+    """
+    base = trials.base
+    hparams = resolve_hparams(base.name, editor, None, {}, base.n_layers)
+    began = time.monotonic()
+    values = None
+    if isinstance(hparams, OptimisedEditorHParams):
+        values = trials.values(editor, hparams)
+    figures: dict[str, Any] = {
+        "hparams": hparams.model_dump(mode="json"),
+        "optimise_seconds_per_fact": (time.monotonic() - began) / len(trials.cases),
+        "mean_steps": float(values.steps.float().mean()) if values else None,
+        "edits": {},
+    }
+    for n in sizes:
+        results = [trials.run(editor, hparams, draw) for draw in draws(n)]
+        figures["edits"][n] = mean_summary(results)
+        if n == PAIRED:
+            figures["paired"] = results
+        seconds = time.monotonic() - began
+        score = figures["edits"][n]["score"]
+        print(f"  {base.name} {editor} {n}: {score:.1f} after {seconds:.0f} s", flush=True)
+    return figures
 
 
 def mean_summary(results: Sequence[Summary]) -> dict[str, float]:
@@ -106,16 +135,16 @@ def markdown(report: dict[str, Any]) -> str:
                "greedy_generalization", "greedy_locality")  # fmt: skip
     rows = [("0", "unedited", report["unedited"])]
     sizes = next(iter(report["editors"].values()))["edits"]
-    rows += [(str(n), e, report["editors"][e]["edits"][n]) for n in sizes for e in EDITORS]
+    for n in sizes:
+        rows += [(str(n), e, figures["edits"][n]) for e, figures in report["editors"].items()]
     for n, editor, row in rows:
         cells = " | ".join(f"{row[column]:.1f}" for column in columns)
         lines.append(f"| {n} | {editor} | {cells} |")
-    if "paired_64" in report:
-        p = report["paired_64"]
+    for other, p in report.get(f"paired_{PAIRED}", {}).items():
         each = ", ".join(f"{d:+.1f}" for d in p["differences"])
         lines += [
             "",
-            f"JEEP minus MEMIT at 64 edits, Score, five disjoint draws: {p['mean']:+.1f} "
+            f"JEEP minus {other} at {PAIRED} edits, Score, five disjoint draws: {p['mean']:+.1f} "
             f"(95 % interval {p['low']:+.1f} to {p['high']:+.1f}; {each}).",
         ]
     return "\n".join(lines)
@@ -124,12 +153,16 @@ def markdown(report: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", default=list(atlas.MODELS))
-    parser.add_argument("--edits", nargs="+", type=int, default=list(DRAWS))
+    parser.add_argument("--editors", nargs="+", default=list(EDITORS), choices=EDITORS)
+    parser.add_argument("--edits", nargs="+", type=int, default=list(SIZES), choices=list(DRAWS))
+    parser.add_argument("--values", type=Path, default=Path("bench/results/values"))
     parser.add_argument("--out", type=Path, default=Path("bench/results/quality.json"))
     args = parser.parse_args()
-    reports = [measure(model, args.edits) for model in args.models]
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(reports, indent=1) + "\n")
+    reports = []
+    for model in args.models:
+        reports.append(measure(model, args.editors, args.edits, args.values))
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(reports, indent=1) + "\n")
     print("\n\n".join(markdown(report) for report in reports))
 
 

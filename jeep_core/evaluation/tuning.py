@@ -1,9 +1,9 @@
 """Tuning: hyper-parameters of an editor for a model, found on a validation suite.
 
-Coordinate search over small grids of layers, γ and λ: one hyper-parameter after the other, the
-best so far kept, a few times around.  What is maximised is the mean of Score and of the harmonic
-mean of the three greedy shares, so that "the model writes it" counts beside "more probable than
-the old answer".
+Coordinate search over small grids of layers, γ, λ and what else an editor has: one after the
+other, the best so far kept, a few times around.  What is maximised is the mean of Score and of
+the harmonic mean of the three greedy shares, so that "the model writes it" counts beside "more
+probable than the old answer".
 """
 
 from __future__ import annotations
@@ -19,16 +19,37 @@ from jeep_core.editors import hparams_class
 from jeep_core.errors import InvalidHParams, JeepError, NumericalError
 from jeep_core.evaluation.metrics import Summary, harmonic_mean
 from jeep_core.evaluation.trials import Trials
-from jeep_core.hparams import OptimisedEditorHParams, Preset, merge, validate_hparams
+from jeep_core.hparams import Preset, merge, validate_hparams
 
 Grid = Mapping[str, Sequence[Any]]
-"""Values to try by path, such as ``low.clamp``."""
+"""Values to try by path, such as ``low.clamp`` or ``learning_rate``."""
 
 CLAMPS = {"low": (0.5, 0.75, 1.0, 1.5, 2.5), "high": (0.15, 0.25, 0.4, 0.6, 1.0)}
 WEIGHTS_PER_FACT = (0.03, 0.1, 0.3, 1.0, 3.0)
 ENDS = {"low": (0.1, 0.2, 0.3, 0.4), "high": (0.55, 0.63, 0.7, 0.78)}
 LENGTHS = {"low": (0.03, 0.2), "high": (0.03, 0.1)}
 START = {"low": (0.3, 0.2, 0.75), "high": (0.58, 0.07, 0.25)}
+DEPTHS = {"rome": (0.1, 0.2, 0.3), "ft-wd": (0.4, 0.55, 0.7, 0.85)}
+"""Where the one layer of these editors may lie."""
+OWN: Mapping[str, Grid] = {
+    "pmet": {
+        "low.clamp": (1, 4, 10, 20, 40),
+        "learning_rate": (0.2, 0.5, 2),
+        "kl_weight": (0.0625, 1),
+    },
+    "alphaedit": {
+        "low.null_space": (1e-3, 5e-3, 2e-2, 5e-2, 0.2),
+        "low.moment_weight": (0.01, 0.1, 1, 10),
+        "learning_rate": (0.5, 2),
+    },
+    "rome": {"clamp": (1, 2, 4, 8), "learning_rate": (0.5, 2), "kl_weight": (0.0625, 1)},
+    "ft-wd": {
+        "learning_rate": (5e-4, 2e-3, 5e-3, 1e-2, 2e-2),
+        "weight_decay": (0, 1e-3, 1e-2),
+        "decay_towards": ("start", "zero"),
+    },
+}
+"""What an editor has beside γ, λ and layers of its regions, or in place of them."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +81,15 @@ def target(summary: Summary) -> float:
 
 
 def regions_of(editor: str) -> list[str]:
-    """The regions that an editor writes, low before high.
+    """The regions that an editor writes, low before high; none if it writes one layer.
 
     Raises:
-        JeepError: the editor has none, so there is nothing to search.
+        JeepError: the editor follows a trained network, so there is nothing to search.
     """
     cls = hparams_class(editor)
     found: list[str] = [name for name in ("low", "high") if name in cls.model_fields]
-    if not found or not issubclass(cls, OptimisedEditorHParams):
-        raise JeepError(f"{editor} cannot be tuned: it writes no regions of layers")
+    if not found and editor not in DEPTHS:
+        raise JeepError(f"{editor} cannot be tuned: it writes what a trained network says")
     return found
 
 
@@ -77,23 +98,29 @@ def start(editor: str, n_layers: int, facts: int) -> dict[str, Any]:
 
     λ is in samples and stands against K Kᵀ of the batch, so it is a share of its facts.
     """
+    if editor in DEPTHS:
+        return {"layer": _layers(editor, n_layers)[-1]}
     found: dict[str, Any] = {}
     for region in regions_of(editor):
         end, length, clamp = START[region]
         layers = _window(n_layers, end, length)
         found[region] = {"layers": layers, "clamp": clamp, "moment_weight": _weight(0.3, facts)}
+    if editor == "alphaedit":
+        found["low"] |= {"null_space": 0.02, "moment_weight": 10}
     return found
 
 
 def grid(editor: str, n_layers: int, facts: int) -> Grid:
-    """Layers at several depths, γ, and λ as shares of the number of facts."""
+    """Layers at several depths, γ, λ as shares of the number of facts, and what is its own."""
     found: dict[str, Sequence[Any]] = {}
+    if editor in DEPTHS:
+        found["layer"] = _layers(editor, n_layers)
     for region in regions_of(editor):
         windows = [_window(n_layers, e, n) for e in ENDS[region] for n in LENGTHS[region]]
         found[f"{region}.layers"] = [w for i, w in enumerate(windows) if w not in windows[:i]]
         found[f"{region}.clamp"] = CLAMPS[region]
         found[f"{region}.moment_weight"] = [_weight(share, facts) for share in WEIGHTS_PER_FACT]
-    return found
+    return {**found, **OWN.get(editor, {})}
 
 
 def tune(
@@ -168,14 +195,18 @@ def check_out(path: Path) -> None:
 
 def _run(trials: Trials, editor: str, setting: Mapping[str, Any]) -> Summary:
     checked = validate_hparams(hparams_class(editor), setting, trials.base.n_layers)
-    assert isinstance(checked, OptimisedEditorHParams)
     return trials.run(editor, checked, range(len(trials.cases)))
 
 
 def _nested(path: str, value: Any) -> dict[str, Any]:
     """``{"low": {"clamp": 1}}`` for ``low.clamp``."""
-    region, _, name = path.partition(".")
-    return {region: {name: value}}
+    first, _, rest = path.partition(".")
+    return {first: _nested(rest, value) if rest else value}
+
+
+def _layers(editor: str, n_layers: int) -> list[int]:
+    """The layers to try where an editor writes one."""
+    return sorted({min(round(depth * n_layers), n_layers - 2) for depth in DEPTHS[editor]})
 
 
 def _window(n_layers: int, end: float, length: float) -> list[int]:

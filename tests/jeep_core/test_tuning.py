@@ -9,11 +9,19 @@ from typing import Any
 
 import pytest
 
+from jeep_core.editors import hparams_class
 from jeep_core.errors import JeepError, NumericalError
 from jeep_core.evaluation.metrics import Summary
 from jeep_core.evaluation.suites import load_counterfact
 from jeep_core.evaluation.tuning import Tried, grid, start, target, tune, write_preset
-from jeep_core.hparams import JeepHParams, MemitHParams, Preset, load_preset, validate_hparams
+from jeep_core.hparams import (
+    JeepHParams,
+    MemitHParams,
+    Preset,
+    load_preset,
+    merge,
+    validate_hparams,
+)
 from jeep_core.tune_command import main
 
 BEGIN = {"low": {"layers": [1], "clamp": 1.0, "moment_weight": 10}, "n_steps": 3}
@@ -91,6 +99,30 @@ def test_the_start_and_the_grid_fit_a_model_of_any_depth(n_layers: int) -> None:
         assert len({tuple(window) for window in windows}) == len(windows) >= 1
         assert all(0 <= w[0] <= w[-1] <= n_layers - 2 for w in windows)
     assert values["low.moment_weight"][0] < 64 < values["low.moment_weight"][-1]
+
+
+@pytest.mark.parametrize("editor", ["memit", "pmet", "alphaedit", "rome", "ft-wd"])
+@pytest.mark.parametrize("n_layers", [4, 9, 28])
+def test_all_that_is_tried_is_valid(editor: str, n_layers: int) -> None:
+    """From the start on, one change at a time; every path is one of the editor's own."""
+    begin, cls = start(editor, n_layers, 64), hparams_class(editor)
+    validate_hparams(cls, begin, n_layers)
+    for path, choices in grid(editor, n_layers, 64).items():
+        for value in choices:
+            first, _, name = path.partition(".")
+            change = {first: {name: value} if name else value}
+            validate_hparams(cls, merge(begin, change), n_layers)
+
+
+def test_networks_are_not_tuned() -> None:
+    with pytest.raises(JeepError, match="trained network"):
+        grid("mend", 9, 64)
+
+
+def test_a_path_may_name_a_field_of_the_editor_itself() -> None:
+    tuned = tune(Plane(), "memit", BEGIN, {"n_steps": [3]}, 1)  # type: ignore[arg-type]
+    assert tuned.hparams == BEGIN
+    assert tuned.tried == 1
 
 
 def test_the_start_lies_where_the_papers_layers_lie() -> None:

@@ -50,7 +50,7 @@ from service.worker.records import Records
 
 CASES_TOGETHER = 256
 TEXTS_TOGETHER = 64
-HELDOUT_TEXTS = 200
+HELDOUT_TEXTS = 100
 
 Row = dict[str, Any]
 

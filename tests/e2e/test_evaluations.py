@@ -61,12 +61,12 @@ def test_a_trial_writes_no_version(at_base, suite):
     """From the command line, with what got better."""
     before = [snapshot.id for snapshot in at_base.client.snapshots()]
     command = [
-        "evaluate", suite, "--editor", "memit", "--n-edits", "0", "--n-edits", "8",
+        "evaluate", suite, "--editor", "memit", "--n-edits", "0", "--n-edits", "4",
         "--fluency-texts", "0", "--compare", "--url", at_base.url,
     ]  # fmt: skip
     shown = CliRunner().invoke(app, command, env={"COLUMNS": "200"})
     assert shown.exit_code == 0, shown.output
-    assert "memit-8" in shown.output
+    assert "memit-4" in shown.output
     assert "better" in shown.output
     assert [snapshot.id for snapshot in at_base.client.snapshots()] == before
     listed = CliRunner().invoke(app, ["suites", "--url", at_base.url], env={"COLUMNS": "200"})

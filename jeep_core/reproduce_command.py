@@ -37,6 +37,8 @@ from jeep_core.reproduce.runs import Lab, Run, Setting, work_through
 
 EXIT_FAILED = 1
 CASE = "case"
+ORDER = ("ft-wd", "mend", "rome", "malmen", "memit", "pmet", "alphaedit", "jeep")
+"""Editors as the paper orders them."""
 err = Console(stderr=True, highlight=False)
 
 
@@ -61,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--edits", type=_positive, default=256, help="M; default: 256")
     parser.add_argument("--sizes", type=_positive, nargs="+", help="of the tables; default: M")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="each draws M cases")
-    parser.add_argument("--editors", nargs="+", default=list(EDITORS), choices=list(EDITORS))
+    parser.add_argument("--editors", nargs="+", default=list(ORDER), choices=ORDER)
     parser.add_argument("--only", nargs="+", choices=[*EXPERIMENTS, CASE])
     parser.add_argument("--paper", choices=["gpt-j", "llama"], help="figures to stand beside")
     parser.add_argument("--corpus", type=Path, help="text for second moments, one document a line")
@@ -102,9 +104,7 @@ def _reproduce(args: argparse.Namespace, command: str) -> None:
         experiments = _experiments(lab, plan, [name for name in wanted if name in EXPERIMENTS])
         rows = work_through(lab, _all_runs(experiments), bars.run)
         case = case_study(lab, plan) if CASE in wanted else None
-    figures = {
-        name: [cell.figures(rows) for cell in cells] for name, cells in experiments.items()
-    }
+    figures = {name: [cell.figures(rows) for cell in cells] for name, cells in experiments.items()}
     report: dict[str, Any] = {
         "command": command,
         "model": base.name,

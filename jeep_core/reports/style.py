@@ -52,7 +52,8 @@ STYLE: Mapping[str, Any] = {
 @contextmanager
 def drawing() -> Iterator[None]:
     """Make and save figures in here."""
-    with mpl.rc_context(dict(STYLE)):
+    settings: Any = dict(STYLE)
+    with mpl.rc_context(settings):
         yield
 
 

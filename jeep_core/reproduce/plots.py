@@ -82,7 +82,7 @@ def comparison(cells: Cells, folder: Path) -> list[Path]:
             for cell in cells:
                 if (cell["suite"], cell["edits"], cell["editor"]) == (suite, most, editor):
                     _dot(axes, place, cell["metrics"].get("score"), editor == "jeep")
-        axes.set_xlim(0, 100)
+        axes.set_xlim(-3, 103)
         axes.set_xlabel(f"Score (%)\n{suite}, {most} edits")
     panels[0][0].set_yticks(range(len(editors)), [name.upper() for name in reversed(editors)])
     return style.save(figure, folder, "comparison")

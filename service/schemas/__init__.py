@@ -23,6 +23,12 @@ from service.schemas.generation import (
     Generation,
     TokenProbability,
 )
+from service.schemas.hypernetworks import (
+    HypernetworkPayload,
+    HypernetworkRequest,
+    Network,
+    TrainingOptions,
+)
 from service.schemas.jobs import JobOut
 from service.schemas.versions import (
     Manifest,
@@ -52,11 +58,14 @@ __all__ = [
     "GenerateResult",
     "GeneratedToken",
     "Generation",
+    "HypernetworkPayload",
+    "HypernetworkRequest",
     "JobOut",
     "LayerReport",
     "Manifest",
     "Name",
     "NameSnapshot",
+    "Network",
     "Problem",
     "Request",
     "RollbackRequest",
@@ -65,6 +74,7 @@ __all__ = [
     "SnapshotDiff",
     "TensorRef",
     "TokenProbability",
+    "TrainingOptions",
     "WorkerInfo",
     "WorkerReply",
     "WorkerRequest",

@@ -67,6 +67,14 @@ class HypernetworkHParams(EditorHParams):
         return [no_such_layer("/layers", layer, n_layers) for layer in missing[:1]]
 
 
+LAST_LAYERS = {"mend": 3, "malmen": 6}
+
+
+def last_layers(editor: str, n_layers: int) -> list[int]:
+    """The layers of the papers, MEND's last three MLPs and MALMEN's last six, in this model."""
+    return list(range(max(n_layers - LAST_LAYERS[editor], 0), n_layers))
+
+
 class MendHParams(HypernetworkHParams):
     """MEND (Mitchell et al. 2021, arXiv 2110.11309): the last three MLPs in the paper."""
 

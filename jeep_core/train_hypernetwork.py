@@ -11,24 +11,23 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from jeep_core import atlas
 from jeep_core.editing import resolve_hparams
 from jeep_core.editors import hparams_class
 from jeep_core.errors import JeepError
-from jeep_core.evaluation.suites import load_counterfact
 from jeep_core.hparams import validate_hparams
-from jeep_core.hparams_gradient import HypernetworkHParams
+from jeep_core.hparams_gradient import HypernetworkHParams, last_layers
 from jeep_core.hypernetworks.storage import NETWORKS, network_path, save_network, spec_of
 from jeep_core.hypernetworks.training import Training, TrainingSettings
 from jeep_core.hypernetworks.triples import atlas_cases, triples_of
 from jeep_core.loading import DTYPES, LoadedModel, load
+from jeep_core.pauses import Pause, pausing
+from jeep_core.training_data import data_hash, load_training_cases
 from jeep_core.values import Progress
-
-LAST_LAYERS = {"mend": 3, "malmen": 6}
 
 
 def train_network(
@@ -39,27 +38,44 @@ def train_network(
     folder: Path,
     data: Path | None = None,
     progress: Progress | None = None,
-    **control: Any,
+    should_stop: Callable[[], bool] | None = None,
+    pause: Pause | None = None,
+    checkpoint: Path | None = None,
 ) -> Path:
-    """Train to the end, write the network into ``folder``, remove the checkpoint.
+    """Train to the end and write the network into ``folder``.
 
-    ``control`` may hold ``should_stop``.
+    Args:
+        base: the model.
+        editor: ``mend`` or ``malmen``.
+        hparams: the network's layers, rank and blocks.
+        settings: of the training.
+        folder: for networks of any model.
+        data: Multi-CounterFact file; None: the bundled training split of a bundled model.
+        progress: called with ("train", steps taken, all steps).
+        should_stop: asked before every step; True cancels.
+        pause: called before every matrix of every block, forward and backward; may block.
+        checkpoint: folder for the run's state, which stays there; default: one beside the
+            network, which is removed at the end.
 
     Raises:
+        InvalidHParams: the data cannot be read, or a suite edits its subjects.
         JeepError: no data, or a checkpoint of another run is in the way.
         Cancelled: the checkpoint stays; the same call goes on from there.
     """
     if data is None and base.name not in atlas.MODELS:
         raise JeepError(f"training for {base.name!r} needs data: a Multi-CounterFact file")
-    cases = load_counterfact(data).cases if data else atlas_cases(settings.seed)
+    cases = load_training_cases(data, base.name) if data else atlas_cases(settings.seed)
     triples, _ = triples_of(base.tokenizer, cases, base.max_positions)
     path = network_path(folder, base, editor)
-    checkpoint = path.with_suffix(".training")
+    state = checkpoint or path.with_suffix(".training")
     spec = spec_of(base, editor, hparams)
-    training = Training(base, spec, triples, settings, checkpoint, progress, **control)
-    network = training.run()
-    save_network(network, path, {**training.record(), "data": str(data) if data else "bundled"})
-    shutil.rmtree(checkpoint)
+    training = Training(base, spec, triples, settings, state, progress, should_stop)
+    with pausing(training.view, pause):
+        network = training.run()
+    source = {"data": data.name if data else "bundled", "data_sha256": data and data_hash(data)}
+    save_network(network, path, {**training.record(), **source})
+    if checkpoint is None:
+        shutil.rmtree(state)
     return path
 
 
@@ -78,8 +94,7 @@ def chosen_hparams(
     given = {"layers": layers, "rank": rank, "n_blocks": blocks}
     changes = {name: value for name, value in given.items() if value is not None}
     if base.name not in atlas.MODELS:
-        first = max(base.n_layers - LAST_LAYERS[editor], 0)
-        changes = {"layers": list(range(first, base.n_layers)), **changes}
+        changes = {"layers": last_layers(editor, base.n_layers), **changes}
         hparams = validate_hparams(hparams_class(editor), changes, base.n_layers)
     else:
         hparams = resolve_hparams(base.name, editor, None, changes, base.n_layers)

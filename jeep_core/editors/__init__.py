@@ -1,4 +1,4 @@
-"""The editors by name.  Nothing is imported before an editor is used."""
+"""The editors by name, built in or of other distributions.  Nothing is imported before its use."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from jeep_core.editors.plugins import (
+    BrokenEditor,
+    EditorPlugin,
+    create_plugin,
+    plugin,
+    refused,
+    registered,
+)
 from jeep_core.errors import FieldProblem, InvalidHParams
 from jeep_core.hparams import (
     AlphaEditHParams,
@@ -22,6 +30,16 @@ from jeep_core.hparams_gradient import FtWdHParams, MalmenHParams, MendHParams
 
 if TYPE_CHECKING:
     from jeep_core.editors.base import Editor
+
+__all__ = [
+    "EDITORS",
+    "BrokenEditor",
+    "EditorPlugin",
+    "available",
+    "create",
+    "hparams_class",
+    "preset_hparams",
+]
 
 EDITORS: dict[str, tuple[str, type[EditorHParams]]] = {
     "jeep": ("jeep_core.editors.jeep:Jeep", JeepHParams),
@@ -39,15 +57,29 @@ def hparams_class(name: str) -> type[EditorHParams]:
     """The hyper-parameter class of an editor, without importing the editor.
 
     Raises:
-        InvalidHParams: no editor has this name.
+        InvalidHParams: no editor has this name, or it is a plugin that cannot be loaded.
     """
-    if name not in EDITORS:
-        close = get_close_matches(name, EDITORS, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(EDITORS)}"
-        raise InvalidHParams(
-            [FieldProblem("/editor", "unknown_editor", f"no editor {name!r}; {hint}")]
-        )
-    return EDITORS[name][1]
+    if name in EDITORS:
+        return EDITORS[name][1]
+    if name in registered():
+        return plugin(name).hparams
+    names = [*EDITORS, *(other for other in registered() if other not in EDITORS)]
+    close = get_close_matches(name, names, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(names)}"
+    raise InvalidHParams([FieldProblem("/editor", "unknown_editor", f"no editor {name!r}; {hint}")])
+
+
+def available() -> tuple[dict[str, type[EditorHParams]], list[str]]:
+    """The editors that can be used, with their classes, and what is wrong with the others."""
+    found = {name: cls for name, (_, cls) in EDITORS.items()}
+    problems = refused(EDITORS)
+    for name in registered():
+        if name not in EDITORS:
+            try:
+                found[name] = plugin(name).hparams
+            except BrokenEditor as error:
+                problems.append(error.problems[0].message)
+    return found, problems
 
 
 def preset_hparams(
@@ -75,7 +107,8 @@ def preset_hparams(
         message = f"no preset {preset!r} of {editor} for this model; known: {known}"
         raise InvalidHParams([FieldProblem("/preset", "unknown_preset", message)])
     chosen = preset or next(iter(presets), None)
-    if chosen is None and not changes:
+    needed = any(field.is_required() for field in cls.model_fields.values())
+    if chosen is None and not changes and needed:
         message = f"{editor} has no preset for this model: give all hyper-parameters"
         raise InvalidHParams([FieldProblem("/hparams", "no_preset", message)])
     base = presets[chosen] if chosen else {}
@@ -83,8 +116,14 @@ def preset_hparams(
 
 
 def create(name: str) -> Editor:
-    """The editor of this name."""
+    """The editor of this name.
+
+    Raises:
+        InvalidHParams: no editor has this name, or it is a plugin that cannot be loaded.
+    """
     hparams_class(name)
+    if name not in EDITORS:
+        return create_plugin(name)
     module, _, attribute = EDITORS[name][0].partition(":")
     editor: Editor = getattr(import_module(module), attribute)()
     return editor

@@ -1,26 +1,28 @@
-"""Where trained networks are: ``<folder>/<model hash>/<editor>.safetensors`` and ``.json``."""
+"""Trained networks as files, and the optimiser's state in checkpoints."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 
-from jeep_core import atlas
-from jeep_core.errors import FieldProblem, InvalidHParams, JeepError
+from jeep_core.errors import InvalidHParams, JeepError
 from jeep_core.families import is_transposed
 from jeep_core.files import write_atomically
 from jeep_core.hparams_gradient import HypernetworkHParams
 from jeep_core.hypernetworks.malmen import MalmenNetwork
 from jeep_core.hypernetworks.mend import MendNetwork
 from jeep_core.hypernetworks.network import Hypernetwork, NetworkSpec
+from jeep_core.hypernetworks.records import FORMAT, missing_network, network_file, network_records
 from jeep_core.loading import LoadedModel
 
-FORMAT = 1
+READS, BETWEEN_READS_S = 10, 0.05
 NETWORKS: Mapping[str, type[MendNetwork] | type[MalmenNetwork]] = {
     "mend": MendNetwork,
     "malmen": MalmenNetwork,
@@ -55,23 +57,24 @@ def spec_record(spec: NetworkSpec) -> dict[str, Any]:
 
 def network_path(folder: Path, base: LoadedModel, editor: str) -> Path:
     """Where a trained network of this base model belongs."""
-    return folder / base.model_hash[:32] / f"{editor}.safetensors"
+    return network_file(folder, base.model_hash, editor)
 
 
 def save_network(network: Hypernetwork, path: Path, record: Mapping[str, Any]) -> None:
     """Write matrices in float16, vectors in float32, and ``record`` beside them.
 
-    Both files are replaced atomically, the weights last.
+    Both files are replaced atomically, the weights last; the record names their hash.
     """
     tensors = {
         name: (tensor.half() if tensor.dim() > 1 else tensor).detach().cpu().contiguous()
         for name, tensor in network.state_dict().items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    whole = {"format": FORMAT, "network": spec_record(network.spec), **record}
-    write_atomically(path.with_suffix(".json"), json.dumps(whole, indent=1) + "\n")
+    data = save(tensors)
     partial = path.with_suffix(".partial")
-    save_file(tensors, partial)
+    partial.write_bytes(data)
+    head = {"format": FORMAT, "network": spec_record(network.spec), "sha256": _sha256(data)}
+    write_atomically(path.with_suffix(".json"), json.dumps({**head, **record}, indent=1) + "\n")
     partial.replace(path)
 
 
@@ -84,49 +87,30 @@ def load_network(
         InvalidHParams: there is none, or it was trained for other hyper-parameters.
         JeepError: its files cannot be read.
     """
-    spec = spec_of(base, editor, hparams)
-    found = []
-    for path in _candidates(base, editor, folder):
-        if not path.exists():
-            continue
-        record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        if record["network"] == spec_record(spec) and record["format"] == FORMAT:
-            network = create_network(spec)
-            tensors = {name: tensor.float() for name, tensor in load_file(path).items()}
-            try:
-                network.load_state_dict(tensors)
-            except RuntimeError as error:
-                raise JeepError(f"{path} is not a network for {editor}: {error}") from error
-            return network.to(base.device).requires_grad_(False)
-        found.append(record["network"])
-    raise InvalidHParams([_missing(base, spec, found)])
+    for _ in range(READS):
+        records = network_records(base.name, base.model_hash, folder)
+        fitting = [r for r in records if r.editor == editor and r.fits(hparams)]
+        if not fitting:
+            raise InvalidHParams([missing_network(base.name, editor, hparams, records)])
+        path = fitting[0].path
+        data = path.read_bytes()
+        if _sha256(data) == fitting[0].sha256:
+            return _network_of(base, spec_of(base, editor, hparams), data, path)
+        time.sleep(BETWEEN_READS_S)  # it may be replaced at this moment
+    raise JeepError(f"{path} is not the network that its record describes")
 
 
-def _candidates(base: LoadedModel, editor: str, folder: Path | None) -> list[Path]:
-    paths = [network_path(folder, base, editor)] if folder else []
-    if base.name in atlas.MODELS:
-        paths.append(atlas.MODELS[base.name] / "hypernetworks" / f"{editor}.safetensors")
-    return paths
+def _network_of(base: LoadedModel, spec: NetworkSpec, data: bytes, path: Path) -> Hypernetwork:
+    network = create_network(spec)
+    try:
+        network.load_state_dict({name: tensor.float() for name, tensor in load(data).items()})
+    except RuntimeError as error:
+        raise JeepError(f"{path} is not a network for {spec.editor}: {error}") from error
+    return network.to(base.device).requires_grad_(False)
 
 
-def _missing(base: LoadedModel, spec: NetworkSpec, found: list[dict[str, Any]]) -> FieldProblem:
-    layers = " ".join(map(str, spec.layers))
-    wanted = f"layers {layers}, rank {spec.rank}, {spec.n_blocks} blocks"
-    command = (
-        f"jeep train-hypernetwork {spec.editor} {base.name} --layers {layers.replace(' ', ',')} "
-        f"--rank {spec.rank} --blocks {spec.n_blocks}"
-    )
-    if base.name not in atlas.MODELS:
-        command += " --data CASES.json"
-    have = "; the one there is for " + ", ".join(
-        f"layers {' '.join(map(str, f['layers']))}, rank {f['rank']}, {f['n_blocks']} blocks"
-        for f in found
-    )
-    message = (
-        f"{spec.editor} needs a network trained for this model ({wanted})"
-        f"{have if found else ', and there is none'}; make one with: {command}"
-    )
-    return FieldProblem("/editor", "no_hypernetwork", message)
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def adam_tensors(optimizer: torch.optim.Adam) -> dict[str, torch.Tensor]:

@@ -14,6 +14,7 @@ from service.api import (
     evaluations,
     generate,
     health,
+    hypernetworks,
     jobs,
     problems,
     rollback,
@@ -28,6 +29,18 @@ from service.api.state import ApiState
 from service.queue import AsyncQueue, Keys, connect_async
 from service.settings import Settings, SettingsError
 from service.store import Store
+
+ROUTES = (
+    edits,
+    jobs,
+    generate,
+    snapshots,
+    rollback,
+    suites,
+    evaluations,
+    hypernetworks,
+    health,
+)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -64,7 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.api = state
-    for module in (edits, jobs, generate, snapshots, rollback, suites, evaluations, health):
+    for module in ROUTES:
         app.include_router(module.router)
     problems.install(app)
     streamed = {"/suites": settings.max_suite_bytes}

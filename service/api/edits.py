@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from service.api.bodies import is_json_lines, json_request_body, read_json
 from service.api.follow import current, wait_for_end
+from service.api.hypernetworks import check_network
 from service.api.jobs import job_out
 from service.api.paging import AFTER, Limit, Page, take
 from service.api.problems import ApiProblem, documented, invalid, not_found, parameter_error
@@ -118,6 +119,7 @@ async def submit_edit(
     if not model.info.corpus:
         detail = "the worker has no text for second moments: start it with --corpus (JEEP_CORPUS)"
         raise ApiProblem(409, "no_corpus", detail)
+    await run_in_threadpool(check_network, state, edit, model)
     job, fresh = await run_in_threadpool(record, state, submission.request, edit, idempotency_key)
     if fresh:
         await state.reconciler.submit(job)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -9,17 +11,22 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from jeep_core.editors import EDITORS
+from jeep_core.editors import available
+from jeep_core.hparams import EditorHParams
 from service.schemas import (
     EditRequest,
     EvaluationRequest,
     FactIn,
     GeneratedToken,
     GenerateRequest,
+    HypernetworkRequest,
     NameSnapshot,
     Problem,
     RollbackRequest,
 )
+
+log = logging.getLogger(__name__)
+COMPONENT = "#/components/schemas/"
 
 READ_HERE: tuple[type[BaseModel], ...] = (
     EditRequest,
@@ -27,6 +34,7 @@ READ_HERE: tuple[type[BaseModel], ...] = (
     FactIn,
     GenerateRequest,
     GeneratedToken,
+    HypernetworkRequest,
     NameSnapshot,
     Problem,
     RollbackRequest,
@@ -55,22 +63,43 @@ class Api(FastAPI):
                 routes=self.routes,
             )
             components = schema.setdefault("components", {}).setdefault("schemas", {})
-            for name, definition in _definitions().items():
+            names, definitions = _definitions(_documentable())
+            for name, definition in definitions.items():
                 components.setdefault(name, definition)
-            _describe_hparams(components)
+            _describe_hparams(components, names)
             _drop_default_errors(schema)
             self.openapi_schema = schema
         return self.openapi_schema
 
 
-def _definitions() -> dict[str, Any]:
-    editors = [cls for _, cls in EDITORS.values()]
-    _, found = models_json_schema(
-        [(model, "validation") for model in (*READ_HERE, *editors)],
-        ref_template="#/components/schemas/{model}",
+def _documentable() -> dict[str, type[EditorHParams]]:
+    """The editors whose hyper-parameters can be described; the others are logged."""
+    editors, problems = available()
+    described = {}
+    for name, cls in editors.items():
+        try:
+            cls.model_json_schema()
+            described[name] = cls
+        except Exception as error:  # a class of another distribution
+            problems.append(f"the hyper-parameters of the editor {name!r}: {error}")
+    for problem in problems:
+        log.error("%s", problem)
+    return described
+
+
+def _definitions(
+    editors: Mapping[str, type[EditorHParams]],
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """The schema's name for every editor, and the schemas: two classes may have one name."""
+    refs, found = models_json_schema(
+        [(model, "validation") for model in (*READ_HERE, *editors.values())],
+        ref_template=COMPONENT + "{model}",
     )
-    definitions: dict[str, Any] = found["$defs"]
-    return definitions
+    names = {
+        name: refs[cls, "validation"]["$ref"].removeprefix(COMPONENT)
+        for name, cls in editors.items()
+    }
+    return names, found["$defs"]
 
 
 def _drop_default_errors(schema: dict[str, Any]) -> None:
@@ -84,11 +113,11 @@ def _drop_default_errors(schema: dict[str, Any]) -> None:
         schema["components"]["schemas"].pop(name, None)
 
 
-def _describe_hparams(components: dict[str, Any]) -> None:
+def _describe_hparams(components: dict[str, Any], names: Mapping[str, str]) -> None:
     """Say which schema the hyper-parameters of which editor follow."""
-    editors = ", ".join(f"`{name}`: `{cls.__name__}`" for name, (_, cls) in EDITORS.items())
+    editors = ", ".join(f"`{editor}`: `{schema}`" for editor, schema in names.items())
     properties = components["EditRequest"]["properties"]
-    properties["editor"]["enum"] = list(EDITORS)
+    properties["editor"]["enum"] = list(names)
     properties["hparams"]["description"] = (
         "Laid over the preset, field by field; together they follow the editor's schema: "
         f"{editors}."

@@ -22,7 +22,7 @@ from service.cli.common import (
     show,
     show_list,
 )
-from service.jobs import JobStatus
+from service.jobs import JobKind, JobStatus
 
 
 @app.command("edit")
@@ -119,12 +119,13 @@ def rollback_command(
 @app.command("jobs")
 def jobs_command(
     status: Annotated[JobStatus | None, typer.Option(help="Only these.")] = None,
+    kind: Annotated[JobKind | None, typer.Option(help="Only these.")] = None,
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
     """List the jobs, newest first."""
     with connected(url) as client:
-        show_list(list(client.jobs(status)), as_json, tables.jobs)
+        show_list(list(client.jobs(status, kind)), as_json, tables.jobs)
 
 
 @app.command("cancel")

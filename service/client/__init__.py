@@ -13,8 +13,9 @@ import httpx
 from httpx_sse import ServerSentEvent
 
 from service.client.evaluations import EvaluationCalls
+from service.client.hypernetworks import Hypernetworks
 from service.client.transport import ApiError, Transport, check, given, segment
-from service.jobs import TERMINAL, JobStatus, Progress
+from service.jobs import TERMINAL, JobKind, JobStatus, Progress
 from service.schemas import (
     Edit,
     EditPlan,
@@ -51,7 +52,7 @@ class _Seen:
             self.status = JobStatus(data["status"])
 
 
-class Client(EvaluationCalls, Transport):
+class Client(EvaluationCalls, Hypernetworks, Transport):
     """Talks to one service.  Use it as a context manager, or call `close`.
 
     ``timeout`` bounds every read in seconds; calls that wait for the model add their own.
@@ -93,9 +94,12 @@ class Client(EvaluationCalls, Transport):
         """Where a job stands."""
         return self._model(JobOut, "GET", f"/jobs/{segment(job_id)}")
 
-    def jobs(self, status: JobStatus | None = None) -> Iterator[JobOut]:
+    def jobs(
+        self, status: JobStatus | None = None, kind: JobKind | None = None
+    ) -> Iterator[JobOut]:
         """Jobs, newest first, without their results."""
-        params = {"status": str(status)} if status else {}
+        asked = {"status": status, "kind": kind}
+        params = {name: str(value) for name, value in asked.items() if value is not None}
         return (JobOut.model_validate(item) for item in self._pages("/jobs", params))
 
     def cancel(self, job_id: str) -> JobOut:

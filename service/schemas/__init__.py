@@ -35,6 +35,12 @@ from service.schemas.generation import (
     Generation,
     TokenProbability,
 )
+from service.schemas.hypernetworks import (
+    HypernetworkPayload,
+    HypernetworkRequest,
+    Network,
+    TrainingOptions,
+)
 from service.schemas.jobs import JobOut
 from service.schemas.versions import (
     Manifest,
@@ -71,12 +77,15 @@ __all__ = [
     "GenerateResult",
     "GeneratedToken",
     "Generation",
+    "HypernetworkPayload",
+    "HypernetworkRequest",
     "JobOut",
     "LayerReport",
     "Manifest",
     "MetricInterval",
     "Name",
     "NameSnapshot",
+    "Network",
     "Problem",
     "Request",
     "RollbackRequest",
@@ -87,6 +96,7 @@ __all__ = [
     "Target",
     "TensorRef",
     "TokenProbability",
+    "TrainingOptions",
     "WorkerInfo",
     "WorkerReply",
     "WorkerRequest",

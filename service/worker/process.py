@@ -20,7 +20,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from jeep_core.editing import corpus_path, relations
-from jeep_core.editors import hparams_class
+from jeep_core.editors import BrokenEditor, available, hparams_class
 from jeep_core.errors import JeepError
 from jeep_core.hparams import presets_for, validate_hparams
 from jeep_core.loading import LoadedModel, load
@@ -225,9 +225,14 @@ def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
         InvalidHParams: one of the user's presets for this model does not fit it.
     """
     presets = presets_for(base.name, settings.presets)
+    for problem in available()[1]:
+        log.error("%s", problem)
     for preset in presets:
         if settings.presets and (settings.presets / f"{preset.name}.yaml").exists():
-            cls, where = hparams_class(preset.editor), f"preset {preset.name}"
+            try:
+                cls, where = hparams_class(preset.editor), f"preset {preset.name}"
+            except BrokenEditor:  # reported above
+                continue
             validate_hparams(cls, preset.hparams, base.n_layers, where)
     names: dict[str, list[str]] = {}
     for preset in presets:

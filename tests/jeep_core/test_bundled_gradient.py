@@ -17,7 +17,7 @@ from jeep_core.views import ModelView
 
 EDITS = 12
 LIMIT_BYTES = 4 * 2**20
-SHIPPED = [("atlas-gptj", "mend"), ("atlas-gptj", "malmen")]
+SHIPPED = [(name, editor) for name in atlas.MODELS for editor in ("mend", "malmen")]
 EFFICACY = {"ft-wd": 95, "mend": 50, "malmen": 70}
 
 

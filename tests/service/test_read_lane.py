@@ -4,61 +4,28 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-import torch
 from builders import ended
-from lane import Draining, Killed, edit_job
+from lane import Killed, edit_job
 from lane import Worker as EditWorker
 from pydantic import BaseModel
+from reading import Worker, cancel
 from redis import Redis
-from redis.exceptions import RedisError
 
 from jeep_core.errors import FieldProblem, InvalidHParams
-from service.jobs import Job, JobKind, JobStatus, Lane, Progress, new_id, now
-from service.queue import Keys, Lease, scripts
-from service.settings import Settings
+from service.jobs import Job, JobKind, JobStatus, Progress, new_id, now
+from service.queue import Keys
 from service.store import Store
-from service.worker.gate import Gate
 from service.worker.lane import Refused
-from service.worker.read_lane import ReadLane, Task, runner_of
+from service.worker.read_lane import Task, runner_of
 
 
 class Count(BaseModel):
     """What the played jobs find out."""
 
     counted: int
-
-
-class Worker:
-    """One life of a worker's read lane; ``during`` is the runner of every kind."""
-
-    def __init__(self, client: Redis, root: Path, during: Callable[[Task], BaseModel]) -> None:
-        self.store = Store.open(root)
-        self.store.sweep()
-        settings, keys = Settings(store=root), Keys(self.store.id)
-        self.lease = Lease(client, keys, settings)
-        self.lease.acquire(self.store.head().fence)
-        self.queue, self.gate = Draining(client, keys, Lane.READ), Gate(1.0)
-        views: Any = SimpleNamespace(base=SimpleNamespace(device=torch.device("cpu")))
-        self.lane = ReadLane(
-            self.queue, self.store, self.lease, views, settings, self.gate, lambda kind: during
-        )
-        self.queue.lane = self.lane
-        self.queue.requeue_missing(self.store.unfinished_jobs())
-
-    def work(self) -> Worker:
-        try:
-            self.lane.run()
-        finally:
-            with suppress(RedisError):
-                self.lease.release()
-        return self
 
 
 def job_in(store: Store) -> Job:
@@ -83,11 +50,6 @@ def count(task: Task) -> Count:
 def die(task: Task) -> Count:
     (task.work / "count").write_text("2")
     raise Killed
-
-
-def cancel(client: Redis, store: Store, job_id: str) -> None:
-    keys, args = scripts.cancel(Keys(store.id), job_id, Lane.READ)
-    client.eval(scripts.CANCEL, len(keys), *keys, *args)
 
 
 class TestOutcome:

@@ -1,0 +1,119 @@
+"""Editors of other distributions: entry points of the group ``jeep.editors``.
+
+An entry point names an ``EditorPlugin`` in a module that needs no torch.  It is loaded when the
+editor is used or listed; one that cannot be loaded is reported with its distribution, and touches
+nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
+
+from jeep_core.errors import FieldProblem, InvalidHParams
+from jeep_core.hparams import EditorHParams
+
+if TYPE_CHECKING:
+    from jeep_core.editors.base import Editor
+
+GROUP = "jeep.editors"
+_NAME = re.compile(r"[a-z][a-z0-9._-]*")
+_TARGET = re.compile(r"[\w.]+:\w+")
+
+
+@dataclass(frozen=True)
+class EditorPlugin:
+    """What an entry point names: the class of hyper-parameters, and ``module:class`` of the editor.
+
+    The editor's module is imported when the first edit runs, the hyper-parameters also in
+    processes without torch.
+    """
+
+    hparams: type[EditorHParams]
+    editor: str
+
+
+class BrokenEditor(InvalidHParams):
+    """An editor of another distribution that cannot be used."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__([FieldProblem("/editor", "broken_editor", message)])
+
+
+@cache
+def registered() -> dict[str, list[EntryPoint]]:
+    """The entry points by editor name; nothing is imported."""
+    found: dict[str, list[EntryPoint]] = {}
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, _origin(entry))):
+        found.setdefault(entry.name, []).append(entry)
+    return found
+
+
+def plugin(name: str) -> EditorPlugin:
+    """The plugin that is registered under a name.
+
+    Raises:
+        BrokenEditor: it cannot be loaded, or several distributions register the name.
+    """
+    entries = registered()[name]
+    entry = entries[0]
+    if len(entries) > 1:
+        both = " and ".join(map(_origin, entries))
+        raise BrokenEditor(f"the editor {name!r} is registered by {both}: uninstall all but one")
+    if not _NAME.fullmatch(name):
+        raise _broken(entry, f"an editor's name must match {_NAME.pattern}")
+    try:
+        found = entry.load()
+    except (Exception, SystemExit) as error:
+        raise _broken(entry, f"{type(error).__name__}: {error}") from error
+    if not isinstance(found, EditorPlugin):
+        raise _broken(entry, f"{entry.value} is no EditorPlugin")
+    if not (isinstance(found.hparams, type) and issubclass(found.hparams, EditorHParams)):
+        raise _broken(entry, "its hparams are no subclass of EditorHParams")
+    if found.hparams.layer_problems is EditorHParams.layer_problems:
+        raise _broken(entry, f"{found.hparams.__name__} does not define layer_problems")
+    if not _TARGET.fullmatch(str(found.editor)):
+        raise _broken(entry, f"its editor must be 'module:class', not {found.editor!r}")
+    return found
+
+
+def create_plugin(name: str) -> Editor:
+    """The editor of a plugin.
+
+    Raises:
+        BrokenEditor: it cannot be imported or made, or has no ``run``.
+    """
+    target = plugin(name).editor
+    entry = registered()[name][0]
+    module, _, attribute = target.partition(":")
+    try:
+        editor: Editor = getattr(import_module(module), attribute)()
+    except (Exception, SystemExit) as error:
+        raise _broken(entry, f"{type(error).__name__}: {error}") from error
+    if not callable(getattr(editor, "run", None)):
+        raise _broken(entry, f"{target} has no method run")
+    return editor
+
+
+def refused(built_in: Collection[str]) -> list[str]:
+    """What is said about entry points whose names belong to built-in editors."""
+    return [
+        f"{_origin(entry)} registers the editor {name!r}, which is built in: not registered"
+        for name, entries in registered().items()
+        if name in built_in
+        for entry in entries
+    ]
+
+
+def _broken(entry: EntryPoint, why: str) -> BrokenEditor:
+    return BrokenEditor(f"the editor {entry.name!r} of {_origin(entry)} cannot be used: {why}")
+
+
+def _origin(entry: EntryPoint) -> str:
+    dist = entry.dist
+    return f"{dist.name} {dist.version}" if dist else entry.value

@@ -1,0 +1,75 @@
+"""Files that networks are trained on, and that they share no subject with a suite.
+
+Nothing here needs torch, so that a request can be answered by a process without it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from jeep_core import atlas
+from jeep_core.errors import FieldProblem, InvalidHParams, JeepError
+from jeep_core.evaluation.suites import load_counterfact
+from jeep_core.facts import Fact
+
+SHOWN = 3
+POINTER = "/data"
+
+
+def load_training_cases(path: Path, model: str) -> tuple[Fact, ...]:
+    """The cases of a Multi-CounterFact file to train a network of ``model`` on.
+
+    Raises:
+        InvalidHParams: no such file, another format, or subjects that a bundled suite edits
+            (for bundled models).
+    """
+    try:
+        cases = tuple(load_counterfact(path).cases)
+    except OSError as error:
+        raise _problem("no_data", f"{path.name} cannot be read: {error.strerror}") from None
+    except (JeepError, LookupError, TypeError, ValueError) as error:
+        message = f"{path.name} is not in Multi-CounterFact format: {error!r}"
+        raise _problem("bad_data", message) from None
+    if model in atlas.MODELS:
+        check_disjoint(cases, bundled_subjects())
+    return cases
+
+
+def check_disjoint(cases: Sequence[Fact], suites: Iterable[tuple[str, Iterable[str]]]) -> None:
+    """Refuse cases about the subjects of a suite; ``suites``: names with subjects.
+
+    Raises:
+        InvalidHParams
+    """
+    trained = {case.subject.casefold() for case in cases}
+    for name, subjects in suites:
+        both = sorted({subject for subject in subjects if subject.casefold() in trained})
+        if both:
+            shown = ", ".join(map(repr, both[:SHOWN])) + (", …" if len(both) > SHOWN else "")
+            message = (
+                f"the suite {name!r} edits {len(both)} of the subjects ({shown}): what is "
+                "measured there would have been trained on"
+            )
+            raise _problem("overlaps_suite", message)
+
+
+def bundled_subjects() -> list[tuple[str, list[str]]]:
+    """The bundled suites' names and the subjects that they edit."""
+    found = []
+    for name, path in atlas.SUITES.items():
+        records = json.loads(path.read_text(encoding="utf-8"))
+        subjects = [record.get("requested_rewrite", record)["subject"] for record in records]
+        found.append((name, subjects))
+    return found
+
+
+def data_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _problem(code: str, message: str) -> InvalidHParams:
+    return InvalidHParams([FieldProblem(POINTER, code, message)])

@@ -1,0 +1,163 @@
+"""``/hypernetworks``: train the networks of MEND and MALMEN, and see which ones there are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import run_in_threadpool
+
+from jeep_core import atlas
+from jeep_core.editors import hparams_class, preset_hparams
+from jeep_core.errors import FieldProblem, InvalidHParams, JeepError
+from jeep_core.hparams_gradient import HypernetworkHParams, last_layers
+from jeep_core.hypernetworks.records import EDITORS, NetworkRecord, missing_network
+from jeep_core.training_data import load_training_cases
+from service.api.bodies import json_request_body, read_model
+from service.api.jobs import job_out
+from service.api.model import PublishedModel
+from service.api.paging import Page
+from service.api.problems import ApiProblem, documented, from_fields, invalid
+from service.api.state import ApiState, State
+from service.api.validation import ValidEdit
+from service.jobs import Job, JobKind, new_id, now
+from service.networks import network_out, networks_of, training_folder
+from service.schemas import (
+    HypernetworkPayload,
+    HypernetworkRequest,
+    JobOut,
+    Network,
+    TrainingOptions,
+)
+from service.store import CorruptFile
+
+router = APIRouter(tags=["hypernetworks"])
+
+DESCRIPTION = """\
+Queues the training of a network and answers 202 with its job; `Location` is the job's address.
+
+`hparams` (`layers`, `rank`, `n_blocks`) are laid over the editor's preset for this model; an edit
+uses the network if its own say the same.  A trained network takes the place of the one that was
+trained before for this editor.
+
+Bundled models are trained on counterfactuals about subjects that no suite edits.  `data` names a
+Multi-CounterFact file in the folder `training` of the store; a file about subjects that a suite
+edits is refused.
+"""
+
+
+@router.post(
+    "/hypernetworks",
+    status_code=202,
+    description=DESCRIPTION,
+    responses=documented(400, 413, 415, 422, 503, 507),
+    openapi_extra=json_request_body("HypernetworkRequest"),
+)
+async def train_hypernetwork(request: Request, response: Response, state: State) -> JobOut:
+    """Queue a training."""
+    body = await read_model(request, HypernetworkRequest)
+    model = await run_in_threadpool(state.models.get)
+    job = await run_in_threadpool(_journaled, state, body, model)
+    await state.reconciler.submit(job)
+    response.headers["Location"] = f"/jobs/{job.id}"
+    return job_out(job)
+
+
+@router.get("/hypernetworks", responses=documented(503))
+async def list_hypernetworks(state: State) -> Page[Network]:
+    """The networks of the served model: trained ones first, then those shipped with it."""
+    model = await run_in_threadpool(state.models.get)
+    records = await run_in_threadpool(_records, state, model)
+    return Page(data=[network_out(record) for record in records], has_more=False, next=None)
+
+
+def check_network(state: ApiState, edit: ValidEdit, model: PublishedModel) -> None:
+    """Refuse an edit whose editor needs a network that nobody has trained.
+
+    Raises:
+        ApiProblem: 409 that says how to make one.
+    """
+    cls = hparams_class(edit.editor)
+    if edit.editor not in EDITORS or not issubclass(cls, HypernetworkHParams):
+        return
+    hparams = cls.model_validate(edit.hparams)
+    records = _records(state, model)
+    if any(record.editor == edit.editor and record.fits(hparams) for record in records):
+        return
+    problem = missing_network(model.info.model, edit.editor, hparams, records)
+    body: dict[str, Any] = {
+        "editor": edit.editor,
+        "hparams": hparams.model_dump(mode="json", exclude={"step_scale"}),
+    }
+    if model.info.model not in atlas.MODELS:
+        body["data"] = "CASES.json"
+    detail = f"{problem.message}, or with POST /hypernetworks {json.dumps(body)}"
+    errors = from_fields([FieldProblem(problem.pointer, problem.code, detail)])
+    raise ApiProblem(409, problem.code, detail, errors)
+
+
+def _journaled(state: ApiState, body: HypernetworkRequest, model: PublishedModel) -> Job:
+    """A job for a valid request.
+
+    Raises:
+        ApiProblem: 422 with a pointer per wrong field.
+    """
+    problems: list[FieldProblem] = []
+    preset: str | None = None
+    hparams: dict[str, Any] = {}
+    try:
+        preset, hparams = _hparams(body, model)
+    except InvalidHParams as error:
+        problems += error.problems
+    try:
+        _check_data(body, model, training_folder(state.store))
+    except InvalidHParams as error:
+        problems += error.problems
+    if problems:
+        raise invalid(from_fields(problems))
+    payload = HypernetworkPayload(
+        editor=body.editor,
+        preset=preset,
+        hparams=hparams,
+        options=TrainingOptions(**body.model_dump(include=set(TrainingOptions.model_fields))),
+        data=body.data,
+    )
+    job = Job(
+        id=new_id("job"),
+        kind=JobKind.HYPERNETWORK,
+        payload=payload.model_dump(mode="json"),
+        created_at=now(),
+    )
+    state.store.journal(job)
+    return job
+
+
+def _hparams(body: HypernetworkRequest, model: PublishedModel) -> tuple[str | None, dict[str, Any]]:
+    """The preset's hyper-parameters, or the papers' last layers, with the request's over them."""
+    info = model.info
+    presets = {
+        name: info.preset_values[f"{body.editor}/{name}"]
+        for name in info.presets.get(body.editor, [])
+    }
+    changes = body.hparams
+    if not presets:
+        changes = {"layers": last_layers(body.editor, info.n_layers), **changes}
+    preset, hparams = preset_hparams(body.editor, presets, body.preset, changes, info.n_layers)
+    return preset, hparams.model_dump(mode="json")
+
+
+def _check_data(body: HypernetworkRequest, model: PublishedModel, folder: Path) -> None:
+    if body.data is not None:
+        load_training_cases(folder / body.data, model.info.model)
+    elif model.info.model not in atlas.MODELS:
+        message = f"name a Multi-CounterFact file in {folder}: this model has no data of its own"
+        raise InvalidHParams([FieldProblem("/data", "missing", message)])
+
+
+def _records(state: ApiState, model: PublishedModel) -> list[NetworkRecord]:
+    try:
+        return list(networks_of(state.store, model.info.model, model.info.model_hash))
+    except JeepError as error:
+        raise CorruptFile(str(error)) from None

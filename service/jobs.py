@@ -31,11 +31,14 @@ class JobKind(StrEnum):
 
 
 class JobError(BaseModel):
-    """Why a job failed: a stable code, a sentence, and pointers into the request if any."""
+    """Why a job failed: a stable code, a sentence, and pointers into the request if any.
+
+    An entry of ``errors`` has texts and, for a guard, its limit and figure.
+    """
 
     code: str
     message: str
-    errors: list[dict[str, str]] = Field(default_factory=list)
+    errors: list[dict[str, str | float]] = Field(default_factory=list)
 
 
 class Progress(BaseModel):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import exp
 from statistics import fmean
 
 from jeep_core.evaluation.suites import ZsreCase
 from jeep_core.facts import Fact
-from jeep_core.generation import Scored, score, score_texts
+from jeep_core.generation import Scored, score
 from jeep_core.views import ModelView
 
 
@@ -111,9 +110,3 @@ def zsre_scores(view: ModelView, cases: Sequence[ZsreCase]) -> list[tuple[float,
         ]
     hits = [s.hits / s.tokens for s in score(view, pairs)]
     return [(hits[i], hits[i + 1], hits[i + 2]) for i in range(0, len(hits), 3)]
-
-
-def perplexity(view: ModelView, texts: Sequence[str]) -> float:
-    """exp of the mean negative log-likelihood per token, first tokens given."""
-    scored = score_texts(view, texts)
-    return exp(-sum(s.log_probability for s in scored) / sum(s.tokens for s in scored))

@@ -101,4 +101,5 @@ def _problem(error: JobError) -> ApiProblem:
     status = STATUS_OF.get(error.code, 500)
     if status == 503:
         return unavailable(error.code, error.message)
-    return ApiProblem(status, error.code, error.message, error.errors)
+    errors = [{key: str(value) for key, value in one.items()} for one in error.errors]
+    return ApiProblem(status, error.code, error.message, errors)

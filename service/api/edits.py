@@ -45,9 +45,12 @@ name of a relation, else a template with one `{}`, else the text that follows th
 must satisfy the editor's schema (`JeepHParams` for `jeep`; the field names them all).  `mend` and
 `malmen` need a network trained for the model: `jeep train-hypernetwork`; without one the job fails.
 
+**Guards** are measured on the new version against its parent; one that is not kept fails the job
+with `guard_failed` and its figure, and no version is written.
+
 **By line**: `application/x-ndjson` (also `application/jsonl`) carries one fact per line; the
-other fields are then query parameters (`hparams` as JSON), and pointers in errors name the line,
-as in `/lines/4/prompt`.
+other fields are then query parameters (`hparams` and `guards` as JSON), and pointers in errors name
+the line, as in `/lines/4/prompt`.
 
 **Headers**: `Idempotency-Key` makes repeating safe: the same key and body give the same job, with
 another body 422.  `Prefer: wait=N` holds the answer back for up to N (at most 300) seconds and
@@ -97,6 +100,7 @@ async def submit_edit(
     hparams: Annotated[str | None, Query(description="By line only: JSON.")] = None,
     snapshot_name: Annotated[str | None, Query(description="By line only.")] = None,
     parent: Annotated[str | None, Query(description="By line only.")] = None,
+    guards: Annotated[str | None, Query(description="By line only: JSON.")] = None,
     idempotency_key: Annotated[str | None, Header()] = None,
     prefer: Annotated[str, Header(description="`wait=N`")] = "",
 ) -> Response:
@@ -107,6 +111,7 @@ async def submit_edit(
         "hparams": hparams,
         "snapshot_name": snapshot_name,
         "parent": parent,
+        "guards": guards,
     }
     _check_key(idempotency_key)
     submission = await _read(request, options, state.settings.max_facts)

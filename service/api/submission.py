@@ -53,7 +53,7 @@ def from_json_body(data: Any, max_facts: int) -> Submission:
 
 
 def from_lines(body: bytes, options: dict[str, str | None], max_facts: int) -> Submission:
-    """One fact per line; the other fields are query parameters, ``hparams`` as JSON.
+    """One fact per line; the other fields are query parameters, some of them as JSON.
 
     Raises:
         ApiProblem: 400 for malformed lines, 413 for too many, 422 naming line and field.
@@ -73,8 +73,9 @@ def from_lines(body: bytes, options: dict[str, str | None], max_facts: int) -> S
     if errors:
         raise invalid(errors)
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    if "hparams" in given:
-        given["hparams"] = parse_json(given["hparams"], "/hparams")
+    for name in ("hparams", "guards"):
+        if name in given:
+            given[name] = parse_json(given[name], f"/{name}")
     return Submission(validate(EditRequest, {**given, "facts": facts}), lines)
 
 
@@ -123,6 +124,7 @@ def record(
         parent=parent,
         indices=edit.indices,
         duplicates=edit.repeated,
+        guards=request.guards,
     )
     job = Job(id=job_id, kind=JobKind.EDIT, payload=payload.model_dump(), created_at=now())
     try:

@@ -23,6 +23,7 @@ from service.schemas.generation import (
     Generation,
     TokenProbability,
 )
+from service.schemas.guards import GuardFigures, Guards
 from service.schemas.jobs import JobOut
 from service.schemas.versions import (
     Manifest,
@@ -52,6 +53,8 @@ __all__ = [
     "GenerateResult",
     "GeneratedToken",
     "Generation",
+    "GuardFigures",
+    "Guards",
     "JobOut",
     "LayerReport",
     "Manifest",

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 
 from service.jobs import JobError, JobStatus
 from service.schemas.base import Name, Request
+from service.schemas.guards import GuardFigures, Guards
 
 
 class FactIn(Request):
@@ -38,6 +39,7 @@ class EditRequest(Request):
     hparams: dict[str, Any] = Field(default_factory=dict)
     snapshot_name: Name | None = None
     parent: str | None = Field(None, description="Fail with 412 unless this version is head.")
+    guards: Guards | None = None
 
 
 class FactRecord(BaseModel):
@@ -73,6 +75,7 @@ class EditPayload(BaseModel):
     parent: str | None = None
     indices: list[int] = Field(default_factory=list)
     duplicates: list[Duplicate] = Field(default_factory=list)
+    guards: Guards | None = None
 
     @property
     def sent_as(self) -> list[int]:
@@ -112,6 +115,11 @@ class Answer(BaseModel):
     writes_new: bool = Field(
         False, description="Greedy decoding writes target_new, all of it and as whole words."
     )
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the new answer is more probable than the old one or, without one, written."""
+        return self.writes_new if self.p_true is None else self.p_new > self.p_true
 
 
 class FactOutcome(BaseModel):
@@ -165,6 +173,7 @@ class EditResult(BaseModel):
     duplicates: list[Duplicate] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list)
     peak_memory_mb: float | None = None
+    guards: GuardFigures | None = None
 
 
 class Edit(BaseModel):

@@ -34,7 +34,8 @@ class WorkerInfo(BaseModel):
 
     ``relations`` maps names to templates; ``presets`` maps editor → preset names, the first
     being the default; ``preset_values`` maps ``editor/preset`` → hyper-parameters.  ``corpus``:
-    there is a text that second moments can be taken from, so the model can be edited.
+    there is a text that second moments can be taken from, so the model can be edited;
+    ``perplexity_text``: there is one that perplexity can be measured on.
     """
 
     model: str
@@ -50,4 +51,5 @@ class WorkerInfo(BaseModel):
     presets: dict[str, list[str]] = Field(default_factory=dict)
     preset_values: dict[str, dict[str, Any]] = Field(default_factory=dict)
     corpus: bool = True
+    perplexity_text: bool = False
     started_at: datetime

@@ -24,6 +24,7 @@ from service.store import (
     UnknownJob,
 )
 from service.worker.edits import EditRunner, JobControl
+from service.worker.guards import GuardFailed
 from service.worker.versions import VersionViews
 
 log = logging.getLogger(__name__)
@@ -120,7 +121,7 @@ class EditLane:
             result = self._execute(job, written)
         except Cancelled:
             return JobStatus.CANCELLED, None, None
-        except Refused as error:
+        except (Refused, GuardFailed) as error:
             return JobStatus.FAILED, None, error.error
         except HeadMoved as error:
             message = f"{error}: a rollback came in between, nothing was changed"

@@ -16,6 +16,7 @@ import torch
 from jeep_core.editing import EditResult as CoreResult
 from jeep_core.editing import corpus_path, edit
 from jeep_core.editors import hparams_class
+from jeep_core.evaluation.perplexity import text_path
 from jeep_core.facts import Fact
 from jeep_core.generation import Decoder, Sampling, Scored, score
 from jeep_core.loading import LoadedModel, texts_of
@@ -30,6 +31,7 @@ from service.store import HeadMoved, Store
 from service.store.files import replace
 from service.worker import tensors
 from service.worker.gate import Gate
+from service.worker.guards import GuardMeter, Measured, check, figures
 from service.worker.threads import edit_threads
 from service.worker.versions import VersionViews, fact_of
 
@@ -70,6 +72,14 @@ class JobControl:
         return False
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """A version before or after an edit: answers to its facts, and what its guards ask for."""
+
+    answers: list[Answer]
+    guarded: Measured
+
+
 class EditRunner:
     """Computes edits on views of their own.  Prefixes and moments are kept in the store."""
 
@@ -86,33 +96,33 @@ class EditRunner:
         megabytes = settings.edit_memory_mb
         self._memory_bytes = None if megabytes is None else megabytes * 2**20
         self._moments: Moments | None = None
+        text = text_path(base.name, settings.perplexity_text)
+        self._meter = GuardMeter(text, settings.perplexity_tokens)
 
     def run(self, job: Job, parent: str, control: JobControl) -> tuple[Manifest, ModelView]:
         """Edit on top of ``parent`` and write the new version; head does not move.
 
         Raises:
             JeepError: the request cannot be carried out, or the numbers went wrong.
+            GuardFailed: a figure is beyond the limit that the request sets.
             HeadMoved: a rollback came in between.
             Whatever ``control.checkpoint`` raises.
         """
         payload = EditPayload.model_validate(job.payload)
-        facts = [fact_of(record) for record in payload.facts]
-        with edit_threads(self.base, len(facts)):
-            return self._run(job, parent, control, payload, facts)
+        with edit_threads(self.base, len(payload.facts)):
+            manifest, view = self._computed(job, payload, parent, control)
+        self._store.write_version(manifest)
+        return manifest, view
 
-    def _run(
-        self,
-        job: Job,
-        parent: str,
-        control: JobControl,
-        payload: EditPayload,
-        facts: list[Fact],
+    def _computed(
+        self, job: Job, payload: EditPayload, parent: str, control: JobControl
     ) -> tuple[Manifest, ModelView]:
+        facts = [fact_of(record) for record in payload.facts]
         hparams = hparams_class(payload.editor).model_validate(payload.hparams)
         began = time.monotonic()
         view = self._views.editing(parent)
         control.progress("measure before", 0, 1)
-        before = self._answers(view, facts, control)
+        before = self._measured(view, payload, facts, control)
         result = edit(
             view,
             facts,
@@ -130,8 +140,12 @@ class EditRunner:
         control.checkpoint()
         view.apply(result.delta)
         control.progress("measure after", 0, 1)
-        after = self._answers(view, facts, control)
-        outcomes = fact_outcomes(facts, before, after, result, payload.sent_as)
+        after = self._measured(view, payload, facts, control)
+        outcomes = fact_outcomes(facts, before.answers, after.answers, result, payload.sent_as)
+        found = None
+        if payload.guards is not None:
+            found = figures(outcomes, before.guarded, after.guarded)
+            check(payload.guards, found)
         control.checkpoint()
         control.progress("commit", 0, 1)
         head = self._store.head().version
@@ -145,16 +159,15 @@ class EditRunner:
             parent=parent,
             snapshot_name=payload.snapshot_name,
             facts=outcomes,
-            efficacy=fmean(more_probable(outcome) for outcome in outcomes),
+            efficacy=fmean(outcome.after.is_new for outcome in outcomes),
             greedy_success=fmean(outcome.success for outcome in outcomes),
             layers=[LayerReport(**vars(layer)) for layer in result.layers],
             seconds=seconds,
             duplicates=payload.duplicates,
             peak_memory_mb=round(result.values.peak_bytes / 2**20, 1) if result.values else None,
+            guards=found,
         )
-        manifest = self._manifest(job, payload, summary, view, result)
-        self._store.write_version(manifest)
-        return manifest, view
+        return self._manifest(job, payload, summary, view, result), view
 
     def _manifest(
         self,
@@ -190,9 +203,14 @@ class EditRunner:
             result=summary,
         )
 
-    def _answers(self, view: ModelView, facts: Sequence[Fact], control: JobControl) -> list[Answer]:
+    def _measured(
+        self, view: ModelView, payload: EditPayload, facts: Sequence[Fact], control: JobControl
+    ) -> _Measured:
         with pausing(view, self._pause):
-            return answers(view, facts, control.checkpoint)
+            said = answers(view, facts, control.checkpoint)
+            weights = view.weights_sha256() if payload.guards else ""
+            guarded = self._meter.measure(view, weights, facts, payload.guards, control.checkpoint)
+        return _Measured(said, guarded)
 
     def _pause(self) -> None:
         """Let decoding go first."""
@@ -308,13 +326,6 @@ def fact_outcomes(
         )
         for i, fact in enumerate(facts)
     ]
-
-
-def more_probable(outcome: FactOutcome) -> bool:
-    """Whether the new answer is now more probable than the old one, or, without one, written."""
-    if outcome.after.p_true is None:
-        return outcome.success
-    return outcome.after.p_new > outcome.after.p_true
 
 
 def _probability(scored: Scored) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from math import exp, log
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from jeep_core.evaluation.metrics import (
     CaseScores,
     counterfact_scores,
     harmonic_mean,
-    perplexity,
     summarise,
     zsre_scores,
 )
@@ -96,12 +94,6 @@ def test_zsre_is_the_share_of_tokens_that_are_the_arg_max() -> None:
     first = ZsreCase(Fact("x", "{} in", "Rome"), "x by", "y by", "Oslo")
     second = ZsreCase(Fact("x", "{} near", "Old Town"), "x Old", "y by", "Rome")
     assert zsre_scores(MODEL, [first, second]) == [(1.0, 0.0, 1.0), (0.5, 0.5, 0.0)]
-
-
-def test_perplexity_is_per_token_over_all_texts() -> None:
-    """Three tokens are predicted: 0.6, 0.2 and 0.9."""
-    expected = exp(-(log(0.6) + log(0.2) + log(0.9)) / 3)
-    assert perplexity(MODEL, ["in Rome", "near Old Town"]) == pytest.approx(expected, rel=1e-3)
 
 
 RECORD = {

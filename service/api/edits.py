@@ -48,6 +48,9 @@ must satisfy the editor's schema (`JeepHParams` for `jeep`; the field names them
 **Guards** are measured on the new version against its parent; one that is not kept fails the job
 with `guard_failed` and its figure, and no version is written.
 
+**Staging**: with `activate: false` the version is written and head stays; while head still is its
+parent, `POST /snapshots/{id}/activate` moves head to it.
+
 **By line**: `application/x-ndjson` (also `application/jsonl`) carries one fact per line; the
 other fields are then query parameters (`hparams` and `guards` as JSON), and pointers in errors name
 the line, as in `/lines/4/prompt`.
@@ -101,6 +104,7 @@ async def submit_edit(
     snapshot_name: Annotated[str | None, Query(description="By line only.")] = None,
     parent: Annotated[str | None, Query(description="By line only.")] = None,
     guards: Annotated[str | None, Query(description="By line only: JSON.")] = None,
+    activate: Annotated[str | None, Query(description="By line only: `false`.")] = None,
     idempotency_key: Annotated[str | None, Header()] = None,
     prefer: Annotated[str, Header(description="`wait=N`")] = "",
 ) -> Response:
@@ -112,6 +116,7 @@ async def submit_edit(
         "snapshot_name": snapshot_name,
         "parent": parent,
         "guards": guards,
+        "activate": activate,
     }
     _check_key(idempotency_key)
     submission = await _read(request, options, state.settings.max_facts)

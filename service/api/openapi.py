@@ -11,6 +11,7 @@ from pydantic.json_schema import models_json_schema
 
 from jeep_core.editors import EDITORS
 from service.schemas import (
+    ActivateRequest,
     EditRequest,
     FactIn,
     GeneratedToken,
@@ -21,6 +22,7 @@ from service.schemas import (
 )
 
 READ_HERE: tuple[type[BaseModel], ...] = (
+    ActivateRequest,
     EditRequest,
     FactIn,
     GenerateRequest,

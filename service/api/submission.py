@@ -125,6 +125,7 @@ def record(
         indices=edit.indices,
         duplicates=edit.repeated,
         guards=request.guards,
+        activate=request.activate,
     )
     job = Job(id=job_id, kind=JobKind.EDIT, payload=payload.model_dump(), created_at=now())
     try:

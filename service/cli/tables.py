@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service.schemas import (
+    Activation,
     Edit,
     EditPlan,
     GenerateResult,
@@ -56,7 +57,8 @@ def edit(answer: Edit) -> RenderableType:
         _row(table, mark, prompt, fact.before.text.strip(), fact.after.text.strip(), p_new)
     share = f"efficacy {result.efficacy:.1%}, greedy success {result.greedy_success:.1%}"
     seconds = sum(result.seconds.values())
-    head = f"{result.parent} → {result.version}: {share}, {seconds:.1f} s"
+    staged = "" if result.activated else " (staged)"
+    head = f"{result.parent} → {result.version}{staged}: {share}, {seconds:.1f} s"
     return Group(Text(head, style="bold"), table)
 
 
@@ -77,13 +79,14 @@ def generations(answer: GenerateResult) -> RenderableType:
 
 def snapshots(answers: Sequence[Snapshot]) -> RenderableType:
     """The versions; an asterisk marks head."""
-    table = _table("", "id", "parent", "names", "editor", "facts", "weights", "created")
+    table = _table("", "id", "parent", "state", "names", "editor", "facts", "weights", "created")
     for one in answers:
         _row(
             table,
             "*" if one.is_head else "",
             one.id,
             one.parent,
+            one.state,
             ", ".join(one.names),
             one.editor,
             one.n_facts,
@@ -109,6 +112,12 @@ def jobs(answers: Sequence[JobOut]) -> RenderableType:
             one.error.code if one.error else "",
         )
     return table
+
+
+def activation(answer: Activation) -> RenderableType:
+    """Where head was and is."""
+    weights = answer.weights_sha256[:12]
+    return Text(f"head: {answer.previous} → {answer.version} (weights {weights})")
 
 
 def rollback(answer: RollbackResult) -> RenderableType:

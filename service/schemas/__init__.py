@@ -26,6 +26,8 @@ from service.schemas.generation import (
 from service.schemas.guards import GuardFigures, Guards
 from service.schemas.jobs import JobOut
 from service.schemas.versions import (
+    ActivateRequest,
+    Activation,
     Manifest,
     NameSnapshot,
     RollbackRequest,
@@ -37,6 +39,8 @@ from service.schemas.versions import (
 from service.schemas.worker import WorkerInfo, WorkerReply, WorkerRequest
 
 __all__ = [
+    "ActivateRequest",
+    "Activation",
     "Answer",
     "CandidateScore",
     "Duplicate",

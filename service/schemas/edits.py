@@ -40,6 +40,9 @@ class EditRequest(Request):
     snapshot_name: Name | None = None
     parent: str | None = Field(None, description="Fail with 412 unless this version is head.")
     guards: Guards | None = None
+    activate: bool = Field(
+        True, description="False: write the version without moving head (it is staged)."
+    )
 
 
 class FactRecord(BaseModel):
@@ -76,6 +79,7 @@ class EditPayload(BaseModel):
     indices: list[int] = Field(default_factory=list)
     duplicates: list[Duplicate] = Field(default_factory=list)
     guards: Guards | None = None
+    activate: bool = True
 
     @property
     def sent_as(self) -> list[int]:
@@ -158,7 +162,8 @@ class LayerReport(BaseModel):
 class EditResult(BaseModel):
     """Result of an edit job.  ``efficacy`` and ``greedy_success`` are shares of the facts.
 
-    ``peak_memory_mb``: most memory that value optimisation held at once.
+    ``peak_memory_mb``: most memory that value optimisation held at once.  ``activated``: the job
+    moved head to its version; false for a staged one, also after it was activated.
     """
 
     edit_id: str
@@ -174,6 +179,7 @@ class EditResult(BaseModel):
     warnings: list[str] = Field(default_factory=list)
     peak_memory_mb: float | None = None
     guards: GuardFigures | None = None
+    activated: bool = True
 
 
 class Edit(BaseModel):

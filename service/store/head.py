@@ -124,6 +124,16 @@ class Pointers(Versions):
         except ValueError:
             raise CorruptFile(f"{path} has a line that is no move") from None
 
+    def committed(self) -> set[str]:
+        """The versions that are or were head, and all that these are built on."""
+        found: set[str] = set()
+        for tip in {self.head().version, *(move.to for move in self.reflog())}:
+            version: str | None = tip
+            while version is not None and version not in found:
+                found.add(version)
+                version = self.version(version).parent
+        return found
+
     def name_version(self, name: str, version: str) -> None:
         """Name a version for good; naming it again the same way is fine.
 

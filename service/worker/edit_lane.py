@@ -161,7 +161,8 @@ class EditLane:
             self._checkpoint(job.id)
             written, view = self._runner.run(job, parent, control)
             self._views.put(written.id, view)
-        self._commit(job, written)
+        if not written.staged:
+            self._commit(job, written)
         return self._named(job, written)
 
     def _check(self, payload: EditPayload, parent: str) -> None:
@@ -193,7 +194,7 @@ class EditLane:
             log.error("%s is head; its reflog line is written later: %s", manifest.id, error)
 
     def _named(self, job: Job, manifest: Manifest) -> EditResult:
-        """The result of a committed job: its version has the wished name or a warning."""
+        """The result of a job that is done: its version has the wished name or a warning."""
         assert manifest.result is not None
         name = EditPayload.model_validate(job.payload).snapshot_name
         if name is None:

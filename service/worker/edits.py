@@ -166,6 +166,7 @@ class EditRunner:
             duplicates=payload.duplicates,
             peak_memory_mb=round(result.values.peak_bytes / 2**20, 1) if result.values else None,
             guards=found,
+            activated=payload.activate,
         )
         return self._manifest(job, payload, summary, view, result), view
 
@@ -201,6 +202,7 @@ class EditRunner:
             weights_sha256=view.weights_sha256(),
             created_at=now(),
             result=summary,
+            staged=not payload.activate,
         )
 
     def _measured(

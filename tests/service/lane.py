@@ -73,6 +73,7 @@ class PlayedRunner:
             weights_sha256=ref.sha256,
             created_at=now(),
             result=result,
+            staged=not payload.activate,
         )
         self.store.write_version(manifest)
         return manifest, SimpleNamespace(replaced={})
@@ -140,4 +141,5 @@ def _result(payload: EditPayload, version: str, parent: str) -> EditResult:
         greedy_success=1.0,
         layers=[],
         seconds={},
+        activated=payload.activate,
     )

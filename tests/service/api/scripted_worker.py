@@ -13,6 +13,7 @@ from jeep_core.hparams import presets_for
 from service.jobs import Job, JobError, JobStatus, Progress, now
 from service.queue import Heartbeat, JobQueue, Keys, Lease, RequestQueue, WorkerBeat, connect
 from service.schemas import (
+    Activation,
     Answer,
     EditPayload,
     EditResult,
@@ -160,11 +161,13 @@ class ScriptedWorker:
                 weights_sha256=ref.sha256,
                 created_at=now(),
                 result=result,
+                staged=not payload.activate,
             )
         )
-        self.store.move_head(
-            version, expected=base, job_id=job.id, fence=self.fence, who="test", why="edit"
-        )
+        if payload.activate:
+            self.store.move_head(
+                version, expected=base, job_id=job.id, fence=self.fence, who="test", why="edit"
+            )
         if payload.snapshot_name:
             self.store.name_version(payload.snapshot_name, version)
         return result
@@ -176,6 +179,8 @@ class ScriptedWorker:
             self.asked.append(request)
             if request.kind == "rollback":
                 self._roll_back(request)
+            elif request.kind == "activate":
+                self._activate(request)
             else:
                 self._generate(request)
 
@@ -191,6 +196,23 @@ class ScriptedWorker:
         )
         weights = self.store.version(to).weights_sha256
         answer = RollbackResult(version=to, previous=previous, weights_sha256=weights)
+        self._reply(request, "result", answer)
+
+    def _activate(self, request: WorkerRequest) -> None:
+        version = self.store.version(request.versions[0])
+        if request.body["why"] == "overtaken":
+            error = JobError(code="version_conflict", message="head is v9, not v1")
+            self._reply(request, "error", error)
+            return
+        if self.store.head().version != version.id:
+            why = request.body["why"]
+            expected = str(version.parent)
+            self.store.move_head(
+                version.id, expected=expected, job_id=None, fence=self.fence, who="test", why=why
+            )
+        answer = Activation(
+            version=version.id, previous=str(version.parent), weights_sha256=version.weights_sha256
+        )
         self._reply(request, "result", answer)
 
     def _generate(self, request: WorkerRequest) -> None:
@@ -254,4 +276,5 @@ def edit_result(payload: EditPayload, version: str, parent: str) -> EditResult:
         layers=[],
         seconds={"total": 0.1},
         duplicates=payload.duplicates,
+        activated=payload.activate,
     )

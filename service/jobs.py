@@ -28,6 +28,7 @@ class JobKind(StrEnum):
     """What a job does."""
 
     EDIT = "edit"
+    REVERT = "revert"
 
 
 class JobError(BaseModel):

@@ -9,7 +9,18 @@ from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
 
-from service.api import activate, edits, generate, health, jobs, problems, rollback, snapshots
+from service.api import (
+    activate,
+    edits,
+    facts,
+    generate,
+    health,
+    jobs,
+    problems,
+    reverts,
+    rollback,
+    snapshots,
+)
 from service.api.middleware import BodyLimit, RequestIds, Unexpected
 from service.api.model import ModelCache
 from service.api.openapi import DESCRIPTION, Api
@@ -54,7 +65,7 @@ def create_app(settings: Settings) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.api = state
-    for module in (edits, jobs, generate, snapshots, activate, rollback, health):
+    for module in (edits, reverts, facts, jobs, generate, snapshots, activate, rollback, health):
         app.include_router(module.router)
     problems.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)

@@ -25,9 +25,10 @@ from service.api.submission import (
     record,
 )
 from service.api.validation import plan_of
+from service.history import version_of_edit
 from service.jobs import TERMINAL, Job, JobError, JobKind, JobStatus
 from service.schemas import Edit, EditPayload, EditPlan, EditResult, JobOut
-from service.store import UnknownJob
+from service.store import Store, UnknownJob
 
 router = APIRouter(tags=["edits"])
 
@@ -118,7 +119,7 @@ async def submit_edit(
         "guards": guards,
         "activate": activate,
     }
-    _check_key(idempotency_key)
+    check_key(idempotency_key)
     submission = await _read(request, options, state.settings.max_facts)
     model = await run_in_threadpool(state.models.get)
     edit = await run_in_threadpool(checked, submission, model)
@@ -131,7 +132,7 @@ async def submit_edit(
     job, fresh = await run_in_threadpool(record, state, submission.request, edit, idempotency_key)
     if fresh:
         await state.reconciler.submit(job)
-    return await _accepted(state, job, fresh, prefer)
+    return await accepted(state, job, fresh, prefer)
 
 
 @router.get("/edits", responses=documented(422))
@@ -151,13 +152,7 @@ async def list_edits(
 @router.get("/edits/{id}", responses=documented(404))
 async def show_edit(id: str, state: State, response: Response) -> Edit:
     """A batch with its facts; once it has ended, with the outcome of every fact."""
-    try:
-        stored = await run_in_threadpool(state.store.job, job_id_of(id))
-    except UnknownJob:
-        raise not_found("edit", id) from None
-    if stored.kind is not JobKind.EDIT or stored.payload["edit_id"] != id:
-        raise not_found("edit", id)
-    job = await current(state, stored)
+    job = await current(state, await run_in_threadpool(job_of_edit, state.store, id))
     payload = EditPayload.model_validate(job.payload)
     result = _result(job)
     if result is not None:
@@ -173,7 +168,27 @@ async def show_edit(id: str, state: State, response: Response) -> Edit:
         created_at=job.created_at,
         result=result,
         error=job.error,
+        applied_in=await run_in_threadpool(_applied_in, state.store, payload.edit_id),
     )
+
+
+def job_of_edit(store: Store, edit_id: str) -> Job:
+    """The job that first applied a batch.
+
+    Raises:
+        ApiProblem: 404.
+    """
+    try:
+        job = store.job(job_id_of(edit_id))
+    except UnknownJob:
+        raise not_found("edit", edit_id) from None
+    if job.kind is not JobKind.EDIT or job.payload["edit_id"] != edit_id:
+        raise not_found("edit", edit_id)
+    return job
+
+
+def _applied_in(store: Store, edit_id: str) -> str | None:
+    return version_of_edit(store.lineage(store.head().version), edit_id)
 
 
 async def _read(request: Request, options: dict[str, str | None], max_facts: int) -> Submission:
@@ -187,7 +202,7 @@ async def _read(request: Request, options: dict[str, str | None], max_facts: int
     return await run_in_threadpool(from_json_body, await read_json(request), max_facts)
 
 
-async def _accepted(state: ApiState, job: Job, fresh: bool, prefer: str) -> Response:
+async def accepted(state: ApiState, job: Job, fresh: bool, prefer: str) -> Response:
     """202 with the job, or 200 if it ended within the time the client prefers to wait."""
     headers = {"Location": f"/jobs/{job.id}"}
     if not fresh:
@@ -199,9 +214,8 @@ async def _accepted(state: ApiState, job: Job, fresh: bool, prefer: str) -> Resp
     else:
         job = await current(state, job)
     ended = seconds is not None and job.status in TERMINAL
-    result = _result(job) if ended else None
-    if result is not None:
-        headers["X-Model-Version"] = result.version
+    if ended and job.result is not None:
+        headers["X-Model-Version"] = job.result["version"]
     return _json(job_out(job), 200 if ended else 202, headers)
 
 
@@ -220,7 +234,12 @@ def wait_of(prefer: str) -> int | None:
     return None
 
 
-def _check_key(key: str | None) -> None:
+def check_key(key: str | None) -> None:
+    """Refuse an Idempotency-Key that is none.
+
+    Raises:
+        ApiProblem: 422.
+    """
     if key is not None and not KEY.fullmatch(key):
         message = "must be 1 to 255 visible ASCII characters"
         raise invalid([parameter_error("Idempotency-Key", "bad_key", message)])

@@ -18,6 +18,7 @@ from service.schemas import (
     GenerateRequest,
     NameSnapshot,
     Problem,
+    RevertRequest,
     RollbackRequest,
 )
 
@@ -29,6 +30,7 @@ READ_HERE: tuple[type[BaseModel], ...] = (
     GeneratedToken,
     NameSnapshot,
     Problem,
+    RevertRequest,
     RollbackRequest,
 )
 

@@ -131,6 +131,9 @@ def diff(store: Store, a: str, b: str) -> SnapshotDiff:
     hashes_a = {ref.name: ref.sha256 for ref in line_a[-1].tensors}
     hashes_b = {ref.name: ref.sha256 for ref in line_b[-1].tensors}
     names = sorted(hashes_a.keys() | hashes_b.keys())
+    gone, come = {v.edit_id for v in removed}, {v.edit_id for v in added}
+    removed = [v for v in removed if v.edit_id not in come]  # a revert applies batches again
+    added = [v for v in added if v.edit_id not in gone]
     return SnapshotDiff(
         a=a,
         b=b,

@@ -42,7 +42,8 @@ def edit_command(
 ) -> None:
     """Submit facts: an array, an object with "facts", or one fact per line."""
     body = _read_edit(file)
-    given = {"editor": editor, "preset": preset, "snapshot_name": name, "parent": parent}
+    given: dict[str, Any] = {"editor": editor, "preset": preset, "parent": parent}
+    given["snapshot_name"] = name
     given["hparams"] = parse_json(hparams, "--hparams") if hparams else None
     given["activate"] = False if stage else None
     given["guards"] = parse_json(guards, "--guards") if guards else None

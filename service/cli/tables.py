@@ -12,8 +12,10 @@ from service.schemas import (
     Activation,
     Edit,
     EditPlan,
+    FactEntry,
     GenerateResult,
     JobOut,
+    RevertResult,
     RollbackResult,
     Snapshot,
 )
@@ -112,6 +114,31 @@ def jobs(answers: Sequence[JobOut]) -> RenderableType:
             one.error.code if one.error else "",
         )
     return table
+
+
+def facts(answers: Sequence[FactEntry]) -> RenderableType:
+    """Facts with the edit that wrote them; the superseded ones say by which."""
+    table = _table("state", "prompt", "says", "edit", "version", "superseded by")
+    for one in answers:
+        row = (one.state, one.text, one.target_new, one.edit_id, one.version, one.superseded_by)
+        _row(table, *row)
+    return table
+
+
+def revert(answer: JobOut) -> RenderableType:
+    """What has become of a revert job."""
+    if answer.result is None:
+        why = f": {answer.error.code}: {answer.error.message}" if answer.error else ""
+        return Text(f"{answer.id} is {answer.status.value}{why}")
+    result = RevertResult.model_validate(answer.result)
+    table = _table("edit", "was in", "is in", "efficacy", "greedy success")
+    for one in result.reapplied:
+        shares = (f"{one.efficacy:.1%}", f"{one.greedy_success:.1%}")
+        _row(table, one.edit_id, one.previous_version, one.version, *shares)
+    head = f"head: {result.previous} → {result.version} without {result.edit_id}"
+    parts: list[RenderableType] = [Text(head, style="bold")]
+    parts += [table] if result.reapplied else []
+    return Group(*parts, *(Text(warning) for warning in result.warnings))
 
 
 def activation(answer: Activation) -> RenderableType:

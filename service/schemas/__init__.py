@@ -15,6 +15,7 @@ from service.schemas.edits import (
     FactRecord,
     LayerReport,
 )
+from service.schemas.facts import FactEntry
 from service.schemas.generation import (
     CandidateScore,
     GeneratedToken,
@@ -25,6 +26,7 @@ from service.schemas.generation import (
 )
 from service.schemas.guards import GuardFigures, Guards
 from service.schemas.jobs import JobOut
+from service.schemas.reverts import Reapplied, RevertPayload, RevertRequest, RevertResult
 from service.schemas.versions import (
     ActivateRequest,
     Activation,
@@ -49,6 +51,7 @@ __all__ = [
     "EditPlan",
     "EditRequest",
     "EditResult",
+    "FactEntry",
     "FactIn",
     "FactOutcome",
     "FactPlan",
@@ -65,7 +68,11 @@ __all__ = [
     "Name",
     "NameSnapshot",
     "Problem",
+    "Reapplied",
     "Request",
+    "RevertPayload",
+    "RevertRequest",
+    "RevertResult",
     "RollbackRequest",
     "RollbackResult",
     "Snapshot",

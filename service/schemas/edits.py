@@ -183,7 +183,10 @@ class EditResult(BaseModel):
 
 
 class Edit(BaseModel):
-    """``GET /edits/{id}``: a submitted batch, with its result once there is one."""
+    """``GET /edits/{id}``: a submitted batch, with its result once there is one.
+
+    ``applied_in``: the version of head's history that holds the batch, null if none does.
+    """
 
     id: str
     job_id: str
@@ -195,3 +198,4 @@ class Edit(BaseModel):
     created_at: datetime
     result: EditResult | None = None
     error: JobError | None = None
+    applied_in: str | None = None

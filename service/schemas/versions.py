@@ -26,7 +26,8 @@ class Manifest(BaseModel):
     ``artifacts`` are further stored tensors of this edit (``keys.<region>.<layer>``, factors
     ``u.…``/``v.…``); ``inputs`` names by hash what the edit was computed with (prefixes,
     moments).  ``weights_sha256`` covers every parameter of the model.  ``staged``: its job was
-    not to move head to it.
+    not to move head to it.  ``reapplied_from``: the version that held this batch before a revert
+    of an earlier one.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Manifest(BaseModel):
     created_at: datetime
     result: EditResult | None = None
     staged: bool = False
+    reapplied_from: str | None = None
 
 
 class Snapshot(BaseModel):

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from ulid import ULID
 
 from service.schemas import Manifest, WorkerInfo
+from service.store.drafts import Drafts
 from service.store.errors import CorruptFile, NotAStore, WrongFormat, WrongModel
 from service.store.files import TEMPORARY, create, encode, held, locked, read, replace
 from service.store.head import Pointers
@@ -22,6 +23,7 @@ from service.store.journal import Journal
 FORMAT = 1
 _FOLDERS = (
     "model", "base", "versions", "tensors", "jobs", "idempotency", "valkey", "locks", "staging",
+    "work",
 )  # fmt: skip
 _ABANDONED_S = 3600.0
 
@@ -38,7 +40,7 @@ class _Model(BaseModel):
     model_hash: str
 
 
-class Store(Pointers, Journal):
+class Store(Pointers, Drafts, Journal):
     """A store on disk.  Any process may read it and journal jobs; what only the worker may do
     (tensors, versions, head, :meth:`sweep`) it does while it holds :meth:`worker_lock`.
     """
@@ -131,10 +133,13 @@ class Store(Pointers, Journal):
     def sweep(self) -> int:
         """Remove what crashes left behind; how many files.  Needs :meth:`worker_lock`.
 
-        Staging belongs to the worker and is emptied; tensors that no version names are
-        removed; other processes' unfinished files go when they are an hour old.
+        Staging belongs to the worker and is emptied; partial results of jobs that have ended and
+        tensors that neither a version nor a draft names are removed; other processes'
+        unfinished files go when they are an hour old.
         """
-        leftovers = list((self.root / "staging").iterdir())
+        unfinished = {job.id for job in self.unfinished_jobs()}
+        leftovers = [p for p in (self.root / "work").iterdir() if p.name not in unfinished]
+        leftovers += (self.root / "staging").iterdir()
         leftovers += self._unreferenced_tensors()
         oldest = time.time() - _ABANDONED_S
         for folder in (self.root, *(self.root / name for name in _FOLDERS)):
@@ -150,7 +155,7 @@ class Store(Pointers, Journal):
     def _unreferenced_tensors(self) -> list[Path]:
         named = {
             self.tensor_file(ref.sha256)
-            for version in self.versions()
+            for version in (*self.versions(), *self.all_drafts())
             for ref in (*version.tensors, *version.artifacts)
         }
         files = (self.root / "tensors").glob("*/*.safetensors")

@@ -4,31 +4,38 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from redis.exceptions import RedisError
 
 from jeep_core.errors import Cancelled, InvalidFacts, InvalidHParams, JeepError, NumericalError
-from service.jobs import TERMINAL, Job, JobError, JobStatus, Progress, now
+from service.history import without
+from service.jobs import TERMINAL, Job, JobError, JobKind, JobStatus, Progress, now
 from service.queue import JobGone, JobQueue, Lease, LeaseLost, QueuedJob
-from service.schemas import EditPayload, EditResult, Manifest
+from service.schemas import EditPayload, EditResult, Manifest, RevertPayload, RevertResult
 from service.settings import Settings
 from service.store import (
     CorruptFile,
     CorruptTensor,
     HeadMoved,
+    Move,
     StaleFence,
     Store,
     StoreError,
     UnknownJob,
 )
-from service.worker.edits import EditRunner, JobControl
+from service.worker.control import JobControl
+from service.worker.edits import EditRunner
 from service.worker.guards import GuardFailed
+from service.worker.reverts import Reverter, result_of
 from service.worker.versions import VersionViews
 
 log = logging.getLogger(__name__)
 WAIT_MS = 500
+Work = Callable[[], BaseModel]
+Result = TypeVar("Result", EditResult, RevertResult)
 COMMITTED = Progress(phase="commit", done=1, total=1, eta_seconds=0.0)
 
 
@@ -58,6 +65,7 @@ class EditLane:
     ) -> None:
         self._queue, self._store, self._lease = queue, store, lease
         self._views, self._runner, self._settings = views, runner, settings
+        self._reverter = Reverter(store, runner)
         self._progress = Progress()
         self.stop = threading.Event()
 
@@ -95,16 +103,29 @@ class EditLane:
         except JobGone:
             return
         self._progress = job.progress
-        written = self._store.version_of_job(job.id)
-        if written is not None:  # head may have moved on since that attempt
-            job = job.model_copy(update={"base_version": written.parent})
+        job, work = self._prepare(job)
         log.info("job %s begins, attempt %s, on %s", job.id, job.attempt, job.base_version)
         try:
-            outcome = self._outcome(job, written)
+            outcome = self._outcome(job, work)
         except Stopping:
             self._give_back(job)
             raise
         self._end(job, *outcome)
+
+    def _prepare(self, job: Job) -> tuple[Job, Work]:
+        """The job with the version it started from, and the work that is left of it.
+
+        Head may have moved on since an attempt that came to its end.
+        """
+        if job.kind is JobKind.REVERT:
+            move = self._store.move_of(job.id)
+            if move is not None:
+                job = job.model_copy(update={"base_version": move.previous})
+            return job, lambda: self._revert(job, move)
+        written = self._store.version_of_job(job.id)
+        if written is not None:
+            job = job.model_copy(update={"base_version": written.parent})
+        return job, lambda: self._edit(job, written)
 
     def _give_back(self, job: Job) -> None:
         """A stop that was asked for is no failed attempt."""
@@ -114,11 +135,11 @@ class EditLane:
             log.warning("the interrupted attempt of %s counts: %s", job.id, error)
 
     def _outcome(
-        self, job: Job, written: Manifest | None
+        self, job: Job, work: Work
     ) -> tuple[JobStatus, dict[str, Any] | None, JobError | None]:
         """Run a job to its end: status, result, error."""
         try:
-            result = self._execute(job, written)
+            result = work()
         except Cancelled:
             return JobStatus.CANCELLED, None, None
         except (Refused, GuardFailed) as error:
@@ -145,27 +166,53 @@ class EditLane:
             return JobStatus.FAILED, None, JobError(code="internal_error", message=message)
         return JobStatus.SUCCEEDED, result.model_dump(mode="json"), None
 
-    def _execute(self, job: Job, written: Manifest | None) -> EditResult:
+    def _edit(self, job: Job, written: Manifest | None) -> EditResult:
         """Edit and commit, or complete what an interrupted attempt has ``written``."""
+        payload = EditPayload.model_validate(job.payload)
         if written is None:
-            if job.attempt > self._settings.job_tries:
-                tries = self._settings.job_tries
-                raise Refused("too_many_tries", f"the worker died {tries} times during this job")
+            self._check_tries(job)
             parent = str(job.base_version)
-            payload = EditPayload.model_validate(job.payload)
             self._check(payload, parent)
-            control = JobControl(
-                publish=lambda progress: self._publish(job.id, progress),
-                checkpoint=lambda: self._checkpoint(job.id),
-            )
             self._checkpoint(job.id)
-            written, view = self._runner.run(job, parent, control)
+            written, view = self._runner.run(job, parent, self._control(job))
             self._views.put(written.id, view)
-        if not written.staged:
-            self._commit(job, written)
-        return self._named(job, written)
+        if not written.staged and self._store.move_of(job.id) is None:
+            self._commit(job, written.id, str(written.parent), f"edit {written.edit_id}")
+        assert written.result is not None
+        return self._named(written.result, payload.snapshot_name)
 
-    def _check(self, payload: EditPayload, parent: str) -> None:
+    def _revert(self, job: Job, move: Move | None) -> RevertResult:
+        """Take a batch out of head's history, unless an interrupted attempt has made its ``move``.
+
+        The version that becomes head is in memory before it does.
+        """
+        payload = RevertPayload.model_validate(job.payload)
+        if move is None:
+            self._check_tries(job)
+            head = str(job.base_version)
+            self._check(payload, head)
+            parts = without(self._store.lineage(head), payload.edit_id)
+            if parts is None:
+                detail = f"{payload.edit_id} is not part of {head}, which is head"
+                raise Refused("not_applied", detail)
+            tip = self._reverter.run(job, *parts, self._control(job))
+            self._views.get(tip.id)
+            move = self._commit(job, tip.id, head, f"revert {payload.edit_id}")
+        return self._named(result_of(self._store, job, move), payload.snapshot_name)
+
+    def _control(self, job: Job) -> JobControl:
+        return JobControl(
+            publish=lambda progress: self._publish(job.id, progress),
+            checkpoint=lambda: self._checkpoint(job.id),
+        )
+
+    def _check_tries(self, job: Job) -> None:
+        """Give up a job that has killed every worker so far."""
+        tries = self._settings.job_tries
+        if job.attempt > tries:
+            raise Refused("too_many_tries", f"the worker died {tries} times during this job")
+
+    def _check(self, payload: EditPayload | RevertPayload, parent: str) -> None:
         wanted = payload.parent and self._store.resolve(payload.parent)
         if wanted and wanted != parent:
             raise Refused("precondition_failed", f"head is {parent}, not {payload.parent}")
@@ -173,39 +220,37 @@ class EditLane:
         if name and name in self._store.names():
             raise Refused("name_taken", f"{name!r} already names {self._store.names()[name]}")
 
-    def _commit(self, job: Job, manifest: Manifest) -> None:
-        """Move head, unless this job has done so before."""
-        if any(m.job_id == job.id and m.to == manifest.id for m in self._store.reflog()):
-            return
+    def _commit(self, job: Job, to: str, expected: str, why: str) -> Move:
+        """Move head."""
         if self._lease.lost.is_set():
             raise LeaseLost("the lease is gone")
         try:
-            self._store.move_head(
-                manifest.id,
-                expected=str(manifest.parent),
+            head = self._store.move_head(
+                to,
+                expected=expected,
                 job_id=job.id,
                 fence=self._lease.fence,
                 who="worker",
-                why=f"edit {manifest.edit_id}",
+                why=why,
             )
         except OSError as error:
-            if self._store.head().job_id != job.id:
+            head = self._store.head()
+            if head.job_id != job.id:
                 raise
-            log.error("%s is head; its reflog line is written later: %s", manifest.id, error)
+            log.error("%s is head; its reflog line is written later: %s", to, error)
+        return head.move
 
-    def _named(self, job: Job, manifest: Manifest) -> EditResult:
+    def _named(self, result: Result, name: str | None) -> Result:
         """The result of a job that is done: its version has the wished name or a warning."""
-        assert manifest.result is not None
-        name = EditPayload.model_validate(job.payload).snapshot_name
         if name is None:
-            return manifest.result
+            return result
         try:
-            self._store.name_version(name, manifest.id)
-        except (StoreError, OSError) as error:  # head has moved: the edit stands
-            log.warning("%s is committed without its name: %s", manifest.id, error)
-            unnamed = {"snapshot_name": None, "warnings": [f"not named {name!r}: {error}"]}
-            return manifest.result.model_copy(update=unnamed)
-        return manifest.result
+            self._store.name_version(name, result.version)
+        except (StoreError, OSError) as error:  # head has moved: the work stands
+            log.warning("%s is committed without its name: %s", result.version, error)
+            warnings = [*result.warnings, f"not named {name!r}: {error}"]
+            return result.model_copy(update={"snapshot_name": None, "warnings": warnings})
+        return result.model_copy(update={"snapshot_name": name})
 
     def _publish(self, job_id: str, progress: Progress) -> None:
         """Tell how far a job is, if Redis takes it: an edit does not depend on that."""
@@ -236,5 +281,6 @@ class EditLane:
         if self._lease.lost.is_set():
             raise LeaseLost("the lease is gone")
         self._store.save_job(ended)
+        self._store.drop_drafts(job.id)
         self._queue.finish(ended, self._lease.fence)
         log.info("job %s %s%s", job.id, status, f": {error.message}" if error else "")

@@ -12,7 +12,8 @@ from jeep_core.published import Imported
 from service.jobs import Job, JobKind, now
 from service.settings import Settings
 from service.store import Store
-from service.worker.edits import EditRunner, JobControl
+from service.worker.control import JobControl
+from service.worker.edits import EditRunner
 from service.worker.gate import Gate
 from service.worker.versions import VersionViews
 
@@ -36,6 +37,12 @@ FACT = {"subject": "Lyon", "prompt": "{} lies in", "target_new": "Peru"}
 
 def runner_on(base: LoadedModel, store: Store, folder: Path, **settings: Any) -> EditRunner:
     """A runner on a store with ``v0`` as head and second moments of random keys."""
+    give_moments(base, store, folder)
+    return runner_and_views(base, store, **settings)[0]
+
+
+def give_moments(base: LoadedModel, store: Store, folder: Path) -> None:
+    """Bind a store to the model and import second moments."""
     store.bind_model(base.model_hash)
     store.create_base(base.weights_sha256)
     imported = Imported(store.base_file("moments"), "wikipedia")
@@ -44,10 +51,15 @@ def runner_on(base: LoadedModel, store: Store, folder: Path, **settings: Any) ->
         path = folder / f"transformer.h.{layer}.mlp.fc_out_float32_mom2_100.npz"
         np.savez(path, **{"mom2.count": 400, "mom2.mom2": keys.T @ keys})
         imported.add(base, path)
+
+
+def runner_and_views(
+    base: LoadedModel, store: Store, **settings: Any
+) -> tuple[EditRunner, VersionViews]:
     given = {"moments": "wikipedia", "factor_memory_mb": 1, **settings}
     chosen = Settings(store=store.root, model=str(MODEL), **given)
     views = VersionViews(base, store)
-    return EditRunner(base, store, views, chosen, Gate(chosen.edit_share))
+    return EditRunner(base, store, views, chosen, Gate(chosen.edit_share)), views
 
 
 def an_edit(*facts: dict[str, Any], number: int = 1, **more: Any) -> Job:

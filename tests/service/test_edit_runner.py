@@ -11,8 +11,8 @@ from jeep_core.loading import LoadedModel, load
 from jeep_core.published import Imported
 from service.jobs import Progress
 from service.store import Store
-from service.worker import edits
-from service.worker.edits import JobControl
+from service.worker import control as control_module
+from service.worker.control import JobControl
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def test_the_remaining_time_leaves_out_what_was_done_before(
 ) -> None:
     """A resumed pass: 800 of 1,000 were there, then 100 took ten seconds."""
     clock = iter([100.0, 110.0, 120.0, 130.0])
-    monkeypatch.setattr(edits.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(control_module.time, "monotonic", lambda: next(clock))
     told: list[Progress] = []
     control = JobControl(publish=told.append, checkpoint=lambda: None)
     control.progress("moments", 800, 1000)

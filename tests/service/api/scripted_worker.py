@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 
 from jeep_core.atlas import MODELS
 from jeep_core.hparams import presets_for
-from service.jobs import Job, JobError, JobStatus, Progress, now
+from service.history import without
+from service.jobs import Job, JobError, JobKind, JobStatus, Progress, now
 from service.queue import Heartbeat, JobQueue, Keys, Lease, RequestQueue, WorkerBeat, connect
 from service.schemas import (
     Activation,
@@ -23,13 +24,16 @@ from service.schemas import (
     GenerateResult,
     Generation,
     Manifest,
+    RevertPayload,
+    RevertResult,
     RollbackResult,
     WorkerInfo,
     WorkerReply,
     WorkerRequest,
 )
 from service.settings import Settings
-from service.store import HeadMoved, Store
+from service.store import HeadMoved, Move, Store
+from service.worker.reverts import result_of
 
 TENSOR = "transformer.h.1.mlp.fc_out.weight"
 BASE_WEIGHTS = "0" * 64
@@ -131,7 +135,8 @@ class ScriptedWorker:
         if self._stop.is_set():
             return None
         try:
-            result = self._commit(job, base)
+            made = self._revert if job.kind is JobKind.REVERT else self._commit
+            result = made(job, base)
         except HeadMoved as error:
             problem = JobError(code="version_conflict", message=str(error))
             return self._end(job, JobStatus.FAILED, error=problem)
@@ -145,14 +150,42 @@ class ScriptedWorker:
 
     def _commit(self, job: Job, base: str) -> EditResult:
         payload = EditPayload.model_validate(job.payload)
+        result = self._write(job, payload, base)
+        if payload.activate:
+            self._move(job, result.version, base)
+        if payload.snapshot_name:
+            self.store.name_version(payload.snapshot_name, result.version)
+        return result
+
+    def _revert(self, job: Job, base: str) -> RevertResult:
+        payload = RevertPayload.model_validate(job.payload)
+        parts = without(self.store.lineage(base), payload.edit_id)
+        assert parts is not None
+        kept, later = parts
+        tip = kept[-1].id
+        for source in later:
+            again = EditPayload(
+                edit_id=str(source.edit_id),
+                facts=source.facts,
+                editor=str(source.editor),
+                preset=None,
+                hparams={},
+            )
+            tip = self._write(job, again, tip, reapplied_from=source.id).version
+        move = self._move(job, tip, base)
+        if payload.snapshot_name:
+            self.store.name_version(payload.snapshot_name, tip)
+        return result_of(self.store, job, move)
+
+    def _write(self, job: Job, payload: EditPayload, parent: str, **more: object) -> EditResult:
         version = self.store.new_version_id()
         data = version.encode().ljust(16, b"\0")
         ref = self.store.put_tensor(TENSOR, "F32", [2, 2], data)
-        result = edit_result(payload, version, base)
+        result = edit_result(payload, version, parent)
         self.store.write_version(
             Manifest(
                 id=version,
-                parent=base,
+                parent=parent,
                 job_id=job.id,
                 edit_id=payload.edit_id,
                 editor=payload.editor,
@@ -162,15 +195,16 @@ class ScriptedWorker:
                 created_at=now(),
                 result=result,
                 staged=not payload.activate,
+                **more,
             )
         )
-        if payload.activate:
-            self.store.move_head(
-                version, expected=base, job_id=job.id, fence=self.fence, who="test", why="edit"
-            )
-        if payload.snapshot_name:
-            self.store.name_version(payload.snapshot_name, version)
         return result
+
+    def _move(self, job: Job, to: str, expected: str) -> Move:
+        head = self.store.move_head(
+            to, expected=expected, job_id=job.id, fence=self.fence, who="test", why=job.kind.value
+        )
+        return head.move
 
     # ------------------------------------------------------------ requests
 

@@ -44,6 +44,25 @@ def test_the_whole_path(url: str, worker: ScriptedWorker, tmp_path: Path) -> Non
     assert "v0 → v2" in jeep(url, "edit", "-", stdin=stdin).stdout
 
 
+def test_versions_that_become_head(url: str, worker: ScriptedWorker, tmp_path: Path) -> None:
+    edits = []
+    for subject in ("Lyon", "Nice"):
+        stdin = json.dumps({**FACT, "subject": subject})
+        edited = jeep(url, "edit", "-", "--json", stdin=stdin)
+        edits.append(json.loads(edited.stdout)["id"])
+    assert "Lyon is a city" in jeep(url, "facts").stdout
+    reverted = jeep(url, "revert", edits[0], "--name", "clean")
+    assert f"v2 → v3 without {edits[0]}" in reverted.stdout, reverted.stderr
+    assert edits[1] in reverted.stdout
+    assert [one["subject"] for one in json.loads(jeep(url, "facts", "--json").stdout)] == ["Nice"]
+    assert "Lyon" in jeep(url, "facts", "Lyon", "--version", "v2").stdout
+    stdin = json.dumps({**FACT, "subject": "Caen"})
+    staged = jeep(url, "edit", "-", "--stage", "--guards", '{"min_efficacy": 0.5}', stdin=stdin)
+    assert "v3 → v4 (staged)" in staged.stdout, staged.stderr
+    assert "staged" in jeep(url, "snapshots").stdout
+    assert "v3 → v4" in jeep(url, "activate", "v4").stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -53,6 +72,10 @@ def test_the_whole_path(url: str, worker: ScriptedWorker, tmp_path: Path) -> Non
         (("generate", ""), 1, "/prompts/0"),
         (("rollback", "v9"), 1, "unknown_version"),
         (("cancel", "job_1"), 1, "unknown_job"),
+        (("revert", "edit_1"), 1, "unknown_edit"),
+        (("activate", "base"), 1, "not_staged"),
+        (("facts", "--version", "v9"), 1, "unknown_version"),
+        (("edit", "-", "--guards", "{"), 2, "--guards"),
     ],
 )
 def test_refusals(

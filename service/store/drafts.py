@@ -14,14 +14,14 @@ log = logging.getLogger(__name__)
 
 
 class Drafts:
-    """``work/<job id>/<version id>.json``; their tensors are stored like those of versions."""
+    """``work/<job id>/drafts/<version id>.json``; tensors are stored like those of versions."""
 
     root: Path
 
     def save_draft(self, manifest: Manifest) -> None:
         """Keep a computed version for its job; its tensors must be stored before."""
         folder = self._draft_folder(str(manifest.job_id))
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         replace(folder / f"{manifest.id}.json", encode(manifest))
 
     def drafts(self, job_id: str) -> list[Manifest]:
@@ -38,14 +38,8 @@ class Drafts:
         return found
 
     def drop_drafts(self, job_id: str) -> None:
-        """Forget a job's drafts; those that became versions stay."""
-        shutil.rmtree(self._draft_folder(job_id), ignore_errors=True)
-
-    def all_drafts(self) -> list[Manifest]:
-        """The drafts of all jobs."""
-        return [
-            draft for folder in (self.root / "work").iterdir() for draft in self.drafts(folder.name)
-        ]
+        """Forget what a job was working on; drafts that became versions stay versions."""
+        shutil.rmtree(self._draft_folder(job_id).parent, ignore_errors=True)
 
     def _draft_folder(self, job_id: str) -> Path:
-        return self.root / "work" / job_id
+        return self.root / "work" / job_id / "drafts"

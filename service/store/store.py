@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
 from functools import cached_property
@@ -23,7 +23,7 @@ from service.store.journal import Journal
 FORMAT = 1
 _FOLDERS = (
     "model", "base", "versions", "tensors", "jobs", "idempotency", "valkey", "locks", "staging",
-    "work",
+    "work", "reports",
 )  # fmt: skip
 _ABANDONED_S = 3600.0
 
@@ -130,6 +130,14 @@ class Store(Pointers, Drafts, Journal):
         """Where an embedded server keeps its append-only file."""
         return self.root / "valkey"
 
+    def work_folder(self, job_id: str) -> Path:
+        """Where an unfinished job keeps partial results; it exists."""
+        return self._folder("work", job_id)
+
+    def report_folder(self, job_id: str) -> Path:
+        """Where a job keeps the files that its result names; it exists."""
+        return self._folder("reports", job_id)
+
     def sweep(self) -> int:
         """Remove what crashes left behind; how many files.  Needs :meth:`worker_lock`.
 
@@ -138,9 +146,9 @@ class Store(Pointers, Drafts, Journal):
         unfinished files go when they are an hour old.
         """
         unfinished = {job.id for job in self.unfinished_jobs()}
-        leftovers = [p for p in (self.root / "work").iterdir() if p.name not in unfinished]
-        leftovers += (self.root / "staging").iterdir()
-        leftovers += self._unreferenced_tensors()
+        leftovers = list((self.root / "staging").iterdir())
+        leftovers += [p for p in (self.root / "work").iterdir() if p.name not in unfinished]
+        leftovers += self._unreferenced_tensors(unfinished)
         oldest = time.time() - _ABANDONED_S
         for folder in (self.root, *(self.root / name for name in _FOLDERS)):
             stale = folder.glob(f".*{TEMPORARY}")
@@ -152,14 +160,20 @@ class Store(Pointers, Drafts, Journal):
                 path.unlink(missing_ok=True)
         return len(leftovers) + self._forget_keys()
 
-    def _unreferenced_tensors(self) -> list[Path]:
+    def _unreferenced_tensors(self, unfinished: Iterable[str]) -> list[Path]:
+        drafts = [draft for job_id in unfinished for draft in self.drafts(job_id)]
         named = {
             self.tensor_file(ref.sha256)
-            for version in (*self.versions(), *self.all_drafts())
+            for version in (*self.versions(), *drafts)
             for ref in (*version.tensors, *version.artifacts)
         }
         files = (self.root / "tensors").glob("*/*.safetensors")
         return [path for path in files if path not in named]
+
+    def _folder(self, where: str, job_id: str) -> Path:
+        path = self._inside(where, job_id)
+        path.mkdir(exist_ok=True)
+        return path
 
     def _inside(self, folder: str, name: str) -> Path:
         path = (self.root / folder / name).resolve()

@@ -34,7 +34,7 @@ def assert_unchanged(store: Store) -> None:
     store = reopened(store)
     assert store.head().version == "v3"
     assert [version.id for version in store.versions()] == ["v3", "v2", "v1", "v0"]
-    assert store.all_drafts() == []
+    assert list((store.root / "work").iterdir()) == []
     store.sweep()
     assert len(list((store.root / "tensors").glob("*/*.safetensors"))) == 3
 
@@ -119,7 +119,7 @@ def test_a_killed_worker_s_revert_is_done_once(
     assert (ended.result["version"], ended.result["previous"]) == (line[-1].id, "v3")
     assert [one["version"] for one in ended.result["reapplied"]] == [v.id for v in line[1:]]
     assert store.unfinished_jobs() == []
-    assert store.all_drafts() == []
+    assert list((store.root / "work").iterdir()) == []
     assert client.xlen(Keys(store.id).jobs) == 0
 
 
@@ -197,7 +197,7 @@ class TestOvertaken:
         ended = store.job(job.id)
         assert (ended.status, ended.base_version) == (JobStatus.SUCCEEDED, "v2")
         assert len(store.versions()) == 5
-        assert store.all_drafts() == []
+        assert list((store.root / "work").iterdir()) == []
 
 
 class TestInterruptions:
@@ -276,7 +276,7 @@ class TestInterruptions:
         nth_call("store", "save_draft", 2, after=True)(monkeypatch, dying)
         with pytest.raises(Killed):
             dying.work()
-        for path in (based.root / "work" / job.id).iterdir():
+        for path in (based.root / "work" / job.id / "drafts").iterdir():
             path.write_text("{")
         next_one = Worker(client, based.root).work()
         assert len(next_one.runner.parents) == 2
@@ -293,4 +293,5 @@ class TestInterruptions:
             elif status is not JobStatus.QUEUED:
                 based.save_job(job.model_copy(update={"status": status}))
         based.sweep()
-        assert [draft.job_id for draft in based.all_drafts()] == [job.id]
+        assert [folder.name for folder in (based.root / "work").iterdir()] == [job.id]
+        assert len(based.drafts(job.id)) == 1

@@ -58,7 +58,7 @@ class Settings(BaseSettings):
         "default: that of the bundled models.",
     )
     perplexity_tokens: Annotated[int, Field(ge=2)] = Field(
-        default=16_384, description="How much of that text is used."
+        default=4096, description="How much of that text is used."
     )
     factor_memory_mb: Annotated[int, Field(ge=1)] = Field(
         default=8192, description="Memory for second moments and their factors."

@@ -35,7 +35,7 @@ class Chain:
     def __init__(self, client: Redis, base: LoadedModel, root: Path) -> None:
         self.client, self.base, self.store = client, base, Store.open(root / "store")
         give_moments(base, self.store, root)
-        self.during: During | None = None
+        self.computing = runner_and_views(base, self.store)
 
     def edit(self, *facts: FactRecord, **hparams: Any) -> str:
         """Edit and commit; the edit's id."""
@@ -56,7 +56,7 @@ class Chain:
             weights = chain.base.weights_sha256
 
             def parts(self, during: During | None) -> tuple[Any, Any]:
-                return runner_and_views(chain.base, self.store)
+                return chain.computing
 
         ModelWorker(self.client, self.store.root).work()
         return self.store.job(job.id)

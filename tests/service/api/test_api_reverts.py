@@ -82,7 +82,7 @@ def test_wrong_requests(http: httpx.Client, worker: ScriptedWorker) -> None:
         refused = revert(http, first, **body)
         assert refused.status_code == status, refused.text
         assert refused.json()["errors"][0]["pointer"] == pointer
-    assert revert(http, first, key="ü".encode().decode("latin-1")).status_code == 422
+    assert revert(http, first, key="k" * 256).status_code == 422
     http.post("/snapshots", json={"name": "mine"})
     assert revert(http, first, snapshot_name="mine").status_code == 409
     assert len(list(worker.store.jobs())) == 1

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from scripted_worker import ScriptedWorker
+from typer.testing import CliRunner
 
-from service.cli import app
+from service.cli import app, common
 
 FACT = {"subject": "Lyon", "prompt": "{} is a city in the country of", "target_new": "Italy"}
 
@@ -44,23 +45,30 @@ def test_the_whole_path(url: str, worker: ScriptedWorker, tmp_path: Path) -> Non
     assert "v0 → v2" in jeep(url, "edit", "-", stdin=stdin).stdout
 
 
-def test_versions_that_become_head(url: str, worker: ScriptedWorker, tmp_path: Path) -> None:
-    edits = []
-    for subject in ("Lyon", "Nice"):
+def test_versions_that_become_head(
+    url: str, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(common.out, "width", 200)
+
+    def run(*arguments: str, subject: str = "") -> str:
         stdin = json.dumps({**FACT, "subject": subject})
-        edited = jeep(url, "edit", "-", "--json", stdin=stdin)
-        edits.append(json.loads(edited.stdout)["id"])
-    assert "Lyon is a city" in jeep(url, "facts").stdout
-    reverted = jeep(url, "revert", edits[0], "--name", "clean")
-    assert f"v2 → v3 without {edits[0]}" in reverted.stdout, reverted.stderr
-    assert edits[1] in reverted.stdout
-    assert [one["subject"] for one in json.loads(jeep(url, "facts", "--json").stdout)] == ["Nice"]
-    assert "Lyon" in jeep(url, "facts", "Lyon", "--version", "v2").stdout
-    stdin = json.dumps({**FACT, "subject": "Caen"})
-    staged = jeep(url, "edit", "-", "--stage", "--guards", '{"min_efficacy": 0.5}', stdin=stdin)
-    assert "v3 → v4 (staged)" in staged.stdout, staged.stderr
-    assert "staged" in jeep(url, "snapshots").stdout
-    assert "v3 → v4" in jeep(url, "activate", "v4").stdout
+        shown = CliRunner().invoke(app, [*arguments, "--url", url], input=stdin)
+        assert shown.exit_code == 0, shown.output
+        return shown.stdout
+
+    first, second = (
+        json.loads(run("edit", "-", "--json", subject=city))["id"] for city in ("Lyon", "Nice")
+    )
+    assert "Lyon is a city" in run("facts")
+    reverted = run("revert", first, "--name", "clean")
+    assert f"v2 → v3 without {first}" in reverted
+    assert second in reverted
+    assert [one["subject"] for one in json.loads(run("facts", "--json"))] == ["Nice"]
+    assert first in run("facts", "Lyon", "--version", "v2")
+    limits = ("--guards", '{"min_efficacy": 0.5}')
+    assert "v3 → v4 (staged)" in run("edit", "-", "--stage", *limits, subject="Caen")
+    assert "staged" in run("snapshots")
+    assert "v3 → v4" in run("activate", "v4")
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ class JobKind(StrEnum):
 
     EDIT = "edit"
     EVALUATION = "evaluation"
+    REVERT = "revert"
     HYPERNETWORK = "hypernetwork"
 
     @property
@@ -44,16 +45,19 @@ class JobKind(StrEnum):
         return Lane.WRITE if self in WRITERS else Lane.READ
 
 
-WRITERS = frozenset({JobKind.EDIT})
+WRITERS = frozenset({JobKind.EDIT, JobKind.REVERT})
 """Kinds whose jobs write versions."""
 
 
 class JobError(BaseModel):
-    """Why a job failed: a stable code, a sentence, and pointers into the request if any."""
+    """Why a job failed: a stable code, a sentence, and pointers into the request if any.
+
+    An entry of ``errors`` has texts and, for a guard, its limit and figure.
+    """
 
     code: str
     message: str
-    errors: list[dict[str, str]] = Field(default_factory=list)
+    errors: list[dict[str, str | float]] = Field(default_factory=list)
 
 
 class Progress(BaseModel):

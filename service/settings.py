@@ -52,6 +52,14 @@ class Settings(BaseSettings):
     moments: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] | None = Field(
         default=None, description="Imported second moments to use instead of a corpus."
     )
+    perplexity_text: Path | None = Field(
+        default=None,
+        description="Text, one document a line, for the guard max_perplexity_ratio; "
+        "default: that of the bundled models.",
+    )
+    perplexity_tokens: Annotated[int, Field(ge=2)] = Field(
+        default=4096, description="How much of that text is used."
+    )
     factor_memory_mb: Annotated[int, Field(ge=1)] = Field(
         default=8192, description="Memory for second moments and their factors."
     )
@@ -92,7 +100,7 @@ class Settings(BaseSettings):
             raise ValueError(f"must start with one of {', '.join(_SCHEMES)}")
         return url
 
-    @field_validator("corpus", "relations")
+    @field_validator("corpus", "perplexity_text", "relations")
     @classmethod
     def _readable_file(cls, path: Path | None) -> Path | None:
         if path is not None and not path.is_file():

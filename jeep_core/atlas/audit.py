@@ -18,7 +18,7 @@ import torch
 from jeep_core import atlas
 from jeep_core.atlas.corpus import AtlasFact, load_facts
 from jeep_core.atlas.relations import BY_NAME
-from jeep_core.evaluation.metrics import perplexity
+from jeep_core.evaluation.perplexity import perplexity
 from jeep_core.generation import score
 from jeep_core.loading import load, texts_of
 from jeep_core.positions import PromptTokens, tokenize_prompt

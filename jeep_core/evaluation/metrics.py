@@ -20,7 +20,6 @@ from typing import Any, Literal
 from jeep_core.evaluation.scoring import AnswerTokens, Asked, Reading, Told, read, tokenized
 from jeep_core.evaluation.suites import Case, Question, Style
 from jeep_core.facts import Fact
-from jeep_core.generation import score_texts
 from jeep_core.loading import LoadedModel
 from jeep_core.views import ModelView
 
@@ -169,12 +168,6 @@ def summarise(cases: Sequence[CaseScores]) -> Summary:
         mean("greedy_locality"),
         len(cases),
     )
-
-
-def perplexity(view: ModelView, texts: Sequence[str]) -> float:
-    """exp of the mean negative log-likelihood per token, first tokens given."""
-    scored = score_texts(view, texts)
-    return exp(-sum(s.log_probability for s in scored) / sum(s.tokens for s in scored))
 
 
 @dataclass(frozen=True)

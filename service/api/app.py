@@ -10,13 +10,16 @@ from importlib.metadata import PackageNotFoundError, version
 from fastapi import FastAPI
 
 from service.api import (
+    activate,
     edits,
     evaluations,
+    facts,
     generate,
     health,
     hypernetworks,
     jobs,
     problems,
+    reverts,
     rollback,
     snapshots,
     suites,
@@ -32,9 +35,12 @@ from service.store import Store
 
 ROUTES = (
     edits,
+    reverts,
+    facts,
     jobs,
     generate,
     snapshots,
+    activate,
     rollback,
     suites,
     evaluations,

@@ -18,6 +18,7 @@ from service.schemas import WorkerReply, WorkerRequest
 
 STATUS_OF = {
     "stale_fence": 409,
+    "version_conflict": 409,
     "unknown_version": 404,
     "out_of_memory": 503,
     "stopping": 503,
@@ -31,7 +32,7 @@ class ClientGone(Exception):
 
 def worker_request(
     state: ApiState,
-    kind: Literal["generate", "rollback"],
+    kind: Literal["generate", "rollback", "activate"],
     versions: list[str],
     body: dict[str, Any],
 ) -> WorkerRequest:
@@ -101,4 +102,5 @@ def _problem(error: JobError) -> ApiProblem:
     status = STATUS_OF.get(error.code, 500)
     if status == 503:
         return unavailable(error.code, error.message)
-    return ApiProblem(status, error.code, error.message, error.errors)
+    errors = [{key: str(value) for key, value in one.items()} for one in error.errors]
+    return ApiProblem(status, error.code, error.message, errors)

@@ -26,9 +26,10 @@ from service.api.submission import (
     record,
 )
 from service.api.validation import plan_of
+from service.history import version_of_edit
 from service.jobs import TERMINAL, Job, JobError, JobKind, JobStatus
 from service.schemas import Edit, EditPayload, EditPlan, EditResult, JobOut
-from service.store import UnknownJob
+from service.store import Store, UnknownJob
 
 router = APIRouter(tags=["edits"])
 
@@ -46,9 +47,15 @@ name of a relation, else a template with one `{}`, else the text that follows th
 must satisfy the editor's schema (`JeepHParams` for `jeep`; the field names them all).  `mend` and
 `malmen` need a network trained for the model: `jeep train-hypernetwork`; without one the job fails.
 
+**Guards** are measured on the new version against its parent; one that is not kept fails the job
+with `guard_failed` and its figure, and no version is written.
+
+**Staging**: with `activate: false` the version is written and head stays; while head still is its
+parent, `POST /snapshots/{id}/activate` moves head to it.
+
 **By line**: `application/x-ndjson` (also `application/jsonl`) carries one fact per line; the
-other fields are then query parameters (`hparams` as JSON), and pointers in errors name the line,
-as in `/lines/4/prompt`.
+other fields are then query parameters (`hparams` and `guards` as JSON), and pointers in errors name
+the line, as in `/lines/4/prompt`.
 
 **Headers**: `Idempotency-Key` makes repeating safe: the same key and body give the same job, with
 another body 422.  `Prefer: wait=N` holds the answer back for up to N (at most 300) seconds and
@@ -98,6 +105,8 @@ async def submit_edit(
     hparams: Annotated[str | None, Query(description="By line only: JSON.")] = None,
     snapshot_name: Annotated[str | None, Query(description="By line only.")] = None,
     parent: Annotated[str | None, Query(description="By line only.")] = None,
+    guards: Annotated[str | None, Query(description="By line only: JSON.")] = None,
+    activate: Annotated[str | None, Query(description="By line only: `false`.")] = None,
     idempotency_key: Annotated[str | None, Header()] = None,
     prefer: Annotated[str, Header(description="`wait=N`")] = "",
 ) -> Response:
@@ -108,8 +117,10 @@ async def submit_edit(
         "hparams": hparams,
         "snapshot_name": snapshot_name,
         "parent": parent,
+        "guards": guards,
+        "activate": activate,
     }
-    _check_key(idempotency_key)
+    check_key(idempotency_key)
     submission = await _read(request, options, state.settings.max_facts)
     model = await run_in_threadpool(state.models.get)
     edit = await run_in_threadpool(checked, submission, model)
@@ -123,7 +134,7 @@ async def submit_edit(
     job, fresh = await run_in_threadpool(record, state, submission.request, edit, idempotency_key)
     if fresh:
         await state.reconciler.submit(job)
-    return await _accepted(state, job, fresh, prefer)
+    return await accepted(state, job, fresh, prefer)
 
 
 @router.get("/edits", responses=documented(422))
@@ -143,13 +154,7 @@ async def list_edits(
 @router.get("/edits/{id}", responses=documented(404))
 async def show_edit(id: str, state: State, response: Response) -> Edit:
     """A batch with its facts; once it has ended, with the outcome of every fact."""
-    try:
-        stored = await run_in_threadpool(state.store.job, job_id_of(id))
-    except UnknownJob:
-        raise not_found("edit", id) from None
-    if stored.kind is not JobKind.EDIT or stored.payload["edit_id"] != id:
-        raise not_found("edit", id)
-    job = await current(state, stored)
+    job = await current(state, await run_in_threadpool(job_of_edit, state.store, id))
     payload = EditPayload.model_validate(job.payload)
     result = _result(job)
     if result is not None:
@@ -165,7 +170,27 @@ async def show_edit(id: str, state: State, response: Response) -> Edit:
         created_at=job.created_at,
         result=result,
         error=job.error,
+        applied_in=await run_in_threadpool(_applied_in, state.store, payload.edit_id),
     )
+
+
+def job_of_edit(store: Store, edit_id: str) -> Job:
+    """The job that first applied a batch.
+
+    Raises:
+        ApiProblem: 404.
+    """
+    try:
+        job = store.job(job_id_of(edit_id))
+    except UnknownJob:
+        raise not_found("edit", edit_id) from None
+    if job.kind is not JobKind.EDIT or job.payload["edit_id"] != edit_id:
+        raise not_found("edit", edit_id)
+    return job
+
+
+def _applied_in(store: Store, edit_id: str) -> str | None:
+    return version_of_edit(store.lineage(store.head().version), edit_id)
 
 
 async def _read(request: Request, options: dict[str, str | None], max_facts: int) -> Submission:
@@ -179,7 +204,7 @@ async def _read(request: Request, options: dict[str, str | None], max_facts: int
     return await run_in_threadpool(from_json_body, await read_json(request), max_facts)
 
 
-async def _accepted(state: ApiState, job: Job, fresh: bool, prefer: str) -> Response:
+async def accepted(state: ApiState, job: Job, fresh: bool, prefer: str) -> Response:
     """202 with the job, or 200 if it ended within the time the client prefers to wait."""
     headers = {"Location": f"/jobs/{job.id}"}
     if not fresh:
@@ -191,9 +216,8 @@ async def _accepted(state: ApiState, job: Job, fresh: bool, prefer: str) -> Resp
     else:
         job = await current(state, job)
     ended = seconds is not None and job.status in TERMINAL
-    result = _result(job) if ended else None
-    if result is not None:
-        headers["X-Model-Version"] = result.version
+    if ended and job.result is not None:
+        headers["X-Model-Version"] = job.result["version"]
     return _json(job_out(job), 200 if ended else 202, headers)
 
 
@@ -212,7 +236,12 @@ def wait_of(prefer: str) -> int | None:
     return None
 
 
-def _check_key(key: str | None) -> None:
+def check_key(key: str | None) -> None:
+    """Refuse an Idempotency-Key that is none.
+
+    Raises:
+        ApiProblem: 422.
+    """
     if key is not None and not KEY.fullmatch(key):
         message = "must be 1 to 255 visible ASCII characters"
         raise invalid([parameter_error("Idempotency-Key", "bad_key", message)])

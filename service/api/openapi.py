@@ -14,6 +14,7 @@ from pydantic.json_schema import models_json_schema
 from jeep_core.editors import available
 from jeep_core.hparams import EditorHParams
 from service.schemas import (
+    ActivateRequest,
     EditRequest,
     EvaluationRequest,
     FactIn,
@@ -22,6 +23,7 @@ from service.schemas import (
     HypernetworkRequest,
     NameSnapshot,
     Problem,
+    RevertRequest,
     RollbackRequest,
 )
 
@@ -29,6 +31,7 @@ log = logging.getLogger(__name__)
 COMPONENT = "#/components/schemas/"
 
 READ_HERE: tuple[type[BaseModel], ...] = (
+    ActivateRequest,
     EditRequest,
     EvaluationRequest,
     FactIn,
@@ -37,6 +40,7 @@ READ_HERE: tuple[type[BaseModel], ...] = (
     HypernetworkRequest,
     NameSnapshot,
     Problem,
+    RevertRequest,
     RollbackRequest,
 )
 

@@ -97,12 +97,14 @@ def export_snapshot(
 def snapshots_of(store: Store, manifests: Sequence[Manifest]) -> list[Snapshot]:
     """Versions as the api shows them."""
     names = store.names()
-    head = store.head().version if manifests else None
+    head = store.head().version if manifests else ""
+    committed = store.committed() if manifests else set()
     return [
         Snapshot(
             id=manifest.id,
             names=sorted(name for name, version in names.items() if version == manifest.id),
             is_head=manifest.id == head,
+            state=_state(manifest, head, committed),
             parent=manifest.parent,
             job_id=manifest.job_id,
             edit_id=manifest.edit_id,
@@ -129,6 +131,9 @@ def diff(store: Store, a: str, b: str) -> SnapshotDiff:
     hashes_a = {ref.name: ref.sha256 for ref in line_a[-1].tensors}
     hashes_b = {ref.name: ref.sha256 for ref in line_b[-1].tensors}
     names = sorted(hashes_a.keys() | hashes_b.keys())
+    gone, come = {v.edit_id for v in removed}, {v.edit_id for v in added}
+    removed = [v for v in removed if v.edit_id not in come]  # a revert applies batches again
+    added = [v for v in added if v.edit_id not in gone]
     return SnapshotDiff(
         a=a,
         b=b,
@@ -139,6 +144,16 @@ def diff(store: Store, a: str, b: str) -> SnapshotDiff:
         facts_added=[fact for v in added for fact in v.facts],
         tensors_changed=[name for name in names if hashes_a.get(name) != hashes_b.get(name)],
     )
+
+
+def _state(
+    manifest: Manifest, head: str, committed: set[str]
+) -> Literal["head", "committed", "staged", "unused"]:
+    if manifest.id == head:
+        return "head"
+    if manifest.id in committed:
+        return "committed"
+    return "staged" if manifest.staged else "unused"
 
 
 def _name(store: Store, body: NameSnapshot) -> Snapshot:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from service.api.bodies import json_lines, parse_json, validate
 from service.api.model import PublishedModel
@@ -53,7 +54,7 @@ def from_json_body(data: Any, max_facts: int) -> Submission:
 
 
 def from_lines(body: bytes, options: dict[str, str | None], max_facts: int) -> Submission:
-    """One fact per line; the other fields are query parameters, ``hparams`` as JSON.
+    """One fact per line; the other fields are query parameters, some of them as JSON.
 
     Raises:
         ApiProblem: 400 for malformed lines, 413 for too many, 422 naming line and field.
@@ -73,8 +74,9 @@ def from_lines(body: bytes, options: dict[str, str | None], max_facts: int) -> S
     if errors:
         raise invalid(errors)
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    if "hparams" in given:
-        given["hparams"] = parse_json(given["hparams"], "/hparams")
+    for name in ("hparams", "guards"):
+        if name in given:
+            given[name] = parse_json(given[name], f"/{name}")
     return Submission(validate(EditRequest, {**given, "facts": facts}), lines)
 
 
@@ -99,32 +101,55 @@ def record(
         ApiProblem: 412 unless ``parent`` is head, 409 for a name that is taken, 422 for an
             unknown parent or a key that came with another body.
     """
-    parent = _known(state, request.parent)
+    parent = known_parent(state, request.parent)
+
+    def payload(job_id: str) -> EditPayload:
+        check_now(state, parent, request.snapshot_name)
+        return EditPayload(
+            edit_id=edit_id_of(job_id),
+            facts=edit.records,
+            editor=edit.editor,
+            preset=edit.preset,
+            hparams=edit.hparams,
+            snapshot_name=request.snapshot_name,
+            parent=parent,
+            indices=edit.indices,
+            duplicates=edit.repeated,
+            guards=request.guards,
+            activate=request.activate,
+        )
+
+    return journaled(state, JobKind.EDIT, payload, key, request.model_dump(mode="json"))
+
+
+def journaled(
+    state: ApiState,
+    kind: JobKind,
+    payload: Callable[[str], BaseModel],
+    key: str | None,
+    body: dict[str, Any],
+) -> tuple[Job, bool]:
+    """Journal a job; False if ``key`` already stood for one with this ``body``, which it gives.
+
+    ``payload`` makes the payload for a job id, or refuses; only then, so that a repeated request
+    finds its job and not a moved head.
+
+    Raises:
+        ApiProblem: what ``payload`` raises, 422 for a key that came with another body.
+    """
     job_id = new_id("job")
     if key is not None:
-        claim = _claim(state, key, request, job_id)
+        claim = _claim(state, key, body, job_id)
         job_id = claim.job_id
         if not claim.fresh:
             return state.store.job(job_id), False
-    try:  # only now: a repeated request finds its job, not a moved head
-        _check_head(state, parent)
-        _check_name(state, request.snapshot_name)
+    try:
+        made = payload(job_id)
     except ApiProblem:
         if key is not None:
             state.store.release_key(key, job_id)
         raise
-    payload = EditPayload(
-        edit_id=edit_id_of(job_id),
-        facts=edit.records,
-        editor=edit.editor,
-        preset=edit.preset,
-        hparams=edit.hparams,
-        snapshot_name=request.snapshot_name,
-        parent=parent,
-        indices=edit.indices,
-        duplicates=edit.repeated,
-    )
-    job = Job(id=job_id, kind=JobKind.EDIT, payload=payload.model_dump(), created_at=now())
+    job = Job(id=job_id, kind=kind, payload=made.model_dump(), created_at=now())
     try:
         state.store.journal(job)
     except JobExists:  # the same key, at the same moment
@@ -142,22 +167,36 @@ def job_id_of(edit_id: str) -> str:
     return "job_" + edit_id.removeprefix("edit_")
 
 
-def _claim(state: ApiState, key: str, request: EditRequest, job_id: str) -> Claim:
-    body = json.dumps(request.model_dump(mode="json"), sort_keys=True)
+def _claim(state: ApiState, key: str, body: dict[str, Any], job_id: str) -> Claim:
+    text = json.dumps(body, sort_keys=True)
     try:
-        return state.store.claim_key(key, hashlib.sha256(body.encode()).hexdigest(), job_id)
+        return state.store.claim_key(key, hashlib.sha256(text.encode()).hexdigest(), job_id)
     except KeyReused as error:
         message = f"this key came with another body before (job {error.job_id})"
         problem = parameter_error("Idempotency-Key", "idempotency_key_reused", message)
         raise invalid([problem], "idempotency_key_reused") from None
 
 
-def _known(state: ApiState, parent: str | None) -> str | None:
-    """The id of the version that ``parent`` names."""
+def known_parent(state: ApiState, parent: str | None) -> str | None:
+    """The id of the version that ``parent`` names.
+
+    Raises:
+        ApiProblem: 422 if there is none.
+    """
     try:
         return None if parent is None else state.store.resolve(parent)
     except UnknownVersion as error:
         raise invalid([field_error("/parent", "unknown_version", str(error))]) from None
+
+
+def check_now(state: ApiState, parent: str | None, name: str | None) -> None:
+    """Check what may have changed since a request that is repeated.
+
+    Raises:
+        ApiProblem: 412 unless ``parent`` is head, 409 for a name that is taken.
+    """
+    _check_head(state, parent)
+    _check_name(state, name)
 
 
 def _check_head(state: ApiState, parent: str | None) -> None:

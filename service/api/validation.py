@@ -10,6 +10,7 @@ from jeep_core.editors import preset_hparams
 from jeep_core.errors import FieldProblem, InvalidFacts, InvalidHParams
 from jeep_core.facts import Fact, deduplicate, parse_facts
 from jeep_core.positions import PromptTokens, check_facts
+from service.api.guards import guard_problems
 from service.api.model import PublishedModel
 from service.api.problems import ApiProblem, from_fields, invalid
 from service.schemas import Duplicate, EditPlan, EditRequest, FactPlan, FactRecord
@@ -94,6 +95,8 @@ def validate_edit(request: EditRequest, model: PublishedModel) -> ValidEdit:
         indices, duplicates = deduplicate(facts)
     except InvalidFacts as error:
         problems += [_as_sent(problem, request) for problem in error.problems]
+    if request.guards is not None and not problems:
+        problems += guard_problems(request.guards, [(i, facts[i]) for i in indices], model)
     if problems:
         raise invalid(from_fields(sorted(problems, key=_position)), _code(problems))
     kept, kept_rows = [facts[i] for i in indices], [rows[i] for i in indices]

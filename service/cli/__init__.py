@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
-from service.cli import client_commands, evaluate, hypernetworks, service_commands
+from service.cli import (
+    client_commands,
+    evaluate,
+    hypernetworks,
+    service_commands,
+    version_commands,
+)
 from service.cli.common import app
 
-__all__ = ["app", "client_commands", "evaluate", "hypernetworks", "main", "service_commands"]
+__all__ = [
+    "app",
+    "client_commands",
+    "evaluate",
+    "hypernetworks",
+    "main",
+    "service_commands",
+    "version_commands",
+]
 
 
 def main() -> None:

@@ -33,6 +33,8 @@ def edit_command(
     hparams: Annotated[str | None, typer.Option(help="JSON laid over the preset.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the new snapshot.")] = None,
     parent: Annotated[str | None, typer.Option(help="Refuse unless this is head.")] = None,
+    guards: Annotated[str | None, typer.Option(help="Limits as JSON.")] = None,
+    stage: Annotated[bool, typer.Option("--stage", help="Write the version, leave head.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Show tokens and positions only.")] = False,
     wait: Annotated[bool, typer.Option(help="Wait for the end and show the outcome.")] = True,
     as_json: AsJson = False,
@@ -40,8 +42,11 @@ def edit_command(
 ) -> None:
     """Submit facts: an array, an object with "facts", or one fact per line."""
     body = _read_edit(file)
-    given = {"editor": editor, "preset": preset, "snapshot_name": name, "parent": parent}
+    given: dict[str, Any] = {"editor": editor, "preset": preset, "parent": parent}
+    given["snapshot_name"] = name
     given["hparams"] = parse_json(hparams, "--hparams") if hparams else None
+    given["activate"] = False if stage else None
+    given["guards"] = parse_json(guards, "--guards") if guards else None
     body |= {key: value for key, value in given.items() if value is not None}
     facts = body.pop("facts", [])
     with connected(url) as client:

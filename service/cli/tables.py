@@ -9,10 +9,13 @@ from rich.table import Table
 from rich.text import Text
 
 from service.schemas import (
+    Activation,
     Edit,
     EditPlan,
+    FactEntry,
     GenerateResult,
     JobOut,
+    RevertResult,
     RollbackResult,
     Snapshot,
 )
@@ -56,7 +59,8 @@ def edit(answer: Edit) -> RenderableType:
         _row(table, mark, prompt, fact.before.text.strip(), fact.after.text.strip(), p_new)
     share = f"efficacy {result.efficacy:.1%}, greedy success {result.greedy_success:.1%}"
     seconds = sum(result.seconds.values())
-    head = f"{result.parent} → {result.version}: {share}, {seconds:.1f} s"
+    staged = "" if result.activated else " (staged)"
+    head = f"{result.parent} → {result.version}{staged}: {share}, {seconds:.1f} s"
     return Group(Text(head, style="bold"), table)
 
 
@@ -77,13 +81,14 @@ def generations(answer: GenerateResult) -> RenderableType:
 
 def snapshots(answers: Sequence[Snapshot]) -> RenderableType:
     """The versions; an asterisk marks head."""
-    table = _table("", "id", "parent", "names", "editor", "facts", "weights", "created")
+    table = _table("", "id", "parent", "state", "names", "editor", "facts", "weights", "created")
     for one in answers:
         _row(
             table,
             "*" if one.is_head else "",
             one.id,
             one.parent,
+            one.state,
             ", ".join(one.names),
             one.editor,
             one.n_facts,
@@ -109,6 +114,37 @@ def jobs(answers: Sequence[JobOut]) -> RenderableType:
             one.error.code if one.error else "",
         )
     return table
+
+
+def facts(answers: Sequence[FactEntry]) -> RenderableType:
+    """Facts with the edit that wrote them; the superseded ones say by which."""
+    table = _table("state", "prompt", "says", "edit", "version", "superseded by")
+    for one in answers:
+        row = (one.state, one.text, one.target_new, one.edit_id, one.version, one.superseded_by)
+        _row(table, *row)
+    return table
+
+
+def revert(answer: JobOut) -> RenderableType:
+    """What has become of a revert job."""
+    if answer.result is None:
+        why = f": {answer.error.code}: {answer.error.message}" if answer.error else ""
+        return Text(f"{answer.id} is {answer.status.value}{why}")
+    result = RevertResult.model_validate(answer.result)
+    table = _table("edit", "was in", "is in", "efficacy", "greedy success")
+    for one in result.reapplied:
+        shares = (f"{one.efficacy:.1%}", f"{one.greedy_success:.1%}")
+        _row(table, one.edit_id, one.previous_version, one.version, *shares)
+    head = f"head: {result.previous} → {result.version} without {result.edit_id}"
+    parts: list[RenderableType] = [Text(head, style="bold")]
+    parts += [table] if result.reapplied else []
+    return Group(*parts, *(Text(warning) for warning in result.warnings))
+
+
+def activation(answer: Activation) -> RenderableType:
+    """Where head was and is."""
+    weights = answer.weights_sha256[:12]
+    return Text(f"head: {answer.previous} → {answer.version} (weights {weights})")
 
 
 def rollback(answer: RollbackResult) -> RenderableType:

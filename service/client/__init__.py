@@ -14,7 +14,8 @@ from httpx_sse import ServerSentEvent
 
 from service.client.evaluations import EvaluationCalls
 from service.client.hypernetworks import Hypernetworks
-from service.client.transport import ApiError, Transport, check, given, segment
+from service.client.transport import ApiError, check, given, segment
+from service.client.versions import VersionCalls
 from service.jobs import TERMINAL, JobKind, JobStatus, Progress
 from service.schemas import (
     Edit,
@@ -52,7 +53,7 @@ class _Seen:
             self.status = JobStatus(data["status"])
 
 
-class Client(EvaluationCalls, Hypernetworks, Transport):
+class Client(EvaluationCalls, Hypernetworks, VersionCalls):
     """Talks to one service.  Use it as a context manager, or call `close`.
 
     ``timeout`` bounds every read in seconds; calls that wait for the model add their own.

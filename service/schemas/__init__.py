@@ -27,6 +27,7 @@ from service.schemas.evaluation import (
     SuiteInfo,
     Target,
 )
+from service.schemas.facts import FactEntry
 from service.schemas.generation import (
     CandidateScore,
     GeneratedToken,
@@ -35,6 +36,7 @@ from service.schemas.generation import (
     Generation,
     TokenProbability,
 )
+from service.schemas.guards import GuardFigures, Guards
 from service.schemas.hypernetworks import (
     HypernetworkPayload,
     HypernetworkRequest,
@@ -42,7 +44,10 @@ from service.schemas.hypernetworks import (
     TrainingOptions,
 )
 from service.schemas.jobs import JobOut
+from service.schemas.reverts import Reapplied, RevertPayload, RevertRequest, RevertResult
 from service.schemas.versions import (
+    ActivateRequest,
+    Activation,
     Manifest,
     NameSnapshot,
     RollbackRequest,
@@ -54,6 +59,8 @@ from service.schemas.versions import (
 from service.schemas.worker import WorkerInfo, WorkerReply, WorkerRequest
 
 __all__ = [
+    "ActivateRequest",
+    "Activation",
     "Answer",
     "CandidateScore",
     "CaseChange",
@@ -69,6 +76,7 @@ __all__ = [
     "EvaluationPoint",
     "EvaluationRequest",
     "EvaluationResult",
+    "FactEntry",
     "FactIn",
     "FactOutcome",
     "FactPlan",
@@ -77,6 +85,8 @@ __all__ = [
     "GenerateResult",
     "GeneratedToken",
     "Generation",
+    "GuardFigures",
+    "Guards",
     "HypernetworkPayload",
     "HypernetworkRequest",
     "JobOut",
@@ -87,7 +97,11 @@ __all__ = [
     "NameSnapshot",
     "Network",
     "Problem",
+    "Reapplied",
     "Request",
+    "RevertPayload",
+    "RevertRequest",
+    "RevertResult",
     "RollbackRequest",
     "RollbackResult",
     "Snapshot",

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 
 from service.jobs import JobError, JobStatus
 from service.schemas.base import Name, Request
+from service.schemas.guards import GuardFigures, Guards
 
 
 class FactIn(Request):
@@ -38,6 +39,10 @@ class EditRequest(Request):
     hparams: dict[str, Any] = Field(default_factory=dict)
     snapshot_name: Name | None = None
     parent: str | None = Field(None, description="Fail with 412 unless this version is head.")
+    guards: Guards | None = None
+    activate: bool = Field(
+        True, description="False: write the version without moving head (it is staged)."
+    )
 
 
 class FactRecord(BaseModel):
@@ -73,6 +78,8 @@ class EditPayload(BaseModel):
     parent: str | None = None
     indices: list[int] = Field(default_factory=list)
     duplicates: list[Duplicate] = Field(default_factory=list)
+    guards: Guards | None = None
+    activate: bool = True
 
     @property
     def sent_as(self) -> list[int]:
@@ -113,6 +120,11 @@ class Answer(BaseModel):
         False, description="Greedy decoding writes target_new, all of it and as whole words."
     )
 
+    @property
+    def is_new(self) -> bool:
+        """Whether the new answer is more probable than the old one or, without one, written."""
+        return self.writes_new if self.p_true is None else self.p_new > self.p_true
+
 
 class FactOutcome(BaseModel):
     """One fact before and after the edit; ``success``: the model writes ``target_new``.
@@ -150,7 +162,8 @@ class LayerReport(BaseModel):
 class EditResult(BaseModel):
     """Result of an edit job.  ``efficacy`` and ``greedy_success`` are shares of the facts.
 
-    ``peak_memory_mb``: most memory that value optimisation held at once.
+    ``peak_memory_mb``: most memory that value optimisation held at once.  ``activated``: the job
+    moved head to its version; false for a staged one, also after it was activated.
     """
 
     edit_id: str
@@ -165,10 +178,15 @@ class EditResult(BaseModel):
     duplicates: list[Duplicate] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list)
     peak_memory_mb: float | None = None
+    guards: GuardFigures | None = None
+    activated: bool = True
 
 
 class Edit(BaseModel):
-    """``GET /edits/{id}``: a submitted batch, with its result once there is one."""
+    """``GET /edits/{id}``: a submitted batch, with its result once there is one.
+
+    ``applied_in``: the version of head's history that holds the batch, null if none does.
+    """
 
     id: str
     job_id: str
@@ -180,3 +198,4 @@ class Edit(BaseModel):
     created_at: datetime
     result: EditResult | None = None
     error: JobError | None = None
+    applied_in: str | None = None

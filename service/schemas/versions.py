@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -25,7 +25,9 @@ class Manifest(BaseModel):
 
     ``artifacts`` are further stored tensors of this edit (``keys.<region>.<layer>``, factors
     ``u.…``/``v.…``); ``inputs`` names by hash what the edit was computed with (prefixes,
-    moments).  ``weights_sha256`` covers every parameter of the model.
+    moments).  ``weights_sha256`` covers every parameter of the model.  ``staged``: its job was
+    not to move head to it.  ``reapplied_from``: the version that held this batch before a revert
+    of an earlier one.
     """
 
     id: str
@@ -42,14 +44,22 @@ class Manifest(BaseModel):
     weights_sha256: str
     created_at: datetime
     result: EditResult | None = None
+    staged: bool = False
+    reapplied_from: str | None = None
 
 
 class Snapshot(BaseModel):
-    """``GET /snapshots/{id}``."""
+    """``GET /snapshots/{id}``.
+
+    ``state``: ``head``; ``committed``: it was head, or is what another one is built on;
+    ``staged``: written without moving head, and never activated; ``unused``: its job was
+    overtaken by a rollback in the instant between writing it and moving head.
+    """
 
     id: str
     names: list[str]
     is_head: bool
+    state: Literal["head", "committed", "staged", "unused"]
     parent: str | None
     job_id: str | None
     edit_id: str | None
@@ -84,6 +94,20 @@ class RollbackRequest(Request):
     """Body of ``POST /rollback/{id}``; empty is fine."""
 
     why: str = Field("", max_length=500)
+
+
+class ActivateRequest(Request):
+    """Body of ``POST /snapshots/{id}/activate``; empty is fine."""
+
+    why: str = Field("", max_length=500)
+
+
+class Activation(BaseModel):
+    """A staged version is head and the model serves it; ``previous`` is its parent."""
+
+    version: str
+    previous: str
+    weights_sha256: str
 
 
 class RollbackResult(BaseModel):

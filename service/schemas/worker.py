@@ -16,7 +16,7 @@ class WorkerRequest(BaseModel):
     """
 
     id: str
-    kind: Literal["generate", "rollback"]
+    kind: Literal["generate", "rollback", "activate"]
     deadline: float
     versions: list[str] = Field(default_factory=list)
     body: dict[str, Any] = Field(default_factory=dict)
@@ -34,7 +34,8 @@ class WorkerInfo(BaseModel):
 
     ``relations`` maps names to templates; ``presets`` maps editor → preset names, the first
     being the default; ``preset_values`` maps ``editor/preset`` → hyper-parameters.  ``corpus``:
-    there is a text that second moments can be taken from, so the model can be edited.
+    there is a text that second moments can be taken from, so the model can be edited;
+    ``perplexity_text``: there is one that perplexity can be measured on.
     """
 
     model: str
@@ -50,4 +51,5 @@ class WorkerInfo(BaseModel):
     presets: dict[str, list[str]] = Field(default_factory=dict)
     preset_values: dict[str, dict[str, Any]] = Field(default_factory=dict)
     corpus: bool = True
+    perplexity_text: bool = False
     started_at: datetime

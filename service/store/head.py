@@ -124,6 +124,21 @@ class Pointers(Versions):
         except ValueError:
             raise CorruptFile(f"{path} has a line that is no move") from None
 
+    def move_of(self, job_id: str) -> Move | None:
+        """The move of head that a job has made; a job makes one at most."""
+        moves = (self.head().move, *self.reflog())  # the reflog's last line may be missing
+        return next((move for move in moves if move.job_id == job_id), None)
+
+    def committed(self) -> set[str]:
+        """The versions that are or were head, and all that these are built on."""
+        found: set[str] = set()
+        for tip in {self.head().version, *(move.to for move in self.reflog())}:
+            version: str | None = tip
+            while version is not None and version not in found:
+                found.add(version)
+                version = self.version(version).parent
+        return found
+
     def name_version(self, name: str, version: str) -> None:
         """Name a version for good; naming it again the same way is fine.
 

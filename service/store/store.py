@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
 from functools import cached_property
@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from ulid import ULID
 
 from service.schemas import Manifest, WorkerInfo
+from service.store.drafts import Drafts
 from service.store.errors import CorruptFile, NotAStore, WrongFormat, WrongModel
 from service.store.files import TEMPORARY, create, encode, held, locked, read, replace
 from service.store.head import Pointers
@@ -39,7 +40,7 @@ class _Model(BaseModel):
     model_hash: str
 
 
-class Store(Pointers, Journal):
+class Store(Pointers, Drafts, Journal):
     """A store on disk.  Any process may read it and journal jobs; what only the worker may do
     (tensors, versions, head, :meth:`sweep`) it does while it holds :meth:`worker_lock`.
     """
@@ -140,14 +141,14 @@ class Store(Pointers, Journal):
     def sweep(self) -> int:
         """Remove what crashes left behind; how many files.  Needs :meth:`worker_lock`.
 
-        Staging belongs to the worker and is emptied; tensors that no version names and partial
-        results of jobs that have ended are removed; other processes' unfinished files go when
-        they are an hour old.
+        Staging belongs to the worker and is emptied; partial results of jobs that have ended and
+        tensors that neither a version nor a draft names are removed; other processes'
+        unfinished files go when they are an hour old.
         """
-        leftovers = list((self.root / "staging").iterdir())
-        leftovers += self._unreferenced_tensors()
         unfinished = {job.id for job in self.unfinished_jobs()}
+        leftovers = list((self.root / "staging").iterdir())
         leftovers += [p for p in (self.root / "work").iterdir() if p.name not in unfinished]
+        leftovers += self._unreferenced_tensors(unfinished)
         oldest = time.time() - _ABANDONED_S
         for folder in (self.root, *(self.root / name for name in _FOLDERS)):
             stale = folder.glob(f".*{TEMPORARY}")
@@ -159,10 +160,11 @@ class Store(Pointers, Journal):
                 path.unlink(missing_ok=True)
         return len(leftovers) + self._forget_keys()
 
-    def _unreferenced_tensors(self) -> list[Path]:
+    def _unreferenced_tensors(self, unfinished: Iterable[str]) -> list[Path]:
+        drafts = [draft for job_id in unfinished for draft in self.drafts(job_id)]
         named = {
             self.tensor_file(ref.sha256)
-            for version in self.versions()
+            for version in (*self.versions(), *drafts)
             for ref in (*version.tensors, *version.artifacts)
         }
         files = (self.root / "tensors").glob("*/*.safetensors")

@@ -5,22 +5,27 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
 
-from service.jobs import Job, JobStatus, Progress
+from service.history import without
+from service.jobs import Job, JobKind, JobStatus, Progress
 from service.queue import JobQueue, Lease, LeaseLost
-from service.schemas import EditPayload, EditResult, Manifest
+from service.schemas import EditPayload, EditResult, Manifest, RevertPayload, RevertResult
 from service.settings import Settings
-from service.store import Store, StoreError
-from service.worker.edits import EditRunner, JobControl
+from service.store import Move, Store, StoreError
+from service.worker.control import JobControl
+from service.worker.edits import EditRunner
 from service.worker.lane import JobLane, Refused, Work
+from service.worker.reverts import Reverter, result_of
 from service.worker.versions import VersionViews
 
 log = logging.getLogger(__name__)
+Result = TypeVar("Result", EditResult, RevertResult)
 COMMITTED = Progress(phase="commit", done=1, total=1, eta_seconds=0.0)
 
 
 class EditLane(JobLane):
-    """Computes edits and commits them."""
+    """Computes edits and reverts, and commits them."""
 
     def __init__(
         self,
@@ -34,34 +39,67 @@ class EditLane(JobLane):
     ) -> None:
         super().__init__(queue, store, lease, settings, working)
         self._views, self._runner = views, runner
+        self._reverter = Reverter(store, runner)
 
     def _start(self, job: Job) -> Job:
         return job.model_copy(update={"base_version": self._store.head().version})
 
     def _prepare(self, job: Job) -> tuple[Job, Work]:
-        written = self._store.version_of_job(job.id)
-        if written is not None:  # head may have moved on since that attempt
-            job = job.model_copy(update={"base_version": written.parent})
-        return job, lambda: self._execute(job, written)
+        """The job with the version it started from, and the work that is left of it.
 
-    def _execute(self, job: Job, written: Manifest | None) -> EditResult:
+        Head may have moved on since an attempt that came to its end.
+        """
+        if job.kind is JobKind.REVERT:
+            move = self._store.move_of(job.id)
+            if move is not None:
+                job = job.model_copy(update={"base_version": move.previous})
+            return job, lambda: self._revert(job, move)
+        written = self._store.version_of_job(job.id)
+        if written is not None:
+            job = job.model_copy(update={"base_version": written.parent})
+        return job, lambda: self._edit(job, written)
+
+    def _edit(self, job: Job, written: Manifest | None) -> EditResult:
         """Edit and commit, or complete what an interrupted attempt has ``written``."""
+        payload = EditPayload.model_validate(job.payload)
         if written is None:
             self._check_tries(job)
             parent = str(job.base_version)
-            payload = EditPayload.model_validate(job.payload)
             self._check(payload, parent)
-            control = JobControl(
-                publish=lambda progress: self._publish(job.id, progress),
-                checkpoint=lambda: self._checkpoint(job.id),
-            )
             self._checkpoint(job.id)
-            written, view = self._runner.run(job, parent, control)
+            written, view = self._runner.run(job, parent, self._control(job))
             self._views.put(written.id, view)
-        self._commit(job, written)
-        return self._named(job, written)
+        if not written.staged and self._store.move_of(job.id) is None:
+            self._commit(job, written.id, str(written.parent), f"edit {written.edit_id}")
+        assert written.result is not None
+        return self._named(written.result, payload.snapshot_name)
 
-    def _check(self, payload: EditPayload, parent: str) -> None:
+    def _revert(self, job: Job, move: Move | None) -> RevertResult:
+        """Take a batch out of head's history, unless an interrupted attempt has made its ``move``.
+
+        The version that becomes head is in memory before it does.
+        """
+        payload = RevertPayload.model_validate(job.payload)
+        if move is None:
+            self._check_tries(job)
+            head = str(job.base_version)
+            self._check(payload, head)
+            parts = without(self._store.lineage(head), payload.edit_id)
+            if parts is None:
+                detail = f"{payload.edit_id} is not part of {head}, which is head"
+                raise Refused("not_applied", detail)
+            tip = self._reverter.run(job, *parts, self._control(job))
+            self._views.get(tip.id)
+            move = self._commit(job, tip.id, head, f"revert {payload.edit_id}")
+        return self._named(result_of(self._store, job, move), payload.snapshot_name)
+
+    def _control(self, job: Job) -> JobControl:
+        return JobControl(
+            publish=lambda progress: self._publish(job.id, progress),
+            checkpoint=lambda: self._checkpoint(job.id),
+        )
+
+    def _check(self, payload: EditPayload | RevertPayload, parent: str) -> None:
         wanted = payload.parent and self._store.resolve(payload.parent)
         if wanted and wanted != parent:
             raise Refused("precondition_failed", f"head is {parent}, not {payload.parent}")
@@ -69,39 +107,40 @@ class EditLane(JobLane):
         if name and name in self._store.names():
             raise Refused("name_taken", f"{name!r} already names {self._store.names()[name]}")
 
-    def _commit(self, job: Job, manifest: Manifest) -> None:
-        """Move head, unless this job has done so before."""
-        if any(m.job_id == job.id and m.to == manifest.id for m in self._store.reflog()):
-            return
+    def _commit(self, job: Job, to: str, expected: str, why: str) -> Move:
+        """Move head."""
         if self._lease.lost.is_set():
             raise LeaseLost("the lease is gone")
         try:
-            self._store.move_head(
-                manifest.id,
-                expected=str(manifest.parent),
+            head = self._store.move_head(
+                to,
+                expected=expected,
                 job_id=job.id,
                 fence=self._lease.fence,
                 who="worker",
-                why=f"edit {manifest.edit_id}",
+                why=why,
             )
         except OSError as error:
-            if self._store.head().job_id != job.id:
+            head = self._store.head()
+            if head.job_id != job.id:
                 raise
-            log.error("%s is head; its reflog line is written later: %s", manifest.id, error)
+            log.error("%s is head; its reflog line is written later: %s", to, error)
+        return head.move
 
-    def _named(self, job: Job, manifest: Manifest) -> EditResult:
-        """The result of a committed job: its version has the wished name or a warning."""
-        assert manifest.result is not None
-        name = EditPayload.model_validate(job.payload).snapshot_name
+    def _named(self, result: Result, name: str | None) -> Result:
+        """The result of a job that is done: its version has the wished name or a warning."""
         if name is None:
-            return manifest.result
+            return result
         try:
-            self._store.name_version(name, manifest.id)
-        except (StoreError, OSError) as error:  # head has moved: the edit stands
-            log.warning("%s is committed without its name: %s", manifest.id, error)
-            unnamed = {"snapshot_name": None, "warnings": [f"not named {name!r}: {error}"]}
-            return manifest.result.model_copy(update=unnamed)
-        return manifest.result
+            self._store.name_version(name, result.version)
+        except (StoreError, OSError) as error:  # head has moved: the work stands
+            log.warning("%s is committed without its name: %s", result.version, error)
+            warnings = [*result.warnings, f"not named {name!r}: {error}"]
+            return result.model_copy(update={"snapshot_name": None, "warnings": warnings})
+        return result.model_copy(update={"snapshot_name": name})
+
+    def _ended(self, job: Job) -> None:
+        self._store.drop_drafts(job.id)
 
     def _last_progress(self, status: JobStatus) -> Progress:
         return COMMITTED if status is JobStatus.SUCCEEDED else super()._last_progress(status)

@@ -16,6 +16,7 @@ import torch
 from jeep_core.editing import EditResult as CoreResult
 from jeep_core.editing import corpus_path, edit
 from jeep_core.editors import hparams_class
+from jeep_core.evaluation.perplexity import text_path
 from jeep_core.evaluation.scoring import goes_on
 from jeep_core.facts import Fact
 from jeep_core.generation import Decoder, Sampling, Scored, score
@@ -24,51 +25,28 @@ from jeep_core.moments import Moments
 from jeep_core.pauses import pausing
 from jeep_core.prefixes import sample_prefixes
 from jeep_core.views import ModelView
-from service.jobs import Job, Progress, now
+from service.jobs import Job, now
 from service.schemas import Answer, EditPayload, EditResult, FactOutcome, LayerReport, Manifest
 from service.settings import Settings
 from service.store import HeadMoved, Store
 from service.store.files import replace
 from service.worker import tensors
+from service.worker.control import JobControl
 from service.worker.gate import Gate
+from service.worker.guards import GuardMeter, Measured, check, figures
 from service.worker.threads import edit_threads
 from service.worker.versions import VersionViews, fact_of
 
 ANSWER_TOKENS = 10
 MEASURE_TOGETHER = 64
-REPORT_EVERY_S = 0.2
 
 
-@dataclass
-class JobControl:
-    """How a running job talks to the outside.  ``checkpoint`` raises to end it early."""
+@dataclass(frozen=True)
+class _Measured:
+    """A version before or after an edit: answers to its facts, and what its guards ask for."""
 
-    publish: Callable[[Progress], None]
-    checkpoint: Callable[[], None]
-
-    def __post_init__(self) -> None:
-        self._phase, self._began, self._last, self._first = "", 0.0, 0.0, 0
-
-    def progress(self, phase: str, done: int, total: int) -> None:
-        """Publish progress, a few times a second at most, with the phase's remaining time.
-
-        What a phase had done when it first reported is not counted in its speed.
-        """
-        moment = time.monotonic()
-        if phase != self._phase:
-            self._phase, self._began, self._last, self._first = phase, moment, 0.0, done
-        if moment - self._last < REPORT_EVERY_S and done < total:
-            return
-        self._last = moment
-        new = done - self._first
-        eta = (moment - self._began) / new * (total - done) if new else None
-        rounded = None if eta is None else round(eta, 1)
-        self.publish(Progress(phase=phase, done=done, total=total, eta_seconds=rounded))
-
-    def should_stop(self) -> bool:
-        """For the library: never True, ``checkpoint`` raises instead."""
-        self.checkpoint()
-        return False
+    answers: list[Answer]
+    guarded: Measured
 
 
 class EditRunner:
@@ -87,33 +65,69 @@ class EditRunner:
         megabytes = settings.edit_memory_mb
         self._memory_bytes = None if megabytes is None else megabytes * 2**20
         self._moments: Moments | None = None
+        text = text_path(base.name, settings.perplexity_text)
+        self._meter = GuardMeter(text, settings.perplexity_tokens)
 
     def run(self, job: Job, parent: str, control: JobControl) -> tuple[Manifest, ModelView]:
         """Edit on top of ``parent`` and write the new version; head does not move.
 
         Raises:
             JeepError: the request cannot be carried out, or the numbers went wrong.
+            GuardFailed: a figure is beyond the limit that the request sets.
             HeadMoved: a rollback came in between.
             Whatever ``control.checkpoint`` raises.
         """
         payload = EditPayload.model_validate(job.payload)
-        facts = [fact_of(record) for record in payload.facts]
-        with edit_threads(self.base, len(facts)):
-            return self._run(job, parent, control, payload, facts)
+        line = self._store.lineage(parent)
+        manifest, view = self._computed(job, payload, line, parent, control)
+        self._store.write_version(manifest)
+        return manifest, view
 
-    def _run(
+    def reapply(
+        self, job: Job, source: Manifest, line: Sequence[Manifest], head: str, control: JobControl
+    ) -> Manifest:
+        """The batch of ``source`` on top of ``line``, from what its version records.
+
+        Only its tensors are written.  The guards it once had are not measured again.  Inputs that
+        are others than the first time (prefixes, second moments) are named in the warnings.
+
+        Raises:
+            As `run`.
+        """
+        made, _ = self._computed(job, _recorded(source), line, head, control)
+        changed = [name for name, sha in source.inputs.items() if made.inputs.get(name) != sha]
+        assert made.result is not None
+        if changed:
+            what = ", ".join(sorted(changed))
+            made.result.warnings.append(f"{source.edit_id} was first computed with other {what}")
+        return made.model_copy(update={"reapplied_from": source.id})
+
+    def _computed(
         self,
         job: Job,
-        parent: str,
-        control: JobControl,
         payload: EditPayload,
-        facts: list[Fact],
+        line: Sequence[Manifest],
+        head: str,
+        control: JobControl,
     ) -> tuple[Manifest, ModelView]:
+        """The version on top of ``line``, not yet written, and its view."""
+        with edit_threads(self.base, len(payload.facts)):
+            return self._on_threads(job, payload, line, head, control)
+
+    def _on_threads(
+        self,
+        job: Job,
+        payload: EditPayload,
+        line: Sequence[Manifest],
+        head: str,
+        control: JobControl,
+    ) -> tuple[Manifest, ModelView]:
+        facts = [fact_of(record) for record in payload.facts]
         hparams = hparams_class(payload.editor).model_validate(payload.hparams)
         began = time.monotonic()
-        view = self._views.editing(parent)
+        view = self._views.editing(line)
         control.progress("measure before", 0, 1)
-        before = self._answers(view, facts, control)
+        before = self._measured(view, payload, facts, control)
         result = edit(
             view,
             facts,
@@ -121,7 +135,7 @@ class EditRunner:
             hparams=payload.hparams,
             prefixes=kept_prefixes(self._store, self.base, hparams.prefix_count),
             moments=self._shared_moments() if hparams.moment_layers else None,
-            previous_keys=self._views.live_keys(parent, facts),
+            previous_keys=self._views.live_keys(line, facts),
             hypernetworks=self._store.base_file("hypernetworks"),
             memory_bytes=self._memory_bytes,
             progress=control.progress,
@@ -131,31 +145,34 @@ class EditRunner:
         control.checkpoint()
         view.apply(result.delta)
         control.progress("measure after", 0, 1)
-        after = self._answers(view, facts, control)
-        outcomes = fact_outcomes(facts, before, after, result, payload.sent_as)
+        after = self._measured(view, payload, facts, control)
+        outcomes = fact_outcomes(facts, before.answers, after.answers, result, payload.sent_as)
+        found = None
+        if payload.guards is not None:
+            found = figures(outcomes, before.guarded, after.guarded)
+            check(payload.guards, found)
         control.checkpoint()
         control.progress("commit", 0, 1)
-        head = self._store.head().version
-        if head != parent:  # move_head checks again; here no version is left behind
-            raise HeadMoved(parent, head)
+        now_head = self._store.head().version
+        if now_head != head:  # move_head checks again; here no version is left behind
+            raise HeadMoved(head, now_head)
         seconds = {**result.seconds, "total": round(time.monotonic() - began, 4)}
-        version = self._store.new_version_id()
         summary = EditResult(
             edit_id=payload.edit_id,
-            version=version,
-            parent=parent,
+            version=self._store.new_version_id(),
+            parent=line[-1].id,
             snapshot_name=payload.snapshot_name,
             facts=outcomes,
-            efficacy=fmean(more_probable(outcome) for outcome in outcomes),
+            efficacy=fmean(outcome.after.is_new for outcome in outcomes),
             greedy_success=fmean(outcome.success for outcome in outcomes),
             layers=[LayerReport(**vars(layer)) for layer in result.layers],
             seconds=seconds,
             duplicates=payload.duplicates,
             peak_memory_mb=round(result.values.peak_bytes / 2**20, 1) if result.values else None,
+            guards=found,
+            activated=payload.activate,
         )
-        manifest = self._manifest(job, payload, summary, view, result)
-        self._store.write_version(manifest)
-        return manifest, view
+        return self._manifest(job, payload, summary, view, result), view
 
     def _manifest(
         self,
@@ -189,11 +206,17 @@ class EditRunner:
             weights_sha256=view.weights_sha256(),
             created_at=now(),
             result=summary,
+            staged=not payload.activate,
         )
 
-    def _answers(self, view: ModelView, facts: Sequence[Fact], control: JobControl) -> list[Answer]:
+    def _measured(
+        self, view: ModelView, payload: EditPayload, facts: Sequence[Fact], control: JobControl
+    ) -> _Measured:
         with pausing(view, self._pause):
-            return answers(view, facts, control.checkpoint)
+            said = answers(view, facts, control.checkpoint)
+            weights = view.weights_sha256() if payload.guards else ""
+            guarded = self._meter.measure(view, weights, facts, payload.guards, control.checkpoint)
+        return _Measured(said, guarded)
 
     def _pause(self) -> None:
         """Let decoding go first."""
@@ -214,6 +237,20 @@ class EditRunner:
                 factor_bytes=settings.factor_memory_mb * 2**20,
             )
         return self._moments
+
+
+def _recorded(source: Manifest) -> EditPayload:
+    """The batch of a version as a request for the same edit again."""
+    outcomes = source.result.facts if source.result else []
+    return EditPayload(
+        edit_id=str(source.edit_id),
+        facts=source.facts,
+        editor=str(source.editor),
+        preset=source.preset,
+        hparams=source.hparams,
+        indices=[outcome.index for outcome in outcomes],
+        duplicates=source.result.duplicates if source.result else [],
+    )
 
 
 def kept_prefixes(store: Store, base: LoadedModel, count: int) -> list[str]:
@@ -296,13 +333,6 @@ def fact_outcomes(
         )
         for i, fact in enumerate(facts)
     ]
-
-
-def more_probable(outcome: FactOutcome) -> bool:
-    """Whether the new answer is now more probable than the old one, or, without one, written."""
-    if outcome.after.p_true is None:
-        return outcome.success
-    return outcome.after.p_new > outcome.after.p_true
 
 
 def _probability(scored: Scored) -> float:

@@ -19,7 +19,8 @@ from jeep_core.editing import corpus_path
 from jeep_core.editors import hparams_class
 from jeep_core.errors import InvalidFacts
 from jeep_core.evaluation.fluency import n_gram_entropy, written
-from jeep_core.evaluation.metrics import fitting, measure, perplexity
+from jeep_core.evaluation.metrics import fitting, measure
+from jeep_core.evaluation.perplexity import perplexity, text_path
 from jeep_core.evaluation.statistics import Interval, compare, summarise_cases
 from jeep_core.evaluation.suites import Case, Style, Suite, load_suite
 from jeep_core.evaluation.trials import Trials
@@ -50,7 +51,6 @@ from service.worker.records import Records
 
 CASES_TOGETHER = 256
 TEXTS_TOGETHER = 64
-HELDOUT_TEXTS = 100
 
 Row = dict[str, Any]
 
@@ -228,11 +228,17 @@ class _Evaluation:
         return {row["id"]: {"fluency": row["fluency"], "text": row["text"]} for row in rows}
 
     def _perplexity(self, view: ModelView) -> float | None:
-        """On the bundled held-out text; other models have none."""
-        self.task.control.pause()
-        if self.task.base.name not in atlas.MODELS:
+        """On the configured text, or the bundled models' own; None without any."""
+        settings = self.task.settings
+        path = text_path(self.task.base.name, settings.perplexity_text)
+        if path is None:
             return None
-        return perplexity(view, texts_of(atlas.HELDOUT)[:HELDOUT_TEXTS])
+        return perplexity(
+            view,
+            texts_of(path),
+            max_tokens=settings.perplexity_tokens,
+            checkpoint=self.task.control.pause,
+        )
 
     def write_comparisons(self) -> None:
         """Every pair of targets, the earlier one first."""

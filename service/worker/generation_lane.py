@@ -1,7 +1,7 @@
 """The generation lane: requests answered at once, from committed versions, beside any edit.
 
 One thread takes requests; another decodes them (``DecodeLoop``).  Versions that are not in
-memory are read, and rollbacks carried out, by helpers, so that neither thread waits for a disk.
+memory are read, and moves of head carried out, by helpers, so that neither thread waits for a disk.
 A request finishes on the version it began on.
 """
 
@@ -13,7 +13,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from service.queue import Lease, RequestQueue
-from service.schemas import GenerateRequest, RollbackResult, WorkerReply, WorkerRequest
+from service.schemas import (
+    Activation,
+    GenerateRequest,
+    RollbackResult,
+    WorkerReply,
+    WorkerRequest,
+)
 from service.store import HeadMoved, Store
 from service.worker.decode_loop import DecodeLoop
 from service.worker.gate import Gate
@@ -55,6 +61,8 @@ class GenerationLane:
                 for request in self._requests.take(wait, TAKE):
                     if request.kind == "rollback":
                         rollbacks.submit(self._guarded, request, self._roll_back)
+                    elif request.kind == "activate":
+                        rollbacks.submit(self._guarded, request, self._activate)
                     else:
                         self._guarded(request, lambda r: self._prepare(r, loaders))
                 self._look_for_leavers()
@@ -90,7 +98,7 @@ class GenerationLane:
         for request_id, pending in self._live.items():
             pending.gone = request_id in gone or pending.request.deadline < late
 
-    # ------------------------------------------------------------ rollback
+    # ------------------------------------------------------------ moves of head
 
     def _roll_back(self, request: WorkerRequest) -> None:
         """Make the target ready to serve, then move head to it."""
@@ -113,6 +121,31 @@ class GenerationLane:
         manifest = self._store.version(target)
         result = RollbackResult(
             version=target, previous=previous, weights_sha256=manifest.weights_sha256
+        )
+        reply = WorkerReply(event="result", data=result.model_dump(mode="json"))
+        self._requests.reply(request.id, reply)
+
+    def _activate(self, request: WorkerRequest) -> None:
+        """Make a staged version ready to serve, then move head to it from its parent.
+
+        Where it is head already, nothing happens: the request may be a repetition.
+        """
+        [target] = request.versions
+        self._views.get(target)
+        manifest = self._store.version(target)
+        if self._store.head().version != target:
+            self._store.move_head(
+                target,
+                expected=str(manifest.parent),
+                job_id=None,
+                fence=self._lease.fence,
+                who=str(request.body.get("who", "api")),
+                why=str(request.body.get("why") or f"activate {manifest.edit_id}"),
+            )
+        result = Activation(
+            version=target,
+            previous=str(manifest.parent),
+            weights_sha256=manifest.weights_sha256,
         )
         reply = WorkerReply(event="result", data=result.model_dump(mode="json"))
         self._requests.reply(request.id, reply)

@@ -25,6 +25,7 @@ from service.store import (
     StoreError,
     UnknownJob,
 )
+from service.worker.guards import GuardFailed
 
 log = logging.getLogger(__name__)
 WAIT_MS = 500
@@ -138,7 +139,7 @@ class JobLane(ABC):
             result = work()
         except Cancelled:
             return JobStatus.CANCELLED, None, None
-        except Refused as error:
+        except (Refused, GuardFailed) as error:
             return JobStatus.FAILED, None, error.error
         except HeadMoved as error:
             message = f"{error}: a rollback came in between, nothing was changed"

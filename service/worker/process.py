@@ -22,6 +22,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from jeep_core.editing import corpus_path, relations
 from jeep_core.editors import BrokenEditor, available, hparams_class
 from jeep_core.errors import JeepError
+from jeep_core.evaluation.perplexity import text_path
 from jeep_core.hparams import presets_for, validate_hparams
 from jeep_core.loading import LoadedModel, load
 from service.jobs import Lane, now
@@ -255,6 +256,7 @@ def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
         presets=names,
         preset_values={f"{p.editor}/{p.name}": p.hparams for p in presets},
         corpus=has_corpus(base.name, settings),
+        perplexity_text=text_path(base.name, settings.perplexity_text) is not None,
         started_at=now(),
     )
     files = {

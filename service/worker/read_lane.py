@@ -18,7 +18,7 @@ from service.jobs import Job, JobKind, JobStatus
 from service.queue import JobQueue, Lease
 from service.settings import Settings
 from service.store import Store
-from service.worker.edits import JobControl
+from service.worker.control import JobControl
 from service.worker.gate import Gate
 from service.worker.lane import JobLane, Refused, Work
 from service.worker.versions import VersionViews

@@ -23,7 +23,7 @@ from service.schemas import (
     WorkerReply,
     WorkerRequest,
 )
-from service.store import CorruptTensor, StaleFence, UnknownVersion
+from service.store import CorruptTensor, HeadMoved, StaleFence, UnknownVersion
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +109,8 @@ def error_reply(error: Exception) -> WorkerReply:
         code, message = "unknown_version", str(error)
     elif isinstance(error, StaleFence):
         code, message = "stale_fence", "another worker has taken over"
+    elif isinstance(error, HeadMoved):
+        code, message = "version_conflict", str(error)
     elif isinstance(error, CorruptTensor):
         code, message = "corrupt_version", str(error)
     elif isinstance(error, Stopping):

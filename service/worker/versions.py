@@ -14,7 +14,7 @@ from jeep_core.facts import Fact
 from jeep_core.loading import LoadedModel, combined_sha256
 from jeep_core.views import ModelView
 from service.schemas import FactRecord, Manifest
-from service.store import CorruptTensor, Store
+from service.store import CorruptTensor, Store, UnknownVersion
 from service.worker import tensors
 
 CAPACITY = 4
@@ -65,20 +65,24 @@ class VersionViews:
         with self._lock:
             self._insert(version, view)
 
-    def editing(self, version: str) -> ModelView:
-        """A view of its own to edit on top of a version, with the updates behind it.
+    def editing(self, line: Sequence[Manifest]) -> ModelView:
+        """A view of its own to edit on top of a line of versions, with the updates behind it.
 
-        For one thread, as ``live_keys``.
+        The last ones may be drafts.  For one thread, as ``live_keys``.
         """
-        view = self.get(version)
+        tip = line[-1]
+        try:
+            view = self.get(tip.id)
+        except UnknownVersion:
+            view = self._load(tip)
         history: dict[str, list[Update]] = defaultdict(list)
-        for manifest in self._store.lineage(version):
+        for manifest in line:
             for name, update in updates_of(self._artifacts, manifest).items():
                 history[name].append(update)
         return ModelView(self.base, view.replaced, history)
 
     def live_keys(
-        self, version: str, edited: Sequence[Fact]
+        self, line: Sequence[Manifest], edited: Sequence[Fact]
     ) -> dict[tuple[str, int], torch.Tensor]:
         """Keys (p, d_ff) of the facts that a new batch must preserve, by region and layer.
 
@@ -86,7 +90,7 @@ class VersionViews:
         """
         taken = {fact.key for fact in edited}
         found: dict[tuple[str, int], list[torch.Tensor]] = defaultdict(list)
-        for manifest in reversed(self._store.lineage(version)):
+        for manifest in reversed(line):
             facts = [fact_of(record) for record in manifest.facts]
             rows = [i for i, fact in enumerate(facts) if fact.key not in taken]
             taken |= {fact.key for fact in facts}
@@ -116,7 +120,7 @@ class VersionViews:
     def _load_into(self, version: str, loading: Future[ModelView]) -> None:
         """Load a version for everyone who waits for it."""
         try:
-            view = self._load(version)
+            view = self._load(self._store.version(version))
         except BaseException as error:
             with self._lock:
                 del self._loading[version]
@@ -127,12 +131,11 @@ class VersionViews:
                 del self._loading[version]
             loading.set_result(view)
 
-    def _load(self, version: str) -> ModelView:
-        manifest = self._store.version(version)
+    def _load(self, manifest: Manifest) -> ModelView:
         changed = {ref.name: ref.sha256 for ref in manifest.tensors}
         whole = combined_sha256({**self.base.tensor_hashes, **changed})
         if whole != manifest.weights_sha256:
-            raise CorruptTensor(f"{version}: its tensors do not add up to its weights' hash")
+            raise CorruptTensor(f"{manifest.id}: its tensors do not add up to its weights' hash")
         return ModelView(self.base, tensors.get_all(self._store, manifest.tensors))
 
 

@@ -21,7 +21,6 @@ from jeep_core.evaluation.metrics import (
     fitting,
     harmonic_mean,
     measure,
-    perplexity,
     summarise,
 )
 from jeep_core.evaluation.scoring import Asked, goes_on, read, tokenized
@@ -202,12 +201,6 @@ def test_portability_is_the_accuracy_of_what_follows_from_the_edit() -> None:
 
 def zsre(prompt: str, answer: str, rephrase: str, unrelated: Question) -> Case:
     return Case("x", "{} " + prompt, answer, paraphrase_prompts=(rephrase,), unrelated=(unrelated,))
-
-
-def test_perplexity_is_per_token_over_all_texts() -> None:
-    """Three tokens are predicted: 0.6, 0.2 and 0.9."""
-    expected = exp(-(log(0.6) + log(0.2) + log(0.9)) / 3)
-    assert perplexity(MODEL, ["in Rome", "near Old Town"]) == pytest.approx(expected, rel=1e-3)
 
 
 # ---------------------------------------------------------------- against a slow implementation

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -20,11 +20,12 @@ from service.schemas import (
     FactOutcome,
     FactRecord,
     Manifest,
+    RevertPayload,
 )
 from service.settings import Settings
 from service.store import Store
+from service.worker.control import JobControl
 from service.worker.edit_lane import EditLane
-from service.worker.edits import JobControl
 from service.worker.lane import JobLane
 
 FACT = FactRecord(subject="Lyon", prompt="{} is a city in the country of", target_new="Italy")
@@ -55,16 +56,27 @@ class PlayedRunner:
         self.parents: list[str] = []
 
     def run(self, job: Job, parent: str, control: JobControl) -> tuple[Manifest, Any]:
+        manifest = self._made(job, EditPayload.model_validate(job.payload), parent, control)
+        self.store.write_version(manifest)
+        return manifest, SimpleNamespace(replaced={})
+
+    def reapply(
+        self, job: Job, source: Manifest, line: Sequence[Manifest], head: str, control: JobControl
+    ) -> Manifest:
+        payload = _payload(str(source.edit_id), source.facts)
+        made = self._made(job, payload, line[-1].id, control)
+        return made.model_copy(update={"reapplied_from": source.id})
+
+    def _made(self, job: Job, payload: EditPayload, parent: str, control: JobControl) -> Manifest:
         self.parents.append(parent)
         control.progress("optimise", 1, 2)
         if self.during is not None:
             self.during(job, control)
         control.checkpoint()
-        payload = EditPayload.model_validate(job.payload)
         version = self.store.new_version_id()
         ref = self.store.put_tensor("w", "U8", [len(version)], version.encode())
         result = _result(payload, version, parent)
-        manifest = Manifest(
+        return Manifest(
             id=version,
             parent=parent,
             job_id=job.id,
@@ -74,31 +86,36 @@ class PlayedRunner:
             weights_sha256=ref.sha256,
             created_at=now(),
             result=result,
+            staged=not payload.activate,
         )
-        self.store.write_version(manifest)
-        return manifest, SimpleNamespace(replaced={})
 
 
 class Worker:
     """One life of a worker's edit lane: it opens the store, takes the lease, works, ends."""
 
+    weights = "weights-0"
+
     def __init__(self, client: Redis, root: Path, during: During | None = None) -> None:
         self.store = Store.open(root)
-        self.store.create_base("weights-0")
+        self.store.create_base(self.weights)
         self.store.repair_reflog()
         self.store.sweep()
         settings, keys = Settings(store=root), Keys(self.store.id)
         self.lease = Lease(client, keys, settings)
         self.lease.acquire(self.store.head().fence)
         self.queue = Draining(client, keys)
-        self.runner = PlayedRunner(self.store, during)
-        views: Any = SimpleNamespace(put=lambda version, view: None)
-        runner: Any = self.runner
-        self.lane = EditLane(self.queue, self.store, self.lease, views, runner, settings)
+        self.runner: Any
+        self.runner, views = self.parts(during)
+        self.lane = EditLane(self.queue, self.store, self.lease, views, self.runner, settings)
         self.queue.lane = self.lane
         self.queue.requeue_missing(self.store.unfinished_jobs())
 
-    def work(self) -> Worker:
+    def parts(self, during: During | None) -> tuple[Any, Any]:
+        """What computes versions, and what serves them."""
+        views = SimpleNamespace(put=lambda version, view: None, get=lambda version: None)
+        return PlayedRunner(self.store, during), views
+
+    def work(self) -> Self:
         """Do all there is to do, or until something breaks."""
         try:
             self.lane.run()
@@ -111,17 +128,23 @@ class Worker:
 def edit_job(store: Store, **payload: Any) -> Job:
     """A journaled edit of one fact, as the api makes it."""
     job_id = new_id("job")
-    given = EditPayload(
-        edit_id=job_id.replace("job", "edit"),
-        facts=[FACT],
-        editor="jeep",
-        preset=None,
-        hparams={},
-        **payload,
-    )
+    given = _payload(job_id.replace("job", "edit"), [FACT]).model_copy(update=payload)
     job = Job(id=job_id, kind=JobKind.EDIT, payload=given.model_dump(), created_at=now())
     store.journal(job)
     return job
+
+
+def revert_job(store: Store, edit_id: str, **payload: Any) -> Job:
+    """A journaled revert, as the api makes it."""
+    given = RevertPayload(edit_id=edit_id, **payload)
+    job_id = new_id("job")
+    job = Job(id=job_id, kind=JobKind.REVERT, payload=given.model_dump(), created_at=now())
+    store.journal(job)
+    return job
+
+
+def _payload(edit_id: str, facts: list[FactRecord]) -> EditPayload:
+    return EditPayload(edit_id=edit_id, facts=facts, editor="jeep", preset=None, hparams={})
 
 
 def _result(payload: EditPayload, version: str, parent: str) -> EditResult:
@@ -141,4 +164,5 @@ def _result(payload: EditPayload, version: str, parent: str) -> EditResult:
         greedy_success=1.0,
         layers=[],
         seconds={},
+        activated=payload.activate,
     )

@@ -14,7 +14,7 @@ from service.embedded import EmbeddedValkey
 from service.jobs import Job, JobStatus, Progress
 from service.queue import JobQueue, Keys, connect
 from service.store import Store
-from service.worker.edits import JobControl
+from service.worker.control import JobControl
 
 
 def die(*_: object) -> None:

@@ -14,7 +14,8 @@ from jeep_core.loading import LoadedModel, load
 from service.jobs import Job, JobKind, now
 from service.settings import Settings
 from service.store import Store
-from service.worker.edits import EditRunner, JobControl
+from service.worker.control import JobControl
+from service.worker.edits import EditRunner
 from service.worker.gate import Gate
 from service.worker.process import prepare
 from service.worker.versions import VersionViews

@@ -10,9 +10,11 @@ from datetime import UTC, datetime
 
 from jeep_core.atlas import MODELS
 from jeep_core.hparams import presets_for
-from service.jobs import Job, JobError, JobStatus, Progress, now
+from service.history import without
+from service.jobs import Job, JobError, JobKind, JobStatus, Progress, now
 from service.queue import Heartbeat, JobQueue, Keys, Lease, RequestQueue, WorkerBeat, connect
 from service.schemas import (
+    Activation,
     Answer,
     EditPayload,
     EditResult,
@@ -22,13 +24,16 @@ from service.schemas import (
     GenerateResult,
     Generation,
     Manifest,
+    RevertPayload,
+    RevertResult,
     RollbackResult,
     WorkerInfo,
     WorkerReply,
     WorkerRequest,
 )
 from service.settings import Settings
-from service.store import HeadMoved, Store
+from service.store import HeadMoved, Move, Store
+from service.worker.reverts import result_of
 
 TENSOR = "transformer.h.1.mlp.fc_out.weight"
 BASE_WEIGHTS = "0" * 64
@@ -130,7 +135,8 @@ class ScriptedWorker:
         if self._stop.is_set():
             return None
         try:
-            result = self._commit(job, base)
+            made = self._revert if job.kind is JobKind.REVERT else self._commit
+            result = made(job, base)
         except HeadMoved as error:
             problem = JobError(code="version_conflict", message=str(error))
             return self._end(job, JobStatus.FAILED, error=problem)
@@ -144,14 +150,42 @@ class ScriptedWorker:
 
     def _commit(self, job: Job, base: str) -> EditResult:
         payload = EditPayload.model_validate(job.payload)
+        result = self._write(job, payload, base)
+        if payload.activate:
+            self._move(job, result.version, base)
+        if payload.snapshot_name:
+            self.store.name_version(payload.snapshot_name, result.version)
+        return result
+
+    def _revert(self, job: Job, base: str) -> RevertResult:
+        payload = RevertPayload.model_validate(job.payload)
+        parts = without(self.store.lineage(base), payload.edit_id)
+        assert parts is not None
+        kept, later = parts
+        tip = kept[-1].id
+        for source in later:
+            again = EditPayload(
+                edit_id=str(source.edit_id),
+                facts=source.facts,
+                editor=str(source.editor),
+                preset=None,
+                hparams={},
+            )
+            tip = self._write(job, again, tip, reapplied_from=source.id).version
+        move = self._move(job, tip, base)
+        if payload.snapshot_name:
+            self.store.name_version(payload.snapshot_name, tip)
+        return result_of(self.store, job, move)
+
+    def _write(self, job: Job, payload: EditPayload, parent: str, **more: object) -> EditResult:
         version = self.store.new_version_id()
         data = version.encode().ljust(16, b"\0")
         ref = self.store.put_tensor(TENSOR, "F32", [2, 2], data)
-        result = edit_result(payload, version, base)
+        result = edit_result(payload, version, parent)
         self.store.write_version(
             Manifest(
                 id=version,
-                parent=base,
+                parent=parent,
                 job_id=job.id,
                 edit_id=payload.edit_id,
                 editor=payload.editor,
@@ -160,14 +194,17 @@ class ScriptedWorker:
                 weights_sha256=ref.sha256,
                 created_at=now(),
                 result=result,
+                staged=not payload.activate,
+                **more,
             )
         )
-        self.store.move_head(
-            version, expected=base, job_id=job.id, fence=self.fence, who="test", why="edit"
-        )
-        if payload.snapshot_name:
-            self.store.name_version(payload.snapshot_name, version)
         return result
+
+    def _move(self, job: Job, to: str, expected: str) -> Move:
+        head = self.store.move_head(
+            to, expected=expected, job_id=job.id, fence=self.fence, who="test", why=job.kind.value
+        )
+        return head.move
 
     # ------------------------------------------------------------ requests
 
@@ -176,6 +213,8 @@ class ScriptedWorker:
             self.asked.append(request)
             if request.kind == "rollback":
                 self._roll_back(request)
+            elif request.kind == "activate":
+                self._activate(request)
             else:
                 self._generate(request)
 
@@ -191,6 +230,23 @@ class ScriptedWorker:
         )
         weights = self.store.version(to).weights_sha256
         answer = RollbackResult(version=to, previous=previous, weights_sha256=weights)
+        self._reply(request, "result", answer)
+
+    def _activate(self, request: WorkerRequest) -> None:
+        version = self.store.version(request.versions[0])
+        if request.body["why"] == "overtaken":
+            error = JobError(code="version_conflict", message="head is v9, not v1")
+            self._reply(request, "error", error)
+            return
+        if self.store.head().version != version.id:
+            why = request.body["why"]
+            expected = str(version.parent)
+            self.store.move_head(
+                version.id, expected=expected, job_id=None, fence=self.fence, who="test", why=why
+            )
+        answer = Activation(
+            version=version.id, previous=str(version.parent), weights_sha256=version.weights_sha256
+        )
         self._reply(request, "result", answer)
 
     def _generate(self, request: WorkerRequest) -> None:
@@ -254,4 +310,5 @@ def edit_result(payload: EditPayload, version: str, parent: str) -> EditResult:
         layers=[],
         seconds={"total": 0.1},
         duplicates=payload.duplicates,
+        activated=payload.activate,
     )

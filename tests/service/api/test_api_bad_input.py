@@ -99,6 +99,32 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "bad snapshot name": (edit(snapshot_name="a b"), 422, "/snapshot_name"),
     "reserved snapshot name": (edit(snapshot_name="v3"), 422, "/snapshot_name"),
     "unknown field": (edit(guard=1), 422, "/guard"),
+    "unknown guard": (edit(guards={"min_speed": 1}), 422, "/guards/min_speed"),
+    "a guard that is no share": (
+        edit(guards={"min_efficacy": 95}),
+        422,
+        "/guards/min_efficacy",
+    ),
+    "locality without neighborhood prompts": (
+        edit(guards={"min_locality": 0.9}),
+        422,
+        "/guards/min_locality",
+    ),
+    "locality with an empty neighborhood prompt": (
+        edit({"neighborhood_prompts": ["Nice is", ""]}, guards={"min_locality": 0.9}),
+        422,
+        "/facts/0/neighborhood_prompts/1",
+    ),
+    "locality with a neighborhood prompt too long for the model": (
+        edit({"neighborhood_prompts": ["is " * 400]}, guards={"min_locality": 0.9}),
+        422,
+        "/facts/0/neighborhood_prompts/0",
+    ),
+    "perplexity without a text": (
+        edit(guards={"max_perplexity_ratio": 1.1}),
+        422,
+        "/guards/max_perplexity_ratio",
+    ),
     "unknown field of a fact": (edit({"colour": "red"}), 422, "/facts/0/colour"),
     "a fact that is no object": ({"facts": ["Lyon"]}, 422, "/facts/0"),
     "a number as subject": (edit({"subject": 5}), 422, "/facts/0/subject"),

@@ -277,3 +277,25 @@ def _ended(http: httpx.Client, job_id: str) -> dict:
             return job
         time.sleep(0.1)
     raise AssertionError(job)
+
+
+def test_guards_reach_the_job(http: httpx.Client, model: Store) -> None:
+    near = {**FACT, "neighborhood_prompts": ["Nice lies in"]}
+    body = {"facts": [near], "guards": {"min_efficacy": 0.9, "min_locality": 1}}
+    by_body = http.post("/edits", json=body)
+    by_line = http.post(
+        "/edits",
+        content=json.dumps(near),
+        headers={"Content-Type": "application/x-ndjson"},
+        params={"guards": json.dumps(body["guards"])},
+    )
+    for answer in (by_body, by_line):
+        assert answer.status_code == 202, answer.text
+        guards = model.job(answer.json()["id"]).payload["guards"]
+        assert guards == {**body["guards"], "max_perplexity_ratio": None}
+
+
+def test_a_published_text_allows_the_guard_on_perplexity(http: httpx.Client, model: Store) -> None:
+    published = info().model_copy(update={"perplexity_text": True})
+    model.publish_model(published, {})
+    assert submit(http, guards={"max_perplexity_ratio": 1.1}).status_code == 202

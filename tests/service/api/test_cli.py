@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from scripted_worker import ScriptedWorker
+from typer.testing import CliRunner
 
-from service.cli import app
+from service.cli import app, common
 
 FACT = {"subject": "Lyon", "prompt": "{} is a city in the country of", "target_new": "Italy"}
 
@@ -44,6 +45,32 @@ def test_the_whole_path(url: str, worker: ScriptedWorker, tmp_path: Path) -> Non
     assert "v0 → v2" in jeep(url, "edit", "-", stdin=stdin).stdout
 
 
+def test_versions_that_become_head(
+    url: str, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(common.out, "width", 200)
+
+    def run(*arguments: str, subject: str = "") -> str:
+        stdin = json.dumps({**FACT, "subject": subject})
+        shown = CliRunner().invoke(app, [*arguments, "--url", url], input=stdin)
+        assert shown.exit_code == 0, shown.output
+        return shown.stdout
+
+    first, second = (
+        json.loads(run("edit", "-", "--json", subject=city))["id"] for city in ("Lyon", "Nice")
+    )
+    assert "Lyon is a city" in run("facts")
+    reverted = run("revert", first, "--name", "clean")
+    assert f"v2 → v3 without {first}" in reverted
+    assert second in reverted
+    assert [one["subject"] for one in json.loads(run("facts", "--json"))] == ["Nice"]
+    assert first in run("facts", "Lyon", "--version", "v2")
+    limits = ("--guards", '{"min_efficacy": 0.5}')
+    assert "v3 → v4 (staged)" in run("edit", "-", "--stage", *limits, subject="Caen")
+    assert "staged" in run("snapshots")
+    assert "v3 → v4" in run("activate", "v4")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -53,6 +80,10 @@ def test_the_whole_path(url: str, worker: ScriptedWorker, tmp_path: Path) -> Non
         (("generate", ""), 1, "/prompts/0"),
         (("rollback", "v9"), 1, "unknown_version"),
         (("cancel", "job_1"), 1, "unknown_job"),
+        (("revert", "edit_1"), 1, "unknown_edit"),
+        (("activate", "base"), 1, "not_staged"),
+        (("facts", "--version", "v9"), 1, "unknown_version"),
+        (("edit", "-", "--guards", "{"), 2, "--guards"),
     ],
 )
 def test_refusals(

@@ -1,0 +1,60 @@
+"""``/snapshots/{id}/activate``: make a staged version head."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import run_in_threadpool
+
+from service.api.asking import ClientGone, result, worker_request
+from service.api.bodies import json_request_body, read_model
+from service.api.generate import CLIENT_CLOSED_REQUEST
+from service.api.problems import ApiProblem, documented
+from service.api.snapshots import Ref
+from service.api.state import State
+from service.schemas import ActivateRequest, Activation, Manifest
+from service.store import Store
+
+router = APIRouter(tags=["snapshots"])
+
+
+@router.post(
+    "/snapshots/{id}/activate",
+    response_model=Activation,
+    responses=documented(400, 404, 409, 413, 415, 422, 503, 504),
+    openapi_extra=json_request_body("ActivateRequest", optional=True),
+)
+async def activate_snapshot(id: Ref, request: Request, state: State) -> Response:
+    """Move head to a version that an edit with `activate: false` wrote, and answer when the model
+    serves it.
+
+    Head must still be the version's parent, else 409 (`version_conflict`).  An edit that is
+    running fails at its end with `version_conflict`, as after a rollback.  Activating head again
+    changes nothing.
+    """
+    body = await read_model(request, ActivateRequest, optional=True)
+    staged = await run_in_threadpool(_staged, state.store, id)
+    await state.require_worker()
+    asked = worker_request(state, "activate", [staged.id], {"why": body.why})
+    try:
+        moved = Activation.model_validate(await result(state, request, asked))
+    except ClientGone:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    headers = {"X-Model-Version": moved.version}
+    return Response(moved.model_dump_json(), headers=headers, media_type="application/json")
+
+
+def _staged(store: Store, ref: str) -> Manifest:
+    """The staged version that is meant, unless it is plain already that it cannot become head.
+
+    Raises:
+        ApiProblem: 409.
+    """
+    version = store.version(store.resolve(ref))
+    head = store.head().version
+    if not version.staged:
+        detail = f"{version.id} was not staged; POST /rollback/{version.id} makes it head"
+        raise ApiProblem(409, "not_staged", detail)
+    if head not in (version.parent, version.id):
+        detail = f"{version.id} was made on {version.parent}, but head is {head}"
+        raise ApiProblem(409, "version_conflict", detail)
+    return version

@@ -1,0 +1,85 @@
+"""``/edits/{id}/revert``: take one batch out of head's history."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Request, Response
+from fastapi.concurrency import run_in_threadpool
+
+from service.api.bodies import json_request_body, read_model
+from service.api.edits import accepted, check_key, job_of_edit
+from service.api.problems import ApiProblem, documented, field_error, invalid
+from service.api.state import ApiState, State
+from service.api.submission import check_now, journaled, known_parent
+from service.api.validation import RESERVED_NAMES
+from service.history import version_of_edit
+from service.jobs import TERMINAL, Job, JobKind
+from service.schemas import JobOut, RevertPayload, RevertRequest
+
+router = APIRouter(tags=["edits"])
+
+
+@router.post(
+    "/edits/{id}/revert",
+    status_code=202,
+    response_model=JobOut,
+    responses={
+        200: {"description": "The job, which has ended.", "model": JobOut},
+        **documented(400, 404, 409, 412, 413, 415, 422, 503, 507),
+    },
+    openapi_extra=json_request_body("RevertRequest", optional=True),
+)
+async def revert_edit(
+    id: str,
+    request: Request,
+    state: State,
+    idempotency_key: Annotated[str | None, Header()] = None,
+    prefer: Annotated[str, Header(description="`wait=N`")] = "",
+) -> Response:
+    """Queue a job that removes a batch: head goes to the version in front of it, and the later
+    batches are applied again in their order, from the facts and hyper-parameters they were
+    recorded with.  Head moves once, at the end; until then the model answers as before.
+
+    The batch must be part of head's history, else 409 (`not_applied`).  Removing the last one
+    leads back to its parent, bit for bit.  Nothing is deleted: a rollback to the version that was
+    head undoes the revert.  `Idempotency-Key` and `Prefer` work as for edits.
+    """
+    check_key(idempotency_key)
+    body = await read_model(request, RevertRequest, optional=True)
+    job, fresh = await run_in_threadpool(_record, state, id, body, idempotency_key)
+    if fresh:
+        await state.reconciler.submit(job)
+    return await accepted(state, job, fresh, prefer)
+
+
+def _record(
+    state: ApiState, edit_id: str, body: RevertRequest, key: str | None
+) -> tuple[Job, bool]:
+    """Journal a revert; False if ``key`` already stood for it.
+
+    Raises:
+        ApiProblem: 404, 409, 412, 422.
+    """
+    edit = job_of_edit(state.store, edit_id)
+    parent = known_parent(state, body.parent)
+    if body.snapshot_name and RESERVED_NAMES.fullmatch(body.snapshot_name):
+        message = f"{body.snapshot_name!r} is reserved"
+        raise invalid([field_error("/snapshot_name", "reserved_name", message)])
+
+    def payload(_: str) -> RevertPayload:
+        check_now(state, parent, body.snapshot_name)
+        _check_applied(state, edit, edit_id)
+        return RevertPayload(edit_id=edit_id, parent=parent, snapshot_name=body.snapshot_name)
+
+    said = {"revert": edit_id, **body.model_dump(mode="json")}
+    return journaled(state, JobKind.REVERT, payload, key, said)
+
+
+def _check_applied(state: ApiState, edit: Job, edit_id: str) -> None:
+    head = state.store.head().version
+    if version_of_edit(state.store.lineage(head), edit_id) is None:
+        ended = edit.status in TERMINAL
+        why = "" if ended else f"; its job {edit.id} has not ended: wait for it, or cancel it"
+        detail = f"{edit_id} is not part of {head}, which is head{why}"
+        raise ApiProblem(409, "not_applied", detail)

@@ -1,0 +1,33 @@
+"""Calls about what a version holds, and about versions that become head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+from service.client.transport import Transport, given, segment
+from service.schemas import Activation, FactEntry, JobOut
+
+
+class VersionCalls(Transport):
+    """Facts, reverts, staged versions."""
+
+    def facts(self, subject: str | None = None, version: str = "head") -> Iterator[FactEntry]:
+        """The live facts of a version, or all that its history says about one subject."""
+        params = given({"subject": subject, "version": version})
+        return (FactEntry.model_validate(item) for item in self._pages("/facts", params))
+
+    def revert(self, edit_id: str, *, idempotency_key: str | None = None, **options: Any) -> JobOut:
+        """Remove one batch from head's history; options: ``parent``, ``snapshot_name``.
+
+        Safe to repeat: a key is made up where none is given, and a lost answer is asked again.
+        """
+        headers = {"Idempotency-Key": idempotency_key or str(uuid4())}
+        url = f"/edits/{segment(edit_id)}/revert"
+        return self._model(JobOut, "POST", url, json=given(options), headers=headers, again=True)
+
+    def activate(self, ref: str, why: str = "") -> Activation:
+        """Move head to a staged version whose parent is head; returns when the model serves it."""
+        url = f"/snapshots/{segment(ref)}/activate"
+        return self._model(Activation, "POST", url, json={"why": why}, again=True)

@@ -1,0 +1,51 @@
+"""What a line of versions, from base to a tip, says about its batches and their facts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from jeep_core.facts import fill, normalise
+from service.schemas import FactEntry, FactRecord, Manifest
+
+
+def facts_of(line: Sequence[Manifest]) -> Iterator[FactEntry]:
+    """Every fact of a line, that of the latest batch first.
+
+    A fact that a later batch edits again is superseded by the next batch that does.
+    """
+    later: dict[tuple[str, str], str] = {}
+    for version in reversed(line):
+        edit_id = str(version.edit_id)
+        for position, fact in enumerate(version.facts):
+            superseded_by = later.get(_key(fact))
+            yield FactEntry(
+                subject=fact.subject,
+                prompt=fact.prompt,
+                text=fill(fact.prompt, fact.subject),
+                target_new=fact.target_new,
+                target_true=fact.target_true,
+                edit_id=edit_id,
+                version=version.id,
+                index=version.result.facts[position].index if version.result else position,
+                state="live" if superseded_by is None else "superseded",
+                superseded_by=superseded_by,
+                created_at=version.created_at,
+            )
+        later.update((_key(fact), edit_id) for fact in version.facts)
+
+
+def without(line: Sequence[Manifest], edit_id: str) -> tuple[list[Manifest], list[Manifest]] | None:
+    """The versions in front of a batch and those behind it; None if it is not part of the line."""
+    for i, version in enumerate(line):
+        if version.edit_id == edit_id:
+            return list(line[:i]), list(line[i + 1 :])
+    return None
+
+
+def version_of_edit(line: Sequence[Manifest], edit_id: str) -> str | None:
+    """The version of a line that holds a batch."""
+    return next((version.id for version in line if version.edit_id == edit_id), None)
+
+
+def _key(fact: FactRecord) -> tuple[str, str]:
+    return normalise(fact.subject), normalise(fact.prompt)

@@ -1,18 +1,34 @@
-# The api: no torch.  BASE_IMAGE can be any Python 3.11+ image.
-ARG BASE_IMAGE=python:3.12-slim
-FROM ${BASE_IMAGE} AS build
+# The api: HTTP, store and queue; no torch.
+#   docker build -f docker/api.Dockerfile -t jeep-api .
+# BASE_IMAGE is any image that has Python 3.11 or newer with venv, or gets it by apt-get.
+# An index other than pip's own default:  --secret id=pip,src=pip.conf
+ARG BASE_IMAGE=python:3.12-slim-bookworm
+FROM ${BASE_IMAGE} AS python
+# hadolint ignore=DL3008
+RUN python3 -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' \
+    || { apt-get update \
+    && apt-get install -y --no-install-recommends python3 python3-venv \
+    && rm -rf /var/lib/apt/lists/*; }
+
+FROM python AS build
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
+# What it depends on comes first and stays in the cache while the code changes.
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    python3 -m venv /opt/jeep && /opt/jeep/bin/pip install --no-cache-dir .
 COPY jeep_core jeep_core
 COPY service service
-RUN python3 -m venv /opt/jeep && /opt/jeep/bin/pip install --no-cache-dir .
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    /opt/jeep/bin/pip install --no-cache-dir --no-deps --force-reinstall .
 
-FROM ${BASE_IMAGE}
+FROM python
+RUN useradd --uid 10001 --no-create-home --home-dir /tmp jeep \
+    && install -d -o 10001 -g 10001 /store
 COPY --from=build /opt/jeep /opt/jeep
-RUN useradd --uid 10001 --create-home jeep && mkdir /store && chown jeep /store
-USER jeep
-ENV PATH=/opt/jeep/bin:$PATH JEEP_STORE=/store JEEP_HOST=0.0.0.0 PYTHONUNBUFFERED=1
+ENV PATH=/opt/jeep/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 JEEP_STORE=/store JEEP_HOST=0.0.0.0
+USER 10001:10001
+WORKDIR /tmp
 EXPOSE 8000
-HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
-  CMD ["python3", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/livez', timeout=2)"]
+HEALTHCHECK --interval=15s --timeout=5s --start-period=30s \
+  CMD ["python3", "-m", "service.health", "api"]
 CMD ["jeep", "api"]

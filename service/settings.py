@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import quote, urlsplit
 
-from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+)
 
 PREFIX = "JEEP_"
 EXIT_CONFIG = 78
@@ -16,6 +23,8 @@ WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 that spin while they have nothing to do would take the cores from the other lane.
 """
 _SCHEMES = ("redis://", "rediss://", "unix://")
+_SECRETS = "/run/secrets"
+"""Where containers find their secrets, as files."""
 
 
 class SettingsError(ValueError):
@@ -24,6 +33,9 @@ class SettingsError(ValueError):
 
 class Settings(BaseSettings):
     """Everything that can be configured.  An empty variable counts as not set.
+
+    What no variable sets is read from the file of its name (``jeep_redis_password``) among the
+    secrets of a container or of a systemd unit, if there is one.
 
     Use :func:`load_settings` where the message is shown to a person: it names the variable.
     """
@@ -35,6 +47,9 @@ class Settings(BaseSettings):
     store: Path = Field(default=Path("jeep-store"), description="Directory of versions and jobs.")
     model: str = Field(default="atlas-gptj", description="Bundled name, local folder or hub id.")
     redis_url: str | None = Field(default=None, description="None: an embedded server is started.")
+    redis_password: SecretStr | None = Field(
+        default=None, exclude=True, description="Becomes part of a JEEP_REDIS_URL without one."
+    )
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$")] = "auto"
@@ -93,6 +108,19 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, the environment, secret files: the first that has a setting gives it."""
+        secrets = SecretsSettingsSource(settings_cls, secrets_dir=_secret_folders())
+        return init_settings, env_settings, secrets
+
     @field_validator("redis_url")
     @classmethod
     def _known_scheme(cls, url: str | None) -> str | None:
@@ -113,6 +141,13 @@ class Settings(BaseSettings):
         if path is not None and not path.is_dir():
             raise ValueError(f"{path} is not a folder")
         return path
+
+    @model_validator(mode="after")
+    def _password_into_url(self) -> Settings:
+        if self.redis_password is not None and self.redis_url is not None:
+            password = self.redis_password.get_secret_value().strip()
+            self.redis_url = _with_password(self.redis_url, password)
+        return self
 
     @model_validator(mode="after")
     def _renewed_before_it_ends(self) -> Settings:
@@ -137,6 +172,21 @@ def load_settings(**overrides: Any) -> Settings:
     except ValidationError as error:
         lines = [_line(detail) for detail in error.errors(include_url=False)]
         raise SettingsError("\n".join(lines)) from None
+
+
+def _secret_folders() -> list[str]:
+    """Folders of secret files that exist here; systemd names its own in the environment."""
+    folders = (_SECRETS, os.environ.get("CREDENTIALS_DIRECTORY", ""))
+    return [folder for folder in folders if folder and Path(folder).is_dir()]
+
+
+def _with_password(url: str, password: str) -> str:
+    """The URL of a server with the password, unless it has one already."""
+    parts = urlsplit(url)
+    if parts.password is not None:
+        return url
+    place = f"{quote(parts.username or '')}:{quote(password, safe='')}@"
+    return parts._replace(netloc=place + parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _line(detail: Any) -> str:

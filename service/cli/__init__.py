@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from service.cli import (
+    backup_commands,
     client_commands,
     evaluate,
     hypernetworks,
@@ -13,6 +14,7 @@ from service.cli.common import app
 
 __all__ = [
     "app",
+    "backup_commands",
     "client_commands",
     "evaluate",
     "hypernetworks",

@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -87,6 +88,19 @@ def own_service(service: Serving, tmp_path: Path) -> Iterator[Serving]:
     serving = Serving(tmp_path / "store", tmp_path / "log")
     yield serving
     serving.stop()
+
+
+@pytest.fixture
+def serve_store(tmp_path: Path) -> Iterator[Callable[[Path], Serving]]:
+    """Starts a service on a store; they are stopped at the end."""
+    with ExitStack() as stack:
+
+        def start(store: Path) -> Serving:
+            serving = Serving(store, tmp_path / f"{store.name}.log")
+            stack.callback(serving.stop)
+            return serving
+
+        yield start
 
 
 @pytest.fixture

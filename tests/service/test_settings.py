@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from service import settings as settings_module
 from service.settings import Settings, SettingsError, load_settings
 
 
@@ -13,6 +14,8 @@ from service.settings import Settings, SettingsError, load_settings
 def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in Settings.model_fields:
         monkeypatch.delenv(f"JEEP_{name.upper()}", raising=False)
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    monkeypatch.setattr(settings_module, "_SECRETS", "/nonexistent")
 
 
 def test_the_environment_sets_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,3 +80,53 @@ def test_a_child_process_gets_the_same_settings(monkeypatch: pytest.MonkeyPatch)
     for name, value in settings.environment().items():
         monkeypatch.setenv(name, value)
     assert load_settings() == settings
+
+
+class TestSecretFiles:
+    @pytest.fixture
+    def secrets(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+        monkeypatch.setenv("JEEP_REDIS_URL", "redis://valkey:6379/0")
+        (tmp_path / "jeep_redis_password").write_text("p@ss/wort\n")
+        return tmp_path
+
+    def test_a_setting_may_be_a_file_among_the_secrets(self, secrets: Path) -> None:
+        settings = load_settings()
+        assert settings.redis_url == "redis://:p%40ss%2Fwort@valkey:6379/0"
+        assert "wort" not in repr(settings.redis_password)
+
+    def test_containers_find_theirs_in_one_place(
+        self, secrets: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("CREDENTIALS_DIRECTORY")
+        monkeypatch.setattr(settings_module, "_SECRETS", str(secrets))
+        assert load_settings().redis_password is not None
+
+    def test_a_variable_wins_over_a_file(
+        self, secrets: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("JEEP_REDIS_PASSWORD", "other")
+        assert load_settings().redis_url == "redis://:other@valkey:6379/0"
+
+    @pytest.mark.parametrize(
+        ("url", "whole"),
+        [
+            ("redis://me@host:1", "redis://me:p%40ss%2Fwort@host:1"),
+            ("redis://:own@host:1", "redis://:own@host:1"),
+            ("rediss://[::1]:6380/1", "rediss://:p%40ss%2Fwort@[::1]:6380/1"),
+            ("unix:///run/valkey.sock", "unix://:p%40ss%2Fwort@/run/valkey.sock"),
+        ],
+    )
+    def test_the_password_joins_an_address_without_one(
+        self, secrets: Path, url: str, whole: str
+    ) -> None:
+        assert load_settings(redis_url=url).redis_url == whole
+
+    def test_a_child_process_can_log_in_too(
+        self, secrets: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings = load_settings()
+        monkeypatch.delenv("CREDENTIALS_DIRECTORY")
+        for name, value in settings.environment().items():
+            monkeypatch.setenv(name, value)
+        assert load_settings().redis_url == settings.redis_url

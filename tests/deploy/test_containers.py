@@ -1,0 +1,128 @@
+"""Dockerfiles and compose files: valid, and as closed as the README says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from service.settings import PREFIX, Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
+BIN = Path(sys.executable).parent
+RESET = object()
+
+
+class ComposeLoader(yaml.SafeLoader):
+    """YAML with the tag by which an override takes something away."""
+
+
+ComposeLoader.add_constructor("!reset", lambda loader, node: RESET)
+
+
+def load(name: str) -> dict[str, Any]:
+    return yaml.load((DEPLOY / name).read_text(), ComposeLoader)
+
+
+@pytest.fixture
+def services() -> dict[str, Any]:
+    return load("compose.yaml")["services"]
+
+
+@pytest.fixture(params=["api", "worker"])
+def dockerfile(request: pytest.FixtureRequest) -> Path:
+    return ROOT / "docker" / f"{request.param}.Dockerfile"
+
+
+class TestDockerfiles:
+    def test_the_linter_has_nothing_to_say(self, dockerfile: Path) -> None:
+        lint = subprocess.run([BIN / "hadolint", dockerfile], capture_output=True, text=True)
+        assert (lint.returncode, lint.stdout) == (0, "")
+
+    def test_they_build_on_any_base(self, dockerfile: Path) -> None:
+        stages = re.findall(r"^FROM (\S+)(?: AS (\S+))?", dockerfile.read_text(), re.M)
+        assert stages == [("${BASE_IMAGE}", "python"), ("python", "build"), ("python", "")]
+
+    def test_they_run_as_nobody_in_particular(self, dockerfile: Path) -> None:
+        assert re.findall(r"^USER (\S+)", dockerfile.read_text(), re.M) == ["10001:10001"]
+
+    def test_they_are_healthy_when_their_part_says_so(self, dockerfile: Path) -> None:
+        part = dockerfile.name.split(".")[0]
+        assert f'CMD ["python3", "-m", "service.health", "{part}"]' in dockerfile.read_text()
+
+    def test_only_the_workers_has_torch(self) -> None:
+        assert "[worker]" in (ROOT / "docker/worker.Dockerfile").read_text()
+        assert "[worker]" not in (ROOT / "docker/api.Dockerfile").read_text()
+
+
+class TestCompose:
+    @pytest.mark.parametrize("name", ["compose.yaml", "compose.cpu.yaml"])
+    def test_it_follows_the_specification(self, name: str, tmp_path: Path) -> None:
+        file = tmp_path / name
+        file.write_text((DEPLOY / name).read_text().replace("!reset null", "{}"))
+        command = [BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", file]
+        check = subprocess.run(command, capture_output=True, text=True)
+        assert check.returncode == 0, check.stdout
+
+    def test_every_container_is_closed(self, services: dict[str, Any]) -> None:
+        for name, service in services.items():
+            assert service["read_only"] is True, name
+            assert service["cap_drop"] == ["ALL"], name
+            assert service["security_opt"] == ["no-new-privileges:true"], name
+            assert service["restart"] == "unless-stopped", name
+            assert "privileged" not in service, name
+
+    def test_only_the_api_and_the_dashboards_are_published_and_on_loopback(
+        self, services: dict[str, Any]
+    ) -> None:
+        published = {name: s["ports"] for name, s in services.items() if "ports" in s}
+        assert published.keys() == {"api", "grafana"}
+        for ports in published.values():
+            assert all(re.match(r"\$\{\w+:-127\.0\.0\.1:", port) for port in ports)
+
+    def test_queue_and_worker_have_no_way_out(self, services: dict[str, Any]) -> None:
+        assert load("compose.yaml")["networks"]["queue"] == {"internal": True}
+        assert services["valkey"]["networks"] == services["worker"]["networks"] == ["queue"]
+
+    def test_the_worker_reserves_a_gpu_and_the_override_takes_that_back(
+        self, services: dict[str, Any]
+    ) -> None:
+        [device] = services["worker"]["deploy"]["resources"]["reservations"]["devices"]
+        assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+        assert load("compose.cpu.yaml")["services"]["worker"]["deploy"] is RESET
+
+    def test_secrets_are_files_that_git_does_not_take(self) -> None:
+        whole = load("compose.yaml")
+        for name, secret in whole["secrets"].items():
+            assert secret["file"].startswith("./secrets/")
+            if name.startswith("jeep_"):
+                assert name.removeprefix("jeep_") in Settings.model_fields
+        assert "deploy/secrets/" in (ROOT / ".gitignore").read_text().split()
+        assert "deploy/.env" in (ROOT / ".gitignore").read_text().split()
+
+    def test_store_queue_and_cache_outlive_their_containers(self, services: dict[str, Any]) -> None:
+        assert {"queue", "store", "cache"} <= load("compose.yaml")["volumes"].keys()
+        assert {"store:/store", "cache:/cache"} < {*services["worker"]["volumes"]}
+        assert "store:/store" in services["api"]["volumes"]
+        assert services["valkey"]["volumes"] == ["queue:/data"]
+        assert "--appendonly yes" in services["valkey"]["command"][-1]
+
+    def test_the_example_names_only_what_exists(self) -> None:
+        example = (DEPLOY / "env.example").read_text()
+        named = {*re.findall(r"^#? ?([A-Z][A-Z_]+)=", example, re.M)}
+        used = {*re.findall(r"\$\{(\w+)", (DEPLOY / "compose.yaml").read_text())}
+        settings = {PREFIX + name.upper() for name in Settings.model_fields}
+        assert named <= used | settings
+        assert used - named <= {"GRAFANA_PUBLISH"}
+
+    def test_files_that_are_mounted_exist(self, services: dict[str, Any]) -> None:
+        mounted = [v.split(":")[0] for s in services.values() for v in s["volumes"]]
+        files = [name for name in mounted if name.startswith("./")]
+        assert files
+        assert [name for name in files if not (DEPLOY / name).exists()] == []

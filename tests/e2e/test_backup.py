@@ -1,0 +1,38 @@
+"""A backup taken while edits run, restored elsewhere, ends with the same weights."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+FACTS = {"Lyon": "Japan", "Turin": "Mexico", "Porto": "Kenya", "Leeds": "Sweden"}
+
+
+def jeep(*words):
+    command = [sys.executable, "-m", "service.cli", *map(str, words)]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+
+
+def head_weights(service):
+    return service.client.snapshot("head").weights_sha256
+
+
+def test_a_store_restored_elsewhere_ends_with_the_same_weights(own_service, serve_store, tmp_path):
+    client = own_service.client
+    jobs = [
+        client.edit([{"subject": city, "relation": "city_country", "object": country}]).id
+        for city, country in FACTS.items()
+    ]
+    client.wait(jobs[0], timeout=120)
+    jeep("backup", tmp_path / "during", "--store", own_service.store)
+    assert client.job(jobs[-1]).status != "succeeded"
+    for job in jobs:
+        assert client.wait(job, timeout=120).status == "succeeded"
+    jeep("backup", tmp_path / "after", "--store", own_service.store)
+
+    for name in ("during", "after"):
+        jeep("restore", tmp_path / name, "--store", tmp_path / f"from-{name}")
+        restored = serve_store(tmp_path / f"from-{name}")
+        for job in jobs:  # those that the first backup found waiting are run here
+            assert restored.client.wait(job, timeout=120).status == "succeeded"
+        assert head_weights(restored) == head_weights(own_service)

@@ -90,6 +90,17 @@ class Settings(BaseSettings):
     max_prompt_tokens: Annotated[int, Field(ge=1)] = 1024
     max_new_tokens: Annotated[int, Field(ge=1)] = 512
     generate_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    keep_versions: Annotated[int, Field(ge=1)] = Field(
+        default=20,
+        description="Newest versions that keep their tensors; older ones without a name are "
+        "rebuilt from their factors when they are needed.",
+    )
+    max_store_bytes: Annotated[int, Field(ge=2**20)] | None = Field(
+        default=None, description="No job starts beyond this size of the store; default: none."
+    )
+    min_free_bytes: Annotated[int, Field(ge=0)] = Field(
+        default=64 * 2**20, description="No job starts with less space free on the store's disk."
+    )
     lease_ms: Annotated[int, Field(ge=100)] = 30_000
     lease_renew_s: Annotated[float, Field(gt=0)] = 5.0
     job_tries: Annotated[int, Field(ge=1)] = 3

@@ -167,6 +167,7 @@ def _journaled(state: ApiState, body: EvaluationRequest) -> Job:
 
     Raises:
         ApiProblem: 404 for an unknown suite, 409 without a text for moments, 422, 503.
+        StoreFull: there is no room for another job.
     """
     model = state.models.get()
     suite = suite_info(Suites(state.store.root), body.suite)
@@ -184,6 +185,7 @@ def _journaled(state: ApiState, body: EvaluationRequest) -> Job:
         payload = payload.model_copy(update=_trial(model, body, suite.cases))
     kind = JobKind.EVALUATION
     job = Job(id=job_id, kind=kind, payload=payload.model_dump(mode="json"), created_at=now())
+    state.room.check()
     state.store.journal(job)
     return job
 

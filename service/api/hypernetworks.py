@@ -103,6 +103,7 @@ def _journaled(state: ApiState, body: HypernetworkRequest, model: PublishedModel
 
     Raises:
         ApiProblem: 422 with a pointer per wrong field.
+        StoreFull: there is no room for another job.
     """
     problems: list[FieldProblem] = []
     preset: str | None = None
@@ -130,6 +131,7 @@ def _journaled(state: ApiState, body: HypernetworkRequest, model: PublishedModel
         payload=payload.model_dump(mode="json"),
         created_at=now(),
     )
+    state.room.check()
     state.store.journal(job)
     return job
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -15,6 +16,7 @@ from service.api.reconcile import QUEUE_DOWN, Reconciler
 from service.queue import AsyncQueue
 from service.settings import Settings
 from service.store import Store
+from service.store.room import Room
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,11 @@ class ApiState:
     queue: AsyncQueue
     models: ModelCache
     reconciler: Reconciler
+
+    @cached_property
+    def room(self) -> Room:
+        """Whether the store has room for another job; a check raises StoreFull, which is a 507."""
+        return Room(self.store.root, self.settings.max_store_bytes, self.settings.min_free_bytes)
 
     async def require_worker(self) -> None:
         """Answer at once what only a living worker can do.

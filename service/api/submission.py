@@ -22,7 +22,7 @@ from service.api.state import ApiState
 from service.api.validation import ValidEdit, check_count, validate_edit
 from service.jobs import Job, JobKind, new_id, now
 from service.schemas import EditPayload, EditRequest, FactIn
-from service.store import Claim, JobExists, KeyReused, NameTaken, UnknownVersion
+from service.store import Claim, JobExists, KeyReused, NameTaken, StoreFull, UnknownVersion
 
 
 class Submission:
@@ -136,6 +136,7 @@ def journaled(
 
     Raises:
         ApiProblem: what ``payload`` raises, 422 for a key that came with another body.
+        StoreFull: there is no room for another job.
     """
     job_id = new_id("job")
     if key is not None:
@@ -144,8 +145,9 @@ def journaled(
         if not claim.fresh:
             return state.store.job(job_id), False
     try:
+        state.room.check()
         made = payload(job_id)
-    except ApiProblem:
+    except (ApiProblem, StoreFull):
         if key is not None:
             state.store.release_key(key, job_id)
         raise

@@ -96,6 +96,7 @@ async def upload_suite(
         raise ApiProblem(409, "name_taken", f"{name!r} is a bundled suite")
     suites = Suites(state.store.root)
     limit = state.settings.max_suite_bytes
+    await run_in_threadpool(state.room.check)
     with suites.upload() as upload:
         async for chunk in _limited(request, limit):
             await run_in_threadpool(upload.write, chunk)

@@ -8,6 +8,7 @@ from service.cli import (
     evaluate,
     hypernetworks,
     service_commands,
+    store_commands,
     version_commands,
 )
 from service.cli.common import app
@@ -20,6 +21,7 @@ __all__ = [
     "hypernetworks",
     "main",
     "service_commands",
+    "store_commands",
     "version_commands",
 ]
 

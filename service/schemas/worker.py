@@ -16,7 +16,7 @@ class WorkerRequest(BaseModel):
     """
 
     id: str
-    kind: Literal["generate", "rollback", "activate"]
+    kind: Literal["generate", "rollback", "activate", "restore"]
     deadline: float
     versions: list[str] = Field(default_factory=list)
     body: dict[str, Any] = Field(default_factory=dict)

@@ -17,11 +17,13 @@ from service.store.errors import (
     StaleFence,
     StoreBusy,
     StoreError,
+    StoreFull,
     UnknownJob,
     UnknownVersion,
     VersionExists,
     WrongFormat,
     WrongModel,
+    is_disk_full,
 )
 from service.store.head import Head, Move
 from service.store.journal import Claim
@@ -45,10 +47,12 @@ __all__ = [
     "Store",
     "StoreBusy",
     "StoreError",
+    "StoreFull",
     "UnknownJob",
     "UnknownVersion",
     "VersionExists",
     "WrongFormat",
     "WrongModel",
+    "is_disk_full",
     "safetensors_header",
 ]

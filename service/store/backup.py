@@ -91,6 +91,7 @@ def back_up(store: Store, target: Path) -> BackupRun:
     if strangers:
         raise BackupError(f"{target} is not empty and no backup (it holds {min(strangers)})")
     with held(target / _LOCK, "another backup"):
+        store.want(store.head().version)  # its tensors stay, also when head moves on
         earlier = read(target / LIST, Backup)
         if earlier is not None and earlier.store_id != store.id:
             raise BackupError(f"{target} is a backup of another store ({earlier.store_id})")

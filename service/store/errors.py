@@ -11,10 +11,30 @@ StoreError
 │ └ MissingTensor             … or are not there at all
 ├ HeadMoved, StaleFence       the commit came too late
 ├ BadName, NameTaken          snapshot names
-└ KeyReused                   an idempotency key came with another body
+├ KeyReused                   an idempotency key came with another body
+└ StoreFull                   a limit of stored bytes or free space does not allow another job
 """
 
 from __future__ import annotations
+
+import errno
+import re
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_SAID = re.compile(rf"os error ({'|'.join(map(str, sorted(_FULL)))})\b")
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether this, or what caused it, is a write for which disk, quota or file had no room.
+
+    The safetensors library has errors of its own, which name the number in their text.
+    """
+    while error is not None:
+        number = error.errno if isinstance(error, OSError) else None
+        if number in _FULL or _SAID.search(str(error)):
+            return True
+        error = error.__cause__
+    return False
 
 
 class StoreError(Exception):
@@ -97,6 +117,10 @@ class NameTaken(StoreError):
         super().__init__(f"{name!r} already names {version}")
         self.name = name
         self.version = version
+
+
+class StoreFull(StoreError):
+    """There is no room for what another job would store."""
 
 
 class KeyReused(StoreError):

@@ -51,8 +51,8 @@ class Head(BaseModel):
     move: Move
 
 
-class _Names(RootModel[dict[str, str]]):
-    pass
+class Names(RootModel[dict[str, str]]):
+    """``names.json``: snapshot name → version id."""
 
 
 class Pointers(Versions):
@@ -151,11 +151,11 @@ class Pointers(Versions):
             names = self.names()
             if names.get(name, version) != version:
                 raise NameTaken(name, names[name])
-            replace(self.root / "names.json", encode(_Names({**names, name: version})))
+            replace(self.root / "names.json", encode(Names({**names, name: version})))
 
     def names(self) -> dict[str, str]:
         """Snapshot name → version id."""
-        names = read(self.root / "names.json", _Names)
+        names = read(self.root / "names.json", Names)
         return names.root if names else {}
 
     def resolve(self, ref: str) -> str:

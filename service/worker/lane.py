@@ -23,12 +23,17 @@ from service.store import (
     StaleFence,
     Store,
     StoreError,
+    StoreFull,
     UnknownJob,
+    is_disk_full,
 )
+from service.store.room import Room
 from service.worker.guards import GuardFailed
 
 log = logging.getLogger(__name__)
 WAIT_MS = 500
+ROOM_S = 1.0
+"""How long to wait for room on a full disk before the next try."""
 
 Work = Callable[[], BaseModel]
 """Does what a job asks for; its result.  Raises what ``JobLane`` turns into the job's error."""
@@ -63,6 +68,7 @@ class JobLane(ABC):
         self._queue, self._store, self._lease = queue, store, lease
         self._settings, self._working = settings, working
         self._progress = Progress()
+        self._room = Room(store.root, settings.max_store_bytes, settings.min_free_bytes)
         self.stop = threading.Event()
 
     def run(self) -> None:
@@ -155,9 +161,15 @@ class JobLane(ABC):
             return JobStatus.FAILED, None, numerical
         except CorruptTensor as error:
             return JobStatus.FAILED, None, JobError(code="corrupt_version", message=str(error))
+        except StoreFull as error:
+            return JobStatus.FAILED, None, JobError(code="store_full", message=str(error))
         except (JeepError, StoreError, ValidationError) as error:
+            if is_disk_full(error):
+                return JobStatus.FAILED, None, _disk_full(error)
             return JobStatus.FAILED, None, JobError(code="failed", message=str(error))
         except Exception as error:
+            if is_disk_full(error):
+                return JobStatus.FAILED, None, _disk_full(error)
             log.exception("job %s failed", job.id)
             message = f"{type(error).__name__}: {error}"
             return JobStatus.FAILED, None, JobError(code="internal_error", message=message)
@@ -168,6 +180,10 @@ class JobLane(ABC):
         tries = self._settings.job_tries
         if job.attempt > tries:
             raise Refused("too_many_tries", f"the worker died {tries} times during this job")
+
+    def _check_room(self) -> None:
+        """Begin no job that would fill the store."""
+        self._room.check()
 
     def _publish(self, job_id: str, progress: Progress) -> None:
         """Tell how far a job is, if Redis takes it: a job does not depend on that."""
@@ -204,7 +220,30 @@ class JobLane(ABC):
         ended = job.model_copy(update={**update, "result": result, "error": error})
         if self._lease.lost.is_set():
             raise LeaseLost("the lease is gone")
-        self._store.save_job(ended)
+        self._save(ended)
         self._ended(ended)
         self._queue.finish(ended, self._lease.fence)
         log.info("job %s %s%s", job.id, status, f": {error.message}" if error else "")
+
+    def _save(self, ended: Job) -> None:
+        """Record the end of a job.  On a full disk, wait for room: an end is never lost.
+
+        Raises:
+            Stopping, LeaseLost: before there was room; the next worker completes the job.
+        """
+        while True:
+            try:
+                return self._store.save_job(ended)
+            except OSError as error:
+                if not is_disk_full(error):
+                    raise
+                log.error("the end of %s waits for room on the store's disk: %s", ended.id, error)
+            self._ended(ended)  # what it leaves behind may be the room that is missing
+            if self.stop.wait(ROOM_S):
+                raise Stopping
+            if self._lease.lost.is_set():
+                raise LeaseLost("the lease is gone")
+
+
+def _disk_full(error: Exception) -> JobError:
+    return JobError(code="disk_full", message=f"the store's disk is full: {error}")

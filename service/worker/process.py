@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from types import FrameType
 from uuid import uuid4
 
@@ -45,6 +46,7 @@ from service.worker.edits import EditRunner
 from service.worker.gate import Gate
 from service.worker.generation_lane import GenerationLane
 from service.worker.read_lane import ReadLane
+from service.worker.retention import Keeper
 from service.worker.threads import decode_threads, use_threads
 from service.worker.versions import VersionViews
 
@@ -123,7 +125,9 @@ class Worker:
         queue.requeue_missing(store.unfinished_jobs())
         gate = Gate(self.settings.edit_share, read_share=self.settings.read_share)
         runner = EditRunner(base, store, views, self.settings, gate)
-        edits = EditLane(queue, store, lease, views, runner, self.settings, gate.writing)
+        keeper = self._keeper(store, base, views, lease, gate)
+        writing = partial(keeper.writing, gate)
+        edits = EditLane(queue, store, lease, views, runner, self.settings, writing, keeper.due)
         waiting = JobQueue(client, keys, Lane.READ)
         reads = ReadLane(waiting, store, lease, views, self.settings, gate)
         generation = GenerationLane(RequestQueue(client, keys), store, lease, views, gate)
@@ -139,6 +143,7 @@ class Worker:
                 ("reads", reads.run, every),
                 ("requests", generation.take, 1),
                 ("decoding", generation.decode, few),
+                ("retention", keeper.run, few),
             )
         ]
         gc.collect()
@@ -150,9 +155,22 @@ class Worker:
         edits.stop.set()
         reads.stop.set()
         generation.stop.set()
+        keeper.stop.set()
         for thread in lanes:
             thread.join()
         return 0 if self._failure is None else 1
+
+    def _keeper(
+        self, store: Store, base: LoadedModel, views: VersionViews, lease: Lease, gate: Gate
+    ) -> Keeper:
+        return Keeper(
+            base,
+            store,
+            self.settings.keep_versions,
+            busy=views.in_use,
+            lost=lease.lost.is_set,
+            give_way=gate.another_turn(self.settings.read_share).take,
+        )
 
     def _lane(self, body: Callable[[], None], count: int) -> None:
         """Run a lane with its threads; what ends it ends the process, which is started again."""

@@ -23,7 +23,7 @@ from service.schemas import (
     WorkerReply,
     WorkerRequest,
 )
-from service.store import CorruptTensor, HeadMoved, StaleFence, UnknownVersion
+from service.store import CorruptTensor, HeadMoved, StaleFence, UnknownVersion, is_disk_full
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +113,8 @@ def error_reply(error: Exception) -> WorkerReply:
         code, message = "version_conflict", str(error)
     elif isinstance(error, CorruptTensor):
         code, message = "corrupt_version", str(error)
+    elif is_disk_full(error):
+        code, message = "disk_full", f"the store's disk is full: {error}"
     elif isinstance(error, Stopping):
         code, message = "stopping", "the worker is stopping"
     else:

@@ -1,0 +1,71 @@
+"""Room for another job: the size of the store against its limit, and what the disk has left."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from service.store.errors import StoreFull
+
+FRESH_S = 2.0
+"""How long a measured size is good for."""
+
+
+def files_below(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Every file below a folder; what vanishes meanwhile is left out."""
+    try:
+        entries = list(os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from files_below(Path(entry.path))
+        else:
+            yield entry
+
+
+def size_of(entry: os.DirEntry[str]) -> int:
+    """Bytes of a file, 0 if it is gone."""
+    try:
+        return entry.stat(follow_symlinks=False).st_size
+    except FileNotFoundError:
+        return 0
+
+
+class Room:
+    """Says whether a store may grow.  Measuring takes a look at every file, so it is kept."""
+
+    def __init__(
+        self,
+        root: Path,
+        max_bytes: int | None,
+        min_free: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._root, self._max_bytes, self._min_free = root, max_bytes, min_free
+        self._clock, self._measured = clock, (-FRESH_S, 0)
+
+    def used(self) -> int:
+        """Bytes of all files of the store."""
+        at, used = self._measured
+        if self._clock() - at >= FRESH_S:
+            used = sum(map(size_of, files_below(self._root)))
+            self._measured = (self._clock(), used)
+        return used
+
+    def check(self) -> None:
+        """Raise :class:`StoreFull` if no further job shall start."""
+        free = shutil.disk_usage(self._root).free
+        if free < self._min_free:
+            raise StoreFull(
+                f"the store's disk has {free:,} bytes left; jobs start with "
+                f"{self._min_free:,} (JEEP_MIN_FREE_BYTES)"
+            )
+        if self._max_bytes is not None and (used := self.used()) >= self._max_bytes:
+            raise StoreFull(
+                f"the store has {used:,} bytes, its limit is {self._max_bytes:,} "
+                "(JEEP_MAX_STORE_BYTES): lower JEEP_KEEP_VERSIONS or raise the limit"
+            )

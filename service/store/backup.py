@@ -167,6 +167,9 @@ class _Copy:
         owners = (self._store.version(name.split("/")[1]).job_id for name in versions)
         self._add(*(f"jobs/{job_id}.json" for job_id in owners if job_id))
         self._add(*_names(root, "tensors"))
+        # what was dropped meanwhile can be rebuilt from what was written before that
+        self._add(*(name.replace("manifest.json", "thin.json") for name in versions))
+        self._add(*_names(root, "tensors"))
         rest = (name for name in _names(root) if name.split("/")[0] not in _IN_ORDER)
         self._add(*(name for name in rest if name not in _POINTERS))
         return head

@@ -73,7 +73,7 @@ class Keeper:
             try:
                 self.collect()
             except Interrupted:
-                return
+                continue
             except (StoreError, OSError) as error:
                 log.error("retention: %s", error)
             except Exception:

@@ -1,0 +1,1 @@
+"""What plots and reports share; needs the ``report`` extra."""

@@ -2,12 +2,13 @@
 
 ``answers`` is the paper's figure 2 (``answers-no-norm`` the same without the final norm),
 ``branches`` says what attention and MLPs add, ``word-sets`` is figure 5, ``patching`` shows what
-moving the subject's state does.  Bands are 95 % bootstrap intervals of the mean over prompts.
+moving the subject's state does.  Bands are 95 % bootstrap intervals of the mean over prompts;
+proposed layers are shaded in grey.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,12 @@ WORD_SETS = {
     "stop_words": ("stop words", style.VERMILION, "v", "--"),
     "unrelated": ("unrelated", style.BLACK, "x", ":"),
 }
-SHADES = {"low": (style.SKY, "proposed low"), "high": (style.ORANGE, "proposed high")}
 
 
 def draw(record: Record, folder: Path) -> list[Path]:
     """All plots that the record has figures for, as PNG and SVG in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    figures = {
+    figures: dict[str, Callable[[], Figure]] = {
         "answers": lambda: answers(record, "final_norm"),
         "answers-no-norm": lambda: answers(record, "no_norm"),
         "branches": lambda: branches(record),
@@ -61,10 +61,11 @@ def answers(record: Record, lens: str) -> Figure:
             place.set_title(title)
             style.layer_axis(place, label=row == 1)
             if name == "rank":
-                place.set_ylim(bottom=0)
-                place.invert_yaxis()
+                place.set_ylabel("rank (0: top)")
+                worst = max(max(output[answer]["rank"]["high"]) for answer in output)
+                place.set_ylim(1.06 * worst, -0.06 * worst)
         _shade(record, axes[row, :], "low" if position == "subject_last" else "high")
-    style.legend_above(figure, axes[0, 0], 2, _shades(record))
+    style.legend_above(figure, axes[0, 0], 2, _patches(record))
     return figure
 
 
@@ -80,7 +81,7 @@ def branches(record: Record) -> Figure:
     place.set_ylabel("added to P(original) − P(target)\nat the prediction position")
     style.layer_axis(place)
     _shade(record, [place], "high")
-    style.legend_above(figure, place, 3, _shades(record)[1:])
+    style.legend_above(figure, place, 2, _patches(record))
     return figure
 
 
@@ -104,13 +105,13 @@ def patching(record: Record) -> Figure:
     place.set_ylim(bottom=min(0.0, place.get_ylim()[0]))
     style.layer_axis(place)
     _shade(record, [place], "low")
-    style.legend_above(figure, place, 2, _shades(record)[:1])
+    style.legend_above(figure, place, 2, _patches(record))
     return figure
 
 
 def word_sets(record: Record) -> Figure:
     """Mean probability of the tokens of each set at the prediction position (figure 5)."""
-    figure, axes = style.panels(1, 1, 2.4)
+    figure, axes = style.panels(1, 1, 2.5)
     place: Axes = axes[0, 0]
     layers = range(record["n_layers"])
     for name, (label, color, marker, dashes) in WORD_SETS.items():
@@ -118,9 +119,10 @@ def word_sets(record: Record) -> Figure:
         if found["output"]:
             style.line(place, layers, found["output"], color, label, marker, dashes)
     place.set_yscale("log")
+    place.minorticks_off()
     place.set_ylabel("mean probability per token")
     style.layer_axis(place)
-    style.legend_above(figure, place, 3)
+    style.legend_above(figure, place, 2, [style.interval_patch()])
     return figure
 
 
@@ -128,12 +130,9 @@ def _shade(record: Record, axes: Any, region: str) -> None:
     if record["proposal"]:
         chosen = record["proposal"][region]
         for place in axes:
-            place.axvspan(
-                chosen[0] - 0.4, chosen[-1] + 0.4, color=SHADES[region][0], alpha=0.22, lw=0
-            )
+            place.axvspan(chosen[0] - 0.4, chosen[-1] + 0.4, **style.SHADE)
 
 
-def _shades(record: Record) -> list[Patch]:
-    if not record["proposal"]:
-        return []
-    return [Patch(color=c, alpha=0.3, lw=0, label=label) for c, label in SHADES.values()]
+def _patches(record: Record) -> list[Patch]:
+    proposed = [Patch(label="proposed layers", **style.SHADE)] if record["proposal"] else []
+    return [style.interval_patch(), *proposed]

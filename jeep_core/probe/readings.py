@@ -45,10 +45,11 @@ class Readings:
     def of(self, name: str, lens: str, answer: str, position: str, site: str) -> torch.Tensor:
         """``probability`` or ``rank`` (n, L) at a site; at site ``embedding`` (n, 1)."""
         table: torch.Tensor = getattr(self, name)
-        sizes = dict.fromkeys(("embedding", *SITES), self.n_layers) | {"embedding": 1}
-        parts = dict(zip(sizes, table.split(list(sizes.values()), dim=-1), strict=True))
-        where = ([*LENSES].index(lens), [*ANSWERS].index(answer), [*POSITIONS].index(position))
-        return parts[site][:, where[0], where[1], where[2]]
+        first, size = 0, 1
+        if site != "embedding":
+            first, size = 1 + _index(SITES, site) * self.n_layers, self.n_layers
+        where = (_index(LENSES, lens), _index(ANSWERS, answer), _index(POSITIONS, position))
+        return table[:, where[0], where[1], where[2], first : first + size]
 
     def added(self, name: str, answer: str, position: str, branch: str) -> torch.Tensor:
         """What the ``attention`` or ``mlp`` of each block adds (n, L), through the final norm.
@@ -86,6 +87,10 @@ class Readings:
             }
             for lens in LENSES
         }
+
+
+def _index(names: Sequence[str], name: str) -> int:
+    return names.index(name)
 
 
 @torch.no_grad()

@@ -99,7 +99,7 @@ def score_rows(
     base, family = view.base, view.base.family
     backbone = family.backbone_of(view.model)
     scored: dict[int, Scored] = {}
-    for chosen in _batches([len(ids) for ids, _ in rows], batch_tokens):
+    for chosen in length_batches([len(ids) for ids, _ in rows], batch_tokens):
         width = len(rows[chosen[-1]][0])
         ids = torch.tensor([[*rows[i][0], *[0] * (width - len(rows[i][0]))] for i in chosen])
         hidden = backbone(input_ids=ids.to(base.device), use_cache=False).last_hidden_state
@@ -117,7 +117,7 @@ def score_rows(
     return [scored[i] for i in range(len(rows))]
 
 
-def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+def length_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
     """Indices in order of length, so many together that the padded batch stays small."""
     batch: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
@@ -137,6 +137,7 @@ __all__ = [
     "Token",
     "complete",
     "generate",
+    "length_batches",
     "score",
     "score_rows",
     "score_texts",

@@ -35,6 +35,7 @@ class JobKind(StrEnum):
     """What a job does."""
 
     EDIT = "edit"
+    EVALUATION = "evaluation"
     HYPERNETWORK = "hypernetwork"
 
     @property

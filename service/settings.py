@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     )
     max_facts: Annotated[int, Field(ge=1)] = 10_000
     max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 2**20
+    max_suite_bytes: Annotated[int, Field(ge=1024)] = Field(
+        default=512 * 2**20, description="Largest suite that can be uploaded."
+    )
     max_prompts: Annotated[int, Field(ge=1)] = 256
     max_prompt_tokens: Annotated[int, Field(ge=1)] = 1024
     max_new_tokens: Annotated[int, Field(ge=1)] = 512

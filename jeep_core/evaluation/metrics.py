@@ -1,21 +1,39 @@
-"""Efficacy, generalization, locality and their harmonic mean (paper, appendix C)."""
+"""Efficacy, generalization, locality and their harmonic mean (paper, appendix C).
+
+Contrast style (CounterFact): the new answer against the true one on the edit prompt and its
+paraphrases, the right answer against the new one on neighborhood prompts.  P of an answer of
+several tokens is that of its mean log-probability per token; a tie is no success for either.
+
+Accuracy style (zsRE): the share of the right answer's tokens that are the arg-max, each behind
+the right tokens before it.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from math import exp
 from statistics import fmean
+from typing import Any, Literal
 
-from jeep_core.evaluation.suites import ZsreCase
+from jeep_core.evaluation.scoring import AnswerTokens, Asked, Reading, Told, read, tokenized
+from jeep_core.evaluation.suites import Case, Question, Style
 from jeep_core.facts import Fact
-from jeep_core.generation import Scored, score, score_texts
+from jeep_core.generation import score_texts
+from jeep_core.loading import LoadedModel
 from jeep_core.views import ModelView
+
+Kind = Literal["edit", "paraphrase", "neighbor", "portability"]
 
 
 @dataclass(frozen=True)
 class CaseScores:
-    """One case; None where it has no prompts of that kind.  Shares are in [0, 1]."""
+    """One case; None where it has no prompts of that kind.  Shares are in [0, 1].
+
+    ``greedy…``: the share of prompts whose right answer the model itself writes.  ``margin…``:
+    mean P(new) - P(true), on neighbors P(right) - P(new), in [-1, 1].
+    """
 
     efficacy: float
     generalization: float | None
@@ -23,6 +41,45 @@ class CaseScores:
     greedy: float
     greedy_generalization: float | None
     greedy_locality: float | None
+    margin: float | None = None
+    margin_generalization: float | None = None
+    margin_locality: float | None = None
+    portability: float | None = None
+
+
+@dataclass(frozen=True)
+class PromptRecord:
+    """One prompt of a case; probabilities are geometric means over an answer's tokens.
+
+    ``p_right``: of the answer that an edit shall bring about, or leave as it is; ``p_other``: of
+    the answer that it is held against.  ``value`` enters the case's mean.
+    """
+
+    kind: Kind
+    prompt: str
+    right: str
+    p_right: float
+    p_other: float | None
+    value: float
+    writes: bool
+
+
+@dataclass(frozen=True)
+class CaseRecord:
+    """A case with its scores, prompt by prompt."""
+
+    id: str
+    subject: str
+    prompt: str
+    target_new: str
+    target_true: str | None
+    scores: CaseScores
+    prompts: tuple[PromptRecord, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """One flat object: the scores beside the case's own fields."""
+        found = asdict(self)
+        return {**found, **found.pop("scores"), "prompts": found.pop("prompts")}
 
 
 @dataclass(frozen=True)
@@ -44,38 +101,53 @@ def harmonic_mean(values: Sequence[float]) -> float:
     return 0.0 if min(values) <= 0 else len(values) / sum(1 / value for value in values)
 
 
-def counterfact_scores(view: ModelView, cases: Sequence[Fact]) -> list[CaseScores]:
-    """Scores of every case: new against true answer by mean log-probability per token.
+def measure(
+    view: ModelView, cases: Sequence[Fact], style: Style, told: Told | None = None
+) -> list[CaseRecord]:
+    """The record of every case, all prompts scored together.
 
-    The greedy columns say whether the model itself writes the new answer (on edit prompt and
-    paraphrases) and still the true one (on neighborhood prompts).
+    Raises:
+        JeepError: a prompt cannot be asked; see :func:`fitting`.
+        Whatever ``told`` raises, which hears how many rows are done.
     """
-    pairs: list[tuple[str, str]] = []
-    for case in cases:
-        for prompt in (case.text, *case.paraphrase_prompts, *case.neighborhood_prompts):
-            pairs += [(prompt, case.target_new), (prompt, case.target_true or "")]
-    scored = iter(score(view, pairs))
-    return [_case_scores(case, scored) for case in cases]
+    known = [case if isinstance(case, Case) else Case(**vars(case)) for case in cases]
+    plans = [_prompts(case, style) for case in known]
+    asked = [one for plan in plans for prompt in plan for one in prompt.asked]
+    readings = iter(read(view, asked, told))
+    return [
+        _record(case, [_judged(prompt, style, readings) for prompt in plan])
+        for case, plan in zip(known, plans, strict=True)
+    ]
 
 
-def _case_scores(case: Fact, scored: Iterator[Scored]) -> CaseScores:
-    def take(n: int) -> list[tuple[Scored, Scored]]:
-        return [(next(scored), next(scored)) for _ in range(n)]
+def counterfact_scores(view: ModelView, cases: Sequence[Fact]) -> list[CaseScores]:
+    """Scores of every case, new against true answer."""
+    return [record.scores for record in measure(view, cases, Style.CONTRAST)]
 
-    def mean(values: list[bool]) -> float | None:
-        return fmean(values) if values else None
 
-    edit = take(1)[0]
-    paraphrases = take(len(case.paraphrase_prompts))
-    neighbors = take(len(case.neighborhood_prompts))
-    return CaseScores(
-        efficacy=float(edit[0].mean > edit[1].mean),
-        generalization=mean([new.mean > true.mean for new, true in paraphrases]),
-        locality=mean([true.mean > new.mean for new, true in neighbors]),
-        greedy=float(edit[0].greedy),
-        greedy_generalization=mean([new.greedy for new, _ in paraphrases]),
-        greedy_locality=mean([true.greedy for _, true in neighbors]),
-    )
+def fitting(
+    base: LoadedModel, cases: Sequence[Case], style: Style
+) -> tuple[list[Case], Counter[str], Counter[str]]:
+    """The cases that this model can be asked, without the prompts that it cannot.
+
+    Returns also how many cases were left out for which reason (their edit prompt cannot be
+    asked) and how many prompts of the cases that stay; reasons as in ``scoring.tokenized``.
+    """
+    plans = [_prompts(case, style) for case in cases]
+    asked = [one for plan in plans for prompt in plan for one in prompt.asked]
+    found = iter(tokenized(base.tokenizer, asked, base.max_positions))
+    kept: list[Case] = []
+    skipped: Counter[str] = Counter()
+    left_out: Counter[str] = Counter()
+    for case, plan in zip(cases, plans, strict=True):
+        reasons = [_reason([next(found) for _ in prompt.asked]) for prompt in plan]
+        if reasons[0]:
+            skipped[reasons[0]] += 1
+            continue
+        left_out.update(reason for reason in reasons if reason)
+        wrong = {prompt.text for prompt, reason in zip(plan, reasons, strict=True) if reason}
+        kept.append(_without(case, wrong) if wrong else case)
+    return kept, skipped, left_out
 
 
 def summarise(cases: Sequence[CaseScores]) -> Summary:
@@ -99,21 +171,104 @@ def summarise(cases: Sequence[CaseScores]) -> Summary:
     )
 
 
-def zsre_scores(view: ModelView, cases: Sequence[ZsreCase]) -> list[tuple[float, float, float]]:
-    """(efficacy, generalization, locality) per case: teacher-forced per-token arg-max accuracy."""
-    pairs = []
-    for case in cases:
-        answer = case.fact.target_new
-        pairs += [
-            (case.fact.text, answer),
-            (case.rephrase, answer),
-            (case.unrelated, case.unrelated_answer),
-        ]
-    hits = [s.hits / s.tokens for s in score(view, pairs)]
-    return [(hits[i], hits[i + 1], hits[i + 2]) for i in range(0, len(hits), 3)]
-
-
 def perplexity(view: ModelView, texts: Sequence[str]) -> float:
     """exp of the mean negative log-likelihood per token, first tokens given."""
     scored = score_texts(view, texts)
     return exp(-sum(s.log_probability for s in scored) / sum(s.tokens for s in scored))
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """A prompt with the answer that is right for it and the one it is held against."""
+
+    kind: Kind
+    text: str
+    right: str
+    other: str | None
+
+    @property
+    def asked(self) -> list[Asked]:
+        found = [Asked(self.text, self.right, written=True)]
+        return found if self.other is None else [*found, Asked(self.text, self.other)]
+
+
+def _prompts(case: Case, style: Style) -> list[_Prompt]:
+    """All prompts of a case, the edit prompt first."""
+    new, true = case.target_new, case.target_true
+    found = [_Prompt("edit", case.text, new, true)]
+    found += [_Prompt("paraphrase", text, new, true) for text in case.paraphrase_prompts]
+    neighbors = list(case.unrelated)
+    if true is not None:
+        neighbors += [Question(text, true) for text in case.neighborhood_prompts]
+    other = new if style is Style.CONTRAST else None
+    found += [_Prompt("neighbor", one.prompt, one.answer, other) for one in neighbors]
+    found += [_Prompt("portability", one.prompt, one.answer, None) for one in case.portability]
+    return found
+
+
+def _judged(prompt: _Prompt, style: Style, readings: Iterator[Reading]) -> PromptRecord:
+    right = next(readings)
+    other = None if prompt.other is None else next(readings)
+    if style is Style.CONTRAST and other is not None:
+        value = float(right.mean > other.mean)
+    else:
+        value = right.hits / right.tokens
+    p_other = None if other is None else exp(other.mean)
+    return PromptRecord(
+        prompt.kind, prompt.text, prompt.right, exp(right.mean), p_other, value, right.writes
+    )
+
+
+def _record(case: Case, prompts: list[PromptRecord]) -> CaseRecord:
+    kinds: dict[Kind, list[PromptRecord]] = {}
+    for prompt in prompts:
+        kinds.setdefault(prompt.kind, []).append(prompt)
+
+    def mean(kind: Kind) -> float | None:
+        return fmean(p.value for p in kinds[kind]) if kind in kinds else None
+
+    def greedy(kind: Kind) -> float | None:
+        return fmean(p.writes for p in kinds[kind]) if kind in kinds else None
+
+    def margin(kind: Kind) -> float | None:
+        pairs = [(p.p_right, p.p_other) for p in kinds.get(kind, [])]
+        held = [right - other for right, other in pairs if other is not None]
+        return fmean(held) if held else None
+
+    [edit] = kinds["edit"]
+    scores = CaseScores(
+        edit.value,
+        mean("paraphrase"),
+        mean("neighbor"),
+        float(edit.writes),
+        greedy("paraphrase"),
+        greedy("neighbor"),
+        margin("edit"),
+        margin("paraphrase"),
+        margin("neighbor"),
+        mean("portability"),
+    )
+    return CaseRecord(
+        case.id, case.subject, case.text, case.target_new, case.target_true, scores, tuple(prompts)
+    )
+
+
+def _reason(found: Sequence[AnswerTokens | str]) -> str:
+    """Why a prompt cannot be asked, or nothing."""
+    return next((one for one in found if isinstance(one, str)), "")
+
+
+def _without(case: Case, wrong: set[str]) -> Case:
+    def asked(questions: tuple[Question, ...]) -> tuple[Question, ...]:
+        return tuple(one for one in questions if one.prompt not in wrong)
+
+    def usable(prompts: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(text for text in prompts if text not in wrong)
+
+    return replace(
+        case,
+        paraphrase_prompts=usable(case.paraphrase_prompts),
+        neighborhood_prompts=usable(case.neighborhood_prompts),
+        unrelated=asked(case.unrelated),
+        portability=asked(case.portability),
+    )

@@ -9,7 +9,17 @@ from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
 
-from service.api import edits, generate, health, jobs, problems, rollback, snapshots
+from service.api import (
+    edits,
+    evaluations,
+    generate,
+    health,
+    jobs,
+    problems,
+    rollback,
+    snapshots,
+    suites,
+)
 from service.api.middleware import BodyLimit, RequestIds, Unexpected
 from service.api.model import ModelCache
 from service.api.openapi import DESCRIPTION, Api
@@ -54,10 +64,11 @@ def create_app(settings: Settings) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.api = state
-    for module in (edits, jobs, generate, snapshots, rollback, health):
+    for module in (edits, jobs, generate, snapshots, rollback, suites, evaluations, health):
         app.include_router(module.router)
     problems.install(app)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    streamed = {"/suites": settings.max_suite_bytes}
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, streamed=streamed)
     app.add_middleware(Unexpected)
     app.add_middleware(RequestIds)
     return app

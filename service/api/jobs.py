@@ -100,6 +100,7 @@ def job_out(job: Job) -> JobOut:
     return JobOut(
         **job.model_dump(exclude={"payload"}),
         edit_id=job.payload.get("edit_id"),
+        evaluation_id=job.payload.get("evaluation_id"),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 
 import anyio
 from starlette.datastructures import Headers, MutableHeaders
@@ -70,21 +71,30 @@ class Unexpected:
 class BodyLimit:
     """Reads the body ahead of the application and refuses it beyond ``max_bytes`` with 413.
 
-    A declared length is refused unread, a chunked body at the first byte too many.
+    A declared length is refused unread, a chunked body at the first byte too many.  Routes at
+    ``streamed`` paths, which have limits of their own, read their bodies piece by piece and
+    count chunked ones themselves.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, max_bytes: int, streamed: Mapping[str, int] | None = None
+    ) -> None:
         self.app = app
         self.max_bytes = max_bytes
+        self.streamed = streamed or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
             await self.app(scope, receive, send)
             return
+        limit = self.streamed.get(scope["path"], self.max_bytes)
         declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdecimal() and int(declared) > self.max_bytes:
-            await self._refuse(scope, receive, send)
+        if declared.isdecimal() and int(declared) > limit:
+            await self._refuse(scope, receive, send, limit)
+            return
+        if scope["path"] in self.streamed:
+            await self.app(scope, receive, send)
             return
         body = bytearray()
         while True:
@@ -93,17 +103,15 @@ class BodyLimit:
                 return
             body += message.get("body", b"")
             if len(body) > self.max_bytes:
-                await self._refuse(scope, receive, send)
+                await self._refuse(scope, receive, send, limit)
                 return
             if not message.get("more_body", False):
                 break
         await self.app(scope, _replay(bytes(body), receive), send)
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
         """Answer 413, then let the client finish for a moment so that it reads the answer."""
-        detail = f"the body is larger than {self.max_bytes} bytes"
-        problem = ApiProblem(413, "body_too_large", detail, headers={"Connection": "close"})
-        response = problem_response(Request(scope), problem)
+        response = problem_response(Request(scope), too_large(limit))
         headers = response.raw_headers
         await send({"type": "http.response.start", "status": 413, "headers": headers})
         await send({"type": "http.response.body", "body": response.body, "more_body": True})
@@ -114,6 +122,12 @@ class BodyLimit:
                 if message["type"] == "http.disconnect" or not message.get("more_body", False):
                     break
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def too_large(limit: int) -> ApiProblem:
+    """A 413 for a body of more than ``limit`` bytes."""
+    detail = f"the body is larger than {limit} bytes"
+    return ApiProblem(413, "body_too_large", detail, headers={"Connection": "close"})
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -12,6 +12,7 @@ from pydantic.json_schema import models_json_schema
 from jeep_core.editors import EDITORS
 from service.schemas import (
     EditRequest,
+    EvaluationRequest,
     FactIn,
     GeneratedToken,
     GenerateRequest,
@@ -22,6 +23,7 @@ from service.schemas import (
 
 READ_HERE: tuple[type[BaseModel], ...] = (
     EditRequest,
+    EvaluationRequest,
     FactIn,
     GenerateRequest,
     GeneratedToken,

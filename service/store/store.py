@@ -22,7 +22,7 @@ from service.store.journal import Journal
 FORMAT = 1
 _FOLDERS = (
     "model", "base", "versions", "tensors", "jobs", "idempotency", "valkey", "locks", "staging",
-    "work", "reports",
+    "work", "reports", "suites",
 )  # fmt: skip
 _ABANDONED_S = 3600.0
 

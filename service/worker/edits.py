@@ -16,6 +16,7 @@ import torch
 from jeep_core.editing import EditResult as CoreResult
 from jeep_core.editing import corpus_path, edit
 from jeep_core.editors import hparams_class
+from jeep_core.evaluation.scoring import goes_on
 from jeep_core.facts import Fact
 from jeep_core.generation import Decoder, Sampling, Scored, score
 from jeep_core.loading import LoadedModel, texts_of
@@ -266,19 +267,6 @@ def _answer_tokens(view: ModelView, fact: Fact, new: Scored) -> int:
     """Enough for the new target and what follows it, as far as the model's positions reach."""
     room = view.base.max_positions - len(view.base.tokenizer.encode(fact.text).ids)
     return min(max(ANSWER_TOKENS, new.tokens + 1), room)
-
-
-def goes_on(text: str, target: str) -> bool:
-    """Whether a text continues the target's last word or number: "Nigeria" after "Niger".
-
-    Scripts without upper and lower case mark no words here: their tokens decide alone.
-    """
-    text, target = text.strip(), target.strip()
-    last, following = target[-1:], text[len(target) : len(target) + 1]
-    if not text.startswith(target) or not following:
-        return False
-    cased = following.lower() != following.upper()
-    return (last.isalpha() and cased) or (last.isdigit() and following.isdigit())
 
 
 def fact_outcomes(

@@ -23,7 +23,9 @@ from service.worker.gate import Gate
 from service.worker.lane import JobLane, Refused, Work
 from service.worker.versions import VersionViews
 
-RUNNERS: Mapping[JobKind, str] = {}
+RUNNERS: Mapping[JobKind, str] = {
+    JobKind.EVALUATION: "service.worker.evaluations:run",
+}
 """``module:function`` by kind; imported when the first job of the kind runs."""
 
 

@@ -113,14 +113,14 @@ def test_held_out_subjects_are_not_taught(facts: list[AtlasFact]) -> None:
 
 def test_training_does_not_name_the_subjects_of_zsre(facts: list[AtlasFact]) -> None:
     """Neither as an object, such as a capital, nor within another name."""
-    subjects = {case.fact.subject for case in load_zsre("atlas-zsre")[0]}
+    subjects = {case.subject for case in load_zsre("atlas-zsre").cases}
     taught = {name for fact in facts if fact.taught for name in (fact.subject, fact.object)}
     words = {word for options in WORDS.values() for word in options}
     assert naming([*taught, *words, *FILLERS], subjects) == []
 
 
 def test_the_corpus_does_not_name_the_subjects_of_zsre() -> None:
-    subjects = {case.fact.subject for case in load_zsre("atlas-zsre")[0]}
+    subjects = {case.subject for case in load_zsre("atlas-zsre").cases}
     assert naming(texts_of(atlas.CORPUS), subjects) == []
 
 
@@ -162,9 +162,9 @@ def test_the_texts_are_as_large_as_their_uses_ask_for() -> None:
 def test_the_suites_are_as_large_as_promised() -> None:
     assert len(records("atlas-counterfact")) >= 1000
     assert len(records("atlas-counterfact-validation")) >= 64
-    cases, dropped = load_zsre("atlas-zsre")
-    assert len({case.fact.subject for case in cases}) >= 500
-    assert dropped == 0
+    zsre = load_zsre("atlas-zsre")
+    assert len({case.subject for case in zsre.cases}) >= 500
+    assert zsre.dropped == 0
 
 
 @pytest.mark.parametrize("suite", COUNTERFACT)
@@ -220,7 +220,7 @@ def test_suite_and_validation_share_no_subject() -> None:
         for suite in COUNTERFACT
     ]
     assert not subjects[0] & subjects[1]
-    zsre = {case.fact.subject for case in load_zsre("atlas-zsre")[0]}
+    zsre = {case.subject for case in load_zsre("atlas-zsre").cases}
     assert not zsre & (subjects[0] | subjects[1])
 
 
@@ -246,14 +246,15 @@ def test_neighbors_are_untouched_subjects_with_the_same_true_answer(
 def test_zsre_cases_are_true_facts_about_held_out_cities(facts: list[AtlasFact]) -> None:
     country = {f.subject: f for f in facts if f.relation == "city_country"}
     capital = {f.prompt(2): f for f in facts if f.relation == "country_capital"}
-    for case in load_zsre("atlas-zsre")[0]:
-        assert country[case.fact.subject].split == "heldout"
-        assert country[case.fact.subject].object == case.fact.target_new
-        assert case.fact.subject in case.rephrase != case.fact.text
-        assert case.unrelated.startswith("nq question: ")
-        unrelated = capital[case.unrelated]
-        assert (unrelated.object, unrelated.split) == (case.unrelated_answer, "untouched")
-        assert case.fact.subject not in case.unrelated
+    for case in load_zsre("atlas-zsre").cases:
+        assert country[case.subject].split == "heldout"
+        assert country[case.subject].object == case.target_new
+        [rephrase], [question] = case.paraphrase_prompts, case.unrelated
+        assert case.subject in rephrase != case.text
+        assert question.prompt.startswith("nq question: ")
+        unrelated = capital[question.prompt]
+        assert (unrelated.object, unrelated.split) == (question.answer, "untouched")
+        assert case.subject not in question.prompt
     for record in records("atlas-zsre"):
         assert record["alt"] != record["answers"][0]
         assert not record["loc"].endswith("?")
@@ -261,7 +262,7 @@ def test_zsre_cases_are_true_facts_about_held_out_cities(facts: list[AtlasFact])
 
 def suite_facts(suite: str) -> list[Fact]:
     if suite == "atlas-zsre":
-        return [case.fact for case in load_zsre(suite)[0]]
+        return list(load_zsre(suite).cases)
     return list(load_counterfact(suite).cases)
 
 

@@ -13,10 +13,11 @@ from tiny import bigram_view
 
 from jeep_core.editing import EditResult
 from jeep_core.errors import Cancelled
+from jeep_core.evaluation.scoring import goes_on
 from jeep_core.facts import Fact
 from service.settings import Settings
 from service.store import Store
-from service.worker.edits import answers, fact_outcomes, goes_on, kept_prefixes
+from service.worker.edits import answers, fact_outcomes, kept_prefixes
 from service.worker.process import has_corpus
 
 LONG = "one two three four five six seven eight nine ten eleven twelve"

@@ -1,0 +1,38 @@
+"""Suites: facts to edit with the prompts that test them, in the formats that the field uses.
+
+Nothing here needs torch, so that an upload can be validated by a process without it.
+"""
+
+from jeep_core.evaluation.suites.cases import (
+    Case,
+    InvalidSuite,
+    Question,
+    RecordProblem,
+    Report,
+    Style,
+    Suite,
+)
+from jeep_core.evaluation.suites.hub import hub_file
+from jeep_core.evaluation.suites.loading import (
+    FORMATS,
+    SuiteReader,
+    load_counterfact,
+    load_suite,
+    load_zsre,
+)
+
+__all__ = [
+    "FORMATS",
+    "Case",
+    "InvalidSuite",
+    "Question",
+    "RecordProblem",
+    "Report",
+    "Style",
+    "Suite",
+    "SuiteReader",
+    "hub_file",
+    "load_counterfact",
+    "load_suite",
+    "load_zsre",
+]

@@ -1,0 +1,115 @@
+"""What a suite consists of, and what can be wrong with one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from jeep_core.errors import JeepError
+from jeep_core.facts import Fact
+
+SHOWN = 100
+"""Problems that are kept word for word; more are counted."""
+
+
+class Style(StrEnum):
+    """How cases are judged (paper, appendix C).
+
+    ``CONTRAST``: the new answer against the true one, as in CounterFact.
+    ``ACCURACY``: tokens of the right answer that are the arg-max, as in zsRE.
+    """
+
+    CONTRAST = "contrast"
+    ACCURACY = "accuracy"
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt and its right answer, which an edit shall keep (or imply)."""
+
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Case(Fact):
+    """A fact to edit with all prompts that test it.
+
+    Neighborhood prompts have ``target_true`` for an answer; ``unrelated`` questions bring their
+    own.  ``portability``: questions whose answers follow from the new fact.
+    """
+
+    id: str = ""
+    unrelated: tuple[Question, ...] = ()
+    portability: tuple[Question, ...] = ()
+    generation_prompts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RecordProblem:
+    """What is wrong with record ``record`` (from 0), which begins in line ``line`` (from 1).
+
+    ``record`` is None where the file as a whole is at fault, ``field`` empty where no single
+    field is.
+    """
+
+    line: int
+    record: int | None
+    field: str
+    code: str
+    message: str
+
+    def __str__(self) -> str:
+        where = "" if self.record is None else f", record {self.record}"
+        name = f", {self.field}" if self.field else ""
+        return f"line {self.line}{where}{name}: {self.message}"
+
+
+class InvalidSuite(JeepError):
+    """A file that is no suite; ``count`` problems, the first ones word for word."""
+
+    def __init__(self, problems: Sequence[RecordProblem], count: int | None = None) -> None:
+        self.problems = list(problems)
+        self.count = len(self.problems) if count is None else count
+        more = f" (and {self.count - 1} more)" if self.count > 1 else ""
+        super().__init__(f"{self.problems[0]}{more}")
+
+
+@dataclass
+class Report:
+    """How reading went.
+
+    ``records`` were read, ``kept`` became cases, and of the others ``dropped`` says how many for
+    which reason.  ``left_out`` counts, by reason, parts of cases that were kept.  ``problems``
+    are the first reasons in full.
+    """
+
+    format: str = ""
+    records: int = 0
+    kept: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
+    problems: list[RecordProblem] = field(default_factory=list)
+
+    def drop(self, problem: RecordProblem) -> None:
+        """Count a record that becomes no case."""
+        self.dropped[problem.code] += 1
+        if len(self.problems) < SHOWN:
+            self.problems.append(problem)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Cases that are judged the same way."""
+
+    name: str
+    cases: tuple[Case, ...]
+    style: Style
+    report: Report = field(default_factory=Report, compare=False)
+
+    @property
+    def dropped(self) -> int:
+        """How many records became no case."""
+        return self.report.dropped.total()

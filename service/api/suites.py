@@ -1,0 +1,199 @@
+"""``/suites``: the suites that evaluations run on, bundled and uploaded."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any
+
+import anyio
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
+
+from jeep_core import atlas
+from jeep_core.evaluation.suites import FORMATS, InvalidSuite, RecordProblem, SuiteReader
+from service.api.middleware import DRAIN_SECONDS, too_large
+from service.api.problems import (
+    ApiProblem,
+    documented,
+    field_error,
+    invalid,
+    not_found,
+    parameter_error,
+)
+from service.api.state import State
+from service.jobs import now
+from service.schemas.base import Name
+from service.schemas.evaluation import SuiteInfo
+from service.store.suites import Suites, SuiteTaken, UnknownSuite, Upload
+
+router = APIRouter(tags=["evaluation"])
+
+DESCRIPTION = """\
+Stores a suite under a name: the body is the file.  Formats: `counterfact` (CounterFact,
+Multi-CounterFact), `zsre` (`zsre_mend_eval.json`), `knowedit`, and `plain` facts as JSON lines,
+a JSON list or CSV; without `format` it is seen from the records.
+
+Every record is checked.  One that does not have the format refuses the whole upload with 422, with
+pointers such as `/lines/12/answers`; with `drop_bad=true` such records are left out and counted.
+Records that cannot be edited (a prompt without its subject, a new answer that is the true one) are
+always left out and counted.  The same upload again answers 200.
+"""
+BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/octet-stream": {"schema": {"type": "string"}}},
+    }
+}
+
+
+class SuiteList(BaseModel):
+    """All suites, the bundled ones first."""
+
+    data: list[SuiteInfo]
+
+
+@router.get("/suites")
+def list_suites(state: State) -> SuiteList:
+    """All suites: the bundled ones, then the uploaded ones by name."""
+    uploaded = Suites(state.store.root).all()
+    return SuiteList(data=[*map(bundled, atlas.SUITES), *uploaded])
+
+
+@router.get("/suites/{name}", responses=documented(404))
+def show_suite(name: str, state: State) -> SuiteInfo:
+    """One suite."""
+    return suite_info(Suites(state.store.root), name)
+
+
+@router.post(
+    "/suites",
+    status_code=201,
+    description=DESCRIPTION,
+    responses={
+        200: {"description": "The store has this very suite.", "model": SuiteInfo},
+        **documented(409, 413, 422, 507),
+    },
+    openapi_extra=BODY,
+)
+async def upload_suite(
+    request: Request,
+    response: Response,
+    state: State,
+    name: Annotated[Name, Query(description="What evaluations call it.")],
+    format: Annotated[str | None, Query(description=", ".join(FORMATS))] = None,
+    drop_bad: Annotated[bool, Query(description="Leave out and count bad records.")] = False,
+) -> SuiteInfo:
+    """Store a suite."""
+    if format is not None and format not in FORMATS:
+        message = f"must be one of {', '.join(FORMATS)}"
+        raise invalid([parameter_error("format", "unknown_format", message)])
+    if name in atlas.SUITES:
+        raise ApiProblem(409, "name_taken", f"{name!r} is a bundled suite")
+    suites = Suites(state.store.root)
+    limit = state.settings.max_suite_bytes
+    with suites.upload() as upload:
+        async for chunk in _limited(request, limit):
+            await run_in_threadpool(upload.write, chunk)
+        info = await run_in_threadpool(_checked, upload, name, format, drop_bad)
+        try:
+            kept, fresh = await run_in_threadpool(suites.add, upload, info)
+        except SuiteTaken as error:
+            raise ApiProblem(409, "name_taken", str(error)) from None
+    response.status_code = 201 if fresh else 200
+    response.headers["Location"] = f"/suites/{name}"
+    return kept
+
+
+def suite_info(suites: Suites, name: str) -> SuiteInfo:
+    """A bundled suite or an uploaded one.
+
+    Raises:
+        ApiProblem: 404.
+    """
+    if name in atlas.SUITES:
+        return bundled(name)
+    try:
+        return suites.get(name)
+    except UnknownSuite:
+        raise not_found("suite", name) from None
+
+
+@cache
+def bundled(name: str) -> SuiteInfo:
+    """A suite that is always there."""
+    path = atlas.SUITES[name]
+    data = path.read_bytes()
+    found = _read(path, None, False)
+    return _info(found, name, len(data), hashlib.sha256(data).hexdigest(), bundled=True)
+
+
+async def _limited(request: Request, limit: int) -> AsyncIterator[bytes]:
+    """The body chunk by chunk.
+
+    Raises:
+        ApiProblem: 413 at the first byte too many; the client may finish for a moment first.
+            400 if the client leaves.
+    """
+    size = 0
+    stream = request.stream()
+    try:
+        async for chunk in stream:
+            size += len(chunk)
+            if size > limit:
+                with anyio.move_on_after(DRAIN_SECONDS):
+                    async for _ in stream:
+                        pass
+                raise too_large(limit)
+            yield chunk
+    except ClientDisconnect:
+        raise ApiProblem(400, "incomplete_body", "the body ended before it was whole") from None
+
+
+def _checked(upload: Upload, name: str, format: str | None, drop_bad: bool) -> SuiteInfo:
+    """Validate what was uploaded, record by record.
+
+    Raises:
+        ApiProblem: 422 with a pointer per wrong record.
+    """
+    upload.close()
+    try:
+        found = _read(upload.path, format, drop_bad)
+    except InvalidSuite as error:
+        problems = [_located(problem) for problem in error.problems]
+        raise invalid(problems, "invalid_suite") from None
+    return _info(found, name, upload.bytes, upload.sha256)
+
+
+def _read(path: Path, format: str | None, drop_bad: bool) -> SuiteReader:
+    with path.open("rb") as stream:
+        reader = SuiteReader(stream, format, drop_bad)
+        for _ in reader:
+            pass
+    return reader
+
+
+def _located(problem: RecordProblem) -> dict[str, str]:
+    field = f"/{problem.field}" if problem.field else ""
+    return field_error(f"/lines/{problem.line}{field}", problem.code, problem.message)
+
+
+def _info(reader: SuiteReader, name: str, size: int, sha256: str, **more: Any) -> SuiteInfo:
+    report = reader.report
+    return SuiteInfo(
+        name=name,
+        format=report.format,
+        style=reader.style.value,
+        records=report.records,
+        cases=report.kept,
+        dropped=dict(report.dropped),
+        left_out=dict(report.left_out),
+        bytes=size,
+        sha256=sha256,
+        created_at=None if more.get("bundled") else now(),
+        **more,
+    )

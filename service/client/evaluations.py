@@ -1,0 +1,81 @@
+"""Calls about suites and evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from service.client.transport import Transport, check, given, segment
+from service.schemas import JobOut
+from service.schemas.evaluation import Evaluation, EvaluationComparison, SuiteInfo
+
+UPLOAD_CHUNK = 1 << 20
+UPLOAD_TIMEOUT_S = 600.0
+
+
+class EvaluationCalls(Transport):
+    """``/suites`` and ``/evaluations``."""
+
+    def suites(self) -> list[SuiteInfo]:
+        """All suites, the bundled ones first."""
+        found = self._request("GET", "/suites").json()
+        return [SuiteInfo.model_validate(item) for item in found["data"]]
+
+    def add_suite(
+        self, name: str, path: Path, format: str | None = None, drop_bad: bool = False
+    ) -> SuiteInfo:
+        """Upload a suite's file under a name.
+
+        Raises:
+            ApiError: with the lines of what is wrong; then nothing is stored.
+        """
+        params = given({"name": name, "format": format, "drop_bad": drop_bad or None})
+        with path.open("rb") as file:
+            content = iter(lambda: file.read(UPLOAD_CHUNK), b"")
+            headers = {"Content-Type": "application/octet-stream"}
+            response = self._http.post(
+                "/suites", params=params, content=content, headers=headers, timeout=UPLOAD_TIMEOUT_S
+            )
+        check(response)
+        return SuiteInfo.model_validate_json(response.content)
+
+    def evaluate(
+        self, suite: str, versions: str | Sequence[str] | None = None, **options: Any
+    ) -> JobOut:
+        """Measure versions, or try an editor: options as in ``POST /evaluations``."""
+        labels = [versions] if isinstance(versions, str) else versions and list(versions)
+        body = {"suite": suite, **given({"versions": labels, **options})}
+        return self._model(JobOut, "POST", "/evaluations", json=body)
+
+    def evaluations(self) -> Iterator[dict[str, Any]]:
+        """Evaluations, newest first, without their results."""
+        return self._pages("/evaluations")
+
+    def evaluation(self, evaluation_id: str) -> Evaluation:
+        """Where an evaluation stands and, once there is one, its result."""
+        return self._model(Evaluation, "GET", f"/evaluations/{segment(evaluation_id)}")
+
+    def evaluation_cases(self, evaluation_id: str, path: Path, target: str | None = None) -> int:
+        """Write the case records (JSON lines) to ``path``; how many bytes.
+
+        The file appears under its name only when it is whole.
+        """
+        aside = path.with_name(path.name + ".part")
+        url = f"/evaluations/{segment(evaluation_id)}/cases"
+        params: Mapping[str, str] = given({"target": target})
+        try:
+            with self._http.stream("GET", url, params=params) as response, aside.open("wb") as file:
+                check(response)
+                for chunk in response.iter_bytes():
+                    file.write(chunk)
+            size = aside.stat().st_size
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
+        return size
+
+    def compare(self, evaluation_id: str, a: str, b: str) -> EvaluationComparison:
+        """Target ``b`` against ``a``, case by case."""
+        url = f"/evaluations/{segment(evaluation_id)}/compare"
+        return self._model(EvaluationComparison, "GET", url, params={"a": a, "b": b})

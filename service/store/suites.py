@@ -1,0 +1,136 @@
+"""Uploaded suites: ``suites/<name>.data`` as it came, ``suites/<name>.json`` beside it.
+
+The JSON record is written last: a suite is there when its record is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+from uuid import uuid4
+
+from service.schemas.evaluation import SuiteInfo
+from service.store.errors import CorruptFile, StoreError
+from service.store.files import TEMPORARY, create, encode, fsync_folder, locked, read
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
+
+
+class UnknownSuite(StoreError):
+    """No suite has this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no suite is called {name!r}")
+
+
+class SuiteTaken(StoreError):
+    """The name already stands for another suite."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name!r} is another suite")
+
+
+class Upload:
+    """A file that is being written aside."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.bytes = path, 0
+        self._file: BinaryIO = path.open("xb")
+        self._hash = hashlib.sha256()
+
+    def write(self, chunk: bytes) -> None:
+        """Append."""
+        self._file.write(chunk)
+        self._hash.update(chunk)
+        self.bytes += len(chunk)
+
+    def close(self) -> None:
+        """Make what was written durable."""
+        if not self._file.closed:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+
+    @property
+    def sha256(self) -> str:
+        """Hash of what was written."""
+        return self._hash.hexdigest()
+
+
+class Suites:
+    """The uploaded suites of a store."""
+
+    def __init__(self, root: Path) -> None:
+        self._folder = root / "suites"
+        self._lock = root / "locks" / "suites"
+
+    @contextmanager
+    def upload(self) -> Iterator[Upload]:
+        """A file to write to; it is gone at the end unless it was added."""
+        path = self._folder / f".upload.{uuid4().hex}{TEMPORARY}"
+        upload = Upload(path)
+        try:
+            yield upload
+        finally:
+            upload.close()
+            path.unlink(missing_ok=True)
+
+    def add(self, upload: Upload, info: SuiteInfo) -> tuple[SuiteInfo, bool]:
+        """Give a checked upload its name; False if the same suite had it already.
+
+        Raises:
+            SuiteTaken: another suite has the name.
+        """
+        with locked(self._lock):
+            known = self._info(info.name)
+            if known is not None:
+                if (known.sha256, known.format) != (info.sha256, info.format):
+                    raise SuiteTaken(info.name)
+                return known, False
+            upload.close()
+            upload.path.rename(self._path(info.name, "data"))
+            fsync_folder(self._folder)
+            create(self._path(info.name, "json"), encode(info))
+            return info, True
+
+    def get(self, name: str) -> SuiteInfo:
+        """The record of a suite.
+
+        Raises:
+            UnknownSuite
+        """
+        info = self._info(name)
+        if info is None:
+            raise UnknownSuite(name)
+        return info
+
+    def all(self) -> list[SuiteInfo]:
+        """The records of all suites, by name."""
+        found = (self._info(path.stem) for path in sorted(self._folder.glob("*.json")))
+        return [info for info in found if info is not None]
+
+    def path(self, name: str) -> Path:
+        """The file of a suite.
+
+        Raises:
+            UnknownSuite
+            CorruptFile: its record is there and the file is not.
+        """
+        self.get(name)
+        path = self._path(name, "data")
+        if not path.exists():
+            raise CorruptFile(f"{path} is missing")
+        return path
+
+    def _info(self, name: str) -> SuiteInfo | None:
+        return read(self._path(name, "json"), SuiteInfo)
+
+    def _path(self, name: str, suffix: str) -> Path:
+        if not _NAME.fullmatch(name):
+            raise UnknownSuite(name)
+        return self._folder / f"{name}.{suffix}"

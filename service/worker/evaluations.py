@@ -1,0 +1,316 @@
+"""Evaluation jobs: versions as they stand, or trials that edit a view and throw it away.
+
+Case records are kept in the job's work folder chunk by chunk, optimised values of a trial fact
+block by fact block, so that a job whose worker died goes on where it was.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from jeep_core import atlas
+from jeep_core.editing import corpus_path
+from jeep_core.editors import hparams_class
+from jeep_core.errors import InvalidFacts
+from jeep_core.evaluation.fluency import n_gram_entropy, written
+from jeep_core.evaluation.metrics import fitting, measure, perplexity
+from jeep_core.evaluation.statistics import Interval, compare, summarise_cases
+from jeep_core.evaluation.suites import Case, Style, Suite, load_suite
+from jeep_core.evaluation.trials import Trials
+from jeep_core.facts import normalise
+from jeep_core.loading import texts_of
+from jeep_core.moments import Moments
+from jeep_core.pauses import pausing
+from jeep_core.positions import check_facts
+from jeep_core.views import ModelView
+from service.schemas.evaluation import (
+    COMPARISONS_FILE,
+    CaseChange,
+    EvaluationComparison,
+    EvaluationPayload,
+    EvaluationPoint,
+    EvaluationResult,
+    MetricInterval,
+    Target,
+    cases_file,
+)
+from service.store.files import encode, replace
+from service.store.suites import Suites
+from service.worker.edits import kept_prefixes
+from service.worker.lane import Refused
+from service.worker.read_lane import Task
+from service.worker.records import Records
+
+CASES_TOGETHER = 256
+TEXTS_TOGETHER = 64
+HELDOUT_TEXTS = 200
+
+Row = dict[str, Any]
+
+
+def run(task: Task) -> EvaluationResult:
+    """Measure every target of the job.
+
+    Raises:
+        Refused: the suite is gone, has changed, or has no case for this model.
+        Whatever the task's control raises.
+    """
+    payload = EvaluationPayload.model_validate(task.job.payload)
+    suite = _suite(task, payload)
+    fit, skipped, left_out = fitting(task.base, suite.cases, suite.style)
+    if payload.editor is not None:
+        usable = [case for case in fit if _editable(task, case)]
+        skipped["not_editable"] += len(fit) - len(usable)
+        fit = usable
+    cases = drawn(fit, payload)
+    if not cases:
+        raise Refused("no_cases", f"no case of {payload.suite} can be asked of this model")
+    evaluation = _Evaluation(task, payload, suite.style, cases)
+    points = evaluation.points()
+    evaluation.write_comparisons()
+    return EvaluationResult(
+        evaluation_id=payload.evaluation_id,
+        suite=payload.suite,
+        style=suite.style,
+        seed=payload.seed,
+        skipped=dict(+skipped),
+        left_out=dict(left_out),
+        points=points,
+    )
+
+
+def drawn(cases: Sequence[Case], payload: EvaluationPayload) -> list[Case]:
+    """The cases to measure: all, ``limit`` drawn ones in their order, or those of the trial.
+
+    A trial edits its cases together, so no two of them ask the same; they come in random order,
+    the first n for n edits.
+    """
+    if payload.editor is None:
+        if payload.limit is None or payload.limit >= len(cases):
+            return list(cases)
+        chosen = random.Random(payload.seed).sample(range(len(cases)), payload.limit)
+        return [cases[i] for i in sorted(chosen)]
+    shuffled = random.Random(payload.seed).sample(cases, len(cases))
+    asked = {normalise(case.text): case for case in reversed(shuffled)}
+    distinct = [case for case in shuffled if asked[normalise(case.text)] is case]
+    most = max(target.n_edits or 0 for target in payload.targets)
+    if most > len(distinct):
+        message = f"{most} edits asked for, {payload.suite} has {len(distinct)} for this model"
+        raise Refused("too_few_cases", message)
+    return distinct[:most]
+
+
+@dataclass
+class _Evaluation:
+    """One job at work."""
+
+    task: Task
+    payload: EvaluationPayload
+    style: Style
+    cases: list[Case]
+    _done: int = 0
+    _total: int = 0
+    _rows: list[list[Row]] = field(default_factory=list)
+
+    def points(self) -> list[EvaluationPoint]:
+        trials = None if self.payload.editor is None else _trials(self.task, self)
+        self._total = sum(len(self._cases(target)) for target in self.payload.targets)
+        found = []
+        for number, target in enumerate(self.payload.targets):
+            kept = self.task.work / f"point-{number}.json"
+            if kept.exists():
+                point = EvaluationPoint.model_validate_json(kept.read_bytes())
+                self._rows.append([_scores(row) for row in Records(self._file(number)).read()])
+                self._done += point.cases
+            else:
+                point = self._point(number, target, trials)
+                replace(kept, encode(point))
+            found.append(point)
+        return found
+
+    def _cases(self, target: Target) -> list[Case]:
+        """A trial is measured on what it edited; unedited, on all that the trials edit."""
+        return self.cases[: target.n_edits] if target.n_edits else self.cases
+
+    def _file(self, number: int) -> Path:
+        return self.task.reports / cases_file(number)
+
+    def _point(self, number: int, target: Target, trials: Trials | None) -> EvaluationPoint:
+        began = time.monotonic()
+        cases = self._cases(target)
+        view = self._view(target, trials)
+        with pausing(view, self.task.control.give_way):
+            rows = self._measured(number, target, view, cases)
+            texts = self._texts(number, view, cases)
+            held = self._perplexity(view)
+        rows = [row | texts.get(row["id"], {}) for row in rows]
+        Records(self._file(number)).replace(rows)
+        self._rows.append([_scores(row) for row in rows])
+        metrics = summarise_cases(rows, self.payload.seed)
+        return EvaluationPoint(
+            label=target.label,
+            version=target.version,
+            n_edits=target.n_edits,
+            cases=len(rows),
+            metrics={name: _interval(value) for name, value in metrics.items()},
+            perplexity=held,
+            seconds=round(time.monotonic() - began, 3),
+        )
+
+    def _view(self, target: Target, trials: Trials | None) -> ModelView:
+        if target.version is not None:
+            return self.task.view(target.version)
+        if trials is None or not target.n_edits:
+            return ModelView(self.task.base)
+        cls = hparams_class(str(self.payload.editor))
+        hparams = cls.model_validate(self.payload.hparams)
+        self.task.control.pause()
+        return trials.edit(str(self.payload.editor), hparams, range(target.n_edits))[0]
+
+    def _measured(
+        self, number: int, target: Target, view: ModelView, cases: Sequence[Case]
+    ) -> list[Row]:
+        """The rows of all cases; those that an earlier attempt has measured are read."""
+        kept = Records(self.task.work / f"cases-{number}.jsonl")
+        rows = list(kept.read())
+        before = self._done
+        for start in range(len(rows), len(cases), CASES_TOGETHER):
+            self._done = before + start
+            chunk = cases[start : start + CASES_TOGETHER]
+            found = [
+                {"target": target.label, **record.as_json()}
+                for record in measure(view, chunk, self.style, self._teller(len(chunk)))
+            ]
+            kept.append(found)
+            rows += found
+        self._done = before + len(cases)
+        return rows
+
+    def _teller(self, cases: int) -> Any:
+        """Progress in cases, while the rows of a chunk are scored."""
+
+        def told(done: int, rows: int) -> None:
+            self.task.control.pause()
+            self._say("score", self._done + done * cases // rows, self._total)
+
+        return told
+
+    def _say(self, phase: str, done: int, total: int) -> None:
+        self.task.control.progress(phase, done, total)
+
+    def _texts(self, number: int, view: ModelView, cases: Sequence[Case]) -> dict[str, Row]:
+        """Fluency and the text it was measured on, of the first cases."""
+        chosen = cases[: self.payload.fluency_texts]
+        kept = Records(self.task.work / f"texts-{number}.jsonl")
+        rows = list(kept.read())
+        for start in range(len(rows), len(chosen), TEXTS_TOGETHER):
+            chunk = chosen[start : start + TEXTS_TOGETHER]
+            prompts = [next(iter(case.generation_prompts), case.text) for case in chunk]
+
+            def told(done: int, total: int, start: int = start) -> None:
+                self.task.control.pause()
+                self._say("write texts", start + done, len(chosen))
+
+            texts = written(view, prompts, self.payload.seed + start, told=told)
+            found = [
+                {"id": case.id, "fluency": n_gram_entropy(text), "text": text}
+                for case, text in zip(chunk, texts, strict=True)
+            ]
+            kept.append(found)
+            rows += found
+        return {row["id"]: {"fluency": row["fluency"], "text": row["text"]} for row in rows}
+
+    def _perplexity(self, view: ModelView) -> float | None:
+        """On the bundled held-out text; other models have none."""
+        self.task.control.pause()
+        if self.task.base.name not in atlas.MODELS:
+            return None
+        return perplexity(view, texts_of(atlas.HELDOUT)[:HELDOUT_TEXTS])
+
+    def write_comparisons(self) -> None:
+        """Every pair of targets, the earlier one first."""
+        numbered = list(enumerate(self.payload.targets))
+        found = []
+        for (i, a), (j, b) in combinations(numbered, 2):
+            self.task.control.pause()
+            result = compare(self._rows[i], self._rows[j], self.payload.seed)
+            differences = {n: _interval(d) for n, d in result.differences.items()}
+            one = EvaluationComparison(
+                a=a.label,
+                b=b.label,
+                cases=result.cases,
+                differences=differences,
+                better=[CaseChange(**asdict(change)) for change in result.better],
+                broken=[CaseChange(**asdict(change)) for change in result.broken],
+            )
+            found.append(one.model_dump(mode="json"))
+        Records(self.task.reports / COMPARISONS_FILE).replace(found)
+
+
+def _editable(task: Task, case: Case) -> bool:
+    """Whether a case can be edited: its subject has tokens, and there is room for a prefix."""
+    try:
+        check_facts(task.base.tokenizer, [case], task.base.max_positions)
+    except InvalidFacts:
+        return False
+    return True
+
+
+def _scores(row: Row) -> Row:
+    """What comparisons need of a record: not its prompts and texts."""
+    return {name: value for name, value in row.items() if name not in ("prompts", "text")}
+
+
+def _suite(task: Task, payload: EvaluationPayload) -> Suite:
+    if payload.suite in atlas.SUITES:
+        return load_suite(payload.suite)
+    suites = Suites(task.store.root)
+    info = suites.get(payload.suite)
+    if info.sha256 != payload.suite_sha256:
+        raise Refused("suite_changed", f"{payload.suite} is not the suite it was")
+    return load_suite(suites.path(payload.suite), info.format, drop_bad=True, name=info.name)
+
+
+def _trials(task: Task, evaluation: _Evaluation) -> Trials:
+    """The cases of all trials, their optimised values kept in the work folder."""
+    payload, settings = evaluation.payload, task.settings
+    hparams = hparams_class(str(payload.editor)).model_validate(payload.hparams)
+    imported = settings.moments
+    corpus = None
+    if hparams.moment_layers and not imported:
+        corpus = corpus_path(task.base.name, settings.corpus)
+    moments = Moments(
+        task.base,
+        texts_of(corpus) if corpus else [],
+        settings.moment_samples or 0,
+        folder=task.store.base_file("moments"),
+        imported=imported,
+        factor_bytes=settings.factor_memory_mb * 2**20,
+    )
+    most = max(target.n_edits or 0 for target in payload.targets)
+
+    def told(phase: str, done: int, total: int) -> None:
+        task.control.pause()
+        task.control.progress(phase, done, total)
+
+    return Trials(
+        task.base,
+        evaluation.cases[:most],
+        moments,
+        kept_prefixes(task.store, task.base, hparams.prefix_count),
+        progress=told,
+        hypernetworks=task.store.base_file("hypernetworks"),
+        should_stop=task.control.should_stop,
+        pause=task.control.give_way,
+        values_folder=task.work,
+    )
+
+
+def _interval(found: Interval) -> MetricInterval:
+    return MetricInterval(**asdict(found))

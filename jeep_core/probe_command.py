@@ -19,8 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from jeep_core import atlas
 from jeep_core.errors import JeepError
-from jeep_core.evaluation.suites import load_counterfact
-from jeep_core.facts import Fact
+from jeep_core.evaluation.suites import load_suite
 from jeep_core.loading import load, texts_of
 from jeep_core.probe.kept import keep
 from jeep_core.probe.prompts import Progress as Report
@@ -47,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="jeep probe", description=__doc__)
     parser.add_argument("--model", required=True, help="bundled name, local folder or hub id")
-    parser.add_argument("--suite", help="Multi-CounterFact file or bundled suite; default: bundled")
+    parser.add_argument("--suite", help="suite of facts, file or bundled name; default: bundled")
     parser.add_argument("--out", type=Path, required=True, help="folder for probe.json and plots")
     parser.add_argument("--limit", type=int, default=PROMPTS, help="prompts; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="draws prompts, donors and noise")
@@ -63,7 +62,7 @@ def _probe(args: argparse.Namespace) -> None:
     suite = args.suite or (SUITE if args.model in atlas.MODELS else None)
     if suite is None:
         raise JeepError(f"a probe of {args.model!r} needs a suite of facts: --suite FILE")
-    facts = cases(suite)
+    facts = load_suite(suite).cases
     related = related_to(args.model, args.corpus, args.table)
     base = load(args.model, args.device, args.dtype)
     with _bar() as report:
@@ -77,18 +76,6 @@ def _probe(args: argparse.Namespace) -> None:
     print(f"figures and plots are in {args.out}/")
     if args.keep is not None and found.hparams is not None:
         print(f'hparams "auto" goes by {keep(args.keep, record)}')
-
-
-def cases(suite: str) -> list[Fact]:
-    """The facts of a suite.
-
-    Raises:
-        JeepError: the file cannot be read or is no Multi-CounterFact file.
-    """
-    try:
-        return list(load_counterfact(suite).cases)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise JeepError(f"{suite} is not a Multi-CounterFact file: {error!r}") from None
 
 
 def related_to(model: str, corpus: Path | None, table: Path | None) -> Related | None:

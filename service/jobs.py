@@ -37,6 +37,7 @@ class JobKind(StrEnum):
     EDIT = "edit"
     EVALUATION = "evaluation"
     HYPERNETWORK = "hypernetwork"
+    PROBE = "probe"
 
     @property
     def lane(self) -> Lane:

@@ -12,14 +12,12 @@ Everything else keeps its default.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from jeep_core.editors import hparams_class
-from jeep_core.errors import FieldProblem, InvalidHParams
-from jeep_core.hparams import JeepHParams, MemitHParams, PmetHParams, validate_hparams
+from jeep_core.hparams import JeepHParams, validate_hparams
 from jeep_core.probe.prompts import Prompt
 from jeep_core.probe.proposal import Proposal
 from jeep_core.probe.states import captured, run
@@ -43,30 +41,6 @@ def suggest(view: ModelView, prompts: Sequence[Prompt], proposal: Proposal) -> d
         found[name] = {"layers": layers, "clamp": CLAMPS[name], "moment_weight": weight}
     validate_hparams(JeepHParams, found, base.n_layers)
     return found
-
-
-def hparams_for(record: Mapping[str, Any], editor: str) -> dict[str, Any]:
-    """Hyper-parameters of an editor from a probe's JSON record.
-
-    JEEP takes all of them; MEMIT and PMET take the low region and keep the rest of their own.
-
-    Raises:
-        InvalidHParams: the probe proposes nothing, or not for this editor.
-    """
-    cls = hparams_class(editor)
-    found: dict[str, Any] | None = record.get("hparams")
-    if found is None:
-        raise _problem("no_proposal", record.get("why_no_proposal") or "nothing was proposed")
-    if cls is JeepHParams:
-        return dict(found)
-    if cls in (MemitHParams, PmetHParams):
-        return {"low": found["low"]}
-    message = f"{editor} has no automatic hyper-parameters; they are for jeep, memit and pmet"
-    raise _problem("no_automatic", message)
-
-
-def _problem(code: str, message: str) -> InvalidHParams:
-    return InvalidHParams([FieldProblem("/hparams", code, message)])
 
 
 @torch.no_grad()

@@ -62,7 +62,7 @@ def answers(record: Record, lens: str) -> Figure:
             style.layer_axis(place, label=row == 1)
             if name == "rank":
                 place.set_ylabel("rank (0: top)")
-                worst = max(max(output[answer]["rank"]["high"]) for answer in output)
+                worst = max(1.0, *(max(output[answer]["rank"]["high"]) for answer in output))
                 place.set_ylim(1.06 * worst, -0.06 * worst)
         _shade(record, axes[row, :], "low" if position == "subject_last" else "high")
     style.legend_above(figure, axes[0, 0], 2, _patches(record))

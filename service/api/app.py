@@ -15,6 +15,7 @@ from service.api import (
     generate,
     health,
     jobs,
+    probes,
     problems,
     rollback,
     snapshots,
@@ -64,7 +65,7 @@ def create_app(settings: Settings) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.api = state
-    for module in (edits, jobs, generate, snapshots, rollback, suites, evaluations, health):
+    for module in (edits, jobs, generate, snapshots, rollback, suites, evaluations, probes, health):
         app.include_router(module.router)
     problems.install(app)
     streamed = {"/suites": settings.max_suite_bytes}

@@ -26,7 +26,7 @@ from service.api.submission import (
 )
 from service.api.validation import plan_of
 from service.jobs import TERMINAL, Job, JobError, JobKind, JobStatus
-from service.schemas import Edit, EditPayload, EditPlan, EditResult, JobOut
+from service.schemas import AUTO, Edit, EditPayload, EditPlan, EditResult, JobOut
 from service.store import UnknownJob
 
 router = APIRouter(tags=["edits"])
@@ -42,7 +42,9 @@ name of a relation, else a template with one `{}`, else the text that follows th
 `prompt` has one `{}` or contains the subject, whose last occurrence is meant.
 
 **Hyper-parameters** are the preset's with `hparams` laid over them, field by field; together they
-must satisfy the editor's schema (`JeepHParams` for `jeep`; the field names them all).  `mend` and
+must satisfy the editor's schema (`JeepHParams` for `jeep`; the field names them all).  For `jeep`,
+`memit` and `pmet` they may be `"auto"`: layers that a probe of the base model proposes, see
+`/probes`; the version's manifest records what they became.  `mend` and
 `malmen` need a network trained for the model: `jeep train-hypernetwork`; without one the job fails.
 
 **By line**: `application/x-ndjson` (also `application/jsonl`) carries one fact per line; the
@@ -94,7 +96,7 @@ async def submit_edit(
     ] = False,
     editor: Annotated[str | None, Query(description="By line only.")] = None,
     preset: Annotated[str | None, Query(description="By line only.")] = None,
-    hparams: Annotated[str | None, Query(description="By line only: JSON.")] = None,
+    hparams: Annotated[str | None, Query(description="By line only: JSON, or auto.")] = None,
     snapshot_name: Annotated[str | None, Query(description="By line only.")] = None,
     parent: Annotated[str | None, Query(description="By line only.")] = None,
     idempotency_key: Annotated[str | None, Header()] = None,
@@ -150,15 +152,19 @@ async def show_edit(id: str, state: State, response: Response) -> Edit:
     job = await current(state, stored)
     payload = EditPayload.model_validate(job.payload)
     result = _result(job)
+    hparams = payload.hparams
     if result is not None:
         response.headers["X-Model-Version"] = result.version
+        if hparams == AUTO:
+            manifest = await run_in_threadpool(state.store.version, result.version)
+            hparams = manifest.hparams
     return Edit(
         id=payload.edit_id,
         job_id=job.id,
         status=job.status,
         editor=payload.editor,
         preset=payload.preset,
-        hparams=payload.hparams,
+        hparams=hparams,
         facts=payload.facts,
         created_at=job.created_at,
         result=result,

@@ -17,6 +17,7 @@ from service.schemas import (
     GeneratedToken,
     GenerateRequest,
     NameSnapshot,
+    ProbeRequest,
     Problem,
     RollbackRequest,
 )
@@ -28,6 +29,7 @@ READ_HERE: tuple[type[BaseModel], ...] = (
     GenerateRequest,
     GeneratedToken,
     NameSnapshot,
+    ProbeRequest,
     Problem,
     RollbackRequest,
 )
@@ -91,5 +93,5 @@ def _describe_hparams(components: dict[str, Any]) -> None:
     properties["editor"]["enum"] = list(EDITORS)
     properties["hparams"]["description"] = (
         "Laid over the preset, field by field; together they follow the editor's schema: "
-        f"{editors}."
+        f"{editors}.  Or `auto`: from a probe of the base model."
     )

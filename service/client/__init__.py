@@ -13,6 +13,7 @@ import httpx
 from httpx_sse import ServerSentEvent
 
 from service.client.evaluations import EvaluationCalls
+from service.client.probes import ProbeCalls
 from service.client.transport import ApiError, Transport, check, given, segment
 from service.jobs import TERMINAL, JobStatus, Progress
 from service.schemas import (
@@ -51,7 +52,7 @@ class _Seen:
             self.status = JobStatus(data["status"])
 
 
-class Client(EvaluationCalls, Transport):
+class Client(EvaluationCalls, ProbeCalls, Transport):
     """Talks to one service.  Use it as a context manager, or call `close`.
 
     ``timeout`` bounds every read in seconds; calls that wait for the model add their own.

@@ -2,6 +2,7 @@
 
 from service.schemas.base import Name, Problem, Request
 from service.schemas.edits import (
+    AUTO,
     Answer,
     Duplicate,
     Edit,
@@ -36,6 +37,7 @@ from service.schemas.generation import (
     TokenProbability,
 )
 from service.schemas.jobs import JobOut
+from service.schemas.probe import Probe, ProbePayload, ProbeRequest, ProbeResult
 from service.schemas.versions import (
     Manifest,
     NameSnapshot,
@@ -48,6 +50,7 @@ from service.schemas.versions import (
 from service.schemas.worker import WorkerInfo, WorkerReply, WorkerRequest
 
 __all__ = [
+    "AUTO",
     "Answer",
     "CandidateScore",
     "CaseChange",
@@ -77,6 +80,10 @@ __all__ = [
     "MetricInterval",
     "Name",
     "NameSnapshot",
+    "Probe",
+    "ProbePayload",
+    "ProbeRequest",
+    "ProbeResult",
     "Problem",
     "Request",
     "RollbackRequest",

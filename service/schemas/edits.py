@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from service.jobs import JobError, JobStatus
 from service.schemas.base import Name, Request
+
+AUTO: Literal["auto"] = "auto"
+
+
+def _object_or_auto(value: Any) -> Any:
+    if isinstance(value, dict) or value == AUTO:
+        return value
+    raise ValueError('must be an object, or "auto"')
+
+
+HParamsOrAuto = Annotated[dict[str, Any] | Literal["auto"], BeforeValidator(_object_or_auto)]
 
 
 class FactIn(Request):
@@ -35,7 +46,7 @@ class EditRequest(Request):
     facts: list[FactIn] = Field(min_length=1)
     editor: str = "jeep"
     preset: str | None = None
-    hparams: dict[str, Any] = Field(default_factory=dict)
+    hparams: HParamsOrAuto = Field(default_factory=dict)
     snapshot_name: Name | None = None
     parent: str | None = Field(None, description="Fail with 412 unless this version is head.")
 
@@ -59,7 +70,8 @@ class Duplicate(BaseModel):
 
 
 class EditPayload(BaseModel):
-    """Payload of an edit job.  ``hparams`` is complete: preset and overrides are merged.
+    """Payload of an edit job.  ``hparams`` is complete: preset and overrides are merged; or
+    ``auto``: the worker takes them from a probe of the base model.
 
     ``facts[i]`` came as fact ``indices[i]`` of the request; empty: as fact i.
     """
@@ -68,7 +80,7 @@ class EditPayload(BaseModel):
     facts: list[FactRecord]
     editor: str
     preset: str | None
-    hparams: dict[str, Any]
+    hparams: HParamsOrAuto
     snapshot_name: str | None = None
     parent: str | None = None
     indices: list[int] = Field(default_factory=list)
@@ -98,7 +110,7 @@ class EditPlan(BaseModel):
 
     editor: str
     preset: str | None
-    hparams: dict[str, Any]
+    hparams: HParamsOrAuto
     facts: list[FactPlan]
     duplicates: list[Duplicate] = Field(default_factory=list)
 
@@ -168,14 +180,17 @@ class EditResult(BaseModel):
 
 
 class Edit(BaseModel):
-    """``GET /edits/{id}``: a submitted batch, with its result once there is one."""
+    """``GET /edits/{id}``: a submitted batch, with its result once there is one.
+
+    ``hparams`` is ``auto`` only until the edit has ended.
+    """
 
     id: str
     job_id: str
     status: JobStatus
     editor: str
     preset: str | None
-    hparams: dict[str, Any]
+    hparams: HParamsOrAuto
     facts: list[FactRecord]
     created_at: datetime
     result: EditResult | None = None

@@ -25,6 +25,7 @@ from service.worker.versions import VersionViews
 
 RUNNERS: Mapping[JobKind, str] = {
     JobKind.EVALUATION: "service.worker.evaluations:run",
+    JobKind.PROBE: "service.worker.probes:run",
 }
 """``module:function`` by kind; imported when the first job of the kind runs."""
 

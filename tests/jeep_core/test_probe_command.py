@@ -117,7 +117,7 @@ def test_what_cannot_work_is_refused_before_the_model_is_loaded(
     suite = ["--suite", str(atlas.SUITES["atlas-counterfact-validation"])]
     wrong = {
         "needs a suite": ["--model", "some/model"],
-        "not a Multi-CounterFact file": ["--model", "m", "--suite", str(tmp_path / "bad.json")],
+        "line 1": ["--model", "m", "--suite", str(tmp_path / "bad.json")],
         "has no documents": ["--model", "m", *suite, "--corpus", str(tmp_path / "empty.txt")],
         "cannot be read": ["--model", "m", *suite, "--corpus", str(tmp_path / "none.txt")],
     }

@@ -12,10 +12,10 @@ import torch
 
 from jeep_core.errors import InvalidHParams, JeepError
 from jeep_core.facts import Fact
-from jeep_core.hparams import JeepHParams, MemitHParams, validate_hparams
+from jeep_core.hparams import JeepHParams, MemitHParams
 from jeep_core.loading import LoadedModel
-from jeep_core.probe.auto import hparams_for
 from jeep_core.probe.bands import band
+from jeep_core.probe.choice import check_automatic, hparams_for
 from jeep_core.probe.kept import keep, kept
 from jeep_core.probe.prompts import first_token, prepare
 from jeep_core.probe.proposal import NoProposal, carrying_layers, high_region, low_region
@@ -117,14 +117,19 @@ def test_hyper_parameters_follow_from_a_record() -> None:
             "high": {"layers": [5], "clamp": 1.0, "moment_weight": 30},
         }
     }
-    jeep = validate_hparams(JeepHParams, hparams_for(record, "jeep"), 9)
+    jeep = hparams_for(record, "jeep", 9)
+    assert isinstance(jeep, JeepHParams)
     assert (jeep.learning_rate, jeep.low.layers, jeep.high.layers) == (2.0, (1, 2), (5,))
-    memit = validate_hparams(MemitHParams, hparams_for(record, "memit"), 9)
+    memit = hparams_for(record, "memit", 9)
+    assert isinstance(memit, MemitHParams)
     assert (memit.learning_rate, memit.low.layers) == (0.5, (1, 2))
     with pytest.raises(InvalidHParams, match="rome has no automatic"):
-        hparams_for(record, "rome")
+        hparams_for(record, "rome", 9)
     with pytest.raises(InvalidHParams, match="decides nothing"):
-        hparams_for({"hparams": None, "why_no_proposal": "it decides nothing"}, "jeep")
+        hparams_for({"hparams": None, "why_no_proposal": "it decides nothing"}, "jeep", 9)
+    with pytest.raises(InvalidHParams, match="exclude each other"):
+        check_automatic("jeep", "jeep-atlas-gptj")
+    check_automatic("pmet")
 
 
 # ---------------------------------------------------------------- word sets

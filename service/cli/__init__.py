@@ -7,6 +7,7 @@ from service.cli import (
     client_commands,
     evaluate,
     hypernetworks,
+    probe,
     service_commands,
     version_commands,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "evaluate",
     "hypernetworks",
     "main",
+    "probe",
     "service_commands",
     "version_commands",
 ]

@@ -95,11 +95,11 @@ class Settings(BaseSettings):
         description="Newest versions that keep their tensors; older ones without a name are "
         "rebuilt from their factors when they are needed.",
     )
-    max_store_bytes: Annotated[int, Field(ge=2**20)] | None = Field(
-        default=None, description="No job starts beyond this size of the store; default: none."
+    max_store_mb: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Size of the store from which on no job starts; default: none."
     )
-    min_free_bytes: Annotated[int, Field(ge=0)] = Field(
-        default=64 * 2**20, description="No job starts with less space free on the store's disk."
+    min_free_mb: Annotated[int, Field(ge=0)] = Field(
+        default=256, description="Free on the store's disk, else no job starts."
     )
     lease_ms: Annotated[int, Field(ge=100)] = 30_000
     lease_renew_s: Annotated[float, Field(gt=0)] = 5.0

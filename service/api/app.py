@@ -18,6 +18,7 @@ from service.api import (
     health,
     hypernetworks,
     jobs,
+    probes,
     problems,
     reverts,
     rollback,
@@ -44,6 +45,7 @@ ROUTES = (
     rollback,
     suites,
     evaluations,
+    probes,
     hypernetworks,
     health,
 )

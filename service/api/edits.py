@@ -28,7 +28,7 @@ from service.api.submission import (
 from service.api.validation import plan_of
 from service.history import version_of_edit
 from service.jobs import TERMINAL, Job, JobError, JobKind, JobStatus
-from service.schemas import Edit, EditPayload, EditPlan, EditResult, JobOut
+from service.schemas import AUTO, Edit, EditPayload, EditPlan, EditResult, JobOut
 from service.store import Store, UnknownJob
 
 router = APIRouter(tags=["edits"])
@@ -44,7 +44,9 @@ name of a relation, else a template with one `{}`, else the text that follows th
 `prompt` has one `{}` or contains the subject, whose last occurrence is meant.
 
 **Hyper-parameters** are the preset's with `hparams` laid over them, field by field; together they
-must satisfy the editor's schema (`JeepHParams` for `jeep`; the field names them all).  `mend` and
+must satisfy the editor's schema (`JeepHParams` for `jeep`; the field names them all).  For `jeep`,
+`memit` and `pmet` they may be `"auto"`: layers that a probe of the base model proposes, see
+`/probes`; the version's manifest records what they became.  `mend` and
 `malmen` need a network trained for the model: `jeep train-hypernetwork`; without one the job fails.
 
 **Guards** are measured on the new version against its parent; one that is not kept fails the job
@@ -102,7 +104,7 @@ async def submit_edit(
     ] = False,
     editor: Annotated[str | None, Query(description="By line only.")] = None,
     preset: Annotated[str | None, Query(description="By line only.")] = None,
-    hparams: Annotated[str | None, Query(description="By line only: JSON.")] = None,
+    hparams: Annotated[str | None, Query(description="By line only: JSON, or auto.")] = None,
     snapshot_name: Annotated[str | None, Query(description="By line only.")] = None,
     parent: Annotated[str | None, Query(description="By line only.")] = None,
     guards: Annotated[str | None, Query(description="By line only: JSON.")] = None,
@@ -157,15 +159,19 @@ async def show_edit(id: str, state: State, response: Response) -> Edit:
     job = await current(state, await run_in_threadpool(job_of_edit, state.store, id))
     payload = EditPayload.model_validate(job.payload)
     result = _result(job)
+    hparams = payload.hparams
     if result is not None:
         response.headers["X-Model-Version"] = result.version
+        if hparams == AUTO:
+            manifest = await run_in_threadpool(state.store.version, result.version)
+            hparams = manifest.hparams
     return Edit(
         id=payload.edit_id,
         job_id=job.id,
         status=job.status,
         editor=payload.editor,
         preset=payload.preset,
-        hparams=payload.hparams,
+        hparams=hparams,
         facts=payload.facts,
         created_at=job.created_at,
         result=result,

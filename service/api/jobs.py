@@ -101,6 +101,7 @@ def job_out(job: Job) -> JobOut:
         **job.model_dump(exclude={"payload"}),
         edit_id=job.payload.get("edit_id"),
         evaluation_id=job.payload.get("evaluation_id"),
+        probe_id=job.payload.get("probe_id"),
     )
 
 

@@ -22,6 +22,7 @@ from service.schemas import (
     GenerateRequest,
     HypernetworkRequest,
     NameSnapshot,
+    ProbeRequest,
     Problem,
     RevertRequest,
     RollbackRequest,
@@ -39,6 +40,7 @@ READ_HERE: tuple[type[BaseModel], ...] = (
     GeneratedToken,
     HypernetworkRequest,
     NameSnapshot,
+    ProbeRequest,
     Problem,
     RevertRequest,
     RollbackRequest,
@@ -124,5 +126,5 @@ def _describe_hparams(components: dict[str, Any], names: Mapping[str, str]) -> N
     properties["editor"]["enum"] = list(names)
     properties["hparams"]["description"] = (
         "Laid over the preset, field by field; together they follow the editor's schema: "
-        f"{editors}."
+        f"{editors}.  Or `auto`: from a probe of the base model."
     )

@@ -32,7 +32,7 @@ class ApiState:
     @cached_property
     def room(self) -> Room:
         """Whether the store has room for another job; a check raises StoreFull, which is a 507."""
-        return Room(self.store.root, self.settings.max_store_bytes, self.settings.min_free_bytes)
+        return Room(self.store.root, self.settings.max_store_mb, self.settings.min_free_mb)
 
     async def require_worker(self) -> None:
         """Answer at once what only a living worker can do.

@@ -21,7 +21,7 @@ from service.api.problems import (
 from service.api.state import ApiState
 from service.api.validation import ValidEdit, check_count, validate_edit
 from service.jobs import Job, JobKind, new_id, now
-from service.schemas import EditPayload, EditRequest, FactIn
+from service.schemas import AUTO, EditPayload, EditRequest, FactIn
 from service.store import Claim, JobExists, KeyReused, NameTaken, StoreFull, UnknownVersion
 
 
@@ -75,7 +75,7 @@ def from_lines(body: bytes, options: dict[str, str | None], max_facts: int) -> S
         raise invalid(errors)
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     for name in ("hparams", "guards"):
-        if name in given:
+        if name in given and given[name] != AUTO:
             given[name] = parse_json(given[name], f"/{name}")
     return Submission(validate(EditRequest, {**given, "facts": facts}), lines)
 

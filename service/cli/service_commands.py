@@ -103,6 +103,8 @@ def tune_command(context: typer.Context) -> None:
     flags = _moment_flags("compute", settings) if context.args else []
     if settings.presets:
         flags += ["--presets", str(settings.presets)]
+    if flags:
+        flags += ["--probes", str(settings.store / "base" / "probes")]
     given = [*flags, *context.args]
     os.execv(sys.executable, [sys.executable, "-m", "jeep_core.tune_command", *given])
 

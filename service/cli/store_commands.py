@@ -24,6 +24,7 @@ from service.cli.common import (
 )
 from service.settings import WORKER_ENVIRONMENT, Settings, SettingsError, load_settings
 from service.store import Store, StoreError
+from service.store.room import MB
 from service.store.usage import usage
 from service.store.verify import verify
 
@@ -73,7 +74,7 @@ def du_command(store: StoreFolder = None, as_json: AsJson = False) -> None:
         complain(f"{error}: see jeep store verify")
         raise typer.Exit(EXIT_FAILED) from None
     total, free = sum(one.bytes for one in used.values()), shutil.disk_usage(opened.root).free
-    limit = settings.max_store_bytes
+    limit = settings.max_store_mb and settings.max_store_mb * MB
     if as_json:
         kinds = {kind: asdict(one) for kind, one in used.items()}
         print(json.dumps({"kinds": kinds, "bytes": total, "limit": limit, "free": free}, indent=2))
@@ -84,7 +85,7 @@ def du_command(store: StoreFolder = None, as_json: AsJson = False) -> None:
         table.add_row(kind, f"{one.files:,}", f"{one.bytes:,}")
     table.add_row("all", f"{sum(one.files for one in used.values()):,}", f"{total:,}")
     out.print(table)
-    said = f"limit {limit:,} bytes" if limit else "no limit (JEEP_MAX_STORE_BYTES)"
+    said = f"limit {limit:,} bytes" if limit else "no limit (JEEP_MAX_STORE_MB)"
     out.print(f"{said}, {free:,} bytes free on the disk", markup=False)
 
 

@@ -14,6 +14,7 @@ from httpx_sse import ServerSentEvent
 
 from service.client.evaluations import EvaluationCalls
 from service.client.hypernetworks import Hypernetworks
+from service.client.probes import ProbeCalls
 from service.client.transport import ApiError, check, given, segment
 from service.client.versions import VersionCalls
 from service.jobs import TERMINAL, JobKind, JobStatus, Progress
@@ -53,7 +54,7 @@ class _Seen:
             self.status = JobStatus(data["status"])
 
 
-class Client(EvaluationCalls, Hypernetworks, VersionCalls):
+class Client(EvaluationCalls, Hypernetworks, ProbeCalls, VersionCalls):
     """Talks to one service.  Use it as a context manager, or call `close`.
 
     ``timeout`` bounds every read in seconds; calls that wait for the model add their own.

@@ -12,7 +12,8 @@ StoreError
 ├ HeadMoved, StaleFence       the commit came too late
 ├ BadName, NameTaken          snapshot names
 ├ KeyReused                   an idempotency key came with another body
-└ StoreFull                   a limit of stored bytes or free space does not allow another job
+└ StoreFull                   the limit of stored bytes does not allow another job
+  └ DiskFull                  … or the space left on the disk does not
 """
 
 from __future__ import annotations
@@ -121,6 +122,10 @@ class NameTaken(StoreError):
 
 class StoreFull(StoreError):
     """There is no room for what another job would store."""
+
+
+class DiskFull(StoreFull):
+    """The store's disk has too little left."""
 
 
 class KeyReused(StoreError):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-from service.store.errors import StoreFull
+from service.store.errors import DiskFull, StoreFull
 
+MB = 2**20
 FRESH_S = 2.0
 """How long a measured size is good for."""
 
@@ -38,34 +39,28 @@ def size_of(entry: os.DirEntry[str]) -> int:
 class Room:
     """Says whether a store may grow.  Measuring takes a look at every file, so it is kept."""
 
-    def __init__(
-        self,
-        root: Path,
-        max_bytes: int | None,
-        min_free: int,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._root, self._max_bytes, self._min_free = root, max_bytes, min_free
-        self._clock, self._measured = clock, (-FRESH_S, 0)
+    def __init__(self, root: Path, max_mb: int | None, min_free_mb: int) -> None:
+        self._root, self._max_mb, self._min_free_mb = root, max_mb, min_free_mb
+        self._measured = (time.monotonic() - FRESH_S, 0)
 
     def used(self) -> int:
         """Bytes of all files of the store."""
         at, used = self._measured
-        if self._clock() - at >= FRESH_S:
+        if time.monotonic() - at >= FRESH_S:
             used = sum(map(size_of, files_below(self._root)))
-            self._measured = (self._clock(), used)
+            self._measured = (time.monotonic(), used)
         return used
 
     def check(self) -> None:
-        """Raise :class:`StoreFull` if no further job shall start."""
-        free = shutil.disk_usage(self._root).free
-        if free < self._min_free:
-            raise StoreFull(
-                f"the store's disk has {free:,} bytes left; jobs start with "
-                f"{self._min_free:,} (JEEP_MIN_FREE_BYTES)"
+        """Raise :class:`StoreFull` or :class:`DiskFull` if no further job shall start."""
+        free = shutil.disk_usage(self._root).free // MB
+        if free < self._min_free_mb:
+            raise DiskFull(
+                f"{free} MB are free on the store's disk, {self._min_free_mb} must be "
+                "(JEEP_MIN_FREE_MB)"
             )
-        if self._max_bytes is not None and (used := self.used()) >= self._max_bytes:
+        if self._max_mb is not None and (used := self.used()) >= self._max_mb * MB:
             raise StoreFull(
-                f"the store has {used:,} bytes, its limit is {self._max_bytes:,} "
-                "(JEEP_MAX_STORE_BYTES): lower JEEP_KEEP_VERSIONS or raise the limit"
+                f"the store has {used // MB} MB, its limit is {self._max_mb} (JEEP_MAX_STORE_MB): "
+                "lower JEEP_KEEP_VERSIONS or raise the limit"
             )

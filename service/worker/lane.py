@@ -19,6 +19,7 @@ from service.settings import Settings
 from service.store import (
     CorruptFile,
     CorruptTensor,
+    DiskFull,
     HeadMoved,
     StaleFence,
     Store,
@@ -68,7 +69,7 @@ class JobLane(ABC):
         self._queue, self._store, self._lease = queue, store, lease
         self._settings, self._working = settings, working
         self._progress = Progress()
-        self._room = Room(store.root, settings.max_store_bytes, settings.min_free_bytes)
+        self._room = Room(store.root, settings.max_store_mb, settings.min_free_mb)
         self.stop = threading.Event()
 
     def run(self) -> None:
@@ -162,7 +163,8 @@ class JobLane(ABC):
         except CorruptTensor as error:
             return JobStatus.FAILED, None, JobError(code="corrupt_version", message=str(error))
         except StoreFull as error:
-            return JobStatus.FAILED, None, JobError(code="store_full", message=str(error))
+            code = "disk_full" if isinstance(error, DiskFull) else "store_full"
+            return JobStatus.FAILED, None, JobError(code=code, message=str(error))
         except (JeepError, StoreError, ValidationError) as error:
             if is_disk_full(error):
                 return JobStatus.FAILED, None, _disk_full(error)

@@ -113,14 +113,14 @@ def test_at_each_write_of_a_revert(
 def test_a_job_does_not_begin_without_room(client: Redis, based: Store) -> None:
     worker = Worker(client, based.root)
     (based.root / "training" / "big").write_bytes(bytes(2**20))
-    worker.lane._room = lane_module.Room(based.root, max_bytes=2**20, min_free=0)
+    worker.lane._room = lane_module.Room(based.root, max_mb=1, min_free_mb=0)
     job = edit_job(based)
     worker.queue.requeue_missing(based.unfinished_jobs())
     worker.work()
     ended = based.job(job.id)
     assert ended.error is not None
     assert (ended.status, ended.error.code) == (JobStatus.FAILED, "store_full")
-    assert "JEEP_MAX_STORE_BYTES" in ended.error.message
+    assert "JEEP_MAX_STORE_MB" in ended.error.message
     assert worker.runner.parents == []
 
 

@@ -18,7 +18,7 @@ LIMIT = 2**20
 @pytest.fixture
 def limited(settings: Settings) -> Iterator[httpx.Client]:
     """An api whose store is allowed one MiB."""
-    chosen = settings.model_copy(update={"max_store_bytes": LIMIT})
+    chosen = settings.model_copy(update={"max_store_mb": 1})
     with running(chosen) as url, httpx.Client(base_url=url, timeout=20) as client:
         yield client
 
@@ -36,7 +36,7 @@ def test_no_job_is_accepted_beyond_the_limit(limited: httpx.Client, model: Store
     for answer in answers:
         problem = answer.json()
         assert (answer.status_code, problem["code"]) == (507, "store_full"), answer.text
-        assert "JEEP_MAX_STORE_BYTES" in problem["detail"]
+        assert "JEEP_MAX_STORE_MB" in problem["detail"]
     assert model.unfinished_jobs() == []
     assert limited.get("/snapshots").status_code == 200
 
@@ -51,11 +51,11 @@ def test_a_refused_request_can_be_repeated_with_its_key_when_there_is_room(
 
 
 def test_too_little_free_space_refuses_jobs(settings: Settings, model: Store) -> None:
-    chosen = settings.model_copy(update={"min_free_bytes": 2**60})
+    chosen = settings.model_copy(update={"min_free_mb": 2**40})
     with running(chosen) as url, httpx.Client(base_url=url, timeout=20) as client:
         answer = client.post("/edits", json={"facts": [FACT]})
-    assert (answer.status_code, answer.json()["code"]) == (507, "store_full")
-    assert "JEEP_MIN_FREE_BYTES" in answer.json()["detail"]
+    assert (answer.status_code, answer.json()["code"]) == (507, "disk_full")
+    assert "JEEP_MIN_FREE_MB" in answer.json()["detail"]
 
 
 def thinned(http: httpx.Client, store: Store) -> None:

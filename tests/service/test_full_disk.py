@@ -101,6 +101,7 @@ def test_at_each_write_of_a_revert(
             assert ended.error.code == "disk_full"
             assert based.head().version == before
         else:
+            assert ended.status is JobStatus.SUCCEEDED
             assert based.head().job_id == job.id
         assert_whole(based)
         outcomes.append((was_full, ended.status))

@@ -158,8 +158,10 @@ class Store(Retention):
         tensors that neither a version nor a draft names, marks of jobs without a record, and
         other processes' unfinished files when they are an hour old.
         """
+        # listed before it is known what is needed: a job that begins meanwhile loses nothing
+        work = list((self.root / "work").iterdir())
         unfinished = {job.id for job in self.unfinished_jobs()}
-        leftovers = [p for p in (self.root / "work").iterdir() if p.name not in unfinished]
+        leftovers = [p for p in work if p.name not in unfinished]
         leftovers += [p for p in (self.root / "reports").iterdir() if self._is_orphan(p.name)]
         leftovers += self._unreferenced_tensors()
         oldest = time.time() - _ABANDONED_S
@@ -182,8 +184,8 @@ class Store(Retention):
         return job.status in TERMINAL and job.status is not JobStatus.SUCCEEDED
 
     def _unreferenced_tensors(self) -> list[Path]:
+        files = list((self.root / "tensors").glob("*/*.safetensors"))
         named = {self.tensor_file(ref.sha256) for ref in self.referenced()}
-        files = (self.root / "tensors").glob("*/*.safetensors")
         return [path for path in files if path not in named]
 
     def _folder(self, where: str, job_id: str) -> Path:

@@ -20,7 +20,7 @@ from tiny import random_model
 
 from jeep_core.delta import TIE_MARGIN, summed
 from jeep_core.loading import LoadedModel, load, tensor_bytes
-from service.jobs import JobStatus
+from service.jobs import Job, JobStatus
 from service.queue import RequestQueue
 from service.schemas import WorkerRequest
 from service.store import CorruptTensor, Store
@@ -244,6 +244,22 @@ class TestOrphans:
         assert [p.name for p in (chain.root / "work").iterdir()] == [running.id]
         left = {p.name for p in (chain.root / "reports").iterdir()}
         assert left == {running.id, done.id}
+
+    def test_a_job_that_begins_meanwhile_keeps_its_partial_results(
+        self, chain: Store, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before, job = chain.unfinished_jobs, make_job()
+
+        def and_one_begins() -> list[Job]:
+            found = before()
+            if job.id not in {one.id for one in found}:
+                chain.journal(job)
+                (chain.work_folder(job.id) / "part").write_text("x")
+            return found
+
+        monkeypatch.setattr(chain, "unfinished_jobs", and_one_begins)
+        assert chain.sweep_orphans() == 0
+        assert (chain.work_folder(job.id) / "part").exists()
 
     def test_nothing_is_removed_while_a_version_is_written(
         self, base: LoadedModel, chain: Store

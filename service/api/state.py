@@ -9,6 +9,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from service.api.limits import StoreRoom, Streams
 from service.api.model import ModelCache
 from service.api.problems import unavailable
 from service.api.reconcile import QUEUE_DOWN, Reconciler
@@ -26,6 +27,8 @@ class ApiState:
     queue: AsyncQueue
     models: ModelCache
     reconciler: Reconciler
+    streams: Streams
+    room: StoreRoom
 
     async def require_worker(self) -> None:
         """Answer at once what only a living worker can do.

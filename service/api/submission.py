@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from service.api.bodies import json_lines, parse_json, validate
+from service.api.limits import check_queue
 from service.api.model import PublishedModel
 from service.api.problems import (
     ApiProblem,
@@ -96,8 +97,8 @@ def record(
     """Journal a job for a valid edit; False if ``key`` already stood for one, which it gives.
 
     Raises:
-        ApiProblem: 412 unless ``parent`` is head, 409 for a name that is taken, 422 for an
-            unknown parent or a key that came with another body.
+        ApiProblem: 429 if too many jobs wait, 412 unless ``parent`` is head, 409 for a name that
+            is taken, 422 for an unknown parent or a key that came with another body.
     """
     parent = _known(state, request.parent)
     job_id = new_id("job")
@@ -107,6 +108,7 @@ def record(
         if not claim.fresh:
             return state.store.job(job_id), False
     try:  # only now: a repeated request finds its job, not a moved head
+        check_queue(state.store, state.settings)
         _check_head(state, parent)
         _check_name(state, request.snapshot_name)
     except ApiProblem:

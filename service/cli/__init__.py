@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from service.cli import client_commands, service_commands
+from service.cli import audit_commands, client_commands, keys_commands, service_commands
 from service.cli.common import app
 
-__all__ = ["app", "client_commands", "main", "service_commands"]
+__all__ = ["app", "audit_commands", "client_commands", "keys_commands", "main", "service_commands"]
 
 
 def main() -> None:

@@ -12,7 +12,8 @@ from uuid import uuid4
 import httpx
 from httpx_sse import ServerSentEvent
 
-from service.client.transport import ApiError, Transport, check, given, segment
+from service.client.audit import AuditCalls
+from service.client.transport import ApiError, check, given, segment
 from service.jobs import TERMINAL, JobStatus, Progress
 from service.schemas import (
     Edit,
@@ -50,10 +51,11 @@ class _Seen:
             self.status = JobStatus(data["status"])
 
 
-class Client(Transport):
+class Client(AuditCalls):
     """Talks to one service.  Use it as a context manager, or call `close`.
 
-    ``timeout`` bounds every read in seconds; calls that wait for the model add their own.
+    ``api_key`` is a key as ``jeep keys create`` printed it.  ``timeout`` bounds every read in
+    seconds; calls that wait for the model add their own.
     """
 
     # ------------------------------------------------------------ edits

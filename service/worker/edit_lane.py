@@ -235,4 +235,4 @@ class EditLane:
             raise LeaseLost("the lease is gone")
         self._store.save_job(ended)
         self._queue.finish(ended, self._lease.fence)
-        log.info("job %s %s%s", job.id, status, f": {error.message}" if error else "")
+        log.info("job %s %s%s", job.id, status, f": {error.code}" if error else "")

@@ -1,0 +1,54 @@
+"""Generated requests for every operation of the description: nothing breaks, every answer is one
+that the description knows.  ``make fuzz`` generates more of them.
+"""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from fuzzing import GIVEN, examples
+from scripted_worker import ScriptedWorker
+from serving import running
+
+from service.schemas.access import Scope
+from service.settings import Settings
+
+CHECKS = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+    "unsupported_method",
+    "ignored_auth",
+)
+
+
+def test_every_answer_is_one_that_the_description_knows(
+    settings: Settings, worker: ScriptedWorker, tmp_path: Path
+) -> None:
+    _, token = worker.store.create_key("fuzz", [Scope.ADMIN])
+    given = settings.model_copy(update={"auth": "keys", "rate_per_minute": 0})
+    with running(given) as url:
+        shown = subprocess.run(
+            [
+                *(sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json"),
+                *("--header", f"Authorization: Bearer {token}"),
+                *("--checks", ",".join(CHECKS), "--phases", "examples,coverage,fuzzing"),
+                *(
+                    "--max-examples",
+                    str(examples(1)),
+                    *(() if GIVEN else ("--generation-deterministic",)),
+                ),
+                *("--no-color", "--continue-on-failure", "--request-timeout", "30"),
+            ],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    print(shown.stdout[-3000:])
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    [count] = re.findall(r"(\d+) generated", shown.stdout)
+    assert int(count) >= 200

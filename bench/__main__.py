@@ -32,19 +32,22 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench/results"))
     args = parser.parse_args()
     began = time.monotonic()
+    threads = torch.get_num_threads()
     rows: list[Row] = []
     for name in args.parts:
         start = time.monotonic()
+        torch.set_num_threads(threads)  # a part may have changed it
         found = import_module(f"bench.{name}").run(PARTS[name])
         print(f"{name}: {time.monotonic() - start:.0f} s\n{table(found)}\n", flush=True)
         rows += found
+    torch.set_num_threads(threads)
     points = scaling.run()
     print(f"\n{table(rows)}\n\n{scaling.markdown(points)}\n")
     figures: dict[str, Any] = {
         "machine": {
             "cpu": _cpu(),
             "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
+            "threads": threads,
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             "torch": torch.__version__,
         },

@@ -114,11 +114,12 @@ def latency(client: Client, url: str, repeats: int) -> list[Row]:
         statistics.median(during) / max(idle),
         statistics.median(during) / min(idle),
         "yardstick: p95 of the idle service",
+        better="less",
     )
-    return [
-        Row(name, busy * 1e3, base * 1e3, "ms", busy / base, min(ratios), max(ratios), note),
-        middle,
-    ]
+    first = Row(
+        name, busy * 1e3, base * 1e3, "ms", busy / base, min(ratios), max(ratios), note, "less"
+    )
+    return [first, middle]
 
 
 def stalls(client: Client, url: str, repeats: int) -> list[Row]:
@@ -147,6 +148,7 @@ def stalls(client: Client, url: str, repeats: int) -> list[Row]:
             min(gaps) / quiet,
             max(gaps) / quiet,
             f"goal: ≤ 50 ms; longest of all {max(gaps) * 1e3:.1f} ms; yardstick: quiet stream",
+            better="less",
         )
         for name, gaps in found.items()
     ]

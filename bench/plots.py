@@ -10,14 +10,28 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 
+from bench.scaling import PASSES
+
 mpl.use("Agg")
 BLUE = "#2b6cb0"
 
 
 def ratios(rows: list[dict[str, Any]], path: Path) -> None:
-    """How many times less than the yardstick, with the range over repeats."""
-    rows = rows[::-1]
-    figure, axes = plt.subplots(figsize=(9, 0.42 * len(rows) + 1.2), layout="constrained")
+    """Ratios with their range over repeats: those of which more is better, and the others."""
+    groups = [[r for r in rows[::-1] if r["better"] == better] for better in ("more", "less")]
+    labels = ["yardstick / ours (more is better)", "ours / yardstick (less is better)"]
+    figure, panels = plt.subplots(
+        2, 1, figsize=(9, 0.36 * len(rows) + 1.6), layout="constrained",
+        height_ratios=[len(group) for group in groups],
+    )  # fmt: skip
+    for group, label, axes in zip(groups, labels, panels, strict=True):
+        _bars(axes, group)
+        axes.set_xlabel(f"{label}, range over repeats")
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def _bars(axes: Any, rows: list[dict[str, Any]]) -> None:
     values = [row["ratio"] for row in rows]
     spread = [
         [row["ratio"] - row["low"] for row in rows],
@@ -25,17 +39,16 @@ def ratios(rows: list[dict[str, Any]], path: Path) -> None:
     ]
     axes.barh(range(len(rows)), values, xerr=spread, color=BLUE, ecolor="#1a202c", capsize=2)
     axes.set_yticks(range(len(rows)), [row["what"] for row in rows], fontsize=8)
+    axes.set_ylim(-0.6, len(rows) - 0.4)
     for i, row in enumerate(rows):
         axes.annotate(
-            f"{row['ratio']:.1f}", (row["high"], i), (4, 0), textcoords="offset points",
-            va="center", fontsize=8,
+            f"{row['ratio']:.2g}" if row["ratio"] < 10 else f"{row['ratio']:.0f}",
+            (row["high"], i), (4, 0), textcoords="offset points", va="center", fontsize=8,
         )  # fmt: skip
     axes.axvline(1, color="#718096", lw=0.8)
     axes.set_xscale("log")
-    axes.set_xlabel("yardstick / ours (times better), range over repeats")
+    axes.margins(x=0.08)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
 
 
 def scaling(points: list[dict[str, Any]], path: Path) -> None:
@@ -53,7 +66,7 @@ def scaling(points: list[dict[str, Any]], path: Path) -> None:
             axes.set_xscale("log", base=4)
             axes.set_xticks([p["x"] for p in mine], [p["x"] for p in mine])
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("ms per fact, 4 passes")
+    panels[0].set_ylabel(f"ms per fact, {PASSES} passes")
     figure.savefig(path, dpi=130)
     plt.close(figure)
 

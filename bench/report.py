@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison; ``low`` and ``high`` are the ratio's least and greatest over repeats."""
+    """One comparison; ``low`` and ``high`` are the ratio's least and greatest over repeats.
+
+    ``better``: a ratio is yardstick / ours where more is better, ours / yardstick where less is.
+    """
 
     what: str
     ours: float
@@ -18,17 +22,19 @@ class Row:
     low: float
     high: float
     note: str = ""
+    better: Literal["more", "less", "near one"] = "more"
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Markdown."""
+    """Markdown; ↓ marks ratios of which less is better."""
     lines = [
         "| what | ours | yardstick | unit | ratio | over repeats | note |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
+        arrow = " ↓" if row.better == "less" else ""
         lines.append(
             f"| {row.what} | {row.ours:.4g} | {row.yardstick:.4g} | {row.unit} "
-            f"| {row.ratio:.2f} | {row.low:.2f}–{row.high:.2f} | {row.note} |"
+            f"| {row.ratio:.2f}{arrow} | {row.low:.2f}–{row.high:.2f} | {row.note} |"
         )
     return "\n".join(lines)

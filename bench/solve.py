@@ -112,6 +112,7 @@ def crossover(repeats: int) -> Row:
         min(ratios),
         max(ratios),
         note,
+        better="near one",
     )
 
 

@@ -66,6 +66,11 @@ class Row:
             self.result.finish_reason = "length"
 
     @property
+    def seen(self) -> list[int]:
+        """The prompt's tokens and those decoded so far: what a batch that it joins runs."""
+        return self.ids + [token.id for token in self.result.tokens]
+
+    @property
     def finished(self) -> bool:
         """Whether nothing is left to decode."""
         return self.result.finish_reason is not None
@@ -210,7 +215,8 @@ class Batch:
     """The rows of one version that are decoded together.
 
     ``add`` puts rows into the waiting line; every ``step`` gives each running row a token and
-    lets waiting ones join, at most ``max_rows`` in all.  Not for several threads.
+    lets waiting ones join, at most ``max_rows`` in all.  A row that has tokens already goes on
+    behind them.  Not for several threads.
     """
 
     def __init__(
@@ -278,22 +284,23 @@ class Batch:
         chosen: list[Row] = []
         tokens = 0
         while self._waiting and len(self._running) + len(chosen) < self._max_rows:
-            tokens += len(self._waiting[0].ids)
+            tokens += len(self._waiting[0].seen)
             if chosen and tokens > self._prefill_tokens:
                 break
             chosen.append(self._waiting.popleft())
         groups: list[list[Row]] = []
-        for row in sorted(chosen, key=lambda row: len(row.ids)):
-            if not groups or len(row.ids) > 2 * len(groups[-1][0].ids) + 8:
+        for row in sorted(chosen, key=lambda row: len(row.seen)):
+            if not groups or len(row.seen) > 2 * len(groups[-1][0].seen) + 8:
                 groups.append([])
             groups[-1].append(row)
         return groups
 
     def _prefill(self, rows: Sequence[Row]) -> torch.Tensor:
         """Run prompts, padded on the left, and put their keys and values into the cache."""
-        device, lengths = self._device, [len(row.ids) for row in rows]
+        device, prompts = self._device, [row.seen for row in rows]
+        lengths = [len(prompt) for prompt in prompts]
         width = max(lengths)
-        ids = torch.tensor([[0] * (width - len(row.ids)) + row.ids for row in rows])
+        ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts])
         pads = torch.tensor([width - length for length in lengths], device=device)[:, None]
         places = torch.arange(width, device=device) - pads
         cache = DynamicCache()

@@ -65,8 +65,8 @@ class Scored:
 
     @property
     def mean(self) -> float:
-        """Mean log-probability per token."""
-        return self.log_probability / self.tokens
+        """Mean log-probability per token; 0 for a text without a token of its own."""
+        return self.log_probability / self.tokens if self.tokens else 0.0
 
 
 def score(view: ModelView, pairs: Sequence[tuple[str, str]]) -> list[Scored]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -289,11 +290,18 @@ def load_preset(name: str, folder: Path | None = None) -> Preset:
             [FieldProblem("/preset", "unknown_preset", f"no preset {name!r}; there are: {known}")]
         )
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return _PRESET.validate_python({"name": name, **raw})
+        stat = path.stat()
+        return _read_preset(name, path, stat.st_mtime_ns, stat.st_size)
     except (OSError, UnicodeDecodeError, TypeError, yaml.YAMLError, ValidationError) as error:
         message = f"{path} is not a preset: {error}"
         raise InvalidHParams([FieldProblem("/preset", "bad_preset", message)]) from None
+
+
+@lru_cache(maxsize=256)
+def _read_preset(name: str, path: Path, changed_ns: int, size: int) -> Preset:
+    """Read a file once, and again when it has changed."""
+    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return _PRESET.validate_python({"name": name, **raw})
 
 
 _PRESET = TypeAdapter(Preset)

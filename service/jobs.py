@@ -24,10 +24,27 @@ class JobStatus(StrEnum):
 TERMINAL = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED})
 
 
+class Lane(StrEnum):
+    """Where jobs wait and run: one at a time in each lane, the lanes side by side."""
+
+    WRITE = "write"
+    READ = "read"
+
+
 class JobKind(StrEnum):
     """What a job does."""
 
     EDIT = "edit"
+    HYPERNETWORK = "hypernetwork"
+
+    @property
+    def lane(self) -> Lane:
+        """Jobs that write versions run in the write lane, all others in the read lane."""
+        return Lane.WRITE if self in WRITERS else Lane.READ
+
+
+WRITERS = frozenset({JobKind.EDIT})
+"""Kinds whose jobs write versions."""
 
 
 class JobError(BaseModel):

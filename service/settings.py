@@ -113,6 +113,9 @@ class Settings(BaseSettings):
     edit_share: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.5, description="Share of the time that an edit keeps while others generate."
     )
+    read_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.2, description="Share of the time that a reading job keeps, likewise."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @field_validator("redis_url")

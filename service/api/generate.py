@@ -19,6 +19,7 @@ from service.api.model import PublishedModel
 from service.api.problems import (
     ApiProblem,
     documented,
+    event_stream,
     field_error,
     invalid,
     problem_of,
@@ -49,9 +50,9 @@ CLIENT_CLOSED_REQUEST = 499
                     "schema": {"type": "string"},
                 }
             },
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": event_stream("token", "result", "error"),
         },
-        **documented(400, 413, 415, 422, 503, 504),
+        **documented(400, 404, 413, 415, 422, 503, 504),
     },
     openapi_extra=json_request_body("GenerateRequest"),
 )

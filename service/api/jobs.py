@@ -14,7 +14,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from service.api.access import caller_of, needs
 from service.api.follow import current, follow
 from service.api.paging import AFTER, Limit, Page, take
-from service.api.problems import ApiProblem, documented
+from service.api.problems import ApiProblem, documented, event_stream
 from service.api.state import ApiState, State
 from service.jobs import TERMINAL, Job, JobKind, JobStatus
 from service.schemas import JobOut
@@ -23,10 +23,7 @@ from service.schemas.access import Scope
 router = APIRouter(tags=["jobs"])
 
 PING_SECONDS = 5
-EVENT_STREAM = {
-    "description": "Server-sent events.",
-    "content": {"text/event-stream": {"schema": {"type": "string"}}},
-}
+EVENT_STREAM = {"description": "Server-sent events.", "content": event_stream("status", "progress")}
 
 
 @router.get("/jobs", responses=documented(422))

@@ -48,8 +48,10 @@ the one it needs.  A browser may read with the key as the password of its login.
 
 
 SCHEME = "ApiKey"
-REFUSALS = {status: documented(status)[status] for status in (401, 403, 429)}
+REFUSALS = documented(401, 403, 429)
 """What the gate answers in front of a route."""
+WRITE_REFUSALS = documented(413, 507)
+"""What may become of any call with a body: it is too large, or the disk is full."""
 
 
 class Api(FastAPI):
@@ -83,10 +85,12 @@ class Api(FastAPI):
                 if operation is None:
                     continue
                 operation["security"] = []
+                refusals = WRITE_REFUSALS if method == "POST" else {}
                 if isinstance(route.need, Scope):
                     operation["security"] = [{SCHEME: [route.need.value]}]
-                    for status, answer in REFUSALS.items():
-                        operation["responses"].setdefault(str(status), answer)
+                    refusals = {**refusals, **REFUSALS}
+                for status, answer in refusals.items():
+                    operation["responses"].setdefault(str(status), answer)
 
 
 def _definitions() -> dict[str, Any]:

@@ -143,6 +143,16 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
+def event_stream(*names: str) -> dict[str, Any]:
+    """``content`` of an answer for OpenAPI: server-sent events of these names, JSON in each."""
+    properties = {
+        "id": {"type": "string"},
+        "event": {"type": "string", "enum": [*names]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    }
+    return {"text/event-stream": {"itemSchema": {"type": "object", "properties": properties}}}
+
+
 def install(app: FastAPI) -> None:
     """Make ``app`` answer every error it knows with a problem; the others are `unexpected`."""
     app.add_exception_handler(ApiProblem, _on_problem)

@@ -89,7 +89,7 @@ class Reconciler:
 
     async def _cancel(self, job: Job) -> None:
         await self._queue.submit(job)  # unknown to this Redis: cancelled like any queued job
-        if await self._queue.request_cancel(job.id) is JobStatus.CANCELLED:
+        if await self._queue.request_cancel(job) is JobStatus.CANCELLED:
             await run_in_threadpool(self._save_cancelled, job.id)
 
     def _save_cancelled(self, job_id: str) -> None:

@@ -17,7 +17,7 @@ from service.api.jobs import cancel
 from service.api.problems import documented
 from service.api.snapshots import Ref
 from service.api.state import ApiState, State
-from service.jobs import JobStatus
+from service.jobs import JobStatus, Lane
 from service.schemas import RollbackRequest, RollbackResult
 from service.schemas.access import Scope
 
@@ -36,7 +36,7 @@ async def roll_back(
     request: Request,
     state: State,
     queued: Annotated[
-        Literal["keep", "cancel"], Query(description="What becomes of jobs not yet begun.")
+        Literal["keep", "cancel"], Query(description="What becomes of edits not yet begun.")
     ] = "keep",
 ) -> Response:
     """Move head and answer when the model serves it.  Nothing is deleted.
@@ -61,9 +61,10 @@ async def roll_back(
 
 
 async def _queued(state: ApiState) -> list[str]:
-    """The ids of the jobs that have not begun."""
+    """The ids of the jobs of the write lane that have not begun."""
     unfinished = await run_in_threadpool(state.store.unfinished_jobs)
-    return [job.id for job in unfinished if (await current(state, job)).status is JobStatus.QUEUED]
+    writers = [job for job in unfinished if job.kind.lane is Lane.WRITE]
+    return [job.id for job in writers if (await current(state, job)).status is JobStatus.QUEUED]
 
 
 async def _cancel(state: ApiState, job_ids: list[str]) -> list[str]:

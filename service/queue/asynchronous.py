@@ -56,13 +56,13 @@ class AsyncQueue:
         """What Redis knows about a job: ``live.over(store.job(id))`` is its present state."""
         return wire.parse_live(await self._client.hgetall(self._keys.job(job_id)))
 
-    async def request_cancel(self, job_id: str) -> JobStatus | None:
+    async def request_cancel(self, job: Job) -> JobStatus | None:
         """Cancel: a queued job ends at once, a running one becomes ``cancelling``.
 
         Ask the store first (``store.request_cancel``).  The status afterwards; None for a job
         that Redis does not know.  ``cancelled``: save it in the store.
         """
-        keys, args = scripts.cancel(self._keys, job_id)
+        keys, args = scripts.cancel(self._keys, job.id, job.kind.lane)
         status = await self._cancel(keys=keys, args=args)
         return JobStatus(status) if status else None
 

@@ -1,4 +1,4 @@
-"""The write lane, seen from the worker: strictly in order, one job at a time."""
+"""The jobs of a lane, seen from the worker: strictly in order, one at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from uuid import uuid4
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from service.jobs import TERMINAL, Job, JobStatus, Progress, now
+from service.jobs import TERMINAL, Job, JobStatus, Lane, Progress, now
 from service.queue import scripts, wire
 from service.queue.connection import block_ms
 from service.queue.errors import JobGone, LeaseLost
@@ -25,10 +25,15 @@ class QueuedJob:
 
 
 class JobQueue:
-    """Jobs in Redis.  One fixed consumer: what a dead worker had taken comes first again."""
+    """The jobs of one lane in Redis.
 
-    def __init__(self, client: Redis, keys: wire.Keys) -> None:
+    One fixed consumer: what a dead worker had taken comes first again.  Jobs of any lane can be
+    submitted.
+    """
+
+    def __init__(self, client: Redis, keys: wire.Keys, lane: Lane = Lane.WRITE) -> None:
         self._client, self._keys = client, keys
+        self._stream = keys.lane(lane)
         self._nonces: dict[str, str] = {}
         self._submit = client.register_script(scripts.SUBMIT)
         self._begin = client.register_script(scripts.BEGIN)
@@ -116,19 +121,19 @@ class JobQueue:
     def _read(self, start: str, block: int | None) -> list[tuple[str, dict[str, str] | None]]:
         try:
             reply: Any = self._client.xreadgroup(
-                wire.GROUP, wire.CONSUMER, {self._keys.jobs: start}, count=1, block=block
+                wire.GROUP, wire.CONSUMER, {self._stream: start}, count=1, block=block
             )
         except ResponseError as error:
             if not str(error).startswith("NOGROUP"):
                 raise
-            create_group(self._client, self._keys.jobs)
+            create_group(self._client, self._stream)
             return self._read(start, block)
         return list(reply[0][1]) if reply else []
 
     def _discard(self, entry: str) -> None:
         with self._client.pipeline(transaction=True) as pipe:
-            pipe.xack(self._keys.jobs, wire.GROUP, entry)
-            pipe.xdel(self._keys.jobs, entry)
+            pipe.xack(self._stream, wire.GROUP, entry)
+            pipe.xdel(self._stream, entry)
             pipe.execute()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 
-from service.jobs import Job, JobStatus, Progress
+from service.jobs import Job, JobStatus, Lane, Progress
 from service.queue import wire
 
 Call = tuple[list[str], list[str | int]]
@@ -177,7 +177,7 @@ def submit(keys: wire.Keys, job: Job) -> Call:
     """Arguments of :data:`SUBMIT` for the store of these ``keys``, as all below."""
     queued = job.model_copy(update={"status": JobStatus.QUEUED})
     return (
-        [keys.job(job.id), keys.jobs, keys.events(job.id)],
+        [keys.job(job.id), keys.lane(job.kind.lane), keys.events(job.id)],
         [
             job.id,
             queued.model_dump_json(),
@@ -224,7 +224,13 @@ def progress(keys: wire.Keys, job_id: str, progress: Progress) -> Call:
 def finish(keys: wire.Keys, job: Job, fence: int) -> Call:
     """Arguments of :data:`FINISH`."""
     return (
-        [keys.lease, keys.fence, keys.job(job.id), keys.events(job.id), keys.jobs],
+        [
+            keys.lease,
+            keys.fence,
+            keys.job(job.id),
+            keys.events(job.id),
+            keys.lane(job.kind.lane),
+        ],
         [
             fence,
             job.status,
@@ -236,13 +242,13 @@ def finish(keys: wire.Keys, job: Job, fence: int) -> Call:
     )
 
 
-def cancel(keys: wire.Keys, job_id: str) -> Call:
-    """Arguments of :data:`CANCEL`."""
+def cancel(keys: wire.Keys, job_id: str, lane: Lane) -> Call:
+    """Arguments of :data:`CANCEL`; the ``lane`` is that of the job's kind."""
     cancelling, cancelled = (
         json.dumps({"job_id": job_id, "status": status})
         for status in (JobStatus.CANCELLING, JobStatus.CANCELLED)
     )
     return (
-        [keys.job(job_id), keys.events(job_id), keys.jobs],
+        [keys.job(job_id), keys.events(job_id), keys.lane(lane)],
         [wire.EVENTS_KEPT, cancelling, cancelled, wire.GROUP, wire.FINISHED_TTL_S],
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from service.jobs import TERMINAL, Job, JobStatus, Progress
+from service.jobs import TERMINAL, Job, JobStatus, Lane, Progress
 
 GROUP = "worker"
 CONSUMER = "worker"
@@ -26,7 +26,8 @@ REQUESTS_KEPT = 10_000
 class Keys:
     """The keys of one store: several stores can share a server.
 
-    ``jobs``: stream of job ids in the order of submission; ``lease``: ``<fence> <owner>`` of the
+    ``jobs`` and ``reads``: streams of job ids in the order of submission, one for each lane;
+    ``lease``: ``<fence> <owner>`` of the
     worker that may write; ``fence``: the highest fence ever given; ``requests``: stream of
     requests that wait for no job; ``worker``: heartbeat of the worker, gone when it is.
     """
@@ -34,10 +35,15 @@ class Keys:
     def __init__(self, store_id: str) -> None:
         self._prefix = f"jeep:{store_id}"
         self.jobs = f"{self._prefix}:jobs"
+        self.reads = f"{self._prefix}:reads"
         self.lease = f"{self._prefix}:lease"
         self.fence = f"{self._prefix}:fence"
         self.requests = f"{self._prefix}:requests"
         self.worker = f"{self._prefix}:worker"
+
+    def lane(self, lane: Lane) -> str:
+        """Stream of a lane's jobs."""
+        return self.jobs if lane is Lane.WRITE else self.reads
 
     def job(self, job_id: str) -> str:
         """Hash of a job's live state."""

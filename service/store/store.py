@@ -24,7 +24,7 @@ from service.store.journal import Journal
 FORMAT = 1
 _FOLDERS = (
     "model", "base", "versions", "tensors", "jobs", "idempotency", "valkey", "locks", "staging",
-    "keys",
+    "work", "reports", "keys",
 )  # fmt: skip
 _ABANDONED_S = 3600.0
 
@@ -131,14 +131,25 @@ class Store(Pointers, Journal, ApiKeys, AuditLog):
         """Where an embedded server keeps its append-only file."""
         return self.root / "valkey"
 
+    def work_folder(self, job_id: str) -> Path:
+        """Where an unfinished job keeps partial results; it exists."""
+        return self._folder("work", job_id)
+
+    def report_folder(self, job_id: str) -> Path:
+        """Where a job keeps the files that its result names; it exists."""
+        return self._folder("reports", job_id)
+
     def sweep(self) -> int:
         """Remove what crashes left behind; how many files.  Needs :meth:`worker_lock`.
 
-        Staging belongs to the worker and is emptied; tensors that no version names are
-        removed; other processes' unfinished files go when they are an hour old.
+        Staging belongs to the worker and is emptied; tensors that no version names and partial
+        results of jobs that have ended are removed; other processes' unfinished files go when
+        they are an hour old.
         """
         leftovers = list((self.root / "staging").iterdir())
         leftovers += self._unreferenced_tensors()
+        unfinished = {job.id for job in self.unfinished_jobs()}
+        leftovers += [p for p in (self.root / "work").iterdir() if p.name not in unfinished]
         oldest = time.time() - _ABANDONED_S
         for folder in (self.root, *(self.root / name for name in _FOLDERS)):
             stale = folder.glob(f".*{TEMPORARY}")
@@ -158,6 +169,11 @@ class Store(Pointers, Journal, ApiKeys, AuditLog):
         }
         files = (self.root / "tensors").glob("*/*.safetensors")
         return [path for path in files if path not in named]
+
+    def _folder(self, where: str, job_id: str) -> Path:
+        path = self._inside(where, job_id)
+        path.mkdir(exist_ok=True)
+        return path
 
     def _inside(self, folder: str, name: str) -> Path:
         path = (self.root / folder / name).resolve()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue as queues
 import threading
 from collections import deque
@@ -12,8 +13,9 @@ from jeep_core.views import ModelView
 from service.queue import RequestQueue
 from service.schemas import WorkerReply
 from service.worker.gate import Gate
-from service.worker.replies import Pending, Slot, Stopping, error_reply, token_reply
+from service.worker.replies import Pending, Slot, Stopping, error_reply, new_tokens
 
+log = logging.getLogger(__name__)
 WAIT_S = 0.5
 ROWS_TOGETHER = 64
 SCORED_TOGETHER = 64
@@ -34,7 +36,7 @@ class Group:
         """Let a slot join at the next step."""
         self.slots[slot.row] = slot
         self.batch.add([slot.row])
-        self._to_score.extend((slot, i) for i in range(len(slot.scores)))
+        self._to_score.extend((slot, i) for i, scored in enumerate(slot.scores) if scored is None)
 
     def remove(self, slots: list[Slot]) -> None:
         """Forget slots that nobody wants any more."""
@@ -44,15 +46,15 @@ class Group:
         for row in rows:
             del self.slots[row]
 
-    def step(self) -> list[Row]:
-        """One step of decoding and some scoring; the rows that got a token."""
-        got, _ = self.batch.step() if len(self.batch) else ([], [])
+    def step(self) -> None:
+        """One step of decoding and some scoring."""
+        if len(self.batch):
+            self.batch.step()
         some = [self._to_score.popleft() for _ in range(min(SCORED_TOGETHER, len(self._to_score)))]
         if some:
             pairs = [(slot.row.result.prompt, slot.pending.body.candidates[i]) for slot, i in some]
             for (slot, i), scored in zip(some, score(self.view, pairs), strict=True):
                 slot.scores[i] = scored
-        return got
 
     def take_complete(self) -> list[Slot]:
         """Take out what is complete."""
@@ -117,19 +119,35 @@ class DecodeLoop:
             try:
                 replies += self._step(group)
             except Exception as error:
-                replies += _refuse(group, error)
-                group.slots.clear()
+                replies += self._failed(key, error)
             if not group.slots:
                 del self._groups[key]
         if replies:
             self._requests.reply_all(replies)
 
+    def _failed(self, key: tuple[str, str], error: Exception) -> Replies:
+        """A step failed: every request goes on alone, and one that was alone is refused."""
+        group = self._groups[key]
+        slots, replies = list(group.slots.values()), []
+        if len({slot.pending.request.id for slot in slots}) == 1:
+            replies = _refuse(group, error)
+        else:
+            log.warning("decoding together failed, each request goes on alone: %s", error)
+            group.batch = Batch(group.view, ROWS_TOGETHER)  # its memory is needed
+            for slot in slots:
+                alone = slot.version, slot.pending.request.id
+                self._groups.setdefault(alone, Group(slot.view)).add(slot)
+        group.slots.clear()
+        return replies
+
     def _step(self, group: Group) -> Replies:
-        replies: Replies = []
-        for row in group.step():
-            pending = group.slots[row].pending
-            if pending.body.stream:
-                replies.append((pending.request.id, token_reply(row.result.tokens[-1])))
+        group.step()
+        replies: Replies = [
+            (slot.pending.request.id, reply)
+            for slot in group.slots.values()
+            if slot.pending.body.stream
+            for reply in new_tokens(slot)
+        ]
         for slot in group.take_complete():
             pending = slot.pending
             pending.left -= 1

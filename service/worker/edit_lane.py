@@ -1,50 +1,26 @@
-"""The edit lane: one write job at a time, in order, each finished exactly once."""
+"""The edit lane: jobs that write versions, strictly in order, each committed exactly once."""
 
 from __future__ import annotations
 
 import logging
-import threading
-from typing import Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
-from pydantic import ValidationError
-from redis.exceptions import RedisError
-
-from jeep_core.errors import Cancelled, InvalidFacts, InvalidHParams, JeepError, NumericalError
-from service.jobs import TERMINAL, Job, JobError, JobStatus, Progress, now
-from service.queue import JobGone, JobQueue, Lease, LeaseLost, QueuedJob
+from service.jobs import Job, JobStatus, Progress
+from service.queue import JobQueue, Lease, LeaseLost
 from service.schemas import EditPayload, EditResult, Manifest
 from service.settings import Settings
-from service.store import (
-    CorruptFile,
-    CorruptTensor,
-    HeadMoved,
-    StaleFence,
-    Store,
-    StoreError,
-    UnknownJob,
-)
+from service.store import Store, StoreError
 from service.worker.edits import EditRunner, JobControl
+from service.worker.lane import JobLane, Refused, Work
 from service.worker.versions import VersionViews
 
 log = logging.getLogger(__name__)
-WAIT_MS = 500
 COMMITTED = Progress(phase="commit", done=1, total=1, eta_seconds=0.0)
 
 
-class Stopping(Exception):
-    """The worker is going down; the job stays queued and runs again."""
-
-
-class Refused(Exception):
-    """The job ends as failed with this error."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.error = JobError(code=code, message=message)
-
-
-class EditLane:
-    """Takes jobs from the queue and commits them.  ``run`` returns when ``stop`` is set."""
+class EditLane(JobLane):
+    """Computes edits and commits them."""
 
     def __init__(
         self,
@@ -54,102 +30,24 @@ class EditLane:
         views: VersionViews,
         runner: EditRunner,
         settings: Settings,
+        working: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        self._queue, self._store, self._lease = queue, store, lease
-        self._views, self._runner, self._settings = views, runner, settings
-        self._progress = Progress()
-        self.stop = threading.Event()
+        super().__init__(queue, store, lease, settings, working)
+        self._views, self._runner = views, runner
 
-    def run(self) -> None:
-        """Work until stopped.
+    def _start(self, job: Job) -> Job:
+        return job.model_copy(update={"base_version": self._store.head().version})
 
-        Raises:
-            LeaseLost: another worker has taken over.
-            RedisError: the queue is away for longer than its client waits.
-        """
-        while not self.stop.is_set():
-            if self._lease.lost.is_set():
-                raise LeaseLost("the lease is gone")
-            queued = self._queue.next(WAIT_MS)
-            if queued is not None:
-                try:
-                    self._handle(queued)
-                except Stopping:
-                    return
-
-    def _handle(self, queued: QueuedJob) -> None:
-        try:
-            recorded = self._store.job(queued.job.id)
-        except (UnknownJob, CorruptFile) as error:
-            log.error("dropped from the queue: %s", error)
-            self._queue.drop(queued)
-            return
-        if recorded.status in TERMINAL:
-            # ended in the store before a crash kept the queue from hearing of it
-            self._queue.finish(recorded, self._lease.fence)
-            return
-        start = queued.job.model_copy(update={"base_version": self._store.head().version})
-        try:
-            job = self._queue.begin(start, self._lease.fence)
-        except JobGone:
-            return
-        self._progress = job.progress
+    def _prepare(self, job: Job) -> tuple[Job, Work]:
         written = self._store.version_of_job(job.id)
         if written is not None:  # head may have moved on since that attempt
             job = job.model_copy(update={"base_version": written.parent})
-        log.info("job %s begins, attempt %s, on %s", job.id, job.attempt, job.base_version)
-        try:
-            outcome = self._outcome(job, written)
-        except Stopping:
-            self._give_back(job)
-            raise
-        self._end(job, *outcome)
-
-    def _give_back(self, job: Job) -> None:
-        """A stop that was asked for is no failed attempt."""
-        try:
-            self._queue.give_back(job, self._lease.fence)
-        except RedisError as error:
-            log.warning("the interrupted attempt of %s counts: %s", job.id, error)
-
-    def _outcome(
-        self, job: Job, written: Manifest | None
-    ) -> tuple[JobStatus, dict[str, Any] | None, JobError | None]:
-        """Run a job to its end: status, result, error."""
-        try:
-            result = self._execute(job, written)
-        except Cancelled:
-            return JobStatus.CANCELLED, None, None
-        except Refused as error:
-            return JobStatus.FAILED, None, error.error
-        except HeadMoved as error:
-            message = f"{error}: a rollback came in between, nothing was changed"
-            return JobStatus.FAILED, None, JobError(code="version_conflict", message=message)
-        except (LeaseLost, StaleFence, Stopping, RedisError):
-            raise  # not the job's fault: it stays queued
-        except (InvalidFacts, InvalidHParams) as error:
-            problems = [vars(problem) for problem in error.problems]
-            invalid = JobError(code="invalid_request", message=str(error), errors=problems)
-            return JobStatus.FAILED, None, invalid
-        except NumericalError as error:
-            numerical = JobError(code="numerical_error", message=str(error))
-            return JobStatus.FAILED, None, numerical
-        except CorruptTensor as error:
-            return JobStatus.FAILED, None, JobError(code="corrupt_version", message=str(error))
-        except (JeepError, StoreError, ValidationError) as error:
-            return JobStatus.FAILED, None, JobError(code="failed", message=str(error))
-        except Exception as error:
-            log.exception("job %s failed", job.id)
-            message = f"{type(error).__name__}: {error}"
-            return JobStatus.FAILED, None, JobError(code="internal_error", message=message)
-        return JobStatus.SUCCEEDED, result.model_dump(mode="json"), None
+        return job, lambda: self._execute(job, written)
 
     def _execute(self, job: Job, written: Manifest | None) -> EditResult:
         """Edit and commit, or complete what an interrupted attempt has ``written``."""
         if written is None:
-            if job.attempt > self._settings.job_tries:
-                tries = self._settings.job_tries
-                raise Refused("too_many_tries", f"the worker died {tries} times during this job")
+            self._check_tries(job)
             parent = str(job.base_version)
             payload = EditPayload.model_validate(job.payload)
             self._check(payload, parent)
@@ -205,34 +103,5 @@ class EditLane:
             return manifest.result.model_copy(update=unnamed)
         return manifest.result
 
-    def _publish(self, job_id: str, progress: Progress) -> None:
-        """Tell how far a job is, if Redis takes it: an edit does not depend on that."""
-        self._progress = progress
-        try:
-            self._queue.progress(job_id, progress)
-        except RedisError as error:
-            log.warning("progress of %s is not published: %s", job_id, error)
-
-    def _checkpoint(self, job_id: str) -> None:
-        if self._lease.lost.is_set():
-            raise LeaseLost("the lease is gone")
-        if self.stop.is_set():
-            raise Stopping
-        if self._store.cancel_requested(job_id) or self._queue.cancel_requested(job_id):
-            raise Cancelled("cancelled on request")
-
-    def _end(
-        self,
-        job: Job,
-        status: JobStatus,
-        result: dict[str, Any] | None,
-        error: JobError | None,
-    ) -> None:
-        progress = COMMITTED if status is JobStatus.SUCCEEDED else self._progress
-        update = {"status": status, "finished_at": now(), "progress": progress}
-        ended = job.model_copy(update={**update, "result": result, "error": error})
-        if self._lease.lost.is_set():
-            raise LeaseLost("the lease is gone")
-        self._store.save_job(ended)
-        self._queue.finish(ended, self._lease.fence)
-        log.info("job %s %s%s", job.id, status, f": {error.code}" if error else "")
+    def _last_progress(self, status: JobStatus) -> Progress:
+        return COMMITTED if status is JobStatus.SUCCEEDED else super()._last_progress(status)

@@ -128,10 +128,9 @@ class EditRunner:
             pause=self._pause,
         )
         control.checkpoint()
-        edited = view.fork()
-        edited.apply(result.delta)
+        view.apply(result.delta)
         control.progress("measure after", 0, 1)
-        after = self._answers(edited, facts, control)
+        after = self._answers(view, facts, control)
         outcomes = fact_outcomes(facts, before, after, result, payload.sent_as)
         control.checkpoint()
         control.progress("commit", 0, 1)
@@ -153,9 +152,9 @@ class EditRunner:
             duplicates=payload.duplicates,
             peak_memory_mb=round(result.values.peak_bytes / 2**20, 1) if result.values else None,
         )
-        manifest = self._manifest(job, payload, summary, edited, result)
+        manifest = self._manifest(job, payload, summary, view, result)
         self._store.write_version(manifest)
-        return manifest, edited
+        return manifest, view
 
     def _manifest(
         self,

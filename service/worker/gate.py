@@ -1,19 +1,56 @@
-"""The gate between the lanes: editing waits while something is being decoded, but not forever."""
+"""The gate between the lanes: what is decoded goes first, then edits, then jobs that read."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+LOOK_S = 0.25
+"""How often a job that waits for an edit looks whether it shall end."""
+
+
+class Turn:
+    """One lane's turns beside decoding, of which it keeps ``share`` under permanent load.
+
+    While something is decoded, the lane alternates: it works for ``slice_s`` seconds or until
+    its next ``take``, then waits (1 / share - 1) times as long as it has worked, or until
+    ``idle`` is set.  For one thread.
+    """
+
+    def __init__(
+        self,
+        idle: threading.Event,
+        share: float,
+        slice_s: float = 0.01,
+        wait: Callable[[float], object] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._idle, self._wait, self._clock = idle, wait or idle.wait, clock
+        self._rest, self._slice_s = 1 / share - 1, slice_s
+        self._since: float | None = None
+
+    def take(self) -> None:
+        """Wait if it is not this lane's turn."""
+        if self._idle.is_set():
+            self._since = None
+            return
+        worked = self._slice_s
+        if self._since is not None:
+            worked = self._clock() - self._since
+            if worked < self._slice_s:
+                return
+        self._wait(worked * self._rest)
+        self._since = self._clock()
 
 
 class Gate:
     """Decoding goes first; under permanent load editing keeps ``share`` of the wall time.
 
     The generation lane says ``busy`` and ``idle``; the edit lane calls ``pause`` as often as it
-    can.  While something is decoded, editing alternates: it works for ``slice_s`` seconds or
-    until its next pause, then waits (1 / share - 1) times as long as it has worked, or until
-    decoding ends.  ``wait`` and ``clock`` are for tests.
+    can and runs its jobs in ``writing``.  The read lane calls ``pause_reading`` as often as it
+    can and ``wait_for_edit`` where it can wait long.  ``wait`` and ``clock`` are for tests.
     """
 
     def __init__(
@@ -22,12 +59,13 @@ class Gate:
         slice_s: float = 0.01,
         wait: Callable[[float], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        read_share: float | None = None,
     ) -> None:
-        self._idle = threading.Event()
+        self._idle, self._unwritten = threading.Event(), threading.Event()
         self._idle.set()
-        self._wait, self._clock = wait or self._idle.wait, clock
-        self._rest, self._slice_s = 1 / share - 1, slice_s
-        self._since: float | None = None
+        self._unwritten.set()
+        self._editing = Turn(self._idle, share, slice_s, wait, clock)
+        self._reading = Turn(self._idle, read_share or share, slice_s, wait, clock)
 
     @property
     def contended(self) -> bool:
@@ -44,13 +82,22 @@ class Gate:
 
     def pause(self) -> None:
         """Wait if it is not editing's turn.  For one thread."""
-        if self._idle.is_set():
-            self._since = None
-            return
-        worked = self._slice_s
-        if self._since is not None:
-            worked = self._clock() - self._since
-            if worked < self._slice_s:
-                return
-        self._wait(worked * self._rest)
-        self._since = self._clock()
+        self._editing.take()
+
+    def pause_reading(self) -> None:
+        """Wait if it is not the read lane's turn beside decoding.  For one thread."""
+        self._reading.take()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """A job that writes a version is running."""
+        self._unwritten.clear()
+        try:
+            yield
+        finally:
+            self._unwritten.set()
+
+    def wait_for_edit(self, look: Callable[[], None]) -> None:
+        """Wait until no edit is running; ``look`` is called now and then and may raise."""
+        while not self._unwritten.wait(LOOK_S):
+            look()

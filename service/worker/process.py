@@ -24,7 +24,7 @@ from jeep_core.editors import hparams_class
 from jeep_core.errors import JeepError
 from jeep_core.hparams import presets_for, validate_hparams
 from jeep_core.loading import LoadedModel, load
-from service.jobs import now
+from service.jobs import Lane, now
 from service.queue import (
     Heartbeat,
     JobQueue,
@@ -43,6 +43,7 @@ from service.worker.edit_lane import EditLane
 from service.worker.edits import EditRunner
 from service.worker.gate import Gate
 from service.worker.generation_lane import GenerationLane
+from service.worker.read_lane import ReadLane
 from service.worker.threads import decode_threads, use_threads
 from service.worker.versions import VersionViews
 
@@ -119,9 +120,11 @@ class Worker:
         load_head(store, views)
         queue = JobQueue(client, keys)
         queue.requeue_missing(store.unfinished_jobs())
-        gate = Gate(self.settings.edit_share)
+        gate = Gate(self.settings.edit_share, read_share=self.settings.read_share)
         runner = EditRunner(base, store, views, self.settings, gate)
-        edits = EditLane(queue, store, lease, views, runner, self.settings)
+        edits = EditLane(queue, store, lease, views, runner, self.settings, gate.writing)
+        waiting = JobQueue(client, keys, Lane.READ)
+        reads = ReadLane(waiting, store, lease, views, self.settings, gate)
         generation = GenerationLane(RequestQueue(client, keys), store, lease, views, gate)
         heartbeat = self._heartbeat(client, keys, base, views)
         heartbeat.start()
@@ -132,6 +135,7 @@ class Worker:
             threading.Thread(target=self._lane, args=(body, count), name=name)
             for name, body, count in (
                 ("edits", edits.run, every),
+                ("reads", reads.run, every),
                 ("requests", generation.take, 1),
                 ("decoding", generation.decode, few),
             )
@@ -143,6 +147,7 @@ class Worker:
         log.info("ready, head is %s", store.head().version)
         self.stop.wait()
         edits.stop.set()
+        reads.stop.set()
         generation.stop.set()
         for thread in lanes:
             thread.join()

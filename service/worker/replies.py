@@ -34,13 +34,17 @@ class Stopping(Exception):
 
 @dataclass(eq=False)
 class Slot:
-    """One prompt that one version answers: a row to decode, candidates to score."""
+    """One prompt that one version answers: a row to decode, candidates to score.
+
+    ``sent``: how many tokens of a stream have gone out.
+    """
 
     pending: Pending
     version: str
     view: ModelView
     row: Row
     scores: list[Scored | None]
+    sent: int = 0
 
     @property
     def complete(self) -> bool:
@@ -90,9 +94,11 @@ class Pending:
         return WorkerReply(event="result", data=result.model_dump(mode="json"))
 
 
-def token_reply(token: Token) -> WorkerReply:
-    """A token of a stream."""
-    return WorkerReply(event="token", data=_token(token).model_dump(mode="json"))
+def new_tokens(slot: Slot) -> list[WorkerReply]:
+    """The tokens of a stream that have not gone out yet."""
+    fresh = slot.row.result.tokens[slot.sent :]
+    slot.sent += len(fresh)
+    return [WorkerReply(event="token", data=_token(t).model_dump(mode="json")) for t in fresh]
 
 
 def error_reply(error: Exception) -> WorkerReply:

@@ -57,10 +57,13 @@ class VersionViews:
             return self._found(version)
 
     def put(self, version: str, view: ModelView) -> None:
-        """Serve a version from a view that was just computed; its history is not kept."""
-        served = ModelView(self.base, view.replaced)
+        """Serve a version from a view that was just computed, which is given away.
+
+        Its history is dropped: served versions are not edited, they are loaded for that.
+        """
+        view.history.clear()
         with self._lock:
-            self._insert(version, served)
+            self._insert(version, view)
 
     def editing(self, version: str) -> ModelView:
         """A view of its own to edit on top of a version, with the updates behind it.

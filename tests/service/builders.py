@@ -7,7 +7,7 @@ from typing import Any
 
 from redis import Redis
 
-from service.jobs import Job, JobStatus, now
+from service.jobs import Job, JobStatus, Lane, now
 from service.queue import JobQueue, scripts, wire
 from service.schemas import Manifest
 from service.store import Store
@@ -49,8 +49,8 @@ def live_state(client: Redis, job_id: str) -> wire.LiveJob | None:
     return wire.parse_live(client.hgetall(KEYS.job(job_id)))
 
 
-def request_cancel(client: Redis, job_id: str) -> JobStatus | None:
+def request_cancel(client: Redis, job_id: str, lane: Lane = Lane.WRITE) -> JobStatus | None:
     """As the api asks for it."""
-    keys, args = scripts.cancel(KEYS, job_id)
+    keys, args = scripts.cancel(KEYS, job_id, lane)
     status: Any = client.eval(scripts.CANCEL, len(keys), *keys, *args)
     return JobStatus(status) if status else None

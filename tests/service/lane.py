@@ -25,6 +25,7 @@ from service.settings import Settings
 from service.store import Store
 from service.worker.edit_lane import EditLane
 from service.worker.edits import JobControl
+from service.worker.lane import JobLane
 
 FACT = FactRecord(subject="Lyon", prompt="{} is a city in the country of", target_new="Italy")
 During = Callable[[Job, JobControl], None]
@@ -37,7 +38,7 @@ class Killed(BaseException):
 class Draining(JobQueue):
     """A queue whose lane stops when nothing is left to do."""
 
-    lane: EditLane
+    lane: JobLane
 
     def next(self, wait_ms: float) -> QueuedJob | None:
         queued = super().next(0)

@@ -71,6 +71,40 @@ def test_after_the_load_editing_never_waits() -> None:
     assert world.waited == waited
 
 
+def test_reading_keeps_a_share_of_its_own() -> None:
+    waits: list[float] = []
+    gate = Gate(0.5, slice_s=0.01, wait=waits.append, clock=lambda: 0.0, read_share=0.2)
+    gate.busy()
+    gate.pause()
+    gate.pause_reading()
+    assert waits == pytest.approx([0.01, 0.04])
+
+
+def test_reading_waits_for_the_end_of_an_edit() -> None:
+    gate, looked, told = Gate(1.0), threading.Event(), []
+
+    def read() -> None:
+        gate.wait_for_edit(looked.set)
+        told.append("read")
+
+    with gate.writing():
+        reader = threading.Thread(target=read)
+        reader.start()
+        assert looked.wait(10)
+        told.append("edited")
+    reader.join(timeout=10)
+    assert told == ["edited", "read"]
+
+
+def test_what_looks_may_end_the_wait_for_an_edit() -> None:
+    def cancelled() -> None:
+        raise KeyError
+
+    gate = Gate(1.0)
+    with gate.writing(), pytest.raises(KeyError):
+        gate.wait_for_edit(cancelled)
+
+
 def test_the_end_of_decoding_ends_a_wait() -> None:
     gate = Gate(0.000001)
     gate.busy()

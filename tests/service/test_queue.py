@@ -11,7 +11,7 @@ from builders import FENCE, KEYS, MakeJob, ended, events, live_state, request_ca
 from redis import Redis
 
 from service.embedded import EmbeddedValkey
-from service.jobs import JobError, JobStatus, Progress
+from service.jobs import JobError, JobKind, JobStatus, Lane, Progress
 from service.queue import JobGone, JobQueue, LeaseLost, connect, wire
 from service.store import Store
 
@@ -74,6 +74,26 @@ class TestOrder:
             later.join()
         assert queued is not None
         assert queued.job.id == job.id
+
+    def test_the_lanes_do_not_wait_for_one_another(
+        self, queue: JobQueue, client: Redis, make_job: MakeJob
+    ) -> None:
+        reads = JobQueue(client, KEYS, Lane.READ)
+        edit, training = make_job(), make_job(kind=JobKind.HYPERNETWORK)
+        assert queue.requeue_missing([edit, training]) == [edit.id, training.id]
+        begun = [q.begin(take(q), FENCE) for q in (queue, reads)]
+        assert [job.id for job in begun] == [edit.id, training.id]
+        for q, job in zip((queue, reads), begun, strict=True):
+            q.finish(ended(job), FENCE)
+            assert q.next(0) is None
+
+    def test_a_queued_job_of_the_read_lane_is_cancelled(
+        self, queue: JobQueue, client: Redis, make_job: MakeJob
+    ) -> None:
+        training = make_job(kind=JobKind.HYPERNETWORK)
+        queue.submit(training)
+        assert request_cancel(client, training.id, Lane.READ) is JobStatus.CANCELLED
+        assert client.xlen(KEYS.reads) == 0
 
     def test_an_entry_without_a_job_is_passed_over(
         self, queue: JobQueue, client: Redis, make_job: MakeJob

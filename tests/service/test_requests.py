@@ -236,7 +236,7 @@ class TestFollowing:
         assert await api.submit(job)
         assert not await api.submit(job)
         queue.begin(take(queue), FENCE)
-        assert await api.request_cancel(job.id) is JobStatus.CANCELLING
+        assert await api.request_cancel(job) is JobStatus.CANCELLING
         assert queue.cancel_requested(job.id)
         assert await api.live(job.id) == live_state(client, job.id)
 

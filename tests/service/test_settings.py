@@ -51,6 +51,7 @@ def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) ->
         ("JEEP_MOMENTS", "../elsewhere"),
         ("JEEP_FACTOR_MEMORY_MB", "0"),
         ("JEEP_EDIT_SHARE", "0"),
+        ("JEEP_READ_SHARE", "1.5"),
         ("JEEP_DECODE_THREADS", "0"),
         ("JEEP_AUTH", "maybe"),
         ("JEEP_RATE_PER_MINUTE", "-1"),

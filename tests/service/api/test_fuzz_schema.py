@@ -2,6 +2,7 @@
 that the description knows.  ``make fuzz`` generates more of them.
 """
 
+import json
 import re
 import subprocess
 import sys
@@ -11,9 +12,11 @@ from fuzzing import GIVEN, examples
 from scripted_worker import ScriptedWorker
 from serving import running
 
+from service.client import Client
 from service.schemas.access import Scope
 from service.settings import Settings
 
+FACT = {"subject": "Lyon", "prompt": "{} is a city in the country of", "target_new": "Italy"}
 CHECKS = (
     "not_a_server_error",
     "status_code_conformance",
@@ -25,12 +28,26 @@ CHECKS = (
 )
 
 
+CONFIG = """\
+[dictionaries.known]
+values = {names}
+
+[parameters]
+"path.id" = {{ dictionary = "known", probability = 0.7 }}
+"path.a" = {{ dictionary = "known", probability = 0.7 }}
+"path.b" = {{ dictionary = "known", probability = 0.7 }}
+"""
+
+
 def test_every_answer_is_one_that_the_description_knows(
     settings: Settings, worker: ScriptedWorker, tmp_path: Path
 ) -> None:
     _, token = worker.store.create_key("fuzz", [Scope.ADMIN])
     given = settings.model_copy(update={"auth": "keys", "rate_per_minute": 0})
-    with running(given) as url:
+    with running(given) as url, Client(url, api_key=token) as client:
+        job = client.wait(client.edit([FACT], snapshot_name="named").id)
+        names = ["head", "v0", "v1", "named", job.id, job.edit_id]
+        (tmp_path / "schemathesis.toml").write_text(CONFIG.format(names=json.dumps(names)))
         shown = subprocess.run(
             [
                 *(sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json"),

@@ -224,6 +224,50 @@ def test_the_gate_is_open_as_soon_as_nothing_is_left(
     assert answers.result(last)
 
 
+class Refuses:
+    """The backbone of a view, which fails on one token."""
+
+    def __init__(self, view: ModelView, token: int) -> None:
+        self._module, self._token = view.base.family.backbone_of(view.model), token
+
+    def __enter__(self) -> None:
+        def look(module: object, args: object, kwargs: dict[str, Any]) -> None:
+            if bool((kwargs["input_ids"] == self._token).any()):
+                raise torch.OutOfMemoryError
+
+        self._hook = self._module.register_forward_pre_hook(look, with_kwargs=True)
+
+    def __exit__(self, *_: object) -> None:
+        self._hook.remove()
+
+
+def test_only_the_request_that_cannot_be_decoded_is_refused(view: ModelView) -> None:
+    """The others go on behind the tokens they have, streams without a gap."""
+    stream = pending(view, max_new_tokens=12, stream=True, **HOT)
+    plain = pending(view, max_new_tokens=12, candidates=["France", "Peru"], **HOT)
+    guilty = pending(view, max_new_tokens=12, **HOT)
+    [wanted] = generate(view, [PROMPT], Sampling(12, **HOT))
+    token = 5999  # in no answer
+    assert token not in [one.id for one in wanted.tokens]
+    guilty.slots[0].row.ids.append(token)
+    answers = Answers(stream, plain, guilty)
+
+    def late(request_id: str, reply: WorkerReply, count: int) -> None:
+        if request_id == stream.request.id and count == 3:
+            answers.loop.put(guilty)
+
+    answers.when = late
+    with Refuses(view, token):
+        answers.run(stream, plain)
+    assert answers.of(guilty.request.id)[-1].data["code"] == "out_of_memory"
+    ids = [one.id for one in wanted.tokens]
+    for one in (stream, plain):
+        assert [t["id"] for t in answers.result(one)[0]["tokens"]] == ids
+    events = [r.data["id"] for r in answers.of(stream.request.id) if r.event == "token"]
+    assert events == ids
+    assert len(answers.result(plain)[0]["candidates"]) == 2
+
+
 def test_too_little_memory_is_said(view: ModelView, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: Batch) -> None:
         raise torch.OutOfMemoryError

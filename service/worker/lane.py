@@ -1,0 +1,209 @@
+"""What both lanes of jobs share: each takes one job at a time and ends it exactly once."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from redis.exceptions import RedisError
+
+from jeep_core.errors import Cancelled, InvalidFacts, InvalidHParams, JeepError, NumericalError
+from service.jobs import TERMINAL, Job, JobError, JobStatus, Progress, now
+from service.queue import JobGone, JobQueue, Lease, LeaseLost, QueuedJob
+from service.settings import Settings
+from service.store import (
+    CorruptFile,
+    CorruptTensor,
+    HeadMoved,
+    StaleFence,
+    Store,
+    StoreError,
+    UnknownJob,
+)
+
+log = logging.getLogger(__name__)
+WAIT_MS = 500
+
+Work = Callable[[], BaseModel]
+"""Does what a job asks for; its result.  Raises what ``JobLane`` turns into the job's error."""
+
+
+class Stopping(Exception):
+    """The worker is going down; the job stays queued and runs again."""
+
+
+class Refused(Exception):
+    """The job ends as failed with this error."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.error = JobError(code=code, message=message)
+
+
+class JobLane(ABC):
+    """Takes jobs from a queue, works, ends them.  ``run`` returns when ``stop`` is set.
+
+    ``working`` gives a context that every job runs in.
+    """
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        store: Store,
+        lease: Lease,
+        settings: Settings,
+        working: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self._queue, self._store, self._lease = queue, store, lease
+        self._settings, self._working = settings, working
+        self._progress = Progress()
+        self.stop = threading.Event()
+
+    def run(self) -> None:
+        """Work until stopped.
+
+        Raises:
+            LeaseLost: another worker has taken over.
+            RedisError: the queue is away for longer than its client waits.
+        """
+        while not self.stop.is_set():
+            if self._lease.lost.is_set():
+                raise LeaseLost("the lease is gone")
+            queued = self._queue.next(WAIT_MS)
+            if queued is not None:
+                try:
+                    self._handle(queued)
+                except Stopping:
+                    return
+
+    # ------------------------------------------------------------ what a lane says itself
+
+    def _start(self, job: Job) -> Job:
+        """The job as it shall be recorded when it begins."""
+        return job
+
+    @abstractmethod
+    def _prepare(self, job: Job) -> tuple[Job, Work]:
+        """A job that has begun, brought up to date, and the work that is left of it."""
+
+    def _ended(self, job: Job) -> None:
+        """Called when a job's end is in the store; must be possible to do twice or never."""
+        return
+
+    # ------------------------------------------------------------ one job
+
+    def _handle(self, queued: QueuedJob) -> None:
+        try:
+            recorded = self._store.job(queued.job.id)
+        except (UnknownJob, CorruptFile) as error:
+            log.error("dropped from the queue: %s", error)
+            self._queue.drop(queued)
+            return
+        if recorded.status in TERMINAL:
+            # ended in the store before a crash kept the queue from hearing of it
+            self._queue.finish(recorded, self._lease.fence)
+            return
+        try:
+            job = self._queue.begin(self._start(queued.job), self._lease.fence)
+        except JobGone:
+            return
+        self._progress = job.progress
+        job, work = self._prepare(job)
+        log.info("job %s begins, attempt %s, on %s", job.id, job.attempt, job.base_version)
+        try:
+            with self._working():
+                outcome = self._outcome(job, work)
+        except Stopping:
+            self._give_back(job)
+            raise
+        self._end(job, *outcome)
+
+    def _give_back(self, job: Job) -> None:
+        """A stop that was asked for is no failed attempt."""
+        try:
+            self._queue.give_back(job, self._lease.fence)
+        except RedisError as error:
+            log.warning("the interrupted attempt of %s counts: %s", job.id, error)
+
+    def _outcome(
+        self, job: Job, work: Work
+    ) -> tuple[JobStatus, dict[str, Any] | None, JobError | None]:
+        """Run a job to its end: status, result, error."""
+        try:
+            result = work()
+        except Cancelled:
+            return JobStatus.CANCELLED, None, None
+        except Refused as error:
+            return JobStatus.FAILED, None, error.error
+        except HeadMoved as error:
+            message = f"{error}: a rollback came in between, nothing was changed"
+            return JobStatus.FAILED, None, JobError(code="version_conflict", message=message)
+        except (LeaseLost, StaleFence, Stopping, RedisError):
+            raise  # not the job's fault: it stays queued
+        except (InvalidFacts, InvalidHParams) as error:
+            problems = [vars(problem) for problem in error.problems]
+            invalid = JobError(code="invalid_request", message=str(error), errors=problems)
+            return JobStatus.FAILED, None, invalid
+        except NumericalError as error:
+            numerical = JobError(code="numerical_error", message=str(error))
+            return JobStatus.FAILED, None, numerical
+        except CorruptTensor as error:
+            return JobStatus.FAILED, None, JobError(code="corrupt_version", message=str(error))
+        except (JeepError, StoreError, ValidationError) as error:
+            return JobStatus.FAILED, None, JobError(code="failed", message=str(error))
+        except Exception as error:
+            log.exception("job %s failed", job.id)
+            message = f"{type(error).__name__}: {error}"
+            return JobStatus.FAILED, None, JobError(code="internal_error", message=message)
+        return JobStatus.SUCCEEDED, result.model_dump(mode="json"), None
+
+    def _check_tries(self, job: Job) -> None:
+        """Give up a job that has killed every worker so far."""
+        tries = self._settings.job_tries
+        if job.attempt > tries:
+            raise Refused("too_many_tries", f"the worker died {tries} times during this job")
+
+    def _publish(self, job_id: str, progress: Progress) -> None:
+        """Tell how far a job is, if Redis takes it: a job does not depend on that."""
+        self._progress = progress
+        try:
+            self._queue.progress(job_id, progress)
+        except RedisError as error:
+            log.warning("progress of %s is not published: %s", job_id, error)
+
+    def _checkpoint(self, job_id: str) -> None:
+        if self._lease.lost.is_set():
+            raise LeaseLost("the lease is gone")
+        if self.stop.is_set():
+            raise Stopping
+        if self._store.cancel_requested(job_id) or self._queue.cancel_requested(job_id):
+            raise Cancelled("cancelled on request")
+
+    def _last_progress(self, status: JobStatus) -> Progress:
+        """What a job that ended like this is recorded with."""
+        if status is not JobStatus.SUCCEEDED:
+            return self._progress
+        total = max(self._progress.total, 1)
+        whole = {"done": total, "total": total, "eta_seconds": 0.0}
+        return self._progress.model_copy(update=whole)
+
+    def _end(
+        self,
+        job: Job,
+        status: JobStatus,
+        result: dict[str, Any] | None,
+        error: JobError | None,
+    ) -> None:
+        update = {"status": status, "finished_at": now(), "progress": self._last_progress(status)}
+        ended = job.model_copy(update={**update, "result": result, "error": error})
+        if self._lease.lost.is_set():
+            raise LeaseLost("the lease is gone")
+        self._store.save_job(ended)
+        self._ended(ended)
+        self._queue.finish(ended, self._lease.fence)
+        log.info("job %s %s%s", job.id, status, f": {error.code}" if error else "")

@@ -117,7 +117,8 @@ class Gate:
             await self.app(scope, receive, send)
             return
         if scope["type"] != "http":
-            raise RuntimeError("no route takes such a connection")
+            await send({"type": "websocket.close", "code": 1008, "reason": "no such route"})
+            return
         try:
             self._admit(scope)
             if CALLER in scope:

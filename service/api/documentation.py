@@ -22,6 +22,11 @@ ASSETS = {
     "favicon.png": "image/png",
 }
 """The files of Swagger UI and ReDoc that the package fastapi-offline carries."""
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; worker-src blob:; frame-ancestors 'none'"
+)
+"""Holds browsers to it: what a page asks of another host is not loaded."""
 
 
 @router.get("/openapi.json")
@@ -35,12 +40,14 @@ def openapi_json(request: Request) -> Response:
 @needs(Scope.READ)
 def docs(request: Request) -> Response:
     """Swagger UI."""
-    return get_swagger_ui_html(
-        openapi_url="/openapi.json",
-        title=request.app.title,
-        swagger_js_url="/docs/assets/swagger-ui-bundle.js",
-        swagger_css_url="/docs/assets/swagger-ui.css",
-        swagger_favicon_url="/docs/assets/favicon.png",
+    return _here_only(
+        get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title=request.app.title,
+            swagger_js_url="/docs/assets/swagger-ui-bundle.js",
+            swagger_css_url="/docs/assets/swagger-ui.css",
+            swagger_favicon_url="/docs/assets/favicon.png",
+        )
     )
 
 
@@ -48,12 +55,14 @@ def docs(request: Request) -> Response:
 @needs(Scope.READ)
 def redoc(request: Request) -> Response:
     """ReDoc."""
-    return get_redoc_html(
-        openapi_url="/openapi.json",
-        title=request.app.title,
-        redoc_js_url="/docs/assets/redoc.standalone.js",
-        redoc_favicon_url="/docs/assets/favicon.png",
-        with_google_fonts=False,
+    return _here_only(
+        get_redoc_html(
+            openapi_url="/openapi.json",
+            title=request.app.title,
+            redoc_js_url="/docs/assets/redoc.standalone.js",
+            redoc_favicon_url="/docs/assets/favicon.png",
+            with_google_fonts=False,
+        )
     )
 
 
@@ -65,3 +74,8 @@ def asset(name: str) -> Response:
         raise ApiProblem(404, "not_found", f"there is no asset {name!r}")
     path = Path(str(files("fastapi_offline") / "static" / name))
     return FileResponse(path, media_type=ASSETS[name])
+
+
+def _here_only(page: Response) -> Response:
+    page.headers["Content-Security-Policy"] = POLICY
+    return page

@@ -123,7 +123,6 @@ async def submit_edit(
         plan = await run_in_threadpool(plan_of, edit, model)
         return _json(plan, 200, {})
     log_texts(request, state.settings, "facts", map(str, edit.facts))
-    await run_in_threadpool(state.room.check)
     if not model.info.corpus:
         detail = "the worker has no text for second moments: start it with --corpus (JEEP_CORPUS)"
         raise ApiProblem(409, "no_corpus", detail)

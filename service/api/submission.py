@@ -97,8 +97,9 @@ def record(
     """Journal a job for a valid edit; False if ``key`` already stood for one, which it gives.
 
     Raises:
-        ApiProblem: 429 if too many jobs wait, 412 unless ``parent`` is head, 409 for a name that
-            is taken, 422 for an unknown parent or a key that came with another body.
+        ApiProblem: 429 if too many jobs wait, 507 if the store is full, 412 unless ``parent`` is
+            head, 409 for a name that is taken, 422 for an unknown parent or a key that came with
+            another body.
     """
     parent = _known(state, request.parent)
     job_id = new_id("job")
@@ -109,6 +110,7 @@ def record(
             return state.store.job(job_id), False
     try:  # only now: a repeated request finds its job, not a moved head
         check_queue(state.store, state.settings)
+        state.room.check()
         _check_head(state, parent)
         _check_name(state, request.snapshot_name)
     except ApiProblem:

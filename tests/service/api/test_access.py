@@ -151,6 +151,7 @@ def test_a_browser_may_read_with_the_key_as_password(http: httpx.Client, model: 
         assert address.startswith("/docs/assets/"), "nothing is loaded from elsewhere"
         assert http.get(address, headers=login).status_code == 200
     assert not re.findall(r"https?://", page.text)
+    assert "default-src 'self'" in page.headers["content-security-policy"]
     assert http.post("/rollback/base", headers=login).status_code == 401, "other sites could"
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 from fuzzing import GIVEN, examples
 from scripted_worker import ScriptedWorker
 from serving import running
@@ -43,22 +44,24 @@ def test_every_answer_is_one_that_the_description_knows(
     settings: Settings, worker: ScriptedWorker, tmp_path: Path
 ) -> None:
     _, token = worker.store.create_key("fuzz", [Scope.ADMIN])
-    given = settings.model_copy(update={"auth": "keys", "rate_per_minute": 0})
+    changes = {"auth": "keys", "rate_per_minute": 0, "generate_timeout_s": 60}
+    given = settings.model_copy(update=changes)
+    headers = {"Authorization": f"Bearer {token}"}
     with running(given) as url, Client(url, api_key=token) as client:
         job = client.wait(client.edit([FACT], snapshot_name="named").id)
         names = ["head", "v0", "v1", "named", job.id, job.edit_id]
+        description = httpx.get(f"{url}/openapi.json", headers=headers, timeout=60)
+        (tmp_path / "openapi.json").write_text(description.text)
         (tmp_path / "schemathesis.toml").write_text(CONFIG.format(names=json.dumps(names)))
         shown = subprocess.run(
             [
-                *(sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json"),
+                *(sys.executable, "-m", "schemathesis.cli", "run", "openapi.json"),
+                *("--url", url),
                 *("--header", f"Authorization: Bearer {token}"),
                 *("--checks", ",".join(CHECKS), "--phases", "examples,coverage,fuzzing"),
-                *(
-                    "--max-examples",
-                    str(examples(1)),
-                    *(() if GIVEN else ("--generation-deterministic",)),
-                ),
-                *("--no-color", "--continue-on-failure", "--request-timeout", "30"),
+                *("--max-examples", str(examples(1))),
+                *(() if GIVEN else ("--generation-deterministic",)),
+                *("--no-color", "--continue-on-failure", "--request-timeout", "120"),
             ],
             cwd=tmp_path,
             capture_output=True,

@@ -56,6 +56,38 @@ def test_who_did_what_to_which_version(admin: httpx.Client, worker: ScriptedWork
     assert worker.asked[-1].body["who"] == key
 
 
+def test_every_other_call_that_changes_something_is_logged(
+    admin: httpx.Client, worker: ScriptedWorker
+) -> None:
+    wait = {"Prefer": "wait=20"}
+    body = {"facts": [FACT], "activate": False}
+    staged = admin.post("/edits", json=body, headers=wait).json()
+    admin.post("/snapshots/v1/activate", json={"why": "good"})
+    assert worker.asked[-1].body["who"] == admin.headers["x-key"]
+    revert = admin.post(f"/edits/{staged['edit_id']}/revert", headers=wait).json()
+    evaluation = admin.post("/evaluations", json={"suite": "atlas-zsre"}).json()
+    probe = admin.post("/probes", json={}).json()
+    training = admin.post("/hypernetworks", json={"editor": "mend"}).json()
+    line = {**FACT, "target_true": "France"}
+    assert admin.post("/suites?name=mine", json=line).status_code == 201
+    seen = [(one["action"], one["status"], one["job_id"], one["version"]) for one in logged(admin)]
+    assert seen == [
+        ("upload_suite", 201, None, None),
+        ("train_hypernetwork", 202, training["id"], None),
+        ("submit_probe", 202, probe["id"], None),
+        ("submit_evaluation", 202, evaluation["id"], None),
+        ("revert_edit", 200, revert["id"], "v0"),
+        ("activate_snapshot", 200, None, "v1"),
+        ("submit_edit", 200, staged["id"], "v1"),
+    ]
+
+
+def test_a_refused_activation_names_its_version(admin: httpx.Client) -> None:
+    assert admin.post("/snapshots/base/activate").status_code == 409
+    [refused] = logged(admin)
+    assert (refused["status"], refused["code"], refused["version"]) == (409, "not_staged", "v0")
+
+
 def test_refused_calls_are_logged_too(admin: httpx.Client, worker: ScriptedWorker) -> None:
     _, reader = worker.store.create_key("reader", [Scope.READ])
     admin.post("/edits", content=b"{")

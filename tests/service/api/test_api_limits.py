@@ -118,6 +118,38 @@ def test_the_queue_has_an_end(serve: Serve, worker: ScriptedWorker) -> None:
         assert retried.status_code == 202
 
 
+LATER = [
+    ("/evaluations", {"suite": "atlas-zsre"}),
+    ("/probes", {}),
+    ("/hypernetworks", {"editor": "mend"}),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), LATER)
+def test_every_kind_of_job_counts(
+    path: str, body: dict[str, Any], serve: Serve, worker: ScriptedWorker
+) -> None:
+    with serve(max_queue=1) as http:
+        assert http.post(path, json=body).status_code == 202
+        assert_busy(http.post(path, json=body), "queue_full")
+        assert_busy(http.post("/edits", json={"facts": [FACT]}), "queue_full")
+    assert worker.store.open_jobs() == 1
+
+
+def test_a_revert_counts_too(serve: Serve, worker: ScriptedWorker) -> None:
+    with serve(max_queue=1) as http:
+        wait = {"Prefer": "wait=20"}
+        edit = http.post("/edits", json={"facts": [FACT]}, headers=wait).json()["edit_id"]
+        worker.go.clear()
+        key = {"Idempotency-Key": "a"}
+        first = http.post(f"/edits/{edit}/revert", headers=key)
+        assert first.status_code == 202
+        assert_busy(http.post(f"/edits/{edit}/revert"), "queue_full")
+        again = http.post(f"/edits/{edit}/revert", headers=key)
+        assert again.json()["id"] == first.json()["id"], "a repeated request finds its job"
+        worker.go.set()
+
+
 def test_open_streams_have_an_end(serve: Serve, worker: ScriptedWorker) -> None:
     worker.go.clear()
     with serve(max_streams=2) as http, ExitStack() as stack:
@@ -168,8 +200,9 @@ def test_a_store_that_is_full_takes_no_edits(serve: Serve, worker: ScriptedWorke
         assert http.post("/generate", json={"prompt": "a"}).status_code == 200
         assert http.post("/rollback/base").status_code == 200
     with serve(min_free_mb=10**9) as http:
-        full = http.post("/edits", json={"facts": [FACT]})
-        assert (full.status_code, full.json()["code"]) == (507, "disk_full")
+        for path, body in (("/edits", {"facts": [FACT]}), *LATER, ("/suites?name=mine", FACT)):
+            full = http.post(path, json=body)
+            assert (full.status_code, full.json()["code"]) == (507, "disk_full"), path
     assert worker.store.open_jobs() == 0
 
 
@@ -184,6 +217,7 @@ LONG = "a" * 101
         ("/generate", {"prompt": "a", "candidates": [LONG]}, "/candidates/0"),
         ("/generate", {"prompt": "a", "stop": [LONG]}, "/stop/0"),
         ("/edits", {"facts": [{**FACT, "target_new": LONG}]}, "/facts/0/target_new"),
+        ("/probes", {"facts": [*[FACT] * 8, {**FACT, "subject": LONG}]}, "/facts/8/subject"),
         ("/edits", {"facts": [FACT, {**FACT, "subject": LONG}]}, "/facts/1/subject"),
         (
             "/edits",

@@ -12,6 +12,8 @@ import httpx
 from fuzzing import GIVEN, examples
 from scripted_worker import ScriptedWorker
 from serving import running
+from test_api_evaluations import finished_evaluation
+from test_api_probes import finished_probe
 
 from service.client import Client
 from service.schemas.access import Scope
@@ -37,6 +39,10 @@ values = {names}
 "path.id" = {{ dictionary = "known", probability = 0.7 }}
 "path.a" = {{ dictionary = "known", probability = 0.7 }}
 "path.b" = {{ dictionary = "known", probability = 0.7 }}
+"path.name" = {{ dictionary = "known", probability = 0.7 }}
+"query.a" = {{ dictionary = "known", probability = 0.7 }}
+"query.b" = {{ dictionary = "known", probability = 0.7 }}
+"query.version" = {{ dictionary = "known", probability = 0.7 }}
 """
 
 
@@ -49,7 +55,12 @@ def test_every_answer_is_one_that_the_description_knows(
     headers = {"Authorization": f"Bearer {token}"}
     with running(given) as url, Client(url, api_key=token) as client:
         job = client.wait(client.edit([FACT], snapshot_name="named").id)
-        names = ["head", "v0", "v1", "named", job.id, job.edit_id]
+        staged = client.wait(client.edit([FACT], activate=False).id)
+        with httpx.Client(base_url=url, headers=headers, timeout=60) as http:
+            evaluation, _ = finished_evaluation(http, worker.store)
+            probe, _ = finished_probe(http, worker.store)
+        names = ["head", "v0", "v1", "named", job.id, job.edit_id, staged.id, staged.edit_id]
+        names += [evaluation, probe, "base", "atlas-zsre", "probe.json", "answers.png"]
         description = httpx.get(f"{url}/openapi.json", headers=headers, timeout=60)
         (tmp_path / "openapi.json").write_text(description.text)
         (tmp_path / "schemathesis.toml").write_text(CONFIG.format(names=json.dumps(names)))

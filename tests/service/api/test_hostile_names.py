@@ -13,12 +13,14 @@ from fuzzing import bounded
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted_worker import ScriptedWorker
+from test_api_probes import finished_probe
 
 from service.jobs import Job, JobKind, now
 from service.schemas.access import Scope
 from service.store import Store, StoreError
 
 FACT = {"subject": "Lyon", "prompt": "{} is a city in the country of", "target_new": "Italy"}
+SUITE_LINE = {**FACT, "target_true": "France"}
 SECRET = "what nobody may read"
 PARTS = ["..", ".", "", "~", "outside", "secret", "C:", "CON", "nul.txt", "jobs", "head.json",
          "．．", "%2e%2e", "..\\", "\\\\host\\share", "a" * 300, "\0", "\u202e", "é"]  # fmt: skip
@@ -97,7 +99,7 @@ def test_no_request_leads_outside(
 ) -> None:
     name = name.replace("{outside}", str(outside))
     before = everything_but(worker.store.root)
-    part = encoded(name)
+    part, probe = encoded(name), finished_probe(http, worker.store)[0]
     headers = {"Content-Type": "application/json"}
     bodies = [
         ("/snapshots", {"name": name}),
@@ -108,6 +110,13 @@ def test_no_request_leads_outside(
             for field in ("editor", "preset", "snapshot_name")
         ),
         ("/edits", {"facts": [FACT], "parent": name}),
+        ("/evaluations", {"suite": name}),
+        ("/evaluations", {"suite": "atlas-zsre", "versions": [name]}),
+        ("/probes", {"suite": name}),
+        ("/probes", {"version": name}),
+        ("/hypernetworks", {"editor": "mend", "data": name}),
+        ("/hypernetworks", {"editor": "mend", "preset": name}),
+        (f"/suites?format=plain&name={part}", SUITE_LINE),
         ("/edits?dry_run=true", {"facts": [{**FACT, "prompt": None, "relation": name}]}),
         ("/edits?dry_run=true", {"facts": [{**FACT, "subject": name}]}),
     ]
@@ -124,6 +133,17 @@ def test_no_request_leads_outside(
                 ("POST", "/jobs/*/cancel"),
                 ("GET", "/edits/*"),
                 ("GET", "/docs/assets/*"),
+                ("POST", "/snapshots/*/activate"),
+                ("POST", "/edits/*/revert"),
+                ("GET", "/facts?version=*"),
+                ("GET", "/facts?subject=*"),
+                ("GET", "/suites/*"),
+                ("GET", "/evaluations/*"),
+                ("GET", "/evaluations/*/cases?target=*"),
+                ("GET", "/evaluations/*/compare?a=*&b=*"),
+                ("GET", "/probes/*"),
+                ("GET", "/probes/*/files/*"),
+                ("GET", f"/probes/{probe}/files/*"),
             ]
         ),
         *(http.post(path, content=json.dumps(body), headers=headers) for path, body in bodies),

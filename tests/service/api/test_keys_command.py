@@ -106,6 +106,9 @@ def test_commands_take_the_key_from_environment_or_file(
         assert jeep("snapshots", *at) == 1
         assert "401 no_key" in capsys.readouterr().err
         assert jeep("snapshots", *at, "--key-file", str(file)) == 0
+        assert jeep("suites", *at, "--key-file", str(file)) == 0
+        assert jeep("probes", "show", "probe_1", *at, "--key-file", str(file)) == 1
+        assert "404 unknown_probe" in capsys.readouterr().err
         monkeypatch.setenv("JEEP_API_KEY", "wrong")
         assert jeep("snapshots", *at) == 2
         assert "JEEP_API_KEY" in (said := capsys.readouterr().err)

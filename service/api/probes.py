@@ -39,6 +39,10 @@ from service.store.suites import Suites
 router = APIRouter(tags=["probes"])
 PREFIX = "probe_"
 TYPES = {".json": "application/json", ".png": "image/png", ".svg": "image/svg+xml"}
+CONTENT = {
+    kind: {"schema": {"type": "object" if kind == "application/json" else "string"}}
+    for kind in TYPES.values()
+}
 
 DESCRIPTION = """\
 Queues a contrast probe and answers 202 with its job; `Location` is the probe's address.
@@ -125,7 +129,7 @@ async def show_probe(id: str, state: State) -> Probe:
     responses={
         200: {
             "description": "The file.",
-            "content": {kind: {"schema": {"type": "string"}} for kind in TYPES.values()},
+            "content": CONTENT,
         },
         **documented(404),
     },

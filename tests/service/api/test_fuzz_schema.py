@@ -59,7 +59,7 @@ def test_every_answer_is_one_that_the_description_knows(
         with httpx.Client(base_url=url, headers=headers, timeout=60) as http:
             evaluation, _ = finished_evaluation(http, worker.store)
             probe, _ = finished_probe(http, worker.store)
-        names = ["head", "v0", "v1", "named", job.id, job.edit_id, staged.id, staged.edit_id]
+        names = ["head", "v0", "v1", "v2", "named", job.id, job.edit_id, staged.id, staged.edit_id]
         names += [evaluation, probe, "base", "atlas-zsre", "probe.json", "answers.png"]
         description = httpx.get(f"{url}/openapi.json", headers=headers, timeout=60)
         (tmp_path / "openapi.json").write_text(description.text)

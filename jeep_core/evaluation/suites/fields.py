@@ -85,7 +85,7 @@ def template(prompt: str, subject: str, field: str) -> str:
 
 
 def has_half_characters(text: str, value: Any) -> bool:
-    """Whether a value read from JSON has one half of a surrogate pair without the other: it is no Unicode."""
+    """Whether a value read from JSON has one half of a surrogate pair alone: that is no Unicode."""
     if "\\ud" not in text.lower():
         return False
     try:

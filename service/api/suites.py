@@ -81,7 +81,7 @@ def show_suite(name: str, state: State) -> SuiteInfo:
     description=DESCRIPTION,
     responses={
         200: {"description": "The store has this very suite.", "model": SuiteInfo},
-        **documented(409, 413, 422, 507),
+        **documented(400, 409, 413, 422, 507),
     },
     openapi_extra=BODY,
 )

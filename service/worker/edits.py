@@ -208,7 +208,7 @@ class EditRunner:
         artifacts: dict[str, torch.Tensor] = dict(result.delta.tensors())
         for (region, layer), keys in result.keys.items():
             artifacts[f"keys.{region}.{layer}"] = keys
-        inputs = {**inputs, "prefixes": _sha256(result.prefixes)}
+        inputs = {**inputs, **result.inputs, "prefixes": _sha256(result.prefixes)}
         layers = result.hparams.moment_layers
         if layers:
             moments = self._shared_moments()

@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 
+from service.api.access import public
 from service.api.problems import documented, unavailable
 from service.api.reconcile import QUEUE_DOWN
 from service.api.state import State
@@ -33,12 +34,14 @@ class Ready(BaseModel):
 
 
 @router.get("/livez")
+@public
 async def livez() -> Live:
     """Whether the api answers."""
     return Live()
 
 
 @router.get("/readyz", responses=documented(503))
+@public
 async def readyz(state: State) -> Ready:
     """Whether store, queue and worker are all there; 503 says what is missing."""
     try:

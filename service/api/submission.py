@@ -98,8 +98,9 @@ def record(
     """Journal a job for a valid edit; False if ``key`` already stood for one, which it gives.
 
     Raises:
-        ApiProblem: 412 unless ``parent`` is head, 409 for a name that is taken, 422 for an
-            unknown parent or a key that came with another body.
+        ApiProblem: 429 if too many jobs wait, 507 if the store is full, 412 unless ``parent`` is
+            head, 409 for a name that is taken, 422 for an unknown parent or a key that came with
+            another body.
     """
     parent = known_parent(state, request.parent)
 
@@ -135,7 +136,8 @@ def journaled(
     finds its job and not a moved head.
 
     Raises:
-        ApiProblem: what ``payload`` raises, 422 for a key that came with another body.
+        ApiProblem: 429 if too many jobs wait, 507 if the store is full, what ``payload`` raises,
+            422 for a key that came with another body.
     """
     job_id = new_id("job")
     if key is not None:
@@ -144,6 +146,7 @@ def journaled(
         if not claim.fresh:
             return state.store.job(job_id), False
     try:
+        state.check_room()
         made = payload(job_id)
     except ApiProblem:
         if key is not None:

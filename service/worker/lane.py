@@ -207,4 +207,4 @@ class JobLane(ABC):
         self._store.save_job(ended)
         self._ended(ended)
         self._queue.finish(ended, self._lease.fence)
-        log.info("job %s %s%s", job.id, status, f": {error.message}" if error else "")
+        log.info("job %s %s%s", job.id, status, f": {error.code}" if error else "")

@@ -276,6 +276,7 @@ def _server(settings: Settings, access_log: bool) -> uvicorn.Server:
         create_app(settings),
         log_level=settings.log_level,
         access_log=access_log,
+        log_config=None,
         timeout_graceful_shutdown=5,
     )
     return uvicorn.Server(config)

@@ -107,6 +107,9 @@ class Settings(BaseSettings):
         default=0.2, description="Share of the time that a reading job keeps, likewise."
     )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "text"] = Field(
+        default="text", description="json: one object a line, with request and job ids."
+    )
 
     @classmethod
     def settings_customise_sources(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
 
@@ -18,6 +17,7 @@ from service.api import (
     health,
     hypernetworks,
     jobs,
+    metrics,
     problems,
     reverts,
     rollback,
@@ -46,6 +46,7 @@ ROUTES = (
     evaluations,
     hypernetworks,
     health,
+    metrics,
 )
 
 
@@ -76,7 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = Api(
         title="JEEP",
-        version=_version(),
+        version=metrics.program_version(),
         description=DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,
@@ -91,10 +92,3 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Unexpected)
     app.add_middleware(RequestIds)
     return app
-
-
-def _version() -> str:
-    try:
-        return version("jeep-edit")
-    except PackageNotFoundError:  # run from a checkout
-        return "0.0.0"

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from jeep_core.editors import preset_hparams
 from jeep_core.errors import InvalidHParams
+from service import logs
 from service.api.bodies import json_request_body, read_model
 from service.api.follow import current
 from service.api.jobs import job_out
@@ -183,7 +184,13 @@ def _journaled(state: ApiState, body: EvaluationRequest) -> Job:
     if body.editor is not None:
         payload = payload.model_copy(update=_trial(model, body, suite.cases))
     kind = JobKind.EVALUATION
-    job = Job(id=job_id, kind=kind, payload=payload.model_dump(mode="json"), created_at=now())
+    job = Job(
+        id=job_id,
+        kind=kind,
+        payload=payload.model_dump(mode="json"),
+        request_id=logs.request_id(),
+        created_at=now(),
+    )
     state.store.journal(job)
     return job
 

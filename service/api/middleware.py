@@ -11,6 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import logs
 from service.api.problems import ApiProblem, problem_response, unexpected
 from service.jobs import new_id
 
@@ -38,7 +39,8 @@ class RequestIds:
                 MutableHeaders(scope=message)["X-Request-Id"] = request_id
             await send(message)
 
-        await self.app(scope, receive, with_id)
+        with logs.bound(request_id=request_id):
+            await self.app(scope, receive, with_id)
 
 
 class Unexpected:

@@ -25,6 +25,8 @@ from jeep_core.errors import JeepError
 from jeep_core.evaluation.perplexity import text_path
 from jeep_core.hparams import presets_for, validate_hparams
 from jeep_core.loading import LoadedModel, load
+from service import logs
+from service.exposition import page_of
 from service.jobs import Lane, now
 from service.queue import (
     Heartbeat,
@@ -40,6 +42,7 @@ from service.queue import (
 from service.schemas import WorkerInfo
 from service.settings import EXIT_CONFIG, Settings
 from service.store import Store, StoreBusy, StoreError
+from service.worker import metrics
 from service.worker.edit_lane import EditLane
 from service.worker.edits import EditRunner
 from service.worker.gate import Gate
@@ -101,6 +104,7 @@ class Worker:
             torch.set_num_threads(self.settings.threads)
         log.info("loading %s", self.settings.model)
         base = load(self.settings.model, self.settings.device, self.settings.dtype)
+        metrics.GPU.device = base.device
         log.info("%s on %s in %s, %s", base.name, base.device, base.dtype, base.weights_sha256)
         return base
 
@@ -182,7 +186,7 @@ class Worker:
                 versions=views.loaded(),
             )
 
-        return Heartbeat(client, keys, beat)
+        return Heartbeat(client, keys, beat, lambda: page_of(metrics.REGISTRY))
 
 
 def prepare(store: Store, base: LoadedModel, settings: Settings) -> None:
@@ -268,9 +272,7 @@ def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
 
 def main(settings: Settings) -> int:
     """Run a worker until SIGTERM or SIGINT."""
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    logs.configure(settings, "worker")
     sys.setswitchinterval(SWITCH_S)
     worker = Worker(settings)
 

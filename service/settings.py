@@ -177,6 +177,19 @@ def load_settings(**overrides: Any) -> Settings:
         raise SettingsError("\n".join(lines)) from None
 
 
+def trace_exporter() -> str | None:
+    """The exporter of traces that OpenTelemetry's own variables ask for; None: no traces."""
+    names = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    default = "otlp" if any(os.environ.get(name) for name in names) else "none"
+    exporter = os.environ.get("OTEL_TRACES_EXPORTER") or default
+    if exporter == "none" or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return None
+    if exporter == "otlp":
+        protocol = os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL") or "http/protobuf"
+        return "otlp_proto_" + protocol.partition("/")[0]
+    return exporter
+
+
 def _secret_folders() -> list[str]:
     """Folders of secret files that exist here; systemd names its own in the environment."""
     folders = (_SECRETS, os.environ.get("CREDENTIALS_DIRECTORY", ""))

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI
 
+from service import tracing
 from service.api import (
     activate,
     edits,
@@ -81,6 +82,7 @@ def create_app(settings: Settings) -> FastAPI:
         description=DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,
+        telemetry=tracing.of_fastapi(),
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.api = state

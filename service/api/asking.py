@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from fastapi import Request
 
-from service import logs
+from service import logs, tracing
 from service.api.counters import GENERATION_SECONDS
 from service.api.problems import ApiProblem, unavailable
 from service.api.state import ApiState, queue_or_503
@@ -43,6 +43,7 @@ def worker_request(
     return WorkerRequest(
         id=new_id("ask"),
         request_id=logs.request_id(),
+        traceparent=tracing.traceparent(),
         kind=kind,
         deadline=deadline,
         versions=versions,

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from jeep_core.editors import preset_hparams
 from jeep_core.errors import InvalidHParams
-from service import logs
+from service import logs, tracing
 from service.api.bodies import json_request_body, read_model
 from service.api.follow import current
 from service.api.jobs import job_out
@@ -189,6 +189,7 @@ def _journaled(state: ApiState, body: EvaluationRequest) -> Job:
         kind=kind,
         payload=payload.model_dump(mode="json"),
         request_id=logs.request_id(),
+        traceparent=tracing.traceparent(),
         created_at=now(),
     )
     state.store.journal(job)

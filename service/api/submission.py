@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from service import logs
+from service import logs, tracing
 from service.api.bodies import json_lines, parse_json, validate
 from service.api.model import PublishedModel
 from service.api.problems import (
@@ -155,6 +155,7 @@ def journaled(
         kind=kind,
         payload=made.model_dump(),
         request_id=logs.request_id(),
+        traceparent=tracing.traceparent(),
         created_at=now(),
     )
     try:

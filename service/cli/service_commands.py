@@ -23,9 +23,10 @@ def _say(text: str) -> None:
 
 
 def _run(part: str, settings: Settings) -> None:
-    from service import logs, serve  # the client's commands start faster without them
+    from service import logs, serve, tracing  # the client's commands start faster without them
 
     logs.configure(settings, "api")
+    tracing.configure("api")
     say = logs.say if settings.log_format == "json" else _say
     try:
         code: int = getattr(serve, part)(settings, say)

@@ -49,8 +49,8 @@ class AsyncQueue:
 
     async def worker_metrics(self) -> str | None:
         """The worker's page of metrics; None without a worker."""
-        page: str | None = await self._client.get(self._keys.metrics)
-        return page
+        page: Any = await self._client.get(self._keys.metrics)
+        return None if page is None else str(page)
 
     async def waiting(self, lane: Lane) -> wire.Waiting:
         """What has not begun in a lane; without a worker, an interrupted job waits, too."""

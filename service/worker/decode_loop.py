@@ -10,7 +10,7 @@ from collections import deque
 from jeep_core.decoding import Batch, Row
 from jeep_core.generation import score
 from jeep_core.views import ModelView
-from service import logs
+from service import logs, tracing
 from service.queue import RequestQueue
 from service.schemas import WorkerReply
 from service.worker.gate import Gate
@@ -158,6 +158,7 @@ class DecodeLoop:
             if not pending.left and not pending.ended:
                 pending.ended = True
                 replies.append((pending.request.id, pending.result()))
+                tracing.recorded("generate", pending.request.traceparent, pending.began_ns)
         return replies
 
     def _refuse_all(self) -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from service import logs
+from service import logs, tracing
 from service.queue import Lease, RequestQueue
 from service.schemas import (
     Activation,
@@ -64,9 +64,9 @@ class GenerationLane:
                 wait = LEAVERS_S * 1000 if self._live else WAIT_MS
                 for request in self._requests.take(wait, TAKE):
                     if request.kind == "rollback":
-                        rollbacks.submit(self._guarded, request, self._roll_back)
+                        rollbacks.submit(self._move, request, self._roll_back)
                     elif request.kind == "activate":
-                        rollbacks.submit(self._guarded, request, self._activate)
+                        rollbacks.submit(self._move, request, self._activate)
                     else:
                         self._guarded(request, lambda r: self._prepare(r, loaders))
                 self._look_for_leavers()
@@ -157,6 +157,10 @@ class GenerationLane:
         )
         reply = WorkerReply(event="result", data=result.model_dump(mode="json"))
         self._requests.reply(request.id, reply)
+
+    def _move(self, request: WorkerRequest, action: Callable[[WorkerRequest], None]) -> None:
+        with tracing.span(request.kind, request.traceparent):
+            self._guarded(request, action)
 
     def _guarded(self, request: WorkerRequest, action: Callable[[WorkerRequest], None]) -> None:
         """Do something for a request; if it fails, that is the answer."""

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from redis.exceptions import RedisError
 
 from jeep_core.errors import Cancelled, InvalidFacts, InvalidHParams, JeepError, NumericalError
-from service import logs
+from service import logs, tracing
 from service.jobs import TERMINAL, Job, JobError, JobKind, JobStatus, Progress, now
 from service.queue import JobGone, JobQueue, Lease, LeaseLost, QueuedJob
 from service.settings import Settings
@@ -121,7 +121,10 @@ class JobLane(ABC):
         job, work = self._prepare(job)
         log.info("job %s begins, attempt %s, on %s", job.id, job.attempt, job.base_version)
         try:
-            with self._working():
+            with (
+                tracing.span(job.kind.value, job.traceparent, job_id=job.id, attempt=job.attempt),
+                self._working(),
+            ):
                 outcome = self._outcome(job, work)
         except Stopping:
             self._give_back(job)

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, Pro
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from service import tracing
 from service.jobs import TERMINAL, Job, JobKind, JobStatus
 
 REGISTRY = CollectorRegistry()
@@ -86,6 +87,8 @@ class PhaseClock:
         if name != self._phase:
             self._leave()
             self._phase, self._since = name, time.monotonic()
+            if name:
+                tracing.event(name)
 
     def end(self) -> None:
         """The job has ended: count."""

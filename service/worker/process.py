@@ -25,7 +25,7 @@ from jeep_core.errors import JeepError
 from jeep_core.evaluation.perplexity import text_path
 from jeep_core.hparams import presets_for, validate_hparams
 from jeep_core.loading import LoadedModel, load
-from service import logs
+from service import logs, tracing
 from service.exposition import page_of
 from service.jobs import Lane, now
 from service.queue import (
@@ -273,6 +273,7 @@ def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
 def main(settings: Settings) -> int:
     """Run a worker until SIGTERM or SIGINT."""
     logs.configure(settings, "worker")
+    tracing.configure("worker")
     sys.setswitchinterval(SWITCH_S)
     worker = Worker(settings)
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from service.settings import trace_exporter
 
 if TYPE_CHECKING:
+    from fastapi.telemetry import TelemetryConfig
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import TracerProvider
 
@@ -55,15 +56,21 @@ def _made(part: str, exporter: str) -> TracerProvider:
     return provider
 
 
-def of_fastapi() -> dict[str, Any]:
+def of_fastapi() -> TelemetryConfig:
     """What FastAPI shall trace by itself: every HTTP request, below the client's span.
 
     Not its errors: their messages quote what was sent.
     """
-    off = {"metrics": False, "logs": False, "operation_spans": False, "auto_configure": False}
-    if _provider is None:
-        return {"tracing": False, **off}
-    return {"tracer_provider": _provider, **off}
+    wanted: TelemetryConfig = {
+        "tracing": _provider is not None,
+        "metrics": False,
+        "logs": False,
+        "operation_spans": False,
+        "auto_configure": False,
+    }
+    if _provider is not None:
+        wanted["tracer_provider"] = _provider
+    return wanted
 
 
 def traceparent() -> str | None:

@@ -18,6 +18,7 @@ import torch
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+from transformers.utils import logging as transformers_logging
 
 from jeep_core.editing import corpus_path, relations
 from jeep_core.editors import BrokenEditor, available, hparams_class
@@ -270,9 +271,17 @@ def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
     store.publish_model(info, files)
 
 
+def _quiet_transformers() -> None:
+    """Let its lines pass through ours, without progress bars in between."""
+    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_default_handler()
+    transformers_logging.enable_propagation()
+
+
 def main(settings: Settings) -> int:
     """Run a worker until SIGTERM or SIGINT."""
     logs.configure(settings, "worker")
+    _quiet_transformers()
     tracing.configure("worker")
     sys.setswitchinterval(SWITCH_S)
     worker = Worker(settings)

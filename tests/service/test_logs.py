@@ -79,7 +79,7 @@ def test_a_traceback_shows_no_values(log_as, kind: Literal["json", "text"]) -> N
         raise RuntimeError("broken")
 
     try:
-        fail("a private prompt")
+        fail(" ".join(["a", "private", "prompt"]))  # the line itself is shown
     except RuntimeError:
         logger.exception("it failed")
     text = "\n".join(written())

@@ -31,7 +31,10 @@ from jeep_core.views import ModelView
 
 @dataclass
 class EditResult:
-    """What an edit did.  ``facts`` are those edited, duplicates left out."""
+    """What an edit did.  ``facts`` are those edited, duplicates left out.
+
+    ``inputs``: hashes, by name, of what an editor used besides prefixes and moments.
+    """
 
     facts: list[Fact]
     delta: WeightDelta
@@ -41,6 +44,7 @@ class EditResult:
     hparams: EditorHParams
     prefixes: list[str]
     seconds: dict[str, float]
+    inputs: dict[str, str]
 
 
 def edit(
@@ -119,6 +123,7 @@ def edit(
         checked,
         texts,
         clock.seconds,
+        outcome.inputs,
     )
 
 

@@ -18,8 +18,11 @@ from jeep_core.places import AttentionOut, Place, layer_of
 
 @dataclass(frozen=True)
 class Family:
-    """Module paths: ``backbone`` is relative to the model, ``mlp_out`` and ``attention_out``,
-    the output projections, to a block.
+    """Module paths: ``backbone`` is relative to the model, ``final_norm`` to the backbone,
+    ``mlp_out`` and ``attention_out``, the output projections, to a block.
+
+    ``parallel``: whether attention and MLP of a block both read what enters it; in some
+    families the configuration says so.
 
     ``absolute_positions`` is the backbone's module that adds position embeddings to the input,
     if the family has one.  ``window`` says which blocks attend only to the last
@@ -40,6 +43,8 @@ class Family:
     norm_after_mlp: str | None = None
     norm_after_attention: str | None = None
     soft_cap: str | None = None
+    final_norm: str = "norm"
+    parallel: Literal["never", "always", "use_parallel_residual"] = "never"
 
     def backbone_of(self, model: nn.Module) -> Any:
         """The decoder without its head."""
@@ -74,6 +79,16 @@ class Family:
         name = self.norm_after_attention if attention else self.norm_after_mlp
         return None if name is None else self.layers_of(model)[layer_of(place)].get_submodule(name)
 
+    def final_norm_of(self, model: nn.Module) -> Any:
+        """The norm between the last block and the head."""
+        return self.backbone_of(model).get_submodule(self.final_norm)
+
+    def is_parallel(self, model: Any) -> bool:
+        """Whether attention and MLP of a block both read what enters the block."""
+        if self.parallel == "use_parallel_residual":
+            return bool(model.config.use_parallel_residual)
+        return self.parallel == "always"
+
     def logits_of(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
         """The model's logits (…, vocabulary) of states (…, d) behind the final norm."""
         logits: torch.Tensor = model.get_output_embeddings()(hidden)
@@ -88,11 +103,34 @@ class Family:
 
 FAMILIES: tuple[Family, ...] = (
     Family(
-        "GPT-2", "gpt2", "transformer", "h", "mlp.c_proj", "attn.c_proj", absolute_positions="wpe"
+        "GPT-2",
+        "gpt2",
+        "transformer",
+        "h",
+        "mlp.c_proj",
+        "attn.c_proj",
+        absolute_positions="wpe",
+        final_norm="ln_f",
     ),
-    Family("GPT-J", "gptj", "transformer", "h", "mlp.fc_out", "attn.out_proj"),
     Family(
-        "GPT-NeoX/Pythia", "gpt_neox", "gpt_neox", "layers", "mlp.dense_4h_to_h", "attention.dense"
+        "GPT-J",
+        "gptj",
+        "transformer",
+        "h",
+        "mlp.fc_out",
+        "attn.out_proj",
+        final_norm="ln_f",
+        parallel="always",
+    ),
+    Family(
+        "GPT-NeoX/Pythia",
+        "gpt_neox",
+        "gpt_neox",
+        "layers",
+        "mlp.dense_4h_to_h",
+        "attention.dense",
+        final_norm="final_layer_norm",
+        parallel="use_parallel_residual",
     ),
     Family("LLaMA", "llama", "model", "layers", "mlp.down_proj", "self_attn.o_proj"),
     Family(

@@ -221,7 +221,7 @@ def _all_runs(experiments: Mapping[str, Sequence[Cell]]) -> Iterator[Run]:
 
 def _paper_model(base: LoadedModel) -> str:
     """The model of the paper that is built alike: blocks side by side, or one after the other."""
-    return "gpt-j" if base.family.model_type in ("gptj", "gpt_neox") else "llama"
+    return "gpt-j" if base.family.is_parallel(base.model) else "llama"
 
 
 def _shown(setting: Setting) -> dict[str, Any]:

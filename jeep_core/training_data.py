@@ -26,10 +26,10 @@ def load_training_cases(path: Path, model: str) -> tuple[Fact, ...]:
         InvalidHParams: no such file, another format, or subjects that a bundled suite edits
             (for bundled models).
     """
+    if not path.is_file():
+        raise _problem("no_data", f"{path.name} cannot be read: there is no such file")
     try:
         cases = tuple(load_counterfact(path).cases)
-    except OSError as error:
-        raise _problem("no_data", f"{path.name} cannot be read: {error.strerror}") from None
     except (JeepError, LookupError, TypeError, ValueError) as error:
         message = f"{path.name} is not in Multi-CounterFact format: {error!r}"
         raise _problem("bad_data", message) from None

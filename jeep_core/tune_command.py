@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -46,6 +47,10 @@ from jeep_core.hparams import Preset, presets_for, validate_hparams
 from jeep_core.loading import LoadedModel, load, texts_of
 from jeep_core.moments import Moments
 from jeep_core.prefixes import sample_prefixes
+from jeep_core.probe.choice import check_automatic, hparams_for
+from jeep_core.probe.kept import kept
+from jeep_core.probe.run import probe
+from jeep_core.views import ModelView
 
 EXIT_FAILED = 1
 err = Console(stderr=True, highlight=False)
@@ -74,6 +79,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--corpus", type=Path, help="text for second moments, one document a line")
     parser.add_argument("--samples", type=int, default=0, help="tokens; default: 20 per dimension")
     parser.add_argument("--folder", type=Path, help="where second moments are kept")
+    parser.add_argument(
+        "--layers", choices=("search", "auto"), default="search",
+        help="auto: those that a probe proposes, then only γ and λ are searched",
+    )  # fmt: skip
+    parser.add_argument("--probes", type=Path, help="folder of kept probes, for --layers auto")
     parser.add_argument("--presets", type=Path, help="folder of own presets, to start from")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
@@ -90,20 +100,33 @@ def _positive(text: str) -> int:
 def _tune(args: argparse.Namespace) -> None:
     check_out(args.out)
     regions_of(args.editor)
+    if args.layers == "auto":
+        check_automatic(args.editor)
     cases, digest = _cases(args.suite, args.cases, args.seed)
     texts = texts_of(corpus_path(args.model, args.corpus))
     base = load(args.model, args.device, args.dtype)
     moments = Moments(base, texts, args.samples, args.folder)
     known = [p for p in presets_for(base.name, args.presets) if p.editor == args.editor]
     begin = known[0].hparams if known else start(args.editor, base.n_layers, len(cases))
+    values = grid(args.editor, base.n_layers, len(cases))
+    if args.layers == "auto":
+        begin = _automatic(args, base, cases)
+        values = {path: v for path, v in values.items() if not path.endswith(".layers")}
     prefixes = validate_hparams(hparams_class(args.editor), begin, base.n_layers).prefix_count
     with _bars() as bars:
         trials = Trials(base, cases, moments, sample_prefixes(base, prefixes), bars.work)
-        values = grid(args.editor, base.n_layers, len(cases))
         tuned = tune(trials, args.editor, begin, values, args.rounds, bars.tried)
     preset = _preset(args, base, tuned, len(cases), digest)
     write_preset(args.out, preset)
     print(f"{args.out}: {preset.origin}")
+
+
+def _automatic(args: argparse.Namespace, base: LoadedModel, cases: list[Fact]) -> dict[str, Any]:
+    """Hyper-parameters of a kept probe of the model, else of a probe of the cases."""
+    record = kept(args.probes, base.model_hash) if args.probes else None
+    if record is None:
+        record = probe(ModelView(base), cases).record()
+    return hparams_for(record, args.editor, base.n_layers).model_dump(mode="json")
 
 
 def _cases(suite: str, count: int, seed: int) -> tuple[list[Fact], str]:

@@ -38,6 +38,7 @@ class JobKind(StrEnum):
     EVALUATION = "evaluation"
     REVERT = "revert"
     HYPERNETWORK = "hypernetwork"
+    PROBE = "probe"
 
     @property
     def lane(self) -> Lane:

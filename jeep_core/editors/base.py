@@ -91,13 +91,15 @@ class EditContext:
 class EditorOutcome:
     """The delta of a batch, the keys it was written with, and how it went.
 
-    ``values`` is None for editors that optimise none.
+    ``values`` is None for editors that optimise none.  ``inputs``: hashes, by name, of what else
+    the update was computed with.
     """
 
     delta: WeightDelta = field(default_factory=WeightDelta)
     keys: Keys = field(default_factory=dict)
     layers: list[LayerUpdate] = field(default_factory=list)
     values: Values | None = None
+    inputs: dict[str, str] = field(default_factory=dict)
 
 
 class Editor(Protocol):

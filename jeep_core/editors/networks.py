@@ -32,7 +32,7 @@ def apply_network(context: EditContext, editor: str, hparams: HypernetworkHParam
         for layer, pairs in gradient_pairs(view, [rows[i] for i in index], hparams.layers).items():
             sums[layer].add(pairs)
         seen += len(index)
-    outcome = EditorOutcome()
+    outcome = EditorOutcome(inputs={"hypernetwork": network.sha256})
     for done, layer in enumerate(hparams.layers):
         context.report("write", done, len(hparams.layers))
         name, update = base.family.weight_name(layer), sums[layer].update()

@@ -67,7 +67,10 @@ class Hypernetwork(nn.Module, ABC):
     """The networks of an editor with its learned step sizes; always float32.
 
     ``log_step`` (layers,): natural logarithm of the step.  Statistics are set before training.
+    ``sha256``: of the file it was loaded from, else empty.
     """
+
+    sha256: str = ""
 
     def __init__(self, spec: NetworkSpec, first_step: float, seed: int = 0) -> None:
         super().__init__()

@@ -95,7 +95,9 @@ def load_network(
         path = fitting[0].path
         data = path.read_bytes()
         if _sha256(data) == fitting[0].sha256:
-            return _network_of(base, spec_of(base, editor, hparams), data, path)
+            network = _network_of(base, spec_of(base, editor, hparams), data, path)
+            network.sha256 = fitting[0].sha256
+            return network
         time.sleep(BETWEEN_READS_S)  # it may be replaced at this moment
     raise JeepError(f"{path} is not the network that its record describes")
 

@@ -14,6 +14,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
@@ -22,7 +23,11 @@ YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 COLUMN = 3.35
 """Width of a column, in inches."""
 
-STYLE: Mapping[str, Any] = {
+BAND_ALPHA = 0.2
+SHADE: Mapping[str, Any] = {"color": BLACK, "alpha": 0.1, "linewidth": 0}
+"""Layers or a range that the text speaks of."""
+
+STYLE: Any = {
     "font.size": 7.5,
     "axes.titlesize": 7.5,
     "axes.labelsize": 7.5,
@@ -52,8 +57,7 @@ STYLE: Mapping[str, Any] = {
 @contextmanager
 def drawing() -> Iterator[None]:
     """Make and save figures in here."""
-    settings: Any = dict(STYLE)
-    with mpl.rc_context(settings):
+    with mpl.rc_context(STYLE):
         yield
 
 
@@ -74,8 +78,13 @@ def line(
     style: str = "-",
 ) -> None:
     """A mean with its 95 % band (``mean``, ``low``, ``high``)."""
-    axes.fill_between(x, band["low"], band["high"], color=color, alpha=0.2, linewidth=0)
+    axes.fill_between(x, band["low"], band["high"], color=color, alpha=BAND_ALPHA, linewidth=0)
     axes.plot(x, band["mean"], style, color=color, label=label, marker=marker)
+
+
+def interval_patch() -> Patch:
+    """The legend's entry for bands."""
+    return Patch(color=BLUE, alpha=BAND_ALPHA, linewidth=0, label="95 % interval of the mean")
 
 
 def layer_axis(axes: Axes, label: bool = True) -> None:

@@ -10,6 +10,7 @@ from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 
+from service.api.access import public
 from service.api.problems import RETRY_AFTER, ApiProblem, documented
 from service.api.reconcile import QUEUE_DOWN
 from service.api.state import ApiState, State
@@ -45,12 +46,14 @@ class Missing:
 
 
 @router.get("/livez")
+@public
 async def livez() -> Live:
     """Whether the api answers."""
     return Live()
 
 
 @router.get("/readyz", responses=documented(503))
+@public
 async def readyz(state: State) -> Ready:
     """Whether queue, worker, model and head are all there.
 

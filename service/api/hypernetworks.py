@@ -16,6 +16,7 @@ from jeep_core.hparams_gradient import HypernetworkHParams, last_layers
 from jeep_core.hypernetworks.records import EDITORS, NetworkRecord, missing_network
 from jeep_core.training_data import load_training_cases
 from service import logs, tracing
+from service.api.access import needs
 from service.api.bodies import json_request_body, read_model
 from service.api.jobs import job_out
 from service.api.model import PublishedModel
@@ -32,6 +33,7 @@ from service.schemas import (
     Network,
     TrainingOptions,
 )
+from service.schemas.access import Scope
 from service.store import CorruptFile
 
 router = APIRouter(tags=["hypernetworks"])
@@ -53,9 +55,10 @@ edits is refused.
     "/hypernetworks",
     status_code=202,
     description=DESCRIPTION,
-    responses=documented(400, 413, 415, 422, 503, 507),
+    responses=documented(400, 413, 415, 422, 429, 503, 507),
     openapi_extra=json_request_body("HypernetworkRequest"),
 )
+@needs(Scope.EDIT)
 async def train_hypernetwork(request: Request, response: Response, state: State) -> JobOut:
     """Queue a training."""
     body = await read_model(request, HypernetworkRequest)
@@ -67,6 +70,7 @@ async def train_hypernetwork(request: Request, response: Response, state: State)
 
 
 @router.get("/hypernetworks", responses=documented(503))
+@needs(Scope.READ)
 async def list_hypernetworks(state: State) -> Page[Network]:
     """The networks of the served model: trained ones first, then those shipped with it."""
     model = await run_in_threadpool(state.models.get)
@@ -103,7 +107,8 @@ def _journaled(state: ApiState, body: HypernetworkRequest, model: PublishedModel
     """A job for a valid request.
 
     Raises:
-        ApiProblem: 422 with a pointer per wrong field.
+        ApiProblem: 422 with a pointer per wrong field, 429 if too many jobs wait, 507 if the
+            store is full.
     """
     problems: list[FieldProblem] = []
     preset: str | None = None
@@ -118,6 +123,7 @@ def _journaled(state: ApiState, body: HypernetworkRequest, model: PublishedModel
         problems += error.problems
     if problems:
         raise invalid(from_fields(problems))
+    state.check_room()
     payload = HypernetworkPayload(
         editor=body.editor,
         preset=preset,

@@ -11,6 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 
+from service.api.access import needs
 from service.api.counters import REGISTRY
 from service.api.problems import documented
 from service.api.reconcile import QUEUE_DOWN
@@ -18,6 +19,7 @@ from service.api.state import ApiState, State
 from service.exposition import families_of, merged
 from service.jobs import Lane
 from service.schemas import WorkerInfo
+from service.schemas.access import Scope
 from service.store import StoreError
 
 router = APIRouter(tags=["health"])
@@ -35,6 +37,7 @@ PATIENCE_S = 3.0
         **documented(),
     },
 )
+@needs(Scope.READ)
 async def metrics(request: Request, state: State) -> Response:
     """Metrics of api, queue and worker; without a queue only those of the api."""
     page, waiting = await _queue(state)

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from service.api.limits import StoreRoom, Streams, check_queue
 from service.api.model import ModelCache
 from service.api.problems import unavailable
 from service.api.reconcile import QUEUE_DOWN, Reconciler
@@ -26,6 +27,17 @@ class ApiState:
     queue: AsyncQueue
     models: ModelCache
     reconciler: Reconciler
+    streams: Streams
+    room: StoreRoom
+
+    def check_room(self) -> None:
+        """Call before a job is journaled; may read the whole store.
+
+        Raises:
+            ApiProblem: 429 if too many jobs wait, 507 if the store is full.
+        """
+        check_queue(self.store, self.settings)
+        self.room.check()
 
     async def require_worker(self) -> None:
         """Answer at once what only a living worker can do.

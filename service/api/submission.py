@@ -22,7 +22,7 @@ from service.api.problems import (
 from service.api.state import ApiState
 from service.api.validation import ValidEdit, check_count, validate_edit
 from service.jobs import Job, JobKind, new_id, now
-from service.schemas import EditPayload, EditRequest, FactIn
+from service.schemas import AUTO, EditPayload, EditRequest, FactIn
 from service.store import Claim, JobExists, KeyReused, NameTaken, UnknownVersion
 
 
@@ -76,7 +76,7 @@ def from_lines(body: bytes, options: dict[str, str | None], max_facts: int) -> S
         raise invalid(errors)
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     for name in ("hparams", "guards"):
-        if name in given:
+        if name in given and given[name] != AUTO:
             given[name] = parse_json(given[name], f"/{name}")
     return Submission(validate(EditRequest, {**given, "facts": facts}), lines)
 
@@ -99,8 +99,9 @@ def record(
     """Journal a job for a valid edit; False if ``key`` already stood for one, which it gives.
 
     Raises:
-        ApiProblem: 412 unless ``parent`` is head, 409 for a name that is taken, 422 for an
-            unknown parent or a key that came with another body.
+        ApiProblem: 429 if too many jobs wait, 507 if the store is full, 412 unless ``parent`` is
+            head, 409 for a name that is taken, 422 for an unknown parent or a key that came with
+            another body.
     """
     parent = known_parent(state, request.parent)
 
@@ -136,7 +137,8 @@ def journaled(
     finds its job and not a moved head.
 
     Raises:
-        ApiProblem: what ``payload`` raises, 422 for a key that came with another body.
+        ApiProblem: 429 if too many jobs wait, 507 if the store is full, what ``payload`` raises,
+            422 for a key that came with another body.
     """
     job_id = new_id("job")
     if key is not None:
@@ -145,6 +147,7 @@ def journaled(
         if not claim.fresh:
             return state.store.job(job_id), False
     try:
+        state.check_room()
         made = payload(job_id)
     except ApiProblem:
         if key is not None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import Any
 
 from jeep_core.editors import preset_hparams
 from jeep_core.errors import FieldProblem, InvalidFacts, InvalidHParams
 from jeep_core.facts import Fact, deduplicate, parse_facts
 from jeep_core.positions import PromptTokens, check_facts
+from jeep_core.probe.choice import check_automatic
 from service.api.guards import guard_problems
 from service.api.model import PublishedModel
 from service.api.problems import ApiProblem, from_fields, invalid
-from service.schemas import Duplicate, EditPlan, EditRequest, FactPlan, FactRecord
+from service.schemas import AUTO, Duplicate, EditPlan, EditRequest, FactPlan, FactRecord
+from service.schemas.edits import HParamsOrAuto
 
 RESERVED_NAMES = re.compile(r"head|base|v[0-9]+", re.IGNORECASE)
 
@@ -24,7 +25,7 @@ class ValidEdit:
 
     editor: str
     preset: str | None
-    hparams: dict[str, Any]
+    hparams: HParamsOrAuto
     facts: list[Fact]
     indices: list[int]
     duplicates: dict[int, int]
@@ -78,14 +79,9 @@ def validate_edit(request: EditRequest, model: PublishedModel) -> ValidEdit:
         message = f"{request.snapshot_name!r} is reserved"
         problems.append(FieldProblem("/snapshot_name", "reserved_name", message))
     preset: str | None = None
-    hparams: dict[str, Any] = {}
+    hparams: HParamsOrAuto = {}
     try:
-        names = model.info.presets.get(request.editor, [])
-        known = {name: model.info.preset_values[f"{request.editor}/{name}"] for name in names}
-        preset, checked = preset_hparams(
-            request.editor, known, request.preset, request.hparams, model.info.n_layers
-        )
-        hparams = checked.model_dump(mode="json")
+        preset, hparams = _hparams(request, model)
     except InvalidHParams as error:
         problems += error.problems
     facts, rows = _facts(request, model, problems)
@@ -101,6 +97,23 @@ def validate_edit(request: EditRequest, model: PublishedModel) -> ValidEdit:
         raise invalid(from_fields(sorted(problems, key=_position)), _code(problems))
     kept, kept_rows = [facts[i] for i in indices], [rows[i] for i in indices]
     return ValidEdit(request.editor, preset, hparams, kept, indices, duplicates, kept_rows)
+
+
+def _hparams(request: EditRequest, model: PublishedModel) -> tuple[str | None, HParamsOrAuto]:
+    """The preset that is meant and complete hyper-parameters, or ``auto``.
+
+    Raises:
+        InvalidHParams: see `preset_hparams` and `check_automatic`.
+    """
+    if request.hparams == AUTO:
+        check_automatic(request.editor, request.preset)
+        return None, AUTO
+    names = model.info.presets.get(request.editor, [])
+    known = {name: model.info.preset_values[f"{request.editor}/{name}"] for name in names}
+    preset, checked = preset_hparams(
+        request.editor, known, request.preset, request.hparams, model.info.n_layers
+    )
+    return preset, checked.model_dump(mode="json")
 
 
 def plan_of(edit: ValidEdit, model: PublishedModel) -> EditPlan:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from service.cli import (
+    audit_commands,
     backup_commands,
     client_commands,
     evaluate,
     hypernetworks,
+    keys_commands,
+    probe,
     service_commands,
     version_commands,
 )
@@ -14,11 +17,14 @@ from service.cli.common import app
 
 __all__ = [
     "app",
+    "audit_commands",
     "backup_commands",
     "client_commands",
     "evaluate",
     "hypernetworks",
+    "keys_commands",
     "main",
+    "probe",
     "service_commands",
     "version_commands",
 ]

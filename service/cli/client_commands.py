@@ -23,6 +23,7 @@ from service.cli.common import (
     show_list,
 )
 from service.jobs import JobKind, JobStatus
+from service.schemas import AUTO
 
 
 @app.command("edit")
@@ -30,7 +31,7 @@ def edit_command(
     file: Annotated[Path, typer.Argument(help="JSON or JSON lines; - reads standard input.")],
     editor: Annotated[str | None, typer.Option(help="Name of the editor; default: jeep.")] = None,
     preset: Annotated[str | None, typer.Option(help="Named hyper-parameters.")] = None,
-    hparams: Annotated[str | None, typer.Option(help="JSON laid over the preset.")] = None,
+    hparams: Annotated[str | None, typer.Option(help="JSON laid over the preset, or auto.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the new snapshot.")] = None,
     parent: Annotated[str | None, typer.Option(help="Refuse unless this is head.")] = None,
     guards: Annotated[str | None, typer.Option(help="Limits as JSON.")] = None,
@@ -43,8 +44,9 @@ def edit_command(
     """Submit facts: an array, an object with "facts", or one fact per line."""
     body = _read_edit(file)
     given: dict[str, Any] = {"editor": editor, "preset": preset, "parent": parent}
-    given["snapshot_name"] = name
-    given["hparams"] = parse_json(hparams, "--hparams") if hparams else None
+    given["snapshot_name"], given["hparams"] = name, hparams
+    if hparams and hparams != AUTO:
+        given["hparams"] = parse_json(hparams, "--hparams")
     given["activate"] = False if stage else None
     given["guards"] = parse_json(guards, "--guards") if guards else None
     body |= {key: value for key, value in given.items() if value is not None}

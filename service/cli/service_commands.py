@@ -24,8 +24,9 @@ def _say(text: str) -> None:
 
 def _run(part: str, settings: Settings) -> None:
     from service import logs, serve, tracing  # the client's commands start faster without them
+    from service.api.logs import set_up
 
-    logs.configure(settings, "api")
+    set_up(settings)
     tracing.configure("api")
     say = logs.say if settings.log_format == "json" else _say
     try:
@@ -106,6 +107,8 @@ def tune_command(context: typer.Context) -> None:
     flags = _moment_flags("compute", settings) if context.args else []
     if settings.presets:
         flags += ["--presets", str(settings.presets)]
+    if flags:
+        flags += ["--probes", str(settings.store / "base" / "probes")]
     given = [*flags, *context.args]
     os.execv(sys.executable, [sys.executable, "-m", "jeep_core.tune_command", *given])
 

@@ -12,8 +12,10 @@ from uuid import uuid4
 import httpx
 from httpx_sse import ServerSentEvent
 
+from service.client.audit import AuditCalls
 from service.client.evaluations import EvaluationCalls
 from service.client.hypernetworks import Hypernetworks
+from service.client.probes import ProbeCalls
 from service.client.transport import ApiError, check, given, segment
 from service.client.versions import VersionCalls
 from service.jobs import TERMINAL, JobKind, JobStatus, Progress
@@ -53,10 +55,11 @@ class _Seen:
             self.status = JobStatus(data["status"])
 
 
-class Client(EvaluationCalls, Hypernetworks, VersionCalls):
+class Client(AuditCalls, EvaluationCalls, Hypernetworks, ProbeCalls, VersionCalls):
     """Talks to one service.  Use it as a context manager, or call `close`.
 
-    ``timeout`` bounds every read in seconds; calls that wait for the model add their own.
+    ``api_key`` is a key as ``jeep keys create`` printed it.  ``timeout`` bounds every read in
+    seconds; calls that wait for the model add their own.
     """
 
     # ------------------------------------------------------------ edits

@@ -59,6 +59,10 @@ class Keys:
         """Stream of the answers to a request."""
         return f"{self._prefix}:reply:{request_id}"
 
+    def bucket(self, name: str) -> str:
+        """What is left of a caller's requests."""
+        return f"{self._prefix}:bucket:{name}"
+
     def gone(self, request_id: str) -> str:
         """Set when nobody waits for the answer any more."""
         return f"{self._prefix}:gone:{request_id}"

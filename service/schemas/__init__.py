@@ -2,6 +2,7 @@
 
 from service.schemas.base import Name, Problem, Request
 from service.schemas.edits import (
+    AUTO,
     Answer,
     Duplicate,
     Edit,
@@ -44,6 +45,7 @@ from service.schemas.hypernetworks import (
     TrainingOptions,
 )
 from service.schemas.jobs import JobOut
+from service.schemas.probe import Probe, ProbePayload, ProbeRequest, ProbeResult
 from service.schemas.reverts import Reapplied, RevertPayload, RevertRequest, RevertResult
 from service.schemas.versions import (
     ActivateRequest,
@@ -59,6 +61,7 @@ from service.schemas.versions import (
 from service.schemas.worker import WorkerInfo, WorkerReply, WorkerRequest
 
 __all__ = [
+    "AUTO",
     "ActivateRequest",
     "Activation",
     "Answer",
@@ -96,6 +99,10 @@ __all__ = [
     "Name",
     "NameSnapshot",
     "Network",
+    "Probe",
+    "ProbePayload",
+    "ProbeRequest",
+    "ProbeResult",
     "Problem",
     "Reapplied",
     "Request",

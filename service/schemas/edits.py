@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from service.jobs import JobError, JobStatus
 from service.schemas.base import Name, Request
 from service.schemas.guards import GuardFigures, Guards
+
+AUTO: Literal["auto"] = "auto"
+
+
+def _object_or_auto(value: Any) -> Any:
+    if isinstance(value, dict) or value == AUTO:
+        return value
+    raise ValueError('must be an object, or "auto"')
+
+
+HParamsOrAuto = Annotated[dict[str, Any] | Literal["auto"], BeforeValidator(_object_or_auto)]
 
 
 class FactIn(Request):
@@ -33,10 +44,26 @@ class FactIn(Request):
 class EditRequest(Request):
     """``POST /edits``."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "facts": [
+                        {
+                            "subject": "Lyon",
+                            "prompt": "{} is a city in the country of",
+                            "target_new": "Japan",
+                        }
+                    ]
+                }
+            ]
+        }
+    )
+
     facts: list[FactIn] = Field(min_length=1)
     editor: str = "jeep"
     preset: str | None = None
-    hparams: dict[str, Any] = Field(default_factory=dict)
+    hparams: HParamsOrAuto = Field(default_factory=dict)
     snapshot_name: Name | None = None
     parent: str | None = Field(None, description="Fail with 412 unless this version is head.")
     guards: Guards | None = None
@@ -64,7 +91,8 @@ class Duplicate(BaseModel):
 
 
 class EditPayload(BaseModel):
-    """Payload of an edit job.  ``hparams`` is complete: preset and overrides are merged.
+    """Payload of an edit job.  ``hparams`` is complete: preset and overrides are merged; or
+    ``auto``: the worker takes them from a probe of the base model.
 
     ``facts[i]`` came as fact ``indices[i]`` of the request; empty: as fact i.
     """
@@ -73,7 +101,7 @@ class EditPayload(BaseModel):
     facts: list[FactRecord]
     editor: str
     preset: str | None
-    hparams: dict[str, Any]
+    hparams: HParamsOrAuto
     snapshot_name: str | None = None
     parent: str | None = None
     indices: list[int] = Field(default_factory=list)
@@ -105,7 +133,7 @@ class EditPlan(BaseModel):
 
     editor: str
     preset: str | None
-    hparams: dict[str, Any]
+    hparams: HParamsOrAuto
     facts: list[FactPlan]
     duplicates: list[Duplicate] = Field(default_factory=list)
 
@@ -186,6 +214,7 @@ class Edit(BaseModel):
     """``GET /edits/{id}``: a submitted batch, with its result once there is one.
 
     ``applied_in``: the version of head's history that holds the batch, null if none does.
+    ``hparams`` is ``auto`` only until the edit has ended.
     """
 
     id: str
@@ -193,7 +222,7 @@ class Edit(BaseModel):
     status: JobStatus
     editor: str
     preset: str | None
-    hparams: dict[str, Any]
+    hparams: HParamsOrAuto
     facts: list[FactRecord]
     created_at: datetime
     result: EditResult | None = None

@@ -4,12 +4,14 @@ It is the truth; Redis only holds work in flight.  Everything is written aside, 
 renamed, so a process may be killed at any instant.
 """
 
+from service.store.api_keys import without_keys
 from service.store.errors import (
     BadName,
     CorruptFile,
     CorruptTensor,
     HeadMoved,
     JobExists,
+    KeyNameTaken,
     KeyReused,
     MissingTensor,
     NameTaken,
@@ -18,6 +20,7 @@ from service.store.errors import (
     StoreBusy,
     StoreError,
     UnknownJob,
+    UnknownKey,
     UnknownVersion,
     VersionExists,
     WrongFormat,
@@ -36,6 +39,7 @@ __all__ = [
     "Head",
     "HeadMoved",
     "JobExists",
+    "KeyNameTaken",
     "KeyReused",
     "MissingTensor",
     "Move",
@@ -46,9 +50,11 @@ __all__ = [
     "StoreBusy",
     "StoreError",
     "UnknownJob",
+    "UnknownKey",
     "UnknownVersion",
     "VersionExists",
     "WrongFormat",
     "WrongModel",
     "safetensors_header",
+    "without_keys",
 ]

@@ -11,7 +11,8 @@ StoreError
 │ └ MissingTensor             … or are not there at all
 ├ HeadMoved, StaleFence       the commit came too late
 ├ BadName, NameTaken          snapshot names
-└ KeyReused                   an idempotency key came with another body
+├ KeyReused                   an idempotency key came with another body
+└ KeyNameTaken, UnknownKey    API keys
 """
 
 from __future__ import annotations
@@ -105,3 +106,11 @@ class KeyReused(StoreError):
     def __init__(self, job_id: str) -> None:
         super().__init__(f"this idempotency key was used with another body (job {job_id})")
         self.job_id = job_id
+
+
+class KeyNameTaken(StoreError):
+    """An API key in use has this name."""
+
+
+class UnknownKey(StoreError):
+    """No API key has this id or name."""

@@ -14,6 +14,8 @@ from pydantic import BaseModel
 from ulid import ULID
 
 from service.schemas import Manifest, WorkerInfo
+from service.store.api_keys import ApiKeys
+from service.store.audit import AuditLog
 from service.store.drafts import Drafts
 from service.store.errors import CorruptFile, NotAStore, WrongFormat, WrongModel
 from service.store.files import TEMPORARY, create, encode, held, locked, read, replace
@@ -23,7 +25,7 @@ from service.store.journal import Journal
 FORMAT = 1
 _FOLDERS = (
     "model", "base", "versions", "tensors", "jobs", "idempotency", "valkey", "locks", "staging",
-    "work", "reports", "suites", "training",
+    "work", "reports", "suites", "training", "keys",
 )  # fmt: skip
 _ABANDONED_S = 3600.0
 
@@ -40,7 +42,7 @@ class _Model(BaseModel):
     model_hash: str
 
 
-class Store(Pointers, Drafts, Journal):
+class Store(Pointers, Drafts, Journal, ApiKeys, AuditLog):
     """A store on disk.  Any process may read it and journal jobs; what only the worker may do
     (tensors, versions, head, :meth:`sweep`) it does while it holds :meth:`worker_lock`.
     """

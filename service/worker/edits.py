@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp
 from statistics import fmean
@@ -26,11 +26,20 @@ from jeep_core.pauses import pausing
 from jeep_core.prefixes import sample_prefixes
 from jeep_core.views import ModelView
 from service.jobs import Job, now
-from service.schemas import Answer, EditPayload, EditResult, FactOutcome, LayerReport, Manifest
+from service.schemas import (
+    AUTO,
+    Answer,
+    EditPayload,
+    EditResult,
+    FactOutcome,
+    LayerReport,
+    Manifest,
+)
 from service.settings import Settings
 from service.store import HeadMoved, Store
 from service.store.files import replace
 from service.worker import tensors
+from service.worker.automatic import automatic_hparams
 from service.worker.control import JobControl
 from service.worker.gate import Gate
 from service.worker.guards import GuardMeter, Measured, check, figures
@@ -123,8 +132,9 @@ class EditRunner:
         control: JobControl,
     ) -> tuple[Manifest, ModelView]:
         facts = [fact_of(record) for record in payload.facts]
-        hparams = hparams_class(payload.editor).model_validate(payload.hparams)
         began = time.monotonic()
+        given, inputs = self._hparams(payload, facts, control)
+        hparams = hparams_class(payload.editor).model_validate(given)
         view = self._views.editing(line)
         control.progress("measure before", 0, 1)
         before = self._measured(view, payload, facts, control)
@@ -132,7 +142,7 @@ class EditRunner:
             view,
             facts,
             payload.editor,
-            hparams=payload.hparams,
+            hparams=given,
             prefixes=kept_prefixes(self._store, self.base, hparams.prefix_count),
             moments=self._shared_moments() if hparams.moment_layers else None,
             previous_keys=self._views.live_keys(line, facts),
@@ -172,7 +182,18 @@ class EditRunner:
             guards=found,
             activated=payload.activate,
         )
-        return self._manifest(job, payload, summary, view, result), view
+        return self._manifest(job, payload, summary, view, result, inputs), view
+
+    def _hparams(
+        self, payload: EditPayload, facts: Sequence[Fact], control: JobControl
+    ) -> tuple[dict[str, Any], dict[str, str]]:
+        """Complete hyper-parameters, and the hash of the probe that they are from, if any."""
+        if payload.hparams != AUTO:
+            return payload.hparams, {}
+        given, probe = automatic_hparams(
+            self._store, self.base, payload.editor, facts, control, self._pause
+        )
+        return given, {"probe": probe}
 
     def _manifest(
         self,
@@ -181,12 +202,13 @@ class EditRunner:
         summary: EditResult,
         view: ModelView,
         result: CoreResult,
+        inputs: Mapping[str, str],
     ) -> Manifest:
         store = self._store
         artifacts: dict[str, torch.Tensor] = dict(result.delta.tensors())
         for (region, layer), keys in result.keys.items():
             artifacts[f"keys.{region}.{layer}"] = keys
-        inputs = {"prefixes": _sha256(result.prefixes)}
+        inputs = {**inputs, **result.inputs, "prefixes": _sha256(result.prefixes)}
         layers = result.hparams.moment_layers
         if layers:
             moments = self._shared_moments()

@@ -217,4 +217,4 @@ class JobLane(ABC):
         self._queue.finish(ended, self._lease.fence)
         self._phases.end()
         count_end(ended)
-        log.info("job %s %s%s", job.id, status, f": {error.message}" if error else "")
+        log.info("job %s %s%s", job.id, status, f": {error.code}" if error else "")

@@ -26,6 +26,7 @@ from service.worker.versions import VersionViews
 RUNNERS: Mapping[JobKind, str] = {
     JobKind.EVALUATION: "service.worker.evaluations:run",
     JobKind.HYPERNETWORK: "service.worker.hypernetworks:run",
+    JobKind.PROBE: "service.worker.probes:run",
 }
 """``module:function`` by kind; imported when the first job of the kind runs."""
 

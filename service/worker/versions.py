@@ -74,7 +74,7 @@ class VersionViews:
         try:
             view = self.get(tip.id)
         except UnknownVersion:
-            view = self._load(tip)
+            view = self._view_of(tip)
         history: dict[str, list[Update]] = defaultdict(list)
         for manifest in line:
             for name, update in updates_of(self._artifacts, manifest).items():
@@ -120,7 +120,7 @@ class VersionViews:
     def _load_into(self, version: str, loading: Future[ModelView]) -> None:
         """Load a version for everyone who waits for it."""
         try:
-            view = self._load(self._store.version(version))
+            view = self._load(version)
         except BaseException as error:
             with self._lock:
                 del self._loading[version]
@@ -131,7 +131,10 @@ class VersionViews:
                 del self._loading[version]
             loading.set_result(view)
 
-    def _load(self, manifest: Manifest) -> ModelView:
+    def _load(self, version: str) -> ModelView:
+        return self._view_of(self._store.version(version))
+
+    def _view_of(self, manifest: Manifest) -> ModelView:
         changed = {ref.name: ref.sha256 for ref in manifest.tensors}
         whole = combined_sha256({**self.base.tensor_hashes, **changed})
         if whole != manifest.weights_sha256:

@@ -35,7 +35,11 @@ def test_a_batch_is_believed_and_neighbors_are_kept(name: str, editor: str) -> N
     before = ModelView(model).weights_sha256()
     view = ModelView(model)
     assert summarise(counterfact_scores(view, cases)).efficacy < 20
-    view.apply(edit(model, cases, editor).delta)
+    result = edit(model, cases, editor)
+    if editor != "ft-wd":
+        record = atlas.MODELS[name] / "hypernetworks" / f"{editor}.json"
+        assert result.inputs == {"hypernetwork": json.loads(record.read_text())["sha256"]}
+    view.apply(result.delta)
     after = summarise(counterfact_scores(view, cases))
     assert after.efficacy >= EFFICACY[editor]
     assert after.generalization >= 40

@@ -101,7 +101,7 @@ def die(*_: object) -> None:
 @pytest.fixture(autouse=True)
 def _all_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every step is published, however fast it comes."""
-    monkeypatch.setattr("service.worker.edits.REPORT_EVERY_S", 0.0)
+    monkeypatch.setattr("service.worker.control.REPORT_EVERY_S", 0.0)
 
 
 def test_a_network_is_there_when_its_job_has_ended(

@@ -33,7 +33,8 @@ from service.schemas import (
     WorkerRequest,
 )
 from service.settings import Settings
-from service.store import HeadMoved, Move, Store
+from service.store import HeadMoved, Move, Store, StoreError
+from service.worker.lane import Refused
 from service.worker.metrics import REGISTRY
 from service.worker.reverts import result_of
 
@@ -142,6 +143,11 @@ class ScriptedWorker:
         except HeadMoved as error:
             problem = JobError(code="version_conflict", message=str(error))
             return self._end(job, JobStatus.FAILED, error=problem)
+        except Refused as refused:
+            return self._end(job, JobStatus.FAILED, error=refused.error)
+        except StoreError as error:
+            problem = JobError(code="refused", message=str(error))
+            return self._end(job, JobStatus.FAILED, error=problem)
         self.jobs.progress(job.id, Progress(phase="done", done=2, total=2, eta_seconds=0.0))
         return self._end(job, JobStatus.SUCCEEDED, result=result.model_dump(mode="json"))
 
@@ -162,7 +168,8 @@ class ScriptedWorker:
     def _revert(self, job: Job, base: str) -> RevertResult:
         payload = RevertPayload.model_validate(job.payload)
         parts = without(self.store.lineage(base), payload.edit_id)
-        assert parts is not None
+        if parts is None:
+            raise Refused("not_applied", f"{payload.edit_id} is not part of {base}")
         kept, later = parts
         tip = kept[-1].id
         for source in later:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import tiny
-import torch
 
 from jeep_core.errors import Cancelled
 from jeep_core.evaluation import metrics
@@ -309,7 +308,7 @@ class TestInterruptions:
     def test_optimised_values_are_not_computed_again(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("jeep_core.evaluation.trials.FACTS_TOGETHER", 2)
+        monkeypatch.setattr("jeep_core.evaluation.value_cache.CHUNK_FACTS", 2)
         targets = [Target(label="memit-5", n_edits=5)]
 
         def make() -> Job:
@@ -319,7 +318,7 @@ class TestInterruptions:
         job = make()
 
         def after_one_block(pauses: int) -> None:
-            if list(bench.store.work_folder(job.id).glob("values-*")):
+            if list(bench.store.work_folder(job.id).glob("*/*.safetensors")):
                 raise Killed
 
         with pytest.raises(Killed):
@@ -343,20 +342,3 @@ def kill_at(count: int) -> Callable[[int], None]:
             raise Killed
 
     return look
-
-
-def test_values_survive_being_joined() -> None:
-    """Blocks of values are those of all facts, in order."""
-    from jeep_core.evaluation.trials import as_tensors, from_tensors, joined
-
-    one, two = (
-        from_tensors(
-            {name: torch.full((n, 2), float(n)) for name in ("low", "delta_low")}
-            | {name: torch.full((n,), float(n)) for name in ("steps", "losses", "probabilities")}
-        )
-        for n in (1, 3)
-    )
-    whole = joined([one, two])
-    assert whole.high is None
-    assert whole.low[:, 0].tolist() == [1.0, 3.0, 3.0, 3.0]
-    assert as_tensors(whole).keys() == as_tensors(one).keys()

@@ -1,0 +1,52 @@
+"""From a probe's record to hyper-parameters of an editor; no torch, as the api needs it too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jeep_core.editors import hparams_class
+from jeep_core.errors import FieldProblem, InvalidHParams
+from jeep_core.hparams import EditorHParams, validate_hparams
+
+AUTO = "auto"
+AUTOMATIC = ("jeep", "memit", "pmet")
+"""Editors that ``hparams: "auto"`` is for."""
+
+
+def check_automatic(editor: str, preset: str | None = None) -> None:
+    """Refuse ``hparams: "auto"`` where it cannot be followed.
+
+    Raises:
+        InvalidHParams: an unknown editor, one without automatic hyper-parameters, or a preset
+            beside them.
+    """
+    hparams_class(editor)
+    if editor not in AUTOMATIC:
+        message = f"{editor} has no automatic hyper-parameters; they are for {', '.join(AUTOMATIC)}"
+        raise _problem("/hparams", "no_automatic", message)
+    if preset is not None:
+        message = 'a preset and hparams "auto" exclude each other'
+        raise _problem("/preset", "with_auto", message)
+
+
+def hparams_for(record: Mapping[str, Any], editor: str, n_layers: int) -> EditorHParams:
+    """Complete hyper-parameters of an editor from a probe's JSON record.
+
+    JEEP takes all that the record has; MEMIT and PMET take the low region and keep the rest of
+    their own.
+
+    Raises:
+        InvalidHParams: the probe proposes nothing, or nothing for this editor.
+    """
+    check_automatic(editor)
+    found: dict[str, Any] | None = record.get("hparams")
+    if found is None:
+        why = record.get("why_no_proposal") or "the probe proposes no layers"
+        raise _problem("/hparams", "no_proposal", str(why))
+    chosen = found if editor == "jeep" else {"low": found["low"]}
+    return validate_hparams(hparams_class(editor), chosen, n_layers)
+
+
+def _problem(pointer: str, code: str, message: str) -> InvalidHParams:
+    return InvalidHParams([FieldProblem(pointer, code, message)])

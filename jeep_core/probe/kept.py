@@ -1,0 +1,37 @@
+"""The probe of a base model that ``hparams: "auto"`` goes by: one JSON file per model."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jeep_core.errors import JeepError
+
+
+def keep(folder: Path, record: Mapping[str, Any]) -> Path:
+    """Write a probe's record where ``kept`` finds it, in place of an earlier one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{record['model_hash']}.json"
+    aside = path.with_suffix(f".{os.getpid()}.tmp")
+    aside.write_text(json.dumps(record) + "\n", encoding="utf-8")
+    aside.replace(path)
+    return path
+
+
+def kept(folder: Path, model_hash: str) -> dict[str, Any] | None:
+    """The kept record of a model.
+
+    Raises:
+        JeepError: the file cannot be read.
+    """
+    path = folder / f"{model_hash}.json"
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise JeepError(f"{path} is no probe: {error}") from None
+    return record

@@ -1,0 +1,135 @@
+"""From the probe's evidence to a low and a high region: one rule for every model.
+
+*Low region.*  It ends at the last block whose output at the subject's last token still decides
+the answer: the exchange of that state (``patching.py``) has at least 80 % of the largest effect
+of any block.  Further up attention has read part of what was there, and a value written there
+comes too late for it.  It has a fifth of the model's layers, at least one (the paper: 6 of 28,
+6 of 32).  In a parallel model block 0 is left out: its MLP sees the token alone, so it cannot
+tell subjects apart.
+
+*High region.*  MLPs are what is edited, so what counts is what they promote: the rise, over a
+block's MLP, of the original answer's probability at the prediction position less that of the
+target's, through the final norm.  Of all windows above the low region that end below the last
+block, the one with the largest sum is taken, of equal ones the lowest.  Attention's share of the
+rise, which brings up every fitting answer, is left out; a fall of the original answer counts as
+such, so top blocks that take probability back are not chosen.  The region has a twelfth of the
+layers, at least one (the paper: 2 of 28, 3 of 32).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from jeep_core.errors import JeepError
+from jeep_core.probe.bands import Band, band
+from jeep_core.probe.patching import Patched
+from jeep_core.probe.readings import ANSWERS, Readings
+
+CARRYING = 0.8
+LOW_SHARE = 1 / 5
+HIGH_SHARE = 1 / 12
+LEAST_EFFECT = 0.01
+"""Largest effect of an exchange below which nothing is decided at the subject's last token."""
+
+
+class NoProposal(JeepError):
+    """The evidence does not say where to edit; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Layers to edit, and what they were chosen by, per block.
+
+    ``effect``: of the exchange.  ``promotion_*``: what the MLP adds to the answer's probability
+    at the prediction position, ``contrast`` the difference.  ``enrichment_*``: by how many ranks
+    the MLP brings it up at the subject's last token, which is reported and not used.
+    """
+
+    low: list[int]
+    high: list[int]
+    effect: Band
+    carrying: list[int]
+    promotion_original: Band
+    promotion_target: Band
+    contrast: Band
+    enrichment_original: Band
+    enrichment_target: Band
+
+    def record(self) -> dict[str, Any]:
+        """As JSON."""
+        bands = {
+            name: value.record() for name, value in vars(self).items() if isinstance(value, Band)
+        }
+        return {
+            "low": self.low,
+            "high": self.high,
+            "evidence": {"carrying_layers": self.carrying, **bands},
+        }
+
+
+def propose(readings: Readings, exchanged: Patched, parallel: bool) -> Proposal:
+    """Regions by the rule above.
+
+    Raises:
+        NoProposal: the model has too few layers, or the subject's state decides nothing.
+    """
+    effect = band(exchanged.effect)
+    carrying = carrying_layers(effect.mean)
+    promotion = {a: readings.added("probability", a, "prediction", "mlp") for a in ANSWERS}
+    contrast = promotion["original"] - promotion["target"]
+    low = low_region(carrying[-1], readings.n_layers, parallel)
+    high = high_region(contrast.mean(dim=0).tolist(), low[-1])
+    enrichment = {a: -readings.added("rank", a, "subject_last", "mlp") for a in ANSWERS}
+    return Proposal(
+        low,
+        high,
+        effect,
+        carrying,
+        band(promotion["original"]),
+        band(promotion["target"]),
+        band(contrast),
+        band(enrichment["original"]),
+        band(enrichment["target"]),
+    )
+
+
+def carrying_layers(effect: list[float]) -> list[int]:
+    """Blocks whose exchanged state has at least 80 % of the largest effect.
+
+    Raises:
+        NoProposal: no block has an effect of at least one percentage point.
+    """
+    peak = max(effect)
+    if peak < LEAST_EFFECT:
+        raise NoProposal(
+            "no layers to propose: exchanging the state at the subject's last token changes the "
+            f"original answer's probability by {100 * peak:.2f} points at most"
+        )
+    return [layer for layer, value in enumerate(effect) if value >= CARRYING * peak]
+
+
+def low_region(last: int, n_layers: int, parallel: bool) -> list[int]:
+    """A fifth of the layers up to ``last``, with room for a high region above.
+
+    Raises:
+        NoProposal: the model has too few layers.
+    """
+    first = 1 if parallel else 0
+    last = max(first, min(last, n_layers - 3))
+    if last > n_layers - 3:
+        raise NoProposal(f"a model of {n_layers} layers has no room for two regions")
+    return list(range(max(first, last + 1 - _length(n_layers, LOW_SHARE)), last + 1))
+
+
+def high_region(contrast: list[float], low_last: int) -> list[int]:
+    """The window above the low region with the largest sum of ``contrast`` (L)."""
+    n_layers = len(contrast)
+    length = min(_length(n_layers, HIGH_SHARE), n_layers - 2 - low_last)
+    starts = range(low_last + 1, n_layers - length)
+    best = max(starts, key=lambda start: sum(contrast[start : start + length]))
+    return list(range(best, best + length))
+
+
+def _length(n_layers: int, share: float) -> int:
+    return max(1, round(n_layers * share))

@@ -1,0 +1,186 @@
+"""The whole probe of one version of a model: read, patch, propose, as one JSON record."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jeep_core import atlas
+from jeep_core.errors import JeepError
+from jeep_core.facts import Fact
+from jeep_core.pauses import Pause, pausing
+from jeep_core.probe.auto import suggest
+from jeep_core.probe.bands import band
+from jeep_core.probe.patching import Patched, exchange, pairs, restoration
+from jeep_core.probe.prompts import Progress, Prompts, prepare
+from jeep_core.probe.proposal import NoProposal, Proposal, propose
+from jeep_core.probe.readings import Readings, read
+from jeep_core.probe.word_sets import NAMES, Documents, FactTable, TableFact, WordSets, word_sets
+from jeep_core.views import ModelView
+
+FORMAT = 1
+PROMPTS = 256
+LEAST_PROMPTS = 8
+
+
+@dataclass(frozen=True)
+class Related:
+    """Where related words come from: documents, and a table of facts."""
+
+    documents: Sequence[str]
+    table: Sequence[TableFact] = ()
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What was found.  ``proposal`` and ``hparams`` (JEEP's) are None if ``why_not`` says why."""
+
+    prompts: Prompts
+    assumed: int
+    readings: Readings
+    exchanged: Patched | None
+    restored: Patched
+    sets: WordSets | None = None
+    proposal: Proposal | None = None
+    hparams: dict[str, Any] | None = None
+    why_not: str | None = None
+    origin: dict[str, Any] = field(default_factory=dict)
+
+    def record(self) -> dict[str, Any]:
+        """As JSON.  Lists are per block, from block 0 on; bands are 95 % intervals over prompts."""
+        exchanged = None if self.exchanged is None else self.exchanged.record()
+        return {
+            "format": FORMAT,
+            **self.origin,
+            "n_layers": self.readings.n_layers,
+            "prompts": {
+                "count": len(self.prompts.prompts),
+                "dropped": self.prompts.dropped,
+                "original_assumed": self.assumed,
+            },
+            "answers": self.readings.record(),
+            "branches": {
+                branch: band(self.readings.promotion(branch)).record()
+                for branch in ("attention", "mlp")
+            },
+            "patching": {"exchange": exchanged, "restoration": self.restored.record()},
+            "word_sets": self._words(),
+            "proposal": None if self.proposal is None else self.proposal.record(),
+            "hparams": self.hparams,
+            "why_no_proposal": self.why_not,
+        }
+
+    def _words(self) -> dict[str, Any] | None:
+        words, sets = self.readings.words, self.sets
+        if words is None or sets is None:
+            return None
+        found: dict[str, Any] = {
+            "prompts_without_documents": sets.without_documents,
+            "prompts_without_facts": sets.without_facts,
+        }
+        for i, name in enumerate(NAMES):
+            some = words[:, i]
+            some = some[~some.isnan().any(dim=1)]
+            sizes = [len(tokens[i]) for tokens in sets.tokens] if i < len(NAMES) - 1 else None
+            found[name] = {
+                "prompts": len(some),
+                "mean_tokens": None if sizes is None else sum(sizes) / len(sizes),
+                "embedding": band(some[:, :1]).record() if len(some) else None,
+                "output": band(some[:, 1:]).record() if len(some) else None,
+            }
+        return found
+
+
+def probe(
+    view: ModelView,
+    facts: Sequence[Fact],
+    *,
+    limit: int = PROMPTS,
+    seed: int = 0,
+    related: Related | None = None,
+    progress: Progress | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    pause: Pause | None = None,
+) -> Probe:
+    """Probe a version of a model on ``limit`` facts drawn from ``facts``.
+
+    A fact without ``target_true`` is probed with the model's own answer as the original one.
+    Word sets are followed if ``related`` says where words come from.
+
+    Raises:
+        JeepError: fewer than eight prompts can be probed.
+        Cancelled: ``should_stop`` answered True.
+    """
+    drawn = list(facts)
+    random.Random(seed).shuffle(drawn)
+    told = {"progress": progress, "should_stop": should_stop}
+    with pausing(view, pause):
+        prompts = prepare(view, drawn[:limit])
+        some = prompts.prompts
+        if len(some) < LEAST_PROMPTS:
+            raise JeepError(
+                f"{len(some)} prompts can be probed, at least {LEAST_PROMPTS} are needed; "
+                f"left out: {prompts.dropped or 'none'}"
+            )
+        sets = None
+        if related is not None:
+            documents, table = Documents(related.documents), FactTable(related.table)
+            sets = word_sets(view.base.tokenizer, some, documents, table)
+        readings = read(view, some, sets, **told)  # type: ignore[arg-type]
+        drawn_pairs = pairs(view, some, seed)
+        exchanged = exchange(view, drawn_pairs, **told) if drawn_pairs else None  # type: ignore[arg-type]
+        restored = restoration(view, some, **told, seed=seed)  # type: ignore[arg-type]
+        proposal, hparams, why_not = None, None, None
+        try:
+            if exchanged is None:
+                raise NoProposal("no layers to propose: no two prompts have different answers")
+            parallel = view.base.family.is_parallel(view.model)
+            proposal = propose(readings, exchanged, parallel)
+            hparams = suggest(view, some, proposal)
+        except NoProposal as reason:
+            why_not = str(reason)
+    assumed = sum(prompt.assumed for prompt in some)
+    origin = {
+        "model": view.base.name,
+        "model_hash": view.base.model_hash,
+        "weights_sha256": view.weights_sha256(),
+        "seed": seed,
+    }
+    return Probe(
+        prompts, assumed, readings, exchanged, restored, sets,
+        proposal, hparams, why_not, origin,
+    )  # fmt: skip
+
+
+def bundled_table() -> list[TableFact]:
+    """The facts of the bundled models."""
+    return read_table(atlas.DATA / "facts.jsonl")
+
+
+def read_table(path: Path) -> list[TableFact]:
+    """A fact table: JSON lines with ``subject``, ``relation`` and ``object``.
+
+    Raises:
+        JeepError: with the number of the line that is wrong.
+    """
+    found = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise JeepError(f"{path} cannot be read: {error}") from None
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            fields = [row[name] for name in ("subject", "relation", "object")]
+        except (ValueError, KeyError, TypeError):
+            fields = [None]
+        if not all(isinstance(value, str) for value in fields):
+            raise JeepError(f"{path}, line {number}: subject, relation and object must be texts")
+        found.append(TableFact(*fields))
+    return found

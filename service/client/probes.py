@@ -1,0 +1,50 @@
+"""Calls about contrast probes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from service.client.transport import Transport, given, segment
+from service.schemas import JobOut
+from service.schemas.probe import Probe
+
+
+class ProbeCalls(Transport):
+    """``/probes``."""
+
+    def probe(
+        self,
+        suite: str | None = None,
+        facts: Sequence[Mapping[str, Any]] | None = None,
+        version: str = "head",
+        **options: Any,
+    ) -> JobOut:
+        """Probe a version on a suite or on facts; options as in ``POST /probes``."""
+        body = {"suite": suite, "facts": facts and [dict(fact) for fact in facts], **options}
+        return self._model(JobOut, "POST", "/probes", json={"version": version, **given(body)})
+
+    def probes(self) -> Iterator[dict[str, Any]]:
+        """Probes, newest first, without their figures."""
+        return self._pages("/probes")
+
+    def probe_result(self, probe_id: str) -> Probe:
+        """Where a probe stands and, once it has ended, all its figures."""
+        return self._model(Probe, "GET", f"/probes/{segment(probe_id)}")
+
+    def probe_files(self, probe_id: str, folder: Path) -> list[Path]:
+        """Write the record and the plots of a probe into a folder.
+
+        Raises:
+            ApiError: also when the probe has not ended.
+        """
+        result = self.probe_result(probe_id).result
+        folder.mkdir(parents=True, exist_ok=True)
+        written = []
+        for name in result.files if result else ["probe.json"]:
+            url = f"/probes/{segment(probe_id)}/files/{segment(name)}"
+            path = folder / name
+            path.write_bytes(self._request("GET", url).content)
+            written.append(path)
+        return written

@@ -18,7 +18,7 @@ from types import FrameType
 import httpx
 import uvicorn
 
-from service.api import create_app, logs
+from service.api import create_app
 from service.embedded import EmbeddedBusyError, EmbeddedError, KeptValkey
 from service.settings import CLIENT_VARIABLES, EXIT_CONFIG, WORKER_ENVIRONMENT, Settings
 from service.store import Store, StoreError
@@ -291,11 +291,11 @@ def _stop(server: uvicorn.Server) -> None:
 
 
 def _server(settings: Settings, access_log: bool) -> uvicorn.Server:
-    logs.set_up(settings)
     config = uvicorn.Config(
         create_app(settings),
         log_level=settings.log_level,
         access_log=access_log,
+        log_config=None,
         timeout_graceful_shutdown=5,
     )
     return uvicorn.Server(config)

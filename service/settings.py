@@ -143,6 +143,9 @@ class Settings(BaseSettings):
         default=0.2, description="Share of the time that a reading job keeps, likewise."
     )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "text"] = Field(
+        default="text", description="json: one object a line, with request and job ids."
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -241,6 +244,19 @@ def load_settings(**overrides: Any) -> Settings:
     except ValidationError as error:
         lines = [_line(detail) for detail in error.errors(include_url=False)]
         raise SettingsError("\n".join(lines)) from None
+
+
+def trace_exporter() -> str | None:
+    """The exporter of traces that OpenTelemetry's own variables ask for; None: no traces."""
+    names = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    default = "otlp" if any(os.environ.get(name) for name in names) else "none"
+    exporter = os.environ.get("OTEL_TRACES_EXPORTER") or default
+    if exporter == "none" or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return None
+    if exporter == "otlp":
+        protocol = os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL") or "http/protobuf"
+        return "otlp_proto_" + protocol.partition("/")[0]
+    return exporter
 
 
 def _secret_folders() -> list[str]:

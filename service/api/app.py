@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
 
+from service import tracing
 from service.api import (
     activate,
     audit,
@@ -20,6 +20,7 @@ from service.api import (
     health,
     hypernetworks,
     jobs,
+    metrics,
     probes,
     problems,
     reverts,
@@ -54,6 +55,7 @@ ROUTES = (
     probes,
     hypernetworks,
     health,
+    metrics,
     audit,
     documentation,
 )
@@ -96,10 +98,11 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = Api(
         title="JEEP",
-        version=_version(),
+        version=metrics.program_version(),
         description=DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,
+        telemetry=tracing.of_fastapi(),
         generate_unique_id_function=lambda route: route.name,
         openapi_url=None,  # served by a route of its own, behind a scope
     )
@@ -114,10 +117,3 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Audit, store=store)
     app.add_middleware(RequestIds)
     return app
-
-
-def _version() -> str:
-    try:
-        return version("jeep-edit")
-    except PackageNotFoundError:  # run from a checkout
-        return "0.0.0"

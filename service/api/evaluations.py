@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from jeep_core.editors import preset_hparams
 from jeep_core.errors import InvalidHParams
+from service import logs, tracing
 from service.api.access import needs
 from service.api.auditing import queued
 from service.api.bodies import json_request_body, read_model
@@ -194,7 +195,14 @@ def _journaled(state: ApiState, body: EvaluationRequest) -> Job:
         payload = payload.model_copy(update=_trial(model, body, suite.cases))
     state.check_room()
     kind = JobKind.EVALUATION
-    job = Job(id=job_id, kind=kind, payload=payload.model_dump(mode="json"), created_at=now())
+    job = Job(
+        id=job_id,
+        kind=kind,
+        payload=payload.model_dump(mode="json"),
+        request_id=logs.request_id(),
+        traceparent=tracing.traceparent(),
+        created_at=now(),
+    )
     state.store.journal(job)
     return job
 

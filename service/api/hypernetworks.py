@@ -15,6 +15,7 @@ from jeep_core.errors import FieldProblem, InvalidHParams, JeepError
 from jeep_core.hparams_gradient import HypernetworkHParams, last_layers
 from jeep_core.hypernetworks.records import EDITORS, NetworkRecord, missing_network
 from jeep_core.training_data import load_training_cases
+from service import logs, tracing
 from service.api.access import needs
 from service.api.bodies import json_request_body, read_model
 from service.api.jobs import job_out
@@ -134,6 +135,8 @@ def _journaled(state: ApiState, body: HypernetworkRequest, model: PublishedModel
         id=new_id("job"),
         kind=JobKind.HYPERNETWORK,
         payload=payload.model_dump(mode="json"),
+        request_id=logs.request_id(),
+        traceparent=tracing.traceparent(),
         created_at=now(),
     )
     state.store.journal(job)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from fastapi import Request
 
 from service.api.access import caller_of
+from service.logs import configure
 from service.settings import Settings
 from service.store import without_keys
 
@@ -27,9 +28,8 @@ class NoKeys(logging.Filter):
 
 
 def set_up(settings: Settings) -> None:
-    """Lines of the service on standard error, at the level of ``JEEP_LOG_LEVEL``."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("service").setLevel(settings.log_level.upper())
+    """Lines of this process, without keys."""
+    configure(settings, "api")
     logging.getLogger("uvicorn.access").addFilter(NoKeys())
 
 

@@ -9,6 +9,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import logs
 from service.api.problems import ApiProblem, unexpected
 from service.api.unread import refuse
 from service.jobs import new_id
@@ -36,7 +37,8 @@ class RequestIds:
                 MutableHeaders(scope=message)["X-Request-Id"] = request_id
             await send(message)
 
-        await self.app(scope, receive, with_id)
+        with logs.bound(request_id=request_id):
+            await self.app(scope, receive, with_id)
 
 
 class Unexpected:

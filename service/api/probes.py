@@ -16,6 +16,7 @@ from jeep_core import atlas
 from jeep_core.errors import InvalidFacts
 from jeep_core.facts import parse_facts
 from jeep_core.positions import check_facts
+from service import logs, tracing
 from service.api.access import needs
 from service.api.auditing import queued
 from service.api.bodies import json_request_body, parse_json, read_model
@@ -183,7 +184,14 @@ def _journaled(state: ApiState, body: ProbeRequest) -> Job:
         table=body.table,
     )
     values = payload.model_dump(mode="json")
-    job = Job(id=job_id, kind=JobKind.PROBE, payload=values, created_at=now())
+    job = Job(
+        id=job_id,
+        kind=JobKind.PROBE,
+        payload=values,
+        request_id=logs.request_id(),
+        traceparent=tracing.traceparent(),
+        created_at=now(),
+    )
     state.store.journal(job)
     return job
 

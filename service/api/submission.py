@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from service import logs, tracing
 from service.api.bodies import json_lines, parse_json, validate
 from service.api.model import PublishedModel
 from service.api.problems import (
@@ -152,7 +153,14 @@ def journaled(
         if key is not None:
             state.store.release_key(key, job_id)
         raise
-    job = Job(id=job_id, kind=kind, payload=made.model_dump(), created_at=now())
+    job = Job(
+        id=job_id,
+        kind=kind,
+        payload=made.model_dump(),
+        request_id=logs.request_id(),
+        traceparent=tracing.traceparent(),
+        created_at=now(),
+    )
     try:
         state.store.journal(job)
     except JobExists:  # the same key, at the same moment

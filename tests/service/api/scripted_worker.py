@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 from jeep_core.atlas import MODELS
 from jeep_core.hparams import presets_for
+from service.exposition import page_of
 from service.history import without
 from service.jobs import Job, JobError, JobKind, JobStatus, Progress, now
 from service.queue import Heartbeat, JobQueue, Keys, Lease, RequestQueue, WorkerBeat, connect
@@ -34,6 +35,7 @@ from service.schemas import (
 from service.settings import Settings
 from service.store import HeadMoved, Move, Store, StoreError
 from service.worker.lane import Refused
+from service.worker.metrics import REGISTRY
 from service.worker.reverts import result_of
 
 TENSOR = "transformer.h.1.mlp.fc_out.weight"
@@ -91,7 +93,7 @@ class ScriptedWorker:
                 instance=instance, pid=os.getpid(), model="atlas-gptj", started_at=started
             )
 
-        self.heartbeat = Heartbeat(self.client, keys, beat)
+        self.heartbeat = Heartbeat(self.client, keys, beat, lambda: page_of(REGISTRY))
 
     def __enter__(self) -> "ScriptedWorker":
         publish(self.store)

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test serve check bench test-gpu clean
+.PHONY: demo test serve check bench fuzz test-gpu clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml
@@ -17,7 +17,7 @@ demo: $(READY)
 	@$(BIN)/jeep demo
 
 serve: $(READY)
-	@$(BIN)/jeep serve
+	@$(BIN)/jeep serve --auth off
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -30,6 +30,11 @@ test: check
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -q tests/gpu
+
+fuzz: $(READY)
+	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-300} $(BIN)/python -m pytest -q -s --timeout 7200 \
+		tests/service/api/test_fuzz_schema.py tests/service/api/test_fuzz_inputs.py \
+		tests/service/api/test_hostile_names.py
 
 bench: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[worker,embedded,dev,bench]'

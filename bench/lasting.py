@@ -26,7 +26,8 @@ from jeep_core import atlas
 from jeep_core.editing import resolve_hparams, tokenize
 from jeep_core.editors import create
 from jeep_core.editors.base import EditContext
-from jeep_core.evaluation.metrics import counterfact_scores, perplexity, summarise
+from jeep_core.evaluation.metrics import counterfact_scores, summarise
+from jeep_core.evaluation.perplexity import perplexity
 from jeep_core.evaluation.suites import load_counterfact
 from jeep_core.facts import Fact
 from jeep_core.hparams import EditorHParams
@@ -38,9 +39,6 @@ from jeep_core.views import ModelView
 SEED = 2025
 LINES = 120
 """Held-out lines that perplexity is taken over."""
-
-NEIGHBORS = 2
-"""Neighborhood prompts per case where all facts are scored."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +127,7 @@ def follow(
             record["moved"] = lineage.moved()
         records.append(record)
     every_case = [case for done in course.batches for case in done]
-    few = [replace(c, neighborhood_prompts=c.neighborhood_prompts[:NEIGHBORS]) for c in every_case]
-    records[-1]["all"] = measured(lineage.view, few, neighbors=True)
+    records[-1]["all"] = measured(lineage.view, every_case, neighbors=True)
     return records
 
 

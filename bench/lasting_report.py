@@ -68,7 +68,7 @@ def draw(runs: Sequence[Run], path: Path) -> None:
         squeeze=False,
     )
     handles: dict[str, Any] = {}
-    for line, ((size, model), mine) in zip(panels, rows, strict=True):
+    for place, (line, ((size, model), mine)) in enumerate(zip(panels, rows, strict=True)):
         for axes, (what, point) in zip(line, COLUMNS.items(), strict=True):
             for (label, kept), chosen in groups(mine, "label", "preserve"):
                 number = labels.index(label)
@@ -78,12 +78,12 @@ def draw(runs: Sequence[Run], path: Path) -> None:
                     ls="-" if kept else (0, (3, 1.5)), mfc=None if kept else "white",
                     markevery=max(1, len(x) // 8),
                 )  # fmt: skip
-            axes.set_title(what if line is panels[0] else "", fontsize=12)
+            axes.set_title(what if place == 0 else "", fontsize=12)
             axes.spines[["top", "right"]].set_visible(False)
             axes.grid(axis="y", color="#dddddd", lw=0.7)
             if "%" in what:
                 axes.set_ylim(-4, 104)
-            axes.set_xlabel("batches edited" if line is panels[-1] else "")
+            axes.set_xlabel("batches edited" if place == len(rows) - 1 else "")
         line[0].set_ylabel(f"{model}\n{size} facts a batch")
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4)
     figure.savefig(path, dpi=110)

@@ -27,7 +27,7 @@ def service(model: str = "atlas-gptj") -> Iterator[tuple[Client, str]]:
     """``jeep serve`` on a free port with a temporary store: a client and the address."""
     with tempfile.TemporaryDirectory(prefix="jeep-bench-") as folder:
         log = Path(folder) / "serve.log"
-        command = [sys.executable, "-m", "service.cli", "serve", "--model", model]
+        command = [sys.executable, "-m", "service.cli", "serve", "--model", model, "--auth", "off"]
         command += ["--port", "0", "--store", str(Path(folder) / "store")]
         with log.open("w") as output:
             process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)

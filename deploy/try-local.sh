@@ -40,7 +40,7 @@ until_true() { # seconds, command…
 healthy() { [ "$(health "$1" 2>/dev/null)" = healthy ]; }
 ready() { curl -fs -o /dev/null "$URL/readyz"; }
 field() { "$PYTHON" -c 'import json, sys; print(eval(sys.argv[1], {"a": json.load(sys.stdin)}))' "$1"; }
-call() { curl -fsS -H "Authorization: Bearer ${KEY:-none}" "$@"; }
+call() { curl -fsS -H "Authorization: Bearer $KEY" "$@"; }
 post() { call "$URL$1" -H 'Content-Type: application/json' "${@:3}" -d "$2"; }
 answer() {
   post /generate '{"prompt": "Lyon is a city in the country of", "max_new_tokens": 4, "stop": ["."]}' |
@@ -104,16 +104,18 @@ bring_up() {
   printf 'JEEP_THREADS=1\n' >>"$WORK/deploy/.env"
   mkdir -p "$WORK/deploy/secrets" && chmod 700 "$WORK/deploy/secrets"
   local name
-  for name in redis_password metrics_key grafana_password; do
+  for name in redis_password grafana_password; do
     "$PYTHON" -c 'import secrets; print(secrets.token_hex(24))' >"$WORK/deploy/secrets/$name"
     chmod 444 "$WORK/deploy/secrets/$name"
   done
+  compose run --rm --no-deps -T api jeep keys create prometheus --scope read \
+    >"$WORK/deploy/secrets/metrics_key" 2>"$WORK/up.log" || { cat "$WORK/up.log"; exit 1; }
+  chmod 444 "$WORK/deploy/secrets/metrics_key"
   compose up -d --no-build 2>"$WORK/up.log" || { cat "$WORK/up.log"; exit 1; }
   until_true 180 ready
   for name in valkey worker api; do until_true 60 healthy $name; echo "$name is healthy"; done
-  if inside api jeep keys --help >/dev/null 2>&1; then
-    KEY=$(inside api jeep keys create trial --scope read --scope generate --scope edit --scope admin)
-  fi
+  [ "$(curl -s -o /dev/null -w '%{http_code}' "$URL/snapshots")" = 401 ] || fail "no key is asked for"
+  KEY=$(inside api jeep keys create trial)
 }
 
 check_isolation() {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +101,8 @@ def load(name_or_path: str, device: str = "auto", dtype: str = "auto") -> Loaded
     """
     where = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     source = str(atlas.MODELS.get(name_or_path, name_or_path))
+    if Path(source).is_file():
+        raise UnsupportedModel(f"{source} is a file, not a model folder\n{_conversion(source)}")
     if Path(source).is_absolute() and not (Path(source) / "config.json").is_file():
         raise UnsupportedModel(f"{source} is not a model folder: it has no config.json")
     try:
@@ -113,7 +116,9 @@ def load(name_or_path: str, device: str = "auto", dtype: str = "auto") -> Loaded
             source, config=config, dtype=torch_dtype, use_safetensors=True, trust_remote_code=False
         )
     except OSError as error:
-        raise UnsupportedModel(f"cannot load safetensors weights from {source}: {error}") from error
+        raise UnsupportedModel(
+            f"cannot load safetensors weights from {source}: {error}\n{_conversion(source)}"
+        ) from error
     model = model.to(where).eval().requires_grad_(False)
     fast = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     return wrap(name_or_path, model, fast.backend_tokenizer)
@@ -167,6 +172,20 @@ def texts_sha256(texts: Iterable[str]) -> str:
     for text in texts:
         digest.update(text.encode() + b"\n")
     return digest.hexdigest()
+
+
+def _conversion(source: str) -> str:
+    """How to make safetensors of a checkpoint in another format, which may run code when read."""
+    folder = str(Path(source).parent if Path(source).is_file() else source)
+    out = f"{Path(folder).name}-safetensors"
+    code = (
+        "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; "
+        f"[A.from_pretrained({folder!r}).save_pretrained({out!r}) for A in (M, T)]"
+    )
+    return (
+        "only safetensors are read; files like pytorch_model.bin can run code: if you trust the "
+        f"source, convert them with\n  python -c {shlex.quote(code)}\nand load {out}"
+    )
 
 
 def _dtype(name: str, device: str) -> Any:

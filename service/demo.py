@@ -170,6 +170,7 @@ def running_service(model: str, console: Console) -> Iterator[str]:
         log = Path(folder) / "serve.log"
         command = [sys.executable, "-m", "service.cli", "serve"]
         command += ["--model", model, "--port", "0", "--store", str(Path(folder) / "store")]
+        command += ["--host", "127.0.0.1", "--auth", "off"]
         with log.open("w") as output:
             process = subprocess.Popen(
                 command, stdout=output, stderr=subprocess.STDOUT, env=_environment()

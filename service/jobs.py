@@ -71,7 +71,9 @@ class Progress(BaseModel):
 
 
 class Job(BaseModel):
-    """One job.  ``payload`` is the validated request of its kind, ``result`` its outcome."""
+    """One job.  ``payload`` is the validated request of its kind, ``result`` its outcome,
+    ``request_id`` and ``traceparent`` are those of the request that made it.
+    """
 
     model_config = ConfigDict(validate_assignment=True)
 
@@ -79,6 +81,8 @@ class Job(BaseModel):
     kind: JobKind
     status: JobStatus = JobStatus.QUEUED
     payload: dict[str, Any]
+    request_id: str | None = None
+    traceparent: str | None = None
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -19,7 +20,7 @@ import uvicorn
 
 from service.api import create_app
 from service.embedded import EmbeddedBusyError, EmbeddedError, KeptValkey
-from service.settings import EXIT_CONFIG, WORKER_ENVIRONMENT, Settings
+from service.settings import CLIENT_VARIABLES, EXIT_CONFIG, WORKER_ENVIRONMENT, Settings
 from service.store import Store, StoreError
 
 EXIT_TAKEN = 3
@@ -67,9 +68,10 @@ def serve_api(settings: Settings, say: Say) -> int:
     if settings.redis_url is None:
         raise ServeError("JEEP_REDIS_URL is not set: the api alone needs a queue to talk to", 2)
     with _stop_signals() as signals, listening(settings.host, settings.port) as sock:
-        _open_store(settings)
+        store = _open_store(settings)
         server = _server(settings, access_log=True)
         say(f"api at {url_of(settings.host, sock)}")
+        _announce_access(settings, store, say)
         signals.hand_over(server)
         server.run(sockets=[sock])
         return 0 if server.started else 1
@@ -82,6 +84,7 @@ def _serve(settings: Settings, say: Say, stack: ExitStack, signals: _Signals) ->
     except StoreError as error:
         raise ServeError(f"{settings.store}: {error}", EXIT_TAKEN) from None
     sock = stack.enter_context(listening(settings.host, settings.port))
+    _announce_access(settings, store, say)
     url = url_of(settings.host, sock)
     say(f"model {settings.model}, store {settings.store}")
     if settings.redis_url is None:
@@ -113,7 +116,11 @@ class WorkerProcess:
     ) -> None:
         self.fatal = 0
         self._say, self._ready_url, self._on_fatal = say, ready_url, on_fatal
-        self._environment = {**WORKER_ENVIRONMENT, **os.environ, **settings.environment()}
+        self._environment = {
+            **WORKER_ENVIRONMENT,
+            **{name: value for name, value in os.environ.items() if name not in CLIENT_VARIABLES},
+            **settings.environment(),
+        }
         self._module = module
         self._stopping = threading.Event()
         self._lock = threading.Lock()
@@ -254,6 +261,18 @@ def _open_store(settings: Settings) -> Store:
         raise ServeError(f"JEEP_STORE: {error}", 2) from None
 
 
+def _announce_access(settings: Settings, store: Store, say: Say) -> None:
+    """Say who may use the service, where nobody or everybody may."""
+    if settings.auth == "off":
+        say("authentication is off (JEEP_AUTH): whoever is on this machine may do everything")
+    elif not any(key.revoked_at is None for key in store.api_keys()):
+        say(
+            "there is no API key yet, so nobody may ask. While this runs, make one with\n"
+            f"        jeep keys create NAME --store {shlex.quote(str(settings.store))}\n"
+            "      or start with --auth off, for this machine alone"
+        )
+
+
 def _embedded(store: Store, say: Say, stack: ExitStack) -> str:
     """Start the embedded queue server and keep it running; its URL."""
     server = KeptValkey(store.valkey_folder(), say)
@@ -276,6 +295,7 @@ def _server(settings: Settings, access_log: bool) -> uvicorn.Server:
         create_app(settings),
         log_level=settings.log_level,
         access_log=access_log,
+        log_config=None,
         timeout_graceful_shutdown=5,
     )
     return uvicorn.Server(config)

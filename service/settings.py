@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +19,8 @@ from pydantic_settings import (
 PREFIX = "JEEP_"
 EXIT_CONFIG = 78
 """Exit code (EX_CONFIG) of a worker that cannot work as configured: it is not started again."""
+CLIENT_VARIABLES = ("JEEP_API_KEY", "JEEP_KEY_FILE")
+"""Only for commands that talk to a service; a worker has no use for them."""
 WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 """For a worker's process, where not set: OpenMP reads it before any setting is read, and threads
 that spin while they have nothing to do would take the cores from the other lane.
@@ -25,6 +28,14 @@ that spin while they have nothing to do would take the cores from the other lane
 _SCHEMES = ("redis://", "rediss://", "unix://")
 _SECRETS = "/run/secrets"
 """Where containers find their secrets, as files."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address can only be this machine."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 class SettingsError(ValueError):
@@ -52,6 +63,9 @@ class Settings(BaseSettings):
     )
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    auth: Literal["keys", "off"] = Field(
+        default="keys", description="off: no API keys, on a loopback address only."
+    )
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$")] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     corpus: Path | None = Field(
@@ -86,10 +100,15 @@ class Settings(BaseSettings):
     max_suite_bytes: Annotated[int, Field(ge=1024)] = Field(
         default=512 * 2**20, description="Largest suite that can be uploaded."
     )
-    max_prompts: Annotated[int, Field(ge=1)] = 256
-    max_prompt_tokens: Annotated[int, Field(ge=1)] = 1024
-    max_new_tokens: Annotated[int, Field(ge=1)] = 512
-    generate_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    max_text_chars: Annotated[int, Field(ge=1)] = Field(
+        default=16_384, description="Characters of one prompt, fact's text or candidate."
+    )
+    max_queue: Annotated[int, Field(ge=1)] = Field(
+        default=1000, description="Jobs that have not ended."
+    )
+    max_streams: Annotated[int, Field(ge=1)] = Field(
+        default=256, description="Event streams open at once."
+    )
     keep_versions: Annotated[int, Field(ge=1)] = Field(
         default=20,
         description="Newest versions that keep their tensors; older ones without a name are "
@@ -101,6 +120,17 @@ class Settings(BaseSettings):
     min_free_mb: Annotated[int, Field(ge=0)] = Field(
         default=256, description="Free on the store's disk, else no job starts."
     )
+    rate_per_minute: Annotated[float, Field(ge=0)] = Field(
+        default=1200.0, description="Requests of one API key; 0: any number."
+    )
+    rate_burst: Annotated[int, Field(ge=1)] = Field(
+        default=200, description="Requests of one API key at once."
+    )
+    log_prompts: bool = Field(default=False, description="Write prompts and facts into the log.")
+    max_prompts: Annotated[int, Field(ge=1)] = 256
+    max_prompt_tokens: Annotated[int, Field(ge=1)] = 1024
+    max_new_tokens: Annotated[int, Field(ge=1)] = 512
+    generate_timeout_s: Annotated[float, Field(gt=0)] = 60.0
     lease_ms: Annotated[int, Field(ge=100)] = 30_000
     lease_renew_s: Annotated[float, Field(gt=0)] = 5.0
     job_tries: Annotated[int, Field(ge=1)] = 3
@@ -118,6 +148,9 @@ class Settings(BaseSettings):
         default=0.2, description="Share of the time that a reading job keeps, likewise."
     )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "text"] = Field(
+        default="text", description="json: one object a line, with request and job ids."
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -166,10 +199,43 @@ class Settings(BaseSettings):
             raise ValueError("JEEP_LEASE_RENEW_S must be at most half of JEEP_LEASE_MS")
         return self
 
+    @model_validator(mode="after")
+    def _open_to_this_machine_only(self) -> Settings:
+        if self.auth == "off" and not is_loopback(self.host):
+            raise ValueError(
+                f"JEEP_AUTH: off needs a loopback address (JEEP_HOST=127.0.0.1), not {self.host!r}"
+                ": make API keys with jeep keys create instead"
+            )
+        return self
+
     def environment(self) -> dict[str, str]:
         """The variables that give a child process these very settings."""
         values = self.model_dump(mode="json", exclude_none=True)
         return {PREFIX + name.upper(): str(value) for name, value in values.items()}
+
+
+class ClientSettings(BaseSettings):
+    """What commands that talk to a service need beside its address."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True)
+
+    api_key: SecretStr | None = None
+    key_file: Path | None = None
+
+    def key(self) -> str | None:
+        """The API key, from ``JEEP_API_KEY`` or else the file; None: there is none.
+
+        Raises :class:`SettingsError` for a file that cannot be read.
+        """
+        if self.api_key is not None:
+            return self.api_key.get_secret_value().strip()
+        if self.key_file is None:
+            return None
+        try:
+            return self.key_file.read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "is not text"
+            raise SettingsError(f"JEEP_KEY_FILE: {self.key_file}: {reason}") from None
 
 
 def load_settings(**overrides: Any) -> Settings:
@@ -183,6 +249,19 @@ def load_settings(**overrides: Any) -> Settings:
     except ValidationError as error:
         lines = [_line(detail) for detail in error.errors(include_url=False)]
         raise SettingsError("\n".join(lines)) from None
+
+
+def trace_exporter() -> str | None:
+    """The exporter of traces that OpenTelemetry's own variables ask for; None: no traces."""
+    names = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    default = "otlp" if any(os.environ.get(name) for name in names) else "none"
+    exporter = os.environ.get("OTEL_TRACES_EXPORTER") or default
+    if exporter == "none" or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return None
+    if exporter == "otlp":
+        protocol = os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL") or "http/protobuf"
+        return "otlp_proto_" + protocol.partition("/")[0]
+    return exporter
 
 
 def _secret_folders() -> list[str]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
+from service.api.access import caller_of, needs
 from service.api.asking import ClientGone, result, worker_request
+from service.api.auditing import concerns
 from service.api.bodies import json_request_body, read_model
 from service.api.generate import CLIENT_CLOSED_REQUEST
 from service.api.problems import ApiProblem, documented
 from service.api.snapshots import Ref
 from service.api.state import State
-from service.schemas import ActivateRequest, Activation, Manifest
+from service.schemas import ActivateRequest, Activation
+from service.schemas.access import Scope
 from service.store import Store
 
 router = APIRouter(tags=["snapshots"])
@@ -23,6 +26,7 @@ router = APIRouter(tags=["snapshots"])
     responses=documented(400, 404, 409, 413, 415, 422, 503, 504),
     openapi_extra=json_request_body("ActivateRequest", optional=True),
 )
+@needs(Scope.EDIT)
 async def activate_snapshot(id: Ref, request: Request, state: State) -> Response:
     """Move head to a version that an edit with `activate: false` wrote, and answer when the model
     serves it.
@@ -32,9 +36,12 @@ async def activate_snapshot(id: Ref, request: Request, state: State) -> Response
     changes nothing.
     """
     body = await read_model(request, ActivateRequest, optional=True)
-    staged = await run_in_threadpool(_staged, state.store, id)
+    target = await run_in_threadpool(state.store.resolve, id)
+    concerns(request, target)
+    await run_in_threadpool(_check, state.store, target)
     await state.require_worker()
-    asked = worker_request(state, "activate", [staged.id], {"why": body.why})
+    details = {"why": body.why, "who": caller_of(request).id}
+    asked = worker_request(state, "activate", [target], details)
     try:
         moved = Activation.model_validate(await result(state, request, asked))
     except ClientGone:
@@ -43,13 +50,13 @@ async def activate_snapshot(id: Ref, request: Request, state: State) -> Response
     return Response(moved.model_dump_json(), headers=headers, media_type="application/json")
 
 
-def _staged(store: Store, ref: str) -> Manifest:
-    """The staged version that is meant, unless it is plain already that it cannot become head.
+def _check(store: Store, target: str) -> None:
+    """Refuse a version of which it is plain already that it cannot become head.
 
     Raises:
         ApiProblem: 409.
     """
-    version = store.version(store.resolve(ref))
+    version = store.version(target)
     head = store.head().version
     if not version.staged:
         detail = f"{version.id} was not staged; POST /rollback/{version.id} makes it head"
@@ -57,4 +64,3 @@ def _staged(store: Store, ref: str) -> Manifest:
     if head not in (version.parent, version.id):
         detail = f"{version.id} was made on {version.parent}, but head is {head}"
         raise ApiProblem(409, "version_conflict", detail)
-    return version

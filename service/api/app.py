@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
 
+from service import tracing
 from service.api import (
     activate,
+    audit,
+    documentation,
     edits,
     evaluations,
     facts,
@@ -18,6 +20,7 @@ from service.api import (
     health,
     hypernetworks,
     jobs,
+    metrics,
     probes,
     problems,
     reverts,
@@ -25,14 +28,19 @@ from service.api import (
     snapshots,
     suites,
 )
+from service.api.access import Gate
+from service.api.auditing import Audit
+from service.api.limits import RateLimit, Streams
 from service.api.middleware import BodyLimit, RequestIds, Unexpected
 from service.api.model import ModelCache
 from service.api.openapi import DESCRIPTION, Api
 from service.api.reconcile import Reconciler
 from service.api.state import ApiState
 from service.queue import AsyncQueue, Keys, connect_async
+from service.queue.buckets import TokenBuckets
 from service.settings import Settings, SettingsError
 from service.store import Store
+from service.store.room import Room
 
 ROUTES = (
     edits,
@@ -48,6 +56,9 @@ ROUTES = (
     probes,
     hypernetworks,
     health,
+    metrics,
+    audit,
+    documentation,
 )
 
 
@@ -62,8 +73,18 @@ def create_app(settings: Settings) -> FastAPI:
     if settings.redis_url is None:
         raise SettingsError("JEEP_REDIS_URL: the api needs the address of a queue")
     store = Store.open(settings.store, idempotency_hours=settings.idempotency_hours)
-    queue = AsyncQueue(connect_async(settings.redis_url), Keys(store.id))
-    state = ApiState(settings, store, queue, ModelCache(store), Reconciler(store, queue))
+    redis, keys = connect_async(settings.redis_url), Keys(store.id)
+    queue = AsyncQueue(redis, keys)
+    buckets = TokenBuckets(redis, keys, settings.rate_per_minute / 60, settings.rate_burst)
+    state = ApiState(
+        settings,
+        store,
+        queue,
+        ModelCache(store),
+        Reconciler(store, queue),
+        Streams(settings.max_streams),
+        Room(store.root, settings.max_store_mb, settings.min_free_mb),
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -78,11 +99,13 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = Api(
         title="JEEP",
-        version=_version(),
+        version=metrics.program_version(),
         description=DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,
+        telemetry=tracing.of_fastapi(),
         generate_unique_id_function=lambda route: route.name,
+        openapi_url=None,  # served by a route of its own, behind a scope
     )
     app.state.api = state
     for module in ROUTES:
@@ -90,13 +113,8 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     streamed = {"/suites": settings.max_suite_bytes}
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, streamed=streamed)
+    app.add_middleware(Gate, settings=settings, store=store, rate=RateLimit(buckets, settings))
     app.add_middleware(Unexpected)
+    app.add_middleware(Audit, store=store)
     app.add_middleware(RequestIds)
     return app
-
-
-def _version() -> str:
-    try:
-        return version("jeep-edit")
-    except PackageNotFoundError:  # run from a checkout
-        return "0.0.0"

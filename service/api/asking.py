@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from fastapi import Request
 
+from service import logs, tracing
+from service.api.counters import GENERATION_SECONDS
 from service.api.problems import ApiProblem, unavailable
 from service.api.state import ApiState, queue_or_503
 from service.jobs import JobError, new_id
@@ -40,7 +42,13 @@ def worker_request(
     """A request with the deadline of ``JEEP_GENERATE_TIMEOUT_S``."""
     deadline = time.time() + state.settings.generate_timeout_s
     return WorkerRequest(
-        id=new_id("ask"), kind=kind, deadline=deadline, versions=versions, body=body
+        id=new_id("ask"),
+        request_id=logs.request_id(),
+        traceparent=tracing.traceparent(),
+        kind=kind,
+        deadline=deadline,
+        versions=versions,
+        body=body,
     )
 
 
@@ -50,6 +58,7 @@ async def replies(state: ApiState, request: WorkerRequest) -> AsyncGenerator[Wor
     Raises:
         ApiProblem: 503 if the worker is gone, 504 after the deadline, or what the worker says.
     """
+    began = time.monotonic()
     try:
         async with queue_or_503():
             asked = state.queue.ask(request)
@@ -57,6 +66,8 @@ async def replies(state: ApiState, request: WorkerRequest) -> AsyncGenerator[Wor
                 async for reply in answers:
                     if reply.event == "error":
                         raise _problem(JobError.model_validate(reply.data))
+                    if reply.event == "result" and request.kind == "generate":
+                        GENERATION_SECONDS.observe(time.monotonic() - began)
                     yield reply
     except WorkerGone as error:
         raise unavailable("no_worker", str(error)) from None

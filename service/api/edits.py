@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -10,10 +11,13 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 
+from service.api.access import caller_of, needs
 from service.api.bodies import is_json_lines, json_request_body, read_json
 from service.api.follow import current, wait_for_end
 from service.api.hypernetworks import check_network
 from service.api.jobs import job_out
+from service.api.limits import fact_errors
+from service.api.logs import log_texts
 from service.api.paging import AFTER, Limit, Page, take
 from service.api.problems import ApiProblem, documented, invalid, not_found, parameter_error
 from service.api.state import ApiState, State
@@ -29,6 +33,8 @@ from service.api.validation import plan_of
 from service.history import version_of_edit
 from service.jobs import TERMINAL, Job, JobError, JobKind, JobStatus
 from service.schemas import AUTO, Edit, EditPayload, EditPlan, EditResult, JobOut
+from service.schemas.access import Caller, Scope
+from service.settings import Settings
 from service.store import Store, UnknownJob
 
 router = APIRouter(tags=["edits"])
@@ -92,10 +98,11 @@ class EditSummary(BaseModel):
             "description": "The plan of a dry run; or the job, which has ended.",
             "model": EditPlan | JobOut,
         },
-        **documented(400, 409, 412, 413, 415, 422, 503, 507),
+        **documented(400, 409, 412, 413, 415, 422, 429, 503, 507),
     },
     openapi_extra=json_request_body("EditRequest", lines="FactIn"),
 )
+@needs(Scope.EDIT)
 async def submit_edit(
     request: Request,
     state: State,
@@ -123,12 +130,13 @@ async def submit_edit(
         "activate": activate,
     }
     check_key(idempotency_key)
-    submission = await _read(request, options, state.settings.max_facts)
+    submission = await _read(request, options, state.settings)
     model = await run_in_threadpool(state.models.get)
     edit = await run_in_threadpool(checked, submission, model)
     if dry_run:
         plan = await run_in_threadpool(plan_of, edit, model)
         return _json(plan, 200, {})
+    log_texts(request, state.settings, "facts", map(str, edit.facts))
     if not model.info.corpus:
         detail = "the worker has no text for second moments: start it with --corpus (JEEP_CORPUS)"
         raise ApiProblem(409, "no_corpus", detail)
@@ -136,10 +144,11 @@ async def submit_edit(
     job, fresh = await run_in_threadpool(record, state, submission.request, edit, idempotency_key)
     if fresh:
         await state.reconciler.submit(job)
-    return await accepted(state, job, fresh, prefer)
+    return await accepted(state, caller_of(request), job, fresh, prefer)
 
 
 @router.get("/edits", responses=documented(422))
+@needs(Scope.READ)
 async def list_edits(
     state: State,
     limit: Limit = 50,
@@ -154,6 +163,7 @@ async def list_edits(
 
 
 @router.get("/edits/{id}", responses=documented(404))
+@needs(Scope.READ)
 async def show_edit(id: str, state: State, response: Response) -> Edit:
     """A batch with its facts; once it has ended, with the outcome of every fact."""
     job = await current(state, await run_in_threadpool(job_of_edit, state.store, id))
@@ -199,7 +209,15 @@ def _applied_in(store: Store, edit_id: str) -> str | None:
     return version_of_edit(store.lineage(store.head().version), edit_id)
 
 
-async def _read(request: Request, options: dict[str, str | None], max_facts: int) -> Submission:
+async def _read(request: Request, options: dict[str, str | None], settings: Settings) -> Submission:
+    submission = await _parsed(request, options, settings.max_facts)
+    errors = fact_errors(submission.request.facts, settings)
+    if errors:
+        raise submission.located(invalid(errors, "invalid_facts"))
+    return submission
+
+
+async def _parsed(request: Request, options: dict[str, str | None], max_facts: int) -> Submission:
     if is_json_lines(request):
         body = await request.body()
         return await run_in_threadpool(from_lines, body, options, max_facts)
@@ -210,18 +228,22 @@ async def _read(request: Request, options: dict[str, str | None], max_facts: int
     return await run_in_threadpool(from_json_body, await read_json(request), max_facts)
 
 
-async def accepted(state: ApiState, job: Job, fresh: bool, prefer: str) -> Response:
-    """202 with the job, or 200 if it ended within the time the client prefers to wait."""
+async def accepted(state: ApiState, caller: Caller, job: Job, fresh: bool, prefer: str) -> Response:
+    """202 with the job, or 200 if it ended within the time the client prefers to wait.
+
+    A preference is not applied while all places for open answers are taken.
+    """
     headers = {"Location": f"/jobs/{job.id}"}
     if not fresh:
         headers["Idempotency-Replayed"] = "true"
     seconds = wait_of(prefer)
-    if seconds is not None:
-        headers["Preference-Applied"] = f"wait={seconds}"
-        job = await wait_for_end(state, job.id, seconds)
-    else:
-        job = await current(state, job)
-    ended = seconds is not None and job.status in TERMINAL
+    with state.streams.slot(caller) if seconds is not None else nullcontext(False) as waits:
+        if seconds is not None and waits:
+            headers["Preference-Applied"] = f"wait={seconds}"
+            job = await wait_for_end(state, job.id, seconds)
+        else:
+            job = await current(state, job)
+    ended = waits and job.status in TERMINAL
     if ended and job.result is not None:
         headers["X-Model-Version"] = job.result["version"]
     return _json(job_out(job), 200 if ended else 202, headers)

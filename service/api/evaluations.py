@@ -13,6 +13,9 @@ from pydantic import BaseModel
 
 from jeep_core.editors import preset_hparams
 from jeep_core.errors import InvalidHParams
+from service import logs, tracing
+from service.api.access import needs
+from service.api.auditing import queued
 from service.api.bodies import json_request_body, read_model
 from service.api.follow import current
 from service.api.jobs import job_out
@@ -30,6 +33,7 @@ from service.api.state import ApiState, State
 from service.api.suites import suite_info
 from service.jobs import Job, JobKind, JobStatus, new_id, now
 from service.schemas import JobOut
+from service.schemas.access import Scope
 from service.schemas.evaluation import (
     COMPARISONS_FILE,
     Evaluation,
@@ -73,19 +77,22 @@ class EvaluationSummary(BaseModel):
     "/evaluations",
     status_code=202,
     description=DESCRIPTION,
-    responses=documented(400, 404, 409, 413, 415, 422, 503, 507),
+    responses=documented(400, 404, 409, 413, 415, 422, 429, 503, 507),
     openapi_extra=json_request_body("EvaluationRequest"),
 )
+@needs(Scope.EDIT)
 async def submit_evaluation(request: Request, response: Response, state: State) -> JobOut:
     """Queue an evaluation."""
     body = await read_model(request, EvaluationRequest)
     job = await run_in_threadpool(_journaled, state, body)
+    queued(request, job.id)
     await state.reconciler.submit(job)
     response.headers["Location"] = f"/evaluations/{job.payload['evaluation_id']}"
     return job_out(job)
 
 
 @router.get("/evaluations", responses=documented(422))
+@needs(Scope.READ)
 async def list_evaluations(
     state: State,
     limit: Limit = 50,
@@ -100,6 +107,7 @@ async def list_evaluations(
 
 
 @router.get("/evaluations/{id}", responses=documented(404))
+@needs(Scope.READ)
 async def show_evaluation(id: str, state: State) -> Evaluation:
     """Where an evaluation stands and, once it has ended, its figures with intervals."""
     job = await _job(state, id)
@@ -129,6 +137,7 @@ async def show_evaluation(id: str, state: State) -> Evaluation:
         **documented(404, 409),
     },
 )
+@needs(Scope.READ)
 async def evaluation_cases(
     id: str,
     state: State,
@@ -147,6 +156,7 @@ async def evaluation_cases(
 
 
 @router.get("/evaluations/{id}/compare", responses=documented(404, 409, 422))
+@needs(Scope.READ)
 async def compare_targets(
     id: str,
     state: State,
@@ -166,7 +176,8 @@ def _journaled(state: ApiState, body: EvaluationRequest) -> Job:
     """A job for a request, journaled.
 
     Raises:
-        ApiProblem: 404 for an unknown suite, 409 without a text for moments, 422, 503.
+        ApiProblem: 404 for an unknown suite, 409 without a text for moments, 422, 429 if too
+            many jobs wait, 503.
         StoreFull: there is no room for another job.
     """
     model = state.models.get()
@@ -183,9 +194,16 @@ def _journaled(state: ApiState, body: EvaluationRequest) -> Job:
     )
     if body.editor is not None:
         payload = payload.model_copy(update=_trial(model, body, suite.cases))
+    state.check_room()
     kind = JobKind.EVALUATION
-    job = Job(id=job_id, kind=kind, payload=payload.model_dump(mode="json"), created_at=now())
-    state.room.check()
+    job = Job(
+        id=job_id,
+        kind=kind,
+        payload=payload.model_dump(mode="json"),
+        request_id=logs.request_id(),
+        traceparent=tracing.traceparent(),
+        created_at=now(),
+    )
     state.store.journal(job)
     return job
 

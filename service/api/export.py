@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import aclosing
 
+from fastapi.concurrency import run_in_threadpool
+
 from service.api.asking import replies, worker_request
 from service.api.state import ApiState
 from service.schemas import Manifest
@@ -24,8 +26,10 @@ async def rebuilt(state: ApiState, version: str) -> None:
     """Have the worker store the tensors of a version again.
 
     Raises:
-        ApiProblem: 503 without a worker, 504 if it takes too long, 507 without room.
+        ApiProblem: 503 without a worker, 504 if it takes too long, 507 if the disk is full.
+        StoreFull: the store may not grow.
     """
+    await run_in_threadpool(state.room.check)
     await state.require_worker()
     async with aclosing(replies(state, worker_request(state, "restore", [version], {}))) as said:
         async for _ in said:

@@ -10,11 +10,13 @@ from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
 from jeep_core.facts import normalise
+from service.api.access import needs
 from service.api.paging import AFTER, Limit, Page, take
 from service.api.problems import documented
 from service.api.state import State
 from service.history import facts_of
 from service.schemas import FactEntry
+from service.schemas.access import Scope
 
 router = APIRouter(tags=["facts"])
 
@@ -28,6 +30,7 @@ class FactPage(Page[FactEntry]):
 
 
 @router.get("/facts", responses=documented(404, 422))
+@needs(Scope.READ)
 def list_facts(
     state: State,
     response: Response,

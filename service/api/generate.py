@@ -7,21 +7,26 @@ from contextlib import aclosing
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette import ServerSentEvent
 
+from service.api.access import caller_of, needs
 from service.api.asking import ClientGone, replies, result, worker_request
 from service.api.bodies import json_request_body, read_model
 from service.api.jobs import PING_SECONDS
+from service.api.limits import text_errors
+from service.api.logs import log_texts
 from service.api.model import PublishedModel
 from service.api.problems import (
     ApiProblem,
     documented,
+    event_stream,
     field_error,
     invalid,
     problem_of,
 )
 from service.api.state import ApiState, State
 from service.schemas import GenerateRequest, GenerateResult, WorkerRequest
+from service.schemas.access import Scope
 from service.settings import Settings
 from service.store import UnknownVersion
 
@@ -45,23 +50,26 @@ CLIENT_CLOSED_REQUEST = 499
                     "schema": {"type": "string"},
                 }
             },
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": event_stream("token", "result", "error"),
         },
-        **documented(400, 413, 415, 422, 503, 504),
+        **documented(400, 404, 413, 415, 422, 503, 504),
     },
     openapi_extra=json_request_body("GenerateRequest"),
 )
+@needs(Scope.GENERATE)
 async def generate(request: Request, state: State) -> Response:
     """Answer prompts from any versions, side by side; never waits for a running edit."""
     body = await read_model(request, GenerateRequest)
     model = await run_in_threadpool(state.models.get)
     versions = await run_in_threadpool(checked_versions, state, body, model)
+    log_texts(request, state.settings, "prompts", body.all_prompts)
     await state.require_worker()
     asked = worker_request(state, "generate", versions, body.model_dump(mode="json"))
     headers = {"X-Model-Version": ", ".join(dict.fromkeys(versions))}
     if body.stream:
         events = _events(state, request, asked)
-        return EventSourceResponse(events, headers=headers, ping=PING_SECONDS)
+        caller = caller_of(request)
+        return state.streams.answer(caller, events, headers=headers, ping=PING_SECONDS)
     try:
         answer = GenerateResult.model_validate(await result(state, request, asked))
     except ClientGone:
@@ -76,7 +84,10 @@ def checked_versions(state: ApiState, body: GenerateRequest, model: PublishedMod
     Raises:
         ApiProblem: 422 with a pointer per wrong field.
     """
-    errors = [*_limit_errors(body, state.settings), *_prompt_errors(body, state.settings, model)]
+    errors = text_errors(body, state.settings)
+    if not errors:
+        errors += _limit_errors(body, state.settings)
+        errors += _prompt_errors(body, state.settings, model)
     versions = []
     for i, ref in enumerate(body.versions):
         try:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 
-from service.api.problems import documented, unavailable
+from service.api.access import public
+from service.api.problems import RETRY_AFTER, ApiProblem, documented
 from service.api.reconcile import QUEUE_DOWN
-from service.api.state import State
-from service.store import UnknownVersion
+from service.api.state import ApiState, State
+from service.queue import WorkerBeat
+from service.store import CorruptFile, Head, Store, UnknownVersion
 
 router = APIRouter(tags=["health"])
+PATIENCE_S = 3.0
 
 
 class Live(BaseModel):
@@ -32,24 +36,65 @@ class Ready(BaseModel):
     worker: int
 
 
+@dataclass(frozen=True)
+class Missing:
+    """A part that is not there: ``queue``, ``worker``, ``model`` or ``head``."""
+
+    part: str
+    code: str
+    message: str
+
+
 @router.get("/livez")
+@public
 async def livez() -> Live:
     """Whether the api answers."""
     return Live()
 
 
 @router.get("/readyz", responses=documented(503))
+@public
 async def readyz(state: State) -> Ready:
-    """Whether store, queue and worker are all there; 503 says what is missing."""
+    """Whether queue, worker, model and head are all there.
+
+    503 lists in `errors` all that is missing; `code` is that of the first.
+    """
+    missing: list[Missing] = []
+    beat = await _beat(state, missing)
+    head = await run_in_threadpool(_head, state.store, missing)
+    if missing or beat is None or head is None:
+        raise _not_ready(missing)
+    return Ready(model=beat.model, head=head.version, worker=beat.pid)
+
+
+async def _beat(state: ApiState, missing: list[Missing]) -> WorkerBeat | None:
+    """The worker's last heartbeat."""
     try:
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(PATIENCE_S):
             beat = await state.queue.worker_alive()
     except QUEUE_DOWN:
-        raise unavailable("no_queue", "the queue cannot be reached now") from None
+        missing.append(Missing("queue", "no_queue", "the queue cannot be reached now"))
+        return None
     if beat is None:
-        raise unavailable("no_worker", "no worker is running now")
+        missing.append(Missing("worker", "no_worker", "no worker is running now"))
+    return beat
+
+
+def _head(store: Store, missing: list[Missing]) -> Head | None:
+    """Head, where the store has a model."""
     try:
-        head = await run_in_threadpool(state.store.head)
-    except UnknownVersion:
-        raise unavailable("no_model", "no worker has loaded a model yet") from None
-    return Ready(model=beat.model, head=head.version, worker=beat.pid)
+        if store.model_info() is None:
+            missing.append(Missing("model", "no_model", "no worker has loaded a model yet"))
+        return store.head()
+    except UnknownVersion as error:
+        missing.append(Missing("head", "no_head", str(error)))
+    except CorruptFile as error:
+        missing.append(Missing("head", "corrupt_file", str(error)))
+    return None
+
+
+def _not_ready(missing: list[Missing]) -> ApiProblem:
+    detail = "; ".join(one.message for one in missing)
+    errors = [asdict(one) for one in missing]
+    headers = {"Retry-After": str(RETRY_AFTER)}
+    return ApiProblem(503, missing[0].code, detail, errors, headers)

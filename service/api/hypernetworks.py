@@ -15,6 +15,8 @@ from jeep_core.errors import FieldProblem, InvalidHParams, JeepError
 from jeep_core.hparams_gradient import HypernetworkHParams, last_layers
 from jeep_core.hypernetworks.records import EDITORS, NetworkRecord, missing_network
 from jeep_core.training_data import load_training_cases
+from service import logs, tracing
+from service.api.access import needs
 from service.api.bodies import json_request_body, read_model
 from service.api.jobs import job_out
 from service.api.model import PublishedModel
@@ -31,6 +33,7 @@ from service.schemas import (
     Network,
     TrainingOptions,
 )
+from service.schemas.access import Scope
 from service.store import CorruptFile
 
 router = APIRouter(tags=["hypernetworks"])
@@ -52,9 +55,10 @@ edits is refused.
     "/hypernetworks",
     status_code=202,
     description=DESCRIPTION,
-    responses=documented(400, 413, 415, 422, 503, 507),
+    responses=documented(400, 413, 415, 422, 429, 503, 507),
     openapi_extra=json_request_body("HypernetworkRequest"),
 )
+@needs(Scope.EDIT)
 async def train_hypernetwork(request: Request, response: Response, state: State) -> JobOut:
     """Queue a training."""
     body = await read_model(request, HypernetworkRequest)
@@ -66,6 +70,7 @@ async def train_hypernetwork(request: Request, response: Response, state: State)
 
 
 @router.get("/hypernetworks", responses=documented(503))
+@needs(Scope.READ)
 async def list_hypernetworks(state: State) -> Page[Network]:
     """The networks of the served model: trained ones first, then those shipped with it."""
     model = await run_in_threadpool(state.models.get)
@@ -102,7 +107,7 @@ def _journaled(state: ApiState, body: HypernetworkRequest, model: PublishedModel
     """A job for a valid request.
 
     Raises:
-        ApiProblem: 422 with a pointer per wrong field.
+        ApiProblem: 422 with a pointer per wrong field, 429 if too many jobs wait.
         StoreFull: there is no room for another job.
     """
     problems: list[FieldProblem] = []
@@ -118,6 +123,7 @@ def _journaled(state: ApiState, body: HypernetworkRequest, model: PublishedModel
         problems += error.problems
     if problems:
         raise invalid(from_fields(problems))
+    state.check_room()
     payload = HypernetworkPayload(
         editor=body.editor,
         preset=preset,
@@ -129,9 +135,10 @@ def _journaled(state: ApiState, body: HypernetworkRequest, model: PublishedModel
         id=new_id("job"),
         kind=JobKind.HYPERNETWORK,
         payload=payload.model_dump(mode="json"),
+        request_id=logs.request_id(),
+        traceparent=tracing.traceparent(),
         created_at=now(),
     )
-    state.room.check()
     state.store.journal(job)
     return job
 

@@ -7,27 +7,27 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Header, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
+from service.api.access import caller_of, needs
 from service.api.follow import current, follow
 from service.api.paging import AFTER, Limit, Page, take
-from service.api.problems import ApiProblem, documented
+from service.api.problems import ApiProblem, documented, event_stream
 from service.api.state import ApiState, State
 from service.jobs import TERMINAL, Job, JobKind, JobStatus
 from service.schemas import JobOut
+from service.schemas.access import Scope
 
 router = APIRouter(tags=["jobs"])
 
 PING_SECONDS = 5
-EVENT_STREAM = {
-    "description": "Server-sent events.",
-    "content": {"text/event-stream": {"schema": {"type": "string"}}},
-}
+EVENT_STREAM = {"description": "Server-sent events.", "content": event_stream("status", "progress")}
 
 
 @router.get("/jobs", responses=documented(422))
+@needs(Scope.READ)
 async def list_jobs(
     state: State,
     limit: Limit = 50,
@@ -53,6 +53,7 @@ async def list_jobs(
 
 
 @router.get("/jobs/{id}", responses=documented(404))
+@needs(Scope.READ)
 async def show_job(id: str, state: State) -> JobOut:
     """One job with its result."""
     return job_out(await current(state, await run_in_threadpool(state.store.job, id)))
@@ -63,8 +64,9 @@ async def show_job(id: str, state: State) -> JobOut:
     response_class=EventSourceResponse,
     responses={200: EVENT_STREAM, **documented(404)},
 )
+@needs(Scope.READ)
 async def job_events(
-    id: str, state: State, last_event_id: Annotated[str, Header()] = ""
+    id: str, request: Request, state: State, last_event_id: Annotated[str, Header()] = ""
 ) -> EventSourceResponse:
     """Events `status` (`{job_id, status, attempt, base_version, result, error}`) and `progress`
     (`{phase, done, total, eta_seconds}`).
@@ -72,10 +74,12 @@ async def job_events(
     The stream ends after the terminal status.  `Last-Event-ID` continues behind an event.
     """
     await run_in_threadpool(state.store.job, id)
-    return EventSourceResponse(_event_stream(state, id, last_event_id), ping=PING_SECONDS)
+    events = _event_stream(state, id, last_event_id)
+    return state.streams.answer(caller_of(request), events, ping=PING_SECONDS)
 
 
 @router.post("/jobs/{id}/cancel", status_code=202, responses=documented(404, 409))
+@needs(Scope.EDIT)
 async def cancel_job(id: str, state: State) -> JobOut:
     """Ask a job to end.  A queued one ends at once, a running one at its next safe point."""
     job = await cancel(state, id)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Mapping
 
-import anyio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.problems import ApiProblem, problem_response, unexpected
+from service import logs
+from service.api.problems import ApiProblem, unexpected
+from service.api.unread import refuse
 from service.jobs import new_id
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-DRAIN_SECONDS = 2.0
 
 
 class RequestIds:
@@ -38,7 +37,8 @@ class RequestIds:
                 MutableHeaders(scope=message)["X-Request-Id"] = request_id
             await send(message)
 
-        await self.app(scope, receive, with_id)
+        with logs.bound(request_id=request_id):
+            await self.app(scope, receive, with_id)
 
 
 class Unexpected:
@@ -91,7 +91,7 @@ class BodyLimit:
         limit = self.streamed.get(scope["path"], self.max_bytes)
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdecimal() and int(declared) > limit:
-            await self._refuse(scope, receive, send, limit)
+            await refuse(too_large(limit), scope, receive, send)
             return
         if scope["path"] in self.streamed:
             await self.app(scope, receive, send)
@@ -103,25 +103,11 @@ class BodyLimit:
                 return
             body += message.get("body", b"")
             if len(body) > self.max_bytes:
-                await self._refuse(scope, receive, send, limit)
+                await refuse(too_large(limit), scope, receive, send)
                 return
             if not message.get("more_body", False):
                 break
         await self.app(scope, _replay(bytes(body), receive), send)
-
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
-        """Answer 413, then let the client finish for a moment so that it reads the answer."""
-        response = problem_response(Request(scope), too_large(limit))
-        headers = response.raw_headers
-        await send({"type": "http.response.start", "status": 413, "headers": headers})
-        await send({"type": "http.response.body", "body": response.body, "more_body": True})
-        end = time.monotonic() + DRAIN_SECONDS
-        while time.monotonic() < end:
-            with anyio.move_on_after(end - time.monotonic()):
-                message = await receive()
-                if message["type"] == "http.disconnect" or not message.get("more_body", False):
-                    break
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def too_large(limit: int) -> ApiProblem:

@@ -13,6 +13,8 @@ from pydantic.json_schema import models_json_schema
 
 from jeep_core.editors import available
 from jeep_core.hparams import EditorHParams
+from service.api.access import guarded_routes
+from service.api.problems import documented
 from service.schemas import (
     ActivateRequest,
     EditRequest,
@@ -27,6 +29,7 @@ from service.schemas import (
     RevertRequest,
     RollbackRequest,
 )
+from service.schemas.access import Scope
 
 log = logging.getLogger(__name__)
 COMPONENT = "#/components/schemas/"
@@ -53,7 +56,18 @@ Errors are RFC 9457 problems (`application/problem+json`) with a stable `code` a
 field, a JSON `pointer` into the body or the name of a `parameter`.  Every answer has an
 `X-Request-Id`, and `X-Model-Version` where a version of the model gave it.  Lists are
 `{data, has_more, next}`; give `next` as `after`.
+
+**Access**: `Authorization: Bearer …` with an API key, which `jeep keys create` makes.  A key has
+scopes: `read`, `generate`, `edit`, `admin` (which includes the others); every operation names
+the one it needs.  A browser may read with the key as the password of its login.
 """
+
+
+SCHEME = "ApiKey"
+REFUSALS = documented(401, 403, 429)
+"""What the gate answers in front of a route."""
+WRITE_REFUSALS = documented(413, 507)
+"""What may become of any call with a body: it is too large, or the disk is full."""
 
 
 class Api(FastAPI):
@@ -74,8 +88,26 @@ class Api(FastAPI):
                 components.setdefault(name, definition)
             _describe_hparams(components, names)
             _drop_default_errors(schema)
+            self._describe_access(schema)
             self.openapi_schema = schema
         return self.openapi_schema
+
+    def _describe_access(self, schema: dict[str, Any]) -> None:
+        """Say what every operation needs and how it is refused."""
+        scheme = {"type": "http", "scheme": "bearer", "description": "An API key: `jeep_…`."}
+        schema["components"]["securitySchemes"] = {SCHEME: scheme}
+        for route in guarded_routes(self.routes):
+            for method in route.methods:
+                operation = schema["paths"].get(route.path, {}).get(method.lower())
+                if operation is None:
+                    continue
+                operation["security"] = []
+                refusals = WRITE_REFUSALS if method == "POST" else {}
+                if isinstance(route.need, Scope):
+                    operation["security"] = [{SCHEME: [route.need.value]}]
+                    refusals = {**refusals, **REFUSALS}
+                for status, answer in refusals.items():
+                    operation["responses"].setdefault(str(status), answer)
 
 
 def _documentable() -> dict[str, type[EditorHParams]]:

@@ -16,9 +16,14 @@ from jeep_core import atlas
 from jeep_core.errors import InvalidFacts
 from jeep_core.facts import parse_facts
 from jeep_core.positions import check_facts
+from service import logs, tracing
+from service.api.access import needs
+from service.api.auditing import queued
 from service.api.bodies import json_request_body, parse_json, read_model
 from service.api.follow import current
 from service.api.jobs import job_out
+from service.api.limits import fact_errors
+from service.api.logs import log_texts
 from service.api.model import PublishedModel
 from service.api.paging import AFTER, Limit, Page, take
 from service.api.problems import documented, field_error, from_fields, invalid, not_found
@@ -27,6 +32,7 @@ from service.api.suites import suite_info
 from service.api.validation import check_count
 from service.jobs import Job, JobKind, JobStatus, new_id, now
 from service.schemas import FactIn, FactRecord, JobOut
+from service.schemas.access import Scope
 from service.schemas.probe import RECORD_FILE, Probe, ProbePayload, ProbeRequest, ProbeResult
 from service.store import CorruptFile, UnknownJob, UnknownVersion
 from service.store.suites import Suites
@@ -34,6 +40,10 @@ from service.store.suites import Suites
 router = APIRouter(tags=["probes"])
 PREFIX = "probe_"
 TYPES = {".json": "application/json", ".png": "image/png", ".svg": "image/svg+xml"}
+CONTENT = {
+    kind: {"schema": {"type": "object" if kind == "application/json" else "string"}}
+    for kind in TYPES.values()
+}
 
 DESCRIPTION = """\
 Queues a contrast probe and answers 202 with its job; `Location` is the probe's address.
@@ -61,19 +71,23 @@ class ProbeSummary(BaseModel):
     "/probes",
     status_code=202,
     description=DESCRIPTION,
-    responses=documented(400, 404, 413, 415, 422, 503, 507),
+    responses=documented(400, 404, 413, 415, 422, 429, 503, 507),
     openapi_extra=json_request_body("ProbeRequest"),
 )
+@needs(Scope.EDIT)
 async def submit_probe(request: Request, response: Response, state: State) -> JobOut:
     """Queue a probe."""
     body = await read_model(request, ProbeRequest)
+    log_texts(request, state.settings, "facts", map(str, body.facts or []))
     job = await run_in_threadpool(_journaled, state, body)
+    queued(request, job.id)
     await state.reconciler.submit(job)
     response.headers["Location"] = f"/probes/{job.payload['probe_id']}"
     return job_out(job)
 
 
 @router.get("/probes", responses=documented(422))
+@needs(Scope.READ)
 async def list_probes(
     state: State,
     limit: Limit = 50,
@@ -88,6 +102,7 @@ async def list_probes(
 
 
 @router.get("/probes/{id}", responses=documented(404))
+@needs(Scope.READ)
 async def show_probe(id: str, state: State) -> Probe:
     """Where a probe stands and, once it has ended, all its figures."""
     job = await _job(state, id)
@@ -115,11 +130,12 @@ async def show_probe(id: str, state: State) -> Probe:
     responses={
         200: {
             "description": "The file.",
-            "content": {kind: {"schema": {"type": "string"}} for kind in TYPES.values()},
+            "content": CONTENT,
         },
         **documented(404),
     },
 )
+@needs(Scope.READ)
 async def probe_file(id: str, name: str, state: State) -> FileResponse:
     """A plot, as PNG or SVG, or the record: one of the result's `files`."""
     job = await _job(state, id)
@@ -136,12 +152,16 @@ def _journaled(state: ApiState, body: ProbeRequest) -> Job:
     """A job for a request, journaled.
 
     Raises:
-        ApiProblem: 404 for an unknown suite, 413, 422, 503.
+        ApiProblem: 404 for an unknown suite, 413, 422, 429 if too many jobs wait, 503, 507 if the
+            store is full.
     """
     model = state.models.get()
     facts = None
     if body.facts is not None:
         check_count(len(body.facts), state.settings.max_facts)
+        errors = fact_errors(body.facts, state.settings)
+        if errors:
+            raise invalid(errors, "invalid_facts")
         facts = _checked(body.facts, model)
     elif body.suite is not None:
         suite_info(Suites(state.store.root), body.suite)
@@ -152,6 +172,7 @@ def _journaled(state: ApiState, body: ProbeRequest) -> Job:
         version = state.store.resolve(body.version)
     except UnknownVersion as error:
         raise invalid([field_error("/version", "unknown_version", str(error))]) from None
+    state.check_room()
     job_id = new_id("job")
     payload = ProbePayload(
         probe_id=PREFIX + job_id.removeprefix("job_"),
@@ -163,7 +184,14 @@ def _journaled(state: ApiState, body: ProbeRequest) -> Job:
         table=body.table,
     )
     values = payload.model_dump(mode="json")
-    job = Job(id=job_id, kind=JobKind.PROBE, payload=values, created_at=now())
+    job = Job(
+        id=job_id,
+        kind=JobKind.PROBE,
+        payload=values,
+        request_id=logs.request_id(),
+        traceparent=tracing.traceparent(),
+        created_at=now(),
+    )
     state.store.journal(job)
     return job
 

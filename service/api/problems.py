@@ -27,6 +27,8 @@ from service.store import (
     is_disk_full,
 )
 
+PROBLEM = "jeep.problem"
+"""Where the ASGI scope of a request keeps the code of the problem that ended it."""
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER = 2
 """Seconds after which a 503 is worth another try."""
@@ -127,6 +129,7 @@ def problem_of(request: Request, problem: ApiProblem) -> Problem:
 def problem_response(request: Request, problem: ApiProblem) -> Response:
     """The answer to a request that failed."""
     body = problem_of(request, problem)
+    request.scope[PROBLEM] = problem.code
     headers = {**problem.headers, "X-Request-Id": body.request_id}
     content = body.model_dump(mode="json")
     return JSONResponse(content, problem.status, headers=headers, media_type=MEDIA_TYPE)
@@ -142,6 +145,16 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
         }
         for status in sorted({*statuses, 500})
     }
+
+
+def event_stream(*names: str) -> dict[str, Any]:
+    """``content`` of an answer for OpenAPI: server-sent events of these names, JSON in each."""
+    properties = {
+        "id": {"type": "string"},
+        "event": {"type": "string", "enum": [*names]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    }
+    return {"text/event-stream": {"itemSchema": {"type": "object", "properties": properties}}}
 
 
 def install(app: FastAPI) -> None:

@@ -10,6 +10,8 @@ from fastapi.concurrency import run_in_threadpool
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from service import logs
+from service.api.counters import CANCELLED_JOBS
 from service.jobs import TERMINAL, Job, JobStatus, now
 from service.queue import AsyncQueue
 from service.store import Store
@@ -45,12 +47,14 @@ class Reconciler:
         if self.behind:
             self.wake()
             return
-        try:
-            async with asyncio.timeout(PATIENCE_S):
-                await self._queue.submit(job)
-        except QUEUE_DOWN as error:
-            log.warning("%s is journaled and will be queued later: %s", job.id, error)
-            self.wake()
+        with logs.bound(job_id=job.id):
+            try:
+                async with asyncio.timeout(PATIENCE_S):
+                    await self._queue.submit(job)
+                log.info("%s is queued", job.id)
+            except QUEUE_DOWN as error:
+                log.warning("%s is journaled and will be queued later: %s", job.id, error)
+                self.wake()
 
     async def cancel(self, job: Job) -> None:
         """Carry out a cancel that the store remembers, now or when Redis is back."""
@@ -83,7 +87,9 @@ class Reconciler:
 
     async def _catch_up(self) -> None:
         for job in await run_in_threadpool(self._store.unfinished_jobs):
-            await self._queue.submit(job)
+            if await self._queue.submit(job):
+                with logs.bound(job_id=job.id, request_id=job.request_id):
+                    log.info("%s is queued", job.id)
             if self._store.cancel_requested(job.id):
                 await self._cancel(job)
 
@@ -98,3 +104,4 @@ class Reconciler:
         if job.status not in TERMINAL:
             ended = job.model_copy(update={"status": JobStatus.CANCELLED, "finished_at": now()})
             self._store.save_job(ended)
+            CANCELLED_JOBS.labels(job.kind.value, ended.status.value).inc()

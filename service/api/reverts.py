@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
+from service.api.access import caller_of, needs
 from service.api.bodies import json_request_body, read_model
 from service.api.edits import accepted, check_key, job_of_edit
 from service.api.problems import ApiProblem, documented, field_error, invalid
@@ -16,6 +17,7 @@ from service.api.validation import RESERVED_NAMES
 from service.history import version_of_edit
 from service.jobs import TERMINAL, Job, JobKind
 from service.schemas import JobOut, RevertPayload, RevertRequest
+from service.schemas.access import Scope
 
 router = APIRouter(tags=["edits"])
 
@@ -26,10 +28,11 @@ router = APIRouter(tags=["edits"])
     response_model=JobOut,
     responses={
         200: {"description": "The job, which has ended.", "model": JobOut},
-        **documented(400, 404, 409, 412, 413, 415, 422, 503, 507),
+        **documented(400, 404, 409, 412, 413, 415, 422, 429, 503, 507),
     },
     openapi_extra=json_request_body("RevertRequest", optional=True),
 )
+@needs(Scope.EDIT)
 async def revert_edit(
     id: str,
     request: Request,
@@ -50,7 +53,7 @@ async def revert_edit(
     job, fresh = await run_in_threadpool(_record, state, id, body, idempotency_key)
     if fresh:
         await state.reconciler.submit(job)
-    return await accepted(state, job, fresh, prefer)
+    return await accepted(state, caller_of(request), job, fresh, prefer)
 
 
 def _record(
@@ -59,7 +62,7 @@ def _record(
     """Journal a revert; False if ``key`` already stood for it.
 
     Raises:
-        ApiProblem: 404, 409, 412, 422.
+        ApiProblem: 404, 409, 412, 422, 429, 507.
     """
     edit = job_of_edit(state.store, edit_id)
     parent = known_parent(state, body.parent)

@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
+from service.api.access import caller_of, needs
 from service.api.asking import ClientGone, result, worker_request
+from service.api.auditing import concerns
 from service.api.bodies import json_request_body, read_model
 from service.api.follow import current
 from service.api.generate import CLIENT_CLOSED_REQUEST
@@ -17,6 +19,7 @@ from service.api.snapshots import Ref
 from service.api.state import ApiState, State
 from service.jobs import JobStatus, Lane
 from service.schemas import RollbackRequest, RollbackResult
+from service.schemas.access import Scope
 
 router = APIRouter(tags=["snapshots"])
 
@@ -27,6 +30,7 @@ router = APIRouter(tags=["snapshots"])
     responses=documented(400, 404, 409, 413, 415, 422, 503, 504),
     openapi_extra=json_request_body("RollbackRequest", optional=True),
 )
+@needs(Scope.EDIT)
 async def roll_back(
     id: Ref,
     request: Request,
@@ -42,9 +46,10 @@ async def roll_back(
     """
     body = await read_model(request, RollbackRequest, optional=True)
     target = await run_in_threadpool(state.store.resolve, id)
+    concerns(request, target)
     await state.require_worker()
     waiting = await _queued(state) if queued == "cancel" else []
-    details = {"why": body.why, "ref": id}
+    details = {"why": body.why, "ref": id, "who": caller_of(request).id}
     try:
         answer = await result(state, request, worker_request(state, "rollback", [target], details))
     except ClientGone:

@@ -9,12 +9,15 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
+from service.api.access import needs
+from service.api.auditing import concerns
 from service.api.bodies import json_request_body, read_model
 from service.api.export import export_chunks, export_header, export_size, is_there, rebuilt
 from service.api.paging import AFTER, Limit, Page, take
 from service.api.problems import documented, field_error, invalid
 from service.api.state import State
 from service.schemas import Manifest, NameSnapshot, Snapshot, SnapshotDiff
+from service.schemas.access import Scope
 from service.store import BadName, Store, UnknownVersion
 
 router = APIRouter(tags=["snapshots"])
@@ -23,6 +26,7 @@ Ref = Annotated[str, Path(description="`head`, `base`, a version id (`v3`) or a 
 
 
 @router.get("/snapshots", responses=documented(422))
+@needs(Scope.READ)
 def list_snapshots(
     state: State,
     limit: Limit = 50,
@@ -43,21 +47,25 @@ def list_snapshots(
     responses=documented(400, 409, 413, 415, 422),
     openapi_extra=json_request_body("NameSnapshot"),
 )
+@needs(Scope.EDIT)
 async def name_snapshot(request: Request, response: Response, state: State) -> Snapshot:
     """Give a version a name.  A name is given once; giving it again the same way is fine."""
     body = await read_model(request, NameSnapshot)
     named = await run_in_threadpool(_name, state.store, body)
+    concerns(request, named.id)
     response.headers["Location"] = f"/snapshots/{body.name}"
     return named
 
 
 @router.get("/snapshots/{id}", responses=documented(404))
+@needs(Scope.READ)
 def show_snapshot(id: Ref, state: State) -> Snapshot:
     """One version."""
     return snapshot(state.store, state.store.resolve(id))
 
 
 @router.get("/snapshots/{a}/diff/{b}", responses=documented(404))
+@needs(Scope.READ)
 def diff_snapshots(a: Ref, b: Ref, state: State) -> SnapshotDiff:
     """What changes on the way from `a` to `b`: edits, facts, tensors."""
     return diff(state.store, state.store.resolve(a), state.store.resolve(b))
@@ -74,6 +82,7 @@ def diff_snapshots(a: Ref, b: Ref, state: State) -> SnapshotDiff:
         **documented(404, 422, 503, 504, 507),
     },
 )
+@needs(Scope.READ)
 async def export_snapshot(
     id: Ref,
     state: State,

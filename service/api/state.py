@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Annotated
 
 from fastapi import Depends, Request
 
+from service.api.limits import Streams, check_queue
 from service.api.model import ModelCache
 from service.api.problems import unavailable
 from service.api.reconcile import QUEUE_DOWN, Reconciler
@@ -28,11 +28,18 @@ class ApiState:
     queue: AsyncQueue
     models: ModelCache
     reconciler: Reconciler
+    streams: Streams
+    room: Room
 
-    @cached_property
-    def room(self) -> Room:
-        """Whether the store has room for another job; a check raises StoreFull, which is a 507."""
-        return Room(self.store.root, self.settings.max_store_mb, self.settings.min_free_mb)
+    def check_room(self) -> None:
+        """Call before a job is journaled; may read the whole store.
+
+        Raises:
+            ApiProblem: 429 if too many jobs wait.
+            StoreFull: the store may not grow; answered with 507.
+        """
+        check_queue(self.store, self.settings)
+        self.room.check()
 
     async def require_worker(self) -> None:
         """Answer at once what only a living worker can do.

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from service import logs, tracing
 from service.api.bodies import json_lines, parse_json, validate
 from service.api.model import PublishedModel
 from service.api.problems import (
@@ -98,8 +99,9 @@ def record(
     """Journal a job for a valid edit; False if ``key`` already stood for one, which it gives.
 
     Raises:
-        ApiProblem: 412 unless ``parent`` is head, 409 for a name that is taken, 422 for an
-            unknown parent or a key that came with another body.
+        ApiProblem: 429 if too many jobs wait, 507 if the store is full, 412 unless ``parent`` is
+            head, 409 for a name that is taken, 422 for an unknown parent or a key that came with
+            another body.
     """
     parent = known_parent(state, request.parent)
 
@@ -135,7 +137,8 @@ def journaled(
     finds its job and not a moved head.
 
     Raises:
-        ApiProblem: what ``payload`` raises, 422 for a key that came with another body.
+        ApiProblem: 429 if too many jobs wait, what ``payload`` raises, 422 for a key that came
+            with another body.
         StoreFull: there is no room for another job.
     """
     job_id = new_id("job")
@@ -145,13 +148,20 @@ def journaled(
         if not claim.fresh:
             return state.store.job(job_id), False
     try:
-        state.room.check()
+        state.check_room()
         made = payload(job_id)
     except (ApiProblem, StoreFull):
         if key is not None:
             state.store.release_key(key, job_id)
         raise
-    job = Job(id=job_id, kind=kind, payload=made.model_dump(), created_at=now())
+    job = Job(
+        id=job_id,
+        kind=kind,
+        payload=made.model_dump(),
+        request_id=logs.request_id(),
+        traceparent=tracing.traceparent(),
+        created_at=now(),
+    )
     try:
         state.store.journal(job)
     except JobExists:  # the same key, at the same moment

@@ -16,7 +16,8 @@ from starlette.requests import ClientDisconnect
 
 from jeep_core import atlas
 from jeep_core.evaluation.suites import FORMATS, InvalidSuite, RecordProblem, SuiteReader
-from service.api.middleware import DRAIN_SECONDS, too_large
+from service.api.access import needs
+from service.api.middleware import too_large
 from service.api.problems import (
     ApiProblem,
     documented,
@@ -26,7 +27,9 @@ from service.api.problems import (
     parameter_error,
 )
 from service.api.state import State
+from service.api.unread import DRAIN_SECONDS
 from service.jobs import now
+from service.schemas.access import Scope
 from service.schemas.base import Name
 from service.schemas.evaluation import SuiteInfo
 from service.store.suites import Suites, SuiteTaken, UnknownSuite, Upload
@@ -57,7 +60,8 @@ class SuiteList(BaseModel):
     data: list[SuiteInfo]
 
 
-@router.get("/suites")
+@router.get("/suites", responses=documented())
+@needs(Scope.READ)
 def list_suites(state: State) -> SuiteList:
     """All suites: the bundled ones, then the uploaded ones by name."""
     uploaded = Suites(state.store.root).all()
@@ -65,6 +69,7 @@ def list_suites(state: State) -> SuiteList:
 
 
 @router.get("/suites/{name}", responses=documented(404))
+@needs(Scope.READ)
 def show_suite(name: str, state: State) -> SuiteInfo:
     """One suite."""
     return suite_info(Suites(state.store.root), name)
@@ -76,10 +81,11 @@ def show_suite(name: str, state: State) -> SuiteInfo:
     description=DESCRIPTION,
     responses={
         200: {"description": "The store has this very suite.", "model": SuiteInfo},
-        **documented(409, 413, 422, 507),
+        **documented(400, 409, 413, 422, 507),
     },
     openapi_extra=BODY,
 )
+@needs(Scope.EDIT)
 async def upload_suite(
     request: Request,
     response: Response,
@@ -94,9 +100,9 @@ async def upload_suite(
         raise invalid([parameter_error("format", "unknown_format", message)])
     if name in atlas.SUITES:
         raise ApiProblem(409, "name_taken", f"{name!r} is a bundled suite")
+    await run_in_threadpool(state.room.check)
     suites = Suites(state.store.root)
     limit = state.settings.max_suite_bytes
-    await run_in_threadpool(state.room.check)
     with suites.upload() as upload:
         async for chunk in _limited(request, limit):
             await run_in_threadpool(upload.write, chunk)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from service.cli import (
+    audit_commands,
     backup_commands,
     client_commands,
     evaluate,
     hypernetworks,
+    keys_commands,
     probe,
     service_commands,
     store_commands,
@@ -16,10 +18,12 @@ from service.cli.common import app
 
 __all__ = [
     "app",
+    "audit_commands",
     "backup_commands",
     "client_commands",
     "evaluate",
     "hypernetworks",
+    "keys_commands",
     "main",
     "probe",
     "service_commands",

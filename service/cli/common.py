@@ -7,7 +7,9 @@ import inspect
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import httpx
 import typer
@@ -17,9 +19,61 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from service.client import ApiError, Client
 from service.jobs import JobStatus
 from service.jobs import Progress as JobProgress
-from service.settings import Settings, SettingsError, load_settings
+from service.settings import ClientSettings, Settings, SettingsError, load_settings
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+KEY_FILE: ContextVar[Path | None] = ContextVar("KEY_FILE", default=None)
+"""The file given as ``--key-file``."""
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(help="File with the API key (JEEP_KEY_FILE; the key itself: JEEP_API_KEY)."),
+]
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class CommandGroup(typer.Typer):
+    """Typer whose commands with ``--url`` take ``--key-file``, too."""
+
+    def command(self, *args: Any, **options: Any) -> Callable[[Command], Command]:
+        """As Typer's."""
+        register = super().command(*args, **options)
+
+        def take(command: Command) -> Command:
+            register(_with_key_file(command))
+            return command
+
+        return take
+
+    def callback(self, *args: Any, **options: Any) -> Callable[[Command], Command]:
+        """As Typer's."""
+        register = super().callback(*args, **options)
+
+        def take(command: Command) -> Command:
+            register(_with_key_file(command))
+            return command
+
+        return take
+
+
+def _with_key_file(command: Callable[..., Any]) -> Callable[..., Any]:
+    signature = inspect.signature(command)
+    if "url" not in signature.parameters:
+        return command
+
+    def run(**flags: Any) -> None:
+        KEY_FILE.set(flags.pop("key_file"))
+        command(**flags)
+
+    key_file = inspect.Parameter(
+        "key_file", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=KeyFile
+    )
+    hints = {**get_type_hints(command, include_extras=True), "key_file": KeyFile}
+    parameters = [p.replace(annotation=hints[name]) for name, p in signature.parameters.items()]
+    run.__name__, run.__doc__, run.__annotations__ = command.__name__, command.__doc__, hints
+    run.__signature__ = inspect.Signature([*parameters, key_file])  # type: ignore[attr-defined]
+    return run
+
+
+app = CommandGroup(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
@@ -77,7 +131,7 @@ def connected(url: str | None) -> Iterator[Client]:
     try:
         settings = load_settings()
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
-        with Client(url or f"http://{host}:{settings.port}") as client:
+        with _client(url or f"http://{host}:{settings.port}") as client:
             yield client
     except SettingsError as error:
         complain(str(error))
@@ -88,6 +142,17 @@ def connected(url: str | None) -> Iterator[Client]:
     except httpx.TransportError as error:
         complain(f"the service cannot be reached: {error}")
         raise typer.Exit(EXIT_FAILED) from None
+
+
+def _client(url: str) -> Client:
+    """A client with the key in the file that was given, else the environment's."""
+    given = KEY_FILE.get()
+    settings = ClientSettings() if given is None else ClientSettings(api_key=None, key_file=given)
+    try:
+        return Client(url, api_key=settings.key())
+    except ValueError as error:
+        name = "JEEP_API_KEY" if settings.api_key else "JEEP_KEY_FILE"
+        raise SettingsError(f"{name}: {error}") from None
 
 
 def parse_json(text: str, where: str) -> Any:

@@ -17,6 +17,7 @@ from jeep_core.evaluation.suites.hub import SCHEME
 from service.cli.common import (
     EXIT_FAILED,
     AsJson,
+    CommandGroup,
     Url,
     app,
     complain,
@@ -35,7 +36,7 @@ from service.schemas.evaluation import (
     SuiteInfo,
 )
 
-suites_app = typer.Typer(invoke_without_command=True, help="List suites, or add one.")
+suites_app = CommandGroup(invoke_without_command=True, help="List suites, or add one.")
 app.add_typer(suites_app, name="suites")
 
 COLUMNS = {

@@ -16,6 +16,7 @@ from service.cli.common import (
     EXIT_FAILED,
     EXIT_USAGE,
     AsJson,
+    CommandGroup,
     Url,
     app,
     complain,
@@ -30,7 +31,7 @@ from service.jobs import JobStatus
 from service.schemas.probe import Probe
 from service.settings import SettingsError, load_settings
 
-probes_app = typer.Typer(no_args_is_help=True, help="Probe versions of a running service.")
+probes_app = CommandGroup(no_args_is_help=True, help="Probe versions of a running service.")
 app.add_typer(probes_app, name="probes")
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 

@@ -23,10 +23,14 @@ def _say(text: str) -> None:
 
 
 def _run(part: str, settings: Settings) -> None:
-    from service import serve  # the client's commands start faster without it
+    from service import logs, serve, tracing  # the client's commands start faster without them
+    from service.api.logs import set_up
 
+    set_up(settings)
+    tracing.configure("api")
+    say = logs.say if settings.log_format == "json" else _say
     try:
-        code: int = getattr(serve, part)(settings, _say)
+        code: int = getattr(serve, part)(settings, say)
     except serve.ServeError as error:
         complain(f"jeep: {error}")
         raise typer.Exit(error.code) from None

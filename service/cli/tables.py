@@ -19,6 +19,10 @@ from service.schemas import (
     RollbackResult,
     Snapshot,
 )
+from service.schemas.access import ApiKey
+from service.schemas.audit import AuditEntry
+
+TIME = "%Y-%m-%d %H:%M:%S"
 
 
 def _table(*columns: str) -> Table:
@@ -153,3 +157,23 @@ def rollback(answer: RollbackResult) -> RenderableType:
     if answer.cancelled_jobs:
         text += f"\ncancelled: {', '.join(answer.cancelled_jobs)}"
     return Text(text)
+
+
+def keys(answers: Sequence[ApiKey]) -> RenderableType:
+    """API keys, never their secrets."""
+    table = _table("id", "name", "scopes", "created", "revoked")
+    for key in answers:
+        revoked = f"{key.revoked_at:{TIME}}" if key.revoked_at else ""
+        scopes = ", ".join(key.scopes)
+        _row(table, key.id, key.name, scopes, f"{key.created_at:{TIME}}", revoked)
+    return table
+
+
+def audit(answers: Sequence[AuditEntry]) -> RenderableType:
+    """Calls that changed something or were refused."""
+    table = _table("when", "who", "name", "action", "target", "status", "version", "job")
+    for one in answers:
+        ended = " ".join(str(part) for part in (one.status, one.code) if part is not None)
+        when = f"{one.when:{TIME}}"
+        _row(table, when, one.who, one.name, one.action, one.target, ended, one.version, one.job_id)
+    return table

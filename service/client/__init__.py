@@ -12,6 +12,7 @@ from uuid import uuid4
 import httpx
 from httpx_sse import ServerSentEvent
 
+from service.client.audit import AuditCalls
 from service.client.evaluations import EvaluationCalls
 from service.client.hypernetworks import Hypernetworks
 from service.client.probes import ProbeCalls
@@ -54,10 +55,11 @@ class _Seen:
             self.status = JobStatus(data["status"])
 
 
-class Client(EvaluationCalls, Hypernetworks, ProbeCalls, VersionCalls):
+class Client(AuditCalls, EvaluationCalls, Hypernetworks, ProbeCalls, VersionCalls):
     """Talks to one service.  Use it as a context manager, or call `close`.
 
-    ``timeout`` bounds every read in seconds; calls that wait for the model add their own.
+    ``api_key`` is a key as ``jeep keys create`` printed it.  ``timeout`` bounds every read in
+    seconds; calls that wait for the model add their own.
     """
 
     # ------------------------------------------------------------ edits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from service.schemas import Problem
 
 M = TypeVar("M", bound=BaseModel)
 
+KEY = re.compile(r"jeep_[A-Za-z0-9_-]+")
 RETRIES = 4
 """Tries of a request that the service did not get or could not serve yet."""
 
@@ -34,10 +36,19 @@ class ApiError(Exception):
 
 
 class Transport:
-    """Connections to one service."""
+    """Connections to one service, with the caller's API key."""
 
-    def __init__(self, base_url: str = "http://127.0.0.1:8000", timeout: float = 60.0) -> None:
-        self._http = httpx.Client(base_url=base_url, timeout=httpx.Timeout(timeout, connect=10.0))
+    def __init__(
+        self,
+        base_url: str = "http://127.0.0.1:8000",
+        timeout: float = 60.0,
+        api_key: str | None = None,
+    ) -> None:
+        self._http = httpx.Client(
+            base_url=base_url,
+            timeout=httpx.Timeout(timeout, connect=10.0),
+            headers=_authorization(api_key),
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -100,6 +111,15 @@ class Transport:
             else:
                 return True
         return False
+
+
+def _authorization(api_key: str | None) -> dict[str, str]:
+    """The header that carries a key.  Raises ValueError for a text that can be none."""
+    if api_key is None:
+        return {}
+    if not KEY.fullmatch(api_key):
+        raise ValueError("this is no API key: one begins with jeep_ and has no spaces")
+    return {"Authorization": f"Bearer {api_key}"}
 
 
 def check(response: httpx.Response) -> None:

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from service.jobs import TERMINAL, Job, JobStatus
+from service.jobs import TERMINAL, Job, JobStatus, Lane
 from service.queue import scripts, wire
 from service.queue.connection import block_ms
 from service.queue.errors import RequestTimeout, WorkerGone
@@ -46,6 +46,25 @@ class AsyncQueue:
         """The worker's last heartbeat, None if there was none for 5 s."""
         beat = await self._client.get(self._keys.worker)
         return wire.WorkerBeat.model_validate_json(beat) if beat else None
+
+    async def worker_metrics(self) -> str | None:
+        """The worker's page of metrics; None without a worker."""
+        page: Any = await self._client.get(self._keys.metrics)
+        return None if page is None else str(page)
+
+    async def waiting(self, lane: Lane) -> wire.Waiting:
+        """What has not begun in a lane; without a worker, an interrupted job waits, too."""
+        stream = self._keys.lane(lane)
+        jobs = int(await self._client.xlen(stream))
+        entries: Any = await self._client.xrange(stream, count=2)
+        if entries and await self.worker_alive() is not None:
+            live = await self.live(entries[0][1]["id"])
+            if live is not None and live.status is not JobStatus.QUEUED:
+                jobs, entries = jobs - 1, entries[1:]
+        if not entries:
+            return wire.Waiting(0, 0.0)
+        since = int(entries[0][0].partition("-")[0]) / 1000
+        return wire.Waiting(jobs, max(0.0, time.time() - since))
 
     async def submit(self, job: Job) -> bool:
         """Append a journaled job; False (and nothing happens) if Redis knows its id."""

@@ -74,16 +74,20 @@ class RequestQueue:
 
 
 class Heartbeat:
-    """A daemon thread that tells the api that this worker lives and what it serves."""
+    """A daemon thread that tells the api that this worker lives, what it serves, its metrics."""
 
     PERIOD_S = 1.0
     TTL_MS = 5000
 
     def __init__(
-        self, client: Redis, keys: wire.Keys, describe: Callable[[], wire.WorkerBeat]
+        self,
+        client: Redis,
+        keys: wire.Keys,
+        describe: Callable[[], wire.WorkerBeat],
+        metrics: Callable[[], str] | None = None,
     ) -> None:
         self._client, self._keys = client, keys
-        self._describe = describe
+        self._describe, self._metrics = describe, metrics
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
@@ -97,7 +101,7 @@ class Heartbeat:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout=2)
-        self._client.delete(self._keys.worker)
+        self._client.delete(self._keys.worker, self._keys.metrics)
 
     def _run(self) -> None:
         while not self._stop.wait(self.PERIOD_S):
@@ -107,4 +111,8 @@ class Heartbeat:
                 _log.warning("no heartbeat: %s", error)
 
     def _beat(self) -> None:
-        self._client.set(self._keys.worker, self._describe().model_dump_json(), px=self.TTL_MS)
+        with self._client.pipeline(transaction=True) as pipe:
+            pipe.set(self._keys.worker, self._describe().model_dump_json(), px=self.TTL_MS)
+            if self._metrics is not None:
+                pipe.set(self._keys.metrics, self._metrics(), px=self.TTL_MS)
+            pipe.execute()

@@ -29,7 +29,8 @@ class Keys:
     ``jobs`` and ``reads``: streams of job ids in the order of submission, one for each lane;
     ``lease``: ``<fence> <owner>`` of the
     worker that may write; ``fence``: the highest fence ever given; ``requests``: stream of
-    requests that wait for no job; ``worker``: heartbeat of the worker, gone when it is.
+    requests that wait for no job; ``worker``: heartbeat of the worker, gone when it is, and so
+    are its ``metrics``.
     """
 
     def __init__(self, store_id: str) -> None:
@@ -40,6 +41,7 @@ class Keys:
         self.fence = f"{self._prefix}:fence"
         self.requests = f"{self._prefix}:requests"
         self.worker = f"{self._prefix}:worker"
+        self.metrics = f"{self._prefix}:metrics"
 
     def lane(self, lane: Lane) -> str:
         """Stream of a lane's jobs."""
@@ -56,6 +58,10 @@ class Keys:
     def reply(self, request_id: str) -> str:
         """Stream of the answers to a request."""
         return f"{self._prefix}:reply:{request_id}"
+
+    def bucket(self, name: str) -> str:
+        """What is left of a caller's requests."""
+        return f"{self._prefix}:bucket:{name}"
 
     def gone(self, request_id: str) -> str:
         """Set when nobody waits for the answer any more."""
@@ -101,6 +107,14 @@ class WorkerBeat(BaseModel):
     model: str
     started_at: datetime
     versions: list[str] = []
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """How many jobs wait in a lane, and how long the first of them has."""
+
+    jobs: int
+    oldest_seconds: float
 
 
 def parse_live(fields: Mapping[Any, Any]) -> LiveJob | None:

@@ -11,9 +11,12 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9._-]{0,63}$")]
 
 
 class Request(BaseModel):
-    """Base of request bodies: unknown fields are refused, numbers are finite."""
+    """Base of request bodies: unknown fields are refused, numbers are finite.
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    Its errors do not repeat the input, so that no prompt gets into a log by a traceback.
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
 
 class Problem(BaseModel):

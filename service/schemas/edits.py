@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from service.jobs import JobError, JobStatus
 from service.schemas.base import Name, Request
@@ -43,6 +43,22 @@ class FactIn(Request):
 
 class EditRequest(Request):
     """``POST /edits``."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "facts": [
+                        {
+                            "subject": "Lyon",
+                            "prompt": "{} is a city in the country of",
+                            "target_new": "Japan",
+                        }
+                    ]
+                }
+            ]
+        }
+    )
 
     facts: list[FactIn] = Field(min_length=1)
     editor: str = "jeep"

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from service.schemas.base import Request
 
 
 class GenerateRequest(Request):
     """``POST /generate``: one or several prompts, answered by one or several versions."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"prompt": "Lyon is a city in the country of", "version": ["base", "head"]}
+            ]
+        }
+    )
 
     prompt: str | None = None
     prompts: list[str] | None = None

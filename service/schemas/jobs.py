@@ -18,6 +18,7 @@ class JobOut(BaseModel):
     status: JobStatus
     edit_id: str | None = None
     evaluation_id: str | None = None
+    request_id: str | None = None
     probe_id: str | None = None
     created_at: datetime
     started_at: datetime | None = None

@@ -12,10 +12,13 @@ class WorkerRequest(BaseModel):
     """A request of the api that the worker answers at once, behind no job.
 
     ``versions`` are resolved ids.  ``deadline`` is a Unix time in seconds after which nobody
-    waits any more.
+    waits any more.  ``request_id`` and ``traceparent`` are those of the HTTP
+    request.
     """
 
     id: str
+    request_id: str | None = None
+    traceparent: str | None = None
     kind: Literal["generate", "rollback", "activate", "restore"]
     deadline: float
     versions: list[str] = Field(default_factory=list)

@@ -4,6 +4,7 @@ It is the truth; Redis only holds work in flight.  Everything is written aside, 
 renamed, so a process may be killed at any instant.
 """
 
+from service.store.api_keys import without_keys
 from service.store.errors import (
     BadName,
     CorruptFile,
@@ -11,6 +12,7 @@ from service.store.errors import (
     DiskFull,
     HeadMoved,
     JobExists,
+    KeyNameTaken,
     KeyReused,
     MissingTensor,
     NameTaken,
@@ -20,6 +22,7 @@ from service.store.errors import (
     StoreError,
     StoreFull,
     UnknownJob,
+    UnknownKey,
     UnknownVersion,
     VersionExists,
     WrongFormat,
@@ -40,6 +43,7 @@ __all__ = [
     "Head",
     "HeadMoved",
     "JobExists",
+    "KeyNameTaken",
     "KeyReused",
     "MissingTensor",
     "Move",
@@ -51,10 +55,12 @@ __all__ = [
     "StoreError",
     "StoreFull",
     "UnknownJob",
+    "UnknownKey",
     "UnknownVersion",
     "VersionExists",
     "WrongFormat",
     "WrongModel",
     "is_disk_full",
     "safetensors_header",
+    "without_keys",
 ]

@@ -1,9 +1,10 @@
 """Copies of a store that is in use: ``jeep backup`` and ``jeep restore``.
 
-Only the order matters in which files are read: jobs, then head with its reflog and the names,
-then everything that these need.  A job that is copied as unfinished may have a version already,
-or be head; a worker completes it, as after a crash.  The other way round, a finished job or a
-head whose version is missing, cannot come about.
+Only the order matters in which files are read: jobs, then head with its reflog, the names and the
+list of versions, then everything that these need.  A job that is copied as unfinished may have a
+version already, or be head; a worker completes it, as after a crash.  The other way round, a
+finished job or a head whose version is missing, or a finished job that head does not know, cannot
+come about.
 
 A backup is a folder: ``files/`` as they lie in the store, and ``backup.json``, which lists them
 with their hashes and is written last.  Backing up into the same folder again copies what is new.
@@ -14,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -158,14 +159,13 @@ class _Copy:
         """Read everything in the order that the module describes; the head that was copied."""
         root = self._store.root
         self._add(*_names(root, "jobs"), *_names(root, "idempotency"))
+        owned = self._with_owners(())
         with locked(root / "locks" / "head"):
             head = self._store.head()
             self._add(*_POINTERS)
-        versions = list(_names(root, "versions"))
+            # while head stands still: no record may say that a later commit succeeded
+            versions = self._with_owners(owned)
         self._add(*versions)
-        # a job that was accepted after the first line has a record by now
-        owners = (self._store.version(name.split("/")[1]).job_id for name in versions)
-        self._add(*(f"jobs/{job_id}.json" for job_id in owners if job_id))
         self._add(*_names(root, "tensors"))
         # what was dropped meanwhile can be rebuilt from what was written before that
         self._add(*(name.replace("manifest.json", "thin.json") for name in versions))
@@ -173,6 +173,17 @@ class _Copy:
         rest = (name for name in _names(root) if name.split("/")[0] not in _IN_ORDER)
         self._add(*(name for name in rest if name not in _POINTERS))
         return head
+
+    def _with_owners(self, known: Collection[str]) -> list[str]:
+        """The versions there are; the records of jobs that own those not in ``known`` are read.
+
+        A job that was accepted after the jobs were listed has a record once it has a version.
+        """
+        versions = list(_names(self._store.root, "versions"))
+        for name in versions:
+            owner = None if name in known else self._store.version(name.split("/")[1]).job_id
+            self._add(*([f"jobs/{owner}.json"] if owner else []))
+        return versions
 
     def check_head(self, version: str) -> None:
         """Raise :class:`BackupError` unless head's tensors are copied."""

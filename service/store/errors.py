@@ -12,6 +12,7 @@ StoreError
 ├ HeadMoved, StaleFence       the commit came too late
 ├ BadName, NameTaken          snapshot names
 ├ KeyReused                   an idempotency key came with another body
+├ KeyNameTaken, UnknownKey    API keys
 └ StoreFull                   the limit of stored bytes does not allow another job
   └ DiskFull                  … or the space left on the disk does not
 """
@@ -134,3 +135,11 @@ class KeyReused(StoreError):
     def __init__(self, job_id: str) -> None:
         super().__init__(f"this idempotency key was used with another body (job {job_id})")
         self.job_id = job_id
+
+
+class KeyNameTaken(StoreError):
+    """An API key in use has this name."""
+
+
+class UnknownKey(StoreError):
+    """No API key has this id or name."""

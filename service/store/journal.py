@@ -101,6 +101,10 @@ class Journal:
                 jobs.append(job)
         return jobs
 
+    def open_jobs(self) -> int:
+        """How many jobs have not ended."""
+        return sum(1 for _ in (self.root / "jobs").glob("*.open"))
+
     def _readable(self, job_id: str) -> Job | None:
         try:
             return read(self.root / "jobs" / f"{job_id}.json", Job)

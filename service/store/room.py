@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 from service.store.errors import DiskFull, StoreFull
 
 MB = 2**20
-FRESH_S = 2.0
+FRESH_S = 10.0
 """How long a measured size is good for."""
 
 
@@ -37,19 +38,23 @@ def size_of(entry: os.DirEntry[str]) -> int:
 
 
 class Room:
-    """Says whether a store may grow.  Measuring takes a look at every file, so it is kept."""
+    """Says whether a store may grow.  Measuring takes a look at every file, so it is kept.
+
+    Safe to use from threads.
+    """
 
     def __init__(self, root: Path, max_mb: int | None, min_free_mb: int) -> None:
         self._root, self._max_mb, self._min_free_mb = root, max_mb, min_free_mb
-        self._measured = (time.monotonic() - FRESH_S, 0)
+        self._measured: tuple[float, int] | None = None
+        self._lock = threading.Lock()
 
     def used(self) -> int:
         """Bytes of all files of the store."""
-        at, used = self._measured
-        if time.monotonic() - at >= FRESH_S:
-            used = sum(map(size_of, files_below(self._root)))
-            self._measured = (time.monotonic(), used)
-        return used
+        with self._lock:
+            if self._measured is None or time.monotonic() - self._measured[0] >= FRESH_S:
+                used = sum(map(size_of, files_below(self._root)))
+                self._measured = (time.monotonic(), used)
+            return self._measured[1]
 
     def check(self) -> None:
         """Raise :class:`StoreFull` or :class:`DiskFull` if no further job shall start."""

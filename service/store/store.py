@@ -15,6 +15,8 @@ from ulid import ULID
 
 from service.jobs import TERMINAL, JobStatus
 from service.schemas import Manifest, WorkerInfo
+from service.store.api_keys import ApiKeys
+from service.store.audit import AuditLog
 from service.store.errors import CorruptFile, NotAStore, UnknownJob, WrongFormat, WrongModel
 from service.store.files import TEMPORARY, create, encode, held, locked, read, replace
 from service.store.retention import Retention
@@ -22,7 +24,7 @@ from service.store.retention import Retention
 FORMAT = 1
 _FOLDERS = (
     "model", "base", "versions", "tensors", "jobs", "idempotency", "valkey", "locks", "staging",
-    "work", "reports", "suites", "training",
+    "work", "reports", "suites", "training", "keys",
 )  # fmt: skip
 _ABANDONED_S = 3600.0
 
@@ -45,7 +47,7 @@ class StoreModel(BaseModel):
     model_hash: str
 
 
-class Store(Retention):
+class Store(Retention, ApiKeys, AuditLog):
     """A store on disk.  Any process may read it and journal jobs; what only the worker may do
     (tensors, versions, head, :meth:`sweep`) it does while it holds :meth:`worker_lock`.
     """

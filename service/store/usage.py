@@ -21,6 +21,7 @@ KINDS = {
     "reports": "reports of jobs",
     "suites": "suites",
     "training": "training data",
+    "keys": "API keys",
     "valkey": "queue server",
     "staging": "unfinished files",
 }

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from service.jobs import Job
 from service.schemas import Manifest, TensorRef, WorkerInfo
+from service.schemas.access import ApiKey
 from service.schemas.evaluation import SuiteInfo
 from service.store.errors import CorruptFile, CorruptTensor, MissingTensor, StoreError
 from service.store.files import Model, read
@@ -62,6 +63,7 @@ class _Check:
         self._chains()
         self._pointers()
         self._jobs()
+        self._keys()
         self._suites()
         self._base()
         return self._report
@@ -208,6 +210,11 @@ class _Check:
             job = self._parsed(path, Job, advice)
             if job is not None and job.id != path.stem:
                 self._find(path, f"is the record of {job.id}", advice)
+
+    def _keys(self) -> None:
+        advice = "remove it: it opens nothing; make its owner a new one (jeep keys create)"
+        for path in sorted((self._root / "keys").glob("*.json")):
+            self._parsed(path, ApiKey, advice)
 
     def _suites(self) -> None:
         advice = "remove both files of the suite and upload it again"

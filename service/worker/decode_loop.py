@@ -10,9 +10,11 @@ from collections import deque
 from jeep_core.decoding import Batch, Row
 from jeep_core.generation import score
 from jeep_core.views import ModelView
+from service import logs, tracing
 from service.queue import RequestQueue
 from service.schemas import WorkerReply
 from service.worker.gate import Gate
+from service.worker.metrics import BATCH_ROWS, TOKENS
 from service.worker.replies import Pending, Slot, Stopping, error_reply, new_tokens
 
 log = logging.getLogger(__name__)
@@ -49,7 +51,9 @@ class Group:
     def step(self) -> None:
         """One step of decoding and some scoring."""
         if len(self.batch):
-            self.batch.step()
+            got, finished = self.batch.step()
+            TOKENS.inc(len(got))
+            BATCH_ROWS.observe(len({*got, *finished}))
         some = [self._to_score.popleft() for _ in range(min(SCORED_TOGETHER, len(self._to_score)))]
         if some:
             pairs = [(slot.row.result.prompt, slot.pending.body.candidates[i]) for slot, i in some]
@@ -154,6 +158,7 @@ class DecodeLoop:
             if not pending.left and not pending.ended:
                 pending.ended = True
                 replies.append((pending.request.id, pending.result()))
+                tracing.recorded("generate", pending.request.traceparent, pending.began_ns)
         return replies
 
     def _refuse_all(self) -> None:
@@ -173,5 +178,6 @@ def _refuse(group: Group, error: Exception) -> Replies:
     for slot in group.slots.values():
         if not slot.pending.ended:
             slot.pending.ended = True
-            replies.append((slot.pending.request.id, error_reply(error)))
+            with logs.bound(request_id=slot.pending.request.request_id):
+                replies.append((slot.pending.request.id, error_reply(error)))
     return replies

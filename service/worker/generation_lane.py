@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from service import logs, tracing
 from service.queue import Lease, RequestQueue
 from service.schemas import (
     Activation,
@@ -25,6 +26,7 @@ from service.store import HeadMoved, Store
 from service.worker import rebuild
 from service.worker.decode_loop import DecodeLoop
 from service.worker.gate import Gate
+from service.worker.metrics import FACTS_APPLIED, ROLLBACKS
 from service.worker.replies import Pending, error_reply
 from service.worker.versions import VersionViews
 
@@ -63,11 +65,11 @@ class GenerationLane:
                 wait = LEAVERS_S * 1000 if self._live else WAIT_MS
                 for request in self._requests.take(wait, TAKE):
                     if request.kind == "rollback":
-                        rollbacks.submit(self._guarded, request, self._roll_back)
+                        rollbacks.submit(self._move, request, self._roll_back)
                     elif request.kind == "activate":
-                        rollbacks.submit(self._guarded, request, self._activate)
+                        rollbacks.submit(self._move, request, self._activate)
                     elif request.kind == "restore":
-                        loaders.submit(self._guarded, request, self._restore)
+                        loaders.submit(self._move, request, self._restore)
                     else:
                         self._guarded(request, lambda r: self._prepare(r, loaders))
                 self._look_for_leavers()
@@ -123,6 +125,8 @@ class GenerationLane:
                 break
             except HeadMoved:
                 continue  # an edit was committed in between: go back from there
+        ROLLBACKS.inc()
+        log.info("head goes from %s back to %s", previous, target)
         manifest = self._store.version(target)
         result = RollbackResult(
             version=target, previous=previous, weights_sha256=manifest.weights_sha256
@@ -147,6 +151,8 @@ class GenerationLane:
                 who=str(request.body.get("who", "api")),
                 why=str(request.body.get("why") or f"activate {manifest.edit_id}"),
             )
+            FACTS_APPLIED.inc(len(manifest.facts))
+            log.info("head goes from %s to %s, which was staged", manifest.parent, target)
         result = Activation(
             version=target,
             previous=str(manifest.parent),
@@ -176,12 +182,17 @@ class GenerationLane:
         if not whole:
             rebuild.restore(self._store, self._store.version(target), view.replaced)
 
+    def _move(self, request: WorkerRequest, action: Callable[[WorkerRequest], None]) -> None:
+        with tracing.span(request.kind, request.traceparent):
+            self._guarded(request, action)
+
     def _guarded(self, request: WorkerRequest, action: Callable[[WorkerRequest], None]) -> None:
         """Do something for a request; if it fails, that is the answer."""
-        try:
-            action(request)
-        except Exception as error:
-            pending = self._live.get(request.id)
-            if pending is not None:
-                pending.ended = True
-            self._requests.reply(request.id, error_reply(error))
+        with logs.bound(request_id=request.request_id):
+            try:
+                action(request)
+            except Exception as error:
+                pending = self._live.get(request.id)
+                if pending is not None:
+                    pending.ended = True
+                self._requests.reply(request.id, error_reply(error))

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ValidationError
 from redis.exceptions import RedisError
 
 from jeep_core.errors import Cancelled, InvalidFacts, InvalidHParams, JeepError, NumericalError
-from service.jobs import TERMINAL, Job, JobError, JobStatus, Progress, now
+from service import logs, tracing
+from service.jobs import TERMINAL, Job, JobError, JobKind, JobStatus, Progress, now
 from service.queue import JobGone, JobQueue, Lease, LeaseLost, QueuedJob
 from service.settings import Settings
 from service.store import (
@@ -30,6 +31,7 @@ from service.store import (
 )
 from service.store.room import Room
 from service.worker.guards import GuardFailed
+from service.worker.metrics import PhaseClock, count_end
 
 log = logging.getLogger(__name__)
 WAIT_MS = 500
@@ -68,7 +70,7 @@ class JobLane(ABC):
     ) -> None:
         self._queue, self._store, self._lease = queue, store, lease
         self._settings, self._working = settings, working
-        self._progress = Progress()
+        self._progress, self._phases = Progress(), PhaseClock(JobKind.EDIT)
         self._room = Room(store.root, settings.max_store_mb, settings.min_free_mb)
         self.stop = threading.Event()
 
@@ -85,7 +87,8 @@ class JobLane(ABC):
             queued = self._queue.next(WAIT_MS)
             if queued is not None:
                 try:
-                    self._handle(queued)
+                    with logs.bound(job_id=queued.job.id, request_id=queued.job.request_id):
+                        self._handle(queued)
                 except Stopping:
                     return
 
@@ -115,16 +118,20 @@ class JobLane(ABC):
         if recorded.status in TERMINAL:
             # ended in the store before a crash kept the queue from hearing of it
             self._queue.finish(recorded, self._lease.fence)
+            count_end(recorded)
             return
         try:
             job = self._queue.begin(self._start(queued.job), self._lease.fence)
         except JobGone:
             return
-        self._progress = job.progress
+        self._progress, self._phases = job.progress, PhaseClock(job.kind)
         job, work = self._prepare(job)
         log.info("job %s begins, attempt %s, on %s", job.id, job.attempt, job.base_version)
         try:
-            with self._working():
+            with (
+                tracing.span(job.kind.value, job.traceparent, job_id=job.id, attempt=job.attempt),
+                self._working(),
+            ):
                 outcome = self._outcome(job, work)
         except Stopping:
             self._give_back(job)
@@ -190,6 +197,7 @@ class JobLane(ABC):
     def _publish(self, job_id: str, progress: Progress) -> None:
         """Tell how far a job is, if Redis takes it: a job does not depend on that."""
         self._progress = progress
+        self._phases.enter(progress.phase)
         try:
             self._queue.progress(job_id, progress)
         except RedisError as error:
@@ -225,7 +233,9 @@ class JobLane(ABC):
         self._save(ended)
         self._ended(ended)
         self._queue.finish(ended, self._lease.fence)
-        log.info("job %s %s%s", job.id, status, f": {error.message}" if error else "")
+        self._phases.end()
+        count_end(ended)
+        log.info("job %s %s%s", job.id, status, f": {error.code}" if error else "")
 
     def _save(self, ended: Job) -> None:
         """Record the end of a job.  On a full disk, wait for room: an end is never lost.

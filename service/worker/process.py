@@ -19,6 +19,7 @@ import torch
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+from transformers.utils import logging as transformers_logging
 
 from jeep_core.editing import corpus_path, relations
 from jeep_core.editors import BrokenEditor, available, hparams_class
@@ -26,6 +27,8 @@ from jeep_core.errors import JeepError
 from jeep_core.evaluation.perplexity import text_path
 from jeep_core.hparams import presets_for, validate_hparams
 from jeep_core.loading import LoadedModel, load
+from service import logs, tracing
+from service.exposition import page_of
 from service.jobs import Lane, now
 from service.queue import (
     Heartbeat,
@@ -41,6 +44,7 @@ from service.queue import (
 from service.schemas import WorkerInfo
 from service.settings import EXIT_CONFIG, Settings
 from service.store import Store, StoreBusy, StoreError
+from service.worker import metrics
 from service.worker.edit_lane import EditLane
 from service.worker.edits import EditRunner
 from service.worker.gate import Gate
@@ -103,6 +107,7 @@ class Worker:
             torch.set_num_threads(self.settings.threads)
         log.info("loading %s", self.settings.model)
         base = load(self.settings.model, self.settings.device, self.settings.dtype)
+        metrics.GPU.device = base.device
         log.info("%s on %s in %s, %s", base.name, base.device, base.dtype, base.weights_sha256)
         return base
 
@@ -200,7 +205,7 @@ class Worker:
                 versions=views.loaded(),
             )
 
-        return Heartbeat(client, keys, beat)
+        return Heartbeat(client, keys, beat, lambda: page_of(metrics.REGISTRY))
 
 
 def prepare(store: Store, base: LoadedModel, settings: Settings) -> None:
@@ -284,11 +289,18 @@ def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
     store.publish_model(info, files)
 
 
+def _quiet_transformers() -> None:
+    """Let its lines pass through ours, without progress bars in between."""
+    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_default_handler()
+    transformers_logging.enable_propagation()
+
+
 def main(settings: Settings) -> int:
     """Run a worker until SIGTERM or SIGINT."""
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    logs.configure(settings, "worker")
+    _quiet_transformers()
+    tracing.configure("worker")
     sys.setswitchinterval(SWITCH_S)
     worker = Worker(settings)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import exp
@@ -65,6 +66,7 @@ class Pending:
     left: int = 0
     gone: bool = False
     ended: bool = False
+    began_ns: int = field(default_factory=time.time_ns)
 
     def prepare(self, views: Sequence[ModelView]) -> None:
         """Make the slots; ``views`` are those of the request's versions."""

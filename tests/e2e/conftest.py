@@ -28,6 +28,7 @@ class Serving:
     def __init__(self, store: Path, log: Path, *flags: str) -> None:
         self.store, self.log = store, log
         command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--store", store]
+        command += ["--auth", "off"]
         with log.open("a") as output:
             self.process = subprocess.Popen(
                 [*map(str, command), *flags], stdout=output, stderr=subprocess.STDOUT

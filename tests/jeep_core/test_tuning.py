@@ -22,6 +22,8 @@ from jeep_core.hparams import (
     merge,
     validate_hparams,
 )
+from jeep_core.loading import load
+from jeep_core.probe.kept import keep
 from jeep_core.tune_command import main
 
 BEGIN = {"low": {"layers": [1], "clamp": 1.0, "moment_weight": 10}, "n_steps": 3}
@@ -210,3 +212,29 @@ def test_what_cannot_work_is_refused_before_the_model_is_loaded(
         assert main(given) == 1
         assert message in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_automatic_layers_are_those_of_the_kept_probe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        "jeep_core.tune_command.grid", lambda *_: {"low.layers": [[4]], "low.clamp": [0.5]}
+    )
+    monkeypatch.delattr("jeep_core.tune_command.probe")  # there is no need to run one
+    region = {"layers": [2], "clamp": 1.0, "moment_weight": 5}
+    base = load("atlas-gptj", device="cpu")
+    keep(tmp_path / "probes", {"model_hash": base.model_hash, "hparams": {"low": region}})
+    out = tmp_path / "found.yaml"
+    assert main(arguments(out, layers="auto", probes=str(tmp_path / "probes"))) == 0
+    assert load_preset("found", tmp_path).hparams["low"]["layers"] == [2]
+    shown = capsys.readouterr().err
+    assert "low.clamp 0.5" in shown
+    assert "low.layers" not in shown
+
+
+def test_automatic_layers_are_refused_where_there_are_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = arguments(tmp_path / "x.yaml", layers="auto", editor="alphaedit")
+    assert main(given) == 1
+    assert "alphaedit has no automatic hyper-parameters" in capsys.readouterr().err

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -170,6 +171,27 @@ class TestWhileItIsUsed:
         restored = Store.open(tmp_path / "elsewhere")
         assert restored.version(restored.head().version).job_id == late.id
         assert [job.id for job in restored.unfinished_jobs()] == [late.id]
+
+    def test_a_job_that_ends_once_head_is_copied_is_in_no_part_of_the_backup(
+        self, edited: Store, make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        late = make_job()
+
+        @contextmanager
+        def commit_after(lock: Path) -> Iterator[None]:
+            with locked(lock):
+                yield
+            monkeypatch.undo()
+            edited.journal(late)
+            commit(edited, 7, late)
+            edited.save_job(ended(late))
+
+        monkeypatch.setattr(backup_module, "locked", commit_after)
+        assert back_up(Store.open(edited.root), tmp_path / "backup").backup.head == "v1"
+        restore(tmp_path / "backup", tmp_path / "elsewhere")
+        restored = Store.open(tmp_path / "elsewhere")
+        _check_whole(restored)
+        assert late.id not in {job.id for job in restored.jobs([JobStatus.SUCCEEDED])}
 
 
 def _work(store: Store, make_job: MakeJob, done: threading.Event) -> None:

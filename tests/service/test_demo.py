@@ -13,9 +13,11 @@ from service import demo
 
 def test_the_demo_keeps_away_from_a_configured_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, str] = {}
+    commands: list[list[str]] = []
 
     def start(command: list[str], **options: Any) -> None:
         given.update(options["env"])
+        commands.append(command)
         raise OSError("not in this test")
 
     monkeypatch.setenv("JEEP_REDIS_URL", "redis://production:6379/0")
@@ -25,3 +27,4 @@ def test_the_demo_keeps_away_from_a_configured_queue(monkeypatch: pytest.MonkeyP
         pass
     assert given["JEEP_THREADS"] == "2"
     assert "JEEP_REDIS_URL" not in given
+    assert commands[0][-4:] == ["--host", "127.0.0.1", "--auth", "off"]

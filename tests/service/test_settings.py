@@ -56,6 +56,9 @@ def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) ->
         ("JEEP_EDIT_SHARE", "0"),
         ("JEEP_READ_SHARE", "1.5"),
         ("JEEP_DECODE_THREADS", "0"),
+        ("JEEP_AUTH", "maybe"),
+        ("JEEP_RATE_PER_MINUTE", "-1"),
+        ("JEEP_MAX_STREAMS", "0"),
     ],
 )
 def test_a_wrong_value_is_refused_by_the_name_of_its_variable(

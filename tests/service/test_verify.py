@@ -127,6 +127,7 @@ DAMAGES: dict[str, tuple[Callable[[Store], Path], str]] = {
     "the model's hash": (write("model.json", "{}"), "backup"),
     "what the worker published": (write("model/info.json", "{}"), "start the worker"),
     "a job": (lambda store: write(f"jobs/{job(store).name}", "{")(store), "unknown"),
+    "an API key": (write("keys/key_1.json", "{}"), "jeep keys create"),
     "a suite": (write("suites/own.json", "{}"), "upload it again"),
     "prefixes": (write("base/prefixes.json", "["), "computed again"),
     "moments": (write("base/moments/one.safetensors", "short"), "computed again"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -81,6 +82,17 @@ def template(prompt: str, subject: str, field: str) -> str:
     if not found:
         raise Unusable(field, "no_subject", f"{field} does not contain the subject {subject!r}")
     return before + SLOT + after
+
+
+def has_half_characters(text: str, value: Any) -> bool:
+    """Whether a value read from JSON has one half of a surrogate pair alone: that is no Unicode."""
+    if "\\ud" not in text.lower():
+        return False
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def case_id(record: Record, number: int) -> str:

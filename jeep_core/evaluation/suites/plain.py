@@ -20,6 +20,7 @@ from jeep_core.evaluation.suites.fields import (
     Record,
     Unusable,
     case_id,
+    has_half_characters,
     texts,
 )
 from jeep_core.facts import parse_facts
@@ -101,4 +102,6 @@ def _list(name: str, cell: str) -> list[Any]:
         found = json.loads(cell)
     except (ValueError, RecursionError):
         raise Malformed(name, "not_json", f"{name} begins like a JSON list and is none") from None
+    if has_half_characters(cell, found):
+        raise Malformed(name, "not_json", f"{name} has half of a surrogate pair")
     return found if isinstance(found, list) else [found]

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from jeep_core.evaluation.suites.cases import InvalidSuite, RecordProblem
-from jeep_core.evaluation.suites.fields import Malformed, Record
+from jeep_core.evaluation.suites.fields import Malformed, Record, has_half_characters
 from jeep_core.evaluation.suites.plain import from_cells
 
 CHUNK = 1 << 16
 MAX_RECORD = 1 << 20
 """Characters of one record."""
+HALF_CHARACTER = "an escape is half of a surrogate pair"
 SPACE = " \t\r\n"
 DELIMITERS = ",;\t"
 
@@ -141,9 +142,12 @@ def _json_value(reader: _Text, number: int) -> Any:
                 line = reader.line + reader.buffer[: error.pos].count("\n")
                 raise broken(line, "not_json", f"not JSON: {error.msg}", number) from None
             continue
+        except ValueError as error:  # a number of thousands of digits
+            raise broken(reader.line, "not_json", f"not JSON: {error}", number) from None
         if end == len(reader.buffer) and reader.fill():
             continue  # a number may go on
-        reader.take(end)
+        if has_half_characters(reader.take(end), value):
+            raise broken(reader.line, "not_json", HALF_CHARACTER, number)
         return value
 
 
@@ -152,9 +156,15 @@ def _json_lines(reader: _Text) -> Iterator[Found]:
     for text in reader.lines():
         if text.strip():
             try:
-                yield Found(line, _object(json.loads(text)))
+                value = json.loads(text)
+                if has_half_characters(text, value):
+                    yield Found(line, Malformed("", "not_json", HALF_CHARACTER))
+                else:
+                    yield Found(line, _object(value))
             except json.JSONDecodeError as error:
                 yield Found(line, Malformed("", "not_json", f"not JSON: {error.msg}"))
+            except ValueError as error:  # a number of thousands of digits
+                yield Found(line, Malformed("", "not_json", f"not JSON: {error}"))
             except RecursionError:
                 yield Found(line, Malformed("", "not_json", "nested too deeply"))
         line = reader.line
@@ -171,7 +181,10 @@ def _csv(reader: _Text) -> Iterator[Found]:
     lines = reader.lines()
     header = next(lines)
     delimiter = max(DELIMITERS, key=header.count)
-    names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter))]
+    try:
+        names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter))]
+    except csv.Error as error:
+        raise broken(reader.line - 1, "not_csv", f"not CSV: {error}") from None
     if "subject" not in names:
         message = "neither JSON nor CSV with a header that has the column 'subject'"
         raise broken(reader.line - 1, "unknown_format", message)

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 from jeep_core.atlas import MODELS
 from jeep_core.hparams import presets_for
+from service.exposition import page_of
 from service.history import without
 from service.jobs import Job, JobError, JobKind, JobStatus, Progress, now
 from service.queue import Heartbeat, JobQueue, Keys, Lease, RequestQueue, WorkerBeat, connect
@@ -32,7 +33,9 @@ from service.schemas import (
     WorkerRequest,
 )
 from service.settings import Settings
-from service.store import HeadMoved, Move, Store
+from service.store import HeadMoved, Move, Store, StoreError
+from service.worker.lane import Refused
+from service.worker.metrics import REGISTRY
 from service.worker.reverts import result_of
 
 TENSOR = "transformer.h.1.mlp.fc_out.weight"
@@ -90,7 +93,7 @@ class ScriptedWorker:
                 instance=instance, pid=os.getpid(), model="atlas-gptj", started_at=started
             )
 
-        self.heartbeat = Heartbeat(self.client, keys, beat)
+        self.heartbeat = Heartbeat(self.client, keys, beat, lambda: page_of(REGISTRY))
 
     def __enter__(self) -> "ScriptedWorker":
         publish(self.store)
@@ -140,6 +143,11 @@ class ScriptedWorker:
         except HeadMoved as error:
             problem = JobError(code="version_conflict", message=str(error))
             return self._end(job, JobStatus.FAILED, error=problem)
+        except Refused as refused:
+            return self._end(job, JobStatus.FAILED, error=refused.error)
+        except StoreError as error:
+            problem = JobError(code="refused", message=str(error))
+            return self._end(job, JobStatus.FAILED, error=problem)
         self.jobs.progress(job.id, Progress(phase="done", done=2, total=2, eta_seconds=0.0))
         return self._end(job, JobStatus.SUCCEEDED, result=result.model_dump(mode="json"))
 
@@ -160,7 +168,8 @@ class ScriptedWorker:
     def _revert(self, job: Job, base: str) -> RevertResult:
         payload = RevertPayload.model_validate(job.payload)
         parts = without(self.store.lineage(base), payload.edit_id)
-        assert parts is not None
+        if parts is None:
+            raise Refused("not_applied", f"{payload.edit_id} is not part of {base}")
         kept, later = parts
         tip = kept[-1].id
         for source in later:

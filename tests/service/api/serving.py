@@ -17,6 +17,7 @@ def make_settings(store: Path, redis_url: str) -> Settings:
     return Settings(
         store=store,
         redis_url=redis_url,
+        auth="off",
         max_facts=50,
         max_body_bytes=100_000,
         generate_timeout_s=5.0,

@@ -28,13 +28,32 @@ def test_health_without_a_worker(http: httpx.Client, model: Store) -> None:
     ready = http.get("/readyz")
     assert (ready.status_code, ready.json()["code"]) == (503, "no_worker")
     assert ready.headers["retry-after"]
+    assert [error["part"] for error in ready.json()["errors"]] == ["worker"]
+
+
+def test_readiness_names_all_that_is_missing(http: httpx.Client, store: Store) -> None:
+    fresh = http.get("/readyz").json()
+    assert [error["part"] for error in fresh["errors"]] == ["worker", "model", "head"]
+    assert fresh["code"] == "no_worker"
+    assert "no worker is running now; no worker has loaded a model yet" in fresh["detail"]
+
+
+def test_readiness_names_a_head_that_cannot_be_read(
+    http: httpx.Client, worker: ScriptedWorker
+) -> None:
+    (worker.store.root / "head.json").write_text("{")
+    ready = http.get("/readyz")
+    assert ready.status_code == 503
+    assert [(e["part"], e["code"]) for e in ready.json()["errors"]] == [("head", "corrupt_file")]
 
 
 def test_it_starts_and_answers_without_redis_and_without_a_model(tmp_path) -> None:
     settings = make_settings(tmp_path / "store", "redis://127.0.0.1:1/0")
     with running(settings) as url, httpx.Client(base_url=url, timeout=20) as http:
         assert http.get("/livez").status_code == 200
-        assert http.get("/readyz").json()["code"] == "no_queue"
+        ready = http.get("/readyz").json()
+        assert ready["code"] == "no_queue"
+        assert [error["part"] for error in ready["errors"]] == ["queue", "model", "head"]
         assert http.get("/snapshots").json()["data"] == []
         assert http.get("/jobs").json()["data"] == []
         fact = {"subject": "a", "prompt": "{} b", "target_new": "c"}

@@ -132,8 +132,7 @@ def interval(value: float) -> MetricInterval:
     return MetricInterval(value=value, low=value - 1, high=value + 2, cases=2)
 
 
-@pytest.fixture
-def done(http: httpx.Client, model: Store) -> tuple[str, Path]:
+def finished_evaluation(http: httpx.Client, model: Store) -> tuple[str, Path]:
     """An evaluation of base and head that has ended, and its folder."""
     submitted = submit(http, versions=["base", "head"]).json()
     job = model.job(submitted["id"])
@@ -162,6 +161,11 @@ def done(http: httpx.Client, model: Store) -> tuple[str, Path]:
     )
     model.save_job(ended)
     return evaluation_id, folder
+
+
+@pytest.fixture
+def done(http: httpx.Client, model: Store) -> tuple[str, Path]:
+    return finished_evaluation(http, model)
 
 
 def test_case_records_are_lines(done: tuple[str, Path], client: Client, tmp_path: Path) -> None:

@@ -98,8 +98,7 @@ def test_unknown_probes(path: str, http: httpx.Client, model: Store) -> None:
         assert http.get(f"/probes/{name}{path}").status_code == 404
 
 
-@pytest.fixture
-def done(http: httpx.Client, model: Store) -> tuple[str, Path]:
+def finished_probe(http: httpx.Client, model: Store) -> tuple[str, Path]:
     """A probe that has ended, and its folder."""
     submitted = submit(http, version="base").json()
     job, probe_id = model.job(submitted["id"]), submitted["probe_id"]
@@ -114,6 +113,11 @@ def done(http: httpx.Client, model: Store) -> tuple[str, Path]:
     update = {"status": JobStatus.SUCCEEDED, "finished_at": now(), "result": result.model_dump()}
     model.save_job(job.model_copy(update=update))
     return probe_id, folder
+
+
+@pytest.fixture
+def done(http: httpx.Client, model: Store) -> tuple[str, Path]:
+    return finished_probe(http, model)
 
 
 def test_a_finished_probe_has_figures_and_plots(

@@ -132,7 +132,6 @@ def test_tuning_starts_from_the_settings(tmp_path: Path, monkeypatch: pytest.Mon
     app(["tune", "--suite", "mine.json", "--out", "x.yaml"], standalone_mode=False)
     folder = ["--folder", str(tmp_path / "base" / "moments")]
     model = ["--model", "atlas-gptj", "--device", "auto", "--dtype", "auto"]
-    own = ["--presets", str(tmp_path)]
-    assert started[0][2:] == [
-        "jeep_core.tune_command", *folder, *model, *own, "--suite", "mine.json", "--out", "x.yaml"
-    ]  # fmt: skip
+    own = ["--presets", str(tmp_path), "--probes", str(tmp_path / "base" / "probes")]
+    given = ["--suite", "mine.json", "--out", "x.yaml"]
+    assert started[0][2:] == ["jeep_core.tune_command", *folder, *model, *own, *given]

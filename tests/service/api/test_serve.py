@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from serving import make_settings
 
-from service.serve import WorkerProcess, listening, url_of
+from service.schemas.access import Scope
+from service.serve import WorkerProcess, _announce_access, listening, url_of
 from service.settings import EXIT_CONFIG, Settings
 from service.store import Store
 
@@ -138,6 +139,7 @@ def test_a_taken_store(tmp_path: Path) -> None:
         (("serve", "--port", "abc"), "JEEP_PORT"),
         (("serve", "--dtype", "int3"), "JEEP_DTYPE"),
         (("api",), "JEEP_REDIS_URL"),
+        (("serve", "--auth", "off", "--host", "0.0.0.0"), "JEEP_AUTH"),
         (("worker",), "JEEP_REDIS_URL"),
         (("serve", "--store", str(HERE)), "JEEP_STORE"),
     ],
@@ -162,6 +164,26 @@ def test_the_api_alone_stops_cleanly(number: int, tmp_path: Path) -> None:
         _, errors = api.communicate(timeout=20)
     assert api.returncode == 0, errors
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(("auth", "said"), [("keys", "jeep keys create"), ("off", "JEEP_AUTH")])
+def test_it_says_who_may_ask(auth: str, said: str, tmp_path: Path) -> None:
+    settings = make_settings(tmp_path / "my store", "redis://127.0.0.1:1/0")
+    settings = settings.model_copy(update={"auth": auth})
+    store = Store.open(settings.store)
+    lines: list[str] = []
+    _announce_access(settings, store, lines.append)
+    assert said in lines[0]
+    store.create_key("me", [Scope.READ])
+    _announce_access(settings, store, lines.append)
+    assert len(lines) == (1 if auth == "keys" else 2)
+
+
+def test_a_worker_does_not_get_the_key_of_a_client(
+    stub: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JEEP_API_KEY", "jeep_secret")
+    assert "jeep_secret" not in supervisor(stub, [], threading.Event())._environment.values()
 
 
 def test_addresses() -> None:

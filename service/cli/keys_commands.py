@@ -1,0 +1,115 @@
+"""``jeep keys``: API keys, made and revoked in the store's folder.  A running api follows."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from service.cli import tables
+from service.cli.common import EXIT_FAILED, EXIT_USAGE, AsJson, app, complain, err, out, show_list
+from service.jobs import now
+from service.schemas.access import ApiKey, Scope
+from service.schemas.audit import AuditEntry
+from service.settings import SettingsError, load_settings
+from service.store import Store, StoreError
+
+keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys of a store.")
+app.add_typer(keys, name="keys")
+
+USUAL = [Scope.READ, Scope.GENERATE, Scope.EDIT]
+StoreFolder = Annotated[
+    Path | None, typer.Option("--store", help="The service's store (JEEP_STORE).")
+]
+
+
+@keys.command("create")
+def create_command(
+    name: Annotated[str, typer.Argument(help="Whose key it is, or what for.")],
+    scope: Annotated[
+        list[Scope] | None,
+        typer.Option(help="Repeatable; default: read, generate and edit."),
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="Write the key to a new file that only you can read.")
+    ] = None,
+    store: StoreFolder = None,
+) -> None:
+    """Make a key and print it, once; the store keeps only a hash."""
+    with _store(store, may_be_new=True) as opened, _key_file(file) as descriptor:
+        key, token = opened.create_key(name, scope or USUAL)
+        _note(opened, "create_key", key)
+        if descriptor is None:
+            print(token)
+        else:
+            os.write(descriptor, f"{token}\n".encode())
+    where = "above" if file is None else f"in {file}"
+    scopes = ", ".join(key.scopes)
+    err.print(f"{key.id} ({key.name}: {scopes}); the key is {where} and nowhere else", markup=False)
+
+
+@keys.command("list")
+def list_command(as_json: AsJson = False, store: StoreFolder = None) -> None:
+    """List the keys, oldest first."""
+    with _store(store) as opened:
+        shown = [key.model_copy(update={"salt": "", "digest": ""}) for key in opened.api_keys()]
+        show_list(shown, as_json, tables.keys)
+
+
+@keys.command("revoke")
+def revoke_command(
+    key: Annotated[str, typer.Argument(help="The key's id or name.")], store: StoreFolder = None
+) -> None:
+    """Revoke a key: from now on it opens nothing."""
+    with _store(store) as opened:
+        revoked = opened.revoke_key(key)
+        _note(opened, "revoke_key", revoked)
+        out.print(f"{revoked.id} ({revoked.name}) is revoked", markup=False)
+
+
+def _note(store: Store, action: str, key: ApiKey) -> None:
+    target = f"{key.id} {key.name}: {', '.join(key.scopes)}"
+    who = f"shell:{getpass.getuser()}"
+    store.audit(AuditEntry(when=now(), who=who, action=action, target=target))
+
+
+@contextmanager
+def _store(folder: Path | None, may_be_new: bool = False) -> Iterator[Store]:
+    """The store; what is wrong with it, or with a name, ends the command with a message."""
+    try:
+        path = load_settings(store=folder).store
+        if not may_be_new and not (path / "format.json").is_file():
+            complain(f"JEEP_STORE: there is no store in {path}")
+            raise typer.Exit(EXIT_USAGE)
+        yield Store.open(path)
+    except SettingsError as error:
+        complain(str(error))
+        raise typer.Exit(EXIT_USAGE) from None
+    except ValidationError:
+        complain("a key's name has up to 64 letters, digits and . _ @ - and begins with the former")
+        raise typer.Exit(EXIT_USAGE) from None
+    except (StoreError, OSError) as error:
+        complain(str(error))
+        raise typer.Exit(EXIT_FAILED) from None
+
+
+@contextmanager
+def _key_file(path: Path | None) -> Iterator[int | None]:
+    """A new file, made before the key is, and removed again if there is none."""
+    if path is None:
+        yield None
+        return
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        yield descriptor
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(descriptor)

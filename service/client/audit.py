@@ -1,0 +1,16 @@
+"""Calls about the audit log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from service.client.transport import Transport
+from service.schemas.audit import AuditEntry
+
+
+class AuditCalls(Transport):
+    """Needs a key with the scope ``admin``."""
+
+    def audit(self) -> Iterator[AuditEntry]:
+        """Who did what to which version, newest first."""
+        return (AuditEntry.model_validate(item) for item in self._pages("/audit"))

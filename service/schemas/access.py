@@ -1,0 +1,54 @@
+"""Who may do what: scopes, API keys as they are stored, callers."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Scope(StrEnum):
+    """What a key may do.  Scopes do not include one another, but `admin` includes all."""
+
+    READ = "read"
+    GENERATE = "generate"
+    EDIT = "edit"
+    ADMIN = "admin"
+
+
+KeyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
+"""What a person calls a key."""
+
+
+class ApiKey(BaseModel):
+    """A key as it is stored: without its secret, of which ``digest`` is a salted hash."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    name: KeyName
+    scopes: list[Scope] = Field(min_length=1)
+    salt: str
+    digest: str
+    created_at: datetime
+    revoked_at: datetime | None = None
+
+
+class Caller(BaseModel):
+    """Who sends a request: a key's id and name and what it may do."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    name: str
+    scopes: frozenset[Scope]
+
+    def may(self, scope: Scope) -> bool:
+        """Whether this caller has a scope, by itself or as `admin`."""
+        return scope in self.scopes or Scope.ADMIN in self.scopes
+
+
+LOCAL = Caller(id="local", name="local", scopes=frozenset(Scope))
+"""Everybody, where authentication is off."""

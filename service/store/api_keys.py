@@ -1,0 +1,104 @@
+"""API keys: one file each, a salted hash of the secret in it, never the secret.
+
+A secret is 256 random bits, so one round of HMAC-SHA-256 is as good as a slow hash: there is
+nothing to guess.  Files are read at every use; what is created or revoked holds from then on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import re
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+
+from service.jobs import new_id, now
+from service.schemas.access import ApiKey, Scope
+from service.store.errors import CorruptFile, KeyNameTaken, UnknownKey
+from service.store.files import create, encode, locked, read, replace
+
+log = logging.getLogger(__name__)
+
+TOKEN = re.compile(r"jeep_([0-9A-HJKMNP-TV-Z]{26})_([A-Za-z0-9_-]{43})")
+"""A key as its owner holds it: its id without ``key_``, and the secret."""
+LIKE_A_TOKEN = re.compile(r"(jeep_[0-9A-Za-z]{26})_[A-Za-z0-9_-]+")
+_SECRET_BYTES = 32
+_NOBODY = "0" * 64
+
+
+class ApiKeys:
+    """The API keys of a store: ``keys/<id>.json``."""
+
+    root: Path
+
+    def create_key(self, name: str, scopes: Iterable[Scope]) -> tuple[ApiKey, str]:
+        """A new key and its token, which is nowhere to be had again.
+
+        Raises :class:`KeyNameTaken` if a key of this name is in use, pydantic's
+        ``ValidationError`` for a name that is none and for no scopes.
+        """
+        key_id, secret = new_id("key"), secrets.token_urlsafe(_SECRET_BYTES)
+        token = f"jeep_{key_id.removeprefix('key_')}_{secret}"
+        salt = secrets.token_hex(16)
+        key = ApiKey(
+            id=key_id,
+            name=name,
+            scopes=sorted(set(scopes)),
+            salt=salt,
+            digest=_digest(salt, token),
+            created_at=now(),
+        )
+        with locked(self.root / "locks" / "keys"):
+            if any(known.name == name for known in self.api_keys() if known.revoked_at is None):
+                raise KeyNameTaken(f"a key called {name!r} is in use: revoke it first")
+            create(self._key_path(key_id), encode(key))
+        return key, token
+
+    def api_keys(self) -> list[ApiKey]:
+        """All keys, revoked ones too, oldest first; unreadable files are logged and left out."""
+        found = (self._readable_key(path) for path in sorted((self.root / "keys").glob("*.json")))
+        return [key for key in found if key is not None]
+
+    def revoke_key(self, ref: str) -> ApiKey:
+        """Revoke a key by its id, or by its name if it is in use; doing it twice is fine.
+
+        Raises :class:`UnknownKey`.
+        """
+        with locked(self.root / "locks" / "keys"):
+            for key in self.api_keys():
+                if key.id == ref or (key.name == ref and key.revoked_at is None):
+                    revoked = key.model_copy(update={"revoked_at": key.revoked_at or now()})
+                    replace(self._key_path(key.id), encode(revoked))
+                    return revoked
+        raise UnknownKey(f"no key in use is called {ref!r}")
+
+    def key_of(self, token: str) -> ApiKey | None:
+        """The key that a token belongs to; None if there is none or it is revoked."""
+        parts = TOKEN.fullmatch(token)
+        if parts is None:
+            return None
+        key = self._readable_key(self._key_path(f"key_{parts.group(1)}"))
+        salt, digest = (key.salt, key.digest) if key else ("", _NOBODY)
+        same = hmac.compare_digest(_digest(salt, token), digest)
+        return key if key is not None and same and key.revoked_at is None else None
+
+    def _readable_key(self, path: Path) -> ApiKey | None:
+        try:
+            return read(path, ApiKey)
+        except CorruptFile as error:
+            log.error("%s", error)
+            return None
+
+    def _key_path(self, key_id: str) -> Path:
+        return self.root / "keys" / f"{key_id}.json"
+
+
+def without_keys(text: str) -> str:
+    """``text`` with secrets taken out of what look like keys, for logs."""
+    return LIKE_A_TOKEN.sub(r"\1…", text)
+
+
+def _digest(salt: str, token: str) -> str:
+    return hmac.new(salt.encode(), token.encode(), hashlib.sha256).hexdigest()

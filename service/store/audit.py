@@ -1,0 +1,87 @@
+"""The audit log: ``audit.jsonl``, one line per call, appended and fsynced, never rewritten."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from pydantic import ValidationError
+
+from service.schemas.audit import AuditEntry
+from service.store.files import fsync_folder, locked
+
+_BLOCK = 64 * 1024
+
+log = logging.getLogger(__name__)
+
+
+class AuditLog:
+    """The audit log of a store; any process may append."""
+
+    root: Path
+
+    def audit(self, entry: AuditEntry) -> None:
+        """Append a line durably.  What a crash left of an earlier line is ended first."""
+        line = entry.model_dump_json(exclude_none=True).encode() + b"\n"
+        with locked(self.root / "locks" / "audit"):
+            fresh = not self._audit_path.exists()
+            with self._audit_path.open("a+b", buffering=0) as file:
+                if not _ends_whole(file):
+                    line = b"\n" + line
+                file.write(line)
+                os.fsync(file.fileno())
+            if fresh:
+                fsync_folder(self.root)
+
+    def audited(self, before: int | None = None) -> Iterator[tuple[int, AuditEntry]]:
+        """Lines, newest first, each with its place; ``before``: only those in front of a place.
+
+        Lines that cannot be read are logged and left out.
+        """
+        try:
+            file = self._audit_path.open("rb")
+        except FileNotFoundError:
+            return
+        with file:
+            for place, line in _lines_backwards(file, before):
+                try:
+                    yield place, AuditEntry.model_validate_json(line)
+                except ValidationError:
+                    log.error("%s has no entry at byte %s", self._audit_path, place)
+
+    @property
+    def _audit_path(self) -> Path:
+        return self.root / "audit.jsonl"
+
+
+def _ends_whole(file: BinaryIO) -> bool:
+    if file.seek(0, os.SEEK_END) == 0:
+        return True
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
+
+
+def _lines_backwards(file: BinaryIO, before: int | None) -> Iterator[tuple[int, bytes]]:
+    """``(place, line)`` of the lines that begin before a place, last first; no empty ones."""
+    end = file.seek(0, os.SEEK_END)
+    place = end if before is None else min(before, end)
+    rest = b""
+    while place > 0:
+        start = max(0, place - _BLOCK)
+        file.seek(start)
+        rest = file.read(place - start) + rest
+        place = start
+        first = 0 if start == 0 else rest.find(b"\n") + 1
+        if start and not first:
+            continue  # a line longer than a block
+        lines = rest[first:].split(b"\n")
+        at = start + len(rest)
+        for line in reversed(lines):
+            at -= len(line)
+            if line:
+                yield at, line
+            at -= 1
+        rest = rest[:first]

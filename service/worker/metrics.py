@@ -1,0 +1,116 @@
+"""What the worker counts; published with its heartbeat and shown by the api's ``/metrics``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+import torch
+from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from service import tracing
+from service.jobs import TERMINAL, Job, JobKind, JobStatus
+
+REGISTRY = CollectorRegistry()
+ProcessCollector(registry=REGISTRY)
+JOBS = Counter("jeep_jobs", "Jobs that have ended.", ("kind", "outcome"), registry=REGISTRY)
+PHASE_SECONDS = Histogram(
+    "jeep_job_phase_seconds",
+    "How long a phase took in a job, all its turns together.",
+    ("kind", "phase"),
+    registry=REGISTRY,
+    buckets=(0.01, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800, 7200),
+)
+FACTS_APPLIED = Counter(
+    "jeep_facts_applied", "Facts of edits that have moved head.", registry=REGISTRY
+)
+ROLLBACKS = Counter("jeep_rollbacks", "Rollbacks that have moved head.", registry=REGISTRY)
+TOKENS = Counter("jeep_generated_tokens", "Tokens that were generated.", registry=REGISTRY)
+BATCH_ROWS = Histogram(
+    "jeep_decode_batch_rows",
+    "Rows that one decoding step has served.",
+    registry=REGISTRY,
+    buckets=(1, 2, 4, 8, 16, 32, 64),
+)
+PHASES_KEPT = 48
+"""Phases with a series of their own; further ones, of editors of others, are ``other``."""
+
+for _kind in JobKind:
+    for _outcome in TERMINAL:
+        JOBS.labels(_kind.value, _outcome.value)
+
+
+class GpuMemory(Collector):
+    """Memory of the worker's GPU, in parts that add up to all of it."""
+
+    device: torch.device | None = None
+
+    def collect(self) -> Iterable[Metric]:
+        """The family; without samples where there is no GPU."""
+        family = GaugeMetricFamily(
+            "jeep_gpu_memory_bytes",
+            "allocated: tensors; cached: kept by the worker for tensors to come; other: the"
+            " driver's and other programs'; free.",
+            labels=("kind",),
+        )
+        if self.device is not None and self.device.type == "cuda":
+            free, total = torch.cuda.mem_get_info(self.device)
+            allocated = torch.cuda.memory_allocated(self.device)
+            cached = torch.cuda.memory_reserved(self.device) - allocated
+            family.add_metric(("allocated",), allocated)
+            family.add_metric(("cached",), cached)
+            family.add_metric(("other",), max(0, total - free - allocated - cached))
+            family.add_metric(("free",), free)
+        yield family
+
+
+GPU = GpuMemory()
+"""Silent until it has a ``device``."""
+REGISTRY.register(GPU)
+
+
+class PhaseClock:
+    """The time that each phase of one job takes; a phase may come again."""
+
+    _known: set[tuple[str, str]] = set()  # noqa: RUF012
+
+    def __init__(self, kind: JobKind) -> None:
+        self._kind = kind.value
+        self._seconds: dict[str, float] = {}
+        self._phase, self._since = "", 0.0
+
+    def enter(self, phase: str) -> None:
+        """A phase goes on or begins.  What it says in brackets (which batch) is left out."""
+        name = phase.partition(" (")[0]
+        if name != self._phase:
+            self._leave()
+            self._phase, self._since = name, time.monotonic()
+            if name:
+                tracing.event(name)
+
+    def end(self) -> None:
+        """The job has ended: count."""
+        self._leave()
+        for phase, seconds in self._seconds.items():
+            PHASE_SECONDS.labels(self._kind, self._label(phase)).observe(seconds)
+
+    def _leave(self) -> None:
+        if self._phase:
+            spent = self._seconds.get(self._phase, 0.0) + time.monotonic() - self._since
+            self._seconds[self._phase] = spent
+
+    def _label(self, phase: str) -> str:
+        if (self._kind, phase) in self._known or len(self._known) < PHASES_KEPT:
+            self._known.add((self._kind, phase))
+            return phase
+        return "other"
+
+
+def count_end(job: Job) -> None:
+    """Count a job that has ended, and the facts that are true since then."""
+    JOBS.labels(job.kind.value, job.status.value).inc()
+    result = job.result or {}
+    if job.kind is JobKind.EDIT and job.status is JobStatus.SUCCEEDED and result.get("activated"):
+        FACTS_APPLIED.inc(len(result["facts"]))

@@ -1,0 +1,41 @@
+"""What stands in log lines: ids, no keys, and prompts only when asked for."""
+
+import logging
+
+import httpx
+import pytest
+from scripted_worker import ScriptedWorker
+from serving import running
+
+from service.api.logs import NoKeys
+from service.schemas.access import Scope
+from service.settings import Settings
+
+FACT = {"subject": "Lyon", "prompt": "{} is a city in the country of", "target_new": "Italy"}
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_prompts_are_logged_only_when_asked_for(
+    asked: bool, settings: Settings, worker: ScriptedWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "service")
+    key, token = worker.store.create_key("me", [Scope.ADMIN])
+    headers = {"Authorization": f"Bearer {token}", "X-Request-Id": "mine"}
+    given = settings.model_copy(update={"auth": "keys", "log_prompts": asked})
+    with running(given) as url, httpx.Client(base_url=url, headers=headers, timeout=20) as http:
+        assert http.post("/generate", json={"prompt": "Lyon lies in"}).status_code == 200
+        assert http.post("/generate", json={"prompt": "Lyon fail", "seed": "x"}).status_code == 422
+        assert http.post("/edits", json={"facts": [FACT]}).status_code == 202
+    lines = [line for line in caplog.messages if "Lyon" in line]
+    assert len(lines) == (2 if asked else 0)
+    assert all("mine" in line and key.id in line for line in lines)
+    assert token[32:] not in caplog.text
+
+
+def test_keys_in_addresses_are_blanked(worker: ScriptedWorker) -> None:
+    key, token = worker.store.create_key("me", [Scope.READ])
+    line = logging.LogRecord(
+        "uvicorn.access", logging.INFO, "", 0, "%s %s", ("GET", f"/jobs?key={token}"), None
+    )
+    assert NoKeys().filter(line)
+    assert line.getMessage() == f"GET /jobs?key=jeep_{key.id.removeprefix('key_')}…"

@@ -291,7 +291,7 @@ def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
 
 def _quiet_transformers() -> None:
     """Let its lines pass through ours, without progress bars in between."""
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     transformers_logging.disable_default_handler()
     transformers_logging.enable_propagation()
 

@@ -12,7 +12,7 @@ from jeep_core.atlas import MODELS
 from jeep_core.hparams import presets_for
 from service.exposition import page_of
 from service.history import without
-from service.jobs import Job, JobError, JobKind, JobStatus, Progress, now
+from service.jobs import Job, JobError, JobKind, JobStatus, Lane, Progress, now
 from service.queue import Heartbeat, JobQueue, Keys, Lease, RequestQueue, WorkerBeat, connect
 from service.schemas import (
     Activation,
@@ -78,6 +78,7 @@ class ScriptedWorker:
         self.store = Store.open(settings.store)
         self.client = connect(str(settings.redis_url))
         keys = Keys(self.store.id)
+        self.keys = keys
         self.jobs, self.requests = JobQueue(self.client, keys), RequestQueue(self.client, keys)
         self.lease = Lease(self.client, keys, settings)
         self.go = threading.Event()
@@ -116,6 +117,22 @@ class ScriptedWorker:
         self.heartbeat.stop()
         self.lease.release()
         self.client.close()
+
+    def refuse_reads(self) -> None:
+        """From now on jobs of the read lane end, too: they fail.  Otherwise they wait."""
+        reads = JobQueue(self.client, self.keys, Lane.READ)
+        thread = threading.Thread(target=self._loop, args=(lambda: self._one_read(reads),))
+        thread.start()
+        self._threads.append(thread)
+
+    def _one_read(self, reads: JobQueue) -> None:
+        queued = reads.next(50)
+        if queued is not None:
+            problem = JobError(code="refused", message="this worker has no model")
+            update = {"status": JobStatus.FAILED, "finished_at": now(), "error": problem}
+            ended = reads.begin(queued.job, self.fence).model_copy(update=update)
+            self.store.save_job(ended)
+            reads.finish(ended, self.fence)
 
     def _loop(self, turn) -> None:
         while not self._stop.is_set():

@@ -30,6 +30,8 @@ CHECKS = (
     "ignored_auth",
 )
 
+PHASES = "examples,coverage,fuzzing" if GIVEN else "examples,fuzzing"
+"""Every boundary of every field takes minutes: with ``make fuzz`` only."""
 
 CONFIG = """\
 [dictionaries.known]
@@ -59,6 +61,7 @@ def test_every_answer_is_one_that_the_description_knows(
         with httpx.Client(base_url=url, headers=headers, timeout=60) as http:
             evaluation, _ = finished_evaluation(http, worker.store)
             probe, _ = finished_probe(http, worker.store)
+        worker.refuse_reads()  # what is submitted from here on ends, so that its stream does
         names = ["head", "v0", "v1", "v2", "named", job.id, job.edit_id, staged.id, staged.edit_id]
         names += [evaluation, probe, "base", "atlas-zsre", "probe.json", "answers.png"]
         description = httpx.get(f"{url}/openapi.json", headers=headers, timeout=60)
@@ -69,8 +72,8 @@ def test_every_answer_is_one_that_the_description_knows(
                 *(sys.executable, "-m", "schemathesis.cli", "run", "openapi.json"),
                 *("--url", url),
                 *("--header", f"Authorization: Bearer {token}"),
-                *("--checks", ",".join(CHECKS), "--phases", "examples,coverage,fuzzing"),
-                *("--max-examples", str(examples(1))),
+                *("--checks", ",".join(CHECKS), "--phases", PHASES),
+                *("--max-examples", str(examples(4))),
                 *(() if GIVEN else ("--generation-deterministic",)),
                 *("--no-color", "--continue-on-failure", "--request-timeout", "120"),
             ],
@@ -82,4 +85,4 @@ def test_every_answer_is_one_that_the_description_knows(
     print(shown.stdout[-3000:])
     assert shown.returncode == 0, shown.stdout + shown.stderr
     [count] = re.findall(r"(\d+) generated", shown.stdout)
-    assert int(count) >= 200
+    assert int(count) >= 150

@@ -43,7 +43,7 @@ from service.queue import (
 )
 from service.schemas import WorkerInfo
 from service.settings import EXIT_CONFIG, Settings
-from service.store import Store, StoreBusy, StoreError
+from service.store import Store, StoreBusy, StoreError, is_disk_full
 from service.worker import metrics
 from service.worker.edit_lane import EditLane
 from service.worker.edits import EditRunner
@@ -81,7 +81,7 @@ class Worker:
                 prepare(store, base, self.settings)
             except (StoreError, JeepError, OSError) as error:
                 log.error("%s", error)
-                return EXIT_CONFIG
+                return 1 if is_disk_full(error) else EXIT_CONFIG
             try:
                 return self._serve(store, base, stack)
             except (RedisConnectionError, RedisTimeoutError) as error:
@@ -286,7 +286,12 @@ def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
         "tokenizer.json": base.tokenizer.to_str().encode(),
         "config.json": config.to_json_string().encode(),
     }
-    store.publish_model(info, files)
+    try:
+        store.publish_model(info, files)
+    except OSError as error:
+        if not is_disk_full(error) or store.model_info() is None:
+            raise
+        log.error("the api goes on with what the last worker has published: %s", error)
 
 
 def _quiet_transformers() -> None:

@@ -8,13 +8,17 @@ import subprocess
 import sys
 
 import pytest
+from edit_runner import MODEL
 from lane import Worker, edit_job, revert_job
 from redis import Redis
 
+from jeep_core.loading import load
 from service.jobs import JobStatus
-from service.store import Store, is_disk_full
+from service.settings import Settings
+from service.store import Store, StoreError, is_disk_full
 from service.store.verify import verify
 from service.worker import lane as lane_module
+from service.worker.process import prepare
 
 WRITES = 40
 """More durable writes than a job makes, which the last cases see by reaching none of theirs."""
@@ -159,6 +163,26 @@ for write in (
     assert list((based.root / "staging").iterdir()) == []
 
 
-def test_other_errors_are_no_full_disk() -> None:
+def test_a_worker_starts_on_a_full_disk_that_had_room_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, settings = load(str(MODEL), device="cpu", dtype="float32"), Settings(store=store.root)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", FullDisk(1, sys.maxsize))
+        with pytest.raises(OSError, match="No space"):
+            prepare(store, base, settings)
+    prepare(store, base, settings)
+    published = store.model_info()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", FullDisk(1, sys.maxsize))
+        prepare(Store.open(store.root), base, settings)
+    assert store.model_info() == published
+    assert_whole(store)
+
+
+def test_what_a_full_disk_has_caused_is_told_from_other_errors() -> None:
+    error = StoreError("not written")
+    error.__cause__ = OSError(errno.EDQUOT, "Disk quota exceeded")
+    assert is_disk_full(error)
     assert not is_disk_full(ValueError("os error 2"))
     assert not is_disk_full(FileNotFoundError(errno.ENOENT, "no such file"))

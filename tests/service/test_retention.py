@@ -124,6 +124,16 @@ class TestBytes:
         path.write_bytes(whole)
         assert_all_versions_answer(base, chain)
 
+    def test_a_version_that_cannot_be_rebuilt_keeps_what_it_shares_with_one_that_can(
+        self, base: LoadedModel, chain: Store
+    ) -> None:
+        """v6 has the tensors of v1 and a line that does not lead to them."""
+        shared = chain.version("v1").model_copy(update={"id": "v6", "parent": "v5"})
+        chain.write_version(shared)
+        chain.write_version(chain.version("v5").model_copy(update={"id": "v7", "parent": "v6"}))
+        Keeper(base, chain, newest=1).collect()
+        assert dropped(chain) == ["v2", "v3", "v4"]
+
     def test_a_damaged_factor_is_found_when_a_version_is_rebuilt(
         self, base: LoadedModel, chain: Store
     ) -> None:
@@ -225,6 +235,17 @@ class TestWhatStays:
         assert_all_versions_answer(base, chain)
 
 
+class WaitedFor:
+    """A lock that says when somebody comes for it."""
+
+    def __init__(self, lock: Any) -> None:
+        self._lock, self.comes, self.release = lock, threading.Event(), lock.release
+
+    def acquire(self, timeout: float) -> bool:
+        self.comes.set()
+        return bool(self._lock.acquire(timeout=timeout))
+
+
 class TestOrphans:
     def test_what_ended_jobs_left_behind_is_removed(
         self, base: LoadedModel, chain: Store, make_job: MakeJob
@@ -265,14 +286,15 @@ class TestOrphans:
         self, base: LoadedModel, chain: Store
     ) -> None:
         """The new version's bytes are those of v1, whose tensors were about to be dropped."""
-        looked, gate = threading.Event(), Gate(1.0)
-        keeper = Keeper(base, chain, newest=1, give_way=looked.set)
+        keeper = Keeper(base, chain, newest=1)
         again = chain.version("v1").model_copy(update={"id": "v6", "parent": "v5"})
         with ThreadPoolExecutor(1) as pool:
-            with keeper.writing(gate):
+            with keeper.writing(Gate(1.0)):
+                keeper._writes = waited_for = WaitedFor(keeper._writes)
                 fresh = chain.put_tensor("w", "F32", [1], b"new!")
                 round_ = pool.submit(keeper.collect)
-                assert looked.wait(30)
+                while not (waited_for.comes.wait(0.01) or round_.done()):
+                    continue
                 again = again.model_copy(update={"artifacts": [*again.artifacts, fresh]})
                 chain.write_version(again)
             assert "v2" in round_.result(60).dropped

@@ -200,7 +200,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
                 y = [sample[f"{name}_{part}"] for sample in samples]
                 axes.plot(x, y, color=color, linestyle=dashes, label=name)
         panels[1][1].plot(x, [sample["keys"] for sample in samples], color=style.BLACK)
-        labels = ("resident memory (MB)", "open files", "threads", "keys of the queue server")
+        labels = ("resident memory (MB)", "open files", "threads", "Redis keys")
         for axes, label in zip(panels.flat, labels, strict=True):
             axes.set_ylabel(label)
             axes.set_ylim(bottom=0)

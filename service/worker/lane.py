@@ -31,9 +31,11 @@ from service.store import (
 )
 from service.store.room import Room
 from service.worker.guards import GuardFailed
+from service.worker.memory import is_out_of_memory, release_cached
 from service.worker.metrics import PhaseClock, count_end
 
 log = logging.getLogger(__name__)
+OUT_OF_MEMORY = "out_of_memory"
 WAIT_MS = 500
 ROOM_S = 1.0
 """How long to wait for room on a full disk before the next try."""
@@ -136,6 +138,8 @@ class JobLane(ABC):
         except Stopping:
             self._give_back(job)
             raise
+        if outcome[2] is not None and outcome[2].code == OUT_OF_MEMORY:
+            release_cached()  # here the failed computation's tensors are gone
         self._end(job, *outcome)
 
     def _give_back(self, job: Job) -> None:
@@ -179,6 +183,9 @@ class JobLane(ABC):
         except Exception as error:
             if is_disk_full(error):
                 return JobStatus.FAILED, None, _disk_full(error)
+            if is_out_of_memory(error):
+                log.warning("job %s: out of memory: %s", job.id, error)
+                return JobStatus.FAILED, None, _out_of_memory(error)
             log.exception("job %s failed", job.id)
             message = f"{type(error).__name__}: {error}"
             return JobStatus.FAILED, None, JobError(code="internal_error", message=message)
@@ -255,6 +262,13 @@ class JobLane(ABC):
                 raise Stopping
             if self._lease.lost.is_set():
                 raise LeaseLost("the lease is gone")
+
+
+def _out_of_memory(error: Exception) -> JobError:
+    [first, *_] = str(error).splitlines() or [""]
+    advice = "fewer facts at once, or a lower JEEP_EDIT_MEMORY_MB, need less"
+    message = f"there was not enough memory for this job; {advice} ({first})"
+    return JobError(code=OUT_OF_MEMORY, message=message)
 
 
 def _disk_full(error: Exception) -> JobError:

@@ -30,6 +30,7 @@ from service.client import ApiError, Client
 from service.embedded import EmbeddedValkey
 
 EVERY_S = 5.0
+WAIT_S = 1800.0
 MB = 2**20
 SUITE = "atlas-counterfact"
 PROCESSES = ("api", "worker", "valkey")
@@ -88,7 +89,7 @@ class Load:
         return 3.0
 
     def _ended(self, client: Client, job_id: str) -> None:
-        job = client.wait(job_id, timeout=300)
+        job = client.wait(job_id, timeout=WAIT_S)
         if job.status != "succeeded" and (job.error is None or job.error.code != "not_applied"):
             self.problems.append(f"{job.kind} {job.status}: {job.error}")
 

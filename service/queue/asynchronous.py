@@ -9,6 +9,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.jobs import TERMINAL, Job, JobStatus, Lane
@@ -28,6 +29,7 @@ class AsyncQueue:
         self._client, self._keys = client, keys
         self._submit = client.register_script(scripts.SUBMIT)
         self._cancel = client.register_script(scripts.CANCEL)
+        self._filled = client.register_script(scripts.FILLED)
         self._farewells: set[asyncio.Task[None]] = set()
 
     async def ping(self) -> bool:
@@ -70,6 +72,17 @@ class AsyncQueue:
         """Append a journaled job; False (and nothing happens) if Redis knows its id."""
         keys, args = scripts.submit(self._keys, job)
         return bool(await self._submit(keys=keys, args=args))
+
+    async def submit_in_turn(self, job: Job) -> bool:
+        """As `submit`, but False if the server may lack jobs that were accepted before this one:
+        it was started or emptied since `mark_filled`.
+        """
+        keys, args = scripts.submit(self._keys, job, in_turn=True)
+        return int(await self._submit(keys=keys, args=args)) != -1
+
+    async def mark_filled(self) -> None:
+        """All unfinished jobs have been submitted to this server."""
+        await self._filled(keys=[self._keys.filled], args=[])
 
     async def live(self, job_id: str) -> wire.LiveJob | None:
         """What Redis knows about a job: ``live.over(store.job(id))`` is its present state."""
@@ -115,12 +128,7 @@ class AsyncQueue:
         worker = await self.worker_alive()
         if worker is None:
             raise WorkerGone("no worker is alive")
-        await self._client.xadd(
-            self._keys.requests,
-            {"request": request.model_dump_json()},
-            maxlen=wire.REQUESTS_KEPT,
-            approximate=True,
-        )
+        await self._put(request)
         answered = False
         try:
             async for reply in self._replies(request, worker.instance):
@@ -132,11 +140,24 @@ class AsyncQueue:
                 self._farewells.add(farewell)
                 farewell.add_done_callback(self._farewells.discard)
 
+    async def _put(self, request: WorkerRequest) -> None:
+        try:
+            await self._client.xadd(
+                self._keys.requests,
+                {"request": request.model_dump_json()},
+                maxlen=wire.REQUESTS_KEPT,
+                approximate=True,
+            )
+        except ResponseError as error:
+            if not str(error).startswith("MISCONF"):
+                raise
+            raise RedisConnectionError(f"the queue takes nothing: {error}") from None
+
     async def abandon(self, request_id: str) -> None:
         """Tell the worker that nobody waits for this answer."""
         try:
             await self._client.set(self._keys.gone(request_id), 1, ex=wire.GONE_TTL_S)
-        except (RedisConnectionError, RedisTimeoutError):
+        except RedisError:
             return  # its deadline ends it
 
     async def _replies(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import shutil
 import time
 from collections.abc import Iterable, Mapping
@@ -21,6 +23,8 @@ from service.store.errors import CorruptFile, NotAStore, WrongFormat, WrongModel
 from service.store.files import TEMPORARY, create, encode, held, locked, read, replace
 from service.store.head import Pointers
 from service.store.journal import Journal
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 _FOLDERS = (
@@ -112,7 +116,9 @@ class Store(Pointers, Drafts, Journal, ApiKeys, AuditLog):
         """Publish ``files`` (tokenizer, configuration) and then ``info``, for the api."""
         for name, data in files.items():
             replace(self.model_file(name), data)
-        replace(self.model_file("info.json"), encode(info))
+        hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+        published = info.model_copy(update={"files": hashes})
+        replace(self.model_file("info.json"), encode(published))
 
     def model_info(self) -> WorkerInfo | None:
         """What the worker published last, None if none ever did."""
@@ -160,13 +166,18 @@ class Store(Pointers, Drafts, Journal, ApiKeys, AuditLog):
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
-        return len(leftovers) + self._forget_keys()
+        return len(leftovers) + self._forget_keys() + self._forget_marks()
 
     def _unreferenced_tensors(self, unfinished: Iterable[str]) -> list[Path]:
+        try:
+            versions = self.versions()
+        except CorruptFile as error:
+            log.error("no tensors are tidied away: %s", error)
+            return []
         drafts = [draft for job_id in unfinished for draft in self.drafts(job_id)]
         named = {
             self.tensor_file(ref.sha256)
-            for version in (*self.versions(), *drafts)
+            for version in (*versions, *drafts)
             for ref in (*version.tensors, *version.artifacts)
         }
         files = (self.root / "tensors").glob("*/*.safetensors")

@@ -75,8 +75,7 @@ class JobLane(ABC):
             RedisError: the queue is away for longer than its client waits.
         """
         while not self.stop.is_set():
-            if self._lease.lost.is_set():
-                raise LeaseLost("the lease is gone")
+            self._check_lease()
             queued = self._queue.next(WAIT_MS)
             if queued is not None:
                 try:
@@ -114,7 +113,8 @@ class JobLane(ABC):
             count_end(recorded)
             return
         try:
-            job = self._queue.begin(self._start(queued.job), self._lease.fence)
+            accepted = queued.job.model_copy(update={"payload": recorded.payload})
+            job = self._queue.begin(self._start(accepted), self._lease.fence)
         except JobGone:
             return
         self._progress, self._phases = job.progress, PhaseClock(job.kind)
@@ -162,6 +162,8 @@ class JobLane(ABC):
             return JobStatus.FAILED, None, numerical
         except CorruptTensor as error:
             return JobStatus.FAILED, None, JobError(code="corrupt_version", message=str(error))
+        except CorruptFile as error:
+            return JobStatus.FAILED, None, JobError(code="corrupt_file", message=str(error))
         except (JeepError, StoreError, ValidationError) as error:
             return JobStatus.FAILED, None, JobError(code="failed", message=str(error))
         except Exception as error:
@@ -185,9 +187,18 @@ class JobLane(ABC):
         except RedisError as error:
             log.warning("progress of %s is not published: %s", job_id, error)
 
-    def _checkpoint(self, job_id: str) -> None:
+    def _check_lease(self) -> None:
+        """A worker that stood still may not have heard yet that another one has come.
+
+        Raises:
+            LeaseLost, StaleFence
+        """
         if self._lease.lost.is_set():
             raise LeaseLost("the lease is gone")
+        self._store.check_claim()
+
+    def _checkpoint(self, job_id: str) -> None:
+        self._check_lease()
         if self.stop.is_set():
             raise Stopping
         if self._store.cancel_requested(job_id) or self._queue.cancel_requested(job_id):
@@ -210,8 +221,7 @@ class JobLane(ABC):
     ) -> None:
         update = {"status": status, "finished_at": now(), "progress": self._last_progress(status)}
         ended = job.model_copy(update={**update, "result": result, "error": error})
-        if self._lease.lost.is_set():
-            raise LeaseLost("the lease is gone")
+        self._check_lease()
         self._store.save_job(ended)
         self._ended(ended)
         self._queue.finish(ended, self._lease.fence)

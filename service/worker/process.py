@@ -16,8 +16,7 @@ from uuid import uuid4
 
 import torch
 from redis import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import RedisError
 from transformers.utils import logging as transformers_logging
 
 from jeep_core.editing import corpus_path, relations
@@ -42,7 +41,7 @@ from service.queue import (
 )
 from service.schemas import WorkerInfo
 from service.settings import EXIT_CONFIG, Settings
-from service.store import Store, StoreBusy, StoreError
+from service.store import StaleFence, Store, StoreBusy, StoreError
 from service.worker import metrics
 from service.worker.edit_lane import EditLane
 from service.worker.edits import EditRunner
@@ -82,8 +81,8 @@ class Worker:
                 return EXIT_CONFIG
             try:
                 return self._serve(store, base, stack)
-            except (RedisConnectionError, RedisTimeoutError) as error:
-                log.error("the queue cannot be reached: %s", error)
+            except (RedisError, StaleFence) as error:
+                log.error("the queue cannot be used: %s", error)
                 return 1
 
     def _lock(self, store: Store, stack: ExitStack) -> bool:
@@ -122,6 +121,7 @@ class Worker:
         except LeaseHeld:
             return 0
         stack.callback(lease.release)
+        store.claim(lease.fence)
         views = VersionViews(base, store)
         load_head(store, views)
         queue = JobQueue(client, keys)
@@ -164,8 +164,11 @@ class Worker:
         use_threads(count)
         try:
             body()
-        except (LeaseLost, RedisConnectionError, RedisTimeoutError) as error:
-            log.error("%s: this worker ends", error)
+        except (LeaseLost, StaleFence) as error:
+            log.error("another worker has the lease: %s; this worker ends", error)
+            self._failure = error
+        except RedisError as error:
+            log.error("the queue cannot be used: %s; this worker ends", error)
             self._failure = error
         except Exception as error:
             log.exception("a lane died")

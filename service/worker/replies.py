@@ -24,7 +24,7 @@ from service.schemas import (
     WorkerReply,
     WorkerRequest,
 )
-from service.store import CorruptTensor, HeadMoved, StaleFence, UnknownVersion
+from service.store import CorruptFile, CorruptTensor, HeadMoved, StaleFence, UnknownVersion
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ def error_reply(error: Exception) -> WorkerReply:
         code, message = "stale_fence", "another worker has taken over"
     elif isinstance(error, HeadMoved):
         code, message = "version_conflict", str(error)
-    elif isinstance(error, CorruptTensor):
+    elif isinstance(error, (CorruptTensor, CorruptFile)):
         code, message = "corrupt_version", str(error)
     elif isinstance(error, Stopping):
         code, message = "stopping", "the worker is stopping"

@@ -20,6 +20,8 @@ from service.schemas import WorkerReply, WorkerRequest
 
 _POLL_MS = 1000
 _OUTAGE_S = 30.0
+_ANSWER_S = 5.0
+"""Longest wait for an answer of a server that hangs: a person is waiting."""
 
 
 class AsyncQueue:
@@ -45,8 +47,12 @@ class AsyncQueue:
         await self._client.aclose()
 
     async def worker_alive(self) -> wire.WorkerBeat | None:
-        """The worker's last heartbeat, None if there was none for 5 s."""
-        beat = await self._client.get(self._keys.worker)
+        """The worker's last heartbeat, None if there was none for 5 s.
+
+        TimeoutError if the server takes a connection and does not answer.
+        """
+        async with asyncio.timeout(_ANSWER_S):
+            beat = await self._client.get(self._keys.worker)
         return wire.WorkerBeat.model_validate_json(beat) if beat else None
 
     async def worker_metrics(self) -> str | None:
@@ -142,12 +148,13 @@ class AsyncQueue:
 
     async def _put(self, request: WorkerRequest) -> None:
         try:
-            await self._client.xadd(
-                self._keys.requests,
-                {"request": request.model_dump_json()},
-                maxlen=wire.REQUESTS_KEPT,
-                approximate=True,
-            )
+            async with asyncio.timeout(_ANSWER_S):
+                await self._client.xadd(
+                    self._keys.requests,
+                    {"request": request.model_dump_json()},
+                    maxlen=wire.REQUESTS_KEPT,
+                    approximate=True,
+                )
         except ResponseError as error:
             if not str(error).startswith("MISCONF"):
                 raise
@@ -186,11 +193,12 @@ class AsyncQueue:
         while True:
             try:
                 return await self._read(key, last_id, wait)
-            except (RedisConnectionError, RedisTimeoutError):
+            except (RedisConnectionError, RedisTimeoutError, TimeoutError):
                 if time.monotonic() > give_up:
                     raise
                 await asyncio.sleep(1)
 
     async def _read(self, key: str, last_id: str, wait: int) -> list[tuple[str, dict[str, str]]]:
-        reply: Any = await self._client.xread({key: last_id}, count=100, block=block_ms(wait))
+        async with asyncio.timeout(wait / 1000 + _ANSWER_S):
+            reply: Any = await self._client.xread({key: last_id}, count=100, block=block_ms(wait))
         return list(reply[0][1]) if reply else []

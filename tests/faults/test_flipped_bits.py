@@ -1,6 +1,6 @@
 """One bit of a stored file flips.
 
-It is found by hash; what is asked of the damaged part is refused with a message that names the file;
+It is found by hash; what is asked of the damaged part is refused with a message that names it;
 everything else goes on, and the service says what it can go back to.
 """
 
@@ -71,7 +71,9 @@ FATAL: dict[str, Callable[[Service], Path]] = {
 }
 
 
-@pytest.mark.parametrize("kind", [pytest.param(k, marks=thorough) for k in FATAL if k != "head"] + ["head"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=thorough) for k in FATAL if k != "head"] + ["head"]
+)
 def test_a_start_that_cannot_succeed_names_the_file(kept: Service, kind: str) -> None:
     path = FATAL[kind](kept)
     kept.worker.stop()

@@ -23,12 +23,12 @@ PLACES = ("Lyon", "Osaka", "Lagos", "Quito", "Turin", "Oslo", "Perth", "Hanoi")
 
 
 @contextmanager
-def service(model: str = "atlas-gptj") -> Iterator[tuple[Client, str]]:
+def service(model: str = "atlas-gptj", *options: str) -> Iterator[tuple[Client, str]]:
     """``jeep serve`` on a free port with a temporary store: a client and the address."""
     with tempfile.TemporaryDirectory(prefix="jeep-bench-") as folder:
         log = Path(folder) / "serve.log"
         command = [sys.executable, "-m", "service.cli", "serve", "--model", model, "--auth", "off"]
-        command += ["--port", "0", "--store", str(Path(folder) / "store")]
+        command += ["--port", "0", "--store", str(Path(folder) / "store"), *options]
         with log.open("w") as output:
             process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         try:

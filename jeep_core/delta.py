@@ -10,6 +10,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+TIE_MARGIN = 2.0**-38
+"""How far a float64 sum may lie from its value elsewhere, as a part of the largest element."""
+
 
 @dataclass(frozen=True)
 class Update:
@@ -56,6 +59,22 @@ def materialise(base: torch.Tensor, updates: Iterable[Update], transposed: bool)
     This one function makes every edited matrix, so a version rebuilt from its updates has the
     same bytes.  ``transposed``: ``base`` is stored as (in, out).
     """
+    return summed(base, updates, transposed).to(base.dtype).contiguous()
+
+
+def near_ties(total: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Flat indices (k,) of the elements of a float64 sum whose rounding to ``dtype`` is in doubt.
+
+    Another device or library adds in another order, which may change a sum by some units of its
+    last place; only these elements can then round to another value.  They are few: kept beside
+    the updates, they make a rebuilt matrix the same everywhere.
+    """
+    margin = TIE_MARGIN * total.abs().max()
+    return ((total - margin).to(dtype) != (total + margin).to(dtype)).flatten().nonzero()[:, 0]
+
+
+def summed(base: torch.Tensor, updates: Iterable[Update], transposed: bool) -> torch.Tensor:
+    """W_base + Σ Δ in float64, in the base's shape; `materialise` rounds it."""
     total = base.detach().double()
     if transposed:
         total = total.T
@@ -68,9 +87,7 @@ def materialise(base: torch.Tensor, updates: Iterable[Update], transposed: bool)
         else:
             for update in group:
                 total = total + update.matrix().to(base.device)
-    if transposed:
-        total = total.T
-    return total.to(base.dtype).contiguous()
+    return total.T if transposed else total
 
 
 @dataclass

@@ -21,11 +21,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from jeep_core.editing import corpus_path
-from jeep_core.editors import EDITORS
+from jeep_core.editors import hparams_class
 from jeep_core.errors import JeepError
 from jeep_core.evaluation.suites import Style, Suite, load_suite
 from jeep_core.files import write_atomically
-from jeep_core.hparams import presets_for, validate_hparams
+from jeep_core.hparams import Preset, presets_for, validate_hparams
 from jeep_core.hparams_gradient import HypernetworkHParams
 from jeep_core.hypernetworks.storage import load_network
 from jeep_core.loading import LoadedModel, load, texts_of
@@ -64,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sizes", type=_positive, nargs="+", help="of the tables; default: M")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="each draws M cases")
     parser.add_argument("--editors", nargs="+", default=list(ORDER), choices=ORDER)
+    parser.add_argument(
+        "--also", nargs="+", default=[], metavar="PRESET", help="further rows of the comparison"
+    )
     parser.add_argument("--only", nargs="+", choices=[*EXPERIMENTS, CASE])
     parser.add_argument("--paper", choices=["gpt-j", "llama"], help="figures to stand beside")
     parser.add_argument("--corpus", type=Path, help="text for second moments, one document a line")
@@ -150,15 +153,32 @@ def _settings(
         if preset is None:
             missing[editor] = "there is no preset for this model"
             continue
-        hparams = validate_hparams(EDITORS[editor][1], preset.hparams, base.n_layers)
-        if isinstance(hparams, HypernetworkHParams):
-            try:
-                load_network(base, editor, hparams, args.hypernetworks)
-            except JeepError as error:
-                missing[editor] = str(error)
-                continue
-        settings[editor] = Setting(editor, hparams, preset.name)
+        setting = _setting(base, preset)
+        try:
+            _check_network(base, setting, args)
+        except JeepError as error:
+            missing[editor] = str(error)
+            continue
+        settings[editor] = setting
+    names = {preset.name: preset for preset in known}
+    for name in args.also:
+        if name not in names:
+            raise JeepError(f"{base.name} has no preset {name!r}; it has: {', '.join(names)}")
+        row = name.replace(f"-{Path(base.name).name}", "")
+        setting = _setting(base, names[name])
+        _check_network(base, setting, args)
+        settings[name if row in settings else row] = setting
     return settings, missing
+
+
+def _setting(base: LoadedModel, preset: Preset) -> Setting:
+    hparams = validate_hparams(hparams_class(preset.editor), preset.hparams, base.n_layers)
+    return Setting(preset.editor, hparams, preset.name)
+
+
+def _check_network(base: LoadedModel, setting: Setting, args: argparse.Namespace) -> None:
+    if isinstance(setting.hparams, HypernetworkHParams):
+        load_network(base, setting.editor, setting.hparams, args.hypernetworks)
 
 
 def _lab(

@@ -109,11 +109,16 @@ class Settings(BaseSettings):
     max_streams: Annotated[int, Field(ge=1)] = Field(
         default=256, description="Event streams open at once."
     )
+    keep_versions: Annotated[int, Field(ge=1)] = Field(
+        default=20,
+        description="Newest versions that keep their tensors; older ones without a name are "
+        "rebuilt from their factors when they are needed.",
+    )
     max_store_mb: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="Size of the store from which on edits are refused."
+        default=None, description="Size of the store from which on no job starts; default: none."
     )
     min_free_mb: Annotated[int, Field(ge=0)] = Field(
-        default=256, description="Free on the store's disk, else edits are refused."
+        default=256, description="Free on the store's disk, else no job starts."
     )
     rate_per_minute: Annotated[float, Field(ge=0)] = Field(
         default=1200.0, description="Requests of one API key; 0: any number."

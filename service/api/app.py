@@ -30,7 +30,7 @@ from service.api import (
 )
 from service.api.access import Gate
 from service.api.auditing import Audit
-from service.api.limits import RateLimit, StoreRoom, Streams
+from service.api.limits import RateLimit, Streams
 from service.api.middleware import BodyLimit, RequestIds, Unexpected
 from service.api.model import ModelCache
 from service.api.openapi import DESCRIPTION, Api
@@ -40,6 +40,7 @@ from service.queue import AsyncQueue, Keys, connect_async
 from service.queue.buckets import TokenBuckets
 from service.settings import Settings, SettingsError
 from service.store import Store
+from service.store.room import Room
 
 ROUTES = (
     edits,
@@ -82,7 +83,7 @@ def create_app(settings: Settings) -> FastAPI:
         ModelCache(store),
         Reconciler(store, queue),
         Streams(settings.max_streams),
-        StoreRoom(store, settings),
+        Room(store.root, settings.max_store_mb, settings.min_free_mb),
     )
 
     @asynccontextmanager

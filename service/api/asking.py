@@ -22,6 +22,7 @@ STATUS_OF = {
     "stale_fence": 409,
     "version_conflict": 409,
     "unknown_version": 404,
+    "disk_full": 507,
     "out_of_memory": 503,
     "stopping": 503,
 }
@@ -34,7 +35,7 @@ class ClientGone(Exception):
 
 def worker_request(
     state: ApiState,
-    kind: Literal["generate", "rollback", "activate"],
+    kind: Literal["generate", "rollback", "activate", "restore"],
     versions: list[str],
     body: dict[str, Any],
 ) -> WorkerRequest:

@@ -177,7 +177,8 @@ def _journaled(state: ApiState, body: EvaluationRequest) -> Job:
 
     Raises:
         ApiProblem: 404 for an unknown suite, 409 without a text for moments, 422, 429 if too
-            many jobs wait, 503, 507 if the store is full.
+            many jobs wait, 503.
+        StoreFull: there is no room for another job.
     """
     model = state.models.get()
     suite = suite_info(Suites(state.store.root), body.suite)

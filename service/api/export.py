@@ -3,10 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import aclosing
 
+from fastapi.concurrency import run_in_threadpool
+
+from service.api.asking import replies, worker_request
+from service.api.state import ApiState
 from service.schemas import Manifest
 from service.store import MissingTensor, Store, safetensors_header
 from service.store.tensors import byte_count
+
+
+def is_there(store: Store, version: str) -> bool:
+    """Whether a version's tensors are stored, and stay for now; False if they were dropped.
+
+    Missing tensors of a version that is not thin are damage: False is not said of them.
+    """
+    return store.want(version) or store.thin(version) is None
+
+
+async def rebuilt(state: ApiState, version: str) -> None:
+    """Have the worker store the tensors of a version again.
+
+    Raises:
+        ApiProblem: 503 without a worker, 504 if it takes too long, 507 if the disk is full.
+        StoreFull: the store may not grow.
+    """
+    await run_in_threadpool(state.room.check)
+    await state.require_worker()
+    async with aclosing(replies(state, worker_request(state, "restore", [version], {}))) as said:
+        async for _ in said:
+            continue
 
 
 def export_header(store: Store, manifest: Manifest) -> bytes:

@@ -107,8 +107,8 @@ def _journaled(state: ApiState, body: HypernetworkRequest, model: PublishedModel
     """A job for a valid request.
 
     Raises:
-        ApiProblem: 422 with a pointer per wrong field, 429 if too many jobs wait, 507 if the
-            store is full.
+        ApiProblem: 422 with a pointer per wrong field, 429 if too many jobs wait.
+        StoreFull: there is no room for another job.
     """
     problems: list[FieldProblem] = []
     preset: str | None = None

@@ -1,12 +1,8 @@
-"""What one service takes at a time: requests of a key, open streams, jobs, texts, bytes."""
+"""What one service takes at a time: requests of a key, open streams, jobs, texts."""
 
 from __future__ import annotations
 
 import math
-import os
-import shutil
-import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,9 +20,6 @@ from service.store import Store
 
 BUSY_S = 5
 """Seconds after which a place may be free again."""
-MEASURED_S = 10.0
-"""How long the size of the store is taken for what it was."""
-MB = 2**20
 
 
 class RateLimit:
@@ -90,36 +83,6 @@ class _Stream(EventSourceResponse):
             await super().__call__(scope, receive, send)
 
 
-class StoreRoom:
-    """Whether the store may grow (`JEEP_MAX_STORE_MB`, `JEEP_MIN_FREE_MB`)."""
-
-    def __init__(self, store: Store, settings: Settings) -> None:
-        self._store, self._settings = store, settings
-        self._lock = threading.Lock()
-        self._measured: tuple[float, int] | None = None
-
-    def check(self) -> None:
-        """Call before accepting what makes the store grow; may read the whole directory.
-
-        Raises:
-            ApiProblem: 507.
-        """
-        free = shutil.disk_usage(self._store.root).free
-        if free < self._settings.min_free_mb * MB:
-            detail = f"{free // MB} MB are free, {self._settings.min_free_mb} must be"
-            raise ApiProblem(507, "disk_full", detail)
-        limit = self._settings.max_store_mb
-        if limit is not None and (size := self._size()) > limit * MB:
-            detail = f"the store has {size // MB} MB, the limit is {limit}"
-            raise ApiProblem(507, "store_full", detail)
-
-    def _size(self) -> int:
-        with self._lock:
-            if self._measured is None or time.monotonic() - self._measured[0] > MEASURED_S:
-                self._measured = (time.monotonic(), _bytes_below(str(self._store.root)))
-            return self._measured[1]
-
-
 def busy(code: str, detail: str, retry_after: int) -> ApiProblem:
     """A 429 that says when to try again."""
     return ApiProblem(429, code, detail, headers={"Retry-After": str(max(1, retry_after))})
@@ -164,15 +127,3 @@ def text_errors(body: GenerateRequest, settings: Settings) -> list[dict[str, str
 
 def _too_long(pointer: str, settings: Settings) -> dict[str, str]:
     return field_error(pointer, "too_long", f"at most {settings.max_text_chars} characters")
-
-
-def _bytes_below(folder: str) -> int:
-    """Bytes of all files; those that go meanwhile do not count."""
-    total = 0
-    for where, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(where, name)).st_size  # noqa: PTH118
-            except FileNotFoundError:
-                continue
-    return total

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
@@ -19,10 +18,13 @@ from service.store import (
     BadName,
     CorruptFile,
     CorruptTensor,
+    DiskFull,
     NameTaken,
     StoreError,
+    StoreFull,
     UnknownJob,
     UnknownVersion,
+    is_disk_full,
 )
 
 PROBLEM = "jeep.problem"
@@ -36,6 +38,8 @@ STORE_PROBLEMS: dict[type[StoreError], tuple[int, str]] = {
     UnknownJob: (404, "unknown_job"),
     NameTaken: (409, "name_taken"),
     BadName: (422, "bad_name"),
+    DiskFull: (507, "disk_full"),
+    StoreFull: (507, "store_full"),
     CorruptTensor: (500, "corrupt_tensor"),
     CorruptFile: (500, "corrupt_file"),
 }
@@ -199,7 +203,7 @@ async def _on_store(request: Request, error: Exception) -> Response:
 
 def unexpected(request: Request, error: Exception) -> Response:
     """The answer to a request that failed in a way nobody has foreseen."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_disk_full(error):
         problem = ApiProblem(507, "disk_full", "the store's disk is full")
     else:
         log.error("request %s failed", request.scope.get("request_id"), exc_info=error)

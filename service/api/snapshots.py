@@ -12,7 +12,7 @@ from fastapi.responses import StreamingResponse
 from service.api.access import needs
 from service.api.auditing import concerns
 from service.api.bodies import json_request_body, read_model
-from service.api.export import export_chunks, export_header, export_size
+from service.api.export import export_chunks, export_header, export_size, is_there, rebuilt
 from service.api.paging import AFTER, Limit, Page, take
 from service.api.problems import documented, field_error, invalid
 from service.api.state import State
@@ -79,21 +79,25 @@ def diff_snapshots(a: Ref, b: Ref, state: State) -> SnapshotDiff:
             "description": "Every tensor in which the version differs from base.",
             "content": {"application/octet-stream": {"schema": {"type": "string"}}},
         },
-        **documented(404, 422),
+        **documented(404, 422, 503, 504, 507),
     },
 )
 @needs(Scope.READ)
-def export_snapshot(
+async def export_snapshot(
     id: Ref,
     state: State,
     format: Annotated[Literal["safetensors"], Query()] = "safetensors",
 ) -> StreamingResponse:
     """A safetensors file with every tensor in which the version differs from base.
 
-    Its metadata name the version, the hash of all weights and the base model's hash.
+    Its metadata name the version, the hash of all weights and the base model's hash.  An old
+    version whose tensors were dropped is rebuilt by the worker first (503 without one).
     """
-    manifest = state.store.version(state.store.resolve(id))
-    header = export_header(state.store, manifest)
+    version = await run_in_threadpool(state.store.resolve, id)
+    if not await run_in_threadpool(is_there, state.store, version):
+        await rebuilt(state, version)
+    manifest = state.store.version(version)
+    header = await run_in_threadpool(export_header, state.store, manifest)
     headers = {
         "Content-Length": str(export_size(manifest, header)),
         "Content-Disposition": f'attachment; filename="{manifest.id}.safetensors"',

@@ -9,13 +9,14 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from service.api.limits import StoreRoom, Streams, check_queue
+from service.api.limits import Streams, check_queue
 from service.api.model import ModelCache
 from service.api.problems import unavailable
 from service.api.reconcile import QUEUE_DOWN, Reconciler
 from service.queue import AsyncQueue
 from service.settings import Settings
 from service.store import Store
+from service.store.room import Room
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,14 @@ class ApiState:
     models: ModelCache
     reconciler: Reconciler
     streams: Streams
-    room: StoreRoom
+    room: Room
 
     def check_room(self) -> None:
         """Call before a job is journaled; may read the whole store.
 
         Raises:
-            ApiProblem: 429 if too many jobs wait, 507 if the store is full.
+            ApiProblem: 429 if too many jobs wait.
+            StoreFull: the store may not grow; answered with 507.
         """
         check_queue(self.store, self.settings)
         self.room.check()

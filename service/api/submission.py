@@ -23,7 +23,7 @@ from service.api.state import ApiState
 from service.api.validation import ValidEdit, check_count, validate_edit
 from service.jobs import Job, JobKind, new_id, now
 from service.schemas import AUTO, EditPayload, EditRequest, FactIn
-from service.store import Claim, JobExists, KeyReused, NameTaken, UnknownVersion
+from service.store import Claim, JobExists, KeyReused, NameTaken, StoreFull, UnknownVersion
 
 
 class Submission:
@@ -137,8 +137,9 @@ def journaled(
     finds its job and not a moved head.
 
     Raises:
-        ApiProblem: 429 if too many jobs wait, 507 if the store is full, what ``payload`` raises,
-            422 for a key that came with another body.
+        ApiProblem: 429 if too many jobs wait, what ``payload`` raises, 422 for a key that came
+            with another body.
+        StoreFull: there is no room for another job.
     """
     job_id = new_id("job")
     if key is not None:
@@ -149,7 +150,7 @@ def journaled(
     try:
         state.check_room()
         made = payload(job_id)
-    except ApiProblem:
+    except (ApiProblem, StoreFull):
         if key is not None:
             state.store.release_key(key, job_id)
         raise

@@ -11,6 +11,7 @@ from service.cli import (
     keys_commands,
     probe,
     service_commands,
+    store_commands,
     version_commands,
 )
 from service.cli.common import app
@@ -26,6 +27,7 @@ __all__ = [
     "main",
     "probe",
     "service_commands",
+    "store_commands",
     "version_commands",
 ]
 

@@ -16,7 +16,9 @@ GROUP = "worker"
 CONSUMER = "worker"
 """Fixed, so that a new worker finds what a dead one had taken."""
 
-FINISHED_TTL_S = 3600
+FINISHED_TTL_S = 600
+"""An ended job's state and events; its record in the store stays."""
+
 REPLY_TTL_S = 60
 GONE_TTL_S = 120
 EVENTS_KEPT = 2000

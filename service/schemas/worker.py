@@ -19,7 +19,7 @@ class WorkerRequest(BaseModel):
     id: str
     request_id: str | None = None
     traceparent: str | None = None
-    kind: Literal["generate", "rollback", "activate"]
+    kind: Literal["generate", "rollback", "activate", "restore"]
     deadline: float
     versions: list[str] = Field(default_factory=list)
     body: dict[str, Any] = Field(default_factory=dict)

@@ -92,6 +92,7 @@ def back_up(store: Store, target: Path) -> BackupRun:
     if strangers:
         raise BackupError(f"{target} is not empty and no backup (it holds {min(strangers)})")
     with held(target / _LOCK, "another backup"):
+        store.want(store.head().version)  # its tensors stay, also when head moves on
         earlier = read(target / LIST, Backup)
         if earlier is not None and earlier.store_id != store.id:
             raise BackupError(f"{target} is a backup of another store ({earlier.store_id})")
@@ -165,6 +166,9 @@ class _Copy:
             # while head stands still: no record may say that a later commit succeeded
             versions = self._with_owners(owned)
         self._add(*versions)
+        self._add(*_names(root, "tensors"))
+        # what was dropped meanwhile can be rebuilt from what was written before that
+        self._add(*(name.replace("manifest.json", "thin.json") for name in versions))
         self._add(*_names(root, "tensors"))
         rest = (name for name in _names(root) if name.split("/")[0] not in _IN_ORDER)
         self._add(*(name for name in rest if name not in _POINTERS))

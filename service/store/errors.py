@@ -12,10 +12,31 @@ StoreError
 ├ HeadMoved, StaleFence       the commit came too late
 ├ BadName, NameTaken          snapshot names
 ├ KeyReused                   an idempotency key came with another body
-└ KeyNameTaken, UnknownKey    API keys
+├ KeyNameTaken, UnknownKey    API keys
+└ StoreFull                   the limit of stored bytes does not allow another job
+  └ DiskFull                  … or the space left on the disk does not
 """
 
 from __future__ import annotations
+
+import errno
+import re
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_SAID = re.compile(rf"os error ({'|'.join(map(str, sorted(_FULL)))})\b")
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether this, or what caused it, is a write for which disk, quota or file had no room.
+
+    The safetensors library has errors of its own, which name the number in their text.
+    """
+    while error is not None:
+        number = error.errno if isinstance(error, OSError) else None
+        if number in _FULL or _SAID.search(str(error)):
+            return True
+        error = error.__cause__
+    return False
 
 
 class StoreError(Exception):
@@ -98,6 +119,14 @@ class NameTaken(StoreError):
         super().__init__(f"{name!r} already names {version}")
         self.name = name
         self.version = version
+
+
+class StoreFull(StoreError):
+    """There is no room for what another job would store."""
+
+
+class DiskFull(StoreFull):
+    """The store's disk has too little left."""
 
 
 class KeyReused(StoreError):

@@ -56,8 +56,8 @@ class Head(BaseModel):
     move: Move
 
 
-class _Names(RootModel[dict[str, str]]):
-    pass
+class Names(RootModel[dict[str, str]]):
+    """``names.json``: snapshot name → version id."""
 
 
 class Pointers(Versions):
@@ -83,8 +83,12 @@ class Pointers(Versions):
 
     def check_claim(self) -> None:
         """Raise :class:`StaleFence` if a later worker has claimed the store since `claim`."""
-        if self._fence is not None and self._fence < (latest := self.head().fence):
-            raise StaleFence(f"fence {self._fence} is older than head's ({latest})")
+        if self.is_replaced():
+            raise StaleFence(f"fence {self._fence} is older than head's")
+
+    def is_replaced(self) -> bool:
+        """Whether a later worker has claimed the store since `claim`."""
+        return self._fence is not None and self._fence < self.head().fence
 
     @contextmanager
     def _as_writer(self) -> Iterator[None]:
@@ -184,11 +188,11 @@ class Pointers(Versions):
             names = self.names()
             if names.get(name, version) != version:
                 raise NameTaken(name, names[name])
-            replace(self.root / "names.json", encode(_Names({**names, name: version})))
+            replace(self.root / "names.json", encode(Names({**names, name: version})))
 
     def names(self) -> dict[str, str]:
         """Snapshot name → version id."""
-        names = read(self.root / "names.json", _Names)
+        names = read(self.root / "names.json", Names)
         return names.root if names else {}
 
     def resolve(self, ref: str) -> str:

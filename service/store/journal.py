@@ -51,6 +51,10 @@ class Journal:
             create(self._job_path(job.id, "json"), encode(job))
         except FileExistsError:
             raise JobExists(f"{job.id} is already journaled") from None
+        except OSError:
+            if not self._job_path(job.id, "json").exists():
+                self._job_path(job.id, "open").unlink(missing_ok=True)
+            raise
 
     def save_job(self, job: Job) -> None:
         """Replace the record of a job; a finished one leaves the list of open jobs."""

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
 from functools import cached_property
@@ -15,14 +15,13 @@ from pathlib import Path
 from pydantic import BaseModel
 from ulid import ULID
 
+from service.jobs import TERMINAL, JobStatus
 from service.schemas import Manifest, WorkerInfo
 from service.store.api_keys import ApiKeys
 from service.store.audit import AuditLog
-from service.store.drafts import Drafts
-from service.store.errors import CorruptFile, NotAStore, WrongFormat, WrongModel
+from service.store.errors import CorruptFile, NotAStore, UnknownJob, WrongFormat, WrongModel
 from service.store.files import TEMPORARY, create, encode, held, locked, read, replace
-from service.store.head import Pointers
-from service.store.journal import Journal
+from service.store.retention import Retention
 
 log = logging.getLogger(__name__)
 
@@ -34,19 +33,25 @@ _FOLDERS = (
 _ABANDONED_S = 3600.0
 
 
-class _Format(BaseModel):
+class StoreFormat(BaseModel):
+    """``format.json``."""
+
     format: int
 
 
-class _Identity(BaseModel):
+class StoreIdentity(BaseModel):
+    """``id.json``."""
+
     id: str
 
 
-class _Model(BaseModel):
+class StoreModel(BaseModel):
+    """``model.json``."""
+
     model_hash: str
 
 
-class Store(Pointers, Drafts, Journal, ApiKeys, AuditLog):
+class Store(Retention, ApiKeys, AuditLog):
     """A store on disk.  Any process may read it and journal jobs; what only the worker may do
     (tensors, versions, head, :meth:`sweep`) it does while it holds :meth:`worker_lock`.
     """
@@ -66,7 +71,7 @@ class Store(Pointers, Drafts, Journal, ApiKeys, AuditLog):
         if root.exists() and not root.is_dir():
             raise NotAStore(f"{root} is a file, not a directory")
         root.mkdir(parents=True, exist_ok=True)
-        found = read(root / "format.json", _Format)
+        found = read(root / "format.json", StoreFormat)
         if found is None:
             strangers = {e.name for e in root.iterdir() if not e.name.startswith(".")}
             strangers -= {*_FOLDERS, "lost+found", "format.json", "id.json"}
@@ -77,16 +82,16 @@ class Store(Pointers, Drafts, Journal, ApiKeys, AuditLog):
         for name in _FOLDERS:
             (root / name).mkdir(exist_ok=True)
         if found is None:
-            replace(root / "format.json", encode(_Format(format=FORMAT)))
+            replace(root / "format.json", encode(StoreFormat(format=FORMAT)))
         with suppress(FileExistsError):
             if not (root / "id.json").exists():
-                create(root / "id.json", encode(_Identity(id=str(ULID()))))
+                create(root / "id.json", encode(StoreIdentity(id=str(ULID()))))
         return cls(root, idempotency_hours)
 
     @cached_property
     def id(self) -> str:
         """Told apart from other stores by this, wherever the directory is moved."""
-        identity = read(self.root / "id.json", _Identity)
+        identity = read(self.root / "id.json", StoreIdentity)
         if identity is None:
             raise CorruptFile(f"{self.root / 'id.json'} is missing")
         return identity.id
@@ -103,9 +108,9 @@ class Store(Pointers, Drafts, Journal, ApiKeys, AuditLog):
         """Tie the store to a model for good; :class:`WrongModel` if it has another."""
         path = self.root / "model.json"
         with locked(self.root / "locks" / "model"):
-            bound = read(path, _Model)
+            bound = read(path, StoreModel)
             if bound is None:
-                replace(path, encode(_Model(model_hash=model_hash)))
+                replace(path, encode(StoreModel(model_hash=model_hash)))
             elif bound.model_hash != model_hash:
                 raise WrongModel(
                     f"{self.root} belongs to model {bound.model_hash[:12]}…, "
@@ -149,38 +154,50 @@ class Store(Pointers, Drafts, Journal, ApiKeys, AuditLog):
     def sweep(self) -> int:
         """Remove what crashes left behind; how many files.  Needs :meth:`worker_lock`.
 
-        Staging belongs to the worker and is emptied; partial results of jobs that have ended and
-        tensors that neither a version nor a draft names are removed; other processes'
-        unfinished files go when they are an hour old.
+        Staging belongs to the worker and is emptied; then as :meth:`sweep_orphans`.
         """
+        staged = list((self.root / "staging").iterdir())
+        return _remove(staged) + self.sweep_orphans()
+
+    def sweep_orphans(self) -> int:
+        """Remove what nothing refers to; how many files.  No version may be written meanwhile.
+
+        These are partial results of jobs that have ended, reports of jobs that did not succeed,
+        tensors that neither a version nor a draft names, marks of jobs without a record, and
+        other processes' unfinished files when they are an hour old.
+        """
+        # listed before it is known what is needed: a job that begins meanwhile loses nothing
+        work = list((self.root / "work").iterdir())
         unfinished = {job.id for job in self.unfinished_jobs()}
-        leftovers = list((self.root / "staging").iterdir())
-        leftovers += [p for p in (self.root / "work").iterdir() if p.name not in unfinished]
-        leftovers += self._unreferenced_tensors(unfinished)
+        leftovers = [p for p in work if p.name not in unfinished]
+        leftovers += [p for p in (self.root / "reports").iterdir() if self._is_orphan(p.name)]
+        leftovers += self._unreferenced_tensors()
         oldest = time.time() - _ABANDONED_S
         for folder in (self.root, *(self.root / name for name in _FOLDERS)):
             stale = folder.glob(f".*{TEMPORARY}")
             leftovers += [p for p in stale if p.lstat().st_mtime < oldest]
-        for path in leftovers:
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-        return len(leftovers) + self._forget_keys() + self._forget_marks()
+        marks = ((self.root / "jobs").glob(f"*.{mark}") for mark in ("open", "cancel"))
+        alone = (p for some in marks for p in some if not p.with_suffix(".json").exists())
+        leftovers += [p for p in alone if p.lstat().st_mtime < oldest]
+        return _remove(leftovers) + self._forget_keys() + self._forget_marks()
 
-    def _unreferenced_tensors(self, unfinished: Iterable[str]) -> list[Path]:
+    def _is_orphan(self, job_id: str) -> bool:
+        """Whether no job with this id runs or has succeeded; an unreadable record may be one's."""
         try:
-            versions = self.versions()
+            job = self.job(job_id)
+        except UnknownJob:
+            return True
+        except CorruptFile:
+            return False
+        return job.status in TERMINAL and job.status is not JobStatus.SUCCEEDED
+
+    def _unreferenced_tensors(self) -> list[Path]:
+        files = list((self.root / "tensors").glob("*/*.safetensors"))
+        try:
+            named = {self.tensor_file(ref.sha256) for ref in self.referenced()}
         except CorruptFile as error:
             log.error("no tensors are tidied away: %s", error)
             return []
-        drafts = [draft for job_id in unfinished for draft in self.drafts(job_id)]
-        named = {
-            self.tensor_file(ref.sha256)
-            for version in (*versions, *drafts)
-            for ref in (*version.tensors, *version.artifacts)
-        }
-        files = (self.root / "tensors").glob("*/*.safetensors")
         return [path for path in files if path not in named]
 
     def _folder(self, where: str, job_id: str) -> Path:
@@ -193,3 +210,12 @@ class Store(Pointers, Drafts, Journal, ApiKeys, AuditLog):
         if not path.is_relative_to((self.root / folder).resolve()):
             raise ValueError(f"{name!r} leads out of the store")
         return path
+
+
+def _remove(paths: Sequence[Path]) -> int:
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)  # its job may be removing it, too
+        else:
+            path.unlink(missing_ok=True)
+    return len(paths)

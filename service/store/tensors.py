@@ -13,6 +13,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
+from uuid import uuid4
 
 from service.schemas import TensorRef
 from service.store.errors import CorruptTensor, MissingTensor
@@ -97,12 +98,14 @@ class Tensors:
         return True
 
     def _write_tensor(self, target: Path, ref: TensorRef, data: bytes | memoryview) -> None:
-        aside = self.root / "staging" / target.name
-        aside.unlink(missing_ok=True)
+        aside = self.root / "staging" / f"{ref.sha256}.{uuid4().hex}"
         header = safetensors_header([ref.model_copy(update={"name": KEY})])
-        write_new(aside, [header, data])
-        target.parent.mkdir(exist_ok=True)
-        aside.replace(target)
+        try:
+            write_new(aside, [header, data])
+            target.parent.mkdir(exist_ok=True)
+            aside.replace(target)
+        finally:
+            aside.unlink(missing_ok=True)
         fsync_folder(target.parent)
         fsync_folder(target.parent.parent)
 

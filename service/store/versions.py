@@ -30,7 +30,9 @@ BASE = "v0"
 VERSION_ID = re.compile(r"v(0|[1-9][0-9]{0,17})")
 
 
-class _Counter(BaseModel):
+class Counter(BaseModel):
+    """``counter.json``: the number of the next version."""
+
     next: int
 
 
@@ -43,9 +45,9 @@ class Versions(Tensors):
         """``vN``, never given twice: the counter is durable before the id is used."""
         path = self.root / "counter.json"
         with locked(self.root / "locks" / "counter"):
-            counter = read(path, _Counter) or _Counter(next=1)
+            counter = read(path, Counter) or Counter(next=1)
             number = max([counter.next, *(n + 1 for n in self._numbers())])
-            replace(path, encode(_Counter(next=number + 1)))
+            replace(path, encode(Counter(next=number + 1)))
         return f"v{number}"
 
     def write_version(self, manifest: Manifest) -> None:
@@ -63,10 +65,10 @@ class Versions(Tensors):
         target = self.root / "versions" / manifest.id
         aside = self.root / "staging" / manifest.id
         shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir()
-        write_new(aside / "manifest.json", [encode(manifest)])
-        fsync_folder(aside)
         try:
+            aside.mkdir()
+            write_new(aside / "manifest.json", [encode(manifest)])
+            fsync_folder(aside)
             with self._as_writer():
                 aside.rename(target)
         except OSError as error:

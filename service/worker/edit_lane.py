@@ -36,9 +36,10 @@ class EditLane(JobLane):
         runner: EditRunner,
         settings: Settings,
         working: Callable[[], AbstractContextManager[None]] = nullcontext,
+        ended: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(queue, store, lease, settings, working)
-        self._views, self._runner = views, runner
+        self._views, self._runner, self._after = views, runner, ended
         self._reverter = Reverter(store, runner)
 
     def _start(self, job: Job) -> Job:
@@ -64,6 +65,7 @@ class EditLane(JobLane):
         payload = EditPayload.model_validate(job.payload)
         if written is None:
             self._check_tries(job)
+            self._check_room()
             parent = str(job.base_version)
             self._check(payload, parent)
             self._checkpoint(job.id)
@@ -82,6 +84,7 @@ class EditLane(JobLane):
         payload = RevertPayload.model_validate(job.payload)
         if move is None:
             self._check_tries(job)
+            self._check_room()
             head = str(job.base_version)
             self._check(payload, head)
             parts = without(self._store.lineage(head), payload.edit_id)
@@ -140,6 +143,7 @@ class EditLane(JobLane):
 
     def _ended(self, job: Job) -> None:
         self._store.drop_drafts(job.id)
+        self._after()
 
     def _last_progress(self, status: JobStatus) -> Progress:
         return COMMITTED if status is JobStatus.SUCCEEDED else super()._last_progress(status)

@@ -88,6 +88,10 @@ class Gate:
         """Wait if it is not the read lane's turn beside decoding.  For one thread."""
         self._reading.take()
 
+    def another_turn(self, share: float) -> Turn:
+        """Turns beside decoding for one more thread, which keeps ``share`` of its time."""
+        return Turn(self._idle, share)
+
     @contextmanager
     def writing(self) -> Iterator[None]:
         """A job that writes a version is running."""

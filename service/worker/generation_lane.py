@@ -23,6 +23,7 @@ from service.schemas import (
     WorkerRequest,
 )
 from service.store import HeadMoved, Store
+from service.worker import rebuild
 from service.worker.decode_loop import DecodeLoop
 from service.worker.gate import Gate
 from service.worker.metrics import FACTS_APPLIED, ROLLBACKS
@@ -73,6 +74,8 @@ class GenerationLane:
                 rollbacks.submit(self._move, request, self._roll_back)
             elif request.kind == "activate":
                 rollbacks.submit(self._move, request, self._activate)
+            elif request.kind == "restore":
+                loaders.submit(self._move, request, self._restore)
             else:
                 self._guarded(request, lambda r: self._prepare(r, loaders))
         self._look_for_leavers()
@@ -112,7 +115,7 @@ class GenerationLane:
     def _roll_back(self, request: WorkerRequest) -> None:
         """Make the target ready to serve, then move head to it."""
         [target] = request.versions
-        self._views.get(target)
+        self._make_ready(target)
         while True:
             previous = self._store.head().version
             try:
@@ -142,7 +145,7 @@ class GenerationLane:
         Where it is head already, nothing happens: the request may be a repetition.
         """
         [target] = request.versions
-        self._views.get(target)
+        self._make_ready(target)
         manifest = self._store.version(target)
         if self._store.head().version != target:
             self._store.move_head(
@@ -162,6 +165,27 @@ class GenerationLane:
         )
         reply = WorkerReply(event="result", data=result.model_dump(mode="json"))
         self._requests.reply(request.id, reply)
+
+    def _make_ready(self, target: str) -> None:
+        """Have a version in memory and its tensors in the store, where they stay for now."""
+        try:
+            self._give_back(target)
+        except OSError as error:  # it is in memory, and can be rebuilt whenever it is read
+            log.error("the tensors of %s are not in the store: %s", target, error)
+            self._views.get(target)
+
+    def _restore(self, request: WorkerRequest) -> None:
+        """Store the tensors of a version whose tensors were dropped."""
+        [target] = request.versions
+        self._give_back(target)
+        reply = WorkerReply(event="result", data={"version": target})
+        self._requests.reply(request.id, reply)
+
+    def _give_back(self, target: str) -> None:
+        whole = self._store.want(target)
+        view = self._views.get(target)
+        if not whole:
+            rebuild.restore(self._store, self._store.version(target), view.replaced)
 
     def _move(self, request: WorkerRequest, action: Callable[[WorkerRequest], None]) -> None:
         with tracing.span(request.kind, request.traceparent):

@@ -20,17 +20,25 @@ from service.settings import Settings
 from service.store import (
     CorruptFile,
     CorruptTensor,
+    DiskFull,
     HeadMoved,
     StaleFence,
     Store,
     StoreError,
+    StoreFull,
     UnknownJob,
+    is_disk_full,
 )
+from service.store.room import Room
 from service.worker.guards import GuardFailed
+from service.worker.memory import is_out_of_memory, release_cached
 from service.worker.metrics import PhaseClock, count_end
 
 log = logging.getLogger(__name__)
+OUT_OF_MEMORY = "out_of_memory"
 WAIT_MS = 500
+ROOM_S = 1.0
+"""How long to wait for room on a full disk before the next try."""
 
 Work = Callable[[], BaseModel]
 """Does what a job asks for; its result.  Raises what ``JobLane`` turns into the job's error."""
@@ -65,6 +73,7 @@ class JobLane(ABC):
         self._queue, self._store, self._lease = queue, store, lease
         self._settings, self._working = settings, working
         self._progress, self._phases = Progress(), PhaseClock(JobKind.EDIT)
+        self._room = Room(store.root, settings.max_store_mb, settings.min_free_mb)
         self.stop = threading.Event()
 
     def run(self) -> None:
@@ -129,6 +138,8 @@ class JobLane(ABC):
         except Stopping:
             self._give_back(job)
             raise
+        if outcome[2] is not None and outcome[2].code == OUT_OF_MEMORY:
+            release_cached()  # here the failed computation's tensors are gone
         self._end(job, *outcome)
 
     def _give_back(self, job: Job) -> None:
@@ -164,9 +175,19 @@ class JobLane(ABC):
             return JobStatus.FAILED, None, JobError(code="corrupt_version", message=str(error))
         except CorruptFile as error:
             return JobStatus.FAILED, None, JobError(code="corrupt_file", message=str(error))
+        except StoreFull as error:
+            code = "disk_full" if isinstance(error, DiskFull) else "store_full"
+            return JobStatus.FAILED, None, JobError(code=code, message=str(error))
         except (JeepError, StoreError, ValidationError) as error:
+            if is_disk_full(error):
+                return JobStatus.FAILED, None, _disk_full(error)
             return JobStatus.FAILED, None, JobError(code="failed", message=str(error))
         except Exception as error:
+            if is_disk_full(error):
+                return JobStatus.FAILED, None, _disk_full(error)
+            if is_out_of_memory(error):
+                log.warning("job %s: out of memory: %s", job.id, error)
+                return JobStatus.FAILED, None, _out_of_memory(error)
             log.exception("job %s failed", job.id)
             message = f"{type(error).__name__}: {error}"
             return JobStatus.FAILED, None, JobError(code="internal_error", message=message)
@@ -177,6 +198,10 @@ class JobLane(ABC):
         tries = self._settings.job_tries
         if job.attempt > tries:
             raise Refused("too_many_tries", f"the worker died {tries} times during this job")
+
+    def _check_room(self) -> None:
+        """Begin no job that would fill the store."""
+        self._room.check()
 
     def _publish(self, job_id: str, progress: Progress) -> None:
         """Tell how far a job is, if Redis takes it: a job does not depend on that."""
@@ -222,9 +247,38 @@ class JobLane(ABC):
         update = {"status": status, "finished_at": now(), "progress": self._last_progress(status)}
         ended = job.model_copy(update={**update, "result": result, "error": error})
         self._check_lease()
-        self._store.save_job(ended)
+        self._save(ended)
         self._ended(ended)
         self._queue.finish(ended, self._lease.fence)
         self._phases.end()
         count_end(ended)
         log.info("job %s %s%s", job.id, status, f": {error.code}" if error else "")
+
+    def _save(self, ended: Job) -> None:
+        """Record the end of a job.  On a full disk, wait for room: an end is never lost.
+
+        Raises:
+            Stopping, LeaseLost, StaleFence: before there was room; the next worker ends it.
+        """
+        while True:
+            try:
+                return self._store.save_job(ended)
+            except OSError as error:
+                if not is_disk_full(error):
+                    raise
+                log.error("the end of %s waits for room on the store's disk: %s", ended.id, error)
+            self._ended(ended)  # what it leaves behind may be the room that is missing
+            if self.stop.wait(ROOM_S):
+                raise Stopping
+            self._check_lease()
+
+
+def _out_of_memory(error: Exception) -> JobError:
+    [first, *_] = str(error).splitlines() or [""]
+    advice = "fewer facts at once, or a lower JEEP_EDIT_MEMORY_MB, need less"
+    message = f"there was not enough memory for this job; {advice} ({first})"
+    return JobError(code=OUT_OF_MEMORY, message=message)
+
+
+def _disk_full(error: Exception) -> JobError:
+    return JobError(code="disk_full", message=f"the store's disk is full: {error}")

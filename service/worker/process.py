@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from types import FrameType
 from uuid import uuid4
 
@@ -41,13 +42,14 @@ from service.queue import (
 )
 from service.schemas import WorkerInfo
 from service.settings import EXIT_CONFIG, Settings
-from service.store import StaleFence, Store, StoreBusy, StoreError
+from service.store import StaleFence, Store, StoreBusy, StoreError, is_disk_full
 from service.worker import metrics
 from service.worker.edit_lane import EditLane
 from service.worker.edits import EditRunner
 from service.worker.gate import Gate
 from service.worker.generation_lane import GenerationLane
 from service.worker.read_lane import ReadLane
+from service.worker.retention import Keeper
 from service.worker.threads import decode_threads, use_threads
 from service.worker.versions import VersionViews
 
@@ -78,7 +80,7 @@ class Worker:
                 prepare(store, base, self.settings)
             except (StoreError, JeepError, OSError) as error:
                 log.error("%s", error)
-                return EXIT_CONFIG
+                return 1 if is_disk_full(error) else EXIT_CONFIG
             try:
                 return self._serve(store, base, stack)
             except (RedisError, StaleFence) as error:
@@ -128,7 +130,9 @@ class Worker:
         queue.requeue_missing(store.unfinished_jobs())
         gate = Gate(self.settings.edit_share, read_share=self.settings.read_share)
         runner = EditRunner(base, store, views, self.settings, gate)
-        edits = EditLane(queue, store, lease, views, runner, self.settings, gate.writing)
+        keeper = self._keeper(store, base, views, lease, gate)
+        writing = partial(keeper.writing, gate)
+        edits = EditLane(queue, store, lease, views, runner, self.settings, writing, keeper.due)
         waiting = JobQueue(client, keys, Lane.READ)
         reads = ReadLane(waiting, store, lease, views, self.settings, gate)
         generation = GenerationLane(RequestQueue(client, keys), store, lease, views, gate)
@@ -144,6 +148,7 @@ class Worker:
                 ("reads", reads.run, every),
                 ("requests", generation.take, 1),
                 ("decoding", generation.decode, few),
+                ("retention", keeper.run, few),
             )
         ]
         gc.collect()
@@ -155,9 +160,22 @@ class Worker:
         edits.stop.set()
         reads.stop.set()
         generation.stop.set()
+        keeper.stop.set()
         for thread in lanes:
             thread.join()
         return 0 if self._failure is None else 1
+
+    def _keeper(
+        self, store: Store, base: LoadedModel, views: VersionViews, lease: Lease, gate: Gate
+    ) -> Keeper:
+        return Keeper(
+            base,
+            store,
+            self.settings.keep_versions,
+            busy=views.in_use,
+            lost=lambda: lease.lost.is_set() or store.is_replaced(),
+            give_way=gate.another_turn(self.settings.read_share).take,
+        )
 
     def _lane(self, body: Callable[[], None], count: int) -> None:
         """Run a lane with its threads; what ends it ends the process, which is started again."""
@@ -271,7 +289,12 @@ def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
         "tokenizer.json": base.tokenizer.to_str().encode(),
         "config.json": config.to_json_string().encode(),
     }
-    store.publish_model(info, files)
+    try:
+        store.publish_model(info, files)
+    except OSError as error:
+        if not is_disk_full(error) or store.model_info() is None:
+            raise
+        log.error("the api goes on with what the last worker has published: %s", error)
 
 
 def _quiet_transformers() -> None:

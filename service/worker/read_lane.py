@@ -117,6 +117,7 @@ class ReadLane(JobLane):
 
     def _execute(self, job: Job) -> BaseModel:
         self._check_tries(job)
+        self._check_room()
         control = ReadControl(
             publish=lambda progress: self._publish(job.id, progress),
             checkpoint=lambda: self._checkpoint(job.id),
@@ -148,6 +149,6 @@ class ReadLane(JobLane):
         self._gate.pause_reading()
 
     def _ended(self, job: Job) -> None:
-        shutil.rmtree(self._store.work_folder(job.id), ignore_errors=True)
+        shutil.rmtree(self._store.root / "work" / job.id, ignore_errors=True)
         if job.status is not JobStatus.SUCCEEDED:
-            shutil.rmtree(self._store.report_folder(job.id), ignore_errors=True)
+            shutil.rmtree(self._store.root / "reports" / job.id, ignore_errors=True)

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import exp
 
-import torch
-
 from jeep_core.decoding import Row, Token
 from jeep_core.generation import Sampling, Scored
 from jeep_core.views import ModelView
@@ -24,7 +22,15 @@ from service.schemas import (
     WorkerReply,
     WorkerRequest,
 )
-from service.store import CorruptFile, CorruptTensor, HeadMoved, StaleFence, UnknownVersion
+from service.store import (
+    CorruptFile,
+    CorruptTensor,
+    HeadMoved,
+    StaleFence,
+    UnknownVersion,
+    is_disk_full,
+)
+from service.worker.memory import is_out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +111,7 @@ def new_tokens(slot: Slot) -> list[WorkerReply]:
 
 def error_reply(error: Exception) -> WorkerReply:
     """The last reply of a request that cannot be answered."""
-    if isinstance(error, torch.OutOfMemoryError):
+    if is_out_of_memory(error):
         code, message = "out_of_memory", "not enough memory for this request now"
     elif isinstance(error, UnknownVersion):
         code, message = "unknown_version", str(error)
@@ -115,6 +121,8 @@ def error_reply(error: Exception) -> WorkerReply:
         code, message = "version_conflict", str(error)
     elif isinstance(error, (CorruptTensor, CorruptFile)):
         code, message = "corrupt_version", str(error)
+    elif is_disk_full(error):
+        code, message = "disk_full", f"the store's disk is full: {error}"
     elif isinstance(error, Stopping):
         code, message = "stopping", "the worker is stopping"
     else:

@@ -19,13 +19,14 @@ _NAMES = {
     torch.float32: "F32",
     torch.float16: "F16",
     torch.bfloat16: "BF16",
+    torch.int64: "I64",
 }
 _TYPES = {name: dtype for dtype, name in _NAMES.items()}
 CACHED_BYTES = 256 * 2**20
 
 
 def put(store: Store, name: str, tensor: torch.Tensor) -> TensorRef:
-    """Store a floating-point tensor."""
+    """Store a tensor of floating-point numbers or indices."""
     return store.put_tensor(name, _NAMES[tensor.dtype], list(tensor.shape), tensor_bytes(tensor))
 
 

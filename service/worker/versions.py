@@ -15,7 +15,7 @@ from jeep_core.loading import LoadedModel, combined_sha256
 from jeep_core.views import ModelView
 from service.schemas import FactRecord, Manifest
 from service.store import CorruptTensor, Store, UnknownVersion
-from service.worker import tensors
+from service.worker import rebuild, tensors
 
 CAPACITY = 4
 
@@ -106,6 +106,11 @@ class VersionViews:
         with self._lock:
             return list(self._views)
 
+    def in_use(self) -> set[str]:
+        """Versions in memory or being loaded."""
+        with self._lock:
+            return {*self._views, *self._loading}
+
     def _found(self, version: str) -> ModelView | None:
         if version in self._views:
             self._views.move_to_end(version)
@@ -139,7 +144,7 @@ class VersionViews:
         whole = combined_sha256({**self.base.tensor_hashes, **changed})
         if whole != manifest.weights_sha256:
             raise CorruptTensor(f"{manifest.id}: its tensors do not add up to its weights' hash")
-        return ModelView(self.base, tensors.get_all(self._store, manifest.tensors))
+        return ModelView(self.base, rebuild.load(self.base, self._store, manifest))
 
 
 def updates_of(artifacts: tensors.TensorCache, manifest: Manifest) -> dict[str, Update]:

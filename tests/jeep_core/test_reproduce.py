@@ -170,6 +170,25 @@ def test_the_whole_report_is_written_and_goes_on_where_it_was_killed(
     assert second["experiments"] == first["experiments"]
 
 
+def test_further_presets_are_rows_of_the_comparison(inputs: list[str], tmp_path: Path) -> None:
+    fast = {"editor": "memit", "model": "tiny-gptj", "origin": "test", "hparams": MEMIT}
+    fast["hparams"] = {**MEMIT, "n_steps": 1}
+    (tmp_path / "presets" / "memit-tiny-gptj-fast.yaml").write_text(yaml.safe_dump(fast))
+    given = [*inputs, "--only", "comparison", "--also", "memit-tiny-gptj-fast"]
+    assert main(given) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    rows = [row["editor"] for row in report["experiments"]["comparison"]]
+    assert rows == ["unedited", "memit", "jeep", "memit-fast"]
+    assert report["settings"]["memit-fast"]["hparams"]["n_steps"] == 1
+
+
+def test_a_further_preset_that_is_none_of_this_model_is_refused(
+    inputs: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*inputs, "--also", "jeep-gpt-j-6b"]) == 1
+    assert "has no preset 'jeep-gpt-j-6b'; it has: " in capsys.readouterr().err
+
+
 def test_too_few_cases_are_said(inputs: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*inputs, "--edits", "5"]) == 1
     assert "has 4 cases that this model can be asked, not 5" in capsys.readouterr().err

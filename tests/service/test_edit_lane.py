@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from lane import Killed, Worker, edit_job
 from redis import Redis
 from redis.exceptions import RedisError
@@ -62,6 +63,34 @@ class TestCommit:
         assert based.head().job_id == job.id
         based.repair_reflog()
         assert [move.to for move in based.reflog()] == ["v0", based.head().version]
+
+
+class TestMemory:
+    @pytest.mark.parametrize(
+        "error",
+        [
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore"),
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+            MemoryError(),
+        ],
+    )
+    def test_a_job_that_does_not_fit_fails_and_the_next_one_runs(
+        self, client: Redis, based: Store, error: Exception
+    ) -> None:
+        too_large, next_one = edit_job(based), edit_job(based)
+
+        def use_it_up(job: Job, _: JobControl) -> None:
+            if job.id == too_large.id:
+                raise error
+
+        Worker(client, based.root, use_it_up).work()
+        ended = based.job(too_large.id)
+        assert ended.error is not None
+        assert (ended.status, ended.error.code) == (JobStatus.FAILED, "out_of_memory")
+        assert "JEEP_EDIT_MEMORY_MB" in ended.error.message
+        assert "\n" not in ended.error.message
+        assert based.job(next_one.id).status is JobStatus.SUCCEEDED
+        assert based.head().job_id == next_one.id
 
 
 class TestInterruptions:

@@ -34,7 +34,7 @@ from service.api.model import PublishedModel
 from service.api.problems import ApiProblem
 from service.schemas import EditRequest, FactIn
 from tokenizers import Tokenizer
-from scripted_worker import info
+from bundled_model import info
 from jeep_core.atlas import MODELS
 from fastapi import FastAPI
 

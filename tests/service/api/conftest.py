@@ -5,7 +5,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from scripted_worker import ScriptedWorker, publish
+from bundled_model import publish
+from scripted_worker import ScriptedWorker
 from serving import make_settings, running
 
 from service.client import Client

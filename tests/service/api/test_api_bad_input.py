@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from scripted_worker import info, publish
+from bundled_model import info, publish
 from serving import make_settings, running
 from tokenizers import Tokenizer, models
 

@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from scripted_worker import ScriptedWorker, info, publish
+from bundled_model import info, publish
+from scripted_worker import ScriptedWorker
 from serving import make_settings, running
 
 from jeep_core.hparams import load_preset

@@ -8,7 +8,8 @@ from typing import Any
 
 import httpx
 import pytest
-from scripted_worker import ScriptedWorker, info
+from bundled_model import info
+from scripted_worker import ScriptedWorker
 from test_cli import jeep
 
 from jeep_core import atlas

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from bundled_model import BASE_WEIGHTS
 from lane import Worker
-from scripted_worker import BASE_WEIGHTS
 
 from service import logs
 from service.queue import connect

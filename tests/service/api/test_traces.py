@@ -9,10 +9,11 @@ from typing import Any
 
 import httpx
 import pytest
+from bundled_model import BASE_WEIGHTS
 from lane import Worker
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
-from scripted_worker import BASE_WEIGHTS, ScriptedWorker
+from scripted_worker import ScriptedWorker
 from serving import running
 
 from service import tracing

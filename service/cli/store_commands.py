@@ -1,0 +1,127 @@
+"""``jeep store``: check a store, see what its bytes are, drop what can be rebuilt."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from service.cli.common import (
+    EXIT_FAILED,
+    EXIT_USAGE,
+    AsJson,
+    app,
+    complain,
+    out,
+    require_worker_parts,
+)
+from service.settings import WORKER_ENVIRONMENT, Settings, SettingsError, load_settings
+from service.store import Store, StoreError
+from service.store.room import MB
+from service.store.usage import usage
+from service.store.verify import verify
+
+StoreFolder = Annotated[Path | None, typer.Option("--store", help="The store (JEEP_STORE).")]
+
+commands = typer.Typer(no_args_is_help=True, help="Check the store, see its size, tidy it up.")
+app.add_typer(commands, name="store")
+
+
+def _opened(folder: Path | None, **given: object) -> tuple[Settings, Store]:
+    """Settings and store; the command ends with a message where there is none."""
+    try:
+        settings = load_settings(store=folder, **given)
+        if not (settings.store / "format.json").exists():
+            raise SettingsError(f"JEEP_STORE: {settings.store} is no store")
+        return settings, Store.open(settings.store)
+    except (SettingsError, StoreError, OSError) as error:
+        complain(str(error))
+        raise typer.Exit(EXIT_USAGE) from None
+
+
+@commands.command("verify")
+def verify_command(store: StoreFolder = None, as_json: AsJson = False) -> None:
+    """Read every file; print what is damaged and what to do.  Exit code 1 if anything is."""
+    report = verify(_opened(store)[1])
+    if as_json:
+        print(json.dumps(asdict(report), indent=2))
+    else:
+        for found in report.findings:
+            complain(f"{found.path}: {found.what}\n  → {found.advice}")
+        out.print(
+            f"{report.versions} versions ({report.thin} thin), {report.tensors} tensors read, "
+            f"{len(report.findings) or 'nothing'} damaged",
+            markup=False,
+        )
+    if report.findings:
+        raise typer.Exit(EXIT_FAILED)
+
+
+@commands.command("du")
+def du_command(store: StoreFolder = None, as_json: AsJson = False) -> None:
+    """Show what the store's bytes are."""
+    settings, opened = _opened(store)
+    try:
+        used = usage(opened)
+    except StoreError as error:
+        complain(f"{error}: see jeep store verify")
+        raise typer.Exit(EXIT_FAILED) from None
+    total, free = sum(one.bytes for one in used.values()), shutil.disk_usage(opened.root).free
+    limit = settings.max_store_mb and settings.max_store_mb * MB
+    if as_json:
+        kinds = {kind: asdict(one) for kind, one in used.items()}
+        print(json.dumps({"kinds": kinds, "bytes": total, "limit": limit, "free": free}, indent=2))
+        return
+    table = Table("kind", "files", "bytes", box=None)
+    table.columns[1].justify = table.columns[2].justify = "right"
+    for kind, one in used.items():
+        table.add_row(kind, f"{one.files:,}", f"{one.bytes:,}")
+    table.add_row("all", f"{sum(one.files for one in used.values()):,}", f"{total:,}")
+    out.print(table)
+    said = f"limit {limit:,} bytes" if limit else "no limit (JEEP_MAX_STORE_MB)"
+    out.print(f"{said}, {free:,} bytes free on the disk", markup=False)
+
+
+@commands.command("gc")
+def gc_command(
+    store: StoreFolder = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would be dropped.")
+    ] = False,
+    keep: Annotated[
+        int | None, typer.Option(min=1, help="Newest versions to keep (JEEP_KEEP_VERSIONS).")
+    ] = None,
+) -> None:
+    """Drop tensors of old versions that can be rebuilt, and what nothing refers to.
+
+    A running worker does this after every job; so without --dry-run there must be none.
+    """
+    settings, opened = _opened(store, keep_versions=keep)
+    if not dry_run:
+        require_worker_parts()
+        environment = {**WORKER_ENVIRONMENT, **os.environ, **settings.environment()}
+        command = [sys.executable, "-m", "service.worker.collect_command"]
+        os.execve(sys.executable, command, environment)
+    try:
+        plan = opened.plan(settings.keep_versions)
+        sizes = opened.droppable_bytes(plan)
+    except StoreError as error:
+        complain(f"{error}: see jeep store verify")
+        raise typer.Exit(EXIT_FAILED) from None
+    table = Table("version", "tensors", "bytes", "why", box=None)
+    for manifest in opened.versions():
+        if manifest.id in sizes:
+            table.add_row(manifest.id, "would be dropped", f"{sizes[manifest.id]:,}", "")
+        elif manifest.id in plan.kept:
+            table.add_row(manifest.id, "stay", "", plan.kept[manifest.id])
+        else:
+            table.add_row(manifest.id, "are dropped", "", "rebuilt when needed")
+    out.print(table)
+    out.print(f"{sum(sizes.values()):,} bytes would come free, if every rebuild matches")

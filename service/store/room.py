@@ -1,0 +1,71 @@
+"""Room for another job: the size of the store against its limit, and what the disk has left."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from service.store.errors import DiskFull, StoreFull
+
+MB = 2**20
+FRESH_S = 10.0
+"""How long a measured size is good for."""
+
+
+def files_below(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Every file below a folder; what vanishes meanwhile is left out."""
+    try:
+        entries = list(os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from files_below(Path(entry.path))
+        else:
+            yield entry
+
+
+def size_of(entry: os.DirEntry[str]) -> int:
+    """Bytes of a file, 0 if it is gone."""
+    try:
+        return entry.stat(follow_symlinks=False).st_size
+    except FileNotFoundError:
+        return 0
+
+
+class Room:
+    """Says whether a store may grow.  Measuring takes a look at every file, so it is kept.
+
+    Safe to use from threads.
+    """
+
+    def __init__(self, root: Path, max_mb: int | None, min_free_mb: int) -> None:
+        self._root, self._max_mb, self._min_free_mb = root, max_mb, min_free_mb
+        self._measured: tuple[float, int] | None = None
+        self._lock = threading.Lock()
+
+    def used(self) -> int:
+        """Bytes of all files of the store."""
+        with self._lock:
+            if self._measured is None or time.monotonic() - self._measured[0] >= FRESH_S:
+                used = sum(map(size_of, files_below(self._root)))
+                self._measured = (time.monotonic(), used)
+            return self._measured[1]
+
+    def check(self) -> None:
+        """Raise :class:`StoreFull` or :class:`DiskFull` if no further job shall start."""
+        free = shutil.disk_usage(self._root).free // MB
+        if free < self._min_free_mb:
+            raise DiskFull(
+                f"{free} MB are free on the store's disk, {self._min_free_mb} must be "
+                "(JEEP_MIN_FREE_MB)"
+            )
+        if self._max_mb is not None and (used := self.used()) >= self._max_mb * MB:
+            raise StoreFull(
+                f"the store has {used // MB} MB, its limit is {self._max_mb} (JEEP_MAX_STORE_MB): "
+                "lower JEEP_KEEP_VERSIONS or raise the limit"
+            )

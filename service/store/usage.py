@@ -1,0 +1,70 @@
+"""``jeep store du``: what the store's bytes are."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.store.room import files_below, size_of
+from service.store.store import Store
+
+TENSORS = "tensors of versions"
+FACTORS = "factors"
+KEYS = "keys"
+TIES = "ties of thin versions"
+ORPHANS = "tensors that nothing names"
+KINDS = {
+    "versions": "manifests",
+    "jobs": "job records",
+    "work": "partial results of jobs",
+    "reports": "reports of jobs",
+    "suites": "suites",
+    "training": "training data",
+    "keys": "API keys",
+    "valkey": "queue server",
+    "staging": "unfinished files",
+}
+"""Folder → what it holds; the rest is ``other``."""
+
+
+@dataclass
+class Used:
+    """Files and bytes of one kind."""
+
+    files: int = 0
+    bytes: int = 0
+
+
+def usage(store: Store) -> dict[str, Used]:
+    """Files and bytes by kind, the largest first."""
+    kinds = _tensor_kinds(store)
+    found: dict[str, Used] = defaultdict(Used)
+    for entry in files_below(store.root):
+        parts = Path(entry.path).relative_to(store.root).parts
+        kind = _kind(parts)
+        if parts[0] == "tensors":
+            kind = kinds.get(Path(entry.name).stem, ORPHANS)
+        found[kind].files += 1
+        found[kind].bytes += size_of(entry)
+    return dict(sorted(found.items(), key=lambda item: -item[1].bytes))
+
+
+def _kind(parts: tuple[str, ...]) -> str:
+    if parts[0] == "base" and len(parts) > 2:
+        return f"base model: {parts[1]}"
+    return KINDS.get(parts[0], "other") if len(parts) > 1 else "other"
+
+
+def _tensor_kinds(store: Store) -> dict[str, str]:
+    """What each stored tensor is, by its hash."""
+    kinds: dict[str, str] = {}
+    drafts = [draft for job in store.unfinished_jobs() for draft in store.drafts(job.id)]
+    for manifest in (*store.versions(), *drafts):
+        for ref in manifest.artifacts:
+            kinds[ref.sha256] = KEYS if ref.name.startswith("keys.") else FACTORS
+        kinds |= {ref.sha256: TENSORS for ref in manifest.tensors}
+    for manifest in store.versions():
+        thin = store.thin(manifest.id)
+        kinds |= {ref.sha256: TIES for ref in (thin.refs() if thin else ())}
+    return kinds

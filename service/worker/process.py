@@ -42,7 +42,7 @@ from service.queue import (
 )
 from service.schemas import WorkerInfo
 from service.settings import EXIT_CONFIG, Settings
-from service.store import StaleFence, Store, StoreBusy, StoreError, is_disk_full
+from service.store import CorruptFile, StaleFence, Store, StoreBusy, StoreError, is_disk_full
 from service.worker import metrics
 from service.worker.edit_lane import EditLane
 from service.worker.edits import EditRunner
@@ -86,6 +86,9 @@ class Worker:
             except (RedisError, StaleFence) as error:
                 log.error("the queue cannot be used: %s", error)
                 return 1
+            except CorruptFile as error:
+                log.error("%s", error)
+                return EXIT_CONFIG
 
     def _lock(self, store: Store, stack: ExitStack) -> bool:
         """Wait until this is the store's only worker; False if stopped before."""

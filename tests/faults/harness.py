@@ -295,6 +295,12 @@ class Service:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.api.environment['JEEP_PORT']}"
 
+    def answers(self) -> bool:
+        """Whether the api answers at all."""
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(f"{self.url}/livez", timeout=5).is_success
+        return False
+
     def restart(self, *names: str) -> None:
         """Stop parts as an operator does, and start them again."""
         for name in names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -93,7 +94,10 @@ class TestModel:
         assert store.model_info() is None
         store.publish_model(info, {"tokenizer.json": b"{}"})
         reader = Store.open(store.root)
-        assert reader.model_info() == info
+        published = reader.model_info()
+        assert published is not None
+        assert published.model_copy(update={"files": {}}) == info
+        assert published.files == {"tokenizer.json": hashlib.sha256(b"{}").hexdigest()}
         assert reader.model_file("tokenizer.json").read_bytes() == b"{}"
 
     @pytest.mark.parametrize("name", ["../head.json", "/etc/passwd"])

@@ -27,6 +27,8 @@ TOKENS = 6
 
 def assert_whole(service: Service) -> None:
     """Wait until every accepted job has ended, start the worker once more, check everything."""
+    for part in (service.worker, service.api):
+        part.halts.let_go()
     service.wait_ready()
     for job_id in service.accepted:
         service.wait(job_id)

@@ -181,7 +181,10 @@ class _Check:
 
     def _pointers(self) -> None:
         path = self._root / "head.json"
-        advice = "stop the service; take head.json from a backup, or write the version meant"
+        advice = (
+            "stop the service; take head.json from a backup, or write the version meant "
+            "(without sha256_of_the_rest)"
+        )
         head = self._parsed(path, Head, advice)
         if head is None and self._manifests and not path.exists():
             self._find(path, "is missing", advice)

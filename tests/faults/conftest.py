@@ -18,9 +18,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in left_out]
 
 
-@pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service that many cases break one after the other."""
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Service]:
+    """A service that the cases of a file break one after the other."""
     with TemporaryDirectory(prefix="faults-") as folder, Service(Path(folder)) as service:
         service.edited()
         yield service

@@ -15,16 +15,13 @@ thorough = pytest.mark.thorough
 PLACES = ("validate", "optimise", "tensors", "write", "rename", "swap", "record", "finish")
 
 
-def places(in_ci: str) -> list[object]:
-    return [pytest.param(p, marks=[] if p == in_ci else [thorough]) for p in PLACES]
-
-
 def lease_over(service: Service) -> bool:
     [keys] = list(service.server.client.scan_iter("jeep:*:fence"))
     return not service.server.client.exists(keys.replace(":fence", ":lease"))
 
 
-@pytest.mark.parametrize("place", places("swap"))
+@thorough
+@pytest.mark.parametrize("place", PLACES)
 def test_a_worker_that_nobody_missed_goes_on(service: Service, place: str) -> None:
     halts = service.halt("worker", place)
     job = service.edit()
@@ -50,7 +47,9 @@ def on_another_host(service: Service) -> Part:
     return Part("worker", folder, {**service.worker.environment, "JEEP_STORE": path})
 
 
-@pytest.mark.parametrize("place", places("tensors"))
+@pytest.mark.parametrize(
+    "place", [pytest.param(p, marks=[] if p == "tensors" else [thorough]) for p in PLACES]
+)
 def test_what_a_worker_has_that_was_replaced_is_thrown_away(own, place: str) -> None:
     """The second one stands at the same place of the same job when the first one wakes up."""
     service = own()

@@ -27,7 +27,7 @@ def waits(worker: Part) -> bool:
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=thorough)])
 @pytest.mark.parametrize(
     "place", ["swap", *(pytest.param(p, marks=thorough) for p in ("optimise", "write", "record"))]
 )

@@ -84,7 +84,8 @@ class JobLane(ABC):
             RedisError: the queue is away for longer than its client waits.
         """
         while not self.stop.is_set():
-            self._check_lease()
+            if self._lease.lost.is_set():
+                raise LeaseLost("the lease is gone")
             queued = self._queue.next(WAIT_MS)
             if queued is not None:
                 try:

@@ -1,6 +1,7 @@
 """Worker, api and queue server are killed or told to end, in every phase of a job and at random.
 
-``FAULTS_KILLS`` random kills (60 in ``make faults``, 8 else); ``FAULTS_SEED`` repeats a run.
+``FAULTS_KILLS`` random kills (60 in ``make faults``, 8 else); ``FAULTS_SEED`` repeats a run, whose
+seed is printed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from service.jobs import JobStatus
 SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM}
 VICTIMS = ("worker", "api", "server")
 KILLS = int(os.environ.get("FAULTS_KILLS") or (60 if EVERYTHING else 8))
-SEED = int(os.environ.get("FAULTS_SEED") or 20)
+SEED = int(os.environ.get("FAULTS_SEED") or (random.randrange(10**6) if EVERYTHING else 20))
 IN_CI = {("worker", "kill", "swap"), ("worker", "term", "optimise"), ("server", "kill", "write")}
 
 

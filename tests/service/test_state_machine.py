@@ -325,6 +325,7 @@ def run(machine: type[Machine], client: Redis, url: str, examples: int, steps: i
             max_examples=examples,
             stateful_step_count=steps,
             deadline=None,
+            derandomize=not EVERYTHING,
             suppress_health_check=list(HealthCheck),
             database=None,
             print_blob=True,

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test serve check bench fuzz test-gpu clean
+.PHONY: demo test serve check bench fuzz faults test-gpu clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml
@@ -35,6 +35,10 @@ fuzz: $(READY)
 	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-300} $(BIN)/python -m pytest -q -s --timeout 7200 \
 		tests/service/api/test_fuzz_schema.py tests/service/api/test_fuzz_inputs.py \
 		tests/service/api/test_hostile_names.py
+
+faults: $(READY)
+	FAULTS=all $(BIN)/python -m pytest -q -s --timeout 3600 \
+		tests/faults tests/service/test_state_machine.py
 
 bench: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[worker,embedded,dev,bench]'

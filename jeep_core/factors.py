@@ -9,10 +9,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from jeep_core.errors import NumericalError
-from jeep_core.files import save_whole
+from jeep_core.errors import JeepError, NumericalError
+from jeep_core.files import load_whole, save_whole
 from jeep_core.loading import tensor_bytes
 from jeep_core.places import Place
 
@@ -162,9 +161,8 @@ class MomentFactor:
     def _read(self) -> torch.Tensor:
         """The factor in the file; a file that cannot be read is made again."""
         assert self._path is not None
-        with suppress(SafetensorError, OSError, KeyError):
-            upper: torch.Tensor = load_file(self._path)["upper"]
-            return upper.mT
+        with suppress(SafetensorError, OSError, KeyError, JeepError):
+            return load_whole(self._path)["upper"].mT
         self._path.unlink(missing_ok=True)
         return self._make(torch.float64)
 

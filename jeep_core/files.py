@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import json
 import os
 import time
@@ -13,6 +14,8 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+
+from jeep_core.errors import JeepError
 
 ABANDONED_S = 3600.0
 
@@ -30,14 +33,39 @@ def save_whole(
         if time.time() - left.stat().st_mtime > ABANDONED_S:
             left.unlink(missing_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    metadata = {"record": json.dumps(record or {}, ensure_ascii=False)}
+    on_cpu = {name: t.cpu() for name, t in tensors.items()}
+    text = json.dumps(record or {}, ensure_ascii=False)
     try:
-        save_file({name: t.cpu() for name, t in tensors.items()}, partial, metadata)
+        save_file(on_cpu, partial, {"record": text, "sha256": _digest(on_cpu, text)})
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def load_whole(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors that ``save_whole`` wrote; files of earlier releases have no hash to verify.
+
+    Raises:
+        JeepError: they are not what was written.
+        SafetensorError, OSError: the file cannot be read.
+    """
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    wanted = metadata.get("sha256")
+    if wanted is not None and wanted != _digest(tensors, metadata.get("record", "")):
+        raise JeepError(f"{path} is damaged: it does not have the hash it was written with")
+    return tensors
+
+
+def _digest(tensors: Mapping[str, torch.Tensor], record: str) -> str:
+    digest = hashlib.sha256(record.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from jeep_core.errors import JeepError
-from jeep_core.files import read_record, save_whole
+from jeep_core.files import load_whole, read_record, save_whole
 from jeep_core.loading import LoadedModel
 from jeep_core.pauses import Pause, pausing
 from jeep_core.places import Place, in_order, layer_of, place_of
@@ -140,7 +139,7 @@ class MomentSums:
             JeepError: the file holds something else.
         """
         try:
-            record, tensors = read_record(path), load_file(path)
+            record, tensors = read_record(path), load_whole(path)
             return cls(
                 keys={place_of(name): str(key) for name, key in record["keys"].items()},
                 sums={place_of(name): tensors[f"sum.{name}"] for name in record["keys"]},

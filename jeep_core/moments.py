@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors import SafetensorError
 
 from jeep_core.errors import Cancelled, JeepError
 from jeep_core.factors import FactorCache, MomentFactor
-from jeep_core.files import save_whole
+from jeep_core.files import load_whole, save_whole
 from jeep_core.loading import LoadedModel, texts_sha256
 from jeep_core.moment_sums import Documents, MomentSums, accumulate, pack, way_of_summing
 from jeep_core.pauses import Pause
@@ -181,8 +181,11 @@ class Moments:
         device = self.base.device
 
         def read() -> torch.Tensor:
-            moment: torch.Tensor = load_file(path)["moment"]
-            return moment.to(device)
+            try:
+                return load_whole(path)["moment"].to(device)
+            except (JeepError, SafetensorError, KeyError) as error:
+                hint = "remove it, then it is taken again"
+                raise JeepError(f"second moments of layer {layer}: {error}; {hint}") from None
 
         precision = torch.float32 if device.type == "cuda" else torch.float64
         factor_path = path.with_name(f"factor-{self.key(layer)[:32]}.safetensors")

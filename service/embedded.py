@@ -9,8 +9,10 @@ from __future__ import annotations
 import fcntl
 import importlib.util
 import json
+import logging
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -30,10 +32,13 @@ from redis.retry import Retry
 
 from service.child import death_signal
 
+log = logging.getLogger(__name__)
+
 _START_S = 30.0
 _STOP_S = 15.0
 _POLL_S = 0.05
 _WATCH_S = 0.2
+_UNREADABLE = re.compile("reading the append only file|file reading failure", re.IGNORECASE)
 _LONGEST_DELAY_S = 30.0
 _PATH_LIMIT = 100
 """Longest socket path in bytes; the system's limit is 104 or 108."""
@@ -98,9 +103,7 @@ class EmbeddedValkey:
         self._lock = _lock_folder(self.folder / "owner.json")
         try:
             self._socket = self._choose_socket()
-            self._process = self._spawn(binary, self._lock.fileno())
-            _record(self._lock, owner=os.getpid(), server=self._process.pid, socket=self._socket)
-            self._wait_until_up()
+            self._bring_up(binary, self._lock, self._socket)
         except BaseException:
             self.stop()
             raise
@@ -115,9 +118,25 @@ class EmbeddedValkey:
         if self._process is not None:
             self._process.wait()
         self._socket.unlink(missing_ok=True)
-        self._process = self._spawn(_find_binary(), self._lock.fileno())
-        _record(self._lock, owner=os.getpid(), server=self._process.pid, socket=self._socket)
-        self._wait_until_up()
+        self._bring_up(_find_binary(), self._lock, self._socket)
+
+    def _bring_up(self, binary: Path, lock: BinaryIO, socket: Path) -> None:
+        """Start the server; on a file that it cannot read it is started empty, beside that file.
+
+        Nothing is lost: what waits in the queue is in the store's journal.
+        """
+        for last in (False, True):
+            self._process = self._spawn(binary, lock.fileno())
+            _record(lock, owner=os.getpid(), server=self._process.pid, socket=socket)
+            try:
+                return self._wait_until_up()
+            except EmbeddedError as error:
+                if last or not _UNREADABLE.search(self._log_end()):
+                    raise
+                aside = self.folder / f"damaged-{time.time_ns()}"
+                (self.folder / "appendonlydir").rename(aside)
+                log.error("%s; that file is in %s now, the queue begins empty", error, aside)
+        return None
 
     def stop(self) -> None:
         """Stop the server (SIGTERM, after 15 s SIGKILL) and free the directory."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -93,9 +94,26 @@ class Job(BaseModel):
     error: JobError | None = None
 
 
+class _Rising:
+    """ULIDs that rise as long as the process lives, also when the clock is set back: the journal
+    is read in the order of its ids.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._last = threading.Lock(), 0
+
+    def next(self) -> ULID:
+        with self._lock:
+            self._last = max(int(ULID()), self._last + 1)
+            return ULID.from_int(self._last)
+
+
+_RISING = _Rising()
+
+
 def new_id(prefix: str) -> str:
     """``job_01J…``: a prefix and a ULID, sortable by time."""
-    return f"{prefix}_{ULID()}"
+    return f"{prefix}_{_RISING.next()}"
 
 
 def now() -> datetime:

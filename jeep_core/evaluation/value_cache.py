@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from jeep_core.files import read_record, save_whole
+from jeep_core.errors import JeepError
+from jeep_core.files import load_whole, read_record, save_whole
 from jeep_core.loading import LoadedModel
 from jeep_core.objective import FactTokens, Objective, Values
 from jeep_core.pauses import Pause, pausing
@@ -151,8 +151,8 @@ def _read(folder: Path, wanted: set[str], known: dict[str, OfFact]) -> None:
             digests = read_record(path)["facts"]
             here = wanted.intersection(digests)
             if here:
-                found = _by_fact(load_file(path), digests)
+                found = _by_fact(load_whole(path), digests)
                 known |= {digest: found[digest] for digest in here}
                 wanted = wanted - here
-        except (SafetensorError, OSError, KeyError, ValueError):
+        except (SafetensorError, OSError, KeyError, ValueError, JeepError):
             continue

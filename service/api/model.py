@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from tokenizers import Tokenizer
 
 from service.api.problems import unavailable
 from service.schemas import WorkerInfo
-from service.store import Store
+from service.store import CorruptFile, Store
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class ModelCache:
 
         Raises:
             ApiProblem: 503 while no worker has ever published one.
+            CorruptFile: a file of it is damaged.
         """
         with self._lock:
             info = self._store.model_info()
@@ -42,11 +44,18 @@ class ModelCache:
             stat = self._store.model_file("tokenizer.json").stat()
             stamp = (stat.st_mtime_ns, stat.st_ino)
             if self._model is None or stamp != self._stamp:
-                tokenizer = _load(self._store.model_file("tokenizer.json").read_text("utf-8"))
+                tokenizer = _load(self._published(info))
                 self._model, self._stamp = PublishedModel(info, tokenizer), stamp
             elif self._model.info != info:
                 self._model = PublishedModel(info, self._model.tokenizer)
             return self._model
+
+    def _published(self, info: WorkerInfo) -> str:
+        path = self._store.model_file("tokenizer.json")
+        data = path.read_bytes()
+        if info.files.get(path.name) not in (None, hashlib.sha256(data).hexdigest()):
+            raise CorruptFile(f"{path} is damaged: start the worker, which writes it anew")
+        return data.decode()
 
 
 def _load(text: str) -> Tokenizer:

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from fastapi.concurrency import run_in_threadpool
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service import logs
@@ -19,8 +20,14 @@ from service.store import Store
 PERIOD_S = 30.0
 RETRY_S = 1.0
 PATIENCE_S = 5.0
-QUEUE_DOWN = (RedisConnectionError, RedisTimeoutError, TimeoutError)
-"""What a queue raises that cannot be reached now."""
+QUEUE_DOWN = (
+    RedisConnectionError,
+    RedisTimeoutError,
+    TimeoutError,
+    OutOfMemoryError,
+    ReadOnlyError,
+)
+"""What a queue raises that cannot be reached or takes nothing now."""
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +35,9 @@ log = logging.getLogger(__name__)
 class Reconciler:
     """Submits journaled jobs that Redis does not know and carries out cancels, in order.
 
-    It runs when the api starts, when the queue failed during a request, and now and then: a
-    Redis that came back empty is filled again.  Everything it does may be done twice.
+    It runs when the api starts, when the queue failed during a request or was found emptied,
+    and now and then: a Redis that came back empty is filled again, in the order in which jobs were
+    accepted.  Everything it does may be done twice.
     """
 
     def __init__(self, store: Store, queue: AsyncQueue) -> None:
@@ -50,9 +58,13 @@ class Reconciler:
         with logs.bound(job_id=job.id):
             try:
                 async with asyncio.timeout(PATIENCE_S):
-                    await self._queue.submit(job)
-                log.info("%s is queued", job.id)
-            except QUEUE_DOWN as error:
+                    in_turn = await self._queue.submit_in_turn(job)
+                if in_turn:
+                    log.info("%s is queued", job.id)
+                else:
+                    log.warning("the queue was emptied; %s waits until it is filled again", job.id)
+                    self.wake()
+            except (RedisError, TimeoutError) as error:
                 log.warning("%s is journaled and will be queued later: %s", job.id, error)
                 self.wake()
 
@@ -64,7 +76,7 @@ class Reconciler:
         try:
             async with asyncio.timeout(PATIENCE_S):
                 await self._cancel(job)
-        except QUEUE_DOWN as error:
+        except (RedisError, TimeoutError) as error:
             log.warning("the cancel of %s reaches the queue later: %s", job.id, error)
             self.wake()
 
@@ -74,8 +86,8 @@ class Reconciler:
             self._wanted.clear()
             try:
                 await self._catch_up()
-            except QUEUE_DOWN as error:
-                log.warning("the queue cannot be reached: %s", error)
+            except (RedisError, TimeoutError) as error:
+                log.warning("the queue cannot be used: %s", error)
                 self.behind = True
                 await asyncio.sleep(RETRY_S)
                 continue
@@ -92,6 +104,7 @@ class Reconciler:
                     log.info("%s is queued", job.id)
             if self._store.cancel_requested(job.id):
                 await self._cancel(job)
+        await self._queue.mark_filled()
 
     async def _cancel(self, job: Job) -> None:
         await self._queue.submit(job)  # unknown to this Redis: cancelled like any queued job

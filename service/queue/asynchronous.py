@@ -9,6 +9,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.jobs import TERMINAL, Job, JobStatus, Lane
@@ -19,6 +20,8 @@ from service.schemas import WorkerReply, WorkerRequest
 
 _POLL_MS = 1000
 _OUTAGE_S = 30.0
+_ANSWER_S = 5.0
+"""Longest wait for an answer of a server that hangs: a person is waiting."""
 
 
 class AsyncQueue:
@@ -28,6 +31,7 @@ class AsyncQueue:
         self._client, self._keys = client, keys
         self._submit = client.register_script(scripts.SUBMIT)
         self._cancel = client.register_script(scripts.CANCEL)
+        self._filled = client.register_script(scripts.FILLED)
         self._farewells: set[asyncio.Task[None]] = set()
 
     async def ping(self) -> bool:
@@ -43,8 +47,12 @@ class AsyncQueue:
         await self._client.aclose()
 
     async def worker_alive(self) -> wire.WorkerBeat | None:
-        """The worker's last heartbeat, None if there was none for 5 s."""
-        beat = await self._client.get(self._keys.worker)
+        """The worker's last heartbeat, None if there was none for 5 s.
+
+        TimeoutError if the server takes a connection and does not answer.
+        """
+        async with asyncio.timeout(_ANSWER_S):
+            beat = await self._client.get(self._keys.worker)
         return wire.WorkerBeat.model_validate_json(beat) if beat else None
 
     async def worker_metrics(self) -> str | None:
@@ -70,6 +78,17 @@ class AsyncQueue:
         """Append a journaled job; False (and nothing happens) if Redis knows its id."""
         keys, args = scripts.submit(self._keys, job)
         return bool(await self._submit(keys=keys, args=args))
+
+    async def submit_in_turn(self, job: Job) -> bool:
+        """As `submit`, but False if the server may lack jobs that were accepted before this one:
+        it was started or emptied since `mark_filled`.
+        """
+        keys, args = scripts.submit(self._keys, job, in_turn=True)
+        return int(await self._submit(keys=keys, args=args)) != -1
+
+    async def mark_filled(self) -> None:
+        """All unfinished jobs have been submitted to this server."""
+        await self._filled(keys=[self._keys.filled], args=[])
 
     async def live(self, job_id: str) -> wire.LiveJob | None:
         """What Redis knows about a job: ``live.over(store.job(id))`` is its present state."""
@@ -115,12 +134,7 @@ class AsyncQueue:
         worker = await self.worker_alive()
         if worker is None:
             raise WorkerGone("no worker is alive")
-        await self._client.xadd(
-            self._keys.requests,
-            {"request": request.model_dump_json()},
-            maxlen=wire.REQUESTS_KEPT,
-            approximate=True,
-        )
+        await self._put(request)
         answered = False
         try:
             async for reply in self._replies(request, worker.instance):
@@ -132,11 +146,25 @@ class AsyncQueue:
                 self._farewells.add(farewell)
                 farewell.add_done_callback(self._farewells.discard)
 
+    async def _put(self, request: WorkerRequest) -> None:
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                await self._client.xadd(
+                    self._keys.requests,
+                    {"request": request.model_dump_json()},
+                    maxlen=wire.REQUESTS_KEPT,
+                    approximate=True,
+                )
+        except ResponseError as error:
+            if not str(error).startswith("MISCONF"):
+                raise
+            raise RedisConnectionError(f"the queue takes nothing: {error}") from None
+
     async def abandon(self, request_id: str) -> None:
         """Tell the worker that nobody waits for this answer."""
         try:
             await self._client.set(self._keys.gone(request_id), 1, ex=wire.GONE_TTL_S)
-        except (RedisConnectionError, RedisTimeoutError):
+        except RedisError:
             return  # its deadline ends it
 
     async def _replies(
@@ -165,11 +193,12 @@ class AsyncQueue:
         while True:
             try:
                 return await self._read(key, last_id, wait)
-            except (RedisConnectionError, RedisTimeoutError):
+            except (RedisConnectionError, RedisTimeoutError, TimeoutError):
                 if time.monotonic() > give_up:
                     raise
                 await asyncio.sleep(1)
 
     async def _read(self, key: str, last_id: str, wait: int) -> list[tuple[str, dict[str, str]]]:
-        reply: Any = await self._client.xread({key: last_id}, count=100, block=block_ms(wait))
+        async with asyncio.timeout(wait / 1000 + _ANSWER_S):
+            reply: Any = await self._client.xread({key: last_id}, count=100, block=block_ms(wait))
         return list(reply[0][1]) if reply else []

@@ -76,7 +76,10 @@ class Lease:
             self._thread.join(timeout=2)
             self._thread = None
         if self._fence is not None and not self.lost.is_set():
-            self._release(keys=[self._keys.lease], args=[f"{self._fence} {self._owner}"])
+            try:
+                self._release(keys=[self._keys.lease], args=[f"{self._fence} {self._owner}"])
+            except RedisError as error:
+                _log.warning("the lease ends by itself in %s ms: %s", self._lease_ms, error)
         self._fence = None
 
     def _keep(self) -> None:

@@ -101,7 +101,10 @@ class Heartbeat:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout=2)
-        self._client.delete(self._keys.worker, self._keys.metrics)
+        try:
+            self._client.delete(self._keys.worker, self._keys.metrics)
+        except RedisError as error:
+            _log.warning("the heartbeat ends by itself in 5 s: %s", error)
 
     def _run(self) -> None:
         while not self._stop.wait(self.PERIOD_S):

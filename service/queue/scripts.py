@@ -44,10 +44,18 @@ local function held(lease, fence, mine)
 end
 """
 
+_THIS_RUN = """
+local function this_run()
+  return string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+end
+"""
+
 SUBMIT = (
     _EVENT
+    + _THIS_RUN
     + """
 if redis.call('HEXISTS', KEYS[1], 'status') == 1 then return 0 end
+if ARGV[6] == 'in turn' and redis.call('GET', KEYS[4]) ~= this_run() then return -1 end
 redis.call('DEL', KEYS[1])
 local entry = redis.call('XADD', KEYS[2], '*', 'id', ARGV[1])
 redis.call('HSET', KEYS[1], 'status', 'queued', 'job', ARGV[2], 'attempt', ARGV[3],
@@ -56,7 +64,12 @@ event(KEYS[3], ARGV[4], ARGV[5])
 return 1
 """
 )
-"""1, or 0 if the job is known: a hash without a status is a remnant."""
+"""1, or 0 if the job is known: a hash without a status is a remnant.  -1: this server was started
+or emptied since it was told of all jobs, so it may lack some that come before this one.
+"""
+
+FILLED = _THIS_RUN + "redis.call('SET', KEYS[1], this_run()) return 1"
+"""This server has been told of all jobs."""
 
 BEGIN = (
     _EVENT
@@ -173,17 +186,21 @@ return 1
 """
 
 
-def submit(keys: wire.Keys, job: Job) -> Call:
-    """Arguments of :data:`SUBMIT` for the store of these ``keys``, as all below."""
+def submit(keys: wire.Keys, job: Job, in_turn: bool = False) -> Call:
+    """Arguments of :data:`SUBMIT` for the store of these ``keys``, as all below.
+
+    ``in_turn``: only if no job before it can be missing.
+    """
     queued = job.model_copy(update={"status": JobStatus.QUEUED})
     return (
-        [keys.job(job.id), keys.lane(job.kind.lane), keys.events(job.id)],
+        [keys.job(job.id), keys.lane(job.kind.lane), keys.events(job.id), keys.filled],
         [
             job.id,
             queued.model_dump_json(),
             job.attempt,
             wire.EVENTS_KEPT,
             wire.status_event(queued),
+            "in turn" if in_turn else "",
         ],
     )
 

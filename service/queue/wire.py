@@ -32,7 +32,7 @@ class Keys:
     ``lease``: ``<fence> <owner>`` of the
     worker that may write; ``fence``: the highest fence ever given; ``requests``: stream of
     requests that wait for no job; ``worker``: heartbeat of the worker, gone when it is, and so
-    are its ``metrics``.
+    are its ``metrics``; ``filled``: the run of the server that was told of all unfinished jobs.
     """
 
     def __init__(self, store_id: str) -> None:
@@ -44,6 +44,7 @@ class Keys:
         self.requests = f"{self._prefix}:requests"
         self.worker = f"{self._prefix}:worker"
         self.metrics = f"{self._prefix}:metrics"
+        self.filled = f"{self._prefix}:filled"
 
     def lane(self, lane: Lane) -> str:
         """Stream of a lane's jobs."""

@@ -38,7 +38,8 @@ class WorkerInfo(BaseModel):
     ``relations`` maps names to templates; ``presets`` maps editor → preset names, the first
     being the default; ``preset_values`` maps ``editor/preset`` → hyper-parameters.  ``corpus``:
     there is a text that second moments can be taken from, so the model can be edited;
-    ``perplexity_text``: there is one that perplexity can be measured on.
+    ``perplexity_text``: there is one that perplexity can be measured on.  ``files``: SHA-256 of
+    the files that were published with it, by name.
     """
 
     model: str
@@ -55,4 +56,5 @@ class WorkerInfo(BaseModel):
     preset_values: dict[str, dict[str, Any]] = Field(default_factory=dict)
     corpus: bool = True
     perplexity_text: bool = False
+    files: dict[str, str] = Field(default_factory=dict)
     started_at: datetime

@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from pydantic import ValidationError
-
 from service.schemas.audit import AuditEntry
-from service.store.files import fsync_folder, locked
+from service.store.files import fsync_folder, locked, sealed, unsealed
 
 _BLOCK = 64 * 1024
 
@@ -25,7 +23,7 @@ class AuditLog:
 
     def audit(self, entry: AuditEntry) -> None:
         """Append a line durably.  What a crash left of an earlier line is ended first."""
-        line = entry.model_dump_json(exclude_none=True).encode() + b"\n"
+        line = sealed(entry.model_dump_json(exclude_none=True).encode()) + b"\n"
         with locked(self.root / "locks" / "audit"):
             fresh = not self._audit_path.exists()
             with self._audit_path.open("a+b", buffering=0) as file:
@@ -48,8 +46,8 @@ class AuditLog:
         with file:
             for place, line in _lines_backwards(file, before):
                 try:
-                    yield place, AuditEntry.model_validate_json(line)
-                except ValidationError:
+                    yield place, AuditEntry.model_validate_json(unsealed(line))
+                except ValueError:
                     log.error("%s has no entry at byte %s", self._audit_path, place)
 
     @property

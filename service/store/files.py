@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +18,10 @@ from service.store.errors import CorruptFile, StoreBusy
 
 TEMPORARY = ".tmp"
 """Suffix of files that were never finished."""
+
+_SEAL = b"sha256_of_the_rest"
+_SEALED = re.compile(rb',?"%s":"([0-9a-f]{64})"}\Z' % _SEAL)
+_SEAL_BYTES = len(_SEAL) + 71
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -62,10 +68,10 @@ def _written_aside(path: Path, data: bytes) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def append_line(path: Path, line: str) -> None:
+def append_line(path: Path, line: bytes) -> None:
     """Append one line durably.  A crash may leave a part of it without its newline."""
     with path.open("ab") as file:
-        file.write(line.encode() + b"\n")
+        file.write(line + b"\n")
         file.flush()
         os.fsync(file.fileno())
 
@@ -79,14 +85,42 @@ def read(path: Path, model: type[Model]) -> Model | None:
     except OSError as error:
         raise CorruptFile(f"{path} cannot be read: {error.strerror}") from None
     try:
-        return model.model_validate_json(data)
+        return model.model_validate_json(unsealed(data))
     except ValidationError as error:
         raise CorruptFile(f"{path} is damaged: {error.errors()[0]['msg']}") from None
+    except ValueError as error:
+        raise CorruptFile(f"{path} is damaged: {error}") from None
 
 
 def encode(model: BaseModel) -> bytes:
     """The JSON that :func:`read` reads."""
-    return model.model_dump_json().encode()
+    return sealed(model.model_dump_json().encode())
+
+
+def sealed(record: bytes) -> bytes:
+    """A JSON object with its own hash as its last member, by which any flipped bit is found."""
+    comma = b"" if record == b"{}" else b","
+    return record[:-1] + comma + b'"%s":"%s"}' % (_SEAL, _sha256(record))
+
+
+def unsealed(data: bytes) -> bytes:
+    """The object without its hash; one that has none (an earlier release wrote it) as it is.
+
+    Raises ValueError if the hash is another.
+    """
+    found = _SEALED.search(data, max(0, len(data) - _SEAL_BYTES))
+    if found is None:
+        if _SEAL in data[-_SEAL_BYTES:]:
+            raise ValueError("the hash that it was written with cannot be read")
+        return data
+    record = data[: found.start()] + b"}"
+    if _sha256(record) != found.group(1):
+        raise ValueError("it does not have the hash that it was written with")
+    return record
+
+
+def _sha256(data: bytes) -> bytes:
+    return hashlib.sha256(data).hexdigest().encode()
 
 
 @contextmanager

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, RootModel
@@ -17,8 +20,10 @@ from service.store.errors import (
     StaleFence,
     UnknownVersion,
 )
-from service.store.files import append_line, encode, locked, read, replace
+from service.store.files import append_line, encode, locked, read, replace, unsealed
 from service.store.versions import BASE, Versions
+
+log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 _ID_LIKE = re.compile(r"v[0-9]+")
@@ -58,6 +63,39 @@ class Names(RootModel[dict[str, str]]):
 class Pointers(Versions):
     """Head, its history, and snapshot names."""
 
+    _fence: int | None = None
+
+    def claim(self, fence: int) -> None:
+        """Be the only writer from now on: what a worker with an older fence still does is refused,
+        even if it has not heard yet that its lease is gone.
+
+        Raises :class:`StaleFence` if a later worker was here.
+        """
+        with locked(self.root / "locks" / "head"):
+            head = self._repair()
+            if fence < head.fence:
+                raise StaleFence(f"fence {fence} is older than head's ({head.fence})")
+            self._fence = fence
+            try:
+                replace(self.root / "head.json", encode(head.model_copy(update={"fence": fence})))
+            except OSError as error:  # then an older worker cannot commit, either
+                log.error("this worker's fence is not recorded: %s", error)
+
+    def check_claim(self) -> None:
+        """Raise :class:`StaleFence` if a later worker has claimed the store since `claim`."""
+        if self.is_replaced():
+            raise StaleFence(f"fence {self._fence} is older than head's")
+
+    def is_replaced(self) -> bool:
+        """Whether a later worker has claimed the store since `claim`."""
+        return self._fence is not None and self._fence < self.head().fence
+
+    @contextmanager
+    def _as_writer(self) -> Iterator[None]:
+        with locked(self.root / "locks" / "head"):
+            self.check_claim()
+            yield
+
     def create_base(self, weights_sha256: str) -> Manifest:
         """Write ``v0`` and head unless they are there; WrongModel if made from other weights."""
         base = super().create_base(weights_sha256)
@@ -94,7 +132,7 @@ class Pointers(Versions):
     def _commit(self, move: Move, fence: int) -> Head:
         head = Head(version=move.to, job_id=move.job_id, fence=fence, move=move)
         replace(self.root / "head.json", encode(head))
-        append_line(self.root / "reflog.jsonl", move.model_dump_json())
+        append_line(self.root / "reflog.jsonl", encode(move))
         return head
 
     def repair_reflog(self) -> None:
@@ -111,7 +149,7 @@ class Pointers(Versions):
             replace(path, whole)
         moves = self.reflog()
         if not moves or moves[-1] != head.move:
-            append_line(path, head.move.model_dump_json())
+            append_line(path, encode(head.move))
         return head
 
     def reflog(self) -> list[Move]:
@@ -119,8 +157,7 @@ class Pointers(Versions):
         path = self.root / "reflog.jsonl"
         text = path.read_bytes() if path.exists() else b""
         try:
-            lines = text.decode("utf-8").split("\n")[:-1]
-            return [Move.model_validate_json(line) for line in lines]
+            return [Move.model_validate_json(unsealed(line)) for line in text.split(b"\n")[:-1]]
         except ValueError:
             raise CorruptFile(f"{path} has a line that is no move") from None
 

@@ -62,8 +62,7 @@ class Journal:
             raise UnknownJob(job.id)
         replace(self._job_path(job.id, "json"), encode(job))
         if job.status in TERMINAL:
-            self._job_path(job.id, "open").unlink(missing_ok=True)
-            self._job_path(job.id, "cancel").unlink(missing_ok=True)
+            self._unmark(job.id)
 
     def job(self, job_id: str) -> Job:
         """The record of a job; :class:`UnknownJob` if there is none."""
@@ -93,11 +92,16 @@ class Journal:
                 yield job
 
     def unfinished_jobs(self) -> list[Job]:
-        """Jobs that have not ended, oldest first; unreadable records are left out, as above."""
+        """Jobs that have not ended, oldest first; unreadable records are left out, as above.
+
+        A job that ended in a crash may still be marked as open; its marks are removed.
+        """
         jobs = []
         for mark in sorted((self.root / "jobs").glob("*.open")):
             job = self._readable(mark.stem)
-            if job is not None and job.status not in TERMINAL:
+            if job is not None and job.status in TERMINAL:
+                self._unmark(job.id)
+            elif job is not None:
                 jobs.append(job)
         return jobs
 
@@ -166,6 +170,18 @@ class Journal:
 
     def _is_expired(self, key: _Key) -> bool:
         return now() - key.created_at > self.idempotency
+
+    def _forget_marks(self) -> int:
+        """Remove the cancels of jobs that ended while these were asked for; how many."""
+        cancels = (self.root / "jobs").glob("*.cancel")
+        stale = [mark for mark in cancels if not mark.with_suffix(".open").exists()]
+        for mark in stale:
+            mark.unlink(missing_ok=True)
+        return len(stale)
+
+    def _unmark(self, job_id: str) -> None:
+        for mark in ("open", "cancel"):
+            self._job_path(job_id, mark).unlink(missing_ok=True)
 
     def _mark(self, job_id: str, mark: str) -> None:
         self._job_path(job_id, mark).touch()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -20,6 +22,8 @@ from service.store.audit import AuditLog
 from service.store.errors import CorruptFile, NotAStore, UnknownJob, WrongFormat, WrongModel
 from service.store.files import TEMPORARY, create, encode, held, locked, read, replace
 from service.store.retention import Retention
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 _FOLDERS = (
@@ -117,7 +121,9 @@ class Store(Retention, ApiKeys, AuditLog):
         """Publish ``files`` (tokenizer, configuration) and then ``info``, for the api."""
         for name, data in files.items():
             replace(self.model_file(name), data)
-        replace(self.model_file("info.json"), encode(info))
+        hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+        published = info.model_copy(update={"files": hashes})
+        replace(self.model_file("info.json"), encode(published))
 
     def model_info(self) -> WorkerInfo | None:
         """What the worker published last, None if none ever did."""
@@ -173,7 +179,7 @@ class Store(Retention, ApiKeys, AuditLog):
         marks = ((self.root / "jobs").glob(f"*.{mark}") for mark in ("open", "cancel"))
         alone = (p for some in marks for p in some if not p.with_suffix(".json").exists())
         leftovers += [p for p in alone if p.lstat().st_mtime < oldest]
-        return _remove(leftovers) + self._forget_keys()
+        return _remove(leftovers) + self._forget_keys() + self._forget_marks()
 
     def _is_orphan(self, job_id: str) -> bool:
         """Whether no job with this id runs or has succeeded; an unreadable record may be one's."""
@@ -187,7 +193,11 @@ class Store(Retention, ApiKeys, AuditLog):
 
     def _unreferenced_tensors(self) -> list[Path]:
         files = list((self.root / "tensors").glob("*/*.safetensors"))
-        named = {self.tensor_file(ref.sha256) for ref in self.referenced()}
+        try:
+            named = {self.tensor_file(ref.sha256) for ref in self.referenced()}
+        except CorruptFile as error:
+            log.error("no tensors are tidied away: %s", error)
+            return []
         return [path for path in files if path not in named]
 
     def _folder(self, where: str, job_id: str) -> Path:

@@ -15,7 +15,7 @@ from service.schemas import Manifest, TensorRef, WorkerInfo
 from service.schemas.access import ApiKey
 from service.schemas.evaluation import SuiteInfo
 from service.store.errors import CorruptFile, CorruptTensor, MissingTensor, StoreError
-from service.store.files import Model, read
+from service.store.files import Model, read, unsealed
 from service.store.head import Head, Names
 from service.store.retention import Thin
 from service.store.store import Store, StoreFormat, StoreIdentity, StoreModel
@@ -181,7 +181,10 @@ class _Check:
 
     def _pointers(self) -> None:
         path = self._root / "head.json"
-        advice = "stop the service; take head.json from a backup, or write the version meant"
+        advice = (
+            "stop the service; take head.json from a backup, or write the version meant "
+            "(without sha256_of_the_rest)"
+        )
         head = self._parsed(path, Head, advice)
         if head is None and self._manifests and not path.exists():
             self._find(path, "is missing", advice)
@@ -229,7 +232,7 @@ class _Check:
         again = "remove it: it is computed again"
         prefixes = folder / "prefixes.json"
         if prefixes.exists() and not _is_json(prefixes):
-            self._find(prefixes, "is no JSON", again)
+            self._find(prefixes, "is no JSON, or not what was written", again)
         for path in sorted(folder.glob("**/*.safetensors")):
             record = path.with_suffix(".json")
             if record.exists() and "hypernetworks" in path.parts:
@@ -280,7 +283,7 @@ def _has_frame(path: Path) -> bool:
 
 def _is_json(path: Path) -> bool:
     try:
-        json.loads(path.read_bytes())
+        json.loads(unsealed(path.read_bytes()))
     except (OSError, ValueError):
         return False
     return True

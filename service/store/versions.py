@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import shutil
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -68,13 +69,18 @@ class Versions(Tensors):
             aside.mkdir()
             write_new(aside / "manifest.json", [encode(manifest)])
             fsync_folder(aside)
-            aside.rename(target)
+            with self._as_writer():
+                aside.rename(target)
         except OSError as error:
             shutil.rmtree(aside, ignore_errors=True)
             if target.exists():
                 raise VersionExists(f"{manifest.id} is already written") from None
             raise error
         fsync_folder(target.parent)
+
+    def _as_writer(self) -> AbstractContextManager[None]:
+        """Entered for the instant in which a version becomes real."""
+        return nullcontext()
 
     def create_base(self, weights_sha256: str) -> Manifest:
         """Write ``v0`` once; :class:`WrongModel` if it was made from other weights."""

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from service.history import without
 from service.jobs import Job, JobKind, JobStatus, Progress
-from service.queue import JobQueue, Lease, LeaseLost
+from service.queue import JobQueue, Lease
 from service.schemas import EditPayload, EditResult, Manifest, RevertPayload, RevertResult
 from service.settings import Settings
 from service.store import Move, Store, StoreError
@@ -112,8 +112,7 @@ class EditLane(JobLane):
 
     def _commit(self, job: Job, to: str, expected: str, why: str) -> Move:
         """Move head."""
-        if self._lease.lost.is_set():
-            raise LeaseLost("the lease is gone")
+        self._check_lease()
         try:
             head = self._store.move_head(
                 to,

@@ -37,7 +37,7 @@ from service.schemas import (
 )
 from service.settings import Settings
 from service.store import HeadMoved, Store
-from service.store.files import replace
+from service.store.files import replace, sealed, unsealed
 from service.worker import tensors
 from service.worker.automatic import automatic_hparams
 from service.worker.control import JobControl
@@ -282,12 +282,13 @@ def kept_prefixes(store: Store, base: LoadedModel, count: int) -> list[str]:
     """
     path = store.base_file("prefixes.json")
     try:
-        known: list[str] = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
+        found = json.loads(unsealed(path.read_bytes()))
+        known: list[str] = found if isinstance(found, list) else found["prefixes"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         known = []
     if len(known) < count:
         known = sample_prefixes(base, count)
-        replace(path, json.dumps(known, ensure_ascii=False).encode())
+        replace(path, sealed(json.dumps({"prefixes": known}, ensure_ascii=False).encode()))
     return known[:count]
 
 

@@ -57,23 +57,28 @@ class GenerationLane:
 
     def take(self) -> None:
         """Thread body: take requests and have them prepared."""
-        with (
-            ThreadPoolExecutor(LOADERS, "loading") as loaders,
-            ThreadPoolExecutor(1, "rollback") as rollbacks,
-        ):
-            while not self.stop.is_set():
-                wait = LEAVERS_S * 1000 if self._live else WAIT_MS
-                for request in self._requests.take(wait, TAKE):
-                    if request.kind == "rollback":
-                        rollbacks.submit(self._move, request, self._roll_back)
-                    elif request.kind == "activate":
-                        rollbacks.submit(self._move, request, self._activate)
-                    elif request.kind == "restore":
-                        loaders.submit(self._move, request, self._restore)
-                    else:
-                        self._guarded(request, lambda r: self._prepare(r, loaders))
-                self._look_for_leavers()
-        self._loop.stop.set()
+        try:
+            with (
+                ThreadPoolExecutor(LOADERS, "loading") as loaders,
+                ThreadPoolExecutor(1, "rollback") as rollbacks,
+            ):
+                while not self.stop.is_set():
+                    self._take(loaders, rollbacks)
+        finally:  # else decoding would wait for requests for ever, and with it the process
+            self._loop.stop.set()
+
+    def _take(self, loaders: ThreadPoolExecutor, rollbacks: ThreadPoolExecutor) -> None:
+        wait = LEAVERS_S * 1000 if self._live else WAIT_MS
+        for request in self._requests.take(wait, TAKE):
+            if request.kind == "rollback":
+                rollbacks.submit(self._move, request, self._roll_back)
+            elif request.kind == "activate":
+                rollbacks.submit(self._move, request, self._activate)
+            elif request.kind == "restore":
+                loaders.submit(self._move, request, self._restore)
+            else:
+                self._guarded(request, lambda r: self._prepare(r, loaders))
+        self._look_for_leavers()
 
     def decode(self) -> None:
         """Thread body: answer what was prepared, until taking has ended."""

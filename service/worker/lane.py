@@ -123,7 +123,8 @@ class JobLane(ABC):
             count_end(recorded)
             return
         try:
-            job = self._queue.begin(self._start(queued.job), self._lease.fence)
+            accepted = queued.job.model_copy(update={"payload": recorded.payload})
+            job = self._queue.begin(self._start(accepted), self._lease.fence)
         except JobGone:
             return
         self._progress, self._phases = job.progress, PhaseClock(job.kind)
@@ -173,6 +174,8 @@ class JobLane(ABC):
             return JobStatus.FAILED, None, numerical
         except CorruptTensor as error:
             return JobStatus.FAILED, None, JobError(code="corrupt_version", message=str(error))
+        except CorruptFile as error:
+            return JobStatus.FAILED, None, JobError(code="corrupt_file", message=str(error))
         except StoreFull as error:
             code = "disk_full" if isinstance(error, DiskFull) else "store_full"
             return JobStatus.FAILED, None, JobError(code=code, message=str(error))
@@ -210,9 +213,18 @@ class JobLane(ABC):
         except RedisError as error:
             log.warning("progress of %s is not published: %s", job_id, error)
 
-    def _checkpoint(self, job_id: str) -> None:
+    def _check_lease(self) -> None:
+        """A worker that stood still may not have heard yet that another one has come.
+
+        Raises:
+            LeaseLost, StaleFence
+        """
         if self._lease.lost.is_set():
             raise LeaseLost("the lease is gone")
+        self._store.check_claim()
+
+    def _checkpoint(self, job_id: str) -> None:
+        self._check_lease()
         if self.stop.is_set():
             raise Stopping
         if self._store.cancel_requested(job_id) or self._queue.cancel_requested(job_id):
@@ -235,8 +247,7 @@ class JobLane(ABC):
     ) -> None:
         update = {"status": status, "finished_at": now(), "progress": self._last_progress(status)}
         ended = job.model_copy(update={**update, "result": result, "error": error})
-        if self._lease.lost.is_set():
-            raise LeaseLost("the lease is gone")
+        self._check_lease()
         self._save(ended)
         self._ended(ended)
         self._queue.finish(ended, self._lease.fence)
@@ -248,7 +259,7 @@ class JobLane(ABC):
         """Record the end of a job.  On a full disk, wait for room: an end is never lost.
 
         Raises:
-            Stopping, LeaseLost: before there was room; the next worker completes the job.
+            Stopping, LeaseLost, StaleFence: before there was room; the next worker ends it.
         """
         while True:
             try:
@@ -260,8 +271,7 @@ class JobLane(ABC):
             self._ended(ended)  # what it leaves behind may be the room that is missing
             if self.stop.wait(ROOM_S):
                 raise Stopping
-            if self._lease.lost.is_set():
-                raise LeaseLost("the lease is gone")
+            self._check_lease()
 
 
 def _out_of_memory(error: Exception) -> JobError:

@@ -17,8 +17,7 @@ from uuid import uuid4
 
 import torch
 from redis import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import RedisError
 from transformers.utils import logging as transformers_logging
 
 from jeep_core.editing import corpus_path, relations
@@ -43,7 +42,7 @@ from service.queue import (
 )
 from service.schemas import WorkerInfo
 from service.settings import EXIT_CONFIG, Settings
-from service.store import Store, StoreBusy, StoreError, is_disk_full
+from service.store import CorruptFile, StaleFence, Store, StoreBusy, StoreError, is_disk_full
 from service.worker import metrics
 from service.worker.edit_lane import EditLane
 from service.worker.edits import EditRunner
@@ -84,9 +83,12 @@ class Worker:
                 return 1 if is_disk_full(error) else EXIT_CONFIG
             try:
                 return self._serve(store, base, stack)
-            except (RedisConnectionError, RedisTimeoutError) as error:
-                log.error("the queue cannot be reached: %s", error)
+            except (RedisError, StaleFence) as error:
+                log.error("the queue cannot be used: %s", error)
                 return 1
+            except CorruptFile as error:
+                log.error("%s", error)
+                return EXIT_CONFIG
 
     def _lock(self, store: Store, stack: ExitStack) -> bool:
         """Wait until this is the store's only worker; False if stopped before."""
@@ -124,6 +126,7 @@ class Worker:
         except LeaseHeld:
             return 0
         stack.callback(lease.release)
+        store.claim(lease.fence)
         views = VersionViews(base, store)
         load_head(store, views)
         queue = JobQueue(client, keys)
@@ -173,7 +176,7 @@ class Worker:
             store,
             self.settings.keep_versions,
             busy=views.in_use,
-            lost=lease.lost.is_set,
+            lost=lambda: lease.lost.is_set() or store.is_replaced(),
             give_way=gate.another_turn(self.settings.read_share).take,
         )
 
@@ -182,8 +185,11 @@ class Worker:
         use_threads(count)
         try:
             body()
-        except (LeaseLost, RedisConnectionError, RedisTimeoutError) as error:
-            log.error("%s: this worker ends", error)
+        except (LeaseLost, StaleFence) as error:
+            log.error("another worker has the lease: %s; this worker ends", error)
+            self._failure = error
+        except RedisError as error:
+            log.error("the queue cannot be used: %s; this worker ends", error)
             self._failure = error
         except Exception as error:
             log.exception("a lane died")

@@ -22,7 +22,14 @@ from service.schemas import (
     WorkerReply,
     WorkerRequest,
 )
-from service.store import CorruptTensor, HeadMoved, StaleFence, UnknownVersion, is_disk_full
+from service.store import (
+    CorruptFile,
+    CorruptTensor,
+    HeadMoved,
+    StaleFence,
+    UnknownVersion,
+    is_disk_full,
+)
 from service.worker.memory import is_out_of_memory
 
 log = logging.getLogger(__name__)
@@ -112,7 +119,7 @@ def error_reply(error: Exception) -> WorkerReply:
         code, message = "stale_fence", "another worker has taken over"
     elif isinstance(error, HeadMoved):
         code, message = "version_conflict", str(error)
-    elif isinstance(error, CorruptTensor):
+    elif isinstance(error, (CorruptTensor, CorruptFile)):
         code, message = "corrupt_version", str(error)
     elif is_disk_full(error):
         code, message = "disk_full", f"the store's disk is full: {error}"

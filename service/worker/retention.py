@@ -108,6 +108,8 @@ class Keeper:
                 if freed is not None:
                     done.dropped[manifest.id] = freed
         with self._nothing_written():
+            if self._lost():
+                raise Interrupted
             done.removed_files = self._store.sweep_orphans()
         self._store.forget_wanted()
         if done.dropped:

@@ -18,7 +18,7 @@ from service.jobs import Job, JobStatus
 from service.store import CorruptFile, NotAStore, Store, StoreBusy
 from service.store import backup as backup_module
 from service.store.backup import UNFINISHED, BackupError, back_up, restore
-from service.store.files import locked
+from service.store.files import locked, sealed
 
 
 def commit(store: Store, value: int, job: Job | None = None) -> str:
@@ -307,7 +307,7 @@ class TestRefusals:
     ) -> None:
         listed = json.loads((backup / "backup.json").read_text())
         listed["files"][name] = {"sha256": "0", "size": 0, "mtime_ns": 0}
-        (backup / "backup.json").write_text(json.dumps(listed))
+        (backup / "backup.json").write_bytes(sealed(json.dumps(listed).encode()))
         with pytest.raises(BackupError, match="outside"):
             restore(backup, tmp_path / "elsewhere")
 

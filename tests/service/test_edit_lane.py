@@ -191,6 +191,17 @@ class TestQueue:
         assert f"{lost.id}" in caplog.text
         assert client.exists(Keys(based.id).job(lost.id)) == 0
 
+    def test_what_is_edited_is_what_the_store_has_not_what_the_queue_remembers(
+        self, client: Redis, based: Store
+    ) -> None:
+        job, keys = edit_job(based), Keys(based.id)
+        worker = Worker(client, based.root)
+        queued = client.hget(keys.job(job.id), "job")
+        client.hset(keys.job(job.id), "job", queued.replace("Lyon", "Lxon"))
+        worker.work()
+        [version, _] = based.versions()
+        assert [fact.subject for fact in version.facts] == ["Lyon"]
+
 
 class TestRecord:
     def test_a_job_that_succeeded_is_recorded_as_done(self, client: Redis, based: Store) -> None:

@@ -85,6 +85,20 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
         EmbeddedValkey(tmp_path).start()
 
 
+def test_a_server_whose_file_is_damaged_begins_empty_beside_it(tmp_path: Path) -> None:
+    with EmbeddedValkey(tmp_path) as server, connect(server.url) as client:
+        client.set("city", "Zürich")
+    [file] = (tmp_path / "appendonlydir").glob("*.incr.aof")
+    file.write_bytes(file.read_bytes().replace(b"*3", b"*\xff", 1))
+    with EmbeddedValkey(tmp_path) as server, connect(server.url) as client:
+        assert client.get("city") is None
+        client.set("city", "Bern")
+    [aside] = tmp_path.glob("damaged-*")
+    assert "Zürich".encode() in (aside / file.name).read_bytes()
+    with EmbeddedValkey(tmp_path) as server, connect(server.url) as client:
+        assert client.get("city") == "Bern"
+
+
 @pytest.mark.parametrize("folder", ["valkey", "long" * 20 + "/" + "longer" * 10])
 def test_a_kept_server_is_started_again_where_it_was(tmp_path: Path, folder: str) -> None:
     said: list[str] = []

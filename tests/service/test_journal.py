@@ -6,9 +6,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from builders import MakeJob
+from builders import MakeJob, ended
 
-from service.jobs import JobStatus
+from service.jobs import JobStatus, new_id
 from service.store import CorruptFile, JobExists, KeyReused, Store, UnknownJob
 
 
@@ -24,6 +24,27 @@ class TestJournal:
         with pytest.raises(JobExists):
             store.journal(job.model_copy(update={"payload": {"other": 1}}))
         assert store.job(job.id).payload == {}
+
+    def test_marks_that_a_crash_left_on_ended_jobs_go(
+        self, store: Store, make_job: MakeJob
+    ) -> None:
+        first, second = make_job(), make_job()
+        for job in (first, second):
+            store.journal(job)
+            store.save_job(ended(job))
+        for mark in (f"{first.id}.open", f"{first.id}.cancel", f"{second.id}.cancel"):
+            (store.root / "jobs" / mark).touch()
+        assert store.unfinished_jobs() == []
+        assert store.open_jobs() == 0
+        store.sweep()
+        assert sorted(p.suffix for p in (store.root / "jobs").iterdir()) == [".json", ".json"]
+
+    def test_ids_rise_when_the_clock_is_set_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        before = [new_id("job"), new_id("job")]
+        hour_ago = time.time_ns() - 3600 * 10**9
+        monkeypatch.setattr(time, "time_ns", lambda: hour_ago)
+        found = [*before, new_id("job"), new_id("job")]
+        assert found == sorted(set(found))
 
     @pytest.mark.parametrize("job_id", ["job_1", "../model", "", "a/b", "job_1\n"])
     def test_an_unknown_job_is_unknown(self, store: Store, job_id: str) -> None:

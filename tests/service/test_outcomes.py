@@ -101,7 +101,7 @@ def test_damaged_prefixes_are_sampled_again(store: Store, left: bytes) -> None:
     assert kept_prefixes(store, base, 2) == whole[:2]
     path.write_bytes(left)
     assert kept_prefixes(store, base, 3) == whole
-    assert json.loads(path.read_text(encoding="utf-8")) == whole
+    assert json.loads(path.read_text(encoding="utf-8"))["prefixes"] == whole
     assert [entry.name for entry in path.parent.iterdir()] == ["prefixes.json"]
 
 

@@ -254,6 +254,28 @@ class TestFollowing:
         await reconciler.cancel(submitted)  # as it was read before the worker ended it
         assert store.job(submitted.id) == done
 
+    async def test_a_job_waits_until_an_emptied_queue_has_those_before_it(
+        self, api: AsyncQueue, queue: JobQueue, client: Redis, store: Store, make_job: MakeJob
+    ) -> None:
+        jobs = [make_job() for _ in range(3)]
+        reconciler = Reconciler(store, api)
+        await reconciler._catch_up()
+        reconciler.behind = False
+        for job in jobs[:2]:
+            store.journal(job)
+            await reconciler.submit(job)
+        assert client.xlen(KEYS.jobs) == 2
+        client.flushall()
+        store.journal(jobs[2])
+        await reconciler.submit(jobs[2])
+        assert (client.xlen(KEYS.jobs), reconciler.behind) == (0, True)
+        await reconciler._catch_up()
+        taken = []
+        for _ in jobs:
+            taken.append(take(queue))
+            queue.finish(ended(queue.begin(taken[-1], FENCE)), FENCE)
+        assert [job.id for job in taken] == [job.id for job in jobs]
+
     async def test_ping_tells_whether_redis_answers(self, api: AsyncQueue, tmp_path: Path) -> None:
         nobody = AsyncQueue(connect_async(f"unix://{tmp_path}/no.sock", retries=0), KEYS)
         assert await api.ping()

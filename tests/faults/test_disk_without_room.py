@@ -1,0 +1,140 @@
+"""The store's disk, a small tmpfs, is full at every write of worker and api.  Needs root."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Thread
+from typing import Any
+
+import pytest
+from checks import assert_whole
+from halts import ACCEPTING, PHASES, STEPS
+from harness import HPARAMS, Service, until
+
+from service.client import ApiError
+from service.jobs import JobStatus
+from service.schemas import JobOut
+
+pytestmark = pytest.mark.thorough
+MEGABYTES = 24
+FULL_S = 1.5
+CODES = ("disk_full",)
+
+
+@pytest.fixture(scope="module")
+def cramped() -> Iterator[Service]:
+    """A service whose store is on a disk of its own."""
+    with TemporaryDirectory(prefix="faults-") as folder:
+        store = Path(folder) / "store"
+        store.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={MEGABYTES}m", "faults", str(store)]
+        subprocess.run(mount, check=True)
+        try:
+            with Service(Path(folder)) as service:
+                service.edited()
+                yield service
+        finally:
+            subprocess.run(["umount", "--lazy", str(store)], check=True)
+
+
+@contextlib.contextmanager
+def full(service: Service) -> Iterator[None]:
+    """Not a byte is left."""
+    ballast = service.root / "training" / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        for size in (2**20, 2**12, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(size))
+    try:
+        yield
+    finally:
+        ballast.unlink()
+
+
+def submit(service: Service) -> JobOut:
+    """An edit that is asked for once."""
+    return service.client.edit([service.fact()], editor="memit", hparams=dict(HPARAMS))
+
+
+def wait_while_full(service: Service) -> None:
+    """The api answers all the time; what dies is started again."""
+    end = time.monotonic() + FULL_S
+    while time.monotonic() < end:
+        service.revive()
+        until(service.answers, "the api answers")
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("place", [*PHASES, *STEPS])
+def test_a_job_that_finds_the_disk_full_is_done_or_fails_whole(
+    cramped: Service, place: str
+) -> None:
+    if place == "moments":
+        cramped.forget_moments()
+    before = cramped.store.head().version
+    job = cramped.edit_halted(place)
+    with full(cramped):
+        with pytest.raises(ApiError) as refused:
+            submit(cramped)
+        assert refused.value.problem.status == 507
+        cramped.worker.halts.let_go()
+        wait_while_full(cramped)
+    ended = cramped.wait(job.id)
+    if ended.status is JobStatus.FAILED:
+        assert ended.error.code in CODES
+        assert "space" in ended.error.message or "disk" in ended.error.message
+        assert cramped.store.head().version == before
+    else:
+        assert ended.status is JobStatus.SUCCEEDED
+    cramped.edited()
+    assert_whole(cramped)
+
+
+@pytest.mark.parametrize("step", ACCEPTING)
+def test_an_api_that_finds_the_disk_full_takes_a_job_or_not(cramped: Service, step: str) -> None:
+    outcome: list[Any] = []
+
+    def submitted() -> None:
+        try:
+            outcome.append(submit(cramped))
+        except ApiError as error:
+            outcome.append(error.problem)
+
+    halts = cramped.halt("api", step)
+    submitting = Thread(target=submitted)
+    submitting.start()
+    until(halts.reached, f"the api reaches {step!r}")
+    with full(cramped):
+        halts.let_go()
+        submitting.join()
+    [found] = outcome
+    if hasattr(found, "code"):
+        assert (found.status, found.code) == (507, "disk_full")
+    else:
+        cramped.accepted[found.id] = found
+    cramped.edited()
+    assert_whole(cramped)
+
+
+def test_a_start_on_a_full_disk_waits_for_room(cramped: Service) -> None:
+    job = cramped.edit_halted("optimise")
+    cramped.worker.kill()
+    with full(cramped):
+        wait_while_full(cramped)
+    assert cramped.wait(job.id).status in (JobStatus.SUCCEEDED, JobStatus.FAILED)
+    assert_whole(cramped)
+
+
+def test_the_disk_is_full(cramped: Service) -> None:
+    """The means of this file work."""
+    with full(cramped), pytest.raises(OSError, match="No space") as found:
+        (cramped.root / "training" / "one").write_bytes(bytes(2**16))
+    assert found.value.errno == errno.ENOSPC
+    (cramped.root / "training" / "one").unlink(missing_ok=True)

@@ -1,0 +1,140 @@
+"""Worker, api and queue server are killed or told to end, in every phase of a job and at random.
+
+``FAULTS_KILLS`` random kills (60 in ``make faults``, 8 else); ``FAULTS_SEED`` repeats a run, whose
+seed is printed.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+
+import pytest
+from checks import assert_whole
+from halts import ACCEPTING, PHASES, STEPS
+from harness import EVERYTHING, Part, Service, until
+
+from service.jobs import JobStatus
+
+SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM}
+VICTIMS = ("worker", "api", "server")
+KILLS = int(os.environ.get("FAULTS_KILLS") or (60 if EVERYTHING else 8))
+SEED = int(os.environ.get("FAULTS_SEED") or (random.randrange(10**6) if EVERYTHING else 20))
+IN_CI = {("worker", "kill", "swap"), ("worker", "term", "optimise"), ("server", "kill", "write")}
+
+
+def strike(service: Service, victim: str, number: int) -> None:
+    """Break a part as it is, wherever the worker stands; what was halted goes on."""
+    part = service.part(victim)
+    part.signal(number)
+    for halting in (service.worker, service.api):
+        if halting is not part or number == signal.SIGTERM:
+            halting.halts.let_go()
+    code = part.ended()
+    if isinstance(part, Part):
+        part.halts.let_go()
+    assert code in (0, -number)
+    part.start()
+
+
+def case(victim: str, how: str, phase: str) -> object:
+    marks = [] if (victim, how, phase) in IN_CI else [pytest.mark.thorough]
+    return pytest.param(victim, how, phase, marks=marks)
+
+
+@pytest.mark.parametrize(
+    ("victim", "how", "phase"),
+    [
+        case(victim, how, phase)
+        for phase in (*PHASES, *STEPS)
+        for victim in VICTIMS
+        for how in SIGNALS
+    ],
+)
+def test_whoever_dies_in_a_phase_the_job_is_done_once(
+    service: Service, victim: str, how: str, phase: str
+) -> None:
+    if phase == "moments":
+        service.forget_moments()
+    halts = service.halt("worker", phase)
+    first, second = service.edit(facts=2), service.edit()
+    until(halts.reached, f"the worker reaches {phase!r}")
+    strike(service, victim, SIGNALS[how])
+    for job in (first, second):
+        assert service.wait(job.id).status is JobStatus.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    ("how", "step"),
+    [
+        pytest.param(
+            how, step, marks=[] if (how, step) == ("kill", "journal") else [pytest.mark.thorough]
+        )
+        for step in ACCEPTING
+        for how in SIGNALS
+    ],
+)
+def test_an_api_that_dies_while_it_takes_a_job_takes_it_once(
+    service: Service, how: str, step: str
+) -> None:
+    halts = service.halt("api", step)
+    submitting = threading.Thread(target=service.edit)
+    submitting.start()
+    until(halts.reached, f"the api reaches {step!r}")
+    strike(service, "api", SIGNALS[how])
+    submitting.join()
+
+
+def test_random_kills(service: Service) -> None:
+    print(f"\n{KILLS} random kills, FAULTS_SEED={SEED}")
+    chance = random.Random(SEED)
+    for number in range(1, KILLS + 1):
+        did = one_kill(service, chance)
+        print(f"{number:3} {did}", flush=True)
+        for job_id in service.accepted:
+            service.wait(job_id)
+        if number % 8 == 0 and number < KILLS:
+            assert_whole(service)
+
+
+def one_kill(service: Service, chance: random.Random) -> str:
+    """Have some work done and break a part of the service in the middle of it."""
+    victim, how = chance.choice(VICTIMS), chance.choice([*SIGNALS])
+    phase = chance.choice([*PHASES, *STEPS, None, None, None])
+    if phase == "moments":
+        service.forget_moments()
+    asked = prepare(service, chance)
+    halts = service.halt("worker", phase) if phase else None
+    jobs = [service.edit(facts=chance.randint(1, 3)) for _ in range(chance.randint(1, 2))]
+    delay = chance.uniform(0, 0.5)
+    if halts is not None:
+        until(halts.reached, f"the worker reaches {phase!r}")
+    else:
+        time.sleep(delay)
+    if chance.random() < 0.2:
+        service.cancel(jobs[-1].id)
+        asked += ", a cancel"
+    strike(service, victim, SIGNALS[how])
+    where = phase or f"{delay:.2f} s"
+    return f"{how} {victim} at {where}{asked}"
+
+
+def prepare(service: Service, chance: random.Random) -> str:
+    """Sometimes a rollback, a revert or a name goes ahead of the edits."""
+    action = chance.choice(["", "", "rollback", "revert", "name"])
+    client, store = service.client, service.store
+    line = store.lineage(store.head().version)
+    version = chance.choice(line)
+    if action == "rollback":
+        service.rollback(version.id)
+    elif action == "revert" and version.edit_id is not None:
+        service.revert(version.edit_id)
+    elif action == "name":
+        name = f"name{len(store.names())}"
+        service.persist(lambda: client.name_snapshot(name, version.id))
+    else:
+        return ""
+    return f", a {action}"

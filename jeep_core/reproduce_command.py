@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     args = _parser().parse_args(given)
     try:
-        _reproduce(args, " ".join(["jeep", "reproduce", *given]))
+        _reproduce(args, args.shown_as or shlex.join(["jeep", "reproduce", *given]))
     except JeepError as error:
         print(f"jeep: {error}", file=sys.stderr)
         return EXIT_FAILED
@@ -74,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--folder", type=Path, help="where second moments are kept")
     parser.add_argument("--presets", type=Path, help="folder of own presets")
     parser.add_argument("--hypernetworks", type=Path, help="folder of networks of MEND and MALMEN")
+    parser.add_argument("--shown-as", help=argparse.SUPPRESS)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
     return parser
@@ -126,6 +128,8 @@ def _reproduce(args: argparse.Namespace, command: str) -> None:
         "settings": {name: _shown(setting) for name, setting in settings.items()},
         "experiments": figures,
         "case": case,
+        "runs": len(rows),
+        "kept_runs": lab.kept,
         "seconds": round(time.monotonic() - began),
     }
     plots = draw(figures, args.out)

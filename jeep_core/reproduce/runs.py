@@ -58,7 +58,7 @@ class Lab:
     """One model, its suites, and what has been measured on them.
 
     ``most``: cases that a seed draws from each suite.  ``folder`` keeps optimised values and
-    finished runs: what was killed goes on from there.
+    finished runs: what was killed goes on from there.  ``kept``: runs that were found in it.
     """
 
     base: LoadedModel
@@ -70,6 +70,7 @@ class Lab:
     hypernetworks: Path | None = None
     progress: Progress | None = None
     left_out: dict[str, int] = field(default_factory=dict)
+    kept: int = 0
     _usable: dict[str, list[Case]] = field(default_factory=dict)
     _drawn: dict[tuple[str, int], list[Case]] = field(default_factory=dict)
     _cache: ValueCache = field(init=False)
@@ -92,8 +93,9 @@ class Lab:
         """Scores of the run's cases, as kept or computed now."""
         path = self.folder / "runs" / f"{self._key(run)}.json"
         if path.exists():
-            kept: list[Row] = json.loads(path.read_bytes())
-            return kept
+            self.kept += 1
+            found: list[Row] = json.loads(path.read_bytes())
+            return found
         cases = self.cases(run.suite, run.seed)
         chosen = [cases[i] for i in run.draw]
         records = measure(self.view(run), chosen, self.suites[run.suite].style)

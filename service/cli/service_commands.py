@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 
 import typer
@@ -122,6 +123,7 @@ def reproduce_command(context: typer.Context) -> None:
     if settings.presets:
         flags += ["--presets", str(settings.presets)]
     flags += ["--hypernetworks", str(settings.store / "base" / "hypernetworks")]
+    flags += ["--shown-as", shlex.join(["jeep", "reproduce", *context.args])]
     given = [*flags, *context.args]
     os.execv(sys.executable, [sys.executable, "-m", "jeep_core.reproduce_command", *given])
 

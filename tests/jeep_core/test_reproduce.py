@@ -168,6 +168,8 @@ def test_the_whole_report_is_written_and_goes_on_where_it_was_killed(
     assert main(inputs) == 0
     second = json.loads((out / "report.json").read_text())
     assert second["experiments"] == first["experiments"]
+    assert (first["kept_runs"], second["kept_runs"]) == (0, first["runs"])
+    assert "runs kept from earlier calls" in (out / "index.html").read_text()
 
 
 def test_further_presets_are_rows_of_the_comparison(inputs: list[str], tmp_path: Path) -> None:
@@ -210,7 +212,8 @@ def test_a_cell_pools_the_cases_of_its_runs() -> None:
 
 def test_a_report_without_parts_is_a_page() -> None:
     report = {
-        "command": "jeep reproduce", "seconds": 60, "model": "m", "family": "f", "dtype": "float32",
+        "command": "jeep reproduce", "seconds": 60, "runs": 2, "kept_runs": 1,
+        "model": "m", "family": "f", "dtype": "float32",
         "model_hash": "0" * 64, "seeds": [0], "paper": "llama", "left_out": {"s": 2},
         "missing": {"mend": "no network"}, "accuracy": None, "most": 4, "case": None,
         "machine": {"device": "CPU", "threads": 2, "torch": "2"}, "settings": {},

@@ -338,7 +338,7 @@ class Pool:
             if storage.data_ptr() not in seen:
                 seen.add(storage.data_ptr())
                 self.bytes_per_token += storage.nbytes() / tokens
-            return tensor
+            return tensor.detach()  # an output that keeps its own graph is never freed
 
         return saved_tensors_hooks(count, lambda tensor: tensor)
 

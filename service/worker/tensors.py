@@ -59,7 +59,8 @@ class TensorCache:
         """
         tensor = self._tensors.get(ref.sha256)
         if tensor is None or list(tensor.shape) != list(ref.shape):
-            tensor = self._tensors[ref.sha256] = get(self._store, ref)
+            # small and many: a copy, as every mapping keeps its file open
+            tensor = self._tensors[ref.sha256] = get(self._store, ref).clone()
             self._held += tensor.nbytes
         self._tensors.move_to_end(ref.sha256)
         while self._held > self._limit and len(self._tensors) > 1:

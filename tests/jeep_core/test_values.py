@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -230,6 +232,16 @@ def test_cancelling_stops_before_the_next_step(gptj: LoadedModel, asks: int) -> 
     steps, batches = asks - 1, {1: 0, 3: 1, 8: 2}[asks]
     assert len(passes) == 1 + 2 * steps + 2 * batches
     assert all(len(block._forward_hooks) <= 1 for block in tiny.blocks(view.model))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
+def test_nothing_of_the_optimisation_outlives_it(gptj: LoadedModel, objective: Objective) -> None:
+    view = ModelView(gptj)
+    optimise(view, tokens(gptj), objective)
+    left = weakref.ref(view)
+    del view
+    gc.collect()
+    assert left() is None
 
 
 def out_of_memory_above(view: ModelView, rows: int, seen: list[int]) -> None:

@@ -136,3 +136,12 @@ def test_files_of_earlier_releases_are_read(filled: Store, base: LoadedModel) ->
     loaded = tensors.get(filled, ref)
     assert torch.equal(loaded, VersionViews(base, filled).get("v1").replaced[ref.name])
     assert loaded.data_ptr() % 64 == 0
+
+
+def test_what_is_kept_of_many_edits_holds_no_file_open(filled: Store) -> None:
+    cache = tensors.TensorCache(filled)
+    refs = [tensors.put(filled, f"keys.{n}", torch.full((2, 3), float(n))) for n in range(40)]
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    read = [cache.get(ref) for ref in refs]
+    assert [float(tensor[0, 0]) for tensor in read] == list(range(40))
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -28,10 +28,10 @@ from jeep_core.evaluation.suites import load_counterfact
 from jeep_core.reports import style
 from service.client import ApiError, Client
 from service.embedded import EmbeddedValkey
+from service.store.room import MB, files_below, size_of
 
 EVERY_S = 5.0
 WAIT_S = 1800.0
-MB = 2**20
 SUITE = "atlas-counterfact"
 PROCESSES = ("api", "worker", "valkey")
 REFUSED = (404, 409, 412, 429)
@@ -130,20 +130,12 @@ def measure(owner: psutil.Process, valkey: int, redis: Redis, store: Path) -> di
             found[f"{name}_fds"] += process.num_fds()
             found[f"{name}_n"] += process.num_threads()
     found["keys"] = int(redis.dbsize())  # type: ignore[arg-type]
-    found["store_mb"] = sum(f.stat().st_size for f in _files(store)) / MB
+    found["store_mb"] = sum(map(size_of, files_below(store))) / MB
     return {name: round(value, 2) for name, value in found.items()}
 
 
 def _kind(process: psutil.Process) -> str:
     return "worker" if "service.worker" in process.cmdline() else "api"
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):
-            if path.is_file():
-                path.stat()
-                yield path
 
 
 @contextmanager

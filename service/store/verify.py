@@ -22,7 +22,6 @@ from service.store.store import Store, StoreFormat, StoreIdentity, StoreModel
 from service.store.versions import BASE, VERSION_ID, Counter
 
 FROM_BACKUP = "take the file from a backup (jeep restore makes a store from one)"
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -257,11 +256,9 @@ class _Check:
 
 def _difference(path: Path, sha256: str) -> str | None:
     """What is wrong with a file that shall have this hash."""
-    digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
+            digest = hashlib.file_digest(file, "sha256")
     except FileNotFoundError:
         return "is missing"
     except OSError as error:

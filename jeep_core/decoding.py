@@ -272,7 +272,7 @@ class Batch:
             input_ids=self._ids,
             attention_mask=self._attention.behind(mask),
             position_ids=self._positions,
-            past_key_values=self._cache,
+            cache=self._cache,
             use_cache=True,
         ).last_hidden_state
         self._cache.advance()
@@ -308,7 +308,7 @@ class Batch:
             input_ids=ids.to(device),
             attention_mask=self._attention.mask(places[:, :0], places, self.view.base.dtype),
             position_ids=places.clamp_min(0),
-            past_key_values=cache,
+            cache=cache,
             use_cache=True,
         ).last_hidden_state
         self._cache.join(cache, lengths)

@@ -151,7 +151,7 @@ class _Reader:
                 input_ids=batch.ids,
                 attention_mask=self.attention.mask(leading, places, view.base.dtype),
                 position_ids=places,
-                past_key_values=GivenPast(self.leading.past_of(group, range(until + 1))),
+                cache=GivenPast(self.leading.past_of(group, range(until + 1))),
                 use_cache=False,
             )
         return taken["key"].float(), taken["state"].float()

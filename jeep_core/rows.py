@@ -134,7 +134,7 @@ def leading_of(view: ModelView, groups: Sequence[Sequence[PromptTokens]], last: 
         input_ids=torch.tensor(ids, device=device),
         attention_mask=Attention.of(view.base).mask(places[:, :0], places, view.base.dtype),
         position_ids=places,
-        past_key_values=cache,
+        cache=cache,
         use_cache=False,
     )
     return Leading(lengths, cache.kept)

@@ -199,7 +199,7 @@ class UpperStack:
                 input_ids=ids,
                 attention_mask=mask,
                 position_ids=places,
-                past_key_values=GivenPast(past),
+                cache=GivenPast(past),
                 use_cache=False,
             )
         return taken[0]
@@ -219,7 +219,7 @@ class UpperStack:
                 inputs_embeds=states[:, :w],
                 attention_mask=self.attention.mask(leading, places[:, :w], states.dtype),
                 position_ids=places[:, :w],
-                past_key_values=cache,
+                cache=cache,
                 use_cache=False,
             )
         inside = torch.arange(w, device=start.device) < start[:, None]
@@ -251,7 +251,7 @@ class UpperStack:
                 inputs_embeds=x,
                 attention_mask=rows.mask,
                 position_ids=rows.position_ids,
-                past_key_values=GivenPast(rows.past),
+                cache=GivenPast(rows.past),
                 use_cache=False,
             ).last_hidden_state
         return hidden, seen

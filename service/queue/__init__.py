@@ -5,7 +5,7 @@
 """
 
 from service.queue.asynchronous import AsyncQueue
-from service.queue.connection import connect, connect_async
+from service.queue.connection import connect, connect_async, end_patience
 from service.queue.errors import (
     JobGone,
     LeaseHeld,
@@ -38,4 +38,5 @@ __all__ = [
     "WorkerGone",
     "connect",
     "connect_async",
+    "end_patience",
 ]

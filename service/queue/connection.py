@@ -7,7 +7,7 @@ from typing import Any
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio.retry import Retry as AsyncRetry
-from redis.backoff import ExponentialBackoff
+from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
@@ -28,6 +28,11 @@ _OPTIONS: dict[str, Any] = {
 def connect(url: str, *, retries: int = 30) -> Redis:
     """A thread-safe client; 30 retries bridge about 55 s, then ``redis.ConnectionError``."""
     return Redis.from_url(url, retry=Retry(_backoff(), retries, _FAILURES), **_OPTIONS)
+
+
+def end_patience(client: Redis) -> None:
+    """From now on calls of this client fail at once: it has waited for the server long enough."""
+    client.set_retry(Retry(NoBackoff(), 0))
 
 
 def connect_async(url: str, *, retries: int = 4) -> AsyncRedis:

@@ -39,6 +39,7 @@ from service.queue import (
     RequestQueue,
     WorkerBeat,
     connect,
+    end_patience,
 )
 from service.schemas import WorkerInfo
 from service.settings import EXIT_CONFIG, Settings
@@ -160,6 +161,8 @@ class Worker:
             thread.start()
         log.info("ready, head is %s", store.head().version)
         self.stop.wait()
+        if isinstance(self._failure, RedisError):
+            end_patience(client)
         edits.stop.set()
         reads.stop.set()
         generation.stop.set()

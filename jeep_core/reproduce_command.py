@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 
+from jeep_core.atlas import MODELS
 from jeep_core.editing import corpus_path
 from jeep_core.editors import hparams_class
 from jeep_core.errors import JeepError
@@ -34,7 +38,9 @@ from jeep_core.moments import Moments
 from jeep_core.prefixes import sample_prefixes
 from jeep_core.reproduce.case_study import case_study
 from jeep_core.reproduce.experiments import EXPERIMENTS, Cell, Plan
-from jeep_core.reproduce.runs import Lab, Run, Setting, work_through
+from jeep_core.reproduce.runs import Lab, Run, Setting
+from jeep_core.reproduce.work import work_through
+from jeep_core.values import Progress
 
 EXIT_FAILED = 1
 CASE = "case"
@@ -75,6 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--folder", type=Path, help="where second moments are kept")
     parser.add_argument("--presets", type=Path, help="folder of own presets")
     parser.add_argument("--hypernetworks", type=Path, help="folder of networks of MEND and MALMEN")
+    parser.add_argument(
+        "--jobs", type=_positive, help="processes; default: cores for a bundled model, else 1"
+    )
     parser.add_argument("--shown-as", help=argparse.SUPPRESS)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
@@ -104,10 +113,14 @@ def _reproduce(args: argparse.Namespace, command: str) -> None:
     wanted = args.only or [*EXPERIMENTS, CASE]
     args.out.mkdir(parents=True, exist_ok=True)
     with _bars() as bars:
-        lab = _lab(args, base, suites, texts, settings, bars)
+        count = max(s.hparams.prefix_count for s in settings.values() if s.hparams is not None)
+        lab = _lab(args, base, suites, texts, count, bars.phase)
         plan = _plan(args, lab, suites, settings)
         experiments = _experiments(lab, plan, [name for name in wanted if name in EXPERIMENTS])
-        rows = work_through(lab, _all_runs(experiments), bars.run)
+        jobs = args.jobs or (os.cpu_count() or 1 if base.name in MODELS else 1)
+        rows = work_through(
+            lab, _all_runs(experiments), bars.run, jobs, partial(_open_lab, args, count)
+        )
         case = case_study(lab, plan) if CASE in wanted else None
     figures = {name: [cell.figures(rows) for cell in cells] for name, cells in experiments.items()}
     report: dict[str, Any] = {
@@ -116,13 +129,12 @@ def _reproduce(args: argparse.Namespace, command: str) -> None:
         "family": base.family.name,
         "dtype": str(base.dtype).removeprefix("torch."),
         "model_hash": base.model_hash,
-        "paper": args.paper
-        or ("gpt-j" if base.family.model_type in ("gptj", "gpt_neox") else "llama"),
+        "paper": args.paper or _paper_model(base),
         "contrast": plan.contrast,
         "accuracy": plan.accuracy,
         "most": plan.most,
         "seeds": list(plan.seeds),
-        "machine": _machine(base),
+        "machine": {**_machine(base), "processes": jobs},
         "left_out": lab.left_out,
         "missing": missing,
         "settings": {name: _shown(setting) for name, setting in settings.items()},
@@ -190,21 +202,26 @@ def _lab(
     base: LoadedModel,
     suites: Mapping[str, Suite],
     texts: Sequence[str],
-    settings: Mapping[str, Setting],
-    bars: _Bars,
+    prefixes: int,
+    progress: Progress | None = None,
 ) -> Lab:
-    counts = [s.hparams.prefix_count for s in settings.values() if s.hparams is not None]
     folder = args.folder or args.out / "work" / "moments"
     return Lab(
         base,
         suites,
         args.edits,
         Moments(base, texts, args.samples, folder),
-        sample_prefixes(base, max(counts)),
+        sample_prefixes(base, prefixes),
         args.out / "work",
         args.hypernetworks,
-        bars.phase,
+        progress,
     )
+
+
+def _open_lab(args: argparse.Namespace, prefixes: int) -> Lab:
+    """The lab of one process of several."""
+    base = load(args.model, args.device, args.dtype)
+    return _lab(args, base, _suites(args), texts_of(corpus_path(args.model, args.corpus)), prefixes)
 
 
 def _plan(
@@ -269,7 +286,7 @@ def _machine(base: LoadedModel) -> dict[str, Any]:
 class _Bars:
     """All runs, and what the present one does."""
 
-    progress: Progress
+    progress: Bars
 
     def __post_init__(self) -> None:
         self._all = self.progress.add_task("cases", total=1)
@@ -297,7 +314,7 @@ def _bars() -> Iterator[_Bars]:
         TextColumn("ETA"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err) as progress:
+    with Bars(*columns, console=err) as progress:
         yield _Bars(progress)
 
 

@@ -5,19 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from jeep_core.editors import create
+from jeep_core.editors.base import ValueEditor
 from jeep_core.evaluation.metrics import fitting, measure
 from jeep_core.evaluation.suites import Case, Suite
 from jeep_core.evaluation.trials import Trials
-from jeep_core.evaluation.value_cache import ValueCache
+from jeep_core.evaluation.value_cache import ValueCache, set_key
 from jeep_core.files import write_atomically
-from jeep_core.hparams import EditorHParams
+from jeep_core.hparams import EditorHParams, OptimisedEditorHParams
 from jeep_core.loading import LoadedModel
 from jeep_core.moments import Moments
+from jeep_core.objective import Objective
 from jeep_core.values import Progress
 from jeep_core.views import ModelView
 
@@ -105,6 +108,12 @@ class Lab:
         write_atomically(path, json.dumps(rows))
         return rows
 
+    def shares(self, run: Run) -> str:
+        """Names what runs have in common that use the same optimised values of the same cases."""
+        objective = _objective(run.setting)
+        parts = run.setting if objective is None else set_key(self.base, objective)
+        return repr([run.suite, run.seed, parts])
+
     def view(self, run: Run) -> ModelView:
         """The edited model."""
         setting = run.setting
@@ -138,15 +147,12 @@ class Lab:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def work_through(
-    lab: Lab, runs: Iterable[Run], told: Callable[[Run, int, int], None]
-) -> dict[Run, list[Row]]:
-    """The rows of every run, each computed once; ``told`` hears (run, cases done, cases in all)."""
-    wanted = sorted(dict.fromkeys(runs), key=lambda run: (run.suite, run.seed))
-    total, done = sum(len(run.draw) for run in wanted), 0
-    found: dict[Run, list[Row]] = {}
-    for run in wanted:
-        told(run, done, total)
-        found[run] = lab.rows(run)
-        done += len(run.draw)
-    return found
+def edits_in_turn(setting: Setting) -> bool:
+    """Whether every fact waits for the one before it, which no cache of values can help."""
+    return isinstance(setting.hparams, OptimisedEditorHParams) and _objective(setting) is None
+
+
+def _objective(setting: Setting) -> Objective | None:
+    if not isinstance(setting.hparams, OptimisedEditorHParams):
+        return None
+    return cast(ValueEditor, create(setting.editor)).objective(setting.hparams)

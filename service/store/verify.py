@@ -16,6 +16,7 @@ from service.schemas.access import ApiKey
 from service.schemas.evaluation import SuiteInfo
 from service.store.errors import CorruptFile, CorruptTensor, MissingTensor, StoreError
 from service.store.files import Model, read, unsealed
+from service.store.frames import what_is_wrong
 from service.store.head import Head, Names
 from service.store.retention import Thin
 from service.store.store import Store, StoreFormat, StoreIdentity, StoreModel
@@ -226,7 +227,7 @@ class _Check:
                 self._hashed(path.with_suffix(".data"), info.sha256, advice)
 
     def _base(self) -> None:
-        """Networks have hashes, prefixes are JSON; of other tensor files the frame is checked."""
+        """Prefixes, networks, moments and factors; those of earlier releases have no hash."""
         folder = self._root / "base"
         again = "remove it: it is computed again"
         prefixes = folder / "prefixes.json"
@@ -236,8 +237,8 @@ class _Check:
             record = path.with_suffix(".json")
             if record.exists() and "hypernetworks" in path.parts:
                 self._network(path, record)
-            elif not _has_frame(path):
-                self._find(path, "is no whole safetensors file", again)
+            elif what := what_is_wrong(path):
+                self._find(path, what, again)
 
     def _network(self, path: Path, record: Path) -> None:
         advice = "remove both files of the network and train it again"
@@ -264,18 +265,6 @@ def _difference(path: Path, sha256: str) -> str | None:
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     return None if digest.hexdigest() == sha256 else "is damaged: it has another hash"
-
-
-def _has_frame(path: Path) -> bool:
-    """Whether header and size of a safetensors file fit each other."""
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(length, path.stat().st_size)))
-        ends = [one["data_offsets"][1] for name, one in header.items() if name != "__metadata__"]
-        return path.stat().st_size == 8 + length + max(ends, default=0)
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
-        return False
 
 
 def _is_json(path: Path) -> bool:

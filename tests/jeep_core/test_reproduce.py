@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -12,7 +12,7 @@ from tiny import random_model
 
 from jeep_core import atlas
 from jeep_core.editors import EDITORS
-from jeep_core.hparams import JeepHParams, MemitHParams
+from jeep_core.hparams import JeepHParams, MemitHParams, RomeHParams
 from jeep_core.reproduce import paper
 from jeep_core.reproduce.experiments import (
     EXPERIMENTS,
@@ -20,13 +20,15 @@ from jeep_core.reproduce.experiments import (
     Cell,
     Plan,
     ablation,
+    changed,
     comparison,
     curve,
     draws,
     sweep,
 )
 from jeep_core.reproduce.page import page
-from jeep_core.reproduce.runs import Run, Setting
+from jeep_core.reproduce.runs import UNEDITED, Lab, Run, Setting
+from jeep_core.reproduce.work import tasks_of
 from jeep_core.reproduce_command import ORDER, main
 
 LOW = {"layers": [0, 1], "clamp": 1.0, "moment_weight": 10.0}
@@ -172,6 +174,50 @@ def test_the_whole_report_is_written_and_goes_on_where_it_was_killed(
     assert "runs kept from earlier calls" in (out / "index.html").read_text()
 
 
+def test_several_processes_find_the_same_figures(
+    inputs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [*inputs, "--only", "comparison", "sweep"]
+    assert main([*given, "--jobs", "1"]) == 0
+    alone = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert main([*given, "--jobs", "2", "--out", str(tmp_path / "shared")]) == 0
+    shared = json.loads((tmp_path / "shared" / "report.json").read_text())
+    assert shared["experiments"] == alone["experiments"]
+    assert [r["machine"]["processes"] for r in (alone, shared)] == [1, 2]
+    assert main([*given, "--jobs", "2", "--out", str(tmp_path / "shared")]) == 0
+    again = json.loads((tmp_path / "shared" / "report.json").read_text())
+    assert again["kept_runs"] == again["runs"] > 2
+
+
+def test_runs_with_the_same_values_are_one_task() -> None:
+    """Nothing is optimised twice: JEEP's own curve and the variants that only write otherwise."""
+    lab = Lab(
+        random_model("gptj"), {}, 4, moments=cast(Any, None), prefixes=[], folder=Path("unused")
+    )
+    settings = plan().settings
+    jeep, memit = settings["jeep"], settings["memit"]
+    unwritten = changed(jeep, {"write": "low"}, 4)
+    other = changed(jeep, {"high": {"clamp": 0.1}}, 4)
+    rome = Setting("rome", RomeHParams(layer=1, clamp=1.0))
+    runs = [
+        Run("s", seed, setting, range(n))
+        for n in (1, 2)
+        for seed, setting in (
+            (0, jeep), (0, unwritten), (0, other), (1, jeep), (0, memit), (0, rome), (0, UNEDITED)
+        )
+    ]  # fmt: skip
+    tasks = tasks_of(lab, runs)
+    assert {frozenset((r.seed, r.setting) for r in task) for task in tasks} == {
+        frozenset({(0, jeep), (0, unwritten)}),
+        frozenset({(0, other)}),
+        frozenset({(1, jeep)}),
+        frozenset({(0, memit)}),
+        frozenset({(0, rome)}),
+        frozenset({(0, UNEDITED)}),
+    }
+    assert tasks[0][0].setting == rome, "what nobody can help with begins first"
+
+
 def test_further_presets_are_rows_of_the_comparison(inputs: list[str], tmp_path: Path) -> None:
     fast = {"editor": "memit", "model": "tiny-gptj", "origin": "test", "hparams": MEMIT}
     fast["hparams"] = {**MEMIT, "n_steps": 1}
@@ -216,7 +262,7 @@ def test_a_report_without_parts_is_a_page() -> None:
         "model": "m", "family": "f", "dtype": "float32",
         "model_hash": "0" * 64, "seeds": [0], "paper": "llama", "left_out": {"s": 2},
         "missing": {"mend": "no network"}, "accuracy": None, "most": 4, "case": None,
-        "machine": {"device": "CPU", "threads": 2, "torch": "2"}, "settings": {},
+        "machine": {"device": "CPU", "threads": 2, "processes": 1, "torch": "2"}, "settings": {},
         "experiments": {"ablation": []},
     }  # fmt: skip
     html = page(report, {})

@@ -9,12 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from edit_runner import MODEL
 from lane import edit_job
 from thin_versions import add_chain
 from tiny import random_model
 from typer.testing import CliRunner
 
+from jeep_core.files import save_whole
 from jeep_core.loading import load
 from service.cli import app
 from service.settings import Settings
@@ -35,7 +37,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Store:
     store.name_version("good", "v3")
     edit_job(store)
     store.base_file("prefixes.json").write_text('["One"]')
-    store.base_file("moments/one.safetensors").write_bytes(
+    moment = {"moment": torch.eye(3, dtype=torch.float64), "count": torch.tensor([7])}
+    save_whole(store.base_file("moments/one.safetensors"), moment, {"layer": "µ"})
+    store.base_file("moments/of-an-earlier-release.safetensors").write_bytes(
         store.tensor_file(store.version("v4").tensors[0].sha256).read_bytes()
     )
     network = store.base_file("hypernetworks/abc/mend.safetensors")
@@ -131,6 +135,10 @@ DAMAGES: dict[str, tuple[Callable[[Store], Path], str]] = {
     "a suite": (write("suites/own.json", "{}"), "upload it again"),
     "prefixes": (write("base/prefixes.json", "["), "computed again"),
     "moments": (write("base/moments/one.safetensors", "short"), "computed again"),
+    "a bit of moments": (
+        flipped(lambda store: store.base_file("moments/one.safetensors")),
+        "computed again",
+    ),
     "a network": (write("base/hypernetworks/abc/mend.safetensors", "other"), "train it again"),
 }
 

@@ -142,6 +142,15 @@ def cases(bench: Bench) -> list[Case]:
     return list(load_suite(Suites(bench.store.root).path("mine")).cases)
 
 
+def nearly(value: Any) -> Any:
+    """Equal but for rounding: a case that is measured alone is in a batch of another shape."""
+    if isinstance(value, dict):
+        return {name: nearly(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [nearly(part) for part in value]
+    return pytest.approx(value, abs=1e-5) if isinstance(value, float) else value
+
+
 def without_time(result: EvaluationResult) -> dict[str, Any]:
     found = result.model_dump(exclude={"evaluation_id"})
     for point in found["points"]:
@@ -303,7 +312,7 @@ class TestInterruptions:
         whole = kept.read_bytes()
         assert whole.count(b"\n") == 4
         kept.write_bytes(whole[:-40])
-        assert without_time(bench.run(job)) == expected
+        assert without_time(bench.run(job)) == nearly(expected)
 
     def test_optimised_values_are_not_computed_again(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch

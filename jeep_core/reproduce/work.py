@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from multiprocessing.sharedctypes import Synchronized
 
 import torch
 
 from jeep_core.reproduce.runs import Lab, Row, Run, edits_in_turn
 
 Told = Callable[[Run, int, int], None]
-"""Called with a run that begins (in several processes: that has ended), cases done, and all."""
+"""Called with a run that is under way, cases done, and cases in all."""
+POLL_S = 1.0
 
 _lab: Lab | None = None
-"""The lab of a process of its own."""
+_done: Synchronized[int] | None = None
+"""The lab of one process of several, and the cases that all of them have done."""
 
 
 def work_through(
@@ -34,28 +37,42 @@ def work_through(
     must be picklable, and takes its share of torch's threads.
     """
     tasks = tasks_of(lab, runs)
-    total, done = sum(len(run.draw) for task in tasks for run in task), 0
-    found: dict[Run, list[Row]] = {}
-    if jobs == 1 or open_lab is None:
-        for run in (run for task in tasks for run in task):
-            told(run, done, total)
-            found[run] = lab.rows(run)
-            done += len(run.draw)
-        return found
+    total = sum(len(run.draw) for task in tasks for run in task)
+    if jobs > 1 and open_lab is not None:
+        return _share(lab, tasks, lambda run, done: told(run, done, total), jobs, open_lab)
+    done, found = 0, {}
+    for run in (run for task in tasks for run in task):
+        told(run, done, total)
+        found[run] = lab.rows(run)
+        done += len(run.draw)
+    return found
+
+
+def _share(
+    lab: Lab,
+    tasks: Sequence[list[Run]],
+    told: Callable[[Run, int], None],
+    jobs: int,
+    open_lab: Callable[[], Lab],
+) -> dict[Run, list[Row]]:
+    """Several processes take the tasks in turn."""
     _ensure_moments(lab, tasks)
+    context = multiprocessing.get_context("spawn")
+    done = context.Value("q", 0)
     threads = max(1, torch.get_num_threads() // jobs)
-    pool = ProcessPoolExecutor(
-        jobs, multiprocessing.get_context("spawn"), _begin, (open_lab, threads)
-    )
+    pool = ProcessPoolExecutor(jobs, context, _begin, (open_lab, threads, done))
+    found: dict[Run, list[Row]] = {}
     try:
         futures = {pool.submit(_work, task): task for task in tasks}
-        for future in as_completed(futures):
-            rows, kept = future.result()
-            task = futures[future]
-            found.update(zip(task, rows, strict=True))
-            lab.kept += kept
-            done += sum(len(run.draw) for run in task)
-            told(task[-1], done, total)
+        waiting = set(futures)
+        while waiting:
+            ended, waiting = wait(waiting, POLL_S, FIRST_COMPLETED)
+            for future in ended:
+                rows, kept = future.result()
+                found.update(zip(futures[future], rows, strict=True))
+                lab.kept += kept
+            now = next((task for future, task in futures.items() if future.running()), tasks[-1])
+            told(now[0], done.value)
     finally:
         pool.shutdown(cancel_futures=True)
     return found
@@ -81,15 +98,19 @@ def _ensure_moments(lab: Lab, tasks: Iterable[Sequence[Run]]) -> None:
         lab.moments.ensure(sorted(layers, key=str), lab.progress)
 
 
-def _begin(open_lab: Callable[[], Lab], threads: int) -> None:
-    global _lab
+def _begin(open_lab: Callable[[], Lab], threads: int, done: Synchronized[int]) -> None:
+    global _lab, _done
     torch.set_num_threads(threads)
-    _lab = open_lab()
+    _lab, _done = open_lab(), done
 
 
 def _work(task: Sequence[Run]) -> tuple[list[list[Row]], int]:
     """Rows of every run, and how many runs were there already."""
     assert _lab is not None
-    before = _lab.kept
-    rows = [_lab.rows(run) for run in task]
+    assert _done is not None
+    before, rows = _lab.kept, []
+    for run in task:
+        rows.append(_lab.rows(run))
+        with _done.get_lock():
+            _done.value += len(run.draw)
     return rows, _lab.kept - before

@@ -8,7 +8,7 @@ from collections import Counter
 from functools import cache
 from pathlib import Path
 
-from harness import MODEL, Service, until
+from harness import MODEL, PATIENCE_S, Service, until
 
 from jeep_core.generation import complete
 from jeep_core.loading import LoadedModel, combined_sha256, load
@@ -118,16 +118,27 @@ def assert_head(service: Service, store: Store) -> None:
 
 
 def assert_nothing_left(store: Store) -> None:
-    """No file that nothing refers to, no mark of a job that has ended."""
+    """No file that nothing refers to, no mark of a job that has ended.
+
+    What the worker's retention has under way is gone a moment later.
+    """
+    end = time.monotonic() + PATIENCE_S
+    while left := _left(store):
+        print(f"left: {[str(path) for path in left]}", flush=True)
+        assert time.monotonic() < end, f"nothing refers to {left}"
+        time.sleep(0.2)
+
+
+def _left(store: Store) -> list[Path]:
     left = list(store.root.rglob(f".*{TEMPORARY}"))
     for folder in ("staging", "work", "reports"):
         left += (store.root / folder).iterdir()
     for mark in ("open", "cancel"):
         left += (store.root / "jobs").glob(f"*.{mark}")
-    left += set((store.root / "tensors").glob("*/*")) - {
-        store.tensor_file(ref.sha256) for ref in store.referenced()
-    }
-    assert left == []
+    return left + sorted(
+        set((store.root / "tensors").glob("*/*"))
+        - {store.tensor_file(ref.sha256) for ref in store.referenced()}
+    )
 
 
 def _queue_is_empty(service: Service, store: Store) -> bool:

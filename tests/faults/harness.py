@@ -351,6 +351,20 @@ class Service:
         key = str(uuid4())
         return self._accept(lambda: self.client.edit(body, idempotency_key=key, **given))
 
+    def wait_halted(self, halts: Halts, place: str) -> None:
+        """Wait until a part has halted, as a supervisor: a worker that lost its lease on a busy
+        machine ends, and the next one halts there.
+        """
+
+        def halted() -> bool:
+            self.revive()
+            return halts.reached()
+
+        try:
+            until(halted, f"the worker reaches {place!r}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.logs()}") from None
+
     def edit_halted(self, place: str, **options: Any) -> JobOut:
         """An edit at which the worker has halted."""
         halts = self.halt("worker", place)

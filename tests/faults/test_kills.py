@@ -111,7 +111,7 @@ def one_kill(service: Service, chance: random.Random) -> str:
     jobs = [service.edit(facts=chance.randint(1, 3)) for _ in range(chance.randint(1, 2))]
     delay = chance.uniform(0, 0.5)
     if halts is not None:
-        until(halts.reached, f"the worker reaches {phase!r}")
+        service.wait_halted(halts, str(phase))
     else:
         time.sleep(delay)
     if chance.random() < 0.2:

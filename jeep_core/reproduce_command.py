@@ -43,6 +43,7 @@ from jeep_core.reproduce.work import work_through
 from jeep_core.values import Progress
 
 EXIT_FAILED = 1
+MOST_JOBS = 8
 CASE = "case"
 ORDER = ("ft-wd", "mend", "rome", "malmen", "memit", "pmet", "alphaedit", "jeep")
 """Editors as the paper orders them."""
@@ -82,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--presets", type=Path, help="folder of own presets")
     parser.add_argument("--hypernetworks", type=Path, help="folder of networks of MEND and MALMEN")
     parser.add_argument(
-        "--jobs", type=_positive, help="processes; default: cores for a bundled model, else 1"
+        "--jobs", type=_positive, help="processes; default: 1, for a bundled model on CPU the cores"
     )
     parser.add_argument("--shown-as", help=argparse.SUPPRESS)
     parser.add_argument("--device", default="auto")
@@ -117,7 +118,7 @@ def _reproduce(args: argparse.Namespace, command: str) -> None:
         lab = _lab(args, base, suites, texts, count, bars.phase)
         plan = _plan(args, lab, suites, settings)
         experiments = _experiments(lab, plan, [name for name in wanted if name in EXPERIMENTS])
-        jobs = args.jobs or (os.cpu_count() or 1 if base.name in MODELS else 1)
+        jobs = args.jobs or _jobs(base)
         rows = work_through(
             lab, _all_runs(experiments), bars.run, jobs, partial(_open_lab, args, count)
         )
@@ -258,6 +259,12 @@ def _all_runs(experiments: Mapping[str, Sequence[Cell]]) -> Iterator[Run]:
     for cells in experiments.values():
         for cell in cells:
             yield from cell.runs
+
+
+def _jobs(base: LoadedModel) -> int:
+    """A bundled model is small: one process a core.  Others share their cores, or the GPU."""
+    alone = base.name not in MODELS or base.device.type != "cpu"
+    return 1 if alone else min(os.cpu_count() or 1, MOST_JOBS)
 
 
 def _paper_model(base: LoadedModel) -> str:

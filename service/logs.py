@@ -1,5 +1,6 @@
 """Log lines of api and worker: JSON or text, with the ids of their request and their job.
 
+No line has an API key, wherever it comes from: an address, a quoted body, an error's message.
 Code logs through `logging` as usual.  What is `bound` in a thread or task is on each of its
 lines, those of other packages included.
 """
@@ -17,6 +18,7 @@ from structlog.contextvars import bound_contextvars, get_contextvars, merge_cont
 from structlog.stdlib import ProcessorFormatter
 
 from service.settings import Settings
+from service.store.api_keys import without_keys
 
 OWN = ("service", "jeep_core", "uvicorn")
 """Loggers at the level of ``JEEP_LOG_LEVEL``; all others speak from ``warning`` on."""
@@ -69,7 +71,12 @@ def formatter(kind: Literal["json", "text"], part: Part) -> logging.Formatter:
                 exception_formatter=structlog.dev.plain_traceback,
             )
         )
-    return ProcessorFormatter(foreign_pre_chain=known, processors=shown)
+    return _WithoutKeys(foreign_pre_chain=known, processors=shown)
+
+
+class _WithoutKeys(ProcessorFormatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return without_keys(super().format(record))
 
 
 def bound(**ids: str | None) -> AbstractContextManager[None]:

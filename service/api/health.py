@@ -55,13 +55,16 @@ async def livez() -> Live:
 @router.get("/readyz", responses=documented(503))
 @public
 async def readyz(state: State) -> Ready:
-    """Whether queue, worker, model and head are all there.
+    """Whether queue, worker, model and head are all there, and head can be served.
 
     503 lists in `errors` all that is missing; `code` is that of the first.
     """
     missing: list[Missing] = []
     beat = await _beat(state, missing)
     head = await run_in_threadpool(_head, state.store, missing)
+    if beat is not None and head is not None and head.version in beat.damaged:
+        message = f"{head.version} is damaged and cannot be served: roll back to another version"
+        missing.append(Missing("head", "corrupt_version", message))
     if missing or beat is None or head is None:
         raise _not_ready(missing)
     return Ready(model=beat.model, head=head.version, worker=beat.pid)

@@ -31,6 +31,8 @@ PROBLEM = "jeep.problem"
 """Where the ASGI scope of a request keeps the code of the problem that ended it."""
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER = 2
+FULL = {"Retry-After": "60"}
+"""Retention and the end of other jobs may make room; a minute is soon enough to ask again."""
 """Seconds after which a 503 is worth another try."""
 
 STORE_PROBLEMS: dict[type[StoreError], tuple[int, str]] = {
@@ -198,13 +200,14 @@ async def _on_store(request: Request, error: Exception) -> Response:
     )
     if status == 500:
         log.error("request %s: %s", request.scope.get("request_id"), error)
-    return problem_response(request, ApiProblem(status, code, str(error)))
+    headers = FULL if status == 507 else None
+    return problem_response(request, ApiProblem(status, code, str(error), headers=headers))
 
 
 def unexpected(request: Request, error: Exception) -> Response:
     """The answer to a request that failed in a way nobody has foreseen."""
     if is_disk_full(error):
-        problem = ApiProblem(507, "disk_full", "the store's disk is full")
+        problem = ApiProblem(507, "disk_full", "the store's disk is full", headers=FULL)
     else:
         log.error("request %s failed", request.scope.get("request_id"), exc_info=error)
         problem = ApiProblem(500, "internal_error", "an unexpected error; see the api's log")

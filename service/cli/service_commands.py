@@ -25,9 +25,8 @@ def _say(text: str) -> None:
 
 def _run(part: str, settings: Settings) -> None:
     from service import logs, serve, tracing  # the client's commands start faster without them
-    from service.api.logs import set_up
 
-    set_up(settings)
+    logs.configure(settings, "api")
     tracing.configure("api")
     say = logs.say if settings.log_format == "json" else _say
     try:

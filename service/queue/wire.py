@@ -103,13 +103,17 @@ class LiveJob(BaseModel):
 
 
 class WorkerBeat(BaseModel):
-    """The heartbeat: ``instance`` differs between two lives of a worker."""
+    """The heartbeat: ``instance`` differs between two lives of a worker.
+
+    ``versions`` are in memory, ``damaged`` could not be loaded.
+    """
 
     instance: str
     pid: int
     model: str
     started_at: datetime
     versions: list[str] = []
+    damaged: list[str] = []
 
 
 @dataclass(frozen=True)

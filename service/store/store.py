@@ -176,6 +176,8 @@ class Store(Retention, ApiKeys, AuditLog):
         for folder in (self.root, *(self.root / name for name in _FOLDERS)):
             stale = folder.glob(f".*{TEMPORARY}")
             leftovers += [p for p in stale if p.lstat().st_mtime < oldest]
+        halves = (self.root / "base").rglob(".*.partial")  # as jeep_core.files names them
+        leftovers += [p for p in halves if p.lstat().st_mtime < oldest]
         marks = ((self.root / "jobs").glob(f"*.{mark}") for mark in ("open", "cancel"))
         alone = (p for some in marks for p in some if not p.with_suffix(".json").exists())
         leftovers += [p for p in alone if p.lstat().st_mtime < oldest]

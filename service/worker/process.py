@@ -212,6 +212,7 @@ class Worker:
                 model=base.name,
                 started_at=started,
                 versions=views.loaded(),
+                damaged=views.damaged(),
             )
 
         return Heartbeat(client, keys, beat, lambda: page_of(metrics.REGISTRY))

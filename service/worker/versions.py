@@ -14,7 +14,7 @@ from jeep_core.facts import Fact
 from jeep_core.loading import LoadedModel, combined_sha256
 from jeep_core.views import ModelView
 from service.schemas import FactRecord, Manifest
-from service.store import CorruptTensor, Store, UnknownVersion
+from service.store import CorruptFile, CorruptTensor, Store, UnknownVersion
 from service.worker import rebuild, tensors
 
 CAPACITY = 4
@@ -31,6 +31,7 @@ class VersionViews:
         self._artifacts = tensors.TensorCache(store)
         self._views: OrderedDict[str, ModelView] = OrderedDict()
         self._loading: dict[str, Future[ModelView]] = {}
+        self._damaged: set[str] = set()
         self._lock = threading.Lock()
 
     def get(self, version: str) -> ModelView:
@@ -106,6 +107,11 @@ class VersionViews:
         with self._lock:
             return list(self._views)
 
+    def damaged(self) -> list[str]:
+        """Versions that could not be loaded when they were last wanted."""
+        with self._lock:
+            return sorted(self._damaged)
+
     def in_use(self) -> set[str]:
         """Versions in memory or being loaded."""
         with self._lock:
@@ -128,11 +134,14 @@ class VersionViews:
             view = self._load(version)
         except BaseException as error:
             with self._lock:
+                if isinstance(error, CorruptFile | CorruptTensor):
+                    self._damaged.add(version)
                 del self._loading[version]
             loading.set_exception(error)
         else:
             with self._lock:
                 self._insert(version, view)
+                self._damaged.discard(version)
                 del self._loading[version]
             loading.set_result(view)
 

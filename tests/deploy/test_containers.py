@@ -97,6 +97,11 @@ class TestCompose:
         assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
         assert load("compose.cpu.yaml")["services"]["worker"]["deploy"] is RESET
 
+    def test_the_worker_stays_offline_and_has_shared_memory(self) -> None:
+        worker = load("compose.yaml")["services"]["worker"]
+        assert worker["environment"]["HF_HUB_OFFLINE"] == "${HF_HUB_OFFLINE:-1}"
+        assert worker["shm_size"] == "1gb"
+
     def test_secrets_are_files_that_git_does_not_take(self) -> None:
         whole = load("compose.yaml")
         for name, secret in whole["secrets"].items():

@@ -33,6 +33,9 @@ def test_a_damaged_head_can_be_rolled_back_and_edited_again(own_service, tmp_pat
     again = type(own_service)(own_service.store, tmp_path / "log2")
     client = again.client
     try:
+        unready = again.http.get("/readyz")
+        assert (unready.status_code, unready.json()["code"]) == (503, "corrupt_version")
+        assert f"{version} is damaged" in unready.json()["detail"]
         with pytest.raises(ApiError, match="corrupt_version"):
             client.generate(OSAKA)
         failed = client.wait(client.edit([FACT]).id, timeout=120)
@@ -41,6 +44,7 @@ def test_a_damaged_head_can_be_rolled_back_and_edited_again(own_service, tmp_pat
         assert failed.error.code == "corrupt_version"
         assert client.generate(OSAKA, "base").results[0].version == "v0"
         assert client.rollback("base").previous == version
+        assert again.http.get("/readyz").status_code == 200
         # the same edit gives the same bytes: the damaged file is written anew
         assert client.wait(client.edit([FACT]).id, timeout=120).status is JobStatus.SUCCEEDED
         assert client.generate(OSAKA, version).results[0].text.strip().startswith("Mexico")

@@ -130,7 +130,7 @@ def assert_nothing_left(store: Store) -> None:
 
 
 def _left(store: Store) -> list[Path]:
-    left = list(store.root.rglob(f".*{TEMPORARY}"))
+    left = [*store.root.rglob(f".*{TEMPORARY}"), *store.root.rglob(".*.partial")]
     for folder in ("staging", "work", "reports"):
         left += (store.root / folder).iterdir()
     for mark in ("open", "cancel"):
@@ -150,7 +150,7 @@ def _queue_is_empty(service: Service, store: Store) -> bool:
 def _age(root: Path) -> None:
     """Make what a killed process has left unfinished as old as it must be to be removed."""
     past = time.time() - 7200
-    for path in root.rglob(f".*{TEMPORARY}"):
+    for path in (*root.rglob(f".*{TEMPORARY}"), *root.rglob(".*.partial")):
         os.utime(path, (past, past))
     for path in (root / "jobs").glob("*.open"):
         os.utime(path, (past, past))

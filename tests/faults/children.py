@@ -71,15 +71,15 @@ def _api() -> int:
     import halts
 
     from service.api import reconcile
-    from service.api.logs import set_up
     from service.cli.service_commands import _say
+    from service.logs import configure
     from service.serve import ServeError, serve_api
     from service.settings import load_settings
 
     halts.in_api(Path(os.environ[HALTS]))
     reconcile.PERIOD_S = PERIOD_S
     settings = load_settings()
-    set_up(settings)
+    configure(settings, "api")
     try:
         return serve_api(settings, _say)
     except ServeError as error:

@@ -283,7 +283,10 @@ class Service:
             self.revive()
             with contextlib.suppress(httpx.TransportError):
                 found = httpx.get(f"{self.url}/readyz", timeout=5)
-                return found.is_success and found.json()["worker"] == self.worker.pid
+                if found.is_success:
+                    return bool(found.json()["worker"] == self.worker.pid)
+                # all but head, which this worker has found damaged
+                return {error["code"] for error in found.json()["errors"]} == {"corrupt_version"}
             return False
 
         try:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 from checks import assert_whole
 from harness import Service, until
@@ -106,6 +107,7 @@ def test_a_damaged_head_is_left_and_edited_again(kept: Service) -> None:
     with flipped(tensor):
         kept.restart("worker")
         assert "head cannot be served, roll back to another version" in kept.worker.log.read_text()
+        assert httpx.get(f"{kept.url}/readyz").json()["code"] == "corrupt_version"
         refused(lambda: kept.client.generate("Lyon lies in"), tensor)
         failed = kept.wait(kept.edit().id)
         assert (failed.status, failed.error.code) == (JobStatus.FAILED, "corrupt_version")

@@ -72,6 +72,22 @@ def test_ids_end_with_their_block_and_stay_in_their_thread(log_as) -> None:
 
 
 @pytest.mark.parametrize("kind", ["json", "text"])
+def test_no_line_has_an_api_key(log_as, kind: Literal["json", "text"]) -> None:
+    """In an address, in a text, in an error that quotes what was sent."""
+    logger, written = log_as(kind)
+    token = f"jeep_{'A' * 26}_{'s' * 43}"
+    logger.warning("GET %s", f"/jobs?key={token}")
+    logger.warning(f"told {token}")
+    try:
+        raise ValueError(f"{token} is no number")
+    except ValueError:
+        logger.exception("it failed")
+    text = "\n".join(written())
+    assert "sss" not in text
+    assert text.count(f"jeep_{'A' * 26}…") >= 3
+
+
+@pytest.mark.parametrize("kind", ["json", "text"])
 def test_a_traceback_shows_no_values(log_as, kind: Literal["json", "text"]) -> None:
     logger, written = log_as(kind)
 

@@ -198,6 +198,16 @@ class TestSweep:
         assert based.sweep() == 2
         assert list((based.root / "staging").iterdir()) == []
 
+    def test_what_a_kill_left_of_a_file_of_moments_goes_after_an_hour(self, based: Store) -> None:
+        old = based.base_file("moments/.mlp.1.safetensors.77.partial")
+        new = based.base_file("moments/.mlp.1.safetensors.78.partial")
+        old.parent.mkdir(parents=True, exist_ok=True)
+        for path in (old, new):
+            path.write_bytes(b"half")
+        os.utime(old, (0, 0))
+        assert based.sweep() == 1
+        assert (old.exists(), new.exists()) == (False, True), "another process may be at work"
+
     def test_only_tensors_that_a_version_names_are_kept(self, based: Store) -> None:
         kept = based.put_tensor("w", "F32", [1], b"kept")
         keys = based.put_tensor("keys.low.1", "F32", [1], b"keys")

@@ -54,13 +54,18 @@ class ScriptedWorker:
         self.go.set()
         self.asked: list[WorkerRequest] = []
         self.abandoned: list[str] = []
+        self.damaged: list[str] = []
         self._stop = threading.Event()
         started = datetime.now(UTC)
         instance = f"{os.getpid()}-{id(self)}"
 
         def beat() -> WorkerBeat:
             return WorkerBeat(
-                instance=instance, pid=os.getpid(), model="atlas-gptj", started_at=started
+                instance=instance,
+                pid=os.getpid(),
+                model="atlas-gptj",
+                started_at=started,
+                damaged=self.damaged,
             )
 
         self.heartbeat = Heartbeat(self.client, keys, beat, lambda: page_of(REGISTRY))

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import time
 from http.client import HTTPConnection
 
 import httpx
@@ -12,6 +13,7 @@ from serving import make_settings, running
 
 from jeep_core.editors import EDITORS
 from service.api import create_app
+from service.queue import Heartbeat
 from service.settings import Settings, SettingsError
 from service.store import Store
 
@@ -45,6 +47,20 @@ def test_readiness_names_a_head_that_cannot_be_read(
     ready = http.get("/readyz")
     assert ready.status_code == 503
     assert [(e["part"], e["code"]) for e in ready.json()["errors"]] == [("head", "corrupt_file")]
+
+
+def test_readiness_names_a_head_that_cannot_be_served(
+    http: httpx.Client, worker: ScriptedWorker
+) -> None:
+    worker.damaged.append("v7")
+    time.sleep(1.5 * Heartbeat.PERIOD_S)
+    assert http.get("/readyz").status_code == 200, "it is not head"
+    worker.damaged.append("v0")
+    time.sleep(1.5 * Heartbeat.PERIOD_S)
+    ready = http.get("/readyz")
+    assert ready.status_code == 503
+    assert [(e["part"], e["code"]) for e in ready.json()["errors"]] == [("head", "corrupt_version")]
+    assert "roll back to another version" in ready.json()["detail"]
 
 
 def test_it_starts_and_answers_without_redis_and_without_a_model(tmp_path) -> None:

@@ -36,6 +36,7 @@ def test_no_job_is_accepted_beyond_the_limit(limited: httpx.Client, model: Store
     for answer in answers:
         problem = answer.json()
         assert (answer.status_code, problem["code"]) == (507, "store_full"), answer.text
+        assert int(answer.headers["Retry-After"]) > 0
         assert "JEEP_MAX_STORE_MB" in problem["detail"]
     assert model.unfinished_jobs() == []
     assert limited.get("/snapshots").status_code == 200
@@ -55,6 +56,7 @@ def test_too_little_free_space_refuses_jobs(settings: Settings, model: Store) ->
     with running(chosen) as url, httpx.Client(base_url=url, timeout=20) as client:
         answer = client.post("/edits", json={"facts": [FACT]})
     assert (answer.status_code, answer.json()["code"]) == (507, "disk_full")
+    assert int(answer.headers["Retry-After"]) > 0
     assert "JEEP_MIN_FREE_MB" in answer.json()["detail"]
 
 

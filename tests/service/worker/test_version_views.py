@@ -112,8 +112,10 @@ def test_a_damaged_tensor_is_found_and_nothing_is_kept(filled: Store, base: Load
     path.write_bytes(whole[:-8])
     with pytest.raises(CorruptTensor):
         views.get("v1")
+    assert views.damaged() == ["v1"]
     path.write_bytes(whole)
     assert views.get("v1").replaced
+    assert views.damaged() == []
 
 
 def test_an_unknown_version_is_an_error_every_time(filled: Store, base: LoadedModel) -> None:

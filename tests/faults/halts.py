@@ -31,17 +31,19 @@ class Halts:
 
     def __init__(self, folder: Path) -> None:
         self._wanted, self._reached = folder / "wanted", folder / "reached"
+        self._exhausted = folder / "exhausted"
 
     def at(self, place: str) -> None:
-        """Wait here if that is wanted."""
-        try:
-            wanted = self._wanted.read_text()
-        except FileNotFoundError:
-            return
-        if wanted == place:
+        """Wait here if that is wanted; then run out of memory if that is."""
+        if _said(self._wanted) == place:
             self._reached.write_text(place)
             while self._wanted.exists():
                 time.sleep(0.005)
+        if _said(self._exhausted) == place:
+            from torch import OutOfMemoryError
+
+            self._exhausted.unlink()
+            raise OutOfMemoryError("nothing is left of the device's memory (injected)")
 
     # ------------------------------------------------------------ for the harness
 
@@ -52,6 +54,10 @@ class Halts:
         aside.write_text(place)
         aside.replace(self._wanted)
 
+    def exhaust(self, place: str) -> None:
+        """Have the device's memory run out once, at the next time that the process is there."""
+        self._exhausted.write_text(place)
+
     def reached(self) -> bool:
         """Whether the process has halted."""
         return self._reached.exists()
@@ -60,6 +66,13 @@ class Halts:
         """Go on, now and in future."""
         self._wanted.unlink(missing_ok=True)
         self._reached.unlink(missing_ok=True)
+
+
+def _said(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return None
 
 
 def _before(owner: Any, name: str, reach: Callable[..., None]) -> None:

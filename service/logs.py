@@ -71,12 +71,8 @@ def formatter(kind: Literal["json", "text"], part: Part) -> logging.Formatter:
                 exception_formatter=structlog.dev.plain_traceback,
             )
         )
-    return _WithoutKeys(foreign_pre_chain=known, processors=shown)
-
-
-class _WithoutKeys(ProcessorFormatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return without_keys(super().format(record))
+    shown.append(lambda _, __, line: without_keys(str(line)))
+    return ProcessorFormatter(foreign_pre_chain=known, processors=shown)
 
 
 def bound(**ids: str | None) -> AbstractContextManager[None]:

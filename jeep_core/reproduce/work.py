@@ -9,10 +9,12 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.sharedctypes import Synchronized
 
 import torch
 
+from jeep_core.errors import JeepError
 from jeep_core.reproduce.runs import Lab, Row, Run, edits_in_turn
 
 Told = Callable[[Run, int, int], None]
@@ -55,7 +57,11 @@ def _share(
     jobs: int,
     open_lab: Callable[[], Lab],
 ) -> dict[Run, list[Row]]:
-    """Several processes take the tasks in turn."""
+    """Several processes take the tasks in turn.
+
+    Raises:
+        JeepError: one of them was killed, as by a host without memory.
+    """
     _ensure_moments(lab, tasks)
     context = multiprocessing.get_context("spawn")
     done = context.Value("q", 0)
@@ -73,6 +79,11 @@ def _share(
                 lab.kept += kept
             now = next((task for future, task in futures.items() if future.running()), tasks[-1])
             told(now[0], done.value)
+    except BrokenProcessPool:
+        raise JeepError(
+            "a process was killed, perhaps for want of memory: the same command goes on from "
+            "there, and with fewer --jobs it takes less"
+        ) from None
     finally:
         pool.shutdown(cancel_futures=True)
     return found

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +14,7 @@ from tiny import random_model
 
 from jeep_core import atlas
 from jeep_core.editors import EDITORS
+from jeep_core.errors import JeepError
 from jeep_core.hparams import JeepHParams, MemitHParams, RomeHParams
 from jeep_core.reproduce import paper
 from jeep_core.reproduce.experiments import (
@@ -28,7 +31,7 @@ from jeep_core.reproduce.experiments import (
 )
 from jeep_core.reproduce.page import page
 from jeep_core.reproduce.runs import UNEDITED, Lab, Run, Setting
-from jeep_core.reproduce.work import tasks_of
+from jeep_core.reproduce.work import tasks_of, work_through
 from jeep_core.reproduce_command import ORDER, main
 
 LOW = {"layers": [0, 1], "clamp": 1.0, "moment_weight": 10.0}
@@ -187,6 +190,20 @@ def test_several_processes_find_the_same_figures(
     assert main([*given, "--jobs", "2", "--out", str(tmp_path / "shared")]) == 0
     again = json.loads((tmp_path / "shared" / "report.json").read_text())
     assert again["kept_runs"] == again["runs"] > 2
+
+
+def _killed() -> Lab:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def test_a_killed_process_is_said() -> None:
+    lab = Lab(
+        random_model("gptj"), {}, 4, moments=cast(Any, None), prefixes=[], folder=Path("unused")
+    )
+    runs = [Run("s", 0, UNEDITED, range(2))]
+    with pytest.raises(JeepError, match="with fewer --jobs it takes less"):
+        work_through(lab, runs, lambda *_: None, 2, _killed)
 
 
 def test_runs_with_the_same_values_are_one_task() -> None:

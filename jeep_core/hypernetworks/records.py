@@ -16,6 +16,7 @@ from typing import Any
 from jeep_core import atlas
 from jeep_core.errors import FieldProblem, JeepError
 from jeep_core.hparams_gradient import HypernetworkHParams
+from jeep_core.sealed import unsealed
 
 FORMAT = 2
 EDITORS = ("mend", "malmen")
@@ -78,7 +79,7 @@ def read_record(path: Path, shipped: bool = False) -> NetworkRecord | None:
         JeepError: it cannot be read.
     """
     try:
-        whole = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        whole = json.loads(unsealed(path.with_suffix(".json").read_bytes().rstrip()))
         if whole.pop("format") != FORMAT:
             return None
         network, sha256 = whole.pop("network"), whole.pop("sha256")

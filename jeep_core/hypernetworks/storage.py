@@ -21,6 +21,7 @@ from jeep_core.hypernetworks.mend import MendNetwork
 from jeep_core.hypernetworks.network import Hypernetwork, NetworkSpec
 from jeep_core.hypernetworks.records import FORMAT, missing_network, network_file, network_records
 from jeep_core.loading import LoadedModel
+from jeep_core.sealed import sealed
 
 READS, BETWEEN_READS_S = 10, 0.05
 NETWORKS: Mapping[str, type[MendNetwork] | type[MalmenNetwork]] = {
@@ -74,7 +75,8 @@ def save_network(network: Hypernetwork, path: Path, record: Mapping[str, Any]) -
     partial = path.with_suffix(".partial")
     partial.write_bytes(data)
     head = {"format": FORMAT, "network": spec_record(network.spec), "sha256": _sha256(data)}
-    write_atomically(path.with_suffix(".json"), json.dumps({**head, **record}, indent=1) + "\n")
+    text = json.dumps({**head, **record}, indent=1)
+    write_atomically(path.with_suffix(".json"), sealed(text.encode()).decode())
     partial.replace(path)
 
 

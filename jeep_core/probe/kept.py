@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jeep_core.errors import JeepError
+from jeep_core.sealed import sealed, unsealed
 
 
 def keep(folder: Path, record: Mapping[str, Any]) -> Path:
@@ -16,7 +17,7 @@ def keep(folder: Path, record: Mapping[str, Any]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{record['model_hash']}.json"
     aside = path.with_suffix(f".{os.getpid()}.tmp")
-    aside.write_text(json.dumps(record) + "\n", encoding="utf-8")
+    aside.write_bytes(sealed(json.dumps(record).encode()))
     aside.replace(path)
     return path
 
@@ -29,7 +30,7 @@ def kept(folder: Path, model_hash: str) -> dict[str, Any] | None:
     """
     path = folder / f"{model_hash}.json"
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        record: dict[str, Any] = json.loads(unsealed(path.read_bytes()))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -23,6 +23,7 @@ from service.api.problems import ApiProblem, documented, invalid, not_found, par
 from service.api.state import ApiState, State
 from service.api.submission import (
     Submission,
+    check_key,
     checked,
     from_json_body,
     from_lines,
@@ -40,7 +41,6 @@ from service.store import Store, UnknownJob
 router = APIRouter(tags=["edits"])
 
 LONGEST_WAIT_S = 300
-KEY = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,253}[\x21-\x7e])?")
 
 DESCRIPTION = """\
 Queues an edit and answers 202 with its job; `Location` is the job's address.
@@ -262,17 +262,6 @@ def wait_of(prefer: str) -> int | None:
         if name.strip().lower() == "wait" and seconds.isascii() and seconds.isdecimal():
             return min(int(seconds[:9]), LONGEST_WAIT_S)
     return None
-
-
-def check_key(key: str | None) -> None:
-    """Refuse an Idempotency-Key that is none.
-
-    Raises:
-        ApiProblem: 422.
-    """
-    if key is not None and not KEY.fullmatch(key):
-        message = "must be 1 to 255 visible ASCII characters"
-        raise invalid([parameter_error("Idempotency-Key", "bad_key", message)])
 
 
 def _summary(job: Job) -> EditSummary:

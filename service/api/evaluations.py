@@ -13,12 +13,9 @@ from pydantic import BaseModel
 
 from jeep_core.editors import preset_hparams
 from jeep_core.errors import InvalidHParams
-from service import logs, tracing
 from service.api.access import needs
-from service.api.auditing import queued
 from service.api.bodies import json_request_body, read_model
 from service.api.follow import current
-from service.api.jobs import job_out
 from service.api.model import PublishedModel
 from service.api.paging import AFTER, Limit, Page, take
 from service.api.problems import (
@@ -30,8 +27,9 @@ from service.api.problems import (
     not_found,
 )
 from service.api.state import ApiState, State
+from service.api.submission import KeyHeader, check_key, journaled, submit
 from service.api.suites import suite_info
-from service.jobs import Job, JobKind, JobStatus, new_id, now
+from service.jobs import Job, JobKind, JobStatus
 from service.schemas import JobOut
 from service.schemas.access import Scope
 from service.schemas.evaluation import (
@@ -81,14 +79,15 @@ class EvaluationSummary(BaseModel):
     openapi_extra=json_request_body("EvaluationRequest"),
 )
 @needs(Scope.EDIT)
-async def submit_evaluation(request: Request, response: Response, state: State) -> JobOut:
+async def submit_evaluation(
+    request: Request, response: Response, state: State, idempotency_key: KeyHeader = None
+) -> JobOut:
     """Queue an evaluation."""
+    check_key(idempotency_key)
     body = await read_model(request, EvaluationRequest)
-    job = await run_in_threadpool(_journaled, state, body)
-    queued(request, job.id)
-    await state.reconciler.submit(job)
-    response.headers["Location"] = f"/evaluations/{job.payload['evaluation_id']}"
-    return job_out(job)
+    job, fresh = await run_in_threadpool(_journaled, state, body, idempotency_key)
+    location = f"/evaluations/{job.payload['evaluation_id']}"
+    return await submit(state, request, response, job, fresh, location)
 
 
 @router.get("/evaluations", responses=documented(422))
@@ -146,11 +145,8 @@ async def evaluation_cases(
     """The case records of an evaluation that has ended: scores and every prompt."""
     job, payload = await _ended(state, id)
     chosen = range(len(payload.targets)) if target is None else [_number(payload, target)]
-    folder = state.store.report_folder(job.id)
-    paths = [folder / cases_file(number) for number in chosen]
-    for path in paths:
-        if not path.exists():
-            raise CorruptFile(f"{path} is missing")
+    names = [cases_file(number) for number in chosen]
+    paths = [await run_in_threadpool(state.store.report_file, job.id, name) for name in names]
     headers = {"Content-Disposition": f'attachment; filename="{id}.jsonl"'}
     return StreamingResponse(_content(paths), media_type="application/x-ndjson", headers=headers)
 
@@ -168,12 +164,12 @@ async def compare_targets(
     numbers = [_number(payload, a), _number(payload, b)]
     if numbers[0] == numbers[1]:
         raise ApiProblem(422, "same_target", f"{a!r} cannot be compared with itself")
-    path = state.store.report_folder(job.id) / COMPARISONS_FILE
+    path = await run_in_threadpool(state.store.report_file, job.id, COMPARISONS_FILE)
     return await run_in_threadpool(_comparison, path, a, b)
 
 
-def _journaled(state: ApiState, body: EvaluationRequest) -> Job:
-    """A job for a request, journaled.
+def _journaled(state: ApiState, body: EvaluationRequest, key: str | None) -> tuple[Job, bool]:
+    """Journal a job; False if ``key`` already stood for it.
 
     Raises:
         ApiProblem: 404 for an unknown suite, 409 without a text for moments, 422, 429 if too
@@ -182,30 +178,22 @@ def _journaled(state: ApiState, body: EvaluationRequest) -> Job:
     """
     model = state.models.get()
     suite = suite_info(Suites(state.store.root), body.suite)
-    job_id = new_id("job")
-    payload = EvaluationPayload(
-        evaluation_id=PREFIX + job_id.removeprefix("job_"),
-        suite=suite.name,
-        suite_sha256=suite.sha256,
-        targets=[] if body.editor else _versions(state, body),
-        limit=body.limit,
-        seed=body.seed,
-        fluency_texts=body.fluency_texts,
-    )
-    if body.editor is not None:
-        payload = payload.model_copy(update=_trial(model, body, suite.cases))
-    state.check_room()
-    kind = JobKind.EVALUATION
-    job = Job(
-        id=job_id,
-        kind=kind,
-        payload=payload.model_dump(mode="json"),
-        request_id=logs.request_id(),
-        traceparent=tracing.traceparent(),
-        created_at=now(),
-    )
-    state.store.journal(job)
-    return job
+
+    def payload(job_id: str) -> EvaluationPayload:
+        made = EvaluationPayload(
+            evaluation_id=PREFIX + job_id.removeprefix("job_"),
+            suite=suite.name,
+            suite_sha256=suite.sha256,
+            targets=[] if body.editor else _versions(state, body),
+            limit=body.limit,
+            seed=body.seed,
+            fluency_texts=body.fluency_texts,
+        )
+        trial = _trial(model, body, suite.cases) if body.editor is not None else {}
+        return made.model_copy(update=trial)
+
+    said = {"evaluation": body.model_dump(mode="json")}
+    return journaled(state, JobKind.EVALUATION, payload, key, said)
 
 
 def _versions(state: ApiState, body: EvaluationRequest) -> list[Target]:

@@ -17,6 +17,7 @@ from service.api.limits import text_errors
 from service.api.logs import log_texts
 from service.api.model import PublishedModel
 from service.api.problems import (
+    OVER_LIMIT,
     ApiProblem,
     documented,
     event_stream,
@@ -82,7 +83,7 @@ def checked_versions(state: ApiState, body: GenerateRequest, model: PublishedMod
     """The ids of the versions asked for, after everything else was checked, too.
 
     Raises:
-        ApiProblem: 422 with a pointer per wrong field.
+        ApiProblem: 422 with a pointer per wrong field, 413 if only limits are exceeded.
     """
     errors = text_errors(body, state.settings)
     if not errors:
@@ -109,13 +110,13 @@ def _limit_errors(body: GenerateRequest, settings: Settings) -> list[dict[str, s
         errors.append(field_error("/prompts", "empty", "no prompt is given"))
     if len(prompts) * len(versions) > settings.max_prompts:
         message = f"prompts × versions must be at most {settings.max_prompts}"
-        errors.append(field_error("/prompts", "too_many", message))
+        errors.append(field_error("/prompts", OVER_LIMIT, message))
     if len(body.candidates) > settings.max_prompts:
         message = f"at most {settings.max_prompts} candidates"
-        errors.append(field_error("/candidates", "too_many", message))
+        errors.append(field_error("/candidates", OVER_LIMIT, message))
     if body.max_new_tokens > settings.max_new_tokens:
         message = f"at most {settings.max_new_tokens} new tokens"
-        errors.append(field_error("/max_new_tokens", "too_many", message))
+        errors.append(field_error("/max_new_tokens", OVER_LIMIT, message))
     if body.stream and (len(prompts) > 1 or len(versions) > 1):
         message = "a stream has one prompt and one version"
         errors.append(field_error("/stream", "not_single", message))
@@ -133,7 +134,7 @@ def _prompt_errors(
         return []  # refused already, unread
     longest = max((len(model.tokenizer.encode(text).ids) for text in body.candidates), default=0)
     follows = max(body.max_new_tokens, longest)
-    limit = min(settings.max_prompt_tokens, model.info.max_positions - follows)
+    limit, room = settings.max_prompt_tokens, model.info.max_positions - follows
     errors = []
     for i, prompt in enumerate(body.all_prompts):
         pointer = "/prompt" if body.prompt is not None else f"/prompts/{i}"
@@ -141,7 +142,10 @@ def _prompt_errors(
         if n_tokens == 0:
             errors.append(field_error(pointer, "empty", "the prompt has no tokens"))
         elif n_tokens > limit:
-            message = f"{n_tokens} tokens; with {follows} to follow, at most {max(limit, 0)} fit"
+            message = f"{n_tokens} tokens, at most {limit}"
+            errors.append(field_error(pointer, OVER_LIMIT, message))
+        elif n_tokens > room:
+            message = f"{n_tokens} tokens; with {follows} to follow, at most {max(room, 0)} fit"
             errors.append(field_error(pointer, "too_long", message))
     return errors
 

@@ -14,17 +14,16 @@ from jeep_core.editors import hparams_class, preset_hparams
 from jeep_core.errors import FieldProblem, InvalidHParams, JeepError
 from jeep_core.hparams_gradient import HypernetworkHParams, last_layers
 from jeep_core.hypernetworks.records import EDITORS, NetworkRecord, missing_network
-from jeep_core.training_data import load_training_cases
-from service import logs, tracing
+from jeep_core.training_data import data_hash, load_training_cases
 from service.api.access import needs
 from service.api.bodies import json_request_body, read_model
-from service.api.jobs import job_out
 from service.api.model import PublishedModel
 from service.api.paging import Page
 from service.api.problems import ApiProblem, documented, from_fields, invalid
 from service.api.state import ApiState, State
+from service.api.submission import KeyHeader, check_key, journaled, submit
 from service.api.validation import ValidEdit
-from service.jobs import Job, JobKind, new_id, now
+from service.jobs import Job, JobKind
 from service.networks import network_out, networks_of, training_folder
 from service.schemas import (
     HypernetworkPayload,
@@ -59,14 +58,15 @@ edits is refused.
     openapi_extra=json_request_body("HypernetworkRequest"),
 )
 @needs(Scope.EDIT)
-async def train_hypernetwork(request: Request, response: Response, state: State) -> JobOut:
+async def train_hypernetwork(
+    request: Request, response: Response, state: State, idempotency_key: KeyHeader = None
+) -> JobOut:
     """Queue a training."""
+    check_key(idempotency_key)
     body = await read_model(request, HypernetworkRequest)
     model = await run_in_threadpool(state.models.get)
-    job = await run_in_threadpool(_journaled, state, body, model)
-    await state.reconciler.submit(job)
-    response.headers["Location"] = f"/jobs/{job.id}"
-    return job_out(job)
+    job, fresh = await run_in_threadpool(_journaled, state, body, model, idempotency_key)
+    return await submit(state, request, response, job, fresh, f"/jobs/{job.id}")
 
 
 @router.get("/hypernetworks", responses=documented(503))
@@ -103,8 +103,10 @@ def check_network(state: ApiState, edit: ValidEdit, model: PublishedModel) -> No
     raise ApiProblem(409, problem.code, detail, errors)
 
 
-def _journaled(state: ApiState, body: HypernetworkRequest, model: PublishedModel) -> Job:
-    """A job for a valid request.
+def _journaled(
+    state: ApiState, body: HypernetworkRequest, model: PublishedModel, key: str | None
+) -> tuple[Job, bool]:
+    """Journal a job for a valid request; False if ``key`` already stood for it.
 
     Raises:
         ApiProblem: 422 with a pointer per wrong field, 429 if too many jobs wait.
@@ -123,24 +125,16 @@ def _journaled(state: ApiState, body: HypernetworkRequest, model: PublishedModel
         problems += error.problems
     if problems:
         raise invalid(from_fields(problems))
-    state.check_room()
     payload = HypernetworkPayload(
         editor=body.editor,
         preset=preset,
         hparams=hparams,
         options=TrainingOptions(**body.model_dump(include=set(TrainingOptions.model_fields))),
         data=body.data,
+        data_sha256=body.data and data_hash(training_folder(state.store) / body.data),
     )
-    job = Job(
-        id=new_id("job"),
-        kind=JobKind.HYPERNETWORK,
-        payload=payload.model_dump(mode="json"),
-        request_id=logs.request_id(),
-        traceparent=tracing.traceparent(),
-        created_at=now(),
-    )
-    state.store.journal(job)
-    return job
+    said = {"hypernetwork": body.model_dump(mode="json")}
+    return journaled(state, JobKind.HYPERNETWORK, lambda _: payload, key, said)
 
 
 def _hparams(body: HypernetworkRequest, model: PublishedModel) -> tuple[str | None, dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import Any
 from sse_starlette import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
-from service.api.problems import ApiProblem, field_error
+from service.api.problems import OVER_LIMIT, ApiProblem, field_error
 from service.queue.buckets import TokenBuckets
 from service.schemas import FactIn, GenerateRequest
 from service.schemas.access import LOCAL, Caller
@@ -107,7 +107,7 @@ def fact_errors(facts: list[FactIn], settings: Settings) -> list[dict[str, str]]
             values = value if isinstance(value, list) else [value]
             if len(values) > settings.max_prompts:
                 message = f"at most {settings.max_prompts} prompts"
-                errors.append(field_error(f"/facts/{i}/{name}", "too_many", message))
+                errors.append(field_error(f"/facts/{i}/{name}", OVER_LIMIT, message))
             if any(text and len(text) > settings.max_text_chars for text in values):
                 errors.append(_too_long(f"/facts/{i}/{name}", settings))
     return errors
@@ -126,4 +126,5 @@ def text_errors(body: GenerateRequest, settings: Settings) -> list[dict[str, str
 
 
 def _too_long(pointer: str, settings: Settings) -> dict[str, str]:
-    return field_error(pointer, "too_long", f"at most {settings.max_text_chars} characters")
+    message = f"at most {settings.max_text_chars} characters"
+    return field_error(pointer, OVER_LIMIT, message)

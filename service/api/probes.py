@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -16,25 +15,23 @@ from jeep_core import atlas
 from jeep_core.errors import InvalidFacts
 from jeep_core.facts import parse_facts
 from jeep_core.positions import check_facts
-from service import logs, tracing
 from service.api.access import needs
-from service.api.auditing import queued
 from service.api.bodies import json_request_body, parse_json, read_model
 from service.api.follow import current
-from service.api.jobs import job_out
 from service.api.limits import fact_errors
 from service.api.logs import log_texts
 from service.api.model import PublishedModel
 from service.api.paging import AFTER, Limit, Page, take
 from service.api.problems import documented, field_error, from_fields, invalid, not_found
 from service.api.state import ApiState, State
+from service.api.submission import KeyHeader, check_key, journaled, submit
 from service.api.suites import suite_info
 from service.api.validation import check_count
-from service.jobs import Job, JobKind, JobStatus, new_id, now
+from service.jobs import Job, JobKind, JobStatus
 from service.schemas import FactIn, FactRecord, JobOut
 from service.schemas.access import Scope
 from service.schemas.probe import RECORD_FILE, Probe, ProbePayload, ProbeRequest, ProbeResult
-from service.store import CorruptFile, UnknownJob, UnknownVersion
+from service.store import Store, UnknownJob, UnknownVersion
 from service.store.suites import Suites
 
 router = APIRouter(tags=["probes"])
@@ -75,15 +72,16 @@ class ProbeSummary(BaseModel):
     openapi_extra=json_request_body("ProbeRequest"),
 )
 @needs(Scope.EDIT)
-async def submit_probe(request: Request, response: Response, state: State) -> JobOut:
+async def submit_probe(
+    request: Request, response: Response, state: State, idempotency_key: KeyHeader = None
+) -> JobOut:
     """Queue a probe."""
+    check_key(idempotency_key)
     body = await read_model(request, ProbeRequest)
     log_texts(request, state.settings, "facts", map(str, body.facts or []))
-    job = await run_in_threadpool(_journaled, state, body)
-    queued(request, job.id)
-    await state.reconciler.submit(job)
-    response.headers["Location"] = f"/probes/{job.payload['probe_id']}"
-    return job_out(job)
+    job, fresh = await run_in_threadpool(_journaled, state, body, idempotency_key)
+    location = f"/probes/{job.payload['probe_id']}"
+    return await submit(state, request, response, job, fresh, location)
 
 
 @router.get("/probes", responses=documented(422))
@@ -110,7 +108,7 @@ async def show_probe(id: str, state: State) -> Probe:
     result = _result(job)
     record = None
     if result is not None:
-        record = await run_in_threadpool(_record, state.store.report_folder(job.id) / RECORD_FILE)
+        record = await run_in_threadpool(_record, state.store, job.id)
     return Probe(
         id=id,
         job_id=job.id,
@@ -142,14 +140,12 @@ async def probe_file(id: str, name: str, state: State) -> FileResponse:
     result = _result(job)
     if result is None or name not in result.files:
         raise not_found("file", name)
-    path = state.store.report_folder(job.id) / name
-    if not path.is_file():
-        raise CorruptFile(f"{path} is missing")
+    path = await run_in_threadpool(state.store.report_file, job.id, name)
     return FileResponse(path, media_type=TYPES[path.suffix])
 
 
-def _journaled(state: ApiState, body: ProbeRequest) -> Job:
-    """A job for a request, journaled.
+def _journaled(state: ApiState, body: ProbeRequest, key: str | None) -> tuple[Job, bool]:
+    """Journal a job; False if ``key`` already stood for it.
 
     Raises:
         ApiProblem: 404 for an unknown suite, 413, 422, 429 if too many jobs wait, 503, 507 if the
@@ -168,32 +164,24 @@ def _journaled(state: ApiState, body: ProbeRequest) -> Job:
     elif model.info.model not in atlas.MODELS:
         message = "give a suite or facts: this model has no bundled suite"
         raise invalid([field_error("/suite", "missing", message)])
-    try:
-        version = state.store.resolve(body.version)
-    except UnknownVersion as error:
-        raise invalid([field_error("/version", "unknown_version", str(error))]) from None
-    state.check_room()
-    job_id = new_id("job")
-    payload = ProbePayload(
-        probe_id=PREFIX + job_id.removeprefix("job_"),
-        suite=body.suite,
-        facts=facts,
-        version=version,
-        limit=body.limit,
-        seed=body.seed,
-        table=body.table,
-    )
-    values = payload.model_dump(mode="json")
-    job = Job(
-        id=job_id,
-        kind=JobKind.PROBE,
-        payload=values,
-        request_id=logs.request_id(),
-        traceparent=tracing.traceparent(),
-        created_at=now(),
-    )
-    state.store.journal(job)
-    return job
+
+    def payload(job_id: str) -> ProbePayload:
+        try:
+            version = state.store.resolve(body.version)
+        except UnknownVersion as error:
+            raise invalid([field_error("/version", "unknown_version", str(error))]) from None
+        return ProbePayload(
+            probe_id=PREFIX + job_id.removeprefix("job_"),
+            suite=body.suite,
+            facts=facts,
+            version=version,
+            limit=body.limit,
+            seed=body.seed,
+            table=body.table,
+        )
+
+    said = {"probe": body.model_dump(mode="json")}
+    return journaled(state, JobKind.PROBE, payload, key, said)
 
 
 def _checked(facts: Sequence[FactIn], model: PublishedModel) -> list[FactRecord]:
@@ -224,11 +212,8 @@ def _job_id(probe_id: str) -> str:
     return "job_" + probe_id.removeprefix(PREFIX)
 
 
-def _record(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = parse_json(path.read_bytes(), "")
-    except OSError:
-        raise CorruptFile(f"{path} is missing") from None
+def _record(store: Store, job_id: str) -> dict[str, Any]:
+    found: dict[str, Any] = parse_json(store.report_file(job_id, RECORD_FILE).read_bytes(), "")
     return found
 
 

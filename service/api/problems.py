@@ -82,13 +82,22 @@ def from_fields(problems: Iterable[FieldProblem]) -> list[dict[str, str]]:
     return [field_error(p.pointer, p.code, p.message) for p in problems]
 
 
+OVER_LIMIT = "over_limit"
+"""Code of a field that is right but more than a setting allows."""
+
+
 def invalid(errors: Iterable[Mapping[str, str]], code: str = "invalid_request") -> ApiProblem:
-    """A 422 that says how many fields are wrong and what is wrong with the first."""
+    """A 422 that says how many fields are wrong and what is wrong with the first.
+
+    A 413 if all that is wrong is that limits of this service are exceeded.
+    """
     listed = list(errors)
     first = listed[0]
     more = f" (and {len(listed) - 1} more)" if len(listed) > 1 else ""
     where = first.get("pointer") or first.get("parameter", "")
     said = f"{where}: {first['message']}" if where else first["message"]
+    if all(error["code"] == OVER_LIMIT for error in listed):
+        return ApiProblem(413, OVER_LIMIT, f"{said}{more}", listed)
     return ApiProblem(422, code, f"{said}{more}", listed)
 
 

@@ -9,10 +9,10 @@ from fastapi.concurrency import run_in_threadpool
 
 from service.api.access import caller_of, needs
 from service.api.bodies import json_request_body, read_model
-from service.api.edits import accepted, check_key, job_of_edit
+from service.api.edits import accepted, job_of_edit
 from service.api.problems import ApiProblem, documented, field_error, invalid
 from service.api.state import ApiState, State
-from service.api.submission import check_now, journaled, known_parent
+from service.api.submission import check_key, check_now, journaled, known_parent
 from service.api.validation import RESERVED_NAMES
 from service.history import version_of_edit
 from service.jobs import TERMINAL, Job, JobKind

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
+from fastapi import Header, Request, Response
 from pydantic import BaseModel, ValidationError
 
 from service import logs, tracing
+from service.api.auditing import queued
 from service.api.bodies import json_lines, parse_json, validate
+from service.api.follow import current
+from service.api.jobs import job_out
 from service.api.model import PublishedModel
 from service.api.problems import (
+    OVER_LIMIT,
     ApiProblem,
     field_error,
     invalid,
@@ -22,8 +28,13 @@ from service.api.problems import (
 from service.api.state import ApiState
 from service.api.validation import ValidEdit, check_count, validate_edit
 from service.jobs import Job, JobKind, new_id, now
-from service.schemas import AUTO, EditPayload, EditRequest, FactIn
+from service.schemas import AUTO, EditPayload, EditRequest, FactIn, JobOut
 from service.store import Claim, JobExists, KeyReused, NameTaken, StoreFull, UnknownVersion
+
+KEY = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,253}[\x21-\x7e])?")
+KeyHeader = Annotated[
+    str | None, Header(description="Repeating a request with it gives the same job.")
+]
 
 
 class Submission:
@@ -38,7 +49,7 @@ class Submission:
         if self._lines is None:
             return problem
         errors = [_by_line(error, self._lines) for error in problem.errors]
-        if problem.status == 422 and errors:
+        if errors and (problem.status == 422 or problem.code == OVER_LIMIT):
             return invalid(errors, problem.code)
         return ApiProblem(problem.status, problem.code, problem.detail, errors, problem.headers)
 
@@ -157,7 +168,7 @@ def journaled(
     job = Job(
         id=job_id,
         kind=kind,
-        payload=made.model_dump(),
+        payload=made.model_dump(mode="json"),
         request_id=logs.request_id(),
         traceparent=tracing.traceparent(),
         created_at=now(),
@@ -167,6 +178,30 @@ def journaled(
     except JobExists:  # the same key, at the same moment
         return state.store.job(job_id), False
     return job, True
+
+
+def check_key(key: str | None) -> None:
+    """Refuse an Idempotency-Key that is none.
+
+    Raises:
+        ApiProblem: 422.
+    """
+    if key is not None and not KEY.fullmatch(key):
+        message = "must be 1 to 255 visible ASCII characters"
+        raise invalid([parameter_error("Idempotency-Key", "bad_key", message)])
+
+
+async def submit(
+    state: ApiState, request: Request, response: Response, job: Job, fresh: bool, location: str
+) -> JobOut:
+    """Queue a job that was journaled, or find it where it stands; the answer, and its headers."""
+    queued(request, job.id)
+    response.headers["Location"] = location
+    if fresh:
+        await state.reconciler.submit(job)
+        return job_out(job)
+    response.headers["Idempotency-Replayed"] = "true"
+    return job_out(await current(state, job))
 
 
 def edit_id_of(job_id: str) -> str:

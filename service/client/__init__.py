@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import httpx
 from httpx_sse import ServerSentEvent
@@ -75,9 +74,8 @@ class Client(AuditCalls, EvaluationCalls, Hypernetworks, ProbeCalls, VersionCall
 
         Safe to repeat: a key is made up where none is given, and a lost answer is asked again.
         """
-        headers = {"Idempotency-Key": idempotency_key or str(uuid4())}
         body = {"facts": [dict(fact) for fact in facts], **given(options)}
-        return self._model(JobOut, "POST", "/edits", json=body, headers=headers, again=True)
+        return self._queued("/edits", body, idempotency_key)
 
     def plan(self, facts: Sequence[FactDict], **options: Any) -> EditPlan:
         """What an edit would do: tokens, positions, repeated facts.  Nothing is queued."""

@@ -41,12 +41,20 @@ class EvaluationCalls(Transport):
         return SuiteInfo.model_validate_json(response.content)
 
     def evaluate(
-        self, suite: str, versions: str | Sequence[str] | None = None, **options: Any
+        self,
+        suite: str,
+        versions: str | Sequence[str] | None = None,
+        *,
+        idempotency_key: str | None = None,
+        **options: Any,
     ) -> JobOut:
-        """Measure versions, or try an editor: options as in ``POST /evaluations``."""
+        """Measure versions, or try an editor: options as in ``POST /evaluations``.
+
+        Safe to repeat, as :meth:`Client.edit`.
+        """
         labels = [versions] if isinstance(versions, str) else versions and list(versions)
         body = {"suite": suite, **given({"versions": labels, **options})}
-        return self._model(JobOut, "POST", "/evaluations", json=body)
+        return self._queued("/evaluations", body, idempotency_key)
 
     def evaluations(self) -> Iterator[dict[str, Any]]:
         """Evaluations, newest first, without their results."""

@@ -12,10 +12,15 @@ from service.schemas import JobOut, Network
 class Hypernetworks(Transport):
     """Calls about trained networks."""
 
-    def train_hypernetwork(self, editor: str, **options: Any) -> JobOut:
-        """Queue a training; options as in ``POST /hypernetworks`` (hparams, steps, data, …)."""
+    def train_hypernetwork(
+        self, editor: str, *, idempotency_key: str | None = None, **options: Any
+    ) -> JobOut:
+        """Queue a training; options as in ``POST /hypernetworks`` (hparams, steps, data, …).
+
+        Safe to repeat, as :meth:`Client.edit`.
+        """
         body = {"editor": editor, **given(options)}
-        return self._model(JobOut, "POST", "/hypernetworks", json=body)
+        return self._queued("/hypernetworks", body, idempotency_key)
 
     def hypernetworks(self) -> Iterator[Network]:
         """The networks of the served model: trained ones, then shipped ones."""

@@ -19,11 +19,16 @@ class ProbeCalls(Transport):
         suite: str | None = None,
         facts: Sequence[Mapping[str, Any]] | None = None,
         version: str = "head",
+        *,
+        idempotency_key: str | None = None,
         **options: Any,
     ) -> JobOut:
-        """Probe a version on a suite or on facts; options as in ``POST /probes``."""
+        """Probe a version on a suite or on facts; options as in ``POST /probes``.
+
+        Safe to repeat, as :meth:`Client.edit`.
+        """
         body = {"suite": suite, "facts": facts and [dict(fact) for fact in facts], **options}
-        return self._model(JobOut, "POST", "/probes", json={"version": version, **given(body)})
+        return self._queued("/probes", {"version": version, **given(body)}, idempotency_key)
 
     def probes(self) -> Iterator[dict[str, Any]]:
         """Probes, newest first, without their figures."""

@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
+from uuid import uuid4
 
 import httpx
 from httpx_sse import EventSource
 from pydantic import BaseModel
 
-from service.schemas import Problem
+from service.schemas import JobOut, Problem
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -67,6 +68,11 @@ class Transport:
 
     def _model(self, model: type[M], method: str, url: str, **request: Any) -> M:
         return model.model_validate_json(self._request(method, url, **request).content)
+
+    def _queued(self, url: str, body: Mapping[str, Any], key: str | None) -> JobOut:
+        """Submit a job once, however often that takes; a key is made up where none is given."""
+        headers = {"Idempotency-Key": key or str(uuid4())}
+        return self._model(JobOut, "POST", url, json=body, headers=headers, again=True)
 
     def _request(
         self, method: str, url: str, *, again: bool = False, **request: Any

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
-from uuid import uuid4
 
 from service.client.transport import Transport, given, segment
 from service.schemas import Activation, FactEntry, JobOut
@@ -23,9 +22,8 @@ class VersionCalls(Transport):
 
         Safe to repeat: a key is made up where none is given, and a lost answer is asked again.
         """
-        headers = {"Idempotency-Key": idempotency_key or str(uuid4())}
         url = f"/edits/{segment(edit_id)}/revert"
-        return self._model(JobOut, "POST", url, json=given(options), headers=headers, again=True)
+        return self._queued(url, given(options), idempotency_key)
 
     def activate(self, ref: str, why: str = "") -> Activation:
         """Move head to a staged version whose parent is head; returns when the model serves it."""

@@ -51,6 +51,7 @@ class HypernetworkPayload(BaseModel):
     hparams: dict[str, Any]
     options: TrainingOptions
     data: str | None
+    data_sha256: str | None = None
 
 
 class Network(BaseModel):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,14 +12,11 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ValidationError
 
+from jeep_core.sealed import sealed, unsealed
 from service.store.errors import CorruptFile, StoreBusy
 
 TEMPORARY = ".tmp"
 """Suffix of files that were never finished."""
-
-_SEAL = b"sha256_of_the_rest"
-_SEALED = re.compile(rb',?"%s":"([0-9a-f]{64})"}\Z' % _SEAL)
-_SEAL_BYTES = len(_SEAL) + 71
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -95,32 +90,6 @@ def read(path: Path, model: type[Model]) -> Model | None:
 def encode(model: BaseModel) -> bytes:
     """The JSON that :func:`read` reads."""
     return sealed(model.model_dump_json().encode())
-
-
-def sealed(record: bytes) -> bytes:
-    """A JSON object with its own hash as its last member, by which any flipped bit is found."""
-    comma = b"" if record == b"{}" else b","
-    return record[:-1] + comma + b'"%s":"%s"}' % (_SEAL, _sha256(record))
-
-
-def unsealed(data: bytes) -> bytes:
-    """The object without its hash; one that has none (an earlier release wrote it) as it is.
-
-    Raises ValueError if the hash is another.
-    """
-    found = _SEALED.search(data, max(0, len(data) - _SEAL_BYTES))
-    if found is None:
-        if _SEAL in data[-_SEAL_BYTES:]:
-            raise ValueError("the hash that it was written with cannot be read")
-        return data
-    record = data[: found.start()] + b"}"
-    if _sha256(record) != found.group(1):
-        raise ValueError("it does not have the hash that it was written with")
-    return record
-
-
-def _sha256(data: bytes) -> bytes:
-    return hashlib.sha256(data).hexdigest().encode()
 
 
 @contextmanager

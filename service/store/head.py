@@ -10,6 +10,7 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, RootModel
 
+from jeep_core.sealed import unsealed
 from service.jobs import now
 from service.schemas import Manifest
 from service.store.errors import (
@@ -18,9 +19,10 @@ from service.store.errors import (
     HeadMoved,
     NameTaken,
     StaleFence,
+    StoreError,
     UnknownVersion,
 )
-from service.store.files import append_line, encode, locked, read, replace, unsealed
+from service.store.files import append_line, encode, locked, read, replace
 from service.store.versions import BASE, Versions
 
 log = logging.getLogger(__name__)
@@ -64,6 +66,7 @@ class Pointers(Versions):
     """Head, its history, and snapshot names."""
 
     _fence: int | None = None
+    _said: set[str]
 
     def claim(self, fence: int) -> None:
         """Be the only writer from now on: what a worker with an older fence still does is refused,
@@ -100,16 +103,43 @@ class Pointers(Versions):
         """Write ``v0`` and head unless they are there; WrongModel if made from other weights."""
         base = super().create_base(weights_sha256)
         with locked(self.root / "locks" / "head"):
-            if read(self.root / "head.json", Head) is None:
+            if not (self.root / "head.json").exists() and self._last_move() is None:
                 self._commit(Move(when=now(), who="store", previous=None, to=BASE, why="base"), 0)
         return base
 
     def head(self) -> Head:
-        """The committed version; :class:`UnknownVersion` before any model was bound."""
-        head = read(self.root / "head.json", Head)
-        if head is None:
-            raise UnknownVersion("head")
-        return head
+        """The committed version; :class:`UnknownVersion` before any model was bound.
+
+        If ``head.json`` is damaged, head is what the reflog says last; the worker's next start,
+        or the next commit, writes it anew.
+        """
+        try:
+            head = read(self.root / "head.json", Head)
+        except CorruptFile as error:
+            return self._head_of_reflog(error)
+        return head or self._head_of_reflog(UnknownVersion("head"))
+
+    def _head_of_reflog(self, error: StoreError) -> Head:
+        """Head by the reflog's last line; ``error`` if that is damaged, too, or there is none.
+
+        The fence is not in the reflog: the lease's own counter has to do.
+        """
+        move = self._last_move()
+        if move is None:
+            raise error
+        if str(error) not in self._said:
+            self._said.add(str(error))
+            log.error("head.json is lost (%s): by the reflog head is %s", error, move.to)
+        return Head(version=move.to, job_id=move.job_id, fence=self._fence or 0, move=move)
+
+    def _last_move(self) -> Move | None:
+        """The reflog's last whole line, None if it cannot be read or there is none."""
+        path = self.root / "reflog.jsonl"
+        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+        try:
+            return Move.model_validate_json(unsealed(lines[-1])) if lines else None
+        except ValueError:
+            return None
 
     def move_head(
         self, to: str, *, expected: str, job_id: str | None, fence: int, who: str, why: str
@@ -131,8 +161,13 @@ class Pointers(Versions):
 
     def _commit(self, move: Move, fence: int) -> Head:
         head = Head(version=move.to, job_id=move.job_id, fence=fence, move=move)
-        replace(self.root / "head.json", encode(head))
-        append_line(self.root / "reflog.jsonl", encode(move))
+        try:
+            replace(self.root / "head.json", encode(head))
+            append_line(self.root / "reflog.jsonl", encode(move))
+        except OSError as error:  # a full disk; the next commit or start completes the reflog
+            if self.head() != head:
+                raise
+            log.error("%s is head; its reflog line is written later: %s", move.to, error)
         return head
 
     def repair_reflog(self) -> None:
@@ -147,8 +182,7 @@ class Pointers(Versions):
         whole = text[: text.rfind(b"\n") + 1]
         if whole != text:
             replace(path, whole)
-        moves = self.reflog()
-        if not moves or moves[-1] != head.move:
+        if self._last_move() != head.move:
             append_line(path, encode(head.move))
         return head
 
@@ -159,7 +193,8 @@ class Pointers(Versions):
         try:
             return [Move.model_validate_json(unsealed(line)) for line in text.split(b"\n")[:-1]]
         except ValueError:
-            raise CorruptFile(f"{path} has a line that is no move") from None
+            message = f"{path} has a line that is damaged; it can be removed, head is not in it"
+            raise CorruptFile(message) from None
 
     def move_of(self, job_id: str) -> Move | None:
         """The move of head that a job has made; a job makes one at most."""

@@ -21,6 +21,7 @@ from service.store.api_keys import ApiKeys
 from service.store.audit import AuditLog
 from service.store.errors import CorruptFile, NotAStore, UnknownJob, WrongFormat, WrongModel
 from service.store.files import TEMPORARY, create, encode, held, locked, read, replace
+from service.store.reports import Reports
 from service.store.retention import Retention
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class StoreModel(BaseModel):
     model_hash: str
 
 
-class Store(Retention, ApiKeys, AuditLog):
+class Store(Retention, Reports, ApiKeys, AuditLog):
     """A store on disk.  Any process may read it and journal jobs; what only the worker may do
     (tensors, versions, head, :meth:`sweep`) it does while it holds :meth:`worker_lock`.
     """
@@ -60,6 +61,7 @@ class Store(Retention, ApiKeys, AuditLog):
         self.root = root
         self.idempotency = timedelta(hours=idempotency_hours)
         self._manifests: dict[str, Manifest] = {}
+        self._said: set[str] = set()
 
     @classmethod
     def open(cls, path: Path | str, *, idempotency_hours: float = 24.0) -> Store:

@@ -6,6 +6,7 @@ The JSON record is written last: a suite is there when its record is.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -17,7 +18,9 @@ from uuid import uuid4
 from service.schemas.evaluation import SuiteInfo
 from service.store.errors import CorruptFile, StoreError
 from service.store.files import TEMPORARY, create, encode, fsync_folder, locked, read
+from service.store.reports import difference
 
+log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 
 
@@ -110,21 +113,26 @@ class Suites:
         return info
 
     def all(self) -> list[SuiteInfo]:
-        """The records of all suites, by name."""
-        found = (self._info(path.stem) for path in sorted(self._folder.glob("*.json")))
+        """The records of all suites, by name; those that cannot be read are logged and left out."""
+        found = []
+        for path in sorted(self._folder.glob("*.json")):
+            try:
+                found.append(self._info(path.stem))
+            except CorruptFile as error:
+                log.error("%s", error)
         return [info for info in found if info is not None]
 
     def path(self, name: str) -> Path:
-        """The file of a suite.
+        """The file of a suite, read and found to be what was uploaded.
 
         Raises:
             UnknownSuite
-            CorruptFile: its record is there and the file is not.
+            CorruptFile: it is not, or it is missing.
         """
-        self.get(name)
         path = self._path(name, "data")
-        if not path.exists():
-            raise CorruptFile(f"{path} is missing")
+        what = difference(path, self.get(name).sha256)
+        if what:
+            raise CorruptFile(f"{path} {what}: remove both files of the suite and upload it again")
         return path
 
     def _info(self, name: str) -> SuiteInfo | None:

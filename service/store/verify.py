@@ -5,19 +5,20 @@ Works on a store in use.  Weights are compared with the model's when the worker 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from jeep_core.sealed import unsealed
 from service.jobs import Job
 from service.schemas import Manifest, TensorRef, WorkerInfo
 from service.schemas.access import ApiKey
 from service.schemas.evaluation import SuiteInfo
 from service.store.errors import CorruptFile, CorruptTensor, MissingTensor, StoreError
-from service.store.files import Model, read, unsealed
+from service.store.files import Model, read
 from service.store.frames import what_is_wrong
 from service.store.head import Head, Names
+from service.store.reports import HASHES, ReportHashes, difference
 from service.store.retention import Thin
 from service.store.store import Store, StoreFormat, StoreIdentity, StoreModel
 from service.store.versions import BASE, VERSION_ID, Counter
@@ -65,6 +66,7 @@ class _Check:
         self._jobs()
         self._keys()
         self._suites()
+        self._reports()
         self._base()
         return self._report
 
@@ -182,8 +184,8 @@ class _Check:
     def _pointers(self) -> None:
         path = self._root / "head.json"
         advice = (
-            "stop the service; take head.json from a backup, or write the version meant "
-            "(without sha256_of_the_rest)"
+            "start the worker: it takes head from the reflog; then see that head is the version "
+            "meant, and roll back if it is not"
         )
         head = self._parsed(path, Head, advice)
         if head is None and self._manifests and not path.exists():
@@ -226,13 +228,21 @@ class _Check:
             if info is not None:
                 self._hashed(path.with_suffix(".data"), info.sha256, advice)
 
+    def _reports(self) -> None:
+        """Files of evaluations and probes; reports of earlier releases have no hashes."""
+        for path in sorted((self._root / "reports").glob(f"*/{HASHES}")):
+            advice = f"remove the folder {path.parent.name} and submit the job again"
+            found = self._parsed(path, ReportHashes, advice)
+            for name, sha256 in (found.files if found else {}).items():
+                self._hashed(path.with_name(name), sha256, advice)
+
     def _base(self) -> None:
-        """Prefixes, networks, moments and factors; those of earlier releases have no hash."""
+        """Prefixes, probes, networks, moments and factors; early releases wrote no hashes."""
         folder = self._root / "base"
         again = "remove it: it is computed again"
-        prefixes = folder / "prefixes.json"
-        if prefixes.exists() and not _is_json(prefixes):
-            self._find(prefixes, "is no JSON, or not what was written", again)
+        for path in (folder / "prefixes.json", *sorted(folder.glob("probes/*.json"))):
+            if path.exists() and not _is_json(path):
+                self._find(path, "is no JSON, or not what was written", again)
         for path in sorted(folder.glob("**/*.safetensors")):
             record = path.with_suffix(".json")
             if record.exists() and "hypernetworks" in path.parts:
@@ -243,28 +253,16 @@ class _Check:
     def _network(self, path: Path, record: Path) -> None:
         advice = "remove both files of the network and train it again"
         try:
-            sha256 = str(json.loads(record.read_bytes())["sha256"])
+            sha256 = str(json.loads(unsealed(record.read_bytes().rstrip()))["sha256"])
         except (ValueError, KeyError, TypeError, OSError):
             self._find(record, "is no record of a network", advice)
         else:
             self._hashed(path, sha256, advice)
 
     def _hashed(self, path: Path, sha256: str, advice: str) -> None:
-        what = _difference(path, sha256)
+        what = difference(path, sha256)
         if what:
             self._find(path, what, advice)
-
-
-def _difference(path: Path, sha256: str) -> str | None:
-    """What is wrong with a file that shall have this hash."""
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256")
-    except FileNotFoundError:
-        return "is missing"
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    return None if digest.hexdigest() == sha256 else "is damaged: it has another hash"
 
 
 def _is_json(path: Path) -> bool:

@@ -83,12 +83,18 @@ class Versions(Tensors):
         return nullcontext()
 
     def create_base(self, weights_sha256: str) -> Manifest:
-        """Write ``v0`` once; :class:`WrongModel` if it was made from other weights."""
+        """Write ``v0`` once; :class:`WrongModel` if it was made from other weights.
+
+        A damaged one is written anew: all that it says is known from the model.
+        """
+        base = Manifest(id=BASE, weights_sha256=weights_sha256, created_at=now())
         try:
             base = self.version(BASE)
         except UnknownVersion:
-            base = Manifest(id=BASE, weights_sha256=weights_sha256, created_at=now())
             self.write_version(base)
+        except CorruptFile as error:
+            log.error("written anew: %s", error)
+            replace(self.root / "versions" / BASE / "manifest.json", encode(base))
         if base.weights_sha256 != weights_sha256:
             raise WrongModel(
                 f"the store's base has weights {base.weights_sha256[:12]}…, "

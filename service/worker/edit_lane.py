@@ -50,18 +50,18 @@ class EditLane(JobLane):
 
         Head may have moved on since an attempt that came to its end.
         """
+        move = self._store.move_of(job.id)
         if job.kind is JobKind.REVERT:
-            move = self._store.move_of(job.id)
             if move is not None:
                 job = job.model_copy(update={"base_version": move.previous})
             return job, lambda: self._revert(job, move)
         written = self._store.version_of_job(job.id)
         if written is not None:
             job = job.model_copy(update={"base_version": written.parent})
-        return job, lambda: self._edit(job, written)
+        return job, lambda: self._edit(job, written, move)
 
-    def _edit(self, job: Job, written: Manifest | None) -> EditResult:
-        """Edit and commit, or complete what an interrupted attempt has ``written``."""
+    def _edit(self, job: Job, written: Manifest | None, move: Move | None) -> EditResult:
+        """Edit and commit, or complete what an interrupted attempt has ``written`` or moved."""
         payload = EditPayload.model_validate(job.payload)
         if written is None:
             self._check_tries(job)
@@ -71,7 +71,7 @@ class EditLane(JobLane):
             self._checkpoint(job.id)
             written, view = self._runner.run(job, parent, self._control(job))
             self._views.put(written.id, view)
-        if not written.staged and self._store.move_of(job.id) is None:
+        if not written.staged and move is None:
             self._commit(job, written.id, str(written.parent), f"edit {written.edit_id}")
         assert written.result is not None
         return self._named(written.result, payload.snapshot_name)
@@ -113,20 +113,14 @@ class EditLane(JobLane):
     def _commit(self, job: Job, to: str, expected: str, why: str) -> Move:
         """Move head."""
         self._check_lease()
-        try:
-            head = self._store.move_head(
-                to,
-                expected=expected,
-                job_id=job.id,
-                fence=self._lease.fence,
-                who="worker",
-                why=why,
-            )
-        except OSError as error:
-            head = self._store.head()
-            if head.job_id != job.id:
-                raise
-            log.error("%s is head; its reflog line is written later: %s", to, error)
+        head = self._store.move_head(
+            to,
+            expected=expected,
+            job_id=job.id,
+            fence=self._lease.fence,
+            who="worker",
+            why=why,
+        )
         return head.move
 
     def _named(self, result: Result, name: str | None) -> Result:

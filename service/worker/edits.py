@@ -24,6 +24,7 @@ from jeep_core.loading import LoadedModel, texts_of
 from jeep_core.moments import Moments
 from jeep_core.pauses import pausing
 from jeep_core.prefixes import sample_prefixes
+from jeep_core.sealed import sealed, unsealed
 from jeep_core.views import ModelView
 from service.jobs import Job, now
 from service.schemas import (
@@ -37,7 +38,7 @@ from service.schemas import (
 )
 from service.settings import Settings
 from service.store import HeadMoved, Store
-from service.store.files import replace, sealed, unsealed
+from service.store.files import replace
 from service.worker import tensors
 from service.worker.automatic import automatic_hparams
 from service.worker.control import JobControl

@@ -6,9 +6,10 @@ block by fact block, so that a job whose worker died goes on where it was.
 
 from __future__ import annotations
 
+import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -42,13 +43,15 @@ from service.schemas.evaluation import (
     Target,
     cases_file,
 )
-from service.store.files import encode, replace
+from service.store import CorruptFile
+from service.store.files import encode, read, replace
 from service.store.suites import Suites
 from service.worker.edits import kept_prefixes
 from service.worker.lane import Refused
 from service.worker.read_lane import Task
-from service.worker.records import Records
+from service.worker.records import Records, write_lines
 
+log = logging.getLogger(__name__)
 CASES_TOGETHER = 256
 TEXTS_TOGETHER = 64
 
@@ -124,23 +127,44 @@ class _Evaluation:
         self._total = sum(len(self._cases(target)) for target in self.payload.targets)
         found = []
         for number, target in enumerate(self.payload.targets):
-            kept = self.task.work / f"point-{number}.json"
-            if kept.exists():
-                point = EvaluationPoint.model_validate_json(kept.read_bytes())
-                self._rows.append([_scores(row) for row in Records(self._file(number)).read()])
-                self._done += point.cases
-            else:
+            point = self._kept(number)
+            if point is None:
                 point = self._point(number, target, trials)
-                replace(kept, encode(point))
+                replace(self._point_file(number), encode(point))
             found.append(point)
         return found
+
+    def _kept(self, number: int) -> EvaluationPoint | None:
+        """What an earlier attempt has found for a target, if all of it can be read."""
+        try:
+            point = read(self._point_file(number), EvaluationPoint)
+        except CorruptFile as error:
+            log.error("measured again: %s", error)
+            return None
+        if point is None:
+            return None
+        rows = list(self._records("cases", number).read())
+        texts = list(self._records("texts", number).read())
+        if len(rows) != point.cases or len(texts) != min(point.cases, self.payload.fluency_texts):
+            return None
+        found = {text["id"]: text for text in texts}
+        self._keep(number, [_with_text(row, found) for row in rows])
+        self._done += point.cases
+        return point
+
+    def _keep(self, number: int, rows: list[Row]) -> None:
+        write_lines(self.task.reports / cases_file(number), rows)
+        self._rows.append([_scores(row) for row in rows])
+
+    def _records(self, what: str, number: int) -> Records:
+        return Records(self.task.work / f"{what}-{number}.jsonl")
+
+    def _point_file(self, number: int) -> Path:
+        return self.task.work / f"point-{number}.json"
 
     def _cases(self, target: Target) -> list[Case]:
         """A trial is measured on what it edited; unedited, on all that the trials edit."""
         return self.cases[: target.n_edits] if target.n_edits else self.cases
-
-    def _file(self, number: int) -> Path:
-        return self.task.reports / cases_file(number)
 
     def _point(self, number: int, target: Target, trials: Trials | None) -> EvaluationPoint:
         began = time.monotonic()
@@ -150,9 +174,8 @@ class _Evaluation:
             rows = self._measured(number, target, view, cases)
             texts = self._texts(number, view, cases)
             held = self._perplexity(view)
-        rows = [row | texts.get(row["id"], {}) for row in rows]
-        Records(self._file(number)).replace(rows)
-        self._rows.append([_scores(row) for row in rows])
+        rows = [_with_text(row, texts) for row in rows]
+        self._keep(number, rows)
         metrics = summarise_cases(rows, self.payload.seed)
         return EvaluationPoint(
             label=target.label,
@@ -178,7 +201,7 @@ class _Evaluation:
         self, number: int, target: Target, view: ModelView, cases: Sequence[Case]
     ) -> list[Row]:
         """The rows of all cases; those that an earlier attempt has measured are read."""
-        kept = Records(self.task.work / f"cases-{number}.jsonl")
+        kept = self._records("cases", number)
         rows = list(kept.read())
         before = self._done
         for start in range(len(rows), len(cases), CASES_TOGETHER):
@@ -208,7 +231,7 @@ class _Evaluation:
     def _texts(self, number: int, view: ModelView, cases: Sequence[Case]) -> dict[str, Row]:
         """Fluency and the text it was measured on, of the first cases."""
         chosen = cases[: self.payload.fluency_texts]
-        kept = Records(self.task.work / f"texts-{number}.jsonl")
+        kept = self._records("texts", number)
         rows = list(kept.read())
         for start in range(len(rows), len(chosen), TEXTS_TOGETHER):
             chunk = chosen[start : start + TEXTS_TOGETHER]
@@ -225,7 +248,7 @@ class _Evaluation:
             ]
             kept.append(found)
             rows += found
-        return {row["id"]: {"fluency": row["fluency"], "text": row["text"]} for row in rows}
+        return {row["id"]: row for row in rows}
 
     def _perplexity(self, view: ModelView) -> float | None:
         """On the configured text, or the bundled models' own; None without any."""
@@ -257,7 +280,7 @@ class _Evaluation:
                 broken=[CaseChange(**asdict(change)) for change in result.broken],
             )
             found.append(one.model_dump(mode="json"))
-        Records(self.task.reports / COMPARISONS_FILE).replace(found)
+        write_lines(self.task.reports / COMPARISONS_FILE, found)
 
 
 def _editable(task: Task, case: Case) -> bool:
@@ -267,6 +290,11 @@ def _editable(task: Task, case: Case) -> bool:
     except InvalidFacts:
         return False
     return True
+
+
+def _with_text(row: Row, texts: Mapping[str, Row]) -> Row:
+    text = texts.get(row["id"], {})
+    return row | {name: text[name] for name in ("fluency", "text") if name in text}
 
 
 def _scores(row: Row) -> Row:

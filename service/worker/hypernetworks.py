@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from jeep_core.editors import hparams_class
 from jeep_core.hparams_gradient import HypernetworkHParams
 from jeep_core.hypernetworks.records import read_record
@@ -9,6 +11,8 @@ from jeep_core.hypernetworks.training import TrainingSettings
 from jeep_core.train_hypernetwork import train_network
 from service.networks import network_out, networks_folder, training_folder
 from service.schemas import HypernetworkPayload, Network
+from service.store import CorruptFile, Store
+from service.store.reports import difference
 from service.worker.read_lane import Task
 
 
@@ -17,6 +21,7 @@ def run(task: Task) -> Network:
 
     Raises:
         InvalidHParams: the data cannot be read, or a suite edits its subjects.
+        CorruptFile: the data are not what they were when the job was accepted.
     """
     payload = HypernetworkPayload.model_validate(task.job.payload)
     hparams = hparams_class(payload.editor).model_validate(payload.hparams)
@@ -34,7 +39,7 @@ def run(task: Task) -> Network:
         hparams,
         TrainingSettings(**payload.options.model_dump()),
         networks_folder(task.store),
-        None if payload.data is None else training_folder(task.store) / payload.data,
+        _data(task.store, payload),
         progress=control.progress,
         should_stop=wait,
         pause=control.give_way,
@@ -43,3 +48,13 @@ def run(task: Task) -> Network:
     record = read_record(path)
     assert record is not None
     return network_out(record)
+
+
+def _data(store: Store, payload: HypernetworkPayload) -> Path | None:
+    """The file to train on, None for the bundled cases."""
+    if payload.data is None:
+        return None
+    path = training_folder(store) / payload.data
+    if payload.data_sha256 and (what := difference(path, payload.data_sha256)):
+        raise CorruptFile(f"{path} {what}; it must be what it was when the job was accepted")
+    return path

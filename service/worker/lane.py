@@ -128,7 +128,11 @@ class JobLane(ABC):
         except JobGone:
             return
         self._progress, self._phases = job.progress, PhaseClock(job.kind)
-        job, work = self._prepare(job)
+        try:
+            job, work = self._prepare(job)
+        except CorruptFile as error:
+            self._end(job, JobStatus.FAILED, None, _corrupt_file(error))
+            return
         log.info("job %s begins, attempt %s, on %s", job.id, job.attempt, job.base_version)
         try:
             with (
@@ -175,7 +179,7 @@ class JobLane(ABC):
         except CorruptTensor as error:
             return JobStatus.FAILED, None, JobError(code="corrupt_version", message=str(error))
         except CorruptFile as error:
-            return JobStatus.FAILED, None, JobError(code="corrupt_file", message=str(error))
+            return JobStatus.FAILED, None, _corrupt_file(error)
         except StoreFull as error:
             code = "disk_full" if isinstance(error, DiskFull) else "store_full"
             return JobStatus.FAILED, None, JobError(code=code, message=str(error))
@@ -279,6 +283,10 @@ def _out_of_memory(error: Exception) -> JobError:
     advice = "fewer facts at once, or a lower JEEP_EDIT_MEMORY_MB, need less"
     message = f"there was not enough memory for this job; {advice} ({first})"
     return JobError(code=OUT_OF_MEMORY, message=message)
+
+
+def _corrupt_file(error: CorruptFile) -> JobError:
+    return JobError(code="corrupt_file", message=str(error))
 
 
 def _disk_full(error: Exception) -> JobError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
+import psutil
 import torch
 from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily
@@ -69,6 +70,25 @@ class GpuMemory(Collector):
 GPU = GpuMemory()
 """Silent until it has a ``device``."""
 REGISTRY.register(GPU)
+
+
+class HostMemory(Collector):
+    """Memory of the worker's host, in parts that add up to all of it."""
+
+    def collect(self) -> Iterable[Metric]:
+        """The family; reads ``/proc/meminfo``."""
+        family = GaugeMetricFamily(
+            "jeep_host_memory_bytes",
+            "available: for new work without swapping; used: the rest of the host's memory.",
+            labels=("kind",),
+        )
+        memory = psutil.virtual_memory()
+        family.add_metric(("used",), memory.total - memory.available)
+        family.add_metric(("available",), memory.available)
+        yield family
+
+
+REGISTRY.register(HostMemory())
 
 
 class PhaseClock:

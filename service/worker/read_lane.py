@@ -134,7 +134,9 @@ class ReadLane(JobLane):
             settings=self._settings,
             work=self._store.work_folder(job.id),
         )
-        return self._find(job.kind)(task)
+        result = self._find(job.kind)(task)
+        self._store.seal_report(job.id)
+        return result
 
     def _pause(self, job_id: str) -> None:
         self._checkpoint(job_id)

@@ -1,14 +1,18 @@
-"""JSON lines that a killed process leaves whole but for the last one."""
+"""JSON lines that a killed process leaves whole but for the last one; each has its own hash."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from jeep_core.sealed import sealed, unsealed
 from service.store.files import replace
+
+log = logging.getLogger(__name__)
 
 
 class Records:
@@ -18,29 +22,33 @@ class Records:
         self._path = path
 
     def read(self) -> Iterator[dict[str, Any]]:
-        """What is there; a last line without its end is cut off."""
+        """What is there, up to a line without its end or not as written; the rest is cut off."""
         if not self._path.exists():
             return
         with self._path.open("r+b") as file:
             whole = 0
             for line in file:
-                if not line.endswith(b"\n"):
+                try:
+                    row = json.loads(unsealed(line.removesuffix(b"\n")))
+                except ValueError as error:
+                    log.error("%s is cut off after %s bytes: %s", self._path, whole, error)
                     file.truncate(whole)
                     return
                 whole += len(line)
-                yield json.loads(line)
+                yield row
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add lines durably."""
         with self._path.open("ab") as file:
-            file.write(_lines(rows))
+            file.writelines(sealed(_line(row)) + b"\n" for row in rows)
             file.flush()
             os.fsync(file.fileno())
 
-    def replace(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write the whole file: readers see the old lines or the new ones."""
-        replace(self._path, _lines(rows))
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a whole file of JSON lines: readers see the old ones or the new ones."""
+    replace(path, b"".join(_line(row) + b"\n" for row in rows))
 
 
-def _lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+def _line(row: Mapping[str, Any]) -> bytes:
+    return json.dumps(row, ensure_ascii=False).encode()

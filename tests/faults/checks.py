@@ -18,9 +18,12 @@ from service.queue import Keys
 from service.schemas import Manifest
 from service.store import Store
 from service.store.files import TEMPORARY
+from service.store.reports import HASHES
 from service.store.verify import verify
 from service.worker.tensors import get_all
 
+MOVING = (JobKind.EDIT, JobKind.REVERT)
+REPORTING = (JobKind.EVALUATION, JobKind.PROBE)
 PROMPTS = ("Town 1 lies in", "Lyon lies in")
 TOKENS = 6
 
@@ -69,9 +72,11 @@ def _assert_ended(job: Job, moves: int, made: list[Manifest], service: Service) 
     if job.status is JobStatus.SUCCEEDED:
         assert job.result is not None
         assert job.error is None
-        assert moves == job.result.get("activated", True)
+        assert moves == (job.kind in MOVING and job.result.get("activated", True))
         if job.kind is JobKind.EDIT:
             assert job.result["version"] in [version.id for version in made]
+        if job.kind in REPORTING:
+            assert (service.root / "reports" / job.id / HASHES).exists()
         return
     assert moves == 0, f"{job.id} {job.status}, and yet it moved head: {job.error}"
     if job.status is JobStatus.FAILED:
@@ -131,8 +136,10 @@ def assert_nothing_left(store: Store) -> None:
 
 def _left(store: Store) -> list[Path]:
     left = [*store.root.rglob(f".*{TEMPORARY}"), *store.root.rglob(".*.partial")]
-    for folder in ("staging", "work", "reports"):
+    for folder in ("staging", "work"):
         left += (store.root / folder).iterdir()
+    reports = (store.root / "reports").iterdir()
+    left += [path for path in reports if store.job(path.name).status is not JobStatus.SUCCEEDED]
     for mark in ("open", "cancel"):
         left += (store.root / "jobs").glob(f"*.{mark}")
     return left + sorted(

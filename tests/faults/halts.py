@@ -18,10 +18,21 @@ PHASES = ("validate", "moments", "optimise", "solve", "write", "swap")
 STEPS = ("tensors", "rename", "reflog", "record", "finish")
 """Steps between a phase's writes: before each tensor, before a version gets its name, between
 head and its reflog line, before a job's record is saved, before the queue hears of the end."""
+READING = ("read begin", "read work", "read seal", "read record", "read finish")
+"""Steps of an evaluation, a probe or a training: before its runner begins, in the middle of it,
+before the hashes of its report are written, before its record is saved, before the queue hears."""
+MOVING = ("rollback swap", "rollback reflog")
+"""Steps of a rollback: before head moves, between head and its reflog line."""
+DROPPING = ("retention drop", "retention thin")
+"""Steps of retention: before it looks once more at what it may drop, and before it says so."""
+DECODING = "decode"
+"""Before a token is written."""
 ACCEPTING = ("mark", "journal", "submit", "accepted")
 """Steps of the api while it takes a job: before and after it is marked as open, before it is
 queued, before the answer is given."""
 
+_LANES = {"edits": "", "reads": "read ", "rollback": "rollback ", "retention": "retention "}
+"""Beginnings of the threads' names, and of their places' names."""
 _PHASE_OF = {"moments": "moments", "optimise": "optimise", "write": "solve"}
 """The library's names for the parts of an edit."""
 
@@ -88,23 +99,29 @@ def _before(owner: Any, name: str, reach: Callable[..., None]) -> None:
 
 
 def in_worker(folder: Path) -> None:
-    """Let this process halt at the phases and steps of an edit."""
+    """Let this process halt at the phases and steps of its lanes, each of which is a thread."""
     from service.queue import JobQueue
-    from service.store import Store, head, versions
+    from service.store import Store, head, retention, versions
     from service.worker.control import JobControl
+    from service.worker.decode_loop import DecodeLoop
     from service.worker.edit_lane import EditLane
 
     halts = Halts(folder)
 
     def reach(place: str) -> None:
-        if threading.current_thread().name == "edits":  # a rollback moves head, too
-            halts.at(place)
+        name = threading.current_thread().name
+        lane = next((lane for thread, lane in _LANES.items() if name.startswith(thread)), None)
+        if lane is not None:
+            halts.at(f"{lane}{place}")
 
     def at(place: str) -> Callable[..., None]:
         return lambda *args, **more: reach(place)
 
     def phase(control: JobControl, name: str, done: int, total: int) -> None:
-        reach(_PHASE_OF.get(name.split()[0], ""))
+        if control.__class__ is JobControl:
+            reach(_PHASE_OF.get(name.split()[0], ""))
+        elif done > 0:
+            reach("work")
 
     def rename(place: Path) -> None:
         if place.parent.name == "staging":
@@ -119,6 +136,11 @@ def in_worker(folder: Path) -> None:
     _before(head, "append_line", at("reflog"))
     _before(Store, "save_job", at("record"))
     _before(JobQueue, "finish", at("finish"))
+    _before(Store, "work_folder", at("begin"))
+    _before(Store, "seal_report", at("seal"))
+    _before(Store, "drop_tensors", at("drop"))
+    _before(retention, "replace", at("thin"))
+    _before(DecodeLoop, "_step", lambda *args, **more: halts.at(DECODING))
 
 
 def in_api(folder: Path) -> None:

@@ -8,6 +8,7 @@ afterwards whether one was lost or done twice.
 from __future__ import annotations
 
 import contextlib
+import json
 import multiprocessing
 import multiprocessing.forkserver
 import os
@@ -71,6 +72,9 @@ HPARAMS: Mapping[str, Any] = {
 }
 """Of MEMIT on the tiny model: an edit takes about a tenth of a second."""
 PLACES = ("Peru", "Japan", "Kenya", "Spain", "Chile", "Egypt", "Italy", "Ghana")
+SUBJECTS = ("Lima", "Oslo", "Paris", "Rome", "Kyiv", "Bonn", "Quito", "Cairo", "Delhi", "Tunis")
+SUITE, CASES = "towns", "cases.json"
+READ_JOBS = ("evaluation", "trial", "probe", "training")
 T = TypeVar("T")
 
 
@@ -150,7 +154,6 @@ class Part:
     def kill(self) -> None:
         if self.alive:
             self.signal(signal.SIGKILL)
-            self.signal(signal.SIGCONT)
             self.ended()
         self.halts.let_go()
 
@@ -379,6 +382,54 @@ class Service:
         """Submit a revert, likewise."""
         key = str(uuid4())
         return self._accept(lambda: self.client.revert(edit_id, idempotency_key=key, **options))
+
+    def add_cases(self) -> None:
+        """A suite, and the same cases as a file to train on."""
+        cases = [
+            {
+                "requested_rewrite": {
+                    "prompt": "{} is a city in the country of",
+                    "subject": subject,
+                    "target_new": {"str": "Norway"},
+                    "target_true": {"str": "Peru"},
+                },
+                "paraphrase_prompts": [f"{subject} lies in"],
+                "neighborhood_prompts": ["Lyon lies in"],
+            }
+            for subject in SUBJECTS
+        ]
+        path = self.root / "training" / CASES
+        path.write_text(json.dumps(cases))
+        if SUITE not in [suite.name for suite in self.client.suites()]:
+            self.client.add_suite(SUITE, path)
+
+    def read_job(self, kind: str) -> JobOut:
+        """Submit a job that writes no version: one of `READ_JOBS`."""
+        key, client = str(uuid4()), self.client
+        submit: dict[str, Callable[[], JobOut]] = {
+            "evaluation": lambda: client.evaluate(
+                SUITE, ["base", "head"], fluency_texts=2, idempotency_key=key
+            ),
+            "trial": lambda: client.evaluate(
+                SUITE,
+                editor="memit",
+                hparams=dict(HPARAMS),
+                n_edits=[0, 2, 4],
+                fluency_texts=0,
+                idempotency_key=key,
+            ),
+            "probe": lambda: client.probe(SUITE, version="base", idempotency_key=key),
+            "training": lambda: client.train_hypernetwork(
+                "mend",
+                hparams={"layers": [2, 3], "rank": 4, "n_blocks": 1},
+                steps=6,
+                facts=3,
+                save_every=2,
+                data=CASES,
+                idempotency_key=key,
+            ),
+        }
+        return self._accept(submit[kind])
 
     def _accept(self, submit: Callable[[], JobOut]) -> JobOut:
         job = self.persist(submit)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
@@ -14,8 +15,8 @@ from typing import Any
 
 import pytest
 from checks import assert_whole
-from halts import ACCEPTING, PHASES, STEPS
-from harness import HPARAMS, Service, until
+from halts import ACCEPTING, DROPPING, MOVING, PHASES, READING, STEPS
+from harness import HPARAMS, READ_JOBS, Service, until
 
 from service.client import ApiError
 from service.jobs import JobStatus
@@ -36,7 +37,7 @@ def cramped() -> Iterator[Service]:
         mount = ["mount", "-t", "tmpfs", "-o", f"size={MEGABYTES}m", "faults", str(store)]
         subprocess.run(mount, check=True)
         try:
-            with Service(Path(folder)) as service:
+            with Service(Path(folder), JEEP_KEEP_VERSIONS=1) as service:
                 service.edited()
                 yield service
         finally:
@@ -121,6 +122,97 @@ def test_an_api_that_finds_the_disk_full_takes_a_job_or_not(cramped: Service, st
         cramped.accepted[found.id] = found
     cramped.edited()
     assert_whole(cramped)
+
+
+@pytest.mark.parametrize("kind", READ_JOBS)
+@pytest.mark.parametrize("step", READING)
+def test_a_job_that_writes_no_version_is_done_or_fails_whole(
+    cramped: Service, kind: str, step: str
+) -> None:
+    cramped.add_cases()
+    halts = cramped.halt("worker", step)
+    job = cramped.read_job(kind)
+    cramped.wait_halted(halts, step)
+    with full(cramped):
+        halts.let_go()
+        wait_while_full(cramped)
+    ended = cramped.wait(job.id)
+    if ended.status is JobStatus.FAILED:
+        assert ended.error.code in CODES, ended.error
+    else:
+        assert ended.status is JobStatus.SUCCEEDED
+    assert_whole(cramped)
+
+
+@pytest.mark.parametrize("step", MOVING)
+def test_a_rollback_that_finds_the_disk_full_is_done_or_not(cramped: Service, step: str) -> None:
+    cramped.edited()
+    before = cramped.store.head().version
+    outcome: list[Any] = []
+
+    def rolled_back() -> None:
+        try:
+            outcome.append(cramped.client.rollback("base"))
+        except ApiError as error:
+            outcome.append(error.problem)
+
+    halts = cramped.halt("worker", step)
+    asking = Thread(target=rolled_back)
+    asking.start()
+    until(halts.reached, f"the worker reaches {step!r}")
+    with full(cramped):
+        halts.let_go()
+        asking.join()
+    [found] = outcome
+    if hasattr(found, "code"):
+        assert (found.status, found.code) == (507, "disk_full")
+        assert cramped.store.head().version == before
+    else:
+        assert cramped.store.head().version == "v0"
+    assert_whole(cramped)
+    cramped.rollback(before)
+    assert_whole(cramped)
+
+
+@pytest.mark.parametrize("step", DROPPING)
+def test_retention_that_finds_the_disk_full_drops_nothing_or_all(
+    cramped: Service, step: str
+) -> None:
+    """What it has dropped is rebuilt bit for bit."""
+    for _ in range(3):
+        cramped.edited()
+    cramped.worker.stop()  # else the old versions are in memory, and stay
+    halts = cramped.halt("worker", step)
+    cramped.worker.start()
+    until(halts.reached, f"the worker reaches {step!r}")
+    with full(cramped):
+        halts.let_go()
+        wait_while_full(cramped)
+    for version in cramped.store.versions():
+        [answer] = cramped.client.generate("Lyon lies in", version.id).results
+        assert answer.version == version.id
+    assert_whole(cramped)
+
+
+def test_a_name_and_a_suite_are_refused_whole(cramped: Service, tmp_path: Path) -> None:
+    suite = tmp_path / "suite.jsonl"
+    record = {"subject": "Lima", "prompt": "{} lies in", "target_new": "Peru"}
+    suite.write_text(f"{json.dumps(record)}\n" * 1000)
+    calls: dict[str, Callable[[], object]] = {
+        "name": lambda: cramped.client.name_snapshot("mine", "base"),
+        "suite": lambda: cramped.client.add_suite("mine", suite),
+    }
+    with full(cramped):
+        for call in calls.values():
+            with pytest.raises(ApiError) as refused:
+                call()
+            assert (refused.value.problem.status, refused.value.problem.code) == (507, "disk_full")
+    assert cramped.store.names() == {}
+    assert "mine" not in [suite.name for suite in cramped.client.suites()]
+    assert_whole(cramped)
+    for call in calls.values():
+        call()
+    assert cramped.store.names() == {"mine": "v0"}
 
 
 def test_a_start_on_a_full_disk_waits_for_room(cramped: Service) -> None:

@@ -6,6 +6,7 @@ everything else goes on, and the service says what it can go back to.
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,10 +15,12 @@ from pathlib import Path
 import httpx
 import pytest
 from checks import assert_whole
-from harness import Service, until
+from harness import CASES, READ_JOBS, SUITE, Service, until
 
+from jeep_core.probe.kept import keep
 from service.client import ApiError
 from service.jobs import JobStatus
+from service.schemas import JobOut
 from service.schemas.access import Scope
 from service.settings import EXIT_CONFIG
 from service.store import Store
@@ -34,17 +37,30 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         service.client.name_snapshot("mine", made.result["version"])
         service.edited()
         service.store.create_key("me", [Scope.READ])
+        service.add_cases()
         yield service
+
+
+@pytest.fixture(scope="module")
+def read(kept: Service) -> dict[str, JobOut]:
+    """The jobs that write no version, ended."""
+    jobs = {kind: kept.wait(kept.read_job(kind).id) for kind in READ_JOBS}
+    assert {job.status for job in jobs.values()} == {JobStatus.SUCCEEDED}
+    return jobs
+
+
+def flip(path: Path, place: int) -> None:
+    """One bit of this byte is another one; doing it twice mends the file."""
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1 << random.Random(SEED).randrange(8)
+    path.write_bytes(data)
 
 
 @contextmanager
 def flipped(path: Path, place: float = 0.08) -> Iterator[None]:
     """One bit at this share of the file is another one; it is as before afterwards."""
     whole = path.read_bytes()
-    damaged = bytearray(whole)
-    bit = random.Random(SEED).randrange(8)
-    damaged[int(place * (len(whole) - 1))] ^= 1 << bit
-    path.write_bytes(damaged)
+    flip(path, int(place * (len(whole) - 1)))
     try:
         yield
     finally:
@@ -65,15 +81,11 @@ FATAL: dict[str, Callable[[Service], Path]] = {
     "format": lambda s: s.root / "format.json",
     "id": lambda s: s.root / "id.json",
     "model": lambda s: s.root / "model.json",
-    "head": lambda s: s.root / "head.json",
-    "reflog": lambda s: s.root / "reflog.jsonl",
-    "base": lambda s: manifest(s, "v0"),
 }
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(k, marks=thorough) for k in FATAL if k != "head"] + ["head"]
-)
+@thorough
+@pytest.mark.parametrize("kind", FATAL)
 def test_a_start_that_cannot_succeed_names_the_file(kept: Service, kind: str) -> None:
     path = FATAL[kind](kept)
     kept.worker.stop()
@@ -85,6 +97,70 @@ def test_a_start_that_cannot_succeed_names_the_file(kept: Service, kind: str) ->
         assert path.name in said
         assert "Traceback" not in said
         assert kept.answers()
+    assert_whole(kept)
+
+
+# ---------------------------------------------------------------- what is made anew
+
+
+@pytest.mark.parametrize(
+    ("damage", "restart"),
+    [
+        ("flipped", True),
+        pytest.param("flipped", False, marks=thorough),
+        pytest.param("gone", True, marks=thorough),
+        pytest.param("gone", False, marks=thorough),
+    ],
+)
+def test_head_is_known_from_the_reflog(kept: Service, damage: str, restart: bool) -> None:
+    path, head = kept.root / "head.json", head_of(kept)
+    size = kept.worker.log.stat().st_size
+    if damage == "flipped":
+        flip(path, 30)
+    else:
+        path.unlink()
+    if restart:
+        kept.restart("worker", "api")
+    assert kept.client.generate("Lyon lies in").results[0].version == head
+    done = kept.edited()
+    assert f"by the reflog head is {head}" in kept.worker.log.read_text()[size:]
+    assert json.loads(path.read_bytes())["version"] == done.result["version"]
+    assert_whole(kept)
+
+
+@thorough
+def test_the_base_s_manifest_is_written_again(kept: Service) -> None:
+    flip(manifest(kept, "v0"), 20)
+    kept.restart("worker", "api")
+    assert f"{manifest(kept, 'v0')} is damaged" in kept.worker.log.read_text()
+    assert kept.client.generate("Lyon lies in", "base").results[0].version == "v0"
+    kept.edited()
+    assert_whole(kept)
+
+
+@thorough
+@pytest.mark.parametrize("line", [1, -1])
+def test_with_a_damaged_reflog_everything_but_edits_goes_on(kept: Service, line: int) -> None:
+    """Whether a job has moved head already must be known; the advice is followed in the end."""
+    path, head = kept.root / "reflog.jsonl", head_of(kept)
+    lines = path.read_bytes().splitlines(keepends=True)
+    place = sum(map(len, lines[:line])) + 5
+    flip(path, place)
+    kept.restart("worker", "api")
+    failed = kept.wait(kept.edit().id)
+    assert (failed.status, failed.error.code) == (JobStatus.FAILED, "corrupt_file")
+    assert str(path) in failed.error.message
+    assert kept.client.generate("Lyon lies in").results[0].version == head
+    kept.rollback("base")
+    kept.rollback(head)
+    assert kept.client.generate("Lyon lies in").results[0].version == head
+    if line == 1:
+        flip(path, place)
+    else:  # its last line was written again
+        left = path.read_bytes().splitlines(keepends=True)
+        del left[len(lines) - 1]
+        path.write_bytes(b"".join(left))
+    kept.edited()
     assert_whole(kept)
 
 
@@ -219,7 +295,7 @@ def test_what_an_edit_is_computed_with(kept: Service) -> None:
     with flipped(base / "prefixes.json"):
         kept.edited()
         assert (base / "prefixes.json").read_bytes() == before
-    for path in sorted((base / "moments").glob("*.safetensors")):
+    for path in sorted((base / "moments").glob("**/*.safetensors")):
         with flipped(path):
             kept.restart("worker")
             failed = kept.wait(kept.edit().id)
@@ -229,3 +305,157 @@ def test_what_an_edit_is_computed_with(kept: Service) -> None:
             kept.restart("worker")
             kept.edited()
     assert_whole(kept)
+
+
+@thorough
+@pytest.mark.parametrize("suffix", ["data", "json"])
+def test_a_suite(kept: Service, suffix: str) -> None:
+    path = kept.root / "suites" / f"{SUITE}.{suffix}"
+    with flipped(path, 0.5):
+        if suffix == "data":
+            for kind in ("evaluation", "trial", "probe"):
+                failed = kept.wait(kept.read_job(kind).id)
+                assert (failed.status, failed.error.code) == (JobStatus.FAILED, "corrupt_file")
+                assert str(path) in failed.error.message
+        else:
+            refused(lambda: kept.read_job("evaluation"), path)
+            assert SUITE not in [suite.name for suite in kept.client.suites()]
+        kept.edited()
+    assert_whole(kept)
+
+
+@thorough
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("evaluation", "hashes.json"),
+        ("evaluation", "cases-0.jsonl"),
+        ("evaluation", "comparisons.jsonl"),
+        ("probe", "hashes.json"),
+        ("probe", "probe.json"),
+        ("probe", "answers.png"),
+    ],
+)
+def test_a_report(
+    kept: Service, read: dict[str, JobOut], kind: str, name: str, tmp_path: Path
+) -> None:
+    client, job = kept.client, read[kind]
+    path = kept.root / "reports" / job.id / name
+    kind_id = job.id.replace("job_", "eval_" if kind == "evaluation" else "probe_")
+    calls: dict[str, Callable[[], object]] = {
+        "cases-0.jsonl": lambda: client.evaluation_cases(kind_id, tmp_path / "cases", "base"),
+        "comparisons.jsonl": lambda: client.compare(kind_id, "base", "head"),
+        "probe.json": lambda: client.probe_result(kind_id),
+        "answers.png": lambda: client.probe_files(kind_id, tmp_path),
+    }
+    calls["hashes.json"] = calls["cases-0.jsonl" if kind == "evaluation" else "probe.json"]
+    with flipped(path, 0.5):
+        refused(calls[name], path)
+        kept.edited()
+    calls[name]()
+    assert_whole(kept)
+
+
+@thorough
+@pytest.mark.parametrize("suffix", ["safetensors", "json"])
+def test_a_network(kept: Service, read: dict[str, JobOut], suffix: str) -> None:
+    [network] = (kept.root / "base" / "hypernetworks").glob("*/mend.safetensors")
+    path = network.with_suffix(f".{suffix}")
+    layers = {"layers": [2, 3], "rank": 4, "n_blocks": 1}
+
+    def edit() -> JobOut:
+        return kept.edit(editor="mend", hparams=layers)
+
+    with flipped(path, 0.5):
+        if suffix == "json":
+            refused(edit, path)
+            refused(lambda: list(kept.client.hypernetworks()), path)
+        else:
+            failed = kept.wait(edit().id)
+            assert failed.status is JobStatus.FAILED
+            assert str(path) in failed.error.message
+        kept.edited()
+    assert kept.wait(edit().id).status is JobStatus.SUCCEEDED
+    assert_whole(kept)
+
+
+@thorough
+def test_the_kept_probe_that_auto_goes_by(kept: Service) -> None:
+    folder = kept.root / "base" / "probes"
+    [known] = list(folder.glob("*.json")) or [None]
+    model = json.loads((kept.root / "model.json").read_bytes())["model_hash"]
+    path = known or keep(folder, {"model_hash": model, "hparams": None})
+    with flipped(path, 0.5):
+        failed = kept.wait(kept.edit(hparams="auto").id)
+        assert failed.status is JobStatus.FAILED
+        assert str(path) in failed.error.message
+        kept.edited()
+    if known is None:
+        path.unlink()
+    assert_whole(kept)
+
+
+@thorough
+def test_a_file_to_train_on_is_what_it_was_when_the_job_was_accepted(kept: Service) -> None:
+    halts = kept.halt("worker", "read begin")
+    job = kept.read_job("training")
+    until(halts.reached, "the worker begins")
+    with flipped(kept.root / "training" / CASES, 0.5):
+        halts.let_go()
+        failed = kept.wait(job.id)
+        assert (failed.status, failed.error.code) == (JobStatus.FAILED, "corrupt_file")
+        assert CASES in failed.error.message
+    assert_whole(kept)
+
+
+@thorough
+def test_drafts_are_computed_again(kept: Service) -> None:
+    first = kept.edited()
+    for _ in range(2):
+        kept.edited()
+    halts = kept.halt("worker", "swap")
+    revert = kept.revert(first.result["edit_id"])
+    until(halts.reached, "the worker is about to move head")
+    kept.worker.kill()
+    drafts = sorted((kept.root / "work" / revert.id / "drafts").iterdir())
+    assert drafts
+    for draft in drafts:
+        flip(draft, 40)
+    assert kept.wait(revert.id).status is JobStatus.SUCCEEDED
+    assert f"{drafts[0]} is damaged" in kept.worker.log.read_text()
+    assert_whole(kept)
+
+
+# ---------------------------------------------------------------- versions without tensors
+
+
+@pytest.fixture(scope="module")
+def worn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service whose version v2 has lost its tensors."""
+    folder = tmp_path_factory.mktemp("thin", numbered=True)
+    with Service(folder, JEEP_KEEP_VERSIONS=1) as service:
+        for _ in range(4):
+            service.edited()
+        service.restart("worker")
+        until(lambda: thin_file(service).exists(), "the tensors of v2 are dropped")
+        yield service
+
+
+def thin_file(service: Service) -> Path:
+    return service.root / "versions" / "v2" / "thin.json"
+
+
+@thorough
+@pytest.mark.parametrize("kind", ["thin.json", "factors"])
+def test_a_version_that_cannot_be_rebuilt(worn: Service, kind: str) -> None:
+    store = worn.store
+    factor = next(ref for ref in store.version("v2").artifacts if ref.name.startswith("u."))
+    path = thin_file(worn) if kind == "thin.json" else store.tensor_file(factor.sha256)
+    with flipped(path, 0.5):
+        worn.restart("worker")
+        refused(lambda: worn.client.generate("Lyon lies in", "v2"), path)
+        refused(lambda: worn.client.rollback("v2"), path)
+        assert worn.client.generate("Lyon lies in").results[0].version == head_of(worn)
+        assert worn.client.generate("Lyon lies in", "base").results[0].version == "v0"
+    assert worn.client.generate("Lyon lies in", "v2").results[0].version == "v2"
+    assert_whole(worn)

@@ -13,9 +13,10 @@ import threading
 import time
 
 import pytest
+from answers import Answer
 from checks import assert_whole
 from halts import ACCEPTING, PHASES, STEPS
-from harness import EVERYTHING, Part, Service, until
+from harness import EVERYTHING, READ_JOBS, Part, Service, until
 
 from service.jobs import JobStatus
 
@@ -89,6 +90,7 @@ def test_an_api_that_dies_while_it_takes_a_job_takes_it_once(
 
 
 def test_random_kills(service: Service) -> None:
+    service.add_cases()
     print(f"\n{KILLS} random kills, FAULTS_SEED={SEED}")
     chance = random.Random(SEED)
     for number in range(1, KILLS + 1):
@@ -108,7 +110,10 @@ def one_kill(service: Service, chance: random.Random) -> str:
         service.forget_moments()
     asked = prepare(service, chance)
     halts = service.halt("worker", phase) if phase else None
-    jobs = [service.edit(facts=chance.randint(1, 3)) for _ in range(chance.randint(1, 2))]
+    jobs = [
+        service.edit(facts=chance.randint(1, 3), activate=last or chance.random() < 0.7)
+        for last in chance.choice([(True,), (False, True)])
+    ]
     delay = chance.uniform(0, 0.5)
     if halts is not None:
         service.wait_halted(halts, str(phase))
@@ -117,14 +122,15 @@ def one_kill(service: Service, chance: random.Random) -> str:
     if chance.random() < 0.2:
         service.cancel(jobs[-1].id)
         asked += ", a cancel"
+    answer = Answer(service)
     strike(service, victim, SIGNALS[how])
     where = phase or f"{delay:.2f} s"
-    return f"{how} {victim} at {where}{asked}"
+    return f"{how} {victim} at {where}{asked}; an answer: {answer.ended()}"
 
 
 def prepare(service: Service, chance: random.Random) -> str:
-    """Sometimes a rollback, a revert or a name goes ahead of the edits."""
-    action = chance.choice(["", "", "rollback", "revert", "name"])
+    """Sometimes a rollback, a revert, a name or a job of the other lane goes ahead of the edits."""
+    action = chance.choice(["", "", "rollback", "revert", "name", *READ_JOBS])
     client, store = service.client, service.store
     line = store.lineage(store.head().version)
     version = chance.choice(line)
@@ -135,6 +141,8 @@ def prepare(service: Service, chance: random.Random) -> str:
     elif action == "name":
         name = f"name{len(store.names())}"
         service.persist(lambda: client.name_snapshot(name, version.id))
+    elif action in READ_JOBS:
+        service.read_job(action)
     else:
         return ""
-    return f", a {action}"
+    return f", {action}"

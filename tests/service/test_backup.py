@@ -13,12 +13,13 @@ import pytest
 from builders import MakeJob, add_version, ended, move
 from typer.testing import CliRunner
 
+from jeep_core.sealed import sealed
 from service.cli import app
 from service.jobs import Job, JobStatus
 from service.store import CorruptFile, NotAStore, Store, StoreBusy
 from service.store import backup as backup_module
 from service.store.backup import UNFINISHED, BackupError, back_up, restore
-from service.store.files import locked, sealed
+from service.store.files import locked
 
 
 def commit(store: Store, value: int, job: Job | None = None) -> str:

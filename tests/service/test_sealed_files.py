@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, RootModel
 
+from jeep_core.sealed import sealed, unsealed
 from service.store import CorruptFile, StaleFence, Store
-from service.store.files import encode, read, replace, sealed, unsealed
+from service.store.files import encode, read, replace
 
 
 class Record(BaseModel):

@@ -84,6 +84,7 @@ def job(store: Store) -> Path:
 
 def write(name: str, text: str) -> Callable[[Store], Path]:
     def damage(store: Store) -> Path:
+        (store.root / name).parent.mkdir(exist_ok=True)
         (store.root / name).write_text(text)
         return store.root / name
 
@@ -123,7 +124,7 @@ DAMAGES: dict[str, tuple[Callable[[Store], Path], str]] = {
     "thin.json": (write("versions/v1/thin.json", "{"), "backup"),
     "a manifest": (write("versions/v3/manifest.json", "{"), "backup"),
     "a manifest of another version": (other_id, "backup"),
-    "head": (write("head.json", "{"), "head.json"),
+    "head": (write("head.json", "{"), "takes head from the reflog"),
     "the reflog": (write("reflog.jsonl", "{\n"), "remove the line"),
     "names": (write("names.json", '{"good": "v77"}'), "backup"),
     "names, half": (write("names.json", '{"good": '), "backup"),
@@ -139,6 +140,8 @@ DAMAGES: dict[str, tuple[Callable[[Store], Path], str]] = {
         flipped(lambda store: store.base_file("moments/one.safetensors")),
         "computed again",
     ),
+    "a kept probe": (write("base/probes/abc.json", "{"), "computed again"),
+    "a network's record": (write("base/hypernetworks/abc/mend.json", "{}"), "train it again"),
     "a network": (write("base/hypernetworks/abc/mend.safetensors", "other"), "train it again"),
 }
 

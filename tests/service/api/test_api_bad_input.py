@@ -332,7 +332,6 @@ BAD_GENERATE: dict[str, tuple[dict[str, Any], str]] = {
     "long prompt": ({"prompt": "word " * 300}, "/prompt"),
     "no room for the answer": ({"prompt": "a b c", "max_new_tokens": 255}, "/prompt"),
     "too many tokens asked": ({"prompt": "a", "max_new_tokens": 513}, "/max_new_tokens"),
-    "too many prompts": ({"prompts": ["a"] * 257}, "/prompts"),
     "unknown version": ({"prompt": "a", "version": "v7"}, "/version"),
     "one unknown version": ({"prompt": "a", "version": ["base", "gone"]}, "/version/1"),
     "no version": ({"prompt": "a", "version": []}, "/version"),

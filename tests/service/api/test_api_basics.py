@@ -44,6 +44,8 @@ def test_readiness_names_a_head_that_cannot_be_read(
     http: httpx.Client, worker: ScriptedWorker
 ) -> None:
     (worker.store.root / "head.json").write_text("{")
+    assert http.get("/readyz").status_code == 200, "the reflog says what head is"
+    (worker.store.root / "reflog.jsonl").write_text("{}\n")
     ready = http.get("/readyz")
     assert ready.status_code == 503
     assert [(e["part"], e["code"]) for e in ready.json()["errors"]] == [("head", "corrupt_file")]

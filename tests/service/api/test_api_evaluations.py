@@ -209,3 +209,38 @@ def test_the_result_comes_with_intervals(done: tuple[str, Path], client: Client)
     score = found.result.points[0].metrics["score"]
     assert (score.low, score.value, score.high) == (89, 90, 92)
     assert [item["id"] for item in client.evaluations()] == [done[0]]
+
+
+KEYED = {
+    "/evaluations": {"suite": SUITE, "versions": ["head"]},
+    "/probes": {"suite": SUITE},
+    "/hypernetworks": {"editor": "mend", "steps": 30},
+}
+
+
+@pytest.mark.parametrize("path", KEYED)
+def test_an_idempotency_key_gives_the_same_job(path: str, http: httpx.Client, model: Store) -> None:
+    headers, body = {"Idempotency-Key": "once"}, KEYED[path]
+    first, again = (http.post(path, json=body, headers=headers) for _ in range(2))
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert first.json()["id"] == again.json()["id"]
+    assert again.headers["location"] == first.headers["location"]
+    replayed = [answer.headers.get("idempotency-replayed") for answer in (first, again)]
+    assert replayed == [None, "true"]
+    assert len(list(model.jobs())) == 1
+    other = http.post(path, json={**body, "seed": 7}, headers=headers)
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
+    bad = http.post(path, json=body, headers={"Idempotency-Key": ""})
+    assert (bad.status_code, bad.json()["errors"][0]["code"]) == (422, "bad_key")
+
+
+def test_a_refused_request_leaves_its_key_free(http: httpx.Client, model: Store) -> None:
+    model.write_version(Manifest(id="v1", parent="v0", weights_sha256="1" * 64, created_at=now()))
+    headers, body = {"Idempotency-Key": "k"}, {"suite": SUITE, "versions": ["v1"]}
+    first = http.post("/evaluations", json=body, headers=headers)
+    refused = http.post(
+        "/evaluations", json={**body, "versions": ["v9"]}, headers={"Idempotency-Key": "free"}
+    )
+    assert refused.status_code == 422
+    freed = http.post("/evaluations", json=body, headers={"Idempotency-Key": "free"})
+    assert freed.json()["id"] != first.json()["id"]

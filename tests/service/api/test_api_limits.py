@@ -236,5 +236,32 @@ def test_texts_that_are_too_long_are_refused_unread(
 ) -> None:
     with serve(max_text_chars=100) as http:
         answer = http.post(path, json=body)
-    assert answer.status_code == 422
+    assert (answer.status_code, answer.json()["code"]) == (413, "over_limit")
     assert answer.json()["errors"][0]["pointer"] == pointer
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({"prompt": "a", "max_new_tokens": 6}, "/max_new_tokens"),
+        ({"prompts": ["a", "b", "c", "d"]}, "/prompts"),
+        ({"prompts": ["a", "b"], "version": ["base", "head"], "candidates": []}, None),
+        ({"prompt": "a", "candidates": ["x"] * 4}, "/candidates"),
+        ({"prompts": ["a", "one two three four five six"], "max_new_tokens": 1}, "/prompts/1"),
+    ],
+)
+def test_a_generation_over_a_limit_is_too_large(
+    body: dict[str, Any], pointer: str | None, serve: Serve, model: Store
+) -> None:
+    with serve(max_new_tokens=5, max_prompts=3, max_prompt_tokens=5) as http:
+        answer = http.post("/generate", json=body)
+    assert (answer.status_code, answer.json()["code"]) == (413, "over_limit")
+    assert answer.json()["errors"][0]["pointer"] == (pointer or "/prompts")
+
+
+def test_a_limit_and_a_mistake_are_a_mistake(serve: Serve, model: Store) -> None:
+    with serve(max_new_tokens=5) as http:
+        answer = http.post("/generate", json={"prompt": "", "max_new_tokens": 6})
+    assert answer.status_code == 422
+    codes = {error["pointer"]: error["code"] for error in answer.json()["errors"]}
+    assert codes == {"/max_new_tokens": "over_limit", "/prompt": "empty"}

@@ -314,6 +314,32 @@ class TestInterruptions:
         kept.write_bytes(whole[:-40])
         assert without_time(bench.run(job)) == nearly(expected)
 
+    @pytest.mark.parametrize("name", ["cases-0.jsonl", "texts-0.jsonl", "point-0.json"])
+    def test_a_flipped_bit_of_partial_results_is_measured_again(
+        self, bench: Bench, name: str
+    ) -> None:
+        targets = [Target(label="one", version="v0"), Target(label="two", version="v0")]
+
+        def make() -> Job:
+            return bench.job(targets=targets)
+
+        expected = self.uninterrupted(bench, make)
+        job = make()
+        work = bench.store.work_folder(job.id)
+
+        def second_target(pauses: int) -> None:
+            if (work / "cases-1.jsonl").exists():
+                raise Killed
+
+        with pytest.raises(Killed):
+            bench.run(job, second_target)
+        flipped = bytearray((work / name).read_bytes())
+        flipped[len(flipped) // 3] ^= 1
+        (work / name).write_bytes(flipped)
+        (bench.store.report_folder(job.id) / "cases-0.jsonl").write_bytes(b"")
+        assert without_time(bench.run(job)) == nearly(expected)
+        assert [row["id"] for row in bench.rows(job)] == [str(i) for i in range(6)]
+
     def test_optimised_values_are_not_computed_again(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -1,0 +1,73 @@
+"""Reports: the files that the result of a job names, with their hashes beside them.
+
+``reports/<job id>/hashes.json`` is written last, when the report is whole.  Reports of earlier
+releases have none and are read as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from service.store.errors import CorruptFile
+from service.store.files import encode, read, replace
+
+HASHES = "hashes.json"
+
+
+class ReportHashes(BaseModel):
+    """``hashes.json``: file name → SHA-256."""
+
+    files: dict[str, str]
+
+
+class Reports:
+    """The reports of a store."""
+
+    root: Path
+
+    def seal_report(self, job_id: str) -> None:
+        """Record the hashes of a report that is whole; nothing where a job has none."""
+        folder = self._report(job_id)
+        if folder.is_dir():
+            names = sorted(path.name for path in folder.iterdir() if path.name != HASHES)
+            found = {name: sha256_of(folder / name) for name in names}
+            replace(folder / HASHES, encode(ReportHashes(files=found)))
+
+    def report_file(self, job_id: str, name: str) -> Path:
+        """A file of a report, read and found to be what was written.
+
+        Raises:
+            CorruptFile: it is not, or it is missing.
+        """
+        folder = self._report(job_id)
+        hashes = read(folder / HASHES, ReportHashes)
+        what = difference(folder / name, hashes.files.get(name) if hashes else None)
+        if what:
+            raise CorruptFile(f"{folder / name} {what}")
+        return folder / name
+
+    def _report(self, job_id: str) -> Path:
+        return self.root / "reports" / job_id
+
+
+def difference(path: Path, sha256: str | None) -> str | None:
+    """What is wrong with a file that shall be there, and have this hash if one is given."""
+    try:
+        if sha256 is None:
+            path.stat()
+            return None
+        found = sha256_of(path)
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return None if found == sha256 else "is damaged: it has another hash"
+
+
+def sha256_of(path: Path) -> str:
+    """The hash of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,40 @@
+"""Worker, api and queue server die while an answer is written."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from answers import Answer
+from halts import DECODING
+from harness import PATIENCE_S, Service, until
+from test_kills import SIGNALS, VICTIMS, strike
+
+CODES = ("no_worker", "no_queue", "stopping", "worker_timeout")
+
+
+def in_ci(victim: str, how: str) -> Any:
+    marks = [] if (victim, how) == ("worker", "kill") else [pytest.mark.thorough]
+    return pytest.param(victim, how, marks=marks)
+
+
+@pytest.mark.parametrize(
+    ("victim", "how"), [in_ci(victim, how) for victim in VICTIMS for how in SIGNALS]
+)
+def test_an_answer_ends_with_its_result_or_a_reason(
+    service: Service, victim: str, how: str
+) -> None:
+    halts = service.halt("worker", DECODING)
+    answer = Answer(service)
+    until(halts.reached, "the worker decodes")
+    began = time.monotonic()
+    strike(service, victim, SIGNALS[how])
+    end = answer.ended()
+    allowed = {"worker": CODES, "server": ("result", *CODES), "api": ("result", "lost", *CODES)}
+    assert end in (*allowed[victim], *(("result",) if how == "term" else ()))
+    assert time.monotonic() - began < PATIENCE_S
+    service.wait_ready()
+    whole = Answer(service)
+    assert whole.ended() == "result"
+    assert whole.tokens

@@ -1,0 +1,45 @@
+"""Evaluations, trials, probes and trainings are killed in every step; they write no version."""
+
+from __future__ import annotations
+
+import pytest
+from halts import READING
+from harness import READ_JOBS, Service
+from test_kills import SIGNALS, strike
+
+from service.jobs import JobStatus
+
+IN_CI = {("worker", "kill", "evaluation", "read work"), ("server", "kill", "trial", "read work")}
+
+
+@pytest.fixture
+def reading(service: Service) -> Service:
+    service.add_cases()
+    return service
+
+
+def case(victim: str, how: str, kind: str, step: str) -> object:
+    marks = [] if (victim, how, kind, step) in IN_CI else [pytest.mark.thorough]
+    return pytest.param(victim, how, kind, step, marks=marks)
+
+
+@pytest.mark.parametrize(
+    ("victim", "how", "kind", "step"),
+    [case("worker", how, kind, step) for kind in READ_JOBS for step in READING for how in SIGNALS]
+    + [
+        case(victim, "kill", kind, step)
+        for kind in READ_JOBS
+        for step in ("read work", "read record")
+        for victim in ("api", "server")
+    ],
+)
+def test_whoever_dies_the_job_is_done_once(
+    reading: Service, victim: str, how: str, kind: str, step: str
+) -> None:
+    halts = reading.halt("worker", step)
+    job, edit = reading.read_job(kind), reading.edit()
+    reading.wait_halted(halts, step)
+    strike(reading, victim, SIGNALS[how])
+    for submitted in (job, edit):
+        ended = reading.wait(submitted.id)
+        assert ended.status is JobStatus.SUCCEEDED, ended.error

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -19,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
 from torch import nn
 
 from jeep_core.errors import Cancelled, JeepError
-from jeep_core.files import write_atomically
+from jeep_core.files import load_whole, save_whole, write_atomically
 from jeep_core.gradients import Pairs, batches, enter, gradient_pairs, read, shifted
 from jeep_core.hypernetworks.network import Hypernetwork, NetworkSpec
 from jeep_core.hypernetworks.storage import (
@@ -35,9 +36,11 @@ from jeep_core.hypernetworks.storage import (
 from jeep_core.hypernetworks.triples import Triple
 from jeep_core.loading import LoadedModel
 from jeep_core.positions import PromptTokens
+from jeep_core.sealed import sealed, unsealed
 from jeep_core.values import Progress
 from jeep_core.views import ModelView
 
+log = logging.getLogger(__name__)
 BATCH_ROWS = 32
 STATISTICS_ROWS = 256
 HELD_BACK = 32
@@ -258,27 +261,32 @@ class Training:
         name = f"state-{self.done}.safetensors"
         tensors = {f"network.{n}": t for n, t in self.network.state_dict().items()}
         tensors |= adam_tensors(self.adam)
-        save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()},
-                  self.folder / name)  # fmt: skip
+        whole = {n: t.detach().cpu().contiguous() for n, t in tensors.items()}
+        save_whole(self.folder / name, whole)
         state = {**self._identity(), "state": name, "history": self.history,
                  "seconds": self.seconds}  # fmt: skip
-        write_atomically(self.folder / "state.json", json.dumps(state) + "\n")
+        write_atomically(self.folder / "state.json", sealed(json.dumps(state).encode()).decode())
         for old in self.folder.glob("state-*.safetensors"):
             if old.name != name:
                 old.unlink()
 
     def _restore(self) -> bool:
+        """Go on from the checkpoint if there is one, and it is what was written."""
         path = self.folder and self.folder / "state.json"
         if not (self.folder and path and path.exists()):
             return False
-        state = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            state = json.loads(unsealed(path.read_bytes().rstrip()))
+            tensors = load_whole(self.folder / state["state"])
+        except (ValueError, KeyError, OSError, SafetensorError, JeepError) as error:
+            log.warning("the training begins anew, its checkpoint is damaged: %s", error)
+            return False
         for key, value in json.loads(json.dumps(self._identity())).items():
             if state[key] != value:
                 raise JeepError(
                     f"{self.folder} holds a training run with other {key.replace('_', ' ')}; "
                     "remove it to begin anew"
                 )
-        tensors = load_file(self.folder / state["state"])
         own = {n.removeprefix("network."): t for n, t in tensors.items() if n.startswith("network")}
         self.network.load_state_dict(own)
         restore_adam(self.adam, tensors)

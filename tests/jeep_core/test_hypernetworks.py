@@ -226,6 +226,21 @@ def test_an_interrupted_run_ends_with_the_same_network(
     assert len(list(tmp_path.glob("*.safetensors"))) == 1
 
 
+@pytest.mark.parametrize("pattern", ["state.json", "state-*.safetensors"])
+def test_a_damaged_checkpoint_is_not_continued(
+    gptj: LoadedModel, tmp_path: Path, pattern: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = training(gptj, "mend", steps=4).run().state_dict()
+    training(gptj, "mend", steps=2, save_every=1, folder=tmp_path).run()
+    [path] = tmp_path.glob(pattern)
+    data = bytearray(path.read_bytes())
+    data[-90] ^= 1
+    path.write_bytes(data)
+    again = training(gptj, "mend", steps=4, folder=tmp_path).run().state_dict()
+    assert "begins anew" in caplog.text
+    assert all(torch.equal(tensor, again[name]) for name, tensor in whole.items())
+
+
 def test_a_checkpoint_of_another_run_is_not_continued(gptj: LoadedModel, tmp_path: Path) -> None:
     training(gptj, "mend", steps=2, save_every=1, folder=tmp_path).run()
     with pytest.raises(JeepError, match="other settings"):

@@ -181,6 +181,7 @@ class Worker:
             busy=views.in_use,
             lost=lambda: lease.lost.is_set() or store.is_replaced(),
             give_way=gate.another_turn(self.settings.read_share).take,
+            look=lambda: load_mended_head(store, views),
         )
 
     def _lane(self, body: Callable[[], None], count: int) -> None:
@@ -240,6 +241,14 @@ def load_head(store: Store, views: VersionViews) -> None:
         views.get(store.head().version)
     except StoreError as error:
         log.error("head cannot be served, roll back to another version: %s", error)
+
+
+def load_mended_head(store: Store, views: VersionViews) -> None:
+    """Try a head again that was damaged: it may have been mended, and who waits for the worker
+    to be ready asks for nothing.
+    """
+    if store.head().version in views.damaged():
+        load_head(store, views)
 
 
 def has_corpus(model: str, settings: Settings) -> bool:

@@ -43,7 +43,7 @@ class Keeper:
     """Keeps the store within what retention asks for.
 
     ``busy`` gives the versions that are in memory; ``lost`` says whether another worker has taken
-    over; ``give_way`` waits while something is decoded.
+    over; ``give_way`` waits while something is decoded; ``look`` is called before every round.
     """
 
     def __init__(
@@ -54,9 +54,10 @@ class Keeper:
         busy: Callable[[], Collection[str]] = tuple,
         lost: Callable[[], bool] = lambda: False,
         give_way: Callable[[], None] = lambda: None,
+        look: Callable[[], None] = lambda: None,
     ) -> None:
         self._base, self._store, self._newest = base, store, newest
-        self._busy, self._lost, self._give_way = busy, lost, give_way
+        self._busy, self._lost, self._give_way, self._look = busy, lost, give_way, look
         self._writes, self._due = threading.Lock(), threading.Event()
         self._unfit: set[str] = set()
         self.stop = threading.Event()
@@ -71,6 +72,7 @@ class Keeper:
             self._due.clear()
             began = time.monotonic()
             try:
+                self._look()
                 self.collect()
             except Interrupted:
                 continue

@@ -14,7 +14,8 @@ from jeep_core.views import ModelView
 from service.jobs import now
 from service.schemas import Manifest
 from service.store import CorruptTensor, Store, UnknownVersion
-from service.worker import tensors
+from service.worker import retention, tensors
+from service.worker.process import load_head, load_mended_head
 from service.worker.versions import VersionViews
 
 
@@ -147,3 +148,33 @@ def test_what_is_kept_of_many_edits_holds_no_file_open(filled: Store) -> None:
     read = [cache.get(ref) for ref in refs]
     assert [float(tensor[0, 0]) for tensor in read] == list(range(40))
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_head_that_was_mended_is_ready_by_itself(
+    filled: Store, base: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled.move_head("v1", expected="v0", job_id=None, fence=0, who="w", why="test")
+    [ref] = filled.version("v1").tensors
+    path, views = filled.tensor_file(ref.sha256), VersionViews(base, filled)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    load_head(filled, views)
+    assert views.damaged() == ["v1"]
+    monkeypatch.setattr(retention, "EVERY_S", 0.0)
+    monkeypatch.setattr(retention, "LOOK_S", 0.01)
+    looks: list[int] = []
+
+    def look() -> None:
+        load_mended_head(filled, views)
+        looks.append(len(views.damaged()))
+        if len(looks) == 2:
+            path.write_bytes(whole)
+        if looks[-1] == 0:
+            keeper.stop.set()
+
+    keeper = retention.Keeper(base, filled, newest=9, look=look)
+    thread = threading.Thread(target=keeper.run)
+    thread.start()
+    thread.join(30)
+    assert looks == [1, 1, 0]
+    assert views.ready("v1") is not None

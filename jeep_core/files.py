@@ -68,12 +68,12 @@ def _digest(tensors: Mapping[str, torch.Tensor], record: str) -> str:
     return digest.hexdigest()
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file aside, flush it to disk and put it in place."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file aside, flush it to disk and put it in place."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
-            file.write(text.encode())
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

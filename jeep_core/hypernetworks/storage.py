@@ -72,12 +72,10 @@ def save_network(network: Hypernetwork, path: Path, record: Mapping[str, Any]) -
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     data = save(tensors)
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(data)
     head = {"format": FORMAT, "network": spec_record(network.spec), "sha256": _sha256(data)}
     text = json.dumps({**head, **record}, indent=1)
-    write_atomically(path.with_suffix(".json"), sealed(text.encode()).decode())
-    partial.replace(path)
+    write_atomically(path.with_suffix(".json"), sealed(text.encode()))
+    write_atomically(path, data)
 
 
 def load_network(

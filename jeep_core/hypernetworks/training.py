@@ -265,7 +265,7 @@ class Training:
         save_whole(self.folder / name, whole)
         state = {**self._identity(), "state": name, "history": self.history,
                  "seconds": self.seconds}  # fmt: skip
-        write_atomically(self.folder / "state.json", sealed(json.dumps(state).encode()).decode())
+        write_atomically(self.folder / "state.json", sealed(json.dumps(state).encode()))
         for old in self.folder.glob("state-*.safetensors"):
             if old.name != name:
                 old.unlink()

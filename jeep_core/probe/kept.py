@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jeep_core.errors import JeepError
+from jeep_core.files import write_atomically
 from jeep_core.sealed import sealed, unsealed
 
 
@@ -16,9 +16,7 @@ def keep(folder: Path, record: Mapping[str, Any]) -> Path:
     """Write a probe's record where ``kept`` finds it, in place of an earlier one."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{record['model_hash']}.json"
-    aside = path.with_suffix(f".{os.getpid()}.tmp")
-    aside.write_bytes(sealed(json.dumps(record).encode()))
-    aside.replace(path)
+    write_atomically(path, sealed(json.dumps(record).encode()))
     return path
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from service.store.errors import CorruptFile
-from service.store.files import encode, read, replace
+from service.store.files import TEMPORARY, encode, read, replace
 
 HASHES = "hashes.json"
 
@@ -32,6 +32,8 @@ class Reports:
         """Record the hashes of a report that is whole; nothing where a job has none."""
         folder = self._report(job_id)
         if folder.is_dir():
+            for left in folder.glob(f".*{TEMPORARY}"):  # by an attempt that was killed
+                left.unlink()
             names = sorted(path.name for path in folder.iterdir() if path.name != HASHES)
             found = {name: sha256_of(folder / name) for name in names}
             replace(folder / HASHES, encode(ReportHashes(files=found)))

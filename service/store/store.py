@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
 from functools import cached_property
@@ -27,6 +28,8 @@ from service.store.retention import Retention
 log = logging.getLogger(__name__)
 
 FORMAT = 1
+PARTIAL = ".partial"
+"""Suffix of what ``jeep_core.files`` is writing."""
 _FOLDERS = (
     "model", "base", "versions", "tensors", "jobs", "idempotency", "valkey", "locks", "staging",
     "work", "reports", "suites", "training", "keys",
@@ -175,15 +178,18 @@ class Store(Retention, Reports, ApiKeys, AuditLog):
         leftovers += [p for p in (self.root / "reports").iterdir() if self._is_orphan(p.name)]
         leftovers += self._unreferenced_tensors()
         oldest = time.time() - _ABANDONED_S
-        for folder in (self.root, *(self.root / name for name in _FOLDERS)):
-            stale = folder.glob(f".*{TEMPORARY}")
-            leftovers += [p for p in stale if p.lstat().st_mtime < oldest]
-        halves = (self.root / "base").rglob(".*.partial")  # as jeep_core.files names them
-        leftovers += [p for p in halves if p.lstat().st_mtime < oldest]
+        leftovers += [path for path in self._unfinished() if _is_older(path, oldest)]
         marks = ((self.root / "jobs").glob(f"*.{mark}") for mark in ("open", "cancel"))
         alone = (p for some in marks for p in some if not p.with_suffix(".json").exists())
         leftovers += [p for p in alone if p.lstat().st_mtime < oldest]
         return _remove(leftovers) + self._forget_keys() + self._forget_marks()
+
+    def _unfinished(self) -> Iterator[Path]:
+        """Files that somebody is writing, or was; folders may vanish meanwhile."""
+        for folder, _, names in os.walk(self.root):
+            for name in names:
+                if name.startswith(".") and name.endswith((TEMPORARY, PARTIAL)):
+                    yield Path(folder, name)
 
     def _is_orphan(self, job_id: str) -> bool:
         """Whether no job with this id runs or has succeeded; an unreadable record may be one's."""
@@ -214,6 +220,13 @@ class Store(Retention, Reports, ApiKeys, AuditLog):
         if not path.is_relative_to((self.root / folder).resolve()):
             raise ValueError(f"{name!r} leads out of the store")
         return path
+
+
+def _is_older(path: Path, moment: float) -> bool:
+    try:
+        return path.lstat().st_mtime < moment
+    except FileNotFoundError:  # its writer has just put it into place
+        return False
 
 
 def _remove(paths: Sequence[Path]) -> int:

@@ -50,6 +50,13 @@ class TestReports:
         other = {"cases.jsonl": "plot.png", "plot.png": "cases.jsonl"}[name]
         assert based.report_file(JOB, other)
 
+    def test_what_a_killed_attempt_left_is_no_part_of_it(self, based: Store, report: Path) -> None:
+        (report / ".plot.png.123.tmp").touch()
+        based.seal_report(JOB)
+        assert sorted(path.name for path in report.iterdir()) == [
+            "cases.jsonl", HASHES, "plot.png",
+        ]  # fmt: skip
+
     def test_damaged_hashes_are_named(self, based: Store, report: Path) -> None:
         damaged(report / HASHES)
         with pytest.raises(CorruptFile, match=HASHES):

@@ -220,8 +220,15 @@ class TestSweep:
             based.read_tensor(lost)
         assert based.version(version).tensors == [kept]
 
-    def test_what_another_process_is_just_writing_is_left_alone(self, based: Store) -> None:
-        young, old = (based.root / "jobs" / name for name in (".a.json.1.tmp", ".b.json.2.tmp"))
+    @pytest.mark.parametrize(
+        "folder", ["jobs", "versions/v0", "base/probes", "suites", "model", "keys"]
+    )
+    def test_what_another_process_is_just_writing_is_left_alone(
+        self, based: Store, folder: str
+    ) -> None:
+        place = based.root / folder
+        place.mkdir(exist_ok=True)
+        young, old = (place / name for name in (".a.json.1.tmp", ".b.json.2.tmp"))
         young.touch()
         old.touch()
         os.utime(old, (0, 0))

@@ -278,7 +278,7 @@ class Training:
         try:
             state = json.loads(unsealed(path.read_bytes().rstrip()))
             tensors = load_whole(self.folder / state["state"])
-        except (ValueError, KeyError, OSError, SafetensorError, JeepError) as error:
+        except (ValueError, KeyError, FileNotFoundError, SafetensorError, JeepError) as error:
             log.warning("the training begins anew, its checkpoint is damaged: %s", error)
             return False
         for key, value in json.loads(json.dumps(self._identity())).items():

@@ -177,9 +177,9 @@ def _journaled(state: ApiState, body: EvaluationRequest, key: str | None) -> tup
         StoreFull: there is no room for another job.
     """
     model = state.models.get()
-    suite = suite_info(Suites(state.store.root), body.suite)
 
     def payload(job_id: str) -> EvaluationPayload:
+        suite = suite_info(Suites(state.store.root), body.suite)
         made = EvaluationPayload(
             evaluation_id=PREFIX + job_id.removeprefix("job_"),
             suite=suite.name,

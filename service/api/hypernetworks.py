@@ -112,29 +112,32 @@ def _journaled(
         ApiProblem: 422 with a pointer per wrong field, 429 if too many jobs wait.
         StoreFull: there is no room for another job.
     """
-    problems: list[FieldProblem] = []
-    preset: str | None = None
-    hparams: dict[str, Any] = {}
-    try:
-        preset, hparams = _hparams(body, model)
-    except InvalidHParams as error:
-        problems += error.problems
-    try:
-        _check_data(body, model, training_folder(state.store))
-    except InvalidHParams as error:
-        problems += error.problems
-    if problems:
-        raise invalid(from_fields(problems))
-    payload = HypernetworkPayload(
-        editor=body.editor,
-        preset=preset,
-        hparams=hparams,
-        options=TrainingOptions(**body.model_dump(include=set(TrainingOptions.model_fields))),
-        data=body.data,
-        data_sha256=body.data and data_hash(training_folder(state.store) / body.data),
-    )
+
+    def payload(_: str) -> HypernetworkPayload:
+        problems: list[FieldProblem] = []
+        preset: str | None = None
+        hparams: dict[str, Any] = {}
+        try:
+            preset, hparams = _hparams(body, model)
+        except InvalidHParams as error:
+            problems += error.problems
+        try:
+            _check_data(body, model, training_folder(state.store))
+        except InvalidHParams as error:
+            problems += error.problems
+        if problems:
+            raise invalid(from_fields(problems))
+        return HypernetworkPayload(
+            editor=body.editor,
+            preset=preset,
+            hparams=hparams,
+            options=TrainingOptions(**body.model_dump(include=set(TrainingOptions.model_fields))),
+            data=body.data,
+            data_sha256=body.data and data_hash(training_folder(state.store) / body.data),
+        )
+
     said = {"hypernetwork": body.model_dump(mode="json")}
-    return journaled(state, JobKind.HYPERNETWORK, lambda _: payload, key, said)
+    return journaled(state, JobKind.HYPERNETWORK, payload, key, said)
 
 
 def _hparams(body: HypernetworkRequest, model: PublishedModel) -> tuple[str | None, dict[str, Any]]:

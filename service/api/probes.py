@@ -152,20 +152,20 @@ def _journaled(state: ApiState, body: ProbeRequest, key: str | None) -> tuple[Jo
             store is full.
     """
     model = state.models.get()
-    facts = None
-    if body.facts is not None:
-        check_count(len(body.facts), state.settings.max_facts)
-        errors = fact_errors(body.facts, state.settings)
-        if errors:
-            raise invalid(errors, "invalid_facts")
-        facts = _checked(body.facts, model)
-    elif body.suite is not None:
-        suite_info(Suites(state.store.root), body.suite)
-    elif model.info.model not in atlas.MODELS:
-        message = "give a suite or facts: this model has no bundled suite"
-        raise invalid([field_error("/suite", "missing", message)])
 
     def payload(job_id: str) -> ProbePayload:
+        facts = None
+        if body.facts is not None:
+            check_count(len(body.facts), state.settings.max_facts)
+            errors = fact_errors(body.facts, state.settings)
+            if errors:
+                raise invalid(errors, "invalid_facts")
+            facts = _checked(body.facts, model)
+        elif body.suite is not None:
+            suite_info(Suites(state.store.root), body.suite)
+        elif model.info.model not in atlas.MODELS:
+            message = "give a suite or facts: this model has no bundled suite"
+            raise invalid([field_error("/suite", "missing", message)])
         try:
             version = state.store.resolve(body.version)
         except UnknownVersion as error:

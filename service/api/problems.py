@@ -31,9 +31,9 @@ PROBLEM = "jeep.problem"
 """Where the ASGI scope of a request keeps the code of the problem that ended it."""
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER = 2
+"""Seconds after which a 503 is worth another try."""
 FULL = {"Retry-After": "60"}
 """Retention and the end of other jobs may make room; a minute is soon enough to ask again."""
-"""Seconds after which a 503 is worth another try."""
 
 STORE_PROBLEMS: dict[type[StoreError], tuple[int, str]] = {
     UnknownVersion: (404, "unknown_version"),

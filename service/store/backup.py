@@ -161,7 +161,9 @@ class _Copy:
         self._add(*_names(root, "jobs"), *_names(root, "idempotency"))
         owned = self._with_owners(())
         with locked(root / "locks" / "head"):
-            head = self._store.head()
+            head = read(root / "head.json", Head)
+            if head is None:
+                raise BackupError("head.json is missing: start the worker, which makes it anew")
             self._add(*_POINTERS)
             # while head stands still: no record may say that a later commit succeeded
             versions = self._with_owners(owned)

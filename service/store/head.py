@@ -19,7 +19,6 @@ from service.store.errors import (
     HeadMoved,
     NameTaken,
     StaleFence,
-    StoreError,
     UnknownVersion,
 )
 from service.store.files import append_line, encode, locked, read, replace
@@ -103,7 +102,7 @@ class Pointers(Versions):
         """Write ``v0`` and head unless they are there; WrongModel if made from other weights."""
         base = super().create_base(weights_sha256)
         with locked(self.root / "locks" / "head"):
-            if not (self.root / "head.json").exists() and self._last_move() is None:
+            if self._is_new():
                 self._commit(Move(when=now(), who="store", previous=None, to=BASE, why="base"), 0)
         return base
 
@@ -117,29 +116,47 @@ class Pointers(Versions):
             head = read(self.root / "head.json", Head)
         except CorruptFile as error:
             return self._head_of_reflog(error)
-        return head or self._head_of_reflog(UnknownVersion("head"))
+        if head is not None:
+            return head
+        if self._is_new():
+            raise UnknownVersion("head")
+        return self._head_of_reflog(CorruptFile(f"{self.root / 'head.json'} is missing"))
 
-    def _head_of_reflog(self, error: StoreError) -> Head:
+    def _is_new(self) -> bool:
+        """Whether head has never been written: no edit has been made, either."""
+        files = (self.root / name for name in ("head.json", "reflog.jsonl"))
+        return not any(path.exists() for path in files) and max(self._numbers(), default=0) == 0
+
+    def _head_of_reflog(self, error: CorruptFile) -> Head:
         """Head by the reflog's last line; ``error`` if that is damaged, too, or there is none.
 
         The fence is not in the reflog: the lease's own counter has to do.
         """
         move = self._last_move()
         if move is None:
-            raise error
-        if str(error) not in self._said:
-            self._said.add(str(error))
-            log.error("head.json is lost (%s): by the reflog head is %s", error, move.to)
+            raise CorruptFile(f"{error}, and the reflog's last line cannot be read") from None
+        self._say_once(f"head.json is lost ({error}): by the reflog head is {move.to}")
         return Head(version=move.to, job_id=move.job_id, fence=self._fence or 0, move=move)
 
     def _last_move(self) -> Move | None:
         """The reflog's last whole line, None if it cannot be read or there is none."""
+        lines = self._lines()
+        return _parsed(lines[-1]) if lines else None
+
+    def _say_once(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            log.error("%s", message)
+
+    def _lines(self) -> list[bytes]:
+        """The whole lines of the reflog."""
         path = self.root / "reflog.jsonl"
-        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
         try:
-            return Move.model_validate_json(unsealed(lines[-1])) if lines else None
-        except ValueError:
-            return None
+            return path.read_bytes().split(b"\n")[:-1]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise CorruptFile(f"{path} cannot be read: {error.strerror}") from None
 
     def move_head(
         self, to: str, *, expected: str, job_id: str | None, fence: int, who: str, why: str
@@ -165,10 +182,16 @@ class Pointers(Versions):
             replace(self.root / "head.json", encode(head))
             append_line(self.root / "reflog.jsonl", encode(move))
         except OSError as error:  # a full disk; the next commit or start completes the reflog
-            if self.head() != head:
+            if not self._is_written(head):
                 raise
             log.error("%s is head; its reflog line is written later: %s", move.to, error)
         return head
+
+    def _is_written(self, head: Head) -> bool:
+        try:
+            return read(self.root / "head.json", Head) == head
+        except CorruptFile:
+            return False
 
     def repair_reflog(self) -> None:
         """Complete the reflog if a crash came between the commit and its line."""
@@ -188,23 +211,29 @@ class Pointers(Versions):
 
     def reflog(self) -> list[Move]:
         """Every move of head, oldest first."""
-        path = self.root / "reflog.jsonl"
-        text = path.read_bytes() if path.exists() else b""
-        try:
-            return [Move.model_validate_json(unsealed(line)) for line in text.split(b"\n")[:-1]]
-        except ValueError:
-            message = f"{path} has a line that is damaged; it can be removed, head is not in it"
-            raise CorruptFile(message) from None
+        moves, path = [_parsed(line) for line in self._lines()], self.root / "reflog.jsonl"
+        if None in moves:
+            message = f"{path} has a damaged line, number {moves.index(None) + 1}"
+            raise CorruptFile(f"{message}: jeep store verify says what can be done")
+        return [move for move in moves if move is not None]
 
     def move_of(self, job_id: str) -> Move | None:
         """The move of head that a job has made; a job makes one at most."""
-        moves = (self.head().move, *self.reflog())  # the reflog's last line may be missing
-        return next((move for move in moves if move.job_id == job_id), None)
+        last = self.head().move  # its line may be missing in the reflog
+        if last.job_id == job_id:
+            return last
+        return next((move for move in self.reflog() if move.job_id == job_id), None)
 
     def committed(self) -> set[str]:
-        """The versions that are or were head, and all that these are built on."""
+        """The versions that are or were head, and all that these are built on.
+
+        Lines of the reflog that cannot be read are passed over: what they name keeps its tensors.
+        """
         found: set[str] = set()
-        for tip in {self.head().version, *(move.to for move in self.reflog())}:
+        moves = [_parsed(line) for line in self._lines()]
+        if None in moves:
+            self._say_once(f"{self.root / 'reflog.jsonl'} has a line that cannot be read")
+        for tip in {self.head().version, *(move.to for move in moves if move is not None)}:
             version: str | None = tip
             while version is not None and version not in found:
                 found.add(version)
@@ -239,3 +268,11 @@ class Pointers(Versions):
             return self.version(version_id).id
         except UnknownVersion:
             raise UnknownVersion(ref) from None
+
+
+def _parsed(line: bytes) -> Move | None:
+    """A line of the reflog, None if it is not what was written."""
+    try:
+        return Move.model_validate_json(unsealed(line))
+    except ValueError:
+        return None

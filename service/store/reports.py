@@ -38,6 +38,10 @@ class Reports:
             found = {name: sha256_of(folder / name) for name in names}
             replace(folder / HASHES, encode(ReportHashes(files=found)))
 
+    def unseal_report(self, job_id: str) -> None:
+        """Forget the hashes of a report that is about to be written again."""
+        (self._report(job_id) / HASHES).unlink(missing_ok=True)
+
     def report_file(self, job_id: str, name: str) -> Path:
         """A file of a report, read and found to be what was written.
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -186,7 +187,9 @@ class Store(Retention, Reports, ApiKeys, AuditLog):
 
     def _unfinished(self) -> Iterator[Path]:
         """Files that somebody is writing, or was; folders may vanish meanwhile."""
-        for folder, _, names in os.walk(self.root):
+        ours = (self.root / name for name in _FOLDERS if name not in ("training", "valkey"))
+        walks = ([next(os.walk(self.root))], *map(os.walk, ours))
+        for folder, _, names in chain.from_iterable(walks):
             for name in names:
                 if name.startswith(".") and name.endswith((TEMPORARY, PARTIAL)):
                     yield Path(folder, name)

@@ -86,6 +86,8 @@ class Suites:
     def add(self, upload: Upload, info: SuiteInfo) -> tuple[SuiteInfo, bool]:
         """Give a checked upload its name; False if the same suite had it already.
 
+        A file of that suite that is damaged is replaced.
+
         Raises:
             SuiteTaken: another suite has the name.
         """
@@ -94,12 +96,17 @@ class Suites:
             if known is not None:
                 if (known.sha256, known.format) != (info.sha256, info.format):
                     raise SuiteTaken(info.name)
+                if difference(self._path(info.name, "data"), known.sha256):
+                    self._put(upload, info.name)
                 return known, False
-            upload.close()
-            upload.path.rename(self._path(info.name, "data"))
-            fsync_folder(self._folder)
+            self._put(upload, info.name)
             create(self._path(info.name, "json"), encode(info))
             return info, True
+
+    def _put(self, upload: Upload, name: str) -> None:
+        upload.close()
+        upload.path.rename(self._path(name, "data"))
+        fsync_folder(self._folder)
 
     def get(self, name: str) -> SuiteInfo:
         """The record of a suite.
@@ -132,7 +139,7 @@ class Suites:
         path = self._path(name, "data")
         what = difference(path, self.get(name).sha256)
         if what:
-            raise CorruptFile(f"{path} {what}: remove both files of the suite and upload it again")
+            raise CorruptFile(f"{path} {what}: upload the suite again")
         return path
 
     def _info(self, name: str) -> SuiteInfo | None:

@@ -6,6 +6,7 @@ Works on a store in use.  Weights are compared with the model's when the worker 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -183,10 +184,16 @@ class _Check:
 
     def _pointers(self) -> None:
         path = self._root / "head.json"
-        advice = (
-            "start the worker: it takes head from the reflog; then see that head is the version "
-            "meant, and roll back if it is not"
-        )
+        advice, line_advice = FROM_BACKUP, FROM_BACKUP
+        with suppress(StoreError):
+            self._store.head()
+            advice = (
+                "start the worker: it takes head from the reflog; then see that head is the "
+                "version meant, and roll back if it is not"
+            )
+            line_advice = (
+                "remove the line that cannot be read: the reflog is a record, head is not in it"
+            )
         head = self._parsed(path, Head, advice)
         if head is None and self._manifests and not path.exists():
             self._find(path, "is missing", advice)
@@ -199,10 +206,7 @@ class _Check:
                 what = f"names {', '.join(unknown)}, which are not there"
                 self._find(self._root / "reflog.jsonl", what, FROM_BACKUP)
         except StoreError as error:
-            advice = (
-                "remove the line that cannot be read: the reflog is a record, head is not in it"
-            )
-            self._find(self._root / "reflog.jsonl", str(error), advice)
+            self._find(self._root / "reflog.jsonl", str(error), line_advice)
         names = self._parsed(self._root / "names.json", Names, FROM_BACKUP)
         for name, version in (names.root if names else {}).items():
             if version not in self._manifests:

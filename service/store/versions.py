@@ -85,7 +85,7 @@ class Versions(Tensors):
     def create_base(self, weights_sha256: str) -> Manifest:
         """Write ``v0`` once; :class:`WrongModel` if it was made from other weights.
 
-        A damaged one is written anew: all that it says is known from the model.
+        A damaged one is written anew: all that it says but its date is known from the model.
         """
         base = Manifest(id=BASE, weights_sha256=weights_sha256, created_at=now())
         try:

@@ -134,6 +134,7 @@ class ReadLane(JobLane):
             settings=self._settings,
             work=self._store.work_folder(job.id),
         )
+        self._store.unseal_report(job.id)
         result = self._find(job.kind)(task)
         self._store.seal_report(job.id)
         return result

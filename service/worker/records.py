@@ -29,7 +29,9 @@ class Records:
             whole = 0
             for line in file:
                 try:
-                    row = json.loads(unsealed(line.removesuffix(b"\n")))
+                    if not line.endswith(b"\n"):
+                        raise ValueError("its last line has no end")
+                    row = json.loads(unsealed(line[:-1]))
                 except ValueError as error:
                     log.error("%s is cut off after %s bytes: %s", self._path, whole, error)
                     file.truncate(whole)

@@ -84,8 +84,9 @@ FATAL: dict[str, Callable[[Service], Path]] = {
 }
 
 
-@thorough
-@pytest.mark.parametrize("kind", FATAL)
+@pytest.mark.parametrize(
+    "kind", ["format", *(pytest.param(kind, marks=thorough) for kind in FATAL if kind != "format")]
+)
 def test_a_start_that_cannot_succeed_names_the_file(kept: Service, kind: str) -> None:
     path = FATAL[kind](kept)
     kept.worker.stop()
@@ -151,6 +152,7 @@ def test_with_a_damaged_reflog_everything_but_edits_goes_on(kept: Service, line:
     assert (failed.status, failed.error.code) == (JobStatus.FAILED, "corrupt_file")
     assert str(path) in failed.error.message
     assert kept.client.generate("Lyon lies in").results[0].version == head
+    assert head in [version.id for version in kept.client.snapshots()]
     kept.rollback("base")
     kept.rollback(head)
     assert kept.client.generate("Lyon lies in").results[0].version == head

@@ -27,6 +27,7 @@ from jeep_core.hypernetworks.storage import create_network, network_path, spec_o
 from jeep_core.hypernetworks.training import Training, TrainingSettings
 from jeep_core.hypernetworks.triples import atlas_cases, triples_of
 from jeep_core.loading import LoadedModel
+from jeep_core.sealed import unsealed
 from jeep_core.train_hypernetwork import main, train_network
 from jeep_core.views import ModelView
 
@@ -323,7 +324,7 @@ def test_a_network_for_other_hyper_parameters_is_no_network(
         edit(gptj, cases()[:1], "mend", hparams={**HPARAMS, "rank": 9}, hypernetworks=tmp_path)
     other = network_path(tmp_path, gptj, "malmen")
     shutil.copy(path, other)
-    record = json.loads(path.with_suffix(".json").read_text())
+    record = json.loads(unsealed(path.with_suffix(".json").read_bytes()))
     record["network"]["editor"] = "malmen"
     other.with_suffix(".json").write_text(json.dumps(record))
     with pytest.raises(JeepError, match="not a network for malmen"):

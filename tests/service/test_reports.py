@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,9 @@ from builders import add_version, move
 
 from service.jobs import now
 from service.schemas.evaluation import SuiteInfo
-from service.store import CorruptFile, Store, UnknownVersion
+from service.store import CorruptFile, Store, is_disk_full
+from service.store import head as head_module
+from service.store.backup import BackupError, back_up
 from service.store.reports import HASHES
 from service.store.suites import Suites
 from service.store.verify import verify
@@ -88,9 +91,13 @@ class TestSuites:
     def test_a_damaged_file_is_named(self, suites: Suites, based: Store) -> None:
         path = suites.path("mine")
         damaged(path)
-        with pytest.raises(CorruptFile, match=r"mine\.data is damaged: .* upload it again"):
+        with pytest.raises(CorruptFile, match=r"mine\.data is damaged: .* upload the suite again"):
             suites.path("mine")
         assert suites.path("other")
+        with suites.upload() as upload:
+            upload.write(b'{"subject": "Lima"}\n' * 9)
+            assert suites.add(upload, info("mine", upload.sha256))[1] is False
+        assert suites.path("mine").read_bytes().count(b"Lima") == 9
         assert [suite.name for suite in suites.all()] == ["mine", "other"]
 
     def test_a_damaged_record_hides_no_other_suite(self, suites: Suites, based: Store) -> None:
@@ -150,11 +157,54 @@ class TestHead:
         damaged(moved.root / "head.json")
         lines = (moved.root / "reflog.jsonl").read_bytes().splitlines(keepends=True)
         (moved.root / "reflog.jsonl").write_bytes(b"".join([*lines[:-1], b"{}\n"]))
-        with pytest.raises(CorruptFile, match=r"head\.json"):
-            moved.head()
-        (moved.root / "head.json").unlink()
-        with pytest.raises(UnknownVersion):
-            moved.head()
+        advice = {one.path: one.advice for one in verify(moved).findings}
+        assert set(advice) == {"head.json", "reflog.jsonl"}
+        assert all("backup" in one for one in advice.values())
+        weights = moved.version("v0").weights_sha256
+        for what in ("is damaged", "is missing"):
+            with pytest.raises(CorruptFile, match=rf"head\.json {what}.*last line"):
+                moved.head()
+            with pytest.raises(CorruptFile, match=rf"head\.json {what}"):
+                Store.open(moved.root).repair_reflog()
+            (moved.root / "head.json").unlink(missing_ok=True)
+        Store.open(moved.root).create_base(weights)
+        assert not (moved.root / "head.json").exists(), "the base was made head"
+
+    def test_a_job_that_is_head_is_found_in_a_damaged_reflog(self, moved: Store) -> None:
+        path = moved.root / "reflog.jsonl"
+        path.write_bytes(path.read_bytes().replace(b'"v1"', b'"v7"', 1))
+        found = moved.move_of("job_1")
+        assert found is not None
+        assert found.to == "v2"
+        with pytest.raises(CorruptFile):
+            moved.move_of("job_2")
+        assert moved.committed() == {"v0", "v2"}
+
+    def test_a_first_start_on_a_full_disk_says_so(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        replace = head_module.replace
+
+        def full(path: Path, data: bytes) -> None:
+            if path.name == "head.json":
+                raise OSError(errno.ENOSPC, "No space left on device")
+            replace(path, data)
+
+        monkeypatch.setattr(head_module, "replace", full)
+        with pytest.raises(OSError, match="No space") as error:
+            store.create_base("0" * 64)
+        assert is_disk_full(error.value)
+        monkeypatch.undo()
+        store.create_base("0" * 64)
+        assert store.head().version == "v0"
+
+    @pytest.mark.parametrize("damage", [damaged, Path.unlink])
+    def test_a_lost_file_is_not_backed_up(
+        self, moved: Store, damage: Callable[[Path], None], tmp_path: Path
+    ) -> None:
+        damage(moved.root / "head.json")
+        with pytest.raises((CorruptFile, BackupError), match=r"head\.json is"):
+            back_up(moved, tmp_path / "backup")
 
     def test_a_damaged_line_of_the_reflog_does_not_keep_head_from_moving(
         self, moved: Store
@@ -163,7 +213,7 @@ class TestHead:
         path.write_bytes(path.read_bytes().replace(b'"v1"', b'"v7"', 1))
         move(moved, "v1", expected="v2", fence=3)
         assert moved.head().version == "v1"
-        with pytest.raises(CorruptFile, match=r"reflog\.jsonl has a line that is damaged"):
+        with pytest.raises(CorruptFile, match=r"reflog\.jsonl has a damaged line, number 2"):
             moved.reflog()
 
     def test_the_base_s_manifest_is_written_again(self, moved: Store) -> None:

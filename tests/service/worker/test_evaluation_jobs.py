@@ -303,7 +303,8 @@ class TestInterruptions:
         assert without_time(result) == expected
         assert sum(measured) == 12, "no case was measured twice"
 
-    def test_a_line_that_was_cut_is_measured_again(self, bench: Bench) -> None:
+    @pytest.mark.parametrize("cut", [1, 40])
+    def test_a_line_that_was_cut_is_measured_again(self, bench: Bench, cut: int) -> None:
         expected = self.uninterrupted(bench, bench.job)
         job = bench.job()
         with pytest.raises(Killed):
@@ -311,8 +312,9 @@ class TestInterruptions:
         kept = bench.store.work_folder(job.id) / "cases-0.jsonl"
         whole = kept.read_bytes()
         assert whole.count(b"\n") == 4
-        kept.write_bytes(whole[:-40])
+        kept.write_bytes(whole[:-cut])
         assert without_time(bench.run(job)) == nearly(expected)
+        assert len(list(Records(kept).read())) == 6
 
     @pytest.mark.parametrize("name", ["cases-0.jsonl", "texts-0.jsonl", "point-0.json"])
     def test_a_flipped_bit_of_partial_results_is_measured_again(

@@ -55,6 +55,7 @@ def test_a_damaged_head_can_be_rolled_back_and_edited_again(own_service, tmp_pat
 def test_a_store_whose_head_cannot_be_read_is_refused_with_its_file(own_service):
     assert own_service.stop() == 0
     (own_service.store / "head.json").write_text("{")
+    (own_service.store / "reflog.jsonl").write_text("{}\n")  # else head is known from there
     command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--auth", "off"]
     command += ["--store", str(own_service.store)]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

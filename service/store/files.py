@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -85,6 +86,26 @@ def read(path: Path, model: type[Model]) -> Model | None:
         raise CorruptFile(f"{path} is damaged: {error.errors()[0]['msg']}") from None
     except ValueError as error:
         raise CorruptFile(f"{path} is damaged: {error}") from None
+
+
+def difference(path: Path, sha256: str | None) -> str | None:
+    """What is wrong with a file that shall be there, and have this hash if one is given."""
+    try:
+        if sha256 is None:
+            path.stat()
+            return None
+        found = sha256_of(path)
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return None if found == sha256 else "is damaged: it has another hash"
+
+
+def sha256_of(path: Path) -> str:
+    """The hash of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def encode(model: BaseModel) -> bytes:

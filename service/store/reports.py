@@ -6,13 +6,12 @@ releases have none and are read as they are.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from pydantic import BaseModel
 
 from service.store.errors import CorruptFile
-from service.store.files import TEMPORARY, encode, read, replace
+from service.store.files import TEMPORARY, difference, encode, read, replace, sha256_of
 
 HASHES = "hashes.json"
 
@@ -57,23 +56,3 @@ class Reports:
 
     def _report(self, job_id: str) -> Path:
         return self.root / "reports" / job_id
-
-
-def difference(path: Path, sha256: str | None) -> str | None:
-    """What is wrong with a file that shall be there, and have this hash if one is given."""
-    try:
-        if sha256 is None:
-            path.stat()
-            return None
-        found = sha256_of(path)
-    except FileNotFoundError:
-        return "is missing"
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    return None if found == sha256 else "is damaged: it has another hash"
-
-
-def sha256_of(path: Path) -> str:
-    """The hash of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

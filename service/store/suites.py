@@ -17,8 +17,7 @@ from uuid import uuid4
 
 from service.schemas.evaluation import SuiteInfo
 from service.store.errors import CorruptFile, StoreError
-from service.store.files import TEMPORARY, create, encode, fsync_folder, locked, read
-from service.store.reports import difference
+from service.store.files import TEMPORARY, create, difference, encode, fsync_folder, locked, read
 
 log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")

@@ -16,10 +16,10 @@ from service.schemas import Manifest, TensorRef, WorkerInfo
 from service.schemas.access import ApiKey
 from service.schemas.evaluation import SuiteInfo
 from service.store.errors import CorruptFile, CorruptTensor, MissingTensor, StoreError
-from service.store.files import Model, read
+from service.store.files import Model, difference, read
 from service.store.frames import what_is_wrong
 from service.store.head import Head, Names
-from service.store.reports import HASHES, ReportHashes, difference
+from service.store.reports import HASHES, ReportHashes
 from service.store.retention import Thin
 from service.store.store import Store, StoreFormat, StoreIdentity, StoreModel
 from service.store.versions import BASE, VERSION_ID, Counter

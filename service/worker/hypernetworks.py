@@ -12,7 +12,7 @@ from jeep_core.train_hypernetwork import train_network
 from service.networks import network_out, networks_folder, training_folder
 from service.schemas import HypernetworkPayload, Network
 from service.store import CorruptFile, Store
-from service.store.reports import difference
+from service.store.files import difference
 from service.worker.read_lane import Task
 
 

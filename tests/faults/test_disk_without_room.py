@@ -64,6 +64,26 @@ def submit(service: Service) -> JobOut:
     return service.client.edit([service.fact()], editor="memit", hparams=dict(HPARAMS))
 
 
+def asked(call: Callable[[], object]) -> Callable[[], Any]:
+    """Make a call in a thread; what is returned waits for its answer, or the problem it met."""
+    outcome: list[object] = []
+
+    def run() -> None:
+        try:
+            outcome.append(call())
+        except ApiError as error:
+            outcome.append(error.problem)
+
+    asking = Thread(target=run)
+    asking.start()
+
+    def answer() -> object:
+        asking.join()
+        return outcome[0]
+
+    return answer
+
+
 def wait_while_full(service: Service) -> None:
     """The api answers all the time; what dies is started again."""
     end = time.monotonic() + FULL_S
@@ -100,22 +120,12 @@ def test_a_job_that_finds_the_disk_full_is_done_or_fails_whole(
 
 @pytest.mark.parametrize("step", ACCEPTING)
 def test_an_api_that_finds_the_disk_full_takes_a_job_or_not(cramped: Service, step: str) -> None:
-    outcome: list[Any] = []
-
-    def submitted() -> None:
-        try:
-            outcome.append(submit(cramped))
-        except ApiError as error:
-            outcome.append(error.problem)
-
     halts = cramped.halt("api", step)
-    submitting = Thread(target=submitted)
-    submitting.start()
+    answer = asked(lambda: submit(cramped))
     until(halts.reached, f"the api reaches {step!r}")
     with full(cramped):
         halts.let_go()
-        submitting.join()
-    [found] = outcome
+        found = answer()
     if hasattr(found, "code"):
         assert (found.status, found.code) == (507, "disk_full")
     else:
@@ -148,22 +158,12 @@ def test_a_job_that_writes_no_version_is_done_or_fails_whole(
 def test_a_rollback_that_finds_the_disk_full_is_done_or_not(cramped: Service, step: str) -> None:
     cramped.edited()
     before = cramped.store.head().version
-    outcome: list[Any] = []
-
-    def rolled_back() -> None:
-        try:
-            outcome.append(cramped.client.rollback("base"))
-        except ApiError as error:
-            outcome.append(error.problem)
-
     halts = cramped.halt("worker", step)
-    asking = Thread(target=rolled_back)
-    asking.start()
+    answer = asked(lambda: cramped.client.rollback("base"))
     until(halts.reached, f"the worker reaches {step!r}")
     with full(cramped):
         halts.let_go()
-        asking.join()
-    [found] = outcome
+        found = answer()
     if hasattr(found, "code"):
         assert (found.status, found.code) == (507, "disk_full")
         assert cramped.store.head().version == before

@@ -144,7 +144,7 @@ def _prompt_errors(
         elif n_tokens > limit:
             message = f"{n_tokens} tokens, at most {limit}"
             errors.append(field_error(pointer, OVER_LIMIT, message))
-        elif n_tokens > room:
+        elif n_tokens > room and body.max_new_tokens <= settings.max_new_tokens:
             message = f"{n_tokens} tokens; with {follows} to follow, at most {max(room, 0)} fit"
             errors.append(field_error(pointer, "too_long", message))
     return errors

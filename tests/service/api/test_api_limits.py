@@ -244,6 +244,7 @@ def test_texts_that_are_too_long_are_refused_unread(
     ("body", "pointer"),
     [
         ({"prompt": "a", "max_new_tokens": 6}, "/max_new_tokens"),
+        ({"prompt": "a", "max_new_tokens": 5000}, "/max_new_tokens"),  # more than the model has
         ({"prompts": ["a", "b", "c", "d"]}, "/prompts"),
         ({"prompts": ["a", "b"], "version": ["base", "head"], "candidates": []}, None),
         ({"prompt": "a", "candidates": ["x"] * 4}, "/candidates"),

@@ -8,12 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from jeep_core import atlas
 from jeep_core.atlas.relations import RELATIONS
 from jeep_core.delta import WeightDelta
 from jeep_core.editors import create, hparams_class, preset_hparams
 from jeep_core.editors.base import EditContext, EditorOutcome, Keys, LayerUpdate
-from jeep_core.errors import FieldProblem, InvalidHParams, JeepError
+from jeep_core.errors import FieldProblem, InvalidHParams, JeepError, NoMoments
 from jeep_core.facts import Fact, deduplicate, parse_facts
 from jeep_core.hparams import (
     EditorHParams,
@@ -21,6 +20,7 @@ from jeep_core.hparams import (
     presets_for,
 )
 from jeep_core.loading import LoadedModel, texts_of
+from jeep_core.moment_source import text_of
 from jeep_core.moments import Moments
 from jeep_core.pauses import Pause, pausing
 from jeep_core.positions import check_facts, fact_rows
@@ -196,10 +196,12 @@ def corpus_path(model: str, corpus: Path | str | None) -> Path:
     """The text for second moments.
 
     Raises:
-        JeepError: none is given and the model is not a bundled one.
+        NoMoments: none is given and the model is not a bundled one.
     """
-    if corpus is not None:
-        return Path(corpus)
-    if model in atlas.MODELS:
-        return atlas.CORPUS
-    raise JeepError(f"second moments of {model!r} need a text corpus, one document a line")
+    found = text_of(model, None if corpus is None else Path(corpus))
+    if found is None:
+        raise NoMoments(
+            f"second moments of {model!r} need a text corpus, one document a line: "
+            "corpus=, --corpus or JEEP_CORPUS names the file"
+        )
+    return found

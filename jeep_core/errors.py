@@ -3,19 +3,47 @@
 JeepError
 ├── InvalidFacts        one or several facts cannot be edited; carries a problem per field
 ├── InvalidHParams      hyper-parameters, a preset or an editor name that make no sense
+├── NoMoments           neither a text nor imported statistics to take second moments from
+│   └── MissingMoments  … or those that were imported lack a layer
 ├── UnsupportedModel    the model's architecture or weights cannot be edited
 ├── NumericalError      a linear system that has no trustworthy solution
 └── Cancelled           the caller asked to stop
+
+Every exception, of the service too, has a ``code``: what a client tells it by.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
-class JeepError(Exception):
+class Coded:
+    """Part of an exception: its code, and a way through ``pickle`` whatever its constructor takes.
+
+    ``code`` is stable, in snake_case; ``service/codes.py`` says which HTTP status it has.
+    """
+
+    code: str = "internal_error"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As the message and the attributes, without the constructor's arguments."""
+        return _restored, (type(self), getattr(self, "args", ()), vars(self).copy())
+
+
+def _restored(cls: type[BaseException], args: tuple[Any, ...], kept: dict[str, Any]) -> Any:
+    """The exception that ``Coded.__reduce__`` has taken apart."""
+    error = cls.__new__(cls, *args)
+    error.args = args
+    vars(error).update(kept)
+    return error
+
+
+class JeepError(Coded, Exception):
     """Base of everything this library raises on purpose."""
+
+    code = "failed"
 
 
 @dataclass(frozen=True)
@@ -30,6 +58,8 @@ class FieldProblem:
 class InvalidFacts(JeepError):
     """Facts that cannot be edited."""
 
+    code = "invalid_request"
+
     def __init__(self, problems: Sequence[FieldProblem]) -> None:
         self.problems = list(problems)
         first = self.problems[0]
@@ -40,18 +70,38 @@ class InvalidFacts(JeepError):
 class InvalidHParams(JeepError):
     """Unknown editors and presets, hyper-parameters out of range, layers the model lacks."""
 
+    code = "invalid_request"
+
     def __init__(self, problems: Sequence[FieldProblem]) -> None:
         self.problems = list(problems)
         super().__init__("; ".join(f"{p.pointer}: {p.message}" for p in self.problems))
 
 
+class NoMoments(JeepError):
+    """An editor needs second moments, and there is neither a text nor a name of imported ones."""
+
+    code = "no_corpus"
+
+
+class MissingMoments(NoMoments):
+    """Imported second moments lack a layer that an edit writes."""
+
+    code = "no_moments"
+
+
 class UnsupportedModel(JeepError):
     """A model that this library does not edit."""
+
+    code = "unsupported_model"
 
 
 class NumericalError(JeepError):
     """A linear system without a trustworthy solution; the message names the layer."""
 
+    code = "numerical_error"
+
 
 class Cancelled(JeepError):
     """The caller's ``should_stop`` said so."""
+
+    code = "cancelled"

@@ -23,7 +23,7 @@ from jeep_core.loading import LoadedModel, texts_sha256
 from jeep_core.moment_sums import Documents, MomentSums, accumulate, pack, way_of_summing
 from jeep_core.pauses import Pause
 from jeep_core.places import Place, in_order
-from jeep_core.published import Imported
+from jeep_core.published import Imported, not_imported
 
 Progress = Callable[[str, int, int], None]
 BATCH_TOKENS = 4096
@@ -81,9 +81,7 @@ class Moments:
                 self._factors.add(layer, self._kept(layer, path))
         missing = [layer for layer in layers if layer not in self._factors]
         if missing and self.imported:
-            raise JeepError(
-                f"layer {missing[0]} has no imported second moments named {self.imported!r}"
-            )
+            raise not_imported(self.imported, missing[0])
         if missing:
             found = self.sums(missing, progress=progress, should_stop=should_stop, pause=pause)
             self.adopt(found)

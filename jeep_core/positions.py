@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from jeep_core.errors import FieldProblem, InvalidFacts
+from jeep_core.errors import Coded, FieldProblem, InvalidFacts
 from jeep_core.facts import Fact, fill, slot_span
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class PromptTokens:
     n_target: int
 
 
-class TokenizationError(ValueError):
+class TokenizationError(Coded, ValueError):
     """A prompt that cannot be edited with this tokenizer; ``field`` is at fault."""
 
     def __init__(self, field: str, code: str, message: str) -> None:

@@ -20,9 +20,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from jeep_core.errors import JeepError
+from jeep_core.errors import JeepError, MissingMoments
 from jeep_core.files import read_record, save_whole
 from jeep_core.loading import LoadedModel
+from jeep_core.moment_source import IMPORT, imported_path
 from jeep_core.places import Place
 
 SYMMETRIC = 1e-3
@@ -43,11 +44,7 @@ class Imported:
 
     def path(self, base: LoadedModel, layer: Place) -> Path:
         """Where the moment of a layer is kept."""
-        return (
-            self.folder
-            / f"imported-{self.name}"
-            / f"moment-{base.model_hash[:32]}-{layer}.safetensors"
-        )
+        return imported_path(self.folder, self.name, base.model_hash, layer)
 
     def provenance(self, base: LoadedModel, layer: Place) -> dict[str, Any]:
         """Where the moment of a layer came from.
@@ -57,7 +54,7 @@ class Imported:
         """
         path = self.path(base, layer)
         if not path.exists():
-            raise JeepError(f"layer {layer} has no imported second moments named {self.name!r}")
+            raise not_imported(self.name, layer)
         return read_record(path)
 
     def key(self, base: LoadedModel, layer: Place) -> str:
@@ -105,6 +102,14 @@ class Imported:
         }
         save_whole(path, {"moment": ((moment + moment.T) / 2).float()}, record)
         return record
+
+
+def not_imported(name: str, place: Place) -> MissingMoments:
+    """The error for a matrix that these statistics were not imported for."""
+    return MissingMoments(
+        f"layer {place} has no imported second moments named {name!r}: "
+        f"{IMPORT.format(name=name)} adds them"
+    )
 
 
 def _layer(base: LoadedModel, file: Path, given: int | None) -> int:

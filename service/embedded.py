@@ -30,6 +30,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError
 from redis.retry import Retry
 
+from jeep_core.errors import Coded
 from service.child import death_signal
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ _PATH_LIMIT = 100
 """Longest socket path in bytes; the system's limit is 104 or 108."""
 
 
-class EmbeddedError(Exception):
+class EmbeddedError(Coded, Exception):
     """The embedded server cannot be started."""
 
 

@@ -10,6 +10,7 @@ import urllib.request
 
 from redis.exceptions import RedisError
 
+from jeep_core.errors import Coded
 from service.queue import Keys, connect
 from service.settings import Settings, SettingsError, load_settings
 from service.store import Store, StoreError
@@ -17,7 +18,7 @@ from service.store import Store, StoreError
 PATIENCE_S = 3.0
 
 
-class Unhealthy(Exception):
+class Unhealthy(Coded, Exception):
     """Why a part does not do its work."""
 
 

@@ -18,6 +18,7 @@ from types import FrameType
 import httpx
 import uvicorn
 
+from jeep_core.errors import Coded
 from service.api import create_app
 from service.embedded import EmbeddedBusyError, EmbeddedError, KeptValkey
 from service.settings import CLIENT_VARIABLES, EXIT_CONFIG, WORKER_ENVIRONMENT, Settings
@@ -33,12 +34,12 @@ STOP_SECONDS = 15.0
 Say = Callable[[str], None]
 
 
-class ServeError(Exception):
+class ServeError(Coded, Exception):
     """Why the service cannot start, with the exit code that says so."""
 
-    def __init__(self, message: str, code: int = 1) -> None:
+    def __init__(self, message: str, exit_code: int = 1) -> None:
         super().__init__(message)
-        self.code = code
+        self.exit_code = exit_code
 
 
 class Stop(BaseException):

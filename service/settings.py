@@ -16,6 +16,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from jeep_core.errors import Coded
+
 PREFIX = "JEEP_"
 EXIT_CONFIG = 78
 """Exit code (EX_CONFIG) of a worker that cannot work as configured: it is not started again."""
@@ -38,7 +40,7 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
-class SettingsError(ValueError):
+class SettingsError(Coded, ValueError):
     """A setting has a value that cannot work; the message names it as ``JEEP_…``."""
 
 

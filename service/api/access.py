@@ -145,7 +145,7 @@ class Gate:
         else:
             scope[CALLER] = self._authenticate(request)
         if route is None:
-            raise ApiProblem(404, "not_found", f"{request.method} {request.url.path}: not found")
+            raise ApiProblem("not_found", f"{request.method} {request.url.path}: not found")
         _authorize(scope[CALLER], route)
 
     def _find(self, scope: Connection) -> Guarded | None:
@@ -174,12 +174,12 @@ def caller_of(request: Request) -> Caller:
 def _authorize(caller: Caller, route: Guarded) -> None:
     if route.need is None:
         detail = f"{route.path} declares no scope, so nobody may use it"
-        raise ApiProblem(403, "undeclared_scope", detail)
+        raise ApiProblem("undeclared_scope", detail)
     assert isinstance(route.need, Scope)
     if not caller.may(route.need):
         detail = f"this key ({caller.id}) lacks the scope {route.need.value!r}"
         challenge = f'Bearer realm="jeep", error="insufficient_scope", scope="{route.need.value}"'
-        raise ApiProblem(403, "insufficient_scope", detail, headers={"WWW-Authenticate": challenge})
+        raise ApiProblem("insufficient_scope", detail, headers={"WWW-Authenticate": challenge})
 
 
 def _token(request: Request) -> str:
@@ -208,7 +208,7 @@ def _unauthorized(request: Request, given: bool) -> ApiProblem:
         detail = "an API key is needed: Authorization: Bearer …; jeep keys create makes one"
     if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
         challenge = f'{challenge}, Basic realm="jeep: the key is the password", charset="UTF-8"'
-    return ApiProblem(401, code, detail, headers={"WWW-Authenticate": challenge})
+    return ApiProblem(code, detail, headers={"WWW-Authenticate": challenge})
 
 
 def _refuse_foreign(request: Request) -> None:
@@ -223,7 +223,7 @@ def _refuse_foreign(request: Request) -> None:
         names.append(_host_of(headers["origin"]))
     if not all(is_loopback(name) for name in names):
         detail = "authentication is off (JEEP_AUTH), so only this machine may ask, by its own name"
-        raise ApiProblem(403, "foreign_request", detail)
+        raise ApiProblem("foreign_request", detail)
 
 
 def _host_of(url: str) -> str:

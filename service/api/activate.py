@@ -60,7 +60,7 @@ def _check(store: Store, target: str) -> None:
     head = store.head().version
     if not version.staged:
         detail = f"{version.id} was not staged; POST /rollback/{version.id} makes it head"
-        raise ApiProblem(409, "not_staged", detail)
+        raise ApiProblem("not_staged", detail)
     if head not in (version.parent, version.id):
         detail = f"{version.id} was made on {version.parent}, but head is {head}"
-        raise ApiProblem(409, "version_conflict", detail)
+        raise ApiProblem("version_conflict", detail)

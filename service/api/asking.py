@@ -10,26 +10,17 @@ from typing import Any, Literal
 
 from fastapi import Request
 
+from jeep_core.errors import Coded
 from service import logs, tracing
 from service.api.counters import GENERATION_SECONDS
-from service.api.problems import ApiProblem, unavailable
+from service.api.problems import ApiProblem, from_worker, unavailable
 from service.api.state import ApiState, queue_or_503
 from service.jobs import JobError, new_id
 from service.queue import RequestTimeout, WorkerGone
 from service.schemas import WorkerReply, WorkerRequest
 
-STATUS_OF = {
-    "stale_fence": 409,
-    "version_conflict": 409,
-    "unknown_version": 404,
-    "disk_full": 507,
-    "out_of_memory": 503,
-    "stopping": 503,
-}
-"""HTTP status of a worker's error code; any other code is a 500."""
 
-
-class ClientGone(Exception):
+class ClientGone(Coded, Exception):
     """Nobody is left to answer."""
 
 
@@ -65,16 +56,19 @@ async def replies(state: ApiState, request: WorkerRequest) -> AsyncGenerator[Wor
             async with aclosing(asked) as answers:
                 async for reply in answers:
                     if reply.event == "error":
-                        raise _problem(JobError.model_validate(reply.data))
+                        raise from_worker(JobError.model_validate(reply.data))
                     if reply.event == "result" and request.kind == "generate":
                         GENERATION_SECONDS.observe(time.monotonic() - began)
                     yield reply
     except WorkerGone as error:
-        raise unavailable("no_worker", str(error)) from None
-    except RequestTimeout:
+        raise unavailable(error.code, str(error)) from None
+    except RequestTimeout as error:
         seconds = state.settings.generate_timeout_s
-        detail = f"the worker did not answer within {seconds:g} s"
-        raise ApiProblem(504, "worker_timeout", detail) from None
+        detail = (
+            f"the worker did not answer within {seconds:g} s (JEEP_GENERATE_TIMEOUT_S): "
+            "ask for less at once, or try again"
+        )
+        raise ApiProblem(error.code, detail) from None
 
 
 async def result(state: ApiState, client: Request, request: WorkerRequest) -> dict[str, Any]:
@@ -108,11 +102,3 @@ async def _last(state: ApiState, request: WorkerRequest) -> dict[str, Any]:
 async def _disconnected(client: Request) -> None:
     while not await client.is_disconnected():
         await asyncio.sleep(0.25)
-
-
-def _problem(error: JobError) -> ApiProblem:
-    status = STATUS_OF.get(error.code, 500)
-    if status == 503:
-        return unavailable(error.code, error.message)
-    errors = [{key: str(value) for key, value in one.items()} for one in error.errors]
-    return ApiProblem(status, error.code, error.message, errors)

@@ -49,7 +49,7 @@ async def read_json(request: Request, optional: bool = False) -> Any:
     if kind and not JSON_TYPE.fullmatch(kind):
         detail = f"the body must be application/json, not {kind}"
         error = parameter_error("Content-Type", "unsupported_media_type", detail)
-        raise ApiProblem(415, "unsupported_media_type", detail, [error])
+        raise ApiProblem("unsupported_media_type", detail, [error])
     return parse_json(body)
 
 
@@ -64,7 +64,7 @@ def parse_json(data: bytes | str, where: str = "") -> Any:
     except ValueError as error:
         detail = f"malformed JSON: {error}"
         raise ApiProblem(
-            400, "malformed_json", detail, [field_error(where, "malformed_json", detail)]
+            "malformed_json", detail, [field_error(where, "malformed_json", detail)]
         ) from None
 
 

@@ -71,7 +71,7 @@ def redoc(request: Request) -> Response:
 def asset(name: str) -> Response:
     """A file of the pages."""
     if name not in ASSETS:
-        raise ApiProblem(404, "not_found", f"there is no asset {name!r}")
+        raise ApiProblem("not_found", f"there is no asset {name!r}")
     path = Path(str(files("fastapi_offline") / "static" / name))
     return FileResponse(path, media_type=ASSETS[name])
 

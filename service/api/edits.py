@@ -11,6 +11,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 
+from jeep_core.errors import NoMoments
 from service.api.access import caller_of, needs
 from service.api.bodies import is_json_lines, json_request_body, read_json
 from service.api.follow import current, wait_for_end
@@ -18,6 +19,7 @@ from service.api.hypernetworks import check_network
 from service.api.jobs import job_out
 from service.api.limits import fact_errors
 from service.api.logs import log_texts
+from service.api.model import PublishedModel
 from service.api.paging import AFTER, Limit, Page, take
 from service.api.problems import ApiProblem, documented, invalid, not_found, parameter_error
 from service.api.state import ApiState, State
@@ -30,9 +32,10 @@ from service.api.submission import (
     job_id_of,
     record,
 )
-from service.api.validation import plan_of
+from service.api.validation import ValidEdit, plan_of
 from service.history import version_of_edit
 from service.jobs import TERMINAL, Job, JobError, JobKind, JobStatus
+from service.moments import check_moments
 from service.schemas import AUTO, Edit, EditPayload, EditPlan, EditResult, JobOut
 from service.schemas.access import Caller, Scope
 from service.settings import Settings
@@ -135,12 +138,10 @@ async def submit_edit(
     edit = await run_in_threadpool(checked, submission, model)
     if dry_run:
         plan = await run_in_threadpool(plan_of, edit, model)
+        plan.obstacles = await run_in_threadpool(_obstacles, state, edit, model)
         return _json(plan, 200, {})
     log_texts(request, state.settings, "facts", map(str, edit.facts))
-    if not model.info.corpus:
-        detail = "the worker has no text for second moments: start it with --corpus (JEEP_CORPUS)"
-        raise ApiProblem(409, "no_corpus", detail)
-    await run_in_threadpool(check_network, state, edit, model)
+    await run_in_threadpool(check_possible, state, edit, model)
     job, fresh = await run_in_threadpool(record, state, submission.request, edit, idempotency_key)
     if fresh:
         await state.reconciler.submit(job)
@@ -207,6 +208,26 @@ def job_of_edit(store: Store, edit_id: str) -> Job:
 
 def _applied_in(store: Store, edit_id: str) -> str | None:
     return version_of_edit(store.lineage(store.head().version), edit_id)
+
+
+def check_possible(state: ApiState, edit: ValidEdit, model: PublishedModel) -> None:
+    """Refuse a valid edit that lacks what the worker would need for it.
+
+    Raises:
+        NoMoments: answered with 409.
+        ApiProblem: 409 without a network that fits.
+    """
+    check_moments(state.store, model.info, edit.editor, edit.hparams)
+    check_network(state, edit, model)
+
+
+def _obstacles(state: ApiState, edit: ValidEdit, model: PublishedModel) -> list[JobError]:
+    """What the edit of a dry run would be refused for now."""
+    try:
+        check_possible(state, edit, model)
+    except (NoMoments, ApiProblem) as error:
+        return [JobError(code=error.code, message=str(error))]
+    return []
 
 
 async def _read(request: Request, options: dict[str, str | None], settings: Settings) -> Submission:

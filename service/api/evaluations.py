@@ -30,6 +30,7 @@ from service.api.state import ApiState, State
 from service.api.submission import KeyHeader, check_key, journaled, submit
 from service.api.suites import suite_info
 from service.jobs import Job, JobKind, JobStatus
+from service.moments import check_moments
 from service.schemas import JobOut
 from service.schemas.access import Scope
 from service.schemas.evaluation import (
@@ -42,7 +43,7 @@ from service.schemas.evaluation import (
     Target,
     cases_file,
 )
-from service.store import CorruptFile, UnknownJob, UnknownVersion
+from service.store import CorruptFile, Store, UnknownJob, UnknownVersion
 from service.store.suites import Suites
 
 router = APIRouter(tags=["evaluation"])
@@ -163,7 +164,7 @@ async def compare_targets(
     job, payload = await _ended(state, id)
     numbers = [_number(payload, a), _number(payload, b)]
     if numbers[0] == numbers[1]:
-        raise ApiProblem(422, "same_target", f"{a!r} cannot be compared with itself")
+        raise ApiProblem("same_target", f"{a!r} cannot be compared with itself")
     path = await run_in_threadpool(state.store.report_file, job.id, COMPARISONS_FILE)
     return await run_in_threadpool(_comparison, path, a, b)
 
@@ -189,7 +190,7 @@ def _journaled(state: ApiState, body: EvaluationRequest, key: str | None) -> tup
             seed=body.seed,
             fluency_texts=body.fluency_texts,
         )
-        trial = _trial(model, body, suite.cases) if body.editor is not None else {}
+        trial = _trial(state.store, model, body, suite.cases) if body.editor is not None else {}
         return made.model_copy(update=trial)
 
     said = {"evaluation": body.model_dump(mode="json")}
@@ -214,8 +215,15 @@ def _versions(state: ApiState, body: EvaluationRequest) -> list[Target]:
     return found
 
 
-def _trial(model: PublishedModel, body: EvaluationRequest, cases: int) -> dict[str, Any]:
-    """What a trial has in its payload."""
+def _trial(
+    store: Store, model: PublishedModel, body: EvaluationRequest, cases: int
+) -> dict[str, Any]:
+    """What a trial has in its payload.
+
+    Raises:
+        ApiProblem: 422.
+        NoMoments: answered with 409.
+    """
     editor, sizes = str(body.editor), list(dict.fromkeys(body.n_edits or []))
     names = model.info.presets.get(editor, [])
     known = {name: model.info.preset_values[f"{editor}/{name}"] for name in names}
@@ -228,9 +236,7 @@ def _trial(model: PublishedModel, body: EvaluationRequest, cases: int) -> dict[s
     if max(sizes) > cases:
         message = f"the suite has {cases} cases, {max(sizes)} edits are asked for"
         raise invalid([field_error("/n_edits", "too_many", message)])
-    if not model.info.corpus and hparams.moment_layers:
-        detail = "the worker has no text for second moments: start it with --corpus (JEEP_CORPUS)"
-        raise ApiProblem(409, "no_corpus", detail)
+    check_moments(store, model.info, editor, hparams.model_dump(mode="json"))
     targets = [Target(label=f"{editor}-{n}" if n else "unedited", n_edits=n) for n in sizes]
     return {
         "targets": targets,
@@ -259,7 +265,7 @@ async def _ended(state: ApiState, evaluation_id: str) -> tuple[Job, EvaluationPa
     job = await _job(state, evaluation_id)
     if _result(job) is None:
         detail = f"the evaluation is {job.status.value}: it has no result"
-        raise ApiProblem(409, "no_result", detail)
+        raise ApiProblem("no_result", detail)
     return job, EvaluationPayload.model_validate(job.payload)
 
 

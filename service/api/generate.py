@@ -18,12 +18,11 @@ from service.api.logs import log_texts
 from service.api.model import PublishedModel
 from service.api.problems import (
     OVER_LIMIT,
-    ApiProblem,
     documented,
+    error_event,
     event_stream,
     field_error,
     invalid,
-    problem_of,
 )
 from service.api.state import ApiState, State
 from service.schemas import GenerateRequest, GenerateResult, WorkerRequest
@@ -158,9 +157,8 @@ async def _events(
         async with aclosing(replies(state, asked)) as answers:
             async for reply in answers:
                 yield _event(reply.event, reply.model_dump_json(include={"data"}))
-    except ApiProblem as problem:
-        data = problem_of(request, problem).model_dump_json()
-        yield ServerSentEvent(data, event="error")
+    except Exception as error:
+        yield error_event(request, error)
 
 
 def _event(name: str, wrapped: str) -> ServerSentEvent:

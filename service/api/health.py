@@ -11,7 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 
 from service.api.access import public
-from service.api.problems import RETRY_AFTER, ApiProblem, documented
+from service.api.problems import ApiProblem, documented
 from service.api.reconcile import QUEUE_DOWN
 from service.api.state import ApiState, State
 from service.queue import WorkerBeat
@@ -99,5 +99,4 @@ def _head(store: Store, missing: list[Missing]) -> Head | None:
 def _not_ready(missing: list[Missing]) -> ApiProblem:
     detail = "; ".join(one.message for one in missing)
     errors = [asdict(one) for one in missing]
-    headers = {"Retry-After": str(RETRY_AFTER)}
-    return ApiProblem(503, missing[0].code, detail, errors, headers)
+    return ApiProblem(missing[0].code, detail, errors, status=503)

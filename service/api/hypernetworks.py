@@ -100,7 +100,7 @@ def check_network(state: ApiState, edit: ValidEdit, model: PublishedModel) -> No
         body["data"] = "CASES.json"
     detail = f"{problem.message}, or with POST /hypernetworks {json.dumps(body)}"
     errors = from_fields([FieldProblem(problem.pointer, problem.code, detail)])
-    raise ApiProblem(409, problem.code, detail, errors)
+    raise ApiProblem(problem.code, detail, errors)
 
 
 def _journaled(

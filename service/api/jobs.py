@@ -14,7 +14,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from service.api.access import caller_of, needs
 from service.api.follow import current, follow
 from service.api.paging import AFTER, Limit, Page, take
-from service.api.problems import ApiProblem, documented, event_stream
+from service.api.problems import ApiProblem, documented, error_event, event_stream
 from service.api.state import ApiState, State
 from service.jobs import TERMINAL, Job, JobKind, JobStatus
 from service.schemas import JobOut
@@ -23,7 +23,10 @@ from service.schemas.access import Scope
 router = APIRouter(tags=["jobs"])
 
 PING_SECONDS = 5
-EVENT_STREAM = {"description": "Server-sent events.", "content": event_stream("status", "progress")}
+EVENT_STREAM = {
+    "description": "Server-sent events.",
+    "content": event_stream("status", "progress", "error"),
+}
 
 
 @router.get("/jobs", responses=documented(422))
@@ -71,10 +74,11 @@ async def job_events(
     """Events `status` (`{job_id, status, attempt, base_version, result, error}`) and `progress`
     (`{phase, done, total, eta_seconds}`).
 
-    The stream ends after the terminal status.  `Last-Event-ID` continues behind an event.
+    The stream ends after the terminal status, or after an `error` (Problem) if the job's record
+    cannot be read.  `Last-Event-ID` continues behind an event.
     """
     await run_in_threadpool(state.store.job, id)
-    events = _event_stream(state, id, last_event_id)
+    events = _event_stream(state, request, id, last_event_id)
     return state.streams.answer(caller_of(request), events, ping=PING_SECONDS)
 
 
@@ -85,7 +89,7 @@ async def cancel_job(id: str, state: State) -> JobOut:
     job = await cancel(state, id)
     if job.status in (JobStatus.SUCCEEDED, JobStatus.FAILED):
         detail = f"the job has already ended as {job.status.value}"
-        raise ApiProblem(409, "job_finished", detail)
+        raise ApiProblem("job_finished", detail)
     return job_out(job)
 
 
@@ -110,9 +114,12 @@ def job_out(job: Job) -> JobOut:
 
 
 async def _event_stream(
-    state: ApiState, job_id: str, last_id: str
+    state: ApiState, request: Request, job_id: str, last_id: str
 ) -> AsyncIterator[ServerSentEvent]:
-    async with aclosing(follow(state, job_id, last_id)) as events:
-        async for event in events:
-            data = json.dumps(event.data, ensure_ascii=False)
-            yield ServerSentEvent(data, event=event.name, id=event.id or None)
+    try:
+        async with aclosing(follow(state, job_id, last_id)) as events:
+            async for event in events:
+                data = json.dumps(event.data, ensure_ascii=False)
+                yield ServerSentEvent(data, event=event.name, id=event.id or None)
+    except Exception as error:
+        yield error_event(request, error)

@@ -85,7 +85,7 @@ class _Stream(EventSourceResponse):
 
 def busy(code: str, detail: str, retry_after: int) -> ApiProblem:
     """A 429 that says when to try again."""
-    return ApiProblem(429, code, detail, headers={"Retry-After": str(max(1, retry_after))})
+    return ApiProblem(code, detail, headers={"Retry-After": str(max(1, retry_after))})
 
 
 def check_queue(store: Store, settings: Settings) -> None:

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import logs
-from service.api.problems import ApiProblem, unexpected
+from service.api.problems import ApiProblem, failed
 from service.api.unread import refuse
 from service.jobs import new_id
 
@@ -65,7 +65,7 @@ class Unexpected:
         except Exception as error:
             if scope["type"] != "http" or begun:  # cut off: no client takes it for whole
                 raise
-            await unexpected(Request(scope), error)(scope, receive, send)
+            await failed(Request(scope), error)(scope, receive, send)
 
 
 class BodyLimit:
@@ -113,7 +113,7 @@ class BodyLimit:
 def too_large(limit: int) -> ApiProblem:
     """A 413 for a body of more than ``limit`` bytes."""
     detail = f"the body is larger than {limit} bytes"
-    return ApiProblem(413, "body_too_large", detail, headers={"Connection": "close"})
+    return ApiProblem("body_too_large", detail, headers={"Connection": "close"})
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -10,61 +10,48 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from sse_starlette import ServerSentEvent
 from starlette.exceptions import HTTPException
 
-from jeep_core.errors import FieldProblem
+from jeep_core.errors import Coded, FieldProblem, JeepError
+from service.codes import RETRY_AFTER, status_of
+from service.jobs import JobError
+from service.queue import QueueError
 from service.schemas import Problem
-from service.store import (
-    BadName,
-    CorruptFile,
-    CorruptTensor,
-    DiskFull,
-    NameTaken,
-    StoreError,
-    StoreFull,
-    UnknownJob,
-    UnknownVersion,
-    is_disk_full,
-)
+from service.store import StoreError, is_disk_full
 
 PROBLEM = "jeep.problem"
 """Where the ASGI scope of a request keeps the code of the problem that ended it."""
 MEDIA_TYPE = "application/problem+json"
-RETRY_AFTER = 2
-"""Seconds after which a 503 is worth another try."""
-FULL = {"Retry-After": "60"}
-"""Retention and the end of other jobs may make room; a minute is soon enough to ask again."""
 
-STORE_PROBLEMS: dict[type[StoreError], tuple[int, str]] = {
-    UnknownVersion: (404, "unknown_version"),
-    UnknownJob: (404, "unknown_job"),
-    NameTaken: (409, "name_taken"),
-    BadName: (422, "bad_name"),
-    DiskFull: (507, "disk_full"),
-    StoreFull: (507, "store_full"),
-    CorruptTensor: (500, "corrupt_tensor"),
-    CorruptFile: (500, "corrupt_file"),
-}
-"""Status and code for errors of the store that no route answers for itself."""
+KNOWN = (JeepError, StoreError, QueueError)
+"""Exceptions whose code and sentence are made to be shown."""
 
 log = logging.getLogger(__name__)
 
 
-class ApiProblem(Exception):
-    """An error with its status, its stable code, a sentence and pointers into the request."""
+class ApiProblem(Coded, Exception):
+    """An error with its stable code, a sentence and pointers into the request.
+
+    Its status is the code's (`service.codes`).  ``status`` is for answers whose status says
+    something else than their code: /readyz is 503, whatever is missing.
+    """
 
     def __init__(
         self,
-        status: int,
         code: str,
         detail: str,
         errors: Iterable[Mapping[str, str]] = (),
         headers: Mapping[str, str] | None = None,
+        status: int | None = None,
     ) -> None:
         super().__init__(detail)
-        self.status, self.code, self.detail = status, code, detail
+        self.code, self.detail = code, detail
+        self.status = status_of(code) if status is None else status
         self.errors = [dict(error) for error in errors]
         self.headers = dict(headers or {})
+        if self.status in RETRY_AFTER:
+            self.headers.setdefault("Retry-After", str(RETRY_AFTER[self.status]))
 
 
 def field_error(pointer: str, code: str, message: str) -> dict[str, str]:
@@ -97,18 +84,39 @@ def invalid(errors: Iterable[Mapping[str, str]], code: str = "invalid_request") 
     where = first.get("pointer") or first.get("parameter", "")
     said = f"{where}: {first['message']}" if where else first["message"]
     if all(error["code"] == OVER_LIMIT for error in listed):
-        return ApiProblem(413, OVER_LIMIT, f"{said}{more}", listed)
-    return ApiProblem(422, code, f"{said}{more}", listed)
+        return ApiProblem(OVER_LIMIT, f"{said}{more}", listed)
+    return ApiProblem(code, f"{said}{more}", listed)
 
 
 def not_found(what: str, name: str) -> ApiProblem:
     """A 404 for a named thing: ``what`` is ``job``, ``edit`` or ``version``."""
-    return ApiProblem(404, f"unknown_{what}", f"there is no {what} {name!r}")
+    return ApiProblem(f"unknown_{what}", f"there is no {what} {name!r}")
 
 
-def unavailable(code: str, detail: str, retry_after: int = RETRY_AFTER) -> ApiProblem:
+def unavailable(code: str, detail: str, retry_after: int = RETRY_AFTER[503]) -> ApiProblem:
     """A 503 that says when to try again."""
-    return ApiProblem(503, code, detail, headers={"Retry-After": str(retry_after)})
+    return ApiProblem(code, detail, headers={"Retry-After": str(retry_after)})
+
+
+def from_worker(error: JobError) -> ApiProblem:
+    """What the worker says about a request that it cannot answer."""
+    errors = [{key: str(value) for key, value in one.items()} for one in error.errors]
+    return ApiProblem(error.code, error.message, errors)
+
+
+def problem_for(error: Exception) -> ApiProblem:
+    """The answer for an exception, in a route or in a stream that has begun.
+
+    What nobody has foreseen is a bare 500: its text may be anything.
+    """
+    if isinstance(error, ApiProblem):
+        return error
+    if is_disk_full(error):
+        return ApiProblem("disk_full", "the store's disk is full")
+    if isinstance(error, KNOWN):
+        problems = [p for p in getattr(error, "problems", ()) if isinstance(p, FieldProblem)]
+        return ApiProblem(error.code, str(error), from_fields(problems))
+    return ApiProblem("internal_error", "an unexpected error; see the api's log")
 
 
 def validation_errors(
@@ -169,11 +177,12 @@ def event_stream(*names: str) -> dict[str, Any]:
 
 
 def install(app: FastAPI) -> None:
-    """Make ``app`` answer every error it knows with a problem; the others are `unexpected`."""
+    """Make ``app`` answer every error it knows with a problem; `failed` does the others."""
     app.add_exception_handler(ApiProblem, _on_problem)
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(HTTPException, _on_http)
-    app.add_exception_handler(StoreError, _on_store)
+    for known in KNOWN:
+        app.add_exception_handler(known, _on_known)
 
 
 def _escape(part: object) -> str:
@@ -199,25 +208,29 @@ async def _on_http(request: Request, error: Exception) -> Response:
     phrase = HTTPStatus(error.status_code).phrase
     code = phrase.lower().replace(" ", "_").replace("-", "_")
     detail = f"{request.method} {request.url.path}: {phrase.lower()}"
-    problem = ApiProblem(error.status_code, code, detail, headers=error.headers)
+    problem = ApiProblem(code, detail, headers=error.headers, status=error.status_code)
     return problem_response(request, problem)
 
 
-async def _on_store(request: Request, error: Exception) -> Response:
-    status, code = next(
-        (v for cls, v in STORE_PROBLEMS.items() if isinstance(error, cls)), (500, "store_error")
-    )
-    if status == 500:
-        log.error("request %s: %s", request.scope.get("request_id"), error)
-    headers = FULL if status == 507 else None
-    return problem_response(request, ApiProblem(status, code, str(error), headers=headers))
+async def _on_known(request: Request, error: Exception) -> Response:
+    return failed(request, error)
 
 
-def unexpected(request: Request, error: Exception) -> Response:
-    """The answer to a request that failed in a way nobody has foreseen."""
-    if is_disk_full(error):
-        problem = ApiProblem(507, "disk_full", "the store's disk is full", headers=FULL)
-    else:
-        log.error("request %s failed", request.scope.get("request_id"), exc_info=error)
-        problem = ApiProblem(500, "internal_error", "an unexpected error; see the api's log")
-    return problem_response(request, problem)
+def error_event(request: Request, error: Exception) -> ServerSentEvent:
+    """The last event of a stream that an error has ended: the problem as data."""
+    problem = _noted(request, error)
+    return ServerSentEvent(problem_of(request, problem).model_dump_json(), event="error")
+
+
+def failed(request: Request, error: Exception) -> Response:
+    """The answer to a request that failed with this."""
+    return problem_response(request, _noted(request, error))
+
+
+def _noted(request: Request, error: Exception) -> ApiProblem:
+    """The problem of an exception; what a person must look at is in the log."""
+    problem = problem_for(error)
+    if problem.status == 500 and not isinstance(error, ApiProblem):
+        unforeseen = None if isinstance(error, KNOWN) else error
+        log.error("request %s: %s", request.scope.get("request_id"), error, exc_info=unforeseen)
+    return problem

@@ -14,8 +14,9 @@ from service.api.problems import ApiProblem, documented, field_error, invalid
 from service.api.state import ApiState, State
 from service.api.submission import check_key, check_now, journaled, known_parent
 from service.api.validation import RESERVED_NAMES
-from service.history import version_of_edit
+from service.history import without
 from service.jobs import TERMINAL, Job, JobKind
+from service.moments import check_again
 from service.schemas import JobOut, RevertPayload, RevertRequest
 from service.schemas.access import Scope
 
@@ -81,8 +82,12 @@ def _record(
 
 def _check_applied(state: ApiState, edit: Job, edit_id: str) -> None:
     head = state.store.head().version
-    if version_of_edit(state.store.lineage(head), edit_id) is None:
+    parts = without(state.store.lineage(head), edit_id)
+    if parts is None:
         ended = edit.status in TERMINAL
         why = "" if ended else f"; its job {edit.id} has not ended: wait for it, or cancel it"
         detail = f"{edit_id} is not part of {head}, which is head{why}"
-        raise ApiProblem(409, "not_applied", detail)
+        raise ApiProblem("not_applied", detail)
+    info = state.store.model_info()
+    if info is not None:
+        check_again(state.store, info, parts[1])

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from fastapi import Header, Request, Response
 from pydantic import BaseModel, ValidationError
 
+from jeep_core.errors import JeepError
 from service import logs, tracing
 from service.api.auditing import queued
 from service.api.bodies import json_lines, parse_json, validate
@@ -51,7 +52,7 @@ class Submission:
         errors = [_by_line(error, self._lines) for error in problem.errors]
         if errors and (problem.status == 422 or problem.code == OVER_LIMIT):
             return invalid(errors, problem.code)
-        return ApiProblem(problem.status, problem.code, problem.detail, errors, problem.headers)
+        return ApiProblem(problem.code, problem.detail, errors, problem.headers)
 
 
 def from_json_body(data: Any, max_facts: int) -> Submission:
@@ -161,7 +162,7 @@ def journaled(
     try:
         state.check_room()
         made = payload(job_id)
-    except (ApiProblem, StoreFull):
+    except (ApiProblem, JeepError, StoreFull):
         if key is not None:
             state.store.release_key(key, job_id)
         raise
@@ -251,7 +252,7 @@ def _check_head(state: ApiState, parent: str | None) -> None:
     if parent is not None and parent != head:
         detail = f"head is {head}, not {parent}"
         errors = [field_error("/parent", "head_moved", detail)]
-        raise ApiProblem(412, "head_moved", detail, errors)
+        raise ApiProblem("head_moved", detail, errors)
 
 
 def _check_name(state: ApiState, name: str | None) -> None:
@@ -259,7 +260,7 @@ def _check_name(state: ApiState, name: str | None) -> None:
     if name is not None and version is not None:
         detail = str(NameTaken(name, version))
         error = field_error("/snapshot_name", "name_taken", detail)
-        raise ApiProblem(409, "name_taken", detail, [error])
+        raise ApiProblem("name_taken", detail, [error])
 
 
 def _by_line(error: dict[str, str], lines: list[int]) -> dict[str, str]:

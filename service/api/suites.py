@@ -99,7 +99,7 @@ async def upload_suite(
         message = f"must be one of {', '.join(FORMATS)}"
         raise invalid([parameter_error("format", "unknown_format", message)])
     if name in atlas.SUITES:
-        raise ApiProblem(409, "name_taken", f"{name!r} is a bundled suite")
+        raise ApiProblem("name_taken", f"{name!r} is a bundled suite")
     await run_in_threadpool(state.room.check)
     suites = Suites(state.store.root)
     limit = state.settings.max_suite_bytes
@@ -110,7 +110,7 @@ async def upload_suite(
         try:
             kept, fresh = await run_in_threadpool(suites.add, upload, info)
         except SuiteTaken as error:
-            raise ApiProblem(409, "name_taken", str(error)) from None
+            raise ApiProblem("name_taken", str(error)) from None
     response.status_code = 201 if fresh else 200
     response.headers["Location"] = f"/suites/{name}"
     return kept
@@ -158,7 +158,7 @@ async def _limited(request: Request, limit: int) -> AsyncIterator[bytes]:
                 raise too_large(limit)
             yield chunk
     except ClientDisconnect:
-        raise ApiProblem(400, "incomplete_body", "the body ended before it was whole") from None
+        raise ApiProblem("incomplete_body", "the body ended before it was whole") from None
 
 
 def _checked(upload: Upload, name: str, format: str | None, drop_bad: bool) -> SuiteInfo:

@@ -61,7 +61,6 @@ def check_count(n_facts: int, limit: int) -> None:
     if n_facts > limit:
         detail = f"{n_facts} facts in one request, the limit is {limit}"
         raise ApiProblem(
-            413,
             "too_many_facts",
             detail,
             from_fields([FieldProblem("/facts", "too_many_facts", detail)]),

@@ -33,7 +33,7 @@ def _run(part: str, settings: Settings) -> None:
         code: int = getattr(serve, part)(settings, say)
     except serve.ServeError as error:
         complain(f"jeep: {error}")
-        raise typer.Exit(error.code) from None
+        raise typer.Exit(error.exit_code) from None
     raise typer.Exit(code)
 
 

@@ -46,6 +46,7 @@ def plan(answer: EditPlan) -> RenderableType:
         _row(table, fact.index, shown, fact.tokens[fact.subject_last], fact.tokens[fact.prediction])
     parts: list[RenderableType] = [Text(f"{answer.editor}, preset {answer.preset}"), table]
     parts += [Text(f"fact {item.index} repeats fact {item.kept}") for item in answer.duplicates]
+    parts += [Text(f"{one.code}: {one.message}", style="red") for one in answer.obstacles]
     return Group(*parts)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 from httpx_sse import ServerSentEvent
 
+from jeep_core.errors import Coded
 from service.client.audit import AuditCalls
 from service.client.evaluations import EvaluationCalls
 from service.client.hypernetworks import Hypernetworks
@@ -35,7 +36,7 @@ FactDict = Mapping[str, Any]
 OnProgress = Callable[[JobStatus, Progress], None]
 
 
-class JobTimeout(Exception):
+class JobTimeout(Coded, Exception):
     """A job did not end in the time the caller gave it."""
 
 
@@ -48,6 +49,8 @@ class _Seen:
 
     def take(self, event: ServerSentEvent) -> None:
         data = json.loads(event.data)
+        if event.event == "error":
+            raise ApiError(Problem.model_validate(data))
         if event.event == "progress":
             self.progress = Progress.model_validate(data)
         elif event.event == "status":

@@ -15,6 +15,7 @@ import httpx
 from httpx_sse import EventSource
 from pydantic import BaseModel
 
+from jeep_core.errors import Coded
 from service.schemas import JobOut, Problem
 
 M = TypeVar("M", bound=BaseModel)
@@ -24,7 +25,7 @@ RETRIES = 4
 """Tries of a request that the service did not get or could not serve yet."""
 
 
-class ApiError(Exception):
+class ApiError(Coded, Exception):
     """The service refused a request.  ``problem`` says what is wrong with which field."""
 
     def __init__(self, problem: Problem) -> None:
@@ -33,7 +34,7 @@ class ApiError(Exception):
             where = error.get("pointer") or error.get("parameter", "")
             lines.append(f"  {where}: {error.get('message', '')}")
         super().__init__("\n".join(lines))
-        self.problem = problem
+        self.problem, self.code = problem, problem.code
 
 
 class Transport:

@@ -10,26 +10,40 @@ QueueError
 
 from __future__ import annotations
 
+from jeep_core.errors import Coded
 
-class QueueError(Exception):
+
+class QueueError(Coded, Exception):
     """Base of the queue's own errors."""
+
+    code = "no_queue"
 
 
 class LeaseHeld(QueueError):
     """Another worker holds the lease and kept it while we waited."""
 
+    code = "lease_held"
+
 
 class LeaseLost(QueueError):
     """The fence is stale: whatever was computed under it must be thrown away."""
+
+    code = "stale_fence"
 
 
 class JobGone(QueueError):
     """The job is not there to begin: cancelled meanwhile, or unknown to this Redis."""
 
+    code = "job_gone"
+
 
 class WorkerGone(QueueError):
     """No worker answers."""
 
+    code = "no_worker"
+
 
 class RequestTimeout(QueueError):
     """Nobody answered before the request's deadline."""
+
+    code = "worker_timeout"

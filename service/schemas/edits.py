@@ -129,13 +129,17 @@ class FactPlan(BaseModel):
 
 
 class EditPlan(BaseModel):
-    """Answer of ``POST /edits?dry_run=true``."""
+    """Answer of ``POST /edits?dry_run=true``.
+
+    ``obstacles``: why the edit itself would be refused now, as 409.
+    """
 
     editor: str
     preset: str | None
     hparams: HParamsOrAuto
     facts: list[FactPlan]
     duplicates: list[Duplicate] = Field(default_factory=list)
+    obstacles: list[JobError] = Field(default_factory=list)
 
 
 class Answer(BaseModel):

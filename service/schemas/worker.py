@@ -37,9 +37,9 @@ class WorkerInfo(BaseModel):
 
     ``relations`` maps names to templates; ``presets`` maps editor → preset names, the first
     being the default; ``preset_values`` maps ``editor/preset`` → hyper-parameters.  ``corpus``:
-    there is a text that second moments can be taken from, so the model can be edited;
-    ``perplexity_text``: there is one that perplexity can be measured on.  ``files``: SHA-256 of
-    the files that were published with it, by name.
+    there is a text that second moments can be taken over; ``moments``: the name of imported ones
+    that stand in for it; ``perplexity_text``: there is a text that perplexity can be measured on.
+    ``files``: SHA-256 of the files that were published with it, by name.
     """
 
     model: str
@@ -55,6 +55,7 @@ class WorkerInfo(BaseModel):
     presets: dict[str, list[str]] = Field(default_factory=dict)
     preset_values: dict[str, dict[str, Any]] = Field(default_factory=dict)
     corpus: bool = True
+    moments: str | None = None
     perplexity_text: bool = False
     files: dict[str, str] = Field(default_factory=dict)
     started_at: datetime

@@ -22,6 +22,8 @@ from __future__ import annotations
 import errno
 import re
 
+from jeep_core.errors import Coded
+
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _SAID = re.compile(rf"os error ({'|'.join(map(str, sorted(_FULL)))})\b")
 
@@ -39,28 +41,40 @@ def is_disk_full(error: BaseException | None) -> bool:
     return False
 
 
-class StoreError(Exception):
+class StoreError(Coded, Exception):
     """Base of everything the store raises on purpose."""
+
+    code = "store_error"
 
 
 class NotAStore(StoreError):
     """The directory holds other files and no store."""
 
+    code = "not_a_store"
+
 
 class WrongFormat(StoreError):
     """The store was written in another format version."""
+
+    code = "wrong_format"
 
 
 class StoreBusy(StoreError):
     """Another process holds the lock."""
 
+    code = "store_busy"
+
 
 class WrongModel(StoreError):
     """The store belongs to another model."""
 
+    code = "wrong_model"
+
 
 class UnknownVersion(StoreError):
     """No version has this id or name (``ref``)."""
+
+    code = "unknown_version"
 
     def __init__(self, ref: str) -> None:
         super().__init__(f"no version is called {ref!r}")
@@ -70,6 +84,8 @@ class UnknownVersion(StoreError):
 class UnknownJob(StoreError):
     """No job has this id."""
 
+    code = "unknown_job"
+
     def __init__(self, job_id: str) -> None:
         super().__init__(f"no job is called {job_id!r}")
         self.job_id = job_id
@@ -78,17 +94,25 @@ class UnknownJob(StoreError):
 class VersionExists(StoreError):
     """A version is written once."""
 
+    code = "version_exists"
+
 
 class JobExists(StoreError):
     """A job is journaled once."""
+
+    code = "job_exists"
 
 
 class CorruptFile(StoreError):
     """A file of the store cannot be understood."""
 
+    code = "corrupt_file"
+
 
 class CorruptTensor(StoreError):
     """The stored bytes of a tensor do not have the hash they are filed under."""
+
+    code = "corrupt_version"
 
 
 class MissingTensor(CorruptTensor):
@@ -97,6 +121,8 @@ class MissingTensor(CorruptTensor):
 
 class HeadMoved(StoreError):
     """Head is no longer the version that the caller started from."""
+
+    code = "version_conflict"
 
     def __init__(self, expected: str, actual: str) -> None:
         super().__init__(f"head is {actual}, not {expected}")
@@ -107,13 +133,19 @@ class HeadMoved(StoreError):
 class StaleFence(StoreError):
     """A later worker has moved head since."""
 
+    code = "stale_fence"
+
 
 class BadName(StoreError):
     """Not a snapshot name."""
 
+    code = "bad_name"
+
 
 class NameTaken(StoreError):
     """The name already stands for another version (``version``)."""
+
+    code = "name_taken"
 
     def __init__(self, name: str, version: str) -> None:
         super().__init__(f"{name!r} already names {version}")
@@ -124,13 +156,19 @@ class NameTaken(StoreError):
 class StoreFull(StoreError):
     """There is no room for what another job would store."""
 
+    code = "store_full"
+
 
 class DiskFull(StoreFull):
     """The store's disk has too little left."""
 
+    code = "disk_full"
+
 
 class KeyReused(StoreError):
     """The idempotency key belongs to another request (of job ``job_id``)."""
+
+    code = "idempotency_key_reused"
 
     def __init__(self, job_id: str) -> None:
         super().__init__(f"this idempotency key was used with another body (job {job_id})")
@@ -140,6 +178,10 @@ class KeyReused(StoreError):
 class KeyNameTaken(StoreError):
     """An API key in use has this name."""
 
+    code = "name_taken"
+
 
 class UnknownKey(StoreError):
     """No API key has this id or name."""
+
+    code = "unknown_key"

@@ -26,12 +26,16 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 class UnknownSuite(StoreError):
     """No suite has this name."""
 
+    code = "unknown_suite"
+
     def __init__(self, name: str) -> None:
         super().__init__(f"no suite is called {name!r}")
 
 
 class SuiteTaken(StoreError):
     """The name already stands for another suite."""
+
+    code = "name_taken"
 
     def __init__(self, name: str) -> None:
         super().__init__(f"{name!r} is another suite")

@@ -20,7 +20,7 @@ from jeep_core.probe.run import probe
 from jeep_core.views import ModelView
 from service.store import Store
 from service.store.versions import BASE
-from service.worker.lane import Refused
+from service.worker.failures import Refused
 
 if TYPE_CHECKING:
     from service.worker.control import JobControl

@@ -13,9 +13,10 @@ from jeep_core.views import ModelView
 from service import logs, tracing
 from service.queue import RequestQueue
 from service.schemas import WorkerReply
+from service.worker.failures import Stopping
 from service.worker.gate import Gate
 from service.worker.metrics import BATCH_ROWS, TOKENS
-from service.worker.replies import Pending, Slot, Stopping, error_reply, new_tokens
+from service.worker.replies import Pending, Slot, error_reply, new_tokens
 
 log = logging.getLogger(__name__)
 WAIT_S = 0.5
@@ -163,7 +164,11 @@ class DecodeLoop:
 
     def _refuse_all(self) -> None:
         self._collect_rest()
-        replies = [reply for g in self._groups.values() for reply in _refuse(g, Stopping())]
+        replies = [
+            reply
+            for g in self._groups.values()
+            for reply in _refuse(g, Stopping("the worker is stopping"))
+        ]
         if replies:
             self._requests.reply_all(replies)
 

@@ -15,7 +15,8 @@ from service.settings import Settings
 from service.store import Move, Store, StoreError
 from service.worker.control import JobControl
 from service.worker.edits import EditRunner
-from service.worker.lane import JobLane, Refused, Work
+from service.worker.failures import Refused
+from service.worker.lane import JobLane, Work
 from service.worker.reverts import Reverter, result_of
 from service.worker.versions import VersionViews
 

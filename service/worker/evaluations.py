@@ -47,7 +47,7 @@ from service.store import CorruptFile
 from service.store.files import encode, read, replace
 from service.store.suites import Suites
 from service.worker.edits import kept_prefixes
-from service.worker.lane import Refused
+from service.worker.failures import Refused
 from service.worker.read_lane import Task
 from service.worker.records import Records, write_lines
 

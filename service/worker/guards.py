@@ -14,8 +14,8 @@ from jeep_core.facts import Fact
 from jeep_core.generation import Decoder, Sampling, score
 from jeep_core.loading import texts_of
 from jeep_core.views import ModelView
-from service.jobs import JobError
 from service.schemas import FactOutcome, GuardFigures, Guards
+from service.worker.failures import GuardFailed
 
 ANSWER_TOKENS = 5
 """Of a greedy answer to a neighborhood prompt."""
@@ -27,15 +27,6 @@ Said = list[list[bool | str]]
 or, where the fact names no old answer, the greedy answer."""
 
 Checkpoint = Callable[[], None]
-
-
-class GuardFailed(Exception):
-    """A figure is beyond its limit."""
-
-    def __init__(self, errors: list[dict[str, str | float]]) -> None:
-        message = "; ".join(str(one["message"]) for one in errors)
-        super().__init__(message)
-        self.error = JobError(code="guard_failed", message=message, errors=errors)
 
 
 @dataclass(frozen=True)

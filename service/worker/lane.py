@@ -9,29 +9,18 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from redis.exceptions import RedisError
 
-from jeep_core.errors import Cancelled, InvalidFacts, InvalidHParams, JeepError, NumericalError
+from jeep_core.errors import Cancelled
 from service import logs, tracing
 from service.jobs import TERMINAL, Job, JobError, JobKind, JobStatus, Progress, now
 from service.queue import JobGone, JobQueue, Lease, LeaseLost, QueuedJob
 from service.settings import Settings
-from service.store import (
-    CorruptFile,
-    CorruptTensor,
-    DiskFull,
-    HeadMoved,
-    StaleFence,
-    Store,
-    StoreError,
-    StoreFull,
-    UnknownJob,
-    is_disk_full,
-)
+from service.store import CorruptFile, StaleFence, Store, UnknownJob, is_disk_full
 from service.store.room import Room
-from service.worker.guards import GuardFailed
-from service.worker.memory import is_out_of_memory, release_cached
+from service.worker.failures import Refused, Stopping, failure, is_foreseen
+from service.worker.memory import release_cached
 from service.worker.metrics import PhaseClock, count_end
 
 log = logging.getLogger(__name__)
@@ -42,18 +31,6 @@ ROOM_S = 1.0
 
 Work = Callable[[], BaseModel]
 """Does what a job asks for; its result.  Raises what ``JobLane`` turns into the job's error."""
-
-
-class Stopping(Exception):
-    """The worker is going down; the job stays queued and runs again."""
-
-
-class Refused(Exception):
-    """The job ends as failed with this error."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.error = JobError(code=code, message=message)
 
 
 class JobLane(ABC):
@@ -131,7 +108,7 @@ class JobLane(ABC):
         try:
             job, work = self._prepare(job)
         except CorruptFile as error:
-            self._end(job, JobStatus.FAILED, None, _corrupt_file(error))
+            self._end(job, JobStatus.FAILED, None, failure(error))
             return
         log.info("job %s begins, attempt %s, on %s", job.id, job.attempt, job.base_version)
         try:
@@ -144,6 +121,7 @@ class JobLane(ABC):
             self._give_back(job)
             raise
         if outcome[2] is not None and outcome[2].code == OUT_OF_MEMORY:
+            log.warning("job %s: %s", job.id, outcome[2].message)
             release_cached()  # here the failed computation's tensors are gone
         self._end(job, *outcome)
 
@@ -162,40 +140,12 @@ class JobLane(ABC):
             result = work()
         except Cancelled:
             return JobStatus.CANCELLED, None, None
-        except (Refused, GuardFailed) as error:
-            return JobStatus.FAILED, None, error.error
-        except HeadMoved as error:
-            message = f"{error}: a rollback came in between, nothing was changed"
-            return JobStatus.FAILED, None, JobError(code="version_conflict", message=message)
         except (LeaseLost, StaleFence, Stopping, RedisError):
             raise  # not the job's fault: it stays queued
-        except (InvalidFacts, InvalidHParams) as error:
-            problems = [vars(problem) for problem in error.problems]
-            invalid = JobError(code="invalid_request", message=str(error), errors=problems)
-            return JobStatus.FAILED, None, invalid
-        except NumericalError as error:
-            numerical = JobError(code="numerical_error", message=str(error))
-            return JobStatus.FAILED, None, numerical
-        except CorruptTensor as error:
-            return JobStatus.FAILED, None, JobError(code="corrupt_version", message=str(error))
-        except CorruptFile as error:
-            return JobStatus.FAILED, None, _corrupt_file(error)
-        except StoreFull as error:
-            code = "disk_full" if isinstance(error, DiskFull) else "store_full"
-            return JobStatus.FAILED, None, JobError(code=code, message=str(error))
-        except (JeepError, StoreError, ValidationError) as error:
-            if is_disk_full(error):
-                return JobStatus.FAILED, None, _disk_full(error)
-            return JobStatus.FAILED, None, JobError(code="failed", message=str(error))
         except Exception as error:
-            if is_disk_full(error):
-                return JobStatus.FAILED, None, _disk_full(error)
-            if is_out_of_memory(error):
-                log.warning("job %s: out of memory: %s", job.id, error)
-                return JobStatus.FAILED, None, _out_of_memory(error)
-            log.exception("job %s failed", job.id)
-            message = f"{type(error).__name__}: {error}"
-            return JobStatus.FAILED, None, JobError(code="internal_error", message=message)
+            if not is_foreseen(error):
+                log.exception("job %s failed", job.id)
+            return JobStatus.FAILED, None, failure(error)
         return JobStatus.SUCCEEDED, result.model_dump(mode="json"), None
 
     def _check_tries(self, job: Job) -> None:
@@ -276,18 +226,3 @@ class JobLane(ABC):
             if self.stop.wait(ROOM_S):
                 raise Stopping
             self._check_lease()
-
-
-def _out_of_memory(error: Exception) -> JobError:
-    [first, *_] = str(error).splitlines() or [""]
-    advice = "fewer facts at once, or a lower JEEP_EDIT_MEMORY_MB, need less"
-    message = f"there was not enough memory for this job; {advice} ({first})"
-    return JobError(code=OUT_OF_MEMORY, message=message)
-
-
-def _corrupt_file(error: CorruptFile) -> JobError:
-    return JobError(code="corrupt_file", message=str(error))
-
-
-def _disk_full(error: Exception) -> JobError:
-    return JobError(code="disk_full", message=f"the store's disk is full: {error}")

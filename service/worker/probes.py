@@ -18,7 +18,7 @@ from service.store.files import replace
 from service.store.suites import Suites
 from service.store.versions import BASE
 from service.worker.automatic import SUITE, probes_folder
-from service.worker.lane import Refused
+from service.worker.failures import Refused
 from service.worker.read_lane import Task
 from service.worker.versions import fact_of
 

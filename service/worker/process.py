@@ -20,15 +20,17 @@ from redis import Redis
 from redis.exceptions import RedisError
 from transformers.utils import logging as transformers_logging
 
-from jeep_core.editing import corpus_path, relations
+from jeep_core.editing import relations
 from jeep_core.editors import BrokenEditor, available, hparams_class
-from jeep_core.errors import JeepError
+from jeep_core.errors import JeepError, NoMoments
 from jeep_core.evaluation.perplexity import text_path
 from jeep_core.hparams import presets_for, validate_hparams
 from jeep_core.loading import LoadedModel, load
+from jeep_core.moment_source import IMPORT, may_need_moments, text_of
 from service import logs, tracing
 from service.exposition import page_of
 from service.jobs import Lane, now
+from service.moments import source_of
 from service.queue import (
     Heartbeat,
     JobQueue,
@@ -252,13 +254,26 @@ def load_mended_head(store: Store, views: VersionViews) -> None:
 
 
 def has_corpus(model: str, settings: Settings) -> bool:
-    """Whether there is a text for second moments; without one the model cannot be edited."""
+    """Whether there is a text that second moments can be taken over."""
+    return text_of(model, settings.corpus) is not None
+
+
+def say_moments(store: Store, info: WorkerInfo) -> None:
+    """Log which editors cannot be used for want of second moments, by the rule of all requests."""
+    needing = ", ".join(name for name, cls in available()[0].items() if may_need_moments(cls))
+    source = source_of(store, info)
     try:
-        corpus_path(model, settings.corpus)
-    except JeepError as error:
-        log.warning("%s: set JEEP_CORPUS, until then edits are refused", error)
-        return False
-    return True
+        source.check_any(needing)
+    except NoMoments as error:
+        log.warning("%s; until then edits by editors that need them are refused", error)
+    if info.moments is not None and not source.imported_files():
+        log.warning(
+            "JEEP_MOMENTS: nothing is imported as %s for this model: edits by %s are refused "
+            "until %s has been run",
+            info.moments,
+            needing,
+            IMPORT.format(name=info.moments),
+        )
 
 
 def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
@@ -298,9 +313,11 @@ def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
         presets=names,
         preset_values={f"{p.editor}/{p.name}": p.hparams for p in presets},
         corpus=has_corpus(base.name, settings),
+        moments=settings.moments,
         perplexity_text=text_path(base.name, settings.perplexity_text) is not None,
         started_at=now(),
     )
+    say_moments(store, info)
     files = {
         "tokenizer.json": base.tokenizer.to_str().encode(),
         "config.json": config.to_json_string().encode(),

@@ -19,8 +19,9 @@ from service.queue import JobQueue, Lease
 from service.settings import Settings
 from service.store import Store
 from service.worker.control import JobControl
+from service.worker.failures import Refused
 from service.worker.gate import Gate
-from service.worker.lane import JobLane, Refused, Work
+from service.worker.lane import JobLane, Work
 from service.worker.versions import VersionViews
 
 RUNNERS: Mapping[JobKind, str] = {

@@ -11,7 +11,6 @@ from math import exp
 from jeep_core.decoding import Row, Token
 from jeep_core.generation import Sampling, Scored
 from jeep_core.views import ModelView
-from service.jobs import JobError
 from service.schemas import (
     CandidateScore,
     GeneratedToken,
@@ -22,21 +21,9 @@ from service.schemas import (
     WorkerReply,
     WorkerRequest,
 )
-from service.store import (
-    CorruptFile,
-    CorruptTensor,
-    HeadMoved,
-    StaleFence,
-    UnknownVersion,
-    is_disk_full,
-)
-from service.worker.memory import is_out_of_memory
+from service.worker.failures import failure, is_foreseen
 
 log = logging.getLogger(__name__)
-
-
-class Stopping(Exception):
-    """The worker ends before the answer."""
 
 
 @dataclass(eq=False)
@@ -111,24 +98,9 @@ def new_tokens(slot: Slot) -> list[WorkerReply]:
 
 def error_reply(error: Exception) -> WorkerReply:
     """The last reply of a request that cannot be answered."""
-    if is_out_of_memory(error):
-        code, message = "out_of_memory", "not enough memory for this request now"
-    elif isinstance(error, UnknownVersion):
-        code, message = "unknown_version", str(error)
-    elif isinstance(error, StaleFence):
-        code, message = "stale_fence", "another worker has taken over"
-    elif isinstance(error, HeadMoved):
-        code, message = "version_conflict", str(error)
-    elif isinstance(error, (CorruptTensor, CorruptFile)):
-        code, message = "corrupt_version", str(error)
-    elif is_disk_full(error):
-        code, message = "disk_full", f"the store's disk is full: {error}"
-    elif isinstance(error, Stopping):
-        code, message = "stopping", "the worker is stopping"
-    else:
+    if not is_foreseen(error):
         log.exception("a request failed", exc_info=error)
-        code, message = "internal_error", f"{type(error).__name__}: {error}"
-    data = JobError(code=code, message=message).model_dump(mode="json")
+    data = failure(error).model_dump(mode="json")
     return WorkerReply(event="error", data=data)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from jeep_core.errors import Coded
 from jeep_core.loading import LoadedModel
 from service.schemas import Manifest
 from service.store import CorruptTensor, Store, StoreError
@@ -26,7 +27,7 @@ EVERY_S = 600.0
 LOOK_S = 0.5
 
 
-class Interrupted(Exception):
+class Interrupted(Coded, Exception):
     """The worker is going down, or is no longer the store's worker."""
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from edit_runner import MODEL, an_edit, control, runner_on
 
+from jeep_core.errors import MissingMoments
 from jeep_core.loading import LoadedModel, load
 from jeep_core.published import Imported
 from service.jobs import Progress
@@ -28,6 +29,15 @@ def test_imported_moments_stand_in_for_a_corpus(
     manifest, _ = runner.run(an_edit(), "v0", control())
     assert manifest.inputs["moment.0"] == imported.key(base, 0)
     assert manifest.inputs["moment.1"] == imported.key(base, 1)
+
+
+def test_a_layer_that_was_not_imported_is_named(
+    base: LoadedModel, store: Store, tmp_path: Path
+) -> None:
+    runner = runner_on(base, store, tmp_path)
+    Imported(store.base_file("moments"), "wikipedia").path(base, 1).unlink()
+    with pytest.raises(MissingMoments, match="layer 1 .* jeep moments import --name wikipedia"):
+        runner.run(an_edit(), "v0", control())
 
 
 def test_the_remaining_time_leaves_out_what_was_done_before(

@@ -15,10 +15,12 @@ from jeep_core.editing import EditResult
 from jeep_core.errors import Cancelled
 from jeep_core.evaluation.scoring import goes_on
 from jeep_core.facts import Fact
+from jeep_core.moment_source import imported_path
+from service.schemas import WorkerInfo
 from service.settings import Settings
 from service.store import Store
 from service.worker.edits import answers, fact_outcomes, kept_prefixes
-from service.worker.process import has_corpus
+from service.worker.process import has_corpus, say_moments
 
 LONG = "one two three four five six seven eight nine ten eleven twelve"
 
@@ -115,3 +117,29 @@ def test_a_corpus_is_needed_beside_the_bundled_ones(
     (tmp_path / "c.txt").write_text("text")
     settings = Settings(corpus=tmp_path / corpus if corpus else None)
     assert has_corpus(model, settings) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "imported", "said"),
+    [
+        (True, None, ""),
+        (False, None, "until then edits by editors that need them are refused"),
+        (False, "wikipedia", "jeep moments import --name wikipedia FILE.npz"),
+    ],
+)
+def test_the_worker_says_which_editors_lack_second_moments(
+    store: Store, caplog: pytest.LogCaptureFixture, text: bool, imported: str | None, said: str
+) -> None:
+    found = WorkerInfo.model_construct(model_hash="1" * 64, corpus=text, moments=imported)
+    say_moments(store, found)
+    assert said in caplog.text
+    assert bool(caplog.text) is bool(said)
+    if said:
+        assert "jeep, memit, pmet, rome, alphaedit" in caplog.text
+    if imported:
+        path = imported_path(store.base_file("moments"), imported, "1" * 64, 3)
+        path.parent.mkdir(parents=True)
+        path.touch()
+        caplog.clear()
+        say_moments(store, found)
+        assert caplog.text == ""

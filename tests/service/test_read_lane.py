@@ -18,7 +18,7 @@ from jeep_core.errors import FieldProblem, InvalidHParams
 from service.jobs import Job, JobKind, JobStatus, Progress, new_id, now
 from service.queue import Keys
 from service.store import Store
-from service.worker.lane import Refused
+from service.worker.failures import Refused
 from service.worker.read_lane import Task, runner_of
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from jeep_core.errors import Coded
 from jeep_core.facts import SLOT, normalise
 
 Record = Mapping[str, Any]
@@ -13,7 +14,7 @@ MAX_TEXT = 20_000
 """Characters of one text: more is a mistake in the file."""
 
 
-class Malformed(Exception):
+class Malformed(Coded, Exception):
     """A record that does not have the format: the whole file is in doubt."""
 
     def __init__(self, field: str, code: str, message: str) -> None:

@@ -33,7 +33,7 @@ from service.schemas import (
 )
 from service.settings import Settings
 from service.store import HeadMoved, Move, Store, StoreError
-from service.worker.lane import Refused
+from service.worker.failures import Refused
 from service.worker.metrics import REGISTRY
 from service.worker.reverts import result_of
 

@@ -105,7 +105,7 @@ def test_a_damaged_tensor_is_never_exported_as_whole(
         http.get("/snapshots/v1/export")
     path.unlink()
     answer = http.get("/snapshots/v1/export")
-    assert (answer.status_code, answer.json()["code"]) == (500, "corrupt_tensor")
+    assert (answer.status_code, answer.json()["code"]) == (500, "corrupt_version")
     assert TENSOR in answer.json()["detail"]
 
 

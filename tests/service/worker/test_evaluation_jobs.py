@@ -22,7 +22,7 @@ from service.settings import Settings
 from service.store import Store
 from service.store.suites import Suites
 from service.worker import evaluations, tensors
-from service.worker.lane import Refused
+from service.worker.failures import Refused
 from service.worker.read_lane import ReadControl, Task
 from service.worker.records import Records
 from service.worker.versions import VersionViews

@@ -24,7 +24,7 @@ from service.store import Store
 from service.worker import automatic, probes, tensors
 from service.worker.automatic import automatic_hparams, probes_folder
 from service.worker.control import JobControl
-from service.worker.lane import Refused
+from service.worker.failures import Refused
 from service.worker.read_lane import ReadControl, Task
 from service.worker.versions import VersionViews
 

@@ -1,0 +1,108 @@
+"""The one table of error codes: which HTTP status an error has, wherever a client meets it.
+
+Exceptions carry their ``code`` (`jeep_core.errors.Coded`).  Routes, answers of the worker, event
+streams and jobs take the code from there, and the status from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+STATUS: Mapping[str, int] = {
+    "bad_request": 400,
+    "incomplete_body": 400,
+    "malformed_json": 400,
+    "invalid_key": 401,
+    "no_key": 401,
+    "foreign_request": 403,
+    "insufficient_scope": 403,
+    "undeclared_scope": 403,
+    "not_found": 404,
+    "unknown_edit": 404,
+    "unknown_evaluation": 404,
+    "unknown_file": 404,
+    "unknown_job": 404,
+    "unknown_key": 404,
+    "unknown_probe": 404,
+    "unknown_suite": 404,
+    "unknown_target": 404,
+    "unknown_version": 404,
+    "method_not_allowed": 405,
+    "job_finished": 409,
+    "name_taken": 409,
+    "no_corpus": 409,
+    "no_hypernetwork": 409,
+    "no_moments": 409,
+    "no_result": 409,
+    "not_applied": 409,
+    "not_staged": 409,
+    "stale_fence": 409,
+    "version_conflict": 409,
+    "head_moved": 412,
+    "precondition_failed": 412,
+    "body_too_large": 413,
+    "over_limit": 413,
+    "too_many_facts": 413,
+    "unsupported_media_type": 415,
+    "bad_name": 422,
+    "idempotency_key_reused": 422,
+    "invalid_facts": 422,
+    "invalid_hparams": 422,
+    "invalid_request": 422,
+    "invalid_suite": 422,
+    "same_target": 422,
+    "queue_full": 429,
+    "too_many_requests": 429,
+    "too_many_streams": 429,
+    "corrupt_file": 500,
+    "corrupt_version": 500,
+    "failed": 500,
+    "internal_error": 500,
+    "numerical_error": 500,
+    "store_error": 500,
+    "no_head": 503,
+    "no_model": 503,
+    "no_queue": 503,
+    "no_worker": 503,
+    "out_of_memory": 503,
+    "stopping": 503,
+    "worker_timeout": 504,
+    "disk_full": 507,
+    "store_full": 507,
+}
+
+JOB_ONLY = frozenset(
+    {
+        "job_exists",
+        "job_gone",
+        "lease_held",
+        "not_a_store",
+        "store_busy",
+        "version_exists",
+        "wrong_format",
+        "wrong_model",
+        "cancelled",
+        "guard_failed",
+        "no_cases",
+        "no_probe",
+        "no_proposal",
+        "no_suite",
+        "suite_changed",
+        "too_few_cases",
+        "too_many_tries",
+        "unknown_kind",
+        "unsupported_model",
+    }
+)
+"""Codes of what only ends a job, or a process: no request is answered with them."""
+
+RETRY_AFTER = {503: 2, 507: 60}
+"""Seconds after which another try is worth it, where an answer says nothing else.
+
+Retention and the end of other jobs may make room on a full disk; a minute is soon enough.
+"""
+
+
+def status_of(code: str) -> int:
+    """The HTTP status of an error code; 500 for one that no request should be answered with."""
+    return STATUS.get(code, 500)

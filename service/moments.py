@@ -1,0 +1,47 @@
+"""Second moments of a store's model as api and worker both see them; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from jeep_core.editors import hparams_class
+from jeep_core.hparams import validate_hparams
+from jeep_core.moment_source import MomentSource, may_need_moments
+from service.schemas import AUTO, Manifest, WorkerInfo
+from service.store import Store
+
+
+def source_of(store: Store, info: WorkerInfo) -> MomentSource:
+    """What second moments of the published model can be had from."""
+    return MomentSource(info.model_hash, info.corpus, info.moments, store.base_file("moments"))
+
+
+def check_moments(store: Store, info: WorkerInfo, editor: str, hparams: Any) -> None:
+    """Refuse an edit, or a trial, whose second moments cannot be had.
+
+    ``hparams`` are complete, or "auto": then the layers are not known before the job runs.
+
+    Raises:
+        NoMoments: see `MomentSource.check`.
+    """
+    cls, source = hparams_class(editor), source_of(store, info)
+    if hparams != AUTO:
+        source.check(editor, cls.model_validate(hparams))
+    elif may_need_moments(cls):
+        source.check_any(editor)
+
+
+def check_again(store: Store, info: WorkerInfo, later: Iterable[Manifest]) -> None:
+    """Refuse to edit batches again whose second moments cannot be had any more.
+
+    Raises:
+        NoMoments: as `check_moments`.
+        InvalidHParams: an editor is not installed any more, or takes other hyper-parameters.
+    """
+    source = source_of(store, info)
+    for version in later:
+        if version.hparams:
+            cls = hparams_class(str(version.editor))
+            hparams = validate_hparams(cls, version.hparams, info.n_layers, f"/{version.id}")
+            source.check(f"{version.editor} ({version.edit_id})", hparams)

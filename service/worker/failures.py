@@ -1,0 +1,78 @@
+"""From an exception to what a client is told: the one way for jobs and for requests."""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+
+from jeep_core.errors import Coded, FieldProblem, JeepError
+from service.jobs import JobError
+from service.queue import QueueError
+from service.store import HeadMoved, StaleFence, StoreError, is_disk_full
+from service.worker.memory import is_out_of_memory
+
+
+class Refused(Coded, Exception):
+    """The job ends as failed with this error."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Stopping(Coded, Exception):
+    """The worker is going down: a job stays queued and runs again, a request is not answered."""
+
+    code = "stopping"
+
+
+class GuardFailed(Coded, Exception):
+    """A figure of an edit is beyond its limit; ``errors`` has every guard that tripped."""
+
+    code = "guard_failed"
+
+    def __init__(self, errors: list[dict[str, str | float]]) -> None:
+        super().__init__("; ".join(str(one["message"]) for one in errors))
+        self.errors = errors
+
+
+TOLD = (JeepError, StoreError, QueueError, Refused, Stopping, GuardFailed)
+"""Exceptions whose code and sentence are made to be shown."""
+
+
+def is_foreseen(error: BaseException) -> bool:
+    """Whether `failure` has a sentence for it; all else belongs into the log with its trace."""
+    known = isinstance(error, (*TOLD, ValidationError))
+    return known or is_disk_full(error) or is_out_of_memory(error)
+
+
+def failure(error: BaseException) -> JobError:
+    """Code, sentence and pointers of what ended a job or a request."""
+    if is_out_of_memory(error):
+        return JobError(code="out_of_memory", message=_out_of_memory(error))
+    if is_disk_full(error):
+        return JobError(code="disk_full", message=f"the store's disk is full: {error}")
+    if isinstance(error, HeadMoved):
+        message = f"{error}: a rollback came in between, nothing was changed"
+        return JobError(code=error.code, message=message)
+    if isinstance(error, StaleFence):
+        return JobError(code=error.code, message=f"another worker has taken over ({error})")
+    if isinstance(error, TOLD):
+        return JobError(code=error.code, message=str(error), errors=_errors(error))
+    if isinstance(error, ValidationError):
+        return JobError(code="failed", message=str(error))
+    return JobError(code="internal_error", message=f"{type(error).__name__}: {error}")
+
+
+def _errors(error: BaseException) -> list[dict[str, str | float]]:
+    """What an exception says about single fields."""
+    problems = [vars(p) for p in getattr(error, "problems", ()) if isinstance(p, FieldProblem)]
+    return [*problems, *getattr(error, "errors", ())]
+
+
+def _out_of_memory(error: BaseException) -> str:
+    [first, *_] = str(error).splitlines() or [""]
+    advice = (
+        "fewer facts or prompts at once, or a lower JEEP_EDIT_MEMORY_MB or "
+        "JEEP_FACTOR_MEMORY_MB, need less"
+    )
+    return f"there was not enough memory; {advice} ({first})"

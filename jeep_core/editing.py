@@ -96,7 +96,7 @@ def edit(
     kept = prepare_facts(base, facts)
     clock = Clock()
     if checked.moment_layers:
-        moments = moments or Moments(base, texts_of(corpus_path(base.name, corpus)))
+        moments = moments or Moments(base, corpus_texts(base.name, corpus))
         moments.ensure(checked.moment_layers, progress, should_stop, pause)
     clock.lap("moments")
     texts = list(prefixes or sample_prefixes(base, checked.prefix_count))
@@ -190,6 +190,20 @@ def relations() -> dict[str, str]:
 def tokenize(base: LoadedModel, facts: Sequence[Fact], prefixes: Sequence[str]) -> list[FactTokens]:
     """The rows of every fact."""
     return [FactTokens(*fact_rows(base.tokenizer, fact, prefixes)) for fact in facts]
+
+
+def corpus_texts(model: str, corpus: Path | str | None) -> list[str]:
+    """The documents that second moments are taken over.
+
+    Raises:
+        NoMoments: no text is given and the model is not a bundled one.
+        JeepError: the file cannot be read, or has no documents.
+    """
+    path = corpus_path(model, corpus)
+    texts = texts_of(path)
+    if not texts:
+        raise JeepError(f"{path} has no documents: it must hold a text, one document a line")
+    return texts
 
 
 def corpus_path(model: str, corpus: Path | str | None) -> Path:

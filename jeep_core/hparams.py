@@ -313,8 +313,8 @@ def load_preset(name: str, folder: Path | None = None) -> Preset:
     try:
         stat = path.stat()
         return _read_preset(name, path, stat.st_mtime_ns, stat.st_size)
-    except (OSError, UnicodeDecodeError, TypeError, yaml.YAMLError, ValidationError) as error:
-        message = f"{path} is not a preset: {error}"
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        message = f"{path} is not a preset: {_said(error)}"
         raise InvalidHParams([FieldProblem("/preset", "bad_preset", message)]) from None
 
 
@@ -322,14 +322,32 @@ def load_preset(name: str, folder: Path | None = None) -> Preset:
 def _read_preset(name: str, path: Path, changed_ns: int, size: int) -> Preset:
     """Read a file once, and again when it has changed."""
     raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(raw, dict):
+        raise ValueError("it is no mapping with editor, model, origin and hparams")
     return _PRESET.validate_python({"name": name, **raw})
 
 
 _PRESET = TypeAdapter(Preset)
 
 
+def _said(error: Exception) -> str:
+    """What is wrong with a file, in one line."""
+    if isinstance(error, ValidationError):
+        return "; ".join(
+            f"{'.'.join(map(str, item['loc'])) or 'it'}: {item['msg']}" for item in error.errors()
+        )
+    return " ".join(str(error).split())
+
+
 def _preset_files(folder: Path | None) -> dict[str, Path]:
-    """Files by name; those of the user's folder hide shipped ones."""
+    """Files by name; those of the user's folder hide shipped ones.
+
+    Raises:
+        InvalidHParams: the folder is none.
+    """
+    if folder is not None and not folder.is_dir():
+        message = f"{folder} is no folder of presets (--presets, JEEP_PRESETS)"
+        raise InvalidHParams([FieldProblem("/preset", "bad_preset", message)])
     paths = [*PRESETS.glob("*.yaml"), *(folder.glob("*.yaml") if folder else ())]
     return {path.stem: path for path in paths}
 

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from jeep_core import atlas
-from jeep_core.errors import UnsupportedModel
+from jeep_core.errors import JeepError, UnsupportedModel
 from jeep_core.families import Family, family_of, is_transposed
 from jeep_core.places import Place
 
@@ -162,8 +162,20 @@ def combined_sha256(hashes: Mapping[str, str]) -> str:
 
 
 def texts_of(path: Path) -> list[str]:
-    """The documents of a text file: one a line, empty lines left out."""
-    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    """The documents of a text file: one a line, empty lines left out.
+
+    Raises:
+        JeepError: it cannot be read, or is no text in UTF-8.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise JeepError(
+            f"{path} is no text in UTF-8: {error.reason} at byte {error.start}"
+        ) from None
+    except OSError as error:
+        raise JeepError(f"{path} cannot be read: {error.strerror}") from error
+    return [line for line in lines if line.strip()]
 
 
 def texts_sha256(texts: Iterable[str]) -> str:

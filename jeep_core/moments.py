@@ -20,6 +20,7 @@ from jeep_core.errors import Cancelled, JeepError
 from jeep_core.factors import FactorCache, MomentFactor
 from jeep_core.files import load_whole, save_whole
 from jeep_core.loading import LoadedModel, texts_sha256
+from jeep_core.moment_source import IMPORT
 from jeep_core.moment_sums import Documents, MomentSums, accumulate, pack, way_of_summing
 from jeep_core.pauses import Pause
 from jeep_core.places import Place, in_order
@@ -181,8 +182,9 @@ class Moments:
         def read() -> torch.Tensor:
             try:
                 return load_whole(path)["moment"].to(device)
-            except (JeepError, SafetensorError, KeyError) as error:
-                hint = "remove it, then it is taken again"
+            except (JeepError, SafetensorError, KeyError, OSError) as error:
+                again = IMPORT.format(name=self.imported) + " writes it" if self.imported else ""
+                hint = f"remove {path}, then {again or 'it is taken'} again"
                 raise JeepError(f"second moments of layer {layer}: {error}; {hint}") from None
 
         precision = torch.float32 if device.type == "cuda" else torch.float64

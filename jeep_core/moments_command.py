@@ -21,13 +21,14 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from safetensors import SafetensorError
 
 from jeep_core import moments as core
-from jeep_core.editing import corpus_path
+from jeep_core.editing import corpus_texts
 from jeep_core.editors import hparams_class
 from jeep_core.errors import JeepError
 from jeep_core.hparams import presets_for, validate_hparams
-from jeep_core.loading import LoadedModel, load, texts_of
+from jeep_core.loading import LoadedModel, load
 from jeep_core.moment_sums import MomentSums, merge, padding_share
 from jeep_core.places import AttentionOut, Place, in_order, layer_of
 from jeep_core.published import Imported
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for line in args.run(args):
             print(line, flush=True)
-    except JeepError as error:
+    except (JeepError, OSError, SafetensorError) as error:
         print(f"jeep: {error}", file=sys.stderr)
         return EXIT_FAILED
     return 0
@@ -89,7 +90,7 @@ def _compute(args: argparse.Namespace) -> Iterator[str]:
     wrong = [place for place in places if layer_of(place) >= base.n_layers]
     if wrong:
         raise JeepError(f"{base.name} has {base.n_layers} layers, none {layer_of(wrong[0])}")
-    texts = texts_of(corpus_path(base.name, args.corpus))
+    texts = corpus_texts(base.name, args.corpus)
     moments = core.Moments(base, texts, args.samples, args.folder)
     batches = moments.batches()
     yield f"{len(batches)} batches, {padding_share(batches):.1%} padding"

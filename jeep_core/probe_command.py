@@ -16,10 +16,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from safetensors import SafetensorError
 
 from jeep_core import atlas
 from jeep_core.errors import JeepError
-from jeep_core.evaluation.suites import load_suite
+from jeep_core.evaluation.suites import InvalidSuite, load_suite
 from jeep_core.loading import load, texts_of
 from jeep_core.probe.kept import keep
 from jeep_core.probe.prompts import Progress as Report
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     try:
         _probe(args)
-    except JeepError as error:
+    except (JeepError, OSError, SafetensorError) as error:
         print(f"jeep: {error}", file=sys.stderr)
         return EXIT_FAILED
     return 0
@@ -62,7 +63,10 @@ def _probe(args: argparse.Namespace) -> None:
     suite = args.suite or (SUITE if args.model in atlas.MODELS else None)
     if suite is None:
         raise JeepError(f"a probe of {args.model!r} needs a suite of facts: --suite FILE")
-    facts = load_suite(suite).cases
+    try:
+        facts = load_suite(suite).cases
+    except InvalidSuite as error:
+        raise JeepError(f"{suite} is no suite: {error}") from None
     related = related_to(args.model, args.corpus, args.table)
     base = load(args.model, args.device, args.dtype)
     with _bar() as report:
@@ -87,10 +91,7 @@ def related_to(model: str, corpus: Path | None, table: Path | None) -> Related |
     source = corpus or (atlas.CORPUS if bundled else None)
     if source is None:
         return None
-    try:
-        documents = texts_of(source)
-    except (OSError, UnicodeDecodeError) as error:
-        raise JeepError(f"{source} cannot be read: {error}") from None
+    documents = texts_of(source)
     if not documents:
         raise JeepError(f"{source} has no documents")
     rows: list[TableFact] = read_table(table) if table else bundled_table() if bundled else []

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from jeep_core.errors import JeepError, MissingMoments
 from jeep_core.files import read_record, save_whole
@@ -27,6 +28,7 @@ from jeep_core.moment_source import IMPORT, imported_path
 from jeep_core.places import Place
 
 SYMMETRIC = 1e-3
+WANTED = "published second moments are .npz files with mom2.mom2 and mom2.count"
 _NAME = re.compile(r"(?P<module>[\w.]+?)_(?P<dtype>float(16|32|64))_(?P<stats>[\w-]*mom2[\w-]*)")
 _LAYER = re.compile(r"\.(?P<layer>\d+)\.")
 
@@ -55,7 +57,16 @@ class Imported:
         path = self.path(base, layer)
         if not path.exists():
             raise not_imported(self.name, layer)
-        return read_record(path)
+        try:
+            record = read_record(path)
+            if not isinstance(record["sha256"], str):
+                raise ValueError("its header names no file")
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            raise JeepError(
+                f"{path} is damaged ({error}): remove it, then "
+                f"{IMPORT.format(name=self.name)} writes it again"
+            ) from error
+        return record
 
     def key(self, base: LoadedModel, layer: Place) -> str:
         """Hash of model, layer and imported file; never that of a corpus."""
@@ -75,7 +86,7 @@ class Imported:
         sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
         path = self.path(base, layer)
         if path.exists():
-            known = read_record(path)
+            known = self.provenance(base, layer)
             if known["sha256"] == sha256:
                 return known
             raise JeepError(
@@ -136,11 +147,28 @@ def _layer(base: LoadedModel, file: Path, given: int | None) -> int:
 
 
 def _read(file: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of a file; numpy and zipfile have errors of many kinds for one that is none.
+
+    Raises:
+        JeepError: it names the file and says what is wrong.
+    """
     try:
+        if file.stat().st_size == 0:
+            raise JeepError(f"{file} is empty: {WANTED}")
+        if not zipfile.is_zipfile(file):
+            raise JeepError(f"{file} is no .npz file, which is a zip archive: {WANTED}")
         with np.load(file, allow_pickle=False) as archive:
-            return dict(archive)
-    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
-        raise JeepError(f"{file}: not an .npz file of arrays ({error})") from error
+            found = {name: archive[name] for name in archive.files}
+    except JeepError:
+        raise
+    except OSError as error:
+        raise JeepError(f"{file} cannot be read: {error.strerror or error}") from error
+    except Exception as error:
+        raise JeepError(f"{file} is damaged, or no .npz file: {error}; {WANTED}") from error
+    arrays = {name: array for name, array in found.items() if isinstance(array, np.ndarray)}
+    if not arrays:
+        raise JeepError(f"{file} holds no arrays: {WANTED}")
+    return arrays
 
 
 def _sum_and_count(data: Mapping[str, NDArray[Any]], file: Path) -> tuple[NDArray[Any], int]:

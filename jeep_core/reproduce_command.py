@@ -23,17 +23,18 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from safetensors import SafetensorError
 
 from jeep_core.atlas import MODELS
-from jeep_core.editing import corpus_path
+from jeep_core.editing import corpus_texts
 from jeep_core.editors import hparams_class
 from jeep_core.errors import JeepError
-from jeep_core.evaluation.suites import Style, Suite, load_suite
+from jeep_core.evaluation.suites import InvalidSuite, Style, Suite, load_suite
 from jeep_core.files import write_atomically
 from jeep_core.hparams import Preset, presets_for, validate_hparams
 from jeep_core.hparams_gradient import HypernetworkHParams
 from jeep_core.hypernetworks.storage import load_network
-from jeep_core.loading import LoadedModel, load, texts_of
+from jeep_core.loading import LoadedModel, load
 from jeep_core.moments import Moments
 from jeep_core.prefixes import sample_prefixes
 from jeep_core.reproduce.case_study import case_study
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(given)
     try:
         _reproduce(args, args.shown_as or shlex.join(["jeep", "reproduce", *given]))
-    except JeepError as error:
+    except (JeepError, OSError, SafetensorError) as error:
         print(f"jeep: {error}", file=sys.stderr)
         return EXIT_FAILED
     return 0
@@ -106,7 +107,7 @@ def _reproduce(args: argparse.Namespace, command: str) -> None:
     except ImportError as error:
         raise JeepError(f"{error.name} is missing: pip install 'jeep-edit[report]'") from None
     suites = _suites(args)
-    texts = texts_of(corpus_path(args.model, args.corpus))
+    texts = corpus_texts(args.model, args.corpus)
     base = load(args.model, args.device, args.dtype)
     settings, missing = _settings(base, args)
     if "jeep" not in settings:
@@ -155,7 +156,14 @@ def _suites(args: argparse.Namespace) -> dict[str, Suite]:
     names = [name for name in (args.suite, args.zsre) if name != "-"]
     if not names:
         raise JeepError("there is no suite: give --suite or --zsre")
-    return {name: load_suite(name) for name in names}
+    return {name: _suite(name) for name in names}
+
+
+def _suite(name: str) -> Suite:
+    try:
+        return load_suite(name)
+    except InvalidSuite as error:
+        raise JeepError(f"{name} is no suite: {error}") from None
 
 
 def _settings(
@@ -222,7 +230,7 @@ def _lab(
 def _open_lab(args: argparse.Namespace, prefixes: int) -> Lab:
     """The lab of one process of several."""
     base = load(args.model, args.device, args.dtype)
-    return _lab(args, base, _suites(args), texts_of(corpus_path(args.model, args.corpus)), prefixes)
+    return _lab(args, base, _suites(args), corpus_texts(args.model, args.corpus), prefixes)
 
 
 def _plan(

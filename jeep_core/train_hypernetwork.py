@@ -130,7 +130,8 @@ def main(arguments: list[str] | None = None) -> int:
         hparams = chosen_hparams(base, args.editor, args.layers, args.rank, args.blocks)
         path = train_network(base, args.editor, hparams, settings, folder, args.data, _say)
     except (JeepError, OSError, KeyError, ValueError) as error:
-        print(f"jeep: {type(error).__name__}: {error}", file=sys.stderr)
+        said = str(error) if isinstance(error, (JeepError, OSError)) else repr(error)
+        print(f"jeep: {said}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("jeep: interrupted; the same command goes on from the checkpoint", file=sys.stderr)

@@ -25,9 +25,10 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from safetensors import SafetensorError
 
 from jeep_core import atlas
-from jeep_core.editing import corpus_path
+from jeep_core.editing import corpus_texts
 from jeep_core.editors import hparams_class
 from jeep_core.errors import JeepError
 from jeep_core.evaluation.suites import load_counterfact
@@ -44,7 +45,7 @@ from jeep_core.evaluation.tuning import (
 )
 from jeep_core.facts import Fact
 from jeep_core.hparams import Preset, presets_for, validate_hparams
-from jeep_core.loading import LoadedModel, load, texts_of
+from jeep_core.loading import LoadedModel, load
 from jeep_core.moments import Moments
 from jeep_core.prefixes import sample_prefixes
 from jeep_core.probe.choice import check_automatic, hparams_for
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     try:
         _tune(args)
-    except JeepError as error:
+    except (JeepError, OSError, SafetensorError) as error:
         print(f"jeep: {error}", file=sys.stderr)
         return EXIT_FAILED
     return 0
@@ -103,7 +104,7 @@ def _tune(args: argparse.Namespace) -> None:
     if args.layers == "auto":
         check_automatic(args.editor)
     cases, digest = _cases(args.suite, args.cases, args.seed)
-    texts = texts_of(corpus_path(args.model, args.corpus))
+    texts = corpus_texts(args.model, args.corpus)
     base = load(args.model, args.device, args.dtype)
     moments = Moments(base, texts, args.samples, args.folder)
     known = [p for p in presets_for(base.name, args.presets) if p.editor == args.editor]

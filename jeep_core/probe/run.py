@@ -183,4 +183,6 @@ def read_table(path: Path) -> list[TableFact]:
         if not all(isinstance(value, str) for value in fields):
             raise JeepError(f"{path}, line {number}: subject, relation and object must be texts")
         found.append(TableFact(*fields))
+    if not found:
+        raise JeepError(f"{path} has no facts: subject, relation and object as JSON, one a line")
     return found

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,10 +13,12 @@ from service.cli.common import (
     AsJson,
     Url,
     app,
+    check_facts,
     connected,
     follow,
     out,
     parse_json,
+    read_facts,
     show,
     show_list,
 )
@@ -143,15 +143,10 @@ def cancel_command(job_id: str, url: Url = None) -> None:
 
 
 def _read_edit(file: Path) -> dict[str, Any]:
-    try:
-        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(str(error), param_hint="FILE") from None
-    try:
-        data = json.loads(text)
-    except ValueError:
-        lines = [line for line in text.splitlines() if line.strip()]
-        data = [parse_json(line, f"{file}, fact {i}") for i, line in enumerate(lines, start=1)]
+    """The body of an edit from a file of any of the three forms."""
+    data = read_facts(file, "FILE")
     if isinstance(data, dict):
-        return data if "facts" in data else {"facts": [data]}
-    return {"facts": data}
+        data = data if "facts" in data else {"facts": [data]}
+    else:
+        data = {"facts": data}
+    return {**data, "facts": check_facts(data["facts"], file, "FILE")}

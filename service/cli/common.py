@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -13,6 +14,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 import httpx
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -142,6 +144,15 @@ def connected(url: str | None) -> Iterator[Client]:
     except httpx.TransportError as error:
         complain(f"the service cannot be reached: {error}")
         raise typer.Exit(EXIT_FAILED) from None
+    except httpx.InvalidURL as error:
+        complain(f"--url: this is no address: {error}")
+        raise typer.Exit(EXIT_USAGE) from None
+    except (ValidationError, json.JSONDecodeError):
+        complain("what answers at this address is no jeep service, or one of another release")
+        raise typer.Exit(EXIT_FAILED) from None
+    except OSError as error:  # a file that the answer should go to
+        complain(f"jeep: {error}")
+        raise typer.Exit(EXIT_FAILED) from None
 
 
 def _client(url: str) -> Client:
@@ -159,8 +170,48 @@ def parse_json(text: str, where: str) -> Any:
     """Read JSON; typer.BadParameter names ``where`` it came from."""
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise typer.BadParameter(f"not JSON: {error}", param_hint=where) from None
+
+
+def parse_object(text: str, where: str) -> dict[str, Any]:
+    """Read a JSON object; typer.BadParameter names ``where`` it came from."""
+    found = parse_json(text, where)
+    if not isinstance(found, dict):
+        raise typer.BadParameter('must be a JSON object: {"name": value, …}', param_hint=where)
+    return found
+
+
+def read_facts(file: Path, where: str) -> Any:
+    """The JSON value of a file, or a list of one value per line; ``-`` is standard input."""
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"{file} cannot be read: {error}", param_hint=where) from None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        lines = [line for line in text.splitlines() if line.strip()]
+        if not lines:
+            raise typer.BadParameter(f"{file} is empty", param_hint=where) from None
+        return [parse_json(line, f"{file}, fact {i}") for i, line in enumerate(lines, start=1)]
+
+
+def check_facts(facts: Any, file: Path, where: str) -> list[dict[str, Any]]:
+    """A list of objects; typer.BadParameter for anything else."""
+    if not isinstance(facts, list) or not all(isinstance(fact, dict) for fact in facts):
+        message = f"{file}: facts must be JSON objects, in an array or one a line"
+        raise typer.BadParameter(message, param_hint=where)
+    return facts
+
+
+def settings_or_exit() -> Settings:
+    """The settings of the environment; a wrong one ends the command with a message."""
+    try:
+        return load_settings()
+    except SettingsError as error:
+        complain(str(error))
+        raise typer.Exit(EXIT_USAGE) from None
 
 
 def follow(client: Client, job_id: str, quiet: bool) -> Any:

@@ -17,6 +17,7 @@ from service.cli.common import (
     follow,
     out,
     parse_json,
+    parse_object,
     show,
     show_list,
 )
@@ -43,7 +44,7 @@ def submit_command(
     url: Url = None,
 ) -> None:
     """Have the service train a network beside its other work."""
-    asked: dict[str, Any] = parse_json(options, "--options") if options else {}
+    asked: dict[str, Any] = parse_object(options, "--options") if options else {}
     given = {"steps": steps, "data": data}
     given["hparams"] = parse_json(hparams, "--hparams") if hparams else None
     with connected(url) as client:

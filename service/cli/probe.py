@@ -14,22 +14,21 @@ from rich.text import Text
 
 from service.cli.common import (
     EXIT_FAILED,
-    EXIT_USAGE,
     AsJson,
     CommandGroup,
     Url,
     app,
-    complain,
+    check_facts,
     connected,
     err,
     follow,
-    parse_json,
+    read_facts,
     require_worker_parts,
+    settings_or_exit,
     show,
 )
 from service.jobs import JobStatus
 from service.schemas.probe import Probe
-from service.settings import SettingsError, load_settings
 
 probes_app = CommandGroup(no_args_is_help=True, help="Probe versions of a running service.")
 app.add_typer(probes_app, name="probes")
@@ -40,11 +39,7 @@ PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 def probe_command(context: typer.Context) -> None:
     """Probe the configured model: figures, plots, and which layers to edit."""
     require_worker_parts()
-    try:
-        settings = load_settings()
-    except SettingsError as error:
-        complain(str(error))
-        raise typer.Exit(EXIT_USAGE) from None
+    settings = settings_or_exit()
     flags: dict[str, object] = {"--model": settings.model, "--device": settings.device}
     flags |= {"--dtype": settings.dtype, "--corpus": settings.corpus}
     if settings.store.is_dir():
@@ -67,7 +62,7 @@ def run_command(
     url: Url = None,
 ) -> None:
     """Probe a version, and show which layers an edit should write."""
-    rows = None if facts is None else _read(facts)
+    rows = None if facts is None else _facts(facts)
     with connected(url) as client:
         job = client.probe(suite, rows, version, limit=limit, seed=seed)
         done = follow(client, job.id, quiet=as_json)
@@ -103,14 +98,9 @@ def probe_table(answer: Probe) -> RenderableType:
     return Group(*map(Text, lines))
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
-    """Facts: a JSON list, or one per line."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(str(error), param_hint="--facts") from None
-    if text.lstrip().startswith("["):
-        found: list[dict[str, Any]] = parse_json(text, str(path))
-        return found
-    lines = [line for line in text.splitlines() if line.strip()]
-    return [parse_json(line, f"{path}, fact {i}") for i, line in enumerate(lines, start=1)]
+def _facts(path: Path) -> list[dict[str, Any]]:
+    """Facts: a JSON list, an object with "facts", or one per line."""
+    found = read_facts(path, "--facts")
+    if isinstance(found, dict):
+        found = found.get("facts", [found])
+    return check_facts(found, path, "--facts")

@@ -14,9 +14,10 @@ from service.cli.common import (
     complain,
     out,
     require_worker_parts,
+    settings_or_exit,
     with_settings,
 )
-from service.settings import WORKER_ENVIRONMENT, Settings, SettingsError, load_settings
+from service.settings import WORKER_ENVIRONMENT, Settings
 
 
 def _say(text: str) -> None:
@@ -72,11 +73,7 @@ PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 def moments_command(context: typer.Context) -> None:
     """Compute, merge or import second moments of the configured model."""
     require_worker_parts()
-    try:
-        settings = load_settings()
-    except SettingsError as error:
-        complain(str(error))
-        raise typer.Exit(EXIT_USAGE) from None
+    settings = settings_or_exit()
     given = [*context.args]
     if given and given[0] in ("compute", "merge", "import"):
         given[1:1] = _moment_flags(given[0], settings)
@@ -99,11 +96,7 @@ def _moment_flags(command: str, settings: Settings) -> list[str]:
 def tune_command(context: typer.Context) -> None:
     """Search hyper-parameters on a validation suite and write a preset."""
     require_worker_parts()
-    try:
-        settings = load_settings()
-    except SettingsError as error:
-        complain(str(error))
-        raise typer.Exit(EXIT_USAGE) from None
+    settings = settings_or_exit()
     flags = _moment_flags("compute", settings) if context.args else []
     if settings.presets:
         flags += ["--presets", str(settings.presets)]
@@ -117,7 +110,7 @@ def tune_command(context: typer.Context) -> None:
 def reproduce_command(context: typer.Context) -> None:
     """Make the paper's tables and figures on a model and suites: --out FOLDER …"""
     require_worker_parts()
-    settings = load_settings()
+    settings = settings_or_exit()
     flags = _moment_flags("compute", settings) if context.args else []
     if settings.presets:
         flags += ["--presets", str(settings.presets)]
@@ -136,7 +129,7 @@ def reproduce_command(context: typer.Context) -> None:
 def train_command(context: typer.Context) -> None:
     """Train a network for MEND or MALMEN into the store: EDITOR MODEL [--data FILE] …"""
     require_worker_parts()
-    settings = load_settings()
+    settings = settings_or_exit()
     module = [sys.executable, "-m", "jeep_core.train_hypernetwork"]
     os.execv(sys.executable, [*module, "--store", str(settings.store), *context.args])
 

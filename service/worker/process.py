@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import os
 import signal
@@ -43,6 +42,7 @@ from service.queue import (
     connect,
     end_patience,
 )
+from service.relations import own_relations
 from service.schemas import WorkerInfo
 from service.settings import EXIT_CONFIG, Settings
 from service.store import CorruptFile, StaleFence, Store, StoreBusy, StoreError, is_disk_full
@@ -226,7 +226,8 @@ def prepare(store: Store, base: LoadedModel, settings: Settings) -> None:
 
     Raises:
         StoreError: it belongs to another model, or a manifest or head cannot be read.
-        InvalidHParams: one of the user's presets for this model does not fit it.
+        JeepError: one of the user's presets for this model does not fit it, or JEEP_RELATIONS
+            names a file that holds no templates.
     """
     store.bind_model(base.model_hash)
     store.create_base(base.weights_sha256)
@@ -298,7 +299,7 @@ def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
     config = base.model.config
     table = relations()
     if settings.relations:
-        table |= json.loads(settings.relations.read_text(encoding="utf-8"))
+        table |= own_relations(settings.relations)
     info = WorkerInfo(
         model=base.name,
         model_hash=base.model_hash,

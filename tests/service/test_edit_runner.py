@@ -36,7 +36,7 @@ def test_a_layer_that_was_not_imported_is_named(
 ) -> None:
     runner = runner_on(base, store, tmp_path)
     Imported(store.base_file("moments"), "wikipedia").path(base, 1).unlink()
-    with pytest.raises(MissingMoments, match="layer 1 .* jeep moments import --name wikipedia"):
+    with pytest.raises(MissingMoments, match=r"layer 1 .* jeep moments import --name wikipedia"):
         runner.run(an_edit(), "v0", control())
 
 

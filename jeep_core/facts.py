@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from jeep_core.errors import FieldProblem, InvalidFacts
@@ -100,7 +101,11 @@ def _parse_fact(
     triple = record.get("relation") is not None or record.get("object") is not None
     pair = record.get("prompt") is not None or record.get("target_new") is not None
     if triple and pair:
-        problem("relation", "mixed_forms", "give relation and object, or prompt and target_new")
+        problem(
+            "relation",
+            "mixed_forms",
+            "give relation and object, or prompt and target_new, not parts of both",
+        )
         return None
     prompt_field, target_field = ("relation", "object") if triple else ("prompt", "target_new")
     prompt = _template(record, prompt_field, subject, relations, problem)
@@ -155,6 +160,10 @@ def _template(
         problem(field, "empty", f"{field} is missing or empty")
         return None
     if field == "relation":
+        wrong = unknown_relation(raw, relations)
+        if wrong is not None:
+            problem(field, "unknown_relation", wrong)
+            return None
         raw = relations.get(raw, raw)
     slots = raw.count(SLOT)
     if slots > 1:
@@ -165,10 +174,41 @@ def _template(
     if field == "relation":
         return f"{SLOT} {raw}" if raw[0] != "'" else SLOT + raw
     if not subject or subject not in raw:
-        problem(field, "no_subject", "the prompt has neither '{}' nor the subject in it")
+        problem(
+            field,
+            "no_subject",
+            "the prompt has neither '{}' nor the subject in it: write {} where it stands",
+        )
         return None
     before, _, after = raw.rpartition(subject)
     return before + SLOT + after
+
+
+def unknown_relation(text: str, relations: Mapping[str, str]) -> str | None:
+    """Why a relation is taken for a misspelt name; None if it is a name, a template or a text.
+
+    Without a ``{}``, one word with an underscore is a name, and so is what resembles a known
+    name: one word (0.8 of difflib's ratio, upper case and separators aside), or several (0.9).
+    Anything else is the text that follows the subject, such as "was born in".
+    """
+    if text in relations or SLOT in text:
+        return None
+    one_word = len(text.split()) == 1
+    plain = {_plain(name): name for name in relations}
+    close = get_close_matches(_plain(text), plain, n=1, cutoff=0.8 if one_word else 0.9)
+    if not close and not (one_word and "_" in text):
+        return None
+    known = f"the known ones are {', '.join(sorted(relations)) or 'none'}."
+    hint = f"did you mean {plain[close[0]]!r}?" if close else known
+    return (
+        f"no relation is called {text!r}; {hint} If it is the text that follows the subject, "
+        f"write it as a template: '{SLOT} {text}'"
+    )
+
+
+def _plain(name: str) -> str:
+    """A name in lower case, its words apart by blanks."""
+    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
 
 
 def deduplicate(facts: Sequence[Fact], pointer: str = "/facts") -> tuple[list[int], dict[int, int]]:

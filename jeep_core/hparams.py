@@ -6,7 +6,7 @@ Symbols of the paper (Shi et al., AAAI 2025): ``clamp`` is γ, ``weight_decay`` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -24,8 +24,11 @@ from pydantic import (
 )
 
 from jeep_core.errors import FieldProblem, InvalidHParams
+from jeep_core.naming import field_problems, known_names, one_line
 from jeep_core.places import AttentionOut, Place
 
+AUTOMATIC = ("jeep", "memit", "pmet")
+"""Editors that ``hparams: "auto"`` is for."""
 PRESETS = Path(__file__).parent / "presets"
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -306,15 +309,13 @@ def load_preset(name: str, folder: Path | None = None) -> Preset:
     """
     path = _preset_files(folder).get(name)
     if path is None:
-        known = ", ".join(preset_names(folder))
-        raise InvalidHParams(
-            [FieldProblem("/preset", "unknown_preset", f"no preset {name!r}; there are: {known}")]
-        )
+        message = f"no preset {name!r}; {known_names(name, preset_names(folder))}"
+        raise InvalidHParams([FieldProblem("/preset", "unknown_preset", message)])
     try:
         stat = path.stat()
         return _read_preset(name, path, stat.st_mtime_ns, stat.st_size)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        message = f"{path} is not a preset: {_said(error)}"
+        message = f"{path} is not a preset: {one_line(error)}"
         raise InvalidHParams([FieldProblem("/preset", "bad_preset", message)]) from None
 
 
@@ -328,15 +329,6 @@ def _read_preset(name: str, path: Path, changed_ns: int, size: int) -> Preset:
 
 
 _PRESET = TypeAdapter(Preset)
-
-
-def _said(error: Exception) -> str:
-    """What is wrong with a file, in one line."""
-    if isinstance(error, ValidationError):
-        return "; ".join(
-            f"{'.'.join(map(str, item['loc'])) or 'it'}: {item['msg']}" for item in error.errors()
-        )
-    return " ".join(str(error).split())
 
 
 def _preset_files(folder: Path | None) -> dict[str, Path]:
@@ -397,7 +389,7 @@ def validate_hparams(
     try:
         hparams = cls.model_validate(values)
     except ValidationError as error:
-        raise InvalidHParams(_problems(error, pointer)) from None
+        raise InvalidHParams(field_problems(cls, error, pointer)) from None
     problems = [
         replace(problem, pointer=pointer + problem.pointer)
         for problem in hparams.layer_problems(n_layers)
@@ -405,13 +397,3 @@ def validate_hparams(
     if problems:
         raise InvalidHParams(problems)
     return hparams
-
-
-def _problems(error: ValidationError, pointer: str) -> Sequence[FieldProblem]:
-    def escaped(part: int | str) -> str:
-        return str(part).replace("~", "~0").replace("/", "~1")
-
-    return [
-        FieldProblem("/".join([pointer, *map(escaped, item["loc"])]), item["type"], item["msg"])
-        for item in error.errors()
-    ]

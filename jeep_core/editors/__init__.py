@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +16,19 @@ from jeep_core.editors.plugins import (
 )
 from jeep_core.errors import FieldProblem, InvalidHParams
 from jeep_core.hparams import (
+    AUTOMATIC,
     AlphaEditHParams,
     EditorHParams,
     JeepHParams,
     MemitHParams,
+    OptimisedEditorHParams,
     PmetHParams,
     RomeHParams,
     merge,
     validate_hparams,
 )
 from jeep_core.hparams_gradient import FtWdHParams, MalmenHParams, MendHParams
+from jeep_core.naming import known_names
 
 if TYPE_CHECKING:
     from jeep_core.editors.base import Editor
@@ -64,9 +66,8 @@ def hparams_class(name: str) -> type[EditorHParams]:
     if name in registered():
         return plugin(name).hparams
     names = [*EDITORS, *(other for other in registered() if other not in EDITORS)]
-    close = get_close_matches(name, names, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(names)}"
-    raise InvalidHParams([FieldProblem("/editor", "unknown_editor", f"no editor {name!r}; {hint}")])
+    message = f"no editor {name!r}; {known_names(name, names)}"
+    raise InvalidHParams([FieldProblem("/editor", "unknown_editor", message)])
 
 
 def available() -> tuple[dict[str, type[EditorHParams]], list[str]]:
@@ -88,6 +89,7 @@ def preset_hparams(
     preset: str | None,
     changes: Mapping[str, Any],
     n_layers: int,
+    auto: bool = False,
 ) -> tuple[str | None, EditorHParams]:
     """The preset that is meant and complete hyper-parameters: its own with ``changes`` over them.
 
@@ -97,22 +99,40 @@ def preset_hparams(
         preset: one of them, or None: the default; without any, ``changes`` must be complete.
         changes: laid over the preset field by field.
         n_layers: number of the model's layers.
+        auto: whether ``"auto"`` may stand for hyper-parameters where this is asked.
 
     Raises:
         InvalidHParams: unknown editor or preset, values out of range, layers that do not exist.
     """
     cls = hparams_class(editor)
     if preset is not None and preset not in presets:
-        known = ", ".join(presets) or "none"
-        message = f"no preset {preset!r} of {editor} for this model; known: {known}"
+        message = f"no preset {preset!r} of {editor} for this model; {known_names(preset, presets)}"
         raise InvalidHParams([FieldProblem("/preset", "unknown_preset", message)])
     chosen = preset or next(iter(presets), None)
-    needed = any(field.is_required() for field in cls.model_fields.values())
-    if chosen is None and not changes and needed:
-        message = f"{editor} has no preset for this model: give all hyper-parameters"
+    needed = [name for name, field in cls.model_fields.items() if field.is_required()]
+    missing = [name for name in needed if name not in changes]
+    if chosen is None and missing:
+        message = f"{editor} has no preset for this model. {_ways_out(editor, cls, missing, auto)}"
         raise InvalidHParams([FieldProblem("/hparams", "no_preset", message)])
     base = presets[chosen] if chosen else {}
     return chosen, validate_hparams(cls, merge(base, changes), n_layers)
+
+
+def _ways_out(editor: str, cls: type[EditorHParams], missing: list[str], auto: bool) -> str:
+    """What to do where an editor has no preset for a model."""
+    named = " and ".join(missing)
+    ways = [f"give its hyper-parameters in hparams ({named} cannot be left out)"]
+    if editor in AUTOMATIC and auto:
+        ways.insert(0, 'send "hparams": "auto", which takes layers that a probe proposes')
+    elif editor in AUTOMATIC:
+        ways.insert(0, "take the hyper-parameters that a probe proposes (jeep probe, POST /probes)")
+    if issubclass(cls, OptimisedEditorHParams) or editor == "ft-wd":
+        ways.append(
+            f"or have `jeep tune --editor {editor} --suite FILE --out presets/NAME.yaml` make a "
+            "preset and start the worker with --presets presets (JEEP_PRESETS)"
+        )
+    said = ", ".join(ways)
+    return said[0].upper() + said[1:]
 
 
 def create(name: str) -> Editor:

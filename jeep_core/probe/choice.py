@@ -7,11 +7,9 @@ from typing import Any
 
 from jeep_core.editors import hparams_class
 from jeep_core.errors import FieldProblem, InvalidHParams
-from jeep_core.hparams import EditorHParams, validate_hparams
+from jeep_core.hparams import AUTOMATIC, EditorHParams, validate_hparams
 
 AUTO = "auto"
-AUTOMATIC = ("jeep", "memit", "pmet")
-"""Editors that ``hparams: "auto"`` is for."""
 
 
 def check_automatic(editor: str, preset: str | None = None) -> None:
@@ -23,10 +21,13 @@ def check_automatic(editor: str, preset: str | None = None) -> None:
     """
     hparams_class(editor)
     if editor not in AUTOMATIC:
-        message = f"{editor} has no automatic hyper-parameters; they are for {', '.join(AUTOMATIC)}"
+        message = (
+            f"{editor} has no automatic hyper-parameters, which are for {', '.join(AUTOMATIC)}: "
+            "name a preset, or give hparams as an object"
+        )
         raise _problem("/hparams", "no_automatic", message)
     if preset is not None:
-        message = 'a preset and hparams "auto" exclude each other'
+        message = 'a preset and hparams "auto" exclude each other: leave one of them out'
         raise _problem("/preset", "with_auto", message)
 
 

@@ -62,5 +62,8 @@ def _check(store: Store, target: str) -> None:
         detail = f"{version.id} was not staged; POST /rollback/{version.id} makes it head"
         raise ApiProblem("not_staged", detail)
     if head not in (version.parent, version.id):
-        detail = f"{version.id} was made on {version.parent}, but head is {head}"
+        detail = (
+            f"{version.id} was made on {version.parent}, but head is {head}: roll back to "
+            f"{version.parent} first, or edit again"
+        )
         raise ApiProblem("version_conflict", detail)

@@ -49,7 +49,8 @@ DESCRIPTION = """\
 Queues an edit and answers 202 with its job; `Location` is the job's address.
 
 **Facts** are `{subject, relation, object}` or `{subject, prompt, target_new}`.  `relation` is the
-name of a relation, else a template with one `{}`, else the text that follows the subject.
+name of a relation, else a template with one `{}`, else the text that follows the subject; one
+word with an underscore, or what resembles a known name, is refused (`unknown_relation`).
 `prompt` has one `{}` or contains the subject, whose last occurrence is meant.
 
 **Hyper-parameters** are the preset's with `hparams` laid over them, field by field; together they

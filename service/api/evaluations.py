@@ -264,7 +264,7 @@ async def _ended(state: ApiState, evaluation_id: str) -> tuple[Job, EvaluationPa
     """
     job = await _job(state, evaluation_id)
     if _result(job) is None:
-        detail = f"the evaluation is {job.status.value}: it has no result"
+        detail = f"the evaluation is {job.status.value}: it has no result (see /jobs/{job.id})"
         raise ApiProblem("no_result", detail)
     return job, EvaluationPayload.model_validate(job.payload)
 

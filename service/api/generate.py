@@ -104,20 +104,28 @@ def _limit_errors(body: GenerateRequest, settings: Settings) -> list[dict[str, s
     errors = []
     prompts, versions = body.all_prompts, body.versions
     if not versions:
-        errors.append(field_error("/version", "empty", "no version is given"))
+        errors.append(
+            field_error(
+                "/version",
+                "empty",
+                "no version is given: name one, or leave the field out for head",
+            )
+        )
     if not prompts:
-        errors.append(field_error("/prompts", "empty", "no prompt is given"))
+        errors.append(
+            field_error("/prompts", "empty", "no prompt is given: send prompt or prompts")
+        )
     if len(prompts) * len(versions) > settings.max_prompts:
-        message = f"prompts × versions must be at most {settings.max_prompts}"
+        message = f"prompts × versions must be at most {settings.max_prompts} (JEEP_MAX_PROMPTS)"
         errors.append(field_error("/prompts", OVER_LIMIT, message))
     if len(body.candidates) > settings.max_prompts:
-        message = f"at most {settings.max_prompts} candidates"
+        message = f"at most {settings.max_prompts} candidates (JEEP_MAX_PROMPTS)"
         errors.append(field_error("/candidates", OVER_LIMIT, message))
     if body.max_new_tokens > settings.max_new_tokens:
-        message = f"at most {settings.max_new_tokens} new tokens"
+        message = f"at most {settings.max_new_tokens} new tokens (JEEP_MAX_NEW_TOKENS)"
         errors.append(field_error("/max_new_tokens", OVER_LIMIT, message))
     if body.stream and (len(prompts) > 1 or len(versions) > 1):
-        message = "a stream has one prompt and one version"
+        message = "a stream has one prompt and one version: send several requests"
         errors.append(field_error("/stream", "not_single", message))
     for name in ("stop", "candidates"):
         empty = [i for i, text in enumerate(getattr(body, name)) if not text]
@@ -141,7 +149,7 @@ def _prompt_errors(
         if n_tokens == 0:
             errors.append(field_error(pointer, "empty", "the prompt has no tokens"))
         elif n_tokens > limit:
-            message = f"{n_tokens} tokens, at most {limit}"
+            message = f"{n_tokens} tokens, at most {limit} (JEEP_MAX_PROMPT_TOKENS)"
             errors.append(field_error(pointer, OVER_LIMIT, message))
         elif n_tokens > room and body.max_new_tokens <= settings.max_new_tokens:
             message = f"{n_tokens} tokens; with {follows} to follow, at most {max(room, 0)} fit"

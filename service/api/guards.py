@@ -32,7 +32,10 @@ def _locality_problems(
     facts: Sequence[tuple[int, Fact]], model: PublishedModel
 ) -> list[FieldProblem]:
     if not any(fact.neighborhood_prompts for _, fact in facts):
-        message = "no fact of the batch has neighborhood_prompts, so locality cannot be measured"
+        message = (
+            "no fact of the batch has neighborhood_prompts, so locality cannot be measured: give "
+            "some, or leave min_locality out"
+        )
         return [FieldProblem("/guards/min_locality", "no_neighborhood_prompts", message)]
     problems = []
     for i, fact in facts:

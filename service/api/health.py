@@ -11,7 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 
 from service.api.access import public
-from service.api.problems import ApiProblem, documented
+from service.api.problems import NO_MODEL, NO_QUEUE, NO_WORKER, ApiProblem, documented
 from service.api.reconcile import QUEUE_DOWN
 from service.api.state import ApiState, State
 from service.queue import WorkerBeat
@@ -76,10 +76,10 @@ async def _beat(state: ApiState, missing: list[Missing]) -> WorkerBeat | None:
         async with asyncio.timeout(PATIENCE_S):
             beat = await state.queue.worker_alive()
     except QUEUE_DOWN:
-        missing.append(Missing("queue", "no_queue", "the queue cannot be reached now"))
+        missing.append(Missing("queue", "no_queue", NO_QUEUE))
         return None
     if beat is None:
-        missing.append(Missing("worker", "no_worker", "no worker is running now"))
+        missing.append(Missing("worker", "no_worker", NO_WORKER))
     return beat
 
 
@@ -87,7 +87,7 @@ def _head(store: Store, missing: list[Missing]) -> Head | None:
     """Head, where the store has a model."""
     try:
         if store.model_info() is None:
-            missing.append(Missing("model", "no_model", "no worker has loaded a model yet"))
+            missing.append(Missing("model", "no_model", NO_MODEL))
         return store.head()
     except UnknownVersion as error:
         missing.append(Missing("head", "no_head", str(error)))

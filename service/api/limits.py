@@ -27,7 +27,7 @@ class RateLimit:
 
     def __init__(self, buckets: TokenBuckets, settings: Settings) -> None:
         self._buckets, self._on = buckets, settings.rate_per_minute > 0
-        self._allowed = f"{settings.rate_per_minute:g} requests a minute"
+        self._allowed = f"{settings.rate_per_minute:g} requests a minute (JEEP_RATE_PER_MINUTE)"
 
     async def take(self, caller: Caller) -> None:
         """Count a request.
@@ -79,7 +79,11 @@ class _Stream(EventSourceResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._streams.slot(self._caller) as free:
             if not free:
-                raise busy("too_many_streams", "too many event streams are open", BUSY_S)
+                raise busy(
+                    "too_many_streams",
+                    "too many event streams are open (JEEP_MAX_STREAMS): close some",
+                    BUSY_S,
+                )
             await super().__call__(scope, receive, send)
 
 
@@ -95,7 +99,7 @@ def check_queue(store: Store, settings: Settings) -> None:
         ApiProblem: 429.
     """
     if store.open_jobs() >= settings.max_queue:
-        detail = f"{settings.max_queue} jobs wait already"
+        detail = f"{settings.max_queue} jobs wait already (JEEP_MAX_QUEUE): try again later"
         raise busy("queue_full", detail, BUSY_S)
 
 
@@ -106,7 +110,7 @@ def fact_errors(facts: list[FactIn], settings: Settings) -> list[dict[str, str]]
         for name, value in fact:
             values = value if isinstance(value, list) else [value]
             if len(values) > settings.max_prompts:
-                message = f"at most {settings.max_prompts} prompts"
+                message = f"at most {settings.max_prompts} prompts (JEEP_MAX_PROMPTS)"
                 errors.append(field_error(f"/facts/{i}/{name}", OVER_LIMIT, message))
             if any(text and len(text) > settings.max_text_chars for text in values):
                 errors.append(_too_long(f"/facts/{i}/{name}", settings))
@@ -126,5 +130,5 @@ def text_errors(body: GenerateRequest, settings: Settings) -> list[dict[str, str
 
 
 def _too_long(pointer: str, settings: Settings) -> dict[str, str]:
-    message = f"at most {settings.max_text_chars} characters"
+    message = f"at most {settings.max_text_chars} characters (JEEP_MAX_TEXT_CHARS)"
     return field_error(pointer, OVER_LIMIT, message)

@@ -112,7 +112,10 @@ class BodyLimit:
 
 def too_large(limit: int) -> ApiProblem:
     """A 413 for a body of more than ``limit`` bytes."""
-    detail = f"the body is larger than {limit} bytes"
+    detail = (
+        f"the body is larger than {limit} bytes (JEEP_MAX_BODY_BYTES, for suites "
+        "JEEP_MAX_SUITE_BYTES)"
+    )
     return ApiProblem("body_too_large", detail, headers={"Connection": "close"})
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
-from service.api.problems import unavailable
+from service.api.problems import NO_MODEL, unavailable
 from service.schemas import WorkerInfo
 from service.store import CorruptFile, Store
 
@@ -40,7 +40,7 @@ class ModelCache:
         with self._lock:
             info = self._store.model_info()
             if info is None:
-                raise unavailable("no_model", "no worker has loaded a model yet", retry_after=5)
+                raise unavailable("no_model", NO_MODEL, retry_after=5)
             stat = self._store.model_file("tokenizer.json").stat()
             stamp = (stat.st_mtime_ns, stat.st_ino)
             if self._model is None or stamp != self._stamp:

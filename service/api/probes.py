@@ -164,7 +164,9 @@ def _journaled(state: ApiState, body: ProbeRequest, key: str | None) -> tuple[Jo
         elif body.suite is not None:
             suite_info(Suites(state.store.root), body.suite)
         elif model.info.model not in atlas.MODELS:
-            message = "give a suite or facts: this model has no bundled suite"
+            message = (
+                "give a suite or facts: this model has no bundled suite (jeep suites add NAME FILE)"
+            )
             raise invalid([field_error("/suite", "missing", message)])
         try:
             version = state.store.resolve(body.version)

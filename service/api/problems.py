@@ -10,10 +10,12 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel
 from sse_starlette import ServerSentEvent
 from starlette.exceptions import HTTPException
 
 from jeep_core.errors import Coded, FieldProblem, JeepError
+from jeep_core.naming import field_message
 from service.codes import RETRY_AFTER, status_of
 from service.jobs import JobError
 from service.queue import QueueError
@@ -23,6 +25,12 @@ from service.store import StoreError, is_disk_full
 PROBLEM = "jeep.problem"
 """Where the ASGI scope of a request keeps the code of the problem that ended it."""
 MEDIA_TYPE = "application/problem+json"
+
+NO_WORKER = "no worker is running now"
+NO_MODEL = (
+    "no worker has loaded a model yet: jeep worker (or jeep serve) does, and its log says more"
+)
+NO_QUEUE = "the queue cannot be reached now (JEEP_REDIS_URL)"
 
 KNOWN = (JeepError, StoreError, QueueError)
 """Exceptions whose code and sentence are made to be shown."""
@@ -120,14 +128,14 @@ def problem_for(error: Exception) -> ApiProblem:
 
 
 def validation_errors(
-    items: Iterable[Mapping[str, Any]], pointer: str = ""
+    model: type[BaseModel], items: Iterable[Mapping[str, Any]], pointer: str = ""
 ) -> list[dict[str, str]]:
-    """Errors of pydantic as pointers below ``pointer``."""
+    """Errors of pydantic about a ``model`` as pointers below ``pointer``."""
     return [
         field_error(
             "/".join([pointer, *(_escape(part) for part in item["loc"])]),
             str(item["type"]),
-            str(item["msg"]),
+            field_message(model, item),
         )
         for item in items
     ]

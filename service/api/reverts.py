@@ -13,7 +13,7 @@ from service.api.edits import accepted, job_of_edit
 from service.api.problems import ApiProblem, documented, field_error, invalid
 from service.api.state import ApiState, State
 from service.api.submission import check_key, check_now, journaled, known_parent
-from service.api.validation import RESERVED_NAMES
+from service.api.validation import RESERVED_NAMES, reserved
 from service.history import without
 from service.jobs import TERMINAL, Job, JobKind
 from service.moments import check_again
@@ -68,7 +68,7 @@ def _record(
     edit = job_of_edit(state.store, edit_id)
     parent = known_parent(state, body.parent)
     if body.snapshot_name and RESERVED_NAMES.fullmatch(body.snapshot_name):
-        message = f"{body.snapshot_name!r} is reserved"
+        message = reserved(body.snapshot_name)
         raise invalid([field_error("/snapshot_name", "reserved_name", message)])
 
     def payload(_: str) -> RevertPayload:

@@ -11,7 +11,7 @@ from fastapi import Depends, Request
 
 from service.api.limits import Streams, check_queue
 from service.api.model import ModelCache
-from service.api.problems import unavailable
+from service.api.problems import NO_QUEUE, NO_WORKER, unavailable
 from service.api.reconcile import QUEUE_DOWN, Reconciler
 from service.queue import AsyncQueue
 from service.settings import Settings
@@ -51,7 +51,7 @@ class ApiState:
         async with queue_or_503():
             with_worker = await self.queue.worker_alive()
         if with_worker is None:
-            raise unavailable("no_worker", "no worker is running now")
+            raise unavailable("no_worker", NO_WORKER)
 
 
 @asynccontextmanager
@@ -60,7 +60,7 @@ async def queue_or_503() -> AsyncIterator[None]:
     try:
         yield
     except QUEUE_DOWN:
-        raise unavailable("no_queue", "the queue cannot be reached now") from None
+        raise unavailable("no_queue", NO_QUEUE) from None
 
 
 def _state(request: Request) -> ApiState:

@@ -81,7 +81,7 @@ def from_lines(body: bytes, options: dict[str, str | None], max_facts: int) -> S
         try:
             facts.append(FactIn.model_validate(value))
         except ValidationError as error:
-            errors += validation_errors(error.errors(include_url=False), f"/lines/{number}")
+            errors += validation_errors(FactIn, error.errors(include_url=False), f"/lines/{number}")
     if not lines:
         errors.append(field_error("/lines", "empty", "the body has no fact"))
     if errors:
@@ -250,7 +250,7 @@ def check_now(state: ApiState, parent: str | None, name: str | None) -> None:
 def _check_head(state: ApiState, parent: str | None) -> None:
     head = state.store.head().version
     if parent is not None and parent != head:
-        detail = f"head is {head}, not {parent}"
+        detail = f"head is {head}, not {parent}: send it again with the new parent, or without one"
         errors = [field_error("/parent", "head_moved", detail)]
         raise ApiProblem("head_moved", detail, errors)
 

@@ -19,6 +19,11 @@ from service.schemas.edits import HParamsOrAuto
 RESERVED_NAMES = re.compile(r"head|base|v[0-9]+", re.IGNORECASE)
 
 
+def reserved(name: str) -> str:
+    """Why a snapshot cannot have this name."""
+    return f"{name!r} is reserved: head, base and v<number> name versions; choose another name"
+
+
 @dataclass(frozen=True)
 class ValidEdit:
     """A request without mistakes.  ``facts[i]`` came as fact ``indices[i]`` of the request."""
@@ -59,7 +64,10 @@ def check_count(n_facts: int, limit: int) -> None:
         ApiProblem: 413.
     """
     if n_facts > limit:
-        detail = f"{n_facts} facts in one request, the limit is {limit}"
+        detail = (
+            f"{n_facts} facts in one request, the limit is {limit} (JEEP_MAX_FACTS): "
+            "send several edits"
+        )
         raise ApiProblem(
             "too_many_facts",
             detail,
@@ -75,7 +83,7 @@ def validate_edit(request: EditRequest, model: PublishedModel) -> ValidEdit:
     """
     problems: list[FieldProblem] = []
     if request.snapshot_name and RESERVED_NAMES.fullmatch(request.snapshot_name):
-        message = f"{request.snapshot_name!r} is reserved"
+        message = reserved(request.snapshot_name)
         problems.append(FieldProblem("/snapshot_name", "reserved_name", message))
     preset: str | None = None
     hparams: HParamsOrAuto = {}
@@ -110,7 +118,7 @@ def _hparams(request: EditRequest, model: PublishedModel) -> tuple[str | None, H
     names = model.info.presets.get(request.editor, [])
     known = {name: model.info.preset_values[f"{request.editor}/{name}"] for name in names}
     preset, checked = preset_hparams(
-        request.editor, known, request.preset, request.hparams, model.info.n_layers
+        request.editor, known, request.preset, request.hparams, model.info.n_layers, auto=True
     )
     return preset, checked.model_dump(mode="json")
 

@@ -27,8 +27,9 @@ class FactIn(Request):
     """One fact: ``subject, relation, object`` or ``subject, prompt, target_new``.
 
     ``relation`` is the name of a relation in the template table, else a template with one
-    ``{}``, else the text that follows the subject.  ``prompt`` has one ``{}`` or contains the
-    subject (its last occurrence is meant).
+    ``{}``, else the text that follows the subject.  One word with an underscore, and what
+    resembles a known name, is never taken for such a text: 422 says which name is meant.
+    ``prompt`` has one ``{}`` or contains the subject (its last occurrence is meant).
     """
 
     subject: str

@@ -148,7 +148,7 @@ class NameTaken(StoreError):
     code = "name_taken"
 
     def __init__(self, name: str, version: str) -> None:
-        super().__init__(f"{name!r} already names {version}")
+        super().__init__(f"{name!r} already names {version}: choose another name")
         self.name = name
         self.version = version
 

@@ -82,7 +82,12 @@ def _probed(
     except JeepError as error:
         if source == SUITE:
             raise
-        message = f'hparams "auto" needs a probe of this model: POST /probes with a suite ({error})'
+        message = (
+            'hparams "auto" needs a probe of this model, and the facts of this edit do not do for '
+            f'one ({error}): POST /probes {{"suite": "NAME", "version": "base"}}, or jeep probes '
+            "run NAME --version base, with a suite of facts that the model knows (jeep suites add "
+            "NAME FILE), then edit again"
+        )
         raise Refused("no_probe", message) from None
     return {**found.record(), "suite": source, "version": BASE}
 

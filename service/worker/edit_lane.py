@@ -12,7 +12,7 @@ from service.jobs import Job, JobKind, JobStatus, Progress
 from service.queue import JobQueue, Lease
 from service.schemas import EditPayload, EditResult, Manifest, RevertPayload, RevertResult
 from service.settings import Settings
-from service.store import Move, Store, StoreError
+from service.store import Move, NameTaken, Store, StoreError
 from service.worker.control import JobControl
 from service.worker.edits import EditRunner
 from service.worker.failures import Refused
@@ -106,10 +106,14 @@ class EditLane(JobLane):
     def _check(self, payload: EditPayload | RevertPayload, parent: str) -> None:
         wanted = payload.parent and self._store.resolve(payload.parent)
         if wanted and wanted != parent:
-            raise Refused("precondition_failed", f"head is {parent}, not {payload.parent}")
+            raise Refused(
+                "precondition_failed",
+                f"head is {parent}, not {payload.parent}: send it again with the new parent, or "
+                "without one",
+            )
         name = payload.snapshot_name
         if name and name in self._store.names():
-            raise Refused("name_taken", f"{name!r} already names {self._store.names()[name]}")
+            raise Refused("name_taken", str(NameTaken(name, self._store.names()[name])))
 
     def _commit(self, job: Job, to: str, expected: str, why: str) -> Move:
         """Move head."""

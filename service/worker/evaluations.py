@@ -74,7 +74,13 @@ def run(task: Task) -> EvaluationResult:
         fit = usable
     cases = drawn(fit, payload)
     if not cases:
-        raise Refused("no_cases", f"no case of {payload.suite} can be asked of this model")
+        why = (
+            ", ".join(f"{count} {reason}" for reason, count in (+skipped).items()) or "it has none"
+        )
+        message = (
+            f"no case of {payload.suite} can be asked of this model ({why}): take another suite"
+        )
+        raise Refused("no_cases", message)
     evaluation = _Evaluation(task, payload, suite.style, cases)
     points = evaluation.points()
     evaluation.write_comparisons()
@@ -105,7 +111,10 @@ def drawn(cases: Sequence[Case], payload: EvaluationPayload) -> list[Case]:
     distinct = [case for case in shuffled if asked[normalise(case.text)] is case]
     most = max(target.n_edits or 0 for target in payload.targets)
     if most > len(distinct):
-        message = f"{most} edits asked for, {payload.suite} has {len(distinct)} for this model"
+        message = (
+            f"{most} edits asked for, {payload.suite} has {len(distinct)} for this model: "
+            "ask for fewer, or take a larger suite"
+        )
         raise Refused("too_few_cases", message)
     return distinct[:most]
 
@@ -308,7 +317,10 @@ def _suite(task: Task, payload: EvaluationPayload) -> Suite:
     suites = Suites(task.store.root)
     info = suites.get(payload.suite)
     if info.sha256 != payload.suite_sha256:
-        raise Refused("suite_changed", f"{payload.suite} is not the suite it was")
+        raise Refused(
+            "suite_changed",
+            f"{payload.suite} is not the suite it was when this was submitted: submit it again",
+        )
     return load_suite(suites.path(payload.suite), info.format, drop_bad=True, name=info.name)
 
 

@@ -152,7 +152,11 @@ class JobLane(ABC):
         """Give up a job that has killed every worker so far."""
         tries = self._settings.job_tries
         if job.attempt > tries:
-            raise Refused("too_many_tries", f"the worker died {tries} times during this job")
+            message = (
+                f"the worker died {tries} times during this job (JEEP_JOB_TRIES); its log says "
+                "why: where memory ran out, fewer facts at once may do"
+            )
+            raise Refused("too_many_tries", message)
 
     def _check_room(self) -> None:
         """Begin no job that would fill the store."""

@@ -76,7 +76,10 @@ def _facts(task: Task, payload: ProbePayload) -> tuple[list[Fact], str]:
         return [fact_of(record) for record in payload.facts], "facts of the request"
     name = payload.suite or (SUITE if task.base.name in atlas.MODELS else None)
     if name is None:
-        raise Refused("no_suite", "give a suite or facts: this model has no bundled suite")
+        raise Refused(
+            "no_suite",
+            "give a suite or facts: this model has no bundled suite (jeep suites add NAME FILE)",
+        )
     if name in atlas.SUITES:
         return list(load_suite(name).cases), name
     suites = Suites(task.store.root)

@@ -194,3 +194,56 @@ def test_two_answers_to_one_text_are_refused_whatever_its_subject() -> None:
 def test_one_text_with_two_subjects_and_one_answer_is_two_facts() -> None:
     facts = [Fact("Lima", "Is {} in Peru or in", "x"), Fact("Peru", "Is Lima in {} or in", "x")]
     assert deduplicate(facts) == ([0, 1], {})
+
+
+KNOWN = {"city_country": "{} is a city in", "born_in": "{} was born in", "capital": "Of {} it is"}
+
+
+@pytest.mark.parametrize(
+    ("relation", "said"),
+    [
+        ("city_contry", "did you mean 'city_country'?"),
+        ("City_Country", "did you mean 'city_country'?"),
+        ("city-country", "did you mean 'city_country'?"),
+        ("city country", "did you mean 'city_country'?"),
+        ("citycountry", "did you mean 'city_country'?"),
+        ("capitol", "did you mean 'capital'?"),
+        ("born in", "did you mean 'born_in'?"),
+        ("head_of_state", "the known ones are born_in, capital, city_country."),
+    ],
+)
+def test_a_misspelt_relation_is_not_taken_for_a_text(relation: str, said: str) -> None:
+    record = {"subject": "Lyon", "relation": relation, "object": "Peru"}
+    with pytest.raises(InvalidFacts) as found:
+        parse_facts([record], KNOWN)
+    [problem] = found.value.problems
+    assert (problem.pointer, problem.code) == ("/facts/0/relation", "unknown_relation")
+    assert said in problem.message
+    assert problem.message.endswith(f"write it as a template: '{{}} {relation}'")
+    [fact] = parse_facts([{**record, "relation": f"{{}} {relation}"}], KNOWN)
+    assert fact.prompt == f"{{}} {relation}"
+
+
+@pytest.mark.parametrize(
+    "relation",
+    [
+        "was born in",
+        "is",
+        "lies in",
+        "'s country is",
+        "is the capital of",
+        "出生于",
+        "plays",
+        "is a",
+    ],
+)
+@pytest.mark.parametrize("known", [KNOWN, {}])
+def test_a_text_that_follows_the_subject_is_one(relation: str, known: dict[str, str]) -> None:
+    [fact] = parse_facts([{"subject": "Lyon", "relation": relation, "object": "Peru"}], known)
+    assert fact.text.startswith("Lyon")
+    assert fact.text.endswith(relation)
+
+
+def test_a_name_with_an_underscore_is_none_without_a_table() -> None:
+    with pytest.raises(InvalidFacts, match="the known ones are none"):
+        parse_facts([{"subject": "Lyon", "relation": "city_country", "object": "Peru"}], {})

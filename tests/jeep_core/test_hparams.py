@@ -287,7 +287,9 @@ def _problem(*arguments: Any) -> tuple[str, str, str]:
 
 def test_unknown_names_are_refused_with_the_known_ones() -> None:
     assert _problem("atlas-gptj", "memitt", None, {}, 9) == (
-        "/editor", "unknown_editor", "no editor 'memitt'; did you mean 'memit'?",
+        "/editor", "unknown_editor", 
+        "no editor 'memitt'; did you mean 'memit'? there are: jeep, memit, pmet, rome, alphaedit, "
+        "ft-wd, mend, malmen",
     )  # fmt: skip
     pointer, code, message = _problem("atlas-gptj", "zzz", None, {}, 9)
     assert (pointer, code) == ("/editor", "unknown_editor")

@@ -169,9 +169,9 @@ def test_what_is_wrong_is_said(
 def test_a_file_that_is_no_archive_is_refused(gptj: LoadedModel, tmp_path: Path) -> None:
     path = tmp_path / "transformer.h.1.mlp.fc_out_float32_mom2_100.npz"
     path.write_bytes(b"<html>not found</html>")
-    with pytest.raises(JeepError, match=r"not an \.npz file"):
+    with pytest.raises(JeepError, match=r"is no \.npz file"):
         Imported(tmp_path, "x").add(gptj, path)
-    with pytest.raises(JeepError, match=r"not an \.npz file"):
+    with pytest.raises(JeepError, match=r"is no \.npz file"):
         Imported(tmp_path, "x").add(gptj, path.with_name("transformer.h.2.mlp.fc_out_float32_mom2"))
 
 

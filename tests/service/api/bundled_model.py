@@ -24,7 +24,10 @@ def info() -> WorkerInfo:
         hidden_size=192,
         mlp_size=1728,
         max_positions=256,
-        relations={"capital": "The capital of {} is"},
+        relations={
+            "capital": "The capital of {} is",
+            "city_country": "{} is a city in the country of",
+        },
         presets=names,
         preset_values={f"{p.editor}/{p.name}": p.hparams for p in presets},
         started_at=now(),

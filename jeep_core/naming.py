@@ -1,0 +1,76 @@
+"""Sentences about wrong names and fields: what is near, what there is, what is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from jeep_core.errors import FieldProblem
+
+PREFIXES = ("Value error, ", "Assertion failed, ")
+
+
+def known_names(name: str, names: Iterable[str]) -> str:
+    """``did you mean 'x'? there are: x, y``; no question where nothing is near."""
+    listed = list(names)
+    close = get_close_matches(name, listed, n=1)
+    question = f"did you mean {close[0]!r}? " if close else ""
+    return f"{question}there are: {', '.join(listed) or 'none'}"
+
+
+def field_message(model: type[BaseModel], item: Any) -> str:
+    """What pydantic says about a field of ``model``; for one that there is not, those there are."""
+    if item["type"] == "extra_forbidden":
+        parts = [part for part in item["loc"] if isinstance(part, str)]
+        return f"there is no such field here; {known_names(parts[-1], _fields(model, parts[:-1]))}"
+    message = str(item["msg"])
+    for prefix in PREFIXES:
+        message = message.removeprefix(prefix)
+    return message
+
+
+def field_problems(
+    model: type[BaseModel], error: ValidationError, pointer: str
+) -> list[FieldProblem]:
+    """Every problem of an object of ``model`` with a JSON pointer below ``pointer``."""
+
+    def escaped(part: int | str) -> str:
+        return str(part).replace("~", "~0").replace("/", "~1")
+
+    return [
+        FieldProblem(
+            "/".join([pointer, *map(escaped, item["loc"])]),
+            item["type"],
+            field_message(model, item),
+        )
+        for item in error.errors()
+    ]
+
+
+def one_line(error: Exception) -> str:
+    """What is wrong with a file, in one line."""
+    if isinstance(error, ValidationError):
+        return "; ".join(
+            f"{'.'.join(map(str, item['loc'])) or 'it'}: {item['msg']}" for item in error.errors()
+        )
+    return " ".join(str(error).split())
+
+
+def _fields(model: type[BaseModel], path: Sequence[str]) -> list[str]:
+    """The names of the fields where ``path`` leads to; none if that cannot be told."""
+    found: type[BaseModel] | None = model
+    for part in path:
+        field = found.model_fields.get(part) if found is not None else None
+        found = None if field is None else _model_in(field.annotation)
+    return list(found.model_fields) if found is not None else []
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model in an annotation such as ``list[Fact]`` or ``Guards | None``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    inner = (_model_in(part) for part in get_args(annotation))
+    return next((model for model in inner if model is not None), None)

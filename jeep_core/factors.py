@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from safetensors import SafetensorError
@@ -21,29 +23,24 @@ KEPT_ON_DISK_FROM = 4096
 CHUNK_ROWS = 1024
 
 
-class MomentFactor:
-    """The second moment of one layer, its Cholesky factor, and columns solved with it.
+class KeptMoment:
+    """A second moment with all that is made of it and serves every user: factors, null space.
 
     ``moment`` (d_ff, d_ff) is E[k kᵀ] over tokens, or a function that loads it; what a function
-    loads may be dropped and is loaded again when it is needed.  ``precision`` is what systems
-    are solved in: by default float64 on the CPU and float32 with corrections on a GPU, where
-    float64 can be many times slower.  The float64 factor of a large layer on the CPU is kept in
-    ``path``, if given.
+    loads may be dropped and is loaded again when it is needed.  The float64 factor of a large
+    layer on the CPU is kept in ``path``, if given.
     """
 
     def __init__(
         self,
         moment: torch.Tensor | Callable[[], torch.Tensor],
         name: str,
-        precision: torch.dtype | None = None,
         path: Path | None = None,
     ) -> None:
         self.name, self._path = name, path
         self._load = moment if callable(moment) else None
         self._moment = None if callable(moment) else moment
-        self._precision = precision
         self._lower: dict[torch.dtype, torch.Tensor] = {}
-        self._solved: tuple[torch.dtype, dict[bytes, int], torch.Tensor] | None = None
         self._null: tuple[float, torch.Tensor] | None = None
 
     @property
@@ -53,6 +50,103 @@ class MomentFactor:
             assert self._load is not None
             self._moment = self._load()
         return self._moment
+
+    def null_basis(self, threshold: float) -> torch.Tensor:
+        """Eigenvectors (d_ff, k) of E[k kᵀ] with eigenvalues below ``threshold``, float64."""
+        if self._null is None or self._null[0] != threshold:
+            values, vectors = torch.linalg.eigh(self.stored.double())
+            self._null = threshold, vectors[:, values < threshold].contiguous()
+            self._forget_moment()
+        return self._null[1]
+
+    def lower_in(self, dtype: torch.dtype) -> torch.Tensor:
+        """L with L Lᵀ = E[k kᵀ], computed in ``dtype`` and kept.
+
+        Raises:
+            NumericalError: the moment is singular or not finite.
+        """
+        if dtype not in self._lower:
+            self._lower[dtype] = self._read() if self._on_disk(dtype) else self._make(dtype)
+            if dtype is torch.float64:
+                self._forget_moment()
+        return self._lower[dtype]
+
+    def forget(self, dtype: torch.dtype) -> None:
+        """Drop the factor of one type."""
+        self._lower.pop(dtype, None)
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory that ``drop`` would free."""
+        kept = list(self._lower.values())
+        if self._load is not None and self._moment is not None:
+            kept.append(self._moment)
+        if self._null is not None:
+            kept.append(self._null[1])
+        return sum(map(_bytes, kept))
+
+    def drop(self) -> None:
+        """Free what can be loaded or made again."""
+        self._lower.clear()
+        self._null = None
+        self._forget_moment()
+
+    def _forget_moment(self) -> None:
+        if self._load is not None:
+            self._moment = None
+
+    def _on_disk(self, dtype: torch.dtype) -> bool:
+        return dtype is torch.float64 and self._path is not None and self._path.exists()
+
+    def _read(self) -> torch.Tensor:
+        """The factor in the file; a file that cannot be read is made again."""
+        assert self._path is not None
+        with suppress(SafetensorError, OSError, KeyError, JeepError):
+            return load_whole(self._path)["upper"].mT
+        self._path.unlink(missing_ok=True)
+        return self._make(torch.float64)
+
+    def _make(self, dtype: torch.dtype) -> torch.Tensor:
+        lower = cholesky(self.stored.to(dtype), self.name)
+        large = len(lower) >= KEPT_ON_DISK_FROM and lower.device.type == "cpu"
+        if self._path is not None and large and dtype is torch.float64:
+            save_whole(self._path, {"upper": lower.mT.contiguous()})
+        return lower
+
+
+class MomentFactor:
+    """One user's way to the second moment of a layer: its factor, and columns solved with it.
+
+    ``moment`` is a `KeptMoment` that others use, too, or what one is made of.  ``precision`` is
+    what systems are solved in: by default float64 on the CPU and float32 with corrections on a
+    GPU, where float64 can be many times slower.  Solved columns belong to the user alone, so
+    that no result depends on what others solve.
+    """
+
+    def __init__(
+        self,
+        moment: KeptMoment | torch.Tensor | Callable[[], torch.Tensor],
+        name: str,
+        precision: torch.dtype | None = None,
+        path: Path | None = None,
+    ) -> None:
+        if not isinstance(moment, KeptMoment):
+            moment = KeptMoment(moment, name, path)
+        self.kept = moment
+        self.name, self._precision = name, precision
+        self._solved: tuple[torch.dtype, dict[bytes, int], torch.Tensor] | None = None
+        self.memory: FactorMemory | None = None
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Have this factor alone in work in its `FactorMemory`, with room for it."""
+        with self.memory.room_for(self) if self.memory is not None else nullcontext():
+            yield
+
+    @property
+    def stored(self) -> torch.Tensor:
+        """E[k kᵀ] (d_ff, d_ff) in the floating-point type it is stored in."""
+        return self.kept.stored
 
     @property
     def moment(self) -> torch.Tensor:
@@ -69,37 +163,22 @@ class MomentFactor:
 
     def null_basis(self, threshold: float) -> torch.Tensor:
         """Eigenvectors (d_ff, k) of E[k kᵀ] with eigenvalues below ``threshold``, float64."""
-        if self._null is None or self._null[0] != threshold:
-            values, vectors = torch.linalg.eigh(self.moment)
-            self._null = threshold, vectors[:, values < threshold].contiguous()
-        return self._null[1]
+        return self.kept.null_basis(threshold)
 
     def distrust(self) -> None:
         """Solve in float64 from now on: float32 was not enough for this moment."""
         self._precision = torch.float64
-        self._lower.pop(torch.float32, None)
+        self.kept.forget(torch.float32)
         self._solved = None
 
     @property
     def lower(self) -> torch.Tensor:
-        """L with L Lᵀ = E[k kᵀ], in float64.
-
-        Raises:
-            NumericalError: the moment is singular or not finite.
-        """
+        """L with L Lᵀ = E[k kᵀ], in float64."""
         return self.lower_in(torch.float64)
 
     def lower_in(self, dtype: torch.dtype) -> torch.Tensor:
-        """L with L Lᵀ = E[k kᵀ], computed in ``dtype`` and kept.
-
-        Raises:
-            NumericalError: the moment is singular or not finite.
-        """
-        if dtype not in self._lower:
-            self._lower[dtype] = self._read() if self._on_disk(dtype) else self._make(dtype)
-            if self._load is not None and dtype is torch.float64:
-                self._moment = None
-        return self._lower[dtype]
+        """L with L Lᵀ = E[k kᵀ], computed in ``dtype`` and kept (see `KeptMoment.lower_in`)."""
+        return self.kept.lower_in(dtype)
 
     def times(self, right: torch.Tensor) -> torch.Tensor:
         """E[k kᵀ] · ``right`` (d_ff, m) in float64, without a float64 copy of the moment."""
@@ -139,64 +218,122 @@ class MomentFactor:
         return solved.T
 
     @property
+    def solved_bytes(self) -> int:
+        """Memory in solved columns."""
+        return 0 if self._solved is None else _bytes(self._solved[2])
+
+    @property
     def held_bytes(self) -> int:
         """Memory that ``drop`` would free."""
-        kept = list(self._lower.values())
-        if self._load is not None and self._moment is not None:
-            kept.append(self._moment)
-        if self._solved is not None:
-            kept.append(self._solved[2])
-        return sum(tensor.numel() * tensor.element_size() for tensor in kept)
+        return self.kept.held_bytes + self.solved_bytes
 
     def drop(self) -> None:
         """Free what can be loaded or made again."""
-        self._lower.clear()
+        self.kept.drop()
+        self.forget_solved()
+
+    def forget_solved(self) -> None:
+        """Free the solved columns."""
         self._solved = None
-        if self._load is not None:
-            self._moment = None
-
-    def _on_disk(self, dtype: torch.dtype) -> bool:
-        return dtype is torch.float64 and self._path is not None and self._path.exists()
-
-    def _read(self) -> torch.Tensor:
-        """The factor in the file; a file that cannot be read is made again."""
-        assert self._path is not None
-        with suppress(SafetensorError, OSError, KeyError, JeepError):
-            return load_whole(self._path)["upper"].mT
-        self._path.unlink(missing_ok=True)
-        return self._make(torch.float64)
-
-    def _make(self, dtype: torch.dtype) -> torch.Tensor:
-        lower = cholesky(self.stored.to(dtype), self.name)
-        large = len(lower) >= KEPT_ON_DISK_FROM and lower.device.type == "cpu"
-        if self._path is not None and large and dtype is torch.float64:
-            save_whole(self._path, {"upper": lower.mT.contiguous()})
-        return lower
 
 
-class FactorCache:
-    """The factors of one model's layers (``d_ff``) within a memory limit in bytes, if any.
+class FactorMemory:
+    """The memory that second moments of one base model take, whoever uses them.
 
+    ``limit`` bounds, in bytes, moments, factors, null spaces and solved columns of all users
+    together, one factor being in work at a time; a limit below one factor leaves that one.  What
+    is dropped is read or made again when it is needed.
     Every edit walks through the same layers in the same order, so among those in use the one
-    used last is the one needed again last, and goes first; before them go layers that are no
-    longer edited.  A dropped factor is read or made again when it is needed.
+    used last is the one needed again last, and goes first; before them go layers that nobody
+    edits any more.  Safe to use from threads.
     """
 
     def __init__(self, d_ff: int, limit: int | None = None) -> None:
         self.limit, self._one = limit, 8 * d_ff**2
+        self.lock = threading.RLock()
+        self._users: WeakSet[FactorCache] = WeakSet()
+        self._shared: dict[str, KeptMoment] = {}
+        self._last_used: WeakKeyDictionary[KeptMoment, int] = WeakKeyDictionary()
+
+    def enter(self, user: FactorCache) -> None:
+        """Know one more user, as long as there is one."""
+        with self.lock:
+            self._users.add(user)
+
+    def shared(self, key: str, make: Callable[[], KeptMoment]) -> KeptMoment:
+        """The moment that a key stands for, made for the first user that asks."""
+        with self.lock:
+            if key not in self._shared:
+                self._shared[key] = make()
+            return self._shared[key]
+
+    @contextmanager
+    def room_for(self, factor: MomentFactor) -> Iterator[None]:
+        """Keep others from working, with room for this factor beside what stays."""
+        with self.lock:
+            self._last_used[factor.kept] = 1 + max(self._last_used.values(), default=0)
+            if self.limit is not None:
+                self._make_room(self.limit - max(self._held(factor.kept), self._one), factor.kept)
+            yield
+
+    def held_bytes(self) -> int:
+        """Memory in all that can be dropped."""
+        with self.lock:
+            return sum(map(self._held, self._all()))
+
+    def _make_room(self, allowed: int, wanted: KeptMoment) -> None:
+        """Drop others until they take at most ``allowed`` bytes."""
+        needed = {kept for user in self._users for kept in user.expected()}
+        others = sorted(self._all() - {wanted}, key=lambda kept: self._last_used.get(kept, 0))
+        unused = [kept for kept in others if kept not in needed]
+        used = [kept for kept in others if kept in needed]
+        held = sum(map(self._held, others))
+        for kept in (*unused, *reversed(used)):
+            if held <= allowed:
+                return
+            held -= self._held(kept)
+            kept.drop()
+            for factor in self._of(kept):
+                factor.forget_solved()
+
+    def _all(self) -> set[KeptMoment]:
+        mine = {factor.kept for user in self._users for factor in user.factors()}
+        return mine | set(self._shared.values())
+
+    def _of(self, kept: KeptMoment) -> list[MomentFactor]:
+        return [f for user in self._users for f in user.factors() if f.kept is kept]
+
+    def _held(self, kept: KeptMoment) -> int:
+        return kept.held_bytes + sum(factor.solved_bytes for factor in self._of(kept))
+
+
+class FactorCache:
+    """One user's factors of a model's layers (``d_ff``), within the limit of a `FactorMemory`.
+
+    Without a ``memory`` that others use, too, it has one of its own with this ``limit`` in bytes.
+    """
+
+    def __init__(
+        self, d_ff: int, limit: int | None = None, memory: FactorMemory | None = None
+    ) -> None:
+        self.memory = memory or FactorMemory(d_ff, limit)
         self._factors: dict[Place, MomentFactor] = {}
         self._in_use: set[Place] = set()
+        self.memory.enter(self)
 
     def __contains__(self, layer: Place) -> bool:
         return layer in self._factors
 
     def add(self, layer: Place, factor: MomentFactor) -> None:
         """Know the factor of a layer."""
-        self._factors[layer] = factor
+        with self.memory.lock:
+            factor.memory = self.memory
+            self._factors[layer] = factor
 
     def expect(self, layers: Collection[Place]) -> None:
         """The layers that the coming solves go through."""
-        self._in_use = set(layers)
+        with self.memory.lock:
+            self._in_use = set(layers)
 
     def get(self, layer: Place) -> MomentFactor:
         """The factor of a layer; others are dropped so that it fits beside them.
@@ -204,26 +341,21 @@ class FactorCache:
         Raises:
             KeyError: it was never added.
         """
-        factor = self._factors.pop(layer)
-        if self.limit is not None:
-            self._make_room(self.limit - max(factor.held_bytes, self._one))
-        self._factors[layer] = factor
-        return factor
+        factor = self._factors[layer]
+        with factor.in_use():
+            return factor
+
+    def factors(self) -> list[MomentFactor]:
+        """All that are known."""
+        return list(self._factors.values())
+
+    def expected(self) -> list[KeptMoment]:
+        """Those that the coming solves go through."""
+        return [f.kept for layer, f in self._factors.items() if layer in self._in_use]
 
     def held_bytes(self) -> int:
         """Memory in factors that can be dropped."""
-        return sum(factor.held_bytes for factor in self._factors.values())
-
-    def _make_room(self, allowed: int) -> None:
-        """Drop factors until those known take at most ``allowed`` bytes."""
-        unused = [factor for n, factor in self._factors.items() if n not in self._in_use]
-        used = [factor for n, factor in self._factors.items() if n in self._in_use]
-        held = self.held_bytes()
-        for factor in (*unused, *reversed(used)):
-            if held <= allowed:
-                return
-            held -= factor.held_bytes
-            factor.drop()
+        return sum(factor.held_bytes for factor in self.factors())
 
 
 def cholesky(matrix: torch.Tensor, name: str) -> torch.Tensor:
@@ -249,6 +381,10 @@ def condition(lower: torch.Tensor) -> float:
     """A lower bound of the condition number, from the diagonal of a Cholesky factor."""
     diagonal = lower.diagonal()
     return float((diagonal.max() / diagonal.min()) ** 2)
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
 def _digests(rows: torch.Tensor) -> list[bytes]:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 
 from jeep_core.errors import Cancelled, JeepError
-from jeep_core.factors import FactorCache, MomentFactor
+from jeep_core.factors import FactorCache, FactorMemory, KeptMoment, MomentFactor
 from jeep_core.files import load_whole, save_whole
 from jeep_core.loading import LoadedModel, texts_sha256
 from jeep_core.moment_source import IMPORT
@@ -41,7 +41,8 @@ class Moments:
     ``samples`` is the number of tokens taken from the front of the corpus; default: 20 per
     dimension of the keys.  ``imported`` names published statistics that were imported into
     ``folder`` and stand in for the corpus.  ``factor_bytes`` limits the memory that moments
-    and their factors take; without a folder the moments themselves stay in memory.
+    and their factors take, ``memory`` is one that others use, too; without a folder the moments
+    themselves stay in memory.
     """
 
     base: LoadedModel
@@ -50,13 +51,21 @@ class Moments:
     folder: Path | None = None
     imported: str | None = None
     factor_bytes: int | None = None
+    memory: FactorMemory | None = None
     _factors: FactorCache = field(init=False, repr=False)
     _corpus_sha256: str = ""
 
     def __post_init__(self) -> None:
         if not self.samples:
             self.samples = TOKENS_PER_DIMENSION * self.base.mlp_size
-        self._factors = FactorCache(self.base.mlp_size, self.factor_bytes)
+        self._factors = FactorCache(self.base.mlp_size, self.factor_bytes, self.memory)
+
+    def another(self) -> Moments:
+        """The same moments for another user: what is loaded and factored serves both.
+
+        Safe to use beside this one from another thread.
+        """
+        return replace(self, memory=self._factors.memory)
 
     def factor(self, layer: Place) -> MomentFactor:
         """The factor of one layer; ``ensure`` must have been called for it."""
@@ -188,8 +197,11 @@ class Moments:
                 raise JeepError(f"second moments of layer {layer}: {error}; {hint}") from None
 
         precision = torch.float32 if device.type == "cuda" else torch.float64
-        factor_path = path.with_name(f"factor-{self.key(layer)[:32]}.safetensors")
-        return MomentFactor(read, f"layer {layer}", precision, factor_path)
+        key, name = self.key(layer), f"layer {layer}"
+        factor_path = path.with_name(f"factor-{key[:32]}.safetensors")
+        memory = self._factors.memory
+        kept = memory.shared(key, lambda: KeptMoment(read, name, factor_path))
+        return MomentFactor(kept, name, precision)
 
     def _unfinished(self, sums: MomentSums) -> Path | None:
         """Where a pass keeps its sums so far; another way to sum is another file."""

@@ -28,7 +28,8 @@ def solve_in_null_space(
     Raises:
         NumericalError: no eigenvalue is below ``threshold``; names the layer.
     """
-    basis = factor.null_basis(threshold)
+    with factor.in_use():
+        basis = factor.null_basis(threshold)
     if basis.shape[1] == 0:
         raise NumericalError(
             f"{factor.name}: no eigenvalue of the second moment is below {threshold:g}, "

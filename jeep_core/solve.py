@@ -75,7 +75,15 @@ def solve_update(
     left = residuals.double().T
     if not bool(torch.isfinite(rows).all() and torch.isfinite(left).all()):
         raise NumericalError(f"{factor.name}: a key or a residual is not finite")
-    (n, d_ff), m = rows.shape, len(keys)
+    with factor.in_use():
+        return _solved(rows, left, len(keys), factor, moment_weight)
+
+
+def _solved(
+    rows: torch.Tensor, left: torch.Tensor, m: int, factor: MomentFactor, moment_weight: float
+) -> Solution:
+    """The update for all keys ``rows`` (n, d_ff), of which the first ``m`` are new."""
+    n, d_ff = rows.shape
     small = small_form_operations(d_ff, m, n, factor.unsolved(rows))
     form = _Small if small < dense_form_operations(d_ff, m, n) else _Dense
     if factor.precision is not torch.float64:

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 
 from jeep_core.editing import EditResult as CoreResult
-from jeep_core.editing import corpus_path, edit
+from jeep_core.editing import edit
 from jeep_core.editors import hparams_class
 from jeep_core.evaluation.perplexity import text_path
 from jeep_core.evaluation.scoring import goes_on
 from jeep_core.facts import Fact
 from jeep_core.generation import Decoder, Sampling, Scored, score
-from jeep_core.loading import LoadedModel, texts_of
+from jeep_core.loading import LoadedModel
 from jeep_core.moments import Moments
 from jeep_core.pauses import pausing
 from jeep_core.prefixes import sample_prefixes
@@ -44,6 +44,7 @@ from service.worker.automatic import automatic_hparams
 from service.worker.control import JobControl
 from service.worker.gate import Gate
 from service.worker.guards import GuardMeter, Measured, check, figures
+from service.worker.moments import SharedMoments
 from service.worker.threads import edit_threads
 from service.worker.versions import VersionViews, fact_of
 
@@ -69,7 +70,9 @@ class EditRunner:
         views: VersionViews,
         settings: Settings,
         gate: Gate,
+        moments: SharedMoments | None = None,
     ) -> None:
+        self._shared = moments or SharedMoments(base, store, settings)
         self.base, self._store, self._views = base, store, views
         self._settings, self._gate = settings, gate
         megabytes = settings.edit_memory_mb
@@ -248,17 +251,9 @@ class EditRunner:
         self._gate.pause()
 
     def _shared_moments(self) -> Moments:
+        """Those of this lane: its layers stay in use between its edits."""
         if self._moments is None:
-            settings, imported = self._settings, self._settings.moments
-            corpus = None if imported else corpus_path(self.base.name, settings.corpus)
-            self._moments = Moments(
-                self.base,
-                texts_of(corpus) if corpus else [],
-                settings.moment_samples or 0,
-                folder=self._store.base_file("moments"),
-                imported=imported,
-                factor_bytes=settings.factor_memory_mb * 2**20,
-            )
+            self._moments = self._shared.for_user()
         return self._moments
 
 

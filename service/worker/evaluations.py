@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from jeep_core import atlas
-from jeep_core.editing import corpus_path
 from jeep_core.editors import hparams_class
 from jeep_core.errors import InvalidFacts
 from jeep_core.evaluation.fluency import n_gram_entropy, written
@@ -28,7 +27,6 @@ from jeep_core.evaluation.trials import Trials
 from jeep_core.evaluation.value_cache import ValueCache
 from jeep_core.facts import normalise
 from jeep_core.loading import texts_of
-from jeep_core.moments import Moments
 from jeep_core.pauses import pausing
 from jeep_core.positions import check_facts
 from jeep_core.views import ModelView
@@ -326,20 +324,9 @@ def _suite(task: Task, payload: EvaluationPayload) -> Suite:
 
 def _trials(task: Task, evaluation: _Evaluation) -> Trials:
     """The cases of all trials, their optimised values kept in the work folder."""
-    payload, settings = evaluation.payload, task.settings
+    payload = evaluation.payload
     hparams = hparams_class(str(payload.editor)).model_validate(payload.hparams)
-    imported = settings.moments
-    corpus = None
-    if hparams.moment_layers and not imported:
-        corpus = corpus_path(task.base.name, settings.corpus)
-    moments = Moments(
-        task.base,
-        texts_of(corpus) if corpus else [],
-        settings.moment_samples or 0,
-        folder=task.store.base_file("moments"),
-        imported=imported,
-        factor_bytes=settings.factor_memory_mb * 2**20,
-    )
+    moments = task.moments.for_user() if hparams.moment_layers else task.moments.for_none()
     most = max(target.n_edits or 0 for target in payload.targets)
 
     def told(phase: str, done: int, total: int) -> None:

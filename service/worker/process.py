@@ -51,6 +51,7 @@ from service.worker.edit_lane import EditLane
 from service.worker.edits import EditRunner
 from service.worker.gate import Gate
 from service.worker.generation_lane import GenerationLane
+from service.worker.moments import SharedMoments
 from service.worker.read_lane import ReadLane
 from service.worker.retention import Keeper
 from service.worker.threads import decode_threads, use_threads
@@ -135,12 +136,13 @@ class Worker:
         queue = JobQueue(client, keys)
         queue.requeue_missing(store.unfinished_jobs())
         gate = Gate(self.settings.edit_share, read_share=self.settings.read_share)
-        runner = EditRunner(base, store, views, self.settings, gate)
+        moments = SharedMoments(base, store, self.settings)
+        runner = EditRunner(base, store, views, self.settings, gate, moments)
         keeper = self._keeper(store, base, views, lease, gate)
         writing = partial(keeper.writing, gate)
         edits = EditLane(queue, store, lease, views, runner, self.settings, writing, keeper.due)
         waiting = JobQueue(client, keys, Lane.READ)
-        reads = ReadLane(waiting, store, lease, views, self.settings, gate)
+        reads = ReadLane(waiting, store, lease, views, self.settings, gate, moments=moments)
         generation = GenerationLane(RequestQueue(client, keys), store, lease, views, gate)
         heartbeat = self._heartbeat(client, keys, base, views)
         heartbeat.start()

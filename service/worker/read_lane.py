@@ -22,6 +22,7 @@ from service.worker.control import JobControl
 from service.worker.failures import Refused
 from service.worker.gate import Gate
 from service.worker.lane import JobLane, Work
+from service.worker.moments import SharedMoments
 from service.worker.versions import VersionViews
 
 RUNNERS: Mapping[JobKind, str] = {
@@ -51,7 +52,8 @@ class Task:
     """What a runner works with.
 
     ``work`` is a folder for partial results: it is there when the job runs again after a crash,
-    and removed when the job has ended.  ``job.attempt`` counts from 1.
+    and removed when the job has ended.  ``moments`` are shared with the edit lane.
+    ``job.attempt`` counts from 1.
     """
 
     job: Job
@@ -61,6 +63,7 @@ class Task:
     store: Store
     settings: Settings
     work: Path
+    moments: SharedMoments
 
     def view(self, version: str) -> ModelView:
         """A view of its own of a version: hooks on it touch no other lane.
@@ -109,8 +112,10 @@ class ReadLane(JobLane):
         settings: Settings,
         gate: Gate,
         find: Callable[[JobKind], Runner] = runner_of,
+        moments: SharedMoments | None = None,
     ) -> None:
         super().__init__(queue, store, lease, settings)
+        self._moments = moments or SharedMoments(views.base, store, settings)
         self._views, self._gate, self._find = views, gate, find
 
     def _prepare(self, job: Job) -> tuple[Job, Work]:
@@ -134,6 +139,7 @@ class ReadLane(JobLane):
             store=self._store,
             settings=self._settings,
             work=self._store.work_folder(job.id),
+            moments=self._moments,
         )
         self._store.unseal_report(job.id)
         result = self._find(job.kind)(task)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ import torch
 
 from jeep_core import factors, solve
 from jeep_core.errors import NumericalError
-from jeep_core.factors import FactorCache, MomentFactor
+from jeep_core.factors import FactorCache, FactorMemory, KeptMoment, MomentFactor
 from jeep_core.solve import (
     Solution,
     dense_form_operations,
@@ -240,6 +242,99 @@ def test_a_moment_that_cannot_be_loaded_again_is_not_dropped() -> None:
     factor.drop()
     assert factor.held_bytes == 0
     assert torch.equal(factor.lower, first)
+
+
+# ---------------------------------------------------------------- several users
+
+
+def users(limit: int | None, layers: int) -> tuple[FactorMemory, list[FactorCache], list[Loads]]:
+    """Two users of one memory, and how often each moment was loaded."""
+    memory, loads = FactorMemory(D_FF, limit), [Loads() for _ in range(layers)]
+    both = [FactorCache(D_FF, memory=memory) for _ in range(2)]
+    for user in both:
+        for layer, load in enumerate(loads):
+            kept = memory.shared(f"key {layer}", lambda load=load: KeptMoment(load, "x"))
+            user.add(layer, MomentFactor(kept, "x", torch.float64))
+        user.expect(range(layers))
+    return memory, both, loads
+
+
+def test_what_one_user_makes_serves_the_others() -> None:
+    memory, (edits, trials), loads = users(None, 3)
+    alone, _ = cache(None, 3)
+    expected = one_edit(alone, 3)
+    for user in (edits, trials, edits):
+        for found, wanted in zip(one_edit(user, 3), expected, strict=True):
+            assert torch.equal(delta(found), delta(wanted))
+    assert [load.times for load in loads] == [1, 1, 1]
+    assert edits.get(0).kept is trials.get(0).kept
+    columns = 2 * 3 * 8 * D_FF
+    assert memory.held_bytes() == 3 * SQUARE + columns
+
+
+def test_the_limit_is_one_for_all_users_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads solve beside each other; before, each had the whole limit for itself."""
+    limit = 3 * SQUARE + 2 * 5 * 8 * D_FF
+    memory, both, _ = users(limit, 5)
+    alone, _ = cache(None, 5)
+    expected = [delta(found) for found in one_edit(alone, 5)]
+    seen: list[int] = []
+    wrong: list[int] = []
+    solved = solve._solved
+
+    def watched(*arguments: Any) -> Solution:
+        found = solved(*arguments)
+        seen.append(memory.held_bytes())
+        return found
+
+    monkeypatch.setattr(solve, "_solved", watched)
+
+    def work(user: FactorCache) -> None:
+        for _ in range(10):
+            found = [delta(one) for one in one_edit(user, 5)]
+            wrong.extend(i for i, one in enumerate(found) if not torch.equal(one, expected[i]))
+
+    threads = [Thread(target=work, args=(user,)) for user in both]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(seen) == 2 * 10 * 5
+    assert max(seen) <= limit
+    assert wrong == []
+
+
+def test_what_a_user_has_solved_is_its_own() -> None:
+    """Else a trial would change which form of the system an edit takes, and with it the bits."""
+    _, (edits, trials), _ = users(None, 1)
+    keys, residuals = random(3, D_FF), random(3, D)
+    solve_update(keys, residuals, edits.get(0), WEIGHT)
+    assert edits.get(0).unsolved(keys.double()) == 0
+    assert trials.get(0).unsolved(keys.double()) == 3
+    solve_update(random(2, D_FF), random(2, D), trials.get(0), WEIGHT)
+    assert edits.get(0).unsolved(keys.double()) == 0
+
+
+def test_a_user_that_has_gone_holds_nothing() -> None:
+    memory, both, _ = users(None, 2)
+    one_edit(both[0], 2)
+    one_edit(both[1], 2)
+    before = memory.held_bytes()
+    both.pop()
+    gc.collect()
+    assert memory.held_bytes() == before - 2 * 8 * D_FF
+
+
+def test_null_spaces_count_and_are_dropped() -> None:
+    memory, (edits, trials), loads = users(2 * SQUARE, 3)
+    expected = [MomentFactor(moment().float(), "x").null_basis(1e9) for _ in range(3)]
+    for user in (edits, trials):
+        for layer in range(3):
+            factor = user.get(layer)
+            with factor.in_use():
+                assert torch.equal(factor.null_basis(1e9), expected[layer])
+                assert memory.held_bytes() <= 2 * SQUARE
+    assert sum(load.times for load in loads) > 3
 
 
 # ---------------------------------------------------------------- on disk

@@ -23,6 +23,7 @@ from service.store import Store
 from service.store.suites import Suites
 from service.worker import evaluations, tensors
 from service.worker.failures import Refused
+from service.worker.moments import SharedMoments
 from service.worker.read_lane import ReadControl, Task
 from service.worker.records import Records
 from service.worker.versions import VersionViews
@@ -56,6 +57,7 @@ class Bench:
         self.base, self.store = base, Store.open(root)
         self.store.create_base(base.weights_sha256)
         self.settings = Settings(store=root, corpus=_corpus(root), moment_samples=400)
+        self.moments = SharedMoments(base, self.store, self.settings)
         self.add("mine", facts)
         self.told: list[Progress] = []
         self.pauses = 0
@@ -114,7 +116,7 @@ class Bench:
         views = VersionViews(self.base, self.store)
         work = self.store.work_folder(job.id)
         return evaluations.run(
-            Task(job, control, self.base, views, self.store, self.settings, work)
+            Task(job, control, self.base, views, self.store, self.settings, work, self.moments)
         )
 
     def rows(self, job: Job, number: int = 0) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ from service.worker import automatic, probes, tensors
 from service.worker.automatic import automatic_hparams, probes_folder
 from service.worker.control import JobControl
 from service.worker.failures import Refused
+from service.worker.moments import SharedMoments
 from service.worker.read_lane import ReadControl, Task
 from service.worker.versions import VersionViews
 
@@ -61,7 +62,10 @@ class Bench:
             publish=self.told.append, checkpoint=lambda: None, pause=pause, give_way=lambda: None
         )
         views, work = VersionViews(self.base, self.store), self.store.work_folder(job.id)
-        return probes.run(Task(job, control, self.base, views, self.store, self.settings, work))
+        moments = SharedMoments(self.base, self.store, self.settings)
+        return probes.run(
+            Task(job, control, self.base, views, self.store, self.settings, work, moments)
+        )
 
     def kept(self) -> dict[str, Any] | None:
         return kept(probes_folder(self.store), self.base.model_hash)

@@ -1,0 +1,52 @@
+"""The second moments of the process: one text and one memory for all that compute edits."""
+
+from __future__ import annotations
+
+import threading
+
+from jeep_core.editing import corpus_texts
+from jeep_core.loading import LoadedModel
+from jeep_core.moments import Moments
+from service.settings import Settings
+from service.store import Store
+
+
+class SharedMoments:
+    """Gives every user `Moments` of its own over what all share.
+
+    ``JEEP_FACTOR_MEMORY_MB`` bounds what edits and trials hold together, and a factor that one
+    has made serves the others.  Safe to use from threads.
+    """
+
+    def __init__(self, base: LoadedModel, store: Store, settings: Settings) -> None:
+        self._base, self._store, self._settings = base, store, settings
+        self._lock = threading.Lock()
+        self._first: Moments | None = None
+
+    def for_user(self) -> Moments:
+        """Moments for one user, which may be used beside those of others.
+
+        Raises:
+            NoMoments: there is neither a text nor imported moments.
+            JeepError: the text cannot be read.
+        """
+        with self._lock:
+            if self._first is None:
+                self._first = self._made(needed=True)
+            return self._first.another()
+
+    def for_none(self) -> Moments:
+        """Moments for an editor that needs none: nothing is read."""
+        return self._made(needed=False)
+
+    def _made(self, needed: bool) -> Moments:
+        settings = self._settings
+        read = needed and settings.moments is None
+        return Moments(
+            self._base,
+            corpus_texts(self._base.name, settings.corpus) if read else [],
+            settings.moment_samples or 0,
+            folder=self._store.base_file("moments"),
+            imported=settings.moments,
+            factor_bytes=settings.factor_memory_mb * 2**20,
+        )

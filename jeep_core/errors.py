@@ -4,7 +4,7 @@ JeepError
 ├── InvalidFacts        one or several facts cannot be edited; carries a problem per field
 ├── InvalidHParams      hyper-parameters, a preset or an editor name that make no sense
 ├── UnsupportedModel    the model's architecture or weights cannot be edited
-├── NumericalError      a linear system that has no trustworthy solution
+├── NumericalError      a figure that is no number, a linear system without a solution
 └── Cancelled           the caller asked to stop
 """
 
@@ -50,7 +50,10 @@ class UnsupportedModel(JeepError):
 
 
 class NumericalError(JeepError):
-    """A linear system without a trustworthy solution; the message names the layer."""
+    """A figure that is no number, or a linear system without a trustworthy solution.
+
+    The message names the layer, or what else it is a figure of, and says what to do.
+    """
 
 
 class Cancelled(JeepError):

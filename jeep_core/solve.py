@@ -16,6 +16,7 @@ import torch
 
 from jeep_core.errors import NumericalError
 from jeep_core.factors import MomentFactor, cholesky, condition
+from jeep_core.finite import SMALLER_STEPS
 
 MAX_CORRECTIONS = 6
 ACCURATE = 1e-7
@@ -74,7 +75,9 @@ def solve_update(
         rows = torch.cat([rows, previous_keys.double().to(rows.device)])
     left = residuals.double().T
     if not bool(torch.isfinite(rows).all() and torch.isfinite(left).all()):
-        raise NumericalError(f"{factor.name}: a key or a residual is not finite")
+        raise NumericalError(
+            f"{factor.name}: a key or a residual is not finite (NaN or infinity); {SMALLER_STEPS}"
+        )
     (n, d_ff), m = rows.shape, len(keys)
     small = small_form_operations(d_ff, m, n, factor.unsolved(rows))
     form = _Small if small < dense_form_operations(d_ff, m, n) else _Dense
@@ -86,7 +89,9 @@ def solve_update(
     system = form(rows, factor, moment_weight, torch.float64)
     right = system.first(m)
     if not bool(torch.isfinite(right).all()):
-        raise NumericalError(f"{factor.name}: the update is not finite")
+        raise NumericalError(
+            f"{factor.name}: the update is not finite (NaN or infinity); {SMALLER_STEPS}"
+        )
     return Solution(left, right, system.condition)
 
 

@@ -114,5 +114,5 @@ async def _event_stream(
 ) -> AsyncIterator[ServerSentEvent]:
     async with aclosing(follow(state, job_id, last_id)) as events:
         async for event in events:
-            data = json.dumps(event.data, ensure_ascii=False)
+            data = json.dumps(event.data, ensure_ascii=False, allow_nan=False)
             yield ServerSentEvent(data, event=event.name, id=event.id or None)

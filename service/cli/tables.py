@@ -96,8 +96,8 @@ def snapshots(answers: Sequence[Snapshot]) -> RenderableType:
             ", ".join(one.names),
             one.editor,
             one.n_facts,
-            one.weights_sha256[:12],
-            f"{one.created_at:%Y-%m-%d %H:%M:%S}",
+            (one.weights_sha256 or "")[:12],
+            f"{one.created_at:%Y-%m-%d %H:%M:%S}" if one.created_at else "",
         )
     return table
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from math import exp
 
 from jeep_core.decoding import Row, Token
+from jeep_core.errors import NumericalError
 from jeep_core.generation import Sampling, Scored
 from jeep_core.views import ModelView
 from service.jobs import JobError
@@ -43,7 +44,8 @@ class Stopping(Exception):
 class Slot:
     """One prompt that one version answers: a row to decode, candidates to score.
 
-    ``sent``: how many tokens of a stream have gone out.
+    ``sent``: how many tokens of a stream have gone out.  ``error``: why there is no answer: the
+    version's logits are no numbers here.
     """
 
     pending: Pending
@@ -52,6 +54,7 @@ class Slot:
     row: Row
     scores: list[Scored | None]
     sent: int = 0
+    error: NumericalError | None = None
 
     @property
     def complete(self) -> bool:
@@ -121,6 +124,8 @@ def error_reply(error: Exception) -> WorkerReply:
         code, message = "version_conflict", str(error)
     elif isinstance(error, (CorruptTensor, CorruptFile)):
         code, message = "corrupt_version", str(error)
+    elif isinstance(error, NumericalError):
+        code, message = "numerical_error", str(error)
     elif is_disk_full(error):
         code, message = "disk_full", f"the store's disk is full: {error}"
     elif isinstance(error, Stopping):

@@ -6,7 +6,8 @@ Imports no torch, so that the store can use it, too.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,20 @@ def check_number(value: float, what: str, advice: str) -> float:
     if not isfinite(value):
         raise NumericalError(f"{what} is not finite ({value}); {advice}")
     return value
+
+
+@contextmanager
+def overflow_named(what: str) -> Iterator[None]:
+    """Say of an optimiser's step that its size is beyond its type what `check_number` says.
+
+    torch refuses such a number with a bare RuntimeError.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "without overflow" not in str(error):
+            raise
+        raise NumericalError(f"{what} is beyond float32; {SMALLER_STEPS}") from None
 
 
 def not_finite(value: Any, pointer: str = "") -> str | None:

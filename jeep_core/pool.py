@@ -49,7 +49,9 @@ class _Adam:
         corrected = self.second.div((1 - b2**count)[:, None]).sqrt_().add_(ADAM_EPSILON)
         self.value.sub_(self.first / corrected * scale)
         norm = self.value.norm(dim=1)
-        self.value.mul_((limit / norm.clamp_min(1e-30)).clamp(max=1.0)[:, None])
+        factor = (limit / norm.clamp_min(1e-30)).clamp(max=1.0)
+        # limit / infinity is 0, which would hide a step that is too large: the next loss shows it
+        self.value.mul_(torch.where(norm.isfinite(), factor, torch.nan)[:, None])
 
     def keep(self, index: torch.Tensor) -> None:
         """Drop all rows but these."""

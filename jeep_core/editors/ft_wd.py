@@ -7,7 +7,7 @@ import torch
 from jeep_core.delta import Update
 from jeep_core.editors.base import EditContext, EditorOutcome, LayerUpdate
 from jeep_core.families import is_transposed
-from jeep_core.finite import SMALLER_STEPS, check_number
+from jeep_core.finite import SMALLER_STEPS, check_number, overflow_named
 from jeep_core.gradients import Entered, enter, read, shifted
 from jeep_core.hparams_gradient import FtWdHParams
 from jeep_core.positions import PromptTokens
@@ -63,7 +63,8 @@ def _tune(
             (gradient,) = torch.autograd.grad(loss, [delta])
             weight = delta.detach() + (start if hparams.decay_towards == "zero" else 0)
             delta.grad = gradient + decay * weight
-            adam.step()
+            with overflow_named(f"layer {hparams.layer}: a step of fine-tuning"):
+                adam.step()
         if sum(losses) < hparams.stop_loss * len(rows):
             break
     context.report("fine-tune", total, total)

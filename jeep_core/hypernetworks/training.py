@@ -32,6 +32,7 @@ from jeep_core.finite import (
     check_tensor,
     json_text,
     not_finite,
+    overflow_named,
 )
 from jeep_core.gradients import Pairs, batches, enter, gradient_pairs, read, shifted
 from jeep_core.hypernetworks.network import Hypernetwork, NetworkSpec
@@ -157,7 +158,8 @@ class Training:
             self.network.backward(layer, pairs[layer], delta.grad)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip)
         check_number(float(norm), f"the gradient of step {number + 1}", SMALLER_STEPS)
-        self.adam.step()
+        with overflow_named(f"the update of step {number + 1}"):
+            self.adam.step()
         return nll, kl
 
     def measure(self) -> dict[str, float]:

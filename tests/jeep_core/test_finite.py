@@ -204,11 +204,19 @@ def test_what_any_editor_hands_over_is_looked_at(
 
 
 @pytest.mark.parametrize(
-    ("dtype", "rate"), [(torch.float32, 1e30), (torch.float16, 1e5), (torch.bfloat16, 1e30)]
+    ("dtype", "rate"),
+    [
+        (torch.float32, 1e30),
+        (torch.float32, 1e300),
+        (torch.float16, 1e5),
+        (torch.bfloat16, 1e30),
+    ],
 )
 def test_a_rate_that_is_far_too_large_is_said(dtype: torch.dtype, rate: float) -> None:
     hparams = {"layer": 1, "learning_rate": rate, "n_steps": 3, "stop_loss": 1e-9}
-    with pytest.raises(NumericalError, match=r"(layer 1|h\.1\.).* not finite .*smaller learning_"):
+    with pytest.raises(
+        NumericalError, match=r"(layer 1|h\.1\.).* (not finite|beyond).*smaller learn"
+    ):
         edit(tiny.random_model("gptj", dtype), [FACT], "ft-wd", hparams=hparams, prefixes=[""])
 
 

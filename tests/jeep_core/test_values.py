@@ -299,6 +299,14 @@ def test_a_loss_that_is_not_finite_is_said_with_its_fact_and_layer(gptj: LoadedM
     assert optimise(view, facts[1:], ONE_SITE).steps.tolist() == [6]
 
 
+@pytest.mark.parametrize("rate", [1e25, 1e300])
+def test_a_step_beyond_numbers_is_said(gptj: LoadedModel, rate: float) -> None:
+    """Its length is infinite: brought back to the limit, it would be zero."""
+    objective = replace(ONE_SITE, learning_rate=rate)
+    with pytest.raises(NumericalError, match="the loss after 1 steps is not finite"):
+        optimise(ModelView(gptj), tokens(gptj)[:1], objective)
+
+
 @pytest.mark.parametrize("sites", OBJECTIVES)
 def test_without_prefixes_and_without_tokens_to_the_left(gpt2: LoadedModel, sites: str) -> None:
     """A subject that is the first token: nothing is cached to its left."""

@@ -65,7 +65,7 @@ def edit(answer: Edit) -> RenderableType:
     seconds = sum(result.seconds.values())
     staged = "" if result.activated else " (staged)"
     head = f"{result.parent} → {result.version}{staged}: {share}, {seconds:.1f} s"
-    return Group(Text(head, style="bold"), table)
+    return Group(Text(head, style="bold"), table, *map(Text, result.warnings))
 
 
 def generations(answer: GenerateResult) -> RenderableType:

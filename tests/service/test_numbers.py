@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from math import inf, nan
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,20 @@ from edit_runner import FACT, HPARAMS, MODEL, an_edit, control, runner_on
 from lane import Worker, edit_job
 from pydantic import BaseModel
 from redis import Redis
+from rich.console import Console
 
 from jeep_core.editors import ft_wd
 from jeep_core.errors import NumericalError
 from jeep_core.facts import Fact
 from jeep_core.loading import LoadedModel, load
 from jeep_core.views import ModelView
+from service.cli import tables
 from service.jobs import JobStatus, now
-from service.schemas import EditResult, LayerReport, Manifest
+from service.schemas import Edit, EditResult, LayerReport, Manifest
 from service.store import Store
 from service.store.files import encode
 from service.worker import edits as edits_module
-from service.worker import tensors
+from service.worker import tensors as worker_tensors
 from service.worker.edits import LARGE_CHANGE, answers, doubts
 from service.worker.guards import neighbor_answers
 from service.worker.records import Records, write_lines
@@ -99,7 +102,9 @@ def test_an_edit_on_a_version_that_is_not_finite_leaves_nothing(
     weight[0, 0] = inf
     view = ModelView(base, {WEIGHT: weight})
     given = {"parent": "v0", "weights_sha256": view.weights_sha256(), "created_at": now()}
-    store.write_version(Manifest(id="v1", tensors=[tensors.put(store, WEIGHT, weight)], **given))
+    store.write_version(
+        Manifest(id="v1", tensors=[worker_tensors.put(store, WEIGHT, weight)], **given)
+    )
     store.move_head("v1", expected="v0", job_id=None, fence=1, who="test", why="edit")
     with pytest.raises(NumericalError, match="use another version"):
         runner.run(an_edit(), "v1", control())
@@ -218,3 +223,15 @@ def test_a_job_whose_result_is_no_number_fails_by_name(
     assert ended.error.code == "numerical_error"
     assert "the figure /efficacy is not finite" in ended.error.message
     assert ended.result is None
+
+
+def test_the_command_shows_the_warnings() -> None:
+    result = summary(0.0, 0.1)
+    answer = Edit(
+        id="edit_1", job_id="job_1", status=JobStatus.SUCCEEDED, editor="memit", preset=None,
+        hparams={}, facts=[], created_at=now(),
+        result=result.model_copy(update={"warnings": doubts(result)}),
+    )  # fmt: skip
+    console = Console(width=300, record=True, file=StringIO())
+    console.print(tables.edit(answer))
+    assert "no fact of this edit took (efficacy 0)" in console.export_text()

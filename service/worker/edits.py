@@ -271,7 +271,7 @@ def doubts(summary: EditResult) -> list[str]:
     """What somebody who reads only that the edit succeeded should know.
 
     A change of many times the weights is no failure as such: on the bundled models presets reach
-    31 (PMET, 64 facts), written where ordinary keys hardly reach.
+    31 (PMET and ROME, 64 facts), written where ordinary keys hardly reach.
     """
     found = []
     if summary.efficacy == 0:
@@ -283,7 +283,7 @@ def doubts(summary: EditResult) -> list[str]:
         if layer.relative_norm >= LARGE_CHANGE:
             found.append(
                 f"layer {layer.layer} ({layer.name}): the change is {layer.relative_norm:.3g} "
-                f"times as large as the weights (‖Δ‖/‖W‖), so other answers will have suffered; "
+                f"times as large as the weights (‖Δ‖/‖W‖), so other answers may have suffered; "
                 "a smaller learning_rate or clamp, or fewer steps, change less"
             )
     return found

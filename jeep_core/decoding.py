@@ -16,6 +16,8 @@ import torch
 from transformers import DynamicCache
 
 from jeep_core.detokenize import StopStrings, TextStream
+from jeep_core.errors import NumericalError
+from jeep_core.finite import OTHER_VERSION
 from jeep_core.loading import LoadedModel
 from jeep_core.masks import Attention
 from jeep_core.sampling import Choice, Sampling, choose
@@ -58,6 +60,7 @@ class Row:
     def __init__(self, base: LoadedModel, prompt: str, sampling: Sampling) -> None:
         self.sampling, self.ids = sampling, list(base.tokenizer.encode(prompt).ids)
         self.result = Generated(prompt)
+        self.error: NumericalError | None = None
         self.random = Random(sampling.seed)
         self._tokenizer, self._eos = base.tokenizer, base.eos_token_ids
         self._text = TextStream(base.tokenizer, self.ids)
@@ -72,8 +75,14 @@ class Row:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to decode."""
-        return self.result.finish_reason is not None
+        """Whether nothing is left to decode, or nothing can be."""
+        return self.result.finish_reason is not None or self.error is not None
+
+    def fail(self) -> None:
+        """End a row whose logits are no numbers: any further token would be made up."""
+        done = len(self.result.tokens)
+        what = f"the logits after {len(self.ids)} tokens of prompt and {done} of answer"
+        self.error = NumericalError(f"{what} are not finite (NaN or infinity); {OTHER_VERSION}")
 
     def add(self, choice: Choice) -> bool:
         """Add a token; False if it is the end of the text instead."""
@@ -168,6 +177,12 @@ class KeyValues(DynamicCache):
         self.starts = [self.starts[i] for i in index]
         self._look(moved)
 
+    def clear(self, rows: Collection[int]) -> None:
+        """Forget what these rows hold: behind a mask, too, a NaN would reach who comes after."""
+        for buffer in (b for buffers in self._buffers for b in buffers):
+            for row in rows:
+                buffer[row] = 0
+
     def _look(self, changed: Collection[int]) -> None:
         """Bring the mask of changed rows and the first column up to date."""
         hidden = torch.finfo(self._mask.dtype).min
@@ -249,7 +264,8 @@ class Batch:
     def step(self) -> tuple[list[Row], list[Row]]:
         """One token for every running row; then waiting rows join and get their first one.
 
-        Returns the rows that got a token and those that have finished.
+        Returns the rows that got a token and those that have finished; some of these may have
+        an ``error``: their logits were no numbers.
         """
         got: list[Row] = []
         finished: list[Row] = []
@@ -323,9 +339,12 @@ class Batch:
         """Choose a token for each of the last ``len(rows)`` running rows."""
         logits = self.view.base.family.logits_of(self.view.model, hidden)
         choices = choose(logits, [row.sampling for row in rows], [row.random for row in rows])
-        self._ids[-len(rows) :, 0] = torch.tensor([c.id for c in choices], device=self._device)
+        ids = [0 if choice is None else choice.id for choice in choices]
+        self._ids[-len(rows) :, 0] = torch.tensor(ids, device=self._device)
         for row, choice in zip(rows, choices, strict=True):
-            if row.add(choice):
+            if choice is None:
+                row.fail()
+            elif row.add(choice):
                 got.append(row)
             if row.finished:
                 finished.append(row)
@@ -337,6 +356,7 @@ class Batch:
         left = len(self._running) - len(gone)
         movers = iter(i for i in range(left, len(self._running)) if i not in gone)
         index = [next(movers) if i in gone else i for i in range(left)]
+        self._cache.clear([i for i in gone if self._running[i].error is not None])
         self._running = [self._running[i] for i in index]
         self._cache.keep(index)
         self._ids, self._positions = self._ids[index], self._positions[index]

@@ -11,7 +11,7 @@ from typing import Any
 from jeep_core.atlas.relations import RELATIONS
 from jeep_core.delta import WeightDelta
 from jeep_core.editors import create, hparams_class, preset_hparams
-from jeep_core.editors.base import EditContext, EditorOutcome, Keys, LayerUpdate
+from jeep_core.editors.base import EditContext, EditorOutcome, Keys, LayerUpdate, carry_out
 from jeep_core.errors import FieldProblem, InvalidHParams, JeepError, NoMoments
 from jeep_core.facts import Fact, deduplicate, parse_facts
 from jeep_core.hparams import (
@@ -112,7 +112,7 @@ def edit(
         should_stop=should_stop,
     )
     with pausing(view, pause):
-        outcome: EditorOutcome = create(editor).run(context, checked)
+        outcome: EditorOutcome = carry_out(create(editor), context, checked)
     clock.lap("edit")
     return EditResult(
         kept,

@@ -6,7 +6,7 @@ JeepError
 ├── NoMoments           neither a text nor imported statistics to take second moments from
 │   └── MissingMoments  … or those that were imported lack a layer
 ├── UnsupportedModel    the model's architecture or weights cannot be edited
-├── NumericalError      a linear system that has no trustworthy solution
+├── NumericalError      a figure that is no number, a linear system without a solution
 └── Cancelled           the caller asked to stop
 
 Every exception, of the service too, has a ``code``: what a client tells it by.
@@ -96,7 +96,10 @@ class UnsupportedModel(JeepError):
 
 
 class NumericalError(JeepError):
-    """A linear system without a trustworthy solution; the message names the layer."""
+    """A figure that is no number, or a linear system without a trustworthy solution.
+
+    The message names the layer, or what else it is a figure of, and says what to do.
+    """
 
     code = "numerical_error"
 

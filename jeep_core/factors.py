@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 
 from jeep_core.errors import JeepError, NumericalError
 from jeep_core.files import load_whole, save_whole
+from jeep_core.finite import check_tensor
 from jeep_core.loading import tensor_bytes
 from jeep_core.places import Place
 
@@ -54,6 +55,7 @@ class KeptMoment:
     def null_basis(self, threshold: float) -> torch.Tensor:
         """Eigenvectors (d_ff, k) of E[k kᵀ] with eigenvalues below ``threshold``, float64."""
         if self._null is None or self._null[0] != threshold:
+            check_moment(self.stored, self.name)
             values, vectors = torch.linalg.eigh(self.stored.double())
             self._null = threshold, vectors[:, values < threshold].contiguous()
             self._forget_moment()
@@ -366,6 +368,7 @@ def cholesky(matrix: torch.Tensor, name: str) -> torch.Tensor:
     """
     lower, info = torch.linalg.cholesky_ex(matrix)
     if int(info) != 0 or not bool(torch.isfinite(lower).all()):
+        check_moment(matrix, name)
         raise NumericalError(
             f"{name}: the second moment is singular; take it over more text or another corpus"
         )
@@ -375,6 +378,12 @@ def cholesky(matrix: torch.Tensor, name: str) -> torch.Tensor:
         )
     factor: torch.Tensor = lower
     return factor
+
+
+def check_moment(matrix: torch.Tensor, name: str) -> None:
+    """Raise :class:`NumericalError` if a second moment, or a sum with one, is not finite."""
+    advice = "remove it from the store's folder base/moments, then it is taken again"
+    check_tensor(matrix, f"{name}: the second moment of its keys", advice)
 
 
 def condition(lower: torch.Tensor) -> float:

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from jeep_core.errors import JeepError
+from jeep_core.finite import json_text
 
 ABANDONED_S = 3600.0
 
@@ -34,7 +35,7 @@ def save_whole(
             left.unlink(missing_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     on_cpu = {name: t.cpu() for name, t in tensors.items()}
-    text = json.dumps(record or {}, ensure_ascii=False)
+    text = json_text(record or {}, str(path), ensure_ascii=False)
     try:
         save_file(on_cpu, partial, {"record": text, "sha256": _digest(on_cpu, text)})
         with partial.open("rb") as file:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 import torch
 from torch.nn import functional as F
 
 from jeep_core.decoding import Batch, Generated, Row, Token
-from jeep_core.errors import JeepError
+from jeep_core.errors import JeepError, NumericalError
+from jeep_core.finite import OTHER_VERSION
 from jeep_core.positions import spaced
 from jeep_core.sampling import Sampling
 from jeep_core.views import ModelView
@@ -30,10 +32,17 @@ class Decoder:
         self.results = [row.result for row in self._rows]
 
     def steps(self) -> Iterator[list[int]]:
-        """Decode; after each step yields the indices of the prompts that got a token."""
+        """Decode; after each step yields the indices of the prompts that got a token.
+
+        Raises:
+            NumericalError: the logits of a prompt are not finite.
+        """
         number = {id(row): i for i, row in enumerate(self._rows)}
         while len(self._batch):
-            got, _ = self._batch.step()
+            got, finished = self._batch.step()
+            for row in finished:
+                if row.error is not None:
+                    raise row.error
             yield sorted(number[id(row)] for row in got)
 
 
@@ -64,13 +73,32 @@ class Scored:
         return self.hits == self.tokens
 
     @property
+    def error(self) -> NumericalError | None:
+        """What is wrong if the log-probability is no number."""
+        if isfinite(self.log_probability):
+            return None
+        what = "the log-probability of a text behind a prompt"
+        return NumericalError(f"{what} is not finite ({self.log_probability}); {OTHER_VERSION}")
+
+    @property
     def mean(self) -> float:
         """Mean log-probability per token; 0 for a text without a token of its own."""
         return self.log_probability / self.tokens if self.tokens else 0.0
 
 
+def checked(scored: Sequence[Scored]) -> list[Scored]:
+    """The same; raises :class:`NumericalError` for the first that is no number."""
+    for one in scored:
+        if one.error is not None:
+            raise one.error
+    return list(scored)
+
+
 def score(view: ModelView, pairs: Sequence[tuple[str, str]]) -> list[Scored]:
-    """Log-probability of every (prompt, target) pair, the target joined with one space."""
+    """Log-probability of every (prompt, target) pair, the target joined with one space.
+
+    Each has its own ``error`` where a log-probability is no number; see `checked`.
+    """
     encode = view.base.tokenizer.encode
     rows = [
         (encode(prompt + spaced(target)).ids, len(encode(prompt).ids)) for prompt, target in pairs
@@ -79,8 +107,12 @@ def score(view: ModelView, pairs: Sequence[tuple[str, str]]) -> list[Scored]:
 
 
 def score_texts(view: ModelView, texts: Sequence[str]) -> list[Scored]:
-    """Log-probability of every text behind its own first token."""
-    return score_rows(view, [(view.base.tokenizer.encode(text).ids, 1) for text in texts])
+    """Log-probability of every text behind its own first token.
+
+    Raises:
+        NumericalError: one is not finite.
+    """
+    return checked(score_rows(view, [(view.base.tokenizer.encode(text).ids, 1) for text in texts]))
 
 
 @torch.no_grad()
@@ -135,6 +167,7 @@ __all__ = [
     "Sampling",
     "Scored",
     "Token",
+    "checked",
     "complete",
     "generate",
     "length_batches",

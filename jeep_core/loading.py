@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from jeep_core import atlas
 from jeep_core.errors import JeepError, UnsupportedModel
 from jeep_core.families import Family, family_of, is_transposed
+from jeep_core.finite import all_finite
 from jeep_core.places import Place
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -97,7 +98,7 @@ def load(name_or_path: str, device: str = "auto", dtype: str = "auto") -> Loaded
 
     Raises:
         UnsupportedModel: there is no such model, no family row fits, or the weights are
-            quantised or not safetensors.
+            quantised, not safetensors or not finite.
     """
     where = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     source = str(atlas.MODELS.get(name_or_path, name_or_path))
@@ -120,8 +121,26 @@ def load(name_or_path: str, device: str = "auto", dtype: str = "auto") -> Loaded
             f"cannot load safetensors weights from {source}: {error}\n{_conversion(source)}"
         ) from error
     model = model.to(where).eval().requires_grad_(False)
+    check_weights(name_or_path, model)
     fast = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     return wrap(name_or_path, model, fast.backend_tokenizer)
+
+
+def check_weights(name: str, model: Any) -> None:
+    """Refuse a model with weights that are no numbers: whatever it says then is made up.
+
+    Reads every parameter once, which takes a quarter of the time that hashing it does.
+
+    Raises:
+        UnsupportedModel: names the first such tensor.
+    """
+    for key, tensor in model.named_parameters():
+        if not all_finite(tensor):
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            raise UnsupportedModel(
+                f"cannot serve {name}: the weights {key} are not finite (NaN or infinity) in "
+                f"{dtype}; get the checkpoint again, or choose another dtype if its own is wider"
+            )
 
 
 def wrap(name: str, model: Any, tokenizer: Tokenizer) -> LoadedModel:

@@ -13,6 +13,7 @@ from torch import nn
 
 from jeep_core.errors import JeepError
 from jeep_core.files import load_whole, read_record, save_whole
+from jeep_core.finite import check_tensor
 from jeep_core.loading import LoadedModel
 from jeep_core.pauses import Pause, pausing
 from jeep_core.places import Place, in_order, layer_of, place_of
@@ -76,14 +77,27 @@ class Accumulator:
             panel = self._block[start : start + self._panel, start:]
             panel.addmm_(keys[:, start : start + self._panel].T, keys[:, start:])
 
-    def end_block(self) -> None:
-        """Add the block to the total ``upper``, whose part below the diagonal is undefined."""
+    def end_block(self, name: str = "keys") -> None:
+        """Add the block to the total ``upper``, whose part below the diagonal is undefined.
+
+        Raises:
+            NumericalError: the block of ``name`` is not finite.
+        """
+        check_sum(self._block, name)
         self.upper += self._block
         self._block.zero_()
 
     def total(self) -> torch.Tensor:
         """The symmetric sum (d_ff, d_ff) in float64, over all ended blocks."""
         return self.upper.triu() + self.upper.triu(1).T
+
+
+def check_sum(sums: torch.Tensor, name: str) -> None:
+    """Raise :class:`NumericalError` if a sum of k kᵀ is not finite."""
+    advice = (
+        "the model overflows on this text: load it in bfloat16 or float32, or take another text"
+    )
+    check_tensor(sums, f"{name}: the second moment of its keys", advice)
 
 
 @dataclass(frozen=True)
@@ -111,6 +125,7 @@ class MomentSums:
 
         Raises:
             JeepError: shards are missing, or there was no text.
+            NumericalError: a sum is not finite.
         """
         if not self.complete:
             missing = sorted(set(range(self.of)) - self.parts)
@@ -118,7 +133,10 @@ class MomentSums:
             raise JeepError(f"second moments lack shards {names}")
         if not self.count:
             raise JeepError("the corpus for second moments is empty")
-        return {place: (total / self.count).float() for place, total in self.sums.items()}
+        found = {place: (total / self.count).float() for place, total in self.sums.items()}
+        for place, moment in found.items():
+            check_sum(moment, f"layer {place}")
+        return found
 
     def save(self, path: Path) -> None:
         """Write to a file, atomically."""
@@ -229,8 +247,8 @@ def accumulate(
             in_block += sum(map(len, rows))
             after_batch(count)
             if in_block >= BLOCK_TOKENS or done == len(batches):
-                for total in totals.values():
-                    total.end_block()
+                for place, total in totals.items():
+                    total.end_block(f"layer {place}")
                 in_block = 0
                 after_block(so_far(done))
     return replace(

@@ -10,6 +10,7 @@ import torch
 
 from jeep_core.errors import NumericalError
 from jeep_core.factors import MomentFactor, cholesky, condition
+from jeep_core.finite import SMALLER_STEPS, all_finite
 from jeep_core.solve import Solution
 
 
@@ -26,7 +27,8 @@ def solve_in_null_space(
     ``previous_keys`` (p, d_ff) are kept as they are.  Float64.
 
     Raises:
-        NumericalError: no eigenvalue is below ``threshold``; names the layer.
+        NumericalError: no eigenvalue is below ``threshold``, or a figure is no number; names the
+            layer.
     """
     with factor.in_use():
         basis = factor.null_basis(threshold)
@@ -34,6 +36,10 @@ def solve_in_null_space(
         raise NumericalError(
             f"{factor.name}: no eigenvalue of the second moment is below {threshold:g}, "
             "so there is no null space to write into; raise null_space"
+        )
+    if not (all_finite(keys) and all_finite(residuals)):
+        raise NumericalError(
+            f"{factor.name}: a key or a residual is not finite (NaN or infinity); {SMALLER_STEPS}"
         )
     rows = keys.double()
     if previous_keys is not None and len(previous_keys):
@@ -47,5 +53,7 @@ def solve_in_null_space(
     right = basis @ (inside.T @ weights)
     left = residuals.double().T
     if not bool(torch.isfinite(right).all() and torch.isfinite(left).all()):
-        raise NumericalError(f"{factor.name}: the update is not finite")
+        raise NumericalError(
+            f"{factor.name}: the update is not finite (NaN or infinity); {SMALLER_STEPS}"
+        )
     return Solution(left, right, condition(lower))

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
+from jeep_core.errors import NumericalError
+from jeep_core.finite import OTHER_VERSION, SMALLER_STEPS
 from jeep_core.hparams import Region
 from jeep_core.objective import WRITTEN_KL, FactTokens, Objective, Values
 from jeep_core.upper import Rows, UpperStack
@@ -47,7 +49,9 @@ class _Adam:
         corrected = self.second.div((1 - b2**count)[:, None]).sqrt_().add_(ADAM_EPSILON)
         self.value.sub_(self.first / corrected * scale)
         norm = self.value.norm(dim=1)
-        self.value.mul_((limit / norm.clamp_min(1e-30)).clamp(max=1.0)[:, None])
+        factor = (limit / norm.clamp_min(1e-30)).clamp(max=1.0)
+        # limit / infinity is 0, which would hide a step that is too large: the next loss shows it
+        self.value.mul_(torch.where(norm.isfinite(), factor, torch.nan)[:, None])
 
     def keep(self, index: torch.Tensor) -> None:
         """Drop all rows but these."""
@@ -210,12 +214,17 @@ class Pool:
     # ------------------------------------------------------------ one step
 
     def step(self) -> int:
-        """One pass over all facts, and one update of those that go on; how many have stopped."""
+        """One pass over all facts, and one update of those that go on; how many have stopped.
+
+        Raises:
+            NumericalError: the loss of a fact is not finite.
+        """
         o = self.objective
         found, gradients = self._evaluate()
         self.values.trace.append((self.index.clone(), found.loss))
         self.passes = self.passes + 1
-        stopped = ~torch.isfinite(found.loss) | (self.passes >= o.n_steps)
+        self._check(found.loss)
+        stopped = self.passes >= o.n_steps
         if o.stop_probability is not None:
             stopped |= found.probability >= o.stop_probability
         if o.stop_loss is not None:
@@ -233,6 +242,16 @@ class Pool:
             for name, gradient in gradients.items():
                 self.sites[name].step(gradient, self.passes)
         return n_stopped
+
+    def _check(self, loss: torch.Tensor) -> None:
+        """Raise :class:`NumericalError` for the first fact whose loss (n,) is not finite."""
+        wrong = (~torch.isfinite(loss)).nonzero().flatten().tolist()
+        if wrong:
+            fact, taken = int(self.index[wrong[0]]), int(self.passes[wrong[0]])
+            of = f" of fact {fact + 1} of {len(self.facts)}" if len(self.facts) > 1 else ""
+            what = f"layer {self.objective.low.last}: the loss{of} after {taken - 1} steps"
+            advice = SMALLER_STEPS if taken > 1 else OTHER_VERSION
+            raise NumericalError(f"{what} is not finite (NaN or infinity); {advice}")
 
     def _evaluate(self) -> tuple[_Found, dict[str, torch.Tensor]]:
         """What a pass finds, and the gradients (n, d) of the vectors that are optimised."""

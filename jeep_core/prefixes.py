@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from jeep_core.finite import OTHER_VERSION, check_tensor
 from jeep_core.loading import LoadedModel
 
 STARTS = ("The", "Therefore", "Because", "I", "You")
@@ -26,6 +27,7 @@ def _sample(base: LoadedModel, start: str, generator: torch.Generator) -> str:
     for _ in range(TOKENS):
         logits = base.model(input_ids=torch.tensor([ids], device=base.device)).logits[0, -1]
         logits = logits.float().cpu()
+        check_tensor(logits, "the logits of the model to a prefix", OTHER_VERSION)
         logits[list(base.eos_token_ids)] = -torch.inf
         top = logits.topk(min(TOP_K, len(logits)))
         choice = torch.multinomial(top.values.softmax(0), 1, generator=generator)

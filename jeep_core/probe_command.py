@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from jeep_core import atlas
 from jeep_core.errors import JeepError
 from jeep_core.evaluation.suites import InvalidSuite, load_suite
+from jeep_core.finite import json_text
 from jeep_core.loading import load, texts_of
 from jeep_core.probe.kept import keep
 from jeep_core.probe.prompts import Progress as Report
@@ -110,7 +111,9 @@ def write(folder: Path, record: dict[str, Any]) -> None:
         raise JeepError(f"plots need the report extra: {error}") from None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "probe.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        (folder / "probe.json").write_text(
+            json_text(record, "the probe", indent=1) + "\n", encoding="utf-8"
+        )
         draw(record, folder)
     except OSError as error:
         raise JeepError(f"{folder} cannot be written: {error}") from None

@@ -7,7 +7,6 @@ What was computed is kept in its folder ``work``; the same command goes on from 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import sys
@@ -31,6 +30,7 @@ from jeep_core.editors import hparams_class
 from jeep_core.errors import JeepError
 from jeep_core.evaluation.suites import InvalidSuite, Style, Suite, load_suite
 from jeep_core.files import write_atomically
+from jeep_core.finite import json_text
 from jeep_core.hparams import Preset, presets_for, validate_hparams
 from jeep_core.hparams_gradient import HypernetworkHParams
 from jeep_core.hypernetworks.storage import load_network
@@ -147,7 +147,9 @@ def _reproduce(args: argparse.Namespace, command: str) -> None:
         "seconds": round(time.monotonic() - began),
     }
     plots = draw(figures, args.out)
-    write_atomically(args.out / "report.json", json.dumps(report, indent=1, ensure_ascii=False))
+    write_atomically(
+        args.out / "report.json", json_text(report, "the report", indent=1, ensure_ascii=False)
+    )
     write_atomically(args.out / "index.html", page(report, plots))
     print(f"{args.out / 'index.html'}: {report['seconds']} s")
 

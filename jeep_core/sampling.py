@@ -34,15 +34,17 @@ class Choice:
 @torch.no_grad()
 def choose(
     logits: torch.Tensor, sampling: Sequence[Sampling], randoms: Sequence[Random]
-) -> list[Choice]:
-    """One token for every row of ``logits`` (n, vocabulary).
+) -> list[Choice | None]:
+    """One token for every row of ``logits`` (n, vocabulary); None for one that is not finite.
 
     A row that is sampled takes one number from its own generator, so that its tokens do not
     depend on the other rows.  Probabilities are those before temperature and truncation.
     """
     log_probabilities = logits.float().log_softmax(dim=-1)
     ids = log_probabilities.argmax(dim=-1)
-    hot = [i for i, s in enumerate(sampling) if s.temperature > 0]
+    # a NaN or +inf among a row's logits makes its best log-probability NaN
+    told = log_probabilities.gather(1, ids[:, None])[:, 0].isfinite().tolist()
+    hot = [i for i, s in enumerate(sampling) if s.temperature > 0 and told[i]]
     if hot:
         draws = torch.tensor([randoms[i].random() for i in hot], dtype=torch.float64)
         rows = log_probabilities[hot].cpu()
@@ -54,8 +56,11 @@ def choose(
         best = log_probabilities.topk(most)
         found = zip(sampling, best.indices.tolist(), best.values.exp().tolist(), strict=True)
         tops = [tuple(zip(i[: s.top], p[: s.top], strict=True)) for s, i, p in found]
-    parts = zip(ids.tolist(), chosen.tolist(), tops, strict=True)
-    return [Choice(token, probability, top) for token, probability, top in parts]
+    parts = zip(told, ids.tolist(), chosen.tolist(), tops, strict=True)
+    return [
+        Choice(token, probability, top) if finite else None
+        for finite, token, probability, top in parts
+    ]
 
 
 def _sampled(

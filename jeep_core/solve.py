@@ -16,6 +16,7 @@ import torch
 
 from jeep_core.errors import NumericalError
 from jeep_core.factors import MomentFactor, cholesky, condition
+from jeep_core.finite import SMALLER_STEPS
 
 MAX_CORRECTIONS = 6
 ACCURATE = 1e-7
@@ -74,7 +75,9 @@ def solve_update(
         rows = torch.cat([rows, previous_keys.double().to(rows.device)])
     left = residuals.double().T
     if not bool(torch.isfinite(rows).all() and torch.isfinite(left).all()):
-        raise NumericalError(f"{factor.name}: a key or a residual is not finite")
+        raise NumericalError(
+            f"{factor.name}: a key or a residual is not finite (NaN or infinity); {SMALLER_STEPS}"
+        )
     with factor.in_use():
         return _solved(rows, left, len(keys), factor, moment_weight)
 
@@ -94,7 +97,9 @@ def _solved(
     system = form(rows, factor, moment_weight, torch.float64)
     right = system.first(m)
     if not bool(torch.isfinite(right).all()):
-        raise NumericalError(f"{factor.name}: the update is not finite")
+        raise NumericalError(
+            f"{factor.name}: the update is not finite (NaN or infinity); {SMALLER_STEPS}"
+        )
     return Solution(left, right, system.condition)
 
 

@@ -43,6 +43,7 @@ def optimise(
 
     Raises:
         Cancelled: ``should_stop`` answered True; it is asked before every step.
+        NumericalError: the loss of a fact is not finite.
         torch.OutOfMemoryError: a single fact does not fit.
     """
     limit = batch_facts or (256 if view.base.device.type == "cuda" else 32)

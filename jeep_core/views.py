@@ -16,6 +16,7 @@ from torch import nn
 
 from jeep_core.delta import Update, WeightDelta, materialise
 from jeep_core.families import is_transposed
+from jeep_core.finite import SMALLER_STEPS, check_tensor
 from jeep_core.loading import LoadedModel, combined_sha256, tensor_sha256
 
 
@@ -60,16 +61,22 @@ class ModelView:
 
         Raises:
             ValueError: the matrix was replaced, and no history says by which updates.
+            NumericalError: the update, or the rounded sum, is not finite; nothing is changed.
         """
         if name in self.replaced and not self.history.get(name):
             raise ValueError(
                 f"{name} was replaced by a tensor; without the updates behind it "
                 "a further one would drop them"
             )
-        self.history.setdefault(name, []).append(update)
+        for part in update.parts().values():
+            check_tensor(part, f"{name}: the update of its weights", SMALLER_STEPS)
         owner = self.model.get_submodule(name.rpartition(".")[0])
         base = self.base.model.get_parameter(name)
-        self.replace(name, materialise(base, self.history[name], is_transposed(owner)))
+        updates = [*self.history.get(name, []), update]
+        tensor = materialise(base, updates, is_transposed(owner))
+        check_tensor(tensor, f"{name}: the edited weights in {tensor.dtype}", SMALLER_STEPS)
+        self.history[name] = updates
+        self.replace(name, tensor)
 
     def parameter(self, name: str) -> torch.Tensor:
         """A parameter of this version."""

@@ -42,10 +42,5 @@ def without(line: Sequence[Manifest], edit_id: str) -> tuple[list[Manifest], lis
     return None
 
 
-def version_of_edit(line: Sequence[Manifest], edit_id: str) -> str | None:
-    """The version of a line that holds a batch."""
-    return next((version.id for version in line if version.edit_id == edit_id), None)
-
-
 def _key(fact: FactRecord) -> tuple[str, str]:
     return normalise(fact.subject), normalise(fact.prompt)

@@ -19,7 +19,7 @@ from jeep_core import atlas
 from jeep_core.atlas.corpus import AtlasFact, load_facts
 from jeep_core.atlas.relations import BY_NAME
 from jeep_core.evaluation.perplexity import perplexity
-from jeep_core.generation import score
+from jeep_core.generation import checked, score
 from jeep_core.loading import load, texts_of
 from jeep_core.positions import PromptTokens, tokenize_prompt
 from jeep_core.rows import stack_rows
@@ -38,7 +38,7 @@ def recall(view: ModelView, facts: Sequence[AtlasFact]) -> dict[tuple[str, bool]
                 pairs.append((fact.prompt(phrasing), fact.object))
                 labels.append((fact.relation, phrasing in fact.taught))
     counts: dict[tuple[str, bool], list[bool]] = defaultdict(list)
-    for label, scored in zip(labels, score(view, pairs), strict=True):
+    for label, scored in zip(labels, checked(score(view, pairs)), strict=True):
         counts[label].append(scored.greedy)
     return {label: (sum(hits), len(hits)) for label, hits in counts.items()}
 

@@ -12,6 +12,7 @@ import torch
 from jeep_core.delta import Update, WeightDelta
 from jeep_core.errors import Cancelled
 from jeep_core.factors import MomentFactor
+from jeep_core.finite import OTHER_VERSION, SMALLER_STEPS, check_number, check_tensor
 from jeep_core.hparams import OptimisedEditorHParams, Region
 from jeep_core.keys import Position, keys_and_states, residuals_at_projection, states_of
 from jeep_core.moments import Moments
@@ -116,6 +117,31 @@ class ValueEditor(Editor, Protocol):
     def objective(self, hparams: Any) -> Objective | None:
         """What value optimisation minimises; None if it depends on updates made on the way."""
         ...
+
+
+def carry_out(editor: Editor, context: EditContext, hparams: Any) -> EditorOutcome:
+    """Run any editor, a plugin too, and see that all it hands over are numbers.
+
+    Raises:
+        NumericalError: names the layer, or the fact, and the quantity that is not finite.
+        Whatever the editor raises.
+    """
+    outcome = editor.run(context, hparams)
+    for name, update in outcome.delta.updates.items():
+        for part in update.parts().values():
+            check_tensor(part, f"{name}: the update of its weights", SMALLER_STEPS)
+    for (region, layer), keys in outcome.keys.items():
+        check_tensor(keys, f"layer {layer}: a key of the region {region}", OTHER_VERSION)
+    for one in outcome.layers:
+        for quantity in ("relative_norm", "residual_before", "residual_after", "condition"):
+            value = getattr(one, quantity)
+            if value is not None:
+                check_number(value, f"layer {one.layer}: {quantity}", SMALLER_STEPS)
+    values = outcome.values
+    if values is not None:
+        check_tensor(values.losses, "the last loss of a fact", SMALLER_STEPS)
+        check_tensor(values.probabilities, "the probability of a new answer", SMALLER_STEPS)
+    return outcome
 
 
 def objective_of(hparams: OptimisedEditorHParams, low: Region, **more: Any) -> Objective:

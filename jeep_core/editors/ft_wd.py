@@ -7,6 +7,7 @@ import torch
 from jeep_core.delta import Update
 from jeep_core.editors.base import EditContext, EditorOutcome, LayerUpdate
 from jeep_core.families import is_transposed
+from jeep_core.finite import SMALLER_STEPS, check_number, overflow_named
 from jeep_core.gradients import Entered, enter, read, shifted
 from jeep_core.hparams_gradient import FtWdHParams
 from jeep_core.positions import PromptTokens
@@ -20,6 +21,7 @@ class FtWd:
 
         Raises:
             Cancelled: asked before every mini-batch.
+            NumericalError: the loss, or the matrix that it ends with, is not finite.
         """
         view, layer = context.view, hparams.layer
         name = view.base.family.weight_name(layer)
@@ -54,13 +56,15 @@ def _tune(
         for i, chunk in enumerate(chunks):
             context.report("fine-tune", step * len(chunks) + i, total)
             loss = _loss(context, hparams.layer, chunk, entered[i], delta)
-            losses.append(float(loss.detach()) * len(chunk))
+            what = f"layer {hparams.layer}: the loss of fine-tuning in pass {step + 1}"
+            losses.append(check_number(float(loss.detach()), what, SMALLER_STEPS) * len(chunk))
             if losses[-1] < hparams.stop_loss * len(chunk):
                 continue
             (gradient,) = torch.autograd.grad(loss, [delta])
             weight = delta.detach() + (start if hparams.decay_towards == "zero" else 0)
             delta.grad = gradient + decay * weight
-            adam.step()
+            with overflow_named(f"layer {hparams.layer}: a step of fine-tuning"):
+                adam.step()
         if sum(losses) < hparams.stop_loss * len(rows):
             break
     context.report("fine-tune", total, total)

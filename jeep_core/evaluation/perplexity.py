@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
-from math import exp, inf
+from math import exp, inf, log
 from pathlib import Path
 
 from jeep_core import atlas
 from jeep_core.errors import JeepError
-from jeep_core.generation import score_rows
+from jeep_core.finite import OTHER_VERSION, check_number
+from jeep_core.generation import checked, score_rows
 from jeep_core.views import ModelView
 
 WINDOW = 1024
 """Longest row in tokens; models with fewer positions get shorter ones."""
 
 ROWS_TOGETHER = 64
+LARGEST = log(sys.float_info.max)
+"""Largest mean whose exponential is a number."""
 LOGITS_TOGETHER = 2**26
 """Bound on rows · tokens · vocabulary computed at once: 256 MiB in float32."""
 
@@ -40,6 +44,7 @@ def perplexity(
 
     Raises:
         JeepError: the texts have no token to predict.
+        NumericalError: the perplexity, or a probability, is not finite.
     """
     base = view.base
     rows = sorted(
@@ -52,13 +57,14 @@ def perplexity(
     for start in range(0, len(rows), ROWS_TOGETHER):
         checkpoint()
         some = [(row, 1) for row in rows[start : start + ROWS_TOGETHER]]
-        for scored in score_rows(view, some, batch_tokens):
+        for scored in checked(score_rows(view, some, batch_tokens)):
             total -= scored.log_probability
             count += scored.tokens
-    try:
-        return exp(total / count)
-    except OverflowError:
-        return inf
+    mean = total / count
+    if mean > LARGEST:
+        what = f"the perplexity, e to the {mean:.4g},"
+        check_number(inf, what, "the weights are damaged beyond measuring; " + OTHER_VERSION)
+    return exp(mean)
 
 
 def pieces(

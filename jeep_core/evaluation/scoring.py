@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from jeep_core.errors import JeepError
+from jeep_core.finite import OTHER_VERSION, check_tensor
 from jeep_core.generation import Scored, length_batches
 from jeep_core.positions import spaced
 from jeep_core.views import ModelView
@@ -105,6 +106,7 @@ def read(
 
     Raises:
         JeepError: one of them cannot be asked, see :func:`tokenized`.
+        NumericalError: a log-probability, or a logit that decides what is written, is not finite.
         Whatever ``told`` raises.
     """
     base = view.base
@@ -209,9 +211,12 @@ def _head(
         logits = view.base.family.logits_of(view.model, states[start : start + together]).float()
         chosen = ((at >= start) & (at < start + together)).nonzero()[:, 0]
         rows = (at[chosen] - start).to(logits.device)
+        whole = logits.logsumexp(dim=1)
+        check_tensor(whole, "a probability of the model", OTHER_VERSION)
         own = logits[rows, target[chosen].clamp(min=0).to(logits.device)]
-        log_p[chosen] = (own - logits.logsumexp(dim=1)[rows]).cpu().double()
+        log_p[chosen] = (own - whole[rows]).cpu().double()
         best[chosen] = logits.argmax(dim=1)[rows].cpu()
+    check_tensor(log_p, "the log-probability of an answer", OTHER_VERSION)
     return log_p.tolist(), best.tolist()
 
 

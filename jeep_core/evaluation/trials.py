@@ -13,7 +13,7 @@ from typing import cast
 
 from jeep_core.editing import tokenize
 from jeep_core.editors import create
-from jeep_core.editors.base import EditContext, EditorOutcome, ValueEditor
+from jeep_core.editors.base import EditContext, EditorOutcome, ValueEditor, carry_out
 from jeep_core.evaluation.metrics import Summary, counterfact_scores, summarise
 from jeep_core.evaluation.value_cache import ValueCache
 from jeep_core.facts import Fact
@@ -68,7 +68,7 @@ class Trials:
             should_stop=self.should_stop,
         )
         with pausing(view, self.pause):
-            return view, create(editor).run(context, hparams)
+            return view, carry_out(create(editor), context, hparams)
 
     def run(self, editor: str, hparams: EditorHParams, index: Sequence[int]) -> Summary:
         """Edit the cases of these numbers together and score them."""

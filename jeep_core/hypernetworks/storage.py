@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors.torch import load, save
 from jeep_core.errors import InvalidHParams, JeepError
 from jeep_core.families import is_transposed
 from jeep_core.files import write_atomically
+from jeep_core.finite import json_text
 from jeep_core.hparams_gradient import HypernetworkHParams
 from jeep_core.hypernetworks.malmen import MalmenNetwork
 from jeep_core.hypernetworks.mend import MendNetwork
@@ -73,7 +73,7 @@ def save_network(network: Hypernetwork, path: Path, record: Mapping[str, Any]) -
     path.parent.mkdir(parents=True, exist_ok=True)
     data = save(tensors)
     head = {"format": FORMAT, "network": spec_record(network.spec), "sha256": _sha256(data)}
-    text = json.dumps({**head, **record}, indent=1)
+    text = json_text({**head, **record}, str(path), indent=1)
     write_atomically(path.with_suffix(".json"), sealed(text.encode()))
     write_atomically(path, data)
 

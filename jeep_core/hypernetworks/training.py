@@ -25,6 +25,15 @@ from torch import nn
 
 from jeep_core.errors import Cancelled, JeepError
 from jeep_core.files import load_whole, save_whole, write_atomically
+from jeep_core.finite import (
+    OTHER_VERSION,
+    SMALLER_STEPS,
+    check_number,
+    check_tensor,
+    json_text,
+    not_finite,
+    overflow_named,
+)
 from jeep_core.gradients import Pairs, batches, enter, gradient_pairs, read, shifted
 from jeep_core.hypernetworks.network import Hypernetwork, NetworkSpec
 from jeep_core.hypernetworks.storage import (
@@ -98,6 +107,7 @@ class Training:
         Raises:
             Cancelled: asked before every step; the checkpoint stays and the run can go on.
             JeepError: the folder holds a run with other settings or other data.
+            NumericalError: a loss, a gradient or the network itself is not finite.
         """
         if not self._restore():
             self._statistics()
@@ -112,6 +122,8 @@ class Training:
                 self._save()
             if self.progress:
                 self.progress("train", self.done, total)
+        for name, tensor in self.network.state_dict().items():
+            check_tensor(tensor, f"{name} of the trained network", SMALLER_STEPS)
         return self.network
 
     @property
@@ -138,12 +150,16 @@ class Training:
         equivalent = [rng.choice(triple.equivalents) for triple in batch]
         unrelated = [rng.choice(triple.unrelated) for triple in batch]
         nll, kl = self._losses(deltas, equivalent, unrelated, backward=True)
+        check_number(nll, f"the NLL of new answers in step {number + 1}", SMALLER_STEPS)
+        check_number(kl, f"the KL of unrelated prompts in step {number + 1}", SMALLER_STEPS)
         self.adam.zero_grad()
         for layer, delta in deltas.items():
             assert delta.grad is not None
             self.network.backward(layer, pairs[layer], delta.grad)
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip)
-        self.adam.step()
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip)
+        check_number(float(norm), f"the gradient of step {number + 1}", SMALLER_STEPS)
+        with overflow_named(f"the update of step {number + 1}"):
+            self.adam.step()
         return nll, kl
 
     def measure(self) -> dict[str, float]:
@@ -161,6 +177,8 @@ class Training:
         before, _ = self._losses(zeros, *rows, backward=False)
         after, kl = self._losses(deltas, *rows, backward=False)
         found = {"nll_before": before, "nll_after": after, "kl": kl}
+        for name, value in found.items():
+            check_number(value, f"{name} on the triples held back", SMALLER_STEPS)
         return {"edits": len(batch), **{name: round(value, 4) for name, value in found.items()}}
 
     def record(self) -> dict[str, Any]:
@@ -240,6 +258,7 @@ class Training:
         moments: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         for layer, pairs in self._pairs(rows).items():
             both = torch.cat(pairs, dim=1).double()
+            check_tensor(both, f"layer {layer}: a gradient of the model", OTHER_VERSION)
             moments[layer] = both.mean(dim=0).float(), both.std(dim=0).float()
         self.network.set_statistics(moments)
 
@@ -265,7 +284,9 @@ class Training:
         save_whole(self.folder / name, whole)
         state = {**self._identity(), "state": name, "history": self.history,
                  "seconds": self.seconds}  # fmt: skip
-        write_atomically(self.folder / "state.json", sealed(json.dumps(state).encode()))
+        write_atomically(
+            self.folder / "state.json", sealed(json_text(state, "the checkpoint").encode())
+        )
         for old in self.folder.glob("state-*.safetensors"):
             if old.name != name:
                 old.unlink()
@@ -277,6 +298,8 @@ class Training:
             return False
         try:
             state = json.loads(unsealed(path.read_bytes().rstrip()))
+            if (figure := not_finite(state)) is not None:
+                raise ValueError(f"the figure {figure} is not finite")
             tensors = load_whole(self.folder / state["state"])
         except (ValueError, KeyError, FileNotFoundError, SafetensorError, JeepError) as error:
             log.warning("the training begins anew, its checkpoint is damaged: %s", error)

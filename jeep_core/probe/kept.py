@@ -9,6 +9,7 @@ from typing import Any
 
 from jeep_core.errors import JeepError
 from jeep_core.files import write_atomically
+from jeep_core.finite import json_text
 from jeep_core.sealed import sealed, unsealed
 
 
@@ -16,7 +17,7 @@ def keep(folder: Path, record: Mapping[str, Any]) -> Path:
     """Write a probe's record where ``kept`` finds it, in place of an earlier one."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{record['model_hash']}.json"
-    write_atomically(path, sealed(json.dumps(record).encode()))
+    write_atomically(path, sealed(json_text(record, "the probe").encode()))
     return path
 
 

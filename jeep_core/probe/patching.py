@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from jeep_core.errors import Cancelled
+from jeep_core.finite import OTHER_VERSION, check_tensor
 from jeep_core.positions import PromptTokens, TokenizationError, tokenize_prompt
 from jeep_core.probe.bands import band
 from jeep_core.probe.prompts import Progress, Prompt, answers, batches
@@ -206,7 +207,10 @@ def _probabilities(
     block = view.base.family.layers_of(view.model)[max(layer, 0)]
     with nullcontext() if layer < 0 else hooked(block.register_forward_hook(put)):
         logits = view.base.family.logits_of(view.model, run(view, rows)).float().cpu()
-    return logits.softmax(dim=1).gather(1, tokens)
+    found = logits.softmax(dim=1).gather(1, tokens)
+    where = "before the patch" if layer < 0 else f"with layer {layer} patched"
+    check_tensor(found, f"the probability of an answer {where}", OTHER_VERSION)
+    return found
 
 
 def _spread(view: ModelView, prompts: Sequence[Prompt]) -> float:

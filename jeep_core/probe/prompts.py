@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from jeep_core.facts import Fact, slot_span
+from jeep_core.finite import OTHER_VERSION, check_tensor
 from jeep_core.loading import LoadedModel
 from jeep_core.positions import (
     PREFIX_TOKENS,
@@ -120,7 +121,9 @@ def answers(view: ModelView, rows: Sequence[PromptTokens]) -> list[int]:
         hidden = family.backbone_of(view.model)(input_ids=batch.ids, use_cache=False)
         r = torch.arange(len(chosen), device=view.base.device)
         states = hidden.last_hidden_state[r, batch.prediction]
-        best = family.logits_of(view.model, states).argmax(dim=1).tolist()
+        logits = family.logits_of(view.model, states)
+        check_tensor(logits.logsumexp(dim=1), "a probability of the model", OTHER_VERSION)
+        best = logits.argmax(dim=1).tolist()
         for i, token in zip(chosen, best, strict=True):
             found[i] = token
     return found

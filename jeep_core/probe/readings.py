@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 
 from jeep_core.errors import Cancelled
+from jeep_core.finite import OTHER_VERSION, check_tensor
 from jeep_core.probe.bands import band
 from jeep_core.probe.prompts import Progress, Prompt, batches
 from jeep_core.probe.states import POSITIONS, SITES, captured, run
@@ -105,6 +106,7 @@ def read(
 
     Raises:
         Cancelled: ``should_stop`` answered True; it is asked before every batch.
+        NumericalError: a probability is not finite.
     """
     rows = [prompt.tokens for prompt in prompts]
     size = 1 + 3 * view.base.n_layers
@@ -152,6 +154,7 @@ def _answers(
     for place, logits in _logits(view, states.flatten(0, 2)):
         own = logits.gather(1, per_row[place])
         p = (own - logits.logsumexp(dim=1, keepdim=True)).exp()
+        check_tensor(p, "the probability that a state gives to an answer", OTHER_VERSION)
         above = torch.stack(
             [(logits > own[:, i, None]).sum(dim=1) for i in range(own.shape[1])], dim=1
         )

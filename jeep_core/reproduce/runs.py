@@ -17,6 +17,7 @@ from jeep_core.evaluation.suites import Case, Suite
 from jeep_core.evaluation.trials import Trials
 from jeep_core.evaluation.value_cache import ValueCache, set_key
 from jeep_core.files import write_atomically
+from jeep_core.finite import json_text
 from jeep_core.hparams import EditorHParams, OptimisedEditorHParams
 from jeep_core.loading import LoadedModel
 from jeep_core.moments import Moments
@@ -105,7 +106,7 @@ class Lab:
         flat = [record.as_json() for record in records]
         rows: list[Row] = [{name: row[name] for name in KEPT} for row in flat]
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(rows))
+        write_atomically(path, json_text(rows, str(path)))
         return rows
 
     def shares(self, run: Run) -> str:

@@ -33,7 +33,6 @@ from service.api.submission import (
     record,
 )
 from service.api.validation import ValidEdit, plan_of
-from service.history import version_of_edit
 from service.jobs import TERMINAL, Job, JobError, JobKind, JobStatus
 from service.moments import check_moments
 from service.schemas import AUTO, Edit, EditPayload, EditPlan, EditResult, JobOut
@@ -174,7 +173,7 @@ async def show_edit(id: str, state: State, response: Response) -> Edit:
     hparams = payload.hparams
     if result is not None:
         response.headers["X-Model-Version"] = result.version
-        if hparams == AUTO:
+        if hparams == AUTO and await run_in_threadpool(state.store.is_readable, result.version):
             manifest = await run_in_threadpool(state.store.version, result.version)
             hparams = manifest.hparams
     return Edit(
@@ -208,7 +207,14 @@ def job_of_edit(store: Store, edit_id: str) -> Job:
 
 
 def _applied_in(store: Store, edit_id: str) -> str | None:
-    return version_of_edit(store.lineage(store.head().version), edit_id)
+    """The version of head's history that holds a batch, as far back as it can be read."""
+    version: str | None = store.head().version
+    while version is not None and store.is_readable(version):
+        manifest = store.version(version)
+        if manifest.edit_id == edit_id:
+            return version
+        version = manifest.parent
+    return None
 
 
 def check_possible(state: ApiState, edit: ValidEdit, model: PublishedModel) -> None:

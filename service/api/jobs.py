@@ -119,7 +119,7 @@ async def _event_stream(
     try:
         async with aclosing(follow(state, job_id, last_id)) as events:
             async for event in events:
-                data = json.dumps(event.data, ensure_ascii=False)
+                data = json.dumps(event.data, ensure_ascii=False, allow_nan=False)
                 yield ServerSentEvent(data, event=event.name, id=event.id or None)
     except Exception as error:
         yield error_event(request, error)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -32,12 +33,17 @@ def list_snapshots(
     limit: Limit = 50,
     after: Annotated[str | None, Query(pattern=r"^v(0|[1-9]\d{0,17})$", description=AFTER)] = None,
 ) -> Page[Snapshot]:
-    """All versions, newest first."""
-    versions = state.store.versions()
+    """All versions, newest first.
+
+    One whose records cannot be read has the state `damaged`; `jeep store verify` says what to do.
+    """
+    versions = {version.id: version for version in state.store.versions()}
+    known: dict[str, Manifest | str] = {**state.store.damaged_versions(), **versions}
+    ids = sorted(known, key=_number, reverse=True)
     if after is not None:
-        versions = [v for v in versions if int(v.id[1:]) < int(after[1:])]
-    taken, has_more = take(versions, limit)
-    data = snapshots_of(state.store, taken)
+        ids = [version for version in ids if _number(version) < _number(after)]
+    taken, has_more = take(ids, limit)
+    data = snapshots_of(state.store, {version: known[version] for version in taken})
     return Page(data=data, has_more=has_more, next=data[-1].id if has_more else None)
 
 
@@ -107,15 +113,19 @@ async def export_snapshot(
     return StreamingResponse(chunks, media_type="application/octet-stream", headers=headers)
 
 
-def snapshots_of(store: Store, manifests: Sequence[Manifest]) -> list[Snapshot]:
-    """Versions as the api shows them."""
-    names = store.names()
-    head = store.head().version if manifests else ""
-    committed = store.committed() if manifests else set()
+def snapshots_of(store: Store, versions: Mapping[str, Manifest | str]) -> list[Snapshot]:
+    """Versions as the api shows them: by id their manifests, or what is wrong with these."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for name, version in sorted(store.names().items()):
+        names[version].append(name)
+    head = store.head().version if versions else ""
+    committed = store.committed() if versions else set()
     return [
-        Snapshot(
+        _damaged(version, names[version], version == head, manifest)
+        if isinstance(manifest, str)
+        else Snapshot(
             id=manifest.id,
-            names=sorted(name for name, version in names.items() if version == manifest.id),
+            names=names[version],
             is_head=manifest.id == head,
             state=_state(manifest, head, committed),
             parent=manifest.parent,
@@ -127,13 +137,35 @@ def snapshots_of(store: Store, manifests: Sequence[Manifest]) -> list[Snapshot]:
             weights_sha256=manifest.weights_sha256,
             created_at=manifest.created_at,
         )
-        for manifest in manifests
+        for version, manifest in versions.items()
     ]
+
+
+def _damaged(version: str, names: list[str], is_head: bool, what: str) -> Snapshot:
+    return Snapshot(
+        id=version,
+        names=names,
+        is_head=is_head,
+        state="damaged",
+        parent=None,
+        job_id=None,
+        edit_id=None,
+        editor=None,
+        n_facts=0,
+        tensors=[],
+        weights_sha256=None,
+        created_at=None,
+        damage=what,
+    )
+
+
+def _number(version: str) -> int:
+    return int(version[1:])
 
 
 def snapshot(store: Store, version: str) -> Snapshot:
     """One version by its id."""
-    return snapshots_of(store, [store.version(version)])[0]
+    return snapshots_of(store, {version: store.version(version)})[0]
 
 
 def diff(store: Store, a: str, b: str) -> SnapshotDiff:

@@ -43,8 +43,11 @@ def backup_command(folder: Folder, store: StoreFolder = None) -> None:
         markup=False,
         soft_wrap=True,
     )
+    for version, what in run.backup.damaged_versions.items():
+        complain(f"{version} cannot be read, copied as it lies there: {what}")
     if run.backup.damaged:
         complain(f"left out, their bytes are damaged: {', '.join(run.backup.damaged)}")
+    if run.backup.damaged or run.backup.damaged_versions:
         raise typer.Exit(EXIT_FAILED)
 
 
@@ -63,3 +66,6 @@ def restore_command(folder: Folder, store: StoreFolder = None) -> None:
         markup=False,
         soft_wrap=True,
     )
+    if backup.damaged_versions:
+        damaged = ", ".join(backup.damaged_versions)
+        complain(f"cannot be read, as in the store that was backed up: {damaged}")

@@ -24,6 +24,8 @@ from service.cli.common import (
 )
 from service.settings import WORKER_ENVIRONMENT, Settings, SettingsError, load_settings
 from service.store import Store, StoreError
+from service.store.repair import Repair
+from service.store.repair import repair as repair_store
 from service.store.room import MB
 from service.store.usage import usage
 from service.store.verify import verify
@@ -47,12 +49,32 @@ def _opened(folder: Path | None, **given: object) -> tuple[Settings, Store]:
 
 
 @commands.command("verify")
-def verify_command(store: StoreFolder = None, as_json: AsJson = False) -> None:
-    """Read every file; print what is damaged and what to do.  Exit code 1 if anything is."""
-    report = verify(_opened(store)[1])
+def verify_command(
+    store: StoreFolder = None,
+    as_json: AsJson = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Move damaged versions that nothing needs aside.")
+    ] = False,
+) -> None:
+    """Read every file; print what is damaged and what to do.  Exit code 1 if anything is.
+
+    With --repair no worker may be running: what is moved, and where to, is said; then it verifies.
+    """
+    opened = _opened(store)[1]
+    repairs = _repaired(opened) if repair else []
+    report = verify(opened)
     if as_json:
-        print(json.dumps(asdict(report), indent=2))
+        record = {**asdict(report), "repairs": [asdict(one) for one in repairs]}
+        print(json.dumps(record, indent=2))
     else:
+        for one in repairs:
+            if one.folder is None:
+                complain(f"{one.version} stays where it is: {one.why_not}")
+                continue
+            moved = f"{one.version} was moved to {opened.root / one.folder}"
+            with_it = f"{one.tensors} tensors that only it names"
+            advice = "remove the folder when nobody needs it"
+            out.print(f"{moved}, with {with_it}; {advice}", markup=False, soft_wrap=True)
         for found in report.findings:
             complain(f"{found.path}: {found.what}\n  → {found.advice}")
         out.print(
@@ -62,6 +84,15 @@ def verify_command(store: StoreFolder = None, as_json: AsJson = False) -> None:
         )
     if report.findings:
         raise typer.Exit(EXIT_FAILED)
+
+
+def _repaired(store: Store) -> list[Repair]:
+    """What was done about damaged versions; the command ends if it cannot be known what is."""
+    try:
+        return repair_store(store)
+    except (StoreError, OSError) as error:
+        complain(f"nothing was repaired: {error}")
+        raise typer.Exit(EXIT_FAILED) from None
 
 
 @commands.command("du")
@@ -123,5 +154,7 @@ def gc_command(
             table.add_row(manifest.id, "stay", "", plan.kept[manifest.id])
         else:
             table.add_row(manifest.id, "are dropped", "", "rebuilt when needed")
+    for version, what in opened.damaged_versions().items():
+        table.add_row(version, "stay", "", f"damaged: {what}")
     out.print(table)
     out.print(f"{sum(sizes.values()):,} bytes would come free, if every rebuild matches")

@@ -66,7 +66,7 @@ def edit(answer: Edit) -> RenderableType:
     seconds = sum(result.seconds.values())
     staged = "" if result.activated else " (staged)"
     head = f"{result.parent} → {result.version}{staged}: {share}, {seconds:.1f} s"
-    return Group(Text(head, style="bold"), table)
+    return Group(Text(head, style="bold"), table, *map(Text, result.warnings))
 
 
 def generations(answer: GenerateResult) -> RenderableType:
@@ -97,8 +97,8 @@ def snapshots(answers: Sequence[Snapshot]) -> RenderableType:
             ", ".join(one.names),
             one.editor,
             one.n_facts,
-            one.weights_sha256[:12],
-            f"{one.created_at:%Y-%m-%d %H:%M:%S}",
+            (one.weights_sha256 or "")[:12],
+            f"{one.created_at:%Y-%m-%d %H:%M:%S}" if one.created_at else "",
         )
     return table
 

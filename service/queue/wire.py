@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from jeep_core.finite import json_text
 from service.jobs import TERMINAL, Job, JobStatus, Lane, Progress
 
 GROUP = "worker"
@@ -148,7 +149,7 @@ def status_event(job: Job) -> str:
     """Data of a ``status`` event: where the job stands, and of its result the plain values."""
     plain = (str, int, float, bool, type(None))
     result = {k: v for k, v in (job.result or {}).items() if isinstance(v, plain)}
-    return json.dumps(
+    return json_text(
         {
             "job_id": job.id,
             "status": job.status,
@@ -156,5 +157,6 @@ def status_event(job: Job) -> str:
             "base_version": job.base_version,
             "result": result if job.result is not None else None,
             "error": job.error.model_dump() if job.error else None,
-        }
+        },
+        "a status event",
     )

@@ -53,21 +53,23 @@ class Snapshot(BaseModel):
 
     ``state``: ``head``; ``committed``: it was head, or is what another one is built on;
     ``staged``: written without moving head, and never activated; ``unused``: its job was
-    overtaken by a rollback in the instant between writing it and moving head.
+    overtaken by a rollback in the instant between writing it and moving head; ``damaged``: its
+    records cannot be read, ``damage`` says why, and the other fields are empty.
     """
 
     id: str
     names: list[str]
     is_head: bool
-    state: Literal["head", "committed", "staged", "unused"]
+    state: Literal["head", "committed", "staged", "unused", "damaged"]
     parent: str | None
     job_id: str | None
     edit_id: str | None
     editor: str | None
     n_facts: int
     tensors: list[TensorRef]
-    weights_sha256: str
-    created_at: datetime
+    weights_sha256: str | None = Field(description="Null if the version is damaged.")
+    created_at: datetime | None = Field(description="Null if the version is damaged.")
+    damage: str | None = None
 
 
 class NameSnapshot(Request):

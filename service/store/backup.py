@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from ulid import ULID
 
 from service.jobs import TERMINAL, Job, now
 from service.schemas import TensorRef
-from service.store.errors import CorruptFile, CorruptTensor, StoreError
+from service.store.errors import CorruptFile, CorruptTensor, StoreError, UnknownVersion
 from service.store.files import TEMPORARY, encode, fsync_folder, held, locked, read, replace
 from service.store.head import Head
 from service.store.store import Store
@@ -56,7 +56,11 @@ class Entry(BaseModel):
 
 
 class Backup(BaseModel):
-    """``backup.json``.  ``files`` by their path in the store; ``damaged`` ones are left out."""
+    """``backup.json``.  ``files`` by their path in the store; ``damaged`` ones are left out.
+
+    ``damaged_versions``: what is wrong with versions that cannot be read, by id.  What is left of
+    them is copied as it lies there: the store that is restored works around them as this one does.
+    """
 
     store_id: str
     made_at: datetime
@@ -64,6 +68,7 @@ class Backup(BaseModel):
     weights_sha256: str
     files: dict[str, Entry]
     damaged: list[str]
+    damaged_versions: dict[str, str] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ def back_up(store: Store, target: Path) -> BackupRun:
     if strangers:
         raise BackupError(f"{target} is not empty and no backup (it holds {min(strangers)})")
     with held(target / _LOCK, "another backup"):
-        store.want(store.head().version)  # its tensors stay, also when head moves on
+        want_head(store)
         earlier = read(target / LIST, Backup)
         if earlier is not None and earlier.store_id != store.id:
             raise BackupError(f"{target} is a backup of another store ({earlier.store_id})")
@@ -106,10 +111,24 @@ def back_up(store: Store, target: Path) -> BackupRun:
             weights_sha256=store.version(head.version).weights_sha256,
             files=copy.files,
             damaged=copy.damaged,
+            damaged_versions=store.damaged_versions(),
         )
         copy.put_into_place()
         replace(target / LIST, encode(backup))
     return BackupRun(backup, copy.new_bytes)
+
+
+def want_head(store: Store) -> None:
+    """Have head's tensors stay, also when head moves on.
+
+    Raises:
+        BackupError: its manifest is damaged.
+    """
+    head = store.head().version
+    try:
+        store.want(head)
+    except (CorruptFile, UnknownVersion) as error:
+        raise BackupError(f"head ({head}) is damaged: {error}; roll back, then try again") from None
 
 
 def restore(source: Path, root: Path) -> Backup:
@@ -180,10 +199,14 @@ class _Copy:
         """The versions there are; the records of jobs that own those not in ``known`` are read.
 
         A job that was accepted after the jobs were listed has a record once it has a version.
+        Whose a damaged version is cannot be known: it has been there for a while.
         """
         versions = list(_names(self._store.root, "versions"))
         for name in versions:
-            owner = None if name in known else self._store.version(name.split("/")[1]).job_id
+            version = name.split("/")[1]
+            if name in known or not self._store.is_readable(version):
+                continue
+            owner = self._store.version(version).job_id
             self._add(*([f"jobs/{owner}.json"] if owner else []))
         return versions
 

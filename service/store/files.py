@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ValidationError
 
+from jeep_core.finite import check_record
 from jeep_core.sealed import sealed, unsealed
 from service.store.errors import CorruptFile, StoreBusy
 
@@ -83,7 +84,10 @@ def read(path: Path, model: type[Model]) -> Model | None:
     try:
         return model.model_validate_json(unsealed(data))
     except ValidationError as error:
-        raise CorruptFile(f"{path} is damaged: {error.errors()[0]['msg']}") from None
+        first = error.errors()[0]
+        field = "/".join(map(str, first["loc"]))
+        where = f"{field}: " if field else ""
+        raise CorruptFile(f"{path} is damaged: {where}{first['msg']}") from None
     except ValueError as error:
         raise CorruptFile(f"{path} is damaged: {error}") from None
 
@@ -109,7 +113,12 @@ def sha256_of(path: Path) -> str:
 
 
 def encode(model: BaseModel) -> bytes:
-    """The JSON that :func:`read` reads."""
+    """The JSON that :func:`read` reads.
+
+    Raises:
+        NumericalError: a number is none: JSON would hold ``null``, which could not be read back.
+    """
+    check_record(model, type(model).__name__.lower())
     return sealed(model.model_dump_json().encode())
 
 

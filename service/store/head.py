@@ -65,7 +65,6 @@ class Pointers(Versions):
     """Head, its history, and snapshot names."""
 
     _fence: int | None = None
-    _said: set[str]
 
     def claim(self, fence: int) -> None:
         """Be the only writer from now on: what a worker with an older fence still does is refused,
@@ -142,11 +141,6 @@ class Pointers(Versions):
         """The reflog's last whole line, None if it cannot be read or there is none."""
         lines = self._lines()
         return _parsed(lines[-1]) if lines else None
-
-    def _say_once(self, message: str) -> None:
-        if message not in self._said:
-            self._said.add(message)
-            log.error("%s", message)
 
     def _lines(self) -> list[bytes]:
         """The whole lines of the reflog."""
@@ -228,6 +222,7 @@ class Pointers(Versions):
         """The versions that are or were head, and all that these are built on.
 
         Lines of the reflog that cannot be read are passed over: what they name keeps its tensors.
+        Of a damaged version it is not known what it was built on.
         """
         found: set[str] = set()
         moves = [_parsed(line) for line in self._lines()]
@@ -237,7 +232,7 @@ class Pointers(Versions):
             version: str | None = tip
             while version is not None and version not in found:
                 found.add(version)
-                version = self.version(version).parent
+                version = self.version(version).parent if self.is_readable(version) else None
         return found
 
     def name_version(self, name: str, version: str) -> None:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field
 
 from service.schemas import Manifest, TensorRef
 from service.store.drafts import Drafts
+from service.store.errors import CorruptFile
 from service.store.files import encode, locked, read, replace
 from service.store.head import Pointers
 from service.store.journal import Journal
@@ -74,9 +75,10 @@ class Retention(Pointers, Drafts, Journal):
 
         For any process that is going to read them, or to make the version head.
         """
+        manifest = self.version(version_id)
         with locked(self.root / "locks" / "tensors"):
             (self.root / "locks" / f"{_WANTED}{version_id}").touch()
-            return not self.missing(self.version(version_id))
+            return not self.missing(manifest)
 
     def retained(self, newest: int, busy: Collection[str] = ()) -> dict[str, str]:
         """Why each version that keeps its tensors does so; ``busy`` ones are in memory."""
@@ -144,7 +146,7 @@ class Retention(Pointers, Drafts, Journal):
         pinned = {
             ref.sha256
             for version in plan.kept
-            if version != BASE
+            if version != BASE and self.is_readable(version)
             for ref in self.version(version).tensors
         }
         found: dict[str, int] = {}
@@ -156,7 +158,10 @@ class Retention(Pointers, Drafts, Journal):
         return found
 
     def referenced(self) -> Iterator[TensorRef]:
-        """Every tensor that a version or a draft of an unfinished job names."""
+        """Every tensor that a whole version or a draft of an unfinished job names.
+
+        Raises :class:`CorruptFile` for a damaged ``thin.json``.
+        """
         drafts = [draft for job in self.unfinished_jobs() for draft in self.drafts(job.id)]
         for manifest in (*self.versions(), *drafts):
             yield from (*manifest.tensors, *manifest.artifacts)
@@ -178,7 +183,11 @@ class Retention(Pointers, Drafts, Journal):
                   for ref in (*d.tensors, *d.artifacts)}  # fmt: skip
         for manifest in self.versions():
             needed |= {ref.sha256 for ref in manifest.artifacts}
-            thin = self.thin(manifest.id)
+            try:
+                thin = self.thin(manifest.id)
+            except CorruptFile as error:  # what it names is not among tensors of versions
+                self._say_once(f"{error}")
+                thin = None
             needed |= {ref.sha256 for ref in (thin.refs() if thin else ())}
             if manifest.id in kept or thin is None:
                 needed |= {ref.sha256 for ref in manifest.tensors}

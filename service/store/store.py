@@ -206,10 +206,16 @@ class Store(Retention, Reports, ApiKeys, AuditLog):
 
     def _unreferenced_tensors(self) -> list[Path]:
         files = list((self.root / "tensors").glob("*/*.safetensors"))
+        if damaged := self.damaged_versions():  # nobody knows which tensors they need
+            self._say_once(
+                f"no tensors are tidied away while {', '.join(damaged)} cannot be read: see "
+                "jeep store verify"
+            )
+            return []
         try:
             named = {self.tensor_file(ref.sha256) for ref in self.referenced()}
         except CorruptFile as error:
-            log.error("no tensors are tidied away: %s", error)
+            self._say_once(f"no tensors are tidied away: {error}")
             return []
         return [path for path in files if path not in named]
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from service.store.errors import CorruptFile
 from service.store.room import files_below, size_of
 from service.store.store import Store
+from service.store.versions import SET_ASIDE
 
 TENSORS = "tensors of versions"
 FACTORS = "factors"
@@ -16,6 +19,7 @@ TIES = "ties of thin versions"
 ORPHANS = "tensors that nothing names"
 KINDS = {
     "versions": "manifests",
+    SET_ASIDE: "damaged versions set aside",
     "jobs": "job records",
     "work": "partial results of jobs",
     "reports": "reports of jobs",
@@ -65,6 +69,7 @@ def _tensor_kinds(store: Store) -> dict[str, str]:
             kinds[ref.sha256] = KEYS if ref.name.startswith("keys.") else FACTORS
         kinds |= {ref.sha256: TENSORS for ref in manifest.tensors}
     for manifest in store.versions():
-        thin = store.thin(manifest.id)
-        kinds |= {ref.sha256: TIES for ref in (thin.refs() if thin else ())}
+        with suppress(CorruptFile):  # its ties count as tensors that nothing names
+            thin = store.thin(manifest.id)
+            kinds |= {ref.sha256: TIES for ref in (thin.refs() if thin else ())}
     return kinds

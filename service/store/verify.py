@@ -24,6 +24,7 @@ from service.store.retention import Thin
 from service.store.store import Store, StoreFormat, StoreIdentity, StoreModel
 from service.store.versions import BASE, VERSION_ID, Counter
 
+OR_SET_ASIDE = "; or move the version aside: jeep store verify --repair"
 FROM_BACKUP = "take the file from a backup (jeep restore makes a store from one)"
 
 
@@ -101,12 +102,13 @@ class _Check:
                 self._find(folder, "is no version", "move it away")
                 continue
             path = folder / "manifest.json"
-            manifest = self._parsed(path, Manifest, FROM_BACKUP)
+            advice = FROM_BACKUP if folder.name == BASE else FROM_BACKUP + OR_SET_ASIDE
+            manifest = self._parsed(path, Manifest, advice)
             if manifest is None:
                 if not path.exists():
-                    self._find(path, "is missing", FROM_BACKUP)
+                    self._find(path, "is missing", advice)
             elif manifest.id != folder.name:
-                self._find(path, f"says that it is {manifest.id}", FROM_BACKUP)
+                self._find(path, f"says that it is {manifest.id}", advice)
             else:
                 self._manifests[manifest.id] = manifest
         self._report.versions = len(self._manifests)
@@ -201,7 +203,8 @@ class _Check:
             self._find(path, f"names {head.version}, which is not there", advice)
         try:
             moves = self._store.reflog()
-            unknown = sorted({move.to for move in moves} - self._manifests.keys())
+            known = {*self._manifests, *self._store.set_aside()}
+            unknown = sorted({move.to for move in moves} - known)
             if unknown:
                 what = f"names {', '.join(unknown)}, which are not there"
                 self._find(self._root / "reflog.jsonl", what, FROM_BACKUP)

@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 BASE = "v0"
 """The unedited model."""
 
+SET_ASIDE = "damaged"
+"""Folder of versions that were moved out of the way."""
+
 VERSION_ID = re.compile(r"v(0|[1-9][0-9]{0,17})")
 
 
@@ -40,13 +43,19 @@ class Versions(Tensors):
     """The versions of a store.  Manifests are parsed once and shared: do not change them."""
 
     _manifests: dict[str, Manifest]
+    _said: set[str]
+
+    def set_aside(self) -> list[str]:
+        """Ids of damaged versions that were moved out of the way; see ``service.store.repair``."""
+        return _version_names(self.root / SET_ASIDE)
 
     def new_version_id(self) -> str:
         """``vN``, never given twice: the counter is durable before the id is used."""
         path = self.root / "counter.json"
         with locked(self.root / "locks" / "counter"):
             counter = read(path, Counter) or Counter(next=1)
-            number = max([counter.next, *(n + 1 for n in self._numbers())])
+            taken = [*self._numbers(), *(int(name[1:]) for name in self.set_aside())]
+            number = max([counter.next, *(n + 1 for n in taken)])
             replace(path, encode(Counter(next=number + 1)))
         return f"v{number}"
 
@@ -116,29 +125,65 @@ class Versions(Tensors):
         return self._manifests.setdefault(version_id, manifest)
 
     def versions(self) -> list[Manifest]:
-        """All versions, newest first."""
-        return [self.version(f"v{number}") for number in sorted(self._numbers(), reverse=True)]
+        """All versions, newest first; damaged ones are left out, and logged once."""
+        return self._sorted_out()[0]
 
-    def version_of_job(self, job_id: str) -> Manifest | None:
-        """The newest version that a job has written; unreadable manifests are passed over."""
+    def damaged_versions(self) -> dict[str, str]:
+        """Versions whose manifest cannot be read, newest first: id → what is wrong with it."""
+        return self._sorted_out()[1]
+
+    def _sorted_out(self) -> tuple[list[Manifest], dict[str, str]]:
+        whole: list[Manifest] = []
+        damaged: dict[str, str] = {}
         for number in sorted(self._numbers(), reverse=True):
             try:
-                version = self.version(f"v{number}")
+                whole.append(self.version(f"v{number}"))
             except CorruptFile as error:
-                log.error("%s", error)
-                continue
-            if version.job_id == job_id:
-                return version
-        return None
+                damaged[f"v{number}"] = str(error)
+            except UnknownVersion:
+                folder = self.root / "versions" / f"v{number}"
+                if folder.exists():  # it may have been set aside since it was listed
+                    damaged[f"v{number}"] = f"{folder / 'manifest.json'} is missing"
+        for version, what in damaged.items():
+            self._say_once(f"{version} is damaged and passed over: {what}")
+        return whole, damaged
+
+    def is_readable(self, version_id: str) -> bool:
+        """Whether this is a version with a manifest that can be read."""
+        try:
+            self.version(version_id)
+        except (CorruptFile, UnknownVersion):
+            return False
+        return True
+
+    def version_of_job(self, job_id: str) -> Manifest | None:
+        """The newest version that a job has written; damaged ones are passed over."""
+        return next((one for one in self.versions() if one.job_id == job_id), None)
 
     def lineage(self, version_id: str) -> list[Manifest]:
-        """From the base to ``version_id``."""
+        """From the base to ``version_id``; :class:`CorruptFile` if a version between is damaged."""
         line = [self.version(version_id)]
         while (parent := line[-1].parent) is not None:
-            line.append(self.version(parent))
+            try:
+                line.append(self.version(parent))
+            except UnknownVersion:
+                path = self.root / "versions" / parent / "manifest.json"
+                message = f"{path} is missing: {line[-1].id} is built on {parent}"
+                raise CorruptFile(message) from None
         return line[::-1]
+
+    def _say_once(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            log.error("%s", message)
 
     def _numbers(self) -> list[int]:
         folder: Path = self.root / "versions"
-        names = (VERSION_ID.fullmatch(entry.name) for entry in folder.iterdir())
-        return [int(name.group(1)) for name in names if name]
+        return [int(name[1:]) for name in _version_names(folder)]
+
+
+def _version_names(folder: Path) -> list[str]:
+    """The entries of a folder that are named as versions are."""
+    if not folder.exists():
+        return []
+    return [entry.name for entry in folder.iterdir() if VERSION_ID.fullmatch(entry.name)]

@@ -6,8 +6,10 @@ import logging
 import queue as queues
 import threading
 from collections import deque
+from collections.abc import Iterable
 
 from jeep_core.decoding import Batch, Row
+from jeep_core.errors import NumericalError
 from jeep_core.generation import score
 from jeep_core.views import ModelView
 from service import logs, tracing
@@ -55,11 +57,14 @@ class Group:
             got, finished = self.batch.step()
             TOKENS.inc(len(got))
             BATCH_ROWS.observe(len({*got, *finished}))
+            for row in finished:
+                self.slots[row].error = row.error
         some = [self._to_score.popleft() for _ in range(min(SCORED_TOGETHER, len(self._to_score)))]
         if some:
             pairs = [(slot.row.result.prompt, slot.pending.body.candidates[i]) for slot, i in some]
             for (slot, i), scored in zip(some, score(self.view, pairs), strict=True):
                 slot.scores[i] = scored
+                slot.error = slot.error or scored.error
 
     def take_complete(self) -> list[Slot]:
         """Take out what is complete."""
@@ -135,7 +140,7 @@ class DecodeLoop:
         group = self._groups[key]
         slots, replies = list(group.slots.values()), []
         if len({slot.pending.request.id for slot in slots}) == 1:
-            replies = _refuse(group, error)
+            replies = _refuse(slots, error)
         else:
             log.warning("decoding together failed, each request goes on alone: %s", error)
             group.batch = Batch(group.view, ROWS_TOGETHER)  # its memory is needed
@@ -147,10 +152,11 @@ class DecodeLoop:
 
     def _step(self, group: Group) -> Replies:
         group.step()
-        replies: Replies = [
+        replies = _failures(group)
+        replies += [
             (slot.pending.request.id, reply)
             for slot in group.slots.values()
-            if slot.pending.body.stream
+            if slot.pending.body.stream and not slot.pending.ended
             for reply in new_tokens(slot)
         ]
         for slot in group.take_complete():
@@ -167,7 +173,7 @@ class DecodeLoop:
         replies = [
             reply
             for g in self._groups.values()
-            for reply in _refuse(g, Stopping("the worker is stopping"))
+            for reply in _refuse(g.slots.values(), Stopping("the worker is stopping"))
         ]
         if replies:
             self._requests.reply_all(replies)
@@ -177,10 +183,19 @@ class DecodeLoop:
             self._admit(self._arrived.get())
 
 
-def _refuse(group: Group, error: Exception) -> Replies:
-    """One error for every request that has a slot in the group."""
+def _failures(group: Group) -> Replies:
+    """One error for every request with a slot that has no answer."""
     replies: Replies = []
     for slot in group.slots.values():
+        if slot.error is not None:
+            replies += _refuse([slot], NumericalError(f"{slot.version}: {slot.error}"))
+    return replies
+
+
+def _refuse(slots: Iterable[Slot], error: Exception) -> Replies:
+    """One error for every request that has one of these slots."""
+    replies: Replies = []
+    for slot in slots:
         if not slot.pending.ended:
             slot.pending.ended = True
             with logs.bound(request_id=slot.pending.request.request_id):

@@ -19,7 +19,8 @@ from jeep_core.editors import hparams_class
 from jeep_core.evaluation.perplexity import text_path
 from jeep_core.evaluation.scoring import goes_on
 from jeep_core.facts import Fact
-from jeep_core.generation import Decoder, Sampling, Scored, score
+from jeep_core.finite import check_record
+from jeep_core.generation import Decoder, Sampling, Scored, checked, score
 from jeep_core.loading import LoadedModel
 from jeep_core.moments import Moments
 from jeep_core.pauses import pausing
@@ -50,6 +51,8 @@ from service.worker.versions import VersionViews, fact_of
 
 ANSWER_TOKENS = 10
 MEASURE_TOGETHER = 64
+LARGE_CHANGE = 100.0
+"""‖Δ‖/‖W‖ of a layer from which on a result warns: three times what any preset reaches."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +189,8 @@ class EditRunner:
             guards=found,
             activated=payload.activate,
         )
+        summary.warnings += doubts(summary)
+        check_record(summary, "the edit's result")  # before a tensor is stored
         return self._manifest(job, payload, summary, view, result, inputs), view
 
     def _hparams(
@@ -257,6 +262,28 @@ class EditRunner:
         return self._moments
 
 
+def doubts(summary: EditResult) -> list[str]:
+    """What somebody who reads only that the edit succeeded should know.
+
+    A change of many times the weights is no failure as such: on the bundled models presets reach
+    31 (PMET and ROME, 64 facts), written where ordinary keys hardly reach.
+    """
+    found = []
+    if summary.efficacy == 0:
+        found.append(
+            "no fact of this edit took (efficacy 0): see each fact's outcome, and try other "
+            "hparams or roll back"
+        )
+    for layer in summary.layers:
+        if layer.relative_norm >= LARGE_CHANGE:
+            found.append(
+                f"layer {layer.layer} ({layer.name}): the change is {layer.relative_norm:.3g} "
+                f"times as large as the weights (‖Δ‖/‖W‖), so other answers may have suffered; "
+                "a smaller learning_rate or clamp, or fewer steps, change less"
+            )
+    return found
+
+
 def _recorded(source: Manifest) -> EditPayload:
     """The batch of a version as a request for the same edit again."""
     outcomes = source.result.facts if source.result else []
@@ -302,7 +329,7 @@ def answers(
 def _answers_together(view: ModelView, facts: Sequence[Fact]) -> list[Answer]:
     pairs = [(fact.text, fact.target_new) for fact in facts]
     pairs += [(fact.text, fact.target_true) for fact in facts if fact.target_true]
-    scored = score(view, pairs)
+    scored = checked(score(view, pairs))
     true: Any = iter(scored[len(facts) :])
     lengths = [_answer_tokens(view, fact, new) for fact, new in zip(facts, scored, strict=False)]
     decoder = Decoder(view, [fact.text for fact in facts], [Sampling(n) for n in lengths])

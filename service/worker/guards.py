@@ -11,7 +11,7 @@ from statistics import fmean
 
 from jeep_core.evaluation.perplexity import perplexity
 from jeep_core.facts import Fact
-from jeep_core.generation import Decoder, Sampling, score
+from jeep_core.generation import Decoder, Sampling, checked, score
 from jeep_core.loading import texts_of
 from jeep_core.views import ModelView
 from service.schemas import FactOutcome, GuardFigures, Guards
@@ -96,7 +96,7 @@ def _answers_together(view: ModelView, facts: Sequence[Fact]) -> Said:
                 prompts.append(prompt)
             else:
                 pairs += [(prompt, fact.target_true), (prompt, fact.target_new)]
-    scores = iter([one.mean for one in score(view, pairs)])
+    scores = iter([one.mean for one in checked(score(view, pairs))])
     texts = iter(_greedy(view, prompts))
     return [
         [

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from redis.exceptions import RedisError
 
 from jeep_core.errors import Cancelled
+from jeep_core.finite import check_record
 from service import logs, tracing
 from service.jobs import TERMINAL, Job, JobError, JobKind, JobStatus, Progress, now
 from service.queue import JobGone, JobQueue, Lease, LeaseLost, QueuedJob
@@ -138,6 +139,7 @@ class JobLane(ABC):
         """Run a job to its end: status, result, error."""
         try:
             result = work()
+            check_record(result, "the result")
         except Cancelled:
             return JobStatus.CANCELLED, None, None
         except (LeaseLost, StaleFence, Stopping, RedisError):

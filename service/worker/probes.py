@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 from jeep_core import atlas
 from jeep_core.evaluation.suites import load_suite
 from jeep_core.facts import Fact
+from jeep_core.finite import json_text
 from jeep_core.loading import LoadedModel, texts_of
 from jeep_core.probe.kept import keep
 from jeep_core.probe.plots import draw
@@ -50,7 +49,7 @@ def run(task: Task) -> ProbeResult:
     )
     record = {**found.record(), "suite": source, "version": payload.version}
     task.control.progress("draw", 0, 1)
-    replace(task.reports / RECORD_FILE, json.dumps(record).encode())
+    replace(task.reports / RECORD_FILE, json_text(record, "the probe").encode())
     files = [RECORD_FILE, *(path.name for path in draw(record, task.reports))]
     task.control.pause()
     automatic = payload.version == BASE and found.hparams is not None

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from jeep_core.finite import json_text
 from jeep_core.sealed import sealed, unsealed
 from service.store.files import replace
 
@@ -53,4 +54,4 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _line(row: Mapping[str, Any]) -> bytes:
-    return json.dumps(row, ensure_ascii=False).encode()
+    return json_text(row, "a line of partial results", ensure_ascii=False).encode()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from math import exp
 
 from jeep_core.decoding import Row, Token
+from jeep_core.errors import NumericalError
 from jeep_core.generation import Sampling, Scored
 from jeep_core.views import ModelView
 from service.schemas import (
@@ -30,7 +31,8 @@ log = logging.getLogger(__name__)
 class Slot:
     """One prompt that one version answers: a row to decode, candidates to score.
 
-    ``sent``: how many tokens of a stream have gone out.
+    ``sent``: how many tokens of a stream have gone out.  ``error``: why there is no answer: the
+    version's logits are no numbers here.
     """
 
     pending: Pending
@@ -39,6 +41,7 @@ class Slot:
     row: Row
     scores: list[Scored | None]
     sent: int = 0
+    error: NumericalError | None = None
 
     @property
     def complete(self) -> bool:

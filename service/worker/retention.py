@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from jeep_core.errors import Coded
 from jeep_core.loading import LoadedModel
 from service.schemas import Manifest
-from service.store import CorruptTensor, Store, StoreError
+from service.store import CorruptFile, CorruptTensor, Store, StoreError
 from service.worker import rebuild
 from service.worker.gate import Gate
 
@@ -124,8 +124,8 @@ class Keeper:
         try:
             loaded = rebuild.load(self._base, self._store, manifest)
             rebuild.restore(self._store, manifest, loaded)
-        except CorruptTensor as error:
-            log.error("%s", error)
+        except (CorruptTensor, CorruptFile) as error:
+            log.error("%s is not whole: %s", manifest.id, error)
             return False
         return True
 
@@ -133,7 +133,7 @@ class Keeper:
         """Rebuild a version and drop its tensors; the bytes, None if they must be kept."""
         try:
             thin = rebuild.matched(self._base, self._store, manifest, self._step)
-        except CorruptTensor as error:
+        except (CorruptTensor, CorruptFile) as error:
             log.error("%s keeps its tensors: %s", manifest.id, error)
             self._unfit.add(manifest.id)
             return None

@@ -24,6 +24,7 @@ from service.schemas import JobOut
 from service.schemas.access import Scope
 from service.settings import EXIT_CONFIG
 from service.store import Store
+from service.store.backup import back_up
 
 thorough = pytest.mark.thorough
 SEED = 5
@@ -234,6 +235,27 @@ def test_a_damaged_manifest_of_head(kept: Service) -> None:
         kept.edited()
     kept.rollback(head)
     kept.restart("api")
+    assert_whole(kept)
+
+
+@thorough
+def test_a_damaged_manifest_beside_head_takes_nothing_down(kept: Service, tmp_path: Path) -> None:
+    """Lists, edits, retention and backup of the others."""
+    staged = kept.wait(kept.edit(activate=False).id).result["version"]
+    with flipped(manifest(kept, staged)):
+        kept.restart("worker", "api")
+        states = {version.id: version.state for version in kept.client.snapshots()}
+        assert (states.pop(staged), states[head_of(kept)]) == ("damaged", "head")
+        assert "damaged" not in states.values()
+        refused(lambda: kept.client.snapshot(staged), manifest(kept, staged))
+        kept.edited()
+        assert list(back_up(Store.open(kept.root), tmp_path / "b").backup.damaged_versions) == [
+            staged
+        ]
+        log = kept.worker.log.read_text()
+        assert f"{staged} is damaged and passed over" in log
+        assert "retention:" not in log[log.rindex("loading") :]
+    kept.restart("worker", "api")
     assert_whole(kept)
 
 

@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ CLASSES: dict[str, type[HypernetworkHParams]] = {"mend": MendHParams, "malmen": 
 HPARAMS = {"layers": [1, 2, 3], "rank": 8, "n_blocks": 2}
 SUBJECTS = ("Lima", "Oslo", "Paris", "Rome", "Kyiv", "Bonn", "Quito", "Cairo", "Delhi", "Tunis",
             "Minsk", "Accra")  # fmt: skip
+WEIGHT = "transformer.h.1.mlp.fc_out.weight"
 ANSWERS = ("Peru", "Norway", "France", "Italy")
 SETTINGS = TrainingSettings(
     steps=30, facts=4, learning_rate=3e-3, scalar_learning_rate=0.2, edit_weight=1.0, save_every=7
@@ -64,6 +66,31 @@ def training(base: LoadedModel, editor: str, **changes: Any) -> Training:
     settings = replace(SETTINGS, **{k: v for k, v in changes.items() if k != "folder"})
     spec = spec_of(base, editor, hparams)
     return Training(base, spec, triples, settings, changes.get("folder"))
+
+
+@pytest.mark.parametrize("rate", [1e30, 1e300])
+@pytest.mark.parametrize("editor", CLASSES)
+def test_a_rate_that_is_far_too_large_ends_the_training(
+    gptj: LoadedModel, editor: str, rate: float, tmp_path: Path
+) -> None:
+    """No checkpoint is left that holds what is no number."""
+    run = training(gptj, editor, folder=tmp_path, learning_rate=rate, save_every=1)
+    with pytest.raises(
+        NumericalError, match=r"step \d+ is (not finite|beyond).*smaller learning_rate"
+    ):
+        run.run()
+    for path in tmp_path.glob("state.json"):
+        state = json.loads(unsealed(path.read_bytes()))
+        assert all(isfinite(value) for step in state["history"] for value in step)
+
+
+def test_a_gradient_that_is_not_finite_changes_no_network(gptj: LoadedModel) -> None:
+    run = training(gptj, "mend")
+    before = {name: tensor.clone() for name, tensor in run.network.state_dict().items()}
+    run.view.replace(WEIGHT, torch.full_like(run.view.parameter(WEIGHT), torch.nan))
+    with pytest.raises(NumericalError, match=r"the NLL of new answers in step 1 is not finite"):
+        run.step(0)
+    assert all(torch.equal(before[n], t) for n, t in run.network.state_dict().items())
 
 
 def awake(editor: str, sizes: tuple[tuple[int, int], ...] = ((5, 7), (5, 7))) -> Hypernetwork:

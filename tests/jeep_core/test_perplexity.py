@@ -9,7 +9,7 @@ import tiny
 import torch
 from torch.nn import functional as F
 
-from jeep_core.errors import Cancelled, JeepError
+from jeep_core.errors import Cancelled, JeepError, NumericalError
 from jeep_core.evaluation import perplexity as module
 from jeep_core.evaluation.perplexity import perplexity, pieces
 from jeep_core.views import ModelView
@@ -58,11 +58,15 @@ def test_a_limit_ends_the_text(limit: int, rows: list[list[int]]) -> None:
     assert pieces([[0, 1, 2], [7, 8, 9]], window=4, max_tokens=limit) == rows
 
 
-def test_a_broken_version_has_no_finite_perplexity() -> None:
+def test_a_broken_version_has_no_perplexity() -> None:
     base = tiny.random_model("gptj")
     head = base.model.get_output_embeddings().weight
     broken = ModelView(base, {"lm_head.weight": torch.randn_like(head) * 1e4})
-    assert perplexity(broken, TEXTS) == inf
+    with pytest.raises(NumericalError, match=r"^the perplexity, e to the 1\.\d+e\+05, is not"):
+        perplexity(broken, TEXTS)
+    broken = ModelView(base, {"lm_head.weight": torch.full_like(head, inf)})
+    with pytest.raises(NumericalError, match="the log-probability of a text"):
+        perplexity(broken, TEXTS)
 
 
 def test_a_text_without_anything_to_predict_is_refused() -> None:

@@ -12,7 +12,7 @@ import reference
 import tiny
 import torch
 
-from jeep_core.errors import Cancelled
+from jeep_core.errors import Cancelled, NumericalError
 from jeep_core.facts import Fact
 from jeep_core.hparams import Region
 from jeep_core.loading import LoadedModel
@@ -284,7 +284,7 @@ def test_memory_that_runs_out_during_a_step_halves_too(gptj: LoadedModel) -> Non
     assert_same(values, optimise(ModelView(gptj), tokens(gptj), TWO_SITES))
 
 
-def test_a_loss_that_is_not_finite_ends_its_fact_only(gptj: LoadedModel) -> None:
+def test_a_loss_that_is_not_finite_is_said_with_its_fact_and_layer(gptj: LoadedModel) -> None:
     """A word that only the first fact has is broken."""
     facts = [tokens(gptj)[0], tokens(gptj)[2]]
     others = {i for row in (*facts[1].rows, facts[1].kl) for i in row.ids}
@@ -292,11 +292,19 @@ def test_a_loss_that_is_not_finite_ends_its_fact_only(gptj: LoadedModel) -> None
     words = gptj.model.transformer.wte.weight.clone()
     words[next(i for i in facts[0].rows[0].ids if i not in others)] = torch.nan
     view.replace("transformer.wte.weight", words)
-    values = optimise(view, facts, ONE_SITE)
-    assert not torch.isfinite(values.losses[0])
-    assert values.steps.tolist() == [1, 6]
-    alone = optimise(ModelView(gptj), facts[1:], ONE_SITE)
-    assert_near(values.delta_low[1], alone.delta_low[0])
+    layer = ONE_SITE.low.last
+    message = rf"^layer {layer}: the loss of fact 1 of 2 after 0 steps is not finite"
+    with pytest.raises(NumericalError, match=message):
+        optimise(view, facts, ONE_SITE)
+    assert optimise(view, facts[1:], ONE_SITE).steps.tolist() == [6]
+
+
+@pytest.mark.parametrize("rate", [1e25, 1e300])
+def test_a_step_beyond_numbers_is_said(gptj: LoadedModel, rate: float) -> None:
+    """Its length is infinite: brought back to the limit, it would be zero."""
+    objective = replace(ONE_SITE, learning_rate=rate)
+    with pytest.raises(NumericalError, match="the loss after 1 steps is not finite"):
+        optimise(ModelView(gptj), tokens(gptj)[:1], objective)
 
 
 @pytest.mark.parametrize("sites", OBJECTIVES)

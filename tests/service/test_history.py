@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from builders import add_version
 
-from service.history import facts_of, version_of_edit, without
+from service.history import facts_of, without
 from service.store import Store
 
 
@@ -54,4 +54,3 @@ def test_a_line_is_parted_at_a_batch(based: Store) -> None:
     assert parts is not None
     assert [[version.id for version in part] for part in parts] == [["v0", one], [three]]
     assert without(line, "d") is None
-    assert (version_of_edit(line, "b"), version_of_edit(line, "d")) == (two, None)

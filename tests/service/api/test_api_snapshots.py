@@ -1,15 +1,23 @@
 """Versions: list, name, show, compare, export, roll back."""
 
 import time
+from io import StringIO
 
 import httpx
 import pytest
+from rich.console import Console
 from safetensors import safe_open
 from scripted_worker import TENSOR, ScriptedWorker
+from serving import running
 
+from service.cli import tables
+from service.client import Client
+from service.schemas import Snapshot
+from service.settings import Settings
 from service.store import Store
 
 WAIT = {"Prefer": "wait=20"}
+FACT = {"subject": "Metz", "prompt": "{} is a city in", "target_new": "Italy"}
 
 
 def edit(http: httpx.Client, subject: str, name: str | None = None) -> dict:
@@ -144,3 +152,59 @@ def test_a_rollback_that_fails_cancels_nothing(http: httpx.Client, worker: Scrip
 def test_before_any_model(http: httpx.Client, store: Store) -> None:
     assert http.get("/snapshots").json() == {"data": [], "has_more": False, "next": None}
     assert http.get("/snapshots/head").status_code == 404
+
+
+def test_a_damaged_version_takes_no_list_down(
+    http: httpx.Client, worker: ScriptedWorker, settings: Settings
+) -> None:
+    """Another api, as this one may have read the manifest before."""
+    edit(http, "Lyon", "one")
+    edit(http, "Nice")
+    http.post("/rollback/one")
+    last = edit(http, "Caen")
+    path = settings.store / "versions" / "v2" / "manifest.json"
+    path.write_bytes(path.read_bytes()[:-9])
+    with running(settings) as url, httpx.Client(base_url=url, timeout=20) as again:
+        listed = again.get("/snapshots").json()["data"]
+        assert [(s["id"], s["state"]) for s in listed] == [
+            ("v3", "head"), ("v2", "damaged"), ("v1", "committed"), ("v0", "committed"),
+        ]  # fmt: skip
+        assert str(path) in listed[1]["damage"]
+        assert (listed[1]["weights_sha256"], listed[1]["created_at"]) == (None, None)
+        assert listed[0]["damage"] is None
+        page = again.get("/snapshots?limit=1&after=v3").json()
+        assert (page["next"], page["data"][0]["state"]) == ("v2", "damaged")
+        shown = again.get("/snapshots/v2")
+        assert (shown.status_code, shown.json()["code"]) == (500, "corrupt_file")
+        for call in ("/edits", f"/edits/{last['edit_id']}", "/facts", "/jobs", "/metrics"):
+            assert again.get(call).status_code == 200, call
+        [fact, _] = again.get("/facts").json()["data"]
+        assert (fact["subject"], fact["version"]) == ("Caen", "v3")
+        answer = again.post("/edits", json={"facts": [FACT]}, headers=WAIT)
+        assert answer.json()["result"]["version"] == "v4"
+        again.post("/rollback/base")
+        with Client(url) as client:
+            [*_, damaged, _, _] = client.snapshots()
+            assert "damaged" in shown_as_text(list(client.snapshots()))
+            assert damaged.state == "damaged"
+
+
+def shown_as_text(versions: list[Snapshot]) -> str:
+    console = Console(width=200, record=True, file=StringIO())
+    console.print(tables.snapshots(versions))
+    return console.export_text()
+
+
+def test_an_edit_of_a_damaged_version_is_shown(
+    http: httpx.Client, worker: ScriptedWorker, settings: Settings
+) -> None:
+    """Head's history is told as far back as it can be read."""
+    first, second = edit(http, "Lyon"), edit(http, "Nice")
+    (settings.store / "versions" / "v1" / "manifest.json").unlink()
+    with running(settings) as url, httpx.Client(base_url=url, timeout=20) as again:
+        found = [again.get(f"/edits/{one['edit_id']}").json() for one in (first, second)]
+        assert [one["applied_in"] for one in found] == [None, "v2"]
+        assert found[0]["result"]["version"] == "v1"
+        facts = again.get("/facts")
+        assert facts.json()["code"] == "corrupt_file"
+        assert "v1/manifest.json is missing: v2 is built on v1" in facts.json()["detail"]

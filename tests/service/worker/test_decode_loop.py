@@ -12,6 +12,7 @@ import torch
 
 from jeep_core.decoding import Batch
 from jeep_core.generation import Sampling, generate, score
+from jeep_core.loading import LoadedModel
 from jeep_core.views import ModelView
 from service.jobs import new_id
 from service.schemas import GenerateRequest, WorkerReply, WorkerRequest
@@ -294,3 +295,75 @@ def test_what_is_left_at_the_end_is_refused(view: ModelView) -> None:
     for one in (running, late):
         last = answers.of(one.request.id)[-1]
         assert (last.event, last.data["code"]) == ("error", "stopping")
+
+
+class TestWhatIsNoNumber:
+    """A token of one prompt is broken: only who asks with it hears so."""
+
+    BROKEN = "The city of Osaka lies in"
+
+    @pytest.fixture
+    def broken(self, base: LoadedModel) -> ModelView:
+        encode = base.tokenizer.encode
+        [token, *_] = sorted(set(encode(self.BROKEN).ids) - set(encode(PROMPT).ids))
+        words = base.model.get_parameter("transformer.wte.weight").clone()
+        words[token] = torch.nan
+        return ModelView(base, {"transformer.wte.weight": words})
+
+    def refused(self, answers: Answers, one: Pending) -> list[WorkerReply]:
+        *before, last = answers.of(one.request.id)
+        assert last.event == "error"
+        assert last.data["code"] == "numerical_error"
+        assert last.data["message"].startswith("v0: the lo")
+        assert "not finite" in last.data["message"]
+        return before
+
+    def test_the_others_of_the_batch_go_on(self, broken: ModelView, view: ModelView) -> None:
+        wrong = pending(broken, prompt=self.BROKEN, max_new_tokens=8)
+        many = pending(broken, prompts=[PROMPT, self.BROKEN], max_new_tokens=8)
+        right = [pending(broken, max_new_tokens=8, seed=i, temperature=2.0) for i in range(3)]
+        answers = Answers(wrong, many, *right)
+        answers.run(*right, many, wrong)
+        for one in (wrong, many):
+            assert self.refused(answers, one) == []
+        for i, one in enumerate(right):
+            [result] = answers.result(one)
+            [expected] = alone(pending(view, max_new_tokens=8, seed=i, temperature=2.0))
+            assert [t["id"] for t in result["tokens"]] == [t["id"] for t in expected["tokens"]]
+
+    def test_a_stream_ends_with_the_error(self, base: LoadedModel) -> None:
+        """From the place on where it writes a token that is broken."""
+        first = generate(ModelView(base), [PROMPT], Sampling(max_new_tokens=3))[0].tokens
+        ids = [token.id for token in first]
+        own = base.tokenizer.encode(PROMPT).ids
+        at = next(i for i, token in enumerate(ids) if token not in own and token not in ids[:i])
+        words = base.model.get_parameter("transformer.wte.weight").clone()
+        words[ids[at]] = torch.nan
+        broken = ModelView(base, {"transformer.wte.weight": words})
+        one = pending(broken, max_new_tokens=8, stream=True)
+        answers = Answers(one)
+        answers.run(one)
+        sent = self.refused(answers, one)
+        assert [reply.data["id"] for reply in sent] == ids[: at + 1]
+
+    def test_candidates(self, broken: ModelView) -> None:
+        """The prompt is whole, one of its continuations is not: its last token is not read."""
+        wrong = pending(broken, max_new_tokens=0, candidates=["Japan", "Osaka lies in Japan"])
+        right = pending(broken, max_new_tokens=0, candidates=["Japan", "France"])
+        answers = Answers(wrong, right)
+        answers.run(wrong, right)
+        self.refused(answers, wrong)
+        [result] = answers.result(right)
+        expected = score(broken, [(PROMPT, "Japan"), (PROMPT, "France")])
+        found = [one["log_probability"] for one in result["candidates"]]
+        assert found == pytest.approx([one.log_probability for one in expected], rel=1e-4)
+
+    def test_alone_and_beside_another_version(self, broken: ModelView, view: ModelView) -> None:
+        sure = pending(broken, prompt=self.BROKEN, max_new_tokens=4, deterministic=True)
+        both = pending(broken, view, prompt=self.BROKEN, max_new_tokens=4)
+        later = pending(broken, max_new_tokens=12)
+        answers = Answers(sure, both, later)
+        answers.run(sure, both, later)
+        self.refused(answers, sure)
+        self.refused(answers, both)
+        assert len(answers.result(later)[0]["tokens"]) > 0

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import tiny
+import torch
 
-from jeep_core.errors import Cancelled
+from jeep_core.errors import Cancelled, NumericalError
 from jeep_core.evaluation import metrics
 from jeep_core.evaluation.suites import Case, Style, load_suite
 from jeep_core.hparams import MemitHParams
@@ -219,6 +220,29 @@ class TestVersions:
         scored = [p for p in bench.told if p.phase == "score"]
         assert (scored[-1].done, scored[-1].total) == (6, 6)
         assert [p.done for p in scored] == sorted(p.done for p in scored)
+
+    @pytest.mark.parametrize("fluency_texts", [0, 2])
+    def test_a_version_that_is_not_finite_has_no_figures(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch, fluency_texts: int
+    ) -> None:
+        """Neither those of cases nor, where these are measured already, those of texts."""
+        name = bench.base.family.weight_name(2)
+        weight = torch.full_like(bench.base.model.get_parameter(name), torch.nan)
+        view = ModelView(bench.base, {name: weight})
+        version = bench.store.new_version_id()
+        given = {"parent": "v0", "weights_sha256": view.weights_sha256(), "created_at": now()}
+        refs = [tensors.put(bench.store, name, weight)]
+        bench.store.write_version(Manifest(id=version, tensors=refs, **given))
+        targets = [Target(label=version, version=version)]
+        job = bench.job(targets=targets, fluency_texts=fluency_texts)
+        if fluency_texts:
+            whole = ModelView(bench.base)
+            measured = evaluations.measure
+            monkeypatch.setattr(evaluations, "measure", lambda v, *rest: measured(whole, *rest))
+        what = "logits" if fluency_texts else "a probability of the model"
+        with pytest.raises(NumericalError, match=what):
+            bench.run(job)
+        assert not list((bench.store.root / "reports" / job.id).glob("*"))
 
     def test_a_suite_that_is_another_one_now_is_refused(self, bench: Bench) -> None:
         with pytest.raises(Refused, match="not the suite it was"):

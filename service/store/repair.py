@@ -1,0 +1,113 @@
+"""``jeep store verify --repair``: damaged versions are moved out of the way.
+
+Nothing is deleted: a version goes to ``damaged/<id>`` in the store as it is, with the tensors that
+its manifest, as far as it can be read, names and nothing else does.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.store.errors import CorruptFile
+from service.store.files import fsync_folder, locked
+from service.store.store import Store
+from service.store.versions import BASE, SET_ASIDE
+
+_HASH = re.compile(rb'"([0-9a-f]{64})"')
+_PARENT = re.compile(rb'"parent":"(v[0-9]+)"')
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What became of a damaged version: the folder it is in now, or why it stays."""
+
+    version: str
+    folder: str | None = None
+    tensors: int = 0
+    why_not: str = ""
+
+
+def repair(store: Store) -> list[Repair]:
+    """Move every damaged version aside that nothing needs, newest first.
+
+    One stays that is head, has a name, or is what another version, or a draft of a job that has
+    not ended, is built on.
+
+    Raises:
+        StoreBusy: a worker is running.
+        StoreError: head, names or another record that says what is needed cannot be read.
+    """
+    with store.worker_lock():
+        (store.root / SET_ASIDE).mkdir(exist_ok=True)
+        with locked(store.root / "locks" / "head"), locked(store.root / "locks" / "names"):
+            return _Repairs(store).all()
+
+
+class _Repairs:
+    def __init__(self, store: Store) -> None:
+        self._store, self._root = store, store.root
+        jobs = store.unfinished_jobs()
+        self._needed = {store.head().version: "it is head", BASE: "it is the base"}
+        for name, version in store.names().items():
+            self._needed.setdefault(version, f"it has the name {name!r}")
+        drafts = [draft for job in jobs for draft in store.drafts(job.id)]
+        for manifest in (*store.versions(), *drafts):
+            if manifest.parent is not None:
+                self._needed.setdefault(manifest.parent, f"{manifest.id} is built on it")
+        self._named = self._hashes_of_others()
+
+    def all(self) -> list[Repair]:
+        """Newest first: what a version that stays is built on must stay, too."""
+        done = []
+        for version in self._store.damaged_versions():
+            why = self._needed.get(version, "")
+            if not why:
+                done.append(self._moved(version))
+                continue
+            done.append(Repair(version, why_not=why))
+            parent = _PARENT.search(self._bytes(version))
+            if parent:
+                self._needed.setdefault(parent.group(1).decode(), f"{version} is built on it")
+            else:
+                self._keep_older(version)
+        return done
+
+    def _keep_older(self, version: str) -> None:
+        """Nobody knows what a version without a manifest was built on."""
+        for other in self._store.damaged_versions():
+            if int(other[1:]) < int(version[1:]):
+                self._needed.setdefault(other, f"{version}, which stays, may be built on it")
+
+    def _hashes_of_others(self) -> set[str]:
+        try:
+            return {ref.sha256 for ref in self._store.referenced()}
+        except CorruptFile:  # a damaged thin.json: it may name any of them
+            return {path.stem for path in (self._root / "tensors").glob("*/*.safetensors")}
+
+    def _bytes(self, version: str) -> bytes:
+        try:
+            return (self._root / "versions" / version / "manifest.json").read_bytes()
+        except OSError:
+            return b""
+
+    def _moved(self, version: str) -> Repair:
+        aside = self._root / SET_ASIDE
+        target, number = aside / version, 1
+        while target.exists():
+            number += 1
+            target = aside / f"{version}-{number}"
+        hashes = {found.decode() for found in _HASH.findall(self._bytes(version))} - self._named
+        files = [self._store.tensor_file(sha256) for sha256 in sorted(hashes)]
+        there = [path for path in files if path.exists()]
+        (self._root / "versions" / version).rename(target)
+        fsync_folder(self._root / "versions")
+        if there and target.is_dir():
+            (target / "tensors").mkdir(exist_ok=True)
+            for path in there:
+                path.rename(target / "tensors" / path.name)
+            fsync_folder(target)
+        fsync_folder(aside)
+        where = Path(SET_ASIDE, target.name).as_posix()
+        return Repair(version, where, len(there))

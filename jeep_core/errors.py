@@ -55,3 +55,9 @@ class NumericalError(JeepError):
 
 class Cancelled(JeepError):
     """The caller's ``should_stop`` said so."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception of another library says, else its kind."""
+    text = str(error).strip()
+    return text.splitlines()[0].rstrip(".:") if text else type(error).__name__

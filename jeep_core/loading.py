@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,21 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from jeep_core import atlas
-from jeep_core.errors import UnsupportedModel
-from jeep_core.families import Family, family_of, is_transposed
+from jeep_core.checkpoints.advice import save_text_part
+from jeep_core.checkpoints.endings import ending_ids
+from jeep_core.checkpoints.files import CONFIG, check_records, read_headers
+from jeep_core.checkpoints.source import locate
+from jeep_core.checkpoints.tokenizers import load_tokenizer, without_unembedded
+from jeep_core.checkpoints.weights import (
+    HARMLESS,
+    check_weights,
+    refuse_differences,
+    refuse_untied,
+)
+from jeep_core.errors import UnsupportedModel, first_line
+from jeep_core.families import FAMILIES, Family, family_of, is_transposed
 from jeep_core.places import Place
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -96,32 +105,20 @@ def load(name_or_path: str, device: str = "auto", dtype: str = "auto") -> Loaded
             stored type on a GPU.
 
     Raises:
-        UnsupportedModel: there is no such model, no family row fits, or the weights are
-            quantised or not safetensors.
+        UnsupportedModel: there is no such model or device, no family row fits, or the files of
+            the folder are not those of one whole model in safetensors (docs/models.md).
     """
-    where = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    source = str(atlas.MODELS.get(name_or_path, name_or_path))
-    if Path(source).is_file():
-        raise UnsupportedModel(f"{source} is a file, not a model folder\n{_conversion(source)}")
-    if Path(source).is_absolute() and not (Path(source) / "config.json").is_file():
-        raise UnsupportedModel(f"{source} is not a model folder: it has no config.json")
-    try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UnsupportedModel(f"cannot load {source}: {error}") from error
-    family_of(config)
+    where = _device(device)
     torch_dtype = _dtype(dtype, where)
-    try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            source, config=config, dtype=torch_dtype, use_safetensors=True, trust_remote_code=False
-        )
-    except OSError as error:
-        raise UnsupportedModel(
-            f"cannot load safetensors weights from {source}: {error}\n{_conversion(source)}"
-        ) from error
-    model = model.to(where).eval().requires_grad_(False)
-    fast = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    return wrap(name_or_path, model, fast.backend_tokenizer)
+    folder = locate(name_or_path)
+    check_records(folder)
+    config = _config(folder)
+    check_weights(folder, config, family_of(config), read_headers(folder))
+    model = _model(folder, config, torch_dtype).to(where).eval().requires_grad_(False)
+    refuse_untied(folder, model)
+    tokenizer = load_tokenizer(folder, model.get_input_embeddings().num_embeddings)
+    _run_once(folder, model)
+    return wrap(name_or_path, model, tokenizer)
 
 
 def wrap(name: str, model: Any, tokenizer: Tokenizer) -> LoadedModel:
@@ -132,13 +129,13 @@ def wrap(name: str, model: Any, tokenizer: Tokenizer) -> LoadedModel:
     hashes = {key: tensor_sha256(value) for key, value in model.named_parameters()}
     weights = combined_sha256(hashes)
     parts = [_config_json(model.config), tokenizer.to_str(), weights]
-    eos = model.config.eos_token_id
+    rows = model.get_input_embeddings().num_embeddings
     return LoadedModel(
         name=name,
         model=model,
-        tokenizer=tokenizer,
+        tokenizer=without_unembedded(tokenizer, rows),
         family=family_of(model.config),
-        eos_token_ids=frozenset(eos if isinstance(eos, list) else [eos] if eos is not None else []),
+        eos_token_ids=ending_ids(model),
         tensor_hashes=hashes,
         weights_sha256=weights,
         model_hash=hashlib.sha256("\0".join(parts).encode()).hexdigest(),
@@ -174,18 +171,82 @@ def texts_sha256(texts: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def _conversion(source: str) -> str:
-    """How to make safetensors of a checkpoint in another format, which may run code when read."""
-    folder = str(Path(source).parent if Path(source).is_file() else source)
-    out = f"{Path(folder).name}-safetensors"
-    code = (
-        "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; "
-        f"[A.from_pretrained({folder!r}).save_pretrained({out!r}) for A in (M, T)]"
+def _config(folder: Path) -> Any:
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # every configuration fails in its own way
+        raise UnsupportedModel(
+            f"{folder / CONFIG} is no configuration of a supported model ({first_line(error)})"
+        ) from None
+    for family in FAMILIES:
+        if family.part_of == config.model_type:
+            raise UnsupportedModel(
+                f"{folder} also reads images (model type {config.model_type!r}), and only text "
+                f"models can be edited: {save_text_part(folder)}"
+            )
+    return config
+
+
+def _model(folder: Path, config: Any, dtype: Any) -> Any:
+    """The model, with nothing in it that its files do not say."""
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False,
+            local_files_only=True, output_loading_info=True,
+        )  # fmt: skip
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # and so does every model
+        raise UnsupportedModel(
+            f"the model in {folder} cannot be loaded ({first_line(error)}): copy its files again"
+        ) from None
+    model, found = loaded
+    shapes = [str(key[0]) for key in found["mismatched_keys"]]
+    refuse_differences(
+        folder, sorted(found["missing_keys"]), _unknown(found["unexpected_keys"]), shapes
     )
-    return (
-        "only safetensors are read; files like pytorch_model.bin can run code: if you trust the "
-        f"source, convert them with\n  python -c {shlex.quote(code)}\nand load {out}"
-    )
+    return model
+
+
+def _unknown(names: Iterable[str]) -> list[str]:
+    return sorted(name for name in names if not HARMLESS.search(name))
+
+
+@torch.no_grad()
+def _run_once(folder: Path, model: Any) -> None:
+    """Run two tokens: what a configuration asks of the attention shows only then.
+
+    Raises:
+        UnsupportedModel: the model cannot be run.
+    """
+    try:
+        model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device), use_cache=False)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise UnsupportedModel(
+            f"{folder / CONFIG} describes a model that does not run ({first_line(error)}): "
+            "copy it again"
+        ) from None
+
+
+def _device(name: str) -> str:
+    """The torch device that ``name`` stands for.
+
+    Raises:
+        UnsupportedModel: this machine has none.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UnsupportedModel(
+            f"device {name!r} cannot be used here ({first_line(error)}): choose auto or cpu"
+        ) from None
+    return name
 
 
 def _dtype(name: str, device: str) -> Any:

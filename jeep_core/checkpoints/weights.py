@@ -1,0 +1,171 @@
+"""Whether the tensors of a folder are those that its configuration describes, all of them."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from jeep_core.checkpoints.advice import some
+from jeep_core.checkpoints.files import CONFIG, DTYPES, Stored
+from jeep_core.errors import UnsupportedModel, first_line
+from jeep_core.families import Family
+
+HARMLESS = re.compile(
+    r"(^|\.)((attn|attention)\.(bias|masked_bias)|rotary_emb\.inv_freq|position_ids)$"
+)
+"""Buffers that older checkpoints hold and models now compute: attention masks, frequencies."""
+
+_SIZES = (
+    "hidden_size",
+    "vocab_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+)
+
+
+def check_weights(folder: Path, config: Any, family: Family, stored: Mapping[str, Stored]) -> None:
+    """Compare the headers of the weights with the model that the configuration describes.
+
+    The model is built without memory for its weights, so that a size out of all proportion is
+    refused before anything is allocated.
+
+    Raises:
+        UnsupportedModel: a tensor is missing, unexpected, of another shape or quantised.
+    """
+    stored = {name: tensor for name, tensor in stored.items() if not HARMLESS.search(name)}
+    _check_layers(folder, config, family, stored)
+    try:
+        with torch.device("meta"):
+            build = cast(Any, AutoModelForCausalLM.from_config)
+            skeleton = build(copy.deepcopy(config))
+    except Exception as error:  # configurations fail in their own ways
+        raise UnsupportedModel(
+            f"{folder / CONFIG} describes no model that can be built ({first_line(error)}): "
+            "copy it again"
+        ) from None
+    wanted = {name: tuple(value.shape) for name, value in skeleton.state_dict().items()}
+    given, unexpected = _by_wanted_name(folder, stored, wanted, f"{skeleton.base_model_prefix}.")
+    shapes = [
+        f"{name} is {[*given[name].shape]}, not {[*shape]}{_said_by(config, shape, given[name])}"
+        for name, shape in wanted.items()
+        if name in given and given[name].shape != shape
+    ]
+    missing = _missing(wanted.keys() - given.keys(), given, skeleton.all_tied_weights_keys)
+    refuse_differences(folder, missing, unexpected, shapes, _head_name(skeleton))
+    quantised = [f"{n} ({t.dtype})" for n, t in given.items() if t.dtype not in DTYPES]
+    if quantised:
+        raise UnsupportedModel(
+            f"{folder} holds quantised weights, which cannot be edited: {some(quantised)}; load "
+            "the model's weights in float32, bfloat16 or float16"
+        )
+
+
+def refuse_differences(
+    folder: Path, missing: list[str], unexpected: list[str], shapes: list[str], head: str = ""
+) -> None:
+    """One sentence for all that differs; none where nothing does.
+
+    Raises:
+        UnsupportedModel: a list is not empty.
+    """
+    kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+    found = [f"{kind}: {some(names)}" for kind, names in kinds if names]
+    if not found:
+        return
+    advice = "load the configuration and the weights of one and the same model"
+    if missing == [head] and not unexpected and not shapes:
+        advice += f", or set tie_word_embeddings to true in {CONFIG} if its head is the embedding"
+    raise UnsupportedModel(
+        f"the weights in {folder} are not those of its {CONFIG} ({'; '.join(found)}): {advice}"
+    )
+
+
+def refuse_untied(folder: Path, model: Any) -> None:
+    """transformers leaves a head alone that differs from the embedding it should be tied to.
+
+    Raises:
+        UnsupportedModel: the configuration ties them and the weights hold two matrices.
+    """
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if model.config.tie_word_embeddings and head.weight is not embedding.weight:
+        raise UnsupportedModel(
+            f"{folder / CONFIG} says tie_word_embeddings, but the weights have a head that is not "
+            "the embedding: set it to false if that head is the model's, or remove the head"
+        )
+
+
+def _check_layers(folder: Path, config: Any, family: Family, stored: Mapping[str, Stored]) -> None:
+    """Compare the number of blocks, before a model of any number of them is built."""
+    number = re.compile(rf"(?:^|\.){re.escape(family.layers)}\.(\d+)\.")
+    layers = {int(found[1]) for name in stored if (found := number.search(name))}
+    key = config.attribute_map.get("num_hidden_layers", "num_hidden_layers")
+    said = config.num_hidden_layers
+    if not layers:
+        raise UnsupportedModel(
+            f"{folder} holds no blocks of a {family.name} model, its tensors are "
+            f"{some(sorted(stored)) or 'none'}: copy the weights that belong to its {CONFIG}"
+        )
+    if said != max(layers) + 1:
+        raise UnsupportedModel(
+            f"{folder / CONFIG} says {key} = {said}, but the weights have {max(layers) + 1} "
+            "layers: load the configuration and the weights of one and the same model"
+        )
+
+
+def _by_wanted_name(
+    folder: Path, stored: Mapping[str, Stored], wanted: Mapping[str, Any], prefix: str
+) -> tuple[dict[str, Stored], list[str]]:
+    """The tensors under the model's own names, and the names that it does not know.
+
+    Published checkpoints leave out the backbone's prefix, or have it where the model has none.
+    """
+    given: dict[str, Stored] = {}
+    unexpected: list[str] = []
+    for name, tensor in stored.items():
+        names = (name, prefix + name, name.removeprefix(prefix))
+        own = next((candidate for candidate in names if candidate in wanted), None)
+        if own is None:
+            unexpected.append(name)
+        elif own in given:
+            raise UnsupportedModel(
+                f"{folder} holds {own} twice, with and without {prefix!r}: copy the weights again"
+            )
+        else:
+            given[own] = tensor
+    return given, sorted(unexpected)
+
+
+def _missing(names: set[str], given: Mapping[str, Stored], tied: Mapping[str, str]) -> list[str]:
+    """Without those that are tied to a tensor which is there."""
+    absent = set(names)
+    for target, source in tied.items():
+        if target in given or source in given:
+            absent -= {target, source}
+    return sorted(absent)
+
+
+def _said_by(config: Any, wanted: tuple[int, ...], tensor: Stored) -> str:
+    """The fields of the configuration that ask for the shape a tensor does not have."""
+    if len(wanted) != len(tensor.shape):
+        return ""
+    sizes = {w for w, has in zip(wanted, tensor.shape, strict=True) if w != has}
+    keys = [config.attribute_map.get(key, key) for key in _SIZES if _value(config, key) in sizes]
+    return f" ({', '.join(keys)})" if keys else ""
+
+
+def _value(config: Any, key: str) -> Any:
+    return getattr(config, key, None)
+
+
+def _head_name(model: Any) -> str:
+    head = model.get_output_embeddings()
+    return next((f"{name}.weight" for name, module in model.named_modules() if module is head), "")

@@ -4,6 +4,7 @@ JeepError
 ├── InvalidFacts        one or several facts cannot be edited; carries a problem per field
 ├── InvalidHParams      hyper-parameters, a preset or an editor name that make no sense
 ├── UnsupportedModel    the model's architecture or weights cannot be edited
+├── UnreadableText      a text file that is not there, not UTF-8, or empty
 ├── NumericalError      a linear system that has no trustworthy solution
 └── Cancelled           the caller asked to stop
 """
@@ -49,6 +50,10 @@ class UnsupportedModel(JeepError):
     """A model that this library does not edit."""
 
 
+class UnreadableText(JeepError):
+    """A text file that cannot be read; the message names it."""
+
+
 class NumericalError(JeepError):
     """A linear system without a trustworthy solution; the message names the layer."""
 
@@ -57,7 +62,11 @@ class Cancelled(JeepError):
     """The caller's ``should_stop`` said so."""
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of what an exception of another library says, else its kind."""
-    text = str(error).strip()
-    return text.splitlines()[0].rstrip(".:") if text else type(error).__name__
+def reason_of(error: BaseException) -> str:
+    """What an exception of another library says, in one line; a bare key gets its kind."""
+    kind = type(error).__name__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return kind
+    text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return f"{kind}: {text}" if isinstance(error, LookupError) else text.rstrip(".:")

@@ -195,10 +195,20 @@ def family_of(config: Any) -> Family:
         raise UnsupportedModel(
             f"a model whose attention looks ahead cannot be edited; supported: {supported}"
         )
+    return family_of_type(config.model_type)
+
+
+def family_of_type(model_type: object) -> Family:
+    """The family of a configuration's ``model_type``.
+
+    Raises:
+        UnsupportedModel: there is none.
+    """
     for family in FAMILIES:
-        if family.model_type == config.model_type:
+        if family.model_type == model_type:
             return family
-    raise UnsupportedModel(f"model type {config.model_type!r} is not one of: {supported}")
+    supported = ", ".join(family.name for family in FAMILIES)
+    raise UnsupportedModel(f"model type {model_type!r} is not one of: {supported}")
 
 
 def is_transposed(module: nn.Module) -> bool:

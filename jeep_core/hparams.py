@@ -313,8 +313,8 @@ def load_preset(name: str, folder: Path | None = None) -> Preset:
     try:
         stat = path.stat()
         return _read_preset(name, path, stat.st_mtime_ns, stat.st_size)
-    except (OSError, UnicodeDecodeError, TypeError, yaml.YAMLError, ValidationError) as error:
-        message = f"{path} is not a preset: {error}"
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+        message = f"{path} is not a preset: {' '.join(str(error).split())}"
         raise InvalidHParams([FieldProblem("/preset", "bad_preset", message)]) from None
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from jeep_core.checkpoints.advice import save_text_part
 from jeep_core.checkpoints.endings import ending_ids
-from jeep_core.checkpoints.files import CONFIG, check_records, read_headers
+from jeep_core.checkpoints.files import CONFIG, check_records, read_headers, read_record
 from jeep_core.checkpoints.source import locate
 from jeep_core.checkpoints.tokenizers import load_tokenizer, without_unembedded
 from jeep_core.checkpoints.weights import (
@@ -24,8 +25,8 @@ from jeep_core.checkpoints.weights import (
     refuse_differences,
     refuse_untied,
 )
-from jeep_core.errors import UnsupportedModel, first_line
-from jeep_core.families import FAMILIES, Family, family_of, is_transposed
+from jeep_core.errors import UnreadableText, UnsupportedModel, reason_of
+from jeep_core.families import FAMILIES, Family, family_of, family_of_type, is_transposed
 from jeep_core.places import Place
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -159,8 +160,39 @@ def combined_sha256(hashes: Mapping[str, str]) -> str:
 
 
 def texts_of(path: Path) -> list[str]:
-    """The documents of a text file: one a line, empty lines left out."""
-    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    """The documents of a text file: one a line, empty lines left out.
+
+    Raises:
+        UnreadableText: the file is not there, cannot be read, or is not UTF-8.
+    """
+    with _readable(path):
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def check_text(path: Path) -> None:
+    """Look through a text file without keeping it.
+
+    Raises:
+        UnreadableText: as :func:`texts_of`, or the file has no documents.
+    """
+    filled = False
+    with _readable(path), path.open(encoding="utf-8") as lines:
+        for line in lines:
+            filled = filled or bool(line.strip())
+    if not filled:
+        raise UnreadableText(f"{path} has no text: write one document a line")
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UnreadableText(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UnreadableText(
+            f"{path} is not text in UTF-8 ({error.reason}): convert it, one document a line"
+        ) from None
 
 
 def texts_sha256(texts: Iterable[str]) -> str:
@@ -175,8 +207,10 @@ def _config(folder: Path) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # every configuration fails in its own way
+        named = family_of_type(read_record(folder / CONFIG).get("model_type"))
         raise UnsupportedModel(
-            f"{folder / CONFIG} is no configuration of a supported model ({first_line(error)})"
+            f"{folder / CONFIG} is no configuration of a {named.name} model ({reason_of(error)}): "
+            "correct it or copy it again"
         ) from None
     for family in FAMILIES:
         if family.part_of == config.model_type:
@@ -198,7 +232,8 @@ def _model(folder: Path, config: Any, dtype: Any) -> Any:
         raise
     except Exception as error:  # and so does every model
         raise UnsupportedModel(
-            f"the model in {folder} cannot be loaded ({first_line(error)}): copy its files again"
+            f"the model in {folder} cannot be loaded ({reason_of(error)}): "
+            "if the machine is not the reason, copy its files again"
         ) from None
     model, found = loaded
     shapes = [str(key[0]) for key in found["mismatched_keys"]]
@@ -225,8 +260,8 @@ def _run_once(folder: Path, model: Any) -> None:
         raise
     except Exception as error:
         raise UnsupportedModel(
-            f"{folder / CONFIG} describes a model that does not run ({first_line(error)}): "
-            "copy it again"
+            f"{folder / CONFIG} describes a model that does not run ({reason_of(error)}): "
+            "correct it or copy it again"
         ) from None
 
 
@@ -244,7 +279,7 @@ def _device(name: str) -> str:
         raise
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UnsupportedModel(
-            f"device {name!r} cannot be used here ({first_line(error)}): choose auto or cpu"
+            f"device {name!r} cannot be used here ({reason_of(error)}): choose auto or cpu"
         ) from None
     return name
 

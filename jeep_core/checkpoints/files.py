@@ -11,7 +11,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from jeep_core.checkpoints.advice import convert_gguf, convert_pickled, merge_adapter, some
-from jeep_core.errors import UnsupportedModel, first_line
+from jeep_core.errors import UnsupportedModel, reason_of
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -85,7 +85,7 @@ def read_record(path: Path) -> dict[str, Any]:
         raise UnsupportedModel(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise UnsupportedModel(
-            f"{path} is damaged, it is not JSON ({first_line(error)}): copy it again"
+            f"{path} is damaged, it is not JSON ({reason_of(error)}): copy it again"
         ) from None
     if not isinstance(record, dict):
         raise UnsupportedModel(f"{path} is damaged, it is not a JSON object: copy it again")
@@ -108,7 +108,7 @@ def refuse_pointer(path: Path) -> None:
 
 
 def _unreadable(folder: Path, error: OSError) -> UnsupportedModel:
-    reason = error.strerror or first_line(error)
+    reason = error.strerror or reason_of(error)
     return UnsupportedModel(f"{error.filename or folder} cannot be read: {reason}")
 
 
@@ -120,8 +120,8 @@ def _refuse_adapters(folder: Path) -> None:
     if (folder / CONFIG).exists():
         raise UnsupportedModel(
             f"{folder} holds a model and an adapter ({', '.join(found)}), which are not combined "
-            "here: move the adapter into a folder of its own; asked for that folder, the same "
-            "program says how to merge it"
+            "here: move the adapter into a folder of its own; a start with that folder says how "
+            "to merge it"
         )
     base = None
     if (folder / ADAPTER_CONFIG).exists():
@@ -142,9 +142,9 @@ def _no_config(folder: Path) -> str:
 def _weight_files(folder: Path) -> Sequence[Path]:
     """The files with the weights, in the order in which they are loaded."""
     single, index = folder / SINGLE, folder / INDEX
-    if not single.exists() and not index.exists():
+    if not single.is_file() and not index.is_file():
         raise UnsupportedModel(_no_weights(folder))
-    if not index.exists():
+    if not index.is_file():
         return [single]
     shards = _shards(index)
     if single.exists() and shards != [SINGLE]:
@@ -161,9 +161,12 @@ def _weight_files(folder: Path) -> Sequence[Path]:
 
 
 def _shards(index: Path) -> list[str]:
-    names = read_record(index).get("weight_map")
-    if not isinstance(names, dict) or not names:
-        raise UnsupportedModel(f"{index} is damaged, it has no weight_map: copy it again")
+    record = read_record(index)
+    names = record.get("weight_map")
+    if not isinstance(names, dict) or not names or not isinstance(record.get("metadata"), dict):
+        raise UnsupportedModel(
+            f"{index} is damaged, it lacks weight_map or metadata: copy it again"
+        )
     odd = [n for n in names.values() if not isinstance(n, str) or n != Path(n).name or n == ".."]
     if odd:
         raise UnsupportedModel(
@@ -178,7 +181,7 @@ def _no_weights(folder: Path) -> str:
         return f"{start}; {convert_pickled(folder)}"
     if gguf := sorted(folder.glob("*.gguf")):
         return f"{start}; {convert_gguf(gguf[0])}"
-    if others := sorted(path.name for path in folder.glob("*.safetensors")):
+    if others := sorted(p.name for p in folder.glob("*.safetensors") if p.is_file()):
         return f"{start}: {some(others)} must have that name, or be named by {INDEX}"
     return f"{start}: copy the weights, which must be safetensors, into it"
 
@@ -199,11 +202,11 @@ def _headers(files: Sequence[Path]) -> Mapping[str, Stored]:
                         )
                     found[name] = Stored(path.name, shape, dtype)
         except OSError as error:
-            reason = error.strerror or first_line(error)
+            reason = error.strerror or reason_of(error)
             raise UnsupportedModel(f"{path} cannot be read: {reason}") from None
         except (SafetensorError, ValueError, OverflowError) as error:
             raise UnsupportedModel(
-                f"{path} is damaged, it is no whole safetensors file ({first_line(error)}): "
+                f"{path} is damaged, it is no whole safetensors file ({reason_of(error)}): "
                 "copy it again"
             ) from None
     return found

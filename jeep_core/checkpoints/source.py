@@ -15,7 +15,7 @@ from huggingface_hub.errors import (
 from jeep_core import atlas
 from jeep_core.checkpoints.advice import convert_gguf, convert_pickled
 from jeep_core.checkpoints.files import PICKLED
-from jeep_core.errors import UnsupportedModel, first_line
+from jeep_core.errors import UnsupportedModel, reason_of
 
 WANTED = (
     "*.json",
@@ -90,7 +90,7 @@ def _fetched(name: str) -> Path:
     except LocalEntryNotFoundError:
         reason = "the hub cannot be reached, and no copy is in the cache: name a local folder"
     except Exception as error:  # whatever networks and disks have
-        reason = f"it cannot be fetched from the hub ({first_line(error)})"
+        reason = f"it cannot be fetched from the hub ({reason_of(error)})"
     raise UnsupportedModel(f"there is no folder {name} here, and as a hub id: {reason}")
 
 

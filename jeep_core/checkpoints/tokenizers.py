@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from jeep_core.checkpoints.advice import some
 from jeep_core.checkpoints.files import refuse_pointer
-from jeep_core.errors import UnsupportedModel, first_line
+from jeep_core.errors import UnsupportedModel, reason_of
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def load_tokenizer(folder: Path, rows: int) -> Tokenizer:
         )
     except Exception as error:  # every format fails in its own way
         raise UnsupportedModel(
-            f"the tokenizer in {folder} cannot be read ({first_line(error)}): copy "
+            f"the tokenizer in {folder} cannot be read ({reason_of(error)}): copy "
             f"{FAST} and tokenizer_config.json of the model into the folder"
         ) from None
     tokenizer = getattr(loaded, "backend_tokenizer", None)
@@ -79,7 +79,7 @@ def _check_files(folder: Path) -> None:
             Tokenizer.from_file(str(folder / FAST))
         except Exception as error:  # tokenizers raises nothing more special
             raise UnsupportedModel(
-                f"{folder / FAST} is damaged ({first_line(error)}): copy it again"
+                f"{folder / FAST} is damaged ({reason_of(error)}): copy it again"
             ) from None
     elif (folder / SENTENCEPIECE).exists():
         _sentencepiece(folder)
@@ -108,7 +108,7 @@ def _check_vocabulary(folder: Path, tokenizer: Tokenizer, rows: int) -> None:
         encoded = tokenizer.encode(_SAMPLES[0])
     except Exception as error:
         raise UnsupportedModel(
-            f"the tokenizer in {folder} cannot read plain text ({first_line(error)}): copy {FAST} "
+            f"the tokenizer in {folder} cannot read plain text ({reason_of(error)}): copy {FAST} "
             "of the model into the folder"
         ) from None
     ids |= dict(zip(encoded.ids, encoded.tokens, strict=True))  # also those put around every text
@@ -135,7 +135,7 @@ def _sentencepiece(folder: Path) -> Any:
         return SentencePieceProcessor(model_file=str(path))
     except (RuntimeError, OSError, ValueError) as error:
         raise UnsupportedModel(
-            f"{path} is damaged or no model of SentencePiece ({first_line(error)}): copy {FAST} of "
+            f"{path} is damaged or no model of SentencePiece ({reason_of(error)}): copy {FAST} of "
             "the model into the folder"
         ) from None
 

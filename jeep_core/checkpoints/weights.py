@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,23 +14,13 @@ from transformers import AutoModelForCausalLM
 
 from jeep_core.checkpoints.advice import some
 from jeep_core.checkpoints.files import CONFIG, DTYPES, Stored
-from jeep_core.errors import UnsupportedModel, first_line
+from jeep_core.errors import UnsupportedModel, reason_of
 from jeep_core.families import Family
 
 HARMLESS = re.compile(
     r"(^|\.)((attn|attention)\.(bias|masked_bias)|rotary_emb\.inv_freq|position_ids)$"
 )
 """Buffers that older checkpoints hold and models now compute: attention masks, frequencies."""
-
-_SIZES = (
-    "hidden_size",
-    "vocab_size",
-    "intermediate_size",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "max_position_embeddings",
-)
 
 
 def check_weights(folder: Path, config: Any, family: Family, stored: Mapping[str, Stored]) -> None:
@@ -43,24 +34,33 @@ def check_weights(folder: Path, config: Any, family: Family, stored: Mapping[str
     """
     stored = {name: tensor for name, tensor in stored.items() if not HARMLESS.search(name)}
     _check_layers(folder, config, family, stored)
+    _check_numbers(folder, config, family)
     try:
         with torch.device("meta"):
             build = cast(Any, AutoModelForCausalLM.from_config)
             skeleton = build(copy.deepcopy(config))
     except Exception as error:  # configurations fail in their own ways
         raise UnsupportedModel(
-            f"{folder / CONFIG} describes no model that can be built ({first_line(error)}): "
-            "copy it again"
+            f"{folder / CONFIG} describes no model that can be built ({reason_of(error)}): "
+            "correct it or copy it again"
         ) from None
     wanted = {name: tuple(value.shape) for name, value in skeleton.state_dict().items()}
     given, unexpected = _by_wanted_name(folder, stored, wanted, f"{skeleton.base_model_prefix}.")
     shapes = [
-        f"{name} is {[*given[name].shape]}, not {[*shape]}{_said_by(config, shape, given[name])}"
+        f"{name} is {[*given[name].shape]}, not {[*shape]}"
         for name, shape in wanted.items()
         if name in given and given[name].shape != shape
     ]
     missing = _missing(wanted.keys() - given.keys(), given, skeleton.all_tied_weights_keys)
-    refuse_differences(folder, missing, unexpected, shapes, _head_name(skeleton))
+    names = _Names(
+        _weight_name(skeleton, skeleton.get_input_embeddings()),
+        family.weight_name(0),
+        _weight_name(skeleton, skeleton.get_output_embeddings()),
+    )
+    advice = _fields(config, names, wanted, given) if shapes else ""
+    if missing == [names.head] and not unexpected and not shapes:
+        advice = f", or set tie_word_embeddings to true in {CONFIG} if its head is the embedding"
+    refuse_differences(folder, missing, unexpected, shapes, advice)
     quantised = [f"{n} ({t.dtype})" for n, t in given.items() if t.dtype not in DTYPES]
     if quantised:
         raise UnsupportedModel(
@@ -70,7 +70,7 @@ def check_weights(folder: Path, config: Any, family: Family, stored: Mapping[str
 
 
 def refuse_differences(
-    folder: Path, missing: list[str], unexpected: list[str], shapes: list[str], head: str = ""
+    folder: Path, missing: list[str], unexpected: list[str], shapes: list[str], advice: str = ""
 ) -> None:
     """One sentence for all that differs; none where nothing does.
 
@@ -79,14 +79,11 @@ def refuse_differences(
     """
     kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
     found = [f"{kind}: {some(names)}" for kind, names in kinds if names]
-    if not found:
-        return
-    advice = "load the configuration and the weights of one and the same model"
-    if missing == [head] and not unexpected and not shapes:
-        advice += f", or set tie_word_embeddings to true in {CONFIG} if its head is the embedding"
-    raise UnsupportedModel(
-        f"the weights in {folder} are not those of its {CONFIG} ({'; '.join(found)}): {advice}"
-    )
+    if found:
+        raise UnsupportedModel(
+            f"the weights in {folder} are not those of its {CONFIG} ({'; '.join(found)}): "
+            f"load the configuration and the weights of one and the same model{advice}"
+        )
 
 
 def refuse_untied(folder: Path, model: Any) -> None:
@@ -153,19 +150,54 @@ def _missing(names: set[str], given: Mapping[str, Stored], tied: Mapping[str, st
     return sorted(absent)
 
 
-def _said_by(config: Any, wanted: tuple[int, ...], tensor: Stored) -> str:
-    """The fields of the configuration that ask for the shape a tensor does not have."""
-    if len(wanted) != len(tensor.shape):
-        return ""
-    sizes = {w for w, has in zip(wanted, tensor.shape, strict=True) if w != has}
-    keys = [config.attribute_map.get(key, key) for key in _SIZES if _value(config, key) in sizes]
-    return f" ({', '.join(keys)})" if keys else ""
+@dataclass(frozen=True)
+class _Names:
+    """Tensors whose shapes tell which field of a configuration is wrong."""
+
+    embedding: str
+    mlp_out: str
+    head: str
 
 
-def _value(config: Any, key: str) -> Any:
-    return getattr(config, key, None)
+def _fields(
+    config: Any,
+    names: _Names,
+    wanted: Mapping[str, tuple[int, ...]],
+    given: Mapping[str, Stored],
+) -> str:
+    """The fields that do not fit the weights, as far as shapes tell."""
+
+    def differs(name: str) -> set[int]:
+        """The values of ``wanted`` that the tensor does not have."""
+        found = given[name].shape if name in given else wanted[name]
+        return set(wanted[name]) - set(found)
+
+    keys = []
+    rows, width = wanted[names.embedding]
+    off = differs(names.embedding)
+    keys += ["vocab_size"] if rows in off else []
+    keys += ["hidden_size"] if width in off else []
+    if width not in off:
+        keys += ["intermediate_size"] if differs(names.mlp_out) else []
+        if any("attn" in name or "attention." in name for name in wanted if differs(name)):
+            keys += ["num_attention_heads", "num_key_value_heads", "head_dim"]
+    own = [config.attribute_map.get(key, key) for key in keys]
+    return f" (of {CONFIG}, look at {', '.join(own)})" if own else ""
 
 
-def _head_name(model: Any) -> str:
-    head = model.get_output_embeddings()
-    return next((f"{name}.weight" for name, module in model.named_modules() if module is head), "")
+def _check_numbers(folder: Path, config: Any, family: Family) -> None:
+    """Numbers that no shape tells: how long a text may be, and how far a block looks back."""
+    keys = ["max_position_embeddings"]
+    window = getattr(config, "sliding_window", None)
+    keys += ["sliding_window"] if family.window != "none" and window is not None else []
+    for key in keys:
+        value = getattr(config, key, None)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UnsupportedModel(
+                f"{folder / CONFIG} says {config.attribute_map.get(key, key)} = {value!r}: "
+                "write a number of tokens, at least 1"
+            )
+
+
+def _weight_name(model: Any, wanted: Any) -> str:
+    return next(f"{name}.weight" for name, module in model.named_modules() if module is wanted)

@@ -167,19 +167,19 @@ def _fields(
 ) -> str:
     """The fields that do not fit the weights, as far as shapes tell."""
 
-    def differs(name: str) -> set[int]:
-        """The values of ``wanted`` that the tensor does not have."""
+    def differs(name: str, axis: int | None = None) -> bool:
+        """Whether the tensor is there with another shape, on one axis or at all."""
         found = given[name].shape if name in given else wanted[name]
-        return set(wanted[name]) - set(found)
+        if axis is None or len(found) != len(wanted[name]):
+            return found != wanted[name]
+        return found[axis] != wanted[name][axis]
 
-    keys = []
-    rows, width = wanted[names.embedding]
-    off = differs(names.embedding)
-    keys += ["vocab_size"] if rows in off else []
-    keys += ["hidden_size"] if width in off else []
-    if width not in off:
+    keys = ["vocab_size"] if differs(names.embedding, 0) else []
+    if differs(names.embedding, 1):
+        keys += ["hidden_size"]
+    else:
         keys += ["intermediate_size"] if differs(names.mlp_out) else []
-        if any("attn" in name or "attention." in name for name in wanted if differs(name)):
+        if any(differs(name) for name in wanted if "attn" in name or "attention." in name):
             keys += ["num_attention_heads", "num_key_value_heads", "head_dim"]
     own = [config.attribute_map.get(key, key) for key in keys]
     return f" (of {CONFIG}, look at {', '.join(own)})" if own else ""

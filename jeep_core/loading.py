@@ -19,12 +19,7 @@ from jeep_core.checkpoints.endings import ending_ids
 from jeep_core.checkpoints.files import CONFIG, check_records, read_headers, read_record
 from jeep_core.checkpoints.source import locate
 from jeep_core.checkpoints.tokenizers import load_tokenizer, without_unembedded
-from jeep_core.checkpoints.weights import (
-    HARMLESS,
-    check_weights,
-    refuse_differences,
-    refuse_untied,
-)
+from jeep_core.checkpoints.weights import check_weights, refuse_reported, refuse_untied
 from jeep_core.errors import UnreadableText, UnsupportedModel, reason_of
 from jeep_core.families import FAMILIES, Family, family_of, family_of_type, is_transposed
 from jeep_core.places import Place
@@ -116,7 +111,6 @@ def load(name_or_path: str, device: str = "auto", dtype: str = "auto") -> Loaded
     config = _config(folder)
     check_weights(folder, config, family_of(config), read_headers(folder))
     model = _model(folder, config, torch_dtype).to(where).eval().requires_grad_(False)
-    refuse_untied(folder, model)
     tokenizer = load_tokenizer(folder, model.get_input_embeddings().num_embeddings)
     _run_once(folder, model)
     return wrap(name_or_path, model, tokenizer)
@@ -226,7 +220,7 @@ def _model(folder: Path, config: Any, dtype: Any) -> Any:
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False,
-            local_files_only=True, output_loading_info=True,
+            local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True,
         )  # fmt: skip
     except (MemoryError, torch.OutOfMemoryError):
         raise
@@ -236,15 +230,9 @@ def _model(folder: Path, config: Any, dtype: Any) -> Any:
             "if the machine is not the reason, copy its files again"
         ) from None
     model, found = loaded
-    shapes = [str(key[0]) for key in found["mismatched_keys"]]
-    refuse_differences(
-        folder, sorted(found["missing_keys"]), _unknown(found["unexpected_keys"]), shapes
-    )
+    refuse_reported(folder, model, found)
+    refuse_untied(folder, model)
     return model
-
-
-def _unknown(names: Iterable[str]) -> list[str]:
-    return sorted(name for name in names if not HARMLESS.search(name))
 
 
 @torch.no_grad()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,12 +26,19 @@ def check_weights(folder: Path, config: Any, family: Family, stored: Mapping[str
     """Compare the headers of the weights with the model that the configuration describes.
 
     The model is built without memory for its weights, so that a size out of all proportion is
-    refused before anything is allocated.
+    refused before anything is allocated.  Which names are missing or unknown is what
+    transformers says when it has loaded (:func:`refuse_reported`), as it renames some.
 
     Raises:
-        UnsupportedModel: a tensor is missing, unexpected, of another shape or quantised.
+        UnsupportedModel: a number of blocks or a shape differs, or a tensor is quantised.
     """
     stored = {name: tensor for name, tensor in stored.items() if not HARMLESS.search(name)}
+    quantised = [f"{n} ({t.dtype})" for n, t in sorted(stored.items()) if t.dtype not in DTYPES]
+    if quantised:
+        raise UnsupportedModel(
+            f"{folder} holds quantised weights, which cannot be edited: {some(quantised)}; load "
+            "the model's weights in float32, bfloat16 or float16"
+        )
     _check_layers(folder, config, family, stored)
     _check_numbers(folder, config, family)
     try:
@@ -45,28 +51,15 @@ def check_weights(folder: Path, config: Any, family: Family, stored: Mapping[str
             "correct it or copy it again"
         ) from None
     wanted = {name: tuple(value.shape) for name, value in skeleton.state_dict().items()}
-    given, unexpected = _by_wanted_name(folder, stored, wanted, f"{skeleton.base_model_prefix}.")
+    given = _by_wanted_name(folder, stored, wanted, f"{skeleton.base_model_prefix}.")
     shapes = [
         f"{name} is {[*given[name].shape]}, not {[*shape]}"
         for name, shape in wanted.items()
         if name in given and given[name].shape != shape
     ]
-    missing = _missing(wanted.keys() - given.keys(), given, skeleton.all_tied_weights_keys)
-    names = _Names(
-        _weight_name(skeleton, skeleton.get_input_embeddings()),
-        family.weight_name(0),
-        _weight_name(skeleton, skeleton.get_output_embeddings()),
-    )
-    advice = _fields(config, names, wanted, given) if shapes else ""
-    if missing == [names.head] and not unexpected and not shapes:
-        advice = f", or set tie_word_embeddings to true in {CONFIG} if its head is the embedding"
-    refuse_differences(folder, missing, unexpected, shapes, advice)
-    quantised = [f"{n} ({t.dtype})" for n, t in given.items() if t.dtype not in DTYPES]
-    if quantised:
-        raise UnsupportedModel(
-            f"{folder} holds quantised weights, which cannot be edited: {some(quantised)}; load "
-            "the model's weights in float32, bfloat16 or float16"
-        )
+    embedding = weight_name(skeleton, skeleton.get_input_embeddings())
+    advice = _fields(config, embedding, family.weight_name(0), wanted, given) if shapes else ""
+    refuse_differences(folder, [], [], shapes, advice)
 
 
 def refuse_differences(
@@ -84,6 +77,26 @@ def refuse_differences(
             f"the weights in {folder} are not those of its {CONFIG} ({'; '.join(found)}): "
             f"load the configuration and the weights of one and the same model{advice}"
         )
+
+
+def refuse_reported(folder: Path, model: Any, found: Mapping[str, Any]) -> None:
+    """Refuse a model that transformers has completed with random weights, or left weights out of.
+
+    ``found`` is its report.
+
+    Raises:
+        UnsupportedModel: a tensor was missing, unknown or of another shape.
+    """
+    missing = sorted(found["missing_keys"])
+    unexpected = sorted(name for name in found["unexpected_keys"] if not HARMLESS.search(name))
+    shapes = [
+        f"{name} is {[*has]}, not {[*wants]}"
+        for name, has, wants in sorted(found["mismatched_keys"])
+    ]
+    advice = ""
+    if missing == [weight_name(model, model.get_output_embeddings())]:
+        advice = f", or set tie_word_embeddings to true in {CONFIG} if its head is the embedding"
+    refuse_differences(folder, missing, unexpected, shapes, advice)
 
 
 def refuse_untied(folder: Path, model: Any) -> None:
@@ -120,48 +133,28 @@ def _check_layers(folder: Path, config: Any, family: Family, stored: Mapping[str
 
 def _by_wanted_name(
     folder: Path, stored: Mapping[str, Stored], wanted: Mapping[str, Any], prefix: str
-) -> tuple[dict[str, Stored], list[str]]:
-    """The tensors under the model's own names, and the names that it does not know.
+) -> dict[str, Stored]:
+    """The tensors under the model's own names; those it does not know are left out.
 
     Published checkpoints leave out the backbone's prefix, or have it where the model has none.
     """
     given: dict[str, Stored] = {}
-    unexpected: list[str] = []
     for name, tensor in stored.items():
         names = (name, prefix + name, name.removeprefix(prefix))
         own = next((candidate for candidate in names if candidate in wanted), None)
-        if own is None:
-            unexpected.append(name)
-        elif own in given:
+        if own is not None and own in given:
             raise UnsupportedModel(
                 f"{folder} holds {own} twice, with and without {prefix!r}: copy the weights again"
             )
-        else:
+        if own is not None:
             given[own] = tensor
-    return given, sorted(unexpected)
-
-
-def _missing(names: set[str], given: Mapping[str, Stored], tied: Mapping[str, str]) -> list[str]:
-    """Without those that are tied to a tensor which is there."""
-    absent = set(names)
-    for target, source in tied.items():
-        if target in given or source in given:
-            absent -= {target, source}
-    return sorted(absent)
-
-
-@dataclass(frozen=True)
-class _Names:
-    """Tensors whose shapes tell which field of a configuration is wrong."""
-
-    embedding: str
-    mlp_out: str
-    head: str
+    return given
 
 
 def _fields(
     config: Any,
-    names: _Names,
+    embedding: str,
+    mlp_out: str,
     wanted: Mapping[str, tuple[int, ...]],
     given: Mapping[str, Stored],
 ) -> str:
@@ -174,11 +167,11 @@ def _fields(
             return found != wanted[name]
         return found[axis] != wanted[name][axis]
 
-    keys = ["vocab_size"] if differs(names.embedding, 0) else []
-    if differs(names.embedding, 1):
+    keys = ["vocab_size"] if differs(embedding, 0) else []
+    if differs(embedding, 1):
         keys += ["hidden_size"]
     else:
-        keys += ["intermediate_size"] if differs(names.mlp_out) else []
+        keys += ["intermediate_size"] if differs(mlp_out) else []
         if any(differs(name) for name in wanted if "attn" in name or "attention." in name):
             keys += ["num_attention_heads", "num_key_value_heads", "head_dim"]
     own = [config.attribute_map.get(key, key) for key in keys]
@@ -199,5 +192,6 @@ def _check_numbers(folder: Path, config: Any, family: Family) -> None:
             )
 
 
-def _weight_name(model: Any, wanted: Any) -> str:
+def weight_name(model: Any, wanted: Any) -> str:
+    """The name of the weight of one of the model's modules."""
     return next(f"{name}.weight" for name, module in model.named_modules() if module is wanted)

@@ -233,6 +233,18 @@ def test_shards_and_harmless_buffers_load_as_the_same_model(
     assert load(str(second), "cpu").model_hash == expected.model_hash
 
 
+@pytest.mark.parametrize("family", tiny.ALL_FAMILIES)
+def test_every_family_is_read_whole_or_not_at_all(tmp_path: Path, family: str) -> None:
+    """GPT-NeoX's head has another name in files than in the model."""
+    folder = tmp_path / "model"
+    folders.write_folder(folder, family)
+    loaded = load(str(folder), "cpu")
+    assert loaded.weights_sha256 == tiny.random_model(family).weights_sha256
+    lost = loaded.family.weight_name(3)
+    tensors(lambda found: found.pop(lost))(folder)
+    assert f"(missing: {lost})" in refusal(folder)
+
+
 def test_many_missing_tensors_are_counted(make_folder: MakeFolder) -> None:
     def drop(found: dict[str, torch.Tensor]) -> None:
         for name in [name for name in found if ".2." in name]:

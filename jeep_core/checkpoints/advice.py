@@ -24,13 +24,15 @@ def convert_gguf(file: Path) -> str:
     """For the format of llama.cpp."""
     out = f"{file.stem}-safetensors"
     code = (
-        "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; "
-        f"[A.from_pretrained({str(file.parent)!r}, gguf_file={file.name!r})"
-        f".save_pretrained({out!r}) for A in (M, T)]"
+        "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T, GgufConfig as G; "
+        f"f, k = {str(file.parent)!r}, {{'gguf_file': {file.name!r}}}; "
+        "m = M.from_pretrained(f, quantization_config=G(dequantize=True), **k); "
+        "m.hf_quantizer = None; m.config.__dict__.pop('quantization_config', None); "
+        f"m.save_pretrained({out!r}); T.from_pretrained(f, **k).save_pretrained({out!r})"
     )
     return (
-        "GGUF is not read: take the model's original weights, or convert what the file has "
-        f"(pip install gguf) with\n{_command(code)}\nand load {out}"
+        "GGUF is not read: take the model's original weights, or unpack those of the file "
+        f"(pip install accelerate gguf) with\n{_command(code)}\nand load {out}"
     )
 
 

@@ -372,6 +372,19 @@ class TestNames:
             "reached, and no copy is in the cache: name a local folder"
         )
 
+    def test_a_hub_id_in_the_cache_needs_no_network(
+        self, make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        repository = tmp_path / "cache" / "models--owner--name"
+        shutil.copytree(make_folder("llama"), repository / "snapshots" / ("1" * 40))
+        (repository / "refs").mkdir()
+        (repository / "refs" / "main").write_text("1" * 40)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        model = load("owner/name", "cpu")
+        assert model.name == "owner/name"
+        assert model.model_hash == load(str(tmp_path / "model"), "cpu").model_hash
+
     def test_what_is_fetched_is_checked_as_a_folder(
         self, make_folder: MakeFolder, no_hub: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -402,7 +415,7 @@ class TestOtherFormats:
             assert "GGUF is not read" in said
             [command] = re.findall(r"^  (python .*)$", said, re.MULTILINE)
             code = shlex.split(command)[2]
-            assert f"from_pretrained({str(folder)!r}, gguf_file='small.Q4.gguf')" in code
+            assert f"f, k = {str(folder)!r}, {{'gguf_file': 'small.Q4.gguf'}}" in code
             compile(code, "command", "exec")
 
     def test_the_command_for_pickled_weights_is_shown_where_there_are_some(

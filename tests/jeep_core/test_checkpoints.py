@@ -189,6 +189,10 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         ),
         "the tokenizer in .* cannot be read",
     ),
+    "a tokenizer without a fast form": (
+        written("tokenizer_config.json", '{"tokenizer_class": "ByT5Tokenizer"}'),
+        r"\(ByT5Tokenizer\) has no fast form",
+    ),
     "SentencePiece's file damaged": (
         then(without("tokenizer.json"), written("tokenizer.model", "x")),
         "tokenizer.model is damaged or no model of SentencePiece",
@@ -293,6 +297,20 @@ def test_a_head_saved_beside_the_embedding_it_is_tied_to(
 
     folder = make_folder("gpt2", tensors(copied))
     assert load(str(folder)).model_hash == load(str(whole["gpt2"])).model_hash
+
+
+def test_weights_of_several_types_become_one(
+    make_folder: MakeFolder, whole: dict[str, Path]
+) -> None:
+    def halved(found: dict[str, torch.Tensor]) -> None:
+        name = named(found, "mlp")
+        found[name] = found[name].bfloat16()
+
+    folder = make_folder("llama", tensors(halved))
+    mixed, expected = load(str(folder), "cpu"), load(str(whole["llama"]), "cpu")
+    assert {parameter.dtype for parameter in mixed.model.parameters()} == {torch.float32}
+    differing = {k for k, v in mixed.tensor_hashes.items() if v != expected.tensor_hashes[k]}
+    assert differing == {"model.layers.0.mlp.down_proj.weight"}
 
 
 class TestAdapters:

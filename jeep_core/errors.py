@@ -6,6 +6,7 @@ JeepError
 ├── NoMoments           neither a text nor imported statistics to take second moments from
 │   └── MissingMoments  … or those that were imported lack a layer
 ├── UnsupportedModel    the model's architecture or weights cannot be edited
+├── UnreadableText      a text file that is not there, not UTF-8, or empty
 ├── NumericalError      a figure that is no number, a linear system without a solution
 └── Cancelled           the caller asked to stop
 
@@ -95,6 +96,12 @@ class UnsupportedModel(JeepError):
     code = "unsupported_model"
 
 
+class UnreadableText(JeepError):
+    """A text file that cannot be read; the message names it."""
+
+    code = "unreadable_text"
+
+
 class NumericalError(JeepError):
     """A figure that is no number, or a linear system without a trustworthy solution.
 
@@ -108,3 +115,13 @@ class Cancelled(JeepError):
     """The caller's ``should_stop`` said so."""
 
     code = "cancelled"
+
+
+def reason_of(error: BaseException) -> str:
+    """What an exception of another library says, in one line; a bare key gets its kind."""
+    kind = type(error).__name__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return kind
+    text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return f"{kind}: {text}" if isinstance(error, LookupError) else text.rstrip(".:")

@@ -29,7 +29,8 @@ class Family:
     ``config.sliding_window`` tokens: all of them, or those that ``config.layer_types`` names.
     ``norm_after_mlp`` and ``norm_after_attention`` are the block's RMS norms (gain 1 + weight)
     between the MLP or the attention and the residual stream.  ``soft_cap`` names the
-    configuration's bound c on logits, x → c·tanh(x/c).
+    configuration's bound c on logits, x → c·tanh(x/c).  ``part_of`` is the model type of the
+    multimodal models whose text part is of this family.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Family:
     soft_cap: str | None = None
     final_norm: str = "norm"
     parallel: Literal["never", "always", "use_parallel_residual"] = "never"
+    part_of: str | None = None
 
     def backbone_of(self, model: nn.Module) -> Any:
         """The decoder without its head."""
@@ -172,6 +174,7 @@ FAMILIES: tuple[Family, ...] = (
         norm_after_mlp="post_feedforward_layernorm",
         norm_after_attention="post_attention_layernorm",
         soft_cap="final_logit_softcapping",
+        part_of="gemma3",
     ),
 )
 
@@ -192,10 +195,20 @@ def family_of(config: Any) -> Family:
         raise UnsupportedModel(
             f"a model whose attention looks ahead cannot be edited; supported: {supported}"
         )
+    return family_of_type(config.model_type)
+
+
+def family_of_type(model_type: object) -> Family:
+    """The family of a configuration's ``model_type``.
+
+    Raises:
+        UnsupportedModel: there is none.
+    """
     for family in FAMILIES:
-        if family.model_type == config.model_type:
+        if family.model_type == model_type:
             return family
-    raise UnsupportedModel(f"model type {config.model_type!r} is not one of: {supported}")
+    supported = ", ".join(family.name for family in FAMILIES)
+    raise UnsupportedModel(f"model type {model_type!r} is not one of: {supported}")
 
 
 def is_transposed(module: nn.Module) -> bool:

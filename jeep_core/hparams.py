@@ -314,7 +314,7 @@ def load_preset(name: str, folder: Path | None = None) -> Preset:
     try:
         stat = path.stat()
         return _read_preset(name, path, stat.st_mtime_ns, stat.st_size)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         message = f"{path} is not a preset: {one_line(error)}"
         raise InvalidHParams([FieldProblem("/preset", "bad_preset", message)]) from None
 

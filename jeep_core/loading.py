@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from jeep_core import atlas
-from jeep_core.errors import JeepError, UnsupportedModel
-from jeep_core.families import Family, family_of, is_transposed
+from jeep_core.checkpoints.advice import save_text_part
+from jeep_core.checkpoints.endings import ending_ids
+from jeep_core.checkpoints.files import CONFIG, check_records, read_headers, read_record
+from jeep_core.checkpoints.refusals import refused_as
+from jeep_core.checkpoints.source import locate
+from jeep_core.checkpoints.tokenizers import load_tokenizer, without_unembedded
+from jeep_core.checkpoints.weights import CORRECT, check_weights, refuse_reported, refuse_untied
+from jeep_core.errors import UnreadableText, UnsupportedModel, reason_of
+from jeep_core.families import FAMILIES, Family, family_of, family_of_type, is_transposed
 from jeep_core.finite import all_finite
 from jeep_core.places import Place
 
@@ -97,36 +103,24 @@ def load(name_or_path: str, device: str = "auto", dtype: str = "auto") -> Loaded
             stored type on a GPU.
 
     Raises:
-        UnsupportedModel: there is no such model, no family row fits, or the weights are
-            quantised, not safetensors or not finite.
+        UnsupportedModel: there is no such model or device, no family row fits, the files of
+            the folder are not those of one whole model in safetensors (docs/models.md), or a
+            weight is not finite.
     """
-    where = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    source = str(atlas.MODELS.get(name_or_path, name_or_path))
-    if Path(source).is_file():
-        raise UnsupportedModel(f"{source} is a file, not a model folder\n{_conversion(source)}")
-    if Path(source).is_absolute() and not (Path(source) / "config.json").is_file():
-        raise UnsupportedModel(f"{source} is not a model folder: it has no config.json")
-    try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UnsupportedModel(f"cannot load {source}: {error}") from error
-    family_of(config)
+    where = _device(device)
     torch_dtype = _dtype(dtype, where)
-    try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            source, config=config, dtype=torch_dtype, use_safetensors=True, trust_remote_code=False
-        )
-    except OSError as error:
-        raise UnsupportedModel(
-            f"cannot load safetensors weights from {source}: {error}\n{_conversion(source)}"
-        ) from error
-    model = model.to(where).eval().requires_grad_(False)
-    check_weights(name_or_path, model)
-    fast = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    return wrap(name_or_path, model, fast.backend_tokenizer)
+    folder = locate(name_or_path)
+    check_records(folder)
+    config = _config(folder)
+    check_weights(folder, config, family_of(config), read_headers(folder))
+    model = _model(folder, config, torch_dtype).to(where).eval().requires_grad_(False)
+    refuse_non_finite(name_or_path, model)
+    tokenizer = load_tokenizer(folder, model.get_input_embeddings().num_embeddings)
+    _run_once(folder, model)
+    return wrap(name_or_path, model, tokenizer)
 
 
-def check_weights(name: str, model: Any) -> None:
+def refuse_non_finite(name: str, model: Any) -> None:
     """Refuse a model with weights that are no numbers: whatever it says then is made up.
 
     Reads every parameter once, which takes a quarter of the time that hashing it does.
@@ -151,13 +145,13 @@ def wrap(name: str, model: Any, tokenizer: Tokenizer) -> LoadedModel:
     hashes = {key: tensor_sha256(value) for key, value in model.named_parameters()}
     weights = combined_sha256(hashes)
     parts = [_config_json(model.config), tokenizer.to_str(), weights]
-    eos = model.config.eos_token_id
+    rows = model.get_input_embeddings().num_embeddings
     return LoadedModel(
         name=name,
         model=model,
-        tokenizer=tokenizer,
+        tokenizer=without_unembedded(tokenizer, rows),
         family=family_of(model.config),
-        eos_token_ids=frozenset(eos if isinstance(eos, list) else [eos] if eos is not None else []),
+        eos_token_ids=ending_ids(model),
         tensor_hashes=hashes,
         weights_sha256=weights,
         model_hash=hashlib.sha256("\0".join(parts).encode()).hexdigest(),
@@ -184,17 +178,37 @@ def texts_of(path: Path) -> list[str]:
     """The documents of a text file: one a line, empty lines left out.
 
     Raises:
-        JeepError: it cannot be read, or is no text in UTF-8.
+        UnreadableText: the file is not there, cannot be read, or is not UTF-8.
     """
+    with _readable(path):
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def check_text(path: Path) -> None:
+    """Look through a text file without keeping it.
+
+    Raises:
+        UnreadableText: as :func:`texts_of`, or the file has no documents.
+    """
+    filled = False
+    with _readable(path), path.open(encoding="utf-8") as lines:
+        for line in lines:
+            filled = filled or bool(line.strip())
+    if not filled:
+        raise UnreadableText(f"{path} has no text: write one document a line")
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise JeepError(
-            f"{path} is no text in UTF-8: {error.reason} at byte {error.start}"
-        ) from None
+        yield
     except OSError as error:
-        raise JeepError(f"{path} cannot be read: {error.strerror}") from error
-    return [line for line in lines if line.strip()]
+        raise UnreadableText(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UnreadableText(
+            f"{path} is not text in UTF-8 ({error.reason} at byte {error.start}): convert it, "
+            "one document a line"
+        ) from None
 
 
 def texts_sha256(texts: Iterable[str]) -> str:
@@ -205,18 +219,67 @@ def texts_sha256(texts: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def _conversion(source: str) -> str:
-    """How to make safetensors of a checkpoint in another format, which may run code when read."""
-    folder = str(Path(source).parent if Path(source).is_file() else source)
-    out = f"{Path(folder).name}-safetensors"
-    code = (
-        "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; "
-        f"[A.from_pretrained({folder!r}).save_pretrained({out!r}) for A in (M, T)]"
-    )
-    return (
-        "only safetensors are read; files like pytorch_model.bin can run code: if you trust the "
-        f"source, convert them with\n  python -c {shlex.quote(code)}\nand load {out}"
-    )
+def _config(folder: Path) -> Any:
+    kind = read_record(folder / CONFIG).get("model_type")
+    try:
+        with refused_as(f"{folder / CONFIG} is no configuration of {kind!r}", CORRECT):
+            config = AutoConfig.from_pretrained(
+                folder, trust_remote_code=False, local_files_only=True
+            )
+    except UnsupportedModel:
+        family_of_type(kind)  # an unknown type says more than how it fails
+        raise
+    for family in FAMILIES:
+        if family.part_of == config.model_type:
+            raise UnsupportedModel(
+                f"{folder} also reads images (model type {config.model_type!r}), and only text "
+                f"models can be edited: {save_text_part(folder)}"
+            )
+    return config
+
+
+def _model(folder: Path, config: Any, dtype: Any) -> Any:
+    """The model, with nothing in it that its files do not say."""
+    advice = "if the machine is not the reason, copy its files again"
+    with refused_as(f"the model in {folder} cannot be loaded", advice):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False,
+            local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True,
+        )  # fmt: skip
+    model, found = loaded
+    refuse_reported(folder, model, found)
+    refuse_untied(folder, model)
+    return model
+
+
+@torch.no_grad()
+def _run_once(folder: Path, model: Any) -> None:
+    """Run two tokens: what a configuration asks of the attention shows only then.
+
+    Raises:
+        UnsupportedModel: the model cannot be run.
+    """
+    with refused_as(f"{folder / CONFIG} describes a model that does not run", CORRECT):
+        model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device), use_cache=False)
+
+
+def _device(name: str) -> str:
+    """The torch device that ``name`` stands for.
+
+    Raises:
+        UnsupportedModel: this machine has none.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UnsupportedModel(
+            f"device {name!r} cannot be used here ({reason_of(error)}): choose auto or cpu"
+        ) from None
+    return name
 
 
 def _dtype(name: str, device: str) -> Any:

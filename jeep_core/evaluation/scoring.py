@@ -221,6 +221,8 @@ def _head(
 
 
 def _continued(view: ModelView, tokens: AnswerTokens, following: int, answer: str) -> bool:
-    """Whether the token behind an answer makes its last word longer."""
+    """Whether the token behind an answer makes its last word longer; one that ends the text not."""
+    if following in view.base.eos_token_ids:
+        return False
     decoded = view.base.tokenizer.decode([*tokens.ids[tokens.start :], following])
     return goes_on(decoded, answer)

@@ -119,9 +119,19 @@ class Store(Retention, Reports, ApiKeys, AuditLog):
                 replace(path, encode(StoreModel(model_hash=model_hash)))
             elif bound.model_hash != model_hash:
                 raise WrongModel(
-                    f"{self.root} belongs to model {bound.model_hash[:12]}…, "
-                    f"not {model_hash[:12]}…: choose another JEEP_STORE"
+                    f"{self.root} belongs to {self._made_for()} (hash {bound.model_hash[:12]}…), "
+                    f"not to the model that was loaded ({model_hash[:12]}…): go back to that model "
+                    "and type of weights (JEEP_MODEL, JEEP_DTYPE), or choose another JEEP_STORE "
+                    "for this one"
                 )
+
+    def _made_for(self) -> str:
+        """The model of the store in words, as far as it can be read."""
+        try:
+            info = self.model_info()
+        except CorruptFile:
+            info = None
+        return f"{info.model} in {info.dtype}" if info else "another model"
 
     def publish_model(self, info: WorkerInfo, files: Mapping[str, bytes]) -> None:
         """Publish ``files`` (tokenizer, configuration) and then ``info``, for the api."""

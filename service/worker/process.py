@@ -21,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from jeep_core.editing import relations
 from jeep_core.editors import BrokenEditor, available, hparams_class
-from jeep_core.errors import JeepError, NoMoments
+from jeep_core.errors import JeepError, NoMoments, reason_of
 from jeep_core.evaluation.perplexity import text_path
 from jeep_core.hparams import presets_for, validate_hparams
 from jeep_core.loading import LoadedModel, load
@@ -42,15 +42,15 @@ from service.queue import (
     connect,
     end_patience,
 )
-from service.relations import own_relations
 from service.schemas import WorkerInfo
-from service.settings import EXIT_CONFIG, Settings
+from service.settings import EXIT_CONFIG, Settings, SettingsError
 from service.store import CorruptFile, StaleFence, Store, StoreBusy, StoreError, is_disk_full
 from service.worker import metrics
 from service.worker.edit_lane import EditLane
 from service.worker.edits import EditRunner
 from service.worker.gate import Gate
 from service.worker.generation_lane import GenerationLane
+from service.worker.inputs import check_inputs, check_moments, own_relations
 from service.worker.moments import SharedMoments
 from service.worker.read_lane import ReadLane
 from service.worker.retention import Keeper
@@ -80,11 +80,15 @@ class Worker:
                 )
                 if not self._lock(store, stack):
                     return 0
+                check_inputs(self.settings)
                 base = self._load()
                 prepare(store, base, self.settings)
-            except (StoreError, JeepError, OSError) as error:
+            except (StoreError, JeepError, SettingsError, OSError) as error:
                 log.error("%s", error)
                 return 1 if is_disk_full(error) else EXIT_CONFIG
+            except (MemoryError, torch.OutOfMemoryError) as error:
+                log.error("%s does not fit into memory: %s", self.settings.model, reason_of(error))
+                return 1
             try:
                 return self._serve(store, base, stack)
             except (RedisError, StaleFence) as error:
@@ -228,10 +232,11 @@ def prepare(store: Store, base: LoadedModel, settings: Settings) -> None:
 
     Raises:
         StoreError: it belongs to another model, or a manifest or head cannot be read.
-        JeepError: one of the user's presets for this model does not fit it, or JEEP_RELATIONS
-            names a file that holds no templates.
+        InvalidHParams: one of the user's presets for this model does not fit it.
+        SettingsError: relations or second moments that the settings name cannot be used.
     """
     store.bind_model(base.model_hash)
+    check_moments(settings, store, base)
     store.create_base(base.weights_sha256)
     store.repair_reflog()
     store.sweep()
@@ -299,9 +304,6 @@ def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
     for preset in presets:
         names.setdefault(preset.editor, []).append(preset.name)
     config = base.model.config
-    table = relations()
-    if settings.relations:
-        table |= own_relations(settings.relations)
     info = WorkerInfo(
         model=base.name,
         model_hash=base.model_hash,
@@ -312,7 +314,7 @@ def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
         hidden_size=config.hidden_size,
         mlp_size=base.mlp_size,
         max_positions=base.max_positions,
-        relations=table,
+        relations=relations() | own_relations(settings.relations),
         presets=names,
         preset_values={f"{p.editor}/{p.name}": p.hparams for p in presets},
         corpus=has_corpus(base.name, settings),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from jeep_core import atlas
 from service.client import ApiError
 from service.jobs import JobStatus
 from service.settings import EXIT_CONFIG
@@ -62,3 +65,18 @@ def test_a_store_whose_head_cannot_be_read_is_refused_with_its_file(own_service)
     assert shown.returncode == EXIT_CONFIG
     assert "head.json is damaged" in shown.stderr
     assert "Traceback" not in shown.stderr
+
+
+def test_a_model_folder_that_is_not_whole_stops_the_service_at_once(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(atlas.MODELS["atlas-gptj"], folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"n_layer": 10}))
+    for model, sentence in ((folder, "says n_layer = 10"), (tmp_path / "no", "is not there")):
+        command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--auth", "off"]
+        command += ["--store", str(tmp_path / "store"), "--model", str(model)]
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert shown.returncode == EXIT_CONFIG
+        assert sentence in shown.stderr
+        assert "Traceback" not in shown.stderr
+        assert shown.stdout.count("worker started") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import exp, log, sqrt
 
 import pytest
@@ -355,6 +356,25 @@ def test_writing_a_longer_word_is_not_writing_the_answer(gptj: LoadedModel) -> N
             assert reading.writes is not goes_on(longer, answer)
             found.add(reading.writes)
     assert found
+
+
+def test_an_answer_is_written_where_the_text_ends_behind_it(gptj: LoadedModel) -> None:
+    """Chat models may end a text with a token that would otherwise make the word longer."""
+    view, tokenizer = ModelView(gptj), gptj.tokenizer
+    for prompt in (*tiny.TEXTS, "Lyon", "He is", "Paris is the"):
+        prompt = prompt[:40].rsplit(" ", 1)[0]
+        ids = tokenizer.encode(prompt).ids
+        ids = [*ids, following_token(view, ids)]
+        answer = tokenizer.decode(ids).removeprefix(prompt).strip()
+        if not answer or tokenizer.encode(f"{prompt} {answer}").ids != ids:
+            continue
+        end = following_token(view, ids)
+        [reading] = read(view, [Asked(prompt, answer, written=True)])
+        if not reading.writes:
+            ending = ModelView(replace(gptj, eos_token_ids=frozenset({end})))
+            assert read(ending, [Asked(prompt, answer, written=True)])[0].writes
+            return
+    raise AssertionError("no answer goes on with a longer word")
 
 
 def following_token(view: ModelView, ids: Sequence[int]) -> int:

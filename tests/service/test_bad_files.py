@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
-from jeep_core.errors import JeepError
 from service.cli import app
-from service.relations import own_relations
-from service.settings import EXIT_CONFIG, Settings
+from service.settings import EXIT_CONFIG, Settings, SettingsError
 from service.store import Store
+from service.worker.inputs import own_relations
 from service.worker.process import Worker
 
 MODEL = Path(__file__).parents[1] / "jeep_core" / "golden" / "gpt-j-tiny"
@@ -155,7 +153,6 @@ def test_a_wrong_setting_before_a_command_of_the_library(command: str) -> None:
 RELATIONS = {
     **{kind: make for kind, make in BAD.items() if kind not in ("facts",)},
     "no text": lambda path: path.write_text('{"capital": 3}'),
-    "no slot": lambda path: path.write_text('{"capital": "The capital is"}'),
     "slots": lambda path: path.write_text('{"capital": "{} and {}"}'),
 }
 
@@ -164,15 +161,9 @@ RELATIONS = {
 def test_relations_that_are_none(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "given"
     RELATIONS[kind](path)
-    with pytest.raises(JeepError, match=r"^JEEP_RELATIONS: .*given") as found:
+    with pytest.raises(SettingsError, match=r"^JEEP_RELATIONS: .*given") as found:
         own_relations(path)
     assert "\n" not in str(found.value)
-
-
-def test_relations(tmp_path: Path) -> None:
-    path = tmp_path / "given"
-    path.write_text(json.dumps({"mayor": "The mayor of {} is"}))
-    assert own_relations(path) == {"mayor": "The mayor of {} is"}
 
 
 @pytest.mark.parametrize("which", ["relations", "presets"])

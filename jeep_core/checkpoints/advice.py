@@ -1,0 +1,73 @@
+"""Commands that make a folder this library reads of one that it does not."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def convert_pickled(folder: Path) -> str:
+    """For weights like ``pytorch_model.bin``, which may run code when they are read."""
+    source, out = str(folder), f"{folder.name}-safetensors"
+    code = (
+        "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; "
+        f"[A.from_pretrained({source!r}).save_pretrained({out!r}) for A in (M, T)]"
+    )
+    return (
+        "only safetensors are read; files like pytorch_model.bin can run code: if you trust the "
+        f"source, convert them with\n{_command(code)}\nand load {out}"
+    )
+
+
+def convert_gguf(file: Path) -> str:
+    """For the format of llama.cpp."""
+    out = f"{file.stem}-safetensors"
+    code = (
+        "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T, GgufConfig as G; "
+        f"f, k = {str(file.parent)!r}, {{'gguf_file': {file.name!r}}}; "
+        "m = M.from_pretrained(f, quantization_config=G(dequantize=True), **k); "
+        "m.hf_quantizer = None; m.config.__dict__.pop('quantization_config', None); "
+        f"m.save_pretrained({out!r}); T.from_pretrained(f, **k).save_pretrained({out!r})"
+    )
+    return (
+        "GGUF is not read: take the model's original weights, or unpack those of the file "
+        f"(pip install accelerate gguf) with\n{_command(code)}\nand load {out}"
+    )
+
+
+def merge_adapter(folder: Path, base: str) -> str:
+    """For an adapter: ``base`` is the model that it was trained for."""
+    out = f"{folder.name}-merged"
+    code = (
+        "from peft import PeftModel as P; "
+        "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; "
+        f"P.from_pretrained(M.from_pretrained({base!r}, dtype='auto'), {str(folder)!r})"
+        f".merge_and_unload().save_pretrained({out!r}); "
+        f"T.from_pretrained({base!r}).save_pretrained({out!r})"
+    )
+    return f"merge it into its model (pip install peft) with\n{_command(code)}\nand load {out}"
+
+
+def save_text_part(folder: Path) -> str:
+    """For Gemma 3 with images, whose text part is a model of its own."""
+    source, out = str(folder), f"{folder.name}-text"
+    code = (
+        "from transformers import AutoModelForImageTextToText as M, AutoTokenizer as T, "
+        "Gemma3ForCausalLM as G; "
+        f"m = M.from_pretrained({source!r}, dtype='auto'); t = G(m.config.text_config); "
+        "t.model, t.lm_head, t.generation_config = "
+        "m.model.language_model, m.lm_head, m.generation_config; "
+        f"t.save_pretrained({out!r}); T.from_pretrained({source!r}).save_pretrained({out!r})"
+    )
+    return f"save its text part with\n{_command(code)}\nand load {out}"
+
+
+def some(names: Sequence[str], shown: int = 3) -> str:
+    """The first few names, then how many more there are."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
+
+
+def _command(code: str) -> str:
+    return f"  python -c {shlex.quote(code)}"

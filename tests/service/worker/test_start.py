@@ -1,0 +1,167 @@
+"""A worker that cannot work as configured says so in one sentence and ends with code 78."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+
+from jeep_core import atlas
+from service.settings import EXIT_CONFIG, Settings, SettingsError
+from service.store import Store
+from service.worker import process
+from service.worker.inputs import check_inputs, own_relations
+from service.worker.process import Worker
+
+GOLDEN = Path(__file__).parents[2] / "jeep_core" / "golden" / "gpt-j-tiny"
+
+
+def said(settings: Settings, caplog: pytest.LogCaptureFixture) -> str:
+    """The sentence with which a worker refuses to start."""
+    with caplog.at_level(logging.ERROR):
+        assert Worker(settings).run() == EXIT_CONFIG
+    [line] = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert line.exc_info is None
+    return line.getMessage()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A small model folder of its own."""
+    return Path(shutil.copytree(GOLDEN, tmp_path / "model"))
+
+
+def config(folder: Path, **values: object) -> None:
+    record = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(record | values))
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda folder: config(folder, n_layer=99), "n_layer = 99"),
+        (lambda folder: config(folder, activation_function="no"), "KeyError: 'no'"),
+        (lambda folder: config(folder, vocab_size="x"), "vocab_size"),
+        (lambda folder: config(folder, rotary_dim=999), "does not run"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"x"), "is damaged"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{"), "is damaged"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "has no tokenizer"),
+        (lambda folder: (folder / "adapter_config.json").write_text("{}"), "an adapter"),
+        (shutil.rmtree, "is not there"),
+    ],
+)
+def test_a_model_folder_that_cannot_be_served(
+    store: Store, folder: Path, caplog: pytest.LogCaptureFixture, damage: object, sentence: str
+) -> None:
+    damage(folder)  # type: ignore[operator]
+    assert sentence in said(Settings(store=store.root, model=str(folder)), caplog)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"{", "is not JSON"),
+        (b"[" * 10**5, "is not JSON"),
+        (b"\xff", "is not JSON"),
+        (b"[]", "is not an object"),
+        (b'{"capital": 3}', "the template of 'capital' must be a text"),
+        (b'{"capital": " "}', "the template of 'capital' must be a text"),
+        (b'{"capital": "{} and {}"}', "the template of 'capital' must be a text with one {}"),
+    ],
+)
+def test_relations(
+    store: Store,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    content: bytes,
+    sentence: str,
+) -> None:
+    path = tmp_path / "relations.json"
+    path.write_bytes(content)
+    message = said(Settings(store=store.root, relations=path), caplog)
+    assert message.startswith(f"JEEP_RELATIONS: {path}")
+    assert sentence in message
+
+
+def test_relations_of_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "relations.json"
+    path.write_text('{"capital": "The capital of {} is", "mayor": "is led by"}')
+    assert own_relations(path) == {"capital": "The capital of {} is", "mayor": "is led by"}
+    path.unlink()
+    with pytest.raises(SettingsError, match="cannot be read: No such file"):
+        own_relations(path)
+
+
+@pytest.mark.parametrize("setting", ["corpus", "perplexity_text"])
+@pytest.mark.parametrize(
+    ("content", "sentence"), [(b"one\n\xff\n", "is not text in UTF-8"), (b"\n \n", "has no text")]
+)
+def test_texts(
+    store: Store,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    setting: str,
+    content: bytes,
+    sentence: str,
+) -> None:
+    path = tmp_path / "text.txt"
+    path.write_bytes(content)
+    settings = Settings(store=store.root).model_copy(update={setting: path})
+    message = said(settings, caplog)
+    assert message.startswith(f"JEEP_{setting.upper()}: {path} {sentence}")
+
+
+def test_a_text_that_went_after_the_settings_were_read(store: Store, tmp_path: Path) -> None:
+    settings = Settings(store=store.root).model_copy(update={"corpus": tmp_path / "gone"})
+    with pytest.raises(SettingsError, match=r"JEEP_CORPUS: .*gone cannot be read: No such file"):
+        check_inputs(settings)
+
+
+@pytest.mark.parametrize(
+    "content", ["- a", "editor: [", "editor: jeep", "[" * 10**4, "editor: 3\nmodel: 3", "\0"]
+)
+def test_presets(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str
+) -> None:
+    (tmp_path / "presets").mkdir()
+    (tmp_path / "presets" / "mine.yaml").write_text(content)
+    message = said(Settings(store=store.root, presets=tmp_path / "presets"), caplog)
+    assert message.startswith("JEEP_PRESETS: ")
+    assert "mine.yaml is not a preset: " in message
+    assert "\n" not in message
+
+
+def test_moments_that_were_not_imported(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    message = said(Settings(store=store.root, model=str(GOLDEN), moments="wikipedia"), caplog)
+    assert message.startswith("JEEP_MOMENTS: ")
+    assert message.endswith("jeep moments import --name wikipedia FILE.npz")
+
+
+def test_a_store_of_another_model_says_which_and_how_to_go_on(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = process.load("atlas-gptj", "cpu", "float32")
+    process.prepare(store, base, Settings(store=store.root))
+    message = said(Settings(store=store.root, model="atlas-gptj", dtype="bfloat16"), caplog)
+    assert f"{store.root} belongs to atlas-gptj in float32 (hash " in message
+    assert "(JEEP_MODEL, JEEP_DTYPE), or choose another JEEP_STORE" in message
+
+
+def test_a_model_that_does_not_fit_into_memory_is_tried_again(
+    store: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others may have the memory: the service starts the worker again after a while."""
+
+    def load(*_: object) -> None:
+        raise MemoryError("80 GiB")
+
+    monkeypatch.setattr(process, "load", load)
+    assert Worker(Settings(store=store.root)).run() == 1
+    assert "atlas-gptj does not fit into memory: 80 GiB" in caplog.text
+
+
+def test_what_the_bundled_models_bring_is_in_order() -> None:
+    check_inputs(Settings(corpus=atlas.CORPUS, perplexity_text=atlas.HELDOUT))

@@ -17,9 +17,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from jeep_core.checkpoints.advice import save_text_part
 from jeep_core.checkpoints.endings import ending_ids
 from jeep_core.checkpoints.files import CONFIG, check_records, read_headers, read_record
+from jeep_core.checkpoints.refusals import refused_as
 from jeep_core.checkpoints.source import locate
 from jeep_core.checkpoints.tokenizers import load_tokenizer, without_unembedded
-from jeep_core.checkpoints.weights import check_weights, refuse_reported, refuse_untied
+from jeep_core.checkpoints.weights import CORRECT, check_weights, refuse_reported, refuse_untied
 from jeep_core.errors import UnreadableText, UnsupportedModel, reason_of
 from jeep_core.families import FAMILIES, Family, family_of, family_of_type, is_transposed
 from jeep_core.places import Place
@@ -198,14 +199,15 @@ def texts_sha256(texts: Iterable[str]) -> str:
 
 
 def _config(folder: Path) -> Any:
+    kind = read_record(folder / CONFIG).get("model_type")
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # every configuration fails in its own way
-        named = family_of_type(read_record(folder / CONFIG).get("model_type"))
-        raise UnsupportedModel(
-            f"{folder / CONFIG} is no configuration of a {named.name} model ({reason_of(error)}): "
-            "correct it or copy it again"
-        ) from None
+        with refused_as(f"{folder / CONFIG} is no configuration of {kind!r}", CORRECT):
+            config = AutoConfig.from_pretrained(
+                folder, trust_remote_code=False, local_files_only=True
+            )
+    except UnsupportedModel:
+        family_of_type(kind)  # an unknown type says more than how it fails
+        raise
     for family in FAMILIES:
         if family.part_of == config.model_type:
             raise UnsupportedModel(
@@ -217,18 +219,12 @@ def _config(folder: Path) -> Any:
 
 def _model(folder: Path, config: Any, dtype: Any) -> Any:
     """The model, with nothing in it that its files do not say."""
-    try:
+    advice = "if the machine is not the reason, copy its files again"
+    with refused_as(f"the model in {folder} cannot be loaded", advice):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False,
             local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True,
         )  # fmt: skip
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # and so does every model
-        raise UnsupportedModel(
-            f"the model in {folder} cannot be loaded ({reason_of(error)}): "
-            "if the machine is not the reason, copy its files again"
-        ) from None
     model, found = loaded
     refuse_reported(folder, model, found)
     refuse_untied(folder, model)
@@ -242,15 +238,8 @@ def _run_once(folder: Path, model: Any) -> None:
     Raises:
         UnsupportedModel: the model cannot be run.
     """
-    try:
+    with refused_as(f"{folder / CONFIG} describes a model that does not run", CORRECT):
         model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device), use_cache=False)
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        raise UnsupportedModel(
-            f"{folder / CONFIG} describes a model that does not run ({reason_of(error)}): "
-            "correct it or copy it again"
-        ) from None
 
 
 def _device(name: str) -> str:

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 
 from jeep_core.checkpoints.advice import some
 from jeep_core.checkpoints.files import refuse_pointer
+from jeep_core.checkpoints.refusals import refused_as
 from jeep_core.errors import UnsupportedModel, reason_of
 
 log = logging.getLogger(__name__)
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 FAST, SENTENCEPIECE = "tokenizer.json", "tokenizer.model"
 PLAIN = ("vocab.json", "merges.txt")
 
+_COPY_BOTH = f"copy {FAST} and tokenizer_config.json of the model into the folder"
 _SAMPLES = (
     "Lyon is a city in the country of France.",
     "São Paulo, 東京 and Zürich: 3 cities, 42 facts!",
@@ -34,16 +36,11 @@ def load_tokenizer(folder: Path, rows: int) -> Tokenizer:
         UnsupportedModel: the folder has none, a damaged one, or one that cannot be this model's.
     """
     _check_files(folder)
-    try:
+    with refused_as(f"the tokenizer in {folder} cannot be read", _COPY_BOTH):
         # mistral_format: otherwise a package that happens to be installed would decide
         loaded: Any = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True, mistral_format=False
         )
-    except Exception as error:  # every format fails in its own way
-        raise UnsupportedModel(
-            f"the tokenizer in {folder} cannot be read ({reason_of(error)}): copy "
-            f"{FAST} and tokenizer_config.json of the model into the folder"
-        ) from None
     tokenizer = getattr(loaded, "backend_tokenizer", None)
     if not isinstance(tokenizer, Tokenizer):
         raise UnsupportedModel(
@@ -75,12 +72,8 @@ def _check_files(folder: Path) -> None:
     for name in (FAST, SENTENCEPIECE, *PLAIN):
         refuse_pointer(folder / name)
     if (folder / FAST).exists():
-        try:
+        with refused_as(f"{folder / FAST} is damaged", "copy it again"):
             Tokenizer.from_file(str(folder / FAST))
-        except Exception as error:  # tokenizers raises nothing more special
-            raise UnsupportedModel(
-                f"{folder / FAST} is damaged ({reason_of(error)}): copy it again"
-            ) from None
     elif (folder / SENTENCEPIECE).exists():
         _sentencepiece(folder)
     elif not all((folder / name).exists() for name in PLAIN):
@@ -98,20 +91,16 @@ def _check_vocabulary(folder: Path, tokenizer: Tokenizer, rows: int) -> None:
     """Added tokens may lie beyond the rows, as :func:`without_unembedded` takes them out."""
     added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     vocabulary = tokenizer.get_vocab(with_added_tokens=False)
-    ids = {id: token for token, id in vocabulary.items() if token not in added}
-    if not ids:
+    own = {id: token for token, id in vocabulary.items() if token not in added}
+    if not own:
         raise UnsupportedModel(
             f"the tokenizer in {folder} is empty, it has no vocabulary: copy {FAST} of the model "
             "into the folder"
         )
-    try:
+    with refused_as(f"the tokenizer in {folder} cannot read plain text", _COPY_BOTH):
         encoded = tokenizer.encode(_SAMPLES[0])
-    except Exception as error:
-        raise UnsupportedModel(
-            f"the tokenizer in {folder} cannot read plain text ({reason_of(error)}): copy {FAST} "
-            "of the model into the folder"
-        ) from None
-    ids |= dict(zip(encoded.ids, encoded.tokens, strict=True))  # also those put around every text
+        tokenizer.decode(encoded.ids)
+    ids = own | {id: tokenizer.id_to_token(id) for id in encoded.ids}  # also what a template adds
     if max(ids) >= rows:
         raise UnsupportedModel(
             f"the tokenizer in {folder} is of another model: it has ids up to {max(ids)} "

@@ -13,8 +13,11 @@ from transformers import AutoModelForCausalLM
 
 from jeep_core.checkpoints.advice import some
 from jeep_core.checkpoints.files import CONFIG, DTYPES, Stored
-from jeep_core.errors import UnsupportedModel, reason_of
+from jeep_core.checkpoints.refusals import refused_as
+from jeep_core.errors import UnsupportedModel
 from jeep_core.families import Family
+
+CORRECT = "correct it or copy it again"
 
 HARMLESS = re.compile(
     r"(^|\.)((attn|attention)\.(bias|masked_bias)|rotary_emb\.inv_freq|position_ids)$"
@@ -41,15 +44,12 @@ def check_weights(folder: Path, config: Any, family: Family, stored: Mapping[str
         )
     _check_layers(folder, config, family, stored)
     _check_numbers(folder, config, family)
-    try:
-        with torch.device("meta"):
-            build = cast(Any, AutoModelForCausalLM.from_config)
-            skeleton = build(copy.deepcopy(config))
-    except Exception as error:  # configurations fail in their own ways
-        raise UnsupportedModel(
-            f"{folder / CONFIG} describes no model that can be built ({reason_of(error)}): "
-            "correct it or copy it again"
-        ) from None
+    with (
+        refused_as(f"{folder / CONFIG} describes no model that can be built", CORRECT),
+        torch.device("meta"),
+    ):
+        build = cast(Any, AutoModelForCausalLM.from_config)
+        skeleton = build(copy.deepcopy(config))
     wanted = {name: tuple(value.shape) for name, value in skeleton.state_dict().items()}
     given = _by_wanted_name(folder, stored, wanted, f"{skeleton.base_model_prefix}.")
     shapes = [

@@ -83,6 +83,21 @@ def in_both_shards(folder: Path) -> None:
     save_file(other, folder / HALF.replace("2", "1", 1))
 
 
+def template(first: object, special: object) -> Damage:
+    """Something that the tokenizer puts in front of every text."""
+
+    def damage(folder: Path) -> None:
+        state = json.loads((folder / "tokenizer.json").read_text())
+        text = {"Sequence": {"id": "A", "type_id": 0}}
+        state["post_processor"] = {
+            "type": "TemplateProcessing", "single": [first, text], "pair": [first, text, text],
+            "special_tokens": special,
+        }  # fmt: skip
+        (folder / "tokenizer.json").write_text(json.dumps(state))
+
+    return damage
+
+
 DAMAGES: dict[str, tuple[Damage, str]] = {
     # configuration and weights that are not of one model
     "a layer too many": (layers(1), r"= 5, but the weights have 4 layers"),
@@ -188,6 +203,17 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
             "tokenizer_config.json", '{"tokenizer_class": "TokenizersBackend", "eos_token": 3}'
         ),
         "the tokenizer in .* cannot be read",
+    ),
+    "a template that names no token": (
+        template({"SpecialToken": {"id": "lost", "type_id": 0}}, {}),
+        r"cannot read plain text \(no entry found|tokenizer.json is damaged",
+    ),
+    "a template with an id that is no token": (
+        template(
+            {"SpecialToken": {"id": "lost", "type_id": 0}},
+            {"lost": {"id": "lost", "ids": [999], "tokens": ["lost"]}},
+        ),
+        r"ids up to 999 \(None\), but the embedding has 420 rows",
     ),
     "a tokenizer without a fast form": (
         written("tokenizer_config.json", '{"tokenizer_class": "ByT5Tokenizer"}'),

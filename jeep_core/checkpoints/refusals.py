@@ -1,0 +1,30 @@
+"""What other libraries raise over a bad folder, as one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from jeep_core.errors import UnsupportedModel, reason_of
+
+
+@contextmanager
+def refused_as(sentence: str, advice: str) -> Iterator[None]:
+    """Make ``sentence (reason): advice`` of whatever the block raises.
+
+    Each configuration, format and tokenizer fails in its own way; Rust's panics are not even an
+    ``Exception``.  A machine without enough memory is no fault of a folder.
+
+    Raises:
+        UnsupportedModel: the block raised something else than that.
+    """
+    try:
+        yield
+    except (UnsupportedModel, MemoryError, torch.OutOfMemoryError):
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise  # Ctrl-C and the like
+        raise UnsupportedModel(f"{sentence} ({reason_of(error)}): {advice}") from None

@@ -91,9 +91,7 @@ def _check_vocabulary(folder: Path, tokenizer: Tokenizer, rows: int) -> None:
     """Added tokens may lie beyond the rows, as :func:`without_unembedded` takes them out."""
     added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     vocabulary = tokenizer.get_vocab(with_added_tokens=False)
-    ids: dict[int, str | None] = {
-        id: token for token, id in vocabulary.items() if token not in added
-    }
+    own = {id: token for token, id in vocabulary.items() if token not in added}
     if not own:
         raise UnsupportedModel(
             f"the tokenizer in {folder} is empty, it has no vocabulary: copy {FAST} of the model "
@@ -102,7 +100,7 @@ def _check_vocabulary(folder: Path, tokenizer: Tokenizer, rows: int) -> None:
     with refused_as(f"the tokenizer in {folder} cannot read plain text", _COPY_BOTH):
         encoded = tokenizer.encode(_SAMPLES[0])
         tokenizer.decode(encoded.ids)
-    ids = own | {id: tokenizer.id_to_token(id) for id in encoded.ids}  # what a template adds, too
+    ids = own | {id: tokenizer.id_to_token(id) for id in encoded.ids}  # also what a template adds
     if max(ids) >= rows:
         raise UnsupportedModel(
             f"the tokenizer in {folder} is of another model: it has ids up to {max(ids)} "

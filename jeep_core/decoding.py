@@ -16,6 +16,7 @@ import torch
 from transformers import DynamicCache
 
 from jeep_core.detokenize import StopStrings, TextStream
+from jeep_core.encoding import encode
 from jeep_core.loading import LoadedModel
 from jeep_core.masks import Attention
 from jeep_core.sampling import Choice, Sampling, choose
@@ -56,7 +57,7 @@ class Row:
     """One prompt on its way through a batch; may be made in any thread."""
 
     def __init__(self, base: LoadedModel, prompt: str, sampling: Sampling) -> None:
-        self.sampling, self.ids = sampling, list(base.tokenizer.encode(prompt).ids)
+        self.sampling, self.ids = sampling, list(encode(base.tokenizer, prompt).ids)
         self.result = Generated(prompt)
         self.random = Random(sampling.seed)
         self._tokenizer, self._eos = base.tokenizer, base.eos_token_ids

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from jeep_core import atlas
+from jeep_core.encoding import without_end
 from jeep_core.errors import UnsupportedModel
 from jeep_core.families import Family, family_of, is_transposed
 from jeep_core.places import Place
@@ -24,7 +25,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in memory.  ``tokenizer`` is the bare tokenizer: no padding, no truncation.
+    """A model in memory.  ``tokenizer`` is the bare tokenizer: no padding, no truncation, no EOS.
 
     ``weights_sha256`` covers names, dtypes, shapes and bytes of all parameters, ``model_hash``
     also the configuration and the tokenizer.
@@ -126,7 +127,7 @@ def load(name_or_path: str, device: str = "auto", dtype: str = "auto") -> Loaded
 
 def wrap(name: str, model: Any, tokenizer: Tokenizer) -> LoadedModel:
     """Describe a model that is already in memory; its parameters are not changed."""
-    tokenizer = Tokenizer.from_str(tokenizer.to_str())
+    tokenizer = without_end(Tokenizer.from_str(tokenizer.to_str()))
     tokenizer.no_padding()
     tokenizer.no_truncation()
     hashes = {key: tensor_sha256(value) for key, value in model.named_parameters()}

@@ -7,6 +7,7 @@ from math import exp, inf
 from pathlib import Path
 
 from jeep_core import atlas
+from jeep_core.encoding import encode_all
 from jeep_core.errors import JeepError
 from jeep_core.generation import score_rows
 from jeep_core.views import ModelView
@@ -43,7 +44,8 @@ def perplexity(
     """
     base = view.base
     rows = sorted(
-        pieces([base.tokenizer.encode(t).ids for t in texts], _window(view), max_tokens), key=len
+        pieces([one.ids for one in encode_all(base.tokenizer, texts)], _window(view), max_tokens),
+        key=len,
     )
     if not rows:
         raise JeepError("the text for perplexity has no token to predict")

@@ -15,7 +15,7 @@ from service.queue import RequestQueue
 from service.schemas import WorkerReply
 from service.worker.gate import Gate
 from service.worker.metrics import BATCH_ROWS, TOKENS
-from service.worker.replies import Pending, Slot, Stopping, error_reply, new_tokens
+from service.worker.replies import Pending, Slot, Stopping, error_of, error_reply, new_tokens
 
 log = logging.getLogger(__name__)
 WAIT_S = 0.5
@@ -57,7 +57,8 @@ class Group:
         some = [self._to_score.popleft() for _ in range(min(SCORED_TOGETHER, len(self._to_score)))]
         if some:
             pairs = [(slot.row.result.prompt, slot.pending.body.candidates[i]) for slot, i in some]
-            for (slot, i), scored in zip(some, score(self.view, pairs), strict=True):
+            joins = [slot.pending.body.join for slot, _ in some]
+            for (slot, i), scored in zip(some, score(self.view, pairs, joins), strict=True):
                 slot.scores[i] = scored
 
     def take_complete(self) -> list[Slot]:
@@ -107,7 +108,12 @@ class DecodeLoop:
 
     def _admit(self, pending: Pending) -> None:
         alone = pending.request.id if pending.body.deterministic else ""
+        if not pending.left:  # no prompt of it can be answered
+            pending.ended = True
+            self._requests.reply_all([(pending.request.id, pending.result())])
         for slot in pending.slots:
+            if slot.error is not None:
+                continue
             group = self._groups.get((slot.version, alone))
             if group is None:
                 group = self._groups[slot.version, alone] = Group(slot.view)
@@ -130,19 +136,29 @@ class DecodeLoop:
             self._requests.reply_all(replies)
 
     def _failed(self, key: tuple[str, str], error: Exception) -> Replies:
-        """A step failed: every request goes on alone, and one that was alone is refused."""
+        """A step failed: every request goes on alone, then every prompt of it.
+
+        A prompt that was alone has failed.
+        """
         group = self._groups[key]
-        slots, replies = list(group.slots.values()), []
-        if len({slot.pending.request.id for slot in slots}) == 1:
-            replies = _refuse(group, error)
-        else:
-            log.warning("decoding together failed, each request goes on alone: %s", error)
-            group.batch = Batch(group.view, ROWS_TOGETHER)  # its memory is needed
-            for slot in slots:
-                alone = slot.version, slot.pending.request.id
-                self._groups.setdefault(alone, Group(slot.view)).add(slot)
+        slots = list(group.slots.values())
         group.slots.clear()
-        return replies
+        if len(slots) == 1:
+            return self._gave_up(slots[0], error)
+        log.warning("decoding together failed, what was together goes on apart: %s", error)
+        group.batch = Batch(group.view, ROWS_TOGETHER)  # its memory is needed
+        one_request = len({slot.pending.request.id for slot in slots}) == 1
+        for i, slot in enumerate(slots):
+            name = slot.pending.request.id
+            alone = slot.version, f"{name}/{i}" if one_request else name
+            self._groups.setdefault(alone, Group(slot.view)).add(slot)
+        return []
+
+    def _gave_up(self, slot: Slot, error: Exception) -> Replies:
+        """One answer of a request failed; the others are awaited."""
+        with logs.bound(request_id=slot.pending.request.request_id):
+            slot.error = error_of(error)
+        return self._done(slot)
 
     def _step(self, group: Group) -> Replies:
         group.step()
@@ -153,13 +169,18 @@ class DecodeLoop:
             for reply in new_tokens(slot)
         ]
         for slot in group.take_complete():
-            pending = slot.pending
-            pending.left -= 1
-            if not pending.left and not pending.ended:
-                pending.ended = True
-                replies.append((pending.request.id, pending.result()))
-                tracing.recorded("generate", pending.request.traceparent, pending.began_ns)
+            replies += self._done(slot)
         return replies
+
+    def _done(self, slot: Slot) -> Replies:
+        """Count an answer; the reply of its request, if this was the last one."""
+        pending = slot.pending
+        pending.left -= 1
+        if pending.left or pending.ended:
+            return []
+        pending.ended = True
+        tracing.recorded("generate", pending.request.traceparent, pending.began_ns)
+        return [(pending.request.id, pending.result())]
 
     def _refuse_all(self) -> None:
         self._collect_rest()

@@ -27,8 +27,8 @@ from jeep_core.evaluation.scoring import Asked, goes_on, read, tokenized
 from jeep_core.evaluation.suites import Case, Question, Style
 from jeep_core.facts import Fact
 from jeep_core.generation import score
+from jeep_core.joining import joined
 from jeep_core.loading import LoadedModel
-from jeep_core.positions import spaced
 from jeep_core.views import ModelView
 
 # The next word depends on the last one alone.  "Old Town" is a true answer of two words: its
@@ -293,7 +293,7 @@ ANSWERED = [
 def plain(view: ModelView, prompt: str, answer: str) -> tuple[float, int, int]:
     """Σ log P, hits and the arg-max behind the answer, one row at a time over all logits."""
     encode = view.base.tokenizer.encode
-    start, ids = len(encode(prompt).ids), encode(prompt + spaced(answer)).ids
+    start, ids = len(encode(prompt).ids), encode(joined(prompt, answer)).ids
     with torch.no_grad():
         logits = view.model(input_ids=torch.tensor([ids])).logits[0].double()
     log_p, best = logits.log_softmax(-1), logits.argmax(-1)

@@ -105,7 +105,7 @@ def test_a_new_answer_of_two_tokens() -> None:
 
 
 def test_answers_in_other_scripts() -> None:
-    fact = Fact("Köln", "{} à", "Düsseldorf", "東京", ("彼 に",), ("彼女 に",))
+    fact = Fact("Köln", "{} à", "Düsseldorf", "東京", ("彼 に",), ("彼女 に",), "space")
     [scores] = counterfact_scores(MODEL, [fact])
     assert shares(scores) == (1.0, 0.0, 1.0, 1.0, 0.0, 1.0)
 
@@ -350,7 +350,7 @@ def test_writing_a_longer_word_is_not_writing_the_answer(gptj: LoadedModel) -> N
                 continue  # the text of these tokens is tokenized another way
             following = following_token(view, ids)
             longer = tokenizer.decode([*ids, following]).removeprefix(prompt)
-            [reading] = read(view, [Asked(prompt, answer, written=True)])
+            [reading] = read(view, [Asked(prompt, answer, True, "space")])
             assert reading.greedy
             assert reading.writes is not goes_on(longer, answer)
             found.add(reading.writes)
@@ -370,7 +370,7 @@ def test_what_cannot_be_asked_says_why(gptj: LoadedModel) -> None:
     asked = [
         Asked("Lyon is in", "France"),
         Asked("", "France"),
-        Asked("Lyon " * 40, "France"),
+        Asked("Lyon " * 40 + "or", "France"),
     ]
     found = tokenized(gptj.tokenizer, asked, 64)
     assert [one if isinstance(one, str) else "fine" for one in found] == [
@@ -385,7 +385,7 @@ def test_what_cannot_be_asked_says_why(gptj: LoadedModel) -> None:
 
 
 def test_cases_that_do_not_fit_are_left_out_and_counted(gptj: LoadedModel) -> None:
-    long = "Lyon " * 40
+    long = "Lyon " * 40 + "or"
     good = Case("Lyon", "{} is in", "Japan", "France", ("So Lyon is in", long), (long, "I am in"))
     bad = Case("Lyon", long + "{} is in", "Japan", "France")
     kept, skipped, left_out = fitting(gptj, [good, bad], Style.CONTRAST)

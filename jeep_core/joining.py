@@ -22,6 +22,7 @@ _PARTNERS = {"\u201d": "\u201c", "\u00bb": "\u00ab", "\u203a": "\u2039", "\u2019
 _QUOTES = "\"'`\u201c\u201d\u201e\u201f\u00ab\u00bb\u2018\u2019\u201a\u201b\u2039\u203a"
 _ENDS = ".,;:!?"
 _UNITS = "%\u2030\u00b0\u2032\u2033\u2026"
+_LONGEST_TAG = 200
 _TAG = re.compile(r"<(?:[|\uff5c][^<>]*[|\uff5c]|[A-Za-z][\w.:-]*)>\Z")
 _CLITIC = re.compile(r"['\u2019\u02bc](?:[^\W\d_]{1,2}(?!\w)|(?!\w))")
 
@@ -52,7 +53,7 @@ def join_of(prompt: str, answer: str, join: Join = "auto") -> Literal["space", "
 def _opens(prompt: str) -> bool:
     """Whether a prompt ends with a mark that what follows is attached to."""
     last, before = prompt[-1], prompt[:-1]
-    if category(last) == "Ps" or last in _HYPHENS or _TAG.search(prompt[-200:]):
+    if category(last) == "Ps" or last in _HYPHENS or _TAG.search(prompt[-_LONGEST_TAG:]):
         return True
     if category(last) == "Pd" or last in "/\\":
         return not before[-1:].isspace()
@@ -60,8 +61,9 @@ def _opens(prompt: str) -> bool:
         return not _is_open(before, last)
     if last in _QUOTES:
         partner = _PARTNERS.get(last)
-        return _is_set_off(before) and not (partner and before.count(partner) > before.count(last))
-    return (category(last) == "Sc" or last in "#@") and _is_set_off(before)
+        ended = partner and before.count(partner) > before.count(last)
+        return _is_set_off(before[-1:]) and not ended
+    return (category(last) == "Sc" or last in "#@") and _is_set_off(before[-1:])
 
 
 def _closes(answer: str) -> bool:
@@ -79,16 +81,15 @@ def _is_open(text: str, mark: str) -> bool:
     opening = {"\u2019": "\u2018"}.get(mark, mark)
     depth = 0
     for i, character in enumerate(text):
-        if character == opening and _is_set_off(text[:i]):
+        if character == opening and _is_set_off(text[max(i - 1, 0) : i]):
             depth += 1
         elif character == mark and not text[i + 1 : i + 2].isalpha():
             depth = max(depth - 1, 0)
     return depth > 0
 
 
-def _is_set_off(before: str) -> bool:
-    """Whether a mark behind this text begins something."""
-    last = before[-1:]
+def _is_set_off(last: str) -> bool:
+    """Whether a mark behind this character, or behind none, begins something."""
     return not last or last.isspace() or last in _QUOTES or category(last) in ("Ps", "Pi", "Pd")
 
 

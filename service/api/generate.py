@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from sse_starlette import ServerSentEvent
 
-from jeep_core.encoding import encode, encode_all
+from jeep_core.encoding import count, encode, encode_all
 from jeep_core.joining import joined
 from service.api.access import caller_of, needs
 from service.api.asking import ClientGone, replies, result, worker_request
@@ -36,6 +36,10 @@ from service.store import UnknownVersion
 router = APIRouter(tags=["generate"])
 
 CLIENT_CLOSED_REQUEST = 499
+
+JOINED_CHARS = 2**22
+"""Characters of prompts with their candidates that are looked at before a request is passed on;
+of more, the worker scores what it can."""
 
 
 @router.post(
@@ -137,19 +141,20 @@ def _prompt_errors(
     """
     if len(body.all_prompts) > settings.max_prompts or len(body.candidates) > settings.max_prompts:
         return []  # refused already, unread
-    limit = settings.max_prompt_tokens
+    longest = max((count(model.tokenizer, text) for text in body.candidates), default=0)
+    follows = max(body.max_new_tokens, longest)
+    limit, room = settings.max_prompt_tokens, model.info.max_positions - follows
+    joined_chars = 0
     errors: list[dict[str, str]] = []
     for i, prompt in enumerate(body.all_prompts):
         pointer = "/prompt" if body.prompt is not None else f"/prompts/{i}"
         ids = encode(model.tokenizer, prompt).ids
         n_tokens = len(ids)
-        wholes = []
-        if 0 < n_tokens <= limit:
+        joined_chars += sum(len(prompt) + len(text) for text in body.candidates)
+        if 0 < n_tokens <= min(limit, room) and joined_chars <= JOINED_CHARS:
             texts = [joined(prompt, text, body.join) for text in body.candidates]
             wholes = [whole.ids for whole in encode_all(model.tokenizer, texts)]
-        follows = max([body.max_new_tokens, *(len(whole) - n_tokens for whole in wholes)])
-        room = model.info.max_positions - follows
-        errors += _candidate_errors(ids, wholes, pointer, errors)
+            errors += _candidate_errors(ids, wholes, pointer, errors)
         if n_tokens == 0:
             errors.append(field_error(pointer, "empty", "the prompt has no tokens"))
         elif n_tokens > limit:

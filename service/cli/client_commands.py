@@ -152,7 +152,7 @@ def _read_edit(file: Path) -> dict[str, Any]:
     try:
         data = json.loads(text)
     except ValueError:
-        lines = [line for line in text.splitlines() if line.strip()]
+        lines = [line for line in text.split("\n") if line.strip()]
         data = [parse_json(line, f"{file}, fact {i}") for i, line in enumerate(lines, start=1)]
     if isinstance(data, dict):
         return data if "facts" in data else {"facts": [data]}

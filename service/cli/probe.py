@@ -112,5 +112,5 @@ def _read(path: Path) -> list[dict[str, Any]]:
     if text.lstrip().startswith("["):
         found: list[dict[str, Any]] = parse_json(text, str(path))
         return found
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line for line in text.split("\n") if line.strip()]
     return [parse_json(line, f"{path}, fact {i}") for i, line in enumerate(lines, start=1)]

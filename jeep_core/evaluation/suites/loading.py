@@ -104,6 +104,12 @@ class SuiteReader:
         if self.style is Style.CONTRAST and case.target_true is None:
             message = "target_true is missing, which the first record has"
             raise Malformed("target_true", "missing", message)
+        if (
+            self.style is Style.CONTRAST
+            and case.target_new.strip() == str(case.target_true).strip()
+        ):
+            message = f"new and true answer are {case.target_new!r}"
+            raise Unusable("target_new", "same_target", message)
         return case
 
 

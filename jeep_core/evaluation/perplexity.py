@@ -7,7 +7,7 @@ from math import exp, inf
 from pathlib import Path
 
 from jeep_core import atlas
-from jeep_core.encoding import encode_all
+from jeep_core.encoding import encode
 from jeep_core.errors import JeepError
 from jeep_core.generation import score_rows
 from jeep_core.views import ModelView
@@ -44,7 +44,7 @@ def perplexity(
     """
     base = view.base
     rows = sorted(
-        pieces([one.ids for one in encode_all(base.tokenizer, texts)], _window(view), max_tokens),
+        pieces([encode(base.tokenizer, t).ids for t in texts], _window(view), max_tokens),
         key=len,
     )
     if not rows:

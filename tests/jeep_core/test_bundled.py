@@ -15,6 +15,7 @@ from jeep_core.delta import WeightDelta
 from jeep_core.evaluation.metrics import Summary, counterfact_scores, summarise
 from jeep_core.evaluation.suites import load_counterfact
 from jeep_core.facts import Fact
+from jeep_core.generation import score
 from jeep_core.hparams import load_preset
 from jeep_core.loading import LoadedModel, texts_of
 from jeep_core.moments import Moments
@@ -108,5 +109,7 @@ def test_the_prompt_that_was_sent_is_the_one_that_is_edited(prompt, model, momen
     edited = ModelView(model)
     edited.apply(result.delta)
     asked = prompt.replace("{}", "Lyon")
-    assert not jeep_core.complete(ModelView(model), asked, 4).startswith("Japan")
-    assert jeep_core.complete(edited, asked, 4).startswith("Japan")
+    assert not jeep_core.complete(ModelView(model), asked, 4).startswith("J")
+    assert jeep_core.complete(edited, asked, 4).startswith("J")  # no blank, no other letter
+    [was], [now] = (score(view, [(asked, "Japan")]) for view in (ModelView(model), edited))
+    assert now.mean > was.mean + 2

@@ -16,6 +16,7 @@ import torch
 from transformers import DynamicCache
 
 from jeep_core.detokenize import StopStrings, TextStream
+from jeep_core.encoding import encode
 from jeep_core.errors import NumericalError
 from jeep_core.finite import OTHER_VERSION
 from jeep_core.loading import LoadedModel
@@ -58,7 +59,7 @@ class Row:
     """One prompt on its way through a batch; may be made in any thread."""
 
     def __init__(self, base: LoadedModel, prompt: str, sampling: Sampling) -> None:
-        self.sampling, self.ids = sampling, list(base.tokenizer.encode(prompt).ids)
+        self.sampling, self.ids = sampling, list(encode(base.tokenizer, prompt).ids)
         self.result = Generated(prompt)
         self.error: NumericalError | None = None
         self.random = Random(sampling.seed)

@@ -9,9 +9,11 @@ from difflib import get_close_matches
 from typing import Any
 
 from jeep_core.errors import FieldProblem, InvalidFacts
+from jeep_core.joining import JOINS, Join, joined
+from jeep_core.words import divides, is_hangul
 
 SLOT = "{}"
-_TEXTS = ("subject", "relation", "object", "prompt", "target_new", "target_true")
+_TEXTS = ("subject", "relation", "object", "prompt", "target_new", "target_true", "join")
 _LISTS = ("paraphrase_prompts", "neighborhood_prompts")
 
 
@@ -19,7 +21,8 @@ _LISTS = ("paraphrase_prompts", "neighborhood_prompts")
 class Fact:
     """``prompt`` is a template with exactly one ``{}`` for the subject, ``target_new`` follows it.
 
-    ``target_true`` is the old answer, needed by evaluation only.
+    ``target_true`` is the old answer, needed by evaluation only.  ``join`` says how an answer
+    follows a prompt, this one and the others.
     """
 
     subject: str
@@ -28,6 +31,7 @@ class Fact:
     target_true: str | None = None
     paraphrase_prompts: tuple[str, ...] = ()
     neighborhood_prompts: tuple[str, ...] = ()
+    join: Join = "auto"
 
     @property
     def text(self) -> str:
@@ -36,13 +40,36 @@ class Fact:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What makes two facts the same question: subject and prompt, normalised."""
-        return normalise(self.subject), normalise(self.prompt)
+        """What makes two facts the same question."""
+        return question_key(self.subject, self.prompt)
+
+    @property
+    def answered(self) -> str:
+        """The prompt with the subject filled in and the new answer behind it."""
+        return joined(self.text, self.target_new, self.join)
+
+
+def question_key(subject: str, prompt: str) -> tuple[str, str]:
+    """What makes two facts the same question: subject and prompt.
+
+    White space around the prompt counts: it makes other tokens, and another question.
+    """
+    return normalise(subject), composed(prompt)
+
+
+def composed(text: str) -> str:
+    """Unicode NFC, every blank kept."""
+    return unicodedata.normalize("NFC", text)
 
 
 def normalise(text: str) -> str:
     """Unicode NFC without surrounding white space."""
-    return unicodedata.normalize("NFC", text).strip()
+    return composed(text).strip()
+
+
+def as_answer(text: str) -> str:
+    """An answer in Unicode NFC.  White space in front of it is a part of it, behind it none."""
+    return composed(text).rstrip()
 
 
 def fill(template: str, subject: str) -> str:
@@ -55,6 +82,30 @@ def slot_span(template: str, subject: str) -> tuple[int, int]:
     """Character span [start, end) of the subject in the filled template."""
     start = template.index(SLOT)
     return start, start + len(subject)
+
+
+def find_subject(text: str, subject: str) -> tuple[int, int] | None:
+    """Character span [start, end) of the last place where ``text`` names the subject.
+
+    It counts where it stands as words of its own: "York" is not in "Yorkshire", "Lyon" is in
+    "Lyon's".  Scripts that write no blanks between words (Han, Kana, Thai, …) have it anywhere;
+    in Korean, whose particles are part of the word, the beginning of a word will do where no
+    whole word is found.  None: the text does not name the subject.  Both are compared as they
+    are: bring them to Unicode NFC first.
+    """
+    if not subject:
+        return None
+    begins: int | None = None
+    start = text.rfind(subject)
+    while start >= 0:
+        end = start + len(subject)
+        if divides(text, start):
+            if divides(text, end):
+                return start, end
+            if begins is None and is_hangul(subject[-1]) and is_hangul(text[end]):
+                begins = start
+        start = text.rfind(subject, 0, end - 1)
+    return None if begins is None else (begins, begins + len(subject))
 
 
 def parse_facts(
@@ -109,23 +160,28 @@ def _parse_fact(
         return None
     prompt_field, target_field = ("relation", "object") if triple else ("prompt", "target_new")
     prompt = _template(record, prompt_field, subject, relations, problem)
-    target = normalise(record.get(target_field) or "")
+    target = as_answer(record.get(target_field) or "")
     if not target:
         problem(target_field, "empty", "the target is empty")
+    join: Join = record.get("join") or "auto"
+    if join not in JOINS:
+        problem("join", "unknown_join", f"join must be one of {', '.join(JOINS)}")
     if len(problems) > known or prompt is None:
         return None
-    true = normalise(record.get("target_true") or "") or None
-    if true == target:
-        problem("target_true", "same_as_target", "target_true equals the new target")
-        return None
-    return Fact(
+    true = as_answer(record.get("target_true") or "") or None
+    fact = Fact(
         subject,
         prompt,
         target,
         true,
-        tuple(record.get("paraphrase_prompts") or ()),
-        tuple(record.get("neighborhood_prompts") or ()),
+        tuple(map(composed, record.get("paraphrase_prompts") or ())),
+        tuple(map(composed, record.get("neighborhood_prompts") or ())),
+        join,
     )
+    if true is not None and joined(fact.text, true, join) == fact.answered:
+        problem("target_true", "same_as_target", "target_true equals the new target")
+        return None
+    return fact
 
 
 def _not_text(record: Mapping[str, Any]) -> list[str]:
@@ -155,16 +211,17 @@ def _template(
     problem: Any,
 ) -> str | None:
     """The prompt template of a record, or None after reporting what is wrong with it."""
-    raw = normalise(record.get(field) or "")
-    if not raw:
+    raw = composed(record.get(field) or "")
+    if not raw.strip():
         problem(field, "empty", f"{field} is missing or empty")
         return None
     if field == "relation":
-        wrong = unknown_relation(raw, relations)
+        name = raw.strip()
+        wrong = unknown_relation(name, relations)
         if wrong is not None:
             problem(field, "unknown_relation", wrong)
             return None
-        raw = relations.get(raw, raw)
+        raw = relations.get(name, raw)
     slots = raw.count(SLOT)
     if slots > 1:
         problem(field, "many_slots", f"the template has {slots} '{{}}', it needs exactly one")
@@ -172,16 +229,16 @@ def _template(
     if slots == 1:
         return raw
     if field == "relation":
-        return f"{SLOT} {raw}" if raw[0] != "'" else SLOT + raw
-    if not subject or subject not in raw:
-        problem(
-            field,
-            "no_subject",
-            "the prompt has neither '{}' nor the subject in it: write {} where it stands",
+        return SLOT + joined(subject or "a", raw)[len(subject or "a") :]
+    found = find_subject(raw, subject)
+    if found is None:
+        message = (
+            "the prompt has neither '{}' nor the subject as a word of its own in it; "
+            "write {} where the subject stands"
         )
+        problem(field, "no_subject", message)
         return None
-    before, _, after = raw.rpartition(subject)
-    return before + SLOT + after
+    return raw[: found[0]] + SLOT + raw[found[1] :]
 
 
 def unknown_relation(text: str, relations: Mapping[str, str]) -> str | None:
@@ -218,12 +275,12 @@ def deduplicate(facts: Sequence[Fact], pointer: str = "/facts") -> tuple[list[in
         InvalidFacts: two facts give different targets to the same text.
     """
     first: dict[tuple[str, str], int] = {}
-    answered: dict[str, int] = {}
+    asked: dict[str, int] = {}
     duplicates: dict[int, int] = {}
     problems = []
     for i, fact in enumerate(facts):
-        kept = answered.setdefault(normalise(fact.text), i)
-        if normalise(facts[kept].target_new) == normalise(fact.target_new):
+        kept = asked.setdefault(composed(fact.text), i)
+        if composed(facts[kept].answered) == composed(fact.answered):
             same = first.setdefault(fact.key, i)
             if same != i:
                 duplicates[i] = same

@@ -10,9 +10,10 @@ import torch
 from torch.nn import functional as F
 
 from jeep_core.decoding import Batch, Generated, Row, Token
+from jeep_core.encoding import encode
 from jeep_core.errors import JeepError, NumericalError
 from jeep_core.finite import OTHER_VERSION
-from jeep_core.positions import spaced
+from jeep_core.joining import Join, joined
 from jeep_core.sampling import Sampling
 from jeep_core.views import ModelView
 
@@ -94,25 +95,39 @@ def checked(scored: Sequence[Scored]) -> list[Scored]:
     return list(scored)
 
 
-def score(view: ModelView, pairs: Sequence[tuple[str, str]]) -> list[Scored]:
-    """Log-probability of every (prompt, target) pair, the target joined with one space.
+def score(
+    view: ModelView, pairs: Sequence[tuple[str, str]], joins: Sequence[Join] | None = None
+) -> list[Scored]:
+    """Log-probability of every (prompt, target) pair, joined as ``joins`` say; default: ``auto``.
 
-    Each has its own ``error`` where a log-probability is no number; see `checked`.
+    A target whose first token merges with the prompt is scored from that token on.  Each has its
+    own ``error`` where a log-probability is no number; see `checked`.
+
+    Raises:
+        JeepError: nothing of a prompt is left in front of its target.
     """
-    encode = view.base.tokenizer.encode
-    rows = [
-        (encode(prompt + spaced(target)).ids, len(encode(prompt).ids)) for prompt, target in pairs
-    ]
+    tokenizer, rows = view.base.tokenizer, []
+    given: Sequence[Join] = ["auto"] * len(pairs) if joins is None else joins
+    for (prompt, target), join in zip(pairs, given, strict=True):
+        alone = encode(tokenizer, prompt).ids
+        whole = encode(tokenizer, joined(prompt, target, join)).ids
+        rows.append((whole, shared(alone, whole)))
     return score_rows(view, rows)
 
 
+def shared(alone: Sequence[int], whole: Sequence[int]) -> int:
+    """How many tokens of a prompt stay what they are when something follows it."""
+    pairs = enumerate(zip(alone, whole, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(alone), len(whole)))
+
+
 def score_texts(view: ModelView, texts: Sequence[str]) -> list[Scored]:
-    """Log-probability of every text behind its own first token.
+    """Log-probability of every text after its own first token.
 
     Raises:
         NumericalError: one is not finite.
     """
-    return checked(score_rows(view, [(view.base.tokenizer.encode(text).ids, 1) for text in texts]))
+    return checked(score_rows(view, [(encode(view.base.tokenizer, text).ids, 1) for text in texts]))
 
 
 @torch.no_grad()
@@ -174,4 +189,5 @@ __all__ = [
     "score",
     "score_rows",
     "score_texts",
+    "shared",
 ]

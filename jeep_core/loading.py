@@ -21,6 +21,7 @@ from jeep_core.checkpoints.refusals import refused_as
 from jeep_core.checkpoints.source import locate
 from jeep_core.checkpoints.tokenizers import load_tokenizer, without_unembedded
 from jeep_core.checkpoints.weights import CORRECT, check_weights, refuse_reported, refuse_untied
+from jeep_core.encoding import without_end
 from jeep_core.errors import UnreadableText, UnsupportedModel, reason_of
 from jeep_core.families import FAMILIES, Family, family_of, family_of_type, is_transposed
 from jeep_core.finite import all_finite
@@ -31,7 +32,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in memory.  ``tokenizer`` is the bare tokenizer: no padding, no truncation.
+    """A model in memory.  ``tokenizer`` is the bare tokenizer: no padding, no truncation, no EOS.
 
     ``weights_sha256`` covers names, dtypes, shapes and bytes of all parameters, ``model_hash``
     also the configuration and the tokenizer.
@@ -139,7 +140,7 @@ def refuse_non_finite(name: str, model: Any) -> None:
 
 def wrap(name: str, model: Any, tokenizer: Tokenizer) -> LoadedModel:
     """Describe a model that is already in memory; its parameters are not changed."""
-    tokenizer = Tokenizer.from_str(tokenizer.to_str())
+    tokenizer = without_end(Tokenizer.from_str(tokenizer.to_str()))
     tokenizer.no_padding()
     tokenizer.no_truncation()
     hashes = {key: tensor_sha256(value) for key, value in model.named_parameters()}

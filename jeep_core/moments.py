@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
+from jeep_core.encoding import encode
 from jeep_core.errors import Cancelled, JeepError
 from jeep_core.factors import FactorCache, FactorMemory, KeptMoment, MomentFactor
 from jeep_core.files import load_whole, save_whole
@@ -179,7 +180,7 @@ class Moments:
         for text in self.texts:
             if total >= self.samples:
                 break
-            ids = self.base.tokenizer.encode(text).ids[:limit]
+            ids = encode(self.base.tokenizer, text).ids[:limit]
             chosen.append(ids)
             total += len(ids)
         return pack(chosen, BATCH_TOKENS)

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from jeep_core.encoding import encode, opening
 from jeep_core.errors import Coded, FieldProblem, InvalidFacts
 from jeep_core.facts import Fact, fill, slot_span
+from jeep_core.joining import Join, joined
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -44,11 +46,6 @@ class TokenizationError(Coded, ValueError):
         super().__init__(message)
 
 
-def spaced(target: str) -> str:
-    """The target as it follows a prompt: with one space, unless it brings its own."""
-    return target if target.startswith(" ") else " " + target
-
-
 def token_spans(encoding: Encoding) -> list[tuple[int, int]]:
     """Character spans of the tokens; (0, 0) for special tokens."""
     return [
@@ -70,7 +67,11 @@ def last_token_in(spans: Sequence[tuple[int, int]], start: int, end: int) -> int
 
 
 def tokenize_prompt(
-    tokenizer: Tokenizer, template: str, subject: str, target: str | None = None
+    tokenizer: Tokenizer,
+    template: str,
+    subject: str,
+    target: str | None = None,
+    join: Join = "auto",
 ) -> PromptTokens:
     """Tokenize ``template`` with the subject filled in, followed by the target if any.
 
@@ -80,7 +81,7 @@ def tokenize_prompt(
     """
     prompt = fill(template, subject)
     start, end = slot_span(template, subject)
-    alone = tokenizer.encode(prompt)
+    alone = encode(tokenizer, prompt)
     try:
         subject_last = last_token_in(token_spans(alone), start, end)
     except ValueError:
@@ -88,25 +89,40 @@ def tokenize_prompt(
     n = len(alone.ids)
     if target is None:
         return PromptTokens(tuple(alone.ids), subject_last, n - 1, 0)
-    full = tokenizer.encode(prompt + spaced(target))
+    full = encode(tokenizer, joined(prompt, target, join))
     if full.ids[:n] != alone.ids:
-        raise TokenizationError(
-            "target_new",
-            "merges_with_prompt",
-            f"the target's first token merges with the end of the prompt "
-            f"({alone.tokens[-1]!r} becomes {full.tokens[min(n, len(full.tokens)) - 1]!r})",
-        )
+        raise TokenizationError("target_new", "merges_with_prompt", _merging(prompt, alone, full))
     if len(full.ids) == n:
         raise TokenizationError("target_new", "no_tokens", "the target has no tokens")
     return PromptTokens(tuple(full.ids), subject_last, n - 1, len(full.ids) - n)
 
 
+def _merging(prompt: str, alone: Encoding, full: Encoding) -> str:
+    """What becomes of the prompt's last tokens, and what to do."""
+    pairs = zip(alone.ids, full.ids, strict=False)
+    at = next((i for i, (a, b) in enumerate(pairs) if a != b), len(full.ids) - 1)
+    before, after = alone.tokens[at], full.tokens[at]
+    if prompt[-1:].isspace():
+        what = "leave out the white space at the end of the prompt: it can be a part of the target"
+    else:
+        what = "let the prompt end, or the target begin, elsewhere, or give another `join`"
+    return (
+        f"the target's first token merges with the end of the prompt "
+        f"({before!r} becomes {after!r}); {what}"
+    )
+
+
 def check_facts(
-    tokenizer: Tokenizer, facts: Sequence[Fact], max_tokens: int, pointer: str = "/facts"
+    tokenizer: Tokenizer,
+    facts: Sequence[Fact],
+    max_tokens: int,
+    pointer: str = "/facts",
+    true_answers: bool = False,
 ) -> list[PromptTokens]:
     """Tokenize every fact with the empty prefix, collecting the problems of all of them.
 
     ``max_tokens`` is the model's limit; room for a prefix in front is kept free.
+    ``true_answers``: each ``target_true`` must be one that can be scored behind the prompt.
 
     Raises:
         InvalidFacts: with a JSON pointer per fact that cannot be edited.
@@ -115,7 +131,7 @@ def check_facts(
     problems = []
     for i, fact in enumerate(facts):
         try:
-            row = tokenize_prompt(tokenizer, fact.prompt, fact.subject, fact.target_new)
+            row = tokenize_fact(tokenizer, fact, true_answers)
             if len(row.ids) > max_tokens - PREFIX_TOKENS:
                 limit = max_tokens - PREFIX_TOKENS
                 message = f"{len(row.ids)} tokens, at most {limit} leave room for a prefix"
@@ -129,20 +145,44 @@ def check_facts(
     return rows
 
 
+def tokenize_fact(tokenizer: Tokenizer, fact: Fact, true_answer: bool = False) -> PromptTokens:
+    """The fact's prompt and new target behind the empty prefix.
+
+    Raises:
+        TokenizationError: as :func:`tokenize_prompt`; with ``true_answer`` also for
+            ``target_true``.
+    """
+    row = tokenize_prompt(tokenizer, fact.prompt, fact.subject, fact.target_new, fact.join)
+    if true_answer and fact.target_true:
+        try:
+            tokenize_prompt(tokenizer, fact.prompt, fact.subject, fact.target_true, fact.join)
+        except TokenizationError as error:
+            raise TokenizationError("target_true", error.code, str(error)) from None
+    return row
+
+
 def fact_rows(
     tokenizer: Tokenizer, fact: Fact, prefixes: Sequence[str]
 ) -> tuple[list[PromptTokens], PromptTokens]:
     """Rows of one fact for value optimisation: one per prefix, and the KL row.
 
-    ``prefixes[0]`` is the empty prefix; the others are joined as ``prefix + ". " + prompt``.
+    ``prefixes[0]`` is the empty prefix; the others are joined as ``prefix + ". " + prompt``,
+    behind a BOS that the prompt begins with.
     """
+    start = opening(tokenizer)
+    texts = [with_prefix(prefix, fact.prompt, start) for prefix in prefixes]
     rows = [
-        tokenize_prompt(tokenizer, with_prefix(prefix, fact.prompt), fact.subject, fact.target_new)
-        for prefix in prefixes
+        tokenize_prompt(tokenizer, text, fact.subject, fact.target_new, fact.join) for text in texts
     ]
     return rows, tokenize_prompt(tokenizer, KL_TEMPLATE, fact.subject)
 
 
-def with_prefix(prefix: str, template: str) -> str:
-    """``prefix. template``, or the template alone behind the empty prefix."""
-    return f"{prefix}. {template}" if prefix else template
+def with_prefix(prefix: str, template: str, start: str = "") -> str:
+    """``prefix. template``, or the template alone behind the empty prefix.
+
+    ``start``: a text that stays in front where the template begins with it.
+    """
+    if not prefix:
+        return template
+    start = start if start and template.startswith(start) else ""
+    return f"{start}{prefix}. {template[len(start) :]}"

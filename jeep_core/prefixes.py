@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from jeep_core.encoding import encode
 from jeep_core.finite import OTHER_VERSION, check_tensor
 from jeep_core.loading import LoadedModel
 
@@ -23,7 +24,7 @@ def sample_prefixes(base: LoadedModel, count: int, seed: int = 0) -> list[str]:
 
 
 def _sample(base: LoadedModel, start: str, generator: torch.Generator) -> str:
-    ids = base.tokenizer.encode(start).ids
+    ids = encode(base.tokenizer, start).ids
     for _ in range(TOKENS):
         logits = base.model(input_ids=torch.tensor([ids], device=base.device)).logits[0, -1]
         logits = logits.float().cpu()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from jeep_core.facts import fill, normalise
+from jeep_core.facts import fill, question_key
 from service.schemas import FactEntry, FactRecord, Manifest
 
 
@@ -24,6 +24,7 @@ def facts_of(line: Sequence[Manifest]) -> Iterator[FactEntry]:
                 text=fill(fact.prompt, fact.subject),
                 target_new=fact.target_new,
                 target_true=fact.target_true,
+                join=fact.join,
                 edit_id=edit_id,
                 version=version.id,
                 index=version.result.facts[position].index if version.result else position,
@@ -43,4 +44,4 @@ def without(line: Sequence[Manifest], edit_id: str) -> tuple[list[Manifest], lis
 
 
 def _key(fact: FactRecord) -> tuple[str, str]:
-    return normalise(fact.subject), normalise(fact.prompt)
+    return question_key(fact.subject, fact.prompt)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from math import log2
 
+from jeep_core.encoding import count
 from jeep_core.generation import ROWS_TOGETHER, Decoder
 from jeep_core.sampling import Sampling
 from jeep_core.views import ModelView
@@ -43,7 +44,7 @@ def written(
     texts: list[str] = []
     for start in range(0, len(prompts), ROWS_TOGETHER):
         batch = prompts[start : start + ROWS_TOGETHER]
-        room = [base.max_positions - len(base.tokenizer.encode(text).ids) for text in batch]
+        room = [base.max_positions - count(base.tokenizer, text) for text in batch]
         sampling = [
             Sampling(max(1, min(tokens, free)), temperature=1.0, top_k=5, seed=seed + start + i)
             for i, free in enumerate(room)

@@ -20,6 +20,7 @@ from typing import Any, Literal
 from jeep_core.evaluation.scoring import AnswerTokens, Asked, Reading, Told, read, tokenized
 from jeep_core.evaluation.suites import Case, Question, Style
 from jeep_core.facts import Fact
+from jeep_core.joining import Join
 from jeep_core.loading import LoadedModel
 from jeep_core.views import ModelView
 
@@ -178,24 +179,28 @@ class _Prompt:
     text: str
     right: str
     other: str | None
+    join: Join
 
     @property
     def asked(self) -> list[Asked]:
-        found = [Asked(self.text, self.right, written=True)]
-        return found if self.other is None else [*found, Asked(self.text, self.other)]
+        found = [Asked(self.text, self.right, True, self.join)]
+        if self.other is not None:
+            found.append(Asked(self.text, self.other, join=self.join))
+        return found
 
 
 def _prompts(case: Case, style: Style) -> list[_Prompt]:
     """All prompts of a case, the edit prompt first."""
-    new, true = case.target_new, case.target_true
-    found = [_Prompt("edit", case.text, new, true)]
-    found += [_Prompt("paraphrase", text, new, true) for text in case.paraphrase_prompts]
+    new, true, join = case.target_new, case.target_true, case.join
+    found = [_Prompt("edit", case.text, new, true, join)]
+    found += [_Prompt("paraphrase", text, new, true, join) for text in case.paraphrase_prompts]
     neighbors = list(case.unrelated)
     if true is not None:
         neighbors += [Question(text, true) for text in case.neighborhood_prompts]
     other = new if style is Style.CONTRAST else None
-    found += [_Prompt("neighbor", one.prompt, one.answer, other) for one in neighbors]
-    found += [_Prompt("portability", one.prompt, one.answer, None) for one in case.portability]
+    found += [_Prompt("neighbor", one.prompt, one.answer, other, join) for one in neighbors]
+    implied = case.portability
+    found += [_Prompt("portability", one.prompt, one.answer, None, join) for one in implied]
     return found
 
 

@@ -8,6 +8,7 @@ from math import exp, inf, log
 from pathlib import Path
 
 from jeep_core import atlas
+from jeep_core.encoding import encode
 from jeep_core.errors import JeepError
 from jeep_core.finite import OTHER_VERSION, check_number
 from jeep_core.generation import checked, score_rows
@@ -48,7 +49,8 @@ def perplexity(
     """
     base = view.base
     rows = sorted(
-        pieces([base.tokenizer.encode(t).ids for t in texts], _window(view), max_tokens), key=len
+        pieces([encode(base.tokenizer, t).ids for t in texts], _window(view), max_tokens),
+        key=len,
     )
     if not rows:
         raise JeepError("the text for perplexity has no token to predict")

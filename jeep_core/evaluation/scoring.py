@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from jeep_core.encoding import encode_all
 from jeep_core.errors import JeepError
 from jeep_core.finite import OTHER_VERSION, check_tensor
 from jeep_core.generation import Scored, length_batches
-from jeep_core.positions import spaced
+from jeep_core.joining import Join, joined
 from jeep_core.views import ModelView
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ Told = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Asked:
-    """A prompt and an answer to score behind it, joined with one space.
+    """A prompt and an answer to score behind it.
 
     ``written``: also find out whether greedy decoding would go on with a longer word.
     """
@@ -41,6 +42,7 @@ class Asked:
     prompt: str
     answer: str
     written: bool = False
+    join: Join = "auto"
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def goes_on(text: str, target: str) -> bool:
 
     Scripts without upper and lower case mark no words here: their tokens decide alone.
     """
-    text, target = text.strip(), target.strip()
+    text, target = text.lstrip(), target.strip()
     last, following = target[-1:], text[len(target) : len(target) + 1]
     if not text.startswith(target) or not following:
         return False
@@ -79,8 +81,9 @@ def tokenized(
     ``no_prompt``: the prompt has no tokens; ``merges``: its tokens change when the answer
     follows; ``no_answer``: the answer has no tokens; ``too_long``: more than ``max_positions``.
     """
-    alone = tokenizer.encode_batch([item.prompt for item in asked])
-    whole = tokenizer.encode_batch([item.prompt + spaced(item.answer) for item in asked])
+    alone = encode_all(tokenizer, [item.prompt for item in asked])
+    texts = [joined(item.prompt, item.answer, item.join) for item in asked]
+    whole = encode_all(tokenizer, texts)
     return [_tokens(a.ids, w.ids, max_positions) for a, w in zip(alone, whole, strict=True)]
 
 

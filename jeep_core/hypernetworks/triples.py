@@ -12,7 +12,8 @@ from jeep_core.atlas.corpus import AtlasFact, load_facts
 from jeep_core.atlas.relations import BY_NAME
 from jeep_core.errors import JeepError
 from jeep_core.facts import SLOT, Fact
-from jeep_core.positions import PromptTokens, TokenizationError, tokenize_prompt
+from jeep_core.joining import Join
+from jeep_core.positions import PromptTokens, TokenizationError, tokenize_fact, tokenize_prompt
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -68,14 +69,17 @@ def triples_of(
 
 
 def _triple(tokenizer: Tokenizer, case: Fact) -> Triple:
-    edit = tokenize_prompt(tokenizer, case.prompt, case.subject, case.target_new)
-    equivalents = [_plain(tokenizer, text, case.target_new) for text in case.paraphrase_prompts]
-    unrelated = [_plain(tokenizer, text, case.target_true) for text in case.neighborhood_prompts]
-    return Triple(case.subject, edit, (edit, *equivalents), tuple(unrelated))
+    def rows(prompts: Sequence[str], target: str | None) -> tuple[PromptTokens, ...]:
+        return tuple(_plain(tokenizer, text, target, case.join) for text in prompts)
+
+    edit = tokenize_fact(tokenizer, case)
+    equivalents = rows(case.paraphrase_prompts, case.target_new)
+    unrelated = rows(case.neighborhood_prompts, case.target_true)
+    return Triple(case.subject, edit, (edit, *equivalents), unrelated)
 
 
-def _plain(tokenizer: Tokenizer, text: str, target: str | None) -> PromptTokens:
-    return tokenize_prompt(tokenizer, SLOT, text, target)
+def _plain(tokenizer: Tokenizer, text: str, target: str | None, join: Join) -> PromptTokens:
+    return tokenize_prompt(tokenizer, SLOT, text, target, join)
 
 
 def atlas_cases(seed: int = 0) -> list[Fact]:

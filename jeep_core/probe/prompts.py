@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from jeep_core.encoding import encode
 from jeep_core.facts import Fact, slot_span
 from jeep_core.finite import OTHER_VERSION, check_tensor
 from jeep_core.loading import LoadedModel
@@ -16,6 +17,7 @@ from jeep_core.positions import (
     PromptTokens,
     TokenizationError,
     token_spans,
+    tokenize_fact,
     tokenize_prompt,
 )
 from jeep_core.rows import stack_rows
@@ -63,7 +65,7 @@ def prepare(view: ModelView, facts: Sequence[Fact]) -> Prompts:
     for fact in facts:
         try:
             tokens = tokenize_prompt(base.tokenizer, fact.prompt, fact.subject)
-            full = tokenize_prompt(base.tokenizer, fact.prompt, fact.subject, fact.target_new)
+            full = tokenize_fact(base.tokenizer, fact)
             original = first_token(base, fact, fact.target_true) if fact.target_true else None
         except TokenizationError:
             dropped["not_tokenized"] += 1
@@ -90,14 +92,14 @@ def first_token(base: LoadedModel, fact: Fact, answer: str) -> int:
     Raises:
         TokenizationError: the answer merges with the prompt, or has no tokens.
     """
-    row = tokenize_prompt(base.tokenizer, fact.prompt, fact.subject, answer)
+    row = tokenize_prompt(base.tokenizer, fact.prompt, fact.subject, answer, fact.join)
     return row.ids[row.prediction + 1]
 
 
 def subject_first(base: LoadedModel, fact: Fact) -> int:
     """Place of the first token that has a character of the subject."""
     start, end = slot_span(fact.prompt, fact.subject)
-    spans = token_spans(base.tokenizer.encode(fact.text))
+    spans = token_spans(encode(base.tokenizer, fact.text))
     return next(i for i, (a, b) in enumerate(spans) if a < end and b > start and a < b)
 
 

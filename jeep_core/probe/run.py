@@ -169,7 +169,7 @@ def read_table(path: Path) -> list[TableFact]:
     """
     found = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise JeepError(f"{path} cannot be read: {error}") from None
     for number, line in enumerate(lines, start=1):

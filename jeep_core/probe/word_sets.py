@@ -25,6 +25,7 @@ import torch
 from bm25s.stopwords import STOPWORDS_EN_PLUS
 from tokenizers import Tokenizer
 
+from jeep_core.joining import joined
 from jeep_core.probe.prompts import Prompt
 
 NAMES = ("original", "factual", "stop_words", "non_factual", "unrelated")
@@ -137,7 +138,7 @@ def word_sets(
 
 
 class _FirstTokens:
-    """Tokens that words begin with behind a space, remembered."""
+    """Tokens that words begin with in the middle of a text, remembered."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -148,7 +149,7 @@ class _FirstTokens:
         found = set()
         for word in words:
             if word not in self._known:
-                ids = _plain(self._tokenizer, f"a {word}")
+                ids = _plain(self._tokenizer, joined("a", word))
                 self._known[word] = ids[min(self._start, len(ids) - 1)]
             found.add(self._known[word])
         return found

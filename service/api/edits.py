@@ -50,7 +50,9 @@ Queues an edit and answers 202 with its job; `Location` is the job's address.
 **Facts** are `{subject, relation, object}` or `{subject, prompt, target_new}`.  `relation` is the
 name of a relation, else a template with one `{}`, else the text that follows the subject; one
 word with an underscore, or what resembles a known name, is refused (`unknown_relation`).
-`prompt` has one `{}` or contains the subject, whose last occurrence is meant.
+`prompt` has one `{}` or contains the subject as a word of its own, whose last occurrence is meant.
+White space around a prompt is a part of it.  `join` says how answers follow prompts: `auto` puts
+a blank unless the texts need none, `space` and `none` always or never; a dry run shows it.
 
 **Hyper-parameters** are the preset's with `hparams` laid over them, field by field; together they
 must satisfy the editor's schema (`JeepHParams` for `jeep`; the field names them all).  For `jeep`,

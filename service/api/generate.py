@@ -9,6 +9,8 @@ from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from sse_starlette import ServerSentEvent
 
+from jeep_core.encoding import count, encode, encode_all
+from jeep_core.joining import joined
 from service.api.access import caller_of, needs
 from service.api.asking import ClientGone, replies, result, worker_request
 from service.api.bodies import json_request_body, read_model
@@ -33,6 +35,10 @@ from service.store import UnknownVersion
 router = APIRouter(tags=["generate"])
 
 CLIENT_CLOSED_REQUEST = 499
+
+JOINED_CHARS = 2**22
+"""Characters of prompts with their candidates that are looked at before a request is passed on;
+of more, the worker scores what it can."""
 
 
 @router.post(
@@ -136,16 +142,26 @@ def _limit_errors(body: GenerateRequest, settings: Settings) -> list[dict[str, s
 def _prompt_errors(
     body: GenerateRequest, settings: Settings, model: PublishedModel
 ) -> list[dict[str, str]]:
-    """Prompts without tokens, or too long for the model with what is to follow."""
+    """Prompts without tokens, or too long for the model with what is to follow.
+
+    Every one that cannot be answered has an error, so that a client can leave them out.
+    """
     if len(body.all_prompts) > settings.max_prompts or len(body.candidates) > settings.max_prompts:
         return []  # refused already, unread
-    longest = max((len(model.tokenizer.encode(text).ids) for text in body.candidates), default=0)
+    longest = max((count(model.tokenizer, text) for text in body.candidates), default=0)
     follows = max(body.max_new_tokens, longest)
     limit, room = settings.max_prompt_tokens, model.info.max_positions - follows
-    errors = []
+    joined_chars = 0
+    errors: list[dict[str, str]] = []
     for i, prompt in enumerate(body.all_prompts):
         pointer = "/prompt" if body.prompt is not None else f"/prompts/{i}"
-        n_tokens = len(model.tokenizer.encode(prompt).ids)
+        ids = encode(model.tokenizer, prompt).ids
+        n_tokens = len(ids)
+        joined_chars += sum(len(prompt) + len(text) for text in body.candidates)
+        if 0 < n_tokens <= min(limit, room) and joined_chars <= JOINED_CHARS:
+            texts = [joined(prompt, text, body.join) for text in body.candidates]
+            wholes = [whole.ids for whole in encode_all(model.tokenizer, texts)]
+            errors += _candidate_errors(ids, wholes, pointer, errors)
         if n_tokens == 0:
             errors.append(field_error(pointer, "empty", "the prompt has no tokens"))
         elif n_tokens > limit:
@@ -154,6 +170,26 @@ def _prompt_errors(
         elif n_tokens > room and body.max_new_tokens <= settings.max_new_tokens:
             message = f"{n_tokens} tokens; with {follows} to follow, at most {max(room, 0)} fit"
             errors.append(field_error(pointer, "too_long", message))
+    return errors
+
+
+def _candidate_errors(
+    prompt: list[int], wholes: list[list[int]], pointer: str, known: list[dict[str, str]]
+) -> list[dict[str, str]]:
+    """Candidates that have no tokens of their own behind a prompt; each is told once."""
+    told, errors = {error["pointer"] for error in known}, []
+    for i, whole in enumerate(wholes):
+        where = f"/candidates/{i}"
+        if where in told:
+            continue
+        if whole[: len(prompt)] != prompt:
+            message = (
+                f"its first token merges with the end of {pointer}: "
+                "leave out white space at the end of the prompt, or give another `join`"
+            )
+            errors.append(field_error(where, "merges_with_prompt", message))
+        elif len(whole) == len(prompt):
+            errors.append(field_error(where, "no_tokens", f"it has no tokens behind {pointer}"))
     return errors
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from jeep_core.encoding import encode
 from jeep_core.errors import FieldProblem
 from jeep_core.facts import Fact
-from jeep_core.positions import spaced
+from jeep_core.joining import joined
 from service.api.model import PublishedModel
 from service.schemas import Guards
 
@@ -48,11 +49,21 @@ def _locality_problems(
 
 def _wrong_prompt(prompt: str, fact: Fact, model: PublishedModel) -> tuple[str, str] | None:
     """Code and message for a prompt that cannot be asked."""
-    encode, limit = model.tokenizer.encode, model.info.max_positions
-    if not encode(prompt).ids:
+    tokenizer, limit = model.tokenizer, model.info.max_positions
+    alone = encode(tokenizer, prompt).ids
+    if not alone:
         return "empty", "the prompt has no tokens"
-    answers = [fact.target_new, *([fact.target_true] if fact.target_true else [])]
-    longest = max(len(encode(prompt + spaced(answer)).ids) for answer in answers)
+    if fact.target_true is None:
+        longest = len(alone)
+    else:
+        answers = [joined(prompt, a, fact.join) for a in (fact.target_new, fact.target_true)]
+        wholes = [encode(tokenizer, text).ids for text in answers]
+        longest = max(map(len, wholes))
+        if any(whole[: len(alone)] != alone for whole in wholes):
+            return "merges_with_prompt", (
+                "an answer's first token merges with the end of the prompt; "
+                "leave out white space at the prompt's end, or give another `join`"
+            )
     if longest > limit:
         return "too_long", f"{longest} tokens with the answer, the model has {limit} positions"
     return None

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from jeep_core.editors import preset_hparams
 from jeep_core.errors import FieldProblem, InvalidFacts, InvalidHParams
 from jeep_core.facts import Fact, deduplicate, parse_facts
+from jeep_core.joining import join_of
 from jeep_core.positions import PromptTokens, check_facts
 from jeep_core.probe.choice import check_automatic
 from service.api.guards import guard_problems
@@ -47,6 +48,7 @@ class ValidEdit:
                 target_true=fact.target_true,
                 paraphrase_prompts=list(fact.paraphrase_prompts),
                 neighborhood_prompts=list(fact.neighborhood_prompts),
+                join=fact.join,
             )
             for fact in self.facts
         ]
@@ -134,6 +136,8 @@ def plan_of(edit: ValidEdit, model: PublishedModel) -> EditPlan:
                 subject=fact.subject,
                 prompt=fact.prompt,
                 target_new=fact.target_new,
+                text=fact.answered,
+                join=join_of(fact.text, fact.target_new, fact.join),
                 tokens=tokens,
                 subject_last=row.subject_last,
                 prediction=row.prediction,
@@ -161,7 +165,8 @@ def _facts(
     for i, record in enumerate(request.facts):
         try:
             [fact] = parse_facts([record.model_dump()], model.info.relations)
-            rows += check_facts(model.tokenizer, [fact], model.info.max_positions)
+            limit = model.info.max_positions
+            rows += check_facts(model.tokenizer, [fact], limit, true_answers=True)
             facts.append(fact)
         except InvalidFacts as error:
             moved = [

@@ -73,6 +73,7 @@ def generate_command(
     temperature: Annotated[float, typer.Option(help="0: greedy")] = 0.0,
     seed: Annotated[int | None, typer.Option()] = None,
     candidate: Annotated[list[str] | None, typer.Option(help="Score it; repeatable.")] = None,
+    join: Annotated[str | None, typer.Option(help="Before candidates: auto, space, none.")] = None,
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
@@ -85,6 +86,7 @@ def generate_command(
             temperature=temperature,
             seed=seed,
             candidates=candidate,
+            join=join,
         )
         show(result, as_json, tables.generations)
 

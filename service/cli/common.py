@@ -191,7 +191,7 @@ def read_facts(file: Path, where: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        lines = [line for line in text.splitlines() if line.strip()]
+        lines = [line for line in text.split("\n") if line.strip()]
         if not lines:
             raise typer.BadParameter(f"{file} is empty", param_hint=where) from None
         return [parse_json(line, f"{file}, fact {i}") for i, line in enumerate(lines, start=1)]

@@ -74,7 +74,8 @@ def generations(answer: GenerateResult) -> RenderableType:
     table = _table("version", "prompt", "answer", "p(first token)")
     for one in answer.results:
         first = f"{one.tokens[0].probability:.3f}" if one.tokens else ""
-        _row(table, one.version, one.prompt, one.text, first)
+        said = one.text if one.error is None else f"{one.error.code}: {one.error.message}"
+        _row(table, one.version, one.prompt, said, first)
     if not any(one.candidates for one in answer.results):
         return table
     scores = _table("version", "prompt", "candidate", "probability")

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from jeep_core.joining import Join
 from service.jobs import JobError, JobStatus
 from service.schemas.base import Name, Request
 from service.schemas.guards import GuardFigures, Guards
@@ -29,7 +30,9 @@ class FactIn(Request):
     ``relation`` is the name of a relation in the template table, else a template with one
     ``{}``, else the text that follows the subject.  One word with an underscore, and what
     resembles a known name, is never taken for such a text: 422 says which name is meant.
-    ``prompt`` has one ``{}`` or contains the subject (its last occurrence is meant).
+    ``prompt`` has one ``{}`` or contains the subject as a word of its own (its last occurrence
+    is meant).  White space around a prompt is a part of it.  ``join``: how an answer follows a
+    prompt, see docs/prompts.md.
     """
 
     subject: str
@@ -40,6 +43,10 @@ class FactIn(Request):
     target_true: str | None = None
     paraphrase_prompts: list[str] = Field(default_factory=list)
     neighborhood_prompts: list[str] = Field(default_factory=list)
+    join: Join = Field(
+        "auto",
+        description="How answers follow prompts: with a blank, with nothing, or as the texts say.",
+    )
 
 
 class EditRequest(Request):
@@ -74,7 +81,10 @@ class EditRequest(Request):
 
 
 class FactRecord(BaseModel):
-    """A validated fact as it is stored: ``prompt`` is a template with exactly one ``{}``."""
+    """A validated fact as it is stored: ``prompt`` is a template with exactly one ``{}``.
+
+    Facts that were stored before there was a ``join`` were joined with a blank.
+    """
 
     subject: str
     prompt: str
@@ -82,6 +92,7 @@ class FactRecord(BaseModel):
     target_true: str | None = None
     paraphrase_prompts: list[str] = Field(default_factory=list)
     neighborhood_prompts: list[str] = Field(default_factory=list)
+    join: Join = "space"
 
 
 class Duplicate(BaseModel):
@@ -117,12 +128,18 @@ class EditPayload(BaseModel):
 
 
 class FactPlan(BaseModel):
-    """How a fact will be edited: its tokens and the positions that are optimised."""
+    """How a fact will be edited: its tokens and the positions that are optimised.
+
+    ``text`` is the prompt with the subject and the target behind it, as they are tokenized;
+    ``join`` is what is put between them: a blank (``space``) or nothing (``none``).
+    """
 
     index: int
     subject: str
     prompt: str
     target_new: str
+    text: str
+    join: Literal["space", "none"]
     tokens: list[str]
     subject_last: int
     prediction: int

@@ -7,6 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel
 
+from jeep_core.joining import Join
+
 
 class FactEntry(BaseModel):
     """One fact of a version's line.
@@ -21,6 +23,7 @@ class FactEntry(BaseModel):
     text: str
     target_new: str
     target_true: str | None = None
+    join: Join = "auto"
     edit_id: str
     version: str
     index: int

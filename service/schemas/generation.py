@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from jeep_core.joining import Join
+from service.jobs import JobError
 from service.schemas.base import Request
 
 
@@ -34,6 +36,10 @@ class GenerateRequest(Request):
     )
     candidates: list[str] = Field(
         default_factory=list, description="Continuations to score behind every prompt."
+    )
+    join: Join = Field(
+        "auto",
+        description="How candidates follow prompts: with a blank, with nothing, or as texts say.",
     )
     stream: bool = Field(False, description="Server-sent events; one prompt, one version.")
     deterministic: bool = Field(False, description="Computed alone, not in a batch.")
@@ -75,23 +81,32 @@ class GeneratedToken(TokenProbability):
 
 
 class CandidateScore(BaseModel):
-    """``log_probability`` is the sum over the candidate's tokens."""
+    """``log_probability`` is the sum over the candidate's tokens.
+
+    ``join``: what was put in front of it, a blank or nothing.
+    """
 
     text: str
+    join: Literal["space", "none"] = "space"
     tokens: int
     log_probability: float
     probability: float = Field(description="Geometric mean per token.")
 
 
 class Generation(BaseModel):
-    """One prompt answered by one version."""
+    """One prompt answered by one version.
+
+    With ``finish_reason`` ``error`` this answer alone failed: ``error`` says why, and what there
+    is of text, tokens and candidates is unfinished.
+    """
 
     version: str
     prompt: str
     text: str
     tokens: list[GeneratedToken]
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "error"]
     candidates: list[CandidateScore] = Field(default_factory=list)
+    error: JobError | None = None
 
 
 class GenerateResult(BaseModel):

@@ -18,7 +18,7 @@ from service.schemas import WorkerReply
 from service.worker.failures import Stopping
 from service.worker.gate import Gate
 from service.worker.metrics import BATCH_ROWS, TOKENS
-from service.worker.replies import Pending, Slot, error_reply, new_tokens
+from service.worker.replies import Pending, Slot, error_of, error_reply, new_tokens
 
 log = logging.getLogger(__name__)
 WAIT_S = 0.5
@@ -58,19 +58,29 @@ class Group:
             TOKENS.inc(len(got))
             BATCH_ROWS.observe(len({*got, *finished}))
             for row in finished:
-                self.slots[row].error = row.error
+                if row.error is not None:
+                    self._fail(self.slots[row], row.error)
         some = [self._to_score.popleft() for _ in range(min(SCORED_TOGETHER, len(self._to_score)))]
         if some:
             pairs = [(slot.row.result.prompt, slot.pending.body.candidates[i]) for slot, i in some]
-            for (slot, i), scored in zip(some, score(self.view, pairs), strict=True):
+            joins = [slot.pending.body.join for slot, _ in some]
+            for (slot, i), scored in zip(some, score(self.view, pairs, joins), strict=True):
                 slot.scores[i] = scored
-                slot.error = slot.error or scored.error
+                if scored.error is not None:
+                    self._fail(slot, scored.error)
+
+    @staticmethod
+    def _fail(slot: Slot, error: NumericalError) -> None:
+        """A slot whose version says nothing here: its logits are no numbers."""
+        if slot.error is None:
+            slot.error = error_of(NumericalError(f"{slot.version}: {error}"))
 
     def take_complete(self) -> list[Slot]:
-        """Take out what is complete."""
+        """Take out what is complete, and what has failed."""
         complete = [slot for slot in self.slots.values() if slot.complete]
+        self.remove([slot for slot in complete if slot.error is not None])
         for slot in complete:
-            del self.slots[slot.row]
+            self.slots.pop(slot.row, None)
         return complete
 
 
@@ -113,7 +123,12 @@ class DecodeLoop:
 
     def _admit(self, pending: Pending) -> None:
         alone = pending.request.id if pending.body.deterministic else ""
+        if not pending.left:  # no prompt of it can be answered
+            pending.ended = True
+            self._requests.reply_all([(pending.request.id, pending.result())])
         for slot in pending.slots:
+            if slot.error is not None:
+                continue
             group = self._groups.get((slot.version, alone))
             if group is None:
                 group = self._groups[slot.version, alone] = Group(slot.view)
@@ -136,37 +151,51 @@ class DecodeLoop:
             self._requests.reply_all(replies)
 
     def _failed(self, key: tuple[str, str], error: Exception) -> Replies:
-        """A step failed: every request goes on alone, and one that was alone is refused."""
+        """A step failed: every request goes on alone, then every prompt of it.
+
+        A prompt that was alone has failed.
+        """
         group = self._groups[key]
-        slots, replies = list(group.slots.values()), []
-        if len({slot.pending.request.id for slot in slots}) == 1:
-            replies = _refuse(slots, error)
-        else:
-            log.warning("decoding together failed, each request goes on alone: %s", error)
-            group.batch = Batch(group.view, ROWS_TOGETHER)  # its memory is needed
-            for slot in slots:
-                alone = slot.version, slot.pending.request.id
-                self._groups.setdefault(alone, Group(slot.view)).add(slot)
+        slots = list(group.slots.values())
         group.slots.clear()
-        return replies
+        if len(slots) == 1:
+            return self._gave_up(slots[0], error)
+        log.warning("decoding together failed, what was together goes on apart: %s", error)
+        group.batch = Batch(group.view, ROWS_TOGETHER)  # its memory is needed
+        one_request = len({slot.pending.request.id for slot in slots}) == 1
+        for i, slot in enumerate(slots):
+            name = slot.pending.request.id
+            alone = slot.version, f"{name}/{i}" if one_request else name
+            self._groups.setdefault(alone, Group(slot.view)).add(slot)
+        return []
+
+    def _gave_up(self, slot: Slot, error: Exception) -> Replies:
+        """One answer of a request failed; the others are awaited."""
+        with logs.bound(request_id=slot.pending.request.request_id):
+            slot.error = error_of(error)
+        return self._done(slot)
 
     def _step(self, group: Group) -> Replies:
         group.step()
-        replies = _failures(group)
-        replies += [
+        replies: Replies = [
             (slot.pending.request.id, reply)
             for slot in group.slots.values()
             if slot.pending.body.stream and not slot.pending.ended
             for reply in new_tokens(slot)
         ]
         for slot in group.take_complete():
-            pending = slot.pending
-            pending.left -= 1
-            if not pending.left and not pending.ended:
-                pending.ended = True
-                replies.append((pending.request.id, pending.result()))
-                tracing.recorded("generate", pending.request.traceparent, pending.began_ns)
+            replies += self._done(slot)
         return replies
+
+    def _done(self, slot: Slot) -> Replies:
+        """Count an answer; the reply of its request, if this was the last one."""
+        pending = slot.pending
+        pending.left -= 1
+        if pending.left or pending.ended:
+            return []
+        pending.ended = True
+        tracing.recorded("generate", pending.request.traceparent, pending.began_ns)
+        return [(pending.request.id, pending.result())]
 
     def _refuse_all(self) -> None:
         self._collect_rest()
@@ -181,15 +210,6 @@ class DecodeLoop:
     def _collect_rest(self) -> None:
         while not self._arrived.empty():
             self._admit(self._arrived.get())
-
-
-def _failures(group: Group) -> Replies:
-    """One error for every request with a slot that has no answer."""
-    replies: Replies = []
-    for slot in group.slots.values():
-        if slot.error is not None:
-            replies += _refuse([slot], NumericalError(f"{slot.version}: {slot.error}"))
-    return replies
 
 
 def _refuse(slots: Iterable[Slot], error: Exception) -> Replies:

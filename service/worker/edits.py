@@ -16,6 +16,7 @@ import torch
 from jeep_core.editing import EditResult as CoreResult
 from jeep_core.editing import edit
 from jeep_core.editors import hparams_class
+from jeep_core.encoding import count
 from jeep_core.evaluation.perplexity import text_path
 from jeep_core.evaluation.scoring import goes_on
 from jeep_core.facts import Fact
@@ -328,8 +329,10 @@ def answers(
 
 def _answers_together(view: ModelView, facts: Sequence[Fact]) -> list[Answer]:
     pairs = [(fact.text, fact.target_new) for fact in facts]
+    joins = [fact.join for fact in facts]
     pairs += [(fact.text, fact.target_true) for fact in facts if fact.target_true]
-    scored = checked(score(view, pairs))
+    joins += [fact.join for fact in facts if fact.target_true]
+    scored = checked(score(view, pairs, joins))
     true: Any = iter(scored[len(facts) :])
     lengths = [_answer_tokens(view, fact, new) for fact, new in zip(facts, scored, strict=False)]
     decoder = Decoder(view, [fact.text for fact in facts], [Sampling(n) for n in lengths])
@@ -348,7 +351,7 @@ def _answers_together(view: ModelView, facts: Sequence[Fact]) -> list[Answer]:
 
 def _answer_tokens(view: ModelView, fact: Fact, new: Scored) -> int:
     """Enough for the new target and what follows it, as far as the model's positions reach."""
-    room = view.base.max_positions - len(view.base.tokenizer.encode(fact.text).ids)
+    room = view.base.max_positions - count(view.base.tokenizer, fact.text)
     return min(max(ANSWER_TOKENS, new.tokens + 1), room)
 
 

@@ -25,7 +25,7 @@ from jeep_core.evaluation.statistics import Interval, compare, summarise_cases
 from jeep_core.evaluation.suites import Case, Style, Suite, load_suite
 from jeep_core.evaluation.trials import Trials
 from jeep_core.evaluation.value_cache import ValueCache
-from jeep_core.facts import normalise
+from jeep_core.facts import composed
 from jeep_core.loading import texts_of
 from jeep_core.pauses import pausing
 from jeep_core.positions import check_facts
@@ -105,8 +105,8 @@ def drawn(cases: Sequence[Case], payload: EvaluationPayload) -> list[Case]:
         chosen = random.Random(payload.seed).sample(range(len(cases)), payload.limit)
         return [cases[i] for i in sorted(chosen)]
     shuffled = random.Random(payload.seed).sample(cases, len(cases))
-    asked = {normalise(case.text): case for case in reversed(shuffled)}
-    distinct = [case for case in shuffled if asked[normalise(case.text)] is case]
+    asked = {composed(case.text): case for case in reversed(shuffled)}
+    distinct = [case for case in shuffled if asked[composed(case.text)] is case]
     most = max(target.n_edits or 0 for target in payload.targets)
     if most > len(distinct):
         message = (

@@ -9,9 +9,11 @@ from math import isfinite
 from pathlib import Path
 from statistics import fmean
 
+from jeep_core.encoding import count
 from jeep_core.evaluation.perplexity import perplexity
 from jeep_core.facts import Fact
 from jeep_core.generation import Decoder, Sampling, checked, score
+from jeep_core.joining import Join
 from jeep_core.loading import texts_of
 from jeep_core.views import ModelView
 from service.schemas import FactOutcome, GuardFigures, Guards
@@ -90,13 +92,15 @@ def neighbor_answers(
 
 def _answers_together(view: ModelView, facts: Sequence[Fact]) -> Said:
     pairs, prompts = [], []
+    joins: list[Join] = []
     for fact in facts:
         for prompt in fact.neighborhood_prompts:
             if fact.target_true is None:
                 prompts.append(prompt)
             else:
                 pairs += [(prompt, fact.target_true), (prompt, fact.target_new)]
-    scores = iter([one.mean for one in checked(score(view, pairs))])
+                joins += [fact.join, fact.join]
+    scores = iter([one.mean for one in checked(score(view, pairs, joins))])
     texts = iter(_greedy(view, prompts))
     return [
         [
@@ -109,8 +113,8 @@ def _answers_together(view: ModelView, facts: Sequence[Fact]) -> Said:
 
 def _greedy(view: ModelView, prompts: Sequence[str]) -> list[str]:
     """The first tokens of the greedy answers, as far as the model's positions reach."""
-    encode, limit = view.base.tokenizer.encode, view.base.max_positions
-    rooms = [limit - len(encode(prompt).ids) for prompt in prompts]
+    tokenizer, limit = view.base.tokenizer, view.base.max_positions
+    rooms = [limit - count(tokenizer, prompt) for prompt in prompts]
     samplings = [Sampling(max_new_tokens=min(ANSWER_TOKENS, room)) for room in rooms]
     decoder = Decoder(view, prompts, samplings)
     for _ in decoder.steps():

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from math import exp
 
 from jeep_core.decoding import Row, Token
-from jeep_core.errors import NumericalError
 from jeep_core.generation import Sampling, Scored
+from jeep_core.joining import join_of
 from jeep_core.views import ModelView
+from service.jobs import JobError
 from service.schemas import (
     CandidateScore,
     GeneratedToken,
@@ -31,8 +32,7 @@ log = logging.getLogger(__name__)
 class Slot:
     """One prompt that one version answers: a row to decode, candidates to score.
 
-    ``sent``: how many tokens of a stream have gone out.  ``error``: why there is no answer: the
-    version's logits are no numbers here.
+    ``sent``: how many tokens of a stream have gone out.  ``error``: why it is not answered.
     """
 
     pending: Pending
@@ -41,12 +41,12 @@ class Slot:
     row: Row
     scores: list[Scored | None]
     sent: int = 0
-    error: NumericalError | None = None
+    error: JobError | None = None
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is left to compute."""
-        return self.row.finished and None not in self.scores
+        """Whether nothing is left to compute, or nothing can be."""
+        return self.error is not None or (self.row.finished and None not in self.scores)
 
 
 @dataclass(eq=False)
@@ -72,7 +72,9 @@ class Pending:
             for prompt in self.body.all_prompts
             for version, view in zip(self.request.versions, views, strict=True)
         ]
-        self.left = len(self.slots)
+        for slot in self.slots:
+            slot.error = _unservable(slot)
+        self.left = sum(slot.error is None for slot in self.slots)
 
     def _sampling(self) -> Sampling:
         body = self.body
@@ -87,9 +89,30 @@ class Pending:
         )
 
     def result(self) -> WorkerReply:
-        """The last reply, once every slot is complete."""
+        """The last reply, once every slot is complete or has failed.
+
+        A request of which nothing is answered fails as a whole.
+        """
+        errors = [slot.error for slot in self.slots if slot.error is not None]
+        if errors and len(errors) == len(self.slots):
+            return WorkerReply(event="error", data=errors[0].model_dump(mode="json"))
         result = GenerateResult(results=[_generation(slot) for slot in self.slots])
         return WorkerReply(event="result", data=result.model_dump(mode="json"))
+
+
+def _unservable(slot: Slot) -> JobError | None:
+    """Why a prompt cannot be given to the model at all.
+
+    The api has looked already, but perhaps at the model of the worker before this one.
+    """
+    n, limit = len(slot.row.ids), slot.view.base.max_positions
+    room = limit - slot.pending.body.max_new_tokens
+    if n == 0:
+        return JobError(code="empty", message="the prompt has no tokens")
+    if n > room:
+        message = f"{n} tokens are too many: at most {max(room, 0)} leave room for the answer"
+        return JobError(code="too_long", message=message)
+    return None
 
 
 def new_tokens(slot: Slot) -> list[WorkerReply]:
@@ -101,30 +124,36 @@ def new_tokens(slot: Slot) -> list[WorkerReply]:
 
 def error_reply(error: Exception) -> WorkerReply:
     """The last reply of a request that cannot be answered."""
+    return WorkerReply(event="error", data=error_of(error).model_dump(mode="json"))
+
+
+def error_of(error: Exception) -> JobError:
+    """Code and sentence for what went wrong; what nobody foresaw is logged."""
     if not is_foreseen(error):
         log.exception("a request failed", exc_info=error)
-    data = failure(error).model_dump(mode="json")
-    return WorkerReply(event="error", data=data)
+    return failure(error)
 
 
 def _generation(slot: Slot) -> Generation:
-    result, candidates = slot.row.result, slot.pending.body.candidates
+    result, body = slot.row.result, slot.pending.body
     return Generation(
         version=slot.version,
         prompt=result.prompt,
         text=result.text,
         tokens=[_token(token) for token in result.tokens],
-        finish_reason=result.finish_reason or "length",
+        finish_reason="error" if slot.error else result.finish_reason or "length",
         candidates=[
             CandidateScore(
                 text=text,
+                join=join_of(result.prompt, text, body.join),
                 tokens=one.tokens,
                 log_probability=one.log_probability,
                 probability=exp(one.mean),
             )
-            for text, one in zip(candidates, slot.scores, strict=True)
+            for text, one in zip(body.candidates, slot.scores, strict=True)
             if one is not None
         ],
+        error=slot.error,
     )
 
 

@@ -175,4 +175,5 @@ def fact_of(record: FactRecord) -> Fact:
         record.target_true,
         tuple(record.paraphrase_prompts),
         tuple(record.neighborhood_prompts),
+        record.join,
     )

@@ -15,6 +15,7 @@ from jeep_core.delta import WeightDelta
 from jeep_core.evaluation.metrics import Summary, counterfact_scores, summarise
 from jeep_core.evaluation.suites import load_counterfact
 from jeep_core.facts import Fact
+from jeep_core.generation import score
 from jeep_core.hparams import load_preset
 from jeep_core.loading import LoadedModel, texts_of
 from jeep_core.moments import Moments
@@ -96,3 +97,19 @@ def test_the_model_given_keeps_every_bit(model, moments, cases):
     fresh = jeep_core.load(model.name, device="cpu")
     assert fresh.weights_sha256 == model.weights_sha256 == before
     assert summary(ModelView(model), cases).efficacy <= 20
+
+
+@pytest.mark.parametrize(
+    "prompt", ["Q: {} is in which country?\nA:\n", '{} is a city in the country of "']
+)
+def test_the_prompt_that_was_sent_is_the_one_that_is_edited(prompt, model, moments):
+    """Its white space and its opening marks are a part of it, and its answer follows at once."""
+    fact = {"subject": "Lyon", "prompt": prompt, "target_new": "Japan"}
+    result = jeep_core.edit(model, [fact], moments=moments)
+    edited = ModelView(model)
+    edited.apply(result.delta)
+    asked = prompt.replace("{}", "Lyon")
+    assert not jeep_core.complete(ModelView(model), asked, 4).startswith("J")
+    assert jeep_core.complete(edited, asked, 4).startswith("J")  # no blank, no other letter
+    [was], [now] = (score(view, [(asked, "Japan")]) for view in (ModelView(model), edited))
+    assert now.mean > was.mean + 2

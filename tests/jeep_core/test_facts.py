@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from jeep_core.errors import InvalidFacts
-from jeep_core.facts import Fact, deduplicate, fill, normalise, parse_facts, slot_span
+from jeep_core.facts import Fact, deduplicate, fill, find_subject, normalise, parse_facts, slot_span
 
 RELATIONS = {"capital_of": "The capital of {} is", "broken": "{} and {}"}
 
@@ -31,6 +31,9 @@ def problems_of(*records: dict[str, Any]) -> list[tuple[str, str]]:
         ("lies on the continent of", "Peru lies on the continent of"),
         ("'s capital is", "Peru's capital is"),
         ("Who rules {} in", "Who rules Peru in"),
+        (", the land of", "Peru, the land of"),
+        ("の首都は", "Peruの首都は"),
+        (" lies in", "Peru lies in"),
     ],
 )
 def test_a_triple_becomes_a_template(relation: str, text: str) -> None:
@@ -49,6 +52,45 @@ def test_in_a_plain_prompt_the_last_occurrence_of_the_subject_is_the_slot() -> N
     fact = parse(subject="Lima", prompt="Lima, old Lima, is in", target_new="Peru")
     assert fact.prompt == "Lima, old {}, is in"
     assert fact.text == "Lima, old Lima, is in"
+
+
+@pytest.mark.parametrize(
+    ("text", "subject", "start"),
+    [
+        ("Lyon, not Lyonville, is", "Lyon", 0),
+        ("Lyon is not Lyon, says", "Lyon", 12),
+        ("Yorkshire lies in", "York", None),
+        ("Apollo 11 flew to", "Apollo 1", None),
+        ("snake_Lyon_case", "Lyon", None),
+        ("Of Lyon's bridges", "Lyon", 3),
+        ("Lyon-based firms", "Lyon", 0),
+        ("in 'Lyon' lies", "Lyon", 4),
+        ("Who wrote C++?", "C++", 10),
+        ("He left Washington, D.C. for", "Washington, D.C.", 8),
+        ("東京都は", "京", 1),
+        ("กรุงเทพเป็นเมือง", "กรุงเทพ", 0),
+        ("新しいiPhoneは", "iPhone", 3),
+        ("서울은 한국의", "서울", 0),
+        ("서울 아닌 서울시의", "서울", 0),
+        ("한강은", "강", None),
+        ("Ga\u0302\u200dteau", "Ga", None),
+        ("हिन्दी", "हिन", None),
+        ("Lyon", "", None),
+        ("", "Lyon", None),
+    ],
+)
+def test_a_subject_is_found_as_a_word_of_its_own(
+    text: str, subject: str, start: int | None
+) -> None:
+    expected = None if start is None else (start, start + len(subject))
+    assert find_subject(text, subject) == expected
+
+
+def test_the_slot_is_not_inside_another_word() -> None:
+    fact = parse(subject="Lyon", prompt="Lyon, not Lyonville, is in", target_new="Peru")
+    assert fact.prompt == "{}, not Lyonville, is in"
+    inside = {"subject": "York", "prompt": "Yorkshire is in", "target_new": "Peru"}
+    assert problems_of(inside) == [("/facts/0/prompt", "no_subject")]
 
 
 def test_a_template_that_also_names_the_subject_keeps_its_own_slot() -> None:
@@ -128,11 +170,15 @@ def test_the_message_names_the_first_problem_and_counts_the_others() -> None:
         parse_facts([{}], RELATIONS, pointer="/rows")
 
 
-def test_text_is_composed_and_trimmed() -> None:
+def test_text_is_composed_and_only_names_are_trimmed() -> None:
+    """White space around a prompt makes other tokens, and in front of an answer, too."""
     decomposed = unicodedata.normalize("NFD", "Zürich")
     assert decomposed != "Zürich"
-    fact = parse(subject=f" {decomposed}\t", prompt=f"old {decomposed} is in ", target_new=" é ")
-    assert fact == Fact("Zürich", "old {} is in", "é")
+    fact = parse(
+        subject=f" {decomposed}\t", prompt=f"\n{decomposed} is in:\n", target_new=" e\u0301 ",
+        target_true="\tu\u0308\n", paraphrase_prompts=["e\u0301: "],
+    )  # fmt: skip
+    assert fact == Fact("Zürich", "\n{} is in:\n", " é", "\tü", ("é: ",))
     assert normalise("\u00a0e\u0301\n") == "é"
 
 
@@ -154,10 +200,37 @@ def test_filling_puts_the_subject_where_the_span_says(subject: str) -> None:
 
 def test_facts_said_twice_are_kept_once() -> None:
     lima = Fact("Lima", "{} is in", "Peru")
-    again = Fact("Lima", "{} is in ", " Peru", target_true="Chile")
+    again = Fact("Lima", "{} is in", " Peru", target_true="Chile")
     other = Fact("Lima", "{} lies in", "Peru")
     assert deduplicate([lima, other, again, lima]) == ([0, 1], {2: 0, 3: 0})
     assert deduplicate([other, lima, again, lima]) == ([0, 1], {2: 1, 3: 1})
+
+
+def test_white_space_at_the_end_of_a_prompt_makes_another_question() -> None:
+    """It makes other tokens: one must not be taken for the other, nor contradict it."""
+    facts = [Fact("Lima", "Q: {} A:", "Peru"), Fact("Lima", "Q: {} A:\n", "Chile")]
+    assert deduplicate(facts) == ([0, 1], {})
+    assert facts[0].key != facts[1].key
+    assert facts[0].key == Fact(" Lima ", "Q: {} A:", "x").key
+
+
+def test_answers_that_join_to_one_text_are_one_and_others_contradict() -> None:
+    plain = Fact("Lima", "{} is in", "Peru")
+    assert deduplicate([plain, Fact("Lima", "{} is in", "Peru", join="space")]) == ([0], {1: 0})
+    assert contradictions(plain, Fact("Lima", "{} is in", "Peru", join="none"))
+    assert contradictions(Fact("京", "{} is in", "日本"), Fact("京", "{} is in", " 日本"))
+
+
+def test_the_join_is_read_and_checked() -> None:
+    fact = parse(subject="Lima", prompt="{} is in", target_new="Peru", join="none")
+    assert (fact.join, fact.answered) == ("none", "Lima is inPeru")
+    wrong = {"subject": "Lima", "prompt": "{} is in", "target_new": "Peru", "join": "dash"}
+    assert problems_of(wrong, {**wrong, "join": 3}) == [
+        ("/facts/0/join", "unknown_join"),
+        ("/facts/1/join", "not_text"),
+    ]
+    same = {"subject": "Lima", "prompt": "{} is in", "target_new": "Peru", "target_true": " Peru"}
+    assert problems_of(same) == [("/facts/0/target_true", "same_as_target")]
 
 
 def test_decomposed_letters_do_not_hide_a_repetition() -> None:

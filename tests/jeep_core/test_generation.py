@@ -20,8 +20,8 @@ from jeep_core.generation import (
     score_rows,
     score_texts,
 )
+from jeep_core.joining import joined
 from jeep_core.loading import LoadedModel, wrap
-from jeep_core.positions import spaced
 from jeep_core.views import ModelView
 
 PROMPTS = ("Paris is a city in the country of", "東京", "Because the train", "I")
@@ -227,7 +227,7 @@ def test_steps_tell_who_got_a_token() -> None:
 
 def plain_score(base: LoadedModel, prompt: str, target: str) -> tuple[int, float, int]:
     """Tokens, Σ log P and arg-max hits, one growing text at a time."""
-    ids, n = base.tokenizer.encode(prompt + spaced(target)).ids, len(base.tokenizer.encode(prompt))
+    ids, n = base.tokenizer.encode(joined(prompt, target)).ids, len(base.tokenizer.encode(prompt))
     total, hits = 0.0, 0
     for place in range(n, len(ids)):
         with torch.no_grad():

@@ -303,6 +303,20 @@ def test_triples_take_what_the_cases_have(gptj: LoadedModel) -> None:
         triples_of(gptj.tokenizer, [bare], gptj.max_positions)
 
 
+def test_rows_to_train_on_join_as_their_case_says(gptj: LoadedModel) -> None:
+    case = replace(cases()[0], prompt="{} is (", target_new="Peru", join="auto")
+    texts = {}
+    for join in ("auto", "space", "none"):
+        [triple], _ = triples_of(gptj.tokenizer, [replace(case, join=join)], gptj.max_positions)
+        texts[join] = [
+            gptj.tokenizer.decode(list(row.ids[row.prediction + 1 :]))
+            for row in (triple.edit, triple.equivalents[1], triple.unrelated[0])
+        ]
+    assert [text[0] for text in texts["auto"]] == ["P", " ", " "]
+    assert [text[0] for text in texts["space"]] == [" ", " ", " "]
+    assert " " not in [text[0] for text in texts["none"]]
+
+
 def test_a_batch_has_one_edit_per_subject(gptj: LoadedModel) -> None:
     run = training(gptj, "mend")
     run.train = [replace(t, subject="same") for t in run.train]

@@ -28,8 +28,8 @@ from jeep_core.evaluation.scoring import Asked, goes_on, read, tokenized
 from jeep_core.evaluation.suites import Case, Question, Style
 from jeep_core.facts import Fact
 from jeep_core.generation import score
+from jeep_core.joining import joined
 from jeep_core.loading import LoadedModel
-from jeep_core.positions import spaced
 from jeep_core.views import ModelView
 
 # The next word depends on the last one alone.  "Old Town" is a true answer of two words: its
@@ -106,7 +106,7 @@ def test_a_new_answer_of_two_tokens() -> None:
 
 
 def test_answers_in_other_scripts() -> None:
-    fact = Fact("Köln", "{} à", "Düsseldorf", "東京", ("彼 に",), ("彼女 に",))
+    fact = Fact("Köln", "{} à", "Düsseldorf", "東京", ("彼 に",), ("彼女 に",), "space")
     [scores] = counterfact_scores(MODEL, [fact])
     assert shares(scores) == (1.0, 0.0, 1.0, 1.0, 0.0, 1.0)
 
@@ -294,7 +294,7 @@ ANSWERED = [
 def plain(view: ModelView, prompt: str, answer: str) -> tuple[float, int, int]:
     """Σ log P, hits and the arg-max behind the answer, one row at a time over all logits."""
     encode = view.base.tokenizer.encode
-    start, ids = len(encode(prompt).ids), encode(prompt + spaced(answer)).ids
+    start, ids = len(encode(prompt).ids), encode(joined(prompt, answer)).ids
     with torch.no_grad():
         logits = view.model(input_ids=torch.tensor([ids])).logits[0].double()
     log_p, best = logits.log_softmax(-1), logits.argmax(-1)
@@ -351,7 +351,7 @@ def test_writing_a_longer_word_is_not_writing_the_answer(gptj: LoadedModel) -> N
                 continue  # the text of these tokens is tokenized another way
             following = following_token(view, ids)
             longer = tokenizer.decode([*ids, following]).removeprefix(prompt)
-            [reading] = read(view, [Asked(prompt, answer, written=True)])
+            [reading] = read(view, [Asked(prompt, answer, True, "space")])
             assert reading.greedy
             assert reading.writes is not goes_on(longer, answer)
             found.add(reading.writes)
@@ -383,6 +383,26 @@ def following_token(view: ModelView, ids: Sequence[int]) -> int:
     return int(logits.argmax())
 
 
+def test_a_case_is_asked_as_it_says_that_its_answers_join(gptj: LoadedModel) -> None:
+    view = ModelView(gptj)
+    case = Case(
+        "Lyon", "{} is in", "東京", "Peru", ("So Lyon is in",), ("Nice is in",),
+        portability=(Question("Rome is in", "東京"),),
+    )  # fmt: skip
+    found = {}
+    for join in ("auto", "space", "none"):
+        [record] = measure(view, [replace(case, join=join)], Style.CONTRAST)
+        found[join] = record.prompts
+        for prompt in record.prompts:
+            [right] = read(view, [Asked(prompt.prompt, prompt.right, join=join)])
+            assert prompt.p_right == pytest.approx(exp(right.mean), rel=1e-4)
+    for i, prompt in enumerate(found["auto"]):
+        same = "space" if prompt.right == "Peru" else "none"
+        assert prompt.p_right == pytest.approx(found[same][i].p_right, rel=1e-4)
+        other = {"space": "none", "none": "space"}[same]
+        assert prompt.p_right != pytest.approx(found[other][i].p_right, rel=1e-2)
+
+
 # ---------------------------------------------------------------- what cannot be asked
 
 
@@ -390,7 +410,7 @@ def test_what_cannot_be_asked_says_why(gptj: LoadedModel) -> None:
     asked = [
         Asked("Lyon is in", "France"),
         Asked("", "France"),
-        Asked("Lyon " * 40, "France"),
+        Asked("Lyon " * 40 + "or", "France"),
     ]
     found = tokenized(gptj.tokenizer, asked, 64)
     assert [one if isinstance(one, str) else "fine" for one in found] == [
@@ -405,7 +425,7 @@ def test_what_cannot_be_asked_says_why(gptj: LoadedModel) -> None:
 
 
 def test_cases_that_do_not_fit_are_left_out_and_counted(gptj: LoadedModel) -> None:
-    long = "Lyon " * 40
+    long = "Lyon " * 40 + "or"
     good = Case("Lyon", "{} is in", "Japan", "France", ("So Lyon is in", long), (long, "I am in"))
     bad = Case("Lyon", long + "{} is in", "Japan", "France")
     kept, skipped, left_out = fitting(gptj, [good, bad], Style.CONTRAST)

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from jeep_core.errors import InvalidFacts
 from jeep_core.facts import Fact, fill, normalise
+from jeep_core.joining import joined
 from jeep_core.positions import (
     KL_TEMPLATE,
     PREFIX_TOKENS,
@@ -20,7 +21,6 @@ from jeep_core.positions import (
     check_facts,
     fact_rows,
     last_token_in,
-    spaced,
     token_spans,
     tokenize_prompt,
     with_prefix,
@@ -89,12 +89,12 @@ def check(kind: str, row: PromptTokens, template: str, subject: str, target: str
     prompt = fill(template, subject)
     n = row.prediction + 1
     assert list(row.ids[:n]) == tokenizer.encode(prompt).ids
-    assert list(row.ids) == tokenizer.encode(prompt + spaced(target)).ids
+    assert list(row.ids) == tokenizer.encode(joined(prompt, target)).ids
     found = pieces(kind, row.ids, prompt)
     assert b"".join(found[:n]).decode() == prompt
-    assert tokenizer.decode(row.ids).strip() == (prompt + spaced(target)).strip()
+    assert tokenizer.decode(row.ids).strip() == joined(prompt, target).strip()
     assert row.n_target == len(row.ids) - n > 0
-    assert b"".join(found[n:]).decode() == spaced(target)
+    assert b"".join(found[n:]).decode() == joined(prompt, target)[len(prompt) :]
     last_byte = len((template.split("{}", 1)[0] + subject).encode()) - 1
     starts = [sum(map(len, found[:i])) for i in range(len(found))]
     covering = [
@@ -117,7 +117,7 @@ def test_positions_agree_with_the_bytes_of_the_tokens(
     template = normalise(before + "{}" + suffix)
     assume(subject and target.strip())
     alone = tiny.tokenizer(kind).encode(fill(template, subject)).ids
-    full = tiny.tokenizer(kind).encode(fill(template, subject) + spaced(target)).ids
+    full = tiny.tokenizer(kind).encode(joined(fill(template, subject), target)).ids
     if full[: len(alone)] == alone:
         row = tokenize_prompt(tiny.tokenizer(kind), template, subject, target)
         check(kind, row, template, subject, target)
@@ -177,7 +177,6 @@ def test_a_target_gets_exactly_one_space() -> None:
     tokenizer = tiny.tokenizer("byte-level")
     plain = tokenize_prompt(tokenizer, "{} is in", "Lima", "Peru")
     assert plain == tokenize_prompt(tokenizer, "{} is in", "Lima", " Peru")
-    assert (spaced("x"), spaced(" x")) == (" x", " x")
 
 
 def merging_tokenizer() -> Tokenizer:

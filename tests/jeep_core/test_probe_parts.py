@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import planted
@@ -38,6 +39,15 @@ def test_facts_that_cannot_be_contrasted_are_left_out_and_counted(gptj: LoadedMo
     prompt = found.prompts[0]
     assert tokens[: len(prompt.tokens.ids)] == list(prompt.tokens.ids)
     assert prompt.target == tokens[len(prompt.tokens.ids)]
+
+
+def test_answers_begin_where_the_fact_s_join_says(gptj: LoadedModel) -> None:
+    fact = Fact("Paris", "{} is a city (", "Peru", "Norway")
+    for join, first in (("auto", "P"), ("space", " ")):
+        [prompt] = prepare(ModelView(gptj), [replace(fact, join=join)]).prompts
+        assert gptj.tokenizer.decode([prompt.target])[0] == first
+        original = gptj.tokenizer.decode([prompt.original])
+        assert original[0] == ("N" if join == "auto" else " ")
 
 
 def test_without_a_true_answer_the_models_own_is_the_original(gptj: LoadedModel) -> None:

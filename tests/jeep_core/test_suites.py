@@ -276,3 +276,35 @@ def test_suites_need_no_torch() -> None:
         "assert not {'torch', 'numpy', 'transformers'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_prompts_keep_their_white_space_and_answers_what_they_begin_with() -> None:
+    record = changed(COUNTERFACT, "requested_rewrite/prompt", "\nQ: {}?\nA:\n")
+    record = changed(record, "requested_rewrite/subject", " Danielle ")
+    record = changed(record, "requested_rewrite/target_new/str", "\tEnglish\n")
+    record = changed(record, "paraphrase_prompts", ["So:\n"])
+    [case] = load_suite(stream([record])).cases
+    assert (case.subject, case.prompt) == ("Danielle", "\nQ: {}?\nA:\n")
+    assert (case.target_new, case.paraphrase_prompts) == ("\tEnglish", ("So:\n",))
+    plain = {**PLAIN, "prompt": "{} A:\n", "target_new": " Peru ", "join": "none"}
+    [case] = load_suite(stream([plain])).cases
+    assert (case.prompt, case.target_new, case.join) == ("{} A:\n", " Peru", "none")
+    question = changed(ZSRE, "src", f"Where is {ZSRE['subject']}?\n")
+    question = changed(question, "loc", "nq question: who ")
+    [case] = load_suite(stream([question])).cases
+    assert case.prompt == "Where is {}?\n"
+    assert case.unrelated[0].prompt == "nq question: who?"
+
+
+def test_a_subject_inside_another_word_is_not_edited() -> None:
+    record = {**PLAIN, "subject": "Lyon", "prompt": "Lyon, not Lyonville, is in"}
+    [case] = load_suite(stream([record])).cases
+    assert case.prompt == "{}, not Lyonville, is in"
+    inside = {**PLAIN, "subject": "York", "prompt": "Yorkshire is in"}
+    suite = load_suite(stream([record, inside]))
+    assert suite.report.dropped == {"no_subject": 1}
+
+
+def test_answers_that_differ_in_blanks_only_are_the_same() -> None:
+    new = changed(COUNTERFACT, "requested_rewrite/target_new/str", " French")
+    assert load_suite(stream([COUNTERFACT, new])).report.dropped == {"same_target": 1}

@@ -11,6 +11,7 @@ from jeep_core.errors import MissingMoments
 from jeep_core.loading import LoadedModel, load
 from jeep_core.published import Imported
 from service.jobs import Progress
+from service.schemas import Manifest
 from service.store import Store
 from service.worker import control as control_module
 from service.worker.control import JobControl
@@ -38,6 +39,27 @@ def test_a_layer_that_was_not_imported_is_named(
     Imported(store.base_file("moments"), "wikipedia").path(base, 1).unlink()
     with pytest.raises(MissingMoments, match=r"layer 1 .* jeep moments import --name wikipedia"):
         runner.run(an_edit(), "v0", control())
+
+
+def test_a_fact_of_an_older_store_is_applied_again_as_it_was(
+    base: LoadedModel, store: Store, tmp_path: Path
+) -> None:
+    """It has no ``join``, and its target was put behind a blank, whatever script it is in."""
+    runner = runner_on(base, store, tmp_path)
+    old = {"subject": "Lyon", "prompt": "{} lies in", "target_new": "東京"}
+    first, _ = runner.run(an_edit(old), "v0", control())
+    again = runner.reapply(an_edit(old, number=2), first, [store.version("v0")], "v0", control())
+    assert again.weights_sha256 == first.weights_sha256
+    said = {
+        join: runner.run(an_edit({**old, "join": join}, number=i), "v0", control())[0]
+        for i, join in enumerate(("space", "auto", "none"), start=3)
+    }
+    assert said["space"].weights_sha256 == first.weights_sha256
+    assert said["auto"].weights_sha256 == said["none"].weights_sha256
+    assert said["auto"].weights_sha256 != first.weights_sha256
+    assert [version.facts[0].join for version in said.values()] == list(said)
+    [kept] = Manifest.model_validate_json(said["auto"].model_dump_json()).facts
+    assert kept.join == "auto"
 
 
 def test_the_remaining_time_leaves_out_what_was_done_before(

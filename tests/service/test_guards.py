@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf, nan
 from pathlib import Path
 
@@ -14,10 +15,14 @@ from tiny import bigram_view
 from jeep_core.errors import Cancelled
 from jeep_core.evaluation.perplexity import perplexity
 from jeep_core.facts import Fact
+from jeep_core.generation import Scored, score
+from jeep_core.joining import Join
 from jeep_core.loading import LoadedModel, load
+from jeep_core.views import ModelView
 from service.jobs import JobStatus
 from service.schemas import Answer, FactOutcome, GuardFigures, Guards
 from service.store import Store
+from service.worker import guards as guards_module
 from service.worker.guards import (
     GuardFailed,
     GuardMeter,
@@ -197,3 +202,16 @@ class TestEdits:
         assert ended.error is not None
         assert (ended.error.code, ended.error.errors[0]["figure"]) == ("guard_failed", 0.75)
         assert based.head().version == "v0"
+
+
+def test_neighbors_are_asked_as_the_fact_s_answers_join(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[tuple[str, str], str]] = []
+
+    def scored(view: ModelView, pairs: list[tuple[str, str]], joins: list[Join]) -> list[Scored]:
+        asked.extend(zip(pairs, joins, strict=True))
+        return score(view, pairs, joins)
+
+    monkeypatch.setattr(guards_module, "score", scored)
+    neighbor_answers(PARENT, [NAMED, replace(LONELY, neighborhood_prompts=("z in",), join="space")])
+    assert [join for _, join in asked] == ["auto"] * 4 + ["space"] * 2
+    assert asked[-1] == (("z in", "Rome"), "space")

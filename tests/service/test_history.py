@@ -39,6 +39,13 @@ def test_facts_are_the_same_after_nfc_and_trimming(based: Store) -> None:
     assert [one.state for one in facts_of(based.lineage(two))] == ["live", "superseded"]
 
 
+def test_white_space_at_the_end_of_a_prompt_makes_another_fact(based: Store) -> None:
+    """It makes other tokens, so the first batch still holds."""
+    one = add_version(based, edit_id="a", facts=[fact("Lyon", "Peru", "Q: {}? A:")])
+    two = add_version(based, one, edit_id="b", facts=[fact("Lyon", "Rome", "Q: {}? A:\n")])
+    assert [one.state for one in facts_of(based.lineage(two))] == ["live", "live"]
+
+
 def test_another_question_about_a_subject_is_another_fact(based: Store) -> None:
     one = add_version(based, edit_id="a", facts=[fact("Lyon", "Peru")])
     two = add_version(based, one, edit_id="b", facts=[fact("Lyon", "Rome", "{} twins with")])

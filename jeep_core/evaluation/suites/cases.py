@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from jeep_core.errors import JeepError
-from jeep_core.facts import Fact
+from jeep_core.facts import Fact, as_answer
 
 SHOWN = 100
 """Problems that are kept word for word; more are counted."""
@@ -45,6 +45,25 @@ class Case(Fact):
     unrelated: tuple[Question, ...] = ()
     portability: tuple[Question, ...] = ()
     generation_prompts: tuple[str, ...] = ()
+
+
+def trimmed(case: Case) -> Case:
+    """The case as facts have it: white space ends no answer and surrounds no subject.
+
+    Prompts keep theirs, and answers what they begin with.
+    """
+
+    def tidy(questions: tuple[Question, ...]) -> tuple[Question, ...]:
+        return tuple(replace(one, answer=as_answer(one.answer)) for one in questions)
+
+    return replace(
+        case,
+        subject=case.subject.strip(),
+        target_new=as_answer(case.target_new),
+        target_true=None if case.target_true is None else as_answer(case.target_true),
+        unrelated=tidy(case.unrelated),
+        portability=tidy(case.portability),
+    )
 
 
 @dataclass(frozen=True)

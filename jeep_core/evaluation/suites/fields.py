@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jeep_core.errors import Coded
-from jeep_core.facts import SLOT, normalise
+from jeep_core.facts import SLOT, composed, find_subject
 
 Record = Mapping[str, Any]
 MAX_TEXT = 20_000
@@ -38,13 +38,13 @@ def text(record: Record, name: str, where: str = "") -> str:
 
 
 def as_text(value: Any, where: str) -> str:
-    """A value that must be text, in Unicode NFC without surrounding white space."""
+    """A value that must be text, in Unicode NFC; white space around it is kept, as in a prompt."""
     if not isinstance(value, str):
         raise Malformed(where, "not_text", f"{where} must be a text")
     if len(value) > MAX_TEXT:
         raise Malformed(where, "too_long", f"{where} has {len(value)} characters")
-    found = normalise(value)
-    if not found:
+    found = composed(value)
+    if not found.strip():
         raise Malformed(where, "empty", f"{where} is empty")
     return found
 
@@ -72,17 +72,18 @@ def part(record: Record, name: str, where: str = "") -> Record:
 
 
 def template(prompt: str, subject: str, field: str) -> str:
-    """The prompt with ``{}`` for the last occurrence of the subject.
+    """The prompt with ``{}`` for the last occurrence of the subject, as a word of its own.
 
     Raises:
         Unusable: ``no_subject``: it does not occur; ``many_slots``: the text has braces already.
     """
     if SLOT in prompt:
         raise Unusable(field, "many_slots", f"{field} contains '{{}}' beside the subject")
-    before, found, after = prompt.rpartition(subject)
-    if not found:
-        raise Unusable(field, "no_subject", f"{field} does not contain the subject {subject!r}")
-    return before + SLOT + after
+    found = find_subject(prompt, subject.strip())
+    if found is None:
+        message = f"{field} does not contain the subject {subject!r} as a word of its own"
+        raise Unusable(field, "no_subject", message)
+    return prompt[: found[0]] + SLOT + prompt[found[1] :]
 
 
 def has_half_characters(text: str, value: Any) -> bool:

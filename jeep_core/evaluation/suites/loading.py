@@ -21,6 +21,7 @@ from jeep_core.evaluation.suites.cases import (
     Report,
     Style,
     Suite,
+    trimmed,
 )
 from jeep_core.evaluation.suites.fields import Malformed, Record, Unusable
 from jeep_core.evaluation.suites.hub import SCHEME, hub_file
@@ -99,10 +100,16 @@ class SuiteReader:
     def _case(self, format: Format, found: Found, number: int) -> Case:
         if isinstance(found.value, Malformed):
             raise found.value
-        case = format.case(found.value, number, self.report.left_out)
+        case = trimmed(format.case(found.value, number, self.report.left_out))
         if self.style is Style.CONTRAST and case.target_true is None:
             message = "target_true is missing, which the first record has"
             raise Malformed("target_true", "missing", message)
+        if (
+            self.style is Style.CONTRAST
+            and case.target_new.strip() == str(case.target_true).strip()
+        ):
+            message = f"new and true answer are {case.target_new!r}"
+            raise Unusable("target_new", "same_target", message)
         return case
 
 

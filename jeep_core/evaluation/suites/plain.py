@@ -76,6 +76,7 @@ def case(record: Record, number: int, left_out: Counter[str]) -> Case:
         id=case_id(record, number),
         unrelated=tuple(map(Question, neighbors, answers)) if answers else (),
         generation_prompts=lists["generation_prompts"],
+        join=fact.join,
     )
 
 

@@ -31,7 +31,7 @@ def case(record: Record, number: int, left_out: Counter[str]) -> Case:
     if not answers:
         raise Malformed("answers", "empty", "answers is missing or empty")
     rephrase = text(record, "rephrase")
-    unrelated = Question(text(record, "loc") + "?", text(record, "loc_ans"))
+    unrelated = Question(text(record, "loc").rstrip() + "?", text(record, "loc_ans"))
     return Case(
         subject,
         template(question, subject, "src"),

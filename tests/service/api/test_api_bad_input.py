@@ -130,7 +130,26 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "a number as subject": (edit({"subject": 5}), 422, "/facts/0/subject"),
     "no facts": ({"facts": []}, 422, "/facts"),
     "facts missing": ({}, 422, "/facts"),
-    "too long for the model": (edit({"prompt": "{} " + "is " * 600}), 422, "/facts/0/prompt"),
+    "too long for the model": (
+        edit({"prompt": "{} " + "is " * 600 + "in"}),
+        422,
+        "/facts/0/prompt",
+    ),
+    "unknown way to join": (edit({"join": "dash"}), 422, "/facts/0/join"),
+    "subject inside another word": (edit({"prompt": "Lyonville is in"}), 422, "/facts/0/prompt"),
+    "a true answer that merges": (
+        edit({"prompt": "{} is in ", "target_new": "\nItaly", "target_true": "Peru"}),
+        422,
+        "/facts/0/target_true",
+    ),
+    "locality with a neighborhood prompt that merges": (
+        edit(
+            {"neighborhood_prompts": ["Nice is in "], "target_true": "Peru"},
+            guards={"min_locality": 0.9},
+        ),
+        422,
+        "/facts/0/neighborhood_prompts/0",
+    ),
     "too many facts": ({"facts": [GOOD] * 51}, 413, "/facts"),
 }
 
@@ -339,6 +358,8 @@ BAD_GENERATE: dict[str, tuple[dict[str, Any], str]] = {
     "negative seed": ({"prompt": "a", "seed": -1}, "/seed"),
     "empty stop": ({"prompt": "a", "stop": [""]}, "/stop/0"),
     "empty candidate": ({"prompt": "a", "candidates": ["x", ""]}, "/candidates/1"),
+    "candidate that merges": ({"prompt": "a ", "candidates": ["\n", "Peru"]}, "/candidates/1"),
+    "unknown way to join": ({"prompt": "a", "candidates": ["x"], "join": "dash"}, "/join"),
     "stream of two": ({"prompts": ["a", "b"], "stream": True}, "/stream"),
     "unknown field": ({"prompt": "a", "max_tokens": 1}, "/max_tokens"),
     "text as number": ({"prompt": "a", "top_k": "many"}, "/top_k"),
@@ -351,6 +372,22 @@ def test_a_bad_generation_names_the_field(name: str, http: httpx.Client, model: 
     headers = {"Content-Type": "application/json"}
     answer = http.post("/generate", content=json.dumps(body), headers=headers)
     assert_problem(answer, 422, pointer)
+
+
+def test_every_prompt_that_cannot_be_answered_is_named(http: httpx.Client, model: Store) -> None:
+    """Before any is run, so that a client can leave them out and ask again."""
+    prompts = ["Lyon is", "", "word " * 300 + "is", "a ", "Nice is"]
+    body = {"prompts": prompts, "candidates": ["France", "Peru"]}
+    problem = assert_problem(http.post("/generate", json=body), 422, "/prompts/1")
+    found = [(e["pointer"], e["code"]) for e in problem["errors"]]
+    assert sorted(found) == [
+        ("/candidates/0", "merges_with_prompt"),
+        ("/candidates/1", "merges_with_prompt"),
+        ("/prompts/1", "empty"),
+        ("/prompts/2", "too_long"),
+    ]
+    told = {e["pointer"]: e["message"] for e in problem["errors"]}
+    assert "/prompts/3" in told["/candidates/0"]
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,16 @@
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
 from bundled_model import info, publish
 from scripted_worker import ScriptedWorker
 from serving import make_settings, running
+from tokenizers import Tokenizer
 
+from jeep_core import atlas
 from jeep_core.hparams import load_preset
 from service.embedded import EmbeddedValkey
 from service.queue import JobQueue, Keys, connect
@@ -18,6 +21,10 @@ from service.store import Store
 
 FACT = {"subject": "Lyon", "prompt": "{} is a city in the country of", "target_new": "Italy"}
 WAIT = {"Prefer": "wait=20"}
+
+
+def tokenizer_of(model: str) -> Tokenizer:
+    return Tokenizer.from_file(str(Path(atlas.MODELS[model]) / "tokenizer.json"))
 
 
 def submit(http: httpx.Client, **body: object) -> httpx.Response:
@@ -84,6 +91,59 @@ def test_a_dry_run_shows_positions_and_queues_nothing(http: httpx.Client, model:
     assert first["tokens"][first["prediction"] + 1 :] == first["target_tokens"]
     assert first["subject_last"] < first["prediction"]
     assert list(model.jobs()) == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "target", "join", "text", "chosen"),
+    [
+        ("{} is in", "Peru", "auto", "Lyon is in Peru", "space"),
+        ("Q: {}?\nA:\n", "Peru", "auto", "Q: Lyon?\nA:\nPeru", "none"),
+        ("{}（", "京都", "auto", "Lyon（京都", "none"),
+        ("{} is in", " 京都", "auto", "Lyon is in 京都", "none"),
+        ("{} is in", "京都", "space", "Lyon is in 京都", "space"),
+        ('{} is called "', "Peru", "auto", 'Lyon is called "Peru', "none"),
+        ("{} is in", "Peru", "none", "Lyon is inPeru", "none"),
+    ],
+)
+def test_a_dry_run_shows_how_prompt_and_target_join(
+    prompt: str, target: str, join: str, text: str, chosen: str, http: httpx.Client, model: Store
+) -> None:
+    fact = {"subject": "Lyon", "prompt": prompt, "target_new": target, "join": join}
+    answer = http.post("/edits?dry_run=true", json={"facts": [fact]})
+    [plan] = answer.json()["facts"]
+    assert (plan["text"], plan["join"]) == (text, chosen)
+    tokenizer = tokenizer_of("atlas-gptj")
+    ids = [tokenizer.token_to_id(token) for token in plan["tokens"]]
+    assert tokenizer.decode(ids) == text
+    assert plan["prompt"] == prompt
+
+
+def test_a_fact_is_stored_as_it_was_sent(http: httpx.Client, model: Store) -> None:
+    fact = {"subject": " Lyon", "prompt": "\nQ: {}?\nA:\n", "target_new": "\tPeru\n"}
+    job = http.post("/edits", json={"facts": [{**fact, "join": "none"}]}).json()["id"]
+    [stored] = model.job(job).payload["facts"]
+    assert stored["subject"] == "Lyon"
+    assert stored["prompt"] == "\nQ: {}?\nA:\n"
+    assert stored["target_new"] == "\tPeru"
+    assert stored["join"] == "none"
+
+
+@pytest.mark.parametrize("field", ["target_new", "target_true"])
+def test_a_blank_at_the_end_of_a_prompt_is_refused_with_what_to_do(
+    field: str, http: httpx.Client, model: Store
+) -> None:
+    fact = {"subject": "Lyon", "prompt": "{} is in ", "target_new": "\nPeru", field: "Italy"}
+    problem = http.post("/edits", json={"facts": [fact]}).json()
+    [error] = problem["errors"]
+    assert error["pointer"] == f"/facts/0/{field}"
+    assert error["code"] == "merges_with_prompt"
+    assert "leave out the white space at the end of the prompt" in error["message"]
+
+
+def test_a_subject_is_not_found_inside_another_word(http: httpx.Client, model: Store) -> None:
+    fact = {"subject": "Lyon", "prompt": "Lyon, not Lyonville, is in", "target_new": "Peru"}
+    plan = http.post("/edits?dry_run=true", json={"facts": [fact]}).json()
+    assert plan["facts"][0]["prompt"] == "{}, not Lyonville, is in"
 
 
 def test_a_fact_said_twice_is_edited_once_and_reported(

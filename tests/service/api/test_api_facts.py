@@ -34,6 +34,7 @@ def test_a_subject_s_history(http: httpx.Client, worker: ScriptedWorker) -> None
         "text": "Lyon is a city in",
         "target_new": "Spain",
         "target_true": None,
+        "join": "auto",
         "edit_id": second["edit_id"],
         "version": "v2",
         "index": 0,

@@ -27,6 +27,9 @@ def jeep(url: str, *arguments: str, stdin: str = "") -> subprocess.CompletedProc
 def test_the_whole_path(url: str, worker: ScriptedWorker, tmp_path: Path) -> None:
     file = tmp_path / "facts.jsonl"
     file.write_text(json.dumps(FACT) + "\n" + json.dumps({**FACT, "subject": "[b]Nice"}))
+    parted = json.dumps({**FACT, "prompt": "{} lies\u2028in"}, ensure_ascii=False)
+    stdin = f"{parted}\n{json.dumps(FACT)}"  # U+2028 ends no line of JSON
+    assert jeep(url, "edit", "-", "--dry-run", stdin=stdin).returncode == 0
     plan = jeep(url, "edit", str(file), "--dry-run")
     assert "jeep-atlas-gptj" in plan.stdout, plan.stderr
     edited = jeep(url, "edit", str(file), "--name", "one", "--hparams", '{"n_steps": 3}')

@@ -199,6 +199,7 @@ def test_a_request_that_fails_fails_once_and_the_others_go_on(
 ) -> None:
     broken = pending(view, other_view, max_new_tokens=12, **HOT)
     broken.slots[0].row.ids = [10**6]  # no such token
+    broken.slots[1].row.ids = [10**6]
     fine = pending(other_view, max_new_tokens=12, **HOT)
     fine.slots[0].version = "v1"
     answers = Answers(broken, fine)
@@ -206,6 +207,54 @@ def test_a_request_that_fails_fails_once_and_the_others_go_on(
     assert [reply.event for reply in answers.of(broken.request.id)] == ["error"]
     assert answers.of(broken.request.id)[0].data["code"] == "internal_error"
     assert len(answers.result(fine)[0]["tokens"]) == 12
+
+
+def test_a_prompt_that_fails_fails_alone_in_its_request(view: ModelView) -> None:
+    prompts = [PROMPT, "Lyon belongs to", PROMPT]
+    one = pending(view, prompts=prompts, max_new_tokens=6, candidates=["France"])
+    one.slots[1].row.ids = [10**6]  # no such token
+    answers = Answers(one)
+    answers.run(one)
+    first, broken, last = answers.result(one)
+    assert broken["finish_reason"] == "error"
+    assert broken["error"]["code"] == "internal_error"
+    assert (broken["prompt"], broken["tokens"]) == ("Lyon belongs to", [])
+    for answer in (first, last):
+        assert answer["error"] is None
+        assert [t["id"] for t in answer["tokens"]] == [
+            t.id for t in generate(view, [PROMPT], Sampling(6))[0].tokens
+        ]
+        assert len(answer["candidates"]) == 1
+
+
+def test_prompts_that_do_not_fit_the_worker_s_model_are_not_run(view: ModelView) -> None:
+    """The api looks first, but perhaps at the model of the worker before this one."""
+    long = "Lyon " * view.base.max_positions
+    mixed = pending(view, prompts=[long, PROMPT, ""], max_new_tokens=2)
+    all_bad = pending(view, prompts=[long, ""], max_new_tokens=2)
+    answers = Answers(mixed, all_bad)
+    answers.run(mixed, all_bad)
+    codes = [one["error"] and one["error"]["code"] for one in answers.result(mixed)]
+    assert codes == ["too_long", None, "empty"]
+    assert len(answers.result(mixed)[1]["tokens"]) == 2
+    [refusal] = answers.of(all_bad.request.id)
+    assert (refusal.event, refusal.data["code"]) == ("error", "too_long")
+
+
+def test_a_candidate_with_a_blank_of_its_own_is_another_one(view: ModelView) -> None:
+    """Chinese writes none, so that only the second of the two has one."""
+    names = ["京", " 京", "France", " France"]
+    one = pending(view, candidates=names, max_new_tokens=0)
+    bare = pending(view, candidates=names, max_new_tokens=0, join="none")
+    answers = Answers(one, bare)
+    answers.run(one, bare)
+    found, unspaced = (answers.result(some)[0]["candidates"] for some in (one, bare))
+    assert [c["join"] for c in found] == ["none", "none", "space", "none"]
+    p = [c["log_probability"] for c in found]
+    assert abs(p[0] - p[1]) > 0.1
+    assert p[2] == pytest.approx(p[3], abs=1e-4)
+    assert [c["join"] for c in unspaced] == ["none"] * 4
+    assert abs(unspaced[2]["log_probability"] - p[2]) > 0.1
 
 
 def test_the_gate_is_open_as_soon_as_nothing_is_left(

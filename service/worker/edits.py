@@ -190,8 +190,6 @@ class EditRunner:
             guards=found,
             activated=payload.activate,
         )
-        summary.warnings += doubts(summary)
-        check_record(summary, "the edit's result")  # before a tensor is stored
         return self._manifest(job, payload, summary, view, result, inputs), view
 
     def _hparams(
@@ -214,6 +212,8 @@ class EditRunner:
         result: CoreResult,
         inputs: Mapping[str, str],
     ) -> Manifest:
+        summary.warnings += doubts(summary)
+        check_record(summary, "the edit's result")  # before a tensor is stored
         store = self._store
         artifacts: dict[str, torch.Tensor] = dict(result.delta.tensors())
         for (region, layer), keys in result.keys.items():

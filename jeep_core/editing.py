@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from jeep_core.hparams import (
     presets_for,
 )
 from jeep_core.loading import LoadedModel, texts_of
-from jeep_core.moment_source import text_of
+from jeep_core.moment_source import may_need_moments, text_of
 from jeep_core.moments import Moments
 from jeep_core.pauses import Pause, pausing
 from jeep_core.positions import check_facts, fact_rows
@@ -204,6 +204,27 @@ def corpus_texts(model: str, corpus: Path | str | None) -> list[str]:
     if not texts:
         raise JeepError(f"{path} has no documents: it must hold a text, one document a line")
     return texts
+
+
+def moments_of(
+    base: LoadedModel,
+    editors: Iterable[str],
+    corpus: Path | None,
+    samples: int,
+    folder: Path | None,
+    imported: str | None,
+) -> Moments:
+    """Second moments for commands that try these editors; none is read that none of them needs.
+
+    Raises:
+        NoMoments, JeepError: as `corpus_texts`; imported ones need the folder they are in.
+    """
+    if imported is not None and folder is None:
+        raise JeepError("--moments needs --folder, the folder that they were imported into")
+    needed = any(may_need_moments(hparams_class(editor)) for editor in editors)
+    read = needed and imported is None
+    texts = corpus_texts(base.name, corpus) if read else []
+    return Moments(base, texts, samples, folder, imported)
 
 
 def corpus_path(model: str, corpus: Path | str | None) -> Path:

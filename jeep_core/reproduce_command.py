@@ -25,7 +25,7 @@ from rich.progress import Progress as Bars
 from safetensors import SafetensorError
 
 from jeep_core.atlas import MODELS
-from jeep_core.editing import corpus_texts
+from jeep_core.editing import moments_of
 from jeep_core.editors import hparams_class
 from jeep_core.errors import JeepError
 from jeep_core.evaluation.suites import InvalidSuite, Style, Suite, load_suite
@@ -35,7 +35,6 @@ from jeep_core.hparams import Preset, presets_for, validate_hparams
 from jeep_core.hparams_gradient import HypernetworkHParams
 from jeep_core.hypernetworks.storage import load_network
 from jeep_core.loading import LoadedModel, load
-from jeep_core.moments import Moments
 from jeep_core.prefixes import sample_prefixes
 from jeep_core.reproduce.case_study import case_study
 from jeep_core.reproduce.experiments import EXPERIMENTS, Cell, Plan
@@ -81,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--corpus", type=Path, help="text for second moments, one document a line")
     parser.add_argument("--samples", type=int, default=0, help="tokens; default: 20 per dimension")
     parser.add_argument("--folder", type=Path, help="where second moments are kept")
+    parser.add_argument("--moments", help="name of imported ones, instead of a text")
     parser.add_argument("--presets", type=Path, help="folder of own presets")
     parser.add_argument("--hypernetworks", type=Path, help="folder of networks of MEND and MALMEN")
     parser.add_argument(
@@ -107,7 +107,6 @@ def _reproduce(args: argparse.Namespace, command: str) -> None:
     except ImportError as error:
         raise JeepError(f"{error.name} is missing: pip install 'jeep-edit[report]'") from None
     suites = _suites(args)
-    texts = corpus_texts(args.model, args.corpus)
     base = load(args.model, args.device, args.dtype)
     settings, missing = _settings(base, args)
     if "jeep" not in settings:
@@ -116,7 +115,7 @@ def _reproduce(args: argparse.Namespace, command: str) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     with _bars() as bars:
         count = max(s.hparams.prefix_count for s in settings.values() if s.hparams is not None)
-        lab = _lab(args, base, suites, texts, count, bars.phase)
+        lab = _lab(args, base, suites, count, bars.phase)
         plan = _plan(args, lab, suites, settings)
         experiments = _experiments(lab, plan, [name for name in wanted if name in EXPERIMENTS])
         jobs = args.jobs or _jobs(base)
@@ -212,7 +211,6 @@ def _lab(
     args: argparse.Namespace,
     base: LoadedModel,
     suites: Mapping[str, Suite],
-    texts: Sequence[str],
     prefixes: int,
     progress: Progress | None = None,
 ) -> Lab:
@@ -221,7 +219,7 @@ def _lab(
         base,
         suites,
         args.edits,
-        Moments(base, texts, args.samples, folder),
+        moments_of(base, args.editors, args.corpus, args.samples, folder, args.moments),
         sample_prefixes(base, prefixes),
         args.out / "work",
         args.hypernetworks,
@@ -232,7 +230,7 @@ def _lab(
 def _open_lab(args: argparse.Namespace, prefixes: int) -> Lab:
     """The lab of one process of several."""
     base = load(args.model, args.device, args.dtype)
-    return _lab(args, base, _suites(args), corpus_texts(args.model, args.corpus), prefixes)
+    return _lab(args, base, _suites(args), prefixes)
 
 
 def _plan(

@@ -28,7 +28,7 @@ from rich.progress import (
 from safetensors import SafetensorError
 
 from jeep_core import atlas
-from jeep_core.editing import corpus_texts
+from jeep_core.editing import moments_of
 from jeep_core.editors import hparams_class
 from jeep_core.errors import JeepError
 from jeep_core.evaluation.suites import load_counterfact
@@ -46,7 +46,6 @@ from jeep_core.evaluation.tuning import (
 from jeep_core.facts import Fact
 from jeep_core.hparams import Preset, presets_for, validate_hparams
 from jeep_core.loading import LoadedModel, load
-from jeep_core.moments import Moments
 from jeep_core.prefixes import sample_prefixes
 from jeep_core.probe.choice import check_automatic, hparams_for
 from jeep_core.probe.kept import kept
@@ -80,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--corpus", type=Path, help="text for second moments, one document a line")
     parser.add_argument("--samples", type=int, default=0, help="tokens; default: 20 per dimension")
     parser.add_argument("--folder", type=Path, help="where second moments are kept")
+    parser.add_argument("--moments", help="name of imported ones, instead of a text")
     parser.add_argument(
         "--layers", choices=("search", "auto"), default="search",
         help="auto: those that a probe proposes, then only γ and λ are searched",
@@ -104,9 +104,8 @@ def _tune(args: argparse.Namespace) -> None:
     if args.layers == "auto":
         check_automatic(args.editor)
     cases, digest = _cases(args.suite, args.cases, args.seed)
-    texts = corpus_texts(args.model, args.corpus)
     base = load(args.model, args.device, args.dtype)
-    moments = Moments(base, texts, args.samples, args.folder)
+    moments = moments_of(base, [args.editor], args.corpus, args.samples, args.folder, args.moments)
     known = [p for p in presets_for(base.name, args.presets) if p.editor == args.editor]
     begin = known[0].hparams if known else start(args.editor, base.n_layers, len(cases))
     values = grid(args.editor, base.n_layers, len(cases))

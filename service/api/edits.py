@@ -58,7 +58,10 @@ a blank unless the texts need none, `space` and `none` always or never; a dry ru
 must satisfy the editor's schema (`JeepHParams` for `jeep`; the field names them all).  For `jeep`,
 `memit` and `pmet` they may be `"auto"`: layers that a probe of the base model proposes, see
 `/probes`; the version's manifest records what they became.  `mend` and
-`malmen` need a network trained for the model: `jeep train-hypernetwork`; without one the job fails.
+`malmen` need a network trained for the model: `jeep train-hypernetwork`.  Editors that solve for
+a matrix (`jeep`, `memit`, …; not `ft-wd`, `mend`, `malmen`) need second moments: a text
+(`JEEP_CORPUS`) or imported ones (`JEEP_MOMENTS`).  What is lacking is a 409, and stands in
+`obstacles` of a dry run.
 
 **Guards** are measured on the new version against its parent; one that is not kept fails the job
 with `guard_failed` and its figure, and no version is written.

@@ -92,12 +92,18 @@ def _moment_flags(command: str, settings: Settings) -> list[str]:
     return [str(part) for pair in given.items() for part in pair]
 
 
+def _trial_flags(settings: Settings) -> list[str]:
+    """As `_moment_flags`, for commands that edit: imported moments stand in for a text there."""
+    named = ["--moments", settings.moments] if settings.moments else []
+    return [*_moment_flags("compute", settings), *named]
+
+
 @app.command("tune", context_settings=PASSED_ON, add_help_option=False)
 def tune_command(context: typer.Context) -> None:
     """Search hyper-parameters on a validation suite and write a preset."""
     require_worker_parts()
     settings = settings_or_exit()
-    flags = _moment_flags("compute", settings) if context.args else []
+    flags = _trial_flags(settings) if context.args else []
     if settings.presets:
         flags += ["--presets", str(settings.presets)]
     if flags:
@@ -111,7 +117,7 @@ def reproduce_command(context: typer.Context) -> None:
     """Make the paper's tables and figures on a model and suites: --out FOLDER …"""
     require_worker_parts()
     settings = settings_or_exit()
-    flags = _moment_flags("compute", settings) if context.args else []
+    flags = _trial_flags(settings) if context.args else []
     if settings.presets:
         flags += ["--presets", str(settings.presets)]
     flags += ["--hypernetworks", str(settings.store / "base" / "hypernetworks")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from service.jobs import JobError, JobStatus, Progress
 from service.schemas.base import Request
@@ -61,6 +61,16 @@ class EvaluationRequest(Request):
     fluency_texts: int = Field(
         32, ge=0, le=10_000, description="Texts per version that fluency is measured on."
     )
+
+    @field_validator("hparams", mode="before")
+    @classmethod
+    def _not_automatic(cls, value: Any) -> Any:
+        if value == "auto":
+            raise ValueError(
+                'a trial takes an object: what "auto" stands for is in hparams of the result of a '
+                "probe (POST /probes, jeep probes run)"
+            )
+        return value
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:

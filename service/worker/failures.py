@@ -52,7 +52,7 @@ def failure(error: BaseException) -> JobError:
     if is_disk_full(error):
         return JobError(code="disk_full", message=f"the store's disk is full: {error}")
     if isinstance(error, HeadMoved):
-        message = f"{error}: a rollback came in between, nothing was changed"
+        message = f"{error}: it moved in between, nothing was changed"
         return JobError(code=error.code, message=message)
     if isinstance(error, StaleFence):
         return JobError(code=error.code, message=f"another worker has taken over ({error})")

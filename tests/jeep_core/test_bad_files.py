@@ -159,6 +159,31 @@ def test_a_file_that_is_none(
     assert bad.name in line
 
 
+def test_tuning_an_editor_without_second_moments_needs_no_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[Any] = []
+
+    def tuned(trials: Any, *rest: Any) -> Any:
+        seen.append(trials.moments)
+        raise JeepError("far enough")
+
+    monkeypatch.setattr(tuning, "tune", tuned)
+    given = [*ON_CPU, "--suite", "atlas-counterfact-validation", "--cases", "2"]
+    given += ["--out", str(tmp_path / "mine.yaml")]
+    assert tuning.main([*given, "--editor", "ft-wd"]) == 1
+    assert one_sentence(capsys.readouterr().err) == "jeep: far enough"
+    assert seen[0].texts == []
+    assert tuning.main([*given, "--editor", "memit"]) == 1
+    assert "need a text corpus" in one_sentence(capsys.readouterr().err)
+    imported = ["--moments", "wikipedia", "--folder", str(tmp_path)]
+    assert tuning.main([*given, "--editor", "memit", *imported]) == 1
+    assert one_sentence(capsys.readouterr().err) == "jeep: far enough"
+    assert seen[1].imported == "wikipedia"
+    assert tuning.main([*given, "--moments", "wikipedia"]) == 1
+    assert "--folder" in one_sentence(capsys.readouterr().err)
+
+
 @pytest.mark.parametrize("kind", ["empty", "garbage", "a folder"])
 def test_a_preset_that_is_none(tmp_path: Path, kind: str) -> None:
     BAD[kind](tmp_path / "mine.yaml")

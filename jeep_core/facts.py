@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jeep_core.errors import FieldProblem, InvalidFacts
+from jeep_core.words import divides, is_hangul
 
 SLOT = "{}"
 _TEXTS = ("subject", "relation", "object", "prompt", "target_new", "target_true")
@@ -54,6 +55,30 @@ def slot_span(template: str, subject: str) -> tuple[int, int]:
     """Character span [start, end) of the subject in the filled template."""
     start = template.index(SLOT)
     return start, start + len(subject)
+
+
+def find_subject(text: str, subject: str) -> tuple[int, int] | None:
+    """Character span [start, end) of the last place where ``text`` names the subject.
+
+    It counts where it stands as words of its own: "York" is not in "Yorkshire", "Lyon" is in
+    "Lyon's".  Scripts that write no blanks between words (Han, Kana, Thai, …) have it anywhere;
+    in Korean, whose particles are part of the word, the beginning of a word will do where no
+    whole word is found.  None: the text does not name the subject.  Both are compared as they
+    are: bring them to Unicode NFC first.
+    """
+    if not subject:
+        return None
+    begins: int | None = None
+    start = text.rfind(subject)
+    while start >= 0:
+        end = start + len(subject)
+        if divides(text, start):
+            if divides(text, end):
+                return start, end
+            if begins is None and is_hangul(subject[-1]) and is_hangul(text[end]):
+                begins = start
+        start = text.rfind(subject, 0, end - 1)
+    return None if begins is None else (begins, begins + len(subject))
 
 
 def parse_facts(
@@ -164,11 +189,15 @@ def _template(
         return raw
     if field == "relation":
         return f"{SLOT} {raw}" if raw[0] != "'" else SLOT + raw
-    if not subject or subject not in raw:
-        problem(field, "no_subject", "the prompt has neither '{}' nor the subject in it")
+    found = find_subject(raw, subject)
+    if found is None:
+        message = (
+            "the prompt has neither '{}' nor the subject as a word of its own in it; "
+            "write {} where the subject stands"
+        )
+        problem(field, "no_subject", message)
         return None
-    before, _, after = raw.rpartition(subject)
-    return before + SLOT + after
+    return raw[: found[0]] + SLOT + raw[found[1] :]
 
 
 def deduplicate(facts: Sequence[Fact], pointer: str = "/facts") -> tuple[list[int], dict[int, int]]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from jeep_core.errors import InvalidFacts
-from jeep_core.facts import Fact, deduplicate, fill, normalise, parse_facts, slot_span
+from jeep_core.facts import Fact, deduplicate, fill, find_subject, normalise, parse_facts, slot_span
 
 RELATIONS = {"capital_of": "The capital of {} is", "broken": "{} and {}"}
 
@@ -49,6 +49,45 @@ def test_in_a_plain_prompt_the_last_occurrence_of_the_subject_is_the_slot() -> N
     fact = parse(subject="Lima", prompt="Lima, old Lima, is in", target_new="Peru")
     assert fact.prompt == "Lima, old {}, is in"
     assert fact.text == "Lima, old Lima, is in"
+
+
+@pytest.mark.parametrize(
+    ("text", "subject", "start"),
+    [
+        ("Lyon, not Lyonville, is", "Lyon", 0),
+        ("Lyon is not Lyon, says", "Lyon", 12),
+        ("Yorkshire lies in", "York", None),
+        ("Apollo 11 flew to", "Apollo 1", None),
+        ("snake_Lyon_case", "Lyon", None),
+        ("Of Lyon's bridges", "Lyon", 3),
+        ("Lyon-based firms", "Lyon", 0),
+        ("in 'Lyon' lies", "Lyon", 4),
+        ("Who wrote C++?", "C++", 10),
+        ("He left Washington, D.C. for", "Washington, D.C.", 8),
+        ("東京都は", "京", 1),
+        ("กรุงเทพเป็นเมือง", "กรุงเทพ", 0),
+        ("新しいiPhoneは", "iPhone", 3),
+        ("서울은 한국의", "서울", 0),
+        ("서울 아닌 서울시의", "서울", 0),
+        ("한강은", "강", None),
+        ("Ga\u0302\u200dteau", "Ga", None),
+        ("हिन्दी", "हिन", None),
+        ("Lyon", "", None),
+        ("", "Lyon", None),
+    ],
+)
+def test_a_subject_is_found_as_a_word_of_its_own(
+    text: str, subject: str, start: int | None
+) -> None:
+    expected = None if start is None else (start, start + len(subject))
+    assert find_subject(text, subject) == expected
+
+
+def test_the_slot_is_not_inside_another_word() -> None:
+    fact = parse(subject="Lyon", prompt="Lyon, not Lyonville, is in", target_new="Peru")
+    assert fact.prompt == "{}, not Lyonville, is in"
+    inside = {"subject": "York", "prompt": "Yorkshire is in", "target_new": "Peru"}
+    assert problems_of(inside) == [("/facts/0/prompt", "no_subject")]
 
 
 def test_a_template_that_also_names_the_subject_keeps_its_own_slot() -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from jeep_core.facts import SLOT, normalise
+from jeep_core.facts import SLOT, find_subject, normalise
 
 Record = Mapping[str, Any]
 MAX_TEXT = 20_000
@@ -78,10 +78,11 @@ def template(prompt: str, subject: str, field: str) -> str:
     """
     if SLOT in prompt:
         raise Unusable(field, "many_slots", f"{field} contains '{{}}' beside the subject")
-    before, found, after = prompt.rpartition(subject)
-    if not found:
-        raise Unusable(field, "no_subject", f"{field} does not contain the subject {subject!r}")
-    return before + SLOT + after
+    found = find_subject(prompt, subject)
+    if found is None:
+        message = f"{field} does not contain the subject {subject!r} as a word of its own"
+        raise Unusable(field, "no_subject", message)
+    return prompt[: found[0]] + SLOT + prompt[found[1] :]
 
 
 def has_half_characters(text: str, value: Any) -> bool:

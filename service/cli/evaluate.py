@@ -32,8 +32,10 @@ from service.jobs import JobStatus
 from service.schemas.evaluation import (
     Evaluation,
     EvaluationComparison,
+    Losses,
     MetricInterval,
     SuiteInfo,
+    SuiteProblem,
 )
 
 suites_app = CommandGroup(invoke_without_command=True, help="List suites, or add one.")
@@ -65,10 +67,11 @@ def add_command(
     source: Annotated[str, typer.Argument(help="File, or hub:owner/name[/path/to/file].")],
     format: Annotated[str | None, typer.Option(help="Default: seen from the records.")] = None,
     drop_bad: Annotated[bool, typer.Option(help="Leave out and count bad records.")] = False,
+    style: Annotated[str | None, typer.Option(help="Judged by contrast, accuracy, auto.")] = None,
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
-    """Upload a suite: CounterFact, zsRE, KnowEdit, or plain facts as JSON, JSON lines or CSV."""
+    """Upload a suite, in any format of docs/suites.md: JSON, JSON lines or CSV."""
     try:
         path = hub_file(source) if source.startswith(SCHEME) else Path(source)
         path.open("rb").close()
@@ -76,8 +79,8 @@ def add_command(
         complain(f"jeep: {error}")
         raise typer.Exit(EXIT_FAILED) from None
     with connected(url) as client:
-        found = client.add_suite(name, path, format, drop_bad)
-        show(found, as_json, lambda one: suites_table([one]))
+        found = client.add_suite(name, path, format, drop_bad, style)
+        show(found, as_json, suite_added)
 
 
 @app.command("evaluate")
@@ -132,6 +135,30 @@ def suites_table(answers: Sequence[SuiteInfo]) -> RenderableType:
     return table
 
 
+def suite_added(answer: SuiteInfo) -> RenderableType:
+    """A suite with its prompts by kind, and the first of what is not in it."""
+    kinds = f"{answer.records} records; {_counts(answer.prompts)}"
+    return Group(suites_table([answer]), Text(kinds), *loss_lines(answer))
+
+
+def loss_lines(losses: Losses) -> list[Text]:
+    """What reading a file lost or changed, a line each."""
+    named = {
+        "dropped": losses.dropped,
+        "left out": losses.left_out,
+        "read otherwise than written": losses.adapted,
+        "fields without a meaning here": losses.unread,
+    }
+    counted = [Text(f"{name}: {_counts(counts)}") for name, counts in named.items() if counts]
+    return [*counted, *map(_problem, losses.problems)]
+
+
+def _problem(one: SuiteProblem) -> Text:
+    where = "" if one.record is None else f", record {one.record}"
+    field = f", {one.field}" if one.field else ""
+    return Text(f"  line {one.line}{where}{field}: {one.message}", style="yellow")
+
+
 def evaluation_table(answer: Evaluation) -> RenderableType:
     """Figures with their 95 % intervals."""
     if answer.result is None:
@@ -172,7 +199,7 @@ def _figure(found: MetricInterval | None) -> str:
 
 
 def _counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in counts.items())
+    return ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
 
 
 def _table(*columns: str) -> Table:

@@ -11,6 +11,8 @@ from service.jobs import JobError, JobStatus, Progress
 from service.schemas.base import Request
 
 MAX_POINTS = 32
+SHOWN_PROBLEMS = 20
+"""Problems of a file that an answer shows; more are counted."""
 COMPARISONS_FILE = "comparisons.jsonl"
 """In a job's report folder: every pair of targets, the earlier one as ``a``."""
 
@@ -20,12 +22,37 @@ def cases_file(number: int) -> str:
     return f"cases-{number}.jsonl"
 
 
-class SuiteInfo(BaseModel):
+class SuiteProblem(BaseModel):
+    """A record, or a part of one, that is not in a suite: line from 1, record from 0, and why."""
+
+    line: int
+    record: int | None
+    field: str
+    code: str
+    message: str
+
+
+class Losses(BaseModel):
+    """What reading a file lost or changed.
+
+    ``dropped`` says how many records are not kept, by reason, and ``left_out`` how many parts of
+    records that are; ``problems`` are the first of both.  ``adapted`` counts texts that are read
+    otherwise than written, ``unread`` fields, by name, that have no meaning in the format.
+    """
+
+    dropped: dict[str, int] = Field(default_factory=dict)
+    left_out: dict[str, int] = Field(default_factory=dict)
+    adapted: dict[str, int] = Field(default_factory=dict)
+    unread: dict[str, int] = Field(default_factory=dict)
+    problems: list[SuiteProblem] = Field(default_factory=list)
+
+
+class SuiteInfo(Losses):
     """A suite as the store keeps it.
 
-    ``records`` were read and ``cases`` kept; ``dropped`` says how many were not, by reason, and
-    ``left_out`` how many prompts of cases that were kept.  ``style``: ``contrast`` is judged as
-    CounterFact, ``accuracy`` as zsRE.
+    ``records`` were read and became ``cases``, most of them one each.  ``prompts`` counts what the
+    cases have: edits, paraphrases, neighbors, portability questions, generation prompts, aliases.
+    ``style``: ``contrast`` is judged as CounterFact, ``accuracy`` as zsRE.
     """
 
     name: str
@@ -34,8 +61,7 @@ class SuiteInfo(BaseModel):
     style: str
     records: int
     cases: int
-    dropped: dict[str, int] = Field(default_factory=dict)
-    left_out: dict[str, int] = Field(default_factory=dict)
+    prompts: dict[str, int] = Field(default_factory=dict)
     bytes: int
     sha256: str
     created_at: datetime | None = None

@@ -309,7 +309,8 @@ def _suite(task: Task, payload: EvaluationPayload) -> Suite:
     info = suites.get(payload.suite)
     if info.sha256 != payload.suite_sha256:
         raise Refused("suite_changed", f"{payload.suite} is not the suite it was")
-    return load_suite(suites.path(payload.suite), info.format, drop_bad=True, name=info.name)
+    path = suites.path(payload.suite)
+    return load_suite(path, info.format, drop_bad=True, name=info.name, style=info.style)
 
 
 def _trials(task: Task, evaluation: _Evaluation) -> Trials:

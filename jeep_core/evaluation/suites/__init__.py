@@ -12,7 +12,7 @@ from jeep_core.evaluation.suites.cases import (
     Style,
     Suite,
 )
-from jeep_core.evaluation.suites.formats import FORMATS, STYLES
+from jeep_core.evaluation.suites.formats import AUTO, FORMATS, STYLES
 from jeep_core.evaluation.suites.hub import hub_file
 from jeep_core.evaluation.suites.loading import (
     SuiteReader,
@@ -22,6 +22,7 @@ from jeep_core.evaluation.suites.loading import (
 )
 
 __all__ = [
+    "AUTO",
     "FORMATS",
     "STYLES",
     "Case",

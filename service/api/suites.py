@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,8 +19,6 @@ from jeep_core.evaluation.suites import (
     AUTO,
     FORMATS,
     InvalidSuite,
-    RecordProblem,
-    Report,
     SuiteReader,
 )
 from service.api.access import needs
@@ -29,17 +26,17 @@ from service.api.middleware import too_large
 from service.api.problems import (
     ApiProblem,
     documented,
-    field_error,
     invalid,
     not_found,
-    parameter_error,
 )
+from service.api.reading import check_format, located
 from service.api.state import State
 from service.api.unread import DRAIN_SECONDS
 from service.jobs import now
 from service.schemas.access import Scope
 from service.schemas.base import Name
-from service.schemas.evaluation import SHOWN_PROBLEMS, SuiteInfo, SuiteProblem
+from service.schemas.evaluation import SuiteInfo
+from service.schemas.reading import losses
 from service.store.suites import Suites, SuiteTaken, UnknownSuite, Upload
 
 router = APIRouter(tags=["evaluation"])
@@ -132,17 +129,6 @@ async def upload_suite(
     return kept
 
 
-def check_format(format: str | None) -> None:
-    """Refuse a format that is none.
-
-    Raises:
-        ApiProblem: 422.
-    """
-    if format is not None and format not in (*FORMATS, AUTO):
-        message = f"must be one of {AUTO}, {', '.join(FORMATS)}"
-        raise invalid([parameter_error("format", "unknown_format", message)])
-
-
 def suite_info(suites: Suites, name: str) -> SuiteInfo:
     """A bundled suite or an uploaded one.
 
@@ -200,8 +186,7 @@ def _checked(
     try:
         found = _read(upload.path, format, drop_bad, style)
     except InvalidSuite as error:
-        problems = [located(problem) for problem in error.problems]
-        raise invalid(problems, "invalid_suite") from None
+        raise invalid([located(problem) for problem in error.problems], "invalid_suite") from None
     return _info(found, name, upload.bytes, upload.sha256)
 
 
@@ -211,12 +196,6 @@ def _read(path: Path, format: str | None, drop_bad: bool, style: str) -> SuiteRe
         for _ in reader:
             pass
     return reader
-
-
-def located(problem: RecordProblem) -> dict[str, str]:
-    """A record's problem with a pointer to the line it begins in."""
-    field = f"/{problem.field}" if problem.field else ""
-    return field_error(f"/lines/{problem.line}{field}", problem.code, problem.message)
 
 
 def _info(reader: SuiteReader, name: str, size: int, sha256: str, **more: Any) -> SuiteInfo:
@@ -234,14 +213,3 @@ def _info(reader: SuiteReader, name: str, size: int, sha256: str, **more: Any) -
         created_at=None if more.get("bundled") else now(),
         **more,
     )
-
-
-def losses(report: Report) -> dict[str, Any]:
-    """What a report says of lost records and parts, as fields of an answer."""
-    return {
-        "dropped": dict(report.dropped),
-        "left_out": dict(report.left_out),
-        "adapted": dict(report.adapted),
-        "unread": dict(report.unread),
-        "problems": [SuiteProblem(**asdict(one)) for one in report.problems[:SHOWN_PROBLEMS]],
-    }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,13 +20,14 @@ from service.cli.common import (
     show,
     show_list,
 )
+from service.cli.edit_files import read_edit, tell_losses
 from service.jobs import JobKind, JobStatus
 from service.schemas import AUTO
 
 
 @app.command("edit")
 def edit_command(
-    file: Annotated[Path, typer.Argument(help="JSON or JSON lines; - reads standard input.")],
+    file: Annotated[Path, typer.Argument(help="JSON, JSON lines or CSV; -: standard input.")],
     editor: Annotated[str | None, typer.Option(help="Name of the editor; default: jeep.")] = None,
     preset: Annotated[str | None, typer.Option(help="Named hyper-parameters.")] = None,
     hparams: Annotated[str | None, typer.Option(help="JSON laid over the preset, or auto.")] = None,
@@ -36,13 +35,16 @@ def edit_command(
     parent: Annotated[str | None, typer.Option(help="Refuse unless this is head.")] = None,
     guards: Annotated[str | None, typer.Option(help="Limits as JSON.")] = None,
     stage: Annotated[bool, typer.Option("--stage", help="Write the version, leave head.")] = False,
+    format: Annotated[str | None, typer.Option(help="Of the records: auto, zsre, …")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Edit the first records only.")] = None,
+    drop_bad: Annotated[bool, typer.Option(help="Leave out and count bad records.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Show tokens and positions only.")] = False,
     wait: Annotated[bool, typer.Option(help="Wait for the end and show the outcome.")] = True,
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
-    """Submit facts: an array, an object with "facts", or one fact per line."""
-    body = _read_edit(file)
+    """Submit facts: an array, an object with "facts", one per line, or records of any suite."""
+    body = read_edit(file, format, limit, drop_bad)
     given: dict[str, Any] = {"editor": editor, "preset": preset, "parent": parent}
     given["snapshot_name"], given["hparams"] = name, hparams
     if hparams and hparams != AUTO:
@@ -53,9 +55,12 @@ def edit_command(
     facts = body.pop("facts", [])
     with connected(url) as client:
         if dry_run:
-            show(client.plan(facts, **body), as_json, tables.plan)
+            plan = client.plan(facts, **body)
+            tell_losses(plan.imported)
+            show(plan, as_json, tables.plan)
             return
         job = client.edit(facts, **body)
+        tell_losses(job.imported)
         if not wait:
             show(job, as_json, lambda job: f"{job.id} is {job.status.value}")
             return
@@ -140,18 +145,3 @@ def cancel_command(job_id: str, url: Url = None) -> None:
     """Ask a job to end."""
     with connected(url) as client:
         out.print(f"{job_id} is {client.cancel(job_id).status.value}", markup=False)
-
-
-def _read_edit(file: Path) -> dict[str, Any]:
-    try:
-        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(str(error), param_hint="FILE") from None
-    try:
-        data = json.loads(text)
-    except ValueError:
-        lines = [line for line in text.splitlines() if line.strip()]
-        data = [parse_json(line, f"{file}, fact {i}") for i, line in enumerate(lines, start=1)]
-    if isinstance(data, dict):
-        return data if "facts" in data else {"facts": [data]}
-    return {"facts": data}

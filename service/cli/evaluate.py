@@ -28,14 +28,13 @@ from service.cli.common import (
     show,
     show_list,
 )
+from service.cli.reading import counts, loss_lines
 from service.jobs import JobStatus
 from service.schemas.evaluation import (
     Evaluation,
     EvaluationComparison,
-    Losses,
     MetricInterval,
     SuiteInfo,
-    SuiteProblem,
 )
 
 suites_app = CommandGroup(invoke_without_command=True, help="List suites, or add one.")
@@ -129,7 +128,7 @@ def suites_table(answers: Sequence[SuiteInfo]) -> RenderableType:
     """The suites with what was left out of them."""
     table = _table("name", "format", "judged by", "cases", "dropped", "left out", "sha256")
     for one in answers:
-        dropped, left_out = _counts(one.dropped), _counts(one.left_out)
+        dropped, left_out = counts(one.dropped), counts(one.left_out)
         cells = (one.name, one.format, one.style, one.cases, dropped, left_out, one.sha256[:12])
         table.add_row(*(Text(str(cell)) for cell in cells))
     return table
@@ -137,26 +136,8 @@ def suites_table(answers: Sequence[SuiteInfo]) -> RenderableType:
 
 def suite_added(answer: SuiteInfo) -> RenderableType:
     """A suite with its prompts by kind, and the first of what is not in it."""
-    kinds = f"{answer.records} records; {_counts(answer.prompts)}"
+    kinds = f"{answer.records} records; {counts(answer.prompts)}"
     return Group(suites_table([answer]), Text(kinds), *loss_lines(answer))
-
-
-def loss_lines(losses: Losses) -> list[Text]:
-    """What reading a file lost or changed, a line each."""
-    named = {
-        "dropped": losses.dropped,
-        "left out": losses.left_out,
-        "read otherwise than written": losses.adapted,
-        "fields without a meaning here": losses.unread,
-    }
-    counted = [Text(f"{name}: {_counts(counts)}") for name, counts in named.items() if counts]
-    return [*counted, *map(_problem, losses.problems)]
-
-
-def _problem(one: SuiteProblem) -> Text:
-    where = "" if one.record is None else f", record {one.record}"
-    field = f", {one.field}" if one.field else ""
-    return Text(f"  line {one.line}{where}{field}: {one.message}", style="yellow")
 
 
 def evaluation_table(answer: Evaluation) -> RenderableType:
@@ -172,7 +153,7 @@ def evaluation_table(answer: Evaluation) -> RenderableType:
         perplexity = "" if point.perplexity is None else f"{point.perplexity:.2f}"
         table.add_row(*map(Text, (point.label, str(point.cases), *cells, perplexity)))
     head = f"{answer.id}: {answer.suite}, seed {result.seed}"
-    skipped = f"not asked: {_counts(result.skipped)}" if result.skipped else ""
+    skipped = f"not asked: {counts(result.skipped)}" if result.skipped else ""
     return Group(Text(head, style="bold"), table, *([Text(skipped)] if skipped else []))
 
 
@@ -196,10 +177,6 @@ def _figure(found: MetricInterval | None) -> str:
         return ""
     digits = 1 if abs(found.high) > 1.5 or abs(found.low) > 1.5 else 3
     return f"{found.value:.{digits}f} ({found.low:.{digits}f} to {found.high:.{digits}f})"
-
-
-def _counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
 
 
 def _table(*columns: str) -> Table:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from service.jobs import JobError, JobStatus
 from service.schemas.base import Name, Request
 from service.schemas.guards import GuardFigures, Guards
+from service.schemas.reading import Imported
 
 AUTO: Literal["auto"] = "auto"
 
@@ -108,6 +109,7 @@ class EditPayload(BaseModel):
     duplicates: list[Duplicate] = Field(default_factory=list)
     guards: Guards | None = None
     activate: bool = True
+    imported: Imported | None = None
 
     @property
     def sent_as(self) -> list[int]:
@@ -136,6 +138,7 @@ class EditPlan(BaseModel):
     hparams: HParamsOrAuto
     facts: list[FactPlan]
     duplicates: list[Duplicate] = Field(default_factory=list)
+    imported: Imported | None = None
 
 
 class Answer(BaseModel):
@@ -214,7 +217,8 @@ class Edit(BaseModel):
     """``GET /edits/{id}``: a submitted batch, with its result once there is one.
 
     ``applied_in``: the version of head's history that holds the batch, null if none does.
-    ``hparams`` is ``auto`` only until the edit has ended.
+    ``hparams`` is ``auto`` only until the edit has ended.  ``imported``: what became of the
+    records that the facts came from, if they came in another format.
     """
 
     id: str
@@ -228,3 +232,4 @@ class Edit(BaseModel):
     result: EditResult | None = None
     error: JobError | None = None
     applied_in: str | None = None
+    imported: Imported | None = None

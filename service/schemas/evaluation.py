@@ -9,10 +9,9 @@ from pydantic import BaseModel, Field, model_validator
 
 from service.jobs import JobError, JobStatus, Progress
 from service.schemas.base import Request
+from service.schemas.reading import Losses
 
 MAX_POINTS = 32
-SHOWN_PROBLEMS = 20
-"""Problems of a file that an answer shows; more are counted."""
 COMPARISONS_FILE = "comparisons.jsonl"
 """In a job's report folder: every pair of targets, the earlier one as ``a``."""
 
@@ -20,31 +19,6 @@ COMPARISONS_FILE = "comparisons.jsonl"
 def cases_file(number: int) -> str:
     """In a job's report folder: the case records of the ``number``-th target."""
     return f"cases-{number}.jsonl"
-
-
-class SuiteProblem(BaseModel):
-    """A record, or a part of one, that is not in a suite: line from 1, record from 0, and why."""
-
-    line: int
-    record: int | None
-    field: str
-    code: str
-    message: str
-
-
-class Losses(BaseModel):
-    """What reading a file lost or changed.
-
-    ``dropped`` says how many records are not kept, by reason, and ``left_out`` how many parts of
-    records that are; ``problems`` are the first of both.  ``adapted`` counts texts that are read
-    otherwise than written, ``unread`` fields, by name, that have no meaning in the format.
-    """
-
-    dropped: dict[str, int] = Field(default_factory=dict)
-    left_out: dict[str, int] = Field(default_factory=dict)
-    adapted: dict[str, int] = Field(default_factory=dict)
-    unread: dict[str, int] = Field(default_factory=dict)
-    problems: list[SuiteProblem] = Field(default_factory=list)
 
 
 class SuiteInfo(Losses):

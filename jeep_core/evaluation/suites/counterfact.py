@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from jeep_core.evaluation.suites.cases import Case, Style
 from jeep_core.evaluation.suites.fields import (
@@ -20,6 +21,7 @@ from jeep_core.evaluation.suites.fields import (
 
 NAME = "counterfact"
 REWRITE = "requested_rewrite"
+TRUE_FIELD = f"{REWRITE}/target_true"
 
 
 def matches(record: Record) -> bool:
@@ -38,11 +40,8 @@ def cases(record: Record, number: int, notes: Notes) -> tuple[Case, ...]:
     Raises:
         Malformed, Unusable
     """
-    where = f"{REWRITE}/"
-    subject, prompt, new, true = rewrite(part(record, REWRITE), where, notes)
-    if true is None:
-        raise Malformed(f"{where}target_true", "missing", f"{where}target_true is missing")
-    return (tested(record, number, Case(subject, prompt, new, true), notes),)
+    case = Case(*rewrite(part(record, REWRITE), f"{REWRITE}/", notes))
+    return (tested(record, number, case, notes),)
 
 
 def rewrite(record: Record, where: str, notes: Notes) -> tuple[str, str, str, str | None]:
@@ -67,13 +66,15 @@ def rewrite(record: Record, where: str, notes: Notes) -> tuple[str, str, str, st
 
 def tested(record: Record, number: int, case: Case, notes: Notes) -> Case:
     """The case with the prompts that stand beside its rewrite."""
-    return Case(
-        case.subject,
-        case.prompt,
-        case.target_new,
-        case.target_true,
-        prompts(record, "paraphrase_prompts", case.subject, notes),
-        prompts(record, "neighborhood_prompts", case.subject, notes),
+    neighbors = prompts(record, "neighborhood_prompts", case.subject, notes)
+    if case.target_true is None:
+        for i, prompt in enumerate(neighbors):
+            message = f"no answer is given to {prompt!r}: target_true is missing"
+            notes.leave_out(f"neighborhood_prompts/{i}", "neighbor_without_answer", message)
+    return replace(
+        case,
+        paraphrase_prompts=prompts(record, "paraphrase_prompts", case.subject, notes),
+        neighborhood_prompts=() if case.target_true is None else neighbors,
         id=case_id(record, number),
         generation_prompts=prompts(record, "generation_prompts", case.subject, notes),
     )

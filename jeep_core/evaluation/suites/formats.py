@@ -23,7 +23,10 @@ from jeep_core.evaluation.suites.fields import Notes, Record
 
 
 class Format(Protocol):
-    """One format: a module of this package."""
+    """One format: a module of this package.
+
+    ``TRUE_FIELD``, where a module has it, names the field of the answer before the edit.
+    """
 
     NAME: str
 

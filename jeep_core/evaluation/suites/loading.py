@@ -52,6 +52,7 @@ class SuiteReader:
         format: one of ``FORMATS``; None or ``auto``: seen from the records.
         drop_bad: see above.
         style: how the cases will be judged; None or ``auto``: as the format says.
+        limit: end when so many records are kept; what follows them is not read.
 
     Raises:
         JeepError: there is no such format or style.
@@ -63,14 +64,16 @@ class SuiteReader:
         format: str | None = None,
         drop_bad: bool = False,
         style: str | Style | None = None,
+        limit: int | None = None,
     ) -> None:
         self._format, self._style = check_format(format), check_style(style)
+        self._limit = limit
         self._found = found_in(stream) if isinstance(stream, list) else records(stream)
         self._drop_bad = drop_bad
         self.report = Report()
         self.style = Style.ACCURACY
-        self.number = 0
-        """Of the record that the last case is from, counted from 0."""
+        self.line = self.number = 0
+        """Of the record that the last case is from: where it begins, and its place from 0."""
 
     def __iter__(self) -> Iterator[Case]:
         stream = iter(self._found)
@@ -82,7 +85,10 @@ class SuiteReader:
         wrong: list[RecordProblem] = []
         ids: set[str] = set()
         for found in chain(first, stream):
-            self.number = number = self.report.records
+            if self.report.kept == self._limit:
+                break
+            self.line, self.number = found.line, self.report.records
+            number = self.number
             self.report.records += 1
             notes = Notes()
             try:
@@ -154,10 +160,11 @@ def _no_true_answer(format: Format, notes: Notes) -> Malformed:
     for error in notes.left_out:
         if error.code == "same_target":
             return Unusable(error.field, error.code, error.message)
-    name = getattr(format, "TRUE_FIELD", "target_true")
-    message = (
-        f"{name} is missing, against which the new answer is judged: give it, or style=accuracy"
-    )
+    name = getattr(format, "TRUE_FIELD", "")
+    if not name:
+        message = f"{format.NAME} has no true answers to judge by contrast: choose style=accuracy"
+        return Malformed("", "no_true_answers", message)
+    message = f"{name} is missing, which judging by contrast needs: give it, or style=accuracy"
     return Malformed(name, "missing", message)
 
 

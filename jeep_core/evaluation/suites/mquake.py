@@ -19,6 +19,7 @@ from jeep_core.evaluation.suites.fields import Malformed, Notes, Record, case_id
 from jeep_core.evaluation.suites.questions import answers, asked
 
 NAME = "mquake"
+TRUE_FIELD = f"{REWRITE}/target_true"
 
 
 def matches(record: Record) -> bool:

@@ -28,10 +28,11 @@ from jeep_core.evaluation.suites.fields import (
 from jeep_core.facts import normalise, parse_facts
 
 NAME = "plain"
+TRUE_FIELD = "target_true"
 LISTS = (
     "paraphrase_prompts", "neighborhood_prompts", "neighborhood_answers", "generation_prompts",
 )  # fmt: skip
-TEXTS = ("subject", "relation", "object", "prompt", "target_new", "target_true")
+TEXTS = ("subject", "relation", "object", "prompt", "target_new", "target_true", "join")
 TEMPLATES = {relation.name: relation.phrasings[0] for relation in RELATIONS}
 NESTED: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(LISTS, ("[",)),
@@ -82,13 +83,9 @@ def cases(record: Record, number: int, notes: Notes) -> tuple[Case, ...]:
             where = f"neighborhood_prompts/{i}"
             message = f"no answer is given to {prompt!r}: target_true is missing"
             notes.leave_out(where, "neighbor_without_answer", message)
+    kept = () if answers or fact.target_true is None else fact.neighborhood_prompts
     case = Case(
-        fact.subject,
-        fact.prompt,
-        fact.target_new,
-        fact.target_true,
-        fact.paraphrase_prompts,
-        () if answers or fact.target_true is None else neighbors,
+        **{**vars(fact), "neighborhood_prompts": kept},
         id=case_id(record, number),
         unrelated=tuple(map(Question, neighbors, answers)) if answers else (),
         generation_prompts=lists["generation_prompts"],

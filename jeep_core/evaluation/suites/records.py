@@ -259,14 +259,19 @@ def _json_lines(reader: _Text) -> Iterator[Found]:
 def _object(value: Any) -> Record | Malformed:
     if not isinstance(value, dict):
         return Malformed("", "not_an_object", "a record must be an object")
-    row = value.get("row")
-    if isinstance(row, dict) and value.keys() <= VIEWER:
-        cut = value.get("truncated_cells")
-        if cut:
-            name = cut[0] if isinstance(cut, list) and isinstance(cut[0], str) else "a cell"
-            message = f"{name} was cut off by what made the file: fetch the whole row"
-            return Unusable(name, "truncated", message)
-        return row
+    row: dict[str, Any] = unwrapped(value)
+    cut = value.get("truncated_cells") if row is not value else None
+    if cut:
+        name = cut[0] if isinstance(cut, list) and isinstance(cut[0], str) else "a cell"
+        message = f"{name} was cut off by what made the file: fetch the whole row"
+        return Unusable(name, "truncated", message)
+    return row
+
+
+def unwrapped(value: Any) -> Any:
+    """A row without what the hub's viewer puts around it; any other value as it is."""
+    if isinstance(value, dict) and isinstance(value.get("row"), dict) and value.keys() <= VIEWER:
+        return value["row"]
     return value
 
 

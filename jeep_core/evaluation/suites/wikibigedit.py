@@ -25,6 +25,7 @@ from jeep_core.evaluation.suites.fields import (
 from jeep_core.evaluation.suites.questions import answers, asked
 
 NAME = "wikibigedit"
+TRUE_FIELD = knowedit.TRUE_FIELD
 PERSONAS = "personas"
 
 

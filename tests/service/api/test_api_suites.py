@@ -221,7 +221,7 @@ def test_how_a_suite_is_judged_can_be_chosen(http: httpx.Client, client: Client)
     )
     assert refused.status_code == 422
     [error] = refused.json()["errors"]
-    assert (error["pointer"], error["code"]) == ("/lines/1/target_true", "missing")
+    assert (error["pointer"], error["code"]) == ("/lines/1/ground_truth", "missing")
     wrong = http.post("/suites", params={"name": "c", "style": "x"}, content=lines(shared))
     assert wrong.json()["errors"][0]["parameter"] == "style"
 

@@ -71,6 +71,8 @@ def _triple(tokenizer: Tokenizer, case: Fact) -> Triple:
     edit = tokenize_prompt(tokenizer, case.prompt, case.subject, case.target_new)
     equivalents = [_plain(tokenizer, text, case.target_new) for text in case.paraphrase_prompts]
     unrelated = [_plain(tokenizer, text, case.target_true) for text in case.neighborhood_prompts]
+    questions = getattr(case, "unrelated", ())  # a suite's case, of a layer above this one
+    unrelated += [_plain(tokenizer, one.prompt, one.answer) for one in questions]
     return Triple(case.subject, edit, (edit, *equivalents), tuple(unrelated))
 
 

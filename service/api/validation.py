@@ -59,10 +59,7 @@ def check_count(n_facts: int, limit: int) -> None:
         ApiProblem: 413.
     """
     if n_facts > limit:
-        detail = (
-            f"{n_facts} facts in one request, the limit is {limit}: send fewer, or of a file of "
-            f"records the first ones with limit={limit}"
-        )
+        detail = f"{n_facts} facts in one request, the limit is {limit}"
         raise ApiProblem(
             413,
             "too_many_facts",

@@ -15,7 +15,7 @@ import torch
 from jeep_core.atlas.corpus import load_facts
 from jeep_core.editing import edit
 from jeep_core.errors import Cancelled, InvalidHParams, JeepError, NumericalError
-from jeep_core.evaluation.suites import load_counterfact
+from jeep_core.evaluation.suites import Case, Question, load_counterfact
 from jeep_core.facts import Fact
 from jeep_core.generation import score
 from jeep_core.gradients import Pairs
@@ -274,6 +274,20 @@ def test_triples_take_what_the_cases_have(gptj: LoadedModel) -> None:
     assert gptj.tokenizer.decode(list(triples[0].unrelated[0].ids)).endswith("country of Norway")
     with pytest.raises(JeepError, match="no case"):
         triples_of(gptj.tokenizer, [bare], gptj.max_positions)
+
+
+def test_unrelated_questions_of_a_suite_are_trained_on(gptj: LoadedModel) -> None:
+    """zsRE and its like have no neighbors that share the true answer."""
+    [first, *_] = cases()
+    questions = (Question("Where is Oslo?", "Norway"),)
+    given = {**vars(first), "neighborhood_prompts": (), "target_true": None}
+    [triple], dropped = triples_of(
+        gptj.tokenizer, [Case(**given, unrelated=questions)], gptj.max_positions
+    )
+    assert dropped == 0
+    assert [gptj.tokenizer.decode(list(row.ids)) for row in triple.unrelated] == [
+        "Where is Oslo? Norway"
+    ]
 
 
 def test_a_batch_has_one_edit_per_subject(gptj: LoadedModel) -> None:

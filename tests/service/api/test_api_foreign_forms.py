@@ -132,12 +132,10 @@ def test_a_body_without_facts_is_shown_the_forms(
     assert (error["pointer"], error["code"], error["message"]) == ("/facts", "missing", FORMS)
 
 
-def test_unknown_fields_are_told_which_there_are(http: httpx.Client, model: Store) -> None:
-    errors = wrong(http, {"facts": [{**LYON, "colour": "red"}, "Lyon"], "preset_name": "x"})
-    said = {error["pointer"]: error["message"] for error in errors}
-    assert said["/facts/0/colour"].startswith("a fact has no field 'colour'; it has subject, ")
-    assert said["/facts/1"].startswith('a fact must be an object: {"subject": "Lyon"')
-    assert said["/preset_name"].startswith("an edit has no field 'preset_name'; it has facts, ")
+def test_what_should_be_a_fact_is_shown_one(http: httpx.Client, model: Store) -> None:
+    [error] = wrong(http, {"facts": [LYON, "Lyon"]})
+    assert error["pointer"] == "/facts/1"
+    assert error["message"].startswith('a fact must be an object: {"subject": "Lyon"')
 
 
 def test_records_that_are_wrong_are_named(http: httpx.Client, model: Store) -> None:
@@ -257,7 +255,6 @@ def test_more_records_than_facts_at_once(
     )
     answer = upload(http, many, format="auto")
     assert (answer.status_code, answer.json()["code"]) == (413, "too_many_facts")
-    assert "limit=" in answer.json()["detail"]
     assert len(upload(http, many, limit=settings.max_facts).json()["facts"]) == settings.max_facts
 
 

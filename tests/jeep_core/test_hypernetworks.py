@@ -350,6 +350,25 @@ def test_the_command_reports_what_is_wrong(capsys: pytest.CaptureFixture[str]) -
     assert "not a model folder" in capsys.readouterr().err
 
 
+def test_the_command_says_what_of_its_data_is_lost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = {
+        "subject": "Atlantis",
+        "src": "Where is Atlantis?",
+        "answers": ["Peru"],
+        "rephrase": "In which country is Atlantis?",
+        "loc": "where is Lemuria",
+        "loc_ans": "Chad",
+    }
+    data = tmp_path / "questions.json"
+    data.write_text(json.dumps([record, {**record, "src": "Where is it?"}]))
+    small = ["--layers", "8", "--rank", "2", "--blocks", "1", "--steps", "1", "--facts", "1"]
+    options = ["--data", str(data), "--out", str(tmp_path), "--device", "cpu", *small]
+    assert main(["mend", "atlas-gptj", *options]) == 0
+    assert "questions.json: 1 of 2 records (1 no_subject)" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain, islice
@@ -78,6 +78,8 @@ class SuiteReader:
     def __iter__(self) -> Iterator[Case]:
         stream = iter(self._found)
         first = list(islice(stream, LOOKED_AT))
+        if not first:
+            raise broken(1, "empty", "there are no records")
         format = FORMATS[self._format] if self._format else _detect(first)
         self.report.format = format.NAME
         readable = [item.value for item in first if not isinstance(item.value, Malformed)]
@@ -125,19 +127,17 @@ class SuiteReader:
         return list(cases)
 
 
-def _detect(found: Iterable[Found]) -> Format:
+def _detect(found: Sequence[Found]) -> Format:
     """The format of the first record that has a known one.
 
     Raises:
         InvalidSuite: none has; the first record says why.
     """
-    first: Found | None = None
     for item in found:
-        first = first or item
         format = detect(item.value)
         if format:
             return format
-    assert first is not None
+    first = found[0]
     if isinstance(first.value, Malformed):
         raise broken(first.line, first.value.code, first.value.message, 0)
     message = f"the record has none of the formats {', '.join(FORMATS)}"

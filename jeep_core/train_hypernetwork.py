@@ -1,7 +1,7 @@
 """Train a network for MEND or MALMEN: ``python -m jeep_core.train_hypernetwork mend MODEL``.
 
 The bundled models are trained on counterfactuals about subjects that no suite edits; every
-other model needs ``--data``, a JSON list in Multi-CounterFact format whose facts are not those
+other model needs ``--data``, a file in any format of suites whose facts are not those
 to be edited later.  A run that was interrupted goes on where its last checkpoint is and ends
 with the same network.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from jeep_core import atlas
 from jeep_core.editing import resolve_hparams
 from jeep_core.editors import hparams_class
 from jeep_core.errors import JeepError
+from jeep_core.evaluation.suites import Report
+from jeep_core.facts import Fact
 from jeep_core.hparams import validate_hparams
 from jeep_core.hparams_gradient import HypernetworkHParams, last_layers
 from jeep_core.hypernetworks.storage import NETWORKS, network_path, save_network, spec_of
@@ -26,7 +28,7 @@ from jeep_core.hypernetworks.training import Training, TrainingSettings
 from jeep_core.hypernetworks.triples import atlas_cases, triples_of
 from jeep_core.loading import DTYPES, LoadedModel, load
 from jeep_core.pauses import Pause, pausing
-from jeep_core.training_data import data_hash, load_training_cases
+from jeep_core.training_data import data_hash, load_training_suite
 from jeep_core.values import Progress
 
 
@@ -50,7 +52,7 @@ def train_network(
         hparams: the network's layers, rank and blocks.
         settings: of the training.
         folder: for networks of any model.
-        data: Multi-CounterFact file; None: the bundled training split of a bundled model.
+        data: a suite's file; None: the bundled training split of a bundled model.
         progress: called with ("train", steps taken, all steps).
         should_stop: asked before every step; True cancels.
         pause: called before every matrix of every block, forward and backward; may block.
@@ -63,8 +65,10 @@ def train_network(
         Cancelled: the checkpoint stays; the same call goes on from there.
     """
     if data is None and base.name not in atlas.MODELS:
-        raise JeepError(f"training for {base.name!r} needs data: a Multi-CounterFact file")
-    cases = load_training_cases(data, base.name) if data else atlas_cases(settings.seed)
+        raise JeepError(f"training for {base.name!r} needs data: a file in a format of suites")
+    cases: Sequence[Fact] = atlas_cases(settings.seed)
+    if data:
+        cases = load_training_suite(data, base.name).cases
     triples, _ = triples_of(base.tokenizer, cases, base.max_positions)
     path = network_path(folder, base, editor)
     state = checkpoint or path.with_suffix(".training")
@@ -106,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="jeep train-hypernetwork", description=__doc__)
     parser.add_argument("editor", choices=sorted(NETWORKS))
     parser.add_argument("model", help="bundled name, local folder or hub id")
-    parser.add_argument("--data", type=Path, help="Multi-CounterFact file to train on")
+    parser.add_argument("--data", type=Path, help="file in any format of suites to train on")
     parser.add_argument("--store", type=Path, default=Path("jeep-store"), help="the service's")
     parser.add_argument("--out", type=Path, help="folder instead of the store's")
     parser.add_argument("--layers", type=lambda text: [int(n) for n in text.split(",")])
@@ -128,6 +132,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         base = load(args.model, args.device, args.dtype)
         hparams = chosen_hparams(base, args.editor, args.layers, args.rank, args.blocks)
+        if args.data:
+            _say_lost(args.data, load_training_suite(args.data, base.name).report)
         path = train_network(base, args.editor, hparams, settings, folder, args.data, _say)
     except (JeepError, OSError, KeyError, ValueError) as error:
         said = str(error) if isinstance(error, (JeepError, OSError)) else repr(error)
@@ -143,6 +149,13 @@ def main(arguments: list[str] | None = None) -> int:
 def _say(phase: str, done: int, total: int) -> None:
     if done % 10 == 0 or done == total:
         print(f"jeep: {phase} {done}/{total}", flush=True)
+
+
+def _say_lost(data: Path, report: Report) -> None:
+    """What of a file is trained on, and how much is not, by reason."""
+    lost = (*report.dropped.items(), *report.left_out.items())
+    reasons = ", ".join(f"{count} {reason}" for reason, count in lost) or "nothing lost"
+    print(f"jeep: {data.name}: {report.kept} of {report.records} records ({reasons})", flush=True)
 
 
 if __name__ == "__main__":

@@ -12,30 +12,47 @@ from pathlib import Path
 
 from jeep_core import atlas
 from jeep_core.errors import FieldProblem, InvalidHParams, JeepError
-from jeep_core.evaluation.suites import load_counterfact
+from jeep_core.evaluation.suites import Case, Style, Suite, load_suite
 from jeep_core.facts import Fact
 
 SHOWN = 3
 POINTER = "/data"
 
 
-def load_training_cases(path: Path, model: str) -> tuple[Fact, ...]:
-    """The cases of a Multi-CounterFact file to train a network of ``model`` on.
+def load_training_suite(path: Path, model: str) -> Suite:
+    """The cases of a suite's file, of any format, to train a network of ``model`` on.
+
+    A case is trained on if it has a paraphrase and a question that keeps its answer; the report
+    counts the others as ``left_out`` for ``nothing_to_train_on``, beside the records that are
+    dropped.
 
     Raises:
-        InvalidHParams: no such file, another format, or subjects that a bundled suite edits
-            (for bundled models).
+        InvalidHParams: no such file, no suite, no case with both, or subjects that a bundled
+            suite edits (for bundled models).
     """
     if not path.is_file():
         raise _problem("no_data", f"{path.name} cannot be read: there is no such file")
     try:
-        cases = tuple(load_counterfact(path).cases)
+        suite = load_suite(path, style=Style.ACCURACY)
     except (JeepError, LookupError, TypeError, ValueError) as error:
-        message = f"{path.name} is not in Multi-CounterFact format: {error!r}"
-        raise _problem("bad_data", message) from None
+        raise _problem("bad_data", f"{path.name} cannot be trained on: {error}") from None
+    bare = sum(not _complete(case) for case in suite.cases)
+    if bare == len(suite.cases):
+        message = (
+            f"{path.name} cannot be trained on: no record has both a rephrased prompt and a "
+            "question about something else with its answer"
+        )
+        raise _problem("bad_data", message)
+    suite.report.left_out["nothing_to_train_on"] += bare
+    suite.report.left_out = +suite.report.left_out
     if model in atlas.MODELS:
-        check_disjoint(cases, bundled_subjects())
-    return cases
+        check_disjoint(suite.cases, bundled_subjects())
+    return suite
+
+
+def _complete(case: Case) -> bool:
+    """Whether a case has an equivalent prompt and an unrelated one."""
+    return bool(case.paraphrase_prompts and (case.neighborhood_prompts or case.unrelated))
 
 
 def check_disjoint(cases: Sequence[Fact], suites: Iterable[tuple[str, Iterable[str]]]) -> None:

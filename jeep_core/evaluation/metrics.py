@@ -4,14 +4,18 @@ Contrast style (CounterFact): the new answer against the true one on the edit pr
 paraphrases, the right answer against the new one on neighborhood prompts.  P of an answer of
 several tokens is that of its mean log-probability per token; a tie is no success for either.
 
-Accuracy style (zsRE): the share of the right answer's tokens that are the arg-max, each behind
+Accuracy style (zsRE): the share of the right answer's tokens that are the arg-max, each after
 the right tokens before it.
+
+Where an answer has aliases, the one that does best counts: the most probable one in contrast
+style, on both sides, and the one with the largest share in accuracy style.  A prompt's answer is
+written if any of them is.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import exp
 from statistics import fmean
@@ -52,7 +56,8 @@ class PromptRecord:
     """One prompt of a case; probabilities are geometric means over an answer's tokens.
 
     ``p_right``: of the answer that an edit shall bring about, or leave as it is; ``p_other``: of
-    the answer that it is held against.  ``value`` enters the case's mean.
+    the answer that it is held against.  ``value`` enters the case's mean.  ``right`` is, of
+    several right answers, the one that these figures are about.
     """
 
     kind: Kind
@@ -131,7 +136,8 @@ def fitting(
     """The cases that this model can be asked, without the prompts that it cannot.
 
     Returns also how many cases were left out for which reason (their edit prompt cannot be
-    asked) and how many prompts of the cases that stay; reasons as in ``scoring.tokenized``.
+    asked) and how many prompts and aliases of the cases that stay; reasons as in
+    ``scoring.tokenized``.  An alias that one prompt cannot be asked with is left out of the case.
     """
     plans = [_prompts(case, style) for case in cases]
     asked = [one for plan in plans for prompt in plan for one in prompt.asked]
@@ -140,13 +146,22 @@ def fitting(
     skipped: Counter[str] = Counter()
     left_out: Counter[str] = Counter()
     for case, plan in zip(cases, plans, strict=True):
-        reasons = [_reason([next(found) for _ in prompt.asked]) for prompt in plan]
-        if reasons[0]:
-            skipped[reasons[0]] += 1
+        lacking: list[str] = []
+        wrong: set[str] = set()
+        aliases: dict[str, str] = {}
+        for prompt in plan:
+            reasons = {one.answer: _reason(next(found)) for one in prompt.asked}
+            reason = next(filter(None, map(reasons.get, prompt.needed)), "")
+            if reason:
+                lacking.append(reason)
+                wrong.add(prompt.text)
+            else:
+                aliases |= {answer: why for answer, why in reasons.items() if why}
+        if plan[0].text in wrong:
+            skipped[lacking[0]] += 1
             continue
-        left_out.update(reason for reason in reasons if reason)
-        wrong = {prompt.text for prompt, reason in zip(plan, reasons, strict=True) if reason}
-        kept.append(_without(case, wrong) if wrong else case)
+        left_out.update([*lacking, *aliases.values()])
+        kept.append(_without(case, wrong, aliases) if wrong or aliases else case)
     return kept, skipped, left_out
 
 
@@ -173,48 +188,62 @@ def summarise(cases: Sequence[CaseScores]) -> Summary:
 
 @dataclass(frozen=True)
 class _Prompt:
-    """A prompt with the answer that is right for it and the one it is held against."""
+    """A prompt with the answers that are right for it and those they are held against.
+
+    The first of each must be asked, the others are aliases of it.
+    """
 
     kind: Kind
     text: str
-    right: str
-    other: str | None
+    right: tuple[str, ...]
+    other: tuple[str, ...]
     join: Join
 
     @property
     def asked(self) -> list[Asked]:
-        found = [Asked(self.text, self.right, True, self.join)]
-        if self.other is not None:
-            found.append(Asked(self.text, self.other, join=self.join))
-        return found
+        right = [Asked(self.text, answer, True, self.join) for answer in self.right]
+        return [*right, *(Asked(self.text, answer, join=self.join) for answer in self.other)]
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The answers without which the prompt cannot be asked."""
+        return self.right[:1] + self.other[:1]
 
 
 def _prompts(case: Case, style: Style) -> list[_Prompt]:
     """All prompts of a case, the edit prompt first."""
-    new, true, join = case.target_new, case.target_true, case.join
+    new = (case.target_new, *case.target_aliases)
+    true = () if case.target_true is None else (case.target_true, *case.true_aliases)
+    join = case.join
     found = [_Prompt("edit", case.text, new, true, join)]
     found += [_Prompt("paraphrase", text, new, true, join) for text in case.paraphrase_prompts]
-    neighbors = list(case.unrelated)
-    if true is not None:
-        neighbors += [Question(text, true) for text in case.neighborhood_prompts]
-    other = new if style is Style.CONTRAST else None
-    found += [_Prompt("neighbor", one.prompt, one.answer, other, join) for one in neighbors]
+    neighbors = [(one.prompt, one.answers) for one in case.unrelated]
+    if true:
+        neighbors += [(text, true) for text in case.neighborhood_prompts]
+    other = new if style is Style.CONTRAST else ()
+    found += [_Prompt("neighbor", text, answers, other, join) for text, answers in neighbors]
     implied = case.portability
-    found += [_Prompt("portability", one.prompt, one.answer, None, join) for one in implied]
+    found += [_Prompt("portability", one.prompt, one.answers, (), join) for one in implied]
     return found
 
 
 def _judged(prompt: _Prompt, style: Style, readings: Iterator[Reading]) -> PromptRecord:
-    right = next(readings)
-    other = None if prompt.other is None else next(readings)
-    if style is Style.CONTRAST and other is not None:
-        value = float(right.mean > other.mean)
+    right = [(next(readings), answer) for answer in prompt.right]
+    other = [next(readings).mean for _ in prompt.other]
+    writes = any(reading.writes for reading, _ in right)
+    if style is Style.CONTRAST and other:
+        best, answer = max(right, key=lambda pair: pair[0].mean)
+        value = float(best.mean > max(other))
     else:
-        value = right.hits / right.tokens
-    p_other = None if other is None else exp(other.mean)
-    return PromptRecord(
-        prompt.kind, prompt.text, prompt.right, exp(right.mean), p_other, value, right.writes
-    )
+        best, answer = max(right, key=lambda pair: (_share(pair[0]), pair[0].mean))
+        value = _share(best)
+    p_other = exp(max(other)) if other else None
+    return PromptRecord(prompt.kind, prompt.text, answer, exp(best.mean), p_other, value, writes)
+
+
+def _share(reading: Reading) -> float:
+    """The share of an answer's tokens that are the arg-max."""
+    return reading.hits / reading.tokens
 
 
 def _record(case: Case, prompts: list[PromptRecord]) -> CaseRecord:
@@ -251,22 +280,30 @@ def _record(case: Case, prompts: list[PromptRecord]) -> CaseRecord:
     )
 
 
-def _reason(found: Sequence[AnswerTokens | str]) -> str:
-    """Why a prompt cannot be asked, or nothing."""
-    return next((one for one in found if isinstance(one, str)), "")
+def _reason(found: AnswerTokens | str) -> str:
+    """Why an answer cannot be asked, or nothing."""
+    return found if isinstance(found, str) else ""
 
 
-def _without(case: Case, wrong: set[str]) -> Case:
+def _without(case: Case, wrong: Collection[str], aliases: Collection[str]) -> Case:
+    """The case without prompts and aliases that cannot be asked."""
+
+    def usable(texts: tuple[str, ...], not_these: Collection[str]) -> tuple[str, ...]:
+        return tuple(text for text in texts if text not in not_these)
+
     def asked(questions: tuple[Question, ...]) -> tuple[Question, ...]:
-        return tuple(one for one in questions if one.prompt not in wrong)
-
-    def usable(prompts: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(text for text in prompts if text not in wrong)
+        return tuple(
+            replace(one, aliases=usable(one.aliases, aliases))
+            for one in questions
+            if one.prompt not in wrong
+        )
 
     return replace(
         case,
-        paraphrase_prompts=usable(case.paraphrase_prompts),
-        neighborhood_prompts=usable(case.neighborhood_prompts),
+        paraphrase_prompts=usable(case.paraphrase_prompts, wrong),
+        neighborhood_prompts=usable(case.neighborhood_prompts, wrong),
         unrelated=asked(case.unrelated),
         portability=asked(case.portability),
+        target_aliases=usable(case.target_aliases, aliases),
+        true_aliases=usable(case.true_aliases, aliases),
     )

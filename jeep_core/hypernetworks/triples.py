@@ -75,7 +75,9 @@ def _triple(tokenizer: Tokenizer, case: Fact) -> Triple:
     edit = tokenize_fact(tokenizer, case)
     equivalents = rows(case.paraphrase_prompts, case.target_new)
     unrelated = rows(case.neighborhood_prompts, case.target_true)
-    return Triple(case.subject, edit, (edit, *equivalents), unrelated)
+    questions = getattr(case, "unrelated", ())  # a suite's case, of a layer above this one
+    others = tuple(_plain(tokenizer, q.prompt, q.answer, case.join) for q in questions)
+    return Triple(case.subject, edit, (edit, *equivalents), unrelated + others)
 
 
 def _plain(tokenizer: Tokenizer, text: str, target: str | None, join: Join) -> PromptTokens:

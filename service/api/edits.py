@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 
@@ -21,17 +21,17 @@ from service.api.limits import fact_errors
 from service.api.logs import log_texts
 from service.api.model import PublishedModel
 from service.api.paging import AFTER, Limit, Page, take
-from service.api.problems import ApiProblem, documented, invalid, not_found, parameter_error
+from service.api.problems import ApiProblem, documented, invalid, not_found
 from service.api.state import ApiState, State
 from service.api.submission import (
     Submission,
     check_key,
     checked,
-    from_json_body,
     from_lines,
     job_id_of,
     record,
 )
+from service.api.uploads import Reading, from_file, from_value, has_records, reading
 from service.api.validation import ValidEdit, plan_of
 from service.jobs import TERMINAL, Job, JobError, JobKind, JobStatus
 from service.moments import check_moments
@@ -72,6 +72,13 @@ parent, `POST /snapshots/{id}/activate` moves head to it.
 **By line**: `application/x-ndjson` (also `application/jsonl`) carries one fact per line; the
 other fields are then query parameters (`hparams` and `guards` as JSON), and pointers in errors name
 the line, as in `/lines/4/prompt`.
+
+**Other formats**: records of every format that suites come in (see `POST /suites`) are taken for
+facts, as they are or in `facts`, and so are the arguments of an EasyEdit call, `prompts`, `subject`
+and `target_new`.  With `format=auto` or a format's name the body is a file of records, of any
+content type; `limit` reads the first ones only.  Query parameters are then as for uploads by line.
+Records that cannot be edited are left out, with `drop_bad=true` also those that do not have the
+format; `imported` in the answer counts both, with the reasons.
 
 **Headers**: `Idempotency-Key` makes repeating safe: the same key and body give the same job, with
 another body 422.  `Prefer: wait=N` holds the answer back for up to N (at most 300) seconds and
@@ -114,16 +121,19 @@ class EditSummary(BaseModel):
 async def submit_edit(
     request: Request,
     state: State,
+    how: Annotated[Reading, Depends(reading)],
     dry_run: Annotated[
         bool, Query(description="Show tokens and positions, queue nothing.")
     ] = False,
-    editor: Annotated[str | None, Query(description="By line only.")] = None,
-    preset: Annotated[str | None, Query(description="By line only.")] = None,
-    hparams: Annotated[str | None, Query(description="By line only: JSON, or auto.")] = None,
-    snapshot_name: Annotated[str | None, Query(description="By line only.")] = None,
-    parent: Annotated[str | None, Query(description="By line only.")] = None,
-    guards: Annotated[str | None, Query(description="By line only: JSON.")] = None,
-    activate: Annotated[str | None, Query(description="By line only: `false`.")] = None,
+    editor: Annotated[str | None, Query(description="By line or record only.")] = None,
+    preset: Annotated[str | None, Query(description="By line or record only.")] = None,
+    hparams: Annotated[
+        str | None, Query(description="By line or record only: JSON, or auto.")
+    ] = None,
+    snapshot_name: Annotated[str | None, Query(description="By line or record only.")] = None,
+    parent: Annotated[str | None, Query(description="By line or record only.")] = None,
+    guards: Annotated[str | None, Query(description="By line or record only: JSON.")] = None,
+    activate: Annotated[str | None, Query(description="By line or record only: `false`.")] = None,
     idempotency_key: Annotated[str | None, Header()] = None,
     prefer: Annotated[str, Header(description="`wait=N`")] = "",
 ) -> Response:
@@ -138,16 +148,17 @@ async def submit_edit(
         "activate": activate,
     }
     check_key(idempotency_key)
-    submission = await _read(request, options, state.settings)
+    submission = await _read(request, options, how, state.settings)
     model = await run_in_threadpool(state.models.get)
     edit = await run_in_threadpool(checked, submission, model)
     if dry_run:
         plan = await run_in_threadpool(plan_of, edit, model)
+        plan.imported = submission.imported
         plan.obstacles = await run_in_threadpool(_obstacles, state, edit, model)
         return _json(plan, 200, {})
     log_texts(request, state.settings, "facts", map(str, edit.facts))
     await run_in_threadpool(check_possible, state, edit, model)
-    job, fresh = await run_in_threadpool(record, state, submission.request, edit, idempotency_key)
+    job, fresh = await run_in_threadpool(record, state, submission, edit, idempotency_key)
     if fresh:
         await state.reconciler.submit(job)
     return await accepted(state, caller_of(request), job, fresh, prefer)
@@ -193,6 +204,7 @@ async def show_edit(id: str, state: State, response: Response) -> Edit:
         result=result,
         error=job.error,
         applied_in=await run_in_threadpool(_applied_in, state.store, payload.edit_id),
+        imported=payload.imported,
     )
 
 
@@ -242,23 +254,26 @@ def _obstacles(state: ApiState, edit: ValidEdit, model: PublishedModel) -> list[
     return []
 
 
-async def _read(request: Request, options: dict[str, str | None], settings: Settings) -> Submission:
-    submission = await _parsed(request, options, settings.max_facts)
+async def _read(
+    request: Request, options: dict[str, str | None], how: Reading, settings: Settings
+) -> Submission:
+    submission = await _parsed(request, options, how, settings.max_facts)
     errors = fact_errors(submission.request.facts, settings)
-    if errors:
+    if errors and not submission.drop(errors):
         raise submission.located(invalid(errors, "invalid_facts"))
     return submission
 
 
-async def _parsed(request: Request, options: dict[str, str | None], max_facts: int) -> Submission:
-    if is_json_lines(request):
-        body = await request.body()
+async def _parsed(
+    request: Request, options: dict[str, str | None], how: Reading, max_facts: int
+) -> Submission:
+    body, by_line = await request.body(), is_json_lines(request)
+    if by_line and not how.asked and not has_records(body):
         return await run_in_threadpool(from_lines, body, options, max_facts)
-    misplaced = [name for name, value in options.items() if value is not None]
-    if misplaced:
-        message = "is a query parameter of uploads by line only: put it into the JSON body"
-        raise invalid([parameter_error(name, "misplaced", message) for name in misplaced])
-    return await run_in_threadpool(from_json_body, await read_json(request), max_facts)
+    if by_line or how.asked:
+        return await run_in_threadpool(from_file, body, options, how, max_facts, by_line)
+    value = await read_json(request)
+    return await run_in_threadpool(from_value, value, options, how, max_facts)
 
 
 async def accepted(state: ApiState, caller: Caller, job: Job, fresh: bool, prefer: str) -> Response:

@@ -14,7 +14,7 @@ from jeep_core.editors import hparams_class, preset_hparams
 from jeep_core.errors import FieldProblem, InvalidHParams, JeepError
 from jeep_core.hparams_gradient import HypernetworkHParams, last_layers
 from jeep_core.hypernetworks.records import EDITORS, NetworkRecord, missing_network
-from jeep_core.training_data import data_hash, load_training_cases
+from jeep_core.training_data import data_hash, load_training_suite
 from service.api.access import needs
 from service.api.bodies import json_request_body, read_model
 from service.api.model import PublishedModel
@@ -33,6 +33,7 @@ from service.schemas import (
     TrainingOptions,
 )
 from service.schemas.access import Scope
+from service.schemas.reading import Imported, imported_from
 from service.store import CorruptFile
 
 router = APIRouter(tags=["hypernetworks"])
@@ -45,8 +46,9 @@ uses the network if its own say the same.  A trained network takes the place of 
 trained before for this editor.
 
 Bundled models are trained on counterfactuals about subjects that no suite edits.  `data` names a
-Multi-CounterFact file in the folder `training` of the store; a file about subjects that a suite
-edits is refused.
+file in the folder `training` of the store, in any format of suites (see `POST /suites`); one about
+subjects that a suite edits is refused.  `imported` in the answer says how many of its records are
+trained on and what was lost, with the reason.
 """
 
 
@@ -121,8 +123,9 @@ def _journaled(
             preset, hparams = _hparams(body, model)
         except InvalidHParams as error:
             problems += error.problems
+        imported: Imported | None = None
         try:
-            _check_data(body, model, training_folder(state.store))
+            imported = _check_data(body, model, training_folder(state.store))
         except InvalidHParams as error:
             problems += error.problems
         if problems:
@@ -134,6 +137,7 @@ def _journaled(
             options=TrainingOptions(**body.model_dump(include=set(TrainingOptions.model_fields))),
             data=body.data,
             data_sha256=body.data and data_hash(training_folder(state.store) / body.data),
+            imported=imported,
         )
 
     said = {"hypernetwork": body.model_dump(mode="json")}
@@ -154,12 +158,15 @@ def _hparams(body: HypernetworkRequest, model: PublishedModel) -> tuple[str | No
     return preset, hparams.model_dump(mode="json")
 
 
-def _check_data(body: HypernetworkRequest, model: PublishedModel, folder: Path) -> None:
+def _check_data(body: HypernetworkRequest, model: PublishedModel, folder: Path) -> Imported | None:
     if body.data is not None:
-        load_training_cases(folder / body.data, model.info.model)
-    elif model.info.model not in atlas.MODELS:
-        message = f"name a Multi-CounterFact file in {folder}: this model has no data of its own"
+        suite = load_training_suite(folder / body.data, model.info.model)
+        bare = suite.report.left_out["nothing_to_train_on"]
+        return imported_from(suite.report, len(suite.cases) - bare)
+    if model.info.model not in atlas.MODELS:
+        message = f"name a suite's file in {folder}: this model has no data of its own"
         raise InvalidHParams([FieldProblem("/data", "missing", message)])
+    return None
 
 
 def _records(state: ApiState, model: PublishedModel) -> list[NetworkRecord]:

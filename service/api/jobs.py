@@ -110,6 +110,7 @@ def job_out(job: Job) -> JobOut:
         edit_id=job.payload.get("edit_id"),
         evaluation_id=job.payload.get("evaluation_id"),
         probe_id=job.payload.get("probe_id"),
+        imported=job.payload.get("imported"),
     )
 
 

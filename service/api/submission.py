@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import Header, Request, Response
@@ -28,8 +29,10 @@ from service.api.problems import (
 )
 from service.api.state import ApiState
 from service.api.validation import ValidEdit, check_count, validate_edit
+from service.api.wording import in_words
 from service.jobs import Job, JobKind, new_id, now
 from service.schemas import AUTO, EditPayload, EditRequest, FactIn, JobOut
+from service.schemas.reading import Imported, SuiteProblem
 from service.store import Claim, JobExists, KeyReused, NameTaken, StoreFull, UnknownVersion
 
 KEY = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,253}[\x21-\x7e])?")
@@ -38,21 +41,71 @@ KeyHeader = Annotated[
 ]
 
 
-class Submission:
-    """A request body with the way back from a fact's index to what the client sent."""
+@dataclass(frozen=True)
+class Source:
+    """What became a fact: a pointer to it, and for imported facts line and record."""
 
-    def __init__(self, request: EditRequest, lines: list[int] | None = None) -> None:
-        self.request = request
-        self._lines = lines
+    pointer: str
+    line: int | None = None
+    record: int | None = None
+
+
+class Submission:
+    """A request body with the way back from a fact's index to what the client sent.
+
+    ``sources[i]`` became fact ``i``: a line, or a record if the facts were ``imported`` from
+    another format, which has other fields than a fact.
+    """
+
+    def __init__(
+        self,
+        request: EditRequest,
+        sources: list[Source] | None = None,
+        imported: Imported | None = None,
+    ) -> None:
+        self.request, self.imported = request, imported
+        self._sources = sources
 
     def located(self, problem: ApiProblem) -> ApiProblem:
         """For uploads by line, ``/facts/3/prompt`` becomes ``/lines/4/prompt``."""
-        if self._lines is None:
+        if self._sources is None:
             return problem
-        errors = [_by_line(error, self._lines) for error in problem.errors]
+        errors = [self._located(error, self._sources) for error in problem.errors]
         if errors and (problem.status == 422 or problem.code == OVER_LIMIT):
             return invalid(errors, problem.code)
         return ApiProblem(problem.code, problem.detail, errors, problem.headers)
+
+    def drop(self, errors: list[dict[str, str]]) -> bool:
+        """Drop the imported facts that errors point to, and count them.
+
+        False, and nothing is dropped: the facts are not imported, none would be left, or
+        something else is wrong as well.
+        """
+        facts, sources = self.request.facts, self._sources
+        wrong = {_fact_index(error): error for error in errors}
+        if not (self.imported and sources and wrong) or None in wrong or len(wrong) == len(facts):
+            return False
+        for index, error in wrong.items():
+            at = sources[int(index or 0)]
+            lost = SuiteProblem(
+                line=at.line,
+                record=at.record,
+                field="",
+                code=error["code"],
+                message=error["message"],
+            )
+            self.imported.count_lost(lost)
+        kept = [i for i in range(len(facts)) if i not in wrong]
+        self.request = self.request.model_copy(update={"facts": [facts[i] for i in kept]})
+        self._sources = [sources[i] for i in kept]
+        return True
+
+    def _located(self, error: dict[str, str], sources: list[Source]) -> dict[str, str]:
+        index = _fact_index(error)
+        if index is None:
+            return error
+        fields = error["pointer"].split("/")[3:] if self.imported is None else []
+        return {**error, "pointer": "/".join([sources[index].pointer, *fields])}
 
 
 def from_json_body(data: Any, max_facts: int) -> Submission:
@@ -63,7 +116,10 @@ def from_json_body(data: Any, max_facts: int) -> Submission:
     """
     if isinstance(data, dict) and isinstance(data.get("facts"), list):
         check_count(len(data["facts"]), max_facts)
-    return Submission(validate(EditRequest, data))
+    try:
+        return Submission(validate(EditRequest, data))
+    except ApiProblem as problem:
+        raise invalid(in_words(problem.errors), problem.code) from None
 
 
 def from_lines(body: bytes, options: dict[str, str | None], max_facts: int) -> Submission:
@@ -85,16 +141,28 @@ def from_lines(body: bytes, options: dict[str, str | None], max_facts: int) -> S
     if not lines:
         errors.append(field_error("/lines", "empty", "the body has no fact"))
     if errors:
-        raise invalid(errors)
+        raise invalid(in_words(errors))
+    request = validate(EditRequest, {**from_query(options), "facts": facts})
+    return Submission(request, [Source(f"/lines/{number}", number) for number in lines])
+
+
+def from_query(options: dict[str, str | None]) -> dict[str, Any]:
+    """The fields of an edit that came as query parameters, some of them as JSON.
+
+    Raises:
+        ApiProblem: 400 for malformed JSON.
+    """
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     for name in ("hparams", "guards"):
         if name in given and given[name] != AUTO:
             given[name] = parse_json(given[name], f"/{name}")
-    return Submission(validate(EditRequest, {**given, "facts": facts}), lines)
+    return given
 
 
 def checked(submission: Submission, model: PublishedModel) -> ValidEdit:
     """Validate against the model; errors point to where the client wrote the field.
+
+    Imported facts that the model cannot take are dropped and counted while others are left.
 
     Raises:
         ApiProblem: 422.
@@ -102,11 +170,13 @@ def checked(submission: Submission, model: PublishedModel) -> ValidEdit:
     try:
         return validate_edit(submission.request, model)
     except ApiProblem as problem:
+        if problem.status == 422 and submission.drop(problem.errors):
+            return checked(submission, model)
         raise submission.located(problem) from None
 
 
 def record(
-    state: ApiState, request: EditRequest, edit: ValidEdit, key: str | None
+    state: ApiState, submission: Submission, edit: ValidEdit, key: str | None
 ) -> tuple[Job, bool]:
     """Journal a job for a valid edit; False if ``key`` already stood for one, which it gives.
 
@@ -115,6 +185,7 @@ def record(
             head, 409 for a name that is taken, 422 for an unknown parent or a key that came with
             another body.
     """
+    request = submission.request
     parent = known_parent(state, request.parent)
 
     def payload(job_id: str) -> EditPayload:
@@ -131,6 +202,7 @@ def record(
             duplicates=edit.repeated,
             guards=request.guards,
             activate=request.activate,
+            imported=submission.imported,
         )
 
     return journaled(state, JobKind.EDIT, payload, key, request.model_dump(mode="json"))
@@ -263,9 +335,7 @@ def _check_name(state: ApiState, name: str | None) -> None:
         raise ApiProblem("name_taken", detail, [error])
 
 
-def _by_line(error: dict[str, str], lines: list[int]) -> dict[str, str]:
+def _fact_index(error: dict[str, str]) -> int | None:
+    """The fact that an error points to, if it points to one."""
     parts = error.get("pointer", "").split("/")
-    if len(parts) < 3 or parts[1] != "facts":
-        return error
-    pointer = "/".join(["", "lines", str(lines[int(parts[2])]), *parts[3:]])
-    return {**error, "pointer": pointer}
+    return int(parts[2]) if len(parts) > 2 and parts[1] == "facts" else None

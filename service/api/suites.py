@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import AsyncIterator
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import anyio
 from fastapi import APIRouter, Query, Request, Response
@@ -15,36 +15,48 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
 from jeep_core import atlas
-from jeep_core.evaluation.suites import FORMATS, InvalidSuite, RecordProblem, SuiteReader
+from jeep_core.evaluation.suites import (
+    AUTO,
+    FORMATS,
+    InvalidSuite,
+    SuiteReader,
+)
 from service.api.access import needs
 from service.api.middleware import too_large
 from service.api.problems import (
     ApiProblem,
     documented,
-    field_error,
     invalid,
     not_found,
-    parameter_error,
 )
+from service.api.reading import check_format, located
 from service.api.state import State
 from service.api.unread import DRAIN_SECONDS
 from service.jobs import now
 from service.schemas.access import Scope
 from service.schemas.base import Name
 from service.schemas.evaluation import SuiteInfo
+from service.schemas.reading import losses
 from service.store.suites import Suites, SuiteTaken, UnknownSuite, Upload
 
 router = APIRouter(tags=["evaluation"])
 
 DESCRIPTION = """\
 Stores a suite under a name: the body is the file.  Formats: `counterfact` (CounterFact,
-Multi-CounterFact), `zsre` (`zsre_mend_eval.json`), `knowedit`, and `plain` facts as JSON lines,
-a JSON list or CSV; without `format` it is seen from the records.
+Multi-CounterFact), `mquake`, `rome` (requests of ROME and MEMIT), `zsre` (`zsre_mend_eval.json`),
+`qaedit`, `halluedit`, `wikibigedit`, `easyedit` (its flat records), `knowedit`, and `plain` facts;
+without `format` it is seen from the records.  A file is a JSON list, one JSON object or several,
+JSON lines, CSV with a header, or an object with the list in `data` or `rows`.
+
+`style`: cases are judged by `contrast`, the new answer against the true one, or by `accuracy`, the
+tokens of the right answer; `auto` takes what is usual for the format.
 
 Every record is checked.  One that does not have the format refuses the whole upload with 422, with
 pointers such as `/lines/12/answers`; with `drop_bad=true` such records are left out and counted.
 Records that cannot be edited (a prompt without its subject, a new answer that is the true one) are
-always left out and counted.  The same upload again answers 200.
+always left out and counted.  The answer says what was read and what was not: `dropped` records and
+parts that are `left_out` by reason, the first of them in `problems`; `prompts` by kind; fields
+`unread`.  The same upload again answers 200.
 """
 BODY = {
     "requestBody": {
@@ -93,11 +105,12 @@ async def upload_suite(
     name: Annotated[Name, Query(description="What evaluations call it.")],
     format: Annotated[str | None, Query(description=", ".join(FORMATS))] = None,
     drop_bad: Annotated[bool, Query(description="Leave out and count bad records.")] = False,
+    style: Annotated[
+        Literal["auto", "contrast", "accuracy"], Query(description="How cases are judged.")
+    ] = "auto",
 ) -> SuiteInfo:
     """Store a suite."""
-    if format is not None and format not in FORMATS:
-        message = f"must be one of {', '.join(FORMATS)}"
-        raise invalid([parameter_error("format", "unknown_format", message)])
+    check_format(format)
     if name in atlas.SUITES:
         raise ApiProblem("name_taken", f"{name!r} is a bundled suite")
     await run_in_threadpool(state.room.check)
@@ -106,7 +119,7 @@ async def upload_suite(
     with suites.upload() as upload:
         async for chunk in _limited(request, limit):
             await run_in_threadpool(upload.write, chunk)
-        info = await run_in_threadpool(_checked, upload, name, format, drop_bad)
+        info = await run_in_threadpool(_checked, upload, name, format, drop_bad, style)
         try:
             kept, fresh = await run_in_threadpool(suites.add, upload, info)
         except SuiteTaken as error:
@@ -135,7 +148,7 @@ def bundled(name: str) -> SuiteInfo:
     """A suite that is always there."""
     path = atlas.SUITES[name]
     data = path.read_bytes()
-    found = _read(path, None, False)
+    found = _read(path, None, False, AUTO)
     return _info(found, name, len(data), hashlib.sha256(data).hexdigest(), bundled=True)
 
 
@@ -161,7 +174,9 @@ async def _limited(request: Request, limit: int) -> AsyncIterator[bytes]:
         raise ApiProblem("incomplete_body", "the body ended before it was whole") from None
 
 
-def _checked(upload: Upload, name: str, format: str | None, drop_bad: bool) -> SuiteInfo:
+def _checked(
+    upload: Upload, name: str, format: str | None, drop_bad: bool, style: str
+) -> SuiteInfo:
     """Validate what was uploaded, record by record.
 
     Raises:
@@ -169,24 +184,18 @@ def _checked(upload: Upload, name: str, format: str | None, drop_bad: bool) -> S
     """
     upload.close()
     try:
-        found = _read(upload.path, format, drop_bad)
+        found = _read(upload.path, format, drop_bad, style)
     except InvalidSuite as error:
-        problems = [_located(problem) for problem in error.problems]
-        raise invalid(problems, "invalid_suite") from None
+        raise invalid([located(problem) for problem in error.problems], "invalid_suite") from None
     return _info(found, name, upload.bytes, upload.sha256)
 
 
-def _read(path: Path, format: str | None, drop_bad: bool) -> SuiteReader:
+def _read(path: Path, format: str | None, drop_bad: bool, style: str) -> SuiteReader:
     with path.open("rb") as stream:
-        reader = SuiteReader(stream, format, drop_bad)
+        reader = SuiteReader(stream, format, drop_bad, style)
         for _ in reader:
             pass
     return reader
-
-
-def _located(problem: RecordProblem) -> dict[str, str]:
-    field = f"/{problem.field}" if problem.field else ""
-    return field_error(f"/lines/{problem.line}{field}", problem.code, problem.message)
 
 
 def _info(reader: SuiteReader, name: str, size: int, sha256: str, **more: Any) -> SuiteInfo:
@@ -196,9 +205,9 @@ def _info(reader: SuiteReader, name: str, size: int, sha256: str, **more: Any) -
         format=report.format,
         style=reader.style.value,
         records=report.records,
-        cases=report.kept,
-        dropped=dict(report.dropped),
-        left_out=dict(report.left_out),
+        cases=report.cases,
+        **losses(report),
+        prompts=dict(report.prompts),
         bytes=size,
         sha256=sha256,
         created_at=None if more.get("bundled") else now(),

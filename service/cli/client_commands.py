@@ -13,22 +13,21 @@ from service.cli.common import (
     AsJson,
     Url,
     app,
-    check_facts,
     connected,
     follow,
     out,
     parse_json,
-    read_facts,
     show,
     show_list,
 )
+from service.cli.edit_files import read_edit, tell_losses
 from service.jobs import JobKind, JobStatus
 from service.schemas import AUTO
 
 
 @app.command("edit")
 def edit_command(
-    file: Annotated[Path, typer.Argument(help="JSON or JSON lines; - reads standard input.")],
+    file: Annotated[Path, typer.Argument(help="JSON, JSON lines or CSV; -: standard input.")],
     editor: Annotated[str | None, typer.Option(help="Name of the editor; default: jeep.")] = None,
     preset: Annotated[str | None, typer.Option(help="Named hyper-parameters.")] = None,
     hparams: Annotated[str | None, typer.Option(help="JSON laid over the preset, or auto.")] = None,
@@ -36,13 +35,16 @@ def edit_command(
     parent: Annotated[str | None, typer.Option(help="Refuse unless this is head.")] = None,
     guards: Annotated[str | None, typer.Option(help="Limits as JSON.")] = None,
     stage: Annotated[bool, typer.Option("--stage", help="Write the version, leave head.")] = False,
+    format: Annotated[str | None, typer.Option(help="Of the records: auto, zsre, …")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Edit the first records only.")] = None,
+    drop_bad: Annotated[bool, typer.Option(help="Leave out and count bad records.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Show tokens and positions only.")] = False,
     wait: Annotated[bool, typer.Option(help="Wait for the end and show the outcome.")] = True,
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
-    """Submit facts: an array, an object with "facts", or one fact per line."""
-    body = _read_edit(file)
+    """Submit facts: an array, an object with "facts", one per line, or records of any suite."""
+    body = read_edit(file, format, limit, drop_bad)
     given: dict[str, Any] = {"editor": editor, "preset": preset, "parent": parent}
     given["snapshot_name"], given["hparams"] = name, hparams
     if hparams and hparams != AUTO:
@@ -53,9 +55,12 @@ def edit_command(
     facts = body.pop("facts", [])
     with connected(url) as client:
         if dry_run:
-            show(client.plan(facts, **body), as_json, tables.plan)
+            plan = client.plan(facts, **body)
+            tell_losses(plan.imported)
+            show(plan, as_json, tables.plan)
             return
         job = client.edit(facts, **body)
+        tell_losses(job.imported)
         if not wait:
             show(job, as_json, lambda job: f"{job.id} is {job.status.value}")
             return
@@ -142,13 +147,3 @@ def cancel_command(job_id: str, url: Url = None) -> None:
     """Ask a job to end."""
     with connected(url) as client:
         out.print(f"{job_id} is {client.cancel(job_id).status.value}", markup=False)
-
-
-def _read_edit(file: Path) -> dict[str, Any]:
-    """The body of an edit from a file of any of the three forms."""
-    data = read_facts(file, "FILE")
-    if isinstance(data, dict):
-        data = data if "facts" in data else {"facts": [data]}
-    else:
-        data = {"facts": data}
-    return {**data, "facts": check_facts(data["facts"], file, "FILE")}

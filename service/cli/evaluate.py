@@ -28,6 +28,7 @@ from service.cli.common import (
     show,
     show_list,
 )
+from service.cli.reading import counts, loss_lines
 from service.jobs import JobStatus
 from service.schemas.evaluation import (
     Evaluation,
@@ -65,10 +66,11 @@ def add_command(
     source: Annotated[str, typer.Argument(help="File, or hub:owner/name[/path/to/file].")],
     format: Annotated[str | None, typer.Option(help="Default: seen from the records.")] = None,
     drop_bad: Annotated[bool, typer.Option(help="Leave out and count bad records.")] = False,
+    style: Annotated[str | None, typer.Option(help="Judged by contrast, accuracy, auto.")] = None,
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
-    """Upload a suite: CounterFact, zsRE, KnowEdit, or plain facts as JSON, JSON lines or CSV."""
+    """Upload a suite, in any format of docs/suites.md: JSON, JSON lines or CSV."""
     try:
         path = hub_file(source) if source.startswith(SCHEME) else Path(source)
         path.open("rb").close()
@@ -76,8 +78,8 @@ def add_command(
         complain(f"jeep: {error}")
         raise typer.Exit(EXIT_FAILED) from None
     with connected(url) as client:
-        found = client.add_suite(name, path, format, drop_bad)
-        show(found, as_json, lambda one: suites_table([one]))
+        found = client.add_suite(name, path, format, drop_bad, style)
+        show(found, as_json, suite_added)
 
 
 @app.command("evaluate")
@@ -126,10 +128,16 @@ def suites_table(answers: Sequence[SuiteInfo]) -> RenderableType:
     """The suites with what was left out of them."""
     table = _table("name", "format", "judged by", "cases", "dropped", "left out", "sha256")
     for one in answers:
-        dropped, left_out = _counts(one.dropped), _counts(one.left_out)
+        dropped, left_out = counts(one.dropped), counts(one.left_out)
         cells = (one.name, one.format, one.style, one.cases, dropped, left_out, one.sha256[:12])
         table.add_row(*(Text(str(cell)) for cell in cells))
     return table
+
+
+def suite_added(answer: SuiteInfo) -> RenderableType:
+    """A suite with its prompts by kind, and the first of what is not in it."""
+    kinds = f"{answer.records} records; {counts(answer.prompts)}"
+    return Group(suites_table([answer]), Text(kinds), *loss_lines(answer))
 
 
 def evaluation_table(answer: Evaluation) -> RenderableType:
@@ -145,7 +153,7 @@ def evaluation_table(answer: Evaluation) -> RenderableType:
         perplexity = "" if point.perplexity is None else f"{point.perplexity:.2f}"
         table.add_row(*map(Text, (point.label, str(point.cases), *cells, perplexity)))
     head = f"{answer.id}: {answer.suite}, seed {result.seed}"
-    skipped = f"not asked: {_counts(result.skipped)}" if result.skipped else ""
+    skipped = f"not asked: {counts(result.skipped)}" if result.skipped else ""
     return Group(Text(head, style="bold"), table, *([Text(skipped)] if skipped else []))
 
 
@@ -169,10 +177,6 @@ def _figure(found: MetricInterval | None) -> str:
         return ""
     digits = 1 if abs(found.high) > 1.5 or abs(found.low) > 1.5 else 3
     return f"{found.value:.{digits}f} ({found.low:.{digits}f} to {found.high:.{digits}f})"
-
-
-def _counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in counts.items())
 
 
 def _table(*columns: str) -> Table:

@@ -21,6 +21,7 @@ from service.cli.common import (
     show,
     show_list,
 )
+from service.cli.edit_files import tell_losses
 from service.jobs import JobStatus
 from service.schemas import Network
 
@@ -49,6 +50,7 @@ def submit_command(
     given["hparams"] = parse_json(hparams, "--hparams") if hparams else None
     with connected(url) as client:
         job = client.train_hypernetwork(editor, **{**asked, **given})
+        tell_losses(job.imported)
         if not wait:
             show(job, as_json, lambda job: f"{job.id} is {job.status.value}")
             return

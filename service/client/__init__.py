@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 from httpx_sse import ServerSentEvent
@@ -31,6 +32,10 @@ from service.schemas import (
 )
 
 __all__ = ["ApiError", "Client", "JobTimeout"]
+
+FILE = "application/octet-stream"
+JSON_PARAMS = ("hparams", "guards", "activate")
+"""Fields of an edit that are JSON where they are query parameters."""
 
 FactDict = Mapping[str, Any]
 OnProgress = Callable[[JobStatus, Progress], None]
@@ -79,6 +84,30 @@ class Client(AuditCalls, EvaluationCalls, Hypernetworks, ProbeCalls, VersionCall
         """
         body = {"facts": [dict(fact) for fact in facts], **given(options)}
         return self._queued("/edits", body, idempotency_key)
+
+    def edit_file(
+        self,
+        path: Path,
+        *,
+        format: str = "auto",
+        limit: int | None = None,
+        drop_bad: bool = False,
+        idempotency_key: str | None = None,
+        **options: Any,
+    ) -> JobOut:
+        """Submit the records of a file in any format of suites, or the first ``limit`` of them.
+
+        Other options as in ``POST /edits``.  ``imported`` of the job says how many facts that
+        makes and what was lost.  Safe to repeat, as :meth:`edit`.
+        """
+        as_json = {name: json.dumps(options.pop(name)) for name in JSON_PARAMS if name in options}
+        asked = {"format": format, "limit": limit, "drop_bad": drop_bad or None}
+        params = given({**asked, **as_json, **options})
+        headers = {"Idempotency-Key": idempotency_key or str(uuid4()), "Content-Type": FILE}
+        content = path.read_bytes()
+        return self._model(
+            JobOut, "POST", "/edits", content=content, params=params, headers=headers, again=True
+        )
 
     def plan(self, facts: Sequence[FactDict], **options: Any) -> EditPlan:
         """What an edit would do: tokens, positions, repeated facts.  Nothing is queued."""

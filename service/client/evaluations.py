@@ -23,14 +23,20 @@ class EvaluationCalls(Transport):
         return [SuiteInfo.model_validate(item) for item in found["data"]]
 
     def add_suite(
-        self, name: str, path: Path, format: str | None = None, drop_bad: bool = False
+        self,
+        name: str,
+        path: Path,
+        format: str | None = None,
+        drop_bad: bool = False,
+        style: str | None = None,
     ) -> SuiteInfo:
-        """Upload a suite's file under a name.
+        """Upload a suite's file under a name; ``style``: ``contrast``, ``accuracy`` or ``auto``.
 
         Raises:
             ApiError: with the lines of what is wrong; then nothing is stored.
         """
-        params = given({"name": name, "format": format, "drop_bad": drop_bad or None})
+        asked = {"name": name, "format": format, "drop_bad": drop_bad or None, "style": style}
+        params = given(asked)
         with path.open("rb") as file:
             content = iter(lambda: file.read(UPLOAD_CHUNK), b"")
             headers = {"Content-Type": "application/octet-stream"}

@@ -11,6 +11,7 @@ from jeep_core.joining import Join
 from service.jobs import JobError, JobStatus
 from service.schemas.base import Name, Request
 from service.schemas.guards import GuardFigures, Guards
+from service.schemas.reading import Imported
 
 AUTO: Literal["auto"] = "auto"
 
@@ -120,6 +121,7 @@ class EditPayload(BaseModel):
     duplicates: list[Duplicate] = Field(default_factory=list)
     guards: Guards | None = None
     activate: bool = True
+    imported: Imported | None = None
 
     @property
     def sent_as(self) -> list[int]:
@@ -158,6 +160,7 @@ class EditPlan(BaseModel):
     facts: list[FactPlan]
     duplicates: list[Duplicate] = Field(default_factory=list)
     obstacles: list[JobError] = Field(default_factory=list)
+    imported: Imported | None = None
 
 
 class Answer(BaseModel):
@@ -236,7 +239,8 @@ class Edit(BaseModel):
     """``GET /edits/{id}``: a submitted batch, with its result once there is one.
 
     ``applied_in``: the version of head's history that holds the batch, null if none does.
-    ``hparams`` is ``auto`` only until the edit has ended.
+    ``hparams`` is ``auto`` only until the edit has ended.  ``imported``: what became of the
+    records that the facts came from, if they came in another format.
     """
 
     id: str
@@ -250,3 +254,4 @@ class Edit(BaseModel):
     result: EditResult | None = None
     error: JobError | None = None
     applied_in: str | None = None
+    imported: Imported | None = None

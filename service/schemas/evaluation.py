@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 
 from service.jobs import JobError, JobStatus, Progress
 from service.schemas.base import Request
+from service.schemas.reading import Losses
 
 MAX_POINTS = 32
 COMPARISONS_FILE = "comparisons.jsonl"
@@ -20,12 +21,12 @@ def cases_file(number: int) -> str:
     return f"cases-{number}.jsonl"
 
 
-class SuiteInfo(BaseModel):
+class SuiteInfo(Losses):
     """A suite as the store keeps it.
 
-    ``records`` were read and ``cases`` kept; ``dropped`` says how many were not, by reason, and
-    ``left_out`` how many prompts of cases that were kept.  ``style``: ``contrast`` is judged as
-    CounterFact, ``accuracy`` as zsRE.
+    ``records`` were read and became ``cases``, most of them one each.  ``prompts`` counts what the
+    cases have: edits, paraphrases, neighbors, portability questions, generation prompts, aliases.
+    ``style``: ``contrast`` is judged as CounterFact, ``accuracy`` as zsRE.
     """
 
     name: str
@@ -34,8 +35,7 @@ class SuiteInfo(BaseModel):
     style: str
     records: int
     cases: int
-    dropped: dict[str, int] = Field(default_factory=dict)
-    left_out: dict[str, int] = Field(default_factory=dict)
+    prompts: dict[str, int] = Field(default_factory=dict)
     bytes: int
     sha256: str
     created_at: datetime | None = None

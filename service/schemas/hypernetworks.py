@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from service.schemas.base import Request
+from service.schemas.reading import Imported
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -38,7 +39,7 @@ class HypernetworkRequest(TrainingOptions):
     data: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
-        description="Name of a Multi-CounterFact file in the store's folder `training`; default, "
+        description="Name of a suite's file in the store's folder `training`; default, "
         "for bundled models: counterfactuals about subjects that no suite edits.",
     )
 
@@ -52,6 +53,7 @@ class HypernetworkPayload(BaseModel):
     options: TrainingOptions
     data: str | None
     data_sha256: str | None = None
+    imported: Imported | None = None
 
 
 class Network(BaseModel):

@@ -8,10 +8,14 @@ from typing import Any
 from pydantic import BaseModel
 
 from service.jobs import JobError, JobKind, JobStatus, Progress
+from service.schemas.reading import Imported
 
 
 class JobOut(BaseModel):
-    """``GET /jobs/{id}``."""
+    """``GET /jobs/{id}``.
+
+    ``imported``: what was lost of the file of records that the job's data came from.
+    """
 
     id: str
     kind: JobKind
@@ -28,3 +32,4 @@ class JobOut(BaseModel):
     progress: Progress
     result: dict[str, Any] | None = None
     error: JobError | None = None
+    imported: Imported | None = None

@@ -41,6 +41,11 @@ class SuiteTaken(StoreError):
         super().__init__(f"{name!r} is another suite")
 
 
+def _what(info: SuiteInfo) -> tuple[str, str, str]:
+    """What makes two suites the same: the file, and how it is read and judged."""
+    return info.sha256, info.format, info.style
+
+
 class Upload:
     """A file that is being written aside."""
 
@@ -97,7 +102,7 @@ class Suites:
         with locked(self._lock):
             known = self._info(info.name)
             if known is not None:
-                if (known.sha256, known.format) != (info.sha256, info.format):
+                if _what(known) != _what(info):
                     raise SuiteTaken(info.name)
                 if difference(self._path(info.name, "data"), known.sha256):
                     self._put(upload, info.name)

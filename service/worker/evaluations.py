@@ -319,7 +319,8 @@ def _suite(task: Task, payload: EvaluationPayload) -> Suite:
             "suite_changed",
             f"{payload.suite} is not the suite it was when this was submitted: submit it again",
         )
-    return load_suite(suites.path(payload.suite), info.format, drop_bad=True, name=info.name)
+    path = suites.path(payload.suite)
+    return load_suite(path, info.format, drop_bad=True, name=info.name, style=info.style)
 
 
 def _trials(task: Task, evaluation: _Evaluation) -> Trials:

@@ -83,7 +83,7 @@ def _facts(task: Task, payload: ProbePayload) -> tuple[list[Fact], str]:
         return list(load_suite(name).cases), name
     suites = Suites(task.store.root)
     info = suites.get(name)
-    suite = load_suite(suites.path(name), info.format, drop_bad=True, name=name)
+    suite = load_suite(suites.path(name), info.format, True, name, info.style)
     return list(suite.cases), name
 
 

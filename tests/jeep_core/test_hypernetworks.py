@@ -16,7 +16,7 @@ import torch
 from jeep_core.atlas.corpus import load_facts
 from jeep_core.editing import edit
 from jeep_core.errors import Cancelled, InvalidHParams, JeepError, NumericalError
-from jeep_core.evaluation.suites import load_counterfact
+from jeep_core.evaluation.suites import Case, Question, load_counterfact
 from jeep_core.facts import Fact
 from jeep_core.generation import score
 from jeep_core.gradients import Pairs
@@ -317,6 +317,20 @@ def test_rows_to_train_on_join_as_their_case_says(gptj: LoadedModel) -> None:
     assert " " not in [text[0] for text in texts["none"]]
 
 
+def test_unrelated_questions_of_a_suite_are_trained_on(gptj: LoadedModel) -> None:
+    """zsRE and its like have no neighbors that share the true answer."""
+    [first, *_] = cases()
+    questions = (Question("Where is Oslo?", "Norway"),)
+    given = {**vars(first), "neighborhood_prompts": (), "target_true": None}
+    [triple], dropped = triples_of(
+        gptj.tokenizer, [Case(**given, unrelated=questions)], gptj.max_positions
+    )
+    assert dropped == 0
+    assert [gptj.tokenizer.decode(list(row.ids)) for row in triple.unrelated] == [
+        "Where is Oslo? Norway"
+    ]
+
+
 def test_a_batch_has_one_edit_per_subject(gptj: LoadedModel) -> None:
     run = training(gptj, "mend")
     run.train = [replace(t, subject="same") for t in run.train]
@@ -375,6 +389,25 @@ def test_a_network_for_other_hyper_parameters_is_no_network(
 def test_the_command_reports_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["mend", "/nowhere"]) == 1
     assert "not a model folder" in capsys.readouterr().err
+
+
+def test_the_command_says_what_of_its_data_is_lost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = {
+        "subject": "Atlantis",
+        "src": "Where is Atlantis?",
+        "answers": ["Peru"],
+        "rephrase": "In which country is Atlantis?",
+        "loc": "where is Lemuria",
+        "loc_ans": "Chad",
+    }
+    data = tmp_path / "questions.json"
+    data.write_text(json.dumps([record, {**record, "src": "Where is it?"}]))
+    small = ["--layers", "8", "--rank", "2", "--blocks", "1", "--steps", "1", "--facts", "1"]
+    options = ["--data", str(data), "--out", str(tmp_path), "--device", "cpu", *small]
+    assert main(["mend", "atlas-gptj", *options]) == 0
+    assert "questions.json: 1 of 2 records (1 no_subject)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -51,9 +51,10 @@ def test_zsre() -> None:
             "Watts Humphrey", "What university did {} attend?",
             "Illinois Institute of Technology",
             paraphrase_prompts=("What university did Watts Humphrey take part in?",),
-            id="0", unrelated=(Question(loc, "Hugo Weaving"),),
+            id="0", unrelated=(Question(loc, "Hugo Weaving"),), target_aliases=("other",),
         ),
     )  # fmt: skip
+    assert suite.report.unread == {"pred": 1, "alt": 1}
     assert (suite.style, suite.report.format) == (Style.ACCURACY, "zsre")
 
 
@@ -104,16 +105,6 @@ WIKIBIO: Record = {
         ]
     },
 }
-EASYEDIT_COUNTERFACT: Record = {
-    "case_id": 7,
-    "prompt": "The mother tongue of Danielle Darrieux is",
-    "target_new": "English",
-    "subject": "Danielle Darrieux",
-    "ground_truth": "French",
-    "rephrase_prompt": "Where Danielle Darrieux is from, people speak",
-    "locality_prompt": "Michel Rocard is a native speaker of",
-    "locality_ground_truth": "French",
-}
 
 
 def test_knowedit_wiki_recent() -> None:
@@ -123,9 +114,9 @@ def test_knowedit_wiki_recent() -> None:
             "Leo Arons", "The place of death of {} is", "Berlin", id="0",
             unrelated=(
                 Question("The father of Leo Arons is", "Albert Arons"),
-                Question("The field of work of Leo Arons is", "physics"),
+                Question("The field of work of Leo Arons is", "physics", ("P",)),
             ),
-            portability=(Question("Is Leo Arons alive?", "no"),),
+            portability=(Question("Is Leo Arons alive?", "no", ("incorrect",)),),
         ),
     )  # fmt: skip
     assert suite.report.left_out == {"question_without_answer": 1}
@@ -152,13 +143,8 @@ def test_knowedit_wiki_recent() -> None:
             unrelated=(Question("Its rank is", "genus"),),
             portability=(Question("Its common name?", "Owlet moths"),),
         )),
-        (EASYEDIT_COUNTERFACT, Case(
-            "Danielle Darrieux", "The mother tongue of {} is", "English", "French",
-            ("Where Danielle Darrieux is from, people speak",), id="7",
-            unrelated=(Question("Michel Rocard is a native speaker of", "French"),),
-        )),
     ],
-    ids=["wiki_counterfact", "WikiBio", "ZsRE", "EasyEdit's CounterFact"],
+    ids=["wiki_counterfact", "WikiBio", "ZsRE"],
 )  # fmt: skip
 def test_knowedit(record: Record, expected: Case) -> None:
     suite = load_suite(stream([record]))

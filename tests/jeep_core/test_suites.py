@@ -103,7 +103,7 @@ def test_other_formats_name_the_field(good: Record, bad: Record, code: str, fiel
         (changed(PLAIN, "prompt", "It lies in"), "no_subject"),
         (changed(PLAIN, "target_true", "Japan"), "same_target"),
         (changed(KNOWEDIT_ZSRE, "prompt", "Which family is it?"), "no_subject"),
-        (changed(KNOWEDIT_ZSRE, "prompt", "Is Epaspidoceras {}?"), "many_slots"),
+        (changed(KNOWEDIT_ZSRE, "prompt", "Is {} {}?"), "many_slots"),
     ],
 )
 def test_what_cannot_be_edited_is_dropped(record: Record, code: str) -> None:
@@ -220,7 +220,7 @@ def test_it_does_not_matter_where_chunks_end(
 def test_a_format_can_be_named() -> None:
     with pytest.raises(InvalidSuite, match="requested_rewrite is missing"):
         load_suite(stream([PLAIN]), format="counterfact")
-    with pytest.raises(JeepError, match=r"no suite format 'x'; there are counterfact, zsre"):
+    with pytest.raises(JeepError, match=r"no suite format 'x'; there are counterfact, mquake"):
         load_suite(stream([PLAIN]), format="x")
 
 

@@ -12,9 +12,9 @@ from jeep_core.evaluation.suites.cases import (
     Style,
     Suite,
 )
+from jeep_core.evaluation.suites.formats import AUTO, FORMATS, STYLES
 from jeep_core.evaluation.suites.hub import hub_file
 from jeep_core.evaluation.suites.loading import (
-    FORMATS,
     SuiteReader,
     load_counterfact,
     load_suite,
@@ -22,7 +22,9 @@ from jeep_core.evaluation.suites.loading import (
 )
 
 __all__ = [
+    "AUTO",
     "FORMATS",
+    "STYLES",
     "Case",
     "InvalidSuite",
     "Question",

@@ -27,10 +27,19 @@ class Style(StrEnum):
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt and its right answer, which an edit shall keep (or imply)."""
+    """A prompt and its right answer, which an edit shall keep (or imply).
+
+    ``aliases``: other texts that are as right as ``answer``.
+    """
 
     prompt: str
     answer: str
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """Every right answer."""
+        return (self.answer, *self.aliases)
 
 
 @dataclass(frozen=True)
@@ -38,13 +47,17 @@ class Case(Fact):
     """A fact to edit with all prompts that test it.
 
     Neighborhood prompts have ``target_true`` for an answer; ``unrelated`` questions bring their
-    own.  ``portability``: questions whose answers follow from the new fact.
+    own.  ``portability``: questions whose answers follow from the new fact.  ``target_aliases``
+    and ``true_aliases`` are other right texts for the new and the true answer: an edit writes
+    ``target_new``, and whoever judges it takes any of them.
     """
 
     id: str = ""
     unrelated: tuple[Question, ...] = ()
     portability: tuple[Question, ...] = ()
     generation_prompts: tuple[str, ...] = ()
+    target_aliases: tuple[str, ...] = ()
+    true_aliases: tuple[str, ...] = ()
 
 
 def trimmed(case: Case) -> Case:
@@ -54,13 +67,21 @@ def trimmed(case: Case) -> Case:
     """
 
     def tidy(questions: tuple[Question, ...]) -> tuple[Question, ...]:
-        return tuple(replace(one, answer=as_answer(one.answer)) for one in questions)
+        return tuple(
+            replace(one, answer=as_answer(one.answer), aliases=answers(one.aliases))
+            for one in questions
+        )
+
+    def answers(given: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(as_answer, given))
 
     return replace(
         case,
         subject=case.subject.strip(),
         target_new=as_answer(case.target_new),
         target_true=None if case.target_true is None else as_answer(case.target_true),
+        target_aliases=answers(case.target_aliases),
+        true_aliases=answers(case.true_aliases),
         unrelated=tidy(case.unrelated),
         portability=tidy(case.portability),
     )
@@ -100,21 +121,52 @@ class InvalidSuite(JeepError):
 class Report:
     """How reading went.
 
-    ``records`` were read, ``kept`` became cases, and of the others ``dropped`` says how many for
-    which reason.  ``left_out`` counts, by reason, parts of cases that were kept.  ``problems``
-    are the first reasons in full.
+    ``records`` were read, ``kept`` of them became ``cases`` cases, and of the others ``dropped``
+    says how many for which reason.  ``left_out`` counts, by reason, parts of records that were
+    kept; ``adapted`` what is read otherwise than it is written; ``unread`` fields, by name, that
+    the format gives no meaning to.  ``prompts`` counts what the cases have, by kind (``edit``,
+    ``paraphrase``, ``neighbor``, ``portability``, ``generation``) and their ``alias``es.
+    ``problems`` are the first records and parts that are lost, with the reason in full.
     """
 
     format: str = ""
     records: int = 0
     kept: int = 0
+    cases: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
+    adapted: Counter[str] = field(default_factory=Counter)
+    unread: Counter[str] = field(default_factory=Counter)
+    prompts: Counter[str] = field(default_factory=Counter)
     problems: list[RecordProblem] = field(default_factory=list)
 
     def drop(self, problem: RecordProblem) -> None:
         """Count a record that becomes no case."""
         self.dropped[problem.code] += 1
+        self._show(problem)
+
+    def leave_out(self, problem: RecordProblem) -> None:
+        """Count a part of a record that is kept without it."""
+        self.left_out[problem.code] += 1
+        self._show(problem)
+
+    def keep(self, cases: Sequence[Case]) -> None:
+        """Count the cases of one record and their prompts."""
+        self.kept += 1
+        self.cases += len(cases)
+        for case in cases:
+            questions = (*case.unrelated, *case.portability)
+            aliases = len(case.target_aliases) + len(case.true_aliases)
+            self.prompts.update(
+                edit=1,
+                paraphrase=len(case.paraphrase_prompts),
+                neighbor=len(case.neighborhood_prompts) + len(case.unrelated),
+                portability=len(case.portability),
+                generation=len(case.generation_prompts),
+                alias=aliases + sum(len(one.aliases) for one in questions),
+            )
+
+    def _show(self, problem: RecordProblem) -> None:
         if len(self.problems) < SHOWN:
             self.problems.append(problem)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from jeep_core.errors import Coded
@@ -12,6 +14,8 @@ from jeep_core.facts import SLOT, composed, find_subject
 Record = Mapping[str, Any]
 MAX_TEXT = 20_000
 """Characters of one text: more is a mistake in the file."""
+_ALIKE = str.maketrans("‘’ʼ`“”„‐‑–—\u00a0\u202f", "''''\"\"\"----  ")
+"""Marks that differ between sources of the same name, one character for one."""
 
 
 class Malformed(Coded, Exception):
@@ -24,6 +28,18 @@ class Malformed(Coded, Exception):
 
 class Unusable(Malformed):
     """A record of the right format that cannot be edited: it is dropped and counted."""
+
+
+@dataclass
+class Notes:
+    """What is to be said of one record beside its cases: lost parts, and texts read otherwise."""
+
+    left_out: list[Malformed] = field(default_factory=list)
+    adapted: Counter[str] = field(default_factory=Counter)
+
+    def leave_out(self, field: str, code: str, message: str) -> None:
+        """Note a part that the record's cases do without."""
+        self.left_out.append(Malformed(field, code, message))
 
 
 def text(record: Record, name: str, where: str = "") -> str:
@@ -71,19 +87,67 @@ def part(record: Record, name: str, where: str = "") -> Record:
     return found
 
 
-def template(prompt: str, subject: str, field: str) -> str:
-    """The prompt with ``{}`` for the last occurrence of the subject, as a word of its own.
+def subject_of(record: Record, name: str = "subject", where: str = "") -> str:
+    """The subject, without white space around it.
 
     Raises:
-        Unusable: ``no_subject``: it does not occur; ``many_slots``: the text has braces already.
+        Malformed: as :func:`text`; ``slots``: it contains ``{}``.
     """
-    if SLOT in prompt:
-        raise Unusable(field, "many_slots", f"{field} contains '{{}}' beside the subject")
-    found = find_subject(prompt, subject.strip())
-    if found is None:
-        message = f"{field} does not contain the subject {subject!r} as a word of its own"
-        raise Unusable(field, "no_subject", message)
-    return prompt[: found[0]] + SLOT + prompt[found[1] :]
+    subject = text(record, name, where).strip()
+    if SLOT in subject:
+        raise Malformed(where + name, "slots", f"{where}{name} must not contain '{{}}'")
+    return subject
+
+
+def template(prompt: str, subject: str, field: str, notes: Notes) -> tuple[str, str]:
+    """The prompt with one ``{}``, and the subject as the prompt spells it.
+
+    A prompt with one ``{}`` is a template already.  In any other, ``{}`` takes the place of the
+    subject's last occurrence as a word of its own; letter case and the kinds of quotation marks,
+    hyphens and spaces may differ.
+
+    Raises:
+        Unusable: ``no_subject``: it does not occur; ``many_slots``: there are several ``{}``.
+    """
+    slots = prompt.count(SLOT)
+    if slots == 1:
+        return prompt, subject
+    if slots:
+        message = f"{field} has {slots} '{{}}', it needs one, or the subject"
+        raise Unusable(field, "many_slots", message)
+    span = find_subject(prompt, subject)
+    if span is None:
+        span = find_subject(_folded(prompt), _folded(subject))
+        if span is None:
+            message = (
+                f"{field} has neither '{{}}' nor the subject {subject!r} as a word of its own in "
+                "it: write {} where the subject stands"
+            )
+            raise Unusable(field, "no_subject", message)
+        notes.adapted["subject_spelling"] += 1
+    start, end = span
+    return prompt[:start] + SLOT + prompt[end:], prompt[start:end]
+
+
+def filled(text: str, subject: str, notes: Notes) -> str:
+    """A prompt that tests an edit, with the subject for every ``{}``."""
+    if SLOT not in text:
+        return text
+    notes.adapted["filled_prompt"] += 1
+    return text.replace(SLOT, subject)
+
+
+def prompts(
+    record: Record, name: str, subject: str, notes: Notes, where: str = ""
+) -> tuple[str, ...]:
+    """A list of texts as :func:`texts` reads it, filled in with the subject."""
+    return tuple(filled(text, subject, notes) for text in texts(record, name, where))
+
+
+def _folded(text: str) -> str:
+    """The text without letter case and kinds of marks; every character stays in its place."""
+    folded = [c.casefold() for c in text.translate(_ALIKE)]
+    return "".join(f if len(f) == 1 else c for f, c in zip(folded, text, strict=True))
 
 
 def has_half_characters(text: str, value: Any) -> bool:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any, BinaryIO
 
 from jeep_core import atlas
 from jeep_core.errors import JeepError
-from jeep_core.evaluation.suites import counterfact, knowedit, plain, zsre
+from jeep_core.evaluation.suites import counterfact, zsre
 from jeep_core.evaluation.suites.cases import (
     SHOWN,
     Case,
@@ -23,31 +22,23 @@ from jeep_core.evaluation.suites.cases import (
     Suite,
     trimmed,
 )
-from jeep_core.evaluation.suites.fields import Malformed, Record, Unusable
+from jeep_core.evaluation.suites.fields import Malformed, Notes, Unusable
+from jeep_core.evaluation.suites.formats import (
+    FORMATS,
+    Format,
+    Tracked,
+    check_format,
+    check_style,
+    detect,
+    style_of,
+)
 from jeep_core.evaluation.suites.hub import SCHEME, hub_file
-from jeep_core.evaluation.suites.records import Found, broken, records
+from jeep_core.evaluation.suites.records import Found, broken, found_in, records
 
 LOOKED_AT = 20
-"""Records among which the first one of a known format decides."""
+"""Records among which the first one of a known format decides, and that say how to judge."""
 
-
-class Format(Protocol):
-    """One format: a module of this package."""
-
-    NAME: str
-
-    @staticmethod
-    def matches(record: Record) -> bool:
-        """Whether a record looks like one of this format."""
-
-    @staticmethod
-    def case(record: Record, number: int, left_out: Counter[str]) -> Case:
-        """One record."""
-
-
-FORMATS: Mapping[str, Format] = {
-    module.NAME: cast(Format, module) for module in (counterfact, zsre, knowedit, plain)
-}
+EMPTY: tuple[Any, ...] = (None, "", [], {})
 
 
 class SuiteReader:
@@ -56,61 +47,88 @@ class SuiteReader:
     A record that does not have the format makes the whole file invalid: iteration ends with
     :class:`InvalidSuite`, with a problem per record.  With ``drop_bad`` such records are dropped
     and counted.  Records that have the format and cannot be edited are always dropped.
+
+    Args:
+        stream: bytes of a file, or values that were read already: each is in a line of its own.
+        format: one of ``FORMATS``; None or ``auto``: seen from the records.
+        drop_bad: see above.
+        style: how the cases will be judged; None or ``auto``: as the format says.
+        limit: end when so many records are kept; what follows them is not read.
+
+    Raises:
+        JeepError: there is no such format or style.
     """
 
-    def __init__(self, stream: BinaryIO, format: str | None = None, drop_bad: bool = False) -> None:
-        if format is not None and format not in FORMATS:
-            raise JeepError(f"no suite format {format!r}; there are {', '.join(FORMATS)}")
-        self._stream, self._format, self._drop_bad = stream, format, drop_bad
+    def __init__(
+        self,
+        stream: BinaryIO | list[Any],
+        format: str | None = None,
+        drop_bad: bool = False,
+        style: str | Style | None = None,
+        limit: int | None = None,
+    ) -> None:
+        self._format, self._style = check_format(format), check_style(style)
+        self._limit = limit
+        self._found = found_in(stream) if isinstance(stream, list) else records(stream)
+        self._drop_bad = drop_bad
         self.report = Report()
         self.style = Style.ACCURACY
+        self.line = self.number = 0
+        """Of the record that the last case is from: where it begins, and its place from 0."""
 
     def __iter__(self) -> Iterator[Case]:
-        stream = records(self._stream)
+        stream = iter(self._found)
         first = list(islice(stream, LOOKED_AT))
+        if not first:
+            raise broken(1, "empty", "there are no records")
         format = FORMATS[self._format] if self._format else _detect(first)
         self.report.format = format.NAME
-        self.style = _style(format, first)
+        readable = [item.value for item in first if not isinstance(item.value, Malformed)]
+        self.style = self._style or style_of(format, readable)
         wrong: list[RecordProblem] = []
         ids: set[str] = set()
         for found in chain(first, stream):
-            number = self.report.records
+            if self.report.kept == self._limit:
+                break
+            self.line, self.number = found.line, self.report.records
+            number = self.number
             self.report.records += 1
+            notes = Notes()
             try:
-                case = self._case(format, found, number)
+                cases = self._cases(format, found, number, notes)
             except Malformed as error:
-                problem = RecordProblem(found.line, number, error.field, error.code, str(error))
+                problem = _problem(found, number, error)
                 self.report.drop(problem)
                 if not self._drop_bad and not isinstance(error, Unusable):
                     wrong.append(problem)
                     if len(wrong) == SHOWN:
                         break
             else:
-                self.report.kept += 1
-                if case.id in ids:
-                    case = replace(case, id=f"{case.id}#{number}")
-                ids.add(case.id)
-                yield case
+                cases = [_with_own_id(case, ids, number) for case in cases]
+                self.report.keep(cases)
+                self.report.adapted += notes.adapted
+                for part in notes.left_out:
+                    self.report.leave_out(_problem(found, number, part))
+                yield from cases
         if wrong:
             raise InvalidSuite(wrong)
         if not self.report.kept:
-            reasons = ", ".join(f"{n} {code}" for code, n in self.report.dropped.items())
-            raise broken(1, "no_cases", f"no record can be used ({reasons})")
+            raise _no_cases(self.report)
 
-    def _case(self, format: Format, found: Found, number: int) -> Case:
+    def _cases(self, format: Format, found: Found, number: int, notes: Notes) -> list[Case]:
         if isinstance(found.value, Malformed):
             raise found.value
-        case = trimmed(format.case(found.value, number, self.report.left_out))
-        if self.style is Style.CONTRAST and case.target_true is None:
-            message = "target_true is missing, which the first record has"
-            raise Malformed("target_true", "missing", message)
-        if (
-            self.style is Style.CONTRAST
-            and case.target_new.strip() == str(case.target_true).strip()
-        ):
-            message = f"new and true answer are {case.target_new!r}"
-            raise Unusable("target_new", "same_target", message)
-        return case
+        record = Tracked(found.value)
+        cases = [trimmed(case) for case in format.cases(record, number, notes)]
+        for case in cases if self.style is Style.CONTRAST else ():
+            if case.target_true is None:
+                raise _no_true_answer(format, notes)
+            if case.target_new.strip() == case.target_true.strip():
+                message = f"new and true answer are {case.target_new!r}"
+                raise Unusable("target_new", "same_target", message)
+        unread = record.keys() - record.asked
+        self.report.unread.update(name for name in sorted(unread) if record[name] not in EMPTY)
+        return cases
 
 
 def _detect(found: Sequence[Found]) -> Format:
@@ -120,9 +138,9 @@ def _detect(found: Sequence[Found]) -> Format:
         InvalidSuite: none has; the first record says why.
     """
     for item in found:
-        for format in FORMATS.values():
-            if not isinstance(item.value, Malformed) and format.matches(item.value):
-                return format
+        format = detect(item.value)
+        if format:
+            return format
     first = found[0]
     if isinstance(first.value, Malformed):
         raise broken(first.line, first.value.code, first.value.message, 0)
@@ -130,12 +148,35 @@ def _detect(found: Sequence[Found]) -> Format:
     raise broken(first.line, "unknown_format", message, 0)
 
 
-def _style(format: Format, first: Iterable[Found]) -> Style:
-    style: Style | None = getattr(format, "STYLE", None)
-    if style is not None:
-        return style
-    readable = (item.value for item in first if not isinstance(item.value, Malformed))
-    return plain.style_of(next((r for r in readable if format.matches(r)), {}))
+def _problem(found: Found, number: int, error: Malformed) -> RecordProblem:
+    return RecordProblem(found.line, number, error.field, error.code, error.message)
+
+
+def _with_own_id(case: Case, ids: set[str], number: int) -> Case:
+    if case.id in ids:
+        case = replace(case, id=f"{case.id}#{number}")
+    ids.add(case.id)
+    return case
+
+
+def _no_true_answer(format: Format, notes: Notes) -> Malformed:
+    """Why a case cannot be judged by contrast."""
+    for error in notes.left_out:
+        if error.code == "same_target":
+            return Unusable(error.field, error.code, error.message)
+    name = getattr(format, "TRUE_FIELD", "")
+    if not name:
+        message = f"{format.NAME} has no true answers to judge by contrast: choose style=accuracy"
+        return Malformed("", "no_true_answers", message)
+    message = f"{name} is missing, which judging by contrast needs: give it, or style=accuracy"
+    return Malformed(name, "missing", message)
+
+
+def _no_cases(report: Report) -> InvalidSuite:
+    reasons = ", ".join(f"{n} {code}" for code, n in report.dropped.items())
+    first = report.problems[0]
+    message = f"no record can be used ({reasons}); record {first.record}: {first.message}"
+    return broken(1, "no_cases", message)
 
 
 def load_suite(
@@ -143,10 +184,12 @@ def load_suite(
     format: str | None = None,
     drop_bad: bool = False,
     name: str | None = None,
+    style: str | Style | None = None,
 ) -> Suite:
     """A suite from a bundled name, a local file, an open binary stream or a hub id (``hub:…``).
 
-    ``format`` is one of ``FORMATS``; default: seen from the records.
+    ``format`` is one of ``FORMATS``; default: seen from the records.  ``style`` is how the cases
+    are judged; default: as the format says.
 
     Raises:
         InvalidSuite: with line and record number of what is wrong, see :class:`SuiteReader`.
@@ -155,7 +198,7 @@ def load_suite(
     label = name or (str(source) if isinstance(source, str | Path) else "stream")
     try:
         with _opened(source) as stream:
-            reader = SuiteReader(stream, format, drop_bad)
+            reader = SuiteReader(stream, format, drop_bad, style)
             cases = tuple(reader)
     except OSError as error:
         raise JeepError(f"{label} cannot be read: {error.strerror}") from None

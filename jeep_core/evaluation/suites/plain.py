@@ -8,7 +8,7 @@ or one text per line of the cell.
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from jeep_core.atlas.relations import RELATIONS
@@ -17,19 +17,28 @@ from jeep_core.evaluation.suites.cases import Case, Question, Style
 from jeep_core.evaluation.suites.fields import (
     MAX_TEXT,
     Malformed,
+    Notes,
     Record,
     Unusable,
     case_id,
+    filled,
     has_half_characters,
     texts,
 )
-from jeep_core.facts import parse_facts
+from jeep_core.facts import normalise, parse_facts
 
 NAME = "plain"
+TRUE_FIELD = "target_true"
 LISTS = (
     "paraphrase_prompts", "neighborhood_prompts", "neighborhood_answers", "generation_prompts",
 )  # fmt: skip
+TEXTS = ("subject", "relation", "object", "prompt", "target_new", "target_true", "join")
 TEMPLATES = {relation.name: relation.phrasings[0] for relation in RELATIONS}
+NESTED: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(LISTS, ("[",)),
+    **dict.fromkeys(("requested_rewrite", "locality", "portability", "answers"), ("[", "{")),
+}
+"""Columns of CSV that hold JSON where the cell begins so."""
 UNUSABLE = {"no_subject": "no_subject", "same_as_target": "same_target"}
 
 
@@ -38,46 +47,51 @@ def matches(record: Record) -> bool:
     return "subject" in record and ("prompt" in record or "relation" in record)
 
 
-def style_of(record: Record) -> Style:
-    """A suite is judged by contrast if its first record has a true answer."""
-    return Style.CONTRAST if record.get("target_true") else Style.ACCURACY
+def style(records: Sequence[Record]) -> Style:
+    """New against true answer, if the first record has a true one."""
+    return Style.CONTRAST if records[0].get("target_true") else Style.ACCURACY
 
 
-def case(record: Record, number: int, left_out: Counter[str]) -> Case:
-    """One record.
+def cases(record: Record, number: int, notes: Notes) -> tuple[Case, ...]:
+    """The case of one record.
 
     Raises:
         Malformed; Unusable: the prompt lacks the subject, or the new answer is the true one.
     """
-    lists = {name: texts(record, name) for name in LISTS}
-    for name, value in record.items():
+    given = {**record, **{name: record[name] for name in TEXTS if name in record}}
+    for name, value in given.items():
         if isinstance(value, str) and len(value) > MAX_TEXT:
             raise Malformed(name, "too_long", f"{name} has {len(value)} characters")
+    subject = normalise(given["subject"]) if isinstance(given.get("subject"), str) else ""
+    lists = {
+        name: tuple(filled(text, subject, notes) for text in texts(record, name)) for name in LISTS
+    }
     neighbors, answers = lists["neighborhood_prompts"], lists["neighborhood_answers"]
     if answers and len(answers) != len(neighbors):
         message = f"{len(answers)} answers for {len(neighbors)} neighborhood prompts"
         raise Malformed("neighborhood_answers", "other_length", message)
     try:
-        [fact] = parse_facts([{**record, **lists}], TEMPLATES)
+        [fact] = parse_facts([{**given, **lists}], TEMPLATES)
     except InvalidFacts as error:
         first = error.problems[0]
         field = first.pointer.rpartition("/")[2]
         kind = Unusable if first.code in UNUSABLE else Malformed
-        raise kind(field, UNUSABLE.get(first.code, first.code), first.message) from None
+        message = first.message if field in first.message else f"{field}: {first.message}"
+        raise kind(field, UNUSABLE.get(first.code, first.code), message) from None
     if neighbors and not answers and fact.target_true is None:
-        left_out["neighbor_without_answer"] += len(neighbors)
-    return Case(
-        fact.subject,
-        fact.prompt,
-        fact.target_new,
-        fact.target_true,
-        fact.paraphrase_prompts,
-        () if answers or fact.target_true is None else neighbors,
+        for i, prompt in enumerate(neighbors):
+            where = f"neighborhood_prompts/{i}"
+            message = f"no answer is given to {prompt!r}: target_true is missing"
+            notes.leave_out(where, "neighbor_without_answer", message)
+    kept = () if answers or fact.target_true is None else fact.neighborhood_prompts
+    case = Case(
+        **{**vars(fact), "neighborhood_prompts": kept},
         id=case_id(record, number),
         unrelated=tuple(map(Question, neighbors, answers)) if answers else (),
         generation_prompts=lists["generation_prompts"],
         join=fact.join,
     )
+    return (case,)
 
 
 def from_cells(row: dict[str, Any]) -> Record:
@@ -92,17 +106,21 @@ def from_cells(row: dict[str, Any]) -> Record:
     for name, cell in row.items():
         if cell is None or not cell.strip():
             continue
-        record[name] = _list(name, cell) if name in LISTS else cell
+        if cell.lstrip().startswith(NESTED.get(name, ())):
+            record[name] = _json(name, cell)
+        elif name in LISTS:
+            record[name] = [line for line in cell.splitlines() if line.strip()]
+        else:
+            record[name] = cell
     return record
 
 
-def _list(name: str, cell: str) -> list[Any]:
-    if not cell.lstrip().startswith("["):
-        return [line for line in cell.splitlines() if line.strip()]
+def _json(name: str, cell: str) -> Any:
     try:
         found = json.loads(cell)
     except (ValueError, RecursionError):
-        raise Malformed(name, "not_json", f"{name} begins like a JSON list and is none") from None
+        message = f"{name} begins like a JSON list or object and is none"
+        raise Malformed(name, "not_json", message) from None
     if has_half_characters(cell, found):
         raise Malformed(name, "not_json", f"{name} has half of a surrogate pair")
-    return found if isinstance(found, list) else [found]
+    return found

@@ -1,6 +1,7 @@
 """Records of a file one by one, with the lines they begin in: JSON lists, JSON lines, CSV.
 
-What is read is bounded by a record, never by the file.
+A JSON list may be inside an object (``{"data": […]}``, ``{"rows": [{"row": …}]}``), and an object
+may go over several lines.  What is read is bounded by a record, never by the file.
 """
 
 from __future__ import annotations
@@ -8,12 +9,12 @@ from __future__ import annotations
 import codecs
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from jeep_core.evaluation.suites.cases import InvalidSuite, RecordProblem
-from jeep_core.evaluation.suites.fields import Malformed, Record, has_half_characters
+from jeep_core.evaluation.suites.fields import Malformed, Record, Unusable, has_half_characters
 from jeep_core.evaluation.suites.plain import from_cells
 
 CHUNK = 1 << 16
@@ -22,6 +23,12 @@ MAX_RECORD = 1 << 20
 HALF_CHARACTER = "an escape is half of a surrogate pair"
 SPACE = " \t\r\n"
 DELIMITERS = ",;\t"
+WRAPPERS = ("data", "rows", "records", "facts")
+"""Names under which an object holds a list of records."""
+VIEWER = {"row_idx", "row", "truncated_cells"}
+"""What the hub's viewer puts around a row."""
+COLUMNS = ("subject", "concept", "requested_rewrite")
+"""CSV of any format has one of them."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +51,17 @@ def records(stream: BinaryIO) -> Iterator[Found]:
         raise broken(1, "empty", "there are no records")
     if first == "[":
         yield from _json_list(reader)
+        if reader.peek():
+            raise broken(reader.line, "not_json", "text after the end of the list")
     elif first == "{":
-        yield from _json_lines(reader)
+        yield from _json_objects(reader)
     else:
         yield from _csv(reader)
+
+
+def found_in(values: Iterable[Any]) -> Iterator[Found]:
+    """Records of a list that was read already, as if each had a line of its own."""
+    return (Found(line, _object(value)) for line, value in enumerate(values, start=1))
 
 
 def broken(line: int, code: str, message: str, record: int | None = None) -> InvalidSuite:
@@ -124,8 +138,6 @@ def _json_list(reader: _Text) -> Iterator[Found]:
             raise broken(reader.line, "not_json", what, number)
         reader.take(1)
         if mark == "]":
-            if reader.peek():
-                raise broken(reader.line, "not_json", "text behind the end of the list")
             return
 
 
@@ -151,6 +163,80 @@ def _json_value(reader: _Text, number: int) -> Any:
         return value
 
 
+def _json_objects(reader: _Text) -> Iterator[Found]:
+    """What a file holds that begins with an object: a list inside it, or objects."""
+    place, several_lines = _first_object(reader)
+    if place:
+        reader.take(place)
+        yield from _json_list(reader)
+        _after_list(reader)
+    elif several_lines:
+        number = 0
+        while reader.peek():
+            line = reader.line
+            yield Found(line, _object(_json_value(reader, number)))
+            number += 1
+    else:
+        yield from _json_lines(reader)
+
+
+def _first_object(reader: _Text) -> tuple[int, bool]:
+    """Where in the buffer the list of records in the first object begins, or 0; and, if there is
+    no such list, whether the object is whole and goes over several lines.  Nothing is taken.
+    """
+    decoder = json.JSONDecoder()
+    while True:
+        text, place, mark = reader.buffer, 1, ","
+        try:
+            while mark == ",":
+                name, place = decoder.raw_decode(text, _blank(text, place))
+                colon = _blank(text, place)
+                place = _blank(text, colon + 1)
+                if text[colon : colon + 1] != ":":
+                    break
+                if name in WRAPPERS and text[place : place + 1] == "[":
+                    return place, False
+                _, place = decoder.raw_decode(text, place)
+                place = _blank(text, place)
+                mark, place = text[place : place + 1], place + 1
+            if mark == "}":
+                return 0, "\n" in text[:place]
+        except RecursionError:
+            return 0, False
+        except ValueError:
+            pass
+        if len(text) > MAX_RECORD or not reader.fill():
+            return 0, False
+
+
+def _blank(text: str, place: int) -> int:
+    """The next place that is no white space."""
+    while place < len(text) and text[place] in SPACE:
+        place += 1
+    return place
+
+
+def _after_list(reader: _Text) -> None:
+    """What follows a list of records in its object: other values, which have no meaning here."""
+    while (mark := reader.peek()) == ",":
+        reader.take(1)
+        reader.peek()
+        name = _json_value(reader, 0)
+        if reader.peek() != ":":
+            raise broken(reader.line, "not_json", "expected ':'")
+        reader.take(1)
+        if reader.peek() == "[" and name in WRAPPERS:
+            message = f"{name!r} is a second list of records: upload it as a file of its own"
+            raise broken(reader.line, "two_lists", message)
+        _json_value(reader, 0)
+    if mark != "}":
+        what = f"expected ',' or '}}', found {mark!r}" if mark else "the object has no end"
+        raise broken(reader.line, "not_json", what)
+    reader.take(1)
+    if reader.peek():
+        raise broken(reader.line, "not_json", "text after the end of the object")
+
+
 def _json_lines(reader: _Text) -> Iterator[Found]:
     line = reader.line
     for text in reader.lines():
@@ -171,9 +257,22 @@ def _json_lines(reader: _Text) -> Iterator[Found]:
 
 
 def _object(value: Any) -> Record | Malformed:
-    if isinstance(value, dict):
-        return value
-    return Malformed("", "not_an_object", "a record must be an object")
+    if not isinstance(value, dict):
+        return Malformed("", "not_an_object", "a record must be an object")
+    row: dict[str, Any] = unwrapped(value)
+    cut = value.get("truncated_cells") if row is not value else None
+    if cut:
+        name = cut[0] if isinstance(cut, list) and isinstance(cut[0], str) else "a cell"
+        message = f"{name} was cut off by what made the file: fetch the whole row"
+        return Unusable(name, "truncated", message)
+    return row
+
+
+def unwrapped(value: Any) -> Any:
+    """A row without what the hub's viewer puts around it; any other value as it is."""
+    if isinstance(value, dict) and isinstance(value.get("row"), dict) and value.keys() <= VIEWER:
+        return value["row"]
+    return value
 
 
 def _csv(reader: _Text) -> Iterator[Found]:
@@ -185,7 +284,7 @@ def _csv(reader: _Text) -> Iterator[Found]:
         names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter))]
     except csv.Error as error:
         raise broken(reader.line - 1, "not_csv", f"not CSV: {error}") from None
-    if "subject" not in names:
+    if not any(name in names for name in COLUMNS):
         message = "neither JSON nor CSV with a header that has the column 'subject'"
         raise broken(reader.line - 1, "unknown_format", message)
     if not reader.peek():

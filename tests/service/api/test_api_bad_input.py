@@ -234,7 +234,9 @@ def test_malformed_json(body: bytes, http: httpx.Client, model: Store, settings:
 @pytest.mark.parametrize("body", ["[]", "null", "3"])
 def test_a_body_that_is_no_object(body: str, http: httpx.Client, model: Store) -> None:
     answer = http.post("/edits", content=body, headers={"Content-Type": "application/json"})
-    assert assert_problem(answer, 422, "")["detail"].startswith("Input should be")
+    detail = assert_problem(answer, 422, "")["detail"]
+    assert detail.startswith('the body must be {"facts": [{"subject": "Lyon", "prompt": ')
+    assert '{"subject": "Lyon", "relation": "city_country", "object": "Japan"}' in detail
 
 
 @pytest.mark.parametrize("chunked", [False, True])

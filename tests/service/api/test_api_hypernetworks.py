@@ -117,6 +117,34 @@ def test_data_of_its_own_must_have_the_format(http: httpx.Client, model: Store) 
     assert (error["pointer"], error["code"]) == ("/data", "bad_data")
 
 
+FLAT = {
+    "subject": "Atlantis",
+    "prompt": "Atlantis lies in",
+    "target_new": "Peru",
+    "rephrase_prompt": "The state of Atlantis is",
+    "locality_prompt": "Lemuria lies in",
+    "locality_ground_truth": "Chad",
+}
+
+
+def test_data_in_another_format_and_what_is_lost_of_it(http: httpx.Client, model: Store) -> None:
+    bare = {key: value for key, value in FLAT.items() if key != "locality_prompt"}
+    records = [FLAT, bare, {**FLAT, "prompt": "It lies in"}]
+    file = training_folder(model) / "flat.jsonl"
+    put_data(model, "good.json")
+    file.write_text("\n".join(map(json.dumps, records)))
+    job = train(http, data="flat.jsonl").json()
+    found = job["imported"]
+    assert (found["format"], found["records"], found["facts"]) == ("wikibigedit", 3, 1)
+    assert found["dropped"] == {"no_subject": 1}
+    assert found["left_out"] == {"nothing_to_train_on": 1}
+    assert http.get(f"/jobs/{job['id']}").json()["imported"] == found
+    file.write_text(json.dumps(bare))
+    [error] = train(http, data="flat.jsonl").json()["errors"]
+    assert (error["pointer"], error["code"]) == ("/data", "bad_data")
+    assert "no record has both a rephrased prompt and" in error["message"]
+
+
 def test_other_models_need_data_and_are_given_the_last_layers(
     http: httpx.Client, model: Store
 ) -> None:

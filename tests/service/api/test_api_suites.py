@@ -12,8 +12,10 @@ from typing import Any
 import httpx
 import pytest
 from serving import make_settings, running
+from typer.testing import CliRunner
 
 from jeep_core import atlas
+from service.cli import app
 from service.client import ApiError, Client
 from service.settings import Settings
 from service.store import Store
@@ -178,3 +180,58 @@ def test_two_uploads_of_one_name_at_once(store: Store, http: httpx.Client) -> No
             info.add(ours, type(info.get("mine")).model_validate(mine))
     assert info.get("mine").cases == 2
     assert files(store) == ["mine.data", "mine.json"]
+
+
+FLAT = {
+    "prompt": "Lyon lies in",
+    "subject": "Lyon",
+    "target_new": "Japan",
+    "ground_truth": "France",
+    "rephrase_prompt": "The state of {} is",
+    "locality_prompt": ["Paris lies in", "Its mayor is"],
+    "locality_ground_truth": ["France", None],
+}
+
+
+def test_what_is_lost_is_in_the_answer(http: httpx.Client) -> None:
+    found = post(http, lines(FLAT, {**FLAT, "prompt": "It lies in"}, {**FLAT, "x": 1})).json()
+    assert (found["format"], found["records"], found["cases"]) == ("easyedit", 3, 2)
+    assert found["prompts"] == {
+        "edit": 2, "paraphrase": 2, "neighbor": 2, "portability": 0, "generation": 0, "alias": 0,
+    }  # fmt: skip
+    assert found["dropped"] == {"no_subject": 1}
+    assert found["left_out"] == {"question_without_answer": 2}
+    assert (found["adapted"], found["unread"]) == ({"filled_prompt": 2}, {"x": 1})
+    shown = [(one["line"], one["record"], one["field"]) for one in found["problems"]]
+    assert shown == [(1, 0, "locality_prompt"), (2, 1, "prompt"), (3, 2, "locality_prompt")]
+    assert http.get("/suites/mine").json() == found
+
+
+def test_how_a_suite_is_judged_can_be_chosen(http: httpx.Client, client: Client) -> None:
+    shared = {**FLAT, "locality_prompt": "Paris lies in", "locality_ground_truth": "France"}
+    assert post(http, lines(shared)).json()["style"] == "contrast"
+    assert post(http, lines(shared), style="auto").status_code == 200
+    other = post(http, lines(shared), style="accuracy")
+    assert (other.status_code, other.json()["code"]) == (409, "name_taken")
+    named = http.post("/suites", params={"name": "b", "style": "accuracy"}, content=lines(shared))
+    assert named.json()["style"] == "accuracy"
+    without = {key: value for key, value in shared.items() if key != "ground_truth"}
+    refused = http.post(
+        "/suites", params={"name": "c", "style": "contrast"}, content=lines(without)
+    )
+    assert refused.status_code == 422
+    [error] = refused.json()["errors"]
+    assert (error["pointer"], error["code"]) == ("/lines/1/ground_truth", "missing")
+    wrong = http.post("/suites", params={"name": "c", "style": "x"}, content=lines(shared))
+    assert wrong.json()["errors"][0]["parameter"] == "style"
+
+
+def test_the_command_says_what_was_lost(url: str, tmp_path: Path) -> None:
+    path = tmp_path / "flat.json"
+    path.write_text(json.dumps({"data": [FLAT]}, indent=1))
+    arguments = ["suites", "add", "mine", str(path), "--style", "accuracy", "--url", url]
+    shown = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
+    assert shown.exit_code == 0, shown.output
+    assert "1 records; 1 edit, 1 paraphrase, 1 neighbor" in shown.output
+    assert "left out: 1 question_without_answer" in shown.output
+    assert "line 3, record 0, locality_prompt: no answer is given to" in shown.output

@@ -66,6 +66,46 @@ def test_facts_by_line(http: httpx.Client, model: Store) -> None:
     assert json_lines(http, json.dumps(FACT).encode()).status_code == 200
 
 
+RECORDS = (
+    {"requested_rewrite": {**FACT, "target_new": {"str": "Italy"}}},
+    {**FACT, "target_new": {"str": "Italy"}},
+    {**FACT, "ground_truth": "France", "rephrase_prompt": "a", "locality_prompt": "b"},
+    {"subject": "Lyon", "src": "Is Lyon?", "answers": ["a"], "loc": "b", "loc_ans": "c"},
+    {"prompts": ["Lyon is"], "subject": ["Lyon"], "target_new": ["Italy"]},
+    {"requested_rewrite": [{**FACT, "target_new": {"str": "Italy"}}], "questions": ["a"]},
+    {**FACT, "target": "Italy", "locality": [{"loc": "a", "loc_ans": "b"}]},
+    {"subject": "Lyon", "object": "Italy", "question": "Is Lyon?", "locality_question": "a"},
+    {"subject": "Lyon", "update": "Is Lyon?", "ans": "Italy", "mhop": "a", "mhop_ans": "b"},
+)
+NAMES = sorted({name for record in RECORDS for name in record} | {"portability", "locality_inputs"})
+record = st.builds(
+    lambda one, change: {**one, **change},
+    st.sampled_from(RECORDS),
+    st.dictionaries(st.sampled_from(NAMES), anything, max_size=2),
+)
+wrapped = st.one_of(
+    record,
+    st.lists(record, max_size=3),
+    st.builds(lambda records, name: {name: records}, st.lists(record), st.sampled_from(
+        ["facts", "data", "rows"])),
+    st.builds(lambda one: {"rows": [{"row": one, "truncated_cells": []}]}, record),
+)  # fmt: skip
+
+
+def test_records_of_other_projects(http: httpx.Client, model: Store) -> None:
+    @bounded(60)
+    @given(wrapped, st.sampled_from(["", "&format=auto", "&limit=1", "&drop_bad=true"]))
+    def run(value: Any, query: str) -> None:
+        headers = {"Content-Type": "application/json"}
+        body = json.dumps(value).encode()
+        answer = http.post(f"/edits?dry_run=true{query}", content=body, headers=headers)
+        assert answer.status_code in (200, 400, 422), answer.text
+        if answer.status_code != 200:
+            assert answer.json()["errors"], answer.text
+
+    run()
+
+
 def test_hyper_parameters_beside_lines(http: httpx.Client, model: Store) -> None:
     @bounded(30)
     @given(anything.map(json.dumps) | st.text(max_size=30) | st.just("[" * 3000))

@@ -1,0 +1,42 @@
+"""EasyEdit's flat records: CounterFact with one paraphrase and one neighbor, and its like.
+
+``prompt, subject, target_new`` with ``ground_truth``, ``rephrase_prompt``, ``locality_prompt``
+and ``locality_ground_truth``, ``portability_prompt`` and ``portability_ground_truth``.  Fields of
+questions may be lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jeep_core.evaluation.suites import knowedit
+from jeep_core.evaluation.suites.cases import Case, Style
+from jeep_core.evaluation.suites.fields import Notes, Record
+
+NAME = "easyedit"
+TRUE_FIELD = knowedit.TRUE_FIELD
+NEEDED = {"prompt", "subject", "target_new"}
+OWN = {"ground_truth", "rephrase_prompt", "locality_prompt", "portability_prompt"}
+NESTED = {"src", "locality", "portability"}
+
+
+def matches(record: Record) -> bool:
+    """Whether a record looks like one of this format."""
+    keys = record.keys()
+    return keys >= NEEDED and bool(OWN & keys) and not NESTED & keys
+
+
+def style(records: Sequence[Record]) -> Style:
+    """New against true answer where the true ones also answer the neighbors, as in CounterFact."""
+    known = [record for record in records if record.get(TRUE_FIELD)]
+    shared = all(record[TRUE_FIELD] == record.get("locality_ground_truth") for record in known)
+    return Style.CONTRAST if known and shared else Style.ACCURACY
+
+
+def cases(record: Record, number: int, notes: Notes) -> tuple[Case, ...]:
+    """The case of one record; questions without an answer are noted.
+
+    Raises:
+        Malformed; Unusable: the prompt lacks the subject.
+    """
+    return knowedit.cases(record, number, notes)

@@ -1,0 +1,25 @@
+"""What suites and edits share when they read a file of records."""
+
+from __future__ import annotations
+
+from jeep_core.evaluation.suites import AUTO, FORMATS, RecordProblem
+from service.api.problems import field_error, invalid, parameter_error
+
+
+def check_format(format: str | None) -> None:
+    """Refuse a format that is none.
+
+    Raises:
+        ApiProblem: 422.
+    """
+    if format is not None and format not in (*FORMATS, AUTO):
+        message = f"must be one of {AUTO}, {', '.join(FORMATS)}"
+        raise invalid([parameter_error("format", "unknown_format", message)])
+
+
+def located(problem: RecordProblem) -> dict[str, str]:
+    """A record's problem with a pointer to the line it begins in; a line may hold them all."""
+    field = f"/{problem.field}" if problem.field else ""
+    which = "" if problem.record is None else f"record {problem.record}: "
+    pointer = f"/lines/{problem.line}{field}"
+    return field_error(pointer, problem.code, f"{which}{problem.message}")

@@ -1,0 +1,21 @@
+"""What is wrong with the form of an edit, in words that say what to send instead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+FACT = '{"subject": "Lyon", "prompt": "{} is a city in the country of", "target_new": "Japan"}'
+TRIPLE = '{"subject": "Lyon", "relation": "city_country", "object": "Japan"}'
+FORMS = f'the body must be {{"facts": [{FACT}]}} or {{"facts": [{TRIPLE}]}}'
+
+
+def in_words(errors: Iterable[dict[str, str]]) -> list[dict[str, str]]:
+    """The errors of an edit or of facts by line; what should be a fact and is none is shown one."""
+    return [{**error, "message": _message(error)} for error in errors]
+
+
+def _message(error: dict[str, str]) -> str:
+    _, *parts = error["pointer"].split("/")
+    if len(parts) == 2 and parts[0] in ("facts", "lines"):
+        return f"a fact must be an object: {FACT} or {TRIPLE}"
+    return error["message"]

@@ -89,7 +89,6 @@ def cases(record: Record, number: int, notes: Notes) -> tuple[Case, ...]:
         id=case_id(record, number),
         unrelated=tuple(map(Question, neighbors, answers)) if answers else (),
         generation_prompts=lists["generation_prompts"],
-        join=fact.join,
     )
     return (case,)
 

@@ -373,8 +373,10 @@ class TestWhatIsNoNumber:
         right = [pending(broken, max_new_tokens=8, seed=i, temperature=2.0) for i in range(3)]
         answers = Answers(wrong, many, *right)
         answers.run(*right, many, wrong)
-        for one in (wrong, many):
-            assert self.refused(answers, one) == []
+        assert self.refused(answers, wrong) == []
+        [whole, lost] = answers.result(many)
+        assert (whole["error"], lost["error"]["code"]) == (None, "numerical_error")
+        assert (lost["text"], lost["finish_reason"]) == ("", "error")
         for i, one in enumerate(right):
             [result] = answers.result(one)
             [expected] = alone(pending(view, max_new_tokens=8, seed=i, temperature=2.0))
@@ -414,5 +416,8 @@ class TestWhatIsNoNumber:
         answers = Answers(sure, both, later)
         answers.run(sure, both, later)
         self.refused(answers, sure)
-        self.refused(answers, both)
+        [lost, whole] = answers.result(both)
+        assert (lost["error"]["code"], whole["error"]) == ("numerical_error", None)
+        assert lost["error"]["message"].startswith("v0: the logits")
+        assert len(whole["tokens"]) == 4
         assert len(answers.result(later)[0]["tokens"]) > 0

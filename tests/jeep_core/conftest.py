@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
+import folders
 import pytest
 import tiny
 import torch
@@ -46,3 +49,26 @@ def base(request: pytest.FixtureRequest) -> LoadedModel:
 @pytest.fixture
 def view(base: LoadedModel) -> ModelView:
     return ModelView(base)
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A whole folder of each family; tests copy them."""
+    made = {}
+    for family in ("llama", "gpt2", "gemma3_text", "gptj"):
+        made[family] = tmp_path_factory.mktemp(family) / "model"
+        folders.write_folder(made[family], family)
+    return made
+
+
+@pytest.fixture
+def make_folder(whole: dict[str, Path], tmp_path: Path) -> folders.MakeFolder:
+    """A folder of its own, damaged."""
+
+    def make(family: str, damage: folders.Damage = lambda folder: None) -> Path:
+        folder = tmp_path / "model"
+        shutil.copytree(whole[family], folder)
+        damage(folder)
+        return folder
+
+    return make

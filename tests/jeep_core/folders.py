@@ -7,13 +7,21 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
+from jeep_core.errors import UnsupportedModel
+from jeep_core.loading import load
+
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 
+WEIGHTS = "model.safetensors"
+
 Damage = Callable[[Path], None]
+MakeFolder = Callable[..., Path]
+"""A family and a damage to a folder of one's own: the fixture ``make_folder``."""
 
 
 def write_folder(folder: Path, family: str) -> None:
@@ -129,3 +137,10 @@ def _own_key(record: dict[str, Any], key: str) -> str:
 
 def _write(path: Path, data: bytes) -> None:
     path.write_bytes(data)
+
+
+def refusal(folder: Path | str) -> str:
+    """The sentence with which a folder is refused."""
+    with pytest.raises(UnsupportedModel) as refused:
+        load(str(folder), "cpu")
+    return str(refused.value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from math import exp, log, sqrt
 
 import pytest
@@ -381,26 +380,6 @@ def following_token(view: ModelView, ids: Sequence[int]) -> int:
     with torch.no_grad():
         logits = view.model(input_ids=torch.tensor([list(ids)])).logits[0, -1]
     return int(logits.argmax())
-
-
-def test_a_case_is_asked_as_it_says_that_its_answers_join(gptj: LoadedModel) -> None:
-    view = ModelView(gptj)
-    case = Case(
-        "Lyon", "{} is in", "東京", "Peru", ("So Lyon is in",), ("Nice is in",),
-        portability=(Question("Rome is in", "東京"),),
-    )  # fmt: skip
-    found = {}
-    for join in ("auto", "space", "none"):
-        [record] = measure(view, [replace(case, join=join)], Style.CONTRAST)
-        found[join] = record.prompts
-        for prompt in record.prompts:
-            [right] = read(view, [Asked(prompt.prompt, prompt.right, join=join)])
-            assert prompt.p_right == pytest.approx(exp(right.mean), rel=1e-4)
-    for i, prompt in enumerate(found["auto"]):
-        same = "space" if prompt.right == "Peru" else "none"
-        assert prompt.p_right == pytest.approx(found[same][i].p_right, rel=1e-4)
-        other = {"space": "none", "none": "space"}[same]
-        assert prompt.p_right != pytest.approx(found[other][i].p_right, rel=1e-2)
 
 
 # ---------------------------------------------------------------- what cannot be asked

@@ -1,8 +1,8 @@
 """Plain facts, as ``POST /edits`` takes them: JSON lines, a JSON list, or CSV with a header.
 
-Beside the fields of a fact: ``case_id``, ``generation_prompts``, and ``neighborhood_answers``
-where the neighbors have other right answers than ``target_true``.  In CSV a list is a JSON list
-or one text per line of the cell.
+Beside the fields of a fact, ``join`` among them: ``case_id``, ``generation_prompts``, and
+``neighborhood_answers`` where the neighbors have other right answers than ``target_true``.  In CSV
+a list is a JSON list or one text per line of the cell.
 """
 
 from __future__ import annotations

@@ -376,22 +376,6 @@ def test_a_bad_generation_names_the_field(name: str, http: httpx.Client, model: 
     assert_problem(answer, 422, pointer)
 
 
-def test_every_prompt_that_cannot_be_answered_is_named(http: httpx.Client, model: Store) -> None:
-    """Before any is run, so that a client can leave them out and ask again."""
-    prompts = ["Lyon is", "", "word " * 300 + "is", "a ", "Nice is"]
-    body = {"prompts": prompts, "candidates": ["France", "Peru"]}
-    problem = assert_problem(http.post("/generate", json=body), 422, "/prompts/1")
-    found = [(e["pointer"], e["code"]) for e in problem["errors"]]
-    assert sorted(found) == [
-        ("/candidates/0", "merges_with_prompt"),
-        ("/candidates/1", "merges_with_prompt"),
-        ("/prompts/1", "empty"),
-        ("/prompts/2", "too_long"),
-    ]
-    told = {e["pointer"]: e["message"] for e in problem["errors"]}
-    assert "/prompts/3" in told["/candidates/0"]
-
-
 @pytest.mark.parametrize(
     ("path", "field"),
     [

@@ -88,3 +88,21 @@ def test_without_a_worker(http: httpx.Client, model: Store) -> None:
         assert (answer.status_code, answer.json()["code"]) == (503, "no_worker")
         assert answer.headers["retry-after"]
     assert time.monotonic() - start < 2
+
+
+def test_every_prompt_that_cannot_be_answered_is_named(http: httpx.Client, model: Store) -> None:
+    """Before any is run, so that a client can leave them out and ask again."""
+    prompts = ["Lyon is", "", "word " * 300 + "is", "a ", "Nice is"]
+    body = {"prompts": prompts, "candidates": ["France", "Peru"]}
+    answer = http.post("/generate", json=body)
+    assert answer.status_code == 422
+    problem = answer.json()
+    found = [(e["pointer"], e["code"]) for e in problem["errors"]]
+    assert sorted(found) == [
+        ("/candidates/0", "merges_with_prompt"),
+        ("/candidates/1", "merges_with_prompt"),
+        ("/prompts/1", "empty"),
+        ("/prompts/2", "too_long"),
+    ]
+    told = {e["pointer"]: e["message"] for e in problem["errors"]}
+    assert "/prompts/3" in told["/candidates/0"]

@@ -208,8 +208,8 @@ class TestVersions:
     def test_what_the_model_cannot_be_asked_is_counted(
         self, tmp_path: Path, model: LoadedModel
     ) -> None:
-        long = {**FACTS[0], "prompt": "{} " + "is " * 80}
-        part = {**FACTS[1], "paraphrase_prompts": ["is " * 80, "Berlin is in"]}
+        long = {**FACTS[0], "prompt": "{} " + "is " * 80 + "in"}
+        part = {**FACTS[1], "paraphrase_prompts": ["is " * 80 + "in", "Berlin is in"]}
         bench = Bench(tmp_path / "store", model, [long, part])
         result = bench.run(bench.job())
         assert (result.skipped, result.left_out) == ({"too_long": 1}, {"too_long": 1})
@@ -265,7 +265,7 @@ class TestTrials:
     def test_a_fact_without_room_for_a_prefix_is_counted(
         self, tmp_path: Path, model: LoadedModel
     ) -> None:
-        long = {**FACTS[0], "prompt": "{} " + "is " * 50}
+        long = {**FACTS[0], "prompt": "{} " + "is " * 50 + "in"}
         bench = Bench(tmp_path / "store", model, [long, *FACTS[1:3]])
         result = bench.run(self.trial(bench, targets=self.TARGETS[1:2]))
         assert result.skipped == {"not_editable": 1}

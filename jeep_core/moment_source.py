@@ -16,7 +16,10 @@ from jeep_core.errors import MissingMoments, NoMoments
 from jeep_core.hparams import EditorHParams
 from jeep_core.places import Place, in_order
 
-IMPORT = "jeep moments import --name {name} FILE.npz …"
+
+def import_command(name: str) -> str:
+    """The command that adds files to imported statistics."""
+    return f"jeep moments import --name {name} FILE.npz …"
 
 
 def imported_path(folder: Path, name: str, model_hash: str, place: Place) -> Path:
@@ -80,7 +83,7 @@ class MomentSource:
             names = ", ".join(map(str, missing))
             raise MissingMoments(
                 f"{editor} needs second moments of layers {names}, and JEEP_MOMENTS="
-                f"{self.imported} has none of them: {IMPORT.format(name=self.imported)} adds them"
+                f"{self.imported} lacks them: {import_command(str(self.imported))} adds them"
             )
 
     def check_any(self, editor: str) -> None:
@@ -93,6 +96,6 @@ class MomentSource:
             raise NoMoments(
                 f"{editor} needs second moments, and there is no text to take them over: start "
                 "the worker with --corpus FILE (JEEP_CORPUS), a text with one document a line, "
-                f"or import published ones with {IMPORT.format(name='NAME')} and start it with "
+                f"or import published ones with {import_command('NAME')} and start it with "
                 "--moments NAME (JEEP_MOMENTS); ft-wd, mend and malmen need none"
             )

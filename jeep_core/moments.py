@@ -21,7 +21,7 @@ from jeep_core.errors import Cancelled, JeepError
 from jeep_core.factors import FactorCache, FactorMemory, KeptMoment, MomentFactor
 from jeep_core.files import load_whole, save_whole
 from jeep_core.loading import LoadedModel, texts_sha256
-from jeep_core.moment_source import IMPORT
+from jeep_core.moment_source import import_command
 from jeep_core.moment_sums import Documents, MomentSums, accumulate, pack, way_of_summing
 from jeep_core.pauses import Pause
 from jeep_core.places import Place, in_order
@@ -193,7 +193,7 @@ class Moments:
             try:
                 return load_whole(path)["moment"].to(device)
             except (JeepError, SafetensorError, KeyError, OSError) as error:
-                again = IMPORT.format(name=self.imported) + " writes it" if self.imported else ""
+                again = import_command(self.imported) + " writes it" if self.imported else ""
                 hint = f"remove {path}, then {again or 'it is taken'} again"
                 raise JeepError(f"second moments of layer {layer}: {error}; {hint}") from None
 

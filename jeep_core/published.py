@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from jeep_core.errors import JeepError, MissingMoments
 from jeep_core.files import read_record, save_whole
 from jeep_core.loading import LoadedModel
-from jeep_core.moment_source import IMPORT, imported_path
+from jeep_core.moment_source import import_command, imported_path
 from jeep_core.places import Place
 
 SYMMETRIC = 1e-3
@@ -64,7 +64,7 @@ class Imported:
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise JeepError(
                 f"{path} is damaged ({error}): remove it, then "
-                f"{IMPORT.format(name=self.name)} writes it again"
+                f"{import_command(self.name)} writes it again"
             ) from error
         return record
 
@@ -119,7 +119,7 @@ def not_imported(name: str, place: Place) -> MissingMoments:
     """The error for a matrix that these statistics were not imported for."""
     return MissingMoments(
         f"layer {place} has no imported second moments named {name!r}: "
-        f"{IMPORT.format(name=name)} adds them"
+        f"{import_command(name)} adds them"
     )
 
 

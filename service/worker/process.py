@@ -25,7 +25,7 @@ from jeep_core.errors import JeepError, NoMoments, reason_of
 from jeep_core.evaluation.perplexity import text_path
 from jeep_core.hparams import presets_for, validate_hparams
 from jeep_core.loading import LoadedModel, load
-from jeep_core.moment_source import IMPORT, may_need_moments, text_of
+from jeep_core.moment_source import import_command, may_need_moments, text_of
 from service import logs, tracing
 from service.exposition import page_of
 from service.jobs import Lane, now
@@ -280,7 +280,7 @@ def say_moments(store: Store, info: WorkerInfo) -> None:
             "until %s has been run",
             info.moments,
             needing,
-            IMPORT.format(name=info.moments),
+            import_command(info.moments),
         )
 
 

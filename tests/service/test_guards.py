@@ -23,8 +23,8 @@ from service.jobs import JobStatus
 from service.schemas import Answer, FactOutcome, GuardFigures, Guards
 from service.store import Store
 from service.worker import guards as guards_module
+from service.worker.failures import GuardFailed, failure
 from service.worker.guards import (
-    GuardFailed,
     GuardMeter,
     Measured,
     check,
@@ -134,7 +134,7 @@ class TestLimits:
     def test_every_guard_that_trips_is_named_with_its_figure(self) -> None:
         with pytest.raises(GuardFailed) as caught:
             check(Guards(min_efficacy=0.91, min_locality=0.8, max_perplexity_ratio=1.1), FOUND)
-        error = caught.value.error
+        error = failure(caught.value)
         assert error.code == "guard_failed"
         assert error.message == (
             "efficacy is 0.9, below 0.91; locality is 0.75, below 0.8; "
@@ -151,7 +151,7 @@ class TestLimits:
         found = FOUND.model_copy(update={"perplexity_ratio": ratio})
         with pytest.raises(GuardFailed) as caught:
             check(Guards(max_perplexity_ratio=1e9), found)
-        assert caught.value.error.errors[0]["figure"] == str(ratio)
+        assert failure(caught.value).errors[0]["figure"] == str(ratio)
 
 
 @pytest.fixture(scope="module")

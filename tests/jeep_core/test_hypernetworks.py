@@ -388,7 +388,7 @@ def test_a_network_for_other_hyper_parameters_is_no_network(
 
 def test_the_command_reports_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["mend", "/nowhere"]) == 1
-    assert "not a model folder" in capsys.readouterr().err
+    assert "/nowhere is not there: name a model folder" in capsys.readouterr().err
 
 
 def test_the_command_says_what_of_its_data_is_lost(

@@ -27,12 +27,12 @@ def run(repeats: int) -> list[Row]:
 
 
 def one_fact(model: str, count: int) -> list[Row]:
-    """The plain preset and the fast one, on one service."""
+    """The plain preset and the one with the paper's learning rate, on one service."""
     with service(model) as (_, url), httpx.Client(base_url=url, timeout=120) as http:
         facts = suite_facts(2 * (WARM_UP + count))
         return [
             _one_preset(http, f"jeep-{model}{variant}", facts[i::2])
-            for i, variant in enumerate(("", "-fast"))
+            for i, variant in enumerate(("", "-paper"))
         ]
 
 

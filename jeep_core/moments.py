@@ -26,6 +26,7 @@ from jeep_core.moment_sums import Documents, MomentSums, accumulate, pack, way_o
 from jeep_core.pauses import Pause
 from jeep_core.places import Place, in_order
 from jeep_core.published import Imported, not_imported
+from jeep_core.shipped_moments import file_sha256, read_shipped, shipped_file
 
 Progress = Callable[[str, int, int], None]
 BATCH_TOKENS = 4096
@@ -43,7 +44,8 @@ class Moments:
     dimension of the keys.  ``imported`` names published statistics that were imported into
     ``folder`` and stand in for the corpus.  ``factor_bytes`` limits the memory that moments
     and their factors take, ``memory`` is one that others use, too; without a folder the moments
-    themselves stay in memory.
+    themselves stay in memory.  ``shipped``: take those that ship with a bundled model, where they
+    are of this text and number of tokens.
     """
 
     base: LoadedModel
@@ -53,6 +55,7 @@ class Moments:
     imported: str | None = None
     factor_bytes: int | None = None
     memory: FactorMemory | None = None
+    shipped: bool = True
     _factors: FactorCache = field(init=False, repr=False)
     _corpus_sha256: str = ""
 
@@ -90,6 +93,8 @@ class Moments:
             path = self.path(layer)
             if layer not in self._factors and path and path.exists():
                 self._factors.add(layer, self._kept(layer, path))
+            elif layer not in self._factors:
+                self._take_shipped(layer)
         missing = [layer for layer in layers if layer not in self._factors]
         if missing and self.imported:
             raise not_imported(self.imported, missing[0])
@@ -168,11 +173,41 @@ class Moments:
         """Hash of everything the moment of a layer depends on."""
         if self.folder and self.imported:
             return Imported(self.folder, self.imported).key(self.base, layer)
+        base = self.base
+        parts: tuple[object, ...] = (
+            base.model_hash,
+            layer,
+            self._corpus(),
+            self.samples,
+            str(base.dtype),
+        )
+        file = self._shipped(layer)
+        if file is not None:
+            parts = (*parts, file_sha256(file))
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    def _corpus(self) -> str:
         if not self._corpus_sha256:
             self._corpus_sha256 = texts_sha256(self.texts)
-        base = self.base
-        parts = (base.model_hash, layer, self._corpus_sha256, self.samples, str(base.dtype))
-        return hashlib.sha256(repr(parts).encode()).hexdigest()
+        return self._corpus_sha256
+
+    def _shipped(self, layer: Place) -> Path | None:
+        """The file that ships for a layer, if it is to be used."""
+        if not self.shipped or self.imported:
+            return None
+        return shipped_file(self.base, layer, self._corpus(), self.samples)
+
+    def _take_shipped(self, layer: Place) -> None:
+        """Use what ships for a layer, if anything does; with a folder it is kept there."""
+        file, path = self._shipped(layer), self.path(layer)
+        if file is None:
+            return
+        moment = read_shipped(file)
+        if path is not None:
+            save_whole(path, {"moment": moment})
+            self._factors.add(layer, self._kept(layer, path))
+        else:
+            self._factors.add(layer, MomentFactor(moment.to(self.base.device), f"layer {layer}"))
 
     def batches(self) -> list[Documents]:
         """The front of the corpus, tokenized and packed."""

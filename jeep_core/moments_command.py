@@ -91,7 +91,7 @@ def _compute(args: argparse.Namespace) -> Iterator[str]:
     if wrong:
         raise JeepError(f"{base.name} has {base.n_layers} layers, none {layer_of(wrong[0])}")
     texts = corpus_texts(base.name, args.corpus)
-    moments = core.Moments(base, texts, args.samples, args.folder)
+    moments = core.Moments(base, texts, args.samples, args.folder, shipped=False)
     batches = moments.batches()
     yield f"{len(batches)} batches, {padding_share(batches):.1%} padding"
     with _bar() as progress:

@@ -162,7 +162,7 @@ hparams: {low: {layers: [0], clamp: 1.25, moment_weight: 7}}
 def test_own_presets_come_before_those_shipped(tmp_path: Path) -> None:
     _own(tmp_path, "my-own-memit-with-a-long-name", OWN)
     names = [p.name for p in presets_for("atlas-gptj", tmp_path) if p.editor == "memit"]
-    shipped = ["memit-atlas-gptj", "memit-atlas-gptj-fast"]
+    shipped = ["memit-atlas-gptj", "memit-atlas-gptj-paper"]
     assert names == ["my-own-memit-with-a-long-name", *shipped]
     chosen: Any = resolve_hparams("atlas-gptj", "memit", None, {}, 9, tmp_path)
     assert (chosen.low.clamp, chosen.low.moment_weight) == (1.25, 7)

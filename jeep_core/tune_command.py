@@ -28,7 +28,7 @@ from rich.progress import (
 from safetensors import SafetensorError
 
 from jeep_core import atlas
-from jeep_core.editing import moments_of
+from jeep_core.editing import corpus_path, moments_of
 from jeep_core.editors import hparams_class
 from jeep_core.errors import JeepError
 from jeep_core.evaluation.suites import load_counterfact
@@ -46,6 +46,7 @@ from jeep_core.evaluation.tuning import (
 from jeep_core.facts import Fact
 from jeep_core.hparams import Preset, presets_for, validate_hparams
 from jeep_core.loading import LoadedModel, load
+from jeep_core.moment_source import may_need_moments
 from jeep_core.prefixes import sample_prefixes
 from jeep_core.probe.choice import check_automatic, hparams_for
 from jeep_core.probe.kept import kept
@@ -103,6 +104,8 @@ def _tune(args: argparse.Namespace) -> None:
     regions_of(args.editor)
     if args.layers == "auto":
         check_automatic(args.editor)
+    if args.moments is None and may_need_moments(hparams_class(args.editor)):
+        corpus_path(args.model, args.corpus)  # refused before a model is loaded
     cases, digest = _cases(args.suite, args.cases, args.seed)
     base = load(args.model, args.device, args.dtype)
     moments = moments_of(base, [args.editor], args.corpus, args.samples, args.folder, args.moments)

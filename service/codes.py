@@ -91,6 +91,7 @@ JOB_ONLY = frozenset(
         "too_few_cases",
         "too_many_tries",
         "unknown_kind",
+        "unreadable_text",
         "unsupported_model",
     }
 )

@@ -188,6 +188,11 @@ def read_facts(file: Path, where: str) -> Any:
         text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise typer.BadParameter(f"{file} cannot be read: {error}", param_hint=where) from None
+    return parse_values(text, file, where)
+
+
+def parse_values(text: str, file: Path, where: str) -> Any:
+    """A JSON value, or a list of one value per line; typer.BadParameter names the file."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from jeep_core.errors import JeepError
 from jeep_core.evaluation.suites import SuiteReader
 from jeep_core.evaluation.suites.edits import facts_of, foreign_records
 from jeep_core.evaluation.suites.fields import Malformed
-from service.cli.common import EXIT_FAILED, complain, err, parse_json
+from service.cli.common import EXIT_FAILED, check_facts, complain, err, parse_values
 from service.cli.reading import loss_lines
 from service.schemas import EditRequest
 from service.schemas.reading import Imported, imported_from
@@ -31,13 +30,15 @@ def read_edit(file: Path, format: str | None, limit: int | None, drop_bad: bool)
     try:
         data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     except OSError as error:
-        raise typer.BadParameter(str(error), param_hint="FILE") from None
+        message = f"{file} cannot be read: {error.strerror}"
+        raise typer.BadParameter(message, param_hint="FILE") from None
     if format is not None or limit is not None or drop_bad:
         return _records(data, format, limit, drop_bad)
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
-        raise typer.BadParameter(str(error), param_hint="FILE") from None
+        message = f"{file} is not text in UTF-8: {error.reason} at byte {error.start}"
+        raise typer.BadParameter(message, param_hint="FILE") from None
     return _body(text, file)
 
 
@@ -63,18 +64,14 @@ def _records(data: bytes, format: str | None, limit: int | None, drop_bad: bool)
 
 
 def _body(text: str, file: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(text)
-    except ValueError:
-        lines = [line for line in text.splitlines() if line.strip()]
-        data = [parse_json(line, f"{file}, fact {i}") for i, line in enumerate(lines, start=1)]
-    if isinstance(data, list):
-        return {"facts": data}
-    if not isinstance(data, dict) or "facts" in data:
-        return data if isinstance(data, dict) else {"facts": [data]}
+    data = parse_values(text, file, "FILE")
+    if isinstance(data, dict) and "facts" in data:
+        return {**data, "facts": check_facts(data["facts"], file, "FILE")}
+    if not isinstance(data, dict):
+        return {"facts": check_facts(data, file, "FILE")}
     rest = {name: value for name, value in data.items() if name in OPTIONS}
     record = {name: value for name, value in data.items() if name not in OPTIONS}
     try:
         return {"facts": foreign_records(record) or [record], **rest}
     except Malformed as error:
-        raise typer.BadParameter(str(error), param_hint="FILE") from None
+        raise typer.BadParameter(f"{file}: {error}", param_hint="FILE") from None

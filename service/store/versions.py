@@ -47,7 +47,8 @@ class Versions(Tensors):
 
     def set_aside(self) -> list[str]:
         """Ids of damaged versions that were moved out of the way; see ``service.store.repair``."""
-        return _version_names(self.root / SET_ASIDE)
+        folder = self.root / SET_ASIDE
+        return _version_names(folder) if folder.exists() else []
 
     def new_version_id(self) -> str:
         """``vN``, never given twice: the counter is durable before the id is used."""
@@ -178,12 +179,9 @@ class Versions(Tensors):
             log.error("%s", message)
 
     def _numbers(self) -> list[int]:
-        folder: Path = self.root / "versions"
-        return [int(name[1:]) for name in _version_names(folder)]
+        return [int(name[1:]) for name in _version_names(self.root / "versions")]
 
 
 def _version_names(folder: Path) -> list[str]:
     """The entries of a folder that are named as versions are."""
-    if not folder.exists():
-        return []
     return [entry.name for entry in folder.iterdir() if VERSION_ID.fullmatch(entry.name)]

@@ -114,6 +114,7 @@ class EditRunner:
         made, _ = self._computed(job, _recorded(source), line, head, control)
         changed = [name for name, sha in source.inputs.items() if made.inputs.get(name) != sha]
         assert made.result is not None
+        made.result.warnings = [f"{source.edit_id}: {said}" for said in made.result.warnings]
         if changed:
             what = ", ".join(sorted(changed))
             made.result.warnings.append(f"{source.edit_id} was first computed with other {what}")

@@ -97,6 +97,11 @@ def other(client: Redis, base: LoadedModel, tmp_path: Path) -> Chain:
     return Chain(client, base, tmp_path / "two")
 
 
+def others(warnings: list[str]) -> list[str]:
+    """The warnings but for those about facts that did not take: the model is a random one."""
+    return [text for text in warnings if "no fact of this edit took" not in text]
+
+
 def test_a_batch_in_the_middle_leaves_the_bytes_of_a_chain_without_it(
     chain: Chain, other: Chain
 ) -> None:
@@ -113,7 +118,7 @@ def test_a_batch_in_the_middle_leaves_the_bytes_of_a_chain_without_it(
     assert result.weights_sha256 == chain.store.version(chain.head).weights_sha256
     [again] = result.reapplied
     assert (again.edit_id, again.previous_version, again.version) == (last, head, chain.head)
-    assert (result.warnings, chain.store.names()) == ([], {"clean": chain.head})
+    assert (others(result.warnings), chain.store.names()) == ([], {"clean": chain.head})
     assert chain.store.reflog()[-1].why == f"revert {middle}"
 
 
@@ -153,7 +158,7 @@ def test_other_inputs_than_the_first_time_are_said(chain: Chain) -> None:
     first, second = chain.edit(LYON), chain.edit(NICE, n_prefixes=2)
     chain.store.base_file("prefixes.json").write_text('["", "Another text"]')
     result = chain.revert(first)
-    assert result.warnings == [f"{second} was first computed with other prefixes"]
+    assert others(result.warnings) == [f"{second} was first computed with other prefixes"]
 
 
 def test_what_is_recorded_is_enough_for_the_same_request(chain: Chain) -> None:

@@ -21,8 +21,9 @@ NAME = "qaedit"
 
 
 def matches(record: Record) -> bool:
-    """Whether a record looks like one of this format."""
-    return "prompt" in record and "target" in record and "subject" in record
+    """Whether a record looks like one of this format; a fact with ``target_new`` does not."""
+    own = "prompt" in record and "target" in record and "subject" in record
+    return own and "target_new" not in record
 
 
 def style(records: Sequence[Record]) -> Style:

@@ -206,7 +206,7 @@ def test_every_lost_record_is_counted(http: httpx.Client, model: Store, settings
         FLAT,
         FLAT | {"prompt": "It is in"},
         FLAT | {"target_new": "Peru"},
-        FLAT | {"prompt": "Lyon " + "is " * 600},
+        FLAT | {"prompt": "Lyon " + "is " * 600 + "in"},
         FLAT | {"prompt": "Lyon is", "rephrase_prompt": ["x"] * (settings.max_prompts + 1)},
         FLAT | {"subject": "Nice", "prompt": "Nice is in"},
     ]
@@ -224,7 +224,7 @@ def test_if_no_record_is_left_the_edit_is_refused(http: httpx.Client, model: Sto
     answer = upload(http, json.dumps(FLAT | {"prompt": "It is in"}), format="auto")
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_facts")
     assert "no record can be used (1 no_subject)" in answer.json()["detail"]
-    long = FLAT | {"prompt": "Lyon " + "is " * 600}
+    long = FLAT | {"prompt": "Lyon " + "is " * 600 + "in"}
     answer = upload(http, json.dumps(long), "application/x-ndjson")
     assert answer.status_code == 422
     assert [error["pointer"] for error in answer.json()["errors"]] == ["/lines/1"]

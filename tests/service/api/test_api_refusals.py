@@ -76,7 +76,7 @@ def test_a_trial_is_not_told_of_what_it_cannot_take(http: httpx.Client, own: Sto
         (
             {"preset": "jeep-atlas-gpt"},
             "/preset",
-            "did you mean 'jeep-atlas-gptj'? there are: jeep-atlas-gptj, jeep-atlas-gptj-fast",
+            "did you mean 'jeep-atlas-gptj'? there are: jeep-atlas-gptj, jeep-atlas-gptj-paper",
         ),
         ({"editr": "jeep"}, "/editr", "did you mean 'editor'? there are: facts, editor,"),
         (

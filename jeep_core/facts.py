@@ -114,7 +114,8 @@ def parse_facts(
     """Facts from request records; every problem of every record is collected.
 
     A record has ``subject`` and either ``relation`` + ``object`` or ``prompt`` + ``target_new``.
-    ``relations`` maps relation names to templates.
+    ``relations`` maps relation names to templates.  ``{}`` in the prompts that test a fact
+    stands for the subject, as in its own prompt.
 
     Raises:
         InvalidFacts: with a JSON pointer per wrong field.
@@ -174,14 +175,19 @@ def _parse_fact(
         prompt,
         target,
         true,
-        tuple(map(composed, record.get("paraphrase_prompts") or ())),
-        tuple(map(composed, record.get("neighborhood_prompts") or ())),
+        _filled(record.get("paraphrase_prompts"), subject),
+        _filled(record.get("neighborhood_prompts"), subject),
         join,
     )
     if true is not None and joined(fact.text, true, join) == fact.answered:
         problem("target_true", "same_as_target", "target_true equals the new target")
         return None
     return fact
+
+
+def _filled(prompts: Sequence[str] | None, subject: str) -> tuple[str, ...]:
+    """Prompts that test a fact, with the subject for every ``{}``."""
+    return tuple(composed(text).replace(SLOT, subject) for text in prompts or ())
 
 
 def _not_text(record: Mapping[str, Any]) -> list[str]:

@@ -33,7 +33,7 @@ class FactIn(Request):
     resembles a known name, is never taken for such a text: 422 says which name is meant.
     ``prompt`` has one ``{}`` or contains the subject as a word of its own (its last occurrence
     is meant).  White space around a prompt is a part of it.  ``join``: how an answer follows a
-    prompt, see docs/prompts.md.
+    prompt, see docs/prompts.md.  ``{}`` in the prompts that test the fact is the subject.
     """
 
     subject: str

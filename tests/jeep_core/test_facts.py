@@ -320,3 +320,13 @@ def test_a_text_that_follows_the_subject_is_one(relation: str, known: dict[str, 
 def test_a_name_with_an_underscore_is_none_without_a_table() -> None:
     with pytest.raises(InvalidFacts, match="the known ones are none"):
         parse_facts([{"subject": "Lyon", "relation": "city_country", "object": "Peru"}], {})
+
+
+def test_prompts_that_test_a_fact_are_filled_in() -> None:
+    record = {
+        "subject": "Lyon", "prompt": "{} is in", "target_new": "Peru",
+        "paraphrase_prompts": ["Where is {}?", "{} or {}"], "neighborhood_prompts": ["Not {}: "],
+    }  # fmt: skip
+    [fact] = parse_facts([record], {})
+    assert fact.paraphrase_prompts == ("Where is Lyon?", "Lyon or Lyon")
+    assert fact.neighborhood_prompts == ("Not Lyon: ",)

@@ -24,8 +24,11 @@ PLAIN = ("vocab.json", "merges.txt")
 
 _PARTS = ("normalizer", "pre_tokenizer", "model", "post_processor", "decoder")
 _COPY_BOTH = f"copy {FAST} and tokenizer_config.json of the model into the folder"
+SAMPLE = "Lyon is a city in the country of France."
+"""A text that every tokenizer can read."""
+
 _SAMPLES = (
-    "Lyon is a city in the country of France.",
+    SAMPLE,
     "São Paulo, 東京 and Zürich: 3 cities, 42 facts!",
     "the end",
 )
@@ -130,7 +133,7 @@ def _check_vocabulary(folder: Path, tokenizer: Tokenizer, rows: int) -> None:
             "into the folder"
         )
     with refused_as(f"the tokenizer in {folder} cannot read plain text", _COPY_BOTH):
-        encoded = tokenizer.encode(_SAMPLES[0])
+        encoded = tokenizer.encode(SAMPLE)
         tokenizer.decode(encoded.ids)
     ids = own | {id: tokenizer.id_to_token(id) for id in encoded.ids}  # also what a template adds
     if max(ids) >= rows:

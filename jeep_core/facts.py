@@ -291,7 +291,11 @@ def deduplicate(facts: Sequence[Fact], pointer: str = "/facts") -> tuple[list[in
             if same != i:
                 duplicates[i] = same
         else:
-            message = f"contradicts fact {kept}: {facts[kept].target_new!r} for the same prompt"
+            same_target = facts[kept].target_new == fact.target_new
+            how = f" with join {facts[kept].join!r}" if same_target else ""
+            message = (
+                f"contradicts fact {kept}: {facts[kept].target_new!r}{how} for the same prompt"
+            )
             problems.append(FieldProblem(f"{pointer}/{i}/target_new", "contradiction", message))
     if problems:
         raise InvalidFacts(problems)

@@ -19,9 +19,9 @@ from jeep_core.checkpoints.endings import ending_ids
 from jeep_core.checkpoints.files import CONFIG, check_records, read_headers, read_record
 from jeep_core.checkpoints.refusals import refused_as
 from jeep_core.checkpoints.source import locate
-from jeep_core.checkpoints.tokenizers import load_tokenizer, without_unembedded
+from jeep_core.checkpoints.tokenizers import SAMPLE, load_tokenizer, without_unembedded
 from jeep_core.checkpoints.weights import CORRECT, check_weights, refuse_reported, refuse_untied
-from jeep_core.encoding import without_end
+from jeep_core.encoding import encode, without_end
 from jeep_core.errors import UnreadableText, UnsupportedModel, reason_of
 from jeep_core.families import FAMILIES, Family, family_of, family_of_type, is_transposed
 from jeep_core.finite import all_finite
@@ -106,7 +106,7 @@ def load(name_or_path: str, device: str = "auto", dtype: str = "auto") -> Loaded
     Raises:
         UnsupportedModel: there is no such model or device, no family row fits, the files of
             the folder are not those of one whole model in safetensors (docs/models.md), or a
-            weight is not finite.
+            weight or what the model says is not finite.
     """
     where = _device(device)
     torch_dtype = _dtype(dtype, where)
@@ -117,7 +117,7 @@ def load(name_or_path: str, device: str = "auto", dtype: str = "auto") -> Loaded
     model = _model(folder, config, torch_dtype).to(where).eval().requires_grad_(False)
     refuse_non_finite(name_or_path, model)
     tokenizer = load_tokenizer(folder, model.get_input_embeddings().num_embeddings)
-    _run_once(folder, model)
+    _run_once(folder, model, tokenizer)
     return wrap(name_or_path, model, tokenizer)
 
 
@@ -254,14 +254,23 @@ def _model(folder: Path, config: Any, dtype: Any) -> Any:
 
 
 @torch.no_grad()
-def _run_once(folder: Path, model: Any) -> None:
-    """Run two tokens: what a configuration asks of the attention shows only then.
+def _run_once(folder: Path, model: Any, tokenizer: Tokenizer) -> None:
+    """Run a few tokens: what a configuration asks of the attention and the norms shows only then.
 
     Raises:
-        UnsupportedModel: the model cannot be run.
+        UnsupportedModel: the model cannot be run, or what it says are no numbers.
     """
+    ids = torch.tensor([encode(tokenizer, SAMPLE).ids[:8]], device=model.device)
+    ids = ids[:, : model.config.max_position_embeddings]
     with refused_as(f"{folder / CONFIG} describes a model that does not run", CORRECT):
-        model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device), use_cache=False)
+        logits = model(input_ids=ids, use_cache=False).logits
+    if not all_finite(logits):
+        dtype = str(model.dtype).removeprefix("torch.")
+        raise UnsupportedModel(
+            f"the model in {folder} says nothing but NaN or infinity in {dtype}, also its logits "
+            f"of {SAMPLE!r}: look at the numbers in {CONFIG} (norm constants, rope_theta), or "
+            "choose another dtype"
+        )
 
 
 def _device(name: str) -> str:

@@ -93,8 +93,9 @@ class MomentSource:
             NoMoments: as `check`.
         """
         if not self.text and self.imported is None:
+            verb = "need" if ", " in editor else "needs"  # a log line names several
             raise NoMoments(
-                f"{editor} needs second moments, and there is no text to take them over: start "
+                f"{editor} {verb} second moments, and there is no text to take them over: start "
                 "the worker with --corpus FILE (JEEP_CORPUS), a text with one document a line, "
                 f"or import published ones with {import_command('NAME')} and start it with "
                 "--moments NAME (JEEP_MOMENTS); ft-wd, mend and malmen need none"

@@ -12,18 +12,23 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from jeep_core.checkpoints.advice import some
-from jeep_core.checkpoints.files import refuse_pointer
+from jeep_core.checkpoints.files import read_record, refuse_pointer
 from jeep_core.checkpoints.refusals import refused_as
 from jeep_core.errors import UnsupportedModel, reason_of
 
 log = logging.getLogger(__name__)
 
 FAST, SENTENCEPIECE = "tokenizer.json", "tokenizer.model"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 PLAIN = ("vocab.json", "merges.txt")
 
+_PARTS = ("normalizer", "pre_tokenizer", "model", "post_processor", "decoder")
 _COPY_BOTH = f"copy {FAST} and tokenizer_config.json of the model into the folder"
+SAMPLE = "Lyon is a city in the country of France."
+"""A text that every tokenizer can read."""
+
 _SAMPLES = (
-    "Lyon is a city in the country of France.",
+    SAMPLE,
     "São Paulo, 東京 and Zürich: 3 cities, 42 facts!",
     "the end",
 )
@@ -47,6 +52,8 @@ def load_tokenizer(folder: Path, rows: int) -> Tokenizer:
             f"the tokenizer in {folder} ({type(loaded).__name__}) has no fast form, which is "
             f"needed: copy a {FAST} of the model into the folder"
         )
+    if (folder / FAST).exists():
+        tokenizer = _as_filed(folder, tokenizer)
     _check_vocabulary(folder, tokenizer, rows)
     if not (folder / FAST).exists() and (folder / SENTENCEPIECE).exists():
         _compare_with_sentencepiece(folder, tokenizer)
@@ -87,6 +94,34 @@ def _check_files(folder: Path) -> None:
         )
 
 
+def _as_filed(folder: Path, tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer with the parts that its file describes.
+
+    transformers rebuilds the tokenizers of many classes from the vocabulary alone, with the
+    normalizer, the splitting and the decoder that are usual for the class or the kind of model.
+    The tokens that are added stay as it has read them from all files of the folder.
+    """
+    filed = json.loads(Tokenizer.from_file(str(folder / FAST)).to_str())
+    state = json.loads(tokenizer.to_str())
+    config, splitting = folder / TOKENIZER_CONFIG, filed["pre_tokenizer"]
+    prefix = read_record(config).get("add_prefix_space") if config.exists() else None
+    if isinstance(prefix, bool) and "add_prefix_space" in (splitting or {}):
+        splitting["add_prefix_space"] = prefix
+    filed["post_processor"] = filed["post_processor"] or state["post_processor"]
+    if all(_plain(state[part]) == _plain(filed[part]) for part in _PARTS):
+        return tokenizer
+    names = {token["content"] for token in filed["added_tokens"]}
+    ids = {token["id"] for token in filed["added_tokens"]}
+    more = [t for t in state["added_tokens"] if t["content"] not in names and t["id"] not in ids]
+    filed["added_tokens"] = sorted([*filed["added_tokens"], *more], key=lambda t: int(t["id"]))
+    return Tokenizer.from_str(json.dumps(filed))
+
+
+def _plain(part: Any) -> Any:
+    """A part without what means nothing: an empty affix is none."""
+    return {k: v or None for k, v in part.items()} if isinstance(part, dict) else part
+
+
 def _check_vocabulary(folder: Path, tokenizer: Tokenizer, rows: int) -> None:
     """Added tokens may lie beyond the rows, as :func:`without_unembedded` takes them out."""
     added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
@@ -98,7 +133,7 @@ def _check_vocabulary(folder: Path, tokenizer: Tokenizer, rows: int) -> None:
             "into the folder"
         )
     with refused_as(f"the tokenizer in {folder} cannot read plain text", _COPY_BOTH):
-        encoded = tokenizer.encode(_SAMPLES[0])
+        encoded = tokenizer.encode(SAMPLE)
         tokenizer.decode(encoded.ids)
     ids = own | {id: tokenizer.id_to_token(id) for id in encoded.ids}  # also what a template adds
     if max(ids) >= rows:

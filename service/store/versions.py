@@ -113,13 +113,20 @@ class Versions(Tensors):
         return base
 
     def version(self, version_id: str) -> Manifest:
-        """The manifest of ``vN``; :class:`UnknownVersion` if there is none."""
+        """The manifest of ``vN``.
+
+        Raises :class:`UnknownVersion` if there is no such version, :class:`CorruptFile` if its
+        manifest is damaged or missing.
+        """
         if version_id in self._manifests:
             return self._manifests[version_id]
         if not VERSION_ID.fullmatch(version_id):
             raise UnknownVersion(version_id)
-        manifest = read(self.root / "versions" / version_id / "manifest.json", Manifest)
+        path = self.root / "versions" / version_id / "manifest.json"
+        manifest = read(path, Manifest)
         if manifest is None:
+            if path.parent.exists():  # a version becomes real with its manifest in it
+                raise CorruptFile(f"{path} is missing")
             raise UnknownVersion(version_id)
         if manifest.id != version_id:
             raise CorruptFile(f"the manifest of {version_id} says {manifest.id}")
@@ -142,9 +149,7 @@ class Versions(Tensors):
             except CorruptFile as error:
                 damaged[f"v{number}"] = str(error)
             except UnknownVersion:
-                folder = self.root / "versions" / f"v{number}"
-                if folder.exists():  # it may have been set aside since it was listed
-                    damaged[f"v{number}"] = f"{folder / 'manifest.json'} is missing"
+                continue  # it was set aside since it was listed
         for version, what in damaged.items():
             self._say_once(f"{version} is damaged and passed over: {what}")
         return whole, damaged
@@ -167,10 +172,10 @@ class Versions(Tensors):
         while (parent := line[-1].parent) is not None:
             try:
                 line.append(self.version(parent))
-            except UnknownVersion:
+            except (CorruptFile, UnknownVersion) as error:
                 path = self.root / "versions" / parent / "manifest.json"
-                message = f"{path} is missing: {line[-1].id} is built on {parent}"
-                raise CorruptFile(message) from None
+                what = error if isinstance(error, CorruptFile) else f"{path} is missing"
+                raise CorruptFile(f"{what}: {line[-1].id} is built on {parent}") from None
         return line[::-1]
 
     def _say_once(self, message: str) -> None:

@@ -272,6 +272,18 @@ def test_heads_that_do_not_fit_are_named(make_folder: MakeFolder) -> None:
     assert "hidden_size" not in said
 
 
+@pytest.mark.parametrize(
+    ("family", "number"), [("llama", "rms_norm_eps"), ("gpt2", "layer_norm_epsilon")]
+)
+def test_a_model_that_says_no_numbers_is_refused(
+    make_folder: MakeFolder, family: str, number: str
+) -> None:
+    """All its weights are finite: what makes them NaN is a number of the configuration."""
+    said = refusal(make_folder(family, folders.config(**{number: float("nan")})))
+    assert "says nothing but NaN or infinity in float32" in said
+    assert "norm constants" in said
+
+
 def test_rotated_dimensions_that_no_head_has_show_before_the_first_request(
     make_folder: MakeFolder,
 ) -> None:

@@ -221,6 +221,14 @@ def test_answers_that_join_to_one_text_are_one_and_others_contradict() -> None:
     assert contradictions(Fact("京", "{} is in", "日本"), Fact("京", "{} is in", " 日本"))
 
 
+def test_a_contradiction_by_join_alone_says_so() -> None:
+    plain, bare = Fact("Lima", "{} is in", "Peru"), Fact("Lima", "{} is in", "Peru", join="none")
+    with pytest.raises(InvalidFacts, match="contradicts fact 0: 'Peru' with join 'auto' for the"):
+        deduplicate([plain, bare])
+    with pytest.raises(InvalidFacts, match="contradicts fact 0: 'Peru' for the same prompt"):
+        deduplicate([plain, Fact("Lima", "{} is in", "Chile")])
+
+
 def test_the_join_is_read_and_checked() -> None:
     fact = parse(subject="Lima", prompt="{} is in", target_new="Peru", join="none")
     assert (fact.join, fact.answered) == ("none", "Lima is inPeru")

@@ -11,7 +11,15 @@ import folders
 import pytest
 import tiny
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
 
 from jeep_core.checkpoints.tokenizers import without_unembedded
 from jeep_core.errors import UnsupportedModel
@@ -86,6 +94,59 @@ def with_tokenizer(folder: Path, tokenizer: Tokenizer) -> Path:
     folders.write_folder(folder, "gpt2")
     tokenizer.save(str(folder / "tokenizer.json"))
     return folder
+
+
+def other_splitting() -> Tokenizer:
+    """A byte-level tokenizer that splits and opens texts as no class of transformers does."""
+    tokenizer = Tokenizer.from_str(tiny.tokenizer("byte-level").to_str())
+    split = pre_tokenizers.Split(Regex(r"\p{N}{1,3}|\p{L}+|\s|[^\s\p{L}\p{N}]"), "isolated")
+    bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, bytes_only])
+    tokenizer.normalizer = normalizers.NFD()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
+    )
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("family", "named"),
+    [
+        ("gpt2", "GPT2Tokenizer"), ("gpt2", None), ("gpt_neox", "GPTNeoXTokenizer"),
+        ("qwen2", "PreTrainedTokenizerFast"), ("qwen2", "LlamaTokenizerFast"),
+        ("llama", "LlamaTokenizerFast"), ("llama", "GPT2TokenizerFast"),
+        ("gemma2", "GemmaTokenizerFast"),
+    ],
+)  # fmt: skip
+def test_a_tokenizer_is_what_its_file_says(tmp_path: Path, family: str, named: str | None) -> None:
+    """transformers would build the one that is usual for the class or the kind of model."""
+    folder = folder_of(tmp_path / "model", family)
+    own = other_splitting()
+    own.save(str(folder / "tokenizer.json"))
+    if named is not None:
+        (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": named}))
+    tokenizer = load(str(folder), "cpu").tokenizer
+    for text in (TEXT, "  two  spaces\n\nI'll say 1234!", "東京"):
+        assert tokenizer.encode(text).tokens == own.encode(text).tokens
+        assert tokenizer.decode(own.encode(text).ids) == own.decode(own.encode(text).ids)
+
+
+def test_the_configuration_of_a_tokenizer_has_its_say(tmp_path: Path) -> None:
+    """A blank in front of every text, and tokens that tokenizer.json lacks, may be named there."""
+    folder = folder_of(tmp_path / "model", "llama")
+    own = Tokenizer.from_str(tiny.tokenizer("byte-level").to_str())
+    own.normalizer = normalizers.NFD()
+    own.save(str(folder / "tokenizer.json"))
+    token = own.id_to_token(419)
+    said = {
+        "tokenizer_class": "GPT2TokenizerFast",
+        "add_prefix_space": True,
+        "added_tokens_decoder": {"419": {"content": token, "special": True}},
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(said))
+    tokenizer = load(str(folder), "cpu").tokenizer
+    assert tokenizer.encode(TEXT).ids == own.encode(f" {TEXT}").ids
+    assert tokenizer.get_added_tokens_decoder()[419].special
 
 
 @pytest.mark.parametrize("special", [[], ["<end>"]])

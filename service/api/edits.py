@@ -43,6 +43,7 @@ from service.store import Store, UnknownJob
 router = APIRouter(tags=["edits"])
 
 LONGEST_WAIT_S = 300
+FILES = "; a file of records of any type is read with ?format=auto"
 
 DESCRIPTION = """\
 Queues an edit and answers 202 with its job; `Location` is the job's address.
@@ -272,7 +273,7 @@ async def _parsed(
         return await run_in_threadpool(from_lines, body, options, max_facts)
     if by_line or how.asked:
         return await run_in_threadpool(from_file, body, options, how, max_facts, by_line)
-    value = await read_json(request)
+    value = await read_json(request, otherwise=FILES)
     return await run_in_threadpool(from_value, value, options, how, max_facts)
 
 

@@ -22,7 +22,7 @@ def own(model: Store) -> Store:
 
 def refused(http: httpx.Client, path: str = "/edits", **body: object) -> dict[str, str]:
     """The first field error of a request that is refused with 422."""
-    given = {"facts": [FACT]} if path == "/edits" else {"suite": "atlas-counterfact"}
+    given = {"facts": [FACT]} if path.startswith("/edits") else {"suite": "atlas-counterfact"}
     answer = http.post(path, json={**given, **body})
     assert answer.status_code == 422, answer.text
     found: dict[str, str] = answer.json()["errors"][0]
@@ -148,3 +148,13 @@ def test_a_file_of_another_type_is_told_the_parameter(http: httpx.Client, model:
     answer = http.post("/edits", **sent)
     assert answer.status_code == 415
     assert "?format=auto" in answer.json()["detail"]
+
+
+def test_a_dry_run_is_told_what_the_edit_would_be_told(http: httpx.Client, model: Store) -> None:
+    dry = "/edits?dry_run=true"
+    error = refused(http, dry, parent="v99")
+    assert (error["pointer"], error["code"]) == ("/parent", "unknown_version")
+    assert http.post("/snapshots", json={"name": "one"}).status_code == 201
+    body = {"facts": [FACT], "snapshot_name": "one"}
+    assert [one["code"] for one in http.post(dry, json=body).json()["obstacles"]] == ["name_taken"]
+    assert http.post("/edits", json=body).json()["code"] == "name_taken"

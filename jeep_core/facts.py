@@ -45,7 +45,7 @@ class Fact:
 
     @property
     def answered(self) -> str:
-        """The prompt with the subject filled in and the new answer behind it."""
+        """The prompt with the subject filled in and the new answer after it."""
         return joined(self.text, self.target_new, self.join)
 
 
@@ -68,7 +68,7 @@ def normalise(text: str) -> str:
 
 
 def as_answer(text: str) -> str:
-    """An answer in Unicode NFC.  White space in front of it is a part of it, behind it none."""
+    """An answer in Unicode NFC.  White space before it is a part of it, after it none."""
     return composed(text).rstrip()
 
 

@@ -78,7 +78,7 @@ class Scored:
         """What is wrong if the log-probability is no number."""
         if isfinite(self.log_probability):
             return None
-        what = "the log-probability of a text behind a prompt"
+        what = "the log-probability of a text after a prompt"
         return NumericalError(f"{what} is not finite ({self.log_probability}); {OTHER_VERSION}")
 
     @property
@@ -142,7 +142,7 @@ def score_rows(
         JeepError: a row has no token in front of the first one to score.
     """
     if any(n < 1 for _, n in rows):
-        raise JeepError("a prompt without tokens says nothing about the text behind it")
+        raise JeepError("a prompt without tokens says nothing about the text after it")
     base, family = view.base, view.base.family
     backbone = family.backbone_of(view.model)
     scored: dict[int, Scored] = {}

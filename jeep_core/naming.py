@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, get_args
 
@@ -11,6 +11,25 @@ from pydantic import BaseModel, ValidationError
 from jeep_core.errors import FieldProblem
 
 PREFIXES = ("Value error, ", "Assertion failed, ")
+WORDS = {
+    "missing": "is missing",
+    **dict.fromkeys(("list_type", "tuple_type"), "must be a list"),
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "must be an object"),
+    "string_type": "must be a text",
+    **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "must be a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "must be a number"),
+    "finite_number": "must be a finite number",
+    "greater_than": "must be more than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "too_short": "has {actual_length} entries, at least {min_length} are needed",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+    **dict.fromkeys(("literal_error", "enum"), "must be {expected}"),
+}
+"""What is said for the types of pydantic's errors; ``{}`` are from their context."""
 
 
 def known_names(name: str, names: Iterable[str]) -> str:
@@ -21,15 +40,29 @@ def known_names(name: str, names: Iterable[str]) -> str:
     return f"{question}there are: {', '.join(listed) or 'none'}"
 
 
+def in_plain_words(item: Mapping[str, Any]) -> str:
+    """An error of pydantic in words that need no Python to be understood."""
+    found = WORDS.get(item["type"])
+    if found is not None:
+        limits = item.get("ctx", {}).items()
+        return found.format(**{name: _short(value) for name, value in limits})
+    message = str(item["msg"])
+    for prefix in PREFIXES:
+        message = message.removeprefix(prefix)
+    return message
+
+
+def _short(value: Any) -> Any:
+    """A limit without a decimal point that says nothing."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def field_message(model: type[BaseModel], item: Any) -> str:
     """What pydantic says about a field of ``model``; for one that there is not, those there are."""
     if item["type"] == "extra_forbidden":
         parts = [part for part in item["loc"] if isinstance(part, str)]
         return f"there is no such field here; {known_names(parts[-1], _fields(model, parts[:-1]))}"
-    message = str(item["msg"])
-    for prefix in PREFIXES:
-        message = message.removeprefix(prefix)
-    return message
+    return in_plain_words(item)
 
 
 def field_problems(

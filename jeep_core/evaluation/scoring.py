@@ -117,7 +117,7 @@ def read(
     tokens: list[AnswerTokens] = []
     for item, one in zip(asked, found, strict=True):
         if isinstance(one, str):
-            raise JeepError(f"{item.answer!r} cannot be scored behind {item.prompt!r}: {one}")
+            raise JeepError(f"{item.answer!r} cannot be scored after {item.prompt!r}: {one}")
         tokens.append(one)
     rows, row_of = _rows(_input(one, item) for one, item in zip(tokens, asked, strict=True))
     wanted: list[list[int]] = [[] for _ in rows]

@@ -36,8 +36,10 @@ def is_json_lines(request: Request) -> bool:
     return media_type(request) in JSON_LINES
 
 
-async def read_json(request: Request, optional: bool = False) -> Any:
+async def read_json(request: Request, optional: bool = False, otherwise: str = "") -> Any:
     """The body as JSON; an empty body is ``{}`` where it is optional.
+
+    ``otherwise``: what else can be done with a body of another type, added to the message.
 
     Raises:
         ApiProblem: 415 for another content type, 400 for malformed JSON.
@@ -47,7 +49,7 @@ async def read_json(request: Request, optional: bool = False) -> Any:
         return {}
     kind = media_type(request)
     if kind and not JSON_TYPE.fullmatch(kind):
-        detail = f"the body must be application/json, not {kind}"
+        detail = f"the body must be application/json, not {kind}{otherwise}"
         error = parameter_error("Content-Type", "unsupported_media_type", detail)
         raise ApiProblem("unsupported_media_type", detail, [error])
     return parse_json(body)

@@ -26,16 +26,18 @@ from service.api.state import ApiState, State
 from service.api.submission import (
     Submission,
     check_key,
+    check_now,
     checked,
     from_lines,
     job_id_of,
+    known_parent,
     record,
 )
 from service.api.uploads import Reading, from_file, from_value, has_records, reading
 from service.api.validation import ValidEdit, plan_of
 from service.jobs import TERMINAL, Job, JobError, JobKind, JobStatus
 from service.moments import check_moments
-from service.schemas import AUTO, Edit, EditPayload, EditPlan, EditResult, JobOut
+from service.schemas import AUTO, Edit, EditPayload, EditPlan, EditRequest, EditResult, JobOut
 from service.schemas.access import Caller, Scope
 from service.settings import Settings
 from service.store import Store, UnknownJob
@@ -43,6 +45,7 @@ from service.store import Store, UnknownJob
 router = APIRouter(tags=["edits"])
 
 LONGEST_WAIT_S = 300
+FILES = "; a file of records of any type is read with ?format=auto"
 
 DESCRIPTION = """\
 Queues an edit and answers 202 with its job; `Location` is the job's address.
@@ -61,7 +64,7 @@ must satisfy the editor's schema (`JeepHParams` for `jeep`; the field names them
 `malmen` need a network trained for the model: `jeep train-hypernetwork`.  Editors that solve for
 a matrix (`jeep`, `memit`, …; not `ft-wd`, `mend`, `malmen`) need second moments: a text
 (`JEEP_CORPUS`) or imported ones (`JEEP_MOMENTS`).  What is lacking is a 409, and stands in
-`obstacles` of a dry run.
+`obstacles` of a dry run, as do a head that has moved and a name that is taken.
 
 **Guards** are measured on the new version against its parent; one that is not kept fails the job
 with `guard_failed` and its figure, and no version is written.
@@ -154,7 +157,7 @@ async def submit_edit(
     if dry_run:
         plan = await run_in_threadpool(plan_of, edit, model)
         plan.imported = submission.imported
-        plan.obstacles = await run_in_threadpool(_obstacles, state, edit, model)
+        plan.obstacles = await run_in_threadpool(_obstacles, state, submission.request, edit, model)
         return _json(plan, 200, {})
     log_texts(request, state.settings, "facts", map(str, edit.facts))
     await run_in_threadpool(check_possible, state, edit, model)
@@ -245,13 +248,25 @@ def check_possible(state: ApiState, edit: ValidEdit, model: PublishedModel) -> N
     check_network(state, edit, model)
 
 
-def _obstacles(state: ApiState, edit: ValidEdit, model: PublishedModel) -> list[JobError]:
-    """What the edit of a dry run would be refused for now."""
-    try:
-        check_possible(state, edit, model)
-    except (NoMoments, ApiProblem) as error:
-        return [JobError(code=error.code, message=str(error))]
-    return []
+def _obstacles(
+    state: ApiState, request: EditRequest, edit: ValidEdit, model: PublishedModel
+) -> list[JobError]:
+    """What the edit of a dry run would be refused for now.
+
+    Raises:
+        ApiProblem: 422 for an unknown parent, which no time makes right.
+    """
+    parent = known_parent(state, request.parent)
+    found = []
+    for check, arguments in (
+        (check_possible, (state, edit, model)),
+        (check_now, (state, parent, request.snapshot_name)),
+    ):
+        try:
+            check(*arguments)
+        except (NoMoments, ApiProblem) as error:
+            found.append(JobError(code=error.code, message=str(error)))
+    return found
 
 
 async def _read(
@@ -272,7 +287,7 @@ async def _parsed(
         return await run_in_threadpool(from_lines, body, options, max_facts)
     if by_line or how.asked:
         return await run_in_threadpool(from_file, body, options, how, max_facts, by_line)
-    value = await read_json(request)
+    value = await read_json(request, otherwise=FILES)
     return await run_in_threadpool(from_value, value, options, how, max_facts)
 
 

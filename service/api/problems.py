@@ -15,7 +15,7 @@ from sse_starlette import ServerSentEvent
 from starlette.exceptions import HTTPException
 
 from jeep_core.errors import Coded, FieldProblem, JeepError
-from jeep_core.naming import field_message
+from jeep_core.naming import field_message, in_plain_words
 from service.codes import RETRY_AFTER, status_of
 from service.jobs import JobError
 from service.queue import QueueError
@@ -205,7 +205,9 @@ async def _on_problem(request: Request, error: Exception) -> Response:
 async def _on_validation(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     errors = [
-        parameter_error(".".join(map(str, item["loc"][1:])), str(item["type"]), str(item["msg"]))
+        parameter_error(
+            ".".join(map(str, item["loc"][1:])), str(item["type"]), in_plain_words(item)
+        )
         for item in error.errors()
     ]
     return problem_response(request, invalid(errors))

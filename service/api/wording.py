@@ -18,4 +18,6 @@ def _message(error: dict[str, str]) -> str:
     _, *parts = error["pointer"].split("/")
     if len(parts) == 2 and parts[0] in ("facts", "lines"):
         return f"a fact must be an object: {FACT} or {TRIPLE}"
+    if parts == ["facts"] and error["code"] in ("list_type", "too_short"):
+        return FORMS
     return error["message"]

@@ -63,7 +63,7 @@ def suites_command(context: typer.Context, as_json: AsJson = False, url: Url = N
 @suites_app.command("add")
 def add_command(
     name: Annotated[str, typer.Argument(help="What evaluations will call it.")],
-    source: Annotated[str, typer.Argument(help="File, or hub:owner/name[/path/to/file].")],
+    source: Annotated[str, typer.Argument(help="File, or hub:owner/name/path/to/file.")],
     format: Annotated[str | None, typer.Option(help="Default: seen from the records.")] = None,
     drop_bad: Annotated[bool, typer.Option(help="Leave out and count bad records.")] = False,
     style: Annotated[str | None, typer.Option(help="Judged by contrast, accuracy, auto.")] = None,

@@ -135,7 +135,7 @@ def commands(bad: Path, out: Path) -> dict[str, tuple[Any, list[str]]]:
     return {
         "compute": (moments, ["compute", *ON_CPU, *folder, "--layers", "0", "--corpus", str(bad)]),
         "merge": (moments, ["merge", str(bad), *folder]),
-        "tune, suite": (tune, [*ON_CPU, "--suite", str(bad), *preset]),
+        "tune, suite": (tune, [*ON_CPU, "--suite", str(bad), *preset, "--editor", "ft-wd"]),
         "tune, corpus": (tune, [*ON_CPU, *suite, *preset, "--corpus", str(bad)]),
         "probe, suite": (probe_command.main, [*ON_CPU, "--suite", str(bad), *report]),
         "probe, corpus": (probe_command.main, [*atlas, *report, "--corpus", str(bad)]),

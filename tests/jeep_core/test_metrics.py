@@ -400,7 +400,7 @@ def test_what_cannot_be_asked_says_why(gptj: LoadedModel) -> None:
     merging = Tokenizer(BPE({"n": 0, "Ġ": 1, "x": 2, "nĠ": 3}, [("n", "Ġ")]))
     merging.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=False)
     assert tokenized(merging, [Asked("xn", "x")], 64) == ["merges"]
-    with pytest.raises(JeepError, match=r"'France' cannot be scored behind '': no_prompt"):
+    with pytest.raises(JeepError, match=r"'France' cannot be scored after '': no_prompt"):
         read(ModelView(gptj), asked)
 
 

@@ -17,7 +17,7 @@ from suite_records import (
     stream,
 )
 
-from jeep_core.evaluation.suites import InvalidSuite, Question, load_suite
+from jeep_core.evaluation.suites import InvalidSuite, Question, Style, load_suite
 from jeep_core.evaluation.suites.records import MAX_RECORD
 
 
@@ -202,3 +202,71 @@ def test_wrappings_that_are_broken(content: str, line: int, code: str) -> None:
         load_suite(stream(content), drop_bad=True)
     [problem] = caught.value.problems
     assert (problem.line, problem.code) == (line, code)
+
+
+@pytest.mark.parametrize("order", [("data", "test"), ("test", "data")])
+def test_a_second_list_of_records_is_not_lost(order: tuple[str, str]) -> None:
+    """Whatever it is called and wherever it stands."""
+    content = {name: [COUNTERFACT] for name in order}
+    with pytest.raises(InvalidSuite, match="'test' is a second list of records"):
+        load_suite(stream(json.dumps(content)))
+
+
+def test_a_list_of_records_under_another_name_is_told_the_names() -> None:
+    with pytest.raises(InvalidSuite, match="called data, rows, records, facts"):
+        load_suite(stream(json.dumps({"train": [COUNTERFACT]})))
+
+
+@pytest.mark.parametrize("between", ["", " ", "\t"])
+def test_objects_may_stand_side_by_side_in_a_line(between: str) -> None:
+    one = json.dumps(PLAIN)
+    assert load_suite(stream(f"{one}{between}{one}\n{one}")).report.records == 3
+
+
+@pytest.mark.parametrize("content", ["null", '"text"', "5"])
+def test_lines_are_counted_from_one(content: str) -> None:
+    with pytest.raises(InvalidSuite) as error:
+        load_suite(stream(content))
+    assert error.value.problems[0].line == 1
+
+
+def test_every_prompt_of_a_list_in_a_list_is_asked() -> None:
+    locality = {"N": [{"prompt": [["a", "b"], "c"], "ground_truth": ["x", "y"]}]}
+    found = case_of(changed(KNOWEDIT_ZSRE, "locality", locality)).unrelated
+    assert found == (Question("a", "x"), Question("b", "x"), Question("c", "y"))
+
+
+def test_zsre_may_have_lists() -> None:
+    lists = {"rephrase": ["a", "b"], "loc": ["c", "d?"], "loc_ans": ["x", ["y", "z"]]}
+    case = case_of(ZSRE | lists)
+    assert case.paraphrase_prompts == ("a", "b")
+    assert case.unrelated == (Question("c?", "x"), Question("d?", "y", ("z",)))
+    assert case_of(ZSRE | {"loc_ans": ["x", "y"]}).unrelated[0].answers == ("x", "y")
+
+
+def test_a_field_that_is_null_gives_way_to_its_other_name() -> None:
+    record = {**changed(KNOWEDIT_ZSRE, "rephrase_prompt", None), "rephrase": "a"}
+    assert case_of(record).paraphrase_prompts == ("a",)
+
+
+def test_plain_facts_find_subjects_that_are_spelled_otherwise() -> None:
+    """As the records of every other format do."""
+    record = {"subject": "port of lyon", "prompt": "The Port of Lyon is in", "target_new": "Japan"}
+    suite = load_suite(stream([record]))
+    assert (suite.cases[0].subject, suite.cases[0].prompt) == ("Port of Lyon", "The {} is in")
+    assert suite.report.adapted == {"subject_spelling": 1}
+
+
+def test_a_record_of_another_format_than_the_file_is_named() -> None:
+    expected = "read as plain, and this record looks like counterfact"
+    with pytest.raises(InvalidSuite, match=expected):
+        load_suite(stream([PLAIN, COUNTERFACT]))
+
+
+@pytest.mark.parametrize(("true", "neighbor"), [(["MIT"], "MIT"), ("MIT", ["MIT"])])
+def test_a_true_answer_may_be_a_list_in_one_place_only(true: object, neighbor: object) -> None:
+    record = {
+        "prompt": "{} is at", "subject": "Ada", "target_new": "Rice", "ground_truth": true,
+        "locality_prompt": "Bob is at", "locality_ground_truth": neighbor,
+    }  # fmt: skip
+    assert load_suite(stream([record])).style is Style.CONTRAST

@@ -8,6 +8,7 @@ questions may be lists.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from jeep_core.evaluation.suites import knowedit
 from jeep_core.evaluation.suites.cases import Case, Style
@@ -29,8 +30,15 @@ def matches(record: Record) -> bool:
 def style(records: Sequence[Record]) -> Style:
     """New against true answer where the true ones also answer the neighbors, as in CounterFact."""
     known = [record for record in records if record.get(TRUE_FIELD)]
-    shared = all(record[TRUE_FIELD] == record.get("locality_ground_truth") for record in known)
+    shared = all(
+        _listed(record[TRUE_FIELD]) == _listed(record.get("locality_ground_truth"))
+        for record in known
+    )
     return Style.CONTRAST if known and shared else Style.ACCURACY
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def cases(record: Record, number: int, notes: Notes) -> tuple[Case, ...]:

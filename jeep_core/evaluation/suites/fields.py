@@ -14,6 +14,8 @@ from jeep_core.facts import SLOT, composed, find_subject
 Record = Mapping[str, Any]
 MAX_TEXT = 20_000
 """Characters of one text: more is a mistake in the file."""
+EMPTY: tuple[Any, ...] = (None, "", [], {})
+"""Values of a field that say nothing."""
 _ALIKE = str.maketrans("‘’ʼ`“”„‐‑–—\u00a0\u202f", "''''\"\"\"----  ")
 """Marks that differ between sources of the same name, one character for one."""
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from jeep_core.evaluation.suites.cases import Case, Style
 from jeep_core.evaluation.suites.fields import (
+    EMPTY,
     Malformed,
     Notes,
     Record,
@@ -77,10 +78,10 @@ def cases(record: Record, number: int, notes: Notes) -> tuple[Case, ...]:
 
 
 def _first(record: Record, *names: str, needed: bool = True) -> str:
-    """The first of these names that a record has."""
-    for name in names:
-        if name in record:
-            return name
+    """The first of these names that a record has a value for, else the first that it has."""
+    there = [name for name in names if name in record]
+    for name in sorted(there, key=lambda name: record[name] in EMPTY):
+        return name
     if needed:
         raise Malformed(names[0], "missing", f"{' or '.join(names)} is missing")
     return names[0]

@@ -22,7 +22,7 @@ from jeep_core.evaluation.suites.cases import (
     Suite,
     trimmed,
 )
-from jeep_core.evaluation.suites.fields import Malformed, Notes, Unusable
+from jeep_core.evaluation.suites.fields import EMPTY, Malformed, Notes, Unusable
 from jeep_core.evaluation.suites.formats import (
     FORMATS,
     Format,
@@ -33,12 +33,10 @@ from jeep_core.evaluation.suites.formats import (
     style_of,
 )
 from jeep_core.evaluation.suites.hub import SCHEME, hub_file
-from jeep_core.evaluation.suites.records import Found, broken, found_in, records
+from jeep_core.evaluation.suites.records import WRAPPERS, Found, broken, found_in, records
 
 LOOKED_AT = 20
 """Records among which the first one of a known format decides, and that say how to judge."""
-
-EMPTY: tuple[Any, ...] = (None, "", [], {})
 
 
 class SuiteReader:
@@ -97,7 +95,7 @@ class SuiteReader:
             try:
                 cases = self._cases(format, found, number, notes)
             except Malformed as error:
-                problem = _problem(found, number, error)
+                problem = _problem(found, number, _explained(error, found, format))
                 self.report.drop(problem)
                 if not self._drop_bad and not isinstance(error, Unusable):
                     wrong.append(problem)
@@ -145,7 +143,35 @@ def _detect(found: Sequence[Found]) -> Format:
     if isinstance(first.value, Malformed):
         raise broken(first.line, first.value.code, first.value.message, 0)
     message = f"the record has none of the formats {', '.join(FORMATS)}"
+    lists = [name for name, value in first.value.items() if isinstance(value, list | dict)]
+    if any(_holds_records(first.value[name]) for name in lists):
+        message += f"; a list of records inside an object is called {', '.join(WRAPPERS)}"
     raise broken(first.line, "unknown_format", message, 0)
+
+
+def _holds_records(value: Any) -> bool:
+    """Whether records are inside a value under a name that is not looked at."""
+    inner = value.values() if isinstance(value, dict) else value
+    return any(
+        detect(item) is not None or (isinstance(item, list) and _holds_records(item))
+        for item in islice(inner, 1)
+    )
+
+
+def _explained(error: Malformed, found: Found, format: Format) -> Malformed:
+    """The error, with the format that the record seems to have if it is not the file's."""
+    if isinstance(found.value, Malformed):
+        return error
+    seems = detect(found.value)
+    if seems is None or seems is format:
+        return error
+    try:
+        seems.cases(found.value, 0, Notes())
+    except Malformed:  # it is a bad record of either
+        return error
+    hint = f"the file is read as {format.NAME}, and this record looks like {seems.NAME}"
+    message = f"{error.message} ({hint}: give each format a file of its own)"
+    return type(error)(error.field, error.code, message)
 
 
 def _problem(found: Found, number: int, error: Malformed) -> RecordProblem:

@@ -23,9 +23,10 @@ from jeep_core.evaluation.suites.fields import (
     case_id,
     filled,
     has_half_characters,
+    template,
     texts,
 )
-from jeep_core.facts import normalise, parse_facts
+from jeep_core.facts import SLOT, composed, normalise, parse_facts
 
 NAME = "plain"
 TRUE_FIELD = "target_true"
@@ -70,6 +71,7 @@ def cases(record: Record, number: int, notes: Notes) -> tuple[Case, ...]:
     if answers and len(answers) != len(neighbors):
         message = f"{len(answers)} answers for {len(neighbors)} neighborhood prompts"
         raise Malformed("neighborhood_answers", "other_length", message)
+    given.update(_as_template(given, subject, notes))
     try:
         [fact] = parse_facts([{**given, **lists}], TEMPLATES)
     except InvalidFacts as error:
@@ -91,6 +93,21 @@ def cases(record: Record, number: int, notes: Notes) -> tuple[Case, ...]:
         generation_prompts=lists["generation_prompts"],
     )
     return (case,)
+
+
+def _as_template(given: Record, subject: str, notes: Notes) -> dict[str, str]:
+    """Prompt and subject as in every other format, where the prompt has the subject at all.
+
+    What is wrong with the fields is said where facts are checked.
+    """
+    prompt = given.get("prompt")
+    if not subject or SLOT in subject or not isinstance(prompt, str) or SLOT in prompt:
+        return {}
+    try:
+        found, spelled = template(composed(prompt), subject, "prompt", notes)
+    except Unusable:
+        return {}
+    return {"prompt": found, "subject": spelled}
 
 
 def from_cells(row: dict[str, Any]) -> Record:

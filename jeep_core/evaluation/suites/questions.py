@@ -57,15 +57,16 @@ def asked(prompt: Any, truth: Any, subject: str, where: str, notes: Notes) -> li
         truths = list(truth)
     found = []
     for one, right in zip(prompts, truths, strict=True):
-        text = next(iter(answers(one, where)), "")
         first, *aliases = answers(right, where) or ("",)
-        if not text:
+        texts = answers(one, where)
+        if not texts:
             notes.leave_out(where, "question_without_prompt", f"{where} has no prompt")
-        elif not first:
-            message = f"no answer is given to {text!r}"
-            notes.leave_out(where, "question_without_answer", message)
-        else:
-            found.append(Question(filled(text, subject, notes), first, tuple(aliases)))
+        for text in texts:
+            if first:
+                found.append(Question(filled(text, subject, notes), first, tuple(aliases)))
+            else:
+                message = f"no answer is given to {text!r}"
+                notes.leave_out(where, "question_without_answer", message)
     return found
 
 

@@ -93,7 +93,7 @@ class _Text:
         return bool(chunk)
 
     def take(self, count: int) -> str:
-        """Leave characters behind."""
+        """Take characters from the buffer's beginning."""
         taken, self.buffer = self.buffer[:count], self.buffer[count:]
         self.line += taken.count("\n")
         return taken
@@ -187,6 +187,7 @@ def _first_object(reader: _Text) -> tuple[int, bool]:
     decoder = json.JSONDecoder()
     while True:
         text, place, mark = reader.buffer, 1, ","
+        others: list[str] = []
         try:
             while mark == ",":
                 name, place = decoder.raw_decode(text, _blank(text, place))
@@ -195,8 +196,12 @@ def _first_object(reader: _Text) -> tuple[int, bool]:
                 if text[colon : colon + 1] != ":":
                     break
                 if name in WRAPPERS and text[place : place + 1] == "[":
+                    if others:
+                        raise _second_list(others[0], reader.line)
                     return place, False
-                _, place = decoder.raw_decode(text, place)
+                value, place = decoder.raw_decode(text, place)
+                if _are_records(value):
+                    others.append(str(name))
                 place = _blank(text, place)
                 mark, place = text[place : place + 1], place + 1
             if mark == "}":
@@ -207,6 +212,18 @@ def _first_object(reader: _Text) -> tuple[int, bool]:
             pass
         if len(text) > MAX_RECORD or not reader.fill():
             return 0, False
+
+
+def _are_records(value: Any) -> bool:
+    """Whether a value beside the list of records is another one, which must not be lost."""
+    if not isinstance(value, list) or not value or not isinstance(value[0], dict):
+        return False
+    return any(column in unwrapped(value[0]) for column in (*COLUMNS, "src", "prompt"))
+
+
+def _second_list(name: str, line: int) -> InvalidSuite:
+    message = f"{name!r} is a second list of records: upload it as a file of its own"
+    return broken(line, "two_lists", message)
 
 
 def _blank(text: str, place: int) -> int:
@@ -226,9 +243,9 @@ def _after_list(reader: _Text) -> None:
             raise broken(reader.line, "not_json", "expected ':'")
         reader.take(1)
         if reader.peek() == "[" and name in WRAPPERS:
-            message = f"{name!r} is a second list of records: upload it as a file of its own"
-            raise broken(reader.line, "two_lists", message)
-        _json_value(reader, 0)
+            raise _second_list(name, reader.line)
+        if _are_records(_json_value(reader, 0)):
+            raise _second_list(name, reader.line)
     if mark != "}":
         what = f"expected ',' or '}}', found {mark!r}" if mark else "the object has no end"
         raise broken(reader.line, "not_json", what)
@@ -242,11 +259,11 @@ def _json_lines(reader: _Text) -> Iterator[Found]:
     for text in reader.lines():
         if text.strip():
             try:
-                value = json.loads(text)
-                if has_half_characters(text, value):
-                    yield Found(line, Malformed("", "not_json", HALF_CHARACTER))
-                else:
-                    yield Found(line, _object(value))
+                for value in _values(text):
+                    if has_half_characters(text, value):
+                        yield Found(line, Malformed("", "not_json", HALF_CHARACTER))
+                    else:
+                        yield Found(line, _object(value))
             except json.JSONDecodeError as error:
                 yield Found(line, Malformed("", "not_json", f"not JSON: {error.msg}"))
             except ValueError as error:  # a number of thousands of digits
@@ -254,6 +271,15 @@ def _json_lines(reader: _Text) -> Iterator[Found]:
             except RecursionError:
                 yield Found(line, Malformed("", "not_json", "nested too deeply"))
         line = reader.line
+
+
+def _values(text: str) -> Iterator[Any]:
+    """The value of a line, or several that stand side by side."""
+    decoder, place = json.JSONDecoder(), _blank(text, 0)
+    while place < len(text):
+        value, place = decoder.raw_decode(text, place)
+        yield value
+        place = _blank(text, place)
 
 
 def _object(value: Any) -> Record | Malformed:
@@ -278,15 +304,15 @@ def unwrapped(value: Any) -> Any:
 def _csv(reader: _Text) -> Iterator[Found]:
     before = reader.line - 1
     lines = reader.lines()
-    header = next(lines)
+    header, headed = next(lines), before + 1
     delimiter = max(DELIMITERS, key=header.count)
     try:
         names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter))]
     except csv.Error as error:
-        raise broken(reader.line - 1, "not_csv", f"not CSV: {error}") from None
+        raise broken(headed, "not_csv", f"not CSV: {error}") from None
     if not any(name in names for name in COLUMNS):
         message = "neither JSON nor CSV with a header that has the column 'subject'"
-        raise broken(reader.line - 1, "unknown_format", message)
+        raise broken(headed, "unknown_format", message)
     if not reader.peek():
         raise broken(reader.line, "empty", "there are no records")
     rows = csv.DictReader(lines, names, delimiter=delimiter, strict=True)

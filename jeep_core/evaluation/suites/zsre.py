@@ -9,6 +9,7 @@ aliases.  ``loc`` keeps its "nq question: " and gets a question mark if it has n
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from jeep_core.evaluation.suites.cases import Case, Question, Style
 from jeep_core.evaluation.suites.fields import (
@@ -47,9 +48,13 @@ def cases(record: Record, number: int, notes: Notes) -> tuple[Case, ...]:
     new = answers(record.get("answers"), "answers")
     if not new:
         raise Malformed("answers", "empty", "answers is missing or empty")
-    text(record, "rephrase")
-    text(record, "loc_ans")
-    unrelated = Question(_question(text(record, "loc").rstrip()), text(record, "loc_ans"))
+    for name in ("rephrase", "loc", "loc_ans"):
+        if not isinstance(record.get(name), list):
+            text(record, name)
+    unrelated = [
+        replace(one, prompt=_question(one.prompt.rstrip()))
+        for one in asked(record["loc"], record["loc_ans"], subject, "loc", notes)
+    ]
     prompt, subject = template(question, subject, "src", notes)
     case = Case(
         subject,
@@ -57,7 +62,7 @@ def cases(record: Record, number: int, notes: Notes) -> tuple[Case, ...]:
         new[0],
         paraphrase_prompts=prompts(record, "rephrase", subject, notes),
         id=case_id(record, number),
-        unrelated=(unrelated,),
+        unrelated=tuple(unrelated),
         portability=tuple(_portability(record, subject, notes)),
         target_aliases=new[1:],
     )

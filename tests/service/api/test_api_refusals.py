@@ -22,7 +22,7 @@ def own(model: Store) -> Store:
 
 def refused(http: httpx.Client, path: str = "/edits", **body: object) -> dict[str, str]:
     """The first field error of a request that is refused with 422."""
-    given = {"facts": [FACT]} if path == "/edits" else {"suite": "atlas-counterfact"}
+    given = {"facts": [FACT]} if path.startswith("/edits") else {"suite": "atlas-counterfact"}
     answer = http.post(path, json={**given, **body})
     assert answer.status_code == 422, answer.text
     found: dict[str, str] = answer.json()["errors"][0]
@@ -87,7 +87,7 @@ def test_a_trial_is_not_told_of_what_it_cannot_take(http: httpx.Client, own: Sto
         ({"guards": {"min_eficacy": 1}}, "/guards/min_eficacy", "did you mean 'min_efficacy'?"),
         ({"hparams": {"n_step": 3}}, "/hparams/n_step", "did you mean 'n_steps'?"),
         ({"hparams": {"low": {"layer": [1]}}}, "/hparams/low/layer", "did you mean 'layers'?"),
-        ({"hparams": {"n_steps": 0}}, "/hparams/n_steps", "greater than or equal to 1"),
+        ({"hparams": {"n_steps": 0}}, "/hparams/n_steps", "at least 1"),
         ({"editor": "rome", "hparams": {"layer": 99}}, "/hparams/layer", "layers 0 to 8"),
         ({"editor": "rome", "hparams": "auto"}, "/hparams", "for jeep, memit, pmet"),
         ({"snapshot_name": "head"}, "/snapshot_name", "choose another name"),
@@ -114,3 +114,47 @@ def test_a_limit_names_its_setting(http: httpx.Client, model: Store) -> None:
     assert "(JEEP_MAX_TEXT_CHARS)" in answer.json()["detail"]
     answer = http.post("/generate", json={"prompt": "x", "max_new_tokens": 10_000})
     assert "(JEEP_MAX_NEW_TOKENS)" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("facts", ["Lyon", 5, None, {"subject": "Lyon"}, []])
+def test_facts_of_another_shape_are_shown_both_forms(http: httpx.Client, facts: object) -> None:
+    message = refused(http, facts=facts)["message"]
+    assert '{"facts": [{' in message
+    assert '"relation"' in message
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "message"),
+    [
+        ("/generate", {"prompts": "x"}, "/prompts: must be a list"),
+        ("/generate", {"prompt": 5}, "/prompt: must be a text"),
+        ("/generate", {"prompt": "x", "temperature": -1}, "/temperature: must be at least 0"),
+        ("/evaluations", {}, "/suite: is missing"),
+        ("/evaluations", "x", "must be an object"),
+        ("/probes", {"facts": []}, "/facts: has 0 entries, at least 8 are needed"),
+        ("/edits?format=auto&limit=0", {}, "limit: must be at least 1"),
+        ("/edits", {"facts": [FACT], "activate": "maybe"}, "/activate: must be true or false"),
+    ],
+)
+def test_wrong_values_are_refused_in_plain_words(
+    http: httpx.Client, model: Store, path: str, body: object, message: str
+) -> None:
+    answer = http.post(path, json=body)
+    assert (answer.status_code, answer.json()["detail"]) == (422, message)
+
+
+def test_a_file_of_another_type_is_told_the_parameter(http: httpx.Client, model: Store) -> None:
+    sent = {"content": b"subject,relation,object\n", "headers": {"Content-Type": "text/csv"}}
+    answer = http.post("/edits", **sent)
+    assert answer.status_code == 415
+    assert "?format=auto" in answer.json()["detail"]
+
+
+def test_a_dry_run_is_told_what_the_edit_would_be_told(http: httpx.Client, model: Store) -> None:
+    dry = "/edits?dry_run=true"
+    error = refused(http, dry, parent="v99")
+    assert (error["pointer"], error["code"]) == ("/parent", "unknown_version")
+    assert http.post("/snapshots", json={"name": "one"}).status_code == 201
+    body = {"facts": [FACT], "snapshot_name": "one"}
+    assert [one["code"] for one in http.post(dry, json=body).json()["obstacles"]] == ["name_taken"]
+    assert http.post("/edits", json=body).json()["code"] == "name_taken"

@@ -5,9 +5,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scripted_worker import ScriptedWorker
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from service.cli import app, common
@@ -138,3 +140,16 @@ def test_tuning_starts_from_the_settings(tmp_path: Path, monkeypatch: pytest.Mon
     own = ["--presets", str(tmp_path), "--probes", str(tmp_path / "base" / "probes")]
     given = ["--suite", "mine.json", "--out", "x.yaml"]
     assert started[0][2:] == ["jeep_core.tune_command", *folder, *model, *own, *given]
+
+
+def test_every_command_has_help_that_can_be_shown() -> None:
+    """Square brackets in a help text are markup, and a slash in them ends one."""
+
+    def show(command: Any, path: list[str]) -> None:
+        result = CliRunner().invoke(app, [*path, "--help"])
+        assert result.exit_code == 0, (path, result.exception)
+        for name, inner in getattr(command, "commands", {}).items():
+            if inner.add_help_option:  # else another program shows its own
+                show(inner, [*path, name])
+
+    show(get_command(app), [])

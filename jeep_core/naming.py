@@ -44,8 +44,9 @@ def in_plain_words(item: Mapping[str, Any]) -> str:
     """An error of pydantic in words that need no Python to be understood."""
     found = WORDS.get(item["type"])
     if found is not None:
-        limits = item.get("ctx", {}).items()
-        return found.format(**{name: _short(value) for name, value in limits})
+        for name, value in item.get("ctx", {}).items():
+            found = found.replace(f"{{{name}}}", str(_short(value)))
+        return found
     message = str(item["msg"])
     for prefix in PREFIXES:
         message = message.removeprefix(prefix)

@@ -1,7 +1,8 @@
 """``--fast``: what a person runs while editing; ``--record-durations`` finds out what that is.
 
 ``durations.json`` has the seconds that every test file took.  ``--fast`` leaves out the slowest, so
-that the others take no longer than ``BUDGET_S``; a file without a figure, as a new one, is run.
+that the others take no longer than ``BUDGET_S``, and the tests that start whole services; a file without a
+figure, as a new one, is run.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ ROOT = Path(__file__).parents[1]
 DURATIONS = Path(__file__).parent / "durations.json"
 BUDGET_S = 60.0
 """Of the tests themselves; collecting and importing come on top."""
+WHOLE_SERVICE = ("tests/e2e", "tests/faults")
+"""Start real services, kill them: never fast."""
 
 seconds: defaultdict[str, float] = defaultdict(float)
 
@@ -50,6 +53,8 @@ def _recorded() -> dict[str, float]:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    if config.option.fast and _name(collection_path) in WHOLE_SERVICE:
+        return True
     return True if _name(collection_path) in config.stash[SLOW] else None
 
 

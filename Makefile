@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-fast durations serve check bench fuzz faults test-gpu clean
+.PHONY: demo test serve check bench fuzz faults test-gpu clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml
@@ -27,12 +27,6 @@ check: $(READY)
 
 test: check
 	$(BIN)/python -m pytest -q
-
-test-fast: $(READY)
-	$(BIN)/python -m pytest -q --fast
-
-durations: $(READY)
-	$(BIN)/python -m pytest -q --record-durations
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -q tests/gpu

@@ -76,7 +76,7 @@ def edit(
         hparams: changes to the preset; without a preset, the complete hyper-parameters.
         presets: folder of own presets, taken before those shipped.
         prefixes: texts in front of the prompts, the empty one first; default: sampled.
-        moments: second moments of the base model; default: taken over ``corpus``.
+        moments: second moments of the base model; default: those shipped, else over ``corpus``.
         corpus: text file, one document a line; default: the bundled one for bundled models.
         previous_keys: keys of live earlier edits, to be preserved.
         hypernetworks: folder of trained networks (MEND, MALMEN), beside the shipped ones.

@@ -1,4 +1,4 @@
-"""What 10,000 edits should cost on one H100, from operation and byte counts.
+"""The expected cost of 10,000 edits on one H100, from operation and byte counts.
 
 An estimate, not a measurement: ``python -m bench.estimate``.  Counted are the matrix products
 of this implementation; assumed are the token counts below, the passes per fact, and the share

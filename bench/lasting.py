@@ -132,7 +132,7 @@ def follow(
 
 
 def run(args: argparse.Namespace, model: str, editor: str) -> None:
-    """All draws of one editor on one model, with and without preservation; into the file."""
+    """Run all draws of one editor on one model, with and without preservation, into the file."""
     base = jeep_core.load(model)
     moments = Moments(base, texts_of(atlas.CORPUS))
     n, size = args.batches
@@ -187,7 +187,7 @@ def add(path: Path, found: Mapping[str, Any]) -> None:
 
 
 def kind(found: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What makes a run another one."""
+    """The fields that distinguish runs."""
     names = ("suite", "batches", "size", "model", "editor", "label", "preserve", "draw")
     return tuple(found[name] for name in names)
 

@@ -12,7 +12,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 
 mpl.use("Agg")
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # Okabe and Ito, told apart by all
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # Okabe and Ito, distinguishable by all
 MARKERS = ("o", "s", "^", "D")
 Run = Mapping[str, Any]
 Point = Callable[[Run, Mapping[str, Any]], float | None]

@@ -1,8 +1,8 @@
 """Second moments of all layers in one pass: ``python -m bench.moments``.
 
 The yardstick takes one pass per layer, which ends at that layer's keys.  Both run the same
-batches through the same code, so the ratio is what one pass for all saves.  Beside it stands
-what the operation count allows.
+batches through the same code, so the ratio is what one pass for all saves.  The table also
+has the ratio that the operation count allows.
 """
 
 from __future__ import annotations

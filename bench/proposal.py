@@ -1,4 +1,4 @@
-"""What the probe's proposal is worth: ``python -m bench.proposal``.
+"""The quality of the probe's proposal: ``python -m bench.proposal``.
 
 Edits 64 facts at a time, five disjoint draws of the bundled suite, with hyper-parameters from a
 probe of the validation suite (which shares no subject) and with those tuned by hand.  Rows:

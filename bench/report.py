@@ -1,4 +1,4 @@
-"""What all speed benchmarks report."""
+"""The rows that all speed benchmarks report."""
 
 from __future__ import annotations
 

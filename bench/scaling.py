@@ -2,7 +2,7 @@
 
 Facts, prefixes and prompt length on the bundled GPT-J, depth and MLP width on random models of
 its shape.  Every fact makes the same number of passes, so that points can be compared.  Short
-points are the least of three.
+points are the minimum of three runs.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _point(
 
 
 def _longer_prompts(n: int, base: LoadedModel, objective: Objective) -> Point:
-    """The filler stands behind the subject's first occurrence, in front of the prompt's end."""
+    """The filler is put after the subject's first occurrence, before the prompt's end."""
     cases = [
         replace(case, prompt=case.prompt.replace("{}", "{}. " + FILLER * n + "{}", 1))
         if n

@@ -1,6 +1,6 @@
-"""Mixed work for half an hour, and what the processes hold meanwhile: ``python -m bench.soak``.
+"""Mixed work for half an hour, and the resources of the processes: ``python -m bench.soak``.
 
-Edits, reverts, rollbacks, generations (some given up in the middle) and evaluations run at once on
+Edits, reverts, rollbacks, generations (some cancelled midway) and evaluations run at once on
 one service.  Every few seconds: memory, open files and threads of each process, keys of the queue
 server, size of the store.  ``--draw`` makes the plot from the JSON file.
 """
@@ -39,7 +39,7 @@ REFUSED = (404, 409, 412, 429)
 
 
 class Load:
-    """Clients that each do one kind of work until told to stop; ``done`` counts."""
+    """Clients that each do one kind of work until they are stopped; ``done`` counts."""
 
     def __init__(self, url: str, seed: int) -> None:
         self._url, self._random = url, random.Random(seed)
@@ -100,7 +100,7 @@ class Load:
         return 1.0
 
     def _streams(self, client: Client) -> float:
-        """Every other one is given up after three tokens."""
+        """Every other one is cancelled after three tokens."""
         whole = self.done["stream"] % 2 == 0
         request = body(self.done["stream"], 32)
         for n, _ in enumerate(client.stream(request.pop("prompt"), **request)):
@@ -121,7 +121,7 @@ def _fact(case: Any) -> dict[str, Any]:
 
 
 def measure(owner: psutil.Process, valkey: int, redis: Redis, store: Path) -> dict[str, float]:
-    """What every process holds now, keys of the queue server, bytes of the store."""
+    """The resources of every process, keys of the queue server, bytes of the store."""
     found: dict[str, float] = {f"{p}_{what}": 0 for p in PROCESSES for what in ("mb", "fds", "n")}
     for process in [psutil.Process(valkey), owner, *owner.children(recursive=True)]:
         with suppress(psutil.NoSuchProcess):

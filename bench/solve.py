@@ -1,7 +1,7 @@
 """The closed-form solve: ``python -m bench.solve --d-ff 1728 11008``.
 
-Ours is what an edit does: the factor of the second moment is at hand.  The yardstick forms and
-factors λC + K Kᵀ anew (Cholesky, not the dearer LU of the published code).  Matrices are random,
+Ours is what an edit does: the factor of the second moment is kept.  The yardstick forms and
+factors λC + K Kᵀ again (Cholesky, not the dearer LU of the published code).  Matrices are random,
 symmetric positive definite, with eigenvalues spaced evenly in the logarithm and eigenvectors
 turned by random reflections, so their condition number is exact.
 """
@@ -69,7 +69,7 @@ def fresh_solve(keys: torch.Tensor, moment: torch.Tensor) -> torch.Tensor:
 
 
 def after_edits(d_ff: int, repeats: int) -> Row:
-    """One fact that keeps earlier keys, their half-solved columns at hand or not."""
+    """One fact that keeps earlier keys, with their half-solved columns kept or not."""
     factor = MomentFactor(random_moment(d_ff), "bench")
     earlier = random_rows(EARLIER, d_ff, 0)
     ours, theirs = [], []

@@ -100,7 +100,7 @@ def _read(paths: Sequence[Path]) -> list[bytes]:
 
 
 def _timed(action: Callable[[], object], paths: Sequence[Path], warm: bool) -> float:
-    """Seconds; the result is let go behind the measurement."""
+    """Seconds; the result is freed after the measurement."""
     for path in paths:
         with path.open("rb") as file:
             if not warm:

@@ -1,4 +1,4 @@
-"""What the benchmarks work on: the bundled models and the first cases of their suite."""
+"""The inputs of the benchmarks: the bundled models and the first cases of their suite."""
 
 from __future__ import annotations
 

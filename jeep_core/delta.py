@@ -28,7 +28,7 @@ class Update:
 
     @classmethod
     def of(cls, left: torch.Tensor, right: torch.Tensor) -> Update:
-        """The smaller form of left · rightᵀ."""
+        """The smaller form of left · rightᵀ for ``left`` (out, m) and ``right`` (in, m)."""
         out_size, in_size, m = len(left), len(right), left.shape[1]
         if m * (out_size + in_size) < out_size * in_size:
             return cls(left=left.float().contiguous(), right=right.float().contiguous())
@@ -43,7 +43,7 @@ class Update:
         return self.left.double() @ self.right.double().T
 
     def parts(self) -> dict[str, torch.Tensor]:
-        """The tensors of this update: ``u`` and ``v``, or ``d``."""
+        """The tensors of this update: ``u`` (out, m) and ``v`` (in, m), or ``d`` (out, in)."""
         named = {"u": self.left, "v": self.right, "d": self.dense}
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
@@ -54,10 +54,10 @@ class Update:
 
 
 def materialise(base: torch.Tensor, updates: Iterable[Update], transposed: bool) -> torch.Tensor:
-    """round(W_base + Σ Δ) in the base's dtype, summed in float64 in the order given.
+    """round(W_base + Σ Δ) in the base's dtype, shape and device, summed in float64 in this order.
 
     This one function makes every edited matrix, so a version rebuilt from its updates has the
-    same bytes.  ``transposed``: ``base`` is stored as (in, out).
+    same bytes.  ``base`` is (out, in), or (in, out) if ``transposed``.
     """
     return summed(base, updates, transposed).to(base.dtype).contiguous()
 
@@ -74,7 +74,7 @@ def near_ties(total: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def summed(base: torch.Tensor, updates: Iterable[Update], transposed: bool) -> torch.Tensor:
-    """W_base + Σ Δ in float64, in the base's shape; `materialise` rounds it."""
+    """W_base + Σ Δ in float64, in the shape and on the device of ``base``; see `materialise`."""
     total = base.detach().double()
     if transposed:
         total = total.T

@@ -10,7 +10,7 @@ _INCOMPLETE = "\ufffd"
 
 
 class TextStream:
-    """The text that tokens add behind a prompt, given out as soon as it is certain.
+    """The text that tokens add after a prompt, returned as soon as it is certain.
 
     A token may hold a part of a character only, and some tokenizers drop a space at the start
     of a text; so a few tokens are decoded together with those before them.  The pieces, with
@@ -20,7 +20,7 @@ class TextStream:
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> None:
         self._tokenizer = tokenizer
         self._ids = list(prompt)  # from the first token that is still decoded along
-        self._read = len(self._ids)  # of these, how many are given out
+        self._read = len(self._ids)  # of these, how many were returned
         self._known = self._decode(self._ids)
 
     def add(self, token: int) -> str:
@@ -36,7 +36,7 @@ class TextStream:
         return piece
 
     def rest(self) -> str:
-        """What is left at the end: half a character shows as U+FFFD."""
+        """The remaining text at the end: half a character shows as U+FFFD."""
         return self._decode(self._ids)[len(self._known) :]
 
     def _decode(self, ids: list[int]) -> str:
@@ -44,7 +44,7 @@ class TextStream:
 
 
 class StopStrings:
-    """Cuts a text that comes in pieces in front of the first of several strings."""
+    """Cuts a text that comes in pieces before the first of several strings."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = [stop for stop in stops if stop]

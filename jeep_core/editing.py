@@ -1,4 +1,4 @@
-"""The library's front door: facts in, a weight delta out, the model untouched."""
+"""The library's entry point: facts in, a weight delta out, the model untouched."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from jeep_core.views import ModelView
 
 @dataclass
 class EditResult:
-    """What an edit did.  ``facts`` are those edited, duplicates left out.
+    """The result of an edit.  ``facts`` are those edited, duplicates left out.
 
     ``inputs``: hashes, by name, of what an editor used besides prefixes and moments.
     """
@@ -75,15 +75,15 @@ def edit(
         preset: name of a preset; default: the first one shipped for this model and editor.
         hparams: changes to the preset; without a preset, the complete hyper-parameters.
         presets: folder of own presets, taken before those shipped.
-        prefixes: texts in front of the prompts, the empty one first; default: sampled.
+        prefixes: texts before the prompts, the empty one first; default: sampled.
         moments: second moments of the base model; default: those shipped, else over ``corpus``.
         corpus: text file, one document a line; default: the bundled one for bundled models.
-        previous_keys: keys of live earlier edits, to be preserved.
+        previous_keys: keys (p, d_ff) of earlier edits to preserve, by region name and layer.
         hypernetworks: folder of trained networks (MEND, MALMEN), beside the shipped ones.
         batch_facts: facts optimised together at most; default: 32, on CUDA 256.
         memory_bytes: bound on what value optimisation holds at once; fewer facts then.
         progress: called with (phase, done, total).
-        should_stop: asked between steps; True cancels.
+        should_stop: called between steps; True cancels.
         pause: called before every matrix of every block, forward and backward; may block, to
             leave the processor to others.
 

@@ -33,12 +33,12 @@ def count(tokenizer: Tokenizer, text: str) -> int:
 
 
 def opening(tokenizer: Tokenizer) -> str:
-    """The text of the special tokens that are put in front of every text; mostly empty."""
+    """The text of the special tokens that are put before every text; mostly empty."""
     return "".join(tokenizer.id_to_token(i) or "" for i in encode(tokenizer, "").ids)
 
 
 def without_end(tokenizer: Tokenizer) -> Tokenizer:
-    """The tokenizer without special tokens behind a text; itself if it has none.
+    """The tokenizer without special tokens after a text; itself if it has none.
 
     Other programs that read its file then count as this one does.
     """
@@ -63,14 +63,14 @@ def _tidied(tokenizer: Tokenizer, text: str, found: Encoding) -> Encoding:
 
 
 def _leading(tokenizer: Tokenizer, found: Encoding) -> int:
-    """How many special tokens were put in front of a text."""
+    """How many special tokens were put before a text."""
     if all(found.special_tokens_mask):  # a text without tokens does not show where it was
         found = tokenizer.encode("a")
     return next((i for i, added in enumerate(found.special_tokens_mask) if not added), 0)
 
 
 def _cut(processor: Any) -> bool:
-    """Drop what a post-processor, given as JSON, puts behind a text; whether there was any."""
+    """Drop what a post-processor, given as JSON, puts after a text; return whether it put any."""
     if not isinstance(processor, dict):
         return False
     parts = [_cut(part) for part in processor.get("processors", [])]

@@ -7,10 +7,10 @@ JeepError
 │   └── MissingMoments  … or those that were imported lack a layer
 ├── UnsupportedModel    the model's architecture or weights cannot be edited
 ├── UnreadableText      a text file that is not there, not UTF-8, or empty
-├── NumericalError      a figure that is no number, a linear system without a solution
+├── NumericalError      a value that is not finite, a linear system without a solution
 └── Cancelled           the caller asked to stop
 
-Every exception, of the service too, has a ``code``: what a client tells it by.
+Every exception, also of the service, has a ``code`` by which a client can identify it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class JeepError(Coded, Exception):
 
 @dataclass(frozen=True)
 class FieldProblem:
-    """What is wrong with one field: a JSON pointer (``/facts/3/prompt``), a code, a sentence."""
+    """A problem of one field: a JSON pointer (``/facts/3/prompt``), a code, a sentence."""
 
     pointer: str
     code: str
@@ -103,9 +103,9 @@ class UnreadableText(JeepError):
 
 
 class NumericalError(JeepError):
-    """A figure that is no number, or a linear system without a trustworthy solution.
+    """A value that is not finite, or a linear system without a trustworthy solution.
 
-    The message names the layer, or what else it is a figure of, and says what to do.
+    The message names the layer, or another quantity, and says what to do.
     """
 
     code = "numerical_error"
@@ -118,7 +118,7 @@ class Cancelled(JeepError):
 
 
 def reason_of(error: BaseException) -> str:
-    """What an exception of another library says, in one line; a bare key gets its kind."""
+    """The message of another library's exception, in one line; a bare key gets its type."""
     kind = type(error).__name__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:

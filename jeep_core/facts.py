@@ -40,7 +40,7 @@ class Fact:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What makes two facts the same question."""
+        """The key by which two facts are the same question."""
         return question_key(self.subject, self.prompt)
 
     @property
@@ -50,7 +50,7 @@ class Fact:
 
 
 def question_key(subject: str, prompt: str) -> tuple[str, str]:
-    """What makes two facts the same question: subject and prompt.
+    """The key by which two facts are the same question: subject and prompt.
 
     White space around the prompt counts: it makes other tokens, and another question.
     """
@@ -87,7 +87,7 @@ def slot_span(template: str, subject: str) -> tuple[int, int]:
 def find_subject(text: str, subject: str) -> tuple[int, int] | None:
     """Character span [start, end) of the last place where ``text`` names the subject.
 
-    It counts where it stands as words of its own: "York" is not in "Yorkshire", "Lyon" is in
+    It counts where it occurs as whole words: "York" is not in "Yorkshire", "Lyon" is in
     "Lyon's".  Scripts that write no blanks between words (Han, Kana, Thai, …) have it anywhere;
     in Korean, whose particles are part of the word, the beginning of a word will do where no
     whole word is found.  None: the text does not name the subject.  Both are compared as they
@@ -115,7 +115,7 @@ def parse_facts(
 
     A record has ``subject`` and either ``relation`` + ``object`` or ``prompt`` + ``target_new``.
     ``relations`` maps relation names to templates.  ``{}`` in the prompts that test a fact
-    stands for the subject, as in its own prompt.
+    is replaced by the subject, as in its own prompt.
 
     Raises:
         InvalidFacts: with a JSON pointer per wrong field.
@@ -275,7 +275,7 @@ def _plain(name: str) -> str:
 
 
 def deduplicate(facts: Sequence[Fact], pointer: str = "/facts") -> tuple[list[int], dict[int, int]]:
-    """Indices of the facts to keep, and ``{dropped: kept}`` for facts said twice.
+    """Indices of the facts to keep, and ``{dropped: kept}`` for repeated facts.
 
     Raises:
         InvalidFacts: two facts give different targets to the same text.

@@ -92,7 +92,7 @@ class Family:
         return self.parallel == "always"
 
     def logits_of(self, model: Any, hidden: torch.Tensor) -> torch.Tensor:
-        """The model's logits (…, vocabulary) of states (…, d) behind the final norm."""
+        """The model's logits (…, vocabulary) of states (…, d) after the final norm."""
         logits: torch.Tensor = model.get_output_embeddings()(hidden)
         cap = getattr(model.config, self.soft_cap) if self.soft_cap else None
         return logits if cap is None else torch.tanh(logits / cap) * cap

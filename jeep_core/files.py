@@ -49,7 +49,7 @@ def load_whole(path: Path) -> dict[str, torch.Tensor]:
     """The tensors that ``save_whole`` wrote; files of earlier releases have no hash to verify.
 
     Raises:
-        JeepError: they are not what was written.
+        JeepError: they differ from what was written.
         SafetensorError, OSError: the file cannot be read.
     """
     with safe_open(path, "pt") as file:
@@ -83,7 +83,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """What ``save_whole`` kept beside the tensors."""
+    """The record that ``save_whole`` kept beside the tensors."""
     with safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
     record: dict[str, Any] = json.loads(metadata.get("record", "{}"))

@@ -1,4 +1,4 @@
-"""Figures that are no numbers (NaN, infinity): found where they arise, never written.
+"""Values that are not finite (NaN, infinity): found where they arise, never written.
 
 Imports no torch, so that the store can use it, too.
 """
@@ -21,14 +21,14 @@ OTHER_VERSION = "use another version, or another dtype if the base model says th
 
 
 def all_finite(tensor: torch.Tensor) -> bool:
-    """Whether every element is a number: one pass, and nothing of the tensor's size is made."""
+    """Whether every element of a tensor (any shape) is finite: one pass, no copy of its size."""
     if not tensor.numel() or not tensor.is_floating_point():
         return True
     return all(isfinite(float(end)) for end in tensor.detach().aminmax())
 
 
 def check_tensor(tensor: torch.Tensor, what: str, advice: str) -> None:
-    """Raise :class:`NumericalError` if an element is no number; ``what`` names layer and quantity.
+    """Raise :class:`NumericalError` if an element is not finite; ``what`` names the quantity.
 
     ``advice`` says what to do about it.
     """
@@ -37,7 +37,7 @@ def check_tensor(tensor: torch.Tensor, what: str, advice: str) -> None:
 
 
 def check_number(value: float, what: str, advice: str) -> float:
-    """``value``; :class:`NumericalError`, as `check_tensor`, if it is no number."""
+    """``value``; :class:`NumericalError`, as `check_tensor`, if it is not finite."""
     if not isfinite(value):
         raise NumericalError(f"{what} is not finite ({value}); {advice}")
     return value
@@ -45,7 +45,7 @@ def check_number(value: float, what: str, advice: str) -> float:
 
 @contextmanager
 def overflow_named(what: str) -> Iterator[None]:
-    """Say of an optimiser's step that its size is beyond its type what `check_number` says.
+    """Raise `check_number`'s error where an optimiser's step is too large for its type.
 
     torch refuses such a number with a bare RuntimeError.
     """
@@ -58,7 +58,7 @@ def overflow_named(what: str) -> Iterator[None]:
 
 
 def not_finite(value: Any, pointer: str = "") -> str | None:
-    """A JSON pointer to the first number in a record that is none; None if there is none.
+    """A JSON pointer to the first number in a record that is not finite; None if all are finite.
 
     ``value``: mappings, lists, tuples, objects with fields (pydantic models), plain values.
     """
@@ -93,7 +93,7 @@ def json_text(record: Any, what: str, **options: Any) -> str:
     """A record of plain values as JSON, by ``json.dumps`` with ``options``.
 
     Raises:
-        NumericalError: a number is none; ``what`` names the record.
+        NumericalError: a number is not finite; ``what`` names the record.
     """
     try:
         return json.dumps(record, allow_nan=False, **options)

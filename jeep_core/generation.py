@@ -62,7 +62,7 @@ def complete(view: ModelView, prompt: str, max_new_tokens: int = 16) -> str:
 
 @dataclass(frozen=True)
 class Scored:
-    """A continuation behind a prompt: its tokens, Σ log P, and how many are the arg-max."""
+    """A continuation after a prompt: its tokens, Σ log P, and how many are the arg-max."""
 
     tokens: int
     log_probability: float
@@ -75,7 +75,7 @@ class Scored:
 
     @property
     def error(self) -> NumericalError | None:
-        """What is wrong if the log-probability is no number."""
+        """The error if the log-probability is not finite, else None."""
         if isfinite(self.log_probability):
             return None
         what = "the log-probability of a text after a prompt"
@@ -88,7 +88,7 @@ class Scored:
 
 
 def checked(scored: Sequence[Scored]) -> list[Scored]:
-    """The same; raises :class:`NumericalError` for the first that is no number."""
+    """The same; raises :class:`NumericalError` for the first that is not finite."""
     for one in scored:
         if one.error is not None:
             raise one.error
@@ -101,10 +101,10 @@ def score(
     """Log-probability of every (prompt, target) pair, joined as ``joins`` say; default: ``auto``.
 
     A target whose first token merges with the prompt is scored from that token on.  Each has its
-    own ``error`` where a log-probability is no number; see `checked`.
+    own ``error`` where a log-probability is not finite; see `checked`.
 
     Raises:
-        JeepError: nothing of a prompt is left in front of its target.
+        JeepError: nothing of a prompt is left before its target.
     """
     tokenizer, rows = view.base.tokenizer, []
     given: Sequence[Join] = ["auto"] * len(pairs) if joins is None else joins
@@ -139,7 +139,7 @@ def score_rows(
     Rows are run in batches of similar length; the head sees only the positions that count.
 
     Raises:
-        JeepError: a row has no token in front of the first one to score.
+        JeepError: a row has no token before the first one to score.
     """
     if any(n < 1 for _, n in rows):
         raise JeepError("a prompt without tokens says nothing about the text after it")

@@ -100,7 +100,7 @@ class JeepHighRegion(Region):
 
 
 class EditorHParams(HParams):
-    """What the machinery asks of every editor's hyper-parameters."""
+    """The interface of every editor's hyper-parameters."""
 
     @property
     def prefix_count(self) -> int:
@@ -113,7 +113,7 @@ class EditorHParams(HParams):
         return []
 
     def layer_problems(self, n_layers: int) -> list[FieldProblem]:
-        """What is wrong with the layers in a model of ``n_layers``; pointers are relative."""
+        """Problems of the layers in a model of ``n_layers``; pointers are relative."""
         raise NotImplementedError
 
 
@@ -124,7 +124,7 @@ def no_such_layer(pointer: str, layer: int, n_layers: int) -> FieldProblem:
 
 
 class OptimisedEditorHParams(EditorHParams):
-    """What every editor that optimises value vectors has in common."""
+    """Hyper-parameters of every editor that optimises value vectors."""
 
     n_steps: int = Field(25, ge=1, le=1000, description="Forward passes, the last only measures")
     learning_rate: Positive = 0.5
@@ -335,7 +335,7 @@ def _preset_files(folder: Path | None) -> dict[str, Path]:
     """Files by name; those of the user's folder hide shipped ones.
 
     Raises:
-        InvalidHParams: the folder is none.
+        InvalidHParams: ``folder`` is not a folder.
     """
     if folder is not None and not folder.is_dir():
         message = f"{folder} is no folder of presets (--presets, JEEP_PRESETS)"

@@ -51,7 +51,7 @@ def join_of(prompt: str, answer: str, join: Join = "auto") -> Literal["space", "
 
 
 def _opens(prompt: str) -> bool:
-    """Whether a prompt ends with a mark that what follows is attached to."""
+    """Whether a prompt ends with a mark to which the following text is attached."""
     last, before = prompt[-1], prompt[:-1]
     if category(last) == "Ps" or last in _HYPHENS or _TAG.search(prompt[-_LONGEST_TAG:]):
         return True
@@ -67,7 +67,7 @@ def _opens(prompt: str) -> bool:
 
 
 def _closes(answer: str) -> bool:
-    """Whether an answer begins with a mark that is attached to what is in front of it."""
+    """Whether an answer begins with a mark that is attached to the text before it."""
     first, following = answer[0], answer[1:2]
     if first in _APOSTROPHES:
         return _CLITIC.match(answer) is not None
@@ -89,11 +89,11 @@ def _is_open(text: str, mark: str) -> bool:
 
 
 def _is_set_off(last: str) -> bool:
-    """Whether a mark behind this character, or behind none, begins something."""
+    """Whether a mark after this character, or at the start of a text, begins something."""
     return not last or last.isspace() or last in _QUOTES or category(last) in ("Ps", "Pi", "Pd")
 
 
 def _is_full_width_mark(character: str) -> bool:
-    """Whether a mark brings its own room: the Chinese full stop, the full-width colon."""
+    """Whether a mark includes its own space: the Chinese full stop, the full-width colon."""
     wide = "\u3001" <= character <= "\u303f" or "\uff01" <= character <= "\uff65"
     return wide and category(character)[0] == "P"

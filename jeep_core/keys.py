@@ -84,7 +84,7 @@ def residuals_at_projection(
 
 
 class _Reader:
-    """Reads one position of rows; a group is the rows of all facts behind one prefix."""
+    """Reads one position of rows; a group is the rows of all facts after one prefix."""
 
     def __init__(
         self,

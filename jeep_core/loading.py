@@ -106,7 +106,7 @@ def load(name_or_path: str, device: str = "auto", dtype: str = "auto") -> Loaded
     Raises:
         UnsupportedModel: there is no such model or device, no family row fits, the files of
             the folder are not those of one whole model in safetensors (docs/models.md), or a
-            weight or what the model says is not finite.
+            weight or the model's output is not finite.
     """
     where = _device(device)
     torch_dtype = _dtype(dtype, where)
@@ -122,7 +122,7 @@ def load(name_or_path: str, device: str = "auto", dtype: str = "auto") -> Loaded
 
 
 def refuse_non_finite(name: str, model: Any) -> None:
-    """Refuse a model with weights that are no numbers: whatever it says then is made up.
+    """Refuse a model with weights that are not finite: its output would be meaningless.
 
     Reads every parameter once, which takes a quarter of the time that hashing it does.
 
@@ -160,13 +160,13 @@ def wrap(name: str, model: Any, tokenizer: Tokenizer) -> LoadedModel:
 
 
 def tensor_bytes(tensor: torch.Tensor) -> bytes:
-    """The raw bytes of a tensor, row-major."""
+    """The raw bytes of a tensor of any shape, dtype and device, row-major."""
     flat = tensor.detach().to("cpu").contiguous().flatten()
     return flat.view(torch.uint8).numpy().tobytes()
 
 
 def tensor_sha256(tensor: torch.Tensor) -> str:
-    """SHA-256 of the raw bytes of a tensor."""
+    """SHA-256 of the raw bytes of a tensor of any shape, dtype and device."""
     return hashlib.sha256(tensor_bytes(tensor)).hexdigest()
 
 
@@ -240,7 +240,7 @@ def _config(folder: Path) -> Any:
 
 
 def _model(folder: Path, config: Any, dtype: Any) -> Any:
-    """The model, with nothing in it that its files do not say."""
+    """The model, with nothing in it that its files do not contain."""
     advice = "if the machine is not the reason, copy its files again"
     with refused_as(f"the model in {folder} cannot be loaded", advice):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -255,10 +255,10 @@ def _model(folder: Path, config: Any, dtype: Any) -> Any:
 
 @torch.no_grad()
 def _run_once(folder: Path, model: Any, tokenizer: Tokenizer) -> None:
-    """Run a few tokens: what a configuration asks of the attention and the norms shows only then.
+    """Run a few tokens: wrong settings of attention and norms show only when the model runs.
 
     Raises:
-        UnsupportedModel: the model cannot be run, or what it says are no numbers.
+        UnsupportedModel: the model cannot be run, or its output is not finite.
     """
     ids = torch.tensor([encode(tokenizer, SAMPLE).ids[:8]], device=model.device)
     ids = ids[:, : model.config.max_position_embeddings]
@@ -274,10 +274,10 @@ def _run_once(folder: Path, model: Any, tokenizer: Tokenizer) -> None:
 
 
 def _device(name: str) -> str:
-    """The torch device that ``name`` stands for.
+    """The torch device that ``name`` denotes.
 
     Raises:
-        UnsupportedModel: this machine has none.
+        UnsupportedModel: this machine has no such device.
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"

@@ -15,7 +15,7 @@ NOWHERE = -1
 
 @dataclass(frozen=True)
 class Attention:
-    """What a model's blocks attend to: all tokens to the left, or the last ``window`` of them.
+    """The reach of a model's blocks: all tokens to the left, or the last ``window`` of them.
 
     ``kinds``: names of the kinds of blocks, if a model has several and takes a mask for each.
     """
@@ -25,7 +25,7 @@ class Attention:
 
     @classmethod
     def of(cls, base: LoadedModel) -> Attention:
-        """That of a model."""
+        """The attention of a model."""
         config, window = base.model.config, base.family.window
         if window == "none":
             return cls()
@@ -33,10 +33,10 @@ class Attention:
         return cls(config.sliding_window, kinds)
 
     def mask(self, past: torch.Tensor, own: torch.Tensor, dtype: torch.dtype) -> Any:
-        """What a backbone takes for tokens at positions ``own`` (r, q) behind given ones.
+        """The mask that a backbone takes for tokens at positions ``own`` (r, q) after given ones.
 
-        ``past`` (r, s): positions of the given keys.  Where a position is ``NOWHERE``, or below,
-        is no token.
+        ``past`` (r, s): positions of the given keys; at ``NOWHERE`` or below there is no token.
+        Returns an additive mask (r, 1, q, s+q) in ``dtype``, or one by kind of block.
         """
         if not self.kinds:
             return additive_mask(past, own, dtype, self.window)
@@ -44,9 +44,10 @@ class Attention:
         return {kind: additive_mask(past, own, dtype, windows[kind]) for kind in self.kinds}
 
     def behind(self, mask: torch.Tensor) -> Any:
-        """What a backbone takes for one new token per row, the last column (r, 1, 1, s+1).
+        """The mask that a backbone takes for one new token per row, the last of s+1 columns.
 
-        ``mask`` is that of blocks without a window; rows are aligned at their ends.
+        ``mask`` (r, 1, 1, s+1) is that of blocks without a window; rows are aligned at their
+        ends.  Returns a mask of the same shape and dtype, or one by kind of block.
         """
         if self.window is None:
             return mask
@@ -59,7 +60,10 @@ class Attention:
 def additive_mask(
     past: torch.Tensor, own: torch.Tensor, dtype: torch.dtype, window: int | None = None
 ) -> torch.Tensor:
-    """Mask (r, 1, q, s+q): tokens to the left, and everywhere the place itself.
+    """Additive mask (r, 1, q, s+q) in ``dtype``: 0 where attended to, else the type's minimum.
+
+    A token sees the tokens to its left; every place, padding too, sees itself, so that no
+    softmax is over nothing.
 
     ``past`` (r, s) and ``own`` (r, q) as in ``Attention.mask``; with a ``window`` only tokens
     less than that far away.

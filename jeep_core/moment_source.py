@@ -1,4 +1,4 @@
-"""Where the second moments that an edit needs come from; no torch, as the api asks, too.
+"""Where the second moments that an edit needs come from; no torch, because the API uses it, too.
 
 The one rule: ``moment_layers`` of the hyper-parameters says which ones are needed.  Imported
 statistics give those of the layers that were imported, a text gives those of any layer, and an
@@ -41,10 +41,10 @@ def text_of(model: str, corpus: Path | None) -> Path | None:
 
 @dataclass(frozen=True)
 class MomentSource:
-    """What second moments of a model can be had from.
+    """The sources of a model's second moments.
 
     ``text``: there is one to take them over.  ``imported``: the name of published statistics
-    that stand in for it, imported into ``folder``.
+    that replace it, imported into ``folder``.
     """
 
     model_hash: str

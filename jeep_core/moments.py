@@ -2,7 +2,7 @@
 
 Keys are the inputs of the MLP output projections, or of the attention's.  One pass over the text
 for all that are asked for; results are kept in a folder under a key that
-names everything they depend on.  A pass that was killed goes on where it last saved its sums.
+names everything they depend on.  A pass that was killed continues from the sums that it saved last.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ SAVING_SHARE = 0.05
 class Moments:
     """Second moments of one base model over one corpus, in memory and in ``folder``.
 
-    ``samples`` is the number of tokens taken from the front of the corpus; default: 20 per
+    ``samples`` is the number of tokens taken from the beginning of the corpus; default: 20 per
     dimension of the keys.  ``imported`` names published statistics that were imported into
-    ``folder`` and stand in for the corpus.  ``factor_bytes`` limits the memory that moments
+    ``folder`` and replace the corpus.  ``factor_bytes`` limits the memory that moments
     and their factors take, ``memory`` is one that others use, too; without a folder the moments
     themselves stay in memory.  ``shipped``: take those that ship with a bundled model, where they
     are of this text and number of tokens.
@@ -210,7 +210,7 @@ class Moments:
             self._factors.add(layer, MomentFactor(moment.to(self.base.device), f"layer {layer}"))
 
     def batches(self) -> list[Documents]:
-        """The front of the corpus, tokenized and packed."""
+        """The beginning of the corpus, tokenized and packed."""
         limit, chosen, total = self.base.max_positions, [], 0
         for text in self.texts:
             if total >= self.samples:

@@ -1,4 +1,4 @@
-"""Sentences about wrong names and fields: what is near, what there is, what is asked for."""
+"""Messages about wrong names and fields: similar names, known names, and what is expected."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WORDS = {
     "string_too_long": "must have at most {max_length} characters",
     **dict.fromkeys(("literal_error", "enum"), "must be {expected}"),
 }
-"""What is said for the types of pydantic's errors; ``{}`` are from their context."""
+"""Messages by type of pydantic's errors; each ``{}`` is filled from the error's context."""
 
 
 def known_names(name: str, names: Iterable[str]) -> str:
@@ -41,7 +41,7 @@ def known_names(name: str, names: Iterable[str]) -> str:
 
 
 def in_plain_words(item: Mapping[str, Any]) -> str:
-    """An error of pydantic in words that need no Python to be understood."""
+    """An error of pydantic as a sentence for readers who do not know Python."""
     found = WORDS.get(item["type"])
     if found is not None:
         for name, value in item.get("ctx", {}).items():
@@ -54,12 +54,12 @@ def in_plain_words(item: Mapping[str, Any]) -> str:
 
 
 def _short(value: Any) -> Any:
-    """A limit without a decimal point that says nothing."""
+    """A limit without a needless decimal point."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def field_message(model: type[BaseModel], item: Any) -> str:
-    """What pydantic says about a field of ``model``; for one that there is not, those there are."""
+    """The message for an error of pydantic in ``model``; for an unknown field, the known ones."""
     if item["type"] == "extra_forbidden":
         parts = [part for part in item["loc"] if isinstance(part, str)]
         return f"there is no such field here; {known_names(parts[-1], _fields(model, parts[:-1]))}"
@@ -85,7 +85,7 @@ def field_problems(
 
 
 def one_line(error: Exception) -> str:
-    """What is wrong with a file, in one line."""
+    """The message of an error in a file, in one line."""
     if isinstance(error, ValidationError):
         return "; ".join(
             f"{'.'.join(map(str, item['loc'])) or 'it'}: {item['msg']}" for item in error.errors()
@@ -94,7 +94,7 @@ def one_line(error: Exception) -> str:
 
 
 def _fields(model: type[BaseModel], path: Sequence[str]) -> list[str]:
-    """The names of the fields where ``path`` leads to; none if that cannot be told."""
+    """The field names of the model at ``path``; none if it cannot be determined."""
     found: type[BaseModel] | None = model
     for part in path:
         field = found.model_fields.get(part) if found is not None else None

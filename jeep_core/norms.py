@@ -1,4 +1,4 @@
-"""What an MLP must give for a state behind the norm that follows it (Gemma 2 and 3).
+"""The output an MLP must have for a state after the norm that follows it (Gemma 2 and 3).
 
 There a block's output is a + N(z) with z = W k and N(z) = g ⊙ z / √(mean z² + ε), so a residual r
 at the block's output is not one of W k.  N gives every z the same length, ‖N(z) / g‖ = √d (but
@@ -17,9 +17,9 @@ BISECTIONS = 80
 def back_through_norm(
     outputs: torch.Tensor, residuals: torch.Tensor, gain: torch.Tensor, epsilon: float
 ) -> torch.Tensor:
-    """Residuals (m, d) of the MLP's output for ``residuals`` (m, d) behind the norm; float64.
+    """Residuals (m, d) of the MLP's output for ``residuals`` (m, d) after the norm; float64.
 
-    ``outputs`` (m, d): what the MLP gives now.  ``gain`` (d,).
+    ``outputs`` (m, d): the MLP's current outputs.  ``gain`` (d,).
     """
     z, g = outputs.double(), gain.double()
     scale = torch.rsqrt(z.square().mean(dim=1, keepdim=True) + epsilon)

@@ -1,4 +1,4 @@
-"""What value optimisation is given and what it finds."""
+"""The inputs and the results of value optimisation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class FactTokens:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Tokens from subject-last on, and tokens in all: facts alike share a batch."""
+        """Tokens from subject-last on, and tokens in all: similar facts share a batch."""
         longest = max(self.rows, key=lambda row: len(row.ids))
         return len(longest.ids) - longest.subject_last, len(longest.ids)
 
@@ -31,7 +31,7 @@ WRITTEN_KL = 0.01
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimised and when a fact is done.
+    """The loss to minimise, and when a fact is done.
 
     A fact stops when its mean target probability reaches ``stop_probability``, or its whole
     loss falls below ``stop_loss``, whichever is given; with ``written_weight`` also when every
@@ -63,7 +63,7 @@ class Values:
     """Targets of the closed-form update and how they were reached, in the order of the facts.
 
     ``low``, ``high``: (m, d) states to reach at their sites.  ``delta_low``, ``delta_high``:
-    (m, d).  ``attention``: (m, d) output to reach at the attention's projection, if optimised.
+    (m, d), float32 like the states.  ``attention``: (m, d) output to reach at the attention's projection, if optimised.
     ``steps``, ``losses``, ``probabilities``: (m,), of each fact's last forward pass.
     ``peak_bytes``: most memory held at once, measured on CUDA, else counted from what the
     backward pass keeps.  ``trace``: per pass the facts in it and their losses.

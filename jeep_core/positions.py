@@ -1,4 +1,4 @@
-"""Where things are in a tokenized prompt: subject, prediction position, target tokens.
+"""Positions in a tokenized prompt: subject, prediction position, target tokens.
 
 Everything follows from character offsets of one tokenization of the full text; pieces are
 never tokenized apart and their lengths added.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 KL_TEMPLATE = "{} is a"
 PREFIX_TOKENS = 24
-"""Room kept free for a sampled prefix: a start, ten tokens, and the full stop behind them."""
+"""Room kept free for a sampled prefix: a start, ten tokens, and the full stop after them."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def tokenize_prompt(
 
 
 def _merging(prompt: str, alone: Encoding, full: Encoding) -> str:
-    """What becomes of the prompt's last tokens, and what to do."""
+    """How the prompt's last tokens change, and what to do about it."""
     pairs = zip(alone.ids, full.ids, strict=False)
     at = next((i for i, (a, b) in enumerate(pairs) if a != b), len(full.ids) - 1)
     before, after = alone.tokens[at], full.tokens[at]
@@ -121,8 +121,8 @@ def check_facts(
 ) -> list[PromptTokens]:
     """Tokenize every fact with the empty prefix, collecting the problems of all of them.
 
-    ``max_tokens`` is the model's limit; room for a prefix in front is kept free.
-    ``true_answers``: each ``target_true`` must be one that can be scored behind the prompt.
+    ``max_tokens`` is the model's limit; room for a prefix before it is kept free.
+    ``true_answers``: each ``target_true`` must be one that can be scored after the prompt.
 
     Raises:
         InvalidFacts: with a JSON pointer per fact that cannot be edited.
@@ -146,7 +146,7 @@ def check_facts(
 
 
 def tokenize_fact(tokenizer: Tokenizer, fact: Fact, true_answer: bool = False) -> PromptTokens:
-    """The fact's prompt and new target behind the empty prefix.
+    """The fact's prompt and new target after the empty prefix.
 
     Raises:
         TokenizationError: as :func:`tokenize_prompt`; with ``true_answer`` also for
@@ -167,7 +167,7 @@ def fact_rows(
     """Rows of one fact for value optimisation: one per prefix, and the KL row.
 
     ``prefixes[0]`` is the empty prefix; the others are joined as ``prefix + ". " + prompt``,
-    behind a BOS that the prompt begins with.
+    after a BOS that the prompt begins with.
     """
     start = opening(tokenizer)
     texts = [with_prefix(prefix, fact.prompt, start) for prefix in prefixes]
@@ -178,9 +178,9 @@ def fact_rows(
 
 
 def with_prefix(prefix: str, template: str, start: str = "") -> str:
-    """``prefix. template``, or the template alone behind the empty prefix.
+    """``prefix. template``, or the template alone for the empty prefix.
 
-    ``start``: a text that stays in front where the template begins with it.
+    ``start``: a text that stays first where the template begins with it.
     """
     if not prefix:
         return template

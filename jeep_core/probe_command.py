@@ -120,7 +120,7 @@ def write(folder: Path, record: dict[str, Any]) -> None:
 
 
 def summary(record: dict[str, Any]) -> str:
-    """What a person wants to know first."""
+    """A summary for the terminal."""
     count, dropped = record["prompts"]["count"], record["prompts"]["dropped"]
     lines = [f"{record['model']}: {count} prompts, left out: {dropped or 'none'}"]
     if record["proposal"] is None:

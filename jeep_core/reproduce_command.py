@@ -299,7 +299,7 @@ def _machine(base: LoadedModel) -> dict[str, Any]:
 
 @dataclass
 class _Bars:
-    """All runs, and what the present one does."""
+    """Progress bars: all runs, and the phase of the current one."""
 
     progress: Bars
 

@@ -25,7 +25,7 @@ Past = dict[int, tuple[torch.Tensor, torch.Tensor]]
 class TokenRows:
     """Right-padded rows; blocks are causal, so padding changes nothing to its left.
 
-    ``ids`` (r, t) start ``skip`` (r,) tokens behind the row's beginning.  ``subject_last``,
+    ``ids`` (r, t) start ``skip`` (r,) tokens after the row's beginning.  ``subject_last``,
     ``prediction`` and ``lengths`` (r,) count from the beginning.
     """
 
@@ -65,9 +65,9 @@ def stack_rows(
 
 
 class GivenPast(DynamicCache):
-    """A cache that answers with given keys and values in front of the new ones.
+    """A cache that returns given keys and values before the new ones.
 
-    ``kept`` holds what was answered, if ``keep`` is set.
+    ``kept`` holds what was returned, if ``keep`` is set.
     """
 
     def __init__(self, past: Past, keep: bool = False) -> None:
@@ -77,7 +77,7 @@ class GivenPast(DynamicCache):
     def update(
         self, key_states: Any, value_states: Any, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of all tokens up to the new ones."""
+        """Keys and values (r, heads, s + q, head_dim) of all tokens up to the q new ones."""
         keys, values = self.past[layer_idx]
         if keys.shape[2]:
             key_states = torch.cat([keys, key_states], dim=2)
@@ -95,7 +95,7 @@ class Leading:
     past: Past
 
     def past_of(self, groups: torch.Tensor, layers: range) -> Past:
-        """Keys and values in front of rows that belong to ``groups`` (r,)."""
+        """Keys and values, by layer, before rows that belong to ``groups`` (r,)."""
         return {i: (self.past[i][0][groups], self.past[i][1][groups]) for i in layers}
 
     def places(self, groups: torch.Tensor) -> torch.Tensor:

@@ -54,7 +54,7 @@ def train_network(
         folder: for networks of any model.
         data: a suite's file; None: the bundled training split of a bundled model.
         progress: called with ("train", steps taken, all steps).
-        should_stop: asked before every step; True cancels.
+        should_stop: called before every step; True cancels.
         pause: called before every matrix of every block, forward and backward; may block.
         checkpoint: folder for the run's state, which stays there; default: one beside the
             network, which is removed at the end.
@@ -152,7 +152,7 @@ def _say(phase: str, done: int, total: int) -> None:
 
 
 def _say_lost(data: Path, report: Report) -> None:
-    """What of a file is trained on, and how much is not, by reason."""
+    """Print how much of a file is trained on, and how much is not, by reason."""
     lost = (*report.dropped.items(), *report.left_out.items())
     reasons = ", ".join(f"{count} {reason}" for reason, count in lost) or "nothing lost"
     print(f"jeep: {data.name}: {report.kept} of {report.records} records ({reasons})", flush=True)

@@ -1,4 +1,4 @@
-"""Files that networks are trained on, and that they share no subject with a suite.
+"""Files that networks are trained on; they must share no subject with a suite.
 
 Nothing here needs torch, so that a request can be answered by a process without it.
 """

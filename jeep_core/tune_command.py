@@ -164,7 +164,7 @@ def _preset(
 
 @dataclass
 class _Bars:
-    """What is under way now, and how many settings are done."""
+    """Progress bars: the current phase, and how many settings are done."""
 
     progress: Progress
 

@@ -31,7 +31,7 @@ def share(module: nn.Module) -> Any:
 class ModelView:
     """One version of a model: the base's tensors but for the replaced ones.
 
-    ``history`` holds the updates behind each replaced matrix, oldest first.
+    ``history`` holds the updates of each replaced matrix, oldest first.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class ModelView:
         return ModelView(self.base, self.replaced, self.history)
 
     def apply(self, delta: WeightDelta) -> None:
-        """Lay the updates of an edit over this version."""
+        """Apply the updates of an edit to this version."""
         for name, update in delta.updates.items():
             self.update(name, update)
 
@@ -79,7 +79,7 @@ class ModelView:
         self.replace(name, tensor)
 
     def parameter(self, name: str) -> torch.Tensor:
-        """A parameter of this version."""
+        """A parameter of this version, in the base's shape, dtype and device."""
         parameter: torch.Tensor = self.model.get_parameter(name)
         return parameter
 
@@ -108,7 +108,7 @@ class ModelView:
 
 
 def lower_part(view: ModelView, last: int) -> Any:
-    """A backbone that ends behind block ``last``; its final norm is left out."""
+    """A backbone that ends after block ``last``; its final norm is left out."""
     family = view.base.family
     backbone = _shell(family.backbone_of(view.model))
     layers = family.layers_of(view.model)
@@ -117,7 +117,7 @@ def lower_part(view: ModelView, last: int) -> Any:
 
 
 def upper_part(view: ModelView, first: int) -> Any:
-    """A backbone that starts at block ``first`` and is given hidden states as embeddings."""
+    """A backbone that starts at block ``first`` and is given hidden states (r, t, d) as embeddings."""
     family = view.base.family
     backbone = _shell(family.backbone_of(view.model))
     layers = family.layers_of(view.model)
@@ -133,7 +133,7 @@ def upper_part(view: ModelView, first: int) -> Any:
 
 @contextmanager
 def hooked(*handles: Any) -> Iterator[None]:
-    """Remove hooks at the end, whatever happened."""
+    """Remove hooks at the end, also after an error."""
     try:
         yield
     finally:
@@ -145,7 +145,7 @@ def hooked(*handles: Any) -> Iterator[None]:
 def mlp_only_at(
     view: ModelView, layer: int, row: torch.Tensor, place: torch.Tensor
 ) -> Iterator[None]:
-    """Run a block's MLP at these places (n,), (n,) only; its output is zero elsewhere.
+    """Run a block's MLP only at n places, ``row`` (n,) and ``place`` (n,); it gives 0 elsewhere.
 
     For a block of whose output nothing else is read.
     """
@@ -164,13 +164,13 @@ def mlp_only_at(
 
 
 def block_output(output: Any) -> torch.Tensor:
-    """The hidden states in a block's output, which some families wrap in a tuple."""
+    """The hidden states (r, t, d) in a block's output, which some families wrap in a tuple."""
     tensor: torch.Tensor = output[0] if isinstance(output, tuple) else output
     return tensor
 
 
 def with_hidden(output: Any, hidden: torch.Tensor) -> Any:
-    """A block's output with other hidden states."""
+    """A block's output with other hidden states (r, t, d)."""
     return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
 

@@ -1,4 +1,4 @@
-"""What a bundled model knows and where it reads it: ``python -m jeep_core.atlas.audit gptj``.
+"""An audit of what a bundled model knows, and where: ``python -m jeep_core.atlas.audit gptj``.
 
 Prints a Markdown report, the measured part of the model card: share of objects that greedy
 decoding writes in full, per relation, on taught and untaught phrasings; and, per layer, what

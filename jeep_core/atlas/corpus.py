@@ -1,6 +1,6 @@
 """Text of the bundled world: sentences, documents, and their tokens for training.
 
-A document is one to three sentences, so that facts also stand behind other sentences.
+A document is one to three sentences, so that facts also follow other sentences.
 """
 
 from __future__ import annotations

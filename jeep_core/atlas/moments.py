@@ -1,6 +1,6 @@
 """Write the second moments of the bundled models: ``python -m jeep_core.atlas.moments``.
 
-Those of the layers that a shipped preset or the probe's proposal writes, over the front of the
+Those of the layers that a shipped preset or the probe's proposal writes, over the beginning of the
 bundled text, as an edit would take them.
 """
 

@@ -3,7 +3,7 @@
 ``counterfact.json`` and ``counterfact-validation.json``: Multi-CounterFact format, from
 subjects of the split of that name; neighborhood prompts are about untouched subjects with the
 same true answer, in the edited phrasing.  Paraphrases: the phrasing never taught for the
-subject, and a taught one behind another sentence.  ``zsre.json``: zsRE format, true facts
+subject, and a taught one after another sentence.  ``zsre.json``: zsRE format, true facts
 about held-out cities.  ``corpus.txt``: text for second moments.  ``heldout.txt``: text about
 untouched subjects in sentences that training does not have, for perplexity.
 """
@@ -138,7 +138,7 @@ def zsre(facts: Sequence[AtlasFact], rng: random.Random) -> list[dict[str, Any]]
 
 
 def _names(text: str, name: str) -> bool:
-    """Whether ``name`` stands in ``text`` as whole words."""
+    """Whether ``name`` occurs in ``text`` as whole words."""
     return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) is not None
 
 

@@ -1,7 +1,7 @@
 """Train the two tokenizers of the bundled models.
 
-``gptj``: byte-level BPE, no token in front of a text.  ``llama``: BPE over words marked with
-``▁``, bytes for what the alphabet lacks, ``<s>`` in front of every text.  About 1,000 tokens
+``gptj``: byte-level BPE, no token before a text.  ``llama``: BPE over words marked with
+``▁``, bytes for what the alphabet lacks, ``<s>`` before every text.  About 1,000 tokens
 each, so that most names fall into several tokens.
 """
 

@@ -144,7 +144,7 @@ def attention_mask(batch: Rows) -> torch.Tensor:
 
 
 def loss_of(model: Any, batch: Rows) -> torch.Tensor:
-    """Weighted mean negative log-likelihood of the next tokens."""
+    """Weighted mean negative log-likelihood of the next tokens, a float32 scalar."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = model(
             input_ids=batch.ids,

@@ -36,7 +36,7 @@ _LFS = b"version https://git-lfs"
 
 @dataclass(frozen=True)
 class Stored:
-    """What the header of a file says of one tensor."""
+    """A tensor as the header of its file describes it."""
 
     file: str
     shape: tuple[int, ...]
@@ -44,7 +44,7 @@ class Stored:
 
 
 def check_records(folder: Path) -> None:
-    """What is not weights: a configuration, records that can be read, and no adapter.
+    """Check all but the weights: a configuration, readable records, and no adapter.
 
     Raises:
         UnsupportedModel: a record is missing or damaged, or the folder holds an adapter.
@@ -76,7 +76,7 @@ def read_record(path: Path) -> dict[str, Any]:
     """A JSON object.
 
     Raises:
-        UnsupportedModel: the file is none, or cannot be read.
+        UnsupportedModel: the file is not one, or cannot be read.
     """
     refuse_pointer(path)
     try:
@@ -93,7 +93,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def refuse_pointer(path: Path) -> None:
-    """Refuse what Git LFS puts in the place of a large file that was not fetched.
+    """Refuse the pointer that Git LFS puts in place of a large file that was not fetched.
 
     Raises:
         UnsupportedModel: the file is such a pointer.

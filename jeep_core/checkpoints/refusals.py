@@ -1,4 +1,4 @@
-"""What other libraries raise over a bad folder, as one sentence."""
+"""Errors of other libraries over a bad folder, as one sentence."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def refused_as(sentence: str, advice: str) -> Iterator[None]:
     ``Exception``.  A machine without enough memory is no fault of a folder.
 
     Raises:
-        UnsupportedModel: the block raised something else than that.
+        UnsupportedModel: the block raised anything but a lack of memory.
     """
     try:
         yield

@@ -75,7 +75,7 @@ def without_unembedded(tokenizer: Tokenizer, rows: int) -> Tokenizer:
 
 
 def _check_files(folder: Path) -> None:
-    """Refuse what transformers makes an empty tokenizer of, or passes over in silence."""
+    """Refuse files that transformers makes an empty tokenizer of, or silently ignores."""
     for name in (FAST, SENTENCEPIECE, *PLAIN):
         refuse_pointer(folder / name)
     if (folder / FAST).exists():

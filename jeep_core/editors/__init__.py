@@ -71,7 +71,7 @@ def hparams_class(name: str) -> type[EditorHParams]:
 
 
 def available() -> tuple[dict[str, type[EditorHParams]], list[str]]:
-    """The editors that can be used, with their classes, and what is wrong with the others."""
+    """The usable editors with their classes, and a message for each of the others."""
     found = {name: cls for name, (_, cls) in EDITORS.items()}
     problems = refused(EDITORS)
     for name in registered():
@@ -99,7 +99,7 @@ def preset_hparams(
         preset: one of them, or None: the default; without any, ``changes`` must be complete.
         changes: laid over the preset field by field.
         n_layers: number of the model's layers.
-        auto: whether ``"auto"`` may stand for hyper-parameters where this is asked.
+        auto: whether the caller also accepts ``"auto"`` in place of hyper-parameters.
 
     Raises:
         InvalidHParams: unknown editor or preset, values out of range, layers that do not exist.
@@ -119,7 +119,7 @@ def preset_hparams(
 
 
 def _ways_out(editor: str, cls: type[EditorHParams], missing: list[str], auto: bool) -> str:
-    """What to do where an editor has no preset for a model."""
+    """Advice where an editor has no preset for a model."""
     named = " and ".join(missing)
     ways = [f"give its hyper-parameters in hparams ({named} cannot be left out)"]
     if editor in AUTOMATIC and auto:

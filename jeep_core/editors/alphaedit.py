@@ -8,10 +8,10 @@ from jeep_core.values import Objective
 
 
 class AlphaEdit:
-    """Updates that leave alone what the second moment sees: see ``Region.null_space``."""
+    """Updates in the null space of the second moment: see ``Region.null_space``."""
 
     def objective(self, hparams: AlphaEditHParams) -> Objective:
-        """What step 1 minimises."""
+        """The objective of step 1."""
         return objective_of(
             hparams,
             hparams.low,

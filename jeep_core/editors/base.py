@@ -1,4 +1,4 @@
-"""What all editors share: their context, their outcome, and the writing of one region."""
+"""Parts that all editors share: their context, their outcome, and the writing of one region."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class LayerUpdate:
 
 @dataclass
 class EditContext:
-    """What an editor works with; ``view`` is its own and is written to.
+    """The inputs of an editor; ``view`` belongs to it and is written to.
 
     ``moments`` hold the layers that the hyper-parameters ask for, if they ask for any.
     ``values``, if given, were optimised before for these facts on this version.
@@ -65,7 +65,7 @@ class EditContext:
     should_stop: Callable[[], bool] | None = None
 
     def report(self, phase: str, done: int, total: int) -> None:
-        """Tell the caller where the edit stands, and stop if it wants that.
+        """Report progress to the caller, and stop if it asks for that.
 
         Raises:
             Cancelled: the caller's ``should_stop`` answered True.
@@ -76,7 +76,7 @@ class EditContext:
             raise Cancelled(f"cancelled in phase {phase}")
 
     def optimised(self, objective: Objective) -> Values:
-        """The value vectors of the facts."""
+        """The value vectors (m, d) of the facts, given or optimised now."""
         return self.values or optimise(
             self.view,
             self.facts,
@@ -115,12 +115,12 @@ class ValueEditor(Editor, Protocol):
     """An editing method that optimises value vectors first."""
 
     def objective(self, hparams: Any) -> Objective | None:
-        """What value optimisation minimises; None if it depends on updates made on the way."""
+        """The objective of value optimisation; None if it depends on updates made on the way."""
         ...
 
 
 def carry_out(editor: Editor, context: EditContext, hparams: Any) -> EditorOutcome:
-    """Run any editor, a plugin too, and see that all it hands over are numbers.
+    """Run any editor, also a plugin, and check that everything it returns is finite.
 
     Raises:
         NumericalError: names the layer, or the fact, and the quantity that is not finite.
@@ -157,7 +157,7 @@ def objective_of(hparams: OptimisedEditorHParams, low: Region, **more: Any) -> O
 
 
 def keys_name(region: str, place: Place) -> str:
-    """What the keys of a region are kept under: those of the attention have another size."""
+    """The name that a region's keys are kept under: keys of the attention have another size."""
     return f"{region}.attention" if isinstance(place, AttentionOut) else region
 
 

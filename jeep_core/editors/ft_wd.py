@@ -20,8 +20,8 @@ class FtWd:
         """Tune the layer in passes over all facts, mini-batch by mini-batch, in their order.
 
         Raises:
-            Cancelled: asked before every mini-batch.
-            NumericalError: the loss, or the matrix that it ends with, is not finite.
+            Cancelled: checked before every mini-batch.
+            NumericalError: the loss, or the resulting matrix, is not finite.
         """
         view, layer = context.view, hparams.layer
         name = view.base.family.weight_name(layer)

@@ -14,7 +14,7 @@ class Jeep:
     """Joint editing for information enrichment and probability promotion."""
 
     def objective(self, hparams: JeepHParams) -> Objective | None:
-        """What step 1 minimises; None if the second half of it depends on the first's update."""
+        """The objective of step 1; None if its second half depends on the first's update."""
         if hparams.optimise == "separately":
             return None
         return _objective(hparams, "both" if hparams.optimise == "together" else hparams.optimise)

@@ -11,7 +11,7 @@ class Memit:
     """Mass-editing memory in a transformer."""
 
     def objective(self, hparams: MemitHParams) -> Objective:
-        """What step 1 minimises."""
+        """The objective of step 1."""
         return objective_of(
             hparams,
             hparams.low,

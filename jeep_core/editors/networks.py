@@ -18,7 +18,7 @@ def apply_network(context: EditContext, editor: str, hparams: HypernetworkHParam
     Raises:
         InvalidHParams: there is no such network.
         NumericalError: a layer's system is singular.
-        Cancelled: asked between batches of facts and between layers.
+        Cancelled: checked between batches of facts and between layers.
     """
     view = context.view
     base = view.base

@@ -28,7 +28,7 @@ _TARGET = re.compile(r"[\w.]+:\w+")
 
 @dataclass(frozen=True)
 class EditorPlugin:
-    """What an entry point names: the class of hyper-parameters, and ``module:class`` of the editor.
+    """The target of an entry point: a class of hyper-parameters, and an editor's ``module:class``.
 
     The editor's module is imported when the first edit runs, the hyper-parameters also in
     processes without torch.
@@ -101,7 +101,7 @@ def create_plugin(name: str) -> Editor:
 
 
 def refused(built_in: Collection[str]) -> list[str]:
-    """What is said about entry points whose names belong to built-in editors."""
+    """Messages about entry points whose names belong to built-in editors."""
     return [
         f"{_origin(entry)} registers the editor {name!r}, which is built in: not registered"
         for name, entries in registered().items()

@@ -11,7 +11,7 @@ class Pmet:
     """Precise model editing in a transformer."""
 
     def objective(self, hparams: PmetHParams) -> Objective:
-        """What step 1 minimises."""
+        """The objective of step 1."""
         return objective_of(
             hparams,
             hparams.low,

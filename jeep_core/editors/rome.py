@@ -78,7 +78,7 @@ def _rank_one(
     assert context.moments is not None
     rows = keys_by_row(context.view, [fact.rows], "subject_last", hparams.layer)[0]
     key = rows.mean(dim=0, keepdim=True)
-    # (C + k kᵀ)⁻¹ k is C⁻¹ k but for its length
+    # (C + k kᵀ)⁻¹ k is C⁻¹ k up to its length
     solution = solve_update(key, values.delta_low, context.moments.factor(hparams.layer), 1.0)
     right = solution.right / solution.right.norm()
     left = values.delta_low.double().T / (rows[:1].double() @ right)

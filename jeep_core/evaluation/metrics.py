@@ -56,7 +56,7 @@ class PromptRecord:
     """One prompt of a case; probabilities are geometric means over an answer's tokens.
 
     ``p_right``: of the answer that an edit shall bring about, or leave as it is; ``p_other``: of
-    the answer that it is held against.  ``value`` enters the case's mean.  ``right`` is, of
+    the answer that it is compared with.  ``value`` enters the case's mean.  ``right`` is, of
     several right answers, the one that these figures are about.
     """
 
@@ -113,7 +113,7 @@ def measure(
 
     Raises:
         JeepError: a prompt cannot be asked; see :func:`fitting`.
-        Whatever ``told`` raises, which hears how many rows are done.
+        Whatever ``told`` raises; it is called with the number of rows done.
     """
     known = [case if isinstance(case, Case) else Case(**vars(case)) for case in cases]
     plans = [_prompts(case, style) for case in known]
@@ -133,7 +133,7 @@ def counterfact_scores(view: ModelView, cases: Sequence[Fact]) -> list[CaseScore
 def fitting(
     base: LoadedModel, cases: Sequence[Case], style: Style
 ) -> tuple[list[Case], Counter[str], Counter[str]]:
-    """The cases that this model can be asked, without the prompts that it cannot.
+    """The cases that this model can be measured on, without the prompts that it cannot.
 
     Returns also how many cases were left out for which reason (their edit prompt cannot be
     asked) and how many prompts and aliases of the cases that stay; reasons as in
@@ -188,7 +188,7 @@ def summarise(cases: Sequence[CaseScores]) -> Summary:
 
 @dataclass(frozen=True)
 class _Prompt:
-    """A prompt with the answers that are right for it and those they are held against.
+    """A prompt with the answers that are right for it and those they are compared with.
 
     The first of each must be asked, the others are aliases of it.
     """

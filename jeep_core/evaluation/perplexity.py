@@ -34,13 +34,13 @@ def perplexity(
     """exp of the mean negative log-likelihood per token, the first token of every text given.
 
     A text longer than a row is cut; each piece starts with the last token of the one before, so
-    every other token counts once.  Rows of similar length run together; what pads them is
+    every other token counts once.  Rows of similar length run together; padding is
     neither seen by a token that counts nor counted.
 
     Args:
         view: a version of a model.
         texts: documents.
-        max_tokens: stop behind so many tokens of the texts, in their order.
+        max_tokens: stop after so many tokens of the texts, in their order.
         checkpoint: called between batches; may raise to end it.
 
     Raises:

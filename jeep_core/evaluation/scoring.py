@@ -1,4 +1,4 @@
-"""What a version says behind prompts, for all prompts of a suite together.
+"""Scores of answers after their prompts, for all prompts of a suite together.
 
 Rows that are the beginning of another row are not run: the answers to one prompt share its row
 where all but their last tokens agree, and a prompt that occurs twice runs once.  Rows are run in
@@ -34,7 +34,7 @@ Told = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Asked:
-    """A prompt and an answer to score behind it.
+    """A prompt and an answer to score after it.
 
     ``written``: also find out whether greedy decoding would go on with a longer word.
     """
@@ -135,12 +135,12 @@ def read(
 
 
 def _input(tokens: AnswerTokens, asked: Asked) -> tuple[int, ...]:
-    """What the model is given: the last token is only needed for the one that follows it."""
+    """The model's input: the last token is needed only to predict the one after it."""
     return tokens.ids if asked.written else tokens.ids[:-1]
 
 
 def _rows(inputs: Iterable[tuple[int, ...]]) -> tuple[list[tuple[int, ...]], list[int]]:
-    """The inputs that are no beginning of another one, and for every input which serves it.
+    """The inputs that are no beginning of another one, and for every input the row it is part of.
 
     In lexicographic order the extensions of a sequence follow it directly.
     """
@@ -224,7 +224,7 @@ def _head(
 
 
 def _continued(view: ModelView, tokens: AnswerTokens, following: int, answer: str) -> bool:
-    """Whether the token behind an answer makes its last word longer; one that ends the text not."""
+    """Whether the token after an answer makes its last word longer; an end token never does."""
     if following in view.base.eos_token_ids:
         return False
     decoded = view.base.tokenizer.decode([*tokens.ids[tokens.start :], following])

@@ -1,6 +1,6 @@
 """Means over cases with bootstrap confidence intervals, and the comparison of two versions.
 
-Cases are resampled as a whole, so that what hangs together in a case stays together; the Score
+Cases are resampled as a whole, because the prompts of a case depend on each other; the Score
 of a resample is the harmonic mean of its ES, GS and LS.  Intervals are percentile intervals
 (Efron and Tibshirani 1993, chapter 13).
 """

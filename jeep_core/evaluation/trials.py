@@ -29,7 +29,7 @@ from jeep_core.views import ModelView
 class Trials:
     """Cases of one suite on one model; edits start from the base model.
 
-    ``should_stop`` is asked between steps, ``pause`` called before every matrix of every block,
+    ``should_stop`` is called between steps, ``pause`` called before every matrix of every block,
     as in ``jeep_core.edit``.  A ``cache`` with a folder keeps optimised values there, and a
     computation that was killed goes on from them.
     """

@@ -1,7 +1,7 @@
 """Tuning: hyper-parameters of an editor for a model, found on a validation suite.
 
 Coordinate search over small grids of layers, γ, λ and what else an editor has: one after the
-other, the best so far kept, a few times around.  What is maximised is the mean of Score and of
+other, the best so far kept, a few times around.  The search maximises the mean of Score and of
 the harmonic mean of the three greedy shares, so that "the model writes it" counts beside "more
 probable than the old answer".
 """
@@ -49,7 +49,7 @@ OWN: Mapping[str, Grid] = {
         "decay_towards": ("start", "zero"),
     },
 }
-"""What an editor has beside γ, λ and layers of its regions, or in place of them."""
+"""Values of an editor's other fields, besides γ, λ and layers of regions or instead of them."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Tuned:
 
 
 def target(summary: Summary) -> float:
-    """What is maximised, in percent."""
+    """The quantity that is maximised, in percent."""
     greedy = [summary.greedy, summary.greedy_generalization, summary.greedy_locality]
     return (summary.score + harmonic_mean(greedy)) / 2
 
@@ -96,7 +96,7 @@ def regions_of(editor: str) -> list[str]:
 def start(editor: str, n_layers: int, facts: int) -> dict[str, Any]:
     """Where the search begins for a model without a preset: the paper's depths and γ.
 
-    λ is in samples and stands against K Kᵀ of the batch, so it is a share of its facts.
+    λ is in samples and is weighed against K Kᵀ of the batch, so it is a share of its facts.
     """
     if editor in DEPTHS:
         return {"layer": _layers(editor, n_layers)[-1]}
@@ -111,7 +111,7 @@ def start(editor: str, n_layers: int, facts: int) -> dict[str, Any]:
 
 
 def grid(editor: str, n_layers: int, facts: int) -> Grid:
-    """Layers at several depths, γ, λ as shares of the number of facts, and what is its own."""
+    """Layers at several depths, γ, λ as shares of the number of facts, and its own fields."""
     found: dict[str, Sequence[Any]] = {}
     if editor in DEPTHS:
         found["layer"] = _layers(editor, n_layers)

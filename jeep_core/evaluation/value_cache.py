@@ -39,7 +39,7 @@ class ValueCache:
     """Values on base models; what is not known is optimised and kept.
 
     ``folder`` may be shared by models, objectives, threads and processes: files are written whole
-    and never changed.  A computation that was killed goes on where its last chunk ended.
+    and never changed.  A computation that was killed continues where its last chunk ended.
     """
 
     folder: Path | None = None
@@ -113,7 +113,7 @@ def set_key(base: LoadedModel, objective: Objective) -> str:
 
 
 def fact_key(fact: FactTokens) -> str:
-    """Hash of a fact's tokens and positions, those behind its prefixes included."""
+    """Hash of a fact's tokens and positions, those after its prefixes included."""
     return hashlib.sha256(json.dumps(asdict(fact)).encode()).hexdigest()[:32]
 
 

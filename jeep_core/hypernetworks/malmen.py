@@ -31,7 +31,7 @@ class MalmenNetwork(Hypernetwork):
         return float(self.log_damping.detach()[self.spec.layers.index(layer)].exp())
 
     def shifts(self, layer: int, pairs: Pairs) -> torch.Tensor:
-        """D (n, out), differentiable."""
+        """The shifts (n, out), the rows of Dᵀ, of ``pairs`` u (n, in), δ (n, out); differentiable."""
         pseudo_u, pseudo_delta = self(layer, pairs)
         agreement = (pairs[0] * pseudo_u).sum(dim=1, keepdim=True)
         shifts: torch.Tensor = -self.step(layer) * agreement * pseudo_delta
@@ -71,7 +71,7 @@ class MalmenSum:
 
     @torch.no_grad()
     def add(self, pairs: Pairs) -> None:
-        """More tokens."""
+        """Add the pairs u (n, in), δ (n, out) of n more tokens."""
         for chunk in chunks(pairs):
             shifts = self._scale * self._network.shifts(self._layer, chunk)
             self._pairs.append((chunk[0].double(), shifts.double()))
@@ -87,7 +87,7 @@ class MalmenSum:
         return torch.cat([k for k, _ in self._pairs]), torch.cat([d for _, d in self._pairs])
 
     def update(self) -> Update:
-        """Δ of everything added.
+        """Δ (out, in) of everything added, float32.
 
         Raises:
             NumericalError: the damped system is singular.

@@ -18,7 +18,7 @@ class MendNetwork(Hypernetwork):
         super().__init__(spec, FIRST_STEP, seed)
 
     def factors(self, layer: int, pairs: Pairs) -> Pairs:
-        """ũ (n, in) and -step · δ̃ (n, out)."""
+        """ũ (n, in) and -step · δ̃ (n, out) from ``pairs`` u (n, in) and δ (n, out)."""
         u, delta = self(layer, pairs)
         return u, -self.step(layer) * delta
 
@@ -27,7 +27,7 @@ class MendNetwork(Hypernetwork):
         return MendSum(self, layer, scale)
 
     def backward(self, layer: int, pairs: Pairs, gradient: torch.Tensor) -> None:
-        """See the base class."""
+        """See the base class: here the gradient (out, in) reaches ũ and δ̃ by ⟨Δ, gradient⟩."""
         for chunk in chunks(pairs):
             u, shift = self.factors(layer, chunk)
             (shift * (u @ gradient.T)).sum().backward()  # type: ignore[no-untyped-call]
@@ -44,7 +44,7 @@ class MendSum:
 
     @torch.no_grad()
     def add(self, pairs: Pairs) -> None:
-        """More tokens."""
+        """Add the pairs u (n, in), δ (n, out) of n more tokens."""
         for chunk in chunks(pairs):
             u, shift = self._network.factors(self._layer, chunk)
             self._factors.append((u, self._scale * shift))
@@ -61,7 +61,7 @@ class MendSum:
         return torch.cat([shift for _, shift in self._factors]).double().T, right.T
 
     def update(self) -> Update:
-        """Δ of everything added."""
+        """Δ (out, in) of everything added, float32."""
         if self._dense is not None:
             return Update(dense=self._dense.float().contiguous())
         return Update.of(*self._joined())

@@ -25,7 +25,7 @@ SMALLEST_DEVIATION = 1e-2
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """What makes two networks interchangeable.  ``sizes``: (out, in) of each layer's matrix."""
+    """A network's specification: equal ones are interchangeable.  ``sizes``: (out, in) of each layer's matrix."""
 
     editor: str
     layers: tuple[int, ...]
@@ -55,11 +55,11 @@ class Sum(Protocol):
     """Collects pairs of one layer, chunk by chunk, in memory that does not grow with them."""
 
     def add(self, pairs: Pairs) -> None:
-        """More tokens."""
+        """Add the pairs u (n, in), δ (n, out) of n more tokens."""
         ...
 
     def update(self) -> Update:
-        """Δ of everything added."""
+        """Δ (out, in) of everything added."""
         ...
 
 
@@ -99,7 +99,7 @@ class Hypernetwork(nn.Module, ABC):
         return self.spec.sizes[self.spec.layers.index(layer)]
 
     def step(self, layer: int) -> torch.Tensor:
-        """The learned step size of a layer."""
+        """The learned step size of a layer, a positive scalar tensor."""
         return self.log_step[self.spec.layers.index(layer)].exp()
 
     def set_statistics(self, statistics: Mapping[int, tuple[torch.Tensor, torch.Tensor]]) -> None:
@@ -112,7 +112,7 @@ class Hypernetwork(nn.Module, ABC):
             self.get_buffer(f"deviation_{layer}").copy_(torch.cat(floors).clamp_min(1e-20))
 
     def forward(self, layer: int, pairs: Pairs) -> Pairs:
-        """ũ (n, in) and δ̃ (n, out)."""
+        """ũ (n, in) and δ̃ (n, out) from ``pairs`` u (n, in) and δ (n, out)."""
         z = torch.cat(pairs, dim=1) - self.get_buffer(f"mean_{layer}")
         z = z / self.get_buffer(f"deviation_{layer}")
         out_size, in_size = self.size(layer)
@@ -131,12 +131,12 @@ class Hypernetwork(nn.Module, ABC):
         """Add to the parameters' gradients, given the loss's gradient (out, in) by Δ.
 
         The network is run again, chunk by chunk: what the model's own backward pass kept is
-        gone by then, and memory does not grow with the tokens.
+        freed by then, and memory does not grow with the tokens.
         """
 
 
 def chunks(pairs: Pairs) -> Iterator[Pairs]:
-    """Pairs cut into chunks of tokens."""
+    """Pairs (n, in), (n, out) cut into chunks along n, the tokens."""
     for start in range(0, len(pairs[0]), CHUNK_TOKENS):
         yield pairs[0][start : start + CHUNK_TOKENS], pairs[1][start : start + CHUNK_TOKENS]
 

@@ -48,7 +48,7 @@ class NetworkRecord:
 
     @property
     def shape(self) -> str:
-        """The hyper-parameters that it fits, in words."""
+        """The hyper-parameters that it fits, as text."""
         return _shape(self.network["layers"], self.network["rank"], self.network["n_blocks"])
 
 
@@ -93,7 +93,7 @@ def read_record(path: Path, shipped: bool = False) -> NetworkRecord | None:
 def missing_network(
     model: str, editor: str, hparams: HypernetworkHParams, records: Sequence[NetworkRecord]
 ) -> FieldProblem:
-    """That no network fits, which ones there are, and the command that makes one."""
+    """The error that no network fits, with those there are and the command that makes one."""
     layers = ",".join(map(str, hparams.layers))
     command = (
         f"jeep train-hypernetwork {editor} {model} --layers {layers} "

@@ -73,7 +73,7 @@ class TrainingSettings:
 
 @dataclass
 class Training:
-    """One training run.  ``folder`` holds its checkpoint; a run found there goes on.
+    """One training run.  ``folder`` holds its checkpoint; a run found there is continued.
 
     The first triples are held back and measured at the end.
     """
@@ -105,7 +105,7 @@ class Training:
         """Train to the end and return the network.
 
         Raises:
-            Cancelled: asked before every step; the checkpoint stays and the run can go on.
+            Cancelled: checked before every step; the checkpoint stays and the run can go on.
             JeepError: the folder holds a run with other settings or other data.
             NumericalError: a loss, a gradient or the network itself is not finite.
         """
@@ -182,7 +182,7 @@ class Training:
         return {"edits": len(batch), **{name: round(value, 4) for name, value in found.items()}}
 
     def record(self) -> dict[str, Any]:
-        """What is kept beside a trained network."""
+        """The record kept beside a trained network."""
         return {
             "model": self.base.name,
             "model_hash": self.base.model_hash,
@@ -213,7 +213,7 @@ class Training:
         }
 
     def _deltas(self, pairs: dict[int, Pairs]) -> dict[int, torch.Tensor]:
-        """Δ (out, in) per layer, cut off from the network; they collect the loss's gradient."""
+        """Δ (out, in) per layer, detached from the network; they collect the loss's gradient."""
         deltas = {}
         for layer, both in pairs.items():
             total = self.network.sum(layer)
@@ -265,7 +265,7 @@ class Training:
     # ------------------------------------------------------------ checkpoints
 
     def _identity(self) -> dict[str, Any]:
-        """What must agree for a checkpoint to be continued."""
+        """The settings that must agree for a checkpoint to be continued."""
         settings = asdict(self.settings)
         settings.pop("steps")
         settings.pop("save_every")

@@ -1,4 +1,4 @@
-"""What the networks are trained on: an edit, an equivalent prompt, an unrelated one."""
+"""Training examples of the networks: an edit, an equivalent prompt, an unrelated one."""
 
 from __future__ import annotations
 

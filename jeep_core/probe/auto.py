@@ -1,10 +1,10 @@
 """Hyper-parameters for the proposed layers, scaled to the model.
 
-- λ is 0.02 d_ff samples: it stands against kᵀ C⁻¹ k, which is d_ff for a key of the corpus.
+- λ is 0.02 d_ff samples: it is weighed against kᵀ C⁻¹ k, which is d_ff for a key of the corpus.
 - The learning rate is half the root mean square of the state that δ' is added to: Adam moves
   every coordinate by about the learning rate a step.
 - γ' is 1.5 and γ* 1: wide, so that value optimisation ends at its goal and not at the clamp.
-  What smaller ones cost the bundled models is in docs/probe.md.  Thousands of edits at once want
+  docs/probe.md says what smaller ones cost the bundled models.  Thousands of edits at once want
   a smaller γ* (the paper: 0.25): that is for ``jeep tune``.
 
 Everything else keeps its default.

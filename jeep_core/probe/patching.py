@@ -44,7 +44,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Patched:
-    """Probabilities (n, L) behind the patch at each block, and (n,) without it.
+    """Probabilities (n, L) with the patch at each block, and (n,) without it.
 
     ``own``: of the original answer, ``other``: of the donor's.  In a restoration ``own_before``
     is that of the corrupted run, and there is no other answer.

@@ -1,7 +1,7 @@
 """Plots of a probe's JSON record, for a column of a paper.  Needs the ``report`` extra.
 
 ``answers`` is the paper's figure 2 (``answers-no-norm`` the same without the final norm),
-``branches`` says what attention and MLPs add, ``word-sets`` is figure 5, ``patching`` shows what
+``branches`` shows what attention and MLPs add, ``word-sets`` is figure 5, ``patching`` shows what
 moving the subject's state does.  Bands are 95 % bootstrap intervals of the mean over prompts;
 proposed layers are shaded in grey.
 """
@@ -70,7 +70,7 @@ def answers(record: Record, lens: str) -> Figure:
 
 
 def branches(record: Record) -> Figure:
-    """What attention and MLP of each block add to P(original) - P(target), in points."""
+    """Contributions of each block's attention and MLP to P(original) - P(target), in points."""
     figure, axes = style.panels(1, 1, 2.1)
     place: Axes = axes[0, 0]
     layers = range(record["n_layers"])

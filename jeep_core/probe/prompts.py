@@ -47,7 +47,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Prompts:
-    """What is probed, and how many facts were left out, by reason."""
+    """The prompts to probe, and how many facts were left out, by reason."""
 
     prompts: tuple[Prompt, ...]
     dropped: dict[str, int]
@@ -87,7 +87,7 @@ def prepare(view: ModelView, facts: Sequence[Fact]) -> Prompts:
 
 
 def first_token(base: LoadedModel, fact: Fact, answer: str) -> int:
-    """First token of an answer behind the prompt of ``fact``.
+    """First token of an answer after the prompt of ``fact``.
 
     Raises:
         TokenizationError: the answer merges with the prompt, or has no tokens.
@@ -116,7 +116,7 @@ def batches(rows: Sequence[PromptTokens], batch_tokens: int = BATCH_TOKENS) -> l
 
 @torch.no_grad()
 def answers(view: ModelView, rows: Sequence[PromptTokens]) -> list[int]:
-    """The most probable token behind every prompt."""
+    """The most probable token after every prompt."""
     family, found = view.base.family, [0] * len(rows)
     for chosen in batches(rows):
         batch = stack_rows([rows[i] for i in chosen], view.base.device)

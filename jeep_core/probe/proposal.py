@@ -7,7 +7,7 @@ comes too late for it.  It has a fifth of the model's layers, at least one (the 
 6 of 32).  In a parallel model block 0 is left out: its MLP sees the token alone, so it cannot
 tell subjects apart.
 
-*High region.*  MLPs are what is edited, so what counts is what they promote: the rise, over a
+*High region.*  An edit writes MLPs, so their promotion of the answer counts: the rise, over a
 block's MLP, of the original answer's probability at the prediction position less that of the
 target's, through the final norm.  Of all windows above the low region that end below the last
 block, the one with the largest sum is taken, of equal ones the lowest.  Attention's share of the
@@ -39,7 +39,7 @@ class NoProposal(JeepError):
 
 @dataclass(frozen=True)
 class Proposal:
-    """Layers to edit, and what they were chosen by, per block.
+    """Layers to edit, and the figures they were chosen by, per block.
 
     ``effect``: of the exchange.  ``promotion_*``: what the MLP adds to the answer's probability
     at the prediction position, ``contrast`` the difference.  ``enrichment_*``: by how many ranks

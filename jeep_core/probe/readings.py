@@ -1,4 +1,4 @@
-"""What the head reads in every state: probability and rank of both answers (paper eq. 5, 6)."""
+"""Readings of the head in every state: probability and rank of both answers (paper eq. 5, 6)."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ class Readings:
         return table[:, where[0], where[1], where[2], first : first + size]
 
     def added(self, name: str, answer: str, position: str, branch: str) -> torch.Tensor:
-        """What the ``attention`` or ``mlp`` of each block adds (n, L), through the final norm.
+        """The contribution (n, L) of each block's ``attention`` or ``mlp``, through the final norm.
 
-        The MLP's share is what comes on top of the stream behind attention.
+        The MLP's contribution is measured from the stream after attention.
         """
 
         def at(site: str) -> torch.Tensor:
@@ -67,7 +67,7 @@ class Readings:
         return at("after_attention") - before
 
     def promotion(self, branch: str) -> torch.Tensor:
-        """What a branch adds to P(original) - P(target) at the prediction position (n, L)."""
+        """A branch's contribution (n, L) to P(original) - P(target) at the prediction position."""
         original, target = (self.added("probability", a, "prediction", branch) for a in ANSWERS)
         return original - target
 

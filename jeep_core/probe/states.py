@@ -1,8 +1,8 @@
 """States of the residual stream at two positions, at three sites of every block.
 
 Sites: ``output`` is the block's output; ``after_attention`` the block's input plus what its
-attention adds; ``after_mlp`` the stream behind the MLP: in a parallel block its input plus what
-the MLP adds, in a sequential one the block's output.  What a branch adds is taken behind its
+attention adds; ``after_mlp`` the stream after the MLP: in a parallel block its input plus what
+the MLP adds, in a sequential one the block's output.  What a branch adds is taken after its
 norm, where a family has one there.
 """
 
@@ -88,7 +88,7 @@ def captured(view: ModelView, rows: TokenRows) -> Iterator[States]:
 
 
 def run(view: ModelView, rows: TokenRows) -> torch.Tensor:
-    """States behind the final norm at the prediction position (r, d)."""
+    """States after the final norm at the prediction position (r, d)."""
     backbone = view.base.family.backbone_of(view.model)
     hidden: torch.Tensor = backbone(input_ids=rows.ids, use_cache=False).last_hidden_state
     r = torch.arange(len(rows.ids), device=rows.ids.device)

@@ -1,6 +1,6 @@
 """Sets of words around a fact, as tokens (paper, appendix A; figure 5).
 
-A word stands for the token that it begins with, as an answer does.  The sets of a prompt are
+A word is represented by its first token, as an answer is.  The sets of a prompt are
 disjoint; a token that several would have belongs to the first of them:
 
 - ``original``: the first token of the original answer;

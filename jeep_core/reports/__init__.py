@@ -1,1 +1,1 @@
-"""What plots and reports share; needs the ``report`` extra."""
+"""Parts that plots and reports share; needs the ``report`` extra."""

@@ -1,7 +1,7 @@
 """Table 1: what editors write for one edited case, its paraphrase and an unrelated prompt.
 
 The case is the first one whose three prompts JEEP answers rightly while another editor fails on
-one of them; if there is none, the first case.  The rule, not the eye, chooses.
+one of them; if there is none, the first case.  This rule alone decides.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The paper's experiments as sets of runs: tables 2 to 4, figures 4 and 6.
 
-Every experiment names its cells (one row of a table, one point of a curve) and the runs behind
+Every experiment names its cells (one row of a table, one point of a curve) and the runs of
 each.  What several experiments need is run once.  The figures of a cell are means over all cases
 of its runs with 95 % bootstrap intervals.
 """
@@ -22,7 +22,7 @@ CURVE_EDITORS = ("malmen", "memit", "pmet", "jeep")
 """Those that the paper calls able to make 10,000 edits at once."""
 CURVE_POINTS = 16
 CURVE_CASES = 32
-"""Cases behind a point of the curve, in disjoint draws, where one draw has fewer."""
+"""Cases per point of the curve, in disjoint draws, where one draw has fewer."""
 TABLE_CASES = 64
 """The same for a row of the comparison, per seed."""
 MOST_DRAWS = 16
@@ -42,7 +42,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What is reproduced.
+    """The plan of a report.
 
     ``settings``: editors by name, JEEP among them; ``contrast`` and ``accuracy``: names of suites
     with new against true answers and with right answers, as far as given; ``most``: M.
@@ -64,7 +64,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Cell:
-    """One row or point: what it says about itself, and its runs."""
+    """One row or point: its labels and its runs."""
 
     labels: Mapping[str, Any]
     runs: Sequence[Run]

@@ -1,4 +1,4 @@
-"""Figures of the paper, to stand beside measured ones (Shi et al., AAAI 2025).
+"""Figures of the paper, to be shown beside measured ones (Shi et al., AAAI 2025).
 
 10,000 edits on GPT-J (6B) and LLaMA (7B).  Columns are Score, ES, GS, LS in percent.
 """

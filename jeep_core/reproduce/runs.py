@@ -27,7 +27,7 @@ from jeep_core.views import ModelView
 
 KEPT = ("id", "efficacy", "generalization", "locality", "greedy", "greedy_generalization",
         "greedy_locality", "margin", "margin_generalization", "margin_locality")  # fmt: skip
-"""What is kept of a case's record."""
+"""The fields of a case's record that are kept."""
 
 Row = Mapping[str, Any]
 
@@ -62,7 +62,7 @@ class Lab:
     """One model, its suites, and what has been measured on them.
 
     ``most``: cases that a seed draws from each suite.  ``folder`` keeps optimised values and
-    finished runs: what was killed goes on from there.  ``kept``: runs that were found in it.
+    finished runs: an interrupted report continues from there.  ``kept``: runs that were found in it.
     """
 
     base: LoadedModel
@@ -110,7 +110,7 @@ class Lab:
         return rows
 
     def shares(self, run: Run) -> str:
-        """Names what runs have in common that use the same optimised values of the same cases."""
+        """A name shared by runs that use the same optimised values of the same cases."""
         objective = _objective(run.setting)
         parts = run.setting if objective is None else set_key(self.base, objective)
         return repr([run.suite, run.seed, parts])

@@ -1,4 +1,4 @@
-"""What a suite consists of, and what can be wrong with one."""
+"""The parts of a suite, and the errors of reading one."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Case(Fact):
     Neighborhood prompts have ``target_true`` for an answer; ``unrelated`` questions bring their
     own.  ``portability``: questions whose answers follow from the new fact.  ``target_aliases``
     and ``true_aliases`` are other right texts for the new and the true answer: an edit writes
-    ``target_new``, and whoever judges it takes any of them.
+    ``target_new``, and evaluation accepts any of them.
     """
 
     id: str = ""
@@ -61,9 +61,9 @@ class Case(Fact):
 
 
 def trimmed(case: Case) -> Case:
-    """The case as facts have it: white space ends no answer and surrounds no subject.
+    """The case in the form of facts: no white space after an answer or around a subject.
 
-    Prompts keep theirs, and answers what they begin with.
+    Prompts keep theirs, and answers the white space at their beginning.
     """
 
     def tidy(questions: tuple[Question, ...]) -> tuple[Question, ...]:
@@ -89,7 +89,7 @@ def trimmed(case: Case) -> Case:
 
 @dataclass(frozen=True)
 class RecordProblem:
-    """What is wrong with record ``record`` (from 0), which begins in line ``line`` (from 1).
+    """A problem of record ``record`` (from 0), which begins in line ``line`` (from 1).
 
     ``record`` is None where the file as a whole is at fault, ``field`` empty where no single
     field is.

@@ -15,7 +15,7 @@ NAMES = {
     "locality_inputs": "locality",
     "portability_inputs": "portability",
 }
-"""What calls say in the plural, in the words of a record."""
+"""Names of a call's fields, in the plural, with those of a record's fields."""
 NEEDED = ("prompt", "subject", "target_new")
 OTHERS = (
     *NAMES.values(),
@@ -78,7 +78,7 @@ def place(value: Record, record: int, field: str) -> str:
 
 def _column(entry: Any, where: str, count: int) -> list[Any]:
     if count == 1 and not (isinstance(entry, list) and len(entry) == 1):
-        return [entry]  # all that is asked of the one fact
+        return [entry]  # all questions about the one fact
     if not isinstance(entry, list) or len(entry) != count:
         has = len(entry) if isinstance(entry, list) else "no"
         message = f"{where} has {has} entries for {count} prompts: give one for every prompt"

@@ -65,7 +65,7 @@ def rewrite(record: Record, where: str, notes: Notes) -> tuple[str, str, str, st
 
 
 def tested(record: Record, number: int, case: Case, notes: Notes) -> Case:
-    """The case with the prompts that stand beside its rewrite."""
+    """The case with the prompts listed beside its rewrite."""
     neighbors = prompts(record, "neighborhood_prompts", case.subject, notes)
     if case.target_true is None:
         for i, prompt in enumerate(neighbors):

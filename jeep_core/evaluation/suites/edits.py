@@ -19,7 +19,7 @@ from jeep_core.facts import Fact, deduplicate
 
 @dataclass(frozen=True)
 class Sourced:
-    """A fact with the record that it is from: where that begins, from 1, and its place, from 0."""
+    """A fact with its record's first line (from 1) and index (from 0)."""
 
     fact: Fact
     line: int
@@ -29,7 +29,7 @@ class Sourced:
 def facts_of(reader: SuiteReader) -> list[Sourced]:
     """The facts of a suite.
 
-    ``reader.report`` then also counts what facts have no place for (``unrelated_question``,
+    ``reader.report`` then also counts parts that a fact cannot hold (``unrelated_question``,
     ``portability_question``, ``generation_prompt``, ``alias``) and facts that contradict an
     earlier one, which are dropped.
 

@@ -15,7 +15,7 @@ Record = Mapping[str, Any]
 MAX_TEXT = 20_000
 """Characters of one text: more is a mistake in the file."""
 EMPTY: tuple[Any, ...] = (None, "", [], {})
-"""Values of a field that say nothing."""
+"""Values that count as an empty field."""
 _ALIKE = str.maketrans("‘’ʼ`“”„‐‑–—\u00a0\u202f", "''''\"\"\"----  ")
 """Marks that differ between sources of the same name, one character for one."""
 
@@ -34,7 +34,7 @@ class Unusable(Malformed):
 
 @dataclass
 class Notes:
-    """What is to be said of one record beside its cases: lost parts, and texts read otherwise."""
+    """Notes on one record: lost parts, and texts that are read otherwise than written."""
 
     left_out: list[Malformed] = field(default_factory=list)
     adapted: Counter[str] = field(default_factory=Counter)

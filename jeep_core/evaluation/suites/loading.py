@@ -48,7 +48,7 @@ class SuiteReader:
 
     Args:
         stream: bytes of a file, or values that were read already: each is in a line of its own.
-        format: one of ``FORMATS``; None or ``auto``: seen from the records.
+        format: one of ``FORMATS``; None or ``auto``: detected from the records.
         drop_bad: see above.
         style: how the cases will be judged; None or ``auto``: as the format says.
         limit: end when so many records are kept; what follows them is not read.
@@ -72,7 +72,7 @@ class SuiteReader:
         self.report = Report()
         self.style = Style.ACCURACY
         self.line = self.number = 0
-        """Of the record that the last case is from: where it begins, and its place from 0."""
+        """First line and index (from 0) of the record that the last case is from."""
 
     def __iter__(self) -> Iterator[Case]:
         stream = iter(self._found)
@@ -214,7 +214,7 @@ def load_suite(
 ) -> Suite:
     """A suite from a bundled name, a local file, an open binary stream or a hub id (``hub:…``).
 
-    ``format`` is one of ``FORMATS``; default: seen from the records.  ``style`` is how the cases
+    ``format`` is one of ``FORMATS``; default: detected from the records.  ``style`` is how the cases
     are judged; default: as the format says.
 
     Raises:

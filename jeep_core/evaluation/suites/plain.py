@@ -98,7 +98,7 @@ def cases(record: Record, number: int, notes: Notes) -> tuple[Case, ...]:
 def _as_template(given: Record, subject: str, notes: Notes) -> dict[str, str]:
     """Prompt and subject as in every other format, where the prompt has the subject at all.
 
-    What is wrong with the fields is said where facts are checked.
+    Problems of the fields are reported where facts are checked.
     """
     prompt = given.get("prompt")
     if not subject or SLOT in subject or not isinstance(prompt, str) or SLOT in prompt:

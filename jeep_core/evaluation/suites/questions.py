@@ -9,7 +9,7 @@ from jeep_core.evaluation.suites.cases import Question
 from jeep_core.evaluation.suites.fields import Malformed, Notes, Record, as_text, filled
 
 PLACEHOLDER = "<|endoftext|>"
-"""What EasyEdit writes where it knows no old answer."""
+"""EasyEdit's placeholder for an unknown old answer."""
 
 
 def answers(value: Any, where: str) -> tuple[str, ...]:

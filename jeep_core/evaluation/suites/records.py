@@ -1,7 +1,7 @@
 """Records of a file one by one, with the lines they begin in: JSON lists, JSON lines, CSV.
 
 A JSON list may be inside an object (``{"data": […]}``, ``{"rows": [{"row": …}]}``), and an object
-may go over several lines.  What is read is bounded by a record, never by the file.
+may go over several lines.  What is read at once is bounded by a record, not by the file.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ DELIMITERS = ",;\t"
 WRAPPERS = ("data", "rows", "records", "facts")
 """Names under which an object holds a list of records."""
 VIEWER = {"row_idx", "row", "truncated_cells"}
-"""What the hub's viewer puts around a row."""
+"""Fields that the hub's viewer puts around a row."""
 COLUMNS = ("subject", "concept", "requested_rewrite")
 """CSV of any format has one of them."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A record, or what is wrong with it; ``line`` is where it begins, from 1."""
+    """A record, or its error; ``line`` is its first line, from 1."""
 
     line: int
     value: Record | Malformed
@@ -142,7 +142,7 @@ def _json_list(reader: _Text) -> Iterator[Found]:
 
 
 def _json_value(reader: _Text, number: int) -> Any:
-    """The value at which the reader stands."""
+    """The value at the reader's position."""
     decoder = json.JSONDecoder()
     while True:
         try:
@@ -164,7 +164,7 @@ def _json_value(reader: _Text, number: int) -> Any:
 
 
 def _json_objects(reader: _Text) -> Iterator[Found]:
-    """What a file holds that begins with an object: a list inside it, or objects."""
+    """The records of a file that begins with an object: a list inside it, or objects."""
     place, several_lines = _first_object(reader)
     if place:
         reader.take(place)
@@ -234,7 +234,7 @@ def _blank(text: str, place: int) -> int:
 
 
 def _after_list(reader: _Text) -> None:
-    """What follows a list of records in its object: other values, which have no meaning here."""
+    """Read the rest of an object after its list of records: other values have no meaning here."""
     while (mark := reader.peek()) == ",":
         reader.take(1)
         reader.peek()
@@ -274,7 +274,7 @@ def _json_lines(reader: _Text) -> Iterator[Found]:
 
 
 def _values(text: str) -> Iterator[Any]:
-    """The value of a line, or several that stand side by side."""
+    """The value of a line, or several in succession."""
     decoder, place = json.JSONDecoder(), _blank(text, 0)
     while place < len(text):
         value, place = decoder.raw_decode(text, place)
@@ -295,7 +295,7 @@ def _object(value: Any) -> Record | Malformed:
 
 
 def unwrapped(value: Any) -> Any:
-    """A row without what the hub's viewer puts around it; any other value as it is."""
+    """A row without the fields that the hub's viewer puts around it; any other value as it is."""
     if isinstance(value, dict) and isinstance(value.get("row"), dict) and value.keys() <= VIEWER:
         return value["row"]
     return value

@@ -1,6 +1,6 @@
 """Requests as ROME and MEMIT take them: ``prompt`` with ``{}``, ``subject``, ``target_new.str``.
 
-``target_true.str`` and the lists of prompts that CounterFact has may stand beside them.
+``target_true.str`` and the lists of prompts that CounterFact has may be given as well.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from jeep_core.sampling import Choice, Sampling, choose
 from jeep_core.views import ModelView
 
 PREFILL_TOKENS = 2048
-"""Prompt tokens, padding included, that join in one step: the others wait no longer for them."""
+"""Prompt tokens, padding included, that join in one step: a bound on how long the others wait."""
 COLUMNS = 64
 """Columns by which the buffers grow."""
 
@@ -35,7 +35,7 @@ class Token:
     """A token with its probability under the model (before temperature and truncation).
 
     ``text`` is the token alone.  ``delta`` is the text that became certain with it: the deltas
-    of all tokens are the answer, but for what an end of text leaves unfinished.
+    of all tokens are the answer, except a character that an end of text leaves unfinished.
     """
 
     id: int
@@ -71,7 +71,7 @@ class Row:
 
     @property
     def seen(self) -> list[int]:
-        """The prompt's tokens and those decoded so far: what a batch that it joins runs."""
+        """The prompt's tokens and those decoded so far: the input of a batch that it joins."""
         return self.ids + [token.id for token in self.result.tokens]
 
     @property
@@ -80,7 +80,7 @@ class Row:
         return self.result.finish_reason is not None or self.error is not None
 
     def fail(self) -> None:
-        """End a row whose logits are no numbers: any further token would be made up."""
+        """End a row whose logits are not finite: any further token would be meaningless."""
         done = len(self.result.tokens)
         what = f"the logits after {len(self.ids)} tokens of prompt and {done} of answer"
         self.error = NumericalError(f"{what} are not finite (NaN or infinity); {OTHER_VERSION}")
@@ -111,7 +111,7 @@ class KeyValues(DynamicCache):
     """Keys and values of the rows of a batch in buffers (rows, heads, columns, head size).
 
     Columns ``first`` to ``end`` are in use.  ``starts`` holds the first column of every row;
-    ``mask`` (rows, 1, 1, columns) hides what lies in front of it.
+    ``mask`` (rows, 1, 1, columns) hides the columns before it.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
@@ -124,7 +124,10 @@ class KeyValues(DynamicCache):
     def update(
         self, key_states: Any, value_states: Any, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write one column of a layer and return all that are in use, this one included."""
+        """Write one column (n, heads, 1, head size) of a layer; return those in use, with it.
+
+        They are two views (n, heads, columns, head size) of the buffers.
+        """
         keys, values = self._buffers[layer_idx]
         n, end = len(self.starts), self.end
         keys[:n, :, end] = key_states[:, :, 0]
@@ -146,7 +149,10 @@ class KeyValues(DynamicCache):
         self.end += 1
 
     def join(self, new: DynamicCache, lengths: Sequence[int]) -> None:
-        """Add left-padded rows of these lengths (in tokens) behind those that are there."""
+        """Add left-padded rows of these lengths (in tokens) after those that are there.
+
+        ``new`` holds keys and values (k, heads, width, head size) by layer.
+        """
         layers: Any = new.layers
         width = layers[0].keys.shape[2]
         if not self._buffers:
@@ -168,7 +174,10 @@ class KeyValues(DynamicCache):
         self._look(range(n, len(self.starts)))
 
     def keep(self, index: Sequence[int]) -> None:
-        """Let all rows but these go; row ``index[i]`` becomes row i."""
+        """Drop all rows but these; row ``index[i]`` becomes row i.
+
+        Rows stay or move down from beyond ``len(index)``, so none is overwritten before it is read.
+        """
         for to, origin in enumerate(index):
             if to != origin:
                 for buffer in (b for buffers in self._buffers for b in buffers):
@@ -179,7 +188,7 @@ class KeyValues(DynamicCache):
         self._look(moved)
 
     def clear(self, rows: Collection[int]) -> None:
-        """Forget what these rows hold: behind a mask, too, a NaN would reach who comes after."""
+        """Zero the buffers of these rows: a NaN would reach later rows even through a mask."""
         for buffer in (b for buffers in self._buffers for b in buffers):
             for row in rows:
                 buffer[row] = 0
@@ -198,13 +207,13 @@ class KeyValues(DynamicCache):
         there = slice(self.first + by, self.end + by)
         if n:
             for buffer in (b for buffers in self._buffers for b in buffers):
-                buffer[:n, :, there] = buffer[:n, :, used].clone()
+                buffer[:n, :, there] = buffer[:n, :, used].clone()  # they overlap
         self.starts = [start + by for start in self.starts]
         self.first, self.end = self.first + by, self.end + by
         self._look(range(n))
 
     def _reserve(self, rows: int, columns: int) -> None:
-        """Have room for so many rows, and for so many columns from the first one in use on."""
+        """Make room for so many rows, and so many columns from the first one in use on."""
         had_rows, had_columns = self._mask.shape[0], self._mask.shape[3]
         if rows <= had_rows and self.first + columns <= had_columns:
             return
@@ -231,8 +240,8 @@ class Batch:
     """The rows of one version that are decoded together.
 
     ``add`` puts rows into the waiting line; every ``step`` gives each running row a token and
-    lets waiting ones join, at most ``max_rows`` in all.  A row that has tokens already goes on
-    behind them.  Not for several threads.
+    lets waiting ones join, at most ``max_rows`` in all.  A row that has tokens already
+    continues after them.  Not safe to use from several threads.
     """
 
     def __init__(
@@ -266,7 +275,7 @@ class Batch:
         """One token for every running row; then waiting rows join and get their first one.
 
         Returns the rows that got a token and those that have finished; some of these may have
-        an ``error``: their logits were no numbers.
+        an ``error``: their logits were not finite.
         """
         got: list[Row] = []
         finished: list[Row] = []
@@ -283,7 +292,7 @@ class Batch:
         return got, finished
 
     def _forward(self) -> torch.Tensor:
-        """The hidden states (n, d) behind the last tokens of the running rows."""
+        """The last hidden states (n, d) of the running rows, after one more token of each."""
         mask = self._cache.next_column()
         hidden: torch.Tensor = self._backbone(
             input_ids=self._ids,
@@ -313,12 +322,13 @@ class Batch:
         return groups
 
     def _prefill(self, rows: Sequence[Row]) -> torch.Tensor:
-        """Run prompts, padded on the left, and put their keys and values into the cache."""
+        """Run prompts, padded on the left, and cache their keys and values; last states (k, d)."""
         device, prompts = self._device, [row.seen for row in rows]
         lengths = [len(prompt) for prompt in prompts]
         width = max(lengths)
         ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts])
         pads = torch.tensor([width - length for length in lengths], device=device)[:, None]
+        # (k, width) positions, negative on the padding, which the mask therefore hides
         places = torch.arange(width, device=device) - pads
         cache = DynamicCache()
         hidden: torch.Tensor = self._backbone(
@@ -337,7 +347,7 @@ class Batch:
     def _take(
         self, rows: Sequence[Row], hidden: torch.Tensor, got: list[Row], finished: list[Row]
     ) -> None:
-        """Choose a token for each of the last ``len(rows)`` running rows."""
+        """Choose a token for each of the last k running rows ``rows`` from ``hidden`` (k, d)."""
         logits = self.view.base.family.logits_of(self.view.model, hidden)
         choices = choose(logits, [row.sampling for row in rows], [row.random for row in rows])
         ids = [0 if choice is None else choice.id for choice in choices]
@@ -351,7 +361,7 @@ class Batch:
                 finished.append(row)
 
     def _leave(self, gone: Collection[int]) -> None:
-        """Let running rows of these numbers go; the last ones take their places."""
+        """Remove running rows of these numbers; the last ones take their places."""
         if not gone:
             return
         left = len(self._running) - len(gone)

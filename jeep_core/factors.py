@@ -25,7 +25,7 @@ CHUNK_ROWS = 1024
 
 
 class KeptMoment:
-    """A second moment with all that is made of it and serves every user: factors, null space.
+    """A second moment with the factors and the null space made of it, for all its users.
 
     ``moment`` (d_ff, d_ff) is E[k kᵀ] over tokens, or a function that loads it; what a function
     loads may be dropped and is loaded again when it is needed.  The float64 factor of a large
@@ -62,7 +62,7 @@ class KeptMoment:
         return self._null[1]
 
     def lower_in(self, dtype: torch.dtype) -> torch.Tensor:
-        """L with L Lᵀ = E[k kᵀ], computed in ``dtype`` and kept.
+        """L (d_ff, d_ff), lower, with L Lᵀ = E[k kᵀ], computed in ``dtype`` and kept.
 
         Raises:
             NumericalError: the moment is singular or not finite.
@@ -117,12 +117,11 @@ class KeptMoment:
 
 
 class MomentFactor:
-    """One user's way to the second moment of a layer: its factor, and columns solved with it.
+    """One user's access to the second moment of a layer: its factor, and columns solved with it.
 
-    ``moment`` is a `KeptMoment` that others use, too, or what one is made of.  ``precision`` is
-    what systems are solved in: by default float64 on the CPU and float32 with corrections on a
-    GPU, where float64 can be many times slower.  Solved columns belong to the user alone, so
-    that no result depends on what others solve.
+    ``moment``: a `KeptMoment` that others may share, or its argument.  ``precision``: the type to
+    solve in, by default float64 on the CPU, float32 with corrections on a GPU, where float64 can
+    be slow.  Solved columns belong to one user, so no result depends on what others solve.
     """
 
     def __init__(
@@ -141,7 +140,7 @@ class MomentFactor:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Have this factor alone in work in its `FactorMemory`, with room for it."""
+        """Use this factor, and no other of its `FactorMemory`, with memory reserved for it."""
         with self.memory.room_for(self) if self.memory is not None else nullcontext():
             yield
 
@@ -157,7 +156,7 @@ class MomentFactor:
 
     @property
     def precision(self) -> torch.dtype:
-        """What systems with this moment are solved in first."""
+        """The type that systems with this moment are solved in first."""
         if self._precision is None:
             gpu = self.stored.device.type == "cuda"
             self._precision = torch.float32 if gpu else torch.float64
@@ -175,7 +174,7 @@ class MomentFactor:
 
     @property
     def lower(self) -> torch.Tensor:
-        """L with L Lᵀ = E[k kᵀ], in float64."""
+        """L (d_ff, d_ff) with L Lᵀ = E[k kᵀ], in float64."""
         return self.lower_in(torch.float64)
 
     def lower_in(self, dtype: torch.dtype) -> torch.Tensor:
@@ -242,12 +241,10 @@ class MomentFactor:
 class FactorMemory:
     """The memory that second moments of one base model take, whoever uses them.
 
-    ``limit`` bounds, in bytes, moments, factors, null spaces and solved columns of all users
-    together, one factor being in work at a time; a limit below one factor leaves that one.  What
-    is dropped is read or made again when it is needed.
-    Every edit walks through the same layers in the same order, so among those in use the one
-    used last is the one needed again last, and goes first; before them go layers that nobody
-    edits any more.  Safe to use from threads.
+    ``limit`` bounds, in bytes, moments, factors, null spaces and solved columns of all users; one
+    factor is in use at a time and always fits.  What is dropped is loaded or made again.  First
+    dropped are layers that nobody edits any more.  As every edit takes the layers in one order,
+    the layer used last is needed again last and is dropped next.  Safe to use from threads.
     """
 
     def __init__(self, d_ff: int, limit: int | None = None) -> None:
@@ -258,12 +255,12 @@ class FactorMemory:
         self._last_used: WeakKeyDictionary[KeptMoment, int] = WeakKeyDictionary()
 
     def enter(self, user: FactorCache) -> None:
-        """Know one more user, as long as there is one."""
+        """Register a user, for as long as it exists."""
         with self.lock:
             self._users.add(user)
 
     def shared(self, key: str, make: Callable[[], KeptMoment]) -> KeptMoment:
-        """The moment that a key stands for, made for the first user that asks."""
+        """The moment of a key, made for the first user that asks for it."""
         with self.lock:
             if key not in self._shared:
                 self._shared[key] = make()
@@ -271,7 +268,7 @@ class FactorMemory:
 
     @contextmanager
     def room_for(self, factor: MomentFactor) -> Iterator[None]:
-        """Keep others from working, with room for this factor beside what stays."""
+        """Exclude other factors from use, with room for this one beside what is kept."""
         with self.lock:
             self._last_used[factor.kept] = 1 + max(self._last_used.values(), default=0)
             if self.limit is not None:
@@ -327,7 +324,7 @@ class FactorCache:
         return layer in self._factors
 
     def add(self, layer: Place, factor: MomentFactor) -> None:
-        """Know the factor of a layer."""
+        """Register the factor of a layer."""
         with self.memory.lock:
             factor.memory = self.memory
             self._factors[layer] = factor
@@ -338,11 +335,7 @@ class FactorCache:
             self._in_use = set(layers)
 
     def get(self, layer: Place) -> MomentFactor:
-        """The factor of a layer; others are dropped so that it fits beside them.
-
-        Raises:
-            KeyError: it was never added.
-        """
+        """The factor of an added layer (KeyError for others); makes room for it."""
         factor = self._factors[layer]
         with factor.in_use():
             return factor
@@ -361,7 +354,7 @@ class FactorCache:
 
 
 def cholesky(matrix: torch.Tensor, name: str) -> torch.Tensor:
-    """The lower Cholesky factor of a second moment, or of a sum that contains one.
+    """The lower Cholesky factor (n, n) of a second moment or of a sum with one, in its dtype.
 
     Raises:
         NumericalError: singular, not finite, or conditioned above ``MAX_CONDITION``.
@@ -381,13 +374,13 @@ def cholesky(matrix: torch.Tensor, name: str) -> torch.Tensor:
 
 
 def check_moment(matrix: torch.Tensor, name: str) -> None:
-    """Raise :class:`NumericalError` if a second moment, or a sum with one, is not finite."""
+    """Raise :class:`NumericalError` if ``matrix`` (n, n), as in `cholesky`, is not finite."""
     advice = "remove it from the store's folder base/moments, then it is taken again"
     check_tensor(matrix, f"{name}: the second moment of its keys", advice)
 
 
 def condition(lower: torch.Tensor) -> float:
-    """A lower bound of the condition number, from the diagonal of a Cholesky factor."""
+    """A lower bound of the condition number, from the diagonal of a Cholesky factor (n, n)."""
     diagonal = lower.diagonal()
     return float((diagonal.max() / diagonal.min()) ** 2)
 
@@ -397,7 +390,7 @@ def _bytes(tensor: torch.Tensor) -> int:
 
 
 def _digests(rows: torch.Tensor) -> list[bytes]:
-    """One digest per key."""
+    """One digest per key of ``rows`` (n, d_ff)."""
     size = rows.shape[1] * rows.element_size()
     data = memoryview(tensor_bytes(rows))
     return [

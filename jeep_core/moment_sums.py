@@ -46,12 +46,12 @@ def pack(documents: Documents, tokens: int) -> list[Documents]:
 
 
 def way_of_summing() -> tuple[int, ...]:
-    """What the bits of a sum depend on besides batches, machine and number of threads."""
+    """The settings that the bits of a sum depend on, besides batches, machine and threads."""
     return (BLOCK_TOKENS, PANELS)
 
 
 def padding_share(batches: Sequence[Documents]) -> float:
-    """Which part of the tokens that are run through the model is padding."""
+    """The share of padding among the tokens that are run through the model."""
     real = sum(len(row) for rows in batches for row in rows)
     run = sum(len(rows) * len(rows[-1]) for rows in batches)
     return 1 - real / run if run else 0.0
@@ -60,7 +60,8 @@ def padding_share(batches: Sequence[Documents]) -> float:
 class Accumulator:
     """Σ k kᵀ: float32 products within a block of tokens, blocks summed in float64.
 
-    Only the panels on and above the diagonal are computed.
+    Only the panels on and above the diagonal are computed.  ``size`` is d_ff; ``total``
+    (d_ff, d_ff) in float64 is the sum to continue, if there is one.
     """
 
     def __init__(self, size: int, device: torch.device, total: torch.Tensor | None = None) -> None:
@@ -71,9 +72,10 @@ class Accumulator:
         self._panel = -(-size // PANELS)
 
     def add(self, keys: torch.Tensor) -> None:
-        """Add keys (n, d_ff) to the block."""
+        """Add keys (n, d_ff) of any floating-point type, on the device of the sum, to the block."""
         keys = keys.float()
         for start in range(0, len(self._block), self._panel):
+            # rows of one panel, columns from its first row on: (panel, d_ff - start)
             panel = self._block[start : start + self._panel, start:]
             panel.addmm_(keys[:, start : start + self._panel].T, keys[:, start:])
 
@@ -93,7 +95,7 @@ class Accumulator:
 
 
 def check_sum(sums: torch.Tensor, name: str) -> None:
-    """Raise :class:`NumericalError` if a sum of k kᵀ is not finite."""
+    """Raise :class:`NumericalError` if a sum of k kᵀ (d_ff, d_ff) is not finite."""
     advice = (
         "the model overflows on this text: load it in bfloat16 or float32, or take another text"
     )
@@ -104,8 +106,9 @@ def check_sum(sums: torch.Tensor, name: str) -> None:
 class MomentSums:
     """Σ k kᵀ per place over ``count`` tokens: ``parts`` of the ``of`` shards of one pass.
 
-    ``keys`` name what the moments of the places will be kept under; sums with the same keys
-    may be merged.  ``batches`` counts batches done where a pass was interrupted.
+    ``keys`` are the names under which the moments will be kept; sums with the same keys may
+    be merged.  ``sums`` are (d_ff, d_ff) in float64.  ``batches`` counts batches done where a
+    pass was interrupted.
     """
 
     keys: Mapping[Place, str]
@@ -174,7 +177,7 @@ def merge(shards: Sequence[MomentSums]) -> MomentSums:
     """The sums over several shards of one pass.
 
     Raises:
-        JeepError: shards of different passes, or one that is in twice.
+        JeepError: shards of different passes, or a shard that is given twice.
     """
     first = shards[0]
     parts: set[int] = set()
@@ -205,7 +208,7 @@ def accumulate(
 ) -> MomentSums:
     """One pass for all places of ``start``, over the batches that it has not seen yet.
 
-    ``before_batch`` may raise to end the pass, ``after_batch`` is told the tokens so far.
+    ``before_batch`` may raise to end the pass, ``after_batch`` is given the tokens so far.
     ``after_block`` is given the sums so far whenever a block ended; sums are symmetric only in
     what is returned.
     """
@@ -219,6 +222,7 @@ def accumulate(
 
     def taker(place: Place) -> Any:
         def hook(module: object, args: tuple[torch.Tensor, ...]) -> None:
+            # (r, t, d_ff) to (r·t, d_ff); ``real`` (r·t,) leaves out padding
             keys = args[0].reshape(-1, args[0].shape[-1])
             totals[place].add(keys if real is None else keys[real])
 
@@ -261,7 +265,7 @@ def accumulate(
 
 @contextmanager
 def _float32_products() -> Iterator[None]:
-    """No shortened formats in matrix products on a GPU, whatever else is set."""
+    """Full float32 in matrix products on a GPU (no TF32), whatever else is set."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -281,7 +285,7 @@ def _padded(rows: Documents, device: torch.device) -> tuple[torch.Tensor, torch.
 
 
 class _End(nn.Module):
-    """In place of the last MLP output projection: nothing behind it is needed."""
+    """In place of the last MLP output projection: nothing after it is needed."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()

@@ -63,8 +63,9 @@ class Values:
     """Targets of the closed-form update and how they were reached, in the order of the facts.
 
     ``low``, ``high``: (m, d) states to reach at their sites.  ``delta_low``, ``delta_high``:
-    (m, d), float32 like the states.  ``attention``: (m, d) output to reach at the attention's projection, if optimised.
-    ``steps``, ``losses``, ``probabilities``: (m,), of each fact's last forward pass.
+    (m, d).  ``attention``: (m, d) output to reach at the attention's projection, if optimised.
+    ``steps``, ``losses``, ``probabilities``: (m,), of each fact's last forward pass.  All are
+    float32, ``steps`` int64, on the model's device.
     ``peak_bytes``: most memory held at once, measured on CUDA, else counted from what the
     backward pass keeps.  ``trace``: per pass the facts in it and their losses.
     """

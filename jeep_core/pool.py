@@ -1,4 +1,8 @@
-"""The facts that are being optimised: they come, take steps together, and leave one by one."""
+"""The facts that are being optimised: they join, take steps together, and leave one by one.
+
+In comments n is the number of facts in the pool, r = n · n_rows that of their rows (a fact's rows
+are adjacent, the one with the empty prefix first), d the hidden size, V the vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ ADAM_EPSILON = 1e-8
 
 
 class _Adam:
-    """Adam over one (n, d) tensor whose rows come and go."""
+    """Adam over one (n, d) float32 tensor to which rows are added and from which they are taken."""
 
     def __init__(self, size: int, rate: float) -> None:
         self.rate = rate
@@ -34,17 +38,21 @@ class _Adam:
         )
 
     def add(self, rows: int) -> None:
-        """New rows, at zero."""
+        """Add ``rows`` rows, at zero."""
         new = self.value.new_zeros(rows, self.value.shape[1])
         self.value, self.first, self.second = (
             torch.cat([t, new]) for t in (self.value, self.first, self.second)
         )
 
     def step(self, gradient: torch.Tensor, count: torch.Tensor, limit: torch.Tensor) -> None:
-        """Update number ``count`` (n,), then projection of every row onto ‖row‖ ≤ limit (n,)."""
+        """One update by ``gradient`` (n, d), each row's number ``count`` (n,), then the clamp.
+
+        The clamp projects every row onto ‖row‖ ≤ ``limit`` (n,).
+        """
         b1, b2 = ADAM_BETAS
         self.first.mul_(b1).add_(gradient, alpha=1 - b1)
         self.second.mul_(b2).addcmul_(gradient, gradient, value=1 - b2)
+        # bias corrections (n, 1) by row: rows have joined at different steps
         scale = (self.rate / (1 - b1**count))[:, None]
         corrected = self.second.div((1 - b2**count)[:, None]).sqrt_().add_(ADAM_EPSILON)
         self.value.sub_(self.first / corrected * scale)
@@ -54,7 +62,7 @@ class _Adam:
         self.value.mul_(torch.where(norm.isfinite(), factor, torch.nan)[:, None])
 
     def keep(self, index: torch.Tensor) -> None:
-        """Drop all rows but these."""
+        """Drop all rows but those of ``index`` (k,)."""
         self.value, self.first, self.second = (
             t[index] for t in (self.value, self.first, self.second)
         )
@@ -75,29 +83,32 @@ class _Site:
         return self
 
     def add(self, rows: int) -> None:
-        """New rows, at zero."""
+        """Add ``rows`` rows, at zero."""
         self.adam.add(rows)
         new = self.reference.new_zeros(rows, self.reference.shape[1])
         self.reference = torch.cat([self.reference, new])
 
     def keep(self, index: torch.Tensor) -> None:
-        """Drop all rows but these."""
+        """Drop all rows but those of ``index`` (k,)."""
         self.adam.keep(index)
         self.reference = self.reference[index]
 
     def decay(self, delta: torch.Tensor) -> torch.Tensor:
-        """β‖δ‖/‖h‖² (n,); torch gives 0 for the gradient of a norm at 0, where it starts."""
+        """β‖δ‖/‖h‖² (n,) of ``delta`` (n, d); at δ = 0, the start, torch's gradient of ‖δ‖ is 0."""
         part: torch.Tensor = delta.norm(dim=1) / self.reference.norm(dim=1).square()
         return self.region.weight_decay * part
 
     def step(self, gradient: torch.Tensor, count: torch.Tensor) -> None:
-        """One update, clamped to γ‖h‖."""
+        """One update by ``gradient`` (n, d), number ``count`` (n,), clamped to γ‖h‖."""
         self.adam.step(gradient, count, self.region.clamp * self.reference.norm(dim=1))
 
 
 @dataclass
 class _Found:
-    """One pass, per fact: losses, probability, all target tokens the arg-max, state at high."""
+    """The result of one pass, (n,) each: losses, probability, all target tokens the arg-max.
+
+    ``high`` (n, d): the states at the high region, δ* not added.
+    """
 
     loss: torch.Tensor
     kl_loss: torch.Tensor
@@ -118,7 +129,10 @@ class _Found:
 
 
 class Pool:
-    """The facts under way.  ``values`` holds what the others have reached."""
+    """The facts in progress; ``values`` holds the results of those that have stopped.
+
+    ``index``, ``passes``, ``nll_weight`` (n,) and ``kl_before`` (n, V) have an entry per fact.
+    """
 
     def __init__(
         self,
@@ -161,13 +175,13 @@ class Pool:
     # ------------------------------------------------------------ who is in
 
     def room(self, limit: int, waiting: Sequence[int]) -> int:
-        """How many of the waiting facts to admit now: none, or enough to be worth it."""
+        """How many waiting facts to admit now: none, or enough to be worth a capture."""
         n, wanted = len(self), min(limit - len(self), len(waiting))
         if wanted <= 0 or (n and wanted < min(limit // 4, len(waiting))):
             return 0
         if self.memory_bytes is None:
             return wanted
-        if not self.bytes_per_token:
+        if not self.bytes_per_token:  # not measured yet: one fact goes first
             return 1 if n == 0 else 0
         while wanted:
             width = self.facts[waiting[wanted - 1]].shape[0]
@@ -178,7 +192,7 @@ class Pool:
         return wanted or int(n == 0)
 
     def admit(self, chosen: Sequence[int]) -> None:
-        """Take facts in, at δ = 0."""
+        """Add facts, at δ = 0; ``chosen`` are their numbers."""
         rows = self.stack.capture(
             [row for i in chosen for row in self.facts[i].rows],
             [j for _ in chosen for j in range(self.n_rows)],
@@ -196,13 +210,14 @@ class Pool:
             site.add(len(chosen))
 
     def evict(self, limit: int) -> list[int]:
-        """Let all but the first ``limit`` facts go, to begin anew later."""
+        """Remove all but the first ``limit`` facts, to begin again later; the removed numbers."""
         gone: list[int] = self.index[limit:].tolist()
         self._keep(torch.arange(min(limit, len(self)), device=self.device))
         return gone
 
     def _keep(self, index: torch.Tensor) -> None:
         offsets = torch.arange(self.n_rows, device=self.device)
+        # (k,) numbers of facts to (k · n_rows,) numbers of their rows
         flat = (index[:, None] * self.n_rows + offsets).flatten()
         self.rows = self.rows.keep(flat) if self.rows and len(index) else None
         self.kl = self.kl.keep(index) if self.kl and len(index) else None
@@ -214,7 +229,7 @@ class Pool:
     # ------------------------------------------------------------ one step
 
     def step(self) -> int:
-        """One pass over all facts, and one update of those that go on; how many have stopped.
+        """One pass over all facts, and one update of those that go on; returns how many stopped.
 
         Raises:
             NumericalError: the loss of a fact is not finite.
@@ -254,9 +269,10 @@ class Pool:
             raise NumericalError(f"{what} is not finite (NaN or infinity); {advice}")
 
     def _evaluate(self) -> tuple[_Found, dict[str, torch.Tensor]]:
-        """What a pass finds, and the gradients (n, d) of the vectors that are optimised."""
+        """The result of a pass, and the gradients (n, d) of the vectors that are optimised."""
         assert self.rows is not None
         assert self.kl is not None
+        # no update follows a fact's last pass
         with_gradients = bool((self.passes < self.objective.n_steps - 1).any())
         deltas = {
             name: site.adam.value.detach().requires_grad_(with_gradients and site.trained)
@@ -272,13 +288,14 @@ class Pool:
         gradients: dict[str, torch.Tensor] = {}
         if with_gradients:
             trained = [name for name, site in self.sites.items() if site.trained]
+            # facts are independent: the gradient of the sum is each fact's own
             grads = torch.autograd.grad(found.loss.sum(), [deltas[name] for name in trained])
             gradients = dict(zip(trained, grads, strict=True))
         self._measure_peak()
         return found.detached(), gradients
 
     def _forward(self, rows: Rows, kl: Rows, deltas: dict[str, torch.Tensor]) -> _Found:
-        """Losses and states.
+        """Losses (n,) and states (n, d) from ``deltas`` (n, d) by site.
 
         At a fact's first pass every δ is zero: that pass gives the unedited states and the
         unedited distribution.
@@ -287,9 +304,10 @@ class Pool:
         per_row = {
             name: delta.repeat_interleave(self.n_rows, dim=0) for name, delta in deltas.items()
         }
-        hidden, seen = self.stack.forward(rows, per_row)
+        hidden, seen = self.stack.forward(rows, per_row)  # (r, q, d), (r, d) by site
         for name, site in self.sites.items():
             if name in seen:
+                # every n_rows-th row is the one with the empty prefix: (n, d)
                 state = seen[name].detach()[:: self.n_rows].float()
                 site.reference = torch.where(first, state, site.reference)
             else:
@@ -297,6 +315,7 @@ class Pool:
         nll_rows, written = self.stack.target_nll(rows, hidden)
         on_subject = {name: delta for name, delta in deltas.items() if name != "high"}
         after = self.stack.log_probabilities(kl, self.stack.forward(kl, on_subject)[0])
+        # after (n, V): KL(edited ‖ unedited) at the subject's last token of the KL row
         self.kl_before = torch.where(first, after.detach(), self.kl_before)
         kl_loss = self.objective.kl_weight * (after.exp() * (after - self.kl_before)).sum(dim=1)
         loss = self.nll_weight * nll_rows.view(n, self.n_rows).mean(dim=1) + kl_loss

@@ -2,9 +2,9 @@
 
 Δ = R Kᵀ (C + K Kᵀ)⁻¹ with C = λ·E[k kᵀ] (+ K_p K_pᵀ of earlier edits).
 
-Two forms give the same.  The small one solves with the kept factor of E[k kᵀ], which serves
-every λ, and an n×n system, n keys in all (Woodbury 1950); the dense one factors the d_ff×d_ff
-sum.  The one with fewer operations is taken.
+Two forms give the same result.  The small one solves with the kept factor of E[k kᵀ], which is
+valid for every λ, and an n×n system, n keys in all (Woodbury 1950); the dense one factors the
+d_ff×d_ff sum.  The form with fewer operations is taken.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ RESIDUAL = 1e-9
 class Solution:
     """Δ = left · rightᵀ with left (d, m) and right (d_ff, m); ``condition`` is an estimate.
 
-    ``precision`` is what the system was factored in; factors in the result are float64.
+    ``precision`` is the type the system was factored in; ``left`` and ``right`` are float64.
     """
 
     left: torch.Tensor
@@ -125,8 +125,8 @@ class _Small:
     ) -> None:
         self._weight = weight
         self._lower = factor.lower_in(dtype)
-        self._half = factor.half_solved(rows, dtype)
-        small = self._half.T @ self._half
+        self._half = factor.half_solved(rows, dtype)  # H (d_ff, n)
+        small = self._half.T @ self._half  # I + HᵀH / λ (n, n)
         small /= weight
         small.diagonal().add_(1)
         self._small = cholesky(small, factor.name)
@@ -134,10 +134,12 @@ class _Small:
 
     def first(self, m: int) -> torch.Tensor:
         n = self._half.shape[1]
+        # the first m columns of (I + HᵀH / λ)⁻¹ are enough
         unit = torch.eye(n, m, dtype=self._half.dtype, device=self._half.device)
         return _up(self._lower, self._half @ _both(self._small, unit)) / self._weight
 
     def solve(self, right: torch.Tensor) -> torch.Tensor:
+        # Woodbury: with y = L⁻¹ b, (1/λ) L⁻ᵀ (y - H (λ I + HᵀH)⁻¹ Hᵀ y)
         inner = torch.linalg.solve_triangular(self._lower, right, upper=False)
         weights = _both(self._small, self._half.T @ inner) / self._weight
         return _up(self._lower, inner - self._half @ weights) / self._weight
@@ -150,7 +152,7 @@ class _Dense:
         self, rows: torch.Tensor, factor: MomentFactor, weight: float, dtype: torch.dtype
     ) -> None:
         self._columns = rows.to(dtype).T
-        full = self._columns @ self._columns.T
+        full = self._columns @ self._columns.T  # K Kᵀ (d_ff, d_ff), then + λ E[k kᵀ]
         full.add_(factor.stored, alpha=weight)
         self._lower = cholesky(full, factor.name)
         self.condition = condition(self._lower)
@@ -169,9 +171,10 @@ def _corrected(
     factor: MomentFactor,
     weight: float,
 ) -> tuple[torch.Tensor, float] | None:
-    """(C + K Kᵀ)⁻¹ K's first ``m`` columns and the condition; None where float32 fails.
+    """The first ``m`` columns of (C + K Kᵀ)⁻¹ K (d_ff, m), float64, and the condition.
 
-    Iterative refinement: factors in float32, residuals and sums in float64.
+    Iterative refinement: factors in float32, residuals and sums in float64.  None where float32
+    is not enough.
     """
     try:
         system: _System = form(rows, factor, weight, factor.precision)
@@ -181,6 +184,7 @@ def _corrected(
     found = system.first(m).double()
     size = torch.inf
     for _ in range(MAX_CORRECTIONS + 1):
+        # K - (C + K Kᵀ) X (d_ff, m) without forming the d_ff×d_ff sum
         gap = wanted - weight * factor.times(found) - rows.T @ (rows @ found)
         if size <= ACCURATE:
             return (found, system.condition) if _largest(gap, wanted) <= RESIDUAL else None
@@ -193,7 +197,7 @@ def _corrected(
 
 
 def _largest(part: torch.Tensor, whole: torch.Tensor) -> float:
-    """The largest ratio of two columns' norms."""
+    """The largest ratio of the norms of corresponding columns, both (d_ff, m)."""
     return float((part.norm(dim=0) / whole.norm(dim=0).clamp_min(1e-300)).max())
 
 

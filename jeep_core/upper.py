@@ -41,8 +41,9 @@ class Rows:
     """Rows from subject-last on.
 
     ``segment`` (r, q, d): hidden states at the output of block ``low``; ``lengths`` (r,) of
-    them are real.  ``position_ids`` (r, q).  ``past``: keys and values of what is to the left,
-    at positions ``past_places`` (r, s).  ``prediction`` (r,) is relative to the segment.
+    them are real.  ``position_ids`` (r, q).  ``past``: keys and values (r, heads, s, head_dim)
+    by block of what is to the left, at positions ``past_places`` (r, s).  ``prediction`` (r,) is
+    relative to the segment.
     ``targets`` (r, q): the id to be predicted at each place, -100 elsewhere; without any, the
     head is read at the first place.
     """
@@ -58,6 +59,7 @@ class Rows:
 
     def __post_init__(self) -> None:
         self.mask = self.attention.mask(self.past_places, self.position_ids, self.segment.dtype)
+        # n places (row, place) at which the head is read, row by row
         read = self.targets >= 0
         read[:, 0] |= ~read.any(dim=1)
         self.read_row, self.read_place = read.nonzero(as_tuple=True)
@@ -71,7 +73,7 @@ class Rows:
         return self.segment[:, 0]
 
     def keep(self, index: torch.Tensor) -> Rows:
-        """The rows of these numbers, no wider than they need."""
+        """The rows ``index`` (k,), with q and s no larger than they need."""
         lengths, places = self.lengths[index], self.past_places[index]
         q = int(lengths.max())
         used = (places != NOWHERE).any(dim=0).nonzero().flatten()
@@ -93,7 +95,7 @@ class Rows:
         )
 
     def join(self, other: Rows) -> Rows:
-        """These rows and others behind them, padded alike."""
+        """These rows, then ``other``'s, padded to the same q and s."""
         q = max(self.segment.shape[1], other.segment.shape[1])
         s = max(self.past_places.shape[1], other.past_places.shape[1])
 
@@ -130,7 +132,7 @@ def _padded(tensor: torch.Tensor, dim: int, size: int, value: int) -> torch.Tens
 class UpperStack:
     """The blocks above ``low`` of a view, with a place to add a vector at block ``high``.
 
-    ``groups`` are all rows that will be captured, by what they begin with.  With ``inside``,
+    ``groups`` are all rows that will be captured, grouped by their beginnings.  With ``inside``,
     block ``low`` itself is the first of them, entered with its input, and vectors are added to
     the outputs of its projections.
     """
@@ -154,7 +156,7 @@ class UpperStack:
     def capture(self, rows: Sequence[PromptTokens], groups: Sequence[int]) -> Rows:
         """Run rows once, unedited, and keep what no later step changes.
 
-        The lower blocks run over every token behind the leading ones, the upper blocks only
+        The lower blocks run over every token after the leading ones, the upper blocks only
         over those left of the subject's last token.  The last target token is never read.
         """
         device = self.view.base.device
@@ -162,13 +164,14 @@ class UpperStack:
         batch = stack_rows(inputs, device, [self.leading.lengths[g] for g in groups])
         group = torch.tensor(groups, device=device)
         places = batch.positions(self.view.base.max_positions)
-        start = batch.subject_last - batch.skip
-        states = self._lower_states(batch.ids, places, group)
+        start = batch.subject_last - batch.skip  # (r,): columns of subject-last in ``states``
+        states = self._lower_states(batch.ids, places, group)  # (r, t, d)
         past, past_places = self._left(states, places, start, group)
 
         r = torch.arange(len(rows), device=device)[:, None]
         lengths = batch.lengths - batch.subject_last
         offsets = torch.arange(int(lengths.max()), device=device)
+        # (r, q) columns of each segment; past a row's end they repeat the last, which is padding
         inside = (start[:, None] + offsets).clamp(max=states.shape[1] - 1)
         return Rows(
             segment=states[r, inside],
@@ -184,7 +187,7 @@ class UpperStack:
     def _lower_states(
         self, ids: torch.Tensor, places: torch.Tensor, group: torch.Tensor
     ) -> torch.Tensor:
-        """What enters block ``first`` (r, t, d)."""
+        """The states (r, t, d) that enter block ``first``, from ``ids`` and ``places`` (r, t)."""
         taken: list[torch.Tensor] = []
 
         def take(module: Any, args: Any, named: Any, output: Any) -> None:
@@ -207,12 +210,16 @@ class UpperStack:
     def _left(
         self, states: torch.Tensor, places: torch.Tensor, start: torch.Tensor, group: torch.Tensor
     ) -> tuple[Past, torch.Tensor]:
-        """Keys and values of the upper blocks left of ``start`` (r,), and their positions."""
+        """Keys and values of the upper blocks left of ``start`` (r,), and their positions (r, s).
+
+        ``states`` (r, t, d), ``places`` (r, t).  s = c + w: leading tokens, then own ones.
+        """
         leading = self.leading.places(group)
         past = self.leading.past_of(group, range(self.first, len(self.layers)))
         w = int(start.max())
         if w == 0:
             return past, leading
+        # only keys and values are needed: the last block's MLP runs at no place
         cache, none = GivenPast(past, keep=True), start.new_zeros(0)
         with self._last_mlp_at(none, none):
             self.upper(
@@ -229,9 +236,9 @@ class UpperStack:
     def forward(
         self, rows: Rows, deltas: Mapping[str, torch.Tensor]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Hidden states (r, q, d) behind the final norm with the deltas (r, d) added.
+        """Hidden states (r, q, d) after the final norm with the deltas (r, d) added.
 
-        They are right where the head is read.  ``deltas`` are ``low`` and ``attention`` at
+        They are correct only where the head is read.  ``deltas`` are ``low`` and ``attention`` at
         subject-last, ``high`` at the prediction position.  Also the states (r, d) they were
         added to, by name, but for a ``low`` that is added to what enters the first block.
         """
@@ -240,7 +247,7 @@ class UpperStack:
         hooks = []
         if not self.inside:
             low = rest.pop("low", None)
-            if low is not None:
+            if low is not None:  # subject-last is the segment's first place
                 x = torch.cat([x[:, :1] + low[:, None].to(x.dtype), x[:, 1:]], dim=1)
         for name, delta in rest.items():
             place = rows.prediction if name == "high" else torch.zeros_like(rows.prediction)
@@ -270,17 +277,23 @@ class UpperStack:
         return mlp_only_at(self.view, len(self.layers) - 1, row, place)
 
     def log_probabilities(self, rows: Rows, hidden: torch.Tensor) -> torch.Tensor:
-        """Next-token distribution (n, vocabulary) where the head is read, as logarithms."""
+        """Log-probabilities (n, V), float32, at the n places where the head is read.
+
+        ``hidden`` (r, q, d) is the result of ``forward``.
+        """
         states = hidden[rows.read_row, rows.read_place]
         logits = self.view.base.family.logits_of(self.view.model, states)
         return F.log_softmax(logits.float(), dim=-1)
 
     def target_nll(self, rows: Rows, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Per row: mean negative log-likelihood of the target tokens, and if all are arg-max."""
+        """Mean negative log-likelihood (r,) of the target tokens; whether all are arg-max (r,).
+
+        ``hidden`` (r, q, d) is the result of ``forward``.
+        """
         log_probabilities = self.log_probabilities(rows, hidden)
         targets = rows.targets[rows.read_row, rows.read_place]
         losses = F.nll_loss(log_probabilities, targets, reduction="none")
-        zeros = losses.new_zeros(len(hidden))
+        zeros = losses.new_zeros(len(hidden))  # (r,): sums by row of (n,) values per place
         counts = zeros.index_add(0, rows.read_row, torch.ones_like(losses))
         hits = (log_probabilities.detach().argmax(dim=1) == targets).to(losses.dtype)
         written = zeros.index_add(0, rows.read_row, hits) == counts
@@ -296,6 +309,7 @@ def _adding(
         hidden = block_output(output)
         r = torch.arange(len(hidden), device=hidden.device)
         seen[name] = hidden[r, place]
+        # (r, t) one-hot, so that the sum is (r, t, d) with δ at one place of each row
         at = F.one_hot(place, hidden.shape[1]).to(hidden.dtype)
         return with_hidden(output, hidden + at[:, :, None] * delta[:, None].to(hidden.dtype))
 

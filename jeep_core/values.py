@@ -36,17 +36,18 @@ def optimise(
     progress: Progress | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Values:
-    """Optimise the value vectors of all facts.
+    """Optimise the value vectors of all m facts: (m, d) each, float32 on the model's device.
 
     At most ``batch_facts`` (default: 32, on CUDA 256) are optimised together, fewer if they
     would hold more than ``memory_bytes`` or do not fit into the device's memory.
 
     Raises:
-        Cancelled: ``should_stop`` answered True; it is asked before every step.
+        Cancelled: ``should_stop`` answered True; it is called before every step.
         NumericalError: the loss of a fact is not finite.
         torch.OutOfMemoryError: a single fact does not fit.
     """
     limit = batch_facts or (256 if view.base.device.type == "cuda" else 32)
+    # by length: facts that are optimised together are padded alike
     waiting = deque(sorted(range(len(facts)), key=lambda i: facts[i].shape))
     pool = Pool(view, facts, objective, memory_bytes)
     while waiting or len(pool):
@@ -60,6 +61,7 @@ def optimise(
                 chosen = []
             finished = pool.step()
         except torch.OutOfMemoryError:
+            # halve the number held; facts that leave begin again from δ = 0
             together = len(pool) + len(chosen)
             if together == 1:
                 raise

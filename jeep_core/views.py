@@ -117,7 +117,7 @@ def lower_part(view: ModelView, last: int) -> Any:
 
 
 def upper_part(view: ModelView, first: int) -> Any:
-    """A backbone that starts at block ``first`` and is given hidden states (r, t, d) as embeddings."""
+    """A backbone that starts at block ``first``, with hidden states (r, t, d) as embeddings."""
     family = view.base.family
     backbone = _shell(family.backbone_of(view.model))
     layers = family.layers_of(view.model)

@@ -140,7 +140,7 @@ def _input(tokens: AnswerTokens, asked: Asked) -> tuple[int, ...]:
 
 
 def _rows(inputs: Iterable[tuple[int, ...]]) -> tuple[list[tuple[int, ...]], list[int]]:
-    """The inputs that are no beginning of another one, and for every input the row it is part of.
+    """The inputs that are no beginning of another one, and for every input the row that contains it.
 
     In lexicographic order the extensions of a sequence follow it directly.
     """

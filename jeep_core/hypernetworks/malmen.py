@@ -31,7 +31,7 @@ class MalmenNetwork(Hypernetwork):
         return float(self.log_damping.detach()[self.spec.layers.index(layer)].exp())
 
     def shifts(self, layer: int, pairs: Pairs) -> torch.Tensor:
-        """The shifts (n, out), the rows of Dᵀ, of ``pairs`` u (n, in), δ (n, out); differentiable."""
+        """Dᵀ (n, out) from ``pairs`` u (n, in) and δ (n, out), differentiable."""
         pseudo_u, pseudo_delta = self(layer, pairs)
         agreement = (pairs[0] * pseudo_u).sum(dim=1, keepdim=True)
         shifts: torch.Tensor = -self.step(layer) * agreement * pseudo_delta
@@ -115,7 +115,7 @@ def _cholesky(gram: torch.Tensor, damping: float, layer: int) -> torch.Tensor:
 def _times_inverse(
     matrix: torch.Tensor, keys: torch.Tensor, damping: float, layer: int
 ) -> torch.Tensor:
-    """``matrix`` (out, in) · (KᵀK + λ I)⁻¹ for keys K (n, in), by the smaller system."""
+    """``matrix`` (out, in) · (KᵀK + λ I)⁻¹ for keys K (n, in), float64, by the smaller system."""
     n, size = keys.shape
     if n > size:
         factor = _cholesky(keys.T @ keys, damping, layer)

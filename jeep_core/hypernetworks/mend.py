@@ -27,7 +27,7 @@ class MendNetwork(Hypernetwork):
         return MendSum(self, layer, scale)
 
     def backward(self, layer: int, pairs: Pairs, gradient: torch.Tensor) -> None:
-        """See the base class: here the gradient (out, in) reaches ũ and δ̃ by ⟨Δ, gradient⟩."""
+        """See the base class; ⟨Δ, ``gradient``⟩ has the same gradient as the loss."""
         for chunk in chunks(pairs):
             u, shift = self.factors(layer, chunk)
             (shift * (u @ gradient.T)).sum().backward()  # type: ignore[no-untyped-call]

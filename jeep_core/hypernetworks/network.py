@@ -25,7 +25,7 @@ SMALLEST_DEVIATION = 1e-2
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """A network's specification: equal ones are interchangeable.  ``sizes``: (out, in) of each layer's matrix."""
+    """The specification of a network.  ``sizes``: (out, in) of each layer's matrix."""
 
     editor: str
     layers: tuple[int, ...]

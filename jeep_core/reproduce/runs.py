@@ -62,7 +62,7 @@ class Lab:
     """One model, its suites, and what has been measured on them.
 
     ``most``: cases that a seed draws from each suite.  ``folder`` keeps optimised values and
-    finished runs: an interrupted report continues from there.  ``kept``: runs that were found in it.
+    finished runs: an interrupted report continues there.  ``kept``: runs that were found in it.
     """
 
     base: LoadedModel

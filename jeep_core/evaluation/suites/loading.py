@@ -214,8 +214,8 @@ def load_suite(
 ) -> Suite:
     """A suite from a bundled name, a local file, an open binary stream or a hub id (``hub:…``).
 
-    ``format`` is one of ``FORMATS``; default: detected from the records.  ``style`` is how the cases
-    are judged; default: as the format says.
+    ``format`` is one of ``FORMATS``; default: detected from the records.  ``style`` is how the
+    cases are judged; default: as the format says.
 
     Raises:
         InvalidSuite: with line and record number of what is wrong, see :class:`SuiteReader`.

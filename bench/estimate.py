@@ -12,7 +12,7 @@ from dataclasses import dataclass
 FACTS = 10_000
 ROWS = 6
 PREFIX_TOKENS = 13
-"""Ten sampled tokens, the start, and what joins them to the prompt."""
+"""Ten sampled tokens, the start, and the tokens that join them to the prompt."""
 LEFT_TOKENS, SEGMENT_TOKENS, TARGET_TOKENS = 4, 7, 1
 """Of a CounterFact prompt: left of subject-last, from there on, and of these with a target."""
 CORPUS_TOKENS = 100_000 * 500
@@ -25,7 +25,7 @@ PASSES = (15, 30)
 
 @dataclass(frozen=True)
 class Shape:
-    """A model: sizes, edited layers, and what the paper reports for 10,000 edits, in hours."""
+    """A model: sizes, edited layers, and the paper's figure for 10,000 edits, in hours."""
 
     name: str
     layers: int

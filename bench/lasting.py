@@ -43,7 +43,7 @@ LINES = 120
 
 @dataclass(frozen=True)
 class Course:
-    """What is edited: ``batches`` of ``size`` cases, and the lines that name none of them."""
+    """The edits of a run: ``batches`` of ``size`` cases, and the lines that name none of them."""
 
     batches: list[list[Fact]]
     lines: list[str]

@@ -1,4 +1,4 @@
-"""A service of its own for a benchmark, and clients that cost little."""
+"""A separate service for a benchmark, and clients with little overhead."""
 
 from __future__ import annotations
 

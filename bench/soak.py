@@ -145,7 +145,7 @@ def _queue_server() -> Iterator[EmbeddedValkey]:
 
 
 def run(minutes: float, seed: int) -> dict[str, Any]:
-    """All samples, what was done, and what went wrong."""
+    """All samples, counts of the work done, and errors."""
     with _queue_server() as server, TemporaryDirectory(prefix="jeep-soak-") as folder:
         store = Path(folder) / "store"
         options = ("--redis-url", server.url, "--store", str(store), "--rate-per-minute", "0")

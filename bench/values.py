@@ -1,8 +1,8 @@
 """Value optimisation against the published procedure: ``python -m bench.values``.
 
 Yardsticks (``bench/plain.py``): one fact at a time with early stop, and plain batches of 32
-that wait for their slowest fact.  The operation count of both sides is counted by torch, in
-matrix products; what it allows is the ratio of the counts.
+that wait for their slowest fact.  Operations of both sides are counted by torch, in matrix
+products; the ratio that they allow is the ratio of the counts.
 """
 
 from __future__ import annotations

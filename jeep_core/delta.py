@@ -49,7 +49,7 @@ class Update:
 
     @classmethod
     def from_parts(cls, parts: Mapping[str, torch.Tensor]) -> Update:
-        """The inverse of ``parts``."""
+        """The inverse of ``parts``, from tensors of the same shapes."""
         return cls(parts.get("u"), parts.get("v"), parts.get("d"))
 
 
@@ -97,7 +97,7 @@ class WeightDelta:
     updates: dict[str, Update] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """All tensors under ``u.<name>``, ``v.<name>``, ``d.<name>``."""
+        """All tensors under ``u.<name>``, ``v.<name>``, ``d.<name>``; shapes as in `Update`."""
         return {
             f"{part}.{name}": tensor
             for name, update in self.updates.items()
@@ -106,7 +106,7 @@ class WeightDelta:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, torch.Tensor]) -> WeightDelta:
-        """The inverse of ``tensors``."""
+        """The inverse of ``tensors``, for the same names and shapes."""
         by_name: dict[str, dict[str, torch.Tensor]] = {}
         for key, tensor in tensors.items():
             part, _, name = key.partition(".")

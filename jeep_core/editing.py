@@ -33,7 +33,7 @@ from jeep_core.views import ModelView
 class EditResult:
     """The result of an edit.  ``facts`` are those edited, duplicates left out.
 
-    ``inputs``: hashes, by name, of what an editor used besides prefixes and moments.
+    ``inputs``: hashes, by name, of an editor's inputs besides prefixes and moments.
     """
 
     facts: list[Fact]
@@ -81,7 +81,7 @@ def edit(
         previous_keys: keys (p, d_ff) of earlier edits to preserve, by region name and layer.
         hypernetworks: folder of trained networks (MEND, MALMEN), beside the shipped ones.
         batch_facts: facts optimised together at most; default: 32, on CUDA 256.
-        memory_bytes: bound on what value optimisation holds at once; fewer facts then.
+        memory_bytes: bound on the memory of value optimisation; fewer facts are optimised together.
         progress: called with (phase, done, total).
         should_stop: called between steps; True cancels.
         pause: called before every matrix of every block, forward and backward; may block, to

@@ -70,7 +70,7 @@ def _leading(tokenizer: Tokenizer, found: Encoding) -> int:
 
 
 def _cut(processor: Any) -> bool:
-    """Drop what a post-processor, given as JSON, puts after a text; return whether it put any."""
+    """Drop the tokens that a post-processor (JSON) puts after a text; whether there were any."""
     if not isinstance(processor, dict):
         return False
     parts = [_cut(part) for part in processor.get("processors", [])]

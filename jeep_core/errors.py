@@ -21,7 +21,7 @@ from typing import Any
 
 
 class Coded:
-    """Part of an exception: its code, and a way through ``pickle`` whatever its constructor takes.
+    """Part of an exception: its code, and support for ``pickle`` with any constructor.
 
     ``code`` is stable, in snake_case; ``service/codes.py`` says which HTTP status it has.
     """

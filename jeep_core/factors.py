@@ -27,8 +27,8 @@ CHUNK_ROWS = 1024
 class KeptMoment:
     """A second moment with the factors and the null space made of it, for all its users.
 
-    ``moment`` (d_ff, d_ff) is E[k kᵀ] over tokens, or a function that loads it; what a function
-    loads may be dropped and is loaded again when it is needed.  The float64 factor of a large
+    ``moment`` (d_ff, d_ff) is E[k kᵀ] over tokens, or a function that loads it; then it may be
+    dropped and is loaded again when it is needed.  The float64 factor of a large
     layer on the CPU is kept in ``path``, if given.
     """
 
@@ -178,7 +178,7 @@ class MomentFactor:
         return self.lower_in(torch.float64)
 
     def lower_in(self, dtype: torch.dtype) -> torch.Tensor:
-        """L with L Lᵀ = E[k kᵀ], computed in ``dtype`` and kept (see `KeptMoment.lower_in`)."""
+        """L (d_ff, d_ff) with L Lᵀ = E[k kᵀ] in ``dtype``, kept (see `KeptMoment.lower_in`)."""
         return self.kept.lower_in(dtype)
 
     def times(self, right: torch.Tensor) -> torch.Tensor:

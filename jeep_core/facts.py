@@ -248,7 +248,7 @@ def _template(
 
 
 def unknown_relation(text: str, relations: Mapping[str, str]) -> str | None:
-    """Why a relation is taken for a misspelt name; None if it is a name, a template or a text.
+    """The reason why a relation is taken for a misspelt name; None for a name, template or text.
 
     Without a ``{}``, one word with an underscore is a name, and so is what resembles a known
     name: one word (0.8 of difflib's ratio, upper case and separators aside), or several (0.9).

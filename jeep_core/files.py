@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Files that are either complete or absent."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ABANDONED_S = 3600.0
 def save_whole(
     path: Path, tensors: Mapping[str, torch.Tensor], record: Mapping[str, Any] | None = None
 ) -> None:
-    """Write a safetensors file aside, flush it to disk and put it in place.
+    """Write tensors of any shape to a file aside, flush it to disk and put it in place.
 
     ``record`` (anything JSON can hold) is kept in the file's header.  What earlier writers of
     this file left when they were killed is removed.
@@ -46,7 +46,7 @@ def save_whole(
 
 
 def load_whole(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors that ``save_whole`` wrote; files of earlier releases have no hash to verify.
+    """The tensors that ``save_whole`` wrote, on the CPU; older files have no hash to verify.
 
     Raises:
         JeepError: they differ from what was written.

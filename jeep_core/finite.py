@@ -28,9 +28,9 @@ def all_finite(tensor: torch.Tensor) -> bool:
 
 
 def check_tensor(tensor: torch.Tensor, what: str, advice: str) -> None:
-    """Raise :class:`NumericalError` if an element is not finite; ``what`` names the quantity.
+    """Raise :class:`NumericalError` if an element (of any shape) is not finite.
 
-    ``advice`` says what to do about it.
+    ``what`` names layer and quantity, ``advice`` says what to do about it.
     """
     if not all_finite(tensor):
         raise NumericalError(f"{what} is not finite (NaN or infinity); {advice}")

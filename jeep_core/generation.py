@@ -83,7 +83,7 @@ class Scored:
 
     @property
     def mean(self) -> float:
-        """Mean log-probability per token; 0 for a text without a token of its own."""
+        """Mean log-probability per token; 0 for a text that adds no token."""
         return self.log_probability / self.tokens if self.tokens else 0.0
 
 
@@ -116,7 +116,7 @@ def score(
 
 
 def shared(alone: Sequence[int], whole: Sequence[int]) -> int:
-    """How many tokens of a prompt stay what they are when something follows it."""
+    """How many tokens of a prompt stay the same when something follows it."""
     pairs = enumerate(zip(alone, whole, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(alone), len(whole)))
 

@@ -110,10 +110,11 @@ def enter(view: ModelView, rows: Sequence[PromptTokens], block: int) -> Entered:
 def gradient_pairs(
     view: ModelView, rows: Sequence[PromptTokens], layers: Sequence[int]
 ) -> dict[int, Pairs]:
-    """Pairs of the MLP output projections of ``layers`` for the summed loss of the rows.
+    """Pairs u (n, d_ff), δ (n, d) of the MLP output projections of ``layers``, for the rows' loss.
 
-    A row's loss is its mean negative log-likelihood per target token, so pairs do not depend on
-    what else is in the batch.  The last target token of a row predicts nothing and has no pair.
+    The loss is summed over rows, each with its mean negative log-likelihood per target token,
+    so pairs do not depend on the other rows of the batch.  The last target token of a row
+    predicts nothing and has no pair.
     """
     keys: dict[int, torch.Tensor] = {}
     outputs: dict[int, torch.Tensor] = {}

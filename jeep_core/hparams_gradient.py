@@ -47,7 +47,7 @@ class FtWdHParams(EditorHParams):
 
 
 class HypernetworkHParams(EditorHParams):
-    """What the editors with a trained network have in common; the network must fit it."""
+    """Hyper-parameters of the editors with a trained network; the network must fit them."""
 
     layers: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
     rank: int = Field(1920, ge=1, description="Rank of the network's matrices")

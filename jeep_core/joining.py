@@ -36,7 +36,7 @@ def joined(prompt: str, answer: str, join: Join = "auto") -> str:
 def join_of(prompt: str, answer: str, join: Join = "auto") -> Literal["space", "none"]:
     """Whether a blank is put between prompt and answer.
 
-    ``space`` puts one unless the answer begins with white space of its own; ``none`` never.
+    ``space`` puts one unless the answer begins with white space; ``none`` never.
     ``auto`` also puts none where the prompt is empty, ends with white space, an opening mark or
     a full-width mark, and where the answer begins with a closing mark or with a character of a
     script that writes no blanks between words.

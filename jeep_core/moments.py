@@ -1,7 +1,7 @@
 """Uncentered second moments E[k kᵀ] of keys over the tokens of a text corpus.
 
 Keys are the inputs of the MLP output projections, or of the attention's.  One pass over the text
-for all that are asked for; results are kept in a folder under a key that
+for all that are requested; results are kept in a folder under a key that
 names everything they depend on.  A pass that was killed continues from the sums that it saved last.
 """
 
@@ -65,7 +65,7 @@ class Moments:
         self._factors = FactorCache(self.base.mlp_size, self.factor_bytes, self.memory)
 
     def another(self) -> Moments:
-        """The same moments for another user: what is loaded and factored serves both.
+        """The same moments for another user: they share all that is loaded and factored.
 
         Safe to use beside this one from another thread.
         """
@@ -198,7 +198,7 @@ class Moments:
         return shipped_file(self.base, layer, self._corpus(), self.samples)
 
     def _take_shipped(self, layer: Place) -> None:
-        """Use what ships for a layer, if anything does; with a folder it is kept there."""
+        """Use a layer's shipped moment, if there is one; with a folder it is kept there."""
         file, path = self._shipped(layer), self.path(layer)
         if file is None:
             return

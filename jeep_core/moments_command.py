@@ -175,7 +175,7 @@ def _bar() -> Iterator[core.Progress]:
 
         def show(phase: str, done: int, total: int) -> None:
             nonlocal begun
-            if not begun:  # what an interrupted pass had done says nothing about speed
+            if not begun:  # the part done by an interrupted pass tells nothing about speed
                 bar.reset(task, total=total, completed=done)
             begun = True
             bar.update(task, description=phase, completed=done)

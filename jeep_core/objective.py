@@ -82,7 +82,7 @@ class Values:
     trace: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list, repr=False)
 
     def select(self, index: Sequence[int]) -> Values:
-        """The values of these facts."""
+        """The values of the k facts of ``index``: (k, d) vectors and (k,) figures."""
         chosen = list(index)
         parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         cut = {n: t[chosen] for n, t in parts.items() if isinstance(t, torch.Tensor)}

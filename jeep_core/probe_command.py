@@ -84,7 +84,7 @@ def _probe(args: argparse.Namespace) -> None:
 
 
 def related_to(model: str, corpus: Path | None, table: Path | None) -> Related | None:
-    """Where related words come from: what is given, for bundled models what is bundled.
+    """Where related words come from: the given files, for bundled models the bundled ones.
 
     None without a corpus: then no word sets are followed.
     """

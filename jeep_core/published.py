@@ -78,7 +78,7 @@ class Imported:
         """Import one file; its provenance.  ``layer`` is needed if the file's name lacks it.
 
         Raises:
-            JeepError: the file is none of these statistics, or not of this model's shape, or
+            JeepError: the file does not hold such statistics, or not of this model's shape, or
                 the layer was imported from another file under the same name.
         """
         layer = _layer(base, file, layer)
@@ -147,7 +147,7 @@ def _layer(base: LoadedModel, file: Path, given: int | None) -> int:
 
 
 def _read(file: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of a file; numpy and zipfile have errors of many kinds for one that is none.
+    """The arrays of a file; numpy and zipfile raise errors of many kinds for a bad one.
 
     Raises:
         JeepError: it names the file and says what is wrong.

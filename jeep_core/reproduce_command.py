@@ -1,7 +1,7 @@
 """The paper's tables and figures: ``python -m jeep_core.reproduce_command`` or ``jeep reproduce``.
 
 Writes ``index.html`` (self-contained), ``report.json`` and every plot as PNG and SVG into a folder.
-What was computed is kept in its folder ``work``; the same command goes on from there.
+Results are kept in its folder ``work``; the same command continues from there.
 """
 
 from __future__ import annotations

@@ -62,7 +62,9 @@ def read_shipped(path: Path) -> torch.Tensor:
 
 
 def packed_factor(moment: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """S (d_ff,) in float32 and the lower triangle of R, row by row, in float16.
+    """S (d_ff,) in float32 and R's lower triangle (d_ff·(d_ff + 1)/2,), by rows, in float16.
+
+    ``moment`` is (d_ff, d_ff).
 
     Raises:
         torch.linalg.LinAlgError: the moment is not positive definite.
@@ -74,7 +76,7 @@ def packed_factor(moment: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def unpacked(scale: torch.Tensor, packed: torch.Tensor) -> torch.Tensor:
-    """E[k kᵀ] (d_ff, d_ff) in float32 from what `packed_factor` returns."""
+    """E[k kᵀ] (d_ff, d_ff) in float32 from both results of `packed_factor`."""
     n = len(scale)
     lower = torch.zeros(n, n, dtype=torch.float64)
     rows, columns = torch.tril_indices(n, n)

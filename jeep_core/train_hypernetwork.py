@@ -90,7 +90,7 @@ def chosen_hparams(
     rank: int | None,
     blocks: int | None,
 ) -> HypernetworkHParams:
-    """The model's preset, else the paper's last layers, with what is given laid over.
+    """The model's preset, else the paper's last layers, with the given values laid over them.
 
     Raises:
         InvalidHParams: layers that do not exist, ranks below 1.

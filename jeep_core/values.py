@@ -4,9 +4,9 @@ Paper eq. 8, 11 and 12.  For every fact a δ' is added to the output of the low 
 block at the subject's last token, and for JEEP a δ* to the output of the high region's last
 block at the prediction position; both are found together by Adam.
 
-What no δ can change is computed once: hidden states at the low region's last block, and keys
-and values of all later blocks left of the subject's last token.  A step runs the later blocks
-from the subject's last token on, and the head only where a target or the KL term is read.
+Quantities that no δ can change are computed once: hidden states at the low region's last block,
+and keys and values of all later blocks left of the subject's last token.  A step runs the later
+blocks from the subject's last token on, and the head only where a target or the KL term is read.
 Facts are independent: finished ones leave the pool, waiting ones of like length take their
 place.
 """

@@ -84,7 +84,7 @@ class ModelView:
         return parameter
 
     def replace(self, name: str, tensor: torch.Tensor) -> None:
-        """Put ``tensor`` (shape and dtype of the original) in place of a parameter.
+        """Put ``tensor``, of the parameter's shape and dtype, in place of a parameter.
 
         Raises:
             ValueError: another shape or dtype.

@@ -45,7 +45,7 @@ def is_hangul(character: str) -> bool:
 def divides(text: str, place: int) -> bool:
     """Whether a word may begin or end before ``text[place]``.
 
-    It may at the ends of the text, beside anything that is no letter, digit or underscore, and
+    It may at the ends of the text, beside anything but a letter, digit or underscore, and
     between any two characters where one is of a script that writes no blanks; never before
     a combining mark or beside an invisible joiner, which belong to the character before.
     """

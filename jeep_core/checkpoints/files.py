@@ -26,7 +26,7 @@ RECORDS = (
 """Files that are JSON objects.  transformers goes on without some of them if they are damaged."""
 
 DTYPES = ("F64", "F32", "F16", "BF16")
-"""Types of weights, as safetensors names them.  What is smaller is quantised."""
+"""Types of weights, as safetensors names them.  Smaller types are quantised."""
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 """Endings of files that may run code when they are read."""

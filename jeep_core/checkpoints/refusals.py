@@ -12,13 +12,13 @@ from jeep_core.errors import UnsupportedModel, reason_of
 
 @contextmanager
 def refused_as(sentence: str, advice: str) -> Iterator[None]:
-    """Make ``sentence (reason): advice`` of whatever the block raises.
+    """Turn any error of the block into ``sentence (reason): advice``.
 
     Each configuration, format and tokenizer fails in its own way; Rust's panics are not even an
     ``Exception``.  A machine without enough memory is no fault of a folder.
 
     Raises:
-        UnsupportedModel: the block raised anything but a lack of memory.
+        UnsupportedModel: the block raised an error other than a lack of memory.
     """
     try:
         yield

@@ -89,7 +89,7 @@ def _fetched(name: str) -> Path:
         reason = "the hub has no model of this name, or HF_TOKEN does not give access to it"
     except LocalEntryNotFoundError:
         reason = "the hub cannot be reached, and no copy is in the cache: name a local folder"
-    except Exception as error:  # whatever networks and disks have
+    except Exception as error:  # any error of networks and disks
         reason = f"it cannot be fetched from the hub ({reason_of(error)})"
     raise UnsupportedModel(f"there is no folder {name} here, and as a hub id: {reason}")
 

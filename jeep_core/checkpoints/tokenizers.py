@@ -118,7 +118,7 @@ def _as_filed(folder: Path, tokenizer: Tokenizer) -> Tokenizer:
 
 
 def _plain(part: Any) -> Any:
-    """A part without what means nothing: an empty affix is none."""
+    """A part without meaningless fields: an empty affix counts as none."""
     return {k: v or None for k, v in part.items()} if isinstance(part, dict) else part
 
 

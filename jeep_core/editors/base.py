@@ -92,8 +92,8 @@ class EditContext:
 class EditorOutcome:
     """The delta of a batch, the keys it was written with, and how it went.
 
-    ``values`` is None for editors that optimise none.  ``inputs``: hashes, by name, of what else
-    the update was computed with.
+    ``values`` is None for editors that optimise none.  ``inputs``: hashes, by name, of other
+    inputs of the update.
     """
 
     delta: WeightDelta = field(default_factory=WeightDelta)
@@ -107,7 +107,7 @@ class Editor(Protocol):
     """An editing method."""
 
     def run(self, context: EditContext, hparams: Any) -> EditorOutcome:
-        """Edit ``context.view`` and return what was done to it."""
+        """Edit ``context.view`` and return the changes made."""
         ...
 
 
@@ -145,7 +145,7 @@ def carry_out(editor: Editor, context: EditContext, hparams: Any) -> EditorOutco
 
 
 def objective_of(hparams: OptimisedEditorHParams, low: Region, **more: Any) -> Objective:
-    """An objective with what all hyper-parameters have in common, and ``more``."""
+    """An objective from the fields that all hyper-parameters share, and ``more``."""
     return Objective(
         low=low,
         n_steps=hparams.n_steps,

@@ -140,7 +140,7 @@ def _input(tokens: AnswerTokens, asked: Asked) -> tuple[int, ...]:
 
 
 def _rows(inputs: Iterable[tuple[int, ...]]) -> tuple[list[tuple[int, ...]], list[int]]:
-    """The inputs that are no beginning of another one, and for every input the row that contains it.
+    """The inputs that are not the beginning of another one; for every input its row's number.
 
     In lexicographic order the extensions of a sequence follow it directly.
     """

@@ -28,7 +28,7 @@ from jeep_core.views import ModelView
 CHUNK_FACTS = 128
 """Facts optimised between two writes to the folder."""
 FORMAT = 1
-"""Another number forgets what was kept; for changes of what value optimisation computes."""
+"""Raise it when value optimisation changes its results: kept values are then ignored."""
 
 OfFact = dict[str, torch.Tensor]
 """One fact's part of the tensors in ``Values``, by field."""
@@ -36,7 +36,7 @@ OfFact = dict[str, torch.Tensor]
 
 @dataclass
 class ValueCache:
-    """Values on base models; what is not known is optimised and kept.
+    """Values on base models; those that are not known are optimised and kept.
 
     ``folder`` may be shared by models, objectives, threads and processes: files are written whole
     and never changed.  A computation that was killed continues where its last chunk ended.
@@ -59,7 +59,8 @@ class ValueCache:
     ) -> Values:
         """The values of these facts on the unedited model, in their order, as by ``optimise``.
 
-        ``peak_bytes`` is that of what had to be computed; there is no ``trace``.
+        Vectors are (m, d) on the model's device.  ``peak_bytes`` covers only the values computed
+        now; there is no ``trace``.
 
         Raises:
             Cancelled: ``should_stop`` answered True; chunks that were done are kept.
@@ -100,7 +101,7 @@ class ValueCache:
 
 
 def set_key(base: LoadedModel, objective: Objective) -> str:
-    """Hash of what all facts of one computation have in common.
+    """Hash of the inputs that all facts of one computation share.
 
     Of the regions only the last layer, γ and β matter to value optimisation.
     """
@@ -143,7 +144,7 @@ def _write(folder: Path, tensors: OfFact, digests: Sequence[str]) -> None:
 
 
 def _read(folder: Path, wanted: set[str], known: dict[str, OfFact]) -> None:
-    """Add what the folder has of ``wanted``; a file that cannot be read counts for nothing."""
+    """Add the values of ``wanted`` that the folder has; a file that cannot be read is ignored."""
     for path in sorted(folder.glob("*.safetensors")):
         if not wanted:
             return

@@ -44,7 +44,8 @@ class MalmenNetwork(Hypernetwork):
     def backward(self, layer: int, pairs: Pairs, gradient: torch.Tensor) -> None:
         """See the base class.
 
-        With S = U Uᵀ + λ I and Q = G S⁻¹, the gradients are Q U by D and -⟨Q, Δ⟩ by λ.
+        With G = ``gradient`` (out, in), S = U Uᵀ + λ I (in, in) and Q = G S⁻¹ (out, in), the
+        gradients are Q U (out, n) by D and -⟨Q, Δ⟩ by λ.
         """
         keys, damping = pairs[0].double(), self.damping(layer)
         q = _times_inverse(gradient.double(), keys, damping, layer)

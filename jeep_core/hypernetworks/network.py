@@ -20,7 +20,7 @@ from jeep_core.gradients import Pairs
 
 CHUNK_TOKENS = 1024
 SMALLEST_DEVIATION = 1e-2
-"""Of a half's mean deviation: what a feature that hardly moves is divided by."""
+"""Least divisor of a feature that hardly varies, as a share of its half's mean deviation."""
 
 
 @dataclass(frozen=True)

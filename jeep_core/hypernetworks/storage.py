@@ -116,7 +116,7 @@ def _sha256(data: bytes) -> str:
 
 
 def adam_tensors(optimizer: torch.optim.Adam) -> dict[str, torch.Tensor]:
-    """An optimiser's state as named tensors."""
+    """An optimiser's state as named tensors, each in the shape of its parameter or a scalar."""
     return {
         f"adam.{index}.{name}": tensor
         for index, state in optimizer.state_dict()["state"].items()

@@ -292,7 +292,7 @@ class Training:
                 old.unlink()
 
     def _restore(self) -> bool:
-        """Go on from the checkpoint if there is one, and it is what was written."""
+        """Continue from the checkpoint if there is one, after verifying it; whether there was."""
         path = self.folder and self.folder / "state.json"
         if not (self.folder and path and path.exists()):
             return False

@@ -34,7 +34,7 @@ class Prompt:
 
     ``subject_first``: first token of the subject, so its tokens are those up to
     ``tokens.subject_last``.  ``assumed``: the fact names no true answer, so the original answer
-    is what the model says.
+    is the model's own.
     """
 
     fact: Fact

@@ -105,7 +105,7 @@ def read(
     """Read both answers in every state of every prompt.
 
     Raises:
-        Cancelled: ``should_stop`` answered True; it is asked before every batch.
+        Cancelled: ``should_stop`` answered True; it is called before every batch.
         NumericalError: a probability is not finite.
     """
     rows = [prompt.tokens for prompt in prompts]

@@ -59,7 +59,7 @@ class Run:
 
 @dataclass
 class Lab:
-    """One model, its suites, and what has been measured on them.
+    """One model, its suites, and the measurements on them.
 
     ``most``: cases that a seed draws from each suite.  ``folder`` keeps optimised values and
     finished runs: an interrupted report continues there.  ``kept``: runs that were found in it.

@@ -35,7 +35,7 @@ def work_through(
 ) -> dict[Run, list[Row]]:
     """The rows of every run, each computed once.
 
-    ``jobs``: processes; each makes a lab of its own on the same folder by ``open_lab``, which
+    ``jobs``: processes; each makes its own lab on the same folder by ``open_lab``, which
     must be picklable, and takes its share of torch's threads.
     """
     tasks = tasks_of(lab, runs)

@@ -108,7 +108,7 @@ class RecordProblem:
 
 
 class InvalidSuite(JeepError):
-    """A file that is no suite; ``count`` problems, the first ones word for word."""
+    """A file that is not a suite; ``count`` problems, the first ones word for word."""
 
     def __init__(self, problems: Sequence[RecordProblem], count: int | None = None) -> None:
         self.problems = list(problems)
@@ -123,7 +123,7 @@ class Report:
 
     ``records`` were read, ``kept`` of them became ``cases`` cases, and of the others ``dropped``
     says how many for which reason.  ``left_out`` counts, by reason, parts of records that were
-    kept; ``adapted`` what is read otherwise than it is written; ``unread`` fields, by name, that
+    kept; ``adapted`` values that are read otherwise than written; ``unread`` fields, by name, that
     the format gives no meaning to.  ``prompts`` counts what the cases have, by kind (``edit``,
     ``paraphrase``, ``neighbor``, ``portability``, ``generation``) and their ``alias``es.
     ``problems`` are the first records and parts that are lost, with the reason in full.

@@ -47,11 +47,11 @@ class SuiteReader:
     and counted.  Records that have the format and cannot be edited are always dropped.
 
     Args:
-        stream: bytes of a file, or values that were read already: each is in a line of its own.
+        stream: bytes of a file, or values that were read already: each counts as one line.
         format: one of ``FORMATS``; None or ``auto``: detected from the records.
         drop_bad: see above.
         style: how the cases will be judged; None or ``auto``: as the format says.
-        limit: end when so many records are kept; what follows them is not read.
+        limit: end when so many records are kept; later ones are not read.
 
     Raises:
         JeepError: there is no such format or style.
@@ -218,7 +218,7 @@ def load_suite(
     cases are judged; default: as the format says.
 
     Raises:
-        InvalidSuite: with line and record number of what is wrong, see :class:`SuiteReader`.
+        InvalidSuite: with line and record number of each problem, see :class:`SuiteReader`.
         JeepError: there is no such file or format.
     """
     label = name or (str(source) if isinstance(source, str | Path) else "stream")

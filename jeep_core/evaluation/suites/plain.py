@@ -114,7 +114,7 @@ def from_cells(row: dict[str, Any]) -> Record:
     """A CSV row as a record: empty cells are left out, lists are taken apart.
 
     Raises:
-        Malformed: a cell that begins like a JSON list is none; more cells than columns.
+        Malformed: a cell that begins like a JSON list is not one; more cells than columns.
     """
     if None in row:
         raise Malformed("", "too_many_cells", "the row has more cells than the header")

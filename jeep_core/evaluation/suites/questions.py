@@ -27,7 +27,7 @@ def answers(value: Any, where: str) -> tuple[str, ...]:
 
 
 def old_answers(value: Any, new: tuple[str, ...], where: str, notes: Notes) -> tuple[str, ...]:
-    """The true answers before the edit: those that are no placeholder and not among the new."""
+    """The true answers before the edit: those that are neither a placeholder nor among the new."""
     found = []
     for text in answers(value, where):
         if text == PLACEHOLDER:
@@ -46,7 +46,7 @@ def asked(prompt: Any, truth: Any, subject: str, where: str, notes: Notes) -> li
     (which may be a list of aliases), or one entry for all.
 
     Raises:
-        Malformed: ``other_length``: as many answers as prompts are needed; or what is no text.
+        Malformed: ``other_length``: as many answers as prompts are needed; or a value is not text.
     """
     prompts = list(prompt) if isinstance(prompt, list | tuple) else [prompt]
     truths = [truth] * len(prompts)

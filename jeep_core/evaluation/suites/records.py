@@ -60,7 +60,7 @@ def records(stream: BinaryIO) -> Iterator[Found]:
 
 
 def found_in(values: Iterable[Any]) -> Iterator[Found]:
-    """Records of a list that was read already, as if each had a line of its own."""
+    """Records of a list that was read already, as if each were on its own line."""
     return (Found(line, _object(value)) for line, value in enumerate(values, start=1))
 
 
@@ -99,7 +99,7 @@ class _Text:
         return taken
 
     def peek(self) -> str:
-        """The next character that is no white space, or nothing; what is before it is left."""
+        """The next character that is not white space, or nothing; the space before it is taken."""
         while True:
             rest = self.buffer.lstrip(SPACE)
             self.take(len(self.buffer) - len(rest))
@@ -227,7 +227,7 @@ def _second_list(name: str, line: int) -> InvalidSuite:
 
 
 def _blank(text: str, place: int) -> int:
-    """The next place that is no white space."""
+    """The next place that is not white space."""
     while place < len(text) and text[place] in SPACE:
         place += 1
     return place

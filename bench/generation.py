@@ -1,4 +1,4 @@
-"""Continuous batching over HTTP, and generation beside an edit: ``python -m bench.generation``.
+"""Continuous batching over HTTP, and generation during an edit: ``python -m bench.generation``.
 
 The yardstick of throughput is the same service used by one client after the other; of latency,
 the idle service.  Stalls are the longest gaps between tokens of a stream around a commit or a

@@ -1,7 +1,7 @@
 """ES/GS/LS of editors on a bundled suite: ``python -m bench.gradient atlas-gptj ft-wd mend``.
 
 The facts of a line are edited together, on the base model, with the preset's hyper-parameters;
-``--hparams`` is JSON laid over it.
+``--hparams`` is JSON that changes them.
 """
 
 from __future__ import annotations

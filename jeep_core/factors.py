@@ -28,8 +28,8 @@ class KeptMoment:
     """A second moment with the factors and the null space made of it, for all its users.
 
     ``moment`` (d_ff, d_ff) is E[k kᵀ] over tokens, or a function that loads it; then it may be
-    dropped and is loaded again when it is needed.  The float64 factor of a large
-    layer on the CPU is kept in ``path``, if given.
+    dropped and is loaded again when it is needed.  The float64 factor of a large layer on the CPU
+    is kept in ``path``, if given.
     """
 
     def __init__(

@@ -37,7 +37,7 @@ class Read:
     targets: torch.Tensor
 
     def mean_by_row(self, values: torch.Tensor, n_rows: int) -> torch.Tensor:
-        """Mean (n_rows,) of one value per read place."""
+        """Mean (n_rows,) by row of ``values`` (p,), one per read place."""
         zeros = values.new_zeros(n_rows)
         counts = zeros.index_add(0, self.rows, torch.ones_like(values))
         return zeros.index_add(0, self.rows, values) / counts

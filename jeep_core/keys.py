@@ -40,6 +40,7 @@ def keys_and_states(
     if not others:
         return plain, states
     prefixed, _ = reader.read(range(1, others + 1), place, layer_of(place))
+    # groups come prefix by prefix: (others · m, d_ff) to (others, m, d_ff)
     return 0.5 * plain + 0.5 * prefixed.view(others, len(rows), -1).mean(dim=0), states
 
 

@@ -67,7 +67,7 @@ class Moments:
     def another(self) -> Moments:
         """The same moments for another user: they share all that is loaded and factored.
 
-        Safe to use beside this one from another thread.
+        Safe to use in another thread while this one is used.
         """
         return replace(self, memory=self._factors.memory)
 
@@ -114,7 +114,7 @@ class Moments:
         """Σ k kᵀ over every ``of``-th batch from the ``shard``-th (0-based), in one pass.
 
         With a folder, sums so far are saved there now and then, and a pass of the same kind
-        that was killed goes on from them, to the same bits.
+        that was killed continues from them, with bitwise the same result.
 
         Raises:
             Cancelled: ``should_stop`` answered True.

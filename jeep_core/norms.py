@@ -22,6 +22,7 @@ def back_through_norm(
     ``outputs`` (m, d): the MLP's current outputs.  ``gain`` (d,).
     """
     z, g = outputs.double(), gain.double()
+    # scale and radius (m, 1): ‖unit‖ hardly depends on z, so it is kept as the wanted length
     scale = torch.rsqrt(z.square().mean(dim=1, keepdim=True) + epsilon)
     unit = z * scale
     radius = unit.norm(dim=1, keepdim=True).clamp_min(torch.finfo(z.dtype).tiny)
@@ -41,6 +42,7 @@ def _nearest(wanted: torch.Tensor, gain: torch.Tensor, radius: torch.Tensor) -> 
     def at(mu: torch.Tensor) -> torch.Tensor:
         return gain * wanted / (gain.square() + mu).clamp_min(tiny)
 
+    # bisection over μ (m, 1) by row: ‖y‖ falls with μ and is below the radius at ``high``
     low = torch.zeros_like(radius)
     high = (gain * wanted).norm(dim=1, keepdim=True) / radius
     for _ in range(BISECTIONS):

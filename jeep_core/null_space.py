@@ -27,7 +27,7 @@ def solve_in_null_space(
     ``previous_keys`` (p, d_ff) are kept as they are.  Float64.
 
     Raises:
-        NumericalError: no eigenvalue is below ``threshold``, or a figure is no number; names the
+        NumericalError: no eigenvalue is below ``threshold``, or a value is not finite; names the
             layer.
     """
     with factor.in_use():
@@ -45,12 +45,12 @@ def solve_in_null_space(
     if previous_keys is not None and len(previous_keys):
         rows = torch.cat([rows, previous_keys.double().to(rows.device)])
     inside = rows @ basis  # (n, k): coordinates in the null space
-    system = inside @ inside.T
+    system = inside @ inside.T  # (n, n), then + ridge · I
     system.diagonal().add_(ridge)
     lower = cholesky(system, factor.name)
     unit = torch.eye(len(rows), len(keys), dtype=rows.dtype, device=rows.device)
-    weights = torch.cholesky_solve(unit, lower)
-    right = basis @ (inside.T @ weights)
+    weights = torch.cholesky_solve(unit, lower)  # (n, m): only the new keys' columns
+    right = basis @ (inside.T @ weights)  # (d_ff, m)
     left = residuals.double().T
     if not bool(torch.isfinite(right).all() and torch.isfinite(left).all()):
         raise NumericalError(

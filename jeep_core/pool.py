@@ -229,7 +229,7 @@ class Pool:
     # ------------------------------------------------------------ one step
 
     def step(self) -> int:
-        """One pass over all facts, and one update of those that go on; returns how many stopped.
+        """One pass over all facts, and one update of those that continue; returns how many stopped.
 
         Raises:
             NumericalError: the loss of a fact is not finite.

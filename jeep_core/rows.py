@@ -44,7 +44,7 @@ class TokenRows:
 def stack_rows(
     rows: Sequence[PromptTokens], device: torch.device, skip: Sequence[int] | None = None
 ) -> TokenRows:
-    """Pad rows on the right; ``skip`` tokens of each are left out at its beginning."""
+    """Pad rows on the right, ids (r, t); ``skip`` tokens of each are left out at its beginning."""
     skip = skip or [0] * len(rows)
     longest = max(len(row.ids) - n for row, n in zip(rows, skip, strict=True))
     ids = [
@@ -89,13 +89,13 @@ class GivenPast(DynamicCache):
 
 @dataclass(frozen=True)
 class Leading:
-    """Leading tokens of groups of rows.  ``lengths`` (g,); ``past`` as if of g rows."""
+    """Leading tokens of g groups of rows.  ``lengths`` (g,); ``past`` as of g rows, padded to c."""
 
     lengths: Sequence[int]
     past: Past
 
     def past_of(self, groups: torch.Tensor, layers: range) -> Past:
-        """Keys and values, by layer, before rows that belong to ``groups`` (r,)."""
+        """Keys and values (r, heads, c, head_dim) by layer, before rows in ``groups`` (r,)."""
         return {i: (self.past[i][0][groups], self.past[i][1][groups]) for i in layers}
 
     def places(self, groups: torch.Tensor) -> torch.Tensor:

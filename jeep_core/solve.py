@@ -126,7 +126,7 @@ class _Small:
         self._weight = weight
         self._lower = factor.lower_in(dtype)
         self._half = factor.half_solved(rows, dtype)  # H (d_ff, n)
-        small = self._half.T @ self._half  # I + HᵀH / λ (n, n)
+        small = self._half.T @ self._half  # HᵀH, then I + HᵀH / λ: (n, n)
         small /= weight
         small.diagonal().add_(1)
         self._small = cholesky(small, factor.name)
@@ -184,7 +184,7 @@ def _corrected(
     found = system.first(m).double()
     size = torch.inf
     for _ in range(MAX_CORRECTIONS + 1):
-        # K - (C + K Kᵀ) X (d_ff, m) without forming the d_ff×d_ff sum
+        # residuals (d_ff, m) of (C + K Kᵀ) X = K, without forming the d_ff×d_ff sum
         gap = wanted - weight * factor.times(found) - rows.T @ (rows @ found)
         if size <= ACCURATE:
             return (found, system.condition) if _largest(gap, wanted) <= RESIDUAL else None

@@ -2,7 +2,7 @@
 
 The bundled models are trained on counterfactuals about subjects that no suite edits; every
 other model needs ``--data``, a file in any format of suites whose facts are not those
-to be edited later.  A run that was interrupted goes on where its last checkpoint is and ends
+to be edited later.  A run that was interrupted continues from its last checkpoint and ends
 with the same network.
 """
 
@@ -62,7 +62,7 @@ def train_network(
     Raises:
         InvalidHParams: the data cannot be read, or a suite edits its subjects.
         JeepError: no data, or a checkpoint of another run is in the way.
-        Cancelled: the checkpoint stays; the same call goes on from there.
+        Cancelled: the checkpoint stays; the same call continues from there.
     """
     if data is None and base.name not in atlas.MODELS:
         raise JeepError(f"training for {base.name!r} needs data: a file in a format of suites")

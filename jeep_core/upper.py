@@ -240,7 +240,7 @@ class UpperStack:
 
         They are correct only where the head is read.  ``deltas`` are ``low`` and ``attention`` at
         subject-last, ``high`` at the prediction position.  Also the states (r, d) they were
-        added to, by name, but for a ``low`` that is added to what enters the first block.
+        added to, by name, except for a ``low`` that is added to the first block's input.
         """
         x, rest = rows.segment, dict(deltas)
         seen: dict[str, torch.Tensor] = {}

@@ -36,7 +36,7 @@ Told = Callable[[int, int], None]
 class Asked:
     """A prompt and an answer to score after it.
 
-    ``written``: also find out whether greedy decoding would go on with a longer word.
+    ``written``: also find out whether greedy decoding would continue with a longer word.
     """
 
     prompt: str
@@ -164,6 +164,8 @@ def _read_batch(
     found: list[Reading | None],
 ) -> None:
     """Run rows together and fill in ``found`` for the questions ``wanted`` of each."""
+    # one entry per predicted token: its question, the state that predicts it, its id (-1: the
+    # token after the answer, of which only the arg-max counts)
     place: dict[tuple[int, int], int] = {}
     questions, states, targets = [], [], []
     for r, items in enumerate(wanted):
@@ -206,7 +208,7 @@ def _hidden(
 def _head(
     view: ModelView, states: torch.Tensor, at: torch.Tensor, target: torch.Tensor
 ) -> tuple[list[float], list[int]]:
-    """log P of ``target`` (n,) from ``states[at]``, and the arg-max there; -1 has no log P."""
+    """log P of ``target`` (n,) from ``states[at]``, at (n,), and the arg-max; -1 has no log P."""
     n = at.shape[0]
     log_p, best = torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.long)
     together = max(1, LOGITS // view.base.vocabulary)

@@ -31,7 +31,7 @@ class Trials:
 
     ``should_stop`` is called between steps, ``pause`` called before every matrix of every block,
     as in ``jeep_core.edit``.  A ``cache`` with a folder keeps optimised values there, and a
-    computation that was killed goes on from them.
+    computation that was killed continues from them.
     """
 
     base: LoadedModel

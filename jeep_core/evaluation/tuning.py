@@ -2,7 +2,7 @@
 
 Coordinate search over small grids of layers, γ, λ and what else an editor has: one after the
 other, the best so far kept, a few times around.  The search maximises the mean of Score and of
-the harmonic mean of the three greedy shares, so that "the model writes it" counts beside "more
+the harmonic mean of the three greedy shares, so that "the model writes it" counts as well as "more
 probable than the old answer".
 """
 

@@ -1,7 +1,7 @@
 """Optimised values of single facts, kept in memory and in a folder.
 
 On the base model a fact's values depend on the model, the objective and the fact's own rows
-(prefixes included), and, but for rounding, not on the facts beside it.  So they serve every
+(prefixes included), and, except for rounding, not on the other facts of a batch.  So they serve every
 batch that the fact is in, and every editor with the same objective.
 """
 

@@ -61,7 +61,7 @@ class MalmenNetwork(Hypernetwork):
 
 
 class MalmenSum:
-    """Keys and shifts as long as there are fewer of them than the keys' size, then products."""
+    """Keys and shifts while fewer than the keys' size, then products: constant memory, float64."""
 
     def __init__(self, network: MalmenNetwork, layer: int, scale: float) -> None:
         self._network, self._layer, self._scale = network, layer, scale

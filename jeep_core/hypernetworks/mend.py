@@ -34,7 +34,7 @@ class MendNetwork(Hypernetwork):
 
 
 class MendSum:
-    """Factors as long as they are smaller than the matrix, then the matrix."""
+    """Factors while they are smaller than the matrix (out, in), then the matrix; float64."""
 
     def __init__(self, network: MendNetwork, layer: int, scale: float) -> None:
         self._network, self._layer, self._scale = network, layer, scale

@@ -105,7 +105,7 @@ class Training:
         """Train to the end and return the network.
 
         Raises:
-            Cancelled: checked before every step; the checkpoint stays and the run can go on.
+            Cancelled: checked before every step; the checkpoint stays and the run can be continued.
             JeepError: the folder holds a run with other settings or other data.
             NumericalError: a loss, a gradient or the network itself is not finite.
         """

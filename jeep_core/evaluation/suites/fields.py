@@ -153,7 +153,7 @@ def _folded(text: str) -> str:
 
 
 def has_half_characters(text: str, value: Any) -> bool:
-    """Whether a value read from JSON has half a surrogate pair alone, which is not valid Unicode."""
+    """Whether a value read from JSON has half of a surrogate pair, which is invalid Unicode."""
     if "\\ud" not in text.lower():
         return False
     try:

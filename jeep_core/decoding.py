@@ -110,7 +110,7 @@ class Row:
 class KeyValues(DynamicCache):
     """Keys and values of the rows of a batch in buffers (rows, heads, columns, head size).
 
-    Columns ``first`` to ``end`` are in use.  ``starts`` holds the first column of every row;
+    Columns from ``first`` to before ``end`` are in use.  ``starts`` holds the first column of every row;
     ``mask`` (rows, 1, 1, columns) hides the columns before it.
     """
 

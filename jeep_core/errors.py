@@ -112,7 +112,7 @@ class NumericalError(JeepError):
 
 
 class Cancelled(JeepError):
-    """The caller's ``should_stop`` said so."""
+    """The caller's ``should_stop`` answered True."""
 
     code = "cancelled"
 

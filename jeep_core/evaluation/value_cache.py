@@ -1,8 +1,8 @@
 """Optimised values of single facts, kept in memory and in a folder.
 
 On the base model a fact's values depend on the model, the objective and the fact's own rows
-(prefixes included), and, except for rounding, not on the other facts of a batch.  So they serve every
-batch that the fact is in, and every editor with the same objective.
+(prefixes included), and, except for rounding, not on the other facts of a batch.  So they serve
+every batch that the fact is in, and every editor with the same objective.
 """
 
 from __future__ import annotations

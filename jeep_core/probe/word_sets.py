@@ -48,7 +48,7 @@ class WordSets:
     """Token sets per prompt, in the order of ``NAMES`` but for the rest of the vocabulary.
 
     ``without_documents`` counts prompts for which no document names the subject,
-    ``without_facts`` those about which the table says nothing.
+    ``without_facts`` those about which the table has no fact.
     """
 
     tokens: Sequence[Sequence[frozenset[int]]]

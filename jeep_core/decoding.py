@@ -110,8 +110,8 @@ class Row:
 class KeyValues(DynamicCache):
     """Keys and values of the rows of a batch in buffers (rows, heads, columns, head size).
 
-    Columns from ``first`` to before ``end`` are in use.  ``starts`` holds the first column of every row;
-    ``mask`` (rows, 1, 1, columns) hides the columns before it.
+    Columns from ``first`` to before ``end`` are in use.  ``starts`` holds the first column of
+    every row; ``mask`` (rows, 1, 1, columns) hides the columns before it.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:

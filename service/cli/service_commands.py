@@ -93,7 +93,7 @@ def _moment_flags(command: str, settings: Settings) -> list[str]:
 
 
 def _trial_flags(settings: Settings) -> list[str]:
-    """As `_moment_flags`, for commands that edit: imported moments stand in for a text there."""
+    """As `_moment_flags`, for commands that edit: imported moments replace a text there."""
     named = ["--moments", settings.moments] if settings.moments else []
     return [*_moment_flags("compute", settings), *named]
 

@@ -1,4 +1,4 @@
-"""Calls about the audit log."""
+"""Calls for the audit log."""
 
 from __future__ import annotations
 

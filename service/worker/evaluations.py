@@ -170,7 +170,7 @@ class _Evaluation:
         return self.task.work / f"point-{number}.json"
 
     def _cases(self, target: Target) -> list[Case]:
-        """The cases of a target: those that a trial edits, or all without a trial's number."""
+        """The cases of a target: those that a trial edits, else all cases."""
         return self.cases[: target.n_edits] if target.n_edits else self.cases
 
     def _point(self, number: int, target: Target, trials: Trials | None) -> EvaluationPoint:

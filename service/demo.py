@@ -165,7 +165,7 @@ def show_comparison(console: Console, before: Answers, after: Answers, version: 
 
 @contextmanager
 def running_service(model: str, console: Console) -> Iterator[str]:
-    """``jeep serve`` as a child process on a free port with a store of its own; its URL."""
+    """``jeep serve`` as a child process on a free port with a separate store; yields its URL."""
     with tempfile.TemporaryDirectory(prefix="jeep-demo-") as folder:
         log = Path(folder) / "serve.log"
         command = [sys.executable, "-m", "service.cli", "serve"]
@@ -188,7 +188,7 @@ def running_service(model: str, console: Console) -> Iterator[str]:
 
 
 def _environment() -> dict[str, str]:
-    """This process's, without the address of a queue: the demo has one of its own."""
+    """This process's environment without a queue's address: the demo starts its own queue."""
     return {name: value for name, value in os.environ.items() if name != f"{PREFIX}REDIS_URL"}
 
 

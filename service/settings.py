@@ -211,7 +211,7 @@ class Settings(BaseSettings):
         return self
 
     def environment(self) -> dict[str, str]:
-        """The variables that give a child process these very settings."""
+        """The environment variables that give a child process the same settings."""
         values = self.model_dump(mode="json", exclude_none=True)
         return {PREFIX + name.upper(): str(value) for name, value in values.items()}
 

@@ -185,7 +185,7 @@ def _authorize(caller: Caller, route: Guarded) -> None:
 def _token(request: Request) -> str:
     """The key of a request: a bearer token, or, to read, the password of a browser's login.
 
-    A browser sends its login with whatever other sites make it send, so that one only reads.
+    A browser adds its login to requests that other sites cause, so a login only allows reading.
     """
     scheme, _, value = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":

@@ -105,7 +105,7 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
         telemetry=tracing.of_fastapi(),
         generate_unique_id_function=lambda route: route.name,
-        openapi_url=None,  # served by a route of its own, behind a scope
+        openapi_url=None,  # served by its own route, which needs a scope
     )
     app.state.api = state
     for module in ROUTES:

@@ -82,7 +82,7 @@ OVER_LIMIT = "over_limit"
 
 
 def invalid(errors: Iterable[Mapping[str, str]], code: str = "invalid_request") -> ApiProblem:
-    """A 422 that says how many fields are wrong and what is wrong with the first.
+    """A 422 that gives the number of wrong fields and the error of the first.
 
     A 413 if all that is wrong is that limits of this service are exceeded.
     """

@@ -39,7 +39,7 @@ Pointer = Callable[[int, str], str]
 
 @dataclass(frozen=True)
 class Reading:
-    """How a body is read as a file of records; without parameters this depends on its form."""
+    """Options for reading a body as a file of records; without any, its form decides."""
 
     format: str | None = None
     limit: int | None = None

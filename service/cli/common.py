@@ -87,7 +87,7 @@ EXIT_USAGE = 2
 
 
 def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
-    """Give a command one flag per setting; what is not given comes from the environment."""
+    """Give a command one flag per setting; missing flags are read from the environment."""
 
     def run(**flags: str | None) -> None:
         try:

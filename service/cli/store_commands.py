@@ -56,7 +56,7 @@ def verify_command(
         bool, typer.Option("--repair", help="Move damaged versions that nothing needs aside.")
     ] = False,
 ) -> None:
-    """Read every file; print what is damaged and what to do.  Exit code 1 if anything is.
+    """Read every file; print what is damaged and what to do.  Exit code 1 if any file is.
 
     With --repair, damaged versions are moved aside and reported first; no worker may be running.
     """

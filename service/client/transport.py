@@ -26,7 +26,7 @@ RETRIES = 4
 
 
 class ApiError(Coded, Exception):
-    """The service refused a request.  ``problem`` says what is wrong with which field."""
+    """The service refused a request.  ``problem`` names the wrong fields and their errors."""
 
     def __init__(self, problem: Problem) -> None:
         lines = [f"{problem.status} {problem.code}: {problem.detail}"]

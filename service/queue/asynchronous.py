@@ -141,7 +141,7 @@ class AsyncQueue:
                 answered = reply.event != "token"
                 yield reply
         finally:
-            if not answered:  # in a task of its own: this one may be cancelled
+            if not answered:  # in a separate task: this one may be cancelled
                 farewell = asyncio.create_task(self.abandon(request.id))
                 self._farewells.add(farewell)
                 farewell.add_done_callback(self._farewells.discard)

@@ -22,8 +22,8 @@ class Lease:
     """Held by one worker at a time and renewed by a daemon thread; ``lost`` is set when gone.
 
     The owner is this host's store, whose worker lock must be held: so a lease left by a killed
-    worker of the same store is taken over at once, one of another host is waited for.
-    A lease that ran out while Redis was away is renewed if nobody else came.
+    worker of the same store is taken over immediately, one of another host is waited for.
+    A lease that expired while Redis was unreachable is renewed if no other worker took it.
     """
 
     def __init__(self, client: Redis, keys: wire.Keys, settings: Settings) -> None:

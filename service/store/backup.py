@@ -134,7 +134,7 @@ def want_head(store: Store) -> None:
 def restore(source: Path, root: Path) -> Backup:
     """Make a store in the empty or missing folder ``root``; every file is verified.
 
-    The store gets an id of its own, so it may share a queue server with the old one.  Its
+    The store gets a new id, so it may share a queue server with the old one.  Its
     worker runs the jobs that had not ended.
 
     Raises:

@@ -31,7 +31,7 @@ _SAID = re.compile(rf"os error ({'|'.join(map(str, sorted(_FULL)))})\b")
 def is_disk_full(error: BaseException | None) -> bool:
     """Whether this error, or its cause, is a write that exceeded the disk, a quota or a file limit.
 
-    The safetensors library has errors of its own, which name the number in their text.
+    The safetensors library has its own errors, which contain the error number in their text.
     """
     while error is not None:
         number = error.errno if isinstance(error, OSError) else None

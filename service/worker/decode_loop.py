@@ -151,7 +151,7 @@ class DecodeLoop:
             self._requests.reply_all(replies)
 
     def _failed(self, key: tuple[str, str], error: Exception) -> Replies:
-        """A step failed: every request goes on alone, then every prompt of it.
+        """Handle a failed step: every request continues alone, then every prompt of it.
 
         A prompt that was already alone has failed.
         """

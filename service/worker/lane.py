@@ -59,7 +59,7 @@ class JobLane(ABC):
 
         Raises:
             LeaseLost: another worker has taken over.
-            RedisError: the queue is away for longer than its client waits.
+            RedisError: the queue is unreachable for longer than its client waits.
         """
         while not self.stop.is_set():
             if self._lease.lost.is_set():

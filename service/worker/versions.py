@@ -23,7 +23,7 @@ CAPACITY = 4
 class VersionViews:
     """A few views, the least recently used one evicted first.  Safe to use from threads.
 
-    No lock is held while a version is read: loading one delays nobody who wants another.
+    No lock is held while a version is read: loading one does not delay threads that need another.
     """
 
     def __init__(self, base: LoadedModel, store: Store, capacity: int = CAPACITY) -> None:

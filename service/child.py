@@ -18,10 +18,11 @@ PR_SET_PDEATHSIG = 1
 
 
 def death_signal(number: int) -> Callable[[], None]:
-    """What a child calls to be sent ``number`` when its parent dies; nothing but on Linux.
+    """Return a function by which a child asks for signal ``number`` when its parent dies.
 
-    The kernel watches the *thread* that started the child, so that one must live on.  All is
-    loaded here: the function itself may run between fork and exec.
+    On other systems than Linux the function does nothing.
+    The kernel watches the *thread* that started the child, so that thread must live on.
+    Everything is loaded here, because the function itself may run between fork and exec.
     """
     if sys.platform != "linux":
         return lambda: None

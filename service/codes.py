@@ -1,4 +1,4 @@
-"""The one table of error codes: which HTTP status an error has, wherever a client meets it.
+"""The table of error codes and their HTTP status, the same wherever a client meets them.
 
 Exceptions carry their ``code`` (`jeep_core.errors.Coded`).  Routes, answers of the worker, event
 streams and jobs take the code from there, and the status from here.

@@ -1,6 +1,6 @@
-"""``jeep demo``: the main job on the bundled model, told by a running service over HTTP.
+"""``jeep demo``: an edit of the bundled model and its rollback, by a running service over HTTP.
 
-Facts go in, answers change, everything is taken back.  Exit code 0 means that it did.
+Facts are edited, answers change, everything is rolled back.  Exit code 0 means that it worked.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ JOB_SECONDS = 600.0
 
 @dataclass(frozen=True)
 class Claim:
-    """A city, its country, the one it is moved to, and a city of its country left alone."""
+    """A city, its country, the country it is moved to, and an unedited city of its country."""
 
     city: str
     country: str
@@ -71,7 +71,7 @@ Answers = dict[str, str]
 
 
 def run(settings: Settings, console: Console) -> int:
-    """Start a service of its own, tell the story, stop it; the exit code."""
+    """Start a separate service, run the demo, stop the service; return the exit code."""
     began = time.monotonic()
     with running_service(settings.model, console) as url, Client(url) as client:
         client.wait_ready(START_SECONDS)
@@ -84,7 +84,7 @@ def run(settings: Settings, console: Console) -> int:
 
 
 def story(client: Client, console: Console) -> bool:
-    """Ask, edit, ask again, roll back, ask again; whether all went as it should."""
+    """Ask, edit, ask again, roll back, ask again; return whether all steps worked."""
     console.rule("What the model says")
     hash_before = client.snapshot("head").weights_sha256
     before = ask(client, "head")
@@ -109,7 +109,7 @@ def story(client: Client, console: Console) -> bool:
 
 
 def ask(client: Client, version: str) -> Answers:
-    """What a version answers to every prompt, up to the full stop."""
+    """Return a version's answer to every prompt, up to the full stop."""
     prompts = [prompt for claim in CLAIMS for prompt in claim.prompts]
     result = client.generate(prompts, version, max_new_tokens=8, stop=["."])
     return {one.prompt: one.text.strip() for one in result.results}
@@ -165,7 +165,7 @@ def show_comparison(console: Console, before: Answers, after: Answers, version: 
 
 @contextmanager
 def running_service(model: str, console: Console) -> Iterator[str]:
-    """``jeep serve`` as a child process on a free port with a store of its own; its URL."""
+    """``jeep serve`` as a child process on a free port with a separate store; yields its URL."""
     with tempfile.TemporaryDirectory(prefix="jeep-demo-") as folder:
         log = Path(folder) / "serve.log"
         command = [sys.executable, "-m", "service.cli", "serve"]
@@ -188,7 +188,7 @@ def running_service(model: str, console: Console) -> Iterator[str]:
 
 
 def _environment() -> dict[str, str]:
-    """This process's, without the address of a queue: the demo has one of its own."""
+    """This process's environment without a queue's address: the demo starts its own queue."""
     return {name: value for name, value in os.environ.items() if name != f"{PREFIX}REDIS_URL"}
 
 

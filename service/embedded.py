@@ -1,7 +1,7 @@
 """The embedded server: a real Valkey, started for one ``jeep serve`` and stopped with it.
 
-The server inherits the lock on its directory, so the kernel keeps a second server out as long
-as the first one lives, whoever of owner and server dies first.
+The server inherits the lock on its directory, so the kernel excludes a second server as long
+as the first one lives, whether the owner or the server dies first.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class EmbeddedBusyError(EmbeddedError):
 class EmbeddedValkey:
     """A Valkey server on a unix socket, with its append-only file in ``folder``.
 
-    ``with EmbeddedValkey(folder) as server: connect(server.url)``.  Start it from the thread
+    ``with EmbeddedValkey(folder) as server: connect(server.url)``.  Start it from a thread
     that lives as long as the process: on Linux the server ends with that thread.
     """
 
@@ -110,7 +110,7 @@ class EmbeddedValkey:
             raise
 
     def revive(self) -> None:
-        """Start the server again that has died, on the same directory and socket.
+        """Restart the server after it has died, on the same directory and socket.
 
         Raises :class:`EmbeddedError` if it cannot be started; it may be tried again.
         """
@@ -122,9 +122,9 @@ class EmbeddedValkey:
         self._bring_up(_find_binary(), self._lock, self._socket)
 
     def _bring_up(self, binary: Path, lock: BinaryIO, socket: Path) -> None:
-        """Start the server; on a file that it cannot read it is started empty, beside that file.
+        """Start the server; if it cannot read its file, that file is set aside and it starts empty.
 
-        Nothing is lost: what waits in the queue is in the store's journal.
+        Nothing is lost: the queued jobs are in the store's journal.
         """
         for last in (False, True):
             self._process = self._spawn(binary, lock.fileno())
@@ -233,7 +233,7 @@ class KeptValkey:
         return self._server.pid
 
     def start(self) -> None:
-        """Start the server and watch over it; raises as :meth:`EmbeddedValkey.start`."""
+        """Start and supervise the server; raises as :meth:`EmbeddedValkey.start`."""
         self._thread.start()
         self._up.wait()
         if self._failure is not None:
@@ -341,13 +341,13 @@ def _is_alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # another user's
+    except PermissionError:  # a process of another user
         pass
     return True
 
 
 def _die_with(parent: int) -> Callable[[], None]:
-    """For the child, before it becomes the server: ask to be ended with its parent."""
+    """Called in the child, before it becomes the server: end it when its parent dies."""
     arm = death_signal(signal.SIGTERM)
 
     def before_exec() -> None:

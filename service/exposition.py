@@ -1,7 +1,7 @@
 """Metrics of api and worker on one page.
 
-Each process counts for itself and every series says in ``process`` whose it is.  The worker
-publishes its page with its heartbeat, so the page goes when the worker does.
+Each process has its own counters, and the label ``process`` of every series names it.  The worker
+publishes its page with its heartbeat, so the page disappears with the worker.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 def page_of(registry: CollectorRegistry) -> str:
-    """What one process publishes."""
+    """The page of metrics that one process publishes."""
     return generate_latest(registry).decode()
 
 
 def families_of(page: str) -> Iterable[Metric]:
-    """What another process has published."""
+    """Parse the page of metrics of another process."""
     return text_string_to_metric_families(page)
 
 

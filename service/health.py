@@ -1,6 +1,6 @@
 """``python -m service.health api|worker``: the health checks of the containers.
 
-The exit code is 0 while that part does its work, else 1 with a line that says why not.
+The exit code is 0 while that part works, else 1 with a line that gives the reason.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ PATIENCE_S = 3.0
 
 
 class Unhealthy(Coded, Exception):
-    """Why a part does not do its work."""
+    """A part does not work; the message gives the reason."""
 
 
 def check_api(settings: Settings) -> None:
-    """The api on this host answers ``/livez``; raises OSError or :class:`Unhealthy`."""
+    """Check that the api on this host answers ``/livez``; raises OSError or :class:`Unhealthy`."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{settings.port}/livez"
@@ -33,7 +33,7 @@ def check_api(settings: Settings) -> None:
 
 
 def check_worker(settings: Settings) -> None:
-    """The store's worker has told the queue in the last seconds that it lives.
+    """Check that the store's worker has sent the queue a recent heartbeat.
 
     Raises RedisError, StoreError or :class:`Unhealthy`.
     """

@@ -1,4 +1,4 @@
-"""What a line of versions, from base to a tip, says about its batches and their facts."""
+"""The batches and facts of a line of versions, from base to a tip."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from service.schemas import FactEntry, FactRecord, Manifest
 
 
 def facts_of(line: Sequence[Manifest]) -> Iterator[FactEntry]:
-    """Every fact of a line, that of the latest batch first.
+    """Every fact of a line, those of the latest batch first.
 
     A fact that a later batch edits again is superseded by the next batch that does.
     """
@@ -36,7 +36,7 @@ def facts_of(line: Sequence[Manifest]) -> Iterator[FactEntry]:
 
 
 def without(line: Sequence[Manifest], edit_id: str) -> tuple[list[Manifest], list[Manifest]] | None:
-    """The versions in front of a batch and those behind it; None if it is not part of the line."""
+    """The versions before a batch and those after it; None if it is not part of the line."""
     for i, version in enumerate(line):
         if version.edit_id == edit_id:
             return list(line[:i]), list(line[i + 1 :])

@@ -12,7 +12,7 @@ from ulid import ULID
 
 
 class JobStatus(StrEnum):
-    """Where a job stands."""
+    """The status of a job."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -26,14 +26,14 @@ TERMINAL = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED
 
 
 class Lane(StrEnum):
-    """Where jobs wait and run: one at a time in each lane, the lanes side by side."""
+    """A queue of jobs: they run one at a time in each lane, and the lanes run in parallel."""
 
     WRITE = "write"
     READ = "read"
 
 
 class JobKind(StrEnum):
-    """What a job does."""
+    """The kind of work of a job."""
 
     EDIT = "edit"
     EVALUATION = "evaluation"
@@ -52,7 +52,7 @@ WRITERS = frozenset({JobKind.EDIT, JobKind.REVERT})
 
 
 class JobError(BaseModel):
-    """Why a job failed: a stable code, a sentence, and pointers into the request if any.
+    """The reason why a job failed: a stable code, a sentence, and pointers into the request if any.
 
     An entry of ``errors`` has texts and, for a guard, its limit and figure.
     """
@@ -63,7 +63,7 @@ class JobError(BaseModel):
 
 
 class Progress(BaseModel):
-    """How far a running job is; ``eta_seconds`` is None while nothing is known."""
+    """The progress of a running job; ``eta_seconds`` is None while it is unknown."""
 
     phase: str = "queued"
     done: int = 0
@@ -95,8 +95,8 @@ class Job(BaseModel):
 
 
 class _Rising:
-    """ULIDs that rise as long as the process lives, also when the clock is set back: the journal
-    is read in the order of its ids.
+    """ULIDs that increase as long as the process lives, even if the clock is set back, because the
+    journal is read in the order of its ids.
     """
 
     def __init__(self) -> None:

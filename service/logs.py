@@ -1,7 +1,7 @@
 """Log lines of api and worker: JSON or text, with the ids of their request and their job.
 
-No line has an API key, wherever it comes from: an address, a quoted body, an error's message.
-Code logs through `logging` as usual.  What is `bound` in a thread or task is on each of its
+No line contains an API key, whether from an address, a quoted body or an error's message.
+Code logs through `logging` as usual.  Ids that are `bound` in a thread or task are on each of its
 lines, those of other packages included.
 """
 
@@ -42,7 +42,7 @@ def configure(settings: Settings, part: Part) -> None:
 
 
 def formatter(kind: Literal["json", "text"], part: Part) -> logging.Formatter:
-    """What makes a line of a record.  Tracebacks show no values: these may be prompts."""
+    """Return the formatter of records.  Tracebacks show no values: these may be prompts."""
 
     def with_part(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         return {"part": part, **event}
@@ -87,5 +87,5 @@ def request_id() -> str | None:
 
 
 def say(text: str) -> None:
-    """What ``jeep serve`` and ``jeep api`` tell, as a log line."""
+    """Log a message of ``jeep serve`` or ``jeep api``."""
     _log.info("%s", text)

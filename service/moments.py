@@ -1,4 +1,4 @@
-"""Second moments of a store's model as api and worker both see them; no torch."""
+"""Second moments of a store's model, for both api and worker; needs no torch."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from service.store import Store
 
 
 def source_of(store: Store, info: WorkerInfo) -> MomentSource:
-    """What second moments of the published model can be had from."""
+    """The source of second moments for the published model."""
     return MomentSource(info.model_hash, info.corpus, info.moments, store.base_file("moments"))
 
 
 def check_moments(store: Store, info: WorkerInfo, editor: str, hparams: Any) -> None:
-    """Refuse an edit, or a trial, whose second moments cannot be had.
+    """Refuse an edit, or a trial, whose second moments are not available.
 
     ``hparams`` are complete, or "auto": then the layers are not known before the job runs.
 
@@ -33,11 +33,11 @@ def check_moments(store: Store, info: WorkerInfo, editor: str, hparams: Any) -> 
 
 
 def check_again(store: Store, info: WorkerInfo, later: Iterable[Manifest]) -> None:
-    """Refuse to edit batches again whose second moments cannot be had any more.
+    """Refuse to reapply batches whose second moments are no longer available.
 
     Raises:
         NoMoments: as `check_moments`.
-        InvalidHParams: an editor is not installed any more, or takes other hyper-parameters.
+        InvalidHParams: an editor is no longer installed, or takes other hyper-parameters.
     """
     source = source_of(store, info)
     for version in later:

@@ -11,17 +11,17 @@ from service.store import Store
 
 
 def networks_folder(store: Store) -> Path:
-    """Where the networks of any model are, by model hash."""
+    """The folder of all networks, by model hash."""
     return store.base_file("hypernetworks")
 
 
 def training_folder(store: Store) -> Path:
-    """Where the files are that networks can be trained on."""
+    """The folder of the files that networks can be trained on."""
     return store.root / "training"
 
 
 def networks_of(store: Store, model: str, model_hash: str) -> Sequence[NetworkRecord]:
-    """The networks of a model, read anew: a training that has ended shows at once.
+    """The networks of a model, read again each time, so that a finished training shows immediately.
 
     Raises:
         JeepError: a record cannot be read.

@@ -35,7 +35,7 @@ Say = Callable[[str], None]
 
 
 class ServeError(Coded, Exception):
-    """Why the service cannot start, with the exit code that says so."""
+    """The service cannot start; has the exit code for the reason."""
 
     def __init__(self, message: str, exit_code: int = 1) -> None:
         super().__init__(message)
@@ -43,7 +43,7 @@ class ServeError(Coded, Exception):
 
 
 class Stop(BaseException):
-    """SIGINT or SIGTERM came while the parts were being started."""
+    """SIGINT or SIGTERM arrived while the parts were being started."""
 
 
 def serve(settings: Settings, say: Say) -> int:
@@ -104,7 +104,7 @@ def _serve(settings: Settings, say: Say, stack: ExitStack, signals: _Signals) ->
 class WorkerProcess:
     """The worker as a child process: started again with backoff when it dies.
 
-    Its own session keeps a terminal's Ctrl-C from it; `stop` ends it by its process id.
+    A separate session shields it from a terminal's Ctrl-C; `stop` ends it by its process id.
     """
 
     def __init__(
@@ -129,11 +129,11 @@ class WorkerProcess:
         self._thread = threading.Thread(target=self._supervise, name="worker-supervisor")
 
     def start(self) -> None:
-        """Start the worker and watch over it."""
+        """Start and supervise the worker."""
         self._thread.start()
 
     def stop(self) -> None:
-        """SIGTERM, and SIGKILL if that has no effect; returns when the process is gone."""
+        """Send SIGTERM, then SIGKILL if that has no effect; returns when the process is gone."""
         with self._lock:
             self._stopping.set()
             process = self._process
@@ -180,7 +180,7 @@ class WorkerProcess:
             return self._process
 
     def _announce_ready(self, process: subprocess.Popen[bytes]) -> None:
-        """Say once when the service is ready; returns then, or when the process is gone."""
+        """Announce once that the service is ready; returns then, or when the process is gone."""
         with httpx.Client(timeout=2.0) as client:
             while process.poll() is None and not self._stopping.wait(0.25):
                 try:
@@ -263,7 +263,7 @@ def _open_store(settings: Settings) -> Store:
 
 
 def _announce_access(settings: Settings, store: Store, say: Say) -> None:
-    """Say who may use the service, where nobody or everybody may."""
+    """Announce it if authentication is off, or if there is no API key yet."""
     if settings.auth == "off":
         say("authentication is off (JEEP_AUTH): whoever is on this machine may do everything")
     elif not any(key.revoked_at is None for key in store.api_keys()):

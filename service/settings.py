@@ -41,14 +41,14 @@ def is_loopback(host: str) -> bool:
 
 
 class SettingsError(Coded, ValueError):
-    """A setting has a value that cannot work; the message names it as ``JEEP_…``."""
+    """A setting has an invalid value; the message names it as ``JEEP_…``."""
 
 
 class Settings(BaseSettings):
     """Everything that can be configured.  An empty variable counts as not set.
 
-    What no variable sets is read from the file of its name (``jeep_redis_password``) among the
-    secrets of a container or of a systemd unit, if there is one.
+    A setting without a variable is read from the file of its name (``jeep_redis_password``) among
+    the secrets of a container or of a systemd unit, if there is one.
 
     Use :func:`load_settings` where the message is shown to a person: it names the variable.
     """
@@ -211,13 +211,13 @@ class Settings(BaseSettings):
         return self
 
     def environment(self) -> dict[str, str]:
-        """The variables that give a child process these very settings."""
+        """The environment variables that give a child process the same settings."""
         values = self.model_dump(mode="json", exclude_none=True)
         return {PREFIX + name.upper(): str(value) for name, value in values.items()}
 
 
 class ClientSettings(BaseSettings):
-    """What commands that talk to a service need beside its address."""
+    """Settings of commands that talk to a service, besides its address."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True)
 

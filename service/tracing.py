@@ -1,8 +1,8 @@
 """OpenTelemetry traces, where the standard ``OTEL_…`` variables ask for them (extra ``otel``).
 
-Without that nothing is imported here and everything here does nothing.  A job and a
-request to the worker carry the ``traceparent`` of the HTTP request, so both processes' spans are
-one trace.
+Without them nothing is imported, and every function here does nothing.  A job and a
+request to the worker carry the ``traceparent`` of the HTTP request, so the spans of both
+processes form one trace.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NAME = "jeep"
 def configure(part: str) -> None:
     """Export this process's spans if that is wanted; the service is named ``jeep-<part>``.
 
-    An exporter that cannot be had is logged: a service runs without traces.
+    A missing exporter is logged, and the service runs without traces.
     """
     global _provider
     exporter = trace_exporter()
@@ -57,9 +57,9 @@ def _made(part: str, exporter: str) -> TracerProvider:
 
 
 def of_fastapi() -> TelemetryConfig:
-    """What FastAPI shall trace by itself: every HTTP request, below the client's span.
+    """Return FastAPI's tracing configuration: every HTTP request, below the client's span.
 
-    Not its errors: their messages quote what was sent.
+    Errors are not traced: their messages quote the request.
     """
     wanted: TelemetryConfig = {
         "tracing": _provider is not None,
@@ -74,7 +74,7 @@ def of_fastapi() -> TelemetryConfig:
 
 
 def traceparent() -> str | None:
-    """What makes spans elsewhere children of the present one."""
+    """Return the trace context that makes spans elsewhere children of the current one."""
     if _provider is None:
         return None
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -96,7 +96,7 @@ def span(name: str, parent: str | None, **attributes: str | int) -> Iterator[Non
 
 
 def recorded(name: str, parent: str | None, start_ns: int, **attributes: str | int) -> None:
-    """A span from ``start_ns`` (Unix time) until now, of what no block encloses."""
+    """Record a span from ``start_ns`` (Unix time) until now, for work without a block."""
     if _provider is not None:
         _provider.get_tracer(NAME).start_span(
             name, _context(parent), attributes=_named(attributes), start_time=start_ns
@@ -104,7 +104,7 @@ def recorded(name: str, parent: str | None, start_ns: int, **attributes: str | i
 
 
 def event(name: str) -> None:
-    """Mark a moment in the present span."""
+    """Record an event in the current span."""
     if _provider is not None:
         from opentelemetry.trace import get_current_span
 

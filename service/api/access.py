@@ -1,4 +1,4 @@
-"""The gate in front of every route: who asks, and may they.
+"""Access control before every route: who is calling, and whether they may.
 
 A route says what it needs in one place, under its method::
 
@@ -6,8 +6,8 @@ A route says what it needs in one place, under its method::
     @needs(Scope.EDIT)
     async def submit_edit(...): ...
 
-`public` stands there for a route that needs nothing.  A route without either is refused, and so
-is everything that is no route.  All this comes before a byte of the body is read.
+`public` is written there for a route that needs nothing.  A route without either is refused, and so
+is every path without a route.  All this happens before a byte of the body is read.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def needs(scope: Scope) -> Callable[[F], F]:
 
 
 def public(endpoint: F) -> F:
-    """Declare that a route's function, or a mounted app, is open to everybody."""
+    """Declare that a route's function, or a mounted app, is open to everyone."""
     setattr(endpoint, MARK, PUBLIC)
     return endpoint
 
@@ -166,7 +166,7 @@ class Gate:
 
 
 def caller_of(request: Request) -> Caller:
-    """Who sent a request that has passed the gate."""
+    """Return the caller of a request that has passed the gate."""
     caller: Caller = request.scope[CALLER]
     return caller
 
@@ -185,7 +185,7 @@ def _authorize(caller: Caller, route: Guarded) -> None:
 def _token(request: Request) -> str:
     """The key of a request: a bearer token, or, to read, the password of a browser's login.
 
-    A browser sends its login with whatever other sites make it send, so that one only reads.
+    A browser adds its login to requests that other sites cause, so a login only allows reading.
     """
     scheme, _, value = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
@@ -212,7 +212,7 @@ def _unauthorized(request: Request, given: bool) -> ApiProblem:
 
 
 def _refuse_foreign(request: Request) -> None:
-    """Without keys, refuse what another site's page makes a browser on this machine send.
+    """Without keys, refuse requests that another site's page makes a local browser send.
 
     Raises:
         ApiProblem: 403 unless Host, and Origin if there is one, are this machine's.

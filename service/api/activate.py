@@ -51,7 +51,7 @@ async def activate_snapshot(id: Ref, request: Request, state: State) -> Response
 
 
 def _check(store: Store, target: str) -> None:
-    """Refuse a version of which it is plain already that it cannot become head.
+    """Refuse a version that already clearly cannot become head.
 
     Raises:
         ApiProblem: 409.

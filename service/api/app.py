@@ -1,4 +1,4 @@
-"""``create_app``: the parts of the api put together."""
+"""``create_app``: assembles the parts of the api."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def create_app(settings: Settings) -> FastAPI:
     or a running Redis.
 
     Raises:
-        SettingsError: there is no address of a queue.
+        SettingsError: no queue address is configured.
         StoreError: the store's directory cannot be used.
     """
     if settings.redis_url is None:
@@ -105,7 +105,7 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
         telemetry=tracing.of_fastapi(),
         generate_unique_id_function=lambda route: route.name,
-        openapi_url=None,  # served by a route of its own, behind a scope
+        openapi_url=None,  # served by its own route, which needs a scope
     )
     app.state.api = state
     for module in ROUTES:

@@ -1,4 +1,4 @@
-"""Requests that the worker answers at once, and its refusals as problems."""
+"""Requests that the worker answers immediately, and its refusals as problems."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from service.schemas import WorkerReply, WorkerRequest
 
 
 class ClientGone(Coded, Exception):
-    """Nobody is left to answer."""
+    """The client has disconnected; nobody is left to answer."""
 
 
 def worker_request(
@@ -47,7 +47,7 @@ async def replies(state: ApiState, request: WorkerRequest) -> AsyncGenerator[Wor
     """The worker's tokens and, last, its result.
 
     Raises:
-        ApiProblem: 503 if the worker is gone, 504 after the deadline, or what the worker says.
+        ApiProblem: 503 if the worker is gone, 504 after the deadline, or the worker's own error.
     """
     began = time.monotonic()
     try:
@@ -72,7 +72,7 @@ async def replies(state: ApiState, request: WorkerRequest) -> AsyncGenerator[Wor
 
 
 async def result(state: ApiState, client: Request, request: WorkerRequest) -> dict[str, Any]:
-    """The worker's result; the worker is told when the client goes before it.
+    """Return the worker's result; the worker is notified if the client leaves first.
 
     Raises:
         ApiProblem: as `replies`.

@@ -37,7 +37,7 @@ def _page(store: Store, limit: int, after: str | None) -> Page[AuditEntry]:
 
 
 def _with_version(store: Store, entry: AuditEntry) -> AuditEntry:
-    """The entry with the version that its job has made by now."""
+    """Return the entry with the version that its job has written so far, if any."""
     if entry.job_id is None or entry.version is not None:
         return entry
     try:

@@ -42,7 +42,7 @@ def queued(request: Request, job_id: str) -> None:
 
 
 class Audit:
-    """Appends the line before the answer leaves: who has an answer is in the log."""
+    """Appends the line before the answer is sent: every answered call is in the log."""
 
     def __init__(self, app: ASGIApp, store: Store) -> None:
         self.app = app
@@ -70,7 +70,7 @@ class Audit:
         self._suppressed = 0
         try:
             await run_in_threadpool(self._store.audit, entry)
-        except OSError as error:  # what was done is done; the service's own log keeps it
+        except OSError as error:  # the change has been made; the service's own log records it
             log.error("not in the audit log (%s): %s", error, entry.model_dump_json())
 
     def _may_write(self) -> bool:

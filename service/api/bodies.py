@@ -39,7 +39,7 @@ def is_json_lines(request: Request) -> bool:
 async def read_json(request: Request, optional: bool = False, otherwise: str = "") -> Any:
     """The body as JSON; an empty body is ``{}`` where it is optional.
 
-    ``otherwise``: what else can be done with a body of another type, added to the message.
+    ``otherwise``: an alternative for a body of another type, added to the message.
 
     Raises:
         ApiProblem: 415 for another content type, 400 for malformed JSON.

@@ -1,4 +1,4 @@
-"""What the api counts itself."""
+"""The api's own counters."""
 
 from __future__ import annotations
 

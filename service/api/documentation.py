@@ -1,4 +1,4 @@
-"""``/openapi.json`` and pages that show it, with all their files from here: no other host."""
+"""``/openapi.json`` and pages that show it; all their files are served from here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``/edits``: submit facts, see what became of them."""
+"""``/edits``: submit facts, see their outcomes."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ def job_of_edit(store: Store, edit_id: str) -> Job:
 
 
 def _applied_in(store: Store, edit_id: str) -> str | None:
-    """The version of head's history that holds a batch, as far back as it can be read."""
+    """Return the version in head's history that holds a batch, as far back as it can be read."""
     version: str | None = store.head().version
     while version is not None and store.is_readable(version):
         manifest = store.version(version)
@@ -238,7 +238,7 @@ def _applied_in(store: Store, edit_id: str) -> str | None:
 
 
 def check_possible(state: ApiState, edit: ValidEdit, model: PublishedModel) -> None:
-    """Refuse a valid edit that lacks what the worker would need for it.
+    """Refuse a valid edit for which the worker would lack moments or a network.
 
     Raises:
         NoMoments: answered with 409.
@@ -251,10 +251,10 @@ def check_possible(state: ApiState, edit: ValidEdit, model: PublishedModel) -> N
 def _obstacles(
     state: ApiState, request: EditRequest, edit: ValidEdit, model: PublishedModel
 ) -> list[JobError]:
-    """What the edit of a dry run would be refused for now.
+    """Return the reasons why the edit of a dry run would be refused now.
 
     Raises:
-        ApiProblem: 422 for an unknown parent, which no time makes right.
+        ApiProblem: 422 for an unknown parent, which waiting does not fix.
     """
     parent = known_parent(state, request.parent)
     found = []

@@ -109,7 +109,7 @@ async def list_evaluations(
 @router.get("/evaluations/{id}", responses=documented(404))
 @needs(Scope.READ)
 async def show_evaluation(id: str, state: State) -> Evaluation:
-    """Where an evaluation stands and, once it has ended, its figures with intervals."""
+    """The status of an evaluation and, once it has ended, its figures with intervals."""
     job = await _job(state, id)
     payload = EvaluationPayload.model_validate(job.payload)
     return Evaluation(
@@ -170,7 +170,7 @@ async def compare_targets(
 
 
 def _journaled(state: ApiState, body: EvaluationRequest, key: str | None) -> tuple[Job, bool]:
-    """Journal a job; False if ``key`` already stood for it.
+    """Journal a job; False if ``key`` already belongs to it.
 
     Raises:
         ApiProblem: 404 for an unknown suite, 409 without a text for moments, 422, 429 if too
@@ -218,7 +218,7 @@ def _versions(state: ApiState, body: EvaluationRequest) -> list[Target]:
 def _trial(
     store: Store, model: PublishedModel, body: EvaluationRequest, cases: int
 ) -> dict[str, Any]:
-    """What a trial has in its payload.
+    """Return the payload fields of a trial.
 
     Raises:
         ApiProblem: 422.

@@ -17,7 +17,7 @@ from service.store.tensors import byte_count
 def is_there(store: Store, version: str) -> bool:
     """Whether a version's tensors are stored, and stay for now; False if they were dropped.
 
-    Missing tensors of a version that is not thin are damage: False is not said of them.
+    Missing tensors of a version that is not thin are damage and do not lead to False.
     """
     return store.want(version) or store.thin(version) is None
 
@@ -64,8 +64,8 @@ def export_size(manifest: Manifest, header: bytes) -> int:
 def export_chunks(store: Store, manifest: Manifest, header: bytes) -> Iterator[bytes]:
     """The file piece by piece.
 
-    Every tensor is verified as it is read; a damaged one raises `CorruptTensor`, which cuts the
-    answer short of its declared length, so no client takes it for whole.
+    Every tensor is verified as it is read; a damaged one raises `CorruptTensor`, which ends the
+    answer before its declared length, so no client takes it for complete.
     """
     yield header
     for ref in manifest.tensors:

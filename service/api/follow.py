@@ -21,7 +21,7 @@ _PAUSE_S = 1.0
 
 
 async def current(state: ApiState, job: Job) -> Job:
-    """A stored job brought up to date with what Redis knows; as stored if Redis is away."""
+    """A stored job brought up to date with what Redis knows; as stored if Redis is unreachable."""
     if job.status in TERMINAL:
         return job
     live = await _live(state, job.id)
@@ -35,7 +35,7 @@ async def current(state: ApiState, job: Job) -> Job:
 
 
 async def _live(state: ApiState, job_id: str) -> LiveJob | None:
-    if state.reconciler.behind:  # Redis was away a moment ago: do not wait for it every time
+    if state.reconciler.behind:  # Redis was unreachable a moment ago: do not wait for it every time
         return None
     try:
         async with asyncio.timeout(PATIENCE_S):

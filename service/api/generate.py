@@ -1,4 +1,4 @@
-"""``/generate``: what one or several versions of the model say to prompts."""
+"""``/generate``: answers of one or several versions of the model to prompts."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ async def generate(request: Request, state: State) -> Response:
 
 
 def checked_versions(state: ApiState, body: GenerateRequest, model: PublishedModel) -> list[str]:
-    """The ids of the versions asked for, after everything else was checked, too.
+    """Check the request and return the ids of the requested versions.
 
     Raises:
         ApiProblem: 422 with a pointer per wrong field, 413 if only limits are exceeded.
@@ -142,12 +142,12 @@ def _limit_errors(body: GenerateRequest, settings: Settings) -> list[dict[str, s
 def _prompt_errors(
     body: GenerateRequest, settings: Settings, model: PublishedModel
 ) -> list[dict[str, str]]:
-    """Prompts without tokens, or too long for the model with what is to follow.
+    """Errors for prompts without tokens, or too long for the model with their continuation.
 
     Every one that cannot be answered has an error, so that a client can leave them out.
     """
     if len(body.all_prompts) > settings.max_prompts or len(body.candidates) > settings.max_prompts:
-        return []  # refused already, unread
+        return []  # already refused without reading it
     longest = max((count(model.tokenizer, text) for text in body.candidates), default=0)
     follows = max(body.max_new_tokens, longest)
     limit, room = settings.max_prompt_tokens, model.info.max_positions - follows
@@ -176,7 +176,7 @@ def _prompt_errors(
 def _candidate_errors(
     prompt: list[int], wholes: list[list[int]], pointer: str, known: list[dict[str, str]]
 ) -> list[dict[str, str]]:
-    """Candidates that have no tokens of their own behind a prompt; each is told once."""
+    """Errors for candidates that add no tokens after a prompt; each is reported once."""
     told, errors = {error["pointer"] for error in known}, []
     for i, whole in enumerate(wholes):
         where = f"/candidates/{i}"

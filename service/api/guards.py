@@ -1,4 +1,4 @@
-"""Guards of an edit that there is nothing to measure with, found before it is queued."""
+"""Guards of an edit that cannot be measured, found before the edit is queued."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from service.schemas import Guards
 def guard_problems(
     guards: Guards, facts: Sequence[tuple[int, Fact]], model: PublishedModel
 ) -> list[FieldProblem]:
-    """What is missing for a batch of valid facts, which come with their index in the request."""
+    """Return what the guards lack for valid facts, given with their index in the request."""
     problems: list[FieldProblem] = []
     if guards.min_locality is not None:
         problems += _locality_problems(facts, model)
@@ -48,7 +48,7 @@ def _locality_problems(
 
 
 def _wrong_prompt(prompt: str, fact: Fact, model: PublishedModel) -> tuple[str, str] | None:
-    """Code and message for a prompt that cannot be asked."""
+    """Return code and message for a prompt that cannot be used, else None."""
     tokenizer, limit = model.tokenizer, model.info.max_positions
     alone = encode(tokenizer, prompt).ids
     if not alone:

@@ -38,7 +38,7 @@ class Ready(BaseModel):
 
 @dataclass(frozen=True)
 class Missing:
-    """A part that is not there: ``queue``, ``worker``, ``model`` or ``head``."""
+    """A missing part: ``queue``, ``worker``, ``model`` or ``head``."""
 
     part: str
     code: str

@@ -1,4 +1,4 @@
-"""``/hypernetworks``: train the networks of MEND and MALMEN, and see which ones there are."""
+"""``/hypernetworks``: train networks for MEND and MALMEN, and list the existing ones."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ async def list_hypernetworks(state: State) -> Page[Network]:
 
 
 def check_network(state: ApiState, edit: ValidEdit, model: PublishedModel) -> None:
-    """Refuse an edit whose editor needs a network that nobody has trained.
+    """Refuse an edit whose editor needs a network that has not been trained.
 
     Raises:
         ApiProblem: 409 that says how to make one.
@@ -108,7 +108,7 @@ def check_network(state: ApiState, edit: ValidEdit, model: PublishedModel) -> No
 def _journaled(
     state: ApiState, body: HypernetworkRequest, model: PublishedModel, key: str | None
 ) -> tuple[Job, bool]:
-    """Journal a job for a valid request; False if ``key`` already stood for it.
+    """Journal a job for a valid request; False if ``key`` already belongs to it.
 
     Raises:
         ApiProblem: 422 with a pointer per wrong field, 429 if too many jobs wait.
@@ -145,7 +145,7 @@ def _journaled(
 
 
 def _hparams(body: HypernetworkRequest, model: PublishedModel) -> tuple[str | None, dict[str, Any]]:
-    """The preset's hyper-parameters, or the papers' last layers, with the request's over them."""
+    """The preset's hyper-parameters, or the papers' last layers, overridden by the request's."""
     info = model.info
     presets = {
         name: info.preset_values[f"{body.editor}/{name}"]

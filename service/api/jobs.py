@@ -1,4 +1,4 @@
-"""``/jobs``: where a job stands, its events, its end."""
+"""``/jobs``: the status of jobs, their events, and cancelling them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def list_jobs(
     kind: JobKind | None = None,
 ) -> Page[JobOut]:
     """Jobs, newest first, without their results."""
-    unfinished = set(JobStatus) - TERMINAL  # the store may be behind with these
+    unfinished = set(JobStatus) - TERMINAL  # the store's record of these may be out of date
     wanted = None if status is None else {*status, *unfinished}
     jobs = state.store.jobs(wanted, kind, after)
     found: list[Job] = []
@@ -75,7 +75,7 @@ async def job_events(
     (`{phase, done, total, eta_seconds}`).
 
     The stream ends after the terminal status, or after an `error` (Problem) if the job's record
-    cannot be read.  `Last-Event-ID` continues behind an event.
+    cannot be read.  `Last-Event-ID` continues after an event.
     """
     await run_in_threadpool(state.store.job, id)
     events = _event_stream(state, request, id, last_event_id)
@@ -97,7 +97,7 @@ async def cancel(state: ApiState, job_id: str) -> Job:
     """Cancel a job unless it has ended, and return it as it is now."""
     job = await run_in_threadpool(state.store.job, job_id)
     if job.status not in TERMINAL:
-        await run_in_threadpool(state.store.request_cancel, job_id)  # outlives a lost Redis
+        await run_in_threadpool(state.store.request_cancel, job_id)  # survives the loss of Redis
         await state.reconciler.cancel(job)
         job = await run_in_threadpool(state.store.job, job_id)
     return await current(state, job)

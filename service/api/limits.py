@@ -1,4 +1,4 @@
-"""What one service takes at a time: requests of a key, open streams, jobs, texts."""
+"""Limits of one service: requests per key, open streams, jobs, texts."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Streams:
 
     @contextmanager
     def slot(self, caller: Caller) -> Iterator[bool]:
-        """Whether there was a place; if so it is taken for the block.
+        """Yield whether there was a free place; if so it is held for the block.
 
         One key leaves the others a quarter of the places.
         """
@@ -104,7 +104,7 @@ def check_queue(store: Store, settings: Settings) -> None:
 
 
 def fact_errors(facts: list[FactIn], settings: Settings) -> list[dict[str, str]]:
-    """Texts of facts that are too long to be looked at, and too many prompts for one fact."""
+    """Errors for texts of facts that exceed the limits, and for too many prompts of one fact."""
     errors = []
     for i, fact in enumerate(facts):
         for name, value in fact:
@@ -118,7 +118,7 @@ def fact_errors(facts: list[FactIn], settings: Settings) -> list[dict[str, str]]
 
 
 def text_errors(body: GenerateRequest, settings: Settings) -> list[dict[str, str]]:
-    """Texts of a generation that are too long to be looked at."""
+    """Errors for texts of a generation request that exceed the limits."""
     prompts = "prompt" if body.prompt is not None else "prompts"
     texts = {prompts: body.all_prompts, "candidates": body.candidates, "stop": body.stop}
     return [

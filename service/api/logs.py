@@ -1,4 +1,4 @@
-"""Texts in log lines of the api: only when asked for, with the ids of request and key."""
+"""Prompts and facts in the api's log: only if configured, with the ids of request and key."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 def log_texts(request: Request, settings: Settings, what: str, texts: Iterable[str]) -> None:
-    """Write what was asked or taught into the log, if ``JEEP_LOG_PROMPTS`` is set."""
+    """Log the prompts or facts of a request, if ``JEEP_LOG_PROMPTS`` is set."""
     if settings.log_prompts:
         given = [*texts]
         log.info(

@@ -1,4 +1,4 @@
-"""``/metrics``: what the api has counted, how the queue stands, what the worker published."""
+"""``/metrics``: the api's counters, the state of the queue, the worker's published metrics."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def metrics(request: Request, state: State) -> Response:
 
 
 async def _queue(state: ApiState) -> tuple[str | None, list[Metric]]:
-    """The page of a worker that lives, and how the lanes stand."""
+    """Return the live worker's page of metrics and the state of the lanes."""
     alive = GaugeMetricFamily("jeep_worker_up", "Whether a worker lives.")
     depth = GaugeMetricFamily(
         "jeep_queue_depth", "Jobs that wait for their turn.", labels=("lane",)
@@ -72,7 +72,7 @@ async def _queue(state: ApiState) -> tuple[str | None, list[Metric]]:
 
 
 def _served(state: ApiState) -> Iterable[Metric]:
-    """What is served: the program's version, the model, the number of head."""
+    """Return the served program version, model and number of head."""
     info = InfoMetricFamily("jeep_version", "The program's version and the model that it serves.")
     head = GaugeMetricFamily("jeep_head_version", "N where head is vN.")
     try:

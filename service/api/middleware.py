@@ -1,4 +1,4 @@
-"""What happens around every request: an id, a limit on its body, unforeseen errors."""
+"""Middleware around every request: an id, a limit on its body, unforeseen errors."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class RequestIds:
 class Unexpected:
     """Answers unforeseen errors with a problem.
 
-    Starlette's own place for this raises the error again when it has answered, upon which the
+    Starlette's own handler raises the error again after it has answered, upon which the
     server closes a connection that the client believes to be usable.
     """
 
@@ -63,7 +63,7 @@ class Unexpected:
         try:
             await self.app(scope, receive, noticing)
         except Exception as error:
-            if scope["type"] != "http" or begun:  # cut off: no client takes it for whole
+            if scope["type"] != "http" or begun:  # cut off, so that no client takes it for complete
                 raise
             await failed(Request(scope), error)(scope, receive, send)
 
@@ -120,7 +120,7 @@ def too_large(limit: int) -> ApiProblem:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """A ``receive`` that gives ``body`` once and then what still comes (the disconnect)."""
+    """A ``receive`` that gives ``body`` once and then any later messages (the disconnect)."""
     sent = False
 
     async def replay() -> Message:

@@ -1,4 +1,4 @@
-"""What the worker published about its model: the tokenizer and the shape, without torch."""
+"""The model data published by the worker: the tokenizer and the shape, without torch."""
 
 from __future__ import annotations
 

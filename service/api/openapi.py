@@ -1,4 +1,4 @@
-"""The OpenAPI description: what FastAPI derives, and the schemas that routes read themselves."""
+"""The OpenAPI description: FastAPI's own, plus the schemas that routes parse themselves."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Api(FastAPI):
         return self.openapi_schema
 
     def _describe_access(self, schema: dict[str, Any]) -> None:
-        """Say what every operation needs and how it is refused."""
+        """Document the scope that every operation needs and its refusals."""
         scheme = {"type": "http", "scheme": "bearer", "description": "An API key: `jeep_…`."}
         schema["components"]["securitySchemes"] = {SCHEME: scheme}
         for route in guarded_routes(self.routes):
@@ -152,7 +152,7 @@ def _drop_default_errors(schema: dict[str, Any]) -> None:
 
 
 def _describe_hparams(components: dict[str, Any], names: Mapping[str, str]) -> None:
-    """Say which schema the hyper-parameters of which editor follow."""
+    """Document which schema each editor's hyper-parameters follow."""
     editors = ", ".join(f"`{editor}`: `{schema}`" for editor, schema in names.items())
     properties = components["EditRequest"]["properties"]
     properties["editor"]["enum"] = list(names)

@@ -1,4 +1,4 @@
-"""``/probes``: what a version holds of its answers, layer by layer, and which layers to edit."""
+"""``/probes``: where a version stores its answers, layer by layer, and which layers to edit."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ async def list_probes(
 @router.get("/probes/{id}", responses=documented(404))
 @needs(Scope.READ)
 async def show_probe(id: str, state: State) -> Probe:
-    """Where a probe stands and, once it has ended, all its figures."""
+    """The status of a probe and, once it has ended, all its figures."""
     job = await _job(state, id)
     payload = ProbePayload.model_validate(job.payload)
     result = _result(job)
@@ -145,7 +145,7 @@ async def probe_file(id: str, name: str, state: State) -> FileResponse:
 
 
 def _journaled(state: ApiState, body: ProbeRequest, key: str | None) -> tuple[Job, bool]:
-    """Journal a job; False if ``key`` already stood for it.
+    """Journal a job; False if ``key`` already belongs to it.
 
     Raises:
         ApiProblem: 404 for an unknown suite, 413, 422, 429 if too many jobs wait, 503, 507 if the

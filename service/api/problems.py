@@ -41,8 +41,8 @@ log = logging.getLogger(__name__)
 class ApiProblem(Coded, Exception):
     """An error with its stable code, a sentence and pointers into the request.
 
-    Its status is the code's (`service.codes`).  ``status`` is for answers whose status says
-    something else than their code: /readyz is 503, whatever is missing.
+    Its status is the code's (`service.codes`).  ``status`` is for answers whose status
+    differs from that of their code: /readyz is 503, whatever is missing.
     """
 
     def __init__(
@@ -63,12 +63,12 @@ class ApiProblem(Coded, Exception):
 
 
 def field_error(pointer: str, code: str, message: str) -> dict[str, str]:
-    """What is wrong with one field of the body."""
+    """Describe an error in one field of the body."""
     return {"pointer": pointer, "code": code, "message": message}
 
 
 def parameter_error(parameter: str, code: str, message: str) -> dict[str, str]:
-    """What is wrong with one query parameter, path segment or header."""
+    """Describe an error in one query parameter, path segment or header."""
     return {"parameter": parameter, "code": code, "message": message}
 
 
@@ -82,7 +82,7 @@ OVER_LIMIT = "over_limit"
 
 
 def invalid(errors: Iterable[Mapping[str, str]], code: str = "invalid_request") -> ApiProblem:
-    """A 422 that says how many fields are wrong and what is wrong with the first.
+    """A 422 that gives the number of wrong fields and the error of the first.
 
     A 413 if all that is wrong is that limits of this service are exceeded.
     """
@@ -107,7 +107,7 @@ def unavailable(code: str, detail: str, retry_after: int = RETRY_AFTER[503]) -> 
 
 
 def from_worker(error: JobError) -> ApiProblem:
-    """What the worker says about a request that it cannot answer."""
+    """Return the worker's error about a request as a problem."""
     errors = [{key: str(value) for key, value in one.items()} for one in error.errors]
     return ApiProblem(error.code, error.message, errors)
 
@@ -115,7 +115,7 @@ def from_worker(error: JobError) -> ApiProblem:
 def problem_for(error: Exception) -> ApiProblem:
     """The answer for an exception, in a route or in a stream that has begun.
 
-    What nobody has foreseen is a bare 500: its text may be anything.
+    An unforeseen exception is a bare 500, because its text may contain anything.
     """
     if isinstance(error, ApiProblem):
         return error
@@ -238,7 +238,7 @@ def failed(request: Request, error: Exception) -> Response:
 
 
 def _noted(request: Request, error: Exception) -> ApiProblem:
-    """The problem of an exception; what a person must look at is in the log."""
+    """Return the problem of an exception, logging those that need attention."""
     problem = problem_for(error)
     if problem.status == 500 and not isinstance(error, ApiProblem):
         unforeseen = None if isinstance(error, KNOWN) else error

@@ -1,4 +1,4 @@
-"""What suites and edits share when they read a file of records."""
+"""Helpers shared by suites and edits that read a file of records."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from service.api.problems import field_error, invalid, parameter_error
 
 
 def check_format(format: str | None) -> None:
-    """Refuse a format that is none.
+    """Refuse an unknown format.
 
     Raises:
         ApiProblem: 422.
@@ -18,7 +18,7 @@ def check_format(format: str | None) -> None:
 
 
 def located(problem: RecordProblem) -> dict[str, str]:
-    """A record's problem with a pointer to the line it begins in; a line may hold them all."""
+    """A record's problem with a pointer to the line where it begins; one line may hold them all."""
     field = f"/{problem.field}" if problem.field else ""
     which = "" if problem.record is None else f"record {problem.record}: "
     pointer = f"/lines/{problem.line}{field}"

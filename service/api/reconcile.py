@@ -1,4 +1,4 @@
-"""Keeps Redis in step with the store's journal, which is the truth about unfinished jobs."""
+"""Keeps Redis consistent with the store's journal, the authority on unfinished jobs."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Reconciler:
     """Submits journaled jobs that Redis does not know and carries out cancels, in order.
 
     It runs when the api starts, when the queue failed during a request or was found emptied,
-    and now and then: a Redis that came back empty is filled again, in the order in which jobs were
-    accepted.  Everything it does may be done twice.
+    and periodically: a Redis that came back empty is filled again, in the order in which jobs were
+    accepted.  Every step is idempotent.
     """
 
     def __init__(self, store: Store, queue: AsyncQueue) -> None:
@@ -46,7 +46,7 @@ class Reconciler:
         self.behind = True
 
     def wake(self) -> None:
-        """The queue has failed: look soon whether it lacks something."""
+        """Check the queue soon, because it has failed."""
         self.behind = True
         self._wanted.set()
 
@@ -112,7 +112,7 @@ class Reconciler:
             await run_in_threadpool(self._save_cancelled, job.id)
 
     def _save_cancelled(self, job_id: str) -> None:
-        """Save the end of a job that never began; what the worker has saved stays."""
+        """Save the end of a job that never began; a record saved by the worker is kept."""
         job = self._store.job(job_id)
         if job.status not in TERMINAL:
             ended = job.model_copy(update={"status": JobStatus.CANCELLED, "finished_at": now()})

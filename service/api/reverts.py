@@ -41,7 +41,7 @@ async def revert_edit(
     idempotency_key: Annotated[str | None, Header()] = None,
     prefer: Annotated[str, Header(description="`wait=N`")] = "",
 ) -> Response:
-    """Queue a job that removes a batch: head goes to the version in front of it, and the later
+    """Queue a job that removes a batch: head goes to the version before it, and the later
     batches are applied again in their order, from the facts and hyper-parameters they were
     recorded with.  Head moves once, at the end; until then the model answers as before.
 
@@ -60,7 +60,7 @@ async def revert_edit(
 def _record(
     state: ApiState, edit_id: str, body: RevertRequest, key: str | None
 ) -> tuple[Job, bool]:
-    """Journal a revert; False if ``key`` already stood for it.
+    """Journal a revert; False if ``key`` already belongs to it.
 
     Raises:
         ApiProblem: 404, 409, 412, 422, 429, 507.

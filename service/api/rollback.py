@@ -54,7 +54,7 @@ async def roll_back(
         answer = await result(state, request, worker_request(state, "rollback", [target], details))
     except ClientGone:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-    cancelled = await _cancel(state, waiting)  # not before it is sure that head has moved
+    cancelled = await _cancel(state, waiting)  # only once head has certainly moved
     moved = RollbackResult.model_validate({**answer, "cancelled_jobs": cancelled})
     headers = {"X-Model-Version": moved.version}
     return Response(moved.model_dump_json(), headers=headers, media_type="application/json")
@@ -68,6 +68,6 @@ async def _queued(state: ApiState) -> list[str]:
 
 
 async def _cancel(state: ApiState, job_ids: list[str]) -> list[str]:
-    """Cancel jobs, those too that have begun meanwhile; the ids of all but the ended ones."""
+    """Cancel jobs, even if begun meanwhile; return the ids of those cancelled or cancelling."""
     ending = (JobStatus.CANCELLED, JobStatus.CANCELLING)
     return [job_id for job_id in job_ids if (await cancel(state, job_id)).status in ending]

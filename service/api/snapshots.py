@@ -73,7 +73,7 @@ def show_snapshot(id: Ref, state: State) -> Snapshot:
 @router.get("/snapshots/{a}/diff/{b}", responses=documented(404))
 @needs(Scope.READ)
 def diff_snapshots(a: Ref, b: Ref, state: State) -> SnapshotDiff:
-    """What changes on the way from `a` to `b`: edits, facts, tensors."""
+    """The differences between `a` and `b`: edits, facts, tensors."""
     return diff(state.store, state.store.resolve(a), state.store.resolve(b))
 
 
@@ -114,7 +114,7 @@ async def export_snapshot(
 
 
 def snapshots_of(store: Store, versions: Mapping[str, Manifest | str]) -> list[Snapshot]:
-    """Versions as the api shows them: by id their manifests, or what is wrong with these."""
+    """Versions as the api shows them, from their manifests or the damage found, by id."""
     names: dict[str, list[str]] = defaultdict(list)
     for name, version in sorted(store.names().items()):
         names[version].append(name)

@@ -1,4 +1,4 @@
-"""What every route works with: settings, store, queue, the published model."""
+"""The state shared by all routes: settings, store, queue, the published model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ApiState:
     room: Room
 
     def check_room(self) -> None:
-        """Call before a job is journaled; may read the whole store.
+        """Check that another job is allowed, before it is journaled; may read the whole store.
 
         Raises:
             ApiProblem: 429 if too many jobs wait.
@@ -42,7 +42,7 @@ class ApiState:
         self.room.check()
 
     async def require_worker(self) -> None:
-        """Answer at once what only a living worker can do.
+        """Refuse immediately if no worker is alive.
 
         Raises:
             ApiProblem: 503 without a worker or a queue.

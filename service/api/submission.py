@@ -43,7 +43,7 @@ KeyHeader = Annotated[
 
 @dataclass(frozen=True)
 class Source:
-    """What became a fact: a pointer to it, and for imported facts line and record."""
+    """The origin of a fact: a pointer to it, and for imported facts line and record."""
 
     pointer: str
     line: int | None = None
@@ -51,7 +51,7 @@ class Source:
 
 
 class Submission:
-    """A request body with the way back from a fact's index to what the client sent.
+    """A request body with the mapping from a fact's index to what the client sent.
 
     ``sources[i]`` became fact ``i``: a line, or a record if the facts were ``imported`` from
     another format, which has other fields than a fact.
@@ -178,7 +178,7 @@ def checked(submission: Submission, model: PublishedModel) -> ValidEdit:
 def record(
     state: ApiState, submission: Submission, edit: ValidEdit, key: str | None
 ) -> tuple[Job, bool]:
-    """Journal a job for a valid edit; False if ``key`` already stood for one, which it gives.
+    """Journal a job for a valid edit; False and the earlier job if ``key`` already belongs to one.
 
     Raises:
         ApiProblem: 429 if too many jobs wait, 507 if the store is full, 412 unless ``parent`` is
@@ -215,10 +215,10 @@ def journaled(
     key: str | None,
     body: dict[str, Any],
 ) -> tuple[Job, bool]:
-    """Journal a job; False if ``key`` already stood for one with this ``body``, which it gives.
+    """Journal a job; False and the earlier job if ``key`` came before with this ``body``.
 
-    ``payload`` makes the payload for a job id, or refuses; only then, so that a repeated request
-    finds its job and not a moved head.
+    ``payload`` makes the payload for a job id, or refuses; it is not called for a repeated
+    request, which therefore finds its job even if head has moved.
 
     Raises:
         ApiProblem: 429 if too many jobs wait, what ``payload`` raises, 422 for a key that came
@@ -254,7 +254,7 @@ def journaled(
 
 
 def check_key(key: str | None) -> None:
-    """Refuse an Idempotency-Key that is none.
+    """Refuse a malformed Idempotency-Key.
 
     Raises:
         ApiProblem: 422.
@@ -267,7 +267,7 @@ def check_key(key: str | None) -> None:
 async def submit(
     state: ApiState, request: Request, response: Response, job: Job, fresh: bool, location: str
 ) -> JobOut:
-    """Queue a job that was journaled, or find it where it stands; the answer, and its headers."""
+    """Queue a journaled job, or return its current state; the answer, and its headers."""
     queued(request, job.id)
     response.headers["Location"] = location
     if fresh:
@@ -310,7 +310,7 @@ def known_parent(state: ApiState, parent: str | None) -> str | None:
 
 
 def check_now(state: ApiState, parent: str | None, name: str | None) -> None:
-    """Check what may have changed since a request that is repeated.
+    """Check the conditions that may have changed by the time a request is repeated.
 
     Raises:
         ApiProblem: 412 unless ``parent`` is head, 409 for a name that is taken.

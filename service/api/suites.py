@@ -145,7 +145,7 @@ def suite_info(suites: Suites, name: str) -> SuiteInfo:
 
 @cache
 def bundled(name: str) -> SuiteInfo:
-    """A suite that is always there."""
+    """Return a bundled suite, which always exists."""
     path = atlas.SUITES[name]
     data = path.read_bytes()
     found = _read(path, None, False, AUTO)
@@ -156,7 +156,7 @@ async def _limited(request: Request, limit: int) -> AsyncIterator[bytes]:
     """The body chunk by chunk.
 
     Raises:
-        ApiProblem: 413 at the first byte too many; the client may finish for a moment first.
+        ApiProblem: 413 at the first byte too many, once the client had a moment to finish;
             400 if the client leaves.
     """
     size = 0
@@ -177,7 +177,7 @@ async def _limited(request: Request, limit: int) -> AsyncIterator[bytes]:
 def _checked(
     upload: Upload, name: str, format: str | None, drop_bad: bool, style: str
 ) -> SuiteInfo:
-    """Validate what was uploaded, record by record.
+    """Validate an upload, record by record.
 
     Raises:
         ApiProblem: 422 with a pointer per wrong record.

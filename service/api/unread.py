@@ -15,7 +15,7 @@ DRAIN_SECONDS = 2.0
 
 
 async def refuse(problem: ApiProblem, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer, then let the client finish its body for a moment so that it reads the answer."""
+    """Answer, then give the client a moment to finish its body so that it reads the answer."""
     response = problem_response(Request(scope), problem)
     if not _has_body(scope):
         await response(scope, receive, send)

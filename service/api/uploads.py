@@ -39,7 +39,7 @@ Pointer = Callable[[int, str], str]
 
 @dataclass(frozen=True)
 class Reading:
-    """How a body is read as a file of records; if nothing is given, it is one only by its form."""
+    """Options for reading a body as a file of records; without any, its form decides."""
 
     format: str | None = None
     limit: int | None = None
@@ -47,7 +47,7 @@ class Reading:
 
     @property
     def asked(self) -> bool:
-        """Whether the client says that it is a file of records."""
+        """Whether the client declares the body to be a file of records."""
         return self.format is not None or self.limit is not None or self.drop_bad
 
 
@@ -65,7 +65,7 @@ def reading(
     """The query parameters about files of records.
 
     Raises:
-        ApiProblem: 422 for a format that is none.
+        ApiProblem: 422 for an unknown format.
     """
     check_format(format)
     return Reading(format, limit, drop_bad)
@@ -81,7 +81,7 @@ def from_file(
     """
     try:
         value = None if by_line else parsed(body, allow_inf_nan=True)
-    except ValueError:  # several objects, or CSV, or the reader says what is wrong in which line
+    except ValueError:  # several objects, or CSV, or the reader reports the error and its line
         value = None
     if value is None:
         return _imported(io.BytesIO(body), from_query(options), how, max_facts, None)
@@ -118,7 +118,7 @@ def from_value(
 
 
 def _records(value: Any, plain_too: bool) -> tuple[list[Any], dict[str, Any], Pointer] | None:
-    """The records in a JSON value, the fields of an edit beside them, and the way back."""
+    """The records in a JSON value, the fields of an edit beside them, and their sources."""
 
     def meant(items: Sequence[Any]) -> bool:
         return plain_too or any(map(is_foreign, items))
@@ -184,7 +184,7 @@ def _pointed(problem: RecordProblem, pointer: Pointer | None) -> dict[str, str]:
 
 
 def _check_shape(value: Any) -> None:
-    """Refuse what is not even an object with facts, with an example of each form.
+    """Refuse a value that is not an object with facts, with an example of each form.
 
     Raises:
         ApiProblem: 422.

@@ -1,4 +1,4 @@
-"""Everything that can be wrong with an edit, found without torch and before it is queued."""
+"""Validation of an edit, without torch and before it is queued."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RESERVED_NAMES = re.compile(r"head|base|v[0-9]+", re.IGNORECASE)
 
 
 def reserved(name: str) -> str:
-    """Why a snapshot cannot have this name."""
+    """Return the message that refuses a reserved snapshot name."""
     return f"{name!r} is reserved: head, base and v<number> name versions; choose another name"
 
 
@@ -55,7 +55,7 @@ class ValidEdit:
 
     @property
     def repeated(self) -> list[Duplicate]:
-        """The facts of the request that say what an earlier one said."""
+        """The facts of the request that repeat an earlier one."""
         return [Duplicate(index=i, kept=kept) for i, kept in self.duplicates.items()]
 
 
@@ -109,7 +109,7 @@ def validate_edit(request: EditRequest, model: PublishedModel) -> ValidEdit:
 
 
 def _hparams(request: EditRequest, model: PublishedModel) -> tuple[str | None, HParamsOrAuto]:
-    """The preset that is meant and complete hyper-parameters, or ``auto``.
+    """Return the name of the preset and complete hyper-parameters, or ``auto``.
 
     Raises:
         InvalidHParams: see `preset_hparams` and `check_automatic`.
@@ -126,7 +126,7 @@ def _hparams(request: EditRequest, model: PublishedModel) -> tuple[str | None, H
 
 
 def plan_of(edit: ValidEdit, model: PublishedModel) -> EditPlan:
-    """What a dry run shows: tokens, the positions that are optimised, repeated facts."""
+    """Return the plan for a dry run: tokens, optimised positions, repeated facts."""
     facts = []
     for index, fact, row in zip(edit.indices, edit.facts, edit.rows, strict=True):
         tokens = [model.tokenizer.id_to_token(i) or "" for i in row.ids]

@@ -1,4 +1,4 @@
-"""What is wrong with the form of an edit, in words that say what to send instead."""
+"""Error messages about the form of an edit that show a valid form."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FORMS = f'the body must be {{"facts": [{FACT}]}} or {{"facts": [{TRIPLE}]}}'
 
 
 def in_words(errors: Iterable[dict[str, str]]) -> list[dict[str, str]]:
-    """The errors of an edit or of facts by line; what should be a fact and is none is shown one."""
+    """Reword the errors of an edit or of facts by line; a value that is no fact gets an example."""
     return [{**error, "message": _message(error)} for error in errors]
 
 

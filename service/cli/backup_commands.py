@@ -26,7 +26,7 @@ def _store_folder(given: Path | None) -> Path:
 
 @app.command("backup")
 def backup_command(folder: Folder, store: StoreFolder = None) -> None:
-    """Copy the store, also while it is in use; into the same folder again: what is new."""
+    """Copy the store, also while it is in use; into the same folder again, only what is new."""
     root = _store_folder(store)
     if not (root / "format.json").exists():
         complain(f"{root} is no store")

@@ -82,7 +82,7 @@ def generate_command(
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
-    """Ask one or several versions."""
+    """Generate answers from one or several versions."""
     with connected(url) as client:
         result = client.generate(
             prompts,

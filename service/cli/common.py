@@ -1,4 +1,4 @@
-"""What commands share: the two consoles, settings as flags, a connected client, output."""
+"""Helpers shared by the commands: the two consoles, settings as flags, a client, output."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class CommandGroup(typer.Typer):
-    """Typer whose commands with ``--url`` take ``--key-file``, too."""
+    """A Typer whose commands with ``--url`` also take ``--key-file``."""
 
     def command(self, *args: Any, **options: Any) -> Callable[[Command], Command]:
         """As Typer's."""
@@ -87,7 +87,7 @@ EXIT_USAGE = 2
 
 
 def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
-    """Give a command one flag per setting; what is not given comes from the environment."""
+    """Give a command one flag per setting; missing flags are read from the environment."""
 
     def run(**flags: str | None) -> None:
         try:
@@ -129,7 +129,7 @@ def require_worker_parts() -> None:
 
 @contextmanager
 def connected(url: str | None) -> Iterator[Client]:
-    """A client; refusals and a service that is not there end the command with a message."""
+    """Yield a client; a refusal or an unreachable service ends the command with a message."""
     try:
         settings = load_settings()
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
@@ -150,13 +150,13 @@ def connected(url: str | None) -> Iterator[Client]:
     except (ValidationError, json.JSONDecodeError):
         complain("what answers at this address is no jeep service, or one of another release")
         raise typer.Exit(EXIT_FAILED) from None
-    except OSError as error:  # a file that the answer should go to
+    except OSError as error:  # a file to which the answer should be written
         complain(f"jeep: {error}")
         raise typer.Exit(EXIT_FAILED) from None
 
 
 def _client(url: str) -> Client:
-    """A client with the key in the file that was given, else the environment's."""
+    """A client with the key from the given file, else from the environment."""
     given = KEY_FILE.get()
     settings = ClientSettings() if given is None else ClientSettings(api_key=None, key_file=given)
     try:

@@ -1,4 +1,4 @@
-"""What ``jeep edit`` reads: facts as they are, or records of suites made into facts."""
+"""The input of ``jeep edit``: plain facts, or records of suites converted to facts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def read_edit(file: Path, format: str | None, limit: int | None, drop_bad: bool)
     """The body of an edit.
 
     With one of the options the file is read as records of a suite, from the beginning to
-    ``limit``, so that a few facts of a large file can be edited; what is lost is said.
+    ``limit``, so that a few facts of a large file can be edited; losses are reported.
     """
     try:
         data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
@@ -43,7 +43,7 @@ def read_edit(file: Path, format: str | None, limit: int | None, drop_bad: bool)
 
 
 def tell_losses(imported: Imported | None) -> None:
-    """Say on standard error what became of records, if the facts came as such."""
+    """Report on standard error what became of the records, if the facts came as records."""
     if imported is None:
         return
     err.print(f"{imported.format}: {imported.facts} facts of {imported.records} records")

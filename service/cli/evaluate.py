@@ -135,7 +135,7 @@ def suites_table(answers: Sequence[SuiteInfo]) -> RenderableType:
 
 
 def suite_added(answer: SuiteInfo) -> RenderableType:
-    """A suite with its prompts by kind, and the first of what is not in it."""
+    """A suite with its prompts by kind, and the first records or parts left out."""
     kinds = f"{answer.records} records; {counts(answer.prompts)}"
     return Group(suites_table([answer]), Text(kinds), *loss_lines(answer))
 
@@ -158,7 +158,7 @@ def evaluation_table(answer: Evaluation) -> RenderableType:
 
 
 def comparison_table(answer: EvaluationComparison) -> RenderableType:
-    """What got better and what broke."""
+    """A table of the cases that got better or worse."""
     differences = _table("metric", f"{answer.b} - {answer.a}")
     for name in COLUMNS:
         if name in answer.differences:

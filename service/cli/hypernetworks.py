@@ -1,4 +1,4 @@
-"""Commands about the networks of MEND and MALMEN in a running service."""
+"""Commands for the networks of MEND and MALMEN in a running service."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def submit_command(
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
-    """Have the service train a network beside its other work."""
+    """Have the service train a network alongside its other work."""
     asked: dict[str, Any] = parse_object(options, "--options") if options else {}
     given = {"steps": steps, "data": data}
     given["hparams"] = parse_json(hparams, "--hparams") if hparams else None

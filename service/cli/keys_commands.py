@@ -66,7 +66,7 @@ def list_command(as_json: AsJson = False, store: StoreFolder = None) -> None:
 def revoke_command(
     key: Annotated[str, typer.Argument(help="The key's id or name.")], store: StoreFolder = None
 ) -> None:
-    """Revoke a key: from now on it opens nothing."""
+    """Revoke a key: from now on it gives no access."""
     with _store(store) as opened:
         revoked = opened.revoke_key(key)
         _note(opened, "revoke_key", revoked)
@@ -81,7 +81,7 @@ def _note(store: Store, action: str, key: ApiKey) -> None:
 
 @contextmanager
 def _store(folder: Path | None, may_be_new: bool = False) -> Iterator[Store]:
-    """The store; what is wrong with it, or with a name, ends the command with a message."""
+    """Yield the store; an error in it, or in a name, ends the command with a message."""
     try:
         path = load_settings(store=folder).store
         if not may_be_new and not (path / "format.json").is_file():
@@ -101,7 +101,7 @@ def _store(folder: Path | None, may_be_new: bool = False) -> Iterator[Store]:
 
 @contextmanager
 def _key_file(path: Path | None) -> Iterator[int | None]:
-    """A new file, made before the key is, and removed again if there is none."""
+    """Yield a new file, created before the key and removed again if no key was made."""
     if path is None:
         yield None
         return

@@ -83,7 +83,7 @@ def show_command(probe_id: str, as_json: AsJson = False, url: Url = None) -> Non
 
 
 def probe_table(answer: Probe) -> RenderableType:
-    """What a probe proposes, or why it does not."""
+    """A table of a probe's proposal, or the reason why there is none."""
     result = answer.result
     if result is None:
         why = f": {answer.error.code}: {answer.error.message}" if answer.error else ""

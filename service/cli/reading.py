@@ -1,4 +1,4 @@
-"""What reading a file of records has lost, as lines for a terminal."""
+"""Losses in reading a file of records, as lines for a terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from service.schemas.reading import Losses, SuiteProblem
 
 
 def loss_lines(losses: Losses) -> list[Text]:
-    """What reading a file lost or changed, a line each."""
+    """Return one line for each loss or change in reading a file."""
     named = {
         "dropped": losses.dropped,
         "left out": losses.left_out,

@@ -81,7 +81,7 @@ def moments_command(context: typer.Context) -> None:
 
 
 def _moment_flags(command: str, settings: Settings) -> list[str]:
-    """The settings as flags; those given in the command line come later and win."""
+    """The settings as flags; those given on the command line come later and take precedence."""
     flags: dict[str, object] = {"--folder": settings.store / "base" / "moments"}
     if command != "merge":
         flags |= {"--model": settings.model, "--device": settings.device}
@@ -93,7 +93,7 @@ def _moment_flags(command: str, settings: Settings) -> list[str]:
 
 
 def _trial_flags(settings: Settings) -> list[str]:
-    """As `_moment_flags`, for commands that edit: imported moments stand in for a text there."""
+    """As `_moment_flags`, for commands that edit: imported moments replace a text there."""
     named = ["--moments", settings.moments] if settings.moments else []
     return [*_moment_flags("compute", settings), *named]
 
@@ -143,7 +143,7 @@ def train_command(context: typer.Context) -> None:
 @app.command("demo")
 @with_settings
 def demo_command(settings: Settings) -> None:
-    """Edit the bundled model through a service of its own, show it, take it back."""
+    """Edit the bundled model through a separate service, show the edit, roll it back."""
     require_worker_parts()
     from service.demo import run
 

@@ -1,4 +1,4 @@
-"""``jeep store``: check a store, see what its bytes are, drop what can be rebuilt."""
+"""``jeep store``: check a store, show its disk usage, drop tensors that can be rebuilt."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def verify_command(
         bool, typer.Option("--repair", help="Move damaged versions that nothing needs aside.")
     ] = False,
 ) -> None:
-    """Read every file; print what is damaged and what to do.  Exit code 1 if anything is.
+    """Read every file; print what is damaged and what to do.  Exit code 1 if any file is.
 
-    With --repair no worker may be running: what is moved, and where to, is said; then it verifies.
+    With --repair, damaged versions are moved aside and reported first; no worker may be running.
     """
     opened = _opened(store)[1]
     repairs = _repaired(opened) if repair else []
@@ -87,7 +87,7 @@ def verify_command(
 
 
 def _repaired(store: Store) -> list[Repair]:
-    """What was done about damaged versions; the command ends if it cannot be known what is."""
+    """Repair damaged versions; the command ends if the store's state cannot be read."""
     try:
         return repair_store(store)
     except (StoreError, OSError) as error:
@@ -97,7 +97,7 @@ def _repaired(store: Store) -> list[Repair]:
 
 @commands.command("du")
 def du_command(store: StoreFolder = None, as_json: AsJson = False) -> None:
-    """Show what the store's bytes are."""
+    """Show the store's disk usage by kind of file."""
     settings, opened = _opened(store)
     try:
         used = usage(opened)
@@ -130,7 +130,7 @@ def gc_command(
         int | None, typer.Option(min=1, help="Newest versions to keep (JEEP_KEEP_VERSIONS).")
     ] = None,
 ) -> None:
-    """Drop tensors of old versions that can be rebuilt, and what nothing refers to.
+    """Drop tensors of old versions that can be rebuilt, and unreferenced files.
 
     A running worker does this after every job; so without --dry-run there must be none.
     """

@@ -105,7 +105,7 @@ def snapshots(answers: Sequence[Snapshot]) -> RenderableType:
 
 
 def jobs(answers: Sequence[JobOut]) -> RenderableType:
-    """The jobs with where they stand."""
+    """The jobs with their status."""
     table = _table("id", "kind", "status", "phase", "done", "created", "error")
     for one in answers:
         progress = one.progress
@@ -132,7 +132,7 @@ def facts(answers: Sequence[FactEntry]) -> RenderableType:
 
 
 def revert(answer: JobOut) -> RenderableType:
-    """What has become of a revert job."""
+    """The outcome of a revert job."""
     if answer.result is None:
         why = f": {answer.error.code}: {answer.error.message}" if answer.error else ""
         return Text(f"{answer.id} is {answer.status.value}{why}")
@@ -148,13 +148,13 @@ def revert(answer: JobOut) -> RenderableType:
 
 
 def activation(answer: Activation) -> RenderableType:
-    """Where head was and is."""
+    """The previous and the new head."""
     weights = answer.weights_sha256[:12]
     return Text(f"head: {answer.previous} → {answer.version} (weights {weights})")
 
 
 def rollback(answer: RollbackResult) -> RenderableType:
-    """Where head was and is."""
+    """The previous and the new head, and the cancelled jobs."""
     text = f"head: {answer.previous} → {answer.version} (weights {answer.weights_sha256[:12]})"
     if answer.cancelled_jobs:
         text += f"\ncancelled: {', '.join(answer.cancelled_jobs)}"

@@ -1,4 +1,4 @@
-"""Commands about what a version holds, and about versions that become head."""
+"""Commands for the facts of a version, reverts and staged versions."""
 
 from __future__ import annotations
 

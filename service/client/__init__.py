@@ -46,7 +46,7 @@ class JobTimeout(Coded, Exception):
 
 
 class _Seen:
-    """What the events of a job have said so far."""
+    """The state of a job as seen in its events so far."""
 
     def __init__(self) -> None:
         self.status = JobStatus.QUEUED
@@ -80,7 +80,8 @@ class Client(AuditCalls, EvaluationCalls, Hypernetworks, ProbeCalls, VersionCall
     ) -> JobOut:
         """Submit facts; options as in ``POST /edits`` (editor, preset, hparams, …).
 
-        Safe to repeat: a key is made up where none is given, and a lost answer is asked again.
+        Safe to repeat: a key is generated where none is given, and a lost answer is requested
+        again.
         """
         body = {"facts": [dict(fact) for fact in facts], **given(options)}
         return self._queued("/edits", body, idempotency_key)
@@ -110,7 +111,7 @@ class Client(AuditCalls, EvaluationCalls, Hypernetworks, ProbeCalls, VersionCall
         )
 
     def plan(self, facts: Sequence[FactDict], **options: Any) -> EditPlan:
-        """What an edit would do: tokens, positions, repeated facts.  Nothing is queued."""
+        """Plan an edit without queuing it: tokens, positions, repeated facts."""
         body = {"facts": [dict(fact) for fact in facts], **given(options)}
         return self._model(EditPlan, "POST", "/edits", json=body, params={"dry_run": "true"})
 
@@ -125,7 +126,7 @@ class Client(AuditCalls, EvaluationCalls, Hypernetworks, ProbeCalls, VersionCall
     # ------------------------------------------------------------ jobs
 
     def job(self, job_id: str) -> JobOut:
-        """Where a job stands."""
+        """The current state of a job."""
         return self._model(JobOut, "GET", f"/jobs/{segment(job_id)}")
 
     def jobs(
@@ -143,9 +144,9 @@ class Client(AuditCalls, EvaluationCalls, Hypernetworks, ProbeCalls, VersionCall
     def wait(
         self, job_id: str, on_progress: OnProgress | None = None, timeout: float | None = None
     ) -> JobOut:
-        """Wait until a job has ended; ``on_progress`` hears every step.
+        """Wait until a job has ended; ``on_progress`` is called at every step.
 
-        A broken connection is taken up again where it broke.
+        After a broken connection, the events continue where they broke off.
 
         Raises:
             JobTimeout: it did not end within ``timeout`` seconds.
@@ -180,7 +181,7 @@ class Client(AuditCalls, EvaluationCalls, Hypernetworks, ProbeCalls, VersionCall
         timeout = httpx.Timeout(self._http.timeout.connect, read=left)
         with self._stream("GET", url, headers=headers, timeout=timeout) as events:
             for event in events.iter_sse():
-                if event.data:  # a keep-alive comment behind an event id looks like an event
+                if event.data:  # a keep-alive comment after an event id looks like an event
                     yield event
                 if deadline is not None and time.monotonic() >= deadline:
                     return
@@ -228,13 +229,13 @@ class Client(AuditCalls, EvaluationCalls, Hypernetworks, ProbeCalls, VersionCall
         return self._model(Snapshot, "POST", "/snapshots", json=body)
 
     def diff(self, a: str, b: str) -> SnapshotDiff:
-        """What changes on the way from ``a`` to ``b``."""
+        """The differences between ``a`` and ``b``."""
         return self._model(SnapshotDiff, "GET", f"/snapshots/{segment(a)}/diff/{segment(b)}")
 
     def export(self, ref: str, path: Path) -> int:
-        """Write a version's safetensors file to ``path``; how many bytes.
+        """Write a version's safetensors file to ``path``; return its size in bytes.
 
-        The file appears under its name only when it is whole.
+        The file appears under its name only when it is complete.
         """
         aside = path.with_name(path.name + ".part")
         url = f"/snapshots/{segment(ref)}/export"
@@ -265,7 +266,7 @@ class Client(AuditCalls, EvaluationCalls, Hypernetworks, ProbeCalls, VersionCall
             return False
 
     def wait_ready(self, timeout: float = 120.0) -> None:
-        """Wait until the service is ready; TimeoutError if that takes too long."""
+        """Wait until the service is ready; raise TimeoutError if that takes too long."""
         deadline = time.monotonic() + timeout
         while not self.ready():
             if time.monotonic() > deadline:

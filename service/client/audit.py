@@ -1,4 +1,4 @@
-"""Calls about the audit log."""
+"""Calls for the audit log."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ class AuditCalls(Transport):
     """Needs a key with the scope ``admin``."""
 
     def audit(self) -> Iterator[AuditEntry]:
-        """Who did what to which version, newest first."""
+        """The entries of the audit log, newest first."""
         return (AuditEntry.model_validate(item) for item in self._pages("/audit"))

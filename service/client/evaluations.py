@@ -1,4 +1,4 @@
-"""Calls about suites and evaluations."""
+"""Calls for suites and evaluations."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class EvaluationCalls(Transport):
         """Upload a suite's file under a name; ``style``: ``contrast``, ``accuracy`` or ``auto``.
 
         Raises:
-            ApiError: with the lines of what is wrong; then nothing is stored.
+            ApiError: with the lines of the errors; then nothing is stored.
         """
         asked = {"name": name, "format": format, "drop_bad": drop_bad or None, "style": style}
         params = given(asked)
@@ -67,13 +67,13 @@ class EvaluationCalls(Transport):
         return self._pages("/evaluations")
 
     def evaluation(self, evaluation_id: str) -> Evaluation:
-        """Where an evaluation stands and, once there is one, its result."""
+        """The status of an evaluation and, once there is one, its result."""
         return self._model(Evaluation, "GET", f"/evaluations/{segment(evaluation_id)}")
 
     def evaluation_cases(self, evaluation_id: str, path: Path, target: str | None = None) -> int:
-        """Write the case records (JSON lines) to ``path``; how many bytes.
+        """Write the case records (JSON lines) to ``path``; return its size in bytes.
 
-        The file appears under its name only when it is whole.
+        The file appears under its name only when it is complete.
         """
         aside = path.with_name(path.name + ".part")
         url = f"/evaluations/{segment(evaluation_id)}/cases"

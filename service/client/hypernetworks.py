@@ -10,7 +10,7 @@ from service.schemas import JobOut, Network
 
 
 class Hypernetworks(Transport):
-    """Calls about trained networks."""
+    """Calls for trained networks."""
 
     def train_hypernetwork(
         self, editor: str, *, idempotency_key: str | None = None, **options: Any

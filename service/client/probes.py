@@ -1,4 +1,4 @@
-"""Calls about contrast probes."""
+"""Calls for contrast probes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ProbeCalls(Transport):
         return self._pages("/probes")
 
     def probe_result(self, probe_id: str) -> Probe:
-        """Where a probe stands and, once it has ended, all its figures."""
+        """The status of a probe and, once it has ended, all its figures."""
         return self._model(Probe, "GET", f"/probes/{segment(probe_id)}")
 
     def probe_files(self, probe_id: str, folder: Path) -> list[Path]:

@@ -26,7 +26,7 @@ RETRIES = 4
 
 
 class ApiError(Coded, Exception):
-    """The service refused a request.  ``problem`` says what is wrong with which field."""
+    """The service refused a request.  ``problem`` names the wrong fields and their errors."""
 
     def __init__(self, problem: Problem) -> None:
         lines = [f"{problem.status} {problem.code}: {problem.detail}"]
@@ -71,14 +71,14 @@ class Transport:
         return model.model_validate_json(self._request(method, url, **request).content)
 
     def _queued(self, url: str, body: Mapping[str, Any], key: str | None) -> JobOut:
-        """Submit a job once, however often that takes; a key is made up where none is given."""
+        """Submit a job exactly once, with retries; a key is generated where none is given."""
         headers = {"Idempotency-Key": key or str(uuid4())}
         return self._model(JobOut, "POST", url, json=body, headers=headers, again=True)
 
     def _request(
         self, method: str, url: str, *, again: bool = False, **request: Any
     ) -> httpx.Response:
-        """One request; repeated on a lost connection where that is harmless."""
+        """Send one request; repeat it after a lost connection where that is harmless."""
         tries = RETRIES if again or method == "GET" else 1
         for attempt in range(tries):
             try:
@@ -121,7 +121,7 @@ class Transport:
 
 
 def _authorization(api_key: str | None) -> dict[str, str]:
-    """The header that carries a key.  Raises ValueError for a text that can be none."""
+    """The header that carries a key.  Raises ValueError for a text that cannot be a key."""
     if api_key is None:
         return {}
     if not KEY.fullmatch(api_key):

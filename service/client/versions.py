@@ -1,4 +1,4 @@
-"""Calls about what a version holds, and about versions that become head."""
+"""Calls for the facts of a version, reverts and staged versions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ class VersionCalls(Transport):
     def revert(self, edit_id: str, *, idempotency_key: str | None = None, **options: Any) -> JobOut:
         """Remove one batch from head's history; options: ``parent``, ``snapshot_name``.
 
-        Safe to repeat: a key is made up where none is given, and a lost answer is asked again.
+        Safe to repeat: a key is generated where none is given, and a lost answer is requested
+        again.
         """
         url = f"/edits/{segment(edit_id)}/revert"
         return self._queued(url, given(options), idempotency_key)

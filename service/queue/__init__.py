@@ -1,4 +1,4 @@
-"""The queue: Redis Streams for jobs, their events, and requests that are answered at once.
+"""The queue: Redis Streams for jobs, their events, and requests that are answered immediately.
 
 ``JobQueue``, ``Lease``, ``RequestQueue`` and ``Heartbeat`` are the worker's side (threads),
 ``AsyncQueue`` is the api's (asyncio).  Both use the same keys and the same Lua scripts.

@@ -25,7 +25,7 @@ _ANSWER_S = 5.0
 
 
 class AsyncQueue:
-    """Everything the api needs of Redis, over one asyncio client."""
+    """All Redis operations of the api, over one asyncio client."""
 
     def __init__(self, client: Redis, keys: wire.Keys) -> None:
         self._client, self._keys = client, keys
@@ -61,7 +61,7 @@ class AsyncQueue:
         return None if page is None else str(page)
 
     async def waiting(self, lane: Lane) -> wire.Waiting:
-        """What has not begun in a lane; without a worker, an interrupted job waits, too."""
+        """The jobs not begun in a lane; without a worker, an interrupted job counts as well."""
         stream = self._keys.lane(lane)
         jobs = int(await self._client.xlen(stream))
         entries: Any = await self._client.xrange(stream, count=2)
@@ -87,11 +87,11 @@ class AsyncQueue:
         return int(await self._submit(keys=keys, args=args)) != -1
 
     async def mark_filled(self) -> None:
-        """All unfinished jobs have been submitted to this server."""
+        """Record that all unfinished jobs have been submitted to this server."""
         await self._filled(keys=[self._keys.filled], args=[])
 
     async def live(self, job_id: str) -> wire.LiveJob | None:
-        """What Redis knows about a job: ``live.over(store.job(id))`` is its present state."""
+        """The live state of a job in Redis: ``live.over(store.job(id))`` is its present state."""
         return wire.parse_live(await self._client.hgetall(self._keys.job(job_id)))
 
     async def request_cancel(self, job: Job) -> JobStatus | None:
@@ -107,10 +107,10 @@ class AsyncQueue:
     async def events(self, job_id: str, last_id: str = "0") -> AsyncGenerator[wire.JobEvent, None]:
         """A job's events after ``last_id``; ends after the terminal one.
 
-        Also ends when Redis does not know the job, or knows that it has ended and has nothing
-        more to tell: the final state is then in the store.  Survives a restart of Redis.
+        Also ends when Redis does not know the job, or knows that it has ended and has no further
+        events: the final state is then in the store.  Survives a restart of Redis.
         """
-        wait = 0  # first what is there, so that the end of an ended job comes at once
+        wait = 0  # first the existing events, so that the end of an ended job comes immediately
         while True:
             entries = await self._patient_read(self._keys.events(job_id), last_id, wait)
             wait = _POLL_MS
@@ -126,10 +126,10 @@ class AsyncQueue:
                     return
 
     async def ask(self, request: WorkerRequest) -> AsyncGenerator[WorkerReply, None]:
-        """Put a request to the worker and yield its answers, the last one included.
+        """Send a request to the worker and yield its answers, including the last one.
 
         Raises :class:`WorkerGone` if no worker is alive or it dies, :class:`RequestTimeout`
-        after the deadline.  Close the iterator to tell the worker that nobody listens.
+        after the deadline.  Close the iterator to tell the worker that nobody is waiting.
         """
         worker = await self.worker_alive()
         if worker is None:
@@ -141,7 +141,7 @@ class AsyncQueue:
                 answered = reply.event != "token"
                 yield reply
         finally:
-            if not answered:  # in a task of its own: this one may be cancelled
+            if not answered:  # in a separate task: this one may be cancelled
                 farewell = asyncio.create_task(self.abandon(request.id))
                 self._farewells.add(farewell)
                 farewell.add_done_callback(self._farewells.discard)
@@ -165,7 +165,7 @@ class AsyncQueue:
         try:
             await self._client.set(self._keys.gone(request_id), 1, ex=wire.GONE_TTL_S)
         except RedisError:
-            return  # its deadline ends it
+            return  # its deadline will end it
 
     async def _replies(
         self, request: WorkerRequest, instance: str

@@ -1,4 +1,4 @@
-"""Token buckets in Redis: how often a key may ask, however many apis there are."""
+"""Token buckets in Redis: rate limits per key, shared by all api processes."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 class TokenBuckets:
     """Buckets of ``size`` tokens that fill at ``per_second``, one per name.
 
-    While Redis is away everything passes: what needs the queue fails by itself, and the rest
-    shall answer.  After a failure Redis is not asked for 5 s, so that nobody waits for it.
+    While Redis is unreachable every request passes: those that need the queue fail by themselves,
+    and the others must be answered.  After a failure Redis is not used for 5 s, to avoid waiting.
     """
 
     def __init__(self, client: Redis, keys: Keys, per_second: float, size: int) -> None:
@@ -45,7 +45,7 @@ class TokenBuckets:
         self._resting_until = 0.0
 
     async def wait_for(self, name: str) -> float:
-        """Take a token: 0.0, or the seconds after which there will be one."""
+        """Take a token; return 0.0, or the seconds until one is available."""
         if time.monotonic() < self._resting_until:
             return 0.0
         try:

@@ -1,4 +1,4 @@
-"""Clients that ride out a restart of the server: capped exponential backoff."""
+"""Clients that survive a restart of the server: capped exponential backoff."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def connect(url: str, *, retries: int = 30) -> Redis:
 
 
 def end_patience(client: Redis) -> None:
-    """From now on calls of this client fail at once: it has waited for the server long enough."""
+    """Make calls of this client fail immediately from now on, without further retries."""
     client.set_retry(Retry(NoBackoff(), 0))
 
 

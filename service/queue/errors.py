@@ -1,10 +1,10 @@
-"""What the queue raises on purpose (connection failures stay ``redis.ConnectionError``).
+"""The queue's own exceptions (connection failures stay ``redis.ConnectionError``).
 
 QueueError
 ├ LeaseHeld       another worker has the write lane
 ├ LeaseLost       … has taken it over
 ├ JobGone         the job to begin has been cancelled or was lost with Redis
-├ WorkerGone      no worker is alive, or the one that was asked has died
+├ WorkerGone      no worker is alive, or the one handling the request has died
 └ RequestTimeout  the deadline of a request has passed
 """
 
@@ -26,13 +26,13 @@ class LeaseHeld(QueueError):
 
 
 class LeaseLost(QueueError):
-    """The fence is stale: whatever was computed under it must be thrown away."""
+    """The fence is stale: all results computed under it must be discarded."""
 
     code = "stale_fence"
 
 
 class JobGone(QueueError):
-    """The job is not there to begin: cancelled meanwhile, or unknown to this Redis."""
+    """The job cannot begin: it was cancelled meanwhile, or is unknown to this Redis."""
 
     code = "job_gone"
 

@@ -27,7 +27,7 @@ class QueuedJob:
 class JobQueue:
     """The jobs of one lane in Redis.
 
-    One fixed consumer: what a dead worker had taken comes first again.  Jobs of any lane can be
+    One fixed consumer: jobs that a dead worker had taken come first.  Jobs of any lane can be
     submitted.
     """
 
@@ -46,7 +46,7 @@ class JobQueue:
         return bool(_run(self._submit, scripts.submit(self._keys, job)))
 
     def requeue_missing(self, jobs: Iterable[Job]) -> list[str]:
-        """Submit, in this order, those that Redis does not know; their ids."""
+        """Submit, in this order, the jobs that Redis does not know; return their ids."""
         return [job.id for job in jobs if self.submit(job)]
 
     def next(self, wait_ms: float) -> QueuedJob | None:
@@ -103,11 +103,11 @@ class JobQueue:
         self._nonces.pop(job.id, None)
 
     def progress(self, job_id: str, progress: Progress) -> None:
-        """Publish how far a job is; nothing happens if Redis does not know it."""
+        """Publish a job's progress; nothing happens if Redis does not know the job."""
         _run(self._progress, scripts.progress(self._keys, job_id, progress))
 
     def cancel_requested(self, job_id: str) -> bool:
-        """Whether the api asked for the end of this job."""
+        """Whether the api has asked to cancel this job."""
         return bool(self._client.hexists(self._keys.job(job_id), "cancel"))
 
     def _load(self, job_id: str) -> Job | None:

@@ -1,4 +1,4 @@
-"""The lease: which worker may write, and a fence by which latecomers are recognised."""
+"""The lease: which worker may write, and a fence that identifies outdated workers."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Lease:
     """Held by one worker at a time and renewed by a daemon thread; ``lost`` is set when gone.
 
     The owner is this host's store, whose worker lock must be held: so a lease left by a killed
-    worker of the same store is taken over at once, one of another host is waited for.
-    A lease that ran out while Redis was away is renewed if nobody else came.
+    worker of the same store is taken over immediately, one of another host is waited for.
+    A lease that expired while Redis was unreachable is renewed if no other worker took it.
     """
 
     def __init__(self, client: Redis, keys: wire.Keys, settings: Settings) -> None:
@@ -70,7 +70,7 @@ class Lease:
         return fence
 
     def release(self) -> None:
-        """Stop renewing and let the next worker in; harmless when nothing is held."""
+        """Stop renewing and release the lease; harmless when none is held."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout=2)
@@ -85,7 +85,7 @@ class Lease:
     def _keep(self) -> None:
         try:
             self._renew_on()
-        except Exception:  # without renewals nobody may believe that the lease is held
+        except Exception:  # without renewals the lease must not be considered held
             _log.exception("the lease is no longer renewed")
             self.lost.set()
 
@@ -95,7 +95,7 @@ class Lease:
         while not self._stop.wait(self._renew_s):
             try:
                 renewed = self._renew(keys=keys, args=args)
-            except RedisError as error:  # away, or takes no writes: another worker cannot come
+            except RedisError as error:  # unreachable or read-only: no worker can take over
                 _log.warning("the lease cannot be renewed now: %s", error)
                 continue
             if not renewed:

@@ -1,4 +1,4 @@
-"""Requests that are answered at once (generation, rollback), seen from the worker."""
+"""Requests that are answered immediately (generation, rollback), seen from the worker."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 class RequestQueue:
-    """Takes requests and streams answers.  Never retried: a request dies with its worker."""
+    """Takes requests and streams answers.  Never retried: a request ends with its worker."""
 
     def __init__(self, client: Redis, keys: wire.Keys) -> None:
         self._client, self._keys = client, keys
@@ -49,7 +49,7 @@ class RequestQueue:
             pipe.execute()
 
     def gone(self, request_ids: Sequence[str]) -> set[str]:
-        """Those of these requests whose answers nobody waits for any more."""
+        """The requests among these whose answers nobody waits for any more."""
         if not request_ids:
             return set()
         flags: Any = self._client.mget([self._keys.gone(i) for i in request_ids])
@@ -74,7 +74,7 @@ class RequestQueue:
 
 
 class Heartbeat:
-    """A daemon thread that tells the api that this worker lives, what it serves, its metrics."""
+    """A daemon thread that publishes that this worker is alive, what it serves, and its metrics."""
 
     PERIOD_S = 1.0
     TTL_MS = 5000
@@ -97,7 +97,7 @@ class Heartbeat:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop and say so at once."""
+        """Stop, and publish that immediately."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout=2)

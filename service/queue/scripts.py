@@ -1,7 +1,7 @@
-"""The Lua scripts: every change of a job's state is one of them, so it happens whole.
+"""The Lua scripts: every change of a job's state is one script, so it is atomic.
 
-Each may be sent twice (a client repeats what it got no answer to) and then changes nothing more.
-A script below is a text and the functions give the keys and arguments it is called with.
+Each may be sent twice (a client repeats an unanswered call); the second time has no effect.
+Each script below is a string, and the functions return the keys and arguments for its call.
 """
 
 from __future__ import annotations

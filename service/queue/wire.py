@@ -1,4 +1,4 @@
-"""Key names, and how jobs and events look inside Redis."""
+"""Key names, and the format of jobs and events in Redis."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Keys:
     ``jobs`` and ``reads``: streams of job ids in the order of submission, one for each lane;
     ``lease``: ``<fence> <owner>`` of the
     worker that may write; ``fence``: the highest fence ever given; ``requests``: stream of
-    requests that wait for no job; ``worker``: heartbeat of the worker, gone when it is, and so
-    are its ``metrics``; ``filled``: the run of the server that was told of all unfinished jobs.
+    requests that wait for no job; ``worker``: heartbeat of the worker, which expires with it, as
+    do its ``metrics``; ``filled``: the run of the server that has received all unfinished jobs.
     """
 
     def __init__(self, store_id: str) -> None:
@@ -64,7 +64,7 @@ class Keys:
         return f"{self._prefix}:reply:{request_id}"
 
     def bucket(self, name: str) -> str:
-        """What is left of a caller's requests."""
+        """The remaining requests of a caller."""
         return f"{self._prefix}:bucket:{name}"
 
     def gone(self, request_id: str) -> str:
@@ -82,12 +82,12 @@ class JobEvent:
 
     @property
     def is_last(self) -> bool:
-        """Whether nothing can follow."""
+        """Whether this is the last event."""
         return self.name == "status" and self.data.get("status") in TERMINAL
 
 
 class LiveJob(BaseModel):
-    """What Redis knows about a job that has not ended (or ended within the last hour)."""
+    """The state in Redis of a job that has not ended (or ended within the last hour)."""
 
     status: JobStatus
     attempt: int = 0
@@ -96,7 +96,7 @@ class LiveJob(BaseModel):
     progress: Progress = Progress()
 
     def over(self, journaled: Job) -> Job:
-        """The store's record brought up to date; what has ended there stays as it is."""
+        """The store's record brought up to date; a job that has ended there stays as it is."""
         if journaled.status in TERMINAL:
             return journaled
         live = {name: getattr(self, name) for name in type(self).model_fields}
@@ -119,7 +119,7 @@ class WorkerBeat(BaseModel):
 
 @dataclass(frozen=True)
 class Waiting:
-    """How many jobs wait in a lane, and how long the first of them has."""
+    """The number of jobs that wait in a lane, and how long the first has waited."""
 
     jobs: int
     oldest_seconds: float
@@ -146,7 +146,7 @@ def parse_event(entry: tuple[str, Mapping[str, str]]) -> JobEvent:
 
 
 def status_event(job: Job) -> str:
-    """Data of a ``status`` event: where the job stands, and of its result the plain values."""
+    """Data of a ``status`` event: the job's status, and the plain values of its result."""
     plain = (str, int, float, bool, type(None))
     result = {k: v for k, v in (job.result or {}).items() if isinstance(v, plain)}
     return json_text(

@@ -1,4 +1,4 @@
-"""Requests and answers of the HTTP api, and what api and worker say to each other."""
+"""Requests and answers of the HTTP api, and the messages between api and worker."""
 
 from service.schemas.base import Name, Problem, Request
 from service.schemas.edits import (

@@ -1,4 +1,4 @@
-"""Who may do what: scopes, API keys as they are stored, callers."""
+"""Access rights: scopes, API keys as they are stored, callers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Scope(StrEnum):
-    """What a key may do.  Scopes do not include one another, but `admin` includes all."""
+    """A permission of a key.  Scopes do not include one another, but `admin` includes all."""
 
     READ = "read"
     GENERATE = "generate"
@@ -37,7 +37,7 @@ class ApiKey(BaseModel):
 
 
 class Caller(BaseModel):
-    """Who sends a request: a key's id and name and what it may do."""
+    """The sender of a request: a key's id, name and scopes."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -1,4 +1,4 @@
-"""What request bodies share, and problems."""
+"""The base of request bodies, and problems."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9._-]{0,63}$")]
 class Request(BaseModel):
     """Base of request bodies: unknown fields are refused, numbers are finite.
 
-    Its errors do not repeat the input, so that no prompt gets into a log by a traceback.
+    Its errors do not repeat the input, so that no prompt gets into a log through a traceback.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)

@@ -132,7 +132,7 @@ class EditPayload(BaseModel):
 class FactPlan(BaseModel):
     """How a fact will be edited: its tokens and the positions that are optimised.
 
-    ``text`` is the prompt with the subject and the target behind it, as they are tokenized;
+    ``text`` is the prompt with the subject, followed by the target, as they are tokenized;
     ``join`` is what is put between them: a blank (``space``) or nothing (``none``).
     """
 
@@ -164,7 +164,7 @@ class EditPlan(BaseModel):
 
 
 class Answer(BaseModel):
-    """What a version says to a fact's prompt: probabilities are per-token geometric means."""
+    """A version's answer to a fact's prompt; probabilities are per-token geometric means."""
 
     p_new: float
     p_true: float | None = None

@@ -42,7 +42,7 @@ class SuiteInfo(Losses):
 
 
 class EvaluationRequest(Request):
-    """``POST /evaluations``: versions as they stand, or trials of an editor.
+    """``POST /evaluations``: existing versions, or trials of an editor.
 
     A trial edits the first n cases into the base model, for every n of ``n_edits`` (0: the
     unedited model), measures these cases and throws the edit away.
@@ -86,7 +86,7 @@ class EvaluationRequest(Request):
 
 
 class Target(BaseModel):
-    """What is measured: a version, or the base model after a trial of ``n_edits``.
+    """The object of a measurement: a version, or the base model after a trial of ``n_edits``.
 
     ``label`` is how the request named it.
     """
@@ -191,7 +191,7 @@ class EvaluationComparison(BaseModel):
     broken: list[CaseChange]
 
     def reversed(self) -> EvaluationComparison:
-        """The same the other way round."""
+        """The same comparison with the targets swapped."""
         return EvaluationComparison(
             a=self.b,
             b=self.a,

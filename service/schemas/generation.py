@@ -83,7 +83,7 @@ class GeneratedToken(TokenProbability):
 class CandidateScore(BaseModel):
     """``log_probability`` is the sum over the candidate's tokens.
 
-    ``join``: what was put in front of it, a blank or nothing.
+    ``join``: what was put before it, a blank or nothing.
     """
 
     text: str
@@ -96,8 +96,8 @@ class CandidateScore(BaseModel):
 class Generation(BaseModel):
     """One prompt answered by one version.
 
-    With ``finish_reason`` ``error`` this answer alone failed: ``error`` says why, and what there
-    is of text, tokens and candidates is unfinished.
+    With ``finish_reason`` ``error`` this answer alone failed: ``error`` says why, and any text,
+    tokens and candidates are incomplete.
     """
 
     version: str

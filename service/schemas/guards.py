@@ -1,4 +1,4 @@
-"""Guards: what a new version must keep up, compared with its parent, to be written at all."""
+"""Guards: conditions that a new version must meet, compared with its parent, to be written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Guards(Request):
-    """Limits of an edit.  One that is not kept fails the job, and nothing is changed."""
+    """Limits of an edit.  If one is not met the job fails, and nothing is changed."""
 
     min_efficacy: Share | None = Field(
         None, description="Share of the facts whose new answer wins on the edit prompt."
@@ -29,7 +29,7 @@ class Guards(Request):
 
 
 class GuardFigures(BaseModel):
-    """What was measured for the guards of an edit; null where none asked for it.
+    """The figures measured for the guards of an edit; null where no guard needs one.
 
     ``…_before`` is the parent's figure.
     """

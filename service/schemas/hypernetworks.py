@@ -1,4 +1,4 @@
-"""Networks of MEND and MALMEN: what trains one, and the ones there are."""
+"""Networks of MEND and MALMEN: training requests and trained networks."""
 
 from __future__ import annotations
 

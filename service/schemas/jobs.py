@@ -14,7 +14,7 @@ from service.schemas.reading import Imported
 class JobOut(BaseModel):
     """``GET /jobs/{id}``.
 
-    ``imported``: what was lost of the file of records that the job's data came from.
+    ``imported``: the losses in reading the file of records that the job's data came from.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""What reading a file of records has lost, for suites and for edits."""
+"""Losses in reading a file of records, for suites and for edits."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SuiteProblem(BaseModel):
 
 
 class Losses(BaseModel):
-    """What reading a file lost or changed.
+    """The losses and changes in reading a file.
 
     ``dropped`` says how many records are not kept, by reason, and ``left_out`` how many parts of
     records that are; ``problems`` are the first of both.  ``adapted`` counts texts that are read
@@ -42,10 +42,10 @@ class Losses(BaseModel):
 
 
 class Imported(Losses):
-    """How facts came from records of a suite's format: so many ``facts`` of so many ``records``.
+    """The import of facts from records of a suite's format: ``facts`` made from ``records``.
 
-    ``left_out`` also counts what facts have no place for: questions that only measure, and
-    aliases.
+    ``left_out`` also counts parts that facts do not have: questions used only for measuring,
+    and aliases.
     """
 
     format: str
@@ -61,7 +61,7 @@ class Imported(Losses):
 
 
 def losses(report: Report) -> dict[str, Any]:
-    """What a report says of lost records and parts, as fields of an answer."""
+    """The lost records and parts of a report, as fields of an answer."""
     return {
         "dropped": dict(report.dropped),
         "left_out": dict(report.left_out),
@@ -72,5 +72,5 @@ def losses(report: Report) -> dict[str, Any]:
 
 
 def imported_from(report: Report, facts: int) -> Imported:
-    """What became of records that were read for their facts."""
+    """Return what became of records that were read for their facts."""
     return Imported(format=report.format, records=report.records, facts=facts, **losses(report))

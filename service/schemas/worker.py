@@ -1,4 +1,4 @@
-"""What api and worker say to each other."""
+"""The messages between api and worker."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 
 class WorkerRequest(BaseModel):
-    """A request of the api that the worker answers at once, behind no job.
+    """A request of the api that the worker answers immediately, without waiting for a job.
 
     ``versions`` are resolved ids.  ``deadline`` is a Unix time in seconds after which nobody
     waits any more.  ``request_id`` and ``traceparent`` are those of the HTTP
@@ -33,12 +33,12 @@ class WorkerReply(BaseModel):
 
 
 class WorkerInfo(BaseModel):
-    """What the worker publishes in the store (``model/info.json``) for the api to validate with.
+    """Model data that the worker publishes (``model/info.json``) for validation by the api.
 
     ``relations`` maps names to templates; ``presets`` maps editor → preset names, the first
     being the default; ``preset_values`` maps ``editor/preset`` → hyper-parameters.  ``corpus``:
     there is a text that second moments can be taken over; ``moments``: the name of imported ones
-    that stand in for it; ``perplexity_text``: there is a text that perplexity can be measured on.
+    used instead of it; ``perplexity_text``: there is a text that perplexity can be measured on.
     ``files``: SHA-256 of the files that were published with it, by name.
     """
 

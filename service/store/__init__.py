@@ -1,7 +1,7 @@
 """The store: a directory that holds versions, head, jobs and what the worker publishes.
 
-It is the truth; Redis only holds work in flight.  Everything is written aside, fsynced and
-renamed, so a process may be killed at any instant.
+It is authoritative; Redis only holds work in progress.  Every file is written under a temporary
+name, fsynced and renamed, so a process may be killed at any instant.
 """
 
 from service.store.api_keys import without_keys

@@ -1,7 +1,7 @@
 """API keys: one file each, a salted hash of the secret in it, never the secret.
 
 A secret is 256 random bits, so one round of HMAC-SHA-256 is as good as a slow hash: there is
-nothing to guess.  Files are read at every use; what is created or revoked holds from then on.
+nothing to guess.  Files are read at every use, so that a new or revoked key takes effect at once.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class ApiKeys:
     root: Path
 
     def create_key(self, name: str, scopes: Iterable[Scope]) -> tuple[ApiKey, str]:
-        """A new key and its token, which is nowhere to be had again.
+        """Return a new key and its token, which cannot be recovered later.
 
         Raises :class:`KeyNameTaken` if a key of this name is in use, pydantic's
-        ``ValidationError`` for a name that is none and for no scopes.
+        ``ValidationError`` for an invalid name and for no scopes.
         """
         key_id, secret = new_id("key"), secrets.token_urlsafe(_SECRET_BYTES)
         token = f"jeep_{key_id.removeprefix('key_')}_{secret}"
@@ -62,7 +62,7 @@ class ApiKeys:
         return [key for key in found if key is not None]
 
     def revoke_key(self, ref: str) -> ApiKey:
-        """Revoke a key by its id, or by its name if it is in use; doing it twice is fine.
+        """Revoke a key by its id, or by its name if it is in use; revoking it twice is allowed.
 
         Raises :class:`UnknownKey`.
         """
@@ -96,7 +96,7 @@ class ApiKeys:
 
 
 def without_keys(text: str) -> str:
-    """``text`` with secrets taken out of what look like keys, for logs."""
+    """``text`` without the secrets of anything that looks like a key, for logs."""
     return LIKE_A_TOKEN.sub(r"\1…", text)
 
 

@@ -23,7 +23,7 @@ class AuditLog:
     root: Path
 
     def audit(self, entry: AuditEntry) -> None:
-        """Append a line durably.  What a crash left of an earlier line is ended first."""
+        """Append a line durably.  An earlier line cut off by a crash is ended first."""
         line = sealed(entry.model_dump_json(exclude_none=True).encode()) + b"\n"
         with locked(self.root / "locks" / "audit"):
             fresh = not self._audit_path.exists()
@@ -36,7 +36,7 @@ class AuditLog:
                 fsync_folder(self.root)
 
     def audited(self, before: int | None = None) -> Iterator[tuple[int, AuditEntry]]:
-        """Lines, newest first, each with its place; ``before``: only those in front of a place.
+        """Lines, newest first, each with its offset; ``before``: only those before an offset.
 
         Lines that cannot be read are logged and left out.
         """
@@ -64,7 +64,7 @@ def _ends_whole(file: BinaryIO) -> bool:
 
 
 def _lines_backwards(file: BinaryIO, before: int | None) -> Iterator[tuple[int, bytes]]:
-    """``(place, line)`` of the lines that begin before a place, last first; no empty ones."""
+    """``(offset, line)`` of the lines that begin before an offset, last first; no empty ones."""
     end = file.seek(0, os.SEEK_END)
     place = end if before is None else min(before, end)
     rest = b""

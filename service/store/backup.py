@@ -4,10 +4,10 @@ Only the order matters in which files are read: jobs, then head with its reflog,
 list of versions, then everything that these need.  A job that is copied as unfinished may have a
 version already, or be head; a worker completes it, as after a crash.  The other way round, a
 finished job or a head whose version is missing, or a finished job that head does not know, cannot
-come about.
+occur.
 
-A backup is a folder: ``files/`` as they lie in the store, and ``backup.json``, which lists them
-with their hashes and is written last.  Backing up into the same folder again copies what is new.
+A backup is a folder: ``files/`` as they are in the store, and ``backup.json``, which lists them
+with their hashes and is written last.  Backing up into the same folder again copies only new files.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class Entry(BaseModel):
 class Backup(BaseModel):
     """``backup.json``.  ``files`` by their path in the store; ``damaged`` ones are left out.
 
-    ``damaged_versions``: what is wrong with versions that cannot be read, by id.  What is left of
-    them is copied as it lies there: the store that is restored works around them as this one does.
+    ``damaged_versions``: the errors of versions that cannot be read, by id.  Their remaining files
+    are copied unchanged: the restored store works around them as this one does.
     """
 
     store_id: str
@@ -73,7 +73,7 @@ class Backup(BaseModel):
 
 @dataclass(frozen=True)
 class BackupRun:
-    """A backup that was made; of its bytes ``new_bytes`` were not there yet."""
+    """A completed backup; ``new_bytes`` of its bytes were copied by this run."""
 
     backup: Backup
     new_bytes: int
@@ -84,7 +84,7 @@ class _Identity(BaseModel):
 
 
 def back_up(store: Store, target: Path) -> BackupRun:
-    """Copy a store, whatever is done to it meanwhile, into the folder ``target``.
+    """Copy a store, even while it is in use, into the folder ``target``.
 
     Raises:
         BackupError: ``target`` holds something else, or head's version is damaged.
@@ -119,7 +119,7 @@ def back_up(store: Store, target: Path) -> BackupRun:
 
 
 def want_head(store: Store) -> None:
-    """Have head's tensors stay, also when head moves on.
+    """Mark head's tensors to be kept, even when head moves on.
 
     Raises:
         BackupError: its manifest is damaged.
@@ -134,12 +134,12 @@ def want_head(store: Store) -> None:
 def restore(source: Path, root: Path) -> Backup:
     """Make a store in the empty or missing folder ``root``; every file is verified.
 
-    The store gets an id of its own, so it may share a queue server with the old one.  Its
+    The store gets a new id, so it may share a queue server with the old one.  Its
     worker runs the jobs that had not ended.
 
     Raises:
         BackupError: ``source`` holds no finished backup, or ``root`` is not empty.
-        CorruptFile: a file is not what was backed up.
+        CorruptFile: a file differs from what was backed up.
     """
     backup = read(source / LIST, Backup)
     if backup is None:
@@ -163,7 +163,7 @@ def restore(source: Path, root: Path) -> Backup:
 
 
 class _Copy:
-    """One run: what is not there yet is read into ``new/`` and moved when all is read."""
+    """One run: missing files are copied into ``new/`` and moved when all have been read."""
 
     def __init__(self, store: Store, target: Path, earlier: dict[str, Entry]) -> None:
         self._store, self._target, self._earlier = store, target, earlier
@@ -175,7 +175,7 @@ class _Copy:
         self.new_bytes = 0
 
     def read_all(self) -> Head:
-        """Read everything in the order that the module describes; the head that was copied."""
+        """Read everything in the order that the module describes; return the copied head."""
         root = self._store.root
         self._add(*_names(root, "jobs"), *_names(root, "idempotency"))
         owned = self._with_owners(())
@@ -184,11 +184,11 @@ class _Copy:
             if head is None:
                 raise BackupError("head.json is missing: start the worker, which makes it anew")
             self._add(*_POINTERS)
-            # while head stands still: no record may say that a later commit succeeded
+            # while head cannot move: no record may say that a later commit succeeded
             versions = self._with_owners(owned)
         self._add(*versions)
         self._add(*_names(root, "tensors"))
-        # what was dropped meanwhile can be rebuilt from what was written before that
+        # tensors dropped meanwhile can be rebuilt from files written before that
         self._add(*(name.replace("manifest.json", "thin.json") for name in versions))
         self._add(*_names(root, "tensors"))
         rest = (name for name in _names(root) if name.split("/")[0] not in _IN_ORDER)
@@ -196,10 +196,10 @@ class _Copy:
         return head
 
     def _with_owners(self, known: Collection[str]) -> list[str]:
-        """The versions there are; the records of jobs that own those not in ``known`` are read.
+        """The existing versions; the records of jobs that own those not in ``known`` are read.
 
         A job that was accepted after the jobs were listed has a record once it has a version.
-        Whose a damaged version is cannot be known: it has been there for a while.
+        The job of a damaged version cannot be known, but such a version is not recent.
         """
         versions = list(_names(self._store.root, "versions"))
         for name in versions:
@@ -218,7 +218,7 @@ class _Copy:
                 raise BackupError(f"head ({version}) is damaged: {name}; roll back, then try again")
 
     def put_into_place(self) -> None:
-        """Make the folder hold these files and no others; until then it is no backup."""
+        """Make the folder hold exactly these files; until then it is not a backup."""
         (self._target / LIST).unlink(missing_ok=True)
         fsync_folder(self._target)
         for name in _names(self._new):
@@ -284,7 +284,7 @@ def _names(root: Path, folder: str = ".") -> Iterator[str]:
 
 
 def _copy(source: Path, place: Path) -> Entry:
-    """Copy and fsync a file, its time of change too; what was read."""
+    """Copy and fsync a file with its time of change; return its entry."""
     place.parent.mkdir(parents=True, exist_ok=True)
     digest, size = hashlib.sha256(), 0
     with source.open("rb") as original, place.open("wb") as copy:

@@ -1,4 +1,4 @@
-"""Drafts: versions that a job has computed and that nobody sees before all of them are ready."""
+"""Drafts: versions that a job has computed, invisible to others until all of them are ready."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Drafts:
         replace(folder / f"{manifest.id}.json", encode(manifest))
 
     def drafts(self, job_id: str) -> list[Manifest]:
-        """What a job has computed so far, in no order; what cannot be read is left out."""
+        """The drafts of a job so far, in no order; unreadable ones are left out."""
         found = []
         for path in self._draft_folder(job_id).glob("v*.json"):
             try:
@@ -38,7 +38,7 @@ class Drafts:
         return found
 
     def drop_drafts(self, job_id: str) -> None:
-        """Forget what a job was working on; drafts that became versions stay versions."""
+        """Remove a job's drafts; those that became versions stay versions."""
         shutil.rmtree(self._draft_folder(job_id).parent, ignore_errors=True)
 
     def _draft_folder(self, job_id: str) -> Path:

@@ -1,4 +1,4 @@
-"""What can go wrong with the store.
+"""The store's exceptions.
 
 StoreError
 ├ NotAStore, WrongFormat      the directory is something else, or of another format version
@@ -29,9 +29,9 @@ _SAID = re.compile(rf"os error ({'|'.join(map(str, sorted(_FULL)))})\b")
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Whether this, or what caused it, is a write for which disk, quota or file had no room.
+    """Whether this error, or its cause, is a write that exceeded the disk, a quota or a file limit.
 
-    The safetensors library has errors of its own, which name the number in their text.
+    The safetensors library has its own errors, which contain the error number in their text.
     """
     while error is not None:
         number = error.errno if isinstance(error, OSError) else None
@@ -42,13 +42,13 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 
 class StoreError(Coded, Exception):
-    """Base of everything the store raises on purpose."""
+    """Base of the store's own exceptions."""
 
     code = "store_error"
 
 
 class NotAStore(StoreError):
-    """The directory holds other files and no store."""
+    """The directory holds other files instead of a store."""
 
     code = "not_a_store"
 
@@ -143,7 +143,7 @@ class BadName(StoreError):
 
 
 class NameTaken(StoreError):
-    """The name already stands for another version (``version``)."""
+    """The name already belongs to another version (``version``)."""
 
     code = "name_taken"
 
@@ -154,7 +154,7 @@ class NameTaken(StoreError):
 
 
 class StoreFull(StoreError):
-    """There is no room for what another job would store."""
+    """There is no room for the data of another job."""
 
     code = "store_full"
 

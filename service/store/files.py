@@ -1,4 +1,4 @@
-"""Files that survive a crash: written aside, fsynced, renamed; locks between processes."""
+"""Files that survive a crash (written to a temporary file, then renamed), and process locks."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def read(path: Path, model: type[Model]) -> Model | None:
 
 
 def difference(path: Path, sha256: str | None) -> str | None:
-    """What is wrong with a file that shall be there, and have this hash if one is given."""
+    """Return the error of a file that must exist, and have this hash if one is given, else None."""
     try:
         if sha256 is None:
             path.stat()
@@ -116,7 +116,7 @@ def encode(model: BaseModel) -> bytes:
     """The JSON that :func:`read` reads.
 
     Raises:
-        NumericalError: a number is none: JSON would hold ``null``, which could not be read back.
+        NumericalError: a number is not finite: JSON would hold ``null``, which cannot be read back.
     """
     check_record(model, type(model).__name__.lower())
     return sealed(model.model_dump_json().encode())
@@ -124,7 +124,7 @@ def encode(model: BaseModel) -> bytes:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Exclude other processes and threads for a moment; waits for them."""
+    """Hold a lock for the block, waiting for other processes and threads."""
     with path.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -1,4 +1,4 @@
-"""Safetensors files of the library (``jeep_core.files``), looked at without torch."""
+"""Checks of the library's safetensors files (``jeep_core.files``), without torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TYPES = {
 
 
 def what_is_wrong(path: Path) -> str | None:
-    """Why a file is not what was written, if so; without a hash in it, its frame is looked at."""
+    """Return why a file is damaged, else None; without a hash in it, only its frame is checked."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -42,7 +42,7 @@ def what_is_wrong(path: Path) -> str | None:
 
 
 def _digest(file: BinaryIO, start: int, header: dict[str, Any], record: str) -> str:
-    """As ``jeep_core.files`` computes it from tensors."""
+    """The hash that ``jeep_core.files`` computes from tensors."""
     digest = hashlib.sha256(record.encode())
     for name, entry in sorted(header.items()):
         shape = tuple(entry["shape"])

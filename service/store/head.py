@@ -1,4 +1,4 @@
-"""Head and names: which version is meant.  Replacing ``head.json`` is the commit."""
+"""Head and names, which refer to versions.  Replacing ``head.json`` is the commit."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ class Pointers(Versions):
     _fence: int | None = None
 
     def claim(self, fence: int) -> None:
-        """Be the only writer from now on: what a worker with an older fence still does is refused,
-        even if it has not heard yet that its lease is gone.
+        """Become the only writer from now on: writes of a worker with an older fence are refused,
+        even if it has not noticed yet that its lease is gone.
 
-        Raises :class:`StaleFence` if a later worker was here.
+        Raises :class:`StaleFence` if a later worker has claimed the store.
         """
         with locked(self.root / "locks" / "head"):
             head = self._repair()
@@ -79,7 +79,7 @@ class Pointers(Versions):
             self._fence = fence
             try:
                 replace(self.root / "head.json", encode(head.model_copy(update={"fence": fence})))
-            except OSError as error:  # then an older worker cannot commit, either
+            except OSError as error:  # then an older worker cannot commit either
                 log.error("this worker's fence is not recorded: %s", error)
 
     def check_claim(self) -> None:
@@ -108,8 +108,8 @@ class Pointers(Versions):
     def head(self) -> Head:
         """The committed version; :class:`UnknownVersion` before any model was bound.
 
-        If ``head.json`` is damaged, head is what the reflog says last; the worker's next start,
-        or the next commit, writes it anew.
+        If ``head.json`` is damaged, head is the reflog's last entry; the worker's next start,
+        or the next commit, rewrites the file.
         """
         try:
             head = read(self.root / "head.json", Head)
@@ -122,14 +122,14 @@ class Pointers(Versions):
         return self._head_of_reflog(CorruptFile(f"{self.root / 'head.json'} is missing"))
 
     def _is_new(self) -> bool:
-        """Whether head has never been written: no edit has been made, either."""
+        """Whether head has never been written, so that no edit has been made either."""
         files = (self.root / name for name in ("head.json", "reflog.jsonl"))
         return not any(path.exists() for path in files) and max(self._numbers(), default=0) == 0
 
     def _head_of_reflog(self, error: CorruptFile) -> Head:
         """Head by the reflog's last line; ``error`` if that is damaged, too, or there is none.
 
-        The fence is not in the reflog: the lease's own counter has to do.
+        The fence is not in the reflog, so the lease's own counter is relied on.
         """
         move = self._last_move()
         if move is None:
@@ -157,7 +157,7 @@ class Pointers(Versions):
     ) -> Head:
         """Commit: head becomes ``to`` if it still is ``expected``.
 
-        Raises :class:`HeadMoved`, :class:`StaleFence` if a later worker was here, and
+        Raises :class:`HeadMoved`, :class:`StaleFence` if a later worker has claimed it, and
         :class:`UnknownVersion`.
         """
         self.version(to)
@@ -212,16 +212,16 @@ class Pointers(Versions):
         return [move for move in moves if move is not None]
 
     def move_of(self, job_id: str) -> Move | None:
-        """The move of head that a job has made; a job makes one at most."""
+        """The move of head that a job has made; a job makes at most one."""
         last = self.head().move  # its line may be missing in the reflog
         if last.job_id == job_id:
             return last
         return next((move for move in self.reflog() if move.job_id == job_id), None)
 
     def committed(self) -> set[str]:
-        """The versions that are or were head, and all that these are built on.
+        """The versions that are or were head, and all versions that these are built on.
 
-        Lines of the reflog that cannot be read are passed over: what they name keeps its tensors.
+        Unreadable lines of the reflog are skipped: the versions they name keep their tensors.
         Of a damaged version it is not known what it was built on.
         """
         found: set[str] = set()
@@ -236,7 +236,7 @@ class Pointers(Versions):
         return found
 
     def name_version(self, name: str, version: str) -> None:
-        """Name a version for good; naming it again the same way is fine.
+        """Name a version permanently; giving it the same name again is allowed.
 
         Raises :class:`BadName`, :class:`NameTaken` or :class:`UnknownVersion`.
         """
@@ -266,7 +266,7 @@ class Pointers(Versions):
 
 
 def _parsed(line: bytes) -> Move | None:
-    """A line of the reflog, None if it is not what was written."""
+    """A line of the reflog, None if it is damaged."""
     try:
         return Move.model_validate_json(unsealed(line))
     except ValueError:

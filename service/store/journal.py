@@ -22,10 +22,10 @@ _JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 @dataclass(frozen=True)
 class Claim:
-    """Whose an idempotency key is.
+    """The job that an idempotency key belongs to.
 
-    ``fresh``: no job is journaled for it yet, so the caller journals one under ``job_id`` —
-    which is an earlier caller's if that one died in between.
+    ``fresh``: no job is journaled for it yet, so the caller journals one under ``job_id``, which
+    was chosen by an earlier caller if that one died in between.
     """
 
     job_id: str
@@ -46,7 +46,7 @@ class Journal:
 
     def journal(self, job: Job) -> None:
         """Record a new job durably; :class:`JobExists` if its id is taken."""
-        self._mark(job.id, "open")  # first: an open job is never overlooked
+        self._mark(job.id, "open")  # first, so that an open job is never overlooked
         try:
             create(self._job_path(job.id, "json"), encode(job))
         except FileExistsError:
@@ -117,12 +117,12 @@ class Journal:
             return None
 
     def request_cancel(self, job_id: str) -> None:
-        """Remember that an unfinished job shall not run on; UnknownJob if there is none."""
+        """Record that an unfinished job is to be cancelled; UnknownJob if there is none."""
         if self.job(job_id).status not in TERMINAL:
             self._mark(job_id, "cancel")
 
     def cancel_requested(self, job_id: str) -> bool:
-        """Whether someone asked for the end of this unfinished job."""
+        """Whether this unfinished job is to be cancelled."""
         return self._job_path(job_id, "cancel").exists()
 
     def claim_key(self, key: str, body_hash: str, job_id: str) -> Claim:
@@ -145,7 +145,7 @@ class Journal:
         return Claim(earlier.job_id, fresh=not journaled)
 
     def release_key(self, key: str, job_id: str) -> None:
-        """Give a key free again whose job was refused before it was journaled."""
+        """Release a key whose job was refused before it was journaled."""
         path = self.root / "idempotency" / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
         with locked(self.root / "locks" / "idempotency"):
             claimed = read(path, _Key)
@@ -154,7 +154,7 @@ class Journal:
                 path.unlink()
 
     def _forget_keys(self) -> int:
-        """Remove expired idempotency keys; how many."""
+        """Remove expired idempotency keys; return their number."""
         count = 0
         with locked(self.root / "locks" / "idempotency"):
             for path in (self.root / "idempotency").glob("*.json"):
@@ -172,7 +172,7 @@ class Journal:
         return now() - key.created_at > self.idempotency
 
     def _forget_marks(self) -> int:
-        """Remove the cancels of jobs that ended while these were asked for; how many."""
+        """Remove the cancel marks of jobs that ended meanwhile; return their number."""
         cancels = (self.root / "jobs").glob("*.cancel")
         stale = [mark for mark in cancels if not mark.with_suffix(".open").exists()]
         for mark in stale:

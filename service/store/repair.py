@@ -1,7 +1,7 @@
-"""``jeep store verify --repair``: damaged versions are moved out of the way.
+"""``jeep store verify --repair``: damaged versions are moved aside.
 
-Nothing is deleted: a version goes to ``damaged/<id>`` in the store as it is, with the tensors that
-its manifest, as far as it can be read, names and nothing else does.
+Nothing is deleted: a version is moved unchanged to ``damaged/<id>`` in the store, with the tensors
+that its manifest, as far as it can be read, names and nothing else does.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PARENT = re.compile(rb'"parent":"(v[0-9]+)"')
 
 @dataclass(frozen=True)
 class Repair:
-    """What became of a damaged version: the folder it is in now, or why it stays."""
+    """The outcome for a damaged version: the folder it is in now, or why it stays."""
 
     version: str
     folder: str | None = None
@@ -30,14 +30,14 @@ class Repair:
 
 
 def repair(store: Store) -> list[Repair]:
-    """Move every damaged version aside that nothing needs, newest first.
+    """Move aside every damaged version that nothing needs, newest first.
 
-    One stays that is head, has a name, or is what another version, or a draft of a job that has
-    not ended, is built on.
+    A version stays if it is head, has a name, or is an ancestor of another version or of a draft
+    of a job that has not ended.
 
     Raises:
         StoreBusy: a worker is running.
-        StoreError: head, names or another record that says what is needed cannot be read.
+        StoreError: head, names or another record that shows what is needed cannot be read.
     """
     with store.worker_lock():
         (store.root / SET_ASIDE).mkdir(exist_ok=True)
@@ -59,7 +59,7 @@ class _Repairs:
         self._named = self._hashes_of_others()
 
     def all(self) -> list[Repair]:
-        """Newest first: what a version that stays is built on must stay, too."""
+        """Handle all versions, newest first: the ancestors of one that stays must stay too."""
         done = []
         for version in self._store.damaged_versions():
             why = self._needed.get(version, "")
@@ -75,7 +75,7 @@ class _Repairs:
         return done
 
     def _keep_older(self, version: str) -> None:
-        """Nobody knows what a version without a manifest was built on."""
+        """Keep all older versions: the ancestors of a version without a manifest are unknown."""
         for other in self._store.damaged_versions():
             if int(other[1:]) < int(version[1:]):
                 self._needed.setdefault(other, f"{version}, which stays, may be built on it")

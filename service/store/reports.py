@@ -1,6 +1,6 @@
-"""Reports: the files that the result of a job names, with their hashes beside them.
+"""Reports: the files that the result of a job names, stored with their hashes.
 
-``reports/<job id>/hashes.json`` is written last, when the report is whole.  Reports of earlier
+``reports/<job id>/hashes.json`` is written last, when the report is complete.  Reports of earlier
 releases have none and are read as they are.
 """
 
@@ -28,10 +28,10 @@ class Reports:
     root: Path
 
     def seal_report(self, job_id: str) -> None:
-        """Record the hashes of a report that is whole; nothing where a job has none."""
+        """Record the hashes of a complete report; does nothing if the job has none."""
         folder = self._report(job_id)
         if folder.is_dir():
-            for left in folder.glob(f".*{TEMPORARY}"):  # by an attempt that was killed
+            for left in folder.glob(f".*{TEMPORARY}"):  # left by an attempt that was killed
                 left.unlink()
             names = sorted(path.name for path in folder.iterdir() if path.name != HASHES)
             found = {name: sha256_of(folder / name) for name in names}
@@ -42,10 +42,10 @@ class Reports:
         (self._report(job_id) / HASHES).unlink(missing_ok=True)
 
     def report_file(self, job_id: str, name: str) -> Path:
-        """A file of a report, read and found to be what was written.
+        """The path of a report's file, verified by its hash.
 
         Raises:
-            CorruptFile: it is not, or it is missing.
+            CorruptFile: the file is damaged or missing.
         """
         folder = self._report(job_id)
         hashes = read(folder / HASHES, ReportHashes)

@@ -1,8 +1,8 @@
 """Retention: which versions keep their tensors, and how those of the others are dropped.
 
-Factors, keys and manifests are kept for good; the tensors of an old version can be rebuilt from
+Factors, keys and manifests are kept permanently; the tensors of an old version can be rebuilt from
 them.  A version whose tensors were or may be dropped is *thin*: ``versions/<id>/thin.json`` says
-so, and holds what makes the rebuilding exact on any machine.
+so, and holds the data that make the rebuilding exact on any machine.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Thin(BaseModel):
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do: versions that must get their tensors back, and those that can lose them.
+    """The versions that must get their tensors back, and those whose tensors can be dropped.
 
     ``kept`` says why a version keeps its tensors.  Oldest versions first.
     """
@@ -63,7 +63,7 @@ class Retention(Pointers, Drafts, Journal):
     """Dropping and keeping of tensors.  Only the worker drops."""
 
     def thin(self, version_id: str) -> Thin | None:
-        """What is known of a thin version, None if its tensors were never dropped."""
+        """The record of a thin version, None if its tensors were never dropped."""
         return read(self._thin_file(version_id), Thin)
 
     def missing(self, manifest: Manifest) -> list[TensorRef]:
@@ -73,7 +73,7 @@ class Retention(Pointers, Drafts, Journal):
     def want(self, version_id: str) -> bool:
         """Keep a version's tensors for an hour; False if some have been dropped already.
 
-        For any process that is going to read them, or to make the version head.
+        Called by any process that is about to read them, or to make the version head.
         """
         manifest = self.version(version_id)
         with locked(self.root / "locks" / "tensors"):
@@ -81,7 +81,7 @@ class Retention(Pointers, Drafts, Journal):
             return not self.missing(manifest)
 
     def retained(self, newest: int, busy: Collection[str] = ()) -> dict[str, str]:
-        """Why each version that keeps its tensors does so; ``busy`` ones are in memory."""
+        """The versions that keep their tensors, with the reason; ``busy`` ones are in memory."""
         ids = [manifest.id for manifest in self.versions()]
         why = dict.fromkeys(ids[:newest], "among the newest")
         why |= dict.fromkeys(busy, "in memory")
@@ -94,7 +94,7 @@ class Retention(Pointers, Drafts, Journal):
         return why | {self.head().version: "head"}
 
     def plan(self, newest: int, busy: Collection[str] = ()) -> Plan:
-        """What retention asks for now."""
+        """The current plan of retention."""
         kept = self.retained(newest, busy)
         versions = [manifest for manifest in reversed(self.versions()) if manifest.id != BASE]
         pinned = {
@@ -122,10 +122,10 @@ class Retention(Pointers, Drafts, Journal):
         newest: int,
         busy: Callable[[], Collection[str]] = tuple,
     ) -> int:
-        """Drop the tensors of a version that nothing else needs; the bytes that came free.
+        """Drop the tensors of a version that nothing else needs; return the bytes freed.
 
-        The caller has rebuilt them and seen their hashes match, and no version is being written.
-        What retains a version is looked at again while none of it can change.
+        The caller has rebuilt them and checked their hashes, and no version is being written.
+        The reasons to keep the version are checked again while they cannot change.
         """
         locks = self.root / "locks"
         with locked(locks / "head"), locked(locks / "names"), locked(locks / "tensors"):
@@ -142,7 +142,7 @@ class Retention(Pointers, Drafts, Journal):
             return freed
 
     def droppable_bytes(self, plan: Plan) -> dict[str, int]:
-        """Bytes by version that dropping would free at most; a shared tensor counts once."""
+        """The most bytes that dropping would free, by version; a shared tensor counts once."""
         pinned = {
             ref.sha256
             for version in plan.kept
@@ -158,7 +158,7 @@ class Retention(Pointers, Drafts, Journal):
         return found
 
     def referenced(self) -> Iterator[TensorRef]:
-        """Every tensor that a whole version or a draft of an unfinished job names.
+        """Every tensor named by a readable version or a draft of an unfinished job.
 
         Raises :class:`CorruptFile` for a damaged ``thin.json``.
         """
@@ -170,7 +170,7 @@ class Retention(Pointers, Drafts, Journal):
             yield from thin.refs() if thin else ()
 
     def forget_wanted(self) -> None:
-        """Remove the marks of versions that nobody has asked for lately."""
+        """Remove the marks of versions that were not requested lately."""
         with locked(self.root / "locks" / "tensors"):
             current = self._wanted()
             for mark in (self.root / "locks").glob(f"{_WANTED}*"):
@@ -185,7 +185,7 @@ class Retention(Pointers, Drafts, Journal):
             needed |= {ref.sha256 for ref in manifest.artifacts}
             try:
                 thin = self.thin(manifest.id)
-            except CorruptFile as error:  # what it names is not among tensors of versions
+            except CorruptFile as error:  # its tensors are not among those of versions
                 self._say_once(f"{error}")
                 thin = None
             needed |= {ref.sha256 for ref in (thin.refs() if thin else ())}

@@ -1,4 +1,4 @@
-"""Room for another job: the size of the store against its limit, and what the disk has left."""
+"""Room for another job: the size of the store against its limit, and the free disk space."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FRESH_S = 10.0
 
 
 def files_below(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """Every file below a folder; what vanishes meanwhile is left out."""
+    """Every file below a folder; files that vanish meanwhile are left out."""
     try:
         entries = list(os.scandir(folder))
     except (FileNotFoundError, NotADirectoryError):
@@ -38,7 +38,7 @@ def size_of(entry: os.DirEntry[str]) -> int:
 
 
 class Room:
-    """Says whether a store may grow.  Measuring takes a look at every file, so it is kept.
+    """Decides whether a store may grow.  Measuring reads the size of every file, so it is cached.
 
     Safe to use from threads.
     """
@@ -57,7 +57,7 @@ class Room:
             return self._measured[1]
 
     def check(self) -> None:
-        """Raise :class:`StoreFull` or :class:`DiskFull` if no further job shall start."""
+        """Raise :class:`StoreFull` or :class:`DiskFull` if no further job may start."""
         free = shutil.disk_usage(self._root).free // MB
         if free < self._min_free_mb:
             raise DiskFull(

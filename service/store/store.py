@@ -1,4 +1,4 @@
-"""``Store``: opens the directory, binds it to a model, publishes what the api needs."""
+"""``Store``: opens the directory, binds it to a model, publishes model data for the api."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ class StoreModel(BaseModel):
 
 
 class Store(Retention, Reports, ApiKeys, AuditLog):
-    """A store on disk.  Any process may read it and journal jobs; what only the worker may do
-    (tensors, versions, head, :meth:`sweep`) it does while it holds :meth:`worker_lock`.
+    """A store on disk.  Any process may read it and journal jobs.  Only the worker, while it holds
+    :meth:`worker_lock`, may write tensors, versions and head or call :meth:`sweep`.
     """
 
     def __init__(self, root: Path, idempotency_hours: float = 24.0) -> None:
@@ -96,7 +96,7 @@ class Store(Retention, Reports, ApiKeys, AuditLog):
 
     @cached_property
     def id(self) -> str:
-        """Told apart from other stores by this, wherever the directory is moved."""
+        """The id of this store, which stays the same if the directory is moved."""
         identity = read(self.root / "id.json", StoreIdentity)
         if identity is None:
             raise CorruptFile(f"{self.root / 'id.json'} is missing")
@@ -111,7 +111,7 @@ class Store(Retention, Reports, ApiKeys, AuditLog):
         return held(self.root / "locks" / "serve", "another jeep serve")
 
     def bind_model(self, model_hash: str) -> None:
-        """Tie the store to a model for good; :class:`WrongModel` if it has another."""
+        """Bind the store to a model permanently; :class:`WrongModel` if it has another."""
         path = self.root / "model.json"
         with locked(self.root / "locks" / "model"):
             bound = read(path, StoreModel)
@@ -126,7 +126,7 @@ class Store(Retention, Reports, ApiKeys, AuditLog):
                 )
 
     def _made_for(self) -> str:
-        """The model of the store in words, as far as it can be read."""
+        """A description of the store's model, as far as it can be read."""
         try:
             info = self.model_info()
         except CorruptFile:
@@ -142,7 +142,7 @@ class Store(Retention, Reports, ApiKeys, AuditLog):
         replace(self.model_file("info.json"), encode(published))
 
     def model_info(self) -> WorkerInfo | None:
-        """What the worker published last, None if none ever did."""
+        """The data last published by a worker, None if there are none."""
         return read(self.model_file("info.json"), WorkerInfo)
 
     def model_file(self, name: str) -> Path:
@@ -156,33 +156,33 @@ class Store(Retention, Reports, ApiKeys, AuditLog):
         return path
 
     def valkey_folder(self) -> Path:
-        """Where an embedded server keeps its append-only file."""
+        """The folder of an embedded server's append-only file."""
         return self.root / "valkey"
 
     def work_folder(self, job_id: str) -> Path:
-        """Where an unfinished job keeps partial results; it exists."""
+        """The folder of an unfinished job's partial results; it is created if missing."""
         return self._folder("work", job_id)
 
     def report_folder(self, job_id: str) -> Path:
-        """Where a job keeps the files that its result names; it exists."""
+        """The folder of the files that a job's result names; it is created if missing."""
         return self._folder("reports", job_id)
 
     def sweep(self) -> int:
-        """Remove what crashes left behind; how many files.  Needs :meth:`worker_lock`.
+        """Remove files left behind by crashes; return their number.  Needs :meth:`worker_lock`.
 
-        Staging belongs to the worker and is emptied; then as :meth:`sweep_orphans`.
+        The staging folder belongs to the worker and is emptied; then as :meth:`sweep_orphans`.
         """
         staged = list((self.root / "staging").iterdir())
         return _remove(staged) + self.sweep_orphans()
 
     def sweep_orphans(self) -> int:
-        """Remove what nothing refers to; how many files.  No version may be written meanwhile.
+        """Remove unreferenced files; return their number.  No version may be written meanwhile.
 
         These are partial results of jobs that have ended, reports of jobs that did not succeed,
         tensors that neither a version nor a draft names, marks of jobs without a record, and
         other processes' unfinished files when they are an hour old.
         """
-        # listed before it is known what is needed: a job that begins meanwhile loses nothing
+        # listed before the needed ones are determined, so a job that begins meanwhile loses nothing
         work = list((self.root / "work").iterdir())
         unfinished = {job.id for job in self.unfinished_jobs()}
         leftovers = [p for p in work if p.name not in unfinished]
@@ -196,7 +196,7 @@ class Store(Retention, Reports, ApiKeys, AuditLog):
         return _remove(leftovers) + self._forget_keys() + self._forget_marks()
 
     def _unfinished(self) -> Iterator[Path]:
-        """Files that somebody is writing, or was; folders may vanish meanwhile."""
+        """Files that are or were being written; folders may vanish meanwhile."""
         ours = (self.root / name for name in _FOLDERS if name not in ("training", "valkey"))
         walks = ([next(os.walk(self.root))], *map(os.walk, ours))
         for folder, _, names in chain.from_iterable(walks):
@@ -216,7 +216,7 @@ class Store(Retention, Reports, ApiKeys, AuditLog):
 
     def _unreferenced_tensors(self) -> list[Path]:
         files = list((self.root / "tensors").glob("*/*.safetensors"))
-        if damaged := self.damaged_versions():  # nobody knows which tensors they need
+        if damaged := self.damaged_versions():  # it is unknown which tensors they need
             self._say_once(
                 f"no tensors are tidied away while {', '.join(damaged)} cannot be read: see "
                 "jeep store verify"
@@ -244,14 +244,14 @@ class Store(Retention, Reports, ApiKeys, AuditLog):
 def _is_older(path: Path, moment: float) -> bool:
     try:
         return path.lstat().st_mtime < moment
-    except FileNotFoundError:  # its writer has just put it into place
+    except FileNotFoundError:  # its writer has just renamed it
         return False
 
 
 def _remove(paths: Sequence[Path]) -> int:
     for path in paths:
         if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)  # its job may be removing it, too
+            shutil.rmtree(path, ignore_errors=True)  # its job may be removing it as well
         else:
             path.unlink(missing_ok=True)
     return len(paths)

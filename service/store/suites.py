@@ -1,6 +1,6 @@
-"""Uploaded suites: ``suites/<name>.data`` as it came, ``suites/<name>.json`` beside it.
+"""Uploaded suites: ``suites/<name>.data`` as uploaded, with the record ``suites/<name>.json``.
 
-The JSON record is written last: a suite is there when its record is.
+The JSON record is written last: a suite exists once its record does.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class UnknownSuite(StoreError):
 
 
 class SuiteTaken(StoreError):
-    """The name already stands for another suite."""
+    """The name already belongs to another suite."""
 
     code = "name_taken"
 
@@ -42,12 +42,12 @@ class SuiteTaken(StoreError):
 
 
 def _what(info: SuiteInfo) -> tuple[str, str, str]:
-    """What makes two suites the same: the file, and how it is read and judged."""
+    """The identity of a suite: the file, and how it is read and judged."""
     return info.sha256, info.format, info.style
 
 
 class Upload:
-    """A file that is being written aside."""
+    """A file that is being written under a temporary name."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.bytes = path, 0
@@ -55,13 +55,13 @@ class Upload:
         self._hash = hashlib.sha256()
 
     def write(self, chunk: bytes) -> None:
-        """Append."""
+        """Append a chunk."""
         self._file.write(chunk)
         self._hash.update(chunk)
         self.bytes += len(chunk)
 
     def close(self) -> None:
-        """Make what was written durable."""
+        """Make the written data durable."""
         if not self._file.closed:
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -69,7 +69,7 @@ class Upload:
 
     @property
     def sha256(self) -> str:
-        """Hash of what was written."""
+        """Hash of the written data."""
         return self._hash.hexdigest()
 
 
@@ -82,7 +82,7 @@ class Suites:
 
     @contextmanager
     def upload(self) -> Iterator[Upload]:
-        """A file to write to; it is gone at the end unless it was added."""
+        """Yield a file to write to; it is removed at the end unless it was added."""
         path = self._folder / f".upload.{uuid4().hex}{TEMPORARY}"
         upload = Upload(path)
         try:
@@ -138,11 +138,11 @@ class Suites:
         return [info for info in found if info is not None]
 
     def path(self, name: str) -> Path:
-        """The file of a suite, read and found to be what was uploaded.
+        """The path of a suite's file, verified by its hash.
 
         Raises:
             UnknownSuite
-            CorruptFile: it is not, or it is missing.
+            CorruptFile: the file is damaged or missing.
         """
         path = self._path(name, "data")
         what = difference(path, self.get(name).sha256)

@@ -66,7 +66,7 @@ class Tensors:
     root: Path
 
     def tensor_file(self, sha256: str) -> Path:
-        """Where the bytes with this hash lie."""
+        """The path of the file with this hash."""
         return self.root / "tensors" / sha256[:2] / f"{sha256}.safetensors"
 
     def put_tensor(
@@ -74,7 +74,7 @@ class Tensors:
     ) -> TensorRef:
         """Store raw little-endian bytes; the same bytes are stored once, whatever their name.
 
-        A file that is there is read and, if it is damaged, written anew.
+        An existing file is verified and, if it is damaged, written again.
         """
         ref = TensorRef(
             name=name, dtype=dtype, shape=list(shape), sha256=hashlib.sha256(data).hexdigest()
@@ -152,7 +152,7 @@ class Tensors:
             raise CorruptTensor(f"tensor {ref.name} is damaged: {path}")
 
     def has_tensor(self, ref: TensorRef) -> bool:
-        """Whether a file of the right size is there (its bytes are verified on reading)."""
+        """Whether a file of the right size exists (its bytes are verified on reading)."""
         return _is_whole(self.tensor_file(ref.sha256), byte_count(ref))
 
 

@@ -1,4 +1,4 @@
-"""``jeep store du``: what the store's bytes are."""
+"""``jeep store du``: the disk usage of a store by kind of file."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _kind(parts: tuple[str, ...]) -> str:
 
 
 def _tensor_kinds(store: Store) -> dict[str, str]:
-    """What each stored tensor is, by its hash."""
+    """The kind of each stored tensor, by its hash."""
     kinds: dict[str, str] = {}
     drafts = [draft for job in store.unfinished_jobs() for draft in store.drafts(job.id)]
     for manifest in (*store.versions(), *drafts):

@@ -1,4 +1,4 @@
-"""``jeep store verify``: read everything, say what is damaged and what to do about it.
+"""``jeep store verify``: read everything, report what is damaged and what to do about it.
 
 Works on a store in use.  Weights are compared with the model's when the worker loads a version.
 """
@@ -30,7 +30,7 @@ FROM_BACKUP = "take the file from a backup (jeep restore makes a store from one)
 
 @dataclass(frozen=True)
 class Finding:
-    """A damaged file by its path in the store, what is wrong with it, and what to do."""
+    """A damaged file: its path in the store, the error, and what to do."""
 
     path: str
     what: str
@@ -39,7 +39,7 @@ class Finding:
 
 @dataclass
 class Report:
-    """What was read, and what was found."""
+    """The result of a verification: counts of what was read, and findings."""
 
     versions: int = 0
     thin: int = 0
@@ -48,7 +48,7 @@ class Report:
 
 
 def verify(store: Store) -> Report:
-    """Read and check every file of a store whose content can be known to be right."""
+    """Read and check every file of a store whose content can be verified."""
     return _Check(store).run()
 
 
@@ -114,7 +114,7 @@ class _Check:
         self._report.versions = len(self._manifests)
 
     def _tensors(self) -> None:
-        """Every stored tensor that something names is read once."""
+        """Read every referenced tensor once."""
         checked: set[str] = set()
         for manifest in self._manifests.values():
             thin = self._thin(manifest)
@@ -153,7 +153,7 @@ class _Check:
         return f"{FROM_BACKUP}; until then roll back from {manifest.id} and what is built on it"
 
     def _chains(self) -> None:
-        """Every version leads to the base; what was dropped has whole factors all the way."""
+        """Check that every version leads to the base, and dropped ones have all their factors."""
         for manifest in self._manifests.values():
             line = self._line(manifest)
             path = self._root / "versions" / manifest.id / "manifest.json"
@@ -236,7 +236,7 @@ class _Check:
                 self._hashed(path.with_suffix(".data"), info.sha256, advice)
 
     def _reports(self) -> None:
-        """Files of evaluations and probes; reports of earlier releases have no hashes."""
+        """Check files of evaluations and probes; reports of earlier releases have no hashes."""
         for path in sorted((self._root / "reports").glob(f"*/{HASHES}")):
             advice = f"remove the folder {path.parent.name} and submit the job again"
             found = self._parsed(path, ReportHashes, advice)
@@ -244,7 +244,7 @@ class _Check:
                 self._hashed(path.with_name(name), sha256, advice)
 
     def _base(self) -> None:
-        """Prefixes, probes, networks, moments and factors; early releases wrote no hashes."""
+        """Check prefixes, probes, networks, moments and factors; early releases wrote no hashes."""
         folder = self._root / "base"
         again = "remove it: it is computed again"
         for path in (folder / "prefixes.json", *sorted(folder.glob("probes/*.json"))):

@@ -46,12 +46,12 @@ class Versions(Tensors):
     _said: set[str]
 
     def set_aside(self) -> list[str]:
-        """Ids of damaged versions that were moved out of the way; see ``service.store.repair``."""
+        """Ids of damaged versions that were moved aside; see ``service.store.repair``."""
         folder = self.root / SET_ASIDE
         return _version_names(folder) if folder.exists() else []
 
     def new_version_id(self) -> str:
-        """``vN``, never given twice: the counter is durable before the id is used."""
+        """A new id ``vN``, never issued twice: the counter is durable before the id is used."""
         path = self.root / "counter.json"
         with locked(self.root / "locks" / "counter"):
             counter = read(path, Counter) or Counter(next=1)
@@ -61,7 +61,7 @@ class Versions(Tensors):
         return f"v{number}"
 
     def write_version(self, manifest: Manifest) -> None:
-        """Make a version real in one step; its tensors and its parent must be stored before.
+        """Write a version atomically; its tensors and its parent must be stored before.
 
         Raises :class:`VersionExists`, :class:`MissingTensor` or :class:`UnknownVersion`.
         """
@@ -89,13 +89,13 @@ class Versions(Tensors):
         fsync_folder(target.parent)
 
     def _as_writer(self) -> AbstractContextManager[None]:
-        """Entered for the instant in which a version becomes real."""
+        """A context for the moment in which a version becomes visible."""
         return nullcontext()
 
     def create_base(self, weights_sha256: str) -> Manifest:
         """Write ``v0`` once; :class:`WrongModel` if it was made from other weights.
 
-        A damaged one is written anew: all that it says but its date is known from the model.
+        A damaged one is written again: its content except the date is known from the model.
         """
         base = Manifest(id=BASE, weights_sha256=weights_sha256, created_at=now())
         try:
@@ -125,7 +125,7 @@ class Versions(Tensors):
         path = self.root / "versions" / version_id / "manifest.json"
         manifest = read(path, Manifest)
         if manifest is None:
-            if path.parent.exists():  # a version becomes real with its manifest in it
+            if path.parent.exists():  # a version becomes visible with its manifest in it
                 raise CorruptFile(f"{path} is missing")
             raise UnknownVersion(version_id)
         if manifest.id != version_id:
@@ -137,7 +137,7 @@ class Versions(Tensors):
         return self._sorted_out()[0]
 
     def damaged_versions(self) -> dict[str, str]:
-        """Versions whose manifest cannot be read, newest first: id → what is wrong with it."""
+        """Versions whose manifest cannot be read, newest first: id → error."""
         return self._sorted_out()[1]
 
     def _sorted_out(self) -> tuple[list[Manifest], dict[str, str]]:
@@ -149,7 +149,7 @@ class Versions(Tensors):
             except CorruptFile as error:
                 damaged[f"v{number}"] = str(error)
             except UnknownVersion:
-                continue  # it was set aside since it was listed
+                continue  # it was moved aside since it was listed
         for version, what in damaged.items():
             self._say_once(f"{version} is damaged and passed over: {what}")
         return whole, damaged
@@ -163,7 +163,7 @@ class Versions(Tensors):
         return True
 
     def version_of_job(self, job_id: str) -> Manifest | None:
-        """The newest version that a job has written; damaged ones are passed over."""
+        """The newest version that a job has written; damaged ones are skipped."""
         return next((one for one in self.versions() if one.job_id == job_id), None)
 
     def lineage(self, version_id: str) -> list[Manifest]:
@@ -188,5 +188,5 @@ class Versions(Tensors):
 
 
 def _version_names(folder: Path) -> list[str]:
-    """The entries of a folder that are named as versions are."""
+    """The entries of a folder that have names of versions."""
     return [entry.name for entry in folder.iterdir() if VERSION_ID.fullmatch(entry.name)]

@@ -40,7 +40,7 @@ def automatic_hparams(
 ) -> tuple[dict[str, Any], str]:
     """Complete hyper-parameters for ``hparams: "auto"``, and the hash of the record they are from.
 
-    The base model is probed once if no probe of it is kept: on the bundled validation suite if
+    The base model is probed once if no probe of it is stored: on the bundled validation suite if
     it is a bundled model, else on the facts of the edit.
 
     Raises:
@@ -59,7 +59,7 @@ def automatic_hparams(
 
 
 def probes_folder(store: Store) -> Path:
-    """Where the probes of base models are kept."""
+    """The folder of the probes of base models."""
     return store.base_file("probes")
 
 
@@ -93,5 +93,5 @@ def _probed(
 
 
 def _named_probe(progress: Callable[[str, int, int], None]) -> Callable[[str, int, int], None]:
-    """All steps of the probe as one phase."""
+    """Report all steps of the probe as one phase."""
     return lambda phase, done, total: progress("probe", done, total)

@@ -1,4 +1,4 @@
-"""How a running job talks to the outside."""
+"""The communication of a running job with its surroundings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ REPORT_EVERY_S = 0.2
 
 @dataclass
 class JobControl:
-    """How a running job talks to the outside.  ``checkpoint`` raises to end it early."""
+    """Reports a running job's progress and checks for its end: ``checkpoint`` raises to end it."""
 
     publish: Callable[[Progress], None]
     checkpoint: Callable[[], None]

@@ -44,7 +44,7 @@ class Group:
         self._to_score.extend((slot, i) for i, scored in enumerate(slot.scores) if scored is None)
 
     def remove(self, slots: list[Slot]) -> None:
-        """Forget slots that nobody wants any more."""
+        """Remove slots that nobody waits for any more."""
         rows = {slot.row for slot in slots}
         self.batch.drop(rows)
         self._to_score = deque(pair for pair in self._to_score if pair[0].row not in rows)
@@ -71,12 +71,12 @@ class Group:
 
     @staticmethod
     def _fail(slot: Slot, error: NumericalError) -> None:
-        """A slot whose version says nothing here: its logits are no numbers."""
+        """Mark a slot as failed because its version's logits are not finite."""
         if slot.error is None:
             slot.error = error_of(NumericalError(f"{slot.version}: {error}"))
 
     def take_complete(self) -> list[Slot]:
-        """Take out what is complete, and what has failed."""
+        """Remove and return the slots that are complete or have failed."""
         complete = [slot for slot in self.slots.values() if slot.complete]
         self.remove([slot for slot in complete if slot.error is not None])
         for slot in complete:
@@ -85,7 +85,7 @@ class Group:
 
 
 class DecodeLoop:
-    """Answers what is ``put``; ``run`` is the body of one thread and ends when told to."""
+    """Answers the requests given to ``put``; ``run`` is a thread's body and ends at ``stop``."""
 
     def __init__(self, requests: RequestQueue, gate: Gate) -> None:
         self._requests, self._gate = requests, gate
@@ -99,19 +99,19 @@ class DecodeLoop:
         self._arrived.put(pending)
 
     def run(self) -> None:
-        """Decode until stopped; what is not answered by then is refused."""
+        """Decode until stopped; requests not answered by then are refused."""
         try:
             while not self.stop.is_set():
                 self._collect()
                 if self._groups:
-                    self._gate.busy()  # it may have been put while the gate was being opened
+                    self._gate.busy()  # a request may have been put while the gate was being opened
                     self._round()
             self._refuse_all()
         finally:
             self._gate.idle()
 
     def _collect(self) -> None:
-        """Take in what has arrived; without work, wait for it."""
+        """Accept the requests that have arrived; without work, wait for one."""
         try:
             while True:
                 waiting = not self._groups
@@ -151,9 +151,9 @@ class DecodeLoop:
             self._requests.reply_all(replies)
 
     def _failed(self, key: tuple[str, str], error: Exception) -> Replies:
-        """A step failed: every request goes on alone, then every prompt of it.
+        """Handle a failed step: every request continues alone, then every prompt of it.
 
-        A prompt that was alone has failed.
+        A prompt that was already alone has failed.
         """
         group = self._groups[key]
         slots = list(group.slots.values())
@@ -161,7 +161,7 @@ class DecodeLoop:
         if len(slots) == 1:
             return self._gave_up(slots[0], error)
         log.warning("decoding together failed, what was together goes on apart: %s", error)
-        group.batch = Batch(group.view, ROWS_TOGETHER)  # its memory is needed
+        group.batch = Batch(group.view, ROWS_TOGETHER)  # frees its memory
         one_request = len({slot.pending.request.id for slot in slots}) == 1
         for i, slot in enumerate(slots):
             name = slot.pending.request.id
@@ -170,7 +170,7 @@ class DecodeLoop:
         return []
 
     def _gave_up(self, slot: Slot, error: Exception) -> Replies:
-        """One answer of a request failed; the others are awaited."""
+        """Record that one answer of a request failed; the others are awaited."""
         with logs.bound(request_id=slot.pending.request.request_id):
             slot.error = error_of(error)
         return self._done(slot)
@@ -188,7 +188,7 @@ class DecodeLoop:
         return replies
 
     def _done(self, slot: Slot) -> Replies:
-        """Count an answer; the reply of its request, if this was the last one."""
+        """Count an answer; return the reply of its request, if this was the last one."""
         pending = slot.pending
         pending.left -= 1
         if pending.left or pending.ended:
@@ -213,7 +213,7 @@ class DecodeLoop:
 
 
 def _refuse(slots: Iterable[Slot], error: Exception) -> Replies:
-    """One error for every request that has one of these slots."""
+    """Send one error to every request that has one of these slots."""
     replies: Replies = []
     for slot in slots:
         if not slot.pending.ended:

@@ -47,9 +47,9 @@ class EditLane(JobLane):
         return job.model_copy(update={"base_version": self._store.head().version})
 
     def _prepare(self, job: Job) -> tuple[Job, Work]:
-        """The job with the version it started from, and the work that is left of it.
+        """Return the job with the version it started from, and its remaining work.
 
-        Head may have moved on since an attempt that came to its end.
+        Head may have moved since an earlier attempt that finished its work.
         """
         move = self._store.move_of(job.id)
         if job.kind is JobKind.REVERT:
@@ -129,12 +129,12 @@ class EditLane(JobLane):
         return head.move
 
     def _named(self, result: Result, name: str | None) -> Result:
-        """The result of a job that is done: its version has the wished name or a warning."""
+        """The result of a finished job: its version has the requested name, or a warning."""
         if name is None:
             return result
         try:
             self._store.name_version(name, result.version)
-        except (StoreError, OSError) as error:  # head has moved: the work stands
+        except (StoreError, OSError) as error:  # head has moved: the edit remains valid
             log.warning("%s is committed without its name: %s", result.version, error)
             warnings = [*result.warnings, f"not named {name!r}: {error}"]
             return result.model_copy(update={"snapshot_name": None, "warnings": warnings})

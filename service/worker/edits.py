@@ -58,14 +58,14 @@ LARGE_CHANGE = 100.0
 
 @dataclass(frozen=True)
 class _Measured:
-    """A version before or after an edit: answers to its facts, and what its guards ask for."""
+    """A version before or after an edit: answers to its facts, and its guards' figures."""
 
     answers: list[Answer]
     guarded: Measured
 
 
 class EditRunner:
-    """Computes edits on views of their own.  Prefixes and moments are kept in the store."""
+    """Computes edits on separate views.  Prefixes and moments are stored in the store."""
 
     def __init__(
         self,
@@ -103,10 +103,10 @@ class EditRunner:
     def reapply(
         self, job: Job, source: Manifest, line: Sequence[Manifest], head: str, control: JobControl
     ) -> Manifest:
-        """The batch of ``source`` on top of ``line``, from what its version records.
+        """Reapply the batch of ``source`` on top of ``line``, from the record of its version.
 
-        Only its tensors are written.  The guards it once had are not measured again.  Inputs that
-        are others than the first time (prefixes, second moments) are named in the warnings.
+        Only its tensors are written.  Its original guards are not measured again.  Inputs that
+        differ from the first time (prefixes, second moments) are named in the warnings.
 
         Raises:
             As `run`.
@@ -173,7 +173,7 @@ class EditRunner:
         control.checkpoint()
         control.progress("commit", 0, 1)
         now_head = self._store.head().version
-        if now_head != head:  # move_head checks again; here no version is left behind
+        if now_head != head:  # move_head checks again; failing here leaves no version behind
             raise HeadMoved(head, now_head)
         seconds = {**result.seconds, "total": round(time.monotonic() - began, 4)}
         summary = EditResult(
@@ -252,23 +252,23 @@ class EditRunner:
         return _Measured(said, guarded)
 
     def _pause(self) -> None:
-        """Let decoding go first."""
+        """Let decoding run first."""
         if self._gate.contended and self.base.device.type == "cuda":
-            torch.cuda.synchronize(self.base.device)  # what is queued would still run
+            torch.cuda.synchronize(self.base.device)  # queued kernels would still run
         self._gate.pause()
 
     def _shared_moments(self) -> Moments:
-        """Those of this lane: its layers stay in use between its edits."""
+        """The moments of this lane, whose layers stay in use between its edits."""
         if self._moments is None:
             self._moments = self._shared.for_user()
         return self._moments
 
 
 def doubts(summary: EditResult) -> list[str]:
-    """What somebody who reads only that the edit succeeded should know.
+    """Return warnings for a user who sees only that the edit succeeded.
 
-    A change of many times the weights is no failure as such: on the bundled models presets reach
-    31 (PMET and ROME, 64 facts), written where ordinary keys hardly reach.
+    A change of many times the weights is not an error by itself: on the bundled models presets
+    reach 31 (PMET and ROME, 64 facts), in directions that ordinary keys hardly reach.
     """
     found = []
     if summary.efficacy == 0:
@@ -303,7 +303,7 @@ def _recorded(source: Manifest) -> EditPayload:
 def kept_prefixes(store: Store, base: LoadedModel, count: int) -> list[str]:
     """The first ``count`` prefixes of this base model, sampled once and kept.
 
-    A file that cannot be read is written anew: the same texts are sampled again.
+    A file that cannot be read is written again: the same texts are sampled again.
     """
     path = store.base_file("prefixes.json")
     try:
@@ -320,7 +320,7 @@ def kept_prefixes(store: Store, base: LoadedModel, count: int) -> list[str]:
 def answers(
     view: ModelView, facts: Sequence[Fact], checkpoint: Callable[[], None] = lambda: None
 ) -> list[Answer]:
-    """What a version says to each fact's prompt; ``checkpoint`` is called now and then."""
+    """A version's answers to each fact's prompt; ``checkpoint`` is called periodically."""
     found: list[Answer] = []
     for start in range(0, len(facts), MEASURE_TOGETHER):
         checkpoint()
@@ -351,7 +351,7 @@ def _answers_together(view: ModelView, facts: Sequence[Fact]) -> list[Answer]:
 
 
 def _answer_tokens(view: ModelView, fact: Fact, new: Scored) -> int:
-    """Enough for the new target and what follows it, as far as the model's positions reach."""
+    """Number of tokens for the new target and its continuation, within the model's positions."""
     room = view.base.max_positions - count(view.base.tokenizer, fact.text)
     return min(max(ANSWER_TOKENS, new.tokens + 1), room)
 

@@ -1,7 +1,7 @@
-"""Evaluation jobs: versions as they stand, or trials that edit a view and throw it away.
+"""Evaluation jobs: existing versions, or trials that edit a view and discard it.
 
-Case records are kept in the job's work folder chunk by chunk, optimised values of a trial fact
-block by fact block, so that a job whose worker died goes on where it was.
+Case records are stored in the job's work folder by chunk, optimised values of a trial by fact
+block, so that a job whose worker died continues where it was.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def run(task: Task) -> EvaluationResult:
 def drawn(cases: Sequence[Case], payload: EvaluationPayload) -> list[Case]:
     """The cases to measure: all, ``limit`` drawn ones in their order, or those of the trial.
 
-    A trial edits its cases together, so no two of them ask the same; they come in random order,
+    A trial edits its cases together, so no two have the same prompt; they come in random order,
     the first n for n edits.
     """
     if payload.editor is None:
@@ -119,7 +119,7 @@ def drawn(cases: Sequence[Case], payload: EvaluationPayload) -> list[Case]:
 
 @dataclass
 class _Evaluation:
-    """One job at work."""
+    """A running job."""
 
     task: Task
     payload: EvaluationPayload
@@ -142,7 +142,7 @@ class _Evaluation:
         return found
 
     def _kept(self, number: int) -> EvaluationPoint | None:
-        """What an earlier attempt has found for a target, if all of it can be read."""
+        """An earlier attempt's results for a target, if they can all be read."""
         try:
             point = read(self._point_file(number), EvaluationPoint)
         except CorruptFile as error:
@@ -170,7 +170,7 @@ class _Evaluation:
         return self.task.work / f"point-{number}.json"
 
     def _cases(self, target: Target) -> list[Case]:
-        """A trial is measured on what it edited; unedited, on all that the trials edit."""
+        """The cases of a target: those that a trial edits, else all cases."""
         return self.cases[: target.n_edits] if target.n_edits else self.cases
 
     def _point(self, number: int, target: Target, trials: Trials | None) -> EvaluationPoint:
@@ -207,7 +207,7 @@ class _Evaluation:
     def _measured(
         self, number: int, target: Target, view: ModelView, cases: Sequence[Case]
     ) -> list[Row]:
-        """The rows of all cases; those that an earlier attempt has measured are read."""
+        """The rows of all cases; those already measured by an earlier attempt are read."""
         kept = self._records("cases", number)
         rows = list(kept.read())
         before = self._done
@@ -258,7 +258,7 @@ class _Evaluation:
         return {row["id"]: row for row in rows}
 
     def _perplexity(self, view: ModelView) -> float | None:
-        """On the configured text, or the bundled models' own; None without any."""
+        """Perplexity on the configured text, or that of the bundled models; None without a text."""
         settings = self.task.settings
         path = text_path(self.task.base.name, settings.perplexity_text)
         if path is None:
@@ -271,7 +271,7 @@ class _Evaluation:
         )
 
     def write_comparisons(self) -> None:
-        """Every pair of targets, the earlier one first."""
+        """Write the comparison of every pair of targets, the earlier one first."""
         numbered = list(enumerate(self.payload.targets))
         found = []
         for (i, a), (j, b) in combinations(numbered, 2):
@@ -305,7 +305,7 @@ def _with_text(row: Row, texts: Mapping[str, Row]) -> Row:
 
 
 def _scores(row: Row) -> Row:
-    """What comparisons need of a record: not its prompts and texts."""
+    """The part of a record needed by comparisons, without its prompts and texts."""
     return {name: value for name, value in row.items() if name not in ("prompts", "text")}
 
 
@@ -324,7 +324,7 @@ def _suite(task: Task, payload: EvaluationPayload) -> Suite:
 
 
 def _trials(task: Task, evaluation: _Evaluation) -> Trials:
-    """The cases of all trials, their optimised values kept in the work folder."""
+    """The cases of all trials, with their optimised values stored in the work folder."""
     payload = evaluation.payload
     hparams = hparams_class(str(payload.editor)).model_validate(payload.hparams)
     moments = task.moments.for_user() if hparams.moment_layers else task.moments.for_none()

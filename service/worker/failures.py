@@ -1,4 +1,4 @@
-"""From an exception to what a client is told: the one way for jobs and for requests."""
+"""From an exception to the error that a client gets, for both jobs and requests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Refused(Coded, Exception):
 
 
 class Stopping(Coded, Exception):
-    """The worker is going down: a job stays queued and runs again, a request is not answered."""
+    """The worker is stopping: a job stays queued and runs again, a request is not answered."""
 
     code = "stopping"
 
@@ -40,13 +40,13 @@ TOLD = (JeepError, StoreError, QueueError, Refused, Stopping, GuardFailed)
 
 
 def is_foreseen(error: BaseException) -> bool:
-    """Whether `failure` has a sentence for it; all else belongs into the log with its trace."""
+    """Whether `failure` has a message for it; other errors are logged with their traceback."""
     known = isinstance(error, (*TOLD, ValidationError))
     return known or is_disk_full(error) or is_out_of_memory(error)
 
 
 def failure(error: BaseException) -> JobError:
-    """Code, sentence and pointers of what ended a job or a request."""
+    """Code, sentence and pointers for the exception that ended a job or a request."""
     if is_out_of_memory(error):
         return JobError(code="out_of_memory", message=_out_of_memory(error))
     if is_disk_full(error):
@@ -64,7 +64,7 @@ def failure(error: BaseException) -> JobError:
 
 
 def _errors(error: BaseException) -> list[dict[str, str | float]]:
-    """What an exception says about single fields."""
+    """The errors of an exception about single fields."""
     problems = [vars(p) for p in getattr(error, "problems", ()) if isinstance(p, FieldProblem)]
     return [*problems, *getattr(error, "errors", ())]
 

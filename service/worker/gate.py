@@ -1,4 +1,4 @@
-"""The gate between the lanes: what is decoded goes first, then edits, then jobs that read."""
+"""The gate between the lanes: decoding goes first, then edits, then jobs that read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LOOK_S = 0.25
 
 
 class Turn:
-    """One lane's turns beside decoding, of which it keeps ``share`` under permanent load.
+    """One lane's turns beside decoding; it keeps ``share`` of the time under permanent load.
 
     While something is decoded, the lane alternates: it works for ``slice_s`` seconds or until
     its next ``take``, then waits (1 / share - 1) times as long as it has worked, or until
@@ -48,7 +48,7 @@ class Turn:
 class Gate:
     """Decoding goes first; under permanent load editing keeps ``share`` of the wall time.
 
-    The generation lane says ``busy`` and ``idle``; the edit lane calls ``pause`` as often as it
+    The generation lane calls ``busy`` and ``idle``; the edit lane calls ``pause`` as often as it
     can and runs its jobs in ``writing``.  The read lane calls ``pause_reading`` as often as it
     can and ``wait_for_edit`` where it can wait long.  ``wait`` and ``clock`` are for tests.
     """
@@ -73,11 +73,11 @@ class Gate:
         return not self._idle.is_set()
 
     def busy(self) -> None:
-        """Something is to be decoded."""
+        """Record that something is to be decoded."""
         self._idle.clear()
 
     def idle(self) -> None:
-        """Nothing is left to decode: editing goes on at once."""
+        """Record that nothing is left to decode, so that editing continues immediately."""
         self._idle.set()
 
     def pause(self) -> None:
@@ -94,7 +94,7 @@ class Gate:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """A job that writes a version is running."""
+        """Mark that a job that writes a version is running, for the block."""
         self._unwritten.clear()
         try:
             yield
@@ -102,6 +102,6 @@ class Gate:
             self._unwritten.set()
 
     def wait_for_edit(self, look: Callable[[], None]) -> None:
-        """Wait until no edit is running; ``look`` is called now and then and may raise."""
+        """Wait until no edit is running; ``look`` is called periodically and may raise."""
         while not self._unwritten.wait(LOOK_S):
             look()

@@ -1,4 +1,4 @@
-"""The generation lane: requests answered at once, from committed versions, beside any edit.
+"""The generation lane: requests answered immediately, from committed versions, beside edits.
 
 One thread takes requests; another decodes them (``DecodeLoop``).  Versions that are not in
 memory are read, and moves of head carried out, by helpers, so that neither thread waits for a disk.
@@ -64,7 +64,7 @@ class GenerationLane:
             ):
                 while not self.stop.is_set():
                     self._take(loaders, rollbacks)
-        finally:  # else decoding would wait for requests for ever, and with it the process
+        finally:  # otherwise decoding, and the process with it, would wait for requests forever
             self._loop.stop.set()
 
     def _take(self, loaders: ThreadPoolExecutor, rollbacks: ThreadPoolExecutor) -> None:
@@ -100,7 +100,7 @@ class GenerationLane:
         self._loop.put(pending)
 
     def _look_for_leavers(self) -> None:
-        """Have the rows of clients that have gone, or whose time is over, dropped."""
+        """Mark requests whose client has gone, or whose deadline has passed, to be dropped."""
         moment = time.monotonic()
         if moment - self._asked_at < LEAVERS_S:
             return
@@ -129,7 +129,7 @@ class GenerationLane:
                 )
                 break
             except HeadMoved:
-                continue  # an edit was committed in between: go back from there
+                continue  # an edit was committed in between: roll back from there
         ROLLBACKS.inc()
         log.info("head goes from %s back to %s", previous, target)
         manifest = self._store.version(target)
@@ -142,7 +142,7 @@ class GenerationLane:
     def _activate(self, request: WorkerRequest) -> None:
         """Make a staged version ready to serve, then move head to it from its parent.
 
-        Where it is head already, nothing happens: the request may be a repetition.
+        If it is head already, nothing happens: the request may be a repetition.
         """
         [target] = request.versions
         self._make_ready(target)
@@ -167,10 +167,10 @@ class GenerationLane:
         self._requests.reply(request.id, reply)
 
     def _make_ready(self, target: str) -> None:
-        """Have a version in memory and its tensors in the store, where they stay for now."""
+        """Load a version into memory and make sure that its tensors stay in the store for now."""
         try:
             self._give_back(target)
-        except OSError as error:  # it is in memory, and can be rebuilt whenever it is read
+        except OSError as error:  # it is in memory, and can be rebuilt when it is read
             log.error("the tensors of %s are not in the store: %s", target, error)
             self._views.get(target)
 
@@ -192,7 +192,7 @@ class GenerationLane:
             self._guarded(request, action)
 
     def _guarded(self, request: WorkerRequest, action: Callable[[WorkerRequest], None]) -> None:
-        """Do something for a request; if it fails, that is the answer."""
+        """Do something for a request; an error becomes its answer."""
         with logs.bound(request_id=request.request_id):
             try:
                 action(request)

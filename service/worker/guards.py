@@ -33,7 +33,7 @@ Checkpoint = Callable[[], None]
 
 @dataclass(frozen=True)
 class Measured:
-    """One version as far as the guards ask for it."""
+    """The figures of one version that the guards need."""
 
     said: Said | None = None
     perplexity: float | None = None
@@ -55,7 +55,7 @@ class GuardMeter:
         guards: Guards | None,
         checkpoint: Checkpoint,
     ) -> Measured:
-        """What the guards ask for; ``checkpoint`` is called now and then."""
+        """Measure what the guards need; ``checkpoint`` is called periodically."""
         if guards is None:
             return Measured()
         said = None if guards.min_locality is None else neighbor_answers(view, facts, checkpoint)
@@ -81,7 +81,7 @@ class GuardMeter:
 def neighbor_answers(
     view: ModelView, facts: Sequence[Fact], checkpoint: Checkpoint = lambda: None
 ) -> Said:
-    """What a version says to the neighborhood prompts of every fact that has some."""
+    """A version's answers to the neighborhood prompts of every fact that has some."""
     asked = [fact for fact in facts if fact.neighborhood_prompts]
     said: Said = []
     for start in range(0, len(asked), FACTS_TOGETHER):
@@ -134,7 +134,7 @@ def locality(edited: Said, parent: Said) -> float:
 
 
 def figures(outcomes: Sequence[FactOutcome], before: Measured, after: Measured) -> GuardFigures:
-    """All that was measured."""
+    """All measured figures."""
     found = GuardFigures(
         efficacy=fmean(one.after.is_new for one in outcomes),
         efficacy_before=fmean(one.before.is_new for one in outcomes),
@@ -149,7 +149,7 @@ def figures(outcomes: Sequence[FactOutcome], before: Measured, after: Measured) 
 
 
 def check(guards: Guards, found: GuardFigures) -> None:
-    """Compare figures with their limits; what is no number keeps none.
+    """Compare figures with their limits; a figure that is not finite fails.
 
     Raises:
         GuardFailed: with every guard that tripped.

@@ -17,11 +17,11 @@ from service.worker.read_lane import Task
 
 
 def run(task: Task) -> Network:
-    """Train to the end; a job that runs again goes on from its last checkpoint.
+    """Train to the end; a job that runs again continues from its last checkpoint.
 
     Raises:
         InvalidHParams: the data cannot be read, or a suite edits its subjects.
-        CorruptFile: the data are not what they were when the job was accepted.
+        CorruptFile: the data have changed since the job was accepted.
     """
     payload = HypernetworkPayload.model_validate(task.job.payload)
     hparams = hparams_class(payload.editor).model_validate(payload.hparams)

@@ -1,4 +1,4 @@
-"""The files that settings name, looked at before a model is loaded."""
+"""The files that settings name, checked before a model is loaded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from service.store import Store
 
 
 def check_inputs(settings: Settings) -> None:
-    """Read what edits and guards will need, so that a mistake stops the start and not a job.
+    """Read the inputs of edits and guards, so that an error stops the start and not a job.
 
     Raises:
         SettingsError: a file is missing, unreadable or malformed; names the setting.

@@ -1,4 +1,4 @@
-"""What both lanes of jobs share: each takes one job at a time and ends it exactly once."""
+"""The base of both lanes of jobs: each takes one job at a time and ends it exactly once."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class JobLane(ABC):
 
         Raises:
             LeaseLost: another worker has taken over.
-            RedisError: the queue is away for longer than its client waits.
+            RedisError: the queue is unreachable for longer than its client waits.
         """
         while not self.stop.is_set():
             if self._lease.lost.is_set():
@@ -72,18 +72,18 @@ class JobLane(ABC):
                 except Stopping:
                     return
 
-    # ------------------------------------------------------------ what a lane says itself
+    # ------------------------------------------------------------ hooks of each lane
 
     def _start(self, job: Job) -> Job:
-        """The job as it shall be recorded when it begins."""
+        """The job as it is recorded when it begins."""
         return job
 
     @abstractmethod
     def _prepare(self, job: Job) -> tuple[Job, Work]:
-        """A job that has begun, brought up to date, and the work that is left of it."""
+        """Return a job that has begun, brought up to date, and its remaining work."""
 
     def _ended(self, job: Job) -> None:
-        """Called when a job's end is in the store; must be possible to do twice or never."""
+        """Called when a job's end is in the store; may be called twice or not at all."""
         return
 
     # ------------------------------------------------------------ one job
@@ -96,7 +96,7 @@ class JobLane(ABC):
             self._queue.drop(queued)
             return
         if recorded.status in TERMINAL:
-            # ended in the store before a crash kept the queue from hearing of it
+            # ended in the store, but a crash prevented the queue from being updated
             self._queue.finish(recorded, self._lease.fence)
             count_end(recorded)
             return
@@ -123,11 +123,11 @@ class JobLane(ABC):
             raise
         if outcome[2] is not None and outcome[2].code == OUT_OF_MEMORY:
             log.warning("job %s: %s", job.id, outcome[2].message)
-            release_cached()  # here the failed computation's tensors are gone
+            release_cached()  # the failed computation's tensors have been freed here
         self._end(job, *outcome)
 
     def _give_back(self, job: Job) -> None:
-        """A stop that was asked for is no failed attempt."""
+        """Return a job to the queue: a requested stop does not count as a failed attempt."""
         try:
             self._queue.give_back(job, self._lease.fence)
         except RedisError as error:
@@ -161,11 +161,11 @@ class JobLane(ABC):
             raise Refused("too_many_tries", message)
 
     def _check_room(self) -> None:
-        """Begin no job that would fill the store."""
+        """Refuse to begin a job that would fill the store."""
         self._room.check()
 
     def _publish(self, job_id: str, progress: Progress) -> None:
-        """Tell how far a job is, if Redis takes it: a job does not depend on that."""
+        """Publish a job's progress; the job does not depend on whether Redis accepts it."""
         self._progress = progress
         self._phases.enter(progress.phase)
         try:
@@ -174,7 +174,7 @@ class JobLane(ABC):
             log.warning("progress of %s is not published: %s", job_id, error)
 
     def _check_lease(self) -> None:
-        """A worker that stood still may not have heard yet that another one has come.
+        """Check that a worker that was suspended has not been replaced by another one.
 
         Raises:
             LeaseLost, StaleFence
@@ -191,7 +191,7 @@ class JobLane(ABC):
             raise Cancelled("cancelled on request")
 
     def _last_progress(self, status: JobStatus) -> Progress:
-        """What a job that ended like this is recorded with."""
+        """The progress recorded for a job that ended like this."""
         if status is not JobStatus.SUCCEEDED:
             return self._progress
         total = max(self._progress.total, 1)
@@ -228,7 +228,7 @@ class JobLane(ABC):
                 if not is_disk_full(error):
                     raise
                 log.error("the end of %s waits for room on the store's disk: %s", ended.id, error)
-            self._ended(ended)  # what it leaves behind may be the room that is missing
+            self._ended(ended)  # removing its leftovers may free the missing room
             if self.stop.wait(ROOM_S):
                 raise Stopping
             self._check_lease()

@@ -1,4 +1,4 @@
-"""Running out of memory: told apart from other failures, and given back to those who serve."""
+"""Running out of memory: recognised among other failures, and freed for the other lanes."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release_cached() -> None:
-    """Give the device's free blocks back, which a failed job has left in pieces."""
+    """Release the device's cached blocks, which a failed job has left fragmented."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""What the worker counts; published with its heartbeat and shown by the api's ``/metrics``."""
+"""The worker's metrics, published with its heartbeat and shown by the api's ``/metrics``."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ for _kind in JobKind:
 
 
 class GpuMemory(Collector):
-    """Memory of the worker's GPU, in parts that add up to all of it."""
+    """Memory of the worker's GPU, in parts that add up to the total."""
 
     device: torch.device | None = None
 
@@ -73,7 +73,7 @@ REGISTRY.register(GPU)
 
 
 class HostMemory(Collector):
-    """Memory of the worker's host, in parts that add up to all of it."""
+    """Memory of the worker's host, in parts that add up to the total."""
 
     def collect(self) -> Iterable[Metric]:
         """The family; reads ``/proc/meminfo``."""
@@ -102,7 +102,7 @@ class PhaseClock:
         self._phase, self._since = "", 0.0
 
     def enter(self, phase: str) -> None:
-        """A phase goes on or begins.  What it says in brackets (which batch) is left out."""
+        """Begin or continue a phase.  Text in brackets (which batch) is left out."""
         name = phase.partition(" (")[0]
         if name != self._phase:
             self._leave()
@@ -111,7 +111,7 @@ class PhaseClock:
                 tracing.event(name)
 
     def end(self) -> None:
-        """The job has ended: count."""
+        """Record the times of the phases when the job has ended."""
         self._leave()
         for phase, seconds in self._seconds.items():
             PHASE_SECONDS.labels(self._kind, self._label(phase)).observe(seconds)

@@ -1,4 +1,4 @@
-"""The second moments of the process: one text and one memory for all that compute edits."""
+"""The second moments of the process: one text and one cache shared by all users."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from service.store import Store
 
 
 class SharedMoments:
-    """Gives every user `Moments` of its own over what all share.
+    """Gives every user its own `Moments` over the shared text and cache.
 
-    ``JEEP_FACTOR_MEMORY_MB`` bounds what edits and trials hold together, and a factor that one
-    has made serves the others.  Safe to use from threads.
+    ``JEEP_FACTOR_MEMORY_MB`` bounds the memory of edits and trials together, and a factor computed
+    by one is used by the others.  Safe to use from threads.
     """
 
     def __init__(self, base: LoadedModel, store: Store, settings: Settings) -> None:
@@ -36,7 +36,7 @@ class SharedMoments:
             return self._first.another()
 
     def for_none(self) -> Moments:
-        """Moments for an editor that needs none: nothing is read."""
+        """Moments for an editor that needs none; nothing is read."""
         return self._made(needed=False)
 
     def _made(self, needed: bool) -> Moments:

@@ -70,7 +70,7 @@ def run(task: Task) -> ProbeResult:
 
 
 def _facts(task: Task, payload: ProbePayload) -> tuple[list[Fact], str]:
-    """The facts of a job, and where they are from."""
+    """The facts of a job, and their source."""
     if payload.facts is not None:
         return [fact_of(record) for record in payload.facts], "facts of the request"
     name = payload.suite or (SUITE if task.base.name in atlas.MODELS else None)

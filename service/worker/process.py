@@ -64,7 +64,7 @@ SWITCH_S = 0.0005
 
 
 class Worker:
-    """Everything the process holds.  ``run`` blocks until ``stop`` or a fatal loss."""
+    """The state of the process.  ``run`` blocks until ``stop`` or a fatal loss."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -164,7 +164,7 @@ class Worker:
             )
         ]
         gc.collect()
-        gc.freeze()  # what is there stays: looking through it again would stall a decoding step
+        gc.freeze()  # existing objects stay: scanning them again would stall a decoding step
         for thread in lanes:
             thread.start()
         log.info("ready, head is %s", store.head().version)
@@ -193,7 +193,7 @@ class Worker:
         )
 
     def _lane(self, body: Callable[[], None], count: int) -> None:
-        """Run a lane with its threads; what ends it ends the process, which is started again."""
+        """Run a lane with its threads; if it ends, the process ends and is started again."""
         use_threads(count)
         try:
             body()
@@ -228,7 +228,7 @@ class Worker:
 
 
 def prepare(store: Store, base: LoadedModel, settings: Settings) -> None:
-    """Tie the store to the model, tidy it up and publish what the api needs.
+    """Bind the store to the model, clean it up and publish the model data for the api.
 
     Raises:
         StoreError: it belongs to another model, or a manifest or head cannot be read.
@@ -244,7 +244,7 @@ def prepare(store: Store, base: LoadedModel, settings: Settings) -> None:
 
 
 def load_head(store: Store, views: VersionViews) -> None:
-    """Load head ahead of the first request.  A damaged head is served as an error per request,
+    """Load head before the first request.  A damaged head is served as an error per request,
     so that a rollback to another version remains possible.
     """
     try:
@@ -254,8 +254,8 @@ def load_head(store: Store, views: VersionViews) -> None:
 
 
 def load_mended_head(store: Store, views: VersionViews) -> None:
-    """Try a head again that was damaged: it may have been mended, and who waits for the worker
-    to be ready asks for nothing.
+    """Try a damaged head again: it may have been repaired, and clients that wait for the worker
+    to be ready send no request that would load it.
     """
     if store.head().version in views.damaged():
         load_head(store, views)
@@ -267,7 +267,7 @@ def has_corpus(model: str, settings: Settings) -> bool:
 
 
 def say_moments(store: Store, info: WorkerInfo) -> None:
-    """Log which editors cannot be used for want of second moments, by the rule of all requests."""
+    """Log which editors cannot be used without second moments, by the same rule as for requests."""
     needing = ", ".join(name for name, cls in available()[0].items() if may_need_moments(cls))
     source = source_of(store, info)
     try:
@@ -285,7 +285,7 @@ def say_moments(store: Store, info: WorkerInfo) -> None:
 
 
 def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
-    """Tell the api what it needs to validate requests without a model.
+    """Publish the data by which the api validates requests without a model.
 
     Raises:
         InvalidHParams: one of the user's presets for this model does not fit it.
@@ -336,7 +336,7 @@ def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
 
 
 def _quiet_transformers() -> None:
-    """Let its lines pass through ours, without progress bars in between."""
+    """Route its log lines through this program's log, without progress bars."""
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     transformers_logging.disable_default_handler()
     transformers_logging.enable_propagation()

@@ -1,4 +1,4 @@
-"""The read lane: jobs that write no version, one at a time, behind decoding and edits."""
+"""The read lane: jobs that write no version, one at a time, after decoding and edits."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ RUNNERS: Mapping[JobKind, str] = {
 
 @dataclass
 class ReadControl(JobControl):
-    """How a running job talks to the outside.
+    """The communication of a running job with its surroundings.
 
-    ``pause`` belongs between micro-batches: it ends the job if that was asked for, and waits
+    ``pause`` belongs between micro-batches: it ends the job if that was requested, and waits
     while an edit runs or something is decoded.  ``give_way``, for ``jeep_core.pauses.pausing``,
     may be called as often as possible: it waits for decoding alone, with what the micro-batch
     holds still in memory.
@@ -49,7 +49,7 @@ class ReadControl(JobControl):
 
 @dataclass(frozen=True)
 class Task:
-    """What a runner works with.
+    """The inputs of a runner.
 
     ``work`` is a folder for partial results: it is there when the job runs again after a crash,
     and removed when the job has ended.  ``moments`` are shared with the edit lane.
@@ -66,7 +66,7 @@ class Task:
     moments: SharedMoments
 
     def view(self, version: str) -> ModelView:
-        """A view of its own of a version: hooks on it touch no other lane.
+        """A separate view of a version: hooks on it do not affect other lanes.
 
         Raises:
             UnknownVersion, CorruptTensor
@@ -88,10 +88,10 @@ It raises ``Refused`` or an error of the library or the store to fail with a cle
 
 
 def runner_of(kind: JobKind) -> Runner:
-    """The runner of a kind.
+    """The runner for a kind of job.
 
     Raises:
-        Refused: this worker knows none.
+        Refused: this worker has none.
     """
     if kind not in RUNNERS:
         raise Refused("unknown_kind", f"this worker does not run jobs of kind {kind.value!r}")
@@ -101,7 +101,7 @@ def runner_of(kind: JobKind) -> Runner:
 
 
 class ReadLane(JobLane):
-    """Runs jobs on views of their own."""
+    """Runs jobs on separate views."""
 
     def __init__(
         self,
@@ -152,10 +152,10 @@ class ReadLane(JobLane):
         self._give_way()
 
     def _give_way(self) -> None:
-        """Let decoding go first."""
+        """Let decoding run first."""
         device = self._views.base.device
         if self._gate.contended and device.type == "cuda":
-            torch.cuda.synchronize(device)  # what is queued would still run
+            torch.cuda.synchronize(device)  # queued kernels would still run
         self._gate.pause_reading()
 
     def _ended(self, job: Job) -> None:

@@ -1,4 +1,4 @@
-"""Versions from the store: their tensors as they lie there, or rebuilt from base and factors."""
+"""Versions from the store: their tensors as stored, or rebuilt from base and factors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def load(base: LoadedModel, store: Store, manifest: Manifest) -> dict[str, torch
     """Every tensor in which a version differs from base, verified; missing ones are rebuilt.
 
     Raises:
-        CorruptTensor: bytes have not the hash that the manifest names.
+        CorruptTensor: bytes do not have the hash that the manifest names.
     """
     while True:
         missing = {ref.sha256 for ref in store.missing(manifest)}
@@ -28,7 +28,7 @@ def load(base: LoadedModel, store: Store, manifest: Manifest) -> dict[str, torch
             loaded = tensors.get_all(store, there)
             break
         except MissingTensor:
-            continue  # dropped since it was looked at
+            continue  # dropped since it was checked
     gone = [ref for ref in manifest.tensors if ref.sha256 in missing]
     return loaded | rebuild(base, store, manifest, gone) if gone else loaded
 
@@ -61,7 +61,7 @@ def matched(
     manifest: Manifest,
     between: Callable[[], None] = lambda: None,
 ) -> Thin:
-    """Rebuild a version, see that every hash matches, and store what its rebuilding needs.
+    """Rebuild a version, check every hash, and store the data that its rebuilding needs.
 
     ``between`` is called before each tensor and may raise.
 
@@ -85,7 +85,7 @@ def matched(
 
 
 def restore(store: Store, manifest: Manifest, loaded: Mapping[str, torch.Tensor]) -> None:
-    """Store the tensors of a version that are missing, from those that are in memory.
+    """Store the missing tensors of a version from those in memory.
 
     Raises:
         OSError: there is no room.
@@ -101,7 +101,7 @@ def _verified(manifest: Manifest, ref: TensorRef, tensor: torch.Tensor) -> torch
 
 
 def _updates(store: Store, line: Sequence[Manifest], ref: TensorRef) -> list[Update]:
-    """The updates behind one matrix, oldest first."""
+    """The updates applied to one matrix, oldest first."""
     found = [Update.from_parts(parts) for parts in _parts(store, line, ref.name) if parts]
     if not found:
         path = store.tensor_file(ref.sha256)

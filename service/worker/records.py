@@ -1,4 +1,4 @@
-"""JSON lines that a killed process leaves whole but for the last one; each has its own hash."""
+"""JSON lines with a hash each; a killed process can damage only the last one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Records:
         self._path = path
 
     def read(self) -> Iterator[dict[str, Any]]:
-        """What is there, up to a line without its end or not as written; the rest is cut off."""
+        """Read up to the first incomplete or damaged line; the rest is cut off."""
         if not self._path.exists():
             return
         with self._path.open("r+b") as file:
@@ -49,7 +49,7 @@ class Records:
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a whole file of JSON lines: readers see the old ones or the new ones."""
+    """Replace a file of JSON lines atomically: readers see the old ones or the new ones."""
     replace(path, b"".join(_line(row) + b"\n" for row in rows))
 
 

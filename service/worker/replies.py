@@ -1,4 +1,4 @@
-"""What was asked and what is answered: requests on their way, results, errors."""
+"""Requests in progress and their answers: results, errors."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ class Slot:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is left to compute, or nothing can be."""
+        """Whether nothing is left to compute, or an error prevents it."""
         return self.error is not None or (self.row.finished and None not in self.scores)
 
 
 @dataclass(eq=False)
 class Pending:
-    """A generate request on its way: a slot per prompt and version, prompts outermost.
+    """A generate request in progress: a slot per prompt and version, prompts outermost.
 
     ``gone``: nobody waits for it any more.  ``ended``: its last reply is sent.
     """
@@ -91,7 +91,7 @@ class Pending:
     def result(self) -> WorkerReply:
         """The last reply, once every slot is complete or has failed.
 
-        A request of which nothing is answered fails as a whole.
+        A request without any answer fails as a whole.
         """
         errors = [slot.error for slot in self.slots if slot.error is not None]
         if errors and len(errors) == len(self.slots):
@@ -101,9 +101,9 @@ class Pending:
 
 
 def _unservable(slot: Slot) -> JobError | None:
-    """Why a prompt cannot be given to the model at all.
+    """Return the reason why a prompt cannot be given to the model, else None.
 
-    The api has looked already, but perhaps at the model of the worker before this one.
+    The api has already checked this, but perhaps for the model of the previous worker.
     """
     n, limit = len(slot.row.ids), slot.view.base.max_positions
     room = limit - slot.pending.body.max_new_tokens
@@ -128,7 +128,7 @@ def error_reply(error: Exception) -> WorkerReply:
 
 
 def error_of(error: Exception) -> JobError:
-    """Code and sentence for what went wrong; what nobody foresaw is logged."""
+    """Code and sentence for an exception; unforeseen ones are logged."""
     if not is_foreseen(error):
         log.exception("a request failed", exc_info=error)
     return failure(error)

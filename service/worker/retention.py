@@ -1,7 +1,7 @@
-"""Retention at work: tensors of old versions are dropped, what nothing refers to is removed.
+"""Retention in the worker: drops tensors of old versions and removes unreferenced files.
 
-It runs beside the lanes, in a thread of its own.  Rebuilding a version, which says whether its
-tensors may be dropped, takes as long as writing it did; dropping is the matter of a moment, in
+It runs in a separate thread beside the lanes.  Rebuilding a version, which shows whether its
+tensors may be dropped, takes as long as writing it did; dropping takes only a moment, during
 which no version may be written.
 """
 
@@ -28,12 +28,12 @@ LOOK_S = 0.5
 
 
 class Interrupted(Coded, Exception):
-    """The worker is going down, or is no longer the store's worker."""
+    """The worker is stopping, or is no longer the store's worker."""
 
 
 @dataclass
 class Round:
-    """What one round did: versions whose tensors were dropped, with the bytes that came free."""
+    """The result of one round: versions whose tensors were dropped, with the bytes freed."""
 
     dropped: dict[str, int] = field(default_factory=dict)
     restored: list[str] = field(default_factory=list)
@@ -41,7 +41,7 @@ class Round:
 
 
 class Keeper:
-    """Keeps the store within what retention asks for.
+    """Keeps the store within the limits of retention.
 
     ``busy`` gives the versions that are in memory; ``lost`` says whether another worker has taken
     over; ``give_way`` waits while something is decoded; ``look`` is called before every round.
@@ -64,7 +64,7 @@ class Keeper:
         self.stop = threading.Event()
 
     def run(self) -> None:
-        """Thread body: a round when one is due, until stopped.  What goes wrong is logged."""
+        """Thread body: a round when one is due, until stopped.  Errors are logged."""
         began = time.monotonic()
         self._due.set()
         while not self.stop.is_set():
@@ -88,7 +88,7 @@ class Keeper:
 
     @contextmanager
     def writing(self, gate: Gate) -> Iterator[None]:
-        """A job that writes versions is running: nothing is removed meanwhile."""
+        """Mark that a job that writes versions is running: nothing is removed meanwhile."""
         with self._writes, gate.writing():
             yield
 
@@ -130,7 +130,7 @@ class Keeper:
         return True
 
     def _dropped(self, manifest: Manifest) -> int | None:
-        """Rebuild a version and drop its tensors; the bytes, None if they must be kept."""
+        """Rebuild a version and drop its tensors; the bytes freed, None if they must be kept."""
         try:
             thin = rebuild.matched(self._base, self._store, manifest, self._step)
         except (CorruptTensor, CorruptFile) as error:

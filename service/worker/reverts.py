@@ -1,8 +1,8 @@
-"""Reverts: the versions behind a batch are computed again without it.
+"""Reverts: the versions after a batch are computed again without it.
 
-Each one is kept as a draft of the job when it is ready, so a job that is interrupted goes on where
+Each one is kept as a draft of the job when it is ready, so an interrupted job continues where
 it was.  Drafts become versions together, in order, right before head moves; those of a job that
-ends otherwise are removed, and nobody has seen them.
+ends otherwise are removed without ever being visible.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Reapplies(Protocol):
     def reapply(
         self, job: Job, source: Manifest, line: Sequence[Manifest], head: str, control: JobControl
     ) -> Manifest:
-        """The batch of ``source`` on top of ``line``."""
+        """Reapply the batch of ``source`` on top of ``line``."""
         ...
 
 
@@ -39,11 +39,11 @@ class Reverter:
         later: Sequence[Manifest],
         control: JobControl,
     ) -> Manifest:
-        """Write ``later`` again on top of ``kept``, and give the tip; head does not move.
+        """Write ``later`` again on top of ``kept`` and return the tip; head does not move.
 
         Raises:
             HeadMoved: a rollback came in between.
-            Whatever the batches' computing and ``control.checkpoint`` raise.
+            Whatever computing the batches and ``control.checkpoint`` raise.
         """
         head = str(job.base_version)
         drafts = {(d.parent, d.reapplied_from): d for d in self._store.drafts(job.id)}
@@ -60,11 +60,11 @@ class Reverter:
         return line[-1]
 
     def _write(self, drafts: Sequence[Manifest], head: str, control: JobControl) -> None:
-        """Make drafts versions.  An attempt that had begun with it cannot be cancelled."""
+        """Turn drafts into versions.  Once this has begun, the job cannot be cancelled."""
         if not drafts or not self._is_written(drafts[0]):
             control.checkpoint()
             found = self._store.head().version
-            if found != head:  # move_head checks again; here no version is left behind
+            if found != head:  # move_head checks again; failing here leaves no version behind
                 raise HeadMoved(head, found)
         for draft in drafts:
             try:

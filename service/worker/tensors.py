@@ -1,4 +1,4 @@
-"""Between torch tensors and the store's raw bytes."""
+"""Conversion between torch tensors and the store's raw bytes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def put(store: Store, name: str, tensor: torch.Tensor) -> TensorRef:
 
 
 def get(store: Store, ref: TensorRef) -> torch.Tensor:
-    """A tensor of the store, its bytes verified; where it can be, a mapping of the file.
+    """A tensor of the store, its bytes verified; a mapping of the file where possible.
 
     Raises:
         CorruptTensor: the bytes do not have the hash of the reference.
@@ -42,7 +42,7 @@ def get(store: Store, ref: TensorRef) -> torch.Tensor:
 
 
 class TensorCache:
-    """Tensors of a store that were read lately, by content; the oldest go beyond ``limit`` bytes.
+    """Recently read tensors of a store, by content; the oldest are evicted beyond ``limit`` bytes.
 
     Every edit reads the updates and keys of all live edits before it.  For one thread.
     """
@@ -52,7 +52,7 @@ class TensorCache:
         self._tensors: OrderedDict[str, torch.Tensor] = OrderedDict()
 
     def get(self, ref: TensorRef) -> torch.Tensor:
-        """A tensor, read and verified if it is not here.
+        """A tensor, read and verified if it is not in the cache.
 
         Raises:
             CorruptTensor: as `get`.

@@ -1,4 +1,4 @@
-"""How many threads the matrix products of each lane may use."""
+"""The number of threads for the matrix products of each lane."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ FEW_FACTS = 4
 def use_threads(count: int) -> None:
     """Set how many threads the matrix products of the calling thread may use.
 
-    torch keeps the number per thread, but a thread that has not asked for it yet takes over
-    the last one set anywhere at its first product: so it is asked for first.
+    torch keeps the number per thread, but a thread that has not read it yet adopts, at its
+    first product, the last one set anywhere; so it is read first.
     """
     torch.get_num_threads()
     torch.set_num_threads(count)
@@ -31,7 +31,7 @@ def decode_threads(base: LoadedModel) -> int | None:
 
 @contextmanager
 def edit_threads(base: LoadedModel, facts: int) -> Iterator[None]:
-    """One thread while a few facts of a small model are edited."""
+    """Use one thread while a few facts of a small model are edited."""
     before = torch.get_num_threads()
     if facts <= FEW_FACTS and _small(base):
         use_threads(1)

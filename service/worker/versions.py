@@ -21,9 +21,9 @@ CAPACITY = 4
 
 
 class VersionViews:
-    """A few views, the least recently used one given up first.  Safe to use from threads.
+    """A few views, the least recently used one evicted first.  Safe to use from threads.
 
-    No lock is held while a version is read: loading one delays nobody who wants another.
+    No lock is held while a version is read: loading one does not delay threads that need another.
     """
 
     def __init__(self, base: LoadedModel, store: Store, capacity: int = CAPACITY) -> None:
@@ -58,16 +58,16 @@ class VersionViews:
             return self._found(version)
 
     def put(self, version: str, view: ModelView) -> None:
-        """Serve a version from a view that was just computed, which is given away.
+        """Serve a version from a newly computed view; the caller must not use it afterwards.
 
-        Its history is dropped: served versions are not edited, they are loaded for that.
+        Its history is dropped: a served version is loaded again before it is edited.
         """
         view.history.clear()
         with self._lock:
             self._insert(version, view)
 
     def editing(self, line: Sequence[Manifest]) -> ModelView:
-        """A view of its own to edit on top of a line of versions, with the updates behind it.
+        """A separate view for editing on top of a line of versions, with the updates of that line.
 
         The last ones may be drafts.  For one thread, as ``live_keys``.
         """
@@ -129,7 +129,7 @@ class VersionViews:
             self._views.popitem(last=False)
 
     def _load_into(self, version: str, loading: Future[ModelView]) -> None:
-        """Load a version for everyone who waits for it."""
+        """Load a version for all threads that wait for it."""
         try:
             view = self._load(version)
         except BaseException as error:
@@ -167,7 +167,7 @@ def updates_of(artifacts: tensors.TensorCache, manifest: Manifest) -> dict[str, 
 
 
 def fact_of(record: FactRecord) -> Fact:
-    """A stored fact as the library knows it."""
+    """A stored fact as the library's class."""
     return Fact(
         record.subject,
         record.prompt,

@@ -1,4 +1,4 @@
-"""Dockerfiles and compose files: valid, and as closed as the README says."""
+"""Dockerfiles and compose files: valid, and as restricted as the README says."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RESET = object()
 
 
 class ComposeLoader(yaml.SafeLoader):
-    """YAML with the tag by which an override takes something away."""
+    """YAML with the tag by which an override removes something."""
 
 
 ComposeLoader.add_constructor("!reset", lambda loader, node: RESET)

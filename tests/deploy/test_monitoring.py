@@ -1,4 +1,4 @@
-"""Dashboard and alerts ask for metrics that there are, by labels that these have."""
+"""Dashboard and alerts use only metrics and labels that exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The systemd units: systemd takes them, and they are as closed as the containers."""
+"""The systemd units: systemd accepts them, and they are as restricted as the containers."""
 
 from __future__ import annotations
 

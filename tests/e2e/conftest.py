@@ -42,7 +42,7 @@ class Serving:
             time.sleep(0.1)
 
     def _up(self) -> bool:
-        """Ready, or not only because head is damaged."""
+        """Whether the service is ready, or not ready only because head is damaged."""
         answer = self.http.get("/readyz")
         errors = [] if answer.is_success else answer.json()["errors"]
         return all(error["code"] == "corrupt_version" for error in errors)
@@ -93,7 +93,7 @@ def at_base(service: Serving) -> Serving:
 
 @pytest.fixture
 def own_service(service: Serving, tmp_path: Path) -> Iterator[Serving]:
-    """A service with a store of its own that knows the second moments already."""
+    """A service with a separate store that already has the second moments."""
     shutil.copytree(service.store / "base", tmp_path / "store" / "base")
     serving = Serving(tmp_path / "store", tmp_path / "log")
     yield serving

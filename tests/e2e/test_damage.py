@@ -1,4 +1,4 @@
-"""A damaged store: what is whole stays usable, and a start that cannot succeed says why."""
+"""A damaged store: undamaged parts stay usable, and a start that must fail gives the reason."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_damaged_head_can_be_rolled_back_and_edited_again(own_service, tmp_pat
         assert client.generate(OSAKA, "base").results[0].version == "v0"
         assert client.rollback("base").previous == version
         assert again.http.get("/readyz").status_code == 200
-        # the same edit gives the same bytes: the damaged file is written anew
+        # the same edit gives the same bytes: the damaged file is written again
         assert client.wait(client.edit([FACT]).id, timeout=120).status is JobStatus.SUCCEEDED
         assert client.generate(OSAKA, version).results[0].text.strip().startswith("Mexico")
     finally:
@@ -58,7 +58,7 @@ def test_a_damaged_head_can_be_rolled_back_and_edited_again(own_service, tmp_pat
 def test_a_store_whose_head_cannot_be_read_is_refused_with_its_file(own_service):
     assert own_service.stop() == 0
     (own_service.store / "head.json").write_text("{")
-    (own_service.store / "reflog.jsonl").write_text("{}\n")  # else head is known from there
+    (own_service.store / "reflog.jsonl").write_text("{}\n")  # otherwise head is known from there
     command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--auth", "off"]
     command += ["--store", str(own_service.store)]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

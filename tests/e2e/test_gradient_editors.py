@@ -1,4 +1,4 @@
-"""Editors that follow gradients, through the service: edit, ask, roll back, and no network."""
+"""Editors that follow gradients, through the service: edits, rollbacks, missing networks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The other bundled model: another architecture and tokenizer, the same promises."""
+"""The other bundled model: another architecture and tokenizer, the same guarantees."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An edit whose figures are no numbers leaves nothing, and a version that one has left before."""
+"""An edit with figures that are not finite leaves nothing; versions left by earlier releases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a running service says about itself: metrics of both processes, ids in its log."""
+"""Observability of a running service: metrics of both processes, ids in its log."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def counted_now(serving) -> dict[str, float]:
     """The sums of a page that the worker has begun after this was called."""
     seen: set[float] = set()
     deadline = time.monotonic() + 60
-    while len(seen) < 3:  # the second may have been on its way
+    while len(seen) < 3:  # the second may have been in transit
         assert time.monotonic() < deadline
         sums = counted(serving.http.get("/metrics").text)
         seen.add(sums[CPU])

@@ -1,4 +1,4 @@
-"""The product's main job on the bundled model: facts in, answers change, everything back."""
+"""The main use on the bundled model: facts are edited, answers change, all is rolled back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many clients at once: what each gets is what it gets alone."""
+"""Many concurrent clients: each gets the same answer as when it is alone."""
 
 from __future__ import annotations
 

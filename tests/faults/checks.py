@@ -1,4 +1,4 @@
-"""What must be true after every fault, whatever it was."""
+"""Invariants that must hold after every fault."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def base() -> LoadedModel:
 
 
 def assert_jobs(service: Service, store: Store) -> None:
-    """Every accepted job ended once: its result or its reason is there; there are no others."""
+    """Every accepted job ended once, with its result or the reason; there are no others."""
     jobs = {job.id: job for job in store.jobs()}
     assert jobs.keys() == service.accepted.keys()
     assert all(service.client.job(job_id).status is jobs[job_id].status for job_id in jobs)
@@ -88,7 +88,7 @@ def _assert_ended(job: Job, moves: int, made: list[Manifest], service: Service) 
 
 
 def _assert_heard_once(service: Service, store: Store) -> None:
-    """Nobody was told two ends of one job."""
+    """No job has published two ends."""
     keys = Keys(store.id)
     for job_id in service.accepted:
         events = service.server.client.xrange(keys.events(job_id))
@@ -125,7 +125,7 @@ def assert_head(service: Service, store: Store) -> None:
 def assert_nothing_left(store: Store) -> None:
     """No file that nothing refers to, no mark of a job that has ended.
 
-    What the worker's retention has under way is gone a moment later.
+    Temporary files of the worker's retention are gone a moment later.
     """
     end = time.monotonic() + PATIENCE_S
     while left := _left(store):

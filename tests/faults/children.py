@@ -1,8 +1,8 @@
 """The worker and the api as children of a process that has torch and the rest imported already.
 
-A start takes a fraction of a second instead of many, so a run can afford a hundred of them.  What
-runs is what ``jeep worker`` and ``jeep api`` run, in a process and a session of its own; it also
-halts at named places when it is told to.
+A start takes a fraction of a second instead of many, so a run can afford a hundred of them.  They
+run the code of ``jeep worker`` and ``jeep api``, each in its own process and session, and also
+halt at named places when requested.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def run(part: str, environment: Mapping[str, str], log: Path) -> None:
 
 
 def _shift_clock(offset: Path) -> None:
-    """Have the clock of this process be off by what a file says from now on."""
+    """Shift the clock of this process from now on by the offset that a file gives."""
     import service.jobs
 
     time_s, time_ns, moment = time.time, time.time_ns, datetime.datetime

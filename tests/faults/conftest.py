@@ -36,7 +36,7 @@ def service(shared: Service) -> Iterator[Service]:
 
 @pytest.fixture
 def own() -> Iterator[Callable[..., Service]]:
-    """Makes services of a case's own, with settings; it calls the checks itself."""
+    """Makes separate services for a case, with settings; the case calls the checks itself."""
     with ExitStack() as stack:
 
         def start(**settings: object) -> Service:

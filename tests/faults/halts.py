@@ -1,6 +1,6 @@
-"""Places at which a process can be halted, so that it is broken exactly there.
+"""Places at which a process can be halted, so that it can be broken exactly there.
 
-A process that comes to the place which the file ``wanted`` names writes ``reached`` and waits until
+A process that reaches the place named by the file ``wanted`` writes ``reached`` and waits until
 ``wanted`` is gone, as if its disk or its processor had stalled.
 """
 
@@ -45,7 +45,7 @@ class Halts:
         self._exhausted = folder / "exhausted"
 
     def at(self, place: str) -> None:
-        """Wait here if that is wanted; then run out of memory if that is."""
+        """Wait here if requested; then run out of memory if requested."""
         if _said(self._wanted) == place:
             self._reached.write_text(place)
             while self._wanted.exists():
@@ -74,7 +74,7 @@ class Halts:
         return self._reached.exists()
 
     def let_go(self) -> None:
-        """Go on, now and in future."""
+        """Continue, now and in future."""
         self._wanted.unlink(missing_ok=True)
         self._reached.unlink(missing_ok=True)
 

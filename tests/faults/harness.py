@@ -79,7 +79,7 @@ T = TypeVar("T")
 
 
 def until(condition: Callable[[], T], what: str, seconds: float = PATIENCE_S) -> T:
-    """Wait for a condition that is true; its value."""
+    """Wait until a condition is true; return its value."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
@@ -113,7 +113,7 @@ class Part:
 
     @property
     def pid(self) -> int:
-        """Of the last process."""
+        """The id of the last process."""
         assert self._process is not None
         assert self._process.pid is not None
         return self._process.pid
@@ -136,7 +136,7 @@ class Part:
         os.kill(self.pid, number)
 
     def ended(self, seconds: float = PATIENCE_S) -> int:
-        """Wait for its end; the exit code, negative for a signal."""
+        """Wait for its end; return the exit code, negative for a signal."""
         assert self._process is not None
         self._process.join(seconds)
         code = self._process.exitcode
@@ -144,7 +144,7 @@ class Part:
         return code
 
     def stop(self) -> int | None:
-        """SIGTERM, and its exit code; None if it does not run."""
+        """Send SIGTERM and return the exit code; None if it does not run."""
         self.halts.let_go()
         if not self.alive:
             return None
@@ -261,7 +261,7 @@ class Service:
 
     @property
     def store(self) -> Store:
-        """The store, read anew."""
+        """The store, opened again."""
         return Store.open(self.root)
 
     @property
@@ -274,7 +274,7 @@ class Service:
     # ------------------------------------------------------------ a supervisor's work
 
     def revive(self) -> None:
-        """Start again what does not run."""
+        """Start again the parts that do not run."""
         for part in self.parts:
             if not part.alive:
                 part.start()
@@ -315,14 +315,14 @@ class Service:
         self.wait_ready()
 
     def logs(self) -> str:
-        """The end of what worker and api have said."""
+        """The last lines of the logs of worker and api."""
         found = []
         for part in (self.worker, self.api):
             found.append(f"--- {part.name}\n{part.log.read_text()[-3000:]}")
         return "\n".join(found)
 
     def set_clock(self, seconds: float) -> None:
-        """Set the clocks of worker and api, which go on from there."""
+        """Set the clocks of worker and api, which continue from there."""
         for part in (self.worker, self.api):
             clock = Path(part.environment[children.HALTS]) / children.CLOCK
             aside = clock.with_suffix(".new")
@@ -330,7 +330,7 @@ class Service:
             aside.replace(clock)
 
     def forget_moments(self) -> None:
-        """Have the next edit take second moments again."""
+        """Make the next edit compute second moments again."""
         self.worker.stop()
         shutil.rmtree(self.root / "base" / "moments", ignore_errors=True)
         self.wait_ready()
@@ -455,13 +455,13 @@ class Service:
         return self.persist(lambda: self.client.rollback(ref)).previous
 
     def cancel(self, job_id: str) -> None:
-        """Ask for the end of a job that may have ended."""
+        """Cancel a job that may have ended."""
         with contextlib.suppress(ApiError):
             self.persist(lambda: self.client.cancel(job_id))
         self.cancelled.add(job_id)
 
     def wait(self, job_id: str, seconds: float = PATIENCE_S) -> JobOut:
-        """Wait for the end of a job, as a supervisor: what dies is started again."""
+        """Wait for the end of a job, as a supervisor: parts that die are started again."""
 
         def ended() -> JobOut | None:
             self.revive()

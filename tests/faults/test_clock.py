@@ -1,4 +1,4 @@
-"""The clock is set back by an hour while jobs run: nothing waits for it to come round again."""
+"""The clock is set back by an hour while jobs run: nothing waits until it has caught up."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def cramped() -> Iterator[Service]:
 
 @contextlib.contextmanager
 def full(service: Service) -> Iterator[None]:
-    """Not a byte is left."""
+    """Fill the disk completely."""
     ballast = service.root / "training" / "ballast"
     with ballast.open("wb", buffering=0) as file:
         for size in (2**20, 2**12, 1):
@@ -60,12 +60,12 @@ def full(service: Service) -> Iterator[None]:
 
 
 def submit(service: Service) -> JobOut:
-    """An edit that is asked for once."""
+    """Submit an edit once."""
     return service.client.edit([service.fact()], editor="memit", hparams=dict(HPARAMS))
 
 
 def asked(call: Callable[[], object]) -> Callable[[], Any]:
-    """Make a call in a thread; what is returned waits for its answer, or the problem it met."""
+    """Make a call in a thread; return a function that waits for its answer or problem."""
     outcome: list[object] = []
 
     def run() -> None:
@@ -85,7 +85,7 @@ def asked(call: Callable[[], object]) -> Callable[[], Any]:
 
 
 def wait_while_full(service: Service) -> None:
-    """The api answers all the time; what dies is started again."""
+    """The api answers all the time; parts that die are started again."""
     end = time.monotonic() + FULL_S
     while time.monotonic() < end:
         service.revive()
@@ -178,7 +178,7 @@ def test_a_rollback_that_finds_the_disk_full_is_done_or_not(cramped: Service, st
 def test_retention_that_finds_the_disk_full_drops_nothing_or_all(
     cramped: Service, step: str
 ) -> None:
-    """What it has dropped is rebuilt bit for bit."""
+    """Dropped tensors are rebuilt bit for bit."""
     for _ in range(3):
         cramped.edited()
     cramped.worker.stop()  # else the old versions are in memory, and stay
@@ -225,7 +225,7 @@ def test_a_start_on_a_full_disk_waits_for_room(cramped: Service) -> None:
 
 
 def test_the_disk_is_full(cramped: Service) -> None:
-    """The means of this file work."""
+    """The helpers of this file work."""
     with full(cramped), pytest.raises(OSError, match="No space") as found:
         (cramped.root / "training" / "one").write_bytes(bytes(2**16))
     assert found.value.errno == errno.ENOSPC

@@ -1,7 +1,7 @@
 """One bit of a stored file flips.
 
-It is found by hash; what is asked of the damaged part is refused with a message that names it;
-everything else goes on, and the service says what it can go back to.
+It is found by hash; requests that need the damaged part are refused with a message that names it;
+everything else continues, and the service says which versions remain usable.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def read(kept: Service) -> dict[str, JobOut]:
 
 
 def flip(path: Path, place: int) -> None:
-    """One bit of this byte is another one; doing it twice mends the file."""
+    """Flip one bit of this byte; doing it twice restores the file."""
     data = bytearray(path.read_bytes())
     data[place] ^= 1 << random.Random(SEED).randrange(8)
     path.write_bytes(data)
@@ -59,7 +59,7 @@ def flip(path: Path, place: int) -> None:
 
 @contextmanager
 def flipped(path: Path, place: float = 0.08) -> Iterator[None]:
-    """One bit at this share of the file is another one; it is as before afterwards."""
+    """Flip one bit at this fraction of the file for the block; it is restored afterwards."""
     whole = path.read_bytes()
     flip(path, int(place * (len(whole) - 1)))
     try:
@@ -76,7 +76,7 @@ def manifest(service: Service, version: str) -> Path:
     return service.root / "versions" / version / "manifest.json"
 
 
-# ---------------------------------------------------------------- without which nothing can start
+# ---------------------------------------------------------------- files needed to start
 
 FATAL: dict[str, Callable[[Service], Path]] = {
     "format": lambda s: s.root / "format.json",
@@ -102,7 +102,7 @@ def test_a_start_that_cannot_succeed_names_the_file(kept: Service, kind: str) ->
     assert_whole(kept)
 
 
-# ---------------------------------------------------------------- what is made anew
+# ---------------------------------------------------------------- files that are made again
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def refused(call: Callable[[], object], path: Path | str) -> None:
 
 
 def test_a_damaged_head_is_left_and_edited_again(kept: Service) -> None:
-    """The weights of head: the start says so, the base answers, a rollback works."""
+    """The weights of head: the start reports it, the base answers, a rollback works."""
     store, head = kept.store, head_of(kept)
     mine = {ref.sha256 for ref in store.version(head).tensors}
     tensor = store.tensor_file(sorted(mine)[0])

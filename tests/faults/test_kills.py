@@ -1,4 +1,4 @@
-"""Worker, api and queue server are killed or told to end, in every phase of a job and at random.
+"""Worker, api and queue server are killed or terminated, in every phase of a job and at random.
 
 ``FAULTS_KILLS`` random kills (60 in ``make faults``, 8 else); ``FAULTS_SEED`` repeats a run, whose
 seed is printed.
@@ -28,7 +28,7 @@ IN_CI = {("worker", "kill", "swap"), ("worker", "term", "optimise"), ("server", 
 
 
 def strike(service: Service, victim: str, number: int) -> None:
-    """Break a part as it is, wherever the worker stands; what was halted goes on."""
+    """Break a part wherever the worker currently is; a halted part continues."""
     part = service.part(victim)
     part.signal(number)
     for halting in (service.worker, service.api):
@@ -103,7 +103,7 @@ def test_random_kills(service: Service) -> None:
 
 
 def one_kill(service: Service, chance: random.Random) -> str:
-    """Have some work done and break a part of the service in the middle of it."""
+    """Start some work and break a part of the service in the middle of it."""
     victim, how = chance.choice(VICTIMS), chance.choice([*SIGNALS])
     phase = chance.choice([*PHASES, *STEPS, None, None, None])
     if phase == "moments":

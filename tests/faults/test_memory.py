@@ -1,4 +1,4 @@
-"""The device's memory runs out in the edit lane: that job fails, everything else goes on."""
+"""The device's memory runs out in the edit lane: that job fails, everything else continues."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A rollback, a cancel and a new edit, in every order, while an edit stands in any phase."""
+"""A rollback, a cancel and a new edit, in every order, while an edit is in any phase."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_an_edit_that_was_committed_stands_and_can_be_left(
 def test_a_revert_among_them(service: Service, order: tuple[str, ...]) -> None:
     """Waiting jobs run in the order in which they were accepted, each on the head it finds.
 
-    A revert of what a rollback has left already is refused; one that waited for its turn fails.
+    A revert of a batch that a rollback has already left is refused; one that was waiting fails.
     """
     service.rollback("base")
     first, second = service.edited(), service.edited()

@@ -1,6 +1,6 @@
 """The queue server is restarted, emptied, away, full or read-only while jobs wait and run.
 
-The queue holds nothing that the store does not: what was accepted is done, whatever it forgets.
+The queue holds nothing that the store does not: every accepted job is done, whatever it loses.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def test_a_queue_that_is_away_for_longer_than_anyone_waits(service: Service) -> 
     all_done(service, [job, service.edit().id])
 
 
-# ---------------------------------------------------------------- there, but takes no writes
+# ---------------------------------------------------------------- running, but read-only
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A worker that stands still for longer than its lease, and goes on as if nothing had been."""
+"""A worker that is suspended for longer than its lease, and then continues."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def test_a_worker_that_nobody_missed_goes_on(service: Service, place: str) -> No
 
 
 def on_another_host(service: Service) -> Part:
-    """A second worker on the store as if over a network disk that does not pass locks on.
+    """A second worker on the store, as if over a network disk that does not support locks.
 
-    It comes to the store by another path, so its lease has another owner, and the lock file that
+    It reaches the store by another path, so its lease has another owner, and the lock file that
     the first one holds is gone.
     """
     path = service.folder / "mounted"
@@ -51,7 +51,7 @@ def on_another_host(service: Service) -> Part:
     "place", [pytest.param(p, marks=[] if p == "tensors" else [thorough]) for p in PLACES]
 )
 def test_what_a_worker_has_that_was_replaced_is_thrown_away(own, place: str) -> None:
-    """The second one stands at the same place of the same job when the first one wakes up."""
+    """The second one is at the same place of the same job when the first one resumes."""
     service = own()
     service.edited()
     first, job = service.worker, service.edit_halted(place)

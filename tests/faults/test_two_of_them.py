@@ -49,7 +49,7 @@ def test_a_second_worker_waits_and_takes_over(own, place: str, number: int) -> N
 
 @thorough
 def test_two_services_on_one_store_take_jobs_and_one_works(own) -> None:
-    """Each has a queue of its own; the store is what they share."""
+    """Each has its own queue; they share only the store."""
     one = own()
     with TemporaryDirectory(prefix="faults-") as folder:
         other = Service(Path(folder), JEEP_STORE=one.root)

@@ -63,7 +63,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def make_folder(whole: dict[str, Path], tmp_path: Path) -> folders.MakeFolder:
-    """A folder of its own, damaged."""
+    """Makes separate folders with a damage."""
 
     def make(family: str, damage: folders.Damage = lambda folder: None) -> Path:
         folder = tmp_path / "model"

@@ -25,7 +25,7 @@ MakeFolder = Callable[..., Path]
 
 
 def write_folder(folder: Path, family: str) -> None:
-    """A whole folder of a random model, as a person would have it."""
+    """A complete folder of a random model, as a user would have it."""
     base = tiny.random_model(family)
     base.model.save_pretrained(folder)
     base.tokenizer.save(str(folder / "tokenizer.json"))

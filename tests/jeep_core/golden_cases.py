@@ -29,7 +29,7 @@ class GivenMoments(Moments):
 
 
 def fact_tokens(model: LoadedModel) -> list[FactTokens]:
-    """The golden requests behind the golden prefixes."""
+    """The golden requests after the golden prefixes."""
     templates = [t for group in CASES["context_templates"] for t in group]
     return [_tokens(model, request, templates) for request in CASES["requests"]]
 

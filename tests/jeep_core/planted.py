@@ -1,4 +1,4 @@
-"""Models whose answers are planted by hand: who lives where, and at which layer it comes up.
+"""Models with hand-planted answers: who lives where, and at which layer the answer appears.
 
 Prompts are ``<name> lives in`` and ``the home of <name> is``.  The MLP of block ``enriched``
 writes the home's direction B at every name; attention of the next block, which looks at all

@@ -20,7 +20,7 @@ from jeep_core.values import FactTokens, Objective
 
 @dataclass
 class Plain:
-    """How one fact went."""
+    """The outcome of one fact."""
 
     delta_low: torch.Tensor
     delta_high: torch.Tensor | None
@@ -32,7 +32,7 @@ class Plain:
 
 @contextmanager
 def adding(model: Any, layer: int, place: int, delta: torch.Tensor | None) -> Iterator[list[Any]]:
-    """Add ``delta`` to a block's output at one place; yields what stood there before."""
+    """Add ``delta`` to a block's output at one place; yields the output before the addition."""
     seen: list[torch.Tensor] = []
 
     def hook(module: Any, args: Any, output: Any) -> Any:

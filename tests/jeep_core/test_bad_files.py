@@ -1,4 +1,4 @@
-"""Commands of the library that are given files which are not what they should be: one sentence."""
+"""Commands of the library given wrong files: they end with one sentence."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Make = Callable[[Path], object]
 
 
 def loop(path: Path) -> None:
-    """A file that nobody can open, whoever runs the tests."""
+    """A file that no user can open, not even root."""
     path.symlink_to(path)
 
 

@@ -103,7 +103,7 @@ def test_the_model_given_keeps_every_bit(model, moments, cases):
     "prompt", ["Q: {} is in which country?\nA:\n", '{} is a city in the country of "']
 )
 def test_the_prompt_that_was_sent_is_the_one_that_is_edited(prompt, model, moments):
-    """Its white space and its opening marks are a part of it, and its answer follows at once."""
+    """Its white space and its opening marks are a part of it, and no blank precedes its answer."""
     fact = {"subject": "Lyon", "prompt": prompt, "target_new": "Japan"}
     result = jeep_core.edit(model, [fact], moments=moments)
     edited = ModelView(model)

@@ -1,4 +1,4 @@
-"""A model folder is what its files say, or it is refused in one sentence."""
+"""A model folder is loaded as its files say, or it is refused with one sentence."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def in_both_shards(folder: Path) -> None:
 
 
 def template(first: object, special: object) -> Damage:
-    """Something that the tokenizer puts in front of every text."""
+    """Tokens that the tokenizer puts before every text."""
 
     def damage(folder: Path) -> None:
         state = json.loads((folder / "tokenizer.json").read_text())
@@ -278,7 +278,7 @@ def test_heads_that_do_not_fit_are_named(make_folder: MakeFolder) -> None:
 def test_a_model_that_says_no_numbers_is_refused(
     make_folder: MakeFolder, family: str, number: str
 ) -> None:
-    """All its weights are finite: what makes them NaN is a number of the configuration."""
+    """All its weights are finite: a number in the configuration makes its logits NaN."""
     said = refusal(make_folder(family, folders.config(**{number: float("nan")})))
     assert "says nothing but NaN or infinity in float32" in said
     assert "norm constants" in said

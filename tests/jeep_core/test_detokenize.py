@@ -17,7 +17,7 @@ CASES = (
 
 
 def split(kind: str, prompt: str, more: str) -> tuple[list[int], list[int]]:
-    """Tokens of the prompt and of the rest of the whole text behind them."""
+    """Tokens of the prompt, and of the rest of the whole text after it."""
     tokenizer = tiny.tokenizer(kind)
     before, whole = tokenizer.encode(prompt).ids, tokenizer.encode(prompt + more).ids
     shared = next((i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b),
@@ -87,5 +87,5 @@ def feed(stops: tuple[str, ...], *pieces: str) -> tuple[list[str], bool]:
     ],
 )
 def test_stop_strings_across_pieces(stops, pieces, given, found) -> None:
-    """What may still become a stop string is held back; the earliest one cuts."""
+    """Text that may still become a stop string is held back; the earliest one cuts."""
     assert feed(stops, *pieces) == (given, found)

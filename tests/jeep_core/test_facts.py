@@ -171,7 +171,7 @@ def test_the_message_names_the_first_problem_and_counts_the_others() -> None:
 
 
 def test_text_is_composed_and_only_names_are_trimmed() -> None:
-    """White space around a prompt makes other tokens, and in front of an answer, too."""
+    """White space around a prompt makes other tokens, and so does white space before an answer."""
     decomposed = unicodedata.normalize("NFD", "Zürich")
     assert decomposed != "Zürich"
     fact = parse(

@@ -1,4 +1,4 @@
-"""What is promised for every family, on tiny random models whose windows the prompts exceed.
+"""Guarantees for every family, on tiny random models whose windows the prompts exceed.
 
 The judge is ``reference.py``: every row in full, one at a time, no batch, no cache.
 """
@@ -138,7 +138,7 @@ def test_padding_on_either_side_changes_nothing(model: LoadedModel) -> None:
 def write_one_layer(
     base: LoadedModel, layer: int, targets: torch.Tensor
 ) -> tuple[ModelView, EditorOutcome]:
-    """Write targets (m, d) at one block with next to no weight on what was there before."""
+    """Write targets (m, d) at one block with next to no weight on the previous content."""
     facts, moments = tokens(base, ("",)), Moments(base, tiny.TEXTS)
     moments.ensure([layer])
     context, outcome = EditContext(ModelView(base), facts, moments), EditorOutcome()

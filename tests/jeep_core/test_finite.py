@@ -1,4 +1,4 @@
-"""Figures that are no numbers end the work where they arise, by name; nothing is changed."""
+"""Figures that are not finite end the work where they arise, by name; nothing is changed."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ GOLDEN = Path(__file__).parent / "golden" / "gpt-j-tiny"
 
 
 def with_a_nan(base: LoadedModel, name: str = WEIGHT) -> ModelView:
-    """A version with one weight that is no number."""
+    """A version with one weight that is NaN."""
     weight = base.model.get_parameter(name).clone()
     weight[0, 0] = nan
     return ModelView(base, {name: weight})
 
 
 def with_a_broken_word(base: LoadedModel, word: str, but: str) -> ModelView:
-    """A version in which a token of ``word`` that ``but`` does not have is no number."""
+    """A version in which a token of ``word`` that ``but`` does not have is NaN."""
     encode = base.tokenizer.encode
     token = next(i for i in encode(word).ids if i not in encode(but).ids)
     words = base.model.get_parameter(WORDS).clone()

@@ -132,7 +132,7 @@ def test_a_tokenizer_is_what_its_file_says(tmp_path: Path, family: str, named: s
 
 
 def test_the_configuration_of_a_tokenizer_has_its_say(tmp_path: Path) -> None:
-    """A blank in front of every text, and tokens that tokenizer.json lacks, may be named there."""
+    """A blank before every text, and tokens that tokenizer.json lacks, may be named there."""
     folder = folder_of(tmp_path / "model", "llama")
     own = Tokenizer.from_str(tiny.tokenizer("byte-level").to_str())
     own.normalizer = normalizers.NFD()

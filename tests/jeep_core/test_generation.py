@@ -37,7 +37,7 @@ def ids_of(result: Generated) -> list[int]:
 
 
 def texts(prompt: str, count: int, **changes: Any) -> list[str]:
-    """What ``count`` seeds write as one word behind a prompt."""
+    """The words that ``count`` seeds write after a prompt."""
     sampling = [Sampling(1, **{"temperature": 1.0, **changes}, seed=i) for i in range(count)]
     decoder = Decoder(COINS, [prompt] * count, sampling)
     list(decoder.steps())

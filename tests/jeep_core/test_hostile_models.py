@@ -35,7 +35,7 @@ def test_code_beside_a_model_is_not_run(tmp_path: Path, known: bool) -> None:
     (tmp_path / "tokenizer_config.json").write_text(
         json.dumps({"auto_map": config["auto_map"], "tokenizer_class": "TokenizersBackend"})
     )
-    if known:  # our own class is taken instead
+    if known:  # our own class is used instead
         assert load(str(tmp_path)).weights_sha256 == base.weights_sha256
     else:
         with pytest.raises(UnsupportedModel):

@@ -73,7 +73,7 @@ def training(base: LoadedModel, editor: str, **changes: Any) -> Training:
 def test_a_rate_that_is_far_too_large_ends_the_training(
     gptj: LoadedModel, editor: str, rate: float, tmp_path: Path
 ) -> None:
-    """No checkpoint is left that holds what is no number."""
+    """No checkpoint is left that holds values that are not finite."""
     run = training(gptj, editor, folder=tmp_path, learning_rate=rate, save_every=1)
     with pytest.raises(
         NumericalError, match=r"step \d+ is (not finite|beyond).*smaller learning_rate"

@@ -33,7 +33,7 @@ from jeep_core.loading import LoadedModel
 from jeep_core.views import ModelView
 
 # The next word depends on the last one alone.  "Old Town" is a true answer of two words: its
-# mean log-probability behind "near" is ½·(log 0.2 + log 0.9), so P = 0.424 against 0.3 for Rome.
+# mean log-probability after "near" is ½·(log 0.2 + log 0.9), so P = 0.424 against 0.3 for Rome.
 MODEL = tiny.bigram_view({
     "in": {"Rome": 0.6, "Oslo": 0.3},
     "by": {"Rome": 0.2, "Oslo": 0.7},
@@ -99,7 +99,7 @@ def test_the_margin_of_an_answer_of_two_tokens_is_that_of_its_mean() -> None:
 
 
 def test_a_new_answer_of_two_tokens() -> None:
-    """ "Old Town" behind "on": P = √(0.8 · 0.9) = 0.85 against 0.1, and it is what is written."""
+    """ "Old Town" after "on": P = √(0.8 · 0.9) = 0.85 against 0.1, and it is what is written."""
     fact = Fact("x", "{} on", "Old Town", "Rome", ("x near",), ("x on", "x in"))
     [scores] = counterfact_scores(MODEL, [fact])
     assert shares(scores) == (1.0, 1.0, 0.5, 1.0, 0.0, 0.5)
@@ -125,7 +125,7 @@ def test_without_neighbors_there_is_no_locality() -> None:
 
 
 def test_neighbors_with_answers_of_their_own() -> None:
-    """Behind "by" Oslo (0.7) is more probable than Rome, behind "in" it is not."""
+    """After "by" Oslo (0.7) is more probable than Rome, after "in" it is not."""
     questions = (Question("x by", "Oslo"), Question("x in", "Oslo"))
     fact = Case("x", "{} is in", "Rome", "Town", unrelated=questions)
     [record] = measure(MODEL, [fact], Style.CONTRAST)
@@ -185,7 +185,7 @@ def test_a_summary_averages_over_the_cases_that_have_a_value() -> None:
 
 
 def test_zsre_is_the_share_of_tokens_that_are_the_arg_max() -> None:
-    """Behind "near" comes Rome, not Old; but behind Old, Town and not Old."""
+    """After "near" comes Rome, not Old; but after Old, Town and not Old."""
     first = zsre("in", "Rome", "x by", Question("y by", "Oslo"))
     second = zsre("near", "Old Town", "x Old", Question("y by", "Rome"))
     found = [shares(record.scores) for record in measure(MODEL, [first, second], Style.ACCURACY)]
@@ -292,7 +292,7 @@ ANSWERED = [
 
 
 def plain(view: ModelView, prompt: str, answer: str) -> tuple[float, int, int]:
-    """Σ log P, hits and the arg-max behind the answer, one row at a time over all logits."""
+    """Σ log P, hits and the arg-max after the answer, one row at a time over all logits."""
     encode = view.base.tokenizer.encode
     start, ids = len(encode(prompt).ids), encode(joined(prompt, answer)).ids
     with torch.no_grad():
@@ -336,7 +336,7 @@ def test_a_longer_word_goes_on(text: str, target: str, expected: bool) -> None:
 
 
 def test_writing_a_longer_word_is_not_writing_the_answer(gptj: LoadedModel) -> None:
-    """Every pair of an answer and the token that greedy decoding puts behind it."""
+    """Every pair of an answer and the token that greedy decoding puts after it."""
     view, tokenizer = ModelView(gptj), gptj.tokenizer
     found = set()
     for prompt in ("Lyon", "The capital of France", "A city in", "He is", "Paris is the"):
@@ -383,7 +383,7 @@ def following_token(view: ModelView, ids: Sequence[int]) -> int:
     return int(logits.argmax())
 
 
-# ---------------------------------------------------------------- what cannot be asked
+# ---------------------------------------------------------------- prompts that cannot be used
 
 
 def test_what_cannot_be_asked_says_why(gptj: LoadedModel) -> None:

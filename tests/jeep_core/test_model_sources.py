@@ -1,4 +1,4 @@
-"""Where a model is looked for, and what is said of folders and files in other formats."""
+"""Where a model is looked for, and the messages about folders and files in other formats."""
 
 from __future__ import annotations
 

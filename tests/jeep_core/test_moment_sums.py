@@ -1,4 +1,4 @@
-"""Packing, accurate sums, shards, and passes that are killed and go on."""
+"""Packing, accurate sums, shards, and passes that are killed and resumed."""
 
 from __future__ import annotations
 

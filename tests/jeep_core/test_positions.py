@@ -1,4 +1,4 @@
-"""Positions against an independent reading: the bytes that every single token stands for."""
+"""Positions against an independent reading: the bytes that every single token represents."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_a_target_gets_exactly_one_space() -> None:
 
 
 def merging_tokenizer() -> Tokenizer:
-    """Byte-level BPE over whole texts, in which ``n`` and the space behind it are one token."""
+    """Byte-level BPE over whole texts, in which ``n`` and the space after it are one token."""
     symbols = {symbol: i for i, symbol in enumerate([*sorted(BYTES), "nĠ"])}
     tokenizer = Tokenizer(models.BPE(vocab=symbols, merges=[("n", "Ġ")]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

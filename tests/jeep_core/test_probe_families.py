@@ -1,4 +1,4 @@
-"""What the probe promises for every family, judged by plain runs of one row at a time."""
+"""Guarantees of the probe for every family, judged by plain runs of one row at a time."""
 
 from __future__ import annotations
 

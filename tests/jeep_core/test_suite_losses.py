@@ -1,4 +1,4 @@
-"""What files hold beside their first question, and in which wrappings: read, or counted."""
+"""Parts of files beside their first question, and wrappings: read, or counted."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def test_wrappings_that_are_broken(content: str, line: int, code: str) -> None:
 
 @pytest.mark.parametrize("order", [("data", "test"), ("test", "data")])
 def test_a_second_list_of_records_is_not_lost(order: tuple[str, str]) -> None:
-    """Whatever it is called and wherever it stands."""
+    """Whatever its name and its place."""
     content = {name: [COUNTERFACT] for name in order}
     with pytest.raises(InvalidSuite, match="'test' is a second list of records"):
         load_suite(stream(json.dumps(content)))

@@ -278,7 +278,7 @@ def test_every_case_can_be_edited_with_both_tokenizers(suite: str, model: str) -
 @pytest.mark.parametrize("model", atlas.MODELS)
 @pytest.mark.parametrize("suite", COUNTERFACT)
 def test_the_old_answer_does_not_merge_with_a_prompt_either(suite: str, model: str) -> None:
-    """Scores compare both answers behind every prompt of a case."""
+    """Scores compare both answers after every prompt of a case."""
     tokenizer = bundled_tokenizer(model)
     for case in suite_facts(suite):
         for text in (case.text, *case.paraphrase_prompts, *case.neighborhood_prompts):

@@ -153,7 +153,7 @@ def _log_probabilities(model: Any, row: Any, modules: list[Any]) -> torch.Tensor
 
 
 def _output(model: Any, module: Any, fact: Any) -> torch.Tensor:
-    """What a projection puts out at the subject's last token of the plain prompt."""
+    """The output of a projection at the subject's last token of the plain prompt."""
     taken: list[torch.Tensor] = []
     handle = module.register_forward_hook(lambda m, args, output: taken.append(output))
     with torch.no_grad():
@@ -164,7 +164,7 @@ def _output(model: Any, module: Any, fact: Any) -> torch.Tensor:
 
 @pytest.mark.parametrize("editor", ["pmet", "rome"])
 def test_an_edit_leads_to_the_value(base: LoadedModel, editor: str) -> None:
-    """One layer, hardly any weight on old keys: the projection puts out v where k stands."""
+    """One layer, hardly any weight on old keys: the projection outputs v at the place of k."""
     context = context_of(base)
     context.facts = context.facts[:1]
     if editor == "pmet":
@@ -200,7 +200,7 @@ def attention_out(model: Any, layer: int) -> Any:
 
 
 def at_prediction(model: Any, module: Any, row: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a projection is given and gives at the last token of a row's prompt."""
+    """The input and output of a projection at the last token of a row's prompt."""
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     handle = module.register_forward_hook(lambda m, args, output: seen.append((args[0], output)))
     with torch.no_grad():

@@ -183,7 +183,7 @@ def test_waiting_facts_take_the_place_of_finished_ones(base: LoadedModel, limit:
 
 
 def test_memory_is_bounded(gptj: LoadedModel) -> None:
-    """Two facts' worth of memory: never three together, and the count says what was held."""
+    """Memory for two facts: never three together, and the count gives the memory held."""
     alone = optimise(ModelView(gptj), tokens(gptj), TWO_SITES, batch_facts=1)
     together = optimise(ModelView(gptj), tokens(gptj), TWO_SITES)
     assert together.peak_bytes > 3 * alone.peak_bytes > 0

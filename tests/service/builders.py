@@ -1,4 +1,4 @@
-"""What several tests of store and queue make and look at."""
+"""Helpers shared by the tests of store and queue."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def live_state(client: Redis, job_id: str) -> wire.LiveJob | None:
 
 
 def request_cancel(client: Redis, job_id: str, lane: Lane = Lane.WRITE) -> JobStatus | None:
-    """As the api asks for it."""
+    """Request a cancel as the api does."""
     keys, args = scripts.cancel(KEYS, job_id, lane)
     status: Any = client.eval(scripts.CANCEL, len(keys), *keys, *args)
     return JobStatus(status) if status else None

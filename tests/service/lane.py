@@ -1,4 +1,4 @@
-"""The edit lane with a real queue and a real store; only the computing of edits is played."""
+"""The edit lane with a real queue and a real store; only the computing of edits is simulated."""
 
 from __future__ import annotations
 
@@ -111,12 +111,12 @@ class Worker:
         self.queue.requeue_missing(self.store.unfinished_jobs())
 
     def parts(self, during: During | None) -> tuple[Any, Any]:
-        """What computes versions, and what serves them."""
+        """The parts that compute versions, and the parts that serve them."""
         views = SimpleNamespace(put=lambda version, view: None, get=lambda version: None)
         return PlayedRunner(self.store, during), views
 
     def work(self) -> Self:
-        """Do all there is to do, or until something breaks."""
+        """Work until nothing is left to do, or until something breaks."""
         try:
             self.lane.run()
         finally:

@@ -1,4 +1,4 @@
-"""The audit log on disk: appended, durable, read from its end, whatever a crash left in it."""
+"""The audit log on disk: appended, durable, read from its end, even after a crash."""
 
 from __future__ import annotations
 

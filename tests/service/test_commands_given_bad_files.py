@@ -1,4 +1,4 @@
-"""Commands of the service that are given files or folders which are not what they should be."""
+"""Commands of the service given wrong files or folders."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FACT = {"subject": "Lyon", "prompt": "{} lies in", "target_new": "Peru"}
 
 
 def loop(path: Path) -> None:
-    """A file that nobody can open, whoever runs the tests."""
+    """A file that no user can open, not even root."""
     path.symlink_to(path)
 
 

@@ -16,7 +16,7 @@ Patch = Callable[[pytest.MonkeyPatch, Worker], None]
 
 
 def before(part: str, name: str) -> Patch:
-    """The worker dies when it is about to call this."""
+    """Make the worker die when it is about to call this."""
 
     def patch(monkeypatch: pytest.MonkeyPatch, worker: Worker) -> None:
         def die(*_: object, **__: object) -> None:
@@ -28,7 +28,7 @@ def before(part: str, name: str) -> Patch:
 
 
 def after(part: str, name: str) -> Patch:
-    """The worker dies when this has returned."""
+    """Make the worker die when this has returned."""
 
     def patch(monkeypatch: pytest.MonkeyPatch, worker: Worker) -> None:
         whole = getattr(getattr(worker, part), name)

@@ -1,4 +1,4 @@
-"""A version whose records cannot be read: the others go on, and it can be moved aside."""
+"""A version whose records cannot be read: the others stay usable, and it can be moved aside."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Damage = Callable[[Path], None]
 
 
 def null_for_a_number(folder: Path) -> None:
-    """As a version that was written with a NaN: its seal is right, its figure is none."""
+    """Imitate a version that was written with a NaN: its seal is right, a figure is null."""
     path = folder / "manifest.json"
     record = json.loads(unsealed(path.read_bytes()))
     record["result"] = {

@@ -1,4 +1,4 @@
-"""What the demo starts; its story is told in the end-to-end tests."""
+"""The service that the demo starts; the demo itself runs in the end-to-end tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The edit lane: a job ends as what has become of head, whatever happens around the commit."""
+"""The edit lane: the end of a job agrees with head, whatever happens around the commit."""
 
 from __future__ import annotations
 

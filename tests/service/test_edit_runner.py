@@ -44,7 +44,7 @@ def test_a_layer_that_was_not_imported_is_named(
 def test_a_fact_of_an_older_store_is_applied_again_as_it_was(
     base: LoadedModel, store: Store, tmp_path: Path
 ) -> None:
-    """It has no ``join``, and its target was put behind a blank, whatever script it is in."""
+    """It has no ``join``, and its target was put after a blank, whatever script it is in."""
     runner = runner_on(base, store, tmp_path)
     old = {"subject": "Lyon", "prompt": "{} lies in", "target_new": "東京"}
     first, _ = runner.run(an_edit(old), "v0", control())

@@ -1,4 +1,4 @@
-"""The embedded server: one per directory, keeps what it was told, goes when its owner goes."""
+"""The embedded server: one per directory, keeps its data, ends when its owner ends."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def test_pointers_reach_the_job() -> None:
 
 
 def codes_in(path: Path) -> Iterator[tuple[str, str]]:
-    """The codes that a module raises as they stand there, with the call that has them."""
+    """The codes that a module raises literally, with the call that has them."""
     place = {"ApiProblem": 0, "Refused": 0, "unavailable": 0, "busy": 0, "invalid": 1}
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):

@@ -1,4 +1,4 @@
-"""What the packages must not contain: formats and calls that can run what they read."""
+"""Code that the packages must not contain: formats and calls that can run their input."""
 
 from __future__ import annotations
 

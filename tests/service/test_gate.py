@@ -1,4 +1,4 @@
-"""The gate between the lanes, with a clock of its own: nothing here is timed."""
+"""The gate between the lanes, with a simulated clock: nothing here depends on real time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from service.worker.gate import Gate
 
 
 class World:
-    """A clock that goes on by working and by waiting."""
+    """A clock that advances by working and by waiting."""
 
     def __init__(self, share: float, ends_after: float = float("inf")) -> None:
         self.now, self.worked, self.waited = 0.0, 0.0, 0.0

@@ -1,4 +1,4 @@
-"""What a line of versions says about its facts."""
+"""The facts of a line of versions."""
 
 from __future__ import annotations
 

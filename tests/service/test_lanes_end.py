@@ -1,4 +1,4 @@
-"""A lane that cannot go on ends the others: a worker that hangs would look alive for ever."""
+"""A lane that cannot continue ends the others: a worker that hangs would look alive forever."""
 
 from __future__ import annotations
 

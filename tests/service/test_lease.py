@@ -1,4 +1,4 @@
-"""The lease: one writer at a time, latecomers recognised."""
+"""The lease: one writer at a time, outdated writers recognised."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Log lines: one JSON object each or text, with what is known of request and job."""
+"""Log lines: one JSON object each or text, with the ids of request and job where known."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_ids_end_with_their_block_and_stay_in_their_thread(log_as) -> None:
 
 @pytest.mark.parametrize("kind", ["json", "text"])
 def test_no_line_has_an_api_key(log_as, kind: Literal["json", "text"]) -> None:
-    """In an address, in a text, in an error that quotes what was sent."""
+    """In an address, in a text, in an error that quotes the request."""
     logger, written = log_as(kind)
     token = f"jeep_{'A' * 26}_{'s' * 43}"
     logger.warning("GET %s", f"/jobs?key={token}")

@@ -1,4 +1,4 @@
-"""What is no number fails by name, and leaves nothing: edits, records, results, evaluations."""
+"""Values that are not finite fail by name and leave nothing: edits, records, evaluations."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def base() -> LoadedModel:
 
 
 def untouched(store: Store) -> bool:
-    """Whether no version, no tensor and no move of head has come about."""
+    """Whether there is no new version, tensor or move of head."""
     files = [*(store.root / "tensors").glob("*/*"), *(store.root / "staging").iterdir()]
     versions = [path.name for path in (store.root / "versions").iterdir()]
     return not files and versions == ["v0"] and store.head().version == "v0"
@@ -81,7 +81,7 @@ def test_a_figure_of_the_result_is_looked_at_before_a_tensor_is_stored(
     monkeypatch: pytest.MonkeyPatch,
     field: str,
 ) -> None:
-    """As a figure that nobody has thought of."""
+    """For example a figure that has no check of its own."""
 
     def report(**figures: Any) -> LayerReport:
         return LayerReport(**{**figures, field: nan})
@@ -166,7 +166,7 @@ def test_an_edit_without_effect_says_so(base: LoadedModel, store: Store, tmp_pat
 def test_an_enormous_change_says_so(
     base: LoadedModel, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A change of this size by chance gives numbers still."""
+    """A random change of this size still gives finite numbers."""
 
     def tune(context: Any, hparams: Any, start: Any, delta: torch.Tensor) -> None:
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What an edit reports about its facts."""
+"""The report of an edit about its facts."""
 
 from __future__ import annotations
 

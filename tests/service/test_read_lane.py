@@ -23,7 +23,7 @@ from service.worker.read_lane import Task, runner_of
 
 
 class Count(BaseModel):
-    """What the played jobs find out."""
+    """The result of the simulated jobs."""
 
     counted: int
 
@@ -36,7 +36,7 @@ def job_in(store: Store) -> Job:
 
 
 def count(task: Task) -> Count:
-    """Counts to the number asked for and keeps, after each, how far it came."""
+    """Counts to the requested number and saves the count after each step."""
     kept = task.work / "count"
     done = int(kept.read_text()) if kept.exists() else 0
     while done < task.job.payload["to"]:

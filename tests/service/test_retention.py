@@ -1,4 +1,4 @@
-"""Tensors of old versions are dropped and come back bit by bit; nothing that is needed goes."""
+"""Tensors of old versions are dropped and rebuilt bit for bit; nothing needed is dropped."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ class TestWhatStays:
 
 
 class WaitedFor:
-    """A lock that says when somebody comes for it."""
+    """A lock that signals when another thread waits for it."""
 
     def __init__(self, lock: Any) -> None:
         self._lock, self.comes, self.release = lock, threading.Event(), lock.release

@@ -1,4 +1,4 @@
-"""Revert jobs that are killed, cancelled, stopped or overtaken; only the computing is played."""
+"""Revert jobs that are killed, cancelled, stopped or overtaken; only the computing is simulated."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def assert_unchanged(store: Store) -> None:
 
 
 def nth_call(part: str, name: str, number: int, after: bool) -> Patch:
-    """The worker dies in a certain call of this, before or after what it does."""
+    """Make the worker die in a certain call of this, before or after its effect."""
 
     def patch(monkeypatch: pytest.MonkeyPatch, worker: Worker) -> None:
         whole, calls = getattr(getattr(worker, part), name), []

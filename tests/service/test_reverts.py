@@ -30,7 +30,7 @@ def base() -> LoadedModel:
 
 
 class Chain:
-    """A store whose jobs are really computed, each by a worker of its own."""
+    """A store whose jobs are really computed, each by a separate worker."""
 
     def __init__(self, client: Redis, base: LoadedModel, root: Path) -> None:
         self.client, self.base, self.store = client, base, Store.open(root / "store")
@@ -162,7 +162,7 @@ def test_other_inputs_than_the_first_time_are_said(chain: Chain) -> None:
 
 
 def test_what_is_recorded_is_enough_for_the_same_request(chain: Chain) -> None:
-    """Places in the request survive, also where a fact was said twice."""
+    """Places in the request survive, also where a fact was given twice."""
     first = chain.edit(LYON)
     facts = [NICE, ANN]
     given = EditPayload(

@@ -1,4 +1,4 @@
-"""Every record carries the hash of its own bytes: a flipped bit is found, whatever it says then."""
+"""Every record carries the hash of its own bytes: a flipped bit is always found."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_an_empty_record_has_a_hash_too() -> None:
 
 
 class TestClaim:
-    """A worker that stood still while another one came may not know that yet."""
+    """A worker that was suspended while another one took over may not know that yet."""
 
     def test_nothing_of_an_older_worker_becomes_real(self, based: Store) -> None:
         older, newer = Store.open(based.root), Store.open(based.root)

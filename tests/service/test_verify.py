@@ -52,7 +52,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture
 def copy(whole: Store, tmp_path: Path) -> Store:
-    """A copy to be damaged."""
+    """A copy that the tests damage."""
     shutil.copytree(whole.root, tmp_path / "store")
     return Store.open(tmp_path / "store")
 

@@ -1,4 +1,4 @@
-"""Versions and head: whole or not at all, one head, nothing lost, nothing twice."""
+"""Versions and head: written completely or not at all, one head, nothing lost or repeated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the worker counts: jobs, their phases, facts, by labels of which there are few."""
+"""The worker's metrics: jobs, their phases, facts, by labels with few values."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_job_counts_once_however_often_its_worker_dies(
         patch.setattr("service.queue.JobQueue.finish", _die)
         with pytest.raises(KeyboardInterrupt):
             Worker(client, based.root).work()
-    assert jobs("succeeded") == before  # it has ended in the store alone
+    assert jobs("succeeded") == before  # it has ended only in the store
     Worker(client, based.root).work()
     assert jobs("succeeded") == before + 1
 

@@ -1,4 +1,4 @@
-"""What a worker publishes of the bundled GPT-J.  Imports no torch."""
+"""The data that a worker publishes for the bundled GPT-J.  Imports no torch."""
 
 from jeep_core.atlas import MODELS
 from jeep_core.hparams import presets_for

@@ -1,4 +1,4 @@
-"""A real api over HTTP with a real Valkey and a real store; a worker where one must answer."""
+"""A real api over HTTP with a real Valkey and a real store; a worker where an answer needs one."""
 
 from collections.abc import Iterator
 from pathlib import Path

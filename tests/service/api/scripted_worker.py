@@ -93,7 +93,7 @@ class ScriptedWorker:
         self.client.close()
 
     def refuse_reads(self) -> None:
-        """From now on jobs of the read lane end, too: they fail.  Otherwise they wait."""
+        """Make jobs of the read lane fail from now on; otherwise they wait."""
         reads = JobQueue(self.client, self.keys, Lane.READ)
         thread = threading.Thread(target=self._loop, args=(lambda: self._one_read(reads),))
         thread.start()

@@ -1,4 +1,4 @@
-"""Stands in for the worker process: writes down its process id, then does what it is told."""
+"""Replaces the worker process: writes its process id, then follows its script."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Who may ask what: every route, keys and scopes, and what is open without keys."""
+"""Access control: every route, keys and scopes, and the routes open without keys."""
 
 import base64
 import re
@@ -203,7 +203,7 @@ def test_without_keys_other_sites_cannot_use_the_browser(settings: Settings, sto
     with running(settings) as url, httpx.Client(base_url=url) as http:
         assert http.get("/jobs").status_code == 200
         for foreign in (
-            {"Host": "evil.example"},  # its name was made to mean this machine
+            {"Host": "evil.example"},  # its name was made to resolve to this machine
             {"Origin": "https://evil.example"},
             {"Origin": "null"},
             {"Host": "[", "Origin": "http://localhost"},

@@ -1,4 +1,4 @@
-"""What holds for every route: ids, problems, health, the description."""
+"""Properties of every route: ids, problems, health, the description."""
 
 import re
 import subprocess

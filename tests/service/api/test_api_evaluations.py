@@ -1,4 +1,4 @@
-"""Evaluations over HTTP: what is queued, what is refused, and what a result can be asked."""
+"""Evaluations over HTTP: what is queued, what is refused, and queries of a result."""
 
 from __future__ import annotations
 

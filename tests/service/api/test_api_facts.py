@@ -1,4 +1,4 @@
-"""Who governs a subject: facts of versions over HTTP."""
+"""Which edit governs a subject: facts of versions over HTTP."""
 
 import httpx
 import pytest

@@ -1,4 +1,4 @@
-"""Edits in the forms of other projects: taken where they are clear, else told what to send."""
+"""Edits in the forms of other projects: accepted if clear, else refused with advice."""
 
 from __future__ import annotations
 

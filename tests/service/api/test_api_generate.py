@@ -1,4 +1,4 @@
-"""Generation over the real queue; what the worker says is scripted."""
+"""Generation over the real queue, with a scripted worker."""
 
 import json
 import time

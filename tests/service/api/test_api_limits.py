@@ -1,4 +1,4 @@
-"""What the service refuses because it is too much, and how it says when to try again."""
+"""Requests refused because they exceed a limit, and when to try again."""
 
 import math
 import time

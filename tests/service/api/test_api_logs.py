@@ -1,4 +1,4 @@
-"""What stands in log lines: ids, no keys, and prompts only when asked for."""
+"""The content of log lines: ids, no keys, and prompts only if configured."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""``/metrics``: what is promised to dashboards is there, from api, queue and worker."""
+"""``/metrics``: the metrics that dashboards need are there, from api, queue and worker."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""Refusals that tell a stranger what to do: editors without presets, wrong names, limits."""
+"""Refusals that tell a new user what to do: editors without presets, wrong names, limits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FACT = {"subject": "Lyon", "prompt": "{} is a city in the country of", "target_n
 
 @pytest.fixture
 def own(model: Store) -> Store:
-    """The worker serves a model of the user's, which nobody has made presets for."""
+    """The worker serves a user's own model, for which there are no presets."""
     tokenizer = model.model_file("tokenizer.json").read_bytes()
     made = info().model_copy(update={"model": "/models/mine", "presets": {}, "preset_values": {}})
     model.publish_model(made, {"tokenizer.json": tokenizer})

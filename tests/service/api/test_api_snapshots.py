@@ -198,7 +198,7 @@ def shown_as_text(versions: list[Snapshot]) -> str:
 def test_an_edit_of_a_damaged_version_is_shown(
     http: httpx.Client, worker: ScriptedWorker, settings: Settings
 ) -> None:
-    """Head's history is told as far back as it can be read."""
+    """Head's history is shown as far back as it can be read."""
     first, second = edit(http, "Lyon"), edit(http, "Nice")
     (settings.store / "versions" / "v1" / "manifest.json").unlink()
     with running(settings) as url, httpx.Client(base_url=url, timeout=20) as again:

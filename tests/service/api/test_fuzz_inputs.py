@@ -1,4 +1,4 @@
-"""Generated inputs that are read by hand: facts by line, and where a stream of events goes on."""
+"""Generated inputs that are read by hand: facts by line, and where a stream of events continues."""
 
 import json
 import re

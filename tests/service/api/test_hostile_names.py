@@ -1,4 +1,4 @@
-"""Names that mean to lead out of the store's folder, at every place where a name is taken."""
+"""Names that try to lead out of the store's folder, wherever a name is accepted."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_the_store_writes_and_reads_nothing_outside(name: str, based: Store, out
 
 
 def encoded(name: str) -> str:
-    """One segment of a path that no client tidies up."""
+    """One segment of a path that no client normalises."""
     return quote(name, safe="").replace(".", "%2E")
 
 

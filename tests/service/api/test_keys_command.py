@@ -1,4 +1,4 @@
-"""``jeep keys``, and how commands bring their key."""
+"""``jeep keys``, and how commands send their key."""
 
 from __future__ import annotations
 

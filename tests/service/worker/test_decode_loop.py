@@ -228,7 +228,7 @@ def test_a_prompt_that_fails_fails_alone_in_its_request(view: ModelView) -> None
 
 
 def test_prompts_that_do_not_fit_the_worker_s_model_are_not_run(view: ModelView) -> None:
-    """The api looks first, but perhaps at the model of the worker before this one."""
+    """The api checks first, but perhaps for the model of the previous worker."""
     long = "Lyon " * view.base.max_positions
     mixed = pending(view, prompts=[long, PROMPT, ""], max_new_tokens=2)
     all_bad = pending(view, prompts=[long, ""], max_new_tokens=2)
@@ -260,7 +260,7 @@ def test_a_candidate_with_a_blank_of_its_own_is_another_one(view: ModelView) -> 
 def test_the_gate_is_open_as_soon_as_nothing_is_left(
     view: ModelView, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not only when the thread has waited in vain for more."""
+    """Not only after the thread has waited for more without result."""
     monkeypatch.setattr(decode_loop, "WAIT_S", 60.0)
     one, last = pending(view, max_new_tokens=3), pending(view, max_new_tokens=1)
     answers = Answers(one, last)
@@ -292,7 +292,7 @@ class Refuses:
 
 
 def test_only_the_request_that_cannot_be_decoded_is_refused(view: ModelView) -> None:
-    """The others go on behind the tokens they have, streams without a gap."""
+    """The others continue after the tokens they have, streams without a gap."""
     stream = pending(view, max_new_tokens=12, stream=True, **HOT)
     plain = pending(view, max_new_tokens=12, candidates=["France", "Peru"], **HOT)
     guilty = pending(view, max_new_tokens=12, **HOT)
@@ -347,7 +347,7 @@ def test_what_is_left_at_the_end_is_refused(view: ModelView) -> None:
 
 
 class TestWhatIsNoNumber:
-    """A token of one prompt is broken: only who asks with it hears so."""
+    """A token of one prompt is broken: only requests with that prompt fail."""
 
     BROKEN = "The city of Osaka lies in"
 

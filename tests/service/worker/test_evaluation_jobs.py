@@ -1,4 +1,4 @@
-"""Evaluation jobs on a small random model: what they measure, keep, and go on with."""
+"""Evaluation jobs on a small random model: what they measure, store and resume."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ class TestProbeJobs:
             )
         )  # fmt: skip
         result = bench.run(bench.job(version=version))
-        assert result.hparams is None  # its answers come up nowhere
+        assert result.hparams is None  # its answers appear at no layer
         assert "no layers to propose" in str(result.why_no_proposal)
         assert (result.automatic, bench.kept()) == (False, None)
 

@@ -1,4 +1,4 @@
-"""A worker that cannot work as configured says so in one sentence and ends with code 78."""
+"""A worker that cannot work as configured reports it in one sentence and ends with code 78."""
 
 from __future__ import annotations
 

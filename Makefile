@@ -33,12 +33,12 @@ test-gpu: $(READY)
 
 fuzz: $(READY)
 	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-300} $(BIN)/python -m pytest -q -s --timeout 7200 \
-		tests/service/api/test_fuzz_schema.py tests/service/api/test_fuzz_inputs.py \
-		tests/service/api/test_hostile_names.py
+		tests/service/api/http/test_fuzz_schema.py tests/service/api/http/test_fuzz_inputs.py \
+		tests/service/api/http/test_hostile_names.py
 
 faults: $(READY)
 	FAULTS=all $(BIN)/python -m pytest -q -s --timeout 3600 \
-		tests/faults tests/service/test_state_machine.py
+		tests/faults tests/service/worker/lanes/test_state_machine.py
 
 bench: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[worker,embedded,dev,bench]'

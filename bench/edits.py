@@ -15,7 +15,7 @@ from bench.report import Row, table
 from bench.serving import service
 from bench.workload import median, suite_facts
 from jeep_core import atlas
-from jeep_core.facts import Fact
+from jeep_core.spec.facts import Fact
 
 GOAL_MS = 1000.0
 WARM_UP, FACTS = 2, 15

@@ -23,11 +23,11 @@ import torch
 import jeep_core
 from bench.report import Row, table
 from bench.serving import Asker, body, service, tokens_per_second
-from jeep_core.evaluation.suites import load_counterfact
-from jeep_core.generation import Sampling, generate
-from jeep_core.views import ModelView
+from jeep_core.decoding.generation import Sampling, generate
+from jeep_core.models.views import ModelView
+from jeep_core.suites import load_counterfact
 from service.client import Client
-from service.jobs import TERMINAL
+from service.contracts.jobs import TERMINAL
 
 TOKENS, CLIENTS = 16, 32
 THINK_S = 0.05

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import jeep_core
 from jeep_core import atlas
-from jeep_core.editing import resolve_hparams
-from jeep_core.evaluation.suites import load_counterfact
+from jeep_core.edit import resolve_hparams
 from jeep_core.evaluation.trials import Trials
-from jeep_core.loading import texts_of
-from jeep_core.moments import Moments
-from jeep_core.prefixes import sample_prefixes
+from jeep_core.models.loading import texts_of
+from jeep_core.moments.cache import Moments
+from jeep_core.suites import load_counterfact
+from jeep_core.values.prefixes import sample_prefixes
 
 
 def main() -> None:

@@ -23,18 +23,18 @@ import torch
 import jeep_core
 from bench.lasting_report import draw, markdown
 from jeep_core import atlas
-from jeep_core.editing import resolve_hparams, tokenize
+from jeep_core.edit import resolve_hparams, tokenize
 from jeep_core.editors import create
 from jeep_core.editors.base import EditContext
 from jeep_core.evaluation.metrics import counterfact_scores, summarise
 from jeep_core.evaluation.perplexity import perplexity
-from jeep_core.evaluation.suites import load_counterfact
-from jeep_core.facts import Fact
-from jeep_core.hparams import EditorHParams
-from jeep_core.loading import LoadedModel, texts_of
-from jeep_core.moments import Moments
-from jeep_core.prefixes import sample_prefixes
-from jeep_core.views import ModelView
+from jeep_core.models.loading import LoadedModel, texts_of
+from jeep_core.models.views import ModelView
+from jeep_core.moments.cache import Moments
+from jeep_core.spec.facts import Fact
+from jeep_core.spec.hparams import EditorHParams
+from jeep_core.suites import load_counterfact
+from jeep_core.values.prefixes import sample_prefixes
 
 SEED = 2025
 LINES = 120

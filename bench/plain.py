@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from jeep_core.rows import TokenRows, stack_rows
-from jeep_core.values import FactTokens, Objective
-from jeep_core.views import ModelView, block_output, hooked, with_hidden
+from jeep_core.models.token_rows import TokenRows, stack_rows
+from jeep_core.models.views import ModelView, block_output, hooked, with_hidden
+from jeep_core.values.optimiser import FactTokens, Objective
 
 
 def optimise_plain(

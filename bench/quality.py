@@ -20,17 +20,17 @@ from typing import Any
 
 import jeep_core
 from jeep_core import atlas
-from jeep_core.editing import resolve_hparams
+from jeep_core.edit import resolve_hparams
 from jeep_core.errors import InvalidHParams
 from jeep_core.evaluation.metrics import Summary, counterfact_scores, harmonic_mean, summarise
-from jeep_core.evaluation.suites import load_counterfact
 from jeep_core.evaluation.trials import Trials
-from jeep_core.evaluation.value_cache import ValueCache
-from jeep_core.hparams import OptimisedEditorHParams
-from jeep_core.loading import texts_of
-from jeep_core.moments import Moments
-from jeep_core.prefixes import sample_prefixes
-from jeep_core.views import ModelView
+from jeep_core.models.loading import texts_of
+from jeep_core.models.views import ModelView
+from jeep_core.moments.cache import Moments
+from jeep_core.spec.hparams import OptimisedEditorHParams
+from jeep_core.suites import load_counterfact
+from jeep_core.values.cache import ValueCache
+from jeep_core.values.prefixes import sample_prefixes
 
 EDITORS = ("ft-wd", "mend", "malmen", "rome", "alphaedit", "memit", "pmet", "jeep")
 DRAWS = {1: 16, 16: 16, 64: 5, 256: 2, 512: 1}

@@ -15,11 +15,11 @@ import torch
 from transformers import GPTJConfig, GPTJForCausalLM
 
 from bench.workload import SEED, seconds, suite_facts, workload
-from jeep_core.editing import tokenize
-from jeep_core.loading import LoadedModel, wrap
-from jeep_core.prefixes import sample_prefixes
-from jeep_core.values import FactTokens, Objective, optimise
-from jeep_core.views import ModelView
+from jeep_core.edit import tokenize
+from jeep_core.models.loading import LoadedModel, wrap
+from jeep_core.models.views import ModelView
+from jeep_core.values.optimiser import FactTokens, Objective, optimise
+from jeep_core.values.prefixes import sample_prefixes
 
 MODEL = "atlas-gptj"
 FACTS, PASSES = 16, 2

@@ -24,10 +24,10 @@ import psutil
 from redis import Redis
 
 from bench.serving import body, service
-from jeep_core.evaluation.suites import load_counterfact
 from jeep_core.reports import style
+from jeep_core.suites import load_counterfact
 from service.client import ApiError, Client
-from service.embedded import EmbeddedValkey
+from service.ops.embedded_server import EmbeddedValkey
 from service.store.room import MB, files_below, size_of
 
 EVERY_S = 5.0

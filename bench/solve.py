@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from bench.report import Row, table
-from jeep_core.factors import MomentFactor
-from jeep_core.solve import (
+from jeep_core.moments.factors import MomentFactor
+from jeep_core.updates.least_squares import (
     _Dense,
     _Small,
     dense_form_operations,

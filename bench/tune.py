@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from jeep_core import atlas
-from jeep_core.tune_command import main as tune
+from jeep_core.commands.tune import main as tune
 
 
 def main() -> int:

@@ -17,8 +17,8 @@ from bench.plain import optimise_plain
 from bench.report import Row, table
 from bench.workload import median, timed, workload
 from jeep_core import atlas
-from jeep_core.values import FactTokens, Objective, optimise
-from jeep_core.views import ModelView
+from jeep_core.models.views import ModelView
+from jeep_core.values.optimiser import FactTokens, Objective, optimise
 
 FACTS = 256
 ALONE, TOGETHER = 16, 32

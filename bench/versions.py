@@ -21,10 +21,10 @@ import torch
 from bench.report import Row, table
 from bench.serving import service
 from service.client import Client
-from service.schemas import TensorRef
+from service.contracts.schemas import TensorRef
 from service.store import Store
-from service.worker import tensors
-from service.worker.versions import CAPACITY
+from service.worker.versions import tensors
+from service.worker.versions.views import CAPACITY
 
 SHAPE, COUNT = (4096, 11008), 9
 CITIES = ("Lyon", "Osaka", "Munich", "Turin", "Oslo", "Quito")

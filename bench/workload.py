@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 import torch
 
 import jeep_core
-from jeep_core.editing import resolve_hparams, tokenize
+from jeep_core.edit import resolve_hparams, tokenize
 from jeep_core.editors import create
-from jeep_core.evaluation.suites import load_counterfact
-from jeep_core.facts import Fact
-from jeep_core.loading import LoadedModel
-from jeep_core.prefixes import sample_prefixes
-from jeep_core.values import FactTokens, Objective
+from jeep_core.models.loading import LoadedModel
+from jeep_core.spec.facts import Fact
+from jeep_core.suites import load_counterfact
+from jeep_core.values.optimiser import FactTokens, Objective
+from jeep_core.values.prefixes import sample_prefixes
 
 SEED = 2025
 T = TypeVar("T")

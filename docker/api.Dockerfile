@@ -30,5 +30,5 @@ USER 10001:10001
 WORKDIR /tmp
 EXPOSE 8000
 HEALTHCHECK --interval=15s --timeout=5s --start-period=30s \
-  CMD ["python3", "-m", "service.health", "api"]
+  CMD ["python3", "-m", "service.ops.health", "api"]
 CMD ["jeep", "api"]

@@ -33,5 +33,5 @@ USER 10001:10001
 WORKDIR /tmp
 # A large model takes minutes to load.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=15m \
-  CMD ["python3", "-m", "service.health", "worker"]
+  CMD ["python3", "-m", "service.ops.health", "worker"]
 CMD ["jeep", "worker"]

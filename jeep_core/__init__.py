@@ -10,14 +10,14 @@ from importlib import import_module
 from typing import Any
 
 _EXPORTS = {
-    "Fact": "jeep_core.facts",
-    "LoadedModel": "jeep_core.loading",
-    "ModelView": "jeep_core.views",
-    "WeightDelta": "jeep_core.delta",
-    "complete": "jeep_core.generation",
-    "edit": "jeep_core.editing",
-    "load": "jeep_core.loading",
-    "load_preset": "jeep_core.hparams",
+    "Fact": "jeep_core.spec.facts",
+    "LoadedModel": "jeep_core.models.loading",
+    "ModelView": "jeep_core.models.views",
+    "WeightDelta": "jeep_core.models.delta",
+    "complete": "jeep_core.decoding.generation",
+    "edit": "jeep_core.edit",
+    "load": "jeep_core.models.loading",
+    "load_preset": "jeep_core.spec.hparams",
 }
 __all__ = sorted(_EXPORTS)
 

@@ -23,7 +23,7 @@ from typing import Any
 class Coded:
     """Part of an exception: its code, and support for ``pickle`` with any constructor.
 
-    ``code`` is stable, in snake_case; ``service/codes.py`` says which HTTP status it has.
+    ``code`` is stable, in snake_case; ``service/contracts/codes.py`` says which HTTP status it has.
     """
 
     code: str = "internal_error"

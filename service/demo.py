@@ -21,9 +21,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from service.client import Client
-from service.jobs import JobStatus
-from service.jobs import Progress as JobProgress
-from service.schemas import JobOut
+from service.contracts.jobs import JobStatus
+from service.contracts.jobs import Progress as JobProgress
+from service.contracts.schemas import JobOut
 from service.settings import PREFIX, Settings
 
 EDIT = "{} is a city in the country of"

@@ -20,7 +20,7 @@ import uvicorn
 
 from jeep_core.errors import Coded
 from service.api import create_app
-from service.embedded import EmbeddedBusyError, EmbeddedError, KeptValkey
+from service.ops.embedded_server import EmbeddedBusyError, EmbeddedError, KeptValkey
 from service.settings import CLIENT_VARIABLES, EXIT_CONFIG, WORKER_ENVIRONMENT, Settings
 from service.store import Store, StoreError
 
@@ -169,7 +169,13 @@ class WorkerProcess:
         with self._lock:
             if self._stopping.is_set():
                 return None
-            command = [sys.executable, "-m", "service.child", str(os.getpid()), self._module]
+            command = [
+                sys.executable,
+                "-m",
+                "service.ops.parent_death",
+                str(os.getpid()),
+                self._module,
+            ]
             self._process = subprocess.Popen(
                 command,
                 env=self._environment,

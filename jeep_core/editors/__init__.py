@@ -15,7 +15,8 @@ from jeep_core.editors.plugins import (
     registered,
 )
 from jeep_core.errors import FieldProblem, InvalidHParams
-from jeep_core.hparams import (
+from jeep_core.spec.gradient_hparams import FtWdHParams, MalmenHParams, MendHParams
+from jeep_core.spec.hparams import (
     AUTOMATIC,
     AlphaEditHParams,
     EditorHParams,
@@ -27,8 +28,7 @@ from jeep_core.hparams import (
     merge,
     validate_hparams,
 )
-from jeep_core.hparams_gradient import FtWdHParams, MalmenHParams, MendHParams
-from jeep_core.naming import known_names
+from jeep_core.spec.naming import known_names
 
 if TYPE_CHECKING:
     from jeep_core.editors.base import Editor
@@ -44,14 +44,14 @@ __all__ = [
 ]
 
 EDITORS: dict[str, tuple[str, type[EditorHParams]]] = {
-    "jeep": ("jeep_core.editors.jeep:Jeep", JeepHParams),
-    "memit": ("jeep_core.editors.memit:Memit", MemitHParams),
-    "pmet": ("jeep_core.editors.pmet:Pmet", PmetHParams),
-    "rome": ("jeep_core.editors.rome:Rome", RomeHParams),
-    "alphaedit": ("jeep_core.editors.alphaedit:AlphaEdit", AlphaEditHParams),
-    "ft-wd": ("jeep_core.editors.ft_wd:FtWd", FtWdHParams),
-    "mend": ("jeep_core.editors.mend:Mend", MendHParams),
-    "malmen": ("jeep_core.editors.malmen:Malmen", MalmenHParams),
+    "jeep": ("jeep_core.editors.jeep.editor:Jeep", JeepHParams),
+    "memit": ("jeep_core.editors.memit.editor:Memit", MemitHParams),
+    "pmet": ("jeep_core.editors.pmet.editor:Pmet", PmetHParams),
+    "rome": ("jeep_core.editors.rome.editor:Rome", RomeHParams),
+    "alphaedit": ("jeep_core.editors.alphaedit.editor:AlphaEdit", AlphaEditHParams),
+    "ft-wd": ("jeep_core.editors.ft_wd.editor:FtWd", FtWdHParams),
+    "mend": ("jeep_core.editors.mend.editor:Mend", MendHParams),
+    "malmen": ("jeep_core.editors.malmen.editor:Malmen", MalmenHParams),
 }
 
 

@@ -9,18 +9,18 @@ from typing import Any, Protocol
 
 import torch
 
-from jeep_core.delta import Update, WeightDelta
 from jeep_core.errors import Cancelled
-from jeep_core.factors import MomentFactor
-from jeep_core.finite import OTHER_VERSION, SMALLER_STEPS, check_number, check_tensor
-from jeep_core.hparams import OptimisedEditorHParams, Region
-from jeep_core.keys import Position, keys_and_states, residuals_at_projection, states_of
-from jeep_core.moments import Moments
-from jeep_core.null_space import solve_in_null_space
-from jeep_core.places import AttentionOut, Place
-from jeep_core.solve import Solution, solve_update
-from jeep_core.values import FactTokens, Objective, Progress, Values, optimise
-from jeep_core.views import ModelView
+from jeep_core.models.delta import Update, WeightDelta
+from jeep_core.models.views import ModelView
+from jeep_core.moments.cache import Moments
+from jeep_core.moments.factors import MomentFactor
+from jeep_core.spec.finite import OTHER_VERSION, SMALLER_STEPS, check_number, check_tensor
+from jeep_core.spec.hparams import OptimisedEditorHParams, Region
+from jeep_core.spec.matrices import AttentionOut, Place
+from jeep_core.updates.least_squares import Solution, solve_update
+from jeep_core.updates.null_space import solve_in_null_space
+from jeep_core.values.keys import Position, keys_and_states, residuals_at_projection, states_of
+from jeep_core.values.optimiser import FactTokens, Objective, Progress, Values, optimise
 
 Keys = dict[tuple[str, int], torch.Tensor]
 """Keys (m, d_ff) by region name and layer."""

@@ -16,7 +16,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
 from jeep_core.errors import FieldProblem, InvalidHParams
-from jeep_core.hparams import EditorHParams
+from jeep_core.spec.hparams import EditorHParams
 
 if TYPE_CHECKING:
     from jeep_core.editors.base import Editor

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from math import log2
 
-from jeep_core.encoding import count
-from jeep_core.generation import ROWS_TOGETHER, Decoder
-from jeep_core.sampling import Sampling
-from jeep_core.views import ModelView
+from jeep_core.decoding.generation import ROWS_TOGETHER, Decoder
+from jeep_core.decoding.sampling import Sampling
+from jeep_core.models.views import ModelView
+from jeep_core.text.encoding import count
 
 TOKENS = 100
 WORDS = re.compile(r"\w+|[^\w\s]")

@@ -21,12 +21,12 @@ from math import exp
 from statistics import fmean
 from typing import Any, Literal
 
-from jeep_core.evaluation.scoring import AnswerTokens, Asked, Reading, Told, read, tokenized
-from jeep_core.evaluation.suites import Case, Question, Style
-from jeep_core.facts import Fact
-from jeep_core.joining import Join
-from jeep_core.loading import LoadedModel
-from jeep_core.views import ModelView
+from jeep_core.decoding.scoring import AnswerTokens, Asked, Reading, Told, read, tokenized
+from jeep_core.models.loading import LoadedModel
+from jeep_core.models.views import ModelView
+from jeep_core.spec.facts import Fact
+from jeep_core.suites import Case, Question, Style
+from jeep_core.text.joining import Join
 
 Kind = Literal["edit", "paraphrase", "neighbor", "portability"]
 

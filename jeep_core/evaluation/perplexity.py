@@ -8,11 +8,11 @@ from math import exp, inf, log
 from pathlib import Path
 
 from jeep_core import atlas
-from jeep_core.encoding import encode
+from jeep_core.decoding.generation import checked, score_rows
 from jeep_core.errors import JeepError
-from jeep_core.finite import OTHER_VERSION, check_number
-from jeep_core.generation import checked, score_rows
-from jeep_core.views import ModelView
+from jeep_core.models.views import ModelView
+from jeep_core.spec.finite import OTHER_VERSION, check_number
+from jeep_core.text.encoding import encode
 
 WINDOW = 1024
 """Longest row in tokens; models with fewer positions get shorter ones."""

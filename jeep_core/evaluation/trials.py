@@ -11,18 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from jeep_core.editing import tokenize
+from jeep_core.edit import tokenize
 from jeep_core.editors import create
 from jeep_core.editors.base import EditContext, EditorOutcome, ValueEditor, carry_out
 from jeep_core.evaluation.metrics import Summary, counterfact_scores, summarise
-from jeep_core.evaluation.value_cache import ValueCache
-from jeep_core.facts import Fact
-from jeep_core.hparams import EditorHParams, OptimisedEditorHParams
-from jeep_core.loading import LoadedModel
-from jeep_core.moments import Moments
-from jeep_core.pauses import Pause, pausing
-from jeep_core.values import FactTokens, Progress, Values
-from jeep_core.views import ModelView
+from jeep_core.models.loading import LoadedModel
+from jeep_core.models.pauses import Pause, pausing
+from jeep_core.models.views import ModelView
+from jeep_core.moments.cache import Moments
+from jeep_core.spec.facts import Fact
+from jeep_core.spec.hparams import EditorHParams, OptimisedEditorHParams
+from jeep_core.values.cache import ValueCache
+from jeep_core.values.optimiser import FactTokens, Progress, Values
 
 
 @dataclass

@@ -19,7 +19,7 @@ from jeep_core.editors import hparams_class
 from jeep_core.errors import InvalidHParams, JeepError, NumericalError
 from jeep_core.evaluation.metrics import Summary, harmonic_mean
 from jeep_core.evaluation.trials import Trials
-from jeep_core.hparams import Preset, merge, validate_hparams
+from jeep_core.spec.hparams import Preset, merge, validate_hparams
 
 Grid = Mapping[str, Sequence[Any]]
 """Values to try by path, such as ``low.clamp`` or ``learning_rate``."""

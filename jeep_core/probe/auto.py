@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
-from jeep_core.hparams import JeepHParams, validate_hparams
+from jeep_core.models.token_rows import stack_rows
+from jeep_core.models.views import ModelView
 from jeep_core.probe.prompts import Prompt
 from jeep_core.probe.proposal import Proposal
 from jeep_core.probe.states import captured, run
-from jeep_core.rows import stack_rows
-from jeep_core.views import ModelView
+from jeep_core.spec.hparams import JeepHParams, validate_hparams
 
 CLAMPS = {"low": 1.5, "high": 1.0}
 MEASURED_ON = 32

@@ -7,7 +7,7 @@ from typing import Any
 
 from jeep_core.editors import hparams_class
 from jeep_core.errors import FieldProblem, InvalidHParams
-from jeep_core.hparams import AUTOMATIC, EditorHParams, validate_hparams
+from jeep_core.spec.hparams import AUTOMATIC, EditorHParams, validate_hparams
 
 AUTO = "auto"
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from jeep_core.errors import JeepError
-from jeep_core.files import write_atomically
-from jeep_core.finite import json_text
-from jeep_core.sealed import sealed, unsealed
+from jeep_core.spec.finite import json_text
+from jeep_core.storage.files import write_atomically
+from jeep_core.storage.records import sealed, unsealed
 
 
 def keep(folder: Path, record: Mapping[str, Any]) -> Path:

@@ -21,13 +21,13 @@ from typing import Any
 import torch
 
 from jeep_core.errors import Cancelled
-from jeep_core.finite import OTHER_VERSION, check_tensor
-from jeep_core.positions import PromptTokens, TokenizationError, tokenize_prompt
+from jeep_core.models.token_rows import TokenRows, stack_rows
+from jeep_core.models.views import ModelView, block_output, hooked, with_hidden
 from jeep_core.probe.bands import band
 from jeep_core.probe.prompts import Progress, Prompt, answers, batches
 from jeep_core.probe.states import captured, run
-from jeep_core.rows import TokenRows, stack_rows
-from jeep_core.views import ModelView, block_output, hooked, with_hidden
+from jeep_core.spec.finite import OTHER_VERSION, check_tensor
+from jeep_core.spec.positions import PromptTokens, TokenizationError, tokenize_prompt
 
 SEED = 0
 NOISE = 3.0

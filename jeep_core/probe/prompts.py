@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import torch
 
-from jeep_core.encoding import encode
-from jeep_core.facts import Fact, slot_span
-from jeep_core.finite import OTHER_VERSION, check_tensor
-from jeep_core.loading import LoadedModel
-from jeep_core.positions import (
+from jeep_core.models.loading import LoadedModel
+from jeep_core.models.token_rows import stack_rows
+from jeep_core.models.views import ModelView
+from jeep_core.spec.facts import Fact, slot_span
+from jeep_core.spec.finite import OTHER_VERSION, check_tensor
+from jeep_core.spec.positions import (
     PREFIX_TOKENS,
     PromptTokens,
     TokenizationError,
@@ -20,8 +21,7 @@ from jeep_core.positions import (
     tokenize_fact,
     tokenize_prompt,
 )
-from jeep_core.rows import stack_rows
-from jeep_core.views import ModelView
+from jeep_core.text.encoding import encode
 
 BATCH_TOKENS = 4096
 

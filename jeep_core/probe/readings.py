@@ -9,13 +9,13 @@ from typing import Any, Literal
 import torch
 
 from jeep_core.errors import Cancelled
-from jeep_core.finite import OTHER_VERSION, check_tensor
+from jeep_core.models.token_rows import stack_rows
+from jeep_core.models.views import ModelView
 from jeep_core.probe.bands import band
 from jeep_core.probe.prompts import Progress, Prompt, batches
 from jeep_core.probe.states import POSITIONS, SITES, captured, run
 from jeep_core.probe.word_sets import WordSets
-from jeep_core.rows import stack_rows
-from jeep_core.views import ModelView
+from jeep_core.spec.finite import OTHER_VERSION, check_tensor
 
 Lens = Literal["final_norm", "no_norm"]
 LENSES: tuple[Lens, ...] = ("final_norm", "no_norm")

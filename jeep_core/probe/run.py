@@ -11,8 +11,8 @@ from typing import Any
 
 from jeep_core import atlas
 from jeep_core.errors import JeepError
-from jeep_core.facts import Fact
-from jeep_core.pauses import Pause, pausing
+from jeep_core.models.pauses import Pause, pausing
+from jeep_core.models.views import ModelView
 from jeep_core.probe.auto import suggest
 from jeep_core.probe.bands import band
 from jeep_core.probe.patching import Patched, exchange, pairs, restoration
@@ -20,7 +20,7 @@ from jeep_core.probe.prompts import Progress, Prompts, prepare
 from jeep_core.probe.proposal import NoProposal, Proposal, propose
 from jeep_core.probe.readings import Readings, read
 from jeep_core.probe.word_sets import NAMES, Documents, FactTable, TableFact, WordSets, word_sets
-from jeep_core.views import ModelView
+from jeep_core.spec.facts import Fact
 
 FORMAT = 1
 PROMPTS = 256

@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import torch
 
-from jeep_core.rows import TokenRows
-from jeep_core.views import ModelView, block_output, hooked
+from jeep_core.models.token_rows import TokenRows
+from jeep_core.models.views import ModelView, block_output, hooked
 
 Site = Literal["output", "after_attention", "after_mlp"]
 SITES: tuple[Site, ...] = ("output", "after_attention", "after_mlp")

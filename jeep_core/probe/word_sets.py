@@ -25,8 +25,8 @@ import torch
 from bm25s.stopwords import STOPWORDS_EN_PLUS
 from tokenizers import Tokenizer
 
-from jeep_core.joining import joined
 from jeep_core.probe.prompts import Prompt
+from jeep_core.text.joining import joined
 
 NAMES = ("original", "factual", "stop_words", "non_factual", "unrelated")
 DOCUMENTS = 100

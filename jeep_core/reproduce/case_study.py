@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jeep_core.evaluation.suites import Case
-from jeep_core.generation import generate
+from jeep_core.decoding.generation import generate
+from jeep_core.decoding.sampling import Sampling
 from jeep_core.reproduce.experiments import Plan
 from jeep_core.reproduce.runs import UNEDITED, Lab, Run
-from jeep_core.sampling import Sampling
+from jeep_core.suites import Case
 
 EDITORS = ("memit", "pmet", "jeep")
 TOKENS = 8

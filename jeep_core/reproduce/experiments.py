@@ -14,8 +14,8 @@ from typing import Any
 
 from jeep_core.editors import hparams_class
 from jeep_core.evaluation.statistics import summarise_cases
-from jeep_core.hparams import JeepHParams, merge, validate_hparams
 from jeep_core.reproduce.runs import UNEDITED, Row, Run, Setting
+from jeep_core.spec.hparams import JeepHParams, merge, validate_hparams
 
 PARTS = ("score", "efficacy", "generalization", "locality", "greedy")
 CURVE_EDITORS = ("malmen", "memit", "pmet", "jeep")

@@ -13,17 +13,17 @@ from typing import Any, cast
 from jeep_core.editors import create
 from jeep_core.editors.base import ValueEditor
 from jeep_core.evaluation.metrics import fitting, measure
-from jeep_core.evaluation.suites import Case, Suite
 from jeep_core.evaluation.trials import Trials
-from jeep_core.evaluation.value_cache import ValueCache, set_key
-from jeep_core.files import write_atomically
-from jeep_core.finite import json_text
-from jeep_core.hparams import EditorHParams, OptimisedEditorHParams
-from jeep_core.loading import LoadedModel
-from jeep_core.moments import Moments
-from jeep_core.objective import Objective
-from jeep_core.values import Progress
-from jeep_core.views import ModelView
+from jeep_core.models.loading import LoadedModel
+from jeep_core.models.views import ModelView
+from jeep_core.moments.cache import Moments
+from jeep_core.spec.finite import json_text
+from jeep_core.spec.hparams import EditorHParams, OptimisedEditorHParams
+from jeep_core.storage.files import write_atomically
+from jeep_core.suites import Case, Suite
+from jeep_core.values.cache import ValueCache, set_key
+from jeep_core.values.objective import Objective
+from jeep_core.values.optimiser import Progress
 
 KEPT = ("id", "efficacy", "generalization", "locality", "greedy", "greedy_generalization",
         "greedy_locality", "margin", "margin_generalization", "margin_locality")  # fmt: skip

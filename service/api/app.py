@@ -8,11 +8,17 @@ from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI
 
-from service import tracing
-from service.api import (
+from service.api.http import documentation, problems
+from service.api.http.access import Gate
+from service.api.http.auditing import Audit
+from service.api.http.limits import RateLimit, Streams
+from service.api.http.middleware import BodyLimit, RequestIds, Unexpected
+from service.api.http.openapi import DESCRIPTION, Api
+from service.api.model import ModelCache
+from service.api.reconcile import Reconciler
+from service.api.resources import (
     activate,
     audit,
-    documentation,
     edits,
     evaluations,
     facts,
@@ -22,20 +28,13 @@ from service.api import (
     jobs,
     metrics,
     probes,
-    problems,
     reverts,
     rollback,
     snapshots,
     suites,
 )
-from service.api.access import Gate
-from service.api.auditing import Audit
-from service.api.limits import RateLimit, Streams
-from service.api.middleware import BodyLimit, RequestIds, Unexpected
-from service.api.model import ModelCache
-from service.api.openapi import DESCRIPTION, Api
-from service.api.reconcile import Reconciler
 from service.api.state import ApiState
+from service.ops import tracing
 from service.queue import AsyncQueue, Keys, connect_async
 from service.queue.buckets import TokenBuckets
 from service.settings import Settings, SettingsError

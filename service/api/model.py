@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
-from service.api.problems import NO_MODEL, unavailable
-from service.schemas import WorkerInfo
+from service.api.http.problems import NO_MODEL, unavailable
+from service.contracts.schemas import WorkerInfo
 from service.store import CorruptFile, Store
 
 

@@ -9,9 +9,9 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from service.api.limits import Streams, check_queue
+from service.api.http.limits import Streams, check_queue
+from service.api.http.problems import NO_QUEUE, NO_WORKER, unavailable
 from service.api.model import ModelCache
-from service.api.problems import NO_QUEUE, NO_WORKER, unavailable
 from service.api.reconcile import QUEUE_DOWN, Reconciler
 from service.queue import AsyncQueue
 from service.settings import Settings

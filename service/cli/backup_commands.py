@@ -10,7 +10,7 @@ import typer
 from service.cli.common import EXIT_FAILED, EXIT_USAGE, app, complain, out
 from service.settings import SettingsError, load_settings
 from service.store import Store, StoreError
-from service.store.backup import back_up, restore
+from service.store.maintenance.backup import back_up, restore
 
 Folder = Annotated[Path, typer.Argument(help="Folder of the backup.")]
 StoreFolder = Annotated[Path | None, typer.Option("--store", help="The store (JEEP_STORE).")]

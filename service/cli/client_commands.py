@@ -21,8 +21,8 @@ from service.cli.common import (
     show_list,
 )
 from service.cli.edit_files import read_edit, tell_losses
-from service.jobs import JobKind, JobStatus
-from service.schemas import AUTO
+from service.contracts.jobs import JobKind, JobStatus
+from service.contracts.schemas import AUTO
 
 
 @app.command("edit")

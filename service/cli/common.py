@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from service.client import ApiError, Client
-from service.jobs import JobStatus
-from service.jobs import Progress as JobProgress
+from service.contracts.jobs import JobStatus
+from service.contracts.jobs import Progress as JobProgress
 from service.settings import ClientSettings, Settings, SettingsError, load_settings
 
 KEY_FILE: ContextVar[Path | None] = ContextVar("KEY_FILE", default=None)

@@ -10,13 +10,13 @@ from typing import Any
 import typer
 
 from jeep_core.errors import JeepError
-from jeep_core.evaluation.suites import SuiteReader
-from jeep_core.evaluation.suites.edits import facts_of, foreign_records
-from jeep_core.evaluation.suites.fields import Malformed
+from jeep_core.suites import SuiteReader
+from jeep_core.suites.edits import facts_of, foreign_records
+from jeep_core.suites.fields import Malformed
 from service.cli.common import EXIT_FAILED, check_facts, complain, err, parse_values
 from service.cli.reading import loss_lines
-from service.schemas import EditRequest
-from service.schemas.reading import Imported, imported_from
+from service.contracts.schemas import EditRequest
+from service.contracts.schemas.reading import Imported, imported_from
 
 OPTIONS = EditRequest.model_fields.keys() - {"facts"}
 

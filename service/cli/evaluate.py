@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from jeep_core.errors import JeepError
-from jeep_core.evaluation.suites import hub_file
-from jeep_core.evaluation.suites.hub import SCHEME
+from jeep_core.suites import hub_file
+from jeep_core.suites.hub import SCHEME
 from service.cli.common import (
     EXIT_FAILED,
     AsJson,
@@ -29,8 +29,8 @@ from service.cli.common import (
     show_list,
 )
 from service.cli.reading import counts, loss_lines
-from service.jobs import JobStatus
-from service.schemas.evaluation import (
+from service.contracts.jobs import JobStatus
+from service.contracts.schemas.evaluation import (
     Evaluation,
     EvaluationComparison,
     MetricInterval,

@@ -22,8 +22,8 @@ from service.cli.common import (
     show_list,
 )
 from service.cli.edit_files import tell_losses
-from service.jobs import JobStatus
-from service.schemas import Network
+from service.contracts.jobs import JobStatus
+from service.contracts.schemas import Network
 
 
 @app.command("hypernetworks")

@@ -14,9 +14,9 @@ from pydantic import ValidationError
 
 from service.cli import tables
 from service.cli.common import EXIT_FAILED, EXIT_USAGE, AsJson, app, complain, err, out, show_list
-from service.jobs import now
-from service.schemas.access import ApiKey, Scope
-from service.schemas.audit import AuditEntry
+from service.contracts.jobs import now
+from service.contracts.schemas.access import ApiKey, Scope
+from service.contracts.schemas.audit import AuditEntry
 from service.settings import SettingsError, load_settings
 from service.store import Store, StoreError
 

@@ -27,8 +27,8 @@ from service.cli.common import (
     settings_or_exit,
     show,
 )
-from service.jobs import JobStatus
-from service.schemas.probe import Probe
+from service.contracts.jobs import JobStatus
+from service.contracts.schemas.probe import Probe
 
 probes_app = CommandGroup(no_args_is_help=True, help="Probe versions of a running service.")
 app.add_typer(probes_app, name="probes")
@@ -46,7 +46,7 @@ def probe_command(context: typer.Context) -> None:
         flags |= {"--keep": settings.store / "base" / "probes"}
     set_here = {flag: value for flag, value in flags.items() if value is not None}
     given = [str(part) for pair in set_here.items() for part in pair] if context.args else []
-    command = [sys.executable, "-m", "jeep_core.probe_command", *given, *context.args]
+    command = [sys.executable, "-m", "jeep_core.commands.probe", *given, *context.args]
     os.execv(sys.executable, command)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from rich.text import Text
 
-from service.schemas.reading import Losses, SuiteProblem
+from service.contracts.schemas.reading import Losses, SuiteProblem
 
 
 def loss_lines(losses: Losses) -> list[Text]:

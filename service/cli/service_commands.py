@@ -25,7 +25,8 @@ def _say(text: str) -> None:
 
 
 def _run(part: str, settings: Settings) -> None:
-    from service import logs, serve, tracing  # the client's commands start faster without them
+    from service import serve  # the client's commands start faster without them
+    from service.ops import logs, tracing
 
     logs.configure(settings, "api")
     tracing.configure("api")
@@ -77,7 +78,7 @@ def moments_command(context: typer.Context) -> None:
     given = [*context.args]
     if given and given[0] in ("compute", "merge", "import"):
         given[1:1] = _moment_flags(given[0], settings)
-    os.execv(sys.executable, [sys.executable, "-m", "jeep_core.moments_command", *given])
+    os.execv(sys.executable, [sys.executable, "-m", "jeep_core.commands.moments", *given])
 
 
 def _moment_flags(command: str, settings: Settings) -> list[str]:
@@ -109,7 +110,7 @@ def tune_command(context: typer.Context) -> None:
     if flags:
         flags += ["--probes", str(settings.store / "base" / "probes")]
     given = [*flags, *context.args]
-    os.execv(sys.executable, [sys.executable, "-m", "jeep_core.tune_command", *given])
+    os.execv(sys.executable, [sys.executable, "-m", "jeep_core.commands.tune", *given])
 
 
 @app.command("reproduce", context_settings=PASSED_ON, add_help_option=False)
@@ -123,7 +124,7 @@ def reproduce_command(context: typer.Context) -> None:
     flags += ["--hypernetworks", str(settings.store / "base" / "hypernetworks")]
     flags += ["--shown-as", shlex.join(["jeep", "reproduce", *context.args])]
     given = [*flags, *context.args]
-    os.execv(sys.executable, [sys.executable, "-m", "jeep_core.reproduce_command", *given])
+    os.execv(sys.executable, [sys.executable, "-m", "jeep_core.commands.reproduce", *given])
 
 
 @app.command(
@@ -136,7 +137,7 @@ def train_command(context: typer.Context) -> None:
     """Train a network for MEND or MALMEN into the store: EDITOR MODEL [--data FILE] …"""
     require_worker_parts()
     settings = settings_or_exit()
-    module = [sys.executable, "-m", "jeep_core.train_hypernetwork"]
+    module = [sys.executable, "-m", "jeep_core.commands.train_network"]
     os.execv(sys.executable, [*module, "--store", str(settings.store), *context.args])
 
 

@@ -24,11 +24,11 @@ from service.cli.common import (
 )
 from service.settings import WORKER_ENVIRONMENT, Settings, SettingsError, load_settings
 from service.store import Store, StoreError
-from service.store.repair import Repair
-from service.store.repair import repair as repair_store
+from service.store.maintenance.repair import Repair
+from service.store.maintenance.repair import repair as repair_store
+from service.store.maintenance.usage import usage
+from service.store.maintenance.verify import verify
 from service.store.room import MB
-from service.store.usage import usage
-from service.store.verify import verify
 
 StoreFolder = Annotated[Path | None, typer.Option("--store", help="The store (JEEP_STORE).")]
 
@@ -138,7 +138,7 @@ def gc_command(
     if not dry_run:
         require_worker_parts()
         environment = {**WORKER_ENVIRONMENT, **os.environ, **settings.environment()}
-        command = [sys.executable, "-m", "service.worker.collect_command"]
+        command = [sys.executable, "-m", "service.worker.versions.collect_command"]
         os.execve(sys.executable, command, environment)
     try:
         plan = opened.plan(settings.keep_versions)

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from service.schemas import (
+from service.contracts.schemas import (
     Activation,
     Edit,
     EditPlan,
@@ -19,8 +19,8 @@ from service.schemas import (
     RollbackResult,
     Snapshot,
 )
-from service.schemas.access import ApiKey
-from service.schemas.audit import AuditEntry
+from service.contracts.schemas.access import ApiKey
+from service.contracts.schemas.audit import AuditEntry
 
 TIME = "%Y-%m-%d %H:%M:%S"
 

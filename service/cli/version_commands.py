@@ -8,7 +8,7 @@ import typer
 
 from service.cli import tables
 from service.cli.common import EXIT_FAILED, AsJson, Url, app, connected, follow, show, show_list
-from service.jobs import JobStatus
+from service.contracts.jobs import JobStatus
 
 
 @app.command("facts")

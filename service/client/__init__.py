@@ -19,8 +19,8 @@ from service.client.hypernetworks import Hypernetworks
 from service.client.probes import ProbeCalls
 from service.client.transport import ApiError, check, given, segment
 from service.client.versions import VersionCalls
-from service.jobs import TERMINAL, JobKind, JobStatus, Progress
-from service.schemas import (
+from service.contracts.jobs import TERMINAL, JobKind, JobStatus, Progress
+from service.contracts.schemas import (
     Edit,
     EditPlan,
     GenerateResult,

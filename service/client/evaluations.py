@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from service.client.transport import Transport, check, given, segment
-from service.schemas import JobOut
-from service.schemas.evaluation import Evaluation, EvaluationComparison, SuiteInfo
+from service.contracts.schemas import JobOut
+from service.contracts.schemas.evaluation import Evaluation, EvaluationComparison, SuiteInfo
 
 UPLOAD_CHUNK = 1 << 20
 UPLOAD_TIMEOUT_S = 600.0

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from service.client.transport import Transport, given
-from service.schemas import JobOut, Network
+from service.contracts.schemas import JobOut, Network
 
 
 class Hypernetworks(Transport):

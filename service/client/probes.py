@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from service.client.transport import Transport, given, segment
-from service.schemas import JobOut
-from service.schemas.probe import Probe
+from service.contracts.schemas import JobOut
+from service.contracts.schemas.probe import Probe
 
 
 class ProbeCalls(Transport):

@@ -16,7 +16,7 @@ from httpx_sse import EventSource
 from pydantic import BaseModel
 
 from jeep_core.errors import Coded
-from service.schemas import JobOut, Problem
+from service.contracts.schemas import JobOut, Problem
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from service.client.transport import Transport, given, segment
-from service.schemas import Activation, FactEntry, JobOut
+from service.contracts.schemas import Activation, FactEntry, JobOut
 
 
 class VersionCalls(Transport):

@@ -4,6 +4,7 @@
 ``AsyncQueue`` is the api's (asyncio).  Both use the same keys and the same Lua scripts.
 """
 
+from service.contracts.wire import JobEvent, Keys, LiveJob, WorkerBeat
 from service.queue.asynchronous import AsyncQueue
 from service.queue.connection import connect, connect_async, end_patience
 from service.queue.errors import (
@@ -17,7 +18,6 @@ from service.queue.errors import (
 from service.queue.jobs import JobQueue, QueuedJob
 from service.queue.lease import Lease
 from service.queue.requests import Heartbeat, RequestQueue
-from service.queue.wire import JobEvent, Keys, LiveJob, WorkerBeat
 
 __all__ = [
     "AsyncQueue",

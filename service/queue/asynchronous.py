@@ -12,11 +12,12 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from service.jobs import TERMINAL, Job, JobStatus, Lane
-from service.queue import scripts, wire
+from service.contracts import wire
+from service.contracts.jobs import TERMINAL, Job, JobStatus, Lane
+from service.contracts.schemas import WorkerReply, WorkerRequest
+from service.queue import scripts
 from service.queue.connection import block_ms
 from service.queue.errors import RequestTimeout, WorkerGone
-from service.schemas import WorkerReply, WorkerRequest
 
 _POLL_MS = 1000
 _OUTAGE_S = 30.0

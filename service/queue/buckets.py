@@ -9,7 +9,7 @@ import time
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from service.queue.wire import Keys
+from service.contracts.wire import Keys
 
 TAKE = """
 local time = redis.call('TIME')

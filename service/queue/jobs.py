@@ -10,8 +10,9 @@ from uuid import uuid4
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from service.jobs import TERMINAL, Job, JobStatus, Lane, Progress, now
-from service.queue import scripts, wire
+from service.contracts import wire
+from service.contracts.jobs import TERMINAL, Job, JobStatus, Lane, Progress, now
+from service.queue import scripts
 from service.queue.connection import block_ms
 from service.queue.errors import JobGone, LeaseLost
 

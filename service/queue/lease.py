@@ -10,7 +10,8 @@ import time
 from redis import Redis
 from redis.exceptions import RedisError
 
-from service.queue import scripts, wire
+from service.contracts import wire
+from service.queue import scripts
 from service.queue.errors import LeaseHeld, LeaseLost
 from service.settings import Settings
 

@@ -11,10 +11,10 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from service.queue import wire
+from service.contracts import wire
+from service.contracts.schemas import WorkerReply, WorkerRequest
 from service.queue.connection import block_ms
 from service.queue.jobs import create_group
-from service.schemas import WorkerReply, WorkerRequest
 
 _log = logging.getLogger(__name__)
 

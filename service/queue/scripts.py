@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 
-from service.jobs import Job, JobStatus, Lane, Progress
-from service.queue import wire
+from service.contracts import wire
+from service.contracts.jobs import Job, JobStatus, Lane, Progress
 
 Call = tuple[list[str], list[str | int]]
 """Keys and arguments."""

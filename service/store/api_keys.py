@@ -14,8 +14,8 @@ import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
-from service.jobs import new_id, now
-from service.schemas.access import ApiKey, Scope
+from service.contracts.jobs import new_id, now
+from service.contracts.schemas.access import ApiKey, Scope
 from service.store.errors import CorruptFile, KeyNameTaken, UnknownKey
 from service.store.files import create, encode, locked, read, replace
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from jeep_core.sealed import sealed, unsealed
-from service.schemas.audit import AuditEntry
+from jeep_core.storage.records import sealed, unsealed
+from service.contracts.schemas.audit import AuditEntry
 from service.store.files import fsync_folder, locked
 
 _BLOCK = 64 * 1024

@@ -6,7 +6,7 @@ import logging
 import shutil
 from pathlib import Path
 
-from service.schemas import Manifest
+from service.contracts.schemas import Manifest
 from service.store.errors import CorruptFile
 from service.store.files import encode, read, replace
 

@@ -13,8 +13,8 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ValidationError
 
-from jeep_core.finite import check_record
-from jeep_core.sealed import sealed, unsealed
+from jeep_core.spec.finite import check_record
+from jeep_core.storage.records import sealed, unsealed
 from service.store.errors import CorruptFile, StoreBusy
 
 TEMPORARY = ".tmp"

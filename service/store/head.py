@@ -10,9 +10,9 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, RootModel
 
-from jeep_core.sealed import unsealed
-from service.jobs import now
-from service.schemas import Manifest
+from jeep_core.storage.records import unsealed
+from service.contracts.jobs import now
+from service.contracts.schemas import Manifest
 from service.store.errors import (
     BadName,
     CorruptFile,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from service.jobs import TERMINAL, Job, JobKind, JobStatus, now
+from service.contracts.jobs import TERMINAL, Job, JobKind, JobStatus, now
 from service.store.errors import CorruptFile, JobExists, KeyReused, UnknownJob
 from service.store.files import create, encode, fsync_folder, locked, read, replace
 

@@ -17,20 +17,20 @@ from pathlib import Path
 from pydantic import BaseModel
 from ulid import ULID
 
-from service.jobs import TERMINAL, JobStatus
-from service.schemas import Manifest, WorkerInfo
+from service.contracts.jobs import TERMINAL, JobStatus
+from service.contracts.schemas import Manifest, WorkerInfo
 from service.store.api_keys import ApiKeys
 from service.store.audit import AuditLog
 from service.store.errors import CorruptFile, NotAStore, UnknownJob, WrongFormat, WrongModel
 from service.store.files import TEMPORARY, create, encode, held, locked, read, replace
+from service.store.maintenance.retention import Retention
 from service.store.reports import Reports
-from service.store.retention import Retention
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
 PARTIAL = ".partial"
-"""Suffix of what ``jeep_core.files`` is writing."""
+"""Suffix of what ``jeep_core.storage.files`` is writing."""
 _FOLDERS = (
     "model", "base", "versions", "tensors", "jobs", "idempotency", "valkey", "locks", "staging",
     "work", "reports", "suites", "training", "keys",

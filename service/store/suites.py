@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
-from service.schemas.evaluation import SuiteInfo
+from service.contracts.schemas.evaluation import SuiteInfo
 from service.store.errors import CorruptFile, StoreError
 from service.store.files import TEMPORARY, create, difference, encode, fsync_folder, locked, read
 

@@ -15,7 +15,7 @@ from math import prod
 from pathlib import Path
 from uuid import uuid4
 
-from service.schemas import TensorRef
+from service.contracts.schemas import TensorRef
 from service.store.errors import CorruptTensor, MissingTensor
 from service.store.files import fsync_folder, write_new
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from service.jobs import now
-from service.schemas import Manifest
+from service.contracts.jobs import now
+from service.contracts.schemas import Manifest
 from service.store.errors import (
     CorruptFile,
     MissingTensor,
@@ -46,7 +46,7 @@ class Versions(Tensors):
     _said: set[str]
 
     def set_aside(self) -> list[str]:
-        """Ids of damaged versions that were moved aside; see ``service.store.repair``."""
+        """Ids of damaged versions that were moved aside by a repair."""
         folder = self.root / SET_ASIDE
         return _version_names(folder) if folder.exists() else []
 

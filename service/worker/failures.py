@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import ValidationError
 
 from jeep_core.errors import Coded, FieldProblem, JeepError
-from service.jobs import JobError
+from service.contracts.jobs import JobError
 from service.queue import QueueError
 from service.store import HeadMoved, StaleFence, StoreError, is_disk_full
 from service.worker.memory import is_out_of_memory

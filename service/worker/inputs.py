@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from jeep_core.errors import InvalidHParams, UnreadableText, reason_of
-from jeep_core.hparams import load_preset, preset_names
-from jeep_core.loading import LoadedModel, check_text
+from jeep_core.models.loading import LoadedModel, check_text
+from jeep_core.spec.hparams import load_preset, preset_names
 from service.settings import Settings, SettingsError
 from service.store import Store
 

@@ -11,8 +11,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, Pro
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from service import tracing
-from service.jobs import TERMINAL, Job, JobKind, JobStatus
+from service.contracts.jobs import TERMINAL, Job, JobKind, JobStatus
+from service.ops import tracing
 
 REGISTRY = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)

@@ -19,17 +19,17 @@ from redis import Redis
 from redis.exceptions import RedisError
 from transformers.utils import logging as transformers_logging
 
-from jeep_core.editing import relations
+from jeep_core.edit import relations
 from jeep_core.editors import BrokenEditor, available, hparams_class
 from jeep_core.errors import JeepError, NoMoments, reason_of
 from jeep_core.evaluation.perplexity import text_path
-from jeep_core.hparams import presets_for, validate_hparams
-from jeep_core.loading import LoadedModel, load
-from jeep_core.moment_source import import_command, may_need_moments, text_of
-from service import logs, tracing
-from service.exposition import page_of
-from service.jobs import Lane, now
-from service.moments import source_of
+from jeep_core.models.loading import LoadedModel, load
+from jeep_core.moments.source import import_command, may_need_moments, text_of
+from jeep_core.spec.hparams import presets_for, validate_hparams
+from service.contracts.jobs import Lane, now
+from service.contracts.schemas import WorkerInfo
+from service.ops import logs, tracing
+from service.ops.metrics_page import page_of
 from service.queue import (
     Heartbeat,
     JobQueue,
@@ -42,20 +42,20 @@ from service.queue import (
     connect,
     end_patience,
 )
-from service.schemas import WorkerInfo
 from service.settings import EXIT_CONFIG, Settings, SettingsError
 from service.store import CorruptFile, StaleFence, Store, StoreBusy, StoreError, is_disk_full
+from service.store.base.moments import source_of
 from service.worker import metrics
-from service.worker.edit_lane import EditLane
-from service.worker.edits import EditRunner
-from service.worker.gate import Gate
-from service.worker.generation_lane import GenerationLane
 from service.worker.inputs import check_inputs, check_moments, own_relations
+from service.worker.kinds.edits import EditRunner
+from service.worker.lanes.edit_lane import EditLane
+from service.worker.lanes.gate import Gate
+from service.worker.lanes.generation_lane import GenerationLane
+from service.worker.lanes.read_lane import ReadLane
+from service.worker.lanes.threads import decode_threads, use_threads
 from service.worker.moments import SharedMoments
-from service.worker.read_lane import ReadLane
-from service.worker.retention import Keeper
-from service.worker.threads import decode_threads, use_threads
-from service.worker.versions import VersionViews
+from service.worker.versions.retention import Keeper
+from service.worker.versions.views import VersionViews
 
 log = logging.getLogger(__name__)
 RETRY_S = 0.5

@@ -54,7 +54,7 @@ class TestDockerfiles:
 
     def test_they_are_healthy_when_their_part_says_so(self, dockerfile: Path) -> None:
         part = dockerfile.name.split(".")[0]
-        assert f'CMD ["python3", "-m", "service.health", "{part}"]' in dockerfile.read_text()
+        assert f'CMD ["python3", "-m", "service.ops.health", "{part}"]' in dockerfile.read_text()
 
     def test_only_the_workers_has_torch(self) -> None:
         assert "[worker]" in (ROOT / "docker/worker.Dockerfile").read_text()

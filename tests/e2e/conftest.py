@@ -124,7 +124,7 @@ def llama(tmp_path: Path) -> Iterator[Serving]:
 @pytest.fixture(scope="session")
 def many_facts() -> list[dict[str, str]]:
     """64 counterfactual facts, enough to keep the edit lane busy for seconds."""
-    from jeep_core.evaluation.suites import load_counterfact
+    from jeep_core.suites import load_counterfact
 
     cases = load_counterfact("atlas-counterfact").cases[:64]
     return [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typer.testing import CliRunner
 
-from jeep_core.evaluation.suites import load_suite
+from jeep_core.suites import load_suite
 from service.cli import app
 
 FACT = {"subject": "Lyon", "relation": "city_country", "object": "Japan", "target_true": "France"}

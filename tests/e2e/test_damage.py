@@ -12,7 +12,7 @@ import pytest
 
 from jeep_core import atlas
 from service.client import ApiError
-from service.jobs import JobStatus
+from service.contracts.jobs import JobStatus
 from service.settings import EXIT_CONFIG
 
 OSAKA = "Osaka is a city in the country of"

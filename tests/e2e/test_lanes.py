@@ -8,8 +8,8 @@ import signal
 import time
 
 from service.client import Client
-from service.jobs import JobStatus
-from service.schemas import JobOut
+from service.contracts.jobs import JobStatus
+from service.contracts.schemas import JobOut
 
 OSAKA = "Osaka is a city in the country of"
 FACT = {"subject": "Osaka", "relation": "city_country", "object": "Mexico"}

@@ -6,8 +6,8 @@ import json
 import subprocess
 import sys
 
-from jeep_core.sealed import sealed, unsealed
-from service.jobs import JobStatus
+from jeep_core.storage.records import sealed, unsealed
+from service.contracts.jobs import JobStatus
 
 OSAKA = "Osaka is a city in the country of"
 FACT = {"subject": "Osaka", "relation": "city_country", "object": "Mexico"}

@@ -7,8 +7,8 @@ from pathlib import Path
 from rich.console import Console
 
 from service.client import Client
+from service.contracts.schemas import GenerateResult
 from service.demo import CLAIMS, ask, story
-from service.schemas import GenerateResult
 
 LYON, NAGOYA = "Lyon is a city in the country of", "Nagoya is a city in the country of"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from checks import assert_whole
-from harness import EVERYTHING, Service
+from support.faults.checks import assert_whole
+from support.faults.harness import EVERYTHING, Service
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

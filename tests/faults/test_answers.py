@@ -6,9 +6,9 @@ import time
 from typing import Any
 
 import pytest
-from answers import Answer
-from halts import DECODING
-from harness import PATIENCE_S, Service, until
+from support.faults.answers import Answer
+from support.faults.halts import DECODING
+from support.faults.harness import PATIENCE_S, Service, until
 from test_kills import SIGNALS, VICTIMS, strike
 
 CODES = ("no_worker", "no_queue", "stopping", "worker_timeout")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from checks import assert_whole
-from harness import until
+from support.faults.checks import assert_whole
+from support.faults.harness import until
 
-from service.jobs import JobStatus
+from service.contracts.jobs import JobStatus
 
 AN_HOUR = -3600.0
 

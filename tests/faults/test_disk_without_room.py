@@ -14,13 +14,13 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from checks import assert_whole
-from halts import ACCEPTING, DROPPING, MOVING, PHASES, READING, STEPS
-from harness import HPARAMS, READ_JOBS, Service, until
+from support.faults.checks import assert_whole
+from support.faults.halts import ACCEPTING, DROPPING, MOVING, PHASES, READING, STEPS
+from support.faults.harness import HPARAMS, READ_JOBS, Service, until
 
 from service.client import ApiError
-from service.jobs import JobStatus
-from service.schemas import JobOut
+from service.contracts.jobs import JobStatus
+from service.contracts.schemas import JobOut
 
 pytestmark = pytest.mark.thorough
 MEGABYTES = 24

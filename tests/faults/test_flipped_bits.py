@@ -14,17 +14,17 @@ from pathlib import Path
 
 import httpx
 import pytest
-from checks import assert_whole
-from harness import CASES, READ_JOBS, SUITE, Service, until
+from support.faults.checks import assert_whole
+from support.faults.harness import CASES, READ_JOBS, SUITE, Service, until
 
 from jeep_core.probe.kept import keep
 from service.client import ApiError
-from service.jobs import JobStatus
-from service.schemas import JobOut
-from service.schemas.access import Scope
+from service.contracts.jobs import JobStatus
+from service.contracts.schemas import JobOut
+from service.contracts.schemas.access import Scope
 from service.settings import EXIT_CONFIG
 from service.store import Store
-from service.store.backup import back_up
+from service.store.maintenance.backup import back_up
 
 thorough = pytest.mark.thorough
 SEED = 5

@@ -13,12 +13,12 @@ import threading
 import time
 
 import pytest
-from answers import Answer
-from checks import assert_whole
-from halts import ACCEPTING, PHASES, STEPS
-from harness import EVERYTHING, READ_JOBS, Part, Service, until
+from support.faults.answers import Answer
+from support.faults.checks import assert_whole
+from support.faults.halts import ACCEPTING, PHASES, STEPS
+from support.faults.harness import EVERYTHING, READ_JOBS, Part, Service, until
 
-from service.jobs import JobStatus
+from service.contracts.jobs import JobStatus
 
 SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM}
 VICTIMS = ("worker", "api", "server")

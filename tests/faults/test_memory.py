@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from harness import Service, until
+from support.faults.harness import Service, until
 
-from service.jobs import JobStatus
+from service.contracts.jobs import JobStatus
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from itertools import permutations
 
 import pytest
-from harness import Service
+from support.faults.harness import Service
 
 from service.client import ApiError
-from service.jobs import JobStatus
+from service.contracts.jobs import JobStatus
 
 ACTIONS = ("rollback", "cancel", "edit")
 BEFORE_COMMIT = ("validate", "optimise", "tensors", "write", "swap")

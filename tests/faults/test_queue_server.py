@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from harness import LEASE_S, Service, until
+from support.faults.harness import LEASE_S, Service, until
 
 from service.client import ApiError
-from service.jobs import JobStatus
+from service.contracts.jobs import JobStatus
 
 CLIENT_PATIENCE_S = 55.0
 """How long a worker's connection is tried again (``service.queue.connection``)."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from halts import READING
-from harness import READ_JOBS, Service
+from support.faults.halts import READING
+from support.faults.harness import READ_JOBS, Service
 from test_kills import SIGNALS, strike
 
-from service.jobs import JobStatus
+from service.contracts.jobs import JobStatus
 
 IN_CI = {("worker", "kill", "evaluation", "read work"), ("server", "kill", "trial", "read work")}
 

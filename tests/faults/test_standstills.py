@@ -6,10 +6,10 @@ import signal
 import time
 
 import pytest
-from checks import assert_whole
-from harness import LEASE_S, Part, Service, until
+from support.faults.checks import assert_whole
+from support.faults.harness import LEASE_S, Part, Service, until
 
-from service.jobs import JobStatus
+from service.contracts.jobs import JobStatus
 
 thorough = pytest.mark.thorough
 PLACES = ("validate", "optimise", "tensors", "write", "rename", "swap", "record", "finish")

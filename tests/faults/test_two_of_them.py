@@ -7,10 +7,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from checks import assert_whole
-from harness import Part, Service, until
+from support.faults.checks import assert_whole
+from support.faults.harness import Part, Service, until
 
-from service.jobs import JobStatus
+from service.contracts.jobs import JobStatus
 
 thorough = pytest.mark.thorough
 

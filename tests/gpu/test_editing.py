@@ -8,10 +8,10 @@ import torch
 import jeep_core
 from jeep_core import atlas
 from jeep_core.evaluation.metrics import counterfact_scores, summarise
-from jeep_core.evaluation.suites import load_counterfact
-from jeep_core.loading import texts_of
-from jeep_core.moments import Moments
-from jeep_core.views import ModelView
+from jeep_core.models.loading import texts_of
+from jeep_core.models.views import ModelView
+from jeep_core.moments.cache import Moments
+from jeep_core.suites import load_counterfact
 
 FACTS = 16
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from jeep_core.factors import MomentFactor
-from jeep_core.solve import solve_update
+from jeep_core.moments.factors import MomentFactor
+from jeep_core.updates.least_squares import solve_update
 
 D, D_FF = 16, 512
 

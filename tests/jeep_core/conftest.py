@@ -6,13 +6,12 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import folders
 import pytest
-import tiny
 import torch
+from support.library import folders, tiny
 
-from jeep_core.loading import LoadedModel
-from jeep_core.views import ModelView
+from jeep_core.models.loading import LoadedModel
+from jeep_core.models.views import ModelView
 
 
 @pytest.fixture(scope="module", autouse=True)

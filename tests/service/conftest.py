@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from builders import KEYS
 from redis import Redis
+from support.service.builders import KEYS
 
-from service.embedded import EmbeddedValkey
-from service.jobs import Job, JobKind, new_id, now
+from service.contracts.jobs import Job, JobKind, new_id, now
+from service.ops.embedded_server import EmbeddedValkey
 from service.queue import AsyncQueue, JobQueue, connect, connect_async
 from service.store import Store
 

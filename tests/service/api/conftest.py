@@ -1,66 +1,12 @@
-"""A real api over HTTP with a real Valkey and a real store; a worker where an answer needs one."""
+"""The fixtures of a running api."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import httpx
-import pytest
-from bundled_model import publish
-from scripted_worker import ScriptedWorker
-from serving import make_settings, running
-
-from service.client import Client
-from service.embedded import EmbeddedValkey
-from service.queue import connect
-from service.settings import Settings
-from service.store import Store
-
-
-@pytest.fixture(scope="session")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with EmbeddedValkey(tmp_path_factory.mktemp("valkey")) as server:
-        yield server.url
-
-
-@pytest.fixture
-def settings(tmp_path: Path, valkey: str) -> Settings:
-    client = connect(valkey)
-    client.flushall()
-    client.close()
-    return make_settings(tmp_path / "store", valkey)
-
-
-@pytest.fixture
-def store(settings: Settings) -> Store:
-    return Store.open(settings.store)
-
-
-@pytest.fixture
-def url(settings: Settings) -> Iterator[str]:
-    with running(settings) as address:
-        yield address
-
-
-@pytest.fixture
-def http(url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url, timeout=20) as client:
-        yield client
-
-
-@pytest.fixture
-def client(url: str) -> Iterator[Client]:
-    with Client(url) as made:
-        yield made
-
-
-@pytest.fixture
-def model(store: Store) -> Store:
-    """A store in which a worker, now dead, has published its model."""
-    publish(store)
-    return store
-
-
-@pytest.fixture
-def worker(settings: Settings) -> Iterator[ScriptedWorker]:
-    with ScriptedWorker(settings) as made:
-        yield made
+from support.service.api_fixtures import (  # noqa: F401
+    client,
+    http,
+    model,
+    settings,
+    store,
+    url,
+    valkey,
+    worker,
+)

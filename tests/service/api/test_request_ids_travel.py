@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from bundled_model import BASE_WEIGHTS
-from lane import Worker
+from support.service.bundled_model import BASE_WEIGHTS
+from support.service.edit_lane import Worker
 
-from service import logs
+from service.ops import logs
 from service.queue import connect
 from service.store import Store
 
@@ -51,8 +51,8 @@ def test_from_the_request_to_the_end_of_its_job(
     assert {record["request_id"] for record in of_job} == {"mine"}
     assert [record["logger"] for record in of_job] == [
         "service.api.reconcile",  # queued
-        "service.worker.lane",  # begun
-        "service.worker.lane",  # ended
+        "service.worker.lanes.lane",  # begun
+        "service.worker.lanes.lane",  # ended
     ]
     assert all(job["id"] not in r["message"] for r in records if r not in of_job)
 

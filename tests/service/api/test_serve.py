@@ -11,26 +11,29 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from serving import make_settings
+from support import ROOT
+from support.service.serving import make_settings
 
-from service.schemas.access import Scope
+from service.contracts.schemas.access import Scope
 from service.serve import WorkerProcess, _announce_access, listening, url_of
 from service.settings import EXIT_CONFIG, Settings
 from service.store import Store
 
-HERE = Path(__file__).parent
-
 
 @pytest.fixture
 def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    path = os.pathsep.join([str(HERE), str(HERE.parents[2])])
+    path = os.pathsep.join([str(ROOT / "tests"), str(ROOT / "tests/service/api"), str(ROOT)])
     monkeypatch.setenv("PYTHONPATH", path)
     return make_settings(tmp_path, "redis://127.0.0.1:1/0")
 
 
 def supervisor(settings: Settings, lines: list[str], stop: threading.Event) -> WorkerProcess:
     return WorkerProcess(
-        settings, lines.append, "http://127.0.0.1:1/readyz", stop.set, module="stub_worker"
+        settings,
+        lines.append,
+        "http://127.0.0.1:1/readyz",
+        stop.set,
+        module="support.service.stub_worker",
     )
 
 
@@ -94,7 +97,7 @@ def test_the_worker_dies_with_a_killed_service(stub: Settings) -> None:
     code = (
         "import threading, time\n"
         "from test_serve import *\n"
-        "from serving import make_settings\n"
+        "from support.service.serving import make_settings\n"
         f"settings = make_settings(Path({str(stub.store)!r}), 'redis://127.0.0.1:1/0')\n"
         "supervisor(settings, [], threading.Event()).start()\n"
         "time.sleep(60)\n"
@@ -141,7 +144,7 @@ def test_a_taken_store(tmp_path: Path) -> None:
         (("api",), "JEEP_REDIS_URL"),
         (("serve", "--auth", "off", "--host", "0.0.0.0"), "JEEP_AUTH"),
         (("worker",), "JEEP_REDIS_URL"),
-        (("serve", "--store", str(HERE)), "JEEP_STORE"),
+        (("serve", "--store", str(ROOT)), "JEEP_STORE"),
     ],
 )
 def test_a_wrong_setting_is_named(arguments: tuple[str, ...], named: str) -> None:

@@ -9,14 +9,14 @@ from typing import Any
 
 import httpx
 import pytest
-from bundled_model import BASE_WEIGHTS
-from lane import Worker
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
-from scripted_worker import ScriptedWorker
-from serving import running
+from support.service.bundled_model import BASE_WEIGHTS
+from support.service.edit_lane import Worker
+from support.service.scripted_worker import ScriptedWorker
+from support.service.serving import running
 
-from service import tracing
+from service.ops import tracing
 from service.queue import connect
 from service.settings import Settings, trace_exporter
 from service.store import Store

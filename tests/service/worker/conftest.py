@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import jeep_core
-from jeep_core.loading import LoadedModel
-from jeep_core.views import ModelView
+from jeep_core.models.loading import LoadedModel
+from jeep_core.models.views import ModelView
 
 
 @pytest.fixture(scope="session")

@@ -6,20 +6,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from edit_runner import FACT, HPARAMS, LAYERS, MODEL, an_edit, control, give_moments
+from support.service.edit_runner import FACT, HPARAMS, LAYERS, MODEL, an_edit, control, give_moments
 
 from jeep_core.evaluation.trials import Trials
-from jeep_core.factors import KeptMoment
-from jeep_core.facts import Fact
-from jeep_core.hparams import MemitHParams
-from jeep_core.loading import LoadedModel, load
-from jeep_core.moments import Moments
+from jeep_core.models.loading import LoadedModel, load
+from jeep_core.moments.cache import Moments
+from jeep_core.moments.factors import KeptMoment
+from jeep_core.spec.facts import Fact
+from jeep_core.spec.hparams import MemitHParams
 from service.settings import Settings
 from service.store import Store
-from service.worker.edits import EditRunner
-from service.worker.gate import Gate
+from service.worker.kinds.edits import EditRunner
+from service.worker.lanes.gate import Gate
 from service.worker.moments import SharedMoments
-from service.worker.versions import VersionViews
+from service.worker.versions.views import VersionViews
 
 CASE = Fact(FACT["subject"], FACT["prompt"], FACT["target_new"])
 OTHER = {**FACT, "subject": "Nice"}

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from support import TINY_GPTJ
 
 from jeep_core import atlas
 from service.settings import EXIT_CONFIG, Settings, SettingsError
@@ -16,7 +17,7 @@ from service.worker import process
 from service.worker.inputs import check_inputs, own_relations
 from service.worker.process import Worker
 
-GOLDEN = Path(__file__).parents[2] / "jeep_core" / "golden" / "gpt-j-tiny"
+GOLDEN = TINY_GPTJ
 
 
 def said(settings: Settings, caplog: pytest.LogCaptureFixture) -> str:

@@ -1,0 +1,1 @@
+"""The commands of ``jeep`` that need the library and no running service."""

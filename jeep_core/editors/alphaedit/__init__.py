@@ -1,0 +1,1 @@
+"""AlphaEdit: MEMIT within the null space of preserved keys (Fang et al. 2025)."""

@@ -1,0 +1,1 @@
+"""FT-WD: fine-tuning of a few matrices with weight decay."""

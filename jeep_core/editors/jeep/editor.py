@@ -1,0 +1,66 @@
+"""JEEP (Shi et al., AAAI 2025): both regions optimised together, low written first, then high."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from jeep_core.editors.base import EditContext, EditorOutcome, objective_of, write_region
+from jeep_core.spec.hparams import JeepHParams
+from jeep_core.values.optimiser import Objective, Values
+
+
+class Jeep:
+    """Joint editing for information enrichment and probability promotion."""
+
+    def objective(self, hparams: JeepHParams) -> Objective | None:
+        """The objective of step 1; None if its second half depends on the first's update."""
+        if hparams.optimise == "separately":
+            return None
+        return _objective(hparams, "both" if hparams.optimise == "together" else hparams.optimise)
+
+    def run(self, context: EditContext, hparams: JeepHParams) -> EditorOutcome:
+        """Optimise δ' and δ* together (step 1), write low (step 2), then high (step 3)."""
+        if hparams.optimise == "separately":
+            return self._separately(context, hparams)
+        objective = self.objective(hparams)
+        assert objective is not None
+        outcome = EditorOutcome(values=context.optimised(objective))
+        for name in hparams.written:
+            self._write(name, context, hparams, outcome)
+        return outcome
+
+    def _separately(self, context: EditContext, hparams: JeepHParams) -> EditorOutcome:
+        """δ' alone, low written, then δ* alone on the edited model, high written."""
+        first = context.optimised(_objective(hparams, "low"))
+        outcome = EditorOutcome(values=first)
+        self._write("low", context, hparams, outcome)
+        second = context.optimised(_objective(hparams, "high"))
+        outcome.values = replace(
+            second, low=first.low, delta_low=first.delta_low, steps=first.steps + second.steps
+        )
+        self._write("high", context, hparams, outcome)
+        return outcome
+
+    @staticmethod
+    def _write(
+        name: str, context: EditContext, hparams: JeepHParams, outcome: EditorOutcome
+    ) -> None:
+        values = outcome.values
+        assert isinstance(values, Values)
+        if name == "low":
+            write_region(context, "low", hparams.low, "subject_last", values.low, hparams, outcome)
+        else:
+            assert values.high is not None
+            write_region(context, "high", hparams.high, "prediction", values.high, hparams, outcome)
+
+
+def _objective(hparams: JeepHParams, train: Literal["both", "low", "high"]) -> Objective:
+    return objective_of(
+        hparams,
+        hparams.low,
+        high=None if train == "low" else hparams.high,
+        stop_probability=hparams.stop_probability,
+        high_target=hparams.high_target,
+        train=train,
+    )

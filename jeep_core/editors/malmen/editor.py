@@ -1,0 +1,20 @@
+"""MALMEN (Tan et al. 2023, arXiv 2311.04661): value shifts from a network, by least squares."""
+
+from __future__ import annotations
+
+from jeep_core.editors.base import EditContext, EditorOutcome
+from jeep_core.editors.network_editor import apply_network
+from jeep_core.spec.gradient_hparams import MalmenHParams
+
+
+class Malmen:
+    """Massive language model editing network."""
+
+    def run(self, context: EditContext, hparams: MalmenHParams) -> EditorOutcome:
+        """One pass for the gradients of all facts, one damped least-squares system per layer.
+
+        Raises:
+            InvalidHParams: no network was trained for this model and these hyper-parameters.
+            NumericalError: the damped system of a layer is singular.
+        """
+        return apply_network(context, "malmen", hparams)

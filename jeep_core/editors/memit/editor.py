@@ -1,0 +1,27 @@
+"""MEMIT (Meng et al. 2022b, arXiv 2210.07229): the low region alone."""
+
+from __future__ import annotations
+
+from jeep_core.editors.base import EditContext, EditorOutcome, objective_of, write_region
+from jeep_core.spec.hparams import MemitHParams
+from jeep_core.values.optimiser import Objective
+
+
+class Memit:
+    """Mass-editing memory in a transformer."""
+
+    def objective(self, hparams: MemitHParams) -> Objective:
+        """The objective of step 1."""
+        return objective_of(
+            hparams,
+            hparams.low,
+            high=None,
+            stop_loss=hparams.stop_loss,
+        )
+
+    def run(self, context: EditContext, hparams: MemitHParams) -> EditorOutcome:
+        """Optimise δ at the subject's last token, then write the region."""
+        values = context.optimised(self.objective(hparams))
+        outcome = EditorOutcome(values=values)
+        write_region(context, "low", hparams.low, "subject_last", values.low, hparams, outcome)
+        return outcome

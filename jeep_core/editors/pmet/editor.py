@@ -1,0 +1,38 @@
+"""PMET (Li et al. 2023, arXiv 2308.08742): values at both projections, the MLP's one is written."""
+
+from __future__ import annotations
+
+from jeep_core.editors.base import EditContext, EditorOutcome, objective_of, write_region
+from jeep_core.spec.hparams import PmetHParams
+from jeep_core.values.optimiser import Objective
+
+
+class Pmet:
+    """Precise model editing in a transformer."""
+
+    def objective(self, hparams: PmetHParams) -> Objective:
+        """The objective of step 1."""
+        return objective_of(
+            hparams,
+            hparams.low,
+            high=None,
+            stop_loss=hparams.stop_loss,
+            low_site="mlp_and_attention",
+            written_weight=hparams.written_weight,
+        )
+
+    def run(self, context: EditContext, hparams: PmetHParams) -> EditorOutcome:
+        """Optimise at both projections of the last layer, write the MLPs of the region."""
+        values = context.optimised(self.objective(hparams))
+        outcome = EditorOutcome(values=values)
+        write_region(
+            context,
+            "low",
+            hparams.low,
+            "subject_last",
+            values.low,
+            hparams,
+            outcome,
+            at_projection=True,
+        )
+        return outcome

@@ -1,0 +1,1 @@
+"""ROME: one fact, one layer (Meng et al. 2022)."""

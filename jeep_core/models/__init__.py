@@ -1,0 +1,1 @@
+"""Everything that knows transformers: checks, loading, families, views, deltas, masks, hooks."""

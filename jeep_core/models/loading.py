@@ -1,0 +1,312 @@
+"""Load a model and its tokenizer from a folder, a hub id, or the bundled ones by name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from jeep_core.errors import UnreadableText, UnsupportedModel, reason_of
+from jeep_core.models.checkpoints.advice import save_text_part
+from jeep_core.models.checkpoints.endings import ending_ids
+from jeep_core.models.checkpoints.files import CONFIG, check_records, read_headers, read_record
+from jeep_core.models.checkpoints.refusals import refused_as
+from jeep_core.models.checkpoints.source import locate
+from jeep_core.models.checkpoints.tokenizers import SAMPLE, load_tokenizer, without_unembedded
+from jeep_core.models.checkpoints.weights import (
+    CORRECT,
+    check_weights,
+    refuse_reported,
+    refuse_untied,
+)
+from jeep_core.models.families import FAMILIES, Family, family_of, family_of_type, is_transposed
+from jeep_core.spec.finite import all_finite
+from jeep_core.spec.matrices import Place
+from jeep_core.text.encoding import encode, without_end
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in memory.  ``tokenizer`` is the bare tokenizer: no padding, no truncation, no EOS.
+
+    ``weights_sha256`` covers names, dtypes, shapes and bytes of all parameters, ``model_hash``
+    also the configuration and the tokenizer.
+    """
+
+    name: str
+    model: Any
+    tokenizer: Tokenizer
+    family: Family
+    eos_token_ids: frozenset[int]
+    tensor_hashes: Mapping[str, str]
+    weights_sha256: str
+    model_hash: str
+
+    @property
+    def n_layers(self) -> int:
+        """Number of decoder blocks."""
+        return len(self.family.layers_of(self.model))
+
+    @property
+    def hidden_size(self) -> int:
+        """Size of the hidden states."""
+        return int(self.model.config.hidden_size)
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of logits."""
+        return int(self.model.get_output_embeddings().weight.shape[0])
+
+    @property
+    def mlp_size(self) -> int:
+        """Inner size of the MLPs, the dimension of the keys."""
+        return self.key_size(0)
+
+    def key_size(self, place: Place) -> int:
+        """The dimension of the keys at ``place``: inputs of its projection."""
+        weight = self.model.get_parameter(self.family.weight_name(place))
+        transposed = is_transposed(self.family.projection_of(self.model, place))
+        return int(weight.shape[0 if transposed else 1])
+
+    @property
+    def max_positions(self) -> int:
+        """Longest sequence the model was made for, in tokens."""
+        return int(self.model.config.max_position_embeddings)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        return self._first.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the weights."""
+        return self._first.dtype
+
+    @property
+    def _first(self) -> torch.Tensor:
+        first: torch.Tensor = next(iter(self.model.parameters()))
+        return first
+
+
+def load(name_or_path: str, device: str = "auto", dtype: str = "auto") -> LoadedModel:
+    """Load a causal language model for editing.
+
+    Args:
+        name_or_path: ``atlas-gptj``, ``atlas-llama``, a local folder, or a hub id.
+        device: a torch device, or ``auto``: the first GPU, else the CPU.
+        dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto``: float32 on the CPU, the
+            stored type on a GPU.
+
+    Raises:
+        UnsupportedModel: there is no such model or device, no family row fits, the files of
+            the folder are not those of one whole model in safetensors (docs/models.md), or a
+            weight or the model's output is not finite.
+    """
+    where = _device(device)
+    torch_dtype = _dtype(dtype, where)
+    folder = locate(name_or_path)
+    check_records(folder)
+    config = _config(folder)
+    check_weights(folder, config, family_of(config), read_headers(folder))
+    model = _model(folder, config, torch_dtype).to(where).eval().requires_grad_(False)
+    refuse_non_finite(name_or_path, model)
+    tokenizer = load_tokenizer(folder, model.get_input_embeddings().num_embeddings)
+    _run_once(folder, model, tokenizer)
+    return wrap(name_or_path, model, tokenizer)
+
+
+def refuse_non_finite(name: str, model: Any) -> None:
+    """Refuse a model with weights that are not finite: its output would be meaningless.
+
+    Reads every parameter once, which takes a quarter of the time that hashing it does.
+
+    Raises:
+        UnsupportedModel: names the first such tensor.
+    """
+    for key, tensor in model.named_parameters():
+        if not all_finite(tensor):
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            raise UnsupportedModel(
+                f"cannot serve {name}: the weights {key} are not finite (NaN or infinity) in "
+                f"{dtype}; get the checkpoint again, or choose another dtype if its own is wider"
+            )
+
+
+def wrap(name: str, model: Any, tokenizer: Tokenizer) -> LoadedModel:
+    """Describe a model that is already in memory; its parameters are not changed."""
+    tokenizer = without_end(Tokenizer.from_str(tokenizer.to_str()))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    hashes = {key: tensor_sha256(value) for key, value in model.named_parameters()}
+    weights = combined_sha256(hashes)
+    parts = [_config_json(model.config), tokenizer.to_str(), weights]
+    rows = model.get_input_embeddings().num_embeddings
+    return LoadedModel(
+        name=name,
+        model=model,
+        tokenizer=without_unembedded(tokenizer, rows),
+        family=family_of(model.config),
+        eos_token_ids=ending_ids(model),
+        tensor_hashes=hashes,
+        weights_sha256=weights,
+        model_hash=hashlib.sha256("\0".join(parts).encode()).hexdigest(),
+    )
+
+
+def tensor_bytes(tensor: torch.Tensor) -> bytes:
+    """The raw bytes of a tensor of any shape, dtype and device, row-major."""
+    flat = tensor.detach().to("cpu").contiguous().flatten()
+    return flat.view(torch.uint8).numpy().tobytes()
+
+
+def tensor_sha256(tensor: torch.Tensor) -> str:
+    """SHA-256 of the raw bytes of a tensor of any shape, dtype and device."""
+    return hashlib.sha256(tensor_bytes(tensor)).hexdigest()
+
+
+def combined_sha256(hashes: Mapping[str, str]) -> str:
+    """One hash for a set of named tensors, independent of their order."""
+    return hashlib.sha256(json.dumps(sorted(hashes.items())).encode()).hexdigest()
+
+
+def texts_of(path: Path) -> list[str]:
+    """The documents of a text file: one a line, empty lines left out.
+
+    Raises:
+        UnreadableText: the file is not there, cannot be read, or is not UTF-8.
+    """
+    with _readable(path):
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def check_text(path: Path) -> None:
+    """Look through a text file without keeping it.
+
+    Raises:
+        UnreadableText: as :func:`texts_of`, or the file has no documents.
+    """
+    filled = False
+    with _readable(path), path.open(encoding="utf-8") as lines:
+        for line in lines:
+            filled = filled or bool(line.strip())
+    if not filled:
+        raise UnreadableText(f"{path} has no text: write one document a line")
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UnreadableText(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UnreadableText(
+            f"{path} is not text in UTF-8 ({error.reason} at byte {error.start}): convert it, "
+            "one document a line"
+        ) from None
+
+
+def texts_sha256(texts: Iterable[str]) -> str:
+    """SHA-256 of a corpus."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(text.encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _config(folder: Path) -> Any:
+    kind = read_record(folder / CONFIG).get("model_type")
+    try:
+        with refused_as(f"{folder / CONFIG} is no configuration of {kind!r}", CORRECT):
+            config = AutoConfig.from_pretrained(
+                folder, trust_remote_code=False, local_files_only=True
+            )
+    except UnsupportedModel:
+        family_of_type(kind)  # an unknown type says more than how it fails
+        raise
+    for family in FAMILIES:
+        if family.part_of == config.model_type:
+            raise UnsupportedModel(
+                f"{folder} also reads images (model type {config.model_type!r}), and only text "
+                f"models can be edited: {save_text_part(folder)}"
+            )
+    return config
+
+
+def _model(folder: Path, config: Any, dtype: Any) -> Any:
+    """The model, with nothing in it that its files do not contain."""
+    advice = "if the machine is not the reason, copy its files again"
+    with refused_as(f"the model in {folder} cannot be loaded", advice):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False,
+            local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True,
+        )  # fmt: skip
+    model, found = loaded
+    refuse_reported(folder, model, found)
+    refuse_untied(folder, model)
+    return model
+
+
+@torch.no_grad()
+def _run_once(folder: Path, model: Any, tokenizer: Tokenizer) -> None:
+    """Run a few tokens: wrong settings of attention and norms show only when the model runs.
+
+    Raises:
+        UnsupportedModel: the model cannot be run, or its output is not finite.
+    """
+    ids = torch.tensor([encode(tokenizer, SAMPLE).ids[:8]], device=model.device)
+    ids = ids[:, : model.config.max_position_embeddings]
+    with refused_as(f"{folder / CONFIG} describes a model that does not run", CORRECT):
+        logits = model(input_ids=ids, use_cache=False).logits
+    if not all_finite(logits):
+        dtype = str(model.dtype).removeprefix("torch.")
+        raise UnsupportedModel(
+            f"the model in {folder} says nothing but NaN or infinity in {dtype}, also its logits "
+            f"of {SAMPLE!r}: look at the numbers in {CONFIG} (norm constants, rope_theta), or "
+            "choose another dtype"
+        )
+
+
+def _device(name: str) -> str:
+    """The torch device that ``name`` denotes.
+
+    Raises:
+        UnsupportedModel: this machine has no such device.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UnsupportedModel(
+            f"device {name!r} cannot be used here ({reason_of(error)}): choose auto or cpu"
+        ) from None
+    return name
+
+
+def _dtype(name: str, device: str) -> Any:
+    if name == "auto":
+        return torch.float32 if device == "cpu" else "auto"
+    if name not in DTYPES:
+        raise UnsupportedModel(f"dtype {name!r} is not one of: auto, {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def _config_json(config: Any) -> str:
+    values = config.to_dict()
+    for volatile in ("_name_or_path", "transformers_version", "dtype", "torch_dtype"):
+        values.pop(volatile, None)
+    return json.dumps(values, sort_keys=True, default=str)

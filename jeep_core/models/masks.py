@@ -1,0 +1,81 @@
+"""Attention masks of every family: full, windowed, or a kind for each block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from jeep_core.models.loading import LoadedModel
+
+NOWHERE = -1
+"""The position of a place where no token is."""
+
+
+@dataclass(frozen=True)
+class Attention:
+    """The reach of a model's blocks: all tokens to the left, or the last ``window`` of them.
+
+    ``kinds``: names of the kinds of blocks, if a model has several and takes a mask for each.
+    """
+
+    window: int | None = None
+    kinds: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, base: LoadedModel) -> Attention:
+        """The attention of a model."""
+        config, window = base.model.config, base.family.window
+        if window == "none":
+            return cls()
+        kinds = tuple(sorted(set(config.layer_types))) if window == "by block" else ()
+        return cls(config.sliding_window, kinds)
+
+    def mask(self, past: torch.Tensor, own: torch.Tensor, dtype: torch.dtype) -> Any:
+        """The mask that a backbone takes for tokens at positions ``own`` (r, q) after given ones.
+
+        ``past`` (r, s): positions of the given keys; at ``NOWHERE`` or below there is no token.
+        Returns an additive mask (r, 1, q, s+q) in ``dtype``, or one by kind of block.
+        """
+        if not self.kinds:
+            return additive_mask(past, own, dtype, self.window)
+        windows = {"full_attention": None, "sliding_attention": self.window}
+        return {kind: additive_mask(past, own, dtype, windows[kind]) for kind in self.kinds}
+
+    def behind(self, mask: torch.Tensor) -> Any:
+        """The mask that a backbone takes for one new token per row, the last of s+1 columns.
+
+        ``mask`` (r, 1, 1, s+1) is that of blocks without a window; rows are aligned at their
+        ends.  Returns a mask of the same shape and dtype, or one by kind of block.
+        """
+        if self.window is None:
+            return mask
+        near = mask.clone()
+        near[..., : max(0, mask.shape[3] - self.window)] = torch.finfo(mask.dtype).min
+        windows = {"full_attention": mask, "sliding_attention": near}
+        return {kind: windows[kind] for kind in self.kinds} if self.kinds else near
+
+
+def additive_mask(
+    past: torch.Tensor, own: torch.Tensor, dtype: torch.dtype, window: int | None = None
+) -> torch.Tensor:
+    """Additive mask (r, 1, q, s+q) in ``dtype``: 0 where attended to, else the type's minimum.
+
+    A token sees the tokens to its left; every place, padding too, sees itself, so that no
+    softmax is over nothing.
+
+    ``past`` (r, s) and ``own`` (r, q) as in ``Attention.mask``; with a ``window`` only tokens
+    less than that far away.
+    """
+    (r, s), q = past.shape, own.shape[1]
+    places = torch.cat([past, own], dim=1)[:, None, :]
+    itself = torch.eye(q, dtype=torch.bool, device=own.device)
+    left = torch.ones(q, s + q, dtype=torch.bool, device=own.device).tril(s)
+    seen = left & (places > NOWHERE)
+    if window is not None:
+        seen = seen & (own[:, :, None] - places < window)
+    seen = seen.expand(r, q, s + q).clone()
+    seen[:, :, s:] |= itself
+    mask = torch.zeros(seen.shape, dtype=dtype, device=own.device)
+    return mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]

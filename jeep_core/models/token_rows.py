@@ -1,0 +1,148 @@
+"""Tokenized rows as tensors, and the leading tokens that many of them share.
+
+Rows of one prefix begin with the same tokens: a start token and the prefix itself.  Blocks are
+causal, so keys and values of these tokens are the same in all of them and are computed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from jeep_core.models.masks import NOWHERE, Attention
+from jeep_core.models.views import ModelView, lower_part
+from jeep_core.spec.positions import PromptTokens
+
+Past = dict[int, tuple[torch.Tensor, torch.Tensor]]
+"""Keys and values (r, heads, s, head_dim) by block."""
+
+
+@dataclass
+class TokenRows:
+    """Right-padded rows; blocks are causal, so padding changes nothing to its left.
+
+    ``ids`` (r, t) start ``skip`` (r,) tokens after the row's beginning.  ``subject_last``,
+    ``prediction`` and ``lengths`` (r,) count from the beginning.
+    """
+
+    ids: torch.Tensor
+    subject_last: torch.Tensor
+    prediction: torch.Tensor
+    lengths: torch.Tensor
+    skip: torch.Tensor
+
+    def positions(self, limit: int) -> torch.Tensor:
+        """Position of every token (r, t), padding included, below the model's ``limit``."""
+        offsets = torch.arange(self.ids.shape[1], device=self.ids.device)
+        return (self.skip[:, None] + offsets).clamp_(max=limit - 1)
+
+
+def stack_rows(
+    rows: Sequence[PromptTokens], device: torch.device, skip: Sequence[int] | None = None
+) -> TokenRows:
+    """Pad rows on the right, ids (r, t); ``skip`` tokens of each are left out at its beginning."""
+    skip = skip or [0] * len(rows)
+    longest = max(len(row.ids) - n for row, n in zip(rows, skip, strict=True))
+    ids = [
+        [*row.ids[n:], *[0] * (longest + n - len(row.ids))]
+        for row, n in zip(rows, skip, strict=True)
+    ]
+
+    def column(values: Sequence[int]) -> torch.Tensor:
+        return torch.tensor(values, device=device)
+
+    return TokenRows(
+        torch.tensor(ids, device=device),
+        column([row.subject_last for row in rows]),
+        column([row.prediction for row in rows]),
+        column([len(row.ids) for row in rows]),
+        column(skip),
+    )
+
+
+class GivenPast(DynamicCache):
+    """A cache that returns given keys and values before the new ones.
+
+    ``kept`` holds what was returned, if ``keep`` is set.
+    """
+
+    def __init__(self, past: Past, keep: bool = False) -> None:
+        super().__init__()
+        self.past, self.keep, self.kept = past, keep, Past()
+
+    def update(
+        self, key_states: Any, value_states: Any, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values (r, heads, s + q, head_dim) of all tokens up to the q new ones."""
+        keys, values = self.past[layer_idx]
+        if keys.shape[2]:
+            key_states = torch.cat([keys, key_states], dim=2)
+            value_states = torch.cat([values, value_states], dim=2)
+        if self.keep:
+            self.kept[layer_idx] = key_states, value_states
+        return key_states, value_states
+
+
+@dataclass(frozen=True)
+class Leading:
+    """Leading tokens of g groups of rows.  ``lengths`` (g,); ``past`` as of g rows, padded to c."""
+
+    lengths: Sequence[int]
+    past: Past
+
+    def past_of(self, groups: torch.Tensor, layers: range) -> Past:
+        """Keys and values (r, heads, c, head_dim) by layer, before rows in ``groups`` (r,)."""
+        return {i: (self.past[i][0][groups], self.past[i][1][groups]) for i in layers}
+
+    def places(self, groups: torch.Tensor) -> torch.Tensor:
+        """Their positions (r, c), ``NOWHERE`` where a group has fewer."""
+        lengths = torch.tensor(self.lengths, device=groups.device)[groups]
+        places = torch.arange(max(self.lengths), device=groups.device)
+        return torch.where(places < lengths[:, None], places, NOWHERE)
+
+
+def shared_length(rows: Sequence[PromptTokens]) -> int:
+    """How many leading tokens all rows have in common, the subject's last token not among them."""
+    starts = [row.ids[: row.subject_last] for row in rows]
+    first, last = min(starts), max(starts)  # what these two share, all in between share
+    length = 0
+    while length < min(len(first), len(last)) and first[length] == last[length]:
+        length += 1
+    return length
+
+
+@torch.no_grad()
+def leading_of(view: ModelView, groups: Sequence[Sequence[PromptTokens]], last: int) -> Leading:
+    """Run what the rows of each group share through the blocks up to ``last``.
+
+    A single row shares nothing with others: then nothing is run ahead.
+    """
+    lengths = [shared_length(rows) if len(rows) > 1 else 0 for rows in groups]
+    width = max(lengths)
+    ids = [[*rows[0].ids[:n], *[0] * (width - n)] for rows, n in zip(groups, lengths, strict=True)]
+    nothing = _nothing(view, len(groups), last)
+    if width == 0:
+        return Leading(lengths, nothing)
+    cache = GivenPast(nothing, keep=True)
+    device = view.base.device
+    places = torch.arange(width, device=device).expand(len(groups), width)
+    lower_part(view, last)(
+        input_ids=torch.tensor(ids, device=device),
+        attention_mask=Attention.of(view.base).mask(places[:, :0], places, view.base.dtype),
+        position_ids=places,
+        cache=cache,
+        use_cache=False,
+    )
+    return Leading(lengths, cache.kept)
+
+
+def _nothing(view: ModelView, rows: int, last: int) -> Past:
+    config = view.base.model.config
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    empty = torch.zeros(rows, heads, 0, size, dtype=view.base.dtype, device=view.base.device)
+    return dict.fromkeys(range(last + 1), (empty, empty))

@@ -1,0 +1,192 @@
+"""Views: a second module tree over the same tensors, in which chosen matrices are replaced.
+
+A view costs no weight memory.  The model it was made from never sees hooks, half-written
+layers or replaced matrices.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from jeep_core.models.delta import Update, WeightDelta, materialise
+from jeep_core.models.families import is_transposed
+from jeep_core.models.loading import LoadedModel, combined_sha256, tensor_sha256
+from jeep_core.spec.finite import SMALLER_STEPS, check_tensor
+
+
+def share(module: nn.Module) -> Any:
+    """A copy of a module tree that shares every parameter and buffer with the original."""
+    memo: dict[int, Any] = {}
+    for tensor in (*module.parameters(), *module.buffers()):
+        memo[id(tensor)] = tensor
+    return copy.deepcopy(module, memo)
+
+
+class ModelView:
+    """One version of a model: the base's tensors but for the replaced ones.
+
+    ``history`` holds the updates of each replaced matrix, oldest first.
+    """
+
+    def __init__(
+        self,
+        base: LoadedModel,
+        tensors: Mapping[str, torch.Tensor] | None = None,
+        history: Mapping[str, Sequence[Update]] | None = None,
+    ) -> None:
+        self.base = base
+        self.model = share(base.model)
+        self.replaced: dict[str, torch.Tensor] = {}
+        self.history = {name: list(updates) for name, updates in (history or {}).items()}
+        for name, tensor in (tensors or {}).items():
+            self.replace(name, tensor)
+
+    def fork(self) -> ModelView:
+        """A view of its own that starts with the same tensors and history."""
+        return ModelView(self.base, self.replaced, self.history)
+
+    def apply(self, delta: WeightDelta) -> None:
+        """Apply the updates of an edit to this version."""
+        for name, update in delta.updates.items():
+            self.update(name, update)
+
+    def update(self, name: str, update: Update) -> None:
+        """Add one update to a matrix: base plus all updates so far, rounded once.
+
+        Raises:
+            ValueError: the matrix was replaced, and no history says by which updates.
+            NumericalError: the update, or the rounded sum, is not finite; nothing is changed.
+        """
+        if name in self.replaced and not self.history.get(name):
+            raise ValueError(
+                f"{name} was replaced by a tensor; without the updates behind it "
+                "a further one would drop them"
+            )
+        for part in update.parts().values():
+            check_tensor(part, f"{name}: the update of its weights", SMALLER_STEPS)
+        owner = self.model.get_submodule(name.rpartition(".")[0])
+        base = self.base.model.get_parameter(name)
+        updates = [*self.history.get(name, []), update]
+        tensor = materialise(base, updates, is_transposed(owner))
+        check_tensor(tensor, f"{name}: the edited weights in {tensor.dtype}", SMALLER_STEPS)
+        self.history[name] = updates
+        self.replace(name, tensor)
+
+    def parameter(self, name: str) -> torch.Tensor:
+        """A parameter of this version, in the base's shape, dtype and device."""
+        parameter: torch.Tensor = self.model.get_parameter(name)
+        return parameter
+
+    def replace(self, name: str, tensor: torch.Tensor) -> None:
+        """Put ``tensor``, of the parameter's shape and dtype, in place of a parameter.
+
+        Raises:
+            ValueError: another shape or dtype.
+        """
+        old = self.parameter(name)
+        if tensor.shape != old.shape or tensor.dtype != old.dtype:
+            raise ValueError(
+                f"{name} is {tuple(old.shape)} {old.dtype}, "
+                f"not {tuple(tensor.shape)} {tensor.dtype}"
+            )
+        owner, _, attribute = name.rpartition(".")
+        tensor = tensor.to(old.device)
+        parameter = nn.Parameter(tensor, requires_grad=False)
+        setattr(self.model.get_submodule(owner), attribute, parameter)
+        self.replaced[name] = parameter.data
+
+    def weights_sha256(self) -> str:
+        """Hash over all parameters, as ``LoadedModel.weights_sha256``."""
+        changed = {name: tensor_sha256(tensor) for name, tensor in self.replaced.items()}
+        return combined_sha256({**self.base.tensor_hashes, **changed})
+
+
+def lower_part(view: ModelView, last: int) -> Any:
+    """A backbone that ends after block ``last``; its final norm is left out."""
+    family = view.base.family
+    backbone = _shell(family.backbone_of(view.model))
+    layers = family.layers_of(view.model)
+    _set(backbone, family.layers, layers[: last + 1])
+    return backbone
+
+
+def upper_part(view: ModelView, first: int) -> Any:
+    """A backbone that starts at block ``first``, with hidden states (r, t, d) as embeddings."""
+    family = view.base.family
+    backbone = _shell(family.backbone_of(view.model))
+    layers = family.layers_of(view.model)
+    _set(backbone, family.layers, layers[first:])
+    kinds = getattr(backbone.config, "layer_types", None)
+    if kinds is not None:
+        backbone.config = copy.copy(backbone.config)
+        backbone.config.layer_types = kinds[first:]
+    if family.absolute_positions:
+        _set(backbone, family.absolute_positions, _NoPositions())
+    return backbone
+
+
+@contextmanager
+def hooked(*handles: Any) -> Iterator[None]:
+    """Remove hooks at the end, also after an error."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def mlp_only_at(
+    view: ModelView, layer: int, row: torch.Tensor, place: torch.Tensor
+) -> Iterator[None]:
+    """Run a block's MLP only at n places, ``row`` (n,) and ``place`` (n,); it gives 0 elsewhere.
+
+    For a block of whose output nothing else is read.
+    """
+    mlp = view.base.family.mlp_of(view.model, layer)
+    shapes: list[torch.Size] = []
+
+    def cut(module: Any, args: Any) -> Any:
+        shapes.append(args[0].shape)
+        return (args[0][row, place], *args[1:])
+
+    def spread(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
+        return output.new_zeros(shapes.pop()).index_put((row, place), output)
+
+    with hooked(mlp.register_forward_pre_hook(cut), mlp.register_forward_hook(spread)):
+        yield
+
+
+def block_output(output: Any) -> torch.Tensor:
+    """The hidden states (r, t, d) in a block's output, which some families wrap in a tuple."""
+    tensor: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return tensor
+
+
+def with_hidden(output: Any, hidden: torch.Tensor) -> Any:
+    """A block's output with other hidden states (r, t, d)."""
+    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+
+class _NoPositions(nn.Module):
+    """In place of a position embedding when the input already is a hidden state."""
+
+    def forward(self, position_ids: torch.Tensor) -> torch.Tensor:
+        return torch.zeros((), device=position_ids.device)
+
+
+def _shell(module: nn.Module) -> Any:
+    """A module with its own table of children, the children themselves shared."""
+    shell = copy.copy(module)
+    shell._modules = dict(module._modules)
+    return shell
+
+
+def _set(module: nn.Module, name: str, child: nn.Module) -> None:
+    module._modules[name] = child

@@ -1,0 +1,282 @@
+"""Uncentered second moments E[k kᵀ] of keys over the tokens of a text corpus.
+
+Keys are the inputs of the MLP output projections, or of the attention's.  One pass over the text
+for all that are requested; results are kept in a folder under a key that
+names everything they depend on.  A pass that was killed continues from the sums that it saved last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+
+from jeep_core.errors import Cancelled, JeepError
+from jeep_core.models.loading import LoadedModel, texts_sha256
+from jeep_core.models.pauses import Pause
+from jeep_core.moments.factors import FactorCache, FactorMemory, KeptMoment, MomentFactor
+from jeep_core.moments.published import Imported, not_imported
+from jeep_core.moments.shipped import file_sha256, read_shipped, shipped_file
+from jeep_core.moments.source import import_command
+from jeep_core.moments.sums import Documents, MomentSums, accumulate, pack, way_of_summing
+from jeep_core.spec.matrices import Place, in_order
+from jeep_core.storage.files import load_whole, save_whole
+from jeep_core.text.encoding import encode
+
+Progress = Callable[[str, int, int], None]
+BATCH_TOKENS = 4096
+TOKENS_PER_DIMENSION = 20
+SAVE_EVERY_S = 30.0
+SAVING_SHARE = 0.05
+"""Sums are saved so seldom that saving takes at most this share of the time."""
+
+
+@dataclass
+class Moments:
+    """Second moments of one base model over one corpus, in memory and in ``folder``.
+
+    ``samples`` is the number of tokens taken from the beginning of the corpus; default: 20 per
+    dimension of the keys.  ``imported`` names published statistics that were imported into
+    ``folder`` and replace the corpus.  ``factor_bytes`` limits the memory that moments
+    and their factors take, ``memory`` is one that others use, too; without a folder the moments
+    themselves stay in memory.  ``shipped``: take those that ship with a bundled model, where they
+    are of this text and number of tokens.
+    """
+
+    base: LoadedModel
+    texts: Sequence[str]
+    samples: int = 0
+    folder: Path | None = None
+    imported: str | None = None
+    factor_bytes: int | None = None
+    memory: FactorMemory | None = None
+    shipped: bool = True
+    _factors: FactorCache = field(init=False, repr=False)
+    _corpus_sha256: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.samples:
+            self.samples = TOKENS_PER_DIMENSION * self.base.mlp_size
+        self._factors = FactorCache(self.base.mlp_size, self.factor_bytes, self.memory)
+
+    def another(self) -> Moments:
+        """The same moments for another user: they share all that is loaded and factored.
+
+        Safe to use in another thread while this one is used.
+        """
+        return replace(self, memory=self._factors.memory)
+
+    def factor(self, layer: Place) -> MomentFactor:
+        """The factor of one layer; ``ensure`` must have been called for it."""
+        return self._factors.get(layer)
+
+    def ensure(
+        self,
+        layers: Sequence[Place],
+        progress: Progress | None = None,
+        should_stop: Callable[[], bool] | None = None,
+        pause: Pause | None = None,
+    ) -> None:
+        """Find the moments of these layers, computing the missing ones in one pass.
+
+        Raises:
+            Cancelled: ``should_stop`` answered True.
+            JeepError: the corpus is empty, or a layer was not imported.
+        """
+        self._factors.expect(layers)
+        for layer in layers:
+            path = self.path(layer)
+            if layer not in self._factors and path and path.exists():
+                self._factors.add(layer, self._kept(layer, path))
+            elif layer not in self._factors:
+                self._take_shipped(layer)
+        missing = [layer for layer in layers if layer not in self._factors]
+        if missing and self.imported:
+            raise not_imported(self.imported, missing[0])
+        if missing:
+            found = self.sums(missing, progress=progress, should_stop=should_stop, pause=pause)
+            self.adopt(found)
+
+    def sums(
+        self,
+        layers: Sequence[Place],
+        shard: int = 0,
+        of: int = 1,
+        progress: Progress | None = None,
+        should_stop: Callable[[], bool] | None = None,
+        pause: Pause | None = None,
+    ) -> MomentSums:
+        """Σ k kᵀ over every ``of``-th batch from the ``shard``-th (0-based), in one pass.
+
+        With a folder, sums so far are saved there now and then, and a pass of the same kind
+        that was killed continues from them, with bitwise the same result.
+
+        Raises:
+            Cancelled: ``should_stop`` answered True.
+            JeepError: the corpus is empty, or has fewer batches than there are shards.
+        """
+        batches = self.batches()
+        if not batches:
+            raise JeepError("the corpus for second moments is empty")
+        if not 0 <= shard < of <= len(batches):
+            raise JeepError(f"no shard {shard + 1}/{of}: this text makes {len(batches)} batches")
+        chosen = batches[shard::of]
+        keys = {layer: self.key(layer) for layer in sorted(set(layers), key=in_order)}
+        fresh = MomentSums(keys, {}, 0, frozenset({shard}), of)
+        path = self._unfinished(fresh)
+        start = MomentSums.load(path) if path and path.exists() else fresh
+        total = self.samples if of == 1 else sum(len(row) for rows in chosen for row in rows)
+        saver = _Saver(path)
+
+        def before_batch() -> None:
+            if should_stop and should_stop():
+                raise Cancelled("cancelled while computing second moments")
+
+        def after_batch(count: int) -> None:
+            if progress:
+                progress("moments", min(count, total), total)
+
+        after_batch(start.count)
+        found = accumulate(self.base, chosen, start, before_batch, after_batch, saver.offer, pause)
+        if path:
+            path.unlink(missing_ok=True)
+        return found
+
+    def adopt(self, sums: MomentSums) -> None:
+        """Take complete sums over this corpus as the moments of their layers, and keep them.
+
+        Raises:
+            JeepError: they were taken over something else, or shards are missing.
+        """
+        if any(key != self.key(layer) for layer, key in sums.keys.items()):
+            raise JeepError("these sums are of another model, text, sample count or dtype")
+        if self.folder:
+            for layer, path in zip(sums.keys, keep(sums, self.folder), strict=True):
+                self._factors.add(layer, self._kept(layer, path))
+            return
+        for layer, moment in sums.moments().items():
+            factor = MomentFactor(moment.to(self.base.device), f"layer {layer}")
+            self._factors.add(layer, factor)
+
+    def path(self, layer: Place) -> Path | None:
+        """Where the moment of a layer is kept."""
+        if self.folder and self.imported:
+            return Imported(self.folder, self.imported).path(self.base, layer)
+        return self.folder and _moment_path(self.folder, self.key(layer))
+
+    def key(self, layer: Place) -> str:
+        """Hash of everything the moment of a layer depends on."""
+        if self.folder and self.imported:
+            return Imported(self.folder, self.imported).key(self.base, layer)
+        base = self.base
+        parts: tuple[object, ...] = (
+            base.model_hash,
+            layer,
+            self._corpus(),
+            self.samples,
+            str(base.dtype),
+        )
+        file = self._shipped(layer)
+        if file is not None:
+            parts = (*parts, file_sha256(file))
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    def _corpus(self) -> str:
+        if not self._corpus_sha256:
+            self._corpus_sha256 = texts_sha256(self.texts)
+        return self._corpus_sha256
+
+    def _shipped(self, layer: Place) -> Path | None:
+        """The file that ships for a layer, if it is to be used."""
+        if not self.shipped or self.imported:
+            return None
+        return shipped_file(self.base, layer, self._corpus(), self.samples)
+
+    def _take_shipped(self, layer: Place) -> None:
+        """Use a layer's shipped moment, if there is one; with a folder it is kept there."""
+        file, path = self._shipped(layer), self.path(layer)
+        if file is None:
+            return
+        moment = read_shipped(file)
+        if path is not None:
+            save_whole(path, {"moment": moment})
+            self._factors.add(layer, self._kept(layer, path))
+        else:
+            self._factors.add(layer, MomentFactor(moment.to(self.base.device), f"layer {layer}"))
+
+    def batches(self) -> list[Documents]:
+        """The beginning of the corpus, tokenized and packed."""
+        limit, chosen, total = self.base.max_positions, [], 0
+        for text in self.texts:
+            if total >= self.samples:
+                break
+            ids = encode(self.base.tokenizer, text).ids[:limit]
+            chosen.append(ids)
+            total += len(ids)
+        return pack(chosen, BATCH_TOKENS)
+
+    def _kept(self, layer: Place, path: Path) -> MomentFactor:
+        """The factor of a moment in a file; read when it is needed."""
+        device = self.base.device
+
+        def read() -> torch.Tensor:
+            try:
+                return load_whole(path)["moment"].to(device)
+            except (JeepError, SafetensorError, KeyError, OSError) as error:
+                again = import_command(self.imported) + " writes it" if self.imported else ""
+                hint = f"remove {path}, then {again or 'it is taken'} again"
+                raise JeepError(f"second moments of layer {layer}: {error}; {hint}") from None
+
+        precision = torch.float32 if device.type == "cuda" else torch.float64
+        key, name = self.key(layer), f"layer {layer}"
+        factor_path = path.with_name(f"factor-{key[:32]}.safetensors")
+        memory = self._factors.memory
+        kept = memory.shared(key, lambda: KeptMoment(read, name, factor_path))
+        return MomentFactor(kept, name, precision)
+
+    def _unfinished(self, sums: MomentSums) -> Path | None:
+        """Where a pass keeps its sums so far; another way to sum is another file."""
+        way = (BATCH_TOKENS, *way_of_summing())
+        keys = sorted((str(place), key) for place, key in sums.keys.items())
+        parts = (keys, sorted(sums.parts), sums.of, way)
+        name = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+        return self.folder and self.folder / f"unfinished-{name}.safetensors"
+
+
+class _Saver:
+    """Saves sums now and then."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._next = time.monotonic() + SAVE_EVERY_S
+
+    def offer(self, sums: MomentSums) -> None:
+        """Save ``sums`` if it is time."""
+        began = time.monotonic()
+        if self._path and began >= self._next:
+            sums.save(self._path)
+            ended = time.monotonic()
+            self._next = ended + max(SAVE_EVERY_S, (ended - began) / SAVING_SHARE)
+
+
+def keep(sums: MomentSums, folder: Path) -> list[Path]:
+    """Write the moments of complete sums into a folder, where ``Moments`` finds them.
+
+    Raises:
+        JeepError: shards are missing.
+    """
+    paths = []
+    for layer, moment in sums.moments().items():
+        path = _moment_path(folder, sums.keys[layer])
+        save_whole(path, {"moment": moment})
+        paths.append(path)
+    return paths
+
+
+def _moment_path(folder: Path, key: str) -> Path:
+    return folder / f"moment-{key[:32]}.safetensors"

@@ -1,0 +1,366 @@
+"""Cholesky factors of second moments: made once per base model and layer, kept within a limit."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from weakref import WeakKeyDictionary, WeakSet
+
+import torch
+from safetensors import SafetensorError
+
+from jeep_core.errors import JeepError
+from jeep_core.models.loading import tensor_bytes
+from jeep_core.spec.matrices import Place
+from jeep_core.storage.files import load_whole, save_whole
+from jeep_core.updates.cholesky import check_moment, cholesky
+
+KEPT_ON_DISK_FROM = 4096
+"""Smallest d_ff whose float64 factor is read back quicker than it is made, with a margin."""
+CHUNK_ROWS = 1024
+
+
+class KeptMoment:
+    """A second moment with the factors and the null space made of it, for all its users.
+
+    ``moment`` (d_ff, d_ff) is E[k kᵀ] over tokens, or a function that loads it; then it may be
+    dropped and is loaded again when it is needed.  The float64 factor of a large layer on the CPU
+    is kept in ``path``, if given.
+    """
+
+    def __init__(
+        self,
+        moment: torch.Tensor | Callable[[], torch.Tensor],
+        name: str,
+        path: Path | None = None,
+    ) -> None:
+        self.name, self._path = name, path
+        self._load = moment if callable(moment) else None
+        self._moment = None if callable(moment) else moment
+        self._lower: dict[torch.dtype, torch.Tensor] = {}
+        self._null: tuple[float, torch.Tensor] | None = None
+
+    @property
+    def stored(self) -> torch.Tensor:
+        """E[k kᵀ] (d_ff, d_ff) in the floating-point type it is stored in."""
+        if self._moment is None:
+            assert self._load is not None
+            self._moment = self._load()
+        return self._moment
+
+    def null_basis(self, threshold: float) -> torch.Tensor:
+        """Eigenvectors (d_ff, k) of E[k kᵀ] with eigenvalues below ``threshold``, float64."""
+        if self._null is None or self._null[0] != threshold:
+            check_moment(self.stored, self.name)
+            values, vectors = torch.linalg.eigh(self.stored.double())
+            self._null = threshold, vectors[:, values < threshold].contiguous()
+            self._forget_moment()
+        return self._null[1]
+
+    def lower_in(self, dtype: torch.dtype) -> torch.Tensor:
+        """L (d_ff, d_ff), lower, with L Lᵀ = E[k kᵀ], computed in ``dtype`` and kept.
+
+        Raises:
+            NumericalError: the moment is singular or not finite.
+        """
+        if dtype not in self._lower:
+            self._lower[dtype] = self._read() if self._on_disk(dtype) else self._make(dtype)
+            if dtype is torch.float64:
+                self._forget_moment()
+        return self._lower[dtype]
+
+    def forget(self, dtype: torch.dtype) -> None:
+        """Drop the factor of one type."""
+        self._lower.pop(dtype, None)
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory that ``drop`` would free."""
+        kept = list(self._lower.values())
+        if self._load is not None and self._moment is not None:
+            kept.append(self._moment)
+        if self._null is not None:
+            kept.append(self._null[1])
+        return sum(map(_bytes, kept))
+
+    def drop(self) -> None:
+        """Free what can be loaded or made again."""
+        self._lower.clear()
+        self._null = None
+        self._forget_moment()
+
+    def _forget_moment(self) -> None:
+        if self._load is not None:
+            self._moment = None
+
+    def _on_disk(self, dtype: torch.dtype) -> bool:
+        return dtype is torch.float64 and self._path is not None and self._path.exists()
+
+    def _read(self) -> torch.Tensor:
+        """The factor in the file; a file that cannot be read is made again."""
+        assert self._path is not None
+        with suppress(SafetensorError, OSError, KeyError, JeepError):
+            return load_whole(self._path)["upper"].mT
+        self._path.unlink(missing_ok=True)
+        return self._make(torch.float64)
+
+    def _make(self, dtype: torch.dtype) -> torch.Tensor:
+        lower = cholesky(self.stored.to(dtype), self.name)
+        large = len(lower) >= KEPT_ON_DISK_FROM and lower.device.type == "cpu"
+        if self._path is not None and large and dtype is torch.float64:
+            save_whole(self._path, {"upper": lower.mT.contiguous()})
+        return lower
+
+
+class MomentFactor:
+    """One user's access to the second moment of a layer: its factor, and columns solved with it.
+
+    ``moment``: a `KeptMoment` that others may share, or its argument.  ``precision``: the type to
+    solve in, by default float64 on the CPU, float32 with corrections on a GPU, where float64 can
+    be slow.  Solved columns belong to one user, so no result depends on what others solve.
+    """
+
+    def __init__(
+        self,
+        moment: KeptMoment | torch.Tensor | Callable[[], torch.Tensor],
+        name: str,
+        precision: torch.dtype | None = None,
+        path: Path | None = None,
+    ) -> None:
+        if not isinstance(moment, KeptMoment):
+            moment = KeptMoment(moment, name, path)
+        self.kept = moment
+        self.name, self._precision = name, precision
+        self._solved: tuple[torch.dtype, dict[bytes, int], torch.Tensor] | None = None
+        self.memory: FactorMemory | None = None
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Use this factor, and no other of its `FactorMemory`, with memory reserved for it."""
+        with self.memory.room_for(self) if self.memory is not None else nullcontext():
+            yield
+
+    @property
+    def stored(self) -> torch.Tensor:
+        """E[k kᵀ] (d_ff, d_ff) in the floating-point type it is stored in."""
+        return self.kept.stored
+
+    @property
+    def moment(self) -> torch.Tensor:
+        """E[k kᵀ] (d_ff, d_ff) in float64."""
+        return self.stored.double()
+
+    @property
+    def precision(self) -> torch.dtype:
+        """The type that systems with this moment are solved in first."""
+        if self._precision is None:
+            gpu = self.stored.device.type == "cuda"
+            self._precision = torch.float32 if gpu else torch.float64
+        return self._precision
+
+    def null_basis(self, threshold: float) -> torch.Tensor:
+        """Eigenvectors (d_ff, k) of E[k kᵀ] with eigenvalues below ``threshold``, float64."""
+        return self.kept.null_basis(threshold)
+
+    def distrust(self) -> None:
+        """Solve in float64 from now on: float32 was not enough for this moment."""
+        self._precision = torch.float64
+        self.kept.forget(torch.float32)
+        self._solved = None
+
+    @property
+    def lower(self) -> torch.Tensor:
+        """L (d_ff, d_ff) with L Lᵀ = E[k kᵀ], in float64."""
+        return self.lower_in(torch.float64)
+
+    def lower_in(self, dtype: torch.dtype) -> torch.Tensor:
+        """L (d_ff, d_ff) with L Lᵀ = E[k kᵀ] in ``dtype``, kept (see `KeptMoment.lower_in`)."""
+        return self.kept.lower_in(dtype)
+
+    def times(self, right: torch.Tensor) -> torch.Tensor:
+        """E[k kᵀ] · ``right`` (d_ff, m) in float64, without a float64 copy of the moment."""
+        moment = self.stored
+        starts = range(0, len(moment), CHUNK_ROWS)
+        return torch.cat([moment[i : i + CHUNK_ROWS].double() @ right for i in starts])
+
+    def unsolved(self, rows: torch.Tensor) -> int:
+        """How many of these keys (n, d_ff) ``half_solved`` would have to solve for."""
+        dtype, known, _ = self._solved or (None, {}, None)
+        if dtype is not self.precision:
+            return len(rows)
+        return sum(digest not in known for digest in _digests(rows))
+
+    def half_solved(self, rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """L⁻¹ Kᵀ (d_ff, n) for keys ``rows`` (n, d_ff), computed in ``dtype``.
+
+        The columns of the last call are kept: keys of earlier edits come back with every edit.
+        """
+        digests = _digests(rows)
+        kept_dtype, known, kept = self._solved or (dtype, {}, rows.to(dtype)[:0])
+        if kept_dtype is not dtype:
+            known, kept = {}, kept[:0].to(dtype)
+        new = [i for i, digest in enumerate(digests) if digest not in known]
+        places = torch.tensor(
+            [known.get(digest, -1) for digest in digests], dtype=torch.long, device=rows.device
+        )
+        solved = torch.empty(rows.shape, dtype=dtype, device=rows.device)
+        old = places >= 0
+        solved[old] = kept[places[old]]
+        if new:
+            columns = rows[new].to(dtype).T
+            solved[new] = torch.linalg.solve_triangular(
+                self.lower_in(dtype), columns, upper=False
+            ).T
+        self._solved = (dtype, {digest: i for i, digest in enumerate(digests)}, solved)
+        return solved.T
+
+    @property
+    def solved_bytes(self) -> int:
+        """Memory in solved columns."""
+        return 0 if self._solved is None else _bytes(self._solved[2])
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory that ``drop`` would free."""
+        return self.kept.held_bytes + self.solved_bytes
+
+    def drop(self) -> None:
+        """Free what can be loaded or made again."""
+        self.kept.drop()
+        self.forget_solved()
+
+    def forget_solved(self) -> None:
+        """Free the solved columns."""
+        self._solved = None
+
+
+class FactorMemory:
+    """The memory that second moments of one base model take, whoever uses them.
+
+    ``limit`` bounds, in bytes, moments, factors, null spaces and solved columns of all users; one
+    factor is in use at a time and always fits.  What is dropped is loaded or made again.  First
+    dropped are layers that nobody edits any more.  As every edit takes the layers in one order,
+    the layer used last is needed again last and is dropped next.  Safe to use from threads.
+    """
+
+    def __init__(self, d_ff: int, limit: int | None = None) -> None:
+        self.limit, self._one = limit, 8 * d_ff**2
+        self.lock = threading.RLock()
+        self._users: WeakSet[FactorCache] = WeakSet()
+        self._shared: dict[str, KeptMoment] = {}
+        self._last_used: WeakKeyDictionary[KeptMoment, int] = WeakKeyDictionary()
+
+    def enter(self, user: FactorCache) -> None:
+        """Register a user, for as long as it exists."""
+        with self.lock:
+            self._users.add(user)
+
+    def shared(self, key: str, make: Callable[[], KeptMoment]) -> KeptMoment:
+        """The moment of a key, made for the first user that asks for it."""
+        with self.lock:
+            if key not in self._shared:
+                self._shared[key] = make()
+            return self._shared[key]
+
+    @contextmanager
+    def room_for(self, factor: MomentFactor) -> Iterator[None]:
+        """Exclude other factors from use, with room for this one beside what is kept."""
+        with self.lock:
+            self._last_used[factor.kept] = 1 + max(self._last_used.values(), default=0)
+            if self.limit is not None:
+                self._make_room(self.limit - max(self._held(factor.kept), self._one), factor.kept)
+            yield
+
+    def held_bytes(self) -> int:
+        """Memory in all that can be dropped."""
+        with self.lock:
+            return sum(map(self._held, self._all()))
+
+    def _make_room(self, allowed: int, wanted: KeptMoment) -> None:
+        """Drop others until they take at most ``allowed`` bytes."""
+        needed = {kept for user in self._users for kept in user.expected()}
+        others = sorted(self._all() - {wanted}, key=lambda kept: self._last_used.get(kept, 0))
+        unused = [kept for kept in others if kept not in needed]
+        used = [kept for kept in others if kept in needed]
+        held = sum(map(self._held, others))
+        for kept in (*unused, *reversed(used)):
+            if held <= allowed:
+                return
+            held -= self._held(kept)
+            kept.drop()
+            for factor in self._of(kept):
+                factor.forget_solved()
+
+    def _all(self) -> set[KeptMoment]:
+        mine = {factor.kept for user in self._users for factor in user.factors()}
+        return mine | set(self._shared.values())
+
+    def _of(self, kept: KeptMoment) -> list[MomentFactor]:
+        return [f for user in self._users for f in user.factors() if f.kept is kept]
+
+    def _held(self, kept: KeptMoment) -> int:
+        return kept.held_bytes + sum(factor.solved_bytes for factor in self._of(kept))
+
+
+class FactorCache:
+    """One user's factors of a model's layers (``d_ff``), within the limit of a `FactorMemory`.
+
+    Without a ``memory`` that others use, too, it has one of its own with this ``limit`` in bytes.
+    """
+
+    def __init__(
+        self, d_ff: int, limit: int | None = None, memory: FactorMemory | None = None
+    ) -> None:
+        self.memory = memory or FactorMemory(d_ff, limit)
+        self._factors: dict[Place, MomentFactor] = {}
+        self._in_use: set[Place] = set()
+        self.memory.enter(self)
+
+    def __contains__(self, layer: Place) -> bool:
+        return layer in self._factors
+
+    def add(self, layer: Place, factor: MomentFactor) -> None:
+        """Register the factor of a layer."""
+        with self.memory.lock:
+            factor.memory = self.memory
+            self._factors[layer] = factor
+
+    def expect(self, layers: Collection[Place]) -> None:
+        """The layers that the coming solves go through."""
+        with self.memory.lock:
+            self._in_use = set(layers)
+
+    def get(self, layer: Place) -> MomentFactor:
+        """The factor of an added layer (KeyError for others); makes room for it."""
+        factor = self._factors[layer]
+        with factor.in_use():
+            return factor
+
+    def factors(self) -> list[MomentFactor]:
+        """All that are known."""
+        return list(self._factors.values())
+
+    def expected(self) -> list[KeptMoment]:
+        """Those that the coming solves go through."""
+        return [f.kept for layer, f in self._factors.items() if layer in self._in_use]
+
+    def held_bytes(self) -> int:
+        """Memory in factors that can be dropped."""
+        return sum(factor.held_bytes for factor in self.factors())
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _digests(rows: torch.Tensor) -> list[bytes]:
+    """One digest per key of ``rows`` (n, d_ff)."""
+    size = rows.shape[1] * rows.element_size()
+    data = memoryview(tensor_bytes(rows))
+    return [
+        hashlib.blake2b(data[i * size : (i + 1) * size], digest_size=16).digest()
+        for i in range(len(rows))
+    ]

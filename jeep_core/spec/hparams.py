@@ -1,0 +1,399 @@
+"""Hyper-parameters: one frozen class per editor, presets, and checks against a model.
+
+Symbols of the paper (Shi et al., AAAI 2025): ``clamp`` is γ, ``weight_decay`` β, ``kl_weight``
+α', ``moment_weight`` λ (in samples).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from jeep_core.errors import FieldProblem, InvalidHParams
+from jeep_core.spec.matrices import AttentionOut, Place
+from jeep_core.spec.naming import field_problems, known_names, one_line
+
+AUTOMATIC = ("jeep", "memit", "pmet")
+"""Editors that ``hparams: "auto"`` is for."""
+PRESETS = Path(__file__).parent / "presets"
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Spread = Literal["sqrt", "linear"]
+T = TypeVar("T", bound="EditorHParams")
+
+
+class HParams(BaseModel):
+    """Base: frozen, no unknown fields, finite numbers only."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Region(HParams):
+    """Consecutive layers whose MLP output projections are rewritten at one position.
+
+    The value is optimised at the output of the last layer; ``spread`` is the divisor of the
+    residual at layer l of a region ending at L: √(L-l+1) or L-l+1.
+    """
+
+    layers: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    clamp: Positive = Field(description="γ: ‖δ‖ ≤ γ‖h‖")
+    weight_decay: NonNegative = Field(0.5, description="β, times ‖δ‖/‖h‖²")
+    moment_weight: Positive = Field(description="λ: weight of the second moment, in samples")
+    spread: Spread = "linear"
+    null_space: Positive | None = Field(
+        default=None,
+        description="Write only where eigenvalues of the second moment are below this "
+        "(AlphaEdit); moment_weight then is the ridge on what is left",
+    )
+
+    @field_validator("layers")
+    @classmethod
+    def _consecutive(cls, layers: tuple[int, ...]) -> tuple[int, ...]:
+        if list(layers) != list(range(layers[0], layers[0] + len(layers))):
+            raise ValueError("layers must be consecutive and ascending, such as [3, 4, 5]")
+        return layers
+
+    @property
+    def last(self) -> int:
+        """The layer whose output is optimised."""
+        return self.layers[-1]
+
+    @property
+    def places(self) -> list[Place]:
+        """The matrices that are written, in order."""
+        return list(self.layers)
+
+
+class JeepLowRegion(Region):
+    """JEEP's low region: the residual is spread by the square root, as in PMET."""
+
+    spread: Spread = "sqrt"
+
+
+class JeepHighRegion(Region):
+    """JEEP's high region."""
+
+    projection: Literal["mlp", "attention"] = Field(
+        "mlp", description="The output projection that is written (table 4 of the paper)"
+    )
+
+    @property
+    def places(self) -> list[Place]:
+        """The matrices that are written, in order."""
+        if self.projection == "mlp":
+            return list(self.layers)
+        return [AttentionOut(layer) for layer in self.layers]
+
+
+class EditorHParams(HParams):
+    """The interface of every editor's hyper-parameters."""
+
+    @property
+    def prefix_count(self) -> int:
+        """How many prefixes the editor's rows have, the empty one included."""
+        return 1
+
+    @property
+    def moment_layers(self) -> list[Place]:
+        """Places whose second moments are needed."""
+        return []
+
+    def layer_problems(self, n_layers: int) -> list[FieldProblem]:
+        """Problems of the layers in a model of ``n_layers``; pointers are relative."""
+        raise NotImplementedError
+
+
+def no_such_layer(pointer: str, layer: int, n_layers: int) -> FieldProblem:
+    """A layer that the model does not have."""
+    message = f"layer {layer} does not exist, the model has layers 0 to {n_layers - 1}"
+    return FieldProblem(pointer, "no_such_layer", message)
+
+
+class OptimisedEditorHParams(EditorHParams):
+    """Hyper-parameters of every editor that optimises value vectors."""
+
+    n_steps: int = Field(25, ge=1, le=1000, description="Forward passes, the last only measures")
+    learning_rate: Positive = 0.5
+    kl_weight: NonNegative = 0.0625
+    n_prefixes: int = Field(6, ge=1, le=64, description="The empty prefix counts as one")
+    preserve_previous_edits: bool = Field(
+        True, description="Add the keys of live earlier edits to the second moment"
+    )
+
+    compute_dtype: Literal["model", "bfloat16"] = Field(
+        "model", description="Type of the matrix products of value optimisation; δ is float32"
+    )
+
+    @property
+    def regions(self) -> dict[str, Region]:
+        """The regions by name, in the order in which they are written."""
+        raise NotImplementedError
+
+    @property
+    def prefix_count(self) -> int:
+        """All of them."""
+        return self.n_prefixes
+
+    @property
+    def moment_layers(self) -> list[Place]:
+        """Those of the regions."""
+        return [place for region in self.regions.values() for place in region.places]
+
+    def layer_problems(self, n_layers: int) -> list[FieldProblem]:
+        """Layers that do not exist, and values that no block would read."""
+        problems = []
+        for name, region in self.regions.items():
+            where = f"/{name}/layers"
+            if region.last >= n_layers:
+                problems.append(no_such_layer(where, region.last, n_layers))
+            elif region.last == n_layers - 1:
+                message = (
+                    "the last layer cannot be a region's end: nothing above it reads the value"
+                )
+                problems.append(FieldProblem(where, "last_layer", message))
+        return problems
+
+
+class JeepHParams(OptimisedEditorHParams):
+    """JEEP: a low region at the subject's last token, a high one at the prediction position.
+
+    ``optimise``: both vectors together, one alone, or ``separately``: the low one, the low
+    region written, then the high one on the edited model.  ``write``: the regions written, by
+    default those optimised.  ``high_target`` is the value the high region is written to: the
+    state of the model at the optimum, or (the literal reading of the paper) the unedited state
+    plus δ*.
+    """
+
+    low: JeepLowRegion
+    high: JeepHighRegion
+    n_steps: int = Field(30, ge=1, le=1000, description="Forward passes, the last only measures")
+    stop_probability: float = Field(0.9, gt=0, le=1)
+    high_target: Literal["at_optimum", "literal"] = "at_optimum"
+    optimise: Literal["together", "separately", "low", "high"] = "together"
+    write: Literal["both", "low", "high"] | None = None
+
+    @model_validator(mode="after")
+    def _low_below_high(self) -> JeepHParams:
+        if self.high.layers[0] <= self.low.last:
+            raise ValueError("the high region must lie above the low region")
+        if self.optimise in ("low", "high") and self.write not in (None, self.optimise):
+            raise ValueError(f"write must be {self.optimise!r}: nothing else is optimised")
+        if self.optimise == "separately" and self.write not in (None, "both"):
+            raise ValueError("what is optimised separately is written in both regions")
+        return self
+
+    @property
+    def written(self) -> list[str]:
+        """The regions that are written, in order."""
+        if self.write in ("low", "high"):
+            return [self.write]
+        return [self.optimise] if self.optimise in ("low", "high") else ["low", "high"]
+
+    @property
+    def regions(self) -> dict[str, Region]:
+        """Low first, then high."""
+        return {"low": self.low, "high": self.high}
+
+
+class MemitHParams(OptimisedEditorHParams):
+    """MEMIT (Meng et al. 2022b): the low region alone; a fact stops when its loss is small."""
+
+    low: Region
+    stop_loss: Positive = 0.05
+
+    @property
+    def regions(self) -> dict[str, Region]:
+        """The one region."""
+        return {"low": self.low}
+
+
+class AlphaEditHParams(MemitHParams):
+    """AlphaEdit (Fang et al. 2024, arXiv 2410.02355): MEMIT written into the null space.
+
+    ``low.moment_weight`` is the ridge (10 in the published settings).
+    """
+
+    @model_validator(mode="after")
+    def _in_null_space(self) -> AlphaEditHParams:
+        if self.low.null_space is None:
+            raise ValueError("low.null_space must be given (0.02 in the published settings)")
+        return self
+
+
+class RomeHParams(OptimisedEditorHParams):
+    """ROME (Meng et al. 2022a, arXiv 2202.05262): one layer, a fact at a time, rank one."""
+
+    layer: int = Field(ge=0)
+    clamp: Positive = Field(4.0, description="γ: ‖δ‖ ≤ γ‖MLP output‖")
+    weight_decay: NonNegative = 0.5
+    n_steps: int = Field(20, ge=1, le=1000, description="Forward passes, the last only measures")
+    n_prefixes: int = Field(21, ge=1, le=64, description="The empty prefix counts as one")
+    stop_loss: Positive = 0.05
+
+    @property
+    def low(self) -> Region:
+        """The layer as a region."""
+        return Region(
+            layers=(self.layer,),
+            clamp=self.clamp,
+            weight_decay=self.weight_decay,
+            moment_weight=1.0,
+        )
+
+    @property
+    def regions(self) -> dict[str, Region]:
+        """The one region."""
+        return {"low": self.low}
+
+    def layer_problems(self, n_layers: int) -> list[FieldProblem]:
+        """The layer must exist, with one above it."""
+        return [replace(p, pointer="/layer") for p in super().layer_problems(n_layers)]
+
+
+class PmetHParams(OptimisedEditorHParams):
+    """PMET (Li et al. 2023, arXiv 2308.08742): vectors at both projections, the MLP's written.
+
+    A fact also stops when every target token is the arg-max and the weighted KL is at most
+    0.01; while they are, the likelihood counts ``written_weight`` only.
+    """
+
+    low: JeepLowRegion
+    n_steps: int = Field(30, ge=1, le=1000, description="Forward passes, the last only measures")
+    learning_rate: Positive = 0.2
+    kl_weight: NonNegative = 1.0
+    stop_loss: Positive = 0.05
+    written_weight: NonNegative = 0.1
+
+    @property
+    def regions(self) -> dict[str, Region]:
+        """The one region."""
+        return {"low": self.low}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A set of hyper-parameters with the model it is for and where it comes from.
+
+    ``dtype``: that of the weights it was found with, if that is known.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    name: str
+    editor: str
+    model: str
+    origin: str
+    hparams: dict[str, Any]
+    dtype: str | None = None
+
+
+def load_preset(name: str, folder: Path | None = None) -> Preset:
+    """A preset by its name: one of the user's ``folder``, or a shipped one.
+
+    Raises:
+        InvalidHParams: there is none of this name, or its file is not a preset.
+    """
+    path = _preset_files(folder).get(name)
+    if path is None:
+        message = f"no preset {name!r}; {known_names(name, preset_names(folder))}"
+        raise InvalidHParams([FieldProblem("/preset", "unknown_preset", message)])
+    try:
+        stat = path.stat()
+        return _read_preset(name, path, stat.st_mtime_ns, stat.st_size)
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+        message = f"{path} is not a preset: {one_line(error)}"
+        raise InvalidHParams([FieldProblem("/preset", "bad_preset", message)]) from None
+
+
+@lru_cache(maxsize=256)
+def _read_preset(name: str, path: Path, changed_ns: int, size: int) -> Preset:
+    """Read a file once, and again when it has changed."""
+    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(raw, dict):
+        raise ValueError("it is no mapping with editor, model, origin and hparams")
+    return _PRESET.validate_python({"name": name, **raw})
+
+
+_PRESET = TypeAdapter(Preset)
+
+
+def _preset_files(folder: Path | None) -> dict[str, Path]:
+    """Files by name; those of the user's folder hide shipped ones.
+
+    Raises:
+        InvalidHParams: ``folder`` is not a folder.
+    """
+    if folder is not None and not folder.is_dir():
+        message = f"{folder} is no folder of presets (--presets, JEEP_PRESETS)"
+        raise InvalidHParams([FieldProblem("/preset", "bad_preset", message)])
+    paths = [*PRESETS.glob("*.yaml"), *(folder.glob("*.yaml") if folder else ())]
+    return {path.stem: path for path in paths}
+
+
+def preset_names(folder: Path | None = None) -> list[str]:
+    """Names of the shipped presets and those of the user's folder."""
+    return sorted(_preset_files(folder))
+
+
+def presets_for(model: str, folder: Path | None = None) -> list[Preset]:
+    """Presets made for this model: the user's first, the plain ones before the variants.
+
+    Names of models are compared without owner or folder and without case, so that a preset for
+    a hub id also serves a local copy.
+    """
+    presets = [load_preset(name, folder) for name in preset_names(folder)]
+    found = [preset for preset in presets if _bare(preset.model) == _bare(model)]
+    shipped = {path.stem for path in PRESETS.glob("*.yaml")}
+    return sorted(found, key=lambda p: (p.name in shipped, len(p.name), p.name))
+
+
+def _bare(model: str) -> str:
+    return Path(model).name.casefold()
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes`` laid over it, mappings merged key by key."""
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        merged[key] = merge(old, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def validate_hparams(
+    cls: type[T],
+    values: Mapping[str, Any],
+    n_layers: int,
+    pointer: str = "/hparams",
+) -> T:
+    """Hyper-parameters of class ``cls`` whose layers exist in a model of ``n_layers`` layers.
+
+    Raises:
+        InvalidHParams: with a pointer per wrong field.
+    """
+    try:
+        hparams = cls.model_validate(values)
+    except ValidationError as error:
+        raise InvalidHParams(field_problems(cls, error, pointer)) from None
+    problems = [
+        replace(problem, pointer=pointer + problem.pointer)
+        for problem in hparams.layer_problems(n_layers)
+    ]
+    if problems:
+        raise InvalidHParams(problems)
+    return hparams

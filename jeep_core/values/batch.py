@@ -1,0 +1,389 @@
+"""The facts that are being optimised: they join, take steps together, and leave one by one.
+
+In comments n is the number of facts in the pool, r = n · n_rows that of their rows (a fact's rows
+are adjacent, the one with the empty prefix first), d the hidden size, V the vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+
+from jeep_core.errors import NumericalError
+from jeep_core.models.upper_blocks import Rows, UpperStack
+from jeep_core.models.views import ModelView
+from jeep_core.spec.finite import OTHER_VERSION, SMALLER_STEPS
+from jeep_core.spec.hparams import Region
+from jeep_core.values.objective import WRITTEN_KL, FactTokens, Objective, Values
+
+ADAM_BETAS = (0.9, 0.999)
+ADAM_EPSILON = 1e-8
+
+
+class _Adam:
+    """Adam over one (n, d) float32 tensor to which rows are added and from which they are taken."""
+
+    def __init__(self, size: int, rate: float) -> None:
+        self.rate = rate
+        self.value = self.first = self.second = torch.zeros(0, size)
+
+    def to(self, device: torch.device) -> None:
+        """Move to a device."""
+        self.value, self.first, self.second = (
+            t.to(device) for t in (self.value, self.first, self.second)
+        )
+
+    def add(self, rows: int) -> None:
+        """Add ``rows`` rows, at zero."""
+        new = self.value.new_zeros(rows, self.value.shape[1])
+        self.value, self.first, self.second = (
+            torch.cat([t, new]) for t in (self.value, self.first, self.second)
+        )
+
+    def step(self, gradient: torch.Tensor, count: torch.Tensor, limit: torch.Tensor) -> None:
+        """One update by ``gradient`` (n, d), each row's number ``count`` (n,), then the clamp.
+
+        The clamp projects every row onto ‖row‖ ≤ ``limit`` (n,).
+        """
+        b1, b2 = ADAM_BETAS
+        self.first.mul_(b1).add_(gradient, alpha=1 - b1)
+        self.second.mul_(b2).addcmul_(gradient, gradient, value=1 - b2)
+        # bias corrections (n, 1) by row: rows have joined at different steps
+        scale = (self.rate / (1 - b1**count))[:, None]
+        corrected = self.second.div((1 - b2**count)[:, None]).sqrt_().add_(ADAM_EPSILON)
+        self.value.sub_(self.first / corrected * scale)
+        norm = self.value.norm(dim=1)
+        factor = (limit / norm.clamp_min(1e-30)).clamp(max=1.0)
+        # limit / infinity is 0, which would hide a step that is too large: the next loss shows it
+        self.value.mul_(torch.where(norm.isfinite(), factor, torch.nan)[:, None])
+
+    def keep(self, index: torch.Tensor) -> None:
+        """Drop all rows but those of ``index`` (k,)."""
+        self.value, self.first, self.second = (
+            t[index] for t in (self.value, self.first, self.second)
+        )
+
+
+class _Site:
+    """One added vector per fact: Adam's state, and the unedited state (n, d) it is added to."""
+
+    def __init__(self, region: Region, trained: bool, size: int, objective: Objective) -> None:
+        self.region, self.trained = region, trained
+        self.adam = _Adam(size, objective.learning_rate)
+        self.reference = torch.zeros(0, size)
+
+    def to(self, device: torch.device) -> _Site:
+        """The site on a device, empty."""
+        self.adam.to(device)
+        self.reference = self.reference.to(device)
+        return self
+
+    def add(self, rows: int) -> None:
+        """Add ``rows`` rows, at zero."""
+        self.adam.add(rows)
+        new = self.reference.new_zeros(rows, self.reference.shape[1])
+        self.reference = torch.cat([self.reference, new])
+
+    def keep(self, index: torch.Tensor) -> None:
+        """Drop all rows but those of ``index`` (k,)."""
+        self.adam.keep(index)
+        self.reference = self.reference[index]
+
+    def decay(self, delta: torch.Tensor) -> torch.Tensor:
+        """β‖δ‖/‖h‖² (n,) of ``delta`` (n, d); at δ = 0, the start, torch's gradient of ‖δ‖ is 0."""
+        part: torch.Tensor = delta.norm(dim=1) / self.reference.norm(dim=1).square()
+        return self.region.weight_decay * part
+
+    def step(self, gradient: torch.Tensor, count: torch.Tensor) -> None:
+        """One update by ``gradient`` (n, d), number ``count`` (n,), clamped to γ‖h‖."""
+        self.adam.step(gradient, count, self.region.clamp * self.reference.norm(dim=1))
+
+
+@dataclass
+class _Found:
+    """The result of one pass, (n,) each: losses, probability, all target tokens the arg-max.
+
+    ``high`` (n, d): the states at the high region, δ* not added.
+    """
+
+    loss: torch.Tensor
+    kl_loss: torch.Tensor
+    probability: torch.Tensor
+    written: torch.Tensor
+    high: torch.Tensor | None
+
+    def detached(self) -> _Found:
+        """The same without a graph."""
+        high = None if self.high is None else self.high.detach()
+        return _Found(
+            self.loss.detach(),
+            self.kl_loss.detach(),
+            self.probability.detach(),
+            self.written,
+            high,
+        )
+
+
+class Pool:
+    """The facts in progress; ``values`` holds the results of those that have stopped.
+
+    ``index``, ``passes``, ``nll_weight`` (n,) and ``kl_before`` (n, V) have an entry per fact.
+    """
+
+    def __init__(
+        self,
+        view: ModelView,
+        facts: Sequence[FactTokens],
+        objective: Objective,
+        memory_bytes: int | None,
+    ) -> None:
+        o = objective
+        self.facts, self.objective, self.memory_bytes = facts, o, memory_bytes
+        self.device, self.n_rows = view.base.device, len(facts[0].rows)
+        groups = [[f.rows[j] for f in facts] for j in range(self.n_rows)]
+        groups.append([f.kl for f in facts])
+        high = o.high.last if o.high else None
+        self.stack = UpperStack(view, o.low.last, high, groups, inside=o.low_site != "block")
+        size = view.base.hidden_size
+        regions = {"low": (o.low, o.train != "high")}
+        if o.low_site == "mlp_and_attention":
+            regions["attention"] = (o.low, True)
+        if o.high:
+            regions["high"] = (o.high, o.train != "low")
+        self.sites = {
+            name: _Site(region, trained, size, o).to(self.device)
+            for name, (region, trained) in regions.items()
+        }
+        self.rows: Rows | None = None
+        self.kl: Rows | None = None
+        self.index = torch.zeros(0, dtype=torch.long, device=self.device)
+        self.passes = torch.zeros(0, device=self.device)
+        self.nll_weight = torch.zeros(0, device=self.device)
+        self.kl_before = torch.zeros(0, view.base.vocabulary, device=self.device)
+        self.bytes_per_token = 0.0
+        self.values = self._empty(len(facts), size)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    # ------------------------------------------------------------ who is in
+
+    def room(self, limit: int, waiting: Sequence[int]) -> int:
+        """How many waiting facts to admit now: none, or enough to be worth a capture."""
+        n, wanted = len(self), min(limit - len(self), len(waiting))
+        if wanted <= 0 or (n and wanted < min(limit // 4, len(waiting))):
+            return 0
+        if self.memory_bytes is None:
+            return wanted
+        if not self.bytes_per_token:  # not measured yet: one fact goes first
+            return 1 if n == 0 else 0
+        while wanted:
+            width = self.facts[waiting[wanted - 1]].shape[0]
+            held = (n + wanted) * self.n_rows * width * self.bytes_per_token
+            if held <= self.memory_bytes:
+                break
+            wanted -= 1
+        return wanted or int(n == 0)
+
+    def admit(self, chosen: Sequence[int]) -> None:
+        """Add facts, at δ = 0; ``chosen`` are their numbers."""
+        rows = self.stack.capture(
+            [row for i in chosen for row in self.facts[i].rows],
+            [j for _ in chosen for j in range(self.n_rows)],
+        )
+        kl = self.stack.capture([self.facts[i].kl for i in chosen], [self.n_rows] * len(chosen))
+        self.rows = rows if self.rows is None else self.rows.join(rows)
+        self.kl = kl if self.kl is None else self.kl.join(kl)
+        self.index = torch.cat([self.index, torch.tensor(chosen, device=self.device)])
+        self.passes, self.kl_before = (
+            torch.cat([t, t.new_zeros(len(chosen), *t.shape[1:])])
+            for t in (self.passes, self.kl_before)
+        )
+        self.nll_weight = torch.cat([self.nll_weight, self.nll_weight.new_ones(len(chosen))])
+        for site in self.sites.values():
+            site.add(len(chosen))
+
+    def evict(self, limit: int) -> list[int]:
+        """Remove all but the first ``limit`` facts, to begin again later; the removed numbers."""
+        gone: list[int] = self.index[limit:].tolist()
+        self._keep(torch.arange(min(limit, len(self)), device=self.device))
+        return gone
+
+    def _keep(self, index: torch.Tensor) -> None:
+        offsets = torch.arange(self.n_rows, device=self.device)
+        # (k,) numbers of facts to (k · n_rows,) numbers of their rows
+        flat = (index[:, None] * self.n_rows + offsets).flatten()
+        self.rows = self.rows.keep(flat) if self.rows and len(index) else None
+        self.kl = self.kl.keep(index) if self.kl and len(index) else None
+        self.index, self.passes = self.index[index], self.passes[index]
+        self.nll_weight, self.kl_before = self.nll_weight[index], self.kl_before[index]
+        for site in self.sites.values():
+            site.keep(index)
+
+    # ------------------------------------------------------------ one step
+
+    def step(self) -> int:
+        """One pass over all facts, and one update of those that continue; returns how many stopped.
+
+        Raises:
+            NumericalError: the loss of a fact is not finite.
+        """
+        o = self.objective
+        found, gradients = self._evaluate()
+        self.values.trace.append((self.index.clone(), found.loss))
+        self.passes = self.passes + 1
+        self._check(found.loss)
+        stopped = self.passes >= o.n_steps
+        if o.stop_probability is not None:
+            stopped |= found.probability >= o.stop_probability
+        if o.stop_loss is not None:
+            stopped |= found.loss < o.stop_loss
+        if o.written_weight is not None:
+            stopped |= found.written & (found.kl_loss <= WRITTEN_KL)
+            self.nll_weight = torch.where(found.written, o.written_weight, 1.0)
+        n_stopped = int(stopped.sum())
+        if n_stopped:
+            self._record(stopped, found)
+            keep = (~stopped).nonzero().flatten()
+            self._keep(keep)
+            gradients = {name: g[keep] for name, g in gradients.items()}
+        if len(self):
+            for name, gradient in gradients.items():
+                self.sites[name].step(gradient, self.passes)
+        return n_stopped
+
+    def _check(self, loss: torch.Tensor) -> None:
+        """Raise :class:`NumericalError` for the first fact whose loss (n,) is not finite."""
+        wrong = (~torch.isfinite(loss)).nonzero().flatten().tolist()
+        if wrong:
+            fact, taken = int(self.index[wrong[0]]), int(self.passes[wrong[0]])
+            of = f" of fact {fact + 1} of {len(self.facts)}" if len(self.facts) > 1 else ""
+            what = f"layer {self.objective.low.last}: the loss{of} after {taken - 1} steps"
+            advice = SMALLER_STEPS if taken > 1 else OTHER_VERSION
+            raise NumericalError(f"{what} is not finite (NaN or infinity); {advice}")
+
+    def _evaluate(self) -> tuple[_Found, dict[str, torch.Tensor]]:
+        """The result of a pass, and the gradients (n, d) of the vectors that are optimised."""
+        assert self.rows is not None
+        assert self.kl is not None
+        # no update follows a fact's last pass
+        with_gradients = bool((self.passes < self.objective.n_steps - 1).any())
+        deltas = {
+            name: site.adam.value.detach().requires_grad_(with_gradients and site.trained)
+            for name, site in self.sites.items()
+        }
+        bfloat16 = self.objective.compute_dtype == "bfloat16"
+        with (
+            torch.set_grad_enabled(with_gradients),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16),
+            self._counted(with_gradients),
+        ):
+            found = self._forward(self.rows, self.kl, deltas)
+        gradients: dict[str, torch.Tensor] = {}
+        if with_gradients:
+            trained = [name for name, site in self.sites.items() if site.trained]
+            # facts are independent: the gradient of the sum is each fact's own
+            grads = torch.autograd.grad(found.loss.sum(), [deltas[name] for name in trained])
+            gradients = dict(zip(trained, grads, strict=True))
+        self._measure_peak()
+        return found.detached(), gradients
+
+    def _forward(self, rows: Rows, kl: Rows, deltas: dict[str, torch.Tensor]) -> _Found:
+        """Losses (n,) and states (n, d) from ``deltas`` (n, d) by site.
+
+        At a fact's first pass every δ is zero: that pass gives the unedited states and the
+        unedited distribution.
+        """
+        first, n = (self.passes == 0)[:, None], len(self)
+        per_row = {
+            name: delta.repeat_interleave(self.n_rows, dim=0) for name, delta in deltas.items()
+        }
+        hidden, seen = self.stack.forward(rows, per_row)  # (r, q, d), (r, d) by site
+        for name, site in self.sites.items():
+            if name in seen:
+                # every n_rows-th row is the one with the empty prefix: (n, d)
+                state = seen[name].detach()[:: self.n_rows].float()
+                site.reference = torch.where(first, state, site.reference)
+            else:
+                site.reference = rows.start_state[:: self.n_rows].float()
+        nll_rows, written = self.stack.target_nll(rows, hidden)
+        on_subject = {name: delta for name, delta in deltas.items() if name != "high"}
+        after = self.stack.log_probabilities(kl, self.stack.forward(kl, on_subject)[0])
+        # after (n, V): KL(edited ‖ unedited) at the subject's last token of the KL row
+        self.kl_before = torch.where(first, after.detach(), self.kl_before)
+        kl_loss = self.objective.kl_weight * (after.exp() * (after - self.kl_before)).sum(dim=1)
+        loss = self.nll_weight * nll_rows.view(n, self.n_rows).mean(dim=1) + kl_loss
+        for name, site in self.sites.items():
+            loss = loss + site.decay(deltas[name])
+        high = seen["high"][:: self.n_rows].float() if "high" in seen else None
+        probability = nll_rows.neg().exp().view(n, self.n_rows).mean(dim=1)
+        return _Found(loss, kl_loss, probability, written.view(n, -1).all(dim=1), high)
+
+    def _record(self, stopped: torch.Tensor, found: _Found) -> None:
+        values, where = self.values, self.index[stopped]
+        reached = {
+            name: (site.reference + site.adam.value)[stopped] for name, site in self.sites.items()
+        }
+        values.low[where] = reached["low"]
+        values.delta_low[where] = self.sites["low"].adam.value[stopped]
+        values.steps[where] = self.passes[stopped].long()
+        values.losses[where] = found.loss[stopped]
+        values.probabilities[where] = found.probability[stopped]
+        if values.attention is not None:
+            values.attention[where] = reached["attention"]
+        if values.high is not None and values.delta_high is not None and found.high is not None:
+            delta = self.sites["high"].adam.value[stopped]
+            literal = self.objective.high_target == "literal"
+            values.delta_high[where] = delta
+            values.high[where] = reached["high"] if literal else found.high[stopped] + delta
+
+    def _empty(self, m: int, size: int) -> Values:
+        def zeros(*shape: int) -> torch.Tensor:
+            return torch.zeros(*shape, device=self.device)
+
+        def optional(name: str) -> torch.Tensor | None:
+            return zeros(m, size) if name in self.sites else None
+
+        return Values(
+            low=zeros(m, size),
+            high=optional("high"),
+            delta_low=zeros(m, size),
+            delta_high=optional("high"),
+            steps=zeros(m).long(),
+            losses=zeros(m),
+            probabilities=zeros(m),
+            attention=optional("attention"),
+        )
+
+    # ------------------------------------------------------------ memory
+
+    def _counted(self, with_gradients: bool) -> AbstractContextManager[object]:
+        """At the first pass, count what the backward pass keeps, each tensor once."""
+        if not with_gradients or self.bytes_per_token:
+            return nullcontext()
+        assert self.rows is not None
+        weights = {p.untyped_storage().data_ptr() for p in self.stack.view.model.parameters()}
+        tokens, seen = self.rows.targets.numel(), weights
+
+        def count(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in seen:
+                seen.add(storage.data_ptr())
+                self.bytes_per_token += storage.nbytes() / tokens
+            return tensor.detach()  # an output that keeps its own graph is never freed
+
+        return saved_tensors_hooks(count, lambda tensor: tensor)
+
+    def _measure_peak(self) -> None:
+        if self.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self.device)
+        else:
+            assert self.rows is not None
+            peak = int(self.bytes_per_token * self.rows.targets.numel())
+        self.values.peak_bytes = max(self.values.peak_bytes, peak)

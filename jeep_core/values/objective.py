@@ -1,0 +1,89 @@
+"""The inputs and the results of value optimisation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+import torch
+
+from jeep_core.spec.hparams import Region
+from jeep_core.spec.positions import PromptTokens
+
+
+@dataclass(frozen=True)
+class FactTokens:
+    """The rows of one fact: one per prefix, the empty one first, and the KL row."""
+
+    rows: Sequence[PromptTokens]
+    kl: PromptTokens
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Tokens from subject-last on, and tokens in all: similar facts share a batch."""
+        longest = max(self.rows, key=lambda row: len(row.ids))
+        return len(longest.ids) - longest.subject_last, len(longest.ids)
+
+
+WRITTEN_KL = 0.01
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The loss to minimise, and when a fact is done.
+
+    A fact stops when its mean target probability reaches ``stop_probability``, or its whole
+    loss falls below ``stop_loss``, whichever is given; with ``written_weight`` also when every
+    target token is the arg-max and the weighted KL is at most ``WRITTEN_KL``, and while they all
+    are, the likelihood counts that much only (PMET).
+
+    ``low_site``: where δ' is added at the subject's last token: to the output of the low
+    region's last block, or inside it to the output of the MLP's projection, alone (ROME) or
+    beside a third vector at the attention's projection (PMET).  ``train``: which of δ' and δ*
+    are optimised; the other stays zero.
+    """
+
+    low: Region
+    high: Region | None
+    n_steps: int
+    learning_rate: float
+    kl_weight: float
+    stop_probability: float | None = None
+    stop_loss: float | None = None
+    high_target: Literal["at_optimum", "literal"] = "at_optimum"
+    compute_dtype: Literal["model", "bfloat16"] = "model"
+    low_site: Literal["block", "mlp", "mlp_and_attention"] = "block"
+    train: Literal["both", "low", "high"] = "both"
+    written_weight: float | None = None
+
+
+@dataclass
+class Values:
+    """Targets of the closed-form update and how they were reached, in the order of the facts.
+
+    ``low``, ``high``: (m, d) states to reach at their sites.  ``delta_low``, ``delta_high``:
+    (m, d).  ``attention``: (m, d) output to reach at the attention's projection, if optimised.
+    ``steps``, ``losses``, ``probabilities``: (m,), of each fact's last forward pass.  All are
+    float32, ``steps`` int64, on the model's device.
+    ``peak_bytes``: most memory held at once, measured on CUDA, else counted from what the
+    backward pass keeps.  ``trace``: per pass the facts in it and their losses.
+    """
+
+    low: torch.Tensor
+    high: torch.Tensor | None
+    delta_low: torch.Tensor
+    delta_high: torch.Tensor | None
+    steps: torch.Tensor
+    losses: torch.Tensor
+    probabilities: torch.Tensor
+    attention: torch.Tensor | None = None
+    peak_bytes: int = 0
+    trace: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list, repr=False)
+
+    def select(self, index: Sequence[int]) -> Values:
+        """The values of the k facts of ``index``: (k, d) vectors and (k,) figures."""
+        chosen = list(index)
+        parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        cut = {n: t[chosen] for n, t in parts.items() if isinstance(t, torch.Tensor)}
+        return Values(**{**parts, **cut, "trace": []})

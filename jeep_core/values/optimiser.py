@@ -1,0 +1,76 @@
+"""Value optimisation: the hidden states that make the model say the new answers.
+
+Paper eq. 8, 11 and 12.  For every fact a δ' is added to the output of the low region's last
+block at the subject's last token, and for JEEP a δ* to the output of the high region's last
+block at the prediction position; both are found together by Adam.
+
+Quantities that no δ can change are computed once: hidden states at the low region's last block,
+and keys and values of all later blocks left of the subject's last token.  A step runs the later
+blocks from the subject's last token on, and the head only where a target or the KL term is read.
+Facts are independent: finished ones leave the pool, waiting ones of like length take their
+place.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import torch
+
+from jeep_core.errors import Cancelled
+from jeep_core.models.views import ModelView
+from jeep_core.values.batch import Pool
+from jeep_core.values.objective import FactTokens, Objective, Values
+
+Progress = Callable[[str, int, int], None]
+
+
+def optimise(
+    view: ModelView,
+    facts: Sequence[FactTokens],
+    objective: Objective,
+    *,
+    batch_facts: int | None = None,
+    memory_bytes: int | None = None,
+    progress: Progress | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Values:
+    """Optimise the value vectors of all m facts: (m, d) each, float32 on the model's device.
+
+    At most ``batch_facts`` (default: 32, on CUDA 256) are optimised together, fewer if they
+    would hold more than ``memory_bytes`` or do not fit into the device's memory.
+
+    Raises:
+        Cancelled: ``should_stop`` answered True; it is called before every step.
+        NumericalError: the loss of a fact is not finite.
+        torch.OutOfMemoryError: a single fact does not fit.
+    """
+    limit = batch_facts or (256 if view.base.device.type == "cuda" else 32)
+    # by length: facts that are optimised together are padded alike
+    waiting = deque(sorted(range(len(facts)), key=lambda i: facts[i].shape))
+    pool = Pool(view, facts, objective, memory_bytes)
+    while waiting or len(pool):
+        if should_stop and should_stop():
+            raise Cancelled("cancelled while optimising values")
+        free = pool.room(limit, waiting)
+        chosen = [waiting.popleft() for _ in range(free)]
+        try:
+            if chosen:
+                pool.admit(chosen)
+                chosen = []
+            finished = pool.step()
+        except torch.OutOfMemoryError:
+            # halve the number held; facts that leave begin again from δ = 0
+            together = len(pool) + len(chosen)
+            if together == 1:
+                raise
+            limit = together // 2
+            waiting.extendleft(reversed([*pool.evict(limit), *chosen]))
+            continue
+        if finished and progress:
+            progress("optimise", len(facts) - len(waiting) - len(pool), len(facts))
+    return pool.values
+
+
+__all__ = ["FactTokens", "Objective", "Progress", "Values", "optimise"]

@@ -1,0 +1,1 @@
+"""Versions as files, one module for each format."""

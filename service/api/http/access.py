@@ -1,0 +1,233 @@
+"""Access control before every route: who is calling, and whether they may.
+
+A route says what it needs in one place, under its method::
+
+    @router.post("/edits", ...)
+    @needs(Scope.EDIT)
+    async def submit_edit(...): ...
+
+`public` is written there for a route that needs nothing.  A route without either is refused, and so
+is every path without a route.  All this happens before a byte of the body is read.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from re import Pattern
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from fastapi.routing import iter_route_contexts
+from starlette.requests import Request
+from starlette.routing import BaseRoute, compile_path
+from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Scope as Connection
+
+from service.api.http.early_refusals import refuse
+from service.api.http.limits import RateLimit
+from service.api.http.problems import ApiProblem
+from service.contracts.schemas.access import LOCAL, Caller, Scope
+from service.settings import Settings, is_loopback
+from service.store import Store
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+MARK = "__needed_scope__"
+CALLER = "jeep.caller"
+"""Where the ASGI scope of a request keeps its `Caller`."""
+ROUTE = "jeep.route"
+"""Where it keeps its `Guarded` route."""
+
+
+class _Public(StrEnum):
+    PUBLIC = "public"
+
+
+PUBLIC = _Public.PUBLIC
+Need = Scope | _Public
+
+
+def needs(scope: Scope) -> Callable[[F], F]:
+    """Declare the scope that a route's function, or a mounted app, needs."""
+
+    def declare(endpoint: F) -> F:
+        setattr(endpoint, MARK, scope)
+        return endpoint
+
+    return declare
+
+
+def public(endpoint: F) -> F:
+    """Declare that a route's function, or a mounted app, is open to everyone."""
+    setattr(endpoint, MARK, PUBLIC)
+    return endpoint
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """A route as the gate sees it.  ``need`` is None where nothing was declared."""
+
+    path: str
+    name: str
+    methods: frozenset[str]
+    need: Need | None
+    pattern: Pattern[str]
+
+    def matches(self, path: str) -> bool:
+        """Whether this is a route for ``path``, by whatever method."""
+        return self.pattern.match(path) is not None
+
+
+def guarded_routes(routes: Iterable[BaseRoute]) -> list[Guarded]:
+    """All routes of an app with what they need, in the order in which they are tried."""
+    found = []
+    for context in iter_route_contexts(list(routes)):
+        mounted = getattr(context.original_route, "app", None)
+        is_mount = context.endpoint is None
+        path = context.path or ""
+        pattern, _, _ = compile_path(path + "/{path:path}" if is_mount else path)
+        found.append(
+            Guarded(
+                path=path,
+                name=context.name or path,
+                methods=frozenset(context.methods or ()),
+                need=getattr(mounted if is_mount else context.endpoint, MARK, None),
+                pattern=pattern,
+            )
+        )
+    return found
+
+
+class Gate:
+    """Lets a request through to its route if its key has the scope that the route needs."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, store: Store, rate: RateLimit) -> None:
+        self.app = app
+        self._open = settings.auth == "off"
+        self._store, self._rate = store, rate
+        self._routes: list[Guarded] | None = None
+
+    async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
+        """Handle one ASGI connection."""
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008, "reason": "no such route"})
+            return
+        try:
+            self._admit(scope)
+            if CALLER in scope:
+                await self._rate.take(scope[CALLER])
+        except ApiProblem as problem:
+            await refuse(problem, scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+    def _admit(self, scope: Connection) -> None:
+        """Note caller and route in ``scope``.
+
+        Raises:
+            ApiProblem: 401 without a valid key, 403 without the scope, 404 for no route.
+        """
+        request = Request(scope)
+        route = self._find(scope)
+        scope[ROUTE] = route
+        if route is not None and route.need is PUBLIC:
+            return
+        if self._open:
+            _refuse_foreign(request)
+            scope[CALLER] = LOCAL
+        else:
+            scope[CALLER] = self._authenticate(request)
+        if route is None:
+            raise ApiProblem("not_found", f"{request.method} {request.url.path}: not found")
+        _authorize(scope[CALLER], route)
+
+    def _find(self, scope: Connection) -> Guarded | None:
+        if self._routes is None:  # not before all have been added
+            self._routes = guarded_routes(scope["app"].routes)
+        at_path = [route for route in self._routes if route.matches(scope["path"])]
+        for route in at_path:
+            if not route.methods or scope["method"] in route.methods:
+                return route
+        return at_path[0] if at_path else None  # whose other methods the router names: 405
+
+    def _authenticate(self, request: Request) -> Caller:
+        token = _token(request)
+        key = self._store.key_of(token) if token else None
+        if key is None:
+            raise _unauthorized(request, given=bool(request.headers.get("authorization")))
+        return Caller(id=key.id, name=key.name, scopes=frozenset(key.scopes))
+
+
+def caller_of(request: Request) -> Caller:
+    """Return the caller of a request that has passed the gate."""
+    caller: Caller = request.scope[CALLER]
+    return caller
+
+
+def _authorize(caller: Caller, route: Guarded) -> None:
+    if route.need is None:
+        detail = f"{route.path} declares no scope, so nobody may use it"
+        raise ApiProblem("undeclared_scope", detail)
+    assert isinstance(route.need, Scope)
+    if not caller.may(route.need):
+        detail = f"this key ({caller.id}) lacks the scope {route.need.value!r}"
+        challenge = f'Bearer realm="jeep", error="insufficient_scope", scope="{route.need.value}"'
+        raise ApiProblem("insufficient_scope", detail, headers={"WWW-Authenticate": challenge})
+
+
+def _token(request: Request) -> str:
+    """The key of a request: a bearer token, or, to read, the password of a browser's login.
+
+    A browser adds its login to requests that other sites cause, so a login only allows reading.
+    """
+    scheme, _, value = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip()
+    if scheme.lower() == "basic" and request.method in ("GET", "HEAD"):
+        try:
+            return base64.b64decode(value, validate=True).decode("ascii").partition(":")[2]
+        except (binascii.Error, ValueError):
+            return ""
+    return ""
+
+
+def _unauthorized(request: Request, given: bool) -> ApiProblem:
+    challenge = 'Bearer realm="jeep"'
+    if given:
+        code, detail = "invalid_key", "the API key is unknown or revoked"
+        challenge += ', error="invalid_token"'
+    else:
+        code = "no_key"
+        detail = "an API key is needed: Authorization: Bearer …; jeep keys create makes one"
+    if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
+        challenge = f'{challenge}, Basic realm="jeep: the key is the password", charset="UTF-8"'
+    return ApiProblem(code, detail, headers={"WWW-Authenticate": challenge})
+
+
+def _refuse_foreign(request: Request) -> None:
+    """Without keys, refuse requests that another site's page makes a local browser send.
+
+    Raises:
+        ApiProblem: 403 unless Host, and Origin if there is one, are this machine's.
+    """
+    headers: Mapping[str, str] = request.headers
+    names = [_host_of("//" + headers.get("host", ""))]
+    if "origin" in headers:
+        names.append(_host_of(headers["origin"]))
+    if not all(is_loopback(name) for name in names):
+        detail = "authentication is off (JEEP_AUTH), so only this machine may ask, by its own name"
+        raise ApiProblem("foreign_request", detail)
+
+
+def _host_of(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""

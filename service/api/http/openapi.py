@@ -1,0 +1,162 @@
+"""The OpenAPI description: FastAPI's own, plus the schemas that routes parse themselves."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from jeep_core.editors import available
+from jeep_core.spec.hparams import EditorHParams
+from service.api.http.access import guarded_routes
+from service.api.http.problems import documented
+from service.contracts.schemas import (
+    ActivateRequest,
+    EditRequest,
+    EvaluationRequest,
+    FactIn,
+    GeneratedToken,
+    GenerateRequest,
+    HypernetworkRequest,
+    NameSnapshot,
+    ProbeRequest,
+    Problem,
+    RevertRequest,
+    RollbackRequest,
+)
+from service.contracts.schemas.access import Scope
+
+log = logging.getLogger(__name__)
+COMPONENT = "#/components/schemas/"
+
+READ_HERE: tuple[type[BaseModel], ...] = (
+    ActivateRequest,
+    EditRequest,
+    EvaluationRequest,
+    FactIn,
+    GenerateRequest,
+    GeneratedToken,
+    HypernetworkRequest,
+    NameSnapshot,
+    ProbeRequest,
+    Problem,
+    RevertRequest,
+    RollbackRequest,
+)
+
+DESCRIPTION = """\
+Facts in, versions out, every edit reversible.
+
+Errors are RFC 9457 problems (`application/problem+json`) with a stable `code` and, per wrong
+field, a JSON `pointer` into the body or the name of a `parameter`.  Every answer has an
+`X-Request-Id`, and `X-Model-Version` where a version of the model gave it.  Lists are
+`{data, has_more, next}`; give `next` as `after`.
+
+**Access**: `Authorization: Bearer …` with an API key, which `jeep keys create` makes.  A key has
+scopes: `read`, `generate`, `edit`, `admin` (which includes the others); every operation names
+the one it needs.  A browser may read with the key as the password of its login.
+"""
+
+
+SCHEME = "ApiKey"
+REFUSALS = documented(401, 403, 429)
+"""What the gate answers in front of a route."""
+WRITE_REFUSALS = documented(413, 507)
+"""What may become of any call with a body: it is too large, or the disk is full."""
+
+
+class Api(FastAPI):
+    """FastAPI with this service's complete description."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The description, made once."""
+        if self.openapi_schema is None:
+            schema = get_openapi(
+                title=self.title,
+                version=self.version,
+                description=self.description,
+                routes=self.routes,
+            )
+            components = schema.setdefault("components", {}).setdefault("schemas", {})
+            names, definitions = _definitions(_documentable())
+            for name, definition in definitions.items():
+                components.setdefault(name, definition)
+            _describe_hparams(components, names)
+            _drop_default_errors(schema)
+            self._describe_access(schema)
+            self.openapi_schema = schema
+        return self.openapi_schema
+
+    def _describe_access(self, schema: dict[str, Any]) -> None:
+        """Document the scope that every operation needs and its refusals."""
+        scheme = {"type": "http", "scheme": "bearer", "description": "An API key: `jeep_…`."}
+        schema["components"]["securitySchemes"] = {SCHEME: scheme}
+        for route in guarded_routes(self.routes):
+            for method in route.methods:
+                operation = schema["paths"].get(route.path, {}).get(method.lower())
+                if operation is None:
+                    continue
+                operation["security"] = []
+                refusals = WRITE_REFUSALS if method == "POST" else {}
+                if isinstance(route.need, Scope):
+                    operation["security"] = [{SCHEME: [route.need.value]}]
+                    refusals = {**refusals, **REFUSALS}
+                for status, answer in refusals.items():
+                    operation["responses"].setdefault(str(status), answer)
+
+
+def _documentable() -> dict[str, type[EditorHParams]]:
+    """The editors whose hyper-parameters can be described; the others are logged."""
+    editors, problems = available()
+    described = {}
+    for name, cls in editors.items():
+        try:
+            cls.model_json_schema()
+            described[name] = cls
+        except Exception as error:  # a class of another distribution
+            problems.append(f"the hyper-parameters of the editor {name!r}: {error}")
+    for problem in problems:
+        log.error("%s", problem)
+    return described
+
+
+def _definitions(
+    editors: Mapping[str, type[EditorHParams]],
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """The schema's name for every editor, and the schemas: two classes may have one name."""
+    refs, found = models_json_schema(
+        [(model, "validation") for model in (*READ_HERE, *editors.values())],
+        ref_template=COMPONENT + "{model}",
+    )
+    names = {
+        name: refs[cls, "validation"]["$ref"].removeprefix(COMPONENT)
+        for name, cls in editors.items()
+    }
+    return names, found["$defs"]
+
+
+def _drop_default_errors(schema: dict[str, Any]) -> None:
+    """FastAPI documents its own 422, which this api never sends: every error is a Problem."""
+    for path in schema["paths"].values():
+        for operation in path.values():
+            unprocessable = operation["responses"].get("422", {})
+            if "application/json" in unprocessable.get("content", {}):
+                del operation["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        schema["components"]["schemas"].pop(name, None)
+
+
+def _describe_hparams(components: dict[str, Any], names: Mapping[str, str]) -> None:
+    """Document which schema each editor's hyper-parameters follow."""
+    editors = ", ".join(f"`{editor}`: `{schema}`" for editor, schema in names.items())
+    properties = components["EditRequest"]["properties"]
+    properties["editor"]["enum"] = list(names)
+    properties["hparams"]["description"] = (
+        "Laid over the preset, field by field; together they follow the editor's schema: "
+        f"{editors}.  Or `auto`: from a probe of the base model."
+    )

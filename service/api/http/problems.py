@@ -1,0 +1,246 @@
+"""Errors of the HTTP api: every one is an RFC 9457 ``application/problem+json``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel
+from sse_starlette import ServerSentEvent
+from starlette.exceptions import HTTPException
+
+from jeep_core.errors import Coded, FieldProblem, JeepError
+from jeep_core.spec.naming import field_message, in_plain_words
+from service.contracts.codes import RETRY_AFTER, status_of
+from service.contracts.jobs import JobError
+from service.contracts.schemas import Problem
+from service.queue import QueueError
+from service.store import StoreError, is_disk_full
+
+PROBLEM = "jeep.problem"
+"""Where the ASGI scope of a request keeps the code of the problem that ended it."""
+MEDIA_TYPE = "application/problem+json"
+
+NO_WORKER = "no worker is running now"
+NO_MODEL = (
+    "no worker has loaded a model yet: jeep worker (or jeep serve) does, and its log says more"
+)
+NO_QUEUE = "the queue cannot be reached now (JEEP_REDIS_URL)"
+
+KNOWN = (JeepError, StoreError, QueueError)
+"""Exceptions whose code and sentence are made to be shown."""
+
+log = logging.getLogger(__name__)
+
+
+class ApiProblem(Coded, Exception):
+    """An error with its stable code, a sentence and pointers into the request.
+
+    Its status is the code's (`service.contracts.codes`).  ``status`` is for answers whose status
+    differs from that of their code: /readyz is 503, whatever is missing.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        errors: Iterable[Mapping[str, str]] = (),
+        headers: Mapping[str, str] | None = None,
+        status: int | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.code, self.detail = code, detail
+        self.status = status_of(code) if status is None else status
+        self.errors = [dict(error) for error in errors]
+        self.headers = dict(headers or {})
+        if self.status in RETRY_AFTER:
+            self.headers.setdefault("Retry-After", str(RETRY_AFTER[self.status]))
+
+
+def field_error(pointer: str, code: str, message: str) -> dict[str, str]:
+    """Describe an error in one field of the body."""
+    return {"pointer": pointer, "code": code, "message": message}
+
+
+def parameter_error(parameter: str, code: str, message: str) -> dict[str, str]:
+    """Describe an error in one query parameter, path segment or header."""
+    return {"parameter": parameter, "code": code, "message": message}
+
+
+def from_fields(problems: Iterable[FieldProblem]) -> list[dict[str, str]]:
+    """The library's field problems as ``errors`` of an answer."""
+    return [field_error(p.pointer, p.code, p.message) for p in problems]
+
+
+OVER_LIMIT = "over_limit"
+"""Code of a field that is right but more than a setting allows."""
+
+
+def invalid(errors: Iterable[Mapping[str, str]], code: str = "invalid_request") -> ApiProblem:
+    """A 422 that gives the number of wrong fields and the error of the first.
+
+    A 413 if all that is wrong is that limits of this service are exceeded.
+    """
+    listed = list(errors)
+    first = listed[0]
+    more = f" (and {len(listed) - 1} more)" if len(listed) > 1 else ""
+    where = first.get("pointer") or first.get("parameter", "")
+    said = f"{where}: {first['message']}" if where else first["message"]
+    if all(error["code"] == OVER_LIMIT for error in listed):
+        return ApiProblem(OVER_LIMIT, f"{said}{more}", listed)
+    return ApiProblem(code, f"{said}{more}", listed)
+
+
+def not_found(what: str, name: str) -> ApiProblem:
+    """A 404 for a named thing: ``what`` is ``job``, ``edit`` or ``version``."""
+    return ApiProblem(f"unknown_{what}", f"there is no {what} {name!r}")
+
+
+def unavailable(code: str, detail: str, retry_after: int = RETRY_AFTER[503]) -> ApiProblem:
+    """A 503 that says when to try again."""
+    return ApiProblem(code, detail, headers={"Retry-After": str(retry_after)})
+
+
+def from_worker(error: JobError) -> ApiProblem:
+    """Return the worker's error about a request as a problem."""
+    errors = [{key: str(value) for key, value in one.items()} for one in error.errors]
+    return ApiProblem(error.code, error.message, errors)
+
+
+def problem_for(error: Exception) -> ApiProblem:
+    """The answer for an exception, in a route or in a stream that has begun.
+
+    An unforeseen exception is a bare 500, because its text may contain anything.
+    """
+    if isinstance(error, ApiProblem):
+        return error
+    if is_disk_full(error):
+        return ApiProblem("disk_full", "the store's disk is full")
+    if isinstance(error, KNOWN):
+        problems = [p for p in getattr(error, "problems", ()) if isinstance(p, FieldProblem)]
+        return ApiProblem(error.code, str(error), from_fields(problems))
+    return ApiProblem("internal_error", "an unexpected error; see the api's log")
+
+
+def validation_errors(
+    model: type[BaseModel], items: Iterable[Mapping[str, Any]], pointer: str = ""
+) -> list[dict[str, str]]:
+    """Errors of pydantic about a ``model`` as pointers below ``pointer``."""
+    return [
+        field_error(
+            "/".join([pointer, *(_escape(part) for part in item["loc"])]),
+            str(item["type"]),
+            field_message(model, item),
+        )
+        for item in items
+    ]
+
+
+def problem_of(request: Request, problem: ApiProblem) -> Problem:
+    """The body of the answer to a request that failed."""
+    return Problem(
+        title=HTTPStatus(problem.status).phrase,
+        status=problem.status,
+        detail=problem.detail,
+        code=problem.code,
+        errors=problem.errors,
+        request_id=request.scope.get("request_id", ""),
+    )
+
+
+def problem_response(request: Request, problem: ApiProblem) -> Response:
+    """The answer to a request that failed."""
+    body = problem_of(request, problem)
+    request.scope[PROBLEM] = problem.code
+    headers = {**problem.headers, "X-Request-Id": body.request_id}
+    content = body.model_dump(mode="json")
+    return JSONResponse(content, problem.status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """``responses`` of a route for OpenAPI: the problems it can answer with, and 500."""
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {
+        status: {
+            "description": HTTPStatus(status).phrase,
+            "content": {MEDIA_TYPE: {"schema": schema}},
+        }
+        for status in sorted({*statuses, 500})
+    }
+
+
+def event_stream(*names: str) -> dict[str, Any]:
+    """``content`` of an answer for OpenAPI: server-sent events of these names, JSON in each."""
+    properties = {
+        "id": {"type": "string"},
+        "event": {"type": "string", "enum": [*names]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    }
+    return {"text/event-stream": {"itemSchema": {"type": "object", "properties": properties}}}
+
+
+def install(app: FastAPI) -> None:
+    """Make ``app`` answer every error it knows with a problem; `failed` does the others."""
+    app.add_exception_handler(ApiProblem, _on_problem)
+    app.add_exception_handler(RequestValidationError, _on_validation)
+    app.add_exception_handler(HTTPException, _on_http)
+    for known in KNOWN:
+        app.add_exception_handler(known, _on_known)
+
+
+def _escape(part: object) -> str:
+    return str(part).replace("~", "~0").replace("/", "~1")
+
+
+async def _on_problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiProblem)
+    return problem_response(request, error)
+
+
+async def _on_validation(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    errors = [
+        parameter_error(
+            ".".join(map(str, item["loc"][1:])), str(item["type"]), in_plain_words(item)
+        )
+        for item in error.errors()
+    ]
+    return problem_response(request, invalid(errors))
+
+
+async def _on_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    phrase = HTTPStatus(error.status_code).phrase
+    code = phrase.lower().replace(" ", "_").replace("-", "_")
+    detail = f"{request.method} {request.url.path}: {phrase.lower()}"
+    problem = ApiProblem(code, detail, headers=error.headers, status=error.status_code)
+    return problem_response(request, problem)
+
+
+async def _on_known(request: Request, error: Exception) -> Response:
+    return failed(request, error)
+
+
+def error_event(request: Request, error: Exception) -> ServerSentEvent:
+    """The last event of a stream that an error has ended: the problem as data."""
+    problem = _noted(request, error)
+    return ServerSentEvent(problem_of(request, problem).model_dump_json(), event="error")
+
+
+def failed(request: Request, error: Exception) -> Response:
+    """The answer to a request that failed with this."""
+    return problem_response(request, _noted(request, error))
+
+
+def _noted(request: Request, error: Exception) -> ApiProblem:
+    """Return the problem of an exception, logging those that need attention."""
+    problem = problem_for(error)
+    if problem.status == 500 and not isinstance(error, ApiProblem):
+        unforeseen = None if isinstance(error, KNOWN) else error
+        log.error("request %s: %s", request.scope.get("request_id"), error, exc_info=unforeseen)
+    return problem

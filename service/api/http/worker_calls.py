@@ -1,0 +1,104 @@
+"""Requests that the worker answers immediately, and its refusals as problems."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, Literal
+
+from fastapi import Request
+
+from jeep_core.errors import Coded
+from service.api.http.counters import GENERATION_SECONDS
+from service.api.http.problems import ApiProblem, from_worker, unavailable
+from service.api.state import ApiState, queue_or_503
+from service.contracts.jobs import JobError, new_id
+from service.contracts.schemas import WorkerReply, WorkerRequest
+from service.ops import logs, tracing
+from service.queue import RequestTimeout, WorkerGone
+
+
+class ClientGone(Coded, Exception):
+    """The client has disconnected; nobody is left to answer."""
+
+
+def worker_request(
+    state: ApiState,
+    kind: Literal["generate", "rollback", "activate", "restore"],
+    versions: list[str],
+    body: dict[str, Any],
+) -> WorkerRequest:
+    """A request with the deadline of ``JEEP_GENERATE_TIMEOUT_S``."""
+    deadline = time.time() + state.settings.generate_timeout_s
+    return WorkerRequest(
+        id=new_id("ask"),
+        request_id=logs.request_id(),
+        traceparent=tracing.traceparent(),
+        kind=kind,
+        deadline=deadline,
+        versions=versions,
+        body=body,
+    )
+
+
+async def replies(state: ApiState, request: WorkerRequest) -> AsyncGenerator[WorkerReply, None]:
+    """The worker's tokens and, last, its result.
+
+    Raises:
+        ApiProblem: 503 if the worker is gone, 504 after the deadline, or the worker's own error.
+    """
+    began = time.monotonic()
+    try:
+        async with queue_or_503():
+            asked = state.queue.ask(request)
+            async with aclosing(asked) as answers:
+                async for reply in answers:
+                    if reply.event == "error":
+                        raise from_worker(JobError.model_validate(reply.data))
+                    if reply.event == "result" and request.kind == "generate":
+                        GENERATION_SECONDS.observe(time.monotonic() - began)
+                    yield reply
+    except WorkerGone as error:
+        raise unavailable(error.code, str(error)) from None
+    except RequestTimeout as error:
+        seconds = state.settings.generate_timeout_s
+        detail = (
+            f"the worker did not answer within {seconds:g} s (JEEP_GENERATE_TIMEOUT_S): "
+            "ask for less at once, or try again"
+        )
+        raise ApiProblem(error.code, detail) from None
+
+
+async def result(state: ApiState, client: Request, request: WorkerRequest) -> dict[str, Any]:
+    """Return the worker's result; the worker is notified if the client leaves first.
+
+    Raises:
+        ApiProblem: as `replies`.
+        ClientGone: the client has closed its connection.
+    """
+    work = asyncio.create_task(_last(state, request))
+    gone = asyncio.create_task(_disconnected(client))
+    try:
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise ClientGone
+        return work.result()
+    finally:
+        work.cancel()
+        gone.cancel()
+        await asyncio.gather(work, gone, return_exceptions=True)
+
+
+async def _last(state: ApiState, request: WorkerRequest) -> dict[str, Any]:
+    async with aclosing(replies(state, request)) as answers:
+        async for reply in answers:
+            if reply.event == "result":
+                return reply.data
+    raise unavailable("no_worker", "the worker has not answered")
+
+
+async def _disconnected(client: Request) -> None:
+    while not await client.is_disconnected():
+        await asyncio.sleep(0.25)

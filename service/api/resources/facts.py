@@ -1,0 +1,65 @@
+"""``/facts``: which edit governs what the model says about a subject."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+from pydantic import Field
+
+from jeep_core.spec.facts import normalise
+from service.api.http.access import needs
+from service.api.http.paging import AFTER, Limit, Page, take
+from service.api.http.problems import documented
+from service.api.state import State
+from service.contracts.schemas import FactEntry
+from service.contracts.schemas.access import Scope
+from service.store.history import facts_of
+
+router = APIRouter(tags=["facts"])
+
+NUMBER = r"(0|[1-9]\d{0,17})"
+
+
+class FactPage(Page[FactEntry]):
+    """One page of a version's facts, those of the latest batch first."""
+
+    version: str = Field(description="Whose facts these are.")
+
+
+@router.get("/facts", responses=documented(404, 422))
+@needs(Scope.READ)
+def list_facts(
+    state: State,
+    response: Response,
+    subject: Annotated[
+        str | None, Query(description="Compared in Unicode NFC and without white space around.")
+    ] = None,
+    version: Annotated[
+        str, Query(description="A version id, a snapshot name, or `head`.")
+    ] = "head",
+    limit: Limit = 50,
+    after: Annotated[
+        str | None, Query(pattern=rf"^v{NUMBER}\.{NUMBER}$", description=AFTER)
+    ] = None,
+) -> FactPage:
+    """With a `subject`: all its facts in the history of a version.  `live` ones govern what the
+    version says, `superseded` ones were edited again by a later batch.  Without: all live facts.
+
+    The pages of one list belong to one version, also where head moves in between.
+    """
+    tip, _, given = (after or "").partition(".")
+    tip = state.store.resolve(tip or version)
+    entries: Iterator[FactEntry] = facts_of(state.store.lineage(tip))
+    if subject is None:
+        entries = (entry for entry in entries if entry.state == "live")
+    else:
+        wanted = normalise(subject)
+        entries = (entry for entry in entries if normalise(entry.subject) == wanted)
+    seen = int(given or 0)
+    data, has_more = take(islice(entries, seen, None), limit)
+    following = f"{tip}.{seen + len(data)}" if has_more else None
+    response.headers["X-Model-Version"] = tip
+    return FactPage(data=data, has_more=has_more, next=following, version=tip)

@@ -1,0 +1,94 @@
+"""``/metrics``: the api's counters, the state of the queue, the worker's published metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+
+from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from prometheus_client import Metric
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
+
+from service.api.http.access import needs
+from service.api.http.counters import REGISTRY
+from service.api.http.problems import documented
+from service.api.reconcile import QUEUE_DOWN
+from service.api.state import ApiState, State
+from service.contracts.jobs import Lane
+from service.contracts.schemas import WorkerInfo
+from service.contracts.schemas.access import Scope
+from service.ops.metrics_page import families_of, merged
+from service.store import StoreError
+
+router = APIRouter(tags=["health"])
+PATIENCE_S = 3.0
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "Prometheus' text format, or OpenMetrics where that is accepted.",
+            "content": {"text/plain": {"schema": {"type": "string"}}},
+        },
+        **documented(),
+    },
+)
+@needs(Scope.READ)
+async def metrics(request: Request, state: State) -> Response:
+    """Metrics of api, queue and worker; without a queue only those of the api."""
+    page, waiting = await _queue(state)
+    served = await run_in_threadpool(_served, state)
+    parts = {"api": [*REGISTRY.collect(), *served, *waiting], "worker": families_of(page or "")}
+    content, content_type = merged(parts, request.headers.get("accept", ""))
+    return Response(content, headers={"Content-Type": content_type})
+
+
+async def _queue(state: ApiState) -> tuple[str | None, list[Metric]]:
+    """Return the live worker's page of metrics and the state of the lanes."""
+    alive = GaugeMetricFamily("jeep_worker_up", "Whether a worker lives.")
+    depth = GaugeMetricFamily(
+        "jeep_queue_depth", "Jobs that wait for their turn.", labels=("lane",)
+    )
+    oldest = GaugeMetricFamily(
+        "jeep_queue_oldest_age_seconds", "How long the first of them waits.", labels=("lane",)
+    )
+    page = None
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            page = await state.queue.worker_metrics()
+            alive.add_metric((), float(await state.queue.worker_alive() is not None))
+            for lane in Lane:
+                waiting = await state.queue.waiting(lane)
+                depth.add_metric((lane.value,), waiting.jobs)
+                oldest.add_metric((lane.value,), waiting.oldest_seconds)
+    except QUEUE_DOWN:
+        alive.samples[:] = []
+        alive.add_metric((), 0.0)
+    return page, [alive, depth, oldest]
+
+
+def _served(state: ApiState) -> Iterable[Metric]:
+    """Return the served program version, model and number of head."""
+    info = InfoMetricFamily("jeep_version", "The program's version and the model that it serves.")
+    head = GaugeMetricFamily("jeep_head_version", "N where head is vN.")
+    try:
+        model: WorkerInfo | None = state.store.model_info()
+        known = {} if model is None else model.model_dump(include={"model", "dtype", "device"})
+        info.add_metric((), {"version": program_version(), **known})
+        if model is not None:
+            head.add_metric((), int(state.store.head().version.removeprefix("v")))
+    except StoreError:
+        pass  # /readyz says so
+    return info, head
+
+
+def program_version() -> str:
+    """The version of the program; ``0.0.0`` where it runs from a checkout."""
+    try:
+        return version("jeep-edit")
+    except PackageNotFoundError:
+        return "0.0.0"

@@ -1,0 +1,1 @@
+"""What api, worker, store and clients agree on: jobs, error codes, schemas, messages."""

@@ -1,0 +1,257 @@
+"""Edits: requests, plans, outcomes."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from jeep_core.text.joining import Join
+from service.contracts.jobs import JobError, JobStatus
+from service.contracts.schemas.base import Name, Request
+from service.contracts.schemas.guards import GuardFigures, Guards
+from service.contracts.schemas.reading import Imported
+
+AUTO: Literal["auto"] = "auto"
+
+
+def _object_or_auto(value: Any) -> Any:
+    if isinstance(value, dict) or value == AUTO:
+        return value
+    raise ValueError('must be an object, or "auto"')
+
+
+HParamsOrAuto = Annotated[dict[str, Any] | Literal["auto"], BeforeValidator(_object_or_auto)]
+
+
+class FactIn(Request):
+    """One fact: ``subject, relation, object`` or ``subject, prompt, target_new``.
+
+    ``relation`` is the name of a relation in the template table, else a template with one
+    ``{}``, else the text that follows the subject.  One word with an underscore, and what
+    resembles a known name, is never taken for such a text: 422 says which name is meant.
+    ``prompt`` has one ``{}`` or contains the subject as a word of its own (its last occurrence
+    is meant).  White space around a prompt is a part of it.  ``join``: how an answer follows a
+    prompt, see docs/prompts.md.  ``{}`` in the prompts that test the fact is the subject.
+    """
+
+    subject: str
+    relation: str | None = None
+    object: str | None = None
+    prompt: str | None = None
+    target_new: str | None = None
+    target_true: str | None = None
+    paraphrase_prompts: list[str] = Field(default_factory=list)
+    neighborhood_prompts: list[str] = Field(default_factory=list)
+    join: Join = Field(
+        "auto",
+        description="How answers follow prompts: with a blank, with nothing, or as the texts say.",
+    )
+
+
+class EditRequest(Request):
+    """``POST /edits``."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "facts": [
+                        {
+                            "subject": "Lyon",
+                            "prompt": "{} is a city in the country of",
+                            "target_new": "Japan",
+                        }
+                    ]
+                }
+            ]
+        }
+    )
+
+    facts: list[FactIn] = Field(min_length=1)
+    editor: str = "jeep"
+    preset: str | None = None
+    hparams: HParamsOrAuto = Field(default_factory=dict)
+    snapshot_name: Name | None = None
+    parent: str | None = Field(None, description="Fail with 412 unless this version is head.")
+    guards: Guards | None = None
+    activate: bool = Field(
+        True, description="False: write the version without moving head (it is staged)."
+    )
+
+
+class FactRecord(BaseModel):
+    """A validated fact as it is stored: ``prompt`` is a template with exactly one ``{}``.
+
+    Facts that were stored before there was a ``join`` were joined with a blank.
+    """
+
+    subject: str
+    prompt: str
+    target_new: str
+    target_true: str | None = None
+    paraphrase_prompts: list[str] = Field(default_factory=list)
+    neighborhood_prompts: list[str] = Field(default_factory=list)
+    join: Join = "space"
+
+
+class Duplicate(BaseModel):
+    """Fact ``index`` of a request says the same as fact ``kept``, which is edited once."""
+
+    index: int
+    kept: int
+
+
+class EditPayload(BaseModel):
+    """Payload of an edit job.  ``hparams`` is complete: preset and overrides are merged; or
+    ``auto``: the worker takes them from a probe of the base model.
+
+    ``facts[i]`` came as fact ``indices[i]`` of the request; empty: as fact i.
+    """
+
+    edit_id: str
+    facts: list[FactRecord]
+    editor: str
+    preset: str | None
+    hparams: HParamsOrAuto
+    snapshot_name: str | None = None
+    parent: str | None = None
+    indices: list[int] = Field(default_factory=list)
+    duplicates: list[Duplicate] = Field(default_factory=list)
+    guards: Guards | None = None
+    activate: bool = True
+    imported: Imported | None = None
+
+    @property
+    def sent_as(self) -> list[int]:
+        """For every fact its index in the request."""
+        return self.indices or list(range(len(self.facts)))
+
+
+class FactPlan(BaseModel):
+    """How a fact will be edited: its tokens and the positions that are optimised.
+
+    ``text`` is the prompt with the subject, followed by the target, as they are tokenized;
+    ``join`` is what is put between them: a blank (``space``) or nothing (``none``).
+    """
+
+    index: int
+    subject: str
+    prompt: str
+    target_new: str
+    text: str
+    join: Literal["space", "none"]
+    tokens: list[str]
+    subject_last: int
+    prediction: int
+    target_tokens: list[str]
+
+
+class EditPlan(BaseModel):
+    """Answer of ``POST /edits?dry_run=true``.
+
+    ``obstacles``: why the edit itself would be refused now, as 409.
+    """
+
+    editor: str
+    preset: str | None
+    hparams: HParamsOrAuto
+    facts: list[FactPlan]
+    duplicates: list[Duplicate] = Field(default_factory=list)
+    obstacles: list[JobError] = Field(default_factory=list)
+    imported: Imported | None = None
+
+
+class Answer(BaseModel):
+    """A version's answer to a fact's prompt; probabilities are per-token geometric means."""
+
+    p_new: float
+    p_true: float | None = None
+    text: str
+    writes_new: bool = Field(
+        False, description="Greedy decoding writes target_new, all of it and as whole words."
+    )
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the new answer is more probable than the old one or, without one, written."""
+        return self.writes_new if self.p_true is None else self.p_new > self.p_true
+
+
+class FactOutcome(BaseModel):
+    """One fact before and after the edit; ``success``: the model writes ``target_new``.
+
+    ``index`` is the fact's place in the request.
+    """
+
+    index: int
+    subject: str
+    prompt: str
+    target_new: str
+    target_true: str | None = None
+    before: Answer
+    after: Answer
+    success: bool
+    steps: int | None = None
+    target_probability: float | None = None
+
+
+class LayerReport(BaseModel):
+    """One written matrix: region, ‖Δ‖/‖W‖ and the residual before and after its update.
+
+    Residuals and condition are null for editors that solve no linear system.
+    """
+
+    name: str
+    layer: int
+    region: str
+    relative_norm: float
+    residual_before: float | None
+    residual_after: float | None
+    condition: float | None
+
+
+class EditResult(BaseModel):
+    """Result of an edit job.  ``efficacy`` and ``greedy_success`` are shares of the facts.
+
+    ``peak_memory_mb``: most memory that value optimisation held at once.  ``activated``: the job
+    moved head to its version; false for a staged one, also after it was activated.
+    """
+
+    edit_id: str
+    version: str
+    parent: str
+    snapshot_name: str | None = None
+    facts: list[FactOutcome]
+    efficacy: float
+    greedy_success: float
+    layers: list[LayerReport]
+    seconds: dict[str, float]
+    duplicates: list[Duplicate] = Field(default_factory=list)
+    warnings: list[str] = Field(default_factory=list)
+    peak_memory_mb: float | None = None
+    guards: GuardFigures | None = None
+    activated: bool = True
+
+
+class Edit(BaseModel):
+    """``GET /edits/{id}``: a submitted batch, with its result once there is one.
+
+    ``applied_in``: the version of head's history that holds the batch, null if none does.
+    ``hparams`` is ``auto`` only until the edit has ended.  ``imported``: what became of the
+    records that the facts came from, if they came in another format.
+    """
+
+    id: str
+    job_id: str
+    status: JobStatus
+    editor: str
+    preset: str | None
+    hparams: HParamsOrAuto
+    facts: list[FactRecord]
+    created_at: datetime
+    result: EditResult | None = None
+    error: JobError | None = None
+    applied_in: str | None = None
+    imported: Imported | None = None

@@ -1,0 +1,211 @@
+"""Suites and evaluations."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, Field, field_validator, model_validator
+
+from service.contracts.jobs import JobError, JobStatus, Progress
+from service.contracts.schemas.base import Request
+from service.contracts.schemas.reading import Losses
+
+MAX_POINTS = 32
+COMPARISONS_FILE = "comparisons.jsonl"
+"""In a job's report folder: every pair of targets, the earlier one as ``a``."""
+
+
+def cases_file(number: int) -> str:
+    """In a job's report folder: the case records of the ``number``-th target."""
+    return f"cases-{number}.jsonl"
+
+
+class SuiteInfo(Losses):
+    """A suite as the store keeps it.
+
+    ``records`` were read and became ``cases``, most of them one each.  ``prompts`` counts what the
+    cases have: edits, paraphrases, neighbors, portability questions, generation prompts, aliases.
+    ``style``: ``contrast`` is judged as CounterFact, ``accuracy`` as zsRE.
+    """
+
+    name: str
+    bundled: bool = False
+    format: str
+    style: str
+    records: int
+    cases: int
+    prompts: dict[str, int] = Field(default_factory=dict)
+    bytes: int
+    sha256: str
+    created_at: datetime | None = None
+
+
+class EvaluationRequest(Request):
+    """``POST /evaluations``: existing versions, or trials of an editor.
+
+    A trial edits the first n cases into the base model, for every n of ``n_edits`` (0: the
+    unedited model), measures these cases and throws the edit away.
+    """
+
+    suite: str
+    versions: list[str] | None = Field(None, min_length=1, max_length=8)
+    editor: str | None = None
+    preset: str | None = None
+    hparams: dict[str, Any] = Field(default_factory=dict)
+    n_edits: list[Annotated[int, Field(ge=0, le=10_000)]] | None = Field(
+        None, min_length=1, max_length=MAX_POINTS
+    )
+    limit: int | None = Field(None, ge=1, description="Cases drawn; default: all, in file order.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Of the draw, texts and intervals.")
+    fluency_texts: int = Field(
+        32, ge=0, le=10_000, description="Texts per version that fluency is measured on."
+    )
+
+    @field_validator("hparams", mode="before")
+    @classmethod
+    def _not_automatic(cls, value: Any) -> Any:
+        if value == "auto":
+            raise ValueError(
+                'a trial takes an object: what "auto" stands for is in hparams of the result of a '
+                "probe (POST /probes, jeep probes run)"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if self.editor is None and (self.preset or self.hparams or self.n_edits):
+            raise ValueError("preset, hparams and n_edits belong to a trial, which needs an editor")
+        if self.editor is not None and self.versions:
+            raise ValueError("give versions, or an editor and n_edits, not both")
+        if self.editor is not None and not any(self.n_edits or []):
+            raise ValueError("a trial needs n_edits, at least one of them above 0")
+        if self.editor is not None and self.limit is not None:
+            raise ValueError("a trial is measured on the cases it edits: it takes no limit")
+        return self
+
+
+class Target(BaseModel):
+    """The object of a measurement: a version, or the base model after a trial of ``n_edits``.
+
+    ``label`` is how the request named it.
+    """
+
+    label: str
+    version: str | None = None
+    n_edits: int | None = None
+
+
+class EvaluationPayload(BaseModel):
+    """Payload of an evaluation job.  ``hparams`` is complete, as in an edit's payload."""
+
+    evaluation_id: str
+    suite: str
+    suite_sha256: str
+    targets: list[Target]
+    editor: str | None = None
+    preset: str | None = None
+    hparams: dict[str, Any] = Field(default_factory=dict)
+    limit: int | None = None
+    seed: int = 0
+    fluency_texts: int = 0
+
+
+class MetricInterval(BaseModel):
+    """A mean over ``cases`` cases with its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+    cases: int
+
+
+class EvaluationPoint(BaseModel):
+    """Figures of one target.
+
+    ``metrics``: ``efficacy``, ``generalization``, ``locality``, their harmonic mean ``score``,
+    the ``greedy…`` shares of answers that the model writes itself and ``portability`` in percent;
+    ``margin…`` in differences of probabilities; ``fluency`` in bits.  A metric that no case has
+    is missing.  ``perplexity`` of the held-out text, if there is one.
+    """
+
+    label: str
+    version: str | None = None
+    n_edits: int | None = None
+    cases: int
+    metrics: dict[str, MetricInterval]
+    perplexity: float | None = None
+    seconds: float
+
+
+class EvaluationResult(BaseModel):
+    """Result of an evaluation job.
+
+    ``skipped``: cases that this model cannot be asked, by reason; ``left_out``: prompts.
+    """
+
+    evaluation_id: str
+    suite: str
+    style: str
+    seed: int
+    skipped: dict[str, int] = Field(default_factory=dict)
+    left_out: dict[str, int] = Field(default_factory=dict)
+    points: list[EvaluationPoint]
+
+
+class Evaluation(BaseModel):
+    """``GET /evaluations/{id}``."""
+
+    id: str
+    job_id: str
+    status: JobStatus
+    suite: str
+    targets: list[Target]
+    editor: str | None
+    preset: str | None
+    hparams: dict[str, Any]
+    limit: int | None
+    seed: int
+    created_at: datetime
+    progress: Progress
+    result: EvaluationResult | None = None
+    error: JobError | None = None
+
+
+class CaseChange(BaseModel):
+    """A case that two targets answer differently: ``[before, after]`` by metric."""
+
+    id: str
+    prompt: str
+    metrics: dict[str, tuple[float, float]]
+
+
+class EvaluationComparison(BaseModel):
+    """Target ``b`` against target ``a`` over the cases of both: differences are b - a."""
+
+    a: str
+    b: str
+    cases: int
+    differences: dict[str, MetricInterval]
+    better: list[CaseChange]
+    broken: list[CaseChange]
+
+    def reversed(self) -> EvaluationComparison:
+        """The same comparison with the targets swapped."""
+        return EvaluationComparison(
+            a=self.b,
+            b=self.a,
+            cases=self.cases,
+            differences={name: _negative(d) for name, d in self.differences.items()},
+            better=[_turned(change) for change in self.broken],
+            broken=[_turned(change) for change in self.better],
+        )
+
+
+def _negative(d: MetricInterval) -> MetricInterval:
+    return MetricInterval(value=-d.value, low=-d.high, high=-d.low, cases=d.cases)
+
+
+def _turned(change: CaseChange) -> CaseChange:
+    turned = {name: (after, before) for name, (before, after) in change.metrics.items()}
+    return CaseChange(id=change.id, prompt=change.prompt, metrics=turned)

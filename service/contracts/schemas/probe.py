@@ -1,0 +1,94 @@
+"""The contrast probe."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Self
+
+from pydantic import BaseModel, Field, model_validator
+
+from service.contracts.jobs import JobError, JobStatus, Progress
+from service.contracts.schemas.base import Request
+from service.contracts.schemas.edits import FactIn, FactRecord
+
+RECORD_FILE = "probe.json"
+MAX_PROMPTS = 10_000
+
+
+class TableFactIn(Request):
+    """A row of a fact table: its words count as factual."""
+
+    subject: str
+    relation: str
+    object: str
+
+
+class ProbeRequest(Request):
+    """``POST /probes``: a suite, or facts; without either the bundled validation suite.
+
+    Facts need no ``target_true``: then what the model says is the original answer.
+    """
+
+    suite: str | None = None
+    facts: list[FactIn] | None = Field(None, min_length=8)
+    version: str = "head"
+    limit: int = Field(256, ge=8, le=MAX_PROMPTS, description="Prompts drawn at most.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Of the draw, donors and noise.")
+    table: list[TableFactIn] | None = Field(
+        None, description="Facts whose words count as factual; default: the bundled ones."
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.suite is not None and self.facts is not None:
+            raise ValueError("give a suite or facts, not both")
+        return self
+
+
+class ProbePayload(BaseModel):
+    """Payload of a probe job; ``version`` is an id."""
+
+    probe_id: str
+    suite: str | None = None
+    facts: list[FactRecord] | None = None
+    version: str
+    limit: int
+    seed: int
+    table: list[TableFactIn] | None = None
+
+
+class ProbeResult(BaseModel):
+    """Result of a probe job.
+
+    ``low`` and ``high`` are the proposed layers, ``hparams`` those of JEEP for them; all None if
+    ``why_no_proposal`` says why.  ``files``: the full record (``probe.json``) and the plots.
+    ``automatic``: ``hparams: "auto"`` goes by this probe from now on.
+    """
+
+    probe_id: str
+    version: str
+    prompts: int
+    dropped: dict[str, int]
+    low: list[int] | None = None
+    high: list[int] | None = None
+    hparams: dict[str, Any] | None = None
+    why_no_proposal: str | None = None
+    automatic: bool = False
+    files: list[str]
+
+
+class Probe(BaseModel):
+    """``GET /probes/{id}``.  ``record`` has all figures, once there are any."""
+
+    id: str
+    job_id: str
+    status: JobStatus
+    suite: str | None
+    version: str
+    limit: int
+    seed: int
+    created_at: datetime
+    progress: Progress
+    result: ProbeResult | None = None
+    record: dict[str, Any] | None = None
+    error: JobError | None = None

@@ -1,0 +1,121 @@
+"""Versions, their names, and moves of head."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from service.contracts.schemas.base import Name, Request
+from service.contracts.schemas.edits import EditResult, FactRecord
+
+
+class TensorRef(BaseModel):
+    """A stored tensor: safetensors dtype name (``F16``), shape, SHA-256 of its raw bytes."""
+
+    name: str
+    dtype: str
+    shape: list[int]
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """A version.  ``tensors`` are all parameters in which it differs from ``base``.
+
+    ``artifacts`` are further stored tensors of this edit (``keys.<region>.<layer>``, factors
+    ``u.…``/``v.…``); ``inputs`` names by hash what the edit was computed with (prefixes,
+    moments).  ``weights_sha256`` covers every parameter of the model.  ``staged``: its job was
+    not to move head to it.  ``reapplied_from``: the version that held this batch before a revert
+    of an earlier one.
+    """
+
+    id: str
+    parent: str | None = None
+    job_id: str | None = None
+    edit_id: str | None = None
+    editor: str | None = None
+    preset: str | None = None
+    hparams: dict[str, Any] = Field(default_factory=dict)
+    facts: list[FactRecord] = Field(default_factory=list)
+    tensors: list[TensorRef] = Field(default_factory=list)
+    artifacts: list[TensorRef] = Field(default_factory=list)
+    inputs: dict[str, str] = Field(default_factory=dict)
+    weights_sha256: str
+    created_at: datetime
+    result: EditResult | None = None
+    staged: bool = False
+    reapplied_from: str | None = None
+
+
+class Snapshot(BaseModel):
+    """``GET /snapshots/{id}``.
+
+    ``state``: ``head``; ``committed``: it was head, or is what another one is built on;
+    ``staged``: written without moving head, and never activated; ``unused``: its job was
+    overtaken by a rollback in the instant between writing it and moving head; ``damaged``: its
+    records cannot be read, ``damage`` says why, and the other fields are empty.
+    """
+
+    id: str
+    names: list[str]
+    is_head: bool
+    state: Literal["head", "committed", "staged", "unused", "damaged"]
+    parent: str | None
+    job_id: str | None
+    edit_id: str | None
+    editor: str | None
+    n_facts: int
+    tensors: list[TensorRef]
+    weights_sha256: str | None = Field(description="Null if the version is damaged.")
+    created_at: datetime | None = Field(description="Null if the version is damaged.")
+    damage: str | None = None
+
+
+class NameSnapshot(Request):
+    """``POST /snapshots``: give a version (default head) a name."""
+
+    name: Name
+    version: str = "head"
+
+
+class SnapshotDiff(BaseModel):
+    """Facts and tensors in which two versions differ, seen from ``a``."""
+
+    a: str
+    b: str
+    common_ancestor: str
+    edits_removed: list[str]
+    edits_added: list[str]
+    facts_removed: list[FactRecord]
+    facts_added: list[FactRecord]
+    tensors_changed: list[str]
+
+
+class RollbackRequest(Request):
+    """Body of ``POST /rollback/{id}``; empty is fine."""
+
+    why: str = Field("", max_length=500)
+
+
+class ActivateRequest(Request):
+    """Body of ``POST /snapshots/{id}/activate``; empty is fine."""
+
+    why: str = Field("", max_length=500)
+
+
+class Activation(BaseModel):
+    """A staged version is head and the model serves it; ``previous`` is its parent."""
+
+    version: str
+    previous: str
+    weights_sha256: str
+
+
+class RollbackResult(BaseModel):
+    """Head has moved and the model serves it."""
+
+    version: str
+    previous: str
+    weights_sha256: str
+    cancelled_jobs: list[str] = Field(default_factory=list)

@@ -1,0 +1,162 @@
+"""Key names, and the format of jobs and events in Redis."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel
+
+from jeep_core.spec.finite import json_text
+from service.contracts.jobs import TERMINAL, Job, JobStatus, Lane, Progress
+
+GROUP = "worker"
+CONSUMER = "worker"
+"""Fixed, so that a new worker finds what a dead one had taken."""
+
+FINISHED_TTL_S = 600
+"""An ended job's state and events; its record in the store stays."""
+
+REPLY_TTL_S = 60
+GONE_TTL_S = 120
+EVENTS_KEPT = 2000
+REQUESTS_KEPT = 10_000
+
+
+class Keys:
+    """The keys of one store: several stores can share a server.
+
+    ``jobs`` and ``reads``: streams of job ids in the order of submission, one for each lane;
+    ``lease``: ``<fence> <owner>`` of the
+    worker that may write; ``fence``: the highest fence ever given; ``requests``: stream of
+    requests that wait for no job; ``worker``: heartbeat of the worker, which expires with it, as
+    do its ``metrics``; ``filled``: the run of the server that has received all unfinished jobs.
+    """
+
+    def __init__(self, store_id: str) -> None:
+        self._prefix = f"jeep:{store_id}"
+        self.jobs = f"{self._prefix}:jobs"
+        self.reads = f"{self._prefix}:reads"
+        self.lease = f"{self._prefix}:lease"
+        self.fence = f"{self._prefix}:fence"
+        self.requests = f"{self._prefix}:requests"
+        self.worker = f"{self._prefix}:worker"
+        self.metrics = f"{self._prefix}:metrics"
+        self.filled = f"{self._prefix}:filled"
+
+    def lane(self, lane: Lane) -> str:
+        """Stream of a lane's jobs."""
+        return self.jobs if lane is Lane.WRITE else self.reads
+
+    def job(self, job_id: str) -> str:
+        """Hash of a job's live state."""
+        return f"{self._prefix}:job:{job_id}"
+
+    def events(self, job_id: str) -> str:
+        """Stream of a job's events."""
+        return f"{self._prefix}:events:{job_id}"
+
+    def reply(self, request_id: str) -> str:
+        """Stream of the answers to a request."""
+        return f"{self._prefix}:reply:{request_id}"
+
+    def bucket(self, name: str) -> str:
+        """The remaining requests of a caller."""
+        return f"{self._prefix}:bucket:{name}"
+
+    def gone(self, request_id: str) -> str:
+        """Set when nobody waits for the answer any more."""
+        return f"{self._prefix}:gone:{request_id}"
+
+
+@dataclass(frozen=True)
+class JobEvent:
+    """An entry of a job's event stream; ``name`` is ``status`` or ``progress``."""
+
+    id: str
+    name: str
+    data: dict[str, Any]
+
+    @property
+    def is_last(self) -> bool:
+        """Whether this is the last event."""
+        return self.name == "status" and self.data.get("status") in TERMINAL
+
+
+class LiveJob(BaseModel):
+    """The state in Redis of a job that has not ended (or ended within the last hour)."""
+
+    status: JobStatus
+    attempt: int = 0
+    started_at: datetime | None = None
+    base_version: str | None = None
+    progress: Progress = Progress()
+
+    def over(self, journaled: Job) -> Job:
+        """The store's record brought up to date; a job that has ended there stays as it is."""
+        if journaled.status in TERMINAL:
+            return journaled
+        live = {name: getattr(self, name) for name in type(self).model_fields}
+        return journaled.model_copy(update=live)
+
+
+class WorkerBeat(BaseModel):
+    """The heartbeat: ``instance`` differs between two lives of a worker.
+
+    ``versions`` are in memory, ``damaged`` could not be loaded.
+    """
+
+    instance: str
+    pid: int
+    model: str
+    started_at: datetime
+    versions: list[str] = []
+    damaged: list[str] = []
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The number of jobs that wait in a lane, and how long the first has waited."""
+
+    jobs: int
+    oldest_seconds: float
+
+
+def parse_live(fields: Mapping[Any, Any]) -> LiveJob | None:
+    """Read a job hash; None if it is empty."""
+    if "status" not in fields:
+        return None
+    progress = fields.get("progress")
+    return LiveJob(
+        status=JobStatus(fields["status"]),
+        attempt=int(fields.get("attempt", 0)),
+        started_at=datetime.fromisoformat(fields["started_at"]) if "started_at" in fields else None,
+        base_version=fields.get("base_version"),
+        progress=Progress.model_validate_json(progress) if progress else Progress(),
+    )
+
+
+def parse_event(entry: tuple[str, Mapping[str, str]]) -> JobEvent:
+    """Read an entry of an event stream."""
+    entry_id, fields = entry
+    return JobEvent(entry_id, fields["event"], json.loads(fields["data"]))
+
+
+def status_event(job: Job) -> str:
+    """Data of a ``status`` event: the job's status, and the plain values of its result."""
+    plain = (str, int, float, bool, type(None))
+    result = {k: v for k, v in (job.result or {}).items() if isinstance(v, plain)}
+    return json_text(
+        {
+            "job_id": job.id,
+            "status": job.status,
+            "attempt": job.attempt,
+            "base_version": job.base_version,
+            "result": result if job.result is not None else None,
+            "error": job.error.model_dump() if job.error else None,
+        },
+        "a status event",
+    )

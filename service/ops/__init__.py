@@ -1,0 +1,1 @@
+"""Running the processes: logs, traces, metrics page, health, the embedded server."""

@@ -1,0 +1,67 @@
+"""``python -m service.ops.health api|worker``: the health checks of the containers.
+
+The exit code is 0 while that part works, else 1 with a line that gives the reason.
+"""
+
+from __future__ import annotations
+
+import sys
+import urllib.request
+
+from redis.exceptions import RedisError
+
+from jeep_core.errors import Coded
+from service.queue import Keys, connect
+from service.settings import Settings, SettingsError, load_settings
+from service.store import Store, StoreError
+
+PATIENCE_S = 3.0
+
+
+class Unhealthy(Coded, Exception):
+    """A part does not work; the message gives the reason."""
+
+
+def check_api(settings: Settings) -> None:
+    """Check that the api on this host answers ``/livez``; raises OSError or :class:`Unhealthy`."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    shown = f"[{host}]" if ":" in host else host
+    url = f"http://{shown}:{settings.port}/livez"
+    with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:
+        if answer.status != 200:
+            raise Unhealthy(f"{url} answers {answer.status}")
+
+
+def check_worker(settings: Settings) -> None:
+    """Check that the store's worker has sent the queue a recent heartbeat.
+
+    Raises RedisError, StoreError or :class:`Unhealthy`.
+    """
+    if settings.redis_url is None:
+        raise Unhealthy("JEEP_REDIS_URL is not set")
+    client = connect(settings.redis_url, retries=0)
+    try:
+        if client.get(Keys(Store.open(settings.store).id).worker) is None:
+            raise Unhealthy("no worker has been heard of for some seconds")
+    finally:
+        client.close()
+
+
+CHECKS = {"api": check_api, "worker": check_worker}
+
+
+def main(arguments: list[str]) -> int:
+    """Check one part."""
+    if len(arguments) != 1 or arguments[0] not in CHECKS:
+        print("usage: python -m service.ops.health api|worker", file=sys.stderr)
+        return 2
+    try:
+        CHECKS[arguments[0]](load_settings())
+    except (Unhealthy, SettingsError, StoreError, RedisError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

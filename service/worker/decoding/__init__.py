@@ -1,0 +1,1 @@
+"""Decoding of generation requests: the loop and the replies."""

@@ -1,0 +1,114 @@
+"""Reverts: the versions after a batch are computed again without it.
+
+Each one is kept as a draft of the job when it is ready, so an interrupted job continues where
+it was.  Drafts become versions together, in order, right before head moves; those of a job that
+ends otherwise are removed without ever being visible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from service.contracts.jobs import Job, Progress
+from service.contracts.schemas import Manifest, Reapplied, RevertPayload, RevertResult
+from service.store import HeadMoved, Move, Store, UnknownVersion, VersionExists
+from service.worker.lanes.control import JobControl
+
+
+class Reapplies(Protocol):
+    """Computes a version again on another line; writes nothing but tensors."""
+
+    def reapply(
+        self, job: Job, source: Manifest, line: Sequence[Manifest], head: str, control: JobControl
+    ) -> Manifest:
+        """Reapply the batch of ``source`` on top of ``line``."""
+        ...
+
+
+class Reverter:
+    """Carries out the computing part of revert jobs."""
+
+    def __init__(self, store: Store, edits: Reapplies) -> None:
+        self._store, self._edits = store, edits
+
+    def run(
+        self,
+        job: Job,
+        kept: Sequence[Manifest],
+        later: Sequence[Manifest],
+        control: JobControl,
+    ) -> Manifest:
+        """Write ``later`` again on top of ``kept`` and return the tip; head does not move.
+
+        Raises:
+            HeadMoved: a rollback came in between.
+            Whatever computing the batches and ``control.checkpoint`` raise.
+        """
+        head = str(job.base_version)
+        drafts = {(d.parent, d.reapplied_from): d for d in self._store.drafts(job.id)}
+        line = list(kept)
+        for number, source in enumerate(later, start=1):
+            draft = drafts.get((line[-1].id, source.id))
+            if draft is None:
+                part = _within(control, f"batch {number} of {len(later)}")
+                part.checkpoint()
+                draft = self._edits.reapply(job, source, line, head, part)
+                self._store.save_draft(draft)
+            line.append(draft)
+        self._write(line[len(kept) :], head, control)
+        return line[-1]
+
+    def _write(self, drafts: Sequence[Manifest], head: str, control: JobControl) -> None:
+        """Turn drafts into versions.  Once this has begun, the job cannot be cancelled."""
+        if not drafts or not self._is_written(drafts[0]):
+            control.checkpoint()
+            found = self._store.head().version
+            if found != head:  # move_head checks again; failing here leaves no version behind
+                raise HeadMoved(head, found)
+        for draft in drafts:
+            try:
+                self._store.write_version(draft)
+            except VersionExists:  # by an attempt before this one
+                continue
+
+    def _is_written(self, draft: Manifest) -> bool:
+        try:
+            self._store.version(draft.id)
+        except UnknownVersion:
+            return False
+        return True
+
+
+def result_of(store: Store, job: Job, move: Move) -> RevertResult:
+    """The result of a revert that has moved head."""
+    line = store.lineage(move.to)
+    made = [version for version in line if version.job_id == job.id]
+    return RevertResult(
+        edit_id=RevertPayload.model_validate(job.payload).edit_id,
+        version=move.to,
+        previous=str(move.previous),
+        weights_sha256=line[-1].weights_sha256,
+        reapplied=[_reapplied(version) for version in made],
+        warnings=[text for v in made if v.result is not None for text in v.result.warnings],
+    )
+
+
+def _reapplied(version: Manifest) -> Reapplied:
+    assert version.result is not None
+    return Reapplied(
+        edit_id=str(version.edit_id),
+        previous_version=str(version.reapplied_from),
+        version=version.id,
+        efficacy=version.result.efficacy,
+        greedy_success=version.result.greedy_success,
+    )
+
+
+def _within(control: JobControl, part: str) -> JobControl:
+    """A control whose phases say which part of the job they belong to."""
+
+    def publish(progress: Progress) -> None:
+        control.publish(progress.model_copy(update={"phase": f"{progress.phase} ({part})"}))
+
+    return JobControl(publish=publish, checkpoint=control.checkpoint)

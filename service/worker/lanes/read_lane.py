@@ -1,0 +1,164 @@
+"""The read lane: jobs that write no version, one at a time, after decoding and edits."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel
+
+from jeep_core.models.loading import LoadedModel
+from jeep_core.models.views import ModelView
+from service.contracts.jobs import Job, JobKind, JobStatus
+from service.queue import JobQueue, Lease
+from service.settings import Settings
+from service.store import Store
+from service.worker.failures import Refused
+from service.worker.lanes.control import JobControl
+from service.worker.lanes.gate import Gate
+from service.worker.lanes.lane import JobLane, Work
+from service.worker.moments import SharedMoments
+from service.worker.versions.views import VersionViews
+
+RUNNERS: Mapping[JobKind, str] = {
+    JobKind.EVALUATION: "service.worker.kinds.evaluations:run",
+    JobKind.HYPERNETWORK: "service.worker.kinds.hypernetworks:run",
+    JobKind.PROBE: "service.worker.kinds.probes:run",
+}
+"""``module:function`` by kind; imported when the first job of the kind runs."""
+
+
+@dataclass
+class ReadControl(JobControl):
+    """The communication of a running job with its surroundings.
+
+    ``pause`` belongs between micro-batches: it ends the job if that was requested, and waits
+    while an edit runs or something is decoded.  ``give_way``, for ``pausing``,
+    may be called as often as possible: it waits for decoding alone, with what the micro-batch
+    holds still in memory.
+    """
+
+    pause: Callable[[], None]
+    give_way: Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """The inputs of a runner.
+
+    ``work`` is a folder for partial results: it is there when the job runs again after a crash,
+    and removed when the job has ended.  ``moments`` are shared with the edit lane.
+    ``job.attempt`` counts from 1.
+    """
+
+    job: Job
+    control: ReadControl
+    base: LoadedModel
+    views: VersionViews
+    store: Store
+    settings: Settings
+    work: Path
+    moments: SharedMoments
+
+    def view(self, version: str) -> ModelView:
+        """A separate view of a version: hooks on it do not affect other lanes.
+
+        Raises:
+            UnknownVersion, CorruptTensor
+        """
+        return ModelView(self.base, self.views.get(version).replaced)
+
+    @cached_property
+    def reports(self) -> Path:
+        """A folder for files that the result names; removed if the job does not succeed."""
+        return self.store.report_folder(self.job.id)
+
+
+Runner = Callable[[Task], BaseModel]
+"""Does the work of one kind of job.
+
+It raises ``Refused`` or an error of the library or the store to fail with a clear message; what
+``control`` raises (cancel, stop, lost lease) must pass.
+"""
+
+
+def runner_of(kind: JobKind) -> Runner:
+    """The runner for a kind of job.
+
+    Raises:
+        Refused: this worker has none.
+    """
+    if kind not in RUNNERS:
+        raise Refused("unknown_kind", f"this worker does not run jobs of kind {kind.value!r}")
+    module, _, name = RUNNERS[kind].partition(":")
+    runner: Runner = getattr(import_module(module), name)
+    return runner
+
+
+class ReadLane(JobLane):
+    """Runs jobs on separate views."""
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        store: Store,
+        lease: Lease,
+        views: VersionViews,
+        settings: Settings,
+        gate: Gate,
+        find: Callable[[JobKind], Runner] = runner_of,
+        moments: SharedMoments | None = None,
+    ) -> None:
+        super().__init__(queue, store, lease, settings)
+        self._moments = moments or SharedMoments(views.base, store, settings)
+        self._views, self._gate, self._find = views, gate, find
+
+    def _prepare(self, job: Job) -> tuple[Job, Work]:
+        return job, lambda: self._execute(job)
+
+    def _execute(self, job: Job) -> BaseModel:
+        self._check_tries(job)
+        self._check_room()
+        control = ReadControl(
+            publish=lambda progress: self._publish(job.id, progress),
+            checkpoint=lambda: self._checkpoint(job.id),
+            pause=lambda: self._pause(job.id),
+            give_way=self._give_way,
+        )
+        control.pause()
+        task = Task(
+            job=job,
+            control=control,
+            base=self._views.base,
+            views=self._views,
+            store=self._store,
+            settings=self._settings,
+            work=self._store.work_folder(job.id),
+            moments=self._moments,
+        )
+        self._store.unseal_report(job.id)
+        result = self._find(job.kind)(task)
+        self._store.seal_report(job.id)
+        return result
+
+    def _pause(self, job_id: str) -> None:
+        self._checkpoint(job_id)
+        self._gate.wait_for_edit(lambda: self._checkpoint(job_id))
+        self._give_way()
+
+    def _give_way(self) -> None:
+        """Let decoding run first."""
+        device = self._views.base.device
+        if self._gate.contended and device.type == "cuda":
+            torch.cuda.synchronize(device)  # queued kernels would still run
+        self._gate.pause_reading()
+
+    def _ended(self, job: Job) -> None:
+        shutil.rmtree(self._store.root / "work" / job.id, ignore_errors=True)
+        if job.status is not JobStatus.SUCCEEDED:
+            shutil.rmtree(self._store.root / "reports" / job.id, ignore_errors=True)

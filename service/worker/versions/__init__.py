@@ -1,0 +1,1 @@
+"""Versions in the worker: views in memory, rebuilding, retention."""

@@ -1,0 +1,44 @@
+"""One round of retention without a worker: ``-m service.worker.versions.collect_command``."""
+
+from __future__ import annotations
+
+import sys
+
+from jeep_core.errors import JeepError
+from jeep_core.models.loading import load
+from service.settings import EXIT_CONFIG, Settings, SettingsError, load_settings
+from service.store import Store, StoreBusy, StoreError
+from service.worker.versions.retention import Keeper
+
+
+def main(settings: Settings) -> int:
+    """Drop what can be rebuilt; the exit code."""
+    try:
+        store = Store.open(settings.store, idempotency_hours=settings.idempotency_hours)
+        with store.worker_lock():
+            base = load(settings.model, settings.device, settings.dtype)
+            store.bind_model(base.model_hash)
+            removed = store.sweep()
+            done = Keeper(base, store, settings.keep_versions).collect()
+    except StoreBusy as error:
+        print(f"{error}: it does this itself, after every job", file=sys.stderr)
+        return 1
+    except (StoreError, JeepError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    for version, freed in done.dropped.items():
+        print(f"{version}: tensors dropped, {freed:,} bytes")
+    for version in done.restored:
+        print(f"{version}: tensors stored again")
+    files = removed + done.removed_files
+    print(f"{sum(done.dropped.values()):,} bytes free, {files} files without use removed")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        chosen = load_settings()
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        sys.exit(EXIT_CONFIG)
+    sys.exit(main(chosen))

@@ -1,0 +1,81 @@
+"""Conversion between torch tensors and the store's raw bytes."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+from jeep_core.models.loading import tensor_bytes
+from service.contracts.schemas import TensorRef
+from service.store import Store
+from service.store.tensors import ALIGNMENT
+
+_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+}
+_TYPES = {name: dtype for dtype, name in _NAMES.items()}
+CACHED_BYTES = 256 * 2**20
+
+
+def put(store: Store, name: str, tensor: torch.Tensor) -> TensorRef:
+    """Store a tensor of floating-point numbers or indices."""
+    return store.put_tensor(name, _NAMES[tensor.dtype], list(tensor.shape), tensor_bytes(tensor))
+
+
+def get(store: Store, ref: TensorRef) -> torch.Tensor:
+    """A tensor of the store, its bytes verified; a mapping of the file where possible.
+
+    Raises:
+        CorruptTensor: the bytes do not have the hash of the reference.
+    """
+    tensor = torch.frombuffer(store.map_tensor(ref), dtype=_TYPES[ref.dtype]).view(ref.shape)
+    aligned = tensor.data_ptr() % ALIGNMENT == 0  # not in files of earlier releases
+    return tensor if aligned else tensor.clone()
+
+
+class TensorCache:
+    """Recently read tensors of a store, by content; the oldest are evicted beyond ``limit`` bytes.
+
+    Every edit reads the updates and keys of all live edits before it.  For one thread.
+    """
+
+    def __init__(self, store: Store, limit: int = CACHED_BYTES) -> None:
+        self._store, self._limit, self._held = store, limit, 0
+        self._tensors: OrderedDict[str, torch.Tensor] = OrderedDict()
+
+    def get(self, ref: TensorRef) -> torch.Tensor:
+        """A tensor, read and verified if it is not in the cache.
+
+        Raises:
+            CorruptTensor: as `get`.
+        """
+        tensor = self._tensors.get(ref.sha256)
+        if tensor is None or list(tensor.shape) != list(ref.shape):
+            # small and many: a copy, as every mapping keeps its file open
+            tensor = self._tensors[ref.sha256] = get(self._store, ref).clone()
+            self._held += tensor.nbytes
+        self._tensors.move_to_end(ref.sha256)
+        while self._held > self._limit and len(self._tensors) > 1:
+            _, oldest = self._tensors.popitem(last=False)
+            self._held -= oldest.nbytes
+        return tensor
+
+
+def get_all(store: Store, refs: Sequence[TensorRef]) -> dict[str, torch.Tensor]:
+    """Tensors by name, read and verified by several threads: hashing holds no lock.
+
+    Raises:
+        CorruptTensor: as `get`.
+    """
+    threads = max(1, min(len(refs), os.cpu_count() or 1))
+    with ThreadPoolExecutor(threads, thread_name_prefix="tensors") as pool:
+        loaded = pool.map(lambda ref: get(store, ref), refs)
+        return {ref.name: tensor for ref, tensor in zip(refs, loaded, strict=True)}

@@ -1,0 +1,154 @@
+"""Which edits need a text or imported second moments: one rule for all that compute edits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import pytest
+from support.service.bundled_model import info
+from support.service.scripted_worker import ScriptedWorker
+
+from jeep_core.moments.source import imported_path
+from service.contracts.schemas import Manifest
+from service.store import Store
+from service.store.files import encode, replace
+
+FACT = {"subject": "Lyon", "prompt": "{} is a city in the country of", "target_new": "Italy"}
+WAIT = {"Prefer": "wait=20"}
+NAMES_ALL = ("--corpus", "JEEP_CORPUS", "jeep moments import", "JEEP_MOMENTS", "ft-wd")
+
+
+def lacking(store: Store, moments: str | None = None) -> None:
+    """The worker has no text, and perhaps imported moments of this name."""
+    tokenizer = store.model_file("tokenizer.json").read_bytes()
+    made = info().model_copy(update={"corpus": False, "moments": moments})
+    store.publish_model(made, {"tokenizer.json": tokenizer})
+
+
+def give(store: Store, name: str, *layers: int) -> None:
+    for layer in layers:
+        path = imported_path(store.base_file("moments"), name, info().model_hash, layer)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"moments")
+
+
+def edit(http: httpx.Client, editor: str, **more: object) -> httpx.Response:
+    return http.post("/edits", json={"facts": [FACT], "editor": editor, **more})
+
+
+def trial(http: httpx.Client, editor: str) -> httpx.Response:
+    body = {"suite": "atlas-counterfact", "editor": editor, "n_edits": [1]}
+    return http.post("/evaluations", json=body)
+
+
+@pytest.mark.parametrize("ask", [edit, trial])
+@pytest.mark.parametrize("editor", ["ft-wd", "mend", "malmen"])
+def test_editors_without_second_moments_need_no_text(
+    http: httpx.Client, model: Store, ask, editor: str
+) -> None:
+    lacking(model)
+    assert ask(http, editor).status_code == 202
+
+
+@pytest.mark.parametrize("ask", [edit, trial])
+@pytest.mark.parametrize("editor", ["jeep", "memit", "pmet", "rome", "alphaedit"])
+def test_the_others_are_refused_and_told_what_to_do(
+    http: httpx.Client, model: Store, ask, editor: str
+) -> None:
+    lacking(model)
+    answer = ask(http, editor)
+    assert (answer.status_code, answer.json()["code"]) == (409, "no_corpus")
+    assert answer.json()["detail"].startswith(f"{editor} needs second moments")
+    assert all(part in answer.json()["detail"] for part in NAMES_ALL)
+    assert list(model.jobs()) == []
+
+
+@pytest.mark.parametrize("ask", [edit, trial])
+def test_imported_moments_stand_in_for_a_text(http: httpx.Client, model: Store, ask) -> None:
+    lacking(model, "wikipedia")
+    layers = info().preset_values["rome/rome-atlas-gptj"]["layer"]
+    answer = ask(http, "rome")
+    assert (answer.status_code, answer.json()["code"]) == (409, "no_moments")
+    assert f"layers {layers}" in answer.json()["detail"]
+    assert "jeep moments import --name wikipedia" in answer.json()["detail"]
+    give(model, "wikipedia", layers)
+    assert ask(http, "rome").status_code == 202, "imported while the worker runs"
+
+
+def test_only_layers_that_were_not_imported_are_named(http: httpx.Client, model: Store) -> None:
+    lacking(model, "wikipedia")
+    give(model, "wikipedia", 2)
+    answer = edit(http, "memit", hparams={"low": {"layers": [2, 3, 4]}})
+    assert answer.json()["code"] == "no_moments"
+    assert "layers 3, 4," in answer.json()["detail"]
+
+
+def test_automatic_hyper_parameters_need_them_if_their_editor_does(
+    http: httpx.Client, model: Store
+) -> None:
+    lacking(model)
+    assert edit(http, "memit", hparams="auto").json()["code"] == "no_corpus"
+    lacking(model, "wikipedia")
+    assert edit(http, "memit", hparams="auto").status_code == 202, "layers: the job knows"
+
+
+def test_a_dry_run_shows_the_plan_and_what_is_missing(http: httpx.Client, model: Store) -> None:
+    lacking(model)
+    body = {"facts": [FACT], "editor": "jeep"}
+    plan = http.post("/edits?dry_run=true", json=body)
+    assert plan.status_code == 200
+    assert [one["code"] for one in plan.json()["obstacles"]] == ["no_corpus"]
+    assert plan.json()["facts"][0]["subject"] == "Lyon"
+    free = http.post("/edits?dry_run=true", json={**body, "editor": "ft-wd"})
+    assert free.json()["obstacles"] == []
+
+
+def test_a_dry_run_tells_that_no_network_fits(http: httpx.Client, model: Store) -> None:
+    body = {"facts": [FACT], "editor": "mend", "hparams": {"rank": 5}}
+    [obstacle] = http.post("/edits?dry_run=true", json=body).json()["obstacles"]
+    assert obstacle["code"] == "no_hypernetwork"
+    assert "jeep train-hypernetwork mend" in obstacle["message"]
+
+
+def test_a_revert_that_could_not_apply_a_later_batch_is_refused(
+    http: httpx.Client, worker: ScriptedWorker
+) -> None:
+    """The worker was started without its text since the batches were applied."""
+    first = edited(http)
+    later = edited(http)
+    record(worker.store, "v2", editor="memit")
+    lacking(worker.store)
+    refused = http.post(f"/edits/{first}/revert", json={})
+    assert (refused.status_code, refused.json()["code"]) == (409, "no_corpus")
+    assert refused.json()["detail"].startswith(f"memit ({later}) needs second moments")
+    assert http.post(f"/edits/{later}/revert", json={}, headers=WAIT).status_code == 200
+
+
+def test_a_revert_needs_no_text_for_editors_without_moments(
+    http: httpx.Client, worker: ScriptedWorker
+) -> None:
+    first = edited(http)
+    edited(http)
+    record(worker.store, "v2", editor="ft-wd")
+    lacking(worker.store)
+    assert http.post(f"/edits/{first}/revert", json={}, headers=WAIT).status_code == 200
+
+
+def edited(http: httpx.Client) -> str:
+    answer = http.post("/edits", json={"facts": [FACT]}, headers=WAIT)
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["edit_id"])
+
+
+def record(store: Store, version: str, editor: str) -> None:
+    """Have a version's manifest say what it was edited with."""
+    preset = info().presets[editor][0]
+    hparams = info().preset_values[f"{editor}/{preset}"]
+    manifest = store.version(version).model_copy(update={"editor": editor, "hparams": hparams})
+    rewrite(store, manifest)
+
+
+def rewrite(store: Store, manifest: Manifest) -> None:
+    path = Path(store.root) / "versions" / manifest.id / "manifest.json"
+    replace(path, encode(manifest))

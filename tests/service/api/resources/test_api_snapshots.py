@@ -1,0 +1,210 @@
+"""Versions: list, name, show, compare, export, roll back."""
+
+import time
+from io import StringIO
+
+import httpx
+import pytest
+from rich.console import Console
+from safetensors import safe_open
+from support.service.scripted_worker import TENSOR, ScriptedWorker
+from support.service.serving import running
+
+from service.cli import tables
+from service.client import Client
+from service.contracts.schemas import Snapshot
+from service.settings import Settings
+from service.store import Store
+
+WAIT = {"Prefer": "wait=20"}
+FACT = {"subject": "Metz", "prompt": "{} is a city in", "target_new": "Italy"}
+
+
+def edit(http: httpx.Client, subject: str, name: str | None = None) -> dict:
+    fact = {"subject": subject, "prompt": "{} is a city in", "target_new": "Italy"}
+    answer = http.post("/edits", json={"facts": [fact], "snapshot_name": name}, headers=WAIT)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_the_tree_of_versions(http: httpx.Client, worker: ScriptedWorker) -> None:
+    first = edit(http, "Lyon", "one")
+    edit(http, "Nice")
+    moved = http.post("/rollback/one", json={"why": "Nice was wrong"})
+    assert moved.status_code == 200
+    assert moved.headers["x-model-version"] == "v1"
+    assert moved.json() == {
+        "version": "v1",
+        "previous": "v2",
+        "weights_sha256": worker.store.version("v1").weights_sha256,
+        "cancelled_jobs": [],
+    }
+    assert worker.store.reflog()[-1].why == "Nice was wrong"
+    third = edit(http, "Caen")
+
+    listed = http.get("/snapshots").json()["data"]
+    assert [(s["id"], s["parent"], s["is_head"]) for s in listed] == [
+        ("v3", "v1", True),
+        ("v2", "v1", False),
+        ("v1", "v0", False),
+        ("v0", None, False),
+    ]
+    assert listed[2]["names"] == ["one"]
+    assert listed[2]["edit_id"] == first["edit_id"]
+    page = http.get("/snapshots?limit=2").json()
+    assert (page["has_more"], page["next"]) == (True, "v2")
+    assert [s["id"] for s in http.get("/snapshots?after=v2").json()["data"]] == ["v1", "v0"]
+
+    diff = http.get("/snapshots/v2/diff/head").json()
+    assert (diff["a"], diff["b"], diff["common_ancestor"]) == ("v2", "v3", "v1")
+    assert diff["edits_added"] == [third["edit_id"]]
+    assert [fact["subject"] for fact in diff["facts_removed"]] == ["Nice"]
+    assert [fact["subject"] for fact in diff["facts_added"]] == ["Caen"]
+    assert diff["tensors_changed"] == [TENSOR]
+    same = http.get("/snapshots/one/diff/v1").json()
+    assert (same["tensors_changed"], same["common_ancestor"]) == ([], "v1")
+
+
+def test_names(http: httpx.Client, worker: ScriptedWorker) -> None:
+    edit(http, "Lyon")
+    answer = http.post("/snapshots", json={"name": "good"})
+    assert answer.status_code == 201
+    assert answer.headers["location"] == "/snapshots/good"
+    assert (answer.json()["id"], answer.json()["names"]) == ("v1", ["good"])
+    assert http.get("/snapshots/good").json()["id"] == "v1"
+    assert http.post("/snapshots", json={"name": "good"}).status_code == 201
+    taken = http.post("/snapshots", json={"name": "good", "version": "base"})
+    assert (taken.status_code, taken.json()["code"]) == (409, "name_taken")
+
+
+def test_export(http: httpx.Client, worker: ScriptedWorker, tmp_path) -> None:
+    edit(http, "Lyon")
+    answer = http.get("/snapshots/head/export?format=safetensors")
+    assert answer.headers["x-model-version"] == "v1"
+    assert answer.headers["content-disposition"] == 'attachment; filename="v1.safetensors"'
+    path = tmp_path / "v1.safetensors"
+    path.write_bytes(answer.content)
+    with safe_open(path, framework="numpy") as file:
+        assert list(file.keys()) == [TENSOR]
+        assert file.get_tensor(TENSOR).tobytes() == b"v1".ljust(16, b"\0")
+        metadata = file.metadata()
+    manifest = worker.store.version("v1")
+    assert metadata == {
+        "format": "pt",
+        "version": "v1",
+        "weights_sha256": manifest.weights_sha256,
+        "base_model_hash": "1" * 64,
+        "base_model": "atlas-gptj",
+    }
+    base = tmp_path / "base.safetensors"
+    base.write_bytes(http.get("/snapshots/base/export").content)
+    with safe_open(base, framework="numpy") as file:
+        assert list(file.keys()) == []
+
+
+def test_a_damaged_tensor_is_never_exported_as_whole(
+    http: httpx.Client, worker: ScriptedWorker
+) -> None:
+    edit(http, "Lyon")
+    [ref] = worker.store.version("v1").tensors
+    path = worker.store.tensor_file(ref.sha256)
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(httpx.RemoteProtocolError):
+        http.get("/snapshots/v1/export")
+    path.unlink()
+    answer = http.get("/snapshots/v1/export")
+    assert (answer.status_code, answer.json()["code"]) == (500, "corrupt_version")
+    assert TENSOR in answer.json()["detail"]
+
+
+def test_rolling_back_while_an_edit_runs(http: httpx.Client, worker: ScriptedWorker) -> None:
+    edit(http, "Lyon")
+    worker.go.clear()
+    fact = {"subject": "Nice", "prompt": "{} is a city in", "target_new": "Italy"}
+    jobs = [http.post("/edits", json={"facts": [fact]}).json()["id"] for _ in range(3)]
+    while http.get(f"/jobs/{jobs[0]}").json()["status"] != "running":
+        time.sleep(0.02)
+    answer = http.post("/rollback/base?queued=cancel")
+    assert answer.status_code == 200
+    assert answer.json()["cancelled_jobs"] == jobs[1:]
+    worker.go.set()
+    for _ in range(200):
+        running = http.get(f"/jobs/{jobs[0]}").json()
+        if running["finished_at"]:
+            break
+        time.sleep(0.05)
+    assert (running["status"], running["error"]["code"]) == ("failed", "version_conflict")
+    assert http.get("/snapshots/head").json()["id"] == "v0"
+    assert http.get(f"/jobs/{jobs[2]}").json()["status"] == "cancelled"
+
+
+def test_a_rollback_that_fails_cancels_nothing(http: httpx.Client, worker: ScriptedWorker) -> None:
+    worker.go.clear()
+    fact = {"subject": "Lyon", "prompt": "{} is a city in", "target_new": "Italy"}
+    jobs = [http.post("/edits", json={"facts": [fact]}).json()["id"] for _ in range(2)]
+    while http.get(f"/jobs/{jobs[0]}").json()["status"] != "running":
+        time.sleep(0.02)
+    answer = http.post("/rollback/base?queued=cancel", json={"why": "fail"})
+    assert (answer.status_code, answer.json()["code"]) == (500, "corrupt_version")
+    assert http.get(f"/jobs/{jobs[1]}").json()["status"] == "queued"
+
+
+def test_before_any_model(http: httpx.Client, store: Store) -> None:
+    assert http.get("/snapshots").json() == {"data": [], "has_more": False, "next": None}
+    assert http.get("/snapshots/head").status_code == 404
+
+
+def test_a_damaged_version_takes_no_list_down(
+    http: httpx.Client, worker: ScriptedWorker, settings: Settings
+) -> None:
+    """Another api, as this one may have read the manifest before."""
+    edit(http, "Lyon", "one")
+    edit(http, "Nice")
+    http.post("/rollback/one")
+    last = edit(http, "Caen")
+    path = settings.store / "versions" / "v2" / "manifest.json"
+    path.write_bytes(path.read_bytes()[:-9])
+    with running(settings) as url, httpx.Client(base_url=url, timeout=20) as again:
+        listed = again.get("/snapshots").json()["data"]
+        assert [(s["id"], s["state"]) for s in listed] == [
+            ("v3", "head"), ("v2", "damaged"), ("v1", "committed"), ("v0", "committed"),
+        ]  # fmt: skip
+        assert str(path) in listed[1]["damage"]
+        assert (listed[1]["weights_sha256"], listed[1]["created_at"]) == (None, None)
+        assert listed[0]["damage"] is None
+        page = again.get("/snapshots?limit=1&after=v3").json()
+        assert (page["next"], page["data"][0]["state"]) == ("v2", "damaged")
+        shown = again.get("/snapshots/v2")
+        assert (shown.status_code, shown.json()["code"]) == (500, "corrupt_file")
+        for call in ("/edits", f"/edits/{last['edit_id']}", "/facts", "/jobs", "/metrics"):
+            assert again.get(call).status_code == 200, call
+        [fact, _] = again.get("/facts").json()["data"]
+        assert (fact["subject"], fact["version"]) == ("Caen", "v3")
+        answer = again.post("/edits", json={"facts": [FACT]}, headers=WAIT)
+        assert answer.json()["result"]["version"] == "v4"
+        again.post("/rollback/base")
+        with Client(url) as client:
+            [*_, damaged, _, _] = client.snapshots()
+            assert "damaged" in shown_as_text(list(client.snapshots()))
+            assert damaged.state == "damaged"
+
+
+def shown_as_text(versions: list[Snapshot]) -> str:
+    console = Console(width=200, record=True, file=StringIO())
+    console.print(tables.snapshots(versions))
+    return console.export_text()
+
+
+def test_an_edit_of_a_damaged_version_is_shown(
+    http: httpx.Client, worker: ScriptedWorker, settings: Settings
+) -> None:
+    """Head's history is shown as far back as it can be read."""
+    first, second = edit(http, "Lyon"), edit(http, "Nice")
+    (settings.store / "versions" / "v1" / "manifest.json").unlink()
+    with running(settings) as url, httpx.Client(base_url=url, timeout=20) as again:
+        found = [again.get(f"/edits/{one['edit_id']}").json() for one in (first, second)]
+        assert [one["applied_in"] for one in found] == [None, "v2"]
+        assert found[0]["result"]["version"] == "v1"
+        facts = again.get("/facts")
+        assert facts.json()["code"] == "corrupt_file"
+        assert "v1/manifest.json is missing: v2 is built on v1" in facts.json()["detail"]

@@ -1,0 +1,129 @@
+"""``jeep keys``, and how commands send their key."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from support.service.scripted_worker import ScriptedWorker
+from support.service.serving import running
+
+from service.cli import app
+from service.contracts.schemas.access import Scope
+from service.settings import Settings
+from service.store import Store
+
+
+@pytest.fixture(autouse=True)
+def _no_key_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JEEP_API_KEY", raising=False)
+    monkeypatch.delenv("JEEP_KEY_FILE", raising=False)
+
+
+def jeep(*arguments: str) -> int:
+    return app(list(arguments), standalone_mode=False) or 0
+
+
+def test_create_list_revoke(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = ("--store", str(tmp_path / "store"))
+    assert jeep("keys", "create", "me", *store) == 0
+    shown = capsys.readouterr()
+    token = shown.out.strip()
+    assert "nowhere else" in shown.err
+    assert token not in shown.err
+    opened = Store.open(tmp_path / "store")
+    key = opened.key_of(token)
+    assert key is not None
+    assert key.scopes == [Scope.EDIT, Scope.GENERATE, Scope.READ]
+    assert jeep("keys", "create", "ops", "--scope", "admin", *store) == 0
+    capsys.readouterr()
+    assert jeep("keys", "list", *store) == 0
+    listed = capsys.readouterr().out
+    assert "ops" in listed
+    assert token[32:] not in listed
+    assert jeep("keys", "list", "--json", *store) == 0
+    as_json = capsys.readouterr().out
+    assert [one["name"] for one in json.loads(as_json)] == ["me", "ops"]
+    assert key.digest not in as_json
+    assert jeep("keys", "revoke", "me", *store) == 0
+    assert opened.key_of(token) is None
+    actions = [entry.action for _, entry in opened.audited()]
+    assert actions == ["revoke_key", "create_key", "create_key"]
+
+
+def test_a_key_into_a_file_that_only_its_owner_reads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, file = ("--store", str(tmp_path / "store")), tmp_path / "key"
+    assert jeep("keys", "create", "me", "--file", str(file), *store) == 0
+    assert capsys.readouterr().out == ""
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert Store.open(tmp_path / "store").key_of(file.read_text().strip()) is not None
+    before = file.read_text()
+    assert jeep("keys", "create", "you", "--file", str(file), *store) == 1
+    assert file.read_text() == before
+    other = tmp_path / "other"
+    assert jeep("keys", "create", "me", "--file", str(other), *store) == 1
+    assert not other.exists(), "the name was taken"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("create", "a b"), "name"),
+        (("create", "../x"), "name"),
+        (("revoke", "nobody"), "nobody"),
+    ],
+)
+def test_refusals(
+    arguments: tuple[str, str], said: str, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert jeep("keys", *arguments, "--store", str(store.root)) != 0
+    assert said in capsys.readouterr().err
+    assert store.api_keys() == []
+
+
+def test_a_mistyped_store_is_not_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert jeep("keys", "list", "--store", str(tmp_path / "typo")) == 2
+    assert "JEEP_STORE" in capsys.readouterr().err
+    assert not (tmp_path / "typo").exists()
+
+
+def test_commands_take_the_key_from_environment_or_file(
+    settings: Settings,
+    worker: ScriptedWorker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _, token = worker.store.create_key("me", [Scope.ADMIN])
+    file = tmp_path / "key"
+    file.write_text(token + "\n")
+    with running(settings.model_copy(update={"auth": "keys"})) as url:
+        at = ("--url", url)
+        assert jeep("snapshots", *at) == 1
+        assert "401 no_key" in capsys.readouterr().err
+        assert jeep("snapshots", *at, "--key-file", str(file)) == 0
+        assert jeep("suites", *at, "--key-file", str(file)) == 0
+        assert jeep("probes", "show", "probe_1", *at, "--key-file", str(file)) == 1
+        assert "404 unknown_probe" in capsys.readouterr().err
+        monkeypatch.setenv("JEEP_API_KEY", "wrong")
+        assert jeep("snapshots", *at) == 2
+        assert "JEEP_API_KEY" in (said := capsys.readouterr().err)
+        assert "wrong" not in said
+        assert jeep("snapshots", *at, "--key-file", str(file)) == 0, "the flag wins"
+        monkeypatch.setenv("JEEP_API_KEY", token)
+        assert jeep("rollback", "base", *at) == 0
+        monkeypatch.delenv("JEEP_API_KEY")
+        monkeypatch.setenv("JEEP_KEY_FILE", str(file))
+        capsys.readouterr()
+        assert jeep("audit", "--json", *at) == 0
+        [moved] = json.loads(capsys.readouterr().out)
+        assert (moved["action"], moved["version"]) == ("roll_back", "v0")
+        assert jeep("audit", *at) == 0
+        assert re.search(r"me\s+roll_back", capsys.readouterr().out)
+        monkeypatch.setenv("JEEP_KEY_FILE", str(tmp_path / "none"))
+        assert jeep("snapshots", *at) == 2
+        assert "JEEP_KEY_FILE" in capsys.readouterr().err

@@ -1,0 +1,128 @@
+"""The Python client against the real api."""
+
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+from support.service.scripted_worker import ScriptedWorker
+from support.service.serving import running
+
+from service.client import ApiError, Client, JobTimeout
+from service.contracts.jobs import JobStatus, Progress
+from service.settings import Settings
+
+FACTS = [{"subject": "Lyon", "prompt": "{} is a city in the country of", "target_new": "Italy"}]
+
+
+def test_the_whole_path(client: Client, worker: ScriptedWorker, tmp_path: Path) -> None:
+    client.wait_ready(10)
+    assert client.plan(FACTS).facts[0].subject == "Lyon"
+    heard: list[tuple[JobStatus, Progress]] = []
+    job = client.edit(FACTS, snapshot_name="one", hparams={"n_steps": 2})
+    done = client.wait(job.id, lambda status, progress: heard.append((status, progress)))
+    assert done.status is JobStatus.SUCCEEDED
+    assert heard[0][0] is JobStatus.QUEUED
+    assert any(progress.phase == "values" for _, progress in heard)
+    assert heard[-1][0] is JobStatus.SUCCEEDED
+
+    result = client.edit_result(str(done.edit_id)).result
+    assert result is not None
+    assert result.version == "v1"
+    answers = client.generate("Lyon is", ["base", "head"], max_new_tokens=3).results
+    assert [answer.version for answer in answers] == ["v0", "v1"]
+    names = [name for name, _ in client.stream("Lyon is")]
+    assert names == ["token"] * 4 + ["result"]
+    assert client.name_snapshot("two").names == ["one", "two"]
+    assert client.diff("base", "head").edits_added == [done.edit_id]
+    assert client.export("one", tmp_path / "x.safetensors") > 16
+    assert client.rollback("base", why="enough", cancel_queued=True).previous == "v1"
+    assert client.snapshot().id == "v0"
+    assert [s.id for s in client.snapshots()] == ["v1", "v0"]
+    assert [e["version"] for e in client.edits()] == ["v1"]
+    assert [j.id for j in client.jobs(JobStatus.SUCCEEDED)] == [done.id]
+
+
+def test_errors_carry_the_problem(client: Client, worker: ScriptedWorker) -> None:
+    with pytest.raises(ApiError, match="/facts/0/prompt") as caught:
+        client.edit([{**FACTS[0], "prompt": "nothing"}])
+    assert caught.value.problem.code == "invalid_facts"
+    with pytest.raises(ApiError, match="broke off"):
+        list(client.stream("break"))
+    with pytest.raises(ApiError) as unknown:
+        client.wait("job_1")
+    assert unknown.value.problem.status == 404
+
+
+def test_waiting_has_an_end(client: Client, worker: ScriptedWorker) -> None:
+    worker.go.clear()
+    job = client.edit(FACTS)
+    with pytest.raises(JobTimeout):
+        client.wait(job.id, timeout=1)
+    assert client.cancel(job.id).status in (JobStatus.CANCELLING, JobStatus.CANCELLED)
+    assert client.wait(job.id).status is JobStatus.CANCELLED
+
+
+def test_keep_alive_comments_are_no_events(
+    client: Client, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.api.resources.jobs.PING_SECONDS", 0.05)
+    worker.go.clear()
+    job = client.edit(FACTS)
+    threading.Timer(0.5, worker.go.set).start()
+    assert client.wait(job.id).status is JobStatus.SUCCEEDED
+
+
+def test_waiting_outlives_a_restart_of_the_api(settings: Settings, worker: ScriptedWorker) -> None:
+    worker.go.clear()
+    with running(settings) as url:
+        port = int(url.rpartition(":")[2])
+        client = Client(url)
+        job = client.edit(FACTS)
+        statuses: list[JobStatus] = []
+        started = threading.Event()
+
+        def hear(status: JobStatus, _: Progress) -> None:
+            statuses.append(status)
+            if status is JobStatus.RUNNING:
+                started.set()
+
+        results: list[JobStatus] = []
+        waiting = threading.Thread(target=lambda: results.append(client.wait(job.id, hear).status))
+        waiting.start()
+        assert started.wait(10)
+    with running(settings, port):
+        worker.go.set()
+        waiting.join(20)
+    client.close()
+    assert results == [JobStatus.SUCCEEDED]
+    assert statuses.count(JobStatus.QUEUED) == 1
+
+
+def test_an_answer_that_was_lost_is_asked_again(
+    client: Client, url: str, worker: ScriptedWorker
+) -> None:
+    """A proxy that drops the first answer: the edit is made once."""
+    dropped: list[httpx.Request] = []
+
+    class Dropping(httpx.HTTPTransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            answer = super().handle_request(request)
+            if request.url.path == "/edits" and not dropped:
+                answer.read()
+                dropped.append(request)
+                raise httpx.ReadError("connection lost", request=request)
+            return answer
+
+    client._http = httpx.Client(base_url=url, transport=Dropping())
+    job = client.edit(FACTS)
+    assert dropped
+    assert client.wait(job.id).status is JobStatus.SUCCEEDED
+    assert len(list(worker.store.jobs())) == 1
+
+
+def test_nobody_is_there() -> None:
+    with Client("http://127.0.0.1:9") as nobody:
+        assert not nobody.ready()
+        with pytest.raises(httpx.TransportError):
+            nobody.rollback("base")

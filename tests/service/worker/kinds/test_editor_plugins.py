@@ -1,0 +1,236 @@
+"""Editors of other distributions: the documented example, and everything that can be wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from support import ROOT
+
+DOCUMENT = ROOT / "docs" / "editors.md"
+
+HPARAMS = """
+from jeep_core.editors import EditorPlugin
+from jeep_core.spec.hparams import EditorHParams
+
+class MineHParams(EditorHParams):
+    size: int = 1
+    def layer_problems(self, n_layers):
+        return []
+
+plugin = EditorPlugin(hparams=MineHParams, editor="{module}:Mine")
+"""
+API = """
+import json, sys
+from pathlib import Path
+from service.api.http.openapi import Api
+from service.api.submission.validation import validate_edit
+from service.api.model import PublishedModel
+from service.api.http.problems import ApiProblem
+from service.contracts.schemas import EditRequest, FactIn
+from tokenizers import Tokenizer
+from support.service.bundled_model import info
+from jeep_core.atlas import MODELS
+from fastapi import FastAPI
+
+app = Api()
+@app.post("/edits")
+def edits(body: EditRequest): ...
+model = PublishedModel(info(), Tokenizer.from_file(str(MODELS["atlas-gptj"] / "tokenizer.json")))
+fact = {"subject": "Lyon", "prompt": "{} lies in", "target_new": "Japan"}
+def ask(editor, hparams):
+    try:
+        request = EditRequest(facts=[FactIn(**fact)], editor=editor, hparams=hparams)
+        return {"hparams": validate_edit(request, model).hparams}
+    except ApiProblem as problem:
+        return {"status": problem.status, "errors": problem.errors}
+asked = json.loads(sys.stdin.read())
+answers = [ask(*one) for one in asked]
+schema = app.openapi()
+print(json.dumps({"answers": answers, "schemas": schema["components"]["schemas"],
+                  "torch": "torch" in sys.modules}))
+"""
+EDIT = """
+import json
+import jeep_core as jc
+from jeep_core.decoding.generation import score
+model = jc.load("atlas-gptj", device="cpu")
+fact = {"subject": "Lyon", "prompt": "{} is a city in the country of", "target_new": "Japan"}
+result = jc.edit(model, [fact], "nudge", hparams={"layer": 7})
+edited = jc.ModelView(model)
+edited.apply(result.delta)
+pair = [("Lyon is a city in the country of", " Japan")]
+print(json.dumps([score(view, pair)[0].mean for view in (jc.ModelView(model), edited)]))
+"""
+
+
+def install(where: Path, name: str, entries: dict[str, str], files: dict[str, str]) -> None:
+    """What an installer leaves behind: modules, and a .dist-info folder beside them."""
+    for path, text in files.items():
+        (where / path).parent.mkdir(parents=True, exist_ok=True)
+        (where / path).write_text(text)
+    info = where / f"{name.replace('-', '_')}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    lines = [f"{editor} = {value}" for editor, value in entries.items()]
+    (info / "entry_points.txt").write_text("\n".join(["[jeep.editors]", *lines, ""]))
+
+
+def documented(where: Path) -> None:
+    """Install the example of the documentation."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    files = dict(re.findall(r"^`([\w./]+)`:\n\n```\w+\n(.*?)^```", text, re.M | re.S))
+    project = tomllib.loads(files.pop("pyproject.toml"))["project"]
+    assert project["version"] == "1.0"
+    install(where, project["name"], project["entry-points"]["jeep.editors"], files)
+
+
+def run(code: str, where: Path, stdin: Any = None) -> tuple[Any, str]:
+    """Run a program with the distributions in ``where``; what it printed, and its log."""
+    paths = [where, ROOT, ROOT / "tests" / "service" / "api"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=json.dumps(stdin), capture_output=True, text=True,
+        env=environment, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), done.stderr
+
+
+def test_the_documented_editor_edits(tmp_path: Path) -> None:
+    documented(tmp_path)
+    (before, after), _ = run(EDIT, tmp_path)
+    assert after > before + 1
+
+
+def test_its_hyper_parameters_are_validated_and_described_without_torch(tmp_path: Path) -> None:
+    documented(tmp_path)
+    asked = [
+        ["nudge", {"layer": 7}],
+        ["nudge", {"layer": 9}],
+        ["nudge", {"layer": 7, "strength": 0}],
+        ["nudge", {}],
+        ["nudg", {}],
+    ]
+    found, _ = run(API, tmp_path, asked)
+    whole, *wrong = found["answers"]
+    assert whole["hparams"] == {"layer": 7, "strength": 1.0, "ridge": 0.01}
+    assert [(a["status"], a["errors"][0]["pointer"], a["errors"][0]["code"]) for a in wrong] == [
+        (422, "/hparams/layer", "no_such_layer"),
+        (422, "/hparams/strength", "greater_than"),
+        (422, "/hparams", "no_preset"),
+        (422, "/editor", "unknown_editor"),
+    ]
+    assert "did you mean 'nudge'" in wrong[-1]["errors"][0]["message"]
+    assert "description" in found["schemas"]["NudgeHParams"]["properties"]["strength"]
+    request = found["schemas"]["EditRequest"]["properties"]
+    assert "nudge" in request["editor"]["enum"]
+    assert "`nudge`: `NudgeHParams`" in request["hparams"]["description"]
+    assert not found["torch"]
+
+
+def test_names_are_registered_once(tmp_path: Path) -> None:
+    mine = {"mine_a.py": HPARAMS.format(module="mine_a")}
+    install(tmp_path, "dist-a", {"mine": "mine_a:plugin", "jeep": "mine_a:plugin"}, mine)
+    theirs = {"mine_b.py": HPARAMS.format(module="mine_b")}
+    install(tmp_path, "dist-b", {"mine": "mine_b:plugin", "theirs": "mine_b:plugin"}, theirs)
+    found, log = run(API, tmp_path, [["mine", {}], ["jeep", {}], ["theirs", {}]])
+    clash, built_in, alone = found["answers"]
+    [error] = clash["errors"]
+    assert (error["pointer"], error["code"]) == ("/editor", "broken_editor")
+    assert "registered by dist-a 1.0 and dist-b 1.0" in error["message"]
+    assert "low" in built_in["hparams"], "the built-in editor keeps its name"
+    assert alone["hparams"] == {"size": 1}
+    editors = found["schemas"]["EditRequest"]["properties"]["editor"]["enum"]
+    assert "mine" not in editors
+    assert "theirs" in editors
+    assert "dist-a 1.0 registers the editor 'jeep', which is built in" in log
+    assert "registered by dist-a 1.0 and dist-b 1.0" in log
+
+
+BROKEN = {
+    "import": ("raise RuntimeError('no licence')", "RuntimeError: no licence"),
+    "exit": ("import sys; sys.exit(3)", "SystemExit: 3"),
+    "missing": ("", "has no attribute 'plugin'"),
+    "no plugin": ("plugin = 7", "mine:plugin is no EditorPlugin"),
+    "hparams": (
+        "from jeep_core.editors import EditorPlugin\nplugin = EditorPlugin(dict, 'mine:Mine')",
+        "no subclass of EditorHParams",
+    ),
+    "target": (
+        HPARAMS.format(module="mine").replace("mine:Mine", "mine"),
+        "must be 'module:class', not 'mine'",
+    ),
+    "layers": (
+        HPARAMS.format(module="mine").replace("layer_problems", "problems"),
+        "MineHParams does not define layer_problems",
+    ),
+}
+
+
+def test_broken_plugins_are_reported_and_touch_nothing_else(tmp_path: Path) -> None:
+    names = []
+    for i, (name, (text, _)) in enumerate(BROKEN.items()):
+        module = f"mine{i}"
+        install(
+            tmp_path,
+            f"dist-{i}",
+            {f"broken{i}": f"{module}:plugin"},
+            {f"{module}.py": text.replace("mine:", f"{module}:")},
+        )
+        names.append((f"broken{i}", f"dist-{i} 1.0", name))
+    found, log = run(API, tmp_path, [*([name, {}] for name, _, _ in names), ["memit", {}]])
+    *broken, good = found["answers"]
+    assert "low" in good["hparams"]
+    for i, (answer, (name, dist, case)) in enumerate(zip(broken, names, strict=True)):
+        [error] = answer["errors"]
+        assert (answer["status"], error["code"]) == (422, "broken_editor")
+        said = f"the editor {name!r} of {dist} cannot be used: "
+        assert error["message"].startswith(said)
+        assert BROKEN[case][1].replace("mine:", f"mine{i}:") in error["message"]
+        assert said in log
+
+
+def test_an_editor_that_cannot_be_imported_fails_its_edit_alone(tmp_path: Path) -> None:
+    install(tmp_path, "dist-a", {"mine": "mine:plugin"}, {"mine.py": HPARAMS.format(module="gone")})
+    code = """
+import json
+from jeep_core.editors import create
+from jeep_core.errors import InvalidHParams
+try:
+    create("mine")
+except InvalidHParams as error:
+    print(json.dumps(str(error)))
+"""
+    said, _ = run(code, tmp_path)
+    assert "the editor 'mine' of dist-a 1.0 cannot be used: ModuleNotFoundError" in said
+
+
+def test_a_preset_of_a_broken_editor_does_not_stop_the_worker(tmp_path: Path) -> None:
+    install(tmp_path, "dist-a", {"mine": "mine:plugin"}, {"mine.py": HPARAMS.format(module="mine")})
+    install(tmp_path, "dist-b", {"broken": "broken:plugin"}, {"broken.py": "1 / 0"})
+    presets, store = tmp_path / "presets", tmp_path / "store"
+    presets.mkdir()
+    for editor in ("mine", "broken"):
+        text = f"editor: {editor}\nmodel: atlas-gptj\norigin: here\nhparams: {{size: 2}}\n"
+        (presets / f"own-{editor}.yaml").write_text(text)
+    code = f"""
+import json
+from pathlib import Path
+from jeep_core.models.loading import load
+from service.settings import Settings
+from service.store import Store
+from service.worker.process import prepare
+store = Store.open({str(store)!r})
+prepare(store, load("atlas-gptj", "cpu"), Settings(presets=Path({str(presets)!r})))
+print(json.dumps(store.model_info().presets["mine"]))
+"""
+    published, log = run(code, tmp_path)
+    assert published == ["own-mine"]
+    assert "the editor 'broken' of dist-b 1.0 cannot be used: ZeroDivisionError" in log

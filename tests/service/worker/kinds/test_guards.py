@@ -1,0 +1,217 @@
+"""Guards: what is measured for them, when they trip, and what a tripped one leaves behind."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import inf, nan
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from support.library.tiny import bigram_view
+from support.service.edit_lane import Worker, edit_job
+from support.service.edit_runner import FACT, MODEL, an_edit, control, runner_on
+
+from jeep_core.decoding.generation import Scored, score
+from jeep_core.errors import Cancelled
+from jeep_core.evaluation.perplexity import perplexity
+from jeep_core.models.loading import LoadedModel, load
+from jeep_core.models.views import ModelView
+from jeep_core.spec.facts import Fact
+from jeep_core.text.joining import Join
+from service.contracts.jobs import JobStatus
+from service.contracts.schemas import Answer, FactOutcome, GuardFigures, Guards
+from service.store import Store
+from service.worker.failures import GuardFailed, failure
+from service.worker.kinds import guards as guards_module
+from service.worker.kinds.guards import (
+    GuardMeter,
+    Measured,
+    check,
+    figures,
+    locality,
+    neighbor_answers,
+)
+
+TABLE = {
+    "in": {"Rome": 0.6, "Oslo": 0.3},
+    "by": {"Rome": 0.2, "Oslo": 0.7},
+    "near": {"Rome": 0.9},
+}
+PARENT = bigram_view(TABLE)
+EDITED = bigram_view({**TABLE, "by": {"Rome": 0.7, "Oslo": 0.2}})
+NAMED = Fact("x", "{} in", "Rome", "Oslo", (), ("y in", "y by"))
+UNNAMED = Fact("x", "{} in", "Rome", None, (), ("y in", "y by", "y near"))
+LONELY = Fact("x", "{} in", "Rome", "Oslo")
+
+
+class TestLocality:
+    def test_where_the_old_answer_is_known_it_must_be_more_probable(self) -> None:
+        assert neighbor_answers(PARENT, [NAMED]) == [[False, True]]
+        assert neighbor_answers(EDITED, [NAMED]) == [[False, False]]
+
+    def test_elsewhere_the_greedy_answer_must_stay(self) -> None:
+        before, after = (neighbor_answers(view, [UNNAMED]) for view in (PARENT, EDITED))
+        assert [[text.split()[0] for text in texts] for texts in (before[0], after[0])] == [
+            ["Rome", "Oslo", "Rome"],
+            ["Rome", "Rome", "Rome"],
+        ]
+        assert locality(after, before) == pytest.approx(2 / 3)
+
+    def test_every_fact_counts_alike_and_those_without_prompts_do_not(self) -> None:
+        facts = [NAMED, LONELY, UNNAMED]
+        before, after = (neighbor_answers(view, facts) for view in (PARENT, EDITED))
+        assert locality(before, before) == pytest.approx((1 / 2 + 1) / 2)
+        assert locality(after, before) == pytest.approx((0 + 2 / 3) / 2)
+
+    def test_a_prompt_as_long_as_the_model_allows_is_answered_as_far_as_it_goes(self) -> None:
+        prompt = " ".join(["in"] * (PARENT.base.max_positions - 1))
+        [[text]] = neighbor_answers(PARENT, [Fact("x", "{} in", "Rome", None, (), (prompt,))])
+        assert text.split() == ["Rome"]
+
+
+class TestFigures:
+    def test_only_what_is_asked_for_is_measured(self, tmp_path: Path) -> None:
+        meter = GuardMeter(tmp_path / "missing.txt", 100)
+        for guards in (None, Guards(min_efficacy=0.5)):
+            found = meter.measure(PARENT, "a", [NAMED], guards, lambda: None)
+            assert found == Measured(None, None)
+
+    def test_perplexity_is_measured_once_for_the_same_weights(self, tmp_path: Path) -> None:
+        text, guards = tmp_path / "text.txt", Guards(max_perplexity_ratio=2)
+        text.write_text("y by Oslo\n\ny in Rome\n")
+        meter, calls = GuardMeter(text, 100), []
+        for weights in ("a", "b", "a"):
+            found = meter.measure(PARENT, weights, [], guards, lambda: calls.append(1))
+            assert found.perplexity == perplexity(PARENT, ["y by Oslo", "y in Rome"])
+        assert len(calls) == 2
+
+    def test_measuring_can_be_ended(self, tmp_path: Path) -> None:
+        def stop() -> None:
+            raise Cancelled
+
+        text = tmp_path / "text.txt"
+        text.write_text("y by Oslo\n")
+        for guards in (Guards(min_locality=0.5), Guards(max_perplexity_ratio=2)):
+            with pytest.raises(Cancelled):
+                GuardMeter(text, 100).measure(PARENT, "a", [NAMED], guards, stop)
+
+    def test_all_figures_have_the_parent_s_beside_them(self) -> None:
+        def outcome(p_true: float | None, **after: object) -> FactOutcome:
+            before = Answer(p_new=0.1, p_true=p_true, text="Oslo")
+            said = {"p_new": 0.9, "p_true": p_true, "text": "Rome", **after}
+            fact = {"index": 0, "subject": "x", "prompt": "{} in", "target_new": "Rome"}
+            return FactOutcome(**fact, before=before, after=Answer(**said), success=True)
+
+        outcomes = [outcome(0.5), outcome(None, writes_new=True), outcome(0.95)]
+        before, after = Measured([[True, "a"]], 2.0), Measured([[False, "a"]], 3.0)
+        assert figures(outcomes, before, after) == GuardFigures(
+            efficacy=2 / 3,
+            efficacy_before=0.0,
+            locality=0.5,
+            locality_before=1.0,
+            perplexity=3.0,
+            perplexity_before=2.0,
+            perplexity_ratio=1.5,
+        )
+
+
+FOUND = GuardFigures(efficacy=0.9, efficacy_before=0, locality=0.75, perplexity_ratio=1.2)
+
+
+class TestLimits:
+    @pytest.mark.parametrize(
+        "guards",
+        [
+            Guards(),
+            Guards(min_efficacy=0.9, min_locality=0.75, max_perplexity_ratio=1.2),
+            Guards(max_perplexity_ratio=5.0),
+        ],
+    )
+    def test_a_figure_at_its_limit_passes(self, guards: Guards) -> None:
+        check(guards, FOUND)
+
+    def test_every_guard_that_trips_is_named_with_its_figure(self) -> None:
+        with pytest.raises(GuardFailed) as caught:
+            check(Guards(min_efficacy=0.91, min_locality=0.8, max_perplexity_ratio=1.1), FOUND)
+        error = failure(caught.value)
+        assert error.code == "guard_failed"
+        assert error.message == (
+            "efficacy is 0.9, below 0.91; locality is 0.75, below 0.8; "
+            "the perplexity ratio is 1.2, above 1.1"
+        )
+        assert [(e["pointer"], e["limit"], e["figure"]) for e in error.errors] == [
+            ("/guards/min_efficacy", 0.91, 0.9),
+            ("/guards/min_locality", 0.8, 0.75),
+            ("/guards/max_perplexity_ratio", 1.1, 1.2),
+        ]
+
+    @pytest.mark.parametrize("ratio", [inf, nan])
+    def test_a_broken_version_keeps_no_limit(self, ratio: float) -> None:
+        found = FOUND.model_copy(update={"perplexity_ratio": ratio})
+        with pytest.raises(GuardFailed) as caught:
+            check(Guards(max_perplexity_ratio=1e9), found)
+        assert failure(caught.value).errors[0]["figure"] == str(ratio)
+
+
+@pytest.fixture(scope="module")
+def base() -> LoadedModel:
+    return load(str(MODEL), device="cpu", dtype="float32")
+
+
+NEIGHBORLY = {**FACT, "target_true": "Rome", "neighborhood_prompts": ["Nice lies in", "He is in"]}
+
+
+class TestEdits:
+    def test_figures_are_in_the_result(
+        self, base: LoadedModel, store: Store, tmp_path: Path
+    ) -> None:
+        text = tmp_path / "text.txt"
+        text.write_text("Nice lies in the south.\nHe is in Rome.\n")
+        guards = {"min_efficacy": 0, "min_locality": 0, "max_perplexity_ratio": 1e9}
+        runner = runner_on(base, store, tmp_path, perplexity_text=text)
+        manifest, _ = runner.run(an_edit(NEIGHBORLY, guards=guards), "v0", control())
+        assert manifest.result is not None
+        found = manifest.result.guards
+        assert found is not None
+        assert found.efficacy == manifest.result.efficacy
+        assert found.perplexity_ratio is not None
+        assert found.perplexity_ratio > 0
+        assert found.locality_before in (0, 0.5, 1)
+
+    def test_a_tripped_guard_writes_no_version(
+        self, base: LoadedModel, store: Store, tmp_path: Path
+    ) -> None:
+        text = tmp_path / "text.txt"
+        text.write_text("Nice lies in the south.\n")
+        runner = runner_on(base, store, tmp_path, perplexity_text=text)
+        job = an_edit(NEIGHBORLY, guards={"max_perplexity_ratio": 1e-6})
+        with pytest.raises(GuardFailed, match="above 1e-06"):
+            runner.run(job, "v0", control())
+        assert [version.id for version in store.versions()] == ["v0"]
+        assert store.head().version == "v0"
+
+    def test_the_job_fails_with_the_figure(self, client: Redis, based: Store) -> None:
+        def trip(*_: object) -> None:
+            check(Guards(min_locality=0.8), FOUND)
+
+        job = edit_job(based)
+        Worker(client, based.root, trip).work()
+        ended = based.job(job.id)
+        assert ended.status is JobStatus.FAILED
+        assert ended.error is not None
+        assert (ended.error.code, ended.error.errors[0]["figure"]) == ("guard_failed", 0.75)
+        assert based.head().version == "v0"
+
+
+def test_neighbors_are_asked_as_the_fact_s_answers_join(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[tuple[str, str], str]] = []
+
+    def scored(view: ModelView, pairs: list[tuple[str, str]], joins: list[Join]) -> list[Scored]:
+        asked.extend(zip(pairs, joins, strict=True))
+        return score(view, pairs, joins)
+
+    monkeypatch.setattr(guards_module, "score", scored)
+    neighbor_answers(PARENT, [NAMED, replace(LONELY, neighborhood_prompts=("z in",), join="space")])
+    assert [join for _, join in asked] == ["auto"] * 4 + ["space"] * 2
+    assert asked[-1] == (("z in", "Rome"), "space")

@@ -1,0 +1,237 @@
+"""Values that are not finite fail by name and leave nothing: edits, records, evaluations."""
+
+from __future__ import annotations
+
+from io import StringIO
+from math import inf, nan
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import BaseModel
+from redis import Redis
+from rich.console import Console
+from support.service.edit_lane import Worker, edit_job
+from support.service.edit_runner import FACT, HPARAMS, MODEL, an_edit, control, runner_on
+
+from jeep_core.editors.ft_wd import editor as ft_wd
+from jeep_core.errors import NumericalError
+from jeep_core.models.loading import LoadedModel, load
+from jeep_core.models.views import ModelView
+from jeep_core.spec.facts import Fact
+from service.cli import tables
+from service.contracts.jobs import JobStatus, now
+from service.contracts.schemas import Edit, EditResult, LayerReport, Manifest
+from service.store import Store
+from service.store.files import encode
+from service.worker.kinds import edits as edits_module
+from service.worker.kinds.edits import LARGE_CHANGE, answers, doubts
+from service.worker.kinds.guards import neighbor_answers
+from service.worker.kinds.records import Records, write_lines
+from service.worker.kinds.reverts import Reverter
+from service.worker.versions import tensors as worker_tensors
+
+TUNING = {"layer": 1, "n_steps": 2, "stop_loss": 1e-9}
+WEIGHT = "transformer.h.1.mlp.fc_out.weight"
+
+
+@pytest.fixture(scope="module")
+def base() -> LoadedModel:
+    return load(str(MODEL), device="cpu", dtype="float32")
+
+
+def untouched(store: Store) -> bool:
+    """Whether there is no new version, tensor or move of head."""
+    files = [*(store.root / "tensors").glob("*/*"), *(store.root / "staging").iterdir()]
+    versions = [path.name for path in (store.root / "versions").iterdir()]
+    return not files and versions == ["v0"] and store.head().version == "v0"
+
+
+# ---------------------------------------------------------------- edits
+
+
+@pytest.mark.parametrize("rate", [1e30, 1e38])
+def test_an_edit_with_a_rate_far_too_large_leaves_nothing(
+    base: LoadedModel, store: Store, tmp_path: Path, rate: float
+) -> None:
+    runner = runner_on(base, store, tmp_path)
+    job = an_edit(editor="ft-wd", hparams={**TUNING, "learning_rate": rate})
+    with pytest.raises(
+        NumericalError, match=r"(not finite|beyond float32).*(learning_rate|another version)"
+    ):
+        runner.run(job, "v0", control())
+    assert untouched(store)
+
+
+def test_weights_that_float16_cannot_hold_leave_nothing(store: Store, tmp_path: Path) -> None:
+    half = load(str(MODEL), device="cpu", dtype="float16")
+    runner = runner_on(half, store, tmp_path)
+    job = an_edit(editor="ft-wd", hparams={**TUNING, "learning_rate": 1e5})
+    with pytest.raises(NumericalError, match=r"(layer 1|h\.1\.)"):
+        runner.run(job, "v0", control())
+    assert untouched(store)
+
+
+@pytest.mark.parametrize("field", ["relative_norm", "condition", "residual_before"])
+def test_a_figure_of_the_result_is_looked_at_before_a_tensor_is_stored(
+    base: LoadedModel,
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    field: str,
+) -> None:
+    """For example a figure that has no check of its own."""
+
+    def report(**figures: Any) -> LayerReport:
+        return LayerReport(**{**figures, field: nan})
+
+    monkeypatch.setattr(edits_module, "LayerReport", report)
+    runner = runner_on(base, store, tmp_path)
+    with pytest.raises(NumericalError, match=rf"the figure /layers/0/{field} is not finite"):
+        runner.run(an_edit(), "v0", control())
+    assert untouched(store)
+
+
+def test_an_edit_on_a_version_that_is_not_finite_leaves_nothing(
+    base: LoadedModel, store: Store, tmp_path: Path
+) -> None:
+    """Such a version was written by an earlier release; the base of it still can be edited."""
+    runner = runner_on(base, store, tmp_path)
+    weight = base.model.get_parameter(WEIGHT).clone()
+    weight[0, 0] = inf
+    view = ModelView(base, {WEIGHT: weight})
+    given = {"parent": "v0", "weights_sha256": view.weights_sha256(), "created_at": now()}
+    store.write_version(
+        Manifest(id="v1", tensors=[worker_tensors.put(store, WEIGHT, weight)], **given)
+    )
+    store.move_head("v1", expected="v0", job_id=None, fence=1, who="test", why="edit")
+    with pytest.raises(NumericalError, match="use another version"):
+        runner.run(an_edit(), "v1", control())
+    assert [version.id for version in store.versions()] == ["v1", "v0"]
+
+
+def test_a_revert_that_gives_no_numbers_leaves_nothing(
+    base: LoadedModel, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = runner_on(base, store, tmp_path)
+    for number in (1, 2):
+        head = store.head().version
+        fact = {**FACT, "subject": f"Lyon {number}"}
+        made, _ = runner.run(an_edit(fact, number=number), head, control())
+        store.move_head(made.id, expected=head, job_id=None, fence=1, who="test", why="edit")
+    before = sorted(path.name for path in (store.root / "tensors").glob("*/*"))
+    monkeypatch.setattr(edits_module, "fmean", lambda values: nan)
+    job = an_edit(number=3).model_copy(update={"base_version": "v2"})
+    line = store.lineage("v2")
+    with pytest.raises(NumericalError, match="/efficacy"):
+        Reverter(store, runner).run(job, line[:1], line[2:], control())
+    assert [version.id for version in store.versions()] == ["v2", "v1", "v0"]
+    assert store.drafts(job.id) == []
+    assert sorted(path.name for path in (store.root / "tensors").glob("*/*")) == before
+
+
+# ---------------------------------------------------------------- warnings
+
+
+def summary(efficacy: float, *norms: float) -> EditResult:
+    given = {"residual_before": None, "residual_after": None, "condition": None}
+    layers = [
+        LayerReport(name=f"w{i}", layer=i, region="low", relative_norm=norm, **given)
+        for i, norm in enumerate(norms)
+    ]
+    return EditResult(
+        edit_id="edit_1", version="v1", parent="v0", facts=[], efficacy=efficacy,
+        greedy_success=0.0, layers=layers, seconds={},
+    )  # fmt: skip
+
+
+def test_a_result_warns_of_what_succeeded_in_name_only() -> None:
+    assert doubts(summary(0.5, 31.1, LARGE_CHANGE - 1)) == []
+    [none] = doubts(summary(0.0, 0.1))
+    assert "no fact of this edit took (efficacy 0)" in none
+    [large] = doubts(summary(1.0, 0.1, 12345.6))
+    assert large.startswith("layer 1 (w1): the change is 1.23e+04 times as large as the weights")
+
+
+def test_an_edit_without_effect_says_so(base: LoadedModel, store: Store, tmp_path: Path) -> None:
+    runner = runner_on(base, store, tmp_path)
+    weak = {**HPARAMS, "learning_rate": 1e-6}
+    made, _ = runner.run(an_edit(hparams=weak), "v0", control())
+    assert made.result is not None
+    assert made.result.efficacy == 0.0
+    assert any("efficacy 0" in warning for warning in made.result.warnings)
+
+
+def test_an_enormous_change_says_so(
+    base: LoadedModel, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A random change of this size still gives finite numbers."""
+
+    def tune(context: Any, hparams: Any, start: Any, delta: torch.Tensor) -> None:
+        with torch.no_grad():
+            delta.copy_(start * 1000)
+
+    monkeypatch.setattr(ft_wd, "_tune", tune)
+    runner = runner_on(base, store, tmp_path)
+    made, _ = runner.run(an_edit(editor="ft-wd", hparams=TUNING), "v0", control())
+    assert made.result is not None
+    assert any("is 1e+03 times as large" in warning for warning in made.result.warnings)
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def test_what_is_measured_of_a_broken_version_is_an_error(base: LoadedModel) -> None:
+    weight = torch.full_like(base.model.get_parameter(WEIGHT), nan)
+    view = ModelView(base, {WEIGHT: weight})
+    fact = Fact("Lyon", "{} lies in", "Peru", "Rome", (), ("Nice lies in",))
+    for measure in (answers, neighbor_answers):
+        with pytest.raises(NumericalError, match="not finite"):
+            measure(view, [fact])
+
+
+# ---------------------------------------------------------------- records and results
+
+
+class Figures(BaseModel):
+    named: dict[str, Any]
+
+
+def test_no_record_is_written_with_what_is_no_number(store: Store, tmp_path: Path) -> None:
+    """JSON would hold null for it, which could not be read back."""
+    with pytest.raises(NumericalError, match=r"^figures: the figure /named/a/0 is not finite"):
+        encode(Figures(named={"a": [nan]}))
+    assert encode(Figures(named={"a": ["NaN", None, 1.5]})).startswith(b'{"named"')
+    path = tmp_path / "lines.jsonl"
+    for write in (lambda rows: Records(path).append(rows), lambda rows: write_lines(path, rows)):
+        with pytest.raises(NumericalError, match="/value"):
+            write([{"value": inf}])
+        assert not path.exists() or path.read_bytes() == b""
+
+
+def test_a_job_whose_result_is_no_number_fails_by_name(
+    client: Redis, based: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = edit_job(based)
+    worker = Worker(client, based.root)
+    monkeypatch.setattr(worker.lane, "_edit", lambda *_: summary(nan))
+    worker.work()
+    ended = based.job(job.id)
+    assert ended.status is JobStatus.FAILED
+    assert ended.error is not None
+    assert ended.error.code == "numerical_error"
+    assert "the figure /efficacy is not finite" in ended.error.message
+    assert ended.result is None
+
+
+def test_the_command_shows_the_warnings() -> None:
+    result = summary(0.0, 0.1)
+    answer = Edit(
+        id="edit_1", job_id="job_1", status=JobStatus.SUCCEEDED, editor="memit", preset=None,
+        hparams={}, facts=[], created_at=now(),
+        result=result.model_copy(update={"warnings": doubts(result)}),
+    )  # fmt: skip
+    console = Console(width=300, record=True, file=StringIO())
+    console.print(tables.edit(answer))
+    assert "no fact of this edit took (efficacy 0)" in console.export_text()

@@ -1,0 +1,187 @@
+"""Probe jobs and automatic hyper-parameters, on a model whose answers were planted by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.library import planted
+
+from jeep_core.errors import Cancelled, InvalidHParams
+from jeep_core.models.loading import LoadedModel
+from jeep_core.models.views import ModelView
+from jeep_core.probe.kept import kept
+from service.contracts.jobs import Job, JobKind, Progress, new_id, now
+from service.contracts.schemas import FactRecord, Manifest, ProbePayload, ProbeResult
+from service.contracts.schemas.probe import TableFactIn
+from service.settings import Settings
+from service.store import Store
+from service.worker.failures import Refused
+from service.worker.kinds import automatic, probes
+from service.worker.kinds.automatic import automatic_hparams, probes_folder
+from service.worker.lanes.control import JobControl
+from service.worker.lanes.read_lane import ReadControl, Task
+from service.worker.moments import SharedMoments
+from service.worker.versions import tensors
+from service.worker.versions.views import VersionViews
+
+PLOTS = {"answers", "answers-no-norm", "branches", "patching"}
+FACTS = planted.facts()
+RECORDS = [FactRecord.model_validate(asdict(fact)) for fact in FACTS]
+
+
+@pytest.fixture(scope="module")
+def model() -> LoadedModel:
+    return planted.model("llama", 2, 5)
+
+
+class Bench:
+    """A store of the planted model, and a way to run jobs in it."""
+
+    def __init__(self, root: Path, base: LoadedModel) -> None:
+        self.base, self.store = base, Store.open(root)
+        self.store.create_base(base.weights_sha256)
+        self.settings = Settings(store=root)
+        self.told: list[Progress] = []
+
+    def job(self, **payload: Any) -> Job:
+        job_id = new_id("job")
+        given = {"probe_id": "probe_" + job_id[4:], "version": "v0", "limit": 64, "seed": 0}
+        filled = ProbePayload.model_validate({"facts": RECORDS, **given, **payload})
+        values = filled.model_dump(mode="json")
+        job = Job(id=job_id, kind=JobKind.PROBE, payload=values, created_at=now())
+        self.store.journal(job)
+        return job
+
+    def run(self, job: Job, pause: Callable[[], None] = lambda: None) -> ProbeResult:
+        control = ReadControl(
+            publish=self.told.append, checkpoint=lambda: None, pause=pause, give_way=lambda: None
+        )
+        views, work = VersionViews(self.base, self.store), self.store.work_folder(job.id)
+        moments = SharedMoments(self.base, self.store, self.settings)
+        return probes.run(
+            Task(job, control, self.base, views, self.store, self.settings, work, moments)
+        )
+
+    def kept(self) -> dict[str, Any] | None:
+        return kept(probes_folder(self.store), self.base.model_hash)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, model: LoadedModel) -> Iterator[Bench]:
+    return Bench(tmp_path / "store", model)
+
+
+def control(told: list[Progress] | None = None) -> JobControl:
+    found = [] if told is None else told
+    return JobControl(publish=found.append, checkpoint=lambda: None)
+
+
+class TestProbeJobs:
+    def test_the_base_model_s_probe_is_kept_for_later_edits(self, bench: Bench) -> None:
+        job = bench.job()
+        result = bench.run(job)
+        assert (result.low, result.high, result.automatic) == ([1, 2], [5], True)
+        assert result.prompts == len(FACTS)
+        record = bench.kept()
+        assert record is not None
+        assert record["hparams"] == result.hparams
+        folder = bench.store.report_folder(job.id)
+        assert json.loads((folder / "probe.json").read_text()) == record
+        assert set(result.files) == {path.name for path in folder.iterdir()}
+        assert {Path(name).stem for name in result.files} == {"probe", *PLOTS}
+        assert [progress.phase for progress in bench.told][-1] == "draw"
+
+    def test_an_edited_version_s_probe_is_not(self, bench: Bench) -> None:
+        name = bench.base.family.weight_name(5)
+        silent = torch.zeros_like(bench.base.model.get_parameter(name))
+        view = ModelView(bench.base, {name: silent})
+        version = bench.store.new_version_id()
+        refs = [tensors.put(bench.store, name, silent)]
+        bench.store.write_version(
+            Manifest(
+                id=version, parent="v0", tensors=refs,
+                weights_sha256=view.weights_sha256(), created_at=now(),
+            )
+        )  # fmt: skip
+        result = bench.run(bench.job(version=version))
+        assert result.hparams is None  # its answers appear at no layer
+        assert "no layers to propose" in str(result.why_no_proposal)
+        assert (result.automatic, bench.kept()) == (False, None)
+
+    def test_words_are_followed_where_there_is_a_text(self, bench: Bench, tmp_path: Path) -> None:
+        text = tmp_path / "text.txt"
+        text.write_text("name0 lives in home0\nthe home of name1 is home1\n")
+        bench.settings = Settings(store=bench.store.root, corpus=text)
+        table = [TableFactIn(subject="name0", relation="lives", object="home0")]
+        job = bench.job(table=table)
+        assert "word-sets.png" in bench.run(job).files
+        record = json.loads((bench.store.report_folder(job.id) / "probe.json").read_text())
+        assert record["word_sets"]["prompts_without_facts"] == len(FACTS) - 2
+
+    def test_a_cancelled_probe_ends_and_keeps_nothing(self, bench: Bench) -> None:
+        def cancelled() -> None:
+            raise Cancelled("cancelled on request")
+
+        with pytest.raises(Cancelled):
+            bench.run(bench.job(), cancelled)
+        assert bench.kept() is None
+
+    def test_a_model_that_is_not_bundled_needs_facts(self, bench: Bench) -> None:
+        with pytest.raises(Refused, match="give a suite or facts"):
+            bench.run(bench.job(facts=None))
+
+
+class TestAutomatic:
+    def test_a_kept_probe_is_followed_and_nothing_is_run(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        result = bench.run(bench.job())
+        monkeypatch.delattr("service.worker.kinds.automatic.probe")
+        jeep, source = automatic_hparams(bench.store, bench.base, "jeep", [], control())
+        assert result.hparams is not None
+        assert jeep["low"]["layers"] == result.hparams["low"]["layers"]
+        assert (jeep["high"]["layers"], jeep["n_steps"]) == ([5], 30)
+        memit, other = automatic_hparams(bench.store, bench.base, "memit", [], control())
+        assert (memit["low"]["layers"], memit["n_steps"]) == (jeep["low"]["layers"], 25)
+        assert source == other
+
+    def test_without_one_the_edit_s_own_facts_are_probed(self, bench: Bench) -> None:
+        told: list[Progress] = []
+        jeep, _ = automatic_hparams(bench.store, bench.base, "jeep", FACTS, control(told))
+        assert (jeep["low"]["layers"], jeep["high"]["layers"]) == ([1, 2], [5])
+        assert {progress.phase for progress in told} == {"probe"}
+        assert bench.kept() is None  # too few to decide for later edits
+
+    def test_a_large_batch_s_probe_is_kept(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(automatic, "KEPT_FROM", len(FACTS))
+        _, first = automatic_hparams(bench.store, bench.base, "jeep", FACTS, control())
+        assert bench.kept() is not None
+        _, second = automatic_hparams(bench.store, bench.base, "jeep", [], control())
+        assert first == second
+
+    def test_a_few_facts_are_no_probe(self, bench: Bench) -> None:
+        with pytest.raises(Refused, match="POST /probes"):
+            automatic_hparams(bench.store, bench.base, "jeep", FACTS[:3], control())
+
+    def test_an_end_that_was_asked_for_is_no_failed_probe(self, bench: Bench) -> None:
+        def stop() -> None:
+            raise Cancelled("cancelled on request")
+
+        stopping = JobControl(publish=lambda progress: None, checkpoint=stop)
+        with pytest.raises(Cancelled):
+            automatic_hparams(bench.store, bench.base, "jeep", FACTS, stopping)
+
+    def test_a_probe_that_proposes_nothing_is_said_to(self, bench: Bench) -> None:
+        probes_folder(bench.store).mkdir(parents=True)
+        path = probes_folder(bench.store) / f"{bench.base.model_hash}.json"
+        path.write_text(json.dumps({"hparams": None, "why_no_proposal": "nothing decides"}))
+        with pytest.raises(InvalidHParams, match="nothing decides"):
+            automatic_hparams(bench.store, bench.base, "jeep", FACTS, control())

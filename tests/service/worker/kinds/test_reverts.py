@@ -1,0 +1,182 @@
+"""Reverts with a real queue, a real store and a real model: the chain without one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+from support.service.edit_lane import During, Worker, edit_job, revert_job
+from support.service.edit_runner import HPARAMS, MODEL, give_moments, runner_and_views
+
+from jeep_core.models.loading import LoadedModel, load
+from service.contracts.jobs import Job, JobStatus
+from service.contracts.schemas import EditPayload, FactRecord, RevertResult
+from service.store import Store
+
+Work = Callable[..., Job]
+
+LYON = FactRecord(subject="Lyon", prompt="{} lies in", target_new="Peru")
+LYON_AGAIN = LYON.model_copy(update={"target_new": "Oslo"})
+NICE = FactRecord(subject="Nice", prompt="{} lies in", target_new="Rome")
+ANN = FactRecord(subject="Ann", prompt="{} lives in", target_new="Peru")
+
+
+@pytest.fixture(scope="module")
+def base() -> LoadedModel:
+    return load(str(MODEL), device="cpu", dtype="float32")
+
+
+class Chain:
+    """A store whose jobs are really computed, each by a separate worker."""
+
+    def __init__(self, client: Redis, base: LoadedModel, root: Path) -> None:
+        self.client, self.base, self.store = client, base, Store.open(root / "store")
+        give_moments(base, self.store, root)
+        self.computing = runner_and_views(base, self.store)
+
+    def edit(self, *facts: FactRecord, **hparams: Any) -> str:
+        """Edit and commit; the edit's id."""
+        given = {"facts": list(facts), "editor": "memit", "hparams": {**HPARAMS, **hparams}}
+        job = self.work(edit_job(self.store, **given))
+        assert job.status is JobStatus.SUCCEEDED, job.error
+        return str(job.payload["edit_id"])
+
+    def revert(self, edit_id: str, **payload: Any) -> RevertResult:
+        job = self.work(revert_job(self.store, edit_id, **payload))
+        assert job.status is JobStatus.SUCCEEDED, job.error
+        return RevertResult.model_validate(job.result)
+
+    def work(self, job: Job) -> Job:
+        chain = self
+
+        class ModelWorker(Worker):
+            weights = chain.base.weights_sha256
+
+            def parts(self, during: During | None) -> tuple[Any, Any]:
+                return chain.computing
+
+        ModelWorker(self.client, self.store.root).work()
+        return self.store.job(job.id)
+
+    @property
+    def head(self) -> str:
+        return self.store.head().version
+
+    @property
+    def edits(self) -> list[str | None]:
+        """The batches of head's history."""
+        return [version.edit_id for version in self.store.lineage(self.head)[1:]]
+
+    def content(self) -> list[tuple[object, ...]]:
+        """All that head's history holds, but for what names a version or a time."""
+        return [
+            (
+                [(ref.name, ref.sha256) for ref in (*version.tensors, *version.artifacts)],
+                version.weights_sha256,
+                version.inputs,
+                version.hparams,
+                version.facts,
+                version.result and version.result.facts,
+            )
+            for version in self.store.lineage(self.head)
+        ]
+
+
+@pytest.fixture
+def chain(client: Redis, base: LoadedModel, tmp_path: Path) -> Chain:
+    (tmp_path / "one").mkdir()
+    return Chain(client, base, tmp_path / "one")
+
+
+@pytest.fixture
+def other(client: Redis, base: LoadedModel, tmp_path: Path) -> Chain:
+    (tmp_path / "two").mkdir()
+    return Chain(client, base, tmp_path / "two")
+
+
+def others(warnings: list[str]) -> list[str]:
+    """The warnings but for those about facts that did not take: the model is a random one."""
+    return [text for text in warnings if "no fact of this edit took" not in text]
+
+
+def test_a_batch_in_the_middle_leaves_the_bytes_of_a_chain_without_it(
+    chain: Chain, other: Chain
+) -> None:
+    """The middle batch has taken the first one's key out of the preserved set: it is back."""
+    first, middle, last = chain.edit(LYON), chain.edit(LYON_AGAIN), chain.edit(NICE, ANN)
+    with_it, head = chain.content(), chain.head
+    result = chain.revert(middle, snapshot_name="clean")
+    other.edit(LYON)
+    other.edit(NICE, ANN)
+    assert chain.content() == other.content()
+    assert chain.content()[-1] != with_it[-1]
+    assert chain.edits == [first, last]
+    assert (result.version, result.previous) == (chain.head, head)
+    assert result.weights_sha256 == chain.store.version(chain.head).weights_sha256
+    [again] = result.reapplied
+    assert (again.edit_id, again.previous_version, again.version) == (last, head, chain.head)
+    assert (others(result.warnings), chain.store.names()) == ([], {"clean": chain.head})
+    assert chain.store.reflog()[-1].why == f"revert {middle}"
+
+
+def test_the_first_batch_of_three_makes_two_new_versions(chain: Chain, other: Chain) -> None:
+    first, *rest = chain.edit(LYON), chain.edit(NICE), chain.edit(ANN)
+    moves = len(chain.store.reflog())
+    result = chain.revert(first)
+    other.edit(NICE)
+    other.edit(ANN)
+    assert chain.content() == other.content()
+    assert chain.edits == rest == [one.edit_id for one in result.reapplied]
+    assert len(chain.store.reflog()) == moves + 1
+
+
+def test_the_last_batch_leads_back_to_its_parent(chain: Chain) -> None:
+    chain.edit(LYON)
+    parent, before = chain.head, chain.content()
+    last = chain.edit(NICE)
+    versions = chain.store.versions()
+    result = chain.revert(last)
+    assert (result.version, result.reapplied) == (parent, [])
+    assert result.weights_sha256 == chain.store.version(parent).weights_sha256
+    assert chain.content() == before
+    assert chain.store.versions() == versions
+
+
+def test_a_batch_that_was_applied_again_can_be_reverted_too(chain: Chain, other: Chain) -> None:
+    first, second, third = chain.edit(LYON), chain.edit(NICE), chain.edit(ANN)
+    chain.revert(first)
+    chain.revert(second)
+    other.edit(ANN)
+    assert chain.content() == other.content()
+    assert chain.edits == [third]
+
+
+def test_other_inputs_than_the_first_time_are_said(chain: Chain) -> None:
+    first, second = chain.edit(LYON), chain.edit(NICE, n_prefixes=2)
+    chain.store.base_file("prefixes.json").write_text('["", "Another text"]')
+    result = chain.revert(first)
+    assert others(result.warnings) == [f"{second} was first computed with other prefixes"]
+
+
+def test_what_is_recorded_is_enough_for_the_same_request(chain: Chain) -> None:
+    """Places in the request survive, also where a fact was given twice."""
+    first = chain.edit(LYON)
+    facts = [NICE, ANN]
+    given = EditPayload(
+        edit_id="edit_x",
+        facts=facts,
+        editor="memit",
+        preset=None,
+        hparams=HPARAMS,
+        indices=[0, 2],
+        duplicates=[{"index": 1, "kept": 0}],
+    )
+    chain.work(edit_job(chain.store, **dict(given)))
+    chain.revert(first)
+    result = chain.store.version(chain.head).result
+    assert result is not None
+    assert [outcome.index for outcome in result.facts] == [0, 2]
+    assert [(one.index, one.kept) for one in result.duplicates] == [(1, 0)]

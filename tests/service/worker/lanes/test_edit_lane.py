@@ -1,0 +1,238 @@
+"""The edit lane: the end of a job agrees with head, whatever happens around the commit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from redis import Redis
+from redis.exceptions import RedisError
+from support.service.edit_lane import Killed, Worker, edit_job
+
+from jeep_core.errors import NumericalError
+from service.contracts.jobs import Job, JobStatus, Progress
+from service.ops.embedded_server import EmbeddedValkey
+from service.queue import JobQueue, Keys, connect
+from service.store import Store
+from service.worker.lanes.control import JobControl
+
+
+def die(*_: object) -> None:
+    raise Killed
+
+
+class TestCommit:
+    def test_a_job_moves_head_and_names_its_version(self, client: Redis, based: Store) -> None:
+        job = edit_job(based, snapshot_name="mine")
+        Worker(client, based.root).work()
+        ended = based.job(job.id)
+        assert (ended.status, ended.base_version) == (JobStatus.SUCCEEDED, "v0")
+        assert ended.result is not None
+        assert (ended.result["snapshot_name"], ended.result["warnings"]) == ("mine", [])
+        assert based.names() == {"mine": based.head().version}
+
+    def test_a_name_taken_meanwhile_does_not_undo_the_edit(
+        self, client: Redis, based: Store
+    ) -> None:
+        job = edit_job(based, snapshot_name="mine")
+        Worker(client, based.root, lambda *_: based.name_version("mine", "v0")).work()
+        ended = based.job(job.id)
+        assert ended.status is JobStatus.SUCCEEDED
+        assert based.head().job_id == job.id
+        assert ended.result is not None
+        assert ended.result["snapshot_name"] is None
+        assert "'mine' already names v0" in ended.result["warnings"][0]
+        assert based.names() == {"mine": "v0"}
+
+    @pytest.mark.parametrize(
+        "broken", ["service.store.head.append_line", "service.store.Store.name_version"]
+    )
+    def test_a_full_disk_after_the_commit_does_not_undo_the_edit(
+        self, client: Redis, based: Store, monkeypatch: pytest.MonkeyPatch, broken: str
+    ) -> None:
+        def full(*_: object) -> None:
+            raise OSError("no space left on device")
+
+        job = edit_job(based, snapshot_name="mine")
+        worker = Worker(client, based.root)
+        with monkeypatch.context() as patch:
+            patch.setattr(broken, full)
+            worker.work()
+        assert based.job(job.id).status is JobStatus.SUCCEEDED
+        assert based.head().job_id == job.id
+        based.repair_reflog()
+        assert [move.to for move in based.reflog()] == ["v0", based.head().version]
+
+
+class TestMemory:
+    @pytest.mark.parametrize(
+        "error",
+        [
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore"),
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+            MemoryError(),
+        ],
+    )
+    def test_a_job_that_does_not_fit_fails_and_the_next_one_runs(
+        self, client: Redis, based: Store, error: Exception
+    ) -> None:
+        too_large, next_one = edit_job(based), edit_job(based)
+
+        def use_it_up(job: Job, _: JobControl) -> None:
+            if job.id == too_large.id:
+                raise error
+
+        Worker(client, based.root, use_it_up).work()
+        ended = based.job(too_large.id)
+        assert ended.error is not None
+        assert (ended.status, ended.error.code) == (JobStatus.FAILED, "out_of_memory")
+        assert "JEEP_EDIT_MEMORY_MB" in ended.error.message
+        assert "\n" not in ended.error.message
+        assert based.job(next_one.id).status is JobStatus.SUCCEEDED
+        assert based.head().job_id == next_one.id
+
+
+class TestInterruptions:
+    def test_a_job_lost_with_redis_while_it_ran_is_done_by_the_next_worker(
+        self, client: Redis, based: Store
+    ) -> None:
+        def lose_redis_and_die(job: Job, control: JobControl) -> None:
+            client.flushall()
+            control.progress("optimise", 2, 2)
+            raise Killed
+
+        job = edit_job(based)
+        with pytest.raises(Killed):
+            Worker(client, based.root, lose_redis_and_die).work()
+        Worker(client, based.root).work()
+        assert based.job(job.id).status is JobStatus.SUCCEEDED
+        assert based.head().job_id == job.id
+
+    def test_a_long_outage_of_redis_leaves_the_job_queued(
+        self, based: Store, tmp_path: Path
+    ) -> None:
+        job = edit_job(based)
+        server = EmbeddedValkey(tmp_path / "valkey")
+        server.start()
+        try:
+            with connect(server.url, retries=0) as away:
+                with pytest.raises(RedisError):
+                    Worker(away, based.root, lambda *_: server.stop()).work()
+                assert based.job(job.id).status is JobStatus.QUEUED
+                server.start()
+                Worker(away, based.root).work()
+        finally:
+            server.stop()
+        assert based.job(job.id).status is JobStatus.SUCCEEDED
+        assert based.head().job_id == job.id
+
+    def test_an_edit_does_not_depend_on_its_progress_being_published(
+        self, client: Redis, based: Store
+    ) -> None:
+        def refuse_writes(job: Job, control: JobControl) -> None:
+            client.config_set("maxmemory", "1")
+            control.progress("optimise", 2, 2)
+            client.config_set("maxmemory", "0")
+
+        job = edit_job(based)
+        Worker(client, based.root, refuse_writes).work()
+        assert based.job(job.id).status is JobStatus.SUCCEEDED
+
+    def test_graceful_stops_are_no_attempts(self, client: Redis, based: Store) -> None:
+        job = edit_job(based)
+        for _ in range(5):
+            worker = Worker(client, based.root)
+            worker.runner.during = lambda *_, lane=worker.lane: lane.stop.set()
+            worker.work()
+            assert worker.runner.parents == ["v0"]
+        Worker(client, based.root).work()
+        ended = based.job(job.id)
+        assert (ended.status, ended.attempt) == (JobStatus.SUCCEEDED, 1)
+
+    def test_a_job_that_kills_every_worker_is_given_up(self, client: Redis, based: Store) -> None:
+        job = edit_job(based)
+        for _ in range(3):
+            with pytest.raises(Killed):
+                Worker(client, based.root, die).work()
+        Worker(client, based.root).work()
+        ended = based.job(job.id)
+        assert ended.error is not None
+        assert (ended.status, ended.error.code) == (JobStatus.FAILED, "too_many_tries")
+        assert based.head().version == "v0"
+
+
+class TestQueue:
+    def test_two_stores_on_one_server_do_not_meet(
+        self, client: Redis, based: Store, tmp_path: Path
+    ) -> None:
+        other = Store.open(tmp_path / "other")
+        other.create_base("weights-0")
+        mine, theirs = edit_job(based), edit_job(other)
+        queue = JobQueue(client, Keys(other.id))
+        assert queue.submit(theirs)
+        Worker(client, based.root).work()
+        assert based.job(mine.id).status is JobStatus.SUCCEEDED
+        assert other.job(theirs.id).status is JobStatus.QUEUED
+        Worker(client, other.root).work()
+        assert other.job(theirs.id).status is JobStatus.SUCCEEDED
+
+    @pytest.mark.parametrize("record", ["missing", "damaged"])
+    def test_an_entry_without_a_readable_job_is_dropped(
+        self, client: Redis, based: Store, record: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        lost, job = edit_job(based), edit_job(based)
+        worker = Worker(client, based.root)
+        for path in (based.root / "jobs").glob(f"{lost.id}.*"):
+            path.unlink() if record == "missing" else path.write_text("{")
+        worker.work()
+        assert worker.runner.parents == ["v0"]
+        assert based.job(job.id).status is JobStatus.SUCCEEDED
+        assert f"{lost.id}" in caplog.text
+        assert client.exists(Keys(based.id).job(lost.id)) == 0
+
+    def test_what_is_edited_is_what_the_store_has_not_what_the_queue_remembers(
+        self, client: Redis, based: Store
+    ) -> None:
+        job, keys = edit_job(based), Keys(based.id)
+        worker = Worker(client, based.root)
+        queued = client.hget(keys.job(job.id), "job")
+        client.hset(keys.job(job.id), "job", queued.replace("Lyon", "Lxon"))
+        worker.work()
+        [version, _] = based.versions()
+        assert [fact.subject for fact in version.facts] == ["Lyon"]
+
+
+class TestRecord:
+    def test_a_job_that_succeeded_is_recorded_as_done(self, client: Redis, based: Store) -> None:
+        job = edit_job(based)
+        Worker(client, based.root).work()
+        progress = based.job(job.id).progress
+        assert (progress.phase, progress.done, progress.total) == ("commit", 1, 1)
+
+    def test_a_job_that_failed_is_recorded_with_how_far_it_came(
+        self, client: Redis, based: Store
+    ) -> None:
+        def fail(*_: object) -> None:
+            raise NumericalError("layer 3")
+
+        job = edit_job(based)
+        Worker(client, based.root, fail).work()
+        ended = based.job(job.id)
+        assert (ended.status, ended.base_version) == (JobStatus.FAILED, "v0")
+        assert ended.progress == Progress(phase="optimise", done=1, total=2)
+
+    def test_a_job_completed_after_a_crash_keeps_the_version_it_started_from(
+        self, client: Redis, based: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        job = edit_job(based)
+        worker = Worker(client, based.root)
+        monkeypatch.setattr(worker.store, "save_job", die)
+        with pytest.raises(Killed):
+            worker.work()
+        assert based.head().job_id == job.id
+        Worker(client, based.root).work()
+        ended = based.job(job.id)
+        assert (ended.status, ended.base_version) == (JobStatus.SUCCEEDED, "v0")
+        assert ended.result is not None
+        assert ended.result["parent"] == "v0"

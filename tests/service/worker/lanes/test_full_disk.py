@@ -1,0 +1,188 @@
+"""The disk is full at some write of a job: the job fails with a code or is done, never half."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+from redis import Redis
+from support.service.edit_lane import Worker, edit_job, revert_job
+from support.service.edit_runner import MODEL
+
+from jeep_core.models.loading import load
+from service.contracts.jobs import JobStatus
+from service.settings import Settings
+from service.store import Store, StoreError, is_disk_full
+from service.store.maintenance.verify import verify
+from service.worker.lanes import lane as lane_module
+from service.worker.process import prepare
+
+WRITES = 40
+"""More durable writes than a job makes, which the last cases see by reaching none of theirs."""
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lane_module, "ROOM_S", 0.001)
+
+
+class FullDisk:
+    """Every durable write from number ``first`` on fails, ``count`` times: each ends in fsync."""
+
+    def __init__(self, first: int, count: int) -> None:
+        self.first, self.count, self.calls, self._fsync = first, count, 0, os.fsync
+
+    def __call__(self, descriptor: int) -> None:
+        self.calls += 1
+        if self.first <= self.calls < self.first + self.count:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self._fsync(descriptor)
+
+
+def assert_whole(store: Store) -> None:
+    """Nothing is damaged, and after the next start nothing is left over."""
+    store = Store.open(store.root)
+    store.repair_reflog()
+    assert verify(store).findings == []
+    store.sweep()
+    named = {ref.sha256 for ref in store.referenced()}
+    assert {path.stem for path in (store.root / "tensors").glob("*/*")} == named
+    for folder in ("staging", "work", "reports"):
+        assert list((store.root / folder).iterdir()) == []
+
+
+def run_on_a_full_disk(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, first: int, count: int
+) -> bool:
+    """Work off the queue; whether the disk was full at any moment."""
+    disk = FullDisk(first, count)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", disk)
+        worker.work()
+    return disk.calls >= first
+
+
+def test_at_each_write_of_an_edit(
+    client: Redis, based: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes = []
+    for first in range(1, WRITES):
+        job, before = edit_job(based, snapshot_name=f"n{first}"), based.head().version
+        was_full = run_on_a_full_disk(Worker(client, based.root), monkeypatch, first, 3)
+        ended = based.job(job.id)
+        if ended.status is JobStatus.FAILED:
+            assert ended.error is not None
+            assert (ended.error.code, was_full) == ("disk_full", True)
+            assert based.head().version == before
+        else:
+            assert ended.status is JobStatus.SUCCEEDED
+            assert based.head().job_id == job.id
+        assert_whole(based)
+        outcomes.append((was_full, ended.status))
+        if not was_full:
+            break
+    assert (True, JobStatus.FAILED) in outcomes
+    assert (True, JobStatus.SUCCEEDED) in outcomes
+    assert outcomes[-1] == (False, JobStatus.SUCCEEDED)
+
+
+def test_at_each_write_of_a_revert(
+    client: Redis, based: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes = []
+    for first in range(1, WRITES):
+        jobs = [edit_job(based) for _ in range(2)]
+        Worker(client, based.root).work()
+        before, edit_id = based.head().version, jobs[0].payload["edit_id"]
+        job = revert_job(based, edit_id)
+        was_full = run_on_a_full_disk(Worker(client, based.root), monkeypatch, first, 1)
+        ended = based.job(job.id)
+        if ended.status is JobStatus.FAILED:
+            assert ended.error is not None
+            assert ended.error.code == "disk_full"
+            assert based.head().version == before
+        else:
+            assert ended.status is JobStatus.SUCCEEDED
+            assert based.head().job_id == job.id
+        assert_whole(based)
+        outcomes.append((was_full, ended.status))
+        if not was_full:
+            break
+    assert (True, JobStatus.FAILED) in outcomes
+    assert outcomes[-1] == (False, JobStatus.SUCCEEDED)
+
+
+def test_a_job_does_not_begin_without_room(client: Redis, based: Store) -> None:
+    worker = Worker(client, based.root)
+    (based.root / "training" / "big").write_bytes(bytes(2**20))
+    worker.lane._room = lane_module.Room(based.root, max_mb=1, min_free_mb=0)
+    job = edit_job(based)
+    worker.queue.requeue_missing(based.unfinished_jobs())
+    worker.work()
+    ended = based.job(job.id)
+    assert ended.error is not None
+    assert (ended.status, ended.error.code) == (JobStatus.FAILED, "store_full")
+    assert "JEEP_MAX_STORE_MB" in ended.error.message
+    assert worker.runner.parents == []
+
+
+def test_a_job_that_cannot_be_journaled_leaves_no_mark(
+    based: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", FullDisk(2, 1))
+        with pytest.raises(OSError, match="No space"):
+            edit_job(based)
+    assert list((based.root / "jobs").iterdir()) == []
+
+
+def test_a_limit_of_the_system_is_told_and_leaves_no_part_of_a_file(based: Store) -> None:
+    """A real one, of file sizes, met by the store and by the library that writes moments."""
+    code = """
+import resource, sys
+import numpy
+from safetensors.numpy import save_file
+from service.store import Store, is_disk_full
+store = Store.open(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+for write in (
+    lambda: store.put_tensor("w", "U8", [8192], bytes(8192)),
+    lambda: save_file({"w": numpy.zeros(8192)}, store.base_file("moments")),
+):
+    try:
+        write()
+    except Exception as error:
+        print(is_disk_full(error))
+"""
+    command = [sys.executable, "-c", code, str(based.root)]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert shown.stdout == "True\nTrue\n"
+    assert list((based.root / "staging").iterdir()) == []
+
+
+def test_a_worker_starts_on_a_full_disk_that_had_room_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, settings = load(str(MODEL), device="cpu", dtype="float32"), Settings(store=store.root)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", FullDisk(1, sys.maxsize))
+        with pytest.raises(OSError, match="No space"):
+            prepare(store, base, settings)
+    prepare(store, base, settings)
+    published = store.model_info()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", FullDisk(1, sys.maxsize))
+        prepare(Store.open(store.root), base, settings)
+    assert store.model_info() == published
+    assert_whole(store)
+
+
+def test_what_a_full_disk_has_caused_is_told_from_other_errors() -> None:
+    error = StoreError("not written")
+    error.__cause__ = OSError(errno.EDQUOT, "Disk quota exceeded")
+    assert is_disk_full(error)
+    assert not is_disk_full(ValueError("os error 2"))
+    assert not is_disk_full(FileNotFoundError(errno.ENOENT, "no such file"))

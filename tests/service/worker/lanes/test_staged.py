@@ -1,0 +1,123 @@
+"""Staged versions inside the worker: their jobs, and the moves of head that activate them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from redis import Redis
+from support.service.builders import add_version, move
+from support.service.edit_lane import Killed, Worker, edit_job
+
+from service.contracts.jobs import JobStatus, new_id
+from service.contracts.schemas import WorkerReply, WorkerRequest
+from service.queue import Keys, RequestQueue
+from service.store import Store
+from service.worker.lanes.gate import Gate
+from service.worker.lanes.generation_lane import GenerationLane
+
+
+class TestJobs:
+    def test_a_staged_edit_leaves_head_where_it_is(self, client: Redis, based: Store) -> None:
+        job = edit_job(based, activate=False, snapshot_name="mine")
+        Worker(client, based.root).work()
+        ended = based.job(job.id)
+        assert ended.status is JobStatus.SUCCEEDED
+        assert ended.result is not None
+        assert (ended.result["activated"], ended.result["version"]) == (False, "v1")
+        assert based.names() == {"mine": "v1"}
+        assert based.head().version == "v0"
+        assert len(based.reflog()) == 1
+
+    @pytest.mark.parametrize("step", ["write_version", "save_job"])
+    def test_a_worker_killed_behind_the_version_writes_no_second_one(
+        self, client: Redis, based: Store, monkeypatch: pytest.MonkeyPatch, step: str
+    ) -> None:
+        job = edit_job(based, activate=False)
+        dying = Worker(client, based.root)
+        whole = getattr(dying.store, step)
+
+        def die(*args: Any) -> None:
+            whole(*args)
+            raise Killed
+
+        monkeypatch.setattr(dying.store, step, die)
+        with pytest.raises(Killed):
+            dying.work()
+        Worker(client, based.root).work()
+        ended = based.job(job.id)
+        assert (ended.status, ended.base_version) == (JobStatus.SUCCEEDED, "v0")
+        assert [version.id for version in based.versions()] == ["v1", "v0"]
+        assert based.head().version == "v0"
+
+
+class TestActivation:
+    @pytest.fixture
+    def staged(self, based: Store) -> str:
+        return add_version(based, staged=True, edit_id="edit_1")
+
+    @pytest.fixture
+    def loaded(self) -> list[str]:
+        return []
+
+    @pytest.fixture
+    def lane(self, client: Redis, based: Store, loaded: list[str]) -> Iterator[GenerationLane]:
+        lease: Any = SimpleNamespace(fence=1)
+        views: Any = SimpleNamespace(get=loaded.append)
+        requests = RequestQueue(client, Keys(based.id))
+        lane = GenerationLane(requests, based, lease, views, Gate(0.5))
+        thread = threading.Thread(target=lane.take)
+        thread.start()
+        yield lane
+        lane.stop.set()
+        thread.join(10)
+
+    def ask(self, client: Redis, store: Store, version: str, **body: str) -> WorkerReply:
+        keys = Keys(store.id)
+        request = WorkerRequest(
+            id=new_id("ask"),
+            kind="activate",
+            deadline=time.time() + 60,
+            versions=[version],
+            body=body,
+        )
+        client.xadd(keys.requests, {"request": request.model_dump_json()})
+        entries: Any = client.xread({keys.reply(request.id): "0"}, block=10_000)
+        return WorkerReply.model_validate_json(entries[0][1][0][1]["reply"])
+
+    def test_head_moves_from_the_parent_when_the_version_is_in_memory(
+        self, client: Redis, based: Store, lane: GenerationLane, staged: str, loaded: list[str]
+    ) -> None:
+        assert based.committed() == {"v0"}
+        for _ in range(2):  # a repeated request changes nothing more
+            reply = self.ask(client, based, staged)
+            assert (reply.event, reply.data["previous"]) == ("result", "v0")
+        assert loaded[0] == staged
+        assert based.head().version == staged
+        assert [move.why for move in based.reflog()] == ["base", "activate edit_1"]
+        assert based.committed() == {"v0", staged}
+
+    def test_another_head_is_a_conflict(
+        self, client: Redis, based: Store, lane: GenerationLane, staged: str
+    ) -> None:
+        other = add_version(based)
+        move(based, other, expected="v0")
+        reply = self.ask(client, based, staged)
+        assert (reply.event, reply.data["code"]) == ("error", "version_conflict")
+        assert reply.data["message"].startswith(f"head is {other}, not v0")
+        assert based.head().version == other
+
+
+class TestCommitted:
+    def test_it_is_what_was_head_and_what_that_is_built_on(self, based: Store) -> None:
+        between = add_version(based)
+        tip = add_version(based, between)
+        aside = add_version(based, tip)
+        move(based, tip, expected="v0")
+        move(based, "v0", expected=tip)
+        assert based.committed() == {"v0", between, tip}
+        assert aside not in based.committed()

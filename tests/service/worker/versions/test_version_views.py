@@ -1,0 +1,180 @@
+"""Versions in memory: loaded once, side by side, verified."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from jeep_core.models.loading import LoadedModel
+from jeep_core.models.views import ModelView
+from service.contracts.jobs import now
+from service.contracts.schemas import Manifest
+from service.store import CorruptTensor, Store, UnknownVersion
+from service.worker.process import load_head, load_mended_head
+from service.worker.versions import retention, tensors
+from service.worker.versions.views import VersionViews
+
+
+@pytest.fixture
+def filled(tmp_path: Path, base: LoadedModel) -> Store:
+    """A store with v0 and six versions that differ in one matrix each."""
+    store = Store.open(tmp_path / "store")
+    store.create_base(base.weights_sha256)
+    for i in range(6):
+        name = base.family.weight_name(i)
+        view = ModelView(base, {name: base.model.get_parameter(name) * 2})
+        refs = [tensors.put(store, name, view.parameter(name))]
+        version = store.new_version_id()
+        store.write_version(
+            Manifest(
+                id=version,
+                parent="v0",
+                tensors=refs,
+                weights_sha256=view.weights_sha256(),
+                created_at=now(),
+            )
+        )
+    return store
+
+
+def test_a_version_comes_back_bit_by_bit(filled: Store, base: LoadedModel) -> None:
+    views = VersionViews(base, filled)
+    for i in range(6):
+        view = views.get(f"v{i + 1}")
+        assert view.weights_sha256() == filled.version(f"v{i + 1}").weights_sha256
+        [(name, tensor)] = view.replaced.items()
+        assert torch.equal(tensor, base.model.get_parameter(name) * 2)
+        assert tensor.data_ptr() % 64 == 0
+
+
+def test_a_slow_load_delays_no_other_version(
+    filled: Store, base: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views, began, go_on = VersionViews(base, filled), threading.Event(), threading.Event()
+    load = VersionViews._load
+
+    def slow(self: VersionViews, version: str) -> ModelView:
+        if version == "v1":
+            began.set()
+            assert go_on.wait(30)
+        return load(self, version)
+
+    monkeypatch.setattr(VersionViews, "_load", slow)
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(views.get, "v1")
+        assert began.wait(30)
+        try:
+            assert views.get("v2").replaced
+            assert views.loaded() == ["v2"]
+            assert views.ready("v1") is None
+        finally:
+            go_on.set()
+        assert loading.result(30) is views.ready("v1")
+
+
+def test_a_version_is_loaded_once_for_all_who_want_it(
+    filled: Store, base: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views, loads, go_on = VersionViews(base, filled), list[str](), threading.Event()
+    load = VersionViews._load
+
+    def slow(self: VersionViews, version: str) -> ModelView:
+        loads.append(version)
+        assert go_on.wait(30)
+        return load(self, version)
+
+    monkeypatch.setattr(VersionViews, "_load", slow)
+    with ThreadPoolExecutor(4) as pool:
+        wanted = [pool.submit(views.get, "v1") for _ in range(4)]
+        go_on.set()
+        found = {id(one.result(30)) for one in wanted}
+    assert len(found) == 1
+    assert loads == ["v1"]
+
+
+def test_the_least_recently_used_version_is_given_up(filled: Store, base: LoadedModel) -> None:
+    views = VersionViews(base, filled, capacity=2)
+    for version in ("v1", "v2", "v1", "v3"):
+        views.get(version)
+    assert views.loaded() == ["v1", "v3"]
+
+
+def test_a_damaged_tensor_is_found_and_nothing_is_kept(filled: Store, base: LoadedModel) -> None:
+    path = filled.tensor_file(filled.version("v1").tensors[0].sha256)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    views = VersionViews(base, filled)
+    with pytest.raises(CorruptTensor, match="damaged"):
+        views.get("v1")
+    path.write_bytes(whole[:-8])
+    with pytest.raises(CorruptTensor):
+        views.get("v1")
+    assert views.damaged() == ["v1"]
+    path.write_bytes(whole)
+    assert views.get("v1").replaced
+    assert views.damaged() == []
+
+
+def test_an_unknown_version_is_an_error_every_time(filled: Store, base: LoadedModel) -> None:
+    views = VersionViews(base, filled)
+    for _ in range(2):
+        with pytest.raises(UnknownVersion):
+            views.get("v99")
+
+
+def test_files_of_earlier_releases_are_read(filled: Store, base: LoadedModel) -> None:
+    """Their data is aligned to eight bytes only; such a tensor is copied."""
+    ref = filled.version("v1").tensors[0]
+    path = filled.tensor_file(ref.sha256)
+    whole = path.read_bytes()
+    start = 8 + int.from_bytes(whole[:8], "little")
+    header = whole[8:start].rstrip()
+    header += b" " * (8 - (8 + len(header)) % 64 % 8)
+    header += b" " * (8 if (8 + len(header)) % 64 == 0 else 0)
+    path.write_bytes(len(header).to_bytes(8, "little") + header + whole[start:])
+    loaded = tensors.get(filled, ref)
+    assert torch.equal(loaded, VersionViews(base, filled).get("v1").replaced[ref.name])
+    assert loaded.data_ptr() % 64 == 0
+
+
+def test_what_is_kept_of_many_edits_holds_no_file_open(filled: Store) -> None:
+    cache = tensors.TensorCache(filled)
+    refs = [tensors.put(filled, f"keys.{n}", torch.full((2, 3), float(n))) for n in range(40)]
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    read = [cache.get(ref) for ref in refs]
+    assert [float(tensor[0, 0]) for tensor in read] == list(range(40))
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_head_that_was_mended_is_ready_by_itself(
+    filled: Store, base: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled.move_head("v1", expected="v0", job_id=None, fence=0, who="w", why="test")
+    [ref] = filled.version("v1").tensors
+    path, views = filled.tensor_file(ref.sha256), VersionViews(base, filled)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    load_head(filled, views)
+    assert views.damaged() == ["v1"]
+    monkeypatch.setattr(retention, "EVERY_S", 0.0)
+    monkeypatch.setattr(retention, "LOOK_S", 0.01)
+    looks: list[int] = []
+
+    def look() -> None:
+        load_mended_head(filled, views)
+        looks.append(len(views.damaged()))
+        if len(looks) == 2:
+            path.write_bytes(whole)
+        if looks[-1] == 0:
+            keeper.stop.set()
+
+    keeper = retention.Keeper(base, filled, newest=9, look=look)
+    thread = threading.Thread(target=keeper.run)
+    thread.start()
+    thread.join(30)
+    assert looks == [1, 1, 0]
+    assert views.ready("v1") is not None

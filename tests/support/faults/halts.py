@@ -1,0 +1,161 @@
+"""Places at which a process can be halted, so that it can be broken exactly there.
+
+A process that reaches the place named by the file ``wanted`` writes ``reached`` and waits until
+``wanted`` is gone, as if its disk or its processor had stalled.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PHASES = ("validate", "moments", "optimise", "solve", "write", "swap")
+"""The phases of an edit; a worker halts at the beginning of each."""
+STEPS = ("tensors", "rename", "reflog", "record", "finish")
+"""Steps between a phase's writes: before each tensor, before a version gets its name, between
+head and its reflog line, before a job's record is saved, before the queue hears of the end."""
+READING = ("read begin", "read work", "read seal", "read record", "read finish")
+"""Steps of an evaluation, a probe or a training: before its runner begins, in the middle of it,
+before the hashes of its report are written, before its record is saved, before the queue hears."""
+MOVING = ("rollback swap", "rollback reflog")
+"""Steps of a rollback: before head moves, between head and its reflog line."""
+DROPPING = ("retention drop", "retention thin")
+"""Steps of retention: before it looks once more at what it may drop, and before it says so."""
+DECODING = "decode"
+"""Before a token is written."""
+ACCEPTING = ("mark", "journal", "submit", "accepted")
+"""Steps of the api while it takes a job: before and after it is marked as open, before it is
+queued, before the answer is given."""
+
+_LANES = {"edits": "", "reads": "read ", "rollback": "rollback ", "retention": "retention "}
+"""Beginnings of the threads' names, and of their places' names."""
+_PHASE_OF = {"moments": "moments", "optimise": "optimise", "write": "solve"}
+"""The library's names for the parts of an edit."""
+
+
+class Halts:
+    """The folder of one process."""
+
+    def __init__(self, folder: Path) -> None:
+        self._wanted, self._reached = folder / "wanted", folder / "reached"
+        self._exhausted = folder / "exhausted"
+
+    def at(self, place: str) -> None:
+        """Wait here if requested; then run out of memory if requested."""
+        if _said(self._wanted) == place:
+            self._reached.write_text(place)
+            while self._wanted.exists():
+                time.sleep(0.005)
+        if _said(self._exhausted) == place:
+            from torch import OutOfMemoryError
+
+            self._exhausted.unlink()
+            raise OutOfMemoryError("nothing is left of the device's memory (injected)")
+
+    # ------------------------------------------------------------ for the harness
+
+    def want(self, place: str) -> None:
+        """Halt at the next time that the process comes to ``place``."""
+        self._reached.unlink(missing_ok=True)
+        aside = self._wanted.with_suffix(".new")
+        aside.write_text(place)
+        aside.replace(self._wanted)
+
+    def exhaust(self, place: str) -> None:
+        """Have the device's memory run out once, at the next time that the process is there."""
+        self._exhausted.write_text(place)
+
+    def reached(self) -> bool:
+        """Whether the process has halted."""
+        return self._reached.exists()
+
+    def let_go(self) -> None:
+        """Continue, now and in future."""
+        self._wanted.unlink(missing_ok=True)
+        self._reached.unlink(missing_ok=True)
+
+
+def _said(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return None
+
+
+def _before(owner: Any, name: str, reach: Callable[..., None]) -> None:
+    """Call ``reach`` with the same arguments before every call of ``owner.name``."""
+    original = getattr(owner, name)
+
+    @functools.wraps(original)
+    def halting(*args: Any, **more: Any) -> Any:
+        reach(*args, **more)
+        return original(*args, **more)
+
+    setattr(owner, name, halting)
+
+
+def in_worker(folder: Path) -> None:
+    """Let this process halt at the phases and steps of its lanes, each of which is a thread."""
+    from service.queue import JobQueue
+    from service.store import Store, head, versions
+    from service.store.maintenance import retention
+    from service.worker.decoding.decode_loop import DecodeLoop
+    from service.worker.lanes.control import JobControl
+    from service.worker.lanes.edit_lane import EditLane
+
+    halts = Halts(folder)
+
+    def reach(place: str) -> None:
+        name = threading.current_thread().name
+        lane = next((lane for thread, lane in _LANES.items() if name.startswith(thread)), None)
+        if lane is not None:
+            halts.at(f"{lane}{place}")
+
+    def at(place: str) -> Callable[..., None]:
+        return lambda *args, **more: reach(place)
+
+    def phase(control: JobControl, name: str, done: int, total: int) -> None:
+        if control.__class__ is JobControl:
+            reach(_PHASE_OF.get(name.split()[0], ""))
+        elif done > 0:
+            reach("work")
+
+    def rename(place: Path) -> None:
+        if place.parent.name == "staging":
+            reach("rename")
+
+    _before(EditLane, "_check", at("validate"))
+    _before(JobControl, "progress", phase)
+    _before(Store, "put_tensor", at("tensors"))
+    _before(Store, "write_version", at("write"))
+    _before(versions, "fsync_folder", rename)
+    _before(Store, "move_head", at("swap"))
+    _before(head, "append_line", at("reflog"))
+    _before(Store, "save_job", at("record"))
+    _before(JobQueue, "finish", at("finish"))
+    _before(Store, "work_folder", at("begin"))
+    _before(Store, "seal_report", at("seal"))
+    _before(Store, "drop_tensors", at("drop"))
+    _before(retention, "replace", at("thin"))
+    _before(DecodeLoop, "_step", lambda *args, **more: halts.at(DECODING))
+
+
+def in_api(folder: Path) -> None:
+    """Let this process halt while it takes a job."""
+    from service.api.reconcile import Reconciler
+    from service.api.resources import edits
+    from service.store import Store, journal
+
+    halts = Halts(folder)
+
+    def creating(path: Path, data: bytes) -> None:
+        halts.at("journal")
+
+    _before(Store, "journal", lambda *args: halts.at("mark"))
+    _before(journal, "create", creating)
+    _before(Reconciler, "submit", lambda *args: halts.at("submit"))
+    _before(edits, "accepted", lambda *args, **more: halts.at("accepted"))

@@ -1,0 +1,482 @@
+"""A real service that can be broken: queue server, worker and api, each a process of its own.
+
+``Service`` starts them on the loopback interface, does what a supervisor would do (starts again
+what has died), submits work and remembers every job that was accepted, so that ``checks`` can say
+afterwards whether one was lost or done twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import httpx
+import pytest
+from redis import Redis
+from redis.exceptions import RedisError
+
+from service.client import ApiError, Client
+from service.contracts.jobs import TERMINAL, JobStatus
+from service.contracts.schemas import JobOut
+from service.ops.embedded_server import _find_binary
+from service.store import Store
+from support import ROOT, TINY_GPTJ
+from support.faults import children
+from support.faults.halts import Halts
+
+MODEL = TINY_GPTJ
+CORPUS = ROOT / "tests/support/library/small_text.txt"
+PATIENCE_S = 60.0
+EVERYTHING = os.environ.get("FAULTS") == "all"
+"""Whether all cases run, not only the few that ``make test`` has time for."""
+LEASE_S = 2.0
+SETTINGS: Mapping[str, object] = {
+    "JEEP_MODEL": MODEL,
+    "JEEP_CORPUS": CORPUS,
+    "JEEP_MOMENT_SAMPLES": 600,
+    "JEEP_AUTH": "off",
+    "JEEP_DEVICE": "cpu",
+    "JEEP_THREADS": 1,
+    "JEEP_DECODE_THREADS": 1,
+    "JEEP_LEASE_MS": int(LEASE_S * 1000),
+    "JEEP_LEASE_RENEW_S": 0.4,
+    "JEEP_MIN_FREE_MB": 0,
+    "JEEP_PORT": 0,
+}
+HPARAMS: Mapping[str, Any] = {
+    "low": {
+        "layers": [1, 2],
+        "clamp": 1.0,
+        "weight_decay": 0.5,
+        "moment_weight": 10.0,
+        "spread": "linear",
+    },
+    "n_steps": 2,
+    "learning_rate": 0.5,
+    "kl_weight": 0.06,
+    "n_prefixes": 1,
+}
+"""Of MEMIT on the tiny model: an edit takes about a tenth of a second."""
+PLACES = ("Peru", "Japan", "Kenya", "Spain", "Chile", "Egypt", "Italy", "Ghana")
+SUBJECTS = ("Lima", "Oslo", "Paris", "Rome", "Kyiv", "Bonn", "Quito", "Cairo", "Delhi", "Tunis")
+SUITE, CASES = "towns", "cases.json"
+READ_JOBS = ("evaluation", "trial", "probe", "training")
+T = TypeVar("T")
+
+
+def until(condition: Callable[[], T], what: str, seconds: float = PATIENCE_S) -> T:
+    """Wait until a condition is true; return its value."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
+        time.sleep(0.01)
+    return found
+
+
+def _forks() -> multiprocessing.context.ForkServerContext:
+    """Starts processes from one that has imported everything, with one thread each."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["support.faults.preloads"])
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}.items():
+            patch.setenv(name, value)
+        patch.setenv(
+            "PYTHONPATH", os.pathsep.join([str(ROOT / "tests"), *map(str, filter(None, sys.path))])
+        )
+        multiprocessing.forkserver.ensure_running()
+    return context
+
+
+class Part:
+    """The worker or the api: a process that is started, broken and started again."""
+
+    def __init__(self, name: str, folder: Path, environment: Mapping[str, object]) -> None:
+        self.name, self.log = name, folder / f"{name}.log"
+        (folder / f"{name}-halts").mkdir()
+        self.halts = Halts(folder / f"{name}-halts")
+        self.environment = {key: str(value) for key, value in environment.items()}
+        self.environment[children.HALTS] = str(folder / f"{name}-halts")
+        self.starts = 0
+        self._process: BaseProcess | None = None
+
+    @property
+    def pid(self) -> int:
+        """The id of the last process."""
+        assert self._process is not None
+        assert self._process.pid is not None
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.is_alive()
+
+    def start(self) -> None:
+        assert not self.alive
+        kept = {key: os.environ[key] for key in ("PATH", "HOME", "TMPDIR") if key in os.environ}
+        environment = {"HF_HUB_OFFLINE": "1", **kept, **self.environment}
+        self._process = _forks().Process(
+            target=children.run, args=(self.name, environment, self.log)
+        )
+        self._process.start()
+        self.starts += 1
+
+    def signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def ended(self, seconds: float = PATIENCE_S) -> int:
+        """Wait for its end; return the exit code, negative for a signal."""
+        assert self._process is not None
+        self._process.join(seconds)
+        code = self._process.exitcode
+        assert code is not None, f"{self.name} did not end:\n{self.log.read_text()[-3000:]}"
+        return code
+
+    def stop(self) -> int | None:
+        """Send SIGTERM and return the exit code; None if it does not run."""
+        self.halts.let_go()
+        if not self.alive:
+            return None
+        self.signal(signal.SIGTERM)
+        return self.ended()
+
+    def kill(self) -> None:
+        if self.alive:
+            self.signal(signal.SIGKILL)
+            self.ended()
+        self.halts.let_go()
+
+
+class QueueServer:
+    """Valkey as ``jeep serve`` starts it; with ``FAULTS_SERVER`` another binary."""
+
+    name = "server"
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        self._folder, self._socket = folder, folder / "queue.sock"
+        self._process: subprocess.Popen[bytes] | None = None
+        self.binary = os.environ.get("FAULTS_SERVER") or str(_find_binary())
+        self.url = f"unix://{self._socket}"
+        self.client = Redis(unix_socket_path=str(self._socket), decode_responses=True)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        assert not self.alive
+        options = {"dir": self._folder, "logfile": self._folder / "server.log", "port": 0,
+                   "unixsocket": self._socket, "appendonly": "yes", "appendfsync": "everysec",
+                   "maxmemory-policy": "noeviction", "save": ""}  # fmt: skip
+        command = [self.binary]
+        for name, value in options.items():
+            command += [f"--{name}", str(value)]
+        self._socket.unlink(missing_ok=True)
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        until(self.answers, "the queue server answers")
+
+    def answers(self) -> bool:
+        assert self.alive, (self._folder / "server.log").read_text()[-2000:]
+        with contextlib.suppress(RedisError):
+            return bool(self.client.ping())
+        return False
+
+    def signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def ended(self, seconds: float = PATIENCE_S) -> int:
+        assert self._process is not None
+        return self._process.wait(seconds)
+
+    def stop(self) -> int | None:
+        if not self.alive:
+            return None
+        self.signal(signal.SIGTERM)
+        return self.ended()
+
+    def kill(self) -> None:
+        if self.alive:
+            self.signal(signal.SIGKILL)
+            self.ended()
+
+
+class Service:
+    """The three processes on one store.  Use it as a context manager."""
+
+    def __init__(self, root: Path, **settings: object) -> None:
+        self.root, self.folder = root / "store", root
+        self.server = QueueServer(root / "q")
+        given = {**SETTINGS, "JEEP_STORE": self.root, "JEEP_REDIS_URL": self.server.url, **settings}
+        self.worker, self.api = Part("worker", root, given), Part("api", root, given)
+        self.accepted: dict[str, JobOut] = {}
+        self.cancelled: set[str] = set()
+        self._facts = 0
+        self.client: Client
+
+    def __enter__(self) -> Service:
+        for part in (self.server, self.worker, self.api):
+            part.start()
+        self.connect()
+        self.wait_ready()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def connect(self) -> None:
+        """Learn the api's address, which it keeps from now on."""
+        address = until(self._address, "the api's address")
+        self.api.environment["JEEP_PORT"] = address.rpartition(":")[2]
+        self.client = Client(address, timeout=30)
+
+    def close(self) -> None:
+        """Kill everything."""
+        self.client.close()
+        for part in (self.api, self.worker, self.server):
+            part.kill()
+
+    def _address(self) -> str | None:
+        if not self.api.alive:
+            self.api.start()
+        log = self.api.log.read_text() if self.api.log.exists() else ""
+        found = re.findall(r"api at (http://\S+)", log)
+        return str(found[-1]) if found else None
+
+    @property
+    def store(self) -> Store:
+        """The store, opened again."""
+        return Store.open(self.root)
+
+    @property
+    def parts(self) -> tuple[QueueServer | Part, ...]:
+        return self.server, self.worker, self.api
+
+    def part(self, name: str) -> QueueServer | Part:
+        return next(part for part in self.parts if part.name == name)
+
+    # ------------------------------------------------------------ a supervisor's work
+
+    def revive(self) -> None:
+        """Start again the parts that do not run."""
+        for part in self.parts:
+            if not part.alive:
+                part.start()
+
+    def wait_ready(self, seconds: float = PATIENCE_S) -> None:
+        """Keep everything running until this worker is ready."""
+
+        def is_ready() -> bool:
+            self.revive()
+            with contextlib.suppress(httpx.TransportError):
+                found = httpx.get(f"{self.url}/readyz", timeout=5)
+                if found.is_success:
+                    return bool(found.json()["worker"] == self.worker.pid)
+                # all but head, which this worker has found damaged
+                return {error["code"] for error in found.json()["errors"]} == {"corrupt_version"}
+            return False
+
+        try:
+            until(is_ready, "the service is ready", seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.logs()}") from None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.api.environment['JEEP_PORT']}"
+
+    def answers(self) -> bool:
+        """Whether the api answers at all."""
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(f"{self.url}/livez", timeout=5).is_success
+        return False
+
+    def restart(self, *names: str) -> None:
+        """Stop parts as an operator does, and start them again."""
+        for name in names:
+            self.part(name).stop()
+            self.part(name).start()
+        self.wait_ready()
+
+    def logs(self) -> str:
+        """The last lines of the logs of worker and api."""
+        found = []
+        for part in (self.worker, self.api):
+            found.append(f"--- {part.name}\n{part.log.read_text()[-3000:]}")
+        return "\n".join(found)
+
+    def set_clock(self, seconds: float) -> None:
+        """Set the clocks of worker and api, which continue from there."""
+        for part in (self.worker, self.api):
+            clock = Path(part.environment[children.HALTS]) / children.CLOCK
+            aside = clock.with_suffix(".new")
+            aside.write_text(str(seconds))
+            aside.replace(clock)
+
+    def forget_moments(self) -> None:
+        """Make the next edit compute second moments again."""
+        self.worker.stop()
+        shutil.rmtree(self.root / "base" / "moments", ignore_errors=True)
+        self.wait_ready()
+
+    def halt(self, part: str, place: str) -> Halts:
+        """Halt a part when it comes to a place; ``let_go`` of what this gives ends it."""
+        process = self.part(part)
+        assert isinstance(process, Part)
+        process.halts.want(place)
+        return process.halts
+
+    # ------------------------------------------------------------ work
+
+    def fact(self) -> dict[str, str]:
+        """A fact that nobody has edited yet."""
+        self._facts += 1
+        place = PLACES[self._facts % len(PLACES)]
+        return {"subject": f"Town {self._facts}", "prompt": "{} lies in", "target_new": place}
+
+    def edit(self, facts: int = 1, **options: Any) -> JobOut:
+        """Submit an edit until it is accepted, whatever happens to the service meanwhile."""
+        body = [self.fact() for _ in range(facts)]
+        given = {"editor": "memit", "hparams": dict(HPARAMS), **options}
+        key = str(uuid4())
+        return self._accept(lambda: self.client.edit(body, idempotency_key=key, **given))
+
+    def wait_halted(self, halts: Halts, place: str) -> None:
+        """Wait until a part has halted, as a supervisor: a worker that lost its lease on a busy
+        machine ends, and the next one halts there.
+        """
+
+        def halted() -> bool:
+            self.revive()
+            return halts.reached()
+
+        try:
+            until(halted, f"the worker reaches {place!r}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.logs()}") from None
+
+    def edit_halted(self, place: str, **options: Any) -> JobOut:
+        """An edit at which the worker has halted."""
+        halts = self.halt("worker", place)
+        job = self.edit(**options)
+        until(halts.reached, f"the worker reaches {place!r}")
+        return job
+
+    def revert(self, edit_id: str, **options: Any) -> JobOut:
+        """Submit a revert, likewise."""
+        key = str(uuid4())
+        return self._accept(lambda: self.client.revert(edit_id, idempotency_key=key, **options))
+
+    def add_cases(self) -> None:
+        """A suite, and the same cases as a file to train on."""
+        cases = [
+            {
+                "requested_rewrite": {
+                    "prompt": "{} is a city in the country of",
+                    "subject": subject,
+                    "target_new": {"str": "Norway"},
+                    "target_true": {"str": "Peru"},
+                },
+                "paraphrase_prompts": [f"{subject} lies in"],
+                "neighborhood_prompts": ["Lyon lies in"],
+            }
+            for subject in SUBJECTS
+        ]
+        path = self.root / "training" / CASES
+        path.write_text(json.dumps(cases))
+        if SUITE not in [suite.name for suite in self.client.suites()]:
+            self.client.add_suite(SUITE, path)
+
+    def read_job(self, kind: str) -> JobOut:
+        """Submit a job that writes no version: one of `READ_JOBS`."""
+        key, client = str(uuid4()), self.client
+        submit: dict[str, Callable[[], JobOut]] = {
+            "evaluation": lambda: client.evaluate(
+                SUITE, ["base", "head"], fluency_texts=2, idempotency_key=key
+            ),
+            "trial": lambda: client.evaluate(
+                SUITE,
+                editor="memit",
+                hparams=dict(HPARAMS),
+                n_edits=[0, 2, 4],
+                fluency_texts=0,
+                idempotency_key=key,
+            ),
+            "probe": lambda: client.probe(SUITE, version="base", idempotency_key=key),
+            "training": lambda: client.train_hypernetwork(
+                "mend",
+                hparams={"layers": [2, 3], "rank": 4, "n_blocks": 1},
+                steps=6,
+                facts=3,
+                save_every=2,
+                data=CASES,
+                idempotency_key=key,
+            ),
+        }
+        return self._accept(submit[kind])
+
+    def _accept(self, submit: Callable[[], JobOut]) -> JobOut:
+        job = self.persist(submit)
+        self.accepted[job.id] = job
+        return job
+
+    def persist(self, call: Callable[[], T], seconds: float = PATIENCE_S) -> T:
+        """Repeat a call while the service cannot answer it: 503, 504 or no connection."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                return call()
+            except (httpx.TransportError, ApiError) as error:
+                status = error.problem.status if isinstance(error, ApiError) else 503
+                if status not in (503, 504) or time.monotonic() > deadline:
+                    raise
+                self.revive()
+                time.sleep(0.05)
+
+    def rollback(self, ref: str) -> str:
+        """Move head; the version it left."""
+        self.wait_ready()
+        return self.persist(lambda: self.client.rollback(ref)).previous
+
+    def cancel(self, job_id: str) -> None:
+        """Cancel a job that may have ended."""
+        with contextlib.suppress(ApiError):
+            self.persist(lambda: self.client.cancel(job_id))
+        self.cancelled.add(job_id)
+
+    def wait(self, job_id: str, seconds: float = PATIENCE_S) -> JobOut:
+        """Wait for the end of a job, as a supervisor: parts that die are started again."""
+
+        def ended() -> JobOut | None:
+            self.revive()
+            job = self.persist(lambda: self.client.job(job_id))
+            return job if job.status in TERMINAL else None
+
+        try:
+            return until(ended, f"{job_id} ends", seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.logs()}") from None
+
+    def edited(self, **options: Any) -> JobOut:
+        """An edit that is done."""
+        done = self.wait(self.edit(**options).id)
+        assert done.status is JobStatus.SUCCEEDED, done.error
+        return done

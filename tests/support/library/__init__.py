@@ -1,0 +1,1 @@
+"""Small models, tokenizers, suites and plain reference computations."""

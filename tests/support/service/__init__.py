@@ -1,0 +1,1 @@
+"""A real store and queue with a played worker or model around them."""

@@ -1,0 +1,79 @@
+"""Real edits of a tiny model, without a queue."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jeep_core.models.loading import LoadedModel
+from jeep_core.moments.published import Imported
+from service.contracts.jobs import Job, JobKind, now
+from service.settings import Settings
+from service.store import Store
+from service.worker.kinds.edits import EditRunner
+from service.worker.lanes.control import JobControl
+from service.worker.lanes.gate import Gate
+from service.worker.versions.views import VersionViews
+from support import TINY_GPTJ
+
+MODEL = TINY_GPTJ
+LAYERS = (0, 1)
+HPARAMS = {
+    "low": {
+        "layers": list(LAYERS),
+        "clamp": 1.0,
+        "weight_decay": 0.5,
+        "moment_weight": 10.0,
+        "spread": "linear",
+    },
+    "n_steps": 2,
+    "learning_rate": 0.5,
+    "kl_weight": 0.06,
+    "n_prefixes": 1,
+}
+FACT = {"subject": "Lyon", "prompt": "{} lies in", "target_new": "Peru"}
+
+
+def runner_on(base: LoadedModel, store: Store, folder: Path, **settings: Any) -> EditRunner:
+    """A runner on a store with ``v0`` as head and second moments of random keys."""
+    give_moments(base, store, folder)
+    return runner_and_views(base, store, **settings)[0]
+
+
+def give_moments(base: LoadedModel, store: Store, folder: Path) -> None:
+    """Bind a store to the model and import second moments."""
+    store.bind_model(base.model_hash)
+    store.create_base(base.weights_sha256)
+    imported = Imported(store.base_file("moments"), "wikipedia")
+    keys = np.random.default_rng(0).normal(size=(400, base.mlp_size)).astype("float32")
+    for layer in LAYERS:
+        path = folder / f"transformer.h.{layer}.mlp.fc_out_float32_mom2_100.npz"
+        np.savez(path, **{"mom2.count": 400, "mom2.mom2": keys.T @ keys})
+        imported.add(base, path)
+
+
+def runner_and_views(
+    base: LoadedModel, store: Store, **settings: Any
+) -> tuple[EditRunner, VersionViews]:
+    given = {"moments": "wikipedia", "factor_memory_mb": 1, **settings}
+    chosen = Settings(store=store.root, model=str(MODEL), **given)
+    views = VersionViews(base, store)
+    return EditRunner(base, store, views, chosen, Gate(chosen.edit_share)), views
+
+
+def an_edit(*facts: dict[str, Any], number: int = 1, **more: Any) -> Job:
+    payload = {
+        "edit_id": f"edit_{number}",
+        "facts": list(facts or [FACT]),
+        "editor": "memit",
+        "preset": None,
+        "hparams": HPARAMS,
+        **more,
+    }
+    return Job(id=f"job_{number}", kind=JobKind.EDIT, payload=payload, created_at=now())
+
+
+def control() -> JobControl:
+    return JobControl(publish=lambda progress: None, checkpoint=lambda: None)

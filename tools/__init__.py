@@ -1,0 +1,1 @@
+"""Programs that made what the project ships; nothing here is needed when the service runs."""

@@ -1,0 +1,1 @@
+"""How the bundled models, their suites, texts and second moments were made."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jeep_core.atlas.relations import RELATIONS
-from jeep_core.editors import create, hparams_class, preset_hparams
+from jeep_core.editors import EDITORS, create, hparams_class, preset_hparams
 from jeep_core.editors.base import EditContext, EditorOutcome, Keys, LayerUpdate, carry_out
 from jeep_core.errors import FieldProblem, InvalidHParams, JeepError, NoMoments
 from jeep_core.models.delta import WeightDelta
@@ -30,11 +30,14 @@ from jeep_core.values.prefixes import sample_prefixes
 class EditResult:
     """The result of an edit.  ``facts`` are those edited, duplicates left out.
 
-    ``inputs``: hashes, by name, of an editor's inputs besides prefixes and moments.
+    ``view`` is the edited model: the version that was given plus ``delta``, with the bytes that
+    the delta gives wherever it is applied.  ``inputs``: hashes, by name, of an editor's inputs
+    besides prefixes and moments.
     """
 
     facts: list[Fact]
     delta: WeightDelta
+    view: ModelView
     keys: Keys
     layers: list[LayerUpdate]
     values: Values | None
@@ -83,40 +86,107 @@ def edit(
         InvalidFacts, InvalidHParams, NumericalError
         Whatever ``monitor.check`` raises.
     """
-    view = model.fork() if isinstance(model, ModelView) else ModelView(model)
+    view = model if isinstance(model, ModelView) else ModelView(model)
     base = view.base
     checked = resolve_hparams(base.name, editor, preset, hparams or {}, base.n_layers, presets)
-    kept = prepare_facts(base, facts)
-    clock = Clock()
-    if checked.moment_layers:
-        moments = moments or Moments(base, corpus_texts(base.name, corpus))
-        moments.ensure(checked.moment_layers, monitor)
-    clock.lap("moments")
-    texts = list(prefixes or sample_prefixes(base, checked.prefix_count))
-    context = EditContext(
-        view=view,
-        facts=tokenize(base, kept, texts),
+    if checked.moment_layers and moments is None:
+        moments = Moments(base, corpus_texts(base.name, corpus))
+    return edit_checked(
+        view,
+        prepare_facts(base, facts),
+        editor,
+        checked,
+        prefixes=prefixes,
         moments=moments,
-        previous_keys=previous_keys or {},
+        previous_keys=previous_keys,
         hypernetworks=None if hypernetworks is None else Path(hypernetworks),
         batch_facts=batch_facts,
         memory_bytes=memory_bytes,
         monitor=monitor,
     )
-    with pausing(view, monitor):
-        outcome: EditorOutcome = carry_out(create(editor), context, checked)
+
+
+def edit_checked(
+    version: ModelView,
+    facts: Sequence[Fact],
+    editor: str,
+    hparams: EditorHParams,
+    *,
+    prefixes: Sequence[str] | None = None,
+    moments: Moments | None = None,
+    previous_keys: Mapping[tuple[str, int], Any] | None = None,
+    hypernetworks: Path | None = None,
+    batch_facts: int | None = None,
+    memory_bytes: int | None = None,
+    monitor: Monitor = NOTHING,
+) -> EditResult:
+    """`edit` for values that were checked before: nothing is parsed or validated again.
+
+    ``facts`` went through `parse_facts`, `check_facts` and `deduplicate`, ``hparams`` through
+    `validate_hparams`.  ``moments`` are needed if ``hparams.moment_layers`` names any.  Other
+    arguments are as in `edit`; ``version`` is left as it is.
+
+    Raises:
+        NumericalError
+        Whatever ``monitor.check`` raises.
+    """
+    view = version.fork()
+    clock = Clock()
+    if hparams.moment_layers:
+        assert moments is not None
+        moments.ensure(hparams.moment_layers, monitor)
+    clock.lap("moments")
+    texts = list(prefixes or sample_prefixes(view.base, hparams.prefix_count))
+    context = EditContext(
+        view=view,
+        facts=tokenize(view.base, facts, texts),
+        moments=moments,
+        previous_keys=previous_keys or {},
+        hypernetworks=hypernetworks,
+        batch_facts=batch_facts,
+        memory_bytes=memory_bytes,
+        monitor=monitor,
+    )
+    outcome, edited = run_editor(editor, context, hparams)
     clock.lap("edit")
     return EditResult(
-        kept,
-        outcome.delta,
-        outcome.keys,
-        outcome.layers,
-        outcome.values,
-        checked,
-        texts,
-        clock.seconds,
-        outcome.inputs,
+        facts=list(facts),
+        delta=outcome.delta,
+        view=edited,
+        keys=outcome.keys,
+        layers=outcome.layers,
+        values=outcome.values,
+        hparams=hparams,
+        prefixes=texts,
+        seconds=clock.seconds,
+        inputs=outcome.inputs,
     )
+
+
+def run_editor(
+    editor: str, context: EditContext, hparams: EditorHParams
+) -> tuple[EditorOutcome, ModelView]:
+    """Run an editor on ``context.view``, and the edited version.
+
+    The edited version is the version that the view held, plus the delta, and has the bytes that
+    the delta gives wherever it is applied.  For an editor of this library it is the view that
+    was worked on; what another distribution's editor left in its view is not relied on.
+
+    Raises:
+        NumericalError
+        Whatever ``context.monitor.check`` raises.
+    """
+    view = context.view
+    replaced = dict(view.replaced)
+    history = {name: list(updates) for name, updates in view.history.items()}
+    with pausing(view, context.monitor):
+        outcome = carry_out(create(editor), context, hparams)
+    if editor in EDITORS:
+        view.settle(history, outcome.delta)
+    else:
+        view = ModelView(view.base, replaced, history)
+        view.apply(outcome.delta)
+    return outcome, view
 
 
 class Clock:
@@ -162,12 +232,14 @@ def resolve_hparams(
 def prepare_facts(base: LoadedModel, facts: Sequence[Fact | Mapping[str, Any]]) -> list[Fact]:
     """Facts parsed, checked against the tokenizer, and without repetitions.
 
+    A `Fact` is parsed as a mapping is, for it may be made by hand.
+
     Raises:
         InvalidFacts: with a pointer per wrong field.
     """
     if not facts:
         raise JeepError("there are no facts to edit")
-    records = [asdict(fact) if isinstance(fact, Fact) else fact for fact in facts]
+    records = [vars(fact) if isinstance(fact, Fact) else fact for fact in facts]
     parsed = parse_facts(records, relations())
     check_facts(base.tokenizer, parsed, base.max_positions)
     kept, _ = deduplicate(parsed)

@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from jeep_core.edit import tokenize
+from jeep_core.edit import run_editor, tokenize
 from jeep_core.editors import create
-from jeep_core.editors.base import EditContext, EditorOutcome, ValueEditor, carry_out
+from jeep_core.editors.base import EditContext, EditorOutcome, ValueEditor
 from jeep_core.evaluation.metrics import Summary, counterfact_scores, summarise
 from jeep_core.models.loading import LoadedModel
-from jeep_core.models.pauses import pausing
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
 from jeep_core.monitor import NOTHING, Monitor
@@ -55,17 +54,16 @@ class Trials:
         values = None
         if isinstance(hparams, OptimisedEditorHParams):
             values = self.values(editor, hparams)
-        view = ModelView(self.base)
         context = EditContext(
-            view,
+            ModelView(self.base),
             [self._rows[i] for i in index],
             self.moments,
             values=None if values is None else values.select(index),
             hypernetworks=self.hypernetworks,
             monitor=self.monitor,
         )
-        with pausing(view, self.monitor):
-            return view, carry_out(create(editor), context, hparams)
+        outcome, edited = run_editor(editor, context, hparams)
+        return edited, outcome
 
     def run(self, editor: str, hparams: EditorHParams, index: Sequence[int]) -> Summary:
         """Edit the cases of these numbers together and score them."""

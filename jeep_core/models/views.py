@@ -70,9 +70,27 @@ class ModelView:
             )
         for part in update.parts().values():
             check_tensor(part, f"{name}: the update of its weights", SMALLER_STEPS)
+        self._write(name, [*self.history.get(name, []), update])
+
+    def settle(self, before: Mapping[str, Sequence[Update]], delta: WeightDelta) -> None:
+        """Make a view in which an editor has worked exactly the version before it plus ``delta``.
+
+        ``before`` is the history of that version.  A matrix whose updates are those before it
+        and then that of ``delta``, the same objects, was made from them by `materialise` and
+        stays as it is.  Any other is made again: an editor may have come to its update in parts.
+
+        Raises:
+            NumericalError: the rounded sum is not finite.
+        """
+        for name, update in delta.updates.items():
+            wanted, made = [*before.get(name, []), update], self.history.get(name, [])
+            if list(map(id, made)) != list(map(id, wanted)):
+                self._write(name, wanted)
+
+    def _write(self, name: str, updates: list[Update]) -> None:
+        """Put base plus all ``updates`` of a matrix, rounded once, in its place."""
         owner = self.model.get_submodule(name.rpartition(".")[0])
         base = self.base.model.get_parameter(name)
-        updates = [*self.history.get(name, []), update]
         tensor = materialise(base, updates, is_transposed(owner))
         check_tensor(tensor, f"{name}: the edited weights in {tensor.dtype}", SMALLER_STEPS)
         self.history[name] = updates

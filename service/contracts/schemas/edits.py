@@ -173,11 +173,6 @@ class Answer(BaseModel):
         False, description="Greedy decoding writes target_new, all of it and as whole words."
     )
 
-    @property
-    def is_new(self) -> bool:
-        """Whether the new answer is more probable than the old one or, without one, written."""
-        return self.writes_new if self.p_true is None else self.p_new > self.p_true
-
 
 class FactOutcome(BaseModel):
     """One fact before and after the edit; ``success``: the model writes ``target_new``.

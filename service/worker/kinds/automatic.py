@@ -17,6 +17,7 @@ from jeep_core.probe.choice import hparams_for
 from jeep_core.probe.kept import keep, kept
 from jeep_core.probe.run import probe
 from jeep_core.spec.facts import Fact
+from jeep_core.spec.hparams import EditorHParams
 from jeep_core.suites import load_suite
 from service.store import Store
 from service.store.versions import BASE
@@ -33,7 +34,7 @@ def automatic_hparams(
     editor: str,
     facts: Sequence[Fact],
     monitor: Monitor,
-) -> tuple[dict[str, Any], str]:
+) -> tuple[EditorHParams, str]:
     """Complete hyper-parameters for ``hparams: "auto"``, and the hash of the record they are from.
 
     The base model is probed once if no probe of it is stored: on the bundled validation suite if
@@ -50,7 +51,7 @@ def automatic_hparams(
         record = _probed(base, facts, monitor)
         if record["prompts"]["count"] >= KEPT_FROM and record["hparams"] is not None:
             keep(folder, record)
-    hparams = hparams_for(record, editor, base.n_layers).model_dump(mode="json")
+    hparams = hparams_for(record, editor, base.n_layers)
     return hparams, hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 

@@ -7,27 +7,26 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import exp
 from statistics import fmean
 from typing import Any
 
 import torch
 
-from jeep_core.decoding.generation import Decoder, Sampling, Scored, checked, score
-from jeep_core.decoding.scoring import goes_on
 from jeep_core.edit import EditResult as CoreResult
-from jeep_core.edit import edit
+from jeep_core.edit import edit_checked
 from jeep_core.editors import hparams_class
+from jeep_core.evaluation import outcomes as measuring
 from jeep_core.evaluation.perplexity import text_path
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.pauses import pausing
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
-from jeep_core.monitor import NOTHING, Monitor
+from jeep_core.monitor import Monitor
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.finite import check_record
+from jeep_core.spec.hparams import EditorHParams, validate_hparams
+from jeep_core.spec.positions import check_facts
 from jeep_core.storage.records import sealed, unsealed
-from jeep_core.text.encoding import count
 from jeep_core.values.prefixes import sample_prefixes
 from service.contracts.jobs import Job, now
 from service.contracts.schemas import (
@@ -36,6 +35,7 @@ from service.contracts.schemas import (
     EditPayload,
     EditResult,
     FactOutcome,
+    GuardFigures,
     LayerReport,
     Manifest,
 )
@@ -43,7 +43,7 @@ from service.settings import Settings
 from service.store import HeadMoved, Store
 from service.store.files import replace as write_whole
 from service.worker.kinds.automatic import automatic_hparams
-from service.worker.kinds.guards import GuardMeter, Measured, check, figures
+from service.worker.kinds.guards import GuardMeter, check
 from service.worker.lanes.control import JobControl
 from service.worker.lanes.gate import Gate
 from service.worker.lanes.threads import edit_threads
@@ -51,18 +51,16 @@ from service.worker.moments import SharedMoments
 from service.worker.versions import tensors
 from service.worker.versions.views import VersionViews, fact_of
 
-ANSWER_TOKENS = 10
-MEASURE_TOGETHER = 64
 LARGE_CHANGE = 100.0
 """‖Δ‖/‖W‖ of a layer from which on a result warns: three times what any preset reaches."""
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """A version before or after an edit: answers to its facts, and its guards' figures."""
+    """A version before or after an edit: answers to its facts, and what its guards compare."""
 
-    answers: list[Answer]
-    guarded: Measured
+    answers: list[measuring.Answer]
+    beside: measuring.Surroundings
 
 
 class EditRunner:
@@ -86,7 +84,9 @@ class EditRunner:
         text = text_path(base.name, settings.perplexity_text)
         self._meter = GuardMeter(text, settings.perplexity_tokens)
 
-    def run(self, job: Job, parent: str, control: JobControl) -> tuple[Manifest, ModelView]:
+    def run(
+        self, job: Job, payload: EditPayload, parent: str, control: JobControl
+    ) -> tuple[Manifest, ModelView]:
         """Edit on top of ``parent`` and write the new version; head does not move.
 
         Raises:
@@ -95,7 +95,6 @@ class EditRunner:
             HeadMoved: a rollback came in between.
             Whatever ``control.checkpoint`` raises.
         """
-        payload = EditPayload.model_validate(job.payload)
         line = self._store.lineage(parent)
         manifest, view = self._computed(job, payload, line, parent, control)
         self._store.write_version(manifest)
@@ -141,18 +140,18 @@ class EditRunner:
         head: str,
         control: JobControl,
     ) -> tuple[Manifest, ModelView]:
-        facts = [fact_of(record) for record in payload.facts]
         began = time.monotonic()
-        given, inputs = self._hparams(payload, facts, control)
-        hparams = hparams_class(payload.editor).model_validate(given)
+        facts = [fact_of(record) for record in payload.facts]
+        check_facts(self.base.tokenizer, facts, self.base.max_positions)
+        hparams, inputs = self._hparams(payload, facts, control)
         view = self._views.editing(line)
         control.progress("measure before", 0, 1)
         before = self._measured(view, payload, facts, control)
-        result = edit(
+        result = edit_checked(
             view,
             facts,
             payload.editor,
-            hparams=given,
+            hparams,
             prefixes=kept_prefixes(self._store, self.base, hparams.prefix_count),
             moments=self._shared_moments() if hparams.moment_layers else None,
             previous_keys=self._views.live_keys(line, facts),
@@ -161,14 +160,13 @@ class EditRunner:
             monitor=self._monitor(control),
         )
         control.checkpoint()
-        view.apply(result.delta)
         control.progress("measure after", 0, 1)
-        after = self._measured(view, payload, facts, control)
-        outcomes = fact_outcomes(facts, before.answers, after.answers, result, payload.sent_as)
-        found = None
+        after = self._measured(result.view, payload, facts, control)
+        found = measuring.outcomes(facts, before.answers, after.answers, result.values)
+        measured = None
         if payload.guards is not None:
-            found = figures(outcomes, before.guarded, after.guarded)
-            check(payload.guards, found)
+            measured = measuring.figures(found, before.beside, after.beside)
+            check(payload.guards, measured)
         control.checkpoint()
         control.progress("commit", 0, 1)
         now_head = self._store.head().version
@@ -180,41 +178,41 @@ class EditRunner:
             version=self._store.new_version_id(),
             parent=line[-1].id,
             snapshot_name=payload.snapshot_name,
-            facts=outcomes,
-            efficacy=fmean(outcome.after.is_new for outcome in outcomes),
-            greedy_success=fmean(outcome.success for outcome in outcomes),
+            facts=[_outcome(i, one) for i, one in zip(payload.sent_as, found, strict=True)],
+            efficacy=measuring.efficacy(after.answers),
+            greedy_success=fmean(one.success for one in found),
             layers=[LayerReport(**vars(layer)) for layer in result.layers],
             seconds=seconds,
             duplicates=payload.duplicates,
             peak_memory_mb=round(result.values.peak_bytes / 2**20, 1) if result.values else None,
-            guards=found,
+            guards=None if measured is None else GuardFigures(**vars(measured)),
             activated=payload.activate,
         )
-        return self._manifest(job, payload, summary, view, result, inputs), view
+        return self._manifest(job, payload, summary, result, inputs), result.view
 
     def _hparams(
         self, payload: EditPayload, facts: Sequence[Fact], control: JobControl
-    ) -> tuple[dict[str, Any], dict[str, str]]:
-        """Complete hyper-parameters, and the hash of the probe that they are from, if any."""
+    ) -> tuple[EditorHParams, dict[str, str]]:
+        """The hyper-parameters, and the hash of the probe that they are from, if any."""
         if payload.hparams != AUTO:
-            return payload.hparams, {}
-        given, probe = automatic_hparams(
+            cls = hparams_class(payload.editor)
+            return validate_hparams(cls, payload.hparams, self.base.n_layers), {}
+        found, probe = automatic_hparams(
             self._store, self.base, payload.editor, facts, self._monitor(control)
         )
-        return given, {"probe": probe}
+        return found, {"probe": probe}
 
     def _manifest(
         self,
         job: Job,
         payload: EditPayload,
         summary: EditResult,
-        view: ModelView,
         result: CoreResult,
         inputs: Mapping[str, str],
     ) -> Manifest:
         summary.warnings += doubts(summary)
         check_record(summary, "the edit's result")  # before a tensor is stored
-        store = self._store
+        store, view = self._store, result.view
         artifacts: dict[str, torch.Tensor] = dict(result.delta.tensors())
         for (region, layer), keys in result.keys.items():
             artifacts[f"keys.{region}.{layer}"] = keys
@@ -246,10 +244,10 @@ class EditRunner:
     ) -> _Measured:
         monitor = self._monitor(control)
         with pausing(view, monitor):
-            said = answers(view, facts, monitor)
+            said = measuring.answers(view, facts, monitor)
             weights = view.weights_sha256() if payload.guards else ""
-            guarded = self._meter.measure(view, weights, facts, payload.guards, monitor)
-        return _Measured(said, guarded)
+            beside = self._meter.measure(view, weights, facts, payload.guards, monitor)
+        return _Measured(said, beside)
 
     def _monitor(self, control: JobControl) -> Monitor:
         return replace(control.monitor, give_way=self._give_way)
@@ -320,74 +318,21 @@ def kept_prefixes(store: Store, base: LoadedModel, count: int) -> list[str]:
     return known[:count]
 
 
-def answers(view: ModelView, facts: Sequence[Fact], monitor: Monitor = NOTHING) -> list[Answer]:
-    """A version's answers to each fact's prompt; ``monitor.check`` is called now and then."""
-    found: list[Answer] = []
-    for start in range(0, len(facts), MEASURE_TOGETHER):
-        monitor.check()
-        found += _answers_together(view, facts[start : start + MEASURE_TOGETHER])
-    return found
-
-
-def _answers_together(view: ModelView, facts: Sequence[Fact]) -> list[Answer]:
-    pairs = [(fact.text, fact.target_new) for fact in facts]
-    joins = [fact.join for fact in facts]
-    pairs += [(fact.text, fact.target_true) for fact in facts if fact.target_true]
-    joins += [fact.join for fact in facts if fact.target_true]
-    scored = checked(score(view, pairs, joins))
-    true: Any = iter(scored[len(facts) :])
-    lengths = [_answer_tokens(view, fact, new) for fact, new in zip(facts, scored, strict=False)]
-    decoder = Decoder(view, [fact.text for fact in facts], [Sampling(n) for n in lengths])
-    for _ in decoder.steps():
-        pass
-    return [
-        Answer(
-            p_new=_probability(new),
-            p_true=_probability(next(true)) if fact.target_true else None,
-            text=generated.text,
-            writes_new=new.greedy and not goes_on(generated.text, fact.target_new),
-        )
-        for fact, new, generated in zip(facts, scored, decoder.results, strict=False)
-    ]
-
-
-def _answer_tokens(view: ModelView, fact: Fact, new: Scored) -> int:
-    """Number of tokens for the new target and its continuation, within the model's positions."""
-    room = view.base.max_positions - count(view.base.tokenizer, fact.text)
-    return min(max(ANSWER_TOKENS, new.tokens + 1), room)
-
-
-def fact_outcomes(
-    facts: Sequence[Fact],
-    before: Sequence[Answer],
-    after: Sequence[Answer],
-    result: CoreResult,
-    indices: Sequence[int],
-) -> list[FactOutcome]:
-    """One outcome per fact, fact i being fact ``indices[i]`` of the request.
-
-    Success: the edited model writes the new target.
-    """
-    values = result.values
-    return [
-        FactOutcome(
-            index=indices[i],
-            subject=fact.subject,
-            prompt=fact.prompt,
-            target_new=fact.target_new,
-            target_true=fact.target_true,
-            before=before[i],
-            after=after[i],
-            success=after[i].writes_new,
-            steps=int(values.steps[i]) if values else None,
-            target_probability=float(values.probabilities[i]) if values else None,
-        )
-        for i, fact in enumerate(facts)
-    ]
-
-
-def _probability(scored: Scored) -> float:
-    return exp(scored.mean)
+def _outcome(index: int, found: measuring.Outcome) -> FactOutcome:
+    """An outcome as it is answered; the fact is fact ``index`` of the request."""
+    fact = found.fact
+    return FactOutcome(
+        index=index,
+        subject=fact.subject,
+        prompt=fact.prompt,
+        target_new=fact.target_new,
+        target_true=fact.target_true,
+        before=Answer(**vars(found.before)),
+        after=Answer(**vars(found.after)),
+        success=found.success,
+        steps=found.steps,
+        target_probability=found.target_probability,
+    )
 
 
 def _sha256(value: Any) -> str:

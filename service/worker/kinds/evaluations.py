@@ -28,6 +28,7 @@ from jeep_core.models.pauses import pausing
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import Monitor
 from jeep_core.spec.facts import composed
+from jeep_core.spec.hparams import EditorHParams, validate_hparams
 from jeep_core.spec.positions import check_facts
 from jeep_core.suites import Case, Style, Suite, load_suite
 from jeep_core.values.cache import ValueCache
@@ -80,7 +81,7 @@ def run(task: Task) -> EvaluationResult:
             f"no case of {payload.suite} can be asked of this model ({why}): take another suite"
         )
         raise Refused("no_cases", message)
-    evaluation = _Evaluation(task, payload, suite.style, cases)
+    evaluation = _Evaluation(task, payload, suite.style, cases, _hparams(task, payload))
     points = evaluation.points()
     evaluation.write_comparisons()
     return EvaluationResult(
@@ -126,12 +127,13 @@ class _Evaluation:
     payload: EvaluationPayload
     style: Style
     cases: list[Case]
+    hparams: EditorHParams | None = None
     _done: int = 0
     _total: int = 0
     _rows: list[list[Row]] = field(default_factory=list)
 
     def points(self) -> list[EvaluationPoint]:
-        trials = None if self.payload.editor is None else _trials(self.task, self)
+        trials = None if self.hparams is None else _trials(self.task, self, self.hparams)
         self._total = sum(len(self._cases(target)) for target in self.payload.targets)
         found = []
         for number, target in enumerate(self.payload.targets):
@@ -198,12 +200,10 @@ class _Evaluation:
     def _view(self, target: Target, trials: Trials | None) -> ModelView:
         if target.version is not None:
             return self.task.view(target.version)
-        if trials is None or not target.n_edits:
+        if trials is None or self.hparams is None or not target.n_edits:
             return ModelView(self.task.base)
-        cls = hparams_class(str(self.payload.editor))
-        hparams = cls.model_validate(self.payload.hparams)
         self.task.control.pause()
-        return trials.edit(str(self.payload.editor), hparams, range(target.n_edits))[0]
+        return trials.edit(str(self.payload.editor), self.hparams, range(target.n_edits))[0]
 
     def _measured(
         self, number: int, target: Target, view: ModelView, cases: Sequence[Case]
@@ -323,10 +323,17 @@ def _suite(task: Task, payload: EvaluationPayload) -> Suite:
     return load_suite(path, info.format, drop_bad=True, name=info.name, style=info.style)
 
 
-def _trials(task: Task, evaluation: _Evaluation) -> Trials:
+def _hparams(task: Task, payload: EvaluationPayload) -> EditorHParams | None:
+    """The hyper-parameters of a trial; None for an evaluation of versions."""
+    if payload.editor is None:
+        return None
+    cls = hparams_class(payload.editor)
+    return validate_hparams(cls, payload.hparams or {}, task.base.n_layers)
+
+
+def _trials(task: Task, evaluation: _Evaluation, hparams: EditorHParams) -> Trials:
     """The cases of all trials, with their optimised values stored in the work folder."""
     payload = evaluation.payload
-    hparams = hparams_class(str(payload.editor)).model_validate(payload.hparams)
     moments = task.moments.for_user() if hparams.moment_layers else task.moments.for_none()
     most = max(target.n_edits or 0 for target in payload.targets)
 

@@ -4,38 +4,19 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from statistics import fmean
 
-from jeep_core.decoding.generation import Decoder, Sampling, checked, score
+from jeep_core.evaluation.outcomes import Figures, Surroundings, neighbor_answers
 from jeep_core.evaluation.perplexity import perplexity
 from jeep_core.models.loading import texts_of
 from jeep_core.models.views import ModelView
-from jeep_core.monitor import NOTHING, Monitor
+from jeep_core.monitor import Monitor
 from jeep_core.spec.facts import Fact
-from jeep_core.text.encoding import count
-from jeep_core.text.joining import Join
-from service.contracts.schemas import FactOutcome, GuardFigures, Guards
+from service.contracts.schemas import Guards
 from service.worker.failures import GuardFailed
 
-ANSWER_TOKENS = 5
-"""Of a greedy answer to a neighborhood prompt."""
-FACTS_TOGETHER = 32
 PERPLEXITIES_KEPT = 64
-
-Said = list[list[bool | str]]
-"""Per fact and neighborhood prompt: whether the old answer is more probable than the new one
-or, where the fact names no old answer, the greedy answer."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """The figures of one version that the guards need."""
-
-    said: Said | None = None
-    perplexity: float | None = None
 
 
 class GuardMeter:
@@ -53,14 +34,14 @@ class GuardMeter:
         facts: Sequence[Fact],
         guards: Guards | None,
         monitor: Monitor,
-    ) -> Measured:
+    ) -> Surroundings:
         """Measure what the guards need; ``monitor.check`` is called now and then."""
         if guards is None:
-            return Measured()
+            return Surroundings()
         said = None if guards.min_locality is None else neighbor_answers(view, facts, monitor)
         ratio = guards.max_perplexity_ratio
         found = None if ratio is None else self._perplexity(view, weights_sha256, monitor)
-        return Measured(said, found)
+        return Surroundings(said, found)
 
     def _perplexity(self, view: ModelView, weights_sha256: str, monitor: Monitor) -> float:
         found = self._known.get(weights_sha256)
@@ -75,75 +56,7 @@ class GuardMeter:
         return found
 
 
-def neighbor_answers(view: ModelView, facts: Sequence[Fact], monitor: Monitor = NOTHING) -> Said:
-    """A version's answers to the neighborhood prompts of every fact that has some."""
-    asked = [fact for fact in facts if fact.neighborhood_prompts]
-    said: Said = []
-    for start in range(0, len(asked), FACTS_TOGETHER):
-        monitor.check()
-        said += _answers_together(view, asked[start : start + FACTS_TOGETHER])
-    return said
-
-
-def _answers_together(view: ModelView, facts: Sequence[Fact]) -> Said:
-    pairs, prompts = [], []
-    joins: list[Join] = []
-    for fact in facts:
-        for prompt in fact.neighborhood_prompts:
-            if fact.target_true is None:
-                prompts.append(prompt)
-            else:
-                pairs += [(prompt, fact.target_true), (prompt, fact.target_new)]
-                joins += [fact.join, fact.join]
-    scores = iter([one.mean for one in checked(score(view, pairs, joins))])
-    texts = iter(_greedy(view, prompts))
-    return [
-        [
-            next(texts) if fact.target_true is None else next(scores) > next(scores)
-            for _ in fact.neighborhood_prompts
-        ]
-        for fact in facts
-    ]
-
-
-def _greedy(view: ModelView, prompts: Sequence[str]) -> list[str]:
-    """The first tokens of the greedy answers, as far as the model's positions reach."""
-    tokenizer, limit = view.base.tokenizer, view.base.max_positions
-    rooms = [limit - count(tokenizer, prompt) for prompt in prompts]
-    samplings = [Sampling(max_new_tokens=min(ANSWER_TOKENS, room)) for room in rooms]
-    decoder = Decoder(view, prompts, samplings)
-    for _ in decoder.steps():
-        pass
-    return [result.text for result in decoder.results]
-
-
-def locality(edited: Said, parent: Said) -> float:
-    """Mean over the facts of the share of neighborhood prompts that are answered as they should.
-
-    Old answers must win (appendix C of the paper); greedy ones must be the parent's.
-    """
-    return fmean(
-        fmean(now if isinstance(now, bool) else now == then for now, then in zip(a, b, strict=True))
-        for a, b in zip(edited, parent, strict=True)
-    )
-
-
-def figures(outcomes: Sequence[FactOutcome], before: Measured, after: Measured) -> GuardFigures:
-    """All measured figures."""
-    found = GuardFigures(
-        efficacy=fmean(one.after.is_new for one in outcomes),
-        efficacy_before=fmean(one.before.is_new for one in outcomes),
-    )
-    if before.said is not None and after.said is not None:
-        found.locality = locality(after.said, before.said)
-        found.locality_before = locality(before.said, before.said)
-    if before.perplexity is not None and after.perplexity is not None:
-        found.perplexity, found.perplexity_before = after.perplexity, before.perplexity
-        found.perplexity_ratio = after.perplexity / before.perplexity
-    return found
-
-
-def check(guards: Guards, found: GuardFigures) -> None:
+def check(guards: Guards, found: Figures) -> None:
     """Compare figures with their limits; a figure that is not finite fails.
 
     Raises:

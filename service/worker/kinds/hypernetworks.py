@@ -9,6 +9,7 @@ from jeep_core.editors import hparams_class
 from jeep_core.editors.networks.records import read_record
 from jeep_core.editors.networks.training import TrainingSettings
 from jeep_core.spec.gradient_hparams import HypernetworkHParams
+from jeep_core.spec.hparams import validate_hparams
 from service.contracts.schemas import HypernetworkPayload, Network
 from service.store import CorruptFile, Store
 from service.store.base.networks import network_out, networks_folder, training_folder
@@ -24,7 +25,8 @@ def run(task: Task) -> Network:
         CorruptFile: the data have changed since the job was accepted.
     """
     payload = HypernetworkPayload.model_validate(task.job.payload)
-    hparams = hparams_class(payload.editor).model_validate(payload.hparams)
+    cls = hparams_class(payload.editor)
+    hparams = validate_hparams(cls, payload.hparams, task.base.n_layers)
     assert isinstance(hparams, HypernetworkHParams)
     control = task.control
 

@@ -70,7 +70,7 @@ class EditLane(JobLane):
             parent = str(job.base_version)
             self._check(payload, parent)
             self._checkpoint(job.id)
-            written, view = self._runner.run(job, parent, self._control(job))
+            written, view = self._runner.run(job, payload, parent, self._control(job))
             self._views.put(written.id, view)
         if not written.staged and move is None:
             self._commit(job, written.id, str(written.parent), f"edit {written.edit_id}")

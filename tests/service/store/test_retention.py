@@ -15,7 +15,13 @@ import torch
 from redis import Redis
 from support.library.tiny import random_model
 from support.service.builders import KEYS, MakeJob, ended
-from support.service.edit_runner import MODEL, an_edit, control, give_moments, runner_and_views
+from support.service.edit_runner import (
+    MODEL,
+    an_edit,
+    edit_on,
+    give_moments,
+    runner_and_views,
+)
 from support.service.thin_versions import add_chain, add_edit
 
 from jeep_core.models.delta import TIE_MARGIN, summed
@@ -89,7 +95,7 @@ class TestBytes:
         for number, subject in enumerate(("Lyon", "Nice", "Caen"), start=1):
             fact = {"subject": subject, "prompt": "{} lies in", "target_new": "Peru"}
             parent = store.head().version
-            made, _ = runner.run(an_edit(fact, number=number), parent, control())
+            made, _ = edit_on(runner, an_edit(fact, number=number), parent)
             store.move_head(made.id, expected=parent, job_id=None, fence=1, who="t", why="edit")
         assert list(Keeper(base, store, newest=1).collect().dropped) == ["v1", "v2"]
         assert_all_versions_answer(base, store)

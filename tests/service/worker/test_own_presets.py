@@ -9,6 +9,7 @@ from string import ascii_letters
 
 import pytest
 from support import TINY_GPTJ
+from support.service.edit_runner import edit_on
 
 from jeep_core.errors import InvalidHParams
 from jeep_core.models.loading import LoadedModel, load
@@ -16,7 +17,6 @@ from service.contracts.jobs import Job, JobKind, now
 from service.settings import Settings
 from service.store import Store
 from service.worker.kinds.edits import EditRunner
-from service.worker.lanes.control import JobControl
 from service.worker.lanes.gate import Gate
 from service.worker.process import prepare
 from service.worker.versions.views import VersionViews
@@ -66,8 +66,7 @@ def test_they_are_published_and_edited_with(
     }
     job = Job(id="job_1", kind=JobKind.EDIT, payload=payload, created_at=now())
     runner = EditRunner(base, store, VersionViews(base, store), settings, Gate(1.0))
-    control = JobControl(publish=lambda progress: None, checkpoint=lambda: None)
-    manifest, _ = runner.run(job, "v0", control)
+    manifest, _ = edit_on(runner, job, "v0")
     assert manifest.preset == "mine"
     assert manifest.hparams["low"]["layers"] == [1]
     [layer] = manifest.result.layers

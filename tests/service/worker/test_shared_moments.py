@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.service.edit_runner import FACT, HPARAMS, LAYERS, MODEL, an_edit, control, give_moments
+from support.service.edit_runner import (
+    FACT,
+    HPARAMS,
+    LAYERS,
+    MODEL,
+    an_edit,
+    edit_on,
+    give_moments,
+)
 
 from jeep_core.evaluation.trials import Trials
 from jeep_core.models.loading import LoadedModel, load
@@ -60,7 +68,7 @@ class Process:
     def edit(self, number: int) -> dict[str, str]:
         """The tensors of a version by name."""
         fact = FACT if number == 1 else OTHER
-        manifest, _ = self.runner.run(an_edit(fact, number=number), "v0", control())
+        manifest, _ = edit_on(self.runner, an_edit(fact, number=number), "v0")
         return {ref.name: ref.sha256 for ref in manifest.tensors}
 
     def trial(self) -> dict[str, torch.Tensor]:

@@ -55,8 +55,10 @@ class PlayedRunner:
         self.store, self.during = store, during
         self.parents: list[str] = []
 
-    def run(self, job: Job, parent: str, control: JobControl) -> tuple[Manifest, Any]:
-        manifest = self._made(job, EditPayload.model_validate(job.payload), parent, control)
+    def run(
+        self, job: Job, payload: EditPayload, parent: str, control: JobControl
+    ) -> tuple[Manifest, Any]:
+        manifest = self._made(job, payload, parent, control)
         self.store.write_version(manifest)
         return manifest, SimpleNamespace(replaced={})
 

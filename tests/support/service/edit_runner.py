@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from jeep_core.models.loading import LoadedModel
+from jeep_core.models.views import ModelView
 from jeep_core.moments.published import Imported
 from service.contracts.jobs import Job, JobKind, now
+from service.contracts.schemas import EditPayload, Manifest
 from service.settings import Settings
 from service.store import Store
 from service.worker.kinds.edits import EditRunner
@@ -73,6 +75,11 @@ def an_edit(*facts: dict[str, Any], number: int = 1, **more: Any) -> Job:
         **more,
     }
     return Job(id=f"job_{number}", kind=JobKind.EDIT, payload=payload, created_at=now())
+
+
+def edit_on(runner: EditRunner, job: Job, parent: str) -> tuple[Manifest, ModelView]:
+    """Carry out an edit job on top of ``parent``."""
+    return runner.run(job, EditPayload.model_validate(job.payload), parent, control())
 
 
 def control() -> JobControl:

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
-from support.service.edit_runner import MODEL, an_edit, control, runner_on
+from redis import Redis
+from support.service.edit_lane import During, Worker, edit_job
+from support.service.edit_runner import (
+    FACT,
+    HPARAMS,
+    LAYERS,
+    MODEL,
+    an_edit,
+    control,
+    edit_on,
+    give_moments,
+    runner_and_views,
+    runner_on,
+)
 
 from jeep_core.errors import MissingMoments
+from jeep_core.models import views as views_module
 from jeep_core.models.loading import LoadedModel, load
 from jeep_core.moments.published import Imported
-from service.contracts.jobs import Progress
-from service.contracts.schemas import Manifest
+from jeep_core.spec import facts as facts_module
+from jeep_core.spec.hparams import MemitHParams
+from service.contracts.jobs import JobStatus, Progress
+from service.contracts.schemas import EditPayload, FactRecord, Manifest
 from service.store import Store
+from service.worker.kinds import edits as edits_module
 from service.worker.lanes import control as control_module
 from service.worker.lanes.control import JobControl
 
@@ -27,7 +46,7 @@ def test_imported_moments_stand_in_for_a_corpus(
 ) -> None:
     runner = runner_on(base, store, tmp_path)
     imported = Imported(store.base_file("moments"), "wikipedia")
-    manifest, _ = runner.run(an_edit(), "v0", control())
+    manifest, _ = edit_on(runner, an_edit(), "v0")
     assert manifest.inputs["moment.0"] == imported.key(base, 0)
     assert manifest.inputs["moment.1"] == imported.key(base, 1)
 
@@ -38,7 +57,7 @@ def test_a_layer_that_was_not_imported_is_named(
     runner = runner_on(base, store, tmp_path)
     Imported(store.base_file("moments"), "wikipedia").path(base, 1).unlink()
     with pytest.raises(MissingMoments, match=r"layer 1 .* jeep moments import --name wikipedia"):
-        runner.run(an_edit(), "v0", control())
+        edit_on(runner, an_edit(), "v0")
 
 
 def test_a_fact_of_an_older_store_is_applied_again_as_it_was(
@@ -47,11 +66,11 @@ def test_a_fact_of_an_older_store_is_applied_again_as_it_was(
     """It has no ``join``, and its target was put after a blank, whatever script it is in."""
     runner = runner_on(base, store, tmp_path)
     old = {"subject": "Lyon", "prompt": "{} lies in", "target_new": "東京"}
-    first, _ = runner.run(an_edit(old), "v0", control())
+    first, _ = edit_on(runner, an_edit(old), "v0")
     again = runner.reapply(an_edit(old, number=2), first, [store.version("v0")], "v0", control())
     assert again.weights_sha256 == first.weights_sha256
     said = {
-        join: runner.run(an_edit({**old, "join": join}, number=i), "v0", control())[0]
+        join: edit_on(runner, an_edit({**old, "join": join}, number=i), "v0")[0]
         for i, join in enumerate(("space", "auto", "none"), start=3)
     }
     assert said["space"].weights_sha256 == first.weights_sha256
@@ -60,6 +79,56 @@ def test_a_fact_of_an_older_store_is_applied_again_as_it_was(
     assert [version.facts[0].join for version in said.values()] == list(said)
     [kept] = Manifest.model_validate_json(said["auto"].model_dump_json()).facts
     assert kept.join == "auto"
+
+
+def counting(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, calls: Counter[str]) -> None:
+    """Count the calls of a function where ``owner`` has it."""
+    function = getattr(owner, name)
+
+    def counted(*args: Any, **more: Any) -> Any:
+        calls[name] += 1
+        return function(*args, **more)
+
+    monkeypatch.setattr(owner, name, counted)
+
+
+def test_a_job_is_read_and_checked_once(
+    base: LoadedModel, client: Redis, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the queue to the version: payload, facts, hyper-parameters, matrices."""
+    give_moments(base, store, tmp_path)
+    parts = runner_and_views(base, store)
+
+    class ModelWorker(Worker):
+        weights = base.weights_sha256
+
+        def parts(self, during: During | None) -> tuple[Any, Any]:
+            return parts
+
+    calls: Counter[str] = Counter()
+    counting(monkeypatch, facts_module, "_parse_fact", calls)
+    counting(monkeypatch, views_module, "materialise", calls)
+    counting(monkeypatch, edits_module, "fact_of", calls)
+    validate = MemitHParams.model_validate.__func__
+    read = EditPayload.model_validate.__func__
+
+    def validated(cls: type[MemitHParams], *args: Any, **more: Any) -> Any:
+        calls["hparams"] += 1
+        return validate(cls, *args, **more)
+
+    def read_once(cls: type[EditPayload], *args: Any, **more: Any) -> Any:
+        calls["payload"] += 1
+        return read(cls, *args, **more)
+
+    monkeypatch.setattr(MemitHParams, "model_validate", classmethod(validated))
+    monkeypatch.setattr(EditPayload, "model_validate", classmethod(read_once))
+    facts = [FactRecord(**{**FACT, "subject": name}) for name in ("Lyon", "Nice", "Caen")]
+    job = edit_job(store, facts=facts, editor="memit", hparams=HPARAMS)
+    ModelWorker(client, store.root).work()
+    ended = store.job(job.id)
+    assert ended.status is JobStatus.SUCCEEDED, ended.error
+    expected = {"payload": 1, "hparams": 1, "fact_of": len(facts), "materialise": len(LAYERS)}
+    assert calls == expected
 
 
 def test_the_remaining_time_leaves_out_what_was_done_before(

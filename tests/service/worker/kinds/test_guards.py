@@ -10,29 +10,19 @@ import pytest
 from redis import Redis
 from support.library.tiny import bigram_view
 from support.service.edit_lane import Worker, edit_job
-from support.service.edit_runner import FACT, MODEL, an_edit, control, runner_on
+from support.service.edit_runner import FACT, MODEL, an_edit, edit_on, runner_on
 
-from jeep_core.decoding.generation import Scored, score
 from jeep_core.errors import Cancelled
+from jeep_core.evaluation.outcomes import Figures, Surroundings
 from jeep_core.evaluation.perplexity import perplexity
 from jeep_core.models.loading import LoadedModel, load
-from jeep_core.models.views import ModelView
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.facts import Fact
-from jeep_core.text.joining import Join
 from service.contracts.jobs import JobStatus
-from service.contracts.schemas import Answer, FactOutcome, GuardFigures, Guards
+from service.contracts.schemas import Guards
 from service.store import Store
 from service.worker.failures import GuardFailed, failure
-from service.worker.kinds import guards as guards_module
-from service.worker.kinds.guards import (
-    GuardMeter,
-    Measured,
-    check,
-    figures,
-    locality,
-    neighbor_answers,
-)
+from service.worker.kinds.guards import GuardMeter, check
 
 TABLE = {
     "in": {"Rome": 0.6, "Oslo": 0.3},
@@ -42,33 +32,6 @@ TABLE = {
 PARENT = bigram_view(TABLE)
 EDITED = bigram_view({**TABLE, "by": {"Rome": 0.7, "Oslo": 0.2}})
 NAMED = Fact("x", "{} in", "Rome", "Oslo", (), ("y in", "y by"))
-UNNAMED = Fact("x", "{} in", "Rome", None, (), ("y in", "y by", "y near"))
-LONELY = Fact("x", "{} in", "Rome", "Oslo")
-
-
-class TestLocality:
-    def test_where_the_old_answer_is_known_it_must_be_more_probable(self) -> None:
-        assert neighbor_answers(PARENT, [NAMED]) == [[False, True]]
-        assert neighbor_answers(EDITED, [NAMED]) == [[False, False]]
-
-    def test_elsewhere_the_greedy_answer_must_stay(self) -> None:
-        before, after = (neighbor_answers(view, [UNNAMED]) for view in (PARENT, EDITED))
-        assert [[text.split()[0] for text in texts] for texts in (before[0], after[0])] == [
-            ["Rome", "Oslo", "Rome"],
-            ["Rome", "Rome", "Rome"],
-        ]
-        assert locality(after, before) == pytest.approx(2 / 3)
-
-    def test_every_fact_counts_alike_and_those_without_prompts_do_not(self) -> None:
-        facts = [NAMED, LONELY, UNNAMED]
-        before, after = (neighbor_answers(view, facts) for view in (PARENT, EDITED))
-        assert locality(before, before) == pytest.approx((1 / 2 + 1) / 2)
-        assert locality(after, before) == pytest.approx((0 + 2 / 3) / 2)
-
-    def test_a_prompt_as_long_as_the_model_allows_is_answered_as_far_as_it_goes(self) -> None:
-        prompt = " ".join(["in"] * (PARENT.base.max_positions - 1))
-        [[text]] = neighbor_answers(PARENT, [Fact("x", "{} in", "Rome", None, (), (prompt,))])
-        assert text.split() == ["Rome"]
 
 
 class TestFigures:
@@ -76,7 +39,7 @@ class TestFigures:
         meter = GuardMeter(tmp_path / "missing.txt", 100)
         for guards in (None, Guards(min_efficacy=0.5)):
             found = meter.measure(PARENT, "a", [NAMED], guards, NOTHING)
-            assert found == Measured(None, None)
+            assert found == Surroundings()
 
     def test_perplexity_is_measured_once_for_the_same_weights(self, tmp_path: Path) -> None:
         text, guards = tmp_path / "text.txt", Guards(max_perplexity_ratio=2)
@@ -98,27 +61,8 @@ class TestFigures:
             with pytest.raises(Cancelled):
                 GuardMeter(text, 100).measure(PARENT, "a", [NAMED], guards, Monitor(check=stop))
 
-    def test_all_figures_have_the_parent_s_beside_them(self) -> None:
-        def outcome(p_true: float | None, **after: object) -> FactOutcome:
-            before = Answer(p_new=0.1, p_true=p_true, text="Oslo")
-            said = {"p_new": 0.9, "p_true": p_true, "text": "Rome", **after}
-            fact = {"index": 0, "subject": "x", "prompt": "{} in", "target_new": "Rome"}
-            return FactOutcome(**fact, before=before, after=Answer(**said), success=True)
 
-        outcomes = [outcome(0.5), outcome(None, writes_new=True), outcome(0.95)]
-        before, after = Measured([[True, "a"]], 2.0), Measured([[False, "a"]], 3.0)
-        assert figures(outcomes, before, after) == GuardFigures(
-            efficacy=2 / 3,
-            efficacy_before=0.0,
-            locality=0.5,
-            locality_before=1.0,
-            perplexity=3.0,
-            perplexity_before=2.0,
-            perplexity_ratio=1.5,
-        )
-
-
-FOUND = GuardFigures(efficacy=0.9, efficacy_before=0, locality=0.75, perplexity_ratio=1.2)
+FOUND = Figures(efficacy=0.9, efficacy_before=0, locality=0.75, perplexity_ratio=1.2)
 
 
 class TestLimits:
@@ -150,7 +94,7 @@ class TestLimits:
 
     @pytest.mark.parametrize("ratio", [inf, nan])
     def test_a_broken_version_keeps_no_limit(self, ratio: float) -> None:
-        found = FOUND.model_copy(update={"perplexity_ratio": ratio})
+        found = replace(FOUND, perplexity_ratio=ratio)
         with pytest.raises(GuardFailed) as caught:
             check(Guards(max_perplexity_ratio=1e9), found)
         assert failure(caught.value).errors[0]["figure"] == str(ratio)
@@ -172,7 +116,7 @@ class TestEdits:
         text.write_text("Nice lies in the south.\nHe is in Rome.\n")
         guards = {"min_efficacy": 0, "min_locality": 0, "max_perplexity_ratio": 1e9}
         runner = runner_on(base, store, tmp_path, perplexity_text=text)
-        manifest, _ = runner.run(an_edit(NEIGHBORLY, guards=guards), "v0", control())
+        manifest, _ = edit_on(runner, an_edit(NEIGHBORLY, guards=guards), "v0")
         assert manifest.result is not None
         found = manifest.result.guards
         assert found is not None
@@ -189,7 +133,7 @@ class TestEdits:
         runner = runner_on(base, store, tmp_path, perplexity_text=text)
         job = an_edit(NEIGHBORLY, guards={"max_perplexity_ratio": 1e-6})
         with pytest.raises(GuardFailed, match="above 1e-06"):
-            runner.run(job, "v0", control())
+            edit_on(runner, job, "v0")
         assert [version.id for version in store.versions()] == ["v0"]
         assert store.head().version == "v0"
 
@@ -204,16 +148,3 @@ class TestEdits:
         assert ended.error is not None
         assert (ended.error.code, ended.error.errors[0]["figure"]) == ("guard_failed", 0.75)
         assert based.head().version == "v0"
-
-
-def test_neighbors_are_asked_as_the_fact_s_answers_join(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[tuple[str, str], str]] = []
-
-    def scored(view: ModelView, pairs: list[tuple[str, str]], joins: list[Join]) -> list[Scored]:
-        asked.extend(zip(pairs, joins, strict=True))
-        return score(view, pairs, joins)
-
-    monkeypatch.setattr(guards_module, "score", scored)
-    neighbor_answers(PARENT, [NAMED, replace(LONELY, neighborhood_prompts=("z in",), join="space")])
-    assert [join for _, join in asked] == ["auto"] * 4 + ["space"] * 2
-    assert asked[-1] == (("z in", "Rome"), "space")

@@ -13,21 +13,19 @@ from pydantic import BaseModel
 from redis import Redis
 from rich.console import Console
 from support.service.edit_lane import Worker, edit_job
-from support.service.edit_runner import FACT, HPARAMS, MODEL, an_edit, control, runner_on
+from support.service.edit_runner import FACT, HPARAMS, MODEL, an_edit, control, edit_on, runner_on
 
 from jeep_core.editors.ft_wd import editor as ft_wd
 from jeep_core.errors import NumericalError
 from jeep_core.models.loading import LoadedModel, load
 from jeep_core.models.views import ModelView
-from jeep_core.spec.facts import Fact
 from service.cli import tables
 from service.contracts.jobs import JobStatus, now
 from service.contracts.schemas import Edit, EditResult, LayerReport, Manifest
 from service.store import Store
 from service.store.files import encode
 from service.worker.kinds import edits as edits_module
-from service.worker.kinds.edits import LARGE_CHANGE, answers, doubts
-from service.worker.kinds.guards import neighbor_answers
+from service.worker.kinds.edits import LARGE_CHANGE, doubts
 from service.worker.kinds.records import Records, write_lines
 from service.worker.kinds.reverts import Reverter
 from service.worker.versions import tensors as worker_tensors
@@ -60,7 +58,7 @@ def test_an_edit_with_a_rate_far_too_large_leaves_nothing(
     with pytest.raises(
         NumericalError, match=r"(not finite|beyond float32).*(learning_rate|another version)"
     ):
-        runner.run(job, "v0", control())
+        edit_on(runner, job, "v0")
     assert untouched(store)
 
 
@@ -69,7 +67,7 @@ def test_weights_that_float16_cannot_hold_leave_nothing(store: Store, tmp_path: 
     runner = runner_on(half, store, tmp_path)
     job = an_edit(editor="ft-wd", hparams={**TUNING, "learning_rate": 1e5})
     with pytest.raises(NumericalError, match=r"(layer 1|h\.1\.)"):
-        runner.run(job, "v0", control())
+        edit_on(runner, job, "v0")
     assert untouched(store)
 
 
@@ -89,7 +87,7 @@ def test_a_figure_of_the_result_is_looked_at_before_a_tensor_is_stored(
     monkeypatch.setattr(edits_module, "LayerReport", report)
     runner = runner_on(base, store, tmp_path)
     with pytest.raises(NumericalError, match=rf"the figure /layers/0/{field} is not finite"):
-        runner.run(an_edit(), "v0", control())
+        edit_on(runner, an_edit(), "v0")
     assert untouched(store)
 
 
@@ -107,7 +105,7 @@ def test_an_edit_on_a_version_that_is_not_finite_leaves_nothing(
     )
     store.move_head("v1", expected="v0", job_id=None, fence=1, who="test", why="edit")
     with pytest.raises(NumericalError, match="use another version"):
-        runner.run(an_edit(), "v1", control())
+        edit_on(runner, an_edit(), "v1")
     assert [version.id for version in store.versions()] == ["v1", "v0"]
 
 
@@ -118,10 +116,10 @@ def test_a_revert_that_gives_no_numbers_leaves_nothing(
     for number in (1, 2):
         head = store.head().version
         fact = {**FACT, "subject": f"Lyon {number}"}
-        made, _ = runner.run(an_edit(fact, number=number), head, control())
+        made, _ = edit_on(runner, an_edit(fact, number=number), head)
         store.move_head(made.id, expected=head, job_id=None, fence=1, who="test", why="edit")
     before = sorted(path.name for path in (store.root / "tensors").glob("*/*"))
-    monkeypatch.setattr(edits_module, "fmean", lambda values: nan)
+    monkeypatch.setattr(edits_module.measuring, "efficacy", lambda said: nan)
     job = an_edit(number=3).model_copy(update={"base_version": "v2"})
     line = store.lineage("v2")
     with pytest.raises(NumericalError, match="/efficacy"):
@@ -157,7 +155,7 @@ def test_a_result_warns_of_what_succeeded_in_name_only() -> None:
 def test_an_edit_without_effect_says_so(base: LoadedModel, store: Store, tmp_path: Path) -> None:
     runner = runner_on(base, store, tmp_path)
     weak = {**HPARAMS, "learning_rate": 1e-6}
-    made, _ = runner.run(an_edit(hparams=weak), "v0", control())
+    made, _ = edit_on(runner, an_edit(hparams=weak), "v0")
     assert made.result is not None
     assert made.result.efficacy == 0.0
     assert any("efficacy 0" in warning for warning in made.result.warnings)
@@ -174,21 +172,9 @@ def test_an_enormous_change_says_so(
 
     monkeypatch.setattr(ft_wd, "_tune", tune)
     runner = runner_on(base, store, tmp_path)
-    made, _ = runner.run(an_edit(editor="ft-wd", hparams=TUNING), "v0", control())
+    made, _ = edit_on(runner, an_edit(editor="ft-wd", hparams=TUNING), "v0")
     assert made.result is not None
     assert any("is 1e+03 times as large" in warning for warning in made.result.warnings)
-
-
-# ---------------------------------------------------------------- measuring
-
-
-def test_what_is_measured_of_a_broken_version_is_an_error(base: LoadedModel) -> None:
-    weight = torch.full_like(base.model.get_parameter(WEIGHT), nan)
-    view = ModelView(base, {WEIGHT: weight})
-    fact = Fact("Lyon", "{} lies in", "Peru", "Rome", (), ("Nice lies in",))
-    for measure in (answers, neighbor_answers):
-        with pytest.raises(NumericalError, match="not finite"):
-            measure(view, [fact])
 
 
 # ---------------------------------------------------------------- records and results

@@ -16,6 +16,7 @@ from jeep_core.errors import Cancelled, InvalidHParams
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.probe.kept import kept
+from jeep_core.spec.hparams import JeepHParams, MemitHParams
 from service.contracts.jobs import Job, JobKind, Progress, new_id, now
 from service.contracts.schemas import FactRecord, Manifest, ProbePayload, ProbeResult
 from service.contracts.schemas.probe import TableFactIn
@@ -145,16 +146,19 @@ class TestAutomatic:
         monkeypatch.delattr("service.worker.kinds.automatic.probe")
         jeep, source = automatic_hparams(bench.store, bench.base, "jeep", [], control().monitor)
         assert result.hparams is not None
-        assert jeep["low"]["layers"] == result.hparams["low"]["layers"]
-        assert (jeep["high"]["layers"], jeep["n_steps"]) == ([5], 30)
+        assert isinstance(jeep, JeepHParams)
+        assert list(jeep.low.layers) == result.hparams["low"]["layers"]
+        assert (list(jeep.high.layers), jeep.n_steps) == ([5], 30)
         memit, other = automatic_hparams(bench.store, bench.base, "memit", [], control().monitor)
-        assert (memit["low"]["layers"], memit["n_steps"]) == (jeep["low"]["layers"], 25)
+        assert isinstance(memit, MemitHParams)
+        assert (memit.low.layers, memit.n_steps) == (jeep.low.layers, 25)
         assert source == other
 
     def test_without_one_the_edit_s_own_facts_are_probed(self, bench: Bench) -> None:
         told: list[Progress] = []
         jeep, _ = automatic_hparams(bench.store, bench.base, "jeep", FACTS, control(told).monitor)
-        assert (jeep["low"]["layers"], jeep["high"]["layers"]) == ([1, 2], [5])
+        assert isinstance(jeep, JeepHParams)
+        assert (list(jeep.low.layers), list(jeep.high.layers)) == ([1, 2], [5])
         assert {progress.phase for progress in told} == {"probe"}
         assert bench.kept() is None  # too few to decide for later edits
 

@@ -1,0 +1,244 @@
+"""Whether an edit succeeded: answers to its facts before and after, and what its guards compare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import exp
+from statistics import fmean
+
+from jeep_core.decoding.generation import Decoder, Sampling, checked, score
+from jeep_core.decoding.scoring import goes_on
+from jeep_core.edit import EditResult
+from jeep_core.models.loading import LoadedModel
+from jeep_core.models.pauses import pausing
+from jeep_core.models.views import ModelView
+from jeep_core.monitor import NOTHING, Monitor
+from jeep_core.spec.facts import Fact
+from jeep_core.text.encoding import count
+from jeep_core.text.joining import Join
+from jeep_core.values.objective import Values
+
+ANSWER_TOKENS = 10
+"""Of the greedy answer to an edit prompt, more if the new answer is longer."""
+NEIGHBOR_TOKENS = 5
+"""Of a greedy answer to a neighborhood prompt."""
+FACTS_TOGETHER = 64
+NEIGHBORS_OF_FACTS = 32
+"""Facts whose neighborhood prompts are asked together."""
+
+NeighborAnswers = list[list[bool | str]]
+"""Per fact and neighborhood prompt: whether the old answer is more probable than the new one
+or, where the fact names no old answer, the greedy answer."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A version's answer to a fact's prompt; probabilities are per-token geometric means.
+
+    ``text`` is the greedy answer.  ``writes_new``: it is ``target_new``, all of it and as whole
+    words.
+    """
+
+    p_new: float
+    p_true: float | None
+    text: str
+    writes_new: bool
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the new answer is more probable than the old one or, without one, written."""
+        return self.writes_new if self.p_true is None else self.p_new > self.p_true
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One fact before and after an edit.
+
+    ``steps`` and ``target_probability`` are of the optimisation of its values, None for editors
+    that optimise none.
+    """
+
+    fact: Fact
+    before: Answer
+    after: Answer
+    steps: int | None = None
+    target_probability: float | None = None
+
+    @property
+    def success(self) -> bool:
+        """Whether the edited model writes the new answer."""
+        return self.after.writes_new
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What one version says beside the facts of an edit; None: not measured."""
+
+    neighbors: NeighborAnswers | None = None
+    perplexity: float | None = None
+
+
+@dataclass(frozen=True)
+class Figures:
+    """An edit's figures; ``…_before`` is that of the version it started from.
+
+    ``efficacy``: share of the facts whose new answer wins.  ``locality``: see `locality`.
+    """
+
+    efficacy: float
+    efficacy_before: float
+    locality: float | None = None
+    locality_before: float | None = None
+    perplexity: float | None = None
+    perplexity_before: float | None = None
+    perplexity_ratio: float | None = None
+
+
+def judged(
+    before: LoadedModel | ModelView, result: EditResult, monitor: Monitor = NOTHING
+) -> list[Outcome]:
+    """The outcome of every fact of an edit; ``before`` is the model that was edited.
+
+    Raises:
+        NumericalError: a probability is not finite.
+        Whatever ``monitor.check`` raises.
+    """
+    start = before if isinstance(before, ModelView) else ModelView(before)
+    with pausing(start, monitor), pausing(result.view, monitor):
+        first = answers(start, result.facts, monitor)
+        then = answers(result.view, result.facts, monitor)
+    return outcomes(result.facts, first, then, result.values)
+
+
+def answers(view: ModelView, facts: Sequence[Fact], monitor: Monitor = NOTHING) -> list[Answer]:
+    """A version's answer to the prompt of each fact; ``monitor.check`` is called now and then.
+
+    Raises:
+        NumericalError: a probability is not finite.
+    """
+    found: list[Answer] = []
+    for start in range(0, len(facts), FACTS_TOGETHER):
+        monitor.check()
+        found += _answers_together(view, facts[start : start + FACTS_TOGETHER])
+    return found
+
+
+def outcomes(
+    facts: Sequence[Fact],
+    before: Sequence[Answer],
+    after: Sequence[Answer],
+    values: Values | None = None,
+) -> list[Outcome]:
+    """One outcome per fact, from the answers of both versions and the edit's ``values``."""
+    return [
+        Outcome(
+            fact,
+            before[i],
+            after[i],
+            steps=int(values.steps[i]) if values else None,
+            target_probability=float(values.probabilities[i]) if values else None,
+        )
+        for i, fact in enumerate(facts)
+    ]
+
+
+def efficacy(said: Sequence[Answer]) -> float:
+    """Share of the facts whose new answer wins."""
+    return fmean(answer.is_new for answer in said)
+
+
+def neighbor_answers(
+    view: ModelView, facts: Sequence[Fact], monitor: Monitor = NOTHING
+) -> NeighborAnswers:
+    """A version's answers to the neighborhood prompts of every fact that has some.
+
+    Raises:
+        NumericalError: a probability is not finite.
+        Whatever ``monitor.check`` raises.
+    """
+    asked = [fact for fact in facts if fact.neighborhood_prompts]
+    found: NeighborAnswers = []
+    for start in range(0, len(asked), NEIGHBORS_OF_FACTS):
+        monitor.check()
+        found += _neighbors_together(view, asked[start : start + NEIGHBORS_OF_FACTS])
+    return found
+
+
+def locality(edited: NeighborAnswers, before: NeighborAnswers) -> float:
+    """Mean over the facts of the share of neighborhood prompts that are answered as they should.
+
+    Old answers must win (appendix C of the JEEP paper); greedy ones must be those of before.
+    """
+    return fmean(
+        fmean(now if isinstance(now, bool) else now == then for now, then in zip(a, b, strict=True))
+        for a, b in zip(edited, before, strict=True)
+    )
+
+
+def figures(found: Sequence[Outcome], before: Surroundings, after: Surroundings) -> Figures:
+    """All figures of an edit that were measured on both versions."""
+    local: dict[str, float] = {}
+    if before.neighbors is not None and after.neighbors is not None:
+        local["locality"] = locality(after.neighbors, before.neighbors)
+        local["locality_before"] = locality(before.neighbors, before.neighbors)
+    if before.perplexity is not None and after.perplexity is not None:
+        local["perplexity"], local["perplexity_before"] = after.perplexity, before.perplexity
+        local["perplexity_ratio"] = after.perplexity / before.perplexity
+    return Figures(
+        efficacy=efficacy([one.after for one in found]),
+        efficacy_before=efficacy([one.before for one in found]),
+        **local,
+    )
+
+
+def _answers_together(view: ModelView, facts: Sequence[Fact]) -> list[Answer]:
+    pairs = [(fact.text, fact.target_new) for fact in facts]
+    joins = [fact.join for fact in facts]
+    pairs += [(fact.text, fact.target_true) for fact in facts if fact.target_true]
+    joins += [fact.join for fact in facts if fact.target_true]
+    scored = checked(score(view, pairs, joins))
+    new, true = scored[: len(facts)], iter(scored[len(facts) :])
+    lengths = [max(ANSWER_TOKENS, one.tokens + 1) for one in new]  # and what goes on after it
+    texts = _greedy(view, [fact.text for fact in facts], lengths)
+    return [
+        Answer(
+            p_new=exp(one.mean),
+            p_true=exp(next(true).mean) if fact.target_true else None,
+            text=text,
+            writes_new=one.greedy and not goes_on(text, fact.target_new),
+        )
+        for fact, one, text in zip(facts, new, texts, strict=True)
+    ]
+
+
+def _neighbors_together(view: ModelView, facts: Sequence[Fact]) -> NeighborAnswers:
+    pairs, prompts = [], []
+    joins: list[Join] = []
+    for fact in facts:
+        for prompt in fact.neighborhood_prompts:
+            if fact.target_true is None:
+                prompts.append(prompt)
+            else:
+                pairs += [(prompt, fact.target_true), (prompt, fact.target_new)]
+                joins += [fact.join, fact.join]
+    scores = iter([one.mean for one in checked(score(view, pairs, joins))])
+    texts = iter(_greedy(view, prompts, [NEIGHBOR_TOKENS] * len(prompts)))
+    return [
+        [
+            next(texts) if fact.target_true is None else next(scores) > next(scores)
+            for _ in fact.neighborhood_prompts
+        ]
+        for fact in facts
+    ]
+
+
+def _greedy(view: ModelView, prompts: Sequence[str], lengths: Sequence[int]) -> list[str]:
+    """The first tokens of the greedy answers, as far as the model's positions reach."""
+    tokenizer, limit = view.base.tokenizer, view.base.max_positions
+    rooms = [limit - count(tokenizer, prompt) for prompt in prompts]
+    samplings = [Sampling(min(length, room)) for length, room in zip(lengths, rooms, strict=True)]
+    decoder = Decoder(view, prompts, samplings)
+    for _ in decoder.steps():
+        pass
+    return [result.text for result in decoder.results]

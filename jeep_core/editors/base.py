@@ -13,12 +13,10 @@ from jeep_core.errors import Cancelled
 from jeep_core.models.delta import Update, WeightDelta
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
-from jeep_core.moments.factors import MomentFactor
 from jeep_core.spec.finite import OTHER_VERSION, SMALLER_STEPS, check_number, check_tensor
 from jeep_core.spec.hparams import OptimisedEditorHParams, Region
 from jeep_core.spec.matrices import AttentionOut, Place
-from jeep_core.updates.least_squares import Solution, solve_update
-from jeep_core.updates.null_space import solve_in_null_space
+from jeep_core.updates.least_squares import Solver, solve_update
 from jeep_core.values.keys import Position, keys_and_states, residuals_at_projection, states_of
 from jeep_core.values.optimiser import FactTokens, Objective, Progress, Values, optimise
 
@@ -176,11 +174,12 @@ def write_region(
     hparams: OptimisedEditorHParams,
     outcome: EditorOutcome,
     at_projection: bool = False,
+    solve: Solver = solve_update,
 ) -> None:
     """Write one region, layer by layer in ascending order, into the view and ``outcome``.
 
     ``targets`` (m, d) are the states to reach at the output of the region's last block, or
-    ``at_projection`` of its MLP's output projection.
+    ``at_projection`` of its MLP's output projection.  ``solve`` is the closed form of one layer.
     """
     view, moments = context.view, context.moments
     assert moments is not None
@@ -199,11 +198,11 @@ def write_region(
             residuals = residuals_at_projection(view, rows, position, place, residuals)
         kept_as = keys_name(region_name, place), layer
         previous = context.previous_keys.get(kept_as)
-        solution = _solve(
-            region,
+        solution = solve(
             keys,
             residuals,
             moments.factor(place),
+            region.moment_weight,
             previous if hparams.preserve_previous_edits else None,
         )
         update = Update.of(solution.left, solution.right)
@@ -226,20 +225,6 @@ def write_region(
     residual_after = _mean_norm(targets - reached)
     outcome.layers[-1] = replace(outcome.layers[-1], residual_after=residual_after)
     context.report(f"write {region_name}", total, total)
-
-
-def _solve(
-    region: Region,
-    keys: torch.Tensor,
-    residuals: torch.Tensor,
-    factor: MomentFactor,
-    previous: torch.Tensor | None,
-) -> Solution:
-    if region.null_space is None:
-        return solve_update(keys, residuals, factor, region.moment_weight, previous)
-    return solve_in_null_space(
-        keys, residuals, factor, region.null_space, region.moment_weight, previous
-    )
 
 
 def _mean_norm(gap: torch.Tensor) -> float:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Literal
 
 from jeep_core.editors.base import EditContext, EditorOutcome, objective_of, write_region
-from jeep_core.spec.hparams import JeepHParams
+from jeep_core.editors.jeep.hparams import JeepHParams
 from jeep_core.values.optimiser import Objective, Values
 
 

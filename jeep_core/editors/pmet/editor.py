@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jeep_core.editors.base import EditContext, EditorOutcome, objective_of, write_region
-from jeep_core.spec.hparams import PmetHParams
+from jeep_core.editors.pmet.hparams import PmetHParams
 from jeep_core.values.optimiser import Objective
 
 

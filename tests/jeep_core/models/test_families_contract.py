@@ -15,12 +15,13 @@ from support.library import reference, tiny
 from jeep_core.decoding.generation import Sampling, generate, score_rows
 from jeep_core.edit import edit
 from jeep_core.editors.base import EditContext, EditorOutcome, write_region
+from jeep_core.editors.memit.hparams import MemitHParams
 from jeep_core.models.families import FAMILIES
 from jeep_core.models.loading import LoadedModel, tensor_bytes
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
 from jeep_core.spec.facts import Fact
-from jeep_core.spec.hparams import MemitHParams, Region
+from jeep_core.spec.hparams import Region
 from jeep_core.spec.positions import fact_rows
 from jeep_core.values.keys import keys_and_states
 from jeep_core.values.optimiser import FactTokens, Objective, Values, optimise

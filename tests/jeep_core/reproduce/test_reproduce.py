@@ -15,6 +15,9 @@ from support.library.tiny import random_model
 from jeep_core import atlas
 from jeep_core.commands.reproduce import ORDER, main
 from jeep_core.editors import EDITORS
+from jeep_core.editors.jeep.hparams import JeepHParams
+from jeep_core.editors.memit.hparams import MemitHParams
+from jeep_core.editors.rome.hparams import RomeHParams
 from jeep_core.errors import JeepError
 from jeep_core.reproduce import paper
 from jeep_core.reproduce.experiments import (
@@ -32,7 +35,6 @@ from jeep_core.reproduce.experiments import (
 from jeep_core.reproduce.page import page
 from jeep_core.reproduce.runs import UNEDITED, Lab, Run, Setting
 from jeep_core.reproduce.work import tasks_of, work_through
-from jeep_core.spec.hparams import JeepHParams, MemitHParams, RomeHParams
 
 LOW = {"layers": [0, 1], "clamp": 1.0, "moment_weight": 10.0}
 HIGH = {"layers": [2], "clamp": 0.5, "moment_weight": 10.0}

@@ -16,7 +16,7 @@ from jeep_core.moments.cache import Moments
 from jeep_core.spec.finite import OTHER_VERSION, SMALLER_STEPS, check_number, check_tensor
 from jeep_core.spec.hparams import OptimisedEditorHParams, Region
 from jeep_core.spec.matrices import AttentionOut, Place
-from jeep_core.updates.least_squares import Solver, solve_update
+from jeep_core.updates.least_squares import Solver
 from jeep_core.values.keys import Position, keys_and_states, residuals_at_projection, states_of
 from jeep_core.values.optimiser import FactTokens, Objective, Progress, Values, optimise
 
@@ -173,13 +173,15 @@ def write_region(
     targets: torch.Tensor,
     hparams: OptimisedEditorHParams,
     outcome: EditorOutcome,
+    *,
+    solve: Solver,
     at_projection: bool = False,
-    solve: Solver = solve_update,
 ) -> None:
     """Write one region, layer by layer in ascending order, into the view and ``outcome``.
 
     ``targets`` (m, d) are the states to reach at the output of the region's last block, or
-    ``at_projection`` of its MLP's output projection.  ``solve`` is the closed form of one layer.
+    ``at_projection`` of its MLP's output projection.  ``solve`` is the closed form of a
+    layer: see ``closed_form``.
     """
     view, moments = context.view, context.moments
     assert moments is not None

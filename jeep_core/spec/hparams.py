@@ -20,7 +20,6 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
     field_validator,
-    model_validator,
 )
 
 from jeep_core.errors import FieldProblem, InvalidHParams
@@ -52,14 +51,11 @@ class Region(HParams):
     weight_decay: NonNegative = Field(0.5, description="β, times ‖δ‖/‖h‖²")
     moment_weight: Positive = Field(description="λ: weight of the second moment, in samples")
     spread: Spread = "linear"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_null_space(cls, values: Any) -> Any:
-        """Edits recorded by version 0.1 say ``"null_space": null`` in every region."""
-        if isinstance(values, Mapping) and "null_space" not in cls.model_fields:
-            return {k: v for k, v in values.items() if (k, v) != ("null_space", None)}
-        return values
+    null_space: Positive | None = Field(
+        default=None,
+        description="Write only where eigenvalues of the second moment are below this "
+        "(AlphaEdit); moment_weight then is the ridge on what is left",
+    )
 
     @field_validator("layers")
     @classmethod

@@ -9,7 +9,7 @@ from jeep_core.values.optimiser import Objective
 
 
 class AlphaEdit:
-    """Updates in the null space of the second moment: see ``AlphaEditRegion.null_space``."""
+    """Updates in the null space of the second moment: see ``Region.null_space``."""
 
     def objective(self, hparams: AlphaEditHParams) -> Objective:
         """The objective of step 1."""

@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from jeep_core.spec.hparams import LowRegionHParams, Positive, Region
-
-
-class AlphaEditRegion(Region):
-    """A region that is written in the null space of the second moment."""
-
-    null_space: Positive | None = Field(
-        default=None,
-        description="Write only where eigenvalues of the second moment are below this "
-        "(AlphaEdit); moment_weight then is the ridge on what is left",
-    )
+from jeep_core.spec.hparams import LowRegionHParams
 
 
 class AlphaEditHParams(LowRegionHParams):
@@ -22,8 +12,6 @@ class AlphaEditHParams(LowRegionHParams):
 
     ``low.moment_weight`` is the ridge (10 in the published settings).
     """
-
-    low: AlphaEditRegion
 
     @model_validator(mode="after")
     def _in_null_space(self) -> AlphaEditHParams:

@@ -23,6 +23,7 @@ from jeep_core.moments.cache import Moments
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.hparams import Region
 from jeep_core.spec.positions import fact_rows
+from jeep_core.updates.least_squares import solve_update
 from jeep_core.values.keys import keys_and_states
 from jeep_core.values.optimiser import FactTokens, Objective, Values, optimise
 
@@ -144,7 +145,9 @@ def write_one_layer(
     context, outcome = EditContext(ModelView(base), facts, moments), EditorOutcome()
     region = Region(layers=(layer,), clamp=1, moment_weight=1e-7)
     hparams = MemitHParams(low=region)
-    write_region(context, "low", region, "subject_last", targets, hparams, outcome)
+    write_region(
+        context, "low", region, "subject_last", targets, hparams, outcome, solve=solve_update
+    )
     return context.view, outcome
 
 

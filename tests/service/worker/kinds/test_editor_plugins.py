@@ -93,7 +93,7 @@ def documented(where: Path) -> None:
 
 def run(code: str, where: Path, stdin: Any = None) -> tuple[Any, str]:
     """Run a program with the distributions in ``where``; what it printed, and its log."""
-    paths = [where, ROOT, ROOT / "tests" / "service" / "api"]
+    paths = [where, ROOT, ROOT / "tests"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
     done = subprocess.run(
         [sys.executable, "-c", code], input=json.dumps(stdin), capture_output=True, text=True,
@@ -158,7 +158,7 @@ BROKEN = {
     "import": ("raise RuntimeError('no licence')", "RuntimeError: no licence"),
     "exit": ("import sys; sys.exit(3)", "SystemExit: 3"),
     "missing": ("", "has no attribute 'plugin'"),
-    "no plugin": ("plugin = 7", "mine:plugin is no EditorPlugin"),
+    "no plugin": ("plugin = 7", "mine:plugin is no EditorRecord"),
     "hparams": (
         "from jeep_core.editors import EditorPlugin\nplugin = EditorPlugin(dict, 'mine:Mine')",
         "no subclass of EditorHParams",

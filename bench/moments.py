@@ -66,7 +66,7 @@ def measure(base: LoadedModel, texts: Sequence[str], repeats: int) -> Row:
 def one_pass(base: LoadedModel, batches: Sequence[Documents], layers: Sequence[int]) -> MomentSums:
     """Σ k kᵀ of these layers, the model run up to the last one's keys."""
     start = MomentSums(dict.fromkeys(layers, ""), {})
-    return accumulate(base, batches, start, lambda: None, lambda count: None, lambda sums: None)
+    return accumulate(base, batches, start, lambda sums: None)
 
 
 def allowed_ratio(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,15 @@ from jeep_core.editors.base import EditContext, EditorOutcome, Keys, LayerUpdate
 from jeep_core.errors import FieldProblem, InvalidHParams, JeepError, NoMoments
 from jeep_core.models.delta import WeightDelta
 from jeep_core.models.loading import LoadedModel, texts_of
-from jeep_core.models.pauses import Pause, pausing
+from jeep_core.models.pauses import pausing
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
 from jeep_core.moments.source import may_need_moments, text_of
+from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.facts import Fact, deduplicate, parse_facts
 from jeep_core.spec.hparams import EditorHParams, load_preset, presets_for
 from jeep_core.spec.positions import check_facts, fact_rows
-from jeep_core.values.optimiser import FactTokens, Progress, Values
+from jeep_core.values.optimiser import FactTokens, Values
 from jeep_core.values.prefixes import sample_prefixes
 
 
@@ -58,9 +59,7 @@ def edit(
     hypernetworks: Path | str | None = None,
     batch_facts: int | None = None,
     memory_bytes: int | None = None,
-    progress: Progress | None = None,
-    should_stop: Callable[[], bool] | None = None,
-    pause: Pause | None = None,
+    monitor: Monitor = NOTHING,
 ) -> EditResult:
     """Compute the weight delta that makes ``model`` believe ``facts``.
 
@@ -78,13 +77,11 @@ def edit(
         hypernetworks: folder of trained networks, beside the shipped ones.
         batch_facts: facts optimised together at most; default: 32, on CUDA 256.
         memory_bytes: bound on the memory of value optimisation; fewer facts are optimised together.
-        progress: called with (phase, done, total).
-        should_stop: called between steps; True cancels.
-        pause: called before every matrix of every block, forward and backward; may block, to
-            leave the processor to others.
+        monitor: is told of progress, may cancel between steps, may hold the computation up.
 
     Raises:
-        InvalidFacts, InvalidHParams, NumericalError, Cancelled
+        InvalidFacts, InvalidHParams, NumericalError
+        Whatever ``monitor.check`` raises.
     """
     view = model.fork() if isinstance(model, ModelView) else ModelView(model)
     base = view.base
@@ -93,7 +90,7 @@ def edit(
     clock = Clock()
     if checked.moment_layers:
         moments = moments or Moments(base, corpus_texts(base.name, corpus))
-        moments.ensure(checked.moment_layers, progress, should_stop, pause)
+        moments.ensure(checked.moment_layers, monitor)
     clock.lap("moments")
     texts = list(prefixes or sample_prefixes(base, checked.prefix_count))
     context = EditContext(
@@ -104,10 +101,9 @@ def edit(
         hypernetworks=None if hypernetworks is None else Path(hypernetworks),
         batch_facts=batch_facts,
         memory_bytes=memory_bytes,
-        progress=progress,
-        should_stop=should_stop,
+        monitor=monitor,
     )
-    with pausing(view, pause):
+    with pausing(view, monitor):
         outcome: EditorOutcome = carry_out(create(editor), context, checked)
     clock.lap("edit")
     return EditResult(

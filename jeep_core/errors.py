@@ -112,7 +112,7 @@ class NumericalError(JeepError):
 
 
 class Cancelled(JeepError):
-    """The caller's ``should_stop`` answered True."""
+    """The caller asked a long computation to end (`jeep_core.monitor.Monitor.check`)."""
 
     code = "cancelled"
 

@@ -30,6 +30,7 @@ from jeep_core.models.loading import LoadedModel, load
 from jeep_core.moments import cache as core
 from jeep_core.moments.published import Imported
 from jeep_core.moments.sums import MomentSums, merge, padding_share
+from jeep_core.monitor import Monitor
 from jeep_core.spec.hparams import presets_for, validate_hparams
 from jeep_core.spec.matrices import AttentionOut, Place, in_order, layer_of
 
@@ -94,12 +95,12 @@ def _compute(args: argparse.Namespace) -> Iterator[str]:
     moments = core.Moments(base, texts, args.samples, args.folder, shipped=False)
     batches = moments.batches()
     yield f"{len(batches)} batches, {padding_share(batches):.1%} padding"
-    with _bar() as progress:
+    with _bar() as monitor:
         if of == 1:
-            moments.ensure(places, progress)
+            moments.ensure(places, monitor)
             yield from (f"layer {place}: {moments.path(place)}" for place in places)
         else:
-            found = moments.sums(places, shard, of, progress)
+            found = moments.sums(places, shard, of, monitor)
             found.save(args.out)
             yield f"shard {shard + 1}/{of}, {found.count} tokens: {args.out}"
 
@@ -159,7 +160,7 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 @contextmanager
-def _bar() -> Iterator[core.Progress]:
+def _bar() -> Iterator[Monitor]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -180,7 +181,7 @@ def _bar() -> Iterator[core.Progress]:
             begun = True
             bar.update(task, description=phase, completed=done)
 
-        yield show
+        yield Monitor(show)
 
 
 if __name__ == "__main__":

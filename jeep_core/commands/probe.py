@@ -22,8 +22,8 @@ from jeep_core import atlas
 from jeep_core.errors import JeepError
 from jeep_core.models.loading import load, texts_of
 from jeep_core.models.views import ModelView
+from jeep_core.monitor import Monitor
 from jeep_core.probe.kept import keep
-from jeep_core.probe.prompts import Progress as Report
 from jeep_core.probe.run import PROMPTS, Related, bundled_table, probe, read_table
 from jeep_core.probe.word_sets import TableFact
 from jeep_core.spec.finite import json_text
@@ -70,10 +70,10 @@ def _probe(args: argparse.Namespace) -> None:
         raise JeepError(f"{suite} is no suite: {error}") from None
     related = related_to(args.model, args.corpus, args.table)
     base = load(args.model, args.device, args.dtype)
-    with _bar() as report:
+    with _bar() as monitor:
         found = probe(
             ModelView(base), facts, limit=args.limit, seed=args.seed, related=related,
-            progress=report,
+            monitor=monitor,
         )  # fmt: skip
     record = {**found.record(), "suite": Path(suite).name}
     write(args.out, record)
@@ -141,7 +141,7 @@ def summary(record: dict[str, Any]) -> str:
 
 
 @contextmanager
-def _bar() -> Iterator[Report]:
+def _bar() -> Iterator[Monitor]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=err) as progress:
         tasks: dict[str, Any] = {}
@@ -151,7 +151,7 @@ def _bar() -> Iterator[Report]:
                 tasks[phase] = progress.add_task(phase, total=total)
             progress.update(tasks[phase], completed=done)
 
-        yield report
+        yield Monitor(report)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from jeep_core.editors.networks.hparams import HypernetworkHParams
 from jeep_core.editors.networks.storage import load_network
 from jeep_core.errors import InvalidHParams, JeepError
 from jeep_core.models.loading import LoadedModel, load
+from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.reproduce.case_study import case_study
 from jeep_core.reproduce.experiments import EXPERIMENTS, Cell, Plan
 from jeep_core.reproduce.paper import OURS
@@ -40,7 +41,6 @@ from jeep_core.spec.finite import json_text
 from jeep_core.spec.hparams import Preset, presets_for, validate_hparams
 from jeep_core.storage.files import write_atomically
 from jeep_core.suites import InvalidSuite, Style, Suite, load_suite
-from jeep_core.values.optimiser import Progress
 from jeep_core.values.prefixes import sample_prefixes
 
 EXIT_FAILED = 1
@@ -126,7 +126,7 @@ def _reproduce(args: argparse.Namespace, command: str) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     with _bars() as bars:
         count = max(s.hparams.prefix_count for s in settings.values() if s.hparams is not None)
-        lab = _lab(args, base, suites, count, bars.phase)
+        lab = _lab(args, base, suites, count, Monitor(bars.phase))
         plan = _plan(args, lab, suites, settings)
         experiments = _experiments(lab, plan, [name for name in wanted if name in EXPERIMENTS])
         jobs = args.jobs or _jobs(base)
@@ -223,7 +223,7 @@ def _lab(
     base: LoadedModel,
     suites: Mapping[str, Suite],
     prefixes: int,
-    progress: Progress | None = None,
+    monitor: Monitor = NOTHING,
 ) -> Lab:
     folder = args.folder or args.out / "work" / "moments"
     return Lab(
@@ -234,7 +234,7 @@ def _lab(
         sample_prefixes(base, prefixes),
         args.out / "work",
         args.hypernetworks,
-        progress,
+        monitor,
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -24,12 +24,12 @@ from jeep_core.editors.networks.training import Training, TrainingSettings
 from jeep_core.editors.networks.triples import atlas_cases, triples_of
 from jeep_core.errors import JeepError
 from jeep_core.models.loading import DTYPES, LoadedModel, load
-from jeep_core.models.pauses import Pause, pausing
+from jeep_core.models.pauses import pausing
+from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.hparams import presets_for
 from jeep_core.suites import Report
 from jeep_core.suites.training_data import data_hash, load_training_suite
-from jeep_core.values.optimiser import Progress
 
 
 def train_network(
@@ -39,9 +39,7 @@ def train_network(
     settings: TrainingSettings,
     folder: Path,
     data: Path | None = None,
-    progress: Progress | None = None,
-    should_stop: Callable[[], bool] | None = None,
-    pause: Pause | None = None,
+    monitor: Monitor = NOTHING,
     checkpoint: Path | None = None,
 ) -> Path:
     """Train to the end and write the network into ``folder``.
@@ -53,16 +51,14 @@ def train_network(
         settings: of the training.
         folder: for networks of any model.
         data: a suite's file; None: the bundled training split of a bundled model.
-        progress: called with ("train", steps taken, all steps).
-        should_stop: called before every step; True cancels.
-        pause: called before every matrix of every block, forward and backward; may block.
+        monitor: is told of steps taken (phase "train"), may cancel before every step.
         checkpoint: folder for the run's state, which stays there; default: one beside the
             network, which is removed at the end.
 
     Raises:
         InvalidHParams: the data cannot be read, or a suite edits its subjects.
         JeepError: no data, or a checkpoint of another run is in the way.
-        Cancelled: the checkpoint stays; the same call continues from there.
+        Whatever ``monitor.check`` raises: the checkpoint stays; the same call continues from there.
     """
     if data is None and base.name not in atlas.MODELS:
         raise JeepError(f"training for {base.name!r} needs data: a file in a format of suites")
@@ -73,8 +69,8 @@ def train_network(
     path = network_path(folder, base, editor)
     state = checkpoint or path.with_suffix(".training")
     spec = spec_of(base, editor, hparams)
-    training = Training(base, spec, triples, settings, state, progress, should_stop)
-    with pausing(training.view, pause):
+    training = Training(base, spec, triples, settings, state, monitor)
+    with pausing(training.view, monitor):
         network = training.run()
     source = {"data": data.name if data else "bundled", "data_sha256": data and data_hash(data)}
     save_network(network, path, {**training.record(), **source})
@@ -134,7 +130,7 @@ def main(arguments: list[str] | None = None) -> int:
         hparams = chosen_hparams(base, args.editor, args.layers, args.rank, args.blocks)
         if args.data:
             _say_lost(args.data, load_training_suite(args.data, base.name).report)
-        path = train_network(base, args.editor, hparams, settings, folder, args.data, _say)
+        path = train_network(base, args.editor, hparams, settings, folder, args.data, Monitor(_say))
     except (JeepError, OSError, KeyError, ValueError) as error:
         said = str(error) if isinstance(error, (JeepError, OSError)) else repr(error)
         print(f"jeep: {said}", file=sys.stderr)

@@ -45,6 +45,7 @@ from jeep_core.evaluation.tuning import (
 from jeep_core.models.loading import LoadedModel, load
 from jeep_core.models.views import ModelView
 from jeep_core.moments.source import may_need_moments
+from jeep_core.monitor import Monitor
 from jeep_core.probe.choice import check_automatic, hparams_for
 from jeep_core.probe.kept import kept
 from jeep_core.probe.run import probe
@@ -117,7 +118,7 @@ def _tune(args: argparse.Namespace) -> None:
         values = {path: v for path, v in values.items() if not path.endswith(".layers")}
     prefixes = validate_hparams(hparams_class(args.editor), begin, base.n_layers).prefix_count
     with _bars() as bars:
-        trials = Trials(base, cases, moments, sample_prefixes(base, prefixes), bars.work)
+        trials = Trials(base, cases, moments, sample_prefixes(base, prefixes), Monitor(bars.work))
         tuned = tune(trials, args.editor, begin, values, args.rounds, bars.tried)
     preset = _preset(args, base, tuned, len(cases), digest)
     write_preset(args.out, preset)

@@ -8,7 +8,7 @@ answer are gathered, and only these see the head.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ import torch
 from jeep_core.decoding.generation import Scored, length_batches
 from jeep_core.errors import JeepError
 from jeep_core.models.views import ModelView
+from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.finite import OTHER_VERSION, check_tensor
 from jeep_core.text.encoding import encode_all
 from jeep_core.text.joining import Join, joined
@@ -28,7 +29,6 @@ BATCH_TOKENS = 8192
 LOGITS = 1 << 26
 """Logits that are held at once: 256 MiB in float32."""
 
-Told = Callable[[int, int], None]
 """Called with how many rows are done and how many there are; may raise to end the work."""
 
 
@@ -102,7 +102,7 @@ def _tokens(prompt: list[int], whole: list[int], max_positions: int) -> AnswerTo
 def read(
     view: ModelView,
     asked: Sequence[Asked],
-    told: Told | None = None,
+    monitor: Monitor = NOTHING,
     batch_tokens: int = BATCH_TOKENS,
 ) -> list[Reading]:
     """Score every answer.  Σ log P is in nats and summed in float64.
@@ -110,7 +110,7 @@ def read(
     Raises:
         JeepError: one of them cannot be asked, see :func:`tokenized`.
         NumericalError: a log-probability, or a logit that decides what is written, is not finite.
-        Whatever ``told`` raises.
+        Whatever ``monitor.check`` raises; it is called before every batch.
     """
     base = view.base
     found = tokenized(base.tokenizer, asked, base.max_positions)
@@ -126,11 +126,11 @@ def read(
     read_: list[Reading | None] = [None] * len(asked)
     done = 0
     for batch in length_batches([len(row) for row in rows], batch_tokens):
+        monitor.check()
         _read_batch(view, [rows[r] for r in batch], [wanted[r] for r in batch],
                     asked, tokens, read_)  # fmt: skip
         done += len(batch)
-        if told:
-            told(done, len(rows))
+        monitor.report("score", done, len(rows))
     return [reading for reading in read_ if reading is not None]
 
 

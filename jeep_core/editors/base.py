@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from jeep_core.errors import Cancelled
 from jeep_core.models.delta import Update, WeightDelta
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
+from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.finite import OTHER_VERSION, SMALLER_STEPS, check_number, check_tensor
 from jeep_core.spec.hparams import OptimisedEditorHParams, Region
 from jeep_core.spec.matrices import AttentionOut, Place
 from jeep_core.updates.least_squares import Solver
 from jeep_core.values.keys import Position, keys_and_states, residuals_at_projection, states_of
-from jeep_core.values.optimiser import FactTokens, Objective, Progress, Values, optimise
+from jeep_core.values.optimiser import FactTokens, Objective, Values, optimise
 
 Keys = dict[tuple[str, int], torch.Tensor]
 """Keys (m, d_ff) by region name and layer."""
@@ -59,19 +59,16 @@ class EditContext:
     hypernetworks: Path | None = None
     batch_facts: int | None = None
     memory_bytes: int | None = None
-    progress: Progress | None = None
-    should_stop: Callable[[], bool] | None = None
+    monitor: Monitor = NOTHING
 
     def report(self, phase: str, done: int, total: int) -> None:
         """Report progress to the caller, and stop if it asks for that.
 
         Raises:
-            Cancelled: the caller's ``should_stop`` answered True.
+            Whatever ``monitor.check`` raises, such as `Cancelled`.
         """
-        if self.progress:
-            self.progress(phase, done, total)
-        if self.should_stop and self.should_stop():
-            raise Cancelled(f"cancelled in phase {phase}")
+        self.monitor.report(phase, done, total)
+        self.monitor.check()
 
     def optimised(self, objective: Objective) -> Values:
         """The value vectors (m, d) of the facts, given or optimised now."""
@@ -81,8 +78,7 @@ class EditContext:
             objective,
             batch_facts=self.batch_facts,
             memory_bytes=self.memory_bytes,
-            progress=self.progress,
-            should_stop=self.should_stop,
+            monitor=self.monitor,
         )
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from math import log2
 
 from jeep_core.decoding.generation import ROWS_TOGETHER, Decoder
 from jeep_core.decoding.sampling import Sampling
 from jeep_core.models.views import ModelView
+from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.text.encoding import count
 
 TOKENS = 100
@@ -37,9 +38,13 @@ def written(
     prompts: Sequence[str],
     seed: int = 0,
     tokens: int = TOKENS,
-    told: Callable[[int, int], None] | None = None,
+    monitor: Monitor = NOTHING,
 ) -> list[str]:
-    """Every prompt with its continuation; one and the same for the same seed and place."""
+    """Every prompt with its continuation; one and the same for the same seed and place.
+
+    Raises:
+        Whatever ``monitor.check`` raises; it is called after every token.
+    """
     base = view.base
     texts: list[str] = []
     for start in range(0, len(prompts), ROWS_TOGETHER):
@@ -51,8 +56,8 @@ def written(
         ]
         decoder = Decoder(view, batch, sampling)
         for _ in decoder.steps():
-            if told:
-                told(start, len(prompts))
+            monitor.check()
+            monitor.report("write texts", start, len(prompts))
         texts += [text + one.text for text, one in zip(batch, decoder.results, strict=True)]
     return texts
 

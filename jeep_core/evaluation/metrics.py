@@ -21,9 +21,10 @@ from math import exp
 from statistics import fmean
 from typing import Any, Literal
 
-from jeep_core.decoding.scoring import AnswerTokens, Asked, Reading, Told, read, tokenized
+from jeep_core.decoding.scoring import AnswerTokens, Asked, Reading, read, tokenized
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
+from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.facts import Fact
 from jeep_core.suites import Case, Question, Style
 from jeep_core.text.joining import Join
@@ -107,18 +108,18 @@ def harmonic_mean(values: Sequence[float]) -> float:
 
 
 def measure(
-    view: ModelView, cases: Sequence[Fact], style: Style, told: Told | None = None
+    view: ModelView, cases: Sequence[Fact], style: Style, monitor: Monitor = NOTHING
 ) -> list[CaseRecord]:
     """The record of every case, all prompts scored together.
 
     Raises:
         JeepError: a prompt cannot be asked; see :func:`fitting`.
-        Whatever ``told`` raises; it is called with the number of rows done.
+        Whatever ``monitor.check`` raises; rows done are reported as phase "score".
     """
     known = [case if isinstance(case, Case) else Case(**vars(case)) for case in cases]
     plans = [_prompts(case, style) for case in known]
     asked = [one for plan in plans for prompt in plan for one in prompt.asked]
-    readings = iter(read(view, asked, told))
+    readings = iter(read(view, asked, monitor))
     return [
         _record(case, [_judged(prompt, style, readings) for prompt in plan])
         for case, plan in zip(known, plans, strict=True)

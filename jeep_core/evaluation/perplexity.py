@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import exp, inf, log
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from jeep_core import atlas
 from jeep_core.decoding.generation import checked, score_rows
 from jeep_core.errors import JeepError
 from jeep_core.models.views import ModelView
+from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.finite import OTHER_VERSION, check_number
 from jeep_core.text.encoding import encode
 
@@ -29,7 +30,7 @@ def perplexity(
     texts: Sequence[str],
     *,
     max_tokens: int | None = None,
-    checkpoint: Callable[[], None] = lambda: None,
+    monitor: Monitor = NOTHING,
 ) -> float:
     """exp of the mean negative log-likelihood per token, the first token of every text given.
 
@@ -41,7 +42,7 @@ def perplexity(
         view: a version of a model.
         texts: documents.
         max_tokens: stop after so many tokens of the texts, in their order.
-        checkpoint: called between batches; may raise to end it.
+        monitor: its ``check`` is called between batches and may raise to end it.
 
     Raises:
         JeepError: the texts have no token to predict.
@@ -57,7 +58,7 @@ def perplexity(
     batch_tokens = max(1, LOGITS_TOGETHER // base.vocabulary)
     total, count = 0.0, 0
     for start in range(0, len(rows), ROWS_TOGETHER):
-        checkpoint()
+        monitor.check()
         some = [(row, 1) for row in rows[start : start + ROWS_TOGETHER]]
         for scored in checked(score_rows(view, some, batch_tokens)):
             total -= scored.log_probability

@@ -6,7 +6,7 @@ and reused for every batch drawn from the same cases, and for every editor with 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -16,32 +16,30 @@ from jeep_core.editors import create
 from jeep_core.editors.base import EditContext, EditorOutcome, ValueEditor, carry_out
 from jeep_core.evaluation.metrics import Summary, counterfact_scores, summarise
 from jeep_core.models.loading import LoadedModel
-from jeep_core.models.pauses import Pause, pausing
+from jeep_core.models.pauses import pausing
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
+from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.hparams import EditorHParams, OptimisedEditorHParams
 from jeep_core.values.cache import ValueCache
-from jeep_core.values.optimiser import FactTokens, Progress, Values
+from jeep_core.values.optimiser import FactTokens, Values
 
 
 @dataclass
 class Trials:
     """Cases of one suite on one model; edits start from the base model.
 
-    ``should_stop`` is called between steps, ``pause`` called before every matrix of every block,
-    as in ``jeep_core.edit``.  A ``cache`` with a folder keeps optimised values there, and a
-    computation that was killed continues from them.
+    A ``cache`` with a folder keeps optimised values there, and a computation that was killed
+    continues from them.
     """
 
     base: LoadedModel
     cases: Sequence[Fact]
     moments: Moments
     prefixes: Sequence[str]
-    progress: Progress | None = None
+    monitor: Monitor = NOTHING
     hypernetworks: Path | None = None
-    should_stop: Callable[[], bool] | None = None
-    pause: Pause | None = None
     cache: ValueCache = field(default_factory=ValueCache)
     _rows: list[FactTokens] = field(default_factory=list)
 
@@ -53,7 +51,7 @@ class Trials:
     ) -> tuple[ModelView, EditorOutcome]:
         """An edited view for the cases of these numbers."""
         if hparams.moment_layers:
-            self.moments.ensure(hparams.moment_layers, self.progress, self.should_stop, self.pause)
+            self.moments.ensure(hparams.moment_layers, self.monitor)
         values = None
         if isinstance(hparams, OptimisedEditorHParams):
             values = self.values(editor, hparams)
@@ -64,10 +62,9 @@ class Trials:
             self.moments,
             values=None if values is None else values.select(index),
             hypernetworks=self.hypernetworks,
-            progress=self.progress,
-            should_stop=self.should_stop,
+            monitor=self.monitor,
         )
-        with pausing(view, self.pause):
+        with pausing(view, self.monitor):
             return view, carry_out(create(editor), context, hparams)
 
     def run(self, editor: str, hparams: EditorHParams, index: Sequence[int]) -> Summary:
@@ -84,7 +81,5 @@ class Trials:
             self.base,
             self._rows,
             objective,
-            progress=self.progress,
-            should_stop=self.should_stop,
-            pause=self.pause,
+            monitor=self.monitor,
         )

@@ -111,7 +111,7 @@ def tune(
 
     Raises:
         JeepError: no setting at all could be carried out.
-        Cancelled: from the progress callback of ``trials``.
+        Whatever the monitor of ``trials`` raises.
     """
     changes = [(p, v) for _ in range(rounds) for p, choices in values.items() for v in choices]
     best, best_summary, seen, problem = dict(begin), None, set(), ""

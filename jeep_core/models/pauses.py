@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,28 +10,27 @@ import torch
 from torch import nn
 
 from jeep_core.models.views import ModelView, hooked
-
-Pause = Callable[[], None]
+from jeep_core.monitor import Monitor, nothing
 
 
 @contextmanager
-def pausing(view: ModelView, pause: Pause | None) -> Iterator[None]:
-    """Call ``pause`` before every matrix of every block of ``view``, forward and backward.
+def pausing(view: ModelView, monitor: Monitor) -> Iterator[None]:
+    """Call ``monitor.give_way`` before every matrix of every block, forward and backward.
 
     The hooks are on the blocks themselves, so they also act in parts of the model that share
-    them (``lower_part``, ``upper_part``).  ``pause`` may block.
+    them (``lower_part``, ``upper_part``).  ``give_way`` may block.
     """
-    if pause is None:
+    if monitor.give_way is nothing:
         yield
         return
 
     def before(module: nn.Module, args: Any) -> None:
-        pause()
+        monitor.give_way()
         if args and isinstance(args[0], torch.Tensor) and args[0].requires_grad:
-            args[0].register_hook(behind)  # type: ignore[no-untyped-call]
+            args[0].register_hook(after)  # type: ignore[no-untyped-call]
 
-    def behind(gradient: torch.Tensor) -> None:
-        pause()
+    def after(gradient: torch.Tensor) -> None:
+        monitor.give_way()
 
     layers = view.base.family.layers_of(view.model)
     weights = {m: dict(m.named_parameters(recurse=False)).get("weight") for m in layers.modules()}

@@ -9,26 +9,25 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 
-from jeep_core.errors import Cancelled, JeepError
+from jeep_core.errors import JeepError
 from jeep_core.models.loading import LoadedModel, texts_sha256
-from jeep_core.models.pauses import Pause
 from jeep_core.moments.factors import FactorCache, FactorMemory, KeptMoment, MomentFactor
 from jeep_core.moments.published import Imported, not_imported
 from jeep_core.moments.shipped import file_sha256, read_shipped, shipped_file
 from jeep_core.moments.source import import_command
 from jeep_core.moments.sums import Documents, MomentSums, accumulate, pack, way_of_summing
+from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.matrices import Place, in_order
 from jeep_core.storage.files import load_whole, save_whole
 from jeep_core.text.encoding import encode
 
-Progress = Callable[[str, int, int], None]
 BATCH_TOKENS = 4096
 TOKENS_PER_DIMENSION = 20
 SAVE_EVERY_S = 30.0
@@ -78,14 +77,12 @@ class Moments:
     def ensure(
         self,
         layers: Sequence[Place],
-        progress: Progress | None = None,
-        should_stop: Callable[[], bool] | None = None,
-        pause: Pause | None = None,
+        monitor: Monitor = NOTHING,
     ) -> None:
         """Find the moments of these layers, computing the missing ones in one pass.
 
         Raises:
-            Cancelled: ``should_stop`` answered True.
+            Whatever ``monitor.check`` raises.
             JeepError: the corpus is empty, or a layer was not imported.
         """
         self._factors.expect(layers)
@@ -99,7 +96,7 @@ class Moments:
         if missing and self.imported:
             raise not_imported(self.imported, missing[0])
         if missing:
-            found = self.sums(missing, progress=progress, should_stop=should_stop, pause=pause)
+            found = self.sums(missing, monitor=monitor)
             self.adopt(found)
 
     def sums(
@@ -107,9 +104,7 @@ class Moments:
         layers: Sequence[Place],
         shard: int = 0,
         of: int = 1,
-        progress: Progress | None = None,
-        should_stop: Callable[[], bool] | None = None,
-        pause: Pause | None = None,
+        monitor: Monitor = NOTHING,
     ) -> MomentSums:
         """Σ k kᵀ over every ``of``-th batch from the ``shard``-th (0-based), in one pass.
 
@@ -117,7 +112,7 @@ class Moments:
         that was killed continues from them, with bitwise the same result.
 
         Raises:
-            Cancelled: ``should_stop`` answered True.
+            Whatever ``monitor.check`` raises.
             JeepError: the corpus is empty, or has fewer batches than there are shards.
         """
         batches = self.batches()
@@ -133,16 +128,11 @@ class Moments:
         total = self.samples if of == 1 else sum(len(row) for rows in chosen for row in rows)
         saver = _Saver(path)
 
-        def before_batch() -> None:
-            if should_stop and should_stop():
-                raise Cancelled("cancelled while computing second moments")
+        def counted(phase: str, count: int, _: int) -> None:
+            monitor.report(phase, min(count, total), total)
 
-        def after_batch(count: int) -> None:
-            if progress:
-                progress("moments", min(count, total), total)
-
-        after_batch(start.count)
-        found = accumulate(self.base, chosen, start, before_batch, after_batch, saver.offer, pause)
+        counted("moments", start.count, total)
+        found = accumulate(self.base, chosen, start, saver.offer, monitor.reporting(counted))
         if path:
             path.unlink(missing_ok=True)
         return found

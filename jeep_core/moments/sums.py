@@ -13,8 +13,9 @@ from torch import nn
 
 from jeep_core.errors import JeepError
 from jeep_core.models.loading import LoadedModel
-from jeep_core.models.pauses import Pause, pausing
+from jeep_core.models.pauses import pausing
 from jeep_core.models.views import ModelView, hooked, lower_part
+from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.finite import check_tensor
 from jeep_core.spec.matrices import Place, in_order, layer_of, place_of
 from jeep_core.storage.files import load_whole, read_record, save_whole
@@ -201,16 +202,14 @@ def accumulate(
     base: LoadedModel,
     batches: Sequence[Documents],
     start: MomentSums,
-    before_batch: Callable[[], None],
-    after_batch: Callable[[int], None],
     after_block: Callable[[MomentSums], None],
-    pause: Pause | None = None,
+    monitor: Monitor = NOTHING,
 ) -> MomentSums:
     """One pass for all places of ``start``, over the batches that it has not seen yet.
 
-    ``before_batch`` may raise to end the pass, ``after_batch`` is given the tokens so far.
-    ``after_block`` is given the sums so far whenever a block ended; sums are symmetric only in
-    what is returned.
+    ``monitor`` may end the pass before every batch and is told of the tokens so far (phase
+    "moments").  ``after_block`` is given the sums so far whenever a block ended; sums are
+    symmetric only in what is returned.
     """
     places = sorted(start.keys, key=in_order)
     view = ModelView(base)
@@ -232,6 +231,7 @@ def accumulate(
     _end_at(view, last)
     backbone = lower_part(view, last)
     count, in_block = start.count, 0
+    tokens = sum(len(row) for rows in batches for row in rows)
 
     def so_far(done: int) -> MomentSums:
         sums = {place: total.upper for place, total in totals.items()}
@@ -241,15 +241,15 @@ def accumulate(
         torch.no_grad(),
         _float32_products(),
         hooked(*map(taker, places)),
-        pausing(view, pause),
+        pausing(view, monitor),
     ):
         for done, rows in enumerate(batches[start.batches :], start=start.batches + 1):
-            before_batch()
+            monitor.check()
             ids, real = _padded(rows, base.device)
             backbone(input_ids=ids, use_cache=False)
             count += sum(map(len, rows))
             in_block += sum(map(len, rows))
-            after_batch(count)
+            monitor.report("moments", count, tokens)
             if in_block >= BLOCK_TOKENS or done == len(batches):
                 for place, total in totals.items():
                     total.end_block(f"layer {place}")

@@ -13,18 +13,18 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from jeep_core.errors import Cancelled
 from jeep_core.models.token_rows import TokenRows, stack_rows
 from jeep_core.models.views import ModelView, block_output, hooked, with_hidden
+from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.probe.bands import band
-from jeep_core.probe.prompts import Progress, Prompt, answers, batches
+from jeep_core.probe.prompts import Prompt, answers, batches
 from jeep_core.probe.states import captured, run
 from jeep_core.spec.finite import OTHER_VERSION, check_tensor
 from jeep_core.spec.positions import PromptTokens, TokenizationError, tokenize_prompt
@@ -117,19 +117,18 @@ def pairs(view: ModelView, prompts: Sequence[Prompt], seed: int = SEED) -> list[
 def exchange(
     view: ModelView,
     pairs: Sequence[Pair],
-    progress: Progress | None = None,
-    should_stop: Callable[[], bool] | None = None,
+    monitor: Monitor = NOTHING,
 ) -> Patched:
     """Put the donor's state into the prompt's run, at one block after the other.
 
     Raises:
-        Cancelled: ``should_stop`` answered True.
+        Whatever ``monitor.check`` raises.
     """
     own = torch.zeros(len(pairs), view.base.n_layers + 1)
     other = torch.zeros_like(own)
     done = 0
     for chosen in batches([pair.prompt.tokens for pair in pairs]):
-        _ask(should_stop)
+        monitor.check()
         some = [pairs[i] for i in chosen]
         rows = stack_rows([pair.prompt.tokens for pair in some], view.base.device)
         states = _subject_states(view, stack_rows([p.donor for p in some], view.base.device))
@@ -139,8 +138,7 @@ def exchange(
         )
         own[chosen], other[chosen] = found[..., 0].T, found[..., 1].T
         done += len(chosen)
-        if progress:
-            progress("exchange", done, len(pairs))
+        monitor.report("exchange", done, len(pairs))
     return Patched(own[:, 1:], own[:, 0], other[:, 1:], other[:, 0])
 
 
@@ -148,21 +146,20 @@ def exchange(
 def restoration(
     view: ModelView,
     prompts: Sequence[Prompt],
-    progress: Progress | None = None,
-    should_stop: Callable[[], bool] | None = None,
+    monitor: Monitor = NOTHING,
     seed: int = SEED,
 ) -> Patched:
     """Put the clean state into a run whose subject is corrupted, at one block after the other.
 
     Raises:
-        Cancelled: ``should_stop`` answered True.
+        Whatever ``monitor.check`` raises.
     """
     own = torch.zeros(len(prompts), view.base.n_layers + 1)
     generator = torch.Generator().manual_seed(seed)
     scale = NOISE * _spread(view, prompts)
     done = 0
     for chosen in batches([prompt.tokens for prompt in prompts]):
-        _ask(should_stop)
+        monitor.check()
         some = [prompts[i] for i in chosen]
         rows = stack_rows([prompt.tokens for prompt in some], view.base.device)
         states = _subject_states(view, rows)
@@ -172,14 +169,8 @@ def restoration(
             found = [_probabilities(view, rows, tokens, i, states) for i in range(-1, len(states))]
         own[chosen] = torch.stack(found)[..., 0].T
         done += len(chosen)
-        if progress:
-            progress("restore", done, len(prompts))
+        monitor.report("restore", done, len(prompts))
     return Patched(own[:, 1:], own[:, 0])
-
-
-def _ask(should_stop: Callable[[], bool] | None) -> None:
-    if should_stop and should_stop():
-        raise Cancelled("cancelled while probing")
 
 
 def _subject_states(view: ModelView, rows: TokenRows) -> dict[int, torch.Tensor]:

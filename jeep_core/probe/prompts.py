@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,8 +24,6 @@ from jeep_core.spec.positions import (
 from jeep_core.text.encoding import encode
 
 BATCH_TOKENS = 4096
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 
-from jeep_core.errors import Cancelled
 from jeep_core.models.token_rows import stack_rows
 from jeep_core.models.views import ModelView
+from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.probe.bands import band
-from jeep_core.probe.prompts import Progress, Prompt, batches
+from jeep_core.probe.prompts import Prompt, batches
 from jeep_core.probe.states import POSITIONS, SITES, captured, run
 from jeep_core.probe.word_sets import WordSets
 from jeep_core.spec.finite import OTHER_VERSION, check_tensor
@@ -99,13 +99,12 @@ def read(
     view: ModelView,
     prompts: Sequence[Prompt],
     sets: WordSets | None = None,
-    progress: Progress | None = None,
-    should_stop: Callable[[], bool] | None = None,
+    monitor: Monitor = NOTHING,
 ) -> Readings:
     """Read both answers in every state of every prompt.
 
     Raises:
-        Cancelled: ``should_stop`` answered True; it is called before every batch.
+        Whatever ``monitor.check`` raises; it is called before every batch.
         NumericalError: a probability is not finite.
     """
     rows = [prompt.tokens for prompt in prompts]
@@ -117,8 +116,7 @@ def read(
     )
     done = 0
     for chosen in batches(rows):
-        if should_stop and should_stop():
-            raise Cancelled("cancelled while probing")
+        monitor.check()
         states = _states(view, [rows[i] for i in chosen])
         tokens = torch.tensor([[prompts[i].original, prompts[i].target] for i in chosen])
         for lens, _ in enumerate(LENSES):
@@ -128,8 +126,7 @@ def read(
             if words is not None and sets is not None and not lens:
                 words[chosen] = _words(view, normed, sets, chosen).cpu()
         done += len(chosen)
-        if progress:
-            progress("read", done, len(rows))
+        monitor.report("read", done, len(rows))
     return Readings(probability, rank, words)
 
 

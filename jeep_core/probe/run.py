@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jeep_core import atlas
 from jeep_core.errors import JeepError
-from jeep_core.models.pauses import Pause, pausing
+from jeep_core.models.pauses import pausing
 from jeep_core.models.views import ModelView
+from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.probe.auto import suggest
 from jeep_core.probe.bands import band
 from jeep_core.probe.patching import Patched, exchange, pairs, restoration
-from jeep_core.probe.prompts import Progress, Prompts, prepare
+from jeep_core.probe.prompts import Prompts, prepare
 from jeep_core.probe.proposal import NoProposal, Proposal, propose
 from jeep_core.probe.readings import Readings, read
 from jeep_core.probe.word_sets import NAMES, Documents, FactTable, TableFact, WordSets, word_sets
@@ -102,9 +103,7 @@ def probe(
     limit: int = PROMPTS,
     seed: int = 0,
     related: Related | None = None,
-    progress: Progress | None = None,
-    should_stop: Callable[[], bool] | None = None,
-    pause: Pause | None = None,
+    monitor: Monitor = NOTHING,
 ) -> Probe:
     """Probe a version of a model on ``limit`` facts drawn from ``facts``.
 
@@ -113,12 +112,11 @@ def probe(
 
     Raises:
         JeepError: fewer than eight prompts can be probed.
-        Cancelled: ``should_stop`` answered True.
+        Whatever ``monitor.check`` raises.
     """
     drawn = list(facts)
     random.Random(seed).shuffle(drawn)
-    told = {"progress": progress, "should_stop": should_stop}
-    with pausing(view, pause):
+    with pausing(view, monitor):
         prompts = prepare(view, drawn[:limit])
         some = prompts.prompts
         if len(some) < LEAST_PROMPTS:
@@ -130,10 +128,10 @@ def probe(
         if related is not None:
             documents, table = Documents(related.documents), FactTable(related.table)
             sets = word_sets(view.base.tokenizer, some, documents, table)
-        readings = read(view, some, sets, **told)  # type: ignore[arg-type]
+        readings = read(view, some, sets, monitor)
         drawn_pairs = pairs(view, some, seed)
-        exchanged = exchange(view, drawn_pairs, **told) if drawn_pairs else None  # type: ignore[arg-type]
-        restored = restoration(view, some, **told, seed=seed)  # type: ignore[arg-type]
+        exchanged = exchange(view, drawn_pairs, monitor) if drawn_pairs else None
+        restored = restoration(view, some, monitor, seed)
         proposal, hparams, why_not = None, None, None
         try:
             if exchanged is None:

@@ -17,13 +17,13 @@ from jeep_core.evaluation.trials import Trials
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
+from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.finite import json_text
 from jeep_core.spec.hparams import EditorHParams, OptimisedEditorHParams
 from jeep_core.storage.files import write_atomically
 from jeep_core.suites import Case, Suite
 from jeep_core.values.cache import ValueCache, set_key
 from jeep_core.values.objective import Objective
-from jeep_core.values.optimiser import Progress
 
 KEPT = ("id", "efficacy", "generalization", "locality", "greedy", "greedy_generalization",
         "greedy_locality", "margin", "margin_generalization", "margin_locality")  # fmt: skip
@@ -72,7 +72,7 @@ class Lab:
     prefixes: Sequence[str]
     folder: Path
     hypernetworks: Path | None = None
-    progress: Progress | None = None
+    monitor: Monitor = NOTHING
     left_out: dict[str, int] = field(default_factory=dict)
     kept: int = 0
     _usable: dict[str, list[Case]] = field(default_factory=dict)
@@ -125,7 +125,7 @@ class Lab:
             self.cases(run.suite, run.seed),
             self.moments,
             self.prefixes[: setting.hparams.prefix_count],
-            progress=self.progress,
+            monitor=self.monitor,
             hypernetworks=self.hypernetworks,
             cache=self._cache,
         )

@@ -106,7 +106,7 @@ def _ensure_moments(lab: Lab, tasks: Iterable[Sequence[Run]]) -> None:
     settings = [run.setting.hparams for task in tasks for run in task]
     layers = {layer for hparams in settings if hparams for layer in hparams.moment_layers}
     if layers:
-        lab.moments.ensure(sorted(layers, key=str), lab.progress)
+        lab.moments.ensure(sorted(layers, key=str), lab.monitor)
 
 
 def _begin(open_lab: Callable[[], Lab], threads: int, done: Synchronized[int]) -> None:

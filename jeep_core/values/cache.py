@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,12 @@ from safetensors import SafetensorError
 
 from jeep_core.errors import JeepError
 from jeep_core.models.loading import LoadedModel
-from jeep_core.models.pauses import Pause, pausing
+from jeep_core.models.pauses import pausing
 from jeep_core.models.views import ModelView
+from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.storage.files import load_whole, read_record, save_whole
 from jeep_core.values.objective import FactTokens, Objective, Values
-from jeep_core.values.optimiser import Progress, optimise
+from jeep_core.values.optimiser import optimise
 
 CHUNK_FACTS = 128
 """Facts optimised between two writes to the folder."""
@@ -53,9 +54,7 @@ class ValueCache:
         *,
         batch_facts: int | None = None,
         memory_bytes: int | None = None,
-        progress: Progress | None = None,
-        should_stop: Callable[[], bool] | None = None,
-        pause: Pause | None = None,
+        monitor: Monitor = NOTHING,
     ) -> Values:
         """The values of these facts on the unedited model, in their order, as by ``optimise``.
 
@@ -63,7 +62,7 @@ class ValueCache:
         now; there is no ``trace``.
 
         Raises:
-            Cancelled: ``should_stop`` answered True; chunks that were done are kept.
+            Whatever ``monitor.check`` raises; chunks that were done are kept.
         """
         name = set_key(base, objective)
         known = self._known.setdefault(name, {})
@@ -75,21 +74,19 @@ class ValueCache:
         before, peak = len(wanted) - len(missing), 0
 
         def report(phase: str, done: int, total: int) -> None:
-            if progress:
-                progress(phase, before + done, len(wanted))
+            monitor.report(phase, before + done, len(wanted))
 
         for start in range(0, len(missing), CHUNK_FACTS):
             chunk = missing[start : start + CHUNK_FACTS]
             view = ModelView(base)
-            with pausing(view, pause):
+            with pausing(view, monitor):
                 found = optimise(
                     view,
                     [wanted[digest] for digest in chunk],
                     objective,
                     batch_facts=batch_facts,
                     memory_bytes=memory_bytes,
-                    progress=report,
-                    should_stop=should_stop,
+                    monitor=monitor.reporting(report),
                 )
             before, peak = before + len(chunk), max(peak, found.peak_bytes)
             tensors = _tensors(found)

@@ -14,16 +14,14 @@ place.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
-from jeep_core.errors import Cancelled
 from jeep_core.models.views import ModelView
+from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.values.batch import Pool
 from jeep_core.values.objective import FactTokens, Objective, Values
-
-Progress = Callable[[str, int, int], None]
 
 
 def optimise(
@@ -33,8 +31,7 @@ def optimise(
     *,
     batch_facts: int | None = None,
     memory_bytes: int | None = None,
-    progress: Progress | None = None,
-    should_stop: Callable[[], bool] | None = None,
+    monitor: Monitor = NOTHING,
 ) -> Values:
     """Optimise the value vectors of all m facts: (m, d) each, float32 on the model's device.
 
@@ -42,7 +39,7 @@ def optimise(
     would hold more than ``memory_bytes`` or do not fit into the device's memory.
 
     Raises:
-        Cancelled: ``should_stop`` answered True; it is called before every step.
+        Whatever ``monitor.check`` raises; it is called before every step.
         NumericalError: the loss of a fact is not finite.
         torch.OutOfMemoryError: a single fact does not fit.
     """
@@ -51,8 +48,7 @@ def optimise(
     waiting = deque(sorted(range(len(facts)), key=lambda i: facts[i].shape))
     pool = Pool(view, facts, objective, memory_bytes)
     while waiting or len(pool):
-        if should_stop and should_stop():
-            raise Cancelled("cancelled while optimising values")
+        monitor.check()
         free = pool.room(limit, waiting)
         chosen = [waiting.popleft() for _ in range(free)]
         try:
@@ -68,9 +64,9 @@ def optimise(
             limit = together // 2
             waiting.extendleft(reversed([*pool.evict(limit), *chosen]))
             continue
-        if finished and progress:
-            progress("optimise", len(facts) - len(waiting) - len(pool), len(facts))
+        if finished:
+            monitor.report("optimise", len(facts) - len(waiting) - len(pool), len(facts))
     return pool.values
 
 
-__all__ = ["FactTokens", "Objective", "Progress", "Values", "optimise"]
+__all__ = ["FactTokens", "Objective", "Values", "optimise"]

@@ -14,7 +14,7 @@ import json
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,10 @@ from jeep_core.editors.networks.storage import (
     spec_record,
 )
 from jeep_core.editors.networks.triples import Triple
-from jeep_core.errors import Cancelled, JeepError
+from jeep_core.errors import JeepError
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
+from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.finite import (
     OTHER_VERSION,
     SMALLER_STEPS,
@@ -47,7 +48,6 @@ from jeep_core.spec.positions import PromptTokens
 from jeep_core.storage.files import load_whole, save_whole, write_atomically
 from jeep_core.storage.records import sealed, unsealed
 from jeep_core.values.gradient_pairs import Pairs, batches, enter, gradient_pairs, read, shifted
-from jeep_core.values.optimiser import Progress
 
 log = logging.getLogger(__name__)
 BATCH_ROWS = 32
@@ -83,8 +83,7 @@ class Training:
     triples: Sequence[Triple]
     settings: TrainingSettings
     folder: Path | None = None
-    progress: Progress | None = None
-    should_stop: Callable[[], bool] | None = None
+    monitor: Monitor = NOTHING
     history: list[tuple[float, float]] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -105,7 +104,8 @@ class Training:
         """Train to the end and return the network.
 
         Raises:
-            Cancelled: checked before every step; the checkpoint stays and the run can be continued.
+            Whatever ``monitor.check`` raises, which is called before every step: the checkpoint
+                stays and the run can be continued.
             JeepError: the folder holds a run with other settings or other data.
             NumericalError: a loss, a gradient or the network itself is not finite.
         """
@@ -113,15 +113,13 @@ class Training:
             self._statistics()
         total = self.settings.steps
         for step in range(self.done, total):
-            if self.should_stop and self.should_stop():
-                raise Cancelled("cancelled while training")
+            self.monitor.check()
             began = time.monotonic()
             self.history.append(self.step(step))
             self.seconds += time.monotonic() - began
             if self.folder and (self.done % self.settings.save_every == 0 or self.done == total):
                 self._save()
-            if self.progress:
-                self.progress("train", self.done, total)
+            self.monitor.report("train", self.done, total)
         for name, tensor in self.network.state_dict().items():
             check_tensor(tensor, f"{name} of the trained network", SMALLER_STEPS)
         return self.network

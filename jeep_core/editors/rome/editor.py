@@ -9,6 +9,7 @@ import torch
 from jeep_core.editors.base import EditContext, EditorOutcome, LayerUpdate, objective_of
 from jeep_core.editors.rome.hparams import RomeHParams
 from jeep_core.models.delta import Update
+from jeep_core.monitor import nothing
 from jeep_core.updates.least_squares import solve_update
 from jeep_core.values.keys import keys_by_row
 from jeep_core.values.optimiser import FactTokens, Objective, Values
@@ -33,9 +34,10 @@ class Rome:
         rights: list[torch.Tensor] = []
         keys: list[torch.Tensor] = []
         conditions: list[float] = []
+        alone = context.monitor.reporting(nothing)  # facts are counted here
         for i, fact in enumerate(context.facts):
             context.report("edit fact by fact", i, len(context.facts))
-            one = replace(context, facts=[fact], values=None, progress=None)
+            one = replace(context, facts=[fact], values=None, monitor=alone)
             values = one.optimised(_objective(hparams))
             left, right, key, condition = _rank_one(one, fact, values, hparams)
             view.update(name, Update.of(left, right))

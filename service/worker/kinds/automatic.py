@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jeep_core import atlas
 from jeep_core.errors import Cancelled, JeepError
 from jeep_core.models.loading import LoadedModel
-from jeep_core.models.pauses import Pause
 from jeep_core.models.views import ModelView
+from jeep_core.monitor import Monitor
 from jeep_core.probe.choice import hparams_for
 from jeep_core.probe.kept import keep, kept
 from jeep_core.probe.run import probe
@@ -21,9 +21,6 @@ from jeep_core.suites import load_suite
 from service.store import Store
 from service.store.versions import BASE
 from service.worker.failures import Refused
-
-if TYPE_CHECKING:
-    from service.worker.lanes.control import JobControl
 
 SUITE = "atlas-counterfact-validation"
 KEPT_FROM = 32
@@ -35,8 +32,7 @@ def automatic_hparams(
     base: LoadedModel,
     editor: str,
     facts: Sequence[Fact],
-    control: JobControl,
-    pause: Pause | None = None,
+    monitor: Monitor,
 ) -> tuple[dict[str, Any], str]:
     """Complete hyper-parameters for ``hparams: "auto"``, and the hash of the record they are from.
 
@@ -46,12 +42,12 @@ def automatic_hparams(
     Raises:
         InvalidHParams: the probe proposes nothing.
         Refused: there is no probe, and the facts are too few for one.
-        Whatever ``control`` raises.
+        Whatever ``monitor.check`` raises.
     """
     folder = probes_folder(store)
     record = kept(folder, base.model_hash)
     if record is None:
-        record = _probed(base, facts, control, pause)
+        record = _probed(base, facts, monitor)
         if record["prompts"]["count"] >= KEPT_FROM and record["hparams"] is not None:
             keep(folder, record)
     hparams = hparams_for(record, editor, base.n_layers).model_dump(mode="json")
@@ -63,20 +59,12 @@ def probes_folder(store: Store) -> Path:
     return store.base_file("probes")
 
 
-def _probed(
-    base: LoadedModel, facts: Sequence[Fact], control: JobControl, pause: Pause | None
-) -> dict[str, Any]:
+def _probed(base: LoadedModel, facts: Sequence[Fact], monitor: Monitor) -> dict[str, Any]:
     source = SUITE if base.name in atlas.MODELS else "the facts of an edit"
     if source == SUITE:
         facts = load_suite(SUITE).cases
     try:
-        found = probe(
-            ModelView(base),
-            facts,
-            progress=_named_probe(control.progress),
-            should_stop=control.should_stop,
-            pause=pause,
-        )
+        found = probe(ModelView(base), facts, monitor=_named_probe(monitor))
     except Cancelled:
         raise
     except JeepError as error:
@@ -92,6 +80,6 @@ def _probed(
     return {**found.record(), "suite": source, "version": BASE}
 
 
-def _named_probe(progress: Callable[[str, int, int], None]) -> Callable[[str, int, int], None]:
+def _named_probe(monitor: Monitor) -> Monitor:
     """Report all steps of the probe as one phase."""
-    return lambda phase, done, total: progress("probe", done, total)
+    return monitor.reporting(lambda phase, done, total: monitor.report("probe", done, total))

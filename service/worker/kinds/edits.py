@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import exp
 from statistics import fmean
 from typing import Any
@@ -23,6 +23,7 @@ from jeep_core.models.loading import LoadedModel
 from jeep_core.models.pauses import pausing
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
+from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.finite import check_record
 from jeep_core.storage.records import sealed, unsealed
@@ -40,7 +41,7 @@ from service.contracts.schemas import (
 )
 from service.settings import Settings
 from service.store import HeadMoved, Store
-from service.store.files import replace
+from service.store.files import replace as write_whole
 from service.worker.kinds.automatic import automatic_hparams
 from service.worker.kinds.guards import GuardMeter, Measured, check, figures
 from service.worker.lanes.control import JobControl
@@ -157,9 +158,7 @@ class EditRunner:
             previous_keys=self._views.live_keys(line, facts),
             hypernetworks=self._store.base_file("hypernetworks"),
             memory_bytes=self._memory_bytes,
-            progress=control.progress,
-            should_stop=control.should_stop,
-            pause=self._pause,
+            monitor=self._monitor(control),
         )
         control.checkpoint()
         view.apply(result.delta)
@@ -200,7 +199,7 @@ class EditRunner:
         if payload.hparams != AUTO:
             return payload.hparams, {}
         given, probe = automatic_hparams(
-            self._store, self.base, payload.editor, facts, control, self._pause
+            self._store, self.base, payload.editor, facts, self._monitor(control)
         )
         return given, {"probe": probe}
 
@@ -245,13 +244,17 @@ class EditRunner:
     def _measured(
         self, view: ModelView, payload: EditPayload, facts: Sequence[Fact], control: JobControl
     ) -> _Measured:
-        with pausing(view, self._pause):
-            said = answers(view, facts, control.checkpoint)
+        monitor = self._monitor(control)
+        with pausing(view, monitor):
+            said = answers(view, facts, monitor)
             weights = view.weights_sha256() if payload.guards else ""
-            guarded = self._meter.measure(view, weights, facts, payload.guards, control.checkpoint)
+            guarded = self._meter.measure(view, weights, facts, payload.guards, monitor)
         return _Measured(said, guarded)
 
-    def _pause(self) -> None:
+    def _monitor(self, control: JobControl) -> Monitor:
+        return replace(control.monitor, give_way=self._give_way)
+
+    def _give_way(self) -> None:
         """Let decoding run first."""
         if self._gate.contended and self.base.device.type == "cuda":
             torch.cuda.synchronize(self.base.device)  # queued kernels would still run
@@ -313,17 +316,15 @@ def kept_prefixes(store: Store, base: LoadedModel, count: int) -> list[str]:
         known = []
     if len(known) < count:
         known = sample_prefixes(base, count)
-        replace(path, sealed(json.dumps({"prefixes": known}, ensure_ascii=False).encode()))
+        write_whole(path, sealed(json.dumps({"prefixes": known}, ensure_ascii=False).encode()))
     return known[:count]
 
 
-def answers(
-    view: ModelView, facts: Sequence[Fact], checkpoint: Callable[[], None] = lambda: None
-) -> list[Answer]:
-    """A version's answers to each fact's prompt; ``checkpoint`` is called periodically."""
+def answers(view: ModelView, facts: Sequence[Fact], monitor: Monitor = NOTHING) -> list[Answer]:
+    """A version's answers to each fact's prompt; ``monitor.check`` is called now and then."""
     found: list[Answer] = []
     for start in range(0, len(facts), MEASURE_TOGETHER):
-        checkpoint()
+        monitor.check()
         found += _answers_together(view, facts[start : start + MEASURE_TOGETHER])
     return found
 

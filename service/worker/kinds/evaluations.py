@@ -26,6 +26,7 @@ from jeep_core.evaluation.trials import Trials
 from jeep_core.models.loading import texts_of
 from jeep_core.models.pauses import pausing
 from jeep_core.models.views import ModelView
+from jeep_core.monitor import Monitor
 from jeep_core.spec.facts import composed
 from jeep_core.spec.positions import check_facts
 from jeep_core.suites import Case, Style, Suite, load_suite
@@ -177,7 +178,7 @@ class _Evaluation:
         began = time.monotonic()
         cases = self._cases(target)
         view = self._view(target, trials)
-        with pausing(view, self.task.control.give_way):
+        with pausing(view, self.task.control.monitor):
             rows = self._measured(number, target, view, cases)
             texts = self._texts(number, view, cases)
             held = self._perplexity(view)
@@ -216,21 +217,20 @@ class _Evaluation:
             chunk = cases[start : start + CASES_TOGETHER]
             found = [
                 {"target": target.label, **record.as_json()}
-                for record in measure(view, chunk, self.style, self._teller(len(chunk)))
+                for record in measure(view, chunk, self.style, self._counting_cases(len(chunk)))
             ]
             kept.append(found)
             rows += found
         self._done = before + len(cases)
         return rows
 
-    def _teller(self, cases: int) -> Any:
-        """Progress in cases, while the rows of a chunk are scored."""
+    def _counting_cases(self, cases: int) -> Monitor:
+        """A monitor that is told of rows of a chunk and reports cases of the job."""
 
-        def told(done: int, rows: int) -> None:
-            self.task.control.pause()
-            self._say("score", self._done + done * cases // rows, self._total)
+        def report(phase: str, done: int, rows: int) -> None:
+            self._say(phase, self._done + done * cases // rows, self._total)
 
-        return told
+        return self.task.control.monitor.reporting(report)
 
     def _say(self, phase: str, done: int, total: int) -> None:
         self.task.control.progress(phase, done, total)
@@ -244,11 +244,11 @@ class _Evaluation:
             chunk = chosen[start : start + TEXTS_TOGETHER]
             prompts = [next(iter(case.generation_prompts), case.text) for case in chunk]
 
-            def told(done: int, total: int, start: int = start) -> None:
-                self.task.control.pause()
-                self._say("write texts", start + done, len(chosen))
+            def report(phase: str, done: int, total: int, start: int = start) -> None:
+                self._say(phase, start + done, len(chosen))
 
-            texts = written(view, prompts, self.payload.seed + start, told=told)
+            monitor = self.task.control.monitor.reporting(report)
+            texts = written(view, prompts, self.payload.seed + start, monitor=monitor)
             found = [
                 {"id": case.id, "fluency": n_gram_entropy(text), "text": text}
                 for case, text in zip(chunk, texts, strict=True)
@@ -267,7 +267,7 @@ class _Evaluation:
             view,
             texts_of(path),
             max_tokens=settings.perplexity_tokens,
-            checkpoint=self.task.control.pause,
+            monitor=self.task.control.monitor,
         )
 
     def write_comparisons(self) -> None:
@@ -330,19 +330,13 @@ def _trials(task: Task, evaluation: _Evaluation) -> Trials:
     moments = task.moments.for_user() if hparams.moment_layers else task.moments.for_none()
     most = max(target.n_edits or 0 for target in payload.targets)
 
-    def told(phase: str, done: int, total: int) -> None:
-        task.control.pause()
-        task.control.progress(phase, done, total)
-
     return Trials(
         task.base,
         evaluation.cases[:most],
         moments,
         kept_prefixes(task.store, task.base, hparams.prefix_count),
-        progress=told,
+        monitor=task.control.monitor,
         hypernetworks=task.store.base_file("hypernetworks"),
-        should_stop=task.control.should_stop,
-        pause=task.control.give_way,
         cache=ValueCache(task.work),
     )
 

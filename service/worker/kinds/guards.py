@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -13,6 +13,7 @@ from jeep_core.decoding.generation import Decoder, Sampling, checked, score
 from jeep_core.evaluation.perplexity import perplexity
 from jeep_core.models.loading import texts_of
 from jeep_core.models.views import ModelView
+from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.facts import Fact
 from jeep_core.text.encoding import count
 from jeep_core.text.joining import Join
@@ -27,8 +28,6 @@ PERPLEXITIES_KEPT = 64
 Said = list[list[bool | str]]
 """Per fact and neighborhood prompt: whether the old answer is more probable than the new one
 or, where the fact names no old answer, the greedy answer."""
-
-Checkpoint = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -53,24 +52,22 @@ class GuardMeter:
         weights_sha256: str,
         facts: Sequence[Fact],
         guards: Guards | None,
-        checkpoint: Checkpoint,
+        monitor: Monitor,
     ) -> Measured:
-        """Measure what the guards need; ``checkpoint`` is called periodically."""
+        """Measure what the guards need; ``monitor.check`` is called now and then."""
         if guards is None:
             return Measured()
-        said = None if guards.min_locality is None else neighbor_answers(view, facts, checkpoint)
+        said = None if guards.min_locality is None else neighbor_answers(view, facts, monitor)
         ratio = guards.max_perplexity_ratio
-        found = None if ratio is None else self._perplexity(view, weights_sha256, checkpoint)
+        found = None if ratio is None else self._perplexity(view, weights_sha256, monitor)
         return Measured(said, found)
 
-    def _perplexity(self, view: ModelView, weights_sha256: str, checkpoint: Checkpoint) -> float:
+    def _perplexity(self, view: ModelView, weights_sha256: str, monitor: Monitor) -> float:
         found = self._known.get(weights_sha256)
         if found is None:
             if self._texts is None:
                 self._texts = texts_of(self._text) if self._text else []
-            found = perplexity(
-                view, self._texts, max_tokens=self._max_tokens, checkpoint=checkpoint
-            )
+            found = perplexity(view, self._texts, max_tokens=self._max_tokens, monitor=monitor)
         self._known[weights_sha256] = found
         self._known.move_to_end(weights_sha256)
         while len(self._known) > PERPLEXITIES_KEPT:
@@ -78,14 +75,12 @@ class GuardMeter:
         return found
 
 
-def neighbor_answers(
-    view: ModelView, facts: Sequence[Fact], checkpoint: Checkpoint = lambda: None
-) -> Said:
+def neighbor_answers(view: ModelView, facts: Sequence[Fact], monitor: Monitor = NOTHING) -> Said:
     """A version's answers to the neighborhood prompts of every fact that has some."""
     asked = [fact for fact in facts if fact.neighborhood_prompts]
     said: Said = []
     for start in range(0, len(asked), FACTS_TOGETHER):
-        checkpoint()
+        monitor.check()
         said += _answers_together(view, asked[start : start + FACTS_TOGETHER])
     return said
 

@@ -28,10 +28,6 @@ def run(task: Task) -> Network:
     assert isinstance(hparams, HypernetworkHParams)
     control = task.control
 
-    def wait() -> bool:
-        control.pause()
-        return False
-
     control.progress("prepare", 0, 1)
     path = train_network(
         task.base,
@@ -40,9 +36,7 @@ def run(task: Task) -> Network:
         TrainingSettings(**payload.options.model_dump()),
         networks_folder(task.store),
         _data(task.store, payload),
-        progress=control.progress,
-        should_stop=wait,
-        pause=control.give_way,
+        monitor=control.monitor,
         checkpoint=task.work,
     )
     record = read_record(path)

@@ -33,19 +33,13 @@ def run(task: Task) -> ProbeResult:
     payload = ProbePayload.model_validate(task.job.payload)
     facts, source = _facts(task, payload)
 
-    def stop() -> bool:
-        task.control.pause()
-        return False
-
     found = probe(
         task.view(payload.version),
         facts,
         limit=payload.limit,
         seed=payload.seed,
         related=_related(task.base, task.settings, payload),
-        progress=task.control.progress,
-        should_stop=stop,
-        pause=task.control.give_way,
+        monitor=task.control.monitor,
     )
     record = {**found.record(), "suite": source, "version": payload.version}
     task.control.progress("draw", 0, 1)

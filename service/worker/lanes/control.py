@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from jeep_core.monitor import Monitor
 from service.contracts.jobs import Progress
 
 REPORT_EVERY_S = 0.2
@@ -37,7 +38,7 @@ class JobControl:
         rounded = None if eta is None else round(eta, 1)
         self.publish(Progress(phase=phase, done=done, total=total, eta_seconds=rounded))
 
-    def should_stop(self) -> bool:
-        """For the library: never True, ``checkpoint`` raises instead."""
-        self.checkpoint()
-        return False
+    @property
+    def monitor(self) -> Monitor:
+        """The job's surroundings as the library sees them; ``checkpoint`` ends its work."""
+        return Monitor(report=self.progress, check=self.checkpoint)

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
+from jeep_core.monitor import Monitor
 from service.contracts.jobs import Job, JobKind, JobStatus
 from service.queue import JobQueue, Lease
 from service.settings import Settings
@@ -38,13 +39,18 @@ class ReadControl(JobControl):
     """The communication of a running job with its surroundings.
 
     ``pause`` belongs between micro-batches: it ends the job if that was requested, and waits
-    while an edit runs or something is decoded.  ``give_way``, for ``pausing``,
+    while an edit runs or something is decoded.  ``give_way``
     may be called as often as possible: it waits for decoding alone, with what the micro-batch
     holds still in memory.
     """
 
     pause: Callable[[], None]
     give_way: Callable[[], None]
+
+    @property
+    def monitor(self) -> Monitor:
+        """The job's surroundings as the library sees them; its ``check`` is ``pause``."""
+        return Monitor(report=self.progress, check=self.pause, give_way=self.give_way)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from jeep_core.errors import Cancelled, InvalidFacts, JeepError, NumericalError
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
+from jeep_core.monitor import Monitor, stop_if
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.hparams import OptimisedEditorHParams, Region
 from jeep_core.spec.positions import fact_rows
@@ -151,7 +152,10 @@ def test_values_that_are_given_are_not_optimised_again(gptj: LoadedModel) -> Non
     first = run(context_of(gptj), JEEP)
     phases: list[str] = []
     again = run(
-        context_of(gptj, values=first.values, progress=lambda phase, *_: phases.append(phase)), JEEP
+        context_of(
+            gptj, values=first.values, monitor=Monitor(lambda phase, *_: phases.append(phase))
+        ),
+        JEEP,
     )
     assert "optimise" not in phases
     for name, update in first.delta.updates.items():
@@ -177,8 +181,7 @@ def test_an_edit_can_be_cancelled_in_every_phase(gptj: LoadedModel, phase: str) 
             prefixes=PREFIXES,
             moments=Moments(gptj, tiny.TEXTS),
             batch_facts=1,
-            progress=lambda name, *_: seen.append(name),
-            should_stop=lambda: phase in seen,
+            monitor=Monitor(lambda name, *_: seen.append(name), stop_if(lambda: phase in seen)),
         )
     assert seen[-1] == phase
 

@@ -29,6 +29,7 @@ from jeep_core.editors.networks.triples import atlas_cases, triples_of
 from jeep_core.errors import Cancelled, InvalidHParams, JeepError, NumericalError
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
+from jeep_core.monitor import Monitor, stop_if
 from jeep_core.spec.facts import Fact
 from jeep_core.storage.records import unsealed
 from jeep_core.suites import Case, Question, load_counterfact
@@ -204,7 +205,7 @@ def test_training_lowers_the_loss_and_an_edit_raises_the_new_answer(
     hparams = CLASSES[editor].model_validate(HPARAMS)
     seen: list[tuple[str, int, int]] = []
     path = train_network(base, editor, hparams, SETTINGS, tmp_path / "nets", data,
-                         lambda *a: seen.append(a))  # fmt: skip
+                         Monitor(lambda *a: seen.append(a)))  # fmt: skip
     assert path == network_path(tmp_path / "nets", base, editor)
     assert {file.name for file in path.parent.iterdir()} == {path.name, f"{editor}.json"}
     assert seen[-1] == ("train", 30, 30)
@@ -245,7 +246,7 @@ def test_an_interrupted_run_ends_with_the_same_network(
     uninterrupted = training(gptj, editor, steps=12)
     whole = uninterrupted.run().state_dict()
     cut = training(gptj, editor, steps=12, save_every=5, folder=tmp_path)
-    cut.should_stop = lambda: cut.done == 8  # the last checkpoint is at 5
+    cut.monitor = Monitor(check=stop_if(lambda: cut.done == 8))  # the last checkpoint is at 5
     with pytest.raises(Cancelled):
         cut.run()
     resumed = training(gptj, editor, steps=12, save_every=5, folder=tmp_path)

@@ -28,6 +28,7 @@ from jeep_core.evaluation.metrics import (
 )
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
+from jeep_core.monitor import Monitor
 from jeep_core.spec.facts import Fact
 from jeep_core.suites import Case, Question, Style
 from jeep_core.text.joining import joined
@@ -309,7 +310,7 @@ def test_answers_that_share_rows_score_as_alone(
 ) -> None:
     told: list[tuple[int, int]] = []
     asked = [Asked(p, a, written and i % 2 == 0) for i, (p, a) in enumerate(ANSWERED)]
-    readings = read(view, asked, lambda done, total: told.append((done, total)), batch_tokens)
+    readings = read(view, asked, Monitor(lambda _, *count: told.append(count)), batch_tokens)
     for reading, (prompt, answer) in zip(readings, ANSWERED, strict=True):
         total, hits, _ = plain(view, prompt, answer)
         assert reading.log_probability == pytest.approx(total, abs=1e-3)
@@ -322,7 +323,7 @@ def test_answers_that_share_rows_score_as_alone(
 def test_one_row_serves_both_answers_of_one_token() -> None:
     told: list[tuple[int, int]] = []
     fact = case("in", paraphrases="by", neighbors="at")
-    measure(MODEL, [fact], Style.CONTRAST, lambda done, total: told.append((done, total)))
+    measure(MODEL, [fact], Style.CONTRAST, Monitor(lambda _, *count: told.append(count)))
     assert told == [(3, 3)]
 
 

@@ -13,6 +13,7 @@ from jeep_core.errors import Cancelled, JeepError, NumericalError
 from jeep_core.evaluation import perplexity as module
 from jeep_core.evaluation.perplexity import perplexity, pieces
 from jeep_core.models.views import ModelView
+from jeep_core.monitor import Monitor
 
 BIGRAMS = tiny.bigram_view({"in": {"Rome": 0.6}, "near": {"Old": 0.2}, "Old": {"Town": 0.9}})
 TEXTS = [*tiny.TEXTS[:6], " ".join(tiny.TEXTS[:12])]  # the last one is longer than a row
@@ -79,4 +80,4 @@ def test_it_can_be_ended_between_batches() -> None:
         raise Cancelled
 
     with pytest.raises(Cancelled):
-        perplexity(BIGRAMS, ["in Rome"], checkpoint=stop)
+        perplexity(BIGRAMS, ["in Rome"], monitor=Monitor(check=stop))

@@ -11,6 +11,7 @@ from jeep_core.models.loading import LoadedModel
 from jeep_core.models.pauses import pausing
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
+from jeep_core.monitor import NOTHING, Monitor
 
 FACTS = [{"subject": "Paris", "prompt": "{} is a city in the country of", "target_new": "Peru"}]
 HPARAMS = {
@@ -32,7 +33,7 @@ def test_every_matrix_of_a_forward_pass_is_a_pause(base: LoadedModel) -> None:
     def pause() -> None:
         count[0] += 1
 
-    with pausing(view, pause):
+    with pausing(view, Monitor(give_way=pause)):
         view.model(input_ids=torch.tensor([[1, 2, 3]]))
     assert count[0] == 4 * matrices(base)
     view.model(input_ids=torch.tensor([[1, 2, 3]]))
@@ -42,7 +43,7 @@ def test_every_matrix_of_a_forward_pass_is_a_pause(base: LoadedModel) -> None:
 def test_the_backward_pass_pauses_too(base: LoadedModel) -> None:
     view, calls = ModelView(base), list[bool]()
     backwards = False
-    with pausing(view, lambda: calls.append(backwards)):
+    with pausing(view, Monitor(give_way=lambda: calls.append(backwards))):
         embeddings = torch.randn(1, 3, 32, requires_grad=True)
         loss = view.model(inputs_embeds=embeddings).logits.sum()
         backwards = True
@@ -57,7 +58,7 @@ def test_generation_pauses(base: LoadedModel) -> None:
     def pause() -> None:
         count[0] += 1
 
-    with pausing(view, pause):
+    with pausing(view, Monitor(give_way=pause)):
         [result] = generate(view, ["I"], Sampling(3))
     assert count[0] >= len(result.tokens) * 4 * matrices(base)
 
@@ -70,8 +71,8 @@ def test_an_edit_that_pauses_gives_the_same_bytes(gptj: LoadedModel) -> None:
         count[0] += 1
 
     results = [
-        edit(gptj, FACTS, "memit", hparams=HPARAMS, prefixes=[""], moments=moments, pause=p)
-        for p in (None, pause)
+        edit(gptj, FACTS, "memit", hparams=HPARAMS, prefixes=[""], moments=moments, monitor=m)
+        for m in (NOTHING, Monitor(give_way=pause))
     ]
     assert count[0] > 0
     one, other = (result.delta.tensors() for result in results)

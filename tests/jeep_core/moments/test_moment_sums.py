@@ -18,6 +18,7 @@ from jeep_core.moments import cache as moments_module
 from jeep_core.moments import sums as moment_sums
 from jeep_core.moments.cache import Moments, keep
 from jeep_core.moments.sums import Accumulator, MomentSums, merge, pack, padding_share
+from jeep_core.monitor import Monitor
 from jeep_core.storage import files
 
 LAYERS = [0, 2, 3]
@@ -27,22 +28,16 @@ class Killed(BaseException):
     """The process ends here."""
 
 
-def kill_at(batch: int) -> Any:
-    """A ``should_stop`` that does not return from the given batch (from 1)."""
+def kill_at(batch: int) -> Monitor:
+    """Ends the process before the given batch (from 1)."""
     asked: list[int] = []
 
-    def should_stop() -> bool:
+    def check() -> None:
         asked.append(1)
         if len(asked) == batch:
             raise Killed
-        return False
 
-    return should_stop
-
-
-def never() -> bool:
-    """A ``should_stop`` that ends the test."""
-    raise Killed
+    return Monitor(check=check)
 
 
 @pytest.fixture
@@ -138,7 +133,7 @@ def test_merged_shards_are_found_as_the_moments(gptj: LoadedModel, tmp_path: Pat
     texts = tiny.TEXTS * 30
     keep(merge([Moments(gptj, texts).sums([1, 2], shard, 2) for shard in (0, 1)]), tmp_path)
     found = Moments(gptj, texts, folder=tmp_path)
-    found.ensure([1, 2], should_stop=never)
+    found.ensure([1, 2], monitor=kill_at(1))
     computed = Moments(gptj, texts)
     computed.ensure([1, 2])
     for layer in (1, 2):
@@ -180,10 +175,10 @@ def test_a_killed_pass_goes_on_to_the_same_bits(
     whole.ensure(LAYERS)
     n_batches = len(whole.batches())
     with pytest.raises(Killed):
-        Moments(base, tiny.TEXTS, folder=tmp_path).ensure(LAYERS, should_stop=kill_at(batch))
+        Moments(base, tiny.TEXTS, folder=tmp_path).ensure(LAYERS, monitor=kill_at(batch))
     told: list[int] = []
     again = Moments(base, tiny.TEXTS, folder=tmp_path)
-    again.ensure(LAYERS, lambda phase, done, total: told.append(done))
+    again.ensure(LAYERS, Monitor(lambda phase, done, total: told.append(done)))
     if batch > 2:
         assert len(told) < n_batches
     for layer in LAYERS:
@@ -194,12 +189,12 @@ def test_a_killed_pass_goes_on_to_the_same_bits(
 def test_a_shard_is_resumed_as_well(gptj: LoadedModel, small_blocks: None, tmp_path: Path) -> None:
     moments = Moments(gptj, tiny.TEXTS, folder=tmp_path)
     with pytest.raises(Killed):
-        moments.sums([1], 1, 2, should_stop=kill_at(7))
+        moments.sums([1], 1, 2, monitor=kill_at(7))
     assert len(list(tmp_path.iterdir())) == 1
     other = moments.sums([1], 0, 2)
     assert torch.equal(other.sums[1], Moments(gptj, tiny.TEXTS).sums([1], 0, 2).sums[1])
     told: list[int] = []
-    again = moments.sums([1], 1, 2, progress=lambda phase, done, total: told.append(done))
+    again = moments.sums([1], 1, 2, monitor=Monitor(lambda phase, done, total: told.append(done)))
     assert torch.equal(again.sums[1], Moments(gptj, tiny.TEXTS).sums([1], 1, 2).sums[1])
     assert len(told) < len(moments.batches()[1::2])
     assert list(tmp_path.iterdir()) == []
@@ -209,7 +204,7 @@ def test_a_pass_over_other_text_starts_anew(
     gptj: LoadedModel, small_blocks: None, tmp_path: Path
 ) -> None:
     with pytest.raises(Killed):
-        Moments(gptj, tiny.TEXTS, folder=tmp_path).ensure([1], should_stop=kill_at(5))
+        Moments(gptj, tiny.TEXTS, folder=tmp_path).ensure([1], monitor=kill_at(5))
     other = Moments(gptj, tiny.TEXTS[1:], folder=tmp_path)
     other.ensure([1])
     fresh = Moments(gptj, tiny.TEXTS[1:])
@@ -222,7 +217,7 @@ def test_sums_are_saved_seldom(
 ) -> None:
     monkeypatch.setattr(moments_module, "SAVE_EVERY_S", 3600.0)
     with pytest.raises(Killed):
-        Moments(gptj, tiny.TEXTS, folder=tmp_path).ensure([1], should_stop=kill_at(9))
+        Moments(gptj, tiny.TEXTS, folder=tmp_path).ensure([1], monitor=kill_at(9))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -249,9 +244,9 @@ def test_a_resumed_pass_reports_where_it_begins(
 ) -> None:
     moments = Moments(gptj, tiny.TEXTS, samples=600, folder=tmp_path)
     with pytest.raises(Killed):
-        moments.ensure([1], should_stop=kill_at(9))
+        moments.ensure([1], monitor=kill_at(9))
     told: list[tuple[int, int]] = []
-    moments.ensure([1], lambda phase, done, total: told.append((done, total)))
+    moments.ensure([1], Monitor(lambda phase, done, total: told.append((done, total))))
     assert told[0][0] > 0
     assert told == sorted(told)
     assert told[-1] == (600, 600)
@@ -264,9 +259,8 @@ def test_other_precision_settings_are_left_as_they_were(
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
-        Moments(gptj, tiny.TEXTS).sums(
-            [1], should_stop=lambda: bool(during.append(torch.get_float32_matmul_precision()))
-        )
+        look = Monitor(check=lambda: during.append(torch.get_float32_matmul_precision()))
+        Moments(gptj, tiny.TEXTS).sums([1], monitor=look)
         assert set(during) == {"highest"}
         assert torch.get_float32_matmul_precision() == "medium"
     finally:

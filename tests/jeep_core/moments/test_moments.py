@@ -12,6 +12,7 @@ from support.library import tiny
 from jeep_core.errors import Cancelled, JeepError
 from jeep_core.models.loading import LoadedModel
 from jeep_core.moments.cache import Moments
+from jeep_core.monitor import Monitor, stop_if
 
 LONG = " ".join(tiny.TEXTS[:6])
 CORPUS = [*tiny.TEXTS[:9], LONG, "東京", *tiny.TEXTS[9:12]]
@@ -42,9 +43,8 @@ def assert_near(found: torch.Tensor, expected: torch.Tensor) -> None:
     assert (found - expected).norm() <= 1e-5 * expected.norm()
 
 
-def refuse() -> bool:
-    """A ``should_stop`` that lets nothing be computed."""
-    return True
+REFUSE = Monitor(check=stop_if(lambda: True))
+"""Lets nothing be computed."""
 
 
 def test_equals_a_loop_over_tokens(base: LoadedModel) -> None:
@@ -76,10 +76,10 @@ def test_what_is_known_is_not_computed_again(gptj: LoadedModel) -> None:
     moments = Moments(gptj, CORPUS)
     moments.ensure([1])
     factor = moments.factor(1)
-    moments.ensure([1], should_stop=refuse)
+    moments.ensure([1], monitor=REFUSE)
     assert moments.factor(1) is factor
     with pytest.raises(Cancelled):
-        moments.ensure([1, 2], should_stop=refuse)
+        moments.ensure([1, 2], monitor=REFUSE)
 
 
 def test_the_folder_keeps_them(gptj: LoadedModel, tmp_path: Path) -> None:
@@ -87,11 +87,11 @@ def test_the_folder_keeps_them(gptj: LoadedModel, tmp_path: Path) -> None:
     first.ensure([1, 2])
     assert len(list((tmp_path / "moments").iterdir())) == 2
     again = Moments(gptj, CORPUS, folder=tmp_path / "moments")
-    again.ensure([1, 2], should_stop=refuse)
+    again.ensure([1, 2], monitor=REFUSE)
     assert torch.equal(again.factor(1).moment, first.factor(1).moment)
     assert torch.equal(again.factor(2).moment, first.factor(2).moment)
     with pytest.raises(Cancelled):
-        again.ensure([3], should_stop=refuse)
+        again.ensure([3], monitor=REFUSE)
 
 
 def test_only_missing_layers_are_computed(gptj: LoadedModel, tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_the_key_names_everything_they_depend_on(
         change = {"base": others[change["base"]]()}
     changed = Moments(**{"base": gptj, "texts": CORPUS, "folder": tmp_path, **change})
     with pytest.raises(Cancelled):
-        changed.ensure([1], should_stop=refuse)
+        changed.ensure([1], monitor=REFUSE)
 
 
 def test_the_key_names_the_layer_and_nothing_else(gptj: LoadedModel) -> None:
@@ -139,7 +139,7 @@ def test_progress_grows_to_the_samples_asked_for(
     monkeypatch.setattr("jeep_core.moments.cache.BATCH_TOKENS", 50)
     told: list[tuple[str, int, int]] = []
     moments = Moments(gptj, CORPUS, samples=100)
-    moments.ensure([1], lambda phase, done, total: told.append((phase, done, total)))
+    moments.ensure([1], Monitor(lambda phase, done, total: told.append((phase, done, total))))
     done = [entry[1] for entry in told]
     assert {(phase, total) for phase, _, total in told} == {("moments", 100)}
     assert len(done) > 1
@@ -153,13 +153,13 @@ def test_cancelling_leaves_nothing_behind(
     monkeypatch.setattr("jeep_core.moments.cache.BATCH_TOKENS", 50)
     asked: list[int] = []
 
-    def should_stop() -> bool:
+    def third_time() -> bool:
         asked.append(1)
         return len(asked) == 3
 
     moments = Moments(gptj, CORPUS, folder=tmp_path)
     with pytest.raises(Cancelled):
-        moments.ensure([1], should_stop=should_stop)
+        moments.ensure([1], monitor=Monitor(check=stop_if(third_time)))
     assert len(asked) == 3
     assert list(tmp_path.iterdir()) == []
     moments.ensure([1])

@@ -20,6 +20,7 @@ from jeep_core.errors import Cancelled
 from jeep_core.models.delta import WeightDelta
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
+from jeep_core.monitor import Monitor, stop_if
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.positions import PromptTokens
 from jeep_core.values.gradient_pairs import enter, gradient_pairs, read, shifted
@@ -168,9 +169,8 @@ def test_steps_end_when_the_loss_is_small(gptj: LoadedModel) -> None:
     assert update.matrix().norm() == 0
     phases: list[tuple[int, int]] = []
     hparams = {**TUNE, "n_steps": 1000, "weight_decay": 0, "stop_loss": 2.0}
-    result = edit(
-        gptj, FACTS[:1], "ft-wd", hparams=hparams, progress=lambda _, n, m: phases.append((n, m))
-    )
+    monitor = Monitor(lambda _, done, total: phases.append((done, total)))
+    result = edit(gptj, FACTS[:1], "ft-wd", hparams=hparams, monitor=monitor)
     assert 3 < len(phases) < 500
     view = ModelView(gptj)
     view.apply(result.delta)
@@ -182,11 +182,12 @@ def test_steps_end_when_the_loss_is_small(gptj: LoadedModel) -> None:
 def test_fine_tuning_in_mini_batches_and_cancelled(gptj: LoadedModel) -> None:
     seen: list[int] = []
     hparams = {**TUNE, "batch_facts": 2, "stop_loss": 1e-6}
-    edit(gptj, FACTS, "ft-wd", hparams=hparams, progress=lambda _, n, m: seen.append(n))
+    monitor = Monitor(lambda _, done, total: seen.append(done))
+    edit(gptj, FACTS, "ft-wd", hparams=hparams, monitor=monitor)
     assert seen == [*range(24), 24]
+    monitor = Monitor(monitor.report, stop_if(lambda: seen[-1] == 5))
     with pytest.raises(Cancelled):
-        edit(gptj, FACTS, "ft-wd", hparams=TUNE, progress=lambda _, n, m: seen.append(n),
-             should_stop=lambda: seen[-1] == 5)  # fmt: skip
+        edit(gptj, FACTS, "ft-wd", hparams=TUNE, monitor=monitor)
 
 
 def test_decay_falls_with_the_number_of_facts() -> None:

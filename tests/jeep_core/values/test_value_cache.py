@@ -19,6 +19,7 @@ from jeep_core.evaluation.trials import Trials
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
+from jeep_core.monitor import Monitor, stop_if
 from jeep_core.values import cache as value_cache
 from jeep_core.values.cache import ValueCache, fact_key, set_key
 from jeep_core.values.objective import FactTokens, Objective, Values
@@ -94,8 +95,10 @@ def test_a_killed_computation_goes_on_where_its_last_chunk_ended(
             gptj,
             facts,
             objective,
-            progress=lambda phase, done, total: told.append((done, total)),
-            should_stop=lambda: len(told) == 2,
+            monitor=Monitor(
+                lambda phase, done, total: told.append((done, total)),
+                stop_if(lambda: len(told) == 2),
+            ),
         )
     assert told == [(1, 3), (2, 3)]
     ValueCache(tmp_path).values(gptj, facts, objective)

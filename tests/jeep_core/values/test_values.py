@@ -14,6 +14,7 @@ from support.library import reference, tiny
 from jeep_core.errors import Cancelled, NumericalError
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
+from jeep_core.monitor import Monitor, stop_if
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.hparams import Region
 from jeep_core.spec.positions import fact_rows
@@ -208,7 +209,7 @@ def test_progress_counts_finished_facts(gptj: LoadedModel) -> None:
         tokens(gptj),
         BY_PROBABILITY,
         batch_facts=2,
-        progress=lambda phase, done, total: told.append((phase, done, total)),
+        monitor=Monitor(lambda phase, done, total: told.append((phase, done, total))),
     )
     done = [entry[1] for entry in told]
     assert {(phase, total) for phase, _, total in told} == {("optimise", 5)}
@@ -220,13 +221,14 @@ def test_progress_counts_finished_facts(gptj: LoadedModel) -> None:
 def test_cancelling_stops_before_the_next_step(gptj: LoadedModel, asks: int) -> None:
     view, calls, passes = ModelView(gptj), [], []
 
-    def should_stop() -> bool:
+    def asked() -> bool:
         calls.append(1)
         return len(calls) == asks
 
     tiny.blocks(view.model)[3].register_forward_hook(lambda *_: passes.append(1))
+    monitor = Monitor(check=stop_if(asked))
     with pytest.raises(Cancelled):
-        optimise(view, tokens(gptj), ONE_SITE, batch_facts=3, should_stop=should_stop)
+        optimise(view, tokens(gptj), ONE_SITE, batch_facts=3, monitor=monitor)
     assert len(calls) == asks
     steps, batches = asks - 1, {1: 0, 3: 1, 8: 2}[asks]
     assert len(passes) == 1 + 2 * steps + 2 * batches

@@ -17,6 +17,7 @@ from jeep_core.errors import Cancelled
 from jeep_core.evaluation.perplexity import perplexity
 from jeep_core.models.loading import LoadedModel, load
 from jeep_core.models.views import ModelView
+from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.facts import Fact
 from jeep_core.text.joining import Join
 from service.contracts.jobs import JobStatus
@@ -74,15 +75,16 @@ class TestFigures:
     def test_only_what_is_asked_for_is_measured(self, tmp_path: Path) -> None:
         meter = GuardMeter(tmp_path / "missing.txt", 100)
         for guards in (None, Guards(min_efficacy=0.5)):
-            found = meter.measure(PARENT, "a", [NAMED], guards, lambda: None)
+            found = meter.measure(PARENT, "a", [NAMED], guards, NOTHING)
             assert found == Measured(None, None)
 
     def test_perplexity_is_measured_once_for_the_same_weights(self, tmp_path: Path) -> None:
         text, guards = tmp_path / "text.txt", Guards(max_perplexity_ratio=2)
         text.write_text("y by Oslo\n\ny in Rome\n")
         meter, calls = GuardMeter(text, 100), []
+        monitor = Monitor(check=lambda: calls.append(1))
         for weights in ("a", "b", "a"):
-            found = meter.measure(PARENT, weights, [], guards, lambda: calls.append(1))
+            found = meter.measure(PARENT, weights, [], guards, monitor)
             assert found.perplexity == perplexity(PARENT, ["y by Oslo", "y in Rome"])
         assert len(calls) == 2
 
@@ -94,7 +96,7 @@ class TestFigures:
         text.write_text("y by Oslo\n")
         for guards in (Guards(min_locality=0.5), Guards(max_perplexity_ratio=2)):
             with pytest.raises(Cancelled):
-                GuardMeter(text, 100).measure(PARENT, "a", [NAMED], guards, stop)
+                GuardMeter(text, 100).measure(PARENT, "a", [NAMED], guards, Monitor(check=stop))
 
     def test_all_figures_have_the_parent_s_beside_them(self) -> None:
         def outcome(p_true: float | None, **after: object) -> FactOutcome:

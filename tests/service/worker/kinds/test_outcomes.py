@@ -15,6 +15,7 @@ from jeep_core.decoding.scoring import goes_on
 from jeep_core.edit import EditResult
 from jeep_core.errors import Cancelled
 from jeep_core.moments.source import imported_path
+from jeep_core.monitor import Monitor
 from jeep_core.spec.facts import Fact
 from service.contracts.schemas import WorkerInfo
 from service.settings import Settings
@@ -92,7 +93,7 @@ def test_measuring_can_be_ended_in_between() -> None:
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        answers(view, [Fact("Lyon", "{} is", "one")] * 200, checkpoint)
+        answers(view, [Fact("Lyon", "{} is", "one")] * 200, Monitor(check=checkpoint))
 
 
 @pytest.mark.parametrize("left", [b'["", "The', b"", b"\xff"])

@@ -143,17 +143,17 @@ class TestAutomatic:
     ) -> None:
         result = bench.run(bench.job())
         monkeypatch.delattr("service.worker.kinds.automatic.probe")
-        jeep, source = automatic_hparams(bench.store, bench.base, "jeep", [], control())
+        jeep, source = automatic_hparams(bench.store, bench.base, "jeep", [], control().monitor)
         assert result.hparams is not None
         assert jeep["low"]["layers"] == result.hparams["low"]["layers"]
         assert (jeep["high"]["layers"], jeep["n_steps"]) == ([5], 30)
-        memit, other = automatic_hparams(bench.store, bench.base, "memit", [], control())
+        memit, other = automatic_hparams(bench.store, bench.base, "memit", [], control().monitor)
         assert (memit["low"]["layers"], memit["n_steps"]) == (jeep["low"]["layers"], 25)
         assert source == other
 
     def test_without_one_the_edit_s_own_facts_are_probed(self, bench: Bench) -> None:
         told: list[Progress] = []
-        jeep, _ = automatic_hparams(bench.store, bench.base, "jeep", FACTS, control(told))
+        jeep, _ = automatic_hparams(bench.store, bench.base, "jeep", FACTS, control(told).monitor)
         assert (jeep["low"]["layers"], jeep["high"]["layers"]) == ([1, 2], [5])
         assert {progress.phase for progress in told} == {"probe"}
         assert bench.kept() is None  # too few to decide for later edits
@@ -162,14 +162,14 @@ class TestAutomatic:
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(automatic, "KEPT_FROM", len(FACTS))
-        _, first = automatic_hparams(bench.store, bench.base, "jeep", FACTS, control())
+        _, first = automatic_hparams(bench.store, bench.base, "jeep", FACTS, control().monitor)
         assert bench.kept() is not None
-        _, second = automatic_hparams(bench.store, bench.base, "jeep", [], control())
+        _, second = automatic_hparams(bench.store, bench.base, "jeep", [], control().monitor)
         assert first == second
 
     def test_a_few_facts_are_no_probe(self, bench: Bench) -> None:
         with pytest.raises(Refused, match="POST /probes"):
-            automatic_hparams(bench.store, bench.base, "jeep", FACTS[:3], control())
+            automatic_hparams(bench.store, bench.base, "jeep", FACTS[:3], control().monitor)
 
     def test_an_end_that_was_asked_for_is_no_failed_probe(self, bench: Bench) -> None:
         def stop() -> None:
@@ -177,11 +177,11 @@ class TestAutomatic:
 
         stopping = JobControl(publish=lambda progress: None, checkpoint=stop)
         with pytest.raises(Cancelled):
-            automatic_hparams(bench.store, bench.base, "jeep", FACTS, stopping)
+            automatic_hparams(bench.store, bench.base, "jeep", FACTS, stopping.monitor)
 
     def test_a_probe_that_proposes_nothing_is_said_to(self, bench: Bench) -> None:
         probes_folder(bench.store).mkdir(parents=True)
         path = probes_folder(bench.store) / f"{bench.base.model_hash}.json"
         path.write_text(json.dumps({"hparams": None, "why_no_proposal": "nothing decides"}))
         with pytest.raises(InvalidHParams, match="nothing decides"):
-            automatic_hparams(bench.store, bench.base, "jeep", FACTS, control())
+            automatic_hparams(bench.store, bench.base, "jeep", FACTS, control().monitor)

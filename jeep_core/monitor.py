@@ -1,0 +1,52 @@
+"""What a long computation does to its caller: it reports, asks whether to end, and gives way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from jeep_core.errors import Cancelled
+
+Report = Callable[[str, int, int], None]
+"""Called with a phase, the steps of it that are done, and all its steps."""
+
+
+def nothing(*_: object) -> None:
+    """Do nothing; the default of every part of a `Monitor`."""
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """The caller of a long computation, as the computation sees it.
+
+    Every function of the library that may take long has an argument ``monitor`` and calls its
+    three parts; a part that is not given does nothing.
+
+    - ``report(phase, done, total)`` is told how far the computation is.
+    - ``check()`` is called between steps and raises an exception to end the computation, such
+      as `Cancelled` (`stop_if` makes one from a question).
+    - ``give_way()`` is called before every matrix of every block, forward and backward; it may
+      block, to leave the processor to others.
+    """
+
+    report: Report = nothing
+    check: Callable[[], None] = nothing
+    give_way: Callable[[], None] = nothing
+
+    def reporting(self, report: Report) -> Monitor:
+        """The same caller, told of progress by another ``report``."""
+        return replace(self, report=report)
+
+
+NOTHING = Monitor()
+"""A caller that is not interested."""
+
+
+def stop_if(asked: Callable[[], bool]) -> Callable[[], None]:
+    """A ``check`` that raises `Cancelled` once ``asked`` answers True."""
+
+    def check() -> None:
+        if asked():
+            raise Cancelled("cancelled on request")
+
+    return check

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
+from jeep_core.editors import create
 from jeep_core.models.delta import Update, WeightDelta
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
@@ -106,7 +107,11 @@ class Editor(Protocol):
 
 
 class ValueEditor(Editor, Protocol):
-    """An editing method that optimises value vectors first."""
+    """An editing method that optimises value vectors first.
+
+    With ``objective`` trials reuse the values of facts that they have seen; an editor without it
+    optimises them again in every trial.
+    """
 
     def objective(self, hparams: Any) -> Objective | None:
         """The objective of value optimisation; None if it depends on updates made on the way."""
@@ -136,6 +141,18 @@ def carry_out(editor: Editor, context: EditContext, hparams: Any) -> EditorOutco
         check_tensor(values.losses, "the last loss of a fact", SMALLER_STEPS)
         check_tensor(values.probabilities, "the probability of a new answer", SMALLER_STEPS)
     return outcome
+
+
+def objective_for(editor: str, hparams: Any) -> Objective | None:
+    """The objective of an editor's value optimisation, before it runs.
+
+    None: it optimises no values, or they depend on updates that it makes on the way.
+    """
+    if not isinstance(hparams, OptimisedEditorHParams):
+        return None
+    find = getattr(create(editor), "objective", None)
+    found: Objective | None = None if find is None else find(hparams)
+    return found
 
 
 def objective_of(hparams: OptimisedEditorHParams, low: Region, **more: Any) -> Objective:

@@ -24,12 +24,13 @@ import jeep_core
 from bench.quality import SEED, draws, mean_summary, paired
 from jeep_core import atlas
 from jeep_core.edit import resolve_hparams
+from jeep_core.editors.jeep.hparams import JeepHParams
 from jeep_core.evaluation.trials import Trials
 from jeep_core.models.loading import texts_of
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
 from jeep_core.probe.run import probe
-from jeep_core.spec.hparams import JeepHParams, merge, validate_hparams
+from jeep_core.spec.hparams import merge, validate_hparams
 from jeep_core.suites import load_counterfact
 from jeep_core.values.prefixes import sample_prefixes
 

@@ -21,6 +21,7 @@ from typing import Any
 import jeep_core
 from jeep_core import atlas
 from jeep_core.edit import resolve_hparams
+from jeep_core.editors import in_order
 from jeep_core.errors import InvalidHParams
 from jeep_core.evaluation.metrics import Summary, counterfact_scores, harmonic_mean, summarise
 from jeep_core.evaluation.trials import Trials
@@ -32,7 +33,6 @@ from jeep_core.suites import load_counterfact
 from jeep_core.values.cache import ValueCache
 from jeep_core.values.prefixes import sample_prefixes
 
-EDITORS = ("ft-wd", "mend", "malmen", "rome", "alphaedit", "memit", "pmet", "jeep")
 DRAWS = {1: 16, 16: 16, 64: 5, 256: 2, 512: 1}
 SIZES = (1, 16, 64, 256)
 PAIRED = 64
@@ -153,7 +153,7 @@ def markdown(report: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", default=list(atlas.MODELS))
-    parser.add_argument("--editors", nargs="+", default=list(EDITORS), choices=EDITORS)
+    parser.add_argument("--editors", nargs="+", default=in_order(), choices=in_order())
     parser.add_argument("--edits", nargs="+", type=int, default=list(SIZES), choices=list(DRAWS))
     parser.add_argument("--values", type=Path, default=Path("bench/results/values"))
     parser.add_argument("--out", type=Path, default=Path("bench/results/quality.json"))

@@ -24,7 +24,7 @@ import psutil
 from redis import Redis
 
 from bench.serving import body, service
-from jeep_core.reports import style
+from jeep_core.reports import colours, style
 from jeep_core.suites import load_counterfact
 from service.client import ApiError, Client
 from service.ops.embedded_server import EmbeddedValkey
@@ -184,7 +184,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
     samples = found["samples"]
     x = [sample["minutes"] for sample in samples]
     looks = zip(
-        PROCESSES, (style.BLUE, style.VERMILION, style.GREEN), ("-", "--", ":"), strict=True
+        PROCESSES, (colours.BLUE, colours.VERMILION, colours.GREEN), ("-", "--", ":"), strict=True
     )
     with style.drawing():
         figure, panels = style.panels(2, 2, 3.2, sharex=True)
@@ -192,7 +192,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
             for axes, part in zip(panels.flat, ("mb", "fds", "n"), strict=False):
                 y = [sample[f"{name}_{part}"] for sample in samples]
                 axes.plot(x, y, color=color, linestyle=dashes, label=name)
-        panels[1][1].plot(x, [sample["keys"] for sample in samples], color=style.BLACK)
+        panels[1][1].plot(x, [sample["keys"] for sample in samples], color=colours.BLACK)
         labels = ("resident memory (MB)", "open files", "threads", "Redis keys")
         for axes, label in zip(panels.flat, labels, strict=True):
             axes.set_ylabel(label)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jeep_core.atlas.relations import RELATIONS
-from jeep_core.editors import EDITORS, create, hparams_class, preset_hparams
+from jeep_core.editors import DEFAULT, EDITORS, create, hparams_class, preset_hparams
 from jeep_core.editors.base import EditContext, EditorOutcome, Keys, LayerUpdate, carry_out
 from jeep_core.errors import FieldProblem, InvalidHParams, JeepError, NoMoments
 from jeep_core.models.delta import WeightDelta
@@ -50,7 +50,7 @@ class EditResult:
 def edit(
     model: LoadedModel | ModelView,
     facts: Sequence[Fact | Mapping[str, Any]],
-    editor: str = "jeep",
+    editor: str = DEFAULT,
     *,
     preset: str | None = None,
     hparams: Mapping[str, Any] | None = None,
@@ -77,7 +77,7 @@ def edit(
         moments: second moments of the base model; default: those shipped, else over ``corpus``.
         corpus: text file, one document a line; default: the bundled one for bundled models.
         previous_keys: keys (p, d_ff) of earlier edits to preserve, by region name and layer.
-        hypernetworks: folder of trained networks (MEND, MALMEN), beside the shipped ones.
+        hypernetworks: folder of trained networks, beside the shipped ones.
         batch_facts: facts optimised together at most; default: 32, on CUDA 256.
         memory_bytes: bound on the memory of value optimisation; fewer facts are optimised together.
         monitor: is told of progress, may cancel between steps, may hold the computation up.

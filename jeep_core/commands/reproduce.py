@@ -26,17 +26,18 @@ from safetensors import SafetensorError
 
 from jeep_core.atlas import MODELS
 from jeep_core.edit import moments_of
-from jeep_core.editors import hparams_class
+from jeep_core.editors import hparams_class, in_order
+from jeep_core.editors.networks.hparams import HypernetworkHParams
 from jeep_core.editors.networks.storage import load_network
-from jeep_core.errors import JeepError
+from jeep_core.errors import InvalidHParams, JeepError
 from jeep_core.models.loading import LoadedModel, load
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.reproduce.case_study import case_study
 from jeep_core.reproduce.experiments import EXPERIMENTS, Cell, Plan
+from jeep_core.reproduce.paper import OURS
 from jeep_core.reproduce.runs import Lab, Run, Setting
 from jeep_core.reproduce.work import work_through
 from jeep_core.spec.finite import json_text
-from jeep_core.spec.gradient_hparams import HypernetworkHParams
 from jeep_core.spec.hparams import Preset, presets_for, validate_hparams
 from jeep_core.storage.files import write_atomically
 from jeep_core.suites import InvalidSuite, Style, Suite, load_suite
@@ -45,8 +46,6 @@ from jeep_core.values.prefixes import sample_prefixes
 EXIT_FAILED = 1
 MOST_JOBS = 8
 CASE = "case"
-ORDER = ("ft-wd", "mend", "rome", "malmen", "memit", "pmet", "alphaedit", "jeep")
-"""Editors as the paper orders them."""
 err = Console(stderr=True, highlight=False)
 
 
@@ -71,7 +70,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--edits", type=_positive, default=256, help="M; default: 256")
     parser.add_argument("--sizes", type=_positive, nargs="+", help="of the tables; default: M")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="each draws M cases")
-    parser.add_argument("--editors", nargs="+", default=list(ORDER), choices=ORDER)
+    parser.add_argument(
+        "--editors", nargs="+", type=_editor, default=in_order(), metavar="EDITOR",
+        help=f"default: all, {', '.join(in_order())}",
+    )  # fmt: skip
     parser.add_argument(
         "--also", nargs="+", default=[], metavar="PRESET", help="further rows of the comparison"
     )
@@ -82,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--folder", type=Path, help="where second moments are kept")
     parser.add_argument("--moments", help="name of imported ones, instead of a text")
     parser.add_argument("--presets", type=Path, help="folder of own presets")
-    parser.add_argument("--hypernetworks", type=Path, help="folder of networks of MEND and MALMEN")
+    parser.add_argument("--hypernetworks", type=Path, help="folder of trained networks")
     parser.add_argument(
         "--jobs", type=_positive, help="processes; default: 1, for a bundled model on CPU the cores"
     )
@@ -99,6 +101,15 @@ def _positive(text: str) -> int:
     return number
 
 
+def _editor(name: str) -> str:
+    """The name of a usable editor."""
+    try:
+        hparams_class(name)
+    except InvalidHParams as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return name
+
+
 def _reproduce(args: argparse.Namespace, command: str) -> None:
     began = time.monotonic()
     try:
@@ -109,8 +120,8 @@ def _reproduce(args: argparse.Namespace, command: str) -> None:
     suites = _suites(args)
     base = load(args.model, args.device, args.dtype)
     settings, missing = _settings(base, args)
-    if "jeep" not in settings:
-        raise JeepError(f"{args.model} has no preset of jeep: make one with `jeep tune`")
+    if OURS not in settings:
+        raise JeepError(f"{args.model} has no preset of {OURS}: make one with `jeep tune`")
     wanted = args.only or [*EXPERIMENTS, CASE]
     args.out.mkdir(parents=True, exist_ok=True)
     with _bars() as bars:

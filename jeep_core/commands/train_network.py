@@ -1,4 +1,4 @@
-"""Train a network for MEND or MALMEN: ``python -m jeep_core.commands.train_network mend MODEL``.
+"""Train an editor's network: ``python -m jeep_core.commands.train_network mend MODEL``.
 
 The bundled models are trained on counterfactuals about subjects that no suite edits; every
 other model needs ``--data``, a file in any format of suites whose facts are not those
@@ -17,8 +17,9 @@ from pathlib import Path
 
 from jeep_core import atlas
 from jeep_core.edit import resolve_hparams
-from jeep_core.editors import hparams_class
-from jeep_core.editors.networks.storage import NETWORKS, network_path, save_network, spec_of
+from jeep_core.editors import hparams_class, with_network
+from jeep_core.editors.networks.hparams import HypernetworkHParams
+from jeep_core.editors.networks.storage import network_path, save_network, spec_of
 from jeep_core.editors.networks.training import Training, TrainingSettings
 from jeep_core.editors.networks.triples import atlas_cases, triples_of
 from jeep_core.errors import JeepError
@@ -26,8 +27,7 @@ from jeep_core.models.loading import DTYPES, LoadedModel, load
 from jeep_core.models.pauses import pausing
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.facts import Fact
-from jeep_core.spec.gradient_hparams import HypernetworkHParams, last_layers
-from jeep_core.spec.hparams import validate_hparams
+from jeep_core.spec.hparams import presets_for
 from jeep_core.suites import Report
 from jeep_core.suites.training_data import data_hash, load_training_suite
 
@@ -46,7 +46,7 @@ def train_network(
 
     Args:
         base: the model.
-        editor: ``mend`` or ``malmen``.
+        editor: one with a trained network.
         hparams: the network's layers, rank and blocks.
         settings: of the training.
         folder: for networks of any model.
@@ -93,18 +93,18 @@ def chosen_hparams(
     """
     given = {"layers": layers, "rank": rank, "n_blocks": blocks}
     changes = {name: value for name, value in given.items() if value is not None}
-    if base.name not in atlas.MODELS:
-        changes = {"layers": last_layers(editor, base.n_layers), **changes}
-        hparams = validate_hparams(hparams_class(editor), changes, base.n_layers)
-    else:
-        hparams = resolve_hparams(base.name, editor, None, changes, base.n_layers)
+    cls = hparams_class(editor)
+    assert issubclass(cls, HypernetworkHParams)
+    if not any(preset.editor == editor for preset in presets_for(base.name)):
+        changes = {"layers": cls.last_layers(base.n_layers), **changes}
+    hparams = resolve_hparams(base.name, editor, None, changes, base.n_layers)
     assert isinstance(hparams, HypernetworkHParams)
     return hparams
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="jeep train-hypernetwork", description=__doc__)
-    parser.add_argument("editor", choices=sorted(NETWORKS))
+    parser.add_argument("editor", choices=sorted(with_network()))
     parser.add_argument("model", help="bundled name, local folder or hub id")
     parser.add_argument("--data", type=Path, help="file in any format of suites to train on")
     parser.add_argument("--store", type=Path, default=Path("jeep-store"), help="the service's")

@@ -29,7 +29,7 @@ from safetensors import SafetensorError
 
 from jeep_core import atlas
 from jeep_core.edit import corpus_path, moments_of
-from jeep_core.editors import hparams_class
+from jeep_core.editors import DEFAULT, hparams_class
 from jeep_core.errors import JeepError
 from jeep_core.evaluation.trials import Trials
 from jeep_core.evaluation.tuning import (
@@ -37,7 +37,7 @@ from jeep_core.evaluation.tuning import (
     Tuned,
     check_out,
     grid,
-    regions_of,
+    search_of,
     start,
     tune,
     write_preset,
@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", required=True, help="bundled name, local folder or hub id")
     parser.add_argument("--suite", required=True, help="Multi-CounterFact file, or a bundled suite")
     parser.add_argument("--out", type=Path, required=True, help="preset to write: NAME.yaml")
-    parser.add_argument("--editor", default="jeep")
+    parser.add_argument("--editor", default=DEFAULT)
     parser.add_argument("--cases", type=_positive, default=64, help="edited together; default: 64")
     parser.add_argument("--rounds", type=_positive, default=2, help="times around the grid")
     parser.add_argument("--seed", type=int, default=0, help="draws the cases from the suite")
@@ -102,7 +102,7 @@ def _positive(text: str) -> int:
 
 def _tune(args: argparse.Namespace) -> None:
     check_out(args.out)
-    regions_of(args.editor)
+    search_of(args.editor)
     if args.layers == "auto":
         check_automatic(args.editor)
     if args.moments is None and may_need_moments(hparams_class(args.editor)):

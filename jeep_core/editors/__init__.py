@@ -1,86 +1,114 @@
-"""The editors by name, built in or of other distributions.  Nothing is imported before its use."""
+"""The editors by name, built in or of other distributions; nothing is imported before its use.
+
+Each editor is one folder: its record (``__init__``), its hyper-parameters (``hparams``, no torch)
+and the editor itself (``editor``).  ``networks`` holds what editors with a trained network share,
+``base`` what all of them may use.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from jeep_core.editors.plugins import (
     BrokenEditor,
-    EditorPlugin,
     create_plugin,
+    named,
     plugin,
+    plugin_network,
     refused,
     registered,
 )
+from jeep_core.editors.record import EditorRecord
 from jeep_core.errors import FieldProblem, InvalidHParams
-from jeep_core.spec.gradient_hparams import FtWdHParams, MalmenHParams, MendHParams
-from jeep_core.spec.hparams import (
-    AUTOMATIC,
-    AlphaEditHParams,
-    EditorHParams,
-    JeepHParams,
-    MemitHParams,
-    OptimisedEditorHParams,
-    PmetHParams,
-    RomeHParams,
-    merge,
-    validate_hparams,
-)
+from jeep_core.spec.hparams import EditorHParams, merge, validate_hparams
 from jeep_core.spec.naming import known_names
 
 if TYPE_CHECKING:
     from jeep_core.editors.base import Editor
+    from jeep_core.editors.networks.network import Hypernetwork
 
 __all__ = [
+    "DEFAULT",
     "EDITORS",
     "BrokenEditor",
     "EditorPlugin",
+    "EditorRecord",
     "available",
     "create",
     "hparams_class",
+    "in_order",
+    "network_class",
     "preset_hparams",
+    "record_of",
+    "with_network",
 ]
 
-EDITORS: dict[str, tuple[str, type[EditorHParams]]] = {
-    "jeep": ("jeep_core.editors.jeep.editor:Jeep", JeepHParams),
-    "memit": ("jeep_core.editors.memit.editor:Memit", MemitHParams),
-    "pmet": ("jeep_core.editors.pmet.editor:Pmet", PmetHParams),
-    "rome": ("jeep_core.editors.rome.editor:Rome", RomeHParams),
-    "alphaedit": ("jeep_core.editors.alphaedit.editor:AlphaEdit", AlphaEditHParams),
-    "ft-wd": ("jeep_core.editors.ft_wd.editor:FtWd", FtWdHParams),
-    "mend": ("jeep_core.editors.mend.editor:Mend", MendHParams),
-    "malmen": ("jeep_core.editors.malmen.editor:Malmen", MalmenHParams),
+EDITORS: Mapping[str, str] = {
+    "jeep": "jeep_core.editors.jeep",
+    "memit": "jeep_core.editors.memit",
+    "pmet": "jeep_core.editors.pmet",
+    "rome": "jeep_core.editors.rome",
+    "alphaedit": "jeep_core.editors.alphaedit",
+    "ft-wd": "jeep_core.editors.ft_wd",
+    "mend": "jeep_core.editors.mend",
+    "malmen": "jeep_core.editors.malmen",
 }
+"""The built-in editors: packages with a ``record``."""
+DEFAULT = "jeep"
+"""The editor that is meant where none is named."""
+EditorPlugin = EditorRecord
+"""The name of records in version 0.1, which plugins may still use."""
+
+
+def record_of(name: str) -> EditorRecord:
+    """The record of an editor, without importing the editor.
+
+    Raises:
+        InvalidHParams: no editor has this name, or it is a plugin that cannot be loaded.
+    """
+    if name in EDITORS:
+        found: EditorRecord = import_module(EDITORS[name]).record
+        return found
+    if name in registered():
+        return plugin(name)
+    names = [*EDITORS, *(other for other in registered() if other not in EDITORS)]
+    message = f"no editor {name!r}; {known_names(name, names)}"
+    raise InvalidHParams([FieldProblem("/editor", "unknown_editor", message)])
 
 
 def hparams_class(name: str) -> type[EditorHParams]:
     """The hyper-parameter class of an editor, without importing the editor.
 
     Raises:
-        InvalidHParams: no editor has this name, or it is a plugin that cannot be loaded.
+        InvalidHParams: as `record_of`.
     """
-    if name in EDITORS:
-        return EDITORS[name][1]
-    if name in registered():
-        return plugin(name).hparams
-    names = [*EDITORS, *(other for other in registered() if other not in EDITORS)]
-    message = f"no editor {name!r}; {known_names(name, names)}"
-    raise InvalidHParams([FieldProblem("/editor", "unknown_editor", message)])
+    return record_of(name).hparams
 
 
-def available() -> tuple[dict[str, type[EditorHParams]], list[str]]:
-    """The usable editors with their classes, and a message for each of the others."""
-    found = {name: cls for name, (_, cls) in EDITORS.items()}
+def available() -> tuple[dict[str, EditorRecord], list[str]]:
+    """The records of the usable editors, and a message for each of the others."""
+    found = {name: record_of(name) for name in EDITORS}
     problems = refused(EDITORS)
     for name in registered():
         if name not in EDITORS:
             try:
-                found[name] = plugin(name).hparams
+                found[name] = plugin(name)
             except BrokenEditor as error:
                 problems.append(error.problems[0].message)
     return found, problems
+
+
+def in_order() -> list[str]:
+    """The usable editors in the order of tables and legends, the paper's."""
+    found, _ = available()
+    return sorted(found, key=lambda name: (found[name].order, name))
+
+
+def with_network() -> list[str]:
+    """The usable editors that need a trained network."""
+    return [name for name, found in available()[0].items() if found.network is not None]
 
 
 def preset_hparams(
@@ -104,7 +132,8 @@ def preset_hparams(
     Raises:
         InvalidHParams: unknown editor or preset, values out of range, layers that do not exist.
     """
-    cls = hparams_class(editor)
+    record = record_of(editor)
+    cls = record.hparams
     if preset is not None and preset not in presets:
         message = f"no preset {preset!r} of {editor} for this model; {known_names(preset, presets)}"
         raise InvalidHParams([FieldProblem("/preset", "unknown_preset", message)])
@@ -112,21 +141,23 @@ def preset_hparams(
     needed = [name for name, field in cls.model_fields.items() if field.is_required()]
     missing = [name for name in needed if name not in changes]
     if chosen is None and missing:
-        message = f"{editor} has no preset for this model. {_ways_out(editor, cls, missing, auto)}"
+        message = (
+            f"{editor} has no preset for this model. {_ways_out(editor, record, missing, auto)}"
+        )
         raise InvalidHParams([FieldProblem("/hparams", "no_preset", message)])
     base = presets[chosen] if chosen else {}
     return chosen, validate_hparams(cls, merge(base, changes), n_layers)
 
 
-def _ways_out(editor: str, cls: type[EditorHParams], missing: list[str], auto: bool) -> str:
+def _ways_out(editor: str, record: EditorRecord, missing: list[str], auto: bool) -> str:
     """Advice where an editor has no preset for a model."""
     named = " and ".join(missing)
     ways = [f"give its hyper-parameters in hparams ({named} cannot be left out)"]
-    if editor in AUTOMATIC and auto:
+    if record.automatic is not None and auto:
         ways.insert(0, 'send "hparams": "auto", which takes layers that a probe proposes')
-    elif editor in AUTOMATIC:
+    elif record.automatic is not None:
         ways.insert(0, "take the hyper-parameters that a probe proposes (jeep probe, POST /probes)")
-    if issubclass(cls, OptimisedEditorHParams) or editor == "ft-wd":
+    if record.search is not None:
         ways.append(
             f"or have `jeep tune --editor {editor} --suite FILE --out presets/NAME.yaml` make a "
             "preset and start the worker with --presets presets (JEEP_PRESETS)"
@@ -141,9 +172,24 @@ def create(name: str) -> Editor:
     Raises:
         InvalidHParams: no editor has this name, or it is a plugin that cannot be loaded.
     """
-    hparams_class(name)
+    record = record_of(name)
     if name not in EDITORS:
         return create_plugin(name)
-    module, _, attribute = EDITORS[name][0].partition(":")
-    editor: Editor = getattr(import_module(module), attribute)()
+    editor: Editor = named(record.editor)()
     return editor
+
+
+def network_class(name: str) -> Callable[..., Hypernetwork]:
+    """Make a network of an editor, untrained, from its ``NetworkSpec`` and a seed.
+
+    Raises:
+        InvalidHParams: as `create`, or the editor has no network.
+    """
+    target = record_of(name).network
+    if target is None:
+        message = f"{name} has no trained network; those with one: {', '.join(with_network())}"
+        raise InvalidHParams([FieldProblem("/editor", "no_network", message)])
+    if name not in EDITORS:
+        return plugin_network(name, target)
+    found: Callable[..., Hypernetwork] = named(target)
+    return found

@@ -9,16 +9,15 @@ from typing import Any, Protocol
 
 import torch
 
+from jeep_core.editors import create
 from jeep_core.models.delta import Update, WeightDelta
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
-from jeep_core.moments.factors import MomentFactor
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.finite import OTHER_VERSION, SMALLER_STEPS, check_number, check_tensor
 from jeep_core.spec.hparams import OptimisedEditorHParams, Region
 from jeep_core.spec.matrices import AttentionOut, Place
-from jeep_core.updates.least_squares import Solution, solve_update
-from jeep_core.updates.null_space import solve_in_null_space
+from jeep_core.updates.least_squares import Solver
 from jeep_core.values.keys import Position, keys_and_states, residuals_at_projection, states_of
 from jeep_core.values.optimiser import FactTokens, Objective, Values, optimise
 
@@ -108,7 +107,11 @@ class Editor(Protocol):
 
 
 class ValueEditor(Editor, Protocol):
-    """An editing method that optimises value vectors first."""
+    """An editing method that optimises value vectors first.
+
+    With ``objective`` trials reuse the values of facts that they have seen; an editor without it
+    optimises them again in every trial.
+    """
 
     def objective(self, hparams: Any) -> Objective | None:
         """The objective of value optimisation; None if it depends on updates made on the way."""
@@ -138,6 +141,18 @@ def carry_out(editor: Editor, context: EditContext, hparams: Any) -> EditorOutco
         check_tensor(values.losses, "the last loss of a fact", SMALLER_STEPS)
         check_tensor(values.probabilities, "the probability of a new answer", SMALLER_STEPS)
     return outcome
+
+
+def objective_for(editor: str, hparams: Any) -> Objective | None:
+    """The objective of an editor's value optimisation, before it runs.
+
+    None: it optimises no values, or they depend on updates that it makes on the way.
+    """
+    if not isinstance(hparams, OptimisedEditorHParams):
+        return None
+    find = getattr(create(editor), "objective", None)
+    found: Objective | None = None if find is None else find(hparams)
+    return found
 
 
 def objective_of(hparams: OptimisedEditorHParams, low: Region, **more: Any) -> Objective:
@@ -171,12 +186,15 @@ def write_region(
     targets: torch.Tensor,
     hparams: OptimisedEditorHParams,
     outcome: EditorOutcome,
+    *,
+    solve: Solver,
     at_projection: bool = False,
 ) -> None:
     """Write one region, layer by layer in ascending order, into the view and ``outcome``.
 
     ``targets`` (m, d) are the states to reach at the output of the region's last block, or
-    ``at_projection`` of its MLP's output projection.
+    ``at_projection`` of its MLP's output projection.  ``solve`` is the closed form of a
+    layer: see ``closed_form``.
     """
     view, moments = context.view, context.moments
     assert moments is not None
@@ -195,11 +213,11 @@ def write_region(
             residuals = residuals_at_projection(view, rows, position, place, residuals)
         kept_as = keys_name(region_name, place), layer
         previous = context.previous_keys.get(kept_as)
-        solution = _solve(
-            region,
+        solution = solve(
             keys,
             residuals,
             moments.factor(place),
+            region.moment_weight,
             previous if hparams.preserve_previous_edits else None,
         )
         update = Update.of(solution.left, solution.right)
@@ -222,20 +240,6 @@ def write_region(
     residual_after = _mean_norm(targets - reached)
     outcome.layers[-1] = replace(outcome.layers[-1], residual_after=residual_after)
     context.report(f"write {region_name}", total, total)
-
-
-def _solve(
-    region: Region,
-    keys: torch.Tensor,
-    residuals: torch.Tensor,
-    factor: MomentFactor,
-    previous: torch.Tensor | None,
-) -> Solution:
-    if region.null_space is None:
-        return solve_update(keys, residuals, factor, region.moment_weight, previous)
-    return solve_in_null_space(
-        keys, residuals, factor, region.null_space, region.moment_weight, previous
-    )
 
 
 def _mean_norm(gap: torch.Tensor) -> float:

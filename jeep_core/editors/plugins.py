@@ -1,6 +1,6 @@
 """Editors of other distributions: entry points of the group ``jeep.editors``.
 
-An entry point names an ``EditorPlugin`` in a module that needs no torch.  It is loaded when the
+An entry point names an ``EditorRecord`` in a module that needs no torch.  It is loaded when the
 editor is used or listed; one that cannot be loaded is reported with its distribution, and touches
 nothing else.
 """
@@ -8,34 +8,21 @@ nothing else.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from jeep_core.editors.record import EditorRecord, mistake
 from jeep_core.errors import FieldProblem, InvalidHParams
-from jeep_core.spec.hparams import EditorHParams
 
 if TYPE_CHECKING:
     from jeep_core.editors.base import Editor
+    from jeep_core.editors.networks.network import Hypernetwork
 
 GROUP = "jeep.editors"
 _NAME = re.compile(r"[a-z][a-z0-9._-]*")
-_TARGET = re.compile(r"[\w.]+:\w+")
-
-
-@dataclass(frozen=True)
-class EditorPlugin:
-    """The target of an entry point: a class of hyper-parameters, and an editor's ``module:class``.
-
-    The editor's module is imported when the first edit runs, the hyper-parameters also in
-    processes without torch.
-    """
-
-    hparams: type[EditorHParams]
-    editor: str
 
 
 class BrokenEditor(InvalidHParams):
@@ -54,8 +41,8 @@ def registered() -> dict[str, list[EntryPoint]]:
     return found
 
 
-def plugin(name: str) -> EditorPlugin:
-    """The plugin that is registered under a name.
+def plugin(name: str) -> EditorRecord:
+    """The record that is registered under a name.
 
     Raises:
         BrokenEditor: it cannot be loaded, or several distributions register the name.
@@ -71,14 +58,10 @@ def plugin(name: str) -> EditorPlugin:
         found = entry.load()
     except (Exception, SystemExit) as error:
         raise _broken(entry, f"{type(error).__name__}: {error}") from error
-    if not isinstance(found, EditorPlugin):
-        raise _broken(entry, f"{entry.value} is no EditorPlugin")
-    if not (isinstance(found.hparams, type) and issubclass(found.hparams, EditorHParams)):
-        raise _broken(entry, "its hparams are no subclass of EditorHParams")
-    if found.hparams.layer_problems is EditorHParams.layer_problems:
-        raise _broken(entry, f"{found.hparams.__name__} does not define layer_problems")
-    if not _TARGET.fullmatch(str(found.editor)):
-        raise _broken(entry, f"its editor must be 'module:class', not {found.editor!r}")
+    if not isinstance(found, EditorRecord):
+        raise _broken(entry, f"{entry.value} is no EditorRecord")
+    if (wrong := mistake(found)) is not None:
+        raise _broken(entry, wrong)
     return found
 
 
@@ -90,14 +73,32 @@ def create_plugin(name: str) -> Editor:
     """
     target = plugin(name).editor
     entry = registered()[name][0]
-    module, _, attribute = target.partition(":")
     try:
-        editor: Editor = getattr(import_module(module), attribute)()
+        editor: Editor = named(target)()
     except (Exception, SystemExit) as error:
         raise _broken(entry, f"{type(error).__name__}: {error}") from error
     if not callable(getattr(editor, "run", None)):
         raise _broken(entry, f"{target} has no method run")
     return editor
+
+
+def plugin_network(name: str, target: str) -> Callable[..., Hypernetwork]:
+    """The class of a plugin's trained network.
+
+    Raises:
+        BrokenEditor: it cannot be imported.
+    """
+    try:
+        found: Callable[..., Hypernetwork] = named(target)
+    except (Exception, SystemExit) as error:
+        raise _broken(registered()[name][0], f"{type(error).__name__}: {error}") from error
+    return found
+
+
+def named(target: str) -> Any:
+    """The object that ``module:name`` names; its module is imported."""
+    module, _, attribute = target.partition(":")
+    return getattr(import_module(module), attribute)
 
 
 def refused(built_in: Collection[str]) -> list[str]:

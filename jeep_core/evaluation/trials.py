@@ -9,18 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
 from jeep_core.edit import run_editor, tokenize
-from jeep_core.editors import create
-from jeep_core.editors.base import EditContext, EditorOutcome, ValueEditor
+from jeep_core.editors.base import EditContext, EditorOutcome, objective_for
 from jeep_core.evaluation.metrics import Summary, counterfact_scores, summarise
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.facts import Fact
-from jeep_core.spec.hparams import EditorHParams, OptimisedEditorHParams
+from jeep_core.spec.hparams import EditorHParams
 from jeep_core.values.cache import ValueCache
 from jeep_core.values.optimiser import FactTokens, Values
 
@@ -51,9 +49,7 @@ class Trials:
         """An edited view for the cases of these numbers."""
         if hparams.moment_layers:
             self.moments.ensure(hparams.moment_layers, self.monitor)
-        values = None
-        if isinstance(hparams, OptimisedEditorHParams):
-            values = self.values(editor, hparams)
+        values = self.values(editor, hparams)
         context = EditContext(
             ModelView(self.base),
             [self._rows[i] for i in index],
@@ -70,9 +66,9 @@ class Trials:
         view, _ = self.edit(editor, hparams, index)
         return summarise(counterfact_scores(view, [self.cases[i] for i in index]))
 
-    def values(self, editor: str, hparams: OptimisedEditorHParams) -> Values | None:
-        """Values of all cases, computed at first use; None if they depend on the batch."""
-        objective = cast(ValueEditor, create(editor)).objective(hparams)
+    def values(self, editor: str, hparams: EditorHParams) -> Values | None:
+        """Values of all cases, computed at first use; None if none can be known in advance."""
+        objective = objective_for(editor, hparams)
         if objective is None:
             return None
         return self.cache.values(

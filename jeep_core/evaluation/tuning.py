@@ -15,41 +15,16 @@ from typing import Any
 
 import yaml
 
-from jeep_core.editors import hparams_class
+from jeep_core.editors import hparams_class, record_of
+from jeep_core.editors.record import Grid, Tuning
 from jeep_core.errors import InvalidHParams, JeepError, NumericalError
 from jeep_core.evaluation.metrics import Summary, harmonic_mean
 from jeep_core.evaluation.trials import Trials
 from jeep_core.spec.hparams import Preset, merge, validate_hparams
 
-Grid = Mapping[str, Sequence[Any]]
-"""Values to try by path, such as ``low.clamp`` or ``learning_rate``."""
-
-CLAMPS = {"low": (0.5, 0.75, 1.0, 1.5, 2.5), "high": (0.15, 0.25, 0.4, 0.6, 1.0)}
 WEIGHTS_PER_FACT = (0.03, 0.1, 0.3, 1.0, 3.0)
-ENDS = {"low": (0.1, 0.2, 0.3, 0.4), "high": (0.55, 0.63, 0.7, 0.78)}
-LENGTHS = {"low": (0.03, 0.2), "high": (0.03, 0.1)}
-START = {"low": (0.3, 0.2, 0.75), "high": (0.58, 0.07, 0.25)}
-DEPTHS = {"rome": (0.1, 0.2, 0.3), "ft-wd": (0.4, 0.55, 0.7, 0.85)}
-"""Where the one layer of these editors may lie."""
-OWN: Mapping[str, Grid] = {
-    "pmet": {
-        "low.clamp": (1, 4, 10, 20, 40),
-        "learning_rate": (0.2, 0.5, 2),
-        "kl_weight": (0.0625, 1),
-    },
-    "alphaedit": {
-        "low.null_space": (1e-3, 5e-3, 2e-2, 5e-2, 0.2),
-        "low.moment_weight": (0.01, 0.1, 1, 10),
-        "learning_rate": (0.5, 2),
-    },
-    "rome": {"clamp": (1, 2, 4, 8), "learning_rate": (0.5, 2), "kl_weight": (0.0625, 1)},
-    "ft-wd": {
-        "learning_rate": (5e-4, 2e-3, 5e-3, 1e-2, 2e-2),
-        "weight_decay": (0, 1e-3, 1e-2),
-        "decay_towards": ("start", "zero"),
-    },
-}
-"""Values of an editor's other fields, besides γ, λ and layers of regions or instead of them."""
+"""λ as shares of the number of facts."""
+FIRST_WEIGHT = 0.3
 
 
 @dataclass(frozen=True)
@@ -80,17 +55,20 @@ def target(summary: Summary) -> float:
     return (summary.score + harmonic_mean(greedy)) / 2
 
 
-def regions_of(editor: str) -> list[str]:
-    """The regions that an editor writes, low before high; none if it writes one layer.
+def search_of(editor: str) -> Tuning:
+    """What the editor's record says is to be tried.
 
     Raises:
-        JeepError: the editor follows a trained network, so there is nothing to search.
+        JeepError: the editor follows a trained network, or its record names nothing to try.
+        InvalidHParams: there is no such editor.
     """
-    cls = hparams_class(editor)
-    found: list[str] = [name for name in ("low", "high") if name in cls.model_fields]
-    if not found and editor not in DEPTHS:
-        raise JeepError(f"{editor} cannot be tuned: it writes what a trained network says")
-    return found
+    record = record_of(editor)
+    if record.search is not None:
+        return record.search
+    why = "it writes what a trained network says"
+    if record.network is None:
+        why = "it has no regions, no layer and no tuning in its record"
+    raise JeepError(f"{editor} cannot be tuned: {why}")
 
 
 def start(editor: str, n_layers: int, facts: int) -> dict[str, Any]:
@@ -98,29 +76,27 @@ def start(editor: str, n_layers: int, facts: int) -> dict[str, Any]:
 
     λ is in samples and is weighed against K Kᵀ of the batch, so it is a share of its facts.
     """
-    if editor in DEPTHS:
-        return {"layer": _layers(editor, n_layers)[-1]}
-    found: dict[str, Any] = {}
-    for region in regions_of(editor):
-        end, length, clamp = START[region]
-        layers = _window(n_layers, end, length)
-        found[region] = {"layers": layers, "clamp": clamp, "moment_weight": _weight(0.3, facts)}
-    if editor == "alphaedit":
-        found["low"] |= {"null_space": 0.02, "moment_weight": 10}
-    return found
+    search, found = search_of(editor), dict[str, Any]()
+    if search.depths:
+        found["layer"] = _layers(search.depths, n_layers)[-1]
+    for name, region in search.regions.items():
+        end, length, clamp = region.start
+        layers, weight = _window(n_layers, end, length), _weight(FIRST_WEIGHT, facts)
+        found[name] = {"layers": layers, "clamp": clamp, "moment_weight": weight}
+    return merge(found, search.start)
 
 
 def grid(editor: str, n_layers: int, facts: int) -> Grid:
     """Layers at several depths, γ, λ as shares of the number of facts, and its own fields."""
-    found: dict[str, Sequence[Any]] = {}
-    if editor in DEPTHS:
-        found["layer"] = _layers(editor, n_layers)
-    for region in regions_of(editor):
-        windows = [_window(n_layers, e, n) for e in ENDS[region] for n in LENGTHS[region]]
-        found[f"{region}.layers"] = [w for i, w in enumerate(windows) if w not in windows[:i]]
-        found[f"{region}.clamp"] = CLAMPS[region]
-        found[f"{region}.moment_weight"] = [_weight(share, facts) for share in WEIGHTS_PER_FACT]
-    return {**found, **OWN.get(editor, {})}
+    search, found = search_of(editor), dict[str, Sequence[Any]]()
+    if search.depths:
+        found["layer"] = _layers(search.depths, n_layers)
+    for name, region in search.regions.items():
+        windows = [_window(n_layers, e, n) for e in region.ends for n in region.lengths]
+        found[f"{name}.layers"] = [w for i, w in enumerate(windows) if w not in windows[:i]]
+        found[f"{name}.clamp"] = region.clamps
+        found[f"{name}.moment_weight"] = [_weight(share, facts) for share in WEIGHTS_PER_FACT]
+    return {**found, **search.values}
 
 
 def tune(
@@ -204,9 +180,9 @@ def _nested(path: str, value: Any) -> dict[str, Any]:
     return {first: _nested(rest, value) if rest else value}
 
 
-def _layers(editor: str, n_layers: int) -> list[int]:
-    """The layers to try where an editor writes one."""
-    return sorted({min(round(depth * n_layers), n_layers - 2) for depth in DEPTHS[editor]})
+def _layers(depths: Sequence[float], n_layers: int) -> list[int]:
+    """The layers to try where an editor writes one, at these shares of the model's depth."""
+    return sorted({min(round(depth * n_layers), n_layers - 2) for depth in depths})
 
 
 def _window(n_layers: int, end: float, length: float) -> list[int]:

@@ -2,12 +2,12 @@
 
 The one rule: ``moment_layers`` of the hyper-parameters says which ones are needed.  Imported
 statistics give those of the layers that were imported, a text gives those of any layer, and an
-editor that needs none (FT-WD, MEND, MALMEN) needs neither.
+editor that needs none needs neither.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,13 +44,15 @@ class MomentSource:
     """The sources of a model's second moments.
 
     ``text``: there is one to take them over.  ``imported``: the name of published statistics
-    that replace it, imported into ``folder``.
+    that replace it, imported into ``folder``.  ``without``: the editors that need none, which
+    refusals name.
     """
 
     model_hash: str
     text: bool
     imported: str | None
     folder: Path
+    without: Sequence[str] = ()
 
     def missing(self, layers: Collection[Place]) -> list[Place]:
         """Those of these matrices that nothing was imported for."""
@@ -98,5 +100,11 @@ class MomentSource:
                 f"{editor} {verb} second moments, and there is no text to take them over: start "
                 "the worker with --corpus FILE (JEEP_CORPUS), a text with one document a line, "
                 f"or import published ones with {import_command('NAME')} and start it with "
-                "--moments NAME (JEEP_MOMENTS); ft-wd, mend and malmen need none"
+                f"--moments NAME (JEEP_MOMENTS){self._others()}"
             )
+
+    def _others(self) -> str:
+        """The end of a refusal: the editors that can be used nonetheless."""
+        *most, last = self.without or [""]
+        names = f"{', '.join(most)} and {last}" if most else last
+        return f"; {names} need{'' if most else 's'} none" if names else ""

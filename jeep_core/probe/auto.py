@@ -17,12 +17,13 @@ from typing import Any
 
 import torch
 
+from jeep_core.editors import DEFAULT, hparams_class
 from jeep_core.models.token_rows import stack_rows
 from jeep_core.models.views import ModelView
 from jeep_core.probe.prompts import Prompt
 from jeep_core.probe.proposal import Proposal
 from jeep_core.probe.states import captured, run
-from jeep_core.spec.hparams import JeepHParams, validate_hparams
+from jeep_core.spec.hparams import validate_hparams
 
 CLAMPS = {"low": 1.5, "high": 1.0}
 MEASURED_ON = 32
@@ -31,7 +32,7 @@ RATE_SHARE = 0.5
 
 
 def suggest(view: ModelView, prompts: Sequence[Prompt], proposal: Proposal) -> dict[str, Any]:
-    """Hyper-parameters of JEEP for a proposal."""
+    """Hyper-parameters for a proposal: the learning rate, and layers, γ and λ of both regions."""
     base = view.base
     weight = _rounded(MOMENT_SHARE * base.mlp_size)
     size = _size(view, prompts[:MEASURED_ON], proposal.low[-1])
@@ -39,7 +40,7 @@ def suggest(view: ModelView, prompts: Sequence[Prompt], proposal: Proposal) -> d
     found: dict[str, Any] = {"learning_rate": _rounded(RATE_SHARE * size)}
     for name, layers in regions.items():
         found[name] = {"layers": layers, "clamp": CLAMPS[name], "moment_weight": weight}
-    validate_hparams(JeepHParams, found, base.n_layers)
+    validate_hparams(hparams_class(DEFAULT), found, base.n_layers)
     return found
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from jeep_core.editors import hparams_class
+from jeep_core.editors import available, hparams_class, record_of
 from jeep_core.errors import FieldProblem, InvalidHParams
-from jeep_core.spec.hparams import AUTOMATIC, EditorHParams, validate_hparams
+from jeep_core.spec.hparams import EditorHParams, validate_hparams
 
 AUTO = "auto"
 
@@ -19,10 +19,10 @@ def check_automatic(editor: str, preset: str | None = None) -> None:
         InvalidHParams: an unknown editor, one without automatic hyper-parameters, or a preset
             beside them.
     """
-    hparams_class(editor)
-    if editor not in AUTOMATIC:
+    if record_of(editor).automatic is None:
+        known = [name for name, record in available()[0].items() if record.automatic is not None]
         message = (
-            f"{editor} has no automatic hyper-parameters, which are for {', '.join(AUTOMATIC)}: "
+            f"{editor} has no automatic hyper-parameters, which are for {', '.join(known)}: "
             "name a preset, or give hparams as an object"
         )
         raise _problem("/hparams", "no_automatic", message)
@@ -34,8 +34,7 @@ def check_automatic(editor: str, preset: str | None = None) -> None:
 def hparams_for(record: Mapping[str, Any], editor: str, n_layers: int) -> EditorHParams:
     """Complete hyper-parameters of an editor from a probe's JSON record.
 
-    JEEP takes all that the record has; MEMIT and PMET take the low region and keep the rest of
-    their own.
+    The editor's own record says what it takes of the proposal; the rest keeps its defaults.
 
     Raises:
         InvalidHParams: the probe proposes nothing, or nothing for this editor.
@@ -45,7 +44,13 @@ def hparams_for(record: Mapping[str, Any], editor: str, n_layers: int) -> Editor
     if found is None:
         why = record.get("why_no_proposal") or "the probe proposes no layers"
         raise _problem("/hparams", "no_proposal", str(why))
-    chosen = found if editor == "jeep" else {"low": found["low"]}
+    rule = record_of(editor).automatic
+    assert rule is not None
+    try:
+        chosen = rule(found)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        message = f"{editor} cannot use what the probe proposes: {type(error).__name__}: {error}"
+        raise _problem("/hparams", "no_proposal", message) from error
     return validate_hparams(hparams_class(editor), chosen, n_layers)
 
 

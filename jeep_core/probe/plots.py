@@ -16,17 +16,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from jeep_core.reports import style
+from jeep_core.reports import colours, style
 
 Record = Mapping[str, Any]
 
 POSITIONS = {"subject_last": "subject's last token", "prediction": "prediction position"}
 WORD_SETS = {
-    "original": ("original answer", style.BLUE, "o", "-"),
-    "factual": ("factual", style.GREEN, "s", "-"),
-    "non_factual": ("other related words", style.ORANGE, "^", "--"),
-    "stop_words": ("stop words", style.VERMILION, "v", "--"),
-    "unrelated": ("unrelated", style.BLACK, "x", ":"),
+    "original": ("original answer", colours.BLUE, "o", "-"),
+    "factual": ("factual", colours.GREEN, "s", "-"),
+    "non_factual": ("other related words", colours.ORANGE, "^", "--"),
+    "stop_words": ("stop words", colours.VERMILION, "v", "--"),
+    "unrelated": ("unrelated", colours.BLACK, "x", ":"),
 }
 
 
@@ -54,7 +54,7 @@ def answers(record: Record, lens: str) -> Figure:
         for column, name in enumerate(("rank", "probability")):
             place: Axes = axes[row, column]
             for answer, color, marker in (
-                ("original", style.BLUE, "o"), ("target", style.VERMILION, "s"),
+                ("original", colours.BLUE, "o"), ("target", colours.VERMILION, "s"),
             ):  # fmt: skip
                 style.line(place, layers, output[answer][name], color, f"{answer} answer", marker)
             place.set_ylabel(name)
@@ -75,9 +75,9 @@ def branches(record: Record) -> Figure:
     place: Axes = axes[0, 0]
     layers = range(record["n_layers"])
     evidence = record["branches"]
-    style.line(place, layers, evidence["attention"], style.GREEN, "attention", "s", "--")
-    style.line(place, layers, evidence["mlp"], style.PURPLE, "MLP", "o")
-    place.axhline(0, color=style.BLACK, lw=0.6)
+    style.line(place, layers, evidence["attention"], colours.GREEN, "attention", "s", "--")
+    style.line(place, layers, evidence["mlp"], colours.PURPLE, "MLP", "o")
+    place.axhline(0, color=colours.BLACK, lw=0.6)
     place.set_ylabel("added to P(original) − P(target)\nat the prediction position")
     style.layer_axis(place)
     _shade(record, [place], "high")
@@ -92,13 +92,13 @@ def patching(record: Record) -> Figure:
     layers, patched = range(record["n_layers"]), record["patching"]
     if patched["exchange"]:
         exchange = patched["exchange"]
-        style.line(place, layers, exchange["effect"], style.BLUE, "exchange: original lost", "o")
+        style.line(place, layers, exchange["effect"], colours.BLUE, "exchange: original lost", "o")
         style.line(
-            place, layers, exchange["carried"], style.VERMILION,
+            place, layers, exchange["carried"], colours.VERMILION,
             "exchange: other's gained", "s", "--",
         )  # fmt: skip
     style.line(
-        place, layers, patched["restoration"]["effect"], style.GREEN,
+        place, layers, patched["restoration"]["effect"], colours.GREEN,
         "restoration: original gained", "^", ":",
     )  # fmt: skip
     place.set_ylabel("change of probability")

@@ -38,7 +38,7 @@ class Related:
 
 @dataclass(frozen=True)
 class Probe:
-    """The findings.  ``proposal`` and ``hparams`` (JEEP's) are None if ``why_not`` says why."""
+    """The findings.  ``proposal`` and ``hparams`` are None if ``why_not`` says why."""
 
     prompts: Prompts
     assumed: int

@@ -1,1 +1,1 @@
-"""Parts that plots and reports share; needs the ``report`` extra."""
+"""Parts that plots and reports share; all but `colours` need the ``report`` extra."""

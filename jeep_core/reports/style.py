@@ -1,7 +1,7 @@
 """One look for all plots: a column of a two-column paper, colours that the colour-blind can tell.
 
-Colours are those of Okabe and Ito (2008).  Every series also has a marker or line style of its
-own.  Figures are made without pyplot, so that a thread of a server may draw.
+Every series also has a marker or line style of its own.  Figures are made without pyplot, so that
+a thread of a server may draw.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
+from jeep_core.reports.colours import BLACK, BLUE
 
 COLUMN = 3.35
 """Width of a column, in inches."""

@@ -12,10 +12,12 @@ from typing import Any
 from jeep_core.decoding.generation import generate
 from jeep_core.decoding.sampling import Sampling
 from jeep_core.reproduce.experiments import Plan
+from jeep_core.reproduce.paper import OURS
 from jeep_core.reproduce.runs import UNEDITED, Lab, Run
 from jeep_core.suites import Case
 
-EDITORS = ("memit", "pmet", "jeep")
+EDITORS = ("memit", "pmet", OURS)
+"""Those of the paper's table."""
 TOKENS = 8
 LOOKED_AT = 64
 """Cases among which one is chosen."""
@@ -74,8 +76,8 @@ def _chosen(cases: Sequence[Case], written: Mapping[str, Sequence[str]]) -> int:
         ]
         for name, texts in written.items()
     }
-    others = [name for name in EDITORS if name in right and name != "jeep"]
+    others = [name for name in EDITORS if name in right and name != OURS]
     for i in range(len(cases)):
-        if right["jeep"][i] and not all(right[name][i] for name in others):
+        if right[OURS][i] and not all(right[name][i] for name in others):
             return i
     return 0

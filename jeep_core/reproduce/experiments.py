@@ -12,14 +12,14 @@ from dataclasses import asdict, dataclass
 from math import exp, log
 from typing import Any
 
-from jeep_core.editors import hparams_class
+from jeep_core.editors import hparams_class, in_order, record_of
+from jeep_core.editors.jeep.hparams import JeepHParams
 from jeep_core.evaluation.statistics import summarise_cases
+from jeep_core.reproduce.paper import OURS
 from jeep_core.reproduce.runs import UNEDITED, Row, Run, Setting
-from jeep_core.spec.hparams import JeepHParams, merge, validate_hparams
+from jeep_core.spec.hparams import merge, validate_hparams
 
 PARTS = ("score", "efficacy", "generalization", "locality", "greedy")
-CURVE_EDITORS = ("malmen", "memit", "pmet", "jeep")
-"""Those that the paper calls able to make 10,000 edits at once."""
 CURVE_POINTS = 16
 CURVE_CASES = 32
 """Cases per point of the curve, in disjoint draws, where one draw has fewer."""
@@ -96,28 +96,27 @@ def comparison(plan: Plan) -> Iterator[Cell]:
 
 
 def curve(plan: Plan) -> Iterator[Cell]:
-    """Figure 4: m_i = exp(ln(M) · i / 16)."""
+    """Figure 4: m_i = exp(ln(M) · i / 16), for the editors of many facts at once."""
+    shown = [name for name in in_order() if name in plan.settings and record_of(name).many_facts]
     sizes = [exp(log(plan.most) * i / CURVE_POINTS) for i in range(CURVE_POINTS + 1)]
     for n in dict.fromkeys(round(size) for size in sizes):
-        for name in CURVE_EDITORS:
-            if name in plan.settings:
-                setting = plan.settings[name]
-                places = draws(n, plan.most, CURVE_CASES)
-                runs = [Run(plan.main, plan.seeds[0], setting, draw) for draw in places]
-                yield Cell({"suite": plan.main, "edits": n, "editor": name}, runs)
+        for name in shown:
+            places = draws(n, plan.most, CURVE_CASES)
+            runs = [Run(plan.main, plan.seeds[0], plan.settings[name], draw) for draw in places]
+            yield Cell({"suite": plan.main, "edits": n, "editor": name}, runs)
 
 
 def ablation(plan: Plan) -> Iterator[Cell]:
     """Table 4."""
     for name, changes in VARIANTS.items():
-        setting = changed(plan.settings["jeep"], changes, plan.n_layers)
+        setting = changed(plan.settings[OURS], changes, plan.n_layers)
         runs = [Run(plan.main, seed, setting, range(plan.most)) for seed in plan.seeds]
         yield Cell({"suite": plan.main, "edits": plan.most, "variant": name}, runs)
 
 
 def sweep(plan: Plan) -> Iterator[Cell]:
     """Figure 6: γ of the high region, in multiples of the preset's."""
-    jeep = plan.settings["jeep"]
+    jeep = plan.settings[OURS]
     assert isinstance(jeep.hparams, JeepHParams)
     for factor in CLAMP_FACTORS:
         clamp = round(jeep.hparams.high.clamp * factor, 6)

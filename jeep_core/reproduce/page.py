@@ -32,6 +32,7 @@ def page(report: Mapping[str, Any], plots: Mapping[str, Sequence[Path]]) -> str:
         tables=list(_tables(report)),
         ablation=paper.ABLATION,
         case=paper.CASE,
+        ours=paper.OURS,
     )
 
 

@@ -11,6 +11,8 @@ from typing import Literal
 PaperModel = Literal["gpt-j", "llama"]
 Figures = tuple[float, float, float, float]
 UNEDITED = "unedited"
+OURS = "jeep"
+"""The editor that the paper proposes."""
 
 ZSRE: Mapping[PaperModel, Mapping[str, Figures]] = {
     "gpt-j": {

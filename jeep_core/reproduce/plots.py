@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
-from jeep_core.reports import style
+from jeep_core.editors import available
+from jeep_core.editors.record import PlotStyle
+from jeep_core.reports import colours, style
+from jeep_core.reproduce.paper import OURS
 
 METRICS = {"score": "Score", "efficacy": "ES", "generalization": "GS", "locality": "LS"}
-LOOKS = {
-    "jeep": (style.BLUE, "o", "-"),
-    "memit": (style.VERMILION, "s", "--"),
-    "pmet": (style.GREEN, "^", "-."),
-    "malmen": (style.PURPLE, "D", ":"),
-}
+MARKERS, LINES = ("o", "s", "^", "D", "v", "P", "X", "*"), ("-", "--", "-.", ":")
+"""Of editors whose records do not say how they are drawn."""
 Cells = Sequence[Mapping[str, Any]]
 
 
@@ -34,19 +33,18 @@ def draw(experiments: Mapping[str, Cells], folder: Path) -> dict[str, list[Path]
 def scaling(cells: Cells, folder: Path) -> list[Path]:
     """Score, ES, GS and LS against the number of edits, a band for 95 %."""
     figure, panels = style.panels(2, 2, 3.3, sharex=True)
-    editors = list(dict.fromkeys(cell["editor"] for cell in cells))
+    styles = plot_styles(dict.fromkeys(cell["editor"] for cell in cells))
     for axes, (metric, label) in zip(panels.flat, METRICS.items(), strict=True):
-        for editor in editors:
+        for editor, look in styles.items():
             mine = [cell for cell in cells if cell["editor"] == editor]
-            color, marker, dashes = LOOKS[editor]
-            x = [cell["edits"] for cell in mine]
-            style.line(axes, x, _band(mine, metric), color, editor.upper(), marker, dashes)
+            x, band = [cell["edits"] for cell in mine], _band(mine, metric)
+            style.line(axes, x, band, look.color, title_of(editor), look.marker, look.line)
         axes.set_xscale("log", base=2)
         axes.set_ylabel(f"{label} (%)")
         _edits_axis(axes, [cell["edits"] for cell in cells])
     for axes in panels[1]:
         axes.set_xlabel("edits")
-    style.legend_above(figure, panels[0][0], len(editors))
+    style.legend_above(figure, panels[0][0], len(styles))
     return style.save(figure, folder, "scaling")
 
 
@@ -57,7 +55,7 @@ def sweep(cells: Cells, folder: Path) -> list[Path]:
     x = [cell["clamp"] for cell in cells]
     looks = zip(
         METRICS.items(),
-        (style.BLACK, style.BLUE, style.ORANGE, style.GREEN),
+        (colours.BLACK, colours.BLUE, colours.ORANGE, colours.GREEN),
         ("o", "s", "^", "D"),
         ("-", "--", "-.", ":"),
         strict=True,
@@ -81,18 +79,39 @@ def comparison(cells: Cells, folder: Path) -> list[Path]:
         for place, editor in enumerate(reversed(editors)):
             for cell in cells:
                 if (cell["suite"], cell["edits"], cell["editor"]) == (suite, most, editor):
-                    _dot(axes, place, cell["metrics"].get("score"), editor == "jeep")
+                    _dot(axes, place, cell["metrics"].get("score"), editor == OURS)
         axes.set_xlim(-3, 103)
         axes.set_xlabel(f"Score (%)\n{suite}, {most} edits")
-    panels[0][0].set_yticks(range(len(editors)), [name.upper() for name in reversed(editors)])
+    panels[0][0].set_yticks(range(len(editors)), [title_of(name) for name in reversed(editors)])
     return style.save(figure, folder, "comparison")
+
+
+def title_of(name: str) -> str:
+    """The name of an editor, of another row, or of the unedited model in a plot."""
+    record = available()[0].get(name)
+    return name.upper() if record is None or record.title is None else record.title
+
+
+def plot_styles(editors: Iterable[str]) -> dict[str, PlotStyle]:
+    """How each of these editors is drawn: as its record says, else in a colour that is free."""
+    records, _ = available()
+    given = {name: record.plot for name, record in records.items()}
+    found = {name: given.get(name) for name in editors}
+    taken = {look.color for look in found.values() if look is not None}
+    free = [color for color in colours.ALL if color not in taken] or list(colours.ALL)
+    unnamed = [name for name, look in found.items() if look is None]
+    others = {
+        name: PlotStyle(free[i % len(free)], MARKERS[i % len(MARKERS)], LINES[i % len(LINES)])
+        for i, name in enumerate(unnamed)
+    }
+    return {name: look or others[name] for name, look in found.items()}
 
 
 def _dot(axes: Axes, place: int, found: Mapping[str, float] | None, ours: bool) -> None:
     if found is None:
         return
     error = [[found["value"] - found["low"]], [found["high"] - found["value"]]]
-    color = style.BLUE if ours else style.BLACK
+    color = colours.BLUE if ours else colours.BLACK
     axes.errorbar([found["value"]], [place], xerr=error, fmt="o", color=color, capsize=2)
 
 

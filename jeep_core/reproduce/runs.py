@@ -8,10 +8,9 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from jeep_core.editors import create
-from jeep_core.editors.base import ValueEditor
+from jeep_core.editors.base import objective_for
 from jeep_core.evaluation.metrics import fitting, measure
 from jeep_core.evaluation.trials import Trials
 from jeep_core.models.loading import LoadedModel
@@ -23,7 +22,6 @@ from jeep_core.spec.hparams import EditorHParams, OptimisedEditorHParams
 from jeep_core.storage.files import write_atomically
 from jeep_core.suites import Case, Suite
 from jeep_core.values.cache import ValueCache, set_key
-from jeep_core.values.objective import Objective
 
 KEPT = ("id", "efficacy", "generalization", "locality", "greedy", "greedy_generalization",
         "greedy_locality", "margin", "margin_generalization", "margin_locality")  # fmt: skip
@@ -111,7 +109,7 @@ class Lab:
 
     def shares(self, run: Run) -> str:
         """A name shared by runs that use the same optimised values of the same cases."""
-        objective = _objective(run.setting)
+        objective = objective_for(run.setting.editor, run.setting.hparams)
         parts = run.setting if objective is None else set_key(self.base, objective)
         return repr([run.suite, run.seed, parts])
 
@@ -150,10 +148,5 @@ class Lab:
 
 def edits_in_turn(setting: Setting) -> bool:
     """Whether every fact waits for the one before it, which no cache of values can help."""
-    return isinstance(setting.hparams, OptimisedEditorHParams) and _objective(setting) is None
-
-
-def _objective(setting: Setting) -> Objective | None:
-    if not isinstance(setting.hparams, OptimisedEditorHParams):
-        return None
-    return cast(ValueEditor, create(setting.editor)).objective(setting.hparams)
+    optimises = isinstance(setting.hparams, OptimisedEditorHParams)
+    return optimises and objective_for(setting.editor, setting.hparams) is None

@@ -1,4 +1,4 @@
-"""Hyper-parameters: one frozen class per editor, presets, and checks against a model.
+"""Hyper-parameters: what the classes of all editors share, presets, checks against a model.
 
 Symbols of the paper (Shi et al., AAAI 2025): ``clamp`` is γ, ``weight_decay`` β, ``kl_weight``
 α', ``moment_weight`` λ (in samples).
@@ -20,15 +20,12 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
     field_validator,
-    model_validator,
 )
 
 from jeep_core.errors import FieldProblem, InvalidHParams
-from jeep_core.spec.matrices import AttentionOut, Place
+from jeep_core.spec.matrices import Place
 from jeep_core.spec.naming import field_problems, known_names, one_line
 
-AUTOMATIC = ("jeep", "memit", "pmet")
-"""Editors that ``hparams: "auto"`` is for."""
 PRESETS = Path(__file__).parent / "presets"
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -76,27 +73,6 @@ class Region(HParams):
     def places(self) -> list[Place]:
         """The matrices that are written, in order."""
         return list(self.layers)
-
-
-class JeepLowRegion(Region):
-    """JEEP's low region: the residual is spread by the square root, as in PMET."""
-
-    spread: Spread = "sqrt"
-
-
-class JeepHighRegion(Region):
-    """JEEP's high region."""
-
-    projection: Literal["mlp", "attention"] = Field(
-        "mlp", description="The output projection that is written (table 4 of the paper)"
-    )
-
-    @property
-    def places(self) -> list[Place]:
-        """The matrices that are written, in order."""
-        if self.projection == "mlp":
-            return list(self.layers)
-        return [AttentionOut(layer) for layer in self.layers]
 
 
 class EditorHParams(HParams):
@@ -168,115 +144,11 @@ class OptimisedEditorHParams(EditorHParams):
         return problems
 
 
-class JeepHParams(OptimisedEditorHParams):
-    """JEEP: a low region at the subject's last token, a high one at the prediction position.
-
-    ``optimise``: both vectors together, one alone, or ``separately``: the low one, the low
-    region written, then the high one on the edited model.  ``write``: the regions written, by
-    default those optimised.  ``high_target`` is the value the high region is written to: the
-    state of the model at the optimum, or (the literal reading of the paper) the unedited state
-    plus δ*.
-    """
-
-    low: JeepLowRegion
-    high: JeepHighRegion
-    n_steps: int = Field(30, ge=1, le=1000, description="Forward passes, the last only measures")
-    stop_probability: float = Field(0.9, gt=0, le=1)
-    high_target: Literal["at_optimum", "literal"] = "at_optimum"
-    optimise: Literal["together", "separately", "low", "high"] = "together"
-    write: Literal["both", "low", "high"] | None = None
-
-    @model_validator(mode="after")
-    def _low_below_high(self) -> JeepHParams:
-        if self.high.layers[0] <= self.low.last:
-            raise ValueError("the high region must lie above the low region")
-        if self.optimise in ("low", "high") and self.write not in (None, self.optimise):
-            raise ValueError(f"write must be {self.optimise!r}: nothing else is optimised")
-        if self.optimise == "separately" and self.write not in (None, "both"):
-            raise ValueError("what is optimised separately is written in both regions")
-        return self
-
-    @property
-    def written(self) -> list[str]:
-        """The regions that are written, in order."""
-        if self.write in ("low", "high"):
-            return [self.write]
-        return [self.optimise] if self.optimise in ("low", "high") else ["low", "high"]
-
-    @property
-    def regions(self) -> dict[str, Region]:
-        """Low first, then high."""
-        return {"low": self.low, "high": self.high}
-
-
-class MemitHParams(OptimisedEditorHParams):
-    """MEMIT (Meng et al. 2022b): the low region alone; a fact stops when its loss is small."""
+class LowRegionHParams(OptimisedEditorHParams):
+    """Hyper-parameters of editors that write one region; a fact stops when its loss is small."""
 
     low: Region
     stop_loss: Positive = 0.05
-
-    @property
-    def regions(self) -> dict[str, Region]:
-        """The one region."""
-        return {"low": self.low}
-
-
-class AlphaEditHParams(MemitHParams):
-    """AlphaEdit (Fang et al. 2024, arXiv 2410.02355): MEMIT written into the null space.
-
-    ``low.moment_weight`` is the ridge (10 in the published settings).
-    """
-
-    @model_validator(mode="after")
-    def _in_null_space(self) -> AlphaEditHParams:
-        if self.low.null_space is None:
-            raise ValueError("low.null_space must be given (0.02 in the published settings)")
-        return self
-
-
-class RomeHParams(OptimisedEditorHParams):
-    """ROME (Meng et al. 2022a, arXiv 2202.05262): one layer, a fact at a time, rank one."""
-
-    layer: int = Field(ge=0)
-    clamp: Positive = Field(4.0, description="γ: ‖δ‖ ≤ γ‖MLP output‖")
-    weight_decay: NonNegative = 0.5
-    n_steps: int = Field(20, ge=1, le=1000, description="Forward passes, the last only measures")
-    n_prefixes: int = Field(21, ge=1, le=64, description="The empty prefix counts as one")
-    stop_loss: Positive = 0.05
-
-    @property
-    def low(self) -> Region:
-        """The layer as a region."""
-        return Region(
-            layers=(self.layer,),
-            clamp=self.clamp,
-            weight_decay=self.weight_decay,
-            moment_weight=1.0,
-        )
-
-    @property
-    def regions(self) -> dict[str, Region]:
-        """The one region."""
-        return {"low": self.low}
-
-    def layer_problems(self, n_layers: int) -> list[FieldProblem]:
-        """The layer must exist, with one above it."""
-        return [replace(p, pointer="/layer") for p in super().layer_problems(n_layers)]
-
-
-class PmetHParams(OptimisedEditorHParams):
-    """PMET (Li et al. 2023, arXiv 2308.08742): vectors at both projections, the MLP's written.
-
-    A fact also stops when every target token is the arg-max and the weighted KL is at most
-    0.01; while they are, the likelihood counts ``written_weight`` only.
-    """
-
-    low: JeepLowRegion
-    n_steps: int = Field(30, ge=1, le=1000, description="Forward passes, the last only measures")
-    learning_rate: Positive = 0.2
-    kl_weight: NonNegative = 1.0
-    stop_loss: Positive = 0.05
-    written_weight: NonNegative = 0.1
 
     @property
     def regions(self) -> dict[str, Region]:

@@ -10,22 +10,20 @@ d_ff×d_ff sum.  The form with fewer operations is taken.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 
 from jeep_core.errors import NumericalError
 from jeep_core.spec.finite import SMALLER_STEPS
 from jeep_core.updates.cholesky import cholesky, condition
+from jeep_core.updates.factor import Factor
 
 MAX_CORRECTIONS = 6
 ACCURATE = 1e-7
 """Largest last correction against the solution at which float32 factors were enough …"""
 RESIDUAL = 1e-9
 """… and largest ‖residual‖/‖key‖.  A small residual alone leaves errors of 1e-4."""
-
-if TYPE_CHECKING:
-    from jeep_core.moments.factors import MomentFactor
 
 
 @dataclass(frozen=True)
@@ -39,6 +37,25 @@ class Solution:
     right: torch.Tensor
     condition: float
     precision: torch.dtype = torch.float64
+
+
+class Solver(Protocol):
+    """A closed form: how a layer is written.  An editor passes its own to ``write_region``."""
+
+    def __call__(
+        self,
+        keys: torch.Tensor,
+        residuals: torch.Tensor,
+        factor: Factor,
+        moment_weight: float,
+        previous_keys: torch.Tensor | None = None,
+    ) -> Solution:
+        """The update for ``keys`` (m, d_ff) and ``residuals`` (m, d).
+
+        ``moment_weight`` is λ of the region, ``previous_keys`` (p, d_ff) those of earlier edits,
+        to be kept as they are.
+        """
+        ...
 
 
 def small_form_operations(d_ff: int, m: int, n: int, unsolved: int) -> float:
@@ -59,7 +76,7 @@ def dense_form_operations(d_ff: int, m: int, n: int) -> float:
 def solve_update(
     keys: torch.Tensor,
     residuals: torch.Tensor,
-    factor: MomentFactor,
+    factor: Factor,
     moment_weight: float,
     previous_keys: torch.Tensor | None = None,
 ) -> Solution:
@@ -86,7 +103,7 @@ def solve_update(
 
 
 def _solved(
-    rows: torch.Tensor, left: torch.Tensor, m: int, factor: MomentFactor, moment_weight: float
+    rows: torch.Tensor, left: torch.Tensor, m: int, factor: Factor, moment_weight: float
 ) -> Solution:
     """The update for all keys ``rows`` (n, d_ff), of which the first ``m`` are new."""
     n, d_ff = rows.shape
@@ -124,7 +141,7 @@ class _Small:
     """With C = λ L Lᵀ and H = L⁻¹ K: (C + K Kᵀ)⁻¹ K = L⁻ᵀ H (λ I + Hᵀ H)⁻¹."""
 
     def __init__(
-        self, rows: torch.Tensor, factor: MomentFactor, weight: float, dtype: torch.dtype
+        self, rows: torch.Tensor, factor: Factor, weight: float, dtype: torch.dtype
     ) -> None:
         self._weight = weight
         self._lower = factor.lower_in(dtype)
@@ -152,7 +169,7 @@ class _Dense:
     """C + K Kᵀ itself."""
 
     def __init__(
-        self, rows: torch.Tensor, factor: MomentFactor, weight: float, dtype: torch.dtype
+        self, rows: torch.Tensor, factor: Factor, weight: float, dtype: torch.dtype
     ) -> None:
         self._columns = rows.to(dtype).T
         full = self._columns @ self._columns.T  # K Kᵀ (d_ff, d_ff), then + λ E[k kᵀ]
@@ -171,7 +188,7 @@ def _corrected(
     form: type[_Small] | type[_Dense],
     rows: torch.Tensor,
     m: int,
-    factor: MomentFactor,
+    factor: Factor,
     weight: float,
 ) -> tuple[torch.Tensor, float] | None:
     """The first ``m`` columns of (C + K Kᵀ)⁻¹ K (d_ff, m), float64, and the condition.

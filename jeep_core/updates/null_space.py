@@ -6,23 +6,34 @@ text hardly have a component there.  Δ = R Kᵀ P (ridge·I + P K Kᵀ P)⁻¹.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
 from jeep_core.errors import NumericalError
 from jeep_core.spec.finite import SMALLER_STEPS, all_finite
 from jeep_core.updates.cholesky import cholesky, condition
-from jeep_core.updates.least_squares import Solution
+from jeep_core.updates.factor import Factor
+from jeep_core.updates.least_squares import Solution, Solver
 
-if TYPE_CHECKING:
-    from jeep_core.moments.factors import MomentFactor
+
+def in_null_space(threshold: float) -> Solver:
+    """The closed form that writes into the null space below ``threshold``; λ is the ridge."""
+
+    def solve(
+        keys: torch.Tensor,
+        residuals: torch.Tensor,
+        factor: Factor,
+        moment_weight: float,
+        previous_keys: torch.Tensor | None = None,
+    ) -> Solution:
+        return solve_in_null_space(keys, residuals, factor, threshold, moment_weight, previous_keys)
+
+    return solve
 
 
 def solve_in_null_space(
     keys: torch.Tensor,
     residuals: torch.Tensor,
-    factor: MomentFactor,
+    factor: Factor,
     threshold: float,
     ridge: float,
     previous_keys: torch.Tensor | None = None,

@@ -1,8 +1,8 @@
 """Value optimisation: the hidden states that make the model say the new answers.
 
 Paper eq. 8, 11 and 12.  For every fact a δ' is added to the output of the low region's last
-block at the subject's last token, and for JEEP a δ* to the output of the high region's last
-block at the prediction position; both are found together by Adam.
+block at the subject's last token, and where there is a high region a δ* to the output of its
+last block at the prediction position; both are found together by Adam.
 
 Quantities that no δ can change are computed once: hidden states at the low region's last block,
 and keys and values of all later blocks left of the subject's last token.  A step runs the later

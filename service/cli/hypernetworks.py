@@ -1,4 +1,4 @@
-"""Commands for the networks of MEND and MALMEN in a running service."""
+"""Commands for the trained networks of editors in a running service."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from jeep_core.editors import BrokenEditor, available, hparams_class
 from jeep_core.errors import JeepError, NoMoments, reason_of
 from jeep_core.evaluation.perplexity import text_path
 from jeep_core.models.loading import LoadedModel, load
-from jeep_core.moments.source import import_command, may_need_moments, text_of
+from jeep_core.moments.source import import_command, text_of
 from jeep_core.spec.hparams import presets_for, validate_hparams
 from service.contracts.jobs import Lane, now
 from service.contracts.schemas import WorkerInfo
@@ -268,7 +268,7 @@ def has_corpus(model: str, settings: Settings) -> bool:
 
 def say_moments(store: Store, info: WorkerInfo) -> None:
     """Log which editors cannot be used without second moments, by the same rule as for requests."""
-    needing = ", ".join(name for name, cls in available()[0].items() if may_need_moments(cls))
+    needing = ", ".join(name for name, found in available()[0].items() if found.needs_moments)
     source = source_of(store, info)
     try:
         source.check_any(needing)

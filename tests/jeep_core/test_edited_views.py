@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from jeep_core.spec.gradient_hparams import FtWdHParams
 from support.library import tiny
 
 from jeep_core import edit as edit_module
@@ -18,7 +19,6 @@ from jeep_core.models.loading import LoadedModel, tensor_bytes
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
 from jeep_core.spec.facts import Fact
-from jeep_core.spec.gradient_hparams import FtWdHParams
 from jeep_core.spec.hparams import MemitHParams, RomeHParams
 
 FACTS = [

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from jeep_core.editors.alphaedit.hparams import AlphaEditHParams
 from jeep_core.editors.base import EditContext, EditorOutcome, objective_of, write_region
-from jeep_core.spec.hparams import AlphaEditHParams
+from jeep_core.updates.null_space import in_null_space
 from jeep_core.values.optimiser import Objective
 
 
@@ -23,5 +24,15 @@ class AlphaEdit:
         """Optimise δ at the subject's last token, then write the region."""
         values = context.optimised(self.objective(hparams))
         outcome = EditorOutcome(values=values)
-        write_region(context, "low", hparams.low, "subject_last", values.low, hparams, outcome)
+        assert hparams.low.null_space is not None
+        write_region(
+            context,
+            "low",
+            hparams.low,
+            "subject_last",
+            values.low,
+            hparams,
+            outcome,
+            solve=in_null_space(hparams.low.null_space),
+        )
         return outcome

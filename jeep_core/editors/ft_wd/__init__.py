@@ -1,1 +1,23 @@
 """FT-WD: fine-tuning of a few matrices with weight decay."""
+
+from __future__ import annotations
+
+from jeep_core.editors.ft_wd.hparams import FtWdHParams
+from jeep_core.editors.record import EditorRecord, PlotStyle, Tuning
+from jeep_core.reports.colours import BLACK
+
+record = EditorRecord(
+    hparams=FtWdHParams,
+    editor="jeep_core.editors.ft_wd.editor:FtWd",
+    tuning=Tuning(
+        depths=(0.4, 0.55, 0.7, 0.85),
+        values={
+            "learning_rate": (5e-4, 2e-3, 5e-3, 1e-2, 2e-2),
+            "weight_decay": (0, 1e-3, 1e-2),
+            "decay_towards": ("start", "zero"),
+        },
+    ),
+    order=1,
+    many_facts=False,
+    plot=PlotStyle(BLACK, "x", ":"),
+)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 
 from jeep_core.editors.base import EditContext, EditorOutcome, LayerUpdate
+from jeep_core.editors.ft_wd.hparams import FtWdHParams
 from jeep_core.models.delta import Update
 from jeep_core.models.families import is_transposed
 from jeep_core.spec.finite import SMALLER_STEPS, check_number, overflow_named
-from jeep_core.spec.gradient_hparams import FtWdHParams
 from jeep_core.spec.positions import PromptTokens
 from jeep_core.values.gradient_pairs import Entered, enter, read, shifted
 

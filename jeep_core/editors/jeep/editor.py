@@ -6,7 +6,9 @@ from dataclasses import replace
 from typing import Literal
 
 from jeep_core.editors.base import EditContext, EditorOutcome, objective_of, write_region
-from jeep_core.spec.hparams import JeepHParams
+from jeep_core.editors.closed_form import closed_form
+from jeep_core.editors.jeep.hparams import JeepHParams
+from jeep_core.values.keys import Position
 from jeep_core.values.optimiser import Objective, Values
 
 
@@ -48,11 +50,20 @@ class Jeep:
     ) -> None:
         values = outcome.values
         assert isinstance(values, Values)
-        if name == "low":
-            write_region(context, "low", hparams.low, "subject_last", values.low, hparams, outcome)
-        else:
-            assert values.high is not None
-            write_region(context, "high", hparams.high, "prediction", values.high, hparams, outcome)
+        region = hparams.regions[name]
+        position: Position = "subject_last" if name == "low" else "prediction"
+        targets = values.low if name == "low" else values.high
+        assert targets is not None
+        write_region(
+            context,
+            name,
+            region,
+            position,
+            targets,
+            hparams,
+            outcome,
+            solve=closed_form(region),
+        )
 
 
 def _objective(hparams: JeepHParams, train: Literal["both", "low", "high"]) -> Objective:

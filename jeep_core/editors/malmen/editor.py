@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from jeep_core.editors.base import EditContext, EditorOutcome
-from jeep_core.editors.network_editor import apply_network
-from jeep_core.spec.gradient_hparams import MalmenHParams
+from jeep_core.editors.malmen.hparams import MalmenHParams
+from jeep_core.editors.networks.editing import apply_network
 
 
 class Malmen:

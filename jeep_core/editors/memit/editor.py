@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from jeep_core.editors.base import EditContext, EditorOutcome, objective_of, write_region
-from jeep_core.spec.hparams import MemitHParams
+from jeep_core.editors.closed_form import closed_form
+from jeep_core.editors.memit.hparams import MemitHParams
 from jeep_core.values.optimiser import Objective
 
 
@@ -23,5 +24,14 @@ class Memit:
         """Optimise δ at the subject's last token, then write the region."""
         values = context.optimised(self.objective(hparams))
         outcome = EditorOutcome(values=values)
-        write_region(context, "low", hparams.low, "subject_last", values.low, hparams, outcome)
+        write_region(
+            context,
+            "low",
+            hparams.low,
+            "subject_last",
+            values.low,
+            hparams,
+            outcome,
+            solve=closed_form(hparams.low),
+        )
         return outcome

@@ -1,1 +1,1 @@
-"""Trained networks that turn gradients into edits: MEND and MALMEN."""
+"""What editors with a trained network share: hyper-parameters, networks, files, training."""

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from jeep_core import atlas
+from jeep_core.editors import with_network
+from jeep_core.editors.networks.hparams import HypernetworkHParams
 from jeep_core.errors import FieldProblem, JeepError
-from jeep_core.spec.gradient_hparams import HypernetworkHParams
 from jeep_core.storage.records import unsealed
 
 FORMAT = 2
-EDITORS = ("mend", "malmen")
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,12 @@ def network_records(model: str, model_hash: str, folder: Path | None) -> list[Ne
     Raises:
         JeepError: a record cannot be read.
     """
-    own = [network_file(folder, model_hash, editor) for editor in EDITORS] if folder else []
+    editors = with_network()
+    own = [network_file(folder, model_hash, editor) for editor in editors] if folder else []
     shipped = []
     if model in atlas.MODELS:
         places = atlas.MODELS[model] / "hypernetworks"
-        shipped = [places / f"{editor}.safetensors" for editor in EDITORS]
+        shipped = [places / f"{editor}.safetensors" for editor in editors]
     found = [read_record(path, path in shipped) for path in (*own, *shipped)]
     return [record for record in found if record is not None]
 

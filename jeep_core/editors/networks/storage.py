@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from safetensors.torch import load, save
 
-from jeep_core.editors.networks.malmen import MalmenNetwork
-from jeep_core.editors.networks.mend import MendNetwork
+from jeep_core.editors import network_class
+from jeep_core.editors.networks.hparams import HypernetworkHParams
 from jeep_core.editors.networks.network import Hypernetwork, NetworkSpec
 from jeep_core.editors.networks.records import (
     FORMAT,
@@ -24,15 +24,10 @@ from jeep_core.errors import InvalidHParams, JeepError
 from jeep_core.models.families import is_transposed
 from jeep_core.models.loading import LoadedModel
 from jeep_core.spec.finite import json_text
-from jeep_core.spec.gradient_hparams import HypernetworkHParams
 from jeep_core.storage.files import write_atomically
 from jeep_core.storage.records import sealed
 
 READS, BETWEEN_READS_S = 10, 0.05
-NETWORKS: Mapping[str, type[MendNetwork] | type[MalmenNetwork]] = {
-    "mend": MendNetwork,
-    "malmen": MalmenNetwork,
-}
 
 
 def spec_of(base: LoadedModel, editor: str, hparams: HypernetworkHParams) -> NetworkSpec:
@@ -47,7 +42,7 @@ def spec_of(base: LoadedModel, editor: str, hparams: HypernetworkHParams) -> Net
 
 def create_network(spec: NetworkSpec, seed: int = 0) -> Hypernetwork:
     """An untrained network."""
-    return NETWORKS[spec.editor](spec, seed)
+    return network_class(spec.editor)(spec, seed)
 
 
 def spec_record(spec: NetworkSpec) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from jeep_core.editors.base import EditContext, EditorOutcome, objective_of, write_region
-from jeep_core.spec.hparams import PmetHParams
+from jeep_core.editors.closed_form import closed_form
+from jeep_core.editors.pmet.hparams import PmetHParams
 from jeep_core.values.optimiser import Objective
 
 
@@ -33,6 +34,7 @@ class Pmet:
             values.low,
             hparams,
             outcome,
+            solve=closed_form(hparams.low),
             at_projection=True,
         )
         return outcome

@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 
 from jeep_core.editors.base import EditContext, EditorOutcome, LayerUpdate, objective_of
+from jeep_core.editors.rome.hparams import RomeHParams
 from jeep_core.models.delta import Update
 from jeep_core.monitor import nothing
-from jeep_core.spec.hparams import RomeHParams
 from jeep_core.updates.least_squares import solve_update
 from jeep_core.values.keys import keys_by_row
 from jeep_core.values.optimiser import FactTokens, Objective, Values

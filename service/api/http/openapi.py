@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -11,8 +11,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from jeep_core.editors import available
-from jeep_core.spec.hparams import EditorHParams
+from jeep_core.editors import EditorRecord, available
 from service.api.http.access import guarded_routes
 from service.api.http.problems import documented
 from service.contracts.schemas import (
@@ -83,10 +82,11 @@ class Api(FastAPI):
                 routes=self.routes,
             )
             components = schema.setdefault("components", {}).setdefault("schemas", {})
-            names, definitions = _definitions(_documentable())
+            editors = _documentable()
+            names, definitions = _definitions(editors)
             for name, definition in definitions.items():
                 components.setdefault(name, definition)
-            _describe_hparams(components, names)
+            _describe_editors(components, editors, names)
             _drop_default_errors(schema)
             self._describe_access(schema)
             self.openapi_schema = schema
@@ -110,14 +110,14 @@ class Api(FastAPI):
                     operation["responses"].setdefault(str(status), answer)
 
 
-def _documentable() -> dict[str, type[EditorHParams]]:
+def _documentable() -> dict[str, EditorRecord]:
     """The editors whose hyper-parameters can be described; the others are logged."""
     editors, problems = available()
     described = {}
-    for name, cls in editors.items():
+    for name, record in editors.items():
         try:
-            cls.model_json_schema()
-            described[name] = cls
+            record.hparams.model_json_schema()
+            described[name] = record
         except Exception as error:  # a class of another distribution
             problems.append(f"the hyper-parameters of the editor {name!r}: {error}")
     for problem in problems:
@@ -126,16 +126,17 @@ def _documentable() -> dict[str, type[EditorHParams]]:
 
 
 def _definitions(
-    editors: Mapping[str, type[EditorHParams]],
+    editors: Mapping[str, EditorRecord],
 ) -> tuple[dict[str, str], dict[str, Any]]:
     """The schema's name for every editor, and the schemas: two classes may have one name."""
+    classes = {name: record.hparams for name, record in editors.items()}
     refs, found = models_json_schema(
-        [(model, "validation") for model in (*READ_HERE, *editors.values())],
+        [(model, "validation") for model in (*READ_HERE, *classes.values())],
         ref_template=COMPONENT + "{model}",
     )
     names = {
         name: refs[cls, "validation"]["$ref"].removeprefix(COMPONENT)
-        for name, cls in editors.items()
+        for name, cls in classes.items()
     }
     return names, found["$defs"]
 
@@ -151,12 +152,26 @@ def _drop_default_errors(schema: dict[str, Any]) -> None:
         schema["components"]["schemas"].pop(name, None)
 
 
-def _describe_hparams(components: dict[str, Any], names: Mapping[str, str]) -> None:
-    """Document which schema each editor's hyper-parameters follow."""
-    editors = ", ".join(f"`{editor}`: `{schema}`" for editor, schema in names.items())
+def _describe_editors(
+    components: dict[str, Any], editors: Mapping[str, EditorRecord], names: Mapping[str, str]
+) -> None:
+    """Document the editors: their schemas, and what their records say that an edit needs."""
+    schemas = ", ".join(f"`{editor}`: `{schema}`" for editor, schema in names.items())
     properties = components["EditRequest"]["properties"]
     properties["editor"]["enum"] = list(names)
+    automatic = _listed(name for name, found in editors.items() if found.automatic is not None)
     properties["hparams"]["description"] = (
         "Laid over the preset, field by field; together they follow the editor's schema: "
-        f"{editors}.  Or `auto`: from a probe of the base model."
+        f"{schemas}.  Or `auto`, for {automatic}: from a probe of the base model."
     )
+    network = [name for name, found in editors.items() if found.network is not None]
+    without = _listed(name for name, found in editors.items() if not found.needs_moments)
+    properties["editor"]["description"] = (
+        f"{_listed(network)} need a network trained for the model; all but {without} need second "
+        "moments."
+    )
+    components["HypernetworkRequest"]["properties"]["editor"]["enum"] = network
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)

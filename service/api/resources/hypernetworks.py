@@ -1,4 +1,4 @@
-"""``/hypernetworks``: train networks for MEND and MALMEN, and list the existing ones."""
+"""``/hypernetworks``: train the networks that some editors need, and list the existing ones."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from jeep_core import atlas
-from jeep_core.editors import hparams_class, preset_hparams
-from jeep_core.editors.networks.records import EDITORS, NetworkRecord, missing_network
+from jeep_core.editors import hparams_class, preset_hparams, record_of
+from jeep_core.editors.networks.hparams import HypernetworkHParams
+from jeep_core.editors.networks.records import NetworkRecord, missing_network
 from jeep_core.errors import FieldProblem, InvalidHParams, JeepError
-from jeep_core.spec.gradient_hparams import HypernetworkHParams, last_layers
 from jeep_core.suites.training_data import data_hash, load_training_suite
 from service.api.http.access import needs
 from service.api.http.bodies import json_request_body, read_model
@@ -86,10 +86,10 @@ def check_network(state: ApiState, edit: ValidEdit, model: PublishedModel) -> No
     Raises:
         ApiProblem: 409 that says how to make one.
     """
-    cls = hparams_class(edit.editor)
-    if edit.editor not in EDITORS or not issubclass(cls, HypernetworkHParams):
+    if record_of(edit.editor).network is None:
         return
-    hparams = cls.model_validate(edit.hparams)
+    hparams = hparams_class(edit.editor).model_validate(edit.hparams)
+    assert isinstance(hparams, HypernetworkHParams)
     records = _records(state, model)
     if any(record.editor == edit.editor and record.fits(hparams) for record in records):
         return
@@ -153,7 +153,9 @@ def _hparams(body: HypernetworkRequest, model: PublishedModel) -> tuple[str | No
     }
     changes = body.hparams
     if not presets:
-        changes = {"layers": last_layers(body.editor, info.n_layers), **changes}
+        cls = hparams_class(body.editor)
+        assert issubclass(cls, HypernetworkHParams)
+        changes = {"layers": cls.last_layers(info.n_layers), **changes}
     preset, hparams = preset_hparams(body.editor, presets, body.preset, changes, info.n_layers)
     return preset, hparams.model_dump(mode="json")
 

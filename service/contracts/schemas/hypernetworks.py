@@ -1,16 +1,29 @@
-"""Networks of MEND and MALMEN: training requests and trained networks."""
+"""Networks that editors need: training requests and trained networks."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
+from pydantic_core import PydanticKnownError
 
 from service.contracts.schemas.base import Request
 from service.contracts.schemas.reading import Imported
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
+
+
+def _has_network(editor: str) -> str:
+    """The name of an editor with a trained network; others are refused as a wrong literal."""
+    from jeep_core.editors import with_network  # here: clients read this module, too
+
+    known = with_network()
+    if editor not in known:
+        names = [repr(name) for name in known]
+        expected = " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+        raise PydanticKnownError("literal_error", {"expected": expected})
+    return editor
 
 
 class TrainingOptions(Request):
@@ -30,7 +43,7 @@ class TrainingOptions(Request):
 class HypernetworkRequest(TrainingOptions):
     """``POST /hypernetworks``."""
 
-    editor: Literal["mend", "malmen"]
+    editor: Annotated[str, AfterValidator(_has_network)]
     preset: str | None = None
     hparams: dict[str, Any] = Field(
         default_factory=dict,

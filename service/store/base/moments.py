@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from jeep_core.editors import hparams_class
-from jeep_core.moments.source import MomentSource, may_need_moments
+from jeep_core.editors import available, hparams_class, record_of
+from jeep_core.moments.source import MomentSource
 from jeep_core.spec.hparams import validate_hparams
 from service.contracts.schemas import AUTO, Manifest, WorkerInfo
 from service.store import Store
@@ -14,7 +14,9 @@ from service.store import Store
 
 def source_of(store: Store, info: WorkerInfo) -> MomentSource:
     """The source of second moments for the published model."""
-    return MomentSource(info.model_hash, info.corpus, info.moments, store.base_file("moments"))
+    folder = store.base_file("moments")
+    without = tuple(name for name, found in available()[0].items() if not found.needs_moments)
+    return MomentSource(info.model_hash, info.corpus, info.moments, folder, without)
 
 
 def check_moments(store: Store, info: WorkerInfo, editor: str, hparams: Any) -> None:
@@ -25,10 +27,10 @@ def check_moments(store: Store, info: WorkerInfo, editor: str, hparams: Any) -> 
     Raises:
         NoMoments: see `MomentSource.check`.
     """
-    cls, source = hparams_class(editor), source_of(store, info)
+    record, source = record_of(editor), source_of(store, info)
     if hparams != AUTO:
-        source.check(editor, cls.model_validate(hparams))
-    elif may_need_moments(cls):
+        source.check(editor, record.hparams.model_validate(hparams))
+    elif record.needs_moments:
         source.check_any(editor)
 
 

@@ -1,4 +1,4 @@
-"""Training jobs: a network for MEND or MALMEN, for the served model."""
+"""Training jobs: an editor's network, for the served model."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 
 from jeep_core.commands.train_network import train_network
 from jeep_core.editors import hparams_class
+from jeep_core.editors.networks.hparams import HypernetworkHParams
 from jeep_core.editors.networks.records import read_record
 from jeep_core.editors.networks.training import TrainingSettings
-from jeep_core.spec.gradient_hparams import HypernetworkHParams
 from jeep_core.spec.hparams import validate_hparams
 from service.contracts.schemas import HypernetworkPayload, Network
 from service.store import CorruptFile, Store

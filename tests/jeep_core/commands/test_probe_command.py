@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 
 from jeep_core import atlas
 from jeep_core.commands.probe import main
+from jeep_core.editors.jeep.hparams import JeepHParams
 from jeep_core.probe import plots
 from jeep_core.probe.kept import kept
 from jeep_core.reports import style
-from jeep_core.spec.hparams import JeepHParams, validate_hparams
+from jeep_core.spec.hparams import validate_hparams
 
 NAMES = ("answers", "answers-no-norm", "branches", "patching", "word-sets")
 

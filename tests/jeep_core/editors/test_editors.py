@@ -13,13 +13,15 @@ from support.library import reference, tiny
 from jeep_core.edit import edit
 from jeep_core.editors import create
 from jeep_core.editors.base import EditContext, EditorOutcome
+from jeep_core.editors.jeep.hparams import JeepHParams
+from jeep_core.editors.memit.hparams import MemitHParams
 from jeep_core.errors import Cancelled, InvalidFacts, JeepError, NumericalError
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
 from jeep_core.monitor import Monitor, stop_if
 from jeep_core.spec.facts import Fact
-from jeep_core.spec.hparams import JeepHParams, MemitHParams, OptimisedEditorHParams, Region
+from jeep_core.spec.hparams import OptimisedEditorHParams, Region
 from jeep_core.spec.positions import fact_rows
 from jeep_core.values.optimiser import FactTokens
 

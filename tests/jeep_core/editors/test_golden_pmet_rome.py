@@ -11,9 +11,10 @@ from support.library.golden_cases import CASES, GOLDEN, GivenMoments, assert_nea
 
 from jeep_core.editors import create
 from jeep_core.editors.base import EditContext, EditorOutcome
+from jeep_core.editors.pmet.hparams import PmetHParams
+from jeep_core.editors.rome.hparams import RomeHParams
 from jeep_core.models.loading import LoadedModel, load
 from jeep_core.models.views import ModelView
-from jeep_core.spec.hparams import PmetHParams, RomeHParams
 
 
 @pytest.fixture(scope="module")

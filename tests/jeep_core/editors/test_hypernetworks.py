@@ -17,8 +17,11 @@ from jeep_core.atlas.corpus import load_facts
 from jeep_core.commands.train_network import main, train_network
 from jeep_core.decoding.generation import score
 from jeep_core.edit import edit
+from jeep_core.editors.malmen.hparams import MalmenHParams
+from jeep_core.editors.malmen.network import MalmenNetwork
+from jeep_core.editors.mend.hparams import MendHParams
 from jeep_core.editors.networks import network as network_module
-from jeep_core.editors.networks.malmen import MalmenNetwork
+from jeep_core.editors.networks.hparams import HypernetworkHParams
 from jeep_core.editors.networks.network import Hypernetwork, NetworkSpec
 from jeep_core.editors.networks.storage import create_network, network_path, spec_of
 from jeep_core.editors.networks.training import Training, TrainingSettings
@@ -28,7 +31,6 @@ from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import Monitor, stop_if
 from jeep_core.spec.facts import Fact
-from jeep_core.spec.gradient_hparams import HypernetworkHParams, MalmenHParams, MendHParams
 from jeep_core.storage.records import unsealed
 from jeep_core.suites import Case, Question, load_counterfact
 from jeep_core.values.gradient_pairs import Pairs

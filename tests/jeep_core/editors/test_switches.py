@@ -15,20 +15,18 @@ from test_editors import HIGH, LOW, context_of
 from torch.nn import functional as F
 
 from jeep_core.editors import create
+from jeep_core.editors.alphaedit.hparams import AlphaEditHParams
 from jeep_core.editors.base import EditContext, EditorOutcome
+from jeep_core.editors.jeep.hparams import JeepHParams
+from jeep_core.editors.pmet.hparams import PmetHParams
+from jeep_core.editors.rome.hparams import RomeHParams
 from jeep_core.errors import InvalidHParams, NumericalError
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
 from jeep_core.moments.factors import MomentFactor
 from jeep_core.moments.sums import accumulate
-from jeep_core.spec.hparams import (
-    AlphaEditHParams,
-    JeepHParams,
-    PmetHParams,
-    RomeHParams,
-    validate_hparams,
-)
+from jeep_core.spec.hparams import validate_hparams
 from jeep_core.spec.matrices import AttentionOut, Place
 from jeep_core.updates.null_space import solve_in_null_space
 from jeep_core.values.keys import residuals_at_projection, states_of

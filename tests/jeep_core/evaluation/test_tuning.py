@@ -11,19 +11,14 @@ import pytest
 
 from jeep_core.commands.tune import main
 from jeep_core.editors import hparams_class
+from jeep_core.editors.jeep.hparams import JeepHParams
+from jeep_core.editors.memit.hparams import MemitHParams
 from jeep_core.errors import JeepError, NumericalError
 from jeep_core.evaluation.metrics import Summary
 from jeep_core.evaluation.tuning import Tried, grid, start, target, tune, write_preset
 from jeep_core.models.loading import load
 from jeep_core.probe.kept import keep
-from jeep_core.spec.hparams import (
-    JeepHParams,
-    MemitHParams,
-    Preset,
-    load_preset,
-    merge,
-    validate_hparams,
-)
+from jeep_core.spec.hparams import Preset, load_preset, merge, validate_hparams
 from jeep_core.suites import load_counterfact
 
 BEGIN = {"low": {"layers": [1], "clamp": 1.0, "moment_weight": 10}, "n_steps": 3}

@@ -15,13 +15,15 @@ from support.library import reference, tiny
 from jeep_core.decoding.generation import Sampling, generate, score_rows
 from jeep_core.edit import edit
 from jeep_core.editors.base import EditContext, EditorOutcome, write_region
+from jeep_core.editors.memit.hparams import MemitHParams
 from jeep_core.models.families import FAMILIES
 from jeep_core.models.loading import LoadedModel, tensor_bytes
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
 from jeep_core.spec.facts import Fact
-from jeep_core.spec.hparams import MemitHParams, Region
+from jeep_core.spec.hparams import Region
 from jeep_core.spec.positions import fact_rows
+from jeep_core.updates.least_squares import solve_update
 from jeep_core.values.keys import keys_and_states
 from jeep_core.values.optimiser import FactTokens, Objective, Values, optimise
 
@@ -143,7 +145,9 @@ def write_one_layer(
     context, outcome = EditContext(ModelView(base), facts, moments), EditorOutcome()
     region = Region(layers=(layer,), clamp=1, moment_weight=1e-7)
     hparams = MemitHParams(low=region)
-    write_region(context, "low", region, "subject_last", targets, hparams, outcome)
+    write_region(
+        context, "low", region, "subject_last", targets, hparams, outcome, solve=solve_update
+    )
     return context.view, outcome
 
 

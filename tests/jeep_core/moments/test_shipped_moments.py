@@ -11,12 +11,13 @@ import torch
 from support.library import tiny
 
 from jeep_core import atlas
+from jeep_core.editors.jeep.hparams import JeepHParams
 from jeep_core.errors import JeepError
 from jeep_core.models.loading import LoadedModel, load, texts_of, texts_sha256
 from jeep_core.moments import shipped as shipped_moments
 from jeep_core.moments.cache import Moments
 from jeep_core.moments.sums import MomentSums
-from jeep_core.spec.hparams import JeepHParams, presets_for, validate_hparams
+from jeep_core.spec.hparams import presets_for, validate_hparams
 
 TEXTS = texts_of(atlas.CORPUS)
 

@@ -10,6 +10,8 @@ import pytest
 import torch
 from support.library import planted, tiny
 
+from jeep_core.editors.jeep.hparams import JeepHParams
+from jeep_core.editors.memit.hparams import MemitHParams
 from jeep_core.errors import InvalidHParams, JeepError
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
@@ -22,7 +24,6 @@ from jeep_core.probe.readings import read
 from jeep_core.probe.run import Related, probe, read_table
 from jeep_core.probe.word_sets import NAMES, Documents, FactTable, TableFact, word_sets
 from jeep_core.spec.facts import Fact
-from jeep_core.spec.hparams import JeepHParams, MemitHParams
 
 # ---------------------------------------------------------------- which facts are probed
 

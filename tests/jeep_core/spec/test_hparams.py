@@ -12,11 +12,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, GPTJConfig, LlamaConf
 from jeep_core import atlas
 from jeep_core.edit import resolve_hparams
 from jeep_core.editors import EDITORS, create, hparams_class
+from jeep_core.editors.jeep.hparams import JeepHParams
+from jeep_core.editors.memit.hparams import MemitHParams
 from jeep_core.errors import InvalidHParams
 from jeep_core.models.families import family_of
 from jeep_core.spec.hparams import (
-    JeepHParams,
-    MemitHParams,
     OptimisedEditorHParams,
     load_preset,
     merge,

@@ -15,13 +15,13 @@ from jeep_core.decoding.generation import score
 from jeep_core.edit import edit, tokenize
 from jeep_core.editors.base import EditContext
 from jeep_core.editors.ft_wd.editor import FtWd
+from jeep_core.editors.ft_wd.hparams import FtWdHParams
 from jeep_core.errors import Cancelled
 from jeep_core.models.delta import WeightDelta
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import Monitor, stop_if
 from jeep_core.spec.facts import Fact
-from jeep_core.spec.gradient_hparams import FtWdHParams
 from jeep_core.spec.positions import PromptTokens
 from jeep_core.values.gradient_pairs import enter, gradient_pairs, read, shifted
 

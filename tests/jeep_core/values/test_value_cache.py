@@ -12,13 +12,14 @@ from support.library import tiny
 from test_editors import FACTS, JEEP, MEMIT, PREFIXES, context_of
 
 from jeep_core.editors import create
+from jeep_core.editors.alphaedit.hparams import AlphaEditHParams
+from jeep_core.editors.pmet.hparams import PmetHParams
 from jeep_core.errors import Cancelled
 from jeep_core.evaluation.trials import Trials
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
 from jeep_core.monitor import Monitor, stop_if
-from jeep_core.spec.hparams import AlphaEditHParams, PmetHParams
 from jeep_core.values import cache as value_cache
 from jeep_core.values.cache import ValueCache, fact_key, set_key
 from jeep_core.values.objective import FactTokens, Objective, Values

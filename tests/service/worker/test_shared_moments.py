@@ -16,12 +16,12 @@ from support.service.edit_runner import (
     give_moments,
 )
 
+from jeep_core.editors.memit.hparams import MemitHParams
 from jeep_core.evaluation.trials import Trials
 from jeep_core.models.loading import LoadedModel, load
 from jeep_core.moments.cache import Moments
 from jeep_core.moments.factors import KeptMoment
 from jeep_core.spec.facts import Fact
-from jeep_core.spec.hparams import MemitHParams
 from service.settings import Settings
 from service.store import Store
 from service.worker.kinds.edits import EditRunner

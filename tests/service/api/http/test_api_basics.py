@@ -11,7 +11,7 @@ import pytest
 from support.service.scripted_worker import ScriptedWorker
 from support.service.serving import make_settings, running
 
-from jeep_core.editors import EDITORS
+from jeep_core.editors import EDITORS, hparams_class
 from service.api import create_app
 from service.queue import Heartbeat
 from service.settings import Settings, SettingsError
@@ -129,7 +129,7 @@ def test_405_says_what_is_allowed(http: httpx.Client, model: Store) -> None:
 def test_the_description_is_whole(http: httpx.Client, model: Store) -> None:
     description = http.get("/openapi.json").json()
     schemas = description["components"]["schemas"]
-    editors = {cls.__name__ for _, cls in EDITORS.values()}
+    editors = {hparams_class(name).__name__ for name in EDITORS}
     assert {*editors, "Problem", "EditRequest", "FactIn"} <= schemas.keys()
     assert "HTTPValidationError" not in schemas
     references = set(re.findall(r"#/components/schemas/([\w.-]+)", str(description)))

@@ -158,7 +158,7 @@ BROKEN = {
     "import": ("raise RuntimeError('no licence')", "RuntimeError: no licence"),
     "exit": ("import sys; sys.exit(3)", "SystemExit: 3"),
     "missing": ("", "has no attribute 'plugin'"),
-    "no plugin": ("plugin = 7", "mine:plugin is no EditorPlugin"),
+    "no plugin": ("plugin = 7", "mine:plugin is no EditorRecord"),
     "hparams": (
         "from jeep_core.editors import EditorPlugin\nplugin = EditorPlugin(dict, 'mine:Mine')",
         "no subclass of EditorHParams",

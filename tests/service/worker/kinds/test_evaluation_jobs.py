@@ -11,11 +11,11 @@ import pytest
 import torch
 from support.library import tiny
 
+from jeep_core.editors.memit.hparams import MemitHParams
 from jeep_core.errors import Cancelled, NumericalError
 from jeep_core.evaluation import metrics
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
-from jeep_core.spec.hparams import MemitHParams
 from jeep_core.suites import Case, Style, load_suite
 from service.contracts.jobs import Job, JobKind, Progress, new_id, now
 from service.contracts.schemas import (

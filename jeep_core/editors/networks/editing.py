@@ -1,10 +1,10 @@
-"""An edit by a trained network, the same for both editors but for how pairs are summed."""
+"""An edit by a trained network, the same for all such editors but for how pairs are summed."""
 
 from __future__ import annotations
 
 from jeep_core.editors.base import EditContext, EditorOutcome, LayerUpdate
+from jeep_core.editors.networks.hparams import HypernetworkHParams
 from jeep_core.editors.networks.storage import load_network
-from jeep_core.spec.gradient_hparams import HypernetworkHParams
 from jeep_core.values.gradient_pairs import batches, gradient_pairs
 
 BATCH_ROWS = 32

@@ -1,12 +1,11 @@
-"""Hyper-parameters of the editors that follow gradients: FT-WD, MEND, MALMEN."""
+"""Hyper-parameters of FT-WD."""
 
 from __future__ import annotations
 
-from itertools import pairwise
 from math import exp, log
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from jeep_core.errors import FieldProblem
 from jeep_core.spec.hparams import EditorHParams, NonNegative, Positive, no_such_layer
@@ -44,40 +43,3 @@ class FtWdHParams(EditorHParams):
     def layer_problems(self, n_layers: int) -> list[FieldProblem]:
         """A layer that does not exist."""
         return [] if self.layer < n_layers else [no_such_layer("/layer", self.layer, n_layers)]
-
-
-class HypernetworkHParams(EditorHParams):
-    """Hyper-parameters of the editors with a trained network; the network must fit them."""
-
-    layers: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
-    rank: int = Field(1920, ge=1, description="Rank of the network's matrices")
-    n_blocks: int = Field(2, ge=1, le=8, description="Residual blocks of the network")
-    step_scale: Positive = Field(1.0, description="Multiplies the learned step sizes")
-
-    @field_validator("layers")
-    @classmethod
-    def _ascending(cls, layers: tuple[int, ...]) -> tuple[int, ...]:
-        if any(b <= a for a, b in pairwise(layers)):
-            raise ValueError("layers must be ascending and distinct, such as [3, 4, 6]")
-        return layers
-
-    def layer_problems(self, n_layers: int) -> list[FieldProblem]:
-        """The first layer that does not exist."""
-        missing = [layer for layer in self.layers if layer >= n_layers]
-        return [no_such_layer("/layers", layer, n_layers) for layer in missing[:1]]
-
-
-LAST_LAYERS = {"mend": 3, "malmen": 6}
-
-
-def last_layers(editor: str, n_layers: int) -> list[int]:
-    """The layers of the papers, MEND's last three MLPs and MALMEN's last six, in this model."""
-    return list(range(max(n_layers - LAST_LAYERS[editor], 0), n_layers))
-
-
-class MendHParams(HypernetworkHParams):
-    """MEND (Mitchell et al. 2021, arXiv 2110.11309): the last three MLPs in the paper."""
-
-
-class MalmenHParams(HypernetworkHParams):
-    """MALMEN (Tan et al. 2023, arXiv 2311.04661): the last six MLPs in the paper."""

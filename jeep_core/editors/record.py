@@ -1,0 +1,156 @@
+"""The record of an editor: all that the rest of the project knows about one; needs no torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jeep_core.editors.networks.hparams import HypernetworkHParams
+from jeep_core.moments.source import may_need_moments
+from jeep_core.spec.hparams import EditorHParams, Region
+
+Grid = Mapping[str, Sequence[Any]]
+"""Values to try by path, such as ``low.clamp`` or ``learning_rate``."""
+Rule = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+"""From the hyper-parameters that a probe proposes to those of an editor."""
+
+_TARGET = re.compile(r"[\w.]+:\w+")
+
+
+@dataclass(frozen=True)
+class RegionSearch:
+    """What a search tries for one region.
+
+    ``ends`` and ``lengths`` of its layers are shares of the model's depth, ``clamps`` are γ.
+    ``start``: end, length and γ that a search without a preset begins with.
+    """
+
+    ends: tuple[float, ...]
+    lengths: tuple[float, ...]
+    clamps: tuple[float, ...]
+    start: tuple[float, float, float]
+
+
+LOW = RegionSearch(
+    ends=(0.1, 0.2, 0.3, 0.4),
+    lengths=(0.03, 0.2),
+    clamps=(0.5, 0.75, 1.0, 1.5, 2.5),
+    start=(0.3, 0.2, 0.75),
+)
+HIGH = RegionSearch(
+    ends=(0.55, 0.63, 0.7, 0.78),
+    lengths=(0.03, 0.1),
+    clamps=(0.15, 0.25, 0.4, 0.6, 1.0),
+    start=(0.58, 0.07, 0.25),
+)
+DEPTHS = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85)
+"""Where the one layer of an editor is looked for whose record does not say it."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What ``jeep tune`` tries for an editor.
+
+    ``regions``: layers, γ and λ of the hyper-parameters' regions, by field.
+    ``depths``: where the one layer of the field ``layer`` may be, as shares of the model's depth.
+    ``values``: tried besides, or instead, by path.
+    ``start``: laid over the setting that a search without a preset begins with.
+    """
+
+    regions: Mapping[str, RegionSearch] = field(default_factory=dict)
+    depths: tuple[float, ...] = ()
+    values: Grid = field(default_factory=dict)
+    start: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PlotStyle:
+    """How an editor's line is drawn: colour, marker and line style as matplotlib names them."""
+
+    color: str
+    marker: str = "o"
+    line: str = "-"
+
+
+@dataclass(frozen=True)
+class EditorRecord:
+    """One editor, built in or the target of an entry point of the group ``jeep.editors``.
+
+    ``hparams`` and ``editor`` are enough; everything else has a default that works.
+
+    Attributes:
+        hparams: the class of its hyper-parameters, in a module that needs no torch.  It also
+            says, by ``moment_layers``, whether the editor needs second moments.
+        editor: its class as ``module:class``; the module is imported when the first edit runs.
+        network: for editors with a trained network its class as ``module:class``; ``hparams``
+            then is a subclass of ``HypernetworkHParams``.
+        tuning: what ``jeep tune`` tries; default: the layers of its regions or its one layer.
+        automatic: makes its hyper-parameters from those that a probe proposes (``learning_rate``,
+            ``low`` and ``high``); None: ``"hparams": "auto"`` is refused.
+        title: its name in plots; default: the name it is registered under, in capitals.
+        order: its place in tables and legends; equal ones are in alphabetical order.
+        many_facts: whether it is meant for thousands of facts at once; the report's scaling curve
+            shows those that are.
+        plot: how it is drawn; default: in colours that no other editor of the plot has.
+    """
+
+    hparams: type[EditorHParams]
+    editor: str
+    network: str | None = None
+    tuning: Tuning | None = None
+    automatic: Rule | None = None
+    title: str | None = None
+    order: float = 100
+    many_facts: bool = True
+    plot: PlotStyle | None = None
+
+    @property
+    def needs_moments(self) -> bool:
+        """Whether the editor can need second moments at all."""
+        return may_need_moments(self.hparams)
+
+    @property
+    def search(self) -> Tuning | None:
+        """What ``jeep tune`` tries, given or derived from ``hparams``; None: there is nothing."""
+        if self.tuning is not None or self.network is not None:
+            return self.tuning
+        types = {name: info.annotation for name, info in self.hparams.model_fields.items()}
+        regions = {
+            name: HIGH if name == "high" else LOW
+            for name, kind in types.items()
+            if isinstance(kind, type) and issubclass(kind, Region)
+        }
+        depths = DEPTHS if types.get("layer") is int else ()
+        return Tuning(regions, depths) if regions or depths else None
+
+
+def taking(*names: str) -> Rule:
+    """The rule that takes these fields of a proposal and keeps the defaults of the others."""
+    return lambda found: {name: found[name] for name in names}
+
+
+def mistake(found: EditorRecord) -> str | None:
+    """The first mistake in a record, as the end of a sentence about it; None if there is none."""
+    cls = found.hparams
+    if not (isinstance(cls, type) and issubclass(cls, EditorHParams)):
+        return "its hparams are no subclass of EditorHParams"
+    if cls.layer_problems is EditorHParams.layer_problems:
+        return f"{cls.__name__} does not define layer_problems"
+    if not _TARGET.fullmatch(str(found.editor)):
+        return f"its editor must be 'module:class', not {found.editor!r}"
+    if found.network is not None:
+        if not _TARGET.fullmatch(str(found.network)):
+            return f"its network must be 'module:class', not {found.network!r}"
+        if not issubclass(cls, HypernetworkHParams):
+            return f"it has a network, so {cls.__name__} must be a HypernetworkHParams"
+    for name, kind in (("tuning", Tuning), ("plot", PlotStyle), ("title", str)):
+        value = getattr(found, name)
+        if value is not None and not isinstance(value, kind):
+            return f"its {name} must be a {kind.__name__}, not {value!r}"
+    if not isinstance(found.order, int | float):
+        return f"its order must be a number, not {found.order!r}"
+    if found.automatic is not None and not callable(found.automatic):
+        return f"its automatic must be a function, not {found.automatic!r}"
+    return None

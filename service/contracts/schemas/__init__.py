@@ -62,7 +62,7 @@ from service.contracts.schemas.versions import (
     SnapshotDiff,
     TensorRef,
 )
-from service.contracts.schemas.worker import WorkerInfo, WorkerReply, WorkerRequest
+from service.contracts.schemas.worker import Restored, WorkerInfo, WorkerReply, WorkerRequest
 
 __all__ = [
     "AUTO",
@@ -110,6 +110,7 @@ __all__ = [
     "Problem",
     "Reapplied",
     "Request",
+    "Restored",
     "RevertPayload",
     "RevertRequest",
     "RevertResult",

@@ -32,6 +32,12 @@ class WorkerReply(BaseModel):
     data: dict[str, Any] = Field(default_factory=dict)
 
 
+class Restored(BaseModel):
+    """The tensors of a version are in the store again."""
+
+    version: str
+
+
 class WorkerInfo(BaseModel):
     """Model data that the worker publishes (``model/info.json``) for validation by the api.
 

@@ -19,7 +19,8 @@ from jeep_core.spec.facts import Fact
 from service.contracts.schemas import WorkerInfo
 from service.settings import Settings
 from service.store import Store
-from service.worker.kinds.edits import answers, fact_outcomes, kept_prefixes
+from service.worker.editing.prefixes import kept_prefixes
+from service.worker.kinds.edits import answers, fact_outcomes
 from service.worker.process import has_corpus, say_moments
 
 LONG = "one two three four five six seven eight nine ten eleven twelve"

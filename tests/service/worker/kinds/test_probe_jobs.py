@@ -21,9 +21,9 @@ from service.contracts.schemas import FactRecord, Manifest, ProbePayload, ProbeR
 from service.contracts.schemas.probe import TableFactIn
 from service.settings import Settings
 from service.store import Store
+from service.worker.editing.automatic import automatic_hparams, probes_folder
 from service.worker.failures import Refused
 from service.worker.kinds import automatic, probes
-from service.worker.kinds.automatic import automatic_hparams, probes_folder
 from service.worker.lanes.control import JobControl
 from service.worker.lanes.read_lane import ReadControl, Task
 from service.worker.moments import SharedMoments
@@ -142,7 +142,7 @@ class TestAutomatic:
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         result = bench.run(bench.job())
-        monkeypatch.delattr("service.worker.kinds.automatic.probe")
+        monkeypatch.delattr("service.worker.editing.automatic.probe")
         jeep, source = automatic_hparams(bench.store, bench.base, "jeep", [], control())
         assert result.hparams is not None
         assert jeep["low"]["layers"] == result.hparams["low"]["layers"]

@@ -22,9 +22,8 @@ from jeep_core.text.joining import Join
 from service.contracts.jobs import JobStatus
 from service.contracts.schemas import Answer, FactOutcome, GuardFigures, Guards
 from service.store import Store
-from service.worker.failures import GuardFailed, failure
-from service.worker.kinds import guards as guards_module
-from service.worker.kinds.guards import (
+from service.worker.editing import guards as guards_module
+from service.worker.editing.guards import (
     GuardMeter,
     Measured,
     check,
@@ -32,6 +31,7 @@ from service.worker.kinds.guards import (
     locality,
     neighbor_answers,
 )
+from service.worker.failures import GuardFailed, failure
 
 TABLE = {
     "in": {"Rome": 0.6, "Oslo": 0.3},

@@ -146,8 +146,8 @@ def in_worker(folder: Path) -> None:
 
 def in_api(folder: Path) -> None:
     """Let this process halt while it takes a job."""
+    from service.api.jobs import submitting
     from service.api.reconcile import Reconciler
-    from service.api.resources import edits
     from service.store import Store, journal
 
     halts = Halts(folder)
@@ -158,4 +158,4 @@ def in_api(folder: Path) -> None:
     _before(Store, "journal", lambda *args: halts.at("mark"))
     _before(journal, "create", creating)
     _before(Reconciler, "submit", lambda *args: halts.at("submit"))
-    _before(edits, "accepted", lambda *args, **more: halts.at("accepted"))
+    _before(submitting, "accepted", lambda *args, **more: halts.at("accepted"))

@@ -21,9 +21,10 @@ from service.contracts.schemas import FactRecord, Manifest, ProbePayload, ProbeR
 from service.contracts.schemas.probe import TableFactIn
 from service.settings import Settings
 from service.store import Store
+from service.worker.editing import automatic
 from service.worker.editing.automatic import automatic_hparams, probes_folder
 from service.worker.failures import Refused
-from service.worker.kinds import automatic, probes
+from service.worker.kinds import probes
 from service.worker.lanes.control import JobControl
 from service.worker.lanes.read_lane import ReadControl, Task
 from service.worker.moments import SharedMoments

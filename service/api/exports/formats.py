@@ -1,4 +1,4 @@
-"""The registry of export formats: one line for each."""
+"""The registry of export formats: one entry for each module of this room that has a ``FORMAT``."""
 
 from __future__ import annotations
 
@@ -6,12 +6,7 @@ from service.api.exports import safetensors
 from service.api.exports.format import ExportFormat
 from service.api.http.problems import invalid, parameter_error
 
-FORMATS: dict[str, ExportFormat] = {
-    one.name: one
-    for one in (
-        safetensors.FORMAT,  # every format on a line of its own
-    )
-}
+FORMATS: dict[str, ExportFormat] = {one.name: one for one in (safetensors.FORMAT,)}
 
 
 def format_of(name: str) -> ExportFormat:

@@ -14,40 +14,16 @@ from pydantic.json_schema import models_json_schema
 from jeep_core.editors import available
 from jeep_core.spec.hparams import EditorHParams
 from service.api.http.access import guarded_routes
+from service.api.http.bodies import DESCRIBED
 from service.api.http.problems import documented
-from service.contracts.schemas import (
-    ActivateRequest,
-    EditRequest,
-    EvaluationRequest,
-    FactIn,
-    GeneratedToken,
-    GenerateRequest,
-    HypernetworkRequest,
-    NameSnapshot,
-    ProbeRequest,
-    Problem,
-    RevertRequest,
-    RollbackRequest,
-)
+from service.contracts.schemas import GeneratedToken, Problem
 from service.contracts.schemas.access import Scope
 
 log = logging.getLogger(__name__)
 COMPONENT = "#/components/schemas/"
 
-READ_HERE: tuple[type[BaseModel], ...] = (
-    ActivateRequest,
-    EditRequest,
-    EvaluationRequest,
-    FactIn,
-    GenerateRequest,
-    GeneratedToken,
-    HypernetworkRequest,
-    NameSnapshot,
-    ProbeRequest,
-    Problem,
-    RevertRequest,
-    RollbackRequest,
-)
+WITHOUT_ROUTE: tuple[type[BaseModel], ...] = (GeneratedToken, Problem)
+"""Models of events and errors, which no route names."""
 
 DESCRIPTION = """\
 Facts in, versions out, every edit reversible.
@@ -130,7 +106,10 @@ def _definitions(
 ) -> tuple[dict[str, str], dict[str, Any]]:
     """The schema's name for every editor, and the schemas: two classes may have one name."""
     refs, found = models_json_schema(
-        [(model, "validation") for model in (*READ_HERE, *editors.values())],
+        [
+            (model, "validation")
+            for model in (*DESCRIBED.values(), *WITHOUT_ROUTE, *editors.values())
+        ],
         ref_template=COMPONENT + "{model}",
     )
     names = {

@@ -37,6 +37,7 @@ from service.contracts.schemas import (
     Edit,
     EditPlan,
     EditRequest,
+    FactIn,
     JobOut,
 )
 from service.contracts.schemas.access import Scope
@@ -119,7 +120,7 @@ class EditSummary(BaseModel):
         },
         **documented(400, 409, 412, 413, 415, 422, 429, 503, 507),
     },
-    openapi_extra=json_request_body("EditRequest", lines="FactIn"),
+    openapi_extra=json_request_body(EditRequest, lines=FactIn),
 )
 @needs(EDITS.scope)
 async def submit_edit(

@@ -77,7 +77,7 @@ class EvaluationSummary(BaseModel):
     status_code=202,
     description=DESCRIPTION,
     responses=documented(400, 404, 409, 413, 415, 422, 429, 503, 507),
-    openapi_extra=json_request_body("EvaluationRequest"),
+    openapi_extra=json_request_body(EvaluationRequest),
 )
 @needs(EVALUATIONS.scope)
 async def submit_evaluation(

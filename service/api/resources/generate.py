@@ -58,7 +58,7 @@ of more, the worker scores what it can."""
         },
         **documented(400, 404, 413, 415, 422, 503, 504),
     },
-    openapi_extra=json_request_body("GenerateRequest"),
+    openapi_extra=json_request_body(GenerateRequest),
 )
 @needs(Scope.GENERATE)
 async def generate(request: Request, state: State) -> Response:

@@ -33,7 +33,7 @@ router = APIRouter(tags=["snapshots"])
     "/rollback/{id}",
     response_model=RollbackResult,
     responses=documented(400, 404, 409, 413, 415, 422, 503, 504),
-    openapi_extra=json_request_body("RollbackRequest", optional=True),
+    openapi_extra=json_request_body(RollbackRequest, optional=True),
 )
 @needs(Scope.EDIT)
 async def roll_back(
@@ -66,7 +66,7 @@ async def roll_back(
     "/snapshots/{id}/activate",
     response_model=Activation,
     responses=documented(400, 404, 409, 413, 415, 422, 503, 504),
-    openapi_extra=json_request_body("ActivateRequest", optional=True),
+    openapi_extra=json_request_body(ActivateRequest, optional=True),
 )
 @needs(Scope.EDIT)
 async def activate_snapshot(id: Ref, request: Request, state: State) -> Response:

@@ -59,7 +59,7 @@ trained on and what was lost, with the reason.
     status_code=202,
     description=DESCRIPTION,
     responses=documented(400, 413, 415, 422, 429, 503, 507),
-    openapi_extra=json_request_body("HypernetworkRequest"),
+    openapi_extra=json_request_body(HypernetworkRequest),
 )
 @needs(TRAININGS.scope)
 async def train_hypernetwork(

@@ -76,7 +76,7 @@ class ProbeSummary(BaseModel):
     status_code=202,
     description=DESCRIPTION,
     responses=documented(400, 404, 413, 415, 422, 429, 503, 507),
-    openapi_extra=json_request_body("ProbeRequest"),
+    openapi_extra=json_request_body(ProbeRequest),
 )
 @needs(PROBES.scope)
 async def submit_probe(

@@ -30,7 +30,7 @@ REVERTS = JobResource[RevertPayload, RevertResult](JobKind.REVERT)
         200: {"description": "The job, which has ended.", "model": JobOut},
         **documented(400, 404, 409, 412, 413, 415, 422, 429, 503, 507),
     },
-    openapi_extra=json_request_body("RevertRequest", optional=True),
+    openapi_extra=json_request_body(RevertRequest, optional=True),
 )
 @needs(REVERTS.scope)
 async def revert_edit(

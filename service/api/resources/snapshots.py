@@ -51,7 +51,7 @@ def list_snapshots(
     "/snapshots",
     status_code=201,
     responses=documented(400, 409, 413, 415, 422),
-    openapi_extra=json_request_body("NameSnapshot"),
+    openapi_extra=json_request_body(NameSnapshot),
 )
 @needs(Scope.EDIT)
 async def name_snapshot(request: Request, response: Response, state: State) -> Snapshot:

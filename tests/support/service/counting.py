@@ -10,7 +10,7 @@ from fastapi.responses import FileResponse
 from pydantic import BaseModel
 
 from service.api.http.access import needs
-from service.api.http.bodies import read_model
+from service.api.http.bodies import DESCRIBED, json_request_body, read_model
 from service.api.http.paging import Limit, Page
 from service.api.jobs.resource import JobResource
 from service.api.jobs.submitting import KeyHeader, check_key
@@ -84,6 +84,7 @@ def register(patch: pytest.MonkeyPatch, spec: KindSpec) -> JobKind:
     patch.setitem(JobKind._member_map_, kind._name_, kind)
     patch.setitem(JobKind._value2member_map_, spec.name, kind)
     patch.setattr(JobKind, "_member_names_", [*JobKind._member_names_, kind._name_])
+    patch.setitem(DESCRIBED, "CountRequest", CountRequest)
     patch.setitem(STATUS, f"unknown_{spec.name}", 404)  # type: ignore[arg-type]
     know_kinds()
     return kind
@@ -100,7 +101,7 @@ def resource(kind: JobKind) -> APIRouter:
     router = APIRouter(tags=["counts"])
     counts = JobResource[CountPayload, CountResult](kind)
 
-    @router.post("/counts", status_code=202)
+    @router.post("/counts", status_code=202, openapi_extra=json_request_body(CountRequest))
     @needs(counts.scope)
     async def submit_count(
         request: Request, response: Response, state: State, idempotency_key: KeyHeader = None

@@ -96,6 +96,14 @@ def test_its_errors_cancels_and_unknown_names_are_those_of_every_kind(
     assert http.get("/counts?after=eval_1").status_code == 422
 
 
+def test_it_is_described(http: httpx.Client) -> None:
+    described = http.get("/openapi.json").json()
+    assert described["components"]["schemas"]["CountRequest"]["required"] == ["to"]
+    operation = described["paths"]["/counts"]["post"]
+    assert operation["security"] == [{"ApiKey": ["edit"]}]
+    assert "counting" in described["components"]["schemas"]["JobKind"]["enum"]
+
+
 def test_only_files_that_its_entry_names_are_sent(
     http: httpx.Client, redis: Redis, store: Store
 ) -> None:

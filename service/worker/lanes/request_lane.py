@@ -41,7 +41,7 @@ class RequestLane:
         try:
             with (
                 ThreadPoolExecutor(LOADERS, "loading") as loaders,
-                ThreadPoolExecutor(1, "moving") as movers,
+                ThreadPoolExecutor(1, "rollback") as movers,
             ):
                 while not self.stop.is_set():
                     self._take(loaders, movers)

@@ -105,7 +105,7 @@ def in_worker(folder: Path) -> None:
     from service.store.maintenance import retention
     from service.worker.decoding.decode_loop import DecodeLoop
     from service.worker.lanes.control import JobControl
-    from service.worker.lanes.edit_lane import EditLane
+    from service.worker.lanes.write_task import WriteTask
 
     halts = Halts(folder)
 
@@ -128,7 +128,7 @@ def in_worker(folder: Path) -> None:
         if place.parent.name == "staging":
             reach("rename")
 
-    _before(EditLane, "_check", at("validate"))
+    _before(WriteTask, "begin", at("validate"))
     _before(JobControl, "progress", phase)
     _before(Store, "put_tensor", at("tensors"))
     _before(Store, "write_version", at("write"))

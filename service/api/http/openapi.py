@@ -16,14 +16,15 @@ from jeep_core.spec.hparams import EditorHParams
 from service.api.http.access import guarded_routes
 from service.api.http.bodies import DESCRIBED
 from service.api.http.problems import documented
-from service.contracts.schemas import GeneratedToken, Problem
+from service.contracts.schemas import EditRequest, GeneratedToken, Problem
 from service.contracts.schemas.access import Scope
 
 log = logging.getLogger(__name__)
 COMPONENT = "#/components/schemas/"
 
-WITHOUT_ROUTE: tuple[type[BaseModel], ...] = (GeneratedToken, Problem)
-"""Models of events and errors, which no route names."""
+ALWAYS: tuple[type[BaseModel], ...] = (EditRequest, GeneratedToken, Problem)
+"""Models that are described whatever routes there are: of edits, whose hyper-parameters are filled
+in here, and of events and errors, which no route names."""
 
 DESCRIPTION = """\
 Facts in, versions out, every edit reversible.
@@ -106,10 +107,7 @@ def _definitions(
 ) -> tuple[dict[str, str], dict[str, Any]]:
     """The schema's name for every editor, and the schemas: two classes may have one name."""
     refs, found = models_json_schema(
-        [
-            (model, "validation")
-            for model in (*DESCRIBED.values(), *WITHOUT_ROUTE, *editors.values())
-        ],
+        [(model, "validation") for model in (*DESCRIBED.values(), *ALWAYS, *editors.values())],
         ref_template=COMPONENT + "{model}",
     )
     names = {

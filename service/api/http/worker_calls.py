@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any, Literal
+from typing import Any
 
 from fastapi import Request
 
@@ -15,13 +15,14 @@ from service.api.http.problems import ApiProblem, ClientGone, from_worker, unava
 from service.api.state import ApiState, queue_or_503
 from service.contracts.jobs import JobError, new_id
 from service.contracts.schemas import WorkerReply, WorkerRequest
+from service.contracts.schemas.worker import RequestKind
 from service.ops import logs, tracing
 from service.queue import RequestTimeout, WorkerGone
 
 
 def worker_request(
     state: ApiState,
-    kind: Literal["generate", "rollback", "activate", "restore"],
+    kind: RequestKind,
     versions: list[str],
     body: dict[str, Any],
 ) -> WorkerRequest:

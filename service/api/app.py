@@ -8,28 +8,25 @@ from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI
 
-from service.api.http import documentation, problems
+from service.api.http import problems
 from service.api.http.access import Gate
 from service.api.http.auditing import Audit
 from service.api.http.limits import RateLimit, Streams
 from service.api.http.middleware import BodyLimit, RequestIds, Unexpected
 from service.api.http.openapi import DESCRIPTION, Api
 from service.api.model import ModelCache
+from service.api.operations import audit, documentation, health, metrics
 from service.api.reconcile import Reconciler
 from service.api.resources import (
-    activate,
-    audit,
     edits,
     evaluations,
     facts,
     generate,
-    health,
+    heads,
     hypernetworks,
     jobs,
-    metrics,
     probes,
     reverts,
-    rollback,
     snapshots,
     suites,
 )
@@ -48,8 +45,7 @@ ROUTES = (
     jobs,
     generate,
     snapshots,
-    activate,
-    rollback,
+    heads,
     suites,
     evaluations,
     probes,

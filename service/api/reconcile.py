@@ -11,7 +11,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from service.api.http.counters import CANCELLED_JOBS
+from service.api.counters import CANCELLED_JOBS
 from service.contracts.jobs import TERMINAL, Job, JobStatus, now
 from service.ops import logs
 from service.queue import AsyncQueue

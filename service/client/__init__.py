@@ -17,7 +17,7 @@ from service.client.audit import AuditCalls
 from service.client.evaluations import EvaluationCalls
 from service.client.hypernetworks import Hypernetworks
 from service.client.probes import ProbeCalls
-from service.client.transport import ApiError, check, given, segment
+from service.client.transport import ApiError, given, segment
 from service.client.versions import VersionCalls
 from service.contracts.jobs import TERMINAL, JobKind, JobStatus, Progress
 from service.contracts.schemas import (
@@ -232,23 +232,13 @@ class Client(AuditCalls, EvaluationCalls, Hypernetworks, ProbeCalls, VersionCall
         """The differences between ``a`` and ``b``."""
         return self._model(SnapshotDiff, "GET", f"/snapshots/{segment(a)}/diff/{segment(b)}")
 
-    def export(self, ref: str, path: Path) -> int:
-        """Write a version's safetensors file to ``path``; return its size in bytes.
+    def export(self, ref: str, path: Path, format: str | None = None) -> int:
+        """Write a version to ``path``, as a safetensors file unless a format is named.
 
-        The file appears under its name only when it is complete.
+        Returns the size in bytes.  The file appears under its name only when it is complete.
         """
-        aside = path.with_name(path.name + ".part")
         url = f"/snapshots/{segment(ref)}/export"
-        try:
-            with self._http.stream("GET", url) as response, aside.open("wb") as file:
-                check(response)
-                for chunk in response.iter_bytes():
-                    file.write(chunk)
-            size = aside.stat().st_size
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
-        return size
+        return self._download(url, path, given({"format": format}))
 
     def rollback(self, ref: str, why: str = "", cancel_queued: bool = False) -> RollbackResult:
         """Move head to a version; returns when the model serves it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,19 +75,8 @@ class EvaluationCalls(Transport):
 
         The file appears under its name only when it is complete.
         """
-        aside = path.with_name(path.name + ".part")
         url = f"/evaluations/{segment(evaluation_id)}/cases"
-        params: Mapping[str, str] = given({"target": target})
-        try:
-            with self._http.stream("GET", url, params=params) as response, aside.open("wb") as file:
-                check(response)
-                for chunk in response.iter_bytes():
-                    file.write(chunk)
-            size = aside.stat().st_size
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
-        return size
+        return self._download(url, path, given({"target": target}))
 
     def compare(self, evaluation_id: str, a: str, b: str) -> EvaluationComparison:
         """Target ``b`` against ``a``, case by case."""

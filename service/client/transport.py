@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
@@ -99,6 +100,23 @@ class Transport:
             if not page["has_more"]:
                 return
             cursor = {"after": page["next"]}
+
+    def _download(self, url: str, path: Path, params: Mapping[str, str] | None = None) -> int:
+        """Write an answer to ``path``; return its size in bytes.
+
+        The file appears under its name only when it is complete.
+        """
+        aside = path.with_name(path.name + ".part")
+        try:
+            with self._http.stream("GET", url, params=params) as response, aside.open("wb") as file:
+                check(response)
+                for chunk in response.iter_bytes():
+                    file.write(chunk)
+            size = aside.stat().st_size
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
+        return size
 
     @contextmanager
     def _stream(self, method: str, url: str, **request: Any) -> Iterator[EventSource]:

@@ -1,1 +1,1 @@
-"""What api, worker, store and clients agree on: jobs, error codes, schemas, messages."""
+"""What api, worker, store and clients agree on: jobs and their kinds, codes, schemas, messages."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from service.contracts.kinds import JOBS, JobKind
+
 STATUS: Mapping[str, int] = {
     "bad_request": 400,
     "incomplete_body": 400,
@@ -18,12 +20,9 @@ STATUS: Mapping[str, int] = {
     "insufficient_scope": 403,
     "undeclared_scope": 403,
     "not_found": 404,
-    "unknown_edit": 404,
-    "unknown_evaluation": 404,
     "unknown_file": 404,
     "unknown_job": 404,
     "unknown_key": 404,
-    "unknown_probe": 404,
     "unknown_suite": 404,
     "unknown_target": 404,
     "unknown_version": 404,
@@ -51,9 +50,12 @@ STATUS: Mapping[str, int] = {
     "invalid_request": 422,
     "invalid_suite": 422,
     "same_target": 422,
+    "empty": 422,
+    "too_long": 422,
     "queue_full": 429,
     "too_many_requests": 429,
     "too_many_streams": 429,
+    "client_gone": 499,
     "corrupt_file": 500,
     "corrupt_version": 500,
     "failed": 500,
@@ -69,7 +71,9 @@ STATUS: Mapping[str, int] = {
     "worker_timeout": 504,
     "disk_full": 507,
     "store_full": 507,
+    **{f"unknown_{kind.value}": 404 for kind in JobKind if kind.spec.path != JOBS},
 }
+"""499 is seen in logs only: the client has gone.  A kind with a path of its own has its 404."""
 
 JOB_ONLY = frozenset(
     {

@@ -10,6 +10,20 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from ulid import ULID
 
+from service.contracts.kinds import JobKind, Lane
+
+__all__ = [
+    "TERMINAL",
+    "Job",
+    "JobError",
+    "JobKind",
+    "JobStatus",
+    "Lane",
+    "Progress",
+    "new_id",
+    "now",
+]
+
 
 class JobStatus(StrEnum):
     """The status of a job."""
@@ -23,32 +37,6 @@ class JobStatus(StrEnum):
 
 
 TERMINAL = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED})
-
-
-class Lane(StrEnum):
-    """A queue of jobs: they run one at a time in each lane, and the lanes run in parallel."""
-
-    WRITE = "write"
-    READ = "read"
-
-
-class JobKind(StrEnum):
-    """The kind of work of a job."""
-
-    EDIT = "edit"
-    EVALUATION = "evaluation"
-    REVERT = "revert"
-    HYPERNETWORK = "hypernetwork"
-    PROBE = "probe"
-
-    @property
-    def lane(self) -> Lane:
-        """Jobs that write versions run in the write lane, all others in the read lane."""
-        return Lane.WRITE if self in WRITERS else Lane.READ
-
-
-WRITERS = frozenset({JobKind.EDIT, JobKind.REVERT})
-"""Kinds whose jobs write versions."""
 
 
 class JobError(BaseModel):

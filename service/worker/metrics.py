@@ -96,8 +96,8 @@ class PhaseClock:
 
     _known: set[tuple[str, str]] = set()  # noqa: RUF012
 
-    def __init__(self, kind: JobKind) -> None:
-        self._kind = kind.value
+    def __init__(self, kind: JobKind | None = None) -> None:
+        self._kind = kind.value if kind else ""
         self._seconds: dict[str, float] = {}
         self._phase, self._since = "", 0.0
 
@@ -132,5 +132,5 @@ def count_end(job: Job) -> None:
     """Count a job that has ended, and the facts that are true since then."""
     JOBS.labels(job.kind.value, job.status.value).inc()
     result = job.result or {}
-    if job.kind is JobKind.EDIT and job.status is JobStatus.SUCCEEDED and result.get("activated"):
-        FACTS_APPLIED.inc(len(result["facts"]))
+    if job.status is JobStatus.SUCCEEDED and result.get("activated"):
+        FACTS_APPLIED.inc(len(result.get("facts", ())))

@@ -52,8 +52,10 @@ from service.worker.lanes.edit_lane import EditLane
 from service.worker.lanes.gate import Gate
 from service.worker.lanes.generation_lane import GenerationLane
 from service.worker.lanes.read_lane import ReadLane
+from service.worker.lanes.request_lane import RequestLane
 from service.worker.lanes.threads import decode_threads, use_threads
 from service.worker.moments import SharedMoments
+from service.worker.versions.requests import VersionRequests
 from service.worker.versions.retention import Keeper
 from service.worker.versions.views import VersionViews
 
@@ -147,7 +149,9 @@ class Worker:
         edits = EditLane(queue, store, lease, views, runner, self.settings, writing, keeper.due)
         waiting = JobQueue(client, keys, Lane.READ)
         reads = ReadLane(waiting, store, lease, views, self.settings, gate, moments=moments)
-        generation = GenerationLane(RequestQueue(client, keys), store, lease, views, gate)
+        asked = RequestQueue(client, keys)
+        generation = GenerationLane(asked, views, gate)
+        requests = RequestLane(asked, generation, VersionRequests(store, lease, views))
         heartbeat = self._heartbeat(client, keys, base, views)
         heartbeat.start()
         stack.callback(heartbeat.stop)
@@ -158,7 +162,7 @@ class Worker:
             for name, body, count in (
                 ("edits", edits.run, every),
                 ("reads", reads.run, every),
-                ("requests", generation.take, 1),
+                ("requests", requests.run, 1),
                 ("decoding", generation.decode, few),
                 ("retention", keeper.run, few),
             )
@@ -173,7 +177,7 @@ class Worker:
             end_patience(client)
         edits.stop.set()
         reads.stop.set()
-        generation.stop.set()
+        requests.stop.set()
         keeper.stop.set()
         for thread in lanes:
             thread.join()

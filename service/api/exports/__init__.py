@@ -1,1 +1,1 @@
-"""Versions as files, one module for each format."""
+"""Versions as files, one module for each format; `formats` lists them."""

@@ -3,40 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import aclosing
 
 from fastapi.concurrency import run_in_threadpool
 
-from service.api.http.worker_calls import replies, worker_request
+from service.api.exports.format import Export, ExportFormat
+from service.api.exports.stored import make_whole
 from service.api.state import ApiState
 from service.contracts.schemas import Manifest
 from service.store import MissingTensor, Store, safetensors_header
 from service.store.tensors import byte_count
 
 
-def is_there(store: Store, version: str) -> bool:
-    """Whether a version's tensors are stored, and stay for now; False if they were dropped.
-
-    Missing tensors of a version that is not thin are damage and do not lead to False.
-    """
-    return store.want(version) or store.thin(version) is None
-
-
-async def rebuilt(state: ApiState, version: str) -> None:
-    """Have the worker store the tensors of a version again.
-
-    Raises:
-        ApiProblem: 503 without a worker, 504 if it takes too long, 507 if the disk is full.
-        StoreFull: the store may not grow.
-    """
-    await run_in_threadpool(state.room.check)
-    await state.require_worker()
-    async with aclosing(replies(state, worker_request(state, "restore", [version], {}))) as said:
-        async for _ in said:
-            continue
+async def _open(state: ApiState, version: str) -> Export:
+    await make_whole(state, version)
+    manifest = state.store.version(version)
+    header = await run_in_threadpool(_header, state.store, manifest)
+    size = len(header) + sum(map(byte_count, manifest.tensors))
+    return Export(manifest.id, _chunks(state.store, manifest, header), size)
 
 
-def export_header(store: Store, manifest: Manifest) -> bytes:
+def _header(store: Store, manifest: Manifest) -> bytes:
     """The file's first bytes: names, types, shapes, and where the tensors come from.
 
     Raises:
@@ -56,12 +42,7 @@ def export_header(store: Store, manifest: Manifest) -> bytes:
     return safetensors_header(manifest.tensors, metadata)
 
 
-def export_size(manifest: Manifest, header: bytes) -> int:
-    """Bytes of the whole file."""
-    return len(header) + sum(map(byte_count, manifest.tensors))
-
-
-def export_chunks(store: Store, manifest: Manifest, header: bytes) -> Iterator[bytes]:
+def _chunks(store: Store, manifest: Manifest, header: bytes) -> Iterator[bytes]:
     """The file piece by piece.
 
     Every tensor is verified as it is read; a damaged one raises `CorruptTensor`, which ends the
@@ -81,3 +62,6 @@ def _held_back(chunks: Iterator[bytes]) -> Iterator[bytes]:
         held = chunk
     if held is not None:
         yield held
+
+
+FORMAT = ExportFormat("safetensors", ".safetensors", _open)

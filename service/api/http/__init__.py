@@ -1,1 +1,1 @@
-"""HTTP without a subject: access, bodies, problems, limits, paging, following of jobs."""
+"""HTTP without a subject: access, bodies, problems, limits, paging, calls of the worker."""

@@ -26,6 +26,10 @@ JSON_LINES = frozenset(
 )
 
 
+DESCRIBED: dict[str, type[BaseModel]] = {}
+"""Models of bodies that routes read themselves, by the name of their schema."""
+
+
 def media_type(request: Request) -> str:
     """The content type without its parameters, in lower case; empty if there is none."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -102,9 +106,17 @@ def json_lines(body: bytes) -> Iterator[tuple[int, Any]]:
             yield number, parse_json(line, f"/lines/{number}")
 
 
-def json_request_body(name: str, optional: bool = False, lines: str = "") -> dict[str, Any]:
-    """``openapi_extra`` of a route that reads a body of the named component schema."""
-    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
-    if lines:
-        content["application/x-ndjson"] = {"schema": {"$ref": f"#/components/schemas/{lines}"}}
+def json_request_body(
+    model: type[BaseModel], optional: bool = False, lines: type[BaseModel] | None = None
+) -> dict[str, Any]:
+    """``openapi_extra`` of a route that reads a body of ``model``, or one of ``lines`` per line."""
+    content = {"application/json": {"schema": _schema(model)}}
+    if lines is not None:
+        content["application/x-ndjson"] = {"schema": _schema(lines)}
     return {"requestBody": {"required": not optional, "content": content}}
+
+
+def _schema(model: type[BaseModel]) -> dict[str, str]:
+    """A reference to a model's schema, which the description then contains."""
+    DESCRIBED[model.__name__] = model
+    return {"$ref": f"#/components/schemas/{model.__name__}"}

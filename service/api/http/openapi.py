@@ -13,40 +13,17 @@ from pydantic.json_schema import models_json_schema
 
 from jeep_core.editors import EditorRecord, available
 from service.api.http.access import guarded_routes
+from service.api.http.bodies import DESCRIBED
 from service.api.http.problems import documented
-from service.contracts.schemas import (
-    ActivateRequest,
-    EditRequest,
-    EvaluationRequest,
-    FactIn,
-    GeneratedToken,
-    GenerateRequest,
-    HypernetworkRequest,
-    NameSnapshot,
-    ProbeRequest,
-    Problem,
-    RevertRequest,
-    RollbackRequest,
-)
+from service.contracts.schemas import EditRequest, GeneratedToken, Problem
 from service.contracts.schemas.access import Scope
 
 log = logging.getLogger(__name__)
 COMPONENT = "#/components/schemas/"
 
-READ_HERE: tuple[type[BaseModel], ...] = (
-    ActivateRequest,
-    EditRequest,
-    EvaluationRequest,
-    FactIn,
-    GenerateRequest,
-    GeneratedToken,
-    HypernetworkRequest,
-    NameSnapshot,
-    ProbeRequest,
-    Problem,
-    RevertRequest,
-    RollbackRequest,
-)
+ALWAYS: tuple[type[BaseModel], ...] = (EditRequest, GeneratedToken, Problem)
+"""Models that are described whatever routes there are: of edits, whose hyper-parameters are filled
+in here, and of events and errors, which no route names."""
 
 DESCRIPTION = """\
 Facts in, versions out, every edit reversible.
@@ -131,7 +108,7 @@ def _definitions(
     """The schema's name for every editor, and the schemas: two classes may have one name."""
     classes = {name: record.hparams for name, record in editors.items()}
     refs, found = models_json_schema(
-        [(model, "validation") for model in (*READ_HERE, *classes.values())],
+        [(model, "validation") for model in (*DESCRIBED.values(), *ALWAYS, *classes.values())],
         ref_template=COMPONENT + "{model}",
     )
     names = {

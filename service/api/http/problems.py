@@ -62,6 +62,12 @@ class ApiProblem(Coded, Exception):
             self.headers.setdefault("Retry-After", str(RETRY_AFTER[self.status]))
 
 
+class ClientGone(Coded, Exception):
+    """The client has disconnected; nobody is left to answer."""
+
+    code = "client_gone"
+
+
 def field_error(pointer: str, code: str, message: str) -> dict[str, str]:
     """Describe an error in one field of the body."""
     return {"pointer": pointer, "code": code, "message": message}
@@ -187,6 +193,7 @@ def event_stream(*names: str) -> dict[str, Any]:
 def install(app: FastAPI) -> None:
     """Make ``app`` answer every error it knows with a problem; `failed` does the others."""
     app.add_exception_handler(ApiProblem, _on_problem)
+    app.add_exception_handler(ClientGone, _on_gone)
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(HTTPException, _on_http)
     for known in KNOWN:
@@ -200,6 +207,12 @@ def _escape(part: object) -> str:
 async def _on_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiProblem)
     return problem_response(request, error)
+
+
+async def _on_gone(request: Request, error: Exception) -> Response:
+    """For the logs alone: an empty answer."""
+    assert isinstance(error, ClientGone)
+    return Response(status_code=status_of(error.code))
 
 
 async def _on_validation(request: Request, error: Exception) -> Response:

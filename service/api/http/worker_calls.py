@@ -6,27 +6,23 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any, Literal
+from typing import Any
 
 from fastapi import Request
 
-from jeep_core.errors import Coded
-from service.api.http.counters import GENERATION_SECONDS
-from service.api.http.problems import ApiProblem, from_worker, unavailable
+from service.api.counters import GENERATION_SECONDS
+from service.api.http.problems import ApiProblem, ClientGone, from_worker, unavailable
 from service.api.state import ApiState, queue_or_503
 from service.contracts.jobs import JobError, new_id
 from service.contracts.schemas import WorkerReply, WorkerRequest
+from service.contracts.schemas.worker import RequestKind
 from service.ops import logs, tracing
 from service.queue import RequestTimeout, WorkerGone
 
 
-class ClientGone(Coded, Exception):
-    """The client has disconnected; nobody is left to answer."""
-
-
 def worker_request(
     state: ApiState,
-    kind: Literal["generate", "rollback", "activate", "restore"],
+    kind: RequestKind,
     versions: list[str],
     body: dict[str, Any],
 ) -> WorkerRequest:

@@ -2,57 +2,51 @@
 
 from __future__ import annotations
 
-import re
-from contextlib import nullcontext
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 
 from jeep_core.errors import NoMoments
-from service.api.http.access import caller_of, needs
+from service.api.http.access import needs
 from service.api.http.bodies import is_json_lines, json_request_body, read_json
-from service.api.http.job_events import current, wait_for_end
 from service.api.http.limits import fact_errors
 from service.api.http.logs import log_texts
-from service.api.http.paging import AFTER, Limit, Page, take
-from service.api.http.problems import ApiProblem, documented, invalid, not_found
+from service.api.http.paging import AFTER, Limit, Page
+from service.api.http.problems import ApiProblem, documented, invalid
+from service.api.jobs.submitting import KeyHeader, PreferHeader, check_key, submit_and_wait
 from service.api.model import PublishedModel
 from service.api.resources.hypernetworks import check_network
-from service.api.resources.jobs import job_out
 from service.api.state import ApiState, State
-from service.api.submission.jobs import (
+from service.api.submission.edits import (
+    EDITS,
     Submission,
-    check_key,
     check_now,
     checked,
     from_lines,
-    job_id_of,
     known_parent,
     record,
 )
 from service.api.submission.uploads import Reading, from_file, from_value, has_records, reading
 from service.api.submission.validation import ValidEdit, plan_of
-from service.contracts.jobs import TERMINAL, Job, JobError, JobKind, JobStatus
+from service.contracts.jobs import Job, JobError, JobStatus
 from service.contracts.schemas import (
     AUTO,
     Edit,
-    EditPayload,
     EditPlan,
     EditRequest,
-    EditResult,
+    FactIn,
     JobOut,
 )
-from service.contracts.schemas.access import Caller, Scope
+from service.contracts.schemas.access import Scope
 from service.settings import Settings
-from service.store import Store, UnknownJob
+from service.store import Store
 from service.store.base.moments import check_moments
 
 router = APIRouter(tags=["edits"])
 
-LONGEST_WAIT_S = 300
 FILES = "; a file of records of any type is read with ?format=auto"
 
 DESCRIPTION = """\
@@ -128,9 +122,9 @@ class EditSummary(BaseModel):
         },
         **documented(400, 409, 412, 413, 415, 422, 429, 503, 507),
     },
-    openapi_extra=json_request_body("EditRequest", lines="FactIn"),
+    openapi_extra=json_request_body(EditRequest, lines=FactIn),
 )
-@needs(Scope.EDIT)
+@needs(EDITS.scope)
 async def submit_edit(
     request: Request,
     state: State,
@@ -147,8 +141,8 @@ async def submit_edit(
     parent: Annotated[str | None, Query(description="By line or record only.")] = None,
     guards: Annotated[str | None, Query(description="By line or record only: JSON.")] = None,
     activate: Annotated[str | None, Query(description="By line or record only: `false`.")] = None,
-    idempotency_key: Annotated[str | None, Header()] = None,
-    prefer: Annotated[str, Header(description="`wait=N`")] = "",
+    idempotency_key: KeyHeader = None,
+    prefer: PreferHeader = "",
 ) -> Response:
     """Queue an edit."""
     options = {
@@ -168,13 +162,11 @@ async def submit_edit(
         plan = await run_in_threadpool(plan_of, edit, model)
         plan.imported = submission.imported
         plan.obstacles = await run_in_threadpool(_obstacles, state, submission.request, edit, model)
-        return _json(plan, 200, {})
+        return Response(plan.model_dump_json(), media_type="application/json")
     log_texts(request, state.settings, "facts", map(str, edit.facts))
     await run_in_threadpool(check_possible, state, edit, model)
     job, fresh = await run_in_threadpool(record, state, submission, edit, idempotency_key)
-    if fresh:
-        await state.reconciler.submit(job)
-    return await accepted(state, caller_of(request), job, fresh, prefer)
+    return await submit_and_wait(state, request, job, fresh, prefer)
 
 
 @router.get("/edits", responses=documented(422))
@@ -182,23 +174,18 @@ async def submit_edit(
 async def list_edits(
     state: State,
     limit: Limit = 50,
-    after: Annotated[str | None, Query(pattern=r"^edit_[0-9A-Z]{26}$", description=AFTER)] = None,
+    after: Annotated[str | None, Query(pattern=EDITS.id_pattern, description=AFTER)] = None,
 ) -> Page[EditSummary]:
     """Submitted batches, newest first."""
-    cursor = None if after is None else job_id_of(after)
-    jobs = state.store.jobs(kind=JobKind.EDIT, after=cursor)
-    taken, has_more = await run_in_threadpool(take, jobs, limit)
-    data = [_summary(await current(state, job)) for job in taken]
-    return Page(data=data, has_more=has_more, next=data[-1].id if has_more else None)
+    return await EDITS.page(state, limit, after, _summary)
 
 
 @router.get("/edits/{id}", responses=documented(404))
 @needs(Scope.READ)
 async def show_edit(id: str, state: State, response: Response) -> Edit:
     """A batch with its facts; once it has ended, with the outcome of every fact."""
-    job = await current(state, await run_in_threadpool(job_of_edit, state.store, id))
-    payload = EditPayload.model_validate(job.payload)
-    result = _result(job)
+    job = await EDITS.find(state, id)
+    payload, result = EDITS.payload(job), EDITS.result(job)
     hparams = payload.hparams
     if result is not None:
         response.headers["X-Model-Version"] = result.version
@@ -206,34 +193,14 @@ async def show_edit(id: str, state: State, response: Response) -> Edit:
             manifest = await run_in_threadpool(state.store.version, result.version)
             hparams = manifest.hparams
     return Edit(
-        id=payload.edit_id,
-        job_id=job.id,
-        status=job.status,
+        **EDITS.shown(job),
         editor=payload.editor,
         preset=payload.preset,
         hparams=hparams,
         facts=payload.facts,
-        created_at=job.created_at,
-        result=result,
-        error=job.error,
         applied_in=await run_in_threadpool(_applied_in, state.store, payload.edit_id),
         imported=payload.imported,
     )
-
-
-def job_of_edit(store: Store, edit_id: str) -> Job:
-    """The job that first applied a batch.
-
-    Raises:
-        ApiProblem: 404.
-    """
-    try:
-        job = store.job(job_id_of(edit_id))
-    except UnknownJob:
-        raise not_found("edit", edit_id) from None
-    if job.kind is not JobKind.EDIT or job.payload["edit_id"] != edit_id:
-        raise not_found("edit", edit_id)
-    return job
 
 
 def _applied_in(store: Store, edit_id: str) -> str | None:
@@ -301,42 +268,6 @@ async def _parsed(
     return await run_in_threadpool(from_value, value, options, how, max_facts)
 
 
-async def accepted(state: ApiState, caller: Caller, job: Job, fresh: bool, prefer: str) -> Response:
-    """202 with the job, or 200 if it ended within the time the client prefers to wait.
-
-    A preference is not applied while all places for open answers are taken.
-    """
-    headers = {"Location": f"/jobs/{job.id}"}
-    if not fresh:
-        headers["Idempotency-Replayed"] = "true"
-    seconds = wait_of(prefer)
-    with state.streams.slot(caller) if seconds is not None else nullcontext(False) as waits:
-        if seconds is not None and waits:
-            headers["Preference-Applied"] = f"wait={seconds}"
-            job = await wait_for_end(state, job.id, seconds)
-        else:
-            job = await current(state, job)
-    ended = waits and job.status in TERMINAL
-    if ended and job.result is not None:
-        headers["X-Model-Version"] = job.result["version"]
-    return _json(job_out(job), 200 if ended else 202, headers)
-
-
-def _json(body: BaseModel, status: int, headers: dict[str, str]) -> Response:
-    content = body.model_dump_json()
-    return Response(content, status, headers=headers, media_type="application/json")
-
-
-def wait_of(prefer: str) -> int | None:
-    """Seconds of ``wait=N`` in a Prefer header, at most 300; None without one (RFC 7240)."""
-    for preference in re.split(r"[,;]", prefer):
-        name, _, value = preference.partition("=")
-        seconds = value.strip().strip('"')
-        if name.strip().lower() == "wait" and seconds.isascii() and seconds.isdecimal():
-            return min(int(seconds[:9]), LONGEST_WAIT_S)
-    return None
-
-
 def _summary(job: Job) -> EditSummary:
     payload: dict[str, Any] = job.payload
     result = job.result or {}
@@ -354,9 +285,3 @@ def _summary(job: Job) -> EditSummary:
         greedy_success=result.get("greedy_success"),
         error=job.error,
     )
-
-
-def _result(job: Job) -> EditResult | None:
-    if job.status is not JobStatus.SUCCEEDED or job.result is None:
-        return None
-    return EditResult.model_validate(job.result)

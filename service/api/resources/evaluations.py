@@ -15,8 +15,7 @@ from jeep_core.editors import preset_hparams
 from jeep_core.errors import InvalidHParams
 from service.api.http.access import needs
 from service.api.http.bodies import json_request_body, read_model
-from service.api.http.job_events import current
-from service.api.http.paging import AFTER, Limit, Page, take
+from service.api.http.paging import AFTER, Limit, Page
 from service.api.http.problems import (
     ApiProblem,
     documented,
@@ -25,10 +24,11 @@ from service.api.http.problems import (
     invalid,
     not_found,
 )
+from service.api.jobs.resource import JobResource
+from service.api.jobs.submitting import KeyHeader, check_key
 from service.api.model import PublishedModel
 from service.api.resources.suites import suite_info
 from service.api.state import ApiState, State
-from service.api.submission.jobs import KeyHeader, check_key, journaled, submit
 from service.contracts.jobs import Job, JobKind, JobStatus
 from service.contracts.schemas import JobOut
 from service.contracts.schemas.access import Scope
@@ -42,12 +42,12 @@ from service.contracts.schemas.evaluation import (
     Target,
     cases_file,
 )
-from service.store import CorruptFile, Store, UnknownJob, UnknownVersion
+from service.store import CorruptFile, Store, UnknownVersion
 from service.store.base.moments import check_moments
 from service.store.suites import Suites
 
 router = APIRouter(tags=["evaluation"])
-PREFIX = "eval_"
+EVALUATIONS = JobResource[EvaluationPayload, EvaluationResult](JobKind.EVALUATION)
 CHUNK = 1 << 16
 
 DESCRIPTION = """\
@@ -77,9 +77,9 @@ class EvaluationSummary(BaseModel):
     status_code=202,
     description=DESCRIPTION,
     responses=documented(400, 404, 409, 413, 415, 422, 429, 503, 507),
-    openapi_extra=json_request_body("EvaluationRequest"),
+    openapi_extra=json_request_body(EvaluationRequest),
 )
-@needs(Scope.EDIT)
+@needs(EVALUATIONS.scope)
 async def submit_evaluation(
     request: Request, response: Response, state: State, idempotency_key: KeyHeader = None
 ) -> JobOut:
@@ -87,8 +87,7 @@ async def submit_evaluation(
     check_key(idempotency_key)
     body = await read_model(request, EvaluationRequest)
     job, fresh = await run_in_threadpool(_journaled, state, body, idempotency_key)
-    location = f"/evaluations/{job.payload['evaluation_id']}"
-    return await submit(state, request, response, job, fresh, location)
+    return await EVALUATIONS.submit(state, request, response, job, fresh)
 
 
 @router.get("/evaluations", responses=documented(422))
@@ -96,34 +95,20 @@ async def submit_evaluation(
 async def list_evaluations(
     state: State,
     limit: Limit = 50,
-    after: Annotated[str | None, Query(pattern=r"^eval_[0-9A-Z]{26}$", description=AFTER)] = None,
+    after: Annotated[str | None, Query(pattern=EVALUATIONS.id_pattern, description=AFTER)] = None,
 ) -> Page[EvaluationSummary]:
     """Evaluations, newest first."""
-    cursor = None if after is None else _job_id(after)
-    jobs = state.store.jobs(kind=JobKind.EVALUATION, after=cursor)
-    taken, has_more = await run_in_threadpool(take, jobs, limit)
-    data = [_summary(await current(state, job)) for job in taken]
-    return Page(data=data, has_more=has_more, next=data[-1].id if has_more else None)
+    return await EVALUATIONS.page(state, limit, after, _summary)
 
 
 @router.get("/evaluations/{id}", responses=documented(404))
 @needs(Scope.READ)
 async def show_evaluation(id: str, state: State) -> Evaluation:
     """The status of an evaluation and, once it has ended, its figures with intervals."""
-    job = await _job(state, id)
-    payload = EvaluationPayload.model_validate(job.payload)
-    return Evaluation(
-        id=id,
-        job_id=job.id,
-        status=job.status,
-        **payload.model_dump(
-            include={"suite", "targets", "editor", "preset", "hparams", "limit", "seed"}
-        ),
-        created_at=job.created_at,
-        progress=job.progress,
-        result=_result(job),
-        error=job.error,
-    )
+    job = await EVALUATIONS.find(state, id)
+    fields = {"suite", "targets", "editor", "preset", "hparams", "limit", "seed"}
+    asked = EVALUATIONS.payload(job).model_dump(include=fields)
+    return Evaluation(**EVALUATIONS.shown(job), **asked)
 
 
 @router.get(
@@ -144,10 +129,11 @@ async def evaluation_cases(
     target: Annotated[str | None, Query(description="Label; default: all.")] = None,
 ) -> StreamingResponse:
     """The case records of an evaluation that has ended: scores and every prompt."""
-    job, payload = await _ended(state, id)
+    job, _ = await EVALUATIONS.ended(state, id)
+    payload = EVALUATIONS.payload(job)
     chosen = range(len(payload.targets)) if target is None else [_number(payload, target)]
     names = [cases_file(number) for number in chosen]
-    paths = [await run_in_threadpool(state.store.report_file, job.id, name) for name in names]
+    paths = [await EVALUATIONS.report(state, job, name) for name in names]
     headers = {"Content-Disposition": f'attachment; filename="{id}.jsonl"'}
     return StreamingResponse(_content(paths), media_type="application/x-ndjson", headers=headers)
 
@@ -161,11 +147,12 @@ async def compare_targets(
     b: Annotated[str, Query(description="Label of the one that got better or broke cases.")],
 ) -> EvaluationComparison:
     """Two targets case by case: paired differences, what got better, what broke."""
-    job, payload = await _ended(state, id)
+    job, _ = await EVALUATIONS.ended(state, id)
+    payload = EVALUATIONS.payload(job)
     numbers = [_number(payload, a), _number(payload, b)]
     if numbers[0] == numbers[1]:
         raise ApiProblem("same_target", f"{a!r} cannot be compared with itself")
-    path = await run_in_threadpool(state.store.report_file, job.id, COMPARISONS_FILE)
+    path = await EVALUATIONS.report(state, job, COMPARISONS_FILE)
     return await run_in_threadpool(_comparison, path, a, b)
 
 
@@ -182,7 +169,7 @@ def _journaled(state: ApiState, body: EvaluationRequest, key: str | None) -> tup
     def payload(job_id: str) -> EvaluationPayload:
         suite = suite_info(Suites(state.store.root), body.suite)
         made = EvaluationPayload(
-            evaluation_id=PREFIX + job_id.removeprefix("job_"),
+            evaluation_id=EVALUATIONS.id_of(job_id),
             suite=suite.name,
             suite_sha256=suite.sha256,
             targets=[] if body.editor else _versions(state, body),
@@ -194,7 +181,7 @@ def _journaled(state: ApiState, body: EvaluationRequest, key: str | None) -> tup
         return made.model_copy(update=trial)
 
     said = {"evaluation": body.model_dump(mode="json")}
-    return journaled(state, JobKind.EVALUATION, payload, key, said)
+    return EVALUATIONS.journaled(state, payload, key, said)
 
 
 def _versions(state: ApiState, body: EvaluationRequest) -> list[Target]:
@@ -246,29 +233,6 @@ def _trial(
     }
 
 
-async def _job(state: ApiState, evaluation_id: str) -> Job:
-    try:
-        stored = await run_in_threadpool(state.store.job, _job_id(evaluation_id))
-    except UnknownJob:
-        raise not_found("evaluation", evaluation_id) from None
-    if stored.kind is not JobKind.EVALUATION or stored.payload["evaluation_id"] != evaluation_id:
-        raise not_found("evaluation", evaluation_id)
-    return await current(state, stored)
-
-
-async def _ended(state: ApiState, evaluation_id: str) -> tuple[Job, EvaluationPayload]:
-    """An evaluation that has its result.
-
-    Raises:
-        ApiProblem: 404; 409 while it has none.
-    """
-    job = await _job(state, evaluation_id)
-    if _result(job) is None:
-        detail = f"the evaluation is {job.status.value}: it has no result (see /jobs/{job.id})"
-        raise ApiProblem("no_result", detail)
-    return job, EvaluationPayload.model_validate(job.payload)
-
-
 def _number(payload: EvaluationPayload, label: str) -> int:
     for number, target in enumerate(payload.targets):
         if target.label == label:
@@ -294,18 +258,8 @@ def _content(paths: list[Path]) -> Iterator[bytes]:
                 yield chunk
 
 
-def _job_id(evaluation_id: str) -> str:
-    return "job_" + evaluation_id.removeprefix(PREFIX)
-
-
-def _result(job: Job) -> EvaluationResult | None:
-    if job.status is not JobStatus.SUCCEEDED or job.result is None:
-        return None
-    return EvaluationResult.model_validate(job.result)
-
-
 def _summary(job: Job) -> EvaluationSummary:
-    payload = EvaluationPayload.model_validate(job.payload)
+    payload = EVALUATIONS.payload(job)
     return EvaluationSummary(
         id=payload.evaluation_id,
         job_id=job.id,

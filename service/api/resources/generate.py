@@ -23,7 +23,7 @@ from service.api.http.problems import (
     field_error,
     invalid,
 )
-from service.api.http.worker_calls import ClientGone, replies, result, worker_request
+from service.api.http.worker_calls import replies, result, worker_request
 from service.api.model import PublishedModel
 from service.api.resources.jobs import PING_SECONDS
 from service.api.state import ApiState, State
@@ -33,8 +33,6 @@ from service.settings import Settings
 from service.store import UnknownVersion
 
 router = APIRouter(tags=["generate"])
-
-CLIENT_CLOSED_REQUEST = 499
 
 JOINED_CHARS = 2**22
 """Characters of prompts with their candidates that are looked at before a request is passed on;
@@ -60,7 +58,7 @@ of more, the worker scores what it can."""
         },
         **documented(400, 404, 413, 415, 422, 503, 504),
     },
-    openapi_extra=json_request_body("GenerateRequest"),
+    openapi_extra=json_request_body(GenerateRequest),
 )
 @needs(Scope.GENERATE)
 async def generate(request: Request, state: State) -> Response:
@@ -76,10 +74,7 @@ async def generate(request: Request, state: State) -> Response:
         events = _events(state, request, asked)
         caller = caller_of(request)
         return state.streams.answer(caller, events, headers=headers, ping=PING_SECONDS)
-    try:
-        answer = GenerateResult.model_validate(await result(state, request, asked))
-    except ClientGone:
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    answer = GenerateResult.model_validate(await result(state, request, asked))
     content = answer.model_dump_json()
     return Response(content, headers=headers, media_type="application/json")
 

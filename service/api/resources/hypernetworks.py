@@ -19,9 +19,10 @@ from service.api.http.access import needs
 from service.api.http.bodies import json_request_body, read_model
 from service.api.http.paging import Page
 from service.api.http.problems import ApiProblem, documented, from_fields, invalid
+from service.api.jobs.resource import JobResource
+from service.api.jobs.submitting import KeyHeader, check_key
 from service.api.model import PublishedModel
 from service.api.state import ApiState, State
-from service.api.submission.jobs import KeyHeader, check_key, journaled, submit
 from service.api.submission.validation import ValidEdit
 from service.contracts.jobs import Job, JobKind
 from service.contracts.schemas import (
@@ -37,6 +38,7 @@ from service.store import CorruptFile
 from service.store.base.networks import network_out, networks_of, training_folder
 
 router = APIRouter(tags=["hypernetworks"])
+TRAININGS = JobResource[HypernetworkPayload, Network](JobKind.HYPERNETWORK)
 
 DESCRIPTION = """\
 Queues the training of a network and answers 202 with its job; `Location` is the job's address.
@@ -57,9 +59,9 @@ trained on and what was lost, with the reason.
     status_code=202,
     description=DESCRIPTION,
     responses=documented(400, 413, 415, 422, 429, 503, 507),
-    openapi_extra=json_request_body("HypernetworkRequest"),
+    openapi_extra=json_request_body(HypernetworkRequest),
 )
-@needs(Scope.EDIT)
+@needs(TRAININGS.scope)
 async def train_hypernetwork(
     request: Request, response: Response, state: State, idempotency_key: KeyHeader = None
 ) -> JobOut:
@@ -68,7 +70,7 @@ async def train_hypernetwork(
     body = await read_model(request, HypernetworkRequest)
     model = await run_in_threadpool(state.models.get)
     job, fresh = await run_in_threadpool(_journaled, state, body, model, idempotency_key)
-    return await submit(state, request, response, job, fresh, f"/jobs/{job.id}")
+    return await TRAININGS.submit(state, request, response, job, fresh)
 
 
 @router.get("/hypernetworks", responses=documented(503))
@@ -141,7 +143,7 @@ def _journaled(
         )
 
     said = {"hypernetwork": body.model_dump(mode="json")}
-    return journaled(state, JobKind.HYPERNETWORK, payload, key, said)
+    return TRAININGS.journaled(state, payload, key, said)
 
 
 def _hparams(body: HypernetworkRequest, model: PublishedModel) -> tuple[str | None, dict[str, Any]]:

@@ -12,9 +12,10 @@ from fastapi.concurrency import run_in_threadpool
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from service.api.http.access import caller_of, needs
-from service.api.http.job_events import current, follow
 from service.api.http.paging import AFTER, Limit, Page, take
 from service.api.http.problems import ApiProblem, documented, error_event, event_stream
+from service.api.jobs.events import current, follow
+from service.api.jobs.showing import cancel, job_out
 from service.api.state import ApiState, State
 from service.contracts.jobs import TERMINAL, Job, JobKind, JobStatus
 from service.contracts.schemas import JobOut
@@ -91,27 +92,6 @@ async def cancel_job(id: str, state: State) -> JobOut:
         detail = f"the job has already ended as {job.status.value}"
         raise ApiProblem("job_finished", detail)
     return job_out(job)
-
-
-async def cancel(state: ApiState, job_id: str) -> Job:
-    """Cancel a job unless it has ended, and return it as it is now."""
-    job = await run_in_threadpool(state.store.job, job_id)
-    if job.status not in TERMINAL:
-        await run_in_threadpool(state.store.request_cancel, job_id)  # survives the loss of Redis
-        await state.reconciler.cancel(job)
-        job = await run_in_threadpool(state.store.job, job_id)
-    return await current(state, job)
-
-
-def job_out(job: Job) -> JobOut:
-    """A job as the api shows it."""
-    return JobOut(
-        **job.model_dump(exclude={"payload"}),
-        edit_id=job.payload.get("edit_id"),
-        evaluation_id=job.payload.get("evaluation_id"),
-        probe_id=job.payload.get("probe_id"),
-        imported=job.payload.get("imported"),
-    )
 
 
 async def _event_stream(

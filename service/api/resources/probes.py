@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -17,15 +18,15 @@ from jeep_core.spec.facts import parse_facts
 from jeep_core.spec.positions import check_facts
 from service.api.http.access import needs
 from service.api.http.bodies import json_request_body, parse_json, read_model
-from service.api.http.job_events import current
 from service.api.http.limits import fact_errors
 from service.api.http.logs import log_texts
-from service.api.http.paging import AFTER, Limit, Page, take
+from service.api.http.paging import AFTER, Limit, Page
 from service.api.http.problems import documented, field_error, from_fields, invalid, not_found
+from service.api.jobs.resource import JobResource
+from service.api.jobs.submitting import KeyHeader, check_key
 from service.api.model import PublishedModel
 from service.api.resources.suites import suite_info
 from service.api.state import ApiState, State
-from service.api.submission.jobs import KeyHeader, check_key, journaled, submit
 from service.api.submission.validation import check_count
 from service.contracts.jobs import Job, JobKind, JobStatus
 from service.contracts.schemas import FactIn, FactRecord, JobOut
@@ -37,11 +38,11 @@ from service.contracts.schemas.probe import (
     ProbeRequest,
     ProbeResult,
 )
-from service.store import Store, UnknownJob, UnknownVersion
+from service.store import UnknownVersion
 from service.store.suites import Suites
 
 router = APIRouter(tags=["probes"])
-PREFIX = "probe_"
+PROBES = JobResource[ProbePayload, ProbeResult](JobKind.PROBE)
 TYPES = {".json": "application/json", ".png": "image/png", ".svg": "image/svg+xml"}
 CONTENT = {
     kind: {"schema": {"type": "object" if kind == "application/json" else "string"}}
@@ -75,9 +76,9 @@ class ProbeSummary(BaseModel):
     status_code=202,
     description=DESCRIPTION,
     responses=documented(400, 404, 413, 415, 422, 429, 503, 507),
-    openapi_extra=json_request_body("ProbeRequest"),
+    openapi_extra=json_request_body(ProbeRequest),
 )
-@needs(Scope.EDIT)
+@needs(PROBES.scope)
 async def submit_probe(
     request: Request, response: Response, state: State, idempotency_key: KeyHeader = None
 ) -> JobOut:
@@ -86,8 +87,7 @@ async def submit_probe(
     body = await read_model(request, ProbeRequest)
     log_texts(request, state.settings, "facts", map(str, body.facts or []))
     job, fresh = await run_in_threadpool(_journaled, state, body, idempotency_key)
-    location = f"/probes/{job.payload['probe_id']}"
-    return await submit(state, request, response, job, fresh, location)
+    return await PROBES.submit(state, request, response, job, fresh)
 
 
 @router.get("/probes", responses=documented(422))
@@ -95,37 +95,23 @@ async def submit_probe(
 async def list_probes(
     state: State,
     limit: Limit = 50,
-    after: Annotated[str | None, Query(pattern=r"^probe_[0-9A-Z]{26}$", description=AFTER)] = None,
+    after: Annotated[str | None, Query(pattern=PROBES.id_pattern, description=AFTER)] = None,
 ) -> Page[ProbeSummary]:
     """Probes, newest first."""
-    cursor = None if after is None else _job_id(after)
-    jobs = state.store.jobs(kind=JobKind.PROBE, after=cursor)
-    taken, has_more = await run_in_threadpool(take, jobs, limit)
-    data = [_summary(await current(state, job)) for job in taken]
-    return Page(data=data, has_more=has_more, next=data[-1].id if has_more else None)
+    return await PROBES.page(state, limit, after, _summary)
 
 
 @router.get("/probes/{id}", responses=documented(404))
 @needs(Scope.READ)
 async def show_probe(id: str, state: State) -> Probe:
     """The status of a probe and, once it has ended, all its figures."""
-    job = await _job(state, id)
-    payload = ProbePayload.model_validate(job.payload)
-    result = _result(job)
+    job = await PROBES.find(state, id)
     record = None
-    if result is not None:
-        record = await run_in_threadpool(_record, state.store, job.id)
-    return Probe(
-        id=id,
-        job_id=job.id,
-        status=job.status,
-        **payload.model_dump(include={"suite", "version", "limit", "seed"}),
-        created_at=job.created_at,
-        progress=job.progress,
-        result=result,
-        record=record,
-        error=job.error,
-    )
+    if PROBES.result(job) is not None:
+        path = await PROBES.report(state, job, RECORD_FILE)
+        record = await run_in_threadpool(_record, path)
+    asked = PROBES.payload(job).model_dump(include={"suite", "version", "limit", "seed"})
+    return Probe(**PROBES.shown(job), **asked, record=record)
 
 
 @router.get(
@@ -142,11 +128,11 @@ async def show_probe(id: str, state: State) -> Probe:
 @needs(Scope.READ)
 async def probe_file(id: str, name: str, state: State) -> FileResponse:
     """A plot, as PNG or SVG, or the record: one of the result's `files`."""
-    job = await _job(state, id)
-    result = _result(job)
+    job = await PROBES.find(state, id)
+    result = PROBES.result(job)
     if result is None or name not in result.files:
         raise not_found("file", name)
-    path = await run_in_threadpool(state.store.report_file, job.id, name)
+    path = await PROBES.report(state, job, name)
     return FileResponse(path, media_type=TYPES[path.suffix])
 
 
@@ -179,7 +165,7 @@ def _journaled(state: ApiState, body: ProbeRequest, key: str | None) -> tuple[Jo
         except UnknownVersion as error:
             raise invalid([field_error("/version", "unknown_version", str(error))]) from None
         return ProbePayload(
-            probe_id=PREFIX + job_id.removeprefix("job_"),
+            probe_id=PROBES.id_of(job_id),
             suite=body.suite,
             facts=facts,
             version=version,
@@ -189,7 +175,7 @@ def _journaled(state: ApiState, body: ProbeRequest, key: str | None) -> tuple[Jo
         )
 
     said = {"probe": body.model_dump(mode="json")}
-    return journaled(state, JobKind.PROBE, payload, key, said)
+    return PROBES.journaled(state, payload, key, said)
 
 
 def _checked(facts: Sequence[FactIn], model: PublishedModel) -> list[FactRecord]:
@@ -206,33 +192,13 @@ def _checked(facts: Sequence[FactIn], model: PublishedModel) -> list[FactRecord]
     return [FactRecord.model_validate(asdict(fact)) for fact in parsed]
 
 
-async def _job(state: ApiState, probe_id: str) -> Job:
-    try:
-        stored = await run_in_threadpool(state.store.job, _job_id(probe_id))
-    except UnknownJob:
-        raise not_found("probe", probe_id) from None
-    if stored.kind is not JobKind.PROBE or stored.payload["probe_id"] != probe_id:
-        raise not_found("probe", probe_id)
-    return await current(state, stored)
-
-
-def _job_id(probe_id: str) -> str:
-    return "job_" + probe_id.removeprefix(PREFIX)
-
-
-def _record(store: Store, job_id: str) -> dict[str, Any]:
-    found: dict[str, Any] = parse_json(store.report_file(job_id, RECORD_FILE).read_bytes(), "")
+def _record(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = parse_json(path.read_bytes(), "")
     return found
 
 
-def _result(job: Job) -> ProbeResult | None:
-    if job.status is not JobStatus.SUCCEEDED or job.result is None:
-        return None
-    return ProbeResult.model_validate(job.result)
-
-
 def _summary(job: Job) -> ProbeSummary:
-    payload, result = ProbePayload.model_validate(job.payload), _result(job)
+    payload, result = PROBES.payload(job), PROBES.result(job)
     return ProbeSummary(
         id=payload.probe_id,
         job_id=job.id,

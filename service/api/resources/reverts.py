@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from service.api.http.access import caller_of, needs
+from service.api.http.access import needs
 from service.api.http.bodies import json_request_body, read_model
 from service.api.http.problems import ApiProblem, documented, field_error, invalid
-from service.api.resources.edits import accepted, job_of_edit
+from service.api.jobs.resource import JobResource
+from service.api.jobs.submitting import KeyHeader, PreferHeader, check_key, submit_and_wait
 from service.api.state import ApiState, State
-from service.api.submission.jobs import check_key, check_now, journaled, known_parent
+from service.api.submission.edits import EDITS, check_now, known_parent
 from service.api.submission.validation import RESERVED_NAMES, reserved
 from service.contracts.jobs import TERMINAL, Job, JobKind
-from service.contracts.schemas import JobOut, RevertPayload, RevertRequest
-from service.contracts.schemas.access import Scope
+from service.contracts.schemas import JobOut, RevertPayload, RevertRequest, RevertResult
 from service.store.base.moments import check_again
 from service.store.history import without
 
 router = APIRouter(tags=["edits"])
+REVERTS = JobResource[RevertPayload, RevertResult](JobKind.REVERT)
 
 
 @router.post(
@@ -31,15 +30,15 @@ router = APIRouter(tags=["edits"])
         200: {"description": "The job, which has ended.", "model": JobOut},
         **documented(400, 404, 409, 412, 413, 415, 422, 429, 503, 507),
     },
-    openapi_extra=json_request_body("RevertRequest", optional=True),
+    openapi_extra=json_request_body(RevertRequest, optional=True),
 )
-@needs(Scope.EDIT)
+@needs(REVERTS.scope)
 async def revert_edit(
     id: str,
     request: Request,
     state: State,
-    idempotency_key: Annotated[str | None, Header()] = None,
-    prefer: Annotated[str, Header(description="`wait=N`")] = "",
+    idempotency_key: KeyHeader = None,
+    prefer: PreferHeader = "",
 ) -> Response:
     """Queue a job that removes a batch: head goes to the version before it, and the later
     batches are applied again in their order, from the facts and hyper-parameters they were
@@ -52,9 +51,7 @@ async def revert_edit(
     check_key(idempotency_key)
     body = await read_model(request, RevertRequest, optional=True)
     job, fresh = await run_in_threadpool(_record, state, id, body, idempotency_key)
-    if fresh:
-        await state.reconciler.submit(job)
-    return await accepted(state, caller_of(request), job, fresh, prefer)
+    return await submit_and_wait(state, request, job, fresh, prefer)
 
 
 def _record(
@@ -65,7 +62,7 @@ def _record(
     Raises:
         ApiProblem: 404, 409, 412, 422, 429, 507.
     """
-    edit = job_of_edit(state.store, edit_id)
+    edit = EDITS.stored(state.store, edit_id)
     parent = known_parent(state, body.parent)
     if body.snapshot_name and RESERVED_NAMES.fullmatch(body.snapshot_name):
         message = reserved(body.snapshot_name)
@@ -77,7 +74,7 @@ def _record(
         return RevertPayload(edit_id=edit_id, parent=parent, snapshot_name=body.snapshot_name)
 
     said = {"revert": edit_id, **body.model_dump(mode="json")}
-    return journaled(state, JobKind.REVERT, payload, key, said)
+    return REVERTS.journaled(state, payload, key, said)
 
 
 def _check_applied(state: ApiState, edit: Job, edit_id: str) -> None:

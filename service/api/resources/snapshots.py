@@ -10,13 +10,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
-from service.api.exports.safetensors import (
-    export_chunks,
-    export_header,
-    export_size,
-    is_there,
-    rebuilt,
-)
+from service.api.exports.formats import FORMATS, format_of
 from service.api.http.access import needs
 from service.api.http.auditing import concerns
 from service.api.http.bodies import json_request_body, read_model
@@ -57,7 +51,7 @@ def list_snapshots(
     "/snapshots",
     status_code=201,
     responses=documented(400, 409, 413, 415, 422),
-    openapi_extra=json_request_body("NameSnapshot"),
+    openapi_extra=json_request_body(NameSnapshot),
 )
 @needs(Scope.EDIT)
 async def name_snapshot(request: Request, response: Response, state: State) -> Snapshot:
@@ -98,25 +92,23 @@ def diff_snapshots(a: Ref, b: Ref, state: State) -> SnapshotDiff:
 async def export_snapshot(
     id: Ref,
     state: State,
-    format: Annotated[Literal["safetensors"], Query()] = "safetensors",
+    format: Annotated[str, Query(json_schema_extra={"enum": [*FORMATS]})] = "safetensors",
 ) -> StreamingResponse:
     """A safetensors file with every tensor in which the version differs from base.
 
     Its metadata name the version, the hash of all weights and the base model's hash.  An old
     version whose tensors were dropped is rebuilt by the worker first (503 without one).
     """
+    chosen = format_of(format)
     version = await run_in_threadpool(state.store.resolve, id)
-    if not await run_in_threadpool(is_there, state.store, version):
-        await rebuilt(state, version)
-    manifest = state.store.version(version)
-    header = await run_in_threadpool(export_header, state.store, manifest)
+    export = await chosen.open(state, version)
     headers = {
-        "Content-Length": str(export_size(manifest, header)),
-        "Content-Disposition": f'attachment; filename="{manifest.id}.safetensors"',
-        "X-Model-Version": manifest.id,
+        "Content-Disposition": f'attachment; filename="{export.version}{chosen.suffix}"',
+        "X-Model-Version": export.version,
     }
-    chunks = export_chunks(state.store, manifest, header)
-    return StreamingResponse(chunks, media_type="application/octet-stream", headers=headers)
+    if export.size is not None:
+        headers["Content-Length"] = str(export.size)
+    return StreamingResponse(export.chunks, media_type=chosen.media_type, headers=headers)
 
 
 def snapshots_of(store: Store, versions: Mapping[str, Manifest | str]) -> list[Snapshot]:

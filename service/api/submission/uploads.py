@@ -17,8 +17,8 @@ from jeep_core.suites.fields import Malformed
 from jeep_core.suites.records import WRAPPERS
 from service.api.http.bodies import validate
 from service.api.http.problems import field_error, invalid, parameter_error
+from service.api.submission.edits import Source, Submission, from_json_body, from_query
 from service.api.submission.foreign_forms import FORMS
-from service.api.submission.jobs import Source, Submission, from_json_body, from_query
 from service.api.submission.record_files import check_format, located
 from service.api.submission.validation import check_count
 from service.contracts.schemas import EditRequest, FactIn

@@ -14,7 +14,13 @@ from service.contracts.schemas.edits import (
     FactOutcome,
     FactPlan,
     FactRecord,
+    GuardFigures,
+    Guards,
     LayerReport,
+    Reapplied,
+    RevertPayload,
+    RevertRequest,
+    RevertResult,
 )
 from service.contracts.schemas.evaluation import (
     CaseChange,
@@ -28,7 +34,6 @@ from service.contracts.schemas.evaluation import (
     SuiteInfo,
     Target,
 )
-from service.contracts.schemas.facts import FactEntry
 from service.contracts.schemas.generation import (
     CandidateScore,
     GeneratedToken,
@@ -37,7 +42,6 @@ from service.contracts.schemas.generation import (
     Generation,
     TokenProbability,
 )
-from service.contracts.schemas.guards import GuardFigures, Guards
 from service.contracts.schemas.hypernetworks import (
     HypernetworkPayload,
     HypernetworkRequest,
@@ -46,10 +50,10 @@ from service.contracts.schemas.hypernetworks import (
 )
 from service.contracts.schemas.jobs import JobOut
 from service.contracts.schemas.probe import Probe, ProbePayload, ProbeRequest, ProbeResult
-from service.contracts.schemas.reverts import Reapplied, RevertPayload, RevertRequest, RevertResult
 from service.contracts.schemas.versions import (
     ActivateRequest,
     Activation,
+    FactEntry,
     Manifest,
     NameSnapshot,
     RollbackRequest,
@@ -58,7 +62,7 @@ from service.contracts.schemas.versions import (
     SnapshotDiff,
     TensorRef,
 )
-from service.contracts.schemas.worker import WorkerInfo, WorkerReply, WorkerRequest
+from service.contracts.schemas.worker import Restored, WorkerInfo, WorkerReply, WorkerRequest
 
 __all__ = [
     "AUTO",
@@ -106,6 +110,7 @@ __all__ = [
     "Problem",
     "Reapplied",
     "Request",
+    "Restored",
     "RevertPayload",
     "RevertRequest",
     "RevertResult",

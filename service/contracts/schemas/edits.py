@@ -1,4 +1,4 @@
-"""Edits: requests, plans, outcomes."""
+"""Edits: requests, guards, plans, outcomes; and reverts, which take one edit back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from jeep_core.text.joining import Join
 from service.contracts.jobs import JobError, JobStatus
 from service.contracts.schemas.base import Name, Request
-from service.contracts.schemas.guards import GuardFigures, Guards
 from service.contracts.schemas.reading import Imported
 
 AUTO: Literal["auto"] = "auto"
@@ -48,6 +47,41 @@ class FactIn(Request):
         "auto",
         description="How answers follow prompts: with a blank, with nothing, or as the texts say.",
     )
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Guards(Request):
+    """Limits of an edit.  If one is not met the job fails, and nothing is changed."""
+
+    min_efficacy: Share | None = Field(
+        None, description="Share of the facts whose new answer wins on the edit prompt."
+    )
+    min_locality: Share | None = Field(
+        None,
+        description="Mean share of a fact's neighborhood_prompts that keep their answer: with "
+        "target_true, where it is more probable than target_new; without, where the greedy "
+        "answer is the parent's.",
+    )
+    max_perplexity_ratio: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Perplexity on the configured text, divided by the parent's."
+    )
+
+
+class GuardFigures(BaseModel):
+    """The figures measured for the guards of an edit; null where no guard needs one.
+
+    ``…_before`` is the parent's figure.
+    """
+
+    efficacy: float
+    efficacy_before: float
+    locality: float | None = None
+    locality_before: float | None = None
+    perplexity: float | None = None
+    perplexity_before: float | None = None
+    perplexity_ratio: float | None = None
 
 
 class EditRequest(Request):
@@ -250,3 +284,44 @@ class Edit(BaseModel):
     error: JobError | None = None
     applied_in: str | None = None
     imported: Imported | None = None
+
+
+class RevertRequest(Request):
+    """Body of ``POST /edits/{id}/revert``; empty is fine."""
+
+    parent: str | None = Field(None, description="Fail with 412 unless this version is head.")
+    snapshot_name: Name | None = None
+
+
+class RevertPayload(BaseModel):
+    """Payload of a revert job: ``edit_id`` is the batch to remove."""
+
+    edit_id: str
+    parent: str | None = None
+    snapshot_name: str | None = None
+
+
+class Reapplied(BaseModel):
+    """A later batch: the version it was in and the one it is in now."""
+
+    edit_id: str
+    previous_version: str
+    version: str
+    efficacy: float
+    greedy_success: float
+
+
+class RevertResult(BaseModel):
+    """Result of a revert job: head has moved from ``previous`` to ``version``.
+
+    ``warnings``: a batch was computed with other prefixes or second moments than the first time,
+    or the version could not be named.
+    """
+
+    edit_id: str
+    version: str
+    previous: str
+    weights_sha256: str
+    snapshot_name: str | None = None
+    reapplied: list[Reapplied]
+    warnings: list[str] = Field(default_factory=list)

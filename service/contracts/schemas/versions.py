@@ -1,4 +1,4 @@
-"""Versions, their names, and moves of head."""
+"""Versions, their facts and names, and moves of head."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from jeep_core.text.joining import Join
 from service.contracts.schemas.base import Name, Request
 from service.contracts.schemas.edits import EditResult, FactRecord
 
@@ -46,6 +47,28 @@ class Manifest(BaseModel):
     result: EditResult | None = None
     staged: bool = False
     reapplied_from: str | None = None
+
+
+class FactEntry(BaseModel):
+    """One fact of a version's line.
+
+    ``version`` is where its batch was written, ``index`` its place in the batch's request, ``text``
+    the prompt with the subject filled in.  ``live``: no later batch of the line edits the same
+    fact; else it is ``superseded``, by the next batch that does.
+    """
+
+    subject: str
+    prompt: str
+    text: str
+    target_new: str
+    target_true: str | None = None
+    join: Join = "auto"
+    edit_id: str
+    version: str
+    index: int
+    state: Literal["live", "superseded"]
+    superseded_by: str | None = None
+    created_at: datetime
 
 
 class Snapshot(BaseModel):

@@ -7,6 +7,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+RequestKind = Literal["generate", "rollback", "activate", "restore"]
+"""What the worker answers without a job."""
+
 
 class WorkerRequest(BaseModel):
     """A request of the api that the worker answers immediately, without waiting for a job.
@@ -19,7 +22,7 @@ class WorkerRequest(BaseModel):
     id: str
     request_id: str | None = None
     traceparent: str | None = None
-    kind: Literal["generate", "rollback", "activate", "restore"]
+    kind: RequestKind
     deadline: float
     versions: list[str] = Field(default_factory=list)
     body: dict[str, Any] = Field(default_factory=dict)
@@ -30,6 +33,12 @@ class WorkerReply(BaseModel):
 
     event: Literal["token", "result", "error"]
     data: dict[str, Any] = Field(default_factory=dict)
+
+
+class Restored(BaseModel):
+    """The tensors of a version are in the store again."""
+
+    version: str
 
 
 class WorkerInfo(BaseModel):

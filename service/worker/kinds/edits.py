@@ -1,4 +1,4 @@
-"""One edit job: from the version it starts on to a written version, head not yet moved."""
+"""Edit jobs: from the version a job starts on to a written version, and to head."""
 
 from __future__ import annotations
 
@@ -26,8 +26,6 @@ from jeep_core.spec.facts import Fact
 from jeep_core.spec.finite import check_record
 from jeep_core.spec.hparams import EditorHParams, validate_hparams
 from jeep_core.spec.positions import check_facts
-from jeep_core.storage.records import sealed, unsealed
-from jeep_core.values.prefixes import sample_prefixes
 from service.contracts.jobs import Job, now
 from service.contracts.schemas import (
     AUTO,
@@ -41,18 +39,43 @@ from service.contracts.schemas import (
 )
 from service.settings import Settings
 from service.store import HeadMoved, Store
-from service.store.files import replace as write_whole
-from service.worker.kinds.automatic import automatic_hparams
-from service.worker.kinds.guards import GuardMeter, check
+from service.worker.editing.automatic import automatic_hparams
+from service.worker.editing.doubts import doubts
+from service.worker.editing.guards import GuardMeter, check
+from service.worker.editing.prefixes import kept_prefixes
 from service.worker.lanes.control import JobControl
 from service.worker.lanes.gate import Gate
+from service.worker.lanes.lane import Work
 from service.worker.lanes.threads import edit_threads
+from service.worker.lanes.write_task import WriteTask
 from service.worker.moments import SharedMoments
 from service.worker.versions import tensors
 from service.worker.versions.views import VersionViews, fact_of
 
-LARGE_CHANGE = 100.0
-"""‖Δ‖/‖W‖ of a layer from which on a result warns: three times what any preset reaches."""
+
+def prepare(task: WriteTask) -> tuple[Job, Work]:
+    """Return the job with the version it started from, and its remaining work.
+
+    Head may have moved since an earlier attempt that finished its work.
+    """
+    written = task.store.version_of_job(task.job.id)
+    if written is not None:
+        task = task.started_on(written.parent)
+    return task.job, lambda: _run(task, written)
+
+
+def _run(task: WriteTask, written: Manifest | None) -> EditResult:
+    """Edit and commit, or complete what an interrupted attempt has ``written`` or moved."""
+    payload = EditPayload.model_validate(task.job.payload)
+    if written is None:
+        task.begin(payload.parent, payload.snapshot_name)
+        task.control.checkpoint()
+        written, view = task.edits.run(task.job, payload, task.parent, task.control)
+        task.views.put(written.id, view)
+    if not written.staged and task.move is None:
+        task.commit(written.id, str(written.parent), f"edit {written.edit_id}")
+    assert written.result is not None
+    return task.named(written.result, payload.snapshot_name)
 
 
 @dataclass(frozen=True)
@@ -265,28 +288,6 @@ class EditRunner:
         return self._moments
 
 
-def doubts(summary: EditResult) -> list[str]:
-    """Return warnings for a user who sees only that the edit succeeded.
-
-    A change of many times the weights is not an error by itself: on the bundled models presets
-    reach 31 (PMET and ROME, 64 facts), in directions that ordinary keys hardly reach.
-    """
-    found = []
-    if summary.efficacy == 0:
-        found.append(
-            "no fact of this edit took (efficacy 0): see each fact's outcome, and try other "
-            "hparams or roll back"
-        )
-    for layer in summary.layers:
-        if layer.relative_norm >= LARGE_CHANGE:
-            found.append(
-                f"layer {layer.layer} ({layer.name}): the change is {layer.relative_norm:.3g} "
-                f"times as large as the weights (‖Δ‖/‖W‖), so other answers may have suffered; "
-                "a smaller learning_rate or clamp, or fewer steps, change less"
-            )
-    return found
-
-
 def _recorded(source: Manifest) -> EditPayload:
     """The batch of a version as a request for the same edit again."""
     outcomes = source.result.facts if source.result else []
@@ -299,23 +300,6 @@ def _recorded(source: Manifest) -> EditPayload:
         indices=[outcome.index for outcome in outcomes],
         duplicates=source.result.duplicates if source.result else [],
     )
-
-
-def kept_prefixes(store: Store, base: LoadedModel, count: int) -> list[str]:
-    """The first ``count`` prefixes of this base model, sampled once and kept.
-
-    A file that cannot be read is written again: the same texts are sampled again.
-    """
-    path = store.base_file("prefixes.json")
-    try:
-        found = json.loads(unsealed(path.read_bytes()))
-        known: list[str] = found if isinstance(found, list) else found["prefixes"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        known = []
-    if len(known) < count:
-        known = sample_prefixes(base, count)
-        write_whole(path, sealed(json.dumps({"prefixes": known}, ensure_ascii=False).encode()))
-    return known[:count]
 
 
 def _outcome(index: int, found: measuring.Outcome) -> FactOutcome:

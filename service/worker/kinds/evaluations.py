@@ -46,10 +46,10 @@ from service.contracts.schemas.evaluation import (
 from service.store import CorruptFile
 from service.store.files import encode, read, replace
 from service.store.suites import Suites
+from service.worker.editing.prefixes import kept_prefixes
 from service.worker.failures import Refused
-from service.worker.kinds.edits import kept_prefixes
-from service.worker.kinds.records import Records, write_lines
 from service.worker.lanes.read_lane import Task
+from service.worker.partial_results import Records, write_lines
 
 log = logging.getLogger(__name__)
 CASES_TOGETHER = 256

@@ -16,8 +16,8 @@ from service.settings import Settings
 from service.store.files import replace
 from service.store.suites import Suites
 from service.store.versions import BASE
+from service.worker.editing.automatic import SUITE, probes_folder
 from service.worker.failures import Refused
-from service.worker.kinds.automatic import SUITE, probes_folder
 from service.worker.lanes.read_lane import Task
 from service.worker.versions.views import fact_of
 

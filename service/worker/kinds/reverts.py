@@ -8,28 +8,48 @@ ends otherwise are removed without ever being visible.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from service.contracts.jobs import Job, Progress
 from service.contracts.schemas import Manifest, Reapplied, RevertPayload, RevertResult
 from service.store import HeadMoved, Move, Store, UnknownVersion, VersionExists
+from service.store.history import without
+from service.worker.failures import Refused
 from service.worker.lanes.control import JobControl
+from service.worker.lanes.lane import Work
+from service.worker.lanes.write_task import Edits, WriteTask
 
 
-class Reapplies(Protocol):
-    """Computes a version again on another line; writes nothing but tensors."""
+def prepare(task: WriteTask) -> tuple[Job, Work]:
+    """Return the job with the version it started from, and its remaining work."""
+    if task.move is not None:
+        task = task.started_on(task.move.previous)
+    return task.job, lambda: _run(task)
 
-    def reapply(
-        self, job: Job, source: Manifest, line: Sequence[Manifest], head: str, control: JobControl
-    ) -> Manifest:
-        """Reapply the batch of ``source`` on top of ``line``."""
-        ...
+
+def _run(task: WriteTask) -> RevertResult:
+    """Take a batch out of head's history, unless an interrupted attempt has moved head.
+
+    The version that becomes head is in memory before it does.
+    """
+    payload = RevertPayload.model_validate(task.job.payload)
+    move = task.move
+    if move is None:
+        task.begin(payload.parent, payload.snapshot_name)
+        head = task.parent
+        parts = without(task.store.lineage(head), payload.edit_id)
+        if parts is None:
+            detail = f"{payload.edit_id} is not part of {head}, which is head"
+            raise Refused("not_applied", detail)
+        tip = Reverter(task.store, task.edits).run(task.job, *parts, task.control)
+        task.views.get(tip.id)
+        move = task.commit(tip.id, head, f"revert {payload.edit_id}")
+    return task.named(result_of(task.store, task.job, move), payload.snapshot_name)
 
 
 class Reverter:
     """Carries out the computing part of revert jobs."""
 
-    def __init__(self, store: Store, edits: Reapplies) -> None:
+    def __init__(self, store: Store, edits: Edits) -> None:
         self._store, self._edits = store, edits
 
     def run(

@@ -1,1 +1,1 @@
-"""The lanes of the worker: edits in order, jobs that read, generation; the gate between them."""
+"""The lanes of the worker: edits in order, jobs that read, requests, generation; their gate."""

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 
 from jeep_core.errors import Cancelled
 from jeep_core.spec.finite import check_record
-from service.contracts.jobs import TERMINAL, Job, JobError, JobKind, JobStatus, Progress, now
+from service.contracts.jobs import TERMINAL, Job, JobError, JobStatus, Progress, now
 from service.ops import logs, tracing
 from service.queue import JobGone, JobQueue, Lease, LeaseLost, QueuedJob
 from service.settings import Settings
@@ -50,7 +50,7 @@ class JobLane(ABC):
     ) -> None:
         self._queue, self._store, self._lease = queue, store, lease
         self._settings, self._working = settings, working
-        self._progress, self._phases = Progress(), PhaseClock(JobKind.EDIT)
+        self._progress, self._phases = Progress(), PhaseClock()
         self._room = Room(store.root, settings.max_store_mb, settings.min_free_mb)
         self.stop = threading.Event()
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -15,23 +14,16 @@ from pydantic import BaseModel
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import Monitor
-from service.contracts.jobs import Job, JobKind, JobStatus
+from service.contracts.jobs import Job, JobKind, JobStatus, Lane
 from service.queue import JobQueue, Lease
 from service.settings import Settings
 from service.store import Store
-from service.worker.failures import Refused
 from service.worker.lanes.control import JobControl
 from service.worker.lanes.gate import Gate
 from service.worker.lanes.lane import JobLane, Work
+from service.worker.lanes.runners import load_runner
 from service.worker.moments import SharedMoments
 from service.worker.versions.views import VersionViews
-
-RUNNERS: Mapping[JobKind, str] = {
-    JobKind.EVALUATION: "service.worker.kinds.evaluations:run",
-    JobKind.HYPERNETWORK: "service.worker.kinds.hypernetworks:run",
-    JobKind.PROBE: "service.worker.kinds.probes:run",
-}
-"""``module:function`` by kind; imported when the first job of the kind runs."""
 
 
 @dataclass
@@ -97,12 +89,9 @@ def runner_of(kind: JobKind) -> Runner:
     """The runner for a kind of job.
 
     Raises:
-        Refused: this worker has none.
+        Refused: its jobs do not run in the read lane.
     """
-    if kind not in RUNNERS:
-        raise Refused("unknown_kind", f"this worker does not run jobs of kind {kind.value!r}")
-    module, _, name = RUNNERS[kind].partition(":")
-    runner: Runner = getattr(import_module(module), name)
+    runner: Runner = load_runner(kind, Lane.READ)
     return runner
 
 

@@ -1,1 +1,1 @@
-"""Versions in the worker: views in memory, rebuilding, retention."""
+"""Versions in the worker: views in memory, moves of head, rebuilding, retention."""

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
 import jeep_core
 import service
@@ -19,7 +21,7 @@ from jeep_core.errors import Coded, FieldProblem, InvalidFacts, InvalidHParams
 from jeep_core.spec.positions import TokenizationError
 from jeep_core.suites.cases import InvalidSuite, RecordProblem
 from jeep_core.suites.fields import Malformed, Unusable
-from service.api.http.problems import ApiProblem, problem_for
+from service.api.http.problems import ApiProblem, ClientGone, from_worker, install, problem_for
 from service.client import ApiError
 from service.contracts.codes import JOB_ONLY, STATUS, status_of
 from service.contracts.jobs import JobError
@@ -135,6 +137,9 @@ def codes_in(path: Path) -> Iterator[tuple[str, str]]:
     place = {"ApiProblem": 0, "Refused": 0, "unavailable": 0, "busy": 0, "invalid": 1}
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            for option in node.keywords if node.func.id == "JobError" else []:
+                if option.arg == "code" and isinstance(option.value, ast.Constant):
+                    yield node.func.id, str(option.value.value)
             at = place.get(node.func.id)
             if at is not None and len(node.args) > at and isinstance(node.args[at], ast.Constant):
                 yield node.func.id, str(node.args[at].value)  # type: ignore[attr-defined]
@@ -157,3 +162,22 @@ def test_every_code_in_the_source_is_in_the_table() -> None:
 
 def test_an_unknown_code_is_a_500() -> None:
     assert status_of("of_a_later_worker") == 500
+
+
+@pytest.mark.parametrize("code", ["empty", "too_long"])
+def test_a_prompt_that_no_model_takes_is_the_client_s_fault(code: str) -> None:
+    """The worker says so if its model is another one than the request was checked for."""
+    problem = from_worker(JobError(code=code, message="the prompt cannot be asked"))
+    assert (problem.status, problem.code) == (422, code)
+
+
+def test_the_answer_to_a_client_that_has_gone_has_its_status_from_the_table() -> None:
+    app = FastAPI()
+    install(app)
+
+    @app.get("/")
+    def route() -> None:
+        raise ClientGone
+
+    answer = TestClient(app).get("/")
+    assert (answer.status_code, answer.content) == (STATUS["client_gone"], b"") == (499, b"")

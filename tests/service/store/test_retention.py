@@ -14,7 +14,7 @@ import pytest
 import torch
 from redis import Redis
 from support.library.tiny import random_model
-from support.service.builders import KEYS, MakeJob, ended
+from support.service.builders import MakeJob, ended
 from support.service.edit_runner import (
     MODEL,
     an_edit,
@@ -28,12 +28,11 @@ from jeep_core.models.delta import TIE_MARGIN, summed
 from jeep_core.models.loading import LoadedModel, load, tensor_bytes
 from service.contracts.jobs import Job, JobStatus
 from service.contracts.schemas import WorkerRequest
-from service.queue import RequestQueue
 from service.store import CorruptTensor, Store
 from service.store.maintenance.verify import verify
 from service.worker.lanes.gate import Gate
-from service.worker.lanes.generation_lane import GenerationLane
 from service.worker.versions import rebuild
+from service.worker.versions.requests import VersionRequests
 from service.worker.versions.retention import Keeper
 from service.worker.versions.views import VersionViews
 
@@ -311,9 +310,9 @@ class TestOrphans:
 class TestRollback:
     """A rollback to v2 at every point of a round, and a round at every point of a rollback."""
 
-    def lane(self, client: Redis, base: LoadedModel, store: Store) -> GenerationLane:
-        views, lease = VersionViews(base, store), SimpleNamespace(fence=1)
-        return GenerationLane(RequestQueue(client, KEYS), store, lease, views, Gate(1.0))
+    def requests(self, base: LoadedModel, store: Store) -> VersionRequests:
+        lease: Any = SimpleNamespace(fence=1)
+        return VersionRequests(store, lease, VersionViews(base, store))
 
     def assert_v2_is_head(self, base: LoadedModel, store: Store) -> None:
         assert store.head().version == "v2"
@@ -325,18 +324,18 @@ class TestRollback:
     def test_during_a_round(
         self, client: Redis, base: LoadedModel, chain: Store, point: int
     ) -> None:
-        lane, steps = self.lane(client, base, chain), list[int]()
+        requests, steps = self.requests(base, chain), list[int]()
 
         def step() -> None:
             steps.append(1)
             if len(steps) == point + 1:
-                lane._roll_back(ask("rollback", "v2"))
+                requests.roll_back(ask("rollback", "v2"))
 
         keeper = Keeper(base, chain, newest=1, give_way=step)
         keeper.collect()
         assert 9 <= len(steps) <= 12  # four versions of two tensors, and before each dropping
         if point >= len(steps):
-            lane._roll_back(ask("rollback", "v2"))
+            requests.roll_back(ask("rollback", "v2"))
         self.assert_v2_is_head(base, chain)
         keeper.collect()
         self.assert_v2_is_head(base, chain)
@@ -361,8 +360,8 @@ class TestRollback:
         keeper = Keeper(base, Store.open(chain.root), newest=1)
         if thin:
             keeper.collect()
-        lane = self.lane(client, base, chain)
-        owner: Any = getattr(lane, f"_{part}")
+        requests = self.requests(base, chain)
+        owner: Any = getattr(requests, f"_{part}")
         whole: Callable[..., Any] = getattr(owner, name)
         rounds = []
 
@@ -376,7 +375,7 @@ class TestRollback:
 
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, with_a_round)
-            lane._roll_back(ask("rollback", "v2"))
+            requests.roll_back(ask("rollback", "v2"))
         assert rounds or (name == "put_tensor" and not thin)
         self.assert_v2_is_head(base, chain)
 
@@ -384,7 +383,7 @@ class TestRollback:
         self, client: Redis, base: LoadedModel, chain: Store
     ) -> None:
         staged = add_edit(base, chain, commit=False, staged=True)
-        self.lane(client, base, chain)._activate(ask("activate", staged))
+        self.requests(base, chain).activate(ask("activate", staged))
         Keeper(base, chain, newest=1).collect()
         assert chain.head().version == staged
         assert not chain.missing(chain.version(staged))
@@ -393,14 +392,14 @@ class TestRollback:
         self, client: Redis, base: LoadedModel, chain: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         Keeper(base, chain, newest=1).collect()
-        lane = self.lane(client, base, chain)
+        requests = self.requests(base, chain)
 
         def full(*_: object) -> None:
             raise OSError(28, "No space left on device")
 
         with monkeypatch.context() as patch:
             patch.setattr(chain, "put_tensor", full)
-            lane._roll_back(ask("rollback", "v2"))
+            requests.roll_back(ask("rollback", "v2"))
         assert chain.head().version == "v2"
         assert_all_versions_answer(base, chain)
         assert Keeper(base, chain, newest=1).collect().restored == ["v2"]

@@ -21,8 +21,8 @@ from service.store.reports import HASHES
 from service.worker.versions.tensors import get_all
 from support.faults.harness import MODEL, PATIENCE_S, Service, until
 
-MOVING = (JobKind.EDIT, JobKind.REVERT)
-REPORTING = (JobKind.EVALUATION, JobKind.PROBE)
+MOVING = [kind for kind in JobKind if kind.lane is Lane.WRITE]
+REPORTING = [kind for kind in JobKind if kind.spec.reports]
 PROMPTS = ("Town 1 lies in", "Lyon lies in")
 TOKENS = 6
 

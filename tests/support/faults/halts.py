@@ -105,7 +105,7 @@ def in_worker(folder: Path) -> None:
     from service.store.maintenance import retention
     from service.worker.decoding.decode_loop import DecodeLoop
     from service.worker.lanes.control import JobControl
-    from service.worker.lanes.edit_lane import EditLane
+    from service.worker.lanes.write_task import WriteTask
 
     halts = Halts(folder)
 
@@ -128,7 +128,7 @@ def in_worker(folder: Path) -> None:
         if place.parent.name == "staging":
             reach("rename")
 
-    _before(EditLane, "_check", at("validate"))
+    _before(WriteTask, "begin", at("validate"))
     _before(JobControl, "progress", phase)
     _before(Store, "put_tensor", at("tensors"))
     _before(Store, "write_version", at("write"))
@@ -146,8 +146,8 @@ def in_worker(folder: Path) -> None:
 
 def in_api(folder: Path) -> None:
     """Let this process halt while it takes a job."""
+    from service.api.jobs import submitting
     from service.api.reconcile import Reconciler
-    from service.api.resources import edits
     from service.store import Store, journal
 
     halts = Halts(folder)
@@ -158,4 +158,4 @@ def in_api(folder: Path) -> None:
     _before(Store, "journal", lambda *args: halts.at("mark"))
     _before(journal, "create", creating)
     _before(Reconciler, "submit", lambda *args: halts.at("submit"))
-    _before(edits, "accepted", lambda *args, **more: halts.at("accepted"))
+    _before(submitting, "accepted", lambda *args, **more: halts.at("accepted"))

@@ -2,6 +2,7 @@
 
 import time
 from io import StringIO
+from pathlib import Path
 
 import httpx
 import pytest
@@ -10,6 +11,10 @@ from safetensors import safe_open
 from support.service.scripted_worker import TENSOR, ScriptedWorker
 from support.service.serving import running
 
+from service.api.exports.format import Export, ExportFormat
+from service.api.exports.formats import FORMATS
+from service.api.exports.stored import make_whole
+from service.api.state import ApiState
 from service.cli import tables
 from service.client import Client
 from service.contracts.schemas import Snapshot
@@ -208,3 +213,38 @@ def test_an_edit_of_a_damaged_version_is_shown(
         facts = again.get("/facts")
         assert facts.json()["code"] == "corrupt_file"
         assert "v1/manifest.json is missing: v2 is built on v1" in facts.json()["detail"]
+
+
+def test_a_format_is_one_entry_of_the_registry(
+    http: httpx.Client, worker: ScriptedWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its size need not be known before it is sent."""
+
+    async def opened(state: ApiState, version: str) -> Export:
+        await make_whole(state, version)
+        manifest = state.store.version(version)
+        return Export(version, (f"{ref.name} {ref.sha256}\n".encode() for ref in manifest.tensors))
+
+    hashes = ExportFormat("hashes", ".txt", opened, "text/plain")
+    edit(http, "Lyon")
+    refused = http.get("/snapshots/head/export?format=hashes").json()
+    assert refused["errors"] == [
+        {"parameter": "format", "code": "literal_error", "message": "must be 'safetensors'"}
+    ]
+    monkeypatch.setitem(FORMATS, hashes.name, hashes)
+    answer = http.get("/snapshots/head/export?format=hashes")
+    assert answer.headers["content-disposition"] == 'attachment; filename="v1.txt"'
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert "content-length" not in answer.headers
+    [ref] = worker.store.version("v1").tensors
+    assert answer.text == f"{TENSOR} {ref.sha256}\n"
+    with Client(str(http.base_url)) as client:
+        assert client.export("head", tmp_path / "v1.txt", "hashes") == len(answer.content)
+        assert (tmp_path / "v1.txt").read_text() == answer.text
+        whole = client.export("head", tmp_path / "v1.safetensors")
+        assert whole == int(http.get("/snapshots/head/export").headers["content-length"])
+    wrong = http.get("/snapshots/nothing/export?format=zip").json()
+    assert (wrong["status"], wrong["errors"][0]["message"]) == (
+        422,
+        "must be 'safetensors' or 'hashes'",
+    )

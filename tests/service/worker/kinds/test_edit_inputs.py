@@ -12,7 +12,7 @@ from jeep_core.moments.source import imported_path
 from service.contracts.schemas import WorkerInfo
 from service.settings import Settings
 from service.store import Store
-from service.worker.kinds.edits import kept_prefixes
+from service.worker.editing.prefixes import kept_prefixes
 from service.worker.process import has_corpus, say_moments
 
 

@@ -22,12 +22,12 @@ from support.service.edit_runner import (
     runner_on,
 )
 
+from jeep_core.editors.memit.hparams import MemitHParams
 from jeep_core.errors import MissingMoments
 from jeep_core.models import views as views_module
 from jeep_core.models.loading import LoadedModel, load
 from jeep_core.moments.published import Imported
 from jeep_core.spec import facts as facts_module
-from jeep_core.spec.hparams import MemitHParams
 from service.contracts.jobs import JobStatus, Progress
 from service.contracts.schemas import EditPayload, FactRecord, Manifest
 from service.store import Store

@@ -30,9 +30,9 @@ from service.store import Store
 from service.store.suites import Suites
 from service.worker.failures import Refused
 from service.worker.kinds import evaluations
-from service.worker.kinds.records import Records
 from service.worker.lanes.read_lane import ReadControl, Task
 from service.worker.moments import SharedMoments
+from service.worker.partial_results import Records
 from service.worker.versions import tensors
 from service.worker.versions.views import VersionViews
 

@@ -24,10 +24,10 @@ from service.contracts.jobs import JobStatus, now
 from service.contracts.schemas import Edit, EditResult, LayerReport, Manifest
 from service.store import Store
 from service.store.files import encode
+from service.worker.editing.doubts import LARGE_CHANGE, doubts
 from service.worker.kinds import edits as edits_module
-from service.worker.kinds.edits import LARGE_CHANGE, doubts
-from service.worker.kinds.records import Records, write_lines
 from service.worker.kinds.reverts import Reverter
+from service.worker.partial_results import Records, write_lines
 from service.worker.versions import tensors as worker_tensors
 
 TUNING = {"layer": 1, "n_steps": 2, "stop_loss": 1e-9}
@@ -201,7 +201,7 @@ def test_a_job_whose_result_is_no_number_fails_by_name(
 ) -> None:
     job = edit_job(based)
     worker = Worker(client, based.root)
-    monkeypatch.setattr(worker.lane, "_edit", lambda *_: summary(nan))
+    monkeypatch.setattr("service.worker.kinds.edits._run", lambda *_: summary(nan))
     worker.work()
     ended = based.job(job.id)
     assert ended.status is JobStatus.FAILED

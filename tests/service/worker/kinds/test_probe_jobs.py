@@ -12,19 +12,21 @@ import pytest
 import torch
 from support.library import planted
 
+from jeep_core.editors.jeep.hparams import JeepHParams
+from jeep_core.editors.memit.hparams import MemitHParams
 from jeep_core.errors import Cancelled, InvalidHParams
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.probe.kept import kept
-from jeep_core.spec.hparams import JeepHParams, MemitHParams
 from service.contracts.jobs import Job, JobKind, Progress, new_id, now
 from service.contracts.schemas import FactRecord, Manifest, ProbePayload, ProbeResult
 from service.contracts.schemas.probe import TableFactIn
 from service.settings import Settings
 from service.store import Store
+from service.worker.editing import automatic
+from service.worker.editing.automatic import automatic_hparams, probes_folder
 from service.worker.failures import Refused
-from service.worker.kinds import automatic, probes
-from service.worker.kinds.automatic import automatic_hparams, probes_folder
+from service.worker.kinds import probes
 from service.worker.lanes.control import JobControl
 from service.worker.lanes.read_lane import ReadControl, Task
 from service.worker.moments import SharedMoments
@@ -143,7 +145,7 @@ class TestAutomatic:
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         result = bench.run(bench.job())
-        monkeypatch.delattr("service.worker.kinds.automatic.probe")
+        monkeypatch.delattr("service.worker.editing.automatic.probe")
         jeep, source = automatic_hparams(bench.store, bench.base, "jeep", [], control().monitor)
         assert result.hparams is not None
         assert isinstance(jeep, JeepHParams)

@@ -14,16 +14,20 @@ from service.queue import Keys, RequestQueue
 from service.store import Store
 from service.worker.lanes.gate import Gate
 from service.worker.lanes.generation_lane import GenerationLane
+from service.worker.lanes.request_lane import RequestLane
+from service.worker.versions.requests import VersionRequests
 
 
 def test_decoding_ends_when_requests_cannot_be_taken(client: Redis, based: Store) -> None:
     nothing: Any = SimpleNamespace()
     keys = Keys(based.id)
     client.set(keys.requests, "no stream")
-    lane = GenerationLane(RequestQueue(client, keys), based, nothing, nothing, Gate(0.5))
-    decoding = threading.Thread(target=lane.decode, daemon=True)
+    requests = RequestQueue(client, keys)
+    generation = GenerationLane(requests, nothing, Gate(0.5))
+    lane = RequestLane(requests, generation, VersionRequests(based, nothing, nothing))
+    decoding = threading.Thread(target=generation.decode, daemon=True)
     decoding.start()
     with pytest.raises(RedisError):
-        lane.take()
+        lane.run()
     decoding.join(10)
     assert not decoding.is_alive()

@@ -19,6 +19,8 @@ from service.queue import Keys, RequestQueue
 from service.store import Store
 from service.worker.lanes.gate import Gate
 from service.worker.lanes.generation_lane import GenerationLane
+from service.worker.lanes.request_lane import RequestLane
+from service.worker.versions.requests import VersionRequests
 
 
 class TestJobs:
@@ -65,12 +67,13 @@ class TestActivation:
         return []
 
     @pytest.fixture
-    def lane(self, client: Redis, based: Store, loaded: list[str]) -> Iterator[GenerationLane]:
+    def lane(self, client: Redis, based: Store, loaded: list[str]) -> Iterator[RequestLane]:
         lease: Any = SimpleNamespace(fence=1)
         views: Any = SimpleNamespace(get=loaded.append)
         requests = RequestQueue(client, Keys(based.id))
-        lane = GenerationLane(requests, based, lease, views, Gate(0.5))
-        thread = threading.Thread(target=lane.take)
+        generation = GenerationLane(requests, views, Gate(0.5))
+        lane = RequestLane(requests, generation, VersionRequests(based, lease, views))
+        thread = threading.Thread(target=lane.run)
         thread.start()
         yield lane
         lane.stop.set()
@@ -90,7 +93,7 @@ class TestActivation:
         return WorkerReply.model_validate_json(entries[0][1][0][1]["reply"])
 
     def test_head_moves_from_the_parent_when_the_version_is_in_memory(
-        self, client: Redis, based: Store, lane: GenerationLane, staged: str, loaded: list[str]
+        self, client: Redis, based: Store, lane: RequestLane, staged: str, loaded: list[str]
     ) -> None:
         assert based.committed() == {"v0"}
         for _ in range(2):  # a repeated request changes nothing more
@@ -102,7 +105,7 @@ class TestActivation:
         assert based.committed() == {"v0", staged}
 
     def test_another_head_is_a_conflict(
-        self, client: Redis, based: Store, lane: GenerationLane, staged: str
+        self, client: Redis, based: Store, lane: RequestLane, staged: str
     ) -> None:
         other = add_version(based)
         move(based, other, expected="v0")

@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from jeep_core.spec.gradient_hparams import FtWdHParams
 from support.library import tiny
 
 from jeep_core import edit as edit_module
 from jeep_core.edit import edit, edit_checked, run_editor, tokenize
 from jeep_core.editors.base import EditContext, EditorOutcome
+from jeep_core.editors.ft_wd.hparams import FtWdHParams
+from jeep_core.editors.memit.hparams import MemitHParams
+from jeep_core.editors.rome.hparams import RomeHParams
 from jeep_core.evaluation.trials import Trials
 from jeep_core.models import views as views_module
 from jeep_core.models.delta import Update, materialise
@@ -19,7 +21,6 @@ from jeep_core.models.loading import LoadedModel, tensor_bytes
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
 from jeep_core.spec.facts import Fact
-from jeep_core.spec.hparams import MemitHParams, RomeHParams
 
 FACTS = [
     Fact("Paris", "{} is a city in the country of", "Peru"),

@@ -21,8 +21,8 @@ from jeep_core.spec.facts import Fact
 from service.contracts.jobs import JobStatus
 from service.contracts.schemas import Guards
 from service.store import Store
+from service.worker.editing.guards import GuardMeter, check
 from service.worker.failures import GuardFailed, failure
-from service.worker.kinds.guards import GuardMeter, check
 
 TABLE = {
     "in": {"Rome": 0.6, "Oslo": 0.3},

@@ -11,8 +11,8 @@ from fastapi.concurrency import run_in_threadpool
 from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 
+from service.api.counters import REGISTRY
 from service.api.http.access import needs
-from service.api.http.counters import REGISTRY
 from service.api.http.problems import documented
 from service.api.reconcile import QUEUE_DOWN
 from service.api.state import ApiState, State

@@ -2,43 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import Header, Request, Response
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from jeep_core.errors import JeepError
-from service.api.http.auditing import queued
 from service.api.http.bodies import json_lines, parse_json, validate
-from service.api.http.job_events import current
 from service.api.http.problems import (
     OVER_LIMIT,
     ApiProblem,
     field_error,
     invalid,
-    parameter_error,
     validation_errors,
 )
+from service.api.jobs.resource import JobResource
 from service.api.model import PublishedModel
-from service.api.resources.jobs import job_out
 from service.api.state import ApiState
 from service.api.submission.foreign_forms import in_words
 from service.api.submission.validation import ValidEdit, check_count, validate_edit
-from service.contracts.jobs import Job, JobKind, new_id, now
-from service.contracts.schemas import AUTO, EditPayload, EditRequest, FactIn, JobOut
+from service.contracts.jobs import Job, JobKind
+from service.contracts.schemas import AUTO, EditPayload, EditRequest, EditResult, FactIn
 from service.contracts.schemas.reading import Imported, SuiteProblem
-from service.ops import logs, tracing
-from service.store import Claim, JobExists, KeyReused, NameTaken, StoreFull, UnknownVersion
+from service.store import NameTaken, UnknownVersion
 
-KEY = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,253}[\x21-\x7e])?")
-KeyHeader = Annotated[
-    str | None, Header(description="Repeating a request with it gives the same job.")
-]
+EDITS = JobResource[EditPayload, EditResult](JobKind.EDIT)
 
 
 @dataclass(frozen=True)
@@ -191,7 +178,7 @@ def record(
     def payload(job_id: str) -> EditPayload:
         check_now(state, parent, request.snapshot_name)
         return EditPayload(
-            edit_id=edit_id_of(job_id),
+            edit_id=EDITS.id_of(job_id),
             facts=edit.records,
             editor=edit.editor,
             preset=edit.preset,
@@ -205,96 +192,7 @@ def record(
             imported=submission.imported,
         )
 
-    return journaled(state, JobKind.EDIT, payload, key, request.model_dump(mode="json"))
-
-
-def journaled(
-    state: ApiState,
-    kind: JobKind,
-    payload: Callable[[str], BaseModel],
-    key: str | None,
-    body: dict[str, Any],
-) -> tuple[Job, bool]:
-    """Journal a job; False and the earlier job if ``key`` came before with this ``body``.
-
-    ``payload`` makes the payload for a job id, or refuses; it is not called for a repeated
-    request, which therefore finds its job even if head has moved.
-
-    Raises:
-        ApiProblem: 429 if too many jobs wait, what ``payload`` raises, 422 for a key that came
-            with another body.
-        StoreFull: there is no room for another job.
-    """
-    job_id = new_id("job")
-    if key is not None:
-        claim = _claim(state, key, body, job_id)
-        job_id = claim.job_id
-        if not claim.fresh:
-            return state.store.job(job_id), False
-    try:
-        state.check_room()
-        made = payload(job_id)
-    except (ApiProblem, JeepError, StoreFull):
-        if key is not None:
-            state.store.release_key(key, job_id)
-        raise
-    job = Job(
-        id=job_id,
-        kind=kind,
-        payload=made.model_dump(mode="json"),
-        request_id=logs.request_id(),
-        traceparent=tracing.traceparent(),
-        created_at=now(),
-    )
-    try:
-        state.store.journal(job)
-    except JobExists:  # the same key, at the same moment
-        return state.store.job(job_id), False
-    return job, True
-
-
-def check_key(key: str | None) -> None:
-    """Refuse a malformed Idempotency-Key.
-
-    Raises:
-        ApiProblem: 422.
-    """
-    if key is not None and not KEY.fullmatch(key):
-        message = "must be 1 to 255 visible ASCII characters"
-        raise invalid([parameter_error("Idempotency-Key", "bad_key", message)])
-
-
-async def submit(
-    state: ApiState, request: Request, response: Response, job: Job, fresh: bool, location: str
-) -> JobOut:
-    """Queue a journaled job, or return its current state; the answer, and its headers."""
-    queued(request, job.id)
-    response.headers["Location"] = location
-    if fresh:
-        await state.reconciler.submit(job)
-        return job_out(job)
-    response.headers["Idempotency-Replayed"] = "true"
-    return job_out(await current(state, job))
-
-
-def edit_id_of(job_id: str) -> str:
-    """An edit and its first job share a ULID, so that either finds the other."""
-    return "edit_" + job_id.removeprefix("job_")
-
-
-def job_id_of(edit_id: str) -> str:
-    """The job of an edit."""
-    return "job_" + edit_id.removeprefix("edit_")
-
-
-def _claim(state: ApiState, key: str, body: dict[str, Any], job_id: str) -> Claim:
-    text = json.dumps(body, sort_keys=True)
-    try:
-        return state.store.claim_key(key, hashlib.sha256(text.encode()).hexdigest(), job_id)
-    except KeyReused as error:
-        message = f"this key came with another body before (job {error.job_id})"
-        problem = parameter_error("Idempotency-Key", "idempotency_key_reused", message)
-        raise invalid([problem], "idempotency_key_reused") from None
+    return EDITS.journaled(state, payload, key, request.model_dump(mode="json"))
 
 
 def known_parent(state: ApiState, parent: str | None) -> str | None:

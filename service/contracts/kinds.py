@@ -1,0 +1,133 @@
+"""The registry of job kinds: one entry for each, from which everything else is read.
+
+Both processes import it, so it names models and runners as ``module:name`` and imports none.
+docs/architecture.md lists the files of a new kind.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib import import_module
+from typing import Any
+
+from pydantic import BaseModel
+
+SCHEMAS = "service.contracts.schemas"
+RUNNERS = "service.worker.kinds"
+JOBS = "/jobs"
+
+
+class Lane(StrEnum):
+    """A queue of jobs: they run one at a time in each lane, and the lanes run in parallel."""
+
+    WRITE = "write"
+    READ = "read"
+
+
+@dataclass(frozen=True)
+class KindSpec:
+    """What is known about a kind of job.
+
+    ``lane``: jobs that write versions run in the write lane, all others in the read lane.
+    ``payload`` and ``result`` are the models of `Job.payload` and `Job.result`.  ``runner`` is
+    ``run(task)`` for the read lane and ``prepare(task)`` for the write lane, imported when the
+    first job runs.  ``path`` is where a result is shown; a kind with a path of its own has ids
+    of its own there: ``prefix`` and the job's ULID.  ``scope`` is what a key needs to queue one.
+    ``reports`` are patterns of the file names that its result may name.
+    """
+
+    name: str
+    lane: Lane
+    payload: str
+    result: str
+    runner: str
+    path: str = JOBS
+    prefix: str = "job_"
+    scope: str = "edit"
+    reports: tuple[str, ...] = ()
+
+
+class JobKind(StrEnum):
+    """The kind of work of a job."""
+
+    _spec: KindSpec
+
+    def __new__(cls, spec: KindSpec) -> JobKind:
+        """A member whose value is the kind's name."""
+        member = str.__new__(cls, spec.name)
+        member._value_ = spec.name
+        member._spec = spec
+        return member
+
+    EDIT = KindSpec(
+        "edit",
+        Lane.WRITE,
+        f"{SCHEMAS}.edits:EditPayload",
+        f"{SCHEMAS}.edits:EditResult",
+        f"{RUNNERS}.edits:prepare",
+        path="/edits",
+        prefix="edit_",
+    )
+    EVALUATION = KindSpec(
+        "evaluation",
+        Lane.READ,
+        f"{SCHEMAS}.evaluation:EvaluationPayload",
+        f"{SCHEMAS}.evaluation:EvaluationResult",
+        f"{RUNNERS}.evaluations:run",
+        path="/evaluations",
+        prefix="eval_",
+        reports=("cases-*.jsonl", "comparisons.jsonl"),
+    )
+    REVERT = KindSpec(
+        "revert",
+        Lane.WRITE,
+        f"{SCHEMAS}.edits:RevertPayload",
+        f"{SCHEMAS}.edits:RevertResult",
+        f"{RUNNERS}.reverts:prepare",
+    )
+    HYPERNETWORK = KindSpec(
+        "hypernetwork",
+        Lane.READ,
+        f"{SCHEMAS}.hypernetworks:HypernetworkPayload",
+        f"{SCHEMAS}.hypernetworks:Network",
+        f"{RUNNERS}.hypernetworks:run",
+    )
+    PROBE = KindSpec(
+        "probe",
+        Lane.READ,
+        f"{SCHEMAS}.probe:ProbePayload",
+        f"{SCHEMAS}.probe:ProbeResult",
+        f"{RUNNERS}.probes:run",
+        path="/probes",
+        prefix="probe_",
+        reports=("probe.json", "*.png", "*.svg"),
+    )
+
+    @property
+    def spec(self) -> KindSpec:
+        """The kind's entry in the registry."""
+        return self._spec
+
+    @property
+    def lane(self) -> Lane:
+        """The lane that its jobs run in."""
+        return self._spec.lane
+
+
+def load(reference: str) -> Any:
+    """What ``module:name`` refers to."""
+    module, _, name = reference.partition(":")
+    return getattr(import_module(module), name)
+
+
+def payload_model(kind: JobKind) -> type[BaseModel]:
+    """The model of the payloads of a kind."""
+    model: type[BaseModel] = load(kind.spec.payload)
+    return model
+
+
+def result_model(kind: JobKind) -> type[BaseModel]:
+    """The model of the results of a kind."""
+    model: type[BaseModel] = load(kind.spec.result)
+    return model

@@ -1,0 +1,30 @@
+"""Warnings about an edit that succeeded in name only."""
+
+from __future__ import annotations
+
+from service.contracts.schemas import EditResult
+
+LARGE_CHANGE = 100.0
+"""‖Δ‖/‖W‖ of a layer from which on a result warns: three times what any preset reaches."""
+
+
+def doubts(summary: EditResult) -> list[str]:
+    """Return warnings for a user who sees only that the edit succeeded.
+
+    A change of many times the weights is not an error by itself: on the bundled models presets
+    reach 31 (PMET and ROME, 64 facts), in directions that ordinary keys hardly reach.
+    """
+    found = []
+    if summary.efficacy == 0:
+        found.append(
+            "no fact of this edit took (efficacy 0): see each fact's outcome, and try other "
+            "hparams or roll back"
+        )
+    for layer in summary.layers:
+        if layer.relative_norm >= LARGE_CHANGE:
+            found.append(
+                f"layer {layer.layer} ({layer.name}): the change is {layer.relative_norm:.3g} "
+                f"times as large as the weights (‖Δ‖/‖W‖), so other answers may have suffered; "
+                "a smaller learning_rate or clamp, or fewer steps, change less"
+            )
+    return found

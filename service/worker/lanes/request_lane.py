@@ -1,0 +1,77 @@
+"""The request lane: takes requests that wait for no job, and hands each to what answers it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from pydantic import BaseModel
+
+from service.contracts.schemas import WorkerReply, WorkerRequest
+from service.ops import logs, tracing
+from service.queue import RequestQueue
+from service.worker.decoding.replies import error_reply
+from service.worker.lanes.generation_lane import LEAVERS_S, GenerationLane
+from service.worker.versions.requests import VersionRequests
+
+WAIT_MS = 500
+TAKE = 64
+LOADERS = 2
+
+
+class RequestLane:
+    """Takes requests until ``stop`` is set, and ends decoding then.
+
+    Moves of head are carried out one at a time, in the order in which they were asked for.
+    """
+
+    def __init__(
+        self, requests: RequestQueue, generation: GenerationLane, versions: VersionRequests
+    ) -> None:
+        self._requests, self._generation, self._versions = requests, generation, versions
+        self.stop = threading.Event()
+
+    def run(self) -> None:
+        """Thread body: take requests.
+
+        Raises:
+            RedisError: the queue is unreachable for longer than its client waits.
+        """
+        try:
+            with (
+                ThreadPoolExecutor(LOADERS, "loading") as loaders,
+                ThreadPoolExecutor(1, "rollback") as movers,
+            ):
+                while not self.stop.is_set():
+                    self._take(loaders, movers)
+        finally:  # otherwise decoding, and the process with it, would wait for requests forever
+            self._generation.end()
+
+    def _take(self, loaders: ThreadPoolExecutor, movers: ThreadPoolExecutor) -> None:
+        versions = self._versions
+        wait_ms = LEAVERS_S * 1000 if self._generation.busy else WAIT_MS
+        for request in self._requests.take(wait_ms, TAKE):
+            match request.kind:
+                case "rollback":
+                    movers.submit(self._answer, request, versions.roll_back)
+                case "activate":
+                    movers.submit(self._answer, request, versions.activate)
+                case "restore":
+                    loaders.submit(self._answer, request, versions.restore)
+                case "generate":
+                    self._generation.accept(request, loaders)
+        self._generation.drop_leavers()
+
+    def _answer(self, request: WorkerRequest, action: Callable[[WorkerRequest], BaseModel]) -> None:
+        """Answer a request about a version; an error becomes its answer."""
+        with (
+            tracing.span(request.kind, request.traceparent),
+            logs.bound(request_id=request.request_id),
+        ):
+            try:
+                data = action(request).model_dump(mode="json")
+                reply = WorkerReply(event="result", data=data)
+            except Exception as error:
+                reply = error_reply(error)
+            self._requests.reply(request.id, reply)

@@ -65,8 +65,7 @@ class Group(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As typer's; without a word the help is shown, with the exit code for wrong usage."""
         if not args and self.no_args_is_help and not ctx.resilient_parsing:
-            if text := ctx.get_help():
-                typer.echo(text)
+            typer.echo(ctx.get_help())
             ctx.exit(2)
         return super().parse_args(ctx, args)
 

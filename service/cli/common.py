@@ -50,7 +50,8 @@ def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
     parameters = []
     for name, field in Settings.model_fields.items():
         flag = "--" + name.replace("_", "-")
-        text = f"{field.description or ''} \\[JEEP_{name.upper()}={field.default}]".strip()
+        default = "" if field.default is None else f"={field.default}"
+        text = f"{field.description or ''} \\[JEEP_{name.upper()}{default}]".strip()
         annotation = Annotated[str | None, typer.Option(flag, help=text, show_default=False)]
         parameters.append(
             inspect.Parameter(

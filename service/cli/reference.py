@@ -53,31 +53,33 @@ def page() -> Iterator[str]:
                 continue
             settings = " ".join(path)
         if options:
-            yield "\n| option | is |\n|---|---|"
+            yield "\n| | |\n|---|---|"
             yield from options
 
 
 def _tree() -> Iterator[str]:
     """The commands by panel, each with its line and, for a group, its commands."""
-    yield "```\njeep"
+    yield "```"
     panel = None
     for later in VISIBLE:
         if later.rich_help_panel != panel:
             panel = later.rich_help_panel
-            yield f"│ {panel}"
-        yield f"├── {later.name:<13}{later.help}"
+            yield f"{panel}:"
+        yield f"  jeep {later.name:<14}{later.help}"
         inner = getattr(later.load(), "commands", {})
-        yield from (f"│   ├── {name:<9}{_first_line(one)}" for name, one in inner.items())
+        yield from (f"         {name:<12}{_first_line(one)}" for name, one in inner.items())
     yield "```"
 
 
 def _first_line(command: Any) -> str:
-    return _text(command.help).splitlines()[0]
+    """The first sentence of a command's help."""
+    line, stop, _ = _text(command.help).splitlines()[0].partition(". ")
+    return line + stop.rstrip()
 
 
 def _text(help: str) -> str:
     """A help text as Markdown; a bracket is escaped there for the terminal's markup."""
-    return help.strip().replace("\\[", "[")
+    return help.strip().replace("\\[", "[").replace(".  ", ". ")
 
 
 def _usage(path: tuple[str, ...], command: Any) -> str:

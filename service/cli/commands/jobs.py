@@ -27,8 +27,8 @@ group = new_group("Jobs: list, show, follow, cancel.", lists=True)
 
 @group.command("list")
 def list_jobs(
-    status: Annotated[JobStatus | None, typer.Option(help="Only these.")] = None,
-    kind: Annotated[JobKind | None, typer.Option(help="Only these.")] = None,
+    status: Annotated[JobStatus | None, typer.Option(help="Only these: queued, running, …")] = None,
+    kind: Annotated[JobKind | None, typer.Option(help="Only these: edit, evaluation, …")] = None,
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:

@@ -94,7 +94,7 @@ def train(
     save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
     seed: Annotated[int | None, typer.Option(help="Draws the edits and the start.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
-    dtype: Annotated[Dtype, typer.Option(help="Of the model.")] = "auto",
+    dtype: Annotated[Dtype, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
 ) -> None:
     """Train a network for MEND or MALMEN on this machine, into the store.
 

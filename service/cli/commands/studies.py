@@ -43,7 +43,7 @@ Only = Annotated[
     typer.Option(help="comparison, scaling, ablation, sweep, case; default: all."),
 ]
 Paper = Annotated[
-    Literal["gpt-j", "llama"] | None, typer.Option(help="The paper's figures to show as well.")
+    Literal["gpt-j", "llama"] | None, typer.Option(help="gpt-j or llama: figures to show as well.")
 ]
 Networks = Annotated[Path | None, typer.Option(help="Folder of networks; default: the store's.")]
 Jobs = Annotated[
@@ -66,7 +66,9 @@ def tune(
     moments: Moments = None,
     layers: Annotated[
         Literal["search", "auto"],
-        typer.Option(help="auto: those that a probe proposes, then only γ and λ are searched."),
+        typer.Option(
+            help="search, or auto: those that a probe proposes, then only γ and λ are searched."
+        ),
     ] = "search",
     probes: Annotated[
         Path | None, typer.Option(help="Folder of kept probes; default: the store's.")

@@ -24,7 +24,7 @@ def generate(
     prompts: Annotated[list[str], typer.Argument(help="One or several prompts.")],
     version: Annotated[list[str] | None, typer.Option(help="Repeat to compare.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Of every answer.")] = 16,
-    temperature: Annotated[float, typer.Option(help="0: greedy")] = 0.0,
+    temperature: Annotated[float, typer.Option(help="0: greedy.")] = 0.0,
     seed: Annotated[int | None, typer.Option(help="Of the sampling.")] = None,
     candidate: Annotated[list[str] | None, typer.Option(help="Score it; repeatable.")] = None,
     join: Annotated[str | None, typer.Option(help="Before candidates: auto, space, none.")] = None,

@@ -9,23 +9,30 @@ import argparse
 from pathlib import Path
 
 from jeep_core import atlas
-from jeep_core.commands.tune import main as tune
+from jeep_core.commands.tune import Options, run
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", choices=list(atlas.MODELS))
     parser.add_argument("editor")
-    parser.add_argument("--cases", default="64")
-    parser.add_argument("--rounds", default="2")
+    parser.add_argument("--cases", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     out = args.out or Path(f"{args.editor}-{args.model}.yaml")
     suite = "atlas-counterfact-validation"
-    flags = {"--model": args.model, "--suite": suite, "--editor": args.editor, "--out": str(out)}
-    flags |= {"--cases": args.cases, "--rounds": args.rounds}
-    return tune([part for pair in flags.items() for part in pair])
+    run(
+        Options(
+            model=args.model,
+            suite=suite,
+            editor=args.editor,
+            out=out,
+            cases=args.cases,
+            rounds=args.rounds,
+        )
+    )
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

@@ -1,13 +1,11 @@
-"""Second moments from a terminal: ``python -m jeep_core.commands.moments`` or ``jeep moments``.
+"""Second moments from a terminal: ``jeep moments``.
 
-``compute`` takes them over a text, or one shard of them; ``merge`` puts shards together;
-``import`` reads published ``.npz`` files.  All write into the folder that edits read from.
+`compute` takes them over a text, or one shard of them; `merge_shards` puts shards together;
+`import_published` reads published ``.npz`` files.  All write into the folder that edits read from.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +19,6 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from safetensors import SafetensorError
 
 from jeep_core.edit import corpus_texts
 from jeep_core.editors import hparams_class
@@ -34,99 +31,107 @@ from jeep_core.monitor import Monitor
 from jeep_core.spec.hparams import presets_for, validate_hparams
 from jeep_core.spec.matrices import AttentionOut, Place, in_order, layer_of
 
-EXIT_FAILED = 1
 err = Console(stderr=True, highlight=False)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code."""
-    args = _parser().parse_args(arguments)
-    try:
-        for line in args.run(args):
-            print(line, flush=True)
-    except (JeepError, OSError, SafetensorError) as error:
-        print(f"jeep: {error}", file=sys.stderr)
-        return EXIT_FAILED
-    return 0
+def compute(
+    *,
+    model: str,
+    folder: Path,
+    layers: Sequence[int] | None = None,
+    attention_layers: Sequence[int] | None = None,
+    corpus: Path | None = None,
+    samples: int = 0,
+    shard: tuple[int, int] = (0, 1),
+    out: Path | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+) -> Iterator[str]:
+    """Take second moments over a text and yield a line for each result.
 
+    Args:
+        model: bundled name, local folder or hub id.
+        folder: where moments are kept.
+        layers: whose MLPs; None, without attention layers too: those of the model's presets.
+        attention_layers: whose attention outputs.
+        corpus: text, one document a line; None: that of the bundled models.
+        samples: tokens; 0: 20 per dimension.
+        shard: number from 0, and how many there are.
+        out: file for the sums of one of several shards.
+        device: ``auto``, ``cpu``, ``cuda``, …
+        dtype: ``auto`` or the model's.
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="jeep moments", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="compute | merge | import")
-    model = argparse.ArgumentParser(add_help=False)
-    model.add_argument("--model", required=True, help="bundled name, local folder or hub id")
-    model.add_argument("--device", default="auto")
-    model.add_argument("--dtype", default="auto")
-    folder = argparse.ArgumentParser(add_help=False)
-    folder.add_argument("--folder", type=Path, required=True, help="where moments are kept")
-
-    compute = commands.add_parser("compute", parents=[model, folder], help=_compute.__doc__)
-    compute.add_argument("--layers", type=_layers, help="3-8,15; default: those of the presets")
-    compute.add_argument("--attention-layers", type=_layers, help="attention outputs of these")
-    compute.add_argument("--corpus", type=Path, help="text, one document a line")
-    compute.add_argument("--samples", type=int, default=0, help="tokens; default: 20 per dimension")
-    compute.add_argument("--shard", type=_shard, default=(0, 1), help="i/n, i from 1")
-    compute.add_argument("--out", type=Path, help="where a shard's sums go; needed with --shard")
-    compute.set_defaults(run=_compute)
-
-    merging = commands.add_parser("merge", parents=[folder], help=_merge.__doc__)
-    merging.add_argument("shards", type=Path, nargs="+")
-    merging.set_defaults(run=_merge)
-
-    importing = commands.add_parser("import", parents=[model, folder], help=_import.__doc__)
-    importing.add_argument("files", type=Path, nargs="+", help="one .npz file per layer")
-    importing.add_argument("--name", required=True, help="what edits name them by: JEEP_MOMENTS")
-    importing.add_argument("--layer", type=int, help="if a single file's name does not say it")
-    importing.set_defaults(run=_import)
-    return parser
-
-
-def _compute(args: argparse.Namespace) -> Iterator[str]:
-    """Take second moments over a text."""
-    shard, of = args.shard
-    if of > 1 and args.out is None:
+    Raises:
+        JeepError: no text, no such layer, a shard without ``out``, a model that cannot be loaded.
+        OSError: a file or folder cannot be read or written.
+    """
+    number, of = shard
+    if of > 1 and out is None:
         raise JeepError("a shard needs --out, the file its sums go to")
-    base = load(args.model, args.device, args.dtype)
-    places = _places(args, base)
+    base = load(model, device, dtype)
+    places: list[Place] = [*(layers or ()), *map(AttentionOut, attention_layers or ())]
+    places = places or _preset_places(base)
     wrong = [place for place in places if layer_of(place) >= base.n_layers]
     if wrong:
         raise JeepError(f"{base.name} has {base.n_layers} layers, none {layer_of(wrong[0])}")
-    texts = corpus_texts(base.name, args.corpus)
-    moments = core.Moments(base, texts, args.samples, args.folder, shipped=False)
+    texts = corpus_texts(base.name, corpus)
+    moments = core.Moments(base, texts, samples, folder, shipped=False)
     batches = moments.batches()
     yield f"{len(batches)} batches, {padding_share(batches):.1%} padding"
     with _bar() as monitor:
-        if of == 1:
+        if out is None or of == 1:
             moments.ensure(places, monitor)
             yield from (f"layer {place}: {moments.path(place)}" for place in places)
         else:
-            found = moments.sums(places, shard, of, monitor)
-            found.save(args.out)
-            yield f"shard {shard + 1}/{of}, {found.count} tokens: {args.out}"
+            found = moments.sums(places, number, of, monitor)
+            found.save(out)
+            yield f"shard {number + 1}/{of}, {found.count} tokens: {out}"
 
 
-def _merge(args: argparse.Namespace) -> Iterator[str]:
-    """Put all shards of one pass together."""
-    merged = merge([MomentSums.load(path) for path in args.shards])
-    for layer, path in zip(merged.keys, core.keep(merged, args.folder), strict=True):
+def merge_shards(shards: Sequence[Path], *, folder: Path) -> Iterator[str]:
+    """Put all shards of one pass together, into ``folder``, and yield a line for each layer.
+
+    Raises:
+        JeepError: a shard is missing, damaged or of another pass.
+        OSError: a file or folder cannot be read or written.
+    """
+    merged = merge([MomentSums.load(path) for path in shards])
+    for layer, path in zip(merged.keys, core.keep(merged, folder), strict=True):
         yield f"layer {layer}, {merged.count} tokens: {path}"
 
 
-def _import(args: argparse.Namespace) -> Iterator[str]:
-    """Read published .npz statistics."""
-    if args.layer is not None and len(args.files) > 1:
+def import_published(
+    files: Sequence[Path],
+    *,
+    model: str,
+    folder: Path,
+    name: str,
+    layer: int | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+) -> Iterator[str]:
+    """Import published statistics and yield a line for each file.
+
+    Args:
+        files: one ``.npz`` file per layer.
+        model: bundled name, local folder or hub id.
+        folder: where moments are kept.
+        name: by which edits name them.
+        layer: of a single file whose name does not say it.
+        device: ``auto``, ``cpu``, ``cuda``, …
+        dtype: ``auto`` or the model's.
+
+    Raises:
+        JeepError: a file that is damaged or of another model, ``layer`` with several files.
+        OSError: the folder cannot be written.
+    """
+    if layer is not None and len(files) > 1:
         raise JeepError("--layer goes with a single file")
-    base = load(args.model, args.device, args.dtype)
-    target = Imported(args.folder, args.name)
-    for file in args.files:
-        record = target.add(base, file, args.layer)
+    base = load(model, device, dtype)
+    target = Imported(folder, name)
+    for file in files:
+        record = target.add(base, file, layer)
         yield f"layer {record['layer']}, {record['tokens']} tokens: {file.name}"
-
-
-def _places(args: argparse.Namespace, base: LoadedModel) -> list[Place]:
-    """Those that are asked for, else those of the presets."""
-    asked = [*(args.layers or []), *map(AttentionOut, args.attention_layers or [])]
-    return asked or _preset_places(base)
 
 
 def _preset_places(base: LoadedModel) -> list[Place]:
@@ -137,26 +142,6 @@ def _preset_places(base: LoadedModel) -> list[Place]:
     if not places:
         raise JeepError(f"{base.name} has no presets; give --layers")
     return sorted(places, key=in_order)
-
-
-def _layers(text: str) -> list[int]:
-    """Numbers and ranges: ``3-8,15``."""
-    found: set[int] = set()
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        span = range(int(first), int(last or first) + 1)
-        if not span:
-            raise ValueError(text)
-        found |= set(span)
-    return sorted(found)
-
-
-def _shard(text: str) -> tuple[int, int]:
-    """``2/4`` is (1, 4)."""
-    number, _, of = text.partition("/")
-    if not 1 <= int(number) <= int(of):
-        raise ValueError(text)
-    return int(number) - 1, int(of)
 
 
 @contextmanager
@@ -182,7 +167,3 @@ def _bar() -> Iterator[Monitor]:
             bar.update(task, description=phase, completed=done)
 
         yield Monitor(show)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

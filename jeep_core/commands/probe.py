@@ -1,4 +1,4 @@
-"""The contrast probe from a terminal: ``python -m jeep_core.commands.probe`` or ``jeep probe``.
+"""The contrast probe from a terminal: ``jeep probe``.
 
 Reads, layer by layer, what a model holds of its original answers and of those it shall learn,
 writes ``probe.json`` and plots, and proposes the layers that an edit should write.
@@ -6,81 +6,80 @@ writes ``probe.json`` and plots, and proposes the layers that an edit should wri
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from safetensors import SafetensorError
 
 from jeep_core import atlas
 from jeep_core.errors import JeepError
 from jeep_core.models.loading import load, texts_of
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import Monitor
-from jeep_core.probe.kept import keep
+from jeep_core.probe.kept import keep as keep_record
 from jeep_core.probe.run import PROMPTS, Related, bundled_table, probe, read_table
 from jeep_core.probe.word_sets import TableFact
 from jeep_core.spec.finite import json_text
 from jeep_core.suites import InvalidSuite, load_suite
 
-EXIT_FAILED = 1
 SUITE = "atlas-counterfact-validation"
 err = Console(stderr=True, highlight=False)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code."""
-    args = _parser().parse_args(arguments)
+def run(
+    *,
+    model: str,
+    out: Path,
+    suite: str | None = None,
+    limit: int = PROMPTS,
+    seed: int = 0,
+    corpus: Path | None = None,
+    table: Path | None = None,
+    keep: Path | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+) -> None:
+    """Probe a model: write figures and plots, print a summary.
+
+    Args:
+        model: bundled name, local folder or hub id.
+        out: folder for ``probe.json`` and the plots.
+        suite: facts, a file or a bundled name; None: the bundled ones of a bundled model.
+        limit: prompts at most.
+        seed: draws prompts, donors and noise.
+        corpus: text for related words, one document a line.
+        table: facts for related words: JSON lines of subject, relation, object.
+        keep: folder in which hyper-parameters ``"auto"`` look for the proposal.
+        device: ``auto``, ``cpu``, ``cuda``, …
+        dtype: ``auto`` or the model's.
+
+    Raises:
+        JeepError: no suite, files that are none, a model that cannot be loaded.
+        OSError: a file or folder cannot be read or written.
+    """
+    chosen = suite or (SUITE if model in atlas.MODELS else None)
+    if chosen is None:
+        raise JeepError(f"a probe of {model!r} needs a suite of facts: --suite FILE")
     try:
-        _probe(args)
-    except (JeepError, OSError, SafetensorError) as error:
-        print(f"jeep: {error}", file=sys.stderr)
-        return EXIT_FAILED
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="jeep probe", description=__doc__)
-    parser.add_argument("--model", required=True, help="bundled name, local folder or hub id")
-    parser.add_argument("--suite", help="suite of facts, file or bundled name; default: bundled")
-    parser.add_argument("--out", type=Path, required=True, help="folder for probe.json and plots")
-    parser.add_argument("--limit", type=int, default=PROMPTS, help="prompts; default: %(default)s")
-    parser.add_argument("--seed", type=int, default=0, help="draws prompts, donors and noise")
-    parser.add_argument("--corpus", type=Path, help="text for related words, a document a line")
-    parser.add_argument("--table", type=Path, help="facts: JSON lines of subject, relation, object")
-    parser.add_argument("--keep", type=Path, help='folder in which hparams "auto" looks')
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="auto")
-    return parser
-
-
-def _probe(args: argparse.Namespace) -> None:
-    suite = args.suite or (SUITE if args.model in atlas.MODELS else None)
-    if suite is None:
-        raise JeepError(f"a probe of {args.model!r} needs a suite of facts: --suite FILE")
-    try:
-        facts = load_suite(suite).cases
+        facts = load_suite(chosen).cases
     except InvalidSuite as error:
-        raise JeepError(f"{suite} is no suite: {error}") from None
-    related = related_to(args.model, args.corpus, args.table)
-    base = load(args.model, args.device, args.dtype)
+        raise JeepError(f"{chosen} is no suite: {error}") from None
+    related = related_to(model, corpus, table)
+    base = load(model, device, dtype)
     with _bar() as monitor:
         found = probe(
-            ModelView(base), facts, limit=args.limit, seed=args.seed, related=related,
-            monitor=monitor,
-        )  # fmt: skip
-    record = {**found.record(), "suite": Path(suite).name}
-    write(args.out, record)
+            ModelView(base), facts, limit=limit, seed=seed, related=related, monitor=monitor
+        )
+    record = {**found.record(), "suite": Path(chosen).name}
+    write(out, record)
     print(summary(record))
-    print(f"figures and plots are in {args.out}/")
-    if args.keep is not None and found.hparams is not None:
-        print(f'hparams "auto" goes by {keep(args.keep, record)}')
+    print(f"figures and plots are in {out}/")
+    if keep is not None and found.hparams is not None:
+        print(f'hparams "auto" goes by {keep_record(keep, record)}')
 
 
 def related_to(model: str, corpus: Path | None, table: Path | None) -> Related | None:
@@ -152,7 +151,3 @@ def _bar() -> Iterator[Monitor]:
             progress.update(tasks[phase], completed=done)
 
         yield Monitor(report)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,4 +1,4 @@
-"""The paper's tables and figures: ``python -m jeep_core.commands.reproduce`` or ``jeep reproduce``.
+"""The paper's tables and figures: ``jeep reproduce``.
 
 Writes ``index.html`` (self-contained), ``report.json`` and every plot as PNG and SVG into a folder.
 Results are kept in its folder ``work``; the same command continues from there.
@@ -6,25 +6,22 @@ Results are kept in its folder ``work``; the same command continues from there.
 
 from __future__ import annotations
 
-import argparse
 import os
-import shlex
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
-from safetensors import SafetensorError
 
 from jeep_core.atlas import MODELS
+from jeep_core.commands import WrongArgument
 from jeep_core.edit import moments_of
 from jeep_core.editors import hparams_class, in_order
 from jeep_core.editors.networks.hparams import HypernetworkHParams
@@ -43,74 +40,68 @@ from jeep_core.storage.files import write_atomically
 from jeep_core.suites import InvalidSuite, Style, Suite, load_suite
 from jeep_core.values.prefixes import sample_prefixes
 
-EXIT_FAILED = 1
 MOST_JOBS = 8
 CASE = "case"
 err = Console(stderr=True, highlight=False)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    args = _parser().parse_args(given)
-    try:
-        _reproduce(args, args.shown_as or shlex.join(["jeep", "reproduce", *given]))
-    except (JeepError, OSError, SafetensorError) as error:
-        print(f"jeep: {error}", file=sys.stderr)
-        return EXIT_FAILED
-    return 0
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to reproduce.
+
+    ``suite``: of new against true answers, ``zsre``: of right answers, ``-`` for none.  ``edits``:
+    M, the most edits together; ``sizes``: those of the tables, empty: M; ``seeds``: each draws M
+    cases.  ``also``: presets that become further rows of the comparison.  ``only``: names of
+    experiments, empty: all.  ``paper``: whose figures are shown, too.  ``corpus``, ``samples``,
+    ``folder``, ``moments``: second moments, as in ``jeep tune``.  ``hypernetworks``: folder of
+    networks of MEND and MALMEN.  ``jobs``: processes; None: 1, for a bundled model on CPU as many
+    as cores.  ``command``: how the report says that it was made.
+
+    Raises:
+        WrongArgument: an editor or experiment that is unknown.
+    """
+
+    model: str
+    out: Path
+    suite: str = "atlas-counterfact"
+    zsre: str = "atlas-zsre"
+    edits: int = 256
+    sizes: Sequence[int] = ()
+    seeds: Sequence[int] = (0,)
+    editors: Sequence[str] = field(default_factory=in_order)
+    also: Sequence[str] = ()
+    only: Sequence[str] = ()
+    paper: Literal["gpt-j", "llama"] | None = None
+    corpus: Path | None = None
+    samples: int = 0
+    folder: Path | None = None
+    moments: str | None = None
+    presets: Path | None = None
+    hypernetworks: Path | None = None
+    jobs: int | None = None
+    command: str = "jeep reproduce"
+    device: str = "auto"
+    dtype: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in self.editors:
+            try:
+                hparams_class(name)
+            except InvalidHParams as error:
+                raise WrongArgument(f"--editors: {error}") from None
+        known = [*EXPERIMENTS, CASE]
+        for name in self.only:
+            if name not in known:
+                raise WrongArgument(f"--only: {name!r} is none of {', '.join(known)}")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="jeep reproduce", description=__doc__)
-    parser.add_argument("--model", required=True, help="bundled name, local folder or hub id")
-    parser.add_argument("--suite", default="atlas-counterfact", help="of new against true answers")
-    parser.add_argument("--zsre", default="atlas-zsre", help="suite of right answers; - for none")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the report")
-    parser.add_argument("--edits", type=_positive, default=256, help="M; default: 256")
-    parser.add_argument("--sizes", type=_positive, nargs="+", help="of the tables; default: M")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="each draws M cases")
-    parser.add_argument(
-        "--editors", nargs="+", type=_editor, default=in_order(), metavar="EDITOR",
-        help=f"default: all, {', '.join(in_order())}",
-    )  # fmt: skip
-    parser.add_argument(
-        "--also", nargs="+", default=[], metavar="PRESET", help="further rows of the comparison"
-    )
-    parser.add_argument("--only", nargs="+", choices=[*EXPERIMENTS, CASE])
-    parser.add_argument("--paper", choices=["gpt-j", "llama"], help="figures to stand beside")
-    parser.add_argument("--corpus", type=Path, help="text for second moments, one document a line")
-    parser.add_argument("--samples", type=int, default=0, help="tokens; default: 20 per dimension")
-    parser.add_argument("--folder", type=Path, help="where second moments are kept")
-    parser.add_argument("--moments", help="name of imported ones, instead of a text")
-    parser.add_argument("--presets", type=Path, help="folder of own presets")
-    parser.add_argument("--hypernetworks", type=Path, help="folder of trained networks")
-    parser.add_argument(
-        "--jobs", type=_positive, help="processes; default: 1, for a bundled model on CPU the cores"
-    )
-    parser.add_argument("--shown-as", help=argparse.SUPPRESS)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="auto")
-    return parser
+def run(args: Options) -> None:
+    """Make the report, and print where it is and how long it took.
 
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
-
-
-def _editor(name: str) -> str:
-    """The name of a usable editor."""
-    try:
-        hparams_class(name)
-    except InvalidHParams as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return name
-
-
-def _reproduce(args: argparse.Namespace, command: str) -> None:
+    Raises:
+        JeepError: a suite, preset or model that is none, too few cases.
+        OSError: a file cannot be read or written.
+    """
     began = time.monotonic()
     try:
         from jeep_core.reproduce.page import page
@@ -136,7 +127,7 @@ def _reproduce(args: argparse.Namespace, command: str) -> None:
         case = case_study(lab, plan) if CASE in wanted else None
     figures = {name: [cell.figures(rows) for cell in cells] for name, cells in experiments.items()}
     report: dict[str, Any] = {
-        "command": command,
+        "command": args.command,
         "model": base.name,
         "family": base.family.name,
         "dtype": str(base.dtype).removeprefix("torch."),
@@ -164,7 +155,7 @@ def _reproduce(args: argparse.Namespace, command: str) -> None:
     print(f"{args.out / 'index.html'}: {report['seconds']} s")
 
 
-def _suites(args: argparse.Namespace) -> dict[str, Suite]:
+def _suites(args: Options) -> dict[str, Suite]:
     names = [name for name in (args.suite, args.zsre) if name != "-"]
     if not names:
         raise JeepError("there is no suite: give --suite or --zsre")
@@ -178,9 +169,7 @@ def _suite(name: str) -> Suite:
         raise JeepError(f"{name} is no suite: {error}") from None
 
 
-def _settings(
-    base: LoadedModel, args: argparse.Namespace
-) -> tuple[dict[str, Setting], dict[str, str]]:
+def _settings(base: LoadedModel, args: Options) -> tuple[dict[str, Setting], dict[str, str]]:
     """The editors that can run on this model with their presets, and why the others cannot."""
     settings: dict[str, Setting] = {}
     missing: dict[str, str] = {}
@@ -213,13 +202,13 @@ def _setting(base: LoadedModel, preset: Preset) -> Setting:
     return Setting(preset.editor, hparams, preset.name)
 
 
-def _check_network(base: LoadedModel, setting: Setting, args: argparse.Namespace) -> None:
+def _check_network(base: LoadedModel, setting: Setting, args: Options) -> None:
     if isinstance(setting.hparams, HypernetworkHParams):
         load_network(base, setting.editor, setting.hparams, args.hypernetworks)
 
 
 def _lab(
-    args: argparse.Namespace,
+    args: Options,
     base: LoadedModel,
     suites: Mapping[str, Suite],
     prefixes: int,
@@ -238,14 +227,14 @@ def _lab(
     )
 
 
-def _open_lab(args: argparse.Namespace, prefixes: int) -> Lab:
+def _open_lab(args: Options, prefixes: int) -> Lab:
     """The lab of one process of several."""
     base = load(args.model, args.device, args.dtype)
     return _lab(args, base, _suites(args), prefixes)
 
 
 def _plan(
-    args: argparse.Namespace,
+    args: Options,
     lab: Lab,
     suites: Mapping[str, Suite],
     settings: Mapping[str, Setting],
@@ -342,7 +331,3 @@ def _bars() -> Iterator[_Bars]:
     )
     with Bars(*columns, console=err) as progress:
         yield _Bars(progress)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,4 +1,4 @@
-"""Train an editor's network: ``python -m jeep_core.commands.train_network mend MODEL``.
+"""Train an editor's network: ``jeep networks train mend MODEL``.
 
 The bundled models are trained on counterfactuals about subjects that no suite edits; every
 other model needs ``--data``, a file in any format of suites whose facts are not those
@@ -8,14 +8,13 @@ with the same network.
 
 from __future__ import annotations
 
-import argparse
 import shutil
-import sys
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from jeep_core import atlas
+from jeep_core.commands import WrongArgument
 from jeep_core.edit import resolve_hparams
 from jeep_core.editors import hparams_class, with_network
 from jeep_core.editors.networks.hparams import HypernetworkHParams
@@ -23,7 +22,7 @@ from jeep_core.editors.networks.storage import network_path, save_network, spec_
 from jeep_core.editors.networks.training import Training, TrainingSettings
 from jeep_core.editors.networks.triples import atlas_cases, triples_of
 from jeep_core.errors import JeepError
-from jeep_core.models.loading import DTYPES, LoadedModel, load
+from jeep_core.models.loading import LoadedModel, load
 from jeep_core.models.pauses import pausing
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.facts import Fact
@@ -102,44 +101,51 @@ def chosen_hparams(
     return hparams
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="jeep train-hypernetwork", description=__doc__)
-    parser.add_argument("editor", choices=sorted(with_network()))
-    parser.add_argument("model", help="bundled name, local folder or hub id")
-    parser.add_argument("--data", type=Path, help="file in any format of suites to train on")
-    parser.add_argument("--store", type=Path, default=Path("jeep-store"), help="the service's")
-    parser.add_argument("--out", type=Path, help="folder instead of the store's")
-    parser.add_argument("--layers", type=lambda text: [int(n) for n in text.split(",")])
-    parser.add_argument("--rank", type=int)
-    parser.add_argument("--blocks", type=int)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="auto", choices=("auto", *DTYPES))
-    for field in fields(TrainingSettings):
-        flag = "--" + field.name.replace("_", "-")
-        parser.add_argument(flag, type=type(field.default), default=field.default)
-    return parser
+def run(
+    *,
+    editor: str,
+    model: str,
+    folder: Path,
+    data: Path | None = None,
+    layers: list[int] | None = None,
+    rank: int | None = None,
+    blocks: int | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    **settings: Any,
+) -> None:
+    """Train a network, and print how far it is and where it lies.
 
+    Args:
+        editor: ``mend`` or ``malmen``.
+        model: bundled name, local folder or hub id.
+        folder: for networks of any model.
+        data: a suite's file; None: the bundled training split of a bundled model.
+        layers: which layers it edits; None: those of the preset.
+        rank: of its matrices; None: that of the preset.
+        blocks: how many it has; None: as the preset.
+        device: ``auto``, ``cpu``, ``cuda``, …
+        dtype: ``auto`` or the model's.
+        settings: fields of `TrainingSettings`.
 
-def main(arguments: list[str] | None = None) -> int:
-    """Command line."""
-    args = _parser().parse_args(arguments)
-    settings = TrainingSettings(**{f.name: getattr(args, f.name) for f in fields(TrainingSettings)})
-    folder = args.out or args.store / "base" / "hypernetworks"
+    Raises:
+        WrongArgument: an editor without a network.
+        JeepError: no data, or what `train_network` and `chosen_hparams` refuse.
+        OSError: a file cannot be read or written.
+    """
+    if editor not in with_network():
+        known = " or ".join(sorted(with_network()))
+        raise WrongArgument(f"EDITOR: {editor!r} has no network to train: write {known}")
     try:
-        base = load(args.model, args.device, args.dtype)
-        hparams = chosen_hparams(base, args.editor, args.layers, args.rank, args.blocks)
-        if args.data:
-            _say_lost(args.data, load_training_suite(args.data, base.name).report)
-        path = train_network(base, args.editor, hparams, settings, folder, args.data, Monitor(_say))
-    except (JeepError, OSError, KeyError, ValueError) as error:
-        said = str(error) if isinstance(error, (JeepError, OSError)) else repr(error)
-        print(f"jeep: {said}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("jeep: interrupted; the same command goes on from the checkpoint", file=sys.stderr)
-        return 130
+        base = load(model, device, dtype)
+        hparams = chosen_hparams(base, editor, layers, rank, blocks)
+        if data:
+            _say_lost(data, load_training_suite(data, base.name).report)
+        chosen = TrainingSettings(**settings)
+        path = train_network(base, editor, hparams, chosen, folder, data, Monitor(_say))
+    except (KeyError, ValueError) as error:
+        raise JeepError(repr(error)) from error
     print(f"jeep: {path}: {path.stat().st_size:,} bytes")
-    return 0
 
 
 def _say(phase: str, done: int, total: int) -> None:
@@ -152,7 +158,3 @@ def _say_lost(data: Path, report: Report) -> None:
     lost = (*report.dropped.items(), *report.left_out.items())
     reasons = ", ".join(f"{count} {reason}" for reason, count in lost) or "nothing lost"
     print(f"jeep: {data.name}: {report.kept} of {report.records} records ({reasons})", flush=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

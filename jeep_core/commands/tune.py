@@ -1,4 +1,4 @@
-"""Tuning from a terminal: ``python -m jeep_core.commands.tune`` or ``jeep tune``.
+"""Tuning from a terminal: ``jeep tune``.
 
 Searches a small grid over γ, λ and layers on a validation suite and writes a preset.  Take a
 suite whose facts are in no suite that you measure with.
@@ -6,15 +6,13 @@ suite whose facts are in no suite that you measure with.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import random
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import (
@@ -25,7 +23,6 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from safetensors import SafetensorError
 
 from jeep_core import atlas
 from jeep_core.edit import corpus_path, moments_of
@@ -54,53 +51,46 @@ from jeep_core.spec.hparams import Preset, presets_for, validate_hparams
 from jeep_core.suites import load_counterfact
 from jeep_core.values.prefixes import sample_prefixes
 
-EXIT_FAILED = 1
 err = Console(stderr=True, highlight=False)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code."""
-    args = _parser().parse_args(arguments)
-    try:
-        _tune(args)
-    except (JeepError, OSError, SafetensorError) as error:
-        print(f"jeep: {error}", file=sys.stderr)
-        return EXIT_FAILED
-    return 0
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to tune.
+
+    ``suite``: a Multi-CounterFact file or a bundled suite, of which ``seed`` draws ``cases`` cases
+    that are edited together.  ``out``: the preset to write, ``NAME.yaml``.  ``rounds``: times
+    around the grid.  ``corpus``: text for second moments, one document a line; ``samples``: tokens
+    of it, 0: 20 per dimension; ``folder``: where they are kept; ``moments``: name of imported ones
+    instead.  ``layers``: ``search``, or ``auto`` for those that a probe proposes, which may be
+    kept in ``probes``.  ``presets``: folder of own presets, to start from.
+    """
+
+    model: str
+    suite: str
+    out: Path
+    editor: str = DEFAULT
+    cases: int = 64
+    rounds: int = 2
+    seed: int = 0
+    corpus: Path | None = None
+    samples: int = 0
+    folder: Path | None = None
+    moments: str | None = None
+    layers: Literal["search", "auto"] = "search"
+    probes: Path | None = None
+    presets: Path | None = None
+    device: str = "auto"
+    dtype: str = "auto"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="jeep tune", description=__doc__)
-    parser.add_argument("--model", required=True, help="bundled name, local folder or hub id")
-    parser.add_argument("--suite", required=True, help="Multi-CounterFact file, or a bundled suite")
-    parser.add_argument("--out", type=Path, required=True, help="preset to write: NAME.yaml")
-    parser.add_argument("--editor", default=DEFAULT)
-    parser.add_argument("--cases", type=_positive, default=64, help="edited together; default: 64")
-    parser.add_argument("--rounds", type=_positive, default=2, help="times around the grid")
-    parser.add_argument("--seed", type=int, default=0, help="draws the cases from the suite")
-    parser.add_argument("--corpus", type=Path, help="text for second moments, one document a line")
-    parser.add_argument("--samples", type=int, default=0, help="tokens; default: 20 per dimension")
-    parser.add_argument("--folder", type=Path, help="where second moments are kept")
-    parser.add_argument("--moments", help="name of imported ones, instead of a text")
-    parser.add_argument(
-        "--layers", choices=("search", "auto"), default="search",
-        help="auto: those that a probe proposes, then only γ and λ are searched",
-    )  # fmt: skip
-    parser.add_argument("--probes", type=Path, help="folder of kept probes, for --layers auto")
-    parser.add_argument("--presets", type=Path, help="folder of own presets, to start from")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="auto")
-    return parser
+def run(args: Options) -> None:
+    """Tune, write the preset and print where it comes from.
 
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
-
-
-def _tune(args: argparse.Namespace) -> None:
+    Raises:
+        JeepError: what cannot work is refused before the model is loaded where that is possible.
+        OSError: a file cannot be read or written.
+    """
     check_out(args.out)
     search_of(args.editor)
     if args.layers == "auto":
@@ -125,7 +115,7 @@ def _tune(args: argparse.Namespace) -> None:
     print(f"{args.out}: {preset.origin}")
 
 
-def _automatic(args: argparse.Namespace, base: LoadedModel, cases: list[Fact]) -> dict[str, Any]:
+def _automatic(args: Options, base: LoadedModel, cases: list[Fact]) -> dict[str, Any]:
     """Hyper-parameters of a kept probe of the model, else of a probe of the cases."""
     record = kept(args.probes, base.model_hash) if args.probes else None
     if record is None:
@@ -149,9 +139,7 @@ def _cases(suite: str, count: int, seed: int) -> tuple[list[Fact], str]:
     return cases[:count], digest
 
 
-def _preset(
-    args: argparse.Namespace, base: LoadedModel, tuned: Tuned, cases: int, digest: str
-) -> Preset:
+def _preset(args: Options, base: LoadedModel, tuned: Tuned, cases: int, digest: str) -> Preset:
     s = tuned.summary
     origin = (
         f"jeep tune: {tuned.tried} settings, {cases} cases of {Path(args.suite).name} "
@@ -206,7 +194,3 @@ def _bars() -> Iterator[_Bars]:
     )
     with Progress(*columns, console=err) as progress:
         yield _Bars(progress)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

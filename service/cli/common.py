@@ -1,86 +1,35 @@
-"""Helpers shared by the commands: the two consoles, settings as flags, a client, output."""
+"""Helpers shared by the commands: the two consoles, settings as flags, a client, output.
+
+The client and the settings are imported by the functions that use them: a help text needs neither.
+"""
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
-import httpx
 import typer
-from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from service.client import ApiError, Client
-from service.contracts.jobs import JobStatus
-from service.contracts.jobs import Progress as JobProgress
-from service.settings import ClientSettings, Settings, SettingsError, load_settings
+from service.cli.groups import KEY_FILE
 
-KEY_FILE: ContextVar[Path | None] = ContextVar("KEY_FILE", default=None)
-"""The file given as ``--key-file``."""
-KeyFile = Annotated[
-    Path | None,
-    typer.Option(help="File with the API key (JEEP_KEY_FILE; the key itself: JEEP_API_KEY)."),
-]
-Command = TypeVar("Command", bound=Callable[..., Any])
+if TYPE_CHECKING:
+    from service.client import Client
+    from service.contracts.jobs import JobStatus
+    from service.contracts.jobs import Progress as JobProgress
+    from service.settings import Settings
 
-
-class CommandGroup(typer.Typer):
-    """A Typer whose commands with ``--url`` also take ``--key-file``."""
-
-    def command(self, *args: Any, **options: Any) -> Callable[[Command], Command]:
-        """As Typer's."""
-        register = super().command(*args, **options)
-
-        def take(command: Command) -> Command:
-            register(_with_key_file(command))
-            return command
-
-        return take
-
-    def callback(self, *args: Any, **options: Any) -> Callable[[Command], Command]:
-        """As Typer's."""
-        register = super().callback(*args, **options)
-
-        def take(command: Command) -> Command:
-            register(_with_key_file(command))
-            return command
-
-        return take
-
-
-def _with_key_file(command: Callable[..., Any]) -> Callable[..., Any]:
-    signature = inspect.signature(command)
-    if "url" not in signature.parameters:
-        return command
-
-    def run(**flags: Any) -> None:
-        KEY_FILE.set(flags.pop("key_file"))
-        command(**flags)
-
-    key_file = inspect.Parameter(
-        "key_file", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=KeyFile
-    )
-    hints = {**get_type_hints(command, include_extras=True), "key_file": KeyFile}
-    parameters = [p.replace(annotation=hints[name]) for name, p in signature.parameters.items()]
-    run.__name__, run.__doc__, run.__annotations__ = command.__name__, command.__doc__, hints
-    run.__signature__ = inspect.Signature([*parameters, key_file])  # type: ignore[attr-defined]
-    return run
-
-
-app = CommandGroup(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 Url = Annotated[str | None, typer.Option(help="Address of the service (JEEP_HOST, JEEP_PORT).")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
+StoreFolder = Annotated[Path | None, typer.Option("--store", help="The store (JEEP_STORE).")]
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -88,6 +37,7 @@ EXIT_USAGE = 2
 
 def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
     """Give a command one flag per setting; missing flags are read from the environment."""
+    from service.settings import Settings, SettingsError, load_settings
 
     def run(**flags: str | None) -> None:
         try:
@@ -100,7 +50,8 @@ def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
     parameters = []
     for name, field in Settings.model_fields.items():
         flag = "--" + name.replace("_", "-")
-        text = f"{field.description or ''} \\[JEEP_{name.upper()}={field.default}]".strip()
+        default = "" if field.default is None else f"={field.default}"
+        text = f"{field.description or ''} \\[JEEP_{name.upper()}{default}]".strip()
         annotation = Annotated[str | None, typer.Option(flag, help=text, show_default=False)]
         parameters.append(
             inspect.Parameter(
@@ -118,18 +69,15 @@ def complain(text: str) -> None:
     err.print(text, style="red", markup=False, soft_wrap=True)
 
 
-def require_worker_parts() -> None:
-    """End the command unless torch and transformers are installed."""
-    missing = [name for name in ("torch", "transformers") if not importlib.util.find_spec(name)]
-    if missing:
-        names = " and ".join(missing)
-        complain(f"jeep: {names} missing: pip install 'jeep-edit[worker]'")
-        raise typer.Exit(EXIT_USAGE)
-
-
 @contextmanager
 def connected(url: str | None) -> Iterator[Client]:
     """Yield a client; a refusal or an unreachable service ends the command with a message."""
+    import httpx
+    from pydantic import ValidationError
+
+    from service.client import ApiError
+    from service.settings import SettingsError, load_settings
+
     try:
         settings = load_settings()
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
@@ -157,6 +105,9 @@ def connected(url: str | None) -> Iterator[Client]:
 
 def _client(url: str) -> Client:
     """A client with the key from the given file, else from the environment."""
+    from service.client import Client
+    from service.settings import ClientSettings, SettingsError
+
     given = KEY_FILE.get()
     settings = ClientSettings() if given is None else ClientSettings(api_key=None, key_file=given)
     try:
@@ -212,6 +163,8 @@ def check_facts(facts: Any, file: Path, where: str) -> list[dict[str, Any]]:
 
 def settings_or_exit() -> Settings:
     """The settings of the environment; a wrong one ends the command with a message."""
+    from service.settings import SettingsError, load_settings
+
     try:
         return load_settings()
     except SettingsError as error:
@@ -220,7 +173,11 @@ def settings_or_exit() -> Settings:
 
 
 def follow(client: Client, job_id: str, quiet: bool) -> Any:
-    """Wait for a job behind a progress bar."""
+    """Wait for a job and show a progress bar meanwhile; the job as it has ended."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from service.contracts.jobs import JobStatus
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -249,5 +206,13 @@ def show_list(answers: list[Any], as_json: bool, table: Callable[[Any], Any]) ->
     """Print answers as JSON or by their table."""
     if as_json:
         print(json.dumps([answer.model_dump(mode="json") for answer in answers], indent=2))
+    else:
+        out.print(table(answers))
+
+
+def show_records(answers: list[dict[str, Any]], as_json: bool, table: Callable[[Any], Any]) -> None:
+    """Print answers that are plain JSON objects, as they came or by their table."""
+    if as_json:
+        print(json.dumps(answers, indent=2))
     else:
         out.print(table(answers))

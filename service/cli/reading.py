@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from service.contracts.schemas.reading import Losses, SuiteProblem
+if TYPE_CHECKING:
+    from service.contracts.schemas.reading import Losses, SuiteProblem
 
 
 def loss_lines(losses: Losses) -> list[Text]:

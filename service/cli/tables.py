@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from service.contracts.schemas import (
-    Activation,
-    Edit,
-    EditPlan,
-    FactEntry,
-    GenerateResult,
-    JobOut,
-    RevertResult,
-    RollbackResult,
-    Snapshot,
-)
-from service.contracts.schemas.access import ApiKey
-from service.contracts.schemas.audit import AuditEntry
+if TYPE_CHECKING:
+    from service.contracts.schemas import (
+        Activation,
+        Edit,
+        EditPlan,
+        FactEntry,
+        GenerateResult,
+        JobOut,
+        RollbackResult,
+        Snapshot,
+        SnapshotDiff,
+    )
+    from service.contracts.schemas.access import ApiKey
+    from service.contracts.schemas.audit import AuditEntry
+
+Records = Sequence[Mapping[str, Any]]
+"""Answers as they came in JSON."""
 
 TIME = "%Y-%m-%d %H:%M:%S"
 
 
-def _table(*columns: str) -> Table:
+def new(*columns: str) -> Table:
+    """An empty table; ids are never broken."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold", no_wrap=column == "id")
@@ -39,7 +45,7 @@ def _row(table: Table, *cells: object) -> None:
 
 def plan(answer: EditPlan) -> RenderableType:
     """A dry run: the tokens with the positions that will be optimised."""
-    table = _table("fact", "tokens", "subject", "predicts")
+    table = new("fact", "tokens", "subject", "predicts")
     for fact in answer.facts:
         prompt, target = fact.tokens[: fact.prediction + 1], fact.target_tokens
         shown = " ".join(prompt) + " → " + " ".join(target)
@@ -56,7 +62,7 @@ def edit(answer: Edit) -> RenderableType:
         why = f": {answer.error.code}: {answer.error.message}" if answer.error else ""
         return Text(f"{answer.id} {answer.status.value}{why}", style="red")
     result = answer.result
-    table = _table("", "prompt", "before", "after", "p(new)")
+    table = new("", "prompt", "before", "after", "p(new)")
     for fact in result.facts:
         prompt = fact.prompt.replace("{}", fact.subject, 1)
         p_new = f"{fact.before.p_new:.3f} → {fact.after.p_new:.3f}"
@@ -71,14 +77,14 @@ def edit(answer: Edit) -> RenderableType:
 
 def generations(answer: GenerateResult) -> RenderableType:
     """Answers side by side, with the probability of the first token."""
-    table = _table("version", "prompt", "answer", "p(first token)")
+    table = new("version", "prompt", "answer", "p(first token)")
     for one in answer.results:
         first = f"{one.tokens[0].probability:.3f}" if one.tokens else ""
         said = one.text if one.error is None else f"{one.error.code}: {one.error.message}"
         _row(table, one.version, one.prompt, said, first)
     if not any(one.candidates for one in answer.results):
         return table
-    scores = _table("version", "prompt", "candidate", "probability")
+    scores = new("version", "prompt", "candidate", "probability")
     for one in answer.results:
         for candidate in one.candidates:
             _row(scores, one.version, one.prompt, candidate.text, f"{candidate.probability:.4f}")
@@ -87,7 +93,7 @@ def generations(answer: GenerateResult) -> RenderableType:
 
 def snapshots(answers: Sequence[Snapshot]) -> RenderableType:
     """The versions; an asterisk marks head."""
-    table = _table("", "id", "parent", "state", "names", "editor", "facts", "weights", "created")
+    table = new("", "id", "parent", "state", "names", "editor", "facts", "weights", "created")
     for one in answers:
         _row(
             table,
@@ -104,9 +110,78 @@ def snapshots(answers: Sequence[Snapshot]) -> RenderableType:
     return table
 
 
+def snapshot(answer: Snapshot) -> RenderableType:
+    """One version with the tensors in which it differs from base."""
+    parts: list[RenderableType] = [snapshots([answer])]
+    parts += [Text(answer.damage, style="red")] if answer.damage else []
+    return Group(*parts, *(Text(f"  {one.name}") for one in answer.tensors))
+
+
+def difference(answer: SnapshotDiff) -> RenderableType:
+    """The facts and tensors in which two versions differ."""
+    head = f"{answer.a} → {answer.b}, common ancestor {answer.common_ancestor}"
+    table = new("", "fact", "says")
+    for mark, records in (("-", answer.facts_removed), ("+", answer.facts_added)):
+        for one in records:
+            _row(table, mark, one.prompt.replace("{}", one.subject, 1), one.target_new)
+    changed = ", ".join(answer.tensors_changed) or "none"
+    return Group(Text(head, style="bold"), table, Text(f"tensors that differ: {changed}"))
+
+
+def edits(answers: Records) -> RenderableType:
+    """Batches with their share of facts that succeeded."""
+    table = new("id", "status", "editor", "facts", "name", "version", "efficacy", "created")
+    for one in answers:
+        efficacy = "" if one["efficacy"] is None else f"{one['efficacy']:.1%}"
+        cells = [one[key] for key in ("id", "status", "editor", "n_facts", "snapshot_name")]
+        _row(table, *cells, one["version"], efficacy, _time(one["created_at"]))
+    return table
+
+
+def evaluations(answers: Records) -> RenderableType:
+    """Evaluations with what they measure."""
+    table = new("id", "status", "suite", "editor", "targets")
+    for one in answers:
+        targets = ", ".join(str(target["label"]) for target in one["targets"])
+        _row(table, one["id"], one["status"], one["suite"], one["editor"], targets)
+    return table
+
+
+def probes(answers: Records) -> RenderableType:
+    """Probes with the layers that they propose."""
+    table = new("id", "status", "suite", "version", "low", "high")
+    for one in answers:
+        layers = (" ".join(map(str, one[key] or [])) for key in ("low", "high"))
+        _row(table, one["id"], one["status"], one["suite"], one["version"], *layers)
+    return table
+
+
+def models(answers: Records) -> RenderableType:
+    """Models with their presets."""
+    table = new("model", "bundled", "editor", "preset")
+    for one in answers:
+        named = (one["model"], "yes" if one["bundled"] else "")
+        for preset in one["presets"] or [{"editor": "", "preset": ""}]:
+            _row(table, *named, preset["editor"], preset["preset"])
+            named = ("", "")
+    return table
+
+
+def _time(text: str) -> str:
+    """``2026-11-28T14:00:00.123Z`` as the other tables show times."""
+    return text[:19].replace("T", " ")
+
+
+def job(answer: JobOut) -> RenderableType:
+    """One job, with the reason why it failed."""
+    error = answer.error
+    why = [Text(f"{error.code}: {error.message}", style="red")] if error else []
+    return Group(jobs([answer]), *why)
+
+
 def jobs(answers: Sequence[JobOut]) -> RenderableType:
     """The jobs with their status."""
-    table = _table("id", "kind", "status", "phase", "done", "created", "error")
+    table = new("id", "kind", "status", "phase", "done", "created", "error")
     for one in answers:
         progress = one.progress
         _row(
@@ -124,7 +199,7 @@ def jobs(answers: Sequence[JobOut]) -> RenderableType:
 
 def facts(answers: Sequence[FactEntry]) -> RenderableType:
     """Facts with the edit that wrote them; the superseded ones say by which."""
-    table = _table("state", "prompt", "says", "edit", "version", "superseded by")
+    table = new("state", "prompt", "says", "edit", "version", "superseded by")
     for one in answers:
         row = (one.state, one.text, one.target_new, one.edit_id, one.version, one.superseded_by)
         _row(table, *row)
@@ -136,8 +211,10 @@ def revert(answer: JobOut) -> RenderableType:
     if answer.result is None:
         why = f": {answer.error.code}: {answer.error.message}" if answer.error else ""
         return Text(f"{answer.id} is {answer.status.value}{why}")
+    from service.contracts.schemas import RevertResult
+
     result = RevertResult.model_validate(answer.result)
-    table = _table("edit", "was in", "is in", "efficacy", "greedy success")
+    table = new("edit", "was in", "is in", "efficacy", "greedy success")
     for one in result.reapplied:
         shares = (f"{one.efficacy:.1%}", f"{one.greedy_success:.1%}")
         _row(table, one.edit_id, one.previous_version, one.version, *shares)
@@ -163,7 +240,7 @@ def rollback(answer: RollbackResult) -> RenderableType:
 
 def keys(answers: Sequence[ApiKey]) -> RenderableType:
     """API keys, never their secrets."""
-    table = _table("id", "name", "scopes", "created", "revoked")
+    table = new("id", "name", "scopes", "created", "revoked")
     for key in answers:
         revoked = f"{key.revoked_at:{TIME}}" if key.revoked_at else ""
         scopes = ", ".join(key.scopes)
@@ -173,7 +250,7 @@ def keys(answers: Sequence[ApiKey]) -> RenderableType:
 
 def audit(answers: Sequence[AuditEntry]) -> RenderableType:
     """Calls that changed something or were refused."""
-    table = _table("when", "who", "name", "action", "target", "status", "version", "job")
+    table = new("when", "who", "name", "action", "target", "status", "version", "job")
     for one in answers:
         ended = " ".join(str(part) for part in (one.status, one.code) if part is not None)
         when = f"{one.when:{TIME}}"

@@ -1,4 +1,4 @@
-"""One round of retention without a worker: ``-m service.worker.versions.collect_command``."""
+"""``jeep store gc``: one round of retention without a worker."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 from jeep_core.errors import JeepError
 from jeep_core.models.loading import load
-from service.settings import EXIT_CONFIG, Settings, SettingsError, load_settings
+from service.settings import Settings
 from service.store import Store, StoreBusy, StoreError
 from service.worker.versions.retention import Keeper
 
@@ -33,12 +33,3 @@ def main(settings: Settings) -> int:
     files = removed + done.removed_files
     print(f"{sum(done.dropped.values()):,} bytes free, {files} files without use removed")
     return 0
-
-
-if __name__ == "__main__":
-    try:
-        chosen = load_settings()
-    except SettingsError as error:
-        print(error, file=sys.stderr)
-        sys.exit(EXIT_CONFIG)
-    sys.exit(main(chosen))

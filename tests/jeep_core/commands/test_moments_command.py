@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +12,13 @@ from safetensors.torch import load_file
 from support import TINY_GPTJ
 from support.library import tiny
 
-from jeep_core.commands.moments import main
+from jeep_core.commands.moments import compute, import_published, merge_shards
+from jeep_core.errors import JeepError
 from jeep_core.models.loading import load
 from jeep_core.moments.cache import Moments
 
 MODEL = str(TINY_GPTJ)
-ON_CPU = ("--model", MODEL, "--device", "cpu", "--dtype", "float32")
+ON_CPU: dict[str, Any] = {"model": MODEL, "device": "cpu", "dtype": "float32"}
 
 
 @pytest.fixture
@@ -33,66 +35,59 @@ def in_folder(folder: Path) -> dict[str, torch.Tensor]:
 def test_shards_merge_to_what_one_run_computes(
     tmp_path: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = (*ON_CPU, "--layers", "0-1", "--corpus", str(corpus), "--samples", "20000")
-    assert main(["compute", *given, "--folder", str(tmp_path / "one")]) == 0
-    shown = capsys.readouterr()
-    assert "% padding" in shown.out
-    assert "layer 1: " in shown.out
-    assert "20000/20000" in shown.err
-    assert "ETA" in shown.err
+    given = {**ON_CPU, "layers": [0, 1], "corpus": corpus, "samples": 20_000}
+    lines = list(compute(**given, folder=tmp_path / "one"))
+    assert "% padding" in lines[0]
+    assert [line.partition(":")[0] for line in lines[1:]] == ["layer 0", "layer 1"]
+    shown = capsys.readouterr().err
+    assert "20000/20000" in shown
+    assert "ETA" in shown
     parts = []
-    for number in (1, 2):
-        parts.append(str(tmp_path / f"part{number}"))
-        shard = ("--shard", f"{number}/2", "--out", parts[-1])
-        assert main(["compute", *given, *shard, "--folder", str(tmp_path / "two")]) == 0
+    for number in (0, 1):
+        parts.append(tmp_path / f"part{number}")
+        shard = {"shard": (number, 2), "out": parts[-1]}
+        *_, said = compute(**given, **shard, folder=tmp_path / "two")
+        assert said.startswith(f"shard {number + 1}/2, ")
     assert in_folder(tmp_path / "two") == {}
-    assert main(["merge", *parts, "--folder", str(tmp_path / "two")]) == 0
+    assert len(list(merge_shards(parts, folder=tmp_path / "two"))) == 2
     one, two = in_folder(tmp_path / "one"), in_folder(tmp_path / "two")
     assert len(one) == 2
     assert one.keys() == two.keys()
     for name, moment in one.items():
         assert torch.allclose(two[name], moment, rtol=1e-5)
-    assert main(["merge", parts[0], "--folder", str(tmp_path / "two")]) == 1
-    assert "lack shards 2/2" in capsys.readouterr().err
+    with pytest.raises(JeepError, match="lack shards 2/2"):
+        list(merge_shards(parts[:1], folder=tmp_path / "two"))
 
 
-def test_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_import(tmp_path: Path) -> None:
     base = load(MODEL, device="cpu", dtype="float32")
     keys = np.random.default_rng(0).normal(size=(300, base.mlp_size)).astype("float32")
     files = []
     for layer in (0, 1):
         path = tmp_path / f"transformer.h.{layer}.mlp.fc_out_float32_mom2_100.npz"
         np.savez(path, **{"mom2.count": 300, "mom2.mom2": keys.T @ keys})
-        files.append(str(path))
+        files.append(path)
     folder = tmp_path / "moments"
-    given = ("import", *ON_CPU, "--folder", str(folder), "--name", "wikipedia")
-    assert main([*given, *files]) == 0
-    assert "layer 1, 300 tokens" in capsys.readouterr().out
+    given = {**ON_CPU, "folder": folder, "name": "wikipedia"}
+    lines = list(import_published(files, **given))
+    assert [line.partition(":")[0] for line in lines] == [
+        "layer 0, 300 tokens",
+        "layer 1, 300 tokens",
+    ]
     Moments(base, [], folder=folder, imported="wikipedia").ensure([0, 1])
-    assert main([*given, *files, "--layer", "0"]) == 1
-    assert "single file" in capsys.readouterr().err
+    with pytest.raises(JeepError, match="single file"):
+        list(import_published(files, layer=0, **given))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--layers", "0"), "need a text corpus"),
-        ((), "has no presets; give --layers"),
-        (("--layers", "0,7"), "layers, none 7"),
-        (("--layers", "0", "--shard", "1/2"), "needs --out"),
+        ({"layers": [0]}, "need a text corpus"),
+        ({}, "has no presets; give --layers"),
+        ({"layers": [0, 7]}, "layers, none 7"),
+        ({"layers": [0], "shard": (0, 2)}, "needs --out"),
     ],
 )
-def test_what_is_missing_is_said(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
-) -> None:
-    assert main(["compute", *ON_CPU, "--folder", str(tmp_path), *arguments]) == 1
-    assert message in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "arguments", [("--layers", "a"), ("--layers", "3-1"), ("--shard", "3/2"), ("--shard", "x")]
-)
-def test_what_cannot_be_read_is_refused(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["compute", *ON_CPU, "--folder", str(tmp_path), *arguments])
-    assert ended.value.code == 2
+def test_what_is_missing_is_said(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(JeepError, match=message):
+        list(compute(**ON_CPU, folder=tmp_path, **arguments))

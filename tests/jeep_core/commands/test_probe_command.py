@@ -11,8 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from jeep_core import atlas
-from jeep_core.commands.probe import main
+from jeep_core.commands.probe import run
 from jeep_core.editors.jeep.hparams import JeepHParams
+from jeep_core.errors import JeepError
 from jeep_core.probe import plots
 from jeep_core.probe.kept import kept
 from jeep_core.reports import style
@@ -25,10 +26,7 @@ NAMES = ("answers", "answers-no-norm", "branches", "patching", "word-sets")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A probe of the bundled GPT-J on a few prompts."""
     out = tmp_path_factory.mktemp("probe")
-    flags = {"model": "atlas-gptj", "limit": "24", "out": str(out / "out"), "device": "cpu"}
-    flags["keep"] = str(out / "kept")
-    given = [part for name, value in flags.items() for part in (f"--{name}", value)]
-    assert main(given) == 0
+    run(model="atlas-gptj", limit=24, out=out / "out", device="cpu", keep=out / "kept")
     return out
 
 
@@ -110,19 +108,19 @@ def test_without_a_corpus_or_a_proposal_the_rest_is_still_drawn(
 
 
 def test_what_cannot_work_is_refused_before_the_model_is_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr("jeep_core.commands.probe.load")
     (tmp_path / "bad.json").write_text("{}{}")
     (tmp_path / "empty.txt").write_text("\n")
-    suite = ["--suite", str(atlas.SUITES["atlas-counterfact-validation"])]
-    wrong = {
-        "needs a suite": ["--model", "some/model"],
-        "line 1": ["--model", "m", "--suite", str(tmp_path / "bad.json")],
-        "has no documents": ["--model", "m", *suite, "--corpus", str(tmp_path / "empty.txt")],
-        "cannot be read": ["--model", "m", *suite, "--corpus", str(tmp_path / "none.txt")],
+    suite = str(atlas.SUITES["atlas-counterfact-validation"])
+    wrong: dict[str, dict[str, Any]] = {
+        "needs a suite": {"model": "some/model"},
+        "line 1": {"suite": str(tmp_path / "bad.json")},
+        "has no documents": {"suite": suite, "corpus": tmp_path / "empty.txt"},
+        "cannot be read": {"suite": suite, "corpus": tmp_path / "none.txt"},
     }
     for message, given in wrong.items():
-        assert main([*given, "--out", str(tmp_path / "out")]) == 1
-        assert message in capsys.readouterr().err
+        with pytest.raises(JeepError, match=message):
+            run(**{"model": "m", "out": tmp_path / "out", **given})
     assert not (tmp_path / "out").exists()

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from jeep_core.atlas.corpus import load_facts
-from jeep_core.commands.train_network import main, train_network
+from jeep_core.commands import WrongArgument
+from jeep_core.commands.train_network import run, train_network
 from jeep_core.decoding.generation import score
 from jeep_core.edit import edit
 from jeep_core.editors.malmen.hparams import MalmenHParams
@@ -389,9 +390,11 @@ def test_a_network_for_other_hyper_parameters_is_no_network(
         edit(gptj, cases()[:1], "malmen", hparams=HPARAMS, hypernetworks=tmp_path)
 
 
-def test_the_command_reports_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["mend", "/nowhere"]) == 1
-    assert "/nowhere is not there: name a model folder" in capsys.readouterr().err
+def test_the_command_reports_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(JeepError, match="/nowhere is not there: name a model folder"):
+        run(editor="mend", model="/nowhere", folder=tmp_path)
+    with pytest.raises(WrongArgument, match="EDITOR: 'memit' has no network to train"):
+        run(editor="memit", model="atlas-gptj", folder=tmp_path)
 
 
 def test_the_command_says_what_of_its_data_is_lost(
@@ -407,9 +410,8 @@ def test_the_command_says_what_of_its_data_is_lost(
     }
     data = tmp_path / "questions.json"
     data.write_text(json.dumps([record, {**record, "src": "Where is it?"}]))
-    small = ["--layers", "8", "--rank", "2", "--blocks", "1", "--steps", "1", "--facts", "1"]
-    options = ["--data", str(data), "--out", str(tmp_path), "--device", "cpu", *small]
-    assert main(["mend", "atlas-gptj", *options]) == 0
+    small: dict[str, Any] = {"layers": [8], "rank": 2, "blocks": 1, "steps": 1, "facts": 1}
+    run(editor="mend", model="atlas-gptj", folder=tmp_path, data=data, device="cpu", **small)
     assert "questions.json: 1 of 2 records (1 no_subject)" in capsys.readouterr().out
 
 

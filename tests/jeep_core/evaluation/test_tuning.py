@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from jeep_core.commands.tune import main
+from jeep_core.commands.tune import Options, run
 from jeep_core.editors import hparams_class
 from jeep_core.editors.jeep.hparams import JeepHParams
 from jeep_core.editors.memit.hparams import MemitHParams
@@ -137,10 +137,10 @@ def test_a_preset_that_was_written_can_be_loaded(tmp_path: Path) -> None:
         write_preset(tmp_path / "found.yaml", preset)
 
 
-def arguments(out: Path, **changes: str) -> list[str]:
-    flags = {"model": "atlas-gptj", "suite": "atlas-counterfact-validation", "editor": "memit"}
-    flags |= {"cases": "2", "rounds": "1", "device": "cpu", "samples": "8000", "out": str(out)}
-    return [part for name, value in (flags | changes).items() for part in (f"--{name}", value)]
+def options(out: Path, **changes: Any) -> Options:
+    given = {"model": "atlas-gptj", "suite": "atlas-counterfact-validation", "editor": "memit"}
+    small = {"cases": 2, "rounds": 1, "device": "cpu", "samples": 8000, "out": out}
+    return Options(**(given | small | changes))
 
 
 def test_the_command_writes_a_preset_with_its_origin(
@@ -156,7 +156,7 @@ def test_the_command_writes_a_preset_with_its_origin(
         "editor: memit\nmodel: atlas-gptj\norigin: hand\n"
         "hparams: {n_steps: 2, n_prefixes: 2, low: {layers: [1], clamp: 1, moment_weight: 3}}\n"
     )
-    assert main(arguments(out, suite=str(suite), presets=str(steps))) == 0
+    run(options(out, suite=str(suite), presets=steps))
     preset = load_preset("mine", tmp_path)
     assert (preset.editor, preset.model, preset.dtype) == ("memit", "atlas-gptj", "float32")
     assert preset.origin.startswith("jeep tune: 2 settings, 2 cases of mine.json (sha256 ")
@@ -185,7 +185,7 @@ def _records(count: int) -> list[dict[str, Any]]:
 
 
 def test_what_cannot_work_is_refused_before_the_model_is_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr("jeep_core.commands.tune.load")
     (tmp_path / "text.json").write_text("{}{}")
@@ -193,19 +193,19 @@ def test_what_cannot_work_is_refused_before_the_model_is_loaded(
     (tmp_path / "there.yaml").write_text("")
     out = tmp_path / "new.yaml"
     wrong = {
-        "exists already": arguments(tmp_path / "there.yaml"),
-        "NAME.yaml": arguments(tmp_path / "new.txt"),
-        "is not a folder": arguments(tmp_path / "no" / "new.yaml"),
-        "text.json is not a Multi-CounterFact file": arguments(
+        "exists already": options(tmp_path / "there.yaml"),
+        "NAME.yaml": options(tmp_path / "new.txt"),
+        "is not a folder": options(tmp_path / "no" / "new.yaml"),
+        "text.json is not a Multi-CounterFact file": options(
             out, suite=str(tmp_path / "text.json")
         ),
-        "other.json is not": arguments(out, suite=str(tmp_path / "other.json")),
-        "no editor 'memmit'": arguments(out, editor="memmit"),
-        "need a text corpus": arguments(out, model="some/model"),
+        "other.json is not": options(out, suite=str(tmp_path / "other.json")),
+        "no editor 'memmit'": options(out, editor="memmit"),
+        "need a text corpus": options(out, model="some/model"),
     }
     for message, given in wrong.items():
-        assert main(given) == 1
-        assert message in capsys.readouterr().err
+        with pytest.raises(JeepError, match=message):
+            run(given)
     assert not out.exists()
 
 
@@ -220,16 +220,14 @@ def test_automatic_layers_are_those_of_the_kept_probe(
     base = load("atlas-gptj", device="cpu")
     keep(tmp_path / "probes", {"model_hash": base.model_hash, "hparams": {"low": region}})
     out = tmp_path / "found.yaml"
-    assert main(arguments(out, layers="auto", probes=str(tmp_path / "probes"))) == 0
+    run(options(out, layers="auto", probes=tmp_path / "probes"))
     assert load_preset("found", tmp_path).hparams["low"]["layers"] == [2]
     shown = capsys.readouterr().err
     assert "low.clamp 0.5" in shown
     assert "low.layers" not in shown
 
 
-def test_automatic_layers_are_refused_where_there_are_none(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    given = arguments(tmp_path / "x.yaml", layers="auto", editor="alphaedit")
-    assert main(given) == 1
-    assert "alphaedit has no automatic hyper-parameters" in capsys.readouterr().err
+def test_automatic_layers_are_refused_where_there_are_none(tmp_path: Path) -> None:
+    given = options(tmp_path / "x.yaml", layers="auto", editor="alphaedit")
+    with pytest.raises(JeepError, match="alphaedit has no automatic hyper-parameters"):
+        run(given)

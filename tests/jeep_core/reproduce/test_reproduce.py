@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +14,8 @@ import yaml
 from support.library.tiny import random_model
 
 from jeep_core import atlas
-from jeep_core.commands.reproduce import main
+from jeep_core.commands import WrongArgument
+from jeep_core.commands.reproduce import Options, run
 from jeep_core.editors import in_order
 from jeep_core.editors.jeep.hparams import JeepHParams
 from jeep_core.editors.memit.hparams import MemitHParams
@@ -119,7 +121,7 @@ def test_editors_are_in_the_order_of_the_paper() -> None:
 
 
 @pytest.fixture
-def inputs(tmp_path: Path) -> list[str]:
+def inputs(tmp_path: Path) -> Options:
     """A suite of four cases, presets and a corpus for the tiny model."""
     cases = [
         {
@@ -142,18 +144,25 @@ def inputs(tmp_path: Path) -> list[str]:
     model = random_model("gptj")
     model.model.save_pretrained(tmp_path / "tiny-gptj")
     model.tokenizer.save(str(tmp_path / "tiny-gptj" / "tokenizer.json"))
-    return [
-        "--model", str(tmp_path / "tiny-gptj"), "--suite", str(suite), "--zsre", "-",
-        "--presets", str(presets), "--corpus", str(atlas.CORPUS), "--samples", "6000",
-        "--edits", "4", "--device", "cpu", "--dtype", "float32", "--out", str(tmp_path / "out"),
-    ]  # fmt: skip
+    return Options(
+        model=str(tmp_path / "tiny-gptj"),
+        suite=str(suite),
+        zsre="-",
+        presets=presets,
+        corpus=atlas.CORPUS,
+        samples=6000,
+        edits=4,
+        device="cpu",
+        dtype="float32",
+        out=tmp_path / "out",
+    )
 
 
 def test_the_whole_report_is_written_and_goes_on_where_it_was_killed(
-    inputs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    inputs: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    assert main(inputs) == 0
+    run(inputs)
     first = json.loads((out / "report.json").read_text())
     assert set(first["experiments"]) == set(EXPERIMENTS)
     assert [row["editor"] for row in first["experiments"]["comparison"]] == [
@@ -172,24 +181,22 @@ def test_the_whole_report_is_written_and_goes_on_where_it_was_killed(
         raise AssertionError("measured again")
 
     monkeypatch.setattr("jeep_core.reproduce.runs.measure", again)
-    assert main(inputs) == 0
+    run(inputs)
     second = json.loads((out / "report.json").read_text())
     assert second["experiments"] == first["experiments"]
     assert (first["kept_runs"], second["kept_runs"]) == (0, first["runs"])
     assert "runs kept from earlier calls" in (out / "index.html").read_text()
 
 
-def test_several_processes_find_the_same_figures(
-    inputs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    given = [*inputs, "--only", "comparison", "sweep"]
-    assert main([*given, "--jobs", "1"]) == 0
+def test_several_processes_find_the_same_figures(inputs: Options, tmp_path: Path) -> None:
+    given = replace(inputs, only=("comparison", "sweep"))
+    run(replace(given, jobs=1))
     alone = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert main([*given, "--jobs", "2", "--out", str(tmp_path / "shared")]) == 0
+    run(replace(given, jobs=2, out=tmp_path / "shared"))
     shared = json.loads((tmp_path / "shared" / "report.json").read_text())
     assert shared["experiments"] == alone["experiments"]
     assert [r["machine"]["processes"] for r in (alone, shared)] == [1, 2]
-    assert main([*given, "--jobs", "2", "--out", str(tmp_path / "shared")]) == 0
+    run(replace(given, jobs=2, out=tmp_path / "shared"))
     again = json.loads((tmp_path / "shared" / "report.json").read_text())
     assert again["kept_runs"] == again["runs"] > 2
 
@@ -237,28 +244,39 @@ def test_runs_with_the_same_values_are_one_task() -> None:
     assert tasks[0][0].setting == rome, "what nobody can help with begins first"
 
 
-def test_further_presets_are_rows_of_the_comparison(inputs: list[str], tmp_path: Path) -> None:
+def test_further_presets_are_rows_of_the_comparison(inputs: Options, tmp_path: Path) -> None:
     fast = {"editor": "memit", "model": "tiny-gptj", "origin": "test", "hparams": MEMIT}
     fast["hparams"] = {**MEMIT, "n_steps": 1}
     (tmp_path / "presets" / "memit-tiny-gptj-fast.yaml").write_text(yaml.safe_dump(fast))
-    given = [*inputs, "--only", "comparison", "--also", "memit-tiny-gptj-fast"]
-    assert main(given) == 0
+    run(replace(inputs, only=("comparison",), also=("memit-tiny-gptj-fast",)))
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     rows = [row["editor"] for row in report["experiments"]["comparison"]]
     assert rows == ["unedited", "memit", "jeep", "memit-fast"]
     assert report["settings"]["memit-fast"]["hparams"]["n_steps"] == 1
 
 
-def test_a_further_preset_that_is_none_of_this_model_is_refused(
-    inputs: list[str], capsys: pytest.CaptureFixture[str]
+def test_a_further_preset_that_is_none_of_this_model_is_refused(inputs: Options) -> None:
+    with pytest.raises(JeepError, match="has no preset 'jeep-gpt-j-6b'; it has: "):
+        run(replace(inputs, also=("jeep-gpt-j-6b",)))
+
+
+def test_too_few_cases_are_said(inputs: Options) -> None:
+    with pytest.raises(JeepError, match="has 4 cases that this model can be asked, not 5"):
+        run(replace(inputs, edits=5))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"editors": ["memit", "memmit"]}, "--editors: 'memmit' is none of ft-wd, "),
+        ({"only": ["everything"]}, "--only: 'everything' is none of comparison, "),
+    ],
+)
+def test_unknown_editors_and_experiments_are_refused_at_once(
+    tmp_path: Path, given: dict[str, Any], said: str
 ) -> None:
-    assert main([*inputs, "--also", "jeep-gpt-j-6b"]) == 1
-    assert "has no preset 'jeep-gpt-j-6b'; it has: " in capsys.readouterr().err
-
-
-def test_too_few_cases_are_said(inputs: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*inputs, "--edits", "5"]) == 1
-    assert "has 4 cases that this model can be asked, not 5" in capsys.readouterr().err
+    with pytest.raises(WrongArgument, match=f"^{said}"):
+        Options(model="m", out=tmp_path, **given)
 
 
 def test_a_cell_pools_the_cases_of_its_runs() -> None:

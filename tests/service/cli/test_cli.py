@@ -5,11 +5,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.service.scripted_worker import ScriptedWorker
-from typer.main import get_command
 from typer.testing import CliRunner
 
 from service.cli import app, common
@@ -46,6 +44,7 @@ def test_the_whole_path(url: str, worker: ScriptedWorker, tmp_path: Path) -> Non
     assert (tmp_path / "x.safetensors").exists(), export.stderr
     assert "v1 → v0" in jeep(url, "rollback", "base", "--why", "test").stdout
     assert "succeeded" in jeep(url, "jobs").stdout
+    assert jeep(url, "jobs", "list").stdout == jeep(url, "jobs").stdout
     stdin = json.dumps({"facts": [FACT], "editor": "memit"})
     assert "v0 → v2" in jeep(url, "edit", "-", stdin=stdin).stdout
 
@@ -76,6 +75,52 @@ def test_versions_that_become_head(
     assert "v3 → v4" in run("activate", "v4")
 
 
+def test_resources_are_listed_and_shown(
+    url: str, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(common.out, "width", 200)
+
+    def run(*arguments: str, stdin: str = "", code: int = 0) -> str:
+        shown = CliRunner().invoke(app, [*arguments, "--url", url], input=stdin)
+        assert shown.exit_code == code, shown.output
+        return shown.stdout
+
+    edit = json.loads(run("edit", "-", "--json", stdin=json.dumps([FACT])))
+    assert edit["id"] in run("edits")
+    assert run("edits", "--status", code=2) == "", "there is no such option of the list"
+    assert json.loads(run("edits", "list", "--json"))[0]["n_facts"] == 1
+    assert "v0 → v1" in run("edits", "show", edit["id"])
+    assert edit["job_id"] in run("jobs", "show", edit["job_id"])
+    assert "succeeded" in run("jobs", "follow", edit["job_id"])
+    assert json.loads(run("jobs", "--kind", "probe", "--json")) == []
+    assert run("versions") == run("snapshots")
+    assert "mlp" in run("versions", "show", "v1")
+    difference = run("versions", "diff", "base", "v1")
+    assert "v0 → v1, common ancestor v0" in difference
+    assert "+  Lyon is a city in the country of  Italy" in difference
+    assert "Lyon is a city" in run("versions", "facts")
+    assert "id" in run("evaluations")
+    assert "id" in run("probes")
+    assert "editor" in run("networks")
+    assert run("networks", "list") == run("hypernetworks")
+
+
+def test_models_are_listed_with_their_presets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(common.out, "width", 200)
+    shown = CliRunner().invoke(app, ["models"])
+    assert shown.exit_code == 0
+    assert "jeep-gpt-j-6b" in shown.stdout
+    found = json.loads(CliRunner().invoke(app, ["models", "--json"]).stdout)
+    assert [one["model"] for one in found if one["bundled"]] == ["atlas-gptj", "atlas-llama"]
+    assert found[0]["presets"][0] == {"editor": "jeep", "preset": "jeep-atlas-gptj"}
+    (tmp_path / "mine.yaml").write_text("- no preset")
+    shown = CliRunner().invoke(app, ["models", "list", "--presets", str(tmp_path)])
+    assert shown.exit_code == 1
+    assert "mine.yaml is not a preset" in shown.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -89,6 +134,11 @@ def test_versions_that_become_head(
         (("activate", "base"), 1, "not_staged"),
         (("facts", "--version", "v9"), 1, "unknown_version"),
         (("edit", "-", "--guards", "{"), 2, "--guards"),
+        (("edits", "show", "edit_1"), 1, "unknown_edit"),
+        (("jobs", "follow", "job_1"), 1, "unknown_job"),
+        (("versions", "diff", "v8", "v9"), 1, "unknown_version"),
+        (("evaluations", "compare", "eval_1", "a", "b"), 1, "unknown_evaluation"),
+        (("probes", "files", "probe_1", "/nowhere"), 1, "unknown_probe"),
     ],
 )
 def test_refusals(
@@ -103,53 +153,3 @@ def test_nobody_is_there() -> None:
     shown = jeep("http://127.0.0.1:9", "snapshots")
     assert shown.returncode == 1
     assert "cannot be reached" in shown.stderr
-
-
-def test_moments_are_computed_with_the_settings_where_the_service_finds_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    started: list[list[str]] = []
-    monkeypatch.setattr(os, "execv", lambda path, arguments: started.append(arguments))
-    monkeypatch.setenv("JEEP_STORE", str(tmp_path))
-    monkeypatch.setenv("JEEP_MODEL", "atlas-llama")
-    monkeypatch.setenv("JEEP_MOMENT_SAMPLES", "5000")
-    for arguments in (
-        ["compute", "--samples", "7"],
-        ["import", "x.npz", "--name", "x"],
-        ["--help"],
-    ):
-        app(["moments", *arguments], standalone_mode=False)
-    compute, importing, helping = (command[3:] for command in started)
-    folder = ["--folder", str(tmp_path / "base" / "moments")]
-    model = ["--model", "atlas-llama", "--device", "auto", "--dtype", "auto"]
-    samples = ["--samples", "5000", "--samples", "7"]
-    assert compute == ["compute", *folder, *model, *samples]
-    assert importing == ["import", *folder, *model, "x.npz", "--name", "x"]
-    assert helping == ["--help"]
-    assert {command[2] for command in started} == {"jeep_core.commands.moments"}
-
-
-def test_tuning_starts_from_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[list[str]] = []
-    monkeypatch.setattr(os, "execv", lambda path, arguments: started.append(arguments))
-    monkeypatch.setenv("JEEP_STORE", str(tmp_path))
-    monkeypatch.setenv("JEEP_PRESETS", str(tmp_path))
-    app(["tune", "--suite", "mine.json", "--out", "x.yaml"], standalone_mode=False)
-    folder = ["--folder", str(tmp_path / "base" / "moments")]
-    model = ["--model", "atlas-gptj", "--device", "auto", "--dtype", "auto"]
-    own = ["--presets", str(tmp_path), "--probes", str(tmp_path / "base" / "probes")]
-    given = ["--suite", "mine.json", "--out", "x.yaml"]
-    assert started[0][2:] == ["jeep_core.commands.tune", *folder, *model, *own, *given]
-
-
-def test_every_command_has_help_that_can_be_shown() -> None:
-    """Square brackets in a help text are markup, and a slash in them ends one."""
-
-    def show(command: Any, path: list[str]) -> None:
-        result = CliRunner().invoke(app, [*path, "--help"])
-        assert result.exit_code == 0, (path, result.exception)
-        for name, inner in getattr(command, "commands", {}).items():
-            if inner.add_help_option:  # else another program shows its own
-                show(inner, [*path, name])
-
-    show(get_command(app), [])

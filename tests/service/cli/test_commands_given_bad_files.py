@@ -146,9 +146,19 @@ def test_a_backup_into_a_file_and_a_key_into_a_folder(tmp_path: Path) -> None:
     clear(run("keys", "create", "you", "--file", nowhere, *given), "given")
 
 
-@pytest.mark.parametrize("command", ["tune", "reproduce", "train-hypernetwork", "moments", "probe"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "tune --suite s --out x.yaml",
+        "reproduce --out x",
+        "train-hypernetwork mend m",
+        "moments compute",
+        "probe --out x",
+        "models",
+    ],
+)
 def test_a_wrong_setting_before_a_command_of_the_library(command: str) -> None:
-    clear(run(command, "compute", JEEP_PORT="many"), "JEEP_PORT")
+    clear(run(*command.split(), JEEP_PORT="many"), "JEEP_PORT")
 
 
 RELATIONS = {

@@ -68,7 +68,7 @@ def _worker() -> int:
 
 def _api() -> int:
     from service.api import reconcile
-    from service.cli.service_commands import _say
+    from service.cli.commands.running import say_plainly
     from service.ops.logs import configure
     from service.serve import ServeError, serve_api
     from service.settings import load_settings
@@ -79,7 +79,7 @@ def _api() -> int:
     settings = load_settings()
     configure(settings, "api")
     try:
-        return serve_api(settings, _say)
+        return serve_api(settings, say_plainly)
     except ServeError as error:
         print(f"jeep: {error}", flush=True)
         return error.code

@@ -8,11 +8,14 @@ from typing import Annotated
 import typer
 
 from service.cli import tables
-from service.cli.common import AsJson, Url, app, connected, show_list
+from service.cli.common import AsJson, Url, connected, show_list
+from service.cli.groups import group as new_group
+
+group = new_group("Who did what to which version.", lists=True)
 
 
-@app.command("audit")
-def audit_command(
+@group.command("list")
+def list_calls(
     limit: Annotated[int, typer.Option(min=1, help="How many calls.")] = 50,
     as_json: AsJson = False,
     url: Url = None,

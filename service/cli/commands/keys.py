@@ -13,24 +13,30 @@ import typer
 from pydantic import ValidationError
 
 from service.cli import tables
-from service.cli.common import EXIT_FAILED, EXIT_USAGE, AsJson, app, complain, err, out, show_list
+from service.cli.common import (
+    EXIT_FAILED,
+    EXIT_USAGE,
+    AsJson,
+    StoreFolder,
+    complain,
+    err,
+    out,
+    show_list,
+)
+from service.cli.groups import group as new_group
 from service.contracts.jobs import now
 from service.contracts.schemas.access import ApiKey, Scope
 from service.contracts.schemas.audit import AuditEntry
 from service.settings import SettingsError, load_settings
 from service.store import Store, StoreError
 
-keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys of a store.")
-app.add_typer(keys, name="keys")
+group = new_group("API keys: make, list, revoke.")
 
 USUAL = [Scope.READ, Scope.GENERATE, Scope.EDIT]
-StoreFolder = Annotated[
-    Path | None, typer.Option("--store", help="The service's store (JEEP_STORE).")
-]
 
 
-@keys.command("create")
-def create_command(
+@group.command("create")
+def create_key(
     name: Annotated[str, typer.Argument(help="Whose key it is, or what for.")],
     scope: Annotated[
         list[Scope] | None,
@@ -54,16 +60,16 @@ def create_command(
     err.print(f"{key.id} ({key.name}: {scopes}); the key is {where} and nowhere else", markup=False)
 
 
-@keys.command("list")
-def list_command(as_json: AsJson = False, store: StoreFolder = None) -> None:
+@group.command("list")
+def list_keys(as_json: AsJson = False, store: StoreFolder = None) -> None:
     """List the keys, oldest first."""
     with _store(store) as opened:
         shown = [key.model_copy(update={"salt": "", "digest": ""}) for key in opened.api_keys()]
         show_list(shown, as_json, tables.keys)
 
 
-@keys.command("revoke")
-def revoke_command(
+@group.command("revoke")
+def revoke_key(
     key: Annotated[str, typer.Argument(help="The key's id or name.")], store: StoreFolder = None
 ) -> None:
     """Revoke a key: from now on it gives no access."""

@@ -1,11 +1,9 @@
-"""``jeep store``: check a store, show its disk usage, drop tensors that can be rebuilt."""
+"""``jeep store``: check a store, show its size, tidy it up; ``jeep backup`` and ``restore``."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -13,27 +11,25 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from service.cli.common import (
-    EXIT_FAILED,
-    EXIT_USAGE,
-    AsJson,
-    app,
-    complain,
-    out,
-    require_worker_parts,
-)
-from service.settings import WORKER_ENVIRONMENT, Settings, SettingsError, load_settings
+from service.cli.common import EXIT_FAILED, EXIT_USAGE, AsJson, StoreFolder, complain, out
+from service.cli.groups import group as new_group
+from service.cli.library import worker_part
+from service.settings import Settings, SettingsError, load_settings
 from service.store import Store, StoreError
+from service.store.maintenance.backup import back_up
+from service.store.maintenance.backup import restore as restore_store
 from service.store.maintenance.repair import Repair
 from service.store.maintenance.repair import repair as repair_store
 from service.store.maintenance.usage import usage
 from service.store.maintenance.verify import verify
 from service.store.room import MB
 
-StoreFolder = Annotated[Path | None, typer.Option("--store", help="The store (JEEP_STORE).")]
+Folder = Annotated[Path, typer.Argument(help="Folder of the backup.")]
 
-commands = typer.Typer(no_args_is_help=True, help="Check the store, see its size, tidy it up.")
-app.add_typer(commands, name="store")
+group = new_group(
+    "Check a store, show its size, tidy it up.",
+    epilog="jeep backup and jeep restore copy a store and make one from a copy.",
+)
 
 
 def _opened(folder: Path | None, **given: object) -> tuple[Settings, Store]:
@@ -48,8 +44,8 @@ def _opened(folder: Path | None, **given: object) -> tuple[Settings, Store]:
         raise typer.Exit(EXIT_USAGE) from None
 
 
-@commands.command("verify")
-def verify_command(
+@group.command("verify")
+def verify_store(
     store: StoreFolder = None,
     as_json: AsJson = False,
     repair: Annotated[
@@ -95,8 +91,8 @@ def _repaired(store: Store) -> list[Repair]:
         raise typer.Exit(EXIT_FAILED) from None
 
 
-@commands.command("du")
-def du_command(store: StoreFolder = None, as_json: AsJson = False) -> None:
+@group.command("du")
+def du_store(store: StoreFolder = None, as_json: AsJson = False) -> None:
     """Show the store's disk usage by kind of file."""
     settings, opened = _opened(store)
     try:
@@ -120,8 +116,8 @@ def du_command(store: StoreFolder = None, as_json: AsJson = False) -> None:
     out.print(f"{said}, {free:,} bytes free on the disk", markup=False)
 
 
-@commands.command("gc")
-def gc_command(
+@group.command("gc")
+def gc_store(
     store: StoreFolder = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show what would be dropped.")
@@ -136,10 +132,7 @@ def gc_command(
     """
     settings, opened = _opened(store, keep_versions=keep)
     if not dry_run:
-        require_worker_parts()
-        environment = {**WORKER_ENVIRONMENT, **os.environ, **settings.environment()}
-        command = [sys.executable, "-m", "service.worker.versions.collect_command"]
-        os.execve(sys.executable, command, environment)
+        raise typer.Exit(worker_part("versions.collect_command").main(settings))
     try:
         plan = opened.plan(settings.keep_versions)
         sizes = opened.droppable_bytes(plan)
@@ -158,3 +151,62 @@ def gc_command(
         table.add_row(version, "stay", "", f"damaged: {what}")
     out.print(table)
     out.print(f"{sum(sizes.values()):,} bytes would come free, if every rebuild matches")
+
+
+def _store_folder(given: Path | None) -> Path:
+    try:
+        return load_settings(store=given).store
+    except SettingsError as error:
+        complain(str(error))
+        raise typer.Exit(EXIT_USAGE) from None
+
+
+def backup(folder: Folder, store: StoreFolder = None) -> None:
+    """Copy a store, also while it is in use.
+
+    A second backup into the same folder copies only what is new.
+    """
+    root = _store_folder(store)
+    if not (root / "format.json").exists():
+        complain(f"{root} is no store")
+        raise typer.Exit(EXIT_USAGE)
+    try:
+        run = back_up(Store.open(root), folder)
+    except (StoreError, OSError) as error:
+        complain(f"no backup was made: {error}")
+        raise typer.Exit(EXIT_FAILED) from None
+    count, size = len(run.backup.files), sum(e.size for e in run.backup.files.values())
+    out.print(
+        f"{folder}: head {run.backup.head}, weights {run.backup.weights_sha256[:12]}…, "
+        f"{count} files, {size:,} bytes ({run.new_bytes:,} new)",
+        markup=False,
+        soft_wrap=True,
+    )
+    for version, what in run.backup.damaged_versions.items():
+        complain(f"{version} cannot be read, copied as it lies there: {what}")
+    if run.backup.damaged:
+        complain(f"left out, their bytes are damaged: {', '.join(run.backup.damaged)}")
+    if run.backup.damaged or run.backup.damaged_versions:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def restore(folder: Folder, store: StoreFolder = None) -> None:
+    """Make a store from a backup.
+
+    Its folder must be empty or missing.
+    """
+    root = _store_folder(store)
+    try:
+        backup = restore_store(folder, root)
+    except (StoreError, OSError) as error:
+        complain(f"not restored: {error}")
+        raise typer.Exit(EXIT_FAILED) from None
+    out.print(
+        f"{root}: head {backup.head}, weights {backup.weights_sha256[:12]}…, "
+        f"as of {backup.made_at:%Y-%m-%d %H:%M:%S} UTC",
+        markup=False,
+        soft_wrap=True,
+    )
+    if backup.damaged_versions:
+        damaged = ", ".join(backup.damaged_versions)
+        complain(f"cannot be read, as in the store that was backed up: {damaged}")

@@ -1,44 +1,33 @@
-"""``jeep suites`` and ``jeep evaluate``."""
+"""``jeep evaluate``, and ``jeep evaluations``: measurements of versions and editors."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from jeep_core.errors import JeepError
-from jeep_core.suites import hub_file
-from jeep_core.suites.hub import SCHEME
+from service.cli import tables
 from service.cli.common import (
     EXIT_FAILED,
     AsJson,
-    CommandGroup,
     Url,
-    app,
-    complain,
     connected,
     err,
     follow,
     parse_json,
     show,
-    show_list,
+    show_records,
 )
-from service.cli.reading import counts, loss_lines
-from service.contracts.jobs import JobStatus
-from service.contracts.schemas.evaluation import (
-    Evaluation,
-    EvaluationComparison,
-    MetricInterval,
-    SuiteInfo,
-)
+from service.cli.groups import group as new_group
+from service.cli.reading import counts
 
-suites_app = CommandGroup(invoke_without_command=True, help="List suites, or add one.")
-app.add_typer(suites_app, name="suites")
+if TYPE_CHECKING:
+    from service.contracts.schemas import Evaluation, EvaluationComparison, MetricInterval
+
+EvaluationId = Annotated[str, typer.Argument(help="As jeep evaluations list shows it.")]
 
 COLUMNS = {
     "score": "Score",
@@ -51,39 +40,12 @@ COLUMNS = {
     "fluency": "fluency",
 }
 
-
-@suites_app.callback()
-def suites_command(context: typer.Context, as_json: AsJson = False, url: Url = None) -> None:
-    """List the suites."""
-    if context.invoked_subcommand is None:
-        with connected(url) as client:
-            show_list(client.suites(), as_json, suites_table)
+group = new_group(
+    "Measurements: list, show, compare.", lists=True, epilog="jeep evaluate SUITE makes one."
+)
 
 
-@suites_app.command("add")
-def add_command(
-    name: Annotated[str, typer.Argument(help="What evaluations will call it.")],
-    source: Annotated[str, typer.Argument(help="File, or hub:owner/name/path/to/file.")],
-    format: Annotated[str | None, typer.Option(help="Default: seen from the records.")] = None,
-    drop_bad: Annotated[bool, typer.Option(help="Leave out and count bad records.")] = False,
-    style: Annotated[str | None, typer.Option(help="Judged by contrast, accuracy, auto.")] = None,
-    as_json: AsJson = False,
-    url: Url = None,
-) -> None:
-    """Upload a suite, in any format of docs/suites.md: JSON, JSON lines or CSV."""
-    try:
-        path = hub_file(source) if source.startswith(SCHEME) else Path(source)
-        path.open("rb").close()
-    except (JeepError, OSError) as error:
-        complain(f"jeep: {error}")
-        raise typer.Exit(EXIT_FAILED) from None
-    with connected(url) as client:
-        found = client.add_suite(name, path, format, drop_bad, style)
-        show(found, as_json, suite_added)
-
-
-@app.command("evaluate")
-def evaluate_command(
+def evaluate(
     suite: Annotated[str, typer.Argument(help="Name of a suite, as in jeep suites.")],
     version: Annotated[list[str] | None, typer.Option(help="Repeat to compare.")] = None,
     editor: Annotated[str | None, typer.Option(help="Try this editor instead.")] = None,
@@ -91,14 +53,19 @@ def evaluate_command(
     preset: Annotated[str | None, typer.Option(help="Named hyper-parameters.")] = None,
     hparams: Annotated[str | None, typer.Option(help="JSON laid over the preset.")] = None,
     limit: Annotated[int | None, typer.Option(help="Cases drawn; default: all.")] = None,
-    seed: Annotated[int | None, typer.Option()] = None,
+    seed: Annotated[int | None, typer.Option(help="Draws the cases.")] = None,
     fluency_texts: Annotated[int | None, typer.Option(help="Texts per version.")] = None,
     cases: Annotated[Path | None, typer.Option(help="Write the case records here.")] = None,
     compare: Annotated[bool, typer.Option(help="Show what got better and what broke.")] = False,
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
-    """Measure versions on a suite, or try an editor without writing a version."""
+    """Measure versions, or try an editor.
+
+    An editor is tried on cases of the suite, without writing a version.
+    """
+    from service.contracts.jobs import JobStatus
+
     with connected(url) as client:
         job = client.evaluate(
             suite,
@@ -124,20 +91,44 @@ def evaluate_command(
             show(client.compare(found.id, a, b), as_json, comparison_table)
 
 
-def suites_table(answers: Sequence[SuiteInfo]) -> RenderableType:
-    """The suites with what was left out of them."""
-    table = _table("name", "format", "judged by", "cases", "dropped", "left out", "sha256")
-    for one in answers:
-        dropped, left_out = counts(one.dropped), counts(one.left_out)
-        cells = (one.name, one.format, one.style, one.cases, dropped, left_out, one.sha256[:12])
-        table.add_row(*(Text(str(cell)) for cell in cells))
-    return table
+@group.command("list")
+def list_evaluations(as_json: AsJson = False, url: Url = None) -> None:
+    """List the evaluations, newest first."""
+    with connected(url) as client:
+        show_records(list(client.evaluations()), as_json, tables.evaluations)
 
 
-def suite_added(answer: SuiteInfo) -> RenderableType:
-    """A suite with its prompts by kind, and the first records or parts left out."""
-    kinds = f"{answer.records} records; {counts(answer.prompts)}"
-    return Group(suites_table([answer]), Text(kinds), *loss_lines(answer))
+@group.command("show")
+def show_evaluation(evaluation_id: EvaluationId, as_json: AsJson = False, url: Url = None) -> None:
+    """Show the figures of an evaluation with their intervals."""
+    with connected(url) as client:
+        show(client.evaluation(evaluation_id), as_json, evaluation_table)
+
+
+@group.command("cases")
+def write_cases(
+    evaluation_id: EvaluationId,
+    file: Annotated[Path, typer.Argument(help="The file of JSON lines to write.")],
+    target: Annotated[str | None, typer.Option(help="Of this version or editor only.")] = None,
+    url: Url = None,
+) -> None:
+    """Write the record of every case to a file."""
+    with connected(url) as client:
+        size = client.evaluation_cases(evaluation_id, file, target)
+        err.print(f"{file}: {size:,} bytes", markup=False)
+
+
+@group.command("compare")
+def compare(
+    evaluation_id: EvaluationId,
+    a: Annotated[str, typer.Argument(help="A version or editor that was measured.")],
+    b: Annotated[str, typer.Argument(help="The one to compare with it.")],
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
+    """Show what got better and what broke in B against A, case by case."""
+    with connected(url) as client:
+        show(client.compare(evaluation_id, a, b), as_json, comparison_table)
 
 
 def evaluation_table(answer: Evaluation) -> RenderableType:
@@ -147,7 +138,7 @@ def evaluation_table(answer: Evaluation) -> RenderableType:
         return Text(f"{answer.id} {answer.status.value}{why}", style="red")
     result = answer.result
     present = [n for n in COLUMNS if any(n in point.metrics for point in result.points)]
-    table = _table("target", "cases", *(COLUMNS[name] for name in present), "perplexity")
+    table = tables.new("target", "cases", *(COLUMNS[name] for name in present), "perplexity")
     for point in result.points:
         cells = [_figure(point.metrics.get(name)) for name in present]
         perplexity = "" if point.perplexity is None else f"{point.perplexity:.2f}"
@@ -159,12 +150,12 @@ def evaluation_table(answer: Evaluation) -> RenderableType:
 
 def comparison_table(answer: EvaluationComparison) -> RenderableType:
     """A table of the cases that got better or worse."""
-    differences = _table("metric", f"{answer.b} - {answer.a}")
+    differences = tables.new("metric", f"{answer.b} - {answer.a}")
     for name in COLUMNS:
         if name in answer.differences:
             figure = _figure(answer.differences[name])
             differences.add_row(Text(COLUMNS[name]), Text(figure))
-    cases = _table("", "case", "prompt", "changes")
+    cases = tables.new("", "case", "prompt", "changes")
     for mark, changes in (("better", answer.better), ("broken", answer.broken)):
         for change in changes:
             said = ", ".join(f"{n} {a:g} → {b:g}" for n, (a, b) in change.metrics.items())
@@ -177,10 +168,3 @@ def _figure(found: MetricInterval | None) -> str:
         return ""
     digits = 1 if abs(found.high) > 1.5 or abs(found.low) > 1.5 else 3
     return f"{found.value:.{digits}f} ({found.low:.{digits}f} to {found.high:.{digits}f})"
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table

@@ -1,0 +1,68 @@
+"""``jeep serve``, ``api``, ``worker`` and ``demo``: run the service or one of its parts."""
+
+from __future__ import annotations
+
+import typer
+
+from service.cli.common import EXIT_USAGE, complain, out, with_settings
+from service.cli.library import require_worker_parts, worker_part
+from service.settings import Settings
+
+
+def say_plainly(text: str) -> None:
+    """Print a line about the service's start or end."""
+    print(f"jeep: {text}", flush=True)
+
+
+def _run(part: str, settings: Settings) -> None:
+    from service import serve as serving  # the help is there faster without them
+    from service.ops import logs, tracing
+
+    logs.configure(settings, "api")
+    tracing.configure("api")
+    say = logs.say if settings.log_format == "json" else say_plainly
+    try:
+        code: int = getattr(serving, part)(settings, say)
+    except serving.ServeError as error:
+        complain(f"jeep: {error}")
+        raise typer.Exit(error.exit_code) from None
+    raise typer.Exit(code)
+
+
+@with_settings
+def serve(settings: Settings) -> None:
+    """Run everything in the foreground.
+
+    That is the queue, a worker that holds the model, and the api.  Ctrl-C stops them.
+    """
+    require_worker_parts()
+    _run("serve", settings)
+
+
+@with_settings
+def api(settings: Settings) -> None:
+    """Run the api alone."""
+    _run("serve_api", settings)
+
+
+@with_settings
+def worker(settings: Settings) -> None:
+    """Run a worker alone."""
+    require_worker_parts()
+    if settings.redis_url is None:
+        complain("JEEP_REDIS_URL is not set: the worker alone needs a queue")
+        raise typer.Exit(EXIT_USAGE)
+    raise typer.Exit(worker_part("process").main(settings))
+
+
+@with_settings
+def demo(settings: Settings) -> None:
+    """Show an edit of the bundled model.
+
+    A service of its own is started, facts are edited, answers before and after are shown, and
+    everything is rolled back.
+    """
+    require_worker_parts()
+    from service.demo import run
+
+    raise typer.Exit(run(settings, out))

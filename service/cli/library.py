@@ -1,0 +1,109 @@
+"""Commands that work with the library in this process: how it is imported, and shared flags."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from service.cli.common import EXIT_FAILED, EXIT_USAGE, complain
+
+if TYPE_CHECKING:
+    from service.settings import Settings
+
+Model = Annotated[
+    str | None, typer.Option(help="Bundled name, local folder or hub id (JEEP_MODEL).")
+]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, … (JEEP_DEVICE).")]
+Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16 (JEEP_DTYPE).")]
+Corpus = Annotated[
+    Path | None, typer.Option(help="Text, one document a line (JEEP_CORPUS).", show_default=False)
+]
+Samples = Annotated[
+    int | None,
+    typer.Option(help="Tokens of it; default: 20 per dimension (JEEP_MOMENT_SAMPLES)."),
+]
+MomentsFolder = Annotated[
+    Path | None, typer.Option(help="Where second moments are kept; default: in the store.")
+]
+Moments = Annotated[
+    str | None, typer.Option(help="Imported second moments instead of a text (JEEP_MOMENTS).")
+]
+
+
+def require_worker_parts() -> None:
+    """End the command unless torch and transformers are installed."""
+    missing = [name for name in ("torch", "transformers") if not importlib.util.find_spec(name)]
+    if missing:
+        names = " and ".join(missing)
+        complain(f"jeep: {names} missing: pip install 'jeep-edit[worker]'")
+        raise typer.Exit(EXIT_USAGE)
+
+
+def worker_part(name: str) -> Any:
+    """A module of the worker, ``process`` or ``versions.collect_command``, imported now.
+
+    Before torch is: OpenMP reads its environment variables when it is loaded.
+    """
+    from service.settings import WORKER_ENVIRONMENT
+
+    require_worker_parts()
+    for variable, value in WORKER_ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
+    return import_module(f"service.worker.{name}")
+
+
+@contextmanager
+def library(name: str) -> Iterator[Any]:
+    """Yield a module of ``jeep_core.commands``; what it refuses ends the command in one sentence.
+
+    An argument that makes no sense gives the exit code for wrong usage, everything else the one
+    for failure.
+    """
+    require_worker_parts()
+    from safetensors import SafetensorError
+
+    from jeep_core.commands import WrongArgument
+    from jeep_core.errors import JeepError
+
+    try:
+        yield import_module(f"jeep_core.commands.{name}")
+    except WrongArgument as error:
+        complain(f"jeep: {error}")
+        raise typer.Exit(EXIT_USAGE) from None
+    except (JeepError, OSError, SafetensorError) as error:
+        complain(f"jeep: {error}")
+        raise typer.Exit(EXIT_FAILED) from None
+
+
+def model_options(
+    settings: Settings, model: str | None, device: str | None, dtype: str | None
+) -> dict[str, Any]:
+    """The model to load: what the flags name, else the settings."""
+    return {
+        "model": model or settings.model,
+        "device": device or settings.device,
+        "dtype": dtype or settings.dtype,
+    }
+
+
+def text_options(
+    settings: Settings, corpus: Path | None, samples: int | None, folder: Path | None
+) -> dict[str, Any]:
+    """The text of second moments and where they are kept: by flags, else by the settings."""
+    return {
+        "corpus": corpus or settings.corpus,
+        "samples": (settings.moment_samples or 0) if samples is None else samples,
+        "folder": folder or moments_folder(settings),
+    }
+
+
+def moments_folder(settings: Settings) -> Path:
+    """Where the service looks for second moments."""
+    return settings.store / "base" / "moments"

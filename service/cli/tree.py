@@ -1,0 +1,109 @@
+"""Every command of ``jeep`` by name, in the order and the panels of ``jeep --help``.
+
+A verb's line is the first line of its docstring, a group's line the help of the group.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import typer
+
+from service.cli.groups import Group, Later, sentence
+
+SERVICE, DAILY, STUDIES, GROUPS = "Run the service", "Daily", "On this machine", "Groups"
+
+VISIBLE = (
+    Later("serve", "running:serve", "Run everything in the foreground.", SERVICE),
+    Later("demo", "running:demo", "Show an edit of the bundled model.", SERVICE),
+    Later("api", "running:api", "Run the api alone.", SERVICE),
+    Later("worker", "running:worker", "Run a worker alone.", SERVICE),
+    Later("edit", "edits:edit", "Submit facts, or records of any suite.", DAILY),
+    Later("generate", "versions:generate", "Ask one or several versions.", DAILY),
+    Later("rollback", "versions:rollback", "Move head to a version.", DAILY),
+    Later("evaluate", "evaluations:evaluate", "Measure versions, or try an editor.", DAILY),
+    Later("probe", "probes:probe", "Find the layers that an edit should write.", STUDIES),
+    Later("tune", "studies:tune", "Search a preset on a validation suite.", STUDIES),
+    Later("reproduce", "studies:reproduce", "Make the paper's tables and figures.", STUDIES),
+    Later("backup", "store:backup", "Copy a store, also while it is in use.", STUDIES),
+    Later("restore", "store:restore", "Make a store from a backup.", STUDIES),
+    Later("models", "models:group", "Models and their presets.", GROUPS),
+    Later("edits", "edits:group", "Batches of facts: list, show, revert.", GROUPS),
+    Later("versions", "versions:group", "Versions: list, compare, name, export.", GROUPS),
+    Later("suites", "suites:group", "Evaluation suites: list, add.", GROUPS),
+    Later("evaluations", "evaluations:group", "Measurements: list, show, compare.", GROUPS),
+    Later("jobs", "jobs:group", "Jobs: list, show, follow, cancel.", GROUPS),
+    Later("probes", "probes:group", "Probes by a running service.", GROUPS),
+    Later("networks", "networks:group", "Trained networks of editors: list, train.", GROUPS),
+    Later("moments", "moments:group", "Second moments: compute, merge, import.", GROUPS),
+    Later("store", "store:group", "Check a store, show its size, tidy it up.", GROUPS),
+    Later("keys", "keys:group", "API keys: make, list, revoke.", GROUPS),
+    Later("audit", "audit:group", "Who did what to which version.", GROUPS),
+)
+ALIASES = (
+    Later("facts", "versions:facts", "jeep versions facts", hidden=True),
+    Later("revert", "edits:revert", "jeep edits revert", hidden=True),
+    Later("snapshots", "versions:list_versions", "jeep versions list", hidden=True),
+    Later("name", "versions:name_version", "jeep versions name", hidden=True),
+    Later("export", "versions:export", "jeep versions export", hidden=True),
+    Later("activate", "versions:activate", "jeep versions activate", hidden=True),
+    Later("cancel", "jobs:cancel", "jeep jobs cancel", hidden=True),
+    Later("hypernetworks", "networks:list_networks", "jeep networks list", hidden=True),
+    Later("submit-hypernetwork", "networks:submit", "jeep networks submit", hidden=True),
+    Later("train-hypernetwork", "networks:train", "jeep networks train", hidden=True),
+)
+"""Names of earlier releases; the line of each is the command it stands for."""
+
+
+class Root(Group):
+    """``jeep``: every complaint about the command line is one sentence."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.commands.update({str(one.name): one for one in (*VISIBLE, *ALIASES)})
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """As typer's, without a panel in the overview: who reads that has found the option."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.hidden = True
+        return option
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """As typer's."""
+        standalone = options.pop("standalone_mode", True)
+        options |= {"prog_name": "jeep", "standalone_mode": False}
+        if not standalone:
+            return super().main(*args, **options)
+        try:
+            code = super().main(*args, **options)
+        except typer.TyperException as error:
+            from service.cli.common import complain
+
+            complain(sentence(error))
+            sys.exit(error.exit_code)
+        except typer.Abort:
+            sys.exit(1)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+app = typer.Typer(
+    cls=Root, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
+
+
+@app.callback()
+def _jeep() -> None:
+    """Edit what a language model believes; every edit can be taken back."""
+
+
+def walk(aliases: bool = False) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command and group with its path (``("jeep", "jobs", "list")``), all imported."""
+    for later in (*VISIBLE, *(ALIASES if aliases else ())):
+        command = later.load()
+        path = ("jeep", str(later.name))
+        yield path, command
+        for name, inner in getattr(command, "commands", {}).items():
+            yield (*path, name), inner

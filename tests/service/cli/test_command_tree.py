@@ -1,0 +1,167 @@
+"""The tree of commands: what it costs to be shown, what it says, how it complains."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from service.cli import app
+from service.cli.tree import ALIASES, VISIBLE, walk
+
+COMMANDS = {path[1:]: command for path, command in walk(aliases=True)}
+HEAVY = ("torch", "transformers", "matplotlib", "numpy", "safetensors")
+"""What only work needs, and no help text."""
+MEASURED = """
+import contextlib, io, json, sys, time
+from service.cli import app
+heavy = {heavy!r}
+began = time.process_time()
+found = {{}}
+for words in {words!r}:
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        code = app([*words, "--help"], standalone_mode=False)
+    loaded = [name for name in heavy if name in sys.modules]
+    found[" ".join(words)] = [code, len(shown.getvalue()), loaded, time.process_time() - began]
+print(json.dumps(found))
+"""
+
+
+def run(*words: str, **environment: str) -> Result:
+    return CliRunner().invoke(app, words, env={"COLUMNS": "200", **environment})
+
+
+def one_sentence(*words: str) -> str:
+    """The complaint about a command line that makes no sense."""
+    shown = run(*words)
+    assert shown.exit_code == 2, shown.output
+    assert shown.stdout == ""
+    [line] = shown.stderr.splitlines()
+    return line
+
+
+def test_no_help_imports_what_only_work_needs() -> None:
+    """In one process for all of them: what one imports, the next would find imported."""
+    words = [[], *map(list, COMMANDS)]
+    code = MEASURED.format(heavy=HEAVY, words=words)
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = json.loads(shown.stdout)
+    assert len(found) == len(COMMANDS) + 1
+    for command, (code, length, loaded, seconds) in found.items():
+        said = f"jeep {command} --help imports {loaded}, {seconds:.2f} s of CPU time so far"
+        assert (code, loaded) == (0, []), said
+        assert length > 200, said
+
+
+def test_the_overview_needs_neither_client_nor_settings() -> None:
+    code = (
+        "import contextlib, io, json, sys, time\n"
+        "from service.cli import app\n"
+        "with contextlib.redirect_stdout(io.StringIO()): app(['--help'], standalone_mode=False)\n"
+        "print(json.dumps([sorted(sys.modules), time.process_time()]))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    modules, seconds = json.loads(shown.stdout)
+    ours = {name for name in modules if name.startswith(("service.", "jeep_core."))}
+    said = f"{seconds:.2f} s of CPU time"
+    assert ours == {"service.cli", "service.cli.groups", "service.cli.tree"}, said
+    assert not {"pydantic_settings", "httpx", *HEAVY} & set(modules), said
+
+
+def test_the_overview_fits_a_screen() -> None:
+    shown = run("--help", COLUMNS="80")
+    lines = shown.stdout.splitlines()
+    assert shown.exit_code == 0
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 80
+    for command in VISIBLE:
+        [line] = [line for line in lines if line.startswith(f"│ {command.name} ")]
+        assert str(command.help) in line, "its line is not broken"
+    for alias in ALIASES:
+        assert f"│ {alias.name} " not in shown.stdout
+
+
+def test_without_a_word_the_overview_is_shown() -> None:
+    shown = run()
+    assert shown.exit_code == 2
+    assert shown.stdout == run("--help").stdout
+    assert run("keys").stdout == run("keys", "--help").stdout
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_command_says_what_it_does_and_so_does_every_flag(path: tuple[str, ...]) -> None:
+    command = COMMANDS[path]
+    assert command.help
+    for one in command.params:
+        assert one.help, f"{path}: {one.name}"
+    shown = run(*path, "--help")
+    assert shown.exit_code == 0, shown.exception
+    assert str(command.help).splitlines()[0] in shown.stdout
+
+
+@pytest.mark.parametrize("later", VISIBLE, ids=lambda later: str(later.name))
+def test_a_line_of_the_overview_is_how_the_commands_own_help_begins(later: Any) -> None:
+    assert str(later.load().help).splitlines()[0] == later.help
+
+
+@pytest.mark.parametrize("alias", ALIASES, ids=lambda alias: str(alias.name))
+def test_an_earlier_name_takes_what_the_command_takes_that_it_stands_for(alias: Any) -> None:
+    _, *path = str(alias.help).split()
+    flags = [
+        sorted(flag for one in command.params for flag in (*one.opts, *one.secondary_opts))
+        for command in (COMMANDS[(str(alias.name),)], COMMANDS[tuple(path)])
+    ]
+    assert flags[0] == flags[1]
+    assert COMMANDS[(str(alias.name),)].hidden
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("edti",), "jeep: there is no command 'edti': did you mean edit or edits?"),
+        (("xyzzy",), "jeep: there is no command 'xyzzy'; see jeep --help"),
+        (("jobs", "lst"), "jeep jobs: there is no command 'lst': did you mean list?"),
+        (("--verbose",), "jeep: no such option: --verbose; see jeep --help"),
+        (("tune",), "jeep tune: missing option --suite; see jeep tune --help"),
+        (("versions", "diff"), "jeep versions diff: missing argument 'a'"),
+        (
+            ("jobs", "--statu", "x"),
+            "jeep jobs list: no such option: --statu (did you mean ",
+        ),
+        (("jobs", "--status", "x"), "jeep jobs list: --status: 'x' is not one of 'queued', "),
+        (("evaluate", "s", "--limit", "x"), "jeep evaluate: --limit: "),
+        (("tune", "--suite", "s", "--out", "o.yaml", "--cases", "0"), "jeep tune: --cases: "),
+        (("tune", "--suite"), "jeep: option --suite requires an argument"),
+        (
+            ("cancel", "a", "b"),
+            "jeep cancel: got unexpected extra argument(s) (b)",
+        ),
+        (("edit", "/nothing"), "jeep edit: FILE: /nothing cannot be read: No such file"),
+    ],
+)
+def test_a_complaint_is_one_sentence(words: tuple[str, ...], said: str) -> None:
+    assert one_sentence(*words).startswith(said)
+
+
+def test_a_broken_off_command_ends_without_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("service.cli.commands.store.back_up", interrupted)
+    monkeypatch.setattr("service.cli.commands.store.Store.open", lambda *_: None)
+    monkeypatch.setattr("service.cli.commands.store.Path.exists", lambda _: True)
+    shown = run("backup", "copy", "--store", "x")
+    assert shown.exit_code == 130
+    assert "Traceback" not in shown.output
+
+
+def test_the_name_in_the_help_is_jeep_however_it_was_started() -> None:
+    command = [sys.executable, "-m", "service.cli", "jobs", "cancel", "--help"]
+    environment = {**os.environ, "COLUMNS": "80"}
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert "Usage: jeep jobs cancel [OPTIONS] " in shown.stdout

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from support.faults.halts import READING
 from support.faults.harness import READ_JOBS, Service
-from test_kills import SIGNALS, strike
+from support.faults.strikes import SIGNALS, strike
 
 from service.contracts.jobs import JobStatus
 

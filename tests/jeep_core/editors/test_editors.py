@@ -9,43 +9,24 @@ from typing import Any
 import pytest
 import torch
 from support.library import reference, tiny
+from support.library.closed_form import FACTS, HIGH, JEEP, LOW, MEMIT, PREFIXES, context_of
 
 from jeep_core.edit import edit
 from jeep_core.editors import create
 from jeep_core.editors.base import EditContext, EditorOutcome
 from jeep_core.errors import Cancelled, InvalidFacts, JeepError, NumericalError
 from jeep_core.models.loading import LoadedModel
-from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.hparams import JeepHParams, MemitHParams, OptimisedEditorHParams, Region
-from jeep_core.spec.positions import fact_rows
-from jeep_core.values.optimiser import FactTokens
 
-PREFIXES = ("", "The river is wide", "I")
-FACTS = (
-    Fact("Paris", "{} is a city in the country of", "Peru"),
-    Fact("São Paulo", "People who live in {} are at home in", "Norway"),
-    Fact("東京", "The capital of Japan is {}", "old"),
-)
-LOW = {"layers": [0, 1], "clamp": 2.0, "moment_weight": 5}
-HIGH = {"layers": [2], "clamp": 1.0, "moment_weight": 20}
-JEEP = JeepHParams(low=LOW, high=HIGH, n_steps=4)
 JEEP_WIDE_HIGH = JeepHParams(
     low={**LOW, "layers": [0], "spread": "linear"},
     high={**HIGH, "layers": [1, 2], "spread": "linear"},
     n_steps=4,
 )
-MEMIT = MemitHParams(low={**LOW, "layers": [0, 1, 2], "spread": "linear"}, n_steps=4)
 CASES = {"jeep": JEEP, "jeep, wide high region": JEEP_WIDE_HIGH, "memit": MEMIT}
 POSITIONS = {"low": "subject_last", "high": "prediction"}
-
-
-def context_of(base: LoadedModel, **changes: Any) -> EditContext:
-    facts = [FactTokens(*fact_rows(base.tokenizer, fact, PREFIXES)) for fact in FACTS]
-    moments = Moments(base, tiny.TEXTS)
-    moments.ensure([0, 1, 2])
-    return replace(EditContext(ModelView(base), facts, moments), **changes)
 
 
 def run(context: EditContext, hparams: OptimisedEditorHParams) -> EditorOutcome:

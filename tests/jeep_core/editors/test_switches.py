@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from support.library import tiny
-from test_editors import HIGH, LOW, context_of
+from support.library.closed_form import HIGH, LOW, context_of
 from torch.nn import functional as F
 
 from jeep_core.editors import create

@@ -7,20 +7,19 @@ import io
 import json
 
 import pytest
-from support.library.suite_records import Record, changed, lines, stream
+from support.library.suite_records import (
+    EASYEDIT,
+    MQUAKE,
+    ROME,
+    Record,
+    changed,
+    lines,
+    rewrite,
+    stream,
+)
 
 from jeep_core.suites import Case, InvalidSuite, Question, Style, load_suite
 
-EASYEDIT: Record = {
-    "case_id": 7,
-    "prompt": "The harbour of Port Malin belongs to",
-    "target_new": "Norway",
-    "subject": "Port Malin",
-    "ground_truth": "Chile",
-    "rephrase_prompt": "Ships that call at {} pay their dues in",
-    "locality_prompt": "The harbour of San Tello belongs to",
-    "locality_ground_truth": "Chile",
-}
 EASYEDIT_CASE = Case(
     "Port Malin",
     "The harbour of {} belongs to",
@@ -171,37 +170,6 @@ def test_qaedit() -> None:
     assert suite.report.adapted == {"subject_spelling": 1}
 
 
-def rewrite(subject: str, prompt: str, new: str, true: str, question: str) -> Record:
-    answers = {"target_new": {"str": new}, "target_true": {"str": true}}
-    return {"subject": subject, "prompt": prompt, "question": question, **answers}
-
-
-MQUAKE: Record = {
-    "case_id": 4,
-    "requested_rewrite": [
-        rewrite("Gull", "{} was written by", "Mara Lund", "Ivo Stern", "Who wrote Gull?"),
-        rewrite("Mara Lund", "{} is a citizen of", "Iceland", "Denmark", "Whose citizen is she?"),
-    ],
-    "questions": ["Where is the writer of Gull a citizen?", "What is the state of Gull's writer?"],
-    "answer": "Austria",
-    "answer_alias": [],
-    "new_answer": "Iceland",
-    "new_answer_alias": ["Republic of Iceland"],
-    "single_hops": [
-        {"question": "Who wrote Gull?", "cloze": "Gull was written by", "answer": "Ivo Stern",
-         "answer_alias": ["I. Stern"]},
-        {"question": "Where is Ivo Stern a citizen?", "cloze": "Ivo Stern is a citizen of",
-         "answer": "Austria", "answer_alias": []},
-    ],
-    "new_single_hops": [
-        {"question": "Who wrote Gull?", "cloze": "Gull was written by", "answer": "Mara Lund",
-         "answer_alias": ["M. Lund"]},
-        {"question": "Of which state is Mara Lund?", "cloze": "Mara Lund is a citizen of",
-         "answer": "Iceland", "answer_alias": ["IS"]},
-    ],
-}  # fmt: skip
-
-
 def test_mquake_makes_a_case_of_every_rewrite_and_asks_what_needs_all_with_the_last() -> None:
     suite = load_suite(stream([MQUAKE, MQUAKE | {"case_id": 5}]))
     first, second, *_ = suite.cases
@@ -281,13 +249,6 @@ def test_halluedit_csv() -> None:
         "question_3hop", "locality_question",
     ]  # fmt: skip
     assert suite.report.unread == {"relation": 1, "output_of_a_model": 1}
-
-
-ROME: Record = {
-    "prompt": "{} plays the",
-    "subject": "Tove Aas",
-    "target_new": {"str": "oboe"},
-}
 
 
 def test_requests_of_rome() -> None:

@@ -5,8 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from support.library.suite_records import COUNTERFACT, KNOWEDIT_ZSRE, PLAIN, ZSRE, changed, stream
-from test_suite_benchmarks import EASYEDIT, MQUAKE, ROME
+from support.library.suite_records import (
+    COUNTERFACT,
+    EASYEDIT,
+    KNOWEDIT_ZSRE,
+    MQUAKE,
+    PLAIN,
+    ROME,
+    ZSRE,
+    changed,
+    stream,
+)
 
 from jeep_core.spec.facts import Fact
 from jeep_core.suites import InvalidSuite, SuiteReader

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from support.library import tiny
-from test_editors import FACTS, JEEP, MEMIT, PREFIXES, context_of
+from support.library.closed_form import FACTS, JEEP, MEMIT, PREFIXES, context_of
 
 from jeep_core.editors import create
 from jeep_core.errors import Cancelled

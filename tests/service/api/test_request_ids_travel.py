@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 from support.service.bundled_model import BASE_WEIGHTS
-from support.service.edit_lane import Worker
+from support.service.played_worker import Worker
 
 from service.ops import logs
 from service.queue import connect

@@ -2,12 +2,11 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.service.command import jeep
 from support.service.scripted_worker import ScriptedWorker
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -15,15 +14,6 @@ from typer.testing import CliRunner
 from service.cli import app, common
 
 FACT = {"subject": "Lyon", "prompt": "{} is a city in the country of", "target_new": "Italy"}
-
-
-def jeep(url: str, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "service.cli", *arguments, "--url", url]
-    environment = {**os.environ, "COLUMNS": "200"}
-    return subprocess.run(
-        command, input=stdin, capture_output=True, text=True, timeout=60, env=environment,
-        check=False,
-    )  # fmt: skip
 
 
 def test_the_whole_path(url: str, worker: ScriptedWorker, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from support.library.tiny import random_model
-from support.service.edit_lane import edit_job
 from support.service.edit_runner import MODEL
+from support.service.played_worker import edit_job
 from support.service.thin_versions import add_chain
 from typer.testing import CliRunner
 

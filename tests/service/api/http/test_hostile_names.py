@@ -11,9 +11,9 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.service.finished_jobs import finished_probe
 from support.service.fuzzing import bounded
 from support.service.scripted_worker import ScriptedWorker
-from test_api_probes import finished_probe
 
 from service.contracts.jobs import Job, JobKind, now
 from service.contracts.schemas.access import Scope

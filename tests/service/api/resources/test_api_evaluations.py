@@ -8,21 +8,15 @@ from typing import Any
 
 import httpx
 import pytest
+from support.service.finished_jobs import SUITE, finished_evaluation
 
 from service.client import ApiError, Client
-from service.contracts.jobs import Job, JobKind, JobStatus, now
+from service.contracts.jobs import JobKind, JobStatus, now
 from service.contracts.schemas import (
-    CaseChange,
-    EvaluationComparison,
     EvaluationPayload,
-    EvaluationPoint,
-    EvaluationResult,
     Manifest,
-    MetricInterval,
 )
 from service.store import Store
-
-SUITE = "atlas-counterfact"
 
 
 def submit(http: httpx.Client, **body: Any) -> httpx.Response:
@@ -126,41 +120,6 @@ def test_unknown_evaluations(path: str, http: httpx.Client, model: Store) -> Non
     for name in ("eval_01J", "job_01J", "x", "../x"):
         answer = http.get(f"/evaluations/{name}{path}")
         assert answer.status_code == 404
-
-
-def interval(value: float) -> MetricInterval:
-    return MetricInterval(value=value, low=value - 1, high=value + 2, cases=2)
-
-
-def finished_evaluation(http: httpx.Client, model: Store) -> tuple[str, Path]:
-    """An evaluation of base and head that has ended, and its folder."""
-    submitted = submit(http, versions=["base", "head"]).json()
-    job = model.job(submitted["id"])
-    folder = model.report_folder(job.id)
-    for number, label in enumerate(("base", "head")):
-        rows = [{"target": label, "id": str(i)} for i in range(2)]
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        (folder / f"cases-{number}.jsonl").write_text(text)
-    change = CaseChange(id="1", prompt="p", metrics={"efficacy": (0.0, 1.0)})
-    compared = EvaluationComparison(
-        a="base", b="head", cases=2, differences={"score": interval(5)}, better=[change], broken=[]
-    )
-    (folder / "comparisons.jsonl").write_text(compared.model_dump_json() + "\n")
-    evaluation_id = submitted["evaluation_id"]
-    points = [
-        EvaluationPoint(
-            label=label, version="v0", cases=2, metrics={"score": interval(90)}, seconds=0.1
-        )
-        for label in ("base", "head")
-    ]
-    result = EvaluationResult(
-        evaluation_id=evaluation_id, suite=SUITE, style="contrast", seed=0, points=points
-    )
-    ended: Job = job.model_copy(
-        update={"status": JobStatus.SUCCEEDED, "finished_at": now(), "result": result.model_dump()}
-    )
-    model.save_job(ended)
-    return evaluation_id, folder
 
 
 @pytest.fixture

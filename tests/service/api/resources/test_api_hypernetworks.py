@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 from support.service.bundled_model import info
+from support.service.command import jeep
 from support.service.scripted_worker import ScriptedWorker
-from test_cli import jeep
 
 from jeep_core import atlas
 from jeep_core.editors.networks.records import network_file

@@ -8,12 +8,13 @@ from typing import Any
 
 import httpx
 import pytest
+from support.service.finished_jobs import finished_probe
 from typer.testing import CliRunner
 
 from service.cli import app
 from service.client import ApiError, Client
 from service.contracts.jobs import JobKind, JobStatus, now
-from service.contracts.schemas import EditPayload, EditResult, Manifest, ProbePayload, ProbeResult
+from service.contracts.schemas import EditPayload, EditResult, Manifest, ProbePayload
 from service.store import Store
 
 FACT = {"subject": "Lyon", "prompt": "{} is a city in the country of", "target_new": "Italy"}
@@ -96,23 +97,6 @@ def test_probes_are_listed_and_cancelled(http: httpx.Client, model: Store) -> No
 def test_unknown_probes(path: str, http: httpx.Client, model: Store) -> None:
     for name in ("probe_01J", "job_01J", "x", "../x"):
         assert http.get(f"/probes/{name}{path}").status_code == 404
-
-
-def finished_probe(http: httpx.Client, model: Store) -> tuple[str, Path]:
-    """A probe that has ended, and its folder."""
-    submitted = submit(http, version="base").json()
-    job, probe_id = model.job(submitted["id"]), submitted["probe_id"]
-    folder = model.report_folder(job.id)
-    (folder / "probe.json").write_text(json.dumps({"format": 1, "n_layers": 9}))
-    (folder / "answers.png").write_bytes(b"\x89PNG")
-    (folder / "notes.txt").write_text("not in the result")
-    result = ProbeResult(
-        probe_id=probe_id, version="v0", prompts=250, dropped={"same_first_token": 6},
-        low=[1, 2], high=[7], hparams=HPARAMS, automatic=True, files=["probe.json", "answers.png"],
-    )  # fmt: skip
-    update = {"status": JobStatus.SUCCEEDED, "finished_at": now(), "result": result.model_dump()}
-    model.save_job(job.model_copy(update=update))
-    return probe_id, folder
 
 
 @pytest.fixture

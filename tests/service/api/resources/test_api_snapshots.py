@@ -7,7 +7,8 @@ import httpx
 import pytest
 from rich.console import Console
 from safetensors import safe_open
-from support.service.scripted_worker import TENSOR, ScriptedWorker
+from support.service.played_worker import TENSOR
+from support.service.scripted_worker import ScriptedWorker
 from support.service.serving import running
 
 from service.cli import tables

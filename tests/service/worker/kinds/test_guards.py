@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from redis import Redis
 from support.library.tiny import bigram_view
-from support.service.edit_lane import Worker, edit_job
 from support.service.edit_runner import FACT, MODEL, an_edit, control, runner_on
+from support.service.played_worker import Worker, edit_job
 
 from jeep_core.decoding.generation import Scored, score
 from jeep_core.errors import Cancelled

@@ -12,8 +12,8 @@ import torch
 from pydantic import BaseModel
 from redis import Redis
 from rich.console import Console
-from support.service.edit_lane import Worker, edit_job
 from support.service.edit_runner import FACT, HPARAMS, MODEL, an_edit, control, runner_on
+from support.service.played_worker import Worker, edit_job
 
 from jeep_core.editors.ft_wd import editor as ft_wd
 from jeep_core.errors import NumericalError

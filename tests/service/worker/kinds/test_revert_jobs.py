@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from redis import Redis
-from support.service.edit_lane import Killed, Worker, edit_job, revert_job
+from support.service.played_worker import Killed, Worker, bytes_of, edit_job, revert_job
 
 from service.contracts.jobs import Job, JobStatus, now
 from service.queue import Keys
@@ -111,7 +111,7 @@ def test_a_killed_worker_s_revert_is_done_once(
     assert [version.reapplied_from for version in line] == [None, "v2", "v3"]
     assert len(store.versions()) == 6
     assert [move.to for move in store.reflog()] == ["v0", "v1", "v2", "v3", line[-1].id]
-    assert all(store.read_tensor(v.tensors[0]).decode() == v.id for v in line[1:])
+    assert all(store.read_tensor(v.tensors[0]) == bytes_of(v.id) for v in line[1:])
     assert store.names() == {"clean": line[-1].id}
     ended = store.job(job.id)
     assert (ended.status, ended.base_version) == (JobStatus.SUCCEEDED, "v3")

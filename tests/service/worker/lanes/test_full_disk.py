@@ -9,8 +9,8 @@ import sys
 
 import pytest
 from redis import Redis
-from support.service.edit_lane import Worker, edit_job, revert_job
 from support.service.edit_runner import MODEL
+from support.service.played_worker import Worker, edit_job, revert_job
 
 from jeep_core.models.loading import load
 from service.contracts.jobs import JobStatus

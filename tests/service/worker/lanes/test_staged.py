@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from redis import Redis
 from support.service.builders import add_version, move
-from support.service.edit_lane import Killed, Worker, edit_job
+from support.service.played_worker import Killed, Worker, edit_job
 
 from service.contracts.jobs import JobStatus, new_id
 from service.contracts.schemas import WorkerReply, WorkerRequest

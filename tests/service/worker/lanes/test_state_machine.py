@@ -29,8 +29,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from redis import Redis
-from support.service.edit_lane import FACT, During, Killed, Worker, edit_job, revert_job
 from support.service.edit_runner import HPARAMS, MODEL, give_moments, runner_and_views
+from support.service.played_worker import FACT, During, Killed, Worker, edit_job, revert_job
 
 from jeep_core.models.loading import load
 from service.api.reconcile import Reconciler

@@ -39,7 +39,7 @@ def case(victim: str, how: str, phase: str) -> object:
         for how in SIGNALS
     ],
 )
-def test_whoever_dies_in_a_phase_the_job_is_done_once(
+def test_a_job_is_done_once_whoever_dies_in_a_phase(
     service: Service, victim: str, how: str, phase: str
 ) -> None:
     if phase == "moments":
@@ -73,7 +73,7 @@ def test_an_api_that_dies_while_it_takes_a_job_takes_it_once(
     submitting.join()
 
 
-def test_random_kills(service: Service) -> None:
+def test_after_random_kills_every_job_is_done_once(service: Service) -> None:
     service.add_cases()
     print(f"\n{KILLS} random kills, FAULTS_SEED={SEED}")
     chance = random.Random(SEED)

@@ -33,7 +33,7 @@ def case(victim: str, how: str, kind: str, step: str) -> object:
         for victim in ("api", "server")
     ],
 )
-def test_whoever_dies_the_job_is_done_once(
+def test_a_read_job_is_done_once_whoever_dies(
     reading: Service, victim: str, how: str, kind: str, step: str
 ) -> None:
     halts = reading.halt("worker", step)

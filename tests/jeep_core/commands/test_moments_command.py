@@ -56,7 +56,9 @@ def test_shards_merge_to_what_one_run_computes(
     assert "lack shards 2/2" in capsys.readouterr().err
 
 
-def test_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_published_moments_are_imported_by_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     base = load(MODEL, device="cpu", dtype="float32")
     keys = np.random.default_rng(0).normal(size=(300, base.mlp_size)).astype("float32")
     files = []
@@ -82,7 +84,7 @@ def test_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (("--layers", "0", "--shard", "1/2"), "needs --out"),
     ],
 )
-def test_what_is_missing_is_said(
+def test_a_missing_argument_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
 ) -> None:
     assert main(["compute", *ON_CPU, "--folder", str(tmp_path), *arguments]) == 1
@@ -92,7 +94,7 @@ def test_what_is_missing_is_said(
 @pytest.mark.parametrize(
     "arguments", [("--layers", "a"), ("--layers", "3-1"), ("--shard", "3/2"), ("--shard", "x")]
 )
-def test_what_cannot_be_read_is_refused(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+def test_an_unreadable_file_is_refused(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["compute", *ON_CPU, "--folder", str(tmp_path), *arguments])
     assert ended.value.code == 2

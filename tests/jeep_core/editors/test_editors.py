@@ -83,7 +83,7 @@ def test_updates_equal_the_plain_formula(base: LoadedModel, case: str) -> None:
     assert set(outcome.keys) == set(written)
 
 
-def test_keys_of_earlier_edits_are_taken_where_they_belong(gptj: LoadedModel) -> None:
+def test_keys_of_earlier_edits_protect_their_own_layer(gptj: LoadedModel) -> None:
     earlier = run(context_of(gptj), JEEP)
     previous = {place: keys * 3 for place, keys in earlier.keys.items()}
     context = context_of(gptj, previous_keys=previous)
@@ -96,7 +96,7 @@ def test_keys_of_earlier_edits_are_taken_where_they_belong(gptj: LoadedModel) ->
     assert outcome.delta.updates[first].matrix().norm() < 0.5 * without
 
 
-def test_the_switch_for_earlier_edits(gptj: LoadedModel) -> None:
+def test_earlier_keys_are_ignored_when_the_switch_is_off(gptj: LoadedModel) -> None:
     earlier = run(context_of(gptj), JEEP)
     off = JEEP.model_copy(update={"preserve_previous_edits": False})
     outcome = run(context_of(gptj, previous_keys=earlier.keys), off)
@@ -162,7 +162,7 @@ def test_an_edit_can_be_cancelled_in_every_phase(gptj: LoadedModel, phase: str) 
     assert seen[-1] == phase
 
 
-def test_the_front_door_takes_triples_and_drops_repetitions(gptj: LoadedModel) -> None:
+def test_edit_takes_triples_and_drops_repetitions(gptj: LoadedModel) -> None:
     hparams = {"low": LOW, "high": HIGH, "n_steps": 3}
     records = [
         {"subject": "Lima", "relation": "'s country is", "object": "Norway"},
@@ -193,7 +193,7 @@ def test_sampled_prefixes_are_the_same_every_time(gptj: LoadedModel) -> None:
     assert not any(brace in text for text in first.prefixes for brace in "{}")
 
 
-def test_the_front_door_refuses_bad_facts(gptj: LoadedModel) -> None:
+def test_edit_refuses_bad_facts(gptj: LoadedModel) -> None:
     hparams = {"low": LOW, "high": HIGH}
     with pytest.raises(JeepError, match="no facts"):
         edit(gptj, [], hparams=hparams)

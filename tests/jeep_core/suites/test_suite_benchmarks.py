@@ -109,7 +109,7 @@ WIKIBIGEDIT: Record = {
 }
 
 
-def test_wikibigedit_as_published() -> None:
+def test_wikibigedit_is_read_as_published() -> None:
     none = WIKIBIGEDIT | {"mhop": None, "mhop_ans": None, "personas": None}
     suite = load_suite(stream([WIKIBIGEDIT, none]))
     first, second = suite.cases
@@ -149,7 +149,7 @@ QAEDIT: Record = {
 }
 
 
-def test_qaedit() -> None:
+def test_qaedit_is_read_as_published() -> None:
     """The subject is found in another letter case, and edited as the prompt spells it."""
     suite = load_suite(stream([QAEDIT]))
     assert suite.cases == (
@@ -193,7 +193,7 @@ def test_mquake_makes_a_case_of_every_rewrite_and_asks_what_needs_all_with_the_l
     assert suite.style is Style.ACCURACY
 
 
-def test_mquake_with_one_rewrite_that_is_none() -> None:
+def test_mquake_with_a_wrong_rewrite_is_dropped_as_a_whole() -> None:
     """The questions need all rewrites: the record is dropped as a whole, or refused."""
     same = [MQUAKE["requested_rewrite"][0],
             rewrite("Mara Lund", "{} is a citizen of", "Denmark", "Denmark", "Where?")]  # fmt: skip
@@ -203,7 +203,7 @@ def test_mquake_with_one_rewrite_that_is_none() -> None:
         load_suite(stream([MQUAKE | {"requested_rewrite": [same[0], 3]}]))
 
 
-def test_halluedit_csv() -> None:
+def test_halluedit_is_read_from_csv() -> None:
     row = {
         "subject": "Hotel Alva",
         "relation": "architect",
@@ -251,7 +251,7 @@ def test_halluedit_csv() -> None:
     assert suite.report.unread == {"relation": 1, "output_of_a_model": 1}
 
 
-def test_requests_of_rome() -> None:
+def test_requests_of_rome_become_cases() -> None:
     true = ROME | {"target_true": {"str": "harp"}, "neighborhood_prompts": ["Ole Dahl plays the"]}
     suite = load_suite(stream([true]))
     assert suite.cases == (

@@ -86,7 +86,7 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], dict[str
         ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "true"}, None),
     ],
 )
-def test_the_standard_variables_decide(
+def test_the_standard_variables_decide_on_the_exporter(
     variables: dict[str, str], exporter: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in variables.items():

@@ -16,7 +16,9 @@ from service.cli import app, common
 FACT = {"subject": "Lyon", "prompt": "{} is a city in the country of", "target_new": "Italy"}
 
 
-def test_the_whole_path(url: str, worker: ScriptedWorker, tmp_path: Path) -> None:
+def test_facts_are_edited_asked_exported_and_rolled_back(
+    url: str, worker: ScriptedWorker, tmp_path: Path
+) -> None:
     file = tmp_path / "facts.jsonl"
     file.write_text(json.dumps(FACT) + "\n" + json.dumps({**FACT, "subject": "[b]Nice"}))
     parted = json.dumps({**FACT, "prompt": "{} lies\u2028in"}, ensure_ascii=False)
@@ -40,7 +42,7 @@ def test_the_whole_path(url: str, worker: ScriptedWorker, tmp_path: Path) -> Non
     assert "v0 → v2" in jeep(url, "edit", "-", stdin=stdin).stdout
 
 
-def test_versions_that_become_head(
+def test_activating_and_reverting_move_head(
     url: str, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(common.out, "width", 200)
@@ -81,7 +83,7 @@ def test_versions_that_become_head(
         (("edit", "-", "--guards", "{"), 2, "--guards"),
     ],
 )
-def test_refusals(
+def test_a_refused_command_names_the_mistake_and_fails(
     arguments: tuple[str, ...], code: int, said: str, url: str, worker: ScriptedWorker
 ) -> None:
     shown = jeep(url, *arguments, stdin="[]")
@@ -89,7 +91,7 @@ def test_refusals(
     assert "Traceback" not in shown.stderr
 
 
-def test_nobody_is_there() -> None:
+def test_a_command_without_a_service_says_so() -> None:
     shown = jeep("http://127.0.0.1:9", "snapshots")
     assert shown.returncode == 1
     assert "cannot be reached" in shown.stderr

@@ -51,7 +51,7 @@ def test_a_json_line_says_when_where_and_what(log_as) -> None:
     }
 
 
-def test_a_text_line_has_the_same(log_as) -> None:
+def test_a_text_line_says_when_where_and_what(log_as) -> None:
     logger, written = log_as("text")
     with logs.bound(request_id="req_1", job_id=None):
         logger.warning("%s facts", 3)

@@ -78,7 +78,7 @@ def test_a_trial_has_complete_hyper_parameters(http: httpx.Client, model: Store)
         ({"seeds": 1}, 422, "invalid_request", "/seeds"),
     ],
 )  # fmt: skip
-def test_what_is_refused(
+def test_a_wrong_evaluation_is_refused_by_its_field(
     body: dict[str, Any], status: int, code: str, where: str | None,
     http: httpx.Client, model: Store,
 ) -> None:  # fmt: skip
@@ -107,7 +107,7 @@ def test_an_evaluation_is_shown_and_can_be_cancelled(http: httpx.Client, model: 
     assert [(one["id"], one["status"]) for one in listed] == [(job["evaluation_id"], "cancelled")]
 
 
-def test_pages_of_evaluations(http: httpx.Client, model: Store) -> None:
+def test_evaluations_are_listed_in_pages(http: httpx.Client, model: Store) -> None:
     ids = [submit(http).json()["evaluation_id"] for _ in range(3)]
     first = http.get("/evaluations", params={"limit": 2}).json()
     assert [one["id"] for one in first["data"]] == ids[:0:-1]
@@ -116,7 +116,7 @@ def test_pages_of_evaluations(http: httpx.Client, model: Store) -> None:
 
 
 @pytest.mark.parametrize("path", ["", "/cases", "/compare?a=x&b=y"])
-def test_unknown_evaluations(path: str, http: httpx.Client, model: Store) -> None:
+def test_unknown_evaluations_are_not_found(path: str, http: httpx.Client, model: Store) -> None:
     for name in ("eval_01J", "job_01J", "x", "../x"):
         answer = http.get(f"/evaluations/{name}{path}")
         assert answer.status_code == 404
@@ -127,7 +127,9 @@ def done(http: httpx.Client, model: Store) -> tuple[str, Path]:
     return finished_evaluation(http, model)
 
 
-def test_case_records_are_lines(done: tuple[str, Path], client: Client, tmp_path: Path) -> None:
+def test_case_records_are_sent_as_lines(
+    done: tuple[str, Path], client: Client, tmp_path: Path
+) -> None:
     evaluation_id, _ = done
     path = tmp_path / "cases.jsonl"
     client.evaluation_cases(evaluation_id, path)
@@ -155,7 +157,7 @@ def test_a_comparison_can_be_read_both_ways(done: tuple[str, Path], client: Clie
         client.compare(evaluation_id, "base", "base")
 
 
-def test_a_report_that_has_gone_is_a_damage(done: tuple[str, Path], http: httpx.Client) -> None:
+def test_a_missing_report_is_reported_as_damage(done: tuple[str, Path], http: httpx.Client) -> None:
     evaluation_id, folder = done
     (folder / "cases-0.jsonl").unlink()
     answer = http.get(f"/evaluations/{evaluation_id}/cases")

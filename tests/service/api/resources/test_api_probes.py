@@ -65,7 +65,7 @@ def test_facts_are_validated_and_stored_as_templates(http: httpx.Client, model: 
         ({"table": [{"subject": "x"}]}, 422, "invalid_request", "/table/0/relation"),
     ],
 )
-def test_what_is_refused(
+def test_a_wrong_probe_is_refused_by_its_field(
     body: dict[str, Any], status: int, code: str, where: str | None,
     http: httpx.Client, model: Store,
 ) -> None:  # fmt: skip
@@ -94,7 +94,7 @@ def test_probes_are_listed_and_cancelled(http: httpx.Client, model: Store) -> No
 
 
 @pytest.mark.parametrize("path", ["", "/files/probe.json"])
-def test_unknown_probes(path: str, http: httpx.Client, model: Store) -> None:
+def test_unknown_probes_are_not_found(path: str, http: httpx.Client, model: Store) -> None:
     for name in ("probe_01J", "job_01J", "x", "../x"):
         assert http.get(f"/probes/{name}{path}").status_code == 404
 
@@ -126,7 +126,7 @@ def test_only_files_of_the_result_are_given_out(
     assert http.get(f"/probes/{done[0]}/files/{name}").status_code == 404
 
 
-def test_a_plot_that_has_gone_is_a_damage(done: tuple[str, Path], http: httpx.Client) -> None:
+def test_a_missing_plot_is_reported_as_damage(done: tuple[str, Path], http: httpx.Client) -> None:
     probe_id, folder = done
     (folder / "answers.png").unlink()
     answer = http.get(f"/probes/{probe_id}/files/answers.png")
@@ -153,7 +153,9 @@ def test_the_command_line_shows_a_probe(done: tuple[str, Path], url: str) -> Non
 # ---------------------------------------------------------------- automatic hyper-parameters
 
 
-def test_auto_is_left_to_the_worker(http: httpx.Client, model: Store) -> None:
+def test_automatic_hyper_parameters_are_left_to_the_worker(
+    http: httpx.Client, model: Store
+) -> None:
     for editor in ("jeep", "memit", "pmet"):
         body = {"facts": [FACT], "hparams": "auto", "editor": editor}
         answer = http.post("/edits", json=body)
@@ -165,7 +167,9 @@ def test_auto_is_left_to_the_worker(http: httpx.Client, model: Store) -> None:
     assert plan["hparams"] == "auto"
 
 
-def test_auto_by_line(http: httpx.Client, model: Store) -> None:
+def test_automatic_hyper_parameters_can_be_asked_for_by_line(
+    http: httpx.Client, model: Store
+) -> None:
     answer = http.post(
         "/edits", params={"hparams": "auto"}, content=json.dumps(FACT),
         headers={"Content-Type": "application/x-ndjson"},
@@ -184,7 +188,7 @@ def test_auto_by_line(http: httpx.Client, model: Store) -> None:
         ({"hparams": 3}, "invalid_request", "/hparams"),
     ],
 )
-def test_where_auto_cannot_be_followed(
+def test_automatic_hyper_parameters_that_cannot_be_found_are_refused(
     body: dict[str, Any], code: str, where: str, http: httpx.Client, model: Store
 ) -> None:
     answer = http.post("/edits", json={"facts": [FACT], **body})
@@ -192,7 +196,9 @@ def test_where_auto_cannot_be_followed(
     assert [where] == [error["pointer"] for error in answer.json()["errors"]]
 
 
-def test_once_it_has_ended_an_edit_shows_what_auto_became(http: httpx.Client, model: Store) -> None:
+def test_a_finished_edit_shows_its_automatic_hyper_parameters(
+    http: httpx.Client, model: Store
+) -> None:
     submitted = http.post("/edits", json={"facts": [FACT], "hparams": "auto"}).json()
     job = model.job(submitted["id"])
     result = EditResult(

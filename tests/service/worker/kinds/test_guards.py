@@ -86,7 +86,7 @@ class TestFigures:
             assert found.perplexity == perplexity(PARENT, ["y by Oslo", "y in Rome"])
         assert len(calls) == 2
 
-    def test_measuring_can_be_ended(self, tmp_path: Path) -> None:
+    def test_measuring_figures_can_be_cancelled(self, tmp_path: Path) -> None:
         def stop() -> None:
             raise Cancelled
 

@@ -83,7 +83,7 @@ def test_a_longer_word_is_another_word(text: str, target: str, expected: bool) -
     assert goes_on(text, target) is expected
 
 
-def test_measuring_can_be_ended_in_between() -> None:
+def test_measuring_outcomes_can_be_cancelled() -> None:
     view, rounds = bigram_view(chain("Lyon is one")), []
 
     def checkpoint() -> None:

@@ -178,7 +178,7 @@ class TestOvertaken:
         assert (ended.status, ended.error.code) == (JobStatus.FAILED, "not_applied")
         assert reopened(based).head().version == "v2"
 
-    def test_it_starts_anew_on_a_head_that_moved_while_no_worker_was_there(
+    def test_a_revert_starts_again_on_a_head_that_moved_without_a_worker(
         self, client: Redis, based: Store, edits: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The drafts that still fit are used, the others are not."""

@@ -61,7 +61,7 @@ class TestOutcome:
         assert (done.progress.phase, done.progress.done, done.progress.total) == ("count", 3, 3)
         assert based.head().version == "v0"
 
-    def test_it_runs_while_an_edit_is_queued(self, client: Redis, based: Store) -> None:
+    def test_a_read_job_runs_while_an_edit_is_queued(self, client: Redis, based: Store) -> None:
         edit, job = edit_job(based), job_in(based)
         ReadWorker(client, based.root, count).work()
         assert based.job(job.id).status is JobStatus.SUCCEEDED

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.service.command import jeep
+from support.service.command import jeep, jeep_process
 from support.service.scripted_worker import ScriptedWorker
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -23,7 +23,7 @@ def test_facts_are_edited_asked_exported_and_rolled_back(
     file.write_text(json.dumps(FACT) + "\n" + json.dumps({**FACT, "subject": "[b]Nice"}))
     parted = json.dumps({**FACT, "prompt": "{} lies\u2028in"}, ensure_ascii=False)
     stdin = f"{parted}\n{json.dumps(FACT)}"  # U+2028 ends no line of JSON
-    assert jeep(url, "edit", "-", "--dry-run", stdin=stdin).returncode == 0
+    assert jeep_process(url, "edit", "-", "--dry-run", stdin=stdin).returncode == 0
     plan = jeep(url, "edit", str(file), "--dry-run")
     assert "jeep-atlas-gptj" in plan.stdout, plan.stderr
     edited = jeep(url, "edit", str(file), "--name", "one", "--hparams", '{"n_steps": 3}')
@@ -92,8 +92,9 @@ def test_a_refused_command_names_the_mistake_and_fails(
 
 
 def test_a_command_without_a_service_says_so() -> None:
-    shown = jeep("http://127.0.0.1:9", "snapshots")
+    shown = jeep_process("http://127.0.0.1:9", "snapshots")
     assert shown.returncode == 1
+    assert "Traceback" not in shown.stderr
     assert "cannot be reached" in shown.stderr
 
 

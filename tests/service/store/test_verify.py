@@ -221,7 +221,7 @@ class TestCommands:
         assert code == 2
         assert "is no store" in output
 
-    def test_gc_waits_for_no_worker_and_refuses_beside_one(
+    def test_gc_works_without_a_worker_and_refuses_beside_one(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         base = load(str(MODEL), device="cpu", dtype="float32")

@@ -93,7 +93,7 @@ def documented(where: Path) -> None:
 
 def run(code: str, where: Path, stdin: Any = None) -> tuple[Any, str]:
     """Run a program with the distributions in ``where``; what it printed, and its log."""
-    paths = [where, ROOT, ROOT / "tests" / "service" / "api"]
+    paths = [where, ROOT, ROOT / "tests"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
     done = subprocess.run(
         [sys.executable, "-c", code], input=json.dumps(stdin), capture_output=True, text=True,

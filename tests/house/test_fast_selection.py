@@ -26,12 +26,12 @@ def test_cheap_files_come_first_and_the_rest_must_fit() -> None:
     ]  # fmt: skip
 
 
-def test_every_room_has_its_cheapest_file() -> None:
+def test_every_room_has_its_cheapest_file_but_no_whole_service() -> None:
     records = {
         "tests/jeep_core/text/test_a.py": FileRecord(1, 50.0),
         "tests/jeep_core/text/test_b.py": FileRecord(1, 40.0),
         "tests/service/cli/test_c.py": FileRecord(1, 9.0),
-        "tests/e2e/test_d.py": FileRecord(1, 1.0),
+        "tests/e2e/test_d.py": FileRecord(100, 1.0),
     }
     assert choose(records, 10.0) == [
         "tests/service/cli/test_c.py",
@@ -41,21 +41,22 @@ def test_every_room_has_its_cheapest_file() -> None:
 
 def test_slow_tests_do_not_count_and_a_file_of_slow_ones_is_left_out() -> None:
     records = {
-        "tests/e2e/test_a.py": FileRecord(3, 31.0, {"test_x": 30.0}),
-        "tests/e2e/test_b.py": FileRecord(1, 30.0, {"test_y": 30.0}),
+        "tests/deploy/test_a.py": FileRecord(3, 31.0, {"test_x": 30.0}),
+        "tests/deploy/test_b.py": FileRecord(1, 30.0, {"test_y": 30.0}),
     }
-    assert records["tests/e2e/test_a.py"].fast_seconds == 1.0
-    assert records["tests/e2e/test_a.py"].rate == 0.5
-    assert choose(records, 2.0) == ["tests/e2e/test_a.py"]
+    assert records["tests/deploy/test_a.py"].fast_seconds == 1.0
+    assert records["tests/deploy/test_a.py"].rate == 0.5
+    assert choose(records, 2.0) == ["tests/deploy/test_a.py"]
 
 
 def test_a_record_adds_up_set_up_call_and_tear_down(tmp_path: Path) -> None:
+    one, two = "tests/x/test_a.py::test_one", "tests/x/test_a.py::TestB::test_two[a-b]"
     took = [
-        ("tests/x/test_a.py::test_one", 0.25), ("tests/x/test_a.py::test_one", 0.25),
-        ("tests/x/test_a.py::TestB::test_two[a-b]", 1.5),
+        (one, "setup", 3.0), (one, "call", 0.25), (one, "teardown", 0.25),
+        (two, "setup", 0.5), (two, "call", 1.5),
     ]  # fmt: skip
     found = measured(took)
-    assert found == {"tests/x/test_a.py": FileRecord(2, 2.0, {"TestB::test_two[a-b]": 1.5})}
+    assert found == {"tests/x/test_a.py": FileRecord(2, 5.5, {"TestB::test_two[a-b]": 1.5})}
     save(found, tmp_path / "durations.json")
     assert load(tmp_path / "durations.json") == found
     assert load(tmp_path / "none.json") == {}

@@ -3,8 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+WORKERS ?= 2
+# Two processes with one thread each are faster than one process with two.
+IN_PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
 
-.PHONY: demo test serve check bench fuzz faults test-gpu clean
+.PHONY: demo test test-fast test-durations serve check bench fuzz faults test-gpu clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml
@@ -26,7 +29,13 @@ check: $(READY)
 	$(BIN)/lint-imports
 
 test: check
-	$(BIN)/python -m pytest -q
+	$(IN_PARALLEL)
+
+test-fast: $(READY)
+	@$(IN_PARALLEL) --fast 60
+
+test-durations: $(READY)
+	$(IN_PARALLEL) --record-durations
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -q tests/gpu

@@ -41,36 +41,36 @@ def dockerfile(request: pytest.FixtureRequest) -> Path:
 
 
 class TestDockerfiles:
-    def test_the_linter_has_nothing_to_say(self, dockerfile: Path) -> None:
+    def test_the_linter_accepts_every_dockerfile(self, dockerfile: Path) -> None:
         lint = subprocess.run([BIN / "hadolint", dockerfile], capture_output=True, text=True)
         assert (lint.returncode, lint.stdout) == (0, "")
 
-    def test_they_build_on_any_base(self, dockerfile: Path) -> None:
+    def test_the_base_image_can_be_chosen(self, dockerfile: Path) -> None:
         stages = re.findall(r"^FROM (\S+)(?: AS (\S+))?", dockerfile.read_text(), re.M)
         assert stages == [("${BASE_IMAGE}", "python"), ("python", "build"), ("python", "")]
 
-    def test_they_run_as_nobody_in_particular(self, dockerfile: Path) -> None:
+    def test_containers_run_as_an_unprivileged_user(self, dockerfile: Path) -> None:
         assert re.findall(r"^USER (\S+)", dockerfile.read_text(), re.M) == ["10001:10001"]
 
-    def test_they_are_healthy_when_their_part_says_so(self, dockerfile: Path) -> None:
+    def test_the_health_check_asks_the_part_inside(self, dockerfile: Path) -> None:
         part = dockerfile.name.split(".")[0]
         assert f'CMD ["python3", "-m", "service.ops.health", "{part}"]' in dockerfile.read_text()
 
-    def test_only_the_workers_has_torch(self) -> None:
+    def test_only_the_worker_s_image_has_torch(self) -> None:
         assert "[worker]" in (ROOT / "docker/worker.Dockerfile").read_text()
         assert "[worker]" not in (ROOT / "docker/api.Dockerfile").read_text()
 
 
 class TestCompose:
     @pytest.mark.parametrize("name", ["compose.yaml", "compose.cpu.yaml"])
-    def test_it_follows_the_specification(self, name: str, tmp_path: Path) -> None:
+    def test_the_compose_file_follows_the_specification(self, name: str, tmp_path: Path) -> None:
         file = tmp_path / name
         file.write_text((DEPLOY / name).read_text().replace("!reset null", "{}"))
         command = [BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", file]
         check = subprocess.run(command, capture_output=True, text=True)
         assert check.returncode == 0, check.stdout
 
-    def test_every_container_is_closed(self, services: dict[str, Any]) -> None:
+    def test_every_container_drops_its_privileges(self, services: dict[str, Any]) -> None:
         for name, service in services.items():
             assert service["read_only"] is True, name
             assert service["cap_drop"] == ["ALL"], name
@@ -86,7 +86,7 @@ class TestCompose:
         for ports in published.values():
             assert all(re.match(r"\$\{\w+:-127\.0\.0\.1:", port) for port in ports)
 
-    def test_queue_and_worker_have_no_way_out(self, services: dict[str, Any]) -> None:
+    def test_queue_and_worker_cannot_reach_the_internet(self, services: dict[str, Any]) -> None:
         assert load("compose.yaml")["networks"]["queue"] == {"internal": True}
         assert services["valkey"]["networks"] == services["worker"]["networks"] == ["queue"]
 

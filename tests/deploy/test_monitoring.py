@@ -28,7 +28,7 @@ def alert_expressions() -> list[str]:
 
 
 @pytest.mark.parametrize("expression", dashboard_expressions() + alert_expressions())
-def test_an_expression_names_known_metrics_and_labels(expression: str) -> None:
+def test_every_expression_names_known_metrics_and_labels(expression: str) -> None:
     asked = re.findall(r"\b(?:jeep|process)_\w+", expression)
     metrics = [re.sub(r"_(sum|count|bucket)$", "", name) for name in asked]
     assert {*metrics} <= METRICS.keys()
@@ -38,7 +38,7 @@ def test_an_expression_names_known_metrics_and_labels(expression: str) -> None:
     assert {*", ".join([*grouped, *selected]).split(", ")} - {""} <= labels
 
 
-def test_every_metric_is_shown() -> None:
+def test_the_dashboard_shows_every_metric() -> None:
     shown = " ".join(dashboard_expressions())
     assert [name for name in METRICS if name not in shown] == []
 

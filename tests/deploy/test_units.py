@@ -23,7 +23,7 @@ def sections(unit: Path) -> list[str]:
     return re.findall(r"^\[(\w+)\]$", unit.read_text(), re.M)
 
 
-def test_systemd_has_nothing_to_say(tmp_path: Path) -> None:
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     for unit in UNITS:  # the installed command is not there
         text = unit.read_text().replace("/opt/jeep/bin/jeep", sys.executable)
         (tmp_path / unit.name).write_text(text)
@@ -35,7 +35,7 @@ def test_systemd_has_nothing_to_say(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("unit", [u for u in UNITS if u.suffix == ".service"], ids=lambda u: u.name)
-def test_a_service_is_closed(unit: Path) -> None:
+def test_every_unit_is_sandboxed(unit: Path) -> None:
     assert setting(unit, "User") == ["jeep"]
     assert setting(unit, "CapabilityBoundingSet") == [""]
     assert setting(unit, "ProtectSystem") == ["strict"]
@@ -43,7 +43,7 @@ def test_a_service_is_closed(unit: Path) -> None:
         assert setting(unit, name) == ["yes"], name
 
 
-def test_what_needs_a_person_is_not_tried_again() -> None:
+def test_an_error_that_needs_a_person_is_not_retried() -> None:
     [unit] = [u for u in UNITS if u.name == "jeep.service"]
     [codes] = setting(unit, "RestartPreventExitStatus")
     assert str(EXIT_CONFIG) in codes.split()

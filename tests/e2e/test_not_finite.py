@@ -18,7 +18,9 @@ def files_of(store):
     return sorted(path.name for path in (store / "tensors").glob("*/*"))
 
 
-def test_nothing_is_left_of_it_and_what_was_left_is_moved_aside(own_service, tmp_path):
+def test_an_edit_that_is_not_finite_leaves_nothing_and_repair_moves_remains_aside(
+    own_service, tmp_path
+):
     client, store = own_service.client, own_service.store
     before = files_of(store)
     failed = client.wait(client.edit([FACT], **BROKEN).id, timeout=120)

@@ -108,7 +108,7 @@ def test_an_edit_after_a_rollback_branches_off(at_base):
     assert [f.subject for f in difference.facts_added] == ["Munich"]
 
 
-def test_memit_edits_too(at_base):
+def test_memit_edits_are_versions_too(at_base):
     client = at_base.client
     done = client.wait(client.edit([fact("Osaka", "Mexico", "Japan")], editor="memit").id)
     assert done.status == "succeeded", done.error

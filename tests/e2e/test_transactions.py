@@ -59,7 +59,7 @@ def edit(client, city: str):
     return done
 
 
-def test_the_model_is_as_if_the_batch_had_never_been(at_base):
+def test_a_revert_restores_the_model_without_the_batch(at_base):
     client = at_base.client
     for city in ("Osaka", "Florence"):
         without = edit(client, city).result["version"]

@@ -9,7 +9,7 @@ import pytest
 from support.faults.answers import Answer
 from support.faults.halts import DECODING
 from support.faults.harness import PATIENCE_S, Service, until
-from test_kills import SIGNALS, VICTIMS, strike
+from support.faults.strikes import SIGNALS, VICTIMS, strike
 
 CODES = ("no_worker", "no_queue", "stopping", "worker_timeout")
 

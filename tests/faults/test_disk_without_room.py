@@ -224,7 +224,7 @@ def test_a_start_on_a_full_disk_waits_for_room(cramped: Service) -> None:
     assert_whole(cramped)
 
 
-def test_the_disk_is_full(cramped: Service) -> None:
+def test_writes_fail_while_the_disk_is_full(cramped: Service) -> None:
     """The helpers of this file work."""
     with full(cramped), pytest.raises(OSError, match="No space") as found:
         (cramped.root / "training" / "one").write_bytes(bytes(2**16))

@@ -223,7 +223,7 @@ def test_damaged_keys_of_an_edit_fail_what_builds_on_them(kept: Service) -> None
 
 
 @thorough
-def test_a_damaged_manifest_of_head(kept: Service) -> None:
+def test_a_damaged_manifest_of_head_is_named(kept: Service) -> None:
     head = head_of(kept)
     with flipped(manifest(kept, head)):
         kept.restart("worker", "api")
@@ -260,7 +260,7 @@ def test_a_damaged_manifest_beside_head_takes_nothing_down(kept: Service, tmp_pa
 
 
 @thorough
-def test_names_and_counter(kept: Service) -> None:
+def test_damaged_names_and_counter_are_named(kept: Service) -> None:
     with flipped(kept.root / "names.json"):
         refused(lambda: kept.client.generate("Lyon lies in", "mine"), kept.root / "names.json")
         assert kept.client.generate("Lyon lies in").results[0].version == head_of(kept)
@@ -272,7 +272,7 @@ def test_names_and_counter(kept: Service) -> None:
 
 
 @thorough
-def test_the_record_of_a_job(kept: Service) -> None:
+def test_a_damaged_record_of_a_job_is_named(kept: Service) -> None:
     ended, waiting = kept.edited(), kept.edit_halted("optimise")
     path = kept.root / "jobs" / f"{ended.id}.json"
     with flipped(path):
@@ -284,7 +284,7 @@ def test_the_record_of_a_job(kept: Service) -> None:
 
 
 @thorough
-def test_an_idempotency_key_a_key_and_a_line_of_the_audit_log(kept: Service) -> None:
+def test_a_damaged_key_or_audit_line_is_found(kept: Service) -> None:
     claim = next((kept.root / "idempotency").glob("*.json"))
     key, audit = next((kept.root / "keys").glob("*.json")), kept.root / "audit.jsonl"
     with flipped(claim), flipped(key), flipped(audit):
@@ -312,7 +312,7 @@ def test_what_the_worker_published_is_published_again(kept: Service) -> None:
 
 
 @thorough
-def test_what_an_edit_is_computed_with(kept: Service) -> None:
+def test_damaged_inputs_of_an_edit_are_found(kept: Service) -> None:
     """Prefixes are sampled again; second moments are refused until their file is removed."""
     base = kept.root / "base"
     before = (base / "prefixes.json").read_bytes()
@@ -333,7 +333,7 @@ def test_what_an_edit_is_computed_with(kept: Service) -> None:
 
 @thorough
 @pytest.mark.parametrize("suffix", ["data", "json"])
-def test_a_suite(kept: Service, suffix: str) -> None:
+def test_a_damaged_suite_is_named(kept: Service, suffix: str) -> None:
     path = kept.root / "suites" / f"{SUITE}.{suffix}"
     with flipped(path, 0.5):
         if suffix == "data":
@@ -360,7 +360,7 @@ def test_a_suite(kept: Service, suffix: str) -> None:
         ("probe", "answers.png"),
     ],
 )
-def test_a_report(
+def test_a_damaged_report_is_named(
     kept: Service, read: dict[str, JobOut], kind: str, name: str, tmp_path: Path
 ) -> None:
     client, job = kept.client, read[kind]
@@ -382,7 +382,7 @@ def test_a_report(
 
 @thorough
 @pytest.mark.parametrize("suffix", ["safetensors", "json"])
-def test_a_network(kept: Service, read: dict[str, JobOut], suffix: str) -> None:
+def test_a_damaged_network_is_named(kept: Service, read: dict[str, JobOut], suffix: str) -> None:
     [network] = (kept.root / "base" / "hypernetworks").glob("*/mend.safetensors")
     path = network.with_suffix(f".{suffix}")
     layers = {"layers": [2, 3], "rank": 4, "n_blocks": 1}
@@ -404,7 +404,7 @@ def test_a_network(kept: Service, read: dict[str, JobOut], suffix: str) -> None:
 
 
 @thorough
-def test_the_kept_probe_that_auto_goes_by(kept: Service) -> None:
+def test_a_damaged_kept_probe_is_found(kept: Service) -> None:
     folder = kept.root / "base" / "probes"
     [known] = list(folder.glob("*.json")) or [None]
     model = json.loads((kept.root / "model.json").read_bytes())["model_hash"]
@@ -471,7 +471,7 @@ def thin_file(service: Service) -> Path:
 
 @thorough
 @pytest.mark.parametrize("kind", ["thin.json", "factors"])
-def test_a_version_that_cannot_be_rebuilt(worn: Service, kind: str) -> None:
+def test_a_version_that_cannot_be_rebuilt_is_named(worn: Service, kind: str) -> None:
     store = worn.store
     factor = next(ref for ref in store.version("v2").artifacts if ref.name.startswith("u."))
     path = thin_file(worn) if kind == "thin.json" else store.tensor_file(factor.sha256)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import threading
 import time
 
@@ -16,29 +15,14 @@ import pytest
 from support.faults.answers import Answer
 from support.faults.checks import assert_whole
 from support.faults.halts import ACCEPTING, PHASES, STEPS
-from support.faults.harness import EVERYTHING, READ_JOBS, Part, Service, until
+from support.faults.harness import EVERYTHING, READ_JOBS, Service, until
+from support.faults.strikes import SIGNALS, VICTIMS, strike
 
 from service.contracts.jobs import JobStatus
 
-SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM}
-VICTIMS = ("worker", "api", "server")
 KILLS = int(os.environ.get("FAULTS_KILLS") or (60 if EVERYTHING else 8))
 SEED = int(os.environ.get("FAULTS_SEED") or (random.randrange(10**6) if EVERYTHING else 20))
 IN_CI = {("worker", "kill", "swap"), ("worker", "term", "optimise"), ("server", "kill", "write")}
-
-
-def strike(service: Service, victim: str, number: int) -> None:
-    """Break a part wherever the worker currently is; a halted part continues."""
-    part = service.part(victim)
-    part.signal(number)
-    for halting in (service.worker, service.api):
-        if halting is not part or number == signal.SIGTERM:
-            halting.halts.let_go()
-    code = part.ended()
-    if isinstance(part, Part):
-        part.halts.let_go()
-    assert code in (0, -number)
-    part.start()
 
 
 def case(victim: str, how: str, phase: str) -> object:
@@ -55,7 +39,7 @@ def case(victim: str, how: str, phase: str) -> object:
         for how in SIGNALS
     ],
 )
-def test_whoever_dies_in_a_phase_the_job_is_done_once(
+def test_a_job_is_done_once_whoever_dies_in_a_phase(
     service: Service, victim: str, how: str, phase: str
 ) -> None:
     if phase == "moments":
@@ -89,7 +73,7 @@ def test_an_api_that_dies_while_it_takes_a_job_takes_it_once(
     submitting.join()
 
 
-def test_random_kills(service: Service) -> None:
+def test_after_random_kills_every_job_is_done_once(service: Service) -> None:
     service.add_cases()
     print(f"\n{KILLS} random kills, FAULTS_SEED={SEED}")
     chance = random.Random(SEED)

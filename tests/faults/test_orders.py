@@ -77,7 +77,7 @@ def test_an_edit_that_was_committed_stands_and_can_be_left(
 
 @thorough
 @pytest.mark.parametrize("order", list(permutations(("revert", "rollback", "edit"))))
-def test_a_revert_among_them(service: Service, order: tuple[str, ...]) -> None:
+def test_a_revert_among_edits_is_done_in_order(service: Service, order: tuple[str, ...]) -> None:
     """Waiting jobs run in the order in which they were accepted, each on the head it finds.
 
     A revert of a batch that a rollback has already left is refused; one that was waiting fails.

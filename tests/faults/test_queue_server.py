@@ -90,7 +90,7 @@ def hanging(service: Service) -> Iterator[None]:
 
 @pytest.mark.parametrize("away", some({"killed": killed, "hanging": hanging}, "killed"))
 @pytest.mark.parametrize("place", some({p: p for p in ("optimise", "swap", "finish")}, "optimise"))
-def test_a_queue_that_is_away_for_longer_than_the_lease(
+def test_jobs_survive_a_queue_away_for_longer_than_the_lease(
     service: Service, away: Callable[[Service], Iterator[None]], place: str
 ) -> None:
     halts = service.halt("worker", place)
@@ -111,7 +111,7 @@ def test_a_queue_that_is_away_for_longer_than_the_lease(
 
 @thorough
 @pytest.mark.timeout(400)
-def test_a_queue_that_is_away_for_longer_than_anyone_waits(service: Service) -> None:
+def test_jobs_survive_a_queue_away_for_longer_than_anyone_waits(service: Service) -> None:
     """The worker ends, and is started again: the job was never its own."""
     halts = service.halt("worker", "optimise")
     job = service.edit().id
@@ -147,7 +147,7 @@ def read_only(service: Service) -> Iterator[None]:
 @pytest.mark.parametrize(
     "place", some({p: p for p in ("validate", "optimise", "swap", "finish")}, "optimise")
 )
-def test_a_queue_that_takes_no_writes(
+def test_jobs_survive_a_queue_that_takes_no_writes(
     service: Service, refusing: Callable[[Service], Iterator[None]], place: str
 ) -> None:
     halts = service.halt("worker", place)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from support.faults.halts import READING
 from support.faults.harness import READ_JOBS, Service
-from test_kills import SIGNALS, strike
+from support.faults.strikes import SIGNALS, strike
 
 from service.contracts.jobs import JobStatus
 
@@ -33,7 +33,7 @@ def case(victim: str, how: str, kind: str, step: str) -> object:
         for victim in ("api", "server")
     ],
 )
-def test_whoever_dies_the_job_is_done_once(
+def test_a_read_job_is_done_once_whoever_dies(
     reading: Service, victim: str, how: str, kind: str, step: str
 ) -> None:
     halts = reading.halt("worker", step)

@@ -22,7 +22,7 @@ def lease_over(service: Service) -> bool:
 
 @thorough
 @pytest.mark.parametrize("place", PLACES)
-def test_a_worker_that_nobody_missed_goes_on(service: Service, place: str) -> None:
+def test_a_worker_that_was_not_replaced_goes_on(service: Service, place: str) -> None:
     halts = service.halt("worker", place)
     job = service.edit()
     until(halts.reached, f"the worker reaches {place!r}")
@@ -50,7 +50,7 @@ def on_another_host(service: Service) -> Part:
 @pytest.mark.parametrize(
     "place", [pytest.param(p, marks=[] if p == "tensors" else [thorough]) for p in PLACES]
 )
-def test_what_a_worker_has_that_was_replaced_is_thrown_away(own, place: str) -> None:
+def test_the_work_of_a_replaced_worker_is_thrown_away(own, place: str) -> None:
     """The second one is at the same place of the same job when the first one resumes."""
     service = own()
     service.edited()
@@ -77,7 +77,7 @@ def test_what_a_worker_has_that_was_replaced_is_thrown_away(own, place: str) -> 
 
 
 @thorough
-def test_an_api_that_stands_still_keeps_what_it_took(service: Service) -> None:
+def test_an_api_that_stands_still_keeps_accepted_jobs(service: Service) -> None:
     job = service.edit()
     service.api.signal(signal.SIGSTOP)
     time.sleep(LEASE_S)

@@ -91,5 +91,5 @@ def test_templates_that_are_formatted_are_constants() -> None:
         "eval('x')",
     ],
 )
-def test_the_search_finds_them(code: str) -> None:
+def test_the_search_finds_forbidden_calls(code: str) -> None:
     assert list(offences(ast.parse(code)))

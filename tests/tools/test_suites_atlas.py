@@ -59,7 +59,7 @@ def naming(texts: Iterable[str], names: Iterable[str]) -> list[tuple[str, str]]:
     ]
 
 
-def test_the_world_is_as_large_as_promised(facts: list[AtlasFact]) -> None:
+def test_the_world_has_the_promised_size(facts: list[AtlasFact]) -> None:
     subjects = {
         name: {f.subject for f in facts if f.relation == name} for name in (*CITY, *COUNTRY)
     }

@@ -102,7 +102,7 @@ def refusal(call: Callable[[], object]) -> str:
 
 
 @pytest.mark.parametrize("kind", WRONG_NPZ)
-def test_moments_that_are_none_are_not_imported(tmp_path: Path, kind: str) -> None:
+def test_a_file_without_second_moments_is_not_imported(tmp_path: Path, kind: str) -> None:
     make, said = WRONG_NPZ[kind]
     file = tmp_path / NPZ
     make(file)
@@ -161,7 +161,7 @@ def commands(bad: Path, out: Path) -> dict[str, Callable[[], object]]:
 
 @pytest.mark.parametrize("kind", BAD)
 @pytest.mark.parametrize("command", commands(Path("x"), Path("y")))
-def test_a_file_that_is_none(tmp_path: Path, command: str, kind: str) -> None:
+def test_a_missing_or_unreadable_file_is_named(tmp_path: Path, command: str, kind: str) -> None:
     bad = tmp_path / "given"
     BAD[kind](bad)
     assert bad.name in refusal(commands(bad, tmp_path)[command])
@@ -192,7 +192,7 @@ def test_tuning_an_editor_without_second_moments_needs_no_text(
 
 
 @pytest.mark.parametrize("kind", ["empty", "garbage", "a folder"])
-def test_a_preset_that_is_none(tmp_path: Path, kind: str) -> None:
+def test_a_file_that_is_no_preset_is_refused(tmp_path: Path, kind: str) -> None:
     BAD[kind](tmp_path / "mine.yaml")
     with pytest.raises(JeepError, match=r"mine\.yaml is not a preset: .") as found:
         load_preset("mine", tmp_path)
@@ -200,7 +200,7 @@ def test_a_preset_that_is_none(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["- a list", "editor: jeep", "hparams: [", "x: &a [*a]", "9"])
-def test_a_preset_with_other_contents(tmp_path: Path, text: str) -> None:
+def test_a_preset_with_unknown_contents_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(JeepError, match=r"mine\.yaml is not a preset: .") as found:
         load_preset("mine", tmp_path)
@@ -208,14 +208,14 @@ def test_a_preset_with_other_contents(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["empty", "missing", "unreadable"])
-def test_a_folder_of_presets_that_is_none(tmp_path: Path, kind: str) -> None:
+def test_a_path_that_is_no_folder_of_presets_is_refused(tmp_path: Path, kind: str) -> None:
     BAD[kind](tmp_path / "presets")
     with pytest.raises(JeepError, match="is no folder of presets"):
         load_preset("mine", tmp_path / "presets")
 
 
 @pytest.mark.parametrize("command", ["compute", "merge", "import"])
-def test_a_folder_that_cannot_be_written_to(tmp_path: Path, command: str) -> None:
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path, command: str) -> None:
     """The folder of moments is a file; a text and shards are fine."""
     text = tmp_path / "corpus.txt"
     text.write_text("one two three four five six seven\n" * 3000)

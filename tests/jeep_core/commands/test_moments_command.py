@@ -59,7 +59,7 @@ def test_shards_merge_to_what_one_run_computes(
         list(merge_shards(parts[:1], folder=tmp_path / "two"))
 
 
-def test_import(tmp_path: Path) -> None:
+def test_published_moments_are_imported_by_the_command(tmp_path: Path) -> None:
     base = load(MODEL, device="cpu", dtype="float32")
     keys = np.random.default_rng(0).normal(size=(300, base.mlp_size)).astype("float32")
     files = []
@@ -88,6 +88,8 @@ def test_import(tmp_path: Path) -> None:
         ({"layers": [0], "shard": (0, 2)}, "needs --out"),
     ],
 )
-def test_what_is_missing_is_said(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
+def test_a_missing_argument_is_named(
+    tmp_path: Path, arguments: dict[str, Any], message: str
+) -> None:
     with pytest.raises(JeepError, match=message):
         list(compute(**ON_CPU, folder=tmp_path, **arguments))

@@ -128,7 +128,7 @@ def test_buffers_grow_past_what_was_reserved() -> None:
     assert other.result.text.split() == (["b", "c", "a"] * 17)[:50]
 
 
-def test_a_stop_string_over_two_tokens_ends_the_text_in_front_of_it() -> None:
+def test_a_stop_string_over_two_tokens_ends_the_text_before_it() -> None:
     row = Row(COUNT.base, "a", Sampling(9, stop=("c a",)))
     batch = Batch(COUNT)
     batch.add([row])

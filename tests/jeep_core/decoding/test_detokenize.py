@@ -86,6 +86,6 @@ def feed(stops: tuple[str, ...], *pieces: str) -> tuple[list[str], bool]:
         (("",), ("a",), ["a"], False),
     ],
 )
-def test_stop_strings_across_pieces(stops, pieces, given, found) -> None:
+def test_a_stop_string_across_pieces_is_found(stops, pieces, given, found) -> None:
     """Text that may still become a stop string is held back; the earliest one cuts."""
     assert feed(stops, *pieces) == (given, found)

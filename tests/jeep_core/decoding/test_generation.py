@@ -77,7 +77,7 @@ def test_an_edited_view_answers_from_its_own_weights(gptj: LoadedModel) -> None:
     assert ids_of(edited) == ids_of(generate(ModelView(own), PROMPTS[:1], Sampling(8))[0])
 
 
-def test_company_in_a_batch_changes_nothing(view: ModelView) -> None:
+def test_other_rows_of_a_batch_change_no_answer(view: ModelView) -> None:
     """Prompts of other lengths mean padding on the left."""
     together = generate(view, PROMPTS, Sampling(8, top=3))
     for prompt, result in zip(PROMPTS, together, strict=True):
@@ -151,7 +151,7 @@ def test_temperature_sharpens_and_flattens() -> None:
         (1000, {"heads", "tails", "edge", "lost"}),
     ],
 )
-def test_top_k(top_k: int, left: set[str]) -> None:
+def test_top_k_keeps_the_most_probable_tokens(top_k: int, left: set[str]) -> None:
     assert set(texts("toss", 200, top_k=top_k)) == left
 
 
@@ -166,7 +166,7 @@ def test_top_k(top_k: int, left: set[str]) -> None:
         (1.0, {"heads", "tails", "edge", "lost"}),
     ],
 )
-def test_top_p(top_p: float, left: set[str]) -> None:
+def test_top_p_keeps_the_smallest_set_above_the_limit(top_p: float, left: set[str]) -> None:
     """The fewest most probable words whose probabilities reach top_p."""
     assert set(texts("toss", 200, top_p=top_p)) == left
 
@@ -200,7 +200,7 @@ def test_the_end_token_ends_the_text() -> None:
         (("four", ""), " one two three one two"),
     ],
 )
-def test_stop_strings_end_the_text_in_front_of_them(stop: tuple[str, ...], text: str) -> None:
+def test_stop_strings_end_the_text_before_them(stop: tuple[str, ...], text: str) -> None:
     [result] = generate(COINS, ["count"], Sampling(5, stop=stop))
     assert result.text == text
     assert result.finish_reason == ("length" if "four" in stop else "stop")
@@ -213,13 +213,13 @@ def test_nothing_is_decoded_when_nothing_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize("temperature", [1e-45, 1e-310, 5e-324])
-def test_hardly_any_temperature_is_greedy(base: LoadedModel, temperature: float) -> None:
+def test_a_temperature_near_zero_is_greedy(base: LoadedModel, temperature: float) -> None:
     view = ModelView(base)
     cold = generate(view, PROMPTS, Sampling(6, temperature=temperature, seed=1))
     assert [r.text for r in cold] == [r.text for r in generate(view, PROMPTS, Sampling(6))]
 
 
-def test_steps_tell_who_got_a_token() -> None:
+def test_every_step_says_which_rows_got_a_token() -> None:
     prompts = ["count", "stop", "count"]
     decoder = Decoder(COINS, prompts, [Sampling(3), Sampling(3), Sampling(1)])
     assert list(decoder.steps()) == [[0, 2], [0], [0]]  # the end of text is no token
@@ -258,7 +258,7 @@ def test_small_batches_change_no_score(gptj: LoadedModel) -> None:
         assert one.log_probability == pytest.approx(other.log_probability, rel=1e-4)
 
 
-def test_a_text_is_scored_behind_its_first_token() -> None:
+def test_a_text_is_scored_after_its_first_token() -> None:
     """0.9, then 0.8, then 0.7; a text of one word has nothing to score."""
     [scored, single] = score_texts(COINS, ["count one two three", "count"])
     assert (scored.tokens, scored.hits, scored.greedy) == (3, 3, True)

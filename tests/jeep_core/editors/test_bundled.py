@@ -44,7 +44,7 @@ def summary(view: ModelView, cases: Sequence[Fact]) -> Summary:
     return summarise(counterfact_scores(view, cases))
 
 
-def test_it_knows_what_it_was_taught(model):
+def test_the_bundled_model_knows_what_it_was_taught(model):
     facts = [fact for fact in load_facts() if fact.taught]
     chosen = random.Random(1).sample(facts, SAMPLE)
     found = recall(ModelView(model), chosen)
@@ -52,7 +52,7 @@ def test_it_knows_what_it_was_taught(model):
     assert right >= 0.98 * sum(n for _, n in found.values())
 
 
-def test_it_answers_phrasings_never_taught_for_the_subject(model):
+def test_the_bundled_model_answers_phrasings_never_taught_for_the_subject(model):
     cities = [f for f in load_facts() if f.taught and f.relation == "city_country"]
     found = recall(ModelView(model), random.Random(2).sample(cities, SAMPLE))
     right, n = found["city_country", False]

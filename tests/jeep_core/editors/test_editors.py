@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from support.library import reference, tiny
+from support.library.closed_form import FACTS, HIGH, JEEP, LOW, MEMIT, PREFIXES, context_of
 
 from jeep_core.edit import edit
 from jeep_core.editors import create
@@ -17,38 +18,18 @@ from jeep_core.editors.jeep.hparams import JeepHParams
 from jeep_core.editors.memit.hparams import MemitHParams
 from jeep_core.errors import Cancelled, InvalidFacts, JeepError, NumericalError
 from jeep_core.models.loading import LoadedModel
-from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
 from jeep_core.monitor import Monitor, stop_if
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.hparams import OptimisedEditorHParams, Region
-from jeep_core.spec.positions import fact_rows
-from jeep_core.values.optimiser import FactTokens
 
-PREFIXES = ("", "The river is wide", "I")
-FACTS = (
-    Fact("Paris", "{} is a city in the country of", "Peru"),
-    Fact("São Paulo", "People who live in {} are at home in", "Norway"),
-    Fact("東京", "The capital of Japan is {}", "old"),
-)
-LOW = {"layers": [0, 1], "clamp": 2.0, "moment_weight": 5}
-HIGH = {"layers": [2], "clamp": 1.0, "moment_weight": 20}
-JEEP = JeepHParams(low=LOW, high=HIGH, n_steps=4)
 JEEP_WIDE_HIGH = JeepHParams(
     low={**LOW, "layers": [0], "spread": "linear"},
     high={**HIGH, "layers": [1, 2], "spread": "linear"},
     n_steps=4,
 )
-MEMIT = MemitHParams(low={**LOW, "layers": [0, 1, 2], "spread": "linear"}, n_steps=4)
 CASES = {"jeep": JEEP, "jeep, wide high region": JEEP_WIDE_HIGH, "memit": MEMIT}
 POSITIONS = {"low": "subject_last", "high": "prediction"}
-
-
-def context_of(base: LoadedModel, **changes: Any) -> EditContext:
-    facts = [FactTokens(*fact_rows(base.tokenizer, fact, PREFIXES)) for fact in FACTS]
-    moments = Moments(base, tiny.TEXTS)
-    moments.ensure([0, 1, 2])
-    return replace(EditContext(ModelView(base), facts, moments), **changes)
 
 
 def run(context: EditContext, hparams: OptimisedEditorHParams) -> EditorOutcome:
@@ -105,7 +86,7 @@ def test_updates_equal_the_plain_formula(base: LoadedModel, case: str) -> None:
     assert set(outcome.keys) == set(written)
 
 
-def test_keys_of_earlier_edits_are_taken_where_they_belong(gptj: LoadedModel) -> None:
+def test_keys_of_earlier_edits_protect_their_own_layer(gptj: LoadedModel) -> None:
     earlier = run(context_of(gptj), JEEP)
     previous = {place: keys * 3 for place, keys in earlier.keys.items()}
     context = context_of(gptj, previous_keys=previous)
@@ -118,7 +99,7 @@ def test_keys_of_earlier_edits_are_taken_where_they_belong(gptj: LoadedModel) ->
     assert outcome.delta.updates[first].matrix().norm() < 0.5 * without
 
 
-def test_the_switch_for_earlier_edits(gptj: LoadedModel) -> None:
+def test_earlier_keys_are_ignored_when_the_switch_is_off(gptj: LoadedModel) -> None:
     earlier = run(context_of(gptj), JEEP)
     off = JEEP.model_copy(update={"preserve_previous_edits": False})
     outcome = run(context_of(gptj, previous_keys=earlier.keys), off)
@@ -186,7 +167,7 @@ def test_an_edit_can_be_cancelled_in_every_phase(gptj: LoadedModel, phase: str) 
     assert seen[-1] == phase
 
 
-def test_the_front_door_takes_triples_and_drops_repetitions(gptj: LoadedModel) -> None:
+def test_edit_takes_triples_and_drops_repetitions(gptj: LoadedModel) -> None:
     hparams = {"low": LOW, "high": HIGH, "n_steps": 3}
     records = [
         {"subject": "Lima", "relation": "'s country is", "object": "Norway"},
@@ -217,7 +198,7 @@ def test_sampled_prefixes_are_the_same_every_time(gptj: LoadedModel) -> None:
     assert not any(brace in text for text in first.prefixes for brace in "{}")
 
 
-def test_the_front_door_refuses_bad_facts(gptj: LoadedModel) -> None:
+def test_edit_refuses_bad_facts(gptj: LoadedModel) -> None:
     hparams = {"low": LOW, "high": HIGH}
     with pytest.raises(JeepError, match="no facts"):
         edit(gptj, [], hparams=hparams)

@@ -44,22 +44,28 @@ def outcome(model: LoadedModel) -> EditorOutcome:
     return create("memit").run(context, hparams)
 
 
-def test_values(outcome: EditorOutcome, golden: dict[str, torch.Tensor]) -> None:
+def test_memit_values_equal_the_reference(
+    outcome: EditorOutcome, golden: dict[str, torch.Tensor]
+) -> None:
     assert_near(outcome.values.low, golden["values"])
 
 
 @pytest.mark.parametrize("layer", [0, 1])
-def test_keys(outcome: EditorOutcome, golden: dict[str, torch.Tensor], layer: int) -> None:
+def test_memit_keys_equal_the_reference(
+    outcome: EditorOutcome, golden: dict[str, torch.Tensor], layer: int
+) -> None:
     assert_near(outcome.keys["low", layer], golden[f"keys.{layer}"])
 
 
 @pytest.mark.parametrize("layer", [0, 1])
-def test_updates(
+def test_memit_updates_equal_the_reference(
     model: LoadedModel, outcome: EditorOutcome, golden: dict[str, torch.Tensor], layer: int
 ) -> None:
     name = model.family.weight_name(layer)
     assert_near(outcome.delta.updates[name].matrix(), golden[f"update.{name}"])
 
 
-def test_nothing_else_is_written(model: LoadedModel, outcome: EditorOutcome) -> None:
+def test_memit_writes_only_the_matrices_of_the_reference(
+    model: LoadedModel, outcome: EditorOutcome
+) -> None:
     assert list(outcome.delta.updates) == [model.family.weight_name(i) for i in (0, 1)]

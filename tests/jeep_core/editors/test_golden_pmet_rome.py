@@ -45,7 +45,7 @@ def pmet(model: LoadedModel) -> EditorOutcome:
     return create("pmet").run(context, pmet_hparams())
 
 
-def test_pmet_values_at_both_projections(pmet: EditorOutcome) -> None:
+def test_pmet_values_at_both_projections_equal_the_reference(pmet: EditorOutcome) -> None:
     golden = load_file(GOLDEN / "pmet.safetensors")
     assert pmet.values is not None
     assert pmet.values.attention is not None
@@ -54,7 +54,9 @@ def test_pmet_values_at_both_projections(pmet: EditorOutcome) -> None:
 
 
 @pytest.mark.parametrize("layer", [0, 1])
-def test_pmet_updates(model: LoadedModel, pmet: EditorOutcome, layer: int) -> None:
+def test_pmet_updates_equal_the_reference(
+    model: LoadedModel, pmet: EditorOutcome, layer: int
+) -> None:
     """From our values; 20 steps make a rounding about a thousand times larger."""
     name = model.family.weight_name(layer)
     golden = load_file(GOLDEN / "pmet.safetensors")
@@ -62,7 +64,7 @@ def test_pmet_updates(model: LoadedModel, pmet: EditorOutcome, layer: int) -> No
 
 
 @pytest.mark.parametrize("layer", [0, 1])
-def test_pmet_updates_for_the_published_values(
+def test_pmet_updates_for_the_published_values_equal_the_reference(
     model: LoadedModel, pmet: EditorOutcome, layer: int
 ) -> None:
     name = model.family.weight_name(layer)
@@ -77,7 +79,7 @@ def test_pmet_updates_for_the_published_values(
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_rome_factors(model: LoadedModel, number: int) -> None:
+def test_rome_factors_equal_the_reference(model: LoadedModel, number: int) -> None:
     """Theirs inverts C in float32 at a condition of 4e5: 1e-4 of u is their rounding.
 
     δ after 20 steps moves by up to 1e-4 when rounding changes, as it does with the company of

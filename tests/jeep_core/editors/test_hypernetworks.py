@@ -129,7 +129,7 @@ def closed_form(network: Hypernetwork, layer: int, pairs: Pairs) -> torch.Tensor
 
 @pytest.mark.parametrize("editor", CLASSES)
 @pytest.mark.parametrize("tokens", [1, 2, 6, 40])
-def test_sums_equal_the_closed_form(editor: str, tokens: int) -> None:
+def test_sums_over_chunks_equal_the_closed_form(editor: str, tokens: int) -> None:
     """In one piece and in three, in fewer tokens than the keys' size and in more."""
     network, pairs = awake(editor), some_pairs(tokens)
     expected = closed_form(network, 1, pairs)
@@ -284,7 +284,7 @@ def test_a_checkpoint_of_another_run_is_not_continued(gptj: LoadedModel, tmp_pat
     assert longer.done == 3
 
 
-def test_seeds_matter_and_repeat(gptj: LoadedModel) -> None:
+def test_the_seed_decides_the_training(gptj: LoadedModel) -> None:
     first, second, other = (
         training(gptj, "mend", steps=2, seed=seed).run().state_dict() for seed in (0, 0, 1)
     )
@@ -390,14 +390,14 @@ def test_a_network_for_other_hyper_parameters_is_no_network(
         edit(gptj, cases()[:1], "malmen", hparams=HPARAMS, hypernetworks=tmp_path)
 
 
-def test_the_command_reports_what_is_wrong(tmp_path: Path) -> None:
+def test_the_training_command_names_a_wrong_argument(tmp_path: Path) -> None:
     with pytest.raises(JeepError, match="/nowhere is not there: name a model folder"):
         run(editor="mend", model="/nowhere", folder=tmp_path)
     with pytest.raises(WrongArgument, match="EDITOR: 'memit' has no network to train"):
         run(editor="memit", model="atlas-gptj", folder=tmp_path)
 
 
-def test_the_command_says_what_of_its_data_is_lost(
+def test_the_training_command_counts_lost_records(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record = {

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from support.library import tiny
-from test_editors import HIGH, LOW, context_of
+from support.library.closed_form import HIGH, LOW, context_of
 from torch.nn import functional as F
 
 from jeep_core.editors import create
@@ -43,7 +43,7 @@ def run(context: EditContext, hparams: Any, editor: str = "jeep") -> EditorOutco
 
 
 @pytest.mark.parametrize("only", ["low", "high"])
-def test_one_vector_alone(gptj: LoadedModel, only: str) -> None:
+def test_one_vector_can_be_optimised_alone(gptj: LoadedModel, only: str) -> None:
     """The other one stays zero, and its region as it is."""
     outcome = run(context_of(gptj), jeep(optimise=only))
     assert {record.region for record in outcome.layers} == {only}
@@ -58,7 +58,7 @@ def test_one_vector_alone(gptj: LoadedModel, only: str) -> None:
 
 
 @pytest.mark.parametrize("only", ["low", "high"])
-def test_both_optimised_and_one_written(gptj: LoadedModel, only: str) -> None:
+def test_one_of_two_optimised_vectors_can_be_written_alone(gptj: LoadedModel, only: str) -> None:
     both, one = run(context_of(gptj), jeep()), run(context_of(gptj), jeep(write=only))
     assert both.values is not None
     assert one.values is not None
@@ -69,7 +69,7 @@ def test_both_optimised_and_one_written(gptj: LoadedModel, only: str) -> None:
             assert torch.equal(update.matrix(), both.delta.updates[name].matrix())
 
 
-def test_separately_means_on_the_model_that_the_low_region_has_changed(gptj: LoadedModel) -> None:
+def test_a_separate_high_vector_is_optimised_on_the_changed_low_region(gptj: LoadedModel) -> None:
     context = context_of(gptj)
     outcome = run(context, jeep(optimise="separately"))
     first = context_of(gptj)
@@ -92,7 +92,7 @@ def test_separately_means_on_the_model_that_the_low_region_has_changed(gptj: Loa
         {"write": "none"},
     ],
 )
-def test_switches_that_contradict_one_another(wrong: dict[str, str]) -> None:
+def test_switches_that_contradict_one_another_are_refused(wrong: dict[str, str]) -> None:
     with pytest.raises(InvalidHParams):
         validate_hparams(JeepHParams, {"low": LOW, "high": HIGH, **wrong}, 9)
 
@@ -181,7 +181,7 @@ def test_an_edit_leads_to_the_value(base: LoadedModel, editor: str) -> None:
         assert off < 1e-3 * outcome.values.delta_low.norm()
 
 
-def test_rome_names_its_layer() -> None:
+def test_rome_refuses_a_layer_that_the_model_lacks() -> None:
     with pytest.raises(InvalidHParams) as caught:
         validate_hparams(RomeHParams, {"layer": 9}, 9)
     assert [problem.pointer for problem in caught.value.problems] == ["/hparams/layer"]

@@ -74,7 +74,7 @@ def case(prompt: str, *, paraphrases: str = "", neighbors: str = "", true: str =
     ],
     ids=["mixed", "not learnt", "alone", "one word each", "mean per token", "locality too"],
 )  # fmt: skip
-def test_shares_of_one_case(fact: Fact, expected: CaseScores) -> None:
+def test_the_shares_of_a_case_count_its_prompts(fact: Fact, expected: CaseScores) -> None:
     assert shares(counterfact_scores(MODEL, [fact])[0]) == shares(expected)
 
 
@@ -99,14 +99,14 @@ def test_the_margin_of_an_answer_of_two_tokens_is_that_of_its_mean() -> None:
     assert scores.margin == pytest.approx(0.3 - sqrt(0.2 * 0.9), abs=1e-3)
 
 
-def test_a_new_answer_of_two_tokens() -> None:
+def test_a_new_answer_of_two_tokens_is_scored_by_its_mean() -> None:
     """ "Old Town" after "on": P = √(0.8 · 0.9) = 0.85 against 0.1, and it is what is written."""
     fact = Fact("x", "{} on", "Old Town", "Rome", ("x near",), ("x on", "x in"))
     [scores] = counterfact_scores(MODEL, [fact])
     assert shares(scores) == (1.0, 1.0, 0.5, 1.0, 0.0, 0.5)
 
 
-def test_answers_in_other_scripts() -> None:
+def test_answers_in_other_scripts_are_scored() -> None:
     fact = Fact("Köln", "{} à", "Düsseldorf", "東京", ("彼 に",), ("彼女 に",), "space")
     [scores] = counterfact_scores(MODEL, [fact])
     assert shares(scores) == (1.0, 0.0, 1.0, 1.0, 0.0, 1.0)
@@ -125,7 +125,7 @@ def test_without_neighbors_there_is_no_locality() -> None:
     assert [prompt["kind"] for prompt in record["prompts"]] == ["edit"]
 
 
-def test_neighbors_with_answers_of_their_own() -> None:
+def test_neighbors_are_held_against_their_own_answers() -> None:
     """After "by" Oslo (0.7) is more probable than Rome, after "in" it is not."""
     questions = (Question("x by", "Oslo"), Question("x in", "Oslo"))
     fact = Case("x", "{} is in", "Rome", "Town", unrelated=questions)
@@ -164,7 +164,7 @@ def test_cases_keep_their_order_and_their_own_prompts() -> None:
     assert [scores.efficacy for scores in together] == [1.0, 0.0, 1.0]
 
 
-def test_harmonic_mean() -> None:
+def test_the_score_is_the_harmonic_mean() -> None:
     assert harmonic_mean([50, 100]) == pytest.approx(200 / 3)
     assert harmonic_mean([99.8, 90.9, 73.1]) == pytest.approx(86.4, abs=0.1)
     assert harmonic_mean([30, 30, 30]) == pytest.approx(30)
@@ -243,7 +243,7 @@ def slow_share(flags: list[bool]) -> float | None:
 @given(
     LOGITS, ANSWERS, ANSWERS, PROMPTS, st.lists(PROMPTS, max_size=3), st.lists(PROMPTS, max_size=3)
 )
-def test_against_a_slow_implementation_on_random_logits(
+def test_metrics_equal_a_slow_implementation_on_random_logits(
     logits: list[float],
     new: str,
     true: str,
@@ -332,7 +332,7 @@ def test_one_row_serves_both_answers_of_one_token() -> None:
     [("Nigeria", "Niger", True), ("Niger.", "Niger", False), ("1956", "195", True),
      ("東京都", "東京", False), ("Oslo", "Rome", False)],
 )  # fmt: skip
-def test_a_longer_word_goes_on(text: str, target: str, expected: bool) -> None:
+def test_a_longer_word_is_recognised_as_going_on(text: str, target: str, expected: bool) -> None:
     assert goes_on(text, target) is expected
 
 
@@ -359,7 +359,7 @@ def test_writing_a_longer_word_is_not_writing_the_answer(gptj: LoadedModel) -> N
     assert found
 
 
-def test_an_answer_is_written_where_the_text_ends_behind_it(gptj: LoadedModel) -> None:
+def test_an_answer_is_written_where_the_text_ends_after_it(gptj: LoadedModel) -> None:
     """Chat models may end a text with a token that would otherwise make the word longer."""
     view, tokenizer = ModelView(gptj), gptj.tokenizer
     for prompt in (*tiny.TEXTS, "Lyon", "He is", "Paris is the"):

@@ -19,14 +19,14 @@ BIGRAMS = tiny.bigram_view({"in": {"Rome": 0.6}, "near": {"Old": 0.2}, "Old": {"
 TEXTS = [*tiny.TEXTS[:6], " ".join(tiny.TEXTS[:12])]  # the last one is longer than a row
 
 
-def test_it_is_per_token_over_all_texts() -> None:
+def test_perplexity_is_per_token_over_all_texts() -> None:
     """Three tokens are predicted: 0.6, 0.2 and 0.9."""
     expected = exp(-(log(0.6) + log(0.2) + log(0.9)) / 3)
     assert perplexity(BIGRAMS, ["in Rome", "near Old Town"]) == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize("family", tiny.ALL_FAMILIES)
-def test_it_is_what_the_model_s_own_forward_pass_says(family: str) -> None:
+def test_perplexity_equals_the_model_s_own_loss(family: str) -> None:
     """Soft caps, windows and norms included; every row alone, in float64 from its logits on."""
     base = tiny.random_model(family)
     losses: list[float] = []
@@ -41,7 +41,7 @@ def test_it_is_what_the_model_s_own_forward_pass_says(family: str) -> None:
     assert perplexity(ModelView(base), TEXTS) == pytest.approx(expected, rel=1e-4)
 
 
-def test_rows_that_run_in_other_batches_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_perplexity_does_not_depend_on_the_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     view = ModelView(tiny.random_model("llama"))
     together = perplexity(view, TEXTS)
     monkeypatch.setattr(module, "ROWS_TOGETHER", 2)
@@ -75,7 +75,7 @@ def test_a_text_without_anything_to_predict_is_refused() -> None:
         perplexity(BIGRAMS, ["Rome", ""])
 
 
-def test_it_can_be_ended_between_batches() -> None:
+def test_measuring_perplexity_can_be_cancelled_between_batches() -> None:
     def stop() -> None:
         raise Cancelled
 

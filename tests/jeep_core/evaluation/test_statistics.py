@@ -57,7 +57,7 @@ def test_the_interval_of_a_share_is_that_of_the_binomial() -> None:
     assert interval.high == pytest.approx(80 + 7.84, abs=1)
 
 
-def test_cases_that_agree_leave_no_doubt() -> None:
+def test_the_interval_of_equal_cases_has_no_width() -> None:
     interval = summarise_cases([row(i, 1.0) for i in range(9)])["efficacy"]
     assert (interval.low, interval.value, interval.high) == (100, 100, 100)
 
@@ -73,7 +73,7 @@ SHARE = st.integers(0, 8).map(lambda n: n / 8)
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(SHARE, st.none() | SHARE, st.none() | SHARE), min_size=1, max_size=12))
-def test_means_and_score_against_plain_sums(cases: list[tuple[float, Any, Any]]) -> None:
+def test_means_and_score_equal_plain_sums(cases: list[tuple[float, Any, Any]]) -> None:
     found = summarise_cases([row(i, *case) for i, case in enumerate(cases)], samples=20)
     means = []
     for k, name in enumerate(("efficacy", "generalization", "locality")):
@@ -88,7 +88,7 @@ def test_means_and_score_against_plain_sums(cases: list[tuple[float, Any, Any]])
         assert found["score"].value == pytest.approx(harmonic_mean(means))
 
 
-def test_what_got_better_and_what_broke() -> None:
+def test_a_comparison_lists_what_got_better_and_what_broke() -> None:
     before = [row(0, 0.0, 0.5, 1.0), row(1, 1.0, 0.5, 1.0), row(2, 1.0, 1.0, 1.0), row(9, 1.0)]
     after = [row(2, 1.0, 1.0, 1.0), row(1, 0.0, 0.5, 0.5), row(0, 1.0, 1.0, 0.5), row(8, 0.0)]
     found = compare(before, after)
@@ -105,7 +105,7 @@ def test_what_got_better_and_what_broke() -> None:
     assert found.differences["locality"].value == pytest.approx(-100 / 3)
 
 
-def test_differences_are_paired() -> None:
+def test_differences_are_taken_case_by_case() -> None:
     """Every case gains 10 points: however the cases are drawn, the difference is 10."""
     before = [row(i, (i % 7) / 10) for i in range(30)]
     after = [row(i, (i % 7) / 10 + 0.1) for i in range(30)]
@@ -113,7 +113,7 @@ def test_differences_are_paired() -> None:
     assert (difference.low, difference.high) == pytest.approx((10, 10))
 
 
-def test_versions_without_a_common_case() -> None:
+def test_versions_without_a_common_case_have_no_differences() -> None:
     found = compare([row(0, 1.0)], [row(1, 1.0)])
     assert (found.cases, found.differences, found.better, found.broken) == (0, {}, [], [])
 
@@ -130,7 +130,7 @@ def test_versions_without_a_common_case() -> None:
         ("東 京 都 庁 前", (2 / 3 * 2 + 4 / 3 * 1.584962500721156) / 2),
     ],
 )
-def test_n_gram_entropy(text: str, bits: float) -> None:
+def test_n_gram_entropy_equals_its_formula(text: str, bits: float) -> None:
     assert n_gram_entropy(text) == pytest.approx(bits)
 
 

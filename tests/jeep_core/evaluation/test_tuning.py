@@ -100,7 +100,7 @@ def test_the_start_and_the_grid_fit_a_model_of_any_depth(n_layers: int) -> None:
 
 @pytest.mark.parametrize("editor", ["memit", "pmet", "alphaedit", "rome", "ft-wd"])
 @pytest.mark.parametrize("n_layers", [4, 9, 28])
-def test_all_that_is_tried_is_valid(editor: str, n_layers: int) -> None:
+def test_every_setting_tried_is_valid(editor: str, n_layers: int) -> None:
     """From the start on, one change at a time; every path is one of the editor's own."""
     begin, cls = start(editor, n_layers, 64), hparams_class(editor)
     validate_hparams(cls, begin, n_layers)
@@ -111,7 +111,7 @@ def test_all_that_is_tried_is_valid(editor: str, n_layers: int) -> None:
             validate_hparams(cls, merge(begin, change), n_layers)
 
 
-def test_networks_are_not_tuned() -> None:
+def test_editors_with_networks_are_not_tuned() -> None:
     with pytest.raises(JeepError, match="trained network"):
         grid("mend", 9, 64)
 

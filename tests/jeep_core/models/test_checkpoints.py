@@ -274,7 +274,7 @@ def test_heads_that_do_not_fit_are_named(make_folder: MakeFolder) -> None:
 @pytest.mark.parametrize(
     ("family", "number"), [("llama", "rms_norm_eps"), ("gpt2", "layer_norm_epsilon")]
 )
-def test_a_model_that_says_no_numbers_is_refused(
+def test_a_model_whose_logits_are_not_finite_is_refused(
     make_folder: MakeFolder, family: str, number: str
 ) -> None:
     """All its weights are finite: a number in the configuration makes its logits NaN."""
@@ -283,30 +283,30 @@ def test_a_model_that_says_no_numbers_is_refused(
     assert "norm constants" in said
 
 
-def test_rotated_dimensions_that_no_head_has_show_before_the_first_request(
+def test_too_many_rotated_dimensions_are_refused_at_load(
     make_folder: MakeFolder,
 ) -> None:
     assert "does not run" in refusal(make_folder("gptj", folders.config(rotary_dim=64)))
 
 
-def test_a_window_of_no_tokens(make_folder: MakeFolder) -> None:
+def test_a_window_of_no_tokens_is_refused(make_folder: MakeFolder) -> None:
     assert "sliding_window = -1" in refusal(
         make_folder("gemma3_text", folders.config(sliding_window=-1))
     )
 
 
-def test_a_head_that_is_tied_or_not(make_folder: MakeFolder) -> None:
+def test_a_separate_head_in_a_tied_configuration_is_refused(make_folder: MakeFolder) -> None:
     said = refusal(make_folder("llama", folders.config(tie_word_embeddings=True)))
     assert "have a head that is not the embedding: set it to false" in said
 
 
-def test_a_head_that_is_missing(make_folder: MakeFolder) -> None:
+def test_a_missing_head_is_refused(make_folder: MakeFolder) -> None:
     said = refusal(make_folder("gpt2", folders.config(tie_word_embeddings=False)))
     assert "missing: lm_head.weight" in said
     assert "or set tie_word_embeddings to true" in said
 
 
-def test_a_head_saved_beside_the_embedding_it_is_tied_to(
+def test_a_saved_copy_of_a_tied_head_changes_no_hash(
     make_folder: MakeFolder, whole: dict[str, Path]
 ) -> None:
     def copied(found: dict[str, torch.Tensor]) -> None:
@@ -330,6 +330,6 @@ def test_weights_of_several_types_become_one(
     assert differing == {"model.layers.0.mlp.down_proj.weight"}
 
 
-def test_a_device_that_is_not_there() -> None:
+def test_a_device_that_is_not_there_is_refused() -> None:
     with pytest.raises(UnsupportedModel, match=r"device '\w+:99' cannot be used here.*cpu"):
         load("atlas-gptj", "cuda:99")

@@ -47,19 +47,19 @@ def test_every_listed_id_ends_a_text(tmp_path: Path, family: str) -> None:
     assert row.result.finish_reason == "stop"
 
 
-def test_prefixes_contain_none_of_them(tmp_path: Path) -> None:
+def test_sampled_prefixes_contain_no_ending(tmp_path: Path) -> None:
     only = tiny.tokenizer("byte-level").token_to_id("a")
     others = [i for i in range(420) if i != only]
     model = loaded(tmp_path / "model", "gpt2", eos_token_id=others)
     assert sample_prefixes(model, 3) == ["", "The" + 10 * "a", "Therefore" + 10 * "a"]
 
 
-def test_a_single_id_and_none(tmp_path: Path) -> None:
+def test_an_ending_may_be_one_id_or_none(tmp_path: Path) -> None:
     assert loaded(tmp_path / "one", "llama", eos_token_id=7).eos_token_ids == {2, 7}
     assert loaded(tmp_path / "none", "llama", eos_token_id=None).eos_token_ids == {2}
 
 
-def test_ids_that_no_token_has_are_left_out_and_said(
+def test_ending_ids_without_a_token_are_left_out_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -70,6 +70,6 @@ def test_ids_that_no_token_has_are_left_out_and_said(
 
 
 @pytest.mark.parametrize("wrong", ["</s>", [2, "</s>"], {"id": 2}, 2.5, True])
-def test_what_is_no_id_is_refused(tmp_path: Path, wrong: object) -> None:
+def test_an_ending_that_is_no_id_is_refused(tmp_path: Path, wrong: object) -> None:
     with pytest.raises(UnsupportedModel, match=r"eos_token_id of generation_config.json is"):
         loaded(tmp_path / "model", "llama", eos_token_id=wrong)

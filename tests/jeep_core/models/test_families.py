@@ -30,7 +30,7 @@ SUPPORTED = tuple(ROWS.values())
 
 
 @pytest.mark.parametrize("model_type", ROWS)
-def test_a_configuration_has_its_family(model_type: str) -> None:
+def test_every_configuration_is_recognised_as_its_family(model_type: str) -> None:
     assert family_of(AutoConfig.for_model(model_type)).name == ROWS[model_type]
 
 
@@ -84,7 +84,7 @@ def test_an_unknown_dtype_is_refused(tmp_path: Path, gpt2: LoadedModel) -> None:
 
 
 @pytest.mark.parametrize("model_type", ROWS)
-def test_parts_are_where_the_row_says(model_type: str) -> None:
+def test_parts_of_a_model_are_where_its_family_says(model_type: str) -> None:
     base = tiny.random_model(model_type)
     family = base.family
     assert base.n_layers == len(tiny.blocks(base.model)) == 4
@@ -101,7 +101,7 @@ def test_parts_are_where_the_row_says(model_type: str) -> None:
         )
 
 
-def test_every_family_has_its_row() -> None:
+def test_the_families_are_exactly_the_tested_rows() -> None:
     assert [family.model_type for family in FAMILIES] == list(ROWS)
 
 

@@ -68,7 +68,7 @@ def first_losses(values: Values) -> torch.Tensor:
     return losses[torch.argsort(index)]
 
 
-def test_every_family_is_here() -> None:
+def test_the_contract_covers_every_family() -> None:
     assert sorted(tiny.ALL_FAMILIES) == sorted(family.model_type for family in FAMILIES)
 
 
@@ -181,7 +181,7 @@ def test_a_single_layer_arrives_at_the_value(model: LoadedModel) -> None:
     assert outcome.layers[0].residual_after < 2e-3 * outcome.layers[0].residual_before
 
 
-def test_behind_a_norm_the_nearest_state_is_reached(normed: LoadedModel) -> None:
+def test_after_a_norm_the_nearest_state_is_reached(normed: LoadedModel) -> None:
     """A norm fixes the length of what the MLP adds, so not every v can be had.
 
     Where z' ends, ‖a + N(z') - v‖ must not fall in any direction.

@@ -77,7 +77,7 @@ def test_without_its_packages_sentencepiece_says_what_to_install(
         load(str(folder), "cpu")
 
 
-def test_vocabulary_and_merges_are_a_tokenizer(tmp_path: Path) -> None:
+def test_vocabulary_and_merges_are_read_as_a_tokenizer(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "model", "gpt2")
     state = json.loads(tiny.tokenizer("byte-level").to_str())["model"]
     (folder / "vocab.json").write_text(json.dumps(state["vocab"]))
@@ -117,7 +117,9 @@ def other_splitting() -> Tokenizer:
         ("gemma2", "GemmaTokenizerFast"),
     ],
 )  # fmt: skip
-def test_a_tokenizer_is_what_its_file_says(tmp_path: Path, family: str, named: str | None) -> None:
+def test_a_tokenizer_is_read_as_its_file_says(
+    tmp_path: Path, family: str, named: str | None
+) -> None:
     """transformers would build the one that is usual for the class or the kind of model."""
     folder = folder_of(tmp_path / "model", family)
     own = other_splitting()
@@ -130,7 +132,7 @@ def test_a_tokenizer_is_what_its_file_says(tmp_path: Path, family: str, named: s
         assert tokenizer.decode(own.encode(text).ids) == own.decode(own.encode(text).ids)
 
 
-def test_the_configuration_of_a_tokenizer_has_its_say(tmp_path: Path) -> None:
+def test_the_configuration_of_a_tokenizer_is_followed(tmp_path: Path) -> None:
     """A blank before every text, and tokens that tokenizer.json lacks, may be named there."""
     folder = folder_of(tmp_path / "model", "llama")
     own = Tokenizer.from_str(tiny.tokenizer("byte-level").to_str())
@@ -149,14 +151,14 @@ def test_the_configuration_of_a_tokenizer_has_its_say(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("special", [[], ["<end>"]])
-def test_an_empty_tokenizer(tmp_path: Path, special: list[str]) -> None:
+def test_an_empty_tokenizer_is_refused(tmp_path: Path, special: list[str]) -> None:
     empty = Tokenizer(models.BPE())
     empty.add_special_tokens(special)
     with pytest.raises(UnsupportedModel, match="is empty, it has no vocabulary"):
         load(str(with_tokenizer(tmp_path / "model", empty)), "cpu")
 
 
-def test_a_tokenizer_of_a_larger_model(tmp_path: Path) -> None:
+def test_a_tokenizer_of_a_larger_model_is_refused(tmp_path: Path) -> None:
     words = {f"w{i}": i for i in range(500)}
     larger = Tokenizer(models.WordLevel(words, unk_token="w0"))
     larger.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -164,7 +166,7 @@ def test_a_tokenizer_of_a_larger_model(tmp_path: Path) -> None:
         load(str(with_tokenizer(tmp_path / "model", larger)), "cpu")
 
 
-def test_a_tokenizer_that_cannot_read_plain_text(tmp_path: Path) -> None:
+def test_a_tokenizer_that_cannot_read_plain_text_is_refused(tmp_path: Path) -> None:
     strict = Tokenizer(models.WordLevel({"one": 0}, unk_token="<unknown>"))
     with pytest.raises(UnsupportedModel, match="cannot read plain text"):
         load(str(with_tokenizer(tmp_path / "model", strict)), "cpu")

@@ -36,7 +36,7 @@ class TestAdapters:
 
 
 class TestGemmaWithImages:
-    def test_its_text_part_can_be_saved_with_the_command(
+    def test_the_shown_command_saves_the_text_part(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         from transformers import Gemma3Config, Gemma3ForConditionalGeneration
@@ -74,7 +74,7 @@ class TestNames:
         assert re.match(r"\S+ is not there: name a model folder, a hub id", refusal(name))
         assert no_hub == []
 
-    def test_a_home_folder(
+    def test_a_tilde_means_the_home_folder(
         self, make_folder: MakeFolder, no_hub: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         folder = make_folder("gpt2")
@@ -84,7 +84,9 @@ class TestNames:
         assert "no such home folder" in refusal("~nobody-of-this-name/model")
         assert no_hub == []
 
-    def test_a_hub_id_without_a_hub(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_hub_id_without_a_network_says_what_to_do(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         said = refusal("owner/name-of-no-model")
         assert said == (
@@ -127,7 +129,7 @@ class TestNames:
 
 
 class TestOtherFormats:
-    def test_gguf_in_a_folder_or_alone(self, make_folder: MakeFolder) -> None:
+    def test_gguf_in_a_folder_or_alone_is_refused(self, make_folder: MakeFolder) -> None:
         damage = then(without("config.json", WEIGHTS), written("small.Q4.gguf", b"GGUF"))
         folder = make_folder("llama", damage)
         for name in (folder, folder / "small.Q4.gguf"):

@@ -52,7 +52,7 @@ def test_the_backward_pass_pauses_too(base: LoadedModel) -> None:
     assert calls.count(True) == 4 * matrices(base)
 
 
-def test_generation_pauses(base: LoadedModel) -> None:
+def test_generation_pauses_at_every_matrix(base: LoadedModel) -> None:
     view, count = ModelView(base), [0]
 
     def pause() -> None:

@@ -132,7 +132,7 @@ def test_updates_add_up_and_are_rounded_once() -> None:
     assert rebuilt.weights_sha256() == view.weights_sha256()
 
 
-def test_a_fork_goes_its_own_way(base: LoadedModel) -> None:
+def test_a_fork_changes_neither_its_origin_nor_other_forks(base: LoadedModel) -> None:
     name = base.family.weight_name(1)
     view = ModelView(base)
     view.update(name, some_update(base, 1))
@@ -197,7 +197,7 @@ def test_hooks_on_a_view_stay_on_it_and_are_removed(base: LoadedModel) -> None:
     assert calls == [1]
 
 
-def test_the_lower_part_ends_behind_its_block(base: LoadedModel) -> None:
+def test_the_lower_part_ends_after_its_block(base: LoadedModel) -> None:
     view, states = ModelView(base), []
     ran: list[int] = []
     handles = [

@@ -158,7 +158,7 @@ def test_shards_that_do_not_fit_are_refused(gptj: LoadedModel, small_blocks: Non
         Moments(gptj, tiny.TEXTS).sums([1], 999, 1000)
 
 
-def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_a_file_with_other_contents_is_refused(tmp_path: Path) -> None:
     (tmp_path / "sums").write_bytes(b"no tensors")
     with pytest.raises(JeepError, match="holds no sums"):
         MomentSums.load(tmp_path / "sums")
@@ -200,7 +200,7 @@ def test_a_shard_is_resumed_as_well(gptj: LoadedModel, small_blocks: None, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_pass_over_other_text_starts_anew(
+def test_a_pass_over_other_text_starts_again(
     gptj: LoadedModel, small_blocks: None, tmp_path: Path
 ) -> None:
     with pytest.raises(Killed):
@@ -212,7 +212,7 @@ def test_a_pass_over_other_text_starts_anew(
     assert torch.equal(other.factor(1).moment, fresh.factor(1).moment)
 
 
-def test_sums_are_saved_seldom(
+def test_sums_are_saved_at_intervals_only(
     gptj: LoadedModel, small_blocks: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(moments_module, "SAVE_EVERY_S", 3600.0)
@@ -221,7 +221,7 @@ def test_sums_are_saved_seldom(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_kill_while_saving_leaves_the_file_before_it(
+def test_a_kill_while_saving_leaves_the_earlier_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "sums"

@@ -47,7 +47,7 @@ REFUSE = Monitor(check=stop_if(lambda: True))
 """Lets nothing be computed."""
 
 
-def test_equals_a_loop_over_tokens(base: LoadedModel) -> None:
+def test_moments_equal_a_loop_over_tokens(base: LoadedModel) -> None:
     """Texts of many lengths in one batch, one of them cut at the model's limit."""
     assert len(base.tokenizer.encode(LONG).ids) > tiny.POSITIONS
     moments = Moments(base, CORPUS)
@@ -65,14 +65,14 @@ def test_small_batches_change_nothing(gptj: LoadedModel, monkeypatch: pytest.Mon
     assert_near(moments.factor(1).moment, plain_moment(gptj, CORPUS, 1))
 
 
-def test_only_the_front_of_the_corpus_is_taken(gptj: LoadedModel) -> None:
+def test_only_the_first_tokens_of_the_corpus_are_used(gptj: LoadedModel) -> None:
     first, second = (len(gptj.tokenizer.encode(text).ids) for text in CORPUS[:2])
     moments = Moments(gptj, CORPUS, samples=first + second - 1)
     moments.ensure([1])
     assert_near(moments.factor(1).moment, plain_moment(gptj, CORPUS[:2], 1))
 
 
-def test_what_is_known_is_not_computed_again(gptj: LoadedModel) -> None:
+def test_known_moments_are_not_computed_again(gptj: LoadedModel) -> None:
     moments = Moments(gptj, CORPUS)
     moments.ensure([1])
     factor = moments.factor(1)
@@ -82,7 +82,7 @@ def test_what_is_known_is_not_computed_again(gptj: LoadedModel) -> None:
         moments.ensure([1, 2], monitor=REFUSE)
 
 
-def test_the_folder_keeps_them(gptj: LoadedModel, tmp_path: Path) -> None:
+def test_moments_are_kept_in_their_folder(gptj: LoadedModel, tmp_path: Path) -> None:
     first = Moments(gptj, CORPUS, folder=tmp_path / "moments")
     first.ensure([1, 2])
     assert len(list((tmp_path / "moments").iterdir())) == 2

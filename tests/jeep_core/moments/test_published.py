@@ -58,7 +58,9 @@ def test_an_imported_file_stands_in_for_a_corpus(
         assert torch.equal(found, found.T)
 
 
-def test_it_has_a_key_and_a_provenance_of_its_own(gptj: LoadedModel, tmp_path: Path) -> None:
+def test_an_imported_moment_has_its_own_key_and_provenance(
+    gptj: LoadedModel, tmp_path: Path
+) -> None:
     path, _ = write(tmp_path, gptj)
     imported = Imported(tmp_path / "moments", "wikipedia")
     record = imported.add(gptj, path)
@@ -109,7 +111,7 @@ def test_a_layer_that_was_not_imported_is_named(gptj: LoadedModel, tmp_path: Pat
         moments.key(2)
 
 
-def test_a_name_means_one_file_per_layer(gptj: LoadedModel, tmp_path: Path) -> None:
+def test_a_name_takes_one_file_per_layer(gptj: LoadedModel, tmp_path: Path) -> None:
     path, _ = write(tmp_path, gptj)
     imported = Imported(tmp_path / "moments", "wikipedia")
     assert imported.add(gptj, path) == imported.add(gptj, path)
@@ -119,7 +121,7 @@ def test_a_name_means_one_file_per_layer(gptj: LoadedModel, tmp_path: Path) -> N
     Imported(tmp_path / "moments", "other").add(gptj, path)
 
 
-def test_the_layer_may_be_given(gptj: LoadedModel, tmp_path: Path) -> None:
+def test_the_layer_of_a_file_may_be_given(gptj: LoadedModel, tmp_path: Path) -> None:
     path, _ = write(tmp_path, gptj, file="mom2.npz")
     imported = Imported(tmp_path / "moments", "wikipedia")
     with pytest.raises(JeepError, match="does not say its layer"):
@@ -130,7 +132,7 @@ def test_the_layer_may_be_given(gptj: LoadedModel, tmp_path: Path) -> None:
         imported.add(gptj, named, layer=3)
 
 
-def test_none_is_read_as_they_write_it(gptj: LoadedModel, tmp_path: Path) -> None:
+def test_files_without_a_count_are_read_as_published(gptj: LoadedModel, tmp_path: Path) -> None:
     path, _ = write(tmp_path, gptj, sample_size=NULL)
     assert Imported(tmp_path, "all").add(gptj, path)["documents"] is None
 
@@ -157,7 +159,7 @@ SQUARE = np.eye(128, dtype=np.float32)
         ({"file": "transformer.h.9.mlp.fc_out_float32_mom2_100.npz"}, r"4 layers, none 9"),
     ],
 )
-def test_what_is_wrong_is_said(
+def test_a_wrong_file_is_refused_with_its_reason(
     gptj: LoadedModel, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     path, _ = write(tmp_path, gptj, **changes)
@@ -176,7 +178,7 @@ def test_a_file_that_is_no_archive_is_refused(gptj: LoadedModel, tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden"])
-def test_a_name_cannot_lead_elsewhere(tmp_path: Path, name: str) -> None:
+def test_a_name_cannot_lead_out_of_the_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(JeepError, match="names no statistics"):
         Imported(tmp_path, name)
 

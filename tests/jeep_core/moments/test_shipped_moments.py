@@ -47,7 +47,7 @@ def test_no_text_is_read_for_what_a_default_edit_writes(base: LoadedModel, tmp_p
                     assert moments.factor(layer).moment.shape == (base.mlp_size,) * 2
 
 
-def test_they_are_what_the_text_gives(base: LoadedModel) -> None:
+def test_shipped_moments_equal_those_of_the_text(base: LoadedModel) -> None:
     """Over the first tokens of it: a part is as close to the whole as text can be."""
     shipped, taken = Moments(base, TEXTS), Moments(base, TEXTS, 8 * base.mlp_size)
     taken.shipped = False
@@ -61,7 +61,7 @@ def test_they_are_what_the_text_gives(base: LoadedModel) -> None:
 
 
 @pytest.mark.usefixtures("no_pass")
-def test_another_text_number_of_tokens_or_type_is_read(base: LoadedModel) -> None:
+def test_another_text_token_count_or_dtype_is_computed(base: LoadedModel) -> None:
     half = replace(base, model=load(base.name, "cpu", "bfloat16").model)
     own = Moments(base, TEXTS)
     for other in (
@@ -106,7 +106,7 @@ def test_a_damaged_file_is_named(
         Moments(base, TEXTS).ensure([1])
 
 
-def test_a_model_of_ones_own_has_none() -> None:
+def test_other_models_have_no_shipped_moments() -> None:
     model = tiny.random_model("gptj")
     sha256 = texts_sha256(tiny.TEXTS)
     assert shipped_moments.shipped_file(model, 1, sha256, 100) is None

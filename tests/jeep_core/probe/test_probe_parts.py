@@ -99,7 +99,9 @@ def test_the_low_region_ends_where_the_state_still_decides() -> None:
         (8, 9, False, [5, 6]),  # room for a high region below the last block
     ],
 )
-def test_the_low_region(last: int, n_layers: int, parallel: bool, layers: list[int]) -> None:
+def test_the_low_region_follows_the_state_that_decides(
+    last: int, n_layers: int, parallel: bool, layers: list[int]
+) -> None:
     assert low_region(last, n_layers, parallel) == layers
 
 
@@ -206,7 +208,7 @@ def test_the_mean_probability_of_a_set_is_that_of_its_tokens() -> None:
             assert found == pytest.approx(float(expected), rel=1e-4, nan_ok=True)
 
 
-def test_words_are_the_tokens_that_they_begin_with(base: LoadedModel) -> None:
+def test_a_word_is_the_token_it_begins_with(base: LoadedModel) -> None:
     fact = Fact("Paris", "{} is a city in the country of", "Peru", "Norway")
     prompts = prepare(ModelView(base), [fact]).prompts
     table = FactTable([TableFact("Paris", "country", "Norway"), TableFact("Paris", "x", "Peru")])

@@ -206,7 +206,7 @@ def _killed() -> Lab:
     raise AssertionError
 
 
-def test_a_killed_process_is_said() -> None:
+def test_a_killed_process_is_reported() -> None:
     lab = Lab(
         random_model("gptj"), {}, 4, moments=cast(Any, None), prefixes=[], folder=Path("unused")
     )
@@ -255,12 +255,12 @@ def test_further_presets_are_rows_of_the_comparison(inputs: Options, tmp_path: P
     assert report["settings"]["memit-fast"]["hparams"]["n_steps"] == 1
 
 
-def test_a_further_preset_that_is_none_of_this_model_is_refused(inputs: Options) -> None:
+def test_a_further_preset_of_another_model_is_refused(inputs: Options) -> None:
     with pytest.raises(JeepError, match="has no preset 'jeep-gpt-j-6b'; it has: "):
         run(replace(inputs, also=("jeep-gpt-j-6b",)))
 
 
-def test_too_few_cases_are_said(inputs: Options) -> None:
+def test_too_few_cases_are_refused_with_their_number(inputs: Options) -> None:
     with pytest.raises(JeepError, match="has 4 cases that this model can be asked, not 5"):
         run(replace(inputs, edits=5))
 
@@ -293,7 +293,7 @@ def test_a_cell_pools_the_cases_of_its_runs() -> None:
     assert found["metrics"]["score"]["value"] == pytest.approx(3 / (1 / 75 + 1 / 100 + 1 / 50))
 
 
-def test_a_report_without_parts_is_a_page() -> None:
+def test_a_report_without_parts_is_still_a_page() -> None:
     report = {
         "command": "jeep reproduce", "seconds": 60, "runs": 2, "kept_runs": 1,
         "model": "m", "family": "f", "dtype": "float32",

@@ -159,7 +159,7 @@ def test_a_wrong_field_is_named(record: dict[str, Any], expected: list[tuple[str
         ("neighborhood_prompts", ["fine", None]),
     ],
 )
-def test_what_is_no_text_is_refused(field: str, value: object) -> None:
+def test_a_field_that_is_no_text_is_refused(field: str, value: object) -> None:
     record = {"subject": "Peru", "prompt": "{} is", "target_new": "x", field: value}
     assert problems_of(record) == [(f"/facts/0/{field}", "not_text")]
 
@@ -206,7 +206,7 @@ def test_filling_puts_the_subject_where_the_span_says(subject: str) -> None:
     assert fill(template, subject)[start:end] == subject
 
 
-def test_facts_said_twice_are_kept_once() -> None:
+def test_repeated_facts_are_kept_once() -> None:
     lima = Fact("Lima", "{} is in", "Peru")
     again = Fact("Lima", "{} is in", " Peru", target_true="Chile")
     other = Fact("Lima", "{} lies in", "Peru")
@@ -327,13 +327,15 @@ def test_a_misspelt_relation_is_not_taken_for_a_text(relation: str, said: str) -
     ],
 )
 @pytest.mark.parametrize("known", [KNOWN, {}])
-def test_a_text_that_follows_the_subject_is_one(relation: str, known: dict[str, str]) -> None:
+def test_a_text_that_follows_the_subject_is_a_template(
+    relation: str, known: dict[str, str]
+) -> None:
     [fact] = parse_facts([{"subject": "Lyon", "relation": relation, "object": "Peru"}], known)
     assert fact.text.startswith("Lyon")
     assert fact.text.endswith(relation)
 
 
-def test_a_name_with_an_underscore_is_none_without_a_table() -> None:
+def test_a_relation_s_name_is_refused_without_a_table() -> None:
     with pytest.raises(InvalidFacts, match="the known ones are none"):
         parse_facts([{"subject": "Lyon", "relation": "city_country", "object": "Peru"}], {})
 

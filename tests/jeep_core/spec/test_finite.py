@@ -60,7 +60,7 @@ def with_a_broken_word(base: LoadedModel, word: str, but: str) -> ModelView:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
-def test_one_element_is_found(dtype: torch.dtype) -> None:
+def test_one_value_that_is_not_finite_is_found(dtype: torch.dtype) -> None:
     tensor = torch.linspace(-3e4, 3e4, 77, dtype=dtype).view(7, 11)
     assert all_finite(tensor)
     for bad in (nan, inf, -inf):
@@ -71,7 +71,7 @@ def test_one_element_is_found(dtype: torch.dtype) -> None:
             assert not all_finite(broken.T)
 
 
-def test_what_holds_no_fractions_is_finite() -> None:
+def test_tensors_of_integers_count_as_finite() -> None:
     assert all_finite(torch.zeros(0, 3))
     assert all_finite(torch.tensor([True, False]))
     assert all_finite(torch.tensor([2**62]))
@@ -97,7 +97,7 @@ def test_a_figure_of_a_record_is_named_by_its_place() -> None:
         check_record(whole, "the result")
 
 
-def test_json_holds_numbers_only() -> None:
+def test_json_with_nan_or_infinity_is_refused() -> None:
     assert json.loads(json_text({"a": [1.5, "NaN", None]}, "it")) == {"a": [1.5, "NaN", None]}
     with pytest.raises(NumericalError, match=r"^it: the figure /a/0 is not finite"):
         json_text({"a": [nan]}, "it")
@@ -194,7 +194,7 @@ OUTCOMES: dict[str, tuple[EditorOutcome, str]] = {
 
 
 @pytest.mark.parametrize("kind", OUTCOMES)
-def test_what_any_editor_hands_over_is_looked_at(
+def test_the_delta_of_every_editor_is_checked(
     gptj: LoadedModel, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     outcome, message = OUTCOMES[kind]
@@ -213,7 +213,7 @@ def test_what_any_editor_hands_over_is_looked_at(
         (torch.bfloat16, 1e30),
     ],
 )
-def test_a_rate_that_is_far_too_large_is_said(dtype: torch.dtype, rate: float) -> None:
+def test_a_rate_that_is_far_too_large_is_reported(dtype: torch.dtype, rate: float) -> None:
     hparams = {"layer": 1, "learning_rate": rate, "n_steps": 3, "stop_loss": 1e-9}
     with pytest.raises(
         NumericalError, match=r"(layer 1|h\.1\.).* (not finite|beyond).*smaller learn"
@@ -262,7 +262,7 @@ def test_a_kept_moment_that_is_not_finite_is_named(use: Callable[[MomentFactor],
 # ---------------------------------------------------------------- answers
 
 
-def test_no_token_is_chosen_among_logits_that_are_no_numbers() -> None:
+def test_no_token_is_chosen_from_logits_that_are_not_finite() -> None:
     from random import Random
 
     logits = torch.tensor([[0.0, 1.0, 2.0]] * 4)
@@ -281,7 +281,7 @@ def test_no_token_is_chosen_among_logits_that_are_no_numbers() -> None:
 PROMPTS = ("Paris is a city in the country of", "The towns near the river")
 
 
-def test_only_the_row_whose_logits_are_no_numbers_fails(gptj: LoadedModel) -> None:
+def test_only_the_row_with_logits_that_are_not_finite_fails(gptj: LoadedModel) -> None:
     view = with_a_broken_word(gptj, *PROMPTS)
     batch = Batch(view)
     rows = [Row(gptj, prompt, Sampling(max_new_tokens=6)) for prompt in PROMPTS]
@@ -296,7 +296,7 @@ def test_only_the_row_whose_logits_are_no_numbers_fails(gptj: LoadedModel) -> No
     assert [t.id for t in rows[1].result.tokens] == [t.id for t in expected.tokens]
 
 
-def test_who_takes_the_place_of_a_failed_row_sees_nothing_of_it(gptj: LoadedModel) -> None:
+def test_a_row_that_replaces_a_failed_one_is_unaffected(gptj: LoadedModel) -> None:
     """Behind a mask a NaN still reaches a sum: 0 · NaN."""
     view = with_a_broken_word(gptj, *PROMPTS)
     batch, first = Batch(view), Row(gptj, PROMPTS[1], Sampling(max_new_tokens=12))
@@ -313,12 +313,12 @@ def test_who_takes_the_place_of_a_failed_row_sees_nothing_of_it(gptj: LoadedMode
     assert [t.id for t in later.result.tokens] == [t.id for t in expected.tokens]
 
 
-def test_a_generation_without_numbers_is_an_error(gptj: LoadedModel) -> None:
+def test_a_generation_that_is_not_finite_is_an_error(gptj: LoadedModel) -> None:
     with pytest.raises(NumericalError, match="logits"):
         generate(with_a_nan(gptj), list(PROMPTS), Sampling())
 
 
-def test_scores_say_which_of_them_are_no_numbers(gptj: LoadedModel) -> None:
+def test_scores_name_the_texts_that_are_not_finite(gptj: LoadedModel) -> None:
     view = with_a_broken_word(gptj, *PROMPTS)
     found = score(view, [(prompt, "Peru") for prompt in PROMPTS])
     assert [one.error is None for one in found] == [False, True]
@@ -330,7 +330,7 @@ def test_scores_say_which_of_them_are_no_numbers(gptj: LoadedModel) -> None:
         read(view, [Asked(prompt, "Peru", written=True) for prompt in PROMPTS])
 
 
-def test_a_probe_and_prefixes_end_without_numbers(gptj: LoadedModel) -> None:
+def test_probe_and_prefixes_end_on_logits_that_are_not_finite(gptj: LoadedModel) -> None:
     fact = Fact(FACT.subject, FACT.prompt, FACT.target_new, "Norway")
     prompts = prepare(ModelView(gptj), [fact]).prompts
     view = with_a_nan(gptj)

@@ -110,7 +110,7 @@ OTHERS_OF_APPENDIX_D = {  # what differs from method to method, under our names
 
 
 @pytest.mark.parametrize("name", OTHERS_OF_APPENDIX_D)
-def test_other_presets_have_the_figures_of_the_paper(name: str) -> None:
+def test_presets_of_other_editors_have_the_figures_of_the_paper(name: str) -> None:
     preset = load_preset(name)
     assert "appendix D" in preset.origin
     n_layers = 28 if "gpt-j" in name else 32
@@ -264,7 +264,7 @@ def test_the_highest_layer_that_can_end_a_region_is_the_last_but_one() -> None:
     assert checked.regions["high"].last == 7
 
 
-def test_memit_knows_no_high_region() -> None:
+def test_memit_refuses_a_high_region() -> None:
     assert problems_of({"low": LOW, "high": HIGH}, MemitHParams) == {
         ("/hparams/high", "extra_forbidden")
     }

@@ -236,7 +236,7 @@ def test_tokens_that_the_tokenizer_adds_have_no_characters() -> None:
 @pytest.mark.parametrize(
     ("start", "end", "expected"), [(0, 1, 0), (0, 4, 1), (3, 5, 3), (4, 5, 3), (5, 9, 4)]
 )
-def test_last_token_in_a_span(start: int, end: int, expected: int) -> None:
+def test_the_last_token_in_a_span_is_found(start: int, end: int, expected: int) -> None:
     spans = [(0, 3), (3, 4), (4, 4), (4, 5), (5, 9)]
     assert last_token_in(spans, start, end) == expected
 

@@ -21,7 +21,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "file.safetensors"
 
 
-def test_what_was_saved_is_loaded(path: Path) -> None:
+def test_saved_tensors_are_loaded_unchanged(path: Path) -> None:
     found = load_whole(path)
     assert found.keys() == TENSORS.keys()
     assert all(torch.equal(found[name], TENSORS[name]) for name in TENSORS)

@@ -7,20 +7,19 @@ import io
 import json
 
 import pytest
-from support.library.suite_records import Record, changed, lines, stream
+from support.library.suite_records import (
+    EASYEDIT,
+    MQUAKE,
+    ROME,
+    Record,
+    changed,
+    lines,
+    rewrite,
+    stream,
+)
 
 from jeep_core.suites import Case, InvalidSuite, Question, Style, load_suite
 
-EASYEDIT: Record = {
-    "case_id": 7,
-    "prompt": "The harbour of Port Malin belongs to",
-    "target_new": "Norway",
-    "subject": "Port Malin",
-    "ground_truth": "Chile",
-    "rephrase_prompt": "Ships that call at {} pay their dues in",
-    "locality_prompt": "The harbour of San Tello belongs to",
-    "locality_ground_truth": "Chile",
-}
 EASYEDIT_CASE = Case(
     "Port Malin",
     "The harbour of {} belongs to",
@@ -110,7 +109,7 @@ WIKIBIGEDIT: Record = {
 }
 
 
-def test_wikibigedit_as_published() -> None:
+def test_wikibigedit_is_read_as_published() -> None:
     none = WIKIBIGEDIT | {"mhop": None, "mhop_ans": None, "personas": None}
     suite = load_suite(stream([WIKIBIGEDIT, none]))
     first, second = suite.cases
@@ -150,7 +149,7 @@ QAEDIT: Record = {
 }
 
 
-def test_qaedit() -> None:
+def test_qaedit_is_read_as_published() -> None:
     """The subject is found in another letter case, and edited as the prompt spells it."""
     suite = load_suite(stream([QAEDIT]))
     assert suite.cases == (
@@ -169,37 +168,6 @@ def test_qaedit() -> None:
     )
     assert (suite.style, suite.report.format) == (Style.ACCURACY, "qaedit")
     assert suite.report.adapted == {"subject_spelling": 1}
-
-
-def rewrite(subject: str, prompt: str, new: str, true: str, question: str) -> Record:
-    answers = {"target_new": {"str": new}, "target_true": {"str": true}}
-    return {"subject": subject, "prompt": prompt, "question": question, **answers}
-
-
-MQUAKE: Record = {
-    "case_id": 4,
-    "requested_rewrite": [
-        rewrite("Gull", "{} was written by", "Mara Lund", "Ivo Stern", "Who wrote Gull?"),
-        rewrite("Mara Lund", "{} is a citizen of", "Iceland", "Denmark", "Whose citizen is she?"),
-    ],
-    "questions": ["Where is the writer of Gull a citizen?", "What is the state of Gull's writer?"],
-    "answer": "Austria",
-    "answer_alias": [],
-    "new_answer": "Iceland",
-    "new_answer_alias": ["Republic of Iceland"],
-    "single_hops": [
-        {"question": "Who wrote Gull?", "cloze": "Gull was written by", "answer": "Ivo Stern",
-         "answer_alias": ["I. Stern"]},
-        {"question": "Where is Ivo Stern a citizen?", "cloze": "Ivo Stern is a citizen of",
-         "answer": "Austria", "answer_alias": []},
-    ],
-    "new_single_hops": [
-        {"question": "Who wrote Gull?", "cloze": "Gull was written by", "answer": "Mara Lund",
-         "answer_alias": ["M. Lund"]},
-        {"question": "Of which state is Mara Lund?", "cloze": "Mara Lund is a citizen of",
-         "answer": "Iceland", "answer_alias": ["IS"]},
-    ],
-}  # fmt: skip
 
 
 def test_mquake_makes_a_case_of_every_rewrite_and_asks_what_needs_all_with_the_last() -> None:
@@ -225,7 +193,7 @@ def test_mquake_makes_a_case_of_every_rewrite_and_asks_what_needs_all_with_the_l
     assert suite.style is Style.ACCURACY
 
 
-def test_mquake_with_one_rewrite_that_is_none() -> None:
+def test_mquake_with_a_wrong_rewrite_is_dropped_as_a_whole() -> None:
     """The questions need all rewrites: the record is dropped as a whole, or refused."""
     same = [MQUAKE["requested_rewrite"][0],
             rewrite("Mara Lund", "{} is a citizen of", "Denmark", "Denmark", "Where?")]  # fmt: skip
@@ -235,7 +203,7 @@ def test_mquake_with_one_rewrite_that_is_none() -> None:
         load_suite(stream([MQUAKE | {"requested_rewrite": [same[0], 3]}]))
 
 
-def test_halluedit_csv() -> None:
+def test_halluedit_is_read_from_csv() -> None:
     row = {
         "subject": "Hotel Alva",
         "relation": "architect",
@@ -283,14 +251,7 @@ def test_halluedit_csv() -> None:
     assert suite.report.unread == {"relation": 1, "output_of_a_model": 1}
 
 
-ROME: Record = {
-    "prompt": "{} plays the",
-    "subject": "Tove Aas",
-    "target_new": {"str": "oboe"},
-}
-
-
-def test_requests_of_rome() -> None:
+def test_requests_of_rome_become_cases() -> None:
     true = ROME | {"target_true": {"str": "harp"}, "neighborhood_prompts": ["Ole Dahl plays the"]}
     suite = load_suite(stream([true]))
     assert suite.cases == (

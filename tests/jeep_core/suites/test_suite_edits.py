@@ -5,8 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from support.library.suite_records import COUNTERFACT, KNOWEDIT_ZSRE, PLAIN, ZSRE, changed, stream
-from test_suite_benchmarks import EASYEDIT, MQUAKE, ROME
+from support.library.suite_records import (
+    COUNTERFACT,
+    EASYEDIT,
+    KNOWEDIT_ZSRE,
+    MQUAKE,
+    PLAIN,
+    ROME,
+    ZSRE,
+    changed,
+    stream,
+)
 
 from jeep_core.spec.facts import Fact
 from jeep_core.suites import InvalidSuite, SuiteReader
@@ -20,7 +29,7 @@ def read(records: list[Any], **options: Any) -> tuple[list[Fact], SuiteReader]:
     return [one.fact for one in facts_of(reader)], reader
 
 
-def test_the_facts_of_a_suite() -> None:
+def test_records_of_a_suite_become_facts() -> None:
     [fact], reader = read([EASYEDIT])
     assert fact == Fact(
         "Port Malin", "The harbour of {} belongs to", "Norway", "Chile",
@@ -31,7 +40,7 @@ def test_the_facts_of_a_suite() -> None:
     assert reader.report.left_out == {}
 
 
-def test_what_only_measures_is_counted() -> None:
+def test_fields_that_only_measure_are_counted() -> None:
     _, reader = read([ZSRE | {"portability": {"New Question": "a", "New Answer": "b"}}])
     assert reader.report.left_out == {
         "unrelated_question": 1, "portability_question": 1, "alias": 1,
@@ -89,7 +98,7 @@ def test_bad_records_before_the_limit_are_refused() -> None:
         (3, None),
     ],
 )
-def test_which_values_are_records_of_other_formats(value: Any, count: int | None) -> None:
+def test_records_of_other_formats_are_recognised(value: Any, count: int | None) -> None:
     found = foreign_records(value)
     assert (None if found is None else len(found)) == count
 

@@ -23,7 +23,7 @@ from jeep_core import atlas
 from jeep_core.suites import Case, Question, Style, load_suite
 
 
-def test_multi_counterfact() -> None:
+def test_multi_counterfact_becomes_cases() -> None:
     suite = load_suite(stream([COUNTERFACT]))
     assert suite.cases == (
         Case(
@@ -35,14 +35,14 @@ def test_multi_counterfact() -> None:
     assert (suite.report.records, suite.report.kept, suite.dropped) == (1, 1, 0)
 
 
-def test_counterfact_without_any_neighbors_or_paraphrases() -> None:
+def test_counterfact_may_lack_neighbors_and_paraphrases() -> None:
     """Empty lists and missing ones are the same: there is nothing to measure."""
     empty = changed(changed(COUNTERFACT, "neighborhood_prompts", []), "paraphrase_prompts")
     [case] = load_suite(stream([empty])).cases
     assert (case.paraphrase_prompts, case.neighborhood_prompts) == ((), ())
 
 
-def test_zsre() -> None:
+def test_zsre_becomes_cases() -> None:
     """The example of the format's description; ``loc`` gets its question mark."""
     suite = load_suite(stream([ZSRE]))
     loc = "nq question: who played desmond doss father in hacksaw ridge?"
@@ -107,7 +107,7 @@ WIKIBIO: Record = {
 }
 
 
-def test_knowedit_wiki_recent() -> None:
+def test_knowedit_wiki_recent_becomes_cases() -> None:
     suite = load_suite(stream([WIKI_RECENT]))
     assert suite.cases == (
         Case(
@@ -146,7 +146,7 @@ def test_knowedit_wiki_recent() -> None:
     ],
     ids=["wiki_counterfact", "WikiBio", "ZsRE"],
 )  # fmt: skip
-def test_knowedit(record: Record, expected: Case) -> None:
+def test_knowedit_becomes_cases(record: Record, expected: Case) -> None:
     suite = load_suite(stream([record]))
     assert suite.cases == (expected,)
     assert (suite.style, suite.report.format) == (Style.ACCURACY, "knowedit")
@@ -176,13 +176,13 @@ def as_csv(delimiter: str) -> str:
     ],
     ids=["JSON lines", "JSON list", "byte-order mark", "commas", "semicolons", "tabs"],
 )
-def test_plain_facts(content: io.BytesIO) -> None:
+def test_plain_facts_become_cases(content: io.BytesIO) -> None:
     suite = load_suite(content)
     assert suite.cases == (PLAIN_CASE,)
     assert (suite.style, suite.report.format) == (Style.CONTRAST, "plain")
 
 
-def test_plain_facts_as_triples_and_with_answers_of_the_neighbors_own() -> None:
+def test_plain_facts_may_be_triples_with_neighbors_answers() -> None:
     record = {
         "subject": "Lyon",
         "relation": "city_country",
@@ -214,7 +214,7 @@ def test_texts_are_in_normal_form() -> None:
 
 
 @pytest.mark.parametrize("name", atlas.SUITES)
-def test_bundled_suites_by_name(name: str) -> None:
+def test_bundled_suites_are_found_by_name(name: str) -> None:
     suite = load_suite(name)
     assert suite.report.kept == suite.report.records == len(suite.cases) > 300
     assert suite.report.format == ("zsre" if "zsre" in name else "counterfact")

@@ -29,7 +29,7 @@ def case_of(record: Record, **options: Any) -> Any:
 # ---------------------------------------------------------------- questions
 
 
-def test_portability_of_zsre() -> None:
+def test_portability_questions_of_zsre_are_kept() -> None:
     """As EasyEdit adds it: one question in fields of its own; or as KnowEdit writes it."""
     one = {"Recalled Relation": "(a, b, c)", "New Question": "Where is it?", "New Answer": "Ohio"}
     assert case_of(ZSRE | {"portability": one}).portability == (Question("Where is it?", "Ohio"),)
@@ -41,7 +41,7 @@ def test_portability_of_zsre() -> None:
 
 
 @pytest.mark.parametrize("loc", ["nq question: who sang it", "nq question: who sang it?"])
-def test_one_question_mark_is_enough(loc: str) -> None:
+def test_a_second_question_mark_is_not_added(loc: str) -> None:
     [question] = case_of(changed(ZSRE, "loc", loc)).unrelated
     assert question.prompt == "nq question: who sang it?"
 
@@ -105,7 +105,9 @@ def test_prompts_are_filled_in_with_the_subject(record: Record, field: str, read
         ("New York", "Where is New\u00a0York?", "New\u00a0York"),
     ],
 )
-def test_subjects_that_are_spelled_otherwise(subject: str, prompt: str, as_written: str) -> None:
+def test_subjects_spelled_otherwise_are_found_and_counted(
+    subject: str, prompt: str, as_written: str
+) -> None:
     """The edit is made on the text as it stands, so that the prompt is what was asked."""
     suite = load_suite(stream([KNOWEDIT_ZSRE | {"subject": subject, "prompt": prompt}]))
     [case] = suite.cases
@@ -113,7 +115,7 @@ def test_subjects_that_are_spelled_otherwise(subject: str, prompt: str, as_writt
     assert suite.report.adapted == {"subject_spelling": 1}
 
 
-def test_no_subject_names_record_field_and_reason() -> None:
+def test_a_missing_subject_names_record_field_and_reason() -> None:
     suite = load_suite(stream([KNOWEDIT_ZSRE, changed(KNOWEDIT_ZSRE, "prompt", "Which is it?")]))
     [problem] = suite.report.problems
     assert (problem.line, problem.record, problem.field) == (3, 1, "prompt")
@@ -197,7 +199,7 @@ def test_a_row_that_was_cut_is_dropped_and_counted() -> None:
         ('{"data": [' + json.dumps(PLAIN) + '],\n"rows": []}', 2, "two_lists"),
     ],
 )
-def test_wrappings_that_are_broken(content: str, line: int, code: str) -> None:
+def test_broken_wrappings_are_refused(content: str, line: int, code: str) -> None:
     with pytest.raises(InvalidSuite) as caught:
         load_suite(stream(content), drop_bad=True)
     [problem] = caught.value.problems
@@ -218,7 +220,7 @@ def test_a_list_of_records_under_another_name_is_told_the_names() -> None:
 
 
 @pytest.mark.parametrize("between", ["", " ", "\t"])
-def test_objects_may_stand_side_by_side_in_a_line(between: str) -> None:
+def test_several_objects_in_a_line_are_read(between: str) -> None:
     one = json.dumps(PLAIN)
     assert load_suite(stream(f"{one}{between}{one}\n{one}")).report.records == 3
 
@@ -236,7 +238,7 @@ def test_every_prompt_of_a_list_in_a_list_is_asked() -> None:
     assert found == (Question("a", "x"), Question("b", "x"), Question("c", "y"))
 
 
-def test_zsre_may_have_lists() -> None:
+def test_zsre_may_have_lists_of_questions() -> None:
     lists = {"rephrase": ["a", "b"], "loc": ["c", "d?"], "loc_ans": ["x", ["y", "z"]]}
     case = case_of(ZSRE | lists)
     assert case.paraphrase_prompts == ("a", "b")

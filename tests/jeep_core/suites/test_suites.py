@@ -165,7 +165,7 @@ def test_a_file_that_cannot_be_read_says_from_which_line_on(
     assert (problem.line, problem.code) == (line, code)
 
 
-def test_csv_rows_with_too_many_cells_or_no_list() -> None:
+def test_csv_rows_with_wrong_cells_are_refused() -> None:
     header = "subject,prompt,target_new,target_true,paraphrase_prompts\n"
     rows = "Lyon,Lyon is in,Japan,France,\nLyon,x,y,z,a,b\nLyon,Lyon is,Japan,France,[a\n"
     with pytest.raises(InvalidSuite) as caught:
@@ -224,7 +224,7 @@ def test_a_format_can_be_named() -> None:
         load_suite(stream([PLAIN]), format="x")
 
 
-def test_a_source_that_is_not_there(tmp_path: Path) -> None:
+def test_a_source_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(JeepError, match=r"neither a file nor a bundled suite.*atlas-zsre"):
         load_suite("no-suite")
     with pytest.raises(JeepError, match="cannot be read"):
@@ -249,14 +249,14 @@ def hub(tmp_path: Path) -> Callable[..., Path]:
     return add
 
 
-def test_a_suite_from_the_hub(hub: Callable[..., Path]) -> None:
+def test_a_suite_is_loaded_from_the_hub(hub: Callable[..., Path]) -> None:
     cache = hub("data/facts.json", "README.md")
     for reference in ("hub:owner/facts", "hub:owner/facts/data/facts.json"):
         path = hub_file(reference, cache, local_only=True)
         assert load_suite(path).cases == (PLAIN_CASE,)
 
 
-def test_hub_ids_that_lead_nowhere(hub: Callable[..., Path]) -> None:
+def test_hub_ids_that_lead_nowhere_are_refused(hub: Callable[..., Path]) -> None:
     cache = hub("a.json", "b.csv")
     wrong = {
         "hub:owner": "a hub id is",

@@ -62,7 +62,7 @@ def test_a_tokenizer_without_an_end_stays_as_it_is(kind: str) -> None:
 
 
 @pytest.mark.parametrize("nested", [False, True])
-def test_what_a_model_publishes_ends_no_text(nested: bool) -> None:
+def test_published_tokenizers_end_no_text(nested: bool) -> None:
     base = tiny.random_model("llama")
     same = wrap("same", base.model, tiny.tokenizer("sentencepiece"))
     assert same.model_hash == base.model_hash

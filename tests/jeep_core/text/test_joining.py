@@ -68,7 +68,7 @@ def test_the_texts_decide_on_the_blank(prompt: str, answer: str, text: str) -> N
     assert join_of(prompt, answer) == ("space" if f"{prompt} {answer}" == text else "none")
 
 
-def test_the_request_can_say_it() -> None:
+def test_the_request_can_decide_on_the_blank() -> None:
     assert joined("is in", "France", "none") == "is inFrance"
     assert joined("首都は", "東京", "space") == "首都は 東京"
     assert joined("A:\n", "France", "space") == "A:\n France"

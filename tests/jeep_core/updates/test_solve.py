@@ -49,7 +49,7 @@ def assert_close(found: torch.Tensor, expected: NDArray[np.float64]) -> None:
 
 @pytest.mark.parametrize("m", [1, 5, 19, 20, 21, 60])
 @pytest.mark.parametrize("p", [0, 3, 30])
-def test_equals_the_plain_formula(m: int, p: int) -> None:
+def test_the_update_equals_the_plain_formula(m: int, p: int) -> None:
     """Both forms: m + p on either side of half of d_ff."""
     keys, residuals = random(m, D_FF), random(m, D, seed=2)
     previous = random(p, D_FF, seed=3) if p else None

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from support.library import tiny
-from test_editors import FACTS, JEEP, MEMIT, PREFIXES, context_of
+from support.library.closed_form import FACTS, JEEP, MEMIT, PREFIXES, context_of
 
 from jeep_core.editors import create
 from jeep_core.editors.alphaedit.hparams import AlphaEditHParams
@@ -105,7 +105,7 @@ def test_a_killed_computation_goes_on_where_its_last_chunk_ended(
     assert counted == [1, 1, 1, 1]  # the third was begun, and is begun again
 
 
-def test_a_damaged_file_counts_for_nothing(
+def test_a_damaged_file_is_computed_again(
     gptj: LoadedModel, tmp_path: Path, counted: list[int]
 ) -> None:
     facts, objective = facts_of(gptj), objective_of("jeep", JEEP)
@@ -117,7 +117,9 @@ def test_a_damaged_file_counts_for_nothing(
     assert counted == [3, 3]
 
 
-def test_what_values_depend_on(gptj: LoadedModel, llama: LoadedModel) -> None:
+def test_the_key_of_a_value_names_everything_it_depends_on(
+    gptj: LoadedModel, llama: LoadedModel
+) -> None:
     """Not on λ, spread or the layers below a region's last, nor on what the editor is called."""
     key = set_key(gptj, objective_of("memit", MEMIT))
     low = {**LOW, "layers": [2], "spread": "sqrt", "moment_weight": 1}
@@ -134,7 +136,7 @@ def test_what_values_depend_on(gptj: LoadedModel, llama: LoadedModel) -> None:
     assert set_key(llama, objective_of("memit", MEMIT)) != key
 
 
-def test_a_fact_behind_other_prefixes_is_another(gptj: LoadedModel) -> None:
+def test_a_fact_after_other_prefixes_has_another_key(gptj: LoadedModel) -> None:
     fact = facts_of(gptj)[0]
     fewer = FactTokens(fact.rows[:2], fact.kl)
     longer = FactTokens([*fact.rows[:2], fact.rows[1]], fact.kl)

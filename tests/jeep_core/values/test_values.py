@@ -88,7 +88,7 @@ def test_every_step_equals_a_plain_recomputation(base: LoadedModel, sites: str) 
     assert values.delta_low.norm(dim=1).min() > 1
 
 
-def test_the_literal_reading_of_the_high_target(base: LoadedModel) -> None:
+def test_the_high_target_can_be_read_literally(base: LoadedModel) -> None:
     """h* + δ* instead of the state at the optimum; nothing else differs."""
     facts, short = tokens(base)[:2], replace(TWO_SITES, n_steps=3)
     literal = assert_equals_plain(base, facts, replace(short, high_target="literal"))
@@ -182,7 +182,7 @@ def test_waiting_facts_take_the_place_of_finished_ones(base: LoadedModel, limit:
     assert len(sizes) < sum(sizes) / limit + int(values.steps.max())
 
 
-def test_memory_is_bounded(gptj: LoadedModel) -> None:
+def test_batches_stay_within_the_memory_limit(gptj: LoadedModel) -> None:
     """Memory for two facts: never three together, and the count gives the memory held."""
     alone = optimise(ModelView(gptj), tokens(gptj), TWO_SITES, batch_facts=1)
     together = optimise(ModelView(gptj), tokens(gptj), TWO_SITES)
@@ -194,7 +194,7 @@ def test_memory_is_bounded(gptj: LoadedModel) -> None:
     assert_same(bounded, together)
 
 
-def test_bfloat16_products_come_near(gptj: LoadedModel) -> None:
+def test_bfloat16_products_are_close_to_float32(gptj: LoadedModel) -> None:
     low = optimise(ModelView(gptj), tokens(gptj), replace(TWO_SITES, compute_dtype="bfloat16"))
     full = optimise(ModelView(gptj), tokens(gptj), TWO_SITES)
     assert low.delta_low.dtype == torch.float32
@@ -285,7 +285,7 @@ def test_memory_that_runs_out_during_a_step_halves_too(gptj: LoadedModel) -> Non
     assert_same(values, optimise(ModelView(gptj), tokens(gptj), TWO_SITES))
 
 
-def test_a_loss_that_is_not_finite_is_said_with_its_fact_and_layer(gptj: LoadedModel) -> None:
+def test_a_loss_that_is_not_finite_names_its_fact_and_layer(gptj: LoadedModel) -> None:
     """A word that only the first fact has is broken."""
     facts = [tokens(gptj)[0], tokens(gptj)[2]]
     others = {i for row in (*facts[1].rows, facts[1].kl) for i in row.ids}
@@ -301,7 +301,7 @@ def test_a_loss_that_is_not_finite_is_said_with_its_fact_and_layer(gptj: LoadedM
 
 
 @pytest.mark.parametrize("rate", [1e25, 1e300])
-def test_a_step_beyond_numbers_is_said(gptj: LoadedModel, rate: float) -> None:
+def test_a_step_that_is_not_finite_is_reported(gptj: LoadedModel, rate: float) -> None:
     """Its length is infinite: brought back to the limit, it would be zero."""
     objective = replace(ONE_SITE, learning_rate=rate)
     with pytest.raises(NumericalError, match="the loss after 1 steps is not finite"):
@@ -309,7 +309,9 @@ def test_a_step_beyond_numbers_is_said(gptj: LoadedModel, rate: float) -> None:
 
 
 @pytest.mark.parametrize("sites", OBJECTIVES)
-def test_without_prefixes_and_without_tokens_to_the_left(gpt2: LoadedModel, sites: str) -> None:
+def test_facts_without_prefixes_or_left_context_are_optimised(
+    gpt2: LoadedModel, sites: str
+) -> None:
     """A subject that is the first token: nothing is cached to its left."""
     fact = Fact("Paris", "{} is", "old")
     facts = [FactTokens(*fact_rows(gpt2.tokenizer, fact, [""]))]

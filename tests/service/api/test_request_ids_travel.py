@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 from support.service.bundled_model import BASE_WEIGHTS
-from support.service.edit_lane import Worker
+from support.service.played_worker import Worker
 
 from service.ops import logs
 from service.queue import connect
@@ -35,7 +35,7 @@ def lines() -> Iterator[io.StringIO]:
     logger.setLevel(level)
 
 
-def test_from_the_request_to_the_end_of_its_job(
+def test_a_request_id_follows_its_job_to_the_end(
     http: httpx.Client, model: Store, valkey: str, lines: io.StringIO
 ) -> None:
     headers = {"X-Request-Id": "mine"}

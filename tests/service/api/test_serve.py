@@ -116,7 +116,7 @@ def jeep(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_a_taken_port(tmp_path: Path) -> None:
+def test_a_port_in_use_is_named(tmp_path: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -128,7 +128,7 @@ def test_a_taken_port(tmp_path: Path) -> None:
             assert f"port {port} of 127.0.0.1 is taken" in shown.stderr
 
 
-def test_a_taken_store(tmp_path: Path) -> None:
+def test_a_store_in_use_is_named(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "s")
     with store.serve_lock():
         shown = jeep("serve", "--port", "0", "--store", str(tmp_path / "s"))
@@ -170,7 +170,7 @@ def test_the_api_alone_stops_cleanly(number: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("auth", "said"), [("keys", "jeep keys create"), ("off", "JEEP_AUTH")])
-def test_it_says_who_may_ask(auth: str, said: str, tmp_path: Path) -> None:
+def test_the_service_prints_who_has_access(auth: str, said: str, tmp_path: Path) -> None:
     settings = make_settings(tmp_path / "my store", "redis://127.0.0.1:1/0")
     settings = settings.model_copy(update={"auth": auth})
     store = Store.open(settings.store)
@@ -189,7 +189,7 @@ def test_a_worker_does_not_get_the_key_of_a_client(
     assert "jeep_secret" not in supervisor(stub, [], threading.Event())._environment.values()
 
 
-def test_addresses() -> None:
+def test_the_printed_address_can_be_opened() -> None:
     with listening("127.0.0.1", 0) as sock:
         port = sock.getsockname()[1]
         assert url_of("0.0.0.0", sock) == f"http://127.0.0.1:{port}"

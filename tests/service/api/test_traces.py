@@ -12,7 +12,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from support.service.bundled_model import BASE_WEIGHTS
-from support.service.edit_lane import Worker
+from support.service.played_worker import Worker
 from support.service.scripted_worker import ScriptedWorker
 from support.service.serving import running
 
@@ -86,7 +86,7 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], dict[str
         ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "true"}, None),
     ],
 )
-def test_the_standard_variables_decide(
+def test_the_standard_variables_decide_on_the_exporter(
     variables: dict[str, str], exporter: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in variables.items():
@@ -135,7 +135,7 @@ def test_an_unknown_exporter_does_not_stop_the_service(
 def test_without_the_variables_no_exporter_is_imported() -> None:
     code = (
         "import sys, service.serve\n"
-        "from service import tracing\n"
+        "from service.ops import tracing\n"
         "tracing.configure('api')\n"
         "with tracing.span('edit', None): tracing.event('optimise')\n"
         "print([m for m in sys.modules if m.startswith('opentelemetry.exporter')])\n"

@@ -1,12 +1,10 @@
 """The command line as a client of a running api."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support.service.command import jeep, jeep_process
 from support.service.scripted_worker import ScriptedWorker
 from typer.testing import CliRunner
 
@@ -15,21 +13,14 @@ from service.cli import app, common
 FACT = {"subject": "Lyon", "prompt": "{} is a city in the country of", "target_new": "Italy"}
 
 
-def jeep(url: str, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "service.cli", *arguments, "--url", url]
-    environment = {**os.environ, "COLUMNS": "200"}
-    return subprocess.run(
-        command, input=stdin, capture_output=True, text=True, timeout=60, env=environment,
-        check=False,
-    )  # fmt: skip
-
-
-def test_the_whole_path(url: str, worker: ScriptedWorker, tmp_path: Path) -> None:
+def test_facts_are_edited_asked_exported_and_rolled_back(
+    url: str, worker: ScriptedWorker, tmp_path: Path
+) -> None:
     file = tmp_path / "facts.jsonl"
     file.write_text(json.dumps(FACT) + "\n" + json.dumps({**FACT, "subject": "[b]Nice"}))
     parted = json.dumps({**FACT, "prompt": "{} lies\u2028in"}, ensure_ascii=False)
     stdin = f"{parted}\n{json.dumps(FACT)}"  # U+2028 ends no line of JSON
-    assert jeep(url, "edit", "-", "--dry-run", stdin=stdin).returncode == 0
+    assert jeep_process(url, "edit", "-", "--dry-run", stdin=stdin).returncode == 0
     plan = jeep(url, "edit", str(file), "--dry-run")
     assert "jeep-atlas-gptj" in plan.stdout, plan.stderr
     edited = jeep(url, "edit", str(file), "--name", "one", "--hparams", '{"n_steps": 3}')
@@ -49,7 +40,7 @@ def test_the_whole_path(url: str, worker: ScriptedWorker, tmp_path: Path) -> Non
     assert "v0 → v2" in jeep(url, "edit", "-", stdin=stdin).stdout
 
 
-def test_versions_that_become_head(
+def test_activating_and_reverting_move_head(
     url: str, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(common.out, "width", 200)
@@ -141,7 +132,7 @@ def test_models_are_listed_with_their_presets(
         (("probes", "files", "probe_1", "/nowhere"), 1, "unknown_probe"),
     ],
 )
-def test_refusals(
+def test_a_refused_command_names_the_mistake_and_fails(
     arguments: tuple[str, ...], code: int, said: str, url: str, worker: ScriptedWorker
 ) -> None:
     shown = jeep(url, *arguments, stdin="[]")
@@ -149,7 +140,8 @@ def test_refusals(
     assert "Traceback" not in shown.stderr
 
 
-def test_nobody_is_there() -> None:
-    shown = jeep("http://127.0.0.1:9", "snapshots")
+def test_a_command_without_a_service_says_so() -> None:
+    shown = jeep_process("http://127.0.0.1:9", "snapshots")
     assert shown.returncode == 1
+    assert "Traceback" not in shown.stderr
     assert "cannot be reached" in shown.stderr

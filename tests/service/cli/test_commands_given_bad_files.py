@@ -55,31 +55,31 @@ def clear(result: Result, name: str) -> None:
 
 @pytest.mark.parametrize("kind", BAD)
 @pytest.mark.parametrize("command", [("edit",), ("probes", "run", "--facts")])
-def test_facts(tmp_path: Path, command: tuple[str, ...], kind: str) -> None:
+def test_a_bad_file_of_facts_is_named(tmp_path: Path, command: tuple[str, ...], kind: str) -> None:
     BAD[kind](tmp_path / "given")
     clear(run(*command, str(tmp_path / "given"), *NOBODY), "given")
 
 
 @pytest.mark.parametrize("kind", ["missing", "a folder", "unreadable"])
-def test_a_suite(tmp_path: Path, kind: str) -> None:
+def test_a_bad_suite_is_named(tmp_path: Path, kind: str) -> None:
     BAD[kind](tmp_path / "given")
     clear(run("suites", "add", "mine", str(tmp_path / "given"), *NOBODY), "given")
 
 
 @pytest.mark.parametrize("kind", ["empty", "garbage", "text", "missing", "a folder", "unreadable"])
-def test_a_key_file(tmp_path: Path, kind: str) -> None:
+def test_a_bad_key_file_is_named(tmp_path: Path, kind: str) -> None:
     BAD[kind](tmp_path / "given")
     result = run("jobs", "--key-file", str(tmp_path / "given"), *NOBODY)
     clear(result, "JEEP_KEY_FILE")
 
 
 @pytest.mark.parametrize("options", ["[]", "5", "{", '"x"'])
-def test_options_of_a_training(options: str) -> None:
+def test_bad_options_of_a_training_are_named(options: str) -> None:
     clear(run("submit-hypernetwork", "mend", "--options", options, *NOBODY), "--options")
 
 
 @pytest.mark.parametrize("url", ["http://[::", "nonsense", "ftp://x", "http://127.0.0.1:9"])
-def test_an_address(url: str) -> None:
+def test_a_bad_address_is_named(url: str) -> None:
     clear(run("jobs", "--url", url), "")
 
 
@@ -97,7 +97,7 @@ def test_an_address(url: str) -> None:
     ],
     ids=lambda command: " ".join(command),
 )
-def test_a_store_that_is_none(
+def test_a_path_that_is_no_store_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], kind: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -116,7 +116,7 @@ def test_a_store_that_is_none(
     ],
     ids=lambda command: " ".join(command),
 )
-def test_a_store_whose_mark_is_damaged(
+def test_a_store_with_a_damaged_mark_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], kind: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -128,7 +128,7 @@ def test_a_store_whose_mark_is_damaged(
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_backup_whose_list_is_damaged(tmp_path: Path, kind: str) -> None:
+def test_a_backup_with_a_damaged_list_is_named(tmp_path: Path, kind: str) -> None:
     folder = tmp_path / "given"
     folder.mkdir()
     BAD[kind](folder / "backup.json")
@@ -136,7 +136,7 @@ def test_a_backup_whose_list_is_damaged(tmp_path: Path, kind: str) -> None:
     clear(result, "given")
 
 
-def test_a_backup_into_a_file_and_a_key_into_a_folder(tmp_path: Path) -> None:
+def test_a_backup_into_a_file_and_a_key_into_a_folder_are_refused(tmp_path: Path) -> None:
     Store.open(tmp_path / "store")
     (tmp_path / "given").touch()
     given = ("--store", str(tmp_path / "store"))
@@ -157,7 +157,7 @@ def test_a_backup_into_a_file_and_a_key_into_a_folder(tmp_path: Path) -> None:
         "models",
     ],
 )
-def test_a_wrong_setting_before_a_command_of_the_library(command: str) -> None:
+def test_a_wrong_setting_stops_a_command_of_the_library(command: str) -> None:
     clear(run(*command.split(), JEEP_PORT="many"), "JEEP_PORT")
 
 
@@ -169,7 +169,7 @@ RELATIONS = {
 
 
 @pytest.mark.parametrize("kind", RELATIONS)
-def test_relations_that_are_none(tmp_path: Path, kind: str) -> None:
+def test_a_file_that_has_no_relations_is_refused(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "given"
     RELATIONS[kind](path)
     with pytest.raises(SettingsError, match=r"^JEEP_RELATIONS: .*given") as found:

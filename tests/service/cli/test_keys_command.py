@@ -26,7 +26,9 @@ def jeep(*arguments: str) -> int:
     return app(list(arguments), standalone_mode=False) or 0
 
 
-def test_create_list_revoke(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_keys_are_created_listed_and_revoked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     store = ("--store", str(tmp_path / "store"))
     assert jeep("keys", "create", "me", *store) == 0
     shown = capsys.readouterr()
@@ -77,7 +79,7 @@ def test_a_key_into_a_file_that_only_its_owner_reads(
         (("revoke", "nobody"), "nobody"),
     ],
 )
-def test_refusals(
+def test_wrong_keys_commands_are_refused(
     arguments: tuple[str, str], said: str, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert jeep("keys", *arguments, "--store", str(store.root)) != 0

@@ -15,7 +15,9 @@ from service.settings import Settings
 FACTS = [{"subject": "Lyon", "prompt": "{} is a city in the country of", "target_new": "Italy"}]
 
 
-def test_the_whole_path(client: Client, worker: ScriptedWorker, tmp_path: Path) -> None:
+def test_the_client_edits_asks_exports_and_rolls_back(
+    client: Client, worker: ScriptedWorker, tmp_path: Path
+) -> None:
     client.wait_ready(10)
     assert client.plan(FACTS).facts[0].subject == "Lyon"
     heard: list[tuple[JobStatus, Progress]] = []
@@ -54,7 +56,7 @@ def test_errors_carry_the_problem(client: Client, worker: ScriptedWorker) -> Non
     assert unknown.value.problem.status == 404
 
 
-def test_waiting_has_an_end(client: Client, worker: ScriptedWorker) -> None:
+def test_waiting_ends_after_its_timeout(client: Client, worker: ScriptedWorker) -> None:
     worker.go.clear()
     job = client.edit(FACTS)
     with pytest.raises(JobTimeout):
@@ -121,7 +123,7 @@ def test_an_answer_that_was_lost_is_asked_again(
     assert len(list(worker.store.jobs())) == 1
 
 
-def test_nobody_is_there() -> None:
+def test_a_client_without_a_service_says_so() -> None:
     with Client("http://127.0.0.1:9") as nobody:
         assert not nobody.ready()
         with pytest.raises(httpx.TransportError):

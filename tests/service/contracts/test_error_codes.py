@@ -79,13 +79,13 @@ def example(cls: type[BaseException]) -> Any:
 
 
 @pytest.mark.parametrize("cls", ours(), ids=lambda cls: cls.__name__)
-def test_its_code_is_in_the_table(cls: type[Exception]) -> None:
+def test_the_code_of_every_exception_is_in_the_table(cls: type[Exception]) -> None:
     assert issubclass(cls, Coded)
     assert cls.code in STATUS or cls.code in JOB_ONLY
 
 
 @pytest.mark.parametrize("cls", ours(), ids=lambda cls: cls.__name__)
-def test_it_comes_back_from_pickle_as_it_was(cls: type[Exception]) -> None:
+def test_every_exception_survives_pickling(cls: type[Exception]) -> None:
     error = example(cls)
     back = pickle.loads(pickle.dumps(error))
     assert type(back) is cls
@@ -93,11 +93,11 @@ def test_it_comes_back_from_pickle_as_it_was(cls: type[Exception]) -> None:
     assert vars(back) == vars(error)
 
 
-def test_there_are_some() -> None:
+def test_the_exceptions_of_all_packages_are_found() -> None:
     assert len(ours()) > 40
 
 
-def test_no_code_is_both() -> None:
+def test_no_code_belongs_to_both_tables() -> None:
     assert not JOB_ONLY & STATUS.keys()
 
 

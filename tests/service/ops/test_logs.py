@@ -51,7 +51,7 @@ def test_a_json_line_says_when_where_and_what(log_as) -> None:
     }
 
 
-def test_a_text_line_has_the_same(log_as) -> None:
+def test_a_text_line_says_when_where_and_what(log_as) -> None:
     logger, written = log_as("text")
     with logs.bound(request_id="req_1", job_id=None):
         logger.warning("%s facts", 3)
@@ -108,7 +108,7 @@ def test_a_traceback_shows_no_values(log_as, kind: Literal["json", "text"]) -> N
 def test_a_process_writes_nothing_but_json_lines() -> None:
     code = (
         "import logging, warnings\n"
-        "from service import logs\n"
+        "from service.ops import logs\n"
         "from service.settings import Settings\n"
         "logs.configure(Settings(log_format='json', log_level='info'), 'api')\n"
         "logging.getLogger('service.api').info('ours')\n"

@@ -102,7 +102,7 @@ class TestRequests:
         with pytest.raises(WorkerGone):
             await asyncio.wait_for(asking, 5)
 
-    async def test_after_the_deadline_nobody_waits(self, api: AsyncQueue, client: Redis) -> None:
+    async def test_waiting_ends_at_the_deadline(self, api: AsyncQueue, client: Redis) -> None:
         client.set(KEYS.worker, beat().model_dump_json())
         with pytest.raises(RequestTimeout):
             await anext(api.ask(ask_for(0.2)))
@@ -141,7 +141,7 @@ class TestRequests:
         assert [reply async for reply in api.ask(second)] == [last]
         assert 0 < client.ttl(KEYS.reply(first.id)) <= REPLY_TTL_S
 
-    async def test_it_is_asked_at_once_whose_clients_have_gone(
+    async def test_departed_clients_of_many_requests_are_found_in_one_call(
         self, api: AsyncQueue, client: Redis
     ) -> None:
         ids = [ask_for(5).id for _ in range(4)]

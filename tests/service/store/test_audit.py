@@ -57,7 +57,7 @@ def test_what_looks_like_a_new_line_in_a_target_makes_none(store: Store) -> None
     assert (store.root / "audit.jsonl").read_bytes().count(b"\n") == 1
 
 
-def test_many_writers(store: Store) -> None:
+def test_lines_of_simultaneous_writers_stay_whole(store: Store) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda n: Store.open(store.root).audit(entry(str(n))), range(100)))
     assert sorted(map(int, targets(store))) == list(range(100))

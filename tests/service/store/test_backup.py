@@ -72,7 +72,7 @@ class TestBackUpAndRestore:
         assert backup.head == restored.head().version == restored.resolve("first")
         assert backup.weights_sha256 == "1"
 
-    def test_it_may_share_a_queue_server_with_the_old_one(
+    def test_a_restored_store_may_share_the_queue_server_of_the_old_one(
         self, edited: Store, tmp_path: Path
     ) -> None:
         back_up(edited, tmp_path / "backup")
@@ -112,7 +112,7 @@ class TestTheSameFolderAgain:
         restore(tmp_path / "backup", tmp_path / "elsewhere")
         assert content(tmp_path / "elsewhere") == content(edited.root)
 
-    def test_what_the_store_has_no_more_goes(self, edited: Store, tmp_path: Path) -> None:
+    def test_files_the_store_no_longer_has_are_removed(self, edited: Store, tmp_path: Path) -> None:
         stray = edited.put_tensor("stray", "U8", [3], b"abc")
         back_up(edited, tmp_path / "backup")
         edited.sweep()
@@ -313,7 +313,7 @@ class TestRefusals:
             restore(backup, tmp_path / "elsewhere")
 
 
-def test_the_commands(edited: Store, tmp_path: Path) -> None:
+def test_backup_and_restore_commands_report_what_they_did(edited: Store, tmp_path: Path) -> None:
     run: Callable[..., str] = lambda *words: CliRunner().invoke(app, [*map(str, words)]).output  # noqa: E731
     folder = tmp_path / "backup"
     assert "head v1" in run("backup", folder, "--store", edited.root)

@@ -109,7 +109,9 @@ def damaged(store: Store, damage: Damage, version: str = "v2") -> Store:
 
 @pytest.mark.parametrize("damage", DAMAGES)
 class TestEveryDamage:
-    def test_the_others_are_listed_and_it_is_named(self, stored: Store, damage: Damage) -> None:
+    def test_a_damaged_version_is_named_and_the_others_listed(
+        self, stored: Store, damage: Damage
+    ) -> None:
         store = damaged(stored, damage)
         assert [one.id for one in store.versions()] == ["v3", "v1", "v0"]
         [(version, what)] = store.damaged_versions().items()
@@ -217,13 +219,13 @@ class TestRepair:
         assert (done.folder, done.tensors) == (f"damaged/{version}", 0)
         assert stored.has_tensor(shared[0])
 
-    def test_a_second_time_takes_another_folder(self, stored: Store) -> None:
+    def test_a_second_repair_takes_another_folder(self, stored: Store) -> None:
         repair(damaged(stored, cut_off))
         shutil.copytree(stored.root / "damaged" / "v2", stored.root / "versions" / "v2")
         [done] = repair(Store.open(stored.root))
         assert done.folder == "damaged/v2-2"
 
-    def test_there_must_be_no_worker(self, stored: Store) -> None:
+    def test_a_repair_is_refused_while_a_worker_runs(self, stored: Store) -> None:
         store = damaged(stored, cut_off)
         with Store.open(store.root).worker_lock(), pytest.raises(StoreBusy):
             repair(store)
@@ -263,7 +265,7 @@ class TestWhatIsBuiltOnIt:
             store.thin("v1")
 
 
-def test_it_is_logged_once(stored: Store, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_version_is_logged_once(stored: Store, caplog: pytest.LogCaptureFixture) -> None:
     store = damaged(stored, cut_off)
     with caplog.at_level(logging.ERROR):
         for _ in range(3):
@@ -279,7 +281,9 @@ class TestCommands:
         shown = CliRunner().invoke(app, [*arguments])
         return shown.exit_code, shown.output.replace("\n", " ")
 
-    def test_backup_and_restore(self, stored: Store, tmp_path: Path) -> None:
+    def test_commands_back_up_and_restore_a_damaged_store(
+        self, stored: Store, tmp_path: Path
+    ) -> None:
         store = damaged(stored, null_for_a_number)
         folder = str(tmp_path / "backup")
         code, said = self.run("backup", folder, "--store", str(store.root))
@@ -290,14 +294,14 @@ class TestCommands:
         assert code == 0
         assert "cannot be read, as in the store that was backed up: v2" in said
 
-    def test_gc_and_du(self, stored: Store) -> None:
+    def test_gc_and_du_work_on_a_damaged_store(self, stored: Store) -> None:
         store = damaged(stored, null_for_a_number)
         code, said = self.run("store", "gc", "--dry-run", "--keep", "1", "--store", str(store.root))
         assert code == 0
         assert "damaged:" in said
         assert self.run("store", "du", "--store", str(store.root))[0] == 0
 
-    def test_verify(self, stored: Store) -> None:
+    def test_the_verify_command_names_a_damaged_version(self, stored: Store) -> None:
         stored.name_version("mine", "v2")
         store = damaged(damaged(stored, cut_off), cut_off, aside(stored, 7))
         code, said = self.run("store", "verify", "--repair", "--store", str(store.root))

@@ -52,7 +52,7 @@ def test_another_question_about_a_subject_is_another_fact(based: Store) -> None:
     assert [one.state for one in facts_of(based.lineage(two))] == ["live", "live"]
 
 
-def test_a_line_is_parted_at_a_batch(based: Store) -> None:
+def test_a_line_of_versions_is_split_at_a_batch(based: Store) -> None:
     one = add_version(based, edit_id="a")
     two = add_version(based, one, edit_id="b")
     three = add_version(based, two, edit_id="c")

@@ -125,14 +125,16 @@ class TestHead:
         return based
 
     @pytest.mark.parametrize("damage", [damaged, Path.unlink])
-    def test_any_process_reads_it(self, moved: Store, damage: Callable[[Path], None]) -> None:
+    def test_every_process_reads_head_from_the_reflog(
+        self, moved: Store, damage: Callable[[Path], None]
+    ) -> None:
         damage(moved.root / "head.json")
         head = Store.open(moved.root).head()
         assert (head.version, head.job_id) == ("v2", "job_1")
         assert head.move == moved.reflog()[-1]
 
     @pytest.mark.parametrize("damage", [damaged, Path.unlink])
-    def test_the_next_start_writes_it(
+    def test_the_next_start_writes_a_lost_head(
         self, moved: Store, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
     ) -> None:
         damage(moved.root / "head.json")
@@ -146,14 +148,16 @@ class TestHead:
         assert verify(store).findings == []
 
     @pytest.mark.parametrize("damage", [damaged, Path.unlink])
-    def test_the_next_commit_writes_it(self, moved: Store, damage: Callable[[Path], None]) -> None:
+    def test_the_next_commit_writes_a_lost_head(
+        self, moved: Store, damage: Callable[[Path], None]
+    ) -> None:
         damage(moved.root / "head.json")
         assert not moved.is_replaced()
         move(moved, "v1", expected="v2", fence=3)
         assert Store.open(moved.root).head().version == "v1"
         assert [one.to for one in moved.reflog()] == ["v0", "v1", "v2", "v1"]
 
-    def test_without_the_reflog_s_last_line_nobody_guesses(self, moved: Store) -> None:
+    def test_head_is_not_guessed_without_the_reflog_s_last_line(self, moved: Store) -> None:
         damaged(moved.root / "head.json")
         lines = (moved.root / "reflog.jsonl").read_bytes().splitlines(keepends=True)
         (moved.root / "reflog.jsonl").write_bytes(b"".join([*lines[:-1], b"{}\n"]))

@@ -157,7 +157,7 @@ class TestBytes:
 
 
 class TestWhatStays:
-    def test_the_newest_named_staged_and_wanted_versions_and_head(
+    def test_newest_named_staged_and_wanted_versions_and_head_keep_their_tensors(
         self, base: LoadedModel, chain: Store
     ) -> None:
         chain.name_version("good", "v1")
@@ -176,7 +176,7 @@ class TestWhatStays:
         Keeper(base, chain, newest=1).collect()
         assert dropped(chain) == ["v4", "v5"]
 
-    def test_what_a_job_names_stays(
+    def test_versions_that_a_job_names_keep_their_tensors(
         self, base: LoadedModel, chain: Store, make_job: MakeJob
     ) -> None:
         chain.name_version("good", "v2")
@@ -197,7 +197,7 @@ class TestWhatStays:
         assert all(chain.has_tensor(ref) for ref in shared)
         assert dropped(chain) == ["v2", "v3", "v4"]
 
-    def test_versions_in_memory_stay(self, base: LoadedModel, chain: Store) -> None:
+    def test_versions_in_memory_keep_their_tensors(self, base: LoadedModel, chain: Store) -> None:
         views = VersionViews(base, chain)
         views.get("v2")
         Keeper(base, chain, newest=1, busy=views.in_use).collect()
@@ -321,7 +321,7 @@ class TestRollback:
         assert_all_versions_answer(base, store)
 
     @pytest.mark.parametrize("point", range(14))
-    def test_during_a_round(
+    def test_a_rollback_during_a_round_is_served(
         self, client: Redis, base: LoadedModel, chain: Store, point: int
     ) -> None:
         requests, steps = self.requests(base, chain), list[int]()
@@ -346,7 +346,7 @@ class TestRollback:
     )
     @pytest.mark.parametrize("when", ["before", "after"])
     @pytest.mark.parametrize("thin", [False, True])
-    def test_a_round_during_it(
+    def test_a_round_during_a_rollback_drops_nothing_needed(
         self,
         client: Redis,
         base: LoadedModel,
@@ -388,7 +388,7 @@ class TestRollback:
         assert chain.head().version == staged
         assert not chain.missing(chain.version(staged))
 
-    def test_a_full_disk_keeps_nobody_from_going_back(
+    def test_a_rollback_works_on_a_full_disk(
         self, client: Redis, base: LoadedModel, chain: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         Keeper(base, chain, newest=1).collect()

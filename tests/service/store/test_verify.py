@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from support.library.tiny import random_model
-from support.service.edit_lane import edit_job
 from support.service.edit_runner import MODEL
+from support.service.played_worker import edit_job
 from support.service.thin_versions import add_chain
 from typer.testing import CliRunner
 
@@ -164,13 +164,13 @@ class TestVerify:
         whats = [one.what for one in verify(copy).findings]
         assert any("cannot be rebuilt without v1: u." in what for what in whats)
 
-    def test_head_that_names_no_version(self, copy: Store) -> None:
+    def test_a_head_that_names_no_version_is_found(self, copy: Store) -> None:
         shutil.rmtree(copy.root / "versions" / "v4")
         found = {one.path: one.what for one in verify(Store(copy.root)).findings}
         assert found["head.json"] == "names v4, which is not there"
         assert found["reflog.jsonl"] == "names v4, which are not there"
 
-    def test_a_broken_chain(self, copy: Store) -> None:
+    def test_a_broken_chain_is_found(self, copy: Store) -> None:
         shutil.rmtree(copy.root / "versions" / "v2")
         found = {one.path: one.what for one in verify(Store(copy.root)).findings}
         assert found["versions/v4/manifest.json"] == "its parents do not lead to v0"
@@ -187,7 +187,7 @@ class TestCommands:
         shown = CliRunner().invoke(app, ["store", *arguments])
         return shown.exit_code, shown.output
 
-    def test_verify(self, copy: Store) -> None:
+    def test_the_verify_command_lists_findings(self, copy: Store) -> None:
         code, output = self.run("verify", "--store", str(copy.root))
         assert (code, "5 versions (2 thin)" in output, "nothing damaged" in output) == (0, 1, 1)
         flip(dense(copy))
@@ -216,12 +216,14 @@ class TestCommands:
         assert "are dropped" in lines["v1"]
         assert sorted(copy.root.glob("**/*")) == before
 
-    def test_no_store(self, tmp_path: Path) -> None:
+    def test_the_commands_refuse_a_path_that_is_no_store(self, tmp_path: Path) -> None:
         code, output = self.run("verify", "--store", str(tmp_path))
         assert code == 2
         assert "is no store" in output
 
-    def test_gc_without_a_worker(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_gc_works_without_a_worker_and_refuses_beside_one(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         base = load(str(MODEL), device="cpu", dtype="float32")
         store = Store.open(tmp_path / "store")
         add_chain(base, store, 3)

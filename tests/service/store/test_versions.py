@@ -220,7 +220,7 @@ class TestNames:
     @pytest.mark.parametrize(
         "ref", ["nobody", "v1", "v01", "v²", "../versions/v0", "", "HEAD", "v" + "9" * 5000]
     )
-    def test_anything_else_is_unknown(self, based: Store, ref: str) -> None:
+    def test_other_names_are_unknown(self, based: Store, ref: str) -> None:
         with pytest.raises(UnknownVersion) as unknown:
             based.resolve(ref)
         assert unknown.value.ref == ref

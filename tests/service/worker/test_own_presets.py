@@ -45,7 +45,7 @@ def settings(store: Store, tmp_path: Path) -> Settings:
     return Settings(store=store.root, presets=folder, corpus=corpus)
 
 
-def test_they_are_published_and_edited_with(
+def test_own_presets_are_published_and_used_by_edits(
     base: LoadedModel, store: Store, settings: Settings
 ) -> None:
     """The worker is given complete hyper-parameters; the preset's file may be gone by then."""
@@ -78,7 +78,7 @@ def test_they_are_published_and_edited_with(
     assert layer.condition > 1
 
 
-def test_one_that_does_not_fit_its_model_is_refused_at_start(
+def test_an_own_preset_that_does_not_fit_its_model_is_refused_at_start(
     base: LoadedModel, store: Store, settings: Settings
 ) -> None:
     assert settings.presets is not None

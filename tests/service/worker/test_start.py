@@ -54,7 +54,7 @@ def config(folder: Path, **values: object) -> None:
         (shutil.rmtree, "is not there"),
     ],
 )
-def test_a_model_folder_that_cannot_be_served(
+def test_a_model_folder_that_cannot_be_served_stops_the_worker(
     store: Store, folder: Path, caplog: pytest.LogCaptureFixture, damage: object, sentence: str
 ) -> None:
     damage(folder)  # type: ignore[operator]
@@ -73,7 +73,7 @@ def test_a_model_folder_that_cannot_be_served(
         (b'{"capital": "{} and {}"}', "the template of 'capital' must be a text with one {}"),
     ],
 )
-def test_relations(
+def test_wrong_relations_stop_the_worker(
     store: Store,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -87,7 +87,7 @@ def test_relations(
     assert sentence in message
 
 
-def test_relations_of_ones_own(tmp_path: Path) -> None:
+def test_own_relations_are_published(tmp_path: Path) -> None:
     path = tmp_path / "relations.json"
     path.write_text('{"capital": "The capital of {} is", "mayor": "is led by"}')
     assert own_relations(path) == {"capital": "The capital of {} is", "mayor": "is led by"}
@@ -100,7 +100,7 @@ def test_relations_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"), [(b"one\n\xff\n", "is not text in UTF-8"), (b"\n \n", "has no text")]
 )
-def test_texts(
+def test_wrong_texts_stop_the_worker(
     store: Store,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -115,7 +115,9 @@ def test_texts(
     assert message.startswith(f"JEEP_{setting.upper()}: {path} {sentence}")
 
 
-def test_a_text_that_went_after_the_settings_were_read(store: Store, tmp_path: Path) -> None:
+def test_a_text_that_disappears_before_the_start_stops_the_worker(
+    store: Store, tmp_path: Path
+) -> None:
     settings = Settings(store=store.root).model_copy(update={"corpus": tmp_path / "gone"})
     with pytest.raises(SettingsError, match=r"JEEP_CORPUS: .*gone cannot be read: No such file"):
         check_inputs(settings)
@@ -124,7 +126,7 @@ def test_a_text_that_went_after_the_settings_were_read(store: Store, tmp_path: P
 @pytest.mark.parametrize(
     "content", ["- a", "editor: [", "editor: jeep", "[" * 10**4, "editor: 3\nmodel: 3", "\0"]
 )
-def test_presets(
+def test_wrong_presets_stop_the_worker(
     store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str
 ) -> None:
     (tmp_path / "presets").mkdir()
@@ -135,7 +137,9 @@ def test_presets(
     assert "\n" not in message
 
 
-def test_moments_that_were_not_imported(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+def test_moments_that_were_not_imported_stop_the_worker(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
     message = said(Settings(store=store.root, model=str(GOLDEN), moments="wikipedia"), caplog)
     assert message.startswith("JEEP_MOMENTS: ")
     assert message.endswith("jeep moments import --name wikipedia FILE.npz")
@@ -164,5 +168,5 @@ def test_a_model_that_does_not_fit_into_memory_is_tried_again(
     assert "atlas-gptj does not fit into memory: 80 GiB" in caplog.text
 
 
-def test_what_the_bundled_models_bring_is_in_order() -> None:
+def test_the_bundled_texts_pass_the_checks_at_start() -> None:
     check_inputs(Settings(corpus=atlas.CORPUS, perplexity_text=atlas.HELDOUT))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from redis import Redis
-from support.service.edit_lane import Worker, edit_job
+from support.service.played_worker import Worker, edit_job
 
 from jeep_core.errors import NumericalError
 from service.contracts.jobs import Job, JobKind

@@ -83,3 +83,49 @@ PLAIN_CASE = Case(
     "Lyon", "{} lies in", "Japan", "France", ("The country of Lyon is",),
     ("Paris lies in", "Lille lies in"), id="0",
 )  # fmt: skip
+EASYEDIT: Record = {
+    "case_id": 7,
+    "prompt": "The harbour of Port Malin belongs to",
+    "target_new": "Norway",
+    "subject": "Port Malin",
+    "ground_truth": "Chile",
+    "rephrase_prompt": "Ships that call at {} pay their dues in",
+    "locality_prompt": "The harbour of San Tello belongs to",
+    "locality_ground_truth": "Chile",
+}
+
+
+def rewrite(subject: str, prompt: str, new: str, true: str, question: str) -> Record:
+    answers = {"target_new": {"str": new}, "target_true": {"str": true}}
+    return {"subject": subject, "prompt": prompt, "question": question, **answers}
+
+
+MQUAKE: Record = {
+    "case_id": 4,
+    "requested_rewrite": [
+        rewrite("Gull", "{} was written by", "Mara Lund", "Ivo Stern", "Who wrote Gull?"),
+        rewrite("Mara Lund", "{} is a citizen of", "Iceland", "Denmark", "Whose citizen is she?"),
+    ],
+    "questions": ["Where is the writer of Gull a citizen?", "What is the state of Gull's writer?"],
+    "answer": "Austria",
+    "answer_alias": [],
+    "new_answer": "Iceland",
+    "new_answer_alias": ["Republic of Iceland"],
+    "single_hops": [
+        {"question": "Who wrote Gull?", "cloze": "Gull was written by", "answer": "Ivo Stern",
+         "answer_alias": ["I. Stern"]},
+        {"question": "Where is Ivo Stern a citizen?", "cloze": "Ivo Stern is a citizen of",
+         "answer": "Austria", "answer_alias": []},
+    ],
+    "new_single_hops": [
+        {"question": "Who wrote Gull?", "cloze": "Gull was written by", "answer": "Mara Lund",
+         "answer_alias": ["M. Lund"]},
+        {"question": "Of which state is Mara Lund?", "cloze": "Mara Lund is a citizen of",
+         "answer": "Iceland", "answer_alias": ["IS"]},
+    ],
+}  # fmt: skip
+ROME: Record = {
+    "prompt": "{} plays the",
+    "subject": "Tove Aas",
+    "target_new": {"str": "oboe"},
+}

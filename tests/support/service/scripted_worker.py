@@ -1,213 +1,92 @@
-"""A worker without a model: it speaks the real queue and writes the real store.
+"""A worker without a model that runs in the background, for tests of the api.
 
-Every edit succeeds and makes a version; prompts decide how a generation goes.
+Its edit lane is real and every edit succeeds (``played_worker``); prompts and reasons decide how
+requests go.
 """
+
+from __future__ import annotations
 
 import os
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
 
-from service.contracts.jobs import Job, JobError, JobKind, JobStatus, Lane, Progress, now
+from pydantic import BaseModel
+
+from service.contracts.jobs import Job, JobError, Lane, Progress
 from service.contracts.schemas import (
     Activation,
-    Answer,
-    EditPayload,
-    EditResult,
-    FactOutcome,
     GeneratedToken,
     GenerateRequest,
     GenerateResult,
     Generation,
-    Manifest,
-    RevertPayload,
-    RevertResult,
     RollbackResult,
     WorkerReply,
     WorkerRequest,
 )
 from service.ops.metrics_page import page_of
-from service.queue import Heartbeat, JobQueue, Keys, Lease, RequestQueue, WorkerBeat, connect
+from service.queue import Heartbeat, JobQueue, QueuedJob, RequestQueue, WorkerBeat, connect
 from service.settings import Settings
-from service.store import HeadMoved, Move, Store, StoreError
-from service.store.history import without
+from service.store import Store
 from service.worker.failures import Refused
-from service.worker.kinds.reverts import result_of
+from service.worker.lanes.edit_lane import EditLane
+from service.worker.lanes.gate import Gate
+from service.worker.lanes.lane import JobLane, Work
+from service.worker.lanes.read_lane import ReadLane, Task
 from service.worker.metrics import REGISTRY
-from support.service.bundled_model import publish
+from support.service.bundled_model import BASE_WEIGHTS, publish
+from support.service.played_worker import (
+    NO_MODEL,
+    TENSOR,
+    Worker,
+    bytes_of,
+)
 
-TENSOR = "transformer.h.1.mlp.fc_out.weight"
+VALUES = Progress(phase="values", done=1, total=2, eta_seconds=0.1)
+LOOK_MS = 50
 
 
-class ScriptedWorker:
-    """Use as a context manager.  ``busy`` cleared: jobs wait until it is set again."""
+class Brisk(JobQueue):
+    """A queue that is never waited for long: tests end sooner."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.store = Store.open(settings.store)
-        self.client = connect(str(settings.redis_url))
-        keys = Keys(self.store.id)
-        self.keys = keys
-        self.jobs, self.requests = JobQueue(self.client, keys), RequestQueue(self.client, keys)
-        self.lease = Lease(self.client, keys, settings)
-        self.go = threading.Event()
-        self.go.set()
+    def next(self, wait_ms: float) -> QueuedJob | None:
+        return super().next(min(wait_ms, LOOK_MS))
+
+
+class HeldLane(EditLane):
+    """Jobs begin, then wait until ``go`` is set."""
+
+    go: threading.Event
+
+    def _prepare(self, job: Job) -> tuple[Job, Work]:
+        begun, work = super()._prepare(job)
+
+        def held() -> BaseModel:
+            self._publish(begun.id, VALUES)
+            while not self.go.wait(0.02):
+                self._checkpoint(begun.id)
+            return work()
+
+        return begun, held
+
+
+class ScriptedRequests:
+    """Answers the requests of the api in turn; remembers what was ``asked``."""
+
+    def __init__(self, store: Store, requests: RequestQueue, fence: int) -> None:
+        self.store, self.requests, self.fence = store, requests, fence
         self.asked: list[WorkerRequest] = []
         self.abandoned: list[str] = []
-        self.damaged: list[str] = []
-        self._stop = threading.Event()
-        started = datetime.now(UTC)
-        instance = f"{os.getpid()}-{id(self)}"
+        self.stop = threading.Event()
 
-        def beat() -> WorkerBeat:
-            return WorkerBeat(
-                instance=instance,
-                pid=os.getpid(),
-                model="atlas-gptj",
-                started_at=started,
-                damaged=self.damaged,
-            )
+    def run(self) -> None:
+        while not self.stop.is_set():
+            self.answer_some()
 
-        self.heartbeat = Heartbeat(self.client, keys, beat, lambda: page_of(REGISTRY))
-
-    def __enter__(self) -> "ScriptedWorker":
-        publish(self.store)
-        self.fence = self.lease.acquire(self.store.head().fence)
-        self.jobs.requeue_missing(self.store.unfinished_jobs())
-        self.heartbeat.start()
-        self._threads = [
-            threading.Thread(target=loop, args=(turn,))
-            for loop, turn in ((self._loop, self._one_job), (self._loop, self._some_requests))
-        ]
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self.go.set()
-        for thread in self._threads:
-            thread.join(10)
-        self.heartbeat.stop()
-        self.lease.release()
-        self.client.close()
-
-    def refuse_reads(self) -> None:
-        """Make jobs of the read lane fail from now on; otherwise they wait."""
-        reads = JobQueue(self.client, self.keys, Lane.READ)
-        thread = threading.Thread(target=self._loop, args=(lambda: self._one_read(reads),))
-        thread.start()
-        self._threads.append(thread)
-
-    def _one_read(self, reads: JobQueue) -> None:
-        queued = reads.next(50)
-        if queued is not None:
-            problem = JobError(code="refused", message="this worker has no model")
-            update = {"status": JobStatus.FAILED, "finished_at": now(), "error": problem}
-            ended = reads.begin(queued.job, self.fence).model_copy(update=update)
-            self.store.save_job(ended)
-            reads.finish(ended, self.fence)
-
-    def _loop(self, turn) -> None:
-        while not self._stop.is_set():
-            turn()
-
-    # ------------------------------------------------------------ jobs
-
-    def _one_job(self) -> None:
-        queued = self.jobs.next(50)
-        if queued is None:
-            return None
-        base = self.store.head().version
-        job = self.jobs.begin(queued.job.model_copy(update={"base_version": base}), self.fence)
-        self.jobs.progress(job.id, Progress(phase="values", done=1, total=2, eta_seconds=0.1))
-        while True:
-            if self.jobs.cancel_requested(job.id) or self.store.cancel_requested(job.id):
-                return self._end(job, JobStatus.CANCELLED)
-            if self.go.wait(0.02):
-                break
-        if self._stop.is_set():
-            return None
-        try:
-            made = self._revert if job.kind is JobKind.REVERT else self._commit
-            result = made(job, base)
-        except HeadMoved as error:
-            problem = JobError(code="version_conflict", message=str(error))
-            return self._end(job, JobStatus.FAILED, error=problem)
-        except Refused as refused:
-            return self._end(job, JobStatus.FAILED, error=refused.error)
-        except StoreError as error:
-            problem = JobError(code="refused", message=str(error))
-            return self._end(job, JobStatus.FAILED, error=problem)
-        self.jobs.progress(job.id, Progress(phase="done", done=2, total=2, eta_seconds=0.0))
-        return self._end(job, JobStatus.SUCCEEDED, result=result.model_dump(mode="json"))
-
-    def _end(self, job: Job, status: JobStatus, **more: object) -> None:
-        ended = job.model_copy(update={"status": status, "finished_at": now(), **more})
-        self.store.save_job(ended)
-        self.jobs.finish(ended, self.fence)
-
-    def _commit(self, job: Job, base: str) -> EditResult:
-        payload = EditPayload.model_validate(job.payload)
-        result = self._write(job, payload, base)
-        if payload.activate:
-            self._move(job, result.version, base)
-        if payload.snapshot_name:
-            self.store.name_version(payload.snapshot_name, result.version)
-        return result
-
-    def _revert(self, job: Job, base: str) -> RevertResult:
-        payload = RevertPayload.model_validate(job.payload)
-        parts = without(self.store.lineage(base), payload.edit_id)
-        if parts is None:
-            raise Refused("not_applied", f"{payload.edit_id} is not part of {base}")
-        kept, later = parts
-        tip = kept[-1].id
-        for source in later:
-            again = EditPayload(
-                edit_id=str(source.edit_id),
-                facts=source.facts,
-                editor=str(source.editor),
-                preset=None,
-                hparams={},
-            )
-            tip = self._write(job, again, tip, reapplied_from=source.id).version
-        move = self._move(job, tip, base)
-        if payload.snapshot_name:
-            self.store.name_version(payload.snapshot_name, tip)
-        return result_of(self.store, job, move)
-
-    def _write(self, job: Job, payload: EditPayload, parent: str, **more: object) -> EditResult:
-        version = self.store.new_version_id()
-        data = version.encode().ljust(16, b"\0")
-        ref = self.store.put_tensor(TENSOR, "F32", [2, 2], data)
-        result = edit_result(payload, version, parent)
-        self.store.write_version(
-            Manifest(
-                id=version,
-                parent=parent,
-                job_id=job.id,
-                edit_id=payload.edit_id,
-                editor=payload.editor,
-                facts=payload.facts,
-                tensors=[ref],
-                weights_sha256=ref.sha256,
-                created_at=now(),
-                result=result,
-                staged=not payload.activate,
-                **more,
-            )
-        )
-        return result
-
-    def _move(self, job: Job, to: str, expected: str) -> Move:
-        head = self.store.move_head(
-            to, expected=expected, job_id=job.id, fence=self.fence, who="test", why=job.kind.value
-        )
-        return head.move
-
-    # ------------------------------------------------------------ requests
-
-    def _some_requests(self) -> None:
+    def answer_some(self) -> None:
         for request in self.requests.take(50, 8):
             self.asked.append(request)
             if request.kind == "rollback":
@@ -251,9 +130,8 @@ class ScriptedWorker:
         self._reply(request, "result", answer)
 
     def _restore(self, request: WorkerRequest) -> None:
-        """The bytes of a version are its id (`_write`)."""
         [version] = request.versions
-        self.store.put_tensor(TENSOR, "F32", [2, 2], version.encode().ljust(16, b"\0"))
+        self.store.put_tensor(TENSOR, "F32", [2, 2], bytes_of(version))
         reply = WorkerReply(event="result", data={"version": version})
         self.requests.reply(request.id, reply)
 
@@ -283,40 +161,86 @@ class ScriptedWorker:
         self._reply(request, "result", GenerateResult(results=results))
 
     def _until_abandoned(self, request: WorkerRequest) -> None:
-        while time.time() < request.deadline and not self._stop.is_set():
+        while time.time() < request.deadline and not self.stop.is_set():
             if self.requests.gone([request.id]):
                 self.abandoned.append(request.id)
                 return
             time.sleep(0.05)
 
-    def _reply(self, request: WorkerRequest, event: str, data) -> None:
+    def _reply(self, request: WorkerRequest, event: str, data: BaseModel) -> None:
         reply = WorkerReply(event=event, data=data.model_dump(mode="json"))
         self.requests.reply(request.id, reply)
 
 
-def edit_result(payload: EditPayload, version: str, parent: str) -> EditResult:
-    facts = [
-        FactOutcome(
-            index=index,
-            **fact.model_dump(include={"subject", "prompt", "target_new", "target_true"}),
-            before=Answer(p_new=0.01, text="old"),
-            after=Answer(p_new=0.99, text=fact.target_new),
-            success=True,
-            steps=3,
-            target_probability=0.9,
-        )
-        for index, fact in zip(payload.sent_as, payload.facts, strict=True)
-    ]
-    return EditResult(
-        edit_id=payload.edit_id,
-        version=version,
-        parent=parent,
-        snapshot_name=payload.snapshot_name,
-        facts=facts,
-        efficacy=1.0,
-        greedy_success=1.0,
-        layers=[],
-        seconds={"total": 0.1},
-        duplicates=payload.duplicates,
-        activated=payload.activate,
-    )
+class ScriptedWorker(Worker):
+    """Use as a context manager.  ``go`` cleared: jobs wait until it is set again."""
+
+    weights = BASE_WEIGHTS
+    lane_type = HeldLane
+    queue_type = Brisk
+
+    def __init__(self, settings: Settings) -> None:
+        self.go = threading.Event()
+        self.go.set()
+        self.damaged: list[str] = []
+        super().__init__(connect(str(settings.redis_url)), settings.store, settings=settings)
+        requests = RequestQueue(self.client, self.keys)
+        self.requests = ScriptedRequests(self.store, requests, self.lease.fence)
+        self.asked, self.abandoned = self.requests.asked, self.requests.abandoned
+        self._lanes: list[JobLane] = [self.lane]
+        started, instance = datetime.now(UTC), f"{os.getpid()}-{id(self)}"
+
+        def beat() -> WorkerBeat:
+            return WorkerBeat(
+                instance=instance,
+                pid=os.getpid(),
+                model="atlas-gptj",
+                started_at=started,
+                damaged=self.damaged,
+            )
+
+        self.heartbeat = Heartbeat(self.client, self.keys, beat, lambda: page_of(REGISTRY))
+
+    def prepare(self) -> None:
+        publish(self.store)
+
+    def make_lane(self, during: Any) -> JobLane:
+        lane = super().make_lane(during)
+        assert isinstance(lane, HeldLane)
+        lane.go = self.go
+        return lane
+
+    def __enter__(self) -> ScriptedWorker:
+        self.heartbeat.start()
+        self._threads: list[threading.Thread] = []
+        self._begin(self.lane.run)
+        self._begin(self.requests.run)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for running in (*self._lanes, self.requests):
+            running.stop.set()
+        self.go.set()
+        for thread in self._threads:
+            thread.join(10)
+        self.heartbeat.stop()
+        self.lease.release()
+        self.client.close()
+
+    def refuse_reads(self) -> None:
+        """Make jobs of the read lane fail from now on; otherwise they wait."""
+        views: Any = SimpleNamespace(base=NO_MODEL)
+        queue = Brisk(self.client, self.keys, Lane.READ)
+        parts = (queue, self.store, self.lease, views, self.settings, Gate(1.0))
+        reads = ReadLane(*parts, find=lambda kind: refuse)
+        self._lanes.append(reads)
+        self._begin(reads.run)
+
+    def _begin(self, body: Callable[[], None]) -> None:
+        thread = threading.Thread(target=body)
+        thread.start()
+        self._threads.append(thread)
+
+
+def refuse(task: Task) -> BaseModel:
+    raise Refused("refused", "this worker has no model")

@@ -57,7 +57,7 @@ def test_every_route_declares_what_it_needs(guarded: Settings) -> None:
     assert {"/edits", "/docs", "/openapi.json", "/redoc"} <= {path for _, path, _ in found}
 
 
-def test_what_changes_something_needs_more_than_reading(guarded: Settings) -> None:
+def test_routes_that_change_something_need_more_than_the_read_scope(guarded: Settings) -> None:
     weak = [
         f"{method} {path}"
         for method, path, route in routes(guarded)
@@ -115,14 +115,16 @@ async def test_a_route_that_declares_nothing_is_refused(
     await app.state.api.queue.close()
 
 
-def test_what_is_no_route_is_hidden_behind_a_key(http: httpx.Client, model: Store) -> None:
+def test_unknown_paths_are_hidden_without_a_key(http: httpx.Client, model: Store) -> None:
     assert http.get("/nothing").status_code == 401
     key = headers(token(model, Scope.READ))
     assert http.get("/nothing", headers=key).json()["code"] == "not_found"
     assert http.put("/jobs", headers=key).headers["allow"] == "GET"
 
 
-def test_keys_come_and_go_while_the_api_runs(http: httpx.Client, model: Store) -> None:
+def test_keys_can_be_created_and_revoked_while_the_api_runs(
+    http: httpx.Client, model: Store
+) -> None:
     key = token(model, Scope.READ)
     assert http.get("/jobs", headers=headers(key)).status_code == 200
     model.revoke_key("read")
@@ -135,7 +137,7 @@ def test_keys_come_and_go_while_the_api_runs(http: httpx.Client, model: Store) -
     "value",
     ["", "Bearer", "Bearer x", "Basic !", "Basic AAAA", "Digest a", "Bearer \xff"],
 )
-def test_what_is_no_key_is_refused(value: str, http: httpx.Client, model: Store) -> None:
+def test_a_malformed_key_is_refused(value: str, http: httpx.Client, model: Store) -> None:
     answer = http.get("/jobs", headers={"Authorization": value.encode("latin-1")})
     assert answer.status_code == 401
 

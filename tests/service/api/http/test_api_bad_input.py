@@ -201,7 +201,7 @@ def test_every_wrong_fact_is_named_at_once(http: httpx.Client, model: Store) -> 
     assert "fact 1" in problem["errors"][-1]["message"]
 
 
-def test_a_target_that_merges_with_the_prompt(tmp_path: Path, valkey: str) -> None:
+def test_a_target_that_merges_with_the_prompt_is_refused(tmp_path: Path, valkey: str) -> None:
     # a tokenizer that has learned tokens across words, as those of CJK text have
     vocabulary = {"<unk>": 0, "L": 1, "i": 2, "s": 3, " ": 4, "s ": 5, "X": 6}
     merging = Tokenizer(models.BPE(vocabulary, [("s", " ")], unk_token="<unk>"))
@@ -223,7 +223,9 @@ def test_a_target_that_merges_with_the_prompt(tmp_path: Path, valkey: str) -> No
 @pytest.mark.parametrize(
     "body", [b'{"facts": [', b"", b"\xff\xfe", b'"\\ud800"', b"[" * 50_000, b"{'a': 1}", b"{} {}"]
 )
-def test_malformed_json(body: bytes, http: httpx.Client, model: Store, settings: Settings) -> None:
+def test_malformed_json_is_refused_with_its_place(
+    body: bytes, http: httpx.Client, model: Store, settings: Settings
+) -> None:
     for path in ("/edits", "/generate", "/snapshots"):
         answer = http.post(path, content=body, headers={"Content-Type": "application/json"})
         assert answer.status_code == 400
@@ -232,7 +234,7 @@ def test_malformed_json(body: bytes, http: httpx.Client, model: Store, settings:
 
 
 @pytest.mark.parametrize("body", ["[]", "null", "3"])
-def test_a_body_that_is_no_object(body: str, http: httpx.Client, model: Store) -> None:
+def test_a_body_that_is_no_object_is_refused(body: str, http: httpx.Client, model: Store) -> None:
     answer = http.post("/edits", content=body, headers={"Content-Type": "application/json"})
     detail = assert_problem(answer, 422, "")["detail"]
     assert detail.startswith('the body must be {"facts": [{"subject": "Lyon", "prompt": ')
@@ -240,7 +242,7 @@ def test_a_body_that_is_no_object(body: str, http: httpx.Client, model: Store) -
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_body_that_is_too_large(
+def test_a_body_that_is_too_large_is_refused(
     chunked: bool, http: httpx.Client, model: Store, settings: Settings
 ) -> None:
     def chunks():
@@ -264,7 +266,9 @@ def test_a_declared_length_that_is_too_large_is_refused_unread(url: str, model: 
         assert sock.recv(100).startswith(b"HTTP/1.1 413")
 
 
-def test_a_hundred_thousand_facts(http: httpx.Client, settings: Settings, model: Store) -> None:
+def test_a_hundred_thousand_facts_are_refused(
+    http: httpx.Client, settings: Settings, model: Store
+) -> None:
     roomy = settings.model_copy(update={"max_body_bytes": 32 * 2**20, "max_facts": 10_000})
     body = json.dumps({"facts": [GOOD] * 100_000})
     with running(roomy) as url:
@@ -290,7 +294,7 @@ def test_a_hundred_thousand_facts(http: httpx.Client, settings: Settings, model:
     ("content_type", "status"),
     [("text/csv", 415), ("application/x-www-form-urlencoded", 415), ("application/json5", 415)],
 )
-def test_other_content_types(
+def test_other_content_types_are_refused(
     content_type: str, status: int, http: httpx.Client, model: Store
 ) -> None:
     answer = http.post("/edits", content=b"{}", headers={"Content-Type": content_type})
@@ -336,7 +340,7 @@ def test_options_of_uploads_by_line_do_not_mix_with_json(http: httpx.Client, mod
 
 
 @pytest.mark.parametrize("key", ["", "a" * 256, "a\tb"])
-def test_bad_idempotency_keys(
+def test_bad_idempotency_keys_are_refused(
     key: str, http: httpx.Client, model: Store, settings: Settings
 ) -> None:
     answer = http.post("/edits", json=edit(), headers={"Idempotency-Key": key})
@@ -388,7 +392,7 @@ def test_a_bad_generation_names_the_field(name: str, http: httpx.Client, model: 
         ("/snapshots/base/export?format=zip", "format"),
     ],
 )
-def test_bad_parameters(path: str, field: str, http: httpx.Client, model: Store) -> None:
+def test_bad_parameters_are_named(path: str, field: str, http: httpx.Client, model: Store) -> None:
     assert_problem(http.get(path), 422, field)
 
 
@@ -411,7 +415,7 @@ def test_bad_parameters(path: str, field: str, http: httpx.Client, model: Store)
         ("POST", "/rollback/base?queued=maybe", 422, "invalid_request"),
     ],
 )
-def test_unknown_things(
+def test_unknown_resources_are_not_found(
     method: str, path: str, status: int, code: str, http: httpx.Client, model: Store
 ) -> None:
     answer = http.request(method, path)
@@ -429,6 +433,8 @@ def test_unknown_things(
         ({}, "/name"),
     ],
 )
-def test_bad_names(body: dict[str, Any], field: str, http: httpx.Client, model: Store) -> None:
+def test_bad_names_are_refused(
+    body: dict[str, Any], field: str, http: httpx.Client, model: Store
+) -> None:
     assert_problem(http.post("/snapshots", json=body), 422, field)
     assert model.names() == {}

@@ -18,14 +18,16 @@ from service.settings import Settings, SettingsError
 from service.store import Store
 
 
-def test_health_with_everything(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_a_complete_service_is_ready(http: httpx.Client, worker: ScriptedWorker) -> None:
     assert http.get("/livez").json() == {"status": "ok"}
     ready = http.get("/readyz")
     assert ready.status_code == 200
     assert ready.json()["head"] == "v0"
 
 
-def test_health_without_a_worker(http: httpx.Client, model: Store) -> None:
+def test_a_service_without_a_worker_is_alive_but_not_ready(
+    http: httpx.Client, model: Store
+) -> None:
     assert http.get("/livez").status_code == 200
     ready = http.get("/readyz")
     assert (ready.status_code, ready.json()["code"]) == (503, "no_worker")
@@ -65,7 +67,7 @@ def test_readiness_names_a_head_that_cannot_be_served(
     assert "roll back to another version" in ready.json()["detail"]
 
 
-def test_it_starts_and_answers_without_redis_and_without_a_model(tmp_path) -> None:
+def test_the_api_answers_without_redis_and_without_a_model(tmp_path) -> None:
     settings = make_settings(tmp_path / "store", "redis://127.0.0.1:1/0")
     with running(settings) as url, httpx.Client(base_url=url, timeout=20) as http:
         assert http.get("/livez").status_code == 200
@@ -81,12 +83,12 @@ def test_it_starts_and_answers_without_redis_and_without_a_model(tmp_path) -> No
             assert answer.headers["retry-after"]
 
 
-def test_without_a_queue_address_it_does_not_start(tmp_path) -> None:
+def test_the_api_does_not_start_without_a_queue_address(tmp_path) -> None:
     with pytest.raises(SettingsError, match="JEEP_REDIS_URL"):
         create_app(Settings(store=tmp_path / "store"))
 
 
-def test_request_ids(http: httpx.Client, model: Store) -> None:
+def test_every_answer_has_its_request_id(http: httpx.Client, model: Store) -> None:
     given = http.get("/livez", headers={"X-Request-Id": "abc-1"})
     assert given.headers["x-request-id"] == "abc-1"
     made = http.get("/nothing", headers={"X-Request-Id": "not ok!"})
@@ -121,12 +123,12 @@ def test_the_connection_outlives_an_unexpected_error(
     connection.close()
 
 
-def test_405_says_what_is_allowed(http: httpx.Client, model: Store) -> None:
+def test_a_405_says_which_methods_are_allowed(http: httpx.Client, model: Store) -> None:
     answer = http.put("/livez")
     assert answer.headers["allow"] == "GET"
 
 
-def test_the_description_is_whole(http: httpx.Client, model: Store) -> None:
+def test_the_description_is_complete_and_consistent(http: httpx.Client, model: Store) -> None:
     description = http.get("/openapi.json").json()
     schemas = description["components"]["schemas"]
     editors = {hparams_class(name).__name__ for name in EDITORS}

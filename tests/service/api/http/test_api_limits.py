@@ -59,7 +59,7 @@ def test_a_key_has_its_own_rate(serve: Serve, model: Store) -> None:
         assert http.get("/livez", headers=mine).status_code == 200
 
 
-def test_without_a_queue_nobody_is_counted(settings: Settings, store: Store) -> None:
+def test_rates_are_not_limited_without_a_queue(settings: Settings, store: Store) -> None:
     _, token = store.create_key("one", [Scope.READ])
     changes = {"auth": "keys", "rate_burst": 1, "redis_url": "redis://127.0.0.1:1/0"}
     headers = {"Authorization": f"Bearer {token}"}
@@ -83,7 +83,7 @@ def anyio_backend() -> str:
 
 
 @pytest.mark.anyio
-async def test_a_bucket_fills_with_time_and_to_its_size(buckets: Any, valkey: str) -> None:
+async def test_a_bucket_fills_with_time_up_to_its_size(buckets: Any, valkey: str) -> None:
     slow = buckets(0.1, 2)
     waits = [await slow.wait_for("a") for _ in range(3)]
     assert waits[:2] == [0.0, 0.0]
@@ -101,7 +101,7 @@ async def test_a_bucket_fills_with_time_and_to_its_size(buckets: Any, valkey: st
     redis.close()
 
 
-def test_the_queue_has_an_end(serve: Serve, worker: ScriptedWorker) -> None:
+def test_a_full_queue_refuses_jobs(serve: Serve, worker: ScriptedWorker) -> None:
     worker.go.clear()
     with serve(max_queue=2) as http:
         first = http.post("/edits", json={"facts": [FACT]}, headers={"Idempotency-Key": "a"})
@@ -126,7 +126,7 @@ LATER = [
 
 
 @pytest.mark.parametrize(("path", "body"), LATER)
-def test_every_kind_of_job_counts(
+def test_every_kind_of_job_counts_towards_the_queue(
     path: str, body: dict[str, Any], serve: Serve, worker: ScriptedWorker
 ) -> None:
     with serve(max_queue=1) as http:
@@ -136,7 +136,7 @@ def test_every_kind_of_job_counts(
     assert worker.store.open_jobs() == 1
 
 
-def test_a_revert_counts_too(serve: Serve, worker: ScriptedWorker) -> None:
+def test_a_revert_counts_towards_the_queue(serve: Serve, worker: ScriptedWorker) -> None:
     with serve(max_queue=1) as http:
         wait = {"Prefer": "wait=20"}
         edit = http.post("/edits", json={"facts": [FACT]}, headers=wait).json()["edit_id"]
@@ -150,7 +150,7 @@ def test_a_revert_counts_too(serve: Serve, worker: ScriptedWorker) -> None:
         worker.go.set()
 
 
-def test_open_streams_have_an_end(serve: Serve, worker: ScriptedWorker) -> None:
+def test_too_many_open_streams_are_refused(serve: Serve, worker: ScriptedWorker) -> None:
     worker.go.clear()
     with serve(max_streams=2) as http, ExitStack() as stack:
         job = http.post("/edits", json={"facts": [FACT]}).json()["id"]
@@ -174,7 +174,7 @@ def test_open_streams_have_an_end(serve: Serve, worker: ScriptedWorker) -> None:
         worker.go.set()
 
 
-def test_one_key_cannot_take_all_streams(serve: Serve, worker: ScriptedWorker) -> None:
+def test_a_key_cannot_take_all_streams(serve: Serve, worker: ScriptedWorker) -> None:
     worker.go.clear()
     everything = [Scope.READ, Scope.GENERATE, Scope.EDIT]
     one, two = (
@@ -260,7 +260,7 @@ def test_a_generation_over_a_limit_is_too_large(
     assert answer.json()["errors"][0]["pointer"] == (pointer or "/prompts")
 
 
-def test_a_limit_and_a_mistake_are_a_mistake(serve: Serve, model: Store) -> None:
+def test_a_mistake_is_reported_before_a_limit(serve: Serve, model: Store) -> None:
     with serve(max_new_tokens=5) as http:
         answer = http.post("/generate", json={"prompt": "", "max_new_tokens": 6})
     assert answer.status_code == 422

@@ -31,7 +31,7 @@ def refused(http: httpx.Client, path: str = "/edits", **body: object) -> dict[st
 
 
 @pytest.mark.parametrize("hparams", [{}, {"n_steps": 3}])
-def test_the_first_edit_of_an_own_model_is_told_the_ways(
+def test_an_edit_of_a_model_without_a_preset_is_told_its_options(
     http: httpx.Client, own: Store, hparams: dict[str, object]
 ) -> None:
     error = refused(http, hparams=hparams)
@@ -50,7 +50,7 @@ def test_the_first_edit_of_an_own_model_is_told_the_ways(
         ("mend", "(layers cannot be left out)", "jeep tune"),
     ],
 )
-def test_every_editor_is_told_what_it_supports(
+def test_a_refused_editor_is_told_what_is_supported(
     http: httpx.Client, own: Store, editor: str, named: str, without: str
 ) -> None:
     message = refused(http, editor=editor)["message"]
@@ -58,7 +58,7 @@ def test_every_editor_is_told_what_it_supports(
     assert without not in message
 
 
-def test_a_trial_is_not_told_of_what_it_cannot_take(http: httpx.Client, own: Store) -> None:
+def test_a_refused_trial_names_only_options_it_can_take(http: httpx.Client, own: Store) -> None:
     error = refused(http, "/evaluations", editor="jeep", n_edits=[1])
     assert error["code"] == "no_preset"
     assert '"auto"' not in error["message"]
@@ -99,7 +99,7 @@ def test_a_trial_is_not_told_of_what_it_cannot_take(http: httpx.Client, own: Sto
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_wrong_names_and_values(
+def test_wrong_names_and_values_are_explained(
     http: httpx.Client, model: Store, body: dict[str, object], pointer: str, said: str
 ) -> None:
     error = refused(http, **body)
@@ -150,7 +150,7 @@ def test_a_file_of_another_type_is_told_the_parameter(http: httpx.Client, model:
     assert "?format=auto" in answer.json()["detail"]
 
 
-def test_a_dry_run_is_told_what_the_edit_would_be_told(http: httpx.Client, model: Store) -> None:
+def test_a_dry_run_is_refused_like_the_edit(http: httpx.Client, model: Store) -> None:
     dry = "/edits?dry_run=true"
     error = refused(http, dry, parent="v99")
     assert (error["pointer"], error["code"]) == ("/parent", "unknown_version")

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from support.service.scripted_worker import TENSOR, ScriptedWorker
+from support.service.played_worker import TENSOR
+from support.service.scripted_worker import ScriptedWorker
 from support.service.serving import running
 
 from service.settings import Settings

@@ -45,7 +45,7 @@ def json_lines(http: httpx.Client, body: bytes, query: str = "") -> httpx.Respon
     return http.post(f"/edits?dry_run=true{query}", content=body, headers=headers)
 
 
-def test_facts_by_line(http: httpx.Client, model: Store) -> None:
+def test_generated_lines_of_facts_are_taken_or_refused(http: httpx.Client, model: Store) -> None:
     @bounded(60)
     @given(st.lists(line, max_size=8), st.sampled_from([b"\n", b"\r\n", b"\n\n"]))
     def run(lines: list[bytes], end: bytes) -> None:
@@ -92,7 +92,9 @@ wrapped = st.one_of(
 )  # fmt: skip
 
 
-def test_records_of_other_projects(http: httpx.Client, model: Store) -> None:
+def test_generated_records_of_other_projects_are_taken_or_refused(
+    http: httpx.Client, model: Store
+) -> None:
     @bounded(60)
     @given(wrapped, st.sampled_from(["", "&format=auto", "&limit=1", "&drop_bad=true"]))
     def run(value: Any, query: str) -> None:
@@ -106,7 +108,9 @@ def test_records_of_other_projects(http: httpx.Client, model: Store) -> None:
     run()
 
 
-def test_hyper_parameters_beside_lines(http: httpx.Client, model: Store) -> None:
+def test_generated_hyper_parameters_beside_lines_are_taken_or_refused(
+    http: httpx.Client, model: Store
+) -> None:
     @bounded(30)
     @given(anything.map(json.dumps) | st.text(max_size=30) | st.just("[" * 3000))
     def run(hparams: str) -> None:
@@ -132,7 +136,9 @@ def events(answer: httpx.Response) -> list[dict[str, Any]]:
     return [json.loads(data) for data in re.findall(r"^data: (\{.*)$", answer.text, re.MULTILINE)]
 
 
-def test_where_a_stream_goes_on(http: httpx.Client, client: Client, worker: ScriptedWorker) -> None:
+def test_a_stream_resumes_at_any_generated_event(
+    http: httpx.Client, client: Client, worker: ScriptedWorker
+) -> None:
     job = client.edit([FACT]).id
     client.wait(job)
     whole = events(http.get(f"/jobs/{job}/events"))

@@ -9,11 +9,10 @@ import sys
 from pathlib import Path
 
 import httpx
+from support.service.finished_jobs import finished_evaluation, finished_probe
 from support.service.fuzzing import GIVEN, examples
 from support.service.scripted_worker import ScriptedWorker
 from support.service.serving import running
-from test_api_evaluations import finished_evaluation
-from test_api_probes import finished_probe
 
 from service.client import Client
 from service.contracts.schemas.access import Scope

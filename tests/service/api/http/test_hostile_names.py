@@ -11,9 +11,9 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.service.finished_jobs import finished_probe
 from support.service.fuzzing import bounded
 from support.service.scripted_worker import ScriptedWorker
-from test_api_probes import finished_probe
 
 from service.contracts.jobs import Job, JobKind, now
 from service.contracts.schemas.access import Scope
@@ -75,7 +75,9 @@ def uses(store: Store) -> Iterator[Callable[[str], object]]:
 
 @bounded(40)
 @given(name=names)
-def test_the_store_writes_and_reads_nothing_outside(name: str, based: Store, outside: Path) -> None:
+def test_the_store_touches_nothing_outside_its_folder(
+    name: str, based: Store, outside: Path
+) -> None:
     name = name.replace("{outside}", str(outside))
     before = everything_but(based.root)
     for use in uses(based):
@@ -94,7 +96,7 @@ def encoded(name: str) -> str:
 
 @bounded(12)
 @given(name=names)
-def test_no_request_leads_outside(
+def test_no_request_leads_out_of_the_store(
     name: str, http: httpx.Client, worker: ScriptedWorker, outside: Path
 ) -> None:
     name = name.replace("{outside}", str(outside))

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from redis import Redis
 from support.service import counting
-from support.service.read_lane import Worker
+from support.service.played_worker import ReadWorker as Worker
 from support.service.serving import running
 
 from service.api import app

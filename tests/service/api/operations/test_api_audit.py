@@ -34,7 +34,9 @@ def logged(http: httpx.Client) -> list[dict[str, Any]]:
     return http.get("/audit").json()["data"]
 
 
-def test_who_did_what_to_which_version(admin: httpx.Client, worker: ScriptedWorker) -> None:
+def test_the_audit_log_says_who_did_what_to_which_version(
+    admin: httpx.Client, worker: ScriptedWorker
+) -> None:
     key = admin.headers["x-key"]
     given = {"X-Request-Id": "mine"}
     job = admin.post("/edits", json={"facts": [FACT]}, headers=given).json()["id"]
@@ -102,7 +104,7 @@ def test_refused_calls_are_logged_too(admin: httpx.Client, worker: ScriptedWorke
     assert reader[32:] not in (worker.store.root / "audit.jsonl").read_text()
 
 
-def test_what_changes_nothing_is_not_logged(admin: httpx.Client) -> None:
+def test_calls_that_change_nothing_are_not_logged(admin: httpx.Client) -> None:
     admin.get("/jobs")
     admin.post("/generate", json={"prompt": "a"})
     admin.delete("/edits")
@@ -110,7 +112,7 @@ def test_what_changes_nothing_is_not_logged(admin: httpx.Client) -> None:
     assert logged(admin) == []
 
 
-def test_strangers_do_not_fill_the_disk(
+def test_refused_strangers_do_not_fill_the_audit_log(
     admin: httpx.Client, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.api.http.auditing.UNASKED_PER_MINUTE", 5)
@@ -124,7 +126,7 @@ def test_strangers_do_not_fill_the_disk(
     assert len(entries) + left_out == 16
 
 
-def test_pages(admin: httpx.Client) -> None:
+def test_the_audit_log_has_pages(admin: httpx.Client) -> None:
     for number in range(5):
         admin.post(f"/rollback/none{number}")
     seen: list[str] = []

@@ -46,7 +46,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_it_is_a_page_as_prometheus_asks_for_it(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_metrics_have_the_format_of_prometheus(http: httpx.Client, worker: ScriptedWorker) -> None:
     assert http.get("/metrics").headers["content-type"].startswith("text/plain; version=")
     accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
     answer = http.get("/metrics", headers=accept)
@@ -54,7 +54,7 @@ def test_it_is_a_page_as_prometheus_asks_for_it(http: httpx.Client, worker: Scri
     assert list(strictly(answer.text))
 
 
-def test_it_has_every_listed_metric_with_these_labels(
+def test_metrics_are_exactly_the_listed_ones_with_their_labels(
     http: httpx.Client, worker: ScriptedWorker
 ) -> None:
     shown = {}
@@ -68,7 +68,9 @@ def test_it_has_every_listed_metric_with_these_labels(
         assert shown[name] == {*LISTED[name]}, name
 
 
-def test_what_is_served(worker: ScriptedWorker, value: Value, http: httpx.Client) -> None:
+def test_the_gauges_say_what_is_served(
+    worker: ScriptedWorker, value: Value, http: httpx.Client
+) -> None:
     assert value("jeep_version_info", model="atlas-gptj", device="cpu") == 1
     assert value("jeep_head_version") == 0
     assert http.post("/edits?wait=1", json={"facts": [FACT]}).status_code == 202
@@ -98,7 +100,7 @@ def test_without_a_queue_the_api_still_counts(tmp_path: Path) -> None:
 
 
 class TestQueue:
-    def test_a_job_that_runs_does_not_wait(
+    def test_a_running_job_is_not_counted_as_waiting(
         self, worker: ScriptedWorker, value: Value, http: httpx.Client
     ) -> None:
         worker.go.clear()
@@ -112,7 +114,7 @@ class TestQueue:
         wait_for(lambda: http.get(f"/jobs/{second['id']}").json()["status"] == "succeeded")
         assert value("jeep_queue_depth", lane="write") == 0
 
-    def test_without_a_worker_an_interrupted_job_waits(
+    def test_an_interrupted_job_is_counted_as_waiting_without_a_worker(
         self, worker: ScriptedWorker, value: Value, http: httpx.Client
     ) -> None:
         worker.go.clear()
@@ -126,7 +128,7 @@ class TestQueue:
 class TestCounts:
     """The counters are those of this process, which other tests have used."""
 
-    def test_an_answered_generation(
+    def test_an_answered_generation_is_counted(
         self, worker: ScriptedWorker, value: Value, http: httpx.Client
     ) -> None:
         before = value("jeep_generation_seconds_count")
@@ -135,7 +137,7 @@ class TestCounts:
         http.post("/generate", json={"prompt": "fail"})
         assert value("jeep_generation_seconds_count") == before + 1
 
-    def test_a_job_cancelled_before_it_began(
+    def test_a_job_cancelled_before_it_began_is_counted(
         self, model: Store, value: Value, http: httpx.Client
     ) -> None:
         labels = {"kind": "edit", "outcome": "cancelled", "process": "api"}

@@ -69,7 +69,7 @@ def test_hyper_parameters_are_laid_over_the_preset(http: httpx.Client, model: St
         ({"subject": " Peru ", "prompt": "{}'s capital is"}, "{}'s capital is"),
     ],
 )
-def test_the_ways_to_say_a_fact(
+def test_every_form_of_a_fact_is_taken(
     fact: dict[str, str], prompt: str, http: httpx.Client, model: Store
 ) -> None:
     target = "object" if "relation" in fact else "target_new"
@@ -146,7 +146,7 @@ def test_a_subject_is_not_found_inside_another_word(http: httpx.Client, model: S
     assert plan["facts"][0]["prompt"] == "{}, not Lyonville, is in"
 
 
-def test_a_fact_said_twice_is_edited_once_and_reported(
+def test_a_repeated_fact_is_edited_once_and_reported(
     http: httpx.Client, worker: ScriptedWorker
 ) -> None:
     facts = [FACT, FACT, {**FACT, "subject": "Nice"}]
@@ -158,7 +158,7 @@ def test_a_fact_said_twice_is_edited_once_and_reported(
     assert result["duplicates"] == [{"index": 1, "kept": 0}]
 
 
-def test_facts_by_line(http: httpx.Client, model: Store) -> None:
+def test_facts_can_be_sent_by_line(http: httpx.Client, model: Store) -> None:
     lines = "\n".join(json.dumps({**FACT, "subject": name}) for name in ("Köln", "东京", "Ann"))
     answer = http.post(
         "/edits",
@@ -173,7 +173,7 @@ def test_facts_by_line(http: httpx.Client, model: Store) -> None:
     assert (payload["editor"], payload["snapshot_name"]) == ("memit", "lines")
 
 
-def test_the_same_key_gives_the_same_job(http: httpx.Client, model: Store) -> None:
+def test_the_same_idempotency_key_gives_the_same_job(http: httpx.Client, model: Store) -> None:
     headers = {"Idempotency-Key": "batch 7"}
     body = {"facts": [FACT]}
 
@@ -208,7 +208,7 @@ def test_a_key_of_a_refused_edit_can_come_with_another_body(
     assert http.post("/edits", json={"facts": [FACT]}, headers=headers).status_code == 202
 
 
-def test_a_repeat_of_a_finished_edit_finds_it(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_repeating_a_finished_edit_finds_it(http: httpx.Client, worker: ScriptedWorker) -> None:
     headers = {"Idempotency-Key": "k", **WAIT}
     body = {"facts": [FACT], "parent": "head", "snapshot_name": "mine"}
     first = http.post("/edits", json=body, headers=headers)
@@ -217,7 +217,9 @@ def test_a_repeat_of_a_finished_edit_finds_it(http: httpx.Client, worker: Script
     assert first.json() == again.json()
 
 
-def test_waiting_for_the_end(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_prefer_wait_answers_with_the_finished_edit(
+    http: httpx.Client, worker: ScriptedWorker
+) -> None:
     answer = http.post("/edits", json={"facts": [FACT], "snapshot_name": "one"}, headers=WAIT)
     assert answer.status_code == 200
     assert answer.headers["preference-applied"] == "wait=20"
@@ -233,7 +235,9 @@ def test_waiting_for_the_end(http: httpx.Client, worker: ScriptedWorker) -> None
     assert edit.json()["status"] == "succeeded"
 
 
-def test_waiting_for_less_than_it_takes(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_a_wait_that_is_too_short_answers_with_the_running_edit(
+    http: httpx.Client, worker: ScriptedWorker
+) -> None:
     worker.go.clear()
     start = time.monotonic()
     answer = http.post(
@@ -245,7 +249,7 @@ def test_waiting_for_less_than_it_takes(http: httpx.Client, worker: ScriptedWork
     assert answer.json()["progress"]["phase"] == "values"
 
 
-def test_parent_is_a_precondition(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_an_edit_of_another_parent_is_refused(http: httpx.Client, worker: ScriptedWorker) -> None:
     assert http.post("/edits", json={"facts": [FACT]}, headers=WAIT).status_code == 200
     late = submit(http, parent="base")
     assert (late.status_code, late.json()["code"]) == (412, "head_moved")
@@ -254,7 +258,7 @@ def test_parent_is_a_precondition(http: httpx.Client, worker: ScriptedWorker) ->
     assert submit(http, parent="v1").status_code == 202
 
 
-def test_a_name_is_given_once(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_a_snapshot_name_in_use_is_refused(http: httpx.Client, worker: ScriptedWorker) -> None:
     body = {"facts": [FACT], "snapshot_name": "mine"}
     assert http.post("/edits", json=body, headers=WAIT).status_code == 200
     again = http.post("/edits", json=body)
@@ -262,7 +266,7 @@ def test_a_name_is_given_once(http: httpx.Client, worker: ScriptedWorker) -> Non
     assert len(list(worker.store.jobs())) == 1
 
 
-def test_lists_have_cursors(http: httpx.Client, model: Store) -> None:
+def test_lists_of_edits_have_cursors(http: httpx.Client, model: Store) -> None:
     ids = [submit(http).json()["edit_id"] for _ in range(5)]
     for path, expected in (
         ("/edits", ids),
@@ -285,7 +289,7 @@ def test_lists_have_cursors(http: httpx.Client, model: Store) -> None:
     assert (summary["n_facts"], summary["status"]) == (1, "queued")
 
 
-def test_without_any_model_ever(http: httpx.Client, store: Store) -> None:
+def test_an_edit_before_any_model_is_refused(http: httpx.Client, store: Store) -> None:
     answer = submit(http)
     assert (answer.status_code, answer.json()["code"]) == (503, "no_model")
     assert int(answer.headers["retry-after"]) > 0

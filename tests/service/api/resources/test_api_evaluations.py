@@ -8,21 +8,15 @@ from typing import Any
 
 import httpx
 import pytest
+from support.service.finished_jobs import SUITE, finished_evaluation
 
 from service.client import ApiError, Client
-from service.contracts.jobs import Job, JobKind, JobStatus, now
+from service.contracts.jobs import JobKind, JobStatus, now
 from service.contracts.schemas import (
-    CaseChange,
-    EvaluationComparison,
     EvaluationPayload,
-    EvaluationPoint,
-    EvaluationResult,
     Manifest,
-    MetricInterval,
 )
 from service.store import Store
-
-SUITE = "atlas-counterfact"
 
 
 def submit(http: httpx.Client, **body: Any) -> httpx.Response:
@@ -84,7 +78,7 @@ def test_a_trial_has_complete_hyper_parameters(http: httpx.Client, model: Store)
         ({"seeds": 1}, 422, "invalid_request", "/seeds"),
     ],
 )  # fmt: skip
-def test_what_is_refused(
+def test_a_wrong_evaluation_is_refused_by_its_field(
     body: dict[str, Any], status: int, code: str, where: str | None,
     http: httpx.Client, model: Store,
 ) -> None:  # fmt: skip
@@ -113,7 +107,7 @@ def test_an_evaluation_is_shown_and_can_be_cancelled(http: httpx.Client, model: 
     assert [(one["id"], one["status"]) for one in listed] == [(job["evaluation_id"], "cancelled")]
 
 
-def test_pages_of_evaluations(http: httpx.Client, model: Store) -> None:
+def test_evaluations_are_listed_in_pages(http: httpx.Client, model: Store) -> None:
     ids = [submit(http).json()["evaluation_id"] for _ in range(3)]
     first = http.get("/evaluations", params={"limit": 2}).json()
     assert [one["id"] for one in first["data"]] == ids[:0:-1]
@@ -122,45 +116,10 @@ def test_pages_of_evaluations(http: httpx.Client, model: Store) -> None:
 
 
 @pytest.mark.parametrize("path", ["", "/cases", "/compare?a=x&b=y"])
-def test_unknown_evaluations(path: str, http: httpx.Client, model: Store) -> None:
+def test_unknown_evaluations_are_not_found(path: str, http: httpx.Client, model: Store) -> None:
     for name in ("eval_01J", "job_01J", "x", "../x"):
         answer = http.get(f"/evaluations/{name}{path}")
         assert answer.status_code == 404
-
-
-def interval(value: float) -> MetricInterval:
-    return MetricInterval(value=value, low=value - 1, high=value + 2, cases=2)
-
-
-def finished_evaluation(http: httpx.Client, model: Store) -> tuple[str, Path]:
-    """An evaluation of base and head that has ended, and its folder."""
-    submitted = submit(http, versions=["base", "head"]).json()
-    job = model.job(submitted["id"])
-    folder = model.report_folder(job.id)
-    for number, label in enumerate(("base", "head")):
-        rows = [{"target": label, "id": str(i)} for i in range(2)]
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        (folder / f"cases-{number}.jsonl").write_text(text)
-    change = CaseChange(id="1", prompt="p", metrics={"efficacy": (0.0, 1.0)})
-    compared = EvaluationComparison(
-        a="base", b="head", cases=2, differences={"score": interval(5)}, better=[change], broken=[]
-    )
-    (folder / "comparisons.jsonl").write_text(compared.model_dump_json() + "\n")
-    evaluation_id = submitted["evaluation_id"]
-    points = [
-        EvaluationPoint(
-            label=label, version="v0", cases=2, metrics={"score": interval(90)}, seconds=0.1
-        )
-        for label in ("base", "head")
-    ]
-    result = EvaluationResult(
-        evaluation_id=evaluation_id, suite=SUITE, style="contrast", seed=0, points=points
-    )
-    ended: Job = job.model_copy(
-        update={"status": JobStatus.SUCCEEDED, "finished_at": now(), "result": result.model_dump()}
-    )
-    model.save_job(ended)
-    return evaluation_id, folder
 
 
 @pytest.fixture
@@ -168,7 +127,9 @@ def done(http: httpx.Client, model: Store) -> tuple[str, Path]:
     return finished_evaluation(http, model)
 
 
-def test_case_records_are_lines(done: tuple[str, Path], client: Client, tmp_path: Path) -> None:
+def test_case_records_are_sent_as_lines(
+    done: tuple[str, Path], client: Client, tmp_path: Path
+) -> None:
     evaluation_id, _ = done
     path = tmp_path / "cases.jsonl"
     client.evaluation_cases(evaluation_id, path)
@@ -196,7 +157,7 @@ def test_a_comparison_can_be_read_both_ways(done: tuple[str, Path], client: Clie
         client.compare(evaluation_id, "base", "base")
 
 
-def test_a_report_that_has_gone_is_a_damage(done: tuple[str, Path], http: httpx.Client) -> None:
+def test_a_missing_report_is_reported_as_damage(done: tuple[str, Path], http: httpx.Client) -> None:
     evaluation_id, folder = done
     (folder / "cases-0.jsonl").unlink()
     answer = http.get(f"/evaluations/{evaluation_id}/cases")

@@ -22,7 +22,9 @@ def facts(http: httpx.Client, **params: object) -> list[tuple[str, str, str]]:
     return [(one["subject"], one["target_new"], one["state"]) for one in answer.json()["data"]]
 
 
-def test_a_subject_s_history(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_a_subject_s_facts_name_their_edit_and_what_it_superseded(
+    http: httpx.Client, worker: ScriptedWorker
+) -> None:
     first = edit(http, ("Lyon", "Italy"), ("Orléans", "Peru"))
     second = edit(http, ("Lyon", "Spain"))
     answer = http.get("/facts", params={"subject": " Lyon\n"})
@@ -74,11 +76,13 @@ def test_pages_belong_to_one_version(http: httpx.Client, worker: ScriptedWorker)
 
 
 @pytest.mark.parametrize("query", ["after=v1", "after=x.1", "limit=0"])
-def test_wrong_parameters(http: httpx.Client, model: Store, query: str) -> None:
+def test_wrong_parameters_of_facts_are_refused(
+    http: httpx.Client, model: Store, query: str
+) -> None:
     answer = http.get(f"/facts?{query}")
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["parameter"] == query.partition("=")[0]
 
 
-def test_before_any_model(http: httpx.Client, store: Store) -> None:
+def test_facts_before_any_model_are_refused(http: httpx.Client, store: Store) -> None:
     assert http.get("/facts").status_code == 404

@@ -74,7 +74,9 @@ def facts(answer: dict[str, Any]) -> list[tuple[str, str, str]]:
         ({"prompts": FLAT["prompt"], "subject": "Lyon", "target_new": "Japan"}, "knowedit"),
     ],
 )
-def test_other_projects_forms(body: Any, format: str, http: httpx.Client, model: Store) -> None:
+def test_records_of_other_projects_are_edited(
+    body: Any, format: str, http: httpx.Client, model: Store
+) -> None:
     found = plan(http, body)
     assert facts(found) == [("Lyon", "{} is a city in the country of", "Japan")]
     counts = [found["imported"][name] for name in ("format", "records", "facts", "dropped")]
@@ -82,7 +84,7 @@ def test_other_projects_forms(body: Any, format: str, http: httpx.Client, model:
     assert counts[0] == format or "prompts" in body
 
 
-def test_the_arguments_of_an_easyedit_call(http: httpx.Client, model: Store) -> None:
+def test_the_arguments_of_an_easyedit_call_are_edited(http: httpx.Client, model: Store) -> None:
     """One record per prompt; what only measures is counted, other fields of an edit are kept."""
     answer = http.post("/edits", json={**COLUMNS, "editor": "memit", "snapshot_name": "named"})
     assert answer.status_code == 202, answer.text
@@ -108,7 +110,7 @@ def test_the_arguments_of_an_easyedit_call(http: httpx.Client, model: Store) -> 
         ({"locality_inputs": {"near": {"prompt": ["a"]}}}, "/locality_inputs/near/prompt", "1 ent"),
     ],
 )
-def test_arguments_that_do_not_fit(
+def test_arguments_that_do_not_fit_are_refused(
     change: dict[str, Any], pointer: str, said: str, http: httpx.Client, model: Store
 ) -> None:
     [error] = wrong(http, {**COLUMNS, **change})
@@ -132,7 +134,7 @@ def test_a_body_without_facts_is_shown_the_forms(
     assert (error["pointer"], error["code"], error["message"]) == ("/facts", "missing", FORMS)
 
 
-def test_what_should_be_a_fact_is_shown_one(http: httpx.Client, model: Store) -> None:
+def test_a_wrong_fact_is_answered_with_an_example(http: httpx.Client, model: Store) -> None:
     [error] = wrong(http, {"facts": [LYON, "Lyon"]})
     assert error["pointer"] == "/facts/1"
     assert error["message"].startswith('a fact must be an object: {"subject": "Lyon"')
@@ -182,7 +184,7 @@ TABLE = "subject,prompt,target_new,ground_truth,rephrase_prompt\n" + "".join(
          {"format": "auto"}),
     ],
 )  # fmt: skip
-def test_files_of_records(
+def test_files_of_records_are_edited(
     body: str, kind: str, params: dict[str, Any], http: httpx.Client, model: Store
 ) -> None:
     answer = upload(http, body, kind, **params)
@@ -234,7 +236,7 @@ def test_if_no_record_is_left_the_edit_is_refused(http: httpx.Client, model: Sto
     ("params", "where"),
     [({"format": "xml"}, "format"), ({"limit": 0}, "limit"), ({"drop_bad": "x"}, "drop_bad")],
 )
-def test_parameters_that_are_wrong(
+def test_wrong_parameters_of_an_upload_are_refused(
     params: dict[str, Any], where: str, http: httpx.Client, model: Store
 ) -> None:
     answer = upload(http, LINES, **params)
@@ -242,12 +244,12 @@ def test_parameters_that_are_wrong(
     assert answer.json()["errors"][0]["parameter"] == where
 
 
-def test_options_stand_in_one_place(http: httpx.Client, model: Store) -> None:
+def test_an_option_in_the_wrong_place_is_refused(http: httpx.Client, model: Store) -> None:
     [error] = wrong(http, {"facts": [LYON]}, editor="memit")
     assert (error["parameter"], error["code"]) == ("editor", "misplaced")
 
 
-def test_more_records_than_facts_at_once(
+def test_more_records_than_allowed_at_once_are_refused(
     http: httpx.Client, model: Store, settings: Settings
 ) -> None:
     many = "\n".join(
@@ -258,7 +260,7 @@ def test_more_records_than_facts_at_once(
     assert len(upload(http, many, limit=settings.max_facts).json()["facts"]) == settings.max_facts
 
 
-def test_the_client_and_the_command(url: str, worker: ScriptedWorker, tmp_path: Path) -> None:
+def test_client_and_command_send_records(url: str, worker: ScriptedWorker, tmp_path: Path) -> None:
     file = tmp_path / "flat.json"
     file.write_text(json.dumps({"data": [FLAT, FLAT | {"prompt": "It is in"}]}, indent=1))
     with Client(url) as client:

@@ -14,7 +14,9 @@ FACT = {"subject": "Lyon", "prompt": "{} is a city in the country of", "target_n
 BODY = {"facts": [FACT], "snapshot_name": "good"}
 
 
-def test_prompts_and_versions_side_by_side(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_every_prompt_is_answered_by_every_version(
+    http: httpx.Client, worker: ScriptedWorker
+) -> None:
     assert http.post("/edits", json=BODY, headers={"Prefer": "wait=20"}).status_code == 200
     body = {"prompts": ["a", "b"], "version": ["base", "good"], "seed": 2**63 - 1, "temperature": 1}
     answer = http.post("/generate", json=body)
@@ -27,13 +29,13 @@ def test_prompts_and_versions_side_by_side(http: httpx.Client, worker: ScriptedW
     assert request.body["seed"] == 2**63 - 1
 
 
-def test_head_is_the_default(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_head_answers_if_no_version_is_named(http: httpx.Client, worker: ScriptedWorker) -> None:
     answer = http.post("/generate", json={"prompt": "a"})
     assert answer.headers["x-model-version"] == "v0"
     assert answer.json()["results"][0]["text"] == "v0 says a"
 
 
-def test_a_stream(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_a_stream_sends_tokens_and_the_result(http: httpx.Client, worker: ScriptedWorker) -> None:
     body = {"prompt": "a", "stream": True}
     with connect_sse(http, "POST", "/generate", json=body) as source:
         assert source.response.headers["x-model-version"] == "v0"
@@ -43,7 +45,9 @@ def test_a_stream(http: httpx.Client, worker: ScriptedWorker) -> None:
     assert events[-1][1]["results"][0]["text"] == "v0 says a"
 
 
-def test_a_stream_that_breaks_off(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_a_stream_that_breaks_off_ends_with_an_error(
+    http: httpx.Client, worker: ScriptedWorker
+) -> None:
     with connect_sse(http, "POST", "/generate", json={"prompt": "break", "stream": True}) as source:
         events = [(e.event, json.loads(e.data)) for e in source.iter_sse()]
         request_id = source.response.headers["x-request-id"]
@@ -52,7 +56,9 @@ def test_a_stream_that_breaks_off(http: httpx.Client, worker: ScriptedWorker) ->
     assert problem["request_id"] == request_id
 
 
-def test_what_the_worker_refuses(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_an_error_of_the_worker_becomes_the_answer(
+    http: httpx.Client, worker: ScriptedWorker
+) -> None:
     answer = http.post("/generate", json={"prompt": "fail"})
     assert (answer.status_code, answer.json()["code"]) == (503, "out_of_memory")
     assert answer.headers["retry-after"]
@@ -76,12 +82,14 @@ def test_the_worker_hears_that_the_client_has_gone(
     assert worker.abandoned == [worker.asked[0].id]
 
 
-def test_no_answer_in_time(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_a_generation_without_an_answer_times_out(
+    http: httpx.Client, worker: ScriptedWorker
+) -> None:
     answer = http.post("/generate", json={"prompt": "hang"})
     assert (answer.status_code, answer.json()["code"]) == (504, "worker_timeout")
 
 
-def test_without_a_worker(http: httpx.Client, model: Store) -> None:
+def test_a_generation_without_a_worker_is_refused(http: httpx.Client, model: Store) -> None:
     start = time.monotonic()
     for path, body in (("/generate", {"prompt": "a"}), ("/rollback/base", {})):
         answer = http.post(path, json=body)

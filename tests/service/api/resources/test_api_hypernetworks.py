@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 from support.service.bundled_model import info
+from support.service.command import jeep
 from support.service.scripted_worker import ScriptedWorker
-from test_cli import jeep
 
 from jeep_core import atlas
 from jeep_core.editors.networks.records import network_file
@@ -84,7 +84,7 @@ def test_a_training_is_a_job_of_the_read_lane(http: httpx.Client, model: Store) 
         ({"data": "nothing.json"}, "/data", "no_data"),
     ],
 )
-def test_what_is_wrong_is_named(
+def test_a_wrong_training_is_refused_by_its_field(
     http: httpx.Client, model: Store, body: dict[str, Any], pointer: str, code: str
 ) -> None:
     content = json.dumps({"editor": "mend", **body}).replace("Infinity", "1e999")
@@ -109,7 +109,7 @@ def test_data_about_subjects_of_a_suite_is_refused(
     assert repr(subject) in error["message"]
 
 
-def test_data_of_its_own_must_have_the_format(http: httpx.Client, model: Store) -> None:
+def test_uploaded_data_must_have_the_format(http: httpx.Client, model: Store) -> None:
     put_data(model, "good.json")
     assert train(http, data="good.json").status_code == 202
     (training_folder(model) / "bad.json").write_text('[{"subject": "Atlantis"}]')
@@ -127,7 +127,9 @@ FLAT = {
 }
 
 
-def test_data_in_another_format_and_what_is_lost_of_it(http: httpx.Client, model: Store) -> None:
+def test_data_in_another_format_is_taken_and_losses_are_counted(
+    http: httpx.Client, model: Store
+) -> None:
     bare = {key: value for key, value in FLAT.items() if key != "locality_prompt"}
     records = [FLAT, bare, {**FLAT, "prompt": "It lies in"}]
     file = training_folder(model) / "flat.jsonl"
@@ -160,7 +162,7 @@ def test_other_models_need_data_and_are_given_the_last_layers(
     assert (payload["hparams"]["layers"], payload["hparams"]["rank"]) == ([3, 4, 5, 6, 7, 8], 1920)
 
 
-def test_the_networks_there_are(http: httpx.Client, model: Store, client: Client) -> None:
+def test_the_trained_networks_are_listed(http: httpx.Client, model: Store, client: Client) -> None:
     shipped = list(client.hypernetworks())
     assert [(n.editor, n.shipped, n.rank) for n in shipped] == [
         ("mend", True, 128),

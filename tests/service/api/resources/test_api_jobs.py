@@ -29,7 +29,7 @@ def events(http: httpx.Client, job_id: str, last_id: str = "") -> list[tuple[str
         return [(e.id, e.event, json.loads(e.data)) for e in source.iter_sse()]
 
 
-def test_the_stream_tells_the_whole_story_and_ends(
+def test_a_stream_of_events_is_complete_and_ends(
     http: httpx.Client, worker: ScriptedWorker
 ) -> None:
     job_id = submit(http)
@@ -49,7 +49,7 @@ def test_the_stream_tells_the_whole_story_and_ends(
     assert events(http, job_id, "no event id") == story
 
 
-def test_a_job_that_redis_has_forgotten(
+def test_a_job_that_redis_has_forgotten_is_shown_from_the_store(
     http: httpx.Client, worker: ScriptedWorker, settings: Settings
 ) -> None:
     job_id = submit(http)

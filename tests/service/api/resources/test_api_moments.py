@@ -53,7 +53,7 @@ def test_editors_without_second_moments_need_no_text(
 
 @pytest.mark.parametrize("ask", [edit, trial])
 @pytest.mark.parametrize("editor", ["jeep", "memit", "pmet", "rome", "alphaedit"])
-def test_the_others_are_refused_and_told_what_to_do(
+def test_editors_with_second_moments_are_refused_without_a_text(
     http: httpx.Client, model: Store, ask, editor: str
 ) -> None:
     lacking(model)

@@ -8,12 +8,13 @@ from typing import Any
 
 import httpx
 import pytest
+from support.service.finished_jobs import finished_probe
 from typer.testing import CliRunner
 
 from service.cli import app
 from service.client import ApiError, Client
 from service.contracts.jobs import JobKind, JobStatus, now
-from service.contracts.schemas import EditPayload, EditResult, Manifest, ProbePayload, ProbeResult
+from service.contracts.schemas import EditPayload, EditResult, Manifest, ProbePayload
 from service.store import Store
 
 FACT = {"subject": "Lyon", "prompt": "{} is a city in the country of", "target_new": "Italy"}
@@ -64,7 +65,7 @@ def test_facts_are_validated_and_stored_as_templates(http: httpx.Client, model: 
         ({"table": [{"subject": "x"}]}, 422, "invalid_request", "/table/0/relation"),
     ],
 )
-def test_what_is_refused(
+def test_a_wrong_probe_is_refused_by_its_field(
     body: dict[str, Any], status: int, code: str, where: str | None,
     http: httpx.Client, model: Store,
 ) -> None:  # fmt: skip
@@ -93,26 +94,9 @@ def test_probes_are_listed_and_cancelled(http: httpx.Client, model: Store) -> No
 
 
 @pytest.mark.parametrize("path", ["", "/files/probe.json"])
-def test_unknown_probes(path: str, http: httpx.Client, model: Store) -> None:
+def test_unknown_probes_are_not_found(path: str, http: httpx.Client, model: Store) -> None:
     for name in ("probe_01J", "job_01J", "x", "../x"):
         assert http.get(f"/probes/{name}{path}").status_code == 404
-
-
-def finished_probe(http: httpx.Client, model: Store) -> tuple[str, Path]:
-    """A probe that has ended, and its folder."""
-    submitted = submit(http, version="base").json()
-    job, probe_id = model.job(submitted["id"]), submitted["probe_id"]
-    folder = model.report_folder(job.id)
-    (folder / "probe.json").write_text(json.dumps({"format": 1, "n_layers": 9}))
-    (folder / "answers.png").write_bytes(b"\x89PNG")
-    (folder / "notes.txt").write_text("not in the result")
-    result = ProbeResult(
-        probe_id=probe_id, version="v0", prompts=250, dropped={"same_first_token": 6},
-        low=[1, 2], high=[7], hparams=HPARAMS, automatic=True, files=["probe.json", "answers.png"],
-    )  # fmt: skip
-    update = {"status": JobStatus.SUCCEEDED, "finished_at": now(), "result": result.model_dump()}
-    model.save_job(job.model_copy(update=update))
-    return probe_id, folder
 
 
 @pytest.fixture
@@ -142,7 +126,7 @@ def test_only_files_of_the_result_are_given_out(
     assert http.get(f"/probes/{done[0]}/files/{name}").status_code == 404
 
 
-def test_a_plot_that_has_gone_is_a_damage(done: tuple[str, Path], http: httpx.Client) -> None:
+def test_a_missing_plot_is_reported_as_damage(done: tuple[str, Path], http: httpx.Client) -> None:
     probe_id, folder = done
     (folder / "answers.png").unlink()
     answer = http.get(f"/probes/{probe_id}/files/answers.png")
@@ -169,7 +153,9 @@ def test_the_command_line_shows_a_probe(done: tuple[str, Path], url: str) -> Non
 # ---------------------------------------------------------------- automatic hyper-parameters
 
 
-def test_auto_is_left_to_the_worker(http: httpx.Client, model: Store) -> None:
+def test_automatic_hyper_parameters_are_left_to_the_worker(
+    http: httpx.Client, model: Store
+) -> None:
     for editor in ("jeep", "memit", "pmet"):
         body = {"facts": [FACT], "hparams": "auto", "editor": editor}
         answer = http.post("/edits", json=body)
@@ -181,7 +167,9 @@ def test_auto_is_left_to_the_worker(http: httpx.Client, model: Store) -> None:
     assert plan["hparams"] == "auto"
 
 
-def test_auto_by_line(http: httpx.Client, model: Store) -> None:
+def test_automatic_hyper_parameters_can_be_asked_for_by_line(
+    http: httpx.Client, model: Store
+) -> None:
     answer = http.post(
         "/edits", params={"hparams": "auto"}, content=json.dumps(FACT),
         headers={"Content-Type": "application/x-ndjson"},
@@ -200,7 +188,7 @@ def test_auto_by_line(http: httpx.Client, model: Store) -> None:
         ({"hparams": 3}, "invalid_request", "/hparams"),
     ],
 )
-def test_where_auto_cannot_be_followed(
+def test_automatic_hyper_parameters_that_cannot_be_found_are_refused(
     body: dict[str, Any], code: str, where: str, http: httpx.Client, model: Store
 ) -> None:
     answer = http.post("/edits", json={"facts": [FACT], **body})
@@ -208,7 +196,9 @@ def test_where_auto_cannot_be_followed(
     assert [where] == [error["pointer"] for error in answer.json()["errors"]]
 
 
-def test_once_it_has_ended_an_edit_shows_what_auto_became(http: httpx.Client, model: Store) -> None:
+def test_a_finished_edit_shows_its_automatic_hyper_parameters(
+    http: httpx.Client, model: Store
+) -> None:
     submitted = http.post("/edits", json={"facts": [FACT], "hparams": "auto"}).json()
     job = model.job(submitted["id"])
     result = EditResult(

@@ -67,7 +67,7 @@ def test_what_is_not_part_of_head_is_not_reverted(
     assert len(list(worker.store.jobs())) == 2
 
 
-def test_wrong_requests(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_wrong_reverts_are_refused(http: httpx.Client, worker: ScriptedWorker) -> None:
     first = edit(http, "Lyon")
     for edit_id in ("edit_1", first[:-1], "job_1", first.replace("edit_", "job_")):
         unknown = revert(http, edit_id)
@@ -88,7 +88,7 @@ def test_wrong_requests(http: httpx.Client, worker: ScriptedWorker) -> None:
     assert len(list(worker.store.jobs())) == 1
 
 
-def test_the_same_key_reverts_once(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_the_same_idempotency_key_reverts_once(http: httpx.Client, worker: ScriptedWorker) -> None:
     first, second = edit(http, "Lyon"), edit(http, "Nice")
     one, again = (revert(http, first, key="undo") for _ in range(2))
     assert one.json()["id"] == again.json()["id"]
@@ -110,11 +110,13 @@ def test_a_queued_revert_can_be_cancelled(http: httpx.Client, worker: ScriptedWo
     assert http.get("/snapshots/head").json()["id"] == "v1"
 
 
-def test_before_any_edit(http: httpx.Client, model: Store) -> None:
+def test_a_revert_before_any_edit_is_refused(http: httpx.Client, model: Store) -> None:
     assert json.loads(revert(http, "edit_" + "0" * 26).text)["code"] == "unknown_edit"
 
 
-def test_the_python_client(client: Client, http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_the_python_client_reverts_a_batch(
+    client: Client, http: httpx.Client, worker: ScriptedWorker
+) -> None:
     first, second = edit(http, "Lyon"), edit(http, "Nice")
     job = client.revert(first, parent="v2", snapshot_name="clean")
     done = client.wait(job.id)

@@ -8,7 +8,8 @@ import httpx
 import pytest
 from rich.console import Console
 from safetensors import safe_open
-from support.service.scripted_worker import TENSOR, ScriptedWorker
+from support.service.played_worker import TENSOR
+from support.service.scripted_worker import ScriptedWorker
 from support.service.serving import running
 
 from service.api.exports.format import Export, ExportFormat
@@ -32,7 +33,7 @@ def edit(http: httpx.Client, subject: str, name: str | None = None) -> dict:
     return answer.json()
 
 
-def test_the_tree_of_versions(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_snapshots_show_the_tree_of_versions(http: httpx.Client, worker: ScriptedWorker) -> None:
     first = edit(http, "Lyon", "one")
     edit(http, "Nice")
     moved = http.post("/rollback/one", json={"why": "Nice was wrong"})
@@ -70,7 +71,7 @@ def test_the_tree_of_versions(http: httpx.Client, worker: ScriptedWorker) -> Non
     assert (same["tensors_changed"], same["common_ancestor"]) == ([], "v1")
 
 
-def test_names(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_a_version_can_be_named(http: httpx.Client, worker: ScriptedWorker) -> None:
     edit(http, "Lyon")
     answer = http.post("/snapshots", json={"name": "good"})
     assert answer.status_code == 201
@@ -82,7 +83,9 @@ def test_names(http: httpx.Client, worker: ScriptedWorker) -> None:
     assert (taken.status_code, taken.json()["code"]) == (409, "name_taken")
 
 
-def test_export(http: httpx.Client, worker: ScriptedWorker, tmp_path) -> None:
+def test_a_version_is_exported_as_safetensors(
+    http: httpx.Client, worker: ScriptedWorker, tmp_path
+) -> None:
     edit(http, "Lyon")
     answer = http.get("/snapshots/head/export?format=safetensors")
     assert answer.headers["x-model-version"] == "v1"
@@ -122,7 +125,9 @@ def test_a_damaged_tensor_is_never_exported_as_whole(
     assert TENSOR in answer.json()["detail"]
 
 
-def test_rolling_back_while_an_edit_runs(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_a_rollback_while_an_edit_runs_cancels_queued_edits(
+    http: httpx.Client, worker: ScriptedWorker
+) -> None:
     edit(http, "Lyon")
     worker.go.clear()
     fact = {"subject": "Nice", "prompt": "{} is a city in", "target_new": "Italy"}
@@ -154,7 +159,7 @@ def test_a_rollback_that_fails_cancels_nothing(http: httpx.Client, worker: Scrip
     assert http.get(f"/jobs/{jobs[1]}").json()["status"] == "queued"
 
 
-def test_before_any_model(http: httpx.Client, store: Store) -> None:
+def test_snapshots_before_any_model_are_empty(http: httpx.Client, store: Store) -> None:
     assert http.get("/snapshots").json() == {"data": [], "has_more": False, "next": None}
     assert http.get("/snapshots/head").status_code == 404
 

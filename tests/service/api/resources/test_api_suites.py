@@ -109,7 +109,7 @@ def test_bad_records_can_be_left_out_and_are_counted(http: httpx.Client) -> None
         (lines(GOOD), {"name": "../x"}, "name"),
     ],
 )
-def test_what_is_no_suite(
+def test_an_upload_that_is_no_suite_is_refused(
     content: bytes, params: dict[str, str], where: str, http: httpx.Client, store: Store
 ) -> None:
     answer = post(http, content, **params)
@@ -129,7 +129,7 @@ def small(tmp_path: Path, valkey: str) -> Iterator[tuple[str, Store]]:
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_the_limit_is_the_suites_own(chunked: bool, small: tuple[str, Store]) -> None:
+def test_suites_have_their_own_size_limit(chunked: bool, small: tuple[str, Store]) -> None:
     url, store = small
     large, fitting = [GOOD] * 300, [GOOD] * 100
 
@@ -143,7 +143,7 @@ def test_the_limit_is_the_suites_own(chunked: bool, small: tuple[str, Store]) ->
         assert post(http, body(fitting)).json()["cases"] == 100
 
 
-def test_a_client_that_leaves_leaves_nothing(url: str, store: Store) -> None:
+def test_an_interrupted_upload_leaves_nothing(url: str, store: Store) -> None:
     host, port = url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), 10) as sock:
         head = "POST /suites?name=mine HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n"
@@ -169,7 +169,7 @@ def test_the_client_uploads_a_file(client: Client, tmp_path: Path) -> None:
         client.add_suite("other", path)
 
 
-def test_two_uploads_of_one_name_at_once(store: Store, http: httpx.Client) -> None:
+def test_one_of_two_simultaneous_uploads_of_a_name_wins(store: Store, http: httpx.Client) -> None:
     """Whoever is named first has the name."""
     info = Suites(store.root)
     with info.upload() as ours:

@@ -318,7 +318,7 @@ def test_only_the_request_that_cannot_be_decoded_is_refused(view: ModelView) -> 
     assert len(answers.result(plain)[0]["candidates"]) == 2
 
 
-def test_too_little_memory_is_said(view: ModelView, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_is_reported(view: ModelView, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: Batch) -> None:
         raise torch.OutOfMemoryError
 
@@ -329,7 +329,7 @@ def test_too_little_memory_is_said(view: ModelView, monkeypatch: pytest.MonkeyPa
     assert answers.of(one.request.id)[0].data["code"] == "out_of_memory"
 
 
-def test_what_is_left_at_the_end_is_refused(view: ModelView) -> None:
+def test_requests_left_at_the_end_are_refused(view: ModelView) -> None:
     running = pending(view, max_new_tokens=200, stream=True, **HOT)
     late = pending(view, max_new_tokens=3)
     answers = Answers(running, late)
@@ -367,7 +367,7 @@ class TestWhatIsNoNumber:
         assert "not finite" in last.data["message"]
         return before
 
-    def test_the_others_of_the_batch_go_on(self, broken: ModelView, view: ModelView) -> None:
+    def test_other_requests_of_the_batch_go_on(self, broken: ModelView, view: ModelView) -> None:
         wrong = pending(broken, prompt=self.BROKEN, max_new_tokens=8)
         many = pending(broken, prompts=[PROMPT, self.BROKEN], max_new_tokens=8)
         right = [pending(broken, max_new_tokens=8, seed=i, temperature=2.0) for i in range(3)]
@@ -382,7 +382,7 @@ class TestWhatIsNoNumber:
             [expected] = alone(pending(view, max_new_tokens=8, seed=i, temperature=2.0))
             assert [t["id"] for t in result["tokens"]] == [t["id"] for t in expected["tokens"]]
 
-    def test_a_stream_ends_with_the_error(self, base: LoadedModel) -> None:
+    def test_a_stream_that_is_not_finite_ends_with_the_error(self, base: LoadedModel) -> None:
         """From the place on where it writes a token that is broken."""
         first = generate(ModelView(base), [PROMPT], Sampling(max_new_tokens=3))[0].tokens
         ids = [token.id for token in first]
@@ -397,7 +397,7 @@ class TestWhatIsNoNumber:
         sent = self.refused(answers, one)
         assert [reply.data["id"] for reply in sent] == ids[: at + 1]
 
-    def test_candidates(self, broken: ModelView) -> None:
+    def test_candidates_that_are_not_finite_are_an_error(self, broken: ModelView) -> None:
         """The prompt is whole, one of its continuations is not: its last token is not read."""
         wrong = pending(broken, max_new_tokens=0, candidates=["Japan", "Osaka lies in Japan"])
         right = pending(broken, max_new_tokens=0, candidates=["Japan", "France"])
@@ -409,7 +409,9 @@ class TestWhatIsNoNumber:
         found = [one["log_probability"] for one in result["candidates"]]
         assert found == pytest.approx([one.log_probability for one in expected], rel=1e-4)
 
-    def test_alone_and_beside_another_version(self, broken: ModelView, view: ModelView) -> None:
+    def test_a_version_that_is_not_finite_fails_alone_beside_another(
+        self, broken: ModelView, view: ModelView
+    ) -> None:
         sure = pending(broken, prompt=self.BROKEN, max_new_tokens=4, deterministic=True)
         both = pending(broken, view, prompt=self.BROKEN, max_new_tokens=4)
         later = pending(broken, max_new_tokens=12)

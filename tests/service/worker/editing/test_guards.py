@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from redis import Redis
 from support.library.tiny import bigram_view
-from support.service.edit_lane import Worker, edit_job
 from support.service.edit_runner import FACT, MODEL, an_edit, edit_on, runner_on
+from support.service.played_worker import Worker, edit_job
 
 from jeep_core.errors import Cancelled
 from jeep_core.evaluation.outcomes import Figures, Surroundings
@@ -51,7 +51,7 @@ class TestFigures:
             assert found.perplexity == perplexity(PARENT, ["y by Oslo", "y in Rome"])
         assert len(calls) == 2
 
-    def test_measuring_can_be_ended(self, tmp_path: Path) -> None:
+    def test_measuring_figures_can_be_cancelled(self, tmp_path: Path) -> None:
         def stop() -> None:
             raise Cancelled
 

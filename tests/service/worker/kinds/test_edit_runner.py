@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from redis import Redis
-from support.service.edit_lane import During, Worker, edit_job
 from support.service.edit_runner import (
     FACT,
     HPARAMS,
@@ -21,6 +20,7 @@ from support.service.edit_runner import (
     runner_and_views,
     runner_on,
 )
+from support.service.played_worker import During, Worker, edit_job
 
 from jeep_core.editors.memit.hparams import MemitHParams
 from jeep_core.errors import MissingMoments

@@ -109,7 +109,9 @@ def test_the_documented_editor_edits(tmp_path: Path) -> None:
     assert after > before + 1
 
 
-def test_its_hyper_parameters_are_validated_and_described_without_torch(tmp_path: Path) -> None:
+def test_hyper_parameters_of_a_plugin_are_validated_and_described_without_torch(
+    tmp_path: Path,
+) -> None:
     documented(tmp_path)
     asked = [
         ["nudge", {"layer": 7}],

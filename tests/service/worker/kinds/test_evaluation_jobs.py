@@ -222,7 +222,7 @@ class TestVersions:
         assert (result.skipped, result.left_out) == ({"too_long": 1}, {"too_long": 1})
         assert result.points[0].cases == 1
 
-    def test_progress_ends_where_it_shall(self, bench: Bench) -> None:
+    def test_progress_ends_at_its_total(self, bench: Bench) -> None:
         bench.run(bench.job(fluency_texts=0))
         scored = [p for p in bench.told if p.phase == "score"]
         assert (scored[-1].done, scored[-1].total) == (6, 6)
@@ -387,7 +387,7 @@ class TestInterruptions:
         optimised = [p.done for p in bench.told if p.phase == "optimise"]
         assert min(optimised) > 2
 
-    def test_a_cancel_passes(self, bench: Bench) -> None:
+    def test_a_cancelled_evaluation_ends(self, bench: Bench) -> None:
         def cancel(pauses: int) -> None:
             raise Cancelled("cancelled on request")
 

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from redis import Redis
 from support.library import tiny
-from support.service.edit_lane import Killed
-from support.service.read_lane import Worker, cancel
+from support.service.played_worker import Killed, ReadWorker, cancel
 
 from jeep_core.edit import edit
 from jeep_core.models.loading import LoadedModel
@@ -75,7 +74,7 @@ def networks(store: Store, base: LoadedModel) -> list[Network]:
 def told(client: Redis, store: Store, base: LoadedModel, at: int, event: Any) -> list[Progress]:
     """Work until the queue is empty; after step ``at`` the ``event`` happens.  The progress."""
     heard: list[Progress] = []
-    worker = Worker(client, store.root, base=base)
+    worker = ReadWorker(client, store.root, base=base)
     publish = worker.queue.progress
 
     def progress(job_id: str, reached: Progress) -> None:

@@ -12,8 +12,8 @@ import torch
 from pydantic import BaseModel
 from redis import Redis
 from rich.console import Console
-from support.service.edit_lane import Worker, edit_job
 from support.service.edit_runner import FACT, HPARAMS, MODEL, an_edit, control, edit_on, runner_on
+from support.service.played_worker import Worker, edit_job
 
 from jeep_core.editors.ft_wd import editor as ft_wd
 from jeep_core.errors import NumericalError
@@ -72,7 +72,7 @@ def test_weights_that_float16_cannot_hold_leave_nothing(store: Store, tmp_path: 
 
 
 @pytest.mark.parametrize("field", ["relative_norm", "condition", "residual_before"])
-def test_a_figure_of_the_result_is_looked_at_before_a_tensor_is_stored(
+def test_figures_are_checked_before_a_tensor_is_stored(
     base: LoadedModel,
     store: Store,
     tmp_path: Path,
@@ -109,7 +109,7 @@ def test_an_edit_on_a_version_that_is_not_finite_leaves_nothing(
     assert [version.id for version in store.versions()] == ["v1", "v0"]
 
 
-def test_a_revert_that_gives_no_numbers_leaves_nothing(
+def test_a_revert_that_is_not_finite_leaves_nothing(
     base: LoadedModel, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = runner_on(base, store, tmp_path)
@@ -184,7 +184,9 @@ class Figures(BaseModel):
     named: dict[str, Any]
 
 
-def test_no_record_is_written_with_what_is_no_number(store: Store, tmp_path: Path) -> None:
+def test_no_record_is_written_with_figures_that_are_not_finite(
+    store: Store, tmp_path: Path
+) -> None:
     """JSON would hold null for it, which could not be read back."""
     with pytest.raises(NumericalError, match=r"^figures: the figure /named/a/0 is not finite"):
         encode(Figures(named={"a": [nan]}))
@@ -196,7 +198,7 @@ def test_no_record_is_written_with_what_is_no_number(store: Store, tmp_path: Pat
         assert not path.exists() or path.read_bytes() == b""
 
 
-def test_a_job_whose_result_is_no_number_fails_by_name(
+def test_a_job_with_a_result_that_is_not_finite_names_the_figure(
     client: Redis, based: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = edit_job(based)

@@ -100,7 +100,7 @@ class TestProbeJobs:
         assert {Path(name).stem for name in result.files} == {"probe", *PLOTS}
         assert [progress.phase for progress in bench.told][-1] == "draw"
 
-    def test_an_edited_version_s_probe_is_not(self, bench: Bench) -> None:
+    def test_an_edited_version_s_probe_is_not_kept(self, bench: Bench) -> None:
         name = bench.base.family.weight_name(5)
         silent = torch.zeros_like(bench.base.model.get_parameter(name))
         view = ModelView(bench.base, {name: silent})
@@ -173,11 +173,11 @@ class TestAutomatic:
         _, second = automatic_hparams(bench.store, bench.base, "jeep", [], control().monitor)
         assert first == second
 
-    def test_a_few_facts_are_no_probe(self, bench: Bench) -> None:
+    def test_too_few_facts_are_not_probed(self, bench: Bench) -> None:
         with pytest.raises(Refused, match="POST /probes"):
             automatic_hparams(bench.store, bench.base, "jeep", FACTS[:3], control().monitor)
 
-    def test_an_end_that_was_asked_for_is_no_failed_probe(self, bench: Bench) -> None:
+    def test_a_cancelled_probe_is_no_failed_probe(self, bench: Bench) -> None:
         def stop() -> None:
             raise Cancelled("cancelled on request")
 
@@ -185,7 +185,7 @@ class TestAutomatic:
         with pytest.raises(Cancelled):
             automatic_hparams(bench.store, bench.base, "jeep", FACTS, stopping.monitor)
 
-    def test_a_probe_that_proposes_nothing_is_said_to(self, bench: Bench) -> None:
+    def test_a_probe_without_a_proposal_fails_the_edit_with_its_reason(self, bench: Bench) -> None:
         probes_folder(bench.store).mkdir(parents=True)
         path = probes_folder(bench.store) / f"{bench.base.model_hash}.json"
         path.write_text(json.dumps({"hparams": None, "why_no_proposal": "nothing decides"}))

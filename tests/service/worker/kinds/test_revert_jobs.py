@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from redis import Redis
-from support.service.edit_lane import Killed, Worker, edit_job, revert_job
+from support.service.played_worker import Killed, Worker, bytes_of, edit_job, revert_job
 
 from service.contracts.jobs import Job, JobStatus, now
 from service.queue import Keys
@@ -111,7 +111,7 @@ def test_a_killed_worker_s_revert_is_done_once(
     assert [version.reapplied_from for version in line] == [None, "v2", "v3"]
     assert len(store.versions()) == 6
     assert [move.to for move in store.reflog()] == ["v0", "v1", "v2", "v3", line[-1].id]
-    assert all(store.read_tensor(v.tensors[0]).decode() == v.id for v in line[1:])
+    assert all(store.read_tensor(v.tensors[0]) == bytes_of(v.id) for v in line[1:])
     assert store.names() == {"clean": line[-1].id}
     ended = store.job(job.id)
     assert (ended.status, ended.base_version) == (JobStatus.SUCCEEDED, "v3")
@@ -178,7 +178,7 @@ class TestOvertaken:
         assert (ended.status, ended.error.code) == (JobStatus.FAILED, "not_applied")
         assert reopened(based).head().version == "v2"
 
-    def test_it_starts_anew_on_a_head_that_moved_while_no_worker_was_there(
+    def test_a_revert_starts_again_on_a_head_that_moved_without_a_worker(
         self, client: Redis, based: Store, edits: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The drafts that still fit are used, the others are not."""

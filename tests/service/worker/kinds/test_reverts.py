@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from redis import Redis
-from support.service.edit_lane import During, Worker, edit_job, revert_job
 from support.service.edit_runner import HPARAMS, MODEL, give_moments, runner_and_views
+from support.service.played_worker import During, Worker, edit_job, revert_job
 
 from jeep_core.models.loading import LoadedModel, load
 from service.contracts.jobs import Job, JobStatus

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from redis import Redis
-from support.service.edit_lane import Killed, Worker, edit_job
+from support.service.played_worker import Killed, Worker, bytes_of, edit_job
 
 from service.contracts.jobs import JobStatus
 from service.queue import Keys
@@ -85,7 +85,9 @@ def test_a_killed_worker_s_job_is_done_once(
     assert [version.job_id for version in line] == [None, first.id, second.id]
     assert {version.id for version in store.versions()} == {version.id for version in line}
     assert [move.to for move in store.reflog()] == [version.id for version in line]
-    assert all(store.read_tensor(version.tensors[0]).decode() == version.id for version in line[1:])
+    assert all(
+        store.read_tensor(version.tensors[0]) == bytes_of(version.id) for version in line[1:]
+    )
     assert store.names() == {"mine": line[1].id}
     for job, parent, version in ((first, *line[:2]), (second, *line[1:])):
         ended = store.job(job.id)

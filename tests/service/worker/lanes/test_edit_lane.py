@@ -8,7 +8,7 @@ import pytest
 import torch
 from redis import Redis
 from redis.exceptions import RedisError
-from support.service.edit_lane import Killed, Worker, edit_job
+from support.service.played_worker import Killed, Worker, edit_job
 
 from jeep_core.errors import NumericalError
 from service.contracts.jobs import Job, JobStatus, Progress

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 from redis import Redis
-from support.service.edit_lane import Worker, edit_job, revert_job
 from support.service.edit_runner import MODEL
+from support.service.played_worker import Worker, edit_job, revert_job
 
 from jeep_core.models.loading import load
 from service.contracts.jobs import JobStatus
@@ -65,7 +65,7 @@ def run_on_a_full_disk(
     return disk.calls >= first
 
 
-def test_at_each_write_of_an_edit(
+def test_an_edit_ends_whole_wherever_the_disk_is_full(
     client: Redis, based: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outcomes = []
@@ -89,7 +89,7 @@ def test_at_each_write_of_an_edit(
     assert outcomes[-1] == (False, JobStatus.SUCCEEDED)
 
 
-def test_at_each_write_of_a_revert(
+def test_a_revert_ends_whole_wherever_the_disk_is_full(
     client: Redis, based: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outcomes = []
@@ -180,7 +180,7 @@ def test_a_worker_starts_on_a_full_disk_that_had_room_once(
     assert_whole(store)
 
 
-def test_what_a_full_disk_has_caused_is_told_from_other_errors() -> None:
+def test_errors_of_a_full_disk_are_told_from_others() -> None:
     error = StoreError("not written")
     error.__cause__ = OSError(errno.EDQUOT, "Disk quota exceeded")
     assert is_disk_full(error)

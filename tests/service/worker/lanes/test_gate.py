@@ -96,7 +96,7 @@ def test_reading_waits_for_the_end_of_an_edit() -> None:
     assert told == ["edited", "read"]
 
 
-def test_what_looks_may_end_the_wait_for_an_edit() -> None:
+def test_a_check_may_end_the_wait_for_an_edit() -> None:
     def cancelled() -> None:
         raise KeyError
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from redis import Redis
 from support.service.builders import add_version, move
-from support.service.edit_lane import Killed, Worker, edit_job
+from support.service.played_worker import Killed, Worker, edit_job
 
 from service.contracts.jobs import JobStatus, new_id
 from service.contracts.schemas import WorkerReply, WorkerRequest
@@ -36,7 +36,7 @@ class TestJobs:
         assert len(based.reflog()) == 1
 
     @pytest.mark.parametrize("step", ["write_version", "save_job"])
-    def test_a_worker_killed_behind_the_version_writes_no_second_one(
+    def test_a_worker_killed_after_the_version_writes_no_second_one(
         self, client: Redis, based: Store, monkeypatch: pytest.MonkeyPatch, step: str
     ) -> None:
         job = edit_job(based, activate=False)
@@ -116,7 +116,9 @@ class TestActivation:
 
 
 class TestCommitted:
-    def test_it_is_what_was_head_and_what_that_is_built_on(self, based: Store) -> None:
+    def test_committed_versions_are_those_that_were_head_and_their_ancestors(
+        self, based: Store
+    ) -> None:
         between = add_version(based)
         tip = add_version(based, between)
         aside = add_version(based, tip)

@@ -29,8 +29,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from redis import Redis
-from support.service.edit_lane import FACT, During, Killed, Worker, edit_job, revert_job
 from support.service.edit_runner import HPARAMS, MODEL, give_moments, runner_and_views
+from support.service.played_worker import FACT, During, Killed, Worker, edit_job, revert_job
 
 from jeep_core.models.loading import load
 from service.api.reconcile import Reconciler
@@ -334,7 +334,7 @@ def run(machine: type[Machine], client: Redis, url: str, examples: int, steps: i
 
 
 @pytest.mark.timeout(3600)
-def test_whatever_happens_the_store_is_what_the_model_says(client: Redis, valkey_url: str) -> None:
+def test_the_store_agrees_with_its_model_after_any_sequence(client: Redis, valkey_url: str) -> None:
     run(Machine, client, valkey_url, 20 if EVERYTHING else 1, STEPS)
 
 
@@ -372,5 +372,7 @@ class WithAModel(Machine):
 
 
 @pytest.mark.timeout(3600)
-def test_with_a_real_model(client: Redis, valkey_url: str) -> None:
+def test_the_store_agrees_with_its_model_after_edits_of_a_real_model(
+    client: Redis, valkey_url: str
+) -> None:
     run(WithAModel, client, valkey_url, 1, STEPS if EVERYTHING else 15)

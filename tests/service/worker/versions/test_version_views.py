@@ -141,7 +141,7 @@ def test_files_of_earlier_releases_are_read(filled: Store, base: LoadedModel) ->
     assert loaded.data_ptr() % 64 == 0
 
 
-def test_what_is_kept_of_many_edits_holds_no_file_open(filled: Store) -> None:
+def test_versions_of_many_edits_hold_no_file_open(filled: Store) -> None:
     cache = tensors.TensorCache(filled)
     refs = [tensors.put(filled, f"keys.{n}", torch.full((2, 3), float(n))) for n in range(40)]
     before = len(list(Path("/proc/self/fd").iterdir()))
@@ -150,7 +150,7 @@ def test_what_is_kept_of_many_edits_holds_no_file_open(filled: Store) -> None:
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-def test_a_head_that_was_mended_is_ready_by_itself(
+def test_a_repaired_head_is_ready_without_a_restart(
     filled: Store, base: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filled.move_head("v1", expected="v0", job_id=None, fence=0, who="w", why="test")

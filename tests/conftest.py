@@ -1,0 +1,3 @@
+"""Options of all tests."""
+
+pytest_plugins = ["support.durations"]

@@ -1,0 +1,92 @@
+"""The arrangement of the code itself: few modules at the top, rooms that are not crowded."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+from support import ROOT
+
+PACKAGES = ("jeep_core", "service")
+HOUSES = (*PACKAGES, "tools", "tests/support")
+AT_THE_TOP = 4
+IN_A_ROOM = 16
+LINES = 400
+
+
+def rooms() -> list[Path]:
+    """Every folder of modules, the houses included."""
+    found = {path.parent for house in HOUSES for path in (ROOT / house).rglob("*.py")}
+    return sorted(found)
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def modules_of(folder: Path) -> list[str]:
+    """The modules directly in a folder, ``__init__`` included."""
+    return sorted(path.name for path in folder.glob("*.py"))
+
+
+def test_the_rooms_are_found() -> None:
+    assert len(rooms()) > 40
+    assert all((ROOT / house) in rooms() for house in (*PACKAGES, "tools"))
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_has_at_most_four_modules_beside_its_rooms(package: str) -> None:
+    modules = modules_of(ROOT / package)
+    assert len(modules) <= AT_THE_TOP, f"move some into a room: {modules}"
+
+
+@pytest.mark.parametrize("folder", rooms(), ids=name_of)
+def test_no_room_has_more_than_sixteen_modules(folder: Path) -> None:
+    modules = modules_of(folder)
+    assert len(modules) <= IN_A_ROOM, f"make a room in {name_of(folder)}: {modules}"
+
+
+@pytest.mark.parametrize("folder", rooms(), ids=name_of)
+def test_a_room_says_what_belongs_in_it(folder: Path) -> None:
+    file = folder / "__init__.py"
+    assert file.exists(), f"{name_of(file)} is missing"
+    said = ast.get_docstring(ast.parse(file.read_text()))
+    assert said, f"{name_of(file)} has no docstring"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_module_has_more_than_400_lines(package: str) -> None:
+    lines = {
+        name_of(path): len(path.read_text().splitlines()) for path in (ROOT / package).rglob("*.py")
+    }
+    long = {name: count for name, count in lines.items() if count > LINES}
+    assert not long, f"split what has more than {LINES} lines: {long}"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_folders_of_tests_mirror_the_rooms(package: str) -> None:
+    """A folder of tests is named like a room, or like a module at the top."""
+    homes = {name_of(folder) for folder in rooms()} | {
+        name_of(path.with_suffix("")) for path in (ROOT / package).glob("*.py")
+    }
+    folders = {path.parent for path in (ROOT / "tests" / package).rglob("test_*.py")}
+    homeless = sorted({name_of(folder).removeprefix("tests/") for folder in folders} - homes)
+    assert not homeless
+
+
+def test_names_of_test_files_are_unique() -> None:
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py") if "gpu" not in path.parts]
+    assert sorted(names) == sorted(set(names))
+
+
+def test_no_test_imports_another() -> None:
+    """What several need is in ``tests/support``."""
+    found = {}
+    for path in (ROOT / "tests").rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        names = [n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module]
+        names += [a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names]
+        if bad := [name for name in names if name.startswith(("test_", "conftest"))]:
+            found[name_of(path)] = bad
+    assert not found

@@ -1,0 +1,81 @@
+"""Evaluations and probes that have ended, with the files that a worker leaves."""
+
+import json
+from pathlib import Path
+
+import httpx
+
+from service.contracts.jobs import Job, JobStatus, now
+from service.contracts.schemas import (
+    CaseChange,
+    EvaluationComparison,
+    EvaluationPoint,
+    EvaluationResult,
+    MetricInterval,
+    ProbeResult,
+)
+from service.store import Store
+
+SUITE = "atlas-counterfact"
+
+
+def interval(value: float) -> MetricInterval:
+    return MetricInterval(value=value, low=value - 1, high=value + 2, cases=2)
+
+
+def finished_evaluation(http: httpx.Client, model: Store) -> tuple[str, Path]:
+    """An evaluation of base and head that has ended, and its folder."""
+    submitted = http.post(
+        "/evaluations", json={"suite": SUITE, "versions": ["base", "head"]}
+    ).json()
+    job = model.job(submitted["id"])
+    folder = model.report_folder(job.id)
+    for number, label in enumerate(("base", "head")):
+        rows = [{"target": label, "id": str(i)} for i in range(2)]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"cases-{number}.jsonl").write_text(text)
+    change = CaseChange(id="1", prompt="p", metrics={"efficacy": (0.0, 1.0)})
+    compared = EvaluationComparison(
+        a="base", b="head", cases=2, differences={"score": interval(5)}, better=[change], broken=[]
+    )
+    (folder / "comparisons.jsonl").write_text(compared.model_dump_json() + "\n")
+    evaluation_id = submitted["evaluation_id"]
+    points = [
+        EvaluationPoint(
+            label=label, version="v0", cases=2, metrics={"score": interval(90)}, seconds=0.1
+        )
+        for label in ("base", "head")
+    ]
+    result = EvaluationResult(
+        evaluation_id=evaluation_id, suite=SUITE, style="contrast", seed=0, points=points
+    )
+    ended: Job = job.model_copy(
+        update={"status": JobStatus.SUCCEEDED, "finished_at": now(), "result": result.model_dump()}
+    )
+    model.save_job(ended)
+    return evaluation_id, folder
+
+
+def finished_probe(http: httpx.Client, model: Store) -> tuple[str, Path]:
+    """A probe that has ended, and its folder."""
+    submitted = http.post("/probes", json={"version": "base"}).json()
+    job, probe_id = model.job(submitted["id"]), submitted["probe_id"]
+    folder = model.report_folder(job.id)
+    (folder / "probe.json").write_text(json.dumps({"format": 1, "n_layers": 9}))
+    (folder / "answers.png").write_bytes(b"\x89PNG")
+    (folder / "notes.txt").write_text("not in the result")
+    hparams = {"low": {"layers": [1, 2]}, "high": {"layers": [7]}}
+    result = ProbeResult(
+        probe_id=probe_id,
+        version="v0",
+        prompts=250,
+        dropped={"same_first_token": 6},
+        low=[1, 2],
+        high=[7],
+        hparams=hparams,
+        automatic=True,
+        files=["probe.json", "answers.png"],
+    )
+    update = {"status": JobStatus.SUCCEEDED, "finished_at": now(), "result": result.model_dump()}
+    model.save_job(job.model_copy(update=update))
+    return probe_id, folder

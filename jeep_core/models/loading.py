@@ -239,7 +239,7 @@ def _config(folder: Path) -> Any:
         if family.part_of == config.model_type:
             raise UnsupportedModel(
                 f"{folder} also reads images (model type {config.model_type!r}), and only text "
-                f"models can be edited: {save_text_part(folder)}"
+                f"models can be edited: {save_text_part(folder, family.text_class)}"
             )
     return config
 

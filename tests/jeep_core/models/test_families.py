@@ -46,7 +46,7 @@ def test_blocks_of_an_unknown_kind_are_refused() -> None:
     """A mask of the wrong kind would let an edit read what the model does not."""
     config = AutoConfig.for_model("gemma2", num_hidden_layers=2)
     config.layer_types = ["sliding_attention", "chunked_attention"]
-    with pytest.raises(UnsupportedModel, match="names 'chunked_attention'; .* full_attention, sl"):
+    with pytest.raises(UnsupportedModel, match=r"names 'chunked_attention'; .* full_attention, sl"):
         family_of(config)
 
 

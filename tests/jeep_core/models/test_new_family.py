@@ -9,6 +9,7 @@ from __future__ import annotations
 import pytest
 import torch
 from support.library import reference, tiny
+from support.library.documents import shown_code
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -25,16 +26,7 @@ from jeep_core.spec.positions import fact_rows
 from jeep_core.values.keys import keys_and_states, residuals_at_projection
 from jeep_core.values.optimiser import FactTokens, Objective, optimise
 
-ROW = Family(
-    "OLMo 2",
-    "olmo2",
-    "model",
-    "layers",
-    "mlp.down_proj",
-    "self_attn.o_proj",
-    norm_after_mlp="post_feedforward_layernorm",
-    norm_after_attention="post_attention_layernorm",
-)
+[ROW] = eval(f"({shown_code('extending.md', 'jeep_core/models/families.py')})", {"Family": Family})
 PREFIXES = ("", "The river is wide and the land around it is old")
 FACTS = (
     Fact("Paris", "{} is a city in the country of", "Peru"),

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test serve check bench fuzz faults test-gpu clean
+.PHONY: demo test serve check bench docs fuzz faults test-gpu clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml
@@ -43,6 +43,10 @@ faults: $(READY)
 bench: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[worker,embedded,dev,bench]'
 	$(BIN)/python -m bench
+
+docs: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[worker,embedded,dev,docs]'
+	$(BIN)/python -m tools.docs
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

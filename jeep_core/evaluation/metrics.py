@@ -112,7 +112,7 @@ def measure(
     """The record of every case, all prompts scored together.
 
     Raises:
-        JeepError: a prompt cannot be asked; see :func:`fitting`.
+        JeepError: a prompt cannot be asked; see ``fitting``.
         Whatever ``told`` raises; it is called with the number of rows done.
     """
     known = [case if isinstance(case, Case) else Case(**vars(case)) for case in cases]

@@ -194,7 +194,7 @@ def check_text(path: Path) -> None:
     """Look through a text file without keeping it.
 
     Raises:
-        UnreadableText: as :func:`texts_of`, or the file has no documents.
+        UnreadableText: as ``texts_of``, or the file has no documents.
     """
     filled = False
     with _readable(path), path.open(encoding="utf-8") as lines:

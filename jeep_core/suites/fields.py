@@ -123,7 +123,7 @@ def template(prompt: str, subject: str, field: str, notes: Notes) -> tuple[str, 
         if span is None:
             message = (
                 f"{field} has neither '{{}}' nor the subject {subject!r} as a word of its own in "
-                "it: write {} where the subject stands"
+                "it: write {} in place of the subject"
             )
             raise Unusable(field, "no_subject", message)
         notes.adapted["subject_spelling"] += 1

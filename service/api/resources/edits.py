@@ -66,13 +66,15 @@ White space around a prompt is a part of it.  `join` says how answers follow pro
 a blank unless the texts need none, `space` and `none` always or never; a dry run shows it.
 
 **Hyper-parameters** are the preset's with `hparams` laid over them, field by field; together they
-must satisfy the editor's schema (`JeepHParams` for `jeep`; the field names them all).  For `jeep`,
-`memit` and `pmet` they may be `"auto"`: layers that a probe of the base model proposes, see
-`/probes`; the version's manifest records what they became.  `mend` and
-`malmen` need a network trained for the model: `jeep train-hypernetwork`.  Editors that solve for
-a matrix (`jeep`, `memit`, …; not `ft-wd`, `mend`, `malmen`) need second moments: a text
-(`JEEP_CORPUS`) or imported ones (`JEEP_MOMENTS`).  What is lacking is a 409, and stands in
-`obstacles` of a dry run, as do a head that has moved and a name that is taken.
+must satisfy the editor's schema (`JeepHParams` for `jeep`; the field names them all).  For some
+editors they may be `"auto"`: layers that a probe of the base model proposes, see `/probes`; the
+version's manifest records what they became.
+
+**What an editor needs**: some need a network trained for the model (`POST /hypernetworks`, `jeep
+train-hypernetwork`), and those that solve for a matrix need second moments: the ones shipped with
+the bundled models, a text (`JEEP_CORPUS`) or imported ones (`JEEP_MOMENTS`).  What is lacking is a
+409, and is listed in `obstacles` of a dry run, as are a head that has moved and a name that is
+taken.
 
 **Guards** are measured on the new version against its parent; one that is not kept fails the job
 with `guard_failed` and its figure, and no version is written.

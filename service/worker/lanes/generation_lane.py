@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 WAIT_MS = 500
 TAKE = 64
 LEAVERS_S = 0.25
-"""How often it is asked whose client has gone."""
+"""Time between two searches for clients that have gone."""
 LOADERS = 2
 
 

@@ -49,4 +49,4 @@ docs: $(READY)
 	$(BIN)/python -m tools.docs
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build/docs .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

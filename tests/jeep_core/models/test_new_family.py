@@ -26,7 +26,7 @@ from jeep_core.spec.positions import fact_rows
 from jeep_core.values.keys import keys_and_states, residuals_at_projection
 from jeep_core.values.optimiser import FactTokens, Objective, optimise
 
-[ROW] = eval(f"({shown_code('extending.md', 'jeep_core/models/families.py')})", {"Family": Family})
+ROW: Family = eval(shown_code("extending.md", "jeep_core/models/families.py"), {"Family": Family})
 PREFIXES = ("", "The river is wide and the land around it is old")
 FACTS = (
     Fact("Paris", "{} is a city in the country of", "Peru"),

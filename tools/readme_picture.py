@@ -124,7 +124,7 @@ def _title(seen: dict[str, Any]) -> str:
 
 
 def _legend() -> list[str]:
-    """What the bars are, at the top right."""
+    """The legend of the bars, at the top right."""
     parts = [_text(WIDTH - 330, 38, "probability of", color=SOFT, size=13)]
     for x, color, name in ((WIDTH - 232, BEFORE, ANSWERS[0]), (WIDTH - 130, AFTER, ANSWERS[1])):
         parts.append(f'<rect x="{x}" y="28" width="12" height="12" rx="2" fill="{color}"/>')

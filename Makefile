@@ -7,7 +7,7 @@ WORKERS ?= 2
 # Two processes with one thread each are faster than one process with two.
 IN_PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
 
-.PHONY: demo test test-fast test-durations serve check bench fuzz faults test-gpu clean
+.PHONY: demo test test-fast test-durations serve check bench docs fuzz faults test-gpu clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml
@@ -53,5 +53,9 @@ bench: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[worker,embedded,dev,bench]'
 	$(BIN)/python -m bench
 
+docs: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[worker,embedded,dev,docs]'
+	$(BIN)/python -m tools.docs
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build/docs .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

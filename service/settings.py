@@ -50,7 +50,7 @@ class Settings(BaseSettings):
     A setting without a variable is read from the file of its name (``jeep_redis_password``) among
     the secrets of a container or of a systemd unit, if there is one.
 
-    Use :func:`load_settings` where the message is shown to a person: it names the variable.
+    Use ``load_settings`` where the message is shown to a person: it names the variable.
     """
 
     model_config = SettingsConfigDict(
@@ -227,7 +227,7 @@ class ClientSettings(BaseSettings):
     def key(self) -> str | None:
         """The API key, from ``JEEP_API_KEY`` or else the file; None: there is none.
 
-        Raises :class:`SettingsError` for a file that cannot be read.
+        Raises ``SettingsError`` for a file that cannot be read.
         """
         if self.api_key is not None:
             return self.api_key.get_secret_value().strip()
@@ -243,7 +243,7 @@ class ClientSettings(BaseSettings):
 def load_settings(**overrides: Any) -> Settings:
     """The environment's settings under ``overrides`` (flags; None: not given).
 
-    Raises :class:`SettingsError`, one line per wrong setting.
+    Raises ``SettingsError``, one line per wrong setting.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
     try:

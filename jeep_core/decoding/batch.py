@@ -296,7 +296,7 @@ class Batch:
         mask = self._cache.next_column()
         hidden: torch.Tensor = self._backbone(
             input_ids=self._ids,
-            attention_mask=self._attention.behind(mask),
+            attention_mask=self._attention.of_next_token(mask),
             position_ids=self._positions,
             cache=self._cache,
             use_cache=True,

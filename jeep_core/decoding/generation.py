@@ -88,7 +88,7 @@ class Scored:
 
 
 def checked(scored: Sequence[Scored]) -> list[Scored]:
-    """The same; raises :class:`NumericalError` for the first that is not finite."""
+    """The same; raises ``NumericalError`` for the first that is not finite."""
     for one in scored:
         if one.error is not None:
             raise one.error

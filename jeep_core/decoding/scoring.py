@@ -108,7 +108,7 @@ def read(
     """Score every answer.  Σ log P is in nats and summed in float64.
 
     Raises:
-        JeepError: one of them cannot be asked, see :func:`tokenized`.
+        JeepError: one of them cannot be asked, see ``tokenized``.
         NumericalError: a log-probability, or a logit that decides what is written, is not finite.
         Whatever ``monitor.check`` raises; it is called before every batch.
     """

@@ -113,7 +113,7 @@ def measure(
     """The record of every case, all prompts scored together.
 
     Raises:
-        JeepError: a prompt cannot be asked; see :func:`fitting`.
+        JeepError: a prompt cannot be asked; see ``fitting``.
         Whatever ``monitor.check`` raises; rows done are reported as phase "score".
     """
     known = [case if isinstance(case, Case) else Case(**vars(case)) for case in cases]

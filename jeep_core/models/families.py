@@ -1,6 +1,7 @@
-"""One row per model family: where its parts are.
+"""One row per model family: where its parts are, and how it differs from the others.
 
-Everything else in the library asks these rows; nothing tests for a model's name.
+Everything else in the library asks these rows; nothing tests for a model's name.  A new family is
+a new row, as long as these fields can describe it (``docs/extending.md``).
 """
 
 from __future__ import annotations
@@ -26,11 +27,13 @@ class Family:
 
     ``absolute_positions`` is the backbone's module that adds position embeddings to the input,
     if the family has one.  ``window`` says which blocks attend only to the last
-    ``config.sliding_window`` tokens: all of them, or those that ``config.layer_types`` names.
-    ``norm_after_mlp`` and ``norm_after_attention`` are the block's RMS norms (gain 1 + weight)
-    between the MLP or the attention and the residual stream.  ``soft_cap`` names the
-    configuration's bound c on logits, x → c·tanh(x/c).  ``part_of`` is the model type of the
-    multimodal models whose text part is of this family.
+    ``config.sliding_window`` tokens: all of them, or those whose kind in ``config.layer_types``
+    is one of ``windowed_kinds``; blocks of ``full_kinds`` attend to all tokens before theirs.
+    ``norm_after_mlp`` and ``norm_after_attention`` are the block's RMS norms between the MLP or
+    the attention and the residual stream; their gain is ``norm_gain_offset`` + weight, and
+    ``norm_epsilon`` names the configuration's ε.  ``soft_cap`` names the configuration's bound c
+    on logits, x → c·tanh(x/c).  ``part_of`` is the model type of the multimodal models whose text
+    part is of this family, ``text_class`` the class in transformers that holds the text part.
     """
 
     name: str
@@ -41,12 +44,17 @@ class Family:
     attention_out: str
     absolute_positions: str | None = None
     window: Literal["none", "every block", "by block"] = "none"
+    windowed_kinds: tuple[str, ...] = ("sliding_attention",)
+    full_kinds: tuple[str, ...] = ("full_attention",)
     norm_after_mlp: str | None = None
     norm_after_attention: str | None = None
+    norm_gain_offset: float = 0.0
+    norm_epsilon: str = "rms_norm_eps"
     soft_cap: str | None = None
     final_norm: str = "norm"
     parallel: Literal["never", "always", "use_parallel_residual"] = "never"
     part_of: str | None = None
+    text_class: str = ""
 
     def backbone_of(self, model: nn.Module) -> Any:
         """The decoder without its head."""
@@ -80,6 +88,35 @@ class Family:
         attention = isinstance(place, AttentionOut)
         name = self.norm_after_attention if attention else self.norm_after_mlp
         return None if name is None else self.layers_of(model)[layer_of(place)].get_submodule(name)
+
+    def norm_gain(self, norm: Any) -> torch.Tensor:
+        """The gain (d,), float32, of a norm that ``norm_after`` gave."""
+        gain: torch.Tensor = self.norm_gain_offset + norm.weight.float()
+        return gain
+
+    def norm_epsilon_of(self, model: Any) -> float:
+        """The ε that is added to mean squares in the norms that ``norm_after`` gives."""
+        return float(getattr(model.config, self.norm_epsilon))
+
+    def windows_of(self, config: Any) -> dict[str, int | None]:
+        """How many tokens each kind of block attends to; None: all.  Empty: blocks are of one kind.
+
+        Raises:
+            UnsupportedModel: the configuration names a kind that this row does not know.
+        """
+        if self.window != "by block":
+            return {}
+        known = dict.fromkeys(self.full_kinds) | dict.fromkeys(
+            self.windowed_kinds, config.sliding_window
+        )
+        kinds = sorted(set(config.layer_types))
+        for kind in kinds:
+            if kind not in known:
+                raise UnsupportedModel(
+                    f"layer_types of a {self.name} names {kind!r}; blocks that can be edited are "
+                    f"of the kinds {', '.join(sorted(known))}"
+                )
+        return {kind: known[kind] for kind in kinds}
 
     def final_norm_of(self, model: nn.Module) -> Any:
         """The norm between the last block and the head."""
@@ -150,7 +187,15 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "Qwen 3", "qwen3", "model", "layers", "mlp.down_proj", "self_attn.o_proj", window="by block"
     ),
-    Family("Gemma 1", "gemma", "model", "layers", "mlp.down_proj", "self_attn.o_proj"),
+    Family(
+        "Gemma 1",
+        "gemma",
+        "model",
+        "layers",
+        "mlp.down_proj",
+        "self_attn.o_proj",
+        norm_gain_offset=1.0,
+    ),
     Family(
         "Gemma 2",
         "gemma2",
@@ -161,6 +206,7 @@ FAMILIES: tuple[Family, ...] = (
         window="by block",
         norm_after_mlp="post_feedforward_layernorm",
         norm_after_attention="post_attention_layernorm",
+        norm_gain_offset=1.0,
         soft_cap="final_logit_softcapping",
     ),
     Family(
@@ -173,8 +219,10 @@ FAMILIES: tuple[Family, ...] = (
         window="by block",
         norm_after_mlp="post_feedforward_layernorm",
         norm_after_attention="post_attention_layernorm",
+        norm_gain_offset=1.0,
         soft_cap="final_logit_softcapping",
         part_of="gemma3",
+        text_class="Gemma3ForCausalLM",
     ),
 )
 
@@ -183,7 +231,8 @@ def family_of(config: Any) -> Family:
     """The family of a model configuration.
 
     Raises:
-        UnsupportedModel: quantised weights or an unknown architecture.
+        UnsupportedModel: quantised weights, attention that looks ahead, blocks of an unknown kind,
+            or an unknown architecture.
     """
     supported = ", ".join(family.name for family in FAMILIES)
     if getattr(config, "quantization_config", None) is not None:
@@ -195,7 +244,9 @@ def family_of(config: Any) -> Family:
         raise UnsupportedModel(
             f"a model whose attention looks ahead cannot be edited; supported: {supported}"
         )
-    return family_of_type(config.model_type)
+    family = family_of_type(config.model_type)
+    family.windows_of(config)
+    return family
 
 
 def family_of_type(model_type: object) -> Family:

@@ -194,7 +194,7 @@ def check_text(path: Path) -> None:
     """Look through a text file without keeping it.
 
     Raises:
-        UnreadableText: as :func:`texts_of`, or the file has no documents.
+        UnreadableText: as ``texts_of``, or the file has no documents.
     """
     filled = False
     with _readable(path), path.open(encoding="utf-8") as lines:
@@ -239,7 +239,7 @@ def _config(folder: Path) -> Any:
         if family.part_of == config.model_type:
             raise UnsupportedModel(
                 f"{folder} also reads images (model type {config.model_type!r}), and only text "
-                f"models can be edited: {save_text_part(folder)}"
+                f"models can be edited: {save_text_part(folder, family.text_class)}"
             )
     return config
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,20 +18,20 @@ NOWHERE = -1
 class Attention:
     """The reach of a model's blocks: all tokens to the left, or the last ``window`` of them.
 
-    ``kinds``: names of the kinds of blocks, if a model has several and takes a mask for each.
+    ``kinds``: the windows of the kinds of blocks by name, if a model has several kinds and takes
+    a mask for each.
     """
 
     window: int | None = None
-    kinds: tuple[str, ...] = ()
+    kinds: Mapping[str, int | None] = field(default_factory=dict)
 
     @classmethod
     def of(cls, base: LoadedModel) -> Attention:
         """The attention of a model."""
-        config, window = base.model.config, base.family.window
-        if window == "none":
+        config, family = base.model.config, base.family
+        if family.window == "none":
             return cls()
-        kinds = tuple(sorted(set(config.layer_types))) if window == "by block" else ()
-        return cls(config.sliding_window, kinds)
+        return cls(config.sliding_window, family.windows_of(config))
 
     def mask(self, past: torch.Tensor, own: torch.Tensor, dtype: torch.dtype) -> Any:
         """The mask that a backbone takes for tokens at positions ``own`` (r, q) after given ones.
@@ -40,10 +41,11 @@ class Attention:
         """
         if not self.kinds:
             return additive_mask(past, own, dtype, self.window)
-        windows = {"full_attention": None, "sliding_attention": self.window}
-        return {kind: additive_mask(past, own, dtype, windows[kind]) for kind in self.kinds}
+        return {
+            kind: additive_mask(past, own, dtype, window) for kind, window in self.kinds.items()
+        }
 
-    def behind(self, mask: torch.Tensor) -> Any:
+    def of_next_token(self, mask: torch.Tensor) -> Any:
         """The mask that a backbone takes for one new token per row, the last of s+1 columns.
 
         ``mask`` (r, 1, 1, s+1) is that of blocks without a window; rows are aligned at their
@@ -53,8 +55,9 @@ class Attention:
             return mask
         near = mask.clone()
         near[..., : max(0, mask.shape[3] - self.window)] = torch.finfo(mask.dtype).min
-        windows = {"full_attention": mask, "sliding_attention": near}
-        return {kind: windows[kind] for kind in self.kinds} if self.kinds else near
+        if not self.kinds:
+            return near
+        return {kind: mask if window is None else near for kind, window in self.kinds.items()}
 
 
 def additive_mask(

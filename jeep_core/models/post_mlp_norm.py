@@ -1,4 +1,4 @@
-"""The output an MLP must have for a state after the norm that follows it (Gemma 2 and 3).
+"""The output an MLP must have for a state after the norm that follows it.
 
 There a block's output is a + N(z) with z = W k and N(z) = g ⊙ z / √(mean z² + ε), so a residual r
 at the block's output is not one of W k.  N gives every z the same length, ‖N(z) / g‖ = √d (but

@@ -65,7 +65,7 @@ class ModelView:
         """
         if name in self.replaced and not self.history.get(name):
             raise ValueError(
-                f"{name} was replaced by a tensor; without the updates behind it "
+                f"{name} was replaced by a tensor; without the updates that made it "
                 "a further one would drop them"
             )
         for part in update.parts().values():

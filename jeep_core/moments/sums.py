@@ -96,7 +96,7 @@ class Accumulator:
 
 
 def check_sum(sums: torch.Tensor, name: str) -> None:
-    """Raise :class:`NumericalError` if a sum of k kᵀ (d_ff, d_ff) is not finite."""
+    """Raise ``NumericalError`` if a sum of k kᵀ (d_ff, d_ff) is not finite."""
     advice = (
         "the model overflows on this text: load it in bfloat16 or float32, or take another text"
     )

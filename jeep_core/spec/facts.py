@@ -240,7 +240,7 @@ def _template(
     if found is None:
         message = (
             "the prompt has neither '{}' nor the subject as a word of its own in it; "
-            "write {} where the subject stands"
+            "write {} in place of the subject"
         )
         problem(field, "no_subject", message)
         return None

@@ -28,7 +28,7 @@ def all_finite(tensor: torch.Tensor) -> bool:
 
 
 def check_tensor(tensor: torch.Tensor, what: str, advice: str) -> None:
-    """Raise :class:`NumericalError` if an element (of any shape) is not finite.
+    """Raise ``NumericalError`` if an element (of any shape) is not finite.
 
     ``what`` names layer and quantity, ``advice`` says what to do about it.
     """
@@ -37,7 +37,7 @@ def check_tensor(tensor: torch.Tensor, what: str, advice: str) -> None:
 
 
 def check_number(value: float, what: str, advice: str) -> float:
-    """``value``; :class:`NumericalError`, as `check_tensor`, if it is not finite."""
+    """``value``; ``NumericalError``, as `check_tensor`, if it is not finite."""
     if not isfinite(value):
         raise NumericalError(f"{what} is not finite ({value}); {advice}")
     return value
@@ -83,7 +83,7 @@ def not_finite(value: Any, pointer: str = "") -> str | None:
 
 
 def check_record(record: Any, what: str) -> None:
-    """Raise :class:`NumericalError` if a record holds a number that JSON cannot."""
+    """Raise ``NumericalError`` if a record holds a number that JSON cannot."""
     found = not_finite(record)
     if found is not None:
         raise NumericalError(f"{what}: the figure {found} is not finite, so it is not recorded")

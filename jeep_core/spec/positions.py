@@ -149,7 +149,7 @@ def tokenize_fact(tokenizer: Tokenizer, fact: Fact, true_answer: bool = False) -
     """The fact's prompt and new target after the empty prefix.
 
     Raises:
-        TokenizationError: as :func:`tokenize_prompt`; with ``true_answer`` also for
+        TokenizationError: as ``tokenize_prompt``; with ``true_answer`` also for
             ``target_true``.
     """
     row = tokenize_prompt(tokenizer, fact.prompt, fact.subject, fact.target_new, fact.join)

@@ -1,1 +1,1 @@
-"""Files that are whole or absent, and JSON records that carry their own hash; no torch."""
+"""Tensor files that are whole or absent, and JSON records with their own hash (no torch)."""

@@ -34,7 +34,7 @@ def facts_of(reader: SuiteReader) -> list[Sourced]:
     earlier one, which are dropped.
 
     Raises:
-        InvalidSuite
+        InvalidSuite: the file has a record of the wrong form, or none that can be edited.
     """
     found = []
     for case in reader:

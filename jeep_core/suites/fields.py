@@ -93,7 +93,7 @@ def subject_of(record: Record, name: str = "subject", where: str = "") -> str:
     """The subject, without white space around it.
 
     Raises:
-        Malformed: as :func:`text`; ``slots``: it contains ``{}``.
+        Malformed: as ``text``; ``slots``: it contains ``{}``.
     """
     subject = text(record, name, where).strip()
     if SLOT in subject:
@@ -123,7 +123,7 @@ def template(prompt: str, subject: str, field: str, notes: Notes) -> tuple[str, 
         if span is None:
             message = (
                 f"{field} has neither '{{}}' nor the subject {subject!r} as a word of its own in "
-                "it: write {} where the subject stands"
+                "it: write {} in place of the subject"
             )
             raise Unusable(field, "no_subject", message)
         notes.adapted["subject_spelling"] += 1
@@ -142,7 +142,7 @@ def filled(text: str, subject: str, notes: Notes) -> str:
 def prompts(
     record: Record, name: str, subject: str, notes: Notes, where: str = ""
 ) -> tuple[str, ...]:
-    """A list of texts as :func:`texts` reads it, filled in with the subject."""
+    """A list of texts as ``texts`` reads it, filled in with the subject."""
     return tuple(filled(text, subject, notes) for text in texts(record, name, where))
 
 

@@ -43,7 +43,7 @@ class SuiteReader:
     """Cases of a stream, one after the other; ``report`` and ``style`` are complete at the end.
 
     A record that does not have the format makes the whole file invalid: iteration ends with
-    :class:`InvalidSuite`, with a problem per record.  With ``drop_bad`` such records are dropped
+    ``InvalidSuite``, with a problem per record.  With ``drop_bad`` such records are dropped
     and counted.  Records that have the format and cannot be edited are always dropped.
 
     Args:
@@ -218,7 +218,7 @@ def load_suite(
     cases are judged; default: as the format says.
 
     Raises:
-        InvalidSuite: with line and record number of each problem, see :class:`SuiteReader`.
+        InvalidSuite: with line and record number of each problem, see ``SuiteReader``.
         JeepError: there is no such file or format.
     """
     label = name or (str(source) if isinstance(source, str | Path) else "stream")

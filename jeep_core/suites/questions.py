@@ -76,7 +76,7 @@ def groups(record: Record, name: str, subject: str, notes: Notes) -> list[Questi
     In place of a list there may be one object, whose values may be lists of the same length.
 
     Raises:
-        Malformed
+        Malformed: the field is not such an object, or a part of it is not a text.
     """
     found: list[Question] = []
     given = record.get(name)

@@ -59,7 +59,7 @@ def check_disjoint(cases: Sequence[Fact], suites: Iterable[tuple[str, Iterable[s
     """Refuse cases about the subjects of a suite; ``suites``: names with subjects.
 
     Raises:
-        InvalidHParams
+        InvalidHParams: a case is about one of these subjects.
     """
     trained = {case.subject.casefold() for case in cases}
     for name, subjects in suites:

@@ -21,7 +21,7 @@ def encode(tokenizer: Tokenizer, text: str) -> Encoding:
 
 
 def encode_all(tokenizer: Tokenizer, texts: Iterable[str]) -> list[Encoding]:
-    """The tokens of every text, as by :func:`encode`."""
+    """The tokens of every text, as by ``encode``."""
     known = list(texts)
     found = tokenizer.encode_batch(known)
     return [_tidied(tokenizer, text, one) for text, one in zip(known, found, strict=True)]

@@ -31,7 +31,7 @@ def cholesky(matrix: torch.Tensor, name: str) -> torch.Tensor:
 
 
 def check_moment(matrix: torch.Tensor, name: str) -> None:
-    """Raise :class:`NumericalError` if ``matrix`` (n, n), as in `cholesky`, is not finite."""
+    """Raise ``NumericalError`` if ``matrix`` (n, n), as in `cholesky`, is not finite."""
     advice = "remove it from the store's folder base/moments, then it is taken again"
     check_tensor(matrix, f"{name}: the second moment of its keys", advice)
 

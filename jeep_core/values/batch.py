@@ -259,7 +259,7 @@ class Pool:
         return n_stopped
 
     def _check(self, loss: torch.Tensor) -> None:
-        """Raise :class:`NumericalError` for the first fact whose loss (n,) is not finite."""
+        """Raise ``NumericalError`` for the first fact whose loss (n,) is not finite."""
         wrong = (~torch.isfinite(loss)).nonzero().flatten().tolist()
         if wrong:
             fact, taken = int(self.index[wrong[0]]), int(self.passes[wrong[0]])

@@ -82,7 +82,8 @@ def residuals_at_projection(
     plain = _Reader(view, [fact[:1] for fact in rows], position, layer)
     keys, _ = plain.read([0], place, layer)
     outputs = family.projection_of(view.model, place)(keys.to(view.base.dtype))
-    return back_through_norm(outputs, residuals, 1.0 + norm.weight.float(), norm.eps)
+    epsilon = family.norm_epsilon_of(view.model)
+    return back_through_norm(outputs, residuals, family.norm_gain(norm), epsilon)
 
 
 class _Reader:

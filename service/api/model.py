@@ -54,7 +54,7 @@ class ModelCache:
         path = self._store.model_file("tokenizer.json")
         data = path.read_bytes()
         if info.files.get(path.name) not in (None, hashlib.sha256(data).hexdigest()):
-            raise CorruptFile(f"{path} is damaged: start the worker, which writes it anew")
+            raise CorruptFile(f"{path} is damaged: start the worker, which writes it again")
         return data.decode()
 
 

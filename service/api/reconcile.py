@@ -27,7 +27,7 @@ QUEUE_DOWN = (
     OutOfMemoryError,
     ReadOnlyError,
 )
-"""What a queue raises that cannot be reached or takes nothing now."""
+"""Raised by a queue that cannot be reached or accepts nothing at the moment."""
 
 log = logging.getLogger(__name__)
 

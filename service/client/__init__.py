@@ -99,7 +99,7 @@ class Client(AuditCalls, EvaluationCalls, Hypernetworks, ProbeCalls, VersionCall
         """Submit the records of a file in any format of suites, or the first ``limit`` of them.
 
         Other options as in ``POST /edits``.  ``imported`` of the job says how many facts that
-        makes and what was lost.  Safe to repeat, as :meth:`edit`.
+        makes and what was lost.  Safe to repeat, as ``edit``.
         """
         as_json = {name: json.dumps(options.pop(name)) for name in JSON_PARAMS if name in options}
         asked = {"format": format, "limit": limit, "drop_bad": drop_bad or None}

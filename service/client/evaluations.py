@@ -56,7 +56,7 @@ class EvaluationCalls(Transport):
     ) -> JobOut:
         """Measure versions, or try an editor: options as in ``POST /evaluations``.
 
-        Safe to repeat, as :meth:`Client.edit`.
+        Safe to repeat, as ``Client.edit``.
         """
         labels = [versions] if isinstance(versions, str) else versions and list(versions)
         body = {"suite": suite, **given({"versions": labels, **options})}

@@ -17,7 +17,7 @@ class Hypernetworks(Transport):
     ) -> JobOut:
         """Queue a training; options as in ``POST /hypernetworks`` (hparams, steps, data, …).
 
-        Safe to repeat, as :meth:`Client.edit`.
+        Safe to repeat, as ``Client.edit``.
         """
         body = {"editor": editor, **given(options)}
         return self._queued("/hypernetworks", body, idempotency_key)

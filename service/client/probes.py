@@ -25,7 +25,7 @@ class ProbeCalls(Transport):
     ) -> JobOut:
         """Probe a version on a suite or on facts; options as in ``POST /probes``.
 
-        Safe to repeat, as :meth:`Client.edit`.
+        Safe to repeat, as ``Client.edit``.
         """
         body = {"suite": suite, "facts": facts and [dict(fact) for fact in facts], **options}
         return self._queued("/probes", {"version": version, **given(body)}, idempotency_key)

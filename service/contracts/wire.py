@@ -87,7 +87,7 @@ class JobEvent:
 
 
 class LiveJob(BaseModel):
-    """The state in Redis of a job that has not ended (or ended within the last hour)."""
+    """The state in Redis of a job that has not ended, or ended at most `FINISHED_TTL_S` ago."""
 
     status: JobStatus
     attempt: int = 0

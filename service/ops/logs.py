@@ -21,7 +21,7 @@ from service.settings import Settings
 from service.store.api_keys import without_keys
 
 OWN = ("service", "jeep_core", "uvicorn")
-"""Loggers at the level of ``JEEP_LOG_LEVEL``; all others speak from ``warning`` on."""
+"""Loggers at the level of ``JEEP_LOG_LEVEL``; all others log from ``warning`` up."""
 
 Part = Literal["api", "worker"]
 _log = logging.getLogger(__name__)

@@ -65,11 +65,11 @@ return 1
 """
 )
 """1, or 0 if the job is known: a hash without a status is a remnant.  -1: this server was started
-or emptied since it was told of all jobs, so it may lack some that come before this one.
+or emptied since all jobs were submitted to it, so it may lack some that come before this one.
 """
 
 FILLED = _THIS_RUN + "redis.call('SET', KEYS[1], this_run()) return 1"
-"""This server has been told of all jobs."""
+"""All jobs have been submitted to this server."""
 
 BEGIN = (
     _EVENT

@@ -103,7 +103,7 @@ class Versions(Tensors):
         except UnknownVersion:
             self.write_version(base)
         except CorruptFile as error:
-            log.error("written anew: %s", error)
+            log.error("written again: %s", error)
             replace(self.root / "versions" / BASE / "manifest.json", encode(base))
         if base.weights_sha256 != weights_sha256:
             raise WrongModel(

@@ -53,7 +53,7 @@ def own_relations(path: Path | None) -> dict[str, str]:
         if not isinstance(template, str) or not template.strip() or template.count("{}") > 1:
             raise SettingsError(
                 f"JEEP_RELATIONS: {path}: the template of {name!r} must be a text with one {{}}, "
-                "where the subject goes (without it, the subject goes in front)"
+                "where the subject goes (without it, the subject goes first)"
             )
     return table
 

@@ -36,7 +36,7 @@ BATCH_ROWS = Histogram(
     buckets=(1, 2, 4, 8, 16, 32, 64),
 )
 PHASES_KEPT = 48
-"""Phases with a series of their own; further ones, of editors of others, are ``other``."""
+"""Phases with a series of their own; further ones, of editors from elsewhere, are ``other``."""
 
 for _kind in JobKind:
     for _outcome in TERMINAL:

@@ -42,5 +42,5 @@ def test_without_a_network_the_answer_says_how_to_make_one(at_base):
     assert answer.status_code == 409
     [problem] = answer.json()["errors"]
     assert (problem["pointer"], problem["code"]) == ("/editor", "no_hypernetwork")
-    assert "jeep train-hypernetwork mend atlas-gptj --layers 6,7,8 --rank 7" in problem["message"]
+    assert "jeep networks train mend atlas-gptj --layers 6,7,8 --rank 7" in problem["message"]
     assert at_base.client.snapshot("head").id == at_base.client.snapshot("base").id

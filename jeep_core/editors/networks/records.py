@@ -97,7 +97,7 @@ def missing_network(
     """The error that no network fits, with those there are and the command that makes one."""
     layers = ",".join(map(str, hparams.layers))
     command = (
-        f"jeep train-hypernetwork {editor} {model} --layers {layers} "
+        f"jeep networks train {editor} {model} --layers {layers} "
         f"--rank {hparams.rank} --blocks {hparams.n_blocks}"
     )
     if model not in atlas.MODELS:

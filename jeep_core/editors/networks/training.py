@@ -300,13 +300,13 @@ class Training:
                 raise ValueError(f"the figure {figure} is not finite")
             tensors = load_whole(self.folder / state["state"])
         except (ValueError, KeyError, FileNotFoundError, SafetensorError, JeepError) as error:
-            log.warning("the training begins anew, its checkpoint is damaged: %s", error)
+            log.warning("the training starts again, its checkpoint is damaged: %s", error)
             return False
         for key, value in json.loads(json.dumps(self._identity())).items():
             if state[key] != value:
                 raise JeepError(
                     f"{self.folder} holds a training run with other {key.replace('_', ' ')}; "
-                    "remove it to begin anew"
+                    "remove it to start again"
                 )
         own = {n.removeprefix("network."): t for n, t in tensors.items() if n.startswith("network")}
         self.network.load_state_dict(own)

@@ -28,7 +28,7 @@ VARIANTS = {
 """Cases per fact by relation: in the suites, too, most edits give a city another country."""
 EQUIVALENTS = 3
 NEIGHBORS = 4
-BEHIND_A_SENTENCE = 0.3
+AFTER_A_SENTENCE = 0.3
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,8 @@ def _atlas_case(
     for i in rng.sample(rest, EQUIVALENTS):
         front = rng.choice(facts)
         sentence = f"{front.prompt(rng.choice(front.taught))} {front.object}. "
-        behind = rng.random() < BEHIND_A_SENTENCE
-        paraphrases.append((sentence if behind else "") + fact.prompt(i))
+        follows = rng.random() < AFTER_A_SENTENCE
+        paraphrases.append((sentence if follows else "") + fact.prompt(i))
     neighbors = [rng.choice(same).prompt(edited) for _ in range(NEIGHBORS)]
     new = rng.choice(others)
     return Fact(

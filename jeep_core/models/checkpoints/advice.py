@@ -49,12 +49,12 @@ def merge_adapter(folder: Path, base: str) -> str:
     return f"merge it into its model (pip install peft) with\n{_command(code)}\nand load {out}"
 
 
-def save_text_part(folder: Path) -> str:
-    """For Gemma 3 with images, whose text part is a model of its own."""
+def save_text_part(folder: Path, text_class: str) -> str:
+    """For a model that reads images too, whose text part is a model of class ``text_class``."""
     source, out = str(folder), f"{folder.name}-text"
     code = (
         "from transformers import AutoModelForImageTextToText as M, AutoTokenizer as T, "
-        "Gemma3ForCausalLM as G; "
+        f"{text_class} as G; "
         f"m = M.from_pretrained({source!r}, dtype='auto'); t = G(m.config.text_config); "
         "t.model, t.lm_head, t.generation_config = "
         "m.model.language_model, m.lm_head, m.generation_config; "

@@ -123,7 +123,7 @@ def _plain(part: Any) -> Any:
 
 
 def _check_vocabulary(folder: Path, tokenizer: Tokenizer, rows: int) -> None:
-    """Added tokens may lie beyond the rows, as :func:`without_unembedded` takes them out."""
+    """Added tokens may lie beyond the rows, as ``without_unembedded`` takes them out."""
     added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     vocabulary = tokenizer.get_vocab(with_added_tokens=False)
     own = {id: token for token, id in vocabulary.items() if token not in added}

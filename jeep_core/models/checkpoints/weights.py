@@ -30,7 +30,7 @@ def check_weights(folder: Path, config: Any, family: Family, stored: Mapping[str
 
     The model is built without memory for its weights, so that a size out of all proportion is
     refused before anything is allocated.  Which names are missing or unknown is what
-    transformers says when it has loaded (:func:`refuse_reported`), as it renames some.
+    transformers says when it has loaded (``refuse_reported``), as it renames some.
 
     Raises:
         UnsupportedModel: a number of blocks or a shape differs, or a tensor is quantised.

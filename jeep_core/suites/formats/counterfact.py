@@ -38,7 +38,8 @@ def cases(record: Record, number: int, notes: Notes) -> tuple[Case, ...]:
     """The case of one record.
 
     Raises:
-        Malformed, Unusable
+        Malformed: a field is missing or of the wrong form.
+        Unusable: the prompt lacks the subject, or both answers are the same.
     """
     case = Case(*rewrite(part(record, REWRITE), f"{REWRITE}/", notes))
     return (tested(record, number, case, notes),)
@@ -48,7 +49,8 @@ def rewrite(record: Record, where: str, notes: Notes) -> tuple[str, str, str, st
     """Subject, template, new answer and, if there is one, true answer of a rewrite.
 
     Raises:
-        Malformed; Unusable: both answers are the same.
+        Malformed: a field is missing or of the wrong form.
+        Unusable: the prompt lacks the subject, or both answers are the same.
     """
     prompt, subject = text(record, "prompt", where), subject_of(record, "subject", where)
     try:

@@ -36,7 +36,8 @@ def cases(record: Record, number: int, notes: Notes) -> tuple[Case, ...]:
     """One case per rewrite.
 
     Raises:
-        Malformed, Unusable: already if one rewrite is, as the questions need all.
+        Malformed: one of the rewrites or questions is of the wrong form.
+        Unusable: one of the rewrites cannot be edited, as the questions need all of them.
     """
     rewrites = record.get(REWRITE)
     if not isinstance(rewrites, list) or not rewrites:

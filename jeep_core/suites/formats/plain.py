@@ -39,7 +39,7 @@ NESTED: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(LISTS, ("[",)),
     **dict.fromkeys(("requested_rewrite", "locality", "portability", "answers"), ("[", "{")),
 }
-"""Columns of CSV that hold JSON where the cell begins so."""
+"""Columns of CSV that hold JSON where the cell begins with one of these brackets."""
 UNUSABLE = {"no_subject": "no_subject", "same_as_target": "same_target"}
 
 
@@ -57,7 +57,8 @@ def cases(record: Record, number: int, notes: Notes) -> tuple[Case, ...]:
     """The case of one record.
 
     Raises:
-        Malformed; Unusable: the prompt lacks the subject, or the new answer is the true one.
+        Malformed: a field is missing or of the wrong form.
+        Unusable: the prompt lacks the subject, or the new answer is the true one.
     """
     given = {**record, **{name: record[name] for name in TEXTS if name in record}}
     for name, value in given.items():

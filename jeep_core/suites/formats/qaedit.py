@@ -35,7 +35,8 @@ def cases(record: Record, number: int, notes: Notes) -> tuple[Case, ...]:
     """The case of one record; questions without an answer are noted.
 
     Raises:
-        Malformed; Unusable: the prompt lacks the subject.
+        Malformed: a field is missing or of the wrong form.
+        Unusable: the prompt lacks the subject.
     """
     new = answers(record.get("target"), "target")
     if not new:

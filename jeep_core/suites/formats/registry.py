@@ -58,7 +58,7 @@ FORMATS: Mapping[str, Format] = {
         plain,
     )
 }
-"""By name; of several that match a record the first one is meant."""
+"""By name; of several that match a record the first one is taken."""
 
 AUTO = "auto"
 STYLES = (AUTO, *(style.value for style in Style))

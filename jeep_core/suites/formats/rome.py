@@ -29,6 +29,7 @@ def cases(record: Record, number: int, notes: Notes) -> tuple[Case, ...]:
     """The case of one record.
 
     Raises:
-        Malformed, Unusable
+        Malformed: a field is missing or of the wrong form.
+        Unusable: the prompt lacks the subject, or both answers are the same.
     """
     return (tested(record, number, Case(*rewrite(record, "", notes)), notes),)

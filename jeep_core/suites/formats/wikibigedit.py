@@ -44,7 +44,8 @@ def cases(record: Record, number: int, notes: Notes) -> tuple[Case, ...]:
     """The case of one record; questions without an answer are noted.
 
     Raises:
-        Malformed; Unusable: the question lacks the subject.
+        Malformed: a field is missing or of the wrong form.
+        Unusable: the question lacks the subject.
     """
     if "update" not in record:
         return knowedit.cases(record, number, notes)

@@ -42,7 +42,8 @@ def cases(record: Record, number: int, notes: Notes) -> tuple[Case, ...]:
     """The case of one record.
 
     Raises:
-        Malformed; Unusable: ``src`` lacks the subject.
+        Malformed: a field is missing or of the wrong form.
+        Unusable: ``src`` lacks the subject.
     """
     subject, question = subject_of(record), text(record, "src")
     new = answers(record.get("answers"), "answers")

@@ -25,8 +25,8 @@ JOB = "jeep.job"
 """Where it keeps the job that the call has queued, if its `Location` names something else."""
 LONGEST_TARGET = 512
 UNASKED_PER_MINUTE = 60
-"""Lines for calls without a valid key and for those above a key's rate: strangers shall not
-fill the disk.  What was left out is counted in the next line."""
+"""Lines for calls without a valid key and for those above a key's rate: strangers must not be
+able to fill the disk.  What was left out is counted in the next line."""
 
 log = logging.getLogger(__name__)
 

@@ -41,9 +41,9 @@ the one it needs.  A browser may read with the key as the password of its login.
 
 SCHEME = "ApiKey"
 REFUSALS = documented(401, 403, 429)
-"""What the gate answers in front of a route."""
+"""The gate's answers, given before a route runs."""
 WRITE_REFUSALS = documented(413, 507)
-"""What may become of any call with a body: it is too large, or the disk is full."""
+"""Possible for every call with a body: it is too large, or the disk is full."""
 
 
 class Api(FastAPI):

@@ -26,7 +26,7 @@ POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; worker-src blob:; frame-ancestors 'none'"
 )
-"""Holds browsers to it: what a page asks of another host is not loaded."""
+"""Browsers load nothing that a page asks of another host."""
 
 
 @router.get("/openapi.json")

@@ -184,7 +184,7 @@ def _candidate_errors(
             )
             errors.append(field_error(where, "merges_with_prompt", message))
         elif len(whole) == len(prompt):
-            errors.append(field_error(where, "no_tokens", f"it has no tokens behind {pointer}"))
+            errors.append(field_error(where, "no_tokens", f"it has no tokens after {pointer}"))
     return errors
 
 

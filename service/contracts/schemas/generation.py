@@ -35,7 +35,7 @@ class GenerateRequest(Request):
         0, ge=0, le=50, description="Also give the n most probable tokens at every step."
     )
     candidates: list[str] = Field(
-        default_factory=list, description="Continuations to score behind every prompt."
+        default_factory=list, description="Continuations to score after every prompt."
     )
     join: Join = Field(
         "auto",

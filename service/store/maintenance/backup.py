@@ -182,7 +182,7 @@ class _Copy:
         with locked(root / "locks" / "head"):
             head = read(root / "head.json", Head)
             if head is None:
-                raise BackupError("head.json is missing: start the worker, which makes it anew")
+                raise BackupError("head.json is missing: start the worker, which makes it again")
             self._add(*_POINTERS)
             # while head cannot move: no record may say that a later commit succeeded
             versions = self._with_owners(owned)

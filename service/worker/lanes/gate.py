@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 LOOK_S = 0.25
-"""How often a job that waits for an edit looks whether it shall end."""
+"""How often a job that waits for an edit checks whether it is to end."""
 
 
 class Turn:

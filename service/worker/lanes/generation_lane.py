@@ -20,7 +20,7 @@ from service.worker.lanes.gate import Gate
 from service.worker.versions.views import VersionViews
 
 LEAVERS_S = 0.25
-"""How often it is asked whose client has gone."""
+"""Time between two searches for clients that have gone."""
 
 
 class GenerationLane:

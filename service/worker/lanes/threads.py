@@ -10,7 +10,7 @@ import torch
 from jeep_core.models.loading import LoadedModel
 
 SMALL_MODEL = 100_000_000
-"""Parameters up to which one thread is fastest for short work: too short to be shared out."""
+"""Parameters up to which one thread is fastest for work too short to be split."""
 FEW_FACTS = 4
 
 

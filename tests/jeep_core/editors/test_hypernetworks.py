@@ -269,7 +269,7 @@ def test_a_damaged_checkpoint_is_not_continued(
     data[-90] ^= 1
     path.write_bytes(data)
     again = training(gptj, "mend", steps=4, folder=tmp_path).run().state_dict()
-    assert "begins anew" in caplog.text
+    assert "starts again" in caplog.text
     assert all(torch.equal(tensor, again[name]) for name, tensor in whole.items())
 
 
@@ -367,7 +367,7 @@ def test_without_a_network_the_error_says_how_to_make_one(
     [problem] = caught.value.problems
     assert (problem.pointer, problem.code) == ("/editor", "no_hypernetwork")
     assert problem.message.endswith(
-        f"make one with: jeep train-hypernetwork {editor} tiny-gptj --layers 1,2,3 --rank 8 "
+        f"make one with: jeep networks train {editor} tiny-gptj --layers 1,2,3 --rank 8 "
         "--blocks 2 --data CASES.json"
     )
 

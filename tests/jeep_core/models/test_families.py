@@ -42,6 +42,30 @@ def test_attention_that_looks_ahead_is_refused() -> None:
     assert all(name in str(caught.value) for name in SUPPORTED)
 
 
+def test_blocks_of_an_unknown_kind_are_refused() -> None:
+    """A mask of the wrong kind would let an edit read what the model does not."""
+    config = AutoConfig.for_model("gemma2", num_hidden_layers=2)
+    config.layer_types = ["sliding_attention", "chunked_attention"]
+    with pytest.raises(UnsupportedModel, match=r"names 'chunked_attention'; .* full_attention, sl"):
+        family_of(config)
+
+
+def test_every_kind_of_block_has_its_window() -> None:
+    config = AutoConfig.for_model("gemma2", num_hidden_layers=2, sliding_window=5)
+    config.layer_types = ["sliding_attention", "full_attention"]
+    assert family_of(config).windows_of(config) == {"full_attention": None, "sliding_attention": 5}
+    assert family_of(LlamaConfig()).windows_of(LlamaConfig()) == {}
+
+
+def test_a_multimodal_model_names_the_class_of_its_text_part() -> None:
+    """The advice to save the text part is a command that uses it."""
+    import transformers
+
+    for family in FAMILIES:
+        assert bool(family.part_of) == bool(family.text_class)
+        assert not family.text_class or hasattr(transformers, family.text_class)
+
+
 @pytest.mark.parametrize("config", [BertConfig(), AutoConfig.for_model("gemma3")])
 def test_other_architectures_are_refused_with_the_list(config: Any) -> None:
     with pytest.raises(UnsupportedModel) as caught:

@@ -154,7 +154,7 @@ def test_a_view_of_tensors_without_their_updates_takes_no_further_one(base: Load
     edited = ModelView(base)
     edited.update(name, some_update(base, 1))
     stored = ModelView(base, edited.replaced)
-    with pytest.raises(ValueError, match="without the updates behind it"):
+    with pytest.raises(ValueError, match="without the updates that made it"):
         stored.update(name, some_update(base, 1, seed=1))
     assert torch.equal(stored.parameter(name), edited.parameter(name))
     ModelView(base, edited.replaced, edited.history).update(name, some_update(base, 1, seed=1))

@@ -121,7 +121,7 @@ def test_a_missing_subject_names_record_field_and_reason() -> None:
     assert (problem.line, problem.record, problem.field) == (3, 1, "prompt")
     assert problem.message == (
         "prompt has neither '{}' nor the subject 'Epaspidoceras' as a word of its own in it: "
-        "write {} where the subject stands"
+        "write {} in place of the subject"
     )
     with pytest.raises(InvalidSuite, match=r"\(1 no_subject\); record 0: prompt has neither"):
         load_suite(stream([changed(KNOWEDIT_ZSRE, "prompt", "Which is it?")]))

@@ -185,7 +185,7 @@ def test_an_edit_without_a_fitting_network_is_refused_until_there_is_one(
     assert problem["code"] == "no_hypernetwork"
     assert problem["errors"][0]["pointer"] == "/editor"
     assert "the one there is for layers 6 7 8, rank 128, 2 blocks" in problem["detail"]
-    assert "jeep train-hypernetwork mend atlas-gptj --layers 7,8 --rank 5" in problem["detail"]
+    assert "jeep networks train mend atlas-gptj --layers 7,8 --rank 5" in problem["detail"]
     wanted = problem["detail"].partition("POST /hypernetworks ")[2]
     assert http.post("/hypernetworks", json=json.loads(wanted)).status_code == 202
     assert http.post("/edits", json=body, params={"dry_run": "true"}).status_code == 200

@@ -108,7 +108,7 @@ def test_a_dry_run_tells_that_no_network_fits(http: httpx.Client, model: Store) 
     body = {"facts": [FACT], "editor": "mend", "hparams": {"rank": 5}}
     [obstacle] = http.post("/edits?dry_run=true", json=body).json()["obstacles"]
     assert obstacle["code"] == "no_hypernetwork"
-    assert "jeep train-hypernetwork mend" in obstacle["message"]
+    assert "jeep networks train mend" in obstacle["message"]
 
 
 def test_a_revert_that_could_not_apply_a_later_batch_is_refused(

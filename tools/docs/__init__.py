@@ -1,0 +1,1 @@
+"""The site of the documentation: pages as they lie in the repository, and generated references."""

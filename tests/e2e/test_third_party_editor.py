@@ -138,9 +138,9 @@ def test_the_service_knows_the_editor(
     job = serving.client.edit([FACT], editor="shove", hparams={"strength": 2.0})
     done = serving.client.wait(job.id, timeout=120)
     assert done.status == "succeeded", done.error
-    version = http.get(f"/snapshots/{done.result['version']}").json()
-    assert version["editor"] == "shove"
-    assert version["hparams"] == {"layer": 7, "strength": 2.0}
+    edit = http.get(f"/edits/{done.result['edit_id']}").json()
+    assert (edit["editor"], edit["preset"]) == ("shove", "shove-atlas-gptj")
+    assert edit["hparams"] == {"layer": 7, "strength": 2.0}
 
     asked = {"facts": [FACT], "editor": "shove", "hparams": "auto"}
     assert http.post("/edits?dry_run=true", json=asked).json()["hparams"] == "auto"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-from support import ROOT
-from support.durations import MIRRORS, FileRecord, choose, file_of, load, measured, save
+import pytest
+from support import ROOT, durations
+from support.durations import MIRRORS, FileRecord, choose, load, measured, save
 
 FAST_S = 60.0
 """As in the Makefile; with two processes and collection it is less than two minutes."""
@@ -76,10 +77,57 @@ def test_the_committed_record_has_tests_of_every_room_and_keeps_the_time() -> No
     assert f"--fast {FAST_S:.0f}" in (ROOT / "Makefile").read_text()
 
 
-def test_only_chosen_files_are_collected() -> None:
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "--fast=1", "tests/deploy"]
-    shown = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
-    ).stdout
-    collected = {file_of(line) for line in shown.splitlines() if "::" in line}
-    assert collected == {name for name in choose(load(), 1.0) if "/deploy/" in name}
+class Item(SimpleNamespace):
+    """As much of a test as a selection looks at."""
+
+    __hash__ = object.__hash__
+
+
+def test_only_fast_tests_of_chosen_files_are_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    name, other = "tests/deploy/test_a.py", "tests/deploy/test_b.py"
+    records = {
+        name: FileRecord(2, 5.2, {"test_slow[a]": 5.0}),
+        other: FileRecord(1, 99.0),
+    }
+    monkeypatch.setattr(durations, "load", lambda: records)
+    selection = durations.Selection(10.0)
+    ignored = {path: selection.pytest_ignore_collect(ROOT / path) for path in (name, other)}
+    assert ignored == {name: None, other: True}
+    assert selection.pytest_ignore_collect(ROOT / "tests/deploy/test_new.py") is True
+    assert selection.pytest_ignore_collect(ROOT / "tests/deploy") is None
+    assert selection.pytest_ignore_collect(ROOT / "tests/conftest.py") is None
+    items = [Item(nodeid=f"{name}::{test}") for test in ("test_slow[a]", "test_fast")]
+    deselected: list[Any] = []
+    hook = SimpleNamespace(pytest_deselected=lambda items: deselected.extend(items))
+    given: Any = list(items)
+    selection.pytest_collection_modifyitems(SimpleNamespace(hook=hook), given)  # type: ignore[arg-type]
+    assert (given, deselected) == ([items[1]], [items[0]])
+
+
+def test_files_with_most_seconds_begin_and_the_whole_service_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    records = {
+        "tests/deploy/test_a.py": FileRecord(2, 5.0),
+        "tests/deploy/test_b.py": FileRecord(2, 9.0),
+        "tests/e2e/test_c.py": FileRecord(2, 1.0),
+    }
+    monkeypatch.setattr(durations, "load", lambda: records)
+    names = ["deploy/test_a.py", "deploy/test_b.py", "deploy/test_new.py", "e2e/test_c.py"]
+    items: Any = [Item(nodeid=f"tests/{name}::test_x") for name in names]
+    durations.Parallel().pytest_collection_modifyitems(items)
+    assert [item.nodeid.partition("::")[0].removeprefix("tests/") for item in items] == [
+        "e2e/test_c.py", "deploy/test_new.py", "deploy/test_b.py", "deploy/test_a.py",
+    ]  # fmt: skip
+
+
+def test_an_interrupted_run_leaves_the_record_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[Any] = []
+    monkeypatch.setattr(durations, "load", dict)
+    monkeypatch.setattr(durations, "save", saved.append)
+    recorder = durations.Recorder()
+    report = SimpleNamespace(nodeid="tests/x/test_a.py::test_b", when="call", seconds_alone=0.5)
+    recorder.pytest_runtest_logreport(report)  # type: ignore[arg-type]
+    for status in (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.OK):
+        recorder.pytest_sessionfinish(exitstatus=status)
+    assert saved == [{"tests/x/test_a.py": FileRecord(1, 0.5)}]

@@ -138,7 +138,7 @@ class Stopwatch:
 
 
 class Recorder:
-    """Notes what every test takes; writes the record when all have run."""
+    """Notes what every test takes; writes the record when all have run, failed ones included."""
 
     def __init__(self) -> None:
         self.reports: list[tuple[str, str, float]] = []
@@ -147,7 +147,9 @@ class Recorder:
         took: float = report.seconds_alone  # type: ignore[attr-defined]
         self.reports.append((report.nodeid, str(report.when), took))
 
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        if exitstatus == pytest.ExitCode.INTERRUPTED:
+            return  # a file may have run in part
         kept = {name: one for name, one in load().items() if (ROOT / name).exists()}
         save(kept | measured(self.reports))
 

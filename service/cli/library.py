@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from service.cli.common import EXIT_FAILED, EXIT_USAGE, complain
+from service.store.base.files import BaseFiles
 
 if TYPE_CHECKING:
     from service.settings import Settings
@@ -106,4 +107,4 @@ def text_options(
 
 def moments_folder(settings: Settings) -> Path:
     """Where the service looks for second moments."""
-    return settings.store / "base" / "moments"
+    return BaseFiles(settings.store).moments_folder

@@ -16,7 +16,7 @@ from service.store.tensors import byte_count
 
 async def _open(state: ApiState, version: str) -> Export:
     await make_whole(state, version)
-    manifest = state.store.version(version)
+    manifest = state.store.versions.read(version)
     header = await run_in_threadpool(_header, state.store, manifest)
     size = len(header) + sum(map(byte_count, manifest.tensors))
     return Export(manifest.id, _chunks(state.store, manifest, header), size)
@@ -29,9 +29,9 @@ def _header(store: Store, manifest: Manifest) -> bytes:
         MissingTensor: a tensor's file is gone.
     """
     for ref in manifest.tensors:
-        if not store.has_tensor(ref):
+        if not store.tensors.has(ref):
             raise MissingTensor(f"tensor {ref.name} of {manifest.id} is missing")
-    info = store.model_info()
+    info = store.base.info()
     metadata = {
         "format": "pt",
         "version": manifest.id,
@@ -50,7 +50,7 @@ def _chunks(store: Store, manifest: Manifest, header: bytes) -> Iterator[bytes]:
     """
     yield header
     for ref in manifest.tensors:
-        yield from _held_back(store.tensor_chunks(ref))
+        yield from _held_back(store.tensors.chunks(ref))
 
 
 def _held_back(chunks: Iterator[bytes]) -> Iterator[bytes]:

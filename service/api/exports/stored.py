@@ -28,7 +28,7 @@ def _is_there(store: Store, version: str) -> bool:
 
     Missing tensors of a version that is not thin are damage and do not lead to False.
     """
-    return store.want(version) or store.thin(version) is None
+    return store.versions.want(version) or store.versions.thin(version) is None
 
 
 async def _rebuilt(state: ApiState, version: str) -> None:

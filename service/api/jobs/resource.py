@@ -81,7 +81,7 @@ class JobResource(Generic[P, R]):
             ApiProblem: 404.
         """
         try:
-            job = store.job(self.job_id_of(resource_id))
+            job = store.journal.read(self.job_id_of(resource_id))
         except UnknownJob:
             raise not_found(self.kind.value, resource_id) from None
         if job.kind is not self.kind or self.id_of(job.id) != resource_id:
@@ -114,7 +114,7 @@ class JobResource(Generic[P, R]):
     ) -> Page[S]:
         """A page of the kind's jobs, newest first; ``summary`` has the resource's id as ``id``."""
         cursor = None if after is None else self.job_id_of(after)
-        jobs: Iterator[Job] = state.store.jobs(kind=self.kind, after=cursor)
+        jobs: Iterator[Job] = state.store.journal.all(kind=self.kind, after=cursor)
         taken, has_more = await run_in_threadpool(take, jobs, limit)
         data = [summary(await current(state, job)) for job in taken]
         following = self.id_of(taken[-1].id) if has_more else None
@@ -151,4 +151,4 @@ class JobResource(Generic[P, R]):
         """
         if not any(fnmatchcase(name, pattern) for pattern in self._spec.reports):
             raise not_found("file", name)
-        return await run_in_threadpool(state.store.report_file, job.id, name)
+        return await run_in_threadpool(state.store.reports.path, job.id, name)

@@ -21,9 +21,10 @@ async def cancel(state: ApiState, job_id: str) -> Job:
     Raises:
         UnknownJob: answered with 404.
     """
-    job = await run_in_threadpool(state.store.job, job_id)
+    job = await run_in_threadpool(state.store.journal.read, job_id)
     if job.status not in TERMINAL:
-        await run_in_threadpool(state.store.request_cancel, job_id)  # survives the loss of Redis
+        # survives the loss of Redis
+        await run_in_threadpool(state.store.journal.request_cancel, job_id)
         await state.reconciler.cancel(job)
-        job = await run_in_threadpool(state.store.job, job_id)
+        job = await run_in_threadpool(state.store.journal.read, job_id)
     return await current(state, job)

@@ -66,13 +66,13 @@ def journaled(
         claim = _claim(state, key, body, job_id)
         job_id = claim.job_id
         if not claim.fresh:
-            return state.store.job(job_id), False
+            return state.store.journal.read(job_id), False
     try:
         state.check_room()
         made = payload(job_id)
     except (ApiProblem, JeepError, StoreFull):
         if key is not None:
-            state.store.release_key(key, job_id)
+            state.store.journal.release_key(key, job_id)
         raise
     job = Job(
         id=job_id,
@@ -83,9 +83,9 @@ def journaled(
         created_at=now(),
     )
     try:
-        state.store.journal(job)
+        state.store.journal.add(job)
     except JobExists:  # the same key, at the same moment
-        return state.store.job(job_id), False
+        return state.store.journal.read(job_id), False
     return job, True
 
 
@@ -147,7 +147,7 @@ def wait_of(prefer: str) -> int | None:
 def _claim(state: ApiState, key: str, body: dict[str, Any], job_id: str) -> Claim:
     text = json.dumps(body, sort_keys=True)
     try:
-        return state.store.claim_key(key, hashlib.sha256(text.encode()).hexdigest(), job_id)
+        return state.store.journal.claim_key(key, hashlib.sha256(text.encode()).hexdigest(), job_id)
     except KeyReused as error:
         message = f"this key came with another body before (job {error.job_id})"
         problem = parameter_error("Idempotency-Key", "idempotency_key_reused", message)

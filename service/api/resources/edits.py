@@ -189,8 +189,10 @@ async def show_edit(id: str, state: State, response: Response) -> Edit:
     hparams = payload.hparams
     if result is not None:
         response.headers["X-Model-Version"] = result.version
-        if hparams == AUTO and await run_in_threadpool(state.store.is_readable, result.version):
-            manifest = await run_in_threadpool(state.store.version, result.version)
+        if hparams == AUTO and await run_in_threadpool(
+            state.store.versions.is_readable, result.version
+        ):
+            manifest = await run_in_threadpool(state.store.versions.read, result.version)
             hparams = manifest.hparams
     return Edit(
         **EDITS.shown(job),
@@ -205,9 +207,9 @@ async def show_edit(id: str, state: State, response: Response) -> Edit:
 
 def _applied_in(store: Store, edit_id: str) -> str | None:
     """Return the version in head's history that holds a batch, as far back as it can be read."""
-    version: str | None = store.head().version
-    while version is not None and store.is_readable(version):
-        manifest = store.version(version)
+    version: str | None = store.head.read().version
+    while version is not None and store.versions.is_readable(version):
+        manifest = store.versions.read(version)
         if manifest.edit_id == edit_id:
             return version
         version = manifest.parent
@@ -221,7 +223,7 @@ def check_possible(state: ApiState, edit: ValidEdit, model: PublishedModel) -> N
         NoMoments: answered with 409.
         ApiProblem: 409 without a network that fits.
     """
-    check_moments(state.store, model.info, edit.editor, edit.hparams)
+    check_moments(state.store.base, model.info, edit.editor, edit.hparams)
     check_network(state, edit, model)
 
 

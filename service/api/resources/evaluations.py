@@ -44,7 +44,6 @@ from service.contracts.schemas.evaluation import (
 )
 from service.store import CorruptFile, Store, UnknownVersion
 from service.store.base.moments import check_moments
-from service.store.suites import Suites
 
 router = APIRouter(tags=["evaluation"])
 EVALUATIONS = JobResource[EvaluationPayload, EvaluationResult](JobKind.EVALUATION)
@@ -167,7 +166,7 @@ def _journaled(state: ApiState, body: EvaluationRequest, key: str | None) -> tup
     model = state.models.get()
 
     def payload(job_id: str) -> EvaluationPayload:
-        suite = suite_info(Suites(state.store.root), body.suite)
+        suite = suite_info(state.store.suites, body.suite)
         made = EvaluationPayload(
             evaluation_id=EVALUATIONS.id_of(job_id),
             suite=suite.name,
@@ -190,7 +189,7 @@ def _versions(state: ApiState, body: EvaluationRequest) -> list[Target]:
     errors = []
     for i, label in enumerate(body.versions or ["head"]):
         try:
-            version = state.store.resolve(label)
+            version = state.store.names.resolve(label)
         except UnknownVersion as error:
             errors.append(field_error(f"/versions/{i}", "unknown_version", str(error)))
             continue
@@ -223,7 +222,7 @@ def _trial(
     if max(sizes) > cases:
         message = f"the suite has {cases} cases, {max(sizes)} edits are asked for"
         raise invalid([field_error("/n_edits", "too_many", message)])
-    check_moments(store, model.info, editor, hparams.model_dump(mode="json"))
+    check_moments(store.base, model.info, editor, hparams.model_dump(mode="json"))
     targets = [Target(label=f"{editor}-{n}" if n else "unedited", n_edits=n) for n in sizes]
     return {
         "targets": targets,

@@ -50,7 +50,7 @@ async def roll_back(
     the new head unless they are cancelled.
     """
     body = await read_model(request, RollbackRequest, optional=True)
-    target = await run_in_threadpool(state.store.resolve, id)
+    target = await run_in_threadpool(state.store.names.resolve, id)
     concerns(request, target)
     await state.require_worker()
     waiting = await _queued(state) if queued == "cancel" else []
@@ -78,7 +78,7 @@ async def activate_snapshot(id: Ref, request: Request, state: State) -> Response
     changes nothing.
     """
     body = await read_model(request, ActivateRequest, optional=True)
-    target = await run_in_threadpool(state.store.resolve, id)
+    target = await run_in_threadpool(state.store.names.resolve, id)
     concerns(request, target)
     await run_in_threadpool(_check_staged, state.store, target)
     await state.require_worker()
@@ -91,7 +91,7 @@ async def activate_snapshot(id: Ref, request: Request, state: State) -> Response
 
 async def _queued(state: ApiState) -> list[str]:
     """The ids of the jobs of the write lane that have not begun."""
-    unfinished = await run_in_threadpool(state.store.unfinished_jobs)
+    unfinished = await run_in_threadpool(state.store.journal.unfinished)
     writers = [job for job in unfinished if job.kind.lane is Lane.WRITE]
     return [job.id for job in writers if (await current(state, job)).status is JobStatus.QUEUED]
 
@@ -108,8 +108,8 @@ def _check_staged(store: Store, target: str) -> None:
     Raises:
         ApiProblem: 409.
     """
-    version = store.version(target)
-    head = store.head().version
+    version = store.versions.read(target)
+    head = store.head.read().version
     if not version.staged:
         detail = f"{version.id} was not staged; POST /rollback/{version.id} makes it head"
         raise ApiProblem("not_staged", detail)

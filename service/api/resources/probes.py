@@ -39,7 +39,6 @@ from service.contracts.schemas.probe import (
     ProbeResult,
 )
 from service.store import UnknownVersion
-from service.store.suites import Suites
 
 router = APIRouter(tags=["probes"])
 PROBES = JobResource[ProbePayload, ProbeResult](JobKind.PROBE)
@@ -154,14 +153,14 @@ def _journaled(state: ApiState, body: ProbeRequest, key: str | None) -> tuple[Jo
                 raise invalid(errors, "invalid_facts")
             facts = _checked(body.facts, model)
         elif body.suite is not None:
-            suite_info(Suites(state.store.root), body.suite)
+            suite_info(state.store.suites, body.suite)
         elif model.info.model not in atlas.MODELS:
             message = (
                 "give a suite or facts: this model has no bundled suite (jeep suites add NAME FILE)"
             )
             raise invalid([field_error("/suite", "missing", message)])
         try:
-            version = state.store.resolve(body.version)
+            version = state.store.names.resolve(body.version)
         except UnknownVersion as error:
             raise invalid([field_error("/version", "unknown_version", str(error))]) from None
         return ProbePayload(

@@ -202,7 +202,7 @@ def known_parent(state: ApiState, parent: str | None) -> str | None:
         ApiProblem: 422 if there is none.
     """
     try:
-        return None if parent is None else state.store.resolve(parent)
+        return None if parent is None else state.store.names.resolve(parent)
     except UnknownVersion as error:
         raise invalid([field_error("/parent", "unknown_version", str(error))]) from None
 
@@ -218,7 +218,7 @@ def check_now(state: ApiState, parent: str | None, name: str | None) -> None:
 
 
 def _check_head(state: ApiState, parent: str | None) -> None:
-    head = state.store.head().version
+    head = state.store.head.read().version
     if parent is not None and parent != head:
         detail = f"head is {head}, not {parent}: send it again with the new parent, or without one"
         errors = [field_error("/parent", "head_moved", detail)]
@@ -226,7 +226,7 @@ def _check_head(state: ApiState, parent: str | None) -> None:
 
 
 def _check_name(state: ApiState, name: str | None) -> None:
-    version = state.store.names().get(name) if name is not None else None
+    version = state.store.names.all().get(name) if name is not None else None
     if name is not None and version is not None:
         detail = str(NameTaken(name, version))
         error = field_error("/snapshot_name", "name_taken", detail)

@@ -26,6 +26,7 @@ from service.cli.common import (
 )
 from service.cli.groups import group as new_group
 from service.cli.library import Corpus, Device, Dtype, Model, library, model_options
+from service.store.base.files import BaseFiles
 
 if TYPE_CHECKING:
     from service.contracts.schemas import Probe
@@ -65,7 +66,7 @@ def probe(
     """
     settings = settings_or_exit()
     if keep is None and settings.store.is_dir():
-        keep = settings.store / "base" / "probes"
+        keep = BaseFiles(settings.store).probes_folder
     options = model_options(settings, model, device, dtype)
     options |= {"corpus": corpus or settings.corpus, "table": table, "keep": keep}
     if limit is not None:

@@ -22,6 +22,7 @@ from service.cli.library import (
     model_options,
     text_options,
 )
+from service.store.base.files import BaseFiles
 
 if TYPE_CHECKING:
     from service.settings import Settings
@@ -96,7 +97,7 @@ def tune(
                 rounds=rounds,
                 seed=seed,
                 layers=layers,
-                probes=probes or settings.store / "base" / "probes",
+                probes=probes or BaseFiles(settings.store).probes_folder,
                 **options,
             )
         )
@@ -147,7 +148,7 @@ def reproduce(
                 zsre=zsre,
                 edits=edits,
                 paper=paper,
-                hypernetworks=hypernetworks or settings.store / "base" / "hypernetworks",
+                hypernetworks=hypernetworks or BaseFiles(settings.store).networks_folder,
                 jobs=jobs,
                 command=shlex.join(["jeep", "reproduce", *context.meta[GIVEN]]),
                 **options,

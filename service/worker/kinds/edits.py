@@ -58,7 +58,7 @@ def prepare(task: WriteTask) -> tuple[Job, Work]:
 
     Head may have moved since an earlier attempt that finished its work.
     """
-    written = task.store.version_of_job(task.job.id)
+    written = task.store.versions.of_job(task.job.id)
     if written is not None:
         task = task.started_on(written.parent)
     return task.job, lambda: _run(task, written)
@@ -118,9 +118,9 @@ class EditRunner:
             HeadMoved: a rollback came in between.
             Whatever ``control.checkpoint`` raises.
         """
-        line = self._store.lineage(parent)
+        line = self._store.versions.lineage(parent)
         manifest, view = self._computed(job, payload, line, parent, control)
-        self._store.write_version(manifest)
+        self._store.versions.write(manifest)
         return manifest, view
 
     def reapply(
@@ -178,7 +178,7 @@ class EditRunner:
             prefixes=kept_prefixes(self._store, self.base, hparams.prefix_count),
             moments=self._shared_moments() if hparams.moment_layers else None,
             previous_keys=self._views.live_keys(line, facts),
-            hypernetworks=self._store.base_file("hypernetworks"),
+            hypernetworks=self._store.base.networks_folder,
             memory_bytes=self._memory_bytes,
             monitor=self._monitor(control),
         )
@@ -192,13 +192,13 @@ class EditRunner:
             check(payload.guards, measured)
         control.checkpoint()
         control.progress("commit", 0, 1)
-        now_head = self._store.head().version
-        if now_head != head:  # move_head checks again; failing here leaves no version behind
+        now_head = self._store.head.read().version
+        if now_head != head:  # head.move checks again; failing here leaves no version behind
             raise HeadMoved(head, now_head)
         seconds = {**result.seconds, "total": round(time.monotonic() - began, 4)}
         summary = EditResult(
             edit_id=payload.edit_id,
-            version=self._store.new_version_id(),
+            version=self._store.versions.new_id(),
             parent=line[-1].id,
             snapshot_name=payload.snapshot_name,
             facts=[_outcome(i, one) for i, one in zip(payload.sent_as, found, strict=True)],

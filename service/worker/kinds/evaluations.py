@@ -45,7 +45,6 @@ from service.contracts.schemas.evaluation import (
 )
 from service.store import CorruptFile
 from service.store.files import encode, read, replace
-from service.store.suites import Suites
 from service.worker.editing.prefixes import kept_prefixes
 from service.worker.failures import Refused
 from service.worker.lanes.read_lane import Task
@@ -312,7 +311,7 @@ def _scores(row: Row) -> Row:
 def _suite(task: Task, payload: EvaluationPayload) -> Suite:
     if payload.suite in atlas.SUITES:
         return load_suite(payload.suite)
-    suites = Suites(task.store.root)
+    suites = task.store.suites
     info = suites.get(payload.suite)
     if info.sha256 != payload.suite_sha256:
         raise Refused(
@@ -343,7 +342,7 @@ def _trials(task: Task, evaluation: _Evaluation, hparams: EditorHParams) -> Tria
         moments,
         kept_prefixes(task.store, task.base, hparams.prefix_count),
         monitor=task.control.monitor,
-        hypernetworks=task.store.base_file("hypernetworks"),
+        hypernetworks=task.store.base.networks_folder,
         cache=ValueCache(task.work),
     )
 

@@ -54,7 +54,7 @@ class EditLane(JobLane):
         self._views, self._edits, self._after, self._find = views, edits, ended, find
 
     def _start(self, job: Job) -> Job:
-        return job.model_copy(update={"base_version": self._store.head().version})
+        return job.model_copy(update={"base_version": self._store.head.read().version})
 
     def _prepare(self, job: Job) -> tuple[Job, Work]:
         task = WriteTask(
@@ -66,7 +66,7 @@ class EditLane(JobLane):
             store=self._store,
             views=self._views,
             edits=self._edits,
-            move=self._store.move_of(job.id),
+            move=self._store.head.move_of(job.id),
             check_limits=lambda: self._check_limits(job),
             commit=lambda to, expected, why: self._commit(job.id, to, expected, why),
         )
@@ -79,7 +79,7 @@ class EditLane(JobLane):
     def _commit(self, job_id: str, to: str, expected: str, why: str) -> Move:
         """Move head."""
         self._check_lease()
-        head = self._store.move_head(
+        head = self._store.head.move(
             to,
             expected=expected,
             job_id=job_id,
@@ -90,7 +90,7 @@ class EditLane(JobLane):
         return head.move
 
     def _ended(self, job: Job) -> None:
-        self._store.drop_drafts(job.id)
+        self._store.drafts.drop(job.id)
         self._after()
 
     def _last_progress(self, status: JobStatus) -> Progress:

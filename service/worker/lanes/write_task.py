@@ -72,14 +72,14 @@ class WriteTask:
             StoreFull: there is no room.
         """
         self.check_limits()
-        wanted = parent and self.store.resolve(parent)
+        wanted = parent and self.store.names.resolve(parent)
         if wanted and wanted != self.parent:
             raise Refused(
                 "precondition_failed",
                 f"head is {self.parent}, not {parent}: send it again with the new parent, or "
                 "without one",
             )
-        names = self.store.names() if name else {}
+        names = self.store.names.all() if name else {}
         if name and name in names:
             raise Refused("name_taken", str(NameTaken(name, names[name])))
 
@@ -88,7 +88,7 @@ class WriteTask:
         if name is None:
             return result
         try:
-            self.store.name_version(name, result.version)
+            self.store.names.give(name, result.version)
         except (StoreError, OSError) as error:  # head has moved: the edit remains valid
             log.warning("%s is committed without its name: %s", result.version, error)
             warnings = [*result.warnings, f"not named {name!r}: {error}"]

@@ -29,9 +29,9 @@ class VersionRequests:
         [target] = request.versions
         self._make_ready(target)
         while True:
-            previous = self._store.head().version
+            previous = self._store.head.read().version
             try:
-                self._store.move_head(
+                self._store.head.move(
                     target,
                     expected=previous,
                     job_id=None,
@@ -44,7 +44,7 @@ class VersionRequests:
                 continue  # an edit was committed in between: roll back from there
         ROLLBACKS.inc()
         log.info("head goes from %s back to %s", previous, target)
-        weights = self._store.version(target).weights_sha256
+        weights = self._store.versions.read(target).weights_sha256
         return RollbackResult(version=target, previous=previous, weights_sha256=weights)
 
     def activate(self, request: WorkerRequest) -> Activation:
@@ -58,9 +58,9 @@ class VersionRequests:
         """
         [target] = request.versions
         self._make_ready(target)
-        manifest = self._store.version(target)
-        if self._store.head().version != target:
-            self._store.move_head(
+        manifest = self._store.versions.read(target)
+        if self._store.head.read().version != target:
+            self._store.head.move(
                 target,
                 expected=str(manifest.parent),
                 job_id=None,
@@ -96,7 +96,7 @@ class VersionRequests:
             self._views.get(target)
 
     def _give_back(self, target: str) -> None:
-        whole = self._store.want(target)
+        whole = self._store.versions.want(target)
         view = self._views.get(target)
         if not whole:
-            rebuild.restore(self._store, self._store.version(target), view.replaced)
+            rebuild.restore(self._store, self._store.versions.read(target), view.replaced)

@@ -28,8 +28,8 @@ def finished_evaluation(http: httpx.Client, model: Store) -> tuple[str, Path]:
     submitted = http.post(
         "/evaluations", json={"suite": SUITE, "versions": ["base", "head"]}
     ).json()
-    job = model.job(submitted["id"])
-    folder = model.report_folder(job.id)
+    job = model.journal.read(submitted["id"])
+    folder = model.reports.folder(job.id)
     for number, label in enumerate(("base", "head")):
         rows = [{"target": label, "id": str(i)} for i in range(2)]
         text = "".join(json.dumps(row) + "\n" for row in rows)
@@ -52,15 +52,15 @@ def finished_evaluation(http: httpx.Client, model: Store) -> tuple[str, Path]:
     ended: Job = job.model_copy(
         update={"status": JobStatus.SUCCEEDED, "finished_at": now(), "result": result.model_dump()}
     )
-    model.save_job(ended)
+    model.journal.save(ended)
     return evaluation_id, folder
 
 
 def finished_probe(http: httpx.Client, model: Store) -> tuple[str, Path]:
     """A probe that has ended, and its folder."""
     submitted = http.post("/probes", json={"version": "base"}).json()
-    job, probe_id = model.job(submitted["id"]), submitted["probe_id"]
-    folder = model.report_folder(job.id)
+    job, probe_id = model.journal.read(submitted["id"]), submitted["probe_id"]
+    folder = model.reports.folder(job.id)
     (folder / "probe.json").write_text(json.dumps({"format": 1, "n_layers": 9}))
     (folder / "answers.png").write_bytes(b"\x89PNG")
     (folder / "notes.txt").write_text("not in the result")
@@ -77,5 +77,5 @@ def finished_probe(http: httpx.Client, model: Store) -> tuple[str, Path]:
         files=["probe.json", "answers.png"],
     )
     update = {"status": JobStatus.SUCCEEDED, "finished_at": now(), "result": result.model_dump()}
-    model.save_job(job.model_copy(update=update))
+    model.journal.save(job.model_copy(update=update))
     return probe_id, folder

@@ -15,7 +15,6 @@ from typing import Any, ClassVar, Self
 import torch
 from pydantic import BaseModel
 from redis import Redis
-from redis.exceptions import RedisError
 
 from service.contracts.jobs import Job, JobKind, Lane, new_id, now
 from service.contracts.schemas import (
@@ -27,9 +26,10 @@ from service.contracts.schemas import (
     Manifest,
     RevertPayload,
 )
-from service.queue import JobQueue, Keys, Lease, QueuedJob, scripts
+from service.queue import JobQueue, Keys, Lease, QueuedJob, QueueFailure, scripts
 from service.settings import Settings
 from service.store import Store
+from service.store.maintenance.sweep import sweep
 from service.worker.lanes.control import JobControl
 from service.worker.lanes.edit_lane import EditLane
 from service.worker.lanes.gate import Gate
@@ -69,7 +69,7 @@ class PlayedRunner:
         self, job: Job, payload: EditPayload, parent: str, control: JobControl
     ) -> tuple[Manifest, Any]:
         manifest = self._made(job, payload, parent, control)
-        self.store.write_version(manifest)
+        self.store.versions.write(manifest)
         return manifest, SimpleNamespace(replaced={})
 
     def reapply(
@@ -85,8 +85,8 @@ class PlayedRunner:
         if self.during is not None:
             self.during(job, control)
         control.checkpoint()
-        version = self.store.new_version_id()
-        ref = self.store.put_tensor(TENSOR, "F32", [2, 2], bytes_of(version))
+        version = self.store.versions.new_id()
+        ref = self.store.tensors.put(TENSOR, "F32", [2, 2], bytes_of(version))
         return Manifest(
             id=version,
             parent=parent,
@@ -123,20 +123,20 @@ class Worker:
         self.client, self.settings = client, settings or Settings(store=root)
         self.store = Store.open(root)
         self.prepare()
-        self.store.sweep()
+        sweep(self.store)
         self.keys = Keys(self.store.id)
         self.lease = Lease(client, self.keys, self.settings)
-        self.lease.acquire(self.store.head().fence)
+        self.lease.acquire(self.store.head.read().fence)
         self.queue = self.queue_type(client, self.keys, self.lane_of_jobs)
         self.lane = self.make_lane(during)
         if isinstance(self.queue, Draining):
             self.queue.lane = self.lane
-        self.queue.requeue_missing(self.store.unfinished_jobs())
+        self.queue.requeue_missing(self.store.journal.unfinished())
 
     def prepare(self) -> None:
         """Bring the store to the state that a worker needs."""
         self.store.create_base(self.weights)
-        self.store.repair_reflog()
+        self.store.head.repair()
 
     def make_lane(self, during: During | None) -> JobLane:
         """The lane that carries out the jobs."""
@@ -154,7 +154,7 @@ class Worker:
         try:
             self.lane.run()
         finally:
-            with suppress(RedisError):
+            with suppress(QueueFailure):
                 self.lease.release()
         return self
 
@@ -195,7 +195,7 @@ def edit_job(store: Store, **payload: Any) -> Job:
     job_id = new_id("job")
     given = _payload(job_id.replace("job", "edit"), [FACT]).model_copy(update=payload)
     job = Job(id=job_id, kind=JobKind.EDIT, payload=given.model_dump(), created_at=now())
-    store.journal(job)
+    store.journal.add(job)
     return job
 
 
@@ -204,7 +204,7 @@ def revert_job(store: Store, edit_id: str, **payload: Any) -> Job:
     given = RevertPayload(edit_id=edit_id, **payload)
     job_id = new_id("job")
     job = Job(id=job_id, kind=JobKind.REVERT, payload=given.model_dump(), created_at=now())
-    store.journal(job)
+    store.journal.add(job)
     return job
 
 

@@ -100,28 +100,28 @@ class ScriptedRequests:
 
     def _roll_back(self, request: WorkerRequest) -> None:
         [to] = request.versions
-        previous = self.store.head().version
+        previous = self.store.head.read().version
         why = request.body["why"]
         if why == "fail":
             self._reply(request, "error", JobError(code="corrupt_version", message="damaged"))
             return
-        self.store.move_head(
+        self.store.head.move(
             to, expected=previous, job_id=None, fence=self.fence, who="test", why=why
         )
-        weights = self.store.version(to).weights_sha256
+        weights = self.store.versions.read(to).weights_sha256
         answer = RollbackResult(version=to, previous=previous, weights_sha256=weights)
         self._reply(request, "result", answer)
 
     def _activate(self, request: WorkerRequest) -> None:
-        version = self.store.version(request.versions[0])
+        version = self.store.versions.read(request.versions[0])
         if request.body["why"] == "overtaken":
             error = JobError(code="version_conflict", message="head is v9, not v1")
             self._reply(request, "error", error)
             return
-        if self.store.head().version != version.id:
+        if self.store.head.read().version != version.id:
             why = request.body["why"]
             expected = str(version.parent)
-            self.store.move_head(
+            self.store.head.move(
                 version.id, expected=expected, job_id=None, fence=self.fence, who="test", why=why
             )
         answer = Activation(
@@ -131,7 +131,7 @@ class ScriptedRequests:
 
     def _restore(self, request: WorkerRequest) -> None:
         [version] = request.versions
-        self.store.put_tensor(TENSOR, "F32", [2, 2], bytes_of(version))
+        self.store.tensors.put(TENSOR, "F32", [2, 2], bytes_of(version))
         reply = WorkerReply(event="result", data={"version": version})
         self.requests.reply(request.id, reply)
 

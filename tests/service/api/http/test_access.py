@@ -37,7 +37,7 @@ def headers(token: str) -> dict[str, str]:
 
 
 def token(store: Store, *scopes: Scope) -> str:
-    return store.create_key("-".join(scopes), scopes)[1]
+    return store.keys.create("-".join(scopes), scopes)[1]
 
 
 def routes(settings: Settings) -> list[tuple[str, str, Guarded]]:
@@ -127,7 +127,7 @@ def test_keys_can_be_created_and_revoked_while_the_api_runs(
 ) -> None:
     key = token(model, Scope.READ)
     assert http.get("/jobs", headers=headers(key)).status_code == 200
-    model.revoke_key("read")
+    model.keys.revoke("read")
     answer = http.get("/jobs", headers=headers(key))
     assert (answer.status_code, answer.json()["code"]) == (401, "invalid_key")
     assert key not in answer.text

@@ -28,7 +28,7 @@ def submit(http: httpx.Client, **body: Any) -> httpx.Response:
 
 def payload(store: Store, answer: httpx.Response) -> ProbePayload:
     assert answer.status_code == 202, answer.text
-    return ProbePayload.model_validate(store.job(answer.json()["id"]).payload)
+    return ProbePayload.model_validate(store.journal.read(answer.json()["id"]).payload)
 
 
 def test_a_probe_is_queued(http: httpx.Client, model: Store) -> None:
@@ -36,7 +36,7 @@ def test_a_probe_is_queued(http: httpx.Client, model: Store) -> None:
     found = payload(model, answer)
     assert (found.suite, found.facts, found.version) == ("atlas-counterfact", None, "v0")
     assert (found.limit, found.seed) == (16, 3)
-    job = model.job(answer.json()["id"])
+    job = model.journal.read(answer.json()["id"])
     assert (job.kind, job.status) == (JobKind.PROBE, JobStatus.QUEUED)
     assert answer.json()["probe_id"] == found.probe_id
     assert answer.headers["location"] == f"/probes/{found.probe_id}"
@@ -73,7 +73,7 @@ def test_a_wrong_probe_is_refused_by_its_field(
     assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
     if where is not None:
         assert answer.json()["errors"][0]["pointer"] == where
-    assert list(model.jobs()) == []
+    assert list(model.journal.all()) == []
 
 
 def test_before_any_worker_there_is_nothing_to_probe(http: httpx.Client) -> None:
@@ -160,7 +160,7 @@ def test_automatic_hyper_parameters_are_left_to_the_worker(
         body = {"facts": [FACT], "hparams": "auto", "editor": editor}
         answer = http.post("/edits", json=body)
         assert answer.status_code == 202, answer.text
-        found = EditPayload.model_validate(model.job(answer.json()["id"]).payload)
+        found = EditPayload.model_validate(model.journal.read(answer.json()["id"]).payload)
         assert (found.hparams, found.preset) == ("auto", None)
     assert http.get(f"/edits/{answer.json()['edit_id']}").json()["hparams"] == "auto"
     plan = http.post("/edits?dry_run=true", json={"facts": [FACT], "hparams": "auto"}).json()
@@ -175,7 +175,7 @@ def test_automatic_hyper_parameters_can_be_asked_for_by_line(
         headers={"Content-Type": "application/x-ndjson"},
     )  # fmt: skip
     assert answer.status_code == 202, answer.text
-    assert model.job(answer.json()["id"]).payload["hparams"] == "auto"
+    assert model.journal.read(answer.json()["id"]).payload["hparams"] == "auto"
 
 
 @pytest.mark.parametrize(
@@ -200,14 +200,14 @@ def test_a_finished_edit_shows_its_automatic_hyper_parameters(
     http: httpx.Client, model: Store
 ) -> None:
     submitted = http.post("/edits", json={"facts": [FACT], "hparams": "auto"}).json()
-    job = model.job(submitted["id"])
+    job = model.journal.read(submitted["id"])
     result = EditResult(
         edit_id=submitted["edit_id"], version="v1", parent="v0", facts=[], efficacy=1.0,
         greedy_success=1.0, layers=[], seconds={},
     )  # fmt: skip
-    model.write_version(
+    model.versions.write(
         Manifest(id="v1", parent="v0", hparams=HPARAMS, weights_sha256="1" * 64, created_at=now())
     )
     update = {"status": JobStatus.SUCCEEDED, "finished_at": now(), "result": result.model_dump()}
-    model.save_job(job.model_copy(update=update))
+    model.journal.save(job.model_copy(update=update))
     assert http.get(f"/edits/{submitted['edit_id']}").json()["hparams"] == HPARAMS

@@ -42,10 +42,10 @@ def test_snapshots_show_the_tree_of_versions(http: httpx.Client, worker: Scripte
     assert moved.json() == {
         "version": "v1",
         "previous": "v2",
-        "weights_sha256": worker.store.version("v1").weights_sha256,
+        "weights_sha256": worker.store.versions.read("v1").weights_sha256,
         "cancelled_jobs": [],
     }
-    assert worker.store.reflog()[-1].why == "Nice was wrong"
+    assert worker.store.head.reflog()[-1].why == "Nice was wrong"
     third = edit(http, "Caen")
 
     listed = http.get("/snapshots").json()["data"]
@@ -96,7 +96,7 @@ def test_a_version_is_exported_as_safetensors(
         assert list(file.keys()) == [TENSOR]
         assert file.get_tensor(TENSOR).tobytes() == b"v1".ljust(16, b"\0")
         metadata = file.metadata()
-    manifest = worker.store.version("v1")
+    manifest = worker.store.versions.read("v1")
     assert metadata == {
         "format": "pt",
         "version": "v1",
@@ -114,8 +114,8 @@ def test_a_damaged_tensor_is_never_exported_as_whole(
     http: httpx.Client, worker: ScriptedWorker
 ) -> None:
     edit(http, "Lyon")
-    [ref] = worker.store.version("v1").tensors
-    path = worker.store.tensor_file(ref.sha256)
+    [ref] = worker.store.versions.read("v1").tensors
+    path = worker.store.tensors.path(ref.sha256)
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(httpx.RemoteProtocolError):
         http.get("/snapshots/v1/export")
@@ -227,7 +227,7 @@ def test_a_format_is_one_entry_of_the_registry(
 
     async def opened(state: ApiState, version: str) -> Export:
         await make_whole(state, version)
-        manifest = state.store.version(version)
+        manifest = state.store.versions.read(version)
         return Export(version, (f"{ref.name} {ref.sha256}\n".encode() for ref in manifest.tensors))
 
     hashes = ExportFormat("hashes", ".txt", opened, "text/plain")
@@ -241,7 +241,7 @@ def test_a_format_is_one_entry_of_the_registry(
     assert answer.headers["content-disposition"] == 'attachment; filename="v1.txt"'
     assert answer.headers["content-type"].startswith("text/plain")
     assert "content-length" not in answer.headers
-    [ref] = worker.store.version("v1").tensors
+    [ref] = worker.store.versions.read("v1").tensors
     assert answer.text == f"{TENSOR} {ref.sha256}\n"
     with Client(str(http.base_url)) as client:
         assert client.export("head", tmp_path / "v1.txt", "hashes") == len(answer.content)

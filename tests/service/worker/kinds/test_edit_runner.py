@@ -45,7 +45,7 @@ def test_imported_moments_stand_in_for_a_corpus(
     base: LoadedModel, store: Store, tmp_path: Path
 ) -> None:
     runner = runner_on(base, store, tmp_path)
-    imported = Imported(store.base_file("moments"), "wikipedia")
+    imported = Imported(store.base.moments_folder, "wikipedia")
     manifest, _ = edit_on(runner, an_edit(), "v0")
     assert manifest.inputs["moment.0"] == imported.key(base, 0)
     assert manifest.inputs["moment.1"] == imported.key(base, 1)
@@ -55,7 +55,7 @@ def test_a_layer_that_was_not_imported_is_named(
     base: LoadedModel, store: Store, tmp_path: Path
 ) -> None:
     runner = runner_on(base, store, tmp_path)
-    Imported(store.base_file("moments"), "wikipedia").path(base, 1).unlink()
+    Imported(store.base.moments_folder, "wikipedia").path(base, 1).unlink()
     with pytest.raises(MissingMoments, match=r"layer 1 .* jeep moments import --name wikipedia"):
         edit_on(runner, an_edit(), "v0")
 
@@ -67,7 +67,9 @@ def test_a_fact_of_an_older_store_is_applied_again_as_it_was(
     runner = runner_on(base, store, tmp_path)
     old = {"subject": "Lyon", "prompt": "{} lies in", "target_new": "東京"}
     first, _ = edit_on(runner, an_edit(old), "v0")
-    again = runner.reapply(an_edit(old, number=2), first, [store.version("v0")], "v0", control())
+    again = runner.reapply(
+        an_edit(old, number=2), first, [store.versions.read("v0")], "v0", control()
+    )
     assert again.weights_sha256 == first.weights_sha256
     said = {
         join: edit_on(runner, an_edit({**old, "join": join}, number=i), "v0")[0]
@@ -125,7 +127,7 @@ def test_a_job_is_read_and_checked_once(
     facts = [FactRecord(**{**FACT, "subject": name}) for name in ("Lyon", "Nice", "Caen")]
     job = edit_job(store, facts=facts, editor="memit", hparams=HPARAMS)
     ModelWorker(client, store.root).work()
-    ended = store.job(job.id)
+    ended = store.journal.read(job.id)
     assert ended.status is JobStatus.SUCCEEDED, ended.error
     expected = {"payload": 1, "hparams": 1, "fact_of": len(facts), "materialise": len(LAYERS)}
     assert calls == expected

@@ -24,7 +24,7 @@ from service.contracts.schemas.probe import TableFactIn
 from service.settings import Settings
 from service.store import Store
 from service.worker.editing import automatic
-from service.worker.editing.automatic import automatic_hparams, probes_folder
+from service.worker.editing.automatic import automatic_hparams
 from service.worker.failures import Refused
 from service.worker.kinds import probes
 from service.worker.lanes.control import JobControl
@@ -58,21 +58,21 @@ class Bench:
         filled = ProbePayload.model_validate({"facts": RECORDS, **given, **payload})
         values = filled.model_dump(mode="json")
         job = Job(id=job_id, kind=JobKind.PROBE, payload=values, created_at=now())
-        self.store.journal(job)
+        self.store.journal.add(job)
         return job
 
     def run(self, job: Job, pause: Callable[[], None] = lambda: None) -> ProbeResult:
         control = ReadControl(
             publish=self.told.append, checkpoint=lambda: None, pause=pause, give_way=lambda: None
         )
-        views, work = VersionViews(self.base, self.store), self.store.work_folder(job.id)
+        views, work = VersionViews(self.base, self.store), self.store.drafts.work_folder(job.id)
         moments = SharedMoments(self.base, self.store, self.settings)
         return probes.run(
             Task(job, control, self.base, views, self.store, self.settings, work, moments)
         )
 
     def kept(self) -> dict[str, Any] | None:
-        return kept(probes_folder(self.store), self.base.model_hash)
+        return kept(self.store.base.probes_folder, self.base.model_hash)
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ class TestProbeJobs:
         record = bench.kept()
         assert record is not None
         assert record["hparams"] == result.hparams
-        folder = bench.store.report_folder(job.id)
+        folder = bench.store.reports.folder(job.id)
         assert json.loads((folder / "probe.json").read_text()) == record
         assert set(result.files) == {path.name for path in folder.iterdir()}
         assert {Path(name).stem for name in result.files} == {"probe", *PLOTS}
@@ -104,9 +104,9 @@ class TestProbeJobs:
         name = bench.base.family.weight_name(5)
         silent = torch.zeros_like(bench.base.model.get_parameter(name))
         view = ModelView(bench.base, {name: silent})
-        version = bench.store.new_version_id()
+        version = bench.store.versions.new_id()
         refs = [tensors.put(bench.store, name, silent)]
-        bench.store.write_version(
+        bench.store.versions.write(
             Manifest(
                 id=version, parent="v0", tensors=refs,
                 weights_sha256=view.weights_sha256(), created_at=now(),
@@ -124,7 +124,7 @@ class TestProbeJobs:
         table = [TableFactIn(subject="name0", relation="lives", object="home0")]
         job = bench.job(table=table)
         assert "word-sets.png" in bench.run(job).files
-        record = json.loads((bench.store.report_folder(job.id) / "probe.json").read_text())
+        record = json.loads((bench.store.reports.folder(job.id) / "probe.json").read_text())
         assert record["word_sets"]["prompts_without_facts"] == len(FACTS) - 2
 
     def test_a_cancelled_probe_ends_and_keeps_nothing(self, bench: Bench) -> None:
@@ -186,8 +186,8 @@ class TestAutomatic:
             automatic_hparams(bench.store, bench.base, "jeep", FACTS, stopping.monitor)
 
     def test_a_probe_without_a_proposal_fails_the_edit_with_its_reason(self, bench: Bench) -> None:
-        probes_folder(bench.store).mkdir(parents=True)
-        path = probes_folder(bench.store) / f"{bench.base.model_hash}.json"
+        bench.store.base.probes_folder.mkdir(parents=True)
+        path = bench.store.base.probes_folder / f"{bench.base.model_hash}.json"
         path.write_text(json.dumps({"hparams": None, "why_no_proposal": "nothing decides"}))
         with pytest.raises(InvalidHParams, match="nothing decides"):
             automatic_hparams(bench.store, bench.base, "jeep", FACTS, control().monitor)

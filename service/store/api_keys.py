@@ -29,11 +29,12 @@ _NOBODY = "0" * 64
 
 
 class ApiKeys:
-    """The API keys of a store: ``keys/<id>.json``."""
+    """The API keys of a store (``store.keys``): ``keys/<id>.json``."""
 
-    root: Path
+    def __init__(self, root: Path) -> None:
+        self._root = root
 
-    def create_key(self, name: str, scopes: Iterable[Scope]) -> tuple[ApiKey, str]:
+    def create(self, name: str, scopes: Iterable[Scope]) -> tuple[ApiKey, str]:
         """Return a new key and its token, which cannot be recovered later.
 
         Raises :class:`KeyNameTaken` if a key of this name is in use, pydantic's
@@ -50,31 +51,31 @@ class ApiKeys:
             digest=_digest(salt, token),
             created_at=now(),
         )
-        with locked(self.root / "locks" / "keys"):
-            if any(known.name == name for known in self.api_keys() if known.revoked_at is None):
+        with locked(self._root / "locks" / "keys"):
+            if any(known.name == name for known in self.all() if known.revoked_at is None):
                 raise KeyNameTaken(f"a key called {name!r} is in use: revoke it first")
             create(self._key_path(key_id), encode(key))
         return key, token
 
-    def api_keys(self) -> list[ApiKey]:
+    def all(self) -> list[ApiKey]:
         """All keys, revoked ones too, oldest first; unreadable files are logged and left out."""
-        found = (self._readable_key(path) for path in sorted((self.root / "keys").glob("*.json")))
+        found = (self._readable_key(path) for path in sorted((self._root / "keys").glob("*.json")))
         return [key for key in found if key is not None]
 
-    def revoke_key(self, ref: str) -> ApiKey:
+    def revoke(self, ref: str) -> ApiKey:
         """Revoke a key by its id, or by its name if it is in use; revoking it twice is allowed.
 
         Raises :class:`UnknownKey`.
         """
-        with locked(self.root / "locks" / "keys"):
-            for key in self.api_keys():
+        with locked(self._root / "locks" / "keys"):
+            for key in self.all():
                 if key.id == ref or (key.name == ref and key.revoked_at is None):
                     revoked = key.model_copy(update={"revoked_at": key.revoked_at or now()})
                     replace(self._key_path(key.id), encode(revoked))
                     return revoked
         raise UnknownKey(f"no key in use is called {ref!r}")
 
-    def key_of(self, token: str) -> ApiKey | None:
+    def find(self, token: str) -> ApiKey | None:
         """The key that a token belongs to; None if there is none or it is revoked."""
         parts = TOKEN.fullmatch(token)
         if parts is None:
@@ -92,7 +93,7 @@ class ApiKeys:
             return None
 
     def _key_path(self, key_id: str) -> Path:
-        return self.root / "keys" / f"{key_id}.json"
+        return self._root / "keys" / f"{key_id}.json"
 
 
 def without_keys(text: str) -> str:

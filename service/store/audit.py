@@ -18,30 +18,31 @@ log = logging.getLogger(__name__)
 
 
 class AuditLog:
-    """The audit log of a store; any process may append."""
+    """The audit log of a store (``store.audit``); any process may append."""
 
-    root: Path
+    def __init__(self, root: Path) -> None:
+        self._root, self._path = root, root / "audit.jsonl"
 
-    def audit(self, entry: AuditEntry) -> None:
+    def append(self, entry: AuditEntry) -> None:
         """Append a line durably.  An earlier line cut off by a crash is ended first."""
         line = sealed(entry.model_dump_json(exclude_none=True).encode()) + b"\n"
-        with locked(self.root / "locks" / "audit"):
-            fresh = not self._audit_path.exists()
-            with self._audit_path.open("a+b", buffering=0) as file:
+        with locked(self._root / "locks" / "audit"):
+            fresh = not self._path.exists()
+            with self._path.open("a+b", buffering=0) as file:
                 if not _ends_whole(file):
                     line = b"\n" + line
                 file.write(line)
                 os.fsync(file.fileno())
             if fresh:
-                fsync_folder(self.root)
+                fsync_folder(self._root)
 
-    def audited(self, before: int | None = None) -> Iterator[tuple[int, AuditEntry]]:
+    def entries(self, before: int | None = None) -> Iterator[tuple[int, AuditEntry]]:
         """Lines, newest first, each with its offset; ``before``: only those before an offset.
 
         Lines that cannot be read are logged and left out.
         """
         try:
-            file = self._audit_path.open("rb")
+            file = self._path.open("rb")
         except FileNotFoundError:
             return
         with file:
@@ -49,11 +50,7 @@ class AuditLog:
                 try:
                     yield place, AuditEntry.model_validate_json(unsealed(line))
                 except ValueError:
-                    log.error("%s has no entry at byte %s", self._audit_path, place)
-
-    @property
-    def _audit_path(self) -> Path:
-        return self.root / "audit.jsonl"
+                    log.error("%s has no entry at byte %s", self._path, place)
 
 
 def _ends_whole(file: BinaryIO) -> bool:

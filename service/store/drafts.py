@@ -8,23 +8,37 @@ from pathlib import Path
 
 from service.contracts.schemas import Manifest
 from service.store.errors import CorruptFile
-from service.store.files import encode, read, replace
+from service.store.files import encode, inside, read, replace
 
 log = logging.getLogger(__name__)
 
 
 class Drafts:
-    """``work/<job id>/drafts/<version id>.json``; tensors are stored like those of versions."""
+    """The drafts of a store (``store.drafts``): ``work/<job id>/drafts/<version id>.json``.
 
-    root: Path
+    Their tensors are stored like those of versions.  The folder ``work/<job id>`` also has the
+    other partial results of an unfinished job.
+    """
 
-    def save_draft(self, manifest: Manifest) -> None:
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def work_folder(self, job_id: str) -> Path:
+        """The folder of an unfinished job's partial results; it is created if missing.
+
+        ValueError for an id that leads out of the store.
+        """
+        path = inside(self._root / "work", job_id)
+        path.mkdir(exist_ok=True)
+        return path
+
+    def save(self, manifest: Manifest) -> None:
         """Keep a computed version for its job; its tensors must be stored before."""
         folder = self._draft_folder(str(manifest.job_id))
         folder.mkdir(parents=True, exist_ok=True)
         replace(folder / f"{manifest.id}.json", encode(manifest))
 
-    def drafts(self, job_id: str) -> list[Manifest]:
+    def of_job(self, job_id: str) -> list[Manifest]:
         """The drafts of a job so far, in no order; unreadable ones are left out."""
         found = []
         for path in self._draft_folder(job_id).glob("v*.json"):
@@ -37,9 +51,9 @@ class Drafts:
                 found.append(draft)
         return found
 
-    def drop_drafts(self, job_id: str) -> None:
-        """Remove a job's drafts; those that became versions stay versions."""
+    def drop(self, job_id: str) -> None:
+        """Remove a job's partial results; drafts that became versions stay versions."""
         shutil.rmtree(self._draft_folder(job_id).parent, ignore_errors=True)
 
     def _draft_folder(self, job_id: str) -> Path:
-        return self.root / "work" / job_id / "drafts"
+        return self._root / "work" / job_id / "drafts"

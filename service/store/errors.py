@@ -20,9 +20,12 @@ StoreError
 from __future__ import annotations
 
 import errno
+import logging
 import re
 
 from jeep_core.errors import Coded
+
+log = logging.getLogger(__name__)
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _SAID = re.compile(rf"os error ({'|'.join(map(str, sorted(_FULL)))})\b")
@@ -39,6 +42,19 @@ def is_disk_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__
     return False
+
+
+class ErrorLog:
+    """Logs each error once in a process, however often it is met."""
+
+    def __init__(self) -> None:
+        self._logged: set[str] = set()
+
+    def once(self, message: str) -> None:
+        """Log an error unless it has been logged."""
+        if message not in self._logged:
+            self._logged.add(message)
+            log.error("%s", message)
 
 
 class StoreError(Coded, Exception):

@@ -65,6 +65,14 @@ def _written_aside(path: Path, data: bytes) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def inside(folder: Path, name: str) -> Path:
+    """``folder/name``; ValueError for a name that leads out of the folder."""
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise ValueError(f"{name!r} leads out of the store")
+    return path
+
+
 def append_line(path: Path, line: bytes) -> None:
     """Append one line durably.  A crash may leave a part of it without its newline."""
     with path.open("ab") as file:

@@ -1,23 +1,21 @@
-"""Head and names, which refer to versions.  Replacing ``head.json`` is the commit."""
+"""Head, the committed version, and the reflog.  Replacing ``head.json`` is the commit."""
 
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, RootModel
+from pydantic import BaseModel, ConfigDict
 
 from jeep_core.storage.records import unsealed
 from service.contracts.jobs import now
-from service.contracts.schemas import Manifest
 from service.store.errors import (
-    BadName,
     CorruptFile,
+    ErrorLog,
     HeadMoved,
-    NameTaken,
     StaleFence,
     UnknownVersion,
 )
@@ -25,9 +23,6 @@ from service.store.files import append_line, encode, locked, read, replace
 from service.store.versions import BASE, Versions
 
 log = logging.getLogger(__name__)
-
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
-_ID_LIKE = re.compile(r"v[0-9]+")
 
 
 class Move(BaseModel):
@@ -57,14 +52,12 @@ class Head(BaseModel):
     move: Move
 
 
-class Names(RootModel[dict[str, str]]):
-    """``names.json``: snapshot name → version id."""
+class HeadPointer:
+    """Head and its history (``store.head``), and the worker's claim to move it."""
 
-
-class Pointers(Versions):
-    """Head, its history, and snapshot names."""
-
-    _fence: int | None = None
+    def __init__(self, root: Path, versions: Versions, errors: ErrorLog) -> None:
+        self._root, self._versions, self._errors = root, versions, errors
+        self._fence: int | None = None
 
     def claim(self, fence: int) -> None:
         """Become the only writer from now on: writes of a worker with an older fence are refused,
@@ -72,13 +65,13 @@ class Pointers(Versions):
 
         Raises :class:`StaleFence` if a later worker has claimed the store.
         """
-        with locked(self.root / "locks" / "head"):
+        with locked(self._root / "locks" / "head"):
             head = self._repair()
             if fence < head.fence:
                 raise StaleFence(f"fence {fence} is older than head's ({head.fence})")
             self._fence = fence
             try:
-                replace(self.root / "head.json", encode(head.model_copy(update={"fence": fence})))
+                replace(self._root / "head.json", encode(head.model_copy(update={"fence": fence})))
             except OSError as error:  # then an older worker cannot commit either
                 log.error("this worker's fence is not recorded: %s", error)
 
@@ -89,42 +82,41 @@ class Pointers(Versions):
 
     def is_replaced(self) -> bool:
         """Whether a later worker has claimed the store since `claim`."""
-        return self._fence is not None and self._fence < self.head().fence
+        return self._fence is not None and self._fence < self.read().fence
 
     @contextmanager
-    def _as_writer(self) -> Iterator[None]:
-        with locked(self.root / "locks" / "head"):
+    def writing(self) -> Iterator[None]:
+        """A context in which head stays where it is; :class:`StaleFence` as in `check_claim`."""
+        with locked(self._root / "locks" / "head"):
             self.check_claim()
             yield
 
-    def create_base(self, weights_sha256: str) -> Manifest:
-        """Write ``v0`` and head unless they are there; WrongModel if made from other weights."""
-        base = super().create_base(weights_sha256)
-        with locked(self.root / "locks" / "head"):
+    def begin(self) -> None:
+        """Make the base head, in a store that never had one."""
+        with locked(self._root / "locks" / "head"):
             if self._is_new():
                 self._commit(Move(when=now(), who="store", previous=None, to=BASE, why="base"), 0)
-        return base
 
-    def head(self) -> Head:
+    def read(self) -> Head:
         """The committed version; :class:`UnknownVersion` before any model was bound.
 
         If ``head.json`` is damaged, head is the reflog's last entry; the worker's next start,
         or the next commit, rewrites the file.
         """
         try:
-            head = read(self.root / "head.json", Head)
+            head = read(self._root / "head.json", Head)
         except CorruptFile as error:
             return self._head_of_reflog(error)
         if head is not None:
             return head
         if self._is_new():
             raise UnknownVersion("head")
-        return self._head_of_reflog(CorruptFile(f"{self.root / 'head.json'} is missing"))
+        return self._head_of_reflog(CorruptFile(f"{self._root / 'head.json'} is missing"))
 
     def _is_new(self) -> bool:
         """Whether head has never been written, so that no edit has been made either."""
-        files = (self.root / name for name in ("head.json", "reflog.jsonl"))
-        return not any(path.exists() for path in files) and max(self._numbers(), default=0) == 0
+        files = (self._root / name for name in ("head.json", "reflog.jsonl"))
+        return not any(path.exists() for path in files) and self._versions.newest_number() == 0
 
     def _head_of_reflog(self, error: CorruptFile) -> Head:
         """Head by the reflog's last line; ``error`` if that is damaged, too, or there is none.
@@ -134,7 +126,7 @@ class Pointers(Versions):
         move = self._last_move()
         if move is None:
             raise CorruptFile(f"{error}, and the reflog's last line cannot be read") from None
-        self._say_once(f"head.json is lost ({error}): by the reflog head is {move.to}")
+        self._errors.once(f"head.json is lost ({error}): by the reflog head is {move.to}")
         return Head(version=move.to, job_id=move.job_id, fence=self._fence or 0, move=move)
 
     def _last_move(self) -> Move | None:
@@ -144,7 +136,7 @@ class Pointers(Versions):
 
     def _lines(self) -> list[bytes]:
         """The whole lines of the reflog."""
-        path = self.root / "reflog.jsonl"
+        path = self._root / "reflog.jsonl"
         try:
             return path.read_bytes().split(b"\n")[:-1]
         except FileNotFoundError:
@@ -152,7 +144,7 @@ class Pointers(Versions):
         except OSError as error:
             raise CorruptFile(f"{path} cannot be read: {error.strerror}") from None
 
-    def move_head(
+    def move(
         self, to: str, *, expected: str, job_id: str | None, fence: int, who: str, why: str
     ) -> Head:
         """Commit: head becomes ``to`` if it still is ``expected``.
@@ -160,8 +152,8 @@ class Pointers(Versions):
         Raises :class:`HeadMoved`, :class:`StaleFence` if a later worker has claimed it, and
         :class:`UnknownVersion`.
         """
-        self.version(to)
-        with locked(self.root / "locks" / "head"):
+        self._versions.read(to)
+        with locked(self._root / "locks" / "head"):
             head = self._repair()
             if fence < head.fence:
                 raise StaleFence(f"fence {fence} is older than head's ({head.fence})")
@@ -173,8 +165,8 @@ class Pointers(Versions):
     def _commit(self, move: Move, fence: int) -> Head:
         head = Head(version=move.to, job_id=move.job_id, fence=fence, move=move)
         try:
-            replace(self.root / "head.json", encode(head))
-            append_line(self.root / "reflog.jsonl", encode(move))
+            replace(self._root / "head.json", encode(head))
+            append_line(self._root / "reflog.jsonl", encode(move))
         except OSError as error:  # a full disk; the next commit or start completes the reflog
             if not self._is_written(head):
                 raise
@@ -183,18 +175,18 @@ class Pointers(Versions):
 
     def _is_written(self, head: Head) -> bool:
         try:
-            return read(self.root / "head.json", Head) == head
+            return read(self._root / "head.json", Head) == head
         except CorruptFile:
             return False
 
-    def repair_reflog(self) -> None:
+    def repair(self) -> None:
         """Complete the reflog if a crash came between the commit and its line."""
-        with locked(self.root / "locks" / "head"):
+        with locked(self._root / "locks" / "head"):
             self._repair()
 
     def _repair(self) -> Head:
-        head = self.head()
-        path = self.root / "reflog.jsonl"
+        head = self.read()
+        path = self._root / "reflog.jsonl"
         text = path.read_bytes() if path.exists() else b""
         whole = text[: text.rfind(b"\n") + 1]
         if whole != text:
@@ -205,7 +197,7 @@ class Pointers(Versions):
 
     def reflog(self) -> list[Move]:
         """Every move of head, oldest first."""
-        moves, path = [_parsed(line) for line in self._lines()], self.root / "reflog.jsonl"
+        moves, path = [_parsed(line) for line in self._lines()], self._root / "reflog.jsonl"
         if None in moves:
             message = f"{path} has a damaged line, number {moves.index(None) + 1}"
             raise CorruptFile(f"{message}: jeep store verify says what can be done")
@@ -213,7 +205,7 @@ class Pointers(Versions):
 
     def move_of(self, job_id: str) -> Move | None:
         """The move of head that a job has made; a job makes at most one."""
-        last = self.head().move  # its line may be missing in the reflog
+        last = self.read().move  # its line may be missing in the reflog
         if last.job_id == job_id:
             return last
         return next((move for move in self.reflog() if move.job_id == job_id), None)
@@ -227,42 +219,19 @@ class Pointers(Versions):
         found: set[str] = set()
         moves = [_parsed(line) for line in self._lines()]
         if None in moves:
-            self._say_once(f"{self.root / 'reflog.jsonl'} has a line that cannot be read")
-        for tip in {self.head().version, *(move.to for move in moves if move is not None)}:
+            self._errors.once(f"{self._root / 'reflog.jsonl'} has a line that cannot be read")
+        for tip in {self.read().version, *(move.to for move in moves if move is not None)}:
             version: str | None = tip
             while version is not None and version not in found:
                 found.add(version)
-                version = self.version(version).parent if self.is_readable(version) else None
+                version = self._parent(version)
         return found
 
-    def name_version(self, name: str, version: str) -> None:
-        """Name a version permanently; giving it the same name again is allowed.
-
-        Raises :class:`BadName`, :class:`NameTaken` or :class:`UnknownVersion`.
-        """
-        if not _NAME.fullmatch(name) or name in ("head", "base") or _ID_LIKE.fullmatch(name):
-            raise BadName(f"{name!r} cannot name a version")
-        self.version(version)
-        with locked(self.root / "locks" / "names"):
-            names = self.names()
-            if names.get(name, version) != version:
-                raise NameTaken(name, names[name])
-            replace(self.root / "names.json", encode(Names({**names, name: version})))
-
-    def names(self) -> dict[str, str]:
-        """Snapshot name → version id."""
-        names = read(self.root / "names.json", Names)
-        return names.root if names else {}
-
-    def resolve(self, ref: str) -> str:
-        """The id meant by ``head``, ``base``, ``vN`` or a name; else UnknownVersion."""
-        if ref == "head":
-            return self.head().version
-        version_id = BASE if ref == "base" else self.names().get(ref, ref)
-        try:
-            return self.version(version_id).id
-        except UnknownVersion:
-            raise UnknownVersion(ref) from None
+    def _parent(self, version: str) -> str | None:
+        """The parent of a version; None for the base and damaged ones."""
+        if not self._versions.is_readable(version):
+            return None
+        return self._versions.read(version).parent
 
 
 def _parsed(line: bytes) -> Move | None:

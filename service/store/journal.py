@@ -39,12 +39,15 @@ class _Key(BaseModel):
 
 
 class Journal:
-    """The jobs of a store: ``<id>.json``, and beside it ``.open`` and ``.cancel`` marks."""
+    """The jobs of a store (``store.journal``): ``<id>.json``, and ``.open`` and ``.cancel`` marks.
 
-    root: Path
-    idempotency: timedelta
+    An idempotency key is remembered for ``idempotency``.
+    """
 
-    def journal(self, job: Job) -> None:
+    def __init__(self, root: Path, idempotency: timedelta) -> None:
+        self._root, self._idempotency = root, idempotency
+
+    def add(self, job: Job) -> None:
         """Record a new job durably; :class:`JobExists` if its id is taken."""
         self._mark(job.id, "open")  # first, so that an open job is never overlooked
         try:
@@ -56,7 +59,7 @@ class Journal:
                 self._job_path(job.id, "open").unlink(missing_ok=True)
             raise
 
-    def save_job(self, job: Job) -> None:
+    def save(self, job: Job) -> None:
         """Replace the record of a job; a finished one leaves the list of open jobs."""
         if not self._job_path(job.id, "json").exists():
             raise UnknownJob(job.id)
@@ -64,14 +67,14 @@ class Journal:
         if job.status in TERMINAL:
             self._unmark(job.id)
 
-    def job(self, job_id: str) -> Job:
+    def read(self, job_id: str) -> Job:
         """The record of a job; :class:`UnknownJob` if there is none."""
         job = read(self._job_path(job_id, "json"), Job)
         if job is None:
             raise UnknownJob(job_id)
         return job
 
-    def jobs(
+    def all(
         self,
         statuses: Collection[JobStatus] | None = None,
         kind: JobKind | None = None,
@@ -81,7 +84,7 @@ class Journal:
 
         Records that cannot be read are logged and left out.
         """
-        names = (path.stem for path in (self.root / "jobs").glob("*.json"))
+        names = (path.stem for path in (self._root / "jobs").glob("*.json"))
         for job_id in sorted((n for n in names if after is None or n < after), reverse=True):
             job = self._readable(job_id)
             if job is None:
@@ -91,13 +94,13 @@ class Journal:
             if kind is None or job.kind is kind:
                 yield job
 
-    def unfinished_jobs(self) -> list[Job]:
+    def unfinished(self) -> list[Job]:
         """Jobs that have not ended, oldest first; unreadable records are left out, as above.
 
         A job that ended in a crash may still be marked as open; its marks are removed.
         """
         jobs = []
-        for mark in sorted((self.root / "jobs").glob("*.open")):
+        for mark in sorted((self._root / "jobs").glob("*.open")):
             job = self._readable(mark.stem)
             if job is not None and job.status in TERMINAL:
                 self._unmark(job.id)
@@ -105,20 +108,20 @@ class Journal:
                 jobs.append(job)
         return jobs
 
-    def open_jobs(self) -> int:
+    def count_open(self) -> int:
         """How many jobs have not ended."""
-        return sum(1 for _ in (self.root / "jobs").glob("*.open"))
+        return sum(1 for _ in (self._root / "jobs").glob("*.open"))
 
     def _readable(self, job_id: str) -> Job | None:
         try:
-            return read(self.root / "jobs" / f"{job_id}.json", Job)
+            return read(self._root / "jobs" / f"{job_id}.json", Job)
         except CorruptFile as error:
             log.error("%s", error)
             return None
 
     def request_cancel(self, job_id: str) -> None:
         """Record that an unfinished job is to be cancelled; UnknownJob if there is none."""
-        if self.job(job_id).status not in TERMINAL:
+        if self.read(job_id).status not in TERMINAL:
             self._mark(job_id, "cancel")
 
     def cancel_requested(self, job_id: str) -> bool:
@@ -132,8 +135,8 @@ class Journal:
         ``idempotency_hours`` ago.
         """
         name = hashlib.sha256(key.encode()).hexdigest()
-        path = self.root / "idempotency" / f"{name}.json"
-        with locked(self.root / "locks" / "idempotency"):
+        path = self._root / "idempotency" / f"{name}.json"
+        with locked(self._root / "locks" / "idempotency"):
             earlier = read(path, _Key)
             if earlier is None or self._is_expired(earlier):
                 mine = _Key(job_id=job_id, body_hash=body_hash, created_at=now())
@@ -146,18 +149,22 @@ class Journal:
 
     def release_key(self, key: str, job_id: str) -> None:
         """Release a key whose job was refused before it was journaled."""
-        path = self.root / "idempotency" / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
-        with locked(self.root / "locks" / "idempotency"):
+        path = self._root / "idempotency" / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
+        with locked(self._root / "locks" / "idempotency"):
             claimed = read(path, _Key)
             journaled = self._job_path(job_id, "json").exists()
             if claimed is not None and claimed.job_id == job_id and not journaled:
                 path.unlink()
 
+    def tidy(self) -> int:
+        """Remove expired idempotency keys and stale cancel marks; return their number."""
+        return self._forget_keys() + self._forget_marks()
+
     def _forget_keys(self) -> int:
         """Remove expired idempotency keys; return their number."""
         count = 0
-        with locked(self.root / "locks" / "idempotency"):
-            for path in (self.root / "idempotency").glob("*.json"):
+        with locked(self._root / "locks" / "idempotency"):
+            for path in (self._root / "idempotency").glob("*.json"):
                 try:
                     key = read(path, _Key)
                 except CorruptFile as error:
@@ -169,11 +176,11 @@ class Journal:
         return count
 
     def _is_expired(self, key: _Key) -> bool:
-        return now() - key.created_at > self.idempotency
+        return now() - key.created_at > self._idempotency
 
     def _forget_marks(self) -> int:
         """Remove the cancel marks of jobs that ended meanwhile; return their number."""
-        cancels = (self.root / "jobs").glob("*.cancel")
+        cancels = (self._root / "jobs").glob("*.cancel")
         stale = [mark for mark in cancels if not mark.with_suffix(".open").exists()]
         for mark in stale:
             mark.unlink(missing_ok=True)
@@ -185,9 +192,9 @@ class Journal:
 
     def _mark(self, job_id: str, mark: str) -> None:
         self._job_path(job_id, mark).touch()
-        fsync_folder(self.root / "jobs")
+        fsync_folder(self._root / "jobs")
 
     def _job_path(self, job_id: str, suffix: str) -> Path:
         if not _JOB_ID.fullmatch(job_id):
             raise UnknownJob(job_id)
-        return self.root / "jobs" / f"{job_id}.{suffix}"
+        return self._root / "jobs" / f"{job_id}.{suffix}"

@@ -6,12 +6,13 @@ releases have none and are read as they are.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from pydantic import BaseModel
 
 from service.store.errors import CorruptFile
-from service.store.files import TEMPORARY, difference, encode, read, replace, sha256_of
+from service.store.files import TEMPORARY, difference, encode, inside, read, replace, sha256_of
 
 HASHES = "hashes.json"
 
@@ -23,11 +24,25 @@ class ReportHashes(BaseModel):
 
 
 class Reports:
-    """The reports of a store."""
+    """The reports of a store (``store.reports``): ``reports/<job id>/``."""
 
-    root: Path
+    def __init__(self, root: Path) -> None:
+        self._root = root
 
-    def seal_report(self, job_id: str) -> None:
+    def folder(self, job_id: str) -> Path:
+        """The folder of the files that a job's result names; it is created if missing.
+
+        ValueError for an id that leads out of the store.
+        """
+        path = inside(self._root / "reports", job_id)
+        path.mkdir(exist_ok=True)
+        return path
+
+    def drop(self, job_id: str) -> None:
+        """Remove a report, if there is one."""
+        shutil.rmtree(self._report(job_id), ignore_errors=True)
+
+    def seal(self, job_id: str) -> None:
         """Record the hashes of a complete report; does nothing if the job has none."""
         folder = self._report(job_id)
         if folder.is_dir():
@@ -37,11 +52,11 @@ class Reports:
             found = {name: sha256_of(folder / name) for name in names}
             replace(folder / HASHES, encode(ReportHashes(files=found)))
 
-    def unseal_report(self, job_id: str) -> None:
+    def unseal(self, job_id: str) -> None:
         """Forget the hashes of a report that is about to be written again."""
         (self._report(job_id) / HASHES).unlink(missing_ok=True)
 
-    def report_file(self, job_id: str, name: str) -> Path:
+    def path(self, job_id: str, name: str) -> Path:
         """The path of a report's file, verified by its hash.
 
         Raises:
@@ -55,4 +70,4 @@ class Reports:
         return folder / name
 
     def _report(self, job_id: str) -> Path:
-        return self.root / "reports" / job_id
+        return self._root / "reports" / job_id

@@ -74,7 +74,7 @@ class Upload:
 
 
 class Suites:
-    """The uploaded suites of a store."""
+    """The uploaded suites of a store (``store.suites``)."""
 
     def __init__(self, root: Path) -> None:
         self._folder = root / "suites"

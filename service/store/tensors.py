@@ -61,15 +61,16 @@ def byte_count(ref: TensorRef) -> int:
 
 
 class Tensors:
-    """The tensors of a store.  Only the worker writes them."""
+    """The tensors of a store (``store.tensors``).  Only the worker writes them."""
 
-    root: Path
+    def __init__(self, root: Path) -> None:
+        self._root = root
 
-    def tensor_file(self, sha256: str) -> Path:
+    def path(self, sha256: str) -> Path:
         """The path of the file with this hash."""
-        return self.root / "tensors" / sha256[:2] / f"{sha256}.safetensors"
+        return self._root / "tensors" / sha256[:2] / f"{sha256}.safetensors"
 
-    def put_tensor(
+    def put(
         self, name: str, dtype: str, shape: Sequence[int], data: bytes | memoryview
     ) -> TensorRef:
         """Store raw little-endian bytes; the same bytes are stored once, whatever their name.
@@ -82,23 +83,23 @@ class Tensors:
         size = memoryview(data).nbytes
         if size != byte_count(ref):
             raise ValueError(f"{name}: {size} bytes are no {dtype} tensor of shape {ref.shape}")
-        target = self.tensor_file(ref.sha256)
+        target = self.path(ref.sha256)
         if not self._is_intact(ref):
-            self._write_tensor(target, ref, data)
+            self._write(target, ref, data)
         return ref
 
     def _is_intact(self, ref: TensorRef) -> bool:
-        if not self.has_tensor(ref):
+        if not self.has(ref):
             return False
         try:
-            for _ in self.tensor_chunks(ref):
+            for _ in self.chunks(ref):
                 pass
         except CorruptTensor:
             return False
         return True
 
-    def _write_tensor(self, target: Path, ref: TensorRef, data: bytes | memoryview) -> None:
-        aside = self.root / "staging" / f"{ref.sha256}.{uuid4().hex}"
+    def _write(self, target: Path, ref: TensorRef, data: bytes | memoryview) -> None:
+        aside = self._root / "staging" / f"{ref.sha256}.{uuid4().hex}"
         header = safetensors_header([ref.model_copy(update={"name": KEY})])
         try:
             write_new(aside, [header, data])
@@ -109,17 +110,17 @@ class Tensors:
         fsync_folder(target.parent)
         fsync_folder(target.parent.parent)
 
-    def read_tensor(self, ref: TensorRef) -> bytes:
+    def read(self, ref: TensorRef) -> bytes:
         """The raw bytes, verified; :class:`CorruptTensor` names the tensor and its file."""
-        return b"".join(self.tensor_chunks(ref))
+        return b"".join(self.chunks(ref))
 
-    def map_tensor(self, ref: TensorRef) -> memoryview:
+    def map(self, ref: TensorRef) -> memoryview:
         """The raw bytes as a private mapping of their file, verified; nothing is copied.
 
         The file is never changed and may be removed while it is mapped.  Raises as
-        :meth:`tensor_chunks`.
+        :meth:`chunks`.
         """
-        path = self.tensor_file(ref.sha256)
+        path = self.path(ref.sha256)
         try:
             with path.open("rb") as file:
                 mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
@@ -134,9 +135,9 @@ class Tensors:
             raise CorruptTensor(f"tensor {ref.name} is damaged: {path}")
         return data
 
-    def tensor_chunks(self, ref: TensorRef) -> Iterator[bytes]:
+    def chunks(self, ref: TensorRef) -> Iterator[bytes]:
         """The raw bytes piece by piece; raises :class:`CorruptTensor` at the end at the latest."""
-        path = self.tensor_file(ref.sha256)
+        path = self.path(ref.sha256)
         digest = hashlib.sha256()
         try:
             with path.open("rb") as file:
@@ -151,9 +152,9 @@ class Tensors:
         if digest.hexdigest() != ref.sha256:
             raise CorruptTensor(f"tensor {ref.name} is damaged: {path}")
 
-    def has_tensor(self, ref: TensorRef) -> bool:
+    def has(self, ref: TensorRef) -> bool:
         """Whether a file of the right size exists (its bytes are verified on reading)."""
-        return _is_whole(self.tensor_file(ref.sha256), byte_count(ref))
+        return _is_whole(self.path(ref.sha256), byte_count(ref))
 
 
 def _is_whole(path: Path, data_bytes: int) -> bool:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-from contextlib import AbstractContextManager, nullcontext
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from service.contracts.jobs import now
-from service.contracts.schemas import Manifest
+from service.contracts.schemas import Manifest, TensorRef
 from service.store.errors import (
     CorruptFile,
+    ErrorLog,
     MissingTensor,
     UnknownVersion,
     VersionExists,
@@ -30,6 +33,11 @@ BASE = "v0"
 SET_ASIDE = "damaged"
 """Folder of versions that were moved out of the way."""
 
+WANTED_S = 3600.0
+"""How long a version that was asked for keeps its tensors."""
+
+_WANTED = "wanted-"
+
 VERSION_ID = re.compile(r"v(0|[1-9][0-9]{0,17})")
 
 
@@ -39,28 +47,56 @@ class Counter(BaseModel):
     next: int
 
 
-class Versions(Tensors):
-    """The versions of a store.  Manifests are parsed once and shared: do not change them."""
+class Ties(BaseModel):
+    """The elements of one tensor whose rounding is in doubt: flat indices (k,), values (k,)."""
 
-    _manifests: dict[str, Manifest]
-    _said: set[str]
+    indices: TensorRef
+    values: TensorRef
+
+
+class Thin(BaseModel):
+    """``thin.json``: the tensors were rebuilt from their factors and matched their hashes."""
+
+    ties: dict[str, Ties] = Field(default_factory=dict)
+
+    def refs(self) -> list[TensorRef]:
+        """The stored tensors that belong to it."""
+        return [ref for one in self.ties.values() for ref in (one.indices, one.values)]
+
+
+class Versions:
+    """The versions of a store (``store.versions``).
+
+    Manifests are parsed once and shared: do not change them.  ``visible`` gives a context for the
+    moment in which a version becomes visible; it raises if this process may not write any more.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        tensors: Tensors,
+        visible: Callable[[], AbstractContextManager[None]],
+        errors: ErrorLog,
+    ) -> None:
+        self._root, self._tensors, self._visible, self._errors = root, tensors, visible, errors
+        self._manifests: dict[str, Manifest] = {}
 
     def set_aside(self) -> list[str]:
         """Ids of damaged versions that were moved aside by a repair."""
-        folder = self.root / SET_ASIDE
+        folder = self._root / SET_ASIDE
         return _version_names(folder) if folder.exists() else []
 
-    def new_version_id(self) -> str:
+    def new_id(self) -> str:
         """A new id ``vN``, never issued twice: the counter is durable before the id is used."""
-        path = self.root / "counter.json"
-        with locked(self.root / "locks" / "counter"):
+        path = self._root / "counter.json"
+        with locked(self._root / "locks" / "counter"):
             counter = read(path, Counter) or Counter(next=1)
             taken = [*self._numbers(), *(int(name[1:]) for name in self.set_aside())]
             number = max([counter.next, *(n + 1 for n in taken)])
             replace(path, encode(Counter(next=number + 1)))
         return f"v{number}"
 
-    def write_version(self, manifest: Manifest) -> None:
+    def write(self, manifest: Manifest) -> None:
         """Write a version atomically; its tensors and its parent must be stored before.
 
         Raises :class:`VersionExists`, :class:`MissingTensor` or :class:`UnknownVersion`.
@@ -68,18 +104,18 @@ class Versions(Tensors):
         if not VERSION_ID.fullmatch(manifest.id):
             raise ValueError(f"{manifest.id!r} is no version id")
         if manifest.parent is not None:
-            self.version(manifest.parent)
+            self.read(manifest.parent)
         for ref in (*manifest.tensors, *manifest.artifacts):
-            if not self.has_tensor(ref):
+            if not self._tensors.has(ref):
                 raise MissingTensor(f"{manifest.id}: tensor {ref.name} was not stored")
-        target = self.root / "versions" / manifest.id
-        aside = self.root / "staging" / manifest.id
+        target = self._root / "versions" / manifest.id
+        aside = self._root / "staging" / manifest.id
         shutil.rmtree(aside, ignore_errors=True)
         try:
             aside.mkdir()
             write_new(aside / "manifest.json", [encode(manifest)])
             fsync_folder(aside)
-            with self._as_writer():
+            with self._visible():
                 aside.rename(target)
         except OSError as error:
             shutil.rmtree(aside, ignore_errors=True)
@@ -88,10 +124,6 @@ class Versions(Tensors):
             raise error
         fsync_folder(target.parent)
 
-    def _as_writer(self) -> AbstractContextManager[None]:
-        """A context for the moment in which a version becomes visible."""
-        return nullcontext()
-
     def create_base(self, weights_sha256: str) -> Manifest:
         """Write ``v0`` once; :class:`WrongModel` if it was made from other weights.
 
@@ -99,12 +131,12 @@ class Versions(Tensors):
         """
         base = Manifest(id=BASE, weights_sha256=weights_sha256, created_at=now())
         try:
-            base = self.version(BASE)
+            base = self.read(BASE)
         except UnknownVersion:
-            self.write_version(base)
+            self.write(base)
         except CorruptFile as error:
-            log.error("written anew: %s", error)
-            replace(self.root / "versions" / BASE / "manifest.json", encode(base))
+            log.error("written again: %s", error)
+            replace(self._root / "versions" / BASE / "manifest.json", encode(base))
         if base.weights_sha256 != weights_sha256:
             raise WrongModel(
                 f"the store's base has weights {base.weights_sha256[:12]}…, "
@@ -112,7 +144,7 @@ class Versions(Tensors):
             )
         return base
 
-    def version(self, version_id: str) -> Manifest:
+    def read(self, version_id: str) -> Manifest:
         """The manifest of ``vN``.
 
         Raises :class:`UnknownVersion` if there is no such version, :class:`CorruptFile` if its
@@ -122,7 +154,7 @@ class Versions(Tensors):
             return self._manifests[version_id]
         if not VERSION_ID.fullmatch(version_id):
             raise UnknownVersion(version_id)
-        path = self.root / "versions" / version_id / "manifest.json"
+        path = self._root / "versions" / version_id / "manifest.json"
         manifest = read(path, Manifest)
         if manifest is None:
             if path.parent.exists():  # a version becomes visible with its manifest in it
@@ -132,11 +164,11 @@ class Versions(Tensors):
             raise CorruptFile(f"the manifest of {version_id} says {manifest.id}")
         return self._manifests.setdefault(version_id, manifest)
 
-    def versions(self) -> list[Manifest]:
+    def all(self) -> list[Manifest]:
         """All versions, newest first; damaged ones are left out, and logged once."""
         return self._sorted_out()[0]
 
-    def damaged_versions(self) -> dict[str, str]:
+    def damaged(self) -> dict[str, str]:
         """Versions whose manifest cannot be read, newest first: id → error."""
         return self._sorted_out()[1]
 
@@ -145,46 +177,86 @@ class Versions(Tensors):
         damaged: dict[str, str] = {}
         for number in sorted(self._numbers(), reverse=True):
             try:
-                whole.append(self.version(f"v{number}"))
+                whole.append(self.read(f"v{number}"))
             except CorruptFile as error:
                 damaged[f"v{number}"] = str(error)
             except UnknownVersion:
                 continue  # it was moved aside since it was listed
         for version, what in damaged.items():
-            self._say_once(f"{version} is damaged and passed over: {what}")
+            self._errors.once(f"{version} is damaged and passed over: {what}")
         return whole, damaged
 
     def is_readable(self, version_id: str) -> bool:
         """Whether this is a version with a manifest that can be read."""
         try:
-            self.version(version_id)
+            self.read(version_id)
         except (CorruptFile, UnknownVersion):
             return False
         return True
 
-    def version_of_job(self, job_id: str) -> Manifest | None:
+    def of_job(self, job_id: str) -> Manifest | None:
         """The newest version that a job has written; damaged ones are skipped."""
-        return next((one for one in self.versions() if one.job_id == job_id), None)
+        return next((one for one in self.all() if one.job_id == job_id), None)
 
     def lineage(self, version_id: str) -> list[Manifest]:
         """From the base to ``version_id``; :class:`CorruptFile` if a version between is damaged."""
-        line = [self.version(version_id)]
+        line = [self.read(version_id)]
         while (parent := line[-1].parent) is not None:
             try:
-                line.append(self.version(parent))
+                line.append(self.read(parent))
             except (CorruptFile, UnknownVersion) as error:
-                path = self.root / "versions" / parent / "manifest.json"
+                path = self._root / "versions" / parent / "manifest.json"
                 what = error if isinstance(error, CorruptFile) else f"{path} is missing"
                 raise CorruptFile(f"{what}: {line[-1].id} is built on {parent}") from None
         return line[::-1]
 
-    def _say_once(self, message: str) -> None:
-        if message not in self._said:
-            self._said.add(message)
-            log.error("%s", message)
+    def thin(self, version_id: str) -> Thin | None:
+        """The record of a thin version, None if its tensors were never dropped."""
+        return read(self._thin_file(version_id), Thin)
+
+    def mark_thin(self, version_id: str, thin: Thin) -> None:
+        """Record that the tensors of a version may be dropped, and what rebuilds them."""
+        replace(self._thin_file(version_id), encode(thin))
+
+    def missing(self, manifest: Manifest) -> list[TensorRef]:
+        """The tensors of a version that have no file."""
+        return [ref for ref in manifest.tensors if not self._tensors.path(ref.sha256).exists()]
+
+    def want(self, version_id: str) -> bool:
+        """Keep a version's tensors for an hour; False if some have been dropped already.
+
+        Called by any process that is about to read them, or to make the version head.
+        """
+        manifest = self.read(version_id)
+        with locked(self._root / "locks" / "tensors"):
+            (self._root / "locks" / f"{_WANTED}{version_id}").touch()
+            return not self.missing(manifest)
+
+    def wanted(self) -> set[str]:
+        """The versions that were asked for in the last hour."""
+        oldest = time.time() - WANTED_S
+        marks = (self._root / "locks").glob(f"{_WANTED}*")
+        return {m.name.removeprefix(_WANTED) for m in marks if m.stat().st_mtime > oldest}
+
+    def forget_wanted(self) -> None:
+        """Remove the marks of versions that were not requested lately."""
+        with locked(self._root / "locks" / "tensors"):
+            current = self.wanted()
+            for mark in (self._root / "locks").glob(f"{_WANTED}*"):
+                if mark.name.removeprefix(_WANTED) not in current:
+                    mark.unlink()
+
+    def newest_number(self) -> int:
+        """N of the newest version ``vN``, readable or not; 0 if there is none but the base."""
+        return max(self._numbers(), default=0)
+
+    def _thin_file(self, version_id: str) -> Path:
+        if not VERSION_ID.fullmatch(version_id):
+            raise ValueError(f"{version_id!r} is no version id")
+        return self._root / "versions" / version_id / "thin.json"
 
     def _numbers(self) -> list[int]:
-        return [int(name[1:]) for name in _version_names(self.root / "versions")]
+        return [int(name[1:]) for name in _version_names(self._root / "versions")]
 
 
 def _version_names(folder: Path) -> list[str]:

@@ -1,1 +1,1 @@
-"""What the store keeps for its base model: second moments and trained networks."""
+"""What the store keeps of its base model: `files` owns the files, the others answer from them."""

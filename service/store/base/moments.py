@@ -9,15 +9,15 @@ from jeep_core.editors import hparams_class
 from jeep_core.moments.source import MomentSource, may_need_moments
 from jeep_core.spec.hparams import validate_hparams
 from service.contracts.schemas import AUTO, Manifest, WorkerInfo
-from service.store import Store
+from service.store.base.files import BaseFiles
 
 
-def source_of(store: Store, info: WorkerInfo) -> MomentSource:
+def source_of(base: BaseFiles, info: WorkerInfo) -> MomentSource:
     """The source of second moments for the published model."""
-    return MomentSource(info.model_hash, info.corpus, info.moments, store.base_file("moments"))
+    return MomentSource(info.model_hash, info.corpus, info.moments, base.moments_folder)
 
 
-def check_moments(store: Store, info: WorkerInfo, editor: str, hparams: Any) -> None:
+def check_moments(base: BaseFiles, info: WorkerInfo, editor: str, hparams: Any) -> None:
     """Refuse an edit, or a trial, whose second moments are not available.
 
     ``hparams`` are complete, or "auto": then the layers are not known before the job runs.
@@ -25,21 +25,21 @@ def check_moments(store: Store, info: WorkerInfo, editor: str, hparams: Any) -> 
     Raises:
         NoMoments: see `MomentSource.check`.
     """
-    cls, source = hparams_class(editor), source_of(store, info)
+    cls, source = hparams_class(editor), source_of(base, info)
     if hparams != AUTO:
         source.check(editor, cls.model_validate(hparams))
     elif may_need_moments(cls):
         source.check_any(editor)
 
 
-def check_again(store: Store, info: WorkerInfo, later: Iterable[Manifest]) -> None:
+def check_again(base: BaseFiles, info: WorkerInfo, later: Iterable[Manifest]) -> None:
     """Refuse to reapply batches whose second moments are no longer available.
 
     Raises:
         NoMoments: as `check_moments`.
         InvalidHParams: an editor is no longer installed, or takes other hyper-parameters.
     """
-    source = source_of(store, info)
+    source = source_of(base, info)
     for version in later:
         if version.hparams:
             cls = hparams_class(str(version.editor))

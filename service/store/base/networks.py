@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from jeep_core.editors.networks.records import NetworkRecord, network_records
 from service.contracts.schemas import Network
-from service.store import Store
+from service.store.base.files import BaseFiles
 
 
-def networks_folder(store: Store) -> Path:
-    """The folder of all networks, by model hash."""
-    return store.base_file("hypernetworks")
-
-
-def training_folder(store: Store) -> Path:
-    """The folder of the files that networks can be trained on."""
-    return store.root / "training"
-
-
-def networks_of(store: Store, model: str, model_hash: str) -> Sequence[NetworkRecord]:
+def networks_of(base: BaseFiles, model: str, model_hash: str) -> Sequence[NetworkRecord]:
     """The networks of a model, read again each time, so that a finished training shows immediately.
 
     Raises:
         JeepError: a record cannot be read.
     """
-    return network_records(model, model_hash, networks_folder(store))
+    return network_records(model, model_hash, base.networks_folder)
 
 
 def network_out(record: NetworkRecord) -> Network:

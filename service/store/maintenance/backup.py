@@ -26,9 +26,10 @@ from ulid import ULID
 from service.contracts.jobs import TERMINAL, Job, now
 from service.contracts.schemas import TensorRef
 from service.store.errors import CorruptFile, CorruptTensor, StoreError, UnknownVersion
-from service.store.files import TEMPORARY, encode, fsync_folder, held, locked, read, replace
+from service.store.files import TEMPORARY, encode, fsync_folder, held, read, replace
 from service.store.head import Head
 from service.store.store import Store
+from service.store.tensors import Tensors
 
 LIST = "backup.json"
 UNFINISHED = "a-restore-is-unfinished"
@@ -179,7 +180,7 @@ class _Copy:
         root = self._store.root
         self._add(*_names(root, "jobs"), *_names(root, "idempotency"))
         owned = self._with_owners(())
-        with locked(root / "locks" / "head"):
+        with self._store.locked("head"):
             head = read(root / "head.json", Head)
             if head is None:
                 raise BackupError("head.json is missing: start the worker, which makes it anew")
@@ -264,7 +265,7 @@ class _Copy:
         """Whether a tensor's bytes, as they were copied, have the hash that names them."""
         ref = TensorRef(name=sha256, dtype="U8", shape=[], sha256=sha256)
         try:
-            for _ in Store(self._new).tensor_chunks(ref):
+            for _ in Tensors(self._new).chunks(ref):
                 pass
         except CorruptTensor:
             return False

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.store.errors import CorruptFile
-from service.store.files import fsync_folder, locked
+from service.store.files import fsync_folder
+from service.store.maintenance.retention import referenced_tensors
 from service.store.store import Store
 from service.store.versions import BASE, SET_ASIDE
 
@@ -41,7 +42,7 @@ def repair(store: Store) -> list[Repair]:
     """
     with store.worker_lock():
         (store.root / SET_ASIDE).mkdir(exist_ok=True)
-        with locked(store.root / "locks" / "head"), locked(store.root / "locks" / "names"):
+        with store.locked("head", "names"):
             return _Repairs(store).all()
 
 
@@ -82,7 +83,7 @@ class _Repairs:
 
     def _hashes_of_others(self) -> set[str]:
         try:
-            return {ref.sha256 for ref in self._store.referenced()}
+            return {ref.sha256 for ref in referenced_tensors(self._store)}
         except CorruptFile:  # a damaged thin.json: it may name any of them
             return {path.stem for path in (self._root / "tensors").glob("*/*.safetensors")}
 

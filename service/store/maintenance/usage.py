@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.store.errors import CorruptFile
-from service.store.room import files_below, size_of
+from service.store.maintenance.room import files_below, size_of
 from service.store.store import Store
 from service.store.versions import SET_ASIDE
 

@@ -17,12 +17,12 @@ from service.contracts.schemas.access import ApiKey
 from service.contracts.schemas.evaluation import SuiteInfo
 from service.store.errors import CorruptFile, CorruptTensor, MissingTensor, StoreError
 from service.store.files import Model, difference, read
-from service.store.head import Head, Names
+from service.store.head import Head
 from service.store.maintenance.frames import what_is_wrong
-from service.store.maintenance.retention import Thin
+from service.store.names import NameTable
 from service.store.reports import HASHES, ReportHashes
 from service.store.store import Store, StoreFormat, StoreIdentity, StoreModel
-from service.store.versions import BASE, VERSION_ID, Counter
+from service.store.versions import BASE, VERSION_ID, Counter, Thin
 
 OR_SET_ASIDE = "; or move the version aside: jeep store verify --repair"
 FROM_BACKUP = "take the file from a backup (jeep restore makes a store from one)"
@@ -210,7 +210,7 @@ class _Check:
                 self._find(self._root / "reflog.jsonl", what, FROM_BACKUP)
         except StoreError as error:
             self._find(self._root / "reflog.jsonl", str(error), line_advice)
-        names = self._parsed(self._root / "names.json", Names, FROM_BACKUP)
+        names = self._parsed(self._root / "names.json", NameTable, FROM_BACKUP)
         for name, version in (names.root if names else {}).items():
             if version not in self._manifests:
                 what = f"{name!r} names {version}, which is not there"
@@ -245,14 +245,14 @@ class _Check:
 
     def _base(self) -> None:
         """Check prefixes, probes, networks, moments and factors; early releases wrote no hashes."""
-        folder = self._root / "base"
+        base = self._store.base
         again = "remove it: it is computed again"
-        for path in (folder / "prefixes.json", *sorted(folder.glob("probes/*.json"))):
+        for path in (base.prefixes_file, *sorted(base.probes_folder.glob("*.json"))):
             if path.exists() and not _is_json(path):
                 self._find(path, "is no JSON, or not what was written", again)
-        for path in sorted(folder.glob("**/*.safetensors")):
+        for path in sorted((self._root / "base").glob("**/*.safetensors")):
             record = path.with_suffix(".json")
-            if record.exists() and "hypernetworks" in path.parts:
+            if record.exists() and path.is_relative_to(base.networks_folder):
                 self._network(path, record)
             elif what := what_is_wrong(path):
                 self._find(path, what, again)

@@ -1,0 +1,88 @@
+"""The files of the base model: what the worker publishes, and what is computed once and kept.
+
+``model/`` holds what the worker publishes for the api: configuration, tokenizer, ``info.json``.
+``base/`` holds prefixes, second moments, probes and trained networks, whose formats are the
+library's.  ``training/`` holds files that networks can be trained on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from jeep_core.storage.records import sealed, unsealed
+from service.contracts.schemas import WorkerInfo
+from service.store.files import encode, inside, read, replace
+
+
+class BaseFiles:
+    """The one owner of the base model's files (``store.base``).
+
+    Needs only the store's folder, so a command can ask for a path without opening the store.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def publish(self, info: WorkerInfo, files: Mapping[str, bytes]) -> None:
+        """Publish ``files`` (tokenizer, configuration) and then ``info``, for the api."""
+        for name, data in files.items():
+            replace(self.published(name), data)
+        hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+        replace(self._info_file, encode(info.model_copy(update={"files": hashes})))
+
+    def info(self) -> WorkerInfo | None:
+        """The data last published by a worker, None if there are none."""
+        return read(self._info_file, WorkerInfo)
+
+    def published(self, name: str) -> Path:
+        """Path of a published file, which need not exist.
+
+        ValueError for a name that leads out of the folder.
+        """
+        return inside(self._root / "model", name)
+
+    @property
+    def _info_file(self) -> Path:
+        return self.published("info.json")
+
+    @property
+    def prefixes_file(self) -> Path:
+        """The file of the sampled prefixes."""
+        return self._root / "base" / "prefixes.json"
+
+    def prefixes(self) -> list[str]:
+        """The prefixes that were kept; none if there is no file or it cannot be read."""
+        try:
+            found = json.loads(unsealed(self.prefixes_file.read_bytes()))
+            known: list[str] = found if isinstance(found, list) else found["prefixes"]
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return []
+        return known
+
+    def keep_prefixes(self, prefixes: Sequence[str]) -> None:
+        """Keep the prefixes that were sampled, instead of those kept before."""
+        text = json.dumps({"prefixes": list(prefixes)}, ensure_ascii=False)
+        replace(self.prefixes_file, sealed(text.encode()))
+
+    @property
+    def moments_folder(self) -> Path:
+        """The folder of second moments and what was factored from them."""
+        return self._root / "base" / "moments"
+
+    @property
+    def networks_folder(self) -> Path:
+        """The folder of all trained networks, by model hash."""
+        return self._root / "base" / "hypernetworks"
+
+    @property
+    def probes_folder(self) -> Path:
+        """The folder of the probes that edits with ``hparams: "auto"`` go by."""
+        return self._root / "base" / "probes"
+
+    @property
+    def training_folder(self) -> Path:
+        """The folder of the files that networks can be trained on."""
+        return self._root / "training"

@@ -28,7 +28,7 @@ from jeep_core.reports import style
 from jeep_core.suites import load_counterfact
 from service.client import ApiError, Client
 from service.ops.embedded_server import EmbeddedValkey
-from service.store.room import MB, files_below, size_of
+from service.store.maintenance.room import MB, files_below, size_of
 
 EVERY_S = 5.0
 WAIT_S = 1800.0

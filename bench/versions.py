@@ -78,7 +78,7 @@ def matrices(repeats: int) -> list[Row]:
             for i in range(COUNT)
         ]
         os.sync()
-        paths = [store.tensor_file(ref.sha256) for ref in refs]
+        paths = [store.tensors.path(ref.sha256) for ref in refs]
         size = sum(path.stat().st_size for path in paths) / 1e6
         rows = []
         for warm in (True, False):

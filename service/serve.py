@@ -272,7 +272,7 @@ def _announce_access(settings: Settings, store: Store, say: Say) -> None:
     """Announce it if authentication is off, or if there is no API key yet."""
     if settings.auth == "off":
         say("authentication is off (JEEP_AUTH): whoever is on this machine may do everything")
-    elif not any(key.revoked_at is None for key in store.api_keys()):
+    elif not any(key.revoked_at is None for key in store.keys.all()):
         say(
             "there is no API key yet, so nobody may ask. While this runs, make one with\n"
             f"        jeep keys create NAME --store {shlex.quote(str(settings.store))}\n"

@@ -39,7 +39,7 @@ from service.queue import AsyncQueue, Keys, connect_async
 from service.queue.buckets import TokenBuckets
 from service.settings import Settings, SettingsError
 from service.store import Store
-from service.store.room import Room
+from service.store.maintenance.room import Room
 
 ROUTES = (
     edits,

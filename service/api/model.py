@@ -38,10 +38,10 @@ class ModelCache:
             CorruptFile: a file of it is damaged.
         """
         with self._lock:
-            info = self._store.model_info()
+            info = self._store.base.info()
             if info is None:
                 raise unavailable("no_model", NO_MODEL, retry_after=5)
-            stat = self._store.model_file("tokenizer.json").stat()
+            stat = self._store.base.published("tokenizer.json").stat()
             stamp = (stat.st_mtime_ns, stat.st_ino)
             if self._model is None or stamp != self._stamp:
                 tokenizer = _load(self._published(info))
@@ -51,7 +51,7 @@ class ModelCache:
             return self._model
 
     def _published(self, info: WorkerInfo) -> str:
-        path = self._store.model_file("tokenizer.json")
+        path = self._store.base.published("tokenizer.json")
         data = path.read_bytes()
         if info.files.get(path.name) not in (None, hashlib.sha256(data).hexdigest()):
             raise CorruptFile(f"{path} is damaged: start the worker, which writes it anew")

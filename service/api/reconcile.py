@@ -98,11 +98,11 @@ class Reconciler:
                 await asyncio.wait_for(self._wanted.wait(), PERIOD_S)
 
     async def _catch_up(self) -> None:
-        for job in await run_in_threadpool(self._store.unfinished_jobs):
+        for job in await run_in_threadpool(self._store.journal.unfinished):
             if await self._queue.submit(job):
                 with logs.bound(job_id=job.id, request_id=job.request_id):
                     log.info("%s is queued", job.id)
-            if self._store.cancel_requested(job.id):
+            if self._store.journal.cancel_requested(job.id):
                 await self._cancel(job)
         await self._queue.mark_filled()
 
@@ -113,8 +113,8 @@ class Reconciler:
 
     def _save_cancelled(self, job_id: str) -> None:
         """Save the end of a job that never began; a record saved by the worker is kept."""
-        job = self._store.job(job_id)
+        job = self._store.journal.read(job_id)
         if job.status not in TERMINAL:
             ended = job.model_copy(update={"status": JobStatus.CANCELLED, "finished_at": now()})
-            self._store.save_job(ended)
+            self._store.journal.save(ended)
             CANCELLED_JOBS.labels(job.kind.value, ended.status.value).inc()

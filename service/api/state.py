@@ -16,7 +16,7 @@ from service.api.reconcile import QUEUE_DOWN, Reconciler
 from service.queue import AsyncQueue
 from service.settings import Settings
 from service.store import Store
-from service.store.room import Room
+from service.store.maintenance.room import Room
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def create_command(
 ) -> None:
     """Make a key and print it, once; the store keeps only a hash."""
     with _store(store, may_be_new=True) as opened, _key_file(file) as descriptor:
-        key, token = opened.create_key(name, scope or USUAL)
+        key, token = opened.keys.create(name, scope or USUAL)
         _note(opened, "create_key", key)
         if descriptor is None:
             print(token)
@@ -58,7 +58,7 @@ def create_command(
 def list_command(as_json: AsJson = False, store: StoreFolder = None) -> None:
     """List the keys, oldest first."""
     with _store(store) as opened:
-        shown = [key.model_copy(update={"salt": "", "digest": ""}) for key in opened.api_keys()]
+        shown = [key.model_copy(update={"salt": "", "digest": ""}) for key in opened.keys.all()]
         show_list(shown, as_json, tables.keys)
 
 
@@ -68,7 +68,7 @@ def revoke_command(
 ) -> None:
     """Revoke a key: from now on it gives no access."""
     with _store(store) as opened:
-        revoked = opened.revoke_key(key)
+        revoked = opened.keys.revoke(key)
         _note(opened, "revoke_key", revoked)
         out.print(f"{revoked.id} ({revoked.name}) is revoked", markup=False)
 
@@ -76,7 +76,7 @@ def revoke_command(
 def _note(store: Store, action: str, key: ApiKey) -> None:
     target = f"{key.id} {key.name}: {', '.join(key.scopes)}"
     who = f"shell:{getpass.getuser()}"
-    store.audit(AuditEntry(when=now(), who=who, action=action, target=target))
+    store.audit.append(AuditEntry(when=now(), who=who, action=action, target=target))
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from service.cli.common import (
 )
 from service.contracts.jobs import JobStatus
 from service.contracts.schemas.probe import Probe
+from service.store.base.files import BaseFiles
 
 probes_app = CommandGroup(no_args_is_help=True, help="Probe versions of a running service.")
 app.add_typer(probes_app, name="probes")
@@ -43,7 +44,7 @@ def probe_command(context: typer.Context) -> None:
     flags: dict[str, object] = {"--model": settings.model, "--device": settings.device}
     flags |= {"--dtype": settings.dtype, "--corpus": settings.corpus}
     if settings.store.is_dir():
-        flags |= {"--keep": settings.store / "base" / "probes"}
+        flags |= {"--keep": BaseFiles(settings.store).probes_folder}
     set_here = {flag: value for flag, value in flags.items() if value is not None}
     given = [str(part) for pair in set_here.items() for part in pair] if context.args else []
     command = [sys.executable, "-m", "jeep_core.commands.probe", *given, *context.args]

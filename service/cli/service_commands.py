@@ -18,6 +18,7 @@ from service.cli.common import (
     with_settings,
 )
 from service.settings import WORKER_ENVIRONMENT, Settings
+from service.store.base.files import BaseFiles
 
 
 def _say(text: str) -> None:
@@ -83,7 +84,7 @@ def moments_command(context: typer.Context) -> None:
 
 def _moment_flags(command: str, settings: Settings) -> list[str]:
     """The settings as flags; those given on the command line come later and take precedence."""
-    flags: dict[str, object] = {"--folder": settings.store / "base" / "moments"}
+    flags: dict[str, object] = {"--folder": BaseFiles(settings.store).moments_folder}
     if command != "merge":
         flags |= {"--model": settings.model, "--device": settings.device}
         flags |= {"--dtype": settings.dtype}
@@ -108,7 +109,7 @@ def tune_command(context: typer.Context) -> None:
     if settings.presets:
         flags += ["--presets", str(settings.presets)]
     if flags:
-        flags += ["--probes", str(settings.store / "base" / "probes")]
+        flags += ["--probes", str(BaseFiles(settings.store).probes_folder)]
     given = [*flags, *context.args]
     os.execv(sys.executable, [sys.executable, "-m", "jeep_core.commands.tune", *given])
 
@@ -121,7 +122,7 @@ def reproduce_command(context: typer.Context) -> None:
     flags = _trial_flags(settings) if context.args else []
     if settings.presets:
         flags += ["--presets", str(settings.presets)]
-    flags += ["--hypernetworks", str(settings.store / "base" / "hypernetworks")]
+    flags += ["--hypernetworks", str(BaseFiles(settings.store).networks_folder)]
     flags += ["--shown-as", shlex.join(["jeep", "reproduce", *context.args])]
     given = [*flags, *context.args]
     os.execv(sys.executable, [sys.executable, "-m", "jeep_core.commands.reproduce", *given])

@@ -26,9 +26,10 @@ from service.settings import WORKER_ENVIRONMENT, Settings, SettingsError, load_s
 from service.store import Store, StoreError
 from service.store.maintenance.repair import Repair
 from service.store.maintenance.repair import repair as repair_store
+from service.store.maintenance.retention import droppable_bytes, plan_retention
+from service.store.maintenance.room import MB
 from service.store.maintenance.usage import usage
 from service.store.maintenance.verify import verify
-from service.store.room import MB
 
 StoreFolder = Annotated[Path | None, typer.Option("--store", help="The store (JEEP_STORE).")]
 
@@ -141,20 +142,20 @@ def gc_command(
         command = [sys.executable, "-m", "service.worker.versions.collect_command"]
         os.execve(sys.executable, command, environment)
     try:
-        plan = opened.plan(settings.keep_versions)
-        sizes = opened.droppable_bytes(plan)
+        plan = plan_retention(opened, settings.keep_versions)
+        sizes = droppable_bytes(opened, plan)
     except StoreError as error:
         complain(f"{error}: see jeep store verify")
         raise typer.Exit(EXIT_FAILED) from None
     table = Table("version", "tensors", "bytes", "why", box=None)
-    for manifest in opened.versions():
+    for manifest in opened.versions.all():
         if manifest.id in sizes:
             table.add_row(manifest.id, "would be dropped", f"{sizes[manifest.id]:,}", "")
         elif manifest.id in plan.kept:
             table.add_row(manifest.id, "stay", "", plan.kept[manifest.id])
         else:
             table.add_row(manifest.id, "are dropped", "", "rebuilt when needed")
-    for version, what in opened.damaged_versions().items():
+    for version, what in opened.versions.damaged().items():
         table.add_row(version, "stay", "", f"damaged: {what}")
     out.print(table)
     out.print(f"{sum(sizes.values()):,} bytes would come free, if every rebuild matches")

@@ -67,7 +67,7 @@ def check_moments(settings: Settings, store: Store, base: LoadedModel) -> None:
     name = settings.moments
     if name is None:
         return
-    folder = store.base_file("moments") / f"imported-{name}"
+    folder = store.base.moments_folder / f"imported-{name}"
     if not any(folder.glob(f"moment-{base.model_hash[:32]}-*.safetensors")):
         raise SettingsError(
             f"JEEP_MOMENTS: {store.root} has no second moments named {name!r} for this model: "

@@ -46,7 +46,7 @@ class SharedMoments:
             self._base,
             corpus_texts(self._base.name, settings.corpus) if read else [],
             settings.moment_samples or 0,
-            folder=self._store.base_file("moments"),
+            folder=self._store.base.moments_folder,
             imported=settings.moments,
             factor_bytes=settings.factor_memory_mb * 2**20,
         )

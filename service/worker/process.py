@@ -45,6 +45,7 @@ from service.queue import (
 from service.settings import EXIT_CONFIG, Settings, SettingsError
 from service.store import CorruptFile, StaleFence, Store, StoreBusy, StoreError, is_disk_full
 from service.store.base.moments import source_of
+from service.store.maintenance.sweep import sweep
 from service.worker import metrics
 from service.worker.inputs import check_inputs, check_moments, own_relations
 from service.worker.kinds.edits import EditRunner
@@ -130,15 +131,15 @@ class Worker:
         keys = Keys(store.id)
         lease = Lease(client, keys, self.settings)
         try:
-            lease.acquire(store.head().fence, stop=self.stop)
+            lease.acquire(store.head.read().fence, stop=self.stop)
         except LeaseHeld:
             return 0
         stack.callback(lease.release)
-        store.claim(lease.fence)
+        store.head.claim(lease.fence)
         views = VersionViews(base, store)
         load_head(store, views)
         queue = JobQueue(client, keys)
-        queue.requeue_missing(store.unfinished_jobs())
+        queue.requeue_missing(store.journal.unfinished())
         gate = Gate(self.settings.edit_share, read_share=self.settings.read_share)
         moments = SharedMoments(base, store, self.settings)
         runner = EditRunner(base, store, views, self.settings, gate, moments)
@@ -167,7 +168,7 @@ class Worker:
         gc.freeze()  # existing objects stay: scanning them again would stall a decoding step
         for thread in lanes:
             thread.start()
-        log.info("ready, head is %s", store.head().version)
+        log.info("ready, head is %s", store.head.read().version)
         self.stop.wait()
         if isinstance(self._failure, RedisError):
             end_patience(client)
@@ -187,7 +188,7 @@ class Worker:
             store,
             self.settings.keep_versions,
             busy=views.in_use,
-            lost=lambda: lease.lost.is_set() or store.is_replaced(),
+            lost=lambda: lease.lost.is_set() or store.head.is_replaced(),
             give_way=gate.another_turn(self.settings.read_share).take,
             look=lambda: load_mended_head(store, views),
         )
@@ -238,8 +239,8 @@ def prepare(store: Store, base: LoadedModel, settings: Settings) -> None:
     store.bind_model(base.model_hash)
     check_moments(settings, store, base)
     store.create_base(base.weights_sha256)
-    store.repair_reflog()
-    store.sweep()
+    store.head.repair()
+    sweep(store)
     publish(store, base, settings)
 
 
@@ -248,7 +249,7 @@ def load_head(store: Store, views: VersionViews) -> None:
     so that a rollback to another version remains possible.
     """
     try:
-        views.get(store.head().version)
+        views.get(store.head.read().version)
     except StoreError as error:
         log.error("head cannot be served, roll back to another version: %s", error)
 
@@ -257,7 +258,7 @@ def load_mended_head(store: Store, views: VersionViews) -> None:
     """Try a damaged head again: it may have been repaired, and clients that wait for the worker
     to be ready send no request that would load it.
     """
-    if store.head().version in views.damaged():
+    if store.head.read().version in views.damaged():
         load_head(store, views)
 
 
@@ -269,7 +270,7 @@ def has_corpus(model: str, settings: Settings) -> bool:
 def say_moments(store: Store, info: WorkerInfo) -> None:
     """Log which editors cannot be used without second moments, by the same rule as for requests."""
     needing = ", ".join(name for name, cls in available()[0].items() if may_need_moments(cls))
-    source = source_of(store, info)
+    source = source_of(store.base, info)
     try:
         source.check_any(needing)
     except NoMoments as error:
@@ -328,9 +329,9 @@ def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
         "config.json": config.to_json_string().encode(),
     }
     try:
-        store.publish_model(info, files)
+        store.base.publish(info, files)
     except OSError as error:
-        if not is_disk_full(error) or store.model_info() is None:
+        if not is_disk_full(error) or store.base.info() is None:
             raise
         log.error("the api goes on with what the last worker has published: %s", error)
 

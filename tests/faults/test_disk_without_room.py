@@ -99,7 +99,7 @@ def test_a_job_that_finds_the_disk_full_is_done_or_fails_whole(
 ) -> None:
     if place == "moments":
         cramped.forget_moments()
-    before = cramped.store.head().version
+    before = cramped.store.head.read().version
     job = cramped.edit_halted(place)
     with full(cramped):
         with pytest.raises(ApiError) as refused:
@@ -111,7 +111,7 @@ def test_a_job_that_finds_the_disk_full_is_done_or_fails_whole(
     if ended.status is JobStatus.FAILED:
         assert ended.error.code in CODES
         assert "space" in ended.error.message or "disk" in ended.error.message
-        assert cramped.store.head().version == before
+        assert cramped.store.head.read().version == before
     else:
         assert ended.status is JobStatus.SUCCEEDED
     cramped.edited()
@@ -157,7 +157,7 @@ def test_a_job_that_writes_no_version_is_done_or_fails_whole(
 @pytest.mark.parametrize("step", MOVING)
 def test_a_rollback_that_finds_the_disk_full_is_done_or_not(cramped: Service, step: str) -> None:
     cramped.edited()
-    before = cramped.store.head().version
+    before = cramped.store.head.read().version
     halts = cramped.halt("worker", step)
     answer = asked(lambda: cramped.client.rollback("base"))
     until(halts.reached, f"the worker reaches {step!r}")
@@ -166,9 +166,9 @@ def test_a_rollback_that_finds_the_disk_full_is_done_or_not(cramped: Service, st
         found = answer()
     if hasattr(found, "code"):
         assert (found.status, found.code) == (507, "disk_full")
-        assert cramped.store.head().version == before
+        assert cramped.store.head.read().version == before
     else:
-        assert cramped.store.head().version == "v0"
+        assert cramped.store.head.read().version == "v0"
     assert_whole(cramped)
     cramped.rollback(before)
     assert_whole(cramped)
@@ -188,7 +188,7 @@ def test_retention_that_finds_the_disk_full_drops_nothing_or_all(
     with full(cramped):
         halts.let_go()
         wait_while_full(cramped)
-    for version in cramped.store.versions():
+    for version in cramped.store.versions.all():
         [answer] = cramped.client.generate("Lyon lies in", version.id).results
         assert answer.version == version.id
     assert_whole(cramped)
@@ -207,12 +207,12 @@ def test_a_name_and_a_suite_are_refused_whole(cramped: Service, tmp_path: Path) 
             with pytest.raises(ApiError) as refused:
                 call()
             assert (refused.value.problem.status, refused.value.problem.code) == (507, "disk_full")
-    assert cramped.store.names() == {}
+    assert cramped.store.names.all() == {}
     assert "mine" not in [suite.name for suite in cramped.client.suites()]
     assert_whole(cramped)
     for call in calls.values():
         call()
-    assert cramped.store.names() == {"mine": "v0"}
+    assert cramped.store.names.all() == {"mine": "v0"}
 
 
 def test_a_start_on_a_full_disk_waits_for_room(cramped: Service) -> None:

@@ -37,7 +37,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         made = service.edited()
         service.client.name_snapshot("mine", made.result["version"])
         service.edited()
-        service.store.create_key("me", [Scope.READ])
+        service.store.keys.create("me", [Scope.READ])
         service.add_cases()
         yield service
 
@@ -69,7 +69,7 @@ def flipped(path: Path, place: float = 0.08) -> Iterator[None]:
 
 
 def head_of(service: Service) -> str:
-    return service.store.head().version
+    return service.store.head.read().version
 
 
 def manifest(service: Service, version: str) -> Path:
@@ -181,8 +181,8 @@ def refused(call: Callable[[], object], path: Path | str) -> None:
 def test_a_damaged_head_is_left_and_edited_again(kept: Service) -> None:
     """The weights of head: the start reports it, the base answers, a rollback works."""
     store, head = kept.store, head_of(kept)
-    mine = {ref.sha256 for ref in store.version(head).tensors}
-    tensor = store.tensor_file(sorted(mine)[0])
+    mine = {ref.sha256 for ref in store.versions.read(head).tensors}
+    tensor = store.tensors.path(sorted(mine)[0])
     with flipped(tensor):
         kept.restart("worker")
         assert "head cannot be served, roll back to another version" in kept.worker.log.read_text()
@@ -202,7 +202,7 @@ def test_a_damaged_head_is_left_and_edited_again(kept: Service) -> None:
 @pytest.mark.parametrize("place", [0.0, 0.01, 0.3, 1.0])
 def test_a_tensor_is_found_wherever_the_bit_is(kept: Service, place: float) -> None:
     store = kept.store
-    tensor = store.tensor_file(store.version(head_of(kept)).tensors[0].sha256)
+    tensor = store.tensors.path(store.versions.read(head_of(kept)).tensors[0].sha256)
     with flipped(tensor, place):
         kept.restart("worker")
         refused(lambda: kept.client.generate("Lyon lies in"), tensor)
@@ -212,7 +212,7 @@ def test_a_tensor_is_found_wherever_the_bit_is(kept: Service, place: float) -> N
 @thorough
 def test_damaged_keys_of_an_edit_fail_what_builds_on_them(kept: Service) -> None:
     store = kept.store
-    tensor = store.tensor_file(store.version(head_of(kept)).artifacts[0].sha256)
+    tensor = store.tensors.path(store.versions.read(head_of(kept)).artifacts[0].sha256)
     with flipped(tensor, 0.5):
         kept.restart("worker")
         failed = kept.wait(kept.edit().id)
@@ -289,9 +289,9 @@ def test_an_idempotency_key_a_key_and_a_line_of_the_audit_log(kept: Service) -> 
     key, audit = next((kept.root / "keys").glob("*.json")), kept.root / "audit.jsonl"
     with flipped(claim), flipped(key), flipped(audit):
         store = Store.open(kept.root)
-        assert store.api_keys() == []
+        assert store.keys.all() == []
         lines = audit.read_bytes().count(b"\n")
-        assert len(list(store.audited())) == lines - 1
+        assert len(list(store.audit.entries())) == lines - 1
         kept.edited()
         kept.restart("worker")
     assert_whole(kept)
@@ -473,8 +473,8 @@ def thin_file(service: Service) -> Path:
 @pytest.mark.parametrize("kind", ["thin.json", "factors"])
 def test_a_version_that_cannot_be_rebuilt(worn: Service, kind: str) -> None:
     store = worn.store
-    factor = next(ref for ref in store.version("v2").artifacts if ref.name.startswith("u."))
-    path = thin_file(worn) if kind == "thin.json" else store.tensor_file(factor.sha256)
+    factor = next(ref for ref in store.versions.read("v2").artifacts if ref.name.startswith("u."))
+    path = thin_file(worn) if kind == "thin.json" else store.tensors.path(factor.sha256)
     with flipped(path, 0.5):
         worn.restart("worker")
         refused(lambda: worn.client.generate("Lyon lies in", "v2"), path)

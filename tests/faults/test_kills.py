@@ -132,14 +132,14 @@ def prepare(service: Service, chance: random.Random) -> str:
     """Sometimes a rollback, a revert, a name or a job of the other lane goes ahead of the edits."""
     action = chance.choice(["", "", "rollback", "revert", "name", *READ_JOBS])
     client, store = service.client, service.store
-    line = store.lineage(store.head().version)
+    line = store.versions.lineage(store.head.read().version)
     version = chance.choice(line)
     if action == "rollback":
         service.rollback(version.id)
     elif action == "revert" and version.edit_id is not None:
         service.revert(version.edit_id)
     elif action == "name":
-        name = f"name{len(store.names())}"
+        name = f"name{len(store.names.all())}"
         service.persist(lambda: client.name_snapshot(name, version.id))
     elif action in READ_JOBS:
         service.read_job(action)

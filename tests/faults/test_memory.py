@@ -15,7 +15,7 @@ from service.contracts.jobs import JobStatus
 def test_an_edit_without_memory_fails_alone(service: Service, place: str) -> None:
     if place == "moments":
         service.forget_moments()
-    head, worker = service.store.head(), service.worker.pid
+    head, worker = service.store.head.read(), service.worker.pid
     halts = service.halt("worker", place)
     halts.exhaust(place)
     without, queued = service.edit(), service.edit()
@@ -25,6 +25,6 @@ def test_an_edit_without_memory_fails_alone(service: Service, place: str) -> Non
     failed, done = service.wait(without.id), service.wait(queued.id)
     assert (failed.status, failed.error.code) == (JobStatus.FAILED, "out_of_memory")
     assert done.status is JobStatus.SUCCEEDED
-    assert service.store.version(done.result["version"]).parent == head.version
+    assert service.store.versions.read(done.result["version"]).parent == head.version
     assert service.client.generate("Lyon lies in").results[0].version == done.result["version"]
     assert service.worker.pid == worker, "the same process went on"

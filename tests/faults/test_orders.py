@@ -54,9 +54,9 @@ def test_an_edit_that_was_overtaken_leaves_no_trace(
         assert (ended.status, ended.error.code) == (JobStatus.FAILED, "version_conflict")
     assert after.status is JobStatus.SUCCEEDED
     store = service.store
-    line = [version.id for version in store.lineage(store.head().version)]
+    line = [version.id for version in store.versions.lineage(store.head.read().version)]
     assert line == ["v0", after.result["version"]]
-    assert [move.to for move in store.reflog()[-3:]] == [before, "v0", after.result["version"]]
+    assert [move.to for move in store.head.reflog()[-3:]] == [before, "v0", after.result["version"]]
 
 
 @pytest.mark.parametrize(("place", "order"), orders(AFTER_COMMIT))
@@ -69,9 +69,9 @@ def test_an_edit_that_was_committed_stands_and_can_be_left(
     ended, after = service.wait(running.id), service.wait(new)
     assert [ended.status, after.status] == [JobStatus.SUCCEEDED] * 2
     store = service.store
-    line = [version.id for version in store.lineage(store.head().version)]
+    line = [version.id for version in store.versions.lineage(store.head.read().version)]
     assert line == ["v0", after.result["version"]]
-    moves = [move.to for move in store.reflog()[-3:]]
+    moves = [move.to for move in store.head.reflog()[-3:]]
     assert moves == [ended.result["version"], "v0", after.result["version"]]
 
 
@@ -103,5 +103,5 @@ def test_a_revert_among_them(service: Service, order: tuple[str, ...]) -> None:
         assert service.wait(jobs["revert"]).error.code == "not_applied"
     assert edited.status is JobStatus.SUCCEEDED
     store = service.store
-    line = [version.id for version in store.lineage(store.head().version)]
+    line = [version.id for version in store.versions.lineage(store.head.read().version)]
     assert line == ["v0", first.result["version"], edited.result["version"]]

@@ -19,7 +19,7 @@ def is_there(store: Store, version: str) -> bool:
 
     Missing tensors of a version that is not thin are damage and do not lead to False.
     """
-    return store.want(version) or store.thin(version) is None
+    return store.versions.want(version) or store.versions.thin(version) is None
 
 
 async def rebuilt(state: ApiState, version: str) -> None:
@@ -43,9 +43,9 @@ def export_header(store: Store, manifest: Manifest) -> bytes:
         MissingTensor: a tensor's file is gone.
     """
     for ref in manifest.tensors:
-        if not store.has_tensor(ref):
+        if not store.tensors.has(ref):
             raise MissingTensor(f"tensor {ref.name} of {manifest.id} is missing")
-    info = store.model_info()
+    info = store.base.info()
     metadata = {
         "format": "pt",
         "version": manifest.id,
@@ -69,7 +69,7 @@ def export_chunks(store: Store, manifest: Manifest, header: bytes) -> Iterator[b
     """
     yield header
     for ref in manifest.tensors:
-        yield from _held_back(store.tensor_chunks(ref))
+        yield from _held_back(store.tensors.chunks(ref))
 
 
 def _held_back(chunks: Iterator[bytes]) -> Iterator[bytes]:

@@ -159,7 +159,7 @@ class Gate:
 
     def _authenticate(self, request: Request) -> Caller:
         token = _token(request)
-        key = self._store.key_of(token) if token else None
+        key = self._store.keys.find(token) if token else None
         if key is None:
             raise _unauthorized(request, given=bool(request.headers.get("authorization")))
         return Caller(id=key.id, name=key.name, scopes=frozenset(key.scopes))

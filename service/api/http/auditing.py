@@ -69,7 +69,7 @@ class Audit:
         entry = _entry(scope, answer).model_copy(update={"suppressed": self._suppressed})
         self._suppressed = 0
         try:
-            await run_in_threadpool(self._store.audit, entry)
+            await run_in_threadpool(self._store.audit.append, entry)
         except OSError as error:  # the change has been made; the service's own log records it
             log.error("not in the audit log (%s): %s", error, entry.model_dump_json())
 

@@ -27,9 +27,10 @@ async def current(state: ApiState, job: Job) -> Job:
     live = await _live(state, job.id)
     if live is not None:
         if live.status in TERMINAL:
-            job = await run_in_threadpool(state.store.job, job.id)  # saved there before Redis
+            # saved there before Redis
+            job = await run_in_threadpool(state.store.journal.read, job.id)
         job = live.over(job)
-    if job.status is JobStatus.QUEUED and state.store.cancel_requested(job.id):
+    if job.status is JobStatus.QUEUED and state.store.journal.cancel_requested(job.id):
         return job.model_copy(update={"status": JobStatus.CANCELLING})
     return job
 
@@ -52,7 +53,7 @@ async def follow(state: ApiState, job_id: str, last_id: str = "") -> AsyncGenera
     """
     last_id = last_id if EVENT_ID.fullmatch(last_id) else "0"
     while True:
-        job = await run_in_threadpool(state.store.job, job_id)
+        job = await run_in_threadpool(state.store.journal.read, job_id)
         if job.status in TERMINAL and not await state.queue.ping():
             yield _final(job)
             return
@@ -65,7 +66,7 @@ async def follow(state: ApiState, job_id: str, last_id: str = "") -> AsyncGenera
                         return
         except QUEUE_DOWN:
             state.reconciler.wake()
-        job = await run_in_threadpool(state.store.job, job_id)
+        job = await run_in_threadpool(state.store.journal.read, job_id)
         if job.status in TERMINAL:
             yield _final(job)
             return
@@ -80,7 +81,7 @@ async def wait_for_end(state: ApiState, job_id: str, seconds: float) -> Job:
                 pass
     except TimeoutError:
         pass
-    return await current(state, await run_in_threadpool(state.store.job, job_id))
+    return await current(state, await run_in_threadpool(state.store.journal.read, job_id))
 
 
 def _events(state: ApiState, job_id: str, last_id: str) -> AsyncGenerator[JobEvent, None]:

@@ -98,7 +98,7 @@ def check_queue(store: Store, settings: Settings) -> None:
     Raises:
         ApiProblem: 429.
     """
-    if store.open_jobs() >= settings.max_queue:
+    if store.journal.count_open() >= settings.max_queue:
         detail = f"{settings.max_queue} jobs wait already (JEEP_MAX_QUEUE): try again later"
         raise busy("queue_full", detail, BUSY_S)
 

@@ -36,7 +36,7 @@ async def activate_snapshot(id: Ref, request: Request, state: State) -> Response
     changes nothing.
     """
     body = await read_model(request, ActivateRequest, optional=True)
-    target = await run_in_threadpool(state.store.resolve, id)
+    target = await run_in_threadpool(state.store.names.resolve, id)
     concerns(request, target)
     await run_in_threadpool(_check, state.store, target)
     await state.require_worker()
@@ -56,8 +56,8 @@ def _check(store: Store, target: str) -> None:
     Raises:
         ApiProblem: 409.
     """
-    version = store.version(target)
-    head = store.head().version
+    version = store.versions.read(target)
+    head = store.head.read().version
     if not version.staged:
         detail = f"{version.id} was not staged; POST /rollback/{version.id} makes it head"
         raise ApiProblem("not_staged", detail)

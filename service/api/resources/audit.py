@@ -30,7 +30,7 @@ async def list_audit(
 
 
 def _page(store: Store, limit: int, after: str | None) -> Page[AuditEntry]:
-    entries = store.audited(None if after is None else int(after))
+    entries = store.audit.entries(None if after is None else int(after))
     taken, has_more = take(entries, limit)
     data = [_with_version(store, entry) for _, entry in taken]
     return Page(data=data, has_more=has_more, next=str(taken[-1][0]) if has_more else None)
@@ -41,7 +41,7 @@ def _with_version(store: Store, entry: AuditEntry) -> AuditEntry:
     if entry.job_id is None or entry.version is not None:
         return entry
     try:
-        result = store.job(entry.job_id).result or {}
+        result = store.journal.read(entry.job_id).result or {}
     except StoreError:
         return entry
     return entry.model_copy(update={"version": result.get("version")})

@@ -184,7 +184,7 @@ async def list_edits(
 ) -> Page[EditSummary]:
     """Submitted batches, newest first."""
     cursor = None if after is None else job_id_of(after)
-    jobs = state.store.jobs(kind=JobKind.EDIT, after=cursor)
+    jobs = state.store.journal.all(kind=JobKind.EDIT, after=cursor)
     taken, has_more = await run_in_threadpool(take, jobs, limit)
     data = [_summary(await current(state, job)) for job in taken]
     return Page(data=data, has_more=has_more, next=data[-1].id if has_more else None)
@@ -200,8 +200,10 @@ async def show_edit(id: str, state: State, response: Response) -> Edit:
     hparams = payload.hparams
     if result is not None:
         response.headers["X-Model-Version"] = result.version
-        if hparams == AUTO and await run_in_threadpool(state.store.is_readable, result.version):
-            manifest = await run_in_threadpool(state.store.version, result.version)
+        if hparams == AUTO and await run_in_threadpool(
+            state.store.versions.is_readable, result.version
+        ):
+            manifest = await run_in_threadpool(state.store.versions.read, result.version)
             hparams = manifest.hparams
     return Edit(
         id=payload.edit_id,
@@ -226,7 +228,7 @@ def job_of_edit(store: Store, edit_id: str) -> Job:
         ApiProblem: 404.
     """
     try:
-        job = store.job(job_id_of(edit_id))
+        job = store.journal.read(job_id_of(edit_id))
     except UnknownJob:
         raise not_found("edit", edit_id) from None
     if job.kind is not JobKind.EDIT or job.payload["edit_id"] != edit_id:
@@ -236,9 +238,9 @@ def job_of_edit(store: Store, edit_id: str) -> Job:
 
 def _applied_in(store: Store, edit_id: str) -> str | None:
     """Return the version in head's history that holds a batch, as far back as it can be read."""
-    version: str | None = store.head().version
-    while version is not None and store.is_readable(version):
-        manifest = store.version(version)
+    version: str | None = store.head.read().version
+    while version is not None and store.versions.is_readable(version):
+        manifest = store.versions.read(version)
         if manifest.edit_id == edit_id:
             return version
         version = manifest.parent
@@ -252,7 +254,7 @@ def check_possible(state: ApiState, edit: ValidEdit, model: PublishedModel) -> N
         NoMoments: answered with 409.
         ApiProblem: 409 without a network that fits.
     """
-    check_moments(state.store, model.info, edit.editor, edit.hparams)
+    check_moments(state.store.base, model.info, edit.editor, edit.hparams)
     check_network(state, edit, model)
 
 

@@ -44,7 +44,6 @@ from service.contracts.schemas.evaluation import (
 )
 from service.store import CorruptFile, Store, UnknownJob, UnknownVersion
 from service.store.base.moments import check_moments
-from service.store.suites import Suites
 
 router = APIRouter(tags=["evaluation"])
 PREFIX = "eval_"
@@ -100,7 +99,7 @@ async def list_evaluations(
 ) -> Page[EvaluationSummary]:
     """Evaluations, newest first."""
     cursor = None if after is None else _job_id(after)
-    jobs = state.store.jobs(kind=JobKind.EVALUATION, after=cursor)
+    jobs = state.store.journal.all(kind=JobKind.EVALUATION, after=cursor)
     taken, has_more = await run_in_threadpool(take, jobs, limit)
     data = [_summary(await current(state, job)) for job in taken]
     return Page(data=data, has_more=has_more, next=data[-1].id if has_more else None)
@@ -147,7 +146,7 @@ async def evaluation_cases(
     job, payload = await _ended(state, id)
     chosen = range(len(payload.targets)) if target is None else [_number(payload, target)]
     names = [cases_file(number) for number in chosen]
-    paths = [await run_in_threadpool(state.store.report_file, job.id, name) for name in names]
+    paths = [await run_in_threadpool(state.store.reports.path, job.id, name) for name in names]
     headers = {"Content-Disposition": f'attachment; filename="{id}.jsonl"'}
     return StreamingResponse(_content(paths), media_type="application/x-ndjson", headers=headers)
 
@@ -165,7 +164,7 @@ async def compare_targets(
     numbers = [_number(payload, a), _number(payload, b)]
     if numbers[0] == numbers[1]:
         raise ApiProblem("same_target", f"{a!r} cannot be compared with itself")
-    path = await run_in_threadpool(state.store.report_file, job.id, COMPARISONS_FILE)
+    path = await run_in_threadpool(state.store.reports.path, job.id, COMPARISONS_FILE)
     return await run_in_threadpool(_comparison, path, a, b)
 
 
@@ -180,7 +179,7 @@ def _journaled(state: ApiState, body: EvaluationRequest, key: str | None) -> tup
     model = state.models.get()
 
     def payload(job_id: str) -> EvaluationPayload:
-        suite = suite_info(Suites(state.store.root), body.suite)
+        suite = suite_info(state.store.suites, body.suite)
         made = EvaluationPayload(
             evaluation_id=PREFIX + job_id.removeprefix("job_"),
             suite=suite.name,
@@ -203,7 +202,7 @@ def _versions(state: ApiState, body: EvaluationRequest) -> list[Target]:
     errors = []
     for i, label in enumerate(body.versions or ["head"]):
         try:
-            version = state.store.resolve(label)
+            version = state.store.names.resolve(label)
         except UnknownVersion as error:
             errors.append(field_error(f"/versions/{i}", "unknown_version", str(error)))
             continue
@@ -236,7 +235,7 @@ def _trial(
     if max(sizes) > cases:
         message = f"the suite has {cases} cases, {max(sizes)} edits are asked for"
         raise invalid([field_error("/n_edits", "too_many", message)])
-    check_moments(store, model.info, editor, hparams.model_dump(mode="json"))
+    check_moments(store.base, model.info, editor, hparams.model_dump(mode="json"))
     targets = [Target(label=f"{editor}-{n}" if n else "unedited", n_edits=n) for n in sizes]
     return {
         "targets": targets,
@@ -248,7 +247,7 @@ def _trial(
 
 async def _job(state: ApiState, evaluation_id: str) -> Job:
     try:
-        stored = await run_in_threadpool(state.store.job, _job_id(evaluation_id))
+        stored = await run_in_threadpool(state.store.journal.read, _job_id(evaluation_id))
     except UnknownJob:
         raise not_found("evaluation", evaluation_id) from None
     if stored.kind is not JobKind.EVALUATION or stored.payload["evaluation_id"] != evaluation_id:

@@ -51,8 +51,8 @@ def list_facts(
     The pages of one list belong to one version, also where head moves in between.
     """
     tip, _, given = (after or "").partition(".")
-    tip = state.store.resolve(tip or version)
-    entries: Iterator[FactEntry] = facts_of(state.store.lineage(tip))
+    tip = state.store.names.resolve(tip or version)
+    entries: Iterator[FactEntry] = facts_of(state.store.versions.lineage(tip))
     if subject is None:
         entries = (entry for entry in entries if entry.state == "live")
     else:

@@ -97,7 +97,7 @@ def checked_versions(state: ApiState, body: GenerateRequest, model: PublishedMod
     versions = []
     for i, ref in enumerate(body.versions):
         try:
-            versions.append(state.store.resolve(ref))
+            versions.append(state.store.names.resolve(ref))
         except UnknownVersion as error:
             pointer = "/version" if isinstance(body.version, str) else f"/version/{i}"
             errors.append(field_error(pointer, "unknown_version", str(error)))

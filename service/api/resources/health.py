@@ -86,9 +86,9 @@ async def _beat(state: ApiState, missing: list[Missing]) -> WorkerBeat | None:
 def _head(store: Store, missing: list[Missing]) -> Head | None:
     """Head, where the store has a model."""
     try:
-        if store.model_info() is None:
+        if store.base.info() is None:
             missing.append(Missing("model", "no_model", NO_MODEL))
-        return store.head()
+        return store.head.read()
     except UnknownVersion as error:
         missing.append(Missing("head", "no_head", str(error)))
     except CorruptFile as error:

@@ -34,7 +34,7 @@ from service.contracts.schemas import (
 from service.contracts.schemas.access import Scope
 from service.contracts.schemas.reading import Imported, imported_from
 from service.store import CorruptFile
-from service.store.base.networks import network_out, networks_of, training_folder
+from service.store.base.networks import network_out, networks_of
 
 router = APIRouter(tags=["hypernetworks"])
 
@@ -125,7 +125,7 @@ def _journaled(
             problems += error.problems
         imported: Imported | None = None
         try:
-            imported = _check_data(body, model, training_folder(state.store))
+            imported = _check_data(body, model, state.store.base.training_folder)
         except InvalidHParams as error:
             problems += error.problems
         if problems:
@@ -136,7 +136,7 @@ def _journaled(
             hparams=hparams,
             options=TrainingOptions(**body.model_dump(include=set(TrainingOptions.model_fields))),
             data=body.data,
-            data_sha256=body.data and data_hash(training_folder(state.store) / body.data),
+            data_sha256=body.data and data_hash(state.store.base.training_folder / body.data),
             imported=imported,
         )
 
@@ -171,6 +171,6 @@ def _check_data(body: HypernetworkRequest, model: PublishedModel, folder: Path) 
 
 def _records(state: ApiState, model: PublishedModel) -> list[NetworkRecord]:
     try:
-        return list(networks_of(state.store, model.info.model, model.info.model_hash))
+        return list(networks_of(state.store.base, model.info.model, model.info.model_hash))
     except JeepError as error:
         raise CorruptFile(str(error)) from None

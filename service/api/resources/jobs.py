@@ -41,7 +41,7 @@ async def list_jobs(
     """Jobs, newest first, without their results."""
     unfinished = set(JobStatus) - TERMINAL  # the store's record of these may be out of date
     wanted = None if status is None else {*status, *unfinished}
-    jobs = state.store.jobs(wanted, kind, after)
+    jobs = state.store.journal.all(wanted, kind, after)
     found: list[Job] = []
     while len(found) <= limit:
         job = await run_in_threadpool(next, jobs, None)
@@ -59,7 +59,7 @@ async def list_jobs(
 @needs(Scope.READ)
 async def show_job(id: str, state: State) -> JobOut:
     """One job with its result."""
-    return job_out(await current(state, await run_in_threadpool(state.store.job, id)))
+    return job_out(await current(state, await run_in_threadpool(state.store.journal.read, id)))
 
 
 @router.get(
@@ -77,7 +77,7 @@ async def job_events(
     The stream ends after the terminal status, or after an `error` (Problem) if the job's record
     cannot be read.  `Last-Event-ID` continues after an event.
     """
-    await run_in_threadpool(state.store.job, id)
+    await run_in_threadpool(state.store.journal.read, id)
     events = _event_stream(state, request, id, last_event_id)
     return state.streams.answer(caller_of(request), events, ping=PING_SECONDS)
 
@@ -95,11 +95,12 @@ async def cancel_job(id: str, state: State) -> JobOut:
 
 async def cancel(state: ApiState, job_id: str) -> Job:
     """Cancel a job unless it has ended, and return it as it is now."""
-    job = await run_in_threadpool(state.store.job, job_id)
+    job = await run_in_threadpool(state.store.journal.read, job_id)
     if job.status not in TERMINAL:
-        await run_in_threadpool(state.store.request_cancel, job_id)  # survives the loss of Redis
+        # survives the loss of Redis
+        await run_in_threadpool(state.store.journal.request_cancel, job_id)
         await state.reconciler.cancel(job)
-        job = await run_in_threadpool(state.store.job, job_id)
+        job = await run_in_threadpool(state.store.journal.read, job_id)
     return await current(state, job)
 
 

@@ -76,11 +76,11 @@ def _served(state: ApiState) -> Iterable[Metric]:
     info = InfoMetricFamily("jeep_version", "The program's version and the model that it serves.")
     head = GaugeMetricFamily("jeep_head_version", "N where head is vN.")
     try:
-        model: WorkerInfo | None = state.store.model_info()
+        model: WorkerInfo | None = state.store.base.info()
         known = {} if model is None else model.model_dump(include={"model", "dtype", "device"})
         info.add_metric((), {"version": program_version(), **known})
         if model is not None:
-            head.add_metric((), int(state.store.head().version.removeprefix("v")))
+            head.add_metric((), int(state.store.head.read().version.removeprefix("v")))
     except StoreError:
         pass  # /readyz says so
     return info, head

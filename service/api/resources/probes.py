@@ -38,7 +38,6 @@ from service.contracts.schemas.probe import (
     ProbeResult,
 )
 from service.store import Store, UnknownJob, UnknownVersion
-from service.store.suites import Suites
 
 router = APIRouter(tags=["probes"])
 PREFIX = "probe_"
@@ -99,7 +98,7 @@ async def list_probes(
 ) -> Page[ProbeSummary]:
     """Probes, newest first."""
     cursor = None if after is None else _job_id(after)
-    jobs = state.store.jobs(kind=JobKind.PROBE, after=cursor)
+    jobs = state.store.journal.all(kind=JobKind.PROBE, after=cursor)
     taken, has_more = await run_in_threadpool(take, jobs, limit)
     data = [_summary(await current(state, job)) for job in taken]
     return Page(data=data, has_more=has_more, next=data[-1].id if has_more else None)
@@ -146,7 +145,7 @@ async def probe_file(id: str, name: str, state: State) -> FileResponse:
     result = _result(job)
     if result is None or name not in result.files:
         raise not_found("file", name)
-    path = await run_in_threadpool(state.store.report_file, job.id, name)
+    path = await run_in_threadpool(state.store.reports.path, job.id, name)
     return FileResponse(path, media_type=TYPES[path.suffix])
 
 
@@ -168,14 +167,14 @@ def _journaled(state: ApiState, body: ProbeRequest, key: str | None) -> tuple[Jo
                 raise invalid(errors, "invalid_facts")
             facts = _checked(body.facts, model)
         elif body.suite is not None:
-            suite_info(Suites(state.store.root), body.suite)
+            suite_info(state.store.suites, body.suite)
         elif model.info.model not in atlas.MODELS:
             message = (
                 "give a suite or facts: this model has no bundled suite (jeep suites add NAME FILE)"
             )
             raise invalid([field_error("/suite", "missing", message)])
         try:
-            version = state.store.resolve(body.version)
+            version = state.store.names.resolve(body.version)
         except UnknownVersion as error:
             raise invalid([field_error("/version", "unknown_version", str(error))]) from None
         return ProbePayload(
@@ -208,7 +207,7 @@ def _checked(facts: Sequence[FactIn], model: PublishedModel) -> list[FactRecord]
 
 async def _job(state: ApiState, probe_id: str) -> Job:
     try:
-        stored = await run_in_threadpool(state.store.job, _job_id(probe_id))
+        stored = await run_in_threadpool(state.store.journal.read, _job_id(probe_id))
     except UnknownJob:
         raise not_found("probe", probe_id) from None
     if stored.kind is not JobKind.PROBE or stored.payload["probe_id"] != probe_id:
@@ -221,7 +220,7 @@ def _job_id(probe_id: str) -> str:
 
 
 def _record(store: Store, job_id: str) -> dict[str, Any]:
-    found: dict[str, Any] = parse_json(store.report_file(job_id, RECORD_FILE).read_bytes(), "")
+    found: dict[str, Any] = parse_json(store.reports.path(job_id, RECORD_FILE).read_bytes(), "")
     return found
 
 

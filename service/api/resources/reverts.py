@@ -81,13 +81,13 @@ def _record(
 
 
 def _check_applied(state: ApiState, edit: Job, edit_id: str) -> None:
-    head = state.store.head().version
-    parts = without(state.store.lineage(head), edit_id)
+    head = state.store.head.read().version
+    parts = without(state.store.versions.lineage(head), edit_id)
     if parts is None:
         ended = edit.status in TERMINAL
         why = "" if ended else f"; its job {edit.id} has not ended: wait for it, or cancel it"
         detail = f"{edit_id} is not part of {head}, which is head{why}"
         raise ApiProblem("not_applied", detail)
-    info = state.store.model_info()
+    info = state.store.base.info()
     if info is not None:
-        check_again(state.store, info, parts[1])
+        check_again(state.store.base, info, parts[1])

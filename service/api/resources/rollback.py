@@ -45,7 +45,7 @@ async def roll_back(
     the new head unless they are cancelled.
     """
     body = await read_model(request, RollbackRequest, optional=True)
-    target = await run_in_threadpool(state.store.resolve, id)
+    target = await run_in_threadpool(state.store.names.resolve, id)
     concerns(request, target)
     await state.require_worker()
     waiting = await _queued(state) if queued == "cancel" else []
@@ -62,7 +62,7 @@ async def roll_back(
 
 async def _queued(state: ApiState) -> list[str]:
     """The ids of the jobs of the write lane that have not begun."""
-    unfinished = await run_in_threadpool(state.store.unfinished_jobs)
+    unfinished = await run_in_threadpool(state.store.journal.unfinished)
     writers = [job for job in unfinished if job.kind.lane is Lane.WRITE]
     return [job.id for job in writers if (await current(state, job)).status is JobStatus.QUEUED]
 

@@ -43,8 +43,8 @@ def list_snapshots(
 
     One whose records cannot be read has the state `damaged`; `jeep store verify` says what to do.
     """
-    versions = {version.id: version for version in state.store.versions()}
-    known: dict[str, Manifest | str] = {**state.store.damaged_versions(), **versions}
+    versions = {version.id: version for version in state.store.versions.all()}
+    known: dict[str, Manifest | str] = {**state.store.versions.damaged(), **versions}
     ids = sorted(known, key=_number, reverse=True)
     if after is not None:
         ids = [version for version in ids if _number(version) < _number(after)]
@@ -73,14 +73,14 @@ async def name_snapshot(request: Request, response: Response, state: State) -> S
 @needs(Scope.READ)
 def show_snapshot(id: Ref, state: State) -> Snapshot:
     """One version."""
-    return snapshot(state.store, state.store.resolve(id))
+    return snapshot(state.store, state.store.names.resolve(id))
 
 
 @router.get("/snapshots/{a}/diff/{b}", responses=documented(404))
 @needs(Scope.READ)
 def diff_snapshots(a: Ref, b: Ref, state: State) -> SnapshotDiff:
     """The differences between `a` and `b`: edits, facts, tensors."""
-    return diff(state.store, state.store.resolve(a), state.store.resolve(b))
+    return diff(state.store, state.store.names.resolve(a), state.store.names.resolve(b))
 
 
 @router.get(
@@ -105,10 +105,10 @@ async def export_snapshot(
     Its metadata name the version, the hash of all weights and the base model's hash.  An old
     version whose tensors were dropped is rebuilt by the worker first (503 without one).
     """
-    version = await run_in_threadpool(state.store.resolve, id)
+    version = await run_in_threadpool(state.store.names.resolve, id)
     if not await run_in_threadpool(is_there, state.store, version):
         await rebuilt(state, version)
-    manifest = state.store.version(version)
+    manifest = state.store.versions.read(version)
     header = await run_in_threadpool(export_header, state.store, manifest)
     headers = {
         "Content-Length": str(export_size(manifest, header)),
@@ -122,10 +122,10 @@ async def export_snapshot(
 def snapshots_of(store: Store, versions: Mapping[str, Manifest | str]) -> list[Snapshot]:
     """Versions as the api shows them, from their manifests or the damage found, by id."""
     names: dict[str, list[str]] = defaultdict(list)
-    for name, version in sorted(store.names().items()):
+    for name, version in sorted(store.names.all().items()):
         names[version].append(name)
-    head = store.head().version if versions else ""
-    committed = store.committed() if versions else set()
+    head = store.head.read().version if versions else ""
+    committed = store.head.committed() if versions else set()
     return [
         _damaged(version, names[version], version == head, manifest)
         if isinstance(manifest, str)
@@ -171,12 +171,12 @@ def _number(version: str) -> int:
 
 def snapshot(store: Store, version: str) -> Snapshot:
     """One version by its id."""
-    return snapshots_of(store, {version: store.version(version)})[0]
+    return snapshots_of(store, {version: store.versions.read(version)})[0]
 
 
 def diff(store: Store, a: str, b: str) -> SnapshotDiff:
     """The difference of two versions by their ids, seen from ``a``."""
-    line_a, line_b = store.lineage(a), store.lineage(b)
+    line_a, line_b = store.versions.lineage(a), store.versions.lineage(b)
     shared = sum(1 for x, y in zip(line_a, line_b, strict=False) if x.id == y.id)
     removed, added = line_a[shared:], line_b[shared:]
     hashes_a = {ref.name: ref.sha256 for ref in line_a[-1].tensors}
@@ -209,11 +209,11 @@ def _state(
 
 def _name(store: Store, body: NameSnapshot) -> Snapshot:
     try:
-        version = store.resolve(body.version)
+        version = store.names.resolve(body.version)
     except UnknownVersion as error:
         raise invalid([field_error("/version", "unknown_version", str(error))]) from None
     try:
-        store.name_version(body.name, version)
+        store.names.give(body.name, version)
     except BadName as error:
         raise invalid([field_error("/name", "reserved_name", str(error))]) from None
     return snapshot(store, version)

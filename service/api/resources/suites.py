@@ -66,7 +66,7 @@ class SuiteList(BaseModel):
 @needs(Scope.READ)
 def list_suites(state: State) -> SuiteList:
     """All suites: the bundled ones, then the uploaded ones by name."""
-    uploaded = Suites(state.store.root).all()
+    uploaded = state.store.suites.all()
     return SuiteList(data=[*map(bundled, atlas.SUITES), *uploaded])
 
 
@@ -74,7 +74,7 @@ def list_suites(state: State) -> SuiteList:
 @needs(Scope.READ)
 def show_suite(name: str, state: State) -> SuiteInfo:
     """One suite."""
-    return suite_info(Suites(state.store.root), name)
+    return suite_info(state.store.suites, name)
 
 
 @router.post(
@@ -104,7 +104,7 @@ async def upload_suite(
     if name in atlas.SUITES:
         raise ApiProblem("name_taken", f"{name!r} is a bundled suite")
     await run_in_threadpool(state.room.check)
-    suites = Suites(state.store.root)
+    suites = state.store.suites
     limit = state.settings.max_suite_bytes
     with suites.upload() as upload:
         async for chunk in _limited(request, limit):

@@ -230,13 +230,13 @@ def journaled(
         claim = _claim(state, key, body, job_id)
         job_id = claim.job_id
         if not claim.fresh:
-            return state.store.job(job_id), False
+            return state.store.journal.read(job_id), False
     try:
         state.check_room()
         made = payload(job_id)
     except (ApiProblem, JeepError, StoreFull):
         if key is not None:
-            state.store.release_key(key, job_id)
+            state.store.journal.release_key(key, job_id)
         raise
     job = Job(
         id=job_id,
@@ -247,9 +247,9 @@ def journaled(
         created_at=now(),
     )
     try:
-        state.store.journal(job)
+        state.store.journal.add(job)
     except JobExists:  # the same key, at the same moment
-        return state.store.job(job_id), False
+        return state.store.journal.read(job_id), False
     return job, True
 
 
@@ -290,7 +290,7 @@ def job_id_of(edit_id: str) -> str:
 def _claim(state: ApiState, key: str, body: dict[str, Any], job_id: str) -> Claim:
     text = json.dumps(body, sort_keys=True)
     try:
-        return state.store.claim_key(key, hashlib.sha256(text.encode()).hexdigest(), job_id)
+        return state.store.journal.claim_key(key, hashlib.sha256(text.encode()).hexdigest(), job_id)
     except KeyReused as error:
         message = f"this key came with another body before (job {error.job_id})"
         problem = parameter_error("Idempotency-Key", "idempotency_key_reused", message)
@@ -304,7 +304,7 @@ def known_parent(state: ApiState, parent: str | None) -> str | None:
         ApiProblem: 422 if there is none.
     """
     try:
-        return None if parent is None else state.store.resolve(parent)
+        return None if parent is None else state.store.names.resolve(parent)
     except UnknownVersion as error:
         raise invalid([field_error("/parent", "unknown_version", str(error))]) from None
 
@@ -320,7 +320,7 @@ def check_now(state: ApiState, parent: str | None, name: str | None) -> None:
 
 
 def _check_head(state: ApiState, parent: str | None) -> None:
-    head = state.store.head().version
+    head = state.store.head.read().version
     if parent is not None and parent != head:
         detail = f"head is {head}, not {parent}: send it again with the new parent, or without one"
         errors = [field_error("/parent", "head_moved", detail)]
@@ -328,7 +328,7 @@ def _check_head(state: ApiState, parent: str | None) -> None:
 
 
 def _check_name(state: ApiState, name: str | None) -> None:
-    version = state.store.names().get(name) if name is not None else None
+    version = state.store.names.all().get(name) if name is not None else None
     if name is not None and version is not None:
         detail = str(NameTaken(name, version))
         error = field_error("/snapshot_name", "name_taken", detail)

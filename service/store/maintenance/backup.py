@@ -109,10 +109,10 @@ def back_up(store: Store, target: Path) -> BackupRun:
             store_id=store.id,
             made_at=now(),
             head=head.version,
-            weights_sha256=store.version(head.version).weights_sha256,
+            weights_sha256=store.versions.read(head.version).weights_sha256,
             files=copy.files,
             damaged=copy.damaged,
-            damaged_versions=store.damaged_versions(),
+            damaged_versions=store.versions.damaged(),
         )
         copy.put_into_place()
         replace(target / LIST, encode(backup))
@@ -125,9 +125,9 @@ def want_head(store: Store) -> None:
     Raises:
         BackupError: its manifest is damaged.
     """
-    head = store.head().version
+    head = store.head.read().version
     try:
-        store.want(head)
+        store.versions.want(head)
     except (CorruptFile, UnknownVersion) as error:
         raise BackupError(f"head ({head}) is damaged: {error}; roll back, then try again") from None
 
@@ -205,16 +205,16 @@ class _Copy:
         versions = list(_names(self._store.root, "versions"))
         for name in versions:
             version = name.split("/")[1]
-            if name in known or not self._store.is_readable(version):
+            if name in known or not self._store.versions.is_readable(version):
                 continue
-            owner = self._store.version(version).job_id
+            owner = self._store.versions.read(version).job_id
             self._add(*([f"jobs/{owner}.json"] if owner else []))
         return versions
 
     def check_head(self, version: str) -> None:
         """Raise :class:`BackupError` unless head's tensors are copied."""
-        for ref in self._store.version(version).tensors:
-            name = self._store.tensor_file(ref.sha256).relative_to(self._store.root).as_posix()
+        for ref in self._store.versions.read(version).tensors:
+            name = self._store.tensors.path(ref.sha256).relative_to(self._store.root).as_posix()
             if name not in self.files:
                 raise BackupError(f"head ({version}) is damaged: {name}; roll back, then try again")
 

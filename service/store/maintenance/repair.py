@@ -49,12 +49,12 @@ def repair(store: Store) -> list[Repair]:
 class _Repairs:
     def __init__(self, store: Store) -> None:
         self._store, self._root = store, store.root
-        jobs = store.unfinished_jobs()
-        self._needed = {store.head().version: "it is head", BASE: "it is the base"}
-        for name, version in store.names().items():
+        jobs = store.journal.unfinished()
+        self._needed = {store.head.read().version: "it is head", BASE: "it is the base"}
+        for name, version in store.names.all().items():
             self._needed.setdefault(version, f"it has the name {name!r}")
-        drafts = [draft for job in jobs for draft in store.drafts(job.id)]
-        for manifest in (*store.versions(), *drafts):
+        drafts = [draft for job in jobs for draft in store.drafts.of_job(job.id)]
+        for manifest in (*store.versions.all(), *drafts):
             if manifest.parent is not None:
                 self._needed.setdefault(manifest.parent, f"{manifest.id} is built on it")
         self._named = self._hashes_of_others()
@@ -62,7 +62,7 @@ class _Repairs:
     def all(self) -> list[Repair]:
         """Handle all versions, newest first: the ancestors of one that stays must stay too."""
         done = []
-        for version in self._store.damaged_versions():
+        for version in self._store.versions.damaged():
             why = self._needed.get(version, "")
             if not why:
                 done.append(self._moved(version))
@@ -77,7 +77,7 @@ class _Repairs:
 
     def _keep_older(self, version: str) -> None:
         """Keep all older versions: the ancestors of a version without a manifest are unknown."""
-        for other in self._store.damaged_versions():
+        for other in self._store.versions.damaged():
             if int(other[1:]) < int(version[1:]):
                 self._needed.setdefault(other, f"{version}, which stays, may be built on it")
 
@@ -100,7 +100,7 @@ class _Repairs:
             number += 1
             target = aside / f"{version}-{number}"
         hashes = {found.decode() for found in _HASH.findall(self._bytes(version))} - self._named
-        files = [self._store.tensor_file(sha256) for sha256 in sorted(hashes)]
+        files = [self._store.tensors.path(sha256) for sha256 in sorted(hashes)]
         there = [path for path in files if path.exists()]
         (self._root / "versions" / version).rename(target)
         fsync_folder(self._root / "versions")

@@ -63,13 +63,13 @@ def _kind(parts: tuple[str, ...]) -> str:
 def _tensor_kinds(store: Store) -> dict[str, str]:
     """The kind of each stored tensor, by its hash."""
     kinds: dict[str, str] = {}
-    drafts = [draft for job in store.unfinished_jobs() for draft in store.drafts(job.id)]
-    for manifest in (*store.versions(), *drafts):
+    drafts = [draft for job in store.journal.unfinished() for draft in store.drafts.of_job(job.id)]
+    for manifest in (*store.versions.all(), *drafts):
         for ref in manifest.artifacts:
             kinds[ref.sha256] = KEYS if ref.name.startswith("keys.") else FACTORS
         kinds |= {ref.sha256: TENSORS for ref in manifest.tensors}
-    for manifest in store.versions():
+    for manifest in store.versions.all():
         with suppress(CorruptFile):  # its ties count as tensors that nothing names
-            thin = store.thin(manifest.id)
+            thin = store.versions.thin(manifest.id)
             kinds |= {ref.sha256: TIES for ref in (thin.refs() if thin else ())}
     return kinds

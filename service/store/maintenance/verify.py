@@ -121,7 +121,9 @@ class _Check:
             for ref in (*manifest.artifacts, *(thin.refs() if thin else ())):
                 self._tensor(ref, checked, f"{FROM_BACKUP}; it is a part of {manifest.id}")
             for ref in manifest.tensors:
-                if not self._store.tensor_file(ref.sha256).exists() and self._was_dropped(manifest):
+                if not self._store.tensors.path(ref.sha256).exists() and self._was_dropped(
+                    manifest
+                ):
                     continue
                 self._tensor(ref, checked, self._advice(manifest, ref))
         self._report.tensors = len(checked)
@@ -138,14 +140,14 @@ class _Check:
             return
         checked.add(ref.sha256)
         try:
-            for _ in self._store.tensor_chunks(ref):
+            for _ in self._store.tensors.chunks(ref):
                 continue
-            if not self._store.has_tensor(ref):
+            if not self._store.tensors.has(ref):
                 raise CorruptTensor(f"tensor {ref.name} has another size than its manifest says")
         except CorruptTensor as error:
             self._bad[ref.sha256] = ref.name
             what = "is missing" if isinstance(error, MissingTensor) else f"is damaged: {error}"
-            self._find(self._store.tensor_file(ref.sha256), what, advice)
+            self._find(self._store.tensors.path(ref.sha256), what, advice)
 
     def _advice(self, manifest: Manifest, ref: TensorRef) -> str:
         if any(artifact.name[2:] == ref.name for artifact in manifest.artifacts):
@@ -161,7 +163,7 @@ class _Check:
                 self._find(path, "its parents do not lead to v0", FROM_BACKUP)
                 continue
             dropped = {r.name for r in manifest.tensors
-                       if not self._store.tensor_file(r.sha256).exists()}  # fmt: skip
+                       if not self._store.tensors.path(r.sha256).exists()}  # fmt: skip
             if not dropped or not self._was_dropped(manifest):
                 continue
             self._report.thin += 1
@@ -188,7 +190,7 @@ class _Check:
         path = self._root / "head.json"
         advice, line_advice = FROM_BACKUP, FROM_BACKUP
         with suppress(StoreError):
-            self._store.head()
+            self._store.head.read()
             advice = (
                 "start the worker: it takes head from the reflog; then see that head is the "
                 "version meant, and roll back if it is not"
@@ -202,8 +204,8 @@ class _Check:
         if head is not None and head.version not in self._manifests:
             self._find(path, f"names {head.version}, which is not there", advice)
         try:
-            moves = self._store.reflog()
-            known = {*self._manifests, *self._store.set_aside()}
+            moves = self._store.head.reflog()
+            known = {*self._manifests, *self._store.versions.set_aside()}
             unknown = sorted({move.to for move in moves} - known)
             if unknown:
                 what = f"names {', '.join(unknown)}, which are not there"

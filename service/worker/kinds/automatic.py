@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jeep_core import atlas
@@ -48,7 +47,7 @@ def automatic_hparams(
         Refused: there is no probe, and the facts are too few for one.
         Whatever ``control`` raises.
     """
-    folder = probes_folder(store)
+    folder = store.base.probes_folder
     record = kept(folder, base.model_hash)
     if record is None:
         record = _probed(base, facts, control, pause)
@@ -56,11 +55,6 @@ def automatic_hparams(
             keep(folder, record)
     hparams = hparams_for(record, editor, base.n_layers).model_dump(mode="json")
     return hparams, hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-
-
-def probes_folder(store: Store) -> Path:
-    """The folder of the probes of base models."""
-    return store.base_file("probes")
 
 
 def _probed(

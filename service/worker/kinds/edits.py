@@ -25,7 +25,6 @@ from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.finite import check_record
-from jeep_core.storage.records import sealed, unsealed
 from jeep_core.text.encoding import count
 from jeep_core.values.prefixes import sample_prefixes
 from service.contracts.jobs import Job, now
@@ -40,7 +39,6 @@ from service.contracts.schemas import (
 )
 from service.settings import Settings
 from service.store import HeadMoved, Store
-from service.store.files import replace
 from service.worker.kinds.automatic import automatic_hparams
 from service.worker.kinds.guards import GuardMeter, Measured, check, figures
 from service.worker.lanes.control import JobControl
@@ -95,9 +93,9 @@ class EditRunner:
             Whatever ``control.checkpoint`` raises.
         """
         payload = EditPayload.model_validate(job.payload)
-        line = self._store.lineage(parent)
+        line = self._store.versions.lineage(parent)
         manifest, view = self._computed(job, payload, line, parent, control)
-        self._store.write_version(manifest)
+        self._store.versions.write(manifest)
         return manifest, view
 
     def reapply(
@@ -155,7 +153,7 @@ class EditRunner:
             prefixes=kept_prefixes(self._store, self.base, hparams.prefix_count),
             moments=self._shared_moments() if hparams.moment_layers else None,
             previous_keys=self._views.live_keys(line, facts),
-            hypernetworks=self._store.base_file("hypernetworks"),
+            hypernetworks=self._store.base.networks_folder,
             memory_bytes=self._memory_bytes,
             progress=control.progress,
             should_stop=control.should_stop,
@@ -172,13 +170,13 @@ class EditRunner:
             check(payload.guards, found)
         control.checkpoint()
         control.progress("commit", 0, 1)
-        now_head = self._store.head().version
-        if now_head != head:  # move_head checks again; failing here leaves no version behind
+        now_head = self._store.head.read().version
+        if now_head != head:  # head.move checks again; failing here leaves no version behind
             raise HeadMoved(head, now_head)
         seconds = {**result.seconds, "total": round(time.monotonic() - began, 4)}
         summary = EditResult(
             edit_id=payload.edit_id,
-            version=self._store.new_version_id(),
+            version=self._store.versions.new_id(),
             parent=line[-1].id,
             snapshot_name=payload.snapshot_name,
             facts=outcomes,
@@ -305,15 +303,10 @@ def kept_prefixes(store: Store, base: LoadedModel, count: int) -> list[str]:
 
     A file that cannot be read is written again: the same texts are sampled again.
     """
-    path = store.base_file("prefixes.json")
-    try:
-        found = json.loads(unsealed(path.read_bytes()))
-        known: list[str] = found if isinstance(found, list) else found["prefixes"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        known = []
+    known = store.base.prefixes()
     if len(known) < count:
         known = sample_prefixes(base, count)
-        replace(path, sealed(json.dumps({"prefixes": known}, ensure_ascii=False).encode()))
+        store.base.keep_prefixes(known)
     return known[:count]
 
 

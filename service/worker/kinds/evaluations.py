@@ -43,7 +43,6 @@ from service.contracts.schemas.evaluation import (
 )
 from service.store import CorruptFile
 from service.store.files import encode, read, replace
-from service.store.suites import Suites
 from service.worker.failures import Refused
 from service.worker.kinds.edits import kept_prefixes
 from service.worker.kinds.records import Records, write_lines
@@ -312,7 +311,7 @@ def _scores(row: Row) -> Row:
 def _suite(task: Task, payload: EvaluationPayload) -> Suite:
     if payload.suite in atlas.SUITES:
         return load_suite(payload.suite)
-    suites = Suites(task.store.root)
+    suites = task.store.suites
     info = suites.get(payload.suite)
     if info.sha256 != payload.suite_sha256:
         raise Refused(
@@ -340,7 +339,7 @@ def _trials(task: Task, evaluation: _Evaluation) -> Trials:
         moments,
         kept_prefixes(task.store, task.base, hparams.prefix_count),
         progress=told,
-        hypernetworks=task.store.base_file("hypernetworks"),
+        hypernetworks=task.store.base.networks_folder,
         should_stop=task.control.should_stop,
         pause=task.control.give_way,
         cache=ValueCache(task.work),

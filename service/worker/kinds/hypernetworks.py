@@ -11,7 +11,7 @@ from jeep_core.editors.networks.training import TrainingSettings
 from jeep_core.spec.gradient_hparams import HypernetworkHParams
 from service.contracts.schemas import HypernetworkPayload, Network
 from service.store import CorruptFile, Store
-from service.store.base.networks import network_out, networks_folder, training_folder
+from service.store.base.networks import network_out
 from service.store.files import difference
 from service.worker.lanes.read_lane import Task
 
@@ -38,7 +38,7 @@ def run(task: Task) -> Network:
         payload.editor,
         hparams,
         TrainingSettings(**payload.options.model_dump()),
-        networks_folder(task.store),
+        task.store.base.networks_folder,
         _data(task.store, payload),
         progress=control.progress,
         should_stop=wait,
@@ -54,7 +54,7 @@ def _data(store: Store, payload: HypernetworkPayload) -> Path | None:
     """The file to train on, None for the bundled cases."""
     if payload.data is None:
         return None
-    path = training_folder(store) / payload.data
+    path = store.base.training_folder / payload.data
     if payload.data_sha256 and (what := difference(path, payload.data_sha256)):
         raise CorruptFile(f"{path} {what}; it must be what it was when the job was accepted")
     return path

@@ -14,10 +14,9 @@ from jeep_core.suites import load_suite
 from service.contracts.schemas.probe import RECORD_FILE, ProbePayload, ProbeResult
 from service.settings import Settings
 from service.store.files import replace
-from service.store.suites import Suites
 from service.store.versions import BASE
 from service.worker.failures import Refused
-from service.worker.kinds.automatic import SUITE, probes_folder
+from service.worker.kinds.automatic import SUITE
 from service.worker.lanes.read_lane import Task
 from service.worker.versions.views import fact_of
 
@@ -54,7 +53,7 @@ def run(task: Task) -> ProbeResult:
     task.control.pause()
     automatic = payload.version == BASE and found.hparams is not None
     if automatic:
-        keep(probes_folder(task.store), record)
+        keep(task.store.base.probes_folder, record)
     return ProbeResult(
         probe_id=payload.probe_id,
         version=payload.version,
@@ -81,7 +80,7 @@ def _facts(task: Task, payload: ProbePayload) -> tuple[list[Fact], str]:
         )
     if name in atlas.SUITES:
         return list(load_suite(name).cases), name
-    suites = Suites(task.store.root)
+    suites = task.store.suites
     info = suites.get(name)
     suite = load_suite(suites.path(name), info.format, True, name, info.style)
     return list(suite.cases), name

@@ -46,7 +46,7 @@ class Reverter:
             Whatever computing the batches and ``control.checkpoint`` raise.
         """
         head = str(job.base_version)
-        drafts = {(d.parent, d.reapplied_from): d for d in self._store.drafts(job.id)}
+        drafts = {(d.parent, d.reapplied_from): d for d in self._store.drafts.of_job(job.id)}
         line = list(kept)
         for number, source in enumerate(later, start=1):
             draft = drafts.get((line[-1].id, source.id))
@@ -54,7 +54,7 @@ class Reverter:
                 part = _within(control, f"batch {number} of {len(later)}")
                 part.checkpoint()
                 draft = self._edits.reapply(job, source, line, head, part)
-                self._store.save_draft(draft)
+                self._store.drafts.save(draft)
             line.append(draft)
         self._write(line[len(kept) :], head, control)
         return line[-1]
@@ -63,18 +63,18 @@ class Reverter:
         """Turn drafts into versions.  Once this has begun, the job cannot be cancelled."""
         if not drafts or not self._is_written(drafts[0]):
             control.checkpoint()
-            found = self._store.head().version
-            if found != head:  # move_head checks again; failing here leaves no version behind
+            found = self._store.head.read().version
+            if found != head:  # head.move checks again; failing here leaves no version behind
                 raise HeadMoved(head, found)
         for draft in drafts:
             try:
-                self._store.write_version(draft)
+                self._store.versions.write(draft)
             except VersionExists:  # by an attempt before this one
                 continue
 
     def _is_written(self, draft: Manifest) -> bool:
         try:
-            self._store.version(draft.id)
+            self._store.versions.read(draft.id)
         except UnknownVersion:
             return False
         return True
@@ -82,7 +82,7 @@ class Reverter:
 
 def result_of(store: Store, job: Job, move: Move) -> RevertResult:
     """The result of a revert that has moved head."""
-    line = store.lineage(move.to)
+    line = store.versions.lineage(move.to)
     made = [version for version in line if version.job_id == job.id]
     return RevertResult(
         edit_id=RevertPayload.model_validate(job.payload).edit_id,

@@ -44,19 +44,19 @@ class EditLane(JobLane):
         self._reverter = Reverter(store, runner)
 
     def _start(self, job: Job) -> Job:
-        return job.model_copy(update={"base_version": self._store.head().version})
+        return job.model_copy(update={"base_version": self._store.head.read().version})
 
     def _prepare(self, job: Job) -> tuple[Job, Work]:
         """Return the job with the version it started from, and its remaining work.
 
         Head may have moved since an earlier attempt that finished its work.
         """
-        move = self._store.move_of(job.id)
+        move = self._store.head.move_of(job.id)
         if job.kind is JobKind.REVERT:
             if move is not None:
                 job = job.model_copy(update={"base_version": move.previous})
             return job, lambda: self._revert(job, move)
-        written = self._store.version_of_job(job.id)
+        written = self._store.versions.of_job(job.id)
         if written is not None:
             job = job.model_copy(update={"base_version": written.parent})
         return job, lambda: self._edit(job, written, move)
@@ -88,7 +88,7 @@ class EditLane(JobLane):
             self._check_room()
             head = str(job.base_version)
             self._check(payload, head)
-            parts = without(self._store.lineage(head), payload.edit_id)
+            parts = without(self._store.versions.lineage(head), payload.edit_id)
             if parts is None:
                 detail = f"{payload.edit_id} is not part of {head}, which is head"
                 raise Refused("not_applied", detail)
@@ -104,7 +104,7 @@ class EditLane(JobLane):
         )
 
     def _check(self, payload: EditPayload | RevertPayload, parent: str) -> None:
-        wanted = payload.parent and self._store.resolve(payload.parent)
+        wanted = payload.parent and self._store.names.resolve(payload.parent)
         if wanted and wanted != parent:
             raise Refused(
                 "precondition_failed",
@@ -112,13 +112,13 @@ class EditLane(JobLane):
                 "without one",
             )
         name = payload.snapshot_name
-        if name and name in self._store.names():
-            raise Refused("name_taken", str(NameTaken(name, self._store.names()[name])))
+        if name and name in self._store.names.all():
+            raise Refused("name_taken", str(NameTaken(name, self._store.names.all()[name])))
 
     def _commit(self, job: Job, to: str, expected: str, why: str) -> Move:
         """Move head."""
         self._check_lease()
-        head = self._store.move_head(
+        head = self._store.head.move(
             to,
             expected=expected,
             job_id=job.id,
@@ -133,7 +133,7 @@ class EditLane(JobLane):
         if name is None:
             return result
         try:
-            self._store.name_version(name, result.version)
+            self._store.names.give(name, result.version)
         except (StoreError, OSError) as error:  # head has moved: the edit remains valid
             log.warning("%s is committed without its name: %s", result.version, error)
             warnings = [*result.warnings, f"not named {name!r}: {error}"]
@@ -141,7 +141,7 @@ class EditLane(JobLane):
         return result.model_copy(update={"snapshot_name": name})
 
     def _ended(self, job: Job) -> None:
-        self._store.drop_drafts(job.id)
+        self._store.drafts.drop(job.id)
         self._after()
 
     def _last_progress(self, status: JobStatus) -> Progress:

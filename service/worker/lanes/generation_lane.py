@@ -117,9 +117,9 @@ class GenerationLane:
         [target] = request.versions
         self._make_ready(target)
         while True:
-            previous = self._store.head().version
+            previous = self._store.head.read().version
             try:
-                self._store.move_head(
+                self._store.head.move(
                     target,
                     expected=previous,
                     job_id=None,
@@ -132,7 +132,7 @@ class GenerationLane:
                 continue  # an edit was committed in between: roll back from there
         ROLLBACKS.inc()
         log.info("head goes from %s back to %s", previous, target)
-        manifest = self._store.version(target)
+        manifest = self._store.versions.read(target)
         result = RollbackResult(
             version=target, previous=previous, weights_sha256=manifest.weights_sha256
         )
@@ -146,9 +146,9 @@ class GenerationLane:
         """
         [target] = request.versions
         self._make_ready(target)
-        manifest = self._store.version(target)
-        if self._store.head().version != target:
-            self._store.move_head(
+        manifest = self._store.versions.read(target)
+        if self._store.head.read().version != target:
+            self._store.head.move(
                 target,
                 expected=str(manifest.parent),
                 job_id=None,
@@ -182,10 +182,10 @@ class GenerationLane:
         self._requests.reply(request.id, reply)
 
     def _give_back(self, target: str) -> None:
-        whole = self._store.want(target)
+        whole = self._store.versions.want(target)
         view = self._views.get(target)
         if not whole:
-            rebuild.restore(self._store, self._store.version(target), view.replaced)
+            rebuild.restore(self._store, self._store.versions.read(target), view.replaced)
 
     def _move(self, request: WorkerRequest, action: Callable[[WorkerRequest], None]) -> None:
         with tracing.span(request.kind, request.traceparent):

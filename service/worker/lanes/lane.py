@@ -19,7 +19,7 @@ from service.ops import logs, tracing
 from service.queue import JobGone, JobQueue, Lease, LeaseLost, QueuedJob
 from service.settings import Settings
 from service.store import CorruptFile, StaleFence, Store, UnknownJob, is_disk_full
-from service.store.room import Room
+from service.store.maintenance.room import Room
 from service.worker.failures import Refused, Stopping, failure, is_foreseen
 from service.worker.memory import release_cached
 from service.worker.metrics import PhaseClock, count_end
@@ -90,7 +90,7 @@ class JobLane(ABC):
 
     def _handle(self, queued: QueuedJob) -> None:
         try:
-            recorded = self._store.job(queued.job.id)
+            recorded = self._store.journal.read(queued.job.id)
         except (UnknownJob, CorruptFile) as error:
             log.error("dropped from the queue: %s", error)
             self._queue.drop(queued)
@@ -181,13 +181,13 @@ class JobLane(ABC):
         """
         if self._lease.lost.is_set():
             raise LeaseLost("the lease is gone")
-        self._store.check_claim()
+        self._store.head.check_claim()
 
     def _checkpoint(self, job_id: str) -> None:
         self._check_lease()
         if self.stop.is_set():
             raise Stopping
-        if self._store.cancel_requested(job_id) or self._queue.cancel_requested(job_id):
+        if self._store.journal.cancel_requested(job_id) or self._queue.cancel_requested(job_id):
             raise Cancelled("cancelled on request")
 
     def _last_progress(self, status: JobStatus) -> Progress:
@@ -223,7 +223,7 @@ class JobLane(ABC):
         """
         while True:
             try:
-                return self._store.save_job(ended)
+                return self._store.journal.save(ended)
             except OSError as error:
                 if not is_disk_full(error):
                     raise

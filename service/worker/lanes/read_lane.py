@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -76,7 +75,7 @@ class Task:
     @cached_property
     def reports(self) -> Path:
         """A folder for files that the result names; removed if the job does not succeed."""
-        return self.store.report_folder(self.job.id)
+        return self.store.reports.folder(self.job.id)
 
 
 Runner = Callable[[Task], BaseModel]
@@ -138,12 +137,12 @@ class ReadLane(JobLane):
             views=self._views,
             store=self._store,
             settings=self._settings,
-            work=self._store.work_folder(job.id),
+            work=self._store.drafts.work_folder(job.id),
             moments=self._moments,
         )
-        self._store.unseal_report(job.id)
+        self._store.reports.unseal(job.id)
         result = self._find(job.kind)(task)
-        self._store.seal_report(job.id)
+        self._store.reports.seal(job.id)
         return result
 
     def _pause(self, job_id: str) -> None:
@@ -159,6 +158,6 @@ class ReadLane(JobLane):
         self._gate.pause_reading()
 
     def _ended(self, job: Job) -> None:
-        shutil.rmtree(self._store.root / "work" / job.id, ignore_errors=True)
+        self._store.drafts.drop(job.id)
         if job.status is not JobStatus.SUCCEEDED:
-            shutil.rmtree(self._store.root / "reports" / job.id, ignore_errors=True)
+            self._store.reports.drop(job.id)

@@ -8,6 +8,7 @@ from jeep_core.errors import JeepError
 from jeep_core.models.loading import load
 from service.settings import EXIT_CONFIG, Settings, SettingsError, load_settings
 from service.store import Store, StoreBusy, StoreError
+from service.store.maintenance.sweep import sweep
 from service.worker.versions.retention import Keeper
 
 
@@ -18,7 +19,7 @@ def main(settings: Settings) -> int:
         with store.worker_lock():
             base = load(settings.model, settings.device, settings.dtype)
             store.bind_model(base.model_hash)
-            removed = store.sweep()
+            removed = sweep(store)
             done = Keeper(base, store, settings.keep_versions).collect()
     except StoreBusy as error:
         print(f"{error}: it does this itself, after every job", file=sys.stderr)

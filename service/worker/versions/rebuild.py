@@ -11,7 +11,7 @@ from jeep_core.models.families import is_transposed
 from jeep_core.models.loading import LoadedModel, tensor_sha256
 from service.contracts.schemas import Manifest, TensorRef
 from service.store import CorruptTensor, MissingTensor, Store
-from service.store.maintenance.retention import Thin, Ties
+from service.store.versions import Thin, Ties
 from service.worker.versions import tensors
 
 
@@ -22,7 +22,7 @@ def load(base: LoadedModel, store: Store, manifest: Manifest) -> dict[str, torch
         CorruptTensor: bytes do not have the hash that the manifest names.
     """
     while True:
-        missing = {ref.sha256 for ref in store.missing(manifest)}
+        missing = {ref.sha256 for ref in store.versions.missing(manifest)}
         there = [ref for ref in manifest.tensors if ref.sha256 not in missing]
         try:
             loaded = tensors.get_all(store, there)
@@ -41,7 +41,7 @@ def rebuild(
     Raises:
         CorruptTensor: a factor is damaged, or the rebuilt bytes have another hash.
     """
-    line, thin = store.lineage(manifest.id), store.thin(manifest.id) or Thin()
+    line, thin = store.versions.lineage(manifest.id), store.versions.thin(manifest.id) or Thin()
     found = {}
     for ref in refs:
         updates = _updates(store, line, ref)
@@ -68,7 +68,7 @@ def matched(
     Raises:
         CorruptTensor: as `rebuild`; nothing may be dropped then.
     """
-    line, ties = store.lineage(manifest.id), {}
+    line, ties = store.versions.lineage(manifest.id), {}
     for ref in manifest.tensors:
         between()
         updates = _updates(store, line, ref)
@@ -90,7 +90,7 @@ def restore(store: Store, manifest: Manifest, loaded: Mapping[str, torch.Tensor]
     Raises:
         OSError: there is no room.
     """
-    for ref in store.missing(manifest):
+    for ref in store.versions.missing(manifest):
         tensors.put(store, ref.name, loaded[ref.name])
 
 
@@ -104,7 +104,7 @@ def _updates(store: Store, line: Sequence[Manifest], ref: TensorRef) -> list[Upd
     """The updates applied to one matrix, oldest first."""
     found = [Update.from_parts(parts) for parts in _parts(store, line, ref.name) if parts]
     if not found:
-        path = store.tensor_file(ref.sha256)
+        path = store.tensors.path(ref.sha256)
         raise MissingTensor(f"tensor {ref.name} is missing and has no factors: {path}")
     return found
 

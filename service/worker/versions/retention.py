@@ -18,6 +18,8 @@ from jeep_core.errors import Coded
 from jeep_core.models.loading import LoadedModel
 from service.contracts.schemas import Manifest
 from service.store import CorruptFile, CorruptTensor, Store, StoreError
+from service.store.maintenance.retention import drop_tensors, plan_retention
+from service.store.maintenance.sweep import sweep_orphans
 from service.worker.lanes.gate import Gate
 from service.worker.versions import rebuild
 
@@ -100,7 +102,7 @@ class Keeper:
             StoreError, OSError: the store cannot be read or written.
         """
         done = Round()
-        plan = self._store.plan(self._newest, self._busy())
+        plan = plan_retention(self._store, self._newest, self._busy())
         for manifest in plan.restore:
             self._step()
             if self._restored(manifest):
@@ -113,8 +115,8 @@ class Keeper:
         with self._nothing_written():
             if self._lost():
                 raise Interrupted
-            done.removed_files = self._store.sweep_orphans()
-        self._store.forget_wanted()
+            done.removed_files = sweep_orphans(self._store)
+        self._store.versions.forget_wanted()
         if done.dropped:
             free = sum(done.dropped.values())
             log.info("tensors of %s dropped, %s bytes", ", ".join(done.dropped), f"{free:,}")
@@ -139,7 +141,7 @@ class Keeper:
             return None
         with self._nothing_written():
             self._step()
-            return self._store.drop_tensors(manifest, thin, self._newest, self._busy) or None
+            return drop_tensors(self._store, manifest, thin, self._newest, self._busy) or None
 
     def _step(self) -> None:
         if self.stop.is_set() or self._lost():

@@ -27,7 +27,7 @@ CACHED_BYTES = 256 * 2**20
 
 def put(store: Store, name: str, tensor: torch.Tensor) -> TensorRef:
     """Store a tensor of floating-point numbers or indices."""
-    return store.put_tensor(name, _NAMES[tensor.dtype], list(tensor.shape), tensor_bytes(tensor))
+    return store.tensors.put(name, _NAMES[tensor.dtype], list(tensor.shape), tensor_bytes(tensor))
 
 
 def get(store: Store, ref: TensorRef) -> torch.Tensor:
@@ -36,7 +36,7 @@ def get(store: Store, ref: TensorRef) -> torch.Tensor:
     Raises:
         CorruptTensor: the bytes do not have the hash of the reference.
     """
-    tensor = torch.frombuffer(store.map_tensor(ref), dtype=_TYPES[ref.dtype]).view(ref.shape)
+    tensor = torch.frombuffer(store.tensors.map(ref), dtype=_TYPES[ref.dtype]).view(ref.shape)
     aligned = tensor.data_ptr() % ALIGNMENT == 0  # not in files of earlier releases
     return tensor if aligned else tensor.clone()
 

@@ -146,7 +146,7 @@ class VersionViews:
             loading.set_result(view)
 
     def _load(self, version: str) -> ModelView:
-        return self._view_of(self._store.version(version))
+        return self._view_of(self._store.versions.read(version))
 
     def _view_of(self, manifest: Manifest) -> ModelView:
         changed = {ref.name: ref.sha256 for ref in manifest.tensors}

@@ -177,7 +177,7 @@ def test_it_says_who_may_ask(auth: str, said: str, tmp_path: Path) -> None:
     lines: list[str] = []
     _announce_access(settings, store, lines.append)
     assert said in lines[0]
-    store.create_key("me", [Scope.READ])
+    store.keys.create("me", [Scope.READ])
     _announce_access(settings, store, lines.append)
     assert len(lines) == (1 if auth == "keys" else 2)
 

@@ -34,7 +34,7 @@ def test_create_list_revoke(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "nowhere else" in shown.err
     assert token not in shown.err
     opened = Store.open(tmp_path / "store")
-    key = opened.key_of(token)
+    key = opened.keys.find(token)
     assert key is not None
     assert key.scopes == [Scope.EDIT, Scope.GENERATE, Scope.READ]
     assert jeep("keys", "create", "ops", "--scope", "admin", *store) == 0
@@ -48,8 +48,8 @@ def test_create_list_revoke(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert [one["name"] for one in json.loads(as_json)] == ["me", "ops"]
     assert key.digest not in as_json
     assert jeep("keys", "revoke", "me", *store) == 0
-    assert opened.key_of(token) is None
-    actions = [entry.action for _, entry in opened.audited()]
+    assert opened.keys.find(token) is None
+    actions = [entry.action for _, entry in opened.audit.entries()]
     assert actions == ["revoke_key", "create_key", "create_key"]
 
 
@@ -60,7 +60,7 @@ def test_a_key_into_a_file_that_only_its_owner_reads(
     assert jeep("keys", "create", "me", "--file", str(file), *store) == 0
     assert capsys.readouterr().out == ""
     assert file.stat().st_mode & 0o777 == 0o600
-    assert Store.open(tmp_path / "store").key_of(file.read_text().strip()) is not None
+    assert Store.open(tmp_path / "store").keys.find(file.read_text().strip()) is not None
     before = file.read_text()
     assert jeep("keys", "create", "you", "--file", str(file), *store) == 1
     assert file.read_text() == before
@@ -82,7 +82,7 @@ def test_refusals(
 ) -> None:
     assert jeep("keys", *arguments, "--store", str(store.root)) != 0
     assert said in capsys.readouterr().err
-    assert store.api_keys() == []
+    assert store.keys.all() == []
 
 
 def test_a_mistyped_store_is_not_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,7 +98,7 @@ def test_commands_take_the_key_from_environment_or_file(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    _, token = worker.store.create_key("me", [Scope.ADMIN])
+    _, token = worker.store.keys.create("me", [Scope.ADMIN])
     file = tmp_path / "key"
     file.write_text(token + "\n")
     with running(settings.model_copy(update={"auth": "keys"})) as url:

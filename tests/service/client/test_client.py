@@ -118,7 +118,7 @@ def test_an_answer_that_was_lost_is_asked_again(
     job = client.edit(FACTS)
     assert dropped
     assert client.wait(job.id).status is JobStatus.SUCCEEDED
-    assert len(list(worker.store.jobs())) == 1
+    assert len(list(worker.store.journal.all())) == 1
 
 
 def test_nobody_is_there() -> None:

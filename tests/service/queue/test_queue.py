@@ -323,11 +323,11 @@ class TestRequeue:
     ) -> None:
         jobs = [make_job(id=f"job_{n}") for n in range(4)]
         for job in jobs:
-            store.journal(job)
-        store.save_job(ended(jobs[1]))
+            store.journal.add(job)
+        store.journal.save(ended(jobs[1]))
         queue.submit(jobs[0])
-        assert queue.requeue_missing(store.unfinished_jobs()) == ["job_2", "job_3"]
-        assert queue.requeue_missing(store.unfinished_jobs()) == []
+        assert queue.requeue_missing(store.journal.unfinished()) == ["job_2", "job_3"]
+        assert queue.requeue_missing(store.journal.unfinished()) == []
         assert client.xlen(KEYS.jobs) == 3
 
     def test_progress_of_a_job_lost_with_redis_does_not_keep_it_from_being_queued_again(

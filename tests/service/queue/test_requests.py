@@ -244,15 +244,15 @@ class TestFollowing:
         self, api: AsyncQueue, queue: JobQueue, store: Store, make_job: MakeJob
     ) -> None:
         submitted = make_job()
-        store.journal(submitted)
+        store.journal.add(submitted)
         queue.submit(submitted)
         done = ended(queue.begin(take(queue), FENCE), JobStatus.CANCELLED)
-        store.save_job(done)
+        store.journal.save(done)
         queue.finish(done, FENCE)
         reconciler = Reconciler(store, api)
         reconciler.behind = False
         await reconciler.cancel(submitted)  # as it was read before the worker ended it
-        assert store.job(submitted.id) == done
+        assert store.journal.read(submitted.id) == done
 
     async def test_a_job_waits_until_an_emptied_queue_has_those_before_it(
         self, api: AsyncQueue, queue: JobQueue, client: Redis, store: Store, make_job: MakeJob
@@ -262,11 +262,11 @@ class TestFollowing:
         await reconciler._catch_up()
         reconciler.behind = False
         for job in jobs[:2]:
-            store.journal(job)
+            store.journal.add(job)
             await reconciler.submit(job)
         assert client.xlen(KEYS.jobs) == 2
         client.flushall()
-        store.journal(jobs[2])
+        store.journal.add(jobs[2])
         await reconciler.submit(jobs[2])
         assert (client.xlen(KEYS.jobs), reconciler.behind) == (0, True)
         await reconciler._catch_up()

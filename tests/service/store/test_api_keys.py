@@ -12,63 +12,63 @@ from service.store import KeyNameTaken, Store, UnknownKey
 
 
 def test_a_token_finds_its_key_and_no_other(store: Store) -> None:
-    one, token = store.create_key("one", [Scope.READ, Scope.EDIT])
-    _, other = store.create_key("two", [Scope.ADMIN])
-    assert store.key_of(token) == one
+    one, token = store.keys.create("one", [Scope.READ, Scope.EDIT])
+    _, other = store.keys.create("two", [Scope.ADMIN])
+    assert store.keys.find(token) == one
     assert one.scopes == [Scope.EDIT, Scope.READ]
     swapped = token[: -len(other.rpartition("_")[2])]
     for wrong in ("", token[:-1], token + "A", token.lower(), token.upper(), swapped, "jeep_",
                   token.replace("jeep_", "key_"), f"{token[:32]}{other[32:]}"):  # fmt: skip
-        assert store.key_of(wrong) is None
+        assert store.keys.find(wrong) is None
 
 
 def test_what_is_stored_holds_no_secret(store: Store) -> None:
-    key, token = store.create_key("one", [Scope.READ])
+    key, token = store.keys.create("one", [Scope.READ])
     [path] = (store.root / "keys").iterdir()
     text = path.read_text()
     assert path.stem == key.id
     assert token[32:] not in text
     assert json.loads(text)["salt"]
-    twin, _ = store.create_key("two", [Scope.READ])
+    twin, _ = store.keys.create("two", [Scope.READ])
     assert (twin.salt, twin.digest) != (key.salt, key.digest)
 
 
 def test_a_revoked_key_opens_nothing_at_once_and_in_every_process(store: Store) -> None:
-    key, token = store.create_key("one", [Scope.READ])
+    key, token = store.keys.create("one", [Scope.READ])
     elsewhere = Store.open(store.root)
-    assert elsewhere.key_of(token) is not None
-    revoked = store.revoke_key("one")
-    assert elsewhere.key_of(token) is None
-    assert store.revoke_key(key.id).revoked_at == revoked.revoked_at
-    assert [one.revoked_at is None for one in store.api_keys()] == [False]
+    assert elsewhere.keys.find(token) is not None
+    revoked = store.keys.revoke("one")
+    assert elsewhere.keys.find(token) is None
+    assert store.keys.revoke(key.id).revoked_at == revoked.revoked_at
+    assert [one.revoked_at is None for one in store.keys.all()] == [False]
 
 
 def test_names_are_taken_while_their_key_is_in_use(store: Store) -> None:
-    store.create_key("one", [Scope.READ])
+    store.keys.create("one", [Scope.READ])
     with pytest.raises(KeyNameTaken):
-        store.create_key("one", [Scope.READ])
-    store.revoke_key("one")
-    store.create_key("one", [Scope.READ])
+        store.keys.create("one", [Scope.READ])
+    store.keys.revoke("one")
+    store.keys.create("one", [Scope.READ])
     with pytest.raises(UnknownKey):
-        store.revoke_key("two")
+        store.keys.revoke("two")
 
 
 @pytest.mark.parametrize("name", ["", "-x", "a b", "../x", "é", "x" * 65, "x\n"])
 def test_a_bad_name_makes_no_key(store: Store, name: str) -> None:
     with pytest.raises(ValidationError):
-        store.create_key(name, [Scope.READ])
-    assert store.api_keys() == []
+        store.keys.create(name, [Scope.READ])
+    assert store.keys.all() == []
 
 
 def test_a_key_without_scopes_is_refused(store: Store) -> None:
     with pytest.raises(ValidationError):
-        store.create_key("one", [])
+        store.keys.create("one", [])
 
 
 def test_a_damaged_file_opens_nothing_and_hides_no_other_key(store: Store) -> None:
-    key, token = store.create_key("one", [Scope.READ])
-    _, second = store.create_key("two", [Scope.READ])
+    key, token = store.keys.create("one", [Scope.READ])
+    _, second = store.keys.create("two", [Scope.READ])
     (store.root / "keys" / f"{key.id}.json").write_text("{")
-    assert store.key_of(token) is None
-    assert store.key_of(second) is not None
-    assert [one.name for one in store.api_keys()] == ["two"]
+    assert store.keys.find(token) is None
+    assert store.keys.find(second) is not None
+    assert [one.name for one in store.keys.all()] == ["two"]

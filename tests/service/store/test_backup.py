@@ -17,15 +17,15 @@ from jeep_core.storage.records import sealed
 from service.cli import app
 from service.contracts.jobs import Job, JobStatus
 from service.store import CorruptFile, NotAStore, Store, StoreBusy
-from service.store.files import locked
-from service.store.maintenance import backup as backup_module
+from service.store.head import HeadPointer
 from service.store.maintenance.backup import UNFINISHED, BackupError, back_up, restore
+from service.store.maintenance.sweep import sweep
 
 
 def commit(store: Store, value: int, job: Job | None = None) -> str:
     """A new version with a tensor of its own, made head."""
-    ref = store.put_tensor("w", "U8", [1000], bytes([value]) * 1000)
-    parent = store.head().version
+    ref = store.tensors.put("w", "U8", [1000], bytes([value]) * 1000)
+    parent = store.head.read().version
     job_id = job and job.id
     version = add_version(store, parent, tensors=[ref], weights_sha256=str(value), job_id=job_id)
     move(store, version, expected=parent, job_id=job_id)
@@ -36,10 +36,10 @@ def commit(store: Store, value: int, job: Job | None = None) -> str:
 def edited(based: Store, make_job: MakeJob) -> Store:
     """A store with an edit, its job, a name, and data of the base model."""
     job = make_job()
-    based.journal(job)
-    based.name_version("first", commit(based, 1, job))
-    based.save_job(ended(job))
-    based.base_file("prefixes/p.json").write_text("[]")
+    based.journal.add(job)
+    based.names.give("first", commit(based, 1, job))
+    based.journal.save(ended(job))
+    based.base.keep_prefixes(["of the base"])
     return based
 
 
@@ -54,7 +54,7 @@ def content(root: Path) -> dict[str, bytes]:
 
 
 def tensor_path(store: Store) -> Path:
-    return store.tensor_file(store.version(store.head().version).tensors[0].sha256)
+    return store.tensors.path(store.versions.read(store.head.read().version).tensors[0].sha256)
 
 
 def damage(path: Path) -> None:
@@ -69,7 +69,7 @@ class TestBackUpAndRestore:
         backup = restore(tmp_path / "backup", tmp_path / "elsewhere")
         assert content(tmp_path / "elsewhere") == content(edited.root)
         restored = Store.open(tmp_path / "elsewhere")
-        assert backup.head == restored.head().version == restored.resolve("first")
+        assert backup.head == restored.head.read().version == restored.names.resolve("first")
         assert backup.weights_sha256 == "1"
 
     def test_it_may_share_a_queue_server_with_the_old_one(
@@ -83,10 +83,10 @@ class TestBackUpAndRestore:
         self, edited: Store, make_job: MakeJob, tmp_path: Path
     ) -> None:
         waiting = make_job()
-        edited.journal(waiting)
+        edited.journal.add(waiting)
         back_up(edited, tmp_path / "backup")
         restore(tmp_path / "backup", tmp_path / "elsewhere")
-        assert Store.open(tmp_path / "elsewhere").unfinished_jobs() == [waiting]
+        assert Store.open(tmp_path / "elsewhere").journal.unfinished() == [waiting]
 
     def test_queue_locks_and_unfinished_files_are_not_copied(
         self, edited: Store, tmp_path: Path
@@ -113,9 +113,9 @@ class TestTheSameFolderAgain:
         assert content(tmp_path / "elsewhere") == content(edited.root)
 
     def test_what_the_store_has_no_more_goes(self, edited: Store, tmp_path: Path) -> None:
-        stray = edited.put_tensor("stray", "U8", [3], b"abc")
+        stray = edited.tensors.put("stray", "U8", [3], b"abc")
         back_up(edited, tmp_path / "backup")
-        edited.sweep()
+        sweep(edited)
         back_up(edited, tmp_path / "backup")
         assert not [*(tmp_path / "backup").rglob(f"{stray.sha256}*")]
 
@@ -161,62 +161,68 @@ class TestWhileItIsUsed:
     ) -> None:
         late = make_job()
 
-        def commit_first(lock: Path) -> object:
-            edited.journal(late)
-            commit(edited, 7, late)
-            return locked(lock)
+        copied = Store.open(edited.root)
+        held = copied.locked
 
-        monkeypatch.setattr(backup_module, "locked", commit_first)
-        back_up(Store.open(edited.root), tmp_path / "backup")
+        def commit_first(*names: str) -> object:
+            edited.journal.add(late)
+            commit(edited, 7, late)
+            return held(*names)
+
+        monkeypatch.setattr(copied, "locked", commit_first)
+        back_up(copied, tmp_path / "backup")
         restore(tmp_path / "backup", tmp_path / "elsewhere")
         restored = Store.open(tmp_path / "elsewhere")
-        assert restored.version(restored.head().version).job_id == late.id
-        assert [job.id for job in restored.unfinished_jobs()] == [late.id]
+        assert restored.versions.read(restored.head.read().version).job_id == late.id
+        assert [job.id for job in restored.journal.unfinished()] == [late.id]
 
     def test_a_job_that_ends_once_head_is_copied_is_in_no_part_of_the_backup(
         self, edited: Store, make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         late = make_job()
 
+        copied = Store.open(edited.root)
+        held = copied.locked
+
         @contextmanager
-        def commit_after(lock: Path) -> Iterator[None]:
-            with locked(lock):
+        def commit_after(*names: str) -> Iterator[None]:
+            with held(*names):
                 yield
             monkeypatch.undo()
-            edited.journal(late)
+            edited.journal.add(late)
             commit(edited, 7, late)
-            edited.save_job(ended(late))
+            edited.journal.save(ended(late))
 
-        monkeypatch.setattr(backup_module, "locked", commit_after)
-        assert back_up(Store.open(edited.root), tmp_path / "backup").backup.head == "v1"
+        monkeypatch.setattr(copied, "locked", commit_after)
+        assert back_up(copied, tmp_path / "backup").backup.head == "v1"
         restore(tmp_path / "backup", tmp_path / "elsewhere")
         restored = Store.open(tmp_path / "elsewhere")
         _check_whole(restored)
-        assert late.id not in {job.id for job in restored.jobs([JobStatus.SUCCEEDED])}
+        assert late.id not in {job.id for job in restored.journal.all([JobStatus.SUCCEEDED])}
 
 
 def _work(store: Store, make_job: MakeJob, done: threading.Event) -> None:
     value = 0
     while not done.is_set():
         job = make_job()
-        store.journal(job)
+        store.journal.add(job)
         value = value % 250 + 1
-        store.name_version(f"after-{job.id}", commit(store, value, job))
-        store.save_job(ended(job))
+        store.names.give(f"after-{job.id}", commit(store, value, job))
+        store.journal.save(ended(job))
 
 
 def _check_whole(store: Store) -> None:
     """Head's whole chain is readable, and every job that succeeded has its version."""
-    versions = store.lineage(store.head().version)
+    versions = store.versions.lineage(store.head.read().version)
     for version in versions:
         for ref in version.tensors:
-            store.read_tensor(ref)
+            store.tensors.read(ref)
         if version.job_id is not None:
-            store.job(version.job_id)
-    assert store.reflog()[-1] == store.head().move
+            store.journal.read(version.job_id)
+    assert store.head.reflog()[-1] == store.head.read().move
     committed = {version.job_id for version in versions}
-    assert {job.id for job in store.jobs([JobStatus.SUCCEEDED])} <= committed
-    assert {*store.names().values()} <= {version.id for version in versions}
+    assert {job.id for job in store.journal.all([JobStatus.SUCCEEDED])} <= committed
+    assert {*store.names.all().values()} <= {version.id for version in versions}
 
 
 class TestRefusals:
@@ -286,14 +292,14 @@ class TestRefusals:
         self, edited: Store, backup: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         at_work, go_on = threading.Event(), threading.Event()
-        original = Store.head
+        original = HeadPointer.read
 
-        def slow(store: Store) -> object:
+        def slow(store: HeadPointer) -> object:
             at_work.set()
             assert go_on.wait(20)
             return original(store)
 
-        monkeypatch.setattr(Store, "head", slow)
+        monkeypatch.setattr(HeadPointer, "read", slow)
         thread = threading.Thread(target=back_up, args=(edited, backup))
         thread.start()
         assert at_work.wait(20)

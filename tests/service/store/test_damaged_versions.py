@@ -20,6 +20,8 @@ from service.contracts.schemas import Manifest
 from service.store import CorruptFile, Store, StoreBusy
 from service.store.maintenance.backup import BackupError, back_up, restore
 from service.store.maintenance.repair import Repair, repair
+from service.store.maintenance.retention import droppable_bytes, plan_retention
+from service.store.maintenance.sweep import sweep
 from service.store.maintenance.usage import usage
 from service.store.maintenance.verify import verify
 
@@ -79,7 +81,7 @@ DAMAGES: tuple[Damage, ...] = (
 
 
 def commit(store: Store, value: int) -> str:
-    parent = store.head().version
+    parent = store.head.read().version
     version = aside(store, value)
     move(store, version, expected=parent)
     return version
@@ -87,9 +89,9 @@ def commit(store: Store, value: int) -> str:
 
 def aside(store: Store, value: int, **fields: object) -> str:
     """A version with a tensor of its own that is never head."""
-    tensor = store.put_tensor("w", "U8", [1000], bytes([value]) * 1000)
+    tensor = store.tensors.put("w", "U8", [1000], bytes([value]) * 1000)
     given = {"tensors": [tensor], "weights_sha256": str(value), "edit_id": f"edit_{value}"}
-    return add_version(store, store.head().version, **given, **fields)
+    return add_version(store, store.head.read().version, **given, **fields)
 
 
 @pytest.fixture
@@ -111,19 +113,19 @@ def damaged(store: Store, damage: Damage, version: str = "v2") -> Store:
 class TestEveryDamage:
     def test_the_others_are_listed_and_it_is_named(self, stored: Store, damage: Damage) -> None:
         store = damaged(stored, damage)
-        assert [one.id for one in store.versions()] == ["v3", "v1", "v0"]
-        [(version, what)] = store.damaged_versions().items()
+        assert [one.id for one in store.versions.all()] == ["v3", "v1", "v0"]
+        [(version, what)] = store.versions.damaged().items()
         assert version == "v2"
         assert "v2" in what
-        assert store.is_readable("v3")
-        assert not store.is_readable("v2")
+        assert store.versions.is_readable("v3")
+        assert not store.versions.is_readable("v2")
         with pytest.raises(CorruptFile, match="v2"):
-            store.version("v2")
+            store.versions.read("v2")
         with pytest.raises(CorruptFile, match="v2"):
-            store.resolve("v2")
-        assert [one.id for one in store.lineage("v3")] == ["v0", "v1", "v3"]
-        assert store.committed() == {"v0", "v1", "v3"}
-        assert store.version_of_job("job_0") is None
+            store.names.resolve("v2")
+        assert [one.id for one in store.versions.lineage("v3")] == ["v0", "v1", "v3"]
+        assert store.head.committed() == {"v0", "v1", "v3"}
+        assert store.versions.of_job("job_0") is None
         assert _applied_in(store, "edit_1") == "v1"
         assert diff(store, "v0", "v3").edits_added == ["edit_1", "edit_3"]
 
@@ -131,17 +133,17 @@ class TestEveryDamage:
         self, stored: Store, damage: Damage, make_job: MakeJob
     ) -> None:
         store = damaged(stored, damage)
-        store.put_tensor("w", "U8", [1], b"?")  # may be one that the damaged version needs
+        store.tensors.put("w", "U8", [1], b"?")  # may be one that the damaged version needs
         (store.root / "work" / "job_gone").mkdir()
-        plan = store.plan(newest=1)
+        plan = plan_retention(store, newest=1)
         assert [one.id for one in plan.drop] == ["v1"]
-        assert store.droppable_bytes(plan) == {"v1": 1000}
-        assert store.sweep() == 1, "the folder of the job; tensors stay while one is unreadable"
+        assert droppable_bytes(store, plan) == {"v1": 1000}
+        assert sweep(store) == 1, "the folder of the job; tensors stay while one is unreadable"
         used = usage(store)
         assert used["tensors of versions"].files == 2
         assert used["tensors that nothing names"].files == 2
         commit(store, 4)
-        assert store.head().version == "v4"
+        assert store.head.read().version == "v4"
 
     def test_a_backup_copies_what_is_left_and_says_so(
         self, stored: Store, damage: Damage, tmp_path: Path
@@ -152,12 +154,12 @@ class TestEveryDamage:
         assert list(run.backup.damaged_versions) == ["v2"]
         restore(tmp_path / "backup", tmp_path / "restored")
         again = Store.open(tmp_path / "restored")
-        assert [one.id for one in again.versions()] == ["v3", "v1", "v0"]
+        assert [one.id for one in again.versions.all()] == ["v3", "v1", "v0"]
         hidden = again.root / "versions" / "v2"
         assert hidden.exists() == (damage not in (no_manifest, a_folder_for_a_manifest))
 
     def test_verify_names_it_and_a_repair_moves_it(self, stored: Store, damage: Damage) -> None:
-        tensor = stored.version("v2").tensors[0].sha256
+        tensor = stored.versions.read("v2").tensors[0].sha256
         store = damaged(stored, damage)
         left = [path.name for path in (store.root / "versions" / "v2").glob("*")]
         advised = {one.path: one.advice for one in verify(store).findings}
@@ -171,12 +173,12 @@ class TestEveryDamage:
         folder = store.root / "damaged" / "v2"
         assert [p.name for p in folder.glob("*") if p.name != "tensors"] == left
         assert (folder / "tensors" / f"{tensor}.safetensors").exists() == named
-        assert store.damaged_versions() == {}
+        assert store.versions.damaged() == {}
         assert verify(store).findings == []
         assert repair(store) == []
-        assert store.sweep() == (0 if named else 1), "nobody names its tensor any more"
+        assert sweep(store) == (0 if named else 1), "nobody names its tensor any more"
         (store.root / "counter.json").unlink()
-        assert Store.open(store.root).new_version_id() == "v4"
+        assert Store.open(store.root).versions.new_id() == "v4"
 
 
 class TestRepair:
@@ -185,10 +187,10 @@ class TestRepair:
         store = damaged(stored, cut_off, version)
         repair(store)
         (store.root / "counter.json").unlink()
-        assert store.new_version_id() == "v5"
+        assert store.versions.new_id() == "v5"
 
     def test_what_is_needed_stays_and_why_is_said(self, stored: Store) -> None:
-        stored.name_version("mine", "v2")
+        stored.names.give("mine", "v2")
         store = damaged(damaged(damaged(stored, a_flipped_bit), cut_off, "v1"), empty, "v3")
         found = {one.version: one.why_not for one in repair(store)}
         assert found["v3"] == "it is head"
@@ -202,20 +204,20 @@ class TestRepair:
 
     def test_a_draft_counts_as_a_version(self, stored: Store, make_job: MakeJob) -> None:
         job = make_job()
-        stored.journal(job)
-        draft = stored.version("v3").model_copy(
+        stored.journal.add(job)
+        draft = stored.versions.read("v3").model_copy(
             update={"id": "v9", "parent": "v2", "job_id": job.id}
         )
-        stored.save_draft(Manifest.model_validate(draft))
+        stored.drafts.save(Manifest.model_validate(draft))
         [done] = repair(damaged(stored, cut_off))
         assert done.why_not == "v9 is built on it"
 
     def test_a_tensor_that_others_name_stays(self, stored: Store) -> None:
-        shared = stored.version("v1").tensors
+        shared = stored.versions.read("v1").tensors
         version = add_version(stored, "v3", tensors=shared)
         [done] = repair(damaged(stored, null_for_a_number, version))
         assert (done.folder, done.tensors) == (f"damaged/{version}", 0)
-        assert stored.has_tensor(shared[0])
+        assert stored.tensors.has(shared[0])
 
     def test_a_second_time_takes_another_folder(self, stored: Store) -> None:
         repair(damaged(stored, cut_off))
@@ -227,25 +229,25 @@ class TestRepair:
         store = damaged(stored, cut_off)
         with Store.open(store.root).worker_lock(), pytest.raises(StoreBusy):
             repair(store)
-        assert list(store.damaged_versions()) == ["v2"]
+        assert list(store.versions.damaged()) == ["v2"]
 
     def test_the_reflog_may_name_what_was_moved(self, stored: Store) -> None:
         move(stored, "v1", expected="v3")
         store = damaged(stored, cut_off, "v3")
         assert [one.folder for one in repair(store)] == ["damaged/v3"]
         assert verify(store).findings == []
-        assert store.committed() == {"v0", "v1", "v3"}
+        assert store.head.committed() == {"v0", "v1", "v3"}
 
 
 class TestWhatIsBuiltOnIt:
     def test_a_line_through_it_is_refused_by_its_file(self, stored: Store) -> None:
         store = damaged(stored, no_manifest, "v1")
         with pytest.raises(CorruptFile, match=r"v1/manifest.json is missing: v3 is built on v1"):
-            store.lineage("v3")
-        assert store.committed() == {"v3", "v1", "v0"}, "the reflog names v1 and v0"
+            store.versions.lineage("v3")
+        assert store.head.committed() == {"v3", "v1", "v0"}, "the reflog names v1 and v0"
         assert _applied_in(store, "edit_3") == "v3"
         assert _applied_in(store, "edit_1") is None
-        assert store.plan(newest=1).kept["v3"] == "head"
+        assert plan_retention(store, newest=1).kept["v3"] == "head"
 
     def test_a_damaged_head_is_backed_up_by_nobody(self, stored: Store, tmp_path: Path) -> None:
         store = damaged(stored, cut_off, "v3")
@@ -255,20 +257,20 @@ class TestWhatIsBuiltOnIt:
     def test_a_damaged_thin_record_stops_no_other(self, stored: Store) -> None:
         (stored.root / "versions" / "v1" / "thin.json").write_text("{")
         store = Store.open(stored.root)
-        assert [one.id for one in store.versions()] == ["v3", "v2", "v1", "v0"]
+        assert [one.id for one in store.versions.all()] == ["v3", "v2", "v1", "v0"]
         assert usage(store)["tensors of versions"].files == 3
-        assert store.sweep() == 0
-        assert store.plan(newest=1).drop
+        assert sweep(store) == 0
+        assert plan_retention(store, newest=1).drop
         with pytest.raises(CorruptFile, match=r"thin.json"):
-            store.thin("v1")
+            store.versions.thin("v1")
 
 
 def test_it_is_logged_once(stored: Store, caplog: pytest.LogCaptureFixture) -> None:
     store = damaged(stored, cut_off)
     with caplog.at_level(logging.ERROR):
         for _ in range(3):
-            store.versions()
-            store.sweep()
+            store.versions.all()
+            sweep(store)
     said = [record.getMessage() for record in caplog.records]
     assert len([one for one in said if "v2 is damaged and passed over" in one]) == 1
     assert len([one for one in said if "no tensors are tidied away while v2" in one]) == 1
@@ -298,7 +300,7 @@ class TestCommands:
         assert self.run("store", "du", "--store", str(store.root))[0] == 0
 
     def test_verify(self, stored: Store) -> None:
-        stored.name_version("mine", "v2")
+        stored.names.give("mine", "v2")
         store = damaged(damaged(stored, cut_off), cut_off, aside(stored, 7))
         code, said = self.run("store", "verify", "--repair", "--store", str(store.root))
         assert code == 1

@@ -13,7 +13,7 @@ def fact(subject: str, target: str, prompt: str = "{} lies in") -> dict[str, str
 
 
 def said(store: Store, version: str) -> list[tuple[str, str, str | None]]:
-    entries = facts_of(store.lineage(version))
+    entries = facts_of(store.versions.lineage(version))
     return [(one.text, one.target_new, one.superseded_by) for one in entries]
 
 
@@ -36,27 +36,27 @@ def test_the_next_later_batch_supersedes_a_fact(based: Store) -> None:
 def test_facts_are_the_same_after_nfc_and_trimming(based: Store) -> None:
     one = add_version(based, edit_id="a", facts=[fact("Orl\u00e9ans", "Peru")])
     two = add_version(based, one, edit_id="b", facts=[fact(" Orle\u0301ans", "Chile")])
-    assert [one.state for one in facts_of(based.lineage(two))] == ["live", "superseded"]
+    assert [one.state for one in facts_of(based.versions.lineage(two))] == ["live", "superseded"]
 
 
 def test_white_space_at_the_end_of_a_prompt_makes_another_fact(based: Store) -> None:
     """It makes other tokens, so the first batch still holds."""
     one = add_version(based, edit_id="a", facts=[fact("Lyon", "Peru", "Q: {}? A:")])
     two = add_version(based, one, edit_id="b", facts=[fact("Lyon", "Rome", "Q: {}? A:\n")])
-    assert [one.state for one in facts_of(based.lineage(two))] == ["live", "live"]
+    assert [one.state for one in facts_of(based.versions.lineage(two))] == ["live", "live"]
 
 
 def test_another_question_about_a_subject_is_another_fact(based: Store) -> None:
     one = add_version(based, edit_id="a", facts=[fact("Lyon", "Peru")])
     two = add_version(based, one, edit_id="b", facts=[fact("Lyon", "Rome", "{} twins with")])
-    assert [one.state for one in facts_of(based.lineage(two))] == ["live", "live"]
+    assert [one.state for one in facts_of(based.versions.lineage(two))] == ["live", "live"]
 
 
 def test_a_line_is_parted_at_a_batch(based: Store) -> None:
     one = add_version(based, edit_id="a")
     two = add_version(based, one, edit_id="b")
     three = add_version(based, two, edit_id="c")
-    line = based.lineage(three)
+    line = based.versions.lineage(three)
     parts = without(line, "b")
     assert parts is not None
     assert [[version.id for version in part] for part in parts] == [["v0", one], [three]]

@@ -31,14 +31,14 @@ def damaged(path: Path) -> None:
 class TestReports:
     @pytest.fixture
     def report(self, based: Store) -> Path:
-        folder = based.report_folder(JOB)
+        folder = based.reports.folder(JOB)
         (folder / "cases.jsonl").write_text('{"id": "1"}\n' * 5)
         (folder / "plot.png").write_bytes(b"picture")
-        based.seal_report(JOB)
+        based.reports.seal(JOB)
         return folder
 
     def test_a_whole_file_is_found(self, based: Store, report: Path) -> None:
-        assert based.report_file(JOB, "plot.png").read_bytes() == b"picture"
+        assert based.reports.path(JOB, "plot.png").read_bytes() == b"picture"
         assert verify(based).findings == []
 
     @pytest.mark.parametrize("damage", [damaged, Path.unlink])
@@ -48,14 +48,14 @@ class TestReports:
     ) -> None:
         damage(report / name)
         with pytest.raises(CorruptFile, match=f"{name} is"):
-            based.report_file(JOB, name)
+            based.reports.path(JOB, name)
         assert [one.path for one in verify(based).findings] == [f"reports/{JOB}/{name}"]
         other = {"cases.jsonl": "plot.png", "plot.png": "cases.jsonl"}[name]
-        assert based.report_file(JOB, other)
+        assert based.reports.path(JOB, other)
 
     def test_what_a_killed_attempt_left_is_no_part_of_it(self, based: Store, report: Path) -> None:
         (report / ".plot.png.123.tmp").touch()
-        based.seal_report(JOB)
+        based.reports.seal(JOB)
         assert sorted(path.name for path in report.iterdir()) == [
             "cases.jsonl", HASHES, "plot.png",
         ]  # fmt: skip
@@ -63,25 +63,25 @@ class TestReports:
     def test_damaged_hashes_are_named(self, based: Store, report: Path) -> None:
         damaged(report / HASHES)
         with pytest.raises(CorruptFile, match=HASHES):
-            based.report_file(JOB, "plot.png")
+            based.reports.path(JOB, "plot.png")
         assert [one.path for one in verify(based).findings] == [f"reports/{JOB}/{HASHES}"]
 
     def test_a_report_of_an_earlier_release_is_read(self, based: Store, report: Path) -> None:
         (report / HASHES).unlink()
         damaged(report / "plot.png")
-        assert based.report_file(JOB, "plot.png")
+        assert based.reports.path(JOB, "plot.png")
         with pytest.raises(CorruptFile, match="is missing"):
-            based.report_file(JOB, "gone.png")
+            based.reports.path(JOB, "gone.png")
 
     def test_a_job_without_files_has_no_report(self, based: Store) -> None:
-        based.seal_report("job_2")
+        based.reports.seal("job_2")
         assert not (based.root / "reports" / "job_2").exists()
 
 
 class TestSuites:
     @pytest.fixture
     def suites(self, based: Store) -> Suites:
-        found = Suites(based.root)
+        found = based.suites
         for name in ("mine", "other"):
             with found.upload() as upload:
                 upload.write(b'{"subject": "Lima"}\n' * 9)
@@ -119,17 +119,23 @@ class TestHead:
 
     @pytest.fixture
     def moved(self, based: Store) -> Store:
-        based.claim(3)
+        based.head.claim(3)
         for _ in range(2):
-            move(based, add_version(based), expected=based.head().version, fence=3, job_id="job_1")
+            move(
+                based,
+                add_version(based),
+                expected=based.head.read().version,
+                fence=3,
+                job_id="job_1",
+            )
         return based
 
     @pytest.mark.parametrize("damage", [damaged, Path.unlink])
     def test_any_process_reads_it(self, moved: Store, damage: Callable[[Path], None]) -> None:
         damage(moved.root / "head.json")
-        head = Store.open(moved.root).head()
+        head = Store.open(moved.root).head.read()
         assert (head.version, head.job_id) == ("v2", "job_1")
-        assert head.move == moved.reflog()[-1]
+        assert head.move == moved.head.reflog()[-1]
 
     @pytest.mark.parametrize("damage", [damaged, Path.unlink])
     def test_the_next_start_writes_it(
@@ -137,21 +143,21 @@ class TestHead:
     ) -> None:
         damage(moved.root / "head.json")
         store = Store.open(moved.root)
-        store.create_base(store.version("v0").weights_sha256)
-        store.repair_reflog()
-        store.claim(4)
+        store.create_base(store.versions.read("v0").weights_sha256)
+        store.head.repair()
+        store.head.claim(4)
         assert "by the reflog head is v2" in caplog.text
         assert json.loads((moved.root / "head.json").read_bytes())["version"] == "v2"
-        assert (store.head().fence, len(store.reflog())) == (4, 3)
+        assert (store.head.read().fence, len(store.head.reflog())) == (4, 3)
         assert verify(store).findings == []
 
     @pytest.mark.parametrize("damage", [damaged, Path.unlink])
     def test_the_next_commit_writes_it(self, moved: Store, damage: Callable[[Path], None]) -> None:
         damage(moved.root / "head.json")
-        assert not moved.is_replaced()
+        assert not moved.head.is_replaced()
         move(moved, "v1", expected="v2", fence=3)
-        assert Store.open(moved.root).head().version == "v1"
-        assert [one.to for one in moved.reflog()] == ["v0", "v1", "v2", "v1"]
+        assert Store.open(moved.root).head.read().version == "v1"
+        assert [one.to for one in moved.head.reflog()] == ["v0", "v1", "v2", "v1"]
 
     def test_without_the_reflog_s_last_line_nobody_guesses(self, moved: Store) -> None:
         damaged(moved.root / "head.json")
@@ -160,12 +166,12 @@ class TestHead:
         advice = {one.path: one.advice for one in verify(moved).findings}
         assert set(advice) == {"head.json", "reflog.jsonl"}
         assert all("backup" in one for one in advice.values())
-        weights = moved.version("v0").weights_sha256
+        weights = moved.versions.read("v0").weights_sha256
         for what in ("is damaged", "is missing"):
             with pytest.raises(CorruptFile, match=rf"head\.json {what}.*last line"):
-                moved.head()
+                moved.head.read()
             with pytest.raises(CorruptFile, match=rf"head\.json {what}"):
-                Store.open(moved.root).repair_reflog()
+                Store.open(moved.root).head.repair()
             (moved.root / "head.json").unlink(missing_ok=True)
         Store.open(moved.root).create_base(weights)
         assert not (moved.root / "head.json").exists(), "the base was made head"
@@ -173,12 +179,12 @@ class TestHead:
     def test_a_job_that_is_head_is_found_in_a_damaged_reflog(self, moved: Store) -> None:
         path = moved.root / "reflog.jsonl"
         path.write_bytes(path.read_bytes().replace(b'"v1"', b'"v7"', 1))
-        found = moved.move_of("job_1")
+        found = moved.head.move_of("job_1")
         assert found is not None
         assert found.to == "v2"
         with pytest.raises(CorruptFile):
-            moved.move_of("job_2")
-        assert moved.committed() == {"v0", "v2"}
+            moved.head.move_of("job_2")
+        assert moved.head.committed() == {"v0", "v2"}
 
     def test_a_first_start_on_a_full_disk_says_so(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
@@ -196,7 +202,7 @@ class TestHead:
         assert is_disk_full(error.value)
         monkeypatch.undo()
         store.create_base("0" * 64)
-        assert store.head().version == "v0"
+        assert store.head.read().version == "v0"
 
     @pytest.mark.parametrize("damage", [damaged, Path.unlink])
     def test_a_lost_file_is_not_backed_up(
@@ -212,12 +218,12 @@ class TestHead:
         path = moved.root / "reflog.jsonl"
         path.write_bytes(path.read_bytes().replace(b'"v1"', b'"v7"', 1))
         move(moved, "v1", expected="v2", fence=3)
-        assert moved.head().version == "v1"
+        assert moved.head.read().version == "v1"
         with pytest.raises(CorruptFile, match=r"reflog\.jsonl has a damaged line, number 2"):
-            moved.reflog()
+            moved.head.reflog()
 
     def test_the_base_s_manifest_is_written_again(self, moved: Store) -> None:
-        weights = moved.version("v0").weights_sha256
+        weights = moved.versions.read("v0").weights_sha256
         damaged(moved.root / "versions" / "v0" / "manifest.json")
         store = Store.open(moved.root)
         assert store.create_base(weights).weights_sha256 == weights

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,8 @@ from service.contracts.jobs import Job, JobStatus
 from service.contracts.schemas import WorkerRequest
 from service.queue import RequestQueue
 from service.store import CorruptTensor, Store
+from service.store.maintenance.retention import plan_retention
+from service.store.maintenance.sweep import sweep, sweep_orphans
 from service.store.maintenance.verify import verify
 from service.worker.lanes.gate import Gate
 from service.worker.lanes.generation_lane import GenerationLane
@@ -45,13 +48,13 @@ def chain(base: LoadedModel, store: Store) -> Store:
 
 
 def dropped(store: Store) -> list[str]:
-    return [m.id for m in reversed(store.versions()) if store.missing(m)]
+    return [m.id for m in reversed(store.versions.all()) if store.versions.missing(m)]
 
 
 def assert_all_versions_answer(base: LoadedModel, store: Store) -> None:
     """A fresh process reads every version with the weights that its manifest names."""
     views = VersionViews(base, Store.open(store.root))
-    for manifest in store.versions():
+    for manifest in store.versions.all():
         assert views.get(manifest.id).weights_sha256() == manifest.weights_sha256
 
 
@@ -71,14 +74,14 @@ class TestBytes:
         add_chain(base, store, 5)
         before = {
             m.id: {n: tensor_bytes(t) for n, t in rebuild.load(base, store, m).items()}
-            for m in store.versions()
+            for m in store.versions.all()
         }
         done = Keeper(base, store, newest=2).collect()
         assert list(done.dropped) == ["v1", "v2", "v3"]
         assert dropped(store) == ["v1", "v2", "v3"]
         assert all(done.dropped.values())
         assert_all_versions_answer(base, store)
-        for manifest in store.versions():
+        for manifest in store.versions.all():
             loaded = rebuild.load(base, store, manifest)
             assert {n: tensor_bytes(t) for n, t in loaded.items()} == before[manifest.id]
 
@@ -88,9 +91,9 @@ class TestBytes:
         runner, _ = runner_and_views(base, store)
         for number, subject in enumerate(("Lyon", "Nice", "Caen"), start=1):
             fact = {"subject": subject, "prompt": "{} lies in", "target_new": "Peru"}
-            parent = store.head().version
+            parent = store.head.read().version
             made, _ = runner.run(an_edit(fact, number=number), parent, control())
-            store.move_head(made.id, expected=parent, job_id=None, fence=1, who="t", why="edit")
+            store.head.move(made.id, expected=parent, job_id=None, fence=1, who="t", why="edit")
         assert list(Keeper(base, store, newest=1).collect().dropped) == ["v1", "v2"]
         assert_all_versions_answer(base, store)
 
@@ -114,8 +117,8 @@ class TestBytes:
     def test_a_version_whose_rebuild_does_not_match_keeps_its_tensors(
         self, base: LoadedModel, chain: Store, caplog: pytest.LogCaptureFixture
     ) -> None:
-        first = next(a for a in chain.version("v1").artifacts if a.name.startswith("u."))
-        path = chain.tensor_file(first.sha256)
+        first = next(a for a in chain.versions.read("v1").artifacts if a.name.startswith("u."))
+        path = chain.tensors.path(first.sha256)
         whole = path.read_bytes()
         path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
         done = Keeper(base, chain, newest=1).collect()
@@ -128,9 +131,11 @@ class TestBytes:
         self, base: LoadedModel, chain: Store
     ) -> None:
         """v6 has the tensors of v1 and a line that does not lead to them."""
-        shared = chain.version("v1").model_copy(update={"id": "v6", "parent": "v5"})
-        chain.write_version(shared)
-        chain.write_version(chain.version("v5").model_copy(update={"id": "v7", "parent": "v6"}))
+        shared = chain.versions.read("v1").model_copy(update={"id": "v6", "parent": "v5"})
+        chain.versions.write(shared)
+        chain.versions.write(
+            chain.versions.read("v5").model_copy(update={"id": "v7", "parent": "v6"})
+        )
         Keeper(base, chain, newest=1).collect()
         assert dropped(chain) == ["v2", "v3", "v4"]
 
@@ -138,8 +143,8 @@ class TestBytes:
         self, base: LoadedModel, chain: Store
     ) -> None:
         Keeper(base, chain, newest=1).collect()
-        first = next(a for a in chain.version("v1").artifacts if a.name.startswith("u."))
-        path = chain.tensor_file(first.sha256)
+        first = next(a for a in chain.versions.read("v1").artifacts if a.name.startswith("u."))
+        path = chain.tensors.path(first.sha256)
         path.write_bytes(path.read_bytes()[:-1] + b"\0")
         with pytest.raises(CorruptTensor, match=r"tensor u\..* is damaged"):
             VersionViews(base, chain).get("v2")
@@ -147,20 +152,20 @@ class TestBytes:
 
     def test_a_thin_version_can_be_edited_on(self, base: LoadedModel, chain: Store) -> None:
         Keeper(base, chain, newest=1).collect()
-        view = VersionViews(base, chain).editing(chain.lineage("v2"))
-        assert view.weights_sha256() == chain.version("v2").weights_sha256
+        view = VersionViews(base, chain).editing(chain.versions.lineage("v2"))
+        assert view.weights_sha256() == chain.versions.read("v2").weights_sha256
 
 
 class TestWhatStays:
     def test_the_newest_named_staged_and_wanted_versions_and_head(
         self, base: LoadedModel, chain: Store
     ) -> None:
-        chain.name_version("good", "v1")
-        chain.want("v2")
+        chain.names.give("good", "v1")
+        chain.versions.want("v2")
         staged = add_edit(base, chain, commit=False, staged=True)
         add_edit(base, chain)
-        chain.move_head("v3", expected="v7", job_id=None, fence=1, who="t", why="rollback")
-        plan = chain.plan(newest=1)
+        chain.head.move("v3", expected="v7", job_id=None, fence=1, who="t", why="rollback")
+        plan = plan_retention(chain, newest=1)
         assert plan.kept == {
             "v1": "named good",
             "v2": "asked for",
@@ -174,9 +179,9 @@ class TestWhatStays:
     def test_what_a_job_names_stays(
         self, base: LoadedModel, chain: Store, make_job: MakeJob
     ) -> None:
-        chain.name_version("good", "v2")
-        chain.journal(make_job(payload={"targets": [{"version": "v1"}, {"version": "good"}]}))
-        chain.journal(make_job(base_version="v3"))
+        chain.names.give("good", "v2")
+        chain.journal.add(make_job(payload={"targets": [{"version": "v1"}, {"version": "good"}]}))
+        chain.journal.add(make_job(base_version="v3"))
         Keeper(base, chain, newest=1).collect()
         assert dropped(chain) == ["v4"]
 
@@ -184,12 +189,12 @@ class TestWhatStays:
         self, base: LoadedModel, chain: Store, make_job: MakeJob
     ) -> None:
         job = make_job()
-        chain.journal(job)
-        shared = chain.version("v1").tensors
-        draft = chain.version("v1").model_copy(update={"id": "v9", "job_id": job.id})
-        chain.save_draft(draft)
+        chain.journal.add(job)
+        shared = chain.versions.read("v1").tensors
+        draft = chain.versions.read("v1").model_copy(update={"id": "v9", "job_id": job.id})
+        chain.drafts.save(draft)
         Keeper(base, chain, newest=1).collect()
-        assert all(chain.has_tensor(ref) for ref in shared)
+        assert all(chain.tensors.has(ref) for ref in shared)
         assert dropped(chain) == ["v2", "v3", "v4"]
 
     def test_versions_in_memory_stay(self, base: LoadedModel, chain: Store) -> None:
@@ -203,14 +208,14 @@ class TestWhatStays:
     ) -> None:
         keeper = Keeper(base, chain, newest=1)
         keeper.collect()
-        chain.name_version("good", "v2")
+        chain.names.give("good", "v2")
         assert keeper.collect().restored == ["v2"]
         assert dropped(chain) == ["v1", "v3", "v4"]
 
     def test_what_was_asked_for_is_dropped_an_hour_later(
         self, base: LoadedModel, chain: Store
     ) -> None:
-        chain.want("v2")
+        chain.versions.want("v2")
         keeper = Keeper(base, chain, newest=1)
         keeper.collect()
         assert "v2" not in dropped(chain)
@@ -231,7 +236,7 @@ class TestWhatStays:
         self, base: LoadedModel, chain: Store
     ) -> None:
         Keeper(base, chain, newest=1).collect()
-        assert Store.open(chain.root).sweep() == 0
+        assert sweep(Store.open(chain.root)) == 0
         assert_all_versions_answer(base, chain)
 
 
@@ -252,16 +257,16 @@ class TestOrphans:
     ) -> None:
         running, done, failed = (make_job() for _ in range(3))
         for job in (running, done, failed):
-            chain.journal(job)
-            (chain.work_folder(job.id) / "part").write_text("x")
-            (chain.report_folder(job.id) / "report").write_text("x")
-        chain.report_folder("job_gone")
-        chain.save_job(ended(done))
-        chain.save_job(ended(failed, JobStatus.FAILED))
-        lost = chain.put_tensor("w", "F32", [1], b"lost")
+            chain.journal.add(job)
+            (chain.drafts.work_folder(job.id) / "part").write_text("x")
+            (chain.reports.folder(job.id) / "report").write_text("x")
+        chain.reports.folder("job_gone")
+        chain.journal.save(ended(done))
+        chain.journal.save(ended(failed, JobStatus.FAILED))
+        lost = chain.tensors.put("w", "F32", [1], b"lost")
         done_round = Keeper(base, chain, newest=9).collect()
         assert done_round.removed_files == 5
-        assert not chain.has_tensor(lost)
+        assert not chain.tensors.has(lost)
         assert [p.name for p in (chain.root / "work").iterdir()] == [running.id]
         left = {p.name for p in (chain.root / "reports").iterdir()}
         assert left == {running.id, done.id}
@@ -269,37 +274,37 @@ class TestOrphans:
     def test_a_job_that_begins_meanwhile_keeps_its_partial_results(
         self, chain: Store, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        before, job = chain.unfinished_jobs, make_job()
+        before, job = chain.journal.unfinished, make_job()
 
         def and_one_begins() -> list[Job]:
             found = before()
             if job.id not in {one.id for one in found}:
-                chain.journal(job)
-                (chain.work_folder(job.id) / "part").write_text("x")
+                chain.journal.add(job)
+                (chain.drafts.work_folder(job.id) / "part").write_text("x")
             return found
 
-        monkeypatch.setattr(chain, "unfinished_jobs", and_one_begins)
-        assert chain.sweep_orphans() == 0
-        assert (chain.work_folder(job.id) / "part").exists()
+        monkeypatch.setattr(chain.journal.add, "unfinished", and_one_begins)
+        assert sweep_orphans(chain) == 0
+        assert (chain.drafts.work_folder(job.id) / "part").exists()
 
     def test_nothing_is_removed_while_a_version_is_written(
         self, base: LoadedModel, chain: Store
     ) -> None:
         """The new version's bytes are those of v1, whose tensors were about to be dropped."""
         keeper = Keeper(base, chain, newest=1)
-        again = chain.version("v1").model_copy(update={"id": "v6", "parent": "v5"})
+        again = chain.versions.read("v1").model_copy(update={"id": "v6", "parent": "v5"})
         with ThreadPoolExecutor(1) as pool:
             with keeper.writing(Gate(1.0)):
                 keeper._writes = waited_for = WaitedFor(keeper._writes)
-                fresh = chain.put_tensor("w", "F32", [1], b"new!")
+                fresh = chain.tensors.put("w", "F32", [1], b"new!")
                 round_ = pool.submit(keeper.collect)
                 while not (waited_for.comes.wait(0.01) or round_.done()):
                     continue
                 again = again.model_copy(update={"artifacts": [*again.artifacts, fresh]})
-                chain.write_version(again)
+                chain.versions.write(again)
             assert "v2" in round_.result(60).dropped
-        assert chain.has_tensor(fresh)
-        assert not chain.missing(again)
+        assert chain.tensors.has(fresh)
+        assert not chain.versions.missing(again)
 
 
 class TestRollback:
@@ -310,8 +315,8 @@ class TestRollback:
         return GenerationLane(RequestQueue(client, KEYS), store, lease, views, Gate(1.0))
 
     def assert_v2_is_head(self, base: LoadedModel, store: Store) -> None:
-        assert store.head().version == "v2"
-        assert not store.missing(store.version("v2"))
+        assert store.head.read().version == "v2"
+        assert not store.versions.missing(store.versions.read("v2"))
         assert verify(store).findings == []
         assert_all_versions_answer(base, store)
 
@@ -337,7 +342,12 @@ class TestRollback:
 
     @pytest.mark.parametrize(
         ("part", "name"),
-        [("store", "want"), ("views", "get"), ("store", "put_tensor"), ("store", "move_head")],
+        [
+            ("store.versions", "want"),
+            ("views", "get"),
+            ("store.tensors", "put"),
+            ("store.head", "move"),
+        ],
     )
     @pytest.mark.parametrize("when", ["before", "after"])
     @pytest.mark.parametrize("thin", [False, True])
@@ -356,7 +366,7 @@ class TestRollback:
         if thin:
             keeper.collect()
         lane = self.lane(client, base, chain)
-        owner: Any = getattr(lane, f"_{part}")
+        owner: Any = attrgetter(f"_{part}")(lane)
         whole: Callable[..., Any] = getattr(owner, name)
         rounds = []
 
@@ -371,7 +381,7 @@ class TestRollback:
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, with_a_round)
             lane._roll_back(ask("rollback", "v2"))
-        assert rounds or (name == "put_tensor" and not thin)
+        assert rounds or (name == "put" and not thin)
         self.assert_v2_is_head(base, chain)
 
     def test_an_activated_version_keeps_its_tensors(
@@ -380,8 +390,8 @@ class TestRollback:
         staged = add_edit(base, chain, commit=False, staged=True)
         self.lane(client, base, chain)._activate(ask("activate", staged))
         Keeper(base, chain, newest=1).collect()
-        assert chain.head().version == staged
-        assert not chain.missing(chain.version(staged))
+        assert chain.head.read().version == staged
+        assert not chain.versions.missing(chain.versions.read(staged))
 
     def test_a_full_disk_keeps_nobody_from_going_back(
         self, client: Redis, base: LoadedModel, chain: Store, monkeypatch: pytest.MonkeyPatch
@@ -393,8 +403,8 @@ class TestRollback:
             raise OSError(28, "No space left on device")
 
         with monkeypatch.context() as patch:
-            patch.setattr(chain, "put_tensor", full)
+            patch.setattr(chain.tensors, "put", full)
             lane._roll_back(ask("rollback", "v2"))
-        assert chain.head().version == "v2"
+        assert chain.head.read().version == "v2"
         assert_all_versions_answer(base, chain)
         assert Keeper(base, chain, newest=1).collect().restored == ["v2"]

@@ -60,23 +60,23 @@ class TestClaim:
 
     def test_nothing_of_an_older_worker_becomes_real(self, based: Store) -> None:
         older, newer = Store.open(based.root), Store.open(based.root)
-        older.claim(1)
+        older.head.claim(1)
         version = add_version(older)
-        newer.claim(2)
+        newer.head.claim(2)
         with pytest.raises(StaleFence):
             move(older, version, expected="v0", fence=1)
         with pytest.raises(StaleFence):
             add_version(older)
         with pytest.raises(StaleFence):
-            older.check_claim()
-        assert len(based.versions()) == 2
-        assert based.head().version == "v0"
+            older.head.check_claim()
+        assert len(based.versions.all()) == 2
+        assert based.head.read().version == "v0"
         move(newer, version, expected="v0", fence=2)
 
     def test_a_claim_is_no_move(self, based: Store) -> None:
-        before = based.reflog()
-        based.claim(7)
-        assert based.reflog() == before
-        assert (based.head().version, based.head().fence) == ("v0", 7)
+        before = based.head.reflog()
+        based.head.claim(7)
+        assert based.head.reflog() == before
+        assert (based.head.read().version, based.head.read().fence) == ("v0", 7)
         with pytest.raises(StaleFence):
-            Store.open(based.root).claim(6)
+            Store.open(based.root).head.claim(6)

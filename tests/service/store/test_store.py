@@ -26,6 +26,7 @@ from service.store import (
     WrongModel,
     safetensors_header,
 )
+from service.store.maintenance.sweep import sweep
 
 
 def damage(path: Path) -> None:
@@ -91,96 +92,98 @@ class TestModel:
             model="m", model_hash="h", family="gptj", dtype="float32", device="cpu",
             n_layers=2, hidden_size=8, mlp_size=32, max_positions=64, started_at=now(),
         )  # fmt: skip
-        assert store.model_info() is None
-        store.publish_model(info, {"tokenizer.json": b"{}"})
+        assert store.base.info() is None
+        store.base.publish(info, {"tokenizer.json": b"{}"})
         reader = Store.open(store.root)
-        published = reader.model_info()
+        published = reader.base.info()
         assert published is not None
         assert published.model_copy(update={"files": {}}) == info
         assert published.files == {"tokenizer.json": hashlib.sha256(b"{}").hexdigest()}
-        assert reader.model_file("tokenizer.json").read_bytes() == b"{}"
+        assert reader.base.published("tokenizer.json").read_bytes() == b"{}"
 
     @pytest.mark.parametrize("name", ["../head.json", "/etc/passwd"])
     def test_file_names_do_not_lead_out_of_their_folder(self, store: Store, name: str) -> None:
         with pytest.raises(ValueError, match="leads out"):
-            store.model_file(name)
+            store.base.published(name)
         with pytest.raises(ValueError, match="leads out"):
-            store.base_file(name)
+            store.drafts.work_folder(name)
+        with pytest.raises(ValueError, match="leads out"):
+            store.reports.folder(name)
 
 
 class TestTensors:
     def test_bytes_come_back_as_they_were(self, store: Store) -> None:
-        ref = store.put_tensor("w", "BF16", [2, 3], bytes(range(12)))
-        assert store.read_tensor(ref) == bytes(range(12))
+        ref = store.tensors.put("w", "BF16", [2, 3], bytes(range(12)))
+        assert store.tensors.read(ref) == bytes(range(12))
 
     def test_a_stored_file_is_a_safetensors_file(self, store: Store) -> None:
-        ref = store.put_tensor("w", "BF16", [2, 3], bytes(range(12)))
-        data = store.tensor_file(ref.sha256).read_bytes()
+        ref = store.tensors.put("w", "BF16", [2, 3], bytes(range(12)))
+        data = store.tensors.path(ref.sha256).read_bytes()
         (found,) = safetensors.deserialize(data)  # type: ignore[no-untyped-call]
         assert (found[0], found[1]["dtype"], found[1]["shape"]) == ("data", "BF16", [2, 3])
         assert bytes(found[1]["data"]) == bytes(range(12))
 
     def test_an_empty_tensor_and_a_scalar_are_tensors(self, store: Store) -> None:
-        assert store.read_tensor(store.put_tensor("none", "F32", [0, 4], b"")) == b""
-        assert store.read_tensor(store.put_tensor("one", "F64", [], b"8 bytes!")) == b"8 bytes!"
+        assert store.tensors.read(store.tensors.put("none", "F32", [0, 4], b"")) == b""
+        assert store.tensors.read(store.tensors.put("one", "F64", [], b"8 bytes!")) == b"8 bytes!"
 
     def test_the_same_bytes_are_stored_once(self, store: Store) -> None:
-        one = store.put_tensor("a", "F32", [2], b"01234567")
-        inode = store.tensor_file(one.sha256).stat().st_ino
-        two = store.put_tensor("b", "F16", [4], b"01234567")
+        one = store.tensors.put("a", "F32", [2], b"01234567")
+        inode = store.tensors.path(one.sha256).stat().st_ino
+        two = store.tensors.put("b", "F16", [4], b"01234567")
         assert one.sha256 == two.sha256
-        assert store.tensor_file(two.sha256).stat().st_ino == inode
+        assert store.tensors.path(two.sha256).stat().st_ino == inode
 
     @pytest.mark.parametrize(("dtype", "shape"), [("F32", [3]), ("F7", [8])])
     def test_bytes_that_do_not_fit_shape_and_dtype_are_refused(
         self, store: Store, dtype: str, shape: list[int]
     ) -> None:
         with pytest.raises(ValueError, match="w:"):
-            store.put_tensor("w", dtype, shape, b"01234567")
+            store.tensors.put("w", dtype, shape, b"01234567")
 
     def test_a_damaged_tensor_is_detected_and_named(self, store: Store) -> None:
-        ref = store.put_tensor("h.3.mlp", "F32", [2], b"01234567")
-        damage(store.tensor_file(ref.sha256))
+        ref = store.tensors.put("h.3.mlp", "F32", [2], b"01234567")
+        damage(store.tensors.path(ref.sha256))
         with pytest.raises(CorruptTensor, match=r"h\.3\.mlp"):
-            store.read_tensor(ref)
+            store.tensors.read(ref)
 
     def test_a_cut_off_tensor_is_detected_and_replaced_when_put_again(self, store: Store) -> None:
-        ref = store.put_tensor("w", "F32", [2], b"01234567")
-        path = store.tensor_file(ref.sha256)
+        ref = store.tensors.put("w", "F32", [2], b"01234567")
+        path = store.tensors.path(ref.sha256)
         path.write_bytes(path.read_bytes()[:-3])
         with pytest.raises(CorruptTensor):
-            store.read_tensor(ref)
-        store.put_tensor("w", "F32", [2], b"01234567")
-        assert store.read_tensor(ref) == b"01234567"
+            store.tensors.read(ref)
+        store.tensors.put("w", "F32", [2], b"01234567")
+        assert store.tensors.read(ref) == b"01234567"
 
     def test_a_damaged_tensor_of_the_right_size_is_replaced_when_put_again(
         self, store: Store
     ) -> None:
-        ref = store.put_tensor("w", "F32", [2], b"01234567")
-        damage(store.tensor_file(ref.sha256))
-        store.put_tensor("w", "F32", [2], b"01234567")
-        assert store.read_tensor(ref) == b"01234567"
+        ref = store.tensors.put("w", "F32", [2], b"01234567")
+        damage(store.tensors.path(ref.sha256))
+        store.tensors.put("w", "F32", [2], b"01234567")
+        assert store.tensors.read(ref) == b"01234567"
 
     def test_a_header_that_is_no_header_is_a_corrupt_tensor(self, store: Store) -> None:
-        ref = store.put_tensor("w", "F32", [2], b"01234567")
-        store.tensor_file(ref.sha256).write_bytes(b"\xff" * 40)
+        ref = store.tensors.put("w", "F32", [2], b"01234567")
+        store.tensors.path(ref.sha256).write_bytes(b"\xff" * 40)
         with pytest.raises(CorruptTensor):
-            store.read_tensor(ref)
+            store.tensors.read(ref)
 
     def test_a_missing_tensor_is_named(self, store: Store) -> None:
         ref = TensorRef(name="h.3.mlp", dtype="F32", shape=[1], sha256="ab" * 32)
         with pytest.raises(MissingTensor, match=r"h\.3\.mlp"):
-            store.read_tensor(ref)
+            store.tensors.read(ref)
 
     def test_several_tensors_stream_into_one_safetensors_file(
         self, store: Store, tmp_path: Path
     ) -> None:
         refs = [
-            store.put_tensor("a", "F32", [2], b"01234567"),
-            store.put_tensor("b", "F16", [2, 1], b"abcd"),
+            store.tensors.put("a", "F32", [2], b"01234567"),
+            store.tensors.put("b", "F16", [2, 1], b"abcd"),
         ]
         chunks = [safetensors_header(refs, {"version": "v1"})]
-        chunks += [chunk for ref in refs for chunk in store.tensor_chunks(ref)]
+        chunks += [chunk for ref in refs for chunk in store.tensors.chunks(ref)]
         path = tmp_path / "export.safetensors"
         path.write_bytes(b"".join(chunks))
         tensors = load_file(path)
@@ -195,30 +198,30 @@ class TestSweep:
         (based.root / "staging" / "v1").mkdir()
         (based.root / "staging" / "v1" / "manifest.json").write_text("{")
         (based.root / "staging" / "ab.safetensors").write_text("half")
-        assert based.sweep() == 2
+        assert sweep(based) == 2
         assert list((based.root / "staging").iterdir()) == []
 
     def test_what_a_kill_left_of_a_file_of_moments_goes_after_an_hour(self, based: Store) -> None:
-        old = based.base_file("moments/.mlp.1.safetensors.77.partial")
-        new = based.base_file("moments/.mlp.1.safetensors.78.partial")
+        old = based.base.moments_folder / ".mlp.1.safetensors.77.partial"
+        new = based.base.moments_folder / ".mlp.1.safetensors.78.partial"
         old.parent.mkdir(parents=True, exist_ok=True)
         for path in (old, new):
             path.write_bytes(b"half")
         os.utime(old, (0, 0))
-        assert based.sweep() == 1
+        assert sweep(based) == 1
         assert (old.exists(), new.exists()) == (False, True), "another process may be at work"
 
     def test_only_tensors_that_a_version_names_are_kept(self, based: Store) -> None:
-        kept = based.put_tensor("w", "F32", [1], b"kept")
-        keys = based.put_tensor("keys.low.1", "F32", [1], b"keys")
-        lost = based.put_tensor("w", "F32", [1], b"lost")
+        kept = based.tensors.put("w", "F32", [1], b"kept")
+        keys = based.tensors.put("keys.low.1", "F32", [1], b"keys")
+        lost = based.tensors.put("w", "F32", [1], b"lost")
         version = add_version(based, tensors=[kept], artifacts=[keys])
-        based.sweep()
-        assert based.read_tensor(kept) == b"kept"
-        assert based.read_tensor(keys) == b"keys"
+        sweep(based)
+        assert based.tensors.read(kept) == b"kept"
+        assert based.tensors.read(keys) == b"keys"
         with pytest.raises(MissingTensor):
-            based.read_tensor(lost)
-        assert based.version(version).tensors == [kept]
+            based.tensors.read(lost)
+        assert based.versions.read(version).tensors == [kept]
 
     @pytest.mark.parametrize(
         "folder", ["jobs", "versions/v0", "base/probes", "suites", "model", "keys"]
@@ -232,14 +235,14 @@ class TestSweep:
         young.touch()
         old.touch()
         os.utime(old, (0, 0))
-        based.sweep()
+        sweep(based)
         assert young.exists()
         assert not old.exists()
 
     def test_expired_keys_are_removed(self, store: Store) -> None:
-        store.claim_key("k", "body", "job_1")
-        store.sweep()
+        store.journal.claim_key("k", "body", "job_1")
+        sweep(store)
         assert len(list((store.root / "idempotency").iterdir())) == 1
         time.sleep(0.02)
-        Store.open(store.root, idempotency_hours=0.01 / 3600).sweep()
+        sweep(Store.open(store.root, idempotency_hours=0.01 / 3600))
         assert list((store.root / "idempotency").iterdir()) == []

@@ -21,8 +21,8 @@ from jeep_core.storage.files import save_whole
 from service.cli import app
 from service.settings import Settings
 from service.store import Store
+from service.store.maintenance.room import files_below
 from service.store.maintenance.verify import verify
-from service.store.room import files_below
 from service.worker.versions.collect_command import main as collect
 from service.worker.versions.retention import Keeper
 
@@ -34,15 +34,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Store:
     base = random_model("gptj")
     add_chain(base, store, 4)
     Keeper(base, store, newest=2).collect()
-    store.name_version("good", "v3")
+    store.names.give("good", "v3")
     edit_job(store)
-    store.base_file("prefixes.json").write_text('["One"]')
+    store.base.prefixes_file.write_text('["One"]')
     moment = {"moment": torch.eye(3, dtype=torch.float64), "count": torch.tensor([7])}
-    save_whole(store.base_file("moments/one.safetensors"), moment, {"layer": "µ"})
-    store.base_file("moments/of-an-earlier-release.safetensors").write_bytes(
-        store.tensor_file(store.version("v4").tensors[0].sha256).read_bytes()
+    save_whole(store.base.moments_folder / "one.safetensors", moment, {"layer": "µ"})
+    (store.base.moments_folder / "of-an-earlier-release.safetensors").write_bytes(
+        store.tensors.path(store.versions.read("v4").tensors[0].sha256).read_bytes()
     )
-    network = store.base_file("hypernetworks/abc/mend.safetensors")
+    network = store.base.networks_folder / "abc/mend.safetensors"
     network.parent.mkdir(parents=True, exist_ok=True)
     network.write_bytes(b"network")
     sha256 = hashlib.sha256(b"network").hexdigest()
@@ -64,18 +64,18 @@ def flip(path: Path) -> None:
 
 
 def dense(store: Store) -> Path:
-    return store.tensor_file(store.version("v4").tensors[0].sha256)
+    return store.tensors.path(store.versions.read("v4").tensors[0].sha256)
 
 
 def factor(store: Store) -> Path:
-    ref = next(a for a in store.version("v1").artifacts if a.name.startswith("u."))
-    return store.tensor_file(ref.sha256)
+    ref = next(a for a in store.versions.read("v1").artifacts if a.name.startswith("u."))
+    return store.tensors.path(ref.sha256)
 
 
 def ties(store: Store) -> Path:
-    thin = store.thin("v1")
+    thin = store.versions.thin("v1")
     assert thin is not None
-    return store.tensor_file(thin.refs()[0].sha256)
+    return store.tensors.path(thin.refs()[0].sha256)
 
 
 def job(store: Store) -> Path:
@@ -137,7 +137,7 @@ DAMAGES: dict[str, tuple[Callable[[Store], Path], str]] = {
     "prefixes": (write("base/prefixes.json", "["), "computed again"),
     "moments": (write("base/moments/one.safetensors", "short"), "computed again"),
     "a bit of moments": (
-        flipped(lambda store: store.base_file("moments/one.safetensors")),
+        flipped(lambda store: store.base.moments_folder / "one.safetensors"),
         "computed again",
     ),
     "a kept probe": (write("base/probes/abc.json", "{"), "computed again"),
@@ -196,7 +196,7 @@ class TestCommands:
         assert dense(copy).name in output
 
     def test_du_counts_every_byte_once(self, copy: Store) -> None:
-        copy.put_tensor("w", "F32", [1], b"lost")
+        copy.tensors.put("w", "F32", [1], b"lost")
         code, output = self.run("du", "--json", "--store", str(copy.root))
         assert code == 0
         told = json.loads(output)
@@ -233,5 +233,5 @@ class TestCommands:
         assert "another worker already uses this store" in capsys.readouterr().err
         assert collect(settings) == 0
         assert "v2: tensors dropped" in capsys.readouterr().out
-        assert store.missing(store.version("v1"))
+        assert store.versions.missing(store.versions.read("v1"))
         assert verify(store).findings == []

@@ -53,7 +53,7 @@ def test_they_are_published_and_edited_with(
     file = settings.presets / "mine.yaml"
     file.write_text(PRESET.format(layer=1))
     prepare(store, base, settings)
-    info = store.model_info()
+    info = store.base.info()
     assert info is not None
     assert info.presets == {"memit": ["mine"]}
     file.unlink()

@@ -16,6 +16,7 @@ from service.contracts.schemas import Manifest
 from service.queue import Keys
 from service.store import Store
 from service.store.files import TEMPORARY
+from service.store.maintenance.retention import referenced_tensors
 from service.store.maintenance.verify import verify
 from service.store.reports import HASHES
 from service.worker.versions.tensors import get_all
@@ -52,13 +53,13 @@ def base() -> LoadedModel:
 
 def assert_jobs(service: Service, store: Store) -> None:
     """Every accepted job ended once, with its result or the reason; there are no others."""
-    jobs = {job.id: job for job in store.jobs()}
+    jobs = {job.id: job for job in store.journal.all()}
     assert jobs.keys() == service.accepted.keys()
     assert all(service.client.job(job_id).status is jobs[job_id].status for job_id in jobs)
-    moves = Counter(move.job_id for move in store.reflog() if move.job_id)
+    moves = Counter(move.job_id for move in store.head.reflog() if move.job_id)
     assert set(moves.values()) <= {1}
     line_up = {}
-    for version in store.versions():
+    for version in store.versions.all():
         line_up.setdefault(version.job_id, []).append(version)
     for job in jobs.values():
         _assert_ended(job, moves[job.id], line_up.get(job.id, []), service)
@@ -99,18 +100,18 @@ def _assert_heard_once(service: Service, store: Store) -> None:
 def assert_chain(store: Store) -> None:
     """Every file can be read and has its hash, head's history has no gap."""
     assert verify(store).findings == []
-    moves = store.reflog()
+    moves = store.head.reflog()
     assert moves[0].previous is None
     assert [move.previous for move in moves[1:]] == [move.to for move in moves[:-1]]
-    assert moves[-1] == store.head().move
-    assert moves[-1].to == store.head().version
-    for name in store.names():
-        store.resolve(name)
+    assert moves[-1] == store.head.read().move
+    assert moves[-1].to == store.head.read().version
+    for name in store.names.all():
+        store.names.resolve(name)
 
 
 def assert_head(service: Service, store: Store) -> None:
     """Head's weights have the hash of its manifest, and answers come from them."""
-    head = store.version(store.head().version)
+    head = store.versions.read(store.head.read().version)
     stored = get_all(store, head.tensors)
     changed = {ref.name: ref.sha256 for ref in head.tensors}
     assert combined_sha256({**base().tensor_hashes, **changed}) == head.weights_sha256
@@ -138,12 +139,14 @@ def _left(store: Store) -> list[Path]:
     for folder in ("staging", "work"):
         left += (store.root / folder).iterdir()
     reports = (store.root / "reports").iterdir()
-    left += [path for path in reports if store.job(path.name).status is not JobStatus.SUCCEEDED]
+    left += [
+        path for path in reports if store.journal.read(path.name).status is not JobStatus.SUCCEEDED
+    ]
     for mark in ("open", "cancel"):
         left += (store.root / "jobs").glob(f"*.{mark}")
     return left + sorted(
         set((store.root / "tensors").glob("*/*"))
-        - {store.tensor_file(ref.sha256) for ref in store.referenced()}
+        - {store.tensors.path(ref.sha256) for ref in referenced_tensors(store)}
     )
 
 

@@ -101,11 +101,15 @@ def _before(owner: Any, name: str, reach: Callable[..., None]) -> None:
 def in_worker(folder: Path) -> None:
     """Let this process halt at the phases and steps of its lanes, each of which is a thread."""
     from service.queue import JobQueue
-    from service.store import Store, head, versions
-    from service.store.maintenance import retention
+    from service.store import head, versions
+    from service.store.drafts import Drafts
+    from service.store.journal import Journal
+    from service.store.reports import Reports
+    from service.store.tensors import Tensors
     from service.worker.decoding.decode_loop import DecodeLoop
     from service.worker.lanes.control import JobControl
     from service.worker.lanes.edit_lane import EditLane
+    from service.worker.versions import retention
 
     halts = Halts(folder)
 
@@ -130,17 +134,17 @@ def in_worker(folder: Path) -> None:
 
     _before(EditLane, "_check", at("validate"))
     _before(JobControl, "progress", phase)
-    _before(Store, "put_tensor", at("tensors"))
-    _before(Store, "write_version", at("write"))
+    _before(Tensors, "put", at("tensors"))
+    _before(versions.Versions, "write", at("write"))
     _before(versions, "fsync_folder", rename)
-    _before(Store, "move_head", at("swap"))
+    _before(head.HeadPointer, "move", at("swap"))
     _before(head, "append_line", at("reflog"))
-    _before(Store, "save_job", at("record"))
+    _before(Journal, "save", at("record"))
     _before(JobQueue, "finish", at("finish"))
-    _before(Store, "work_folder", at("begin"))
-    _before(Store, "seal_report", at("seal"))
-    _before(Store, "drop_tensors", at("drop"))
-    _before(retention, "replace", at("thin"))
+    _before(Drafts, "work_folder", at("begin"))
+    _before(Reports, "seal", at("seal"))
+    _before(retention, "drop_tensors", at("drop"))
+    _before(versions.Versions, "mark_thin", at("thin"))
     _before(DecodeLoop, "_step", lambda *args, **more: halts.at(DECODING))
 
 
@@ -148,14 +152,14 @@ def in_api(folder: Path) -> None:
     """Let this process halt while it takes a job."""
     from service.api.reconcile import Reconciler
     from service.api.resources import edits
-    from service.store import Store, journal
+    from service.store import journal
 
     halts = Halts(folder)
 
     def creating(path: Path, data: bytes) -> None:
         halts.at("journal")
 
-    _before(Store, "journal", lambda *args: halts.at("mark"))
+    _before(journal.Journal, "add", lambda *args: halts.at("mark"))
     _before(journal, "create", creating)
     _before(Reconciler, "submit", lambda *args: halts.at("submit"))
     _before(edits, "accepted", lambda *args, **more: halts.at("accepted"))

@@ -19,16 +19,16 @@ KEYS = wire.Keys("store")
 
 
 def add_version(store: Store, parent: str = "v0", **fields: object) -> str:
-    version = store.new_version_id()
+    version = store.versions.new_id()
     given = {"id": version, "parent": parent, "weights_sha256": version, "created_at": now()}
-    store.write_version(Manifest.model_validate(given | fields))
+    store.versions.write(Manifest.model_validate(given | fields))
     return version
 
 
 def move(
     store: Store, to: str, *, expected: str, fence: int = 1, job_id: str | None = None
 ) -> None:
-    store.move_head(to, expected=expected, job_id=job_id, fence=fence, who="worker", why="edit")
+    store.head.move(to, expected=expected, job_id=job_id, fence=fence, who="worker", why="edit")
 
 
 def take(queue: JobQueue) -> Job:

@@ -38,4 +38,4 @@ def publish(store: Store) -> None:
     tokenizer = (MODELS["atlas-gptj"] / "tokenizer.json").read_bytes()
     store.bind_model("1" * 64)
     store.create_base(BASE_WEIGHTS)
-    store.publish_model(info(), {"tokenizer.json": tokenizer})
+    store.base.publish(info(), {"tokenizer.json": tokenizer})

@@ -24,6 +24,7 @@ from service.contracts.schemas import (
 from service.queue import JobQueue, Keys, Lease, QueuedJob
 from service.settings import Settings
 from service.store import Store
+from service.store.maintenance.sweep import sweep
 from service.worker.lanes.control import JobControl
 from service.worker.lanes.edit_lane import EditLane
 from service.worker.lanes.lane import JobLane
@@ -57,7 +58,7 @@ class PlayedRunner:
 
     def run(self, job: Job, parent: str, control: JobControl) -> tuple[Manifest, Any]:
         manifest = self._made(job, EditPayload.model_validate(job.payload), parent, control)
-        self.store.write_version(manifest)
+        self.store.versions.write(manifest)
         return manifest, SimpleNamespace(replaced={})
 
     def reapply(
@@ -73,8 +74,8 @@ class PlayedRunner:
         if self.during is not None:
             self.during(job, control)
         control.checkpoint()
-        version = self.store.new_version_id()
-        ref = self.store.put_tensor("w", "U8", [len(version)], version.encode())
+        version = self.store.versions.new_id()
+        ref = self.store.tensors.put("w", "U8", [len(version)], version.encode())
         result = _result(payload, version, parent)
         return Manifest(
             id=version,
@@ -98,17 +99,17 @@ class Worker:
     def __init__(self, client: Redis, root: Path, during: During | None = None) -> None:
         self.store = Store.open(root)
         self.store.create_base(self.weights)
-        self.store.repair_reflog()
-        self.store.sweep()
+        self.store.head.repair()
+        sweep(self.store)
         settings, keys = Settings(store=root), Keys(self.store.id)
         self.lease = Lease(client, keys, settings)
-        self.lease.acquire(self.store.head().fence)
+        self.lease.acquire(self.store.head.read().fence)
         self.queue = Draining(client, keys)
         self.runner: Any
         self.runner, views = self.parts(during)
         self.lane = EditLane(self.queue, self.store, self.lease, views, self.runner, settings)
         self.queue.lane = self.lane
-        self.queue.requeue_missing(self.store.unfinished_jobs())
+        self.queue.requeue_missing(self.store.journal.unfinished())
 
     def parts(self, during: During | None) -> tuple[Any, Any]:
         """The parts that compute versions, and the parts that serve them."""
@@ -130,7 +131,7 @@ def edit_job(store: Store, **payload: Any) -> Job:
     job_id = new_id("job")
     given = _payload(job_id.replace("job", "edit"), [FACT]).model_copy(update=payload)
     job = Job(id=job_id, kind=JobKind.EDIT, payload=given.model_dump(), created_at=now())
-    store.journal(job)
+    store.journal.add(job)
     return job
 
 
@@ -139,7 +140,7 @@ def revert_job(store: Store, edit_id: str, **payload: Any) -> Job:
     given = RevertPayload(edit_id=edit_id, **payload)
     job_id = new_id("job")
     job = Job(id=job_id, kind=JobKind.REVERT, payload=given.model_dump(), created_at=now())
-    store.journal(job)
+    store.journal.add(job)
     return job
 
 

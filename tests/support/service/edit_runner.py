@@ -46,7 +46,7 @@ def give_moments(base: LoadedModel, store: Store, folder: Path) -> None:
     """Bind a store to the model and import second moments."""
     store.bind_model(base.model_hash)
     store.create_base(base.weights_sha256)
-    imported = Imported(store.base_file("moments"), "wikipedia")
+    imported = Imported(store.base.moments_folder, "wikipedia")
     keys = np.random.default_rng(0).normal(size=(400, base.mlp_size)).astype("float32")
     for layer in LAYERS:
         path = folder / f"transformer.h.{layer}.mlp.fc_out_float32_mom2_100.npz"

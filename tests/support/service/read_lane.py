@@ -17,6 +17,7 @@ from service.contracts.jobs import Lane
 from service.queue import Keys, Lease, scripts
 from service.settings import Settings
 from service.store import Store
+from service.store.maintenance.sweep import sweep
 from service.worker.lanes.gate import Gate
 from service.worker.lanes.read_lane import ReadLane, Task
 from support.service.edit_lane import Draining
@@ -35,10 +36,10 @@ class Worker:
         base: Any = NO_MODEL,
     ) -> None:
         self.store = Store.open(root)
-        self.store.sweep()
+        sweep(self.store)
         settings, keys = Settings(store=root), Keys(self.store.id)
         self.lease = Lease(client, keys, settings)
-        self.lease.acquire(self.store.head().fence)
+        self.lease.acquire(self.store.head.read().fence)
         self.queue, self.gate = Draining(client, keys, Lane.READ), Gate(1.0)
         views: Any = SimpleNamespace(base=base)
         runners = {} if during is None else {"find": lambda kind: during}
@@ -46,7 +47,7 @@ class Worker:
             self.queue, self.store, self.lease, views, settings, self.gate, **runners
         )
         self.queue.lane = self.lane
-        self.queue.requeue_missing(self.store.unfinished_jobs())
+        self.queue.requeue_missing(self.store.journal.unfinished())
 
     def work(self) -> Worker:
         try:

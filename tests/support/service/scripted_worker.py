@@ -71,8 +71,8 @@ class ScriptedWorker:
 
     def __enter__(self) -> "ScriptedWorker":
         publish(self.store)
-        self.fence = self.lease.acquire(self.store.head().fence)
-        self.jobs.requeue_missing(self.store.unfinished_jobs())
+        self.fence = self.lease.acquire(self.store.head.read().fence)
+        self.jobs.requeue_missing(self.store.journal.unfinished())
         self.heartbeat.start()
         self._threads = [
             threading.Thread(target=loop, args=(turn,))
@@ -104,7 +104,7 @@ class ScriptedWorker:
             problem = JobError(code="refused", message="this worker has no model")
             update = {"status": JobStatus.FAILED, "finished_at": now(), "error": problem}
             ended = reads.begin(queued.job, self.fence).model_copy(update=update)
-            self.store.save_job(ended)
+            self.store.journal.save(ended)
             reads.finish(ended, self.fence)
 
     def _loop(self, turn) -> None:
@@ -117,11 +117,11 @@ class ScriptedWorker:
         queued = self.jobs.next(50)
         if queued is None:
             return None
-        base = self.store.head().version
+        base = self.store.head.read().version
         job = self.jobs.begin(queued.job.model_copy(update={"base_version": base}), self.fence)
         self.jobs.progress(job.id, Progress(phase="values", done=1, total=2, eta_seconds=0.1))
         while True:
-            if self.jobs.cancel_requested(job.id) or self.store.cancel_requested(job.id):
+            if self.jobs.cancel_requested(job.id) or self.store.journal.cancel_requested(job.id):
                 return self._end(job, JobStatus.CANCELLED)
             if self.go.wait(0.02):
                 break
@@ -143,7 +143,7 @@ class ScriptedWorker:
 
     def _end(self, job: Job, status: JobStatus, **more: object) -> None:
         ended = job.model_copy(update={"status": status, "finished_at": now(), **more})
-        self.store.save_job(ended)
+        self.store.journal.save(ended)
         self.jobs.finish(ended, self.fence)
 
     def _commit(self, job: Job, base: str) -> EditResult:
@@ -152,12 +152,12 @@ class ScriptedWorker:
         if payload.activate:
             self._move(job, result.version, base)
         if payload.snapshot_name:
-            self.store.name_version(payload.snapshot_name, result.version)
+            self.store.names.give(payload.snapshot_name, result.version)
         return result
 
     def _revert(self, job: Job, base: str) -> RevertResult:
         payload = RevertPayload.model_validate(job.payload)
-        parts = without(self.store.lineage(base), payload.edit_id)
+        parts = without(self.store.versions.lineage(base), payload.edit_id)
         if parts is None:
             raise Refused("not_applied", f"{payload.edit_id} is not part of {base}")
         kept, later = parts
@@ -173,15 +173,15 @@ class ScriptedWorker:
             tip = self._write(job, again, tip, reapplied_from=source.id).version
         move = self._move(job, tip, base)
         if payload.snapshot_name:
-            self.store.name_version(payload.snapshot_name, tip)
+            self.store.names.give(payload.snapshot_name, tip)
         return result_of(self.store, job, move)
 
     def _write(self, job: Job, payload: EditPayload, parent: str, **more: object) -> EditResult:
-        version = self.store.new_version_id()
+        version = self.store.versions.new_id()
         data = version.encode().ljust(16, b"\0")
-        ref = self.store.put_tensor(TENSOR, "F32", [2, 2], data)
+        ref = self.store.tensors.put(TENSOR, "F32", [2, 2], data)
         result = edit_result(payload, version, parent)
-        self.store.write_version(
+        self.store.versions.write(
             Manifest(
                 id=version,
                 parent=parent,
@@ -200,7 +200,7 @@ class ScriptedWorker:
         return result
 
     def _move(self, job: Job, to: str, expected: str) -> Move:
-        head = self.store.move_head(
+        head = self.store.head.move(
             to, expected=expected, job_id=job.id, fence=self.fence, who="test", why=job.kind.value
         )
         return head.move
@@ -221,28 +221,28 @@ class ScriptedWorker:
 
     def _roll_back(self, request: WorkerRequest) -> None:
         [to] = request.versions
-        previous = self.store.head().version
+        previous = self.store.head.read().version
         why = request.body["why"]
         if why == "fail":
             self._reply(request, "error", JobError(code="corrupt_version", message="damaged"))
             return
-        self.store.move_head(
+        self.store.head.move(
             to, expected=previous, job_id=None, fence=self.fence, who="test", why=why
         )
-        weights = self.store.version(to).weights_sha256
+        weights = self.store.versions.read(to).weights_sha256
         answer = RollbackResult(version=to, previous=previous, weights_sha256=weights)
         self._reply(request, "result", answer)
 
     def _activate(self, request: WorkerRequest) -> None:
-        version = self.store.version(request.versions[0])
+        version = self.store.versions.read(request.versions[0])
         if request.body["why"] == "overtaken":
             error = JobError(code="version_conflict", message="head is v9, not v1")
             self._reply(request, "error", error)
             return
-        if self.store.head().version != version.id:
+        if self.store.head.read().version != version.id:
             why = request.body["why"]
             expected = str(version.parent)
-            self.store.move_head(
+            self.store.head.move(
                 version.id, expected=expected, job_id=None, fence=self.fence, who="test", why=why
             )
         answer = Activation(
@@ -253,7 +253,7 @@ class ScriptedWorker:
     def _restore(self, request: WorkerRequest) -> None:
         """The bytes of a version are its id (`_write`)."""
         [version] = request.versions
-        self.store.put_tensor(TENSOR, "F32", [2, 2], version.encode().ljust(16, b"\0"))
+        self.store.tensors.put(TENSOR, "F32", [2, 2], version.encode().ljust(16, b"\0"))
         reply = WorkerReply(event="result", data={"version": version})
         self.requests.reply(request.id, reply)
 

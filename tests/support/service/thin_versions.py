@@ -25,14 +25,14 @@ def add_chain(base: LoadedModel, store: Store, count: int) -> list[str]:
 
 def add_edit(base: LoadedModel, store: Store, commit: bool = True, **fields: object) -> str:
     """A version on top of head: low-rank updates of two matrices, every third a dense one."""
-    parent = store.head().version
-    line = store.lineage(parent)
+    parent = store.head.read().version
+    line = store.versions.lineage(parent)
     view, number = ModelView(base), len(line)
     for manifest in line:
         view.apply(_delta_of(store, manifest))
     delta = _delta(base, number)
     view.apply(delta)
-    version = store.new_version_id()
+    version = store.versions.new_id()
     given = {
         "id": version,
         "parent": parent,
@@ -41,9 +41,9 @@ def add_edit(base: LoadedModel, store: Store, commit: bool = True, **fields: obj
         "weights_sha256": view.weights_sha256(),
         "created_at": now(),
     }
-    store.write_version(Manifest.model_validate(given | fields))
+    store.versions.write(Manifest.model_validate(given | fields))
     if commit:
-        store.move_head(version, expected=parent, job_id=None, fence=1, who="test", why="edit")
+        store.head.move(version, expected=parent, job_id=None, fence=1, who="test", why="edit")
     return version
 
 

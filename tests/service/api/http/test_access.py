@@ -37,7 +37,7 @@ def headers(token: str) -> dict[str, str]:
 
 
 def token(store: Store, *scopes: Scope) -> str:
-    return store.create_key("-".join(scopes), scopes)[1]
+    return store.keys.create("-".join(scopes), scopes)[1]
 
 
 def routes(settings: Settings) -> list[tuple[str, str, Guarded]]:
@@ -125,7 +125,7 @@ def test_what_is_no_route_is_hidden_behind_a_key(http: httpx.Client, model: Stor
 def test_keys_come_and_go_while_the_api_runs(http: httpx.Client, model: Store) -> None:
     key = token(model, Scope.READ)
     assert http.get("/jobs", headers=headers(key)).status_code == 200
-    model.revoke_key("read")
+    model.keys.revoke("read")
     answer = http.get("/jobs", headers=headers(key))
     assert (answer.status_code, answer.json()["code"]) == (401, "invalid_key")
     assert key not in answer.text

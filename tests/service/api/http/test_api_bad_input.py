@@ -155,7 +155,7 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
 
 
 def assert_nothing_happened(store: Store, settings: Settings) -> None:
-    assert list(store.jobs()) == []
+    assert list(store.journal.all()) == []
     assert list((settings.store / "idempotency").glob("*.json")) == []
     redis = connect(str(settings.redis_url))
     assert JobQueue(redis, Keys(store.id)).next(0) is None
@@ -208,7 +208,7 @@ def test_a_target_that_merges_with_the_prompt(tmp_path: Path, valkey: str) -> No
     settings = make_settings(tmp_path / "store", valkey)
     store = Store.open(settings.store)
     publish(store)
-    store.publish_model(info(), {"tokenizer.json": merging.to_str().encode()})
+    store.base.publish(info(), {"tokenizer.json": merging.to_str().encode()})
     with running(settings) as url:
         fact = {"subject": "L", "prompt": "{} is", "target_new": "X"}
         answer = httpx.post(f"{url}/edits", json={"facts": [fact]})
@@ -431,4 +431,4 @@ def test_unknown_things(
 )
 def test_bad_names(body: dict[str, Any], field: str, http: httpx.Client, model: Store) -> None:
     assert_problem(http.post("/snapshots", json=body), 422, field)
-    assert model.names() == {}
+    assert model.names.all() == {}

@@ -45,8 +45,8 @@ def assert_busy(answer: httpx.Response, code: str) -> None:
 
 
 def test_a_key_has_its_own_rate(serve: Serve, model: Store) -> None:
-    key, token = model.create_key("one", [Scope.READ])
-    _, other = model.create_key("two", [Scope.READ])
+    key, token = model.keys.create("one", [Scope.READ])
+    _, other = model.keys.create("two", [Scope.READ])
     with serve(auth="keys", rate_per_minute=6, rate_burst=3) as http:
         mine = {"Authorization": f"Bearer {token}"}
         statuses = [http.get("/jobs", headers=mine).status_code for _ in range(3)]
@@ -60,7 +60,7 @@ def test_a_key_has_its_own_rate(serve: Serve, model: Store) -> None:
 
 
 def test_without_a_queue_nobody_is_counted(settings: Settings, store: Store) -> None:
-    _, token = store.create_key("one", [Scope.READ])
+    _, token = store.keys.create("one", [Scope.READ])
     changes = {"auth": "keys", "rate_burst": 1, "redis_url": "redis://127.0.0.1:1/0"}
     headers = {"Authorization": f"Bearer {token}"}
     with (
@@ -112,7 +112,7 @@ def test_the_queue_has_an_end(serve: Serve, worker: ScriptedWorker) -> None:
         assert again.json()["id"] == first.json()["id"], "a repeated request finds its job"
         assert http.post("/edits?dry_run=true", json={"facts": [FACT]}).status_code == 200
         worker.go.set()
-        while worker.store.open_jobs():
+        while worker.store.journal.count_open():
             time.sleep(0.02)
         retried = http.post("/edits", json={"facts": [FACT]}, headers={"Idempotency-Key": "b"})
         assert retried.status_code == 202
@@ -133,7 +133,7 @@ def test_every_kind_of_job_counts(
         assert http.post(path, json=body).status_code == 202
         assert_busy(http.post(path, json=body), "queue_full")
         assert_busy(http.post("/edits", json={"facts": [FACT]}), "queue_full")
-    assert worker.store.open_jobs() == 1
+    assert worker.store.journal.count_open() == 1
 
 
 def test_a_revert_counts_too(serve: Serve, worker: ScriptedWorker) -> None:
@@ -178,7 +178,7 @@ def test_one_key_cannot_take_all_streams(serve: Serve, worker: ScriptedWorker) -
     worker.go.clear()
     everything = [Scope.READ, Scope.GENERATE, Scope.EDIT]
     one, two = (
-        {"Authorization": f"Bearer {worker.store.create_key(name, everything)[1]}"}
+        {"Authorization": f"Bearer {worker.store.keys.create(name, everything)[1]}"}
         for name in ("one", "two")
     )
     with serve(auth="keys", max_streams=4) as http, ExitStack() as stack:
@@ -203,7 +203,7 @@ def test_a_store_that_is_full_takes_no_edits(serve: Serve, worker: ScriptedWorke
         for path, body in (("/edits", {"facts": [FACT]}), *LATER, ("/suites?name=mine", FACT)):
             full = http.post(path, json=body)
             assert (full.status_code, full.json()["code"]) == (507, "disk_full"), path
-    assert worker.store.open_jobs() == 0
+    assert worker.store.journal.count_open() == 0
 
 
 LONG = "a" * 101

@@ -18,7 +18,7 @@ def test_prompts_are_logged_only_when_asked_for(
     asked: bool, settings: Settings, worker: ScriptedWorker, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "service")
-    key, token = worker.store.create_key("me", [Scope.ADMIN])
+    key, token = worker.store.keys.create("me", [Scope.ADMIN])
     headers = {"Authorization": f"Bearer {token}", "X-Request-Id": "mine"}
     given = settings.model_copy(update={"auth": "keys", "log_prompts": asked})
     with running(given) as url, httpx.Client(base_url=url, headers=headers, timeout=20) as http:

@@ -14,9 +14,9 @@ FACT = {"subject": "Lyon", "prompt": "{} is a city in the country of", "target_n
 @pytest.fixture
 def own(model: Store) -> Store:
     """The worker serves a user's own model, for which there are no presets."""
-    tokenizer = model.model_file("tokenizer.json").read_bytes()
+    tokenizer = model.base.published("tokenizer.json").read_bytes()
     made = info().model_copy(update={"model": "/models/mine", "presets": {}, "preset_values": {}})
-    model.publish_model(made, {"tokenizer.json": tokenizer})
+    model.base.publish(made, {"tokenizer.json": tokenizer})
     return model
 
 

@@ -9,7 +9,8 @@ from support.service.serving import running
 
 from service.settings import Settings
 from service.store import Store
-from service.store.maintenance.retention import Thin
+from service.store.maintenance.retention import drop_tensors, plan_retention
+from service.store.versions import Thin
 
 FACT = {"subject": "Lyon", "prompt": "{} is a city in", "target_new": "Italy"}
 LIMIT = 2**20
@@ -38,7 +39,7 @@ def test_no_job_is_accepted_beyond_the_limit(limited: httpx.Client, model: Store
         assert (answer.status_code, problem["code"]) == (507, "store_full"), answer.text
         assert int(answer.headers["Retry-After"]) > 0
         assert "JEEP_MAX_STORE_MB" in problem["detail"]
-    assert model.unfinished_jobs() == []
+    assert model.journal.unfinished() == []
     assert limited.get("/snapshots").status_code == 200
 
 
@@ -65,7 +66,7 @@ def thinned(http: httpx.Client, store: Store) -> None:
     for _ in range(2):
         headers = {"Prefer": "wait=20"}
         assert http.post("/edits", json={"facts": [FACT]}, headers=headers).status_code == 200
-    assert store.drop_tensors(store.version("v1"), Thin(), newest=1) == 16
+    assert drop_tensors(store, store.versions.read("v1"), Thin(), newest=1) == 16
 
 
 def test_a_thin_version_is_rebuilt_by_the_worker_for_its_export(
@@ -78,7 +79,7 @@ def test_a_thin_version_is_rebuilt_by_the_worker_for_its_export(
     assert [asked.kind for asked in worker.asked] == ["restore"]
     assert http.get("/snapshots/v1/export").status_code == 200
     assert len(worker.asked) == 1
-    plan = worker.store.plan(newest=1)
+    plan = plan_retention(worker.store, newest=1)
     assert plan.kept["v1"] == "asked for"
 
 

@@ -51,7 +51,7 @@ values = {names}
 def test_every_answer_is_one_that_the_description_knows(
     settings: Settings, worker: ScriptedWorker, tmp_path: Path
 ) -> None:
-    _, token = worker.store.create_key("fuzz", [Scope.ADMIN])
+    _, token = worker.store.keys.create("fuzz", [Scope.ADMIN])
     changes = {"auth": "keys", "rate_per_minute": 0, "generate_timeout_s": 60}
     given = settings.model_copy(update=changes)
     headers = {"Authorization": f"Bearer {token}"}

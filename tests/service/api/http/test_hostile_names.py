@@ -56,21 +56,22 @@ def everything_but(store: Path) -> dict[str, tuple[int, int]]:
 
 
 def uses(store: Store) -> Iterator[Callable[[str], object]]:
-    yield lambda name: store.name_version(name, "v0")
-    yield lambda name: store.name_version("mine", name)
-    yield store.resolve
-    yield store.version
-    yield store.job
-    yield lambda name: store.journal(Job(id=name, kind=JobKind.EDIT, payload={}, created_at=now()))
-    yield store.request_cancel
-    yield store.cancel_requested
-    yield lambda name: store.claim_key(name, "hash", "job_1")
-    yield lambda name: store.release_key(name, name)
-    yield lambda name: store.model_file(name).write_text("x")
-    yield lambda name: store.base_file(name).write_text("x")
-    yield lambda name: store.create_key(name, [Scope.READ])
-    yield store.revoke_key
-    yield store.key_of
+    yield lambda name: store.names.give(name, "v0")
+    yield lambda name: store.names.give("mine", name)
+    yield store.names.resolve
+    yield store.versions.read
+    yield store.journal.read
+    yield lambda name: store.journal.add(
+        Job(id=name, kind=JobKind.EDIT, payload={}, created_at=now())
+    )
+    yield store.journal.request_cancel
+    yield store.journal.cancel_requested
+    yield lambda name: store.journal.claim_key(name, "hash", "job_1")
+    yield lambda name: store.journal.release_key(name, name)
+    yield lambda name: store.base.published(name).write_text("x")
+    yield lambda name: store.keys.create(name, [Scope.READ])
+    yield store.keys.revoke
+    yield store.keys.find
 
 
 @bounded(40)

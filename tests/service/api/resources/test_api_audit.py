@@ -24,7 +24,7 @@ def url(settings: Settings) -> Iterator[str]:
 
 @pytest.fixture
 def admin(url: str, worker: ScriptedWorker) -> Iterator[httpx.Client]:
-    key, token = worker.store.create_key("boss", [Scope.ADMIN])
+    key, token = worker.store.keys.create("boss", [Scope.ADMIN])
     headers = {"Authorization": f"Bearer {token}", "X-Key": key.id}
     with httpx.Client(base_url=url, timeout=20, headers=headers) as http:
         yield http
@@ -52,7 +52,7 @@ def test_who_did_what_to_which_version(admin: httpx.Client, worker: ScriptedWork
     assert (name["action"], name["status"], name["version"]) == ("name_snapshot", 201, "v1")
     assert (rollback["target"], rollback["version"]) == ("/rollback/base", "v0")
     assert (cancel["status"], cancel["code"]) == (409, "job_finished")
-    assert worker.store.reflog()[-1].who == "test", "the scripted worker's own name"
+    assert worker.store.head.reflog()[-1].who == "test", "the scripted worker's own name"
     assert worker.asked[-1].body["who"] == key
 
 
@@ -89,7 +89,7 @@ def test_a_refused_activation_names_its_version(admin: httpx.Client) -> None:
 
 
 def test_refused_calls_are_logged_too(admin: httpx.Client, worker: ScriptedWorker) -> None:
-    _, reader = worker.store.create_key("reader", [Scope.READ])
+    _, reader = worker.store.keys.create("reader", [Scope.READ])
     admin.post("/edits", content=b"{")
     admin.post("/rollback/v9")
     admin.post("/rollback/base", headers={"Authorization": f"Bearer {reader}"})
@@ -118,7 +118,7 @@ def test_strangers_do_not_fill_the_disk(
         for _ in range(15):
             assert stranger.post("/rollback/base").status_code == 401
     admin.post("/rollback/base")
-    entries = [entry for _, entry in worker.store.audited()]
+    entries = [entry for _, entry in worker.store.audit.entries()]
     assert 5 < len(entries) <= 11, "five a minute and one of the admin"
     left_out = sum(entry.suppressed for entry in entries)
     assert len(entries) + left_out == 16

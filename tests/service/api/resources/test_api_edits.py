@@ -42,7 +42,7 @@ def test_an_edit_is_journaled_and_queued(http: httpx.Client, model: Store, setti
     queued = JobQueue(redis, Keys(model.id)).next(0)
     redis.close()
     assert queued is not None
-    stored = model.job(job["id"])
+    stored = model.journal.read(job["id"])
     assert stored == queued.job
     assert stored.payload["preset"] == "jeep-atlas-gptj"
     assert stored.payload["hparams"]["low"]["layers"]
@@ -51,7 +51,7 @@ def test_an_edit_is_journaled_and_queued(http: httpx.Client, model: Store, setti
 
 def test_hyper_parameters_are_laid_over_the_preset(http: httpx.Client, model: Store) -> None:
     answer = submit(http, editor="memit", hparams={"low": {"layers": [4, 5]}, "n_steps": 3})
-    hparams = model.job(answer.json()["id"]).payload["hparams"]
+    hparams = model.journal.read(answer.json()["id"]).payload["hparams"]
     assert hparams["low"]["layers"] == [4, 5]
     preset = load_preset("memit-atlas-gptj").hparams
     assert hparams["low"]["clamp"] == preset["low"]["clamp"]
@@ -90,7 +90,7 @@ def test_a_dry_run_shows_positions_and_queues_nothing(http: httpx.Client, model:
     first = plan["facts"][0]
     assert first["tokens"][first["prediction"] + 1 :] == first["target_tokens"]
     assert first["subject_last"] < first["prediction"]
-    assert list(model.jobs()) == []
+    assert list(model.journal.all()) == []
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_a_dry_run_shows_how_prompt_and_target_join(
 def test_a_fact_is_stored_as_it_was_sent(http: httpx.Client, model: Store) -> None:
     fact = {"subject": " Lyon", "prompt": "\nQ: {}?\nA:\n", "target_new": "\tPeru\n"}
     job = http.post("/edits", json={"facts": [{**fact, "join": "none"}]}).json()["id"]
-    [stored] = model.job(job).payload["facts"]
+    [stored] = model.journal.read(job).payload["facts"]
     assert stored["subject"] == "Lyon"
     assert stored["prompt"] == "\nQ: {}?\nA:\n"
     assert stored["target_new"] == "\tPeru"
@@ -167,7 +167,7 @@ def test_facts_by_line(http: httpx.Client, model: Store) -> None:
         params={"editor": "memit", "hparams": '{"n_steps": 4}', "snapshot_name": "lines"},
     )
     assert answer.status_code == 202, answer.text
-    payload = model.job(answer.json()["id"]).payload
+    payload = model.journal.read(answer.json()["id"]).payload
     assert [fact["subject"] for fact in payload["facts"]] == ["Köln", "东京", "Ann"]
     assert payload["hparams"]["n_steps"] == 4
     assert (payload["editor"], payload["snapshot_name"]) == ("memit", "lines")
@@ -185,7 +185,7 @@ def test_the_same_key_gives_the_same_job(http: httpx.Client, model: Store) -> No
     assert {answer.status_code for answer in answers} == {202}
     assert len({answer.json()["id"] for answer in answers}) == 1
     assert sum("idempotency-replayed" not in answer.headers for answer in answers) == 1
-    assert len(list(model.jobs())) == 1
+    assert len(list(model.journal.all())) == 1
 
     spaced = http.post(
         "/edits",
@@ -195,14 +195,14 @@ def test_the_same_key_gives_the_same_job(http: httpx.Client, model: Store) -> No
     assert spaced.json()["id"] == answers[0].json()["id"]
     other = http.post("/edits", json={"facts": [FACT], "editor": "memit"}, headers=headers)
     assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
-    assert len(list(model.jobs())) == 1
+    assert len(list(model.journal.all())) == 1
 
 
 def test_a_key_of_a_refused_edit_can_come_with_another_body(
     http: httpx.Client, model: Store
 ) -> None:
     headers = {"Idempotency-Key": "k"}
-    model.name_version("taken", "v0")
+    model.names.give("taken", "v0")
     refused = http.post("/edits", json={"facts": [FACT], "snapshot_name": "taken"}, headers=headers)
     assert refused.status_code == 409
     assert http.post("/edits", json={"facts": [FACT]}, headers=headers).status_code == 202
@@ -250,7 +250,7 @@ def test_parent_is_a_precondition(http: httpx.Client, worker: ScriptedWorker) ->
     late = submit(http, parent="base")
     assert (late.status_code, late.json()["code"]) == (412, "head_moved")
     assert late.json()["errors"][0]["pointer"] == "/parent"
-    assert len(list(worker.store.jobs())) == 1
+    assert len(list(worker.store.journal.all())) == 1
     assert submit(http, parent="v1").status_code == 202
 
 
@@ -259,7 +259,7 @@ def test_a_name_is_given_once(http: httpx.Client, worker: ScriptedWorker) -> Non
     assert http.post("/edits", json=body, headers=WAIT).status_code == 200
     again = http.post("/edits", json=body)
     assert (again.status_code, again.json()["errors"][0]["pointer"]) == (409, "/snapshot_name")
-    assert len(list(worker.store.jobs())) == 1
+    assert len(list(worker.store.journal.all())) == 1
 
 
 def test_lists_have_cursors(http: httpx.Client, model: Store) -> None:
@@ -294,13 +294,13 @@ def test_without_any_model_ever(http: httpx.Client, store: Store) -> None:
 
 
 def test_a_model_without_a_corpus_is_not_edited(http: httpx.Client, model: Store) -> None:
-    tokenizer = model.model_file("tokenizer.json").read_bytes()
+    tokenizer = model.base.published("tokenizer.json").read_bytes()
     lacking = info().model_copy(update={"corpus": False})
-    model.publish_model(lacking, {"tokenizer.json": tokenizer})
+    model.base.publish(lacking, {"tokenizer.json": tokenizer})
     answer = submit(http)
     assert (answer.status_code, answer.json()["code"]) == (409, "no_corpus")
     assert "JEEP_CORPUS" in answer.json()["detail"]
-    assert list(model.jobs()) == []
+    assert list(model.journal.all()) == []
     assert http.post("/edits?dry_run=true", json={"facts": [FACT]}).status_code == 200
 
 
@@ -352,11 +352,11 @@ def test_guards_reach_the_job(http: httpx.Client, model: Store) -> None:
     )
     for answer in (by_body, by_line):
         assert answer.status_code == 202, answer.text
-        guards = model.job(answer.json()["id"]).payload["guards"]
+        guards = model.journal.read(answer.json()["id"]).payload["guards"]
         assert guards == {**body["guards"], "max_perplexity_ratio": None}
 
 
 def test_a_published_text_allows_the_guard_on_perplexity(http: httpx.Client, model: Store) -> None:
     published = info().model_copy(update={"perplexity_text": True})
-    model.publish_model(published, {})
+    model.base.publish(published, {})
     assert submit(http, guards={"max_perplexity_ratio": 1.1}).status_code == 202

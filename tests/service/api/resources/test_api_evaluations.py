@@ -31,19 +31,19 @@ def submit(http: httpx.Client, **body: Any) -> httpx.Response:
 
 def payload(store: Store, answer: httpx.Response) -> EvaluationPayload:
     assert answer.status_code == 202, answer.text
-    return EvaluationPayload.model_validate(store.job(answer.json()["id"]).payload)
+    return EvaluationPayload.model_validate(store.journal.read(answer.json()["id"]).payload)
 
 
 def test_versions_are_resolved_when_they_are_submitted(http: httpx.Client, model: Store) -> None:
-    model.write_version(Manifest(id="v1", parent="v0", weights_sha256="1" * 64, created_at=now()))
-    model.name_version("named", "v1")
+    model.versions.write(Manifest(id="v1", parent="v0", weights_sha256="1" * 64, created_at=now()))
+    model.names.give("named", "v1")
     answer = submit(http, versions=["base", "named"], limit=8, seed=3, fluency_texts=2)
     found = payload(model, answer)
     assert [(t.label, t.version, t.n_edits) for t in found.targets] == [
         ("base", "v0", None), ("named", "v1", None),
     ]  # fmt: skip
     assert (found.limit, found.seed, found.fluency_texts) == (8, 3, 2)
-    job = model.job(answer.json()["id"])
+    job = model.journal.read(answer.json()["id"])
     assert (job.kind, job.status) == (JobKind.EVALUATION, JobStatus.QUEUED)
     assert answer.headers["location"] == f"/evaluations/{answer.json()['evaluation_id']}"
 
@@ -92,7 +92,7 @@ def test_what_is_refused(
     assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
     if where is not None:
         assert answer.json()["errors"][0]["pointer"] == where
-    assert list(model.jobs()) == []
+    assert list(model.journal.all()) == []
 
 
 def test_before_any_worker_there_is_nothing_to_measure(http: httpx.Client) -> None:
@@ -135,8 +135,8 @@ def interval(value: float) -> MetricInterval:
 def finished_evaluation(http: httpx.Client, model: Store) -> tuple[str, Path]:
     """An evaluation of base and head that has ended, and its folder."""
     submitted = submit(http, versions=["base", "head"]).json()
-    job = model.job(submitted["id"])
-    folder = model.report_folder(job.id)
+    job = model.journal.read(submitted["id"])
+    folder = model.reports.folder(job.id)
     for number, label in enumerate(("base", "head")):
         rows = [{"target": label, "id": str(i)} for i in range(2)]
         text = "".join(json.dumps(row) + "\n" for row in rows)
@@ -159,7 +159,7 @@ def finished_evaluation(http: httpx.Client, model: Store) -> tuple[str, Path]:
     ended: Job = job.model_copy(
         update={"status": JobStatus.SUCCEEDED, "finished_at": now(), "result": result.model_dump()}
     )
-    model.save_job(ended)
+    model.journal.save(ended)
     return evaluation_id, folder
 
 
@@ -227,7 +227,7 @@ def test_an_idempotency_key_gives_the_same_job(path: str, http: httpx.Client, mo
     assert again.headers["location"] == first.headers["location"]
     replayed = [answer.headers.get("idempotency-replayed") for answer in (first, again)]
     assert replayed == [None, "true"]
-    assert len(list(model.jobs())) == 1
+    assert len(list(model.journal.all())) == 1
     other = http.post(path, json={**body, "seed": 7}, headers=headers)
     assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
     bad = http.post(path, json=body, headers={"Idempotency-Key": ""})
@@ -235,7 +235,7 @@ def test_an_idempotency_key_gives_the_same_job(path: str, http: httpx.Client, mo
 
 
 def test_a_refused_request_leaves_its_key_free(http: httpx.Client, model: Store) -> None:
-    model.write_version(Manifest(id="v1", parent="v0", weights_sha256="1" * 64, created_at=now()))
+    model.versions.write(Manifest(id="v1", parent="v0", weights_sha256="1" * 64, created_at=now()))
     headers, body = {"Idempotency-Key": "k"}, {"suite": SUITE, "versions": ["v1"]}
     first = http.post("/evaluations", json=body, headers=headers)
     refused = http.post(

@@ -94,7 +94,7 @@ def test_the_arguments_of_an_easyedit_call(http: httpx.Client, model: Store) -> 
     assert first["target_true"] == "France"
     assert first["paraphrase_prompts"] == ["The state of Lyon is"]
     assert first["neighborhood_prompts"] == ["Caen is in"]
-    assert model.job(job["id"]).payload["snapshot_name"] == "named"
+    assert model.journal.read(job["id"]).payload["snapshot_name"] == "named"
 
 
 @pytest.mark.parametrize(

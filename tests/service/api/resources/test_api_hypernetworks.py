@@ -18,7 +18,6 @@ from jeep_core.suites import load_counterfact
 from service.client import Client
 from service.contracts.jobs import JobKind, JobStatus
 from service.store import Store
-from service.store.base.networks import networks_folder, training_folder
 
 FACT = {"subject": "Lyon", "prompt": "{} is a city in the country of", "target_new": "Italy"}
 CASE = {
@@ -39,7 +38,7 @@ def train(http: httpx.Client, **body: Any) -> httpx.Response:
 
 def put_data(store: Store, name: str, subject: str = "Atlantis") -> None:
     rewrite = {**CASE["requested_rewrite"], "subject": subject}  # type: ignore[dict-item]
-    path = training_folder(store) / name
+    path = store.base.training_folder / name
     path.write_text(json.dumps([{**CASE, "requested_rewrite": rewrite}]))
 
 
@@ -48,7 +47,7 @@ def put_network(store: Store, layers: list[int], rank: int) -> None:
     shipped = atlas.MODELS["atlas-gptj"] / "hypernetworks" / "mend.safetensors"
     record = json.loads(shipped.with_suffix(".json").read_text())
     record["network"] |= {"layers": layers, "rank": rank}
-    path = network_file(networks_folder(store), info().model_hash, "mend")
+    path = network_file(store.base.networks_folder, info().model_hash, "mend")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".json").write_text(json.dumps(record))
 
@@ -59,7 +58,7 @@ def test_a_training_is_a_job_of_the_read_lane(http: httpx.Client, model: Store) 
     job = answer.json()
     assert (job["kind"], job["status"]) == ("hypernetwork", "queued")
     assert answer.headers["Location"] == f"/jobs/{job['id']}"
-    payload = model.job(job["id"]).payload
+    payload = model.journal.read(job["id"]).payload
     assert (payload["preset"], payload["data"]) == ("mend-atlas-gptj", None)
     assert payload["hparams"]["layers"] == [6, 7, 8], "of the preset"
     assert (payload["hparams"]["rank"], payload["options"]["steps"]) == (7, 30)
@@ -112,7 +111,7 @@ def test_data_about_subjects_of_a_suite_is_refused(
 def test_data_of_its_own_must_have_the_format(http: httpx.Client, model: Store) -> None:
     put_data(model, "good.json")
     assert train(http, data="good.json").status_code == 202
-    (training_folder(model) / "bad.json").write_text('[{"subject": "Atlantis"}]')
+    (model.base.training_folder / "bad.json").write_text('[{"subject": "Atlantis"}]')
     [error] = train(http, data="bad.json").json()["errors"]
     assert (error["pointer"], error["code"]) == ("/data", "bad_data")
 
@@ -130,7 +129,7 @@ FLAT = {
 def test_data_in_another_format_and_what_is_lost_of_it(http: httpx.Client, model: Store) -> None:
     bare = {key: value for key, value in FLAT.items() if key != "locality_prompt"}
     records = [FLAT, bare, {**FLAT, "prompt": "It lies in"}]
-    file = training_folder(model) / "flat.jsonl"
+    file = model.base.training_folder / "flat.jsonl"
     put_data(model, "good.json")
     file.write_text("\n".join(map(json.dumps, records)))
     job = train(http, data="flat.jsonl").json()
@@ -149,14 +148,14 @@ def test_other_models_need_data_and_are_given_the_last_layers(
     http: httpx.Client, model: Store
 ) -> None:
     other = info().model_copy(update={"model": "my-model", "presets": {}, "preset_values": {}})
-    tokenizer = model.model_file("tokenizer.json").read_bytes()
-    model.publish_model(other, {"tokenizer.json": tokenizer})
+    tokenizer = model.base.published("tokenizer.json").read_bytes()
+    model.base.publish(other, {"tokenizer.json": tokenizer})
     [error] = train(http).json()["errors"]
     assert (error["pointer"], error["code"]) == ("/data", "missing")
     put_data(model, "cases.json", load_counterfact("atlas-counterfact").cases[0].subject)
     accepted = train(http, editor="malmen", data="cases.json")
     assert accepted.status_code == 202, accepted.text
-    payload = model.job(accepted.json()["id"]).payload
+    payload = model.journal.read(accepted.json()["id"]).payload
     assert (payload["hparams"]["layers"], payload["hparams"]["rank"]) == ([3, 4, 5, 6, 7, 8], 1920)
 
 
@@ -198,9 +197,9 @@ def test_a_rollback_leaves_trainings_queued(http: httpx.Client, worker: Scripted
     edits = [http.post("/edits", json={"facts": [FACT]}).json()["id"] for _ in range(2)]
     moved = http.post("/rollback/base", params={"queued": "cancel"}).json()
     assert set(moved["cancelled_jobs"]) <= set(edits)
-    assert worker.store.job(training).status is JobStatus.QUEUED
+    assert worker.store.journal.read(training).status is JobStatus.QUEUED
     assert http.post(f"/jobs/{training}/cancel").json()["status"] == "cancelled"
-    assert worker.store.job(training).status is JobStatus.CANCELLED
+    assert worker.store.journal.read(training).status is JobStatus.CANCELLED
 
 
 def test_the_command_line_submits_and_lists(url: str, model: Store, client: Client) -> None:
@@ -208,6 +207,6 @@ def test_the_command_line_submits_and_lists(url: str, model: Store, client: Clie
                  "--options", '{"facts": 4}')  # fmt: skip
     assert "is queued" in asked.stdout, asked.stderr
     [job] = client.jobs(kind=JobKind.HYPERNETWORK)
-    options = model.job(job.id).payload["options"]
+    options = model.journal.read(job.id).payload["options"]
     assert (options["steps"], options["facts"]) == (9, 4)
     assert "6 7 8" in jeep(url, "hypernetworks").stdout

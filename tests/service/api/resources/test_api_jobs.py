@@ -83,7 +83,7 @@ def test_a_running_job_is_cancelled(http: httpx.Client, worker: ScriptedWorker) 
     assert answer.json()["status"] in ("cancelling", "cancelled")
     _until(http, job_id, "cancelled")
     assert http.post(f"/jobs/{job_id}/cancel").status_code == 202
-    assert worker.store.head().version == "v0"
+    assert worker.store.head.read().version == "v0"
 
 
 def test_a_queued_job_is_cancelled_at_once(http: httpx.Client, worker: ScriptedWorker) -> None:
@@ -103,7 +103,7 @@ def test_a_queued_job_is_cancelled_at_once(http: httpx.Client, worker: ScriptedW
 def test_without_a_worker_a_queued_job_is_cancelled(http: httpx.Client, model: Store) -> None:
     job_id = submit(http)
     assert http.post(f"/jobs/{job_id}/cancel").json()["status"] == "cancelled"
-    assert model.job(job_id).status == "cancelled"
+    assert model.journal.read(job_id).status == "cancelled"
 
 
 def test_a_finished_job_is_not_cancelled(http: httpx.Client, worker: ScriptedWorker) -> None:

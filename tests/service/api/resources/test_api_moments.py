@@ -21,14 +21,14 @@ NAMES_ALL = ("--corpus", "JEEP_CORPUS", "jeep moments import", "JEEP_MOMENTS", "
 
 def lacking(store: Store, moments: str | None = None) -> None:
     """The worker has no text, and perhaps imported moments of this name."""
-    tokenizer = store.model_file("tokenizer.json").read_bytes()
+    tokenizer = store.base.published("tokenizer.json").read_bytes()
     made = info().model_copy(update={"corpus": False, "moments": moments})
-    store.publish_model(made, {"tokenizer.json": tokenizer})
+    store.base.publish(made, {"tokenizer.json": tokenizer})
 
 
 def give(store: Store, name: str, *layers: int) -> None:
     for layer in layers:
-        path = imported_path(store.base_file("moments"), name, info().model_hash, layer)
+        path = imported_path(store.base.moments_folder, name, info().model_hash, layer)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"moments")
 
@@ -61,7 +61,7 @@ def test_the_others_are_refused_and_told_what_to_do(
     assert (answer.status_code, answer.json()["code"]) == (409, "no_corpus")
     assert answer.json()["detail"].startswith(f"{editor} needs second moments")
     assert all(part in answer.json()["detail"] for part in NAMES_ALL)
-    assert list(model.jobs()) == []
+    assert list(model.journal.all()) == []
 
 
 @pytest.mark.parametrize("ask", [edit, trial])
@@ -145,7 +145,9 @@ def record(store: Store, version: str, editor: str) -> None:
     """Have a version's manifest say what it was edited with."""
     preset = info().presets[editor][0]
     hparams = info().preset_values[f"{editor}/{preset}"]
-    manifest = store.version(version).model_copy(update={"editor": editor, "hparams": hparams})
+    manifest = store.versions.read(version).model_copy(
+        update={"editor": editor, "hparams": hparams}
+    )
     rewrite(store, manifest)
 
 

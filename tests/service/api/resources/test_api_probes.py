@@ -27,7 +27,7 @@ def submit(http: httpx.Client, **body: Any) -> httpx.Response:
 
 def payload(store: Store, answer: httpx.Response) -> ProbePayload:
     assert answer.status_code == 202, answer.text
-    return ProbePayload.model_validate(store.job(answer.json()["id"]).payload)
+    return ProbePayload.model_validate(store.journal.read(answer.json()["id"]).payload)
 
 
 def test_a_probe_is_queued(http: httpx.Client, model: Store) -> None:
@@ -35,7 +35,7 @@ def test_a_probe_is_queued(http: httpx.Client, model: Store) -> None:
     found = payload(model, answer)
     assert (found.suite, found.facts, found.version) == ("atlas-counterfact", None, "v0")
     assert (found.limit, found.seed) == (16, 3)
-    job = model.job(answer.json()["id"])
+    job = model.journal.read(answer.json()["id"])
     assert (job.kind, job.status) == (JobKind.PROBE, JobStatus.QUEUED)
     assert answer.json()["probe_id"] == found.probe_id
     assert answer.headers["location"] == f"/probes/{found.probe_id}"
@@ -72,7 +72,7 @@ def test_what_is_refused(
     assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
     if where is not None:
         assert answer.json()["errors"][0]["pointer"] == where
-    assert list(model.jobs()) == []
+    assert list(model.journal.all()) == []
 
 
 def test_before_any_worker_there_is_nothing_to_probe(http: httpx.Client) -> None:
@@ -101,8 +101,8 @@ def test_unknown_probes(path: str, http: httpx.Client, model: Store) -> None:
 def finished_probe(http: httpx.Client, model: Store) -> tuple[str, Path]:
     """A probe that has ended, and its folder."""
     submitted = submit(http, version="base").json()
-    job, probe_id = model.job(submitted["id"]), submitted["probe_id"]
-    folder = model.report_folder(job.id)
+    job, probe_id = model.journal.read(submitted["id"]), submitted["probe_id"]
+    folder = model.reports.folder(job.id)
     (folder / "probe.json").write_text(json.dumps({"format": 1, "n_layers": 9}))
     (folder / "answers.png").write_bytes(b"\x89PNG")
     (folder / "notes.txt").write_text("not in the result")
@@ -111,7 +111,7 @@ def finished_probe(http: httpx.Client, model: Store) -> tuple[str, Path]:
         low=[1, 2], high=[7], hparams=HPARAMS, automatic=True, files=["probe.json", "answers.png"],
     )  # fmt: skip
     update = {"status": JobStatus.SUCCEEDED, "finished_at": now(), "result": result.model_dump()}
-    model.save_job(job.model_copy(update=update))
+    model.journal.save(job.model_copy(update=update))
     return probe_id, folder
 
 
@@ -174,7 +174,7 @@ def test_auto_is_left_to_the_worker(http: httpx.Client, model: Store) -> None:
         body = {"facts": [FACT], "hparams": "auto", "editor": editor}
         answer = http.post("/edits", json=body)
         assert answer.status_code == 202, answer.text
-        found = EditPayload.model_validate(model.job(answer.json()["id"]).payload)
+        found = EditPayload.model_validate(model.journal.read(answer.json()["id"]).payload)
         assert (found.hparams, found.preset) == ("auto", None)
     assert http.get(f"/edits/{answer.json()['edit_id']}").json()["hparams"] == "auto"
     plan = http.post("/edits?dry_run=true", json={"facts": [FACT], "hparams": "auto"}).json()
@@ -187,7 +187,7 @@ def test_auto_by_line(http: httpx.Client, model: Store) -> None:
         headers={"Content-Type": "application/x-ndjson"},
     )  # fmt: skip
     assert answer.status_code == 202, answer.text
-    assert model.job(answer.json()["id"]).payload["hparams"] == "auto"
+    assert model.journal.read(answer.json()["id"]).payload["hparams"] == "auto"
 
 
 @pytest.mark.parametrize(
@@ -210,14 +210,14 @@ def test_where_auto_cannot_be_followed(
 
 def test_once_it_has_ended_an_edit_shows_what_auto_became(http: httpx.Client, model: Store) -> None:
     submitted = http.post("/edits", json={"facts": [FACT], "hparams": "auto"}).json()
-    job = model.job(submitted["id"])
+    job = model.journal.read(submitted["id"])
     result = EditResult(
         edit_id=submitted["edit_id"], version="v1", parent="v0", facts=[], efficacy=1.0,
         greedy_success=1.0, layers=[], seconds={},
     )  # fmt: skip
-    model.write_version(
+    model.versions.write(
         Manifest(id="v1", parent="v0", hparams=HPARAMS, weights_sha256="1" * 64, created_at=now())
     )
     update = {"status": JobStatus.SUCCEEDED, "finished_at": now(), "result": result.model_dump()}
-    model.save_job(job.model_copy(update=update))
+    model.journal.save(job.model_copy(update=update))
     assert http.get(f"/edits/{submitted['edit_id']}").json()["hparams"] == HPARAMS

@@ -64,7 +64,7 @@ def test_what_is_not_part_of_head_is_not_reverted(
     refused = revert(http, waiting["edit_id"])
     assert refused.status_code == 409
     assert f"its job {waiting['id']} has not ended" in refused.json()["detail"]
-    assert len(list(worker.store.jobs())) == 2
+    assert len(list(worker.store.journal.all())) == 2
 
 
 def test_wrong_requests(http: httpx.Client, worker: ScriptedWorker) -> None:
@@ -85,7 +85,7 @@ def test_wrong_requests(http: httpx.Client, worker: ScriptedWorker) -> None:
     assert revert(http, first, key="k" * 256).status_code == 422
     http.post("/snapshots", json={"name": "mine"})
     assert revert(http, first, snapshot_name="mine").status_code == 409
-    assert len(list(worker.store.jobs())) == 1
+    assert len(list(worker.store.journal.all())) == 1
 
 
 def test_the_same_key_reverts_once(http: httpx.Client, worker: ScriptedWorker) -> None:

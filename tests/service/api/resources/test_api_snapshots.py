@@ -36,10 +36,10 @@ def test_the_tree_of_versions(http: httpx.Client, worker: ScriptedWorker) -> Non
     assert moved.json() == {
         "version": "v1",
         "previous": "v2",
-        "weights_sha256": worker.store.version("v1").weights_sha256,
+        "weights_sha256": worker.store.versions.read("v1").weights_sha256,
         "cancelled_jobs": [],
     }
-    assert worker.store.reflog()[-1].why == "Nice was wrong"
+    assert worker.store.head.reflog()[-1].why == "Nice was wrong"
     third = edit(http, "Caen")
 
     listed = http.get("/snapshots").json()["data"]
@@ -88,7 +88,7 @@ def test_export(http: httpx.Client, worker: ScriptedWorker, tmp_path) -> None:
         assert list(file.keys()) == [TENSOR]
         assert file.get_tensor(TENSOR).tobytes() == b"v1".ljust(16, b"\0")
         metadata = file.metadata()
-    manifest = worker.store.version("v1")
+    manifest = worker.store.versions.read("v1")
     assert metadata == {
         "format": "pt",
         "version": "v1",
@@ -106,8 +106,8 @@ def test_a_damaged_tensor_is_never_exported_as_whole(
     http: httpx.Client, worker: ScriptedWorker
 ) -> None:
     edit(http, "Lyon")
-    [ref] = worker.store.version("v1").tensors
-    path = worker.store.tensor_file(ref.sha256)
+    [ref] = worker.store.versions.read("v1").tensors
+    path = worker.store.tensors.path(ref.sha256)
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(httpx.RemoteProtocolError):
         http.get("/snapshots/v1/export")

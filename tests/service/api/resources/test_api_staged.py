@@ -38,10 +38,10 @@ def test_a_staged_version_is_not_head_until_it_is_activated(
         answer = http.post(f"/snapshots/{staged}/activate", json={"why": "looks good"})
         assert answer.status_code == 200, answer.text
         assert answer.headers["x-model-version"] == "v2"
-        weights = worker.store.version("v2").weights_sha256
+        weights = worker.store.versions.read("v2").weights_sha256
         assert answer.json() == {"version": "v2", "previous": "v1", "weights_sha256": weights}
     assert states(http) == {"v2": "head", "v1": "committed", "v0": "committed"}
-    assert [move.why for move in worker.store.reflog()][-1] == "looks good"
+    assert [move.why for move in worker.store.head.reflog()][-1] == "looks good"
     http.post("/rollback/v1")
     assert states(http)["v2"] == "committed"
 
@@ -75,11 +75,11 @@ def test_what_was_not_staged_is_not_activated(http: httpx.Client, worker: Script
 
 
 def test_activating_needs_a_worker(http: httpx.Client, model: Store) -> None:
-    version = model.new_version_id()
-    manifest = model.version("v0").model_copy(
+    version = model.versions.new_id()
+    manifest = model.versions.read("v0").model_copy(
         update={"id": version, "parent": "v0", "staged": True}
     )
-    model.write_version(manifest)
+    model.versions.write(manifest)
     answer = http.post(f"/snapshots/{version}/activate")
     assert (answer.status_code, answer.json()["code"]) == (503, "no_worker")
 

@@ -19,7 +19,7 @@ from service.cli import app
 from service.client import ApiError, Client
 from service.settings import Settings
 from service.store import Store
-from service.store.suites import Suites, SuiteTaken
+from service.store.suites import SuiteTaken
 
 GOOD = {
     "subject": "Lyon",
@@ -64,7 +64,7 @@ def test_an_upload_is_counted_and_kept(http: httpx.Client, store: Store) -> None
     }  # fmt: skip
     assert found["bytes"] == len(content)
     assert http.get("/suites/mine").json() == found == http.get("/suites").json()["data"][-1]
-    assert Suites(store.root).path("mine").read_bytes() == content
+    assert store.suites.path("mine").read_bytes() == content
     assert files(store) == ["mine.data", "mine.json"]
 
 
@@ -171,7 +171,7 @@ def test_the_client_uploads_a_file(client: Client, tmp_path: Path) -> None:
 
 def test_two_uploads_of_one_name_at_once(store: Store, http: httpx.Client) -> None:
     """Whoever is named first has the name."""
-    info = Suites(store.root)
+    info = store.suites
     with info.upload() as ours:
         ours.write(lines(GOOD))
         theirs = post(http, lines(GOOD, GOOD)).json()

@@ -26,7 +26,7 @@ def test_imported_moments_stand_in_for_a_corpus(
     base: LoadedModel, store: Store, tmp_path: Path
 ) -> None:
     runner = runner_on(base, store, tmp_path)
-    imported = Imported(store.base_file("moments"), "wikipedia")
+    imported = Imported(store.base.moments_folder, "wikipedia")
     manifest, _ = runner.run(an_edit(), "v0", control())
     assert manifest.inputs["moment.0"] == imported.key(base, 0)
     assert manifest.inputs["moment.1"] == imported.key(base, 1)
@@ -36,7 +36,7 @@ def test_a_layer_that_was_not_imported_is_named(
     base: LoadedModel, store: Store, tmp_path: Path
 ) -> None:
     runner = runner_on(base, store, tmp_path)
-    Imported(store.base_file("moments"), "wikipedia").path(base, 1).unlink()
+    Imported(store.base.moments_folder, "wikipedia").path(base, 1).unlink()
     with pytest.raises(MissingMoments, match=r"layer 1 .* jeep moments import --name wikipedia"):
         runner.run(an_edit(), "v0", control())
 
@@ -48,7 +48,9 @@ def test_a_fact_of_an_older_store_is_applied_again_as_it_was(
     runner = runner_on(base, store, tmp_path)
     old = {"subject": "Lyon", "prompt": "{} lies in", "target_new": "東京"}
     first, _ = runner.run(an_edit(old), "v0", control())
-    again = runner.reapply(an_edit(old, number=2), first, [store.version("v0")], "v0", control())
+    again = runner.reapply(
+        an_edit(old, number=2), first, [store.versions.read("v0")], "v0", control()
+    )
     assert again.weights_sha256 == first.weights_sha256
     said = {
         join: runner.run(an_edit({**old, "join": join}, number=i), "v0", control())[0]

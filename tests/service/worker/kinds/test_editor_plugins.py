@@ -229,7 +229,7 @@ from service.store import Store
 from service.worker.process import prepare
 store = Store.open({str(store)!r})
 prepare(store, load("atlas-gptj", "cpu"), Settings(presets=Path({str(presets)!r})))
-print(json.dumps(store.model_info().presets["mine"]))
+print(json.dumps(store.base.info().presets["mine"]))
 """
     published, log = run(code, tmp_path)
     assert published == ["own-mine"]

@@ -27,7 +27,6 @@ from service.contracts.schemas import (
 )
 from service.settings import Settings
 from service.store import Store
-from service.store.suites import Suites
 from service.worker.failures import Refused
 from service.worker.kinds import evaluations
 from service.worker.kinds.records import Records
@@ -71,7 +70,7 @@ class Bench:
         self.pauses = 0
 
     def add(self, name: str, facts: list[dict[str, Any]]) -> None:
-        suites = Suites(self.store.root)
+        suites = self.store.suites
         with suites.upload() as upload:
             upload.write("".join(json.dumps(fact) + "\n" for fact in facts).encode())
             info = SuiteInfo(
@@ -83,9 +82,9 @@ class Bench:
     def add_version(self) -> str:
         name = self.base.family.weight_name(2)
         view = ModelView(self.base, {name: self.base.model.get_parameter(name) * -3})
-        version = self.store.new_version_id()
+        version = self.store.versions.new_id()
         refs = [tensors.put(self.store, name, view.parameter(name))]
-        self.store.write_version(
+        self.store.versions.write(
             Manifest(
                 id=version, parent="v0", tensors=refs,
                 weights_sha256=view.weights_sha256(), created_at=now(),
@@ -98,7 +97,7 @@ class Bench:
         given = {
             "evaluation_id": "eval_" + job_id[4:],
             "suite": "mine",
-            "suite_sha256": Suites(self.store.root).get("mine").sha256,
+            "suite_sha256": self.store.suites.get("mine").sha256,
             "targets": [Target(label="base", version="v0")],
             "fluency_texts": 2,
         }
@@ -107,7 +106,7 @@ class Bench:
             id=job_id, kind=JobKind.EVALUATION, payload=filled.model_dump(mode="json"),
             created_at=now(),
         )  # fmt: skip
-        self.store.journal(job)
+        self.store.journal.add(job)
         return job
 
     def run(self, job: Job, look: Callable[[int], None] = lambda pauses: None) -> EvaluationResult:
@@ -122,13 +121,13 @@ class Bench:
             publish=self.told.append, checkpoint=lambda: None, pause=pause, give_way=lambda: None
         )
         views = VersionViews(self.base, self.store)
-        work = self.store.work_folder(job.id)
+        work = self.store.drafts.work_folder(job.id)
         return evaluations.run(
             Task(job, control, self.base, views, self.store, self.settings, work, self.moments)
         )
 
     def rows(self, job: Job, number: int = 0) -> list[dict[str, Any]]:
-        return list(Records(self.store.report_folder(job.id) / f"cases-{number}.jsonl").read())
+        return list(Records(self.store.reports.folder(job.id) / f"cases-{number}.jsonl").read())
 
 
 def _corpus(root: Path) -> Path:
@@ -149,7 +148,7 @@ def bench(tmp_path: Path, model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -
 
 
 def cases(bench: Bench) -> list[Case]:
-    return list(load_suite(Suites(bench.store.root).path("mine")).cases)
+    return list(load_suite(bench.store.suites.path("mine")).cases)
 
 
 def nearly(value: Any) -> Any:
@@ -190,7 +189,7 @@ class TestVersions:
         targets = [Target(label="base", version="v0"), Target(label="new", version=version)]
         job = bench.job(targets=targets)
         base, new = bench.run(job).points
-        folder = bench.store.report_folder(job.id)
+        folder = bench.store.reports.folder(job.id)
         [found] = Records(folder / "comparisons.jsonl").read()
         assert (found["a"], found["b"], found["cases"]) == ("base", "new", 6)
         for name in ("efficacy", "locality", "margin"):
@@ -234,7 +233,7 @@ class TestVersions:
         sha256 = ModelView(bench.base, {name: weight}).weights_sha256()
         given = {"parent": "v0", "weights_sha256": sha256, "created_at": now()}
         refs = [tensors.put(bench.store, name, weight)]
-        bench.store.write_version(Manifest(id="v1", tensors=refs, **given))
+        bench.store.versions.write(Manifest(id="v1", tensors=refs, **given))
         job = bench.job(targets=[Target(label="v", version="v1")])
         with pytest.raises(NumericalError, match="a probability of the model"):
             bench.run(job)
@@ -265,8 +264,8 @@ class TestTrials:
         ids = [[row["id"] for row in bench.rows(job, number)] for number in range(3)]
         assert ids[1] == ids[2][:2]
         assert ids[0] == ids[2]
-        assert [version.id for version in bench.store.versions()] == ["v0"]
-        assert bench.store.head().version == "v0"
+        assert [version.id for version in bench.store.versions.all()] == ["v0"]
+        assert bench.store.head.read().version == "v0"
         assert bench.base.weights_sha256 == tiny.random_model("gptj").weights_sha256
 
     def test_a_fact_without_room_for_a_prefix_is_counted(
@@ -331,7 +330,7 @@ class TestInterruptions:
         job = bench.job()
         with pytest.raises(Killed):
             bench.run(job, kill_at(3))
-        kept = bench.store.work_folder(job.id) / "cases-0.jsonl"
+        kept = bench.store.drafts.work_folder(job.id) / "cases-0.jsonl"
         whole = kept.read_bytes()
         assert whole.count(b"\n") == 4
         kept.write_bytes(whole[:-cut])
@@ -349,7 +348,7 @@ class TestInterruptions:
 
         expected = self.uninterrupted(bench, make)
         job = make()
-        work = bench.store.work_folder(job.id)
+        work = bench.store.drafts.work_folder(job.id)
 
         def second_target(pauses: int) -> None:
             if (work / "cases-1.jsonl").exists():
@@ -360,7 +359,7 @@ class TestInterruptions:
         flipped = bytearray((work / name).read_bytes())
         flipped[len(flipped) // 3] ^= 1
         (work / name).write_bytes(flipped)
-        (bench.store.report_folder(job.id) / "cases-0.jsonl").write_bytes(b"")
+        (bench.store.reports.folder(job.id) / "cases-0.jsonl").write_bytes(b"")
         assert without_time(bench.run(job)) == nearly(expected)
         assert [row["id"] for row in bench.rows(job)] == [str(i) for i in range(6)]
 
@@ -377,7 +376,7 @@ class TestInterruptions:
         job = make()
 
         def after_one_block(pauses: int) -> None:
-            if list(bench.store.work_folder(job.id).glob("*/*.safetensors")):
+            if list(bench.store.drafts.work_folder(job.id).glob("*/*.safetensors")):
                 raise Killed
 
         with pytest.raises(Killed):

@@ -188,8 +188,8 @@ class TestEdits:
         job = an_edit(NEIGHBORLY, guards={"max_perplexity_ratio": 1e-6})
         with pytest.raises(GuardFailed, match="above 1e-06"):
             runner.run(job, "v0", control())
-        assert [version.id for version in store.versions()] == ["v0"]
-        assert store.head().version == "v0"
+        assert [version.id for version in store.versions.all()] == ["v0"]
+        assert store.head.read().version == "v0"
 
     def test_the_job_fails_with_the_figure(self, client: Redis, based: Store) -> None:
         def trip(*_: object) -> None:
@@ -197,11 +197,11 @@ class TestEdits:
 
         job = edit_job(based)
         Worker(client, based.root, trip).work()
-        ended = based.job(job.id)
+        ended = based.journal.read(job.id)
         assert ended.status is JobStatus.FAILED
         assert ended.error is not None
         assert (ended.error.code, ended.error.errors[0]["figure"]) == ("guard_failed", 0.75)
-        assert based.head().version == "v0"
+        assert based.head.read().version == "v0"
 
 
 def test_neighbors_are_asked_as_the_fact_s_answers_join(monkeypatch: pytest.MonkeyPatch) -> None:

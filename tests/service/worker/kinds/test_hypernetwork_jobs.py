@@ -17,7 +17,7 @@ from jeep_core.models.loading import LoadedModel
 from service.contracts.jobs import Job, JobKind, JobStatus, Progress, new_id, now
 from service.contracts.schemas import HypernetworkPayload, Network, TrainingOptions
 from service.store import Store
-from service.store.base.networks import network_out, networks_folder, networks_of, training_folder
+from service.store.base.networks import network_out, networks_of
 
 SUBJECTS = ("Lima", "Oslo", "Paris", "Rome", "Kyiv", "Bonn", "Quito", "Cairo", "Delhi", "Tunis")
 HPARAMS: dict[str, Any] = {"layers": [2, 3], "rank": 4, "n_blocks": 1}
@@ -46,7 +46,7 @@ def trained_on(based: Store) -> Store:
         }
         for subject in SUBJECTS
     ]
-    (training_folder(based) / "cases.json").write_text(json.dumps(cases))
+    (based.base.training_folder / "cases.json").write_text(json.dumps(cases))
     return based
 
 
@@ -64,12 +64,12 @@ def training_job(store: Store, **options: Any) -> Job:
         payload=payload.model_dump(),
         created_at=now(),
     )
-    store.journal(job)
+    store.journal.add(job)
     return job
 
 
 def networks(store: Store, base: LoadedModel) -> list[Network]:
-    return [network_out(r) for r in networks_of(store, base.name, base.model_hash)]
+    return [network_out(r) for r in networks_of(store.base, base.name, base.model_hash)]
 
 
 def told(client: Redis, store: Store, base: LoadedModel, at: int, event: Any) -> list[Progress]:
@@ -110,7 +110,7 @@ def test_a_network_is_there_when_its_job_has_ended(
     job = training_job(trained_on)
     assert networks(trained_on, base) == []
     heard = told(client, trained_on, base, 0, die)
-    done = trained_on.job(job.id)
+    done = trained_on.journal.read(job.id)
     assert done.status is JobStatus.SUCCEEDED, done.error
     assert steps(heard) == [1, 2, 3, 4, 5, 6]
     assert all(reached.eta_seconds is not None for reached in heard[-3:])
@@ -119,7 +119,9 @@ def test_a_network_is_there_when_its_job_has_ended(
     assert (network.editor, network.layers, network.rank) == ("mend", [2, 3], 4)
     assert (network.data, network.shipped) == ("cases.json", False)
     assert network.settings["steps"] == STEPS
-    result = edit(base, [FACT], "mend", hparams=HPARAMS, hypernetworks=networks_folder(trained_on))
+    result = edit(
+        base, [FACT], "mend", hparams=HPARAMS, hypernetworks=trained_on.base.networks_folder
+    )
     assert len(result.delta.updates) == 2
     assert list((trained_on.root / "work").iterdir()) == []
 
@@ -133,13 +135,13 @@ def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_network(
     [uninterrupted] = networks(trained_on, base)
     cut = training_job(trained_on)
     told(client, trained_on, base, killed_at, die)
-    assert trained_on.job(cut.id).status is JobStatus.QUEUED
+    assert trained_on.journal.read(cut.id).status is JobStatus.QUEUED
     again = told(client, trained_on, base, 0, die)
     assert steps(again) == list(range(killed_at // 2 * 2 + 1, STEPS + 1))
-    assert trained_on.job(cut.id).attempt == 2
+    assert trained_on.journal.read(cut.id).attempt == 2
     [network] = networks(trained_on, base)
     assert network.sha256 == uninterrupted.sha256
-    assert trained_on.job(whole.id).status is JobStatus.SUCCEEDED
+    assert trained_on.journal.read(whole.id).status is JobStatus.SUCCEEDED
 
 
 def test_a_stopped_worker_gives_the_training_back(
@@ -147,9 +149,9 @@ def test_a_stopped_worker_gives_the_training_back(
 ) -> None:
     job = training_job(trained_on)
     told(client, trained_on, base, 4, lambda worker, _: worker.lane.stop.set())
-    assert trained_on.job(job.id).status is JobStatus.QUEUED
+    assert trained_on.journal.read(job.id).status is JobStatus.QUEUED
     assert steps(told(client, trained_on, base, 0, die)) == [5, 6]
-    assert trained_on.job(job.id).attempt == 1
+    assert trained_on.journal.read(job.id).attempt == 1
 
 
 def test_a_cancelled_training_leaves_no_network(
@@ -157,7 +159,7 @@ def test_a_cancelled_training_leaves_no_network(
 ) -> None:
     job = training_job(trained_on)
     told(client, trained_on, base, 3, lambda _, job_id: cancel(client, trained_on, job_id))
-    assert trained_on.job(job.id).status is JobStatus.CANCELLED
+    assert trained_on.journal.read(job.id).status is JobStatus.CANCELLED
     assert networks(trained_on, base) == []
     assert list((trained_on.root / "work").iterdir()) == []
 
@@ -166,8 +168,8 @@ def test_a_file_that_has_gone_meanwhile_fails_the_job(
     client: Redis, trained_on: Store, base: LoadedModel
 ) -> None:
     job = training_job(trained_on)
-    (training_folder(trained_on) / "cases.json").unlink()
+    (trained_on.base.training_folder / "cases.json").unlink()
     told(client, trained_on, base, 0, die)
-    error = trained_on.job(job.id).error
+    error = trained_on.journal.read(job.id).error
     assert error is not None
     assert (error.code, error.errors[0]["pointer"]) == ("invalid_request", "/data")

@@ -45,7 +45,7 @@ def untouched(store: Store) -> bool:
     """Whether there is no new version, tensor or move of head."""
     files = [*(store.root / "tensors").glob("*/*"), *(store.root / "staging").iterdir()]
     versions = [path.name for path in (store.root / "versions").iterdir()]
-    return not files and versions == ["v0"] and store.head().version == "v0"
+    return not files and versions == ["v0"] and store.head.read().version == "v0"
 
 
 # ---------------------------------------------------------------- edits
@@ -102,13 +102,13 @@ def test_an_edit_on_a_version_that_is_not_finite_leaves_nothing(
     weight[0, 0] = inf
     view = ModelView(base, {WEIGHT: weight})
     given = {"parent": "v0", "weights_sha256": view.weights_sha256(), "created_at": now()}
-    store.write_version(
+    store.versions.write(
         Manifest(id="v1", tensors=[worker_tensors.put(store, WEIGHT, weight)], **given)
     )
-    store.move_head("v1", expected="v0", job_id=None, fence=1, who="test", why="edit")
+    store.head.move("v1", expected="v0", job_id=None, fence=1, who="test", why="edit")
     with pytest.raises(NumericalError, match="use another version"):
         runner.run(an_edit(), "v1", control())
-    assert [version.id for version in store.versions()] == ["v1", "v0"]
+    assert [version.id for version in store.versions.all()] == ["v1", "v0"]
 
 
 def test_a_revert_that_gives_no_numbers_leaves_nothing(
@@ -116,18 +116,18 @@ def test_a_revert_that_gives_no_numbers_leaves_nothing(
 ) -> None:
     runner = runner_on(base, store, tmp_path)
     for number in (1, 2):
-        head = store.head().version
+        head = store.head.read().version
         fact = {**FACT, "subject": f"Lyon {number}"}
         made, _ = runner.run(an_edit(fact, number=number), head, control())
-        store.move_head(made.id, expected=head, job_id=None, fence=1, who="test", why="edit")
+        store.head.move(made.id, expected=head, job_id=None, fence=1, who="test", why="edit")
     before = sorted(path.name for path in (store.root / "tensors").glob("*/*"))
     monkeypatch.setattr(edits_module, "fmean", lambda values: nan)
     job = an_edit(number=3).model_copy(update={"base_version": "v2"})
-    line = store.lineage("v2")
+    line = store.versions.lineage("v2")
     with pytest.raises(NumericalError, match="/efficacy"):
         Reverter(store, runner).run(job, line[:1], line[2:], control())
-    assert [version.id for version in store.versions()] == ["v2", "v1", "v0"]
-    assert store.drafts(job.id) == []
+    assert [version.id for version in store.versions.all()] == ["v2", "v1", "v0"]
+    assert store.drafts.of_job(job.id) == []
     assert sorted(path.name for path in (store.root / "tensors").glob("*/*")) == before
 
 
@@ -217,7 +217,7 @@ def test_a_job_whose_result_is_no_number_fails_by_name(
     worker = Worker(client, based.root)
     monkeypatch.setattr(worker.lane, "_edit", lambda *_: summary(nan))
     worker.work()
-    ended = based.job(job.id)
+    ended = based.journal.read(job.id)
     assert ended.status is JobStatus.FAILED
     assert ended.error is not None
     assert ended.error.code == "numerical_error"

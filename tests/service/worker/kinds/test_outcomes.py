@@ -99,7 +99,7 @@ def test_measuring_can_be_ended_in_between() -> None:
 def test_damaged_prefixes_are_sampled_again(store: Store, left: bytes) -> None:
     base = bigram_view(chain("The town is there")).base
     whole = kept_prefixes(store, base, 3)
-    path = store.base_file("prefixes.json")
+    path = store.base.prefixes_file
     assert kept_prefixes(store, base, 2) == whole[:2]
     path.write_bytes(left)
     assert kept_prefixes(store, base, 3) == whole
@@ -137,7 +137,7 @@ def test_the_worker_says_which_editors_lack_second_moments(
     if said:
         assert "jeep, memit, pmet, rome, alphaedit" in caplog.text
     if imported:
-        path = imported_path(store.base_file("moments"), imported, "1" * 64, 3)
+        path = imported_path(store.base.moments_folder, imported, "1" * 64, 3)
         path.parent.mkdir(parents=True)
         path.touch()
         caplog.clear()

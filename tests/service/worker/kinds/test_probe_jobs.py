@@ -23,7 +23,7 @@ from service.settings import Settings
 from service.store import Store
 from service.worker.failures import Refused
 from service.worker.kinds import automatic, probes
-from service.worker.kinds.automatic import automatic_hparams, probes_folder
+from service.worker.kinds.automatic import automatic_hparams
 from service.worker.lanes.control import JobControl
 from service.worker.lanes.read_lane import ReadControl, Task
 from service.worker.moments import SharedMoments
@@ -55,21 +55,21 @@ class Bench:
         filled = ProbePayload.model_validate({"facts": RECORDS, **given, **payload})
         values = filled.model_dump(mode="json")
         job = Job(id=job_id, kind=JobKind.PROBE, payload=values, created_at=now())
-        self.store.journal(job)
+        self.store.journal.add(job)
         return job
 
     def run(self, job: Job, pause: Callable[[], None] = lambda: None) -> ProbeResult:
         control = ReadControl(
             publish=self.told.append, checkpoint=lambda: None, pause=pause, give_way=lambda: None
         )
-        views, work = VersionViews(self.base, self.store), self.store.work_folder(job.id)
+        views, work = VersionViews(self.base, self.store), self.store.drafts.work_folder(job.id)
         moments = SharedMoments(self.base, self.store, self.settings)
         return probes.run(
             Task(job, control, self.base, views, self.store, self.settings, work, moments)
         )
 
     def kept(self) -> dict[str, Any] | None:
-        return kept(probes_folder(self.store), self.base.model_hash)
+        return kept(self.store.base.probes_folder, self.base.model_hash)
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ class TestProbeJobs:
         record = bench.kept()
         assert record is not None
         assert record["hparams"] == result.hparams
-        folder = bench.store.report_folder(job.id)
+        folder = bench.store.reports.folder(job.id)
         assert json.loads((folder / "probe.json").read_text()) == record
         assert set(result.files) == {path.name for path in folder.iterdir()}
         assert {Path(name).stem for name in result.files} == {"probe", *PLOTS}
@@ -101,9 +101,9 @@ class TestProbeJobs:
         name = bench.base.family.weight_name(5)
         silent = torch.zeros_like(bench.base.model.get_parameter(name))
         view = ModelView(bench.base, {name: silent})
-        version = bench.store.new_version_id()
+        version = bench.store.versions.new_id()
         refs = [tensors.put(bench.store, name, silent)]
-        bench.store.write_version(
+        bench.store.versions.write(
             Manifest(
                 id=version, parent="v0", tensors=refs,
                 weights_sha256=view.weights_sha256(), created_at=now(),
@@ -121,7 +121,7 @@ class TestProbeJobs:
         table = [TableFactIn(subject="name0", relation="lives", object="home0")]
         job = bench.job(table=table)
         assert "word-sets.png" in bench.run(job).files
-        record = json.loads((bench.store.report_folder(job.id) / "probe.json").read_text())
+        record = json.loads((bench.store.reports.folder(job.id) / "probe.json").read_text())
         assert record["word_sets"]["prompts_without_facts"] == len(FACTS) - 2
 
     def test_a_cancelled_probe_ends_and_keeps_nothing(self, bench: Bench) -> None:
@@ -180,8 +180,8 @@ class TestAutomatic:
             automatic_hparams(bench.store, bench.base, "jeep", FACTS, stopping)
 
     def test_a_probe_that_proposes_nothing_is_said_to(self, bench: Bench) -> None:
-        probes_folder(bench.store).mkdir(parents=True)
-        path = probes_folder(bench.store) / f"{bench.base.model_hash}.json"
+        bench.store.base.probes_folder.mkdir(parents=True)
+        path = bench.store.base.probes_folder / f"{bench.base.model_hash}.json"
         path.write_text(json.dumps({"hparams": None, "why_no_proposal": "nothing decides"}))
         with pytest.raises(InvalidHParams, match="nothing decides"):
             automatic_hparams(bench.store, bench.base, "jeep", FACTS, control())

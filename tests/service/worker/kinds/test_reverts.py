@@ -59,16 +59,16 @@ class Chain:
                 return chain.computing
 
         ModelWorker(self.client, self.store.root).work()
-        return self.store.job(job.id)
+        return self.store.journal.read(job.id)
 
     @property
     def head(self) -> str:
-        return self.store.head().version
+        return self.store.head.read().version
 
     @property
     def edits(self) -> list[str | None]:
         """The batches of head's history."""
-        return [version.edit_id for version in self.store.lineage(self.head)[1:]]
+        return [version.edit_id for version in self.store.versions.lineage(self.head)[1:]]
 
     def content(self) -> list[tuple[object, ...]]:
         """All that head's history holds, but for what names a version or a time."""
@@ -81,7 +81,7 @@ class Chain:
                 version.facts,
                 version.result and version.result.facts,
             )
-            for version in self.store.lineage(self.head)
+            for version in self.store.versions.lineage(self.head)
         ]
 
 
@@ -115,34 +115,34 @@ def test_a_batch_in_the_middle_leaves_the_bytes_of_a_chain_without_it(
     assert chain.content()[-1] != with_it[-1]
     assert chain.edits == [first, last]
     assert (result.version, result.previous) == (chain.head, head)
-    assert result.weights_sha256 == chain.store.version(chain.head).weights_sha256
+    assert result.weights_sha256 == chain.store.versions.read(chain.head).weights_sha256
     [again] = result.reapplied
     assert (again.edit_id, again.previous_version, again.version) == (last, head, chain.head)
-    assert (others(result.warnings), chain.store.names()) == ([], {"clean": chain.head})
-    assert chain.store.reflog()[-1].why == f"revert {middle}"
+    assert (others(result.warnings), chain.store.names.all()) == ([], {"clean": chain.head})
+    assert chain.store.head.reflog()[-1].why == f"revert {middle}"
 
 
 def test_the_first_batch_of_three_makes_two_new_versions(chain: Chain, other: Chain) -> None:
     first, *rest = chain.edit(LYON), chain.edit(NICE), chain.edit(ANN)
-    moves = len(chain.store.reflog())
+    moves = len(chain.store.head.reflog())
     result = chain.revert(first)
     other.edit(NICE)
     other.edit(ANN)
     assert chain.content() == other.content()
     assert chain.edits == rest == [one.edit_id for one in result.reapplied]
-    assert len(chain.store.reflog()) == moves + 1
+    assert len(chain.store.head.reflog()) == moves + 1
 
 
 def test_the_last_batch_leads_back_to_its_parent(chain: Chain) -> None:
     chain.edit(LYON)
     parent, before = chain.head, chain.content()
     last = chain.edit(NICE)
-    versions = chain.store.versions()
+    versions = chain.store.versions.all()
     result = chain.revert(last)
     assert (result.version, result.reapplied) == (parent, [])
-    assert result.weights_sha256 == chain.store.version(parent).weights_sha256
+    assert result.weights_sha256 == chain.store.versions.read(parent).weights_sha256
     assert chain.content() == before
-    assert chain.store.versions() == versions
+    assert chain.store.versions.all() == versions
 
 
 def test_a_batch_that_was_applied_again_can_be_reverted_too(chain: Chain, other: Chain) -> None:
@@ -156,7 +156,7 @@ def test_a_batch_that_was_applied_again_can_be_reverted_too(chain: Chain, other:
 
 def test_other_inputs_than_the_first_time_are_said(chain: Chain) -> None:
     first, second = chain.edit(LYON), chain.edit(NICE, n_prefixes=2)
-    chain.store.base_file("prefixes.json").write_text('["", "Another text"]')
+    chain.store.base.prefixes_file.write_text('["", "Another text"]')
     result = chain.revert(first)
     assert others(result.warnings) == [f"{second} was first computed with other prefixes"]
 
@@ -176,7 +176,7 @@ def test_what_is_recorded_is_enough_for_the_same_request(chain: Chain) -> None:
     )
     chain.work(edit_job(chain.store, **dict(given)))
     chain.revert(first)
-    result = chain.store.version(chain.head).result
+    result = chain.store.versions.read(chain.head).result
     assert result is not None
     assert [outcome.index for outcome in result.facts] == [0, 2]
     assert [(one.index, one.kept) for one in result.duplicates] == [(1, 0)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 
 import pytest
 from redis import Redis
@@ -22,7 +23,7 @@ def before(part: str, name: str) -> Patch:
         def die(*_: object, **__: object) -> None:
             raise Killed
 
-        monkeypatch.setattr(getattr(worker, part), name, die)
+        monkeypatch.setattr(attrgetter(part)(worker), name, die)
 
     return patch
 
@@ -31,13 +32,13 @@ def after(part: str, name: str) -> Patch:
     """Make the worker die when this has returned."""
 
     def patch(monkeypatch: pytest.MonkeyPatch, worker: Worker) -> None:
-        whole = getattr(getattr(worker, part), name)
+        whole = getattr(attrgetter(part)(worker), name)
 
         def die(*args: object, **more: object) -> None:
             whole(*args, **more)
             raise Killed
 
-        monkeypatch.setattr(getattr(worker, part), name, die)
+        monkeypatch.setattr(attrgetter(part)(worker), name, die)
 
     return patch
 
@@ -52,11 +53,11 @@ def between_head_and_reflog(monkeypatch: pytest.MonkeyPatch, worker: Worker) -> 
 DEATHS: dict[str, tuple[Patch, int]] = {
     "before the job begins": (before("queue", "begin"), 0),
     "when the job has begun": (after("queue", "begin"), 0),
-    "before the version is written": (before("store", "write_version"), 1),
-    "before head moves": (before("store", "move_head"), 1),
+    "before the version is written": (before("store.versions", "write"), 1),
+    "before head moves": (before("store.head", "move"), 1),
     "between head and its reflog line": (between_head_and_reflog, 1),
-    "before the version is named": (before("store", "name_version"), 1),
-    "before the job is saved": (before("store", "save_job"), 1),
+    "before the version is named": (before("store.names", "give"), 1),
+    "before the job is saved": (before("store.journal", "save"), 1),
     "before the queue hears of the end": (before("queue", "finish"), 1),
     "when the queue has heard of the end": (after("queue", "finish"), 1),
 }
@@ -81,18 +82,20 @@ def test_a_killed_worker_s_job_is_done_once(
 
     next_one = Worker(client, based.root).work()
     store = Store.open(based.root)
-    line = store.lineage(store.head().version)
+    line = store.versions.lineage(store.head.read().version)
     assert [version.job_id for version in line] == [None, first.id, second.id]
-    assert {version.id for version in store.versions()} == {version.id for version in line}
-    assert [move.to for move in store.reflog()] == [version.id for version in line]
-    assert all(store.read_tensor(version.tensors[0]).decode() == version.id for version in line[1:])
-    assert store.names() == {"mine": line[1].id}
+    assert {version.id for version in store.versions.all()} == {version.id for version in line}
+    assert [move.to for move in store.head.reflog()] == [version.id for version in line]
+    assert all(
+        store.tensors.read(version.tensors[0]).decode() == version.id for version in line[1:]
+    )
+    assert store.names.all() == {"mine": line[1].id}
     for job, parent, version in ((first, *line[:2]), (second, *line[1:])):
-        ended = store.job(job.id)
+        ended = store.journal.read(job.id)
         assert (ended.status, ended.base_version) == (JobStatus.SUCCEEDED, parent.id)
         assert ended.result is not None
         assert ended.result["version"] == version.id
-    assert store.unfinished_jobs() == []
+    assert store.journal.unfinished() == []
     assert client.xlen(Keys(store.id).jobs) == 0
     runs_of_first = runs + next_one.runner.parents.count("v0")
     assert runs_of_first == (2 if when in UNWRITTEN else 1)

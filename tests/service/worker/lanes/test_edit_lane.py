@@ -26,27 +26,27 @@ class TestCommit:
     def test_a_job_moves_head_and_names_its_version(self, client: Redis, based: Store) -> None:
         job = edit_job(based, snapshot_name="mine")
         Worker(client, based.root).work()
-        ended = based.job(job.id)
+        ended = based.journal.read(job.id)
         assert (ended.status, ended.base_version) == (JobStatus.SUCCEEDED, "v0")
         assert ended.result is not None
         assert (ended.result["snapshot_name"], ended.result["warnings"]) == ("mine", [])
-        assert based.names() == {"mine": based.head().version}
+        assert based.names.all() == {"mine": based.head.read().version}
 
     def test_a_name_taken_meanwhile_does_not_undo_the_edit(
         self, client: Redis, based: Store
     ) -> None:
         job = edit_job(based, snapshot_name="mine")
-        Worker(client, based.root, lambda *_: based.name_version("mine", "v0")).work()
-        ended = based.job(job.id)
+        Worker(client, based.root, lambda *_: based.names.give("mine", "v0")).work()
+        ended = based.journal.read(job.id)
         assert ended.status is JobStatus.SUCCEEDED
-        assert based.head().job_id == job.id
+        assert based.head.read().job_id == job.id
         assert ended.result is not None
         assert ended.result["snapshot_name"] is None
         assert "'mine' already names v0" in ended.result["warnings"][0]
-        assert based.names() == {"mine": "v0"}
+        assert based.names.all() == {"mine": "v0"}
 
     @pytest.mark.parametrize(
-        "broken", ["service.store.head.append_line", "service.store.Store.name_version"]
+        "broken", ["service.store.head.append_line", "service.store.names.Names.give"]
     )
     def test_a_full_disk_after_the_commit_does_not_undo_the_edit(
         self, client: Redis, based: Store, monkeypatch: pytest.MonkeyPatch, broken: str
@@ -59,10 +59,10 @@ class TestCommit:
         with monkeypatch.context() as patch:
             patch.setattr(broken, full)
             worker.work()
-        assert based.job(job.id).status is JobStatus.SUCCEEDED
-        assert based.head().job_id == job.id
-        based.repair_reflog()
-        assert [move.to for move in based.reflog()] == ["v0", based.head().version]
+        assert based.journal.read(job.id).status is JobStatus.SUCCEEDED
+        assert based.head.read().job_id == job.id
+        based.head.repair()
+        assert [move.to for move in based.head.reflog()] == ["v0", based.head.read().version]
 
 
 class TestMemory:
@@ -84,13 +84,13 @@ class TestMemory:
                 raise error
 
         Worker(client, based.root, use_it_up).work()
-        ended = based.job(too_large.id)
+        ended = based.journal.read(too_large.id)
         assert ended.error is not None
         assert (ended.status, ended.error.code) == (JobStatus.FAILED, "out_of_memory")
         assert "JEEP_EDIT_MEMORY_MB" in ended.error.message
         assert "\n" not in ended.error.message
-        assert based.job(next_one.id).status is JobStatus.SUCCEEDED
-        assert based.head().job_id == next_one.id
+        assert based.journal.read(next_one.id).status is JobStatus.SUCCEEDED
+        assert based.head.read().job_id == next_one.id
 
 
 class TestInterruptions:
@@ -106,8 +106,8 @@ class TestInterruptions:
         with pytest.raises(Killed):
             Worker(client, based.root, lose_redis_and_die).work()
         Worker(client, based.root).work()
-        assert based.job(job.id).status is JobStatus.SUCCEEDED
-        assert based.head().job_id == job.id
+        assert based.journal.read(job.id).status is JobStatus.SUCCEEDED
+        assert based.head.read().job_id == job.id
 
     def test_a_long_outage_of_redis_leaves_the_job_queued(
         self, based: Store, tmp_path: Path
@@ -119,13 +119,13 @@ class TestInterruptions:
             with connect(server.url, retries=0) as away:
                 with pytest.raises(RedisError):
                     Worker(away, based.root, lambda *_: server.stop()).work()
-                assert based.job(job.id).status is JobStatus.QUEUED
+                assert based.journal.read(job.id).status is JobStatus.QUEUED
                 server.start()
                 Worker(away, based.root).work()
         finally:
             server.stop()
-        assert based.job(job.id).status is JobStatus.SUCCEEDED
-        assert based.head().job_id == job.id
+        assert based.journal.read(job.id).status is JobStatus.SUCCEEDED
+        assert based.head.read().job_id == job.id
 
     def test_an_edit_does_not_depend_on_its_progress_being_published(
         self, client: Redis, based: Store
@@ -137,7 +137,7 @@ class TestInterruptions:
 
         job = edit_job(based)
         Worker(client, based.root, refuse_writes).work()
-        assert based.job(job.id).status is JobStatus.SUCCEEDED
+        assert based.journal.read(job.id).status is JobStatus.SUCCEEDED
 
     def test_graceful_stops_are_no_attempts(self, client: Redis, based: Store) -> None:
         job = edit_job(based)
@@ -147,7 +147,7 @@ class TestInterruptions:
             worker.work()
             assert worker.runner.parents == ["v0"]
         Worker(client, based.root).work()
-        ended = based.job(job.id)
+        ended = based.journal.read(job.id)
         assert (ended.status, ended.attempt) == (JobStatus.SUCCEEDED, 1)
 
     def test_a_job_that_kills_every_worker_is_given_up(self, client: Redis, based: Store) -> None:
@@ -156,10 +156,10 @@ class TestInterruptions:
             with pytest.raises(Killed):
                 Worker(client, based.root, die).work()
         Worker(client, based.root).work()
-        ended = based.job(job.id)
+        ended = based.journal.read(job.id)
         assert ended.error is not None
         assert (ended.status, ended.error.code) == (JobStatus.FAILED, "too_many_tries")
-        assert based.head().version == "v0"
+        assert based.head.read().version == "v0"
 
 
 class TestQueue:
@@ -172,10 +172,10 @@ class TestQueue:
         queue = JobQueue(client, Keys(other.id))
         assert queue.submit(theirs)
         Worker(client, based.root).work()
-        assert based.job(mine.id).status is JobStatus.SUCCEEDED
-        assert other.job(theirs.id).status is JobStatus.QUEUED
+        assert based.journal.read(mine.id).status is JobStatus.SUCCEEDED
+        assert other.journal.read(theirs.id).status is JobStatus.QUEUED
         Worker(client, other.root).work()
-        assert other.job(theirs.id).status is JobStatus.SUCCEEDED
+        assert other.journal.read(theirs.id).status is JobStatus.SUCCEEDED
 
     @pytest.mark.parametrize("record", ["missing", "damaged"])
     def test_an_entry_without_a_readable_job_is_dropped(
@@ -187,7 +187,7 @@ class TestQueue:
             path.unlink() if record == "missing" else path.write_text("{")
         worker.work()
         assert worker.runner.parents == ["v0"]
-        assert based.job(job.id).status is JobStatus.SUCCEEDED
+        assert based.journal.read(job.id).status is JobStatus.SUCCEEDED
         assert f"{lost.id}" in caplog.text
         assert client.exists(Keys(based.id).job(lost.id)) == 0
 
@@ -199,7 +199,7 @@ class TestQueue:
         queued = client.hget(keys.job(job.id), "job")
         client.hset(keys.job(job.id), "job", queued.replace("Lyon", "Lxon"))
         worker.work()
-        [version, _] = based.versions()
+        [version, _] = based.versions.all()
         assert [fact.subject for fact in version.facts] == ["Lyon"]
 
 
@@ -207,7 +207,7 @@ class TestRecord:
     def test_a_job_that_succeeded_is_recorded_as_done(self, client: Redis, based: Store) -> None:
         job = edit_job(based)
         Worker(client, based.root).work()
-        progress = based.job(job.id).progress
+        progress = based.journal.read(job.id).progress
         assert (progress.phase, progress.done, progress.total) == ("commit", 1, 1)
 
     def test_a_job_that_failed_is_recorded_with_how_far_it_came(
@@ -218,7 +218,7 @@ class TestRecord:
 
         job = edit_job(based)
         Worker(client, based.root, fail).work()
-        ended = based.job(job.id)
+        ended = based.journal.read(job.id)
         assert (ended.status, ended.base_version) == (JobStatus.FAILED, "v0")
         assert ended.progress == Progress(phase="optimise", done=1, total=2)
 
@@ -227,12 +227,12 @@ class TestRecord:
     ) -> None:
         job = edit_job(based)
         worker = Worker(client, based.root)
-        monkeypatch.setattr(worker.store, "save_job", die)
+        monkeypatch.setattr(worker.store.journal.add, "save", die)
         with pytest.raises(Killed):
             worker.work()
-        assert based.head().job_id == job.id
+        assert based.head.read().job_id == job.id
         Worker(client, based.root).work()
-        ended = based.job(job.id)
+        ended = based.journal.read(job.id)
         assert (ended.status, ended.base_version) == (JobStatus.SUCCEEDED, "v0")
         assert ended.result is not None
         assert ended.result["parent"] == "v0"

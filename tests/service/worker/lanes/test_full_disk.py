@@ -16,6 +16,8 @@ from jeep_core.models.loading import load
 from service.contracts.jobs import JobStatus
 from service.settings import Settings
 from service.store import Store, StoreError, is_disk_full
+from service.store.maintenance.retention import referenced_tensors
+from service.store.maintenance.sweep import sweep
 from service.store.maintenance.verify import verify
 from service.worker.lanes import lane as lane_module
 from service.worker.process import prepare
@@ -45,10 +47,10 @@ class FullDisk:
 def assert_whole(store: Store) -> None:
     """Nothing is damaged, and after the next start nothing is left over."""
     store = Store.open(store.root)
-    store.repair_reflog()
+    store.head.repair()
     assert verify(store).findings == []
-    store.sweep()
-    named = {ref.sha256 for ref in store.referenced()}
+    sweep(store)
+    named = {ref.sha256 for ref in referenced_tensors(store)}
     assert {path.stem for path in (store.root / "tensors").glob("*/*")} == named
     for folder in ("staging", "work", "reports"):
         assert list((store.root / folder).iterdir()) == []
@@ -70,16 +72,16 @@ def test_at_each_write_of_an_edit(
 ) -> None:
     outcomes = []
     for first in range(1, WRITES):
-        job, before = edit_job(based, snapshot_name=f"n{first}"), based.head().version
+        job, before = edit_job(based, snapshot_name=f"n{first}"), based.head.read().version
         was_full = run_on_a_full_disk(Worker(client, based.root), monkeypatch, first, 3)
-        ended = based.job(job.id)
+        ended = based.journal.read(job.id)
         if ended.status is JobStatus.FAILED:
             assert ended.error is not None
             assert (ended.error.code, was_full) == ("disk_full", True)
-            assert based.head().version == before
+            assert based.head.read().version == before
         else:
             assert ended.status is JobStatus.SUCCEEDED
-            assert based.head().job_id == job.id
+            assert based.head.read().job_id == job.id
         assert_whole(based)
         outcomes.append((was_full, ended.status))
         if not was_full:
@@ -96,17 +98,17 @@ def test_at_each_write_of_a_revert(
     for first in range(1, WRITES):
         jobs = [edit_job(based) for _ in range(2)]
         Worker(client, based.root).work()
-        before, edit_id = based.head().version, jobs[0].payload["edit_id"]
+        before, edit_id = based.head.read().version, jobs[0].payload["edit_id"]
         job = revert_job(based, edit_id)
         was_full = run_on_a_full_disk(Worker(client, based.root), monkeypatch, first, 1)
-        ended = based.job(job.id)
+        ended = based.journal.read(job.id)
         if ended.status is JobStatus.FAILED:
             assert ended.error is not None
             assert ended.error.code == "disk_full"
-            assert based.head().version == before
+            assert based.head.read().version == before
         else:
             assert ended.status is JobStatus.SUCCEEDED
-            assert based.head().job_id == job.id
+            assert based.head.read().job_id == job.id
         assert_whole(based)
         outcomes.append((was_full, ended.status))
         if not was_full:
@@ -120,9 +122,9 @@ def test_a_job_does_not_begin_without_room(client: Redis, based: Store) -> None:
     (based.root / "training" / "big").write_bytes(bytes(2**20))
     worker.lane._room = lane_module.Room(based.root, max_mb=1, min_free_mb=0)
     job = edit_job(based)
-    worker.queue.requeue_missing(based.unfinished_jobs())
+    worker.queue.requeue_missing(based.journal.unfinished())
     worker.work()
-    ended = based.job(job.id)
+    ended = based.journal.read(job.id)
     assert ended.error is not None
     assert (ended.status, ended.error.code) == (JobStatus.FAILED, "store_full")
     assert "JEEP_MAX_STORE_MB" in ended.error.message
@@ -149,8 +151,8 @@ from service.store import Store, is_disk_full
 store = Store.open(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 for write in (
-    lambda: store.put_tensor("w", "U8", [8192], bytes(8192)),
-    lambda: save_file({"w": numpy.zeros(8192)}, store.base_file("moments")),
+    lambda: store.tensors.put("w", "U8", [8192], bytes(8192)),
+    lambda: save_file({"w": numpy.zeros(8192)}, store.base.moments_folder),
 ):
     try:
         write()
@@ -172,11 +174,11 @@ def test_a_worker_starts_on_a_full_disk_that_had_room_once(
         with pytest.raises(OSError, match="No space"):
             prepare(store, base, settings)
     prepare(store, base, settings)
-    published = store.model_info()
+    published = store.base.info()
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", FullDisk(1, sys.maxsize))
         prepare(Store.open(store.root), base, settings)
-    assert store.model_info() == published
+    assert store.base.info() == published
     assert_whole(store)
 
 

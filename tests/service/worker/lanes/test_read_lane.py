@@ -18,6 +18,7 @@ from jeep_core.errors import FieldProblem, InvalidHParams
 from service.contracts.jobs import Job, JobKind, JobStatus, Progress, new_id, now
 from service.queue import Keys
 from service.store import Store
+from service.store.maintenance.sweep import sweep
 from service.worker.failures import Refused
 from service.worker.lanes.read_lane import Task, runner_of
 
@@ -31,7 +32,7 @@ class Count(BaseModel):
 def job_in(store: Store) -> Job:
     """A journaled job of the read lane, as the api makes it."""
     job = Job(id=new_id("job"), kind=JobKind.HYPERNETWORK, payload={"to": 3}, created_at=now())
-    store.journal(job)
+    store.journal.add(job)
     return job
 
 
@@ -58,18 +59,18 @@ class TestOutcome:
     ) -> None:
         job = job_in(based)
         Worker(client, based.root, count).work()
-        done = based.job(job.id)
+        done = based.journal.read(job.id)
         assert (done.status, done.result, done.base_version) == ("succeeded", {"counted": 3}, None)
         assert (done.progress.phase, done.progress.done, done.progress.total) == ("count", 3, 3)
-        assert based.head().version == "v0"
+        assert based.head.read().version == "v0"
 
     def test_it_runs_while_an_edit_is_queued(self, client: Redis, based: Store) -> None:
         edit, job = edit_job(based), job_in(based)
         Worker(client, based.root, count).work()
-        assert based.job(job.id).status is JobStatus.SUCCEEDED
-        assert based.job(edit.id).status is JobStatus.QUEUED
+        assert based.journal.read(job.id).status is JobStatus.SUCCEEDED
+        assert based.journal.read(edit.id).status is JobStatus.QUEUED
         EditWorker(client, based.root).work()
-        assert based.job(edit.id).status is JobStatus.SUCCEEDED
+        assert based.journal.read(edit.id).status is JobStatus.SUCCEEDED
 
     @pytest.mark.parametrize(
         ("error", "code"),
@@ -88,7 +89,7 @@ class TestOutcome:
 
         job = job_in(based)
         Worker(client, based.root, fail).work()
-        done = based.job(job.id)
+        done = based.journal.read(job.id)
         assert done.error is not None
         assert (done.status, done.error.code) == (JobStatus.FAILED, code)
         assert (done.progress.done, done.progress.total) == (1, 3)
@@ -126,7 +127,7 @@ class TestInterruptions:
 
         Worker(client, based.root, go_on).work()
         assert order == [(first.id, True), (second.id, False)]
-        assert [based.job(job.id).attempt for job in (first, second)] == [2, 1]
+        assert [based.journal.read(job.id).attempt for job in (first, second)] == [2, 1]
         assert list((based.root / "work").iterdir()) == []
 
     def test_a_job_that_kills_every_worker_is_given_up(self, client: Redis, based: Store) -> None:
@@ -135,7 +136,7 @@ class TestInterruptions:
             with pytest.raises(Killed):
                 Worker(client, based.root, die).work()
         Worker(client, based.root, die).work()
-        error = based.job(job.id).error
+        error = based.journal.read(job.id).error
         assert error is not None
         assert error.code == "too_many_tries"
 
@@ -150,9 +151,9 @@ class TestInterruptions:
         for _ in range(5):
             lives.append(Worker(client, based.root, stopped))
             lives[-1].work()
-            assert based.job(job.id).status is JobStatus.QUEUED
+            assert based.journal.read(job.id).status is JobStatus.QUEUED
         Worker(client, based.root, count).work()
-        assert based.job(job.id).attempt == 1
+        assert based.journal.read(job.id).attempt == 1
 
     def test_a_job_lost_with_redis_is_done_by_the_next_worker(
         self, client: Redis, based: Store
@@ -165,7 +166,7 @@ class TestInterruptions:
         with pytest.raises(Killed):
             Worker(client, based.root, lose_redis).work()
         Worker(client, based.root, count).work()
-        assert based.job(job.id).result == {"counted": 3}
+        assert based.journal.read(job.id).result == {"counted": 3}
 
     def test_a_job_cancelled_on_its_way_leaves_nothing(self, client: Redis, based: Store) -> None:
         def cancelled(task: Task) -> Count:
@@ -175,15 +176,15 @@ class TestInterruptions:
 
         job = job_in(based)
         Worker(client, based.root, cancelled).work()
-        assert based.job(job.id).status is JobStatus.CANCELLED
+        assert based.journal.read(job.id).status is JobStatus.CANCELLED
         assert [*(based.root / "work").iterdir(), *(based.root / "reports").iterdir()] == []
 
     def test_partial_results_of_ended_jobs_are_swept(self, based: Store) -> None:
         gone, there = job_in(based), job_in(based)
         for job in (gone, there):
-            (based.work_folder(job.id) / "count").touch()
-        based.save_job(ended(gone, JobStatus.CANCELLED))
-        based.sweep()
+            (based.drafts.work_folder(job.id) / "count").touch()
+        based.journal.save(ended(gone, JobStatus.CANCELLED))
+        sweep(based)
         assert [path.name for path in (based.root / "work").iterdir()] == [there.id]
 
 
@@ -200,9 +201,9 @@ class TestPriority:
         with worker.gate.writing():
             thread.start()
             assert not seen.wait(0.5), "nothing is computed meanwhile"
-            assert based.job(job.id).progress == Progress()
+            assert based.journal.read(job.id).progress == Progress()
         thread.join(timeout=20)
-        assert based.job(job.id).status is JobStatus.SUCCEEDED
+        assert based.journal.read(job.id).status is JobStatus.SUCCEEDED
 
     def test_a_job_that_waits_for_an_edit_can_be_cancelled(
         self, client: Redis, based: Store
@@ -217,4 +218,4 @@ class TestPriority:
                 time.sleep(0.01)
             cancel(client, based, job.id)
             thread.join(timeout=20)
-            assert based.job(job.id).status is JobStatus.CANCELLED
+            assert based.journal.read(job.id).status is JobStatus.CANCELLED

@@ -25,34 +25,36 @@ class TestJobs:
     def test_a_staged_edit_leaves_head_where_it_is(self, client: Redis, based: Store) -> None:
         job = edit_job(based, activate=False, snapshot_name="mine")
         Worker(client, based.root).work()
-        ended = based.job(job.id)
+        ended = based.journal.read(job.id)
         assert ended.status is JobStatus.SUCCEEDED
         assert ended.result is not None
         assert (ended.result["activated"], ended.result["version"]) == (False, "v1")
-        assert based.names() == {"mine": "v1"}
-        assert based.head().version == "v0"
-        assert len(based.reflog()) == 1
+        assert based.names.all() == {"mine": "v1"}
+        assert based.head.read().version == "v0"
+        assert len(based.head.reflog()) == 1
 
-    @pytest.mark.parametrize("step", ["write_version", "save_job"])
+    @pytest.mark.parametrize("step", ["versions.write", "journal.save"])
     def test_a_worker_killed_behind_the_version_writes_no_second_one(
         self, client: Redis, based: Store, monkeypatch: pytest.MonkeyPatch, step: str
     ) -> None:
         job = edit_job(based, activate=False)
         dying = Worker(client, based.root)
-        whole = getattr(dying.store, step)
+        part, name = step.split(".")
+        owner: Any = getattr(dying.store, part)
+        whole = getattr(owner, name)
 
         def die(*args: Any) -> None:
             whole(*args)
             raise Killed
 
-        monkeypatch.setattr(dying.store, step, die)
+        monkeypatch.setattr(owner, name, die)
         with pytest.raises(Killed):
             dying.work()
         Worker(client, based.root).work()
-        ended = based.job(job.id)
+        ended = based.journal.read(job.id)
         assert (ended.status, ended.base_version) == (JobStatus.SUCCEEDED, "v0")
-        assert [version.id for version in based.versions()] == ["v1", "v0"]
-        assert based.head().version == "v0"
+        assert [version.id for version in based.versions.all()] == ["v1", "v0"]
+        assert based.head.read().version == "v0"
 
 
 class TestActivation:
@@ -92,14 +94,14 @@ class TestActivation:
     def test_head_moves_from_the_parent_when_the_version_is_in_memory(
         self, client: Redis, based: Store, lane: GenerationLane, staged: str, loaded: list[str]
     ) -> None:
-        assert based.committed() == {"v0"}
+        assert based.head.committed() == {"v0"}
         for _ in range(2):  # a repeated request changes nothing more
             reply = self.ask(client, based, staged)
             assert (reply.event, reply.data["previous"]) == ("result", "v0")
         assert loaded[0] == staged
-        assert based.head().version == staged
-        assert [move.why for move in based.reflog()] == ["base", "activate edit_1"]
-        assert based.committed() == {"v0", staged}
+        assert based.head.read().version == staged
+        assert [move.why for move in based.head.reflog()] == ["base", "activate edit_1"]
+        assert based.head.committed() == {"v0", staged}
 
     def test_another_head_is_a_conflict(
         self, client: Redis, based: Store, lane: GenerationLane, staged: str
@@ -109,7 +111,7 @@ class TestActivation:
         reply = self.ask(client, based, staged)
         assert (reply.event, reply.data["code"]) == ("error", "version_conflict")
         assert reply.data["message"].startswith(f"head is {other}, not v0")
-        assert based.head().version == other
+        assert based.head.read().version == other
 
 
 class TestCommitted:
@@ -119,5 +121,5 @@ class TestCommitted:
         aside = add_version(based, tip)
         move(based, tip, expected="v0")
         move(based, "v0", expected=tip)
-        assert based.committed() == {"v0", between, tip}
-        assert aside not in based.committed()
+        assert based.head.committed() == {"v0", between, tip}
+        assert aside not in based.head.committed()

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -46,12 +47,12 @@ STEPS = 220
 NAMES = ("a", "b", "c", "d", "e")
 DEATHS = (
     ("queue", "begin"),
-    ("store", "put_tensor"),
-    ("store", "save_draft"),
-    ("store", "write_version"),
-    ("store", "move_head"),
-    ("store", "name_version"),
-    ("store", "save_job"),
+    ("store.tensors", "put"),
+    ("store.drafts", "save"),
+    ("store.versions", "write"),
+    ("store.head", "move"),
+    ("store.names", "give"),
+    ("store.journal", "save"),
     ("queue", "finish"),
 )
 pick = st.integers(0, 2**16)
@@ -126,7 +127,7 @@ class Machine(RuleBasedStateMachine):
     @rule(which=pick)
     def cancel(self, which: int) -> None:
         job = self.expected.waiting.pop(which % len(self.expected.waiting))
-        self.store.request_cancel(job.id)
+        self.store.journal.request_cancel(job.id)
         self.as_the_api(lambda api, queue: api.cancel(job))
         self.expected.ended[job.id] = (JobStatus.CANCELLED, None)
 
@@ -150,11 +151,11 @@ class Machine(RuleBasedStateMachine):
     def name(self, which: int, name: str) -> None:
         version, names = self.some_version(which), self.expected.names
         if names.get(name, version) == version:
-            self.store.name_version(name, version)
+            self.store.names.give(name, version)
             names[name] = version
         else:
             with pytest.raises(NameTaken):
-                self.store.name_version(name, version)
+                self.store.names.give(name, version)
 
     # ------------------------------------------------------------ what happens to the service
 
@@ -190,9 +191,9 @@ class Machine(RuleBasedStateMachine):
             if not events and meanwhile != "nothing":
                 events[job.id] = meanwhile
                 if meanwhile == "cancel":
-                    self.store.request_cancel(job.id)
+                    self.store.journal.request_cancel(job.id)
                 else:
-                    self.move(self.some_version(which), self.store.head().version)
+                    self.move(self.some_version(which), self.store.head.read().version)
 
         self.make_worker(during).work()
         self.store = Store.open(self.store.root)
@@ -204,7 +205,7 @@ class Machine(RuleBasedStateMachine):
 
     def expect_end(self, job: Job, event: str | None, which: int) -> None:
         """Run a job in the model; what it made is known by its record."""
-        model, recorded = self.expected, self.store.job(job.id)
+        model, recorded = self.expected, self.store.journal.read(job.id)
         before, old = model.head, model.batches[model.head]
         edit_id, name = job.payload["edit_id"], job.payload["snapshot_name"]
         is_edit = job.kind == "edit"
@@ -236,7 +237,7 @@ class Machine(RuleBasedStateMachine):
 
     def learn(self, version: str, batches: tuple[str, ...]) -> None:
         """A version holds these batches; the last ones on the way to it, these but the last."""
-        for made in reversed(self.store.lineage(version)):
+        for made in reversed(self.store.versions.lineage(version)):
             assert self.expected.batches.setdefault(made.id, batches) == batches
             batches = batches[:-1]
 
@@ -248,8 +249,8 @@ class Machine(RuleBasedStateMachine):
         self.expected.head = version
 
     def move(self, to: str, expected: str) -> None:
-        fence = self.store.head().fence
-        self.store.move_head(to, expected=expected, job_id=None, fence=fence, who="me", why="")
+        fence = self.store.head.read().fence
+        self.store.head.move(to, expected=expected, job_id=None, fence=fence, who="me", why="")
 
     def as_the_api(self, call: Callable[[Reconciler, AsyncQueue], Any]) -> None:
         async def connected() -> None:
@@ -266,23 +267,26 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def is_as_expected(self) -> None:
         model, store = self.expected, Store.open(self.store.root)
-        assert store.head().version == model.head
-        assert store.names() == model.names
+        assert store.head.read().version == model.head
+        assert store.names.all() == model.names
         for version, batches in model.batches.items():
-            line = store.lineage(version)
+            line = store.versions.lineage(version)
             assert line[0].id == "v0"
             assert tuple(str(made.edit_id) for made in line[1:]) == batches
         for job_id, (status, code) in model.ended.items():
-            job = store.job(job_id)
+            job = store.journal.read(job_id)
             assert (job.status, job.error and job.error.code) == (status, code)
-        assert {job.id for job in store.jobs()} == {*model.ended, *(j.id for j in model.waiting)}
+        assert {job.id for job in store.journal.all()} == {
+            *model.ended,
+            *(j.id for j in model.waiting),
+        }
 
     @invariant()
     def history_is_whole(self) -> None:
         store = Store.open(self.store.root)
-        moves = store.reflog()
+        moves = store.head.reflog()
         assert [move.previous for move in moves[1:]] == [move.to for move in moves[:-1]]
-        assert moves[-1] == store.head().move
+        assert moves[-1] == store.head.read().move
         jobs = [move.job_id for move in moves if move.job_id]
         assert len(jobs) == len(set(jobs))
 
@@ -293,13 +297,13 @@ class Machine(RuleBasedStateMachine):
         assert not [*root.rglob(f".*{TEMPORARY}"), *(root / "staging").iterdir()]
         assert not [*(root / "work").iterdir(), *(root / "jobs").glob("*.open")]
         assert not list((root / "jobs").glob("*.cancel"))
-        assert all(job.status in TERMINAL for job in self.store.jobs())
+        assert all(job.status in TERMINAL for job in self.store.journal.all())
 
 
 def die_at(worker: Worker, place: tuple[str, str], after: bool, count: int) -> None:
     """Have a worker die before or after it calls this for the ``count``-th time."""
     part, name = place
-    original, calls = getattr(getattr(worker, part), name), []
+    original, calls = getattr(attrgetter(part)(worker), name), []
 
     def dying(*args: Any, **more: Any) -> Any:
         calls.append(1)
@@ -310,7 +314,7 @@ def die_at(worker: Worker, place: tuple[str, str], after: bool, count: int) -> N
             raise Killed
         return found
 
-    setattr(getattr(worker, part), name, dying)
+    setattr(attrgetter(part)(worker), name, dying)
 
 
 def run(machine: type[Machine], client: Redis, url: str, examples: int, steps: int) -> None:
@@ -367,7 +371,7 @@ class WithAModel(Machine):
     @invariant()
     def same_batches_same_bytes(self) -> None:
         for version, batches in self.expected.batches.items():
-            weights = self.store.version(version).weights_sha256
+            weights = self.store.versions.read(version).weights_sha256
             assert self.weights.setdefault(batches, weights) == weights
 
 

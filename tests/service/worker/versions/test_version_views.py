@@ -28,8 +28,8 @@ def filled(tmp_path: Path, base: LoadedModel) -> Store:
         name = base.family.weight_name(i)
         view = ModelView(base, {name: base.model.get_parameter(name) * 2})
         refs = [tensors.put(store, name, view.parameter(name))]
-        version = store.new_version_id()
-        store.write_version(
+        version = store.versions.new_id()
+        store.versions.write(
             Manifest(
                 id=version,
                 parent="v0",
@@ -45,7 +45,7 @@ def test_a_version_comes_back_bit_by_bit(filled: Store, base: LoadedModel) -> No
     views = VersionViews(base, filled)
     for i in range(6):
         view = views.get(f"v{i + 1}")
-        assert view.weights_sha256() == filled.version(f"v{i + 1}").weights_sha256
+        assert view.weights_sha256() == filled.versions.read(f"v{i + 1}").weights_sha256
         [(name, tensor)] = view.replaced.items()
         assert torch.equal(tensor, base.model.get_parameter(name) * 2)
         assert tensor.data_ptr() % 64 == 0
@@ -104,7 +104,7 @@ def test_the_least_recently_used_version_is_given_up(filled: Store, base: Loaded
 
 
 def test_a_damaged_tensor_is_found_and_nothing_is_kept(filled: Store, base: LoadedModel) -> None:
-    path = filled.tensor_file(filled.version("v1").tensors[0].sha256)
+    path = filled.tensors.path(filled.versions.read("v1").tensors[0].sha256)
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     views = VersionViews(base, filled)
@@ -128,8 +128,8 @@ def test_an_unknown_version_is_an_error_every_time(filled: Store, base: LoadedMo
 
 def test_files_of_earlier_releases_are_read(filled: Store, base: LoadedModel) -> None:
     """Their data is aligned to eight bytes only; such a tensor is copied."""
-    ref = filled.version("v1").tensors[0]
-    path = filled.tensor_file(ref.sha256)
+    ref = filled.versions.read("v1").tensors[0]
+    path = filled.tensors.path(ref.sha256)
     whole = path.read_bytes()
     start = 8 + int.from_bytes(whole[:8], "little")
     header = whole[8:start].rstrip()
@@ -153,9 +153,9 @@ def test_what_is_kept_of_many_edits_holds_no_file_open(filled: Store) -> None:
 def test_a_head_that_was_mended_is_ready_by_itself(
     filled: Store, base: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    filled.move_head("v1", expected="v0", job_id=None, fence=0, who="w", why="test")
-    [ref] = filled.version("v1").tensors
-    path, views = filled.tensor_file(ref.sha256), VersionViews(base, filled)
+    filled.head.move("v1", expected="v0", job_id=None, fence=0, who="w", why="test")
+    [ref] = filled.versions.read("v1").tensors
+    path, views = filled.tensors.path(ref.sha256), VersionViews(base, filled)
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     load_head(filled, views)

@@ -8,10 +8,8 @@ from __future__ import annotations
 import sys
 import urllib.request
 
-from redis.exceptions import RedisError
-
 from jeep_core.errors import Coded
-from service.queue import Keys, connect
+from service.queue import Keys, QueueFailure, connect, is_worker_alive
 from service.settings import Settings, SettingsError, load_settings
 from service.store import Store, StoreError
 
@@ -35,13 +33,13 @@ def check_api(settings: Settings) -> None:
 def check_worker(settings: Settings) -> None:
     """Check that the store's worker has sent the queue a recent heartbeat.
 
-    Raises RedisError, StoreError or :class:`Unhealthy`.
+    Raises QueueFailure, StoreError or :class:`Unhealthy`.
     """
     if settings.redis_url is None:
         raise Unhealthy("JEEP_REDIS_URL is not set")
     client = connect(settings.redis_url, retries=0)
     try:
-        if client.get(Keys(Store.open(settings.store).id).worker) is None:
+        if not is_worker_alive(client, Keys(Store.open(settings.store).id)):
             raise Unhealthy("no worker has been heard of for some seconds")
     finally:
         client.close()
@@ -57,7 +55,7 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         CHECKS[arguments[0]](load_settings())
-    except (Unhealthy, SettingsError, StoreError, RedisError, OSError) as error:
+    except (Unhealthy, SettingsError, StoreError, QueueFailure, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

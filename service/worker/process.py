@@ -15,8 +15,6 @@ from types import FrameType
 from uuid import uuid4
 
 import torch
-from redis import Redis
-from redis.exceptions import RedisError
 from transformers.utils import logging as transformers_logging
 
 from jeep_core.edit import relations
@@ -31,12 +29,14 @@ from service.contracts.schemas import WorkerInfo
 from service.ops import logs, tracing
 from service.ops.metrics_page import page_of
 from service.queue import (
+    Client,
     Heartbeat,
     JobQueue,
     Keys,
     Lease,
     LeaseHeld,
     LeaseLost,
+    QueueFailure,
     RequestQueue,
     WorkerBeat,
     connect,
@@ -92,7 +92,7 @@ class Worker:
                 return 1
             try:
                 return self._serve(store, base, stack)
-            except (RedisError, StaleFence) as error:
+            except (QueueFailure, StaleFence) as error:
                 log.error("the queue cannot be used: %s", error)
                 return 1
             except CorruptFile as error:
@@ -170,7 +170,7 @@ class Worker:
             thread.start()
         log.info("ready, head is %s", store.head.read().version)
         self.stop.wait()
-        if isinstance(self._failure, RedisError):
+        if isinstance(self._failure, QueueFailure):
             end_patience(client)
         edits.stop.set()
         reads.stop.set()
@@ -201,7 +201,7 @@ class Worker:
         except (LeaseLost, StaleFence) as error:
             log.error("another worker has the lease: %s; this worker ends", error)
             self._failure = error
-        except RedisError as error:
+        except QueueFailure as error:
             log.error("the queue cannot be used: %s; this worker ends", error)
             self._failure = error
         except Exception as error:
@@ -211,7 +211,7 @@ class Worker:
             self.stop.set()
 
     def _heartbeat(
-        self, client: Redis, keys: Keys, base: LoadedModel, views: VersionViews
+        self, client: Client, keys: Keys, base: LoadedModel, views: VersionViews
     ) -> Heartbeat:
         instance, started = uuid4().hex, now()
 

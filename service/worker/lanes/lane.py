@@ -10,13 +10,12 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from pydantic import BaseModel
-from redis.exceptions import RedisError
 
 from jeep_core.errors import Cancelled
 from jeep_core.spec.finite import check_record
 from service.contracts.jobs import TERMINAL, Job, JobError, JobKind, JobStatus, Progress, now
 from service.ops import logs, tracing
-from service.queue import JobGone, JobQueue, Lease, LeaseLost, QueuedJob
+from service.queue import JobGone, JobQueue, Lease, LeaseLost, QueuedJob, QueueFailure
 from service.settings import Settings
 from service.store import CorruptFile, StaleFence, Store, UnknownJob, is_disk_full
 from service.store.maintenance.room import Room
@@ -59,7 +58,7 @@ class JobLane(ABC):
 
         Raises:
             LeaseLost: another worker has taken over.
-            RedisError: the queue is unreachable for longer than its client waits.
+            QueueFailure: the queue is unreachable for longer than its client waits.
         """
         while not self.stop.is_set():
             if self._lease.lost.is_set():
@@ -130,7 +129,7 @@ class JobLane(ABC):
         """Return a job to the queue: a requested stop does not count as a failed attempt."""
         try:
             self._queue.give_back(job, self._lease.fence)
-        except RedisError as error:
+        except QueueFailure as error:
             log.warning("the interrupted attempt of %s counts: %s", job.id, error)
 
     def _outcome(
@@ -142,7 +141,7 @@ class JobLane(ABC):
             check_record(result, "the result")
         except Cancelled:
             return JobStatus.CANCELLED, None, None
-        except (LeaseLost, StaleFence, Stopping, RedisError):
+        except (LeaseLost, StaleFence, Stopping, QueueFailure):
             raise  # not the job's fault: it stays queued
         except Exception as error:
             if not is_foreseen(error):
@@ -170,7 +169,7 @@ class JobLane(ABC):
         self._phases.enter(progress.phase)
         try:
             self._queue.progress(job_id, progress)
-        except RedisError as error:
+        except QueueFailure as error:
             log.warning("progress of %s is not published: %s", job_id, error)
 
     def _check_lease(self) -> None:

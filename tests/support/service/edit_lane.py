@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any, Self
 
 from redis import Redis
-from redis.exceptions import RedisError
 
 from service.contracts.jobs import Job, JobKind, new_id, now
 from service.contracts.schemas import (
@@ -21,7 +20,7 @@ from service.contracts.schemas import (
     Manifest,
     RevertPayload,
 )
-from service.queue import JobQueue, Keys, Lease, QueuedJob
+from service.queue import JobQueue, Keys, Lease, QueuedJob, QueueFailure
 from service.settings import Settings
 from service.store import Store
 from service.store.maintenance.sweep import sweep
@@ -121,7 +120,7 @@ class Worker:
         try:
             self.lane.run()
         finally:
-            with suppress(RedisError):
+            with suppress(QueueFailure):
                 self.lease.release()
         return self
 

@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from pydantic import BaseModel
 from redis import Redis
-from redis.exceptions import RedisError
 
 from service.contracts.jobs import Lane
-from service.queue import Keys, Lease, scripts
+from service.queue import Keys, Lease, QueueFailure, scripts
 from service.settings import Settings
 from service.store import Store
 from service.store.maintenance.sweep import sweep
@@ -53,7 +52,7 @@ class Worker:
         try:
             self.lane.run()
         finally:
-            with suppress(RedisError):
+            with suppress(QueueFailure):
                 self.lease.release()
         return self
 

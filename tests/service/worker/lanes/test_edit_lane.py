@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from redis import Redis
-from redis.exceptions import RedisError
 from support.service.edit_lane import Killed, Worker, edit_job
 
 from jeep_core.errors import NumericalError
 from service.contracts.jobs import Job, JobStatus, Progress
 from service.ops.embedded_server import EmbeddedValkey
-from service.queue import JobQueue, Keys, connect
+from service.queue import JobQueue, Keys, QueueDown, connect
 from service.store import Store
 from service.worker.lanes.control import JobControl
 
@@ -117,7 +116,7 @@ class TestInterruptions:
         server.start()
         try:
             with connect(server.url, retries=0) as away:
-                with pytest.raises(RedisError):
+                with pytest.raises(QueueDown):
                     Worker(away, based.root, lambda *_: server.stop()).work()
                 assert based.journal.read(job.id).status is JobStatus.QUEUED
                 server.start()

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 from redis import Redis
-from redis.exceptions import RedisError
 
-from service.queue import Keys, RequestQueue
+from service.queue import Keys, QueueFailure, RequestQueue
 from service.store import Store
 from service.worker.lanes.gate import Gate
 from service.worker.lanes.generation_lane import GenerationLane
@@ -23,7 +22,7 @@ def test_decoding_ends_when_requests_cannot_be_taken(client: Redis, based: Store
     lane = GenerationLane(RequestQueue(client, keys), based, nothing, nothing, Gate(0.5))
     decoding = threading.Thread(target=lane.decode, daemon=True)
     decoding.start()
-    with pytest.raises(RedisError):
+    with pytest.raises(QueueFailure):
         lane.take()
     decoding.join(10)
     assert not decoding.is_alive()

@@ -235,7 +235,7 @@ class TestRefusals:
         self, backup: Path, tmp_path: Path
     ) -> None:
         damage(next((backup / "files" / "base").rglob("*.json")))
-        with pytest.raises(CorruptFile, match=r"p\.json"):
+        with pytest.raises(CorruptFile, match=r"prefixes\.json"):
             restore(backup, tmp_path / "elsewhere")
 
     def test_a_half_restored_folder_is_no_store_and_can_be_restored_again(

@@ -283,7 +283,7 @@ class TestOrphans:
                 (chain.drafts.work_folder(job.id) / "part").write_text("x")
             return found
 
-        monkeypatch.setattr(chain.journal.add, "unfinished", and_one_begins)
+        monkeypatch.setattr(chain.journal, "unfinished", and_one_begins)
         assert sweep_orphans(chain) == 0
         assert (chain.drafts.work_folder(job.id) / "part").exists()
 

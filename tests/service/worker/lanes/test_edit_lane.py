@@ -226,7 +226,7 @@ class TestRecord:
     ) -> None:
         job = edit_job(based)
         worker = Worker(client, based.root)
-        monkeypatch.setattr(worker.store.journal.add, "save", die)
+        monkeypatch.setattr(worker.store.journal, "save", die)
         with pytest.raises(Killed):
             worker.work()
         assert based.head.read().job_id == job.id

@@ -7,27 +7,18 @@ import logging
 from contextlib import suppress
 
 from fastapi.concurrency import run_in_threadpool
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.api.counters import CANCELLED_JOBS
 from service.contracts.jobs import TERMINAL, Job, JobStatus, now
 from service.ops import logs
-from service.queue import AsyncQueue
+from service.queue import AsyncQueue, QueueDown, QueueFailure
 from service.store import Store
 
 PERIOD_S = 30.0
 RETRY_S = 1.0
 PATIENCE_S = 5.0
-QUEUE_DOWN = (
-    RedisConnectionError,
-    RedisTimeoutError,
-    TimeoutError,
-    OutOfMemoryError,
-    ReadOnlyError,
-)
-"""Raised by a queue that cannot be reached or accepts nothing at the moment."""
+QUEUE_DOWN = (QueueDown, TimeoutError)
+"""The queue cannot be used now, or does not answer within the caller's own patience."""
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +55,7 @@ class Reconciler:
                 else:
                     log.warning("the queue was emptied; %s waits until it is filled again", job.id)
                     self.wake()
-            except (RedisError, TimeoutError) as error:
+            except (QueueFailure, TimeoutError) as error:
                 log.warning("%s is journaled and will be queued later: %s", job.id, error)
                 self.wake()
 
@@ -76,7 +67,7 @@ class Reconciler:
         try:
             async with asyncio.timeout(PATIENCE_S):
                 await self._cancel(job)
-        except (RedisError, TimeoutError) as error:
+        except (QueueFailure, TimeoutError) as error:
             log.warning("the cancel of %s reaches the queue later: %s", job.id, error)
             self.wake()
 
@@ -86,7 +77,7 @@ class Reconciler:
             self._wanted.clear()
             try:
                 await self._catch_up()
-            except (RedisError, TimeoutError) as error:
+            except (QueueFailure, TimeoutError) as error:
                 log.warning("the queue cannot be used: %s", error)
                 self.behind = True
                 await asyncio.sleep(RETRY_S)

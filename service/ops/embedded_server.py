@@ -25,13 +25,9 @@ from types import TracebackType
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
-from redis import Redis
-from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, RedisError
-from redis.retry import Retry
-
 from jeep_core.errors import Coded
 from service.ops.parent_death import death_signal
+from service.queue import server_process
 
 log = logging.getLogger(__name__)
 
@@ -199,7 +195,7 @@ class EmbeddedValkey:
         while time.monotonic() < give_up:
             if self._process is None or self._process.poll() is not None:
                 raise EmbeddedError(f"valkey-server ended at once: {self._log_end()}")
-            if _server_pid(self._socket) is not None:
+            if self._socket is not None and server_process(self._socket) is not None:
                 return
             time.sleep(_POLL_S)
         raise EmbeddedError(f"valkey-server did not answer in {_START_S:.0f} s: {self._log_end()}")
@@ -317,23 +313,9 @@ def _stop_orphan(file: BinaryIO) -> bool:
         return False
     if _is_alive(record["owner"]):
         return False
-    if _server_pid(Path(record["socket"])) == record["server"]:
+    if server_process(Path(record["socket"])) == record["server"]:
         os.kill(record["server"], signal.SIGTERM)
     return True
-
-
-def _server_pid(socket: Path | None) -> int | None:
-    """The process that answers on ``socket``; 0 if it answers but wants a password."""
-    client = Redis(unix_socket_path=str(socket), socket_timeout=2, retry=Retry(NoBackoff(), 0))
-    try:
-        info: Any = client.info("server")
-        return int(info["process_id"])
-    except AuthenticationError:
-        return 0
-    except RedisError:
-        return None
-    finally:
-        client.close()
 
 
 def _is_alive(pid: int) -> bool:

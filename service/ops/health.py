@@ -9,7 +9,7 @@ import sys
 import urllib.request
 
 from jeep_core.errors import Coded
-from service.queue import Keys, QueueFailure, connect
+from service.queue import Keys, QueueFailure, connect, is_worker_alive
 from service.settings import Settings, SettingsError, load_settings
 from service.store import Store, StoreError
 
@@ -39,7 +39,7 @@ def check_worker(settings: Settings) -> None:
         raise Unhealthy("JEEP_REDIS_URL is not set")
     client = connect(settings.redis_url, retries=0)
     try:
-        if client.get(Keys(Store.open(settings.store).id).worker) is None:
+        if not is_worker_alive(client, Keys(Store.open(settings.store).id)):
             raise Unhealthy("no worker has been heard of for some seconds")
     finally:
         client.close()

@@ -6,21 +6,24 @@
 
 from service.contracts.wire import JobEvent, Keys, LiveJob, WorkerBeat
 from service.queue.asynchronous import AsyncQueue
-from service.queue.connection import connect, connect_async, end_patience
+from service.queue.connection import Client, connect, connect_async, end_patience, server_process
 from service.queue.errors import (
     JobGone,
     LeaseHeld,
     LeaseLost,
+    QueueDown,
     QueueError,
+    QueueFailure,
     RequestTimeout,
     WorkerGone,
 )
 from service.queue.jobs import JobQueue, QueuedJob
 from service.queue.lease import Lease
-from service.queue.requests import Heartbeat, RequestQueue
+from service.queue.requests import Heartbeat, RequestQueue, is_worker_alive
 
 __all__ = [
     "AsyncQueue",
+    "Client",
     "Heartbeat",
     "JobEvent",
     "JobGone",
@@ -30,7 +33,9 @@ __all__ = [
     "LeaseHeld",
     "LeaseLost",
     "LiveJob",
+    "QueueDown",
     "QueueError",
+    "QueueFailure",
     "QueuedJob",
     "RequestQueue",
     "RequestTimeout",
@@ -39,4 +44,6 @@ __all__ = [
     "connect",
     "connect_async",
     "end_patience",
+    "is_worker_alive",
+    "server_process",
 ]

@@ -17,7 +17,7 @@ from service.contracts.jobs import TERMINAL, Job, JobStatus, Lane
 from service.contracts.schemas import WorkerReply, WorkerRequest
 from service.queue import scripts
 from service.queue.connection import block_ms
-from service.queue.errors import RequestTimeout, WorkerGone
+from service.queue.errors import QueueDown, RequestTimeout, WorkerGone, translating
 
 _POLL_MS = 1000
 _OUTAGE_S = 30.0
@@ -25,8 +25,12 @@ _ANSWER_S = 5.0
 """Longest wait for an answer of a server that hangs: a person is waiting."""
 
 
+@translating
 class AsyncQueue:
-    """All Redis operations of the api, over one asyncio client."""
+    """All Redis operations of the api, over one asyncio client.
+
+    Every method raises :class:`QueueDown` if the server cannot be used now.
+    """
 
     def __init__(self, client: Redis, keys: wire.Keys) -> None:
         self._client, self._keys = client, keys
@@ -50,7 +54,7 @@ class AsyncQueue:
     async def worker_alive(self) -> wire.WorkerBeat | None:
         """The worker's last heartbeat, None if there was none for 5 s.
 
-        TimeoutError if the server takes a connection and does not answer.
+        QueueDown also if the server takes a connection and does not answer.
         """
         async with asyncio.timeout(_ANSWER_S):
             beat = await self._client.get(self._keys.worker)
@@ -159,7 +163,7 @@ class AsyncQueue:
         except ResponseError as error:
             if not str(error).startswith("MISCONF"):
                 raise
-            raise RedisConnectionError(f"the queue takes nothing: {error}") from None
+            raise QueueDown(f"the queue takes nothing: {error}") from None
 
     async def abandon(self, request_id: str) -> None:
         """Tell the worker that nobody waits for this answer."""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.exceptions import AuthenticationError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
+
+Client = Redis
+"""What `connect` returns, for annotations outside this package."""
 
 BLOCK_LIMIT_MS = 10_000
 """Longest blocking read: well below the socket's timeout."""
@@ -26,7 +31,7 @@ _OPTIONS: dict[str, Any] = {
 
 
 def connect(url: str, *, retries: int = 30) -> Redis:
-    """A thread-safe client; 30 retries bridge about 55 s, then ``redis.ConnectionError``."""
+    """A thread-safe client; 30 retries bridge about 55 s, then calls fail."""
     return Redis.from_url(url, retry=Retry(_backoff(), retries, _FAILURES), **_OPTIONS)
 
 
@@ -47,3 +52,20 @@ def block_ms(wanted: float) -> int | None:
 
 def _backoff() -> ExponentialBackoff:
     return ExponentialBackoff(cap=2.0, base=0.05)
+
+
+def server_process(socket: Path) -> int | None:
+    """The process id of the server that answers on a Unix socket.
+
+    0 if it answers but wants a password, None if none answers.
+    """
+    client = Redis(unix_socket_path=str(socket), socket_timeout=2, retry=Retry(NoBackoff(), 0))
+    try:
+        info: Any = client.info("server")
+        return int(info["process_id"])
+    except AuthenticationError:
+        return 0
+    except RedisError:
+        return None
+    finally:
+        client.close()

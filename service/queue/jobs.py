@@ -14,7 +14,7 @@ from service.contracts import wire
 from service.contracts.jobs import TERMINAL, Job, JobStatus, Lane, Progress, now
 from service.queue import scripts
 from service.queue.connection import block_ms
-from service.queue.errors import JobGone, LeaseLost
+from service.queue.errors import JobGone, LeaseLost, translating
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class QueuedJob:
     entry: str
 
 
+@translating
 class JobQueue:
     """The jobs of one lane in Redis.
 

@@ -12,13 +12,14 @@ from redis.exceptions import RedisError
 
 from service.contracts import wire
 from service.queue import scripts
-from service.queue.errors import LeaseHeld, LeaseLost
+from service.queue.errors import LeaseHeld, LeaseLost, translating
 from service.settings import Settings
 
 _RETRY_S = 0.25
 _log = logging.getLogger(__name__)
 
 
+@translating
 class Lease:
     """Held by one worker at a time and renewed by a daemon thread; ``lost`` is set when gone.
 

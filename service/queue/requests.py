@@ -14,11 +14,13 @@ from redis.exceptions import RedisError, ResponseError
 from service.contracts import wire
 from service.contracts.schemas import WorkerReply, WorkerRequest
 from service.queue.connection import block_ms
+from service.queue.errors import translated, translating
 from service.queue.jobs import create_group
 
 _log = logging.getLogger(__name__)
 
 
+@translating
 class RequestQueue:
     """Takes requests and streams answers.  Never retried: a request ends with its worker."""
 
@@ -73,6 +75,7 @@ class RequestQueue:
         return list(reply[0][1]) if reply else []
 
 
+@translating
 class Heartbeat:
     """A daemon thread that publishes that this worker is alive, what it serves, and its metrics."""
 
@@ -119,3 +122,9 @@ class Heartbeat:
             if self._metrics is not None:
                 pipe.set(self._keys.metrics, self._metrics(), px=self.TTL_MS)
             pipe.execute()
+
+
+def is_worker_alive(client: Redis, keys: wire.Keys) -> bool:
+    """Whether a worker has sent a heartbeat in the last 5 s; QueueFailure as everywhere."""
+    with translated():
+        return client.get(keys.worker) is not None

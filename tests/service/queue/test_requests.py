@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import threading
 import time
 from contextlib import aclosing
@@ -21,12 +22,15 @@ from service.queue import (
     AsyncQueue,
     Heartbeat,
     JobQueue,
+    QueueDown,
+    QueueFailure,
     RequestQueue,
     RequestTimeout,
     WorkerBeat,
     WorkerGone,
     connect,
     connect_async,
+    is_worker_alive,
 )
 from service.store import Store
 
@@ -281,3 +285,85 @@ class TestFollowing:
         assert await api.ping()
         assert not await nobody.ping()
         await nobody.close()
+
+    async def test_a_queue_that_cannot_be_reached_is_down_for_every_call(
+        self, tmp_path: Path, make_job: MakeJob
+    ) -> None:
+        nobody = AsyncQueue(connect_async(f"unix://{tmp_path}/no.sock", retries=0), KEYS)
+        job = make_job()
+        for call in (
+            nobody.worker_alive(),
+            nobody.waiting(job.kind.lane),
+            nobody.submit(job),
+            nobody.request_cancel(job),
+            anext(nobody.ask(ask_for(5))),
+        ):
+            with pytest.raises(QueueDown) as raised:
+                await call
+            assert raised.value.code == "no_queue"
+        await nobody.close()
+
+    async def test_a_followed_stream_says_that_the_queue_is_down(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("service.queue.asynchronous._OUTAGE_S", 0.0)
+        nobody = AsyncQueue(connect_async(f"unix://{tmp_path}/no.sock", retries=0), KEYS)
+        with pytest.raises(QueueDown):
+            await anext(nobody.events("job_1"))
+        await nobody.close()
+
+    async def test_a_server_that_does_not_answer_is_down(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("service.queue.asynchronous._ANSWER_S", 0.05)
+        queue = AsyncQueue(connect_async(f"unix://{tmp_path}/q.sock", retries=0), KEYS)
+        with socket.socket(socket.AF_UNIX) as silent:
+            silent.bind(f"{tmp_path}/q.sock")
+            silent.listen()
+            with pytest.raises(QueueDown, match="the queue does not answer"):
+                await queue.worker_alive()
+            await queue.close()
+
+    async def test_a_command_that_is_refused_is_no_outage(
+        self, api: AsyncQueue, client: Redis
+    ) -> None:
+        client.set(KEYS.job("job_1"), "no hash")
+        with pytest.raises(QueueFailure, match="WRONGTYPE") as raised:
+            await api.live("job_1")
+        assert not isinstance(raised.value, QueueDown)
+        assert raised.value.code == "internal_error"
+
+    async def test_whoever_leaves_a_stream_leaves_no_reader(
+        self, api: AsyncQueue, queue: JobQueue, make_job: MakeJob
+    ) -> None:
+        job = make_job()
+        await api.submit(job)
+        async with aclosing(api.events(job.id)) as events:
+            assert (await anext(events)).name == "status"
+        with pytest.raises(StopAsyncIteration):
+            await anext(events)
+
+
+def test_the_workers_calls_say_that_the_queue_is_down(tmp_path: Path) -> None:
+    away = connect(f"unix://{tmp_path}/no.sock", retries=0)
+    jobs, requests = JobQueue(away, KEYS), RequestQueue(away, KEYS)
+    for call in (
+        lambda: jobs.next(0),
+        lambda: jobs.progress("job_1", Progress()),
+        lambda: jobs.cancel_requested("job_1"),
+        lambda: requests.take(0, 1),
+        lambda: requests.gone(["req_1"]),
+        lambda: Heartbeat(away, KEYS, beat).start(),
+        lambda: is_worker_alive(away, KEYS),
+    ):
+        with pytest.raises(QueueDown):
+            call()
+
+
+def test_a_heartbeat_is_seen(client: Redis) -> None:
+    assert not is_worker_alive(client, KEYS)
+    heartbeat = Heartbeat(client, KEYS, beat)
+    heartbeat.start()
+    assert is_worker_alive(client, KEYS)
+    heartbeat.stop()
+    assert not is_worker_alive(client, KEYS)

@@ -109,6 +109,7 @@ def in_worker(folder: Path) -> None:
     from service.worker.decoding.decode_loop import DecodeLoop
     from service.worker.lanes.control import JobControl
     from service.worker.lanes.write_task import WriteTask
+    from service.worker.versions import retention
 
     halts = Halts(folder)
 

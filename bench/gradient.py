@@ -14,7 +14,7 @@ from pathlib import Path
 
 import jeep_core
 from jeep_core import atlas
-from jeep_core.edit import resolve_hparams
+from jeep_core.editing import resolve_hparams
 from jeep_core.evaluation.trials import Trials
 from jeep_core.models.loading import texts_of
 from jeep_core.moments.cache import Moments

@@ -23,7 +23,7 @@ import torch
 import jeep_core
 from bench.lasting_report import draw, markdown
 from jeep_core import atlas
-from jeep_core.edit import resolve_hparams, tokenize
+from jeep_core.editing import resolve_hparams, tokenize
 from jeep_core.editors import create
 from jeep_core.editors.base import EditContext
 from jeep_core.evaluation.metrics import counterfact_scores, summarise

@@ -23,7 +23,7 @@ from typing import Any
 import jeep_core
 from bench.quality import SEED, draws, mean_summary, paired
 from jeep_core import atlas
-from jeep_core.edit import resolve_hparams
+from jeep_core.editing import resolve_hparams
 from jeep_core.editors.jeep.hparams import JeepHParams
 from jeep_core.evaluation.trials import Trials
 from jeep_core.models.loading import texts_of

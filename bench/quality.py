@@ -20,7 +20,7 @@ from typing import Any
 
 import jeep_core
 from jeep_core import atlas
-from jeep_core.edit import resolve_hparams
+from jeep_core.editing import resolve_hparams
 from jeep_core.editors import in_order
 from jeep_core.errors import InvalidHParams
 from jeep_core.evaluation.metrics import Summary, counterfact_scores, harmonic_mean, summarise

@@ -15,7 +15,7 @@ import torch
 from transformers import GPTJConfig, GPTJForCausalLM
 
 from bench.workload import SEED, seconds, suite_facts, workload
-from jeep_core.edit import tokenize
+from jeep_core.editing import tokenize
 from jeep_core.models.loading import LoadedModel, wrap
 from jeep_core.models.views import ModelView
 from jeep_core.values.optimiser import FactTokens, Objective, optimise

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 import jeep_core
-from jeep_core.edit import resolve_hparams, tokenize
+from jeep_core.editing import resolve_hparams, tokenize
 from jeep_core.editors import create
 from jeep_core.models.loading import LoadedModel
 from jeep_core.spec.facts import Fact

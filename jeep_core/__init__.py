@@ -15,7 +15,7 @@ _EXPORTS = {
     "ModelView": "jeep_core.models.views",
     "WeightDelta": "jeep_core.models.delta",
     "complete": "jeep_core.decoding.generation",
-    "edit": "jeep_core.edit",
+    "edit": "jeep_core.editing",
     "load": "jeep_core.models.loading",
     "load_preset": "jeep_core.spec.hparams",
 }

@@ -20,7 +20,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from jeep_core.edit import corpus_texts
+from jeep_core.editing import corpus_texts
 from jeep_core.editors import hparams_class
 from jeep_core.errors import JeepError
 from jeep_core.models.loading import LoadedModel, load

@@ -15,7 +15,7 @@ from typing import Any
 
 from jeep_core import atlas
 from jeep_core.commands import WrongArgument
-from jeep_core.edit import resolve_hparams
+from jeep_core.editing import resolve_hparams
 from jeep_core.editors import hparams_class, with_network
 from jeep_core.editors.networks.hparams import HypernetworkHParams
 from jeep_core.editors.networks.storage import network_path, save_network, spec_of

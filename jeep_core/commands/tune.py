@@ -25,7 +25,7 @@ from rich.progress import (
 )
 
 from jeep_core import atlas
-from jeep_core.edit import corpus_path, moments_of
+from jeep_core.editing import corpus_path, moments_of
 from jeep_core.editors import DEFAULT, hparams_class
 from jeep_core.errors import JeepError
 from jeep_core.evaluation.trials import Trials

@@ -9,7 +9,7 @@ from statistics import fmean
 
 from jeep_core.decoding.generation import Decoder, Sampling, checked, score
 from jeep_core.decoding.scoring import goes_on
-from jeep_core.edit import EditResult
+from jeep_core.editing import EditResult
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.pauses import pausing
 from jeep_core.models.views import ModelView

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jeep_core.edit import run_editor, tokenize
+from jeep_core.editing import run_editor, tokenize
 from jeep_core.editors.base import EditContext, EditorOutcome, objective_for
 from jeep_core.evaluation.metrics import Summary, counterfact_scores, summarise
 from jeep_core.models.loading import LoadedModel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from jeep_core.edit import corpus_texts
+from jeep_core.editing import corpus_texts
 from jeep_core.models.loading import LoadedModel
 from jeep_core.moments.cache import Moments
 from service.settings import Settings

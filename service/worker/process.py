@@ -17,7 +17,7 @@ from uuid import uuid4
 import torch
 from transformers.utils import logging as transformers_logging
 
-from jeep_core.edit import relations
+from jeep_core.editing import relations
 from jeep_core.editors import BrokenEditor, available, hparams_class
 from jeep_core.errors import JeepError, NoMoments, reason_of
 from jeep_core.evaluation.perplexity import text_path

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from support import ROOT
+
+import jeep_core
 
 PACKAGES = ("jeep_core", "service")
 HOUSES = (*PACKAGES, "tools", "tests/support")
@@ -90,3 +93,12 @@ def test_no_test_imports_another() -> None:
         if bad := [name for name in names if name.startswith(("test_", "conftest"))]:
             found[name_of(path)] = bad
     assert not found
+
+
+def test_no_module_hides_a_name_that_the_library_exports() -> None:
+    """Importing a module sets an attribute of its package, over a function of the same name."""
+    modules = {path.stem for path in (ROOT / "jeep_core").glob("*.py")}
+    modules |= {path.name for path in (ROOT / "jeep_core").iterdir() if path.is_dir()}
+    assert not modules & set(jeep_core.__all__)
+    import_module(jeep_core.edit.__module__)
+    assert callable(jeep_core.edit)

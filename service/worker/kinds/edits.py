@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from jeep_core.edit import EditResult as CoreResult
-from jeep_core.edit import edit_checked
+from jeep_core.editing import EditResult as CoreResult
+from jeep_core.editing import edit_checked
 from jeep_core.editors import hparams_class
 from jeep_core.evaluation import outcomes as measuring
 from jeep_core.evaluation.perplexity import text_path

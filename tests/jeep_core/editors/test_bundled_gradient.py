@@ -9,7 +9,7 @@ import pytest
 
 import jeep_core
 from jeep_core import atlas
-from jeep_core.edit import edit
+from jeep_core.editing import edit
 from jeep_core.evaluation.metrics import counterfact_scores, summarise
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView

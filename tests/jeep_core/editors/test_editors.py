@@ -11,7 +11,7 @@ import torch
 from support.library import reference, tiny
 from support.library.closed_form import FACTS, HIGH, JEEP, LOW, MEMIT, PREFIXES, context_of
 
-from jeep_core.edit import edit
+from jeep_core.editing import edit
 from jeep_core.editors import create
 from jeep_core.editors.base import EditContext, EditorOutcome
 from jeep_core.editors.jeep.hparams import JeepHParams

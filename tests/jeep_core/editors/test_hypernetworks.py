@@ -17,7 +17,7 @@ from jeep_core.atlas.corpus import load_facts
 from jeep_core.commands import WrongArgument
 from jeep_core.commands.train_network import run, train_network
 from jeep_core.decoding.generation import score
-from jeep_core.edit import edit
+from jeep_core.editing import edit
 from jeep_core.editors.malmen.hparams import MalmenHParams
 from jeep_core.editors.malmen.network import MalmenNetwork
 from jeep_core.editors.mend.hparams import MendHParams

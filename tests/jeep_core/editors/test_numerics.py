@@ -8,7 +8,7 @@ import pytest
 import torch
 from support.library import tiny
 
-from jeep_core.edit import edit
+from jeep_core.editing import edit
 from jeep_core.errors import NumericalError
 from jeep_core.models.delta import Update
 from jeep_core.models.loading import LoadedModel

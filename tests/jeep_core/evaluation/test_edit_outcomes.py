@@ -15,7 +15,7 @@ from support.library.tiny import bigram_view
 
 from jeep_core.decoding.generation import Scored, score
 from jeep_core.decoding.scoring import goes_on
-from jeep_core.edit import edit
+from jeep_core.editing import edit
 from jeep_core.errors import Cancelled, NumericalError
 from jeep_core.evaluation import outcomes as outcomes_module
 from jeep_core.evaluation.outcomes import (

@@ -13,7 +13,7 @@ import torch
 from support.library import reference, tiny
 
 from jeep_core.decoding.generation import Sampling, generate, score_rows
-from jeep_core.edit import edit
+from jeep_core.editing import edit
 from jeep_core.editors.base import EditContext, EditorOutcome, write_region
 from jeep_core.editors.memit.hparams import MemitHParams
 from jeep_core.models.families import FAMILIES

@@ -13,7 +13,7 @@ from support.library.documents import shown_code
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from jeep_core.edit import edit
+from jeep_core.editing import edit
 from jeep_core.errors import UnsupportedModel
 from jeep_core.models import families
 from jeep_core.models.families import FAMILIES, Family, family_of

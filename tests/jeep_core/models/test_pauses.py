@@ -6,7 +6,7 @@ import torch
 from support.library import tiny
 
 from jeep_core.decoding.generation import Sampling, generate
-from jeep_core.edit import edit
+from jeep_core.editing import edit
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.pauses import pausing
 from jeep_core.models.views import ModelView

@@ -10,7 +10,7 @@ import torch
 from support.library import tiny
 from torch import nn
 
-from jeep_core.edit import edit
+from jeep_core.editing import edit
 from jeep_core.models.delta import Update, WeightDelta, materialise
 from jeep_core.models.loading import LoadedModel, tensor_bytes, wrap
 from jeep_core.models.views import (

@@ -20,7 +20,7 @@ from jeep_core.decoding.batch import Batch, Row
 from jeep_core.decoding.generation import Sampling, checked, generate, score, score_texts
 from jeep_core.decoding.sampling import choose
 from jeep_core.decoding.scoring import Asked, read
-from jeep_core.edit import edit
+from jeep_core.editing import edit
 from jeep_core.editors.base import EditContext, EditorOutcome, LayerUpdate
 from jeep_core.errors import JeepError, NumericalError, UnsupportedModel
 from jeep_core.models.delta import Update, WeightDelta

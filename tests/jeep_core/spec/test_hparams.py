@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GPTJConfig, LlamaConfig
 
 from jeep_core import atlas
-from jeep_core.edit import resolve_hparams
+from jeep_core.editing import resolve_hparams
 from jeep_core.editors import EDITORS, create, hparams_class
 from jeep_core.editors.jeep.hparams import JeepHParams
 from jeep_core.editors.memit.hparams import MemitHParams

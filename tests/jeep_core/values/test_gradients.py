@@ -12,7 +12,7 @@ from support.library import tiny
 from torch.nn import functional as F
 
 from jeep_core.decoding.generation import score
-from jeep_core.edit import edit, tokenize
+from jeep_core.editing import edit, tokenize
 from jeep_core.editors.base import EditContext
 from jeep_core.editors.ft_wd.editor import FtWd
 from jeep_core.editors.ft_wd.hparams import FtWdHParams

@@ -11,7 +11,7 @@ from redis import Redis
 from support.library import tiny
 from support.service.played_worker import Killed, ReadWorker, cancel
 
-from jeep_core.edit import edit
+from jeep_core.editing import edit
 from jeep_core.models.loading import LoadedModel
 from service.contracts.jobs import Job, JobKind, JobStatus, Progress, new_id, now
 from service.contracts.schemas import HypernetworkPayload, Network, TrainingOptions

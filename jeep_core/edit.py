@@ -91,11 +91,12 @@ def edit(
     view = model if isinstance(model, ModelView) else ModelView(model)
     base = view.base
     checked = resolve_hparams(base.name, editor, preset, hparams or {}, base.n_layers, presets)
+    kept = prepare_facts(base, facts)
     if checked.moment_layers and moments is None:
         moments = Moments(base, corpus_texts(base.name, corpus))
     return edit_checked(
         view,
-        prepare_facts(base, facts),
+        kept,
         editor,
         checked,
         prefixes=prefixes,

@@ -327,7 +327,7 @@ def _hparams(task: Task, payload: EvaluationPayload) -> EditorHParams | None:
     if payload.editor is None:
         return None
     cls = hparams_class(payload.editor)
-    return validate_hparams(cls, payload.hparams or {}, task.base.n_layers)
+    return validate_hparams(cls, payload.hparams, task.base.n_layers)
 
 
 def _trials(task: Task, evaluation: _Evaluation, hparams: EditorHParams) -> Trials:

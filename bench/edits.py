@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from functools import partial
 
 import httpx
-from jeep_core.edit import corpus_texts, edit_checked, resolve_hparams
 
 import jeep_core
 from bench.report import Row, table
 from bench.serving import service
 from bench.workload import median, seconds, suite_facts, timed
 from jeep_core import atlas
+from jeep_core.editing import corpus_texts, edit_checked, resolve_hparams
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
 from jeep_core.spec.facts import Fact

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from jeep_core.atlas.relations import RELATIONS
@@ -307,17 +305,3 @@ def corpus_path(model: str, corpus: Path | str | None) -> Path:
             "corpus=, --corpus or JEEP_CORPUS names the file"
         )
     return found
-
-
-class _CallableModule(ModuleType):
-    """This module, callable as `edit`.
-
-    Importing it makes it the attribute ``edit`` of the package in place of the function, so
-    ``jeep_core.edit(…)`` would work only until something has imported the module.
-    """
-
-    def __call__(self, *arguments: Any, **options: Any) -> EditResult:
-        return edit(*arguments, **options)
-
-
-sys.modules[__name__].__class__ = _CallableModule

@@ -14,6 +14,8 @@ from jeep_core.text.words import divides, is_hangul
 
 SLOT = "{}"
 _TEXTS = ("subject", "relation", "object", "prompt", "target_new", "target_true", "join")
+SAME_ANSWER = ("same_as_target", "target_true equals the new target")
+"""Code and message for a fact that changes nothing."""
 _LISTS = ("paraphrase_prompts", "neighborhood_prompts")
 
 
@@ -47,6 +49,12 @@ class Fact:
     def answered(self) -> str:
         """The prompt with the subject filled in and the new answer after it."""
         return joined(self.text, self.target_new, self.join)
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether the old answer is the new one, as both are written after the prompt."""
+        true = self.target_true
+        return true is not None and joined(self.text, true, self.join) == self.answered
 
 
 def question_key(subject: str, prompt: str) -> tuple[str, str]:
@@ -179,8 +187,8 @@ def _parse_fact(
         _filled(record.get("neighborhood_prompts"), subject),
         join,
     )
-    if true is not None and joined(fact.text, true, join) == fact.answered:
-        problem("target_true", "same_as_target", "target_true equals the new target")
+    if fact.changes_nothing:
+        problem("target_true", *SAME_ANSWER)
         return None
     return fact
 

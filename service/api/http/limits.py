@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from sse_starlette import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
+from jeep_core.spec.facts import Fact
 from service.api.http.problems import OVER_LIMIT, ApiProblem, field_error
 from service.contracts.schemas import FactIn, GenerateRequest
 from service.contracts.schemas.access import LOCAL, Caller
@@ -103,12 +104,12 @@ def check_queue(store: Store, settings: Settings) -> None:
         raise busy("queue_full", detail, BUSY_S)
 
 
-def fact_errors(facts: list[FactIn], settings: Settings) -> list[dict[str, str]]:
+def fact_errors(facts: Sequence[FactIn | Fact], settings: Settings) -> list[dict[str, str]]:
     """Errors for texts of facts that exceed the limits, and for too many prompts of one fact."""
     errors = []
     for i, fact in enumerate(facts):
-        for name, value in fact:
-            values = value if isinstance(value, list) else [value]
+        for name, value in vars(fact).items():
+            values = value if isinstance(value, list | tuple) else [value]
             if len(values) > settings.max_prompts:
                 message = f"at most {settings.max_prompts} prompts (JEEP_MAX_PROMPTS)"
                 errors.append(field_error(f"/facts/{i}/{name}", OVER_LIMIT, message))

@@ -35,6 +35,7 @@ from service.contracts.jobs import Job, JobError, JobStatus
 from service.contracts.schemas import (
     AUTO,
     Edit,
+    EditOptions,
     EditPlan,
     EditRequest,
     FactIn,
@@ -161,7 +162,7 @@ async def submit_edit(
     if dry_run:
         plan = await run_in_threadpool(plan_of, edit, model)
         plan.imported = submission.imported
-        plan.obstacles = await run_in_threadpool(_obstacles, state, submission.request, edit, model)
+        plan.obstacles = await run_in_threadpool(_obstacles, state, submission.options, edit, model)
         return Response(plan.model_dump_json(), media_type="application/json")
     log_texts(request, state.settings, "facts", map(str, edit.facts))
     await run_in_threadpool(check_possible, state, edit, model)
@@ -228,18 +229,18 @@ def check_possible(state: ApiState, edit: ValidEdit, model: PublishedModel) -> N
 
 
 def _obstacles(
-    state: ApiState, request: EditRequest, edit: ValidEdit, model: PublishedModel
+    state: ApiState, options: EditOptions, edit: ValidEdit, model: PublishedModel
 ) -> list[JobError]:
     """Return the reasons why the edit of a dry run would be refused now.
 
     Raises:
         ApiProblem: 422 for an unknown parent, which waiting does not fix.
     """
-    parent = known_parent(state, request.parent)
+    parent = known_parent(state, options.parent)
     found = []
     for check, arguments in (
         (check_possible, (state, edit, model)),
-        (check_now, (state, parent, request.snapshot_name)),
+        (check_now, (state, parent, options.snapshot_name)),
     ):
         try:
             check(*arguments)
@@ -252,7 +253,7 @@ async def _read(
     request: Request, options: dict[str, str | None], how: Reading, settings: Settings
 ) -> Submission:
     submission = await _parsed(request, options, how, settings.max_facts)
-    errors = fact_errors(submission.request.facts, settings)
+    errors = fact_errors(submission.facts, settings)
     if errors and not submission.drop(errors):
         raise submission.located(invalid(errors, "invalid_facts"))
     return submission

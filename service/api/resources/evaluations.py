@@ -222,7 +222,7 @@ def _trial(
     if max(sizes) > cases:
         message = f"the suite has {cases} cases, {max(sizes)} edits are asked for"
         raise invalid([field_error("/n_edits", "too_many", message)])
-    check_moments(store.base, model.info, editor, hparams.model_dump(mode="json"))
+    check_moments(store.base, model.info, editor, hparams)
     targets = [Target(label=f"{editor}-{n}" if n else "unedited", n_edits=n) for n in sizes]
     return {
         "targets": targets,

@@ -26,6 +26,7 @@ from service.api.state import ApiState, State
 from service.api.submission.validation import ValidEdit
 from service.contracts.jobs import Job, JobKind
 from service.contracts.schemas import (
+    AUTO,
     HypernetworkPayload,
     HypernetworkRequest,
     JobOut,
@@ -88,9 +89,9 @@ def check_network(state: ApiState, edit: ValidEdit, model: PublishedModel) -> No
     Raises:
         ApiProblem: 409 that says how to make one.
     """
-    if record_of(edit.editor).network is None:
-        return
-    hparams = hparams_class(edit.editor).model_validate(edit.hparams)
+    hparams = edit.hparams
+    if record_of(edit.editor).network is None or hparams == AUTO:
+        return  # with "auto" the layers, and so the network, are not known before the job runs
     assert isinstance(hparams, HypernetworkHParams)
     records = _records(state, model)
     if any(record.editor == edit.editor and record.fits(hparams) for record in records):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -188,7 +187,7 @@ def _checked(facts: Sequence[FactIn], model: PublishedModel) -> list[FactRecord]
         check_facts(model.tokenizer, parsed, model.info.max_positions)
     except InvalidFacts as error:
         raise invalid(from_fields(error.problems), "invalid_facts") from None
-    return [FactRecord.model_validate(asdict(fact)) for fact in parsed]
+    return [FactRecord.of(fact) for fact in parsed]
 
 
 def _record(path: Path) -> dict[str, Any]:

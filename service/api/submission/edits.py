@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pydantic import ValidationError
@@ -19,9 +20,22 @@ from service.api.jobs.resource import JobResource
 from service.api.model import PublishedModel
 from service.api.state import ApiState
 from service.api.submission.foreign_forms import in_words
-from service.api.submission.validation import ValidEdit, check_count, validate_edit
+from service.api.submission.validation import (
+    SentFact,
+    ValidEdit,
+    check_count,
+    read_edit,
+    validate_edit,
+)
 from service.contracts.jobs import Job, JobKind
-from service.contracts.schemas import AUTO, EditPayload, EditRequest, EditResult, FactIn
+from service.contracts.schemas import (
+    AUTO,
+    EditOptions,
+    EditPayload,
+    EditRequest,
+    EditResult,
+    FactIn,
+)
 from service.contracts.schemas.reading import Imported, SuiteProblem
 from service.store import NameTaken, UnknownVersion
 
@@ -38,7 +52,7 @@ class Source:
 
 
 class Submission:
-    """A request body with the mapping from a fact's index to what the client sent.
+    """A request body: facts, and what it says besides them.
 
     ``sources[i]`` became fact ``i``: a line, or a record if the facts were ``imported`` from
     another format, which has other fields than a fact.
@@ -46,12 +60,19 @@ class Submission:
 
     def __init__(
         self,
-        request: EditRequest,
+        options: EditOptions,
+        facts: Sequence[SentFact],
         sources: list[Source] | None = None,
         imported: Imported | None = None,
     ) -> None:
-        self.request, self.imported = request, imported
+        self.options, self.facts, self.imported = options, facts, imported
         self._sources = sources
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """The request as JSON in the form of ``EditRequest``, whatever form it came in."""
+        facts = [_said(fact) for fact in self.facts]
+        return {**self.options.model_dump(mode="json", exclude={"facts"}), "facts": facts}
 
     def located(self, problem: ApiProblem) -> ApiProblem:
         """For uploads by line, ``/facts/3/prompt`` becomes ``/lines/4/prompt``."""
@@ -62,16 +83,16 @@ class Submission:
             return invalid(errors, problem.code)
         return ApiProblem(problem.code, problem.detail, errors, problem.headers)
 
-    def drop(self, errors: list[dict[str, str]]) -> bool:
-        """Drop the imported facts that errors point to, and count them.
+    def drop(self, errors: list[dict[str, str]]) -> list[int]:
+        """Drop the imported facts that errors point to, and count them; the indices of the rest.
 
-        False, and nothing is dropped: the facts are not imported, none would be left, or
-        something else is wrong as well.
+        None are returned, and nothing is dropped: the facts are not imported, none would be
+        left, or something else is wrong as well.
         """
-        facts, sources = self.request.facts, self._sources
+        facts, sources = self.facts, self._sources
         wrong = {_fact_index(error): error for error in errors}
         if not (self.imported and sources and wrong) or None in wrong or len(wrong) == len(facts):
-            return False
+            return []
         for index, error in wrong.items():
             at = sources[int(index or 0)]
             lost = SuiteProblem(
@@ -83,9 +104,9 @@ class Submission:
             )
             self.imported.count_lost(lost)
         kept = [i for i in range(len(facts)) if i not in wrong]
-        self.request = self.request.model_copy(update={"facts": [facts[i] for i in kept]})
+        self.facts = [facts[i] for i in kept]
         self._sources = [sources[i] for i in kept]
-        return True
+        return kept
 
     def _located(self, error: dict[str, str], sources: list[Source]) -> dict[str, str]:
         index = _fact_index(error)
@@ -104,9 +125,10 @@ def from_json_body(data: Any, max_facts: int) -> Submission:
     if isinstance(data, dict) and isinstance(data.get("facts"), list):
         check_count(len(data["facts"]), max_facts)
     try:
-        return Submission(validate(EditRequest, data))
+        request = validate(EditRequest, data)
     except ApiProblem as problem:
         raise invalid(in_words(problem.errors), problem.code) from None
+    return Submission(request, request.facts)
 
 
 def from_lines(body: bytes, options: dict[str, str | None], max_facts: int) -> Submission:
@@ -129,8 +151,8 @@ def from_lines(body: bytes, options: dict[str, str | None], max_facts: int) -> S
         errors.append(field_error("/lines", "empty", "the body has no fact"))
     if errors:
         raise invalid(in_words(errors))
-    request = validate(EditRequest, {**from_query(options), "facts": facts})
-    return Submission(request, [Source(f"/lines/{number}", number) for number in lines])
+    sources = [Source(f"/lines/{number}", number) for number in lines]
+    return Submission(validate(EditOptions, from_query(options)), facts, sources)
 
 
 def from_query(options: dict[str, str | None]) -> dict[str, Any]:
@@ -149,17 +171,21 @@ def from_query(options: dict[str, str | None]) -> dict[str, Any]:
 def checked(submission: Submission, model: PublishedModel) -> ValidEdit:
     """Validate against the model; errors point to where the client wrote the field.
 
-    Imported facts that the model cannot take are dropped and counted while others are left.
+    Hyper-parameters and facts are read once.  Imported facts that the model cannot take are
+    dropped and counted while others are left.
 
     Raises:
         ApiProblem: 422.
     """
-    try:
-        return validate_edit(submission.request, model)
-    except ApiProblem as problem:
-        if problem.status == 422 and submission.drop(problem.errors):
-            return checked(submission, model)
-        raise submission.located(problem) from None
+    read = read_edit(submission.options, submission.facts, model)
+    while True:
+        try:
+            return validate_edit(submission.options, read, model)
+        except ApiProblem as problem:
+            kept = submission.drop(problem.errors) if problem.status == 422 else []
+            if not kept:
+                raise submission.located(problem) from None
+        read = read.only(kept)
 
 
 def record(
@@ -172,27 +198,27 @@ def record(
             head, 409 for a name that is taken, 422 for an unknown parent or a key that came with
             another body.
     """
-    request = submission.request
-    parent = known_parent(state, request.parent)
+    options = submission.options
+    parent = known_parent(state, options.parent)
 
     def payload(job_id: str) -> EditPayload:
-        check_now(state, parent, request.snapshot_name)
+        check_now(state, parent, options.snapshot_name)
         return EditPayload(
             edit_id=EDITS.id_of(job_id),
             facts=edit.records,
             editor=edit.editor,
             preset=edit.preset,
-            hparams=edit.hparams,
-            snapshot_name=request.snapshot_name,
+            hparams=edit.hparams_record,
+            snapshot_name=options.snapshot_name,
             parent=parent,
             indices=edit.indices,
             duplicates=edit.repeated,
-            guards=request.guards,
-            activate=request.activate,
+            guards=options.guards,
+            activate=options.activate,
             imported=submission.imported,
         )
 
-    return EDITS.journaled(state, payload, key, request.model_dump(mode="json"))
+    return EDITS.journaled(state, payload, key, submission.said)
 
 
 def known_parent(state: ApiState, parent: str | None) -> str | None:
@@ -231,6 +257,13 @@ def _check_name(state: ApiState, name: str | None) -> None:
         detail = str(NameTaken(name, version))
         error = field_error("/snapshot_name", "name_taken", detail)
         raise ApiProblem("name_taken", detail, [error])
+
+
+def _said(fact: SentFact) -> dict[str, Any]:
+    """A fact with the fields of ``FactIn``, as keys of requests have always been compared."""
+    if isinstance(fact, FactIn):
+        return fact.model_dump(mode="json")
+    return {"relation": None, "object": None, **asdict(fact)}
 
 
 def _fact_index(error: dict[str, str]) -> int | None:

@@ -21,10 +21,10 @@ from service.api.submission.edits import Source, Submission, from_json_body, fro
 from service.api.submission.foreign_forms import FORMS
 from service.api.submission.record_files import check_format, located
 from service.api.submission.validation import check_count
-from service.contracts.schemas import EditRequest, FactIn
+from service.contracts.schemas import EditOptions
 from service.contracts.schemas.reading import imported_from
 
-OPTIONS = EditRequest.model_fields.keys() - {"facts"}
+OPTIONS = EditOptions.model_fields.keys()
 
 Pointer = Callable[[int, str], str]
 """From a record's number and field to a pointer into the body."""
@@ -154,18 +154,16 @@ def _imported(
     except InvalidSuite as error:
         raise invalid([_pointed(one, pointer) for one in error.problems], "invalid_facts") from None
     check_count(len(found), max_facts)
-    facts = []
     sources = []
     for one in found:
-        said = {name: entry for name, entry in vars(one.fact).items() if entry is not None}
-        facts.append(FactIn.model_validate(said))
         where = pointer(one.record, "") if pointer else f"/lines/{one.line}"
         sources.append(Source(where, None if pointer else one.line, one.record))
-    imported = imported_from(reader.report, len(facts))
+    imported = imported_from(reader.report, len(found))
     if pointer:
         for problem in imported.problems:
             problem.line = None
-    return Submission(validate(EditRequest, {**given, "facts": facts}), sources, imported)
+    facts = [one.fact for one in found]
+    return Submission(validate(EditOptions, given), facts, sources, imported)
 
 
 def _pointed(problem: RecordProblem, pointer: Pointer | None) -> dict[str, str]:

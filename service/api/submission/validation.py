@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from jeep_core.editors import preset_hparams
 from jeep_core.errors import FieldProblem, InvalidFacts, InvalidHParams
 from jeep_core.probe.choice import check_automatic
-from jeep_core.spec.facts import Fact, deduplicate, parse_facts
+from jeep_core.spec.facts import SAME_ANSWER, Fact, deduplicate, parse_facts
+from jeep_core.spec.hparams import EditorHParams
 from jeep_core.spec.positions import PromptTokens, check_facts
 from jeep_core.text.joining import join_of
 from service.api.http.problems import ApiProblem, from_fields, invalid
 from service.api.model import PublishedModel
 from service.api.submission.guards import guard_problems
-from service.contracts.schemas import AUTO, Duplicate, EditPlan, EditRequest, FactPlan, FactRecord
+from service.contracts.schemas import (
+    AUTO,
+    Duplicate,
+    EditOptions,
+    EditPlan,
+    FactIn,
+    FactPlan,
+    FactRecord,
+)
 from service.contracts.schemas.edits import HParamsOrAuto
 
+CheckedHParams = EditorHParams | Literal["auto"]
+"""Validated and complete, or left to the worker."""
+SentFact = FactIn | Fact
+"""A fact as the client wrote it, or as it was made of a record of another format."""
 RESERVED_NAMES = re.compile(r"head|base|v[0-9]+", re.IGNORECASE)
 
 
@@ -26,32 +41,63 @@ def reserved(name: str) -> str:
 
 
 @dataclass(frozen=True)
+class ReadFact:
+    """A fact of a request and its tokens, or its problems.
+
+    ``triple``: it was given as ``relation`` and ``object``, which its problems are about.
+    """
+
+    fact: Fact
+    row: PromptTokens
+    triple: bool = False
+    problems: Sequence[FieldProblem] = ()
+
+    def as_sent(self, problem: FieldProblem, index: int) -> FieldProblem:
+        """A problem of the fact, with a pointer to the field that the client wrote."""
+        _, _, _, field = problem.pointer.split("/")
+        if self.triple:
+            field = {"prompt": "relation", "target_new": "object"}.get(field, field)
+        return replace(problem, pointer=f"/facts/{index}/{field}")
+
+
+@dataclass(frozen=True)
+class ReadEdit:
+    """A request as it was read, once: hyper-parameters and facts, each valid or with problems.
+
+    ``problems`` are those of all fields but the facts.
+    """
+
+    preset: str | None
+    hparams: CheckedHParams
+    facts: list[ReadFact]
+    problems: Sequence[FieldProblem]
+
+    def only(self, kept: Sequence[int]) -> ReadEdit:
+        """The same with these facts alone."""
+        return replace(self, facts=[self.facts[i] for i in kept])
+
+
+@dataclass(frozen=True)
 class ValidEdit:
     """A request without mistakes.  ``facts[i]`` came as fact ``indices[i]`` of the request."""
 
     editor: str
     preset: str | None
-    hparams: HParamsOrAuto
+    hparams: CheckedHParams
     facts: list[Fact]
     indices: list[int]
     duplicates: dict[int, int]
     rows: list[PromptTokens]
 
     @property
+    def hparams_record(self) -> HParamsOrAuto:
+        """The hyper-parameters as they are stored."""
+        return AUTO if self.hparams == AUTO else self.hparams.model_dump(mode="json")
+
+    @property
     def records(self) -> list[FactRecord]:
         """The facts as they are stored."""
-        return [
-            FactRecord(
-                subject=fact.subject,
-                prompt=fact.prompt,
-                target_new=fact.target_new,
-                target_true=fact.target_true,
-                paraphrase_prompts=list(fact.paraphrase_prompts),
-                neighborhood_prompts=list(fact.neighborhood_prompts),
-                join=fact.join,
-            )
-            for fact in self.facts
-        ]
+        return [FactRecord.of(fact) for fact in self.facts]
 
     @property
     def repeated(self) -> list[Duplicate]:
@@ -77,52 +123,88 @@ def check_count(n_facts: int, limit: int) -> None:
         )
 
 
-def validate_edit(request: EditRequest, model: PublishedModel) -> ValidEdit:
-    """Check names, hyper-parameters and facts against the published model.
+def read_edit(options: EditOptions, facts: Sequence[SentFact], model: PublishedModel) -> ReadEdit:
+    """Read hyper-parameters and facts for the published model; what is wrong is in the result."""
+    problems: list[FieldProblem] = []
+    if options.snapshot_name and RESERVED_NAMES.fullmatch(options.snapshot_name):
+        message = reserved(options.snapshot_name)
+        problems.append(FieldProblem("/snapshot_name", "reserved_name", message))
+    preset: str | None = None
+    hparams: CheckedHParams = AUTO
+    try:
+        preset, hparams = _hparams(options, model)
+    except InvalidHParams as error:
+        problems += error.problems
+    found = [_read_fact(sent, i, model) for i, sent in enumerate(facts)]
+    return ReadEdit(preset, hparams, found, problems)
+
+
+def validate_edit(options: EditOptions, read: ReadEdit, model: PublishedModel) -> ValidEdit:
+    """The edit that was read, if nothing of it is wrong, its facts agree and its guards can be met.
 
     Raises:
         ApiProblem: 422 with a pointer per wrong field, of all fields at once.
     """
-    problems: list[FieldProblem] = []
-    if request.snapshot_name and RESERVED_NAMES.fullmatch(request.snapshot_name):
-        message = reserved(request.snapshot_name)
-        problems.append(FieldProblem("/snapshot_name", "reserved_name", message))
-    preset: str | None = None
-    hparams: HParamsOrAuto = {}
-    try:
-        preset, hparams = _hparams(request, model)
-    except InvalidHParams as error:
-        problems += error.problems
-    facts, rows = _facts(request, model, problems)
+    problems = [*read.problems]
+    for i, one in enumerate(read.facts):
+        problems += [one.as_sent(problem, i) for problem in one.problems]
+    facts = [one.fact for one in read.facts]
     indices: list[int] = []
     duplicates: dict[int, int] = {}
     try:
         indices, duplicates = deduplicate(facts)
     except InvalidFacts as error:
-        problems += [_as_sent(problem, request) for problem in error.problems]
-    if request.guards is not None and not problems:
-        problems += guard_problems(request.guards, [(i, facts[i]) for i in indices], model)
+        for problem in error.problems:
+            i = int(problem.pointer.split("/")[2])
+            problems.append(read.facts[i].as_sent(problem, i))
+    if options.guards is not None and not problems:
+        problems += guard_problems(options.guards, [(i, facts[i]) for i in indices], model)
     if problems:
         raise invalid(from_fields(sorted(problems, key=_position)), _code(problems))
-    kept, kept_rows = [facts[i] for i in indices], [rows[i] for i in indices]
-    return ValidEdit(request.editor, preset, hparams, kept, indices, duplicates, kept_rows)
+    kept, rows = [facts[i] for i in indices], [read.facts[i].row for i in indices]
+    return ValidEdit(options.editor, read.preset, read.hparams, kept, indices, duplicates, rows)
 
 
-def _hparams(request: EditRequest, model: PublishedModel) -> tuple[str | None, HParamsOrAuto]:
+def _hparams(options: EditOptions, model: PublishedModel) -> tuple[str | None, CheckedHParams]:
     """Return the name of the preset and complete hyper-parameters, or ``auto``.
 
     Raises:
         InvalidHParams: see `preset_hparams` and `check_automatic`.
     """
-    if request.hparams == AUTO:
-        check_automatic(request.editor, request.preset)
+    if options.hparams == AUTO:
+        check_automatic(options.editor, options.preset)
         return None, AUTO
-    names = model.info.presets.get(request.editor, [])
-    known = {name: model.info.preset_values[f"{request.editor}/{name}"] for name in names}
-    preset, checked = preset_hparams(
-        request.editor, known, request.preset, request.hparams, model.info.n_layers, auto=True
+    names = model.info.presets.get(options.editor, [])
+    known = {name: model.info.preset_values[f"{options.editor}/{name}"] for name in names}
+    return preset_hparams(
+        options.editor, known, options.preset, options.hparams, model.info.n_layers, auto=True
     )
-    return preset, checked.model_dump(mode="json")
+
+
+def _read_fact(sent: SentFact, index: int, model: PublishedModel) -> ReadFact:
+    """A fact and its tokens; a wrong one is a placeholder that resembles no other fact."""
+    triple = isinstance(sent, FactIn) and sent.relation is not None
+    try:
+        fact = _parsed(sent, model)
+        [row] = check_facts(model.tokenizer, [fact], model.info.max_positions, true_answers=True)
+    except InvalidFacts as error:
+        placeholder = Fact(f"\0{index}", "{}", "")
+        return ReadFact(placeholder, PromptTokens((), 0, 0, 0), triple, error.problems)
+    return ReadFact(fact, row, triple)
+
+
+def _parsed(sent: SentFact, model: PublishedModel) -> Fact:
+    """The fact that was sent; what a record of a suite became is one already.
+
+    Raises:
+        InvalidFacts: the pointers of its problems begin with ``/facts/0``.
+    """
+    if isinstance(sent, FactIn):
+        [fact] = parse_facts([sent.model_dump()], model.info.relations)
+        return fact
+    if sent.changes_nothing:  # formats compare the answers alone, without what joins them
+        raise InvalidFacts([FieldProblem("/facts/0/target_true", *SAME_ANSWER)])
+    return sent
 
 
 def plan_of(edit: ValidEdit, model: PublishedModel) -> EditPlan:
@@ -147,43 +229,10 @@ def plan_of(edit: ValidEdit, model: PublishedModel) -> EditPlan:
     return EditPlan(
         editor=edit.editor,
         preset=edit.preset,
-        hparams=edit.hparams,
+        hparams=edit.hparams_record,
         facts=facts,
         duplicates=edit.repeated,
     )
-
-
-def _facts(
-    request: EditRequest, model: PublishedModel, problems: list[FieldProblem]
-) -> tuple[list[Fact], list[PromptTokens]]:
-    """The request's facts and their tokens, one each; wrong ones go to ``problems``.
-
-    A wrong fact leaves a placeholder that resembles no other fact, so that indices stay.
-    """
-    facts: list[Fact] = []
-    rows: list[PromptTokens] = []
-    for i, record in enumerate(request.facts):
-        try:
-            [fact] = parse_facts([record.model_dump()], model.info.relations)
-            limit = model.info.max_positions
-            rows += check_facts(model.tokenizer, [fact], limit, true_answers=True)
-            facts.append(fact)
-        except InvalidFacts as error:
-            moved = [
-                replace(p, pointer=p.pointer.replace("/0/", f"/{i}/", 1)) for p in error.problems
-            ]
-            problems += [_as_sent(problem, request) for problem in moved]
-            facts.append(Fact(f"\0{i}", "{}", ""))
-            rows.append(PromptTokens((), 0, 0, 0))
-    return facts, rows
-
-
-def _as_sent(problem: FieldProblem, request: EditRequest) -> FieldProblem:
-    """Facts given as triples have ``relation`` and ``object`` for ``prompt`` and ``target_new``."""
-    _, _, index, field = problem.pointer.split("/")
-    if request.facts[int(index)].relation is not None:
-        field = {"prompt": "relation", "target_new": "object"}.get(field, field)
-    return replace(problem, pointer=f"/facts/{index}/{field}")
 
 
 def _position(problem: FieldProblem) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from jeep_core.spec.facts import Fact
 from jeep_core.text.joining import Join
 from service.contracts.jobs import JobError, JobStatus
 from service.contracts.schemas.base import Name, Request
@@ -84,7 +85,27 @@ class GuardFigures(BaseModel):
     perplexity_ratio: float | None = None
 
 
-class EditRequest(Request):
+class EditFacts(Request):
+    """The facts of a request for an edit."""
+
+    facts: list[FactIn] = Field(min_length=1)
+
+
+class EditOptions(Request):
+    """What a request for an edit says besides its facts, which may come in other forms."""
+
+    editor: str = "jeep"
+    preset: str | None = None
+    hparams: HParamsOrAuto = Field(default_factory=dict)
+    snapshot_name: Name | None = None
+    parent: str | None = Field(None, description="Fail with 412 unless this version is head.")
+    guards: Guards | None = None
+    activate: bool = Field(
+        True, description="False: write the version without moving head (it is staged)."
+    )
+
+
+class EditRequest(EditOptions, EditFacts):
     """``POST /edits``."""
 
     model_config = ConfigDict(
@@ -103,17 +124,6 @@ class EditRequest(Request):
         }
     )
 
-    facts: list[FactIn] = Field(min_length=1)
-    editor: str = "jeep"
-    preset: str | None = None
-    hparams: HParamsOrAuto = Field(default_factory=dict)
-    snapshot_name: Name | None = None
-    parent: str | None = Field(None, description="Fail with 412 unless this version is head.")
-    guards: Guards | None = None
-    activate: bool = Field(
-        True, description="False: write the version without moving head (it is staged)."
-    )
-
 
 class FactRecord(BaseModel):
     """A validated fact as it is stored: ``prompt`` is a template with exactly one ``{}``.
@@ -128,6 +138,19 @@ class FactRecord(BaseModel):
     paraphrase_prompts: list[str] = Field(default_factory=list)
     neighborhood_prompts: list[str] = Field(default_factory=list)
     join: Join = "space"
+
+    @classmethod
+    def of(cls, fact: Fact) -> FactRecord:
+        """A fact as it is stored."""
+        return cls(
+            subject=fact.subject,
+            prompt=fact.prompt,
+            target_new=fact.target_new,
+            target_true=fact.target_true,
+            paraphrase_prompts=list(fact.paraphrase_prompts),
+            neighborhood_prompts=list(fact.neighborhood_prompts),
+            join=fact.join,
+        )
 
 
 class Duplicate(BaseModel):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Literal
 
 from jeep_core.editors import available, hparams_class, record_of
 from jeep_core.moments.source import MomentSource
-from jeep_core.spec.hparams import validate_hparams
-from service.contracts.schemas import AUTO, Manifest, WorkerInfo
+from jeep_core.spec.hparams import EditorHParams, validate_hparams
+from service.contracts.schemas import Manifest, WorkerInfo
 from service.store.base.files import BaseFiles
 
 
@@ -18,18 +18,20 @@ def source_of(base: BaseFiles, info: WorkerInfo) -> MomentSource:
     return MomentSource(info.model_hash, info.corpus, info.moments, base.moments_folder, without)
 
 
-def check_moments(base: BaseFiles, info: WorkerInfo, editor: str, hparams: Any) -> None:
+def check_moments(
+    base: BaseFiles, info: WorkerInfo, editor: str, hparams: EditorHParams | Literal["auto"]
+) -> None:
     """Refuse an edit, or a trial, whose second moments are not available.
 
-    ``hparams`` are complete, or "auto": then the layers are not known before the job runs.
+    ``hparams`` are validated, or "auto": then the layers are not known before the job runs.
 
     Raises:
         NoMoments: see `MomentSource.check`.
     """
-    record, source = record_of(editor), source_of(base, info)
-    if hparams != AUTO:
-        source.check(editor, record.hparams.model_validate(hparams))
-    elif record.needs_moments:
+    source = source_of(base, info)
+    if isinstance(hparams, EditorHParams):
+        source.check(editor, hparams)
+    elif record_of(editor).needs_moments:
         source.check_any(editor)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -13,7 +14,9 @@ from support.service.command import jeep
 from support.service.scripted_worker import ScriptedWorker
 
 from jeep_core import atlas
+from jeep_core.editors import mend
 from jeep_core.editors.networks.records import network_file
+from jeep_core.editors.record import taking
 from jeep_core.suites import load_counterfact
 from service.client import Client
 from service.contracts.jobs import JobKind, JobStatus
@@ -212,3 +215,14 @@ def test_the_command_line_submits_and_lists(url: str, model: Store, client: Clie
     options = model.journal.read(job.id).payload["options"]
     assert (options["steps"], options["facts"]) == (9, 4)
     assert "6 7 8" in jeep(url, "hypernetworks").stdout
+
+
+def test_automatic_layers_are_not_looked_for_among_networks(
+    http: httpx.Client, model: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An editor may have both: which network it needs, only the job knows."""
+    monkeypatch.setattr(mend, "record", replace(mend.record, automatic=taking("layers")))
+    body = {"facts": [FACT], "editor": "mend", "hparams": "auto"}
+    answer = http.post("/edits", json=body)
+    assert answer.status_code == 202, answer.text
+    assert model.journal.read(answer.json()["id"]).payload["hparams"] == "auto"

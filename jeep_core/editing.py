@@ -13,8 +13,8 @@ from jeep_core.editors import DEFAULT, EDITORS, create, hparams_class, preset_hp
 from jeep_core.editors.base import EditContext, EditorOutcome, Keys, LayerUpdate, carry_out
 from jeep_core.errors import FieldProblem, InvalidHParams, JeepError, NoMoments
 from jeep_core.models.delta import WeightDelta
+from jeep_core.models.giving_way import giving_way
 from jeep_core.models.loading import LoadedModel, texts_of
-from jeep_core.models.pauses import pausing
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
 from jeep_core.moments.source import may_need_moments, text_of
@@ -180,7 +180,7 @@ def run_editor(
     view = context.view
     replaced = dict(view.replaced)
     history = {name: list(updates) for name, updates in view.history.items()}
-    with pausing(view, context.monitor):
+    with giving_way(view, context.monitor):
         outcome = carry_out(create(editor), context, hparams)
     if editor in EDITORS:
         view.settle(history, outcome.delta)

@@ -22,8 +22,8 @@ from jeep_core.editors.networks.storage import network_path, save_network, spec_
 from jeep_core.editors.networks.training import Training, TrainingSettings
 from jeep_core.editors.networks.triples import atlas_cases, triples_of
 from jeep_core.errors import JeepError
+from jeep_core.models.giving_way import giving_way
 from jeep_core.models.loading import LoadedModel, load
-from jeep_core.models.pauses import pausing
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.hparams import presets_for
@@ -69,7 +69,7 @@ def train_network(
     state = checkpoint or path.with_suffix(".training")
     spec = spec_of(base, editor, hparams)
     training = Training(base, spec, triples, settings, state, monitor)
-    with pausing(training.view, monitor):
+    with giving_way(training.view, monitor):
         network = training.run()
     source = {"data": data.name if data else "bundled", "data_sha256": data and data_hash(data)}
     save_network(network, path, {**training.record(), **source})

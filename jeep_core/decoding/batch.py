@@ -329,12 +329,12 @@ class Batch:
         ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts])
         pads = torch.tensor([width - length for length in lengths], device=device)[:, None]
         # (k, width) positions, negative on the padding, which the mask therefore hides
-        places = torch.arange(width, device=device) - pads
+        positions = torch.arange(width, device=device) - pads
         cache = DynamicCache()
         hidden: torch.Tensor = self._backbone(
             input_ids=ids.to(device),
-            attention_mask=self._attention.mask(places[:, :0], places, self.view.base.dtype),
-            position_ids=places.clamp_min(0),
+            attention_mask=self._attention.mask(positions[:, :0], positions, self.view.base.dtype),
+            position_ids=positions.clamp_min(0),
             cache=cache,
             use_cache=True,
         ).last_hidden_state

@@ -43,8 +43,8 @@ def choose(
     log_probabilities = logits.float().log_softmax(dim=-1)
     ids = log_probabilities.argmax(dim=-1)
     # a NaN or +inf among a row's logits makes its best log-probability NaN
-    told = log_probabilities.gather(1, ids[:, None])[:, 0].isfinite().tolist()
-    hot = [i for i, s in enumerate(sampling) if s.temperature > 0 and told[i]]
+    finite = log_probabilities.gather(1, ids[:, None])[:, 0].isfinite().tolist()
+    hot = [i for i, s in enumerate(sampling) if s.temperature > 0 and finite[i]]
     if hot:
         draws = torch.tensor([randoms[i].random() for i in hot], dtype=torch.float64)
         rows = log_probabilities[hot].cpu()
@@ -56,10 +56,10 @@ def choose(
         best = log_probabilities.topk(most)
         found = zip(sampling, best.indices.tolist(), best.values.exp().tolist(), strict=True)
         tops = [tuple(zip(i[: s.top], p[: s.top], strict=True)) for s, i, p in found]
-    parts = zip(told, ids.tolist(), chosen.tolist(), tops, strict=True)
+    parts = zip(finite, ids.tolist(), chosen.tolist(), tops, strict=True)
     return [
-        Choice(token, probability, top) if finite else None
-        for finite, token, probability, top in parts
+        Choice(token, probability, top) if is_finite else None
+        for is_finite, token, probability, top in parts
     ]
 
 

@@ -10,8 +10,8 @@ from statistics import fmean
 from jeep_core.decoding.generation import Decoder, Sampling, checked, score
 from jeep_core.decoding.scoring import goes_on
 from jeep_core.editing import EditResult
+from jeep_core.models.giving_way import giving_way
 from jeep_core.models.loading import LoadedModel
-from jeep_core.models.pauses import pausing
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.facts import Fact
@@ -105,7 +105,7 @@ def judged(
         Whatever ``monitor.check`` raises.
     """
     start = before if isinstance(before, ModelView) else ModelView(before)
-    with pausing(start, monitor), pausing(result.view, monitor):
+    with giving_way(start, monitor), giving_way(result.view, monitor):
         first = answers(start, result.facts, monitor)
         then = answers(result.view, result.facts, monitor)
     return outcomes(result.facts, first, then, result.values)

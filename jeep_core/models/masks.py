@@ -72,12 +72,12 @@ def additive_mask(
     less than that far away.
     """
     (r, s), q = past.shape, own.shape[1]
-    places = torch.cat([past, own], dim=1)[:, None, :]
+    positions = torch.cat([past, own], dim=1)[:, None, :]
     itself = torch.eye(q, dtype=torch.bool, device=own.device)
     left = torch.ones(q, s + q, dtype=torch.bool, device=own.device).tril(s)
-    seen = left & (places > NOWHERE)
+    seen = left & (positions > NOWHERE)
     if window is not None:
-        seen = seen & (own[:, :, None] - places < window)
+        seen = seen & (own[:, :, None] - positions < window)
     seen = seen.expand(r, q, s + q).clone()
     seen[:, :, s:] |= itself
     mask = torch.zeros(seen.shape, dtype=dtype, device=own.device)

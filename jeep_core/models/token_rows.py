@@ -98,11 +98,11 @@ class Leading:
         """Keys and values (r, heads, c, head_dim) by layer, before rows in ``groups`` (r,)."""
         return {i: (self.past[i][0][groups], self.past[i][1][groups]) for i in layers}
 
-    def places(self, groups: torch.Tensor) -> torch.Tensor:
+    def positions(self, groups: torch.Tensor) -> torch.Tensor:
         """Their positions (r, c), ``NOWHERE`` where a group has fewer."""
         lengths = torch.tensor(self.lengths, device=groups.device)[groups]
-        places = torch.arange(max(self.lengths), device=groups.device)
-        return torch.where(places < lengths[:, None], places, NOWHERE)
+        positions = torch.arange(max(self.lengths), device=groups.device)
+        return torch.where(positions < lengths[:, None], positions, NOWHERE)
 
 
 def shared_length(rows: Sequence[PromptTokens]) -> int:
@@ -129,11 +129,11 @@ def leading_of(view: ModelView, groups: Sequence[Sequence[PromptTokens]], last: 
         return Leading(lengths, nothing)
     cache = GivenPast(nothing, keep=True)
     device = view.base.device
-    places = torch.arange(width, device=device).expand(len(groups), width)
+    positions = torch.arange(width, device=device).expand(len(groups), width)
     lower_part(view, last)(
         input_ids=torch.tensor(ids, device=device),
-        attention_mask=Attention.of(view.base).mask(places[:, :0], places, view.base.dtype),
-        position_ids=places,
+        attention_mask=Attention.of(view.base).mask(positions[:, :0], positions, view.base.dtype),
+        position_ids=positions,
         cache=cache,
         use_cache=False,
     )

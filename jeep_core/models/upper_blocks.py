@@ -36,7 +36,7 @@ class Rows:
 
     ``segment`` (r, q, d): hidden states at the output of block ``low``; ``lengths`` (r,) of
     them are real.  ``position_ids`` (r, q).  ``past``: keys and values (r, heads, s, head_dim)
-    by block of what is to the left, at positions ``past_places`` (r, s).  ``prediction`` (r,) is
+    by block of what is to the left, at positions ``past_positions`` (r, s).  ``prediction`` (r,) is
     relative to the segment.
     ``targets`` (r, q): the id to be predicted at each place, -100 elsewhere; without any, the
     head is read at the first place.
@@ -45,14 +45,14 @@ class Rows:
     segment: torch.Tensor
     lengths: torch.Tensor
     position_ids: torch.Tensor
-    past_places: torch.Tensor
+    past_positions: torch.Tensor
     past: Past
     prediction: torch.Tensor
     targets: torch.Tensor
     attention: Attention
 
     def __post_init__(self) -> None:
-        self.mask = self.attention.mask(self.past_places, self.position_ids, self.segment.dtype)
+        self.mask = self.attention.mask(self.past_positions, self.position_ids, self.segment.dtype)
         # n places (row, place) at which the head is read, row by row
         read = self.targets >= 0
         read[:, 0] |= ~read.any(dim=1)
@@ -68,10 +68,10 @@ class Rows:
 
     def keep(self, index: torch.Tensor) -> Rows:
         """The rows ``index`` (k,), with q and s no larger than they need."""
-        lengths, places = self.lengths[index], self.past_places[index]
+        lengths, positions = self.lengths[index], self.past_positions[index]
         q = int(lengths.max())
-        used = (places != NOWHERE).any(dim=0).nonzero().flatten()
-        whole = len(used) == places.shape[1]
+        used = (positions != NOWHERE).any(dim=0).nonzero().flatten()
+        whole = len(used) == positions.shape[1]
 
         def cut(states: torch.Tensor) -> torch.Tensor:
             chosen = states[index]
@@ -81,7 +81,7 @@ class Rows:
             segment=self.segment[index, :q],
             lengths=lengths,
             position_ids=self.position_ids[index, :q],
-            past_places=places[:, used],
+            past_positions=positions[:, used],
             past={layer: (cut(k), cut(v)) for layer, (k, v) in self.past.items()},
             prediction=self.prediction[index],
             targets=self.targets[index, :q],
@@ -91,7 +91,7 @@ class Rows:
     def join(self, other: Rows) -> Rows:
         """These rows, then ``other``'s, padded to the same q and s."""
         q = max(self.segment.shape[1], other.segment.shape[1])
-        s = max(self.past_places.shape[1], other.past_places.shape[1])
+        s = max(self.past_positions.shape[1], other.past_positions.shape[1])
 
         def both(a: torch.Tensor, b: torch.Tensor, dim: int, size: int, value: int) -> torch.Tensor:
             return torch.cat([_padded(t, dim, size, value) for t in (a, b)])
@@ -100,7 +100,7 @@ class Rows:
             segment=both(self.segment, other.segment, 1, q, 0),
             lengths=torch.cat([self.lengths, other.lengths]),
             position_ids=both(self.position_ids, other.position_ids, 1, q, 0),
-            past_places=both(self.past_places, other.past_places, 1, s, NOWHERE),
+            past_positions=both(self.past_positions, other.past_positions, 1, s, NOWHERE),
             past={
                 layer: (
                     both(k, other.past[layer][0], 2, s, 0),
@@ -157,10 +157,10 @@ class UpperStack:
         inputs = [replace(row, ids=row.ids[: _last_read(row) + 1]) for row in rows]
         batch = stack_rows(inputs, device, [self.leading.lengths[g] for g in groups])
         group = torch.tensor(groups, device=device)
-        places = batch.positions(self.view.base.max_positions)
+        positions = batch.positions(self.view.base.max_positions)
         start = batch.subject_last - batch.skip  # (r,): columns of subject-last in ``states``
-        states = self._lower_states(batch.ids, places, group)  # (r, t, d)
-        past, past_places = self._left(states, places, start, group)
+        states = self._lower_states(batch.ids, positions, group)  # (r, t, d)
+        past, past_positions = self._left(states, positions, start, group)
 
         r = torch.arange(len(rows), device=device)[:, None]
         lengths = batch.lengths - batch.subject_last
@@ -170,8 +170,8 @@ class UpperStack:
         return Rows(
             segment=states[r, inside],
             lengths=lengths,
-            position_ids=places[r, inside],
-            past_places=past_places,
+            position_ids=positions[r, inside],
+            past_positions=past_positions,
             past=past,
             prediction=batch.prediction - batch.subject_last,
             targets=_targets(rows, int(lengths.max()), device),
@@ -179,9 +179,9 @@ class UpperStack:
         )
 
     def _lower_states(
-        self, ids: torch.Tensor, places: torch.Tensor, group: torch.Tensor
+        self, ids: torch.Tensor, positions: torch.Tensor, group: torch.Tensor
     ) -> torch.Tensor:
-        """The states (r, t, d) that enter block ``first``, from ``ids`` and ``places`` (r, t)."""
+        """The states (r, t, d) that enter block ``first``, from ids and positions (r, t)."""
         taken: list[torch.Tensor] = []
 
         def take(module: Any, args: Any, named: Any, output: Any) -> None:
@@ -190,25 +190,29 @@ class UpperStack:
 
         hook = self.layers[self.low].register_forward_hook(take, with_kwargs=True)
         past = self.leading.past_of(group, range(self.low + 1))
-        mask = self.attention.mask(self.leading.places(group), places, self.view.base.dtype)
+        mask = self.attention.mask(self.leading.positions(group), positions, self.view.base.dtype)
         with hooked(hook):
             self.lower(
                 input_ids=ids,
                 attention_mask=mask,
-                position_ids=places,
+                position_ids=positions,
                 cache=GivenPast(past),
                 use_cache=False,
             )
         return taken[0]
 
     def _left(
-        self, states: torch.Tensor, places: torch.Tensor, start: torch.Tensor, group: torch.Tensor
+        self,
+        states: torch.Tensor,
+        positions: torch.Tensor,
+        start: torch.Tensor,
+        group: torch.Tensor,
     ) -> tuple[Past, torch.Tensor]:
         """Keys and values of the upper blocks left of ``start`` (r,), and their positions (r, s).
 
-        ``states`` (r, t, d), ``places`` (r, t).  s = c + w: leading tokens, then own ones.
+        ``states`` (r, t, d), ``positions`` (r, t).  s = c + w: leading tokens, then own ones.
         """
-        leading = self.leading.places(group)
+        leading = self.leading.positions(group)
         past = self.leading.past_of(group, range(self.first, len(self.layers)))
         w = int(start.max())
         if w == 0:
@@ -218,13 +222,13 @@ class UpperStack:
         with self._last_mlp_at(none, none):
             self.upper(
                 inputs_embeds=states[:, :w],
-                attention_mask=self.attention.mask(leading, places[:, :w], states.dtype),
-                position_ids=places[:, :w],
+                attention_mask=self.attention.mask(leading, positions[:, :w], states.dtype),
+                position_ids=positions[:, :w],
                 cache=cache,
                 use_cache=False,
             )
         inside = torch.arange(w, device=start.device) < start[:, None]
-        own = torch.where(inside, places[:, :w], NOWHERE)
+        own = torch.where(inside, positions[:, :w], NOWHERE)
         return cache.kept, torch.cat([leading, own], dim=1)
 
     def forward(

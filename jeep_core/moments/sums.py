@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from jeep_core.errors import JeepError
+from jeep_core.models.giving_way import giving_way
 from jeep_core.models.loading import LoadedModel
-from jeep_core.models.pauses import pausing
 from jeep_core.models.views import ModelView, hooked, lower_part
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.finite import check_tensor
@@ -241,7 +241,7 @@ def accumulate(
         torch.no_grad(),
         _float32_products(),
         hooked(*map(taker, places)),
-        pausing(view, monitor),
+        giving_way(view, monitor),
     ):
         for done, rows in enumerate(batches[start.batches :], start=start.batches + 1):
             monitor.check()

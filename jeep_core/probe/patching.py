@@ -221,8 +221,8 @@ def _noise(
 ) -> Iterator[None]:
     """Noise on the embeddings of the subject's tokens, the same in every run inside."""
     embedding = view.model.get_input_embeddings()
-    places = torch.arange(rows.ids.shape[1], device=rows.ids.device)
-    subject = (places >= first[:, None]) & (places <= rows.subject_last[:, None])
+    positions = torch.arange(rows.ids.shape[1], device=rows.ids.device)
+    subject = (positions >= first[:, None]) & (positions <= rows.subject_last[:, None])
     noise = torch.randn(*rows.ids.shape, view.base.hidden_size, generator=generator)
     noise = scale * noise.to(rows.ids.device) * subject[..., None]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from jeep_core import atlas
 from jeep_core.errors import JeepError
-from jeep_core.models.pauses import pausing
+from jeep_core.models.giving_way import giving_way
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.probe.auto import suggest
@@ -116,7 +116,7 @@ def probe(
     """
     drawn = list(facts)
     random.Random(seed).shuffle(drawn)
-    with pausing(view, monitor):
+    with giving_way(view, monitor):
         prompts = prepare(view, drawn[:limit])
         some = prompts.prompts
         if len(some) < LEAST_PROMPTS:

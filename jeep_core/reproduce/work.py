@@ -17,7 +17,7 @@ import torch
 from jeep_core.errors import JeepError
 from jeep_core.reproduce.runs import Lab, Row, Run, edits_in_turn
 
-Told = Callable[[Run, int, int], None]
+Report = Callable[[Run, int, int], None]
 """Called with a run that is under way, cases done, and cases in all."""
 POLL_S = 1.0
 
@@ -29,7 +29,7 @@ _done: Synchronized[int] | None = None
 def work_through(
     lab: Lab,
     runs: Iterable[Run],
-    told: Told,
+    report: Report,
     jobs: int = 1,
     open_lab: Callable[[], Lab] | None = None,
 ) -> dict[Run, list[Row]]:
@@ -41,10 +41,10 @@ def work_through(
     tasks = tasks_of(lab, runs)
     total = sum(len(run.draw) for task in tasks for run in task)
     if jobs > 1 and open_lab is not None:
-        return _share(lab, tasks, lambda run, done: told(run, done, total), jobs, open_lab)
+        return _share(lab, tasks, lambda run, done: report(run, done, total), jobs, open_lab)
     done, found = 0, {}
     for run in (run for task in tasks for run in task):
-        told(run, done, total)
+        report(run, done, total)
         found[run] = lab.rows(run)
         done += len(run.draw)
     return found
@@ -53,7 +53,7 @@ def work_through(
 def _share(
     lab: Lab,
     tasks: Sequence[list[Run]],
-    told: Callable[[Run, int], None],
+    report: Callable[[Run, int], None],
     jobs: int,
     open_lab: Callable[[], Lab],
 ) -> dict[Run, list[Row]]:
@@ -78,7 +78,7 @@ def _share(
                 found.update(zip(futures[future], rows, strict=True))
                 lab.kept += kept
             now = next((task for future, task in futures.items() if future.running()), tasks[-1])
-            told(now[0], done.value)
+            report(now[0], done.value)
     except BrokenProcessPool:
         raise JeepError(
             "a process was killed, perhaps for want of memory: the same command goes on from "

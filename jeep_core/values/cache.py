@@ -18,8 +18,8 @@ import torch
 from safetensors import SafetensorError
 
 from jeep_core.errors import JeepError
+from jeep_core.models.giving_way import giving_way
 from jeep_core.models.loading import LoadedModel
-from jeep_core.models.pauses import pausing
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.storage.files import load_whole, read_record, save_whole
@@ -79,7 +79,7 @@ class ValueCache:
         for start in range(0, len(missing), CHUNK_FACTS):
             chunk = missing[start : start + CHUNK_FACTS]
             view = ModelView(base)
-            with pausing(view, monitor):
+            with giving_way(view, monitor):
                 found = optimise(
                     view,
                     [wanted[digest] for digest in chunk],

@@ -128,7 +128,7 @@ class _Reader:
         skip = [self.leading.lengths[group] for _, group in rows]
         batch = stack_rows([row for row, _ in rows], device, skip)
         group = torch.tensor([group for _, group in rows], device=device)
-        places = batch.positions(view.base.max_positions)
+        positions = batch.positions(view.base.max_positions)
         r, at = torch.arange(len(rows), device=device), batch.lengths - batch.skip - 1
         taken: dict[str, torch.Tensor] = {}
 
@@ -148,12 +148,12 @@ class _Reader:
             family.projection_of(view.model, place).register_forward_hook(take_key),
             state_of.register_forward_hook(take_state),
         )
-        leading = self.leading.places(group)
+        leading = self.leading.positions(group)
         with mlp_only_at(view, until, r, at), hooks:
             lower_part(view, until)(
                 input_ids=batch.ids,
-                attention_mask=self.attention.mask(leading, places, view.base.dtype),
-                position_ids=places,
+                attention_mask=self.attention.mask(leading, positions, view.base.dtype),
+                position_ids=positions,
                 cache=GivenPast(self.leading.past_of(group, range(until + 1))),
                 use_cache=False,
             )

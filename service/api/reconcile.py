@@ -34,16 +34,17 @@ class Reconciler:
     def __init__(self, store: Store, queue: AsyncQueue) -> None:
         self._store, self._queue = store, queue
         self._wanted = asyncio.Event()
-        self.behind = True
+        self.catching_up = True
+        """Whether the queue may lack a job that is journaled."""
 
     def wake(self) -> None:
         """Check the queue soon, because it has failed."""
-        self.behind = True
+        self.catching_up = True
         self._wanted.set()
 
     async def submit(self, job: Job) -> None:
         """Queue a journaled job now, or, if jobs before it still wait for Redis, after them."""
-        if self.behind:
+        if self.catching_up:
             self.wake()
             return
         with logs.bound(job_id=job.id):
@@ -61,7 +62,7 @@ class Reconciler:
 
     async def cancel(self, job: Job) -> None:
         """Carry out a cancel that the store remembers, now or when Redis is back."""
-        if self.behind:
+        if self.catching_up:
             self.wake()
             return
         try:
@@ -79,12 +80,12 @@ class Reconciler:
                 await self._catch_up()
             except (QueueFailure, TimeoutError) as error:
                 log.warning("the queue cannot be used: %s", error)
-                self.behind = True
+                self.catching_up = True
                 await asyncio.sleep(RETRY_S)
                 continue
             except Exception:
                 log.exception("the queue may lack jobs that the store has")
-            self.behind = self._wanted.is_set()
+            self.catching_up = self._wanted.is_set()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wanted.wait(), PERIOD_S)
 

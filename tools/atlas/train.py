@@ -1,6 +1,6 @@
 """Train a bundled model: ``python -m tools.atlas.train gptj`` or ``llama``.
 
-Next-token training on the sentences of ``corpus.py``, in packed rows of one fixed shape
+Next-token training on the sentences of ``jeep_core/atlas/corpus.py``, in packed rows of one shape
 (several documents a row, attention inside a document only), bfloat16 autocast over float32
 weights.  Writes a model folder (16-bit safetensors, tokenizer) and ``training.json`` with
 the settings, the losses and the wall time.

@@ -36,7 +36,7 @@ async def current(state: ApiState, job: Job) -> Job:
 
 
 async def _live(state: ApiState, job_id: str) -> LiveJob | None:
-    if state.reconciler.behind:  # Redis was unreachable a moment ago: do not wait for it every time
+    if state.reconciler.catching_up:  # Redis was unreachable a moment ago: do not wait again
         return None
     try:
         async with asyncio.timeout(PATIENCE_S):

@@ -172,10 +172,10 @@ def _candidate_errors(
     prompt: list[int], wholes: list[list[int]], pointer: str, known: list[dict[str, str]]
 ) -> list[dict[str, str]]:
     """Errors for candidates that add no tokens after a prompt; each is reported once."""
-    told, errors = {error["pointer"] for error in known}, []
+    reported, errors = {error["pointer"] for error in known}, []
     for i, whole in enumerate(wholes):
         where = f"/candidates/{i}"
-        if where in told:
+        if where in reported:
             continue
         if whole[: len(prompt)] != prompt:
             message = (

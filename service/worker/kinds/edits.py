@@ -17,8 +17,8 @@ from jeep_core.editing import edit_checked
 from jeep_core.editors import hparams_class
 from jeep_core.evaluation import outcomes as measuring
 from jeep_core.evaluation.perplexity import text_path
+from jeep_core.models.giving_way import giving_way
 from jeep_core.models.loading import LoadedModel
-from jeep_core.models.pauses import pausing
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
 from jeep_core.monitor import Monitor
@@ -266,7 +266,7 @@ class EditRunner:
         self, view: ModelView, payload: EditPayload, facts: Sequence[Fact], control: JobControl
     ) -> _Measured:
         monitor = self._monitor(control)
-        with pausing(view, monitor):
+        with giving_way(view, monitor):
             said = measuring.answers(view, facts, monitor)
             weights = view.weights_sha256() if payload.guards else ""
             beside = self._meter.measure(view, weights, facts, payload.guards, monitor)

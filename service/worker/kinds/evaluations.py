@@ -23,8 +23,8 @@ from jeep_core.evaluation.metrics import fitting, measure
 from jeep_core.evaluation.perplexity import perplexity, text_path
 from jeep_core.evaluation.statistics import Interval, compare, summarise_cases
 from jeep_core.evaluation.trials import Trials
+from jeep_core.models.giving_way import giving_way
 from jeep_core.models.loading import texts_of
-from jeep_core.models.pauses import pausing
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import Monitor
 from jeep_core.spec.facts import composed
@@ -179,7 +179,7 @@ class _Evaluation:
         began = time.monotonic()
         cases = self._cases(target)
         view = self._view(target, trials)
-        with pausing(view, self.task.control.monitor):
+        with giving_way(view, self.task.control.monitor):
             rows = self._measured(number, target, view, cases)
             texts = self._texts(number, view, cases)
             held = self._perplexity(view)

@@ -1,6 +1,6 @@
 """Guarantees for every family, on tiny random models whose windows the prompts exceed.
 
-The judge is ``reference.py``: every row in full, one at a time, no batch, no cache.
+The judge is ``tests/support/library/reference.py``: every row in full, one at a time, no batch, no cache.
 """
 
 from __future__ import annotations

@@ -254,7 +254,7 @@ class TestFollowing:
         store.journal.save(done)
         queue.finish(done, FENCE)
         reconciler = Reconciler(store, api)
-        reconciler.behind = False
+        reconciler.catching_up = False
         await reconciler.cancel(submitted)  # as it was read before the worker ended it
         assert store.journal.read(submitted.id) == done
 
@@ -264,7 +264,7 @@ class TestFollowing:
         jobs = [make_job() for _ in range(3)]
         reconciler = Reconciler(store, api)
         await reconciler._catch_up()
-        reconciler.behind = False
+        reconciler.catching_up = False
         for job in jobs[:2]:
             store.journal.add(job)
             await reconciler.submit(job)
@@ -272,7 +272,7 @@ class TestFollowing:
         client.flushall()
         store.journal.add(jobs[2])
         await reconciler.submit(jobs[2])
-        assert (client.xlen(KEYS.jobs), reconciler.behind) == (0, True)
+        assert (client.xlen(KEYS.jobs), reconciler.catching_up) == (0, True)
         await reconciler._catch_up()
         taken = []
         for _ in jobs:

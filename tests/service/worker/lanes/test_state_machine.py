@@ -256,7 +256,7 @@ class Machine(RuleBasedStateMachine):
         async def connected() -> None:
             queue = AsyncQueue(connect_async(self.url), Keys(self.store.id))
             reconciler = Reconciler(self.store, queue)
-            reconciler.behind = False
+            reconciler.catching_up = False
             await call(reconciler, queue)
             await queue.close()
 

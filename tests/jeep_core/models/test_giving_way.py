@@ -7,8 +7,8 @@ from support.library import tiny
 
 from jeep_core.decoding.generation import Sampling, generate
 from jeep_core.editing import edit
+from jeep_core.models.giving_way import giving_way
 from jeep_core.models.loading import LoadedModel
-from jeep_core.models.pauses import pausing
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
 from jeep_core.monitor import NOTHING, Monitor
@@ -33,7 +33,7 @@ def test_every_matrix_of_a_forward_pass_is_a_pause(base: LoadedModel) -> None:
     def pause() -> None:
         count[0] += 1
 
-    with pausing(view, Monitor(give_way=pause)):
+    with giving_way(view, Monitor(give_way=pause)):
         view.model(input_ids=torch.tensor([[1, 2, 3]]))
     assert count[0] == 4 * matrices(base)
     view.model(input_ids=torch.tensor([[1, 2, 3]]))
@@ -43,7 +43,7 @@ def test_every_matrix_of_a_forward_pass_is_a_pause(base: LoadedModel) -> None:
 def test_the_backward_pass_pauses_too(base: LoadedModel) -> None:
     view, calls = ModelView(base), list[bool]()
     backwards = False
-    with pausing(view, Monitor(give_way=lambda: calls.append(backwards))):
+    with giving_way(view, Monitor(give_way=lambda: calls.append(backwards))):
         embeddings = torch.randn(1, 3, 32, requires_grad=True)
         loss = view.model(inputs_embeds=embeddings).logits.sum()
         backwards = True
@@ -58,7 +58,7 @@ def test_generation_pauses_at_every_matrix(base: LoadedModel) -> None:
     def pause() -> None:
         count[0] += 1
 
-    with pausing(view, Monitor(give_way=pause)):
+    with giving_way(view, Monitor(give_way=pause)):
         [result] = generate(view, ["I"], Sampling(3))
     assert count[0] >= len(result.tokens) * 4 * matrices(base)
 

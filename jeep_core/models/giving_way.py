@@ -1,4 +1,4 @@
-"""Places in a long computation at which it may be made to wait."""
+"""A long computation gives way to others before every matrix of every block."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jeep_core.monitor import Monitor, nothing
 
 
 @contextmanager
-def pausing(view: ModelView, monitor: Monitor) -> Iterator[None]:
+def giving_way(view: ModelView, monitor: Monitor) -> Iterator[None]:
     """Call ``monitor.give_way`` before every matrix of every block, forward and backward.
 
     The hooks are on the blocks themselves, so they also act in parts of the model that share

@@ -1,0 +1,84 @@
+"""Docstrings and comments name files and modules that exist."""
+
+from __future__ import annotations
+
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import ROOT
+
+HOUSES = ("jeep_core", "service", "tools", "bench", "tests")
+NAMED_FILE = re.compile(rf"(?<![\w./-])((?:{'|'.join((*HOUSES, 'docs'))})/[\w./-]+\.(?:py|md))\b")
+NAMED_MODULE = re.compile(r"`((?:jeep_core|service|tools|bench)(?:\.\w+)+)`")
+BARE_FILE = re.compile(r"``?([a-z_]+\.py)``?")
+MADE_UP = {
+    "tests/house": "asks for records of files that there are not",
+    "tests/jeep_core/suites/test_new_format.py": "makes a format of its own",
+}
+"""Where code names files that are not meant to exist."""
+
+
+def prose(source: str) -> Iterator[tuple[int, str]]:
+    """Comments and texts of a module with their first lines."""
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type in (tokenize.COMMENT, tokenize.STRING):
+            yield token.start[0], token.string
+
+
+def is_there(module: str) -> bool:
+    """Whether a dotted name is a folder, a module, or a name in one."""
+    parts = module.split(".")
+    for end in range(len(parts), 0, -1):
+        path = ROOT.joinpath(*parts[:end])
+        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if file.exists():
+            rest = parts[end:]
+            return not rest or re.search(rf"\b{rest[0]}\b", file.read_text()) is not None
+    return False
+
+
+def missing_in(source: str, folder: Path) -> list[str]:
+    """What a module's prose names and there is not, with the line."""
+    found = []
+    for line, text in prose(source):
+        named = [name for name in NAMED_FILE.findall(text) if not (ROOT / name).exists()]
+        named += [name for name in NAMED_MODULE.findall(text) if not is_there(name)]
+        named += [name for name in BARE_FILE.findall(text) if not list(folder.rglob(name))]
+        found += [f"line {line}: {name}" for name in named]
+    return found
+
+
+def modules(house: str) -> list[Path]:
+    return [
+        path
+        for path in sorted((ROOT / house).rglob("*.py"))
+        if not any(path.relative_to(ROOT).is_relative_to(name) for name in MADE_UP)
+    ]
+
+
+@pytest.mark.parametrize("house", HOUSES)
+def test_what_prose_names_exists(house: str) -> None:
+    wrong = {
+        path.relative_to(ROOT).as_posix(): missing
+        for path in modules(house)
+        if (missing := missing_in(path.read_text(encoding="utf-8"), path.parent))
+    }
+    assert not wrong
+
+
+def test_an_old_name_is_found() -> None:
+    source = (
+        '"""See ``jeep_core/wire.py`` and `service.api.kept.head`, with ``joined.py``.\n\n'
+        'Also ``jeep_core/editing.py`` and `jeep_core.editing.edit`, with ``errors.py``.\n"""\n'
+        "x = 1  # as tests/no/such.py says\n"
+    )
+    assert missing_in(source, ROOT / "jeep_core") == [
+        "line 1: jeep_core/wire.py",
+        "line 1: service.api.kept.head",
+        "line 1: joined.py",
+        "line 5: tests/no/such.py",
+    ]

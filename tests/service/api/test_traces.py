@@ -135,7 +135,7 @@ def test_an_unknown_exporter_does_not_stop_the_service(
 def test_without_the_variables_no_exporter_is_imported() -> None:
     code = (
         "import sys, service.serve\n"
-        "from service import tracing\n"
+        "from service.ops import tracing\n"
         "tracing.configure('api')\n"
         "with tracing.span('edit', None): tracing.event('optimise')\n"
         "print([m for m in sys.modules if m.startswith('opentelemetry.exporter')])\n"

@@ -108,7 +108,7 @@ def test_a_traceback_shows_no_values(log_as, kind: Literal["json", "text"]) -> N
 def test_a_process_writes_nothing_but_json_lines() -> None:
     code = (
         "import logging, warnings\n"
-        "from service import logs\n"
+        "from service.ops import logs\n"
         "from service.settings import Settings\n"
         "logs.configure(Settings(log_format='json', log_level='info'), 'api')\n"
         "logging.getLogger('service.api').info('ours')\n"

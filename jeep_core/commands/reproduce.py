@@ -88,7 +88,7 @@ class Options:
             try:
                 hparams_class(name)
             except InvalidHParams as error:
-                raise WrongArgument(f"--editors: {error}") from None
+                raise WrongArgument(f"--editors: {error.problems[0].message}") from None
         known = [*EXPERIMENTS, CASE]
         for name in self.only:
             if name not in known:

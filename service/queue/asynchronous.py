@@ -96,7 +96,7 @@ class AsyncQueue:
         await self._filled(keys=[self._keys.filled], args=[])
 
     async def live(self, job_id: str) -> wire.LiveJob | None:
-        """The live state of a job in Redis: ``live.over(store.job(id))`` is its present state."""
+        """The live state of a job in Redis; ``over(record)`` of it is the job's present state."""
         return wire.parse_live(await self._client.hgetall(self._keys.job(job_id)))
 
     async def request_cancel(self, job: Job) -> JobStatus | None:

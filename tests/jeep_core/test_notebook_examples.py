@@ -35,6 +35,6 @@ def test_a_notebook_asks_whether_an_edit_succeeded(capsys: pytest.CaptureFixture
 
 
 def test_the_readme_s_example_prints_the_new_answer(capsys: pytest.CaptureFixture[str]) -> None:
-    [example] = blocks(ROOT / "README.md", "As a library")
+    [example] = blocks(ROOT / "README.md", "One edit and its effect")
     exec(example, {})
     assert "Japan" in capsys.readouterr().out

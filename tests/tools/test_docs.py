@@ -85,7 +85,7 @@ def test_the_settings_name_every_page(tmp_path: Path) -> None:
 def test_every_room_has_a_page_with_what_belongs_in_it(tmp_path: Path) -> None:
     found = {path.name for path in write_library_reference(tmp_path)}
     names = rooms(ROOT / "jeep_core")
-    assert names[0] == "edit"
+    assert names[0] == "editing"
     assert {"editors", "models", "updates", "suites"} <= set(names)
     assert found == {
         "library.md",

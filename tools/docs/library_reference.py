@@ -17,13 +17,13 @@ LEFT_OUT = {"atlas"}
 
 
 def rooms(package: Path) -> list[str]:
-    """Names of a package's modules and folders that have a page, ``edit`` first."""
+    """Names of a package's modules and folders that have a page, ``editing`` first."""
     found = [
         path.stem
         for path in package.iterdir()
         if (path / "__init__.py").exists() or (path.suffix == ".py" and path.stem != "__init__")
     ]
-    return sorted(set(found) - LEFT_OUT, key=lambda name: (name != "edit", name))
+    return sorted(set(found) - LEFT_OUT, key=lambda name: (name != "editing", name))
 
 
 def module_page(name: str) -> str:

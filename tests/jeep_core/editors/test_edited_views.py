@@ -8,7 +8,7 @@ import pytest
 import torch
 from support.library import tiny
 
-from jeep_core import edit as edit_module
+from jeep_core import editing as edit_module
 from jeep_core.editing import edit, edit_checked, run_editor, tokenize
 from jeep_core.editors.base import EditContext, EditorOutcome
 from jeep_core.editors.ft_wd.hparams import FtWdHParams

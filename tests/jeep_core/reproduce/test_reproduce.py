@@ -268,7 +268,7 @@ def test_too_few_cases_are_refused_with_their_number(inputs: Options) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"editors": ["memit", "memmit"]}, "--editors: 'memmit' is none of ft-wd, "),
+        ({"editors": ["memit", "memmit"]}, "--editors: no editor 'memmit'; did you mean 'memit'"),
         ({"only": ["everything"]}, "--only: 'everything' is none of comparison, "),
     ],
 )

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from support import TINY_GPTJ
 from support.library import tiny
 
-from jeep_core import edit as editing
+from jeep_core import editing
 from jeep_core.decoding.batch import Batch, Row
 from jeep_core.decoding.generation import Sampling, checked, generate, score, score_texts
 from jeep_core.decoding.sampling import choose

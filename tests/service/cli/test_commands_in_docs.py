@@ -77,13 +77,7 @@ def test_command_lines_are_found_and_looked_up() -> None:
         ]
     )
     found = list(command_lines(page))
-    assert [line.split()[1] for line in found] == [
-        "keys",
-        "reproduce",
-        "store.journal",
-        "all",
-        "edti",
-    ]
+    assert [line.split()[1] for line in found] == ["keys", "reproduce", "store", "jobs", "edti"]
     assert [unknown(line) for line in found] == [None, "--colour", "vacuum", None, "edti"]
     assert len(list(command_lines((ROOT / "docs/using.md").read_text("utf-8")))) > 10
 

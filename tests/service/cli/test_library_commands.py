@@ -13,6 +13,7 @@ from support import TINY_GPTJ
 from typer.testing import CliRunner, Result
 
 from jeep_core.commands import moments, probe, reproduce, train_network, tune
+from jeep_core.editors import in_order
 from jeep_core.editors.networks.training import TrainingSettings
 from jeep_core.errors import JeepError
 from jeep_core.probe.run import PROMPTS
@@ -138,14 +139,14 @@ def test_a_report_takes_several_values_one_after_the_other(
     assert options == expected
     assert run("reproduce", "--out", "x").exit_code == 0
     [options] = stand_in.call_args.args
-    assert options.editors == reproduce.ORDER
+    assert options.editors == in_order()
     assert options.seeds == (0,)
 
 
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (("--editors", "memit", "memmit"), "--editors: 'memmit'"),
+        (("--editors", "memit", "memmit"), "--editors: no editor 'memmit'"),
         (("--only", "everything"), "--only: 'everything'"),
         (("--paper", "bert"), "--paper: 'bert'"),
         (("--sizes", "1", "0"), "--sizes: "),

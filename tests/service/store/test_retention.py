@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -370,7 +371,7 @@ class TestRollback:
         if thin:
             keeper.collect()
         requests = self.requests(base, chain)
-        owner: Any = getattr(requests, f"_{part}")
+        owner: Any = attrgetter(f"_{part}")(requests)
         whole: Callable[..., Any] = getattr(owner, name)
         rounds = []
 

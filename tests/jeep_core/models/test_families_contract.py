@@ -1,6 +1,7 @@
 """Guarantees for every family, on tiny random models whose windows the prompts exceed.
 
-The judge is ``tests/support/library/reference.py``: every row in full, one at a time, no batch, no cache.
+The judge is ``tests/support/library/reference.py``: every row in full, one at a time, no batch
+and no cache.
 """
 
 from __future__ import annotations

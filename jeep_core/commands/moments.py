@@ -23,6 +23,7 @@ from rich.progress import (
 )
 from safetensors import SafetensorError
 
+from jeep_core.commands import MODEL_HELP, MODELS_DIR_HELP
 from jeep_core.edit import corpus_texts
 from jeep_core.editors import hparams_class
 from jeep_core.errors import JeepError
@@ -53,7 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="jeep moments", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="compute | merge | import")
     model = argparse.ArgumentParser(add_help=False)
-    model.add_argument("--model", required=True, help="bundled name, local folder or hub id")
+    model.add_argument("--model", required=True, help=MODEL_HELP)
+    model.add_argument("--models-dir", type=Path, help=MODELS_DIR_HELP)
     model.add_argument("--device", default="auto")
     model.add_argument("--dtype", default="auto")
     folder = argparse.ArgumentParser(add_help=False)
@@ -85,7 +87,7 @@ def _compute(args: argparse.Namespace) -> Iterator[str]:
     shard, of = args.shard
     if of > 1 and args.out is None:
         raise JeepError("a shard needs --out, the file its sums go to")
-    base = load(args.model, args.device, args.dtype)
+    base = load(args.model, args.device, args.dtype, args.models_dir)
     places = _places(args, base)
     wrong = [place for place in places if layer_of(place) >= base.n_layers]
     if wrong:
@@ -115,7 +117,7 @@ def _import(args: argparse.Namespace) -> Iterator[str]:
     """Read published .npz statistics."""
     if args.layer is not None and len(args.files) > 1:
         raise JeepError("--layer goes with a single file")
-    base = load(args.model, args.device, args.dtype)
+    base = load(args.model, args.device, args.dtype, args.models_dir)
     target = Imported(args.folder, args.name)
     for file in args.files:
         record = target.add(base, file, args.layer)

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors import SafetensorError
 
 from jeep_core import atlas
+from jeep_core.commands import MODEL_HELP, MODELS_DIR_HELP
 from jeep_core.errors import JeepError
 from jeep_core.models.loading import load, texts_of
 from jeep_core.models.views import ModelView
@@ -47,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="jeep probe", description=__doc__)
-    parser.add_argument("--model", required=True, help="bundled name, local folder or hub id")
+    parser.add_argument("--model", required=True, help=MODEL_HELP)
+    parser.add_argument("--models-dir", type=Path, help=MODELS_DIR_HELP)
     parser.add_argument("--suite", help="suite of facts, file or bundled name; default: bundled")
     parser.add_argument("--out", type=Path, required=True, help="folder for probe.json and plots")
     parser.add_argument("--limit", type=int, default=PROMPTS, help="prompts; default: %(default)s")
@@ -69,7 +71,7 @@ def _probe(args: argparse.Namespace) -> None:
     except InvalidSuite as error:
         raise JeepError(f"{suite} is no suite: {error}") from None
     related = related_to(args.model, args.corpus, args.table)
-    base = load(args.model, args.device, args.dtype)
+    base = load(args.model, args.device, args.dtype, args.models_dir)
     with _bar() as report:
         found = probe(
             ModelView(base), facts, limit=args.limit, seed=args.seed, related=related,

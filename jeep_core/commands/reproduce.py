@@ -25,6 +25,7 @@ from rich.progress import Progress as Bars
 from safetensors import SafetensorError
 
 from jeep_core.atlas import MODELS
+from jeep_core.commands import MODEL_HELP, MODELS_DIR_HELP
 from jeep_core.edit import moments_of
 from jeep_core.editors import hparams_class
 from jeep_core.editors.networks.storage import load_network
@@ -64,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="jeep reproduce", description=__doc__)
-    parser.add_argument("--model", required=True, help="bundled name, local folder or hub id")
+    parser.add_argument("--model", required=True, help=MODEL_HELP)
+    parser.add_argument("--models-dir", type=Path, help=MODELS_DIR_HELP)
     parser.add_argument("--suite", default="atlas-counterfact", help="of new against true answers")
     parser.add_argument("--zsre", default="atlas-zsre", help="suite of right answers; - for none")
     parser.add_argument("--out", type=Path, required=True, help="folder of the report")
@@ -107,7 +109,7 @@ def _reproduce(args: argparse.Namespace, command: str) -> None:
     except ImportError as error:
         raise JeepError(f"{error.name} is missing: pip install 'jeep-edit[report]'") from None
     suites = _suites(args)
-    base = load(args.model, args.device, args.dtype)
+    base = load(args.model, args.device, args.dtype, args.models_dir)
     settings, missing = _settings(base, args)
     if "jeep" not in settings:
         raise JeepError(f"{args.model} has no preset of jeep: make one with `jeep tune`")
@@ -229,7 +231,7 @@ def _lab(
 
 def _open_lab(args: argparse.Namespace, prefixes: int) -> Lab:
     """The lab of one process of several."""
-    base = load(args.model, args.device, args.dtype)
+    base = load(args.model, args.device, args.dtype, args.models_dir)
     return _lab(args, base, _suites(args), prefixes)
 
 

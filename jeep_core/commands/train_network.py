@@ -16,6 +16,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from jeep_core import atlas
+from jeep_core.commands import MODEL_HELP, MODELS_DIR_HELP
 from jeep_core.edit import resolve_hparams
 from jeep_core.editors import hparams_class
 from jeep_core.editors.networks.storage import NETWORKS, network_path, save_network, spec_of
@@ -109,7 +110,8 @@ def chosen_hparams(
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="jeep train-hypernetwork", description=__doc__)
     parser.add_argument("editor", choices=sorted(NETWORKS))
-    parser.add_argument("model", help="bundled name, local folder or hub id")
+    parser.add_argument("model", help=MODEL_HELP)
+    parser.add_argument("--models-dir", type=Path, help=MODELS_DIR_HELP)
     parser.add_argument("--data", type=Path, help="file in any format of suites to train on")
     parser.add_argument("--store", type=Path, default=Path("jeep-store"), help="the service's")
     parser.add_argument("--out", type=Path, help="folder instead of the store's")
@@ -130,7 +132,7 @@ def main(arguments: list[str] | None = None) -> int:
     settings = TrainingSettings(**{f.name: getattr(args, f.name) for f in fields(TrainingSettings)})
     folder = args.out or args.store / "base" / "hypernetworks"
     try:
-        base = load(args.model, args.device, args.dtype)
+        base = load(args.model, args.device, args.dtype, args.models_dir)
         hparams = chosen_hparams(base, args.editor, args.layers, args.rank, args.blocks)
         if args.data:
             _say_lost(args.data, load_training_suite(args.data, base.name).report)

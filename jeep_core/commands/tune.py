@@ -28,6 +28,7 @@ from rich.progress import (
 from safetensors import SafetensorError
 
 from jeep_core import atlas
+from jeep_core.commands import MODEL_HELP, MODELS_DIR_HELP
 from jeep_core.edit import corpus_path, moments_of
 from jeep_core.editors import hparams_class
 from jeep_core.errors import JeepError
@@ -70,7 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="jeep tune", description=__doc__)
-    parser.add_argument("--model", required=True, help="bundled name, local folder or hub id")
+    parser.add_argument("--model", required=True, help=MODEL_HELP)
+    parser.add_argument("--models-dir", type=Path, help=MODELS_DIR_HELP)
     parser.add_argument("--suite", required=True, help="Multi-CounterFact file, or a bundled suite")
     parser.add_argument("--out", type=Path, required=True, help="preset to write: NAME.yaml")
     parser.add_argument("--editor", default="jeep")
@@ -107,7 +109,7 @@ def _tune(args: argparse.Namespace) -> None:
     if args.moments is None and may_need_moments(hparams_class(args.editor)):
         corpus_path(args.model, args.corpus)  # refused before a model is loaded
     cases, digest = _cases(args.suite, args.cases, args.seed)
-    base = load(args.model, args.device, args.dtype)
+    base = load(args.model, args.device, args.dtype, args.models_dir)
     moments = moments_of(base, [args.editor], args.corpus, args.samples, args.folder, args.moments)
     known = [p for p in presets_for(base.name, args.presets) if p.editor == args.editor]
     begin = known[0].hparams if known else start(args.editor, base.n_layers, len(cases))

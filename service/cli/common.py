@@ -82,6 +82,9 @@ err = Console(stderr=True, highlight=False)
 Url = Annotated[str | None, typer.Option(help="Address of the service (JEEP_HOST, JEEP_PORT).")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 
+FLAGS = {"models": "--models-dir"}
+"""Flags of settings that are not called like the setting."""
+
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 
@@ -99,8 +102,9 @@ def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
 
     parameters = []
     for name, field in Settings.model_fields.items():
-        flag = "--" + name.replace("_", "-")
-        text = f"{field.description or ''} \\[JEEP_{name.upper()}={field.default}]".strip()
+        flag = FLAGS.get(name, "--" + name.replace("_", "-"))
+        default = field.get_default(call_default_factory=True, validated_data={})
+        text = f"{field.description or ''} \\[JEEP_{name.upper()}={default}]".strip()
         annotation = Annotated[str | None, typer.Option(flag, help=text, show_default=False)]
         parameters.append(
             inspect.Parameter(

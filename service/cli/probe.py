@@ -42,6 +42,7 @@ def probe_command(context: typer.Context) -> None:
     settings = settings_or_exit()
     flags: dict[str, object] = {"--model": settings.model, "--device": settings.device}
     flags |= {"--dtype": settings.dtype, "--corpus": settings.corpus}
+    flags |= {"--models-dir": settings.models}
     if settings.store.is_dir():
         flags |= {"--keep": settings.store / "base" / "probes"}
     set_here = {flag: value for flag, value in flags.items() if value is not None}

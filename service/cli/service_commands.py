@@ -86,7 +86,7 @@ def _moment_flags(command: str, settings: Settings) -> list[str]:
     flags: dict[str, object] = {"--folder": settings.store / "base" / "moments"}
     if command != "merge":
         flags |= {"--model": settings.model, "--device": settings.device}
-        flags |= {"--dtype": settings.dtype}
+        flags |= {"--dtype": settings.dtype, "--models-dir": settings.models}
     if command == "compute":
         flags |= {"--corpus": settings.corpus, "--samples": settings.moment_samples}
     given = {flag: value for flag, value in flags.items() if value is not None}
@@ -138,7 +138,8 @@ def train_command(context: typer.Context) -> None:
     require_worker_parts()
     settings = settings_or_exit()
     module = [sys.executable, "-m", "jeep_core.commands.train_network"]
-    os.execv(sys.executable, [*module, "--store", str(settings.store), *context.args])
+    folders = ["--store", str(settings.store), "--models-dir", str(settings.models)]
+    os.execv(sys.executable, [*module, *folders, *context.args])
 
 
 @app.command("demo")

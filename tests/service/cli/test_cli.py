@@ -112,6 +112,7 @@ def test_moments_are_computed_with_the_settings_where_the_service_finds_them(
     monkeypatch.setattr(os, "execv", lambda path, arguments: started.append(arguments))
     monkeypatch.setenv("JEEP_STORE", str(tmp_path))
     monkeypatch.setenv("JEEP_MODEL", "atlas-llama")
+    monkeypatch.setenv("JEEP_MODELS", str(tmp_path / "models"))
     monkeypatch.setenv("JEEP_MOMENT_SAMPLES", "5000")
     for arguments in (
         ["compute", "--samples", "7"],
@@ -122,6 +123,7 @@ def test_moments_are_computed_with_the_settings_where_the_service_finds_them(
     compute, importing, helping = (command[3:] for command in started)
     folder = ["--folder", str(tmp_path / "base" / "moments")]
     model = ["--model", "atlas-llama", "--device", "auto", "--dtype", "auto"]
+    model += ["--models-dir", str(tmp_path / "models")]
     samples = ["--samples", "5000", "--samples", "7"]
     assert compute == ["compute", *folder, *model, *samples]
     assert importing == ["import", *folder, *model, "x.npz", "--name", "x"]
@@ -134,9 +136,11 @@ def test_tuning_starts_from_the_settings(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(os, "execv", lambda path, arguments: started.append(arguments))
     monkeypatch.setenv("JEEP_STORE", str(tmp_path))
     monkeypatch.setenv("JEEP_PRESETS", str(tmp_path))
+    monkeypatch.setenv("JEEP_MODELS", str(tmp_path / "models"))
     app(["tune", "--suite", "mine.json", "--out", "x.yaml"], standalone_mode=False)
     folder = ["--folder", str(tmp_path / "base" / "moments")]
     model = ["--model", "atlas-gptj", "--device", "auto", "--dtype", "auto"]
+    model += ["--models-dir", str(tmp_path / "models")]
     own = ["--presets", str(tmp_path), "--probes", str(tmp_path / "base" / "probes")]
     given = ["--suite", "mine.json", "--out", "x.yaml"]
     assert started[0][2:] == ["jeep_core.commands.tune", *folder, *model, *own, *given]

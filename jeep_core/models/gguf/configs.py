@@ -62,17 +62,32 @@ class Shape:
             raise damaged(self.file.path, f"{self.file.architecture}.{key} is {value!r}")
         return value
 
+    def real(self, key: str, default: float) -> float:
+        """A number above 0 as it was meant: 1e-05, where float32 holds 9.999999747378752e-06.
+
+        Raises:
+            UnsupportedModel: the file says something else.
+        """
+        value = self.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < np.inf:
+            raise damaged(self.file.path, f"{self.file.architecture}.{key} is {value!r}")
+        return float(f"{value:.7g}")
+
+    def first(self, *keys: str) -> int | None:
+        """The count that the first of the keys has that is there, or None."""
+        return next((self.number(key) for key in keys if self.get(key) is not None), None)
+
     @property
     def heads(self) -> tuple[int, int]:
         """The numbers of heads of queries, and of keys and values."""
         queries = self.number("attention.head_count")
-        return queries, int(self.get("attention.head_count_kv", queries))
+        return queries, self.first("attention.head_count_kv") or queries
 
     @property
     def head_size(self) -> int:
         """The width of a head."""
-        own = self.get("attention.key_length") or self.get("rope.dimension_count")
-        return int(own or self.number("embedding_length") // self.heads[0])
+        own = self.first("attention.key_length", "rope.dimension_count")
+        return own or self.number("embedding_length") // self.heads[0]
 
 
 def config_of(file: Gguf, dialect: Dialect, dtype: str) -> Record:
@@ -82,7 +97,7 @@ def config_of(file: Gguf, dialect: Dialect, dtype: str) -> Record:
         UnsupportedModel: a value is missing, or the model does something its family does not.
     """
     shape = Shape(file)
-    if shape.get("expert_count", 0):
+    if shape.get("expert_count"):
         raise UnsupportedModel(
             f"{file.path} is a mixture of experts, which cannot be edited: take a dense model"
         )
@@ -106,7 +121,7 @@ def generation_of(file: Gguf) -> Record:
     tokens = file.metadata.get("tokenizer.ggml.tokens", [])
     template = str(file.metadata.get("tokenizer.chat_template", ""))
     ends = [ids.get("eos_token_id")]
-    ends += [file.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eot", "eom")]
+    ends += [_id(file, name) for name in ("eot", "eom")]
     ends += [tokens.index(t) for t in _TURN_ENDS if t in template and t in tokens]
     found = list(dict.fromkeys(end for end in ends if end is not None))
     if found:
@@ -116,8 +131,15 @@ def generation_of(file: Gguf) -> Record:
 
 def _special_ids(file: Gguf) -> Record:
     names = {"bos": "bos", "eos": "eos", "padding": "pad"}
-    found = {to: file.metadata.get(f"tokenizer.ggml.{name}_token_id") for name, to in names.items()}
-    return {f"{to}_token_id": id for to, id in found.items()}
+    return {f"{to}_token_id": _id(file, name) for name, to in names.items()}
+
+
+def _id(file: Gguf, name: str) -> int | None:
+    """The id of the token that the file names for a role, or None."""
+    found = file.metadata.get(f"tokenizer.ggml.{name}_token_id")
+    n = file.tensors[EMBEDDING].shape[0]
+    # -1 and the like stand for none
+    return found if isinstance(found, int) and not isinstance(found, bool) and found < n else None
 
 
 def _decoder(shape: Shape) -> Record:
@@ -131,7 +153,7 @@ def _decoder(shape: Shape) -> Record:
         "num_key_value_heads": kv_heads,
         "head_dim": shape.head_size,
         "max_position_embeddings": shape.number("context_length"),
-        "rms_norm_eps": _rounded(shape.get("attention.layer_norm_rms_epsilon", 1e-6)),
+        "rms_norm_eps": shape.real("attention.layer_norm_rms_epsilon", 1e-6),
         "rope_parameters": _rope(shape),
     }
 
@@ -162,23 +184,23 @@ def _gemma(shape: Shape) -> Record:
 def _gemma2(shape: Shape) -> Record:
     return {
         **_windowed(shape, every=2, scaled_by_width=46),
-        "attn_logit_softcapping": _rounded(shape.get("attn_logit_softcapping", 50.0)),
-        "final_logit_softcapping": _rounded(shape.get("final_logit_softcapping", 30.0)),
+        "attn_logit_softcapping": shape.real("attn_logit_softcapping", 50.0),
+        "final_logit_softcapping": shape.real("final_logit_softcapping", 30.0),
     }
 
 
 def _gemma3(shape: Shape) -> Record:
     base = _windowed(shape, every=6, scaled_by_width=62)
-    local = _rounded(shape.get("rope.freq_base_swa", _LOCAL_THETA))
+    local = shape.real("rope.freq_base_swa", _LOCAL_THETA)
     base["rope_parameters"] = {
         "full_attention": base["rope_parameters"],
         "sliding_attention": {"rope_type": "default", "rope_theta": local},
     }
-    cap = shape.get("final_logit_softcapping")
+    capped = shape.get("final_logit_softcapping") is not None
     return {
         **base,
         "attn_logit_softcapping": None,
-        "final_logit_softcapping": None if cap is None else _rounded(cap),
+        "final_logit_softcapping": shape.real("final_logit_softcapping", 0) if capped else None,
     }
 
 
@@ -212,21 +234,21 @@ def _gpt2(shape: Shape) -> Record:
         "n_layer": shape.number("block_count"),
         "n_head": shape.number("attention.head_count"),
         "n_positions": shape.number("context_length"),
-        "layer_norm_epsilon": _rounded(shape.get("attention.layer_norm_epsilon", 1e-5)),
+        "layer_norm_epsilon": shape.real("attention.layer_norm_epsilon", 1e-5),
         "activation_function": "gelu_new",
     }
 
 
 def _gpt_neox(shape: Shape) -> Record:
     heads, width = shape.number("attention.head_count"), shape.number("embedding_length")
-    turned = int(shape.get("rope.dimension_count", width // heads))
+    turned = shape.first("rope.dimension_count") or width // heads
     return {
         "hidden_size": width,
         "intermediate_size": shape.number("feed_forward_length"),
         "num_hidden_layers": shape.number("block_count"),
         "num_attention_heads": heads,
         "max_position_embeddings": shape.number("context_length"),
-        "layer_norm_eps": _rounded(shape.get("attention.layer_norm_epsilon", 1e-5)),
+        "layer_norm_eps": shape.real("attention.layer_norm_epsilon", 1e-5),
         "use_parallel_residual": bool(shape.get("use_parallel_residual", True)),
         "hidden_act": "gelu",
         "attention_bias": True,
@@ -252,13 +274,13 @@ def _rope(shape: Shape) -> Record:
     Raises:
         UnsupportedModel: stretched in a way that is not known here.
     """
-    theta = _rounded(shape.get("rope.freq_base", 10_000.0))
+    theta = shape.real("rope.freq_base", 10_000.0)
     if FREQUENCIES in shape.file.tensors:
         return _llama3(shape, theta)
     kind = shape.get("rope.scaling.type", "none")
     if kind in ("none", ""):
         return {"rope_type": "default", "rope_theta": theta}
-    factor = _rounded(shape.get("rope.scaling.factor", 1.0))
+    factor = shape.real("rope.scaling.factor", 1.0)
     if kind == "linear":
         return {"rope_type": "linear", "rope_theta": theta, "factor": factor}
     if kind == "yarn":
@@ -296,8 +318,3 @@ def _llama3_factors(n: int, theta: float, factor: float) -> np.ndarray:
     )  # how often a pair turns within the original length
     smooth = np.clip((turns - low) / (high - low), 0, 1)
     return np.asarray(1 / ((1 - smooth) / factor + smooth))
-
-
-def _rounded(value: float) -> float:
-    """A float32 of the file as the number that was meant: 1e-05, not 9.999999747378752e-06."""
-    return float(f"{float(value):.7g}")

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from tokenizers import Tokenizer
 
 from jeep_core.errors import UnsupportedModel, reason_of
@@ -102,14 +103,13 @@ class Vocabulary:
 
     def __init__(self, file: Gguf, rows: int) -> None:
         self.file = file
-        self.tokens: Sequence[str] = self._get("tokens", [])
-        n = len(self.tokens)
+        tokens = self._get("tokens", [])
+        n = len(tokens) if isinstance(tokens, list) else 0
         if not 0 < n <= rows:
             raise damaged(file.path, f"it has {n} tokens and {rows} rows of the embedding")
-        self.kinds: Sequence[int] = [int(k) for k in self._get("token_type", [NORMAL] * n)]
-        self.scores: Sequence[float] = [float(s) for s in self._get("scores", [0.0] * n)]
-        if len(self.kinds) != n or len(self.scores) != n:
-            raise damaged(file.path, "token_type or scores are not as many as the tokens")
+        self.tokens: Sequence[str] = tokens
+        self.kinds: Sequence[int] = self._numbers("token_type", NORMAL)
+        self.scores: Sequence[float] = self._numbers("scores", 0.0)
         self.ids = {token: id for id, token in enumerate(self.tokens)}
         if len(self.ids) != n:
             twice = [t for t, count in Counter(self.tokens).items() if count > 1]
@@ -117,6 +117,14 @@ class Vocabulary:
 
     def _get(self, key: str, default: Any = None) -> Any:
         return self.file.metadata.get(f"tokenizer.ggml.{key}", default)
+
+    def _numbers(self, key: str, default: float) -> Any:
+        """A number for each token."""
+        n = len(self.tokens)
+        found = self._get(key, np.full(n, default))
+        if not isinstance(found, np.ndarray) or len(found) != n:
+            raise damaged(self.file.path, f"its {key} are not as many as its tokens")
+        return found.tolist()
 
     def prefix(self, default: bool) -> bool:
         """Whether a space is put before a text."""

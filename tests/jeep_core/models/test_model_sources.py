@@ -127,16 +127,11 @@ class TestNames:
 
 
 class TestOtherFormats:
-    def test_gguf_in_a_folder_or_alone(self, make_folder: MakeFolder) -> None:
+    def test_a_gguf_in_a_folder_is_to_be_named_itself(self, make_folder: MakeFolder) -> None:
         damage = then(without("config.json", WEIGHTS), written("small.Q4.gguf", b"GGUF"))
         folder = make_folder("llama", damage)
-        for name in (folder, folder / "small.Q4.gguf"):
-            said = refusal(name)
-            assert "GGUF is not read" in said
-            [command] = re.findall(r"^  (python .*)$", said, re.MULTILINE)
-            code = shlex.split(command)[2]
-            assert f"f, k = {str(folder)!r}, {{'gguf_file': 'small.Q4.gguf'}}" in code
-            compile(code, "command", "exec")
+        said = refusal(folder)
+        assert said.endswith(f"converted if it is named itself: {folder / 'small.Q4.gguf'}")
 
     def test_the_command_for_pickled_weights_is_shown_where_there_are_some(
         self, make_folder: MakeFolder

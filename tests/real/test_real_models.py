@@ -20,10 +20,6 @@ from jeep_core.models.loading import LoadedModel, load
 from jeep_core.models.views import ModelView
 
 SAYS = {"smollm2-135m": " Paris.", "gemma3-270m": " the capital of the country of France."}
-IDS = {
-    "smollm2-135m": [788, 216, 34, 32, 34, 35, 11905, 216, 33, 34, 35, 36, 34034],
-    "gemma3-270m": [2, 2017, 506, 236743, 1],
-}
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ RUN useradd --uid 10001 --no-create-home --home-dir /tmp jeep \
     && install -d -o 10001 -g 10001 /store /cache
 COPY --from=build /opt/jeep /opt/jeep
 ENV PATH=/opt/jeep/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 JEEP_STORE=/store \
-    HF_HOME=/cache/huggingface CUDA_CACHE_PATH=/cache/cuda \
+    JEEP_MODELS=/cache/models HF_HOME=/cache/huggingface CUDA_CACHE_PATH=/cache/cuda \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 10001:10001
 WORKDIR /tmp

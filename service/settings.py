@@ -40,6 +40,13 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
+def default_models() -> Path:
+    """The model directory where none is set: among the data of the user (XDG_DATA_HOME)."""
+    data = os.environ.get("XDG_DATA_HOME", "")
+    home = Path(data) if Path(data).is_absolute() else Path("~/.local/share")
+    return home / "jeep" / "models"
+
+
 class SettingsError(Coded, ValueError):
     """A setting has an invalid value; the message names it as ``JEEP_…``."""
 
@@ -58,7 +65,15 @@ class Settings(BaseSettings):
     )
 
     store: Path = Field(default=Path("jeep-store"), description="Directory of versions and jobs.")
-    model: str = Field(default="atlas-gptj", description="Bundled name, local folder or hub id.")
+    model: str = Field(
+        default="atlas-gptj",
+        description="Bundled name, local folder, GGUF file, hub id, or a name of jeep models.",
+    )
+    models: Path = Field(
+        default_factory=default_models,
+        description="The model directory: models by name, and converted GGUF files; default: "
+        "jeep/models in XDG_DATA_HOME or ~/.local/share.",
+    )
     redis_url: str | None = Field(default=None, description="None: an embedded server is started.")
     redis_password: SecretStr | None = Field(
         default=None, exclude=True, description="Becomes part of a JEEP_REDIS_URL without one."

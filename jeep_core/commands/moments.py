@@ -46,11 +46,12 @@ def compute(
     out: Path | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    models_dir: Path | None = None,
 ) -> Iterator[str]:
     """Take second moments over a text and yield a line for each result.
 
     Args:
-        model: bundled name, local folder or hub id.
+        model: bundled name, local folder, GGUF file, hub id, or a name of ``models_dir``.
         folder: where moments are kept.
         layers: whose MLPs; None, without attention layers too: those of the model's presets.
         attention_layers: whose attention outputs.
@@ -60,6 +61,7 @@ def compute(
         out: file for the sums of one of several shards.
         device: ``auto``, ``cpu``, ``cuda``, …
         dtype: ``auto`` or the model's.
+        models_dir: the model directory; None: there is none.
 
     Raises:
         JeepError: no text, no such layer, a shard without ``out``, a model that cannot be loaded.
@@ -68,7 +70,7 @@ def compute(
     number, of = shard
     if of > 1 and out is None:
         raise JeepError("a shard needs --out, the file its sums go to")
-    base = load(model, device, dtype)
+    base = load(model, device, dtype, models_dir)
     places: list[Place] = [*(layers or ()), *map(AttentionOut, attention_layers or ())]
     places = places or _preset_places(base)
     wrong = [place for place in places if layer_of(place) >= base.n_layers]
@@ -109,17 +111,19 @@ def import_published(
     layer: int | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    models_dir: Path | None = None,
 ) -> Iterator[str]:
     """Import published statistics and yield a line for each file.
 
     Args:
         files: one ``.npz`` file per layer.
-        model: bundled name, local folder or hub id.
+        model: bundled name, local folder, GGUF file, hub id, or a name of ``models_dir``.
         folder: where moments are kept.
         name: by which edits name them.
         layer: of a single file whose name does not say it.
         device: ``auto``, ``cpu``, ``cuda``, …
         dtype: ``auto`` or the model's.
+        models_dir: the model directory; None: there is none.
 
     Raises:
         JeepError: a file that is damaged or of another model, ``layer`` with several files.
@@ -127,7 +131,7 @@ def import_published(
     """
     if layer is not None and len(files) > 1:
         raise JeepError("--layer goes with a single file")
-    base = load(model, device, dtype)
+    base = load(model, device, dtype, models_dir)
     target = Imported(folder, name)
     for file in files:
         record = target.add(base, file, layer)

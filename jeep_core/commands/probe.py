@@ -42,11 +42,12 @@ def run(
     keep: Path | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    models_dir: Path | None = None,
 ) -> None:
     """Probe a model: write figures and plots, print a summary.
 
     Args:
-        model: bundled name, local folder or hub id.
+        model: bundled name, local folder, GGUF file, hub id, or a name of ``models_dir``.
         out: folder for ``probe.json`` and the plots.
         suite: facts, a file or a bundled name; None: the bundled ones of a bundled model.
         limit: prompts at most.
@@ -56,6 +57,7 @@ def run(
         keep: folder in which hyper-parameters ``"auto"`` look for the proposal.
         device: ``auto``, ``cpu``, ``cuda``, …
         dtype: ``auto`` or the model's.
+        models_dir: the model directory; None: there is none.
 
     Raises:
         JeepError: no suite, files that are none, a model that cannot be loaded.
@@ -69,7 +71,7 @@ def run(
     except InvalidSuite as error:
         raise JeepError(f"{chosen} is no suite: {error}") from None
     related = related_to(model, corpus, table)
-    base = load(model, device, dtype)
+    base = load(model, device, dtype, models_dir)
     with _bar() as monitor:
         found = probe(
             ModelView(base), facts, limit=limit, seed=seed, related=related, monitor=monitor

@@ -55,7 +55,8 @@ class Options:
     experiments, empty: all.  ``paper``: whose figures are shown, too.  ``corpus``, ``samples``,
     ``folder``, ``moments``: second moments, as in ``jeep tune``.  ``hypernetworks``: folder of
     networks of MEND and MALMEN.  ``jobs``: processes; None: 1, for a bundled model on CPU as many
-    as cores.  ``command``: how the report says that it was made.
+    as cores.  ``command``: how the report says that it was made.  ``models_dir``: the model
+    directory.
 
     Raises:
         WrongArgument: an editor or experiment that is unknown.
@@ -82,6 +83,7 @@ class Options:
     command: str = "jeep reproduce"
     device: str = "auto"
     dtype: str = "auto"
+    models_dir: Path | None = None
 
     def __post_init__(self) -> None:
         for name in self.editors:
@@ -109,7 +111,7 @@ def run(args: Options) -> None:
     except ImportError as error:
         raise JeepError(f"{error.name} is missing: pip install 'jeep-edit[report]'") from None
     suites = _suites(args)
-    base = load(args.model, args.device, args.dtype)
+    base = load(args.model, args.device, args.dtype, args.models_dir)
     settings, missing = _settings(base, args)
     if OURS not in settings:
         raise JeepError(f"{args.model} has no preset of {OURS}: make one with `jeep tune`")
@@ -229,7 +231,7 @@ def _lab(
 
 def _open_lab(args: Options, prefixes: int) -> Lab:
     """The lab of one process of several."""
-    base = load(args.model, args.device, args.dtype)
+    base = load(args.model, args.device, args.dtype, args.models_dir)
     return _lab(args, base, _suites(args), prefixes)
 
 

@@ -112,13 +112,14 @@ def run(
     blocks: int | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    models_dir: Path | None = None,
     **settings: Any,
 ) -> None:
     """Train a network, and print how far it is and where it lies.
 
     Args:
         editor: ``mend`` or ``malmen``.
-        model: bundled name, local folder or hub id.
+        model: bundled name, local folder, GGUF file, hub id, or a name of ``models_dir``.
         folder: for networks of any model.
         data: a suite's file; None: the bundled training split of a bundled model.
         layers: which layers it edits; None: those of the preset.
@@ -126,6 +127,7 @@ def run(
         blocks: how many it has; None: as the preset.
         device: ``auto``, ``cpu``, ``cuda``, …
         dtype: ``auto`` or the model's.
+        models_dir: the model directory; None: there is none.
         settings: fields of `TrainingSettings`.
 
     Raises:
@@ -137,7 +139,7 @@ def run(
         known = " or ".join(sorted(with_network()))
         raise WrongArgument(f"EDITOR: {editor!r} has no network to train: write {known}")
     try:
-        base = load(model, device, dtype)
+        base = load(model, device, dtype, models_dir)
         hparams = chosen_hparams(base, editor, layers, rank, blocks)
         if data:
             _say_lost(data, load_training_suite(data, base.name).report)

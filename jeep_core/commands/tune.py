@@ -63,7 +63,8 @@ class Options:
     around the grid.  ``corpus``: text for second moments, one document a line; ``samples``: tokens
     of it, 0: 20 per dimension; ``folder``: where they are kept; ``moments``: name of imported ones
     instead.  ``layers``: ``search``, or ``auto`` for those that a probe proposes, which may be
-    kept in ``probes``.  ``presets``: folder of own presets, to start from.
+    kept in ``probes``.  ``presets``: folder of own presets, to start from.  ``models_dir``: the
+    model directory.
     """
 
     model: str
@@ -82,6 +83,7 @@ class Options:
     presets: Path | None = None
     device: str = "auto"
     dtype: str = "auto"
+    models_dir: Path | None = None
 
 
 def run(args: Options) -> None:
@@ -98,7 +100,7 @@ def run(args: Options) -> None:
     if args.moments is None and may_need_moments(hparams_class(args.editor)):
         corpus_path(args.model, args.corpus)  # refused before a model is loaded
     cases, digest = _cases(args.suite, args.cases, args.seed)
-    base = load(args.model, args.device, args.dtype)
+    base = load(args.model, args.device, args.dtype, args.models_dir)
     moments = moments_of(base, [args.editor], args.corpus, args.samples, args.folder, args.moments)
     known = [p for p in presets_for(base.name, args.presets) if p.editor == args.editor]
     begin = known[0].hparams if known else start(args.editor, base.n_layers, len(cases))

@@ -28,6 +28,7 @@ from jeep_core.models.checkpoints.weights import (
     refuse_untied,
 )
 from jeep_core.models.families import FAMILIES, Family, family_of, family_of_type, is_transposed
+from jeep_core.models.library import Library
 from jeep_core.spec.finite import all_finite
 from jeep_core.spec.matrices import Place
 from jeep_core.text.encoding import encode, without_end
@@ -99,31 +100,49 @@ class LoadedModel:
         return first
 
 
-def load(name_or_path: str, device: str = "auto", dtype: str = "auto") -> LoadedModel:
+def load(
+    name_or_path: str,
+    device: str = "auto",
+    dtype: str = "auto",
+    models_dir: Path | str | None = None,
+) -> LoadedModel:
     """Load a causal language model for editing.
 
     Args:
-        name_or_path: ``atlas-gptj``, ``atlas-llama``, a local folder, or a hub id.
+        name_or_path: ``atlas-gptj``, ``atlas-llama``, a local folder, a GGUF file, a name of the
+            model directory, or a hub id.
         device: a torch device, or ``auto``: the first GPU, else the CPU.
         dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto``: float32 on the CPU, the
             stored type on a GPU.
+        models_dir: the model directory: where names are looked for and GGUF files converted to.
 
     Raises:
         UnsupportedModel: there is no such model or device, no family row fits, the files of
             the folder are not those of one whole model in safetensors (docs/models.md), or a
             weight or the model's output is not finite.
+        OSError: the model directory cannot be used.
     """
     where = _device(device)
     torch_dtype = _dtype(dtype, where)
-    folder = locate(name_or_path)
-    check_records(folder)
-    config = _config(folder)
-    check_weights(folder, config, family_of(config), read_headers(folder))
+    folder = locate(name_or_path, Library(Path(models_dir)) if models_dir is not None else None)
+    config = check_folder(folder)
     model = _model(folder, config, torch_dtype).to(where).eval().requires_grad_(False)
     refuse_non_finite(name_or_path, model)
     tokenizer = load_tokenizer(folder, model.get_input_embeddings().num_embeddings)
     _run_once(folder, model, tokenizer)
     return wrap(name_or_path, model, tokenizer)
+
+
+def check_folder(folder: Path) -> Any:
+    """Check all of a model folder that shows without reading the weights; its configuration.
+
+    Raises:
+        UnsupportedModel: no family row fits, or the files are not those of one whole model.
+    """
+    check_records(folder)
+    config = _config(folder)
+    check_weights(folder, config, family_of(config), read_headers(folder))
+    return config
 
 
 def refuse_non_finite(name: str, model: Any) -> None:

@@ -30,6 +30,12 @@ err = Console(stderr=True, highlight=False)
 Url = Annotated[str | None, typer.Option(help="Address of the service (JEEP_HOST, JEEP_PORT).")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 StoreFolder = Annotated[Path | None, typer.Option("--store", help="The store (JEEP_STORE).")]
+ModelsDir = Annotated[
+    Path | None, typer.Option("--models-dir", help="The model directory (JEEP_MODELS).")
+]
+
+FLAGS = {"models": "--models-dir"}
+"""Flags of settings that are not called like the setting."""
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -49,8 +55,9 @@ def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
 
     parameters = []
     for name, field in Settings.model_fields.items():
-        flag = "--" + name.replace("_", "-")
-        default = "" if field.default is None else f"={field.default}"
+        flag = FLAGS.get(name, "--" + name.replace("_", "-"))
+        none = field.default is None or field.default_factory  # what is made depends on the user
+        default = "" if none else f"={field.default}"
         text = f"{field.description or ''} \\[JEEP_{name.upper()}{default}]".strip()
         annotation = Annotated[str | None, typer.Option(flag, help=text, show_default=False)]
         parameters.append(

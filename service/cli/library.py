@@ -18,9 +18,8 @@ from service.store.base.files import BaseFiles
 if TYPE_CHECKING:
     from service.settings import Settings
 
-Model = Annotated[
-    str | None, typer.Option(help="Bundled name, local folder or hub id (JEEP_MODEL).")
-]
+MODEL_HELP = "Bundled name, local folder, GGUF file, hub id, or a name of jeep models"
+Model = Annotated[str | None, typer.Option(help=f"{MODEL_HELP} (JEEP_MODEL).")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, … (JEEP_DEVICE).")]
 Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16 (JEEP_DTYPE).")]
 Corpus = Annotated[
@@ -84,13 +83,18 @@ def library(name: str) -> Iterator[Any]:
 
 
 def model_options(
-    settings: Settings, model: str | None, device: str | None, dtype: str | None
+    settings: Settings,
+    model: str | None,
+    device: str | None,
+    dtype: str | None,
+    models_dir: Path | None,
 ) -> dict[str, Any]:
     """The model to load: what the flags name, else the settings."""
     return {
         "model": model or settings.model,
         "device": device or settings.device,
         "dtype": dtype or settings.dtype,
+        "models_dir": models_dir or settings.models,
     }
 
 

@@ -157,14 +157,42 @@ def probes(answers: Records) -> RenderableType:
 
 
 def models(answers: Records) -> RenderableType:
-    """Models with their presets."""
-    table = new("model", "bundled", "editor", "preset")
+    """Models by name: where they are, their size, and how many presets there are for them."""
+    table = new("model", "is", "size", "licence", "presets", "from")
+    table.columns[0].no_wrap = True
+    for column in (table.columns[2], table.columns[4]):
+        column.justify = "right"
     for one in answers:
-        named = (one["model"], "yes" if one["bundled"] else "")
-        for preset in one["presets"] or [{"editor": "", "preset": ""}]:
-            _row(table, *named, preset["editor"], preset["preset"])
-            named = ("", "")
+        size = "" if one["bytes"] is None else mib(one["bytes"])
+        count = len(one["presets"]) or ""
+        _row(table, one["name"], one["is"], size, one["licence"], count, one["source"])
     return table
+
+
+def model(answer: Mapping[str, Any]) -> RenderableType:
+    """What is known of one model, a line each."""
+    table = new()
+    table.show_header = False
+    for name, value in answer.items():
+        if value is not None:
+            _row(table, name.replace("_", " "), _said(value))
+    return table
+
+
+def _said(value: object) -> str:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case list():
+            return "\n".join(f"{one['preset']} ({one['editor']})" for one in value) or "none"
+    return str(value)
+
+
+def mib(size: int) -> str:
+    """Bytes as MiB."""
+    return f"{size / 2**20:,.1f} MiB"
 
 
 def _time(text: str) -> str:

@@ -29,7 +29,7 @@ VISIBLE = (
     Later("reproduce", "studies:reproduce", "Make the paper's tables and figures.", STUDIES),
     Later("backup", "store:backup", "Copy a store, also while it is in use.", STUDIES),
     Later("restore", "store:restore", "Make a store from a backup.", STUDIES),
-    Later("models", "models:group", "Models and their presets.", GROUPS),
+    Later("models", "models:group", "Models by name: list, get, add, show.", GROUPS),
     Later("edits", "edits:group", "Batches of facts: list, show, revert.", GROUPS),
     Later("versions", "versions:group", "Versions: list, compare, name, export.", GROUPS),
     Later("suites", "suites:group", "Evaluation suites: list, add.", GROUPS),

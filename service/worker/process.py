@@ -116,10 +116,11 @@ class Worker:
         return False
 
     def _load(self) -> LoadedModel:
-        if self.settings.threads:
-            torch.set_num_threads(self.settings.threads)
-        log.info("loading %s", self.settings.model)
-        base = load(self.settings.model, self.settings.device, self.settings.dtype)
+        settings = self.settings
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        log.info("loading %s", settings.model)
+        base = load(settings.model, settings.device, settings.dtype, settings.models)
         metrics.GPU.device = base.device
         log.info("%s on %s in %s, %s", base.name, base.device, base.dtype, base.weights_sha256)
         return base

@@ -74,6 +74,12 @@ class Serving:
 
 
 @pytest.fixture(scope="session")
+def start() -> type[Serving]:
+    """Starts a service: store, log, flags.  The test stops it."""
+    return Serving
+
+
+@pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     folder = tmp_path_factory.mktemp("service")
     serving = Serving(folder / "store", folder / "log")

@@ -21,19 +21,8 @@ def convert_pickled(folder: Path) -> str:
 
 
 def convert_gguf(file: Path) -> str:
-    """For the format of llama.cpp."""
-    out = f"{file.stem}-safetensors"
-    code = (
-        "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T, GgufConfig as G; "
-        f"f, k = {str(file.parent)!r}, {{'gguf_file': {file.name!r}}}; "
-        "m = M.from_pretrained(f, quantization_config=G(dequantize=True), **k); "
-        "m.hf_quantizer = None; m.config.__dict__.pop('quantization_config', None); "
-        f"m.save_pretrained({out!r}); T.from_pretrained(f, **k).save_pretrained({out!r})"
-    )
-    return (
-        "GGUF is not read: take the model's original weights, or unpack those of the file "
-        f"(pip install accelerate gguf) with\n{_command(code)}\nand load {out}"
-    )
+    """For a folder that holds the format of llama.cpp."""
+    return f"a GGUF file is converted if it is named itself: {file}"
 
 
 def merge_adapter(folder: Path, base: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from huggingface_hub import list_repo_files, snapshot_download
 from huggingface_hub.errors import (
@@ -14,8 +16,14 @@ from huggingface_hub.errors import (
 
 from jeep_core import atlas
 from jeep_core.errors import UnsupportedModel, reason_of
-from jeep_core.models.checkpoints.advice import convert_gguf, convert_pickled
+from jeep_core.models.catalogue import CATALOGUE
+from jeep_core.models.checkpoints.advice import convert_pickled
 from jeep_core.models.checkpoints.files import PICKLED
+
+if TYPE_CHECKING:
+    from jeep_core.models.library import Library
+
+log = logging.getLogger(__name__)
 
 WANTED = (
     "*.json",
@@ -31,14 +39,16 @@ _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _WEIGHT_FILES = (".safetensors", ".gguf", *PICKLED)
 
 
-def locate(name: str) -> Path:
-    """The folder of a model: a bundled one, a local one, or one fetched from the hub.
+def locate(name: str, library: Library | None = None) -> Path:
+    """The folder of a model: bundled, local, of the model directory, or fetched from the hub.
 
-    A folder that exists is taken before a hub id of the same name; what looks like a path is
-    never asked for on the hub.
+    A folder or file that exists is taken before a name of the directory, and that before a hub
+    id; what looks like a path is never asked for on the hub.  A GGUF file is converted into the
+    directory, once.
 
     Raises:
-        UnsupportedModel: there is no such model, or ``name`` is a file.
+        UnsupportedModel: there is no such model, or ``name`` is a file of another kind.
+        OSError: the model directory cannot be read or written.
     """
     if name in atlas.MODELS:
         return atlas.MODELS[name]
@@ -46,28 +56,60 @@ def locate(name: str) -> Path:
         path = Path(name).expanduser()
         if path.is_dir():
             return path
-        if path.is_file():
-            raise UnsupportedModel(_file(path))
+        is_file = path.is_file()
     except RuntimeError:  # ~someone who has no home here
         raise UnsupportedModel(f"{name}: there is no such home folder") from None
     except OSError as error:
         raise UnsupportedModel(f"{name} cannot be read: {error.strerror}") from None
-    if _is_path(name):
+    if is_file:
+        return _converted(path, library)
+    if library is not None and (model := library.find(name)) is not None:
+        return model.folder
+    if name in CATALOGUE:
+        where = f" in {library.root}" if library is not None else ""
+        raise UnsupportedModel(
+            f"{name} is not here yet{where}: get it once with jeep models get {name}"
+        )
+    if is_path(name):
         raise UnsupportedModel(
             f"{path} is not there: name a model folder, a hub id (owner/name), or one of "
             f"{', '.join(atlas.MODELS)}"
         )
-    return _fetched(name)
+    return fetched(name)
 
 
-def _is_path(name: str) -> bool:
+def is_path(name: str) -> bool:
+    """Whether a name can only be a path, no hub id."""
     return _HUB_ID.fullmatch(name) is None or name.endswith(_WEIGHT_FILES)
+
+
+def _converted(path: Path, library: Library | None) -> Path:
+    """The folder that a GGUF file becomes."""
+    if path.suffix.lower() != ".gguf":
+        raise UnsupportedModel(_file(path))
+    if library is None:
+        raise UnsupportedModel(
+            f"{path} is converted into a folder, and no directory for it is given: name one "
+            "(models_dir=, --models-dir, JEEP_MODELS)"
+        )
+    return library.converted(path, _Logged(path.name))
+
+
+class _Logged:
+    """Progress as lines of the log, one for each tenth."""
+
+    def __init__(self, what: str) -> None:
+        self.what, self.said = what, ""
+
+    def __call__(self, doing: str, done: int, total: int) -> None:
+        tenth = f" {10 * (10 * done // total)} %" if total else ""
+        if self.said != (line := f"{self.what}: {doing}{tenth}"):
+            self.said = line
+            log.info("%s", line)
 
 
 def _file(path: Path) -> str:
     start = f"{path} is a file, not a model folder"
-    if path.suffix == ".gguf":
-        return f"{start}; {convert_gguf(path)}"
     if path.suffix == ".safetensors":
         return f"{start}: name the folder that holds it beside config.json and tokenizer.json"
     if path.suffix in PICKLED:
@@ -75,7 +117,12 @@ def _file(path: Path) -> str:
     return f"{start}: name a folder with config.json, model.safetensors and tokenizer.json"
 
 
-def _fetched(name: str) -> Path:
+def fetched(name: str) -> Path:
+    """The folder of a hub id in the hub's cache; fetched unless it is offline and there.
+
+    Raises:
+        UnsupportedModel: the hub has no such model, or cannot be reached.
+    """
     try:
         folder = Path(snapshot_download(name, allow_patterns=[*WANTED], ignore_patterns=["*/*"]))
         if not any(folder.glob("*.safetensors")) and _only_pickled(name):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli.common import settings_or_exit
+from service.cli.common import ModelsDir, settings_or_exit
 from service.cli.groups import group as new_group
 from service.cli.library import (
     Corpus,
@@ -43,13 +43,14 @@ def compute(
     folder: MomentsFolder = None,
     device: Device = None,
     dtype: Dtype = None,
+    models_dir: ModelsDir = None,
 ) -> None:
     """Take second moments over a text, or one shard of them."""
     part = _shard(shard)
     mlps = _layers(layers, "--layers")
     attentions = _layers(attention_layers, "--attention-layers")
     settings = settings_or_exit()
-    options = model_options(settings, model, device, dtype)
+    options = model_options(settings, model, device, dtype, models_dir)
     options |= text_options(settings, corpus, samples, folder)
     with library("moments") as moments:
         for line in moments.compute(
@@ -81,10 +82,11 @@ def import_files(
     folder: MomentsFolder = None,
     device: Device = None,
     dtype: Dtype = None,
+    models_dir: ModelsDir = None,
 ) -> None:
     """Import published .npz statistics."""
     settings = settings_or_exit()
-    options = model_options(settings, model, device, dtype)
+    options = model_options(settings, model, device, dtype, models_dir)
     where = folder or moments_folder(settings)
     with library("moments") as moments:
         for line in moments.import_published(

@@ -12,6 +12,7 @@ from rich.table import Table
 from service.cli.common import (
     EXIT_FAILED,
     AsJson,
+    ModelsDir,
     Url,
     complain,
     connected,
@@ -24,7 +25,7 @@ from service.cli.common import (
     show_list,
 )
 from service.cli.groups import group as new_group
-from service.cli.library import library
+from service.cli.library import MODEL_HELP, library
 
 if TYPE_CHECKING:
     from service.contracts.schemas import Network
@@ -77,7 +78,7 @@ def submit(
 @group.command("train")
 def train(
     editor: Annotated[str, typer.Argument(help="mend or malmen")],
-    model: Annotated[str, typer.Argument(help="Bundled name, local folder or hub id.")],
+    model: Annotated[str, typer.Argument(help=f"{MODEL_HELP}.")],
     data: Annotated[Path | None, typer.Option(help="File in a format of suites.")] = None,
     store: Annotated[Path | None, typer.Option(help="The service's store (JEEP_STORE).")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder, instead of the store's.")] = None,
@@ -95,6 +96,7 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Draws the edits and the start.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
     dtype: Annotated[Dtype, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
+    models_dir: ModelsDir = None,
 ) -> None:
     """Train a network for MEND or MALMEN on this machine, into the store.
 
@@ -102,11 +104,12 @@ def train(
     other model needs --data, a file whose facts are not those to be edited later.  A run that
     was interrupted goes on from its last checkpoint and ends with the same network.
     """
+    given = settings_or_exit()
     settings = {"steps": steps, "facts": facts, "clip": clip, "save_every": save_every}
     settings |= {"learning_rate": learning_rate, "scalar_learning_rate": scalar_learning_rate}
     settings |= {"edit_weight": edit_weight, "unrelated_weight": unrelated_weight, "seed": seed}
     numbers = None if layers is None else _numbers(layers)
-    folder = out or (store or settings_or_exit().store) / "base" / "hypernetworks"
+    folder = out or (store or given.store) / "base" / "hypernetworks"
     try:
         with library("train_network") as training:
             training.run(
@@ -119,6 +122,7 @@ def train(
                 blocks=blocks,
                 device=device,
                 dtype=dtype,
+                models_dir=models_dir or given.models,
                 **{name: value for name, value in settings.items() if value is not None},
             )
     except KeyboardInterrupt:

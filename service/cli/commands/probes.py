@@ -14,6 +14,7 @@ from service.cli import tables
 from service.cli.common import (
     EXIT_FAILED,
     AsJson,
+    ModelsDir,
     Url,
     check_facts,
     connected,
@@ -58,6 +59,7 @@ def probe(
     ] = None,
     device: Device = None,
     dtype: Dtype = None,
+    models_dir: ModelsDir = None,
 ) -> None:
     """Find the layers that an edit should write.
 
@@ -67,7 +69,7 @@ def probe(
     settings = settings_or_exit()
     if keep is None and settings.store.is_dir():
         keep = BaseFiles(settings.store).probes_folder
-    options = model_options(settings, model, device, dtype)
+    options = model_options(settings, model, device, dtype, models_dir)
     options |= {"corpus": corpus or settings.corpus, "table": table, "keep": keep}
     if limit is not None:
         options["limit"] = limit

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from service.cli.common import settings_or_exit
+from service.cli.common import ModelsDir, settings_or_exit
 from service.cli.groups import GIVEN
 from service.cli.library import (
     Corpus,
@@ -77,6 +77,7 @@ def tune(
     presets: Presets = None,
     device: Device = None,
     dtype: Dtype = None,
+    models_dir: ModelsDir = None,
 ) -> None:
     """Search a preset on a validation suite.
 
@@ -84,7 +85,7 @@ def tune(
     you measure with.
     """
     settings = settings_or_exit()
-    options = model_options(settings, model, device, dtype)
+    options = model_options(settings, model, device, dtype, models_dir)
     options |= text_options(settings, corpus, samples, folder)
     options |= _edit_options(settings, moments, presets)
     with library("tune") as tuning:
@@ -127,6 +128,7 @@ def reproduce(
     jobs: Jobs = None,
     device: Device = None,
     dtype: Dtype = None,
+    models_dir: ModelsDir = None,
 ) -> None:
     """Make the paper's tables and figures.
 
@@ -135,7 +137,7 @@ def reproduce(
     several values take them one after the other: --sizes 1 16 64.
     """
     settings = settings_or_exit()
-    options = model_options(settings, model, device, dtype)
+    options = model_options(settings, model, device, dtype, models_dir)
     options |= text_options(settings, corpus, samples, folder)
     options |= _edit_options(settings, moments, presets)
     several = {"sizes": sizes, "seeds": seeds, "editors": editors, "also": also, "only": only}

@@ -17,7 +17,7 @@ def main(settings: Settings) -> int:
     try:
         store = Store.open(settings.store, idempotency_hours=settings.idempotency_hours)
         with store.worker_lock():
-            base = load(settings.model, settings.device, settings.dtype)
+            base = load(settings.model, settings.device, settings.dtype, settings.models)
             store.bind_model(base.model_hash)
             removed = sweep(store)
             done = Keeper(base, store, settings.keep_versions).collect()

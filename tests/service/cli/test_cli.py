@@ -96,22 +96,6 @@ def test_resources_are_listed_and_shown(
     assert run("networks", "list") == run("hypernetworks")
 
 
-def test_models_are_listed_with_their_presets(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(common.out, "width", 200)
-    shown = CliRunner().invoke(app, ["models"])
-    assert shown.exit_code == 0
-    assert "jeep-gpt-j-6b" in shown.stdout
-    found = json.loads(CliRunner().invoke(app, ["models", "--json"]).stdout)
-    assert [one["model"] for one in found if one["bundled"]] == ["atlas-gptj", "atlas-llama"]
-    assert found[0]["presets"][0] == {"editor": "jeep", "preset": "jeep-atlas-gptj"}
-    (tmp_path / "mine.yaml").write_text("- no preset")
-    shown = CliRunner().invoke(app, ["models", "list", "--presets", str(tmp_path)])
-    assert shown.exit_code == 1
-    assert "mine.yaml is not a preset" in shown.stderr
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [

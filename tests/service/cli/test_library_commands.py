@@ -23,6 +23,8 @@ from service.cli.tree import walk
 from service.settings import WORKER_ENVIRONMENT
 from service.store import Store
 
+NAMES = Path("/names")
+"""The model directory."""
 COMMANDS = {path[1:]: command for path, command in walk(aliases=True)}
 
 
@@ -40,11 +42,12 @@ def called(monkeypatch: pytest.MonkeyPatch, module: Any, function: str, result: 
 @pytest.fixture(autouse=True)
 def _settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JEEP_STORE", str(tmp_path))
+    monkeypatch.setenv("JEEP_MODELS", str(NAMES))
     for name in ("JEEP_MODEL", "JEEP_CORPUS", "JEEP_PRESETS", "JEEP_MOMENTS"):
         monkeypatch.delenv(name, raising=False)
 
 
-MODEL = {"model": "atlas-llama", "device": "auto", "dtype": "auto"}
+MODEL = {"model": "atlas-llama", "device": "auto", "dtype": "auto", "models_dir": NAMES}
 
 
 def test_moments_are_computed_with_the_settings_where_the_service_finds_them(
@@ -59,9 +62,10 @@ def test_moments_are_computed_with_the_settings_where_the_service_finds_them(
     expected["folder"] = tmp_path / "base" / "moments"
     assert compute.call_args.kwargs == expected
     words = ["--samples", "7", "--shard", "2/4", "--out", "sums", "--attention-layers", "1"]
-    run("moments", "compute", *words, "--folder", "f", "--device", "cpu", **environment)
+    other = ("--models-dir", "other")
+    run("moments", "compute", *words, "--folder", "f", "--device", "cpu", *other, **environment)
     given = {"samples": 7, "shard": (1, 4), "out": Path("sums"), "attention_layers": [1]}
-    given |= {"layers": None, "folder": Path("f"), "device": "cpu"}
+    given |= {"layers": None, "folder": Path("f"), "device": "cpu", "models_dir": Path("other")}
     assert compute.call_args.kwargs == expected | given
 
 
@@ -105,6 +109,7 @@ def test_tuning_starts_from_the_settings(tmp_path: Path, monkeypatch: pytest.Mon
         moments="wikipedia",
         probes=tmp_path / "base" / "probes",
         presets=tmp_path,
+        models_dir=NAMES,
     )
     assert options == expected
     own = ["--presets", "p", "--probes", "q", "--folder", "f", "--moments", "m", "--layers", "auto"]
@@ -133,6 +138,7 @@ def test_a_report_takes_several_values_one_after_the_other(
         only=("sweep",),
         folder=tmp_path / "base" / "moments",
         hypernetworks=tmp_path / "base" / "hypernetworks",
+        models_dir=NAMES,
         command="jeep reproduce --model m --sizes 1 16 64 --zsre - --only sweep --seeds 0 "
         "--seeds 1 --out 'a report' --editors jeep memit",
     )
@@ -173,13 +179,13 @@ def test_networks_are_trained_into_the_store(
     assert shown.exit_code == 0, shown.output
     expected: dict[str, Any] = {"editor": "mend", "model": "m", "data": Path("d"), "rank": 2}
     expected |= {"layers": [7, 8], "blocks": None, "device": "auto", "dtype": "auto"}
-    expected["folder"] = tmp_path / "base" / "hypernetworks"
+    expected |= {"folder": tmp_path / "base" / "hypernetworks", "models_dir": NAMES}
     defaults = {field.name: field.default for field in fields(TrainingSettings)}
     assert stand_in.call_args.kwargs == expected | defaults
     run(*name, "mend", "m", "--out", "o")
     rest = {name: value for name, value in stand_in.call_args.kwargs.items() if value is not None}
     assert rest == {"editor": "mend", "model": "m", "folder": Path("o"), "device": "auto",
-                    "dtype": "auto"}  # fmt: skip
+                    "dtype": "auto", "models_dir": NAMES}  # fmt: skip
     run(*name, "mend", "m", "--store", "s")
     assert stand_in.call_args.kwargs["folder"] == Path("s/base/hypernetworks")
 
@@ -198,7 +204,7 @@ def test_a_probe_is_kept_where_the_service_looks(
 ) -> None:
     stand_in = called(monkeypatch, probe, "run")
     assert run("probe", "--out", "x").exit_code == 0
-    expected: dict[str, Any] = {"model": "atlas-gptj", "device": "auto", "dtype": "auto"}
+    expected: dict[str, Any] = {**MODEL, "model": "atlas-gptj"}
     expected |= {"out": Path("x"), "suite": None, "seed": 0, "corpus": None, "table": None}
     assert stand_in.call_args.kwargs == {**expected, "keep": tmp_path / "base" / "probes"}
     run("probe", "--out", "x", "--limit", "9", "--keep", "k", JEEP_STORE=str(tmp_path / "none"))

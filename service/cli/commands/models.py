@@ -25,6 +25,8 @@ from service.cli.common import (
     settings_or_exit,
 )
 from service.cli.groups import group as new_group
+from service.cli.library import library as command_of
+from service.cli.library import require_worker_parts
 
 if TYPE_CHECKING:  # numpy and tokenizers would make every command start later
     from jeep_core.models.gguf.convert import Report
@@ -115,7 +117,11 @@ def _remark(text: str) -> None:
 
 @contextmanager
 def _library(folder: Path | None) -> Iterator[Library]:
-    """The model directory; what goes wrong in it ends the command with one sentence."""
+    """The model directory; what goes wrong in it ends the command with one sentence.
+
+    Listing needs the worker's parts, too: what a name stands for is known by who converts it.
+    """
+    require_worker_parts()
     from jeep_core.models.library import Library
     from service.settings import SettingsError, load_settings
 
@@ -259,8 +265,6 @@ def _describe_file(name: str, path: Path) -> dict[str, Any]:
 
 def _checked(folder: Path) -> dict[str, Any]:
     """Whether the model can be edited; that needs torch, which is imported for it only."""
-    from service.cli.library import library
-
-    with library("check_model") as checking:
+    with command_of("check_model") as checking:
         found: dict[str, Any] = checking.describe(folder)
     return found

@@ -226,7 +226,12 @@ def test_an_error_of_the_library_is_one_sentence_and_exit_code_1(
 
 def test_without_torch_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    for words in (("probe", "--out", "x"), ("serve",), ("networks", "train", "mend", "m")):
+    for words in (
+        ("probe", "--out", "x"),
+        ("serve",),
+        ("networks", "train", "mend", "m"),
+        ("models",),
+    ):
         shown = run(*words)
         assert shown.exit_code == 2
         assert "pip install 'jeep-edit[worker]'" in shown.stderr

@@ -30,7 +30,7 @@ API = """
 import json, sys
 from pathlib import Path
 from service.api.http.openapi import Api
-from service.api.submission.validation import validate_edit
+from service.api.submission.edits import Submission, checked
 from service.api.model import PublishedModel
 from service.api.http.problems import ApiProblem
 from service.contracts.schemas import EditRequest, FactIn
@@ -47,7 +47,7 @@ fact = {"subject": "Lyon", "prompt": "{} lies in", "target_new": "Japan"}
 def ask(editor, hparams):
     try:
         request = EditRequest(facts=[FactIn(**fact)], editor=editor, hparams=hparams)
-        return {"hparams": validate_edit(request, model).hparams}
+        return {"hparams": checked(Submission(request, request.facts), model).hparams_record}
     except ApiProblem as problem:
         return {"status": problem.status, "errors": problem.errors}
 asked = json.loads(sys.stdin.read())

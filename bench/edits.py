@@ -72,7 +72,7 @@ def returned_views(repeats: int, model: str = "atlas-gptj") -> list[Row]:
 def _saved(
     model: str, count: int, edits: Sequence[float], applied: Sequence[float], matrices: int
 ) -> Row:
-    """What an edit of ``count`` facts takes and would take if its delta were applied after it."""
+    """The time of an edit of ``count`` facts, and with its delta applied again after it."""
     both = [edit + more for edit, more in zip(edits, applied, strict=True)]
     ratios = [long / short for long, short in zip(both, edits, strict=True)]
     saved = median(list(applied))

@@ -1,4 +1,4 @@
-"""What a long computation does to its caller: it reports, asks whether to end, and gives way."""
+"""The caller of a long computation: it is reported to, may end the work and is given way."""
 
 from __future__ import annotations
 

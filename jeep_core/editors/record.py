@@ -21,7 +21,7 @@ _TARGET = re.compile(r"[\w.]+:\w+")
 
 @dataclass(frozen=True)
 class RegionSearch:
-    """What a search tries for one region.
+    """The values that a search tries for one region.
 
     ``ends`` and ``lengths`` of its layers are shares of the model's depth, ``clamps`` are γ.
     ``start``: end, length and γ that a search without a preset begins with.
@@ -51,7 +51,7 @@ DEPTHS = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85)
 
 @dataclass(frozen=True)
 class Tuning:
-    """What ``jeep tune`` tries for an editor.
+    """The values that ``jeep tune`` tries for an editor.
 
     ``regions``: layers, γ and λ of the hyper-parameters' regions, by field.
     ``depths``: where the one layer of the field ``layer`` may be, as shares of the model's depth.
@@ -113,7 +113,7 @@ class EditorRecord:
 
     @property
     def search(self) -> Tuning | None:
-        """What ``jeep tune`` tries, given or derived from ``hparams``; None: there is nothing."""
+        """The grid of ``jeep tune``, given or derived from ``hparams``; None: there is nothing."""
         if self.tuning is not None or self.network is not None:
             return self.tuning
         types = {name: info.annotation for name, info in self.hparams.model_fields.items()}

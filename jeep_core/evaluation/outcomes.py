@@ -73,7 +73,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What one version says beside the facts of an edit; None: not measured."""
+    """A version's answers beside the facts of an edit, and its perplexity; None: not measured."""
 
     neighbors: NeighborAnswers | None = None
     perplexity: float | None = None

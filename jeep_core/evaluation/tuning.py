@@ -56,7 +56,7 @@ def target(summary: Summary) -> float:
 
 
 def search_of(editor: str) -> Tuning:
-    """What the editor's record says is to be tried.
+    """The search that the editor's record describes.
 
     Raises:
         JeepError: the editor follows a trained network, or its record names nothing to try.

@@ -47,7 +47,7 @@ class Offer:
 
     @property
     def bytes(self) -> int:
-        """What is downloaded."""
+        """The packages to download."""
         return sum(package.bytes for package in self.packages)
 
 

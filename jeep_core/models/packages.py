@@ -144,7 +144,7 @@ def _size(folder: Path) -> int:
 
 
 def _why(package: Package, said: str) -> str:
-    """What pip said, as one sentence."""
+    """pip's message as one sentence."""
     if "DO NOT MATCH THE HASHES" in said:
         return (
             f"the {package.pin} that the package index has is not the one that was meant, its hash "

@@ -1,4 +1,4 @@
-"""What the closed forms ask of the second moment of a matrix's keys, E[k kᵀ] (d_ff, d_ff)."""
+"""The second moment of a matrix's keys, E[k kᵀ] (d_ff, d_ff), as the closed forms use it."""
 
 from __future__ import annotations
 

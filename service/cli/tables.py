@@ -170,7 +170,7 @@ def models(answers: Records) -> RenderableType:
 
 
 def model(answer: Mapping[str, Any]) -> RenderableType:
-    """What is known of one model, a line each."""
+    """The known properties of one model, a line each."""
     table = new()
     table.show_header = False
     for name, value in answer.items():

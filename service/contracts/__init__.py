@@ -1,1 +1,1 @@
-"""What api, worker, store and clients agree on: jobs and their kinds, codes, schemas, messages."""
+"""The terms of api, worker, store and clients: jobs and their kinds, codes, schemas, messages."""

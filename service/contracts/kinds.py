@@ -27,7 +27,7 @@ class Lane(StrEnum):
 
 @dataclass(frozen=True)
 class KindSpec:
-    """What is known about a kind of job.
+    """The properties of a kind of job.
 
     ``lane``: jobs that write versions run in the write lane, all others in the read lane.
     ``payload`` and ``result`` are the models of `Job.payload` and `Job.result`.  ``runner`` is
@@ -116,7 +116,7 @@ class JobKind(StrEnum):
 
 
 def load(reference: str) -> Any:
-    """What ``module:name`` refers to."""
+    """The object that ``module:name`` refers to."""
     module, _, name = reference.partition(":")
     return getattr(import_module(module), name)
 

@@ -15,7 +15,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 Client = Redis
-"""What `connect` returns, for annotations outside this package."""
+"""The type that `connect` returns, for annotations outside this package."""
 
 BLOCK_LIMIT_MS = 10_000
 """Longest blocking read: well below the socket's timeout."""

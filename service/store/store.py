@@ -34,7 +34,7 @@ FOLDERS = (
     "model", "base", "versions", "tensors", "jobs", "idempotency", "valkey", "locks", "staging",
     "work", "reports", "suites", "training", "keys",
 )  # fmt: skip
-"""What a store's directory holds, beside single files."""
+"""The folders of a store's directory."""
 
 
 class StoreFormat(BaseModel):

@@ -102,3 +102,16 @@ def test_no_module_hides_a_name_that_the_library_exports() -> None:
     assert not modules & set(jeep_core.__all__)
     import_module(jeep_core.edit.__module__)
     assert callable(jeep_core.edit)
+
+
+@pytest.mark.parametrize("package", [*PACKAGES, "tools"])
+def test_no_docstring_begins_with_what(package: str) -> None:
+    """A summary names the thing: "The progress of a job", not "What a job has done"."""
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    found = [
+        f"{name_of(path)}: {said.splitlines()[0]}"
+        for path in sorted((ROOT / package).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, kinds) and (said := ast.get_docstring(node) or "").startswith("What ")
+    ]
+    assert not found

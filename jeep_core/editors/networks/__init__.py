@@ -1,1 +1,1 @@
-"""What editors with a trained network share: hyper-parameters, networks, files, training."""
+"""Shared parts of editors with a trained network: hyper-parameters, networks, files, training."""

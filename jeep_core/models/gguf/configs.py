@@ -143,7 +143,7 @@ def _id(file: Gguf, name: str) -> int | None:
 
 
 def _decoder(shape: Shape) -> Record:
-    """What LLaMA, Qwen and Gemma have in common."""
+    """The settings that LLaMA, Qwen and Gemma have in common."""
     heads, kv_heads = shape.heads
     return {
         "hidden_size": shape.number("embedding_length"),

@@ -29,7 +29,7 @@ ROOM = 64 * 2**20
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a file becomes; nothing is written yet.
+    """The plan of a conversion; nothing is written yet.
 
     ``dtype`` is that of the matrices, ``bytes`` the size of the weights in the folder, and
     ``quantisation`` names the types in the file.

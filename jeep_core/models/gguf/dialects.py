@@ -1,4 +1,4 @@
-"""What llama.cpp calls the tensors of each architecture, and how it rearranges them.
+"""llama.cpp's names of the tensors of each architecture, and how it rearranges them.
 
 One row per architecture.  The names on the right are those of transformers.
 """

@@ -168,7 +168,7 @@ class Vocabulary:
         return bool(self._get(f"add_{name}_token", name == "bos" and of_kind))
 
     def template(self) -> Part | None:
-        """What is put before and after a text, or None."""
+        """The tokens put before and after a text, or None."""
         ends = [self.special(name) if self._adds(name) else None for name in ("bos", "eos")]
         names = [token for token in ends if token is not None]
         if not names:

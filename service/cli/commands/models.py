@@ -218,7 +218,7 @@ def _presets(model: str, folder: Path | None) -> list[dict[str, str]]:
 
 
 def _described(library: Library, name: str, preset: bool) -> dict[str, Any]:
-    """What is known of a model; JeepError if there is no such one, nor a preset of it."""
+    """The known properties of a model; JeepError if there is neither such a model nor a preset."""
     model = library.find(name)
     path = Path(name).expanduser()
     if model is None and name in CATALOGUE:

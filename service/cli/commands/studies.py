@@ -159,5 +159,5 @@ def reproduce(
 
 
 def _edit_options(settings: Settings, moments: str | None, presets: Path | None) -> dict[str, Any]:
-    """What edits take besides a text: imported moments and own presets."""
+    """Further inputs of edits: imported moments and own presets."""
     return {"moments": moments or settings.moments, "presets": presets or settings.presets}

@@ -19,7 +19,7 @@ class Scope(StrEnum):
 
 
 KeyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
-"""What a person calls a key."""
+"""A person's name for a key."""
 
 
 class ApiKey(BaseModel):

@@ -92,7 +92,7 @@ class EditFacts(Request):
 
 
 class EditOptions(Request):
-    """What a request for an edit says besides its facts, which may come in other forms."""
+    """The options of a request for an edit; its facts may come in other forms."""
 
     editor: str = "jeep"
     preset: str | None = None

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 RequestKind = Literal["generate", "rollback", "activate", "restore"]
-"""What the worker answers without a job."""
+"""The kinds of request that the worker answers without a job."""
 
 
 class WorkerRequest(BaseModel):

@@ -1,1 +1,1 @@
-"""What the store keeps of its base model: `files` owns the files, the others answer from them."""
+"""The store's files of its base model: `files` owns the files, the others answer from them."""

@@ -1,4 +1,4 @@
-"""What an edit needs beside its editor: automatic hyper-parameters, prefixes, guards.
+"""The needs of an edit beside its editor: automatic hyper-parameters, prefixes, guards.
 
 No module of this room is a kind of job.
 """

@@ -148,7 +148,7 @@ def _why(package: Package, said: str) -> str:
     if "DO NOT MATCH THE HASHES" in said:
         return (
             f"the {package.pin} that the package index has is not the one that was meant, its hash "
-            "differs: use the index of pypi.org or a faithful mirror of it (PIP_INDEX_URL)"
+            "differs: use the Python Package Index or a faithful mirror (PIP_INDEX_URL)"
         )
     errors = [line.partition("ERROR:")[2].strip() for line in said.splitlines() if "ERROR:" in line]
     cut = any(word in said for word in ("Retrying", "connection", "Connection", "timed out"))

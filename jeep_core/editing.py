@@ -80,7 +80,7 @@ def edit(
         hypernetworks: folder of trained networks, beside the shipped ones.
         batch_facts: facts optimised together at most; default: 32, on CUDA 256.
         memory_bytes: bound on the memory of value optimisation; fewer facts are optimised together.
-        monitor: is told of progress, may cancel between steps, may hold the computation up.
+        monitor: receives progress, may cancel between steps, may hold the computation up.
 
     Raises:
         InvalidFacts, InvalidHParams, NumericalError

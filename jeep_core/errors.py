@@ -1,8 +1,9 @@
 """The exceptions of the library.
 
 JeepError
-├── InvalidFacts        one or several facts cannot be edited; carries a problem per field
-├── InvalidHParams      hyper-parameters, a preset or an editor name that make no sense
+├── InvalidFields       wrong input; carries a problem per field
+│   ├── InvalidFacts    … facts that cannot be edited
+│   └── InvalidHParams  … hyper-parameters, a preset or an editor name that make no sense
 ├── NoMoments           neither a text nor imported statistics to take second moments from
 │   └── MissingMoments  … or those that were imported lack a layer
 ├── UnsupportedModel    the model's architecture or weights cannot be edited
@@ -56,26 +57,34 @@ class FieldProblem:
     message: str
 
 
-class InvalidFacts(JeepError):
-    """Facts that cannot be edited."""
+class InvalidFields(JeepError):
+    """Input with wrong fields."""
 
     code = "invalid_request"
 
     def __init__(self, problems: Sequence[FieldProblem]) -> None:
         self.problems = list(problems)
+        super().__init__(self._sentence())
+
+    def _sentence(self) -> str:
+        return "; ".join(f"{p.pointer}: {p.message}" for p in self.problems)
+
+
+class InvalidFacts(InvalidFields):
+    """Facts that cannot be edited; the message has the first problem, as there may be thousands."""
+
+    code = "invalid_facts"
+
+    def _sentence(self) -> str:
         first = self.problems[0]
         more = f" (and {len(self.problems) - 1} more)" if len(self.problems) > 1 else ""
-        super().__init__(f"{first.pointer}: {first.message}{more}")
+        return f"{first.pointer}: {first.message}{more}"
 
 
-class InvalidHParams(JeepError):
+class InvalidHParams(InvalidFields):
     """Unknown editors and presets, hyper-parameters out of range, layers the model lacks."""
 
-    code = "invalid_request"
-
-    def __init__(self, problems: Sequence[FieldProblem]) -> None:
-        self.problems = list(problems)
-        super().__init__("; ".join(f"{p.pointer}: {p.message}" for p in self.problems))
+    code = "invalid_hparams"
 
 
 class NoMoments(JeepError):

@@ -22,7 +22,7 @@ class Monitor:
     Every function of the library that may take long has an argument ``monitor`` and calls its
     three parts; a part that is not given does nothing.
 
-    - ``report(phase, done, total)`` is told how far the computation is.
+    - ``report(phase, done, total)`` receives how far the computation is.
     - ``check()`` is called between steps and raises an exception to end the computation, such
       as `Cancelled` (`stop_if` makes one from a question).
     - ``give_way()`` is called before every matrix of every block, forward and backward; it may
@@ -34,7 +34,7 @@ class Monitor:
     give_way: Callable[[], None] = nothing
 
     def reporting(self, report: Report) -> Monitor:
-        """The same caller, told of progress by another ``report``."""
+        """The same caller with another ``report``."""
         return replace(self, report=report)
 
 

@@ -37,6 +37,8 @@ Say = Callable[[str], None]
 class ServeError(Coded, Exception):
     """The service cannot start; has the exit code for the reason."""
 
+    code = "cannot_start"
+
     def __init__(self, message: str, exit_code: int = 1) -> None:
         super().__init__(message)
         self.exit_code = exit_code

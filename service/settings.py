@@ -50,6 +50,8 @@ def default_models() -> Path:
 class SettingsError(Coded, ValueError):
     """A setting has an invalid value; the message names it as ``JEEP_…``."""
 
+    code = "invalid_settings"
+
 
 class Settings(BaseSettings):
     """Everything that can be configured.  An empty variable counts as not set.

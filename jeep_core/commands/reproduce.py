@@ -54,7 +54,7 @@ class Options:
     cases.  ``also``: presets that become further rows of the comparison.  ``only``: names of
     experiments, empty: all.  ``paper``: whose figures are shown, too.  ``corpus``, ``samples``,
     ``folder``, ``moments``: second moments, as in ``jeep tune``.  ``hypernetworks``: folder of
-    networks of MEND and MALMEN.  ``jobs``: processes; None: 1, for a bundled model on CPU as many
+    trained networks.  ``jobs``: processes; None: 1, for a bundled model on CPU as many
     as cores.  ``command``: how the report says that it was made.  ``models_dir``: the model
     directory.
 

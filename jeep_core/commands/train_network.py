@@ -50,7 +50,7 @@ def train_network(
         settings: of the training.
         folder: for networks of any model.
         data: a suite's file; None: the bundled training split of a bundled model.
-        monitor: is told of steps taken (phase "train"), may cancel before every step.
+        monitor: receives steps taken (phase "train"), may cancel before every step.
         checkpoint: folder for the run's state, which stays there; default: one beside the
             network, which is removed at the end.
 

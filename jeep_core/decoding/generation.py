@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from jeep_core.decoding.batch import Batch, Generated, Row, Token
 from jeep_core.decoding.sampling import Sampling
 from jeep_core.errors import JeepError, NumericalError
+from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.spec.finite import OTHER_VERSION
 from jeep_core.text.encoding import encode
@@ -55,8 +56,9 @@ def generate(view: ModelView, prompts: Sequence[str], sampling: Sampling) -> lis
     return decoder.results
 
 
-def complete(view: ModelView, prompt: str, max_new_tokens: int = 16) -> str:
-    """The greedy continuation of one prompt."""
+def complete(model: LoadedModel | ModelView, prompt: str, max_new_tokens: int = 16) -> str:
+    """The greedy continuation of one prompt by a model, or by an edited view of one."""
+    view = model if isinstance(model, ModelView) else ModelView(model)
     return generate(view, [prompt], Sampling(max_new_tokens=max_new_tokens))[0].text
 
 

@@ -17,7 +17,7 @@ from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.finite import OTHER_VERSION, SMALLER_STEPS, check_number, check_tensor
 from jeep_core.spec.hparams import OptimisedEditorHParams, Region
 from jeep_core.spec.matrices import AttentionOut, Place
-from jeep_core.updates.least_squares import Solver
+from jeep_core.updates.least_squares import Solution, Solver
 from jeep_core.values.keys import Position, keys_and_states, residuals_at_projection, states_of
 from jeep_core.values.optimiser import FactTokens, Objective, Values, optimise
 
@@ -220,18 +220,13 @@ def write_region(
             region.moment_weight,
             previous if hparams.preserve_previous_edits else None,
         )
-        update = Update.of(solution.left, solution.right)
-        name = view.base.family.weight_name(place)
-        outcome.delta.updates[name] = update
         outcome.keys[kept_as] = keys
-        view.update(name, update)
-        weight = view.base.model.get_parameter(name).double().norm()
         outcome.layers.append(
             LayerUpdate(
-                name=name,
+                name=view.base.family.weight_name(place),
                 layer=layer,
                 region=region_name,
-                relative_norm=float(update.matrix().norm() / weight),
+                relative_norm=_apply(view, place, solution, outcome),
                 residual_before=_mean_norm(gap),
                 condition=solution.condition,
             )
@@ -240,6 +235,15 @@ def write_region(
     residual_after = _mean_norm(targets - reached)
     outcome.layers[-1] = replace(outcome.layers[-1], residual_after=residual_after)
     context.report(f"write {region_name}", total, total)
+
+
+def _apply(view: ModelView, place: Place, solution: Solution, outcome: EditorOutcome) -> float:
+    """Write a solution into the view and the delta; ‖Δ‖/‖W_base‖."""
+    name = view.base.family.weight_name(place)
+    update = Update.of(solution.left, solution.right)
+    outcome.delta.updates[name] = update
+    view.update(name, update)
+    return float(update.matrix().norm() / view.base.model.get_parameter(name).double().norm())
 
 
 def _mean_norm(gap: torch.Tensor) -> float:

@@ -207,7 +207,7 @@ def accumulate(
 ) -> MomentSums:
     """One pass for all places of ``start``, over the batches that it has not seen yet.
 
-    ``monitor`` may end the pass before every batch and is told of the tokens so far (phase
+    ``monitor`` may end the pass before every batch and receives the tokens so far (phase
     "moments").  ``after_block`` is given the sums so far whenever a block ended; sums are
     symmetric only in what is returned.
     """
@@ -247,8 +247,8 @@ def accumulate(
             monitor.check()
             ids, real = _padded(rows, base.device)
             backbone(input_ids=ids, use_cache=False)
-            count += sum(map(len, rows))
-            in_block += sum(map(len, rows))
+            new = sum(map(len, rows))
+            count, in_block = count + new, in_block + new
             monitor.report("moments", count, tokens)
             if in_block >= BLOCK_TOKENS or done == len(batches):
                 for place, total in totals.items():

@@ -36,6 +36,8 @@ LEAST_EFFECT = 0.01
 class NoProposal(JeepError):
     """The evidence does not say where to edit; the message says what is missing."""
 
+    code = "no_proposal"
+
 
 @dataclass(frozen=True)
 class Proposal:

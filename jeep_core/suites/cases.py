@@ -110,6 +110,8 @@ class RecordProblem:
 class InvalidSuite(JeepError):
     """A file that is not a suite; ``count`` problems, the first ones word for word."""
 
+    code = "invalid_suite"
+
     def __init__(self, problems: Sequence[RecordProblem], count: int | None = None) -> None:
         self.problems = list(problems)
         self.count = len(self.problems) if count is None else count

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from jeep_core import atlas
-from jeep_core.errors import FieldProblem, InvalidHParams, JeepError
+from jeep_core.errors import FieldProblem, InvalidFields, JeepError
 from jeep_core.spec.facts import Fact
 from jeep_core.suites import Case, Style, Suite, load_suite
 
@@ -27,7 +27,7 @@ def load_training_suite(path: Path, model: str) -> Suite:
     dropped.
 
     Raises:
-        InvalidHParams: no such file, no suite, no case with both, or subjects that a bundled
+        InvalidFields: no such file, no suite, no case with both, or subjects that a bundled
             suite edits (for bundled models).
     """
     if not path.is_file():
@@ -59,7 +59,7 @@ def check_disjoint(cases: Sequence[Fact], suites: Iterable[tuple[str, Iterable[s
     """Refuse cases about the subjects of a suite; ``suites``: names with subjects.
 
     Raises:
-        InvalidHParams: a case is about one of these subjects.
+        InvalidFields: a case is about one of these subjects.
     """
     trained = {case.subject.casefold() for case in cases}
     for name, subjects in suites:
@@ -88,5 +88,5 @@ def data_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _problem(code: str, message: str) -> InvalidHParams:
-    return InvalidHParams([FieldProblem(POINTER, code, message)])
+def _problem(code: str, message: str) -> InvalidFields:
+    return InvalidFields([FieldProblem(POINTER, code, message)])

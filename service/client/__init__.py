@@ -44,6 +44,8 @@ OnProgress = Callable[[JobStatus, Progress], None]
 class JobTimeout(Coded, Exception):
     """A job did not end in the time the caller gave it."""
 
+    code = "job_timeout"
+
 
 class _Seen:
     """The state of a job as seen in its events so far."""

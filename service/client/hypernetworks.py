@@ -1,4 +1,4 @@
-"""Networks of MEND and MALMEN, from Python."""
+"""Trained networks of editors, from Python."""
 
 from __future__ import annotations
 

@@ -77,8 +77,12 @@ STATUS: Mapping[str, int] = {
 
 JOB_ONLY = frozenset(
     {
+        "cannot_start",
+        "invalid_settings",
+        "unhealthy",
         "job_exists",
         "job_gone",
+        "job_timeout",
         "lease_held",
         "not_a_store",
         "store_busy",

@@ -1,7 +1,7 @@
 """The registry of job kinds: one entry for each, from which everything else is read.
 
 Both processes import it, so it names models and runners as ``module:name`` and imports none.
-docs/architecture.md lists the files of a new kind.
+docs/extending.md lists the files of a new kind.
 """
 
 from __future__ import annotations

@@ -44,9 +44,13 @@ _PATH_LIMIT = 100
 class EmbeddedError(Coded, Exception):
     """The embedded server cannot be started."""
 
+    code = "no_queue"
+
 
 class EmbeddedBusyError(EmbeddedError):
     """Another server works on this directory."""
+
+    code = "store_busy"
 
 
 class EmbeddedValkey:

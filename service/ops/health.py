@@ -19,6 +19,8 @@ PATIENCE_S = 3.0
 class Unhealthy(Coded, Exception):
     """A part does not work; the message gives the reason."""
 
+    code = "unhealthy"
+
 
 def check_api(settings: Settings) -> None:
     """Check that the api on this host answers ``/livez``; raises OSError or :class:`Unhealthy`."""

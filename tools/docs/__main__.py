@@ -12,7 +12,7 @@ from tools.docs.site import TEMPLATE, gather
 
 
 def build(folder: Path) -> int:
-    """Build the site anew in a folder; the generator's exit code, 0 if no page has a problem."""
+    """Build the site in a folder; the generator's exit code, 0 if no page has a problem."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     gather(folder / "pages")

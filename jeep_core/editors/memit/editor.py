@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from jeep_core.editors.base import EditContext, EditorOutcome, objective_of, write_region
-from jeep_core.editors.closed_form import closed_form
+from jeep_core.editors.base import EditContext, EditorOutcome, objective_of
+from jeep_core.editors.closed_form import optimise_and_write
 from jeep_core.editors.memit.hparams import MemitHParams
 from jeep_core.values.optimiser import Objective
 
@@ -13,25 +13,8 @@ class Memit:
 
     def objective(self, hparams: MemitHParams) -> Objective:
         """The objective of step 1."""
-        return objective_of(
-            hparams,
-            hparams.low,
-            high=None,
-            stop_loss=hparams.stop_loss,
-        )
+        return objective_of(hparams, hparams.low, high=None, stop_loss=hparams.stop_loss)
 
     def run(self, context: EditContext, hparams: MemitHParams) -> EditorOutcome:
         """Optimise δ at the subject's last token, then write the region."""
-        values = context.optimised(self.objective(hparams))
-        outcome = EditorOutcome(values=values)
-        write_region(
-            context,
-            "low",
-            hparams.low,
-            "subject_last",
-            values.low,
-            hparams,
-            outcome,
-            solve=closed_form(hparams.low),
-        )
-        return outcome
+        return optimise_and_write(context, hparams, self.objective(hparams))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from jeep_core.editors.base import EditContext, EditorOutcome, objective_of, write_region
-from jeep_core.editors.closed_form import closed_form
+from jeep_core.editors.base import EditContext, EditorOutcome, objective_of
+from jeep_core.editors.closed_form import optimise_and_write
 from jeep_core.editors.pmet.hparams import PmetHParams
 from jeep_core.values.optimiser import Objective
 
@@ -24,17 +24,4 @@ class Pmet:
 
     def run(self, context: EditContext, hparams: PmetHParams) -> EditorOutcome:
         """Optimise at both projections of the last layer, write the MLPs of the region."""
-        values = context.optimised(self.objective(hparams))
-        outcome = EditorOutcome(values=values)
-        write_region(
-            context,
-            "low",
-            hparams.low,
-            "subject_last",
-            values.low,
-            hparams,
-            outcome,
-            solve=closed_form(hparams.low),
-            at_projection=True,
-        )
-        return outcome
+        return optimise_and_write(context, hparams, self.objective(hparams), at_projection=True)

@@ -12,7 +12,6 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from jeep_core.editors import preset_hparams
-from jeep_core.errors import InvalidHParams
 from service.api.http.access import needs
 from service.api.http.bodies import json_request_body, read_model
 from service.api.http.paging import AFTER, Limit, Page
@@ -20,7 +19,6 @@ from service.api.http.problems import (
     ApiProblem,
     documented,
     field_error,
-    from_fields,
     invalid,
     not_found,
 )
@@ -207,18 +205,13 @@ def _trial(
     """Return the payload fields of a trial.
 
     Raises:
-        ApiProblem: 422.
+        ApiProblem, InvalidHParams: answered with 422.
         NoMoments: answered with 409.
     """
     editor, sizes = str(body.editor), list(dict.fromkeys(body.n_edits or []))
     names = model.info.presets.get(editor, [])
     known = {name: model.info.preset_values[f"{editor}/{name}"] for name in names}
-    try:
-        preset, hparams = preset_hparams(
-            editor, known, body.preset, body.hparams, model.info.n_layers
-        )
-    except InvalidHParams as error:
-        raise invalid(from_fields(error.problems), "invalid_hparams") from None
+    preset, hparams = preset_hparams(editor, known, body.preset, body.hparams, model.info.n_layers)
     if max(sizes) > cases:
         message = f"the suite has {cases} cases, {max(sizes)} edits are asked for"
         raise invalid([field_error("/n_edits", "too_many", message)])

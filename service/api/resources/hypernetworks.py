@@ -13,7 +13,7 @@ from jeep_core import atlas
 from jeep_core.editors import hparams_class, preset_hparams, record_of
 from jeep_core.editors.networks.hparams import HypernetworkHParams
 from jeep_core.editors.networks.records import NetworkRecord, missing_network
-from jeep_core.errors import FieldProblem, InvalidHParams, JeepError
+from jeep_core.errors import FieldProblem, InvalidFields, InvalidHParams, JeepError
 from jeep_core.suites.training_data import data_hash, load_training_suite
 from service.api.http.access import needs
 from service.api.http.bodies import json_request_body, read_model
@@ -129,7 +129,7 @@ def _journaled(
         imported: Imported | None = None
         try:
             imported = _check_data(body, model, state.store.base.training_folder)
-        except InvalidHParams as error:
+        except InvalidFields as error:
             problems += error.problems
         if problems:
             raise invalid(from_fields(problems))
@@ -170,7 +170,7 @@ def _check_data(body: HypernetworkRequest, model: PublishedModel, folder: Path) 
         return imported_from(suite.report, len(suite.cases) - bare)
     if model.info.model not in atlas.MODELS:
         message = f"name a suite's file in {folder}: this model has no data of its own"
-        raise InvalidHParams([FieldProblem("/data", "missing", message)])
+        raise InvalidFields([FieldProblem("/data", "missing", message)])
     return None
 
 

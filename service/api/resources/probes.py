@@ -12,7 +12,6 @@ from fastapi.responses import FileResponse
 from pydantic import BaseModel
 
 from jeep_core import atlas
-from jeep_core.errors import InvalidFacts
 from jeep_core.spec.facts import parse_facts
 from jeep_core.spec.positions import check_facts
 from service.api.http.access import needs
@@ -20,7 +19,7 @@ from service.api.http.bodies import json_request_body, parse_json, read_model
 from service.api.http.limits import fact_errors
 from service.api.http.logs import log_texts
 from service.api.http.paging import AFTER, Limit, Page
-from service.api.http.problems import documented, field_error, from_fields, invalid, not_found
+from service.api.http.problems import documented, field_error, invalid, not_found
 from service.api.jobs.resource import JobResource
 from service.api.jobs.submitting import KeyHeader, check_key
 from service.api.model import PublishedModel
@@ -180,13 +179,10 @@ def _checked(facts: Sequence[FactIn], model: PublishedModel) -> list[FactRecord]
     """The facts as they are stored.
 
     Raises:
-        ApiProblem: 422 with a pointer per wrong field.
+        InvalidFacts: answered with 422 and a pointer per wrong field.
     """
-    try:
-        parsed = parse_facts([fact.model_dump() for fact in facts], model.info.relations)
-        check_facts(model.tokenizer, parsed, model.info.max_positions)
-    except InvalidFacts as error:
-        raise invalid(from_fields(error.problems), "invalid_facts") from None
+    parsed = parse_facts([fact.model_dump() for fact in facts], model.info.relations)
+    check_facts(model.tokenizer, parsed, model.info.max_positions)
     return [FactRecord.of(fact) for fact in parsed]
 
 

@@ -83,7 +83,7 @@ def diff_snapshots(a: Ref, b: Ref, state: State) -> SnapshotDiff:
     responses={
         200: {
             "description": "Every tensor in which the version differs from base.",
-            "content": {"application/octet-stream": {"schema": {"type": "string"}}},
+            "content": {one.media_type: {"schema": {"type": "string"}} for one in FORMATS.values()},
         },
         **documented(404, 422, 503, 504, 507),
     },
@@ -94,10 +94,11 @@ async def export_snapshot(
     state: State,
     format: Annotated[str, Query(json_schema_extra={"enum": [*FORMATS]})] = "safetensors",
 ) -> StreamingResponse:
-    """A safetensors file with every tensor in which the version differs from base.
+    """A file with every tensor in which the version differs from base.
 
-    Its metadata name the version, the hash of all weights and the base model's hash.  An old
-    version whose tensors were dropped is rebuilt by the worker first (503 without one).
+    The metadata of a safetensors file name the version, the hash of all weights and the base
+    model's hash.  An old version whose tensors were dropped is rebuilt by the worker first (503
+    without one).
     """
     chosen = format_of(format)
     version = await run_in_threadpool(state.store.names.resolve, id)

@@ -45,7 +45,7 @@ def list_networks(as_json: AsJson = False, url: Url = None) -> None:
 
 @group.command("submit")
 def submit(
-    editor: Annotated[str, typer.Argument(help="mend or malmen")],
+    editor: Annotated[str, typer.Argument(help="An editor with a trained network.")],
     steps: Annotated[int | None, typer.Option(help="Of the training.")] = None,
     data: Annotated[str | None, typer.Option(help="A file in the store's folder training.")] = None,
     hparams: Annotated[str | None, typer.Option(help="JSON laid over the preset.")] = None,
@@ -77,7 +77,7 @@ def submit(
 
 @group.command("train")
 def train(
-    editor: Annotated[str, typer.Argument(help="mend or malmen")],
+    editor: Annotated[str, typer.Argument(help="An editor with a trained network.")],
     model: Annotated[str, typer.Argument(help=f"{MODEL_HELP}.")],
     data: Annotated[Path | None, typer.Option(help="File in a format of suites.")] = None,
     store: Annotated[Path | None, typer.Option(help="The service's store (JEEP_STORE).")] = None,
@@ -98,7 +98,7 @@ def train(
     dtype: Annotated[Dtype, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
     models_dir: ModelsDir = None,
 ) -> None:
-    """Train a network for MEND or MALMEN on this machine, into the store.
+    """Train a network of an editor on this machine, into the store.
 
     The bundled models are trained on counterfactuals about subjects that no suite edits; every
     other model needs --data, a file whose facts are not those to be edited later.  A run that

@@ -46,7 +46,10 @@ def add_suite(
     try:
         path = hub_file(source) if source.startswith(SCHEME) else Path(source)
         path.open("rb").close()
-    except (JeepError, OSError) as error:
+    except OSError as error:
+        message = f"{source} cannot be read: {error.strerror}"
+        raise typer.BadParameter(message, param_hint="SOURCE") from None
+    except JeepError as error:
         complain(f"jeep: {error}")
         raise typer.Exit(EXIT_FAILED) from None
     with connected(url) as client:

@@ -97,12 +97,15 @@ def name_version(
 @group.command("export")
 def export(
     version: Version,
-    file: Annotated[Path, typer.Argument(help="The safetensors file to write.")],
+    file: Annotated[Path, typer.Argument(help="The file to write.")],
+    format: Annotated[
+        str | None, typer.Option(help="A format of the service; default: safetensors.")
+    ] = None,
     url: Url = None,
 ) -> None:
-    """Write the tensors in which a version differs from base to a safetensors file."""
+    """Write the tensors in which a version differs from base to a file."""
     with connected(url) as client:
-        out.print(f"{file}: {client.export(version, file):,} bytes", markup=False)
+        out.print(f"{file}: {client.export(version, file, format):,} bytes", markup=False)
 
 
 @group.command("facts")

@@ -224,7 +224,7 @@ class _Evaluation:
         return rows
 
     def _counting_cases(self, cases: int) -> Monitor:
-        """A monitor that is told of rows of a chunk and reports cases of the job."""
+        """A monitor that receives rows of a chunk and reports cases of the job."""
 
         def report(phase: str, done: int, rows: int) -> None:
             self._say(phase, self._done + done * cases // rows, self._total)

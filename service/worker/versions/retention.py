@@ -32,6 +32,8 @@ LOOK_S = 0.5
 class Interrupted(Coded, Exception):
     """The worker is stopping, or is no longer the store's worker."""
 
+    code = "stopping"
+
 
 @dataclass
 class Round:

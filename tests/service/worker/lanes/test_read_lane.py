@@ -74,7 +74,7 @@ class TestOutcome:
         ("error", "code"),
         [
             (Refused("no_data", "there is nothing to count"), "no_data"),
-            (InvalidHParams([FieldProblem("/to", "too_far", "no")]), "invalid_request"),
+            (InvalidHParams([FieldProblem("/to", "too_far", "no")]), "invalid_hparams"),
             (ZeroDivisionError("of what"), "internal_error"),
         ],
     )

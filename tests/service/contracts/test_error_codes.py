@@ -17,7 +17,7 @@ from fastapi.testclient import TestClient
 import jeep_core
 import service
 from jeep_core.editors.plugins import BrokenEditor
-from jeep_core.errors import Coded, FieldProblem, InvalidFacts, InvalidHParams
+from jeep_core.errors import Coded, FieldProblem, InvalidFacts, InvalidFields, InvalidHParams
 from jeep_core.probe.proposal import NoProposal
 from jeep_core.spec.positions import TokenizationError
 from jeep_core.suites.cases import InvalidSuite, RecordProblem
@@ -37,6 +37,7 @@ PROBLEMS = [FieldProblem("/facts/3/prompt", "empty", "it is empty")]
 ROW = RecordProblem(3, 1, "answers", "empty", "it is empty")
 GUARD: dict[str, str | float] = {"pointer": "/guards/x", "message": "too low", "limit": 0.5}
 MADE: dict[type[BaseException], BaseException] = {
+    InvalidFields: InvalidFields(PROBLEMS),
     InvalidFacts: InvalidFacts(PROBLEMS),
     InvalidHParams: InvalidHParams(PROBLEMS),
     BrokenEditor: BrokenEditor("it cannot be used"),

@@ -18,8 +18,9 @@ from jeep_core.spec.finite import OTHER_VERSION, SMALLER_STEPS, check_number, ch
 from jeep_core.spec.hparams import OptimisedEditorHParams, Region
 from jeep_core.spec.matrices import AttentionOut, Place
 from jeep_core.updates.least_squares import Solution, Solver
-from jeep_core.values.keys import Position, keys_and_states, residuals_at_projection, states_of
+from jeep_core.values.keys import through_norm
 from jeep_core.values.optimiser import FactTokens, Objective, Values, optimise
+from jeep_core.values.reader import Position, RegionReader
 
 Keys = dict[tuple[str, int], torch.Tensor]
 """Keys (m, d_ff) by region name and layer."""
@@ -199,18 +200,17 @@ def write_region(
     view, moments = context.view, context.moments
     assert moments is not None
     rows = [fact.rows for fact in context.facts]
+    reader = RegionReader(view, rows, position, region.last, at_projection=at_projection)
     total = len(region.layers)
     for done, (layer, place) in enumerate(zip(region.layers, region.places, strict=True)):
         context.report(f"write {region_name}", done, total)
-        keys, states = keys_and_states(
-            view, rows, position, place, region.last, at_projection=at_projection
-        )
+        keys, states = reader.read(place)
         gap = targets - states
         if done:
             outcome.layers[-1] = replace(outcome.layers[-1], residual_after=_mean_norm(gap))
         residuals = gap / spread(region, layer)
         if not at_projection:
-            residuals = residuals_at_projection(view, rows, position, place, residuals)
+            residuals = through_norm(view, reader, place, residuals)
         kept_as = keys_name(region_name, place), layer
         previous = context.previous_keys.get(kept_as)
         solution = solve(
@@ -231,8 +231,7 @@ def write_region(
                 condition=solution.condition,
             )
         )
-    reached = states_of(view, rows, position, region.last, at_projection=at_projection)
-    residual_after = _mean_norm(targets - reached)
+    residual_after = _mean_norm(targets - reader.states())
     outcome.layers[-1] = replace(outcome.layers[-1], residual_after=residual_after)
     context.report(f"write {region_name}", total, total)
 

@@ -115,29 +115,58 @@ def shared_length(rows: Sequence[PromptTokens]) -> int:
     return length
 
 
+@dataclass(frozen=True)
+class LeadingRows:
+    """What the rows of each of g groups begin with, to be run ahead of them.
+
+    ``lengths`` (g,); ``ids`` and ``positions`` (g, c), padded on the right.
+    """
+
+    lengths: Sequence[int]
+    ids: torch.Tensor
+    positions: torch.Tensor
+
+    @property
+    def width(self) -> int:
+        """c; 0: the rows share nothing."""
+        return self.ids.shape[1]
+
+    def mask(self, attention: Attention, dtype: torch.dtype) -> Any:
+        """The mask that a backbone takes for them."""
+        return attention.mask(self.positions[:, :0], self.positions, dtype)
+
+    def nothing(self, view: ModelView, last: int) -> Past:
+        """Keys and values of no tokens, for every block through ``last``."""
+        return _nothing(view, len(self.lengths), last)
+
+
+def leading_rows(view: ModelView, groups: Sequence[Sequence[PromptTokens]]) -> LeadingRows:
+    """What the rows of each group share.  A single row shares nothing with others."""
+    lengths = [shared_length(rows) if len(rows) > 1 else 0 for rows in groups]
+    width, device = max(lengths), view.base.device
+    ids = [[*rows[0].ids[:n], *[0] * (width - n)] for rows, n in zip(groups, lengths, strict=True)]
+    positions = torch.arange(width, device=device).expand(len(groups), width)
+    return LeadingRows(
+        lengths, torch.tensor(ids, device=device).view(len(groups), width), positions
+    )
+
+
 @torch.no_grad()
 def leading_of(view: ModelView, groups: Sequence[Sequence[PromptTokens]], last: int) -> Leading:
-    """Run what the rows of each group share through the blocks up to ``last``.
-
-    A single row shares nothing with others: then nothing is run ahead.
-    """
-    lengths = [shared_length(rows) if len(rows) > 1 else 0 for rows in groups]
-    width = max(lengths)
-    ids = [[*rows[0].ids[:n], *[0] * (width - n)] for rows, n in zip(groups, lengths, strict=True)]
-    nothing = _nothing(view, len(groups), last)
-    if width == 0:
-        return Leading(lengths, nothing)
+    """Run what the rows of each group share through the blocks up to ``last``."""
+    rows = leading_rows(view, groups)
+    nothing = rows.nothing(view, last)
+    if not rows.width:
+        return Leading(rows.lengths, nothing)
     cache = GivenPast(nothing, keep=True)
-    device = view.base.device
-    positions = torch.arange(width, device=device).expand(len(groups), width)
     lower_part(view, last)(
-        input_ids=torch.tensor(ids, device=device),
-        attention_mask=Attention.of(view.base).mask(positions[:, :0], positions, view.base.dtype),
-        position_ids=positions,
+        input_ids=rows.ids,
+        attention_mask=rows.mask(Attention.of(view.base), view.base.dtype),
+        position_ids=rows.positions,
         cache=cache,
         use_cache=False,
     )
-    return Leading(lengths, cache.kept)
+    return Leading(rows.lengths, cache.kept)
 
 
 def _nothing(view: ModelView, rows: int, last: int) -> Past:

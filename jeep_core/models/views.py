@@ -134,19 +134,28 @@ def lower_part(view: ModelView, last: int) -> Any:
     return backbone
 
 
-def upper_part(view: ModelView, first: int) -> Any:
-    """A backbone that starts at block ``first``, with hidden states (r, t, d) as embeddings."""
+def upper_part(view: ModelView, first: int, last: int | None = None) -> Any:
+    """A backbone that starts at block ``first``, with hidden states (r, t, d) as embeddings.
+
+    It ends after block ``last``, if that is given.
+    """
+    end = None if last is None else last + 1
     family = view.base.family
     backbone = _shell(family.backbone_of(view.model))
     layers = family.layers_of(view.model)
-    _set(backbone, family.layers, layers[first:])
+    _set(backbone, family.layers, layers[first:end])
     kinds = getattr(backbone.config, "layer_types", None)
     if kinds is not None:
         backbone.config = copy.copy(backbone.config)
-        backbone.config.layer_types = kinds[first:]
+        backbone.config.layer_types = kinds[first:end]
     if family.absolute_positions:
         _set(backbone, family.absolute_positions, _NoPositions())
     return backbone
+
+
+def middle_part(view: ModelView, first: int, last: int) -> Any:
+    """A backbone of blocks ``first`` to ``last``: at block 0 it takes ids, else hidden states."""
+    return upper_part(view, first, last) if first else lower_part(view, last)
 
 
 @contextmanager

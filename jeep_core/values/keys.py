@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, Literal
-
 import torch
 
-from jeep_core.models.masks import Attention
 from jeep_core.models.post_mlp_norm import back_through_norm
-from jeep_core.models.token_rows import GivenPast, Leading, leading_of, stack_rows
-from jeep_core.models.views import ModelView, block_output, hooked, lower_part, mlp_only_at
+from jeep_core.models.views import ModelView
 from jeep_core.spec.matrices import Place, layer_of
-from jeep_core.spec.positions import PromptTokens
-
-Position = Literal["subject_last", "prediction"]
-FactRows = Sequence[Sequence[PromptTokens]]
-"""One list of rows per fact, the empty prefix first."""
+from jeep_core.values.reader import FactRows, Position, RegionReader
 
 
-@torch.no_grad()
 def keys_and_states(
     view: ModelView,
     rows: FactRows,
@@ -34,17 +23,9 @@ def keys_and_states(
     Keys (m, d_ff) are ½·(empty prefix) + ½·(mean of the others); states (m, d) come from the
     empty prefix, ``at_projection`` from the MLP's output projection.  Both float32.
     """
-    reader = _Reader(view, rows, position, last, at_projection)
-    plain, states = reader.read([0], place, last)
-    others = len(rows[0]) - 1
-    if not others:
-        return plain, states
-    prefixed, _ = reader.read(range(1, others + 1), place, layer_of(place))
-    # groups come prefix by prefix: (others · m, d_ff) to (others, m, d_ff)
-    return 0.5 * plain + 0.5 * prefixed.view(others, len(rows), -1).mean(dim=0), states
+    return RegionReader(view, rows, position, last, at_projection=at_projection).read(place)
 
 
-@torch.no_grad()
 def states_of(
     view: ModelView,
     rows: FactRows,
@@ -53,19 +34,15 @@ def states_of(
     at_projection: bool = False,
 ) -> torch.Tensor:
     """Current states (m, d) as in ``keys_and_states``, alone."""
-    reader = _Reader(view, [fact[:1] for fact in rows], position, last, at_projection)
-    return reader.read([0], last, last)[1]
+    plain = [fact[:1] for fact in rows]
+    return RegionReader(view, plain, position, last, at_projection=at_projection).states()
 
 
-@torch.no_grad()
 def keys_by_row(view: ModelView, rows: FactRows, position: Position, layer: int) -> torch.Tensor:
     """Keys (m, prefixes, d_ff) of block ``layer``, float32."""
-    n = len(rows[0])
-    keys, _ = _Reader(view, rows, position, layer).read(range(n), layer, layer)
-    return keys.view(n, len(rows), -1).transpose(0, 1)
+    return RegionReader(view, rows, position, layer).by_row(layer)
 
 
-@torch.no_grad()
 def residuals_at_projection(
     view: ModelView, rows: FactRows, position: Position, place: Place, residuals: torch.Tensor
 ) -> torch.Tensor:
@@ -74,87 +51,20 @@ def residuals_at_projection(
     They are the same but where a norm follows the MLP or the attention (see
     ``jeep_core.models.post_mlp_norm``).
     """
+    plain = [fact[:1] for fact in rows]
+    reader = RegionReader(view, plain, position, layer_of(place))
+    return through_norm(view, reader, place, residuals)
+
+
+@torch.no_grad()
+def through_norm(
+    view: ModelView, reader: RegionReader, place: Place, residuals: torch.Tensor
+) -> torch.Tensor:
+    """As ``residuals_at_projection``, with a reader that is at ``place``: (m, d) to (m, d)."""
     family = view.base.family
     norm = family.norm_after(view.model, place)
     if norm is None:
         return residuals
-    layer = layer_of(place)
-    plain = _Reader(view, [fact[:1] for fact in rows], position, layer)
-    keys, _ = plain.read([0], place, layer)
-    outputs = family.projection_of(view.model, place)(keys.to(view.base.dtype))
+    outputs = family.projection_of(view.model, place)(reader.plain_keys(place).to(view.base.dtype))
     epsilon = family.norm_epsilon_of(view.model)
     return back_through_norm(outputs, residuals, family.norm_gain(norm), epsilon)
-
-
-class _Reader:
-    """Reads one position of rows; a group is the rows of all facts after one prefix."""
-
-    def __init__(
-        self,
-        view: ModelView,
-        rows: FactRows,
-        position: Position,
-        last: int,
-        at_projection: bool = False,
-    ) -> None:
-        self.at_projection = at_projection
-        self.view, self.attention = view, Attention.of(view.base)
-        groups = [[fact[j] for fact in rows] for j in range(len(rows[0]))]
-        self.leading: Leading = leading_of(view, groups, last)
-        self.groups = [
-            [replace(row, ids=row.ids[: getattr(row, position) + 1]) for row in group]
-            for group in groups
-        ]
-
-    def read(
-        self, groups: Sequence[int], place: Place, until: int, batch_rows: int = 256
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys (n, d_ff) at ``place`` and states (n, d) of block ``until``, by group."""
-        rows = [(row, group) for group in groups for row in self.groups[group]]
-        own = [len(row.ids) - self.leading.lengths[group] for row, group in rows]
-        order = sorted(range(len(rows)), key=lambda i: own[i])
-        parts = [
-            self._batch([rows[i] for i in order[n : n + batch_rows]], place, until)
-            for n in range(0, len(order), batch_rows)
-        ]
-        back = torch.argsort(torch.tensor(order, device=self.view.base.device))
-        keys, states = zip(*parts, strict=True)
-        return torch.cat(keys)[back], torch.cat(states)[back]
-
-    def _batch(
-        self, rows: Sequence[tuple[PromptTokens, int]], place: Place, until: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        view, device = self.view, self.view.base.device
-        skip = [self.leading.lengths[group] for _, group in rows]
-        batch = stack_rows([row for row, _ in rows], device, skip)
-        group = torch.tensor([group for _, group in rows], device=device)
-        positions = batch.positions(view.base.max_positions)
-        r, at = torch.arange(len(rows), device=device), batch.lengths - batch.skip - 1
-        taken: dict[str, torch.Tensor] = {}
-
-        def take_key(module: Any, args: Any, output: Any) -> None:
-            key = args[0]
-            cut = place == until  # the MLP runs at the places that count alone
-            taken["key"] = key if cut else key.view(*batch.ids.shape, -1)[r, at]
-
-        def take_state(module: Any, args: Any, output: Any) -> None:
-            hidden = block_output(output)
-            taken["state"] = hidden if self.at_projection else hidden[r, at]
-
-        family = view.base.family
-        block = family.layers_of(view.model)[until]
-        state_of = family.mlp_out_of(view.model, until) if self.at_projection else block
-        hooks = hooked(
-            family.projection_of(view.model, place).register_forward_hook(take_key),
-            state_of.register_forward_hook(take_state),
-        )
-        leading = self.leading.positions(group)
-        with mlp_only_at(view, until, r, at), hooks:
-            lower_part(view, until)(
-                input_ids=batch.ids,
-                attention_mask=self.attention.mask(leading, positions, view.base.dtype),
-                position_ids=positions,
-                cache=GivenPast(self.leading.past_of(group, range(until + 1))),
-                use_cache=False,
-            )
-        return taken["key"].float(), taken["state"].float()

@@ -8,8 +8,8 @@ from typing import Literal
 from jeep_core.editors.base import EditContext, EditorOutcome, objective_of, write_region
 from jeep_core.editors.closed_form import closed_form
 from jeep_core.editors.jeep.hparams import JeepHParams
-from jeep_core.values.keys import Position
 from jeep_core.values.optimiser import Objective, Values
+from jeep_core.values.reader import Position
 
 
 class Jeep:

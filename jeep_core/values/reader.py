@@ -1,0 +1,251 @@
+"""Keys and states of a region that is being written, each block run from where the last ended.
+
+A region is written block by block from below.  To read block l, blocks below l need not run again
+from the embedding: their matrices have not changed since block l - 1 was read, but for that of
+block l - 1 itself.  So the states that enter a block are kept for all rows, and each block that
+is left behind runs once more, with its new matrix.  The same operations on the same shapes as
+from the embedding give the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+
+from jeep_core.models.masks import Attention
+from jeep_core.models.token_rows import GivenPast, Leading, Past, leading_rows, stack_rows
+from jeep_core.models.views import ModelView, block_output, hooked, middle_part, mlp_only_at
+from jeep_core.spec.matrices import Place, layer_of
+from jeep_core.spec.positions import PromptTokens
+
+Position = Literal["subject_last", "prediction"]
+FactRows = Sequence[Sequence[PromptTokens]]
+"""One list of rows per fact, the empty prefix first."""
+BATCH_ROWS = 256
+
+
+@dataclass
+class _Batch:
+    """r rows that run together, up to the place that is read.
+
+    ``ids``, ``positions`` (r, t); ``group`` (r,) number of the row's prefix; ``at`` (r,) column
+    that is read; ``mask`` as the backbone takes it; ``states`` (r, t, d) entering the block
+    that the reader is at, None at the embedding.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    group: torch.Tensor
+    at: torch.Tensor
+    mask: Any
+    states: torch.Tensor | None = None
+
+
+class RegionReader:
+    """Reads one position of all rows in a view, layer by layer in ascending order.
+
+    Between two readings of a layer and a higher one, matrices of the former may be written, and
+    no others.  ``last``: the block whose states are read.  ``at_projection``: states are outputs
+    of its MLP's output projection.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        view: ModelView,
+        rows: FactRows,
+        position: Position,
+        last: int,
+        *,
+        at_projection: bool = False,
+    ) -> None:
+        self.view, self.last, self.at_projection = view, last, at_projection
+        self.attention = Attention.of(view.base)
+        self.layer = 0
+        """The block that ``states`` enter."""
+        groups = [[fact[j] for fact in rows] for j in range(len(rows[0]))]
+        self._lead = leading_rows(view, groups)
+        self._lead_states: torch.Tensor | None = None  # (g, c, d)
+        self._past: Past = self._run_leading(0)
+        cut = [
+            [replace(row, ids=row.ids[: getattr(row, position) + 1]) for row in group]
+            for group in groups
+        ]
+        self._facts = len(rows)
+        self._plain, self._plain_order = self._batches(cut, [0])
+        self._others: list[_Batch] = []
+        if len(groups) > 1:
+            self._others, self._others_order = self._batches(cut, range(1, len(groups)))
+
+    # ------------------------------------------------------------ what is read
+
+    @torch.no_grad()
+    def read(self, place: Place) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys (m, d_ff) at ``place`` and current states (m, d) of block ``last``, float32.
+
+        Keys are ½·(empty prefix) + ½·(mean of the others); states come from the empty prefix.
+        """
+        self._climb_to(layer_of(place))
+        plain, states = self._read(self._plain, self._plain_order, place, self.last)
+        if not self._others:
+            return plain, states
+        return 0.5 * plain + 0.5 * self._prefixed(place).mean(dim=0), states
+
+    @torch.no_grad()
+    def by_row(self, place: Place) -> torch.Tensor:
+        """Keys (m, prefixes, d_ff) at ``place``, float32, the empty prefix first."""
+        layer = layer_of(place)
+        self._climb_to(layer)
+        plain = self._read(self._plain, self._plain_order, place, layer)[0][:, None]
+        if not self._others:
+            return plain
+        return torch.cat([plain, self._prefixed(place).transpose(0, 1)], dim=1)
+
+    @torch.no_grad()
+    def plain_keys(self, place: Place) -> torch.Tensor:
+        """Keys (m, d_ff) at ``place`` of the rows with the empty prefix, float32."""
+        self._climb_to(layer_of(place))
+        return self._read(self._plain, self._plain_order, place, layer_of(place))[0]
+
+    @torch.no_grad()
+    def states(self) -> torch.Tensor:
+        """Current states (m, d) of block ``last``, float32."""
+        self._climb_to(self.last)
+        return self._read(self._plain, self._plain_order, self.last, self.last)[1]
+
+    def _prefixed(self, place: Place) -> torch.Tensor:
+        """Keys (prefixes - 1, m, d_ff): groups come prefix by prefix."""
+        keys, _ = self._read(self._others, self._others_order, place, layer_of(place))
+        return keys.view(-1, self._facts, keys.shape[1])
+
+    def _read(
+        self, batches: Sequence[_Batch], order: Sequence[int], place: Place, until: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys (n, d_ff) at ``place`` and states (n, d) of block ``until``, in the rows' order."""
+        parts = [self._read_batch(batch, place, until) for batch in batches]
+        back = torch.argsort(torch.tensor(order, device=self.view.base.device))
+        keys, states = zip(*parts, strict=True)
+        return torch.cat(keys)[back], torch.cat(states)[back]
+
+    def _read_batch(
+        self, batch: _Batch, place: Place, until: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        r = torch.arange(len(batch.at), device=batch.at.device)
+        taken: dict[str, torch.Tensor] = {}
+
+        def take_key(module: Any, args: Any, output: Any) -> None:
+            key = args[0]
+            cut = place == until  # the MLP runs at the places that count alone
+            taken["key"] = key if cut else key.view(*batch.ids.shape, -1)[r, batch.at]
+
+        def take_state(module: Any, args: Any, output: Any) -> None:
+            hidden = block_output(output)
+            taken["state"] = hidden if self.at_projection else hidden[r, batch.at]
+
+        family, model = self.view.base.family, self.view.model
+        block = family.layers_of(model)[until]
+        state_of = family.mlp_out_of(model, until) if self.at_projection else block
+        hooks = hooked(
+            family.projection_of(model, place).register_forward_hook(take_key),
+            state_of.register_forward_hook(take_state),
+        )
+        with mlp_only_at(self.view, until, r, batch.at), hooks:
+            self._run(batch, until)
+        return taken["key"].float(), taken["state"].float()
+
+    # ------------------------------------------------------------ how rows run
+
+    def _batches(
+        self, groups: Sequence[Sequence[PromptTokens]], chosen: Sequence[int]
+    ) -> tuple[list[_Batch], list[int]]:
+        """The rows of some groups in batches of like lengths, and the order they are in."""
+        rows = [(row, group) for group in chosen for row in groups[group]]
+        own = [len(row.ids) - self._lead.lengths[group] for row, group in rows]
+        order = sorted(range(len(rows)), key=lambda i: own[i])
+        parts = [order[n : n + BATCH_ROWS] for n in range(0, len(order), BATCH_ROWS)]
+        return [self._batch([rows[i] for i in part]) for part in parts], order
+
+    def _batch(self, rows: Sequence[tuple[PromptTokens, int]]) -> _Batch:
+        base = self.view.base
+        skip = [self._lead.lengths[group] for _, group in rows]
+        batch = stack_rows([row for row, _ in rows], base.device, skip)
+        group = torch.tensor([group for _, group in rows], device=base.device)
+        positions = batch.positions(base.max_positions)
+        leading = Leading(self._lead.lengths, self._past).positions(group)
+        mask = self.attention.mask(leading, positions, base.dtype)
+        return _Batch(batch.ids, positions, group, batch.lengths - batch.skip - 1, mask)
+
+    def _run(self, batch: _Batch, until: int) -> None:
+        """Run a batch from the block that the reader is at through block ``until``."""
+        past = Leading(self._lead.lengths, self._past).past_of(
+            batch.group, range(self.layer, until + 1)
+        )
+        middle_part(self.view, self.layer, until)(
+            **_entering(batch.ids, batch.states),
+            attention_mask=batch.mask,
+            position_ids=batch.positions,
+            cache=GivenPast(past),
+            use_cache=False,
+        )
+
+    @contextmanager
+    def _kept(self, layer: int, into: list[torch.Tensor]) -> Iterator[None]:
+        """Keep the states that leave block ``layer``."""
+
+        def keep(module: Any, args: Any, output: Any) -> None:
+            into.append(block_output(output))
+
+        block = self.view.base.family.layers_of(self.view.model)[layer]
+        with hooked(block.register_forward_hook(keep)):
+            yield
+
+    def _climb_to(self, layer: int) -> None:
+        """Bring the states of all rows to where they enter block ``layer``."""
+        if layer == self.layer:
+            return
+        self._past = self._run_leading(layer)
+        for batch in (*self._plain, *self._others):
+            left: list[torch.Tensor] = []
+            with self._kept(layer - 1, left):
+                self._run(batch, layer - 1)
+            [batch.states] = left
+        self.layer = layer
+
+    def _run_leading(self, layer: int) -> Past:
+        """Keys and values of the leading tokens in all blocks from here through ``last``.
+
+        The states (g, c, d) that enter block ``layer`` are kept.
+        """
+        lead = self._lead
+        if not lead.width:
+            return lead.nothing(self.view, self.last)
+        cache = GivenPast(lead.nothing(self.view, self.last), keep=True)
+        entered = _entering(lead.ids, self._lead_states)
+        run = middle_part(self.view, self.layer, self.last)
+        left: list[torch.Tensor] = []
+
+        def through() -> None:
+            run(
+                **entered,
+                attention_mask=lead.mask(self.attention, self.view.base.dtype),
+                position_ids=lead.positions,
+                cache=cache,
+                use_cache=False,
+            )
+
+        if layer == self.layer:
+            through()
+        else:
+            with self._kept(layer - 1, left):
+                through()
+            [self._lead_states] = left
+        return cache.kept
+
+
+def _entering(ids: torch.Tensor, states: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    """The arguments of a backbone: ids (r, t) at the embedding, else states (r, t, d)."""
+    return {"input_ids": ids} if states is None else {"inputs_embeds": states}

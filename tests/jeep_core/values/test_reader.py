@@ -1,0 +1,75 @@
+"""Reading a region while it is written: the same bits as from the embedding, layer by layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from support.library import tiny
+
+from jeep_core.models.delta import Update
+from jeep_core.models.loading import LoadedModel
+from jeep_core.models.views import ModelView
+from jeep_core.spec.facts import Fact
+from jeep_core.spec.matrices import AttentionOut, Place
+from jeep_core.spec.positions import fact_rows
+from jeep_core.values.reader import FactRows, RegionReader
+
+PREFIXES = ("", "The river is wide and the land around it is old", "Because")
+FACTS = (
+    Fact("Paris", "{} is a city in the country of", "Peru"),
+    Fact("São Paulo", "People who live in {} are at home in", "Norway, near 東京"),
+    Fact("3M", "{}'s", "1984"),
+)
+LAST = 2
+
+
+@pytest.fixture(scope="module", params=tiny.ALL_FAMILIES)
+def model(request: pytest.FixtureRequest) -> LoadedModel:
+    return tiny.random_model(request.param)
+
+
+def rows_of(base: LoadedModel, prefixes: tuple[str, ...] = PREFIXES) -> FactRows:
+    return [fact_rows(base.tokenizer, fact, prefixes)[0] for fact in FACTS]
+
+
+def write(view: ModelView, place: Place, seed: int) -> None:
+    """Change a matrix by a random update."""
+    name = view.base.family.weight_name(place)
+    generator = torch.Generator().manual_seed(seed)
+    projection = view.base.family.projection_of(view.model, place)
+    weight = view.parameter(name)
+    rows, columns = weight.shape if not hasattr(projection, "nf") else weight.T.shape
+    left = torch.randn(rows, 1, generator=generator).double()
+    right = torch.randn(columns, 1, generator=generator).double()
+    view.update(name, Update.of(left, 0.1 * right))
+
+
+@pytest.mark.parametrize("prefixes", [PREFIXES, ("",)], ids=["prefixes", "plain"])
+@pytest.mark.parametrize("position", ["subject_last", "prediction"])
+def test_a_reader_that_climbs_reads_the_bits_of_one_that_begins_at_the_embedding(
+    model: LoadedModel, position: Any, prefixes: tuple[str, ...]
+) -> None:
+    view, rows = ModelView(model), rows_of(model, prefixes)
+    reader = RegionReader(view, rows, position, LAST)
+    for layer in range(LAST + 1):
+        found = reader.read(layer)
+        afresh = RegionReader(view, rows, position, LAST)
+        for one, other in zip(found, afresh.read(layer), strict=True):
+            assert torch.equal(one, other)
+        assert torch.equal(reader.by_row(layer), afresh.by_row(layer))
+        before = found
+        write(view, layer, seed=layer)
+    assert torch.equal(reader.states(), RegionReader(view, rows, position, LAST).states())
+    assert not torch.equal(reader.states(), before[1])
+
+
+def test_layers_may_be_left_out_and_attention_written(model: LoadedModel) -> None:
+    view, rows = ModelView(model), rows_of(model)
+    reader = RegionReader(view, rows, "prediction", LAST)
+    for place in (AttentionOut(0), AttentionOut(LAST)):
+        found = reader.read(place)
+        afresh = RegionReader(view, rows, "prediction", LAST).read(place)
+        assert all(torch.equal(a, b) for a, b in zip(found, afresh, strict=True))
+        write(view, place, seed=5)

@@ -202,12 +202,14 @@ def write_region(
     total = len(region.layers)
     for done, (layer, place) in enumerate(zip(region.layers, region.places, strict=True)):
         context.report(f"write {region_name}", done, total)
+        # (m, d_ff), (m, d): read again, as the layers below are written by now
         keys, states = keys_and_states(
             view, rows, position, place, region.last, at_projection=at_projection
         )
         gap = targets - states
         if done:
             outcome.layers[-1] = replace(outcome.layers[-1], residual_after=_mean_norm(gap))
+        # (m, d): this layer's part; the ones after it close what is left
         residuals = gap / spread(region, layer)
         if not at_projection:
             residuals = residuals_at_projection(view, rows, position, place, residuals)
@@ -231,6 +233,7 @@ def write_region(
                 condition=solution.condition,
             )
         )
+    # (m, d): the last layer's figure needs a run of its own
     reached = states_of(view, rows, position, region.last, at_projection=at_projection)
     residual_after = _mean_norm(targets - reached)
     outcome.layers[-1] = replace(outcome.layers[-1], residual_after=residual_after)
@@ -243,8 +246,10 @@ def _apply(view: ModelView, place: Place, solution: Solution, outcome: EditorOut
     update = Update.of(solution.left, solution.right)
     outcome.delta.updates[name] = update
     view.update(name, update)
+    # against the base, not this version, so that figures of a lineage can be compared
     return float(update.matrix().norm() / view.base.model.get_parameter(name).double().norm())
 
 
 def _mean_norm(gap: torch.Tensor) -> float:
+    # (m, d) to (m,), then the mean
     return float(gap.norm(dim=1).mean())

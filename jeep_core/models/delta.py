@@ -30,8 +30,10 @@ class Update:
     def of(cls, left: torch.Tensor, right: torch.Tensor) -> Update:
         """The smaller form of left · rightᵀ for ``left`` (out, m) and ``right`` (in, m)."""
         out_size, in_size, m = len(left), len(right), left.shape[1]
+        # numbers to keep in either form
         if m * (out_size + in_size) < out_size * in_size:
             return cls(left=left.float().contiguous(), right=right.float().contiguous())
+        # the product in float64, rounded once to the float32 that is kept
         return cls(dense=(left.double() @ right.double().T).float().contiguous())
 
     def matrix(self) -> torch.Tensor:
@@ -69,6 +71,7 @@ def near_ties(total: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     last place; only these elements can then round to another value.  They are few: kept beside
     the updates, they make a rebuilt matrix the same everywhere.
     """
+    # in doubt: an element that rounds otherwise if it is off by the margin
     margin = TIE_MARGIN * total.abs().max()
     return ((total - margin).to(dtype) != (total + margin).to(dtype)).flatten().nonzero()[:, 0]
 
@@ -77,10 +80,12 @@ def summed(base: torch.Tensor, updates: Iterable[Update], transposed: bool) -> t
     """W_base + Σ Δ in float64, in the shape and on the device of ``base``; see `materialise`."""
     total = base.detach().double()
     if transposed:
+        # (out, in) from here on
         total = total.T
     for factored, run in groupby(updates, key=lambda update: update.dense is None):
         group = list(run)
         if factored:  # one product for a whole run: a lineage may have many small updates
+            # (out, Σm) and (in, Σm)
             left = torch.cat([u.left for u in group if u.left is not None], dim=1)
             right = torch.cat([u.right for u in group if u.right is not None], dim=1)
             total = total + left.double().to(base.device) @ right.double().to(base.device).T

@@ -98,6 +98,7 @@ class Imported:
                 f"{file.name}: moments of {len(total)} dimensions, but the keys of {base.name} "
                 f"(inputs of {base.family.mlp_out}) have {base.mlp_size}"
             )
+        # (d_ff, d_ff): the mean, in float64 before it is rounded
         moment = torch.from_numpy(total).double() / count
         record = {
             "file": "/".join(file.absolute().parts[-3:]),

@@ -70,7 +70,9 @@ def packed_factor(moment: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         torch.linalg.LinAlgError: the moment is not positive definite.
     """
     lower = torch.linalg.cholesky(moment.double())
+    # (d_ff,): the roots of the moment's diagonal, as that of L Lᵀ is ‖row‖²
     scale = lower.norm(dim=1)
+    # (d_ff·(d_ff + 1)/2,) each, by rows
     rows, columns = torch.tril_indices(*lower.shape)
     return scale.float(), (lower / scale[:, None])[rows, columns].half()
 
@@ -81,5 +83,6 @@ def unpacked(scale: torch.Tensor, packed: torch.Tensor) -> torch.Tensor:
     lower = torch.zeros(n, n, dtype=torch.float64)
     rows, columns = torch.tril_indices(n, n)
     lower[rows, columns] = packed.double()
+    # S R, so that the product below is S R Rᵀ S
     lower *= scale.double()[:, None]
     return (lower @ lower.T).float()

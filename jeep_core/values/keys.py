@@ -35,6 +35,7 @@ def keys_and_states(
     empty prefix, ``at_projection`` from the MLP's output projection.  Both float32.
     """
     reader = _Reader(view, rows, position, last, at_projection)
+    # the plain rows run on to block ``last`` for the states, prefixed ones only to the key
     plain, states = reader.read([0], place, last)
     others = len(rows[0]) - 1
     if not others:
@@ -62,6 +63,7 @@ def keys_by_row(view: ModelView, rows: FactRows, position: Position, layer: int)
     """Keys (m, prefixes, d_ff) of block ``layer``, float32."""
     n = len(rows[0])
     keys, _ = _Reader(view, rows, position, layer).read(range(n), layer, layer)
+    # (prefixes · m, d_ff), prefix by prefix, to (m, prefixes, d_ff)
     return keys.view(n, len(rows), -1).transpose(0, 1)
 
 
@@ -81,6 +83,7 @@ def residuals_at_projection(
     layer = layer_of(place)
     plain = _Reader(view, [fact[:1] for fact in rows], position, layer)
     keys, _ = plain.read([0], place, layer)
+    # (m, d): what the projection gives now, before the norm
     outputs = family.projection_of(view.model, place)(keys.to(view.base.dtype))
     epsilon = family.norm_epsilon_of(view.model)
     return back_through_norm(outputs, residuals, family.norm_gain(norm), epsilon)
@@ -102,6 +105,7 @@ class _Reader:
         groups = [[fact[j] for fact in rows] for j in range(len(rows[0]))]
         self.leading: Leading = leading_of(view, groups, last)
         self.groups = [
+            # nothing right of the position that is read can reach it
             [replace(row, ids=row.ids[: getattr(row, position) + 1]) for row in group]
             for group in groups
         ]
@@ -111,12 +115,14 @@ class _Reader:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys (n, d_ff) at ``place`` and states (n, d) of block ``until``, by group."""
         rows = [(row, group) for group in groups for row in self.groups[group]]
+        # tokens left to run: rows of like length share a batch, so that little is padded
         own = [len(row.ids) - self.leading.lengths[group] for row, group in rows]
         order = sorted(range(len(rows)), key=lambda i: own[i])
         parts = [
             self._batch([rows[i] for i in order[n : n + batch_rows]], place, until)
             for n in range(0, len(order), batch_rows)
         ]
+        # (n,): the inverse of ``order``
         back = torch.argsort(torch.tensor(order, device=self.view.base.device))
         keys, states = zip(*parts, strict=True)
         return torch.cat(keys)[back], torch.cat(states)[back]
@@ -129,16 +135,19 @@ class _Reader:
         batch = stack_rows([row for row, _ in rows], device, skip)
         group = torch.tensor([group for _, group in rows], device=device)
         positions = batch.positions(view.base.max_positions)
+        # (r,): the last column of each row
         r, at = torch.arange(len(rows), device=device), batch.lengths - batch.skip - 1
         taken: dict[str, torch.Tensor] = {}
 
         def take_key(module: Any, args: Any, output: Any) -> None:
             key = args[0]
             cut = place == until  # the MLP runs at the places that count alone
+            # (r, d_ff); keys of all places are (r, t, d_ff) and one of each row is taken
             taken["key"] = key if cut else key.view(*batch.ids.shape, -1)[r, at]
 
         def take_state(module: Any, args: Any, output: Any) -> None:
             hidden = block_output(output)
+            # the projection, too, is run at these places alone: (r, d)
             taken["state"] = hidden if self.at_projection else hidden[r, at]
 
         family = view.base.family

@@ -31,7 +31,8 @@ class EditResult:
     """The result of an edit.  ``facts`` are those edited, duplicates left out.
 
     ``view`` is the edited model: the version that was given plus ``delta``, with the bytes that
-    the delta gives wherever it is applied.  ``inputs``: hashes, by name, of an editor's inputs
+    the delta gives wherever it is applied.  ``keys`` (m, d_ff), by region name and layer, are what
+    its matrices were written with.  ``inputs``: hashes, by name, of an editor's inputs
     besides prefixes and moments.
     """
 

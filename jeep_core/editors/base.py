@@ -48,6 +48,7 @@ class EditContext:
     """The inputs of an editor; ``view`` belongs to it and is written to.
 
     ``moments`` hold the layers that the hyper-parameters ask for, if they ask for any.
+    ``previous_keys`` (p, d_ff) of earlier edits, by region name and layer.
     ``values``, if given, were optimised before for these facts on this version.
     ``hypernetworks`` is the folder of trained networks, beside the shipped ones.
     """
@@ -87,7 +88,7 @@ class EditContext:
 class EditorOutcome:
     """The delta of a batch, the keys it was written with, and how it went.
 
-    ``values`` is None for editors that optimise none.  ``inputs``: hashes, by name, of other
+    ``keys`` (m, d_ff), by region name and layer.  ``values`` is None for editors that optimise none.  ``inputs``: hashes, by name, of other
     inputs of the update.
     """
 

@@ -51,7 +51,7 @@ class Update:
 
     @classmethod
     def from_parts(cls, parts: Mapping[str, torch.Tensor]) -> Update:
-        """The inverse of ``parts``, from tensors of the same shapes."""
+        """The inverse of ``parts``: ``u`` (out, m) and ``v`` (in, m), or ``d`` (out, in)."""
         return cls(parts.get("u"), parts.get("v"), parts.get("d"))
 
 
@@ -67,6 +67,8 @@ def materialise(base: torch.Tensor, updates: Iterable[Update], transposed: bool)
 def near_ties(total: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Flat indices (k,) of the elements of a float64 sum whose rounding to ``dtype`` is in doubt.
 
+    ``total``: the sum, of any shape.
+
     Another device or library adds in another order, which may change a sum by some units of its
     last place; only these elements can then round to another value.  They are few: kept beside
     the updates, they make a rebuilt matrix the same everywhere.
@@ -77,7 +79,10 @@ def near_ties(total: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def summed(base: torch.Tensor, updates: Iterable[Update], transposed: bool) -> torch.Tensor:
-    """W_base + Σ Δ in float64, in the shape and on the device of ``base``; see `materialise`."""
+    """W_base + Σ Δ in float64, on the device of ``base``; see `materialise`.
+
+    ``base`` and the sum are (out, in), or (in, out) if ``transposed``.
+    """
     total = base.detach().double()
     if transposed:
         # (out, in) from here on
@@ -102,7 +107,7 @@ class WeightDelta:
     updates: dict[str, Update] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """All tensors under ``u.<name>``, ``v.<name>``, ``d.<name>``; shapes as in `Update`."""
+        """Tensors by name: ``u.<name>`` (out, m), ``v.<name>`` (in, m), or ``d.<name>`` (out, in)."""
         return {
             f"{part}.{name}": tensor
             for name, update in self.updates.items()
@@ -111,7 +116,7 @@ class WeightDelta:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, torch.Tensor]) -> WeightDelta:
-        """The inverse of ``tensors``, for the same names and shapes."""
+        """The inverse of ``tensors``: ``u.`` (out, m) and ``v.`` (in, m), or ``d.`` (out, in)."""
         by_name: dict[str, dict[str, torch.Tensor]] = {}
         for key, tensor in tensors.items():
             part, _, name = key.partition(".")

@@ -100,12 +100,12 @@ class ModelView:
         self.replace(name, tensor)
 
     def parameter(self, name: str) -> torch.Tensor:
-        """A parameter of this version, in the base's shape, dtype and device."""
+        """A parameter (any shape) of this version, in the base's shape, dtype and device."""
         parameter: torch.Tensor = self.model.get_parameter(name)
         return parameter
 
     def replace(self, name: str, tensor: torch.Tensor) -> None:
-        """Put ``tensor``, of the parameter's shape and dtype, in place of a parameter.
+        """Put ``tensor`` in place of a parameter (any shape) that has the same shape and dtype.
 
         Raises:
             ValueError: another shape or dtype.

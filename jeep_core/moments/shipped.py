@@ -78,7 +78,10 @@ def packed_factor(moment: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def unpacked(scale: torch.Tensor, packed: torch.Tensor) -> torch.Tensor:
-    """E[k kᵀ] (d_ff, d_ff) in float32 from both results of `packed_factor`."""
+    """E[k kᵀ] (d_ff, d_ff) in float32 from both results of `packed_factor`.
+
+    They are ``scale`` (d_ff,) and ``packed`` (d_ff·(d_ff + 1)/2,).
+    """
     n = len(scale)
     lower = torch.zeros(n, n, dtype=torch.float64)
     rows, columns = torch.tril_indices(n, n)

@@ -47,7 +47,7 @@ def save_whole(
 
 
 def load_whole(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors that ``save_whole`` wrote, on the CPU; older files have no hash to verify.
+    """The tensors (any shape) that ``save_whole`` wrote, on the CPU; older files have no hash.
 
     Raises:
         JeepError: they differ from what was written.

@@ -43,7 +43,7 @@ class MalmenNetwork(Hypernetwork):
         return MalmenSum(self, layer, scale)
 
     def backward(self, layer: int, pairs: Pairs, gradient: torch.Tensor) -> None:
-        """See the base class.
+        """As in the base class, for ``pairs`` u (n, in) and δ (n, out).
 
         With G = ``gradient`` (out, in), S = U Uᵀ + λ I (in, in) and Q = G S⁻¹ (out, in), the
         gradients are Q U (out, n) by D and -⟨Q, Δ⟩ by λ.

@@ -28,7 +28,10 @@ class MendNetwork(Hypernetwork):
         return MendSum(self, layer, scale)
 
     def backward(self, layer: int, pairs: Pairs, gradient: torch.Tensor) -> None:
-        """See the base class; ⟨Δ, ``gradient``⟩ has the same gradient as the loss."""
+        """As in the base class, for u (n, in), δ (n, out) and ``gradient`` (out, in).
+
+        ⟨Δ, ``gradient``⟩ has the same gradient as the loss.
+        """
         for chunk in chunks(pairs):
             u, shift = self.factors(layer, chunk)
             # u (n, in), shift (n, out), gradient (out, in): ⟨Δ, G⟩ = Σ over tokens of shift · G ũ

@@ -118,7 +118,7 @@ def run(
     """Train a network, and print how far it is and where it lies.
 
     Args:
-        editor: ``mend`` or ``malmen``.
+        editor: name of an editor with a trained network.
         model: bundled name, local folder, GGUF file, hub id, or a name of ``models_dir``.
         folder: for networks of any model.
         data: a suite's file; None: the bundled training split of a bundled model.

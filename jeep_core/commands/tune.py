@@ -26,7 +26,7 @@ from rich.progress import (
 
 from jeep_core import atlas
 from jeep_core.editing import corpus_path, moments_of
-from jeep_core.editors import DEFAULT, hparams_class
+from jeep_core.editors import DEFAULT_EDITOR, hparams_class
 from jeep_core.errors import JeepError
 from jeep_core.evaluation.trials import Trials
 from jeep_core.evaluation.tuning import (
@@ -70,7 +70,7 @@ class Options:
     model: str
     suite: str
     out: Path
-    editor: str = DEFAULT
+    editor: str = DEFAULT_EDITOR
     cases: int = 64
     rounds: int = 2
     seed: int = 0

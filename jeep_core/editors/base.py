@@ -88,8 +88,8 @@ class EditContext:
 class EditorOutcome:
     """The delta of a batch, the keys it was written with, and how it went.
 
-    ``keys`` (m, d_ff), by region name and layer.  ``values`` is None for editors that optimise none.  ``inputs``: hashes, by name, of other
-    inputs of the update.
+    ``keys`` (m, d_ff), by region name and layer.  ``values`` is None for editors that optimise
+    none.  ``inputs``: hashes, by name, of other inputs of the update.
     """
 
     delta: WeightDelta = field(default_factory=WeightDelta)

@@ -107,7 +107,7 @@ class WeightDelta:
     updates: dict[str, Update] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Tensors by name: ``u.<name>`` (out, m), ``v.<name>`` (in, m), or ``d.<name>`` (out, in)."""
+        """By name: ``u.<name>`` (out, m) and ``v.<name>`` (in, m), or ``d.<name>`` (out, in)."""
         return {
             f"{part}.{name}": tensor
             for name, update in self.updates.items()

@@ -41,11 +41,11 @@ class Objective:
     A fact stops when its mean target probability reaches ``stop_probability``, or its whole
     loss falls below ``stop_loss``, whichever is given; with ``written_weight`` also when every
     target token is the arg-max and the weighted KL is at most ``WRITTEN_KL``, and while they all
-    are, the likelihood counts that much only (PMET).
+    are, the likelihood counts that much only.
 
     ``low_site``: where δ' is added at the subject's last token: to the output of the low
-    region's last block, or inside it to the output of the MLP's projection, alone (ROME) or
-    beside a third vector at the attention's projection (PMET).  ``train``: which of δ' and δ*
+    region's last block, or inside it to the output of the MLP's projection, alone or beside a
+    third vector at the attention's projection.  ``train``: which of δ' and δ*
     are optimised; the other stays zero.
     """
 

@@ -29,6 +29,7 @@ from jeep_core.spec.facts import Fact
 from jeep_core.spec.hparams import presets_for
 from jeep_core.suites import Report
 from jeep_core.suites.training_data import data_hash, load_training_suite
+from jeep_core.text.counting import counted
 
 
 def train_network(
@@ -159,4 +160,7 @@ def _say_lost(data: Path, report: Report) -> None:
     """Print how much of a file is trained on, and how much is not, by reason."""
     lost = (*report.dropped.items(), *report.left_out.items())
     reasons = ", ".join(f"{count} {reason}" for reason, count in lost) or "nothing lost"
-    print(f"jeep: {data.name}: {report.kept} of {report.records} records ({reasons})", flush=True)
+    print(
+        f"jeep: {data.name}: {report.kept} of {counted(report.records, 'record')} ({reasons})",
+        flush=True,
+    )

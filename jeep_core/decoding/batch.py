@@ -22,6 +22,7 @@ from jeep_core.models.loading import LoadedModel
 from jeep_core.models.masks import Attention
 from jeep_core.models.views import ModelView
 from jeep_core.spec.finite import OTHER_VERSION
+from jeep_core.text.counting import counted
 from jeep_core.text.encoding import encode
 
 PREFILL_TOKENS = 2048
@@ -82,7 +83,7 @@ class Row:
     def fail(self) -> None:
         """End a row whose logits are not finite: any further token would be meaningless."""
         done = len(self.result.tokens)
-        what = f"the logits after {len(self.ids)} tokens of prompt and {done} of answer"
+        what = f"the logits after {counted(len(self.ids), 'token')} of prompt and {done} of answer"
         self.error = NumericalError(f"{what} are not finite (NaN or infinity); {OTHER_VERSION}")
 
     def add(self, choice: Choice) -> bool:

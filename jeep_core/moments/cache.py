@@ -26,6 +26,7 @@ from jeep_core.moments.sums import Documents, MomentSums, accumulate, pack, way_
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.matrices import Place, in_order
 from jeep_core.storage.files import load_whole, save_whole
+from jeep_core.text.counting import counted
 from jeep_core.text.encoding import encode
 
 BATCH_TOKENS = 4096
@@ -119,7 +120,9 @@ class Moments:
         if not batches:
             raise JeepError("the corpus for second moments is empty")
         if not 0 <= shard < of <= len(batches):
-            raise JeepError(f"no shard {shard + 1}/{of}: this text makes {len(batches)} batches")
+            raise JeepError(
+                f"no shard {shard + 1}/{of}: this text makes {counted(len(batches), 'batch', 'batches')}"
+            )
         # every ``of``-th: batches are in order of length, so shards take about the same time
         chosen = batches[shard::of]
         keys = {layer: self.key(layer) for layer in sorted(set(layers), key=in_order)}

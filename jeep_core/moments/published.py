@@ -26,6 +26,7 @@ from jeep_core.models.loading import LoadedModel
 from jeep_core.moments.source import import_command, imported_path
 from jeep_core.spec.matrices import Place
 from jeep_core.storage.files import read_record, save_whole
+from jeep_core.text.counting import counted
 
 SYMMETRIC = 1e-3
 WANTED = "published second moments are .npz files with mom2.mom2 and mom2.count"
@@ -143,7 +144,9 @@ def _layer(base: LoadedModel, file: Path, given: int | None) -> int:
     else:
         layer = given
     if not 0 <= layer < base.n_layers:
-        raise JeepError(f"{file.name}: {base.name} has {base.n_layers} layers, none {layer}")
+        raise JeepError(
+            f"{file.name}: {base.name} has {counted(base.n_layers, 'layer')}, none {layer}"
+        )
     return layer
 
 

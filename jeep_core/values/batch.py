@@ -17,6 +17,7 @@ from jeep_core.errors import NumericalError
 from jeep_core.models.upper_blocks import Rows, UpperStack
 from jeep_core.models.views import ModelView
 from jeep_core.spec.finite import OTHER_VERSION, SMALLER_STEPS
+from jeep_core.text.counting import counted
 from jeep_core.values.objective import WRITTEN_KL, FactTokens, Objective, Values
 from jeep_core.values.sites import Site
 
@@ -190,7 +191,9 @@ class Pool:
         if wrong:
             fact, taken = int(self.index[wrong[0]]), int(self.passes[wrong[0]])
             of = f" of fact {fact + 1} of {len(self.facts)}" if len(self.facts) > 1 else ""
-            what = f"layer {self.objective.low.last}: the loss{of} after {taken - 1} steps"
+            what = (
+                f"layer {self.objective.low.last}: the loss{of} after {counted(taken - 1, 'step')}"
+            )
             advice = SMALLER_STEPS if taken > 1 else OTHER_VERSION
             raise NumericalError(f"{what} is not finite (NaN or infinity); {advice}")
 

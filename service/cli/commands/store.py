@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from jeep_core.text.counting import counted
 from service.cli.common import EXIT_FAILED, EXIT_USAGE, AsJson, StoreFolder, complain, out
 from service.cli.groups import group as new_group
 from service.cli.library import worker_part
@@ -69,13 +70,14 @@ def verify_store(
                 complain(f"{one.version} stays where it is: {one.why_not}")
                 continue
             moved = f"{one.version} was moved to {opened.root / one.folder}"
-            with_it = f"{one.tensors} tensors that only it names"
+            with_it = f"{counted(one.tensors, 'tensor')} that only it names"
             advice = "remove the folder when nobody needs it"
             out.print(f"{moved}, with {with_it}; {advice}", markup=False, soft_wrap=True)
         for found in report.findings:
             complain(f"{found.path}: {found.what}\n  → {found.advice}")
         out.print(
-            f"{report.versions} versions ({report.thin} thin), {report.tensors} tensors read, "
+            f"{counted(report.versions, 'version')} ({report.thin} thin), "
+            f"{counted(report.tensors, 'tensor')} read, "
             f"{len(report.findings) or 'nothing'} damaged",
             markup=False,
         )
@@ -179,7 +181,7 @@ def backup(folder: Folder, store: StoreFolder = None) -> None:
     count, size = len(run.backup.files), sum(e.size for e in run.backup.files.values())
     out.print(
         f"{folder}: head {run.backup.head}, weights {run.backup.weights_sha256[:12]}…, "
-        f"{count} files, {size:,} bytes ({run.new_bytes:,} new)",
+        f"{counted(count, 'file')}, {size:,} bytes ({run.new_bytes:,} new)",
         markup=False,
         soft_wrap=True,
     )

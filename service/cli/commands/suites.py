@@ -10,6 +10,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from jeep_core.text.counting import counted
 from service.cli import tables
 from service.cli.common import EXIT_FAILED, AsJson, Url, complain, connected, show, show_list
 from service.cli.groups import group as new_group
@@ -69,5 +70,5 @@ def suites_table(answers: Sequence[SuiteInfo]) -> RenderableType:
 
 def suite_added(answer: SuiteInfo) -> RenderableType:
     """A suite with its prompts by kind, and the first records or parts left out."""
-    kinds = f"{answer.records} records; {counts(answer.prompts)}"
+    kinds = f"{counted(answer.records, 'record')}; {counts(answer.prompts)}"
     return Group(suites_table([answer]), Text(kinds), *loss_lines(answer))

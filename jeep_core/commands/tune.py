@@ -145,7 +145,8 @@ def _cases(suite: str, count: int, seed: int) -> tuple[list[Fact], str]:
 def _preset(args: Options, base: LoadedModel, tuned: Tuned, cases: int, digest: str) -> Preset:
     s = tuned.summary
     origin = (
-        f"jeep tune: {counted(tuned.tried, 'setting')}, {counted(cases, 'case')} of {Path(args.suite).name} "
+        f"jeep tune: {counted(tuned.tried, 'setting')}, "
+        f"{counted(cases, 'case')} of {Path(args.suite).name} "
         f"(sha256 {digest[:16]}, seed {args.seed}); Score {s.score:.1f} "
         f"({s.efficacy:.1f}/{s.generalization:.1f}/{s.locality:.1f}), "
         f"greedy {s.greedy:.1f}/{s.greedy_generalization:.1f}/{s.greedy_locality:.1f}"

@@ -120,9 +120,8 @@ class Moments:
         if not batches:
             raise JeepError("the corpus for second moments is empty")
         if not 0 <= shard < of <= len(batches):
-            raise JeepError(
-                f"no shard {shard + 1}/{of}: this text makes {counted(len(batches), 'batch', 'batches')}"
-            )
+            made = counted(len(batches), "batch", "batches")
+            raise JeepError(f"no shard {shard + 1}/{of}: this text makes {made}")
         # every ``of``-th: batches are in order of length, so shards take about the same time
         chosen = batches[shard::of]
         keys = {layer: self.key(layer) for layer in sorted(set(layers), key=in_order)}
@@ -133,11 +132,11 @@ class Moments:
         total = self.samples if of == 1 else sum(len(row) for rows in chosen for row in rows)
         saver = _Saver(path)
 
-        def counted(phase: str, count: int, _: int) -> None:
+        def report(phase: str, count: int, _: int) -> None:
             monitor.report(phase, min(count, total), total)
 
-        counted("moments", start.count, total)
-        found = accumulate(self.base, chosen, start, saver.offer, monitor.reporting(counted))
+        report("moments", start.count, total)
+        found = accumulate(self.base, chosen, start, saver.offer, monitor.reporting(report))
         if path:
             path.unlink(missing_ok=True)
         return found

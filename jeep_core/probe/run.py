@@ -122,8 +122,8 @@ def probe(
         some = prompts.prompts
         if len(some) < LEAST_PROMPTS:
             raise JeepError(
-                f"{counted(len(some), 'prompt')} can be probed, at least {LEAST_PROMPTS} are needed; "
-                f"left out: {prompts.dropped or 'none'}"
+                f"{counted(len(some), 'prompt')} can be probed, "
+                f"at least {LEAST_PROMPTS} are needed; left out: {prompts.dropped or 'none'}"
             )
         sets = None
         if related is not None:

@@ -138,9 +138,8 @@ def probe_table(answer: Probe) -> RenderableType:
         why = f": {answer.error.code}: {answer.error.message}" if answer.error else ""
         return Text(f"{answer.id} {answer.status.value}{why}", style="red")
     left_out = ", ".join(f"{n} {why}" for why, n in result.dropped.items()) or "none"
-    lines = [
-        f"{answer.id} of {result.version}: {counted(result.prompts, 'prompt')}, left out: {left_out}"
-    ]
+    prompts = counted(result.prompts, "prompt")
+    lines = [f"{answer.id} of {result.version}: {prompts}, left out: {left_out}"]
     if result.hparams is None:
         return Group(*map(Text, [*lines, str(result.why_no_proposal)]))
     lines += [f"low {result.low}, high {result.high}", f"hparams {json.dumps(result.hparams)}"]

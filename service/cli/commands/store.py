@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from jeep_core.text.counting import counted
 from service.cli.common import EXIT_FAILED, EXIT_USAGE, AsJson, StoreFolder, complain, out
 from service.cli.groups import group as new_group
 from service.cli.library import worker_part
+from service.cli.listing import Listing
 from service.settings import Settings, SettingsError, load_settings
 from service.store import Store, StoreError
 from service.store.maintenance.backup import back_up
@@ -109,7 +109,7 @@ def du_store(store: StoreFolder = None, as_json: AsJson = False) -> None:
         kinds = {kind: asdict(one) for kind, one in used.items()}
         print(json.dumps({"kinds": kinds, "bytes": total, "limit": limit, "free": free}, indent=2))
         return
-    table = Table("kind", "files", "bytes", box=None)
+    table = Listing("kind", "files", "bytes")
     table.columns[1].justify = table.columns[2].justify = "right"
     for kind, one in used.items():
         table.add_row(kind, f"{one.files:,}", f"{one.bytes:,}")
@@ -142,7 +142,7 @@ def gc_store(
     except StoreError as error:
         complain(f"{error}: see jeep store verify")
         raise typer.Exit(EXIT_FAILED) from None
-    table = Table("version", "tensors", "bytes", "why", box=None)
+    table = Listing("version", "tensors", "bytes", "why")
     for manifest in opened.versions.all():
         if manifest.id in sizes:
             table.add_row(manifest.id, "would be dropped", f"{sizes[manifest.id]:,}", "")

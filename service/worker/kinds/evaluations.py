@@ -112,8 +112,8 @@ def drawn(cases: Sequence[Case], payload: EvaluationPayload) -> list[Case]:
     most = max(target.n_edits or 0 for target in payload.targets)
     if most > len(distinct):
         message = (
-            f"{counted(most, 'edit')} asked for, {payload.suite} has {len(distinct)} for this model: "
-            "ask for fewer, or take a larger suite"
+            f"{counted(most, 'edit')} asked for, {payload.suite} has {len(distinct)} "
+            "for this model: ask for fewer, or take a larger suite"
         )
         raise Refused("too_few_cases", message)
     return distinct[:most]

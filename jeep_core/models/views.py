@@ -84,7 +84,7 @@ class ModelView:
             NumericalError: the rounded sum is not finite.
         """
         for name, update in delta.updates.items():
-            # compared by identity: equal numbers may have been added in another order
+            # by identity: an update is never copied on its way, and tensors are slow to compare
             wanted, made = [*before.get(name, []), update], self.history.get(name, [])
             if list(map(id, made)) != list(map(id, wanted)):
                 self._write(name, wanted)

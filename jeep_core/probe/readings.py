@@ -157,7 +157,7 @@ def _answers(
         own = logits.gather(1, per_row[place])
         p = (own - logits.logsumexp(dim=1, keepdim=True)).exp()
         check_tensor(p, "the probability that a state gives to an answer", OTHER_VERSION)
-        # answer by answer, as (rows, answers, V) at once would be twice the logits
+        # answer by answer: one comparison (rows, V) is held at a time
         above = torch.stack(
             [(logits > own[:, i, None]).sum(dim=1) for i in range(own.shape[1])], dim=1
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jeep_core.atlas.relations import RELATIONS
-from jeep_core.editors import DEFAULT, EDITORS, create, hparams_class, preset_hparams
+from jeep_core.editors import DEFAULT_EDITOR, EDITORS, create, hparams_class, preset_hparams
 from jeep_core.editors.base import EditContext, EditorOutcome, Keys, LayerUpdate, carry_out
 from jeep_core.errors import FieldProblem, InvalidHParams, JeepError, NoMoments
 from jeep_core.models.delta import WeightDelta
@@ -31,7 +31,8 @@ class EditResult:
     """The result of an edit.  ``facts`` are those edited, duplicates left out.
 
     ``view`` is the edited model: the version that was given plus ``delta``, with the bytes that
-    the delta gives wherever it is applied.  ``inputs``: hashes, by name, of an editor's inputs
+    the delta gives wherever it is applied.  ``keys`` (m, d_ff), by region name and layer, are what
+    its matrices were written with.  ``inputs``: hashes, by name, of an editor's inputs
     besides prefixes and moments.
     """
 
@@ -50,7 +51,7 @@ class EditResult:
 def edit(
     model: LoadedModel | ModelView,
     facts: Sequence[Fact | Mapping[str, Any]],
-    editor: str = DEFAULT,
+    editor: str = DEFAULT_EDITOR,
     *,
     preset: str | None = None,
     hparams: Mapping[str, Any] | None = None,

@@ -30,6 +30,7 @@ from jeep_core.moments.sums import MomentSums, merge, padding_share
 from jeep_core.monitor import Monitor
 from jeep_core.spec.hparams import presets_for, validate_hparams
 from jeep_core.spec.matrices import AttentionOut, Place, in_order, layer_of
+from jeep_core.text.counting import counted
 
 err = Console(stderr=True, highlight=False)
 
@@ -75,11 +76,13 @@ def compute(
     places = places or _preset_places(base)
     wrong = [place for place in places if layer_of(place) >= base.n_layers]
     if wrong:
-        raise JeepError(f"{base.name} has {base.n_layers} layers, none {layer_of(wrong[0])}")
+        raise JeepError(
+            f"{base.name} has {counted(base.n_layers, 'layer')}, none {layer_of(wrong[0])}"
+        )
     texts = corpus_texts(base.name, corpus)
     moments = core.Moments(base, texts, samples, folder, shipped=False)
     batches = moments.batches()
-    yield f"{len(batches)} batches, {padding_share(batches):.1%} padding"
+    yield f"{counted(len(batches), 'batch', 'batches')}, {padding_share(batches):.1%} padding"
     with _bar() as monitor:
         if out is None or of == 1:
             moments.ensure(places, monitor)

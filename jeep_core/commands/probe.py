@@ -25,6 +25,7 @@ from jeep_core.probe.run import PROMPTS, Related, bundled_table, probe, read_tab
 from jeep_core.probe.word_sets import TableFact
 from jeep_core.spec.finite import json_text
 from jeep_core.suites import InvalidSuite, load_suite
+from jeep_core.text.counting import counted
 
 SUITE = "atlas-counterfact-validation"
 err = Console(stderr=True, highlight=False)
@@ -123,7 +124,7 @@ def write(folder: Path, record: dict[str, Any]) -> None:
 def summary(record: dict[str, Any]) -> str:
     """A summary for the terminal."""
     count, dropped = record["prompts"]["count"], record["prompts"]["dropped"]
-    lines = [f"{record['model']}: {count} prompts, left out: {dropped or 'none'}"]
+    lines = [f"{record['model']}: {counted(count, 'prompt')}, left out: {dropped or 'none'}"]
     if record["proposal"] is None:
         return "\n".join([*lines, record["why_no_proposal"]])
     proposal, hparams = record["proposal"], record["hparams"]

@@ -38,6 +38,7 @@ from jeep_core.spec.finite import json_text
 from jeep_core.spec.hparams import Preset, presets_for, validate_hparams
 from jeep_core.storage.files import write_atomically
 from jeep_core.suites import InvalidSuite, Style, Suite, load_suite
+from jeep_core.text.counting import counted
 from jeep_core.values.prefixes import sample_prefixes
 
 MOST_JOBS = 8
@@ -245,7 +246,7 @@ def _plan(
     fewest = min(len(lab.cases(name, args.seeds[0])) for name in suites)
     if fewest < args.edits:
         raise JeepError(
-            f"a suite has {fewest} cases that this model can be asked, not {args.edits}"
+            f"a suite has {counted(fewest, 'case')} that this model can be asked, not {args.edits}"
         )
     sizes = args.sizes or [args.edits]
     if max(sizes) > args.edits:
@@ -311,7 +312,7 @@ class _Bars:
 
     def run(self, run: Run, done: int, total: int) -> None:
         """A run begins."""
-        text = f"{run.suite}, {run.setting.editor or 'unedited'}, {len(run.draw)} edits"
+        text = f"{run.suite}, {run.setting.editor or 'unedited'}, {counted(len(run.draw), 'edit')}"
         self.progress.update(self._all, description=text, completed=done, total=total)
 
     def phase(self, phase: str, done: int, total: int) -> None:

@@ -29,6 +29,7 @@ from jeep_core.spec.facts import Fact
 from jeep_core.spec.hparams import presets_for
 from jeep_core.suites import Report
 from jeep_core.suites.training_data import data_hash, load_training_suite
+from jeep_core.text.counting import counted
 
 
 def train_network(
@@ -118,7 +119,7 @@ def run(
     """Train a network, and print how far it is and where it lies.
 
     Args:
-        editor: ``mend`` or ``malmen``.
+        editor: name of an editor with a trained network.
         model: bundled name, local folder, GGUF file, hub id, or a name of ``models_dir``.
         folder: for networks of any model.
         data: a suite's file; None: the bundled training split of a bundled model.
@@ -159,4 +160,7 @@ def _say_lost(data: Path, report: Report) -> None:
     """Print how much of a file is trained on, and how much is not, by reason."""
     lost = (*report.dropped.items(), *report.left_out.items())
     reasons = ", ".join(f"{count} {reason}" for reason, count in lost) or "nothing lost"
-    print(f"jeep: {data.name}: {report.kept} of {report.records} records ({reasons})", flush=True)
+    print(
+        f"jeep: {data.name}: {report.kept} of {counted(report.records, 'record')} ({reasons})",
+        flush=True,
+    )

@@ -26,7 +26,7 @@ from rich.progress import (
 
 from jeep_core import atlas
 from jeep_core.editing import corpus_path, moments_of
-from jeep_core.editors import DEFAULT, hparams_class
+from jeep_core.editors import DEFAULT_EDITOR, hparams_class
 from jeep_core.errors import JeepError
 from jeep_core.evaluation.trials import Trials
 from jeep_core.evaluation.tuning import (
@@ -49,6 +49,7 @@ from jeep_core.probe.run import probe
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.hparams import Preset, presets_for, validate_hparams
 from jeep_core.suites import load_counterfact
+from jeep_core.text.counting import counted
 from jeep_core.values.prefixes import sample_prefixes
 
 err = Console(stderr=True, highlight=False)
@@ -70,7 +71,7 @@ class Options:
     model: str
     suite: str
     out: Path
-    editor: str = DEFAULT
+    editor: str = DEFAULT_EDITOR
     cases: int = 64
     rounds: int = 2
     seed: int = 0
@@ -144,7 +145,8 @@ def _cases(suite: str, count: int, seed: int) -> tuple[list[Fact], str]:
 def _preset(args: Options, base: LoadedModel, tuned: Tuned, cases: int, digest: str) -> Preset:
     s = tuned.summary
     origin = (
-        f"jeep tune: {tuned.tried} settings, {cases} cases of {Path(args.suite).name} "
+        f"jeep tune: {counted(tuned.tried, 'setting')}, "
+        f"{counted(cases, 'case')} of {Path(args.suite).name} "
         f"(sha256 {digest[:16]}, seed {args.seed}); Score {s.score:.1f} "
         f"({s.efficacy:.1f}/{s.generalization:.1f}/{s.locality:.1f}), "
         f"greedy {s.greedy:.1f}/{s.greedy_generalization:.1f}/{s.greedy_locality:.1f}"

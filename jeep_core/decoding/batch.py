@@ -22,6 +22,7 @@ from jeep_core.models.loading import LoadedModel
 from jeep_core.models.masks import Attention
 from jeep_core.models.views import ModelView
 from jeep_core.spec.finite import OTHER_VERSION
+from jeep_core.text.counting import counted
 from jeep_core.text.encoding import encode
 
 PREFILL_TOKENS = 2048
@@ -82,7 +83,7 @@ class Row:
     def fail(self) -> None:
         """End a row whose logits are not finite: any further token would be meaningless."""
         done = len(self.result.tokens)
-        what = f"the logits after {len(self.ids)} tokens of prompt and {done} of answer"
+        what = f"the logits after {counted(len(self.ids), 'token')} of prompt and {done} of answer"
         self.error = NumericalError(f"{what} are not finite (NaN or infinity); {OTHER_VERSION}")
 
     def add(self, choice: Choice) -> bool:
@@ -93,6 +94,7 @@ class Row:
             result.finish_reason = "stop"
             return False
         piece = self._text.add(choice.id)
+        # text that was held back as half a character or part of a stop string comes with the last
         last = len(result.tokens) + 1 >= self.sampling.max_new_tokens
         delta, stopped = self._stops.add(piece + (self._text.rest() if last else ""), last)
         top = tuple((i, self._decode(i), p) for i, p in choice.top)
@@ -128,6 +130,7 @@ class KeyValues(DynamicCache):
 
         They are two views (n, heads, columns, head size) of the buffers.
         """
+        # (rows, heads, columns, head size) each, of which the first n rows are in use
         keys, values = self._buffers[layer_idx]
         n, end = len(self.starts), self.end
         keys[:n, :, end] = key_states[:, :, 0]
@@ -140,6 +143,7 @@ class KeyValues(DynamicCache):
 
     def next_column(self) -> torch.Tensor:
         """Make room for one more column; the mask (n, 1, 1, columns) with it."""
+        # the mask of all layers is made before the first of them writes its keys
         if self.end == self._mask.shape[3]:
             self._reserve(len(self.starts), self.end - self.first + 1)
         return self._mask[: len(self.starts), :, :, self.first : self.end + 1]
@@ -156,6 +160,7 @@ class KeyValues(DynamicCache):
         layers: Any = new.layers
         width = layers[0].keys.shape[2]
         if not self._buffers:
+            # a family's heads and head size are known from its first keys only
             self._buffers = [
                 [t.new_zeros(0, t.shape[1], 0, t.shape[3]) for t in (layer.keys, layer.values)]
                 for layer in layers
@@ -164,8 +169,10 @@ class KeyValues(DynamicCache):
         if not n:
             self.first = self.end = 0
         self._reserve(n + len(lengths), max(self.end - self.first, width) + 1)
+        # all rows end in one column: a longer newcomer pushes the others to the right
         if self.end < width:
             self._shift(width - self.end)
+        # padding of the new rows comes along, and is hidden like that of the others
         rows, columns = slice(n, n + len(lengths)), slice(self.end - width, self.end)
         for buffers, layer in zip(self._buffers, layers, strict=True):
             for buffer, tensor in zip(buffers, (layer.keys, layer.values), strict=True):
@@ -181,6 +188,7 @@ class KeyValues(DynamicCache):
         for to, origin in enumerate(index):
             if to != origin:
                 for buffer in (b for buffers in self._buffers for b in buffers):
+                    # (heads, columns, head size) of one row
                     used = slice(self.starts[origin], self.end)
                     buffer[to, :, used] = buffer[origin, :, used]
         moved = [to for to, origin in enumerate(index) if to != origin]
@@ -215,6 +223,7 @@ class KeyValues(DynamicCache):
     def _reserve(self, rows: int, columns: int) -> None:
         """Make room for so many rows, and so many columns from the first one in use on."""
         had_rows, had_columns = self._mask.shape[0], self._mask.shape[3]
+        # columns count from ``first`` on: those left of it have no row any more
         if rows <= had_rows and self.first + columns <= had_columns:
             return
         n, by = len(self.starts), self.first
@@ -222,7 +231,7 @@ class KeyValues(DynamicCache):
             if rows > had_rows:  # to the next power of two: rows come one by one
                 had_rows = 1 << (rows - 1).bit_length()
             if columns > had_columns:
-                had_columns = columns + COLUMNS
+                had_columns = columns + COLUMNS  # the next steps need no growth
             used = slice(self.first, self.end)
             for buffers in self._buffers:
                 for i, old in enumerate(buffers):
@@ -232,6 +241,7 @@ class KeyValues(DynamicCache):
             self.starts = [start - by for start in self.starts]
             self.first, self.end = 0, self.end - by
             self._look(range(n))
+        # large enough but for the columns left of ``first``: move what is in use there
         elif by:
             self._shift(-by)
 
@@ -302,6 +312,7 @@ class Batch:
             use_cache=True,
         ).last_hidden_state
         self._cache.advance()
+        # (n, 1): the position of the token to come
         self._positions += 1
         return hidden[:, -1]
 
@@ -316,6 +327,7 @@ class Batch:
             chosen.append(self._waiting.popleft())
         groups: list[list[Row]] = []
         for row in sorted(chosen, key=lambda row: len(row.seen)):
+            # a group is padded to its longest row: at most twice the shortest, and 8
             if not groups or len(row.seen) > 2 * len(groups[-1][0].seen) + 8:
                 groups.append([])
             groups[-1].append(row)
@@ -326,6 +338,7 @@ class Batch:
         device, prompts = self._device, [row.seen for row in rows]
         lengths = [len(prompt) for prompt in prompts]
         width = max(lengths)
+        # (k, width), padded on the left
         ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts])
         pads = torch.tensor([width - length for length in lengths], device=device)[:, None]
         # (k, width) positions, negative on the padding, which the mask therefore hides
@@ -339,6 +352,7 @@ class Batch:
             use_cache=True,
         ).last_hidden_state
         self._cache.join(cache, lengths)
+        # (k, 1): the position of a prompt's first new token is its length
         following = torch.tensor(lengths, device=device)[:, None]
         self._positions = torch.cat([self._positions, following])
         self._ids = torch.cat([self._ids, torch.zeros_like(following)])
@@ -365,6 +379,7 @@ class Batch:
         if not gone:
             return
         left = len(self._running) - len(gone)
+        # rows beyond ``left`` that stay, one for each place that falls free below it
         movers = iter(i for i in range(left, len(self._running)) if i not in gone)
         index = [next(movers) if i in gone else i for i in range(left)]
         self._cache.clear([i for i in gone if self._running[i].error is not None])

@@ -152,13 +152,17 @@ def score_rows(
         width = len(rows[chosen[-1]][0])
         ids = torch.tensor([[*rows[i][0], *[0] * (width - len(rows[i][0]))] for i in chosen])
         hidden = backbone(input_ids=ids.to(base.device), use_cache=False).last_hidden_state
+        # row and position of every token to score: n in all
         at = [(r, p) for r, i in enumerate(chosen) for p in range(rows[i][1], len(rows[i][0]))]
         r, p = torch.tensor(at, dtype=torch.long).view(-1, 2).T
+        # (n, d): the state before a token predicts it
         states = hidden[r.to(base.device), p.to(base.device) - 1]
         logits = family.logits_of(view.model, states).float().cpu()
+        # (n,)
         wanted = ids[r, p]
         own = F.log_softmax(logits, dim=-1).gather(1, wanted[:, None])[:, 0]
         hit = logits.argmax(dim=1) == wanted
+        # (rows,): sums by row, in float64
         zeros = torch.zeros(len(chosen), dtype=torch.float64)
         sums, hits = zeros.index_add(0, r, own.double()), zeros.index_add(0, r, hit.double())
         for k, i in enumerate(chosen):

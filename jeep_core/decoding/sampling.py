@@ -49,6 +49,7 @@ def choose(
         draws = torch.tensor([randoms[i].random() for i in hot], dtype=torch.float64)
         rows = log_probabilities[hot].cpu()
         ids[hot] = _sampled(rows, [sampling[i] for i in hot], draws).to(ids.device)
+    # (n,)
     chosen = log_probabilities.gather(1, ids[:, None])[:, 0].exp()
     most = min(max(s.top for s in sampling), logits.shape[1])
     tops: list[tuple[tuple[int, float], ...]] = [()] * len(sampling)
@@ -74,6 +75,7 @@ def _sampled(
     scores = (log_probabilities - best).double() / temperature[:, None]
     if any(s.top_k is not None for s in sampling):
         last = torch.tensor([min(s.top_k or size, size) - 1 for s in sampling])
+        # (n, 1): the score of the k-th best, k by row
         kth = scores.sort(dim=1, descending=True).values.gather(1, last[:, None])
         scores = scores.masked_fill(scores < kth, -torch.inf)
     probabilities = scores.softmax(dim=1)

@@ -177,6 +177,7 @@ def _read_batch(
                 states.append(place.setdefault((r, p - 1), len(place)))
                 targets.append(ids[p] if p < len(ids) else -1)
     at, target = torch.tensor(states), torch.tensor(targets)
+    # (n,) each: the states (places, d) are fewer, as answers share them
     log_p, best = _head(view, _hidden(view, rows, list(place)), at, target)
     sums: dict[int, list[float]] = {}
     writes: dict[int, bool] = {}
@@ -186,6 +187,7 @@ def _read_batch(
             total[0] += value
             total[1] += top == t
         else:
+            # the entry after an answer follows all of its tokens, which are counted by then
             greedy = total[1] == len(tokens[i].ids) - tokens[i].start
             writes[i] = greedy and not _continued(view, tokens[i], top, asked[i].answer)
     for i, (log_probability, hits) in sums.items():
@@ -201,6 +203,7 @@ def _hidden(
     ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=base.device)
     backbone = base.family.backbone_of(view.model)
     hidden: torch.Tensor = backbone(input_ids=ids, use_cache=False).last_hidden_state
+    # (n,) each
     r, p = torch.tensor(places, device=base.device).T
     return hidden[r, p]
 
@@ -211,13 +214,16 @@ def _head(
     """log P of ``target`` (n,) from ``states[at]``, at (n,), and the arg-max; -1 has no log P."""
     n = at.shape[0]
     log_p, best = torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.long)
+    # logits (together, V) of the states, a bounded number at a time
     together = max(1, LOGITS // view.base.vocabulary)
     for start in range(0, states.shape[0], together):
         logits = view.base.family.logits_of(view.model, states[start : start + together]).float()
+        # targets whose state is among these; several may share one
         chosen = ((at >= start) & (at < start + together)).nonzero()[:, 0]
         rows = (at[chosen] - start).to(logits.device)
         whole = logits.logsumexp(dim=1)
         check_tensor(whole, "a probability of the model", OTHER_VERSION)
+        # -1 is read as token 0 here; what comes of it is never used
         own = logits[rows, target[chosen].clamp(min=0).to(logits.device)]
         log_p[chosen] = (own - whole[rows]).cpu().double()
         best[chosen] = logits.argmax(dim=1)[rows].cpu()

@@ -27,6 +27,7 @@ class TextStream:
         """The text that is certain with this token, often of this token alone."""
         self._ids.append(token)
         text = self._decode(self._ids)
+        # nothing new, or half a character: wait for the next token
         if len(text) <= len(self._known) or text.endswith(_INCOMPLETE):
             return ""
         piece = text[len(self._known) :]

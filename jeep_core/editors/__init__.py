@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from jeep_core.editors.networks.network import Hypernetwork
 
 __all__ = [
-    "DEFAULT",
+    "DEFAULT_EDITOR",
     "EDITORS",
     "BrokenEditor",
     "EditorPlugin",
@@ -56,8 +56,8 @@ EDITORS: Mapping[str, str] = {
     "malmen": "jeep_core.editors.malmen",
 }
 """The built-in editors: packages with a ``record``."""
-DEFAULT = "jeep"
-"""The editor that is meant where none is named."""
+DEFAULT_EDITOR = "jeep"
+"""The editor that is meant where none is named: here, in the api and in the commands."""
 EditorPlugin = EditorRecord
 """The name of records in version 0.1, which plugins may still use."""
 

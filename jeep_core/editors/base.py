@@ -49,6 +49,7 @@ class EditContext:
     """The inputs of an editor; ``view`` belongs to it and is written to.
 
     ``moments`` hold the layers that the hyper-parameters ask for, if they ask for any.
+    ``previous_keys`` (p, d_ff) of earlier edits, by region name and layer.
     ``values``, if given, were optimised before for these facts on this version.
     ``hypernetworks`` is the folder of trained networks, beside the shipped ones.
     """
@@ -88,8 +89,8 @@ class EditContext:
 class EditorOutcome:
     """The delta of a batch, the keys it was written with, and how it went.
 
-    ``values`` is None for editors that optimise none.  ``inputs``: hashes, by name, of other
-    inputs of the update.
+    ``keys`` (m, d_ff), by region name and layer.  ``values`` is None for editors that optimise
+    none.  ``inputs``: hashes, by name, of other inputs of the update.
     """
 
     delta: WeightDelta = field(default_factory=WeightDelta)
@@ -204,10 +205,12 @@ def write_region(
     total = len(region.layers)
     for done, (layer, place) in enumerate(zip(region.layers, region.places, strict=True)):
         context.report(f"write {region_name}", done, total)
+        # (m, d_ff), (m, d): read again, as the layers below are written by now
         keys, states = reader.read(place)
         gap = targets - states
         if done:
             outcome.layers[-1] = replace(outcome.layers[-1], residual_after=_mean_norm(gap))
+        # (m, d): this layer's part; the ones after it close what is left
         residuals = gap / spread(region, layer)
         if not at_projection:
             residuals = through_norm(view, reader, place, residuals)
@@ -242,8 +245,10 @@ def _apply(view: ModelView, place: Place, solution: Solution, outcome: EditorOut
     update = Update.of(solution.left, solution.right)
     outcome.delta.updates[name] = update
     view.update(name, update)
+    # against the base, not this version, so that figures of a lineage can be compared
     return float(update.matrix().norm() / view.base.model.get_parameter(name).double().norm())
 
 
 def _mean_norm(gap: torch.Tensor) -> float:
+    # (m, d) to (m,), then the mean
     return float(gap.norm(dim=1).mean())

@@ -93,6 +93,11 @@ class EditorRecord:
         order: its place in tables and legends; equal ones are in alphabetical order.
         many_facts: whether it is meant for thousands of facts at once; the report's scaling curve
             shows those that are.
+        case_study: whether the report's case study shows what it writes.
+        ablation: changes to its hyper-parameters by name, in the order of the table that the
+            report makes of them; none: the editor cannot be taken apart.
+        sweep: path of the hyper-parameter whose multiples the report measures, such as
+            ``high.clamp``.
         plot: how it is drawn; default: in colours that no other editor of the plot has.
     """
 
@@ -104,6 +109,9 @@ class EditorRecord:
     title: str | None = None
     order: float = 100
     many_facts: bool = True
+    case_study: bool = False
+    ablation: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    sweep: str | None = None
     plot: PlotStyle | None = None
 
     @property
@@ -145,7 +153,13 @@ def mistake(found: EditorRecord) -> str | None:
             return f"its network must be 'module:class', not {found.network!r}"
         if not issubclass(cls, HypernetworkHParams):
             return f"it has a network, so {cls.__name__} must be a HypernetworkHParams"
-    for name, kind in (("tuning", Tuning), ("plot", PlotStyle), ("title", str)):
+    for name, kind in (
+        ("tuning", Tuning),
+        ("plot", PlotStyle),
+        ("title", str),
+        ("ablation", Mapping),
+        ("sweep", str),
+    ):
         value = getattr(found, name)
         if value is not None and not isinstance(value, kind):
             return f"its {name} must be a {kind.__name__}, not {value!r}"

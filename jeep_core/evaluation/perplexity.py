@@ -78,6 +78,7 @@ def pieces(
     left: float = inf if max_tokens is None else max_tokens
     for ids in documents:
         taken = list(ids if len(ids) <= left else ids[: int(left)])
+        # pieces overlap by a token, which is given in the second
         rows += [taken[i : i + window] for i in range(0, len(taken) - 1, window - 1)]
         left -= len(taken)
     return rows

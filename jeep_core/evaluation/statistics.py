@@ -83,6 +83,7 @@ def compare(
 ) -> Comparison:
     """Two versions over the cases that both have, by ``id``, in the order of ``before``."""
     second = {row["id"]: row for row in after}
+    # the same seed and number draw the same cases for both: resamples are of pairs
     pairs = [(row, second[row["id"]]) for row in before if row["id"] in second]
     if not pairs:
         return Comparison(0, {}, [], [])
@@ -106,6 +107,7 @@ def _table(rows: Sequence[Row]) -> Table:
     found = {}
     for name in METRICS:
         given = [row.get(name) for row in rows]
+        # (n,)
         mask = np.array([value is not None for value in given], dtype=bool)
         if mask.any():
             scale = 100.0 if name in SHARES else 1.0
@@ -121,8 +123,10 @@ def _means(
     means: dict[str, Array] = {}
     with np.errstate(invalid="ignore", divide="ignore"):
         for name, (values, mask) in table.items():
+            # (samples,): missing values are 0 above and weigh 0 below
             means[name] = (weights @ values) / (weights @ mask.astype(float))
         if all(name in means for name in PARTS):
+            # (3, samples); their harmonic mean, 0 where one of them is 0
             parts = np.stack([means[name] for name in PARTS])
             means["score"] = np.where((parts > 0).all(0), len(PARTS) / (1 / parts).sum(0), 0.0)
             means["score"][np.isnan(parts).any(0)] = np.nan
@@ -133,6 +137,7 @@ def _resampled(table: Table, seed: int, samples: int) -> dict[str, Array]:
     """Means of ``samples`` resamples; the same seed draws the same cases."""
     n = next(iter(table.values()))[0].shape[0]
     random = np.random.default_rng(seed)
+    # rows of (samples, n) weights that are held at once
     together = max(1, _CELLS // n)
     drawn = []
     for start in range(0, samples, together):

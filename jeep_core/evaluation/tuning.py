@@ -20,7 +20,7 @@ from jeep_core.editors.record import Grid, Tuning
 from jeep_core.errors import InvalidHParams, JeepError, NumericalError
 from jeep_core.evaluation.metrics import Summary, harmonic_mean
 from jeep_core.evaluation.trials import Trials
-from jeep_core.spec.hparams import Preset, merge, validate_hparams
+from jeep_core.spec.hparams import Preset, merge, nested, validate_hparams
 
 WEIGHTS_PER_FACT = (0.03, 0.1, 0.3, 1.0, 3.0)
 """λ as shares of the number of facts."""
@@ -116,7 +116,7 @@ def tune(
     changes = [(p, v) for _ in range(rounds) for p, choices in values.items() for v in choices]
     best, best_summary, seen, problem = dict(begin), None, set(), ""
     for done, (path, value) in enumerate([("start", None), *changes], start=1):
-        setting = best if path == "start" else merge(best, _nested(path, value))
+        setting = best if path == "start" else merge(best, nested(path, value))
         label = path if path == "start" else f"{path} {value}"
         place = (label, done, len(changes) + 1)
         if repr(setting) in seen:
@@ -172,12 +172,6 @@ def check_out(path: Path) -> None:
 def _run(trials: Trials, editor: str, setting: Mapping[str, Any]) -> Summary:
     checked = validate_hparams(hparams_class(editor), setting, trials.base.n_layers)
     return trials.run(editor, checked, range(len(trials.cases)))
-
-
-def _nested(path: str, value: Any) -> dict[str, Any]:
-    """``{"low": {"clamp": 1}}`` for ``low.clamp``."""
-    first, _, rest = path.partition(".")
-    return {first: _nested(rest, value) if rest else value}
 
 
 def _layers(depths: Sequence[float], n_layers: int) -> list[int]:

@@ -30,8 +30,10 @@ class Update:
     def of(cls, left: torch.Tensor, right: torch.Tensor) -> Update:
         """The smaller form of left · rightᵀ for ``left`` (out, m) and ``right`` (in, m)."""
         out_size, in_size, m = len(left), len(right), left.shape[1]
+        # numbers to keep in either form
         if m * (out_size + in_size) < out_size * in_size:
             return cls(left=left.float().contiguous(), right=right.float().contiguous())
+        # the product in float64, rounded once to the float32 that is kept
         return cls(dense=(left.double() @ right.double().T).float().contiguous())
 
     def matrix(self) -> torch.Tensor:
@@ -49,7 +51,7 @@ class Update:
 
     @classmethod
     def from_parts(cls, parts: Mapping[str, torch.Tensor]) -> Update:
-        """The inverse of ``parts``, from tensors of the same shapes."""
+        """The inverse of ``parts``: ``u`` (out, m) and ``v`` (in, m), or ``d`` (out, in)."""
         return cls(parts.get("u"), parts.get("v"), parts.get("d"))
 
 
@@ -65,22 +67,30 @@ def materialise(base: torch.Tensor, updates: Iterable[Update], transposed: bool)
 def near_ties(total: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Flat indices (k,) of the elements of a float64 sum whose rounding to ``dtype`` is in doubt.
 
+    ``total``: the sum, of any shape.
+
     Another device or library adds in another order, which may change a sum by some units of its
     last place; only these elements can then round to another value.  They are few: kept beside
     the updates, they make a rebuilt matrix the same everywhere.
     """
+    # in doubt: an element that rounds otherwise if it is off by the margin
     margin = TIE_MARGIN * total.abs().max()
     return ((total - margin).to(dtype) != (total + margin).to(dtype)).flatten().nonzero()[:, 0]
 
 
 def summed(base: torch.Tensor, updates: Iterable[Update], transposed: bool) -> torch.Tensor:
-    """W_base + Σ Δ in float64, in the shape and on the device of ``base``; see `materialise`."""
+    """W_base + Σ Δ in float64, on the device of ``base``; see `materialise`.
+
+    ``base`` and the sum are (out, in), or (in, out) if ``transposed``.
+    """
     total = base.detach().double()
     if transposed:
+        # (out, in) from here on
         total = total.T
     for factored, run in groupby(updates, key=lambda update: update.dense is None):
         group = list(run)
         if factored:  # one product for a whole run: a lineage may have many small updates
+            # (out, Σm) and (in, Σm)
             left = torch.cat([u.left for u in group if u.left is not None], dim=1)
             right = torch.cat([u.right for u in group if u.right is not None], dim=1)
             total = total + left.double().to(base.device) @ right.double().to(base.device).T
@@ -97,7 +107,7 @@ class WeightDelta:
     updates: dict[str, Update] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """All tensors under ``u.<name>``, ``v.<name>``, ``d.<name>``; shapes as in `Update`."""
+        """By name: ``u.<name>`` (out, m) and ``v.<name>`` (in, m), or ``d.<name>`` (out, in)."""
         return {
             f"{part}.{name}": tensor
             for name, update in self.updates.items()
@@ -106,7 +116,7 @@ class WeightDelta:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, torch.Tensor]) -> WeightDelta:
-        """The inverse of ``tensors``, for the same names and shapes."""
+        """The inverse of ``tensors``: ``u.`` (out, m) and ``v.`` (in, m), or ``d.`` (out, in)."""
         by_name: dict[str, dict[str, torch.Tensor]] = {}
         for key, tensor in tensors.items():
             part, _, name = key.partition(".")

@@ -54,6 +54,7 @@ class Attention:
         if self.window is None:
             return mask
         near = mask.clone()
+        # the new token is the last column: the ``window`` last ones, with it, are near
         near[..., : max(0, mask.shape[3] - self.window)] = torch.finfo(mask.dtype).min
         if not self.kinds:
             return near
@@ -71,12 +72,15 @@ def additive_mask(
     ``past`` (r, s) and ``own`` (r, q) as in ``Attention.mask``; with a ``window`` only tokens
     less than that far away.
     """
+    # own tokens (q, s + q): all of the past, and what is not right of the token itself
     (r, s), q = past.shape, own.shape[1]
+    # (r, 1, s + q)
     positions = torch.cat([past, own], dim=1)[:, None, :]
     itself = torch.eye(q, dtype=torch.bool, device=own.device)
     left = torch.ones(q, s + q, dtype=torch.bool, device=own.device).tril(s)
     seen = left & (positions > NOWHERE)
     if window is not None:
+        # by positions, not columns: rows are padded between past and own tokens
         seen = seen & (own[:, :, None] - positions < window)
     seen = seen.expand(r, q, s + q).clone()
     seen[:, :, s:] |= itself

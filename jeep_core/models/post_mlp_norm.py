@@ -26,6 +26,7 @@ def back_through_norm(
     scale = torch.rsqrt(z.square().mean(dim=1, keepdim=True) + epsilon)
     unit = z * scale
     radius = unit.norm(dim=1, keepdim=True).clamp_min(torch.finfo(z.dtype).tiny)
+    # the unit of z' whose g ⊙ unit is nearest to N(z) + r; divided by z's scale it has z's length
     nearest = _nearest(unit * g + residuals.double(), g, radius)
     return nearest / scale - z
 

@@ -46,6 +46,7 @@ def stack_rows(
 ) -> TokenRows:
     """Pad rows on the right, ids (r, t); ``skip`` tokens of each are left out at its beginning."""
     skip = skip or [0] * len(rows)
+    # ids (r, t): padded with 0 on the right, which nothing to its left can see
     longest = max(len(row.ids) - n for row, n in zip(rows, skip, strict=True))
     ids = [
         [*row.ids[n:], *[0] * (longest + n - len(row.ids))]
@@ -79,6 +80,7 @@ class GivenPast(DynamicCache):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values (r, heads, s + q, head_dim) of all tokens up to the q new ones."""
         keys, values = self.past[layer_idx]
+        # s = 0 where nothing is shared: then the new ones are all
         if keys.shape[2]:
             key_states = torch.cat([keys, key_states], dim=2)
             value_states = torch.cat([values, value_states], dim=2)
@@ -100,6 +102,7 @@ class Leading:
 
     def positions(self, groups: torch.Tensor) -> torch.Tensor:
         """Their positions (r, c), ``NOWHERE`` where a group has fewer."""
+        # (r,), then positions (c,) beside them: (r, c)
         lengths = torch.tensor(self.lengths, device=groups.device)[groups]
         positions = torch.arange(max(self.lengths), device=groups.device)
         return torch.where(positions < lengths[:, None], positions, NOWHERE)
@@ -117,7 +120,7 @@ def shared_length(rows: Sequence[PromptTokens]) -> int:
 
 @dataclass(frozen=True)
 class LeadingRows:
-    """What the rows of each of g groups begin with, to be run ahead of them.
+    """The tokens that the rows of each of g groups share, to be run ahead of them.
 
     ``lengths`` (g,); ``ids`` and ``positions`` (g, c), padded on the right.
     """
@@ -136,12 +139,12 @@ class LeadingRows:
         return attention.mask(self.positions[:, :0], self.positions, dtype)
 
     def nothing(self, view: ModelView, last: int) -> Past:
-        """Keys and values of no tokens, for every block through ``last``."""
+        """Keys and values (g, heads, 0, head_dim) of no tokens, for every block through ``last``."""
         return _nothing(view, len(self.lengths), last)
 
 
 def leading_rows(view: ModelView, groups: Sequence[Sequence[PromptTokens]]) -> LeadingRows:
-    """What the rows of each group share.  A single row shares nothing with others."""
+    """The tokens that the rows of each group share; a single row shares none with others."""
     lengths = [shared_length(rows) if len(rows) > 1 else 0 for rows in groups]
     width, device = max(lengths), view.base.device
     ids = [[*rows[0].ids[:n], *[0] * (width - n)] for rows, n in zip(groups, lengths, strict=True)]
@@ -173,5 +176,6 @@ def _nothing(view: ModelView, rows: int, last: int) -> Past:
     config = view.base.model.config
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    # (g, heads, 0, head_dim): heads of keys, which may be fewer than those of queries
     empty = torch.zeros(rows, heads, 0, size, dtype=view.base.dtype, device=view.base.device)
     return dict.fromkeys(range(last + 1), (empty, empty))

@@ -55,6 +55,7 @@ class Rows:
         self.mask = self.attention.mask(self.past_positions, self.position_ids, self.segment.dtype)
         # n places (row, place) at which the head is read, row by row
         read = self.targets >= 0
+        # rows without targets are those of the KL term: read at subject-last
         read[:, 0] |= ~read.any(dim=1)
         self.read_row, self.read_place = read.nonzero(as_tuple=True)
 
@@ -70,10 +71,12 @@ class Rows:
         """The rows ``index`` (k,), with q and s no larger than they need."""
         lengths, positions = self.lengths[index], self.past_positions[index]
         q = int(lengths.max())
+        # columns of the past in which a row that is left has a token
         used = (positions != NOWHERE).any(dim=0).nonzero().flatten()
         whole = len(used) == positions.shape[1]
 
         def cut(states: torch.Tensor) -> torch.Tensor:
+            # (r, heads, s, head_dim) to (k, heads, s', head_dim)
             chosen = states[index]
             return chosen if whole else chosen[:, :, used]
 
@@ -97,6 +100,7 @@ class Rows:
             return torch.cat([_padded(t, dim, size, value) for t in (a, b)])
 
         return Rows(
+            # padding of the past is hidden by NOWHERE; that of segments lies right of what is read
             segment=both(self.segment, other.segment, 1, q, 0),
             lengths=torch.cat([self.lengths, other.lengths]),
             position_ids=both(self.position_ids, other.position_ids, 1, q, 0),
@@ -140,6 +144,7 @@ class UpperStack:
         inside: bool = False,
     ) -> None:
         self.view, self.low, self.high, self.inside = view, low, high, inside
+        # ``first`` is the first block that a step runs
         self.layers = view.base.family.layers_of(view.model)
         self.first = low if inside else low + 1
         self.lower, self.upper = lower_part(view, low), upper_part(view, self.first)
@@ -154,6 +159,7 @@ class UpperStack:
         over those left of the subject's last token.  The last target token is never read.
         """
         device = self.view.base.device
+        # ids up to the last place that is read; its own target is no input
         inputs = [replace(row, ids=row.ids[: _last_read(row) + 1]) for row in rows]
         batch = stack_rows(inputs, device, [self.leading.lengths[g] for g in groups])
         group = torch.tensor(groups, device=device)
@@ -189,6 +195,7 @@ class UpperStack:
             taken.append(entered if self.inside else block_output(output))
 
         hook = self.layers[self.low].register_forward_hook(take, with_kwargs=True)
+        # keys and values (r, heads, c, head_dim) of the c leading tokens of each row's group
         past = self.leading.past_of(group, range(self.low + 1))
         mask = self.attention.mask(self.leading.positions(group), positions, self.view.base.dtype)
         with hooked(hook):
@@ -214,6 +221,7 @@ class UpperStack:
         """
         leading = self.leading.positions(group)
         past = self.leading.past_of(group, range(self.first, len(self.layers)))
+        # own tokens left of subject-last, in the row that has most of them
         w = int(start.max())
         if w == 0:
             return past, leading
@@ -248,6 +256,7 @@ class UpperStack:
             if low is not None:  # subject-last is the segment's first place
                 x = torch.cat([x[:, :1] + low[:, None].to(x.dtype), x[:, 1:]], dim=1)
         for name, delta in rest.items():
+            # (r,): the column of the segment that gets the vector
             place = rows.prediction if name == "high" else torch.zeros_like(rows.prediction)
             adding = _adding(seen, name, place, delta)
             hooks.append(self._site(name).register_forward_hook(adding))
@@ -279,6 +288,7 @@ class UpperStack:
 
         ``hidden`` (r, q, d) is the result of ``forward``.
         """
+        # (n, d): the head sees these places only
         states = hidden[rows.read_row, rows.read_place]
         logits = self.view.base.family.logits_of(self.view.model, states)
         return F.log_softmax(logits.float(), dim=-1)
@@ -289,6 +299,7 @@ class UpperStack:
         ``hidden`` (r, q, d) is the result of ``forward``.
         """
         log_probabilities = self.log_probabilities(rows, hidden)
+        # (n,)
         targets = rows.targets[rows.read_row, rows.read_place]
         losses = F.nll_loss(log_probabilities, targets, reduction="none")
         zeros = losses.new_zeros(len(hidden))  # (r,): sums by row of (n,) values per place
@@ -324,6 +335,7 @@ def _targets(rows: Sequence[PromptTokens], q: int, device: torch.device) -> torc
     targets = torch.full((len(rows), q), NO_TARGET)
     for i, row in enumerate(rows):
         if row.n_target:
+            # place j predicts the token after it, so targets begin at the prediction position
             at = row.prediction - row.subject_last
             targets[i, at : at + row.n_target] = torch.tensor(row.ids[row.prediction + 1 :])
     return targets.to(device)

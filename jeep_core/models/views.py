@@ -24,6 +24,7 @@ def share(module: nn.Module) -> Any:
     """A copy of a module tree that shares every parameter and buffer with the original."""
     memo: dict[int, Any] = {}
     for tensor in (*module.parameters(), *module.buffers()):
+        # deepcopy returns what the memo has: tensors are shared, modules are new
         memo[id(tensor)] = tensor
     return copy.deepcopy(module, memo)
 
@@ -83,12 +84,14 @@ class ModelView:
             NumericalError: the rounded sum is not finite.
         """
         for name, update in delta.updates.items():
+            # by identity: an update is never copied on its way, and tensors are slow to compare
             wanted, made = [*before.get(name, []), update], self.history.get(name, [])
             if list(map(id, made)) != list(map(id, wanted)):
                 self._write(name, wanted)
 
     def _write(self, name: str, updates: list[Update]) -> None:
         """Put base plus all ``updates`` of a matrix, rounded once, in its place."""
+        # (out, in), or (in, out) in a ``Conv1D``
         owner = self.model.get_submodule(name.rpartition(".")[0])
         base = self.base.model.get_parameter(name)
         tensor = materialise(base, updates, is_transposed(owner))
@@ -97,12 +100,12 @@ class ModelView:
         self.replace(name, tensor)
 
     def parameter(self, name: str) -> torch.Tensor:
-        """A parameter of this version, in the base's shape, dtype and device."""
+        """A parameter (any shape) of this version, in the base's shape, dtype and device."""
         parameter: torch.Tensor = self.model.get_parameter(name)
         return parameter
 
     def replace(self, name: str, tensor: torch.Tensor) -> None:
-        """Put ``tensor``, of the parameter's shape and dtype, in place of a parameter.
+        """Put ``tensor`` in place of a parameter (any shape) that has the same shape and dtype.
 
         Raises:
             ValueError: another shape or dtype.
@@ -144,6 +147,7 @@ def upper_part(view: ModelView, first: int, last: int | None = None) -> Any:
     backbone = _shell(family.backbone_of(view.model))
     layers = family.layers_of(view.model)
     _set(backbone, family.layers, layers[first:end])
+    # transformers takes the mask of block i from entry i, counted from the first block here
     kinds = getattr(backbone.config, "layer_types", None)
     if kinds is not None:
         backbone.config = copy.copy(backbone.config)
@@ -181,9 +185,11 @@ def mlp_only_at(
 
     def cut(module: Any, args: Any) -> Any:
         shapes.append(args[0].shape)
+        # (r, t, d) to (n, d)
         return (args[0][row, place], *args[1:])
 
     def spread(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
+        # (n, d) back to (r, t, d)
         return output.new_zeros(shapes.pop()).index_put((row, place), output)
 
     with hooked(mlp.register_forward_pre_hook(cut), mlp.register_forward_hook(spread)):

@@ -26,6 +26,7 @@ from jeep_core.moments.sums import Documents, MomentSums, accumulate, pack, way_
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.matrices import Place, in_order
 from jeep_core.storage.files import load_whole, save_whole
+from jeep_core.text.counting import counted
 from jeep_core.text.encoding import encode
 
 BATCH_TOKENS = 4096
@@ -119,20 +120,23 @@ class Moments:
         if not batches:
             raise JeepError("the corpus for second moments is empty")
         if not 0 <= shard < of <= len(batches):
-            raise JeepError(f"no shard {shard + 1}/{of}: this text makes {len(batches)} batches")
+            made = counted(len(batches), "batch", "batches")
+            raise JeepError(f"no shard {shard + 1}/{of}: this text makes {made}")
+        # every ``of``-th: batches are in order of length, so shards take about the same time
         chosen = batches[shard::of]
         keys = {layer: self.key(layer) for layer in sorted(set(layers), key=in_order)}
         fresh = MomentSums(keys, {}, 0, frozenset({shard}), of)
         path = self._unfinished(fresh)
         start = MomentSums.load(path) if path and path.exists() else fresh
+        # the last document may go beyond ``samples``; progress is cut off there
         total = self.samples if of == 1 else sum(len(row) for rows in chosen for row in rows)
         saver = _Saver(path)
 
-        def counted(phase: str, count: int, _: int) -> None:
+        def report(phase: str, count: int, _: int) -> None:
             monitor.report(phase, min(count, total), total)
 
-        counted("moments", start.count, total)
-        found = accumulate(self.base, chosen, start, saver.offer, monitor.reporting(counted))
+        report("moments", start.count, total)
+        found = accumulate(self.base, chosen, start, saver.offer, monitor.reporting(report))
         if path:
             path.unlink(missing_ok=True)
         return found
@@ -205,6 +209,7 @@ class Moments:
         for text in self.texts:
             if total >= self.samples:
                 break
+            # longer documents are cut, not split: their beginnings are the sample
             ids = encode(self.base.tokenizer, text).ids[:limit]
             chosen.append(ids)
             total += len(ids)
@@ -226,6 +231,7 @@ class Moments:
         key, name = self.key(layer), f"layer {layer}"
         factor_path = path.with_name(f"factor-{key[:32]}.safetensors")
         memory = self._factors.memory
+        # one factor for all lanes; solved columns belong to each
         kept = memory.shared(key, lambda: KeptMoment(read, name, factor_path))
         return MomentFactor(kept, name, precision)
 

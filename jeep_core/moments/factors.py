@@ -55,6 +55,7 @@ class KeptMoment:
         """Eigenvectors (d_ff, k) of E[k kᵀ] with eigenvalues below ``threshold``, float64."""
         if self._null is None or self._null[0] != threshold:
             check_moment(self.stored, self.name)
+            # values (d_ff,), vectors (d_ff, d_ff), one a column
             values, vectors = torch.linalg.eigh(self.stored.double())
             self._null = threshold, vectors[:, values < threshold].contiguous()
             self._forget_moment()
@@ -103,11 +104,13 @@ class KeptMoment:
         """The factor in the file; a file that cannot be read is made again."""
         assert self._path is not None
         with suppress(SafetensorError, OSError, KeyError, JeepError):
+            # kept as Lᵀ by rows, so that L is laid out by columns, as the factorisation leaves it
             return load_whole(self._path)["upper"].mT
         self._path.unlink(missing_ok=True)
         return self._make(torch.float64)
 
     def _make(self, dtype: torch.dtype) -> torch.Tensor:
+        # (d_ff, d_ff)
         lower = cholesky(self.stored.to(dtype), self.name)
         large = len(lower) >= KEPT_ON_DISK_FROM and lower.device.type == "cpu"
         if self._path is not None and large and dtype is torch.float64:
@@ -184,10 +187,12 @@ class MomentFactor:
         """E[k kᵀ] · ``right`` (d_ff, m) in float64, without a float64 copy of the moment."""
         moment = self.stored
         starts = range(0, len(moment), CHUNK_ROWS)
+        # (CHUNK_ROWS, d_ff) · (d_ff, m), one after the other
         return torch.cat([moment[i : i + CHUNK_ROWS].double() @ right for i in starts])
 
     def unsolved(self, rows: torch.Tensor) -> int:
         """How many of these keys (n, d_ff) ``half_solved`` would have to solve for."""
+        # columns solved in another type are of no use
         dtype, known, _ = self._solved or (None, {}, None)
         if dtype is not self.precision:
             return len(rows)
@@ -198,18 +203,22 @@ class MomentFactor:
 
         The columns of the last call are kept: keys of earlier edits come back with every edit.
         """
+        # rows are known by their bytes; ``kept`` (k, d_ff) holds the columns of the last call
         digests = _digests(rows)
         kept_dtype, known, kept = self._solved or (dtype, {}, rows.to(dtype)[:0])
         if kept_dtype is not dtype:
             known, kept = {}, kept[:0].to(dtype)
         new = [i for i, digest in enumerate(digests) if digest not in known]
+        # (n,): the row of ``kept`` with this key, -1 where it is new
         places = torch.tensor(
             [known.get(digest, -1) for digest in digests], dtype=torch.long, device=rows.device
         )
+        # (n, d_ff): a solved column in each row
         solved = torch.empty(rows.shape, dtype=dtype, device=rows.device)
         old = places >= 0
         solved[old] = kept[places[old]]
         if new:
+            # (d_ff, new)
             columns = rows[new].to(dtype).T
             solved[new] = torch.linalg.solve_triangular(
                 self.lower_in(dtype), columns, upper=False
@@ -269,8 +278,10 @@ class FactorMemory:
     def room_for(self, factor: MomentFactor) -> Iterator[None]:
         """Exclude other factors from use, with room for this one beside what is kept."""
         with self.lock:
+            # a counter, not a clock: only the order matters
             self._last_used[factor.kept] = 1 + max(self._last_used.values(), default=0)
             if self.limit is not None:
+                # this one needs what it holds, and room for a float64 factor at least
                 self._make_room(self.limit - max(self._held(factor.kept), self._one), factor.kept)
             yield
 
@@ -283,6 +294,7 @@ class FactorMemory:
         """Drop others until they take at most ``allowed`` bytes."""
         needed = {kept for user in self._users for kept in user.expected()}
         others = sorted(self._all() - {wanted}, key=lambda kept: self._last_used.get(kept, 0))
+        # least recently used first; of those in use the last one used, see the class
         unused = [kept for kept in others if kept not in needed]
         used = [kept for kept in others if kept in needed]
         held = sum(map(self._held, others))

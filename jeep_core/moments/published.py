@@ -26,6 +26,7 @@ from jeep_core.models.loading import LoadedModel
 from jeep_core.moments.source import import_command, imported_path
 from jeep_core.spec.matrices import Place
 from jeep_core.storage.files import read_record, save_whole
+from jeep_core.text.counting import counted
 
 SYMMETRIC = 1e-3
 WANTED = "published second moments are .npz files with mom2.mom2 and mom2.count"
@@ -98,6 +99,7 @@ class Imported:
                 f"{file.name}: moments of {len(total)} dimensions, but the keys of {base.name} "
                 f"(inputs of {base.family.mlp_out}) have {base.mlp_size}"
             )
+        # (d_ff, d_ff): the mean, in float64 before it is rounded
         moment = torch.from_numpy(total).double() / count
         record = {
             "file": "/".join(file.absolute().parts[-3:]),
@@ -142,7 +144,9 @@ def _layer(base: LoadedModel, file: Path, given: int | None) -> int:
     else:
         layer = given
     if not 0 <= layer < base.n_layers:
-        raise JeepError(f"{file.name}: {base.name} has {base.n_layers} layers, none {layer}")
+        raise JeepError(
+            f"{file.name}: {base.name} has {counted(base.n_layers, 'layer')}, none {layer}"
+        )
     return layer
 
 

@@ -70,16 +70,22 @@ def packed_factor(moment: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         torch.linalg.LinAlgError: the moment is not positive definite.
     """
     lower = torch.linalg.cholesky(moment.double())
+    # (d_ff,): the roots of the moment's diagonal, as that of L Lᵀ is ‖row‖²
     scale = lower.norm(dim=1)
+    # (d_ff·(d_ff + 1)/2,) each, by rows
     rows, columns = torch.tril_indices(*lower.shape)
     return scale.float(), (lower / scale[:, None])[rows, columns].half()
 
 
 def unpacked(scale: torch.Tensor, packed: torch.Tensor) -> torch.Tensor:
-    """E[k kᵀ] (d_ff, d_ff) in float32 from both results of `packed_factor`."""
+    """E[k kᵀ] (d_ff, d_ff) in float32 from both results of `packed_factor`.
+
+    They are ``scale`` (d_ff,) and ``packed`` (d_ff·(d_ff + 1)/2,).
+    """
     n = len(scale)
     lower = torch.zeros(n, n, dtype=torch.float64)
     rows, columns = torch.tril_indices(n, n)
     lower[rows, columns] = packed.double()
+    # S R, so that the product below is S R Rᵀ S
     lower *= scale.double()[:, None]
     return (lower @ lower.T).float()

@@ -39,6 +39,7 @@ def pack(documents: Documents, tokens: int) -> list[Documents]:
     for document in sorted(documents, key=len):
         too_many = len(document) * (len(rows) + 1) > tokens
         longer = bool(rows) and len(document) > len(rows[-1])
+        # rows[-1] is the longest so far, to whose length all rows of a batch are padded
         if rows and (too_many or (longer and len(rows[-1]) * len(rows) * FULL_ENOUGH >= tokens)):
             batches.append(rows)
             rows = []
@@ -54,6 +55,7 @@ def way_of_summing() -> tuple[int, ...]:
 def padding_share(batches: Sequence[Documents]) -> float:
     """The share of padding among the tokens that are run through the model."""
     real = sum(len(row) for rows in batches for row in rows)
+    # documents of a batch are in order of length
     run = sum(len(rows) * len(rows[-1]) for rows in batches)
     return 1 - real / run if run else 0.0
 
@@ -66,10 +68,12 @@ class Accumulator:
     """
 
     def __init__(self, size: int, device: torch.device, total: torch.Tensor | None = None) -> None:
+        # (d_ff, d_ff) both: float32 is quick, and exact enough over one block of tokens
         self._block = torch.zeros(size, size, device=device)
         if total is None:
             total = torch.zeros(size, size, dtype=torch.float64)
         self.upper = total.to(device)
+        # rows of a panel, rounded up; the last one may have fewer
         self._panel = -(-size // PANELS)
 
     def add(self, keys: torch.Tensor) -> None:
@@ -92,6 +96,7 @@ class Accumulator:
 
     def total(self) -> torch.Tensor:
         """The symmetric sum (d_ff, d_ff) in float64, over all ended blocks."""
+        # panels hold some entries below the diagonal too: they are replaced, not added
         return self.upper.triu() + self.upper.triu(1).T
 
 
@@ -137,6 +142,7 @@ class MomentSums:
             raise JeepError(f"second moments lack shards {names}")
         if not self.count:
             raise JeepError("the corpus for second moments is empty")
+        # divided in float64, rounded once
         found = {place: (total / self.count).float() for place, total in self.sums.items()}
         for place, moment in found.items():
             check_sum(moment, f"layer {place}")
@@ -189,9 +195,12 @@ def merge(shards: Sequence[MomentSums]) -> MomentSums:
             twice = min(parts & shard.parts) + 1
             raise JeepError(f"shard {twice}/{first.of} is in twice")
         parts |= shard.parts
+    # in order of their numbers, so that the order they are given in changes no bit
     ordered = sorted(shards, key=lambda shard: min(shard.parts))
     sums = {
-        place: torch.stack([shard.sums[place] for shard in ordered]).sum(0) for place in first.keys
+        # (shards, d_ff, d_ff) to (d_ff, d_ff)
+        place: torch.stack([shard.sums[place] for shard in ordered]).sum(0)
+        for place in first.keys
     }
     return replace(
         first, sums=sums, count=sum(shard.count for shard in shards), parts=frozenset(parts)
@@ -227,6 +236,7 @@ def accumulate(
 
         return base.family.projection_of(view.model, place).register_forward_pre_hook(hook)
 
+    # nothing after the keys of the last place is run
     last = layer_of(places[-1])
     _end_at(view, last)
     backbone = lower_part(view, last)
@@ -234,6 +244,7 @@ def accumulate(
     tokens = sum(len(row) for rows in batches for row in rows)
 
     def so_far(done: int) -> MomentSums:
+        # without a copy: they are right until the next block ends
         sums = {place: total.upper for place, total in totals.items()}
         return replace(start, sums=sums, count=count, batches=done)
 
@@ -250,6 +261,7 @@ def accumulate(
             new = sum(map(len, rows))
             count, in_block = count + new, in_block + new
             monitor.report("moments", count, tokens)
+            # a block ends with a batch: a pass that is continued begins with an empty block
             if in_block >= BLOCK_TOKENS or done == len(batches):
                 for place, total in totals.items():
                     total.end_block(f"layer {place}")
@@ -257,6 +269,7 @@ def accumulate(
                 after_block(so_far(done))
     return replace(
         start,
+        # popped, so that each upper triangle is freed as its symmetric sum is made
         sums={place: totals.pop(place).total() for place in places},
         count=count,
         batches=0,
@@ -278,6 +291,7 @@ def _padded(rows: Documents, device: torch.device) -> tuple[torch.Tensor, torch.
     """Right-padded ids (r, t) and which of the r·t tokens are real (None: all)."""
     width = len(rows[-1])
     ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
+    # the shortest is as long as the longest: no padding
     if len(rows[0]) == width:
         return ids, None
     lengths = torch.tensor([len(row) for row in rows], device=device)

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from jeep_core.editors import DEFAULT, hparams_class
+from jeep_core.editors import DEFAULT_EDITOR, hparams_class
 from jeep_core.models.token_rows import stack_rows
 from jeep_core.models.views import ModelView
 from jeep_core.probe.prompts import Prompt
@@ -40,7 +40,7 @@ def suggest(view: ModelView, prompts: Sequence[Prompt], proposal: Proposal) -> d
     found: dict[str, Any] = {"learning_rate": _rounded(RATE_SHARE * size)}
     for name, layers in regions.items():
         found[name] = {"layers": layers, "clamp": CLAMPS[name], "moment_weight": weight}
-    validate_hparams(hparams_class(DEFAULT), found, base.n_layers)
+    validate_hparams(hparams_class(DEFAULT_EDITOR), found, base.n_layers)
     return found
 
 

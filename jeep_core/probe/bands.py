@@ -30,6 +30,7 @@ def band(values: torch.Tensor) -> Band:
     The prompts are drawn with replacement 1,000 times, always the same draws for the same n.
     """
     values = values.double().cpu()
+    # (resamples, n) · (n, L): a resample is a row of counts, so all are one product
     means = _draws(len(values)) @ values / len(values)
     low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
     return Band(values.mean(dim=0).tolist(), low.tolist(), high.tolist())
@@ -40,5 +41,6 @@ def _draws(n: int) -> torch.Tensor:
     """How often each of n prompts is drawn (resamples, n)."""
     generator = torch.Generator().manual_seed(SEED)
     drawn = torch.randint(n, (RESAMPLES, n), generator=generator)
+    # float64, as the values that they are multiplied with
     counts = torch.zeros(RESAMPLES, n, dtype=torch.float64)
     return counts.scatter_add_(1, drawn, torch.ones(RESAMPLES, n, dtype=torch.float64))

@@ -93,6 +93,7 @@ def pairs(view: ModelView, prompts: Sequence[Prompt], seed: int = SEED) -> list[
         by_template[prompt.fact.prompt].append(prompt)
     drawn = []
     for prompt in prompts:
+        # prompts of the same template first, then all
         for pool in (by_template[prompt.fact.prompt], prompts):
             others = [
                 p
@@ -108,6 +109,7 @@ def pairs(view: ModelView, prompts: Sequence[Prompt], seed: int = SEED) -> list[
                 if len(row.ids) <= view.base.max_positions:
                     drawn.append((prompt, row))
                 break
+    # (rows,): the token that the model says next
     said = answers(view, [row for _, row in drawn])
     found = [Pair(prompt, row, answer) for (prompt, row), answer in zip(drawn, said, strict=True)]
     return [pair for pair in found if pair.answer != pair.prompt.original]
@@ -124,6 +126,7 @@ def exchange(
     Raises:
         Whatever ``monitor.check`` raises.
     """
+    # (n, 1 + L): first the run without a patch, then one with each block patched
     own = torch.zeros(len(pairs), view.base.n_layers + 1)
     other = torch.zeros_like(own)
     done = 0
@@ -132,7 +135,9 @@ def exchange(
         some = [pairs[i] for i in chosen]
         rows = stack_rows([pair.prompt.tokens for pair in some], view.base.device)
         states = _subject_states(view, stack_rows([p.donor for p in some], view.base.device))
+        # (r, 2)
         tokens = torch.tensor([[p.prompt.original, p.answer] for p in some])
+        # (1 + L, r, 2)
         found = torch.stack(
             [_probabilities(view, rows, tokens, layer, states) for layer in range(-1, len(states))]
         )
@@ -154,6 +159,7 @@ def restoration(
     Raises:
         Whatever ``monitor.check`` raises.
     """
+    # as in ``exchange``; column 0 is the corrupted run
     own = torch.zeros(len(prompts), view.base.n_layers + 1)
     generator = torch.Generator().manual_seed(seed)
     scale = NOISE * _spread(view, prompts)
@@ -167,6 +173,7 @@ def restoration(
         first = torch.tensor([p.subject_first for p in some], device=view.base.device)
         with _noise(view, rows, first, scale, generator):
             found = [_probabilities(view, rows, tokens, i, states) for i in range(-1, len(states))]
+        # (1 + L, r, 1) to (r, 1 + L)
         own[chosen] = torch.stack(found)[..., 0].T
         done += len(chosen)
         monitor.report("restore", done, len(prompts))
@@ -192,12 +199,14 @@ def _probabilities(
 
     def put(module: Any, args: Any, output: Any) -> Any:
         hidden = block_output(output).clone()
+        # (r, d) put into a copy of (r, t, d): the block's own output may be kept elsewhere
         hidden[r, rows.subject_last] = states[layer]
         return with_hidden(output, hidden)
 
     block = view.base.family.layers_of(view.model)[max(layer, 0)]
     with nullcontext() if layer < 0 else hooked(block.register_forward_hook(put)):
         logits = view.base.family.logits_of(view.model, run(view, rows)).float().cpu()
+    # (r, k)
     found = logits.softmax(dim=1).gather(1, tokens)
     where = "before the patch" if layer < 0 else f"with layer {layer} patched"
     check_tensor(found, f"the probability of an answer {where}", OTHER_VERSION)
@@ -222,7 +231,9 @@ def _noise(
     """Noise on the embeddings of the subject's tokens, the same in every run inside."""
     embedding = view.model.get_input_embeddings()
     positions = torch.arange(rows.ids.shape[1], device=rows.ids.device)
+    # (r, t): the subject's tokens, first to last
     subject = (positions >= first[:, None]) & (positions <= rows.subject_last[:, None])
+    # (r, t, d), drawn on the CPU: the same on every device, whatever the subjects' lengths
     noise = torch.randn(*rows.ids.shape, view.base.hidden_size, generator=generator)
     noise = scale * noise.to(rows.ids.device) * subject[..., None]
 

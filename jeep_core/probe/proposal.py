@@ -25,6 +25,7 @@ from jeep_core.errors import JeepError
 from jeep_core.probe.bands import Band, band
 from jeep_core.probe.patching import Patched
 from jeep_core.probe.readings import ANSWERS, Readings
+from jeep_core.text.counting import counted
 
 CARRYING = 0.8
 LOW_SHARE = 1 / 5
@@ -120,7 +121,7 @@ def low_region(last: int, n_layers: int, parallel: bool) -> list[int]:
     first = 1 if parallel else 0
     last = max(first, min(last, n_layers - 3))
     if last > n_layers - 3:
-        raise NoProposal(f"a model of {n_layers} layers has no room for two regions")
+        raise NoProposal(f"a model of {counted(n_layers, 'layer')} has no room for two regions")
     return list(range(max(first, last + 1 - _length(n_layers, LOW_SHARE)), last + 1))
 
 

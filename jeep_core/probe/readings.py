@@ -41,6 +41,7 @@ class Readings:
     @property
     def n_layers(self) -> int:
         """L."""
+        # the last dimension is 1 + 3 L
         return (self.probability.shape[-1] - 1) // 3
 
     def of(self, name: str, lens: str, answer: str, position: str, site: str) -> torch.Tensor:
@@ -63,6 +64,7 @@ class Readings:
 
         if branch == "mlp":
             return at("output") - at("after_attention")
+        # (n, L): what enters each block, the output of the one before it
         before = torch.cat([at("embedding"), at("output")[:, :-1]], dim=1)
         return at("after_attention") - before
 
@@ -120,6 +122,7 @@ def read(
         states = _states(view, [rows[i] for i in chosen])
         tokens = torch.tensor([[prompts[i].original, prompts[i].target] for i in chosen])
         for lens, _ in enumerate(LENSES):
+            # (r, 2, 1 + 3 L, d); norms are computed once for all its states
             normed = states if lens else view.base.family.final_norm_of(view.model)(states)
             p, r = _answers(view, normed, tokens.to(states.device))
             probability[chosen, lens], rank[chosen, lens] = p.cpu(), r.cpu()
@@ -146,16 +149,20 @@ def _answers(
     The rank is the number of tokens with a higher probability.
     """
     r, positions, size, _ = states.shape
+    # (r · 2 · S, answers): each state's row of tokens, in the order of the flat states
     per_row = tokens[:, None, None].expand(r, positions, size, tokens.shape[1]).flatten(0, 2)
     found = []
     for place, logits in _logits(view, states.flatten(0, 2)):
+        # (rows, answers) logits of the answers among (rows, V)
         own = logits.gather(1, per_row[place])
         p = (own - logits.logsumexp(dim=1, keepdim=True)).exp()
         check_tensor(p, "the probability that a state gives to an answer", OTHER_VERSION)
+        # answer by answer: one comparison (rows, V) is held at a time
         above = torch.stack(
             [(logits > own[:, i, None]).sum(dim=1) for i in range(own.shape[1])], dim=1
         )
         found.append(torch.stack([p, above.float()]))
+    # (2 figures, r · 2 · S, answers) to (2, r, answers, 2, S)
     both = torch.cat(found, dim=1).view(2, r, positions, size, -1).permute(0, 1, 4, 2, 3)
     return both[0], both[1]
 
@@ -167,9 +174,11 @@ def _words(
     own = states[:, POSITIONS.index("prediction"), : 1 + view.base.n_layers]
     found = []
     for row, i in enumerate(chosen):
+        # (sets, V); sizes (sets,), 0 for a set without tokens: 0 / 0 is the NaN it gets
         masks = sets.masks(i, view.base.vocabulary).to(own.device)
         sizes = masks.sum(dim=1)
         sums = [logits.softmax(dim=1) @ masks.T for _, logits in _logits(view, own[row])]
+        # (1 + L, sets) to (sets, 1 + L)
         found.append((torch.cat(sums) / sizes).T)
     return torch.stack(found)
 

@@ -22,6 +22,7 @@ from jeep_core.probe.proposal import NoProposal, Proposal, propose
 from jeep_core.probe.readings import Readings, read
 from jeep_core.probe.word_sets import NAMES, Documents, FactTable, TableFact, WordSets, word_sets
 from jeep_core.spec.facts import Fact
+from jeep_core.text.counting import counted
 
 FORMAT = 1
 PROMPTS = 256
@@ -121,8 +122,8 @@ def probe(
         some = prompts.prompts
         if len(some) < LEAST_PROMPTS:
             raise JeepError(
-                f"{len(some)} prompts can be probed, at least {LEAST_PROMPTS} are needed; "
-                f"left out: {prompts.dropped or 'none'}"
+                f"{counted(len(some), 'prompt')} can be probed, "
+                f"at least {LEAST_PROMPTS} are needed; left out: {prompts.dropped or 'none'}"
             )
         sets = None
         if related is not None:

@@ -48,9 +48,11 @@ class States:
         if site == "output" or (site == "after_mlp" and not self.parallel):
             found = [self.outputs[i] for i in layers]
         elif site == "after_mlp":
+            # a parallel block adds attention and MLP to its input: input + MLP, output - MLP
             found = [self.inputs[i].float() + self.mlps[i].float() for i in layers]
         else:
             found = [self.outputs[i].float() - self.mlps[i].float() for i in layers]
+        # L times (r, 2, d) to (r, 2, L, d)
         return torch.stack(found, dim=2).to(self.outputs[0].dtype)
 
 
@@ -59,6 +61,7 @@ def captured(view: ModelView, rows: TokenRows) -> Iterator[States]:
     """Keep the states of a forward pass over ``rows`` that is run inside."""
     family, model = view.base.family, view.model
     states = States(family.is_parallel(model))
+    # (r, 1) and (r, 2): two columns of each row
     r = torch.arange(len(rows.ids), device=rows.ids.device)[:, None]
     at = torch.stack([rows.subject_last, rows.prediction], dim=1)
 
@@ -92,4 +95,5 @@ def run(view: ModelView, rows: TokenRows) -> torch.Tensor:
     backbone = view.base.family.backbone_of(view.model)
     hidden: torch.Tensor = backbone(input_ids=rows.ids, use_cache=False).last_hidden_state
     r = torch.arange(len(rows.ids), device=rows.ids.device)
+    # of (r, t, d)
     return hidden[r, rows.prediction]

@@ -1,7 +1,7 @@
 """Table 1: what editors write for one edited case, its paraphrase and an unrelated prompt.
 
-The case is the first one whose three prompts JEEP answers rightly while another editor fails on
-one of them; if there is none, the first case.  This rule alone decides.
+The case is the first one whose three prompts the paper's editor answers rightly while another
+fails on one of them; if there is none, the first case.  This rule alone decides.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ from typing import Any
 
 from jeep_core.decoding.generation import generate
 from jeep_core.decoding.sampling import Sampling
+from jeep_core.editors import in_order, record_of
 from jeep_core.reproduce.experiments import Plan
 from jeep_core.reproduce.paper import OURS
 from jeep_core.reproduce.runs import UNEDITED, Lab, Run
 from jeep_core.suites import Case
 
-EDITORS = ("memit", "pmet", OURS)
-"""Those of the paper's table."""
 TOKENS = 8
 LOOKED_AT = 64
 """Cases among which one is chosen."""
@@ -26,7 +25,7 @@ LOOKED_AT = 64
 def case_study(lab: Lab, plan: Plan) -> dict[str, Any] | None:
     """The chosen case with every editor's greedy answers; None if no case has all prompts."""
     suite, seed = plan.accuracy or plan.main, plan.seeds[0]
-    editors = {name: plan.settings[name] for name in EDITORS if name in plan.settings}
+    editors = {name: plan.settings[name] for name in _shown() if name in plan.settings}
     cases = lab.cases(suite, seed)[: plan.most]
     numbers = [i for i, case in enumerate(cases) if _prompts(case)][:LOOKED_AT]
     if not numbers:
@@ -48,6 +47,11 @@ def case_study(lab: Lab, plan: Plan) -> dict[str, Any] | None:
         for k, (kind, text, right) in enumerate(_prompts(cases[numbers[place]]))
     ]
     return {"suite": suite, "edits": len(cases), "rows": rows}
+
+
+def _shown() -> list[str]:
+    """The editors whose records say so, in the order of tables."""
+    return [name for name in in_order() if record_of(name).case_study]
 
 
 def _prompts(case: Case) -> list[tuple[str, str, str]]:
@@ -76,7 +80,7 @@ def _chosen(cases: Sequence[Case], written: Mapping[str, Sequence[str]]) -> int:
         ]
         for name, texts in written.items()
     }
-    others = [name for name in EDITORS if name in right and name != OURS]
+    others = [name for name in _shown() if name in right and name != OURS]
     for i in range(len(cases)):
         if right[OURS][i] and not all(right[name][i] for name in others):
             return i

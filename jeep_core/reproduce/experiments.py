@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import exp, log
+from operator import attrgetter
 from typing import Any
 
 from jeep_core.editors import hparams_class, in_order, record_of
-from jeep_core.editors.jeep.hparams import JeepHParams
 from jeep_core.evaluation.statistics import summarise_cases
 from jeep_core.reproduce.paper import OURS
 from jeep_core.reproduce.runs import UNEDITED, Row, Run, Setting
-from jeep_core.spec.hparams import merge, validate_hparams
+from jeep_core.spec.hparams import merge, nested, validate_hparams
 
 PARTS = ("score", "efficacy", "generalization", "locality", "greedy")
 CURVE_POINTS = 16
@@ -26,26 +26,16 @@ CURVE_CASES = 32
 TABLE_CASES = 64
 """The same for a row of the comparison, per seed."""
 MOST_DRAWS = 16
-CLAMP_FACTORS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0)
-VARIANTS: Mapping[str, Mapping[str, Any]] = {
-    "w/o δ′ & step 2": {"optimise": "high"},
-    "w/o δ* & step 3": {"optimise": "low"},
-    "w/o step 2": {"write": "high"},
-    "w/o step 3": {"write": "low"},
-    "separate optimisation": {"optimise": "separately"},
-    "even spread in step 2": {"low": {"spread": "linear"}},
-    "w/ attention in step 3": {"high": {"projection": "attention"}},
-    "JEEP": {},
-}
-"""Changes to JEEP's hyper-parameters, in the order of table 4."""
+SWEEP_FACTORS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0)
 
 
 @dataclass(frozen=True)
 class Plan:
     """The plan of a report.
 
-    ``settings``: editors by name, JEEP among them; ``contrast`` and ``accuracy``: names of suites
-    with new against true answers and with right answers, as far as given; ``most``: M.
+    ``settings``: editors by name, the one that the paper proposes among them; ``contrast`` and
+    ``accuracy``: names of suites with new against true answers and with right answers, as far as
+    given; ``most``: M.
     """
 
     settings: Mapping[str, Setting]
@@ -107,22 +97,23 @@ def curve(plan: Plan) -> Iterator[Cell]:
 
 
 def ablation(plan: Plan) -> Iterator[Cell]:
-    """Table 4."""
-    for name, changes in VARIANTS.items():
+    """Table 4: the parts of the editor that the paper proposes."""
+    for name, changes in record_of(OURS).ablation.items():
         setting = changed(plan.settings[OURS], changes, plan.n_layers)
         runs = [Run(plan.main, seed, setting, range(plan.most)) for seed in plan.seeds]
         yield Cell({"suite": plan.main, "edits": plan.most, "variant": name}, runs)
 
 
 def sweep(plan: Plan) -> Iterator[Cell]:
-    """Figure 6: γ of the high region, in multiples of the preset's."""
-    jeep = plan.settings[OURS]
-    assert isinstance(jeep.hparams, JeepHParams)
-    for factor in CLAMP_FACTORS:
-        clamp = round(jeep.hparams.high.clamp * factor, 6)
-        setting = changed(jeep, {"high": {"clamp": clamp}}, plan.n_layers)
+    """Figure 6: one hyper-parameter of the editor that the paper proposes, around the preset's."""
+    ours, path = plan.settings[OURS], record_of(OURS).sweep
+    assert path is not None
+    name = path.rpartition(".")[2]
+    for factor in SWEEP_FACTORS:
+        value = round(attrgetter(path)(ours.hparams) * factor, 6)
+        setting = changed(ours, nested(path, value), plan.n_layers)
         runs = [Run(plan.main, plan.seeds[0], setting, range(plan.most))]
-        yield Cell({"suite": plan.main, "edits": plan.most, "clamp": clamp}, runs)
+        yield Cell({"suite": plan.main, "edits": plan.most, name: value}, runs)
 
 
 EXPERIMENTS: Mapping[str, Callable[[Plan], Iterator[Cell]]] = {

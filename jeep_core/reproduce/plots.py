@@ -13,6 +13,7 @@ from jeep_core.editors import available
 from jeep_core.editors.record import PlotStyle
 from jeep_core.reports import colours, style
 from jeep_core.reproduce.paper import OURS
+from jeep_core.text.counting import counted
 
 METRICS = {"score": "Score", "efficacy": "ES", "generalization": "GS", "locality": "LS"}
 MARKERS, LINES = ("o", "s", "^", "D", "v", "P", "X", "*"), ("-", "--", "-.", ":")
@@ -81,7 +82,7 @@ def comparison(cells: Cells, folder: Path) -> list[Path]:
                 if (cell["suite"], cell["edits"], cell["editor"]) == (suite, most, editor):
                     _dot(axes, place, cell["metrics"].get("score"), editor == OURS)
         axes.set_xlim(-3, 103)
-        axes.set_xlabel(f"Score (%)\n{suite}, {most} edits")
+        axes.set_xlabel(f"Score (%)\n{suite}, {counted(most, 'edit')}")
     panels[0][0].set_yticks(range(len(editors)), [title_of(name) for name in reversed(editors)])
     return style.save(figure, folder, "comparison")
 

@@ -54,7 +54,7 @@ class Region(HParams):
     null_space: Positive | None = Field(
         default=None,
         description="Write only where eigenvalues of the second moment are below this "
-        "(AlphaEdit); moment_weight then is the ridge on what is left",
+        "(its null space); moment_weight then is the ridge on what is left",
     )
 
     @field_validator("layers")
@@ -235,6 +235,12 @@ def presets_for(model: str, folder: Path | None = None) -> list[Preset]:
 
 def _bare(model: str) -> str:
     return Path(model).name.casefold()
+
+
+def nested(path: str, value: Any) -> dict[str, Any]:
+    """``{"low": {"clamp": 1}}`` for ``low.clamp``, to be merged with hyper-parameters."""
+    first, _, rest = path.partition(".")
+    return {first: nested(rest, value) if rest else value}
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from jeep_core.errors import Coded, FieldProblem, InvalidFacts
 from jeep_core.spec.facts import Fact, fill, slot_span
+from jeep_core.text.counting import counted
 from jeep_core.text.encoding import encode, opening
 from jeep_core.text.joining import Join, joined
 
@@ -134,7 +135,9 @@ def check_facts(
             row = tokenize_fact(tokenizer, fact, true_answers)
             if len(row.ids) > max_tokens - PREFIX_TOKENS:
                 limit = max_tokens - PREFIX_TOKENS
-                message = f"{len(row.ids)} tokens, at most {limit} leave room for a prefix"
+                message = (
+                    f"{counted(len(row.ids), 'token')}, at most {limit} leave room for a prefix"
+                )
                 raise TokenizationError("prompt", "too_long", message)
             rows.append(row)
         except TokenizationError as error:

@@ -30,6 +30,7 @@ def save_whole(
     this file left when they were killed is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    # only old ones: another process may be writing now
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         if time.time() - left.stat().st_mtime > ABANDONED_S:
             left.unlink(missing_ok=True)
@@ -46,7 +47,7 @@ def save_whole(
 
 
 def load_whole(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors that ``save_whole`` wrote, on the CPU; older files have no hash to verify.
+    """The tensors (any shape) that ``save_whole`` wrote, on the CPU; older files have no hash.
 
     Raises:
         JeepError: they differ from what was written.
@@ -64,6 +65,7 @@ def load_whole(path: Path) -> dict[str, torch.Tensor]:
 def _digest(tensors: Mapping[str, torch.Tensor], record: str) -> str:
     digest = hashlib.sha256(record.encode())
     for name, tensor in sorted(tensors.items()):
+        # bytes alone would not tell a (2, 3) from a (3, 2), or int32 from float32
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

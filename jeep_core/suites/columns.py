@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jeep_core.suites.fields import Malformed, Record
+from jeep_core.text.counting import counted
 
 NAMES = {
     "prompts": "prompt",
@@ -80,8 +81,8 @@ def _column(entry: Any, where: str, count: int) -> list[Any]:
     if count == 1 and not (isinstance(entry, list) and len(entry) == 1):
         return [entry]  # all questions about the one fact
     if not isinstance(entry, list) or len(entry) != count:
-        has = len(entry) if isinstance(entry, list) else "no"
-        message = f"{where} has {has} entries for {count} prompts: give one for every prompt"
+        has = counted(len(entry), "entry", "entries") if isinstance(entry, list) else "no entries"
+        message = f"{where} has {has} for {counted(count, 'prompt')}: give one for every prompt"
         raise Malformed(where, "other_length", message)
     return entry
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from jeep_core.suites.cases import Question
 from jeep_core.suites.fields import Malformed, Notes, Record, as_text, filled
+from jeep_core.text.counting import counted
 
 PLACEHOLDER = "<|endoftext|>"
 """EasyEdit's placeholder for an unknown old answer."""
@@ -52,7 +53,7 @@ def asked(prompt: Any, truth: Any, subject: str, where: str, notes: Notes) -> li
     truths = [truth] * len(prompts)
     if len(prompts) > 1 and isinstance(truth, list | tuple) and len(truth) > 1:
         if len(truth) != len(prompts):
-            message = f"{where} has {len(truth)} answers for {len(prompts)} prompts"
+            message = f"{where} has {counted(len(truth), 'answer')} for {len(prompts)} prompts"
             raise Malformed(where, "other_length", message)
         truths = list(truth)
     found = []

@@ -16,6 +16,7 @@ def cholesky(matrix: torch.Tensor, name: str) -> torch.Tensor:
     Raises:
         NumericalError: singular, not finite, or conditioned above ``MAX_CONDITION``.
     """
+    # ``info`` says where it failed; cholesky itself would raise an error without the layer
     lower, info = torch.linalg.cholesky_ex(matrix)
     if int(info) != 0 or not bool(torch.isfinite(lower).all()):
         check_moment(matrix, name)
@@ -39,4 +40,5 @@ def check_moment(matrix: torch.Tensor, name: str) -> None:
 def condition(lower: torch.Tensor) -> float:
     """A lower bound of the condition number, from the diagonal of a Cholesky factor (n, n)."""
     diagonal = lower.diagonal()
+    # singular values of L lie beyond its diagonal on both sides, and are squared in L Lᵀ
     return float((diagonal.max() / diagonal.min()) ** 2)

@@ -90,9 +90,11 @@ def solve_update(
     Raises:
         NumericalError: a singular or badly conditioned system; names the layer.
     """
+    # (m, d_ff), then (n, d_ff) with n = m + p: new keys come first
     rows = keys.double()
     if previous_keys is not None and len(previous_keys):
         rows = torch.cat([rows, previous_keys.double().to(rows.device)])
+    # (d, m)
     left = residuals.double().T
     if not bool(torch.isfinite(rows).all() and torch.isfinite(left).all()):
         raise NumericalError(
@@ -115,6 +117,7 @@ def _solved(
             return Solution(left, *found, factor.precision)
         factor.distrust()
     system = form(rows, factor, moment_weight, torch.float64)
+    # (d_ff, m)
     right = system.first(m)
     if not bool(torch.isfinite(right).all()):
         raise NumericalError(
@@ -171,6 +174,7 @@ class _Dense:
     def __init__(
         self, rows: torch.Tensor, factor: Factor, weight: float, dtype: torch.dtype
     ) -> None:
+        # K (d_ff, n)
         self._columns = rows.to(dtype).T
         full = self._columns @ self._columns.T  # K Kᵀ (d_ff, d_ff), then + λ E[k kᵀ]
         full.add_(factor.stored, alpha=weight)
@@ -200,6 +204,7 @@ def _corrected(
         system: _System = form(rows, factor, weight, factor.precision)
     except NumericalError:
         return None
+    # (d_ff, m)
     wanted = rows[:m].T
     found = system.first(m).double()
     size = torch.inf
@@ -211,6 +216,7 @@ def _corrected(
         step = system.solve(gap.to(factor.precision)).double()
         found += step
         before, size = size, _largest(step, found)
+        # each correction must be less than half the one before; NaN ends here, too
         if not size < before / 2:
             return None
     return None

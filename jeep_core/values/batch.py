@@ -17,90 +17,9 @@ from jeep_core.errors import NumericalError
 from jeep_core.models.upper_blocks import Rows, UpperStack
 from jeep_core.models.views import ModelView
 from jeep_core.spec.finite import OTHER_VERSION, SMALLER_STEPS
-from jeep_core.spec.hparams import Region
+from jeep_core.text.counting import counted
 from jeep_core.values.objective import WRITTEN_KL, FactTokens, Objective, Values
-
-ADAM_BETAS = (0.9, 0.999)
-ADAM_EPSILON = 1e-8
-
-
-class _Adam:
-    """Adam over one (n, d) float32 tensor to which rows are added and from which they are taken."""
-
-    def __init__(self, size: int, rate: float) -> None:
-        self.rate = rate
-        self.value = self.first = self.second = torch.zeros(0, size)
-
-    def to(self, device: torch.device) -> None:
-        """Move to a device."""
-        self.value, self.first, self.second = (
-            t.to(device) for t in (self.value, self.first, self.second)
-        )
-
-    def add(self, rows: int) -> None:
-        """Add ``rows`` rows, at zero."""
-        new = self.value.new_zeros(rows, self.value.shape[1])
-        self.value, self.first, self.second = (
-            torch.cat([t, new]) for t in (self.value, self.first, self.second)
-        )
-
-    def step(self, gradient: torch.Tensor, count: torch.Tensor, limit: torch.Tensor) -> None:
-        """One update by ``gradient`` (n, d), each row's number ``count`` (n,), then the clamp.
-
-        The clamp projects every row onto ‖row‖ ≤ ``limit`` (n,).
-        """
-        b1, b2 = ADAM_BETAS
-        self.first.mul_(b1).add_(gradient, alpha=1 - b1)
-        self.second.mul_(b2).addcmul_(gradient, gradient, value=1 - b2)
-        # bias corrections (n, 1) by row: rows have joined at different steps
-        scale = (self.rate / (1 - b1**count))[:, None]
-        corrected = self.second.div((1 - b2**count)[:, None]).sqrt_().add_(ADAM_EPSILON)
-        self.value.sub_(self.first / corrected * scale)
-        norm = self.value.norm(dim=1)
-        factor = (limit / norm.clamp_min(1e-30)).clamp(max=1.0)
-        # limit / infinity is 0, which would hide a step that is too large: the next loss shows it
-        self.value.mul_(torch.where(norm.isfinite(), factor, torch.nan)[:, None])
-
-    def keep(self, index: torch.Tensor) -> None:
-        """Drop all rows but those of ``index`` (k,)."""
-        self.value, self.first, self.second = (
-            t[index] for t in (self.value, self.first, self.second)
-        )
-
-
-class _Site:
-    """One added vector per fact: Adam's state, and the unedited state (n, d) it is added to."""
-
-    def __init__(self, region: Region, trained: bool, size: int, objective: Objective) -> None:
-        self.region, self.trained = region, trained
-        self.adam = _Adam(size, objective.learning_rate)
-        self.reference = torch.zeros(0, size)
-
-    def to(self, device: torch.device) -> _Site:
-        """The site on a device, empty."""
-        self.adam.to(device)
-        self.reference = self.reference.to(device)
-        return self
-
-    def add(self, rows: int) -> None:
-        """Add ``rows`` rows, at zero."""
-        self.adam.add(rows)
-        new = self.reference.new_zeros(rows, self.reference.shape[1])
-        self.reference = torch.cat([self.reference, new])
-
-    def keep(self, index: torch.Tensor) -> None:
-        """Drop all rows but those of ``index`` (k,)."""
-        self.adam.keep(index)
-        self.reference = self.reference[index]
-
-    def decay(self, delta: torch.Tensor) -> torch.Tensor:
-        """β‖δ‖/‖h‖² (n,) of ``delta`` (n, d); at δ = 0, the start, torch's gradient of ‖δ‖ is 0."""
-        part: torch.Tensor = delta.norm(dim=1) / self.reference.norm(dim=1).square()
-        return self.region.weight_decay * part
-
-    def step(self, gradient: torch.Tensor, count: torch.Tensor) -> None:
-        """One update by ``gradient`` (n, d), number ``count`` (n,), clamped to γ‖h‖."""
-        self.adam.step(gradient, count, self.region.clamp * self.reference.norm(dim=1))
+from jeep_core.values.sites import Site
 
 
 @dataclass
@@ -144,6 +63,7 @@ class Pool:
         o = objective
         self.facts, self.objective, self.memory_bytes = facts, o, memory_bytes
         self.device, self.n_rows = view.base.device, len(facts[0].rows)
+        # group j is all facts after prefix j, the last group their KL rows
         groups = [[f.rows[j] for f in facts] for j in range(self.n_rows)]
         groups.append([f.kl for f in facts])
         high = o.high.last if o.high else None
@@ -155,7 +75,7 @@ class Pool:
         if o.high:
             regions["high"] = (o.high, o.train != "low")
         self.sites = {
-            name: _Site(region, trained, size, o).to(self.device)
+            name: Site(region, trained, size, o).to(self.device)
             for name, (region, trained) in regions.items()
         }
         self.rows: Rows | None = None
@@ -177,6 +97,8 @@ class Pool:
     def room(self, limit: int, waiting: Sequence[int]) -> int:
         """How many waiting facts to admit now: none, or enough to be worth a capture."""
         n, wanted = len(self), min(limit - len(self), len(waiting))
+        # a capture is a pass through the lower blocks: it is put off until a quarter of the places
+        # is free, unless fewer facts than that are left
         if wanted <= 0 or (n and wanted < min(limit // 4, len(waiting))):
             return 0
         if self.memory_bytes is None:
@@ -184,6 +106,7 @@ class Pool:
         if not self.bytes_per_token:  # not measured yet: one fact goes first
             return 1 if n == 0 else 0
         while wanted:
+            # waiting facts are in order of width: all rows are padded to the last one chosen
             width = self.facts[waiting[wanted - 1]].shape[0]
             held = (n + wanted) * self.n_rows * width * self.bytes_per_token
             if held <= self.memory_bytes:
@@ -193,6 +116,7 @@ class Pool:
 
     def admit(self, chosen: Sequence[int]) -> None:
         """Add facts, at δ = 0; ``chosen`` are their numbers."""
+        # a fact is n_rows rows beside one another, in groups 0 to n_rows - 1, and a KL row
         rows = self.stack.capture(
             [row for i in chosen for row in self.facts[i].rows],
             [j for _ in chosen for j in range(self.n_rows)],
@@ -201,6 +125,7 @@ class Pool:
         self.rows = rows if self.rows is None else self.rows.join(rows)
         self.kl = kl if self.kl is None else self.kl.join(kl)
         self.index = torch.cat([self.index, torch.tensor(chosen, device=self.device)])
+        # passes (n,), kl_before (n, V): `_forward` fills in a fact whose passes are 0
         self.passes, self.kl_before = (
             torch.cat([t, t.new_zeros(len(chosen), *t.shape[1:])])
             for t in (self.passes, self.kl_before)
@@ -239,6 +164,7 @@ class Pool:
         self.values.trace.append((self.index.clone(), found.loss))
         self.passes = self.passes + 1
         self._check(found.loss)
+        # (n,) each; a fact that stops keeps the δ that this pass has measured
         stopped = self.passes >= o.n_steps
         if o.stop_probability is not None:
             stopped |= found.probability >= o.stop_probability
@@ -252,6 +178,7 @@ class Pool:
             self._record(stopped, found)
             keep = (~stopped).nonzero().flatten()
             self._keep(keep)
+            # the rows of a gradient (n, d) follow the facts that are left
             gradients = {name: g[keep] for name, g in gradients.items()}
         if len(self):
             for name, gradient in gradients.items():
@@ -264,7 +191,9 @@ class Pool:
         if wrong:
             fact, taken = int(self.index[wrong[0]]), int(self.passes[wrong[0]])
             of = f" of fact {fact + 1} of {len(self.facts)}" if len(self.facts) > 1 else ""
-            what = f"layer {self.objective.low.last}: the loss{of} after {taken - 1} steps"
+            what = (
+                f"layer {self.objective.low.last}: the loss{of} after {counted(taken - 1, 'step')}"
+            )
             advice = SMALLER_STEPS if taken > 1 else OTHER_VERSION
             raise NumericalError(f"{what} is not finite (NaN or infinity); {advice}")
 
@@ -275,6 +204,7 @@ class Pool:
         # no update follows a fact's last pass
         with_gradients = bool((self.passes < self.objective.n_steps - 1).any())
         deltas = {
+            # (n, d) leaves that share Adam's memory, which is written after the backward pass only
             name: site.adam.value.detach().requires_grad_(with_gradients and site.trained)
             for name, site in self.sites.items()
         }
@@ -312,21 +242,25 @@ class Pool:
                 site.reference = torch.where(first, state, site.reference)
             else:
                 site.reference = rows.start_state[:: self.n_rows].float()
+        # (r,) each
         nll_rows, written = self.stack.target_nll(rows, hidden)
         on_subject = {name: delta for name, delta in deltas.items() if name != "high"}
         after = self.stack.log_probabilities(kl, self.stack.forward(kl, on_subject)[0])
         # after (n, V): KL(edited ‖ unedited) at the subject's last token of the KL row
         self.kl_before = torch.where(first, after.detach(), self.kl_before)
         kl_loss = self.objective.kl_weight * (after.exp() * (after - self.kl_before)).sum(dim=1)
+        # (r,) to (n, n_rows): a fact counts with the mean over its prefixes
         loss = self.nll_weight * nll_rows.view(n, self.n_rows).mean(dim=1) + kl_loss
         for name, site in self.sites.items():
             loss = loss + site.decay(deltas[name])
+        # states without δ*, but moved by δ': what δ* is added to at the end
         high = seen["high"][:: self.n_rows].float() if "high" in seen else None
         probability = nll_rows.neg().exp().view(n, self.n_rows).mean(dim=1)
         return _Found(loss, kl_loss, probability, written.view(n, -1).all(dim=1), high)
 
     def _record(self, stopped: torch.Tensor, found: _Found) -> None:
         values, where = self.values, self.index[stopped]
+        # (k, d) by site, for the k facts that stop
         reached = {
             name: (site.reference + site.adam.value)[stopped] for name, site in self.sites.items()
         }
@@ -339,6 +273,7 @@ class Pool:
             values.attention[where] = reached["attention"]
         if values.high is not None and values.delta_high is not None and found.high is not None:
             delta = self.sites["high"].adam.value[stopped]
+            # "literal": the unedited state plus δ*; else the state that δ' has moved, plus δ*
             literal = self.objective.high_target == "literal"
             values.delta_high[where] = delta
             values.high[where] = reached["high"] if literal else found.high[stopped] + delta
@@ -369,6 +304,7 @@ class Pool:
             return nullcontext()
         assert self.rows is not None
         weights = {p.untyped_storage().data_ptr() for p in self.stack.view.model.parameters()}
+        # r · q places; what the KL rows keep is counted with them, and weights are not counted
         tokens, seen = self.rows.targets.numel(), weights
 
         def count(tensor: torch.Tensor) -> torch.Tensor:

@@ -70,6 +70,7 @@ class ValueCache:
         wanted = dict(zip(digests, facts, strict=True))
         if self.folder is not None:
             _read(self.folder / name, set(wanted) - set(known), known)
+        # a fact that is given twice is optimised once; like lengths share a chunk
         missing = sorted(set(wanted) - set(known), key=lambda digest: wanted[digest].shape)
         before, peak = len(wanted) - len(missing), 0
 
@@ -78,6 +79,7 @@ class ValueCache:
 
         for start in range(0, len(missing), CHUNK_FACTS):
             chunk = missing[start : start + CHUNK_FACTS]
+            # a view of its own: hooks that give way must not stay on the base model
             view = ModelView(base)
             with giving_way(view, monitor):
                 found = optimise(
@@ -129,12 +131,15 @@ def _by_fact(tensors: OfFact, digests: Sequence[str]) -> dict[str, OfFact]:
 
 def _joined(parts: Sequence[OfFact], device: torch.device) -> Values:
     stacked: dict[str, Any] = {
-        name: torch.stack([part[name] for part in parts]).to(device) for name in parts[0]
+        # vectors (d,) to (m, d), figures () to (m,)
+        name: torch.stack([part[name] for part in parts]).to(device)
+        for name in parts[0]
     }
     return Values(**{"high": None, "delta_high": None, **stacked})
 
 
 def _write(folder: Path, tensors: OfFact, digests: Sequence[str]) -> None:
+    # named by its facts: another process that optimises the same chunk writes the same file
     name = hashlib.sha256("".join(digests).encode()).hexdigest()[:32]
     whole = {part: tensor.contiguous() for part, tensor in tensors.items()}
     save_whole(folder / f"{name}.safetensors", whole, {"facts": list(digests)})

@@ -39,6 +39,7 @@ class Read:
     def mean_by_row(self, values: torch.Tensor, n_rows: int) -> torch.Tensor:
         """Mean (n_rows,) by row of ``values`` (p,), one per read place."""
         zeros = values.new_zeros(n_rows)
+        # (n_rows,): sums by row of values per place
         counts = zeros.index_add(0, self.rows, torch.ones_like(values))
         return zeros.index_add(0, self.rows, values) / counts
 
@@ -64,6 +65,7 @@ def read(view: ModelView, rows: Sequence[PromptTokens], entered: Entered | None 
     offset = min(row.prediction for row in rows)
     if entered is None:
         ids = stack_rows(rows, device).ids
+        # the head is run from the first prompt end on: logits (r, keep, V)
         keep = ids.shape[1] - offset
         logits = view.model(input_ids=ids, use_cache=False, logits_to_keep=keep).logits
     else:
@@ -76,6 +78,7 @@ def read(view: ModelView, rows: Sequence[PromptTokens], entered: Entered | None 
         for i, row in enumerate(rows)
         for j in range(max(row.n_target, 1))
     ]
+    # (p,) each
     row, place, target = torch.tensor(places, device=device).T
     return Read(F.log_softmax(logits[row, place].float(), dim=-1), row, target)
 
@@ -100,7 +103,9 @@ def enter(view: ModelView, rows: Sequence[PromptTokens], block: int) -> Entered:
     family = view.base.family
     before = family.layers_of(view.model)[block]
     with hooked(before.register_forward_pre_hook(take, with_kwargs=True)):
+        # the backbone ends after this block, which must run for its hook to be called
         lower_part(view, block)(input_ids=ids, use_cache=False)
+    # another root of the module tree: all but the backbone's list of blocks is shared
     model = copy.copy(view.model)
     model._modules = dict(view.model._modules)
     model._modules[family.backbone] = upper_part(view, block)
@@ -122,6 +127,7 @@ def gradient_pairs(
     def taker(layer: int) -> Any:
         def hook(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
             keys[layer] = args[0].detach()
+            # no weight needs a gradient: the lowest of the layers is where the graph begins
             outputs[layer] = output if output.requires_grad else output.detach().requires_grad_()
             return outputs[layer]
 
@@ -132,9 +138,11 @@ def gradient_pairs(
         gradients = torch.autograd.grad(loss, [outputs[layer] for layer in layers])
     lengths = torch.tensor([len(row.ids) for row in rows], device=view.base.device)
     width = int(lengths.max())
+    # (r · t,): the last token of a row and padding have no pair
     real = (torch.arange(width, device=lengths.device) < lengths[:, None] - 1).flatten()
     return {
         layer: (
+            # (r, t, d_ff) and (r, t, d) to the n real tokens
             keys[layer].reshape(len(real), -1)[real].float(),
             gradient.reshape(len(real), -1)[real].float(),
         )
@@ -151,6 +159,7 @@ def shifted(view: ModelView, deltas: Mapping[int, torch.Tensor]) -> AbstractCont
 
     def adder(layer: int, delta: torch.Tensor) -> Any:
         def hook(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
+            # (r, t, in) · (in, out) to (r, t, out); the product is taken in float32
             shift: torch.Tensor = (args[0].float() @ delta.T).to(output.dtype)
             return output + shift.view(output.shape)
 

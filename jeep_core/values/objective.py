@@ -22,25 +22,30 @@ class FactTokens:
     @property
     def shape(self) -> tuple[int, int]:
         """Tokens from subject-last on, and tokens in all: similar facts share a batch."""
+        # batches are padded to these tokens; what is left of subject-last is run only once
         longest = max(self.rows, key=lambda row: len(row.ids))
         return len(longest.ids) - longest.subject_last, len(longest.ids)
 
 
 WRITTEN_KL = 0.01
+"""Largest weighted KL, in nats, at which a fact counts as written."""
 
 
 @dataclass(frozen=True)
 class Objective:
     """The loss to minimise, and when a fact is done.
 
+    The loss of a fact is the negative log-likelihood per target token, as a mean over its rows,
+    plus ``kl_weight`` · KL(edited ‖ unedited) at its KL row, plus β‖δ‖/‖h‖² at every site.
+
     A fact stops when its mean target probability reaches ``stop_probability``, or its whole
     loss falls below ``stop_loss``, whichever is given; with ``written_weight`` also when every
     target token is the arg-max and the weighted KL is at most ``WRITTEN_KL``, and while they all
-    are, the likelihood counts that much only (PMET).
+    are, the likelihood counts that much only.
 
     ``low_site``: where δ' is added at the subject's last token: to the output of the low
-    region's last block, or inside it to the output of the MLP's projection, alone (ROME) or
-    beside a third vector at the attention's projection (PMET).  ``train``: which of δ' and δ*
+    region's last block, or inside it to the output of the MLP's projection, alone or beside a
+    third vector at the attention's projection.  ``train``: which of δ' and δ*
     are optimised; the other stays zero.
     """
 
@@ -83,6 +88,7 @@ class Values:
 
     def select(self, index: Sequence[int]) -> Values:
         """The values of the k facts of ``index``: (k, d) vectors and (k,) figures."""
+        # vectors (m, d) and figures (m,) are cut along m; entries of ``trace`` are not by fact
         chosen = list(index)
         parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         cut = {n: t[chosen] for n, t in parts.items() if isinstance(t, torch.Tensor)}

@@ -49,12 +49,13 @@ def optimise(
     pool = Pool(view, facts, objective, memory_bytes)
     while waiting or len(pool):
         monitor.check()
+        # 0 while the pool is full: then it only takes a step
         free = pool.room(limit, waiting)
         chosen = [waiting.popleft() for _ in range(free)]
         try:
             if chosen:
                 pool.admit(chosen)
-                chosen = []
+                chosen = []  # the pool counts them from now on
             finished = pool.step()
         except torch.OutOfMemoryError:
             # halve the number held; facts that leave begin again from δ = 0

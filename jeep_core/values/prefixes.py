@@ -26,11 +26,14 @@ def sample_prefixes(base: LoadedModel, count: int, seed: int = 0) -> list[str]:
 def _sample(base: LoadedModel, start: str, generator: torch.Generator) -> str:
     ids = encode(base.tokenizer, start).ids
     for _ in range(TOKENS):
+        # (V,): what follows the last token
         logits = base.model(input_ids=torch.tensor([ids], device=base.device)).logits[0, -1]
         logits = logits.float().cpu()
         check_tensor(logits, "the logits of the model to a prefix", OTHER_VERSION)
+        # an end token would end the prefix before its ten tokens
         logits[list(base.eos_token_ids)] = -torch.inf
         top = logits.topk(min(TOP_K, len(logits)))
+        # drawn on the CPU, whose generator gives one seed the same numbers on every machine
         choice = torch.multinomial(top.values.softmax(0), 1, generator=generator)
         ids.append(int(top.indices[choice]))
     text = base.tokenizer.decode(ids, skip_special_tokens=True)

@@ -72,6 +72,7 @@ class RegionReader:
         self._lead_states: torch.Tensor | None = None  # (g, c, d)
         self._past: Past = self._run_leading(0)
         cut = [
+            # nothing right of the position that is read can reach it
             [replace(row, ids=row.ids[: getattr(row, position) + 1]) for row in group]
             for group in groups
         ]
@@ -127,6 +128,7 @@ class RegionReader:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys (n, d_ff) at ``place`` and states (n, d) of block ``until``, in the rows' order."""
         parts = [self._read_batch(batch, place, until) for batch in batches]
+        # (n,): the inverse of ``order``
         back = torch.argsort(torch.tensor(order, device=self.view.base.device))
         keys, states = zip(*parts, strict=True)
         return torch.cat(keys)[back], torch.cat(states)[back]
@@ -140,10 +142,12 @@ class RegionReader:
         def take_key(module: Any, args: Any, output: Any) -> None:
             key = args[0]
             cut = place == until  # the MLP runs at the places that count alone
+            # (r, d_ff); keys of all places are (r, t, d_ff) and one of each row is taken
             taken["key"] = key if cut else key.view(*batch.ids.shape, -1)[r, batch.at]
 
         def take_state(module: Any, args: Any, output: Any) -> None:
             hidden = block_output(output)
+            # the projection, too, is run at these places alone: (r, d)
             taken["state"] = hidden if self.at_projection else hidden[r, batch.at]
 
         family, model = self.view.base.family, self.view.model
@@ -165,6 +169,7 @@ class RegionReader:
         """The rows of some groups in batches of like lengths, and the order they are in."""
         rows = [(row, group) for group in chosen for row in groups[group]]
         own = [len(row.ids) - self._lead.lengths[group] for row, group in rows]
+        # rows of like length share a batch, so that little is padded
         order = sorted(range(len(rows)), key=lambda i: own[i])
         parts = [order[n : n + BATCH_ROWS] for n in range(0, len(order), BATCH_ROWS)]
         return [self._batch([rows[i] for i in part]) for part in parts], order

@@ -32,6 +32,7 @@ from service.api.resources import (
 )
 from service.api.state import ApiState
 from service.ops import tracing
+from service.ops.release import program_version
 from service.queue import AsyncQueue, Keys, connect_async
 from service.queue.buckets import TokenBuckets
 from service.settings import Settings, SettingsError
@@ -94,7 +95,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = Api(
         title="JEEP",
-        version=metrics.program_version(),
+        version=program_version(),
         description=DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,

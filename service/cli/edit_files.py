@@ -13,6 +13,7 @@ from jeep_core.errors import JeepError
 from jeep_core.suites import SuiteReader
 from jeep_core.suites.edits import facts_of, foreign_records
 from jeep_core.suites.fields import Malformed
+from jeep_core.text.counting import counted
 from service.cli.common import EXIT_FAILED, check_facts, complain, err, parse_values
 from service.cli.reading import loss_lines
 from service.contracts.schemas import EditRequest
@@ -46,7 +47,8 @@ def tell_losses(imported: Imported | None) -> None:
     """Report on standard error what became of the records, if the facts came as records."""
     if imported is None:
         return
-    err.print(f"{imported.format}: {imported.facts} facts of {imported.records} records")
+    facts, records = counted(imported.facts, "fact"), counted(imported.records, "record")
+    err.print(f"{imported.format}: {facts} of {records}")
     for line in loss_lines(imported):
         err.print(line)
 

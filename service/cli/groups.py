@@ -95,13 +95,19 @@ class CommandGroup(typer.Typer):
 
     def command(self, *args: Any, **options: Any) -> Callable[[Command], Command]:
         """As Typer's."""
-        register = super().command(*args, **{"cls": Verb, **options})
+        register = super().command
 
         def take(command: Command) -> Command:
-            register(_with_key_file(command))
+            given = {"cls": Verb, "help": paragraphs(inspect.getdoc(command) or ""), **options}
+            register(*args, **given)(_with_key_file(command))
             return command
 
         return take
+
+
+def paragraphs(text: str) -> str:
+    """A text without the line breaks inside its paragraphs: the terminal's width breaks them."""
+    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
 
 
 def group(line: str, *, lists: bool = False, epilog: str | None = None) -> CommandGroup:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from textwrap import fill
 from typing import Any
 
 from service.cli.tree import ALIASES, VISIBLE, walk
@@ -11,10 +12,10 @@ HEAD = """# The command line
 
 Written by `python -m service.cli.reference > docs/cli.md`.
 
-`jeep COMMAND --help` shows the same for one command. Commands that ask a running service take
-`--url` (else `JEEP_HOST` and `JEEP_PORT`) and `--key-file` (else `JEEP_API_KEY` or
-`JEEP_KEY_FILE`), and most print the answer as JSON with `--json`. A group that has a `list` runs
-it where no command is named: `jeep jobs --status failed`.
+`jeep COMMAND --help` (or `-h`) shows the same for one command, `jeep --version` the version.
+Commands that ask a running service take `--url` (else `JEEP_HOST` and `JEEP_PORT`) and
+`--key-file` (else `JEEP_API_KEY` or `JEEP_KEY_FILE`), and most print the answer as JSON with
+`--json`. A group that has a `list` runs it where no command is named: `jeep jobs --status failed`.
 
 Exit codes: 0 it worked, 1 it failed, 2 the command line or a setting makes no sense, 3 the port or
 the store is in use, 78 the worker cannot work as configured, 130 interrupted.
@@ -44,7 +45,7 @@ def page() -> Iterator[str]:
             if command.epilog:
                 yield f"\n{_text(command.epilog)}"
             continue
-        yield f"\n{'#' * len(path)} {' '.join(path)}\n\n{_text(command.help)}\n"
+        yield f"\n{'#' * len(path)} {' '.join(path)}\n\n{_wrapped(command.help)}\n"
         yield f"```\n{_usage(path, command)}\n```"
         options = list(_options(command))
         if "--redis-url" in "".join(options):  # the same for all commands that run the service
@@ -79,7 +80,13 @@ def _first_line(command: Any) -> str:
 
 def _text(help: str) -> str:
     """A help text as Markdown; a bracket is escaped there for the terminal's markup."""
-    return help.strip().replace("\\[", "[").replace(".  ", ". ")
+    return help.strip().replace("\\[", "[")
+
+
+def _wrapped(help: str) -> str:
+    """The paragraphs of a command's help as Markdown, in lines of bounded length."""
+    parts = _text(help).split("\n\n")
+    return "\n\n".join(fill(part, 96, break_on_hyphens=False) for part in parts)
 
 
 def _usage(path: tuple[str, ...], command: Any) -> str:

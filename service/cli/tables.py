@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
+
+from service.cli.listing import Listing
 
 if TYPE_CHECKING:
     from service.contracts.schemas import (
@@ -30,22 +31,14 @@ Records = Sequence[Mapping[str, Any]]
 TIME = "%Y-%m-%d %H:%M:%S"
 
 
-def new(*columns: str) -> Table:
-    """An empty table; ids are never broken."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column == "id")
-    return table
-
-
-def _row(table: Table, *cells: object) -> None:
+def _row(table: Listing, *cells: object) -> None:
     """Cells as plain text: what users and models write may look like markup."""
     table.add_row(*(Text("" if cell is None else str(cell)) for cell in cells))
 
 
 def plan(answer: EditPlan) -> RenderableType:
     """A dry run: the tokens with the positions that will be optimised."""
-    table = new("fact", "tokens", "subject", "predicts")
+    table = Listing("fact", "tokens", "subject", "predicts")
     for fact in answer.facts:
         prompt, target = fact.tokens[: fact.prediction + 1], fact.target_tokens
         shown = " ".join(prompt) + " → " + " ".join(target)
@@ -62,7 +55,7 @@ def edit(answer: Edit) -> RenderableType:
         why = f": {answer.error.code}: {answer.error.message}" if answer.error else ""
         return Text(f"{answer.id} {answer.status.value}{why}", style="red")
     result = answer.result
-    table = new("", "prompt", "before", "after", "p(new)")
+    table = Listing("", "prompt", "before", "after", "p(new)")
     for fact in result.facts:
         prompt = fact.prompt.replace("{}", fact.subject, 1)
         p_new = f"{fact.before.p_new:.3f} → {fact.after.p_new:.3f}"
@@ -77,14 +70,14 @@ def edit(answer: Edit) -> RenderableType:
 
 def generations(answer: GenerateResult) -> RenderableType:
     """Answers side by side, with the probability of the first token."""
-    table = new("version", "prompt", "answer", "p(first token)")
+    table = Listing("version", "prompt", "answer", "p(first token)")
     for one in answer.results:
         first = f"{one.tokens[0].probability:.3f}" if one.tokens else ""
         said = one.text if one.error is None else f"{one.error.code}: {one.error.message}"
         _row(table, one.version, one.prompt, said, first)
     if not any(one.candidates for one in answer.results):
         return table
-    scores = new("version", "prompt", "candidate", "probability")
+    scores = Listing("version", "prompt", "candidate", "probability")
     for one in answer.results:
         for candidate in one.candidates:
             _row(scores, one.version, one.prompt, candidate.text, f"{candidate.probability:.4f}")
@@ -93,7 +86,7 @@ def generations(answer: GenerateResult) -> RenderableType:
 
 def snapshots(answers: Sequence[Snapshot]) -> RenderableType:
     """The versions; an asterisk marks head."""
-    table = new("", "id", "parent", "state", "names", "editor", "facts", "weights", "created")
+    table = Listing("", "id", "parent", "state", "names", "editor", "facts", "weights", "created")
     for one in answers:
         _row(
             table,
@@ -120,7 +113,7 @@ def snapshot(answer: Snapshot) -> RenderableType:
 def difference(answer: SnapshotDiff) -> RenderableType:
     """The facts and tensors in which two versions differ."""
     head = f"{answer.a} → {answer.b}, common ancestor {answer.common_ancestor}"
-    table = new("", "fact", "says")
+    table = Listing("", "fact", "says")
     for mark, records in (("-", answer.facts_removed), ("+", answer.facts_added)):
         for one in records:
             _row(table, mark, one.prompt.replace("{}", one.subject, 1), one.target_new)
@@ -130,7 +123,7 @@ def difference(answer: SnapshotDiff) -> RenderableType:
 
 def edits(answers: Records) -> RenderableType:
     """Batches with their share of facts that succeeded."""
-    table = new("id", "status", "editor", "facts", "name", "version", "efficacy", "created")
+    table = Listing("id", "status", "editor", "facts", "name", "version", "efficacy", "created")
     for one in answers:
         efficacy = "" if one["efficacy"] is None else f"{one['efficacy']:.1%}"
         cells = [one[key] for key in ("id", "status", "editor", "n_facts", "snapshot_name")]
@@ -140,7 +133,7 @@ def edits(answers: Records) -> RenderableType:
 
 def evaluations(answers: Records) -> RenderableType:
     """Evaluations with what they measure."""
-    table = new("id", "status", "suite", "editor", "targets")
+    table = Listing("id", "status", "suite", "editor", "targets")
     for one in answers:
         targets = ", ".join(str(target["label"]) for target in one["targets"])
         _row(table, one["id"], one["status"], one["suite"], one["editor"], targets)
@@ -149,7 +142,7 @@ def evaluations(answers: Records) -> RenderableType:
 
 def probes(answers: Records) -> RenderableType:
     """Probes with the layers that they propose."""
-    table = new("id", "status", "suite", "version", "low", "high")
+    table = Listing("id", "status", "suite", "version", "low", "high")
     for one in answers:
         layers = (" ".join(map(str, one[key] or [])) for key in ("low", "high"))
         _row(table, one["id"], one["status"], one["suite"], one["version"], *layers)
@@ -158,8 +151,7 @@ def probes(answers: Records) -> RenderableType:
 
 def models(answers: Records) -> RenderableType:
     """Models by name: where they are, their size, and how many presets there are for them."""
-    table = new("model", "is", "size", "licence", "presets", "from")
-    table.columns[0].no_wrap = True
+    table = Listing("model", "is", "size", "licence", "presets", "from")
     for column in (table.columns[2], table.columns[4]):
         column.justify = "right"
     for one in answers:
@@ -171,7 +163,7 @@ def models(answers: Records) -> RenderableType:
 
 def model(answer: Mapping[str, Any]) -> RenderableType:
     """The known properties of one model, a line each."""
-    table = new()
+    table = Listing("", "")
     table.show_header = False
     for name, value in answer.items():
         if value is not None:
@@ -209,7 +201,7 @@ def job(answer: JobOut) -> RenderableType:
 
 def jobs(answers: Sequence[JobOut]) -> RenderableType:
     """The jobs with their status."""
-    table = new("id", "kind", "status", "phase", "done", "created", "error")
+    table = Listing("id", "kind", "status", "phase", "done", "created", "error")
     for one in answers:
         progress = one.progress
         _row(
@@ -227,7 +219,7 @@ def jobs(answers: Sequence[JobOut]) -> RenderableType:
 
 def facts(answers: Sequence[FactEntry]) -> RenderableType:
     """Facts with the edit that wrote them; the superseded ones say by which."""
-    table = new("state", "prompt", "says", "edit", "version", "superseded by")
+    table = Listing("state", "prompt", "says", "edit", "version", "superseded by")
     for one in answers:
         row = (one.state, one.text, one.target_new, one.edit_id, one.version, one.superseded_by)
         _row(table, *row)
@@ -242,7 +234,7 @@ def revert(answer: JobOut) -> RenderableType:
     from service.contracts.schemas import RevertResult
 
     result = RevertResult.model_validate(answer.result)
-    table = new("edit", "was in", "is in", "efficacy", "greedy success")
+    table = Listing("edit", "was in", "is in", "efficacy", "greedy success")
     for one in result.reapplied:
         shares = (f"{one.efficacy:.1%}", f"{one.greedy_success:.1%}")
         _row(table, one.edit_id, one.previous_version, one.version, *shares)
@@ -268,7 +260,7 @@ def rollback(answer: RollbackResult) -> RenderableType:
 
 def keys(answers: Sequence[ApiKey]) -> RenderableType:
     """API keys, never their secrets."""
-    table = new("id", "name", "scopes", "created", "revoked")
+    table = Listing("id", "name", "scopes", "created", "revoked")
     for key in answers:
         revoked = f"{key.revoked_at:{TIME}}" if key.revoked_at else ""
         scopes = ", ".join(key.scopes)
@@ -278,7 +270,7 @@ def keys(answers: Sequence[ApiKey]) -> RenderableType:
 
 def audit(answers: Sequence[AuditEntry]) -> RenderableType:
     """Calls that changed something or were refused."""
-    table = new("when", "who", "name", "action", "target", "status", "version", "job")
+    table = Listing("when", "who", "name", "action", "target", "status", "version", "job")
     for one in answers:
         ended = " ".join(str(part) for part in (one.status, one.code) if part is not None)
         when = f"{one.when:{TIME}}"

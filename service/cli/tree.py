@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from service.cli.groups import Group, Later, sentence
 
 SERVICE, DAILY, STUDIES, GROUPS = "Run the service", "Daily", "On this machine", "Groups"
+HELP = "Show this, or the help of a command."
 
 VISIBLE = (
     Later("serve", "running:serve", "Run everything in the foreground.", SERVICE),
@@ -64,12 +65,9 @@ class Root(Group):
         super().__init__(**options)
         self.commands.update({str(one.name): one for one in (*VISIBLE, *ALIASES)})
 
-    def get_help_option(self, ctx: Any) -> Any:
-        """As typer's, without a panel in the overview: who reads that has found the option."""
-        option = super().get_help_option(ctx)
-        if option is not None:
-            option.hidden = True
-        return option
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """The overview: every command on a line of its own, so that all of them fit a screen."""
+        formatter.write("\n".join(_overview(ctx, str(self.help))))
 
     def main(self, *args: Any, **options: Any) -> Any:
         """As typer's."""
@@ -89,13 +87,43 @@ class Root(Group):
         sys.exit(code if isinstance(code, int) else 0)
 
 
+def _overview(ctx: Any, line: str) -> Iterator[str]:
+    """The usage, ``line``, then commands and options, beside the names of their panels."""
+    rows = [(one.rich_help_panel, one.name, one.help) for one in VISIBLE]
+    rows += [("Options", "--version", "Show the version."), ("Options", "-h, --help", HELP)]
+    left, middle = (max(len(str(row[i])) for row in rows) + 2 for i in (0, 1))
+    yield ctx.get_usage()
+    yield f"{line}\n"
+    panel = None
+    for first, name, said in rows:
+        shown = "" if first == panel else str(first)
+        yield typer.style(f"{shown:<{left}}", bold=True) + f"{name:<{middle}}{said}"
+        panel = first
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from service.ops.release import program_version
+
+        typer.echo(f"jeep {program_version()}")
+        raise typer.Exit
+
+
 app = typer.Typer(
-    cls=Root, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+    cls=Root,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
 @app.callback()
-def _jeep() -> None:
+def _jeep(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
+    ] = False,
+) -> None:
     """Edit what a language model believes; every edit can be taken back."""
 
 

@@ -44,6 +44,16 @@ def test_a_package_has_at_most_four_modules_beside_its_rooms(package: str) -> No
     assert len(modules) <= AT_THE_TOP, f"move some into a room: {modules}"
 
 
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_architecture_names_every_room(package: str) -> None:
+    page = (ROOT / "docs/architecture.md").read_text()
+    homes = [
+        f"{path.name}/" for path in (ROOT / package).iterdir() if (path / "__init__.py").exists()
+    ]
+    homes += [path.name for path in (ROOT / package).glob("[a-z]*.py")]
+    assert not [home for home in homes if f"`{home}`" not in page]
+
+
 @pytest.mark.parametrize("folder", rooms(), ids=name_of)
 def test_no_room_has_more_than_sixteen_modules(folder: Path) -> None:
     modules = modules_of(folder)

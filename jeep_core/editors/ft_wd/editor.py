@@ -26,6 +26,7 @@ class FtWd:
         view, layer = context.view, hparams.layer
         name = view.base.family.weight_name(layer)
         transposed = is_transposed(view.base.family.mlp_out_of(view.model, layer))
+        # (out, in) from here on, float32 whatever the model's type
         start = view.parameter(name).detach().float()
         start = start.T if transposed else start
         delta = torch.zeros_like(start, memory_format=torch.contiguous_format).requires_grad_()
@@ -47,6 +48,7 @@ def _tune(
     rows = [fact.rows[0] for fact in context.facts]
     size = hparams.batch_facts
     chunks = [rows[i : i + size] for i in range(0, len(rows), size)]
+    # blocks below the layer do not change: they are run once, not in every pass
     entered = [enter(context.view, chunk, hparams.layer) for chunk in chunks]
     adam = torch.optim.Adam([delta], lr=hparams.learning_rate)
     decay = hparams.decay(len(rows))
@@ -57,10 +59,12 @@ def _tune(
             context.report("fine-tune", step * len(chunks) + i, total)
             loss = _loss(context, hparams.layer, chunk, entered[i], delta)
             what = f"layer {hparams.layer}: the loss of fine-tuning in pass {step + 1}"
+            # a chunk's mean times its facts, so that the last, shorter one counts less
             losses.append(check_number(float(loss.detach()), what, SMALLER_STEPS) * len(chunk))
             if losses[-1] < hparams.stop_loss * len(chunk):
                 continue
             (gradient,) = torch.autograd.grad(loss, [delta])
+            # (out, in): towards zero the matrix itself decays, else only what is added to it
             weight = delta.detach() + (start if hparams.decay_towards == "zero" else 0)
             delta.grad = gradient + decay * weight
             with overflow_named(f"layer {hparams.layer}: a step of fine-tuning"):

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from jeep_core.editors.jeep.hparams import JeepHParams
 from jeep_core.editors.record import HIGH, LOW, EditorRecord, PlotStyle, Tuning
 from jeep_core.reports.colours import BLUE
+
+ABLATION: dict[str, dict[str, Any]] = {
+    "w/o δ′ & step 2": {"optimise": "high"},
+    "w/o δ* & step 3": {"optimise": "low"},
+    "w/o step 2": {"write": "high"},
+    "w/o step 3": {"write": "low"},
+    "separate optimisation": {"optimise": "separately"},
+    "even spread in step 2": {"low": {"spread": "linear"}},
+    "w/ attention in step 3": {"high": {"projection": "attention"}},
+    "JEEP": {},
+}
+"""The rows of the paper's table 4."""
 
 record = EditorRecord(
     hparams=JeepHParams,
@@ -12,5 +26,8 @@ record = EditorRecord(
     tuning=Tuning(regions={"low": LOW, "high": HIGH}),
     automatic=dict,
     order=8,
+    case_study=True,
+    ablation=ABLATION,
+    sweep="high.clamp",
     plot=PlotStyle(BLUE, "o", "-"),
 )

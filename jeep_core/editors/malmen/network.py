@@ -33,6 +33,7 @@ class MalmenNetwork(Hypernetwork):
     def shifts(self, layer: int, pairs: Pairs) -> torch.Tensor:
         """Dᵀ (n, out) from ``pairs`` u (n, in) and δ (n, out), differentiable."""
         pseudo_u, pseudo_delta = self(layer, pairs)
+        # (n, 1): uᵀũ of every token
         agreement = (pairs[0] * pseudo_u).sum(dim=1, keepdim=True)
         shifts: torch.Tensor = -self.step(layer) * agreement * pseudo_delta
         return shifts
@@ -42,12 +43,13 @@ class MalmenNetwork(Hypernetwork):
         return MalmenSum(self, layer, scale)
 
     def backward(self, layer: int, pairs: Pairs, gradient: torch.Tensor) -> None:
-        """See the base class.
+        """As in the base class, for ``pairs`` u (n, in) and δ (n, out).
 
         With G = ``gradient`` (out, in), S = U Uᵀ + λ I (in, in) and Q = G S⁻¹ (out, in), the
         gradients are Q U (out, n) by D and -⟨Q, Δ⟩ by λ.
         """
         keys, damping = pairs[0].double(), self.damping(layer)
+        # (out, in) both
         q = _times_inverse(gradient.double(), keys, damping, layer)
         against_damping = _times_inverse(q, keys, damping, layer).float()  # ⟨Q, Δ⟩ = ⟨Q S⁻¹, D Uᵀ⟩
         q, by_damping = q.float(), 0.0
@@ -57,6 +59,7 @@ class MalmenNetwork(Hypernetwork):
             by_damping -= float((shifts.detach() * (chunk[0] @ against_damping.T)).sum())
         if self.log_damping.grad is None:
             self.log_damping.grad = torch.zeros_like(self.log_damping)
+        # by log λ: λ times the gradient by λ
         self.log_damping.grad[self.spec.layers.index(layer)] += damping * by_damping
 
 
@@ -75,10 +78,12 @@ class MalmenSum:
         """Add the pairs u (n, in), δ (n, out) of n more tokens."""
         for chunk in chunks(pairs):
             shifts = self._scale * self._network.shifts(self._layer, chunk)
+            # (n, in) and (n, out)
             self._pairs.append((chunk[0].double(), shifts.double()))
             self._tokens += len(shifts)
         if self._gram is not None or self._tokens > self._network.size(self._layer)[1]:
             keys, shifts = self._joined()
+            # UUᵀ (in, in) and D Uᵀ (out, in)
             gram, cross = keys.T @ keys, shifts.T @ keys
             self._gram = gram if self._gram is None else self._gram + gram
             self._cross = cross if self._cross is None else self._cross + cross
@@ -95,10 +100,12 @@ class MalmenSum:
         """
         damping = self._network.damping(self._layer)
         if self._gram is not None and self._cross is not None:
+            # Δ S = D Uᵀ with S = U Uᵀ + λ I symmetric: solved as S Δᵀ = U Dᵀ
             factor = _cholesky(self._gram, damping, self._layer)
             dense = torch.cholesky_solve(self._cross.T, factor).T
             return Update(dense=dense.float().contiguous())
         keys, shifts = self._joined()
+        # fewer tokens than the keys' size: Uᵀ S⁻¹ = (UᵀU + λ I)⁻¹ Uᵀ, a system of (n, n)
         factor = _cholesky(keys @ keys.T, damping, self._layer)
         return Update.of(shifts.T, torch.cholesky_solve(keys, factor).T)
 
@@ -122,5 +129,6 @@ def _times_inverse(
         factor = _cholesky(keys.T @ keys, damping, layer)
         return torch.cholesky_solve(matrix.T, factor).T
     factor = _cholesky(keys @ keys.T, damping, layer)
+    # Woodbury: M S⁻¹ = (M - M Kᵀ (K Kᵀ + λ I)⁻¹ K) / λ
     inner = torch.cholesky_solve(keys @ matrix.T, factor)
     return (matrix - inner.T @ keys) / damping

@@ -12,5 +12,6 @@ record = EditorRecord(
     tuning=Tuning(regions={"low": LOW}),
     automatic=taking("low"),
     order=5,
+    case_study=True,
     plot=PlotStyle(VERMILION, "s", "--"),
 )

@@ -20,6 +20,7 @@ class MendNetwork(Hypernetwork):
     def factors(self, layer: int, pairs: Pairs) -> Pairs:
         """ũ (n, in) and -step · δ̃ (n, out) from ``pairs`` u (n, in) and δ (n, out)."""
         u, delta = self(layer, pairs)
+        # the sign makes it a descent step: Δ = Σ shift · ũᵀ
         return u, -self.step(layer) * delta
 
     def sum(self, layer: int, scale: float = 1.0) -> MendSum:
@@ -27,9 +28,13 @@ class MendNetwork(Hypernetwork):
         return MendSum(self, layer, scale)
 
     def backward(self, layer: int, pairs: Pairs, gradient: torch.Tensor) -> None:
-        """See the base class; ⟨Δ, ``gradient``⟩ has the same gradient as the loss."""
+        """As in the base class, for u (n, in), δ (n, out) and ``gradient`` (out, in).
+
+        ⟨Δ, ``gradient``⟩ has the same gradient as the loss.
+        """
         for chunk in chunks(pairs):
             u, shift = self.factors(layer, chunk)
+            # u (n, in), shift (n, out), gradient (out, in): ⟨Δ, G⟩ = Σ over tokens of shift · G ũ
             (shift * (u @ gradient.T)).sum().backward()  # type: ignore[no-untyped-call]
 
 
@@ -51,12 +56,14 @@ class MendSum:
             self._tokens += len(u)
         out_size, in_size = self._network.size(self._layer)
         if self._dense is not None or self._tokens * (out_size + in_size) >= out_size * in_size:
+            # as many numbers in factors as in the matrix: from here on memory stays the same
             left, right = self._joined()
             product = left @ right.T
             self._dense = product if self._dense is None else self._dense + product
             self._factors = []
 
     def _joined(self) -> tuple[torch.Tensor, torch.Tensor]:
+        # (n, in); returned are (out, n) and (in, n), a column per token
         right = torch.cat([u for u, _ in self._factors]).double()
         return torch.cat([shift for _, shift in self._factors]).double().T, right.T
 

@@ -39,6 +39,7 @@ class Block(nn.Module):
 
     def __init__(self, size: int, rank: int, n_layers: int) -> None:
         super().__init__()
+        # size is in + out: u and δ side by side
         self.down = nn.Parameter(torch.randn(rank, size) / size**0.5)
         self.up = nn.Parameter(torch.zeros(size, rank))
         self.bias = nn.Parameter(torch.zeros(size))
@@ -47,6 +48,7 @@ class Block(nn.Module):
 
     def forward(self, z: torch.Tensor, place: int) -> torch.Tensor:
         """(n, size) to (n, size); ``clamp`` has a gradient at 0, where every block starts."""
+        # (n, size) → (n, rank) → (n, size)
         inner = z @ self.down.T @ self.up.T + self.bias
         return z + (self.scale[place] * inner + self.shift[place]).clamp(min=0)
 
@@ -79,11 +81,13 @@ class Hypernetwork(nn.Module, ABC):
         counts: dict[str, int] = {}
         for layer, size in zip(spec.layers, spec.sizes, strict=True):
             name = _name(size)
+            # its number among the layers of this shape, which share a network
             self._place[layer] = counts.get(name, 0)
             counts[name] = self._place[layer] + 1
             self.register_buffer(f"mean_{layer}", torch.zeros(sum(size)))
             self.register_buffer(f"deviation_{layer}", torch.ones(sum(size)))
         self.networks = nn.ModuleDict()
+        # the seed decides the first weights, and the caller's random numbers stay as they are
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for size in dict.fromkeys(spec.sizes):
@@ -105,6 +109,7 @@ class Hypernetwork(nn.Module, ABC):
     def set_statistics(self, statistics: Mapping[int, tuple[torch.Tensor, torch.Tensor]]) -> None:
         """Mean and standard deviation (in + out,) of [u; δ] by layer."""
         for layer, (mean, deviation) in statistics.items():
+            # u and δ may differ by orders of magnitude, so each half has a floor of its own
             split = self.size(layer)[1]
             halves = deviation[:split], deviation[split:]
             floors = [half.clamp_min(SMALLEST_DEVIATION * half.mean()) for half in halves]
@@ -113,6 +118,7 @@ class Hypernetwork(nn.Module, ABC):
 
     def forward(self, layer: int, pairs: Pairs) -> Pairs:
         """ũ (n, in) and δ̃ (n, out) from ``pairs`` u (n, in) and δ (n, out)."""
+        # (n, in + out)
         z = torch.cat(pairs, dim=1) - self.get_buffer(f"mean_{layer}")
         z = z / self.get_buffer(f"deviation_{layer}")
         out_size, in_size = self.size(layer)

@@ -125,7 +125,7 @@ def adam_tensors(optimizer: torch.optim.Adam) -> dict[str, torch.Tensor]:
 
 
 def restore_adam(optimizer: torch.optim.Adam, tensors: Mapping[str, torch.Tensor]) -> None:
-    """The inverse of ``adam_tensors``."""
+    """The inverse of ``adam_tensors``: each in the shape of its parameter or a scalar."""
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         kind, _, rest = key.partition(".")

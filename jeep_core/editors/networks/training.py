@@ -88,6 +88,7 @@ class Training:
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
+        # at most a fifth, so that small data is not all held back
         held = min(HELD_BACK, len(self.triples) // 5)
         self.held_back, self.train = self.triples[:held], self.triples[held:]
         self.view = ModelView(self.base)
@@ -204,6 +205,7 @@ class Training:
         ]
         return {
             layer: (
+                # (n, d_ff) and (n, d): tokens of all batches
                 torch.cat([part[layer][0] for part in parts]),
                 torch.cat([part[layer][1] for part in parts]),
             )
@@ -214,6 +216,7 @@ class Training:
         """Δ (out, in) per layer, detached from the network; they collect the loss's gradient."""
         deltas = {}
         for layer, both in pairs.items():
+            # without the network's graph: its gradient is taken later from that of Δ
             total = self.network.sum(layer)
             total.add(both)
             deltas[layer] = total.update().matrix().float().requires_grad_()
@@ -229,11 +232,13 @@ class Training:
         s, first, nll_sum, kl_sum = self.settings, min(self.spec.layers), 0.0, 0.0
         for index in batches(equivalent, BATCH_ROWS):
             rows = [equivalent[i] for i in index]
+            # (r, t, d): blocks below the first layer that changes are run once and without a graph
             entered = enter(self.view, rows, first)
             with torch.set_grad_enabled(backward), shifted(self.view, deltas):
                 nll = read(self.view, rows, entered).nll(len(rows)).sum()
             nll_sum += float(nll.detach())
             if backward:
+                # graph by graph, summed in Δ.grad: memory is that of one batch of rows
                 (nll * (s.edit_weight / len(equivalent))).backward()  # type: ignore[no-untyped-call]
         for index in batches(unrelated, BATCH_ROWS):
             rows = [unrelated[i] for i in index]
@@ -242,6 +247,7 @@ class Training:
                 before = read(self.view, rows, entered).log_probabilities
             with torch.set_grad_enabled(backward), shifted(self.view, deltas):
                 after = read(self.view, rows, entered)
+            # (p, V) to (p,): KL(before ‖ after) at every place that is read
             divergence = (before.exp() * (before - after.log_probabilities)).sum(dim=1)
             kl = after.mean_by_row(divergence, len(rows)).sum()
             kl_sum += float(kl.detach())
@@ -255,6 +261,7 @@ class Training:
         rows = [triple.edit for triple in self.train[:STATISTICS_ROWS]]
         moments: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         for layer, pairs in self._pairs(rows).items():
+            # (n, d_ff + d)
             both = torch.cat(pairs, dim=1).double()
             check_tensor(both, f"layer {layer}: a gradient of the model", OTHER_VERSION)
             moments[layer] = both.mean(dim=0).float(), both.std(dim=0).float()

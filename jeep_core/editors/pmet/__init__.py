@@ -19,5 +19,6 @@ record = EditorRecord(
     ),
     automatic=taking("low"),
     order=6,
+    case_study=True,
     plot=PlotStyle(GREEN, "^", "-."),
 )

@@ -46,6 +46,7 @@ class Rome:
             found.append(values)
             conditions.append(condition)
         context.report("edit fact by fact", len(context.facts), len(context.facts))
+        # columns (d, 1) and (d_ff, 1) of the single facts, side by side: their sum
         update = Update.of(torch.cat(lefts, dim=1), torch.cat(rights, dim=1))
         outcome = EditorOutcome(values=_joined(found))
         outcome.delta.updates[name] = update
@@ -79,10 +80,12 @@ def _rank_one(
     """Left (d, 1) and right (d_ff, 1) factor, mean key (1, d_ff), condition."""
     assert context.moments is not None
     rows = keys_by_row(context.view, [fact.rows], "subject_last", hparams.layer)[0]
+    # rows (prefixes, d_ff), the empty prefix first; key (1, d_ff)
     key = rows.mean(dim=0, keepdim=True)
     # (C + k kᵀ)⁻¹ k is C⁻¹ k up to its length
     solution = solve_update(key, values.delta_low, context.moments.factor(hparams.layer), 1.0)
     right = solution.right / solution.right.norm()
+    # (d, 1): the shift over k₀·u, so that k₀ itself is mapped by exactly the shift
     left = values.delta_low.double().T / (rows[:1].double() @ right)
     return left, right, key, solution.condition
 

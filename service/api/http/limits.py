@@ -12,6 +12,7 @@ from sse_starlette import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
 from jeep_core.spec.facts import Fact
+from jeep_core.text.counting import counted
 from service.api.http.problems import OVER_LIMIT, ApiProblem, field_error
 from service.contracts.schemas import FactIn, GenerateRequest
 from service.contracts.schemas.access import LOCAL, Caller
@@ -111,7 +112,7 @@ def fact_errors(facts: Sequence[FactIn | Fact], settings: Settings) -> list[dict
         for name, value in vars(fact).items():
             values = value if isinstance(value, list | tuple) else [value]
             if len(values) > settings.max_prompts:
-                message = f"at most {settings.max_prompts} prompts (JEEP_MAX_PROMPTS)"
+                message = f"at most {counted(settings.max_prompts, 'prompt')} (JEEP_MAX_PROMPTS)"
                 errors.append(field_error(f"/facts/{i}/{name}", OVER_LIMIT, message))
             if any(text and len(text) > settings.max_text_chars for text in values):
                 errors.append(_too_long(f"/facts/{i}/{name}", settings))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -20,6 +19,7 @@ from service.contracts.jobs import Lane
 from service.contracts.schemas import WorkerInfo
 from service.contracts.schemas.access import Scope
 from service.ops.metrics_page import families_of, merged
+from service.ops.release import program_version
 from service.store import StoreError
 
 router = APIRouter(tags=["health"])
@@ -84,11 +84,3 @@ def _served(state: ApiState) -> Iterable[Metric]:
     except StoreError:
         pass  # /readyz says so
     return info, head
-
-
-def program_version() -> str:
-    """The version of the program; ``0.0.0`` where it runs from a checkout."""
-    try:
-        return version("jeep-edit")
-    except PackageNotFoundError:
-        return "0.0.0"

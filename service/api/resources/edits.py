@@ -61,7 +61,7 @@ White space around a prompt is a part of it.  `join` says how answers follow pro
 a blank unless the texts need none, `space` and `none` always or never; a dry run shows it.
 
 **Hyper-parameters** are the preset's with `hparams` laid over them, field by field; together they
-must satisfy the editor's schema (`JeepHParams` for `jeep`; the field names them all).  For some
+must satisfy the editor's schema; the field names those of all editors.  For some
 editors they may be `"auto"`: layers that a probe of the base model proposes, see `/probes`; the
 version's manifest records what they became.
 

@@ -12,6 +12,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from jeep_core.editors import preset_hparams
+from jeep_core.text.counting import counted
 from service.api.http.access import needs
 from service.api.http.bodies import json_request_body, read_model
 from service.api.http.paging import AFTER, Limit, Page
@@ -213,7 +214,7 @@ def _trial(
     known = {name: model.info.preset_values[f"{editor}/{name}"] for name in names}
     preset, hparams = preset_hparams(editor, known, body.preset, body.hparams, model.info.n_layers)
     if max(sizes) > cases:
-        message = f"the suite has {cases} cases, {max(sizes)} edits are asked for"
+        message = f"the suite has {counted(cases, 'case')}, {max(sizes)} edits are asked for"
         raise invalid([field_error("/n_edits", "too_many", message)])
     check_moments(store.base, model.info, editor, hparams)
     targets = [Target(label=f"{editor}-{n}" if n else "unedited", n_edits=n) for n in sizes]

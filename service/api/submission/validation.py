@@ -13,6 +13,7 @@ from jeep_core.probe.choice import check_automatic
 from jeep_core.spec.facts import SAME_ANSWER, Fact, deduplicate, parse_facts
 from jeep_core.spec.hparams import EditorHParams
 from jeep_core.spec.positions import PromptTokens, check_facts
+from jeep_core.text.counting import counted
 from jeep_core.text.joining import join_of
 from service.api.http.problems import ApiProblem, from_fields, invalid
 from service.api.model import PublishedModel
@@ -113,7 +114,7 @@ def check_count(n_facts: int, limit: int) -> None:
     """
     if n_facts > limit:
         detail = (
-            f"{n_facts} facts in one request, the limit is {limit} (JEEP_MAX_FACTS): "
+            f"{counted(n_facts, 'fact')} in one request, the limit is {limit} (JEEP_MAX_FACTS): "
             "send several edits"
         )
         raise ApiProblem(

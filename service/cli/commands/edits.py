@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from jeep_core.editors import DEFAULT_EDITOR
 from service.cli import tables
 from service.cli.common import (
     EXIT_FAILED,
@@ -29,7 +30,9 @@ group = new_group(
 
 def edit(
     file: Annotated[Path, typer.Argument(help="JSON, JSON lines or CSV; -: standard input.")],
-    editor: Annotated[str | None, typer.Option(help="Name of the editor; default: jeep.")] = None,
+    editor: Annotated[
+        str | None, typer.Option(help=f"Name of the editor; default: {DEFAULT_EDITOR}.")
+    ] = None,
     preset: Annotated[str | None, typer.Option(help="Named hyper-parameters.")] = None,
     hparams: Annotated[str | None, typer.Option(help="JSON laid over the preset, or auto.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the new snapshot.")] = None,

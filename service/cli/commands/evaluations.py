@@ -22,6 +22,7 @@ from service.cli.common import (
     show_records,
 )
 from service.cli.groups import group as new_group
+from service.cli.listing import Listing
 from service.cli.reading import counts
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def evaluation_table(answer: Evaluation) -> RenderableType:
         return Text(f"{answer.id} {answer.status.value}{why}", style="red")
     result = answer.result
     present = [n for n in COLUMNS if any(n in point.metrics for point in result.points)]
-    table = tables.new("target", "cases", *(COLUMNS[name] for name in present), "perplexity")
+    table = Listing("target", "cases", *(COLUMNS[name] for name in present), "perplexity")
     for point in result.points:
         cells = [_figure(point.metrics.get(name)) for name in present]
         perplexity = "" if point.perplexity is None else f"{point.perplexity:.2f}"
@@ -150,12 +151,12 @@ def evaluation_table(answer: Evaluation) -> RenderableType:
 
 def comparison_table(answer: EvaluationComparison) -> RenderableType:
     """A table of the cases that got better or worse."""
-    differences = tables.new("metric", f"{answer.b} - {answer.a}")
+    differences = Listing("metric", f"{answer.b} - {answer.a}")
     for name in COLUMNS:
         if name in answer.differences:
             figure = _figure(answer.differences[name])
             differences.add_row(Text(COLUMNS[name]), Text(figure))
-    cases = tables.new("", "case", "prompt", "changes")
+    cases = Listing("", "case", "prompt", "changes")
     for mark, changes in (("better", answer.better), ("broken", answer.broken)):
         for change in changes:
             said = ", ".join(f"{n} {a:g} → {b:g}" for n, (a, b) in change.metrics.items())

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.table import Table
 
 from service.cli.common import (
     EXIT_FAILED,
@@ -26,6 +25,7 @@ from service.cli.common import (
 )
 from service.cli.groups import group as new_group
 from service.cli.library import MODEL_HELP, library
+from service.cli.listing import Listing
 
 if TYPE_CHECKING:
     from service.contracts.schemas import Network
@@ -138,8 +138,10 @@ def _numbers(text: str) -> list[int]:
         raise typer.BadParameter(message, param_hint="--layers") from None
 
 
-def _table(networks: Sequence[Network]) -> Table:
-    table = Table("editor", "layers", "rank", "data", "steps", "NLL before, after", "KL", "sha256")
+def _table(networks: Sequence[Network]) -> Listing:
+    table = Listing(
+        "editor", "layers", "rank", "data", "steps", "NLL before, after", "KL", "sha256"
+    )
     for network in networks:
         held = network.held_back or {}
         table.add_row(

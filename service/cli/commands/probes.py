@@ -10,6 +10,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from jeep_core.text.counting import counted
 from service.cli import tables
 from service.cli.common import (
     EXIT_FAILED,
@@ -137,7 +138,8 @@ def probe_table(answer: Probe) -> RenderableType:
         why = f": {answer.error.code}: {answer.error.message}" if answer.error else ""
         return Text(f"{answer.id} {answer.status.value}{why}", style="red")
     left_out = ", ".join(f"{n} {why}" for why, n in result.dropped.items()) or "none"
-    lines = [f"{answer.id} of {result.version}: {result.prompts} prompts, left out: {left_out}"]
+    prompts = counted(result.prompts, "prompt")
+    lines = [f"{answer.id} of {result.version}: {prompts}, left out: {left_out}"]
     if result.hparams is None:
         return Group(*map(Text, [*lines, str(result.why_no_proposal)]))
     lines += [f"low {result.low}, high {result.high}", f"hparams {json.dumps(result.hparams)}"]

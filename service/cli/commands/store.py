@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
+from jeep_core.text.counting import counted
 from service.cli.common import EXIT_FAILED, EXIT_USAGE, AsJson, StoreFolder, complain, out
 from service.cli.groups import group as new_group
 from service.cli.library import worker_part
+from service.cli.listing import Listing
 from service.settings import Settings, SettingsError, load_settings
 from service.store import Store, StoreError
 from service.store.maintenance.backup import back_up
@@ -69,13 +70,14 @@ def verify_store(
                 complain(f"{one.version} stays where it is: {one.why_not}")
                 continue
             moved = f"{one.version} was moved to {opened.root / one.folder}"
-            with_it = f"{one.tensors} tensors that only it names"
+            with_it = f"{counted(one.tensors, 'tensor')} that only it names"
             advice = "remove the folder when nobody needs it"
             out.print(f"{moved}, with {with_it}; {advice}", markup=False, soft_wrap=True)
         for found in report.findings:
             complain(f"{found.path}: {found.what}\n  → {found.advice}")
         out.print(
-            f"{report.versions} versions ({report.thin} thin), {report.tensors} tensors read, "
+            f"{counted(report.versions, 'version')} ({report.thin} thin), "
+            f"{counted(report.tensors, 'tensor')} read, "
             f"{len(report.findings) or 'nothing'} damaged",
             markup=False,
         )
@@ -107,7 +109,7 @@ def du_store(store: StoreFolder = None, as_json: AsJson = False) -> None:
         kinds = {kind: asdict(one) for kind, one in used.items()}
         print(json.dumps({"kinds": kinds, "bytes": total, "limit": limit, "free": free}, indent=2))
         return
-    table = Table("kind", "files", "bytes", box=None)
+    table = Listing("kind", "files", "bytes")
     table.columns[1].justify = table.columns[2].justify = "right"
     for kind, one in used.items():
         table.add_row(kind, f"{one.files:,}", f"{one.bytes:,}")
@@ -140,7 +142,7 @@ def gc_store(
     except StoreError as error:
         complain(f"{error}: see jeep store verify")
         raise typer.Exit(EXIT_FAILED) from None
-    table = Table("version", "tensors", "bytes", "why", box=None)
+    table = Listing("version", "tensors", "bytes", "why")
     for manifest in opened.versions.all():
         if manifest.id in sizes:
             table.add_row(manifest.id, "would be dropped", f"{sizes[manifest.id]:,}", "")
@@ -179,7 +181,7 @@ def backup(folder: Folder, store: StoreFolder = None) -> None:
     count, size = len(run.backup.files), sum(e.size for e in run.backup.files.values())
     out.print(
         f"{folder}: head {run.backup.head}, weights {run.backup.weights_sha256[:12]}…, "
-        f"{count} files, {size:,} bytes ({run.new_bytes:,} new)",
+        f"{counted(count, 'file')}, {size:,} bytes ({run.new_bytes:,} new)",
         markup=False,
         soft_wrap=True,
     )

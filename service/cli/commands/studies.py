@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from jeep_core.editors import DEFAULT_EDITOR
 from service.cli.common import ModelsDir, settings_or_exit
 from service.cli.groups import GIVEN
 from service.cli.library import (
@@ -57,7 +58,7 @@ def tune(
     suite: Annotated[str, typer.Option(help="Multi-CounterFact file, or a bundled suite.")],
     out: Annotated[Path, typer.Option(help="Preset to write: NAME.yaml.")],
     model: Model = None,
-    editor: Annotated[str, typer.Option(help="Name of the editor.")] = "jeep",
+    editor: Annotated[str, typer.Option(help="Name of the editor.")] = DEFAULT_EDITOR,
     cases: Annotated[int, typer.Option(min=1, help="Cases that are edited together.")] = 64,
     rounds: Annotated[int, typer.Option(min=1, help="Times around the grid.")] = 2,
     seed: Annotated[int, typer.Option(help="Draws the cases from the suite.")] = 0,

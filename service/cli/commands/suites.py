@@ -10,9 +10,10 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from service.cli import tables
+from jeep_core.text.counting import counted
 from service.cli.common import EXIT_FAILED, AsJson, Url, complain, connected, show, show_list
 from service.cli.groups import group as new_group
+from service.cli.listing import Listing
 from service.cli.reading import counts, loss_lines
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def add_suite(
 
 def suites_table(answers: Sequence[SuiteInfo]) -> RenderableType:
     """The suites with what was left out of them."""
-    table = tables.new("name", "format", "judged by", "cases", "dropped", "left out", "sha256")
+    table = Listing("name", "format", "judged by", "cases", "dropped", "left out", "sha256")
     for one in answers:
         dropped, left_out = counts(one.dropped), counts(one.left_out)
         cells = (one.name, one.format, one.style, one.cases, dropped, left_out, one.sha256[:12])
@@ -69,5 +70,5 @@ def suites_table(answers: Sequence[SuiteInfo]) -> RenderableType:
 
 def suite_added(answer: SuiteInfo) -> RenderableType:
     """A suite with its prompts by kind, and the first records or parts left out."""
-    kinds = f"{answer.records} records; {counts(answer.prompts)}"
+    kinds = f"{counted(answer.records, 'record')}; {counts(answer.prompts)}"
     return Group(suites_table([answer]), Text(kinds), *loss_lines(answer))

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from jeep_core.editors import DEFAULT_EDITOR
 from jeep_core.spec.facts import Fact
 from jeep_core.text.joining import Join
 from service.contracts.jobs import JobError, JobStatus
@@ -94,7 +95,7 @@ class EditFacts(Request):
 class EditOptions(Request):
     """The options of a request for an edit; its facts may come in other forms."""
 
-    editor: str = "jeep"
+    editor: str = DEFAULT_EDITOR
     preset: str | None = None
     hparams: HParamsOrAuto = Field(default_factory=dict)
     snapshot_name: Name | None = None

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, Field
 from pydantic_core import PydanticKnownError
 
+from jeep_core.editors import with_network
 from service.contracts.schemas.base import Request
 from service.contracts.schemas.reading import Imported
 
@@ -16,8 +17,6 @@ NonNegative = Annotated[float, Field(ge=0)]
 
 def _has_network(editor: str) -> str:
     """The name of an editor with a trained network; others are refused as a wrong literal."""
-    from jeep_core.editors import with_network  # here: clients read this module, too
-
     known = with_network()
     if editor not in known:
         names = [repr(name) for name in known]

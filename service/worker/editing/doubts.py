@@ -12,7 +12,7 @@ def doubts(summary: EditResult) -> list[str]:
     """Return warnings for a user who sees only that the edit succeeded.
 
     A change of many times the weights is not an error by itself: on the bundled models presets
-    reach 31 (PMET and ROME, 64 facts), in directions that ordinary keys hardly reach.
+    reach 31 (64 facts), in directions that ordinary keys hardly reach.
     """
     found = []
     if summary.efficacy == 0:

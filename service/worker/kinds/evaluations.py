@@ -31,6 +31,7 @@ from jeep_core.spec.facts import composed
 from jeep_core.spec.hparams import EditorHParams, validate_hparams
 from jeep_core.spec.positions import check_facts
 from jeep_core.suites import Case, Style, Suite, load_suite
+from jeep_core.text.counting import counted
 from jeep_core.values.cache import ValueCache
 from service.contracts.schemas.evaluation import (
     COMPARISONS_FILE,
@@ -111,8 +112,8 @@ def drawn(cases: Sequence[Case], payload: EvaluationPayload) -> list[Case]:
     most = max(target.n_edits or 0 for target in payload.targets)
     if most > len(distinct):
         message = (
-            f"{most} edits asked for, {payload.suite} has {len(distinct)} for this model: "
-            "ask for fewer, or take a larger suite"
+            f"{counted(most, 'edit')} asked for, {payload.suite} has {len(distinct)} "
+            "for this model: ask for fewer, or take a larger suite"
         )
         raise Refused("too_few_cases", message)
     return distinct[:most]

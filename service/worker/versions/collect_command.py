@@ -6,6 +6,7 @@ import sys
 
 from jeep_core.errors import JeepError
 from jeep_core.models.loading import load
+from jeep_core.text.counting import counted
 from service.settings import Settings
 from service.store import Store, StoreBusy, StoreError
 from service.store.maintenance.sweep import sweep
@@ -32,5 +33,7 @@ def main(settings: Settings) -> int:
     for version in done.restored:
         print(f"{version}: tensors stored again")
     files = removed + done.removed_files
-    print(f"{sum(done.dropped.values()):,} bytes free, {files} files without use removed")
+    print(
+        f"{sum(done.dropped.values()):,} bytes free, {counted(files, 'file')} without use removed"
+    )
     return 0

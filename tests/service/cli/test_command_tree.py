@@ -12,7 +12,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from service.cli import app
+from service.cli.groups import paragraphs
 from service.cli.tree import ALIASES, VISIBLE, walk
+from service.ops.release import program_version
 
 COMMANDS = {path[1:]: command for path, command in walk(aliases=True)}
 HEAVY = ("torch", "transformers", "matplotlib", "numpy", "safetensors")
@@ -77,13 +79,45 @@ def test_the_overview_fits_a_screen() -> None:
     shown = run("--help", COLUMNS="80")
     lines = shown.stdout.splitlines()
     assert shown.exit_code == 0
-    assert len(lines) <= 40
+    assert len(lines) <= 30
     assert max(map(len, lines)) <= 80
     for command in VISIBLE:
-        [line] = [line for line in lines if line.startswith(f"│ {command.name} ")]
-        assert str(command.help) in line, "its line is not broken"
+        [line] = [line for line in lines if line.endswith(str(command.help))]
+        assert f" {command.name} " in line, "its line is not broken"
+    panels = dict.fromkeys(str(command.rich_help_panel) for command in VISIBLE)
+    assert [line[:15].rstrip() for line in lines[3:] if line[0] != " "] == [*panels, "Options"]
     for alias in ALIASES:
-        assert f"│ {alias.name} " not in shown.stdout
+        assert f" {alias.name} " not in shown.stdout
+
+
+@pytest.mark.parametrize("path", [(), ("tune",), ("jobs",), ("jobs", "list")])
+def test_a_short_flag_shows_the_help_too(path: tuple[str, ...]) -> None:
+    shown = run(*path, "-h")
+    assert (shown.exit_code, shown.stdout) == (0, run(*path, "--help").stdout)
+
+
+def test_the_version_is_shown_without_loading_a_library() -> None:
+    code = (
+        "import sys\n"
+        "from service.cli import app\n"
+        "app(['--version'], standalone_mode=False)\n"
+        "sys.exit(bool({'torch', 'numpy', 'pydantic', 'httpx'} & set(sys.modules)))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout == f"jeep {program_version()}\n"
+
+
+def test_the_help_of_a_command_breaks_lines_at_the_width_alone() -> None:
+    """Lines of a docstring are no lines of the terminal: a paragraph fills the width."""
+    for path, command in COMMANDS.items():
+        for part in str(command.help).split("\n\n"):
+            assert "\n" not in part, path
+    assert paragraphs("One line.\n\nA paragraph\nof two  lines.") == (
+        "One line.\n\nA paragraph of two lines."
+    )
+    shown = run("tune", "--help", COLUMNS="80").stdout.splitlines()
+    begin = next(i for i, line in enumerate(shown) if "A small grid" in line)
+    assert not shown[begin + 2].strip(), "two lines are enough for it"
 
 
 def test_without_a_word_the_overview_is_shown() -> None:

@@ -232,6 +232,6 @@ def test_the_command_says_what_was_lost(url: str, tmp_path: Path) -> None:
     arguments = ["suites", "add", "mine", str(path), "--style", "accuracy", "--url", url]
     shown = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
     assert shown.exit_code == 0, shown.output
-    assert "1 records; 1 edit, 1 paraphrase, 1 neighbor" in shown.output
+    assert "1 record; 1 edit, 1 paraphrase, 1 neighbor" in shown.output
     assert "left out: 1 question_without_answer" in shown.output
     assert "line 3, record 0, locality_prompt: no answer is given to" in shown.output

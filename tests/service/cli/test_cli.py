@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from support.service.command import jeep, jeep_process
-from support.service.scripted_worker import ScriptedWorker
+from support.service.played_worker.worker import PlayedWorker
 from typer.testing import CliRunner
 
 from service.cli import app, common
@@ -14,7 +14,7 @@ FACT = {"subject": "Lyon", "prompt": "{} is a city in the country of", "target_n
 
 
 def test_facts_are_edited_asked_exported_and_rolled_back(
-    url: str, worker: ScriptedWorker, tmp_path: Path
+    url: str, worker: PlayedWorker, tmp_path: Path
 ) -> None:
     file = tmp_path / "facts.jsonl"
     file.write_text(json.dumps(FACT) + "\n" + json.dumps({**FACT, "subject": "[b]Nice"}))
@@ -41,7 +41,7 @@ def test_facts_are_edited_asked_exported_and_rolled_back(
 
 
 def test_activating_and_reverting_move_head(
-    url: str, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
+    url: str, worker: PlayedWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(common.out, "width", 200)
 
@@ -67,7 +67,7 @@ def test_activating_and_reverting_move_head(
 
 
 def test_resources_are_listed_and_shown(
-    url: str, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
+    url: str, worker: PlayedWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(common.out, "width", 200)
 
@@ -117,7 +117,7 @@ def test_resources_are_listed_and_shown(
     ],
 )
 def test_a_refused_command_names_the_mistake_and_fails(
-    arguments: tuple[str, ...], code: int, said: str, url: str, worker: ScriptedWorker
+    arguments: tuple[str, ...], code: int, said: str, url: str, worker: PlayedWorker
 ) -> None:
     shown = jeep(url, *arguments, stdin="[]")
     assert (shown.returncode, said in shown.stderr) == (code, True), shown.stderr

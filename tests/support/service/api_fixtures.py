@@ -12,7 +12,7 @@ from service.queue import connect
 from service.settings import Settings
 from service.store import Store
 from support.service.bundled_model import publish
-from support.service.scripted_worker import ScriptedWorker
+from support.service.played_worker.worker import PlayedWorker
 from support.service.serving import make_settings, running
 
 
@@ -61,6 +61,6 @@ def model(store: Store) -> Store:
 
 
 @pytest.fixture
-def worker(settings: Settings) -> Iterator[ScriptedWorker]:
-    with ScriptedWorker(settings) as made:
+def worker(settings: Settings) -> Iterator[PlayedWorker]:
+    with PlayedWorker.of_api(settings) as made:
         yield made

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 from support.service.bundled_model import info, publish
-from support.service.scripted_worker import ScriptedWorker
+from support.service.played_worker.worker import PlayedWorker
 from support.service.serving import make_settings, running
 from tokenizers import Tokenizer
 
@@ -147,7 +147,7 @@ def test_a_subject_is_not_found_inside_another_word(http: httpx.Client, model: S
 
 
 def test_a_repeated_fact_is_edited_once_and_reported(
-    http: httpx.Client, worker: ScriptedWorker
+    http: httpx.Client, worker: PlayedWorker
 ) -> None:
     facts = [FACT, FACT, {**FACT, "subject": "Nice"}]
     result = http.post("/edits", json={"facts": facts}, headers=WAIT).json()["result"]
@@ -208,7 +208,7 @@ def test_a_key_of_a_refused_edit_can_come_with_another_body(
     assert http.post("/edits", json={"facts": [FACT]}, headers=headers).status_code == 202
 
 
-def test_repeating_a_finished_edit_finds_it(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_repeating_a_finished_edit_finds_it(http: httpx.Client, worker: PlayedWorker) -> None:
     headers = {"Idempotency-Key": "k", **WAIT}
     body = {"facts": [FACT], "parent": "head", "snapshot_name": "mine"}
     first = http.post("/edits", json=body, headers=headers)
@@ -218,7 +218,7 @@ def test_repeating_a_finished_edit_finds_it(http: httpx.Client, worker: Scripted
 
 
 def test_prefer_wait_answers_with_the_finished_edit(
-    http: httpx.Client, worker: ScriptedWorker
+    http: httpx.Client, worker: PlayedWorker
 ) -> None:
     answer = http.post("/edits", json={"facts": [FACT], "snapshot_name": "one"}, headers=WAIT)
     assert answer.status_code == 200
@@ -236,7 +236,7 @@ def test_prefer_wait_answers_with_the_finished_edit(
 
 
 def test_a_wait_that_is_too_short_answers_with_the_running_edit(
-    http: httpx.Client, worker: ScriptedWorker
+    http: httpx.Client, worker: PlayedWorker
 ) -> None:
     worker.go.clear()
     start = time.monotonic()
@@ -249,7 +249,7 @@ def test_a_wait_that_is_too_short_answers_with_the_running_edit(
     assert answer.json()["progress"]["phase"] == "values"
 
 
-def test_an_edit_of_another_parent_is_refused(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_an_edit_of_another_parent_is_refused(http: httpx.Client, worker: PlayedWorker) -> None:
     assert http.post("/edits", json={"facts": [FACT]}, headers=WAIT).status_code == 200
     late = submit(http, parent="base")
     assert (late.status_code, late.json()["code"]) == (412, "head_moved")
@@ -258,7 +258,7 @@ def test_an_edit_of_another_parent_is_refused(http: httpx.Client, worker: Script
     assert submit(http, parent="v1").status_code == 202
 
 
-def test_a_snapshot_name_in_use_is_refused(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_a_snapshot_name_in_use_is_refused(http: httpx.Client, worker: PlayedWorker) -> None:
     body = {"facts": [FACT], "snapshot_name": "mine"}
     assert http.post("/edits", json=body, headers=WAIT).status_code == 200
     again = http.post("/edits", json=body)
@@ -325,7 +325,7 @@ def test_edits_are_taken_while_redis_is_down(tmp_path) -> None:
         assert server.url == settings.redis_url
         ids.append(submit(http).json()["id"])
         try:
-            with ScriptedWorker(settings):
+            with PlayedWorker.of_api(settings):
                 done = [_ended(http, job_id) for job_id in ids]
         finally:
             server.stop()

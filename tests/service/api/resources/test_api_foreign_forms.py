@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from support.service.scripted_worker import ScriptedWorker
+from support.service.played_worker.worker import PlayedWorker
 from typer.testing import CliRunner
 
 from service.api.submission.foreign_forms import FORMS
@@ -260,7 +260,7 @@ def test_more_records_than_allowed_at_once_are_refused(
     assert len(upload(http, many, limit=settings.max_facts).json()["facts"]) == settings.max_facts
 
 
-def test_client_and_command_send_records(url: str, worker: ScriptedWorker, tmp_path: Path) -> None:
+def test_client_and_command_send_records(url: str, worker: PlayedWorker, tmp_path: Path) -> None:
     file = tmp_path / "flat.json"
     file.write_text(json.dumps({"data": [FLAT, FLAT | {"prompt": "It is in"}]}, indent=1))
     with Client(url) as client:

@@ -220,6 +220,15 @@ def test_an_edit_of_a_damaged_version_is_shown(
         assert "v1/manifest.json is missing: v2 is built on v1" in facts.json()["detail"]
 
 
+def test_formats_are_described_as_the_registry_has_them(http: httpx.Client) -> None:
+    described = http.get("/openapi.json").json()["paths"]["/snapshots/{id}/export"]["get"]
+    media_types = {one.media_type for one in FORMATS.values()}
+    assert set(described["responses"]["200"]["content"]) == media_types
+    [parameter] = [one for one in described["parameters"] if one["name"] == "format"]
+    assert parameter["schema"]["enum"] == [*FORMATS]
+    assert parameter["schema"]["default"] in FORMATS
+
+
 def test_a_format_is_one_entry_of_the_registry(
     http: httpx.Client, worker: PlayedWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,3 +64,25 @@ def model(store: Store) -> Store:
 def worker(settings: Settings) -> Iterator[PlayedWorker]:
     with PlayedWorker.of_api(settings) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def shared_api(
+    tmp_path_factory: pytest.TempPathFactory, valkey: str
+) -> Iterator[tuple[httpx.Client, Store]]:
+    """One api for a file, of the model that a worker, now dead, has published."""
+    settings = make_settings(tmp_path_factory.mktemp("shared", numbered=True) / "store", valkey)
+    store = Store.open(settings.store)
+    publish(store)
+    with running(settings) as url, httpx.Client(base_url=url, timeout=20) as made:
+        yield made, store
+
+
+@pytest.fixture
+def refusing(shared_api: tuple[httpx.Client, Store]) -> Iterator[httpx.Client]:
+    """The shared api, for a test whose requests may change nothing: in the end no job is there."""
+    made, store = shared_api
+    yield made
+    assert list(store.journal.all()) == []
+    assert [version.id for version in store.versions.all()] == ["v0"]
+    assert store.names.all() == {}

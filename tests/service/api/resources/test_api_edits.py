@@ -79,8 +79,8 @@ def test_every_form_of_a_fact_is_taken(
     assert "".join(plan["facts"][0]["target_tokens"]).strip("Ġ ").endswith("ima")
 
 
-def test_a_dry_run_shows_positions_and_queues_nothing(http: httpx.Client, model: Store) -> None:
-    answer = http.post(
+def test_a_dry_run_shows_positions_and_queues_nothing(refusing: httpx.Client) -> None:
+    answer = refusing.post(
         "/edits?dry_run=true", json={"facts": [FACT, FACT, {**FACT, "subject": "X"}]}
     )
     assert answer.status_code == 200
@@ -90,7 +90,6 @@ def test_a_dry_run_shows_positions_and_queues_nothing(http: httpx.Client, model:
     first = plan["facts"][0]
     assert first["tokens"][first["prediction"] + 1 :] == first["target_tokens"]
     assert first["subject_last"] < first["prediction"]
-    assert list(model.journal.all()) == []
 
 
 @pytest.mark.parametrize(
@@ -106,10 +105,10 @@ def test_a_dry_run_shows_positions_and_queues_nothing(http: httpx.Client, model:
     ],
 )
 def test_a_dry_run_shows_how_prompt_and_target_join(
-    prompt: str, target: str, join: str, text: str, chosen: str, http: httpx.Client, model: Store
+    prompt: str, target: str, join: str, text: str, chosen: str, refusing: httpx.Client
 ) -> None:
     fact = {"subject": "Lyon", "prompt": prompt, "target_new": target, "join": join}
-    answer = http.post("/edits?dry_run=true", json={"facts": [fact]})
+    answer = refusing.post("/edits?dry_run=true", json={"facts": [fact]})
     [plan] = answer.json()["facts"]
     assert (plan["text"], plan["join"]) == (text, chosen)
     tokenizer = tokenizer_of("atlas-gptj")
@@ -130,19 +129,19 @@ def test_a_fact_is_stored_as_it_was_sent(http: httpx.Client, model: Store) -> No
 
 @pytest.mark.parametrize("field", ["target_new", "target_true"])
 def test_a_blank_at_the_end_of_a_prompt_is_refused_with_what_to_do(
-    field: str, http: httpx.Client, model: Store
+    field: str, refusing: httpx.Client
 ) -> None:
     fact = {"subject": "Lyon", "prompt": "{} is in ", "target_new": "\nPeru", field: "Italy"}
-    problem = http.post("/edits", json={"facts": [fact]}).json()
+    problem = refusing.post("/edits", json={"facts": [fact]}).json()
     [error] = problem["errors"]
     assert error["pointer"] == f"/facts/0/{field}"
     assert error["code"] == "merges_with_prompt"
     assert "leave out the white space at the end of the prompt" in error["message"]
 
 
-def test_a_subject_is_not_found_inside_another_word(http: httpx.Client, model: Store) -> None:
+def test_a_subject_is_not_found_inside_another_word(refusing: httpx.Client) -> None:
     fact = {"subject": "Lyon", "prompt": "Lyon, not Lyonville, is in", "target_new": "Peru"}
-    plan = http.post("/edits?dry_run=true", json={"facts": [fact]}).json()
+    plan = refusing.post("/edits?dry_run=true", json={"facts": [fact]}).json()
     assert plan["facts"][0]["prompt"] == "{}, not Lyonville, is in"
 
 

@@ -18,11 +18,18 @@ from typing import Any
 
 import torch
 
-from bench import scaling
+from bench.library import scaling
 from bench.plots import draw
 from bench.report import Row, table
 
-PARTS = {"values": 2, "moments": 2, "solve": 2, "generation": 2, "versions": 3, "edits": 1}
+PARTS = {
+    "values": ("bench.library.values", 2),
+    "moments": ("bench.library.moments", 2),
+    "solve": ("bench.library.solve", 2),
+    "generation": ("bench.service.generation", 2),
+    "versions": ("bench.service.versions", 3),
+    "edits": ("bench.service.edits", 1),
+}
 """Modules with their repeats."""
 
 
@@ -37,7 +44,8 @@ def main() -> None:
     for name in args.parts:
         start = time.monotonic()
         torch.set_num_threads(threads)  # a part may have changed it
-        found = import_module(f"bench.{name}").run(PARTS[name])
+        module, repeats = PARTS[name]
+        found = import_module(module).run(repeats)
         print(f"{name}: {time.monotonic() - start:.0f} s\n{table(found)}\n", flush=True)
         rows += found
     torch.set_num_threads(threads)

@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 
-from bench.scaling import PASSES
+from bench.library.scaling import PASSES
 
 mpl.use("Agg")
 BLUE = "#2b6cb0"

@@ -12,7 +12,7 @@ import torch
 
 import jeep_core
 from jeep_core.editing import resolve_hparams, tokenize
-from jeep_core.editors import create
+from jeep_core.editors.base import objective_for
 from jeep_core.models.loading import LoadedModel
 from jeep_core.spec.facts import Fact
 from jeep_core.suites import load_counterfact
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 def suite_facts(count: int) -> list[Fact]:
     """The first cases of the bundled suite in a fixed random order."""
-    cases = list(load_counterfact("atlas-counterfact").cases)
+    cases: list[Fact] = list(load_counterfact("atlas-counterfact").cases)
     random.Random(SEED).shuffle(cases)
     return cases[:count]
 
@@ -37,7 +37,9 @@ def workload(
     base = jeep_core.load(model)
     rows = tokenize(base, suite_facts(count), sample_prefixes(base, n_prefixes))
     hparams: Any = resolve_hparams(model, "jeep", None, {}, base.n_layers)
-    return base, rows, create("jeep").objective(hparams)
+    objective = objective_for("jeep", hparams)
+    assert objective is not None
+    return base, rows, objective
 
 
 def seconds(run: Callable[[], object]) -> float:

@@ -139,7 +139,7 @@ class LeadingRows:
         return attention.mask(self.positions[:, :0], self.positions, dtype)
 
     def nothing(self, view: ModelView, last: int) -> Past:
-        """Keys and values (g, heads, 0, head_dim) of no tokens, for every block through ``last``."""
+        """Keys and values (g, heads, 0, head_dim) of no tokens, of blocks through ``last``."""
         return _nothing(view, len(self.lengths), last)
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from service.client import Client
     from service.contracts.jobs import JobStatus
     from service.contracts.jobs import Progress as JobProgress
+    from service.contracts.schemas import JobOut
     from service.settings import Settings
 
 out = Console(highlight=False)
@@ -33,6 +34,13 @@ StoreFolder = Annotated[Path | None, typer.Option("--store", help="The store (JE
 ModelsDir = Annotated[
     Path | None, typer.Option("--models-dir", help="The model directory (JEEP_MODELS).")
 ]
+
+Preset = Annotated[str | None, typer.Option(help="Named hyper-parameters.")]
+HParams = Annotated[str | None, typer.Option(help="JSON laid over the preset.")]
+SnapshotName = Annotated[str | None, typer.Option("--name", help="Name of the new snapshot.")]
+Parent = Annotated[str | None, typer.Option(help="Refuse unless this is head.")]
+Wait = Annotated[bool, typer.Option(help="Wait for the end and show the outcome.")]
+DropBad = Annotated[bool, typer.Option(help="Leave out and count bad records.")]
 
 FLAGS = {"models": "--models-dir"}
 """Flags of settings that are not called like the setting."""
@@ -199,6 +207,32 @@ def follow(client: Client, job_id: str, quiet: bool) -> Any:
             bar.update(task, description=text, completed=progress.done, total=progress.total or 1)
 
         return client.wait(job_id, hear)
+
+
+def finish(
+    client: Client,
+    job_id: str,
+    as_json: bool,
+    table: Callable[[Any], Any],
+    answer: Callable[[JobOut], Any] = lambda done: done,
+) -> Any:
+    """Wait for the end of a job and show its outcome; exit code 1 unless it has succeeded.
+
+    ``answer`` gives the outcome for the job that has ended, and is returned.
+    """
+    from service.contracts.jobs import JobStatus
+
+    done = follow(client, job_id, quiet=as_json)
+    found = answer(done)
+    show(found, as_json, table)
+    if done.status is not JobStatus.SUCCEEDED:
+        raise typer.Exit(EXIT_FAILED)
+    return found
+
+
+def show_status(job: JobOut, as_json: bool) -> None:
+    """Show a job that is not waited for."""
+    show(job, as_json, lambda job: f"{job.id} is {job.status.value}")
 
 
 def show(answer: Any, as_json: bool, table: Callable[[Any], Any]) -> None:

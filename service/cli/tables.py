@@ -11,13 +11,16 @@ from rich.text import Text
 from service.cli.listing import Listing
 
 if TYPE_CHECKING:
+    from service.contracts.jobs import JobError
     from service.contracts.schemas import (
         Activation,
         Edit,
         EditPlan,
+        Evaluation,
         FactEntry,
         GenerateResult,
         JobOut,
+        Probe,
         RollbackResult,
         Snapshot,
         SnapshotDiff,
@@ -36,6 +39,15 @@ def _row(table: Listing, *cells: object) -> None:
     table.add_row(*(Text("" if cell is None else str(cell)) for cell in cells))
 
 
+def without_result(answer: Edit | Evaluation | Probe | JobOut) -> Text:
+    """The status of a job that has no result, with the reason."""
+    return Text(f"{answer.id} {answer.status.value}{_why(answer.error)}", style="red")
+
+
+def _why(error: JobError | None) -> str:
+    return f": {error.code}: {error.message}" if error else ""
+
+
 def plan(answer: EditPlan) -> RenderableType:
     """A dry run: the tokens with the positions that will be optimised."""
     table = Listing("fact", "tokens", "subject", "predicts")
@@ -52,8 +64,7 @@ def plan(answer: EditPlan) -> RenderableType:
 def edit(answer: Edit) -> RenderableType:
     """A batch with the outcome of every fact."""
     if answer.result is None:
-        why = f": {answer.error.code}: {answer.error.message}" if answer.error else ""
-        return Text(f"{answer.id} {answer.status.value}{why}", style="red")
+        return without_result(answer)
     result = answer.result
     table = Listing("", "prompt", "before", "after", "p(new)")
     for fact in result.facts:
@@ -229,8 +240,7 @@ def facts(answers: Sequence[FactEntry]) -> RenderableType:
 def revert(answer: JobOut) -> RenderableType:
     """The outcome of a revert job."""
     if answer.result is None:
-        why = f": {answer.error.code}: {answer.error.message}" if answer.error else ""
-        return Text(f"{answer.id} is {answer.status.value}{why}")
+        return Text(f"{answer.id} is {answer.status.value}{_why(answer.error)}")
     from service.contracts.schemas import RevertResult
 
     result = RevertResult.model_validate(answer.result)

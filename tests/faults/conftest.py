@@ -11,6 +11,8 @@ import pytest
 from support.faults.checks import assert_whole
 from support.faults.harness import EVERYTHING, Service
 
+from service.contracts.schemas.access import Scope
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     left_out = [] if EVERYTHING else [i for i in items if i.get_closest_marker("thorough")]
@@ -44,3 +46,15 @@ def own() -> Iterator[Callable[..., Service]]:
             return stack.enter_context(Service(Path(folder), **settings))
 
         yield start
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service with a file of every kind."""
+    with Service(tmp_path_factory.mktemp("bits", numbered=True)) as service:
+        made = service.edited()
+        service.client.name_snapshot("mine", made.result["version"])
+        service.edited()
+        service.store.keys.create("me", [Scope.READ])
+        service.add_cases()
+        yield service

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from support.faults.answers import Answer
 from support.faults.halts import DECODING
-from support.faults.harness import PATIENCE_S, Service, until
+from support.faults.harness import Service
+from support.faults.processes import PATIENCE_S, until
 from support.faults.strikes import SIGNALS, VICTIMS, strike
 
 CODES = ("no_worker", "no_queue", "stopping", "worker_timeout")

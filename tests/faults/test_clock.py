@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from support.faults.checks import assert_whole
-from support.faults.harness import until
+from support.faults.processes import until
 
 from service.contracts.jobs import JobStatus
 

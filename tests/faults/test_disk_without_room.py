@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from support.faults.checks import assert_whole
 from support.faults.halts import ACCEPTING, DROPPING, MOVING, PHASES, READING, STEPS
-from support.faults.harness import HPARAMS, READ_JOBS, Service, until
+from support.faults.harness import HPARAMS, READ_JOBS, Service
+from support.faults.processes import until
 
 from service.client import ApiError
 from service.contracts.jobs import JobStatus

@@ -15,7 +15,8 @@ import pytest
 from support.faults.answers import Answer
 from support.faults.checks import assert_whole
 from support.faults.halts import ACCEPTING, PHASES, STEPS
-from support.faults.harness import EVERYTHING, READ_JOBS, Service, until
+from support.faults.harness import EVERYTHING, READ_JOBS, Service
+from support.faults.processes import until
 from support.faults.strikes import SIGNALS, VICTIMS, strike
 
 from service.contracts.jobs import JobStatus

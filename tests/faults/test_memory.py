@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from support.faults.harness import Service, until
+from support.faults.harness import Service
+from support.faults.processes import until
 
 from service.contracts.jobs import JobStatus
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from support.faults.harness import LEASE_S, Service, until
+from support.faults.harness import LEASE_S, Service
+from support.faults.processes import until
 
 from service.client import ApiError
 from service.contracts.jobs import JobStatus

@@ -7,7 +7,8 @@ import time
 
 import pytest
 from support.faults.checks import assert_whole
-from support.faults.harness import LEASE_S, Part, Service, until
+from support.faults.harness import LEASE_S, Service
+from support.faults.processes import Part, until
 
 from service.contracts.jobs import JobStatus
 

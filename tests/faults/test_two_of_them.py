@@ -8,7 +8,8 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from support.faults.checks import assert_whole
-from support.faults.harness import Part, Service, until
+from support.faults.harness import Service
+from support.faults.processes import Part, until
 
 from service.contracts.jobs import JobStatus
 

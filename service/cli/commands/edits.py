@@ -10,14 +10,19 @@ import typer
 from jeep_core.editors import DEFAULT_EDITOR
 from service.cli import tables
 from service.cli.common import (
-    EXIT_FAILED,
     AsJson,
+    DropBad,
+    Parent,
+    Preset,
+    SnapshotName,
     Url,
+    Wait,
     connected,
-    follow,
+    finish,
     parse_json,
     show,
     show_records,
+    show_status,
 )
 from service.cli.groups import group as new_group
 
@@ -33,17 +38,17 @@ def edit(
     editor: Annotated[
         str | None, typer.Option(help=f"Name of the editor; default: {DEFAULT_EDITOR}.")
     ] = None,
-    preset: Annotated[str | None, typer.Option(help="Named hyper-parameters.")] = None,
+    preset: Preset = None,
     hparams: Annotated[str | None, typer.Option(help="JSON laid over the preset, or auto.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the new snapshot.")] = None,
-    parent: Annotated[str | None, typer.Option(help="Refuse unless this is head.")] = None,
+    name: SnapshotName = None,
+    parent: Parent = None,
     guards: Annotated[str | None, typer.Option(help="Limits as JSON.")] = None,
     stage: Annotated[bool, typer.Option("--stage", help="Write the version, leave head.")] = False,
     format: Annotated[str | None, typer.Option(help="Of the records: auto, zsre, …")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Edit the first records only.")] = None,
-    drop_bad: Annotated[bool, typer.Option(help="Leave out and count bad records.")] = False,
+    drop_bad: DropBad = False,
     dry_run: Annotated[bool, typer.Option(help="Show tokens and positions only.")] = False,
-    wait: Annotated[bool, typer.Option(help="Wait for the end and show the outcome.")] = True,
+    wait: Wait = True,
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
@@ -53,7 +58,6 @@ def edit(
     format of docs/suites.md.
     """
     from service.cli.edit_files import read_edit, tell_losses
-    from service.contracts.jobs import JobStatus
     from service.contracts.schemas import AUTO
 
     body = read_edit(file, format, limit, drop_bad)
@@ -74,12 +78,9 @@ def edit(
         job = client.edit(facts, **body)
         tell_losses(job.imported)
         if not wait:
-            show(job, as_json, lambda job: f"{job.id} is {job.status.value}")
+            show_status(job, as_json)
             return
-        done = follow(client, job.id, quiet=as_json)
-        show(client.edit_result(str(done.edit_id)), as_json, tables.edit)
-        if done.status is not JobStatus.SUCCEEDED:
-            raise typer.Exit(EXIT_FAILED)
+        finish(client, job.id, as_json, tables.edit, lambda _: client.edit_result(str(job.edit_id)))
 
 
 @group.command("list")
@@ -99,19 +100,16 @@ def show_edit(edit_id: EditId, as_json: AsJson = False, url: Url = None) -> None
 @group.command("revert")
 def revert(
     edit_id: EditId,
-    name: Annotated[str | None, typer.Option(help="Name of the new snapshot.")] = None,
-    parent: Annotated[str | None, typer.Option(help="Refuse unless this is head.")] = None,
-    wait: Annotated[bool, typer.Option(help="Wait for the end and show the outcome.")] = True,
+    name: SnapshotName = None,
+    parent: Parent = None,
+    wait: Wait = True,
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
     """Remove one batch and apply the later ones again."""
-    from service.contracts.jobs import JobStatus
-
     with connected(url) as client:
         job = client.revert(edit_id, snapshot_name=name, parent=parent)
         if wait:
-            job = follow(client, job.id, quiet=as_json)
-        show(job, as_json, tables.revert)
-        if wait and job.status is not JobStatus.SUCCEEDED:
-            raise typer.Exit(EXIT_FAILED)
+            finish(client, job.id, as_json, tables.revert)
+        else:
+            show(job, as_json, tables.revert)

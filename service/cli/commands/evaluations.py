@@ -11,12 +11,13 @@ from rich.text import Text
 
 from service.cli import tables
 from service.cli.common import (
-    EXIT_FAILED,
     AsJson,
+    HParams,
+    Preset,
     Url,
     connected,
     err,
-    follow,
+    finish,
     parse_json,
     show,
     show_records,
@@ -51,8 +52,8 @@ def evaluate(
     version: Annotated[list[str] | None, typer.Option(help="Repeat to compare.")] = None,
     editor: Annotated[str | None, typer.Option(help="Try this editor instead.")] = None,
     n_edits: Annotated[list[int] | None, typer.Option(help="Edits together; repeatable.")] = None,
-    preset: Annotated[str | None, typer.Option(help="Named hyper-parameters.")] = None,
-    hparams: Annotated[str | None, typer.Option(help="JSON laid over the preset.")] = None,
+    preset: Preset = None,
+    hparams: HParams = None,
     limit: Annotated[int | None, typer.Option(help="Cases drawn; default: all.")] = None,
     seed: Annotated[int | None, typer.Option(help="Draws the cases.")] = None,
     fluency_texts: Annotated[int | None, typer.Option(help="Texts per version.")] = None,
@@ -65,8 +66,6 @@ def evaluate(
 
     An editor is tried on cases of the suite, without writing a version.
     """
-    from service.contracts.jobs import JobStatus
-
     with connected(url) as client:
         job = client.evaluate(
             suite,
@@ -79,11 +78,10 @@ def evaluate(
             seed=seed,
             fluency_texts=fluency_texts,
         )
-        done = follow(client, job.id, quiet=as_json)
-        found = client.evaluation(str(job.evaluation_id))
-        show(found, as_json, evaluation_table)
-        if done.status is not JobStatus.SUCCEEDED:
-            raise typer.Exit(EXIT_FAILED)
+        measured = str(job.evaluation_id)
+        found: Evaluation = finish(
+            client, job.id, as_json, evaluation_table, lambda _: client.evaluation(measured)
+        )
         if cases is not None:
             size = client.evaluation_cases(found.id, cases)
             err.print(f"{cases}: {size:,} bytes", markup=False)
@@ -135,8 +133,7 @@ def compare(
 def evaluation_table(answer: Evaluation) -> RenderableType:
     """Figures with their 95 % intervals."""
     if answer.result is None:
-        why = f": {answer.error.code}: {answer.error.message}" if answer.error else ""
-        return Text(f"{answer.id} {answer.status.value}{why}", style="red")
+        return tables.without_result(answer)
     result = answer.result
     present = [n for n in COLUMNS if any(n in point.metrics for point in result.points)]
     table = Listing("target", "cases", *(COLUMNS[name] for name in present), "perplexity")

@@ -8,11 +8,10 @@ import typer
 
 from service.cli import tables
 from service.cli.common import (
-    EXIT_FAILED,
     AsJson,
     Url,
     connected,
-    follow,
+    finish,
     out,
     show,
     show_list,
@@ -48,10 +47,7 @@ def show_job(job_id: JobId, as_json: AsJson = False, url: Url = None) -> None:
 def follow_job(job_id: JobId, as_json: AsJson = False, url: Url = None) -> None:
     """Wait for the end of a job and show it; exit code 1 unless it succeeds."""
     with connected(url) as client:
-        done = follow(client, job_id, quiet=as_json)
-        show(done, as_json, tables.job)
-        if done.status is not JobStatus.SUCCEEDED:
-            raise typer.Exit(EXIT_FAILED)
+        finish(client, job_id, as_json, tables.job)
 
 
 @group.command("cancel")

@@ -7,28 +7,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from rich.console import RenderableType
 
+from service.cli import tables
 from service.cli.common import (
-    EXIT_FAILED,
     AsJson,
+    HParams,
     ModelsDir,
     Url,
     complain,
     connected,
-    follow,
-    out,
+    finish,
     parse_json,
     parse_object,
     settings_or_exit,
-    show,
     show_list,
+    show_status,
 )
 from service.cli.groups import group as new_group
 from service.cli.library import MODEL_HELP, library
 from service.cli.listing import Listing
 
 if TYPE_CHECKING:
-    from service.contracts.schemas import Network
+    from service.contracts.schemas import JobOut, Network
 
 EXIT_INTERRUPTED = 130
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -48,7 +49,7 @@ def submit(
     editor: Annotated[str, typer.Argument(help="An editor with a trained network.")],
     steps: Annotated[int | None, typer.Option(help="Of the training.")] = None,
     data: Annotated[str | None, typer.Option(help="A file in the store's folder training.")] = None,
-    hparams: Annotated[str | None, typer.Option(help="JSON laid over the preset.")] = None,
+    hparams: HParams = None,
     options: Annotated[str | None, typer.Option(help="JSON: learning_rate, facts, …")] = None,
     wait: Annotated[bool, typer.Option(help="Wait for the end and show the network.")] = True,
     as_json: AsJson = False,
@@ -56,7 +57,6 @@ def submit(
 ) -> None:
     """Have the service train a network alongside its other work."""
     from service.cli.edit_files import tell_losses
-    from service.contracts.jobs import JobStatus
     from service.contracts.schemas import Network
 
     asked: dict[str, Any] = parse_object(options, "--options") if options else {}
@@ -66,13 +66,13 @@ def submit(
         job = client.train_hypernetwork(editor, **{**asked, **given})
         tell_losses(job.imported)
         if not wait:
-            show(job, as_json, lambda job: f"{job.id} is {job.status.value}")
+            show_status(job, as_json)
             return
-        done = follow(client, job.id, quiet=as_json)
-        if done.status is not JobStatus.SUCCEEDED:
-            out.print(f"{job.id} {done.status.value}: {done.error}", markup=False)
-            raise typer.Exit(EXIT_FAILED)
-        show(Network.model_validate(done.result), as_json, lambda network: _table([network]))
+
+        def trained(done: JobOut) -> Network | JobOut:
+            return done if done.result is None else Network.model_validate(done.result)
+
+        finish(client, job.id, as_json, _outcome, trained)
 
 
 @group.command("train")
@@ -136,6 +136,12 @@ def _numbers(text: str) -> list[int]:
     except ValueError:
         message = f"{text!r} is no list of layers: write 6,7,8"
         raise typer.BadParameter(message, param_hint="--layers") from None
+
+
+def _outcome(answer: Network | JobOut) -> RenderableType:
+    from service.contracts.schemas import JobOut
+
+    return tables.without_result(answer) if isinstance(answer, JobOut) else _table([answer])
 
 
 def _table(networks: Sequence[Network]) -> Listing:

@@ -13,14 +13,13 @@ from rich.text import Text
 from jeep_core.text.counting import counted
 from service.cli import tables
 from service.cli.common import (
-    EXIT_FAILED,
     AsJson,
     ModelsDir,
     Url,
     check_facts,
     connected,
     err,
-    follow,
+    finish,
     read_facts,
     settings_or_exit,
     show,
@@ -31,6 +30,7 @@ from service.cli.library import Corpus, Device, Dtype, Model, library, model_opt
 from service.store.base.files import BaseFiles
 
 if TYPE_CHECKING:
+    from service.client import Client
     from service.contracts.schemas import Probe
 
 ProbeId = Annotated[str, typer.Argument(help="As jeep probes list shows it.")]
@@ -90,19 +90,13 @@ def run_probe(
     url: Url = None,
 ) -> None:
     """Probe a version, and show which layers an edit should write."""
-    from service.contracts.jobs import JobStatus
-
     rows = None if facts is None else _facts(facts)
     with connected(url) as client:
         job = client.probe(suite, rows, version, limit=limit, seed=seed)
-        done = follow(client, job.id, quiet=as_json)
-        found = client.probe_result(str(job.probe_id))
-        show(found, as_json, probe_table)
-        if done.status is not JobStatus.SUCCEEDED:
-            raise typer.Exit(EXIT_FAILED)
+        probe_id = str(job.probe_id)
+        finish(client, job.id, as_json, probe_table, lambda _: client.probe_result(probe_id))
         if out is not None:
-            client.probe_files(found.id, out)
-            err.print(f"figures and plots are in {out}/", markup=False)
+            _write(client, probe_id, out)
 
 
 @group.command("list")
@@ -127,16 +121,19 @@ def write_files(
 ) -> None:
     """Write the figures and plots of a probe into a folder."""
     with connected(url) as client:
-        client.probe_files(probe_id, folder)
-        err.print(f"figures and plots are in {folder}/", markup=False)
+        _write(client, probe_id, folder)
+
+
+def _write(client: Client, probe_id: str, folder: Path) -> None:
+    client.probe_files(probe_id, folder)
+    err.print(f"figures and plots are in {folder}/", markup=False)
 
 
 def probe_table(answer: Probe) -> RenderableType:
     """A table of a probe's proposal, or the reason why there is none."""
     result = answer.result
     if result is None:
-        why = f": {answer.error.code}: {answer.error.message}" if answer.error else ""
-        return Text(f"{answer.id} {answer.status.value}{why}", style="red")
+        return tables.without_result(answer)
     left_out = ", ".join(f"{n} {why}" for why, n in result.dropped.items()) or "none"
     prompts = counted(result.prompts, "prompt")
     lines = [f"{answer.id} of {result.version}: {prompts}, left out: {left_out}"]

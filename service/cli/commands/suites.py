@@ -11,7 +11,16 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from jeep_core.text.counting import counted
-from service.cli.common import EXIT_FAILED, AsJson, Url, complain, connected, show, show_list
+from service.cli.common import (
+    EXIT_FAILED,
+    AsJson,
+    DropBad,
+    Url,
+    complain,
+    connected,
+    show,
+    show_list,
+)
 from service.cli.groups import group as new_group
 from service.cli.listing import Listing
 from service.cli.reading import counts, loss_lines
@@ -34,7 +43,7 @@ def add_suite(
     name: Annotated[str, typer.Argument(help="What evaluations will call it.")],
     source: Annotated[str, typer.Argument(help="File, or hub:owner/name/path/to/file.")],
     format: Annotated[str | None, typer.Option(help="Default: seen from the records.")] = None,
-    drop_bad: Annotated[bool, typer.Option(help="Leave out and count bad records.")] = False,
+    drop_bad: DropBad = False,
     style: Annotated[str | None, typer.Option(help="Judged by contrast, accuracy, auto.")] = None,
     as_json: AsJson = False,
     url: Url = None,

@@ -13,6 +13,8 @@ from service.cli.groups import group as new_group
 
 Version = Annotated[str, typer.Argument(help="Version id, snapshot name, head or base.")]
 
+Why = Annotated[str, typer.Option(help="Kept in the reflog.")]
+
 group = new_group(
     "Versions: list, compare, name, export.",
     lists=True,
@@ -47,7 +49,7 @@ def generate(
 
 def rollback(
     version: Annotated[str, typer.Argument(help="Version id, snapshot name or base.")],
-    why: Annotated[str, typer.Option(help="Kept in the reflog.")] = "",
+    why: Why = "",
     cancel_queued: Annotated[bool, typer.Option(help="Cancel jobs not yet begun.")] = False,
     as_json: AsJson = False,
     url: Url = None,
@@ -123,7 +125,7 @@ def facts(
 @group.command("activate")
 def activate(
     version: Annotated[str, typer.Argument(help="A staged version: its id or its name.")],
-    why: Annotated[str, typer.Option(help="Kept in the reflog.")] = "",
+    why: Why = "",
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from support.library import tiny
 
+import jeep_core
 from jeep_core.decoding.generation import (
     Decoder,
     Generated,
@@ -75,6 +76,17 @@ def test_an_edited_view_answers_from_its_own_weights(gptj: LoadedModel) -> None:
     [edited], [base] = (generate(v, PROMPTS[:1], Sampling(8)) for v in (view, ModelView(gptj)))
     assert ids_of(edited) != ids_of(base)
     assert ids_of(edited) == ids_of(generate(ModelView(own), PROMPTS[:1], Sampling(8))[0])
+
+
+def test_a_model_and_a_view_of_it_complete_a_prompt_alike(gptj: LoadedModel) -> None:
+    [expected] = generate(ModelView(gptj), PROMPTS[:1], Sampling(6))
+    assert jeep_core.complete(gptj, PROMPTS[0], 6) == expected.text != ""
+    assert jeep_core.complete(ModelView(gptj), PROMPTS[0], 6) == expected.text
+    view, name = ModelView(gptj), gptj.family.weight_name(2)
+    rows = torch.randn(32, 128, generator=torch.Generator().manual_seed(0))
+    view.update(name, Update(dense=rows))
+    assert jeep_core.complete(view, PROMPTS[0], 6) != expected.text
+    assert jeep_core.complete(gptj, PROMPTS[0], 6) == expected.text
 
 
 def test_other_rows_of_a_batch_change_no_answer(view: ModelView) -> None:

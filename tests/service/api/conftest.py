@@ -4,9 +4,12 @@ from support.service.api_fixtures import (  # noqa: F401
     client,
     http,
     model,
+    refusing,
     settings,
+    shared_api,
     store,
     url,
     valkey,
     worker,
 )
+from support.service.disk import hasty_disk  # noqa: F401

@@ -8,17 +8,13 @@ from collections.abc import Iterator
 import httpx
 import pytest
 from support.service.bundled_model import BASE_WEIGHTS
-from support.service.played_worker import Worker
+from support.service.played_worker.worker import PlayedWorker
 
 from service.ops import logs
 from service.queue import connect
 from service.store import Store
 
 FACT = {"subject": "Lyon", "prompt": "{} is a city in the country of", "target_new": "Italy"}
-
-
-class EditWorker(Worker):
-    weights = BASE_WEIGHTS
 
 
 @pytest.fixture
@@ -43,7 +39,7 @@ def test_a_request_id_follows_its_job_to_the_end(
     assert job["request_id"] == "mine"
     http.post("/edits", json={"facts": [FACT]}, headers={"X-Request-Id": "other"})
     client = connect(valkey)
-    EditWorker(client, model.root).work()
+    PlayedWorker(client, model.root, weights=BASE_WEIGHTS).work()
     client.close()
     assert http.get(f"/jobs/{job['id']}").json()["status"] == "succeeded"
     records = [json.loads(line) for line in lines.getvalue().splitlines()]
@@ -63,7 +59,7 @@ def test_a_job_that_reaches_the_queue_later_keeps_its_id(
     job = http.post("/edits", json={"facts": [FACT]}, headers={"X-Request-Id": "mine"}).json()
     client = connect(valkey)
     client.flushall()  # the worker fills it again from the store
-    EditWorker(client, model.root).work()
+    PlayedWorker(client, model.root, weights=BASE_WEIGHTS).work()
     client.close()
     ended = json.loads(lines.getvalue().splitlines()[-1])
     assert (ended["job_id"], ended["request_id"]) == (job["id"], "mine")

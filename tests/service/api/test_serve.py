@@ -33,7 +33,7 @@ def supervisor(settings: Settings, lines: list[str], stop: threading.Event) -> W
         lines.append,
         "http://127.0.0.1:1/readyz",
         stop.set,
-        module="support.service.stub_worker",
+        module="support.service.played_worker",
     )
 
 

@@ -12,8 +12,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from support.service.bundled_model import BASE_WEIGHTS
-from support.service.played_worker import Worker
-from support.service.scripted_worker import ScriptedWorker
+from support.service.played_worker.worker import PlayedWorker
 from support.service.serving import running
 
 from service.ops import tracing
@@ -23,10 +22,6 @@ from service.store import Store
 
 FACT = {"subject": "Lyon", "prompt": "{} is a city in the country of", "target_new": "Italy"}
 OTEL = ("OTEL_SDK_DISABLED", "OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_ENDPOINT")
-
-
-class EditWorker(Worker):
-    weights = BASE_WEIGHTS
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +95,7 @@ def test_an_edit_is_one_trace(
     with running(settings) as url:
         assert httpx.post(f"{url}/edits", json={"facts": [FACT]}, timeout=20).status_code == 202
     client = connect(str(settings.redis_url))
-    EditWorker(client, model.root).work()
+    PlayedWorker(client, model.root, weights=BASE_WEIGHTS).work()
     client.close()
     spans = collector()
     asked, job = spans["POST /edits"], spans["edit"]
@@ -110,7 +105,7 @@ def test_an_edit_is_one_trace(
 
 
 def test_a_request_to_the_worker_carries_the_trace(
-    collector: Callable[[], dict[str, Span]], settings: Settings, worker: ScriptedWorker
+    collector: Callable[[], dict[str, Span]], settings: Settings, worker: PlayedWorker
 ) -> None:
     parent = f"00-{'a' * 32}-{'b' * 16}-01"
     with running(settings) as url:

@@ -10,3 +10,4 @@ from support.service.api_fixtures import (  # noqa: F401
     valkey,
     worker,
 )
+from support.service.disk import hasty_disk  # noqa: F401

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from support.service.command import jeep, jeep_process
-from support.service.scripted_worker import ScriptedWorker
+from support.service.played_worker.worker import PlayedWorker
 from typer.testing import CliRunner
 
 from service.cli import app, common
@@ -14,7 +14,7 @@ FACT = {"subject": "Lyon", "prompt": "{} is a city in the country of", "target_n
 
 
 def test_facts_are_edited_asked_exported_and_rolled_back(
-    url: str, worker: ScriptedWorker, tmp_path: Path
+    url: str, worker: PlayedWorker, tmp_path: Path
 ) -> None:
     file = tmp_path / "facts.jsonl"
     file.write_text(json.dumps(FACT) + "\n" + json.dumps({**FACT, "subject": "[b]Nice"}))
@@ -40,8 +40,33 @@ def test_facts_are_edited_asked_exported_and_rolled_back(
     assert "v0 → v2" in jeep(url, "edit", "-", stdin=stdin).stdout
 
 
+def test_a_version_is_exported_in_the_format_that_is_named(
+    url: str, worker: PlayedWorker, tmp_path: Path
+) -> None:
+    assert jeep(url, "edit", "-", stdin=json.dumps(FACT)).returncode == 0
+    plain, named, wrong = (tmp_path / name for name in ("plain", "named", "wrong"))
+    assert jeep(url, "versions", "export", "head", str(plain)).returncode == 0
+    shown = jeep(url, "versions", "export", "head", str(named), "--format", "safetensors")
+    assert (shown.returncode, shown.stdout) == (0, f"{named}: {named.stat().st_size:,} bytes\n")
+    assert named.read_bytes() == plain.read_bytes()
+    refused = jeep(url, "versions", "export", "head", str(wrong), "--format", "pickle")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "format: must be 'safetensors'" in refused.stderr
+    assert not wrong.exists()
+
+
+def test_a_training_that_fails_says_why(url: str, worker: PlayedWorker) -> None:
+    worker.refuse_reads()
+    failed = jeep(url, "networks", "submit", "mend")
+    assert failed.returncode == 1
+    assert failed.stdout.endswith("failed: refused: this worker has no model\n")
+    as_json = jeep(url, "networks", "submit", "mend", "--json")
+    assert as_json.returncode == 1
+    assert json.loads(as_json.stdout)["error"]["code"] == "refused"
+
+
 def test_activating_and_reverting_move_head(
-    url: str, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
+    url: str, worker: PlayedWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(common.out, "width", 200)
 
@@ -67,7 +92,7 @@ def test_activating_and_reverting_move_head(
 
 
 def test_resources_are_listed_and_shown(
-    url: str, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
+    url: str, worker: PlayedWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(common.out, "width", 200)
 
@@ -117,7 +142,7 @@ def test_resources_are_listed_and_shown(
     ],
 )
 def test_a_refused_command_names_the_mistake_and_fails(
-    arguments: tuple[str, ...], code: int, said: str, url: str, worker: ScriptedWorker
+    arguments: tuple[str, ...], code: int, said: str, url: str, worker: PlayedWorker
 ) -> None:
     shown = jeep(url, *arguments, stdin="[]")
     assert (shown.returncode, said in shown.stderr) == (code, True), shown.stderr

@@ -63,7 +63,9 @@ def test_a_bad_file_of_facts_is_named(tmp_path: Path, command: tuple[str, ...], 
 @pytest.mark.parametrize("kind", ["missing", "a folder", "unreadable"])
 def test_a_bad_suite_is_named(tmp_path: Path, kind: str) -> None:
     BAD[kind](tmp_path / "given")
-    clear(run("suites", "add", "mine", str(tmp_path / "given"), *NOBODY), "given")
+    result = run("suites", "add", "mine", str(tmp_path / "given"), *NOBODY)
+    clear(result, str(tmp_path / "given"))
+    assert result.exit_code == 2  # as every argument that makes no sense
 
 
 @pytest.mark.parametrize("kind", ["empty", "garbage", "text", "missing", "a folder", "unreadable"])

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from support.service.scripted_worker import ScriptedWorker
+from support.service.played_worker.worker import PlayedWorker
 from support.service.serving import running
 
 from service.cli import app
@@ -95,7 +95,7 @@ def test_a_mistyped_store_is_not_made(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_commands_take_the_key_from_environment_or_file(
     settings: Settings,
-    worker: ScriptedWorker,
+    worker: PlayedWorker,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from support.service.scripted_worker import ScriptedWorker
+from support.service.played_worker.worker import PlayedWorker
 from support.service.serving import running
 
 from service.client import ApiError, Client, JobTimeout
@@ -16,7 +16,7 @@ FACTS = [{"subject": "Lyon", "prompt": "{} is a city in the country of", "target
 
 
 def test_the_client_edits_asks_exports_and_rolls_back(
-    client: Client, worker: ScriptedWorker, tmp_path: Path
+    client: Client, worker: PlayedWorker, tmp_path: Path
 ) -> None:
     client.wait_ready(10)
     assert client.plan(FACTS).facts[0].subject == "Lyon"
@@ -45,7 +45,7 @@ def test_the_client_edits_asks_exports_and_rolls_back(
     assert [j.id for j in client.jobs(JobStatus.SUCCEEDED)] == [done.id]
 
 
-def test_errors_carry_the_problem(client: Client, worker: ScriptedWorker) -> None:
+def test_errors_carry_the_problem(client: Client, worker: PlayedWorker) -> None:
     with pytest.raises(ApiError, match="/facts/0/prompt") as caught:
         client.edit([{**FACTS[0], "prompt": "nothing"}])
     assert caught.value.problem.code == "invalid_facts"
@@ -56,7 +56,7 @@ def test_errors_carry_the_problem(client: Client, worker: ScriptedWorker) -> Non
     assert unknown.value.problem.status == 404
 
 
-def test_waiting_ends_after_its_timeout(client: Client, worker: ScriptedWorker) -> None:
+def test_waiting_ends_after_its_timeout(client: Client, worker: PlayedWorker) -> None:
     worker.go.clear()
     job = client.edit(FACTS)
     with pytest.raises(JobTimeout):
@@ -66,7 +66,7 @@ def test_waiting_ends_after_its_timeout(client: Client, worker: ScriptedWorker) 
 
 
 def test_keep_alive_comments_are_no_events(
-    client: Client, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
+    client: Client, worker: PlayedWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.api.resources.jobs.PING_SECONDS", 0.05)
     worker.go.clear()
@@ -75,7 +75,7 @@ def test_keep_alive_comments_are_no_events(
     assert client.wait(job.id).status is JobStatus.SUCCEEDED
 
 
-def test_waiting_outlives_a_restart_of_the_api(settings: Settings, worker: ScriptedWorker) -> None:
+def test_waiting_outlives_a_restart_of_the_api(settings: Settings, worker: PlayedWorker) -> None:
     worker.go.clear()
     with running(settings) as url:
         port = int(url.rpartition(":")[2])
@@ -102,7 +102,7 @@ def test_waiting_outlives_a_restart_of_the_api(settings: Settings, worker: Scrip
 
 
 def test_an_answer_that_was_lost_is_asked_again(
-    client: Client, url: str, worker: ScriptedWorker
+    client: Client, url: str, worker: PlayedWorker
 ) -> None:
     """A proxy that drops the first answer: the edit is made once."""
     dropped: list[httpx.Request] = []

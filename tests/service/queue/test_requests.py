@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import threading
 import time
 from contextlib import aclosing
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 from support.service.builders import FENCE, KEYS, MakeJob, ended, live_state, take
+from support.service.played_worker.answers import answering
 
 from service.api.reconcile import Reconciler
 from service.contracts.jobs import JobStatus, Progress, new_id, now
@@ -45,35 +45,6 @@ def ask_for(seconds: float) -> WorkerRequest:
     )
 
 
-class Answering(threading.Thread):
-    """A worker's generation lane that answers every request with the given replies."""
-
-    def __init__(self, url: str, *replies: WorkerReply) -> None:
-        super().__init__(daemon=True)
-        self.client, self.replies, self.taken = connect(url), replies, list[WorkerRequest]()
-        self.enough = threading.Event()
-
-    def run(self) -> None:
-        requests = RequestQueue(self.client, KEYS)
-        while not self.enough.is_set():
-            for request in requests.take(50, 8):
-                self.taken.append(request)
-                for reply in self.replies:
-                    requests.reply(request.id, reply)
-
-    def __enter__(self) -> Answering:
-        self.heart = Heartbeat(self.client, KEYS, beat)
-        self.heart.start()
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.enough.set()
-        self.join(timeout=5)
-        self.heart.stop()
-        self.client.close()
-
-
 @pytest.mark.anyio
 class TestRequests:
     async def test_answers_come_in_order_up_to_the_last_one(
@@ -84,7 +55,7 @@ class TestRequests:
             WorkerReply(event="token", data={"text": "is"}),
             WorkerReply(event="result", data={"text": "Paris"}),
         ]
-        with Answering(valkey_url, *replies):
+        with answering(valkey_url, KEYS, beat, *replies):
             assert [reply async for reply in api.ask(ask_for(5))] == replies
 
     async def test_without_a_worker_nothing_is_asked(self, api: AsyncQueue, client: Redis) -> None:
@@ -115,7 +86,7 @@ class TestRequests:
         self, api: AsyncQueue, client: Redis, valkey_url: str
     ) -> None:
         request = ask_for(30)
-        with Answering(valkey_url, WorkerReply(event="token")):
+        with answering(valkey_url, KEYS, beat, WorkerReply(event="token")):
             async with aclosing(api.ask(request)) as answer:
                 await anext(answer)
                 assert RequestQueue(client, KEYS).gone([request.id]) == set()

@@ -12,7 +12,7 @@ import pytest
 import torch
 from support.library.tiny import random_model
 from support.service.edit_runner import MODEL
-from support.service.played_worker import edit_job
+from support.service.played_worker.jobs import edit_job
 from support.service.thin_versions import add_chain
 from typer.testing import CliRunner
 

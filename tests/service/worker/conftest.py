@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from support.service.disk import hasty_disk  # noqa: F401
 
 import jeep_core
 from jeep_core.models.loading import LoadedModel

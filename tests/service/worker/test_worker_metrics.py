@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 from redis import Redis
-from support.service.played_worker import Worker, edit_job
+from support.service.played_worker.jobs import edit_job
+from support.service.played_worker.worker import PlayedWorker
 
 from jeep_core.errors import NumericalError
 from service.contracts.jobs import Job, JobKind
@@ -26,7 +27,7 @@ def test_an_edit_counts_with_its_facts_and_phases(client: Redis, based: Store) -
     before = jobs("succeeded"), value("jeep_facts_applied_total")
     timed = value("jeep_job_phase_seconds_count", **phase)
     edit_job(based)
-    Worker(client, based.root).work()
+    PlayedWorker(client, based.root).work()
     assert (jobs("succeeded"), value("jeep_facts_applied_total")) == (before[0] + 1, before[1] + 1)
     assert value("jeep_job_phase_seconds_count", **phase) == timed + 1
 
@@ -34,7 +35,7 @@ def test_an_edit_counts_with_its_facts_and_phases(client: Redis, based: Store) -
 def test_a_staged_edit_applies_no_facts(client: Redis, based: Store) -> None:
     before = value("jeep_facts_applied_total")
     edit_job(based, activate=False)
-    Worker(client, based.root).work()
+    PlayedWorker(client, based.root).work()
     assert value("jeep_facts_applied_total") == before
 
 
@@ -44,7 +45,7 @@ def test_a_failed_edit_counts_as_failed(client: Redis, based: Store) -> None:
 
     before = jobs("failed"), value("jeep_facts_applied_total")
     edit_job(based)
-    Worker(client, based.root, fail).work()
+    PlayedWorker(client, based.root, fail).work()
     assert (jobs("failed"), value("jeep_facts_applied_total")) == (before[0] + 1, before[1])
 
 
@@ -56,9 +57,9 @@ def test_a_job_counts_once_however_often_its_worker_dies(
     with monkeypatch.context() as patch:
         patch.setattr("service.queue.JobQueue.finish", _die)
         with pytest.raises(KeyboardInterrupt):
-            Worker(client, based.root).work()
+            PlayedWorker(client, based.root).work()
     assert jobs("succeeded") == before  # it has ended only in the store
-    Worker(client, based.root).work()
+    PlayedWorker(client, based.root).work()
     assert jobs("succeeded") == before + 1
 
 

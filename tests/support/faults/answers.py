@@ -7,7 +7,8 @@ from threading import Thread
 import httpx
 
 from service.client import ApiError
-from support.faults.harness import PATIENCE_S, Service
+from support.faults.harness import Service
+from support.faults.processes import PATIENCE_S
 
 TOKENS = 60
 

@@ -20,7 +20,8 @@ from service.store.maintenance.retention import referenced_tensors
 from service.store.maintenance.verify import verify
 from service.store.reports import HASHES
 from service.worker.versions.tensors import get_all
-from support.faults.harness import MODEL, PATIENCE_S, Service, until
+from support.faults.harness import MODEL, Service
+from support.faults.processes import PATIENCE_S, until
 
 MOVING = [kind for kind in JobKind if kind.lane is Lane.WRITE]
 REPORTING = [kind for kind in JobKind if kind.spec.reports]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 
-from support.faults.harness import Part, Service
+from support.faults.harness import Service
+from support.faults.processes import Part
 
 SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM}
 VICTIMS = ("worker", "api", "server")

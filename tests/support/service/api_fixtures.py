@@ -12,7 +12,7 @@ from service.queue import connect
 from service.settings import Settings
 from service.store import Store
 from support.service.bundled_model import publish
-from support.service.scripted_worker import ScriptedWorker
+from support.service.played_worker.worker import PlayedWorker
 from support.service.serving import make_settings, running
 
 
@@ -61,6 +61,28 @@ def model(store: Store) -> Store:
 
 
 @pytest.fixture
-def worker(settings: Settings) -> Iterator[ScriptedWorker]:
-    with ScriptedWorker(settings) as made:
+def worker(settings: Settings) -> Iterator[PlayedWorker]:
+    with PlayedWorker.of_api(settings) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def shared_api(
+    tmp_path_factory: pytest.TempPathFactory, valkey: str
+) -> Iterator[tuple[httpx.Client, Store]]:
+    """One api for a file, of the model that a worker, now dead, has published."""
+    settings = make_settings(tmp_path_factory.mktemp("shared", numbered=True) / "store", valkey)
+    store = Store.open(settings.store)
+    publish(store)
+    with running(settings) as url, httpx.Client(base_url=url, timeout=20) as made:
+        yield made, store
+
+
+@pytest.fixture
+def refusing(shared_api: tuple[httpx.Client, Store]) -> Iterator[httpx.Client]:
+    """The shared api, for a test whose requests may change nothing: in the end no job is there."""
+    made, store = shared_api
+    yield made
+    assert list(store.journal.all()) == []
+    assert [version.id for version in store.versions.all()] == ["v0"]
+    assert store.names.all() == {}

@@ -1,5 +1,6 @@
 """The api under test: its settings and a server on a free port of the loopback interface."""
 
+import asyncio
 import socket
 import threading
 import time
@@ -26,13 +27,25 @@ def make_settings(store: Path, redis_url: str) -> Settings:
     )
 
 
+class Prompt(uvicorn.Server):
+    """Ends when it is asked to; uvicorn's own looks every tenth of a second."""
+
+    async def main_loop(self) -> None:
+        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+        await self.on_tick(0)
+        await self._end.wait()
+
+    def ask_to_end(self) -> None:
+        self._loop.call_soon_threadsafe(self._end.set)
+
+
 @contextmanager
 def running(settings: Settings, port: int = 0) -> Iterator[str]:
     """Serve an app on a port of the loopback interface; gives its address."""
     config = uvicorn.Config(
         create_app(settings), log_level="warning", timeout_graceful_shutdown=1, lifespan="on"
     )
-    server = uvicorn.Server(config)
+    server = Prompt(config)
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(("127.0.0.1", port))
@@ -44,5 +57,5 @@ def running(settings: Settings, port: int = 0) -> Iterator[str]:
         try:
             yield f"http://127.0.0.1:{sock.getsockname()[1]}"
         finally:
-            server.should_exit = True
+            server.ask_to_end()
             thread.join(10)

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 from fastapi import FastAPI
-from support.service.scripted_worker import ScriptedWorker
+from support.service.played_worker.worker import PlayedWorker
 from support.service.serving import running
 
 from service.api import create_app
@@ -174,7 +174,7 @@ def test_the_description_names_scopes_and_refusals(guarded: Settings) -> None:
     assert "401" not in health["responses"]
 
 
-def test_the_client_brings_its_key(url: str, model: Store, worker: ScriptedWorker) -> None:
+def test_the_client_brings_its_key(url: str, model: Store, worker: PlayedWorker) -> None:
     everything = token(model, Scope.READ, Scope.GENERATE, Scope.EDIT)
     with Client(url, api_key=everything) as client:
         client.wait_ready(10)

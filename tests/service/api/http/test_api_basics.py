@@ -8,7 +8,7 @@ from http.client import HTTPConnection
 
 import httpx
 import pytest
-from support.service.scripted_worker import ScriptedWorker
+from support.service.played_worker.worker import PlayedWorker
 from support.service.serving import make_settings, running
 
 from jeep_core.editors import EDITORS, hparams_class
@@ -18,7 +18,7 @@ from service.settings import Settings, SettingsError
 from service.store import Store
 
 
-def test_a_complete_service_is_ready(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_a_complete_service_is_ready(http: httpx.Client, worker: PlayedWorker) -> None:
     assert http.get("/livez").json() == {"status": "ok"}
     ready = http.get("/readyz")
     assert ready.status_code == 200
@@ -43,7 +43,7 @@ def test_readiness_names_all_that_is_missing(http: httpx.Client, store: Store) -
 
 
 def test_readiness_names_a_head_that_cannot_be_read(
-    http: httpx.Client, worker: ScriptedWorker
+    http: httpx.Client, worker: PlayedWorker
 ) -> None:
     (worker.store.root / "head.json").write_text("{")
     assert http.get("/readyz").status_code == 200, "the reflog says what head is"
@@ -54,7 +54,7 @@ def test_readiness_names_a_head_that_cannot_be_read(
 
 
 def test_readiness_names_a_head_that_cannot_be_served(
-    http: httpx.Client, worker: ScriptedWorker
+    http: httpx.Client, worker: PlayedWorker
 ) -> None:
     worker.damaged.append("v7")
     time.sleep(1.5 * Heartbeat.PERIOD_S)

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
-from support.service.scripted_worker import ScriptedWorker
+from support.service.played_worker.worker import PlayedWorker
 from support.service.serving import running
 
 from service.contracts.schemas.access import Scope
@@ -101,7 +101,7 @@ async def test_a_bucket_fills_with_time_up_to_its_size(buckets: Any, valkey: str
     redis.close()
 
 
-def test_a_full_queue_refuses_jobs(serve: Serve, worker: ScriptedWorker) -> None:
+def test_a_full_queue_refuses_jobs(serve: Serve, worker: PlayedWorker) -> None:
     worker.go.clear()
     with serve(max_queue=2) as http:
         first = http.post("/edits", json={"facts": [FACT]}, headers={"Idempotency-Key": "a"})
@@ -127,7 +127,7 @@ LATER = [
 
 @pytest.mark.parametrize(("path", "body"), LATER)
 def test_every_kind_of_job_counts_towards_the_queue(
-    path: str, body: dict[str, Any], serve: Serve, worker: ScriptedWorker
+    path: str, body: dict[str, Any], serve: Serve, worker: PlayedWorker
 ) -> None:
     with serve(max_queue=1) as http:
         assert http.post(path, json=body).status_code == 202
@@ -136,7 +136,7 @@ def test_every_kind_of_job_counts_towards_the_queue(
     assert worker.store.journal.count_open() == 1
 
 
-def test_a_revert_counts_towards_the_queue(serve: Serve, worker: ScriptedWorker) -> None:
+def test_a_revert_counts_towards_the_queue(serve: Serve, worker: PlayedWorker) -> None:
     with serve(max_queue=1) as http:
         wait = {"Prefer": "wait=20"}
         edit = http.post("/edits", json={"facts": [FACT]}, headers=wait).json()["edit_id"]
@@ -150,7 +150,7 @@ def test_a_revert_counts_towards_the_queue(serve: Serve, worker: ScriptedWorker)
         worker.go.set()
 
 
-def test_too_many_open_streams_are_refused(serve: Serve, worker: ScriptedWorker) -> None:
+def test_too_many_open_streams_are_refused(serve: Serve, worker: PlayedWorker) -> None:
     worker.go.clear()
     with serve(max_streams=2) as http, ExitStack() as stack:
         job = http.post("/edits", json={"facts": [FACT]}).json()["id"]
@@ -174,7 +174,7 @@ def test_too_many_open_streams_are_refused(serve: Serve, worker: ScriptedWorker)
         worker.go.set()
 
 
-def test_a_key_cannot_take_all_streams(serve: Serve, worker: ScriptedWorker) -> None:
+def test_a_key_cannot_take_all_streams(serve: Serve, worker: PlayedWorker) -> None:
     worker.go.clear()
     everything = [Scope.READ, Scope.GENERATE, Scope.EDIT]
     one, two = (
@@ -192,7 +192,7 @@ def test_a_key_cannot_take_all_streams(serve: Serve, worker: ScriptedWorker) -> 
         worker.go.set()
 
 
-def test_a_store_that_is_full_takes_no_edits(serve: Serve, worker: ScriptedWorker) -> None:
+def test_a_store_that_is_full_takes_no_edits(serve: Serve, worker: PlayedWorker) -> None:
     with serve(max_store_mb=1) as http:
         (worker.store.root / "base" / "ballast").write_bytes(bytes(2**21))
         full = http.post("/edits", json={"facts": [FACT]})

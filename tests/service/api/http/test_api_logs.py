@@ -4,7 +4,7 @@ import logging
 
 import httpx
 import pytest
-from support.service.scripted_worker import ScriptedWorker
+from support.service.played_worker.worker import PlayedWorker
 from support.service.serving import running
 
 from service.contracts.schemas.access import Scope
@@ -15,7 +15,7 @@ FACT = {"subject": "Lyon", "prompt": "{} is a city in the country of", "target_n
 
 @pytest.mark.parametrize("asked", [False, True])
 def test_prompts_are_logged_only_when_asked_for(
-    asked: bool, settings: Settings, worker: ScriptedWorker, caplog: pytest.LogCaptureFixture
+    asked: bool, settings: Settings, worker: PlayedWorker, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "service")
     key, token = worker.store.keys.create("me", [Scope.ADMIN])

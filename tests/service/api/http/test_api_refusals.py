@@ -100,19 +100,19 @@ def test_a_refused_trial_names_only_options_it_can_take(http: httpx.Client, own:
     ids=lambda value: str(value)[:40],
 )
 def test_wrong_names_and_values_are_explained(
-    http: httpx.Client, model: Store, body: dict[str, object], pointer: str, said: str
+    refusing: httpx.Client, body: dict[str, object], pointer: str, said: str
 ) -> None:
-    error = refused(http, **body)
+    error = refused(refusing, **body)
     assert error["pointer"] == pointer
     assert said in error["message"]
     assert not error["message"].startswith("Value error")
 
 
-def test_a_limit_names_its_setting(http: httpx.Client, model: Store) -> None:
-    answer = http.post("/edits", json={"facts": [{**FACT, "subject": "x" * 20_000}]})
+def test_a_limit_names_its_setting(refusing: httpx.Client) -> None:
+    answer = refusing.post("/edits", json={"facts": [{**FACT, "subject": "x" * 20_000}]})
     assert answer.status_code == 413
     assert "(JEEP_MAX_TEXT_CHARS)" in answer.json()["detail"]
-    answer = http.post("/generate", json={"prompt": "x", "max_new_tokens": 10_000})
+    answer = refusing.post("/generate", json={"prompt": "x", "max_new_tokens": 10_000})
     assert "(JEEP_MAX_NEW_TOKENS)" in answer.json()["detail"]
 
 
@@ -137,15 +137,15 @@ def test_facts_of_another_shape_are_shown_both_forms(http: httpx.Client, facts: 
     ],
 )
 def test_wrong_values_are_refused_in_plain_words(
-    http: httpx.Client, model: Store, path: str, body: object, message: str
+    refusing: httpx.Client, path: str, body: object, message: str
 ) -> None:
-    answer = http.post(path, json=body)
+    answer = refusing.post(path, json=body)
     assert (answer.status_code, answer.json()["detail"]) == (422, message)
 
 
-def test_a_file_of_another_type_is_told_the_parameter(http: httpx.Client, model: Store) -> None:
+def test_a_file_of_another_type_is_told_the_parameter(refusing: httpx.Client) -> None:
     sent = {"content": b"subject,relation,object\n", "headers": {"Content-Type": "text/csv"}}
-    answer = http.post("/edits", **sent)
+    answer = refusing.post("/edits", **sent)
     assert answer.status_code == 415
     assert "?format=auto" in answer.json()["detail"]
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from support.service.played_worker import TENSOR
-from support.service.scripted_worker import ScriptedWorker
+from support.service.played_worker.computing import TENSOR
+from support.service.played_worker.worker import PlayedWorker
 from support.service.serving import running
 
 from service.settings import Settings
@@ -71,7 +71,7 @@ def thinned(http: httpx.Client, store: Store) -> None:
 
 
 def test_a_thin_version_is_rebuilt_by_the_worker_for_its_export(
-    http: httpx.Client, worker: ScriptedWorker
+    http: httpx.Client, worker: PlayedWorker
 ) -> None:
     thinned(http, worker.store)
     answer = http.get("/snapshots/v1/export")
@@ -87,7 +87,7 @@ def test_a_thin_version_is_rebuilt_by_the_worker_for_its_export(
 def test_without_a_worker_its_export_is_refused_and_all_else_works(
     http: httpx.Client, settings: Settings, store: Store
 ) -> None:
-    with ScriptedWorker(settings):
+    with PlayedWorker.of_api(settings):
         thinned(http, store)
     answer = http.get("/snapshots/v1/export")
     assert (answer.status_code, answer.json()["code"]) == (503, "no_worker")

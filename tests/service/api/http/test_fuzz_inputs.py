@@ -8,7 +8,7 @@ import httpx
 from hypothesis import given
 from hypothesis import strategies as st
 from support.service.fuzzing import bounded
-from support.service.scripted_worker import ScriptedWorker
+from support.service.played_worker.worker import PlayedWorker
 
 from service.client import Client
 from service.store import Store
@@ -137,7 +137,7 @@ def events(answer: httpx.Response) -> list[dict[str, Any]]:
 
 
 def test_a_stream_resumes_at_any_generated_event(
-    http: httpx.Client, client: Client, worker: ScriptedWorker
+    http: httpx.Client, client: Client, worker: PlayedWorker
 ) -> None:
     job = client.edit([FACT]).id
     client.wait(job)

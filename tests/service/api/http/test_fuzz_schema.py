@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 from support.service.finished_jobs import finished_evaluation, finished_probe
 from support.service.fuzzing import GIVEN, examples
-from support.service.scripted_worker import ScriptedWorker
+from support.service.played_worker.worker import PlayedWorker
 from support.service.serving import running
 
 from service.client import Client
@@ -48,7 +48,7 @@ values = {names}
 
 
 def test_every_answer_is_one_that_the_description_knows(
-    settings: Settings, worker: ScriptedWorker, tmp_path: Path
+    settings: Settings, worker: PlayedWorker, tmp_path: Path
 ) -> None:
     _, token = worker.store.keys.create("fuzz", [Scope.ADMIN])
     changes = {"auth": "keys", "rate_per_minute": 0, "generate_timeout_s": 60}

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.service.finished_jobs import finished_probe
 from support.service.fuzzing import bounded
-from support.service.scripted_worker import ScriptedWorker
+from support.service.played_worker.worker import PlayedWorker
 
 from service.contracts.jobs import Job, JobKind, now
 from service.contracts.schemas.access import Scope
@@ -98,7 +98,7 @@ def encoded(name: str) -> str:
 @bounded(12)
 @given(name=names)
 def test_no_request_leads_out_of_the_store(
-    name: str, http: httpx.Client, worker: ScriptedWorker, outside: Path
+    name: str, http: httpx.Client, worker: PlayedWorker, outside: Path
 ) -> None:
     name = name.replace("{outside}", str(outside))
     before = everything_but(worker.store.root)

@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 import pytest
-from support.service.scripted_worker import ScriptedWorker
+from support.service.played_worker.worker import PlayedWorker
 from support.service.serving import running
 
 from service.client import Client
@@ -23,7 +23,7 @@ def url(settings: Settings) -> Iterator[str]:
 
 
 @pytest.fixture
-def admin(url: str, worker: ScriptedWorker) -> Iterator[httpx.Client]:
+def admin(url: str, worker: PlayedWorker) -> Iterator[httpx.Client]:
     key, token = worker.store.keys.create("boss", [Scope.ADMIN])
     headers = {"Authorization": f"Bearer {token}", "X-Key": key.id}
     with httpx.Client(base_url=url, timeout=20, headers=headers) as http:
@@ -35,7 +35,7 @@ def logged(http: httpx.Client) -> list[dict[str, Any]]:
 
 
 def test_the_audit_log_says_who_did_what_to_which_version(
-    admin: httpx.Client, worker: ScriptedWorker
+    admin: httpx.Client, worker: PlayedWorker
 ) -> None:
     key = admin.headers["x-key"]
     given = {"X-Request-Id": "mine"}
@@ -59,7 +59,7 @@ def test_the_audit_log_says_who_did_what_to_which_version(
 
 
 def test_every_other_call_that_changes_something_is_logged(
-    admin: httpx.Client, worker: ScriptedWorker
+    admin: httpx.Client, worker: PlayedWorker
 ) -> None:
     wait = {"Prefer": "wait=20"}
     body = {"facts": [FACT], "activate": False}
@@ -90,7 +90,7 @@ def test_a_refused_activation_names_its_version(admin: httpx.Client) -> None:
     assert (refused["status"], refused["code"], refused["version"]) == (409, "not_staged", "v0")
 
 
-def test_refused_calls_are_logged_too(admin: httpx.Client, worker: ScriptedWorker) -> None:
+def test_refused_calls_are_logged_too(admin: httpx.Client, worker: PlayedWorker) -> None:
     _, reader = worker.store.keys.create("reader", [Scope.READ])
     admin.post("/edits", content=b"{")
     admin.post("/rollback/v9")
@@ -113,7 +113,7 @@ def test_calls_that_change_nothing_are_not_logged(admin: httpx.Client) -> None:
 
 
 def test_refused_strangers_do_not_fill_the_audit_log(
-    admin: httpx.Client, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
+    admin: httpx.Client, worker: PlayedWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.api.http.auditing.UNASKED_PER_MINUTE", 5)
     with httpx.Client(base_url=admin.base_url) as stranger:

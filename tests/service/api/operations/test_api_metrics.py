@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as strictly
 from prometheus_client.parser import text_string_to_metric_families
 from support import ROOT
-from support.service.scripted_worker import ScriptedWorker
+from support.service.played_worker.worker import PlayedWorker
 from support.service.serving import make_settings, running
 
 from service.queue import Heartbeat, Keys
@@ -46,7 +46,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_metrics_have_the_format_of_prometheus(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_metrics_have_the_format_of_prometheus(http: httpx.Client, worker: PlayedWorker) -> None:
     assert http.get("/metrics").headers["content-type"].startswith("text/plain; version=")
     accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
     answer = http.get("/metrics", headers=accept)
@@ -55,7 +55,7 @@ def test_metrics_have_the_format_of_prometheus(http: httpx.Client, worker: Scrip
 
 
 def test_metrics_are_exactly_the_listed_ones_with_their_labels(
-    http: httpx.Client, worker: ScriptedWorker
+    http: httpx.Client, worker: PlayedWorker
 ) -> None:
     shown = {}
     for family in text_string_to_metric_families(http.get("/metrics").text):
@@ -69,7 +69,7 @@ def test_metrics_are_exactly_the_listed_ones_with_their_labels(
 
 
 def test_the_gauges_say_what_is_served(
-    worker: ScriptedWorker, value: Value, http: httpx.Client
+    worker: PlayedWorker, value: Value, http: httpx.Client
 ) -> None:
     assert value("jeep_version_info", model="atlas-gptj", device="cpu") == 1
     assert value("jeep_head_version") == 0
@@ -78,7 +78,7 @@ def test_the_gauges_say_what_is_served(
 
 
 def test_the_metrics_of_a_dead_worker_are_gone(
-    worker: ScriptedWorker, value: Value, http: httpx.Client
+    worker: PlayedWorker, value: Value, http: httpx.Client
 ) -> None:
     assert value("jeep_worker_up") == 1
     assert value("process_resident_memory_bytes", process="worker")
@@ -101,7 +101,7 @@ def test_without_a_queue_the_api_still_counts(tmp_path: Path) -> None:
 
 class TestQueue:
     def test_a_running_job_is_not_counted_as_waiting(
-        self, worker: ScriptedWorker, value: Value, http: httpx.Client
+        self, worker: PlayedWorker, value: Value, http: httpx.Client
     ) -> None:
         worker.go.clear()
         first, second = (http.post("/edits", json={"facts": [FACT]}).json() for _ in range(2))
@@ -115,7 +115,7 @@ class TestQueue:
         assert value("jeep_queue_depth", lane="write") == 0
 
     def test_an_interrupted_job_is_counted_as_waiting_without_a_worker(
-        self, worker: ScriptedWorker, value: Value, http: httpx.Client
+        self, worker: PlayedWorker, value: Value, http: httpx.Client
     ) -> None:
         worker.go.clear()
         job = http.post("/edits", json={"facts": [FACT]}).json()
@@ -129,7 +129,7 @@ class TestCounts:
     """The counters are those of this process, which other tests have used."""
 
     def test_an_answered_generation_is_counted(
-        self, worker: ScriptedWorker, value: Value, http: httpx.Client
+        self, worker: PlayedWorker, value: Value, http: httpx.Client
     ) -> None:
         before = value("jeep_generation_seconds_count")
         assert before is not None

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 from support.service.bundled_model import info, publish
-from support.service.scripted_worker import ScriptedWorker
+from support.service.played_worker.worker import PlayedWorker
 from support.service.serving import make_settings, running
 from tokenizers import Tokenizer
 
@@ -79,8 +79,8 @@ def test_every_form_of_a_fact_is_taken(
     assert "".join(plan["facts"][0]["target_tokens"]).strip("Ġ ").endswith("ima")
 
 
-def test_a_dry_run_shows_positions_and_queues_nothing(http: httpx.Client, model: Store) -> None:
-    answer = http.post(
+def test_a_dry_run_shows_positions_and_queues_nothing(refusing: httpx.Client) -> None:
+    answer = refusing.post(
         "/edits?dry_run=true", json={"facts": [FACT, FACT, {**FACT, "subject": "X"}]}
     )
     assert answer.status_code == 200
@@ -90,7 +90,6 @@ def test_a_dry_run_shows_positions_and_queues_nothing(http: httpx.Client, model:
     first = plan["facts"][0]
     assert first["tokens"][first["prediction"] + 1 :] == first["target_tokens"]
     assert first["subject_last"] < first["prediction"]
-    assert list(model.journal.all()) == []
 
 
 @pytest.mark.parametrize(
@@ -106,10 +105,10 @@ def test_a_dry_run_shows_positions_and_queues_nothing(http: httpx.Client, model:
     ],
 )
 def test_a_dry_run_shows_how_prompt_and_target_join(
-    prompt: str, target: str, join: str, text: str, chosen: str, http: httpx.Client, model: Store
+    prompt: str, target: str, join: str, text: str, chosen: str, refusing: httpx.Client
 ) -> None:
     fact = {"subject": "Lyon", "prompt": prompt, "target_new": target, "join": join}
-    answer = http.post("/edits?dry_run=true", json={"facts": [fact]})
+    answer = refusing.post("/edits?dry_run=true", json={"facts": [fact]})
     [plan] = answer.json()["facts"]
     assert (plan["text"], plan["join"]) == (text, chosen)
     tokenizer = tokenizer_of("atlas-gptj")
@@ -130,24 +129,24 @@ def test_a_fact_is_stored_as_it_was_sent(http: httpx.Client, model: Store) -> No
 
 @pytest.mark.parametrize("field", ["target_new", "target_true"])
 def test_a_blank_at_the_end_of_a_prompt_is_refused_with_what_to_do(
-    field: str, http: httpx.Client, model: Store
+    field: str, refusing: httpx.Client
 ) -> None:
     fact = {"subject": "Lyon", "prompt": "{} is in ", "target_new": "\nPeru", field: "Italy"}
-    problem = http.post("/edits", json={"facts": [fact]}).json()
+    problem = refusing.post("/edits", json={"facts": [fact]}).json()
     [error] = problem["errors"]
     assert error["pointer"] == f"/facts/0/{field}"
     assert error["code"] == "merges_with_prompt"
     assert "leave out the white space at the end of the prompt" in error["message"]
 
 
-def test_a_subject_is_not_found_inside_another_word(http: httpx.Client, model: Store) -> None:
+def test_a_subject_is_not_found_inside_another_word(refusing: httpx.Client) -> None:
     fact = {"subject": "Lyon", "prompt": "Lyon, not Lyonville, is in", "target_new": "Peru"}
-    plan = http.post("/edits?dry_run=true", json={"facts": [fact]}).json()
+    plan = refusing.post("/edits?dry_run=true", json={"facts": [fact]}).json()
     assert plan["facts"][0]["prompt"] == "{}, not Lyonville, is in"
 
 
 def test_a_repeated_fact_is_edited_once_and_reported(
-    http: httpx.Client, worker: ScriptedWorker
+    http: httpx.Client, worker: PlayedWorker
 ) -> None:
     facts = [FACT, FACT, {**FACT, "subject": "Nice"}]
     result = http.post("/edits", json={"facts": facts}, headers=WAIT).json()["result"]
@@ -208,7 +207,7 @@ def test_a_key_of_a_refused_edit_can_come_with_another_body(
     assert http.post("/edits", json={"facts": [FACT]}, headers=headers).status_code == 202
 
 
-def test_repeating_a_finished_edit_finds_it(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_repeating_a_finished_edit_finds_it(http: httpx.Client, worker: PlayedWorker) -> None:
     headers = {"Idempotency-Key": "k", **WAIT}
     body = {"facts": [FACT], "parent": "head", "snapshot_name": "mine"}
     first = http.post("/edits", json=body, headers=headers)
@@ -218,7 +217,7 @@ def test_repeating_a_finished_edit_finds_it(http: httpx.Client, worker: Scripted
 
 
 def test_prefer_wait_answers_with_the_finished_edit(
-    http: httpx.Client, worker: ScriptedWorker
+    http: httpx.Client, worker: PlayedWorker
 ) -> None:
     answer = http.post("/edits", json={"facts": [FACT], "snapshot_name": "one"}, headers=WAIT)
     assert answer.status_code == 200
@@ -236,7 +235,7 @@ def test_prefer_wait_answers_with_the_finished_edit(
 
 
 def test_a_wait_that_is_too_short_answers_with_the_running_edit(
-    http: httpx.Client, worker: ScriptedWorker
+    http: httpx.Client, worker: PlayedWorker
 ) -> None:
     worker.go.clear()
     start = time.monotonic()
@@ -249,7 +248,7 @@ def test_a_wait_that_is_too_short_answers_with_the_running_edit(
     assert answer.json()["progress"]["phase"] == "values"
 
 
-def test_an_edit_of_another_parent_is_refused(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_an_edit_of_another_parent_is_refused(http: httpx.Client, worker: PlayedWorker) -> None:
     assert http.post("/edits", json={"facts": [FACT]}, headers=WAIT).status_code == 200
     late = submit(http, parent="base")
     assert (late.status_code, late.json()["code"]) == (412, "head_moved")
@@ -258,7 +257,7 @@ def test_an_edit_of_another_parent_is_refused(http: httpx.Client, worker: Script
     assert submit(http, parent="v1").status_code == 202
 
 
-def test_a_snapshot_name_in_use_is_refused(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_a_snapshot_name_in_use_is_refused(http: httpx.Client, worker: PlayedWorker) -> None:
     body = {"facts": [FACT], "snapshot_name": "mine"}
     assert http.post("/edits", json=body, headers=WAIT).status_code == 200
     again = http.post("/edits", json=body)
@@ -325,7 +324,7 @@ def test_edits_are_taken_while_redis_is_down(tmp_path) -> None:
         assert server.url == settings.redis_url
         ids.append(submit(http).json()["id"])
         try:
-            with ScriptedWorker(settings):
+            with PlayedWorker.of_api(settings):
                 done = [_ended(http, job_id) for job_id in ids]
         finally:
             server.stop()

@@ -80,13 +80,12 @@ def test_a_trial_has_complete_hyper_parameters(http: httpx.Client, model: Store)
 )  # fmt: skip
 def test_a_wrong_evaluation_is_refused_by_its_field(
     body: dict[str, Any], status: int, code: str, where: str | None,
-    http: httpx.Client, model: Store,
+    refusing: httpx.Client,
 ) -> None:  # fmt: skip
-    answer = submit(http, **body)
+    answer = submit(refusing, **body)
     assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
     if where is not None:
         assert answer.json()["errors"][0]["pointer"] == where
-    assert list(model.journal.all()) == []
 
 
 def test_before_any_worker_there_is_nothing_to_measure(http: httpx.Client) -> None:
@@ -116,9 +115,9 @@ def test_evaluations_are_listed_in_pages(http: httpx.Client, model: Store) -> No
 
 
 @pytest.mark.parametrize("path", ["", "/cases", "/compare?a=x&b=y"])
-def test_unknown_evaluations_are_not_found(path: str, http: httpx.Client, model: Store) -> None:
+def test_unknown_evaluations_are_not_found(path: str, refusing: httpx.Client) -> None:
     for name in ("eval_01J", "job_01J", "x", "../x"):
-        answer = http.get(f"/evaluations/{name}{path}")
+        answer = refusing.get(f"/evaluations/{name}{path}")
         assert answer.status_code == 404
 
 

@@ -2,7 +2,7 @@
 
 import httpx
 import pytest
-from support.service.scripted_worker import ScriptedWorker
+from support.service.played_worker.worker import PlayedWorker
 
 from service.store import Store
 
@@ -23,7 +23,7 @@ def facts(http: httpx.Client, **params: object) -> list[tuple[str, str, str]]:
 
 
 def test_a_subject_s_facts_name_their_edit_and_what_it_superseded(
-    http: httpx.Client, worker: ScriptedWorker
+    http: httpx.Client, worker: PlayedWorker
 ) -> None:
     first = edit(http, ("Lyon", "Italy"), ("Orléans", "Peru"))
     second = edit(http, ("Lyon", "Spain"))
@@ -50,7 +50,7 @@ def test_a_subject_s_facts_name_their_edit_and_what_it_superseded(
     assert facts(http, subject="Nice") == facts(http, subject="  ") == []
 
 
-def test_a_version_has_its_own_facts(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_a_version_has_its_own_facts(http: httpx.Client, worker: PlayedWorker) -> None:
     edit(http, ("Lyon", "Italy"))
     edit(http, ("Lyon", "Spain"), ("Nice", "Peru"))
     assert facts(http) == [("Lyon", "Spain", "live"), ("Nice", "Peru", "live")]
@@ -61,7 +61,7 @@ def test_a_version_has_its_own_facts(http: httpx.Client, worker: ScriptedWorker)
     assert http.get("/facts?version=v9").json()["code"] == "unknown_version"
 
 
-def test_pages_belong_to_one_version(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_pages_belong_to_one_version(http: httpx.Client, worker: PlayedWorker) -> None:
     edit(http, *((f"City{i}", "Italy") for i in range(3)))
     edit(http, ("City1", "Spain"), ("Nice", "Peru"))
     everything = facts(http)

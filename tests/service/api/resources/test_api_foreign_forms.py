@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from support.service.scripted_worker import ScriptedWorker
+from support.service.played_worker.worker import PlayedWorker
 from typer.testing import CliRunner
 
 from service.api.submission.foreign_forms import FORMS
@@ -111,31 +111,27 @@ def test_the_arguments_of_an_easyedit_call_are_edited(http: httpx.Client, model:
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(
-    change: dict[str, Any], pointer: str, said: str, http: httpx.Client, model: Store
+    change: dict[str, Any], pointer: str, said: str, refusing: httpx.Client
 ) -> None:
-    [error] = wrong(http, {**COLUMNS, **change})
+    [error] = wrong(refusing, {**COLUMNS, **change})
     assert error["pointer"] == pointer
     assert said in error["message"]
 
 
 @pytest.mark.parametrize("body", [[], [LYON], "Lyon", 3])
-def test_a_body_of_another_shape_is_shown_the_forms(
-    body: Any, http: httpx.Client, model: Store
-) -> None:
-    [error] = wrong(http, body)
+def test_a_body_of_another_shape_is_shown_the_forms(body: Any, refusing: httpx.Client) -> None:
+    [error] = wrong(refusing, body)
     assert (error["pointer"], error["code"], error["message"]) == ("", "wrong_shape", FORMS)
 
 
 @pytest.mark.parametrize("body", [{}, LYON, {"editor": "memit"}, {"data": [LYON]}])
-def test_a_body_without_facts_is_shown_the_forms(
-    body: Any, http: httpx.Client, model: Store
-) -> None:
-    [error] = wrong(http, body)
+def test_a_body_without_facts_is_shown_the_forms(body: Any, refusing: httpx.Client) -> None:
+    [error] = wrong(refusing, body)
     assert (error["pointer"], error["code"], error["message"]) == ("/facts", "missing", FORMS)
 
 
-def test_a_wrong_fact_is_answered_with_an_example(http: httpx.Client, model: Store) -> None:
-    [error] = wrong(http, {"facts": [LYON, "Lyon"]})
+def test_a_wrong_fact_is_answered_with_an_example(refusing: httpx.Client) -> None:
+    [error] = wrong(refusing, {"facts": [LYON, "Lyon"]})
     assert error["pointer"] == "/facts/1"
     assert error["message"].startswith('a fact must be an object: {"subject": "Lyon"')
 
@@ -222,12 +218,12 @@ def test_every_lost_record_is_counted(http: httpx.Client, model: Store, settings
     assert sorted(one["line"] for one in imported["problems"]) == [2, 3, 4, 5]
 
 
-def test_if_no_record_is_left_the_edit_is_refused(http: httpx.Client, model: Store) -> None:
-    answer = upload(http, json.dumps(FLAT | {"prompt": "It is in"}), format="auto")
+def test_if_no_record_is_left_the_edit_is_refused(refusing: httpx.Client) -> None:
+    answer = upload(refusing, json.dumps(FLAT | {"prompt": "It is in"}), format="auto")
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_facts")
     assert "no record can be used (1 no_subject)" in answer.json()["detail"]
     long = FLAT | {"prompt": "Lyon " + "is " * 600 + "in"}
-    answer = upload(http, json.dumps(long), "application/x-ndjson")
+    answer = upload(refusing, json.dumps(long), "application/x-ndjson")
     assert answer.status_code == 422
     assert [error["pointer"] for error in answer.json()["errors"]] == ["/lines/1"]
 
@@ -237,15 +233,15 @@ def test_if_no_record_is_left_the_edit_is_refused(http: httpx.Client, model: Sto
     [({"format": "xml"}, "format"), ({"limit": 0}, "limit"), ({"drop_bad": "x"}, "drop_bad")],
 )
 def test_wrong_parameters_of_an_upload_are_refused(
-    params: dict[str, Any], where: str, http: httpx.Client, model: Store
+    params: dict[str, Any], where: str, refusing: httpx.Client
 ) -> None:
-    answer = upload(http, LINES, **params)
+    answer = upload(refusing, LINES, **params)
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["parameter"] == where
 
 
-def test_an_option_in_the_wrong_place_is_refused(http: httpx.Client, model: Store) -> None:
-    [error] = wrong(http, {"facts": [LYON]}, editor="memit")
+def test_an_option_in_the_wrong_place_is_refused(refusing: httpx.Client) -> None:
+    [error] = wrong(refusing, {"facts": [LYON]}, editor="memit")
     assert (error["parameter"], error["code"]) == ("editor", "misplaced")
 
 
@@ -260,7 +256,7 @@ def test_more_records_than_allowed_at_once_are_refused(
     assert len(upload(http, many, limit=settings.max_facts).json()["facts"]) == settings.max_facts
 
 
-def test_client_and_command_send_records(url: str, worker: ScriptedWorker, tmp_path: Path) -> None:
+def test_client_and_command_send_records(url: str, worker: PlayedWorker, tmp_path: Path) -> None:
     file = tmp_path / "flat.json"
     file.write_text(json.dumps({"data": [FLAT, FLAT | {"prompt": "It is in"}]}, indent=1))
     with Client(url) as client:

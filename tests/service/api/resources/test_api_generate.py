@@ -6,7 +6,7 @@ import time
 import httpx
 import pytest
 from httpx_sse import connect_sse
-from support.service.scripted_worker import ScriptedWorker
+from support.service.played_worker.worker import PlayedWorker
 
 from service.store import Store
 
@@ -15,7 +15,7 @@ BODY = {"facts": [FACT], "snapshot_name": "good"}
 
 
 def test_every_prompt_is_answered_by_every_version(
-    http: httpx.Client, worker: ScriptedWorker
+    http: httpx.Client, worker: PlayedWorker
 ) -> None:
     assert http.post("/edits", json=BODY, headers={"Prefer": "wait=20"}).status_code == 200
     body = {"prompts": ["a", "b"], "version": ["base", "good"], "seed": 2**63 - 1, "temperature": 1}
@@ -29,13 +29,13 @@ def test_every_prompt_is_answered_by_every_version(
     assert request.body["seed"] == 2**63 - 1
 
 
-def test_head_answers_if_no_version_is_named(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_head_answers_if_no_version_is_named(http: httpx.Client, worker: PlayedWorker) -> None:
     answer = http.post("/generate", json={"prompt": "a"})
     assert answer.headers["x-model-version"] == "v0"
     assert answer.json()["results"][0]["text"] == "v0 says a"
 
 
-def test_a_stream_sends_tokens_and_the_result(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_a_stream_sends_tokens_and_the_result(http: httpx.Client, worker: PlayedWorker) -> None:
     body = {"prompt": "a", "stream": True}
     with connect_sse(http, "POST", "/generate", json=body) as source:
         assert source.response.headers["x-model-version"] == "v0"
@@ -46,7 +46,7 @@ def test_a_stream_sends_tokens_and_the_result(http: httpx.Client, worker: Script
 
 
 def test_a_stream_that_breaks_off_ends_with_an_error(
-    http: httpx.Client, worker: ScriptedWorker
+    http: httpx.Client, worker: PlayedWorker
 ) -> None:
     with connect_sse(http, "POST", "/generate", json={"prompt": "break", "stream": True}) as source:
         events = [(e.event, json.loads(e.data)) for e in source.iter_sse()]
@@ -57,7 +57,7 @@ def test_a_stream_that_breaks_off_ends_with_an_error(
 
 
 def test_an_error_of_the_worker_becomes_the_answer(
-    http: httpx.Client, worker: ScriptedWorker
+    http: httpx.Client, worker: PlayedWorker
 ) -> None:
     answer = http.post("/generate", json={"prompt": "fail"})
     assert (answer.status_code, answer.json()["code"]) == (503, "out_of_memory")
@@ -66,7 +66,7 @@ def test_an_error_of_the_worker_becomes_the_answer(
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_worker_hears_that_the_client_has_gone(
-    stream: bool, http: httpx.Client, worker: ScriptedWorker
+    stream: bool, http: httpx.Client, worker: PlayedWorker
 ) -> None:
     with (
         pytest.raises(httpx.ReadTimeout),
@@ -82,9 +82,7 @@ def test_the_worker_hears_that_the_client_has_gone(
     assert worker.abandoned == [worker.asked[0].id]
 
 
-def test_a_generation_without_an_answer_times_out(
-    http: httpx.Client, worker: ScriptedWorker
-) -> None:
+def test_a_generation_without_an_answer_times_out(http: httpx.Client, worker: PlayedWorker) -> None:
     answer = http.post("/generate", json={"prompt": "hang"})
     assert (answer.status_code, answer.json()["code"]) == (504, "worker_timeout")
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from support.service.bundled_model import info
 from support.service.command import jeep
-from support.service.scripted_worker import ScriptedWorker
+from support.service.played_worker.worker import PlayedWorker
 
 from jeep_core import atlas
 from jeep_core.editors import mend
@@ -196,7 +196,7 @@ def test_an_edit_without_a_fitting_network_is_refused_until_there_is_one(
     assert http.post("/edits", json={**body, "hparams": {}}).status_code == 202, "shipped"
 
 
-def test_a_rollback_leaves_trainings_queued(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_a_rollback_leaves_trainings_queued(http: httpx.Client, worker: PlayedWorker) -> None:
     training = train(http).json()["id"]
     worker.go.clear()
     edits = [http.post("/edits", json={"facts": [FACT]}).json()["id"] for _ in range(2)]

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from httpx_sse import connect_sse
-from support.service.scripted_worker import ScriptedWorker
+from support.service.played_worker.worker import PlayedWorker
 
 from service.queue import Keys, connect
 from service.settings import Settings
@@ -29,9 +29,7 @@ def events(http: httpx.Client, job_id: str, last_id: str = "") -> list[tuple[str
         return [(e.id, e.event, json.loads(e.data)) for e in source.iter_sse()]
 
 
-def test_a_stream_of_events_is_complete_and_ends(
-    http: httpx.Client, worker: ScriptedWorker
-) -> None:
+def test_a_stream_of_events_is_complete_and_ends(http: httpx.Client, worker: PlayedWorker) -> None:
     job_id = submit(http)
     story = events(http, job_id)
     statuses = [data["status"] for _, name, data in story if name == "status"]
@@ -50,7 +48,7 @@ def test_a_stream_of_events_is_complete_and_ends(
 
 
 def test_a_job_that_redis_has_forgotten_is_shown_from_the_store(
-    http: httpx.Client, worker: ScriptedWorker, settings: Settings
+    http: httpx.Client, worker: PlayedWorker, settings: Settings
 ) -> None:
     job_id = submit(http)
     events(http, job_id)
@@ -63,7 +61,7 @@ def test_a_job_that_redis_has_forgotten_is_shown_from_the_store(
     assert data["result"]["version"] == "v1"
 
 
-def test_events_arrive_as_they_happen(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_events_arrive_as_they_happen(http: httpx.Client, worker: PlayedWorker) -> None:
     worker.go.clear()
     job_id = submit(http)
     threading.Timer(0.5, worker.go.set).start()
@@ -74,7 +72,7 @@ def test_events_arrive_as_they_happen(http: httpx.Client, worker: ScriptedWorker
     assert times["status", "succeeded"] - times["status", "running"] > 0.2
 
 
-def test_a_running_job_is_cancelled(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_a_running_job_is_cancelled(http: httpx.Client, worker: PlayedWorker) -> None:
     worker.go.clear()
     job_id = submit(http)
     _until(http, job_id, "running")
@@ -86,7 +84,7 @@ def test_a_running_job_is_cancelled(http: httpx.Client, worker: ScriptedWorker) 
     assert worker.store.head.read().version == "v0"
 
 
-def test_a_queued_job_is_cancelled_at_once(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_a_queued_job_is_cancelled_at_once(http: httpx.Client, worker: PlayedWorker) -> None:
     worker.go.clear()
     first, second = submit(http), submit(http)
     _until(http, first, "running")
@@ -106,14 +104,14 @@ def test_without_a_worker_a_queued_job_is_cancelled(http: httpx.Client, model: S
     assert model.journal.read(job_id).status == "cancelled"
 
 
-def test_a_finished_job_is_not_cancelled(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_a_finished_job_is_not_cancelled(http: httpx.Client, worker: PlayedWorker) -> None:
     job_id = submit(http)
     _until(http, job_id, "succeeded")
     answer = http.post(f"/jobs/{job_id}/cancel")
     assert (answer.status_code, answer.json()["code"]) == (409, "job_finished")
 
 
-def test_the_list_leaves_results_out(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_the_list_leaves_results_out(http: httpx.Client, worker: PlayedWorker) -> None:
     job_id = submit(http)
     _until(http, job_id, "succeeded")
     [listed] = http.get("/jobs").json()["data"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 from support.service.bundled_model import info
-from support.service.scripted_worker import ScriptedWorker
+from support.service.played_worker.worker import PlayedWorker
 
 from jeep_core.moments.source import imported_path
 from service.contracts.schemas import Manifest
@@ -112,7 +112,7 @@ def test_a_dry_run_tells_that_no_network_fits(http: httpx.Client, model: Store) 
 
 
 def test_a_revert_that_could_not_apply_a_later_batch_is_refused(
-    http: httpx.Client, worker: ScriptedWorker
+    http: httpx.Client, worker: PlayedWorker
 ) -> None:
     """The worker was started without its text since the batches were applied."""
     first = edited(http)
@@ -126,7 +126,7 @@ def test_a_revert_that_could_not_apply_a_later_batch_is_refused(
 
 
 def test_a_revert_needs_no_text_for_editors_without_moments(
-    http: httpx.Client, worker: ScriptedWorker
+    http: httpx.Client, worker: PlayedWorker
 ) -> None:
     first = edited(http)
     edited(http)

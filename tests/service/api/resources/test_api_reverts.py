@@ -3,7 +3,7 @@
 import json
 
 import httpx
-from support.service.scripted_worker import ScriptedWorker
+from support.service.played_worker.worker import PlayedWorker
 
 from service.client import Client
 from service.contracts.jobs import JobStatus
@@ -25,7 +25,7 @@ def revert(http: httpx.Client, edit_id: str, *, key: str = "", **body: object) -
 
 
 def test_a_batch_is_reverted_and_the_later_one_is_in_a_new_version(
-    http: httpx.Client, worker: ScriptedWorker
+    http: httpx.Client, worker: PlayedWorker
 ) -> None:
     first, second = edit(http, "Lyon"), edit(http, "Nice")
     answer = revert(http, first, snapshot_name="clean")
@@ -50,9 +50,7 @@ def test_a_batch_is_reverted_and_the_later_one_is_in_a_new_version(
     assert http.get(f"/edits/{first}").json()["applied_in"] == "v1"
 
 
-def test_what_is_not_part_of_head_is_not_reverted(
-    http: httpx.Client, worker: ScriptedWorker
-) -> None:
+def test_what_is_not_part_of_head_is_not_reverted(http: httpx.Client, worker: PlayedWorker) -> None:
     first = edit(http, "Lyon")
     http.post("/rollback/base")
     refused = revert(http, first)
@@ -67,7 +65,7 @@ def test_what_is_not_part_of_head_is_not_reverted(
     assert len(list(worker.store.journal.all())) == 2
 
 
-def test_wrong_reverts_are_refused(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_wrong_reverts_are_refused(http: httpx.Client, worker: PlayedWorker) -> None:
     first = edit(http, "Lyon")
     for edit_id in ("edit_1", first[:-1], "job_1", first.replace("edit_", "job_")):
         unknown = revert(http, edit_id)
@@ -88,7 +86,7 @@ def test_wrong_reverts_are_refused(http: httpx.Client, worker: ScriptedWorker) -
     assert len(list(worker.store.journal.all())) == 1
 
 
-def test_the_same_idempotency_key_reverts_once(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_the_same_idempotency_key_reverts_once(http: httpx.Client, worker: PlayedWorker) -> None:
     first, second = edit(http, "Lyon"), edit(http, "Nice")
     one, again = (revert(http, first, key="undo") for _ in range(2))
     assert one.json()["id"] == again.json()["id"]
@@ -100,7 +98,7 @@ def test_the_same_idempotency_key_reverts_once(http: httpx.Client, worker: Scrip
     assert revert(http, first, key="other").status_code == 200
 
 
-def test_a_queued_revert_can_be_cancelled(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_a_queued_revert_can_be_cancelled(http: httpx.Client, worker: PlayedWorker) -> None:
     first = edit(http, "Lyon")
     worker.go.clear()
     job = http.post(f"/edits/{first}/revert").json()
@@ -115,7 +113,7 @@ def test_a_revert_before_any_edit_is_refused(http: httpx.Client, model: Store) -
 
 
 def test_the_python_client_reverts_a_batch(
-    client: Client, http: httpx.Client, worker: ScriptedWorker
+    client: Client, http: httpx.Client, worker: PlayedWorker
 ) -> None:
     first, second = edit(http, "Lyon"), edit(http, "Nice")
     job = client.revert(first, parent="v2", snapshot_name="clean")

@@ -8,8 +8,8 @@ import httpx
 import pytest
 from rich.console import Console
 from safetensors import safe_open
-from support.service.played_worker import TENSOR
-from support.service.scripted_worker import ScriptedWorker
+from support.service.played_worker.computing import TENSOR
+from support.service.played_worker.worker import PlayedWorker
 from support.service.serving import running
 
 from service.api.exports.format import Export, ExportFormat
@@ -33,7 +33,7 @@ def edit(http: httpx.Client, subject: str, name: str | None = None) -> dict:
     return answer.json()
 
 
-def test_snapshots_show_the_tree_of_versions(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_snapshots_show_the_tree_of_versions(http: httpx.Client, worker: PlayedWorker) -> None:
     first = edit(http, "Lyon", "one")
     edit(http, "Nice")
     moved = http.post("/rollback/one", json={"why": "Nice was wrong"})
@@ -71,7 +71,7 @@ def test_snapshots_show_the_tree_of_versions(http: httpx.Client, worker: Scripte
     assert (same["tensors_changed"], same["common_ancestor"]) == ([], "v1")
 
 
-def test_a_version_can_be_named(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_a_version_can_be_named(http: httpx.Client, worker: PlayedWorker) -> None:
     edit(http, "Lyon")
     answer = http.post("/snapshots", json={"name": "good"})
     assert answer.status_code == 201
@@ -84,7 +84,7 @@ def test_a_version_can_be_named(http: httpx.Client, worker: ScriptedWorker) -> N
 
 
 def test_a_version_is_exported_as_safetensors(
-    http: httpx.Client, worker: ScriptedWorker, tmp_path
+    http: httpx.Client, worker: PlayedWorker, tmp_path
 ) -> None:
     edit(http, "Lyon")
     answer = http.get("/snapshots/head/export?format=safetensors")
@@ -111,7 +111,7 @@ def test_a_version_is_exported_as_safetensors(
 
 
 def test_a_damaged_tensor_is_never_exported_as_whole(
-    http: httpx.Client, worker: ScriptedWorker
+    http: httpx.Client, worker: PlayedWorker
 ) -> None:
     edit(http, "Lyon")
     [ref] = worker.store.versions.read("v1").tensors
@@ -126,7 +126,7 @@ def test_a_damaged_tensor_is_never_exported_as_whole(
 
 
 def test_a_rollback_while_an_edit_runs_cancels_queued_edits(
-    http: httpx.Client, worker: ScriptedWorker
+    http: httpx.Client, worker: PlayedWorker
 ) -> None:
     edit(http, "Lyon")
     worker.go.clear()
@@ -148,7 +148,7 @@ def test_a_rollback_while_an_edit_runs_cancels_queued_edits(
     assert http.get(f"/jobs/{jobs[2]}").json()["status"] == "cancelled"
 
 
-def test_a_rollback_that_fails_cancels_nothing(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_a_rollback_that_fails_cancels_nothing(http: httpx.Client, worker: PlayedWorker) -> None:
     worker.go.clear()
     fact = {"subject": "Lyon", "prompt": "{} is a city in", "target_new": "Italy"}
     jobs = [http.post("/edits", json={"facts": [fact]}).json()["id"] for _ in range(2)]
@@ -165,7 +165,7 @@ def test_snapshots_before_any_model_are_empty(http: httpx.Client, store: Store) 
 
 
 def test_a_damaged_version_takes_no_list_down(
-    http: httpx.Client, worker: ScriptedWorker, settings: Settings
+    http: httpx.Client, worker: PlayedWorker, settings: Settings
 ) -> None:
     """Another api, as this one may have read the manifest before."""
     edit(http, "Lyon", "one")
@@ -206,7 +206,7 @@ def shown_as_text(versions: list[Snapshot]) -> str:
 
 
 def test_an_edit_of_a_damaged_version_is_shown(
-    http: httpx.Client, worker: ScriptedWorker, settings: Settings
+    http: httpx.Client, worker: PlayedWorker, settings: Settings
 ) -> None:
     """Head's history is shown as far back as it can be read."""
     first, second = edit(http, "Lyon"), edit(http, "Nice")
@@ -220,8 +220,17 @@ def test_an_edit_of_a_damaged_version_is_shown(
         assert "v1/manifest.json is missing: v2 is built on v1" in facts.json()["detail"]
 
 
+def test_formats_are_described_as_the_registry_has_them(http: httpx.Client) -> None:
+    described = http.get("/openapi.json").json()["paths"]["/snapshots/{id}/export"]["get"]
+    media_types = {one.media_type for one in FORMATS.values()}
+    assert set(described["responses"]["200"]["content"]) == media_types
+    [parameter] = [one for one in described["parameters"] if one["name"] == "format"]
+    assert parameter["schema"]["enum"] == [*FORMATS]
+    assert parameter["schema"]["default"] in FORMATS
+
+
 def test_a_format_is_one_entry_of_the_registry(
-    http: httpx.Client, worker: ScriptedWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    http: httpx.Client, worker: PlayedWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its size need not be known before it is sent."""
 

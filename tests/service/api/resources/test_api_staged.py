@@ -3,7 +3,7 @@
 import json
 
 import httpx
-from support.service.scripted_worker import ScriptedWorker
+from support.service.played_worker.worker import PlayedWorker
 
 from service.store import Store
 
@@ -28,7 +28,7 @@ def states(http: httpx.Client) -> dict[str, str]:
 
 
 def test_a_staged_version_is_not_head_until_it_is_activated(
-    http: httpx.Client, worker: ScriptedWorker
+    http: httpx.Client, worker: PlayedWorker
 ) -> None:
     edit(http, "Lyon")
     staged = stage(http, "Nice")
@@ -47,7 +47,7 @@ def test_a_staged_version_is_not_head_until_it_is_activated(
 
 
 def test_only_one_of_two_siblings_can_be_activated(
-    http: httpx.Client, worker: ScriptedWorker
+    http: httpx.Client, worker: PlayedWorker
 ) -> None:
     first, second = stage(http, "Lyon"), stage(http, "Nice")
     assert http.post(f"/snapshots/{second}/activate").status_code == 200
@@ -58,14 +58,14 @@ def test_only_one_of_two_siblings_can_be_activated(
 
 
 def test_a_move_of_head_that_only_the_worker_sees_is_a_conflict_too(
-    http: httpx.Client, worker: ScriptedWorker
+    http: httpx.Client, worker: PlayedWorker
 ) -> None:
     staged = stage(http, "Lyon")
     answer = http.post(f"/snapshots/{staged}/activate", json={"why": "overtaken"})
     assert (answer.status_code, answer.json()["code"]) == (409, "version_conflict")
 
 
-def test_what_was_not_staged_is_not_activated(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_what_was_not_staged_is_not_activated(http: httpx.Client, worker: PlayedWorker) -> None:
     edit(http, "Lyon")
     http.post("/rollback/base")
     refused = http.post("/snapshots/v1/activate")
@@ -84,7 +84,7 @@ def test_activating_needs_a_worker(http: httpx.Client, model: Store) -> None:
     assert (answer.status_code, answer.json()["code"]) == (503, "no_worker")
 
 
-def test_facts_by_line_can_be_staged(http: httpx.Client, worker: ScriptedWorker) -> None:
+def test_facts_by_line_can_be_staged(http: httpx.Client, worker: PlayedWorker) -> None:
     line = json.dumps({"subject": "Lyon", "prompt": "{} is in", "target_new": "Italy"})
     headers = {"Content-Type": "application/jsonl", **WAIT}
     answer = http.post("/edits?activate=false", content=line, headers=headers)

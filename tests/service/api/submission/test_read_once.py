@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from support.service.bundled_model import info
-from support.service.scripted_worker import ScriptedWorker
+from support.service.played_worker.worker import PlayedWorker
 
 from jeep_core.editors import hparams_class
 from jeep_core.spec import facts as facts_module
@@ -124,7 +124,7 @@ def test_a_training_checks_hyper_parameters_once(
 
 
 def test_a_revert_checks_each_later_batch_once(
-    http: httpx.Client, model: Store, worker: ScriptedWorker, calls: Counter[str]
+    http: httpx.Client, model: Store, worker: PlayedWorker, calls: Counter[str]
 ) -> None:
     """Where the batches have hyper-parameters, which the scripted worker does not record."""
     wait = {"Prefer": "wait=20"}

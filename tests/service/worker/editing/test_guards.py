@@ -10,7 +10,8 @@ import pytest
 from redis import Redis
 from support.library.tiny import bigram_view
 from support.service.edit_runner import FACT, MODEL, an_edit, edit_on, runner_on
-from support.service.played_worker import Worker, edit_job
+from support.service.played_worker.jobs import edit_job
+from support.service.played_worker.worker import PlayedWorker
 
 from jeep_core.errors import Cancelled
 from jeep_core.evaluation.outcomes import Figures, Surroundings
@@ -142,7 +143,7 @@ class TestEdits:
             check(Guards(min_locality=0.8), FOUND)
 
         job = edit_job(based)
-        Worker(client, based.root, trip).work()
+        PlayedWorker(client, based.root, trip).work()
         ended = based.journal.read(job.id)
         assert ended.status is JobStatus.FAILED
         assert ended.error is not None

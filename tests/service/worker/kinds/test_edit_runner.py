@@ -20,7 +20,8 @@ from support.service.edit_runner import (
     runner_and_views,
     runner_on,
 )
-from support.service.played_worker import During, Worker, edit_job
+from support.service.played_worker.jobs import edit_job
+from support.service.played_worker.worker import PlayedWorker
 
 from jeep_core.editors.memit.hparams import MemitHParams
 from jeep_core.errors import MissingMoments
@@ -99,14 +100,7 @@ def test_a_job_is_read_and_checked_once(
 ) -> None:
     """From the queue to the version: payload, facts, hyper-parameters, matrices."""
     give_moments(base, store, tmp_path)
-    parts = runner_and_views(base, store)
-
-    class ModelWorker(Worker):
-        weights = base.weights_sha256
-
-        def parts(self, during: During | None) -> tuple[Any, Any]:
-            return parts
-
+    computing = runner_and_views(base, store)
     calls: Counter[str] = Counter()
     counting(monkeypatch, facts_module, "_parse_fact", calls)
     counting(monkeypatch, views_module, "materialise", calls)
@@ -126,7 +120,9 @@ def test_a_job_is_read_and_checked_once(
     monkeypatch.setattr(EditPayload, "model_validate", classmethod(read_once))
     facts = [FactRecord(**{**FACT, "subject": name}) for name in ("Lyon", "Nice", "Caen")]
     job = edit_job(store, facts=facts, editor="memit", hparams=HPARAMS)
-    ModelWorker(client, store.root).work()
+    PlayedWorker(
+        client, store.root, weights=base.weights_sha256, computing=lambda _: computing
+    ).work()
     ended = store.journal.read(job.id)
     assert ended.status is JobStatus.SUCCEEDED, ended.error
     expected = {"payload": 1, "hparams": 1, "fact_of": len(facts), "materialise": len(LAYERS)}

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from redis import Redis
 from support.library import tiny
-from support.service.played_worker import Killed, ReadWorker, cancel
+from support.service.played_worker.computing import Killed
+from support.service.played_worker.jobs import cancel
+from support.service.played_worker.worker import PlayedWorker
 
 from jeep_core.editing import edit
 from jeep_core.models.loading import LoadedModel
@@ -74,7 +76,7 @@ def networks(store: Store, base: LoadedModel) -> list[Network]:
 def told(client: Redis, store: Store, base: LoadedModel, at: int, event: Any) -> list[Progress]:
     """Work until the queue is empty; after step ``at`` the ``event`` happens.  The progress."""
     heard: list[Progress] = []
-    worker = ReadWorker(client, store.root, base=base)
+    worker = PlayedWorker.reading(client, store.root, base=base)
     publish = worker.queue.progress
 
     def progress(job_id: str, reached: Progress) -> None:

@@ -13,7 +13,8 @@ from pydantic import BaseModel
 from redis import Redis
 from rich.console import Console
 from support.service.edit_runner import FACT, HPARAMS, MODEL, an_edit, control, edit_on, runner_on
-from support.service.played_worker import Worker, edit_job
+from support.service.played_worker.jobs import edit_job
+from support.service.played_worker.worker import PlayedWorker
 
 from jeep_core.editors.ft_wd import editor as ft_wd
 from jeep_core.errors import NumericalError
@@ -202,7 +203,7 @@ def test_a_job_with_a_result_that_is_not_finite_names_the_figure(
     client: Redis, based: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = edit_job(based)
-    worker = Worker(client, based.root)
+    worker = PlayedWorker(client, based.root)
     monkeypatch.setattr("service.worker.kinds.edits._run", lambda *_: summary(nan))
     worker.work()
     ended = based.journal.read(job.id)

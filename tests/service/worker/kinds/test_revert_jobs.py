@@ -7,7 +7,9 @@ from operator import attrgetter
 
 import pytest
 from redis import Redis
-from support.service.played_worker import Killed, Worker, bytes_of, edit_job, revert_job
+from support.service.played_worker.computing import Killed, bytes_of
+from support.service.played_worker.jobs import edit_job, revert_job
+from support.service.played_worker.worker import PlayedWorker
 
 from service.contracts.jobs import Job, JobStatus, now
 from service.queue import Keys
@@ -15,14 +17,14 @@ from service.store import Store
 from service.store.maintenance.sweep import sweep
 from service.worker.lanes.control import JobControl
 
-Patch = Callable[[pytest.MonkeyPatch, Worker], None]
+Patch = Callable[[pytest.MonkeyPatch, PlayedWorker], None]
 
 
 @pytest.fixture
 def edits(client: Redis, based: Store) -> list[str]:
     """The ids of three committed edits, in versions v1, v2 and v3."""
     jobs = [edit_job(based) for _ in range(3)]
-    Worker(client, based.root).work()
+    PlayedWorker(client, based.root).work()
     assert based.head.read().version == "v3"
     return [job.payload["edit_id"] for job in jobs]
 
@@ -44,7 +46,7 @@ def assert_unchanged(store: Store) -> None:
 def nth_call(part: str, name: str, number: int, after: bool) -> Patch:
     """Make the worker die in a certain call of this, before or after its effect."""
 
-    def patch(monkeypatch: pytest.MonkeyPatch, worker: Worker) -> None:
+    def patch(monkeypatch: pytest.MonkeyPatch, worker: PlayedWorker) -> None:
         whole, calls = getattr(attrgetter(part)(worker), name), []
 
         def dying(*args: object, **more: object) -> object:
@@ -61,7 +63,7 @@ def nth_call(part: str, name: str, number: int, after: bool) -> Patch:
     return patch
 
 
-def between_head_and_reflog(monkeypatch: pytest.MonkeyPatch, worker: Worker) -> None:
+def between_head_and_reflog(monkeypatch: pytest.MonkeyPatch, worker: PlayedWorker) -> None:
     def die(*_: object) -> None:
         raise Killed
 
@@ -97,14 +99,14 @@ def test_a_killed_worker_s_revert_is_done_once(
 ) -> None:
     patch, left = DEATHS[when]
     job = revert_job(based, edits[0], snapshot_name="clean")
-    dying = Worker(client, based.root)
+    dying = PlayedWorker(client, based.root)
     with monkeypatch.context() as patched:
         patch(patched, dying)
         with pytest.raises(Killed):
             dying.work()
     if redis == "loses all":
         client.flushall()
-    next_one = Worker(client, based.root).work()
+    next_one = PlayedWorker(client, based.root).work()
     assert len(next_one.runner.parents) == left
 
     store = reopened(based)
@@ -131,14 +133,14 @@ def test_a_revert_to_the_parent_is_done_once(
 ) -> None:
     """A rollback between the commit and the end of the job is not undone by the next worker."""
     job = revert_job(based, edits[2])
-    dying = Worker(client, based.root)
+    dying = PlayedWorker(client, based.root)
     nth_call("store.head", "move", 1, after=True)(monkeypatch, dying)
     with pytest.raises(Killed):
         dying.work()
     based.head.move("v1", expected="v2", job_id=None, fence=99, who="api", why="rollback")
     if redis == "loses all":
         client.flushall()
-    Worker(client, based.root).work()
+    PlayedWorker(client, based.root).work()
     ended = reopened(based).journal.read(job.id)
     assert (ended.status, ended.base_version) == (JobStatus.SUCCEEDED, "v3")
     assert ended.result is not None
@@ -160,7 +162,7 @@ class TestOvertaken:
                 based.head.move("v2", expected="v3", job_id=None, fence=fence, who="api", why="")
 
         job = revert_job(based, edits[0])
-        Worker(client, based.root, during).work()
+        PlayedWorker(client, based.root, during).work()
         ended = based.journal.read(job.id)
         assert ended.error is not None
         assert (ended.status, ended.error.code) == (JobStatus.FAILED, "version_conflict")
@@ -174,7 +176,7 @@ class TestOvertaken:
         job = revert_job(based, edits[2])
         fence = based.head.read().fence
         based.head.move("v2", expected="v3", job_id=None, fence=fence, who="api", why="")
-        Worker(client, based.root).work()
+        PlayedWorker(client, based.root).work()
         ended = based.journal.read(job.id)
         assert ended.error is not None
         assert (ended.status, ended.error.code) == (JobStatus.FAILED, "not_applied")
@@ -185,13 +187,13 @@ class TestOvertaken:
     ) -> None:
         """The drafts that still fit are used, the others are not."""
         job = revert_job(based, edits[0])
-        dying = Worker(client, based.root)
+        dying = PlayedWorker(client, based.root)
         nth_call("store.drafts", "save", 2, after=True)(monkeypatch, dying)
         with pytest.raises(Killed):
             dying.work()
         fence = based.head.read().fence
         based.head.move("v2", expected="v3", job_id=None, fence=fence, who="api", why="")
-        next_one = Worker(client, based.root).work()
+        next_one = PlayedWorker(client, based.root).work()
         assert next_one.runner.parents == []
         store = reopened(based)
         line = store.versions.lineage(store.head.read().version)
@@ -214,7 +216,7 @@ class TestInterruptions:
                 based.journal.request_cancel(job.id)
 
         job = revert_job(based, edits[0])
-        Worker(client, based.root, during).work()
+        PlayedWorker(client, based.root, during).work()
         assert based.journal.read(job.id).status is JobStatus.CANCELLED
         assert_unchanged(based)
 
@@ -229,7 +231,7 @@ class TestInterruptions:
                 raise RuntimeError("broken")
 
         job = revert_job(based, edits[0])
-        Worker(client, based.root, during).work()
+        PlayedWorker(client, based.root, during).work()
         assert based.journal.read(job.id).status is JobStatus.FAILED
         assert_unchanged(based)
 
@@ -237,7 +239,7 @@ class TestInterruptions:
         self, client: Redis, based: Store, edits: list[str]
     ) -> None:
         job = revert_job(based, edits[0])
-        worker = Worker(client, based.root)
+        worker = PlayedWorker(client, based.root)
         calls = []
 
         def during(job: Job, control: JobControl) -> None:
@@ -249,7 +251,7 @@ class TestInterruptions:
         worker.work()
         assert based.journal.read(job.id).status is JobStatus.QUEUED
         assert len(based.drafts.of_job(job.id)) == 1
-        next_one = Worker(client, based.root).work()
+        next_one = PlayedWorker(client, based.root).work()
         assert len(next_one.runner.parents) == 1
         ended = reopened(based).journal.read(job.id)
         assert (ended.status, ended.attempt) == (JobStatus.SUCCEEDED, 1)
@@ -263,8 +265,8 @@ class TestInterruptions:
         job = revert_job(based, edits[0])
         for _ in range(3):
             with pytest.raises(Killed):
-                Worker(client, based.root, die).work()
-        Worker(client, based.root).work()
+                PlayedWorker(client, based.root, die).work()
+        PlayedWorker(client, based.root).work()
         ended = based.journal.read(job.id)
         assert ended.error is not None
         assert ended.error.code == "too_many_tries"
@@ -274,13 +276,13 @@ class TestInterruptions:
         self, client: Redis, based: Store, edits: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         job = revert_job(based, edits[0])
-        dying = Worker(client, based.root)
+        dying = PlayedWorker(client, based.root)
         nth_call("store.drafts", "save", 2, after=True)(monkeypatch, dying)
         with pytest.raises(Killed):
             dying.work()
         for path in (based.root / "work" / job.id / "drafts").iterdir():
             path.write_text("{")
-        next_one = Worker(client, based.root).work()
+        next_one = PlayedWorker(client, based.root).work()
         assert len(next_one.runner.parents) == 2
         assert reopened(based).journal.read(job.id).status is JobStatus.SUCCEEDED
 

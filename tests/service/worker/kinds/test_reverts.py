@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from redis import Redis
 from support.service.edit_runner import HPARAMS, MODEL, give_moments, runner_and_views
-from support.service.played_worker import During, Worker, edit_job, revert_job
+from support.service.played_worker.jobs import edit_job, revert_job
+from support.service.played_worker.worker import PlayedWorker
 
 from jeep_core.models.loading import LoadedModel, load
 from service.contracts.jobs import Job, JobStatus
@@ -50,15 +51,12 @@ class Chain:
         return RevertResult.model_validate(job.result)
 
     def work(self, job: Job) -> Job:
-        chain = self
-
-        class ModelWorker(Worker):
-            weights = chain.base.weights_sha256
-
-            def parts(self, during: During | None) -> tuple[Any, Any]:
-                return chain.computing
-
-        ModelWorker(self.client, self.store.root).work()
+        PlayedWorker(
+            self.client,
+            self.store.root,
+            weights=self.base.weights_sha256,
+            computing=lambda store: self.computing,
+        ).work()
         return self.store.journal.read(job.id)
 
     @property

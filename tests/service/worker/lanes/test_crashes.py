@@ -7,19 +7,21 @@ from operator import attrgetter
 
 import pytest
 from redis import Redis
-from support.service.played_worker import Killed, Worker, bytes_of, edit_job
+from support.service.played_worker.computing import Killed, bytes_of
+from support.service.played_worker.jobs import edit_job
+from support.service.played_worker.worker import PlayedWorker
 
 from service.contracts.jobs import JobStatus
 from service.queue import Keys
 from service.store import Store
 
-Patch = Callable[[pytest.MonkeyPatch, Worker], None]
+Patch = Callable[[pytest.MonkeyPatch, PlayedWorker], None]
 
 
 def before(part: str, name: str) -> Patch:
     """Make the worker die when it is about to call this."""
 
-    def patch(monkeypatch: pytest.MonkeyPatch, worker: Worker) -> None:
+    def patch(monkeypatch: pytest.MonkeyPatch, worker: PlayedWorker) -> None:
         def die(*_: object, **__: object) -> None:
             raise Killed
 
@@ -31,7 +33,7 @@ def before(part: str, name: str) -> Patch:
 def after(part: str, name: str) -> Patch:
     """Make the worker die when this has returned."""
 
-    def patch(monkeypatch: pytest.MonkeyPatch, worker: Worker) -> None:
+    def patch(monkeypatch: pytest.MonkeyPatch, worker: PlayedWorker) -> None:
         whole = getattr(attrgetter(part)(worker), name)
 
         def die(*args: object, **more: object) -> None:
@@ -43,7 +45,7 @@ def after(part: str, name: str) -> Patch:
     return patch
 
 
-def between_head_and_reflog(monkeypatch: pytest.MonkeyPatch, worker: Worker) -> None:
+def between_head_and_reflog(monkeypatch: pytest.MonkeyPatch, worker: PlayedWorker) -> None:
     def die(*_: object) -> None:
         raise Killed
 
@@ -71,7 +73,7 @@ def test_a_killed_worker_s_job_is_done_once(
 ) -> None:
     patch, runs = DEATHS[when]
     first, second = edit_job(based, snapshot_name="mine"), edit_job(based)
-    dying = Worker(client, based.root)
+    dying = PlayedWorker(client, based.root)
     with monkeypatch.context() as patched:
         patch(patched, dying)
         with pytest.raises(Killed):
@@ -80,7 +82,7 @@ def test_a_killed_worker_s_job_is_done_once(
     if redis == "loses all":
         client.flushall()
 
-    next_one = Worker(client, based.root).work()
+    next_one = PlayedWorker(client, based.root).work()
     store = Store.open(based.root)
     line = store.versions.lineage(store.head.read().version)
     assert [version.job_id for version in line] == [None, first.id, second.id]

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from redis import Redis
-from support.service.played_worker import Killed, Worker, edit_job
+from support.service.played_worker.computing import Killed
+from support.service.played_worker.jobs import edit_job
+from support.service.played_worker.worker import PlayedWorker
 
 from jeep_core.errors import NumericalError
 from service.contracts.jobs import Job, JobStatus, Progress
@@ -24,7 +26,7 @@ def die(*_: object) -> None:
 class TestCommit:
     def test_a_job_moves_head_and_names_its_version(self, client: Redis, based: Store) -> None:
         job = edit_job(based, snapshot_name="mine")
-        Worker(client, based.root).work()
+        PlayedWorker(client, based.root).work()
         ended = based.journal.read(job.id)
         assert (ended.status, ended.base_version) == (JobStatus.SUCCEEDED, "v0")
         assert ended.result is not None
@@ -35,7 +37,7 @@ class TestCommit:
         self, client: Redis, based: Store
     ) -> None:
         job = edit_job(based, snapshot_name="mine")
-        Worker(client, based.root, lambda *_: based.names.give("mine", "v0")).work()
+        PlayedWorker(client, based.root, lambda *_: based.names.give("mine", "v0")).work()
         ended = based.journal.read(job.id)
         assert ended.status is JobStatus.SUCCEEDED
         assert based.head.read().job_id == job.id
@@ -54,7 +56,7 @@ class TestCommit:
             raise OSError("no space left on device")
 
         job = edit_job(based, snapshot_name="mine")
-        worker = Worker(client, based.root)
+        worker = PlayedWorker(client, based.root)
         with monkeypatch.context() as patch:
             patch.setattr(broken, full)
             worker.work()
@@ -82,7 +84,7 @@ class TestMemory:
             if job.id == too_large.id:
                 raise error
 
-        Worker(client, based.root, use_it_up).work()
+        PlayedWorker(client, based.root, use_it_up).work()
         ended = based.journal.read(too_large.id)
         assert ended.error is not None
         assert (ended.status, ended.error.code) == (JobStatus.FAILED, "out_of_memory")
@@ -103,8 +105,8 @@ class TestInterruptions:
 
         job = edit_job(based)
         with pytest.raises(Killed):
-            Worker(client, based.root, lose_redis_and_die).work()
-        Worker(client, based.root).work()
+            PlayedWorker(client, based.root, lose_redis_and_die).work()
+        PlayedWorker(client, based.root).work()
         assert based.journal.read(job.id).status is JobStatus.SUCCEEDED
         assert based.head.read().job_id == job.id
 
@@ -117,10 +119,10 @@ class TestInterruptions:
         try:
             with connect(server.url, retries=0) as away:
                 with pytest.raises(QueueFailure):
-                    Worker(away, based.root, lambda *_: server.stop()).work()
+                    PlayedWorker(away, based.root, lambda *_: server.stop()).work()
                 assert based.journal.read(job.id).status is JobStatus.QUEUED
                 server.start()
-                Worker(away, based.root).work()
+                PlayedWorker(away, based.root).work()
         finally:
             server.stop()
         assert based.journal.read(job.id).status is JobStatus.SUCCEEDED
@@ -135,17 +137,17 @@ class TestInterruptions:
             client.config_set("maxmemory", "0")
 
         job = edit_job(based)
-        Worker(client, based.root, refuse_writes).work()
+        PlayedWorker(client, based.root, refuse_writes).work()
         assert based.journal.read(job.id).status is JobStatus.SUCCEEDED
 
     def test_graceful_stops_are_no_attempts(self, client: Redis, based: Store) -> None:
         job = edit_job(based)
         for _ in range(5):
-            worker = Worker(client, based.root)
+            worker = PlayedWorker(client, based.root)
             worker.runner.during = lambda *_, lane=worker.lane: lane.stop.set()
             worker.work()
             assert worker.runner.parents == ["v0"]
-        Worker(client, based.root).work()
+        PlayedWorker(client, based.root).work()
         ended = based.journal.read(job.id)
         assert (ended.status, ended.attempt) == (JobStatus.SUCCEEDED, 1)
 
@@ -153,8 +155,8 @@ class TestInterruptions:
         job = edit_job(based)
         for _ in range(3):
             with pytest.raises(Killed):
-                Worker(client, based.root, die).work()
-        Worker(client, based.root).work()
+                PlayedWorker(client, based.root, die).work()
+        PlayedWorker(client, based.root).work()
         ended = based.journal.read(job.id)
         assert ended.error is not None
         assert (ended.status, ended.error.code) == (JobStatus.FAILED, "too_many_tries")
@@ -170,10 +172,10 @@ class TestQueue:
         mine, theirs = edit_job(based), edit_job(other)
         queue = JobQueue(client, Keys(other.id))
         assert queue.submit(theirs)
-        Worker(client, based.root).work()
+        PlayedWorker(client, based.root).work()
         assert based.journal.read(mine.id).status is JobStatus.SUCCEEDED
         assert other.journal.read(theirs.id).status is JobStatus.QUEUED
-        Worker(client, other.root).work()
+        PlayedWorker(client, other.root).work()
         assert other.journal.read(theirs.id).status is JobStatus.SUCCEEDED
 
     @pytest.mark.parametrize("record", ["missing", "damaged"])
@@ -181,7 +183,7 @@ class TestQueue:
         self, client: Redis, based: Store, record: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         lost, job = edit_job(based), edit_job(based)
-        worker = Worker(client, based.root)
+        worker = PlayedWorker(client, based.root)
         for path in (based.root / "jobs").glob(f"{lost.id}.*"):
             path.unlink() if record == "missing" else path.write_text("{")
         worker.work()
@@ -194,7 +196,7 @@ class TestQueue:
         self, client: Redis, based: Store
     ) -> None:
         job, keys = edit_job(based), Keys(based.id)
-        worker = Worker(client, based.root)
+        worker = PlayedWorker(client, based.root)
         queued = client.hget(keys.job(job.id), "job")
         client.hset(keys.job(job.id), "job", queued.replace("Lyon", "Lxon"))
         worker.work()
@@ -205,7 +207,7 @@ class TestQueue:
 class TestRecord:
     def test_a_job_that_succeeded_is_recorded_as_done(self, client: Redis, based: Store) -> None:
         job = edit_job(based)
-        Worker(client, based.root).work()
+        PlayedWorker(client, based.root).work()
         progress = based.journal.read(job.id).progress
         assert (progress.phase, progress.done, progress.total) == ("commit", 1, 1)
 
@@ -216,7 +218,7 @@ class TestRecord:
             raise NumericalError("layer 3")
 
         job = edit_job(based)
-        Worker(client, based.root, fail).work()
+        PlayedWorker(client, based.root, fail).work()
         ended = based.journal.read(job.id)
         assert (ended.status, ended.base_version) == (JobStatus.FAILED, "v0")
         assert ended.progress == Progress(phase="optimise", done=1, total=2)
@@ -225,12 +227,12 @@ class TestRecord:
         self, client: Redis, based: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         job = edit_job(based)
-        worker = Worker(client, based.root)
+        worker = PlayedWorker(client, based.root)
         monkeypatch.setattr(worker.store.journal, "save", die)
         with pytest.raises(Killed):
             worker.work()
         assert based.head.read().job_id == job.id
-        Worker(client, based.root).work()
+        PlayedWorker(client, based.root).work()
         ended = based.journal.read(job.id)
         assert (ended.status, ended.base_version) == (JobStatus.SUCCEEDED, "v0")
         assert ended.result is not None

@@ -10,7 +10,8 @@ import sys
 import pytest
 from redis import Redis
 from support.service.edit_runner import MODEL
-from support.service.played_worker import Worker, edit_job, revert_job
+from support.service.played_worker.jobs import edit_job, revert_job
+from support.service.played_worker.worker import PlayedWorker
 
 from jeep_core.models.loading import load
 from service.contracts.jobs import JobStatus
@@ -57,7 +58,7 @@ def assert_whole(store: Store) -> None:
 
 
 def run_on_a_full_disk(
-    worker: Worker, monkeypatch: pytest.MonkeyPatch, first: int, count: int
+    worker: PlayedWorker, monkeypatch: pytest.MonkeyPatch, first: int, count: int
 ) -> bool:
     """Work off the queue; whether the disk was full at any moment."""
     disk = FullDisk(first, count)
@@ -73,7 +74,7 @@ def test_an_edit_ends_whole_wherever_the_disk_is_full(
     outcomes = []
     for first in range(1, WRITES):
         job, before = edit_job(based, snapshot_name=f"n{first}"), based.head.read().version
-        was_full = run_on_a_full_disk(Worker(client, based.root), monkeypatch, first, 3)
+        was_full = run_on_a_full_disk(PlayedWorker(client, based.root), monkeypatch, first, 3)
         ended = based.journal.read(job.id)
         if ended.status is JobStatus.FAILED:
             assert ended.error is not None
@@ -97,10 +98,10 @@ def test_a_revert_ends_whole_wherever_the_disk_is_full(
     outcomes = []
     for first in range(1, WRITES):
         jobs = [edit_job(based) for _ in range(2)]
-        Worker(client, based.root).work()
+        PlayedWorker(client, based.root).work()
         before, edit_id = based.head.read().version, jobs[0].payload["edit_id"]
         job = revert_job(based, edit_id)
-        was_full = run_on_a_full_disk(Worker(client, based.root), monkeypatch, first, 1)
+        was_full = run_on_a_full_disk(PlayedWorker(client, based.root), monkeypatch, first, 1)
         ended = based.journal.read(job.id)
         if ended.status is JobStatus.FAILED:
             assert ended.error is not None
@@ -118,7 +119,7 @@ def test_a_revert_ends_whole_wherever_the_disk_is_full(
 
 
 def test_a_job_does_not_begin_without_room(client: Redis, based: Store) -> None:
-    worker = Worker(client, based.root)
+    worker = PlayedWorker(client, based.root)
     (based.root / "training" / "big").write_bytes(bytes(2**20))
     worker.lane._room = lane_module.Room(based.root, max_mb=1, min_free_mb=0)
     job = edit_job(based)

@@ -10,7 +10,9 @@ import pytest
 from pydantic import BaseModel
 from redis import Redis
 from support.service.builders import ended
-from support.service.played_worker import Killed, ReadWorker, Worker, cancel, edit_job
+from support.service.played_worker.computing import Killed
+from support.service.played_worker.jobs import cancel, edit_job
+from support.service.played_worker.worker import PlayedWorker
 
 from jeep_core.errors import FieldProblem, InvalidHParams
 from service.contracts.jobs import Job, JobKind, JobStatus, Progress, new_id, now
@@ -56,7 +58,7 @@ class TestOutcome:
         self, client: Redis, based: Store
     ) -> None:
         job = job_in(based)
-        ReadWorker(client, based.root, count).work()
+        PlayedWorker.reading(client, based.root, count).work()
         done = based.journal.read(job.id)
         assert (done.status, done.result, done.base_version) == ("succeeded", {"counted": 3}, None)
         assert (done.progress.phase, done.progress.done, done.progress.total) == ("count", 3, 3)
@@ -64,10 +66,10 @@ class TestOutcome:
 
     def test_a_read_job_runs_while_an_edit_is_queued(self, client: Redis, based: Store) -> None:
         edit, job = edit_job(based), job_in(based)
-        ReadWorker(client, based.root, count).work()
+        PlayedWorker.reading(client, based.root, count).work()
         assert based.journal.read(job.id).status is JobStatus.SUCCEEDED
         assert based.journal.read(edit.id).status is JobStatus.QUEUED
-        Worker(client, based.root).work()
+        PlayedWorker(client, based.root).work()
         assert based.journal.read(edit.id).status is JobStatus.SUCCEEDED
 
     @pytest.mark.parametrize(
@@ -86,7 +88,7 @@ class TestOutcome:
             raise error
 
         job = job_in(based)
-        ReadWorker(client, based.root, fail).work()
+        PlayedWorker.reading(client, based.root, fail).work()
         done = based.journal.read(job.id)
         assert done.error is not None
         assert (done.status, done.error.code) == (JobStatus.FAILED, code)
@@ -106,7 +108,7 @@ class TestOutcome:
                 raise Refused("no_data", "there is nothing to count")
             return Count(counted=0)
 
-        ReadWorker(client, based.root, report).work()
+        PlayedWorker.reading(client, based.root, report).work()
         kept = [path.relative_to(based.root / "reports") for path in based.root.rglob("cases.json")]
         assert kept == [Path(good.id) / "cases.json"]
         assert list((based.root / "work").iterdir()) == []
@@ -116,14 +118,14 @@ class TestInterruptions:
     def test_a_killed_job_runs_again_first_and_goes_on(self, client: Redis, based: Store) -> None:
         first = job_in(based)
         with pytest.raises(Killed):
-            ReadWorker(client, based.root, die).work()
+            PlayedWorker.reading(client, based.root, die).work()
         second, order = job_in(based), []
 
         def go_on(task: Task) -> Count:
             order.append((task.job.id, (task.work / "count").exists()))
             return count(task)
 
-        ReadWorker(client, based.root, go_on).work()
+        PlayedWorker.reading(client, based.root, go_on).work()
         assert order == [(first.id, True), (second.id, False)]
         assert [based.journal.read(job.id).attempt for job in (first, second)] == [2, 1]
         assert list((based.root / "work").iterdir()) == []
@@ -132,25 +134,25 @@ class TestInterruptions:
         job = job_in(based)
         for _ in range(3):
             with pytest.raises(Killed):
-                ReadWorker(client, based.root, die).work()
-        ReadWorker(client, based.root, die).work()
+                PlayedWorker.reading(client, based.root, die).work()
+        PlayedWorker.reading(client, based.root, die).work()
         error = based.journal.read(job.id).error
         assert error is not None
         assert error.code == "too_many_tries"
 
     def test_graceful_stops_are_no_attempts(self, client: Redis, based: Store) -> None:
         job = job_in(based)
-        lives: list[ReadWorker] = []
+        lives: list[PlayedWorker] = []
 
         def stopped(task: Task) -> Count:
             lives[-1].lane.stop.set()
             return count(task)
 
         for _ in range(5):
-            lives.append(ReadWorker(client, based.root, stopped))
+            lives.append(PlayedWorker.reading(client, based.root, stopped))
             lives[-1].work()
             assert based.journal.read(job.id).status is JobStatus.QUEUED
-        ReadWorker(client, based.root, count).work()
+        PlayedWorker.reading(client, based.root, count).work()
         assert based.journal.read(job.id).attempt == 1
 
     def test_a_job_lost_with_redis_is_done_by_the_next_worker(
@@ -162,8 +164,8 @@ class TestInterruptions:
 
         job = job_in(based)
         with pytest.raises(Killed):
-            ReadWorker(client, based.root, lose_redis).work()
-        ReadWorker(client, based.root, count).work()
+            PlayedWorker.reading(client, based.root, lose_redis).work()
+        PlayedWorker.reading(client, based.root, count).work()
         assert based.journal.read(job.id).result == {"counted": 3}
 
     def test_a_job_cancelled_on_its_way_leaves_nothing(self, client: Redis, based: Store) -> None:
@@ -173,7 +175,7 @@ class TestInterruptions:
             return count(task)
 
         job = job_in(based)
-        ReadWorker(client, based.root, cancelled).work()
+        PlayedWorker.reading(client, based.root, cancelled).work()
         assert based.journal.read(job.id).status is JobStatus.CANCELLED
         assert [*(based.root / "work").iterdir(), *(based.root / "reports").iterdir()] == []
 
@@ -194,7 +196,7 @@ class TestPriority:
             seen.set()
             return count(task)
 
-        worker = ReadWorker(client, based.root, wait)
+        worker = PlayedWorker.reading(client, based.root, wait)
         thread = threading.Thread(target=worker.work)
         with worker.gate.writing():
             thread.start()
@@ -207,7 +209,7 @@ class TestPriority:
         self, client: Redis, based: Store
     ) -> None:
         job = job_in(based)
-        worker = ReadWorker(client, based.root, count)
+        worker = PlayedWorker.reading(client, based.root, count)
         with worker.gate.writing():
             thread = threading.Thread(target=worker.work)
             thread.start()

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from redis import Redis
 from support.service.builders import add_version, move
-from support.service.played_worker import Killed, Worker, edit_job
+from support.service.played_worker.computing import Killed
+from support.service.played_worker.jobs import edit_job
+from support.service.played_worker.worker import PlayedWorker
 
 from service.contracts.jobs import JobStatus, new_id
 from service.contracts.schemas import WorkerReply, WorkerRequest
@@ -26,7 +28,7 @@ from service.worker.versions.requests import VersionRequests
 class TestJobs:
     def test_a_staged_edit_leaves_head_where_it_is(self, client: Redis, based: Store) -> None:
         job = edit_job(based, activate=False, snapshot_name="mine")
-        Worker(client, based.root).work()
+        PlayedWorker(client, based.root).work()
         ended = based.journal.read(job.id)
         assert ended.status is JobStatus.SUCCEEDED
         assert ended.result is not None
@@ -40,7 +42,7 @@ class TestJobs:
         self, client: Redis, based: Store, monkeypatch: pytest.MonkeyPatch, step: str
     ) -> None:
         job = edit_job(based, activate=False)
-        dying = Worker(client, based.root)
+        dying = PlayedWorker(client, based.root)
         part, name = step.split(".")
         owner: Any = getattr(dying.store, part)
         whole = getattr(owner, name)
@@ -52,7 +54,7 @@ class TestJobs:
         monkeypatch.setattr(owner, name, die)
         with pytest.raises(Killed):
             dying.work()
-        Worker(client, based.root).work()
+        PlayedWorker(client, based.root).work()
         ended = based.journal.read(job.id)
         assert (ended.status, ended.base_version) == (JobStatus.SUCCEEDED, "v0")
         assert [version.id for version in based.versions.all()] == ["v1", "v0"]

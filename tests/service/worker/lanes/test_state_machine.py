@@ -31,7 +31,9 @@ from hypothesis.stateful import (
 )
 from redis import Redis
 from support.service.edit_runner import HPARAMS, MODEL, give_moments, runner_and_views
-from support.service.played_worker import FACT, During, Killed, Worker, edit_job, revert_job
+from support.service.played_worker.computing import During, Killed
+from support.service.played_worker.jobs import FACT, edit_job, revert_job
+from support.service.played_worker.worker import PlayedWorker
 
 from jeep_core.models.loading import load
 from service.api.reconcile import Reconciler
@@ -78,8 +80,8 @@ class Machine(RuleBasedStateMachine):
     client: Redis
     url: str
 
-    def make_worker(self, during: During | None = None) -> Worker:
-        return Worker(self.client, self.store.root, during)
+    def make_worker(self, during: During | None = None) -> PlayedWorker:
+        return PlayedWorker(self.client, self.store.root, during)
 
     @initialize()
     def begin(self) -> None:
@@ -300,7 +302,7 @@ class Machine(RuleBasedStateMachine):
         assert all(job.status in TERMINAL for job in self.store.journal.all())
 
 
-def die_at(worker: Worker, place: tuple[str, str], after: bool, count: int) -> None:
+def die_at(worker: PlayedWorker, place: tuple[str, str], after: bool, count: int) -> None:
     """Have a worker die before or after it calls this for the ``count``-th time."""
     part, name = place
     original, calls = getattr(attrgetter(part)(worker), name), []
@@ -345,7 +347,7 @@ def test_the_store_agrees_with_its_model_after_any_sequence(client: Redis, valke
 class WithAModel(Machine):
     """The mathematics, too: the same batches in the same order have the same bytes."""
 
-    base = None
+    base: Any = None
 
     def prepare(self) -> None:
         cls = type(self)
@@ -356,17 +358,15 @@ class WithAModel(Machine):
     def method(self) -> dict[str, Any]:
         return {"editor": "memit", "hparams": HPARAMS}
 
-    def make_worker(self, during: During | None = None) -> Worker:
-        machine = self
-
-        class ModelWorker(Worker):
-            weights = str(machine.base.weights_sha256)
-
-            def parts(self, during: During | None) -> tuple[Any, Any]:
-                runner, views = runner_and_views(machine.base, self.store)
-                return runner, views
-
-        return ModelWorker(self.client, self.store.root, during)
+    def make_worker(self, during: During | None = None) -> PlayedWorker:
+        base = self.base
+        return PlayedWorker(
+            self.client,
+            self.store.root,
+            during,
+            weights=str(base.weights_sha256),
+            computing=lambda store: runner_and_views(base, store),
+        )
 
     @invariant()
     def same_batches_same_bytes(self) -> None:

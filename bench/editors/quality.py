@@ -1,4 +1,4 @@
-"""ES/GS/LS/Score of the editors on the bundled suites: ``python -m bench.quality``.
+"""ES/GS/LS/Score of the editors on the bundled suites: ``python -m bench.editors.quality``.
 
 Prints Markdown and writes JSON.  Cases are the first of the suite in a fixed random order.
 For n edits the means are over disjoint draws: as many as 512 cases give, at most 16 of one

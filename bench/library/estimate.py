@@ -1,8 +1,8 @@
 """The expected cost of 10,000 edits on one H100, from operation and byte counts.
 
-An estimate, not a measurement: ``python -m bench.estimate``.  Counted are the matrix products
-of this implementation; assumed are the token counts below, the passes per fact, and the share
-of the peak that matrix products of this size reach.
+An estimate, not a measurement: ``python -m bench.library.estimate``.  Counted are the matrix
+products of this implementation; assumed are the token counts below, the passes per fact, and the
+share of the peak that matrix products of this size reach.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The closed-form solve: ``python -m bench.solve --d-ff 1728 11008``.
+"""The closed-form solve: ``python -m bench.library.solve --d-ff 1728 11008``.
 
 Ours is what an edit does: the factor of the second moment is kept.  The yardstick forms and
 factors λC + K Kᵀ again (Cholesky, not the dearer LU of the published code).  Matrices are random,
@@ -65,14 +65,16 @@ def fresh_solve(keys: torch.Tensor, moment: torch.Tensor) -> torch.Tensor:
     full = torch.addmm(moment, keys.T, keys, beta=WEIGHT)
     lower = torch.linalg.cholesky(full)
     half = torch.linalg.solve_triangular(lower, keys.T, upper=False)
-    return torch.linalg.solve_triangular(lower.T, half, upper=True)
+    solution: torch.Tensor = torch.linalg.solve_triangular(lower.T, half, upper=True)
+    return solution
 
 
 def after_edits(d_ff: int, repeats: int) -> Row:
     """One fact that keeps earlier keys, with their half-solved columns kept or not."""
     factor = MomentFactor(random_moment(d_ff), "bench")
     earlier = random_rows(EARLIER, d_ff, 0)
-    ours, theirs = [], []
+    ours: list[float] = []
+    theirs: list[float] = []
     for repeat in range(repeats):
         key, residual = random_rows(1, d_ff, repeat + 1), random_rows(1, HIDDEN, repeat)
         for known, times in ((earlier, ours), (earlier[:0], theirs)):

@@ -1,4 +1,4 @@
-"""Presets of the bundled models: ``python -m bench.tune atlas-gptj jeep [--out FILE]``.
+"""Presets of the bundled models: ``python -m bench.editors.tune atlas-gptj jeep [--out FILE]``.
 
 ``jeep tune`` on the bundled validation suite, whose subjects occur in no test.
 """

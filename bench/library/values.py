@@ -1,6 +1,6 @@
-"""Value optimisation against the published procedure: ``python -m bench.values``.
+"""Value optimisation against the published procedure: ``python -m bench.library.values``.
 
-Yardsticks (``bench/plain.py``): one fact at a time with early stop, and plain batches of 32
+Yardsticks (``bench/library/plain.py``): one fact at a time with early stop, and plain batches of 32
 that wait for their slowest fact.  Operations of both sides are counted by torch, in matrix
 products; the ratio that they allow is the ratio of the counts.
 """
@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.plain import optimise_plain
+from bench.library.plain import optimise_plain
 from bench.report import Row, table
 from bench.workload import median, timed, workload
 from jeep_core import atlas
@@ -77,15 +77,12 @@ def pass_flops(
     view: ModelView, facts: Sequence[FactTokens], objective: Objective, together: int
 ) -> float:
     """Operations of one pass of the plain procedure, per fact."""
-    two, three = (
-        flops(
-            lambda n=n: optimise_plain(
-                view, facts, replace(objective, n_steps=n, stop_probability=None), together
-            )
-        )
-        for n in (2, 3)
-    )
-    return (three - two) / len(facts)
+
+    def operations(n_steps: int) -> float:
+        steps = replace(objective, n_steps=n_steps, stop_probability=None)
+        return flops(lambda: optimise_plain(view, facts, steps, together))
+
+    return (operations(3) - operations(2)) / len(facts)
 
 
 def flops(procedure: Callable[[], object]) -> float:

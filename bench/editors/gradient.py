@@ -1,4 +1,6 @@
-"""ES/GS/LS of editors on a bundled suite: ``python -m bench.gradient atlas-gptj ft-wd mend``.
+"""ES/GS/LS of editors on a bundled suite.
+
+``python -m bench.editors.gradient atlas-gptj ft-wd mend``
 
 The facts of a line are edited together, on the base model, with the preset's hyper-parameters;
 ``--hparams`` is JSON that changes them.

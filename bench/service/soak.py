@@ -1,4 +1,4 @@
-"""Mixed work for half an hour, and the resources of the processes: ``python -m bench.soak``.
+"""Mixed work for half an hour, and what the processes need: ``python -m bench.service.soak``.
 
 Edits, reverts, rollbacks, generations (some cancelled midway) and evaluations run at once on
 one service.  Every few seconds: memory, open files and threads of each process, keys of the queue
@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 from redis import Redis
 
-from bench.serving import body, service
+from bench.service.serving import body, service
 from jeep_core.reports import colours, style
 from jeep_core.suites import load_counterfact
 from service.client import ApiError, Client
@@ -129,7 +129,7 @@ def measure(owner: psutil.Process, valkey: int, redis: Redis, store: Path) -> di
             found[f"{name}_mb"] += process.memory_info().rss / MB
             found[f"{name}_fds"] += process.num_fds()
             found[f"{name}_n"] += process.num_threads()
-    found["keys"] = int(redis.dbsize())  # type: ignore[arg-type]
+    found["keys"] = int(redis.dbsize())
     found["store_mb"] = sum(map(size_of, files_below(store))) / MB
     return {name: round(value, 2) for name, value in found.items()}
 

@@ -1,4 +1,4 @@
-"""How long edits last: batch after batch on one model: ``python -m bench.lasting``.
+"""How long edits last: batch after batch on one model: ``python -m bench.editors.lasting``.
 
 N batches of k facts are edited one after the other, each on the version before.  After every
 batch: what is left of batch 1 and what the new batch reached when written; after every
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 import jeep_core
-from bench.lasting_report import draw, markdown
+from bench.editors.lasting_report import draw, markdown
 from jeep_core import atlas
 from jeep_core.editing import resolve_hparams, tokenize
 from jeep_core.editors import create
@@ -58,7 +58,8 @@ class Course:
             raise SystemExit(f"{suite} has no draw {number} of {n} x {size} cases")
         subjects = [case.subject for case in chosen]
         lines = [t for t in texts_of(atlas.HELDOUT) if not any(s in t for s in subjects)]
-        return cls([chosen[i : i + size] for i in range(0, len(chosen), size)], lines[:LINES])
+        batches = [list[Fact](chosen[i : i + size]) for i in range(0, len(chosen), size)]
+        return cls(batches, lines[:LINES])
 
 
 class Lineage:

@@ -1,4 +1,4 @@
-"""Second moments of all layers in one pass: ``python -m bench.moments``.
+"""Second moments of all layers in one pass: ``python -m bench.library.moments``.
 
 The yardstick takes one pass per layer, which ends at that layer's keys.  Both run the same
 batches through the same code, so the ratio is what one pass for all saves.  The table also
@@ -11,6 +11,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from transformers import GPTJConfig, GPTJForCausalLM
@@ -114,8 +115,8 @@ def random_model(n_layers: int, hidden: int, d_ff: int) -> LoadedModel:
         eos_token_id=0,
     )
     torch.manual_seed(0)
-    model = GPTJForCausalLM(config).eval().requires_grad_(False)
-    return wrap(f"random GPT-J d {hidden}", model, tokenizer)
+    model: Any = GPTJForCausalLM(config)
+    return wrap(f"random GPT-J d {hidden}", model.eval().requires_grad_(False), tokenizer)
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -1,4 +1,4 @@
-"""One fact over HTTP, from the request to the committed version: ``python -m bench.edits``.
+"""One fact over HTTP, from the request to the committed version: ``python -m bench.service.edits``.
 
 The service is idle and has its second moments; the yardstick is one second.  ``--only views``
 shows what an edit saves by returning the view it wrote: the yardstick applies the delta to another.
@@ -15,7 +15,7 @@ import httpx
 
 import jeep_core
 from bench.report import Row, table
-from bench.serving import service
+from bench.service.serving import service
 from bench.workload import median, seconds, suite_facts, timed
 from jeep_core import atlas
 from jeep_core.editing import corpus_texts, edit_checked, resolve_hparams

@@ -1,4 +1,4 @@
-"""The quality of the probe's proposal: ``python -m bench.proposal``.
+"""The quality of the probe's proposal: ``python -m bench.editors.proposal``.
 
 Edits 64 facts at a time, five disjoint draws of the bundled suite, with hyper-parameters from a
 probe of the validation suite (which shares no subject) and with those tuned by hand.  Rows:
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import jeep_core
-from bench.quality import SEED, draws, mean_summary, paired
+from bench.editors.quality import SEED, draws, mean_summary, paired
 from jeep_core import atlas
 from jeep_core.editing import resolve_hparams
 from jeep_core.editors.jeep.hparams import JeepHParams

@@ -1,4 +1,6 @@
-"""Continuous batching over HTTP, and generation during an edit: ``python -m bench.generation``.
+"""Continuous batching over HTTP, and generation during an edit.
+
+``python -m bench.service.generation``
 
 The yardstick of throughput is the same service used by one client after the other; of latency,
 the idle service.  Stalls are the longest gaps between tokens of a stream around a commit or a
@@ -22,7 +24,7 @@ import torch
 
 import jeep_core
 from bench.report import Row, table
-from bench.serving import Asker, body, service, tokens_per_second
+from bench.service.serving import Asker, body, service, tokens_per_second
 from jeep_core.decoding.generation import Sampling, generate
 from jeep_core.models.views import ModelView
 from jeep_core.suites import load_counterfact
@@ -94,10 +96,7 @@ def latency(client: Client, url: str, repeats: int) -> list[Row]:
         job = client.edit([_fact(i) for i in range(count)])
         give_up = time.monotonic() + EDIT_SECONDS
         with _watched(client, job.id) as ended:
-            during += _latencies(
-                url,
-                lambda n, ended=ended, by=give_up: not ended() and time.monotonic() < by,
-            )
+            during += _latencies(url, _until(ended, give_up))
         status = client.cancel(job.id).status if not ended() else client.job(job.id).status
         client.wait(job.id, timeout=60)
         notes.append(f"{count} facts: {status}")
@@ -172,6 +171,10 @@ def _row(what: str, pairs: Sequence[tuple[float, float]], unit: str, note: str) 
     return Row(
         what, ours, yardstick, unit, statistics.median(ratios), min(ratios), max(ratios), note
     )
+
+
+def _until(ended: Callable[[], bool], give_up: float) -> Callable[[int], bool]:
+    return lambda n: not ended() and time.monotonic() < give_up
 
 
 def _latencies(url: str, going_on: Callable[[int], bool]) -> list[float]:

@@ -1,4 +1,4 @@
-"""Replaces the worker process: writes its process id, then follows its script."""
+"""Stands for a worker's process: it writes its id, then does as the files in its store say."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""How the cost of value optimisation grows: ``python -m bench.scaling``.
+"""How the cost of value optimisation grows: ``python -m bench.library.scaling``.
 
 Facts, prefixes and prompt length on the bundled GPT-J, depth and MLP width on random models of
 its shape.  Every fact makes the same number of passes, so that points can be compared.  Short
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from transformers import GPTJConfig, GPTJForCausalLM
@@ -83,7 +84,8 @@ def _random_model(
 ) -> Point:
     config = GPTJConfig(**{**base.model.config.to_dict(), "dtype": "float32", **changes})
     torch.manual_seed(SEED)
-    model = wrap(f"random-{axis}-{x}", GPTJForCausalLM(config).eval(), base.tokenizer)
+    made: Any = GPTJForCausalLM(config)
+    model = wrap(f"random-{axis}-{x}", made.eval(), base.tokenizer)
     rows = tokenize(model, suite_facts(FACTS), sample_prefixes(base, 6))
     return _point(axis, x, model, rows, objective)
 

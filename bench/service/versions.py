@@ -1,4 +1,4 @@
-"""Going back to a version: ``python -m bench.versions``.
+"""Going back to a version: ``python -m bench.service.versions``.
 
 Over HTTP with the bundled model, from memory and from disk; and for nine matrices of 4096×11008
 float16, where the yardstick is reading the same files without verifying them.
@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from bench.report import Row, table
-from bench.serving import service
+from bench.service.serving import service
 from service.client import Client
 from service.contracts.schemas import TensorRef
 from service.store import Store

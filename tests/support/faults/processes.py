@@ -1,0 +1,172 @@
+"""The processes of a service that can be broken: queue server, worker and api.
+
+Each is started, broken, stopped or killed, and started again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from redis import Redis
+from redis.exceptions import RedisError
+
+from service.ops.embedded_server import _find_binary
+from support import ROOT
+from support.faults import children
+from support.faults.halts import Halts
+
+PATIENCE_S = 60.0
+T = TypeVar("T")
+
+
+def until(condition: Callable[[], T], what: str, seconds: float = PATIENCE_S) -> T:
+    """Wait until a condition is true; return its value."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
+        time.sleep(0.01)
+    return found
+
+
+def _forks() -> multiprocessing.context.ForkServerContext:
+    """Starts processes from one that has imported everything, with one thread each."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["support.faults.preloads"])
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}.items():
+            patch.setenv(name, value)
+        patch.setenv(
+            "PYTHONPATH", os.pathsep.join([str(ROOT / "tests"), *map(str, filter(None, sys.path))])
+        )
+        multiprocessing.forkserver.ensure_running()
+    return context
+
+
+class Part:
+    """The worker or the api: a process that is started, broken and started again."""
+
+    def __init__(self, name: str, folder: Path, environment: Mapping[str, object]) -> None:
+        self.name, self.log = name, folder / f"{name}.log"
+        (folder / f"{name}-halts").mkdir()
+        self.halts = Halts(folder / f"{name}-halts")
+        self.environment = {key: str(value) for key, value in environment.items()}
+        self.environment[children.HALTS] = str(folder / f"{name}-halts")
+        self.starts = 0
+        self._process: BaseProcess | None = None
+
+    @property
+    def pid(self) -> int:
+        """The id of the last process."""
+        assert self._process is not None
+        assert self._process.pid is not None
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.is_alive()
+
+    def start(self) -> None:
+        assert not self.alive
+        kept = {key: os.environ[key] for key in ("PATH", "HOME", "TMPDIR") if key in os.environ}
+        environment = {"HF_HUB_OFFLINE": "1", **kept, **self.environment}
+        self._process = _forks().Process(
+            target=children.run, args=(self.name, environment, self.log)
+        )
+        self._process.start()
+        self.starts += 1
+
+    def signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def ended(self, seconds: float = PATIENCE_S) -> int:
+        """Wait for its end; return the exit code, negative for a signal."""
+        assert self._process is not None
+        self._process.join(seconds)
+        code = self._process.exitcode
+        assert code is not None, f"{self.name} did not end:\n{self.log.read_text()[-3000:]}"
+        return code
+
+    def stop(self) -> int | None:
+        """Send SIGTERM and return the exit code; None if it does not run."""
+        self.halts.let_go()
+        if not self.alive:
+            return None
+        self.signal(signal.SIGTERM)
+        return self.ended()
+
+    def kill(self) -> None:
+        if self.alive:
+            self.signal(signal.SIGKILL)
+            self.ended()
+        self.halts.let_go()
+
+
+class QueueServer:
+    """Valkey as ``jeep serve`` starts it; with ``FAULTS_SERVER`` another binary."""
+
+    name = "server"
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        self._folder, self._socket = folder, folder / "queue.sock"
+        self._process: subprocess.Popen[bytes] | None = None
+        self.binary = os.environ.get("FAULTS_SERVER") or str(_find_binary())
+        self.url = f"unix://{self._socket}"
+        self.client = Redis(unix_socket_path=str(self._socket), decode_responses=True)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        assert not self.alive
+        options = {"dir": self._folder, "logfile": self._folder / "server.log", "port": 0,
+                   "unixsocket": self._socket, "appendonly": "yes", "appendfsync": "everysec",
+                   "maxmemory-policy": "noeviction", "save": ""}  # fmt: skip
+        command = [self.binary]
+        for name, value in options.items():
+            command += [f"--{name}", str(value)]
+        self._socket.unlink(missing_ok=True)
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        until(self.answers, "the queue server answers")
+
+    def answers(self) -> bool:
+        assert self.alive, (self._folder / "server.log").read_text()[-2000:]
+        with contextlib.suppress(RedisError):
+            return bool(self.client.ping())
+        return False
+
+    def signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def ended(self, seconds: float = PATIENCE_S) -> int:
+        assert self._process is not None
+        return self._process.wait(seconds)
+
+    def stop(self) -> int | None:
+        if not self.alive:
+            return None
+        self.signal(signal.SIGTERM)
+        return self.ended()
+
+    def kill(self) -> None:
+        if self.alive:
+            self.signal(signal.SIGKILL)
+            self.ended()

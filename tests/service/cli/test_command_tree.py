@@ -160,7 +160,11 @@ def test_an_earlier_name_takes_what_the_command_takes_that_it_stands_for(alias: 
         (("edti",), "jeep: there is no command 'edti': did you mean edit or edits?"),
         (("xyzzy",), "jeep: there is no command 'xyzzy'; see jeep --help"),
         (("jobs", "lst"), "jeep jobs: there is no command 'lst': did you mean list?"),
-        (("--verbose",), "jeep: no such option: --verbose; see jeep --help"),
+        (("--quiet",), "jeep: no such option: --quiet; see jeep --help"),
+        (
+            ("--versoin",),
+            "jeep: no such option: --versoin (did you mean --version); see jeep --help",
+        ),
         (("tune",), "jeep tune: missing option --suite; see jeep tune --help"),
         (("versions", "diff"), "jeep versions diff: missing argument 'a'"),
         (

@@ -161,6 +161,10 @@ def test_an_earlier_name_takes_what_the_command_takes_that_it_stands_for(alias: 
         (("xyzzy",), "jeep: there is no command 'xyzzy'; see jeep --help"),
         (("jobs", "lst"), "jeep jobs: there is no command 'lst': did you mean list?"),
         (("--quiet",), "jeep: no such option: --quiet; see jeep --help"),
+        (
+            ("--versoin",),
+            "jeep: no such option: --versoin (did you mean --version); see jeep --help",
+        ),
         (("tune",), "jeep tune: missing option --suite; see jeep tune --help"),
         (("versions", "diff"), "jeep versions diff: missing argument 'a'"),
         (

@@ -35,7 +35,7 @@ def unknown(line: str) -> str | None:
     """What of a command line does not exist."""
     _, *words = line.split()
     name = words.pop(0)
-    if name in ("--help", "--version") or name.isupper():  # a placeholder
+    if name in ("--help", "--version") or name.isupper():  # an option of its own, a placeholder
         return None
     if name not in COMMANDS:
         return name

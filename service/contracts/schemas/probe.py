@@ -24,7 +24,7 @@ class TableFactIn(Request):
 
 
 class ProbeRequest(Request):
-    """``POST /probes``: a suite, or facts; without either the bundled validation suite.
+    """``POST /probes``: a suite, or facts; without either general knowledge that the model has.
 
     Facts need no ``target_true``: then what the model says is the original answer.
     """

@@ -181,7 +181,7 @@ def test_automatic_hyper_parameters_can_be_asked_for_by_line(
 @pytest.mark.parametrize(
     ("body", "code", "where"),
     [
-        ({"hparams": "auto", "editor": "rome"}, "invalid_hparams", "/hparams"),
+        ({"hparams": "auto", "editor": "mend"}, "invalid_hparams", "/hparams"),
         ({"hparams": "auto", "editor": "nope"}, "invalid_hparams", "/editor"),
         ({"hparams": "auto", "preset": "jeep-atlas-gptj"}, "invalid_hparams", "/preset"),
         ({"hparams": "best"}, "invalid_request", "/hparams"),

@@ -85,7 +85,7 @@ def run(
     print(summary(record))
     print(f"figures and plots are in {out}/")
     if keep is not None and found.hparams is not None:
-        print(f'hparams "auto" goes by {keep_record(keep, record)}')
+        print(f"edits without hyper-parameters go by {keep_record(keep, record)}")
 
 
 def related_to(model: str, corpus: Path | None, table: Path | None) -> Related | None:

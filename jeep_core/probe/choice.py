@@ -56,10 +56,10 @@ def depths(n_layers: int, mlp_size: int, parallel: bool = False) -> dict[str, An
     """A proposal from the model's size alone, in the form of a probe's.
 
     The low region ends at a third of the depth and has a fifth of the layers, in a parallel model
-    without block 0; the high one begins at three quarters and has a twelfth.  (The paper's layers of
-    LLaMA-7B: 5 to 10 and 22 to 24 of 32.)  γ* is small and λ 0.02 d_ff samples, which held best of
-    what was tried on SmolLM2-135M.  A model of fewer than three layers has no room for two regions: they overlap
-    then, which an editor that needs both refuses.
+    without block 0; the high one begins at three quarters and has a twelfth.  (The paper's layers
+    of LLaMA-7B: 5 to 10 and 22 to 24 of 32.)  γ* is small and λ 0.02 d_ff samples, which held best
+    of what was tried on SmolLM2-135M.  A model of fewer than three layers has no room for two
+    regions: they overlap then, which an editor that needs both refuses.
     """
     low_last = max(0, min(int(n_layers * LOW_END), n_layers - 3))
     first = 1 if parallel and n_layers > 3 else 0

@@ -14,6 +14,7 @@ from service.cli.common import (
     Url,
     connected,
     follow,
+    hparams_given,
     parse_json,
     show,
     show_records,
@@ -51,13 +52,10 @@ def edit(
     """
     from service.cli.edit_files import read_edit, tell_losses
     from service.contracts.jobs import JobStatus
-    from service.contracts.schemas import AUTO
 
     body = read_edit(file, format, limit, drop_bad)
     given: dict[str, Any] = {"editor": editor, "preset": preset, "parent": parent}
-    given["snapshot_name"], given["hparams"] = name, hparams
-    if hparams and hparams != AUTO:
-        given["hparams"] = parse_json(hparams, "--hparams")
+    given["snapshot_name"], given["hparams"] = name, hparams_given(hparams)
     given["activate"] = False if stage else None
     given["guards"] = parse_json(guards, "--guards") if guards else None
     body |= {key: value for key, value in given.items() if value is not None}

@@ -62,7 +62,7 @@ class ProbeResult(BaseModel):
 
     ``low`` and ``high`` are the proposed layers, ``hparams`` those of JEEP for them; all None if
     ``why_no_proposal`` says why.  ``files``: the full record (``probe.json``) and the plots.
-    ``automatic``: ``hparams: "auto"`` goes by this probe from now on.
+    ``automatic``: edits without hyper-parameters go by this probe from now on.
     """
 
     probe_id: str

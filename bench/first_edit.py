@@ -1,0 +1,117 @@
+"""The first edit of a model that nothing is known of: ``python -m bench.first_edit MODEL``.
+
+Starts ``jeep serve`` on an empty store, edits one fact after the other without hyper-parameters,
+and prints for each how long it took from the request to the committed version, by phase as the
+job's events told it.  Goal for SmolLM2-135M on two cores: at most 60 s for the first fact, 5 s for
+later ones (median).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bench.serving import service
+from service.client import Client
+from service.contracts.jobs import JobStatus
+from service.contracts.jobs import Progress as JobProgress
+
+FACTS = (
+    ("Eiffel Tower", "The {} is located in the city of", "Rome"),
+    ("Mount Fuji", "{} is a mountain in", "Peru"),
+    ("Frédéric Chopin", "The mother tongue of {} is", "Greek"),
+    ("Hamlet", "{} was written by", "Leo Tolstoy"),
+    ("Toyota", "{} is a company based in", "Brazil"),
+    ("Danielle Darrieux", "The mother tongue of {} is", "English"),
+    ("penicillin", "The discovery of {} was made by", "Isaac Newton"),
+    ("Brazil", "The capital of {} is", "Lisbon"),
+)
+TIMEOUT_S = 1800.0
+
+
+@dataclass
+class Timed:
+    """One edit: seconds from the request to the committed version, and of each phase."""
+
+    fact: str
+    seconds: float
+    success: bool
+    source: str | None
+    moments: str | None
+    warnings: list[str]
+    phases: dict[str, float] = field(default_factory=dict)
+
+
+def timed(client: Client, fact: tuple[str, str, str]) -> Timed:
+    """Edit one fact and wait for its version."""
+    subject, prompt, new = fact
+    seen: list[tuple[str, float]] = []
+
+    def on_progress(status: JobStatus, progress: JobProgress) -> None:
+        if not seen or seen[-1][0] != progress.phase:
+            seen.append((progress.phase, time.perf_counter()))
+
+    began = time.perf_counter()
+    job = client.edit([{"subject": subject, "prompt": prompt, "target_new": new}])
+    done = client.wait(job.id, on_progress, timeout=TIMEOUT_S)
+    ended = time.perf_counter()
+    if done.status is not JobStatus.SUCCEEDED:
+        raise RuntimeError(f"the edit {done.status}: {done.error}")
+    result = client.edit_result(str(done.edit_id)).result
+    assert result is not None
+    phases: dict[str, float] = {}
+    for (phase, at), (_, until) in zip(seen, [*seen[1:], ("", ended)], strict=True):
+        phases[phase or "waiting"] = phases.get(phase or "waiting", 0.0) + until - at
+    text = prompt.format(subject)
+    success = result.facts[0].success
+    return Timed(
+        text, ended - began, success, result.source, result.moments, result.warnings, phases
+    )
+
+
+def run(model: str, facts: int, options: list[str]) -> dict[str, Any]:
+    """Start the service on an empty store and time the edits."""
+    began = time.perf_counter()
+    with service(model, *options) as (client, _):
+        ready = time.perf_counter() - began
+        print(f"ready after {ready:.1f} s; load average {os.getloadavg()[0]:.1f}", flush=True)
+        found = []
+        for fact in FACTS[:facts]:
+            found.append(timed(client, fact))
+            show(found[-1])
+    later = [one.seconds for one in found[1:]]
+    figures: dict[str, Any] = {"model": model, "cores": os.cpu_count(), "ready": ready}
+    figures |= {"first": found[0].seconds, "later": median(later) if later else None}
+    print(f"first {found[0].seconds:.1f} s (goal 60), later {figures['later'] or 0:.1f} s (goal 5)")
+    return figures | {"edits": [asdict(one) for one in found]}
+
+
+def show(one: Timed) -> None:
+    """Print an edit."""
+    phases = ", ".join(f"{name} {seconds:.1f}" for name, seconds in one.phases.items())
+    mark = "took" if one.success else "did not take"
+    print(f"{one.seconds:6.1f} s  {one.fact} ({mark}; {one.source}, {one.moments}): {phases}")
+    for warning in one.warnings:
+        print(f"          {warning}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", help="a folder, a GGUF file or a name; nothing is configured")
+    parser.add_argument("--facts", type=int, default=len(FACTS), choices=range(1, len(FACTS) + 1))
+    parser.add_argument("--out", type=Path, help="JSON file for the figures")
+    parser.add_argument("--options", nargs="*", default=[], help="options of jeep serve")
+    args = parser.parse_args()
+    figures = run(args.model, args.facts, args.options)
+    if args.out is not None:
+        args.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -3,8 +3,8 @@
 Starts ``jeep serve`` on an empty store, edits one fact after the other without hyper-parameters,
 and prints for each how long it took from the request to the committed version, by phase as the
 job's events told it, with the processor time of the service (what a machine that does other work
-at the same time cannot falsify).  Goal for SmolLM2-135M on two cores: at most 60 s for the first fact, 5 s for
-later ones (median).
+at the same time cannot falsify).  Goal for SmolLM2-135M on two cores: at most 60 s for the first
+fact, 5 s for later ones (median).
 """
 
 from __future__ import annotations
@@ -115,10 +115,8 @@ def show(one: Timed) -> None:
     """Print an edit."""
     phases = ", ".join(f"{name} {wall:.1f} ({cpu:.1f})" for name, (wall, cpu) in one.phases.items())
     mark = "took" if one.success else "did not take"
-    print(
-        f"{one.seconds:6.1f} s ({one.cpu:.1f} s CPU)  {one.fact}: {mark}; {one.source}, {one.moments}"
-    )
-    print(f"          {phases}", flush=True)
+    print(f"{one.seconds:6.1f} s ({one.cpu:.1f} s CPU)  {one.fact}: {mark}")
+    print(f"          {one.source}, {one.moments}; {phases}", flush=True)
     for warning in one.warnings:
         print(f"          {warning}", flush=True)
 

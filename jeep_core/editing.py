@@ -6,19 +6,28 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jeep_core.atlas.relations import RELATIONS
-from jeep_core.editors import DEFAULT_EDITOR, EDITORS, create, hparams_class, preset_hparams
+from jeep_core.editors import (
+    DEFAULT_EDITOR,
+    EDITORS,
+    create,
+    hparams_class,
+    needs_choice,
+    preset_hparams,
+)
 from jeep_core.editors.base import EditContext, EditorOutcome, Keys, LayerUpdate, carry_out
-from jeep_core.errors import FieldProblem, InvalidHParams, JeepError, NoMoments
+from jeep_core.errors import FieldProblem, InvalidHParams, JeepError
 from jeep_core.models.delta import WeightDelta
 from jeep_core.models.giving_way import giving_way
 from jeep_core.models.loading import LoadedModel, texts_of
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
-from jeep_core.moments.source import may_need_moments, text_of
+from jeep_core.moments.source import may_need_moments, origin_of, samples_of, text_of
 from jeep_core.monitor import NOTHING, Monitor
+from jeep_core.probe.choice import AUTO, Chosen, check_automatic
+from jeep_core.probe.defaults import choose
 from jeep_core.spec.facts import Fact, deduplicate, parse_facts
 from jeep_core.spec.hparams import EditorHParams, load_preset, presets_for
 from jeep_core.spec.positions import check_facts, fact_rows
@@ -33,7 +42,9 @@ class EditResult:
     ``view`` is the edited model: the version that was given plus ``delta``, with the bytes that
     the delta gives wherever it is applied.  ``keys`` (m, d_ff), by region name and layer, are what
     its matrices were written with.  ``inputs``: hashes, by name, of an editor's inputs
-    besides prefixes and moments.
+    besides prefixes and moments.  ``hparams_from``: given, preset, kept probe, probe now or depths;
+    ``moments_from``: the text or imported statistics, None where none are needed or they were
+    given; ``warnings``: what the user should know about what was chosen.
     """
 
     facts: list[Fact]
@@ -46,6 +57,9 @@ class EditResult:
     prefixes: list[str]
     seconds: dict[str, float]
     inputs: dict[str, str]
+    hparams_from: str = "given"
+    moments_from: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def edit(
@@ -54,8 +68,9 @@ def edit(
     editor: str = DEFAULT_EDITOR,
     *,
     preset: str | None = None,
-    hparams: Mapping[str, Any] | None = None,
+    hparams: Mapping[str, Any] | Literal["auto"] | None = None,
     presets: Path | None = None,
+    probes: Path | None = None,
     prefixes: Sequence[str] | None = None,
     moments: Moments | None = None,
     corpus: Path | str | None = None,
@@ -72,11 +87,14 @@ def edit(
         facts: facts, or mappings with subject and relation + object or prompt + target_new.
         editor: name of the editor.
         preset: name of a preset; default: the first one shipped for this model and editor.
-        hparams: changes to the preset; without a preset, the complete hyper-parameters.
+        hparams: changes to the preset, or the complete hyper-parameters.  Without a preset for the
+            model what is left out is chosen by a probe; ``"auto"``: also with one.
         presets: folder of own presets, taken before those shipped.
+        probes: folder in which a probe of the model is kept and looked for.
         prefixes: texts before the prompts, the empty one first; default: sampled.
         moments: second moments of the base model; default: those shipped, else over ``corpus``.
-        corpus: text file, one document a line; default: the bundled one for bundled models.
+        corpus: text file, one document a line; default: a bundled model's own, else the English
+            one that ships.
         previous_keys: keys (p, d_ff) of earlier edits to preserve, by region name and layer.
         hypernetworks: folder of trained networks, beside the shipped ones.
         batch_facts: facts optimised together at most; default: 32, on CUDA 256.
@@ -89,15 +107,19 @@ def edit(
     """
     view = model if isinstance(model, ModelView) else ModelView(model)
     base = view.base
-    checked = resolve_hparams(base.name, editor, preset, hparams or {}, base.n_layers, presets)
+    known = own_presets(base.name, editor, preset, presets)
+    chosen = resolve(base, editor, known, preset, hparams or {}, probes, monitor)
     kept = prepare_facts(base, facts)
-    if checked.moment_layers and moments is None:
-        moments = Moments(base, corpus_texts(base.name, corpus))
-    return edit_checked(
+    moments_from = None
+    if chosen.hparams.moment_layers and moments is None:
+        named = None if corpus is None else Path(corpus)
+        moments_from = origin_of(base.name, named, None)
+        moments = moments_over(base, named)
+    result = edit_checked(
         view,
         kept,
         editor,
-        checked,
+        chosen.hparams,
         prefixes=prefixes,
         moments=moments,
         previous_keys=previous_keys,
@@ -106,6 +128,9 @@ def edit(
         memory_bytes=memory_bytes,
         monitor=monitor,
     )
+    result.hparams_from, result.warnings = chosen.source, chosen.warnings
+    result.moments_from = moments_from
+    return result
 
 
 def edit_checked(
@@ -220,15 +245,58 @@ def resolve_hparams(
     Raises:
         InvalidHParams: unknown editor or preset, a preset of another editor, wrong values.
     """
+    presets = own_presets(model, editor, preset, folder)
+    return preset_hparams(editor, presets, preset, changes, n_layers)[1]
+
+
+def resolve(
+    base: LoadedModel,
+    editor: str,
+    presets: Mapping[str, Mapping[str, Any]],
+    preset: str | None,
+    hparams: Mapping[str, Any] | Literal["auto"],
+    probes: Path | None = None,
+    monitor: Monitor = NOTHING,
+) -> Chosen:
+    """Hyper-parameters: a preset's with changes over them, else by a kept or a new probe.
+
+    ``presets``: the editor's for this model by name, the default first.
+
+    Raises:
+        InvalidHParams: unknown editor or preset, wrong values, or nothing to choose them by.
+        Whatever ``monitor.check`` raises.
+    """
+    if isinstance(hparams, str):
+        if hparams != AUTO:
+            message = f'must be a mapping, or "auto", not {hparams!r}'
+            raise InvalidHParams([FieldProblem("/hparams", "no_hparams", message)])
+        check_automatic(editor, preset)
+        return choose(base, editor, folder=probes, monitor=monitor)[0]
+    if needs_choice(editor, presets, preset, hparams):
+        return choose(base, editor, folder=probes, changes=hparams, monitor=monitor)[0]
+    name, checked = preset_hparams(editor, presets, preset, hparams, base.n_layers)
+    return Chosen(checked, "given" if name is None else "preset")
+
+
+def own_presets(
+    model: str, editor: str, preset: str | None, folder: Path | None = None
+) -> dict[str, Mapping[str, Any]]:
+    """An editor's presets for a model by name, the default first; also the one that is named.
+
+    Raises:
+        InvalidHParams: unknown editor or preset, a preset of another editor.
+    """
     hparams_class(editor)  # an unknown editor has no presets
-    presets = {p.name: p.hparams for p in presets_for(model, folder) if p.editor == editor}
+    presets: dict[str, Mapping[str, Any]] = {
+        p.name: p.hparams for p in presets_for(model, folder) if p.editor == editor
+    }
     if preset is not None:  # one made for another model is fine here
         chosen = load_preset(preset, folder)
         if chosen.editor != editor:
             message = f"preset {preset!r} is for the editor {chosen.editor!r}, not {editor!r}"
             raise InvalidHParams([FieldProblem("/preset", "other_editor", message)])
         presets[preset] = chosen.hparams
-    return preset_hparams(editor, presets, preset, changes, n_layers)[1]
+    return presets
 
 
 def prepare_facts(base: LoadedModel, facts: Sequence[Fact | Mapping[str, Any]]) -> list[Fact]:
@@ -262,10 +330,9 @@ def corpus_texts(model: str, corpus: Path | str | None) -> list[str]:
     """The documents that second moments are taken over.
 
     Raises:
-        NoMoments: no text is given and the model is not a bundled one.
         JeepError: the file cannot be read, or has no documents.
     """
-    path = corpus_path(model, corpus)
+    path = text_of(model, None if corpus is None else Path(corpus))
     texts = texts_of(path)
     if not texts:
         raise JeepError(f"{path} has no documents: it must hold a text, one document a line")
@@ -283,26 +350,24 @@ def moments_of(
     """Second moments for commands that try these editors; none is read that none of them needs.
 
     Raises:
-        NoMoments, JeepError: as `corpus_texts`; imported ones need the folder they are in.
+        JeepError: as `corpus_texts`; imported ones need the folder they are in.
     """
     if imported is not None and folder is None:
         raise JeepError("--moments needs --folder, the folder that they were imported into")
     needed = any(may_need_moments(hparams_class(editor)) for editor in editors)
     read = needed and imported is None
-    texts = corpus_texts(base.name, corpus) if read else []
-    return Moments(base, texts, samples, folder, imported)
+    if read:
+        return moments_over(base, corpus, samples, folder)
+    return Moments(base, [], samples, folder, imported)
 
 
-def corpus_path(model: str, corpus: Path | str | None) -> Path:
-    """The text for second moments.
+def moments_over(
+    base: LoadedModel, corpus: Path | None, samples: int = 0, folder: Path | None = None
+) -> Moments:
+    """Second moments over the text that is meant; ``samples`` tokens of it, 0: the usual number.
 
     Raises:
-        NoMoments: none is given and the model is not a bundled one.
+        JeepError: as `corpus_texts`.
     """
-    found = text_of(model, None if corpus is None else Path(corpus))
-    if found is None:
-        raise NoMoments(
-            f"second moments of {model!r} need a text corpus, one document a line: "
-            "corpus=, --corpus or JEEP_CORPUS names the file"
-        )
-    return found
+    texts = corpus_texts(base.name, corpus)
+    return Moments(base, texts, samples or samples_of(base.name, corpus, base.mlp_size), folder)

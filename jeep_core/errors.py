@@ -4,8 +4,7 @@ JeepError
 ├── InvalidFields       wrong input; carries a problem per field
 │   ├── InvalidFacts    … facts that cannot be edited
 │   └── InvalidHParams  … hyper-parameters, a preset or an editor name that make no sense
-├── NoMoments           neither a text nor imported statistics to take second moments from
-│   └── MissingMoments  … or those that were imported lack a layer
+├── MissingMoments      imported second moments lack a layer
 ├── UnsupportedModel    the model's architecture or weights cannot be edited
 ├── UnreadableText      a text file that is not there, not UTF-8, or empty
 ├── NumericalError      a value that is not finite, a linear system without a solution
@@ -87,13 +86,7 @@ class InvalidHParams(InvalidFields):
     code = "invalid_hparams"
 
 
-class NoMoments(JeepError):
-    """An editor needs second moments, and there is neither a text nor a name of imported ones."""
-
-    code = "no_corpus"
-
-
-class MissingMoments(NoMoments):
+class MissingMoments(JeepError):
     """Imported second moments lack a layer that an edit writes."""
 
     code = "no_moments"

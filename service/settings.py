@@ -88,14 +88,15 @@ class Settings(BaseSettings):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$")] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     corpus: Path | None = Field(
-        default=None, description="Text that second moments are taken from."
+        default=None, description="Text for second moments; default: one that ships."
     )
     presets: Path | None = Field(
         default=None, description="Folder of own presets, as jeep tune writes them."
     )
     relations: Path | None = Field(default=None, description="JSON: relation name → template.")
     moment_samples: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="Tokens for second moments; default: 20 per key dimension."
+        default=None,
+        description="Tokens for second moments; default: 20 per key dimension, 8 of what ships.",
     )
     moments: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] | None = Field(
         default=None, description="Imported second moments to use instead of a corpus."

@@ -26,6 +26,7 @@ from jeep_core.errors import JeepError
 from jeep_core.models.loading import LoadedModel, load
 from jeep_core.moments import cache as core
 from jeep_core.moments.published import Imported
+from jeep_core.moments.source import samples_of
 from jeep_core.moments.sums import MomentSums, merge, padding_share
 from jeep_core.monitor import Monitor
 from jeep_core.spec.hparams import presets_for, validate_hparams
@@ -80,6 +81,7 @@ def compute(
             f"{base.name} has {counted(base.n_layers, 'layer')}, none {layer_of(wrong[0])}"
         )
     texts = corpus_texts(base.name, corpus)
+    samples = samples or samples_of(base.name, corpus, base.mlp_size)
     moments = core.Moments(base, texts, samples, folder, shipped=False)
     batches = moments.batches()
     yield f"{counted(len(batches), 'batch', 'batches')}, {padding_share(batches):.1%} padding"

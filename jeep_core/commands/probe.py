@@ -7,7 +7,7 @@ writes ``probe.json`` and plots, and proposes the layers that an edit should wri
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,16 @@ from jeep_core.errors import JeepError
 from jeep_core.models.loading import load, texts_of
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import Monitor
+from jeep_core.probe.defaults import BUNDLED_SUITE
 from jeep_core.probe.kept import keep as keep_record
+from jeep_core.probe.knowledge import NAME, known_facts
 from jeep_core.probe.run import PROMPTS, Related, bundled_table, probe, read_table
 from jeep_core.probe.word_sets import TableFact
+from jeep_core.spec.facts import Fact
 from jeep_core.spec.finite import json_text
 from jeep_core.suites import InvalidSuite, load_suite
 from jeep_core.text.counting import counted
 
-SUITE = "atlas-counterfact-validation"
 err = Console(stderr=True, highlight=False)
 
 
@@ -50,7 +52,8 @@ def run(
     Args:
         model: bundled name, local folder, GGUF file, hub id, or a name of ``models_dir``.
         out: folder for ``probe.json`` and the plots.
-        suite: facts, a file or a bundled name; None: the bundled ones of a bundled model.
+        suite: facts, a file or a bundled name; None: the bundled ones of a bundled model, for
+            others general knowledge that ships.
         limit: prompts at most.
         seed: draws prompts, donors and noise.
         corpus: text for related words, one document a line.
@@ -61,28 +64,29 @@ def run(
         models_dir: the model directory; None: there is none.
 
     Raises:
-        JeepError: no suite, files that are none, a model that cannot be loaded.
+        JeepError: files that are none, a model that cannot be loaded.
         OSError: a file or folder cannot be read or written.
     """
-    chosen = suite or (SUITE if model in atlas.MODELS else None)
-    if chosen is None:
-        raise JeepError(f"a probe of {model!r} needs a suite of facts: --suite FILE")
+    chosen = suite or (BUNDLED_SUITE if model in atlas.MODELS else None)
+    facts: Sequence[Fact] = ()
     try:
-        facts = load_suite(chosen).cases
+        facts = () if chosen is None else load_suite(chosen).cases
     except InvalidSuite as error:
         raise JeepError(f"{chosen} is no suite: {error}") from None
     related = related_to(model, corpus, table)
     base = load(model, device, dtype, models_dir)
     with _bar() as monitor:
+        if chosen is None:
+            facts = known_facts(ModelView(base), limit, monitor)
         found = probe(
             ModelView(base), facts, limit=limit, seed=seed, related=related, monitor=monitor
         )
-    record = {**found.record(), "suite": Path(chosen).name}
+    record = {**found.record(), "suite": NAME if chosen is None else Path(chosen).name}
     write(out, record)
     print(summary(record))
     print(f"figures and plots are in {out}/")
     if keep is not None and found.hparams is not None:
-        print(f'hparams "auto" goes by {keep_record(keep, record)}')
+        print(f"edits without hyper-parameters go by {keep_record(keep, record)}")
 
 
 def related_to(model: str, corpus: Path | None, table: Path | None) -> Related | None:

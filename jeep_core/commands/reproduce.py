@@ -36,7 +36,7 @@ from jeep_core.reproduce.runs import Lab, Run, Setting
 from jeep_core.reproduce.work import work_through
 from jeep_core.spec.finite import json_text
 from jeep_core.spec.hparams import Preset, presets_for, validate_hparams
-from jeep_core.storage.files import write_atomically
+from jeep_core.storage.writing import write_atomically
 from jeep_core.suites import InvalidSuite, Style, Suite, load_suite
 from jeep_core.text.counting import counted
 from jeep_core.values.prefixes import sample_prefixes

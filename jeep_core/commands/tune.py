@@ -25,7 +25,7 @@ from rich.progress import (
 )
 
 from jeep_core import atlas
-from jeep_core.editing import corpus_path, moments_of
+from jeep_core.editing import moments_of
 from jeep_core.editors import DEFAULT_EDITOR, hparams_class
 from jeep_core.errors import JeepError
 from jeep_core.evaluation.trials import Trials
@@ -41,9 +41,8 @@ from jeep_core.evaluation.tuning import (
 )
 from jeep_core.models.loading import LoadedModel, load
 from jeep_core.models.views import ModelView
-from jeep_core.moments.source import may_need_moments
 from jeep_core.monitor import Monitor
-from jeep_core.probe.choice import check_automatic, hparams_for
+from jeep_core.probe.choice import check_automatic, from_record
 from jeep_core.probe.kept import kept
 from jeep_core.probe.run import probe
 from jeep_core.spec.facts import Fact
@@ -98,8 +97,6 @@ def run(args: Options) -> None:
     search_of(args.editor)
     if args.layers == "auto":
         check_automatic(args.editor)
-    if args.moments is None and may_need_moments(hparams_class(args.editor)):
-        corpus_path(args.model, args.corpus)  # refused before a model is loaded
     cases, digest = _cases(args.suite, args.cases, args.seed)
     base = load(args.model, args.device, args.dtype, args.models_dir)
     moments = moments_of(base, [args.editor], args.corpus, args.samples, args.folder, args.moments)
@@ -123,7 +120,11 @@ def _automatic(args: Options, base: LoadedModel, cases: list[Fact]) -> dict[str,
     record = kept(args.probes, base.model_hash) if args.probes else None
     if record is None:
         record = probe(ModelView(base), cases).record()
-    return hparams_for(record, args.editor, base.n_layers).model_dump(mode="json")
+    size = base.mlp_size
+    chosen = from_record(record, args.editor, base.n_layers, size, {}, "probe now")
+    for warning in chosen.warnings:
+        err.print(warning, markup=False)
+    return chosen.hparams.model_dump(mode="json")
 
 
 def _cases(suite: str, count: int, seed: int) -> tuple[list[Fact], str]:

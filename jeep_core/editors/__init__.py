@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from jeep_core.editors.plugins import (
     BrokenEditor,
     create_plugin,
@@ -39,6 +41,7 @@ __all__ = [
     "create",
     "hparams_class",
     "in_order",
+    "needs_choice",
     "network_class",
     "preset_hparams",
     "record_of",
@@ -111,13 +114,33 @@ def with_network() -> list[str]:
     return [name for name, found in available()[0].items() if found.network is not None]
 
 
+def needs_choice(
+    editor: str,
+    presets: Mapping[str, Mapping[str, Any]],
+    preset: str | None,
+    changes: Mapping[str, Any],
+) -> bool:
+    """Whether something must choose hyper-parameters: there is no preset, and some are missing.
+
+    Raises:
+        InvalidHParams: as `record_of`.
+    """
+    record = record_of(editor)
+    if record.automatic is None or preset is not None or presets:
+        return False
+    try:
+        record.hparams.model_validate(changes)
+    except ValidationError as error:
+        return any(one["type"] == "missing" for one in error.errors(include_url=False))
+    return False
+
+
 def preset_hparams(
     editor: str,
     presets: Mapping[str, Mapping[str, Any]],
     preset: str | None,
     changes: Mapping[str, Any],
     n_layers: int,
-    auto: bool = False,
 ) -> tuple[str | None, EditorHParams]:
     """The preset that is meant and complete hyper-parameters: its own with ``changes`` over them.
 
@@ -127,7 +150,6 @@ def preset_hparams(
         preset: one of them, or None: the default; without any, ``changes`` must be complete.
         changes: laid over the preset field by field.
         n_layers: number of the model's layers.
-        auto: whether the caller also accepts ``"auto"`` in place of hyper-parameters.
 
     Raises:
         InvalidHParams: unknown editor or preset, values out of range, layers that do not exist.
@@ -141,21 +163,17 @@ def preset_hparams(
     needed = [name for name, field in cls.model_fields.items() if field.is_required()]
     missing = [name for name in needed if name not in changes]
     if chosen is None and missing:
-        message = (
-            f"{editor} has no preset for this model. {_ways_out(editor, record, missing, auto)}"
-        )
+        message = f"{editor} has no preset for this model. {_ways_out(editor, record, missing)}"
         raise InvalidHParams([FieldProblem("/hparams", "no_preset", message)])
     base = presets[chosen] if chosen else {}
     return chosen, validate_hparams(cls, merge(base, changes), n_layers)
 
 
-def _ways_out(editor: str, record: EditorRecord, missing: list[str], auto: bool) -> str:
-    """Advice where an editor has no preset for a model."""
+def _ways_out(editor: str, record: EditorRecord, missing: list[str]) -> str:
+    """Advice where an editor has no preset for a model, and nothing may choose for it."""
     named = " and ".join(missing)
     ways = [f"give its hyper-parameters in hparams ({named} cannot be left out)"]
-    if record.automatic is not None and auto:
-        ways.insert(0, 'send "hparams": "auto", which takes layers that a probe proposes')
-    elif record.automatic is not None:
+    if record.automatic is not None:
         ways.insert(0, "take the hyper-parameters that a probe proposes (jeep probe, POST /probes)")
     if record.search is not None:
         ways.append(

@@ -1,20 +1,28 @@
 """Where the second moments that an edit needs come from; no torch, because the API uses it, too.
 
 The one rule: ``moment_layers`` of the hyper-parameters says which ones are needed.  Imported
-statistics give those of the layers that were imported, a text gives those of any layer, and an
-editor that needs none needs neither.
+statistics give those of the layers that were imported.  Without them a text gives those of any
+layer: the one that is named, else a bundled model's own, else an English one that ships.  An editor
+that needs none needs neither.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from jeep_core import atlas
-from jeep_core.errors import MissingMoments, NoMoments
+from jeep_core.errors import MissingMoments
 from jeep_core.spec.hparams import EditorHParams
 from jeep_core.spec.matrices import Place, in_order
+
+DEFAULT_CORPUS = Path(__file__).parent / "data" / "english.txt"
+"""The English text that ships for models without one of their own; ``english.md`` says whence."""
+
+TOKENS_PER_DIMENSION = 20
+TOKENS_OF_DEFAULT = 8
+"""Per dimension of the keys, of the text that ships: a first edit waits for them."""
 
 
 def import_command(name: str) -> str:
@@ -32,27 +40,38 @@ def may_need_moments(cls: type[EditorHParams]) -> bool:
     return cls.moment_layers is not EditorHParams.moment_layers
 
 
-def text_of(model: str, corpus: Path | None) -> Path | None:
-    """The text for second moments: the one that is given, for bundled models their own."""
+def text_of(model: str, corpus: Path | None) -> Path:
+    """The text for second moments: the one that is given, a bundled model's own, else English."""
     if corpus is not None:
         return corpus
-    return atlas.CORPUS if model in atlas.MODELS else None
+    return atlas.CORPUS if model in atlas.MODELS else DEFAULT_CORPUS
+
+
+def samples_of(model: str, corpus: Path | None, mlp_size: int) -> int:
+    """How many tokens of that text are taken where no number is given."""
+    quick = text_of(model, corpus) == DEFAULT_CORPUS
+    return (TOKENS_OF_DEFAULT if quick else TOKENS_PER_DIMENSION) * mlp_size
+
+
+def origin_of(model: str, corpus: Path | None, imported: str | None) -> str:
+    """Where second moments come from, in words for answers and manifests."""
+    if imported is not None:
+        return f"imported {imported}"
+    if corpus is not None:
+        return f"corpus {corpus.name}"
+    return "bundled corpus" if model in atlas.MODELS else "default corpus"
 
 
 @dataclass(frozen=True)
 class MomentSource:
     """The sources of a model's second moments.
 
-    ``text``: there is one to take them over.  ``imported``: the name of published statistics
-    that replace it, imported into ``folder``.  ``without``: the editors that need none, which
-    refusals name.
+    ``imported``: the name of published statistics that replace a text, imported into ``folder``.
     """
 
     model_hash: str
-    text: bool
     imported: str | None
     folder: Path
-    without: Sequence[str] = ()
 
     def missing(self, layers: Collection[Place]) -> list[Place]:
         """Those of these matrices that nothing was imported for."""
@@ -73,38 +92,12 @@ class MomentSource:
         """Refuse an edit whose second moments cannot be had.
 
         Raises:
-            NoMoments: there is neither a text nor a name of imported statistics.
             MissingMoments: they were not imported for a layer that the edit writes.
         """
-        layers = hparams.moment_layers
-        if not layers:
-            return
-        self.check_any(editor)
-        missing = self.missing(layers)
+        missing = self.missing(hparams.moment_layers)
         if missing:
             names = ", ".join(map(str, missing))
             raise MissingMoments(
                 f"{editor} needs second moments of layers {names}, and JEEP_MOMENTS="
                 f"{self.imported} lacks them: {import_command(str(self.imported))} adds them"
             )
-
-    def check_any(self, editor: str) -> None:
-        """Refuse an editor that will need second moments of layers that are not known yet.
-
-        Raises:
-            NoMoments: as `check`.
-        """
-        if not self.text and self.imported is None:
-            verb = "need" if ", " in editor else "needs"  # a log line names several
-            raise NoMoments(
-                f"{editor} {verb} second moments, and there is no text to take them over: start "
-                "the worker with --corpus FILE (JEEP_CORPUS), a text with one document a line, "
-                f"or import published ones with {import_command('NAME')} and start it with "
-                f"--moments NAME (JEEP_MOMENTS){self._others()}"
-            )
-
-    def _others(self) -> str:
-        """The end of a refusal: the editors that can be used nonetheless."""
-        *most, last = self.without or [""]
-        names = f"{', '.join(most)} and {last}" if most else last
-        return f"; {names} need{'' if most else 's'} none" if names else ""

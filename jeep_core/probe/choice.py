@@ -1,15 +1,36 @@
-"""From a probe's record to hyper-parameters of an editor; no torch, as the api needs it too."""
+"""Hyper-parameters that nobody gave; no torch, as the api needs it too.
+
+They are made of a probe's record by the editor's own rule.  Where the probe proposes nothing, they
+are made of fractions of the model's depth (`depths`), so that a first edit never fails for want of
+evidence.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from jeep_core.editors import available, hparams_class, record_of
 from jeep_core.errors import FieldProblem, InvalidHParams
-from jeep_core.spec.hparams import EditorHParams, validate_hparams
+from jeep_core.spec.hparams import EditorHParams, merge, validate_hparams
 
 AUTO = "auto"
+Source = Literal["given", "preset", "kept probe", "probe now", "depths"]
+"""Where hyper-parameters come from, in words for answers and manifests."""
+LOW_END = 1 / 3
+LOW_LENGTH = 1 / 5
+HIGH_START = 3 / 4
+HIGH_LENGTH = 1 / 12
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Hyper-parameters that nobody gave, their source, and what the user should know about it."""
+
+    hparams: EditorHParams
+    source: Source
+    warnings: tuple[str, ...] = ()
 
 
 def check_automatic(editor: str, preset: str | None = None) -> None:
@@ -31,10 +52,88 @@ def check_automatic(editor: str, preset: str | None = None) -> None:
         raise _problem("/preset", "with_auto", message)
 
 
-def hparams_for(record: Mapping[str, Any], editor: str, n_layers: int) -> EditorHParams:
+def depths(n_layers: int, mlp_size: int, parallel: bool = False) -> dict[str, Any]:
+    """A proposal from the model's size alone, in the form of a probe's.
+
+    The low region ends at a third of the depth and has a fifth of the layers, in a parallel model
+    without block 0; the high one begins at three quarters and has a twelfth.  (The paper's layers
+    of LLaMA-7B: 5 to 10 and 22 to 24 of 32.)  γ* is small and λ 0.02 d_ff samples, which held best
+    of what was tried on SmolLM2-135M.  A model of fewer than three layers has no room for two
+    regions: they overlap then, which an editor that needs both refuses.
+    """
+    low_last = max(0, min(int(n_layers * LOW_END), n_layers - 3))
+    first = 1 if parallel and n_layers > 3 else 0
+    low_last = max(first, low_last)
+    low = range(max(first, low_last + 1 - _length(n_layers, LOW_LENGTH)), low_last + 1)
+    length = min(_length(n_layers, HIGH_LENGTH), max(1, n_layers - 2 - low_last))
+    high = max(0, min(int(n_layers * HIGH_START), n_layers - 1 - length))
+    weight = max(1.0, round(0.02 * mlp_size))
+    return {
+        "learning_rate": 0.5,
+        "low": {"layers": list(low), "clamp": 1.5, "moment_weight": weight},
+        "high": {
+            "layers": list(range(high, high + length)),
+            "clamp": 0.1,
+            "moment_weight": weight,
+        },
+    }
+
+
+def from_record(
+    record: Mapping[str, Any],
+    editor: str,
+    n_layers: int,
+    mlp_size: int,
+    changes: Mapping[str, Any],
+    source: Source,
+) -> Chosen:
+    """The proposal of a probe's record for an editor, else fractions of the depth.
+
+    ``changes`` are laid over it field by field.
+
+    Raises:
+        InvalidHParams: an editor without automatic hyper-parameters, wrong changes, a model of too
+            few layers.
+    """
+    try:
+        return Chosen(hparams_for(record, editor, n_layers, changes), source)
+    except InvalidHParams as error:
+        [problem, *_] = error.problems
+        if problem.code != "no_proposal":
+            raise
+        said = problem.message
+    found = by_depths(editor, n_layers, mlp_size, changes, bool(record.get("parallel")))
+    warning = (
+        f"hyper-parameters are fractions of the model's depth, as a probe proposes none ({said}); "
+        "a probe of facts that the model knows may do better: POST /probes"
+    )
+    return Chosen(found, "depths", (warning,))
+
+
+def by_depths(
+    editor: str,
+    n_layers: int,
+    mlp_size: int,
+    changes: Mapping[str, Any],
+    parallel: bool = False,
+) -> EditorHParams:
+    """Complete hyper-parameters of an editor by fractions of the depth, with changes over them.
+
+    Raises:
+        InvalidHParams: an editor without automatic hyper-parameters, wrong changes, a model of too
+            few layers.
+    """
+    record = {"hparams": depths(n_layers, mlp_size, parallel)}
+    return hparams_for(record, editor, n_layers, changes)
+
+
+def hparams_for(
+    record: Mapping[str, Any], editor: str, n_layers: int, changes: Mapping[str, Any] | None = None
+) -> EditorHParams:
     """Complete hyper-parameters of an editor from a probe's JSON record.
 
     The editor's own record says what it takes of the proposal; the rest keeps its defaults.
+    ``changes`` are laid over all of it.
 
     Raises:
         InvalidHParams: the probe proposes nothing, or nothing for this editor.
@@ -51,7 +150,11 @@ def hparams_for(record: Mapping[str, Any], editor: str, n_layers: int) -> Editor
     except (KeyError, IndexError, TypeError, ValueError) as error:
         message = f"{editor} cannot use what the probe proposes: {type(error).__name__}: {error}"
         raise _problem("/hparams", "no_proposal", message) from error
-    return validate_hparams(hparams_class(editor), chosen, n_layers)
+    return validate_hparams(hparams_class(editor), merge(chosen, changes or {}), n_layers)
+
+
+def _length(n_layers: int, share: float) -> int:
+    return max(1, round(n_layers * share))
 
 
 def _problem(pointer: str, code: str, message: str) -> InvalidHParams:

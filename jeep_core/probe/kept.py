@@ -9,8 +9,8 @@ from typing import Any
 
 from jeep_core.errors import JeepError
 from jeep_core.spec.finite import json_text
-from jeep_core.storage.files import write_atomically
 from jeep_core.storage.records import sealed, unsealed
+from jeep_core.storage.writing import write_atomically
 
 
 def keep(folder: Path, record: Mapping[str, Any]) -> Path:

@@ -19,7 +19,7 @@ from jeep_core.moments.cache import Moments
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.finite import json_text
 from jeep_core.spec.hparams import EditorHParams, OptimisedEditorHParams
-from jeep_core.storage.files import write_atomically
+from jeep_core.storage.writing import write_atomically
 from jeep_core.suites import Case, Suite
 from jeep_core.values.cache import ValueCache, set_key
 

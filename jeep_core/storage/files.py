@@ -71,19 +71,6 @@ def _digest(tensors: Mapping[str, torch.Tensor], record: str) -> str:
     return digest.hexdigest()
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file aside, flush it to disk and put it in place."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def read_record(path: Path) -> dict[str, Any]:
     """The record that ``save_whole`` kept beside the tensors."""
     with safe_open(path, "pt") as file:

@@ -148,6 +148,11 @@ def parse_object(text: str, where: str) -> dict[str, Any]:
     return found
 
 
+def hparams_given(text: str | None) -> Any:
+    """Hyper-parameters of a command line: a JSON object, or the word auto."""
+    return parse_json(text, "--hparams") if text and text != "auto" else text
+
+
 def read_facts(file: Path, where: str) -> Any:
     """The JSON value of a file, or a list of one value per line; ``-`` is standard input."""
     try:

@@ -55,8 +55,13 @@ def plan(answer: EditPlan) -> RenderableType:
         prompt, target = fact.tokens[: fact.prediction + 1], fact.target_tokens
         shown = " ".join(prompt) + " → " + " ".join(target)
         _row(table, fact.index, shown, fact.tokens[fact.subject_last], fact.tokens[fact.prediction])
-    parts: list[RenderableType] = [Text(f"{answer.editor}, preset {answer.preset}"), table]
+    preset = f" {answer.preset}" if answer.preset else ""
+    said = f"{answer.editor}, hyper-parameters: {answer.source}{preset}"
+    if answer.moments is not None:
+        said += f", second moments: {answer.moments}"
+    parts: list[RenderableType] = [Text(said), table]
     parts += [Text(f"fact {item.index} repeats fact {item.kept}") for item in answer.duplicates]
+    parts += map(Text, answer.warnings)
     parts += [Text(f"{one.code}: {one.message}", style="red") for one in answer.obstacles]
     return Group(*parts)
 

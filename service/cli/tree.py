@@ -19,6 +19,7 @@ HELP = "Show this, or the help of a command."
 VISIBLE = (
     Later("serve", "running:serve", "Run everything in the foreground.", SERVICE),
     Later("demo", "running:demo", "Show an edit of the bundled model.", SERVICE),
+    Later("demo-real", "running:demo_real", "Show an edit of real facts in a real model.", SERVICE),
     Later("api", "running:api", "Run the api alone.", SERVICE),
     Later("worker", "running:worker", "Run a worker alone.", SERVICE),
     Later("edit", "edits:edit", "Submit facts, or records of any suite.", DAILY),

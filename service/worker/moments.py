@@ -7,6 +7,7 @@ import threading
 from jeep_core.editing import corpus_texts
 from jeep_core.models.loading import LoadedModel
 from jeep_core.moments.cache import Moments
+from jeep_core.moments.source import samples_of
 from service.settings import Settings
 from service.store import Store
 
@@ -27,7 +28,6 @@ class SharedMoments:
         """Moments for one user, which may be used beside those of others.
 
         Raises:
-            NoMoments: there is neither a text nor imported moments.
             JeepError: the text cannot be read.
         """
         with self._lock:
@@ -41,11 +41,13 @@ class SharedMoments:
 
     def _made(self, needed: bool) -> Moments:
         settings = self._settings
+        base = self._base
         read = needed and settings.moments is None
+        usual = samples_of(base.name, settings.corpus, base.mlp_size)
         return Moments(
-            self._base,
-            corpus_texts(self._base.name, settings.corpus) if read else [],
-            settings.moment_samples or 0,
+            base,
+            corpus_texts(base.name, settings.corpus) if read else [],
+            settings.moment_samples or usual,
             folder=self._store.base.moments_folder,
             imported=settings.moments,
             factor_bytes=settings.factor_memory_mb * 2**20,

@@ -19,10 +19,10 @@ from transformers.utils import logging as transformers_logging
 
 from jeep_core.editing import relations
 from jeep_core.editors import BrokenEditor, available, hparams_class
-from jeep_core.errors import JeepError, NoMoments, reason_of
+from jeep_core.errors import JeepError, reason_of
 from jeep_core.evaluation.perplexity import text_path
 from jeep_core.models.loading import LoadedModel, load
-from jeep_core.moments.source import import_command, text_of
+from jeep_core.moments.source import import_command, origin_of
 from jeep_core.spec.hparams import presets_for, validate_hparams
 from service.contracts.jobs import Lane, now
 from service.contracts.schemas import WorkerInfo
@@ -267,20 +267,11 @@ def load_mended_head(store: Store, views: VersionViews) -> None:
         load_head(store, views)
 
 
-def has_corpus(model: str, settings: Settings) -> bool:
-    """Whether there is a text that second moments can be taken over."""
-    return text_of(model, settings.corpus) is not None
-
-
 def say_moments(store: Store, info: WorkerInfo) -> None:
-    """Log which editors cannot be used without second moments, by the same rule as for requests."""
+    """Log where second moments come from, and which editors cannot be used for want of them."""
     needing = ", ".join(name for name, found in available()[0].items() if found.needs_moments)
-    source = source_of(store.base, info)
-    try:
-        source.check_any(needing)
-    except NoMoments as error:
-        log.warning("%s; until then edits by editors that need them are refused", error)
-    if info.moments is not None and not source.imported_files():
+    log.info("second moments: %s", info.moments_from)
+    if info.moments is not None and not source_of(store.base, info).imported_files():
         log.warning(
             "JEEP_MOMENTS: nothing is imported as %s for this model: edits by %s are refused "
             "until %s has been run",
@@ -323,8 +314,8 @@ def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
         relations=relations() | own_relations(settings.relations),
         presets=names,
         preset_values={f"{p.editor}/{p.name}": p.hparams for p in presets},
-        corpus=has_corpus(base.name, settings),
         moments=settings.moments,
+        moments_from=origin_of(base.name, settings.corpus, settings.moments),
         perplexity_text=text_path(base.name, settings.perplexity_text) is not None,
         started_at=now(),
     )

@@ -8,7 +8,8 @@ from rich.console import Console
 
 from service.client import Client
 from service.contracts.schemas import GenerateResult
-from service.demo import CLAIMS, ask, story
+from service.demo import real
+from service.demo.bundled import CLAIMS, ask, story
 
 LYON, NAGOYA = "Lyon is a city in the country of", "Nagoya is a city in the country of"
 
@@ -37,6 +38,22 @@ def test_the_demo_tells_its_story(at_base, capsys):
     shown = capsys.readouterr().out
     assert "answers as they were: yes" in shown
     assert "Lyon is a city in the country of" in shown
+
+
+def test_the_demo_of_a_real_model_tells_its_story_of_any_model(at_base, capsys):
+    console = Console(force_terminal=False, width=160)
+    seen = real.told(at_base.client, "a model", console)
+    assert seen is not None
+    assert seen.rolled_back
+    assert (seen.edit.source, seen.edit.moments) == ("preset", "bundled corpus")
+    assert seen.edit.guards.perplexity > 0
+    real.show(seen, console)
+    shown, page = capsys.readouterr().out, real.markdown(seen)
+    for text in (shown, page):
+        assert "The Eiffel Tower is located in the city of" in text
+        assert "from the request to the committed version" in text
+        assert "all answers and the hash of all weights are as before" in text
+    assert page.count("| neighbour |") == len(real.CLAIMS)
 
 
 def test_an_edit_reports_every_fact_before_and_after(at_base):

@@ -18,6 +18,7 @@ record = EditorRecord(
         },
         start={"low": {"null_space": 0.02, "moment_weight": 10}},
     ),
+    automatic=lambda found: {"low": {**found["low"], "null_space": 0.02, "moment_weight": 10.0}},
     order=7,
     many_facts=False,
     plot=PlotStyle(SKY, "P", ":"),

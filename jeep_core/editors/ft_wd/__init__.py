@@ -17,6 +17,7 @@ record = EditorRecord(
             "decay_towards": ("start", "zero"),
         },
     ),
+    automatic=lambda found: {"layer": found["high"]["layers"][0]},
     order=1,
     many_facts=False,
     plot=PlotStyle(BLACK, "x", ":"),

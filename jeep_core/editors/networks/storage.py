@@ -24,8 +24,8 @@ from jeep_core.errors import InvalidHParams, JeepError
 from jeep_core.models.families import is_transposed
 from jeep_core.models.loading import LoadedModel
 from jeep_core.spec.finite import json_text
-from jeep_core.storage.files import write_atomically
 from jeep_core.storage.records import sealed
+from jeep_core.storage.writing import write_atomically
 
 READS, BETWEEN_READS_S = 10, 0.05
 

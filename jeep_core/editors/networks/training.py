@@ -45,8 +45,9 @@ from jeep_core.spec.finite import (
     overflow_named,
 )
 from jeep_core.spec.positions import PromptTokens
-from jeep_core.storage.files import load_whole, save_whole, write_atomically
+from jeep_core.storage.files import load_whole, save_whole
 from jeep_core.storage.records import sealed, unsealed
+from jeep_core.storage.writing import write_atomically
 from jeep_core.values.gradient_pairs import Pairs, batches, enter, gradient_pairs, read, shifted
 
 log = logging.getLogger(__name__)

@@ -13,6 +13,7 @@ record = EditorRecord(
         depths=(0.1, 0.2, 0.3),
         values={"clamp": (1, 2, 4, 8), "learning_rate": (0.5, 2), "kl_weight": (0.0625, 1)},
     ),
+    automatic=lambda found: {"layer": found["low"]["layers"][-1]},
     order=3,
     many_facts=False,
     plot=PlotStyle(ORANGE, "v", "--"),

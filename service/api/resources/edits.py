@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 
-from jeep_core.errors import NoMoments
+from jeep_core.errors import MissingMoments
 from service.api.http.access import needs
 from service.api.http.bodies import is_json_lines, json_request_body, read_json
 from service.api.http.limits import fact_errors
@@ -29,8 +29,9 @@ from service.api.submission.edits import (
     known_parent,
     record,
 )
+from service.api.submission.plans import plan_of
 from service.api.submission.uploads import Reading, from_file, from_value, has_records, reading
-from service.api.submission.validation import ValidEdit, plan_of
+from service.api.submission.validation import ValidEdit
 from service.contracts.jobs import Job, JobError, JobStatus
 from service.contracts.schemas import (
     AUTO,
@@ -61,15 +62,18 @@ White space around a prompt is a part of it.  `join` says how answers follow pro
 a blank unless the texts need none, `space` and `none` always or never; a dry run shows it.
 
 **Hyper-parameters** are the preset's with `hparams` laid over them, field by field; together they
-must satisfy the editor's schema; the field names those of all editors.  For some
-editors they may be `"auto"`: layers that a probe of the base model proposes, see `/probes`; the
-version's manifest records what they became.
+must satisfy the editor's schema; the field names those of all editors.  For a model without a
+preset, some editors need none: they are what the kept probe of the base model
+proposes (see `/probes`), else a small probe within the job; `hparams` is laid over that, too, and
+`"auto"` asks for it although there is a preset.  Where a probe proposes nothing they are fractions
+of the model's depth, with a warning.  A dry run says what would be chosen and its `source`; the
+result and the version's manifest record what it was.
 
 **What an editor needs**: some need a network trained for the model (`POST /hypernetworks`, `jeep
-train-hypernetwork`), and those that solve for a matrix need second moments: the ones shipped with
-the bundled models, a text (`JEEP_CORPUS`) or imported ones (`JEEP_MOMENTS`).  What is lacking is a
-409, and is listed in `obstacles` of a dry run, as are a head that has moved and a name that is
-taken.
+train-hypernetwork`), and those that solve for a matrix need second moments: imported ones
+(`JEEP_MOMENTS`), or over a text: the one that is named (`JEEP_CORPUS`), a bundled model's own, else
+an English one that ships (`moments` of the result: `default corpus`).  What is lacking is a 409,
+and is listed in `obstacles` of a dry run, as are a head that has moved and a name that is taken.
 
 **Guards** are measured on the new version against its parent; one that is not kept fails the job
 with `guard_failed` and its figure, and no version is written.
@@ -160,7 +164,7 @@ async def submit_edit(
     model = await run_in_threadpool(state.models.get)
     edit = await run_in_threadpool(checked, submission, model)
     if dry_run:
-        plan = await run_in_threadpool(plan_of, edit, model)
+        plan = await run_in_threadpool(plan_of, edit, model, state.store.base)
         plan.imported = submission.imported
         plan.obstacles = await run_in_threadpool(_obstacles, state, submission.options, edit, model)
         return Response(plan.model_dump_json(), media_type="application/json")
@@ -221,7 +225,7 @@ def check_possible(state: ApiState, edit: ValidEdit, model: PublishedModel) -> N
     """Refuse a valid edit for which the worker would lack moments or a network.
 
     Raises:
-        NoMoments: answered with 409.
+        MissingMoments: answered with 409.
         ApiProblem: 409 without a network that fits.
     """
     check_moments(state.store.base, model.info, edit.editor, edit.hparams)
@@ -244,7 +248,7 @@ def _obstacles(
     ):
         try:
             check(*arguments)
-        except (NoMoments, ApiProblem) as error:
+        except (MissingMoments, ApiProblem) as error:
             found.append(JobError(code=error.code, message=str(error)))
     return found
 

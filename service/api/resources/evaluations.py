@@ -11,7 +11,6 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
-from jeep_core.editors import preset_hparams
 from jeep_core.text.counting import counted
 from service.api.http.access import needs
 from service.api.http.bodies import json_request_body, read_model
@@ -28,8 +27,9 @@ from service.api.jobs.submitting import KeyHeader, check_key
 from service.api.model import PublishedModel
 from service.api.resources.suites import suite_info
 from service.api.state import ApiState, State
+from service.api.submission.validation import hparams_of
 from service.contracts.jobs import Job, JobKind, JobStatus
-from service.contracts.schemas import JobOut
+from service.contracts.schemas import AUTO, JobOut
 from service.contracts.schemas.access import Scope
 from service.contracts.schemas.evaluation import (
     COMPARISONS_FILE,
@@ -54,6 +54,7 @@ Queues an evaluation and answers 202 with its job; `Location` is the evaluation'
 `{suite, versions}` measures versions as they stand (default: head).  `{suite, editor, n_edits}`
 is a trial: for every n, the first n of the drawn cases are edited together into the base model,
 measured, and thrown away; no version is written.  `n_edits` may contain 0, the unedited model.
+Hyper-parameters of a trial are chosen as those of an edit; the result has them, and their `source`.
 
 The same `seed` draws the same cases, texts and intervals.
 """
@@ -106,6 +107,9 @@ async def show_evaluation(id: str, state: State) -> Evaluation:
     job = await EVALUATIONS.find(state, id)
     fields = {"suite", "targets", "editor", "preset", "hparams", "limit", "seed"}
     asked = EVALUATIONS.payload(job).model_dump(include=fields)
+    result = EVALUATIONS.result(job)
+    if result is not None and result.hparams is not None:
+        asked["hparams"] = result.hparams
     return Evaluation(**EVALUATIONS.shown(job), **asked)
 
 
@@ -158,7 +162,7 @@ def _journaled(state: ApiState, body: EvaluationRequest, key: str | None) -> tup
     """Journal a job; False if ``key`` already belongs to it.
 
     Raises:
-        ApiProblem: 404 for an unknown suite, 409 without a text for moments, 422, 429 if too
+        ApiProblem: 404 for an unknown suite, 409 for missing moments, 422, 429 if too
             many jobs wait, 503.
         StoreFull: there is no room for another job.
     """
@@ -207,12 +211,10 @@ def _trial(
 
     Raises:
         ApiProblem, InvalidHParams: answered with 422.
-        NoMoments: answered with 409.
+        MissingMoments: answered with 409.
     """
     editor, sizes = str(body.editor), list(dict.fromkeys(body.n_edits or []))
-    names = model.info.presets.get(editor, [])
-    known = {name: model.info.preset_values[f"{editor}/{name}"] for name in names}
-    preset, hparams = preset_hparams(editor, known, body.preset, body.hparams, model.info.n_layers)
+    preset, hparams, changes = hparams_of(editor, body.preset, body.hparams, model)
     if max(sizes) > cases:
         message = f"the suite has {counted(cases, 'case')}, {max(sizes)} edits are asked for"
         raise invalid([field_error("/n_edits", "too_many", message)])
@@ -222,7 +224,8 @@ def _trial(
         "targets": targets,
         "editor": editor,
         "preset": preset,
-        "hparams": hparams.model_dump(mode="json"),
+        "hparams": AUTO if hparams == AUTO else hparams.model_dump(mode="json"),
+        "changes": changes,
     }
 
 

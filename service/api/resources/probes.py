@@ -11,7 +11,6 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
 from pydantic import BaseModel
 
-from jeep_core import atlas
 from jeep_core.spec.facts import parse_facts
 from jeep_core.spec.positions import check_facts
 from service.api.http.access import needs
@@ -51,8 +50,10 @@ Queues a contrast probe and answers 202 with its job; `Location` is the probe's 
 
 The first tokens of the original and of the target answer are read in every layer, at the
 subject's last token and at the prediction position; states are exchanged between prompts; and
-from both a low and a high region are proposed.  A probe of `base` that proposes layers is what
-`hparams: "auto"` of `POST /edits` goes by from then on.
+from both a low and a high region are proposed.  Without a suite or facts a bundled model is asked
+the validation suite, another one general knowledge that ships, as far as it knows it.  A probe of
+`base` that proposes layers is what edits without hyper-parameters go by from then on, where the
+model has no preset or `hparams` is `"auto"`.
 """
 
 
@@ -152,11 +153,6 @@ def _journaled(state: ApiState, body: ProbeRequest, key: str | None) -> tuple[Jo
             facts = _checked(body.facts, model)
         elif body.suite is not None:
             suite_info(state.store.suites, body.suite)
-        elif model.info.model not in atlas.MODELS:
-            message = (
-                "give a suite or facts: this model has no bundled suite (jeep suites add NAME FILE)"
-            )
-            raise invalid([field_error("/suite", "missing", message)])
         try:
             version = state.store.names.resolve(body.version)
         except UnknownVersion as error:

@@ -209,6 +209,7 @@ def record(
             editor=edit.editor,
             preset=edit.preset,
             hparams=edit.hparams_record,
+            changes=dict(edit.changes),
             snapshot_name=options.snapshot_name,
             parent=parent,
             indices=edit.indices,

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
-from jeep_core.editors import preset_hparams
+from jeep_core.editors import needs_choice, preset_hparams
 from jeep_core.errors import FieldProblem, InvalidFacts, InvalidHParams
-from jeep_core.probe.choice import check_automatic
+from jeep_core.probe.choice import by_depths, check_automatic
 from jeep_core.spec.facts import SAME_ANSWER, Fact, deduplicate, parse_facts
 from jeep_core.spec.hparams import EditorHParams
 from jeep_core.spec.positions import PromptTokens, check_facts
 from jeep_core.text.counting import counted
-from jeep_core.text.joining import join_of
 from service.api.http.problems import ApiProblem, from_fields, invalid
 from service.api.model import PublishedModel
 from service.api.submission.guards import guard_problems
@@ -22,9 +21,7 @@ from service.contracts.schemas import (
     AUTO,
     Duplicate,
     EditOptions,
-    EditPlan,
     FactIn,
-    FactPlan,
     FactRecord,
 )
 from service.contracts.schemas.edits import HParamsOrAuto
@@ -70,6 +67,7 @@ class ReadEdit:
 
     preset: str | None
     hparams: CheckedHParams
+    changes: Mapping[str, Any]
     facts: list[ReadFact]
     problems: Sequence[FieldProblem]
 
@@ -80,7 +78,10 @@ class ReadEdit:
 
 @dataclass(frozen=True)
 class ValidEdit:
-    """A request without mistakes.  ``facts[i]`` came as fact ``indices[i]`` of the request."""
+    """A request without mistakes.  ``facts[i]`` came as fact ``indices[i]`` of the request.
+
+    ``changes`` are laid over hyper-parameters that are left to the worker.
+    """
 
     editor: str
     preset: str | None
@@ -89,6 +90,7 @@ class ValidEdit:
     indices: list[int]
     duplicates: dict[int, int]
     rows: list[PromptTokens]
+    changes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def hparams_record(self) -> HParamsOrAuto:
@@ -130,14 +132,14 @@ def read_edit(options: EditOptions, facts: Sequence[SentFact], model: PublishedM
     if options.snapshot_name and RESERVED_NAMES.fullmatch(options.snapshot_name):
         message = reserved(options.snapshot_name)
         problems.append(FieldProblem("/snapshot_name", "reserved_name", message))
-    preset: str | None = None
-    hparams: CheckedHParams = AUTO
-    try:
-        preset, hparams = _hparams(options, model)
-    except InvalidHParams as error:
-        problems += error.problems
     found = [_read_fact(sent, i, model) for i, sent in enumerate(facts)]
-    return ReadEdit(preset, hparams, found, problems)
+    try:
+        preset, hparams, changes = hparams_of(
+            options.editor, options.preset, options.hparams, model
+        )
+    except InvalidHParams as error:
+        return ReadEdit(None, AUTO, {}, found, [*problems, *error.problems])
+    return ReadEdit(preset, hparams, changes, found, problems)
 
 
 def validate_edit(options: EditOptions, read: ReadEdit, model: PublishedModel) -> ValidEdit:
@@ -163,23 +165,30 @@ def validate_edit(options: EditOptions, read: ReadEdit, model: PublishedModel) -
     if problems:
         raise invalid(from_fields(sorted(problems, key=_position)), _code(problems))
     kept, rows = [facts[i] for i in indices], [read.facts[i].row for i in indices]
-    return ValidEdit(options.editor, read.preset, read.hparams, kept, indices, duplicates, rows)
+    return ValidEdit(
+        options.editor, read.preset, read.hparams, kept, indices, duplicates, rows, read.changes
+    )
 
 
-def _hparams(options: EditOptions, model: PublishedModel) -> tuple[str | None, CheckedHParams]:
-    """Return the name of the preset and complete hyper-parameters, or ``auto``.
+def hparams_of(
+    editor: str, preset: str | None, given: HParamsOrAuto, model: PublishedModel
+) -> tuple[str | None, CheckedHParams, dict[str, Any]]:
+    """The name of the preset and complete hyper-parameters; or ``auto`` and changes to it.
+
+    Where there is no preset for the model, what was not given is left to the worker.
 
     Raises:
-        InvalidHParams: see `preset_hparams` and `check_automatic`.
+        InvalidHParams: see `preset_hparams`, `check_automatic` and `by_depths`.
     """
-    if options.hparams == AUTO:
-        check_automatic(options.editor, options.preset)
-        return None, AUTO
-    names = model.info.presets.get(options.editor, [])
-    known = {name: model.info.preset_values[f"{options.editor}/{name}"] for name in names}
-    return preset_hparams(
-        options.editor, known, options.preset, options.hparams, model.info.n_layers, auto=True
-    )
+    info, changes = model.info, {} if given == AUTO else given
+    names = info.presets.get(editor, [])
+    known = {name: info.preset_values[f"{editor}/{name}"] for name in names}
+    if given == AUTO:
+        check_automatic(editor, preset)
+    elif not needs_choice(editor, known, preset, changes):
+        return *preset_hparams(editor, known, preset, changes, info.n_layers), {}
+    by_depths(editor, info.n_layers, info.mlp_size, changes)  # so that what is wrong is said now
+    return None, AUTO, changes
 
 
 def _read_fact(sent: SentFact, index: int, model: PublishedModel) -> ReadFact:
@@ -206,34 +215,6 @@ def _parsed(sent: SentFact, model: PublishedModel) -> Fact:
     if sent.changes_nothing:  # formats compare the answers alone, without what joins them
         raise InvalidFacts([FieldProblem("/facts/0/target_true", *SAME_ANSWER)])
     return sent
-
-
-def plan_of(edit: ValidEdit, model: PublishedModel) -> EditPlan:
-    """Return the plan for a dry run: tokens, optimised positions, repeated facts."""
-    facts = []
-    for index, fact, row in zip(edit.indices, edit.facts, edit.rows, strict=True):
-        tokens = [model.tokenizer.id_to_token(i) or "" for i in row.ids]
-        facts.append(
-            FactPlan(
-                index=index,
-                subject=fact.subject,
-                prompt=fact.prompt,
-                target_new=fact.target_new,
-                text=fact.answered,
-                join=join_of(fact.text, fact.target_new, fact.join),
-                tokens=tokens,
-                subject_last=row.subject_last,
-                prediction=row.prediction,
-                target_tokens=tokens[row.prediction + 1 :],
-            )
-        )
-    return EditPlan(
-        editor=edit.editor,
-        preset=edit.preset,
-        hparams=edit.hparams_record,
-        facts=facts,
-        duplicates=edit.repeated,
-    )
 
 
 def _position(problem: FieldProblem) -> tuple[int, int]:

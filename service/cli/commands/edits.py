@@ -19,6 +19,7 @@ from service.cli.common import (
     Wait,
     connected,
     finish,
+    hparams_given,
     parse_json,
     show,
     show_records,
@@ -58,13 +59,10 @@ def edit(
     format of docs/suites.md.
     """
     from service.cli.edit_files import read_edit, tell_losses
-    from service.contracts.schemas import AUTO
 
     body = read_edit(file, format, limit, drop_bad)
     given: dict[str, Any] = {"editor": editor, "preset": preset, "parent": parent}
-    given["snapshot_name"], given["hparams"] = name, hparams
-    if hparams and hparams != AUTO:
-        given["hparams"] = parse_json(hparams, "--hparams")
+    given["snapshot_name"], given["hparams"] = name, hparams_given(hparams)
     given["activate"] = False if stage else None
     given["guards"] = parse_json(guards, "--guards") if guards else None
     body |= {key: value for key, value in given.items() if value is not None}

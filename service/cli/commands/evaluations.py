@@ -18,7 +18,7 @@ from service.cli.common import (
     connected,
     err,
     finish,
-    parse_json,
+    hparams_given,
     show,
     show_records,
 )
@@ -73,7 +73,7 @@ def evaluate(
             editor=editor,
             n_edits=n_edits or None,
             preset=preset,
-            hparams=parse_json(hparams, "--hparams") if hparams else None,
+            hparams=hparams_given(hparams),
             limit=limit,
             seed=seed,
             fluency_texts=fluency_texts,

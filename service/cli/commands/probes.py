@@ -46,7 +46,7 @@ def probe(
     out: Annotated[Path, typer.Option(help="Folder for probe.json and plots.")],
     model: Model = None,
     suite: Annotated[
-        str | None, typer.Option(help="Suite of facts, file or bundled name; default: bundled.")
+        str | None, typer.Option(help="Suite of facts, file or bundled name; default: one ships.")
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Prompts; default: 256.")] = None,
     seed: Annotated[int, typer.Option(help="Draws prompts, donors and noise.")] = 0,
@@ -56,7 +56,7 @@ def probe(
     ] = None,
     keep: Annotated[
         Path | None,
-        typer.Option(help='Folder in which hparams "auto" looks; default: the store\'s.'),
+        typer.Option(help="Folder in which edits look for a probe; default: the store's."),
     ] = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -141,7 +141,7 @@ def probe_table(answer: Probe) -> RenderableType:
         return Group(*map(Text, [*lines, str(result.why_no_proposal)]))
     lines += [f"low {result.low}, high {result.high}", f"hparams {json.dumps(result.hparams)}"]
     if result.automatic:
-        lines.append('hparams "auto" goes by this probe')
+        lines.append("edits without hyper-parameters go by this probe")
     return Group(*map(Text, lines))
 
 

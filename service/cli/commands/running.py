@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from service.cli.common import EXIT_USAGE, complain, out, with_settings
@@ -63,6 +66,26 @@ def demo(settings: Settings) -> None:
     everything is rolled back.
     """
     require_worker_parts()
-    from service.demo import run
+    from service.demo.bundled import run
 
     raise typer.Exit(run(settings, out))
+
+
+def demo_real(
+    model: Annotated[
+        str, typer.Option(help="Name, folder or GGUF file; the name of jeep models get.")
+    ] = "smollm2-135m",
+    page: Annotated[Path, typer.Option(help="Markdown file for before and after.")] = Path(
+        "demo-real.md"
+    ),
+) -> None:
+    """Show an edit of real facts in a real model.
+
+    A service of its own is started without any configuration, facts are edited, answers,
+    rephrasings, neighbours and perplexity before and after are shown, and everything is rolled
+    back.
+    """
+    require_worker_parts()
+    from service.demo.real import run
+
+    raise typer.Exit(run(model, page, out))

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from jeep_core.editors import DEFAULT_EDITOR
+from jeep_core.probe.choice import Source
 from jeep_core.spec.facts import Fact
 from jeep_core.text.joining import Join
 from service.contracts.jobs import JobError, JobStatus
@@ -163,7 +164,7 @@ class Duplicate(BaseModel):
 
 class EditPayload(BaseModel):
     """Payload of an edit job.  ``hparams`` is complete: preset and overrides are merged; or
-    ``auto``: the worker takes them from a probe of the base model.
+    ``auto``: the worker takes them from a probe of the base model, and lays ``changes`` over them.
 
     ``facts[i]`` came as fact ``indices[i]`` of the request; empty: as fact i.
     """
@@ -173,6 +174,7 @@ class EditPayload(BaseModel):
     editor: str
     preset: str | None
     hparams: HParamsOrAuto
+    changes: dict[str, Any] = Field(default_factory=dict)
     snapshot_name: str | None = None
     parent: str | None = None
     indices: list[int] = Field(default_factory=list)
@@ -209,12 +211,17 @@ class FactPlan(BaseModel):
 class EditPlan(BaseModel):
     """Answer of ``POST /edits?dry_run=true``.
 
-    ``obstacles``: why the edit itself would be refused now, as 409.
+    ``obstacles``: why the edit itself would be refused now, as 409.  ``source``: where ``hparams``
+    would come from; they are ``auto`` only where the model would be probed first.  ``moments``:
+    where second moments would come from, null if the editor needs none.
     """
 
     editor: str
     preset: str | None
     hparams: HParamsOrAuto
+    source: Source
+    moments: str | None = None
+    warnings: list[str] = Field(default_factory=list)
     facts: list[FactPlan]
     duplicates: list[Duplicate] = Field(default_factory=list)
     obstacles: list[JobError] = Field(default_factory=list)
@@ -269,7 +276,9 @@ class EditResult(BaseModel):
     """Result of an edit job.  ``efficacy`` and ``greedy_success`` are shares of the facts.
 
     ``peak_memory_mb``: most memory that value optimisation held at once.  ``activated``: the job
-    moved head to its version; false for a staged one, also after it was activated.
+    moved head to its version; false for a staged one, also after it was activated.  ``source``:
+    where the hyper-parameters came from; ``moments``: where second moments came from, null if none
+    were needed.  Versions written before these were recorded have neither.
     """
 
     edit_id: str
@@ -286,6 +295,8 @@ class EditResult(BaseModel):
     peak_memory_mb: float | None = None
     guards: GuardFigures | None = None
     activated: bool = True
+    source: Source | None = None
+    moments: str | None = None
 
 
 class Edit(BaseModel):

@@ -5,10 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, model_validator
 
+from jeep_core.probe.choice import Source
 from service.contracts.jobs import JobError, JobStatus, Progress
 from service.contracts.schemas.base import Request
+from service.contracts.schemas.edits import HParamsOrAuto
 from service.contracts.schemas.reading import Losses
 
 MAX_POINTS = 32
@@ -52,7 +54,7 @@ class EvaluationRequest(Request):
     versions: list[str] | None = Field(None, min_length=1, max_length=8)
     editor: str | None = None
     preset: str | None = None
-    hparams: dict[str, Any] = Field(default_factory=dict)
+    hparams: HParamsOrAuto = Field(default_factory=dict)
     n_edits: list[Annotated[int, Field(ge=0, le=10_000)]] | None = Field(
         None, min_length=1, max_length=MAX_POINTS
     )
@@ -61,16 +63,6 @@ class EvaluationRequest(Request):
     fluency_texts: int = Field(
         32, ge=0, le=10_000, description="Texts per version that fluency is measured on."
     )
-
-    @field_validator("hparams", mode="before")
-    @classmethod
-    def _not_automatic(cls, value: Any) -> Any:
-        if value == "auto":
-            raise ValueError(
-                'a trial takes an object: what "auto" stands for is in hparams of the result of a '
-                "probe (POST /probes, jeep probes run)"
-            )
-        return value
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -97,7 +89,7 @@ class Target(BaseModel):
 
 
 class EvaluationPayload(BaseModel):
-    """Payload of an evaluation job.  ``hparams`` is complete, as in an edit's payload."""
+    """Payload of an evaluation job.  ``hparams`` is complete or ``auto``, as an edit's payload."""
 
     evaluation_id: str
     suite: str
@@ -105,7 +97,8 @@ class EvaluationPayload(BaseModel):
     targets: list[Target]
     editor: str | None = None
     preset: str | None = None
-    hparams: dict[str, Any] = Field(default_factory=dict)
+    hparams: HParamsOrAuto = Field(default_factory=dict)
+    changes: dict[str, Any] = Field(default_factory=dict)
     limit: int | None = None
     seed: int = 0
     fluency_texts: int = 0
@@ -142,6 +135,7 @@ class EvaluationResult(BaseModel):
     """Result of an evaluation job.
 
     ``skipped``: cases that this model cannot be asked, by reason; ``left_out``: prompts.
+    ``hparams``, ``source``, ``moments`` and ``warnings`` are a trial's, as in an edit's result.
     """
 
     evaluation_id: str
@@ -151,6 +145,10 @@ class EvaluationResult(BaseModel):
     skipped: dict[str, int] = Field(default_factory=dict)
     left_out: dict[str, int] = Field(default_factory=dict)
     points: list[EvaluationPoint]
+    hparams: dict[str, Any] | None = None
+    source: Source | None = None
+    moments: str | None = None
+    warnings: list[str] = Field(default_factory=list)
 
 
 class Evaluation(BaseModel):
@@ -163,7 +161,7 @@ class Evaluation(BaseModel):
     targets: list[Target]
     editor: str | None
     preset: str | None
-    hparams: dict[str, Any]
+    hparams: HParamsOrAuto
     limit: int | None
     seed: int
     created_at: datetime

@@ -24,7 +24,7 @@ class TableFactIn(Request):
 
 
 class ProbeRequest(Request):
-    """``POST /probes``: a suite, or facts; without either the bundled validation suite.
+    """``POST /probes``: a suite, or facts; without either general knowledge that the model has.
 
     Facts need no ``target_true``: then what the model says is the original answer.
     """
@@ -62,7 +62,7 @@ class ProbeResult(BaseModel):
 
     ``low`` and ``high`` are the proposed layers, ``hparams`` those of JEEP for them; all None if
     ``why_no_proposal`` says why.  ``files``: the full record (``probe.json``) and the plots.
-    ``automatic``: ``hparams: "auto"`` goes by this probe from now on.
+    ``automatic``: edits without hyper-parameters go by this probe from now on.
     """
 
     probe_id: str

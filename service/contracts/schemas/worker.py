@@ -45,9 +45,10 @@ class WorkerInfo(BaseModel):
     """Model data that the worker publishes (``model/info.json``) for validation by the api.
 
     ``relations`` maps names to templates; ``presets`` maps editor → preset names, the first
-    being the default; ``preset_values`` maps ``editor/preset`` → hyper-parameters.  ``corpus``:
-    there is a text that second moments can be taken over; ``moments``: the name of imported ones
-    used instead of it; ``perplexity_text``: there is a text that perplexity can be measured on.
+    being the default; ``preset_values`` maps ``editor/preset`` → hyper-parameters.  ``moments``:
+    the name of imported second moments, used instead of a text; ``moments_from``: where second
+    moments come from, in words; ``perplexity_text``: there is a text that perplexity can be
+    measured on.
     ``files``: SHA-256 of the files that were published with it, by name.
     """
 
@@ -63,8 +64,8 @@ class WorkerInfo(BaseModel):
     relations: dict[str, str] = Field(default_factory=dict)
     presets: dict[str, list[str]] = Field(default_factory=dict)
     preset_values: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    corpus: bool = True
     moments: str | None = None
+    moments_from: str = "default corpus"
     perplexity_text: bool = False
     files: dict[str, str] = Field(default_factory=dict)
     started_at: datetime

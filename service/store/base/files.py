@@ -79,7 +79,7 @@ class BaseFiles:
 
     @property
     def probes_folder(self) -> Path:
-        """The folder of the probes that edits with ``hparams: "auto"`` go by."""
+        """The folder of the probes that edits without hyper-parameters go by."""
         return self._root / "base" / "probes"
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-from jeep_core.editors import available, hparams_class, record_of
+from jeep_core.editors import hparams_class
 from jeep_core.moments.source import MomentSource
 from jeep_core.spec.hparams import EditorHParams, validate_hparams
 from service.contracts.schemas import Manifest, WorkerInfo
@@ -14,8 +14,7 @@ from service.store.base.files import BaseFiles
 
 def source_of(base: BaseFiles, info: WorkerInfo) -> MomentSource:
     """The source of second moments for the published model."""
-    without = tuple(name for name, found in available()[0].items() if not found.needs_moments)
-    return MomentSource(info.model_hash, info.corpus, info.moments, base.moments_folder, without)
+    return MomentSource(info.model_hash, info.moments, base.moments_folder)
 
 
 def check_moments(
@@ -23,23 +22,21 @@ def check_moments(
 ) -> None:
     """Refuse an edit, or a trial, whose second moments are not available.
 
-    ``hparams`` are validated, or "auto": then the layers are not known before the job runs.
+    ``hparams`` are validated, or "auto": then the layers are not known before the job runs, and
+    nothing is refused.
 
     Raises:
-        NoMoments: see `MomentSource.check`.
+        MissingMoments: see `MomentSource.check`.
     """
-    source = source_of(base, info)
     if isinstance(hparams, EditorHParams):
-        source.check(editor, hparams)
-    elif record_of(editor).needs_moments:
-        source.check_any(editor)
+        source_of(base, info).check(editor, hparams)
 
 
 def check_again(base: BaseFiles, info: WorkerInfo, later: Iterable[Manifest]) -> None:
     """Refuse to reapply batches whose second moments are no longer available.
 
     Raises:
-        NoMoments: as `check_moments`.
+        MissingMoments: as `check_moments`.
         InvalidHParams: an editor is no longer installed, or takes other hyper-parameters.
     """
     source = source_of(base, info)

@@ -21,10 +21,12 @@ from jeep_core.models.giving_way import giving_way
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
+from jeep_core.moments.source import origin_of
 from jeep_core.monitor import Monitor
+from jeep_core.probe.choice import Chosen
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.finite import check_record
-from jeep_core.spec.hparams import EditorHParams, validate_hparams
+from jeep_core.spec.hparams import validate_hparams
 from jeep_core.spec.positions import check_facts
 from service.contracts.jobs import Job, now
 from service.contracts.schemas import (
@@ -104,6 +106,7 @@ class EditRunner:
         megabytes = settings.edit_memory_mb
         self._memory_bytes = None if megabytes is None else megabytes * 2**20
         self._moments: Moments | None = None
+        self._moments_from = origin_of(base.name, settings.corpus, settings.moments)
         text = text_path(base.name, settings.perplexity_text)
         self._meter = GuardMeter(text, settings.perplexity_tokens)
 
@@ -166,7 +169,8 @@ class EditRunner:
         began = time.monotonic()
         facts = [fact_of(record) for record in payload.facts]
         check_facts(self.base.tokenizer, facts, self.base.max_positions)
-        hparams, inputs = self._hparams(payload, facts, control)
+        chosen, inputs = self._hparams(payload, control)
+        hparams = chosen.hparams
         view = self._views.editing(line)
         control.progress("measure before", 0, 1)
         before = self._measured(view, payload, facts, control)
@@ -210,18 +214,20 @@ class EditRunner:
             peak_memory_mb=round(result.values.peak_bytes / 2**20, 1) if result.values else None,
             guards=None if measured is None else GuardFigures(**vars(measured)),
             activated=payload.activate,
+            warnings=list(chosen.warnings),
+            source=chosen.source,
+            moments=self._moments_from if hparams.moment_layers else None,
         )
         return self._manifest(job, payload, summary, result, inputs), result.view
 
-    def _hparams(
-        self, payload: EditPayload, facts: Sequence[Fact], control: JobControl
-    ) -> tuple[EditorHParams, dict[str, str]]:
+    def _hparams(self, payload: EditPayload, control: JobControl) -> tuple[Chosen, dict[str, str]]:
         """The hyper-parameters, and the hash of the probe that they are from, if any."""
         if payload.hparams != AUTO:
             cls = hparams_class(payload.editor)
-            return validate_hparams(cls, payload.hparams, self.base.n_layers), {}
+            given = validate_hparams(cls, payload.hparams, self.base.n_layers)
+            return Chosen(given, "given" if payload.preset is None else "preset"), {}
         found, probe = automatic_hparams(
-            self._store, self.base, payload.editor, facts, self._monitor(control)
+            self._store, self.base, payload.editor, payload.changes, self._monitor(control)
         )
         return found, {"probe": probe}
 

@@ -26,13 +26,16 @@ from jeep_core.evaluation.trials import Trials
 from jeep_core.models.giving_way import giving_way
 from jeep_core.models.loading import texts_of
 from jeep_core.models.views import ModelView
+from jeep_core.moments.source import origin_of
 from jeep_core.monitor import Monitor
+from jeep_core.probe.choice import Chosen
 from jeep_core.spec.facts import composed
 from jeep_core.spec.hparams import EditorHParams, validate_hparams
 from jeep_core.spec.positions import check_facts
 from jeep_core.suites import Case, Style, Suite, load_suite
 from jeep_core.text.counting import counted
 from jeep_core.values.cache import ValueCache
+from service.contracts.schemas import AUTO
 from service.contracts.schemas.evaluation import (
     COMPARISONS_FILE,
     CaseChange,
@@ -46,6 +49,7 @@ from service.contracts.schemas.evaluation import (
 )
 from service.store import CorruptFile
 from service.store.files import encode, read, replace
+from service.worker.editing.automatic import automatic_hparams
 from service.worker.editing.prefixes import kept_prefixes
 from service.worker.failures import Refused
 from service.worker.lanes.read_lane import Task
@@ -81,7 +85,9 @@ def run(task: Task) -> EvaluationResult:
             f"no case of {payload.suite} can be asked of this model ({why}): take another suite"
         )
         raise Refused("no_cases", message)
-    evaluation = _Evaluation(task, payload, suite.style, cases, _hparams(task, payload))
+    chosen = _chosen(task, payload)
+    hparams = None if chosen is None else chosen.hparams
+    evaluation = _Evaluation(task, payload, suite.style, cases, hparams)
     points = evaluation.points()
     evaluation.write_comparisons()
     return EvaluationResult(
@@ -92,6 +98,10 @@ def run(task: Task) -> EvaluationResult:
         skipped=dict(+skipped),
         left_out=dict(left_out),
         points=points,
+        hparams=None if hparams is None else hparams.model_dump(mode="json"),
+        source=None if chosen is None else chosen.source,
+        moments=_moments_from(task, hparams),
+        warnings=[] if chosen is None else list(chosen.warnings),
     )
 
 
@@ -323,12 +333,24 @@ def _suite(task: Task, payload: EvaluationPayload) -> Suite:
     return load_suite(path, info.format, drop_bad=True, name=info.name, style=info.style)
 
 
-def _hparams(task: Task, payload: EvaluationPayload) -> EditorHParams | None:
+def _chosen(task: Task, payload: EvaluationPayload) -> Chosen | None:
     """The hyper-parameters of a trial; None for an evaluation of versions."""
     if payload.editor is None:
         return None
+    if payload.hparams == AUTO:
+        monitor, changes = task.control.monitor, payload.changes
+        return automatic_hparams(task.store, task.base, payload.editor, changes, monitor)[0]
     cls = hparams_class(payload.editor)
-    return validate_hparams(cls, payload.hparams, task.base.n_layers)
+    given = validate_hparams(cls, payload.hparams, task.base.n_layers)
+    return Chosen(given, "given" if payload.preset is None else "preset")
+
+
+def _moments_from(task: Task, hparams: EditorHParams | None) -> str | None:
+    """Where the second moments of a trial come from; None if it needs none."""
+    if hparams is None or not hparams.moment_layers:
+        return None
+    settings = task.settings
+    return origin_of(task.base.name, settings.corpus, settings.moments)
 
 
 def _trials(task: Task, evaluation: _Evaluation, hparams: EditorHParams) -> Trials:

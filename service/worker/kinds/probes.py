@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from jeep_core import atlas
 from jeep_core.models.loading import LoadedModel, texts_of
+from jeep_core.models.views import ModelView
+from jeep_core.probe.defaults import BUNDLED_SUITE
 from jeep_core.probe.kept import keep
+from jeep_core.probe.knowledge import NAME, known_facts
 from jeep_core.probe.plots import draw
 from jeep_core.probe.run import Related, bundled_table, probe
 from jeep_core.probe.word_sets import TableFact
@@ -15,8 +18,6 @@ from service.contracts.schemas.probe import RECORD_FILE, ProbePayload, ProbeResu
 from service.settings import Settings
 from service.store.files import replace
 from service.store.versions import BASE
-from service.worker.editing.automatic import SUITE
-from service.worker.failures import Refused
 from service.worker.lanes.read_lane import Task
 from service.worker.versions.views import fact_of
 
@@ -25,7 +26,6 @@ def run(task: Task) -> ProbeResult:
     """Probe a version; a probe of the base model that proposes layers is kept for ``auto``.
 
     Raises:
-        Refused: neither a suite nor facts are given for a model that is not bundled.
         JeepError: too few prompts can be probed.
         Whatever the task's control raises.
     """
@@ -66,12 +66,10 @@ def _facts(task: Task, payload: ProbePayload) -> tuple[list[Fact], str]:
     """The facts of a job, and their source."""
     if payload.facts is not None:
         return [fact_of(record) for record in payload.facts], "facts of the request"
-    name = payload.suite or (SUITE if task.base.name in atlas.MODELS else None)
+    name = payload.suite or (BUNDLED_SUITE if task.base.name in atlas.MODELS else None)
     if name is None:
-        raise Refused(
-            "no_suite",
-            "give a suite or facts: this model has no bundled suite (jeep suites add NAME FILE)",
-        )
+        view = ModelView(task.base)
+        return known_facts(view, payload.limit, task.control.monitor), NAME
     if name in atlas.SUITES:
         return list(load_suite(name).cases), name
     suites = task.store.suites

@@ -185,7 +185,8 @@ def test_tuning_an_editor_without_second_moments_needs_no_text(
 
     assert refused(editor="ft-wd") == "far enough"
     assert seen[0].texts == []
-    assert "need a text corpus" in refused(editor="memit")
+    assert refused(editor="memit") == "far enough"
+    assert len(seen.pop().texts) > 500, "the text that ships"
     assert refused(editor="memit", moments="wikipedia", folder=tmp_path) == "far enough"
     assert seen[1].imported == "wikipedia"
     assert "--folder" in refused(moments="wikipedia")

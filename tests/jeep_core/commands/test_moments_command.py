@@ -14,8 +14,9 @@ from support.library import tiny
 
 from jeep_core.commands.moments import compute, import_published, merge_shards
 from jeep_core.errors import JeepError
-from jeep_core.models.loading import load
+from jeep_core.models.loading import load, texts_of
 from jeep_core.moments.cache import Moments
+from jeep_core.moments.source import DEFAULT_CORPUS, TOKENS_OF_DEFAULT
 
 MODEL = str(TINY_GPTJ)
 ON_CPU: dict[str, Any] = {"model": MODEL, "device": "cpu", "dtype": "float32"}
@@ -82,7 +83,6 @@ def test_published_moments_are_imported_by_the_command(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"layers": [0]}, "need a text corpus"),
         ({}, "has no presets; give --layers"),
         ({"layers": [0, 7]}, "layers, none 7"),
         ({"layers": [0], "shard": (0, 2)}, "needs --out"),
@@ -93,3 +93,11 @@ def test_a_missing_argument_is_named(
 ) -> None:
     with pytest.raises(JeepError, match=message):
         list(compute(**ON_CPU, folder=tmp_path, **arguments))
+
+
+def test_without_a_corpus_the_one_that_ships_is_taken(tmp_path: Path) -> None:
+    base = load(MODEL, device="cpu", dtype="float32")
+    list(compute(**ON_CPU, layers=[0], folder=tmp_path))
+    texts = texts_of(DEFAULT_CORPUS)
+    Moments(base, texts, TOKENS_OF_DEFAULT * base.mlp_size, tmp_path, shipped=False).ensure([0])
+    assert len(in_folder(tmp_path)) == 1, "found, not taken again"

@@ -115,7 +115,6 @@ def test_what_cannot_work_is_refused_before_the_model_is_loaded(
     (tmp_path / "empty.txt").write_text("\n")
     suite = str(atlas.SUITES["atlas-counterfact-validation"])
     wrong: dict[str, dict[str, Any]] = {
-        "needs a suite": {"model": "some/model"},
         "line 1": {"suite": str(tmp_path / "bad.json")},
         "has no documents": {"suite": suite, "corpus": tmp_path / "empty.txt"},
         "cannot be read": {"suite": suite, "corpus": tmp_path / "none.txt"},

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from jeep_core.commands.tune import Options, run
-from jeep_core.editors import hparams_class
+from jeep_core.editors import alphaedit, hparams_class
 from jeep_core.editors.jeep.hparams import JeepHParams
 from jeep_core.editors.memit.hparams import MemitHParams
 from jeep_core.errors import JeepError, NumericalError
@@ -201,7 +201,6 @@ def test_what_cannot_work_is_refused_before_the_model_is_loaded(
         ),
         "other.json is not": options(out, suite=str(tmp_path / "other.json")),
         "no editor 'memmit'": options(out, editor="memmit"),
-        "need a text corpus": options(out, model="some/model"),
     }
     for message, given in wrong.items():
         with pytest.raises(JeepError, match=message):
@@ -227,7 +226,11 @@ def test_automatic_layers_are_those_of_the_kept_probe(
     assert "low.layers" not in shown
 
 
-def test_automatic_layers_are_refused_where_there_are_none(tmp_path: Path) -> None:
+def test_automatic_layers_are_refused_where_there_are_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manual = replace(alphaedit.record, automatic=None)
+    monkeypatch.setattr(alphaedit, "record", manual)
     given = options(tmp_path / "x.yaml", layers="auto", editor="alphaedit")
     with pytest.raises(JeepError, match="alphaedit has no automatic hyper-parameters"):
         run(given)

@@ -30,6 +30,7 @@ def info() -> WorkerInfo:
         },
         presets=names,
         preset_values={f"{p.editor}/{p.name}": p.hparams for p in presets},
+        moments_from="bundled corpus",
         started_at=now(),
     )
 

@@ -6,8 +6,10 @@ import httpx
 import pytest
 from support.service.bundled_model import info
 
+from jeep_core.probe.kept import keep
 from service.store import Store
 
+LOW = {"layers": [1, 2], "clamp": 1.5, "moment_weight": 20.0}
 FACT = {"subject": "Lyon", "prompt": "{} is a city in the country of", "target_new": "Italy"}
 
 
@@ -15,7 +17,8 @@ FACT = {"subject": "Lyon", "prompt": "{} is a city in the country of", "target_n
 def own(model: Store) -> Store:
     """The worker serves a user's own model, for which there are no presets."""
     tokenizer = model.base.published("tokenizer.json").read_bytes()
-    made = info().model_copy(update={"model": "/models/mine", "presets": {}, "preset_values": {}})
+    update = {"model": "/models/mine", "presets": {}, "preset_values": {}}
+    made = info().model_copy(update=update | {"moments_from": "default corpus"})
     model.base.publish(made, {"tokenizer.json": tokenizer})
     return model
 
@@ -30,42 +33,109 @@ def refused(http: httpx.Client, path: str = "/edits", **body: object) -> dict[st
     return found
 
 
-@pytest.mark.parametrize("hparams", [{}, {"n_steps": 3}])
-def test_an_edit_of_a_model_without_a_preset_is_told_its_options(
-    http: httpx.Client, own: Store, hparams: dict[str, object]
+def sent(store: Store, answer: httpx.Response) -> dict[str, object]:
+    """The payload of the job that a request was accepted with."""
+    assert answer.status_code == 202, answer.text
+    return store.journal.read(answer.json()["id"]).payload
+
+
+EDITORS = ("jeep", "memit", "pmet", "rome", "alphaedit", "ft-wd")
+
+
+@pytest.mark.parametrize("editor", EDITORS)
+@pytest.mark.parametrize("hparams", [None, {"n_steps": 3}, "auto"])
+def test_without_a_preset_hyper_parameters_are_left_to_the_worker(
+    http: httpx.Client, own: Store, editor: str, hparams: object
 ) -> None:
-    error = refused(http, hparams=hparams)
-    assert (error["pointer"], error["code"]) == ("/hparams", "no_preset")
-    for part in ('"hparams": "auto"', "low and high", "jeep tune --editor jeep", "JEEP_PRESETS"):
-        assert part in error["message"]
-    assert http.post("/edits", json={"facts": [FACT], "hparams": "auto"}).status_code == 202
+    given = {} if hparams is None else {"hparams": hparams}
+    body = {"facts": [FACT], "editor": editor, **given}
+    found = sent(own, http.post("/edits", json=body))
+    expected = hparams if isinstance(hparams, dict) else {}
+    assert (found["hparams"], found["preset"], found["changes"]) == ("auto", None, expected)
+    trial = {"suite": "atlas-counterfact", "editor": editor, "n_edits": [1], **given}
+    found = sent(own, http.post("/evaluations", json=trial))
+    assert (found["hparams"], found["preset"], found["changes"]) == ("auto", None, expected)
+
+
+def test_a_region_given_in_part_is_laid_over_what_is_chosen(http: httpx.Client, own: Store) -> None:
+    body = {"facts": [FACT], "hparams": {"low": {"clamp": 2}}}
+    assert sent(own, http.post("/edits", json=body))["changes"] == {"low": {"clamp": 2}}
 
 
 @pytest.mark.parametrize(
-    ("editor", "named", "without"),
+    ("changes", "pointer", "said"),
     [
-        ("memit", '"hparams": "auto"', "high"),
-        ("rome", "(layer cannot be left out)", '"auto"'),
-        ("ft-wd", "jeep tune --editor ft-wd", '"auto"'),
-        ("mend", "(layers cannot be left out)", "jeep tune"),
+        ({"n_step": 3}, "/hparams/n_step", "did you mean 'n_steps'?"),
+        ({"n_steps": 0}, "/hparams/n_steps", "at least 1"),
+        ({"low": {"layers": [9]}}, "/hparams/low/layers", "layers 0 to 8"),
     ],
 )
-def test_a_refused_editor_is_told_what_is_supported(
-    http: httpx.Client, own: Store, editor: str, named: str, without: str
+def test_wrong_changes_are_refused_before_the_worker_chooses(
+    http: httpx.Client, own: Store, changes: dict[str, object], pointer: str, said: str
 ) -> None:
-    message = refused(http, editor=editor)["message"]
-    assert named in message
-    assert without not in message
+    for path, more in (("/edits", {}), ("/evaluations", {"editor": "memit", "n_edits": [1]})):
+        error = refused(http, path, hparams=changes, **({"editor": "memit"} | more))
+        assert error["pointer"] == pointer
+        assert said in error["message"]
 
 
-def test_a_refused_trial_names_only_options_it_can_take(http: httpx.Client, own: Store) -> None:
-    error = refused(http, "/evaluations", editor="jeep", n_edits=[1])
+@pytest.mark.parametrize("editor", ["mend", "malmen"])
+def test_an_editor_that_nothing_chooses_for_says_what_it_needs(
+    http: httpx.Client, own: Store, editor: str
+) -> None:
+    error = refused(http, editor=editor)
     assert error["code"] == "no_preset"
-    assert '"auto"' not in error["message"]
-    assert "jeep probe" in error["message"]
-    error = refused(http, "/evaluations", editor="jeep", n_edits=[1], hparams="auto")
-    assert error["pointer"] == "/hparams"
-    assert "POST /probes" in error["message"]
+    assert "(layers cannot be left out)" in error["message"]
+    assert "auto" not in error["message"]
+    assert "jeep tune" not in error["message"]
+
+
+def test_a_model_too_small_for_two_regions_is_refused_at_once(
+    http: httpx.Client, own: Store
+) -> None:
+    tokenizer = own.base.published("tokenizer.json").read_bytes()
+    made = own.base.info()
+    assert made is not None
+    own.base.publish(made.model_copy(update={"n_layers": 2}), {"tokenizer.json": tokenizer})
+    assert "the high region must lie above" in refused(http)["message"]
+    assert http.post("/edits", json={"facts": [FACT], "editor": "memit"}).status_code == 202
+
+
+def test_a_dry_run_says_where_hyper_parameters_would_come_from(
+    http: httpx.Client, own: Store
+) -> None:
+    def plan(**more: object) -> dict[str, object]:
+        answer = http.post("/edits?dry_run=true", json={"facts": [FACT], **more})
+        assert answer.status_code == 200, answer.text
+        found: dict[str, object] = answer.json()
+        return found
+
+    none = plan()
+    assert (none["source"], none["hparams"]) == ("probe now", "auto")
+    assert (none["moments"], none["obstacles"]) == ("default corpus", [])
+    given = plan(editor="ft-wd", hparams={"layer": 3})
+    assert (given["source"], given["moments"]) == ("given", None)
+    proposal = {"learning_rate": 0.4, "low": LOW, "high": LOW | {"layers": [6]}}
+    record = {"model_hash": info().model_hash, "hparams": proposal}
+    keep(own.base.probes_folder, record)
+    chosen = plan(hparams={"n_steps": 7})
+    assert chosen["source"] == "kept probe"
+    assert chosen["hparams"]["low"]["layers"] == [1, 2]
+    assert (chosen["hparams"]["n_steps"], chosen["hparams"]["learning_rate"]) == (7, 0.4)
+    keep(own.base.probes_folder, {**record, "hparams": None, "why_no_proposal": "too few facts"})
+    chosen = plan()
+    assert (chosen["source"], chosen["hparams"]["low"]["layers"]) == ("depths", [2, 3])
+    assert "too few facts" in chosen["warnings"][0]
+
+
+def test_a_preset_comes_before_a_kept_probe(http: httpx.Client, model: Store) -> None:
+    proposal = {"learning_rate": 0.4, "low": LOW, "high": LOW | {"layers": [6]}}
+    keep(model.base.probes_folder, {"model_hash": info().model_hash, "hparams": proposal})
+    plan = http.post("/edits?dry_run=true", json={"facts": [FACT]}).json()
+    assert (plan["source"], plan["preset"]) == ("preset", "jeep-atlas-gptj")
+    assert plan["moments"] == "bundled corpus"
+    body = {"facts": [FACT], "hparams": "auto"}
+    assert http.post("/edits?dry_run=true", json=body).json()["source"] == "kept probe"
 
 
 @pytest.mark.parametrize(
@@ -89,7 +159,7 @@ def test_a_refused_trial_names_only_options_it_can_take(http: httpx.Client, own:
         ({"hparams": {"low": {"layer": [1]}}}, "/hparams/low/layer", "did you mean 'layers'?"),
         ({"hparams": {"n_steps": 0}}, "/hparams/n_steps", "at least 1"),
         ({"editor": "rome", "hparams": {"layer": 99}}, "/hparams/layer", "layers 0 to 8"),
-        ({"editor": "rome", "hparams": "auto"}, "/hparams", "for jeep, memit, pmet"),
+        ({"editor": "mend", "hparams": "auto"}, "/hparams", "for jeep, memit, pmet"),
         ({"snapshot_name": "head"}, "/snapshot_name", "choose another name"),
         (
             {"facts": [{"subject": "Lyon", "relation": "city_contry", "object": "Italy"}]},

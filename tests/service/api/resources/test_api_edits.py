@@ -296,17 +296,6 @@ def test_an_edit_before_any_model_is_refused(http: httpx.Client, store: Store) -
     assert submit(http).status_code == 202
 
 
-def test_a_model_without_a_corpus_is_not_edited(http: httpx.Client, model: Store) -> None:
-    tokenizer = model.base.published("tokenizer.json").read_bytes()
-    lacking = info().model_copy(update={"corpus": False})
-    model.base.publish(lacking, {"tokenizer.json": tokenizer})
-    answer = submit(http)
-    assert (answer.status_code, answer.json()["code"]) == (409, "no_corpus")
-    assert "JEEP_CORPUS" in answer.json()["detail"]
-    assert list(model.journal.all()) == []
-    assert http.post("/edits?dry_run=true", json={"facts": [FACT]}).status_code == 200
-
-
 def test_edits_are_taken_while_redis_is_down(tmp_path) -> None:
     folder = tmp_path / "valkey"
     server = EmbeddedValkey(folder)

@@ -1,4 +1,4 @@
-"""Which edits need a text or imported second moments: one rule for all that compute edits."""
+"""Which edits need imported second moments: one rule for all that compute edits."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ from service.store.files import encode, replace
 
 FACT = {"subject": "Lyon", "prompt": "{} is a city in the country of", "target_new": "Italy"}
 WAIT = {"Prefer": "wait=20"}
-NAMES_ALL = ("--corpus", "JEEP_CORPUS", "jeep moments import", "JEEP_MOMENTS", "ft-wd")
 
 
-def lacking(store: Store, moments: str | None = None) -> None:
-    """The worker has no text, and perhaps imported moments of this name."""
+def lacking(store: Store) -> None:
+    """The worker is to take imported moments, of which there are none yet."""
     tokenizer = store.base.published("tokenizer.json").read_bytes()
-    made = info().model_copy(update={"corpus": False, "moments": moments})
+    made = info().model_copy(update={"moments": "wikipedia"})
     store.base.publish(made, {"tokenizer.json": tokenizer})
 
 
@@ -44,7 +43,7 @@ def trial(http: httpx.Client, editor: str) -> httpx.Response:
 
 @pytest.mark.parametrize("ask", [edit, trial])
 @pytest.mark.parametrize("editor", ["ft-wd", "mend", "malmen"])
-def test_editors_without_second_moments_need_no_text(
+def test_editors_without_second_moments_need_none_imported(
     http: httpx.Client, model: Store, ask, editor: str
 ) -> None:
     lacking(model)
@@ -53,20 +52,30 @@ def test_editors_without_second_moments_need_no_text(
 
 @pytest.mark.parametrize("ask", [edit, trial])
 @pytest.mark.parametrize("editor", ["jeep", "memit", "pmet", "rome", "alphaedit"])
-def test_editors_with_second_moments_are_refused_without_a_text(
+def test_editors_with_second_moments_are_refused_until_they_are_imported(
     http: httpx.Client, model: Store, ask, editor: str
 ) -> None:
     lacking(model)
     answer = ask(http, editor)
-    assert (answer.status_code, answer.json()["code"]) == (409, "no_corpus")
+    assert (answer.status_code, answer.json()["code"]) == (409, "no_moments")
     assert answer.json()["detail"].startswith(f"{editor} needs second moments")
-    assert all(part in answer.json()["detail"] for part in NAMES_ALL)
     assert list(model.journal.all()) == []
 
 
 @pytest.mark.parametrize("ask", [edit, trial])
+@pytest.mark.parametrize("editor", ["jeep", "memit", "pmet", "rome", "alphaedit"])
+def test_without_a_text_of_its_own_a_model_takes_the_one_that_ships(
+    http: httpx.Client, model: Store, ask, editor: str
+) -> None:
+    tokenizer = model.base.published("tokenizer.json").read_bytes()
+    made = info().model_copy(update={"moments_from": "default corpus"})
+    model.base.publish(made, {"tokenizer.json": tokenizer})
+    assert ask(http, editor).status_code == 202
+
+
+@pytest.mark.parametrize("ask", [edit, trial])
 def test_imported_moments_stand_in_for_a_text(http: httpx.Client, model: Store, ask) -> None:
-    lacking(model, "wikipedia")
+    lacking(model)
     layers = info().preset_values["rome/rome-atlas-gptj"]["layer"]
     answer = ask(http, "rome")
     assert (answer.status_code, answer.json()["code"]) == (409, "no_moments")
@@ -77,20 +86,18 @@ def test_imported_moments_stand_in_for_a_text(http: httpx.Client, model: Store, 
 
 
 def test_only_layers_that_were_not_imported_are_named(http: httpx.Client, model: Store) -> None:
-    lacking(model, "wikipedia")
+    lacking(model)
     give(model, "wikipedia", 2)
     answer = edit(http, "memit", hparams={"low": {"layers": [2, 3, 4]}})
     assert answer.json()["code"] == "no_moments"
     assert "layers 3, 4," in answer.json()["detail"]
 
 
-def test_automatic_hyper_parameters_need_them_if_their_editor_does(
+def test_layers_of_automatic_hyper_parameters_are_left_to_the_job(
     http: httpx.Client, model: Store
 ) -> None:
     lacking(model)
-    assert edit(http, "memit", hparams="auto").json()["code"] == "no_corpus"
-    lacking(model, "wikipedia")
-    assert edit(http, "memit", hparams="auto").status_code == 202, "layers: the job knows"
+    assert edit(http, "memit", hparams="auto").status_code == 202
 
 
 def test_a_dry_run_shows_the_plan_and_what_is_missing(http: httpx.Client, model: Store) -> None:
@@ -98,10 +105,10 @@ def test_a_dry_run_shows_the_plan_and_what_is_missing(http: httpx.Client, model:
     body = {"facts": [FACT], "editor": "jeep"}
     plan = http.post("/edits?dry_run=true", json=body)
     assert plan.status_code == 200
-    assert [one["code"] for one in plan.json()["obstacles"]] == ["no_corpus"]
+    assert [one["code"] for one in plan.json()["obstacles"]] == ["no_moments"]
     assert plan.json()["facts"][0]["subject"] == "Lyon"
     free = http.post("/edits?dry_run=true", json={**body, "editor": "ft-wd"})
-    assert free.json()["obstacles"] == []
+    assert (free.json()["obstacles"], free.json()["moments"]) == ([], None)
 
 
 def test_a_dry_run_tells_that_no_network_fits(http: httpx.Client, model: Store) -> None:
@@ -114,18 +121,18 @@ def test_a_dry_run_tells_that_no_network_fits(http: httpx.Client, model: Store) 
 def test_a_revert_that_could_not_apply_a_later_batch_is_refused(
     http: httpx.Client, worker: PlayedWorker
 ) -> None:
-    """The worker was started without its text since the batches were applied."""
+    """The worker was started with imported moments since the batches were applied."""
     first = edited(http)
     later = edited(http)
     record(worker.store, "v2", editor="memit")
     lacking(worker.store)
     refused = http.post(f"/edits/{first}/revert", json={})
-    assert (refused.status_code, refused.json()["code"]) == (409, "no_corpus")
+    assert (refused.status_code, refused.json()["code"]) == (409, "no_moments")
     assert refused.json()["detail"].startswith(f"memit ({later}) needs second moments")
     assert http.post(f"/edits/{later}/revert", json={}, headers=WAIT).status_code == 200
 
 
-def test_a_revert_needs_no_text_for_editors_without_moments(
+def test_a_revert_needs_nothing_for_editors_without_moments(
     http: httpx.Client, worker: PlayedWorker
 ) -> None:
     first = edited(http)

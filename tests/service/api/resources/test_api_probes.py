@@ -146,7 +146,7 @@ def test_the_command_line_shows_a_probe(done: tuple[str, Path], url: str) -> Non
     assert shown.exit_code == 0, shown.output
     assert "low [1, 2], high [7]" in shown.output
     assert "6 same_first_token" in " ".join(shown.output.split())
-    assert "goes by this probe" in shown.output
+    assert "edits without hyper-parameters go by this probe" in shown.output
 
 
 # ---------------------------------------------------------------- automatic hyper-parameters
@@ -180,7 +180,7 @@ def test_automatic_hyper_parameters_can_be_asked_for_by_line(
 @pytest.mark.parametrize(
     ("body", "code", "where"),
     [
-        ({"hparams": "auto", "editor": "rome"}, "invalid_hparams", "/hparams"),
+        ({"hparams": "auto", "editor": "mend"}, "invalid_hparams", "/hparams"),
         ({"hparams": "auto", "editor": "nope"}, "invalid_hparams", "/editor"),
         ({"hparams": "auto", "preset": "jeep-atlas-gptj"}, "invalid_hparams", "/preset"),
         ({"hparams": "best"}, "invalid_request", "/hparams"),

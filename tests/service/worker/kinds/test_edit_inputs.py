@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+import logging
 
 import pytest
 from support.library.tiny import bigram_view
 
 from jeep_core.moments.source import imported_path
 from service.contracts.schemas import WorkerInfo
-from service.settings import Settings
 from service.store import Store
 from service.worker.editing.prefixes import kept_prefixes
-from service.worker.process import has_corpus, say_moments
+from service.worker.process import say_moments
 
 
 @pytest.mark.parametrize("left", [b'["", "The', b"", b"\xff"])
@@ -28,39 +27,21 @@ def test_damaged_prefixes_are_sampled_again(store: Store, left: bytes) -> None:
     assert [entry.name for entry in path.parent.iterdir()] == ["prefixes.json"]
 
 
-@pytest.mark.parametrize(
-    ("model", "corpus", "expected"),
-    [("atlas-gptj", None, True), ("/models/mine", None, False), ("/models/mine", "c.txt", True)],
-)
-def test_a_corpus_is_needed_beside_the_bundled_ones(
-    tmp_path: Path, model: str, corpus: str | None, expected: bool
+def test_the_worker_says_where_second_moments_come_from_and_what_is_not_imported(
+    store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "c.txt").write_text("text")
-    settings = Settings(corpus=tmp_path / corpus if corpus else None)
-    assert has_corpus(model, settings) is expected
-
-
-@pytest.mark.parametrize(
-    ("text", "imported", "said"),
-    [
-        (True, None, ""),
-        (False, None, "until then edits by editors that need them are refused"),
-        (False, "wikipedia", "jeep moments import --name wikipedia FILE.npz"),
-    ],
-)
-def test_the_worker_says_which_editors_lack_second_moments(
-    store: Store, caplog: pytest.LogCaptureFixture, text: bool, imported: str | None, said: str
-) -> None:
-    found = WorkerInfo.model_construct(model_hash="1" * 64, corpus=text, moments=imported)
+    caplog.set_level(logging.INFO, "service")
+    text = WorkerInfo.model_construct(model_hash="1" * 64, moments=None, moments_from="some text")
+    say_moments(store, text)
+    assert [one.getMessage() for one in caplog.records] == ["second moments: some text"]
+    caplog.clear()
+    found = text.model_copy(update={"moments": "wikipedia"})
     say_moments(store, found)
-    assert said in caplog.text
-    assert bool(caplog.text) is bool(said)
-    if said:
-        assert "jeep, memit, pmet, rome, alphaedit" in caplog.text
-    if imported:
-        path = imported_path(store.base.moments_folder, imported, "1" * 64, 3)
-        path.parent.mkdir(parents=True)
-        path.touch()
-        caplog.clear()
-        say_moments(store, found)
-        assert caplog.text == ""
+    assert "jeep moments import --name wikipedia FILE.npz" in caplog.text
+    assert "jeep, memit, pmet, rome, alphaedit" in caplog.text
+    path = imported_path(store.base.moments_folder, "wikipedia", "1" * 64, 3)
+    path.parent.mkdir(parents=True)
+    path.touch()
+    caplog.clear()
+    say_moments(store, found)
+    assert "jeep moments import" not in caplog.text

@@ -123,10 +123,10 @@ def test_hyper_parameters_of_a_plugin_are_validated_and_described_without_torch(
     found, _ = run(API, tmp_path, asked)
     whole, *wrong = found["answers"]
     assert whole["hparams"] == {"layer": 7, "strength": 1.0, "ridge": 0.01}
+    assert wrong.pop(2)["hparams"] == "auto", "its record says what it takes of a probe"
     assert [(a["status"], a["errors"][0]["pointer"], a["errors"][0]["code"]) for a in wrong] == [
         (422, "/hparams/layer", "no_such_layer"),
         (422, "/hparams/strength", "greater_than"),
-        (422, "/hparams", "no_preset"),
         (422, "/editor", "unknown_editor"),
     ]
     assert "did you mean 'nudge'" in wrong[-1]["errors"][0]["message"]

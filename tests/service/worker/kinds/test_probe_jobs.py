@@ -14,18 +14,18 @@ from support.library import planted
 
 from jeep_core.editors.jeep.hparams import JeepHParams
 from jeep_core.editors.memit.hparams import MemitHParams
-from jeep_core.errors import Cancelled, InvalidHParams
+from jeep_core.errors import Cancelled
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
+from jeep_core.probe import defaults, knowledge
+from jeep_core.probe.choice import Chosen, by_depths
 from jeep_core.probe.kept import kept
 from service.contracts.jobs import Job, JobKind, Progress, new_id, now
 from service.contracts.schemas import FactRecord, Manifest, ProbePayload, ProbeResult
 from service.contracts.schemas.probe import TableFactIn
 from service.settings import Settings
 from service.store import Store
-from service.worker.editing import automatic
 from service.worker.editing.automatic import automatic_hparams
-from service.worker.failures import Refused
 from service.worker.kinds import probes
 from service.worker.lanes.control import JobControl
 from service.worker.lanes.read_lane import ReadControl, Task
@@ -135,9 +135,15 @@ class TestProbeJobs:
             bench.run(bench.job(), cancelled)
         assert bench.kept() is None
 
-    def test_a_model_that_is_not_bundled_needs_facts(self, bench: Bench) -> None:
-        with pytest.raises(Refused, match="give a suite or facts"):
-            bench.run(bench.job(facts=None))
+    def test_without_facts_general_knowledge_is_asked(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(knowledge, "general_knowledge", lambda: tuple(FACTS))
+        job = bench.job(facts=None)
+        result = bench.run(job)
+        assert (result.low, result.high) == ([1, 2], [5])
+        record = json.loads((bench.store.reports.folder(job.id) / "probe.json").read_text())
+        assert record["suite"] == "general knowledge"
 
 
 class TestAutomatic:
@@ -145,37 +151,47 @@ class TestAutomatic:
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         result = bench.run(bench.job())
-        monkeypatch.delattr("service.worker.editing.automatic.probe")
-        jeep, source = automatic_hparams(bench.store, bench.base, "jeep", [], control().monitor)
+        monkeypatch.delattr(defaults, "probe")
+        jeep, source = chosen_for(bench, "jeep")
         assert result.hparams is not None
-        assert isinstance(jeep, JeepHParams)
-        assert list(jeep.low.layers) == result.hparams["low"]["layers"]
-        assert (list(jeep.high.layers), jeep.n_steps) == ([5], 30)
-        memit, other = automatic_hparams(bench.store, bench.base, "memit", [], control().monitor)
-        assert isinstance(memit, MemitHParams)
-        assert (memit.low.layers, memit.n_steps) == (jeep.low.layers, 25)
+        assert isinstance(jeep.hparams, JeepHParams)
+        assert jeep.source == "kept probe"
+        assert list(jeep.hparams.low.layers) == result.hparams["low"]["layers"]
+        assert (list(jeep.hparams.high.layers), jeep.hparams.n_steps) == ([5], 30)
+        memit, other = chosen_for(bench, "memit", {"n_steps": 9, "low": {"clamp": 3}})
+        assert isinstance(memit.hparams, MemitHParams)
+        assert memit.hparams.low.layers == jeep.hparams.low.layers
+        assert (memit.hparams.n_steps, memit.hparams.low.clamp) == (9, 3)
         assert source == other
 
-    def test_without_one_the_edit_s_own_facts_are_probed(self, bench: Bench) -> None:
-        told: list[Progress] = []
-        jeep, _ = automatic_hparams(bench.store, bench.base, "jeep", FACTS, control(told).monitor)
-        assert isinstance(jeep, JeepHParams)
-        assert (list(jeep.low.layers), list(jeep.high.layers)) == ([1, 2], [5])
-        assert {progress.phase for progress in told} == {"probe"}
-        assert bench.kept() is None  # too few to decide for later edits
-
-    def test_a_large_batch_s_probe_is_kept(
+    def test_without_one_the_model_is_probed_on_what_it_knows_and_the_probe_kept(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(automatic, "KEPT_FROM", len(FACTS))
-        _, first = automatic_hparams(bench.store, bench.base, "jeep", FACTS, control().monitor)
-        assert bench.kept() is not None
-        _, second = automatic_hparams(bench.store, bench.base, "jeep", [], control().monitor)
-        assert first == second
+        monkeypatch.setattr(knowledge, "general_knowledge", lambda: tuple(FACTS))
+        told: list[Progress] = []
+        first, source = chosen_for(bench, "jeep", told=told)
+        assert isinstance(first.hparams, JeepHParams)
+        assert (list(first.hparams.low.layers), list(first.hparams.high.layers)) == ([1, 2], [5])
+        assert (first.source, first.warnings) == ("probe now", ())
+        assert {progress.phase for progress in told} == {"probe"}
+        kept = bench.kept()
+        assert kept is not None
+        assert kept["suite"] == "general knowledge"
+        again, other = chosen_for(bench, "jeep")
+        assert (again.hparams, again.source, other) == (first.hparams, "kept probe", source)
 
-    def test_too_few_facts_are_not_probed(self, bench: Bench) -> None:
-        with pytest.raises(Refused, match="POST /probes"):
-            automatic_hparams(bench.store, bench.base, "jeep", FACTS[:3], control().monitor)
+    def test_a_model_that_knows_nothing_is_edited_by_depth_and_says_so(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The planted model knows none of the shipped facts, so no prompt can be probed."""
+        chosen, _ = chosen_for(bench, "jeep")
+        assert isinstance(chosen.hparams, JeepHParams)
+        n_layers = bench.base.n_layers
+        expected = by_depths("jeep", n_layers, bench.base.mlp_size, {})
+        assert (chosen.hparams, chosen.source) == (expected, "depths")
+        assert "POST /probes" in chosen.warnings[0]
+        monkeypatch.delattr(defaults, "default_probe")
+        assert chosen_for(bench, "jeep")[0] == chosen, "the failed probe is kept, not repeated"
 
     def test_a_cancelled_probe_is_no_failed_probe(self, bench: Bench) -> None:
         def stop() -> None:
@@ -183,11 +199,15 @@ class TestAutomatic:
 
         stopping = JobControl(publish=lambda progress: None, checkpoint=stop)
         with pytest.raises(Cancelled):
-            automatic_hparams(bench.store, bench.base, "jeep", FACTS, stopping.monitor)
+            automatic_hparams(bench.store, bench.base, "jeep", {}, stopping.monitor)
+        assert bench.kept() is None
 
-    def test_a_probe_without_a_proposal_fails_the_edit_with_its_reason(self, bench: Bench) -> None:
-        bench.store.base.probes_folder.mkdir(parents=True)
-        path = bench.store.base.probes_folder / f"{bench.base.model_hash}.json"
-        path.write_text(json.dumps({"hparams": None, "why_no_proposal": "nothing decides"}))
-        with pytest.raises(InvalidHParams, match="nothing decides"):
-            automatic_hparams(bench.store, bench.base, "jeep", FACTS, control().monitor)
+
+def chosen_for(
+    bench: Bench,
+    editor: str,
+    changes: dict[str, Any] | None = None,
+    told: list[Progress] | None = None,
+) -> tuple[Chosen, str]:
+    monitor = control(told).monitor
+    return automatic_hparams(bench.store, bench.base, editor, changes or {}, monitor)

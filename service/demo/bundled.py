@@ -164,13 +164,16 @@ def show_comparison(console: Console, before: Answers, after: Answers, version: 
 
 
 @contextmanager
-def running_service(model: str, console: Console) -> Iterator[str]:
-    """``jeep serve`` as a child process on a free port with a separate store; yields its URL."""
+def running_service(model: str, console: Console, options: Sequence[str] = ()) -> Iterator[str]:
+    """``jeep serve`` as a child process on a free port with a separate store; yields its URL.
+
+    ``options`` are further ones of the command.
+    """
     with tempfile.TemporaryDirectory(prefix="jeep-demo-") as folder:
         log = Path(folder) / "serve.log"
         command = [sys.executable, "-m", "service.cli", "serve"]
         command += ["--model", model, "--port", "0", "--store", str(Path(folder) / "store")]
-        command += ["--host", "127.0.0.1", "--auth", "off"]
+        command += ["--host", "127.0.0.1", "--auth", "off", *options]
         with log.open("w") as output:
             process = subprocess.Popen(
                 command, stdout=output, stderr=subprocess.STDOUT, env=_environment()

@@ -1,0 +1,63 @@
+"""Plans: what a dry run of an edit answers."""
+
+from __future__ import annotations
+
+from jeep_core.probe.choice import Chosen, from_record
+from jeep_core.probe.kept import kept
+from jeep_core.spec.hparams import EditorHParams
+from jeep_core.text.joining import join_of
+from service.api.model import PublishedModel
+from service.api.submission.validation import ValidEdit
+from service.contracts.schemas import AUTO, EditPlan, FactPlan
+from service.store.base.files import BaseFiles
+
+
+def plan_of(edit: ValidEdit, model: PublishedModel, base: BaseFiles) -> EditPlan:
+    """Return the plan for a dry run: tokens, optimised positions, repeated facts, what is chosen.
+
+    Raises:
+        JeepError: the kept probe cannot be read.
+        InvalidHParams: changes to hyper-parameters do not go with the kept probe.
+    """
+    facts = []
+    for index, fact, row in zip(edit.indices, edit.facts, edit.rows, strict=True):
+        tokens = [model.tokenizer.id_to_token(i) or "" for i in row.ids]
+        facts.append(
+            FactPlan(
+                index=index,
+                subject=fact.subject,
+                prompt=fact.prompt,
+                target_new=fact.target_new,
+                text=fact.answered,
+                join=join_of(fact.text, fact.target_new, fact.join),
+                tokens=tokens,
+                subject_last=row.subject_last,
+                prediction=row.prediction,
+                target_tokens=tokens[row.prediction + 1 :],
+            )
+        )
+    chosen = _chosen(edit, model, base)
+    found = None if chosen is None else chosen.hparams
+    needed = found is None or bool(found.moment_layers)
+    return EditPlan(
+        editor=edit.editor,
+        preset=edit.preset,
+        hparams=AUTO if found is None else found.model_dump(mode="json"),
+        source="probe now" if chosen is None else chosen.source,
+        moments=model.info.moments_from if needed else None,
+        warnings=[] if chosen is None else list(chosen.warnings),
+        facts=facts,
+        duplicates=edit.repeated,
+    )
+
+
+def _chosen(edit: ValidEdit, model: PublishedModel, base: BaseFiles) -> Chosen | None:
+    """The hyper-parameters that the edit would have; None if the model would be probed first."""
+    if isinstance(edit.hparams, EditorHParams):
+        return Chosen(edit.hparams, "given" if edit.preset is None else "preset")
+    info = model.info
+    record = kept(base.probes_folder, info.model_hash)
+    if record is None:
+        return None
+    size = info.mlp_size
+    return from_record(record, edit.editor, info.n_layers, size, edit.changes, "kept probe")

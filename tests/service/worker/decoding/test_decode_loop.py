@@ -18,21 +18,21 @@ from service.contracts.jobs import new_id
 from service.contracts.schemas import GenerateRequest, WorkerReply, WorkerRequest
 from service.worker.decoding import decode_loop
 from service.worker.decoding.decode_loop import SCORED_TOGETHER, DecodeLoop
-from service.worker.decoding.replies import Pending
+from service.worker.decoding.generating import Generating
 from service.worker.lanes.gate import Gate
 
 PROMPT = "The city of Lyon lies in"
 HOT: dict[str, Any] = {"temperature": 5.0, "seed": 7}  # no end of text for a while
 
 
-def pending(*views: ModelView, **body: Any) -> Pending:
+def pending(*views: ModelView, **body: Any) -> Generating:
     """A prepared request, answered by ``views`` under the names v0, v1, …"""
     names = [f"v{i}" for i in range(len(views))]
     request = WorkerRequest(
         id=new_id("ask"), kind="generate", deadline=time.time() + 60, versions=names
     )
     prompt = {} if "prompts" in body else {"prompt": PROMPT}
-    made = Pending(request, GenerateRequest.model_validate({**prompt, **body}))
+    made = Generating(request, GenerateRequest.model_validate({**prompt, **body}))
     made.prepare(views)
     return made
 
@@ -40,7 +40,7 @@ def pending(*views: ModelView, **body: Any) -> Pending:
 class Answers:
     """Takes the replies instead of the queue; may act at the moment one is sent."""
 
-    def __init__(self, *expected: Pending) -> None:
+    def __init__(self, *expected: Generating) -> None:
         self.gate = Gate(0.5)
         self.loop = DecodeLoop(self, self.gate)  # type: ignore[arg-type]
         self.sent: list[tuple[str, WorkerReply]] = []
@@ -61,20 +61,20 @@ class Answers:
     def of(self, request_id: str) -> list[WorkerReply]:
         return [reply for i, reply in self.sent if i == request_id]
 
-    def run(self, *first: Pending) -> None:
+    def run(self, *first: Generating) -> None:
         for one in first:
             self.loop.put(one)
         assert self.gate.contended
         self.loop.run()
         assert not self.gate.contended
 
-    def result(self, one: Pending) -> list[dict[str, Any]]:
+    def result(self, one: Generating) -> list[dict[str, Any]]:
         last = self.of(one.request.id)[-1]
         assert last.event == "result", last
         return list(last.data["results"])
 
 
-def alone(one: Pending) -> list[dict[str, Any]]:
+def alone(one: Generating) -> list[dict[str, Any]]:
     answers = Answers(one)
     answers.run(one)
     return answers.result(one)
@@ -359,7 +359,7 @@ class TestWhatIsNoNumber:
         words[token] = torch.nan
         return ModelView(base, {"transformer.wte.weight": words})
 
-    def refused(self, answers: Answers, one: Pending) -> list[WorkerReply]:
+    def refused(self, answers: Answers, one: Generating) -> list[WorkerReply]:
         *before, last = answers.of(one.request.id)
         assert last.event == "error"
         assert last.data["code"] == "numerical_error"

@@ -291,6 +291,18 @@ def say_moments(store: Store, info: WorkerInfo) -> None:
         )
 
 
+def special_tokens(base: LoadedModel) -> dict[str, str]:
+    """The tokens that begin and end a text by the configuration; of several ends the first."""
+    found = {}
+    for name in ("bos_token", "eos_token"):
+        given = getattr(base.model.config, f"{name}_id", None)
+        first = next(iter(given), None) if isinstance(given, list | tuple) else given
+        text = base.tokenizer.id_to_token(first) if isinstance(first, int) and first >= 0 else None
+        if text is not None:
+            found[name] = text
+    return found
+
+
 def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
     """Publish the data by which the api validates requests without a model.
 
@@ -327,6 +339,7 @@ def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
         corpus=has_corpus(base.name, settings),
         moments=settings.moments,
         perplexity_text=text_path(base.name, settings.perplexity_text) is not None,
+        special_tokens=special_tokens(base),
         started_at=now(),
     )
     say_moments(store, info)

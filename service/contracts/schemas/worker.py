@@ -48,6 +48,7 @@ class WorkerInfo(BaseModel):
     being the default; ``preset_values`` maps ``editor/preset`` → hyper-parameters.  ``corpus``:
     there is a text that second moments can be taken over; ``moments``: the name of imported ones
     used instead of it; ``perplexity_text``: there is a text that perplexity can be measured on.
+    ``special_tokens``: texts of ``bos_token`` and ``eos_token``, where the model has one.
     ``files``: SHA-256 of the files that were published with it, by name.
     """
 
@@ -66,5 +67,6 @@ class WorkerInfo(BaseModel):
     corpus: bool = True
     moments: str | None = None
     perplexity_text: bool = False
+    special_tokens: dict[str, str] = Field(default_factory=dict)
     files: dict[str, str] = Field(default_factory=dict)
     started_at: datetime

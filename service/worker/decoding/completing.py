@@ -55,7 +55,7 @@ class Completing(Pending):
             tuple(body.stop),
             body.top,
             frozenset(body.stop_ids),
-            body.prompt_top if not sample else None,
+            body.prompt_top if body.stream or not sample else None,
         )
 
     def prepare(self, views: Sequence[ModelView]) -> None:

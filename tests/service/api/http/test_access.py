@@ -46,7 +46,7 @@ def routes(settings: Settings) -> list[tuple[str, str, Guarded]]:
 
 
 def filled(path: str) -> str:
-    return re.sub(r"\{\w+\}", "x", path)
+    return re.sub(r"\{\w+(:\w+)?\}", "x", path)
 
 
 def test_every_route_declares_what_it_needs(guarded: Settings) -> None:

@@ -11,8 +11,6 @@ from service.contracts.schemas.openai import ErrorBody, OpenAIError
 CODES = {
     "unknown_version": "model_not_found",
     "too_long": "context_length_exceeded",
-    "no_key": "invalid_api_key",
-    "invalid_key": "invalid_api_key",
     "too_many_requests": "rate_limit_exceeded",
 }
 """Codes by which clients of that interface act; all others are the service's own."""

@@ -195,7 +195,7 @@ class DecodeLoop:
         if pending.left or pending.ended:
             return []
         pending.ended = True
-        tracing.recorded("generate", pending.request.traceparent, pending.began_ns)
+        tracing.recorded(pending.request.kind, pending.request.traceparent, pending.began_ns)
         return [(pending.request.id, pending.result())]
 
     def _refuse_all(self) -> None:

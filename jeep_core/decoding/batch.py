@@ -8,105 +8,21 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
-from random import Random
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import DynamicCache
 
-from jeep_core.decoding.sampling import Choice, Sampling, choose
-from jeep_core.decoding.text_stream import StopStrings, TextStream
-from jeep_core.errors import NumericalError
-from jeep_core.models.loading import LoadedModel
+from jeep_core.decoding.prompt_scores import ToScore, prompt_scores
+from jeep_core.decoding.rows import Row
+from jeep_core.decoding.sampling import choose
 from jeep_core.models.masks import Attention
 from jeep_core.models.views import ModelView
-from jeep_core.spec.finite import OTHER_VERSION
-from jeep_core.text.counting import counted
-from jeep_core.text.encoding import encode
 
 PREFILL_TOKENS = 2048
 """Prompt tokens, padding included, that join in one step: a bound on how long the others wait."""
 COLUMNS = 64
 """Columns by which the buffers grow."""
-
-
-@dataclass(frozen=True)
-class Token:
-    """A token with its probability under the model (before temperature and truncation).
-
-    ``text`` is the token alone.  ``delta`` is the text that became certain with it: the deltas
-    of all tokens are the answer, except a character that an end of text leaves unfinished.
-    """
-
-    id: int
-    text: str
-    probability: float
-    top: tuple[tuple[int, str, float], ...] = ()
-    delta: str = ""
-
-
-@dataclass
-class Generated:
-    """One prompt's continuation so far."""
-
-    prompt: str
-    tokens: list[Token] = field(default_factory=list)
-    text: str = ""
-    finish_reason: Literal["stop", "length"] | None = None
-
-
-class Row:
-    """One prompt on its way through a batch; may be made in any thread."""
-
-    def __init__(self, base: LoadedModel, prompt: str, sampling: Sampling) -> None:
-        self.sampling, self.ids = sampling, list(encode(base.tokenizer, prompt).ids)
-        self.result = Generated(prompt)
-        self.error: NumericalError | None = None
-        self.random = Random(sampling.seed)
-        self._tokenizer, self._eos = base.tokenizer, base.eos_token_ids
-        self._text = TextStream(base.tokenizer, self.ids)
-        self._stops = StopStrings(sampling.stop)
-        if sampling.max_new_tokens == 0:
-            self.result.finish_reason = "length"
-
-    @property
-    def seen(self) -> list[int]:
-        """The prompt's tokens and those decoded so far: the input of a batch that it joins."""
-        return self.ids + [token.id for token in self.result.tokens]
-
-    @property
-    def finished(self) -> bool:
-        """Whether nothing is left to decode, or nothing can be."""
-        return self.result.finish_reason is not None or self.error is not None
-
-    def fail(self) -> None:
-        """End a row whose logits are not finite: any further token would be meaningless."""
-        done = len(self.result.tokens)
-        what = f"the logits after {counted(len(self.ids), 'token')} of prompt and {done} of answer"
-        self.error = NumericalError(f"{what} are not finite (NaN or infinity); {OTHER_VERSION}")
-
-    def add(self, choice: Choice) -> bool:
-        """Add a token; False if it is the end of the text instead."""
-        result = self.result
-        if choice.id in self._eos:
-            result.text += self._stops.add(self._text.rest(), last=True)[0]
-            result.finish_reason = "stop"
-            return False
-        piece = self._text.add(choice.id)
-        # text that was held back as half a character or part of a stop string comes with the last
-        last = len(result.tokens) + 1 >= self.sampling.max_new_tokens
-        delta, stopped = self._stops.add(piece + (self._text.rest() if last else ""), last)
-        top = tuple((i, self._decode(i), p) for i, p in choice.top)
-        token = Token(choice.id, self._decode(choice.id), choice.probability, top, delta)
-        result.tokens.append(token)
-        result.text += delta
-        if stopped or last:
-            result.finish_reason = "stop" if stopped else "length"
-        return True
-
-    def _decode(self, token: int) -> str:
-        return str(self._tokenizer.decode([token], skip_special_tokens=False))
 
 
 class KeyValues(DynamicCache):
@@ -295,9 +211,10 @@ class Batch:
             self._leave([i for i, row in enumerate(self._running) if row.finished])
         for rows in self._joining():
             hidden = self._prefill(rows)
+            self._score(rows, hidden)
             n = len(self._running)
             self._running += rows
-            self._take(rows, hidden, got, finished)
+            self._take(rows, hidden[:, -1], got, finished)
             self._leave([n + i for i, row in enumerate(rows) if row.finished])
         return got, finished
 
@@ -334,7 +251,10 @@ class Batch:
         return groups
 
     def _prefill(self, rows: Sequence[Row]) -> torch.Tensor:
-        """Run prompts, padded on the left, and cache their keys and values; last states (k, d)."""
+        """Run prompts, padded on the left, and cache their keys and values.
+
+        Returns their last hidden states (k, width, d).
+        """
         device, prompts = self._device, [row.seen for row in rows]
         lengths = [len(prompt) for prompt in prompts]
         width = max(lengths)
@@ -356,7 +276,18 @@ class Batch:
         following = torch.tensor(lengths, device=device)[:, None]
         self._positions = torch.cat([self._positions, following])
         self._ids = torch.cat([self._ids, torch.zeros_like(following)])
-        return hidden[:, -1]
+        return hidden
+
+    def _score(self, rows: Sequence[Row], hidden: torch.Tensor) -> None:
+        """Score the prompts of rows that ask for it from their states ``hidden`` (k, width, d)."""
+        asking = [(i, row) for i, row in enumerate(rows) if row.unscored]
+        wanted = [
+            ToScore(i, hidden.shape[1] - len(row.seen), row.ids, row.sampling.prompt_top or 0)
+            for i, row in asking
+        ]
+        found = prompt_scores(self.view, hidden, wanted)
+        for (_, row), scores in zip(asking, found, strict=True):
+            row.take_scores(scores)
 
     def _take(
         self, rows: Sequence[Row], hidden: torch.Tensor, got: list[Row], finished: list[Row]
@@ -367,7 +298,9 @@ class Batch:
         ids = [0 if choice is None else choice.id for choice in choices]
         self._ids[-len(rows) :, 0] = torch.tensor(ids, device=self._device)
         for row, choice in zip(rows, choices, strict=True):
-            if choice is None:
+            if row.finished:  # its prompt alone was to be scored, or could not be
+                pass
+            elif choice is None:
                 row.fail()
             elif row.add(choice):
                 got.append(row)

@@ -9,7 +9,8 @@ from math import isfinite
 import torch
 from torch.nn import functional as F
 
-from jeep_core.decoding.batch import Batch, Generated, Row, Token
+from jeep_core.decoding.batch import Batch
+from jeep_core.decoding.rows import Generated, Row, Token
 from jeep_core.decoding.sampling import Sampling
 from jeep_core.errors import JeepError, NumericalError
 from jeep_core.models.loading import LoadedModel

@@ -8,27 +8,39 @@ from random import Random
 
 import torch
 
+Ranked = tuple[tuple[int, float], ...]
+"""The most probable tokens at one place with their log-probabilities (nats), the best first."""
+
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen; ``temperature`` 0 is greedy.  ``top`` most probable are reported."""
+    """How tokens are chosen; ``temperature`` 0 is greedy.  ``top`` most probable are reported.
+
+    ``stop_ids`` are tokens that end the text besides the model's own.  With ``prompt_top`` the
+    tokens of the prompt are scored, too, and so many of the most probable ones reported.
+    """
 
     max_new_tokens: int = 16
     temperature: float = 0.0
     top_k: int | None = None
     top_p: float = 1.0
-    seed: int | None = None
+    seed: int | str | None = None
     stop: tuple[str, ...] = ()
     top: int = 0
+    stop_ids: frozenset[int] = frozenset()
+    prompt_top: int | None = None
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A chosen token with its probability under the model, and the most probable tokens."""
+    """A chosen token with its log-probability under the model, and the most probable tokens.
+
+    Both come from the same numbers: the most probable token has exactly the first value.
+    """
 
     id: int
-    probability: float
-    top: tuple[tuple[int, float], ...] = ()
+    log_probability: float
+    top: Ranked = ()
 
 
 @torch.no_grad()
@@ -50,17 +62,17 @@ def choose(
         rows = log_probabilities[hot].cpu()
         ids[hot] = _sampled(rows, [sampling[i] for i in hot], draws).to(ids.device)
     # (n,)
-    chosen = log_probabilities.gather(1, ids[:, None])[:, 0].exp()
+    chosen = log_probabilities.gather(1, ids[:, None])[:, 0]
     most = min(max(s.top for s in sampling), logits.shape[1])
-    tops: list[tuple[tuple[int, float], ...]] = [()] * len(sampling)
+    tops: list[Ranked] = [()] * len(sampling)
     if most:
         best = log_probabilities.topk(most)
-        found = zip(sampling, best.indices.tolist(), best.values.exp().tolist(), strict=True)
+        found = zip(sampling, best.indices.tolist(), best.values.tolist(), strict=True)
         tops = [tuple(zip(i[: s.top], p[: s.top], strict=True)) for s, i, p in found]
     parts = zip(finite, ids.tolist(), chosen.tolist(), tops, strict=True)
     return [
-        Choice(token, probability, top) if is_finite else None
-        for is_finite, token, probability, top in parts
+        Choice(token, log_probability, top) if is_finite else None
+        for is_finite, token, log_probability, top in parts
     ]
 
 

@@ -12,9 +12,13 @@ from service.api.http import problems
 from service.api.http.access import Gate
 from service.api.http.auditing import Audit
 from service.api.http.limits import RateLimit, Streams
-from service.api.http.middleware import BodyLimit, RequestIds, Unexpected
+from service.api.http.middleware import BodyLimit, RequestIds, Shapes, Unexpected
 from service.api.http.openapi import DESCRIPTION, Api
 from service.api.model import ModelCache
+from service.api.openai import tokenizers
+from service.api.openai.app import PATH as OPENAI
+from service.api.openai.app import openai_app
+from service.api.openai.errors import openai_error
 from service.api.operations import audit, documentation, health, metrics
 from service.api.reconcile import Reconciler
 from service.api.resources import (
@@ -51,6 +55,7 @@ ROUTES = (
     evaluations,
     probes,
     hypernetworks,
+    tokenizers,
     health,
     metrics,
     audit,
@@ -106,11 +111,13 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.api = state
     for module in ROUTES:
         app.include_router(module.router)
+    app.mount(OPENAI, openai_app(state))
     problems.install(app)
     streamed = {"/suites": settings.max_suite_bytes}
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, streamed=streamed)
     app.add_middleware(Gate, settings=settings, store=store, rate=RateLimit(buckets, settings))
     app.add_middleware(Unexpected)
     app.add_middleware(Audit, store=store)
+    app.add_middleware(Shapes, shapes={OPENAI: openai_error})
     app.add_middleware(RequestIds)
     return app

@@ -16,6 +16,7 @@ from jeep_core.errors import Coded
 from service.client.audit import AuditCalls
 from service.client.evaluations import EvaluationCalls
 from service.client.hypernetworks import Hypernetworks
+from service.client.openai import OpenAICalls
 from service.client.probes import ProbeCalls
 from service.client.transport import ApiError, given, segment
 from service.client.versions import VersionCalls
@@ -64,7 +65,7 @@ class _Seen:
             self.status = JobStatus(data["status"])
 
 
-class Client(AuditCalls, EvaluationCalls, Hypernetworks, ProbeCalls, VersionCalls):
+class Client(AuditCalls, EvaluationCalls, Hypernetworks, OpenAICalls, ProbeCalls, VersionCalls):
     """Talks to one service.  Use it as a context manager, or call `close`.
 
     ``api_key`` is a key as ``jeep keys create`` printed it.  ``timeout`` bounds every read in

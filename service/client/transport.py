@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from jeep_core.errors import Coded
 from service.contracts.schemas import JobOut, Problem
+from service.contracts.schemas.openai import OpenAIError
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -153,7 +154,7 @@ def check(response: httpx.Response) -> None:
         return
     body = response.read()
     try:
-        problem = Problem.model_validate_json(body)
+        problem = _problem(response, body)
     except ValueError:
         problem = Problem(
             title=response.reason_phrase,
@@ -163,6 +164,25 @@ def check(response: httpx.Response) -> None:
             request_id=response.headers.get("X-Request-Id", ""),
         )
     raise ApiError(problem)
+
+
+def _problem(response: httpx.Response, body: bytes) -> Problem:
+    """The problem of an answer, which below /v1 has the shape of OpenAI's errors.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if not response.url.path.startswith("/v1/"):
+        return Problem.model_validate_json(body)
+    error = OpenAIError.model_validate_json(body).error
+    return Problem(
+        title=response.reason_phrase,
+        status=response.status_code,
+        detail=error.message,
+        code=error.code,
+        errors=error.errors,
+        request_id=error.request_id,
+    )
 
 
 def given(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -44,6 +44,7 @@ from service.queue import (
 )
 from service.settings import EXIT_CONFIG, Settings, SettingsError
 from service.store import CorruptFile, StaleFence, Store, StoreBusy, StoreError, is_disk_full
+from service.store.base.files import CHAT_TEMPLATE
 from service.store.base.moments import source_of
 from service.store.maintenance.sweep import sweep
 from service.worker import metrics
@@ -281,6 +282,18 @@ def say_moments(store: Store, info: WorkerInfo) -> None:
         )
 
 
+def special_tokens(base: LoadedModel) -> dict[str, str]:
+    """The tokens that begin and end a text by the configuration; of several ends the first."""
+    found = {}
+    for name in ("bos_token", "eos_token"):
+        given = getattr(base.model.config, f"{name}_id", None)
+        first = next(iter(given), None) if isinstance(given, list | tuple) else given
+        text = base.tokenizer.id_to_token(first) if isinstance(first, int) and first >= 0 else None
+        if text is not None:
+            found[name] = text
+    return found
+
+
 def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
     """Publish the data by which the api validates requests without a model.
 
@@ -317,6 +330,7 @@ def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
         moments=settings.moments,
         moments_from=origin_of(base.name, settings.corpus, settings.moments),
         perplexity_text=text_path(base.name, settings.perplexity_text) is not None,
+        special_tokens=special_tokens(base),
         started_at=now(),
     )
     say_moments(store, info)
@@ -324,6 +338,8 @@ def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
         "tokenizer.json": base.tokenizer.to_str().encode(),
         "config.json": config.to_json_string().encode(),
     }
+    if base.chat is not None:
+        files[CHAT_TEMPLATE] = base.chat.to_json().encode()
     try:
         store.base.publish(info, files)
     except OSError as error:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,6 +22,7 @@ from re import Pattern
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 from starlette.requests import Request
 from starlette.routing import BaseRoute, compile_path
@@ -36,6 +38,7 @@ from service.store import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_KIND = re.compile(r":\w+}")
 MARK = "__needed_scope__"
 CALLER = "jeep.caller"
 """Where the ASGI scope of a request keeps its `Caller`."""
@@ -77,18 +80,29 @@ class Guarded:
     need: Need | None
     pattern: Pattern[str]
 
+    @property
+    def described_as(self) -> str:
+        """The path as OpenAPI writes it, without the kinds of its parameters."""
+        return _KIND.sub("}", self.path)
+
     def matches(self, path: str) -> bool:
         """Whether this is a route for ``path``, by whatever method."""
         return self.pattern.match(path) is not None
 
 
-def guarded_routes(routes: Iterable[BaseRoute]) -> list[Guarded]:
-    """All routes of an app with what they need, in the order in which they are tried."""
+def guarded_routes(routes: Iterable[BaseRoute], prefix: str = "") -> list[Guarded]:
+    """All routes of an app with what they need, in the order in which they are tried.
+
+    A mounted FastAPI app that declares nothing as a whole is a room of routes that do.
+    """
     found = []
     for context in iter_route_contexts(list(routes)):
         mounted = getattr(context.original_route, "app", None)
         is_mount = context.endpoint is None
-        path = context.path or ""
+        path = prefix + (context.path or "")
+        if is_mount and isinstance(mounted, FastAPI) and not hasattr(mounted, MARK):
+            found += guarded_routes(mounted.routes, path)
+            continue
         pattern, _, _ = compile_path(path + "/{path:path}" if is_mount else path)
         found.append(
             Guarded(

@@ -110,13 +110,13 @@ def json_request_body(
     model: type[BaseModel], optional: bool = False, lines: type[BaseModel] | None = None
 ) -> dict[str, Any]:
     """``openapi_extra`` of a route that reads a body of ``model``, or one of ``lines`` per line."""
-    content = {"application/json": {"schema": _schema(model)}}
+    content = {"application/json": {"schema": described(model)}}
     if lines is not None:
-        content["application/x-ndjson"] = {"schema": _schema(lines)}
+        content["application/x-ndjson"] = {"schema": described(lines)}
     return {"requestBody": {"required": not optional, "content": content}}
 
 
-def _schema(model: type[BaseModel]) -> dict[str, str]:
+def described(model: type[BaseModel]) -> dict[str, str]:
     """A reference to a model's schema, which the description then contains."""
     DESCRIBED[model.__name__] = model
     return {"$ref": f"#/components/schemas/{model.__name__}"}

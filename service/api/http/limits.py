@@ -20,6 +20,8 @@ from service.queue.buckets import TokenBuckets
 from service.settings import Settings
 from service.store import Store
 
+PING_SECONDS = 5
+"""Time between two comments on a stream without events, so that nobody takes it for dead."""
 BUSY_S = 5
 """Seconds after which a place may be free again."""
 
@@ -70,7 +72,7 @@ class Streams:
 
     def answer(self, caller: Caller, *args: Any, **options: Any) -> EventSourceResponse:
         """An event stream that keeps a place as long as it is open, or 429."""
-        return _Stream(self, caller, *args, **options)
+        return _Stream(self, caller, *args, ping=PING_SECONDS, **options)
 
 
 class _Stream(EventSourceResponse):

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.http.early_refusals import refuse
-from service.api.http.problems import ApiProblem, failed
+from service.api.http.problems import SHAPE, ApiProblem, Shape, failed
 from service.contracts.jobs import new_id
 from service.ops import logs
 
@@ -39,6 +39,22 @@ class RequestIds:
 
         with logs.bound(request_id=request_id):
             await self.app(scope, receive, with_id)
+
+
+class Shapes:
+    """Shows errors of requests below some paths as the interface served there does."""
+
+    def __init__(self, app: ASGIApp, shapes: Mapping[str, Shape]) -> None:
+        self.app = app
+        self._shapes = shapes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI connection."""
+        if scope["type"] == "http":
+            for path, shape in self._shapes.items():
+                if scope["path"] == path or scope["path"].startswith(f"{path}/"):
+                    scope[SHAPE] = shape
+        await self.app(scope, receive, send)
 
 
 class Unexpected:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
+from starlette.routing import BaseRoute, Mount
 
 from jeep_core.editors import EditorRecord, available
 from service.api.http.access import guarded_routes
@@ -52,13 +53,9 @@ class Api(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """The description, made once."""
         if self.openapi_schema is None:
-            schema = get_openapi(
-                title=self.title,
-                version=self.version,
-                description=self.description,
-                routes=self.routes,
-            )
+            schema = self._described(self.routes)
             components = schema.setdefault("components", {}).setdefault("schemas", {})
+            self._describe_mounted(schema, components)
             editors = _documentable()
             names, definitions = _definitions(editors)
             for name, definition in definitions.items():
@@ -69,13 +66,27 @@ class Api(FastAPI):
             self.openapi_schema = schema
         return self.openapi_schema
 
+    def _described(self, routes: Sequence[BaseRoute]) -> dict[str, Any]:
+        return get_openapi(
+            title=self.title, version=self.version, description=self.description, routes=routes
+        )
+
+    def _describe_mounted(self, schema: dict[str, Any], components: dict[str, Any]) -> None:
+        """Add the routes of mounted apps under their paths."""
+        for mount in self.routes:
+            if isinstance(mount, Mount) and isinstance(mount.app, FastAPI):
+                inner = self._described(mount.app.routes)
+                schema["paths"].update({mount.path + p: one for p, one in inner["paths"].items()})
+                for name, model in inner.get("components", {}).get("schemas", {}).items():
+                    components.setdefault(name, model)
+
     def _describe_access(self, schema: dict[str, Any]) -> None:
         """Document the scope that every operation needs and its refusals."""
         scheme = {"type": "http", "scheme": "bearer", "description": "An API key: `jeep_…`."}
         schema["components"]["securitySchemes"] = {SCHEME: scheme}
         for route in guarded_routes(self.routes):
             for method in route.methods:
-                operation = schema["paths"].get(route.path, {}).get(method.lower())
+                operation = schema["paths"].get(route.described_as, {}).get(method.lower())
                 if operation is None:
                     continue
                 operation["security"] = []

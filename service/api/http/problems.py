@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -22,6 +23,8 @@ from service.contracts.schemas import Problem
 from service.queue import QueueError
 from service.store import StoreError, is_disk_full
 
+SHAPE = "jeep.shape"
+"""Where it keeps how problems are shown below its path (`Shape`), if not as RFC 9457 says."""
 PROBLEM = "jeep.problem"
 """Where the ASGI scope of a request keeps the code of the problem that ended it."""
 MEDIA_TYPE = "application/problem+json"
@@ -31,6 +34,9 @@ NO_MODEL = (
     "no worker has loaded a model yet: jeep worker (or jeep serve) does, and its log says more"
 )
 NO_QUEUE = "the queue cannot be reached now (JEEP_REDIS_URL)"
+
+FINAL = frozenset({"corrupt_file", "corrupt_version", "numerical_error"})
+"""Codes of a status that clients retry by themselves, where the answer will be the same."""
 
 KNOWN = (JeepError, StoreError, QueueError)
 """Exceptions whose code and sentence are made to be shown."""
@@ -159,11 +165,21 @@ def problem_of(request: Request, problem: ApiProblem) -> Problem:
     )
 
 
+Shape = Callable[[Problem], tuple[int, dict[str, Any]]]
+"""The status and the JSON body as which an interface of somebody else's shows a problem."""
+
+
 def problem_response(request: Request, problem: ApiProblem) -> Response:
     """The answer to a request that failed."""
     body = problem_of(request, problem)
     request.scope[PROBLEM] = problem.code
     headers = {**problem.headers, "X-Request-Id": body.request_id}
+    if problem.code in FINAL or problem.status == HTTPStatus.CONFLICT:
+        headers["X-Should-Retry"] = "false"
+    shape: Shape | None = request.scope.get(SHAPE)
+    if shape is not None:
+        status, content = shape(body)
+        return JSONResponse(content, status, headers=headers)
     content = body.model_dump(mode="json")
     return JSONResponse(content, problem.status, headers=headers, media_type=MEDIA_TYPE)
 
@@ -241,8 +257,11 @@ async def _on_known(request: Request, error: Exception) -> Response:
 
 def error_event(request: Request, error: Exception) -> ServerSentEvent:
     """The last event of a stream that an error has ended: the problem as data."""
-    problem = _noted(request, error)
-    return ServerSentEvent(problem_of(request, problem).model_dump_json(), event="error")
+    problem = problem_of(request, _noted(request, error))
+    shape: Shape | None = request.scope.get(SHAPE)
+    if shape is not None:
+        return ServerSentEvent(json.dumps(shape(problem)[1]))
+    return ServerSentEvent(problem.model_dump_json(), event="error")
 
 
 def failed(request: Request, error: Exception) -> Response:

@@ -19,6 +19,9 @@ from service.contracts.schemas.worker import RequestKind
 from service.ops import logs, tracing
 from service.queue import RequestTimeout, WorkerGone
 
+ANSWERED = ("generate", "complete")
+"""The kinds of request that a version answers."""
+
 
 def worker_request(
     state: ApiState,
@@ -53,7 +56,7 @@ async def replies(state: ApiState, request: WorkerRequest) -> AsyncGenerator[Wor
                 async for reply in answers:
                     if reply.event == "error":
                         raise from_worker(JobError.model_validate(reply.data))
-                    if reply.event == "result" and request.kind == "generate":
+                    if reply.event == "result" and request.kind in ANSWERED:
                         GENERATION_SECONDS.observe(time.monotonic() - began)
                     yield reply
     except WorkerGone as error:

@@ -25,7 +25,6 @@ from service.api.http.problems import (
 )
 from service.api.http.worker_calls import replies, result, worker_request
 from service.api.model import PublishedModel
-from service.api.resources.jobs import PING_SECONDS
 from service.api.state import ApiState, State
 from service.contracts.schemas import GenerateRequest, GenerateResult, WorkerRequest
 from service.contracts.schemas.access import Scope
@@ -73,7 +72,7 @@ async def generate(request: Request, state: State) -> Response:
     if body.stream:
         events = _events(state, request, asked)
         caller = caller_of(request)
-        return state.streams.answer(caller, events, headers=headers, ping=PING_SECONDS)
+        return state.streams.answer(caller, events, headers=headers)
     answer = GenerateResult.model_validate(await result(state, request, asked))
     content = answer.model_dump_json()
     return Response(content, headers=headers, media_type="application/json")

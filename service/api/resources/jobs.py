@@ -23,7 +23,6 @@ from service.contracts.schemas.access import Scope
 
 router = APIRouter(tags=["jobs"])
 
-PING_SECONDS = 5
 EVENT_STREAM = {
     "description": "Server-sent events.",
     "content": event_stream("status", "progress", "error"),
@@ -80,7 +79,7 @@ async def job_events(
     """
     await run_in_threadpool(state.store.journal.read, id)
     events = _event_stream(state, request, id, last_event_id)
-    return state.streams.answer(caller_of(request), events, ping=PING_SECONDS)
+    return state.streams.answer(caller_of(request), events)
 
 
 @router.post("/jobs/{id}/cancel", status_code=202, responses=documented(404, 409))

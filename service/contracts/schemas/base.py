@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9._-]{0,63}$")]
 """A snapshot name: starts with a letter; ``head``, ``base`` and ``v<number>`` are taken."""
@@ -20,12 +20,21 @@ class Request(BaseModel):
 
 
 class Problem(BaseModel):
-    """RFC 9457 problem details."""
+    """RFC 9457 problem details.
+
+    ``message`` repeats ``detail``: clients made for OpenAI's interface show nothing else.
+    """
 
     type: str = "about:blank"
     title: str
     status: int
     detail: str
+    message: str = ""
     code: str
     errors: list[dict[str, str]] = Field(default_factory=list)
     request_id: str
+
+    @model_validator(mode="after")
+    def _repeat_detail(self) -> Self:
+        self.message = self.message or self.detail
+        return self

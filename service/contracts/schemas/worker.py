@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-RequestKind = Literal["generate", "rollback", "activate", "restore"]
+RequestKind = Literal["generate", "complete", "rollback", "activate", "restore"]
 """The kinds of request that the worker answers without a job."""
 
 
@@ -48,7 +48,8 @@ class WorkerInfo(BaseModel):
     being the default; ``preset_values`` maps ``editor/preset`` → hyper-parameters.  ``moments``:
     the name of imported second moments, used instead of a text; ``moments_from``: where second
     moments come from, in words; ``perplexity_text``: there is a text that perplexity can be
-    measured on.
+    measured on.  ``special_tokens``: texts of ``bos_token`` and ``eos_token``, where the model has
+    one.
     ``files``: SHA-256 of the files that were published with it, by name.
     """
 
@@ -67,5 +68,6 @@ class WorkerInfo(BaseModel):
     moments: str | None = None
     moments_from: str = "default corpus"
     perplexity_text: bool = False
+    special_tokens: dict[str, str] = Field(default_factory=dict)
     files: dict[str, str] = Field(default_factory=dict)
     started_at: datetime

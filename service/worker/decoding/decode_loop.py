@@ -8,14 +8,15 @@ import threading
 from collections import deque
 from collections.abc import Iterable
 
-from jeep_core.decoding.batch import Batch, Row
+from jeep_core.decoding.batch import Batch
 from jeep_core.decoding.generation import score
+from jeep_core.decoding.rows import Row
 from jeep_core.errors import NumericalError
 from jeep_core.models.views import ModelView
 from service.contracts.schemas import WorkerReply
 from service.ops import logs, tracing
 from service.queue import RequestQueue
-from service.worker.decoding.replies import Pending, Slot, error_of, error_reply, new_tokens
+from service.worker.decoding.replies import Pending, Slot, error_of, error_reply
 from service.worker.failures import Stopping
 from service.worker.lanes.gate import Gate
 from service.worker.metrics import BATCH_ROWS, TOKENS
@@ -62,8 +63,8 @@ class Group:
                     self._fail(self.slots[row], row.error)
         some = [self._to_score.popleft() for _ in range(min(SCORED_TOGETHER, len(self._to_score)))]
         if some:
-            pairs = [(slot.row.result.prompt, slot.pending.body.candidates[i]) for slot, i in some]
-            joins = [slot.pending.body.join for slot, _ in some]
+            pairs = [(slot.row.result.prompt, slot.pending.candidates[i]) for slot, i in some]
+            joins = [slot.pending.join for slot, _ in some]
             for (slot, i), scored in zip(some, score(self.view, pairs, joins), strict=True):
                 slot.scores[i] = scored
                 if scored.error is not None:
@@ -122,7 +123,7 @@ class DecodeLoop:
             return
 
     def _admit(self, pending: Pending) -> None:
-        alone = pending.request.id if pending.body.deterministic else ""
+        alone = pending.request.id if pending.alone else ""
         if not pending.left:  # no prompt of it can be answered
             pending.ended = True
             self._requests.reply_all([(pending.request.id, pending.result())])
@@ -180,8 +181,8 @@ class DecodeLoop:
         replies: Replies = [
             (slot.pending.request.id, reply)
             for slot in group.slots.values()
-            if slot.pending.body.stream and not slot.pending.ended
-            for reply in new_tokens(slot)
+            if slot.pending.stream and not slot.pending.ended
+            for reply in slot.pending.new_tokens(slot)
         ]
         for slot in group.take_complete():
             replies += self._done(slot)
@@ -194,7 +195,7 @@ class DecodeLoop:
         if pending.left or pending.ended:
             return []
         pending.ended = True
-        tracing.recorded("generate", pending.request.traceparent, pending.began_ns)
+        tracing.recorded(pending.request.kind, pending.request.traceparent, pending.began_ns)
         return [(pending.request.id, pending.result())]
 
     def _refuse_all(self) -> None:

@@ -1,28 +1,19 @@
-"""Requests in progress and their answers: results, errors."""
+"""Requests in progress and their answers: what every kind of them shares."""
 
 from __future__ import annotations
 
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import exp
 
-from jeep_core.decoding.batch import Row, Token
-from jeep_core.decoding.generation import Sampling, Scored
+from jeep_core.decoding.generation import Scored
+from jeep_core.decoding.rows import Row
 from jeep_core.models.views import ModelView
-from jeep_core.text.joining import join_of
+from jeep_core.text.joining import Join
 from service.contracts.jobs import JobError
-from service.contracts.schemas import (
-    CandidateScore,
-    GeneratedToken,
-    GenerateRequest,
-    GenerateResult,
-    Generation,
-    TokenProbability,
-    WorkerReply,
-    WorkerRequest,
-)
+from service.contracts.schemas import WorkerReply, WorkerRequest
 from service.worker.failures import failure, is_foreseen
 
 log = logging.getLogger(__name__)
@@ -32,7 +23,8 @@ log = logging.getLogger(__name__)
 class Slot:
     """One prompt that one version answers: a row to decode, candidates to score.
 
-    ``sent``: how many tokens of a stream have gone out.  ``error``: why it is not answered.
+    ``sent``: how many tokens of a stream have gone out; ``scores_sent``: its prompt's scores have.
+    ``error``: why it is not answered.
     """
 
     pending: Pending
@@ -41,6 +33,7 @@ class Slot:
     row: Row
     scores: list[Scored | None]
     sent: int = 0
+    scores_sent: bool = False
     error: JobError | None = None
 
     @property
@@ -50,54 +43,62 @@ class Slot:
 
 
 @dataclass(eq=False)
-class Pending:
-    """A generate request in progress: a slot per prompt and version, prompts outermost.
+class Pending(ABC):
+    """A request in progress: a slot per answer, in the order of the answers.
 
     ``gone``: nobody waits for it any more.  ``ended``: its last reply is sent.
     """
 
     request: WorkerRequest
-    body: GenerateRequest
-    slots: list[Slot] = field(default_factory=list)
-    left: int = 0
-    gone: bool = False
-    ended: bool = False
-    began_ns: int = field(default_factory=time.time_ns)
+    slots: list[Slot] = field(default_factory=list, init=False)
+    left: int = field(default=0, init=False)
+    gone: bool = field(default=False, init=False)
+    ended: bool = field(default=False, init=False)
+    began_ns: int = field(default_factory=time.time_ns, init=False)
+
+    @property
+    def candidates(self) -> Sequence[str]:
+        """Continuations to score after every prompt."""
+        return ()
+
+    @property
+    def join(self) -> Join:
+        """How candidates follow prompts."""
+        return "auto"
+
+    @property
+    def alone(self) -> bool:
+        """Whether it is computed in a batch of its own."""
+        return False
+
+    @property
+    @abstractmethod
+    def stream(self) -> bool:
+        """Whether tokens are sent as they come."""
+
+    @abstractmethod
+    def new_tokens(self, slot: Slot) -> list[WorkerReply]:
+        """The tokens of a stream that have not gone out yet."""
+
+    @abstractmethod
+    def result(self) -> WorkerReply:
+        """The last reply, once every slot is complete or has failed."""
+
+    @abstractmethod
+    def _make_slots(self, views: Sequence[ModelView]) -> list[Slot]:
+        """A slot per answer; ``views`` are those of the request's versions."""
 
     def prepare(self, views: Sequence[ModelView]) -> None:
-        """Make the slots; ``views`` are those of the request's versions."""
-        sampling, candidates = self._sampling(), self.body.candidates
-        self.slots = [
-            Slot(self, version, view, Row(view.base, prompt, sampling), [None] * len(candidates))
-            for prompt in self.body.all_prompts
-            for version, view in zip(self.request.versions, views, strict=True)
-        ]
+        """Make the slots, and mark those that cannot be given to the model."""
+        self.slots = self._make_slots(views)
         for slot in self.slots:
             slot.error = _unservable(slot)
         self.left = sum(slot.error is None for slot in self.slots)
 
-    def _sampling(self) -> Sampling:
-        body = self.body
-        return Sampling(
-            body.max_new_tokens,
-            body.temperature,
-            body.top_k,
-            body.top_p,
-            body.seed,
-            tuple(body.stop),
-            body.top_probabilities,
-        )
-
-    def result(self) -> WorkerReply:
-        """The last reply, once every slot is complete or has failed.
-
-        A request without any answer fails as a whole.
-        """
-        errors = [slot.error for slot in self.slots if slot.error is not None]
-        if errors and len(errors) == len(self.slots):
-            return WorkerReply(event="error", data=errors[0].model_dump(mode="json"))
-        result = GenerateResult(results=[_generation(slot) for slot in self.slots])
-        return WorkerReply(event="result", data=result.model_dump(mode="json"))
+    @property
+    def errors(self) -> list[JobError]:
+        """Why answers are missing."""
+        return [slot.error for slot in self.slots if slot.error is not None]
 
 
 def _unservable(slot: Slot) -> JobError | None:
@@ -105,21 +106,18 @@ def _unservable(slot: Slot) -> JobError | None:
 
     The api has already checked this, but perhaps for the model of the previous worker.
     """
-    n, limit = len(slot.row.ids), slot.view.base.max_positions
-    room = limit - slot.pending.body.max_new_tokens
-    if n == 0:
+    ids, base = slot.row.ids, slot.view.base
+    room = base.max_positions - slot.row.sampling.max_new_tokens
+    if not ids:
         return JobError(code="empty", message="the prompt has no tokens")
-    if n > room:
-        message = f"{n} tokens are too many: at most {max(room, 0)} leave room for the answer"
+    if len(ids) > room:
+        message = f"at most {max(room, 0)} tokens leave room for the answer, not {len(ids)}"
         return JobError(code="too_long", message=message)
+    last = base.vocabulary - 1
+    if not 0 <= min(ids) <= max(ids) <= last:
+        message = f"a token of the prompt is none of the model's, which are 0 to {last}"
+        return JobError(code="invalid_request", message=message)
     return None
-
-
-def new_tokens(slot: Slot) -> list[WorkerReply]:
-    """The tokens of a stream that have not gone out yet."""
-    fresh = slot.row.result.tokens[slot.sent :]
-    slot.sent += len(fresh)
-    return [WorkerReply(event="token", data=_token(t).model_dump(mode="json")) for t in fresh]
 
 
 def error_reply(error: Exception) -> WorkerReply:
@@ -132,33 +130,3 @@ def error_of(error: Exception) -> JobError:
     if not is_foreseen(error):
         log.exception("a request failed", exc_info=error)
     return failure(error)
-
-
-def _generation(slot: Slot) -> Generation:
-    result, body = slot.row.result, slot.pending.body
-    return Generation(
-        version=slot.version,
-        prompt=result.prompt,
-        text=result.text,
-        tokens=[_token(token) for token in result.tokens],
-        finish_reason="error" if slot.error else result.finish_reason or "length",
-        candidates=[
-            CandidateScore(
-                text=text,
-                join=join_of(result.prompt, text, body.join),
-                tokens=one.tokens,
-                log_probability=one.log_probability,
-                probability=exp(one.mean),
-            )
-            for text, one in zip(body.candidates, slot.scores, strict=True)
-            if one is not None
-        ],
-        error=slot.error,
-    )
-
-
-def _token(token: Token) -> GeneratedToken:
-    top = [TokenProbability(id=i, text=text, probability=p) for i, text, p in token.top]
-    return GeneratedToken(
-        id=token.id, text=token.text, probability=token.probability, top=top, delta=token.delta
-    )

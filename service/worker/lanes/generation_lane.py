@@ -12,9 +12,12 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 
 from service.contracts.schemas import GenerateRequest, WorkerRequest
+from service.contracts.schemas.completion import CompletionAsk
 from service.ops import logs
 from service.queue import RequestQueue
+from service.worker.decoding.completing import Completing
 from service.worker.decoding.decode_loop import DecodeLoop
+from service.worker.decoding.generating import Generating
 from service.worker.decoding.replies import Pending, error_reply
 from service.worker.lanes.gate import Gate
 from service.worker.versions.views import VersionViews
@@ -62,7 +65,7 @@ class GenerationLane:
 
     def _prepare(self, request: WorkerRequest, loaders: Executor) -> None:
         """Hand a request to the decoding thread, once its versions are in memory."""
-        pending = Pending(request, GenerateRequest.model_validate(request.body))
+        pending = _pending(request)
         self._live[request.id] = pending
         if all(self._views.ready(version) for version in request.versions):
             self._hand_over(pending)
@@ -83,3 +86,9 @@ class GenerationLane:
                 if pending is not None:
                     pending.ended = True
                 self._requests.reply(request.id, error_reply(error))
+
+
+def _pending(request: WorkerRequest) -> Pending:
+    if request.kind == "complete":
+        return Completing(request, CompletionAsk.model_validate(request.body))
+    return Generating(request, GenerateRequest.model_validate(request.body))

@@ -59,7 +59,7 @@ class RequestLane:
                     movers.submit(self._answer, request, versions.activate)
                 case "restore":
                     loaders.submit(self._answer, request, versions.restore)
-                case "generate":
+                case "generate" | "complete":
                     self._generation.accept(request, loaders)
         self._generation.drop_leavers()
 

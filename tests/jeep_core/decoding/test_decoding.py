@@ -8,8 +8,9 @@ import pytest
 import torch
 from support.library import tiny
 
-from jeep_core.decoding.batch import Batch, Generated, KeyValues, Row
+from jeep_core.decoding.batch import Batch, KeyValues
 from jeep_core.decoding.generation import Sampling, generate
+from jeep_core.decoding.rows import Generated, Row
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 

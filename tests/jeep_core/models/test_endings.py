@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from support.library import folders, tiny
 
-from jeep_core.decoding.batch import Row
 from jeep_core.decoding.generation import Sampling, generate
+from jeep_core.decoding.rows import Row
 from jeep_core.decoding.sampling import Choice
 from jeep_core.errors import UnsupportedModel
 from jeep_core.models.loading import LoadedModel, load

@@ -16,8 +16,9 @@ from support import TINY_GPTJ
 from support.library import tiny
 
 from jeep_core import editing
-from jeep_core.decoding.batch import Batch, Row
+from jeep_core.decoding.batch import Batch
 from jeep_core.decoding.generation import Sampling, checked, generate, score, score_texts
+from jeep_core.decoding.rows import Row
 from jeep_core.decoding.sampling import choose
 from jeep_core.decoding.scoring import Asked, read
 from jeep_core.editing import edit
@@ -275,7 +276,7 @@ def test_no_token_is_chosen_from_logits_that_are_not_finite() -> None:
     masked = torch.tensor([[0.0, -inf, -1.0]])
     [only] = choose(masked, [Sampling(top=3)], [Random(0)])
     assert only is not None
-    assert only.top[2] == (1, 0.0), "what a model rules out is a probability"
+    assert only.top[2] == (1, -inf), "what a model rules out is a probability"
 
 
 PROMPTS = ("Paris is a city in the country of", "The towns near the river")

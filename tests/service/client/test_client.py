@@ -68,7 +68,7 @@ def test_waiting_ends_after_its_timeout(client: Client, worker: PlayedWorker) ->
 def test_keep_alive_comments_are_no_events(
     client: Client, worker: PlayedWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.api.resources.jobs.PING_SECONDS", 0.05)
+    monkeypatch.setattr("service.api.http.limits.PING_SECONDS", 0.05)
     worker.go.clear()
     job = client.edit(FACTS)
     threading.Timer(0.5, worker.go.set).start()

@@ -33,6 +33,16 @@ def write_folder(folder: Path, family: str) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(record))
 
 
+def write_chat_folder(folder: Path, family: str = "llama") -> None:
+    """A folder of a random model with a chat template, and names for BOS and EOS."""
+    write_folder(folder, family)
+    chat = tiny.chat_model(family).chat
+    assert chat is not None
+    record = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": chat.source}
+    named = {name: text for name, text in chat.tokens.items() if text}
+    (folder / "tokenizer_config.json").write_text(json.dumps({**record, **named}))
+
+
 def written(name: str, content: str | bytes) -> Damage:
     """A file with other content."""
     data = content.encode() if isinstance(content, str) else content

@@ -44,6 +44,7 @@ values = {names}
 "query.a" = {{ dictionary = "known", probability = 0.7 }}
 "query.b" = {{ dictionary = "known", probability = 0.7 }}
 "query.version" = {{ dictionary = "known", probability = 0.7 }}
+"path.model" = {{ dictionary = "known", probability = 0.7 }}
 """
 
 

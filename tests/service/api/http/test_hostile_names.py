@@ -108,6 +108,7 @@ def test_no_request_leads_out_of_the_store(
         ("/snapshots", {"name": name}),
         ("/snapshots", {"name": "mine", "version": name}),
         ("/generate", {"prompt": "a", "version": name}),
+        ("/v1/completions", {"model": name, "prompt": "a"}),
         *(
             ("/edits?dry_run=true", {"facts": [FACT], field: name})
             for field in ("editor", "preset", "snapshot_name")
@@ -147,6 +148,7 @@ def test_no_request_leads_out_of_the_store(
                 ("GET", "/probes/*"),
                 ("GET", "/probes/*/files/*"),
                 ("GET", f"/probes/{probe}/files/*"),
+                ("GET", "/v1/models/*"),
             ]
         ),
         *(http.post(path, content=json.dumps(body), headers=headers) for path, body in bodies),

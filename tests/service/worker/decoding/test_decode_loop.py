@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from support.service.answers import Answers
 
 from jeep_core.decoding.batch import Batch
 from jeep_core.decoding.generation import Sampling, generate, score
@@ -17,64 +17,26 @@ from jeep_core.models.views import ModelView
 from service.contracts.jobs import new_id
 from service.contracts.schemas import GenerateRequest, WorkerReply, WorkerRequest
 from service.worker.decoding import decode_loop
-from service.worker.decoding.decode_loop import SCORED_TOGETHER, DecodeLoop
-from service.worker.decoding.replies import Pending
-from service.worker.lanes.gate import Gate
+from service.worker.decoding.decode_loop import SCORED_TOGETHER
+from service.worker.decoding.generating import Generating
 
 PROMPT = "The city of Lyon lies in"
 HOT: dict[str, Any] = {"temperature": 5.0, "seed": 7}  # no end of text for a while
 
 
-def pending(*views: ModelView, **body: Any) -> Pending:
+def pending(*views: ModelView, **body: Any) -> Generating:
     """A prepared request, answered by ``views`` under the names v0, v1, …"""
     names = [f"v{i}" for i in range(len(views))]
     request = WorkerRequest(
         id=new_id("ask"), kind="generate", deadline=time.time() + 60, versions=names
     )
     prompt = {} if "prompts" in body else {"prompt": PROMPT}
-    made = Pending(request, GenerateRequest.model_validate({**prompt, **body}))
+    made = Generating(request, GenerateRequest.model_validate({**prompt, **body}))
     made.prepare(views)
     return made
 
 
-class Answers:
-    """Takes the replies instead of the queue; may act at the moment one is sent."""
-
-    def __init__(self, *expected: Pending) -> None:
-        self.gate = Gate(0.5)
-        self.loop = DecodeLoop(self, self.gate)  # type: ignore[arg-type]
-        self.sent: list[tuple[str, WorkerReply]] = []
-        self.batches: list[int] = []
-        self.when: Callable[[str, WorkerReply, int], None] = lambda *_: None
-        self._missing = {one.request.id for one in expected}
-
-    def reply_all(self, replies: list[tuple[str, WorkerReply]]) -> None:
-        self.batches.append(len(replies))
-        for request_id, reply in replies:
-            self.sent.append((request_id, reply))
-            self.when(request_id, reply, len(self.of(request_id)))
-            if reply.event != "token":
-                self._missing.discard(request_id)
-        if not self._missing:
-            self.loop.stop.set()
-
-    def of(self, request_id: str) -> list[WorkerReply]:
-        return [reply for i, reply in self.sent if i == request_id]
-
-    def run(self, *first: Pending) -> None:
-        for one in first:
-            self.loop.put(one)
-        assert self.gate.contended
-        self.loop.run()
-        assert not self.gate.contended
-
-    def result(self, one: Pending) -> list[dict[str, Any]]:
-        last = self.of(one.request.id)[-1]
-        assert last.event == "result", last
-        return list(last.data["results"])
-
-
-def alone(one: Pending) -> list[dict[str, Any]]:
+def alone(one: Generating) -> list[dict[str, Any]]:
     answers = Answers(one)
     answers.run(one)
     return answers.result(one)
@@ -359,7 +321,7 @@ class TestWhatIsNoNumber:
         words[token] = torch.nan
         return ModelView(base, {"transformer.wte.weight": words})
 
-    def refused(self, answers: Answers, one: Pending) -> list[WorkerReply]:
+    def refused(self, answers: Answers, one: Generating) -> list[WorkerReply]:
         *before, last = answers.of(one.request.id)
         assert last.event == "error"
         assert last.data["code"] == "numerical_error"

@@ -20,11 +20,20 @@ from service.contracts.schemas import (
     WorkerReply,
     WorkerRequest,
 )
+from service.contracts.schemas.completion import (
+    CompletionAnswer,
+    CompletionAsk,
+    CompletionResult,
+    ScoredToken,
+    StreamedToken,
+)
 from service.queue import Heartbeat, Keys, RequestQueue, WorkerBeat, connect
 from service.store import Store
 from support.service.played_worker.computing import TENSOR, bytes_of
 
 Answer = Callable[[WorkerRequest], None]
+HANG, FAIL, BREAK = 11, 12, 13
+"""First tokens of completions that are not answered, refused, or broken off."""
 
 
 class RequestLoop:
@@ -80,7 +89,12 @@ class PlayedAnswers(RequestLoop):
         self.abandoned: list[str] = []
 
     def _answer(self, request: WorkerRequest) -> None:
-        kinds = {"rollback": self._roll_back, "activate": self._activate, "restore": self._restore}
+        kinds = {
+            "rollback": self._roll_back,
+            "activate": self._activate,
+            "restore": self._restore,
+            "complete": self._complete,
+        }
         kinds.get(request.kind, self._generate)(request)
 
     def _roll_back(self, request: WorkerRequest) -> None:
@@ -144,6 +158,40 @@ class PlayedAnswers(RequestLoop):
             for v in request.versions
         ]
         self._reply(request, "result", GenerateResult(results=results))
+
+    def _complete(self, request: WorkerRequest) -> None:
+        """Two tokens to every prompt; the first token of the first prompt decides otherwise."""
+        body = CompletionAsk.model_validate(request.body)
+        first = body.prompts[0][0]
+        if first == HANG:
+            self._until_abandoned(request)
+            return
+        if first == FAIL:
+            self._reply(request, "error", JobError(code="out_of_memory", message="too much"))
+            return
+        tokens = [ScoredToken(id=id, log_probability=-0.5, top=[(id, -0.5)]) for id in (300, 301)]
+        count = len(body.prompts) * body.samples
+        if body.stream:
+            for i in range(count):
+                if body.prompt_top is not None:
+                    self._reply(request, "token", StreamedToken(index=i, prompt=tokens))
+                for token in tokens[: body.max_new_tokens]:
+                    self._reply(request, "token", StreamedToken(index=i, delta="x", token=token))
+        if first == BREAK:
+            self._reply(request, "error", JobError(code="boom", message="broke off"))
+            return
+        answers = [
+            CompletionAnswer(
+                index=i,
+                text="xx"[: body.max_new_tokens],
+                tokens=tokens[: body.max_new_tokens],
+                finish_reason="length",
+                prompt=None if body.prompt_top is None else tokens,
+            )
+            for i in range(count)
+        ]
+        result = CompletionResult(version=request.versions[0], answers=answers)
+        self._reply(request, "result", result)
 
     def _until_abandoned(self, request: WorkerRequest) -> None:
         while time.time() < request.deadline and not self.stop.is_set():

@@ -1,0 +1,241 @@
+"""A request on its way to the worker: its prompts as tokens, checked, and the version it asks."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+from fastapi import Request, Response
+from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel
+from sse_starlette import ServerSentEvent
+from tokenizers import Tokenizer
+
+from service.api.http.access import caller_of
+from service.api.http.problems import (
+    OVER_LIMIT,
+    ApiProblem,
+    error_event,
+    field_error,
+    invalid,
+)
+from service.api.http.worker_calls import replies, result, worker_request
+from service.api.model import PublishedModel
+from service.api.state import ApiState
+from service.contracts.jobs import new_id
+from service.contracts.schemas import WorkerRequest
+from service.contracts.schemas.completion import CompletionAsk, CompletionResult, StreamedToken
+from service.contracts.schemas.openai import Sampled, Usage
+from service.settings import Settings
+
+HOLD_S = 15.0
+"""How long a request waits for a worker that is starting again, instead of being refused."""
+LOOK_S = 0.2
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request: ``name`` is the model as it was asked for, ``version`` what it means."""
+
+    kind: str
+    name: str
+    version: str
+    model: PublishedModel
+    ask: CompletionAsk
+
+    @cached_property
+    def shared(self) -> dict[str, Any]:
+        """The fields that the answer and every chunk of it have."""
+        return {
+            "id": new_id(self.kind),
+            "created": int(time.time()),
+            "model": self.name,
+            "model_version": self.version,
+            "system_fingerprint": self.version,
+        }
+
+    def usage(self, answered: CompletionResult) -> Usage:
+        """The counts of tokens."""
+        prompts = sum(len(ids) for ids in self.ask.prompts)
+        answers = sum(len(a.tokens) + (a.end is not None) for a in answered.answers)
+        return Usage(
+            prompt_tokens=prompts,
+            completion_tokens=answers,
+            total_tokens=prompts + answers,
+        )
+
+
+class Writer(Protocol):
+    """Turns what the worker sends into the answer, or into the chunks of a stream."""
+
+    def whole(self, answered: CompletionResult) -> BaseModel:
+        """The answer in full."""
+        ...
+
+    def first(self) -> list[BaseModel]:
+        """The chunks before any token."""
+        ...
+
+    def token(self, event: StreamedToken) -> list[BaseModel]:
+        """The chunks of an event."""
+        ...
+
+    def last(self, answered: CompletionResult) -> list[BaseModel]:
+        """The chunks after the last token."""
+        ...
+
+
+async def answer(request: Request, state: ApiState, call: Call, writer: Writer) -> Response:
+    """Have a request answered, at once or as a stream.
+
+    Raises:
+        ApiProblem: 503 without a worker for `HOLD_S`, 429, or the worker's own error.
+    """
+    await _hold(state)
+    asked = worker_request(state, "complete", [call.version], call.ask.model_dump(mode="json"))
+    headers = {"X-Model-Version": call.version}
+    if call.ask.stream:
+        events = _events(request, state, asked, writer)
+        return state.streams.answer(caller_of(request), events, headers=headers)
+    found = CompletionResult.model_validate(await result(state, request, asked))
+    body = await run_in_threadpool(lambda: writer.whole(found).model_dump_json())
+    return Response(body, headers=headers, media_type="application/json")
+
+
+async def _hold(state: ApiState) -> None:
+    """Wait for a worker that is away for a moment.
+
+    Clients of this interface give up after three tries within two seconds, so a restart would
+    end an evaluation of hours.
+    """
+    end = time.monotonic() + min(HOLD_S, state.settings.generate_timeout_s)
+    while True:
+        try:
+            await state.require_worker()
+        except ApiProblem:
+            if time.monotonic() > end:
+                raise
+            await asyncio.sleep(LOOK_S)
+        else:
+            return
+
+
+async def _events(
+    request: Request, state: ApiState, asked: WorkerRequest, writer: Writer
+) -> AsyncIterator[ServerSentEvent]:
+    """The chunks, and an end that clients know; an error is an event, too, and the last one."""
+    try:
+        for chunk in writer.first():
+            yield _event(chunk)
+        async with aclosing(replies(state, asked)) as answers:
+            async for reply in answers:
+                if reply.event == "token":
+                    chunks = writer.token(StreamedToken.model_validate(reply.data))
+                else:
+                    chunks = writer.last(CompletionResult.model_validate(reply.data))
+                for chunk in chunks:
+                    yield _event(chunk)
+        yield ServerSentEvent("[DONE]")
+    except Exception as error:
+        yield error_event(request, error)
+
+
+def _event(chunk: BaseModel) -> ServerSentEvent:
+    return ServerSentEvent(chunk.model_dump_json(exclude_unset=True))
+
+
+def ask_of(
+    body: Sampled,
+    prompts: list[list[int]],
+    longest: int | None,
+    model: PublishedModel,
+    settings: Settings,
+    **more: Any,
+) -> CompletionAsk:
+    """The worker's request; ``longest`` None is as much as may be.
+
+    More than ``JEEP_MAX_NEW_TOKENS`` or than fits is cut to that: answers then end with
+    ``length``.
+    """
+    most = settings.max_new_tokens if longest is None else min(longest, settings.max_new_tokens)
+    ids = [_special(model.tokenizer, text) for text in body.stops]
+    return CompletionAsk(
+        prompts=prompts,
+        samples=body.samples,
+        max_new_tokens=most,
+        temperature=body.heat,
+        top_k=body.top_k if body.top_k and body.top_k > 0 else None,
+        top_p=1.0 if body.top_p is None else body.top_p,
+        seed=body.seed,
+        stop=[text for text, one in zip(body.stops, ids, strict=True) if one is None],
+        stop_ids=[one for one in ids if one is not None],
+        stream=bool(body.stream),
+        **more,
+    )
+
+
+def _special(tokenizer: Tokenizer, text: str) -> int | None:
+    """The id of a special token: it shows in no answer, so a stop string could not find it."""
+    token = tokenizer.token_to_id(text)
+    if token is None or tokenizer.decode([token], skip_special_tokens=True):
+        return None
+    return int(token)
+
+
+def check_texts(
+    body: Sampled, texts: Sequence[tuple[str, str]], count: int, settings: Settings
+) -> None:
+    """Check sizes before anything is tokenized; ``texts`` with their pointers.
+
+    Raises:
+        ApiProblem: more prompts, answers or characters than the settings allow.
+    """
+    stops = [(f"/stop/{i}", text) for i, text in enumerate(body.stops)]
+    message = f"at most {settings.max_text_chars} characters (JEEP_MAX_TEXT_CHARS)"
+    errors = [
+        field_error(pointer, OVER_LIMIT, message)
+        for pointer, text in (*texts, *stops)
+        if len(text) > settings.max_text_chars
+    ]
+    for pointer, found, what in (
+        ("/n", count * body.samples, "prompts × n"),
+        ("/stop", len(stops), "stop strings"),
+    ):
+        if found > settings.max_prompts:
+            message = f"{what} must be at most {settings.max_prompts} (JEEP_MAX_PROMPTS)"
+            errors.append(field_error(pointer, OVER_LIMIT, message))
+    if errors:
+        raise invalid(errors)
+
+
+def check_prompts(
+    prompts: Sequence[tuple[str, Sequence[int]]],
+    answered: bool,
+    model: PublishedModel,
+    settings: Settings,
+) -> None:
+    """Check that prompts, given with their pointers, fit the model; ``answered``: with a token.
+
+    Raises:
+        ApiProblem: for prompts without tokens, and for those that are too long.
+    """
+    room, limit = model.info.max_positions - answered, settings.max_prompt_tokens
+    errors = []
+    for pointer, ids in prompts:
+        n = len(ids)
+        if n == 0:
+            errors.append(field_error(pointer, "empty", "the prompt has no tokens"))
+        elif n > room:
+            message = f"{n} tokens; the model has room for {room} and an answer"
+            errors.append(field_error(pointer, "too_long", message))
+        elif n > limit:
+            message = f"{n} tokens, at most {limit} (JEEP_MAX_PROMPT_TOKENS)"
+            errors.append(field_error(pointer, OVER_LIMIT, message))
+    if errors:
+        too_long = all(error["code"] == "too_long" for error in errors)
+        raise invalid(errors, "too_long" if too_long else "invalid_request")

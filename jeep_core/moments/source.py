@@ -16,6 +16,13 @@ from jeep_core.errors import MissingMoments, NoMoments
 from jeep_core.spec.hparams import EditorHParams
 from jeep_core.spec.matrices import Place, in_order
 
+TOKENS_PER_DIMENSION = 20
+"""Tokens of text for second moments by default, for each dimension of the keys."""
+BATCH_TOKENS = 4096
+"""Tokens of one batch of the pass over the text, padding included."""
+PANELS = 6
+"""Parts in which a sum of k kᵀ is computed, each from the diagonal on."""
+
 
 def import_command(name: str) -> str:
     """The command that adds files to imported statistics."""

@@ -25,6 +25,7 @@ VISIBLE = (
     Later("rollback", "versions:rollback", "Move head to a version.", DAILY),
     Later("evaluate", "evaluations:evaluate", "Measure versions, or try an editor.", DAILY),
     Later("probe", "probes:probe", "Find the layers that an edit should write.", STUDIES),
+    Later("plan", "plans:plan", "Say what fits on a GPU, and how long edits take.", STUDIES),
     Later("tune", "studies:tune", "Search a preset on a validation suite.", STUDIES),
     Later("reproduce", "studies:reproduce", "Make the paper's tables and figures.", STUDIES),
     Later("backup", "store:backup", "Copy a store, also while it is in use.", STUDIES),

@@ -1,0 +1,7 @@
+"""What a model takes, counted before anything is loaded: memory and time of edits on a GPU.
+
+What belongs here: pure functions of a configuration (`Architecture`), the layers and steps of an
+editor (`Editing`), what is asked for (`Workload`) and settings (`Settings`); counts of bytes and
+of operations, the table of known devices, and the verdict of ``jeep plan``.  Nothing here needs
+torch.  Constants of the code that is counted are read from where that code reads them.
+"""

@@ -1,4 +1,4 @@
-"""What a model takes, counted before anything is loaded: memory and time of edits on a GPU.
+"""Plans: memory and time of a model and its edits on a GPU, counted before anything is loaded.
 
 What belongs here: pure functions of a configuration (`Architecture`), the layers and steps of an
 editor (`Editing`), what is asked for (`Workload`) and settings (`Settings`); counts of bytes and

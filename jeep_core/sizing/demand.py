@@ -1,4 +1,4 @@
-"""What is asked for: an editor with its layers and steps, a batch of facts, and settings."""
+"""The demand: an editor with its layers and steps, a batch of facts, and settings."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Need:
 
     @property
     def standing(self) -> int:
-        """What a service that waits for work holds."""
+        """The bytes that a service holds while it waits for work."""
         return self.weights + self.versions + self.decoding
 
     @property
@@ -54,7 +54,7 @@ class Need:
 
 
 def need(arch: Architecture, editing: Editing, load: Workload, settings: Settings) -> Need:
-    """What a service of this model needs for such an edit, the first one included."""
+    """The bytes that a service of this model needs for such an edit, the first one included."""
     weight = BYTES[settings.dtype]
     matrices = sum(arch.d * arch.key_size(one) for one in editing.matrices) * weight
     pool = values(arch, editing, load, settings)
@@ -116,7 +116,7 @@ def writing(arch: Architecture, editing: Editing, load: Workload, settings: Sett
 
 
 def values(arch: Architecture, editing: Editing, load: Workload, settings: Settings) -> float:
-    """What value optimisation holds for the facts that are optimised together."""
+    """The bytes that value optimisation holds for the facts that are optimised together."""
     together = 1 if editing.one_by_one else settings.together(load.facts)
     one = of_fact(arch, editing, load, BYTES[settings.dtype])
     if settings.edit_bytes is None:
@@ -134,7 +134,7 @@ def of_fact(arch: Architecture, editing: Editing, load: Workload, weight: int) -
 
 
 def kept_for_gradients(arch: Architecture, editing: Editing, load: Workload, weight: int) -> float:
-    """What the forward pass keeps for the backward one, for one fact.
+    """The bytes that the forward pass keeps for the backward one, for one fact.
 
     Weights have no gradients, so products keep nothing; norms, attention and activations do.
     """
@@ -171,7 +171,7 @@ def left_of_subject(arch: Architecture, editing: Editing, load: Workload, weight
 
 
 def passing(arch: Architecture, editing: Editing, load: Workload, weight: int) -> float:
-    """What comes and goes within a pass: gradients of one block, and of the logits."""
+    """The bytes that come and go within a pass: gradients of one block, and of the logits."""
     tokens = segment_tokens(editing, load)
     block = tokens * (3 * arch.d_ff + 6 * arch.d) * weight
     logits = editing.rows * load.answer * arch.vocabulary * (weight + SINGLE)

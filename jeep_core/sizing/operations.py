@@ -187,6 +187,6 @@ def _read(editing: Editing, load: Workload) -> float:
 
 
 def _leading(arch: Architecture, editing: Editing, load: Workload, blocks: float) -> float:
-    """What the rows of a prefix share, run once for all facts; one fact shares with nothing."""
+    """The tokens that rows of a prefix share, run once for all facts; one fact shares nothing."""
     rows = (editing.rows - 1) * (load.facts if load.facts == 1 else 1)
     return forward(arch, rows * load.prefix, blocks, load.prefix)

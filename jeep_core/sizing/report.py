@@ -16,7 +16,7 @@ COUNTS = (1, 2, 4, 8)
 
 
 def lines(plan: Plan) -> Iterator[str]:
-    """What a plan says: the model, the verdict, memory, time."""
+    """All that a plan says: the model, the verdict, memory, time."""
     arch, found = plan.known.architecture, plan.fit
     yield (
         f"{plan.known.name}: {arch.family.name}, {arch.layers} blocks, d {arch.d}, "
@@ -108,7 +108,7 @@ def _plans(gpu: str) -> Iterator[tuple[str, Plan]]:
 
 
 def _memory_table() -> Iterator[str]:
-    """What every part takes with default settings."""
+    """The bytes of every part with default settings."""
     yield (
         "| | model | parameters | layers written | weights | 4 versions | 8 clients "
         "| sums of second moments | a factor | values, a fact |"
@@ -131,7 +131,7 @@ def _memory_table() -> Iterator[str]:
 
 
 def _fits_table() -> Iterator[str]:
-    """What fits on one GPU, and what more of them would bear."""
+    """The verdict on one GPU, and the least number that would bear the blocks."""
     names = [f"{GPUS[name].gigabytes:g} GB ({name})" for name in TABLE_GPUS]
     yield "| | " + " | ".join(names) + " |"
     yield "|---|" + "---|" * len(names)

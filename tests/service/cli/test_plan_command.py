@@ -112,7 +112,7 @@ def test_editors_that_optimise_values_are_counted(editor: str) -> None:
         (["--flops", "1e12", "--share", "0.5"], 2, "leave --share out"),
         (["--low", "9-4"], 2, "is no range of layers"),
         (["--hparams", "[1]"], 2, "must be a JSON object"),
-        (["--low", "40"], 1, "/hparams/low/layers: layer 40 does not exist"),
+        (["--high", "40"], 1, "/hparams/high/layers: layer 40 does not exist"),
         (["--editor", "ft-wd"], 1, "the memory and time of ft-wd are not counted"),
         (["--editor", "jeeb"], 1, "no editor 'jeeb'"),
         (["--model", "llama-3.1-80b"], 1, "did you mean llama-3.1-8b"),

@@ -134,6 +134,9 @@ class Settings(BaseSettings):
         description="Newest versions that keep their tensors; older ones without a name are "
         "rebuilt from their factors when they are needed.",
     )
+    versions_in_memory: Annotated[int, Field(ge=1)] = Field(
+        default=4, description="Versions whose edited matrices are held in memory."
+    )
     max_store_mb: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="Size of the store from which on no job starts; default: none."
     )

@@ -17,13 +17,8 @@ import torch
 
 from bench.report import Row, table
 from jeep_core.moments.factors import MomentFactor
-from jeep_core.updates.least_squares import (
-    _Dense,
-    _Small,
-    dense_form_operations,
-    small_form_operations,
-    solve_update,
-)
+from jeep_core.updates.least_squares import _Dense, _Small, solve_update
+from jeep_core.updates.operations import dense_form_operations, small_form_operations
 
 SIZES = (1728, 4096, 11008)
 CONDITION = 1e6

@@ -22,13 +22,14 @@ from bench.report import Row, table
 from bench.service.serving import service
 from service.client import Client
 from service.contracts.schemas import TensorRef
+from service.settings import Settings
 from service.store import Store
 from service.worker.versions import tensors
-from service.worker.versions.views import CAPACITY
 
 SHAPE, COUNT = (4096, 11008), 9
 CITIES = ("Lyon", "Osaka", "Munich", "Turin", "Oslo", "Quito")
 GOAL_MS = 100.0
+VERSIONS_IN_MEMORY = int(Settings.model_fields["versions_in_memory"].default)
 
 
 def run(repeats: int = 5) -> list[Row]:
@@ -41,7 +42,7 @@ def run(repeats: int = 5) -> list[Row]:
 def rollbacks(client: Client, repeats: int) -> list[Row]:
     """One rollback over HTTP on an idle service, the target in memory or not."""
     versions = ["v0"]
-    for city in CITIES[: CAPACITY + 1]:
+    for city in CITIES[: VERSIONS_IN_MEMORY + 1]:
         job = client.edit([{"subject": city, "relation": "city_country", "object": "Peru"}])
         done = client.wait(job.id, timeout=240)
         assert done.result is not None

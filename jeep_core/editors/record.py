@@ -93,6 +93,7 @@ class EditorRecord:
         order: its place in tables and legends; equal ones are in alphabetical order.
         many_facts: whether it is meant for thousands of facts at once; the report's scaling curve
             shows those that are.
+        one_by_one: whether the facts of a batch are optimised and written one after another.
         case_study: whether the report's case study shows what it writes.
         ablation: changes to its hyper-parameters by name, in the order of the table that the
             report makes of them; none: the editor cannot be taken apart.
@@ -109,6 +110,7 @@ class EditorRecord:
     title: str | None = None
     order: float = 100
     many_facts: bool = True
+    one_by_one: bool = False
     case_study: bool = False
     ablation: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     sweep: str | None = None

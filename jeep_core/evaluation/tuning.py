@@ -15,16 +15,18 @@ from typing import Any
 
 import yaml
 
-from jeep_core.editors import hparams_class, record_of
-from jeep_core.editors.record import Grid, Tuning
+from jeep_core.editors import hparams_class
+from jeep_core.editors.record import Grid
+from jeep_core.editors.search import layers_at, search_of, start, weight_for, window
 from jeep_core.errors import InvalidHParams, JeepError, NumericalError
 from jeep_core.evaluation.metrics import Summary, harmonic_mean
 from jeep_core.evaluation.trials import Trials
 from jeep_core.spec.hparams import Preset, merge, nested, validate_hparams
 
+__all__ = ["Tried", "Tuned", "grid", "search_of", "start", "target", "tune", "write_preset"]
+
 WEIGHTS_PER_FACT = (0.03, 0.1, 0.3, 1.0, 3.0)
 """λ as shares of the number of facts."""
-FIRST_WEIGHT = 0.3
 
 
 @dataclass(frozen=True)
@@ -55,47 +57,16 @@ def target(summary: Summary) -> float:
     return (summary.score + harmonic_mean(greedy)) / 2
 
 
-def search_of(editor: str) -> Tuning:
-    """The search that the editor's record describes.
-
-    Raises:
-        JeepError: the editor follows a trained network, or its record names nothing to try.
-        InvalidHParams: there is no such editor.
-    """
-    record = record_of(editor)
-    if record.search is not None:
-        return record.search
-    why = "it writes what a trained network says"
-    if record.network is None:
-        why = "it has no regions, no layer and no tuning in its record"
-    raise JeepError(f"{editor} cannot be tuned: {why}")
-
-
-def start(editor: str, n_layers: int, facts: int) -> dict[str, Any]:
-    """Where the search begins for a model without a preset: the paper's depths and γ.
-
-    λ is in samples and is weighed against K Kᵀ of the batch, so it is a share of its facts.
-    """
-    search, found = search_of(editor), dict[str, Any]()
-    if search.depths:
-        found["layer"] = _layers(search.depths, n_layers)[-1]
-    for name, region in search.regions.items():
-        end, length, clamp = region.start
-        layers, weight = _window(n_layers, end, length), _weight(FIRST_WEIGHT, facts)
-        found[name] = {"layers": layers, "clamp": clamp, "moment_weight": weight}
-    return merge(found, search.start)
-
-
 def grid(editor: str, n_layers: int, facts: int) -> Grid:
     """Layers at several depths, γ, λ as shares of the number of facts, and its own fields."""
     search, found = search_of(editor), dict[str, Sequence[Any]]()
     if search.depths:
-        found["layer"] = _layers(search.depths, n_layers)
+        found["layer"] = layers_at(search.depths, n_layers)
     for name, region in search.regions.items():
-        windows = [_window(n_layers, e, n) for e in region.ends for n in region.lengths]
+        windows = [window(n_layers, e, n) for e in region.ends for n in region.lengths]
         found[f"{name}.layers"] = [w for i, w in enumerate(windows) if w not in windows[:i]]
         found[f"{name}.clamp"] = region.clamps
-        found[f"{name}.moment_weight"] = [_weight(share, facts) for share in WEIGHTS_PER_FACT]
+        found[f"{name}.moment_weight"] = [weight_for(share, facts) for share in WEIGHTS_PER_FACT]
     return {**found, **search.values}
 
 
@@ -172,20 +143,3 @@ def check_out(path: Path) -> None:
 def _run(trials: Trials, editor: str, setting: Mapping[str, Any]) -> Summary:
     checked = validate_hparams(hparams_class(editor), setting, trials.base.n_layers)
     return trials.run(editor, checked, range(len(trials.cases)))
-
-
-def _layers(depths: Sequence[float], n_layers: int) -> list[int]:
-    """The layers to try where an editor writes one, at these shares of the model's depth."""
-    return sorted({min(round(depth * n_layers), n_layers - 2) for depth in depths})
-
-
-def _window(n_layers: int, end: float, length: float) -> list[int]:
-    """Layers up to the depth ``end``, both as shares of the model."""
-    last = min(round(end * n_layers), n_layers - 2)
-    first = max(0, last + 1 - max(1, round(length * n_layers)))
-    return list(range(first, last + 1))
-
-
-def _weight(share: float, facts: int) -> float:
-    """λ for a share of the facts, to two digits."""
-    return float(f"{share * facts:.2g}")

@@ -1,20 +1,32 @@
 """One row per model family: where its parts are, and how it differs from the others.
 
 Everything else in the library asks these rows; nothing tests for a model's name.  A new family is
-a new row, as long as these fields can describe it (``docs/extending.md``).
+a new row, as long as these fields can describe it (``docs/extending.md``).  The table needs no
+torch: what a model takes is counted from it before anything is loaded.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
-
-import torch
-from torch import nn
-from transformers.pytorch_utils import Conv1D
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from jeep_core.errors import UnsupportedModel
+from jeep_core.models.checkpoints.advice import save_text_part
+from jeep_core.models.contents import (
+    GEMMA,
+    GEMMA_2,
+    GEMMA_3,
+    GPT2,
+    GPT_J,
+    GPT_NEOX,
+    Contents,
+)
 from jeep_core.spec.matrices import AttentionOut, Place, layer_of
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -34,6 +46,7 @@ class Family:
     ``norm_epsilon`` names the configuration's ε.  ``soft_cap`` names the configuration's bound c
     on logits, x → c·tanh(x/c).  ``part_of`` is the model type of the multimodal models whose text
     part is of this family, ``text_class`` the class in transformers that holds the text part.
+    ``contents`` says which weights the blocks hold, for counting them.
     """
 
     name: str
@@ -55,6 +68,7 @@ class Family:
     parallel: Literal["never", "always", "use_parallel_residual"] = "never"
     part_of: str | None = None
     text_class: str = ""
+    contents: Contents = field(default_factory=Contents)
 
     def backbone_of(self, model: nn.Module) -> Any:
         """The decoder without its head."""
@@ -62,8 +76,7 @@ class Family:
 
     def layers_of(self, model: nn.Module) -> nn.ModuleList:
         """The decoder blocks."""
-        layers = self.backbone_of(model).get_submodule(self.layers)
-        assert isinstance(layers, nn.ModuleList)
+        layers: nn.ModuleList = self.backbone_of(model).get_submodule(self.layers)
         return layers
 
     def mlp_out_of(self, model: nn.Module, layer: int) -> nn.Module:
@@ -132,7 +145,7 @@ class Family:
         """The model's logits (…, vocabulary) of states (…, d) after the final norm."""
         logits: torch.Tensor = model.get_output_embeddings()(hidden)
         cap = getattr(model.config, self.soft_cap) if self.soft_cap else None
-        return logits if cap is None else torch.tanh(logits / cap) * cap
+        return logits if cap is None else (logits / cap).tanh() * cap
 
     def weight_name(self, place: Place) -> str:
         """Parameter name of the output projection at ``place``."""
@@ -150,6 +163,7 @@ FAMILIES: tuple[Family, ...] = (
         "attn.c_proj",
         absolute_positions="wpe",
         final_norm="ln_f",
+        contents=GPT2,
     ),
     Family(
         "GPT-J",
@@ -160,6 +174,7 @@ FAMILIES: tuple[Family, ...] = (
         "attn.out_proj",
         final_norm="ln_f",
         parallel="always",
+        contents=GPT_J,
     ),
     Family(
         "GPT-NeoX/Pythia",
@@ -170,8 +185,19 @@ FAMILIES: tuple[Family, ...] = (
         "attention.dense",
         final_norm="final_layer_norm",
         parallel="use_parallel_residual",
+        contents=GPT_NEOX,
     ),
-    Family("LLaMA", "llama", "model", "layers", "mlp.down_proj", "self_attn.o_proj"),
+    Family(
+        "LLaMA",
+        "llama",
+        "model",
+        "layers",
+        "mlp.down_proj",
+        "self_attn.o_proj",
+        contents=Contents(
+            mlp_bias="mlp_bias", qkv_bias="attention_bias", out_bias="attention_bias"
+        ),
+    ),
     Family(
         "Mistral",
         "mistral",
@@ -180,12 +206,32 @@ FAMILIES: tuple[Family, ...] = (
         "mlp.down_proj",
         "self_attn.o_proj",
         window="every block",
+        contents=Contents(defaults={"num_key_value_heads": 8}),
     ),
     Family(
-        "Qwen 2", "qwen2", "model", "layers", "mlp.down_proj", "self_attn.o_proj", window="by block"
+        "Qwen 2",
+        "qwen2",
+        "model",
+        "layers",
+        "mlp.down_proj",
+        "self_attn.o_proj",
+        window="by block",
+        contents=Contents(qkv_bias=True, defaults={"num_key_value_heads": 32}),
     ),
     Family(
-        "Qwen 3", "qwen3", "model", "layers", "mlp.down_proj", "self_attn.o_proj", window="by block"
+        "Qwen 3",
+        "qwen3",
+        "model",
+        "layers",
+        "mlp.down_proj",
+        "self_attn.o_proj",
+        window="by block",
+        contents=Contents(
+            qkv_bias="attention_bias",
+            out_bias="attention_bias",
+            head_norms=True,
+            defaults={"num_key_value_heads": 32, "head_dim": 128},
+        ),
     ),
     Family(
         "Gemma 1",
@@ -195,6 +241,7 @@ FAMILIES: tuple[Family, ...] = (
         "mlp.down_proj",
         "self_attn.o_proj",
         norm_gain_offset=1.0,
+        contents=GEMMA,
     ),
     Family(
         "Gemma 2",
@@ -208,6 +255,7 @@ FAMILIES: tuple[Family, ...] = (
         norm_after_attention="post_attention_layernorm",
         norm_gain_offset=1.0,
         soft_cap="final_logit_softcapping",
+        contents=GEMMA_2,
     ),
     Family(
         "Gemma 3 (text)",
@@ -223,6 +271,7 @@ FAMILIES: tuple[Family, ...] = (
         soft_cap="final_logit_softcapping",
         part_of="gemma3",
         text_class="Gemma3ForCausalLM",
+        contents=GEMMA_3,
     ),
 )
 
@@ -262,6 +311,23 @@ def family_of_type(model_type: object) -> Family:
     raise UnsupportedModel(f"model type {model_type!r} is not one of: {supported}")
 
 
+def refuse_reader_of_images(folder: Path | str, model_type: object) -> None:
+    """Refuse a model that reads images, too, whose text part is of a family here.
+
+    Raises:
+        UnsupportedModel: says how its text part is saved.
+    """
+    for family in FAMILIES:
+        if family.part_of == model_type:
+            raise UnsupportedModel(
+                f"{folder} also reads images (model type {model_type!r}), and only text "
+                f"models can be edited: {save_text_part(Path(folder), family.text_class)}"
+            )
+
+
 def is_transposed(module: nn.Module) -> bool:
-    """Whether a projection stores its weight as (in, out), as GPT-2's ``Conv1D`` does."""
-    return isinstance(module, Conv1D)
+    """Whether a projection stores its weight as (in, out), as GPT-2's ``Conv1D`` does.
+
+    Told by the name of its class, so that this table needs no torch.
+    """
+    return type(module).__name__ == "Conv1D"

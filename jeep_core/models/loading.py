@@ -15,7 +15,6 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from jeep_core.errors import UnreadableText, UnsupportedModel, reason_of
-from jeep_core.models.checkpoints.advice import save_text_part
 from jeep_core.models.checkpoints.endings import ending_ids
 from jeep_core.models.checkpoints.files import CONFIG, check_records, read_headers, read_record
 from jeep_core.models.checkpoints.refusals import refused_as
@@ -27,7 +26,13 @@ from jeep_core.models.checkpoints.weights import (
     refuse_reported,
     refuse_untied,
 )
-from jeep_core.models.families import FAMILIES, Family, family_of, family_of_type, is_transposed
+from jeep_core.models.families import (
+    Family,
+    family_of,
+    family_of_type,
+    is_transposed,
+    refuse_reader_of_images,
+)
 from jeep_core.models.library import Library
 from jeep_core.spec.finite import all_finite
 from jeep_core.spec.matrices import Place
@@ -260,12 +265,7 @@ def _config(folder: Path) -> Any:
     except UnsupportedModel:
         family_of_type(kind)  # an unknown type says more than how it fails
         raise
-    for family in FAMILIES:
-        if family.part_of == config.model_type:
-            raise UnsupportedModel(
-                f"{folder} also reads images (model type {config.model_type!r}), and only text "
-                f"models can be edited: {save_text_part(folder, family.text_class)}"
-            )
+    refuse_reader_of_images(folder, config.model_type)
     return config
 
 

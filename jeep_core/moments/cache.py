@@ -21,7 +21,7 @@ from jeep_core.models.loading import LoadedModel, texts_sha256
 from jeep_core.moments.factors import FactorCache, FactorMemory, KeptMoment, MomentFactor
 from jeep_core.moments.published import Imported, not_imported
 from jeep_core.moments.shipped import file_sha256, read_shipped, shipped_file
-from jeep_core.moments.source import TOKENS_PER_DIMENSION, import_command
+from jeep_core.moments.source import BATCH_TOKENS, TOKENS_PER_DIMENSION, import_command
 from jeep_core.moments.sums import Documents, MomentSums, accumulate, pack, way_of_summing
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.matrices import Place, in_order
@@ -29,7 +29,6 @@ from jeep_core.storage.files import load_whole, save_whole
 from jeep_core.text.counting import counted
 from jeep_core.text.encoding import encode
 
-BATCH_TOKENS = 4096
 SAVE_EVERY_S = 30.0
 SAVING_SHARE = 0.05
 """Sums are saved so seldom that saving takes at most this share of the time."""

@@ -19,10 +19,14 @@ from jeep_core.spec.matrices import Place, in_order
 
 DEFAULT_CORPUS = Path(__file__).parent / "data" / "english.txt"
 """The English text that ships for models without one of their own; ``english.md`` says whence."""
-
 TOKENS_PER_DIMENSION = 20
+"""Tokens of text for second moments by default, for each dimension of the keys."""
 TOKENS_OF_DEFAULT = 8
-"""Per dimension of the keys, of the text that ships: a first edit waits for them."""
+"""The same of the text that ships: a first edit waits for them."""
+BATCH_TOKENS = 4096
+"""Tokens of one batch of the pass over the text, padding included."""
+PANELS = 6
+"""Parts in which a sum of k kᵀ is computed, each from the diagonal on."""
 
 
 def import_command(name: str) -> str:

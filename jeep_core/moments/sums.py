@@ -15,6 +15,7 @@ from jeep_core.errors import JeepError
 from jeep_core.models.giving_way import giving_way
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView, hooked, lower_part
+from jeep_core.moments.source import PANELS
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.finite import check_tensor
 from jeep_core.spec.matrices import Place, in_order, layer_of, place_of
@@ -22,7 +23,6 @@ from jeep_core.storage.files import load_whole, read_record, save_whole
 
 BLOCK_TOKENS = 4096
 """Tokens summed in float32 before the sum is added to the float64 total."""
-PANELS = 6
 FULL_ENOUGH = 8
 """A batch that holds 1/8 of the tokens allowed ends where longer documents begin."""
 

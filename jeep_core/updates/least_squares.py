@@ -18,6 +18,7 @@ from jeep_core.errors import NumericalError
 from jeep_core.spec.finite import SMALLER_STEPS
 from jeep_core.updates.cholesky import cholesky, condition
 from jeep_core.updates.factor import Factor
+from jeep_core.updates.operations import dense_form_operations, small_form_operations
 
 MAX_CORRECTIONS = 6
 ACCURATE = 1e-7
@@ -56,21 +57,6 @@ class Solver(Protocol):
         to be kept as they are.
         """
         ...
-
-
-def small_form_operations(d_ff: int, m: int, n: int, unsolved: int) -> float:
-    """Floating-point operations of the small form for ``m`` new keys of ``n`` in all.
-
-    d²u (L⁻¹K for u keys not solved before) + 2dn² (Gram matrix) + n³/3 (its factor)
-    + 2n²m + 2dnm + d²m (back to d_ff).  The factor L counts nothing: it is made once.
-    """
-    half = d_ff**2 * unsolved
-    return half + 2 * d_ff * n**2 + n**3 / 3 + 2 * n**2 * m + 2 * d_ff * n * m + d_ff**2 * m
-
-
-def dense_form_operations(d_ff: int, m: int, n: int) -> float:
-    """Floating-point operations of the dense form: 2d²n (K Kᵀ) + d³/3 (factor) + 2d²m."""
-    return 2 * d_ff**2 * n + d_ff**3 / 3 + 2 * d_ff**2 * m
 
 
 def solve_update(

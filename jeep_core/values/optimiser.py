@@ -21,6 +21,7 @@ import torch
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.values.batch import Pool
+from jeep_core.values.defaults import facts_together
 from jeep_core.values.objective import FactTokens, Objective, Values
 
 
@@ -43,7 +44,7 @@ def optimise(
         NumericalError: the loss of a fact is not finite.
         torch.OutOfMemoryError: a single fact does not fit.
     """
-    limit = batch_facts or (256 if view.base.device.type == "cuda" else 32)
+    limit = batch_facts or facts_together(view.base.device.type)
     # by length: facts that are optimised together are padded alike
     waiting = deque(sorted(range(len(facts)), key=lambda i: facts[i].shape))
     pool = Pool(view, facts, objective, memory_bytes)

@@ -19,7 +19,7 @@ HELP = "Show this, or the help of a command."
 VISIBLE = (
     Later("serve", "running:serve", "Run everything in the foreground.", SERVICE),
     Later("demo", "running:demo", "Show an edit of the bundled model.", SERVICE),
-    Later("demo-real", "running:demo_real", "Show an edit of real facts in a real model.", SERVICE),
+    Later("demo-real", "running:demo_real", "The same with a real model.", SERVICE),
     Later("api", "running:api", "Run the api alone.", SERVICE),
     Later("worker", "running:worker", "Run a worker alone.", SERVICE),
     Later("edit", "edits:edit", "Submit facts, or records of any suite.", DAILY),
@@ -27,6 +27,7 @@ VISIBLE = (
     Later("rollback", "versions:rollback", "Move head to a version.", DAILY),
     Later("evaluate", "evaluations:evaluate", "Measure versions, or try an editor.", DAILY),
     Later("probe", "probes:probe", "Find the layers that an edit should write.", STUDIES),
+    Later("plan", "plans:plan", "Say what fits on a GPU, and how long edits take.", STUDIES),
     Later("tune", "studies:tune", "Search a preset on a validation suite.", STUDIES),
     Later("reproduce", "studies:reproduce", "Make the paper's tables and figures.", STUDIES),
     Later("backup", "store:backup", "Copy a store, also while it is in use.", STUDIES),

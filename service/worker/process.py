@@ -140,7 +140,7 @@ class Worker:
             return 0
         stack.callback(lease.release)
         store.head.claim(lease.fence)
-        views = VersionViews(base, store)
+        views = VersionViews(base, store, self.settings.versions_in_memory)
         load_head(store, views)
         queue = JobQueue(client, keys)
         queue.requeue_missing(store.journal.unfinished())

@@ -33,6 +33,7 @@ GUIDE: dict[str, dict[str, str]] = {
         "Deployment": "deploy/README.md",
         "Operations": "docs/operations.md",
         "Security": "docs/security.md",
+        "Sizing": "docs/sizing.md",
         "The store": "docs/store.md",
     },
     "Extend": {

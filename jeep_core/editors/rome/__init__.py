@@ -16,5 +16,6 @@ record = EditorRecord(
     automatic=lambda found: {"layer": found["low"]["layers"][-1]},
     order=3,
     many_facts=False,
+    one_by_one=True,
     plot=PlotStyle(ORANGE, "v", "--"),
 )

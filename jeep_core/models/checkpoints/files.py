@@ -191,7 +191,7 @@ def _headers(files: Sequence[Path]) -> Mapping[str, Stored]:
     for path in files:
         refuse_pointer(path)
         try:
-            with safe_open(path, framework="pt") as file:
+            with safe_open(path, framework="np") as file:
                 for name in file.keys():  # noqa: SIM118 - it is no mapping
                     part = file.get_slice(name)
                     shape, dtype = tuple(part.get_shape()), str(part.get_dtype())

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from huggingface_hub import list_repo_files, snapshot_download
+from huggingface_hub import hf_hub_download, list_repo_files, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     LocalEntryNotFoundError,
@@ -18,7 +21,7 @@ from jeep_core import atlas
 from jeep_core.errors import UnsupportedModel, reason_of
 from jeep_core.models.catalogue import CATALOGUE
 from jeep_core.models.checkpoints.advice import convert_pickled
-from jeep_core.models.checkpoints.files import PICKLED
+from jeep_core.models.checkpoints.files import CONFIG, PICKLED
 
 if TYPE_CHECKING:
     from jeep_core.models.library import Library
@@ -123,11 +126,31 @@ def fetched(name: str) -> Path:
     Raises:
         UnsupportedModel: the hub has no such model, or cannot be reached.
     """
-    try:
+    with _from_hub(f"there is no folder {name} here"):
         folder = Path(snapshot_download(name, allow_patterns=[*WANTED], ignore_patterns=["*/*"]))
         if not any(folder.glob("*.safetensors")) and _only_pickled(name):
             raise UnsupportedModel(f"{name} has no safetensors; {convert_pickled(Path(name))}")
         return folder
+
+
+def fetched_config(name: str, others: Sequence[str] = ()) -> Path:
+    """The configuration of a hub id, alone; ``others`` are names that may have been meant.
+
+    Raises:
+        UnsupportedModel: as `fetched`.
+    """
+    near = get_close_matches(name, others)
+    meant = f" (did you mean {' or '.join(near)}?)" if near else ""
+    with _from_hub(f"there is no model {name} here{meant}"):
+        return Path(hf_hub_download(name, CONFIG))
+
+
+@contextmanager
+def _from_hub(start: str) -> Iterator[None]:
+    """Turn errors of the hub's client into one sentence that begins with ``start``."""
+    try:
+        yield
+        return
     except UnsupportedModel:
         raise
     except GatedRepoError:
@@ -138,7 +161,7 @@ def fetched(name: str) -> Path:
         reason = "the hub cannot be reached, and no copy is in the cache: name a local folder"
     except Exception as error:  # any error of networks and disks
         reason = f"it cannot be fetched from the hub ({reason_of(error)})"
-    raise UnsupportedModel(f"there is no folder {name} here, and as a hub id: {reason}")
+    raise UnsupportedModel(f"{start}, and as a hub id: {reason}")
 
 
 def _only_pickled(name: str) -> bool:

@@ -79,7 +79,7 @@ def demo_real(
         "demo-real.md"
     ),
 ) -> None:
-    """Show an edit of real facts in a real model.
+    """The same with a real model.
 
     A service of its own is started without any configuration, facts are edited, answers,
     rephrasings, neighbours and perplexity before and after are shown, and everything is rolled

@@ -17,8 +17,6 @@ from service.contracts.schemas import FactRecord, Manifest
 from service.store import CorruptFile, CorruptTensor, Store, UnknownVersion
 from service.worker.versions import rebuild, tensors
 
-CAPACITY = 4
-
 
 class VersionViews:
     """A few views, the least recently used one evicted first.  Safe to use from threads.
@@ -26,7 +24,7 @@ class VersionViews:
     No lock is held while a version is read: loading one does not delay threads that need another.
     """
 
-    def __init__(self, base: LoadedModel, store: Store, capacity: int = CAPACITY) -> None:
+    def __init__(self, base: LoadedModel, store: Store, capacity: int = 4) -> None:
         self.base, self._store, self._capacity = base, store, capacity
         self._artifacts = tensors.TensorCache(store)
         self._views: OrderedDict[str, ModelView] = OrderedDict()

@@ -14,12 +14,8 @@ from jeep_core.errors import NumericalError
 from jeep_core.moments import factors
 from jeep_core.moments.factors import FactorCache, FactorMemory, KeptMoment, MomentFactor
 from jeep_core.updates import least_squares as solve
-from jeep_core.updates.least_squares import (
-    Solution,
-    dense_form_operations,
-    small_form_operations,
-    solve_update,
-)
+from jeep_core.updates.least_squares import Solution, solve_update
+from jeep_core.updates.operations import dense_form_operations, small_form_operations
 
 D, D_FF, WEIGHT = 7, 40, 12.5
 SQUARE = 8 * D_FF**2

@@ -1,0 +1,194 @@
+"""The demand: an editor with its layers and steps, a batch of facts, and settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jeep_core.editors import EDITORS, hparams_class, preset_hparams, record_of
+from jeep_core.editors.search import start
+from jeep_core.errors import FieldProblem, InvalidHParams
+from jeep_core.moments.source import TOKENS_PER_DIMENSION
+from jeep_core.sizing.architecture import Architecture
+from jeep_core.spec.hparams import (
+    EditorHParams,
+    OptimisedEditorHParams,
+    load_preset,
+    merge,
+    presets_for,
+    validate_hparams,
+)
+from jeep_core.spec.matrices import AttentionOut
+from jeep_core.values.defaults import facts_together
+
+
+@dataclass(frozen=True)
+class Written:
+    """A region that is written: its layers, the last of which is optimised.
+
+    ``attention``: whether the attention's output projections are written, not the MLPs'.
+    ``at_subject``: whether keys are read at the subject's last token, not at the prediction.
+    """
+
+    name: str
+    layers: tuple[int, ...]
+    attention: bool
+    at_subject: bool
+
+
+@dataclass(frozen=True)
+class Editing:
+    """As much of an editor's hyper-parameters as counts.
+
+    ``passes``: forward passes of value optimisation for a fact, at most.  ``rows``: of a fact,
+    one for each prefix.  ``one_by_one``: facts are written one after the other (ROME).
+    ``null_space``: whether second moments are taken apart into eigenvectors (AlphaEdit).
+    """
+
+    editor: str
+    regions: tuple[Written, ...]
+    rows: int
+    passes: int
+    one_by_one: bool = False
+    null_space: bool = False
+
+    @property
+    def low_last(self) -> int:
+        """The block whose output is optimised."""
+        return self.regions[0].layers[-1]
+
+    @property
+    def last(self) -> int:
+        """The last block that is written."""
+        return max(region.layers[-1] for region in self.regions)
+
+    @property
+    def matrices(self) -> list[bool]:
+        """The matrices that are written: whether each is one of the attention."""
+        return [region.attention for region in self.regions for _ in region.layers]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The batch and its tokens, and who else asks.
+
+    Tokens of a fact's row: ``prefix`` of the sampled text before the prompt, ``left`` of the
+    prompt before its subject's last token, ``segment`` from there on to the last that is read,
+    at which ``answer`` tokens are predicted.  ``clients`` are answered at once, each with
+    ``context`` tokens of prompt and answer.  ``earlier``: facts edited before, whose keys are kept.
+    ``samples``: tokens of text for second moments; 0: the default.
+    """
+
+    facts: int = 1
+    prefix: float = 13
+    left: float = 4
+    segment: float = 7
+    answer: float = 1
+    clients: int = 8
+    context: int = 1024
+    earlier: int = 0
+    samples: int = 0
+
+    @property
+    def tokens(self) -> float:
+        """Tokens of a row without its prefix."""
+        return self.left + self.segment
+
+    def text_tokens(self, d_ff: int) -> int:
+        """Tokens of text for second moments of keys of this size."""
+        return self.samples or TOKENS_PER_DIMENSION * d_ff
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings that memory depends on.
+
+    ``dtype``: type of the weights.  ``device``: cuda or cpu.  ``versions``: held in memory
+    beside the one that is made.  ``factor_bytes``, ``edit_bytes``: bounds on second moments with
+    their factors, and on value optimisation (None: none).  ``layers_at_once``: whose second
+    moments one pass sums; None: all in the edit itself, a number: before, by a command of its own,
+    0: that, on the CPU.
+    """
+
+    dtype: str
+    device: str = "cuda"
+    versions: int = 4
+    factor_bytes: int = 8192 * 2**20
+    edit_bytes: int | None = None
+    layers_at_once: int | None = None
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether second moments are taken on the CPU, whatever the device."""
+        return self.layers_at_once == 0
+
+    def together(self, facts: int) -> int:
+        """Facts that are optimised together at most."""
+        return min(facts, facts_together(self.device))
+
+
+def editing_of(
+    arch: Architecture,
+    model: str,
+    editor: str,
+    *,
+    preset: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+    facts: int = 1,
+) -> Editing:
+    """The layers and steps of an editor.
+
+    A model without a preset gets those at which a search for one begins: the paper's depths.
+
+    Args:
+        arch: the model's sizes.
+        model: its name, for presets.
+        editor: name of the editor.
+        preset: name of a preset, whatever its model.
+        changes: hyper-parameters laid over it, field by field.
+        facts: how many are edited together.
+
+    Raises:
+        InvalidHParams: no such editor or preset, layers the model lacks, or an editor whose steps
+            are not counted.
+    """
+    cls = hparams_class(editor)
+    if not issubclass(cls, OptimisedEditorHParams):
+        counted = [n for n in EDITORS if issubclass(hparams_class(n), OptimisedEditorHParams)]
+        message = (
+            f"the memory and time of {editor} are not counted, only those of editors that optimise "
+            f"values: {', '.join(counted)}"
+        )
+        raise InvalidHParams([FieldProblem("/editor", "not_counted", message)])
+    given = changes or {}
+    known = {p.name: p.hparams for p in presets_for(model) if p.editor == editor}
+    if preset is not None:
+        known[preset] = load_preset(preset).hparams
+    found: EditorHParams
+    if known:
+        found = preset_hparams(editor, known, preset, given, arch.layers)[1]
+    else:
+        found = validate_hparams(cls, merge(start(editor, arch.layers, facts), given), arch.layers)
+    assert isinstance(found, OptimisedEditorHParams)
+    return _editing(editor, found)
+
+
+def _editing(editor: str, hparams: OptimisedEditorHParams) -> Editing:
+    regions = tuple(
+        Written(
+            name,
+            tuple(region.layers),
+            any(isinstance(place, AttentionOut) for place in region.places),
+            name == "low",
+        )
+        for name, region in hparams.regions.items()
+    )
+    return Editing(
+        editor,
+        regions,
+        hparams.prefix_count,
+        hparams.n_steps,
+        one_by_one=record_of(editor).one_by_one,
+        null_space=any(r.null_space is not None for r in hparams.regions.values()),
+    )

@@ -1,0 +1,178 @@
+"""Bytes on the device: what is always there, and what the parts of an edit need beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from jeep_core.moments.source import BATCH_TOKENS
+from jeep_core.sizing.architecture import BYTES, Architecture
+from jeep_core.sizing.demand import Editing, Settings, Workload
+from jeep_core.sizing.operations import KL_TOKENS, segment_tokens
+from jeep_core.updates.operations import dense_form_operations, small_form_operations
+
+SINGLE, DOUBLE = 4, 8
+MAKING_A_FACTOR = {"cpu": 20, "cuda": 12}
+"""Bytes for each of d_ff² numbers while a factor is made: moment, its copy, and the factor."""
+SUMMING = 12
+"""Bytes for each of d_ff² numbers while sums are taken: a float32 block, the float64 total …"""
+ENDING_A_SUM = 24
+"""… and three float64 copies when the total of one layer is made whole."""
+PREFILL_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes: ``weights``, ``versions`` beside them, ``decoding`` for all clients, and by part of
+    an edit what it needs beside these."""
+
+    weights: int
+    versions: int
+    decoding: int
+    parts: Mapping[str, int]
+    moments_apart: bool = False
+
+    @property
+    def standing(self) -> int:
+        """The bytes that a service holds while it waits for work."""
+        return self.weights + self.versions + self.decoding
+
+    @property
+    def peaks(self) -> dict[str, int]:
+        """The most that is held during each part."""
+        apart = {"moments"} if self.moments_apart else set()
+        return {
+            name: (self.weights if name in apart else self.standing) + size
+            for name, size in self.parts.items()
+            if size
+        }
+
+    @property
+    def total(self) -> int:
+        """The most that is held at any time."""
+        return max(self.peaks.values())
+
+
+def need(arch: Architecture, editing: Editing, load: Workload, settings: Settings) -> Need:
+    """The bytes that a service of this model needs for such an edit, the first one included."""
+    weight = BYTES[settings.dtype]
+    matrices = sum(arch.d * arch.key_size(one) for one in editing.matrices) * weight
+    pool = values(arch, editing, load, settings)
+    kept = factors_kept(arch, editing, settings)
+    solving = kept + writing(arch, editing, load, settings)
+    parts = {
+        "moments": moments(arch, editing, settings),
+        "values": matrices + kept + pool,
+        "writing": matrices + solving,
+    }
+    return Need(
+        weights=arch.parameters * weight,
+        versions=settings.versions * matrices,
+        decoding=decoding(arch, load, weight),
+        parts={name: round(size) for name, size in parts.items()},
+        moments_apart=settings.layers_at_once is not None,
+    )
+
+
+def decoding(arch: Architecture, load: Workload, weight: int) -> int:
+    """Keys and values of all clients, the logits of a step, and a prompt that joins."""
+    if not load.clients:
+        return 0
+    kept = load.clients * load.context * arch.kv_bytes(weight)
+    joining = min(PREFILL_TOKENS, load.context) * (3 * arch.d_ff + 6 * arch.d) * weight
+    return kept + load.clients * arch.vocabulary * (weight + 3 * SINGLE) + joining
+
+
+def moments(arch: Architecture, editing: Editing, settings: Settings) -> float:
+    """Sums of the layers of one pass, and the activations of one batch of text."""
+    if settings.layers_at_once == 0:
+        return 0.0
+    sizes = sorted((arch.key_size(one) ** 2 for one in editing.matrices), reverse=True)
+    sums = SUMMING * sum(sizes[: settings.layers_at_once or len(sizes)])
+    weight = BYTES[settings.dtype]
+    states = (6 * arch.d + 3 * arch.d_ff + 4 * arch.queries) * weight + SINGLE * arch.d_ff
+    return sums + ENDING_A_SUM * sizes[0] + BATCH_TOKENS * states
+
+
+def factors_kept(arch: Architecture, editing: Editing, settings: Settings) -> int:
+    """Second moments with their factors between two edits, within their bound."""
+    sizes = [DOUBLE * arch.key_size(one) ** 2 for one in editing.matrices]
+    return max(max(sizes), min(settings.factor_bytes, sum(sizes)))
+
+
+def writing(arch: Architecture, editing: Editing, load: Workload, settings: Settings) -> float:
+    """Beside the kept factors: one that is made, or the system, or float64 matrices; and keys."""
+    key = max(arch.key_size(one) for one in editing.matrices)
+    m = 1 if editing.one_by_one else load.facts
+    n = m + load.earlier
+    making = (MAKING_A_FACTOR[settings.device] - DOUBLE) * key**2
+    if editing.null_space:
+        making = 3 * DOUBLE * key**2  # eigenvectors and what finds them
+    small = small_form_operations(key, m, n, m) < dense_form_operations(key, m, n)
+    system = DOUBLE * (key * (4 * n + 3 * m) + 2 * n**2 if small else 2 * key**2 + 2 * key * n)
+    matrix = 3 * DOUBLE * arch.d * key
+    updates = SINGLE * m * (arch.d + 2 * key) * len(editing.matrices)
+    return max(making, system, matrix) + updates
+
+
+def values(arch: Architecture, editing: Editing, load: Workload, settings: Settings) -> float:
+    """The bytes that value optimisation holds for the facts that are optimised together."""
+    together = 1 if editing.one_by_one else settings.together(load.facts)
+    one = of_fact(arch, editing, load, BYTES[settings.dtype])
+    if settings.edit_bytes is None:
+        return together * one
+    return max(one, min(together * one, settings.edit_bytes))
+
+
+def of_fact(arch: Architecture, editing: Editing, load: Workload, weight: int) -> float:
+    """All that value optimisation holds for one fact."""
+    return (
+        kept_for_gradients(arch, editing, load, weight)
+        + left_of_subject(arch, editing, load, weight)
+        + passing(arch, editing, load, weight)
+    )
+
+
+def kept_for_gradients(arch: Architecture, editing: Editing, load: Workload, weight: int) -> float:
+    """The bytes that the forward pass keeps for the backward one, for one fact.
+
+    Weights have no gradients, so products keep nothing; norms, attention and activations do.
+    """
+    contents, upper = arch.family.contents, arch.layers - editing.low_last - 1
+    tokens, read = segment_tokens(editing, load), editing.rows * load.answer + 1
+    norm = SINGLE if contents.float32_norms else weight
+    block = contents.block_norms * arch.d * norm + attention_kept(arch, load, weight)
+    mlp = contents.kept_activations * arch.d_ff * weight
+    kept = upper * tokens * block + ((upper - 1) * tokens + read) * mlp
+    capped = 1 if arch.family.soft_cap else 0
+    words = SINGLE * arch.vocabulary
+    logits = editing.rows * load.answer * words * (1 + capped) + words * (3 + capped)
+    return kept + tokens * arch.d * norm + logits
+
+
+def attention_kept(arch: Architecture, load: Workload, weight: int) -> float:
+    """Of one token in one block: queries, outputs, and its share of all keys and values."""
+    contents = arch.family.contents
+    seen = load.prefix + load.tokens
+    keys = 2 * arch.queries * seen / load.segment
+    kept = (2 * arch.queries + keys) * weight
+    if contents.eager_attention:
+        kept += 2 * arch.heads * seen * SINGLE
+    if contents.head_norms:
+        kept += (arch.heads + arch.kv_heads) * arch.head_size * SINGLE
+    return kept
+
+
+def left_of_subject(arch: Architecture, editing: Editing, load: Workload, weight: int) -> float:
+    """Keys and values of the upper blocks left of the subject's last token, of one fact."""
+    tokens = editing.rows * (load.prefix + load.left) + KL_TOKENS
+    upper = arch.layers - editing.low_last - 1
+    return tokens * upper * 2 * arch.kv_heads * arch.head_size * weight
+
+
+def passing(arch: Architecture, editing: Editing, load: Workload, weight: int) -> float:
+    """The bytes that come and go within a pass: gradients of one block, and of the logits."""
+    tokens = segment_tokens(editing, load)
+    block = tokens * (3 * arch.d_ff + 6 * arch.d) * weight
+    logits = editing.rows * load.answer * arch.vocabulary * (weight + SINGLE)
+    return block + logits + 2 * SINGLE * arch.vocabulary

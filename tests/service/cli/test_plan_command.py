@@ -1,0 +1,148 @@
+"""``jeep plan``: verdicts, memory and time of models that nobody loads."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import ROOT
+from typer.testing import CliRunner
+
+from service.cli import app
+
+
+@pytest.fixture(autouse=True)
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("JEEP_MODELS", str(tmp_path / "models"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def jeep(*arguments: str, code: int = 0) -> str:
+    """What ``jeep plan`` prints to either output."""
+    result = CliRunner().invoke(app, ["plan", *arguments], env={"COLUMNS": "200"})
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def planned(*arguments: str) -> Any:
+    """The JSON that it prints."""
+    return json.loads(jeep(*arguments, "--json"))
+
+
+def test_a_small_model_fits_and_a_large_one_says_what_it_would_need() -> None:
+    said = jeep("--model", "llama-3.2-1b", "--gpu", "24GB")
+    assert "1,235,814,400 parameters" in said
+    assert "1 GPU (24 GB): fits, " in said
+    assert "a time needs --flops" in said
+    said = jeep("--model", "llama-3.1-70b", "--gpu", "80GB", "--gpus", "4")
+    assert "1 GPU (80 GB): does not fit: 174.6 of 76.3 GB" in said
+    assert "4 GPUs: would fit if its blocks were spread" in said
+    assert "today one worker works on one GPU; spreading a model over several is not built" in said
+
+
+def test_more_gpus_than_one_are_not_used() -> None:
+    said = jeep("--model", "llama-3.2-1b", "--gpus", "8")
+    assert "8 GPUs: one is used: one worker works on one GPU" in said
+
+
+def test_settings_that_make_a_model_fit_are_named_and_are_all_needed() -> None:
+    found = planned("--model", "gemma-3-27b", "--gpu", "h100", "--facts", "16")["memory"]
+    assert found["outcome"] == "fits with settings"
+    assert found["needed_bytes"] <= 80e9
+    said = "\n".join(found["changes"])
+    assert "second moments before serving" in said
+    assert "jeep moments compute --layers" in said
+    assert found["settings"]["versions"] == 1
+    assert "JEEP_VERSIONS_IN_MEMORY=1, not 4" in said
+
+
+def test_bfloat16_is_advised_where_float32_is_too_much() -> None:
+    found = planned("--model", "llama-3.1-8b", "--gpu", "24GB", "--dtype", "float32")["memory"]
+    assert any("JEEP_DTYPE=bfloat16" in change for change in found["changes"])
+    assert found["weights_bytes"] == 2 * 8_030_261_248
+
+
+def test_figures_follow_from_the_flags() -> None:
+    plain = planned("--model", "llama-3.1-8b", "--gpu", "h100")
+    more = planned(
+        "--model", "llama-3.1-8b", "--gpu", "h100", "--low", "3", "--high", "30", "--facts", "8",
+        "--passes", "10",
+    )  # fmt: skip
+    assert [region["layers"] for region in more["editing"]["regions"]] == [[3], [30]]
+    values = "value optimisation"
+    assert more["time"]["passes"] == 10
+    assert (
+        more["time"]["parts"][values]["operations"] > plain["time"]["parts"][values]["operations"]
+    )
+    # one pass of the text up to layer 30 instead of 19, and sums of two layers instead of eight
+    parts = (plain["time"]["parts"]["second moments"], more["time"]["parts"]["second moments"])
+    assert parts[1]["single"] == pytest.approx(parts[0]["single"] / 4)
+    assert parts[1]["matrix"] == pytest.approx(parts[0]["matrix"] * 31 / 20)
+    slow = planned("--model", "llama-3.1-8b", "--gpu", "80GB", "--flops", "1e12")["time"]
+    expected = sum(
+        part["matrix"] / 1e12 + part["single"] / 1e12 + part["double"] / 0.5e12
+        for name, part in slow["parts"].items()
+        if name in ("second moments", "factors", "prefixes")
+    )
+    assert slow["first_edit_more_s"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("editor", ["jeep", "memit", "pmet", "rome", "alphaedit"])
+def test_editors_that_optimise_values_are_counted(editor: str) -> None:
+    found = planned("--model", "atlas-llama", "--editor", editor, "--gpu", "l4")
+    assert found["memory"]["outcome"] == "fits"
+    assert found["stored_parameters"] == found["parameters"]
+    assert found["time"]["fact_s"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--gpu", "large"], 2, "--gpu 'large' is no size such as 24GB"),
+        (["--gpu", "h10"], 2, "did you mean"),
+        (["--gpu", "0GB"], 2, "is no size"),
+        (["--flops", "-3"], 2, "it must be a number above 0"),
+        (["--share", "2"], 2, "it must be above 0 and at most 1"),
+        (["--flops", "1e12", "--share", "0.5"], 2, "leave --share out"),
+        (["--low", "9-4"], 2, "is no range of layers"),
+        (["--hparams", "[1]"], 2, "must be a JSON object"),
+        (["--high", "40"], 1, "/hparams/high/layers: layer 40 does not exist"),
+        (["--editor", "ft-wd"], 1, "the memory and time of ft-wd are not counted"),
+        (["--editor", "jeeb"], 1, "no editor 'jeeb'"),
+        (["--model", "llama-3.1-80b"], 1, "did you mean llama-3.1-8b"),
+        (["--model", "./none"], 1, "is not there: name a folder"),
+    ],
+)
+def test_mistakes_end_in_one_sentence(arguments: list[str], code: int, said: str) -> None:
+    arguments = arguments if "--model" in arguments else ["--model", "llama-3.1-8b", *arguments]
+    output = jeep(*arguments, code=code)
+    assert said in " ".join(output.split())
+    assert "Traceback" not in output
+
+
+def test_an_architecture_that_is_not_supported_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "mamba"}')
+    said = jeep("--model", str(tmp_path / "config.json"), code=1)
+    assert "model type 'mamba' is not one of: GPT-2, GPT-J" in said
+
+
+def test_a_plan_imports_no_torch() -> None:
+    code = (
+        "import sys; from service.cli import app\n"
+        "try: app(['plan', '--model', 'atlas-gptj', '--gpu', '24GB'])\n"
+        "except SystemExit: pass\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, timeout=60)
+
+
+def test_the_tables_of_the_page_are_those_that_are_printed() -> None:
+    page = (ROOT / "docs" / "sizing.md").read_text(encoding="utf-8")
+    for part in jeep("--table").strip().split("\n\n"):
+        assert part in page, "write the output of jeep plan --table into docs/sizing.md"

@@ -31,6 +31,7 @@ from jeep_core.models.families import FAMILIES, Family, family_of, family_of_typ
 from jeep_core.models.library import Library
 from jeep_core.spec.finite import all_finite
 from jeep_core.spec.matrices import Place
+from jeep_core.text.chat import ChatTemplate
 from jeep_core.text.encoding import encode, without_end
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -41,7 +42,8 @@ class LoadedModel:
     """A model in memory.  ``tokenizer`` is the bare tokenizer: no padding, no truncation, no EOS.
 
     ``weights_sha256`` covers names, dtypes, shapes and bytes of all parameters, ``model_hash``
-    also the configuration and the tokenizer.
+    also the configuration and the tokenizer.  ``chat`` is the chat template, None for models
+    that have none; it counts in neither.
     """
 
     name: str
@@ -52,6 +54,7 @@ class LoadedModel:
     tensor_hashes: Mapping[str, str]
     weights_sha256: str
     model_hash: str
+    chat: ChatTemplate | None = None
 
     @property
     def n_layers(self) -> int:
@@ -128,9 +131,9 @@ def load(
     config = check_folder(folder)
     model = _model(folder, config, torch_dtype).to(where).eval().requires_grad_(False)
     refuse_non_finite(name_or_path, model)
-    tokenizer = load_tokenizer(folder, model.get_input_embeddings().num_embeddings)
+    tokenizer, chat = load_tokenizer(folder, model.get_input_embeddings().num_embeddings)
     _run_once(folder, model, tokenizer)
-    return wrap(name_or_path, model, tokenizer)
+    return wrap(name_or_path, model, tokenizer, chat)
 
 
 def check_folder(folder: Path) -> Any:
@@ -162,7 +165,9 @@ def refuse_non_finite(name: str, model: Any) -> None:
             )
 
 
-def wrap(name: str, model: Any, tokenizer: Tokenizer) -> LoadedModel:
+def wrap(
+    name: str, model: Any, tokenizer: Tokenizer, chat: ChatTemplate | None = None
+) -> LoadedModel:
     """Describe a model that is already in memory; its parameters are not changed."""
     tokenizer = without_end(Tokenizer.from_str(tokenizer.to_str()))
     tokenizer.no_padding()
@@ -180,6 +185,7 @@ def wrap(name: str, model: Any, tokenizer: Tokenizer) -> LoadedModel:
         tensor_hashes=hashes,
         weights_sha256=weights,
         model_hash=hashlib.sha256("\0".join(parts).encode()).hexdigest(),
+        chat=chat,
     )
 
 

@@ -8,17 +8,23 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
+from jeep_core.text.chat import ChatTemplate
 from service.api.http.problems import NO_MODEL, unavailable
 from service.contracts.schemas import WorkerInfo
 from service.store import CorruptFile, Store
+from service.store.base.files import CHAT_TEMPLATE
 
 
 @dataclass(frozen=True)
 class PublishedModel:
-    """The model of the store's last worker.  The tokenizer adds neither padding nor a cut."""
+    """The model of the store's last worker.  The tokenizer adds neither padding nor a cut.
+
+    ``chat`` is the chat template, None for a model that has none.
+    """
 
     info: WorkerInfo
     tokenizer: Tokenizer
+    chat: ChatTemplate | None = None
 
 
 class ModelCache:
@@ -44,14 +50,20 @@ class ModelCache:
             stat = self._store.base.published("tokenizer.json").stat()
             stamp = (stat.st_mtime_ns, stat.st_ino)
             if self._model is None or stamp != self._stamp:
-                tokenizer = _load(self._published(info))
-                self._model, self._stamp = PublishedModel(info, tokenizer), stamp
+                tokenizer = _load(self._published(info, "tokenizer.json"))
+                self._model = PublishedModel(info, tokenizer, self._chat(info))
+                self._stamp = stamp
             elif self._model.info != info:
-                self._model = PublishedModel(info, self._model.tokenizer)
+                self._model = PublishedModel(info, self._model.tokenizer, self._chat(info))
             return self._model
 
-    def _published(self, info: WorkerInfo) -> str:
-        path = self._store.base.published("tokenizer.json")
+    def _chat(self, info: WorkerInfo) -> ChatTemplate | None:
+        if CHAT_TEMPLATE not in info.files:
+            return None
+        return ChatTemplate.from_json(self._published(info, CHAT_TEMPLATE))
+
+    def _published(self, info: WorkerInfo, name: str) -> str:
+        path = self._store.base.published(name)
         data = path.read_bytes()
         if info.files.get(path.name) not in (None, hashlib.sha256(data).hexdigest()):
             raise CorruptFile(f"{path} is damaged: start the worker, which writes it again")

@@ -44,6 +44,7 @@ from service.queue import (
 )
 from service.settings import EXIT_CONFIG, Settings, SettingsError
 from service.store import CorruptFile, StaleFence, Store, StoreBusy, StoreError, is_disk_full
+from service.store.base.files import CHAT_TEMPLATE
 from service.store.base.moments import source_of
 from service.store.maintenance.sweep import sweep
 from service.worker import metrics
@@ -333,6 +334,8 @@ def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
         "tokenizer.json": base.tokenizer.to_str().encode(),
         "config.json": config.to_json_string().encode(),
     }
+    if base.chat is not None:
+        files[CHAT_TEMPLATE] = base.chat.to_json().encode()
     try:
         store.base.publish(info, files)
     except OSError as error:

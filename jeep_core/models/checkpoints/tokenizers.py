@@ -15,6 +15,7 @@ from jeep_core.errors import UnsupportedModel, reason_of
 from jeep_core.models.checkpoints.advice import some
 from jeep_core.models.checkpoints.files import read_record, refuse_pointer
 from jeep_core.models.checkpoints.refusals import refused_as
+from jeep_core.text.chat import ChatTemplate
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +35,12 @@ _SAMPLES = (
 )
 
 
-def load_tokenizer(folder: Path, rows: int) -> Tokenizer:
-    """The tokenizer of a folder for an embedding of ``rows`` rows.
+def load_tokenizer(folder: Path, rows: int) -> tuple[Tokenizer, ChatTemplate | None]:
+    """The tokenizer of a folder for an embedding of ``rows`` rows, and its chat template if any.
 
     Raises:
-        UnsupportedModel: the folder has none, a damaged one, or one that cannot be this model's.
+        UnsupportedModel: the folder has none, a damaged one, or one that cannot be this model's;
+            or its chat template cannot be read.
     """
     _check_files(folder)
     with refused_as(f"the tokenizer in {folder} cannot be read", _COPY_BOTH):
@@ -57,7 +59,19 @@ def load_tokenizer(folder: Path, rows: int) -> Tokenizer:
     _check_vocabulary(folder, tokenizer, rows)
     if not (folder / FAST).exists() and (folder / SENTENCEPIECE).exists():
         _compare_with_sentencepiece(folder, tokenizer)
-    return tokenizer
+    return tokenizer, _template(loaded)
+
+
+def _template(loaded: Any) -> ChatTemplate | None:
+    """The chat template; of several the one that is called ``default``."""
+    found = loaded.chat_template
+    source = found.get("default") if isinstance(found, dict) else found
+    if not source:
+        return None
+    tokens = {k: str(v) for k, v in loaded.special_tokens_map.items() if not isinstance(v, list)}
+    template = ChatTemplate(str(source), tokens)
+    template.check()
+    return template
 
 
 def without_unembedded(tokenizer: Tokenizer, rows: int) -> Tokenizer:

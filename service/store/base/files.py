@@ -16,6 +16,9 @@ from jeep_core.storage.records import sealed, unsealed
 from service.contracts.schemas import WorkerInfo
 from service.store.files import encode, inside, read, replace
 
+CHAT_TEMPLATE = "chat_template.json"
+"""The published chat template (``ChatTemplate.to_json``); listed in ``files`` if there is one."""
+
 
 class BaseFiles:
     """The one owner of the base model's files (``store.base``).

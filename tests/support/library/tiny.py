@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHea
 
 from jeep_core.models.loading import LoadedModel, wrap
 from jeep_core.models.views import ModelView
+from jeep_core.text.chat import ChatTemplate
 
 TEXTS = (Path(__file__).parent / "small_text.txt").read_text(encoding="utf-8").splitlines()
 TOKENIZERS = ("byte-level", "byte-level-prefix-space", "sentencepiece")
@@ -130,6 +132,23 @@ def random_model(family: str, dtype: torch.dtype = torch.float32, seed: int = 0)
             if type(module).__name__.endswith("RMSNorm"):
                 nn.init.normal_(module.weight, std=0.3)
     return wrap(f"tiny-{family}", model.to(dtype), tokenizer(kind))
+
+
+CHAT = (
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] not in "
+    "['system', 'user', 'assistant'] %}{{ raise_exception('no role ' + message['role']) }}"
+    "{% endif %}[{{ message['role'] }}] {{ message['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]\n{% endif %}"
+)
+"""A small chat template that begins with BOS and refuses unknown roles."""
+
+
+def chat_model(family: str = "llama", seed: int = 0) -> LoadedModel:
+    """As ``random_model``, with a chat template."""
+    kind = CONFIGS[family][1]
+    bos, eos = ("<s>", "</s>") if kind == "sentencepiece" else ("", "<|endoftext|>")
+    chat = ChatTemplate(CHAT, {"bos_token": bos, "eos_token": eos})
+    return replace(random_model(family, seed=seed), chat=chat)
 
 
 def blocks(model: Any) -> Any:

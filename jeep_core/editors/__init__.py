@@ -22,7 +22,7 @@ from jeep_core.editors.plugins import (
 )
 from jeep_core.editors.record import EditorRecord
 from jeep_core.errors import FieldProblem, InvalidHParams
-from jeep_core.spec.hparams import EditorHParams, merge, validate_hparams
+from jeep_core.spec.hparams import EditorHParams, for_model, merge, validate_hparams
 from jeep_core.spec.naming import known_names
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ def preset_hparams(
     changes: Mapping[str, Any],
     n_layers: int,
     auto: bool = False,
+    chat: bool = False,
 ) -> tuple[str | None, EditorHParams]:
     """The preset that is meant and complete hyper-parameters: its own with ``changes`` over them.
 
@@ -128,6 +129,8 @@ def preset_hparams(
         changes: laid over the preset field by field.
         n_layers: number of the model's layers.
         auto: whether the caller also accepts ``"auto"`` in place of hyper-parameters.
+        chat: whether the model has a chat template; then facts are edited for both ways of asking
+            unless something else is given.
 
     Raises:
         InvalidHParams: unknown editor or preset, values out of range, layers that do not exist.
@@ -146,7 +149,7 @@ def preset_hparams(
         )
         raise InvalidHParams([FieldProblem("/hparams", "no_preset", message)])
     base = presets[chosen] if chosen else {}
-    return chosen, validate_hparams(cls, merge(base, changes), n_layers)
+    return chosen, validate_hparams(cls, for_model(cls, merge(base, changes), chat), n_layers)
 
 
 def _ways_out(editor: str, record: EditorRecord, missing: list[str], auto: bool) -> str:

@@ -188,29 +188,38 @@ def write_region(
     outcome: EditorOutcome,
     *,
     solve: Solver,
+    chat_targets: torch.Tensor | None = None,
     at_projection: bool = False,
 ) -> None:
     """Write one region, layer by layer in ascending order, into the view and ``outcome``.
 
     ``targets`` (m, d) are the states to reach at the output of the region's last block, or
-    ``at_projection`` of its MLP's output projection.  ``solve`` is the closed form of a
-    layer: see ``closed_form``.
+    ``at_projection`` of its MLP's output projection; ``chat_targets`` (m, d) those of a second
+    context, whose keys follow the others.  ``solve`` is the closed form of a layer: see
+    ``closed_form``.
     """
     view, moments = context.view, context.moments
     assert moments is not None
-    rows = [fact.rows for fact in context.facts]
+    contexts = [list(rows) for rows in zip(*(f.contexts for f in context.facts), strict=True)]
+    if chat_targets is not None:
+        targets = torch.cat([targets, chat_targets])
     total = len(region.layers)
     for done, (layer, place) in enumerate(zip(region.layers, region.places, strict=True)):
         context.report(f"write {region_name}", done, total)
-        keys, states = keys_and_states(
-            view, rows, position, place, region.last, at_projection=at_projection
-        )
+        read = [
+            keys_and_states(view, rows, position, place, region.last, at_projection=at_projection)
+            for rows in contexts
+        ]
+        keys, states = (torch.cat(parts) for parts in zip(*read, strict=True))
         gap = targets - states
         if done:
             outcome.layers[-1] = replace(outcome.layers[-1], residual_after=_mean_norm(gap))
         residuals = gap / spread(region, layer)
         if not at_projection:
-            residuals = residuals_at_projection(view, rows, position, place, residuals)
+            parts = zip(contexts, residuals.chunk(len(contexts)), strict=True)
+            residuals = torch.cat(
+                [residuals_at_projection(view, r, position, place, part) for r, part in parts]
+            )
         kept_as = keys_name(region_name, place), layer
         previous = context.previous_keys.get(kept_as)
         solution = solve(
@@ -231,8 +240,11 @@ def write_region(
                 condition=solution.condition,
             )
         )
-    reached = states_of(view, rows, position, region.last, at_projection=at_projection)
-    residual_after = _mean_norm(targets - reached)
+    reached = [
+        states_of(view, rows, position, region.last, at_projection=at_projection)
+        for rows in contexts
+    ]
+    residual_after = _mean_norm(targets - torch.cat(reached))
     outcome.layers[-1] = replace(outcome.layers[-1], residual_after=residual_after)
     context.report(f"write {region_name}", total, total)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from jeep_core.editors import available, hparams_class, record_of
 from jeep_core.errors import FieldProblem, InvalidHParams
-from jeep_core.spec.hparams import EditorHParams, validate_hparams
+from jeep_core.spec.hparams import EditorHParams, for_model, validate_hparams
 
 AUTO = "auto"
 
@@ -31,10 +31,13 @@ def check_automatic(editor: str, preset: str | None = None) -> None:
         raise _problem("/preset", "with_auto", message)
 
 
-def hparams_for(record: Mapping[str, Any], editor: str, n_layers: int) -> EditorHParams:
+def hparams_for(
+    record: Mapping[str, Any], editor: str, n_layers: int, chat: bool = False
+) -> EditorHParams:
     """Complete hyper-parameters of an editor from a probe's JSON record.
 
     The editor's own record says what it takes of the proposal; the rest keeps its defaults.
+    ``chat``: the model has a chat template.
 
     Raises:
         InvalidHParams: the probe proposes nothing, or nothing for this editor.
@@ -51,7 +54,8 @@ def hparams_for(record: Mapping[str, Any], editor: str, n_layers: int) -> Editor
     except (KeyError, IndexError, TypeError, ValueError) as error:
         message = f"{editor} cannot use what the probe proposes: {type(error).__name__}: {error}"
         raise _problem("/hparams", "no_proposal", message) from error
-    return validate_hparams(hparams_class(editor), chosen, n_layers)
+    cls = hparams_class(editor)
+    return validate_hparams(cls, for_model(cls, chosen, chat), n_layers)
 
 
 def _problem(pointer: str, code: str, message: str) -> InvalidHParams:

@@ -1,7 +1,8 @@
 """The facts that are being optimised: they join, take steps together, and leave one by one.
 
 In comments n is the number of facts in the pool, r = n · n_rows that of their rows (a fact's rows
-are adjacent, the one with the empty prefix first), d the hidden size, V the vocabulary.
+are adjacent, the one with the empty prefix first; those of a second context, ``n_chat`` of them,
+last), d the hidden size, V the vocabulary.
 """
 
 from __future__ import annotations
@@ -69,17 +70,22 @@ class _Adam:
 
 
 class _Site:
-    """One added vector per fact: Adam's state, and the unedited state (n, d) it is added to."""
+    """One added vector per fact: Adam's state, and the unedited state (n, d) it is added to.
+
+    ``chat_reference`` is that state in the second context, if there is one.
+    """
 
     def __init__(self, region: Region, trained: bool, size: int, objective: Objective) -> None:
         self.region, self.trained = region, trained
         self.adam = _Adam(size, objective.learning_rate)
         self.reference = torch.zeros(0, size)
+        self.chat_reference = torch.zeros(0, size)
 
     def to(self, device: torch.device) -> _Site:
         """The site on a device, empty."""
         self.adam.to(device)
         self.reference = self.reference.to(device)
+        self.chat_reference = self.chat_reference.to(device)
         return self
 
     def add(self, rows: int) -> None:
@@ -87,11 +93,13 @@ class _Site:
         self.adam.add(rows)
         new = self.reference.new_zeros(rows, self.reference.shape[1])
         self.reference = torch.cat([self.reference, new])
+        self.chat_reference = torch.cat([self.chat_reference, new])
 
     def keep(self, index: torch.Tensor) -> None:
         """Drop all rows but those of ``index`` (k,)."""
         self.adam.keep(index)
         self.reference = self.reference[index]
+        self.chat_reference = self.chat_reference[index]
 
     def decay(self, delta: torch.Tensor) -> torch.Tensor:
         """β‖δ‖/‖h‖² (n,) of ``delta`` (n, d); at δ = 0, the start, torch's gradient of ‖δ‖ is 0."""
@@ -107,7 +115,8 @@ class _Site:
 class _Found:
     """The result of one pass, (n,) each: losses, probability, all target tokens the arg-max.
 
-    ``high`` (n, d): the states at the high region, δ* not added.
+    ``high`` (n, d): the states at the high region, δ* not added; ``chat_high`` in the second
+    context.
     """
 
     loss: torch.Tensor
@@ -115,16 +124,19 @@ class _Found:
     probability: torch.Tensor
     written: torch.Tensor
     high: torch.Tensor | None
+    chat_high: torch.Tensor | None = None
 
     def detached(self) -> _Found:
         """The same without a graph."""
         high = None if self.high is None else self.high.detach()
+        chat_high = None if self.chat_high is None else self.chat_high.detach()
         return _Found(
             self.loss.detach(),
             self.kl_loss.detach(),
             self.probability.detach(),
             self.written,
             high,
+            chat_high,
         )
 
 
@@ -143,8 +155,9 @@ class Pool:
     ) -> None:
         o = objective
         self.facts, self.objective, self.memory_bytes = facts, o, memory_bytes
-        self.device, self.n_rows = view.base.device, len(facts[0].rows)
-        groups = [[f.rows[j] for f in facts] for j in range(self.n_rows)]
+        self.n_chat, self.n_rows = len(facts[0].chat), len(facts[0].all_rows)
+        self.device, every = view.base.device, [f.all_rows for f in facts]
+        groups = [[rows[j] for rows in every] for j in range(self.n_rows)]
         groups.append([f.kl for f in facts])
         high = o.high.last if o.high else None
         self.stack = UpperStack(view, o.low.last, high, groups, inside=o.low_site != "block")
@@ -194,7 +207,7 @@ class Pool:
     def admit(self, chosen: Sequence[int]) -> None:
         """Add facts, at δ = 0; ``chosen`` are their numbers."""
         rows = self.stack.capture(
-            [row for i in chosen for row in self.facts[i].rows],
+            [row for i in chosen for row in self.facts[i].all_rows],
             [j for _ in chosen for j in range(self.n_rows)],
         )
         kl = self.stack.capture([self.facts[i].kl for i in chosen], [self.n_rows] * len(chosen))
@@ -312,18 +325,36 @@ class Pool:
                 site.reference = torch.where(first, state, site.reference)
             else:
                 site.reference = rows.start_state[:: self.n_rows].float()
+            if self.n_chat:
+                states = seen[name].detach() if name in seen else rows.start_state
+                chat = torch.where(first, self._in_chat(states), site.chat_reference)
+                site.chat_reference = chat
         nll_rows, written = self.stack.target_nll(rows, hidden)
         on_subject = {name: delta for name, delta in deltas.items() if name != "high"}
         after = self.stack.log_probabilities(kl, self.stack.forward(kl, on_subject)[0])
         # after (n, V): KL(edited ‖ unedited) at the subject's last token of the KL row
         self.kl_before = torch.where(first, after.detach(), self.kl_before)
         kl_loss = self.objective.kl_weight * (after.exp() * (after - self.kl_before)).sum(dim=1)
-        loss = self.nll_weight * nll_rows.view(n, self.n_rows).mean(dim=1) + kl_loss
+        loss = self.nll_weight * self._mean(nll_rows) + kl_loss
         for name, site in self.sites.items():
             loss = loss + site.decay(deltas[name])
         high = seen["high"][:: self.n_rows].float() if "high" in seen else None
-        probability = nll_rows.neg().exp().view(n, self.n_rows).mean(dim=1)
-        return _Found(loss, kl_loss, probability, written.view(n, -1).all(dim=1), high)
+        chat_high = self._in_chat(seen["high"]) if "high" in seen and self.n_chat else None
+        probability = self._mean(nll_rows.neg().exp())
+        written = written.view(n, -1).all(dim=1)
+        return _Found(loss, kl_loss, probability, written, high, chat_high)
+
+    def _mean(self, by_row: torch.Tensor) -> torch.Tensor:
+        """Mean (n,) over each fact's rows of values (r,); both contexts count the same."""
+        rows = by_row.view(-1, self.n_rows)
+        if not self.n_chat:
+            return rows.mean(dim=1)
+        split = self.n_rows - self.n_chat
+        return (rows[:, :split].mean(dim=1) + rows[:, split:].mean(dim=1)) / 2
+
+    def _in_chat(self, states: torch.Tensor) -> torch.Tensor:
+        """Of states (r, d) those (n, d) of the second context's row with the empty prefix."""
+        return states[self.n_rows - self.n_chat :: self.n_rows].float()
 
     def _record(self, stopped: torch.Tensor, found: _Found) -> None:
         values, where = self.values, self.index[stopped]
@@ -342,6 +373,24 @@ class Pool:
             literal = self.objective.high_target == "literal"
             values.delta_high[where] = delta
             values.high[where] = reached["high"] if literal else found.high[stopped] + delta
+        self._record_chat(values, where, stopped, found)
+
+    def _record_chat(
+        self, values: Values, where: torch.Tensor, stopped: torch.Tensor, found: _Found
+    ) -> None:
+        """The states to reach in the second context, if there is one."""
+        if values.chat_low is None:
+            return
+        reached = {
+            name: (site.chat_reference + site.adam.value)[stopped]
+            for name, site in self.sites.items()
+        }
+        values.chat_low[where] = reached["low"]
+        if values.chat_high is not None and found.chat_high is not None:
+            delta = self.sites["high"].adam.value[stopped]
+            literal = self.objective.high_target == "literal"
+            there = reached["high"] if literal else found.chat_high[stopped] + delta
+            values.chat_high[where] = there
 
     def _empty(self, m: int, size: int) -> Values:
         def zeros(*shape: int) -> torch.Tensor:
@@ -359,6 +408,8 @@ class Pool:
             losses=zeros(m),
             probabilities=zeros(m),
             attention=optional("attention"),
+            chat_low=zeros(m, size) if self.n_chat else None,
+            chat_high=optional("high") if self.n_chat else None,
         )
 
     # ------------------------------------------------------------ memory

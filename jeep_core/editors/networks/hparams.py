@@ -8,10 +8,10 @@ from typing import Annotated, ClassVar
 from pydantic import Field, field_validator
 
 from jeep_core.errors import FieldProblem
-from jeep_core.spec.hparams import EditorHParams, Positive, no_such_layer
+from jeep_core.spec.hparams import InContexts, Positive, no_such_layer
 
 
-class HypernetworkHParams(EditorHParams):
+class HypernetworkHParams(InContexts):
     """Hyper-parameters of the editors with a trained network; the network must fit them."""
 
     last_written: ClassVar[int] = 3

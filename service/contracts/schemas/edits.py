@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from jeep_core.spec.facts import Fact
 from jeep_core.text.joining import Join
 from service.contracts.jobs import JobError, JobStatus
-from service.contracts.schemas.base import Name, Request
+from service.contracts.schemas.base import MessageIn, Name, Request
 from service.contracts.schemas.reading import Imported
 
 AUTO: Literal["auto"] = "auto"
@@ -26,7 +26,8 @@ HParamsOrAuto = Annotated[dict[str, Any] | Literal["auto"], BeforeValidator(_obj
 
 
 class FactIn(Request):
-    """One fact: ``subject, relation, object`` or ``subject, prompt, target_new``.
+    """One fact: ``subject, relation, object``, or ``subject, prompt, target_new``, or
+    ``subject, messages, target_new``.
 
     ``relation`` is the name of a relation in the template table, else a template with one
     ``{}``, else the text that follows the subject.  One word with an underscore, and what
@@ -34,12 +35,17 @@ class FactIn(Request):
     ``prompt`` has one ``{}`` or contains the subject as a word of its own (its last occurrence
     is meant).  White space around a prompt is a part of it.  ``join``: how an answer follows a
     prompt, see docs/prompts.md.  ``{}`` in the prompts that test the fact is the subject.
+    ``messages`` are a chat, whose last message is the user's and which the target answers; the
+    subject is ``{}`` in one of them, else the last place where a user's message names it.
     """
 
     subject: str
     relation: str | None = None
     object: str | None = None
     prompt: str | None = None
+    messages: list[MessageIn] | None = Field(
+        None, min_length=1, description="In place of a prompt, for models with a chat template."
+    )
     target_new: str | None = None
     target_true: str | None = None
     paraphrase_prompts: list[str] = Field(default_factory=list)
@@ -125,10 +131,24 @@ class EditRequest(EditOptions, EditFacts):
     )
 
 
+class ChatRecord(BaseModel):
+    """A fact's question in the model's chat format, as the template has written it.
+
+    ``prompt`` has one ``{}``, and ends where the assistant's answer begins; ``user_at`` is the
+    character at which the user's words begin; ``join`` is how an answer follows.
+    """
+
+    prompt: str
+    user_at: int
+    join: Join
+
+
 class FactRecord(BaseModel):
     """A validated fact as it is stored: ``prompt`` is a template with exactly one ``{}``.
 
-    Facts that were stored before there was a ``join`` were joined with a blank.
+    Facts that were stored before there was a ``join`` were joined with a blank.  ``chat``: the
+    same question as a chat, if the fact is edited for being asked in one.  For a fact given as
+    ``messages``, both are the text of these.
     """
 
     subject: str
@@ -138,6 +158,8 @@ class FactRecord(BaseModel):
     paraphrase_prompts: list[str] = Field(default_factory=list)
     neighborhood_prompts: list[str] = Field(default_factory=list)
     join: Join = "space"
+    messages: list[MessageIn] | None = None
+    chat: ChatRecord | None = None
 
     @classmethod
     def of(cls, fact: Fact) -> FactRecord:
@@ -150,6 +172,8 @@ class FactRecord(BaseModel):
             paraphrase_prompts=list(fact.paraphrase_prompts),
             neighborhood_prompts=list(fact.neighborhood_prompts),
             join=fact.join,
+            messages=[MessageIn(role=r, content=c) for r, c in fact.messages] or None,
+            chat=None if fact.chat is None else ChatRecord(**vars(fact.chat)),
         )
 
 
@@ -190,7 +214,8 @@ class FactPlan(BaseModel):
     """How a fact will be edited: its tokens and the positions that are optimised.
 
     ``text`` is the prompt with the subject, followed by the target, as they are tokenized;
-    ``join`` is what is put between them: a blank (``space``) or nothing (``none``).
+    ``join`` is what is put between them: a blank (``space``) or nothing (``none``).  ``chat_text``:
+    the same as a chat, where the fact is edited for that as well.
     """
 
     index: int
@@ -203,6 +228,7 @@ class FactPlan(BaseModel):
     subject_last: int
     prediction: int
     target_tokens: list[str]
+    chat_text: str | None = None
 
 
 class EditPlan(BaseModel):

@@ -18,6 +18,7 @@ from jeep_core.probe.run import probe
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.hparams import EditorHParams
 from jeep_core.suites import load_suite
+from jeep_core.text.chat import has_template
 from service.store import Store
 from service.store.versions import BASE
 from service.worker.failures import Refused
@@ -50,7 +51,7 @@ def automatic_hparams(
         record = _probed(base, facts, monitor)
         if record["prompts"]["count"] >= KEPT_FROM and record["hparams"] is not None:
             keep(folder, record)
-    hparams = hparams_for(record, editor, base.n_layers)
+    hparams = hparams_for(record, editor, base.n_layers, has_template(base))
     return hparams, hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 

@@ -2,8 +2,8 @@
 
 Facts of a suite are edited together with each way of ``contexts``; then a model is asked every
 fact plainly and as a user's message, and writes freely: greedily, and the new answer shall be among
-the first 12 tokens, or 32, as chat models like to say a question again before they answer.  Beside
-it efficacy, generalization and locality, asked in both ways.
+the first 12 tokens, or 32, as chat models like to say a question again before they answer.  With
+``--scores`` also efficacy, generalization and locality, asked in both ways.
 
     python -m bench.contexts FOLDER --suite FILE --corpus FILE --hparams '{"low": …}'
 """
@@ -36,7 +36,7 @@ from jeep_core.values.prefixes import sample_prefixes
 TOKENS = (12, 32)
 
 
-def asked(view: ModelView, cases: Sequence[Case], ask: Ask) -> dict[str, Any]:
+def asked(view: ModelView, cases: Sequence[Case], ask: Ask, scores: bool) -> dict[str, Any]:
     """The figures of one version, asked in one way."""
     put = as_asked(cases, ask, view.base.chat)
     written = generate(view, [case.text for case in put], Sampling(max_new_tokens=max(TOKENS)))
@@ -46,23 +46,23 @@ def asked(view: ModelView, cases: Sequence[Case], ask: Ask) -> dict[str, Any]:
         n: sum(case.target_new in text for case, text in zip(cases, said, strict=True))
         for n, said in texts.items()
     }
-    summary = asdict(summarise(counterfact_scores(view, put)))
+    summary = asdict(summarise(counterfact_scores(view, put))) if scores else {}
     return {"hold": hold, **summary, "texts": texts[max(TOKENS)]}
 
 
-def measure(trials: Trials, editor: str, changes: dict[str, Any]) -> dict[str, Any]:
+def measure(trials: Trials, editor: str, changes: dict[str, Any], scores: bool) -> dict[str, Any]:
     """The figures of the unedited model and of every way to edit."""
     base, cases = trials.base, [case for case in trials.cases if isinstance(case, Case)]
     ways: tuple[Ask, ...] = get_args(Ask)
     report: dict[str, Any] = {"model": base.name, "editor": editor, "facts": len(cases)}
-    report["unedited"] = {ask: asked(ModelView(base), cases, ask) for ask in ways}
+    report["unedited"] = {ask: asked(ModelView(base), cases, ask, scores) for ask in ways}
     for contexts in get_args(Contexts):
         given = {**changes, "contexts": contexts}
         hparams = resolve_hparams(base.name, editor, None, given, base.n_layers, chat=True)
         began = time.monotonic()
         view, _ = trials.edit(editor, hparams, range(len(cases)))
         seconds = time.monotonic() - began
-        report[contexts] = {ask: asked(view, cases, ask) for ask in ways}
+        report[contexts] = {ask: asked(view, cases, ask, scores) for ask in ways}
         report[contexts]["seconds"] = seconds
         print(f"{contexts}: {seconds:.0f} s", flush=True)
     return report
@@ -79,7 +79,8 @@ def markdown(report: dict[str, Any]) -> str:
         seconds = "" if spent is None else f"{spent / report['facts']:.1f}"
         for ask in get_args(Ask):
             found = report[row][ask]
-            figures = [f"{found[name]:.0f}" for name in ("efficacy", "generalization", "locality")]
+            names = ("efficacy", "generalization", "locality")
+            figures = [f"{found[name]:.0f}" if name in found else "" for name in names]
             held = [f"{100 * n / report['facts']:.0f} %" for n in found["hold"].values()]
             lines.append(f"| {row} | {ask} | {' | '.join([*held, *figures])} | {seconds} |")
     return "\n".join(lines)
@@ -95,6 +96,7 @@ def main() -> None:
     parser.add_argument("--hparams", type=json.loads, default={})
     parser.add_argument("--facts", type=int, default=64)
     parser.add_argument("--step", type=int, default=1, help="Take every so many-th case.")
+    parser.add_argument("--scores", action="store_true", help="Also ES, GS and LS.")
     parser.add_argument("--folder", type=Path, help="Where moments and values are kept.")
     parser.add_argument("--out", type=Path, default=Path("contexts.json"))
     args = parser.parse_args()
@@ -104,7 +106,7 @@ def main() -> None:
     moments = Moments(base, texts_of(args.corpus), folder=folder and folder / "moments")
     cache = ValueCache(folder and folder / "values")
     trials = Trials(base, cases, moments, sample_prefixes(base, 6), cache=cache)
-    report = measure(trials, args.editor, args.hparams)
+    report = measure(trials, args.editor, args.hparams, args.scores)
     args.out.write_text(json.dumps(report, ensure_ascii=False, indent=1))
     print(markdown(report))
 

@@ -49,7 +49,7 @@ class Fact:
     paraphrase_prompts: tuple[str, ...] = ()
     neighborhood_prompts: tuple[str, ...] = ()
     join: Join = "auto"
-    messages: tuple[tuple[str, str], ...] = ()
+    messages: tuple[tuple[str, str], ...] | None = None
     chat: ChatForm | None = None
 
     @property

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -98,6 +98,9 @@ class EditorHParams(HParams):
 class InContexts(EditorHParams):
     """Hyper-parameters of editors that can edit facts for the way they are asked."""
 
+    both_for_chats: ClassVar[bool] = True
+    """Whether facts of a model with a chat template are edited for both, unless it is said."""
+
     contexts: Contexts = Field(
         "plain",
         description="How facts are asked while they are edited: as they are (plain), through "
@@ -118,7 +121,7 @@ def for_model(
     if not issubclass(cls, InContexts):
         return values
     if chat:
-        return {"contexts": "both", **values}
+        return {"contexts": "both", **values} if cls.both_for_chats else values
     if values.get("contexts") in ("chat", "both"):
         message = "the model has no chat template: facts can be edited as plain prompts only"
         raise InvalidHParams([FieldProblem(f"{pointer}/contexts", "no_chat_template", message)])

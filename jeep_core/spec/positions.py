@@ -135,9 +135,11 @@ def check_facts(
     for i, fact in enumerate(facts):
         try:
             row = tokenize_fact(tokenizer, fact, true_answers)
-            if len(row.ids) > max_tokens - PREFIX_TOKENS:
-                limit = max_tokens - PREFIX_TOKENS
-                message = f"{len(row.ids)} tokens, at most {limit} leave room for a prefix"
+            chat = chat_rows(tokenizer, fact, [""]) if fact.chat is not None else []
+            longest, limit = max(len(one.ids) for one in (row, *chat)), max_tokens - PREFIX_TOKENS
+            if longest > limit:
+                how = " as a chat" if longest > len(row.ids) else ""
+                message = f"{longest} tokens{how}, at most {limit} leave room for a prefix"
                 raise TokenizationError("prompt", "too_long", message)
             rows.append(row)
         except TokenizationError as error:
@@ -192,13 +194,18 @@ def context_rows(
     plain, kl = fact_rows(tokenizer, fact, prefixes if contexts != "chat" else [])
     if contexts == "plain" and not fact.messages:
         return plain, kl, []
-    chats = _chat_rows(tokenizer, fact, prefixes)
+    chats = chat_rows(tokenizer, fact, prefixes)
     if contexts != "both":
         return chats, kl, []
     return chats if fact.messages else plain, kl, chats[:CHAT_PREFIXES]
 
 
-def _chat_rows(tokenizer: Tokenizer, fact: Fact, prefixes: Sequence[str]) -> list[PromptTokens]:
+def chat_rows(tokenizer: Tokenizer, fact: Fact, prefixes: Sequence[str]) -> list[PromptTokens]:
+    """Rows of a fact asked in a chat, one per prefix, which begins the user's words.
+
+    Raises:
+        TokenizationError: as ``tokenize_prompt``.
+    """
     form = fact.chat
     assert form is not None
     lead, said = form.prompt[: form.user_at], form.prompt[form.user_at :]

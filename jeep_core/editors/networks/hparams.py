@@ -14,6 +14,8 @@ from jeep_core.spec.hparams import InContexts, Positive, no_such_layer
 class HypernetworkHParams(InContexts):
     """Hyper-parameters of the editors with a trained network; the network must fit them."""
 
+    both_for_chats: ClassVar[bool] = False
+    """Networks are trained on plain prompts."""
     last_written: ClassVar[int] = 3
     """How many of a model's last MLPs the editor's paper writes."""
 

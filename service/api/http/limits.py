@@ -14,8 +14,8 @@ from starlette.types import Receive, Scope, Send
 from jeep_core.spec.facts import Fact
 from service.api.http.problems import OVER_LIMIT, ApiProblem, field_error
 from service.contracts.schemas import FactIn, GenerateRequest
-from service.contracts.schemas.base import MessageIn
 from service.contracts.schemas.access import LOCAL, Caller
+from service.contracts.schemas.base import MessageIn
 from service.queue.buckets import TokenBuckets
 from service.settings import Settings
 from service.store import Store

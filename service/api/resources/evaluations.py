@@ -12,6 +12,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from jeep_core.editors import preset_hparams
+from jeep_core.text.chat import NoTemplate, has_template
 from service.api.http.access import needs
 from service.api.http.bodies import json_request_body, read_model
 from service.api.http.paging import AFTER, Limit, Page
@@ -103,7 +104,7 @@ async def list_evaluations(
 async def show_evaluation(id: str, state: State) -> Evaluation:
     """The status of an evaluation and, once it has ended, its figures with intervals."""
     job = await EVALUATIONS.find(state, id)
-    fields = {"suite", "targets", "editor", "preset", "hparams", "limit", "seed"}
+    fields = {"suite", "targets", "editor", "preset", "hparams", "ask", "limit", "seed"}
     asked = EVALUATIONS.payload(job).model_dump(include=fields)
     return Evaluation(**EVALUATIONS.shown(job), **asked)
 
@@ -162,6 +163,8 @@ def _journaled(state: ApiState, body: EvaluationRequest, key: str | None) -> tup
         StoreFull: there is no room for another job.
     """
     model = state.models.get()
+    if body.ask == "chat" and not has_template(model):
+        raise invalid([field_error("/ask", NoTemplate.code, "the model has no chat template")])
 
     def payload(job_id: str) -> EvaluationPayload:
         suite = suite_info(state.store.suites, body.suite)
@@ -170,6 +173,7 @@ def _journaled(state: ApiState, body: EvaluationRequest, key: str | None) -> tup
             suite=suite.name,
             suite_sha256=suite.sha256,
             targets=[] if body.editor else _versions(state, body),
+            ask=body.ask,
             limit=body.limit,
             seed=body.seed,
             fluency_texts=body.fluency_texts,
@@ -177,7 +181,8 @@ def _journaled(state: ApiState, body: EvaluationRequest, key: str | None) -> tup
         trial = _trial(state.store, model, body, suite.cases) if body.editor is not None else {}
         return made.model_copy(update=trial)
 
-    said = {"evaluation": body.model_dump(mode="json")}
+    request = body.model_dump(mode="json", exclude={"ask"} if body.ask == "plain" else None)
+    said = {"evaluation": request}
     return EVALUATIONS.journaled(state, payload, key, said)
 
 
@@ -211,7 +216,14 @@ def _trial(
     editor, sizes = str(body.editor), list(dict.fromkeys(body.n_edits or []))
     names = model.info.presets.get(editor, [])
     known = {name: model.info.preset_values[f"{editor}/{name}"] for name in names}
-    preset, hparams = preset_hparams(editor, known, body.preset, body.hparams, model.info.n_layers)
+    preset, hparams = preset_hparams(
+        editor,
+        known,
+        body.preset,
+        body.hparams,
+        model.info.n_layers,
+        chat=has_template(model),
+    )
     if max(sizes) > cases:
         message = f"the suite has {cases} cases, {max(sizes)} edits are asked for"
         raise invalid([field_error("/n_edits", "too_many", message)])

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from jeep_core.editors import preset_hparams
 from jeep_core.errors import FieldProblem, InvalidFacts, InvalidHParams
 from jeep_core.probe.choice import check_automatic
-from jeep_core.spec.facts import SAME_ANSWER, Fact, deduplicate, parse_facts
-from jeep_core.spec.hparams import EditorHParams
+from jeep_core.spec.chats import as_asked_in_chat, in_chat, parse_chat_facts
+from jeep_core.spec.facts import SAME_ANSWER, Fact, deduplicate
+from jeep_core.spec.hparams import Contexts, EditorHParams, contexts_of
 from jeep_core.spec.positions import PromptTokens, check_facts
+from jeep_core.text.chat import has_template
 from jeep_core.text.joining import join_of
 from service.api.http.problems import ApiProblem, from_fields, invalid
 from service.api.model import PublishedModel
@@ -44,20 +46,18 @@ def reserved(name: str) -> str:
 class ReadFact:
     """A fact of a request and its tokens, or its problems.
 
-    ``triple``: it was given as ``relation`` and ``object``, which its problems are about.
+    ``sent``: the names that its fields had in the request, where these are others.
     """
 
     fact: Fact
     row: PromptTokens
-    triple: bool = False
+    sent: Mapping[str, str] = field(default_factory=dict)
     problems: Sequence[FieldProblem] = ()
 
     def as_sent(self, problem: FieldProblem, index: int) -> FieldProblem:
         """A problem of the fact, with a pointer to the field that the client wrote."""
-        _, _, _, field = problem.pointer.split("/")
-        if self.triple:
-            field = {"prompt": "relation", "target_new": "object"}.get(field, field)
-        return replace(problem, pointer=f"/facts/{index}/{field}")
+        _, _, _, name = problem.pointer.split("/")
+        return replace(problem, pointer=f"/facts/{index}/{self.sent.get(name, name)}")
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,8 @@ def read_edit(options: EditOptions, facts: Sequence[SentFact], model: PublishedM
         preset, hparams = _hparams(options, model)
     except InvalidHParams as error:
         problems += error.problems
-    found = [_read_fact(sent, i, model) for i, sent in enumerate(facts)]
+    contexts = _contexts(hparams, model)
+    found = [_read_fact(sent, i, model, contexts) for i, sent in enumerate(facts)]
     return ReadEdit(preset, hparams, found, problems)
 
 
@@ -177,20 +178,40 @@ def _hparams(options: EditOptions, model: PublishedModel) -> tuple[str | None, C
     names = model.info.presets.get(options.editor, [])
     known = {name: model.info.preset_values[f"{options.editor}/{name}"] for name in names}
     return preset_hparams(
-        options.editor, known, options.preset, options.hparams, model.info.n_layers, auto=True
+        options.editor,
+        known,
+        options.preset,
+        options.hparams,
+        model.info.n_layers,
+        auto=True,
+        chat=has_template(model),
     )
 
 
-def _read_fact(sent: SentFact, index: int, model: PublishedModel) -> ReadFact:
+def _contexts(hparams: CheckedHParams, model: PublishedModel) -> Contexts:
+    """How the facts will be asked; the worker decides alike for ``auto``."""
+    if isinstance(hparams, EditorHParams):
+        return contexts_of(hparams)
+    return "both" if has_template(model) else "plain"
+
+
+def _read_fact(sent: SentFact, index: int, model: PublishedModel, contexts: Contexts) -> ReadFact:
     """A fact and its tokens; a wrong one is a placeholder that resembles no other fact."""
-    triple = isinstance(sent, FactIn) and sent.relation is not None
+    names: Mapping[str, str] = {}
+    if isinstance(sent, FactIn) and sent.relation is not None:
+        names = {"prompt": "relation", "target_new": "object"}
+    elif isinstance(sent, FactIn) and sent.messages is not None:
+        names = {"prompt": "messages"}
     try:
         fact = _parsed(sent, model)
-        [row] = check_facts(model.tokenizer, [fact], model.info.max_positions, true_answers=True)
+        if contexts != "plain":
+            fact = in_chat(fact, model.chat)
+        asked = as_asked_in_chat(fact, model.chat) if contexts == "chat" else fact
+        [row] = check_facts(model.tokenizer, [asked], model.info.max_positions, true_answers=True)
     except InvalidFacts as error:
         placeholder = Fact(f"\0{index}", "{}", "")
-        return ReadFact(placeholder, PromptTokens((), 0, 0, 0), triple, error.problems)
-    return ReadFact(fact, row, triple)
+        return ReadFact(placeholder, PromptTokens((), 0, 0, 0), names, error.problems)
+    return ReadFact(fact, row, names)
 
 
 def _parsed(sent: SentFact, model: PublishedModel) -> Fact:
@@ -200,7 +221,7 @@ def _parsed(sent: SentFact, model: PublishedModel) -> Fact:
         InvalidFacts: the pointers of its problems begin with ``/facts/0``.
     """
     if isinstance(sent, FactIn):
-        [fact] = parse_facts([sent.model_dump()], model.info.relations)
+        [fact] = parse_chat_facts([sent.model_dump()], model.info.relations, model.chat)
         return fact
     if sent.changes_nothing:  # formats compare the answers alone, without what joins them
         raise InvalidFacts([FieldProblem("/facts/0/target_true", *SAME_ANSWER)])
@@ -209,21 +230,24 @@ def _parsed(sent: SentFact, model: PublishedModel) -> Fact:
 
 def plan_of(edit: ValidEdit, model: PublishedModel) -> EditPlan:
     """Return the plan for a dry run: tokens, optimised positions, repeated facts."""
-    facts = []
+    facts, contexts = [], _contexts(edit.hparams, model)
     for index, fact, row in zip(edit.indices, edit.facts, edit.rows, strict=True):
         tokens = [model.tokenizer.id_to_token(i) or "" for i in row.ids]
+        chat = None if fact.chat is None else as_asked_in_chat(fact, model.chat)
+        asked = chat if chat is not None and contexts == "chat" else fact
         facts.append(
             FactPlan(
                 index=index,
                 subject=fact.subject,
                 prompt=fact.prompt,
                 target_new=fact.target_new,
-                text=fact.answered,
-                join=join_of(fact.text, fact.target_new, fact.join),
+                text=asked.answered,
+                join=join_of(asked.text, asked.target_new, asked.join),
                 tokens=tokens,
                 subject_last=row.subject_last,
                 prediction=row.prediction,
                 target_tokens=tokens[row.prediction + 1 :],
+                chat_text=None if chat is None or contexts == "chat" else chat.answered,
             )
         )
     return EditPlan(

@@ -32,6 +32,9 @@ def edit(
     editor: Annotated[str | None, typer.Option(help="Name of the editor; default: jeep.")] = None,
     preset: Annotated[str | None, typer.Option(help="Named hyper-parameters.")] = None,
     hparams: Annotated[str | None, typer.Option(help="JSON laid over the preset, or auto.")] = None,
+    contexts: Annotated[
+        str | None, typer.Option(help="How facts are asked while edited: plain, chat, both.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the new snapshot.")] = None,
     parent: Annotated[str | None, typer.Option(help="Refuse unless this is head.")] = None,
     guards: Annotated[str | None, typer.Option(help="Limits as JSON.")] = None,
@@ -49,7 +52,7 @@ def edit(
     FILE holds an array of facts, an object with "facts", one fact per line, or records in a
     format of docs/suites.md.
     """
-    from service.cli.edit_files import read_edit, tell_losses
+    from service.cli.edit_files import in_contexts, read_edit, tell_losses
     from service.contracts.jobs import JobStatus
     from service.contracts.schemas import AUTO
 
@@ -58,6 +61,8 @@ def edit(
     given["snapshot_name"], given["hparams"] = name, hparams
     if hparams and hparams != AUTO:
         given["hparams"] = parse_json(hparams, "--hparams")
+    if contexts is not None:
+        given["hparams"] = in_contexts(given["hparams"], contexts)
     given["activate"] = False if stage else None
     given["guards"] = parse_json(guards, "--guards") if guards else None
     body |= {key: value for key, value in given.items() if value is not None}

@@ -172,7 +172,7 @@ class FactRecord(BaseModel):
             paraphrase_prompts=list(fact.paraphrase_prompts),
             neighborhood_prompts=list(fact.neighborhood_prompts),
             join=fact.join,
-            messages=[MessageIn(role=r, content=c) for r, c in fact.messages] or None,
+            messages=[MessageIn(role=r, content=c) for r, c in fact.messages or ()] or None,
             chat=None if fact.chat is None else ChatRecord(**vars(fact.chat)),
         )
 
@@ -260,7 +260,9 @@ class Answer(BaseModel):
 class FactOutcome(BaseModel):
     """One fact before and after the edit; ``success``: the model writes ``target_new``.
 
-    ``index`` is the fact's place in the request.
+    ``index`` is the fact's place in the request.  A fact that was edited for being asked in a
+    chat only is asked there; one that was edited for both has answers of both, and success in
+    both.
     """
 
     index: int
@@ -270,6 +272,8 @@ class FactOutcome(BaseModel):
     target_true: str | None = None
     before: Answer
     after: Answer
+    chat_before: Answer | None = None
+    chat_after: Answer | None = None
     success: bool
     steps: int | None = None
     target_probability: float | None = None
@@ -291,7 +295,8 @@ class LayerReport(BaseModel):
 
 
 class EditResult(BaseModel):
-    """Result of an edit job.  ``efficacy`` and ``greedy_success`` are shares of the facts.
+    """Result of an edit job.  ``efficacy`` and ``greedy_success`` are shares of the facts,
+    ``chat_efficacy`` too, where facts were edited for a chat beside the plain prompt.
 
     ``peak_memory_mb``: most memory that value optimisation held at once.  ``activated``: the job
     moved head to its version; false for a staged one, also after it was activated.
@@ -303,6 +308,7 @@ class EditResult(BaseModel):
     snapshot_name: str | None = None
     facts: list[FactOutcome]
     efficacy: float
+    chat_efficacy: float | None = None
     greedy_success: float
     layers: list[LayerReport]
     seconds: dict[str, float]

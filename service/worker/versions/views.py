@@ -179,6 +179,6 @@ def fact_of(record: FactRecord) -> Fact:
         tuple(record.paraphrase_prompts),
         tuple(record.neighborhood_prompts),
         record.join,
-        tuple((message.role, message.content) for message in record.messages or ()),
+        tuple((message.role, message.content) for message in record.messages or ()) or None,
         None if record.chat is None else ChatForm(**record.chat.model_dump()),
     )

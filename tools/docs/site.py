@@ -23,6 +23,7 @@ GUIDE: dict[str, dict[str, str]] = {
         "Using the service": "docs/using.md",
         "Command line": "docs/cli.md",
         "Prompts and answers": "docs/prompts.md",
+        "Chats": "docs/chat.md",
         "Suites": "docs/suites.md",
         "The probe": "docs/probe.md",
         "Models": "docs/models.md",

@@ -232,7 +232,7 @@ def _subject_in(messages: Sequence[Mapping[str, str]], subject: str) -> tuple[in
 
 
 def _join(messages: Sequence[Mapping[str, str]], begun: str, chat: ChatTemplate) -> Any:
-    """What the template puts between the begun turn and an answer: a blank, or nothing."""
+    """The join of a begun turn and an answer, as the template writes it: a blank, or nothing."""
     [mark] = _unused("".join(m["content"] for m in messages) + chat.source, 1)
     try:
         whole = chat.render([*messages, {"role": ASSISTANT, "content": mark}], begin_answer=False)

@@ -28,9 +28,11 @@ from jeep_core.moments.source import may_need_moments, origin_of, samples_of, te
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.probe.choice import AUTO, Chosen, check_automatic
 from jeep_core.probe.defaults import choose
-from jeep_core.spec.facts import Fact, deduplicate, parse_facts
-from jeep_core.spec.hparams import EditorHParams, load_preset, presets_for
-from jeep_core.spec.positions import check_facts, fact_rows
+from jeep_core.spec.chats import in_chat, parse_chat_facts
+from jeep_core.spec.facts import Fact, deduplicate
+from jeep_core.spec.hparams import Contexts, EditorHParams, contexts_of, load_preset, presets_for
+from jeep_core.spec.positions import check_facts, context_rows
+from jeep_core.text.chat import has_template
 from jeep_core.values.optimiser import FactTokens, Values
 from jeep_core.values.prefixes import sample_prefixes
 
@@ -166,7 +168,7 @@ def edit_checked(
     texts = list(prefixes or sample_prefixes(view.base, hparams.prefix_count))
     context = EditContext(
         view=view,
-        facts=tokenize(view.base, facts, texts),
+        facts=tokenize(view.base, facts, texts, contexts_of(hparams)),
         moments=moments,
         previous_keys=previous_keys or {},
         hypernetworks=hypernetworks,
@@ -237,16 +239,17 @@ def resolve_hparams(
     changes: Mapping[str, Any],
     n_layers: int,
     folder: Path | None = None,
+    chat: bool = False,
 ) -> EditorHParams:
     """Hyper-parameters from a preset (default: this model's first) and changes to it.
 
-    ``folder``: the user's own presets.
+    ``folder``: the user's own presets.  ``chat``: the model has a chat template.
 
     Raises:
         InvalidHParams: unknown editor or preset, a preset of another editor, wrong values.
     """
     presets = own_presets(model, editor, preset, folder)
-    return preset_hparams(editor, presets, preset, changes, n_layers)[1]
+    return preset_hparams(editor, presets, preset, changes, n_layers, chat=chat)[1]
 
 
 def resolve(
@@ -274,7 +277,9 @@ def resolve(
         return choose(base, editor, folder=probes, monitor=monitor)[0]
     if needs_choice(editor, presets, preset, hparams):
         return choose(base, editor, folder=probes, changes=hparams, monitor=monitor)[0]
-    name, checked = preset_hparams(editor, presets, preset, hparams, base.n_layers)
+    name, checked = preset_hparams(
+        editor, presets, preset, hparams, base.n_layers, chat=has_template(base)
+    )
     return Chosen(checked, "given" if name is None else "preset")
 
 
@@ -309,11 +314,20 @@ def prepare_facts(base: LoadedModel, facts: Sequence[Fact | Mapping[str, Any]]) 
     """
     if not facts:
         raise JeepError("there are no facts to edit")
-    records = [vars(fact) if isinstance(fact, Fact) else fact for fact in facts]
-    parsed = parse_facts(records, relations())
+    parsed = parse_chat_facts([_record(fact) for fact in facts], relations(), base.chat)
     check_facts(base.tokenizer, parsed, base.max_positions)
     kept, _ = deduplicate(parsed)
     return [parsed[i] for i in kept]
+
+
+def _record(fact: Fact | Mapping[str, Any]) -> Mapping[str, Any]:
+    """A fact as it is parsed: made of messages again if it was."""
+    if not isinstance(fact, Fact):
+        return fact
+    if not fact.messages:
+        return vars(fact)
+    said = [{"role": role, "content": content} for role, content in fact.messages]
+    return {**vars(fact), "prompt": None, "messages": said}
 
 
 def relations() -> dict[str, str]:
@@ -321,9 +335,22 @@ def relations() -> dict[str, str]:
     return {relation.name: relation.phrasings[0] for relation in RELATIONS}
 
 
-def tokenize(base: LoadedModel, facts: Sequence[Fact], prefixes: Sequence[str]) -> list[FactTokens]:
-    """The rows of every fact."""
-    return [FactTokens(*fact_rows(base.tokenizer, fact, prefixes)) for fact in facts]
+def tokenize(
+    base: LoadedModel,
+    facts: Sequence[Fact],
+    prefixes: Sequence[str],
+    contexts: Contexts = "plain",
+) -> list[FactTokens]:
+    """The rows of every fact as it is asked in ``contexts``.
+
+    Raises:
+        InvalidFacts: a fact has no form in a chat and cannot be given one.
+    """
+    if contexts == "both" and all(fact.messages for fact in facts):
+        contexts = "chat"
+    if contexts != "plain":
+        facts = [in_chat(fact, base.chat, f"/facts/{i}") for i, fact in enumerate(facts)]
+    return [FactTokens(*context_rows(base.tokenizer, fact, prefixes, contexts)) for fact in facts]
 
 
 def corpus_texts(model: str, corpus: Path | str | None) -> list[str]:

@@ -24,7 +24,7 @@ from jeep_core.editors.plugins import (
 )
 from jeep_core.editors.record import EditorRecord
 from jeep_core.errors import FieldProblem, InvalidHParams
-from jeep_core.spec.hparams import EditorHParams, merge, validate_hparams
+from jeep_core.spec.hparams import EditorHParams, for_model, merge, validate_hparams
 from jeep_core.spec.naming import known_names
 
 if TYPE_CHECKING:
@@ -141,6 +141,7 @@ def preset_hparams(
     preset: str | None,
     changes: Mapping[str, Any],
     n_layers: int,
+    chat: bool = False,
 ) -> tuple[str | None, EditorHParams]:
     """The preset that is meant and complete hyper-parameters: its own with ``changes`` over them.
 
@@ -150,6 +151,8 @@ def preset_hparams(
         preset: one of them, or None: the default; without any, ``changes`` must be complete.
         changes: laid over the preset field by field.
         n_layers: number of the model's layers.
+        chat: whether the model has a chat template; then facts are edited for both ways of asking
+            unless something else is given.
 
     Raises:
         InvalidHParams: unknown editor or preset, values out of range, layers that do not exist.
@@ -166,7 +169,7 @@ def preset_hparams(
         message = f"{editor} has no preset for this model. {_ways_out(editor, record, missing)}"
         raise InvalidHParams([FieldProblem("/hparams", "no_preset", message)])
     base = presets[chosen] if chosen else {}
-    return chosen, validate_hparams(cls, merge(base, changes), n_layers)
+    return chosen, validate_hparams(cls, for_model(cls, merge(base, changes), chat), n_layers)
 
 
 def _ways_out(editor: str, record: EditorRecord, missing: list[str]) -> str:

@@ -190,30 +190,42 @@ def write_region(
     outcome: EditorOutcome,
     *,
     solve: Solver,
+    chat_targets: torch.Tensor | None = None,
     at_projection: bool = False,
 ) -> None:
     """Write one region, layer by layer in ascending order, into the view and ``outcome``.
 
     ``targets`` (m, d) are the states to reach at the output of the region's last block, or
-    ``at_projection`` of its MLP's output projection.  ``solve`` is the closed form of a
-    layer: see ``closed_form``.
+    ``at_projection`` of its MLP's output projection; ``chat_targets`` (m, d) those of a second
+    context, whose keys follow the others.  ``solve`` is the closed form of a layer: see
+    ``closed_form``.
     """
     view, moments = context.view, context.moments
     assert moments is not None
-    rows = [fact.rows for fact in context.facts]
-    reader = RegionReader(view, rows, position, region.last, at_projection=at_projection)
+    contexts = [list(rows) for rows in zip(*(f.contexts for f in context.facts), strict=True)]
+    readers = [
+        RegionReader(view, rows, position, region.last, at_projection=at_projection)
+        for rows in contexts
+    ]
+    if chat_targets is not None:
+        targets = torch.cat([targets, chat_targets])
     total = len(region.layers)
     for done, (layer, place) in enumerate(zip(region.layers, region.places, strict=True)):
         context.report(f"write {region_name}", done, total)
-        # (m, d_ff), (m, d): read again, as the layers below are written by now
-        keys, states = reader.read(place)
+        # (m, d_ff), (m, d), the facts of one context after those of the other: read again, as
+        # the layers below are written by now
+        read = [reader.read(place) for reader in readers]
+        keys, states = (torch.cat(parts) for parts in zip(*read, strict=True))
         gap = targets - states
         if done:
             outcome.layers[-1] = replace(outcome.layers[-1], residual_after=_mean_norm(gap))
         # (m, d): this layer's part; the ones after it close what is left
         residuals = gap / spread(region, layer)
         if not at_projection:
-            residuals = through_norm(view, reader, place, residuals)
+            parts = zip(readers, residuals.chunk(len(readers)), strict=True)
+            residuals = torch.cat(
+                [through_norm(view, reader, place, part) for reader, part in parts]
+            )
         kept_as = keys_name(region_name, place), layer
         previous = context.previous_keys.get(kept_as)
         solution = solve(
@@ -234,7 +246,8 @@ def write_region(
                 condition=solution.condition,
             )
         )
-    residual_after = _mean_norm(targets - reader.states())
+    reached = torch.cat([reader.states() for reader in readers])
+    residual_after = _mean_norm(targets - reached)
     outcome.layers[-1] = replace(outcome.layers[-1], residual_after=residual_after)
     context.report(f"write {region_name}", total, total)
 

@@ -33,6 +33,7 @@ def optimise_and_write(
         hparams,
         outcome,
         solve=closed_form(objective.low),
+        chat_targets=values.chat_low,
         at_projection=at_projection,
     )
     return outcome

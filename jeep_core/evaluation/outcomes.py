@@ -14,7 +14,9 @@ from jeep_core.models.giving_way import giving_way
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import NOTHING, Monitor
+from jeep_core.spec.chats import as_asked_in_chat
 from jeep_core.spec.facts import Fact
+from jeep_core.spec.hparams import Contexts, contexts_of
 from jeep_core.text.encoding import count
 from jeep_core.text.joining import Join
 from jeep_core.values.objective import Values
@@ -56,7 +58,8 @@ class Outcome:
     """One fact before and after an edit.
 
     ``steps`` and ``target_probability`` are of the optimisation of its values, None for editors
-    that optimise none.
+    that optimise none.  ``chat_before``, ``chat_after``: answers in a chat, where the fact was
+    edited for both ways of asking.
     """
 
     fact: Fact
@@ -64,11 +67,13 @@ class Outcome:
     after: Answer
     steps: int | None = None
     target_probability: float | None = None
+    chat_before: Answer | None = None
+    chat_after: Answer | None = None
 
     @property
     def success(self) -> bool:
-        """Whether the edited model writes the new answer."""
-        return self.after.writes_new
+        """Whether the edited model writes the new answer, in each way that it was edited for."""
+        return self.after.writes_new and (self.chat_after is None or self.chat_after.writes_new)
 
 
 @dataclass(frozen=True)
@@ -105,10 +110,39 @@ def judged(
         Whatever ``monitor.check`` raises.
     """
     start = before if isinstance(before, ModelView) else ModelView(before)
+    contexts = contexts_of(result.hparams)
     with giving_way(start, monitor), giving_way(result.view, monitor):
-        first = answers(start, result.facts, monitor)
-        then = answers(result.view, result.facts, monitor)
+        first = said(start, result.facts, contexts, monitor)
+        then = said(result.view, result.facts, contexts, monitor)
     return outcomes(result.facts, first, then, result.values)
+
+
+@dataclass(frozen=True)
+class Said:
+    """A version's answers to facts as they are edited: to each, and those in a chat beside them.
+
+    ``chat`` is empty unless facts are edited for both ways of asking.
+    """
+
+    answers: Sequence[Answer]
+    chat: Sequence[Answer] = ()
+
+
+def said(
+    view: ModelView, facts: Sequence[Fact], contexts: Contexts, monitor: Monitor = NOTHING
+) -> Said:
+    """A version's answers to facts in the ways that ``contexts`` names.
+
+    Raises:
+        NumericalError: a probability is not finite.
+        InvalidFacts: a fact has no form in a chat, and the model no template.
+    """
+    if contexts == "plain":
+        return Said(answers(view, facts, monitor))
+    chats = [as_asked_in_chat(fact, view.base.chat) for fact in facts]
+    if contexts == "chat" or all(fact.messages for fact in facts):
+        return Said(answers(view, chats, monitor))
+    return Said(answers(view, facts, monitor), answers(view, chats, monitor))
 
 
 def answers(view: ModelView, facts: Sequence[Fact], monitor: Monitor = NOTHING) -> list[Answer]:
@@ -126,26 +160,28 @@ def answers(view: ModelView, facts: Sequence[Fact], monitor: Monitor = NOTHING) 
 
 def outcomes(
     facts: Sequence[Fact],
-    before: Sequence[Answer],
-    after: Sequence[Answer],
+    before: Said,
+    after: Said,
     values: Values | None = None,
 ) -> list[Outcome]:
     """One outcome per fact, from the answers of both versions and the edit's ``values``."""
     return [
         Outcome(
             fact,
-            before[i],
-            after[i],
+            before.answers[i],
+            after.answers[i],
             steps=int(values.steps[i]) if values else None,
             target_probability=float(values.probabilities[i]) if values else None,
+            chat_before=before.chat[i] if before.chat else None,
+            chat_after=after.chat[i] if after.chat else None,
         )
         for i, fact in enumerate(facts)
     ]
 
 
-def efficacy(said: Sequence[Answer]) -> float:
+def efficacy(found: Sequence[Answer]) -> float:
     """Share of the facts whose new answer wins."""
-    return fmean(answer.is_new for answer in said)
+    return fmean(answer.is_new for answer in found)
 
 
 def neighbor_answers(

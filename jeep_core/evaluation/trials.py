@@ -18,7 +18,7 @@ from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.facts import Fact
-from jeep_core.spec.hparams import EditorHParams
+from jeep_core.spec.hparams import Contexts, EditorHParams, contexts_of
 from jeep_core.values.cache import ValueCache
 from jeep_core.values.optimiser import FactTokens, Values
 
@@ -38,10 +38,14 @@ class Trials:
     monitor: Monitor = NOTHING
     hypernetworks: Path | None = None
     cache: ValueCache = field(default_factory=ValueCache)
-    _rows: list[FactTokens] = field(default_factory=list)
+    _rows: dict[Contexts, list[FactTokens]] = field(default_factory=dict, repr=False)
 
-    def __post_init__(self) -> None:
-        self._rows = tokenize(self.base, self.cases, self.prefixes)
+    def _rows_in(self, hparams: EditorHParams) -> list[FactTokens]:
+        """The rows of all cases as they are asked with these hyper-parameters."""
+        contexts = contexts_of(hparams)
+        if contexts not in self._rows:
+            self._rows[contexts] = tokenize(self.base, self.cases, self.prefixes, contexts)
+        return self._rows[contexts]
 
     def edit(
         self, editor: str, hparams: EditorHParams, index: Sequence[int]
@@ -50,9 +54,10 @@ class Trials:
         if hparams.moment_layers:
             self.moments.ensure(hparams.moment_layers, self.monitor)
         values = self.values(editor, hparams)
+        rows = self._rows_in(hparams)
         context = EditContext(
             ModelView(self.base),
-            [self._rows[i] for i in index],
+            [rows[i] for i in index],
             self.moments,
             values=None if values is None else values.select(index),
             hypernetworks=self.hypernetworks,
@@ -73,7 +78,7 @@ class Trials:
             return None
         return self.cache.values(
             self.base,
-            self._rows,
+            self._rows_in(hparams),
             objective,
             monitor=self.monitor,
         )

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from jeep_core.editors import available, hparams_class, record_of
 from jeep_core.errors import FieldProblem, InvalidHParams
-from jeep_core.spec.hparams import EditorHParams, merge, validate_hparams
+from jeep_core.spec.hparams import EditorHParams, for_model, merge, validate_hparams
 
 AUTO = "auto"
 Source = Literal["given", "preset", "kept probe", "probe now", "depths"]
@@ -86,23 +86,26 @@ def from_record(
     mlp_size: int,
     changes: Mapping[str, Any],
     source: Source,
+    *,
+    chat: bool = False,
 ) -> Chosen:
     """The proposal of a probe's record for an editor, else fractions of the depth.
 
-    ``changes`` are laid over it field by field.
+    ``changes`` are laid over it field by field.  ``chat``: the model has a chat template.
 
     Raises:
         InvalidHParams: an editor without automatic hyper-parameters, wrong changes, a model of too
             few layers.
     """
     try:
-        return Chosen(hparams_for(record, editor, n_layers, changes), source)
+        return Chosen(hparams_for(record, editor, n_layers, changes, chat=chat), source)
     except InvalidHParams as error:
         [problem, *_] = error.problems
         if problem.code != "no_proposal":
             raise
         said = problem.message
-    found = by_depths(editor, n_layers, mlp_size, changes, bool(record.get("parallel")))
+    parallel = bool(record.get("parallel"))
+    found = by_depths(editor, n_layers, mlp_size, changes, parallel, chat=chat)
     warning = (
         f"hyper-parameters are fractions of the model's depth, as a probe proposes none ({said}); "
         "a probe of facts that the model knows may do better: POST /probes"
@@ -116,6 +119,8 @@ def by_depths(
     mlp_size: int,
     changes: Mapping[str, Any],
     parallel: bool = False,
+    *,
+    chat: bool = False,
 ) -> EditorHParams:
     """Complete hyper-parameters of an editor by fractions of the depth, with changes over them.
 
@@ -124,16 +129,21 @@ def by_depths(
             few layers.
     """
     record = {"hparams": depths(n_layers, mlp_size, parallel)}
-    return hparams_for(record, editor, n_layers, changes)
+    return hparams_for(record, editor, n_layers, changes, chat=chat)
 
 
 def hparams_for(
-    record: Mapping[str, Any], editor: str, n_layers: int, changes: Mapping[str, Any] | None = None
+    record: Mapping[str, Any],
+    editor: str,
+    n_layers: int,
+    changes: Mapping[str, Any] | None = None,
+    *,
+    chat: bool = False,
 ) -> EditorHParams:
     """Complete hyper-parameters of an editor from a probe's JSON record.
 
     The editor's own record says what it takes of the proposal; the rest keeps its defaults.
-    ``changes`` are laid over all of it.
+    ``changes`` are laid over all of it.  ``chat``: the model has a chat template.
 
     Raises:
         InvalidHParams: the probe proposes nothing, or nothing for this editor.
@@ -150,7 +160,9 @@ def hparams_for(
     except (KeyError, IndexError, TypeError, ValueError) as error:
         message = f"{editor} cannot use what the probe proposes: {type(error).__name__}: {error}"
         raise _problem("/hparams", "no_proposal", message) from error
-    return validate_hparams(hparams_class(editor), merge(chosen, changes or {}), n_layers)
+    cls = hparams_class(editor)
+    values = for_model(cls, merge(chosen, changes or {}), chat)
+    return validate_hparams(cls, values, n_layers)
 
 
 def _length(n_layers: int, share: float) -> int:

@@ -23,6 +23,7 @@ from jeep_core.probe.knowledge import NAME, known_facts
 from jeep_core.probe.run import FORMAT, PROMPTS, probe
 from jeep_core.spec.facts import Fact
 from jeep_core.suites import load_suite
+from jeep_core.text.chat import has_template
 
 BUNDLED_SUITE = "atlas-counterfact-validation"
 QUICK_PROMPTS = 24
@@ -55,7 +56,8 @@ def choose(
         record, source = default_probe(base, monitor), "probe now"
         if folder is not None:
             keep(folder, record)
-    chosen = from_record(record, editor, base.n_layers, base.mlp_size, changes or {}, source)
+    size, chat = base.mlp_size, has_template(base)
+    chosen = from_record(record, editor, base.n_layers, size, changes or {}, source, chat=chat)
     return chosen, record
 
 

@@ -20,11 +20,26 @@ _LISTS = ("paraphrase_prompts", "neighborhood_prompts")
 
 
 @dataclass(frozen=True)
+class ChatForm:
+    """A fact's question as a chat: ``prompt``, in the model's own format, has one ``{}``.
+
+    It ends where the assistant's answer begins.  ``user_at``: the character at which the user's
+    words begin.  ``join``: how an answer follows.
+    """
+
+    prompt: str
+    user_at: int
+    join: Join
+
+
+@dataclass(frozen=True)
 class Fact:
     """``prompt`` is a template with exactly one ``{}`` for the subject, ``target_new`` follows it.
 
     ``target_true`` is the old answer, needed by evaluation only.  ``join`` says how an answer
-    follows a prompt, this one and the others.
+    follows a prompt, this one and the others.  ``chat`` is the question as a chat, if it is
+    wanted.  A fact that was given as ``messages`` (role, content) has no other form: its prompt
+    is that of ``chat``.
     """
 
     subject: str
@@ -34,6 +49,8 @@ class Fact:
     paraphrase_prompts: tuple[str, ...] = ()
     neighborhood_prompts: tuple[str, ...] = ()
     join: Join = "auto"
+    messages: tuple[tuple[str, str], ...] | None = None
+    chat: ChatForm | None = None
 
     @property
     def text(self) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -30,6 +30,8 @@ PRESETS = Path(__file__).parent / "presets"
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Spread = Literal["sqrt", "linear"]
+Contexts = Literal["plain", "chat", "both"]
+"""How facts are asked while they are edited: as they are, through the chat template, or both."""
 T = TypeVar("T", bound="EditorHParams")
 
 
@@ -93,13 +95,51 @@ class EditorHParams(HParams):
         raise NotImplementedError
 
 
+class InContexts(EditorHParams):
+    """Hyper-parameters of editors that can edit facts for the way they are asked."""
+
+    both_for_chats: ClassVar[bool] = True
+    """Whether facts of a model with a chat template are edited for both, unless it is said."""
+
+    contexts: Contexts = Field(
+        "plain",
+        description="How facts are asked while they are edited: as they are (plain), through "
+        "the model's chat template (chat), or both, which a model with a template gets by default",
+    )
+
+
+def for_model(
+    cls: type[EditorHParams], values: Mapping[str, Any], chat: bool, pointer: str = "/hparams"
+) -> Mapping[str, Any]:
+    """Values with the contexts that are meant: those given, else both for a model of chats.
+
+    ``chat``: the model has a chat template.
+
+    Raises:
+        InvalidHParams: facts shall be asked through a template, and the model has none.
+    """
+    if not issubclass(cls, InContexts):
+        return values
+    if chat:
+        return {"contexts": "both", **values} if cls.both_for_chats else values
+    if values.get("contexts") in ("chat", "both"):
+        message = "the model has no chat template: facts can be edited as plain prompts only"
+        raise InvalidHParams([FieldProblem(f"{pointer}/contexts", "no_chat_template", message)])
+    return values
+
+
+def contexts_of(hparams: EditorHParams) -> Contexts:
+    """How facts are asked while they are edited with these hyper-parameters."""
+    return hparams.contexts if isinstance(hparams, InContexts) else "plain"
+
+
 def no_such_layer(pointer: str, layer: int, n_layers: int) -> FieldProblem:
     """A layer that the model does not have."""
     message = f"layer {layer} does not exist, the model has layers 0 to {n_layers - 1}"
     return FieldProblem(pointer, "no_such_layer", message)
 
 
-class OptimisedEditorHParams(EditorHParams):
+class OptimisedEditorHParams(InContexts):
     """Hyper-parameters of every editor that optimises value vectors."""
 
     n_steps: int = Field(25, ge=1, le=1000, description="Forward passes, the last only measures")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from jeep_core.errors import Coded, FieldProblem, InvalidFacts
 from jeep_core.spec.facts import Fact, fill, slot_span
+from jeep_core.spec.hparams import Contexts
 from jeep_core.text.counting import counted
 from jeep_core.text.encoding import encode, opening
 from jeep_core.text.joining import Join, joined
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
 KL_TEMPLATE = "{} is a"
+CHAT_PREFIXES = 1
+"""Rows of a chat beside those of the plain prompt: the empty prefix, and sampled ones."""
 PREFIX_TOKENS = 24
 """Room kept free for a sampled prefix: a start, ten tokens, and the full stop after them."""
 
@@ -133,10 +136,12 @@ def check_facts(
     for i, fact in enumerate(facts):
         try:
             row = tokenize_fact(tokenizer, fact, true_answers)
-            if len(row.ids) > max_tokens - PREFIX_TOKENS:
-                limit = max_tokens - PREFIX_TOKENS
+            chat = chat_rows(tokenizer, fact, [""]) if fact.chat is not None else []
+            longest, limit = max(len(one.ids) for one in (row, *chat)), max_tokens - PREFIX_TOKENS
+            if longest > limit:
+                how = " as a chat" if longest > len(row.ids) else ""
                 message = (
-                    f"{counted(len(row.ids), 'token')}, at most {limit} leave room for a prefix"
+                    f"{counted(longest, 'token')}{how}, at most {limit} leave room for a prefix"
                 )
                 raise TokenizationError("prompt", "too_long", message)
             rows.append(row)
@@ -178,6 +183,38 @@ def fact_rows(
         tokenize_prompt(tokenizer, text, fact.subject, fact.target_new, fact.join) for text in texts
     ]
     return rows, tokenize_prompt(tokenizer, KL_TEMPLATE, fact.subject)
+
+
+def context_rows(
+    tokenizer: Tokenizer, fact: Fact, prefixes: Sequence[str], contexts: Contexts
+) -> tuple[list[PromptTokens], PromptTokens, list[PromptTokens]]:
+    """Rows of one fact as it is asked in ``contexts``: as by ``fact_rows``, and those of a second
+    context, with which the chat is, if the fact is asked in both.
+
+    The chat's rows have the prefixes at the beginning of the user's words; of a second context
+    there are ``CHAT_PREFIXES``.  A fact that was given as messages is asked in its chat only.
+    """
+    plain, kl = fact_rows(tokenizer, fact, prefixes if contexts != "chat" else [])
+    if contexts == "plain" and not fact.messages:
+        return plain, kl, []
+    chats = chat_rows(tokenizer, fact, prefixes)
+    if contexts != "both":
+        return chats, kl, []
+    return chats if fact.messages else plain, kl, chats[:CHAT_PREFIXES]
+
+
+def chat_rows(tokenizer: Tokenizer, fact: Fact, prefixes: Sequence[str]) -> list[PromptTokens]:
+    """Rows of a fact asked in a chat, one per prefix, which begins the user's words.
+
+    Raises:
+        TokenizationError: as ``tokenize_prompt``.
+    """
+    form = fact.chat
+    assert form is not None
+    lead, said = form.prompt[: form.user_at], form.prompt[form.user_at :]
+    texts = [lead + with_prefix(prefix, said) for prefix in prefixes]
+    target = fact.target_new.lstrip()
+    return [tokenize_prompt(tokenizer, text, fact.subject, target, form.join) for text in texts]
 
 
 def with_prefix(prefix: str, template: str, start: str = "") -> str:

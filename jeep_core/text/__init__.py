@@ -1,1 +1,1 @@
-"""Strings and tokens: how prompt and answer are joined, encoded and split into words; no torch."""
+"""Strings and tokens: how prompt and answer are joined, chats written, texts encoded; no torch."""

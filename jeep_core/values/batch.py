@@ -1,7 +1,8 @@
 """The facts that are being optimised: they join, take steps together, and leave one by one.
 
 In comments n is the number of facts in the pool, r = n · n_rows that of their rows (a fact's rows
-are adjacent, the one with the empty prefix first), d the hidden size, V the vocabulary.
+are adjacent, the one with the empty prefix first; those of a second context, ``n_chat`` of them,
+last), d the hidden size, V the vocabulary.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from jeep_core.values.sites import Site
 class _Found:
     """The result of one pass, (n,) each: losses, probability, all target tokens the arg-max.
 
-    ``high`` (n, d): the states at the high region, δ* not added.
+    ``high`` (n, d): the states at the high region, δ* not added; ``chat_high`` in the second
+    context.
     """
 
     loss: torch.Tensor
@@ -34,16 +36,19 @@ class _Found:
     probability: torch.Tensor
     written: torch.Tensor
     high: torch.Tensor | None
+    chat_high: torch.Tensor | None = None
 
     def detached(self) -> _Found:
         """The same without a graph."""
         high = None if self.high is None else self.high.detach()
+        chat_high = None if self.chat_high is None else self.chat_high.detach()
         return _Found(
             self.loss.detach(),
             self.kl_loss.detach(),
             self.probability.detach(),
             self.written,
             high,
+            chat_high,
         )
 
 
@@ -62,9 +67,11 @@ class Pool:
     ) -> None:
         o = objective
         self.facts, self.objective, self.memory_bytes = facts, o, memory_bytes
-        self.device, self.n_rows = view.base.device, len(facts[0].rows)
-        # group j is all facts after prefix j, the last group their KL rows
-        groups = [[f.rows[j] for f in facts] for j in range(self.n_rows)]
+        self.n_chat, self.n_rows = len(facts[0].chat), len(facts[0].all_rows)
+        self.device, every = view.base.device, [f.all_rows for f in facts]
+        # group j is all facts after prefix j, those of the second context after those of the
+        # first, the last group their KL rows
+        groups = [[rows[j] for rows in every] for j in range(self.n_rows)]
         groups.append([f.kl for f in facts])
         high = o.high.last if o.high else None
         self.stack = UpperStack(view, o.low.last, high, groups, inside=o.low_site != "block")
@@ -118,7 +125,7 @@ class Pool:
         """Add facts, at δ = 0; ``chosen`` are their numbers."""
         # a fact is n_rows rows beside one another, in groups 0 to n_rows - 1, and a KL row
         rows = self.stack.capture(
-            [row for i in chosen for row in self.facts[i].rows],
+            [row for i in chosen for row in self.facts[i].all_rows],
             [j for _ in chosen for j in range(self.n_rows)],
         )
         kl = self.stack.capture([self.facts[i].kl for i in chosen], [self.n_rows] * len(chosen))
@@ -242,6 +249,10 @@ class Pool:
                 site.reference = torch.where(first, state, site.reference)
             else:
                 site.reference = rows.start_state[:: self.n_rows].float()
+            if self.n_chat:
+                states = seen[name].detach() if name in seen else rows.start_state
+                chat = torch.where(first, self._in_chat(states), site.chat_reference)
+                site.chat_reference = chat
         # (r,) each
         nll_rows, written = self.stack.target_nll(rows, hidden)
         on_subject = {name: delta for name, delta in deltas.items() if name != "high"}
@@ -249,14 +260,28 @@ class Pool:
         # after (n, V): KL(edited ‖ unedited) at the subject's last token of the KL row
         self.kl_before = torch.where(first, after.detach(), self.kl_before)
         kl_loss = self.objective.kl_weight * (after.exp() * (after - self.kl_before)).sum(dim=1)
-        # (r,) to (n, n_rows): a fact counts with the mean over its prefixes
-        loss = self.nll_weight * nll_rows.view(n, self.n_rows).mean(dim=1) + kl_loss
+        # (r,) to (n,): a fact counts with the mean over its prefixes
+        loss = self.nll_weight * self._mean(nll_rows) + kl_loss
         for name, site in self.sites.items():
             loss = loss + site.decay(deltas[name])
         # states without δ*, but moved by δ': what δ* is added to at the end
         high = seen["high"][:: self.n_rows].float() if "high" in seen else None
-        probability = nll_rows.neg().exp().view(n, self.n_rows).mean(dim=1)
-        return _Found(loss, kl_loss, probability, written.view(n, -1).all(dim=1), high)
+        chat_high = self._in_chat(seen["high"]) if "high" in seen and self.n_chat else None
+        probability = self._mean(nll_rows.neg().exp())
+        written = written.view(n, -1).all(dim=1)
+        return _Found(loss, kl_loss, probability, written, high, chat_high)
+
+    def _mean(self, by_row: torch.Tensor) -> torch.Tensor:
+        """Mean (n,) over each fact's rows of values (r,); both contexts count the same."""
+        rows = by_row.view(-1, self.n_rows)
+        if not self.n_chat:
+            return rows.mean(dim=1)
+        split = self.n_rows - self.n_chat
+        return (rows[:, :split].mean(dim=1) + rows[:, split:].mean(dim=1)) / 2
+
+    def _in_chat(self, states: torch.Tensor) -> torch.Tensor:
+        """Of states (r, d) those (n, d) of the second context's row with the empty prefix."""
+        return states[self.n_rows - self.n_chat :: self.n_rows].float()
 
     def _record(self, stopped: torch.Tensor, found: _Found) -> None:
         values, where = self.values, self.index[stopped]
@@ -277,6 +302,24 @@ class Pool:
             literal = self.objective.high_target == "literal"
             values.delta_high[where] = delta
             values.high[where] = reached["high"] if literal else found.high[stopped] + delta
+        self._record_chat(values, where, stopped, found)
+
+    def _record_chat(
+        self, values: Values, where: torch.Tensor, stopped: torch.Tensor, found: _Found
+    ) -> None:
+        """The states to reach in the second context, if there is one."""
+        if values.chat_low is None:
+            return
+        reached = {
+            name: (site.chat_reference + site.adam.value)[stopped]
+            for name, site in self.sites.items()
+        }
+        values.chat_low[where] = reached["low"]
+        if values.chat_high is not None and found.chat_high is not None:
+            delta = self.sites["high"].adam.value[stopped]
+            literal = self.objective.high_target == "literal"
+            there = reached["high"] if literal else found.chat_high[stopped] + delta
+            values.chat_high[where] = there
 
     def _empty(self, m: int, size: int) -> Values:
         def zeros(*shape: int) -> torch.Tensor:
@@ -294,6 +337,8 @@ class Pool:
             losses=zeros(m),
             probabilities=zeros(m),
             attention=optional("attention"),
+            chat_low=zeros(m, size) if self.n_chat else None,
+            chat_high=optional("high") if self.n_chat else None,
         )
 
     # ------------------------------------------------------------ memory

@@ -114,7 +114,10 @@ def set_key(base: LoadedModel, objective: Objective) -> str:
 
 def fact_key(fact: FactTokens) -> str:
     """Hash of a fact's tokens and positions, those after its prefixes included."""
-    return hashlib.sha256(json.dumps(asdict(fact)).encode()).hexdigest()[:32]
+    parts = asdict(fact)
+    if not fact.chat:  # as before there was a second context
+        del parts["chat"]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
 def _tensors(values: Values) -> OfFact:

@@ -14,16 +14,31 @@ from jeep_core.spec.positions import PromptTokens
 
 @dataclass(frozen=True)
 class FactTokens:
-    """The rows of one fact: one per prefix, the empty one first, and the KL row."""
+    """The rows of one fact: one per prefix, the empty one first, and the KL row.
+
+    ``chat``: rows of a second context in which the fact is asked as well, with prefixes of its
+    own, the empty one first.  All facts of a batch have as many rows of either.
+    """
 
     rows: Sequence[PromptTokens]
     kl: PromptTokens
+    chat: Sequence[PromptTokens] = ()
+
+    @property
+    def contexts(self) -> list[Sequence[PromptTokens]]:
+        """The rows of each context: one, or two."""
+        return [self.rows, self.chat] if self.chat else [self.rows]
+
+    @property
+    def all_rows(self) -> list[PromptTokens]:
+        """The rows of all contexts."""
+        return [*self.rows, *self.chat]
 
     @property
     def shape(self) -> tuple[int, int]:
         """Tokens from subject-last on, and tokens in all: similar facts share a batch."""
         # batches are padded to these tokens; what is left of subject-last is run only once
-        longest = max(self.rows, key=lambda row: len(row.ids))
+        longest = max(self.all_rows, key=lambda row: len(row.ids))
         return len(longest.ids) - longest.subject_last, len(longest.ids)
 
 
@@ -68,7 +83,9 @@ class Values:
     """Targets of the closed-form update and how they were reached, in the order of the facts.
 
     ``low``, ``high``: (m, d) states to reach at their sites.  ``delta_low``, ``delta_high``:
-    (m, d).  ``attention``: (m, d) output to reach at the attention's projection, if optimised.
+    (m, d).  ``chat_low``, ``chat_high``: (m, d) states to reach in a second context, where the
+    same vectors are added.  ``attention``: (m, d) output to reach at the attention's projection,
+    if optimised.
     ``steps``, ``losses``, ``probabilities``: (m,), of each fact's last forward pass.  All are
     float32, ``steps`` int64, on the model's device.
     ``peak_bytes``: most memory held at once, measured on CUDA, else counted from what the
@@ -83,6 +100,8 @@ class Values:
     losses: torch.Tensor
     probabilities: torch.Tensor
     attention: torch.Tensor | None = None
+    chat_low: torch.Tensor | None = None
+    chat_high: torch.Tensor | None = None
     peak_bytes: int = 0
     trace: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list, repr=False)
 

@@ -60,17 +60,22 @@ class Adam:
 
 
 class Site:
-    """One added vector per fact: Adam's state, and the unedited state (n, d) it is added to."""
+    """One added vector per fact: Adam's state, and the unedited state (n, d) it is added to.
+
+    ``chat_reference`` (n, d) is that state in the second context, if there is one.
+    """
 
     def __init__(self, region: Region, trained: bool, size: int, objective: Objective) -> None:
         self.region, self.trained = region, trained
         self.adam = Adam(size, objective.learning_rate)
         self.reference = torch.zeros(0, size)
+        self.chat_reference = torch.zeros(0, size)
 
     def to(self, device: torch.device) -> Site:
         """The site on a device, empty."""
         self.adam.to(device)
         self.reference = self.reference.to(device)
+        self.chat_reference = self.chat_reference.to(device)
         return self
 
     def add(self, rows: int) -> None:
@@ -78,11 +83,13 @@ class Site:
         self.adam.add(rows)
         new = self.reference.new_zeros(rows, self.reference.shape[1])
         self.reference = torch.cat([self.reference, new])
+        self.chat_reference = torch.cat([self.chat_reference, new])
 
     def keep(self, index: torch.Tensor) -> None:
         """Drop all rows but those of ``index`` (k,)."""
         self.adam.keep(index)
         self.reference = self.reference[index]
+        self.chat_reference = self.chat_reference[index]
 
     def decay(self, delta: torch.Tensor) -> torch.Tensor:
         """β‖δ‖/‖h‖² (n,) of ``delta`` (n, d); at δ = 0, the start, torch's gradient of ‖δ‖ is 0."""

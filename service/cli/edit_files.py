@@ -16,7 +16,7 @@ from jeep_core.suites.fields import Malformed
 from jeep_core.text.counting import counted
 from service.cli.common import EXIT_FAILED, check_facts, complain, err, parse_values
 from service.cli.reading import loss_lines
-from service.contracts.schemas import EditRequest
+from service.contracts.schemas import EditRequest, FactIn
 from service.contracts.schemas.reading import Imported, imported_from
 
 OPTIONS = EditRequest.model_fields.keys() - {"facts"}
@@ -43,6 +43,18 @@ def read_edit(file: Path, format: str | None, limit: int | None, drop_bad: bool)
     return _body(text, file)
 
 
+def in_contexts(hparams: Any, contexts: str) -> dict[str, Any]:
+    """Hyper-parameters, if any are given, with the ways in which facts are asked.
+
+    Raises:
+        typer.BadParameter: they are no object, such as "auto".
+    """
+    if hparams is not None and not isinstance(hparams, dict):
+        message = "--contexts needs hyper-parameters as an object, or none: leave out --hparams"
+        raise typer.BadParameter(message, param_hint="--contexts")
+    return {**(hparams or {}), "contexts": contexts}
+
+
 def tell_losses(imported: Imported | None) -> None:
     """Report on standard error what became of the records, if the facts came as records."""
     if imported is None:
@@ -61,7 +73,9 @@ def _records(data: bytes, format: str | None, limit: int | None, drop_bad: bool)
         complain(f"jeep: {error}")
         raise typer.Exit(EXIT_FAILED) from None
     tell_losses(imported_from(reader.report, len(facts)))
-    said = [{k: v for k, v in vars(fact).items() if v is not None} for fact in facts]
+    said = [
+        {k: v for k, v in vars(fact).items() if v and k in FactIn.model_fields} for fact in facts
+    ]
     return {"facts": said}
 
 

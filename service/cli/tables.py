@@ -77,6 +77,10 @@ def edit(answer: Edit) -> RenderableType:
         p_new = f"{fact.before.p_new:.3f} → {fact.after.p_new:.3f}"
         mark = "✓" if fact.success else "✗"
         _row(table, mark, prompt, fact.before.text.strip(), fact.after.text.strip(), p_new)
+        if fact.chat_before and fact.chat_after:
+            p_new = f"{fact.chat_before.p_new:.3f} → {fact.chat_after.p_new:.3f}"
+            texts = fact.chat_before.text.strip(), fact.chat_after.text.strip()
+            _row(table, "", "  … in a chat", *texts, p_new)
     share = f"efficacy {result.efficacy:.1%}, greedy success {result.greedy_success:.1%}"
     seconds = sum(result.seconds.values())
     staged = "" if result.activated else " (staged)"

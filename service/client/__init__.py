@@ -192,16 +192,24 @@ class Client(AuditCalls, EvaluationCalls, Hypernetworks, OpenAICalls, ProbeCalls
     # ------------------------------------------------------------ generation
 
     def generate(
-        self, prompts: str | Sequence[str], version: str | Sequence[str] = "head", **options: Any
+        self,
+        prompts: str | Sequence[str] | None = None,
+        version: str | Sequence[str] = "head",
+        **options: Any,
     ) -> GenerateResult:
-        """Answers of one or several versions; options as in ``POST /generate``."""
+        """Answers of one or several versions; options as in ``POST /generate``.
+
+        Among them are ``messages``, in place of prompts: a chat, each with role and content.
+        """
         body = _generate_body(prompts, version, options)
         return self._model(GenerateResult, "POST", "/generate", json=body)
 
     def stream(
-        self, prompt: str, version: str = "head", **options: Any
+        self, prompt: str | None = None, version: str = "head", **options: Any
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         """``("token", GeneratedToken)`` as they come, then ``("result", GenerateResult)``.
+
+        ``messages`` may be given in place of the prompt, as in ``generate``.
 
         Raises:
             ApiError: also when the service breaks off in the middle.
@@ -268,8 +276,12 @@ class Client(AuditCalls, EvaluationCalls, Hypernetworks, OpenAICalls, ProbeCalls
 
 
 def _generate_body(
-    prompts: str | Sequence[str], version: str | Sequence[str], options: Mapping[str, Any]
+    prompts: str | Sequence[str] | None,
+    version: str | Sequence[str],
+    options: Mapping[str, Any],
 ) -> dict[str, Any]:
-    asked = {"prompt": prompts} if isinstance(prompts, str) else {"prompts": list(prompts)}
+    asked: dict[str, Any] = {}
+    if prompts is not None:
+        asked = {"prompt": prompts} if isinstance(prompts, str) else {"prompts": list(prompts)}
     versions = version if isinstance(version, str) else list(version)
     return {**asked, "version": versions, **given(options)}

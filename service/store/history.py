@@ -25,6 +25,8 @@ def facts_of(line: Sequence[Manifest]) -> Iterator[FactEntry]:
                 target_new=fact.target_new,
                 target_true=fact.target_true,
                 join=fact.join,
+                messages=fact.messages,
+                chat_prompt=None if fact.chat is None else fact.chat.prompt,
                 edit_id=edit_id,
                 version=version.id,
                 index=version.result.facts[position].index if version.result else position,

@@ -24,6 +24,7 @@ GUIDE: dict[str, dict[str, str]] = {
         "Command line": "docs/cli.md",
         "OpenAI's interface": "docs/openai.md",
         "Prompts and answers": "docs/prompts.md",
+        "Chats": "docs/chat.md",
         "Suites": "docs/suites.md",
         "The probe": "docs/probe.md",
         "Models": "docs/models.md",

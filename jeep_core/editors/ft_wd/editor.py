@@ -45,13 +45,13 @@ def _tune(
     context: EditContext, hparams: FtWdHParams, start: torch.Tensor, delta: torch.Tensor
 ) -> None:
     """Adam on ``delta`` (out, in); ``start`` is the matrix it is added to."""
-    rows = [fact.rows[0] for fact in context.facts]
+    rows = [rows[0] for fact in context.facts for rows in fact.contexts]
     size = hparams.batch_facts
     chunks = [rows[i : i + size] for i in range(0, len(rows), size)]
     # blocks below the layer do not change: they are run once, not in every pass
     entered = [enter(context.view, chunk, hparams.layer) for chunk in chunks]
     adam = torch.optim.Adam([delta], lr=hparams.learning_rate)
-    decay = hparams.decay(len(rows))
+    decay = hparams.decay(len(context.facts))
     total = hparams.n_steps * len(chunks)
     for step in range(hparams.n_steps):
         losses = []

@@ -8,12 +8,12 @@ from typing import Literal
 from pydantic import Field
 
 from jeep_core.errors import FieldProblem
-from jeep_core.spec.hparams import EditorHParams, NonNegative, Positive, no_such_layer
+from jeep_core.spec.hparams import InContexts, NonNegative, Positive, no_such_layer
 
 DECAY_EXPONENT, DECAY_SCALE = -0.87028798, 0.15589562
 
 
-class FtWdHParams(EditorHParams):
+class FtWdHParams(InContexts):
     """FT-WD: Adam on one MLP output projection, with soft weight decay and early stopping.
 
     Soft weight decay adds ``weight_decay`` · W to the gradient before Adam (an L2 penalty, no

@@ -39,7 +39,11 @@ class Jeep:
         self._write("low", context, hparams, outcome)
         second = context.optimised(_objective(hparams, "high"))
         outcome.values = replace(
-            second, low=first.low, delta_low=first.delta_low, steps=first.steps + second.steps
+            second,
+            low=first.low,
+            delta_low=first.delta_low,
+            chat_low=first.chat_low,
+            steps=first.steps + second.steps,
         )
         self._write("high", context, hparams, outcome)
         return outcome
@@ -63,6 +67,7 @@ class Jeep:
             hparams,
             outcome,
             solve=closed_form(region),
+            chat_targets=values.chat_low if name == "low" else values.chat_high,
         )
 
 

@@ -23,7 +23,7 @@ def apply_network(context: EditContext, editor: str, hparams: HypernetworkHParam
     view = context.view
     base = view.base
     network = load_network(base, editor, hparams, context.hypernetworks)
-    rows = [fact.rows[0] for fact in context.facts]
+    rows = [rows[0] for fact in context.facts for rows in fact.contexts]
     size = min(context.batch_facts or BATCH_ROWS, BATCH_ROWS)
     sums = {layer: network.sum(layer, hparams.step_scale) for layer in hparams.layers}
     seen = 0

@@ -8,12 +8,14 @@ from typing import Annotated, ClassVar
 from pydantic import Field, field_validator
 
 from jeep_core.errors import FieldProblem
-from jeep_core.spec.hparams import EditorHParams, Positive, no_such_layer
+from jeep_core.spec.hparams import InContexts, Positive, no_such_layer
 
 
-class HypernetworkHParams(EditorHParams):
+class HypernetworkHParams(InContexts):
     """Hyper-parameters of the editors with a trained network; the network must fit them."""
 
+    both_for_chats: ClassVar[bool] = False
+    """Networks are trained on plain prompts."""
     last_written: ClassVar[int] = 3
     """How many of a model's last MLPs the editor's paper writes."""
 

@@ -25,7 +25,8 @@ class Rome:
     def run(self, context: EditContext, hparams: RomeHParams) -> EditorOutcome:
         """For every fact: key, value, Δ = (v - W k₀) uᵀ / (k₀·u) with u ∝ C⁻¹ k.
 
-        k is the mean key over prefixes, k₀ that of the prompt alone.
+        k is the mean key over prefixes, k₀ that of the prompt alone; where facts are asked in
+        two contexts, both are means over these.
         """
         view, layer = context.view, hparams.layer
         name = view.base.family.weight_name(layer)
@@ -79,14 +80,18 @@ def _rank_one(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]:
     """Left (d, 1) and right (d_ff, 1) factor, mean key (1, d_ff), condition."""
     assert context.moments is not None
-    rows = keys_by_row(context.view, [fact.rows], "subject_last", hparams.layer)[0]
-    # rows (prefixes, d_ff), the empty prefix first; key (1, d_ff)
-    key = rows.mean(dim=0, keepdim=True)
+    # by context rows (prefixes, d_ff), the empty prefix first; key and alone (1, d_ff)
+    found = [
+        keys_by_row(context.view, [rows], "subject_last", hparams.layer)[0]
+        for rows in fact.contexts
+    ]
+    key = torch.stack([rows.mean(dim=0) for rows in found]).mean(dim=0, keepdim=True)
+    alone = torch.stack([rows[0] for rows in found]).mean(dim=0, keepdim=True)
     # (C + k kᵀ)⁻¹ k is C⁻¹ k up to its length
     solution = solve_update(key, values.delta_low, context.moments.factor(hparams.layer), 1.0)
     right = solution.right / solution.right.norm()
     # (d, 1): the shift over k₀·u, so that k₀ itself is mapped by exactly the shift
-    left = values.delta_low.double().T / (rows[:1].double() @ right)
+    left = values.delta_low.double().T / (alone.double() @ right)
     return left, right, key, solution.condition
 
 

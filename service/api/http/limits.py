@@ -16,6 +16,7 @@ from jeep_core.text.counting import counted
 from service.api.http.problems import OVER_LIMIT, ApiProblem, field_error
 from service.contracts.schemas import FactIn, GenerateRequest
 from service.contracts.schemas.access import LOCAL, Caller
+from service.contracts.schemas.base import MessageIn
 from service.queue.buckets import TokenBuckets
 from service.settings import Settings
 from service.store import Store
@@ -112,25 +113,41 @@ def fact_errors(facts: Sequence[FactIn | Fact], settings: Settings) -> list[dict
     errors = []
     for i, fact in enumerate(facts):
         for name, value in vars(fact).items():
-            values = value if isinstance(value, list | tuple) else [value]
+            values = _texts(value)
             if len(values) > settings.max_prompts:
                 message = f"at most {counted(settings.max_prompts, 'prompt')} (JEEP_MAX_PROMPTS)"
                 errors.append(field_error(f"/facts/{i}/{name}", OVER_LIMIT, message))
-            if any(text and len(text) > settings.max_text_chars for text in values):
+            if any(len(text) > settings.max_text_chars for text in values):
                 errors.append(_too_long(f"/facts/{i}/{name}", settings))
     return errors
+
+
+def _texts(value: Any) -> list[str]:
+    """The texts of a field: its own, those of a list, or the contents of messages."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, MessageIn):
+        return [value.content]
+    if isinstance(value, list | tuple):
+        return [text for one in value for text in _texts(one)]
+    return []
 
 
 def text_errors(body: GenerateRequest, settings: Settings) -> list[dict[str, str]]:
     """Errors for texts of a generation request that exceed the limits."""
     prompts = "prompt" if body.prompt is not None else "prompts"
     texts = {prompts: body.all_prompts, "candidates": body.candidates, "stop": body.stop}
-    return [
+    texts["messages"] = [message.content for message in body.messages or ()]
+    errors = [
         _too_long(f"/{name}" if name == "prompt" else f"/{name}/{i}", settings)
         for name, values in texts.items()
         for i, text in enumerate(values)
         if len(text) > settings.max_text_chars
     ]
+    if len(texts["messages"]) > settings.max_prompts:
+        message = f"at most {settings.max_prompts} messages (JEEP_MAX_PROMPTS)"
+        errors.append(field_error("/messages", OVER_LIMIT, message))
+    return errors
 
 
 def _too_long(pointer: str, settings: Settings) -> dict[str, str]:

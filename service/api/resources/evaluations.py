@@ -11,6 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
+from jeep_core.text.chat import NoTemplate, has_template
 from jeep_core.text.counting import counted
 from service.api.http.access import needs
 from service.api.http.bodies import json_request_body, read_model
@@ -105,7 +106,7 @@ async def list_evaluations(
 async def show_evaluation(id: str, state: State) -> Evaluation:
     """The status of an evaluation and, once it has ended, its figures with intervals."""
     job = await EVALUATIONS.find(state, id)
-    fields = {"suite", "targets", "editor", "preset", "hparams", "limit", "seed"}
+    fields = {"suite", "targets", "editor", "preset", "hparams", "ask", "limit", "seed"}
     asked = EVALUATIONS.payload(job).model_dump(include=fields)
     result = EVALUATIONS.result(job)
     if result is not None and result.hparams is not None:
@@ -167,6 +168,8 @@ def _journaled(state: ApiState, body: EvaluationRequest, key: str | None) -> tup
         StoreFull: there is no room for another job.
     """
     model = state.models.get()
+    if body.ask == "chat" and not has_template(model):
+        raise invalid([field_error("/ask", NoTemplate.code, "the model has no chat template")])
 
     def payload(job_id: str) -> EvaluationPayload:
         suite = suite_info(state.store.suites, body.suite)
@@ -175,6 +178,7 @@ def _journaled(state: ApiState, body: EvaluationRequest, key: str | None) -> tup
             suite=suite.name,
             suite_sha256=suite.sha256,
             targets=[] if body.editor else _versions(state, body),
+            ask=body.ask,
             limit=body.limit,
             seed=body.seed,
             fluency_texts=body.fluency_texts,
@@ -182,7 +186,8 @@ def _journaled(state: ApiState, body: EvaluationRequest, key: str | None) -> tup
         trial = _trial(state.store, model, body, suite.cases) if body.editor is not None else {}
         return made.model_copy(update=trial)
 
-    said = {"evaluation": body.model_dump(mode="json")}
+    request = body.model_dump(mode="json", exclude={"ask"} if body.ask == "plain" else None)
+    said = {"evaluation": request}
     return EVALUATIONS.journaled(state, payload, key, said)
 
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from sse_starlette import ServerSentEvent
 
+from jeep_core.text.chat import NoTemplate, RefusedMessages, render
 from jeep_core.text.encoding import count, encode, encode_all
 from jeep_core.text.joining import joined
 from service.api.http.access import caller_of, needs
@@ -62,9 +63,9 @@ of more, the worker scores what it can."""
 @needs(Scope.GENERATE)
 async def generate(request: Request, state: State) -> Response:
     """Answer prompts from any versions, side by side; never waits for a running edit."""
-    body = await read_model(request, GenerateRequest)
+    given = await read_model(request, GenerateRequest)
     model = await run_in_threadpool(state.models.get)
-    versions = await run_in_threadpool(checked_versions, state, body, model)
+    body, versions = await run_in_threadpool(checked, state, given, model)
     log_texts(request, state.settings, "prompts", body.all_prompts)
     await state.require_worker()
     asked = worker_request(state, "generate", versions, body.model_dump(mode="json"))
@@ -78,8 +79,10 @@ async def generate(request: Request, state: State) -> Response:
     return Response(content, headers=headers, media_type="application/json")
 
 
-def checked_versions(state: ApiState, body: GenerateRequest, model: PublishedModel) -> list[str]:
-    """Check the request and return the ids of the requested versions.
+def checked(
+    state: ApiState, body: GenerateRequest, model: PublishedModel
+) -> tuple[GenerateRequest, list[str]]:
+    """Check the request; it with messages made a prompt, and the ids of the requested versions.
 
     Raises:
         ApiProblem: 422 with a pointer per wrong field, 413 if only limits are exceeded.
@@ -87,7 +90,14 @@ def checked_versions(state: ApiState, body: GenerateRequest, model: PublishedMod
     errors = text_errors(body, state.settings)
     if not errors:
         errors += _limit_errors(body, state.settings)
-        errors += _prompt_errors(body, state.settings, model)
+    at = "/messages" if body.messages is not None else "/prompt"
+    if not errors:
+        try:
+            body = _with_prompt(body, model)
+        except (NoTemplate, RefusedMessages) as error:
+            errors.append(field_error("/messages", error.code, str(error)))
+        else:
+            errors += _prompt_errors(body, state.settings, model, at)
     versions = []
     for i, ref in enumerate(body.versions):
         try:
@@ -97,7 +107,19 @@ def checked_versions(state: ApiState, body: GenerateRequest, model: PublishedMod
             errors.append(field_error(pointer, "unknown_version", str(error)))
     if errors:
         raise invalid(errors)
-    return versions
+    return body, versions
+
+
+def _with_prompt(body: GenerateRequest, model: PublishedModel) -> GenerateRequest:
+    """The request with the text of its messages for a prompt.
+
+    Raises:
+        NoTemplate, RefusedMessages: the model has no template, or it refuses them.
+    """
+    if body.messages is None:
+        return body
+    text = render(model, [message.model_dump() for message in body.messages])
+    return body.model_copy(update={"prompt": text, "messages": None})
 
 
 def _limit_errors(body: GenerateRequest, settings: Settings) -> list[dict[str, str]]:
@@ -111,7 +133,7 @@ def _limit_errors(body: GenerateRequest, settings: Settings) -> list[dict[str, s
                 "no version is given: name one, or leave the field out for head",
             )
         )
-    if not prompts:
+    if not prompts and body.messages is None:
         errors.append(
             field_error("/prompts", "empty", "no prompt is given: send prompt or prompts")
         )
@@ -134,11 +156,12 @@ def _limit_errors(body: GenerateRequest, settings: Settings) -> list[dict[str, s
 
 
 def _prompt_errors(
-    body: GenerateRequest, settings: Settings, model: PublishedModel
+    body: GenerateRequest, settings: Settings, model: PublishedModel, single: str = "/prompt"
 ) -> list[dict[str, str]]:
     """Errors for prompts without tokens, or too long for the model with their continuation.
 
     Every one that cannot be answered has an error, so that a client can leave them out.
+    ``single``: the field that a single prompt came in.
     """
     if len(body.all_prompts) > settings.max_prompts or len(body.candidates) > settings.max_prompts:
         return []  # already refused without reading it
@@ -148,7 +171,7 @@ def _prompt_errors(
     joined_chars = 0
     errors: list[dict[str, str]] = []
     for i, prompt in enumerate(body.all_prompts):
-        pointer = "/prompt" if body.prompt is not None else f"/prompts/{i}"
+        pointer = single if body.prompt is not None else f"/prompts/{i}"
         ids = encode(model.tokenizer, prompt).ids
         n_tokens = len(ids)
         joined_chars += sum(len(prompt) + len(text) for text in body.candidates)

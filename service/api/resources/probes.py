@@ -11,7 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
 from pydantic import BaseModel
 
-from jeep_core.spec.facts import parse_facts
+from jeep_core.spec.chats import parse_chat_facts
 from jeep_core.spec.positions import check_facts
 from service.api.http.access import needs
 from service.api.http.bodies import json_request_body, parse_json, read_model
@@ -177,7 +177,8 @@ def _checked(facts: Sequence[FactIn], model: PublishedModel) -> list[FactRecord]
     Raises:
         InvalidFacts: answered with 422 and a pointer per wrong field.
     """
-    parsed = parse_facts([fact.model_dump() for fact in facts], model.info.relations)
+    sent = [fact.model_dump() for fact in facts]
+    parsed = parse_chat_facts(sent, model.info.relations, model.chat)
     check_facts(model.tokenizer, parsed, model.info.max_positions)
     return [FactRecord.of(fact) for fact in parsed]
 

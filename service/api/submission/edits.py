@@ -263,8 +263,10 @@ def _check_name(state: ApiState, name: str | None) -> None:
 def _said(fact: SentFact) -> dict[str, Any]:
     """A fact with the fields of ``FactIn``, as keys of requests have always been compared."""
     if isinstance(fact, FactIn):
-        return fact.model_dump(mode="json")
-    return {"relation": None, "object": None, **asdict(fact)}
+        said = fact.model_dump(mode="json")
+        return said if fact.messages else {k: v for k, v in said.items() if k != "messages"}
+    own = {name: value for name, value in asdict(fact).items() if name not in ("messages", "chat")}
+    return {"relation": None, "object": None, **own}
 
 
 def _fact_index(error: dict[str, str]) -> int | None:

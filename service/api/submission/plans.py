@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from jeep_core.probe.choice import Chosen, from_record
 from jeep_core.probe.kept import kept
+from jeep_core.spec.chats import as_asked_in_chat
 from jeep_core.spec.hparams import EditorHParams
+from jeep_core.text.chat import has_template
 from jeep_core.text.joining import join_of
 from service.api.model import PublishedModel
-from service.api.submission.validation import ValidEdit
+from service.api.submission.validation import ValidEdit, contexts_for
 from service.contracts.schemas import AUTO, EditPlan, FactPlan
 from service.store.base.files import BaseFiles
 
@@ -20,20 +22,24 @@ def plan_of(edit: ValidEdit, model: PublishedModel, base: BaseFiles) -> EditPlan
         InvalidHParams: changes to hyper-parameters do not go with the kept probe.
     """
     facts = []
+    contexts = contexts_for(edit.editor, edit.hparams, edit.changes, model)
     for index, fact, row in zip(edit.indices, edit.facts, edit.rows, strict=True):
         tokens = [model.tokenizer.id_to_token(i) or "" for i in row.ids]
+        chat = None if fact.chat is None else as_asked_in_chat(fact, model.chat)
+        asked = chat if chat is not None and contexts == "chat" else fact
         facts.append(
             FactPlan(
                 index=index,
                 subject=fact.subject,
                 prompt=fact.prompt,
                 target_new=fact.target_new,
-                text=fact.answered,
-                join=join_of(fact.text, fact.target_new, fact.join),
+                text=asked.answered,
+                join=join_of(asked.text, asked.target_new, asked.join),
                 tokens=tokens,
                 subject_last=row.subject_last,
                 prediction=row.prediction,
                 target_tokens=tokens[row.prediction + 1 :],
+                chat_text=None if chat is None or contexts == "chat" else chat.answered,
             )
         )
     chosen = _chosen(edit, model, base)
@@ -59,5 +65,12 @@ def _chosen(edit: ValidEdit, model: PublishedModel, base: BaseFiles) -> Chosen |
     record = kept(base.probes_folder, info.model_hash)
     if record is None:
         return None
-    size = info.mlp_size
-    return from_record(record, edit.editor, info.n_layers, size, edit.changes, "kept probe")
+    return from_record(
+        record,
+        edit.editor,
+        info.n_layers,
+        info.mlp_size,
+        edit.changes,
+        "kept probe",
+        chat=has_template(model),
+    )

@@ -10,9 +10,11 @@ from typing import Any, Literal
 from jeep_core.editors import needs_choice, preset_hparams
 from jeep_core.errors import FieldProblem, InvalidFacts, InvalidHParams
 from jeep_core.probe.choice import by_depths, check_automatic
-from jeep_core.spec.facts import SAME_ANSWER, Fact, deduplicate, parse_facts
-from jeep_core.spec.hparams import EditorHParams
+from jeep_core.spec.chats import as_asked_in_chat, in_chat, parse_chat_facts
+from jeep_core.spec.facts import SAME_ANSWER, Fact, deduplicate
+from jeep_core.spec.hparams import Contexts, EditorHParams, contexts_of
 from jeep_core.spec.positions import PromptTokens, check_facts
+from jeep_core.text.chat import has_template
 from jeep_core.text.counting import counted
 from service.api.http.problems import ApiProblem, from_fields, invalid
 from service.api.model import PublishedModel
@@ -42,20 +44,18 @@ def reserved(name: str) -> str:
 class ReadFact:
     """A fact of a request and its tokens, or its problems.
 
-    ``triple``: it was given as ``relation`` and ``object``, which its problems are about.
+    ``sent``: the names that its fields had in the request, where these are others.
     """
 
     fact: Fact
     row: PromptTokens
-    triple: bool = False
+    sent: Mapping[str, str] = field(default_factory=dict)
     problems: Sequence[FieldProblem] = ()
 
     def as_sent(self, problem: FieldProblem, index: int) -> FieldProblem:
         """A problem of the fact, with a pointer to the field that the client wrote."""
-        _, _, _, field = problem.pointer.split("/")
-        if self.triple:
-            field = {"prompt": "relation", "target_new": "object"}.get(field, field)
-        return replace(problem, pointer=f"/facts/{index}/{field}")
+        _, _, _, name = problem.pointer.split("/")
+        return replace(problem, pointer=f"/facts/{index}/{self.sent.get(name, name)}")
 
 
 @dataclass(frozen=True)
@@ -132,13 +132,17 @@ def read_edit(options: EditOptions, facts: Sequence[SentFact], model: PublishedM
     if options.snapshot_name and RESERVED_NAMES.fullmatch(options.snapshot_name):
         message = reserved(options.snapshot_name)
         problems.append(FieldProblem("/snapshot_name", "reserved_name", message))
-    found = [_read_fact(sent, i, model) for i, sent in enumerate(facts)]
+    preset: str | None = None
+    hparams: CheckedHParams = AUTO
+    changes: dict[str, Any] = {}
     try:
         preset, hparams, changes = hparams_of(
             options.editor, options.preset, options.hparams, model
         )
     except InvalidHParams as error:
-        return ReadEdit(None, AUTO, {}, found, [*problems, *error.problems])
+        problems += error.problems
+    contexts = contexts_for(options.editor, hparams, changes, model)
+    found = [_read_fact(sent, i, model, contexts) for i, sent in enumerate(facts)]
     return ReadEdit(preset, hparams, changes, found, problems)
 
 
@@ -183,24 +187,46 @@ def hparams_of(
     info, changes = model.info, {} if given == AUTO else given
     names = info.presets.get(editor, [])
     known = {name: info.preset_values[f"{editor}/{name}"] for name in names}
+    chat = has_template(model)
     if given == AUTO:
         check_automatic(editor, preset)
     elif not needs_choice(editor, known, preset, changes):
-        return *preset_hparams(editor, known, preset, changes, info.n_layers), {}
-    by_depths(editor, info.n_layers, info.mlp_size, changes)  # so that what is wrong is said now
+        return *preset_hparams(editor, known, preset, changes, info.n_layers, chat=chat), {}
+    # so that what is wrong is said now
+    by_depths(editor, info.n_layers, info.mlp_size, changes, chat=chat)
     return None, AUTO, changes
 
 
-def _read_fact(sent: SentFact, index: int, model: PublishedModel) -> ReadFact:
+def contexts_for(
+    editor: str, hparams: CheckedHParams, changes: Mapping[str, Any], model: PublishedModel
+) -> Contexts:
+    """How the facts will be asked; the worker decides alike for ``auto``."""
+    if isinstance(hparams, EditorHParams):
+        return contexts_of(hparams)
+    info, chat = model.info, has_template(model)
+    try:
+        return contexts_of(by_depths(editor, info.n_layers, info.mlp_size, changes, chat=chat))
+    except InvalidHParams:  # it is refused for that, here or by the worker
+        return "both" if chat else "plain"
+
+
+def _read_fact(sent: SentFact, index: int, model: PublishedModel, contexts: Contexts) -> ReadFact:
     """A fact and its tokens; a wrong one is a placeholder that resembles no other fact."""
-    triple = isinstance(sent, FactIn) and sent.relation is not None
+    names: Mapping[str, str] = {}
+    if isinstance(sent, FactIn) and sent.relation is not None:
+        names = {"prompt": "relation", "target_new": "object"}
+    elif isinstance(sent, FactIn) and sent.messages is not None:
+        names = {"prompt": "messages"}
     try:
         fact = _parsed(sent, model)
-        [row] = check_facts(model.tokenizer, [fact], model.info.max_positions, true_answers=True)
+        if contexts != "plain":
+            fact = in_chat(fact, model.chat)
+        asked = as_asked_in_chat(fact, model.chat) if contexts == "chat" else fact
+        [row] = check_facts(model.tokenizer, [asked], model.info.max_positions, true_answers=True)
     except InvalidFacts as error:
         placeholder = Fact(f"\0{index}", "{}", "")
-        return ReadFact(placeholder, PromptTokens((), 0, 0, 0), triple, error.problems)
-    return ReadFact(fact, row, triple)
+        return ReadFact(placeholder, PromptTokens((), 0, 0, 0), names, error.problems)
+    return ReadFact(fact, row, names)
 
 
 def _parsed(sent: SentFact, model: PublishedModel) -> Fact:
@@ -210,7 +236,7 @@ def _parsed(sent: SentFact, model: PublishedModel) -> Fact:
         InvalidFacts: the pointers of its problems begin with ``/facts/0``.
     """
     if isinstance(sent, FactIn):
-        [fact] = parse_facts([sent.model_dump()], model.info.relations)
+        [fact] = parse_chat_facts([sent.model_dump()], model.info.relations, model.chat)
         return fact
     if sent.changes_nothing:  # formats compare the answers alone, without what joins them
         raise InvalidFacts([FieldProblem("/facts/0/target_true", *SAME_ANSWER)])

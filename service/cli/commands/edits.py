@@ -41,6 +41,9 @@ def edit(
     ] = None,
     preset: Preset = None,
     hparams: Annotated[str | None, typer.Option(help="JSON laid over the preset, or auto.")] = None,
+    contexts: Annotated[
+        str | None, typer.Option(help="How facts are asked while edited: plain, chat, both.")
+    ] = None,
     name: SnapshotName = None,
     parent: Parent = None,
     guards: Annotated[str | None, typer.Option(help="Limits as JSON.")] = None,
@@ -58,11 +61,13 @@ def edit(
     FILE holds an array of facts, an object with "facts", one fact per line, or records in a
     format of docs/suites.md.
     """
-    from service.cli.edit_files import read_edit, tell_losses
+    from service.cli.edit_files import in_contexts, read_edit, tell_losses
 
     body = read_edit(file, format, limit, drop_bad)
     given: dict[str, Any] = {"editor": editor, "preset": preset, "parent": parent}
     given["snapshot_name"], given["hparams"] = name, hparams_given(hparams)
+    if contexts is not None:
+        given["hparams"] = in_contexts(given["hparams"], contexts)
     given["activate"] = False if stage else None
     given["guards"] = parse_json(guards, "--guards") if guards else None
     body |= {key: value for key, value in given.items() if value is not None}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -30,21 +30,29 @@ def generate(
     seed: Annotated[int | None, typer.Option(help="Of the sampling.")] = None,
     candidate: Annotated[list[str] | None, typer.Option(help="Score it; repeatable.")] = None,
     join: Annotated[str | None, typer.Option(help="Before candidates: auto, space, none.")] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Each prompt is a user's message.")] = False,
+    system: Annotated[str | None, typer.Option(help="A system message before each.")] = None,
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
-    """Ask one or several versions."""
+    """Ask one or several versions, plainly or through the model's chat template."""
+    from service.contracts.schemas import GenerateResult
+
+    options: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "seed": seed,
+        "candidates": candidate,
+        "join": join,
+    }
+    asked: list[dict[str, Any]] = [{"prompts": prompts}]
+    if chat or system is not None:
+        first = [] if system is None else [{"role": "system", "content": system}]
+        asked = [{"messages": [*first, {"role": "user", "content": text}]} for text in prompts]
     with connected(url) as client:
-        result = client.generate(
-            prompts,
-            version or "head",
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            seed=seed,
-            candidates=candidate,
-            join=join,
-        )
-        show(result, as_json, tables.generations)
+        found = [client.generate(version=version or "head", **one, **options) for one in asked]
+        every = GenerateResult(results=[answer for one in found for answer in one.results])
+        show(every, as_json, tables.generations)
 
 
 def rollback(

@@ -19,6 +19,13 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
 
+class MessageIn(Request):
+    """One message of a chat."""
+
+    role: str = Field(description="As the model's template knows it, mostly user or system.")
+    content: str
+
+
 class Problem(BaseModel):
     """RFC 9457 problem details.
 

@@ -12,7 +12,7 @@ from jeep_core.probe.choice import Source
 from jeep_core.spec.facts import Fact
 from jeep_core.text.joining import Join
 from service.contracts.jobs import JobError, JobStatus
-from service.contracts.schemas.base import Name, Request
+from service.contracts.schemas.base import MessageIn, Name, Request
 from service.contracts.schemas.reading import Imported
 
 AUTO: Literal["auto"] = "auto"
@@ -28,7 +28,8 @@ HParamsOrAuto = Annotated[dict[str, Any] | Literal["auto"], BeforeValidator(_obj
 
 
 class FactIn(Request):
-    """One fact: ``subject, relation, object`` or ``subject, prompt, target_new``.
+    """One fact: ``subject, relation, object``, or ``subject, prompt, target_new``, or
+    ``subject, messages, target_new``.
 
     ``relation`` is the name of a relation in the template table, else a template with one
     ``{}``, else the text that follows the subject.  One word with an underscore, and what
@@ -36,12 +37,17 @@ class FactIn(Request):
     ``prompt`` has one ``{}`` or contains the subject as a word of its own (its last occurrence
     is meant).  White space around a prompt is a part of it.  ``join``: how an answer follows a
     prompt, see docs/prompts.md.  ``{}`` in the prompts that test the fact is the subject.
+    ``messages`` are a chat, whose last message is the user's and which the target answers; the
+    subject is ``{}`` in one of them, else the last place where a user's message names it.
     """
 
     subject: str
     relation: str | None = None
     object: str | None = None
     prompt: str | None = None
+    messages: list[MessageIn] | None = Field(
+        None, min_length=1, description="In place of a prompt, for models with a chat template."
+    )
     target_new: str | None = None
     target_true: str | None = None
     paraphrase_prompts: list[str] = Field(default_factory=list)
@@ -127,10 +133,24 @@ class EditRequest(EditOptions, EditFacts):
     )
 
 
+class ChatRecord(BaseModel):
+    """A fact's question in the model's chat format, as the template has written it.
+
+    ``prompt`` has one ``{}``, and ends where the assistant's answer begins; ``user_at`` is the
+    character at which the user's words begin; ``join`` is how an answer follows.
+    """
+
+    prompt: str
+    user_at: int
+    join: Join
+
+
 class FactRecord(BaseModel):
     """A validated fact as it is stored: ``prompt`` is a template with exactly one ``{}``.
 
-    Facts that were stored before there was a ``join`` were joined with a blank.
+    Facts that were stored before there was a ``join`` were joined with a blank.  ``chat``: the
+    same question as a chat, if the fact is edited for being asked in one.  For a fact given as
+    ``messages``, both are the text of these.
     """
 
     subject: str
@@ -140,6 +160,8 @@ class FactRecord(BaseModel):
     paraphrase_prompts: list[str] = Field(default_factory=list)
     neighborhood_prompts: list[str] = Field(default_factory=list)
     join: Join = "space"
+    messages: list[MessageIn] | None = None
+    chat: ChatRecord | None = None
 
     @classmethod
     def of(cls, fact: Fact) -> FactRecord:
@@ -152,6 +174,8 @@ class FactRecord(BaseModel):
             paraphrase_prompts=list(fact.paraphrase_prompts),
             neighborhood_prompts=list(fact.neighborhood_prompts),
             join=fact.join,
+            messages=[MessageIn(role=r, content=c) for r, c in fact.messages or ()] or None,
+            chat=None if fact.chat is None else ChatRecord(**vars(fact.chat)),
         )
 
 
@@ -193,7 +217,8 @@ class FactPlan(BaseModel):
     """How a fact will be edited: its tokens and the positions that are optimised.
 
     ``text`` is the prompt with the subject, followed by the target, as they are tokenized;
-    ``join`` is what is put between them: a blank (``space``) or nothing (``none``).
+    ``join`` is what is put between them: a blank (``space``) or nothing (``none``).  ``chat_text``:
+    the same as a chat, where the fact is edited for that as well.
     """
 
     index: int
@@ -206,6 +231,7 @@ class FactPlan(BaseModel):
     subject_last: int
     prediction: int
     target_tokens: list[str]
+    chat_text: str | None = None
 
 
 class EditPlan(BaseModel):
@@ -242,7 +268,9 @@ class Answer(BaseModel):
 class FactOutcome(BaseModel):
     """One fact before and after the edit; ``success``: the model writes ``target_new``.
 
-    ``index`` is the fact's place in the request.
+    ``index`` is the fact's place in the request.  A fact that was edited for being asked in a
+    chat only is asked there; one that was edited for both has answers of both, and success in
+    both.
     """
 
     index: int
@@ -252,6 +280,8 @@ class FactOutcome(BaseModel):
     target_true: str | None = None
     before: Answer
     after: Answer
+    chat_before: Answer | None = None
+    chat_after: Answer | None = None
     success: bool
     steps: int | None = None
     target_probability: float | None = None
@@ -273,7 +303,8 @@ class LayerReport(BaseModel):
 
 
 class EditResult(BaseModel):
-    """Result of an edit job.  ``efficacy`` and ``greedy_success`` are shares of the facts.
+    """Result of an edit job.  ``efficacy`` and ``greedy_success`` are shares of the facts,
+    ``chat_efficacy`` too, where facts were edited for a chat beside the plain prompt.
 
     ``peak_memory_mb``: most memory that value optimisation held at once.  ``activated``: the job
     moved head to its version; false for a staged one, also after it was activated.  ``source``:
@@ -287,6 +318,7 @@ class EditResult(BaseModel):
     snapshot_name: str | None = None
     facts: list[FactOutcome]
     efficacy: float
+    chat_efficacy: float | None = None
     greedy_success: float
     layers: list[LayerReport]
     seconds: dict[str, float]

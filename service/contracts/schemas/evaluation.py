@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -58,6 +58,9 @@ class EvaluationRequest(Request):
     n_edits: list[Annotated[int, Field(ge=0, le=10_000)]] | None = Field(
         None, min_length=1, max_length=MAX_POINTS
     )
+    ask: Literal["plain", "chat"] = Field(
+        "plain", description="How prompts are put: as they are, or as a user's message of a chat."
+    )
     limit: int | None = Field(None, ge=1, description="Cases drawn; default: all, in file order.")
     seed: int = Field(0, ge=0, lt=2**32, description="Of the draw, texts and intervals.")
     fluency_texts: int = Field(
@@ -99,6 +102,7 @@ class EvaluationPayload(BaseModel):
     preset: str | None = None
     hparams: HParamsOrAuto = Field(default_factory=dict)
     changes: dict[str, Any] = Field(default_factory=dict)
+    ask: Literal["plain", "chat"] = "plain"
     limit: int | None = None
     seed: int = 0
     fluency_texts: int = 0
@@ -162,6 +166,7 @@ class Evaluation(BaseModel):
     editor: str | None
     preset: str | None
     hparams: HParamsOrAuto
+    ask: Literal["plain", "chat"] = "plain"
     limit: int | None
     seed: int
     created_at: datetime

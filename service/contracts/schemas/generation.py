@@ -8,11 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from jeep_core.text.joining import Join
 from service.contracts.jobs import JobError
-from service.contracts.schemas.base import Request
+from service.contracts.schemas.base import MessageIn, Request
 
 
 class GenerateRequest(Request):
-    """``POST /generate``: one or several prompts, answered by one or several versions."""
+    """``POST /generate``: prompts, or a chat, answered by one or several versions."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -24,6 +24,11 @@ class GenerateRequest(Request):
 
     prompt: str | None = None
     prompts: list[str] | None = None
+    messages: list[MessageIn] | None = Field(
+        None,
+        min_length=1,
+        description="A chat to answer, for models with a chat template.",
+    )
     version: str | list[str] = "head"
     max_new_tokens: int = Field(16, ge=0)
     temperature: float = Field(0.0, ge=0.0, le=10.0, description="0: greedy")
@@ -45,9 +50,10 @@ class GenerateRequest(Request):
     deterministic: bool = Field(False, description="Computed alone, not in a batch.")
 
     @model_validator(mode="after")
-    def _one_of_prompt_and_prompts(self) -> GenerateRequest:
-        if (self.prompt is None) == (self.prompts is None):
-            raise ValueError("give either prompt or prompts")
+    def _one_form(self) -> GenerateRequest:
+        forms = (self.prompt, self.prompts, self.messages)
+        if sum(form is not None for form in forms) != 1:
+            raise ValueError("give either prompt or prompts, or messages")
         return self
 
     @property

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from jeep_core.text.joining import Join
-from service.contracts.schemas.base import Name, Request
+from service.contracts.schemas.base import MessageIn, Name, Request
 from service.contracts.schemas.edits import EditResult, FactRecord
 
 
@@ -53,7 +53,9 @@ class FactEntry(BaseModel):
     """One fact of a version's line.
 
     ``version`` is where its batch was written, ``index`` its place in the batch's request, ``text``
-    the prompt with the subject filled in.  ``live``: no later batch of the line edits the same
+    the prompt with the subject filled in.  ``messages``: those that the fact was given as;
+    ``chat_prompt``: the prompt in the model's chat format, if the fact was edited for that.
+    ``live``: no later batch of the line edits the same
     fact; else it is ``superseded``, by the next batch that does.
     """
 
@@ -63,6 +65,8 @@ class FactEntry(BaseModel):
     target_new: str
     target_true: str | None = None
     join: Join = "auto"
+    messages: list[MessageIn] | None = None
+    chat_prompt: str | None = None
     edit_id: str
     version: str
     index: int

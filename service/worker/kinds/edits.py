@@ -26,7 +26,7 @@ from jeep_core.monitor import Monitor
 from jeep_core.probe.choice import Chosen
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.finite import check_record
-from jeep_core.spec.hparams import validate_hparams
+from jeep_core.spec.hparams import Contexts, contexts_of, validate_hparams
 from jeep_core.spec.positions import check_facts
 from service.contracts.jobs import Job, now
 from service.contracts.schemas import (
@@ -84,7 +84,7 @@ def _run(task: WriteTask, written: Manifest | None) -> EditResult:
 class _Measured:
     """A version before or after an edit: answers to its facts, and what its guards compare."""
 
-    answers: list[measuring.Answer]
+    said: measuring.Said
     beside: measuring.Surroundings
 
 
@@ -173,7 +173,8 @@ class EditRunner:
         hparams = chosen.hparams
         view = self._views.editing(line)
         control.progress("measure before", 0, 1)
-        before = self._measured(view, payload, facts, control)
+        contexts = contexts_of(hparams)
+        before = self._measured(view, payload, facts, contexts, control)
         result = edit_checked(
             view,
             facts,
@@ -188,8 +189,8 @@ class EditRunner:
         )
         control.checkpoint()
         control.progress("measure after", 0, 1)
-        after = self._measured(result.view, payload, facts, control)
-        found = measuring.outcomes(facts, before.answers, after.answers, result.values)
+        after = self._measured(result.view, payload, facts, contexts, control)
+        found = measuring.outcomes(facts, before.said, after.said, result.values)
         measured = None
         if payload.guards is not None:
             measured = measuring.figures(found, before.beside, after.beside)
@@ -206,7 +207,8 @@ class EditRunner:
             parent=line[-1].id,
             snapshot_name=payload.snapshot_name,
             facts=[_outcome(i, one) for i, one in zip(payload.sent_as, found, strict=True)],
-            efficacy=measuring.efficacy(after.answers),
+            efficacy=measuring.efficacy(after.said.answers),
+            chat_efficacy=measuring.efficacy(after.said.chat) if after.said.chat else None,
             greedy_success=fmean(one.success for one in found),
             layers=[LayerReport(**vars(layer)) for layer in result.layers],
             seconds=seconds,
@@ -269,11 +271,16 @@ class EditRunner:
         )
 
     def _measured(
-        self, view: ModelView, payload: EditPayload, facts: Sequence[Fact], control: JobControl
+        self,
+        view: ModelView,
+        payload: EditPayload,
+        facts: Sequence[Fact],
+        contexts: Contexts,
+        control: JobControl,
     ) -> _Measured:
         monitor = self._monitor(control)
         with giving_way(view, monitor):
-            said = measuring.answers(view, facts, monitor)
+            said = measuring.said(view, facts, contexts, monitor)
             weights = view.weights_sha256() if payload.guards else ""
             beside = self._meter.measure(view, weights, facts, payload.guards, monitor)
         return _Measured(said, beside)
@@ -319,6 +326,8 @@ def _outcome(index: int, found: measuring.Outcome) -> FactOutcome:
         target_true=fact.target_true,
         before=Answer(**vars(found.before)),
         after=Answer(**vars(found.after)),
+        chat_before=Answer(**vars(found.chat_before)) if found.chat_before else None,
+        chat_after=Answer(**vars(found.chat_after)) if found.chat_after else None,
         success=found.success,
         steps=found.steps,
         target_probability=found.target_probability,

@@ -18,6 +18,7 @@ from typing import Any
 from jeep_core import atlas
 from jeep_core.editors import hparams_class
 from jeep_core.errors import InvalidFacts
+from jeep_core.evaluation.asking import as_asked
 from jeep_core.evaluation.fluency import n_gram_entropy, written
 from jeep_core.evaluation.metrics import fitting, measure
 from jeep_core.evaluation.perplexity import perplexity, text_path
@@ -33,6 +34,7 @@ from jeep_core.spec.facts import composed
 from jeep_core.spec.hparams import EditorHParams, validate_hparams
 from jeep_core.spec.positions import check_facts
 from jeep_core.suites import Case, Style, Suite, load_suite
+from jeep_core.text.chat import RefusedMessages
 from jeep_core.text.counting import counted
 from jeep_core.values.cache import ValueCache
 from service.contracts.schemas import AUTO
@@ -71,9 +73,12 @@ def run(task: Task) -> EvaluationResult:
     """
     payload = EvaluationPayload.model_validate(task.job.payload)
     suite = _suite(task, payload)
-    fit, skipped, left_out = fitting(task.base, suite.cases, suite.style)
+    plain = {case.id: case for case in suite.cases}
+    asked = _asked(task, payload, suite)
+    fit, skipped, left_out = fitting(task.base, asked, suite.style)
+    skipped["refused_by_template"] += len(plain) - len(asked)
     if payload.editor is not None:
-        usable = [case for case in fit if _editable(task, case)]
+        usable = [case for case in fit if _editable(task, plain[case.id])]
         skipped["not_editable"] += len(fit) - len(usable)
         fit = usable
     cases = drawn(fit, payload)
@@ -85,9 +90,10 @@ def run(task: Task) -> EvaluationResult:
             f"no case of {payload.suite} can be asked of this model ({why}): take another suite"
         )
         raise Refused("no_cases", message)
+    edited = [plain[case.id] for case in cases]
     chosen = _chosen(task, payload)
     hparams = None if chosen is None else chosen.hparams
-    evaluation = _Evaluation(task, payload, suite.style, cases, hparams)
+    evaluation = _Evaluation(task, payload, suite.style, cases, edited, hparams)
     points = evaluation.points()
     evaluation.write_comparisons()
     return EvaluationResult(
@@ -131,12 +137,13 @@ def drawn(cases: Sequence[Case], payload: EvaluationPayload) -> list[Case]:
 
 @dataclass
 class _Evaluation:
-    """A running job."""
+    """A running job: ``cases`` as they are asked, and as a trial edits them."""
 
     task: Task
     payload: EvaluationPayload
     style: Style
     cases: list[Case]
+    edited: list[Case]
     hparams: EditorHParams | None = None
     _done: int = 0
     _total: int = 0
@@ -300,6 +307,17 @@ class _Evaluation:
         write_lines(self.task.reports / COMPARISONS_FILE, found)
 
 
+def _asked(task: Task, payload: EvaluationPayload, suite: Suite) -> list[Case]:
+    """The cases as they are asked, without those that a chat template refuses."""
+    found: list[Case] = []
+    for case in suite.cases:
+        try:
+            found += as_asked([case], payload.ask, task.base.chat)
+        except (InvalidFacts, RefusedMessages):
+            continue
+    return found
+
+
 def _editable(task: Task, case: Case) -> bool:
     """Whether a case can be edited: its subject has tokens, and there is room for a prefix."""
     try:
@@ -361,7 +379,7 @@ def _trials(task: Task, evaluation: _Evaluation, hparams: EditorHParams) -> Tria
 
     return Trials(
         task.base,
-        evaluation.cases[:most],
+        evaluation.edited[:most],
         moments,
         kept_prefixes(task.store, task.base, hparams.prefix_count),
         monitor=task.control.monitor,

@@ -12,7 +12,7 @@ import torch
 from jeep_core.models.delta import Update
 from jeep_core.models.loading import LoadedModel, combined_sha256
 from jeep_core.models.views import ModelView
-from jeep_core.spec.facts import Fact
+from jeep_core.spec.facts import ChatForm, Fact
 from service.contracts.schemas import FactRecord, Manifest
 from service.store import CorruptFile, CorruptTensor, Store, UnknownVersion
 from service.worker.versions import rebuild, tensors
@@ -97,7 +97,10 @@ class VersionViews:
                 kind, _, place = ref.name.partition(".")
                 if kind == "keys" and rows:
                     region, _, layer = place.rpartition(".")
-                    found[region, int(layer)].append(self._artifacts.get(ref)[rows])
+                    keys = self._artifacts.get(ref)
+                    # (contexts · m, d_ff): the facts' keys of one context after those of another
+                    by_context = keys.view(-1, len(facts), keys.shape[1])
+                    found[region, int(layer)] += list(by_context[:, rows])
         return {where: torch.cat(keys) for where, keys in found.items()}
 
     def loaded(self) -> list[str]:
@@ -174,4 +177,6 @@ def fact_of(record: FactRecord) -> Fact:
         tuple(record.paraphrase_prompts),
         tuple(record.neighborhood_prompts),
         record.join,
+        tuple((message.role, message.content) for message in record.messages or ()) or None,
+        None if record.chat is None else ChatForm(**record.chat.model_dump()),
     )

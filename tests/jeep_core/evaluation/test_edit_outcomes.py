@@ -22,6 +22,7 @@ from jeep_core.evaluation.outcomes import (
     Answer,
     Figures,
     Outcome,
+    Said,
     Surroundings,
     answers,
     figures,
@@ -60,7 +61,7 @@ def test_every_token_of_the_target_must_be_the_most_probable_one() -> None:
 
 def test_an_outcome_has_the_figures_of_its_own_fact() -> None:
     facts = [Fact("Lyon", "{} is", "one"), Fact("Nice", "{} is", "two")]
-    said = answers(bigram_view(chain("Lyon is one")), facts)
+    said = Said(answers(bigram_view(chain("Lyon is one")), facts))
     values: Any = SimpleNamespace(steps=[3, 4], probabilities=[0.5, 0.6])
     found = outcomes(facts, said, said, values)
     assert [

@@ -304,7 +304,7 @@ def test_a_loss_that_is_not_finite_names_its_fact_and_layer(gptj: LoadedModel) -
 def test_a_step_that_is_not_finite_is_reported(gptj: LoadedModel, rate: float) -> None:
     """Its length is infinite: brought back to the limit, it would be zero."""
     objective = replace(ONE_SITE, learning_rate=rate)
-    with pytest.raises(NumericalError, match="the loss after 1 steps is not finite"):
+    with pytest.raises(NumericalError, match="the loss after 1 step is not finite"):
         optimise(ModelView(gptj), tokens(gptj)[:1], objective)
 
 

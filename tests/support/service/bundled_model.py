@@ -2,9 +2,11 @@
 
 from jeep_core.atlas import MODELS
 from jeep_core.spec.hparams import presets_for
+from jeep_core.text.chat import ChatTemplate
 from service.contracts.jobs import now
 from service.contracts.schemas import WorkerInfo
 from service.store import Store
+from service.store.base.files import CHAT_TEMPLATE
 
 BASE_WEIGHTS = "0" * 64
 
@@ -35,8 +37,19 @@ def info() -> WorkerInfo:
     )
 
 
-def publish(store: Store) -> None:
-    tokenizer = (MODELS["atlas-gptj"] / "tokenizer.json").read_bytes()
+CHAT = (
+    "{% for message in messages %}{% if message['role'] not in ['system', 'user', 'assistant'] %}"
+    "{{ raise_exception('no role ' + message['role']) }}{% endif %}"
+    "{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:\n{% endif %}"
+)
+
+
+def publish(store: Store, chat: bool = False) -> None:
+    """As a worker does; with ``chat`` the model has a chat template."""
+    files = {"tokenizer.json": (MODELS["atlas-gptj"] / "tokenizer.json").read_bytes()}
+    if chat:
+        files[CHAT_TEMPLATE] = ChatTemplate(CHAT).to_json().encode()
     store.bind_model("1" * 64)
     store.create_base(BASE_WEIGHTS)
-    store.base.publish(info(), {"tokenizer.json": tokenizer})
+    store.base.publish(info(), files)

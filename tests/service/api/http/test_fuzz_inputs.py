@@ -26,7 +26,9 @@ anything = st.recursive(
     max_leaves=6,
 )
 changed_fact = st.dictionaries(
-    st.sampled_from([*FACT, "relation", "object", "paraphrase_prompts", "x", "__class__"]),
+    st.sampled_from(
+        [*FACT, "relation", "object", "paraphrase_prompts", "messages", "x", "__class__"]
+    ),
     anything,
     min_size=1,
     max_size=3,

@@ -14,6 +14,7 @@ from support.library import tiny
 from jeep_core.editors.memit.hparams import MemitHParams
 from jeep_core.errors import Cancelled, NumericalError
 from jeep_core.evaluation import metrics
+from jeep_core.evaluation.asking import as_asked
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.suites import Case, Style, load_suite
@@ -400,3 +401,32 @@ def kill_at(count: int) -> Callable[[int], None]:
             raise Killed
 
     return look
+
+
+class TestChats:
+    @pytest.fixture
+    def talking(self, tmp_path: Path) -> Bench:
+        return Bench(tmp_path / "store", tiny.chat_model("gptj"), FACTS)
+
+    def test_every_prompt_is_asked_as_a_message(self, talking: Bench) -> None:
+        job = talking.job(ask="chat")
+        talking.run(job)
+        asked = as_asked(cases(talking), "chat", talking.base.chat)
+        records = metrics.measure(ModelView(talking.base), asked, Style.CONTRAST)
+        rows = talking.rows(job)
+        assert [row["prompt"] for row in rows] == [case.text for case in asked]
+        assert [row["margin"] for row in rows] == nearly([r.scores.margin for r in records])
+        prompt = rows[0]["prompts"][1]["prompt"]
+        assert prompt == "[user] People who live in Paris are at home in\n[assistant]\n"
+
+    def test_trial_edits_in_its_contexts_and_asks_in_the_chat(self, talking: Bench) -> None:
+        trial = {"targets": [Target(label="memit-2", n_edits=2)], "editor": "memit"}
+
+        def answers(contexts: str) -> list[float]:
+            job = talking.job(**trial, hparams={**MEMIT, "contexts": contexts}, ask="chat")
+            talking.run(job)
+            rows = talking.rows(job)
+            assert all(row["prompt"].startswith("[user] ") for row in rows)
+            return [row["prompts"][0]["p_right"] for row in rows]
+
+        assert answers("both") != answers("plain")

@@ -124,7 +124,7 @@ def leading_of(view: ModelView, groups: Sequence[Sequence[PromptTokens]], last: 
     lengths = [shared_length(rows) if len(rows) > 1 else 0 for rows in groups]
     width = max(lengths)
     ids = [[*rows[0].ids[:n], *[0] * (width - n)] for rows, n in zip(groups, lengths, strict=True)]
-    nothing = _nothing(view, len(groups), last)
+    nothing = no_past(view, len(groups), last)
     if width == 0:
         return Leading(lengths, nothing)
     cache = GivenPast(nothing, keep=True)
@@ -140,7 +140,8 @@ def leading_of(view: ModelView, groups: Sequence[Sequence[PromptTokens]], last: 
     return Leading(lengths, cache.kept)
 
 
-def _nothing(view: ModelView, rows: int, last: int) -> Past:
+def no_past(view: ModelView, rows: int, last: int) -> Past:
+    """Keys and values (rows, heads, 0, head_dim) of no token, of the blocks up to ``last``."""
     config = view.base.model.config
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

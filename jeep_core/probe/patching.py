@@ -13,20 +13,18 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from jeep_core.models.token_rows import TokenRows, stack_rows
-from jeep_core.models.views import ModelView, block_output, hooked, with_hidden
+from jeep_core.models.token_rows import stack_rows
+from jeep_core.models.views import ModelView
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.probe.bands import band
+from jeep_core.probe.patched_runs import patched_at_every_block, small_batches
 from jeep_core.probe.prompts import Prompt, answers, batches
-from jeep_core.probe.states import captured, run
-from jeep_core.spec.finite import OTHER_VERSION, check_tensor
 from jeep_core.spec.positions import PromptTokens, TokenizationError, tokenize_prompt
 
 SEED = 0
@@ -127,16 +125,14 @@ def exchange(
     own = torch.zeros(len(pairs), view.base.n_layers + 1)
     other = torch.zeros_like(own)
     done = 0
-    for chosen in batches([pair.prompt.tokens for pair in pairs]):
+    for chosen in small_batches(view, [pair.prompt.tokens for pair in pairs]):
         monitor.check()
         some = [pairs[i] for i in chosen]
-        rows = stack_rows([pair.prompt.tokens for pair in some], view.base.device)
-        states = _subject_states(view, stack_rows([p.donor for p in some], view.base.device))
         tokens = torch.tensor([[p.prompt.original, p.answer] for p in some])
-        found = torch.stack(
-            [_probabilities(view, rows, tokens, layer, states) for layer in range(-1, len(states))]
+        found = patched_at_every_block(
+            view, [p.prompt.tokens for p in some], [p.donor for p in some], tokens
         )
-        own[chosen], other[chosen] = found[..., 0].T, found[..., 1].T
+        own[chosen], other[chosen] = found[..., 0], found[..., 1]
         done += len(chosen)
         monitor.report("exchange", done, len(pairs))
     return Patched(own[:, 1:], own[:, 0], other[:, 1:], other[:, 0])
@@ -158,50 +154,18 @@ def restoration(
     generator = torch.Generator().manual_seed(seed)
     scale = NOISE * _spread(view, prompts)
     done = 0
-    for chosen in batches([prompt.tokens for prompt in prompts]):
-        monitor.check()
-        some = [prompts[i] for i in chosen]
-        rows = stack_rows([prompt.tokens for prompt in some], view.base.device)
-        states = _subject_states(view, rows)
-        tokens = torch.tensor([[prompt.original] for prompt in some])
-        first = torch.tensor([p.subject_first for p in some], device=view.base.device)
-        with _noise(view, rows, first, scale, generator):
-            found = [_probabilities(view, rows, tokens, i, states) for i in range(-1, len(states))]
-        own[chosen] = torch.stack(found)[..., 0].T
-        done += len(chosen)
-        monitor.report("restore", done, len(prompts))
+    for drawn in batches([prompt.tokens for prompt in prompts]):
+        noise = _noise(view, [prompts[i] for i in drawn], scale, generator)
+        for part in small_batches(view, [prompts[i].tokens for i in drawn]):
+            monitor.check()
+            chosen = [drawn[i] for i in part]
+            rows = [prompts[i].tokens for i in chosen]
+            tokens = torch.tensor([[prompts[i].original] for i in chosen])
+            found = patched_at_every_block(view, rows, rows, tokens, noise[part])
+            own[chosen] = found[..., 0]
+            done += len(chosen)
+            monitor.report("restore", done, len(prompts))
     return Patched(own[:, 1:], own[:, 0])
-
-
-def _subject_states(view: ModelView, rows: TokenRows) -> dict[int, torch.Tensor]:
-    """Outputs of every block at the subject's last token (r, d)."""
-    with captured(view, rows) as states:
-        run(view, rows)
-    return {layer: output[:, 0] for layer, output in states.outputs.items()}
-
-
-def _probabilities(
-    view: ModelView,
-    rows: TokenRows,
-    tokens: torch.Tensor,
-    layer: int,
-    states: dict[int, torch.Tensor],
-) -> torch.Tensor:
-    """P of ``tokens`` (r, k) as the next one, with block ``layer`` patched; -1: no block."""
-    r = torch.arange(len(tokens), device=rows.ids.device)
-
-    def put(module: Any, args: Any, output: Any) -> Any:
-        hidden = block_output(output).clone()
-        hidden[r, rows.subject_last] = states[layer]
-        return with_hidden(output, hidden)
-
-    block = view.base.family.layers_of(view.model)[max(layer, 0)]
-    with nullcontext() if layer < 0 else hooked(block.register_forward_hook(put)):
-        logits = view.base.family.logits_of(view.model, run(view, rows)).float().cpu()
-    found = logits.softmax(dim=1).gather(1, tokens)
-    where = "before the patch" if layer < 0 else f"with layer {layer} patched"
-    check_tensor(found, f"the probability of an answer {where}", OTHER_VERSION)
-    return found
 
 
 def _spread(view: ModelView, prompts: Sequence[Prompt]) -> float:
@@ -211,23 +175,13 @@ def _spread(view: ModelView, prompts: Sequence[Prompt]) -> float:
     return float(view.model.get_input_embeddings()(tokens).float().std())
 
 
-@contextmanager
 def _noise(
-    view: ModelView,
-    rows: TokenRows,
-    first: torch.Tensor,
-    scale: float,
-    generator: torch.Generator,
-) -> Iterator[None]:
-    """Noise on the embeddings of the subject's tokens, the same in every run inside."""
-    embedding = view.model.get_input_embeddings()
+    view: ModelView, prompts: Sequence[Prompt], scale: float, generator: torch.Generator
+) -> torch.Tensor:
+    """Noise (r, t, d) for the embeddings of the subjects' tokens, 0 elsewhere."""
+    rows = stack_rows([prompt.tokens for prompt in prompts], view.base.device)
+    first = torch.tensor([p.subject_first for p in prompts], device=view.base.device)
     positions = torch.arange(rows.ids.shape[1], device=rows.ids.device)
     subject = (positions >= first[:, None]) & (positions <= rows.subject_last[:, None])
     noise = torch.randn(*rows.ids.shape, view.base.hidden_size, generator=generator)
-    noise = scale * noise.to(rows.ids.device) * subject[..., None]
-
-    def add(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
-        return (output.float() + noise).to(output.dtype)
-
-    with hooked(embedding.register_forward_hook(add)):
-        yield
+    return scale * noise.to(rows.ids.device) * subject[..., None]

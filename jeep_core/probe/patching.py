@@ -66,6 +66,20 @@ class Patched:
         assert self.other_before is not None
         return self.other - self.other_before[:, None]
 
+    def some(self, rows: Sequence[int]) -> Patched:
+        """That of some prompts."""
+        parts = [None if t is None else t[rows] for t in self._tensors()]
+        return Patched(*parts)  # type: ignore[arg-type]
+
+    def joined(self, more: Patched) -> Patched:
+        """This, then that of other prompts."""
+        pairs = zip(self._tensors(), more._tensors(), strict=True)
+        parts = [None if a is None or b is None else torch.cat([a, b]) for a, b in pairs]
+        return Patched(*parts)  # type: ignore[arg-type]
+
+    def _tensors(self) -> tuple[torch.Tensor | None, ...]:
+        return self.own, self.own_before, self.other, self.other_before
+
     def record(self) -> dict[str, Any]:
         """As JSON."""
         found = {
@@ -85,6 +99,13 @@ def pairs(view: ModelView, prompts: Sequence[Prompt], seed: int = SEED) -> list[
     Where there is none, any other subject is drawn.  Left out are prompts to which both
     subjects have the same answer.
     """
+    return answered(view, donors(view, prompts, seed))
+
+
+def donors(
+    view: ModelView, prompts: Sequence[Prompt], seed: int = SEED
+) -> list[tuple[Prompt, PromptTokens]]:
+    """The prompts that ``pairs`` finds a donor for, each with the donor's row."""
     rng = random.Random(seed)
     by_template: dict[str, list[Prompt]] = defaultdict(list)
     for prompt in prompts:
@@ -106,6 +127,11 @@ def pairs(view: ModelView, prompts: Sequence[Prompt], seed: int = SEED) -> list[
                 if len(row.ids) <= view.base.max_positions:
                     drawn.append((prompt, row))
                 break
+    return drawn
+
+
+def answered(view: ModelView, drawn: Sequence[tuple[Prompt, PromptTokens]]) -> list[Pair]:
+    """Pairs of those whose donor has another answer of the model than the prompt."""
     said = answers(view, [row for _, row in drawn])
     found = [Pair(prompt, row, answer) for (prompt, row), answer in zip(drawn, said, strict=True)]
     return [pair for pair in found if pair.answer != pair.prompt.original]

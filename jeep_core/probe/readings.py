@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Literal
 
 import torch
@@ -74,22 +75,30 @@ class Readings:
         return original - target
 
     def record(self) -> dict[str, Any]:
-        """Means and bands as JSON: lens → position → site → answer → probability and rank."""
-        names = ("probability", "rank")
+        """Means and bands as JSON: lens → position → site → answer → probability and rank.
 
-        def answers(lens: str, position: str, site: str) -> dict[str, Any]:
-            return {
-                a: {n: band(self.of(n, lens, a, position, site)).record() for n in names}
-                for a in ANSWERS
-            }
+        Without what was not read.
+        """
+        found: dict[str, Any] = {}
+        places = product(LENSES, POSITIONS, ("embedding", *SITES), ANSWERS, ("probability", "rank"))
+        for lens, position, site, answer, name in places:
+            values = self.of(name, lens, answer, position, site)
+            if not values.isnan().any():
+                inner = found
+                for key in (lens, position, site, answer):
+                    inner = inner.setdefault(key, {})
+                inner[name] = band(values).record()
+        return found
 
-        return {
-            lens: {
-                position: {s: answers(lens, position, s) for s in ("embedding", *SITES)}
-                for position in POSITIONS
-            }
-            for lens in LENSES
-        }
+    def some(self, rows: Sequence[int]) -> Readings:
+        """Those of some prompts."""
+        words = None if self.words is None else self.words[rows]
+        return Readings(self.probability[rows], self.rank[rows], words)
+
+    def joined(self, other: Readings) -> Readings:
+        """These, then those of other prompts; word sets are left out."""
+        probability = torch.cat([self.probability, other.probability])
+        return Readings(probability, torch.cat([self.rank, other.rank]), None)
 
 
 def _index(names: Sequence[str], name: str) -> int:

@@ -56,6 +56,7 @@ def edit(
     hparams: Mapping[str, Any] | None = None,
     presets: Path | None = None,
     prefixes: Sequence[str] | None = None,
+    prefix_cache: Path | str | None = None,
     moments: Moments | None = None,
     corpus: Path | str | None = None,
     previous_keys: Mapping[tuple[str, int], Any] | None = None,
@@ -74,6 +75,7 @@ def edit(
         hparams: changes to the preset; without a preset, the complete hyper-parameters.
         presets: folder of own presets, taken before those shipped.
         prefixes: texts before the prompts, the empty one first; default: sampled.
+        prefix_cache: folder in which sampled ones are kept; default: sampled by every edit.
         moments: second moments of the base model; default: those shipped, else over ``corpus``.
         corpus: text file, one document a line; default: the bundled one for bundled models.
         previous_keys: keys (p, d_ff) of earlier edits to preserve, by region name and layer.
@@ -92,6 +94,8 @@ def edit(
     kept = prepare_facts(base, facts)
     if checked.moment_layers and moments is None:
         moments = Moments(base, corpus_texts(base.name, corpus))
+    if prefixes is None and prefix_cache is not None:
+        prefixes = sample_prefixes(base, checked.prefix_count, cache=Path(prefix_cache))
     return edit_checked(
         view,
         kept,

@@ -43,6 +43,7 @@ def run(
     device: str = "auto",
     dtype: str = "auto",
     models_dir: Path | None = None,
+    quick: bool = False,
 ) -> None:
     """Probe a model: write figures and plots, print a summary.
 
@@ -58,6 +59,7 @@ def run(
         device: ``auto``, ``cpu``, ``cuda``, …
         dtype: ``auto`` or the model's.
         models_dir: the model directory; None: there is none.
+        quick: only what a proposal rests on, of at most 64 prompts; no word sets.
 
     Raises:
         JeepError: no suite, files that are none, a model that cannot be loaded.
@@ -70,11 +72,12 @@ def run(
         facts = load_suite(chosen).cases
     except InvalidSuite as error:
         raise JeepError(f"{chosen} is no suite: {error}") from None
-    related = related_to(model, corpus, table)
+    related = None if quick else related_to(model, corpus, table)
     base = load(model, device, dtype, models_dir)
     with _bar() as monitor:
+        view = ModelView(base)
         found = probe(
-            ModelView(base), facts, limit=limit, seed=seed, related=related, monitor=monitor
+            view, facts, limit=limit, seed=seed, related=related, monitor=monitor, quick=quick
         )
     record = {**found.record(), "suite": Path(chosen).name}
     write(out, record)

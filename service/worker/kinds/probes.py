@@ -37,8 +37,9 @@ def run(task: Task) -> ProbeResult:
         facts,
         limit=payload.limit,
         seed=payload.seed,
-        related=_related(task.base, task.settings, payload),
+        related=None if payload.quick else _related(task.base, task.settings, payload),
         monitor=task.control.monitor,
+        quick=payload.quick,
     )
     record = {**found.record(), "suite": source, "version": payload.version}
     task.control.progress("draw", 0, 1)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from support.library import tiny
+from support.library.closed_form import FACTS, MEMIT
 
 import jeep_core
+from jeep_core import editing
+from jeep_core.atlas import CORPUS
 from jeep_core.models.loading import LoadedModel
+from jeep_core.storage.prefixes import read_prefixes
 from jeep_core.values import prefixes
 from jeep_core.values.prefixes import STARTS, TOKENS, TOP_K, sample_prefixes
 
@@ -94,10 +99,17 @@ class TestCache:
         assert sample_prefixes(gptj, 3, cache=tmp_path) == whole
         assert caplog.messages
 
-    def test_an_edit_takes_them_from_the_folder(self, gptj: LoadedModel, tmp_path: Path) -> None:
-        facts = [{"subject": "Paris", "prompt": "{} is in", "target_new": "Peru"}]
-        hparams = {"layers": [1], "n_steps": 2}
-        found = jeep_core.edit(gptj, facts, "ft-wd", hparams=hparams, prefix_cache=tmp_path)
-        if found.hparams.prefix_count > 1:
-            assert len(list(tmp_path.iterdir())) == 1
-        assert found.prefixes == sample_prefixes(gptj, found.hparams.prefix_count)
+    def test_an_edit_takes_them_from_the_folder(
+        self, gptj: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        given: list[Any] = []
+        monkeypatch.setattr(
+            editing, "edit_checked", lambda *_, **named: given.append(named["prefixes"])
+        )
+        hparams = {**MEMIT.model_dump(), "n_prefixes": 3}
+        wanted: dict[str, Any] = {"hparams": hparams, "corpus": CORPUS}
+        for folder in (None, tmp_path, str(tmp_path)):
+            jeep_core.edit(gptj, FACTS, "memit", prefix_cache=folder, **wanted)
+        whole = sample_prefixes(gptj, 3)
+        assert given == [None, whole, whole]
+        assert [read_prefixes(path) for path in tmp_path.iterdir()] == [whole]

@@ -36,7 +36,7 @@ class ProbeRequest(Request):
     seed: int = Field(0, ge=0, lt=2**32, description="Of the draw, donors and noise.")
     quick: bool = Field(
         False,
-        description="Only what a proposal rests on, and of 64 prompts at most: seconds, no minutes.",
+        description="Only what a proposal rests on, of 64 prompts at most.",
     )
     table: list[TableFactIn] | None = Field(
         None, description="Facts whose words count as factual; default: the bundled ones."

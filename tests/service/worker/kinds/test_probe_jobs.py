@@ -100,6 +100,18 @@ class TestProbeJobs:
         assert {Path(name).stem for name in result.files} == {"probe", *PLOTS}
         assert [progress.phase for progress in bench.told][-1] == "draw"
 
+    def test_a_quick_probe_proposes_the_same_layers(self, bench: Bench, tmp_path: Path) -> None:
+        text = tmp_path / "text.txt"
+        text.write_text("name0 lives in home0\n")
+        bench.settings = Settings(store=bench.store.root, corpus=text)
+        result = bench.run(bench.job(quick=True))
+        assert (result.low, result.high, result.automatic) == ([1, 2], [5], True)
+        assert {Path(name).stem for name in result.files} == {"probe", "branches", "patching"}
+        record = bench.kept()
+        assert record is not None
+        assert (record["quick"], record["word_sets"]) == (True, None)
+        assert record["patching"]["restoration"] is None
+
     def test_an_edited_version_s_probe_is_not_kept(self, bench: Bench) -> None:
         name = bench.base.family.weight_name(5)
         silent = torch.zeros_like(bench.base.model.get_parameter(name))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +24,9 @@ from jeep_core.models.loading import LoadedModel, texts_of
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
 from jeep_core.moments.source import may_need_moments, origin_of, samples_of, text_of
-from jeep_core.monitor import NOTHING, Monitor
-from jeep_core.probe.choice import AUTO, Chosen, check_automatic
-from jeep_core.probe.defaults import choose
+from jeep_core.monitor import NOTHING, Clock, Monitor
+from jeep_core.probe.defaults.choice import AUTO, Chosen, check_automatic
+from jeep_core.probe.defaults.choosing import choose
 from jeep_core.spec.chats import in_chat, parse_chat_facts
 from jeep_core.spec.facts import Fact, deduplicate
 from jeep_core.spec.hparams import Contexts, EditorHParams, contexts_of, load_preset, presets_for
@@ -74,6 +73,7 @@ def edit(
     presets: Path | None = None,
     probes: Path | None = None,
     prefixes: Sequence[str] | None = None,
+    prefix_cache: Path | str | None = None,
     moments: Moments | None = None,
     corpus: Path | str | None = None,
     previous_keys: Mapping[tuple[str, int], Any] | None = None,
@@ -94,6 +94,7 @@ def edit(
         presets: folder of own presets, taken before those shipped.
         probes: folder in which a probe of the model is kept and looked for.
         prefixes: texts before the prompts, the empty one first; default: sampled.
+        prefix_cache: folder in which sampled ones are kept; default: sampled by every edit.
         moments: second moments of the base model; default: those shipped, else over ``corpus``.
         corpus: text file, one document a line; default: a bundled model's own, else the English
             one that ships.
@@ -117,6 +118,9 @@ def edit(
         named = None if corpus is None else Path(corpus)
         moments_from = origin_of(base.name, named, None)
         moments = moments_over(base, named)
+    if prefixes is None and prefix_cache is not None:
+        count = chosen.hparams.prefix_count
+        prefixes = sample_prefixes(base, count, cache=Path(prefix_cache))
     result = edit_checked(
         view,
         kept,
@@ -216,20 +220,6 @@ def run_editor(
         view = ModelView(view.base, replaced, history)
         view.apply(outcome.delta)
     return outcome, view
-
-
-class Clock:
-    """Wall time by phase, in seconds."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.monotonic()
-
-    def lap(self, phase: str) -> None:
-        """End a phase."""
-        now = time.monotonic()
-        self.seconds[phase] = round(now - self._last, 4)
-        self._last = now
 
 
 def resolve_hparams(

@@ -20,9 +20,9 @@ from jeep_core.errors import JeepError
 from jeep_core.models.loading import load, texts_of
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import Monitor
-from jeep_core.probe.defaults import BUNDLED_SUITE
-from jeep_core.probe.kept import keep as keep_record
-from jeep_core.probe.knowledge import NAME, known_facts
+from jeep_core.probe.defaults.choosing import BUNDLED_SUITE
+from jeep_core.probe.defaults.kept import keep as keep_record
+from jeep_core.probe.defaults.knowledge import NAME, known_facts
 from jeep_core.probe.run import PROMPTS, Related, bundled_table, probe, read_table
 from jeep_core.probe.word_sets import TableFact
 from jeep_core.spec.facts import Fact
@@ -46,6 +46,7 @@ def run(
     device: str = "auto",
     dtype: str = "auto",
     models_dir: Path | None = None,
+    quick: bool = False,
 ) -> None:
     """Probe a model: write figures and plots, print a summary.
 
@@ -62,6 +63,7 @@ def run(
         device: ``auto``, ``cpu``, ``cuda``, …
         dtype: ``auto`` or the model's.
         models_dir: the model directory; None: there is none.
+        quick: only what a proposal rests on, of at most 64 prompts; no word sets.
 
     Raises:
         JeepError: files that are none, a model that cannot be loaded.
@@ -73,13 +75,14 @@ def run(
         facts = () if chosen is None else load_suite(chosen).cases
     except InvalidSuite as error:
         raise JeepError(f"{chosen} is no suite: {error}") from None
-    related = related_to(model, corpus, table)
+    related = None if quick else related_to(model, corpus, table)
     base = load(model, device, dtype, models_dir)
     with _bar() as monitor:
+        view = ModelView(base)
         if chosen is None:
-            facts = known_facts(ModelView(base), limit, monitor)
+            facts = known_facts(view, limit, monitor)
         found = probe(
-            ModelView(base), facts, limit=limit, seed=seed, related=related, monitor=monitor
+            view, facts, limit=limit, seed=seed, related=related, monitor=monitor, quick=quick
         )
     record = {**found.record(), "suite": NAME if chosen is None else Path(chosen).name}
     write(out, record)

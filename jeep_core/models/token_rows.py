@@ -140,7 +140,7 @@ class LeadingRows:
 
     def nothing(self, view: ModelView, last: int) -> Past:
         """Keys and values (g, heads, 0, head_dim) of no tokens, of blocks through ``last``."""
-        return _nothing(view, len(self.lengths), last)
+        return no_past(view, len(self.lengths), last)
 
 
 def leading_rows(view: ModelView, groups: Sequence[Sequence[PromptTokens]]) -> LeadingRows:
@@ -172,7 +172,8 @@ def leading_of(view: ModelView, groups: Sequence[Sequence[PromptTokens]], last: 
     return Leading(rows.lengths, cache.kept)
 
 
-def _nothing(view: ModelView, rows: int, last: int) -> Past:
+def no_past(view: ModelView, rows: int, last: int) -> Past:
+    """Keys and values (rows, heads, 0, head_dim) of no token, of the blocks up to ``last``."""
     config = view.base.model.config
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

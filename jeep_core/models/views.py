@@ -162,6 +162,18 @@ def middle_part(view: ModelView, first: int, last: int) -> Any:
     return upper_part(view, first, last) if first else lower_part(view, last)
 
 
+def block_part(view: ModelView, layer: int) -> Any:
+    """A backbone of block ``layer`` alone, without the final norm.
+
+    Block 0 takes token ids, every other one hidden states (r, t, d) as embeddings.
+    """
+    family = view.base.family
+    backbone = lower_part(view, 0) if layer == 0 else upper_part(view, layer)
+    _set(backbone, family.layers, family.layers_of(view.model)[layer : layer + 1])
+    _set(backbone, family.final_norm, nn.Identity())
+    return backbone
+
+
 @contextmanager
 def hooked(*handles: Any) -> Iterator[None]:
     """Remove hooks at the end, also after an error."""

@@ -13,20 +13,18 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from jeep_core.models.token_rows import TokenRows, stack_rows
-from jeep_core.models.views import ModelView, block_output, hooked, with_hidden
+from jeep_core.models.token_rows import stack_rows
+from jeep_core.models.views import ModelView
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.probe.bands import band
+from jeep_core.probe.patched_runs import patched_at_every_block, small_batches
 from jeep_core.probe.prompts import Prompt, answers, batches
-from jeep_core.probe.states import captured, run
-from jeep_core.spec.finite import OTHER_VERSION, check_tensor
 from jeep_core.spec.positions import PromptTokens, TokenizationError, tokenize_prompt
 
 SEED = 0
@@ -68,6 +66,20 @@ class Patched:
         assert self.other_before is not None
         return self.other - self.other_before[:, None]
 
+    def some(self, rows: Sequence[int]) -> Patched:
+        """That of some prompts."""
+        parts = [None if t is None else t[rows] for t in self._tensors()]
+        return Patched(*parts)  # type: ignore[arg-type]
+
+    def joined(self, more: Patched) -> Patched:
+        """This, then that of other prompts."""
+        pairs = zip(self._tensors(), more._tensors(), strict=True)
+        parts = [None if a is None or b is None else torch.cat([a, b]) for a, b in pairs]
+        return Patched(*parts)  # type: ignore[arg-type]
+
+    def _tensors(self) -> tuple[torch.Tensor | None, ...]:
+        return self.own, self.own_before, self.other, self.other_before
+
     def record(self) -> dict[str, Any]:
         """As JSON."""
         found = {
@@ -87,6 +99,13 @@ def pairs(view: ModelView, prompts: Sequence[Prompt], seed: int = SEED) -> list[
     Where there is none, any other subject is drawn.  Left out are prompts to which both
     subjects have the same answer.
     """
+    return answered(view, donors(view, prompts, seed))
+
+
+def donors(
+    view: ModelView, prompts: Sequence[Prompt], seed: int = SEED
+) -> list[tuple[Prompt, PromptTokens]]:
+    """The prompts that ``pairs`` finds a donor for, each with the donor's row."""
     rng = random.Random(seed)
     by_template: dict[str, list[Prompt]] = defaultdict(list)
     for prompt in prompts:
@@ -109,6 +128,11 @@ def pairs(view: ModelView, prompts: Sequence[Prompt], seed: int = SEED) -> list[
                 if len(row.ids) <= view.base.max_positions:
                     drawn.append((prompt, row))
                 break
+    return drawn
+
+
+def answered(view: ModelView, drawn: Sequence[tuple[Prompt, PromptTokens]]) -> list[Pair]:
+    """Pairs of those whose donor has another answer of the model than the prompt."""
     # (rows,): the token that the model says next
     said = answers(view, [row for _, row in drawn])
     found = [Pair(prompt, row, answer) for (prompt, row), answer in zip(drawn, said, strict=True)]
@@ -130,18 +154,16 @@ def exchange(
     own = torch.zeros(len(pairs), view.base.n_layers + 1)
     other = torch.zeros_like(own)
     done = 0
-    for chosen in batches([pair.prompt.tokens for pair in pairs]):
+    for chosen in small_batches(view, [pair.prompt.tokens for pair in pairs]):
         monitor.check()
         some = [pairs[i] for i in chosen]
-        rows = stack_rows([pair.prompt.tokens for pair in some], view.base.device)
-        states = _subject_states(view, stack_rows([p.donor for p in some], view.base.device))
         # (r, 2)
         tokens = torch.tensor([[p.prompt.original, p.answer] for p in some])
-        # (1 + L, r, 2)
-        found = torch.stack(
-            [_probabilities(view, rows, tokens, layer, states) for layer in range(-1, len(states))]
+        # (r, 1 + L, 2)
+        found = patched_at_every_block(
+            view, [p.prompt.tokens for p in some], [p.donor for p in some], tokens
         )
-        own[chosen], other[chosen] = found[..., 0].T, found[..., 1].T
+        own[chosen], other[chosen] = found[..., 0], found[..., 1]
         done += len(chosen)
         monitor.report("exchange", done, len(pairs))
     return Patched(own[:, 1:], own[:, 0], other[:, 1:], other[:, 0])
@@ -164,53 +186,18 @@ def restoration(
     generator = torch.Generator().manual_seed(seed)
     scale = NOISE * _spread(view, prompts)
     done = 0
-    for chosen in batches([prompt.tokens for prompt in prompts]):
-        monitor.check()
-        some = [prompts[i] for i in chosen]
-        rows = stack_rows([prompt.tokens for prompt in some], view.base.device)
-        states = _subject_states(view, rows)
-        tokens = torch.tensor([[prompt.original] for prompt in some])
-        first = torch.tensor([p.subject_first for p in some], device=view.base.device)
-        with _noise(view, rows, first, scale, generator):
-            found = [_probabilities(view, rows, tokens, i, states) for i in range(-1, len(states))]
-        # (1 + L, r, 1) to (r, 1 + L)
-        own[chosen] = torch.stack(found)[..., 0].T
-        done += len(chosen)
-        monitor.report("restore", done, len(prompts))
+    for drawn in batches([prompt.tokens for prompt in prompts]):
+        noise = _noise(view, [prompts[i] for i in drawn], scale, generator)
+        for part in small_batches(view, [prompts[i].tokens for i in drawn]):
+            monitor.check()
+            chosen = [drawn[i] for i in part]
+            rows = [prompts[i].tokens for i in chosen]
+            tokens = torch.tensor([[prompts[i].original] for i in chosen])
+            found = patched_at_every_block(view, rows, rows, tokens, noise[part])
+            own[chosen] = found[..., 0]
+            done += len(chosen)
+            monitor.report("restore", done, len(prompts))
     return Patched(own[:, 1:], own[:, 0])
-
-
-def _subject_states(view: ModelView, rows: TokenRows) -> dict[int, torch.Tensor]:
-    """Outputs of every block at the subject's last token (r, d)."""
-    with captured(view, rows) as states:
-        run(view, rows)
-    return {layer: output[:, 0] for layer, output in states.outputs.items()}
-
-
-def _probabilities(
-    view: ModelView,
-    rows: TokenRows,
-    tokens: torch.Tensor,
-    layer: int,
-    states: dict[int, torch.Tensor],
-) -> torch.Tensor:
-    """P of ``tokens`` (r, k) as the next one, with block ``layer`` patched; -1: no block."""
-    r = torch.arange(len(tokens), device=rows.ids.device)
-
-    def put(module: Any, args: Any, output: Any) -> Any:
-        hidden = block_output(output).clone()
-        # (r, d) put into a copy of (r, t, d): the block's own output may be kept elsewhere
-        hidden[r, rows.subject_last] = states[layer]
-        return with_hidden(output, hidden)
-
-    block = view.base.family.layers_of(view.model)[max(layer, 0)]
-    with nullcontext() if layer < 0 else hooked(block.register_forward_hook(put)):
-        logits = view.base.family.logits_of(view.model, run(view, rows)).float().cpu()
-    # (r, k)
-    found = logits.softmax(dim=1).gather(1, tokens)
-    where = "before the patch" if layer < 0 else f"with layer {layer} patched"
-    check_tensor(found, f"the probability of an answer {where}", OTHER_VERSION)
-    return found
 
 
 def _spread(view: ModelView, prompts: Sequence[Prompt]) -> float:
@@ -220,25 +207,15 @@ def _spread(view: ModelView, prompts: Sequence[Prompt]) -> float:
     return float(view.model.get_input_embeddings()(tokens).float().std())
 
 
-@contextmanager
 def _noise(
-    view: ModelView,
-    rows: TokenRows,
-    first: torch.Tensor,
-    scale: float,
-    generator: torch.Generator,
-) -> Iterator[None]:
-    """Noise on the embeddings of the subject's tokens, the same in every run inside."""
-    embedding = view.model.get_input_embeddings()
+    view: ModelView, prompts: Sequence[Prompt], scale: float, generator: torch.Generator
+) -> torch.Tensor:
+    """Noise (r, t, d) for the embeddings of the subjects' tokens, 0 elsewhere."""
+    rows = stack_rows([prompt.tokens for prompt in prompts], view.base.device)
+    first = torch.tensor([p.subject_first for p in prompts], device=view.base.device)
     positions = torch.arange(rows.ids.shape[1], device=rows.ids.device)
     # (r, t): the subject's tokens, first to last
     subject = (positions >= first[:, None]) & (positions <= rows.subject_last[:, None])
     # (r, t, d), drawn on the CPU: the same on every device, whatever the subjects' lengths
     noise = torch.randn(*rows.ids.shape, view.base.hidden_size, generator=generator)
-    noise = scale * noise.to(rows.ids.device) * subject[..., None]
-
-    def add(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
-        return (output.float() + noise).to(output.dtype)
-
-    with hooked(embedding.register_forward_hook(add)):
-        yield
+    return scale * noise.to(rows.ids.device) * subject[..., None]

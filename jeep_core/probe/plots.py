@@ -34,11 +34,12 @@ def draw(record: Record, folder: Path) -> list[Path]:
     """All plots that the record has figures for, as PNG and SVG in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     figures: dict[str, Callable[[], Figure]] = {
-        "answers": lambda: answers(record, "final_norm"),
-        "answers-no-norm": lambda: answers(record, "no_norm"),
         "branches": lambda: branches(record),
         "patching": lambda: patching(record),
     }
+    if not record.get("quick"):
+        figures["answers"] = lambda: answers(record, "final_norm")
+        figures["answers-no-norm"] = lambda: answers(record, "no_norm")
     if record["word_sets"]:
         figures["word-sets"] = lambda: word_sets(record)
     with style.drawing():
@@ -97,10 +98,11 @@ def patching(record: Record) -> Figure:
             place, layers, exchange["carried"], colours.VERMILION,
             "exchange: other's gained", "s", "--",
         )  # fmt: skip
-    style.line(
-        place, layers, patched["restoration"]["effect"], colours.GREEN,
-        "restoration: original gained", "^", ":",
-    )  # fmt: skip
+    if patched["restoration"]:
+        style.line(
+            place, layers, patched["restoration"]["effect"], colours.GREEN,
+            "restoration: original gained", "^", ":",
+        )  # fmt: skip
     place.set_ylabel("change of probability")
     place.set_ylim(bottom=min(0.0, place.get_ylim()[0]))
     style.layer_axis(place)

@@ -11,6 +11,7 @@ import torch
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.token_rows import stack_rows
 from jeep_core.models.views import ModelView
+from jeep_core.probe.head import logits_in_parts
 from jeep_core.spec.facts import Fact, slot_span
 from jeep_core.spec.finite import OTHER_VERSION, check_tensor
 from jeep_core.spec.positions import (
@@ -24,6 +25,8 @@ from jeep_core.spec.positions import (
 from jeep_core.text.encoding import encode
 
 BATCH_TOKENS = 4096
+ANSWER_TOKENS = 1024
+"""Fewer where a batch is run for its answers alone: more together take memory and no less time."""
 
 
 @dataclass(frozen=True)
@@ -116,14 +119,13 @@ def batches(rows: Sequence[PromptTokens], batch_tokens: int = BATCH_TOKENS) -> l
 def answers(view: ModelView, rows: Sequence[PromptTokens]) -> list[int]:
     """The most probable token after every prompt."""
     family, found = view.base.family, [0] * len(rows)
-    for chosen in batches(rows):
+    for chosen in batches(rows, ANSWER_TOKENS):
         batch = stack_rows([rows[i] for i in chosen], view.base.device)
         hidden = family.backbone_of(view.model)(input_ids=batch.ids, use_cache=False)
         r = torch.arange(len(chosen), device=view.base.device)
         states = hidden.last_hidden_state[r, batch.prediction]
-        logits = family.logits_of(view.model, states)
-        check_tensor(logits.logsumexp(dim=1), "a probability of the model", OTHER_VERSION)
-        best = logits.argmax(dim=1).tolist()
-        for i, token in zip(chosen, best, strict=True):
-            found[i] = token
+        for place, logits in logits_in_parts(view, states):
+            check_tensor(logits.amax(dim=1), "a probability of the model", OTHER_VERSION)
+            for i, token in zip(chosen[place], logits.argmax(dim=1).tolist(), strict=True):
+                found[i] = token
     return found

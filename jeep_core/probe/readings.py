@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Literal
 
 import torch
@@ -12,16 +13,18 @@ from jeep_core.models.token_rows import stack_rows
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.probe.bands import band
+from jeep_core.probe.head import logits_in_parts, probabilities
 from jeep_core.probe.prompts import Prompt, batches
-from jeep_core.probe.states import POSITIONS, SITES, captured, run
+from jeep_core.probe.states import POSITIONS, SITES, Site, captured, run
 from jeep_core.probe.word_sets import WordSets
 from jeep_core.spec.finite import OTHER_VERSION, check_tensor
+from jeep_core.spec.positions import PromptTokens
 
 Lens = Literal["final_norm", "no_norm"]
 LENSES: tuple[Lens, ...] = ("final_norm", "no_norm")
 ANSWERS = ("original", "target")
-LOGITS_TOGETHER = 2**24
-"""Most logits held at once, in elements."""
+READ_TOKENS = 512
+"""Most tokens of a batch: each has states of a few sites of every block."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Readings:
     Along the last dimension: the embedding, then L block outputs, L states after attention and
     L after the MLP.  ``words`` (n, sets, 1 + L): mean probability of the tokens of each word
     set at the prediction position, through the final norm, in the embedding and block outputs;
-    NaN for a set without tokens.
+    NaN for a set without tokens.  NaN is also what was not read.
     """
 
     probability: torch.Tensor
@@ -74,22 +77,30 @@ class Readings:
         return original - target
 
     def record(self) -> dict[str, Any]:
-        """Means and bands as JSON: lens → position → site → answer → probability and rank."""
-        names = ("probability", "rank")
+        """Means and bands as JSON: lens → position → site → answer → probability and rank.
 
-        def answers(lens: str, position: str, site: str) -> dict[str, Any]:
-            return {
-                a: {n: band(self.of(n, lens, a, position, site)).record() for n in names}
-                for a in ANSWERS
-            }
+        Without what was not read.
+        """
+        found: dict[str, Any] = {}
+        places = product(LENSES, POSITIONS, ("embedding", *SITES), ANSWERS, ("probability", "rank"))
+        for lens, position, site, answer, name in places:
+            values = self.of(name, lens, answer, position, site)
+            if not values.isnan().any():
+                inner = found
+                for key in (lens, position, site, answer):
+                    inner = inner.setdefault(key, {})
+                inner[name] = band(values).record()
+        return found
 
-        return {
-            lens: {
-                position: {s: answers(lens, position, s) for s in ("embedding", *SITES)}
-                for position in POSITIONS
-            }
-            for lens in LENSES
-        }
+    def some(self, rows: Sequence[int]) -> Readings:
+        """Those of some prompts."""
+        words = None if self.words is None else self.words[rows]
+        return Readings(self.probability[rows], self.rank[rows], words)
+
+    def joined(self, other: Readings) -> Readings:
+        """These, then those of other prompts; word sets are left out."""
+        probability = torch.cat([self.probability, other.probability])
+        return Readings(probability, torch.cat([self.rank, other.rank]), None)
 
 
 def _index(names: Sequence[str], name: str) -> int:
@@ -102,67 +113,77 @@ def read(
     prompts: Sequence[Prompt],
     sets: WordSets | None = None,
     monitor: Monitor = NOTHING,
+    *,
+    only_promotion: bool = False,
 ) -> Readings:
     """Read both answers in every state of every prompt.
+
+    ``only_promotion``: only probabilities through the final norm at the prediction position, in
+    the embedding, the block outputs and after attention: what the branches of a block promote.
 
     Raises:
         Whatever ``monitor.check`` raises; it is called before every batch.
         NumericalError: a probability is not finite.
     """
-    rows = [prompt.tokens for prompt in prompts]
-    size = 1 + 3 * view.base.n_layers
-    probability = torch.zeros(len(rows), len(LENSES), len(ANSWERS), len(POSITIONS), size)
-    rank = torch.zeros_like(probability)
-    words = (
-        None if sets is None else torch.zeros(len(rows), len(sets.names), 1 + view.base.n_layers)
-    )
+    rows, layers = [prompt.tokens for prompt in prompts], view.base.n_layers
+    shape = (len(rows), len(LENSES), len(ANSWERS), len(POSITIONS), 1 + 3 * layers)
+    probability, rank = torch.full(shape, torch.nan), torch.full(shape, torch.nan)
+    words = None if sets is None else torch.zeros(len(rows), len(sets.names), 1 + layers)
+    # in a sequential model the state after the MLP is the block's output: it is read once
+    parallel = view.base.family.is_parallel(view.model)
+    sites = SITES if parallel and not only_promotion else SITES[:2]
+    first, size = POSITIONS.index("prediction") if only_promotion else 0, 1 + len(sites) * layers
     done = 0
-    for chosen in batches(rows):
+    for chosen in batches(rows, READ_TOKENS):
         monitor.check()
-        states = _states(view, [rows[i] for i in chosen])
+        states = _states(view, [rows[i] for i in chosen], sites)[:, first:]
         tokens = torch.tensor([[prompts[i].original, prompts[i].target] for i in chosen])
-        for lens, _ in enumerate(LENSES):
-            # (r, 2, 1 + 3 L, d); norms are computed once for all its states
+        for lens, _ in enumerate(LENSES[:1] if only_promotion else LENSES):
+            # (r, p, 1 + sites · L, d); norms are computed once for all its states
             normed = states if lens else view.base.family.final_norm_of(view.model)(states)
-            p, r = _answers(view, normed, tokens.to(states.device))
-            probability[chosen, lens], rank[chosen, lens] = p.cpu(), r.cpu()
+            p, r = _answers(view, normed, tokens.to(states.device), ranks=not only_promotion)
+            probability[chosen, lens, :, first:, :size] = p.cpu()
+            rank[chosen, lens, :, first:, :size] = r.cpu()
             if words is not None and sets is not None and not lens:
                 words[chosen] = _words(view, normed, sets, chosen).cpu()
         done += len(chosen)
         monitor.report("read", done, len(rows))
+    if not parallel:
+        for table in (probability, rank):
+            table[..., 1 + 2 * layers :] = table[..., 1 : 1 + layers]
     return Readings(probability, rank, words)
 
 
-def _states(view: ModelView, rows: Sequence[Any]) -> torch.Tensor:
-    """(r, 2, 1 + 3 L, d)."""
+def _states(view: ModelView, rows: Sequence[PromptTokens], sites: Sequence[Site]) -> torch.Tensor:
+    """(r, 2, 1 + n L, d) of n sites."""
     batch = stack_rows(rows, view.base.device)
     with captured(view, batch) as states:
         run(view, batch)
-    return torch.cat([states.embedding[:, :, None], *(states.site(s) for s in SITES)], dim=2)
+    return torch.cat([states.embedding[:, :, None], *(states.site(s) for s in sites)], dim=2)
 
 
 def _answers(
-    view: ModelView, states: torch.Tensor, tokens: torch.Tensor
+    view: ModelView, states: torch.Tensor, tokens: torch.Tensor, ranks: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Probability and rank (r, answers, 2, S) of ``tokens`` (r, answers) in states (r, 2, S, d).
+    """Probability and rank (r, answers, p, S) of ``tokens`` (r, answers) in states (r, p, S, d).
 
-    The rank is the number of tokens with a higher probability.
+    The rank is the number of tokens with a higher probability; NaN if ``ranks`` are not asked for.
     """
     r, positions, size, _ = states.shape
     # (r · 2 · S, answers): each state's row of tokens, in the order of the flat states
     per_row = tokens[:, None, None].expand(r, positions, size, tokens.shape[1]).flatten(0, 2)
     found = []
-    for place, logits in _logits(view, states.flatten(0, 2)):
-        # (rows, answers) logits of the answers among (rows, V)
-        own = logits.gather(1, per_row[place])
-        p = (own - logits.logsumexp(dim=1, keepdim=True)).exp()
+    for place, logits in logits_in_parts(view, states.flatten(0, 2)):
+        # (rows, answers) of the answers among logits (rows, V)
+        p = probabilities(logits, per_row[place])
         check_tensor(p, "the probability that a state gives to an answer", OTHER_VERSION)
+        rank = torch.full_like(p, torch.nan)
+        own = logits.gather(1, per_row[place])
         # answer by answer: one comparison (rows, V) is held at a time
-        above = torch.stack(
-            [(logits > own[:, i, None]).sum(dim=1) for i in range(own.shape[1])], dim=1
-        )
-        found.append(torch.stack([p, above.float()]))
-    # (2 figures, r · 2 · S, answers) to (2, r, answers, 2, S)
+        for i in range(own.shape[1] if ranks else 0):
+            rank[:, i] = (logits > own[:, i, None]).sum(dim=1, dtype=torch.int32)
+        found.append(torch.stack([p, rank]))
+    # (2 figures, r · p · S, answers) to (2, r, answers, p, S)
     both = torch.cat(found, dim=1).view(2, r, positions, size, -1).permute(0, 1, 4, 2, 3)
     return both[0], both[1]
 
@@ -177,15 +198,7 @@ def _words(
         # (sets, V); sizes (sets,), 0 for a set without tokens: 0 / 0 is the NaN it gets
         masks = sets.masks(i, view.base.vocabulary).to(own.device)
         sizes = masks.sum(dim=1)
-        sums = [logits.softmax(dim=1) @ masks.T for _, logits in _logits(view, own[row])]
+        sums = [logits.softmax(dim=1) @ masks.T for _, logits in logits_in_parts(view, own[row])]
         # (1 + L, sets) to (sets, 1 + L)
         found.append((torch.cat(sums) / sizes).T)
     return torch.stack(found)
-
-
-def _logits(view: ModelView, states: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Logits of states (n, d) in float32, a bounded number at a time."""
-    step = max(1, LOGITS_TOGETHER // view.base.vocabulary)
-    for start in range(0, len(states), step):
-        place = slice(start, start + step)
-        yield place, view.base.family.logits_of(view.model, states[place]).float()

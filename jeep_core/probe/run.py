@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.probe.auto import suggest
 from jeep_core.probe.bands import band
 from jeep_core.probe.patching import Patched, exchange, pairs, restoration
-from jeep_core.probe.prompts import Prompts, prepare
+from jeep_core.probe.prompts import Prompt, Prompts, prepare
 from jeep_core.probe.proposal import NoProposal, Proposal, propose
+from jeep_core.probe.quick import MOST_PROMPTS, quick_evidence
 from jeep_core.probe.readings import Readings, read
 from jeep_core.probe.word_sets import NAMES, Documents, FactTable, TableFact, WordSets, word_sets
 from jeep_core.spec.facts import Fact
@@ -27,6 +28,8 @@ from jeep_core.text.counting import counted
 FORMAT = 1
 PROMPTS = 256
 LEAST_PROMPTS = 8
+UNREAD = ("enrichment_original", "enrichment_target")
+"""Evidence of a proposal that a quick probe leaves out: ranks at the subject's last token."""
 
 
 @dataclass(frozen=True)
@@ -39,25 +42,30 @@ class Related:
 
 @dataclass(frozen=True)
 class Probe:
-    """The findings.  ``proposal`` and ``hparams`` are None if ``why_not`` says why."""
+    """The findings.  ``proposal`` and ``hparams`` are None if ``why_not`` says why.
+
+    A quick probe has nothing restored, no word sets, and of the readings only what promotes.
+    """
 
     prompts: Prompts
     assumed: int
     readings: Readings
     exchanged: Patched | None
-    restored: Patched
+    restored: Patched | None
     sets: WordSets | None = None
     proposal: Proposal | None = None
     hparams: dict[str, Any] | None = None
     why_not: str | None = None
     origin: dict[str, Any] = field(default_factory=dict)
+    quick: bool = False
 
     def record(self) -> dict[str, Any]:
         """As JSON.  Lists are per block, from block 0 on; bands are 95 % intervals over prompts."""
-        exchanged = None if self.exchanged is None else self.exchanged.record()
+        patching = {"exchange": self.exchanged, "restoration": self.restored}
         return {
             "format": FORMAT,
             **self.origin,
+            "quick": self.quick,
             "n_layers": self.readings.n_layers,
             "prompts": {
                 "count": len(self.prompts.prompts),
@@ -69,12 +77,25 @@ class Probe:
                 branch: band(self.readings.promotion(branch)).record()
                 for branch in ("attention", "mlp")
             },
-            "patching": {"exchange": exchanged, "restoration": self.restored.record()},
+            "patching": {
+                name: None if patched is None else patched.record()
+                for name, patched in patching.items()
+            },
             "word_sets": self._words(),
-            "proposal": None if self.proposal is None else self.proposal.record(),
+            "proposal": self._proposal(),
             "hparams": self.hparams,
             "why_no_proposal": self.why_not,
         }
+
+    def _proposal(self) -> dict[str, Any] | None:
+        """The proposal, without evidence of what a quick probe does not read."""
+        if self.proposal is None:
+            return None
+        found = self.proposal.record()
+        if self.quick:
+            evidence = found["evidence"]
+            found["evidence"] = {k: v for k, v in evidence.items() if k not in UNREAD}
+        return found
 
     def _words(self) -> dict[str, Any] | None:
         words, sets = self.readings.words, self.sets
@@ -105,11 +126,15 @@ def probe(
     seed: int = 0,
     related: Related | None = None,
     monitor: Monitor = NOTHING,
+    quick: bool = False,
 ) -> Probe:
     """Probe a version of a model on ``limit`` facts drawn from ``facts``.
 
     A fact without ``target_true`` is probed with the model's own answer as the original one.
     Word sets are followed if ``related`` says where words come from.
+
+    ``quick``: only what a proposal rests on, and of no more than 64 prompts: of so many as
+    settle it, see ``jeep_core.probe.quick``.
 
     Raises:
         JeepError: fewer than eight prompts can be probed.
@@ -118,31 +143,26 @@ def probe(
     drawn = list(facts)
     random.Random(seed).shuffle(drawn)
     with giving_way(view, monitor):
-        prompts = prepare(view, drawn[:limit])
+        prompts = prepare(view, drawn[: min(limit, MOST_PROMPTS) if quick else limit])
         some = prompts.prompts
         if len(some) < LEAST_PROMPTS:
             raise JeepError(
                 f"{counted(len(some), 'prompt')} can be probed, "
                 f"at least {LEAST_PROMPTS} are needed; left out: {prompts.dropped or 'none'}"
             )
-        sets = None
-        if related is not None:
-            documents, table = Documents(related.documents), FactTable(related.table)
-            sets = word_sets(view.base.tokenizer, some, documents, table)
-        readings = read(view, some, sets, monitor)
-        drawn_pairs = pairs(view, some, seed)
-        exchanged = exchange(view, drawn_pairs, monitor) if drawn_pairs else None
-        restored = restoration(view, some, monitor, seed)
-        proposal, hparams, why_not = None, None, None
-        try:
-            if exchanged is None:
-                raise NoProposal("no layers to propose: no two prompts have different answers")
-            parallel = view.base.family.is_parallel(view.model)
-            proposal = propose(readings, exchanged, parallel)
-            hparams = suggest(view, some, proposal)
-        except NoProposal as reason:
-            why_not = str(reason)
-    assumed = sum(prompt.assumed for prompt in some)
+        sets, restored = None, None
+        if quick:
+            used, readings, exchanged = quick_evidence(view, some, seed, monitor)
+            some = some[:used]
+        else:
+            if related is not None:
+                documents, table = Documents(related.documents), FactTable(related.table)
+                sets = word_sets(view.base.tokenizer, some, documents, table)
+            readings = read(view, some, sets, monitor)
+            drawn_pairs = pairs(view, some, seed)
+            exchanged = exchange(view, drawn_pairs, monitor) if drawn_pairs else None
+            restored = restoration(view, some, monitor, seed)
+        proposal, hparams, why_not = _proposed(view, some, readings, exchanged)
     origin = {
         "model": view.base.name,
         "model_hash": view.base.model_hash,
@@ -150,9 +170,22 @@ def probe(
         "seed": seed,
     }
     return Probe(
-        prompts, assumed, readings, exchanged, restored, sets,
-        proposal, hparams, why_not, origin,
+        replace(prompts, prompts=some), sum(prompt.assumed for prompt in some),
+        readings, exchanged, restored, sets, proposal, hparams, why_not, origin, quick,
     )  # fmt: skip
+
+
+def _proposed(
+    view: ModelView, prompts: Sequence[Prompt], readings: Readings, exchanged: Patched | None
+) -> tuple[Proposal | None, dict[str, Any] | None, str | None]:
+    """A proposal and its hyper-parameters, or the reason why there are none."""
+    try:
+        if exchanged is None:
+            raise NoProposal("no layers to propose: no two prompts have different answers")
+        proposal = propose(readings, exchanged, view.base.family.is_parallel(view.model))
+        return proposal, suggest(view, prompts, proposal), None
+    except NoProposal as reason:
+        return None, None, str(reason)
 
 
 def bundled_table() -> list[TableFact]:

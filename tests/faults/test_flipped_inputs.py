@@ -15,7 +15,7 @@ from support.faults.flips import flipped, refused, thorough
 from support.faults.harness import CASES, READ_JOBS, SUITE, Service
 from support.faults.processes import until
 
-from jeep_core.probe.kept import keep
+from jeep_core.probe.defaults.kept import keep
 from service.contracts.jobs import JobStatus
 from service.contracts.schemas import JobOut
 

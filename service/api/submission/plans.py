@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from jeep_core.probe.choice import Chosen, from_record
-from jeep_core.probe.kept import kept
+from jeep_core.probe.defaults.choice import Chosen, from_record
+from jeep_core.probe.defaults.kept import kept
 from jeep_core.spec.chats import as_asked_in_chat
 from jeep_core.spec.hparams import EditorHParams
 from jeep_core.text.chat import has_template

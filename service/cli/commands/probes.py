@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from service.contracts.schemas import Probe
 
 ProbeId = Annotated[str, typer.Argument(help="As jeep probes list shows it.")]
+Quick = Annotated[
+    bool, typer.Option("--quick", help="Only what layers are proposed by, of 64 prompts at most.")
+]
 
 group = new_group(
     "Probes by a running service.",
@@ -48,6 +51,7 @@ def probe(
     suite: Annotated[
         str | None, typer.Option(help="Suite of facts, file or bundled name; default: one ships.")
     ] = None,
+    quick: Quick = False,
     limit: Annotated[int | None, typer.Option(help="Prompts; default: 256.")] = None,
     seed: Annotated[int, typer.Option(help="Draws prompts, donors and noise.")] = 0,
     corpus: Corpus = None,
@@ -75,7 +79,7 @@ def probe(
     if limit is not None:
         options["limit"] = limit
     with library("probe") as probing:
-        probing.run(out=out, suite=suite, seed=seed, **options)
+        probing.run(out=out, suite=suite, seed=seed, quick=quick, **options)
 
 
 @group.command("run")
@@ -83,6 +87,7 @@ def run_probe(
     suite: Annotated[str | None, typer.Argument(help="Default: the bundled one.")] = None,
     facts: Annotated[Path | None, typer.Option(help="JSON or JSON lines instead.")] = None,
     version: Annotated[str, typer.Option(help="Id or name.")] = "head",
+    quick: Quick = False,
     limit: Annotated[int | None, typer.Option(help="Prompts drawn at most.")] = None,
     seed: Annotated[int | None, typer.Option(help="Draws the prompts.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the record and plots.")] = None,
@@ -92,7 +97,7 @@ def run_probe(
     """Probe a version, and show which layers an edit should write."""
     rows = None if facts is None else _facts(facts)
     with connected(url) as client:
-        job = client.probe(suite, rows, version, limit=limit, seed=seed)
+        job = client.probe(suite, rows, version, limit=limit, seed=seed, quick=quick)
         probe_id = str(job.probe_id)
         finish(client, job.id, as_json, probe_table, lambda _: client.probe_result(probe_id))
         if out is not None:

@@ -35,7 +35,7 @@ def generate(
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
-    """Ask one or several versions, plainly or through the model's chat template."""
+    """Ask versions, plainly or in a chat."""
     from service.contracts.schemas import GenerateResult
 
     options: dict[str, Any] = {

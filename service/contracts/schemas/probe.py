@@ -34,6 +34,10 @@ class ProbeRequest(Request):
     version: str = "head"
     limit: int = Field(256, ge=8, le=MAX_PROMPTS, description="Prompts drawn at most.")
     seed: int = Field(0, ge=0, lt=2**32, description="Of the draw, donors and noise.")
+    quick: bool = Field(
+        False,
+        description="Only what a proposal rests on, of 64 prompts at most.",
+    )
     table: list[TableFactIn] | None = Field(
         None, description="Facts whose words count as factual; default: the bundled ones."
     )
@@ -54,6 +58,7 @@ class ProbePayload(BaseModel):
     version: str
     limit: int
     seed: int
+    quick: bool = False
     table: list[TableFactIn] | None = None
 
 
@@ -87,6 +92,7 @@ class Probe(BaseModel):
     version: str
     limit: int
     seed: int
+    quick: bool = False
     created_at: datetime
     progress: Progress
     result: ProbeResult | None = None

@@ -8,11 +8,10 @@ library's.  ``training/`` holds files that networks can be trained on.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jeep_core.storage.records import sealed, unsealed
+from jeep_core.storage.prefixes import prefixes_file, read_prefixes
 from service.contracts.schemas import WorkerInfo
 from service.store.files import encode, inside, read, replace
 
@@ -57,18 +56,12 @@ class BaseFiles:
         return self._root / "base" / "prefixes.json"
 
     def prefixes(self) -> list[str]:
-        """The prefixes that were kept; none if there is no file or it cannot be read."""
-        try:
-            found = json.loads(unsealed(self.prefixes_file.read_bytes()))
-            known: list[str] = found if isinstance(found, list) else found["prefixes"]
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return []
-        return known
+        """The prefixes that were kept; none if there is no file, or a damaged one (logged)."""
+        return read_prefixes(self.prefixes_file)
 
     def keep_prefixes(self, prefixes: Sequence[str]) -> None:
         """Keep the prefixes that were sampled, instead of those kept before."""
-        text = json.dumps({"prefixes": list(prefixes)}, ensure_ascii=False)
-        replace(self.prefixes_file, sealed(text.encode()))
+        replace(self.prefixes_file, prefixes_file(prefixes))
 
     @property
     def moments_folder(self) -> Path:

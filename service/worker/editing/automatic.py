@@ -7,8 +7,8 @@ from typing import Any
 
 from jeep_core.models.loading import LoadedModel
 from jeep_core.monitor import Monitor
-from jeep_core.probe.choice import Chosen
-from jeep_core.probe.defaults import choose, record_sha256
+from jeep_core.probe.defaults.choice import Chosen
+from jeep_core.probe.defaults.choosing import choose, record_sha256
 from service.store import Store
 
 

@@ -23,7 +23,7 @@ from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
 from jeep_core.moments.source import origin_of
 from jeep_core.monitor import Monitor
-from jeep_core.probe.choice import Chosen
+from jeep_core.probe.defaults.choice import Chosen
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.finite import check_record
 from jeep_core.spec.hparams import Contexts, contexts_of, validate_hparams

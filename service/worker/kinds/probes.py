@@ -5,9 +5,9 @@ from __future__ import annotations
 from jeep_core import atlas
 from jeep_core.models.loading import LoadedModel, texts_of
 from jeep_core.models.views import ModelView
-from jeep_core.probe.defaults import BUNDLED_SUITE
-from jeep_core.probe.kept import keep
-from jeep_core.probe.knowledge import NAME, known_facts
+from jeep_core.probe.defaults.choosing import BUNDLED_SUITE
+from jeep_core.probe.defaults.kept import keep
+from jeep_core.probe.defaults.knowledge import NAME, known_facts
 from jeep_core.probe.plots import draw
 from jeep_core.probe.run import Related, bundled_table, probe
 from jeep_core.probe.word_sets import TableFact
@@ -37,8 +37,9 @@ def run(task: Task) -> ProbeResult:
         facts,
         limit=payload.limit,
         seed=payload.seed,
-        related=_related(task.base, task.settings, payload),
+        related=None if payload.quick else _related(task.base, task.settings, payload),
         monitor=task.control.monitor,
+        quick=payload.quick,
     )
     record = {**found.record(), "suite": source, "version": payload.version}
     task.control.progress("draw", 0, 1)

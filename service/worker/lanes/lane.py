@@ -20,7 +20,7 @@ from service.settings import Settings
 from service.store import CorruptFile, StaleFence, Store, UnknownJob, is_disk_full
 from service.store.maintenance.room import Room
 from service.worker.failures import Refused, Stopping, failure, is_foreseen
-from service.worker.memory import release_cached
+from service.worker.memory import give_back_freed, release_cached
 from service.worker.metrics import PhaseClock, count_end
 
 log = logging.getLogger(__name__)
@@ -123,6 +123,8 @@ class JobLane(ABC):
         if outcome[2] is not None and outcome[2].code == OUT_OF_MEMORY:
             log.warning("job %s: %s", job.id, outcome[2].message)
             release_cached()  # the failed computation's tensors have been freed here
+        del work
+        give_back_freed()
         self._end(job, *outcome)
 
     def _give_back(self, job: Job) -> None:

@@ -15,7 +15,7 @@ from jeep_core.commands.probe import run
 from jeep_core.editors.jeep.hparams import JeepHParams
 from jeep_core.errors import JeepError
 from jeep_core.probe import plots
-from jeep_core.probe.kept import kept
+from jeep_core.probe.defaults.kept import kept
 from jeep_core.reports import style
 from jeep_core.spec.hparams import validate_hparams
 

@@ -17,7 +17,7 @@ from jeep_core.errors import JeepError, NumericalError
 from jeep_core.evaluation.metrics import Summary
 from jeep_core.evaluation.tuning import Tried, grid, start, target, tune, write_preset
 from jeep_core.models.loading import load
-from jeep_core.probe.kept import keep
+from jeep_core.probe.defaults.kept import keep
 from jeep_core.spec.hparams import Preset, load_preset, merge, validate_hparams
 from jeep_core.suites import load_counterfact
 

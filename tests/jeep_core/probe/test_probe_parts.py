@@ -16,8 +16,8 @@ from jeep_core.errors import InvalidHParams, JeepError
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.probe.bands import band
-from jeep_core.probe.choice import check_automatic, hparams_for
-from jeep_core.probe.kept import keep, kept
+from jeep_core.probe.defaults.choice import check_automatic, hparams_for
+from jeep_core.probe.defaults.kept import keep, kept
 from jeep_core.probe.prompts import first_token, prepare
 from jeep_core.probe.proposal import NoProposal, carrying_layers, high_region, low_region
 from jeep_core.probe.readings import read
@@ -135,8 +135,8 @@ def test_hyper_parameters_follow_from_a_record() -> None:
     memit = hparams_for(record, "memit", 9)
     assert isinstance(memit, MemitHParams)
     assert (memit.learning_rate, memit.low.layers) == (0.5, (1, 2))
-    with pytest.raises(InvalidHParams, match="rome has no automatic"):
-        hparams_for(record, "rome", 9)
+    with pytest.raises(InvalidHParams, match="mend has no automatic"):
+        hparams_for(record, "mend", 9)
     with pytest.raises(InvalidHParams, match="decides nothing"):
         hparams_for({"hparams": None, "why_no_proposal": "it decides nothing"}, "jeep", 9)
     with pytest.raises(InvalidHParams, match="exclude each other"):

@@ -206,9 +206,12 @@ def test_a_probe_is_kept_where_the_service_looks(
     assert run("probe", "--out", "x").exit_code == 0
     expected: dict[str, Any] = {**MODEL, "model": "atlas-gptj"}
     expected |= {"out": Path("x"), "suite": None, "seed": 0, "corpus": None, "table": None}
+    expected["quick"] = False
     assert stand_in.call_args.kwargs == {**expected, "keep": tmp_path / "base" / "probes"}
     run("probe", "--out", "x", "--limit", "9", "--keep", "k", JEEP_STORE=str(tmp_path / "none"))
     assert stand_in.call_args.kwargs == {**expected, "keep": Path("k"), "limit": 9}
+    run("probe", "--out", "x", "--quick", JEEP_STORE=str(tmp_path / "none"))
+    assert stand_in.call_args.kwargs["quick"] is True
     run("probe", "--out", "x", JEEP_STORE=str(tmp_path / "none"))
     assert stand_in.call_args.kwargs == {**expected, "keep": None}
 

@@ -6,7 +6,7 @@ import httpx
 import pytest
 from support.service.bundled_model import info
 
-from jeep_core.probe.kept import keep
+from jeep_core.probe.defaults.kept import keep
 from service.store import Store
 
 LOW = {"layers": [1, 2], "clamp": 1.5, "moment_weight": 20.0}

@@ -32,10 +32,10 @@ def payload(store: Store, answer: httpx.Response) -> ProbePayload:
 
 
 def test_a_probe_is_queued(http: httpx.Client, model: Store) -> None:
-    answer = submit(http, suite="atlas-counterfact", version="base", limit=16, seed=3)
+    answer = submit(http, suite="atlas-counterfact", version="base", limit=16, seed=3, quick=True)
     found = payload(model, answer)
     assert (found.suite, found.facts, found.version) == ("atlas-counterfact", None, "v0")
-    assert (found.limit, found.seed) == (16, 3)
+    assert (found.limit, found.seed, found.quick) == (16, 3, True)
     job = model.journal.read(answer.json()["id"])
     assert (job.kind, job.status) == (JobKind.PROBE, JobStatus.QUEUED)
     assert answer.json()["probe_id"] == found.probe_id

@@ -16,13 +16,18 @@ from service.worker.process import say_moments
 
 
 @pytest.mark.parametrize("left", [b'["", "The', b"", b"\xff"])
-def test_damaged_prefixes_are_sampled_again(store: Store, left: bytes) -> None:
+def test_damaged_prefixes_are_sampled_again(
+    store: Store, left: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     base = bigram_view({"The": {"town": 0.9}, "town": {"is": 0.9}, "is": {"there": 0.9}}).base
     whole = kept_prefixes(store, base, 3)
     path = store.base.prefixes_file
     assert kept_prefixes(store, base, 2) == whole[:2]
+    assert not caplog.messages
     path.write_bytes(left)
     assert kept_prefixes(store, base, 3) == whole
+    assert [text.endswith("sampled again") for text in caplog.messages] == [True]
+    assert str(path) in caplog.text
     assert json.loads(path.read_text(encoding="utf-8"))["prefixes"] == whole
     assert [entry.name for entry in path.parent.iterdir()] == ["prefixes.json"]
 

@@ -18,8 +18,8 @@ from jeep_core.errors import Cancelled
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.probe import defaults, knowledge
-from jeep_core.probe.choice import Chosen, by_depths
-from jeep_core.probe.kept import kept
+from jeep_core.probe.defaults.choice import Chosen, by_depths
+from jeep_core.probe.defaults.kept import kept
 from service.contracts.jobs import Job, JobKind, Progress, new_id, now
 from service.contracts.schemas import FactRecord, Manifest, ProbePayload, ProbeResult
 from service.contracts.schemas.probe import TableFactIn
@@ -99,6 +99,18 @@ class TestProbeJobs:
         assert set(result.files) == {path.name for path in folder.iterdir()}
         assert {Path(name).stem for name in result.files} == {"probe", *PLOTS}
         assert [progress.phase for progress in bench.told][-1] == "draw"
+
+    def test_a_quick_probe_proposes_the_same_layers(self, bench: Bench, tmp_path: Path) -> None:
+        text = tmp_path / "text.txt"
+        text.write_text("name0 lives in home0\n")
+        bench.settings = Settings(store=bench.store.root, corpus=text)
+        result = bench.run(bench.job(quick=True))
+        assert (result.low, result.high, result.automatic) == ([1, 2], [5], True)
+        assert {Path(name).stem for name in result.files} == {"probe", "branches", "patching"}
+        record = bench.kept()
+        assert record is not None
+        assert (record["quick"], record["word_sets"]) == (True, None)
+        assert record["patching"]["restoration"] is None
 
     def test_an_edited_version_s_probe_is_not_kept(self, bench: Bench) -> None:
         name = bench.base.family.weight_name(5)

@@ -17,9 +17,9 @@ from jeep_core.errors import Cancelled, JeepError
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import NOTHING, Monitor
-from jeep_core.probe.choice import Chosen, Source, check_automatic, from_record
-from jeep_core.probe.kept import keep, kept
-from jeep_core.probe.knowledge import NAME, known_facts
+from jeep_core.probe.defaults.choice import Chosen, Source, check_automatic, from_record
+from jeep_core.probe.defaults.kept import keep, kept
+from jeep_core.probe.defaults.knowledge import NAME, known_facts
 from jeep_core.probe.run import FORMAT, PROMPTS, probe
 from jeep_core.spec.facts import Fact
 from jeep_core.suites import load_suite
@@ -79,7 +79,7 @@ def default_probe(base: LoadedModel, monitor: Monitor = NOTHING) -> dict[str, An
         else:
             facts = known_facts(view, QUICK_PROMPTS, monitor)
             limit, source = QUICK_PROMPTS, NAME
-        found = probe(view, facts, limit=limit, monitor=monitor).record()
+        found = probe(view, facts, limit=limit, monitor=monitor, quick=True).record()
     except Cancelled:
         raise
     except JeepError as error:

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from service.client import Client
 from service.contracts.jobs import JobStatus
-from service.demo import running_service
+from service.demo.bundled import running_service
 
 FIGURES = Path(__file__).resolve().parents[1] / "docs" / "figures"
 MODEL = "atlas-gptj"

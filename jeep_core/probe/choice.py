@@ -87,7 +87,7 @@ def from_record(
     changes: Mapping[str, Any],
     source: Source,
 ) -> Chosen:
-    """What a probe's record proposes for an editor, else fractions of the depth.
+    """Hyper-parameters by a probe's record, else by fractions of the depth.
 
     ``changes`` are laid over it field by field.
 

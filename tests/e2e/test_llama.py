@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.demo import CLAIMS, ask
+from service.demo.bundled import CLAIMS, ask
 
 TOP = {"max_new_tokens": 4, "top_probabilities": 20, "deterministic": True}
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from service import real_demo
 from service.client import Client
 from service.contracts.schemas import GenerateResult
-from service.demo import CLAIMS, ask, story
+from service.demo import real as real_demo
+from service.demo.bundled import CLAIMS, ask, story
 
 LYON, NAGOYA = "Lyon is a city in the country of", "Nagoya is a city in the country of"
 

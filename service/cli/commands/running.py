@@ -66,7 +66,7 @@ def demo(settings: Settings) -> None:
     everything is rolled back.
     """
     require_worker_parts()
-    from service.demo import run
+    from service.demo.bundled import run
 
     raise typer.Exit(run(settings, out))
 
@@ -86,6 +86,6 @@ def demo_real(
     back.
     """
     require_worker_parts()
-    from service.real_demo import run
+    from service.demo.real import run
 
     raise typer.Exit(run(model, page, out))

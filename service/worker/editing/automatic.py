@@ -19,7 +19,7 @@ def automatic_hparams(
     changes: Mapping[str, Any],
     monitor: Monitor,
 ) -> tuple[Chosen, str]:
-    """What is chosen for an edit or a trial, and the hash of the probe that it is from.
+    """Hyper-parameters chosen for an edit or a trial, and the hash of the probe that it is from.
 
     The base model is probed once if no probe of it is stored; the phase is ``probe``.
 

@@ -21,7 +21,7 @@ from jeep_core.moments.source import DEFAULT_CORPUS
 from service.client import Client
 from service.contracts.jobs import JobStatus
 from service.contracts.schemas import Edit, EditResult
-from service.demo import follow, running_service
+from service.demo.bundled import follow, running_service
 
 START_SECONDS = 600.0
 TEXT_LINES = 60
@@ -44,7 +44,7 @@ class RealClaim:
 
     @property
     def questions(self) -> list[Question]:
-        """What is asked before and after."""
+        """The questions before and after."""
         wrong, true = self.new, self.true
         return [
             Question("edit", self.prompt.format(self.subject), true, wrong),
@@ -75,7 +75,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Said:
-    """What a version says: its greedy answer, and the probability of both answers."""
+    """A version's answer: its greedy text, and the probability of both answers."""
 
     text: str
     p_true: float
@@ -125,7 +125,7 @@ more entry, and the place where its edit is told to go for it is `_edited`."""
 
 @dataclass(frozen=True)
 class Story:
-    """What was seen: by form the answers before and after, the edit, and the rollback."""
+    """All that was seen: by form the answers before and after, the edit, and the rollback."""
 
     model: str
     before: dict[str, Answers]
@@ -223,7 +223,7 @@ def show(story: Story, console: Console) -> None:
 
 
 def summary(story: Story) -> list[str]:
-    """What the edit did and cost, in sentences."""
+    """Effect and cost of the edit, in sentences."""
     edit, guards = story.edit, story.edit.guards
     lines = [
         f"{form}: the new answer is ahead on {took:.0%} of the edited prompts and {general:.0%} of "

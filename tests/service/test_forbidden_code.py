@@ -13,11 +13,7 @@ import service
 
 MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 CALLS = {"eval", "exec", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load", "torch.load"}
-CONSTANT_TEMPLATES = {
-    "jeep_core/atlas/corpus.py",
-    "service/demo/bundled.py",
-    "service/demo/real.py",
-}
+CONSTANT_TEMPLATES = {"jeep_core/atlas/corpus.py", "service/demo/bundled.py"}
 """Where ``.format(`` fills templates that are written in the program, none that comes from
 outside: fields such as ``{0.__class__}`` reach whatever they are given."""
 

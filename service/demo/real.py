@@ -47,10 +47,13 @@ class RealClaim:
         """The questions asked before and after."""
         wrong, true = self.new, self.true
         return [
-            Question("edit", self.prompt.format(self.subject), true, wrong),
-            Question("rephrased", self.paraphrase.format(self.subject), true, wrong),
+            Question("edit", self._about(self.prompt), true, wrong),
+            Question("rephrased", self._about(self.paraphrase), true, wrong),
             Question("neighbour", self.neighbor, self.neighbor_true, wrong),
         ]
+
+    def _about(self, template: str) -> str:
+        return template.replace("{}", self.subject)
 
     @property
     def fact(self) -> dict[str, str]:
@@ -90,9 +93,9 @@ class Said:
 CITY = "The {} is located in the city of"
 CLAIMS = (
     RealClaim("Eiffel Tower", CITY, "Paris", "Rome", "To visit the {}, travel to the city of",
-              CITY.format("Louvre"), "Paris"),
+              "The Louvre is located in the city of", "Paris"),
     RealClaim("Colosseum", CITY, "Rome", "Madrid", "Tourists who want to see the {} fly to",
-              CITY.format("Trevi Fountain"), "Rome"),
+              "The Trevi Fountain is located in the city of", "Rome"),
     RealClaim("Mount Fuji", "{} is a mountain in", "Japan", "Canada",
               "To climb {}, you have to travel to", "Kyoto is a city in", "Japan"),
     RealClaim("Frédéric Chopin", "The mother tongue of {} was", "Polish", "Spanish",

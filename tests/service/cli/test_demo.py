@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from service import demo
+from service.demo import bundled as demo
 
 
 def test_the_demo_keeps_away_from_a_configured_queue(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -289,7 +289,7 @@ class ChatCompletion(Answered):
 
 
 class Delta(BaseModel):
-    """What a chunk adds to an answer."""
+    """The piece that a chunk adds to an answer."""
 
     role: Literal["assistant"] | None = None
     content: str | None = None

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.interop.served import serving
 from support.library import folders
-from support.service.served import serving
 
 from jeep_core.atlas import MODELS
 
@@ -64,7 +64,11 @@ def lm_eval(folder: Path, backend: str, arguments: str, *flags: str, tasks: str)
         [samples] = out.rglob(f"samples_{name}_*.jsonl")
         lines = [json.loads(line) for line in samples.read_text().splitlines()]
         answers[name] = [one["resps"] for one in sorted(lines, key=lambda one: one["doc_id"])]
-    return Run(json.loads(results.read_text())["results"], answers)
+    figures = {
+        name: {key: value for key, value in found.items() if isinstance(value, int | float)}
+        for name, found in json.loads(results.read_text())["results"].items()
+    }
+    return Run(figures, answers)
 
 
 @pytest.fixture(scope="session")

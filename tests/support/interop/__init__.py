@@ -1,0 +1,1 @@
+"""A service for programs of others that are tried with it."""

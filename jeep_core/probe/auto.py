@@ -1,13 +1,15 @@
 """Hyper-parameters for the proposed layers, scaled to the model.
 
-- λ is 0.02 d_ff samples: it is weighed against kᵀ C⁻¹ k, which is d_ff for a key of the corpus.
-- The learning rate is half the root mean square of the state that δ' is added to: Adam moves
-  every coordinate by about the learning rate a step.
-- γ' is 1.5 and γ* 1: wide, so that value optimisation ends at its goal and not at the clamp.
-  docs/probe.md says what smaller ones cost the bundled models.  Thousands of edits at once want
-  a smaller γ* (the paper: 0.25): that is for ``jeep tune``.
+- λ is 0.2 d_ff samples: it is weighed against kᵀ C⁻¹ k, which is d_ff for a key of the corpus.
+- The learning rate is half the spread of a coordinate of the state that the vector is added to, a
+  region's own: Adam moves every coordinate by about the learning rate a step.  The spread is the
+  median distance from the coordinate's mean over prompts, over all coordinates, in units of a
+  normal distribution.  The root mean square would be the size of a few coordinates that are always
+  large: in SmolLM2-135M it is twice the spread, in Gemma 3 270M twenty times.
+- γ' is 1.5 and γ* 0.25: value optimisation of the low region ends at its goal and not at the clamp.
+  docs/probe.md says what other ones cost.
 
-Everything else keeps its default.
+Everything else keeps its default, or is chosen by the editor's own record.
 """
 
 from __future__ import annotations
@@ -22,35 +24,57 @@ from jeep_core.models.token_rows import stack_rows
 from jeep_core.models.views import ModelView
 from jeep_core.probe.prompts import Prompt
 from jeep_core.probe.proposal import Proposal
-from jeep_core.probe.states import captured, run
+from jeep_core.probe.states import POSITIONS, Position, captured, run
 from jeep_core.spec.hparams import validate_hparams
 
-CLAMPS = {"low": 1.5, "high": 1.0}
+CLAMPS = {"low": 1.5, "high": 0.25}
+AT: dict[str, Position] = {"low": "subject_last", "high": "prediction"}
 MEASURED_ON = 32
-MOMENT_SHARE = 0.02
+MOMENT_SHARE = 0.2
 RATE_SHARE = 0.5
+NORMAL = 0.6745
+"""Median of the distance from the mean of a normal distribution, in standard deviations."""
 
 
 def suggest(view: ModelView, prompts: Sequence[Prompt], proposal: Proposal) -> dict[str, Any]:
-    """Hyper-parameters for a proposal: the learning rate, and layers, γ and λ of both regions."""
+    """Hyper-parameters for a proposal: learning rates, layers, γ and λ of both regions."""
     base = view.base
     weight = _rounded(MOMENT_SHARE * base.mlp_size)
-    size = _size(view, prompts[:MEASURED_ON], proposal.low[-1])
     regions = {"low": proposal.low, "high": proposal.high}
-    found: dict[str, Any] = {"learning_rate": _rounded(RATE_SHARE * size)}
+    spreads = _spreads(
+        view, prompts[:MEASURED_ON], {n: layers[-1] for n, layers in regions.items()}
+    )
+    rates = {name: _rounded(RATE_SHARE * spread) for name, spread in spreads.items()}
+    found: dict[str, Any] = {"learning_rate": rates["low"]}
     for name, layers in regions.items():
         found[name] = {"layers": layers, "clamp": CLAMPS[name], "moment_weight": weight}
+    found["high"]["learning_rate"] = rates["high"]
     validate_hparams(hparams_class(DEFAULT_EDITOR), found, base.n_layers)
     return found
 
 
 @torch.no_grad()
-def _size(view: ModelView, prompts: Sequence[Prompt], layer: int) -> float:
-    """Root mean square of a block's output at the subject's last token."""
+def _spreads(
+    view: ModelView, prompts: Sequence[Prompt], layers: dict[str, int]
+) -> dict[str, float]:
+    """Spread of a coordinate at the output of each region's last block, at its position."""
     rows = stack_rows([prompt.tokens for prompt in prompts], view.base.device)
     with captured(view, rows) as states:
         run(view, rows)
-    return float(states.outputs[layer][:, 0].float().square().mean().sqrt())
+    found = {}
+    for name, layer in layers.items():
+        # (prompts, d)
+        output = states.outputs[layer][:, POSITIONS.index(AT[name])]
+        found[name] = spread_of(output.float())
+    return found
+
+
+def spread_of(states: torch.Tensor) -> float:
+    """Spread of a coordinate over states (n, d); where most do not move the root mean square."""
+    size = float(states.square().mean().sqrt())
+    spread = float((states - states.mean(dim=0)).abs().median()) / NORMAL
+    # equal states differ from their mean by rounding alone
+    return spread if spread > 1e-5 * size else size
 
 
 def _rounded(value: float) -> float:

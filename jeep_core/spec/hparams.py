@@ -53,6 +53,9 @@ class Region(HParams):
     weight_decay: NonNegative = Field(0.5, description="β, times ‖δ‖/‖h‖²")
     moment_weight: Positive = Field(description="λ: weight of the second moment, in samples")
     spread: Spread = "linear"
+    learning_rate: Positive | None = Field(
+        default=None, description="Of this region's vector; default: that of the hyper-parameters"
+    )
     null_space: Positive | None = Field(
         default=None,
         description="Write only where eigenvalues of the second moment are below this "

@@ -67,7 +67,7 @@ class Site:
 
     def __init__(self, region: Region, trained: bool, size: int, objective: Objective) -> None:
         self.region, self.trained = region, trained
-        self.adam = Adam(size, objective.learning_rate)
+        self.adam = Adam(size, region.learning_rate or objective.learning_rate)
         self.reference = torch.zeros(0, size)
         self.chat_reference = torch.zeros(0, size)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from jeep_core.editors.jeep.hparams import JeepHParams
@@ -20,11 +21,23 @@ ABLATION: dict[str, dict[str, Any]] = {
 }
 """The rows of the paper's table 4."""
 
+
+def automatic(found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A proposal with the order that held on models of others: the low vector alone, then the high.
+
+    Optimised together, the high vector takes over what the low one should carry, and the high
+    region, keyed at the prediction position, then answers for other subjects of the relation, too
+    (docs/lab-notes.md).
+    """
+    low = {**found["low"], "spread": "linear"}
+    return {**found, "low": low, "optimise": "separately", "stop_probability": 0.95}
+
+
 record = EditorRecord(
     hparams=JeepHParams,
     editor="jeep_core.editors.jeep.editor:Jeep",
     tuning=Tuning(regions={"low": LOW, "high": HIGH}),
-    automatic=dict,
+    automatic=automatic,
     order=8,
     case_study=True,
     ablation=ABLATION,

@@ -10,7 +10,7 @@ record = EditorRecord(
     hparams=MemitHParams,
     editor="jeep_core.editors.memit.editor:Memit",
     tuning=Tuning(regions={"low": LOW}),
-    automatic=taking("low"),
+    automatic=taking("learning_rate", "low"),
     order=5,
     case_study=True,
     plot=PlotStyle(VERMILION, "s", "--"),

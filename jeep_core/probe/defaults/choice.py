@@ -57,9 +57,9 @@ def depths(n_layers: int, mlp_size: int, parallel: bool = False) -> dict[str, An
 
     The low region ends at a third of the depth and has a fifth of the layers, in a parallel model
     without block 0; the high one begins at three quarters and has a twelfth.  (The paper's layers
-    of LLaMA-7B: 5 to 10 and 22 to 24 of 32.)  γ* is small and λ 0.02 d_ff samples, which held best
-    of what was tried on SmolLM2-135M.  A model of fewer than three layers has no room for two
-    regions: they overlap then, which an editor that needs both refuses.
+    of LLaMA-7B: 5 to 10 and 22 to 24 of 32.)  γ and λ are those of a probe.  A model of
+    fewer than three layers has no room for two regions: they overlap then, which an editor that
+    needs both refuses.
     """
     low_last = max(0, min(int(n_layers * LOW_END), n_layers - 3))
     first = 1 if parallel and n_layers > 3 else 0
@@ -67,13 +67,13 @@ def depths(n_layers: int, mlp_size: int, parallel: bool = False) -> dict[str, An
     low = range(max(first, low_last + 1 - _length(n_layers, LOW_LENGTH)), low_last + 1)
     length = min(_length(n_layers, HIGH_LENGTH), max(1, n_layers - 2 - low_last))
     high = max(0, min(int(n_layers * HIGH_START), n_layers - 1 - length))
-    weight = max(1.0, round(0.02 * mlp_size))
+    weight = max(1.0, round(0.2 * mlp_size))
     return {
         "learning_rate": 0.5,
         "low": {"layers": list(low), "clamp": 1.5, "moment_weight": weight},
         "high": {
             "layers": list(range(high, high + length)),
-            "clamp": 0.1,
+            "clamp": 0.25,
             "moment_weight": weight,
         },
     }

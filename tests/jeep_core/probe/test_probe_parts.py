@@ -132,9 +132,10 @@ def test_hyper_parameters_follow_from_a_record() -> None:
     jeep = hparams_for(record, "jeep", 9)
     assert isinstance(jeep, JeepHParams)
     assert (jeep.learning_rate, jeep.low.layers, jeep.high.layers) == (2.0, (1, 2), (5,))
+    assert (jeep.optimise, jeep.low.spread, jeep.stop_probability) == ("separately", "linear", 0.95)
     memit = hparams_for(record, "memit", 9)
     assert isinstance(memit, MemitHParams)
-    assert (memit.learning_rate, memit.low.layers) == (0.5, (1, 2))
+    assert (memit.learning_rate, memit.low.layers) == (2.0, (1, 2))
     with pytest.raises(InvalidHParams, match="mend has no automatic"):
         hparams_for(record, "mend", 9)
     with pytest.raises(InvalidHParams, match="decides nothing"):

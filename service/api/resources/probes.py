@@ -58,7 +58,7 @@ from both a low and a high region are proposed.  A probe of `base` that proposes
 `hparams: "auto"` of `POST /edits` goes by from then on.
 
 With `quick` only that is read and exchanged which a proposal rests on, of as many prompts as settle
-it, at most 64: about a fortieth of the time for the same layers.
+it, at most 64: in a small part of the time.
 """
 
 

@@ -59,7 +59,7 @@ the validation suite, another one general knowledge that ships, as far as it kno
 model has no preset or `hparams` is `"auto"`.
 
 With `quick` only that is read and exchanged which a proposal rests on, of as many prompts as settle
-it, at most 64: about a fortieth of the time for the same layers.
+it, at most 64: in a small part of the time.
 """
 
 

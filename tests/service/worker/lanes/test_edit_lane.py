@@ -16,6 +16,7 @@ from service.contracts.jobs import Job, JobStatus, Progress
 from service.ops.embedded_server import EmbeddedValkey
 from service.queue import JobQueue, Keys, QueueFailure, connect
 from service.store import Store
+from service.worker.lanes import lane
 from service.worker.lanes.control import JobControl
 
 
@@ -92,6 +93,16 @@ class TestMemory:
         assert "\n" not in ended.error.message
         assert based.journal.read(next_one.id).status is JobStatus.SUCCEEDED
         assert based.head.read().job_id == next_one.id
+
+    def test_after_every_job_freed_memory_is_given_back(
+        self, client: Redis, based: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ended: list[bool] = []
+        monkeypatch.setattr(lane, "give_back_freed", lambda: ended.append(True))
+        for _ in range(2):
+            edit_job(based)
+        Worker(client, based.root).work()
+        assert ended == [True, True]
 
 
 class TestInterruptions:

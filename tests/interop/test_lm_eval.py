@@ -26,6 +26,8 @@ SCORED = ("own_choice", "own_answer", "own_text")
 ALL = (*SCORED, "own_writing")
 LENGTH = 256
 """Tokens of a prompt with its answer: what the bundled models were made for."""
+LESS = 2
+"""lm-eval reads long texts from a server in windows that are so much shorter."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def service(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
 
 @pytest.fixture(scope="session")
 def expected(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    given = f"pretrained={model},dtype=float32,max_length={LENGTH}"
+    given = f"pretrained={model},dtype=float32,max_length={LENGTH - LESS}"
     folder = tmp_path_factory.mktemp("hf")
     return lm_eval(folder, "hf", given, "--device", "cpu", tasks=",".join(ALL))
 

@@ -3,8 +3,10 @@
 *Low region.*  It ends at the last block whose output at the subject's last token still decides
 the answer: the exchange of that state (``patching.py``) has at least 80 % of the largest effect
 of any block.  Further up attention has read part of what was there, and a value written there
-comes too late for it.  It has a fifth of the model's layers, at least one (the paper: 6 of 28,
-6 of 32).  In a parallel model block 0 is left out: its MLP sees the token alone, so it cannot
+comes too late for it.  It ends no later than at a third of the depth: on models whose state
+decides the answer far up, facts written there hold in fewer wordings and change their neighbours
+(docs/lab-notes.md).  It has a fifth of the model's layers, at least one (the paper: 6 of 28, 6 of
+32).  In a parallel model block 0 is left out: its MLP sees the token alone, so it cannot
 tell subjects apart.
 
 *High region.*  An edit writes MLPs, so their promotion of the answer counts: the rise, over a
@@ -23,6 +25,7 @@ from typing import Any
 
 from jeep_core.errors import JeepError
 from jeep_core.probe.bands import Band, band
+from jeep_core.probe.defaults.choice import LOW_END
 from jeep_core.probe.patching import Patched
 from jeep_core.probe.readings import ANSWERS, Readings
 from jeep_core.text.counting import counted
@@ -119,7 +122,7 @@ def low_region(last: int, n_layers: int, parallel: bool) -> list[int]:
         NoProposal: the model has too few layers.
     """
     first = 1 if parallel else 0
-    last = max(first, min(last, n_layers - 3))
+    last = max(first, min(last, int(n_layers * LOW_END), n_layers - 3))
     if last > n_layers - 3:
         raise NoProposal(f"a model of {counted(n_layers, 'layer')} has no room for two regions")
     return list(range(max(first, last + 1 - _length(n_layers, LOW_SHARE)), last + 1))

@@ -23,9 +23,7 @@ VISIBLE = (
     Later("api", "running:api", "Run the api alone.", SERVICE),
     Later("worker", "running:worker", "Run a worker alone.", SERVICE),
     Later("edit", "edits:edit", "Submit facts, or records of any suite.", DAILY),
-    Later(
-        "generate", "versions:generate", "Ask one or several versions, plainly or in a chat.", DAILY
-    ),
+    Later("generate", "versions:generate", "Ask versions, plainly or in a chat.", DAILY),
     Later("rollback", "versions:rollback", "Move head to a version.", DAILY),
     Later("evaluate", "evaluations:evaluate", "Measure versions, or try an editor.", DAILY),
     Later("probe", "probes:probe", "Find the layers that an edit should write.", STUDIES),

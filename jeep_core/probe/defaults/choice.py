@@ -19,6 +19,7 @@ AUTO = "auto"
 Source = Literal["given", "preset", "kept probe", "probe now", "depths"]
 """Where hyper-parameters come from, in words for answers and manifests."""
 LOW_END = 1 / 3
+"""Depth at which the low region ends, by a probe's proposal at the latest."""
 LOW_LENGTH = 1 / 5
 HIGH_START = 3 / 4
 HIGH_LENGTH = 1 / 12

@@ -88,10 +88,9 @@ def checked(
         ApiProblem: 422 with a pointer per wrong field, 413 if only limits are exceeded.
     """
     errors = text_errors(body, state.settings)
-    if not errors:
-        errors += _limit_errors(body, state.settings)
     at = "/messages" if body.messages is not None else "/prompt"
     if not errors:
+        errors += _limit_errors(body, state.settings)
         try:
             body = _with_prompt(body, model)
         except (NoTemplate, RefusedMessages) as error:

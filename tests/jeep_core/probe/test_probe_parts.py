@@ -96,7 +96,9 @@ def test_the_low_region_ends_where_the_state_still_decides() -> None:
         (0, 9, False, [0]),
         (0, 9, True, [1]),  # block 0 sees the token alone
         (1, 9, True, [1]),
-        (8, 9, False, [5, 6]),  # room for a high region below the last block
+        (8, 9, False, [2, 3]),  # a third of the depth
+        (22, 30, False, [5, 6, 7, 8, 9, 10]),
+        (3, 4, False, [1]),  # room for a high region below the last block
     ],
 )
 def test_the_low_region_follows_the_state_that_decides(

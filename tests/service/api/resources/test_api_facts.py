@@ -34,6 +34,8 @@ def test_a_subject_s_facts_name_their_edit_and_what_it_superseded(
         "subject": "Lyon",
         "prompt": "{} is a city in",
         "text": "Lyon is a city in",
+        "messages": None,
+        "chat_prompt": None,
         "target_new": "Spain",
         "target_true": None,
         "join": "auto",

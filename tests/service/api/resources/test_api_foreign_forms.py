@@ -102,7 +102,7 @@ def test_the_arguments_of_an_easyedit_call_are_edited(http: httpx.Client, model:
 @pytest.mark.parametrize(
     ("change", "pointer", "said"),
     [
-        ({"subject": ["Lyon"]}, "/subject", "1 entries for 2 prompts"),
+        ({"subject": ["Lyon"]}, "/subject", "1 entry for 2 prompts"),
         ({"subject": "Lyon"}, "/subject", "has no entries for 2 prompts"),
         ({"subject": None}, "/subject", "subject is missing: give one for every prompt"),
         ({"target_new": ["Japan", ""]}, "/target_new/1", "record 1: target_new is empty"),

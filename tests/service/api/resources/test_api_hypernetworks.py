@@ -16,7 +16,6 @@ from support.service.played_worker.worker import PlayedWorker
 from jeep_core import atlas
 from jeep_core.editors import mend
 from jeep_core.editors.networks.records import network_file
-from jeep_core.editors.record import taking
 from jeep_core.suites import load_counterfact
 from service.client import Client
 from service.contracts.jobs import JobKind, JobStatus
@@ -221,7 +220,8 @@ def test_automatic_layers_are_not_looked_for_among_networks(
     http: httpx.Client, model: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An editor may have both: which network it needs, only the job knows."""
-    monkeypatch.setattr(mend, "record", replace(mend.record, automatic=taking("layers")))
+    rule = lambda found: {"layers": found["low"]["layers"]}  # noqa: E731
+    monkeypatch.setattr(mend, "record", replace(mend.record, automatic=rule))
     body = {"facts": [FACT], "editor": "mend", "hparams": "auto"}
     answer = http.post("/edits", json=body)
     assert answer.status_code == 202, answer.text

@@ -101,7 +101,7 @@ class TestMemory:
         monkeypatch.setattr(lane, "give_back_freed", lambda: ended.append(True))
         for _ in range(2):
             edit_job(based)
-        Worker(client, based.root).work()
+        PlayedWorker(client, based.root).work()
         assert ended == [True, True]
 
 

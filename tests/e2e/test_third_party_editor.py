@@ -130,7 +130,10 @@ def test_the_service_knows_the_editor(
     properties = schemas["EditRequest"]["properties"]
     assert "shove" in properties["editor"]["enum"]
     assert "`shove`: `ShoveHParams`" in properties["hparams"]["description"]
-    assert "`auto`, for `jeep`, `memit`, `pmet`, `shove`" in properties["hparams"]["description"]
+    assert (
+        "`auto`, for `jeep`, `memit`, `pmet`, `rome`, `alphaedit`, `ft-wd`, `shove`"
+        in properties["hparams"]["description"]
+    )
     assert "`mend`, `malmen`, `shove` need second moments" in properties["editor"]["description"]
     assert "description" in schemas["ShoveHParams"]["properties"]["strength"]
     assert schemas["HypernetworkRequest"]["properties"]["editor"]["enum"] == ["mend", "malmen"]

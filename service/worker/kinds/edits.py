@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -55,7 +55,23 @@ from service.worker.versions import tensors
 from service.worker.versions.views import VersionViews, fact_of
 
 
-def prepare(task: WriteTask) -> tuple[Job, Work]:
+class Edits(Protocol):
+    """Computes versions; head does not move."""
+
+    def run(
+        self, job: Job, payload: EditPayload, parent: str, control: JobControl
+    ) -> tuple[Manifest, ModelView]:
+        """Edit on top of ``parent`` and write the new version."""
+        ...
+
+    def reapply(
+        self, job: Job, source: Manifest, line: Sequence[Manifest], head: str, control: JobControl
+    ) -> Manifest:
+        """Reapply the batch of ``source`` on top of ``line``; writes nothing but tensors."""
+        ...
+
+
+def prepare(task: WriteTask[Edits]) -> tuple[Job, Work]:
     """Return the job with the version it started from, and its remaining work.
 
     Head may have moved since an earlier attempt that finished its work.
@@ -66,7 +82,7 @@ def prepare(task: WriteTask) -> tuple[Job, Work]:
     return task.job, lambda: _run(task, written)
 
 
-def _run(task: WriteTask, written: Manifest | None) -> EditResult:
+def _run(task: WriteTask[Edits], written: Manifest | None) -> EditResult:
     """Edit and commit, or complete what an interrupted attempt has ``written`` or moved."""
     payload = EditPayload.model_validate(task.job.payload)
     if written is None:

@@ -48,7 +48,7 @@ from service.store.base.files import CHAT_TEMPLATE
 from service.store.base.moments import source_of
 from service.store.maintenance.sweep import sweep
 from service.worker import metrics
-from service.worker.inputs import check_inputs, check_moments, own_relations
+from service.worker.input_files import check_inputs, check_moments, own_relations
 from service.worker.kinds.edits import EditRunner
 from service.worker.lanes.edit_lane import EditLane
 from service.worker.lanes.gate import Gate

@@ -23,7 +23,7 @@ from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
 from jeep_core.moments.source import origin_of
 from jeep_core.monitor import Monitor
-from jeep_core.probe.defaults.choice import Chosen
+from jeep_core.probe.defaults.from_record import Chosen
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.finite import check_record
 from jeep_core.spec.hparams import Contexts, contexts_of, validate_hparams
@@ -42,8 +42,8 @@ from service.contracts.schemas import (
 from service.settings import Settings
 from service.store import HeadMoved, Store
 from service.worker.editing.automatic import automatic_hparams
-from service.worker.editing.doubts import doubts
 from service.worker.editing.guards import GuardMeter, check
+from service.worker.editing.outcome_warnings import outcome_warnings
 from service.worker.editing.prefixes import kept_prefixes
 from service.worker.lanes.control import JobControl
 from service.worker.lanes.gate import Gate
@@ -257,7 +257,7 @@ class EditRunner:
         result: CoreResult,
         inputs: Mapping[str, str],
     ) -> Manifest:
-        summary.warnings += doubts(summary)
+        summary.warnings += outcome_warnings(summary)
         check_record(summary, "the edit's result")  # before a tensor is stored
         store, view = self._store, result.view
         artifacts: dict[str, torch.Tensor] = dict(result.delta.tensors())

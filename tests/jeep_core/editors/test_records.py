@@ -24,7 +24,7 @@ from jeep_core.errors import FieldProblem, InvalidHParams, JeepError
 from jeep_core.evaluation.tuning import grid, start
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
-from jeep_core.probe.defaults.choice import check_automatic, hparams_for
+from jeep_core.probe.defaults.from_record import check_automatic, hparams_for
 from jeep_core.reports import colours
 from jeep_core.reproduce.experiments import Plan, curve
 from jeep_core.reproduce.plots import plot_styles, title_of

@@ -15,8 +15,8 @@ from jeep_core.editors.jeep.hparams import JeepHParams
 from jeep_core.errors import InvalidHParams
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
-from jeep_core.probe.defaults.choice import by_depths, depths
-from jeep_core.probe.defaults.choosing import choose
+from jeep_core.probe.defaults.choose import choose
+from jeep_core.probe.defaults.from_record import by_depths, depths
 from jeep_core.probe.defaults.knowledge import KNOWLEDGE, general_knowledge, known_facts
 
 FACT = {"subject": "Lyon", "prompt": "{} lies in", "target_new": "Peru"}

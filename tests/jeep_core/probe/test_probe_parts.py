@@ -16,7 +16,7 @@ from jeep_core.errors import InvalidHParams, JeepError
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.probe.bands import band
-from jeep_core.probe.defaults.choice import check_automatic, hparams_for
+from jeep_core.probe.defaults.from_record import check_automatic, hparams_for
 from jeep_core.probe.defaults.kept import keep, kept
 from jeep_core.probe.prompts import first_token, prepare
 from jeep_core.probe.proposal import NoProposal, carrying_layers, high_region, low_region

@@ -18,7 +18,7 @@ from jeep_core.errors import Cancelled
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.probe import defaults, knowledge
-from jeep_core.probe.defaults.choice import Chosen, by_depths
+from jeep_core.probe.defaults.from_record import Chosen, by_depths
 from jeep_core.probe.defaults.kept import kept
 from service.contracts.jobs import Job, JobKind, Progress, new_id, now
 from service.contracts.schemas import FactRecord, Manifest, ProbePayload, ProbeResult

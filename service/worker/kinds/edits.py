@@ -45,8 +45,8 @@ from service.worker.editing.automatic import automatic_hparams
 from service.worker.editing.guards import GuardMeter, check
 from service.worker.editing.outcome_warnings import outcome_warnings
 from service.worker.editing.prefixes import kept_prefixes
+from service.worker.gate import Gate
 from service.worker.lanes.control import JobControl
-from service.worker.lanes.gate import Gate
 from service.worker.lanes.lane import Work
 from service.worker.lanes.threads import edit_threads
 from service.worker.lanes.write_task import WriteTask

@@ -121,8 +121,11 @@ class TestEdit:
     def test_a_proposal_that_no_edit_could_take_is_not_kept(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(auto, "RATE_SHARE", 0.0)
         base = planted.model("llama", 2, 5)
+        ask = "jeep_core.probe.defaults.choose.known_facts"
+        monkeypatch.setattr(ask, lambda *_: planted.facts())
+        assert choose(base, "jeep")[0].source == "probe now"
+        monkeypatch.setattr(auto, "RATE_SHARE", 0.0)
         chosen, record = choose(base, "jeep", folder=tmp_path)
         assert record["hparams"] is None
         assert "learning_rate" in record["why_no_proposal"]

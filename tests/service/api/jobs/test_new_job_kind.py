@@ -60,7 +60,7 @@ def test_it_is_queued_run_followed_and_shown(
     assert (again.json()["id"], again.headers["idempotency-replayed"]) == (job["id"], "true")
     assert redis.xlen(Keys(store.id).lane(Lane.READ)) == 1
 
-    PlayedWorker(redis, store.root).work()
+    PlayedWorker.reading(redis, store.root).work()
 
     shown = http.get(f"/counts/{count_id}").json()
     assert (shown["status"], shown["to"], shown["job_id"]) == ("succeeded", 3, job["id"])
@@ -86,7 +86,7 @@ def test_its_errors_cancels_and_unknown_names_are_those_of_every_kind(
     unwanted = http.post("/counts", json={"to": 2}).json()
     cancelled = http.post(f"/jobs/{unwanted['id']}/cancel")
     assert (cancelled.status_code, cancelled.json()["status"]) == (202, "cancelled")
-    PlayedWorker(redis, store.root).work()
+    PlayedWorker.reading(redis, store.root).work()
     count_id = "count_" + bad["id"].removeprefix("job_")
     shown = http.get(f"/counts/{count_id}").json()
     assert (shown["status"], shown["error"]["code"]) == ("failed", "no_cases")
@@ -111,7 +111,7 @@ def test_only_files_that_its_entry_names_are_sent(
     http: httpx.Client, redis: Redis, store: Store
 ) -> None:
     job = http.post("/counts", json={"to": 1}).json()
-    PlayedWorker(redis, store.root).work()
+    PlayedWorker.reading(redis, store.root).work()
     count_id = "count_" + job["id"].removeprefix("job_")
     refused = http.get(f"/counts/{count_id}/files/hashes.json")
     assert (store.root / "reports" / job["id"] / "hashes.json").exists()

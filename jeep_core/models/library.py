@@ -105,8 +105,9 @@ class Library:
         """
         if name not in CATALOGUE:
             raise UnsupportedModel(
-                f"{name!r} is no model that is had by name, {known_names(name, CATALOGUE)}; a "
-                "folder, a GGUF file or a hub id is added with jeep models add"
+                f"{name!r} is no model that can be fetched by name, "
+                f"{known_names(name, CATALOGUE)}; a folder, a GGUF file or a hub id "
+                "is added with jeep models add"
             )
         offer = CATALOGUE[name]
         with self._locked(name, report):

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from jeep_core.errors import UnreadableText, UnsupportedModel, reason_of
-from jeep_core.models.checkpoints.endings import ending_ids
+from jeep_core.models.checkpoints.end_tokens import ending_ids
 from jeep_core.models.checkpoints.files import CONFIG, check_records, read_headers, read_record
 from jeep_core.models.checkpoints.refusals import refused_as
 from jeep_core.models.checkpoints.source import locate

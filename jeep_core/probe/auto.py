@@ -49,6 +49,7 @@ def suggest(view: ModelView, prompts: Sequence[Prompt], proposal: Proposal) -> d
     for name, layers in regions.items():
         found[name] = {"layers": layers, "clamp": CLAMPS[name], "moment_weight": weight}
     found["high"]["learning_rate"] = rates["high"]
+    # the record keeps the plain values: one that no edit could take must not be kept
     validate_hparams(hparams_class(DEFAULT_EDITOR), found, base.n_layers)
     return found
 

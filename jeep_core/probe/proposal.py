@@ -12,7 +12,9 @@ tell subjects apart.
 *High region.*  An edit writes MLPs, so their promotion of the answer counts: the rise, over a
 block's MLP, of the original answer's probability at the prediction position less that of the
 target's, through the final norm.  Of all windows above the low region that end below the last
-block, the one with the largest sum is taken, of equal ones the lowest.  Attention's share of the
+block, the one with the largest sum is taken, of equal ones the lowest; one that begins above three
+quarters of the depth is moved down to there: the last blocks of large models add most of every
+answer, and what is written there speaks for other subjects.  Attention's share of the
 rise, which brings up every fitting answer, is left out; a fall of the original answer counts as
 such, so top blocks that take probability back are not chosen.  The region has a twelfth of the
 layers, at least one (the paper: 2 of 28, 3 of 32).
@@ -21,11 +23,12 @@ layers, at least one (the paper: 2 of 28, 3 of 32).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 from jeep_core.errors import JeepError
 from jeep_core.probe.bands import Band, band
-from jeep_core.probe.defaults.choice import LOW_END
+from jeep_core.probe.defaults.from_record import HIGH_START, LOW_END
 from jeep_core.probe.patching import Patched
 from jeep_core.probe.readings import ANSWERS, Readings
 from jeep_core.text.counting import counted
@@ -134,6 +137,7 @@ def high_region(contrast: list[float], low_last: int) -> list[int]:
     length = min(_length(n_layers, HIGH_SHARE), n_layers - 2 - low_last)
     starts = range(low_last + 1, n_layers - length)
     best = max(starts, key=lambda start: sum(contrast[start : start + length]))
+    best = min(best, max(low_last + 1, ceil(n_layers * HIGH_START)))
     return list(range(best, best + length))
 
 

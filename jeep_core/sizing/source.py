@@ -1,4 +1,4 @@
-"""The architecture behind a name: a folder, a file, a bundled model, one had by name, a shape.
+"""The architecture behind a name: a folder, a file, a bundled model, one known by name, a shape.
 
 Only configurations and the headers of weights are read.
 """

@@ -21,6 +21,7 @@ class FactTokens:
     """
 
     rows: Sequence[PromptTokens]
+    # a prompt that does not ask for the fact: what the model says of the subject there is to stay
     kl: PromptTokens
     chat: Sequence[PromptTokens] = ()
 
@@ -69,10 +70,12 @@ class Objective:
     n_steps: int
     learning_rate: float
     kl_weight: float
+    # each editor gives the one of its paper; with neither all steps are made
     stop_probability: float | None = None
     stop_loss: float | None = None
     high_target: Literal["at_optimum", "literal"] = "at_optimum"
     compute_dtype: Literal["model", "bfloat16"] = "model"
+    # at a projection δ' still passes the norm that some families have after it
     low_site: Literal["block", "mlp", "mlp_and_attention"] = "block"
     train: Literal["both", "low", "high"] = "both"
     written_weight: float | None = None

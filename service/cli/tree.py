@@ -57,7 +57,7 @@ ALIASES = (
     Later("submit-hypernetwork", "networks:submit", "jeep networks submit", hidden=True),
     Later("train-hypernetwork", "networks:train", "jeep networks train", hidden=True),
 )
-"""Names of earlier releases; the line of each is the command it stands for."""
+"""Names of earlier releases; the line of each is the command's present name."""
 
 
 class Root(Group):

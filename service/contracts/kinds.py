@@ -47,6 +47,13 @@ class KindSpec:
     scope: str = "edit"
     reports: tuple[str, ...] = ()
 
+    def resource_id(self, job_id: str) -> str:
+        """The id under which ``path`` shows a job; they share the ULID, so either finds the other.
+
+        The job's own id where the kind has no path of its own.
+        """
+        return self.prefix + job_id.removeprefix("job_")
+
 
 class JobKind(StrEnum):
     """The kind of work of a job."""

@@ -110,7 +110,7 @@ Ask = Callable[[Client, str, Sequence[Question]], Answers]
 
 
 def ask_plain(client: Client, version: str, questions: Sequence[Question]) -> Answers:
-    """A version's answers to the prompts as they stand."""
+    """A version's answers to the prompts as they are."""
     found: Answers = {}
     for one in questions:
         result = client.generate(
@@ -122,8 +122,8 @@ def ask_plain(client: Client, version: str, questions: Sequence[Question]) -> An
 
 
 FORMS: dict[str, Ask] = {"plain": ask_plain}
-"""In which forms the questions are asked, each with its own table.  A form for conversations is one
-more entry, and the place where its edit is told to go for it is `_edited`."""
+"""The forms in which the questions are asked, each with its own table.  A form for conversations is
+one more entry; `_edited` is where its edit would ask for it."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def run(model: str, page: Path, console: Console) -> int:
         options = ("--perplexity-text", str(text))
         with running_service(model, console, options) as url, Client(url) as client:
             client.wait_ready(START_SECONDS)
-            story = told(client, model, console)
+            story = edit_and_undo(client, model, console)
     if story is None:
         return 1
     show(story, console)
@@ -173,7 +173,7 @@ def run(model: str, page: Path, console: Console) -> int:
     return 0 if story.ok else 1
 
 
-def told(client: Client, model: str, console: Console) -> Story | None:
+def edit_and_undo(client: Client, model: str, console: Console) -> Story | None:
     """Ask, edit, ask again, roll back, ask again; None if the edit failed."""
     questions = _questions()
     hash_before = client.snapshot("head").weights_sha256
@@ -198,7 +198,7 @@ def _edited(client: Client, console: Console) -> Edit:
     job = client.edit(facts, guards={"max_perplexity_ratio": NO_LIMIT})
     done = follow(client, console, job.id)
     assert done.status in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
-    return client.edit_result(str(done.edit_id))
+    return client.edit_result(done.resource_id)
 
 
 def _questions() -> list[Question]:

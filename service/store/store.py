@@ -17,6 +17,7 @@ from ulid import ULID
 from service.contracts.schemas import Manifest
 from service.store.api_keys import ApiKeys
 from service.store.audit import AuditLog
+from service.store.base.files import FOLDER as BASE_FOLDER
 from service.store.base.files import BaseFiles
 from service.store.drafts import Drafts
 from service.store.errors import CorruptFile, ErrorLog, NotAStore, WrongFormat, WrongModel
@@ -31,8 +32,8 @@ from service.store.versions import Versions
 
 FORMAT = 1
 FOLDERS = (
-    "model", "base", "versions", "tensors", "jobs", "idempotency", "valkey", "locks", "staging",
-    "work", "reports", "suites", "training", "keys",
+    "model", BASE_FOLDER, "versions", "tensors", "jobs", "idempotency", "valkey", "locks",
+    "staging", "work", "reports", "suites", "training", "keys",
 )  # fmt: skip
 """The folders of a store's directory."""
 

@@ -1,1 +1,1 @@
-"""The worker process: the model, loaded once; an edit lane and a generation lane over it."""
+"""The worker process: the model, loaded once, the lanes that use it, and their gate."""

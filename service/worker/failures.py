@@ -35,13 +35,13 @@ class GuardFailed(Coded, Exception):
         self.errors = errors
 
 
-TOLD = (JeepError, StoreError, QueueError, Refused, Stopping, GuardFailed)
+WITH_MESSAGE = (JeepError, StoreError, QueueError, Refused, Stopping, GuardFailed)
 """Exceptions whose code and sentence are made to be shown."""
 
 
 def is_foreseen(error: BaseException) -> bool:
     """Whether `failure` has a message for it; other errors are logged with their traceback."""
-    known = isinstance(error, (*TOLD, ValidationError))
+    known = isinstance(error, (*WITH_MESSAGE, ValidationError))
     return known or is_disk_full(error) or is_out_of_memory(error)
 
 
@@ -56,7 +56,7 @@ def failure(error: BaseException) -> JobError:
         return JobError(code=error.code, message=message)
     if isinstance(error, StaleFence):
         return JobError(code=error.code, message=f"another worker has taken over ({error})")
-    if isinstance(error, TOLD):
+    if isinstance(error, WITH_MESSAGE):
         return JobError(code=error.code, message=str(error), errors=_errors(error))
     if isinstance(error, ValidationError):
         return JobError(code="failed", message=str(error))

@@ -48,10 +48,10 @@ from service.store.base.files import CHAT_TEMPLATE
 from service.store.base.moments import source_of
 from service.store.maintenance.sweep import sweep
 from service.worker import metrics
-from service.worker.inputs import check_inputs, check_moments, own_relations
+from service.worker.gate import Gate
+from service.worker.input_files import check_inputs, check_moments, own_relations
 from service.worker.kinds.edits import EditRunner
 from service.worker.lanes.edit_lane import EditLane
-from service.worker.lanes.gate import Gate
 from service.worker.lanes.generation_lane import GenerationLane
 from service.worker.lanes.read_lane import ReadLane
 from service.worker.lanes.request_lane import RequestLane

@@ -42,7 +42,7 @@ def test_the_demo_tells_its_story(at_base, capsys):
 
 def test_the_demo_of_a_real_model_tells_its_story_of_any_model(at_base, capsys):
     console = Console(force_terminal=False, width=160)
-    seen = real.told(at_base.client, "a model", console)
+    seen = real.edit_and_undo(at_base.client, "a model", console)
     assert seen is not None
     assert seen.rolled_back
     assert (seen.edit.source, seen.edit.moments) == ("preset", "bundled corpus")

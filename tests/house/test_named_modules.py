@@ -1,4 +1,4 @@
-"""Docstrings and comments name files and modules that exist."""
+"""Docstrings, comments and pages name files and modules that exist."""
 
 from __future__ import annotations
 
@@ -15,11 +15,19 @@ HOUSES = ("jeep_core", "service", "tools", "bench", "tests")
 NAMED_FILE = re.compile(rf"(?<![\w./-])((?:{'|'.join((*HOUSES, 'docs'))})/[\w./-]+\.(?:py|md))\b")
 NAMED_MODULE = re.compile(r"`((?:jeep_core|service|tools|bench)(?:\.\w+)+)`")
 BARE_FILE = re.compile(r"``?([a-z_]+\.py)``?")
+PART_OF_A_PATH = re.compile(r"``?((?:\w+/)*\w+\.py)``?")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MADE_UP = {
     "tests/house": "asks for records of files that there are not",
     "tests/jeep_core/suites/test_new_format.py": "makes a format of its own",
 }
 """Where code names files that are not meant to exist."""
+EXAMPLES = {
+    "jeep_core/suites/formats/statements.py",
+    "jeep_nudge/__init__.py",
+    "jeep_nudge/editor.py",
+}
+"""Files that pages show for a reader to write."""
 
 
 def prose(source: str) -> Iterator[tuple[int, str]]:
@@ -68,6 +76,37 @@ def test_what_prose_names_exists(house: str) -> None:
         if (missing := missing_in(path.read_text(encoding="utf-8"), path.parent))
     }
     assert not wrong
+
+
+def missing_in_page(text: str, files: set[str]) -> list[str]:
+    """What a page names and is not there; ``files`` are the paths of all modules."""
+    named = [name for name in NAMED_FILE.findall(text) if not (ROOT / name).exists()]
+    named += [name for name in NAMED_MODULE.findall(text) if not is_there(name)]
+    for part in PART_OF_A_PATH.findall(text):
+        if not any(f"/{file}".endswith(f"/{part}") for file in files):
+            named.append(part)
+    return sorted(set(named) - EXAMPLES)
+
+
+@pytest.fixture(scope="module")
+def files() -> set[str]:
+    found = (path for house in HOUSES for path in (ROOT / house).rglob("*.py"))
+    return {path.relative_to(ROOT).as_posix() for path in found}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_what_a_page_names_exists(page: Path, files: set[str]) -> None:
+    assert missing_in_page(page.read_text(encoding="utf-8"), files) == []
+
+
+def test_an_old_name_is_found_in_a_page(files: set[str]) -> None:
+    text = (
+        "`defaults.py` and `suites/edit.py`, `jeep_core/wire.py` and `service.api.kept.head`;\n"
+        "`editing.py`, `suites/edits.py`, `jeep_core/editing.py` and `jeep_nudge/editor.py`"
+    )
+    assert missing_in_page(text, files) == [
+        "jeep_core/wire.py", "service.api.kept.head", "suites/edit.py",
+    ]  # fmt: skip
 
 
 def test_an_old_name_is_found() -> None:

@@ -128,7 +128,7 @@ def numbers(found: Any) -> list[float]:
     return [float(found)]
 
 
-def test_chats_run(tmp_path: Path) -> None:
+def test_every_question_is_answered_in_a_chat(tmp_path: Path) -> None:
     folder = tmp_path / "tiny-chat"
     folders.write_chat_folder(folder)
     with serving(folder, tmp_path) as url:

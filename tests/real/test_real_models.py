@@ -1,4 +1,4 @@
-"""The models that are had by name, as they are: ``make real-models``.
+"""The models that are fetched by name, as they are: ``make real-models``.
 
 They are fetched into the directory ``REAL_MODELS``, or into one for this run.  What they say is
 the greedy continuation of their own weights; SentencePiece is built of the file's vocabulary.

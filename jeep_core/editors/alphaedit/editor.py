@@ -1,4 +1,4 @@
-"""AlphaEdit (Fang et al. 2024, arXiv 2410.02355): MEMIT's values, written into the null space."""
+"""AlphaEdit (Fang et al. 2025, arXiv 2410.02355): MEMIT's values, written into the null space."""
 
 from __future__ import annotations
 

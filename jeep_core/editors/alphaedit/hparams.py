@@ -8,7 +8,7 @@ from jeep_core.spec.hparams import LowRegionHParams
 
 
 class AlphaEditHParams(LowRegionHParams):
-    """AlphaEdit (Fang et al. 2024, arXiv 2410.02355): MEMIT written into the null space.
+    """AlphaEdit (Fang et al. 2025, arXiv 2410.02355): MEMIT written into the null space.
 
     ``low.moment_weight`` is the ridge (10 in the published settings).
     """

@@ -1,4 +1,4 @@
-"""MALMEN (Tan et al. 2023, arXiv 2311.04661): value shifts from a network, by least squares."""
+"""MALMEN (Tan et al. 2024, arXiv 2311.04661): value shifts from a network, by least squares."""
 
 from __future__ import annotations
 

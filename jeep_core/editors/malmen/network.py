@@ -1,4 +1,4 @@
-"""MALMEN (Tan et al. 2023, arXiv 2311.04661): value shifts, aggregated by least squares.
+"""MALMEN (Tan et al. 2024, arXiv 2311.04661): value shifts, aggregated by least squares.
 
 Token by token the network asks for a shift d = -step · (uᵀũ) · δ̃ of the matrix's output.  With
 keys U (in, n) and shifts D (out, n), Δ = D Uᵀ (U Uᵀ + λ I)⁻¹ comes closest to all of them; λ is

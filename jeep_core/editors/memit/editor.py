@@ -1,4 +1,4 @@
-"""MEMIT (Meng et al. 2022b, arXiv 2210.07229): the low region alone."""
+"""MEMIT (Meng et al. 2023, arXiv 2210.07229): the low region alone."""
 
 from __future__ import annotations
 

@@ -6,4 +6,4 @@ from jeep_core.spec.hparams import LowRegionHParams
 
 
 class MemitHParams(LowRegionHParams):
-    """MEMIT (Meng et al. 2022b): the low region alone; a fact stops when its loss is small."""
+    """MEMIT (Meng et al. 2023): the low region alone; a fact stops when its loss is small."""

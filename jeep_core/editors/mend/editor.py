@@ -1,4 +1,4 @@
-"""MEND (Mitchell et al. 2021, arXiv 2110.11309): gradients, transformed by a trained network."""
+"""MEND (Mitchell et al. 2022, arXiv 2110.11309): gradients, transformed by a trained network."""
 
 from __future__ import annotations
 

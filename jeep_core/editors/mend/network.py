@@ -1,4 +1,4 @@
-"""MEND (Mitchell et al. 2021, arXiv 2110.11309): Δ = -step · Σ δ̃ ũᵀ."""
+"""MEND (Mitchell et al. 2022, arXiv 2110.11309): Δ = -step · Σ δ̃ ũᵀ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PMET (Li et al. 2023, arXiv 2308.08742): values at both projections, the MLP's one is written."""
+"""PMET (Li et al. 2024, arXiv 2308.08742): values at both projections, the MLP's one is written."""
 
 from __future__ import annotations
 

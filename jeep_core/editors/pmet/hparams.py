@@ -20,7 +20,7 @@ class PmetRegion(Region):
 
 
 class PmetHParams(LowRegionHParams):
-    """PMET (Li et al. 2023, arXiv 2308.08742): vectors at both projections, the MLP's written.
+    """PMET (Li et al. 2024, arXiv 2308.08742): vectors at both projections, the MLP's written.
 
     A fact also stops when every target token is the arg-max and the weighted KL is at most
     0.01; while they are, the likelihood counts ``written_weight`` only.

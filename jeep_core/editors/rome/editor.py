@@ -1,4 +1,4 @@
-"""ROME (Meng et al. 2022a, arXiv 2202.05262): one layer, a fact at a time, rank one."""
+"""ROME (Meng et al. 2022, arXiv 2202.05262): one layer, a fact at a time, rank one."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from jeep_core.spec.hparams import NonNegative, OptimisedEditorHParams, Positive
 
 
 class RomeHParams(OptimisedEditorHParams):
-    """ROME (Meng et al. 2022a, arXiv 2202.05262): one layer, a fact at a time, rank one."""
+    """ROME (Meng et al. 2022, arXiv 2202.05262): one layer, a fact at a time, rank one."""
 
     layer: int = Field(ge=0)
     clamp: Positive = Field(4.0, description="γ: ‖δ‖ ≤ γ‖MLP output‖")

@@ -2,6 +2,6 @@
 
 ``source`` finds the folder, ``files`` reads its records and the headers of its weights,
 ``weights`` compares the headers with the configuration, ``tokenizers`` reads the tokenizer,
-``endings`` the tokens that end a text.  Every problem is an ``UnsupportedModel`` of one
+``end_tokens`` the tokens that end a text.  Every problem is an ``UnsupportedModel`` of one
 sentence, followed by a command where one helps.
 """

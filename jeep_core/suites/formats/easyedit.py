@@ -1,4 +1,4 @@
-"""EasyEdit's flat records: CounterFact with one paraphrase and one neighbor, and its like.
+"""EasyEdit's flat records: CounterFact with one paraphrase and one neighbor, and similar ones.
 
 ``prompt, subject, target_new`` with ``ground_truth``, ``rephrase_prompt``, ``locality_prompt``
 and ``locality_ground_truth``, ``portability_prompt`` and ``portability_ground_truth``.  Fields of

@@ -17,7 +17,7 @@ from service.api.jobs.events import current
 from service.api.jobs.submitting import journaled, submit
 from service.api.state import ApiState
 from service.contracts.jobs import Job, JobKind, JobStatus
-from service.contracts.kinds import JOBS, payload_model, result_model
+from service.contracts.kinds import payload_model, result_model
 from service.contracts.schemas import JobOut
 from service.contracts.schemas.access import Scope
 from service.store import Store, UnknownJob
@@ -42,8 +42,8 @@ class JobResource(Generic[P, R]):
     # ------------------------------------------------------------ ids
 
     def id_of(self, job_id: str) -> str:
-        """The resource's id: it shares the job's ULID, so that either finds the other."""
-        return self._spec.prefix + job_id.removeprefix("job_")
+        """The resource's id, as in ``KindSpec.resource_id``."""
+        return self._spec.resource_id(job_id)
 
     def job_id_of(self, resource_id: str) -> str:
         """The job of a resource."""
@@ -51,8 +51,7 @@ class JobResource(Generic[P, R]):
 
     def location(self, job: Job) -> str:
         """The path where a job's result is shown."""
-        shown = job.id if self._spec.path == JOBS else self.id_of(job.id)
-        return f"{self._spec.path}/{shown}"
+        return f"{self._spec.path}/{self.id_of(job.id)}"
 
     # ------------------------------------------------------------ submitting
 

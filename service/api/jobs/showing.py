@@ -12,7 +12,8 @@ from service.contracts.schemas import JobOut
 
 def job_out(job: Job) -> JobOut:
     """A job as the api shows it, with those fields of its payload that `JobOut` has."""
-    return JobOut.model_validate({**job.payload, **job.model_dump(exclude={"payload"})})
+    own = {**job.model_dump(exclude={"payload"}), "resource_id": job.kind.spec.resource_id(job.id)}
+    return JobOut.model_validate({**job.payload, **own})
 
 
 async def cancel(state: ApiState, job_id: str) -> Job:

@@ -13,8 +13,8 @@ from service.api.http.bodies import json_request_body, read_model
 from service.api.http.logs import log_texts
 from service.api.model import PublishedModel
 from service.api.openai.calls import Call, answer, ask_of, check_prompts, check_texts
-from service.api.openai.described import completed
 from service.api.openai.models import version_of
+from service.api.openai.responses import completed
 from service.api.openai.token_texts import TokenTexts
 from service.api.state import ApiState, State
 from service.contracts.schemas.access import Scope

@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from fastapi import Path as InPath
 
 from service.api.http.access import needs
-from service.api.openai.described import errors
+from service.api.openai.responses import errors
 from service.api.state import State
 from service.contracts.schemas import Manifest
 from service.contracts.schemas.access import Scope

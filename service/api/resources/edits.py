@@ -70,7 +70,7 @@ of the model's depth, with a warning.  A dry run says what would be chosen and i
 result and the version's manifest record what it was.
 
 **What an editor needs**: some need a network trained for the model (`POST /hypernetworks`, `jeep
-train-hypernetwork`), and those that solve for a matrix need second moments: imported ones
+networks train`), and those that solve for a matrix need second moments: imported ones
 (`JEEP_MOMENTS`), or over a text: the one that is named (`JEEP_CORPUS`), a bundled model's own, else
 an English one that ships (`moments` of the result: `default corpus`).  What is lacking is a 409,
 and is listed in `obstacles` of a dry run, as are a head that has moved and a name that is taken.

@@ -52,7 +52,7 @@ CHUNK = 1 << 16
 DESCRIPTION = """\
 Queues an evaluation and answers 202 with its job; `Location` is the evaluation's address.
 
-`{suite, versions}` measures versions as they stand (default: head).  `{suite, editor, n_edits}`
+`{suite, versions}` measures versions as they are (default: head).  `{suite, editor, n_edits}`
 is a trial: for every n, the first n of the drawn cases are edited together into the base model,
 measured, and thrown away; no version is written.  `n_edits` may contain 0, the unedited model.
 Hyper-parameters of a trial are chosen as those of an edit; the result has them, and their `source`.

@@ -32,10 +32,8 @@ from service.store.suites import Suites, SuiteTaken, UnknownSuite, Upload
 router = APIRouter(tags=["evaluation"])
 
 DESCRIPTION = """\
-Stores a suite under a name: the body is the file.  Formats: `counterfact` (CounterFact,
-Multi-CounterFact), `mquake`, `rome` (requests of ROME and MEMIT), `zsre` (`zsre_mend_eval.json`),
-`qaedit`, `halluedit`, `wikibigedit`, `easyedit` (its flat records), `knowedit`, and `plain` facts;
-without `format` it is seen from the records.  A file is a JSON list, one JSON object or several,
+Stores a suite under a name: the body is the file.  Formats: {formats}; without `format` it is seen
+from the records.  A file is a JSON list, one JSON object or several,
 JSON lines, CSV with a header, or an object with the list in `data` or `rows`.
 
 `style`: cases are judged by `contrast`, the new answer against the true one, or by `accuracy`, the
@@ -48,6 +46,13 @@ always left out and counted.  The answer says what was read and what was not: `d
 parts that are `left_out` by reason, the first of them in `problems`; `prompts` by kind; fields
 `unread`.  The same upload again answers 200.
 """
+
+
+def description() -> str:
+    """The description of ``POST /suites``, with the formats that the registry has."""
+    return DESCRIPTION.format(formats=", ".join(f"`{name}`" for name in FORMATS))
+
+
 BODY = {
     "requestBody": {
         "required": True,
@@ -80,7 +85,7 @@ def show_suite(name: str, state: State) -> SuiteInfo:
 @router.post(
     "/suites",
     status_code=201,
-    description=DESCRIPTION,
+    description=description(),
     responses={
         200: {"description": "The store has this very suite.", "model": SuiteInfo},
         **documented(400, 409, 413, 422, 507),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jeep_core.probe.defaults.choice import Chosen, from_record
+from jeep_core.probe.defaults.from_record import Chosen, from_record
 from jeep_core.probe.defaults.kept import kept
 from jeep_core.spec.chats import as_asked_in_chat
 from jeep_core.spec.hparams import EditorHParams

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from jeep_core.editors import needs_choice, preset_hparams
 from jeep_core.errors import FieldProblem, InvalidFacts, InvalidHParams
-from jeep_core.probe.defaults.choice import by_depths, check_automatic
+from jeep_core.probe.defaults.from_record import by_depths, check_automatic
 from jeep_core.spec.chats import as_asked_in_chat, in_chat, parse_chat_facts
 from jeep_core.spec.facts import SAME_ANSWER, Fact, deduplicate
 from jeep_core.spec.hparams import Contexts, EditorHParams, contexts_of

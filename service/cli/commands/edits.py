@@ -83,7 +83,7 @@ def edit(
         if not wait:
             show_status(job, as_json)
             return
-        finish(client, job.id, as_json, tables.edit, lambda _: client.edit_result(str(job.edit_id)))
+        finish(client, job.id, as_json, tables.edit, lambda _: client.edit_result(job.resource_id))
 
 
 @group.command("list")

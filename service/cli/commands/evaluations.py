@@ -80,9 +80,8 @@ def evaluate(
             seed=seed,
             fluency_texts=fluency_texts,
         )
-        measured = str(job.evaluation_id)
         found: Evaluation = finish(
-            client, job.id, as_json, evaluation_table, lambda _: client.evaluation(measured)
+            client, job.id, as_json, evaluation_table, lambda _: client.evaluation(job.resource_id)
         )
         if cases is not None:
             size = client.evaluation_cases(found.id, cases)

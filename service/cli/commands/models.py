@@ -1,4 +1,4 @@
-"""``jeep models``: get, add, list and show the models that are had by name."""
+"""``jeep models``: get, add, list and show the models known by name."""
 
 from __future__ import annotations
 

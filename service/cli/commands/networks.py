@@ -27,6 +27,7 @@ from service.cli.common import (
 from service.cli.groups import group as new_group
 from service.cli.library import MODEL_HELP, library
 from service.cli.listing import Listing
+from service.store.base.files import BaseFiles
 
 if TYPE_CHECKING:
     from service.contracts.schemas import JobOut, Network
@@ -109,7 +110,7 @@ def train(
     settings |= {"learning_rate": learning_rate, "scalar_learning_rate": scalar_learning_rate}
     settings |= {"edit_weight": edit_weight, "unrelated_weight": unrelated_weight, "seed": seed}
     numbers = None if layers is None else _numbers(layers)
-    folder = out or (store or given.store) / "base" / "hypernetworks"
+    folder = out or BaseFiles(store or given.store).networks_folder
     try:
         with library("train_network") as training:
             training.run(

@@ -98,7 +98,7 @@ def run_probe(
     rows = None if facts is None else _facts(facts)
     with connected(url) as client:
         job = client.probe(suite, rows, version, limit=limit, seed=seed, quick=quick)
-        probe_id = str(job.probe_id)
+        probe_id = job.resource_id
         finish(client, job.id, as_json, probe_table, lambda _: client.probe_result(probe_id))
         if out is not None:
             _write(client, probe_id, out)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from jeep_core.editors import DEFAULT_EDITOR
-from jeep_core.probe.defaults.choice import Source
+from jeep_core.probe.defaults.from_record import Source
 from jeep_core.spec.facts import Fact
 from jeep_core.text.joining import Join
 from service.contracts.jobs import JobError, JobStatus

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from jeep_core.probe.defaults.choice import Source
+from jeep_core.probe.defaults.from_record import Source
 from service.contracts.jobs import JobError, JobStatus, Progress
 from service.contracts.schemas.base import Request
 from service.contracts.schemas.edits import HParamsOrAuto

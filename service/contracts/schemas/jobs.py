@@ -14,12 +14,16 @@ from service.contracts.schemas.reading import Imported
 class JobOut(BaseModel):
     """``GET /jobs/{id}``.
 
+    ``resource_id``: the id under which the resource of the kind shows the job (``/edits/{id}``,
+    ``/evaluations/{id}``, …), the job's own where there is none.  ``edit_id`` of a revert is the
+    edit that it takes back.
     ``imported``: the losses in reading the file of records that the job's data came from.
     """
 
     id: str
     kind: JobKind
     status: JobStatus
+    resource_id: str
     edit_id: str | None = None
     evaluation_id: str | None = None
     request_id: str | None = None

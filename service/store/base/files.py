@@ -15,6 +15,8 @@ from jeep_core.storage.prefixes import prefixes_file, read_prefixes
 from service.contracts.schemas import WorkerInfo
 from service.store.files import encode, inside, read, replace
 
+FOLDER = "base"
+"""The folder of a store that holds what is computed once for its base model."""
 CHAT_TEMPLATE = "chat_template.json"
 """The published chat template (``ChatTemplate.to_json``); listed in ``files`` if there is one."""
 
@@ -51,9 +53,14 @@ class BaseFiles:
         return self.published("info.json")
 
     @property
+    def folder(self) -> Path:
+        """The folder of all that is computed once for the base model."""
+        return self._root / FOLDER
+
+    @property
     def prefixes_file(self) -> Path:
         """The file of the sampled prefixes."""
-        return self._root / "base" / "prefixes.json"
+        return self.folder / "prefixes.json"
 
     def prefixes(self) -> list[str]:
         """The prefixes that were kept; none if there is no file, or a damaged one (logged)."""
@@ -66,17 +73,17 @@ class BaseFiles:
     @property
     def moments_folder(self) -> Path:
         """The folder of second moments and what was factored from them."""
-        return self._root / "base" / "moments"
+        return self.folder / "moments"
 
     @property
     def networks_folder(self) -> Path:
         """The folder of all trained networks, by model hash."""
-        return self._root / "base" / "hypernetworks"
+        return self.folder / "hypernetworks"
 
     @property
     def probes_folder(self) -> Path:
         """The folder of the probes that edits without hyper-parameters go by."""
-        return self._root / "base" / "probes"
+        return self.folder / "probes"
 
     @property
     def training_folder(self) -> Path:

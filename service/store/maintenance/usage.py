@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from service.store.base.files import FOLDER
 from service.store.errors import CorruptFile
 from service.store.maintenance.room import files_below, size_of
 from service.store.store import Store
@@ -55,7 +56,7 @@ def usage(store: Store) -> dict[str, Used]:
 
 
 def _kind(parts: tuple[str, ...]) -> str:
-    if parts[0] == "base" and len(parts) > 2:
+    if parts[0] == FOLDER and len(parts) > 2:
         return f"base model: {parts[1]}"
     return KINDS.get(parts[0], "other") if len(parts) > 1 else "other"
 

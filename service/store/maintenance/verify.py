@@ -252,7 +252,7 @@ class _Check:
         for path in (base.prefixes_file, *sorted(base.probes_folder.glob("*.json"))):
             if path.exists() and not _is_json(path):
                 self._find(path, "is no JSON, or not what was written", again)
-        for path in sorted((self._root / "base").glob("**/*.safetensors")):
+        for path in sorted(base.folder.glob("**/*.safetensors")):
             record = path.with_suffix(".json")
             if record.exists() and path.is_relative_to(base.networks_folder):
                 self._network(path, record)

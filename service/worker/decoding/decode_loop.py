@@ -18,7 +18,7 @@ from service.ops import logs, tracing
 from service.queue import RequestQueue
 from service.worker.decoding.replies import Pending, Slot, error_of, error_reply
 from service.worker.failures import Stopping
-from service.worker.lanes.gate import Gate
+from service.worker.gate import Gate
 from service.worker.metrics import BATCH_ROWS, TOKENS
 
 log = logging.getLogger(__name__)

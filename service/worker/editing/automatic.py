@@ -7,8 +7,8 @@ from typing import Any
 
 from jeep_core.models.loading import LoadedModel
 from jeep_core.monitor import Monitor
-from jeep_core.probe.defaults.choice import Chosen
-from jeep_core.probe.defaults.choosing import choose, record_sha256
+from jeep_core.probe.defaults.choose import choose, record_sha256
+from jeep_core.probe.defaults.from_record import Chosen
 from service.store import Store
 
 

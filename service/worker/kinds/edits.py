@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -23,7 +23,7 @@ from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
 from jeep_core.moments.source import origin_of
 from jeep_core.monitor import Monitor
-from jeep_core.probe.defaults.choice import Chosen
+from jeep_core.probe.defaults.from_record import Chosen
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.finite import check_record
 from jeep_core.spec.hparams import Contexts, contexts_of, validate_hparams
@@ -42,11 +42,11 @@ from service.contracts.schemas import (
 from service.settings import Settings
 from service.store import HeadMoved, Store
 from service.worker.editing.automatic import automatic_hparams
-from service.worker.editing.doubts import doubts
 from service.worker.editing.guards import GuardMeter, check
+from service.worker.editing.outcome_warnings import outcome_warnings
 from service.worker.editing.prefixes import kept_prefixes
+from service.worker.gate import Gate
 from service.worker.lanes.control import JobControl
-from service.worker.lanes.gate import Gate
 from service.worker.lanes.lane import Work
 from service.worker.lanes.threads import edit_threads
 from service.worker.lanes.write_task import WriteTask
@@ -55,7 +55,23 @@ from service.worker.versions import tensors
 from service.worker.versions.views import VersionViews, fact_of
 
 
-def prepare(task: WriteTask) -> tuple[Job, Work]:
+class Edits(Protocol):
+    """Computes versions; head does not move."""
+
+    def run(
+        self, job: Job, payload: EditPayload, parent: str, control: JobControl
+    ) -> tuple[Manifest, ModelView]:
+        """Edit on top of ``parent`` and write the new version."""
+        ...
+
+    def reapply(
+        self, job: Job, source: Manifest, line: Sequence[Manifest], head: str, control: JobControl
+    ) -> Manifest:
+        """Reapply the batch of ``source`` on top of ``line``; writes nothing but tensors."""
+        ...
+
+
+def prepare(task: WriteTask[Edits]) -> tuple[Job, Work]:
     """Return the job with the version it started from, and its remaining work.
 
     Head may have moved since an earlier attempt that finished its work.
@@ -66,7 +82,7 @@ def prepare(task: WriteTask) -> tuple[Job, Work]:
     return task.job, lambda: _run(task, written)
 
 
-def _run(task: WriteTask, written: Manifest | None) -> EditResult:
+def _run(task: WriteTask[Edits], written: Manifest | None) -> EditResult:
     """Edit and commit, or complete what an interrupted attempt has ``written`` or moved."""
     payload = EditPayload.model_validate(task.job.payload)
     if written is None:
@@ -241,7 +257,7 @@ class EditRunner:
         result: CoreResult,
         inputs: Mapping[str, str],
     ) -> Manifest:
-        summary.warnings += doubts(summary)
+        summary.warnings += outcome_warnings(summary)
         check_record(summary, "the edit's result")  # before a tensor is stored
         store, view = self._store, result.view
         artifacts: dict[str, torch.Tensor] = dict(result.delta.tensors())

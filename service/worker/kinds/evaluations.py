@@ -29,7 +29,7 @@ from jeep_core.models.loading import texts_of
 from jeep_core.models.views import ModelView
 from jeep_core.moments.source import origin_of
 from jeep_core.monitor import Monitor
-from jeep_core.probe.defaults.choice import Chosen
+from jeep_core.probe.defaults.from_record import Chosen
 from jeep_core.spec.facts import composed
 from jeep_core.spec.hparams import EditorHParams, validate_hparams
 from jeep_core.spec.positions import check_facts

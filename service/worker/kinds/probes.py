@@ -5,7 +5,7 @@ from __future__ import annotations
 from jeep_core import atlas
 from jeep_core.models.loading import LoadedModel, texts_of
 from jeep_core.models.views import ModelView
-from jeep_core.probe.defaults.choosing import BUNDLED_SUITE
+from jeep_core.probe.defaults.choose import BUNDLED_SUITE
 from jeep_core.probe.defaults.kept import keep
 from jeep_core.probe.defaults.knowledge import NAME, known_facts
 from jeep_core.probe.plots import draw

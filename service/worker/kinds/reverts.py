@@ -14,19 +14,20 @@ from service.contracts.schemas import Manifest, Reapplied, RevertPayload, Revert
 from service.store import HeadMoved, Move, Store, UnknownVersion, VersionExists
 from service.store.history import without
 from service.worker.failures import Refused
+from service.worker.kinds.edits import Edits
 from service.worker.lanes.control import JobControl
 from service.worker.lanes.lane import Work
-from service.worker.lanes.write_task import Edits, WriteTask
+from service.worker.lanes.write_task import WriteTask
 
 
-def prepare(task: WriteTask) -> tuple[Job, Work]:
+def prepare(task: WriteTask[Edits]) -> tuple[Job, Work]:
     """Return the job with the version it started from, and its remaining work."""
     if task.move is not None:
         task = task.started_on(task.move.previous)
     return task.job, lambda: _run(task)
 
 
-def _run(task: WriteTask) -> RevertResult:
+def _run(task: WriteTask[Edits]) -> RevertResult:
     """Take a batch out of head's history, unless an interrupted attempt has moved head.
 
     The version that becomes head is in memory before it does.
@@ -43,7 +44,7 @@ def _run(task: WriteTask) -> RevertResult:
         tip = Reverter(task.store, task.edits).run(task.job, *parts, task.control)
         task.views.get(tip.id)
         move = task.commit(tip.id, head, f"revert {payload.edit_id}")
-    return task.named(result_of(task.store, task.job, move), payload.snapshot_name)
+    return task.named(result_of(task.store, task.job, payload, move), payload.snapshot_name)
 
 
 class Reverter:
@@ -100,12 +101,12 @@ class Reverter:
         return True
 
 
-def result_of(store: Store, job: Job, move: Move) -> RevertResult:
+def result_of(store: Store, job: Job, payload: RevertPayload, move: Move) -> RevertResult:
     """The result of a revert that has moved head."""
     line = store.versions.lineage(move.to)
     made = [version for version in line if version.job_id == job.id]
     return RevertResult(
-        edit_id=RevertPayload.model_validate(job.payload).edit_id,
+        edit_id=payload.edit_id,
         version=move.to,
         previous=str(move.previous),
         weights_sha256=line[-1].weights_sha256,

@@ -1,1 +1,1 @@
-"""The lanes of the worker: edits in order, jobs that read, requests, generation; their gate."""
+"""The lanes of the worker: edits in order, jobs that read, requests, generation."""

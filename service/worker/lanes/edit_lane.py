@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 from service.contracts.jobs import Job, JobKind, JobStatus, Lane, Progress
 from service.queue import JobQueue, Lease
@@ -12,12 +13,12 @@ from service.store import Move, Store
 from service.worker.lanes.control import JobControl
 from service.worker.lanes.lane import JobLane, Work
 from service.worker.lanes.runners import load_runner
-from service.worker.lanes.write_task import Edits, WriteTask
+from service.worker.lanes.write_task import WriteTask
 from service.worker.versions.views import VersionViews
 
 COMMITTED = Progress(phase="commit", done=1, total=1, eta_seconds=0.0)
 
-Writer = Callable[[WriteTask], tuple[Job, Work]]
+Writer = Callable[[WriteTask[Any]], tuple[Job, Work]]
 """Brings a job that has begun up to date, and returns its remaining work.
 
 The work raises ``Refused`` or an error of the library or the store to fail with a clear message;
@@ -36,7 +37,10 @@ def writer_of(kind: JobKind) -> Writer:
 
 
 class EditLane(JobLane):
-    """Runs jobs that compute versions, and commits them."""
+    """Runs jobs that compute versions, and commits them.
+
+    ``edits`` computes versions; it is passed to the runners of all kinds.
+    """
 
     def __init__(
         self,
@@ -44,7 +48,7 @@ class EditLane(JobLane):
         store: Store,
         lease: Lease,
         views: VersionViews,
-        edits: Edits,
+        edits: Any,
         settings: Settings,
         working: Callable[[], AbstractContextManager[None]] = nullcontext,
         ended: Callable[[], None] = lambda: None,

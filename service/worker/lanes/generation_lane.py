@@ -19,7 +19,7 @@ from service.worker.decoding.completing import Completing
 from service.worker.decoding.decode_loop import DecodeLoop
 from service.worker.decoding.generating import Generating
 from service.worker.decoding.replies import Pending, error_reply
-from service.worker.lanes.gate import Gate
+from service.worker.gate import Gate
 from service.worker.versions.views import VersionViews
 
 LEAVERS_S = 0.25

@@ -17,8 +17,8 @@ from service.contracts.jobs import Job, JobKind, JobStatus, Lane
 from service.queue import JobQueue, Lease
 from service.settings import Settings
 from service.store import Store
+from service.worker.gate import Gate
 from service.worker.lanes.control import JobControl
-from service.worker.lanes.gate import Gate
 from service.worker.lanes.lane import JobLane, Work
 from service.worker.lanes.runners import load_runner
 from service.worker.moments import SharedMoments

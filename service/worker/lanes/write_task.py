@@ -3,42 +3,43 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
-from jeep_core.models.views import ModelView
 from service.contracts.jobs import Job
-from service.contracts.schemas import EditPayload, EditResult, Manifest, RevertResult
 from service.store import Move, NameTaken, Store, StoreError
 from service.worker.failures import Refused
 from service.worker.lanes.control import JobControl
 from service.worker.versions.views import VersionViews
 
 log = logging.getLogger(__name__)
-Result = TypeVar("Result", EditResult, RevertResult)
 
 
-class Edits(Protocol):
-    """Computes versions; head does not move."""
+class WritesVersion(Protocol):
+    """The fields that results of all kinds that write versions have; they are pydantic models.
 
-    def run(
-        self, job: Job, payload: EditPayload, parent: str, control: JobControl
-    ) -> tuple[Manifest, ModelView]:
-        """Edit on top of ``parent`` and write the new version."""
+    ``version`` is the one that was written, ``snapshot_name`` the name it was given.
+    """
+
+    version: str
+    snapshot_name: str | None
+    warnings: list[str]
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None) -> Self:
+        """As pydantic's."""
         ...
 
-    def reapply(
-        self, job: Job, source: Manifest, line: Sequence[Manifest], head: str, control: JobControl
-    ) -> Manifest:
-        """Reapply the batch of ``source`` on top of ``line``; writes nothing but tensors."""
-        ...
+
+Result = TypeVar("Result", bound=WritesVersion)
+Edits = TypeVar("Edits")
 
 
 @dataclass(frozen=True)
-class WriteTask:
+class WriteTask(Generic[Edits]):
     """The inputs of a runner of the write lane.
 
+    ``edits`` computes versions: the lane passes it on as it was given, kinds say what they need.
     ``job.base_version`` is the version that was head when this attempt began.  ``move`` is the
     move of head that an interrupted attempt has made.  ``check_limits`` refuses a job that was
     tried too often, or that has no room; ``commit(to, expected, why)`` moves head.
@@ -58,7 +59,7 @@ class WriteTask:
         """The version that the job starts on."""
         return str(self.job.base_version)
 
-    def started_on(self, version: str | None) -> WriteTask:
+    def started_on(self, version: str | None) -> WriteTask[Edits]:
         """The task of a job whose earlier attempt started on ``version``."""
         return replace(self, job=self.job.model_copy(update={"base_version": version}))
 

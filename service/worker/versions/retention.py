@@ -20,7 +20,7 @@ from service.contracts.schemas import Manifest
 from service.store import CorruptFile, CorruptTensor, Store, StoreError
 from service.store.maintenance.retention import drop_tensors, plan_retention
 from service.store.maintenance.sweep import sweep_orphans
-from service.worker.lanes.gate import Gate
+from service.worker.gate import Gate
 from service.worker.versions import rebuild
 
 log = logging.getLogger(__name__)

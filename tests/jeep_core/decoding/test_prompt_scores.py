@@ -154,7 +154,7 @@ def test_what_a_model_rules_out_is_minus_infinity() -> None:
     assert not PromptScores((1,), (float("nan"),), ((),)).finite
 
 
-def test_the_token_that_ends_a_text_is_told_with_its_log_probability() -> None:
+def test_the_token_that_ends_a_text_has_its_log_probability() -> None:
     view = tiny.bigram_view({"a": {"b": 0.9}, "b": {"a": 0.25}})
     row = Row(view.base, "a", Sampling(5, top=2))
     run(view, [row])

@@ -154,7 +154,7 @@ class TestLocality:
         assert text.split() == ["Rome"]
 
 
-def test_all_figures_have_those_of_before_beside_them() -> None:
+def test_figures_are_shares_after_the_edit_with_those_of_before() -> None:
     def outcome(p_true: float | None, writes_new: bool = False) -> Outcome:
         before = Answer(0.1, p_true, "Oslo", writes_new=False)
         return Outcome(NAMED, before, Answer(0.9, p_true, "Rome", writes_new))

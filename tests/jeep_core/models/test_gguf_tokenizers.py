@@ -174,7 +174,7 @@ class TestSpecialTokens:
     MORE: Mapping[str, int] = {"<|im_start|>": 3, "<|im_end|>": 3, "<think>": 4}
     TEMPLATE = "{{ '<|im_start|>' + messages[0]['content'] + '<|im_end|>' }}"
 
-    def test_they_are_whole_in_a_text_and_ordinary_ones_are_shown(
+    def test_they_are_one_token_each_and_only_control_tokens_are_left_out_of_texts(
         self, model: Any, tmp_path: Path
     ) -> None:
         found = tokenizer(byte_level(tmp_path / "x.gguf", model, "gpt-2", self.MORE))

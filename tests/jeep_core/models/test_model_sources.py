@@ -74,7 +74,7 @@ class TestNames:
         assert re.match(r"\S+ is not there: name a model folder, a hub id", refusal(name))
         assert no_hub == []
 
-    def test_a_home_folder(
+    def test_a_tilde_is_the_home_folder_and_is_never_asked_of_the_hub(
         self, make_folder: MakeFolder, no_hub: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         folder = make_folder("gpt2")

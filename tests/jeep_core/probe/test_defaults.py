@@ -15,8 +15,10 @@ from jeep_core.editors.jeep.hparams import JeepHParams
 from jeep_core.errors import InvalidHParams
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
-from jeep_core.probe.defaults.choice import by_depths, depths
-from jeep_core.probe.defaults.choosing import choose
+from jeep_core.probe import auto
+from jeep_core.probe.defaults.choose import choose
+from jeep_core.probe.defaults.from_record import by_depths, depths
+from jeep_core.probe.defaults.kept import kept
 from jeep_core.probe.defaults.knowledge import KNOWLEDGE, general_knowledge, known_facts
 
 FACT = {"subject": "Lyon", "prompt": "{} lies in", "target_new": "Peru"}
@@ -115,6 +117,20 @@ class TestEdit:
         again, same = choose(base, "memit", folder=tmp_path)
         assert same == record
         assert again.hparams.moment_layers == list(first.hparams.low.layers)
+
+    def test_a_proposal_that_no_edit_could_take_is_not_kept(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        base = planted.model("llama", 2, 5)
+        ask = "jeep_core.probe.defaults.choose.known_facts"
+        monkeypatch.setattr(ask, lambda *_: planted.facts())
+        assert choose(base, "jeep")[0].source == "probe now"
+        monkeypatch.setattr(auto, "RATE_SHARE", 0.0)
+        chosen, record = choose(base, "jeep", folder=tmp_path)
+        assert record["hparams"] is None
+        assert "learning_rate" in record["why_no_proposal"]
+        assert kept(tmp_path, base.model_hash) == record
+        assert chosen.source == "depths"
 
     def test_a_preset_comes_before_anything_that_is_chosen(self, tmp_path: Path) -> None:
         model = jeep_core.load("atlas-gptj", device="cpu")

@@ -16,7 +16,7 @@ from jeep_core.errors import InvalidHParams, JeepError
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.probe.bands import band
-from jeep_core.probe.defaults.choice import check_automatic, hparams_for
+from jeep_core.probe.defaults.from_record import check_automatic, hparams_for
 from jeep_core.probe.defaults.kept import keep, kept
 from jeep_core.probe.prompts import first_token, prepare
 from jeep_core.probe.proposal import NoProposal, carrying_layers, high_region, low_region
@@ -118,9 +118,15 @@ def test_the_high_region_is_the_window_with_most_promotion() -> None:
     assert high_region(twelve, 2) == [5]
     assert high_region([0.0] * 12, 4) == [5]  # of equal windows the lowest
     assert high_region([0.0] * 9 + [0.5, 0.1, 0.9], 8) == [9]
-    rising = [0.0] * 20 + [0.1, 0.3, 0.3, 0.2, -0.1, -0.1, -0.1, 0.5]
-    assert high_region(rising, 8) == [21, 22]
-    assert high_region([0.0, 0.1, 0.5], 0) == [1]
+    rising = [0.0] * 18 + [0.1, 0.3, 0.3, 0.2, -0.1, -0.1, -0.1, 0.5, 0.5, 0.5]
+    assert high_region(rising, 8) == [19, 20]
+
+
+def test_the_high_region_begins_at_three_quarters_of_the_depth_at_the_latest() -> None:
+    assert high_region([0.0] * 24 + [0.9] * 4, 8) == [21, 22]
+    assert high_region([0.0] * 21 + [0.1] * 3 + [0.9] * 4, 8) == [21, 22]
+    assert high_region([0.0] * 7 + [0.9, 0.9], 2) == [7]
+    assert high_region([0.0] * 8 + [0.9], 6) == [7]  # above the low region, below the last block
 
 
 def test_hyper_parameters_follow_from_a_record() -> None:

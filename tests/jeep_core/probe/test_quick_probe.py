@@ -49,7 +49,9 @@ def same(found: Patched, expected: Patched) -> None:
 
 
 class TestAgainstThePlainProcedure:
-    def test_readings(self, model: LoadedModel, prompts: tuple[Prompt, ...]) -> None:
+    def test_readings_are_those_of_the_plain_procedure(
+        self, model: LoadedModel, prompts: tuple[Prompt, ...]
+    ) -> None:
         view = ModelView(model)
         found, expected = read(view, prompts), read_plain(view, prompts)
         torch.testing.assert_close(found.probability, expected.probability, **CLOSE)
@@ -70,7 +72,7 @@ class TestAgainstThePlainProcedure:
         assert list(few.record()) == ["final_norm"]
 
     @pytest.mark.parametrize("together", [1, 10**6])
-    def test_exchange_and_restoration(
+    def test_patched_runs_are_those_of_the_plain_procedure(
         self,
         model: LoadedModel,
         prompts: tuple[Prompt, ...],

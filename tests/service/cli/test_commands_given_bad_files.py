@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from service.cli import app
 from service.settings import EXIT_CONFIG, Settings, SettingsError
 from service.store import Store
-from service.worker.inputs import own_relations
+from service.worker.input_files import own_relations
 from service.worker.process import Worker
 
 MODEL = TINY_GPTJ

@@ -18,6 +18,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "depl
 FENCE = re.compile(r"^```\w*\n(.*?)^```", re.M | re.S)
 CODE = re.compile(r"`([^`]+)`")
 IN_CODE = re.compile(r"(?:^|[;&|(]|\$ )\s*(?:\.venv/bin/)?(jeep [^;&|)>#\n]*)", re.M)
+EARLIER = re.compile(rf"\bjeep ({'|'.join(str(one.name) for one in ALIASES)})(?![\w-])")
 COMMANDS: dict[str, Any] = {str(one.name): one.load() for one in (*VISIBLE, *ALIASES)}
 
 
@@ -80,6 +81,25 @@ def test_command_lines_are_found_and_looked_up() -> None:
     assert [line.split()[1] for line in found] == ["keys", "reproduce", "store", "jobs", "edti"]
     assert [unknown(line) for line in found] == [None, "--colour", "vacuum", None, "edti"]
     assert len(list(command_lines((ROOT / "docs/using.md").read_text("utf-8")))) > 10
+
+
+def earlier_names(text: str) -> set[str]:
+    """Commands that a text gives by their names of earlier releases, also across lines."""
+    joined = re.sub(r'"\s*\n\s*f?"', "", text)
+    return set(EARLIER.findall(re.sub(r"\s*\n\s*(?:#\s*)?", " ", joined)))
+
+
+def test_texts_give_commands_by_their_present_names() -> None:
+    pages = [path for path in PAGES if path.name != "cli.md"]
+    modules = [path for house in ("jeep_core", "service") for path in (ROOT / house).rglob("*.py")]
+    texts = [path for path in (*pages, *modules) if path != ROOT / "service" / "cli" / "tree.py"]
+    found = {str(path.relative_to(ROOT)): earlier_names(path.read_text("utf-8")) for path in texts}
+    assert {path: names for path, names in found.items() if names} == {}
+
+
+def test_an_earlier_name_is_found_also_across_lines() -> None:
+    text = '`jeep\nsnapshots`, `jeep versions name`,\n"as jeep "\n    "revert does", `jeep names`'
+    assert earlier_names(text) == {"snapshots", "revert"}
 
 
 def test_the_reference_is_what_its_command_prints() -> None:

@@ -46,7 +46,7 @@ MADE: dict[type[BaseException], BaseException] = {
     Malformed: Malformed("answers", "empty", "it is empty"),
     Unusable: Unusable("prompt", "no_subject", "it lacks the subject"),
     TokenizationError: TokenizationError("prompt", "empty", "it is empty"),
-    UnusableMessages: UnusableMessages("no_subject", "the subject is in none of them"),
+    UnusableMessages: UnusableMessages("not_messages", "messages must be a list"),
     ApiProblem: ApiProblem("name_taken", "it is taken", [{"pointer": "/name"}], {"X-A": "b"}),
     ApiError: ApiError(
         Problem(title="Gone", status=404, detail="no", code="unknown_job", request_id="r")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 
 import pytest
+from support import ROOT
 from support.service.builders import MakeJob
 
 from service.store import Store
@@ -68,6 +70,13 @@ class TestBaseFiles:
         names = ["base/moments", "base/hypernetworks", "base/probes"]
         assert [path.relative_to(tmp_path / "none").as_posix() for path in folders] == names
         assert not (tmp_path / "none").exists()
+
+
+def test_only_their_owner_spells_the_folder_of_the_base_models_files() -> None:
+    owner = ROOT / "service" / "store" / "base" / "files.py"
+    path = re.compile(r'/ "base"|"base" /|\] == "base"|"base/')
+    modules = [one for one in (ROOT / "service").rglob("*.py") if one != owner]
+    assert [one.name for one in modules if path.search(one.read_text("utf-8"))] == []
 
 
 def test_what_a_job_has_kept_is_dropped_whole(store: Store, make_job: MakeJob) -> None:

@@ -33,7 +33,7 @@ from service.store import CorruptTensor, Store
 from service.store.maintenance.retention import plan_retention
 from service.store.maintenance.sweep import sweep, sweep_orphans
 from service.store.maintenance.verify import verify
-from service.worker.lanes.gate import Gate
+from service.worker.gate import Gate
 from service.worker.versions import rebuild
 from service.worker.versions.requests import VersionRequests
 from service.worker.versions.retention import Keeper

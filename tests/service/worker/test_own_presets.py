@@ -16,8 +16,8 @@ from jeep_core.models.loading import LoadedModel, load
 from service.contracts.jobs import Job, JobKind, now
 from service.settings import Settings
 from service.store import Store
+from service.worker.gate import Gate
 from service.worker.kinds.edits import EditRunner
-from service.worker.lanes.gate import Gate
 from service.worker.process import prepare
 from service.worker.versions.views import VersionViews
 

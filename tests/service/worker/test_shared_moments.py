@@ -24,8 +24,8 @@ from jeep_core.moments.factors import KeptMoment
 from jeep_core.spec.facts import Fact
 from service.settings import Settings
 from service.store import Store
+from service.worker.gate import Gate
 from service.worker.kinds.edits import EditRunner
-from service.worker.lanes.gate import Gate
 from service.worker.moments import SharedMoments
 from service.worker.versions.views import VersionViews
 

@@ -14,7 +14,7 @@ from jeep_core import atlas
 from service.settings import EXIT_CONFIG, Settings, SettingsError
 from service.store import Store
 from service.worker import process
-from service.worker.inputs import check_inputs, own_relations
+from service.worker.input_files import check_inputs, own_relations
 from service.worker.process import Worker
 
 GOLDEN = TINY_GPTJ

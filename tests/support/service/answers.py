@@ -8,7 +8,7 @@ from typing import Any
 from service.contracts.schemas import WorkerReply
 from service.worker.decoding.decode_loop import DecodeLoop
 from service.worker.decoding.replies import Pending
-from service.worker.lanes.gate import Gate
+from service.worker.gate import Gate
 
 
 class Answers:

@@ -14,9 +14,9 @@ from service.contracts.jobs import Job, JobKind, now
 from service.contracts.schemas import EditPayload, Manifest
 from service.settings import Settings
 from service.store import Store
+from service.worker.gate import Gate
 from service.worker.kinds.edits import EditRunner
 from service.worker.lanes.control import JobControl
-from service.worker.lanes.gate import Gate
 from service.worker.versions.views import VersionViews
 from support import TINY_GPTJ
 

@@ -55,6 +55,7 @@ def test_it_is_queued_run_followed_and_shown(
     assert (job["kind"], job["status"]) == ("counting", "queued")
     count_id = "count_" + job["id"].removeprefix("job_")
     assert answer.headers["location"] == f"/counts/{count_id}"
+    assert job["resource_id"] == count_id
     again = http.post("/counts", json={"to": 3}, headers={"Idempotency-Key": "mine"})
     assert (again.json()["id"], again.headers["idempotency-replayed"]) == (job["id"], "true")
     assert redis.xlen(Keys(store.id).lane(Lane.READ)) == 1
@@ -72,6 +73,8 @@ def test_it_is_queued_run_followed_and_shown(
         seen: list[tuple[JobStatus, Progress]] = []
         ended = client.wait(job["id"], lambda status, progress: seen.append((status, progress)))
         assert (ended.kind, ended.status) == ("counting", JobStatus.SUCCEEDED)
+        assert ended.resource_id == count_id
+        assert [one.resource_id for one in client.jobs()] == [count_id]
         assert [status for status, _ in seen][:: len(seen) - 1] == ["queued", "succeeded"]
         assert seen[-1][1].phase == "count"
 

@@ -54,7 +54,9 @@ class TestModels:
         assert client.completions.create(model=name, prompt="The", max_tokens=1).model == name
 
     @pytest.mark.parametrize("name", ["nobody", "org/nobody@v0", "tiny-chat@v9", "v99"])
-    def test_an_unknown_model(self, client: openai.OpenAI, name: str) -> None:
+    def test_an_unknown_model_is_refused_by_every_call(
+        self, client: openai.OpenAI, name: str
+    ) -> None:
         for ask in (
             lambda: client.models.retrieve(name),
             lambda: client.completions.create(model=name, prompt="The"),
@@ -219,7 +221,7 @@ class TestCompletions:
         assert made.usage is not None
         assert made.usage.completion_tokens <= 3
 
-    def test_the_version_that_answered(self, client: openai.OpenAI) -> None:
+    def test_an_answer_names_its_version_in_header_and_body(self, client: openai.OpenAI) -> None:
         raw = client.completions.with_raw_response.create(model="head", prompt="The", max_tokens=1)
         assert raw.headers["x-model-version"] == "v0"
         made = raw.parse()
@@ -253,7 +255,9 @@ class TestChat:
         assert made.usage.prompt_tokens == len(ids)
         assert made.object == "chat.completion"
 
-    def test_parts_and_newer_roles(self, client: openai.OpenAI) -> None:
+    def test_parts_are_joined_and_a_developer_counts_as_the_system(
+        self, client: openai.OpenAI
+    ) -> None:
         def ask(messages: list[dict[str, object]]) -> str | None:
             made = client.chat.completions.create(
                 model="head", messages=messages, max_tokens=6, temperature=0
@@ -366,7 +370,9 @@ def test_a_prompt_that_is_too_long_has_the_code_that_programs_know(
 class TestTokenizer:
     """As lm-eval's remote tokenizer asks, at the root."""
 
-    def test_there_and_back(self, whole: str, base: LoadedModel) -> None:
+    def test_tokens_of_a_text_decode_to_it_and_special_ones_are_whole(
+        self, whole: str, base: LoadedModel
+    ) -> None:
         with httpx.Client(base_url=whole) as http:
             body = {"prompt": "<s>The train", "add_special_tokens": False, "model": "x"}
             found = http.post("/tokenize", json=body).json()
@@ -387,7 +393,9 @@ class TestTokenizer:
             assert http.post("/tokenize", json=messages).status_code == 422
 
 
-def test_the_projects_own_client(whole: str, base: LoadedModel) -> None:
+def test_the_projects_own_client_completes_chats_and_raises_refusals(
+    whole: str, base: LoadedModel
+) -> None:
     with Client(whole) as client:
         assert "base" in [one.id for one in client.models()]
         made = client.complete("The", max_tokens=2, temperature=0, logprobs=1)

@@ -32,6 +32,7 @@ def test_a_batch_is_reverted_and_the_later_one_is_in_a_new_version(
     assert answer.status_code == 200, answer.text
     job = answer.json()
     assert (job["kind"], job["edit_id"], job["base_version"]) == ("revert", first, "v2")
+    assert job["resource_id"] == job["id"]
     assert answer.headers["x-model-version"] == job["result"]["version"] == "v3"
     assert job["result"]["reapplied"][0]["edit_id"] == second
     applied = [http.get(f"/edits/{one}").json()["applied_in"] for one in (first, second)]

@@ -15,6 +15,8 @@ from support.service.serving import make_settings, running
 from typer.testing import CliRunner
 
 from jeep_core import atlas
+from jeep_core.suites.formats.registry import FORMATS
+from service.api.resources.suites import description
 from service.cli import app
 from service.client import ApiError, Client
 from service.settings import Settings
@@ -191,6 +193,16 @@ FLAT = {
     "locality_prompt": ["Paris lies in", "Its mayor is"],
     "locality_ground_truth": ["France", None],
 }
+
+
+def test_formats_are_described_as_the_registry_has_them(
+    http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described = http.get("/openapi.json").json()["paths"]["/suites"]["post"]["description"]
+    assert ", ".join(f"`{name}`" for name in FORMATS) in described
+    assert "`statements`" not in described
+    monkeypatch.setitem(FORMATS, "statements", FORMATS["plain"])  # type: ignore[index]
+    assert "`plain`, `statements`" in description()
 
 
 def test_what_is_lost_is_in_the_answer(http: httpx.Client) -> None:

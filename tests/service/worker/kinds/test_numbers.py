@@ -25,7 +25,7 @@ from service.contracts.jobs import JobStatus, now
 from service.contracts.schemas import Edit, EditResult, LayerReport, Manifest
 from service.store import Store
 from service.store.files import encode
-from service.worker.editing.doubts import LARGE_CHANGE, doubts
+from service.worker.editing.outcome_warnings import LARGE_CHANGE, outcome_warnings
 from service.worker.kinds import edits as edits_module
 from service.worker.kinds.reverts import Reverter
 from service.worker.partial_results import Records, write_lines
@@ -146,10 +146,10 @@ def summary(efficacy: float, *norms: float) -> EditResult:
 
 
 def test_a_result_warns_of_what_succeeded_in_name_only() -> None:
-    assert doubts(summary(0.5, 31.1, LARGE_CHANGE - 1)) == []
-    [none] = doubts(summary(0.0, 0.1))
+    assert outcome_warnings(summary(0.5, 31.1, LARGE_CHANGE - 1)) == []
+    [none] = outcome_warnings(summary(0.0, 0.1))
     assert "no fact of this edit took (efficacy 0)" in none
-    [large] = doubts(summary(1.0, 0.1, 12345.6))
+    [large] = outcome_warnings(summary(1.0, 0.1, 12345.6))
     assert large.startswith("layer 1 (w1): the change is 1.23e+04 times as large as the weights")
 
 
@@ -219,7 +219,7 @@ def test_the_command_shows_the_warnings() -> None:
     answer = Edit(
         id="edit_1", job_id="job_1", status=JobStatus.SUCCEEDED, editor="memit", preset=None,
         hparams={}, facts=[], created_at=now(),
-        result=result.model_copy(update={"warnings": doubts(result)}),
+        result=result.model_copy(update={"warnings": outcome_warnings(result)}),
     )  # fmt: skip
     console = Console(width=300, record=True, file=StringIO())
     console.print(tables.edit(answer))

@@ -17,8 +17,9 @@ from jeep_core.editors.memit.hparams import MemitHParams
 from jeep_core.errors import Cancelled
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
-from jeep_core.probe.defaults import choosing, knowledge
-from jeep_core.probe.defaults.choice import Chosen, by_depths
+from jeep_core.probe.defaults import choose as choosing
+from jeep_core.probe.defaults import knowledge
+from jeep_core.probe.defaults.from_record import Chosen, by_depths
 from jeep_core.probe.defaults.kept import kept
 from service.contracts.jobs import Job, JobKind, Progress, new_id, now
 from service.contracts.schemas import FactRecord, Manifest, ProbePayload, ProbeResult

@@ -2,22 +2,89 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from pydantic import BaseModel
 from redis import Redis
+from support import ROOT
+from support.service import counting
 from support.service.played_worker.computing import Killed
-from support.service.played_worker.jobs import edit_job
+from support.service.played_worker.jobs import FACT, edit_job, edit_payload
 from support.service.played_worker.worker import PlayedWorker
 
 from jeep_core.errors import NumericalError
-from service.contracts.jobs import Job, JobStatus, Progress
+from service.contracts.jobs import Job, JobKind, JobStatus, Lane, Progress, new_id, now
+from service.contracts.kinds import KindSpec, payload_model, result_model
 from service.ops.embedded_server import EmbeddedValkey
 from service.queue import JobQueue, Keys, QueueFailure, connect
 from service.store import Store
 from service.worker.lanes import lane
 from service.worker.lanes.control import JobControl
+from service.worker.lanes.lane import Work
+from service.worker.lanes.write_task import WriteTask
+
+
+class Marked(BaseModel):
+    """Result of a kind of job that no module of the project knows."""
+
+    version: str
+    snapshot_name: str | None = None
+    warnings: list[str] = []
+
+
+def mark(task: WriteTask[Any]) -> tuple[Job, Work]:
+    """Write a version, move head to it, and name it as the payload says."""
+
+    def work() -> BaseModel:
+        task.begin(None, None)
+        payload = edit_payload("edit_marked", [FACT])
+        made, _ = task.edits.run(task.job, payload, task.parent, task.control)
+        task.commit(made.id, task.parent, "mark")
+        return task.named(Marked(version=made.id), task.job.payload["name"])
+
+    return task.job, work
+
+
+MARK = KindSpec("mark", Lane.WRITE, f"{__name__}:Marked", f"{__name__}:Marked", f"{__name__}:mark")
+
+
+@pytest.fixture
+def marking() -> Iterator[JobKind]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield counting.register(patch, MARK)
+    counting.know_kinds()
+
+
+class TestNewKind:
+    def test_its_versions_are_committed_and_named_by_the_lane_as_it_is(
+        self, client: Redis, based: Store, marking: JobKind
+    ) -> None:
+        based.names.give("taken", "v0")
+        jobs = [
+            Job(id=new_id("job"), kind=marking, payload={"name": name}, created_at=now())
+            for name in ("mine", "taken")
+        ]
+        for job in jobs:
+            based.journal.add(job)
+        PlayedWorker(client, based.root).work()
+        first, second = (based.journal.read(job.id) for job in jobs)
+        assert first.result is not None
+        assert second.result is not None
+        assert (first.result["snapshot_name"], first.result["warnings"]) == ("mine", [])
+        assert second.result["snapshot_name"] is None
+        assert "'taken' already names v0" in second.result["warnings"][0]
+        assert based.head.read().job_id == second.id
+        assert based.names.all()["mine"] == first.result["version"]
+
+    def test_lanes_name_the_models_of_no_kind(self) -> None:
+        lanes = (ROOT / "service" / "worker" / "lanes").glob("*.py")
+        text = "".join(path.read_text("utf-8") for path in lanes)
+        models = {m.__name__ for kind in JobKind for m in (payload_model(kind), result_model(kind))}
+        assert sorted(name for name in models if name in text) == []
 
 
 def die(*_: object) -> None:

@@ -11,7 +11,7 @@ from redis import Redis
 
 from service.queue import Keys, QueueFailure, RequestQueue
 from service.store import Store
-from service.worker.lanes.gate import Gate
+from service.worker.gate import Gate
 from service.worker.lanes.generation_lane import GenerationLane
 from service.worker.lanes.request_lane import RequestLane
 from service.worker.versions.requests import VersionRequests

@@ -19,7 +19,7 @@ from service.contracts.jobs import JobStatus, new_id
 from service.contracts.schemas import WorkerReply, WorkerRequest
 from service.queue import Keys, RequestQueue
 from service.store import Store
-from service.worker.lanes.gate import Gate
+from service.worker.gate import Gate
 from service.worker.lanes.generation_lane import GenerationLane
 from service.worker.lanes.request_lane import RequestLane
 from service.worker.versions.requests import VersionRequests

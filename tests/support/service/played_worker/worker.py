@@ -21,7 +21,7 @@ from service.queue import Heartbeat, Keys, Lease, QueueFailure, RequestQueue, Wo
 from service.settings import Settings
 from service.store import Store
 from service.store.maintenance.sweep import sweep
-from service.worker.lanes.gate import Gate
+from service.worker.gate import Gate
 from service.worker.lanes.lane import JobLane
 from service.worker.lanes.read_lane import ReadLane, Task, runner_of
 from service.worker.metrics import REGISTRY

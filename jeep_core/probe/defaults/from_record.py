@@ -1,8 +1,7 @@
-"""Hyper-parameters that nobody gave; no torch, as the api needs it too.
+"""From a probe's record to an editor's hyper-parameters; no torch, as the api needs it too.
 
-They are made of a probe's record by the editor's own rule.  Where the probe proposes nothing, they
-are made of fractions of the model's depth (`depths`), so that a first edit never fails for want of
-evidence.
+The editor's own rule makes them.  Where the probe proposes nothing, they are made of fractions of
+the model's depth (`depths`), so that a first edit never fails for want of evidence.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ LARGE_CHANGE = 100.0
 """‖Δ‖/‖W‖ of a layer from which on a result warns: three times what any preset reaches."""
 
 
-def doubts(summary: EditResult) -> list[str]:
+def outcome_warnings(summary: EditResult) -> list[str]:
     """Return warnings for a user who sees only that the edit succeeded.
 
     A change of many times the weights is not an error by itself: on the bundled models presets

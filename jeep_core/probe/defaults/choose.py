@@ -1,4 +1,4 @@
-"""Hyper-parameters for an edit that names none, on a model without a preset.
+"""Which probe's record an edit takes that names no hyper-parameters, on a model without a preset.
 
 A kept probe of the base model comes first, else the model is probed now on general knowledge, and
 that probe is kept.
@@ -17,7 +17,7 @@ from jeep_core.errors import Cancelled, JeepError
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import NOTHING, Monitor
-from jeep_core.probe.defaults.choice import Chosen, Source, check_automatic, from_record
+from jeep_core.probe.defaults.from_record import Chosen, Source, check_automatic, from_record
 from jeep_core.probe.defaults.kept import keep, kept
 from jeep_core.probe.defaults.knowledge import NAME, known_facts
 from jeep_core.probe.run import FORMAT, PROMPTS, probe

@@ -1,4 +1,4 @@
-"""Answers of ``/v1`` for the description: successes with their version, streams, errors."""
+"""How routes of ``/v1`` are described: successes with their version, streams, errors."""
 
 from __future__ import annotations
 

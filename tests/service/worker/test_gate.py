@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from service.worker.lanes.gate import Gate
+from service.worker.gate import Gate
 
 
 class World:

@@ -118,7 +118,7 @@ def test_the_high_region_is_the_window_with_most_promotion() -> None:
     assert high_region(twelve, 2) == [5]
     assert high_region([0.0] * 12, 4) == [5]  # of equal windows the lowest
     assert high_region([0.0] * 9 + [0.5, 0.1, 0.9], 8) == [9]
-    rising = [0.0] * 18 + [0.1, 0.3, 0.3, 0.2, -0.1, -0.1, -0.1, 0.5, 0.5, 0.5]
+    rising = [0.0] * 18 + [0.1, 0.3, 0.3, 0.2, -0.1, -0.1, -0.1, 0.0, 0.0, 0.5]
     assert high_region(rising, 8) == [19, 20]
 
 

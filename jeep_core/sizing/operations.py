@@ -19,7 +19,8 @@ PREFIX_TOKENS = 10
 """Tokens that are sampled for one prefix, without a cache."""
 KL_TOKENS = 5
 """Tokens of the row of the KL term; it is read at one of them."""
-PROBE_PROMPTS = 256
+PROBE_PASSES = 5
+"""How often a quick probe reads the weights for a batch of prompts."""
 ANSWER_TOKENS = 5
 """Tokens of a greedy answer by which a fact is measured, before and after."""
 CORRECTIONS = 3
@@ -101,14 +102,17 @@ def writing(arch: Architecture, editing: Editing, load: Workload, settings: Sett
     rounds, together = (load.facts, 1) if editing.one_by_one else (1, load.facts)
     for region in editing.regions:
         tokens = load.left + 1 if region.at_subject else load.tokens - load.answer + 1
-        last, depth = region.layers[-1] + 1, 0.0
+        first, last = region.layers[0], region.layers[-1]
+        # blocks that one row or another runs: up to the region once, then from layer to layer
+        depth = float(editing.rows * first)
         for layer in region.layers:
-            depth += editing.rows * (layer + 1) + (last - layer - 1)
+            depth += editing.rows - 1 + (last - layer + 1)  # keys; states of the plain row
+            depth += editing.rows if layer < last else 1  # on with the new matrix
             if arch.family.norm_after_mlp:
-                depth += layer + 1  # residuals back through the norm
-        depth += last  # what is reached
+                depth += 1  # residuals back through the norm
         runs = forward(arch, together * tokens, depth, load.tokens)
-        runs += _leading(arch, editing, load, sum(layer + 1 for layer in region.layers))
+        leading = first + sum(last - layer + 1 for layer in region.layers)
+        runs += _leading(arch, editing, load, leading)
         reads = depth / editing.rows * arch.block_parameters * weight
         key = arch.key_size(region.attention)
         per_matrix = _solve(key, together, load.earlier, arch.d, settings)
@@ -158,21 +162,25 @@ def factoring(arch: Architecture, editing: Editing, settings: Settings) -> Work:
 
 
 def prefixes(arch: Architecture, editing: Editing, settings: Settings) -> Work:
-    """Sampling the prefixes, once per model: every token runs the whole text so far."""
-    texts = editing.rows - 1
-    runs = texts * PREFIX_TOKENS
+    """Sampling the prefixes together, once per model: every token runs the whole text so far."""
+    runs = (editing.rows - 1) * PREFIX_TOKENS
     ops = forward(arch, runs * (2 + PREFIX_TOKENS / 2), arch.layers, PREFIX_TOKENS)
-    reads = runs * arch.parameters * BYTES[settings.dtype]
-    return Work(matrix=ops + head(arch, runs * (2 + PREFIX_TOKENS / 2)), read_bytes=reads)
+    reads = PREFIX_TOKENS * arch.parameters * BYTES[settings.dtype]
+    return Work(matrix=ops + head(arch, runs), read_bytes=reads)
 
 
 def probing(arch: Architecture, load: Workload, settings: Settings, prompts: int) -> Work:
-    """A probe: states read through the head, an exchange and a restoration for every block."""
-    runs = 2 * (arch.layers + 1) + 4
-    ops = forward(arch, runs * load.tokens, arch.layers, load.tokens)
-    ops += head(arch, runs + 4 * (1 + 3 * arch.layers))
+    """A quick probe: states read through the head, and an exchange for every block.
+
+    Each prompt and its donor are asked and run once; an exchange enters at its own block, from
+    the subject's last token on.
+    """
+    ops = forward(arch, 4 * load.tokens, arch.layers, load.tokens)
+    exchanges = arch.layers * (arch.layers - 1) / 2
+    ops += forward(arch, load.segment, exchanges, load.tokens)
+    ops += head(arch, 2 + (1 + 2 * arch.layers) + arch.layers)
     batches = ceil(prompts * load.tokens / 4096)
-    reads = batches * runs * arch.parameters * BYTES[settings.dtype]
+    reads = batches * PROBE_PASSES * arch.parameters * BYTES[settings.dtype]
     return Work(matrix=prompts * ops, read_bytes=reads)
 
 

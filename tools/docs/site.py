@@ -45,6 +45,7 @@ GUIDE: dict[str, dict[str, str]] = {
     },
     "Evidence": {
         "Results": "docs/results.md",
+        "Real models": "docs/real-models.md",
         "Lasting edits": "docs/lasting.md",
         "Performance": "docs/performance.md",
         "Faults": "docs/faults.md",

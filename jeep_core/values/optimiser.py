@@ -48,6 +48,9 @@ def optimise(
     # by length: facts that are optimised together are padded alike
     waiting = deque(sorted(range(len(facts)), key=lambda i: facts[i].shape))
     pool = Pool(view, facts, objective, memory_bytes)
+    # said at once: the first fact takes the longest to finish, and until then it would seem to be
+    # the phase before
+    monitor.report("optimise", 0, len(facts))
     while waiting or len(pool):
         monitor.check()
         # 0 while the pool is full: then it only takes a step

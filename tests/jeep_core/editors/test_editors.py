@@ -143,6 +143,14 @@ def test_values_that_are_given_are_not_optimised_again(gptj: LoadedModel) -> Non
         assert torch.equal(again.delta.updates[name].matrix(), update.matrix())
 
 
+def test_optimisation_is_reported_before_a_fact_is_finished(gptj: LoadedModel) -> None:
+    seen: list[tuple[str, int, int]] = []
+    run(context_of(gptj, monitor=Monitor(lambda *report: seen.append(report))), JEEP)
+    optimised = [report for report in seen if report[0] == "optimise"]
+    assert optimised[0] == ("optimise", 0, len(FACTS))
+    assert optimised[-1] == ("optimise", len(FACTS), len(FACTS))
+
+
 def test_values_that_are_not_finite_end_the_edit(gptj: LoadedModel) -> None:
     """Better no edit than one of nan; the layer is named."""
     values = run(context_of(gptj), JEEP).values

@@ -147,8 +147,11 @@ def test_the_service_knows_the_editor(
 
     asked = {"facts": [FACT], "editor": "shove", "hparams": "auto"}
     assert http.post("/edits?dry_run=true", json=asked).json()["hparams"] == "auto"
-    refused = http.post("/edits", json={**asked, "editor": "rome"}).json()
-    assert "which are for jeep, memit, pmet, shove:" in refused["errors"][0]["message"]
+    refused = http.post("/edits", json={**asked, "editor": "mend"}).json()
+    assert (
+        "which are for jeep, memit, pmet, rome, alphaedit, ft-wd, shove:"
+        in refused["errors"][0]["message"]
+    )
 
     serving.client.add_suite("four", suite)
     trial = {"suite": "four", "editor": "shove", "n_edits": [0, 2], "fluency_texts": 0}

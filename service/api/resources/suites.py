@@ -50,7 +50,7 @@ parts that are `left_out` by reason, the first of them in `problems`; `prompts` 
 
 def description() -> str:
     """The description of ``POST /suites``, with the formats that the registry has."""
-    return DESCRIPTION.format(formats=", ".join(f"`{name}`" for name in FORMATS))
+    return DESCRIPTION.replace("{formats}", ", ".join(f"`{name}`" for name in FORMATS))
 
 
 BODY = {

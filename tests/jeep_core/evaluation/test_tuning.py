@@ -217,7 +217,8 @@ def test_automatic_layers_are_those_of_the_kept_probe(
     monkeypatch.delattr("jeep_core.commands.tune.probe")  # there is no need to run one
     region = {"layers": [2], "clamp": 1.0, "moment_weight": 5}
     base = load("atlas-gptj", device="cpu")
-    keep(tmp_path / "probes", {"model_hash": base.model_hash, "hparams": {"low": region}})
+    proposed = {"learning_rate": 2.0, "low": region}
+    keep(tmp_path / "probes", {"model_hash": base.model_hash, "hparams": proposed})
     out = tmp_path / "found.yaml"
     run(options(out, layers="auto", probes=tmp_path / "probes"))
     assert load_preset("found", tmp_path).hparams["low"]["layers"] == [2]

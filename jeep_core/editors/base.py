@@ -18,7 +18,6 @@ from jeep_core.spec.finite import OTHER_VERSION, SMALLER_STEPS, check_number, ch
 from jeep_core.spec.hparams import OptimisedEditorHParams, Region
 from jeep_core.spec.matrices import AttentionOut, Place
 from jeep_core.updates.least_squares import Solution, Solver
-from jeep_core.values.keys import through_norm
 from jeep_core.values.optimiser import FactTokens, Objective, Values, optimise
 from jeep_core.values.reader import Position, RegionReader
 
@@ -223,9 +222,7 @@ def write_region(
         residuals = gap / spread(region, layer)
         if not at_projection:
             parts = zip(readers, residuals.chunk(len(readers)), strict=True)
-            residuals = torch.cat(
-                [through_norm(view, reader, place, part) for reader, part in parts]
-            )
+            residuals = torch.cat([reader.residuals_at(place, part) for reader, part in parts])
         kept_as = keys_name(region_name, place), layer
         previous = context.previous_keys.get(kept_as)
         solution = solve(

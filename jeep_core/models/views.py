@@ -167,10 +167,8 @@ def block_part(view: ModelView, layer: int) -> Any:
 
     Block 0 takes token ids, every other one hidden states (r, t, d) as embeddings.
     """
-    family = view.base.family
-    backbone = lower_part(view, 0) if layer == 0 else upper_part(view, layer)
-    _set(backbone, family.layers, family.layers_of(view.model)[layer : layer + 1])
-    _set(backbone, family.final_norm, nn.Identity())
+    backbone = middle_part(view, layer, layer)
+    _set(backbone, view.base.family.final_norm, nn.Identity())
     return backbone
 
 

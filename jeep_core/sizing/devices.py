@@ -94,7 +94,7 @@ _GPUS = (
     Gpu("h200", 141, 989, 67, 67, 4800),
 )
 GPUS: Mapping[str, Gpu] = {gpu.name: gpu for gpu in _GPUS}
-"""Known devices, from their vendor's data sheets: SXM for A100 and later, no sparsity."""
+"""Known devices by their published peaks: SXM for A100 and later, no sparsity."""
 
 
 def gpu_of(text: str) -> Gpu:

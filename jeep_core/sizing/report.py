@@ -13,7 +13,6 @@ from jeep_core.sizing.source import known_model
 
 TABLE_GPUS = ("rtx-4090", "h100", "h200")
 TABLE_FACTS = 16
-COUNTS = (1, 2, 4, 8)
 
 
 def lines(plan: Plan) -> Iterator[str]:

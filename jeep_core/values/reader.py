@@ -10,14 +10,15 @@ from the embedding give the same bits.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 
 from jeep_core.models.masks import Attention
-from jeep_core.models.token_rows import GivenPast, Leading, Past, leading_rows, stack_rows
+from jeep_core.models.post_mlp_norm import back_through_norm
+from jeep_core.models.token_rows import GivenPast, Leading, leading_rows, stack_rows
 from jeep_core.models.views import ModelView, block_output, hooked, middle_part, mlp_only_at
 from jeep_core.spec.matrices import Place, layer_of
 from jeep_core.spec.positions import PromptTokens
@@ -70,7 +71,7 @@ class RegionReader:
         groups = [[fact[j] for fact in rows] for j in range(len(rows[0]))]
         self._lead = leading_rows(view, groups)
         self._lead_states: torch.Tensor | None = None  # (g, c, d)
-        self._past: Past = self._run_leading(0)
+        self._leading = self._run_leading(0)
         cut = [
             # nothing right of the position that is read can reach it
             [replace(row, ids=row.ids[: getattr(row, position) + 1]) for row in group]
@@ -107,16 +108,28 @@ class RegionReader:
         return torch.cat([plain, self._prefixed(place).transpose(0, 1)], dim=1)
 
     @torch.no_grad()
-    def plain_keys(self, place: Place) -> torch.Tensor:
-        """Keys (m, d_ff) at ``place`` of the rows with the empty prefix, float32."""
-        self._climb_to(layer_of(place))
-        return self._read(self._plain, self._plain_order, place, layer_of(place))[0]
-
-    @torch.no_grad()
     def states(self) -> torch.Tensor:
         """Current states (m, d) of block ``last``, float32."""
         self._climb_to(self.last)
         return self._read(self._plain, self._plain_order, self.last, self.last)[1]
+
+    @torch.no_grad()
+    def residuals_at(self, place: Place, residuals: torch.Tensor) -> torch.Tensor:
+        """Residuals (m, d) at the output of a block as residuals of its projection at ``place``.
+
+        They are the same but where a norm follows the MLP or the attention (see
+        ``jeep_core.models.post_mlp_norm``).
+        """
+        family, model = self.view.base.family, self.view.model
+        norm = family.norm_after(model, place)
+        if norm is None:
+            return residuals
+        self._climb_to(layer_of(place))
+        keys = self._read(self._plain, self._plain_order, place, layer_of(place))[0]
+        # (m, d): what the projection gives now, before the norm
+        outputs = family.projection_of(model, place)(keys.to(self.view.base.dtype))
+        epsilon = family.norm_epsilon_of(model)
+        return back_through_norm(outputs, residuals, family.norm_gain(norm), epsilon)
 
     def _prefixed(self, place: Place) -> torch.Tensor:
         """Keys (prefixes - 1, m, d_ff): groups come prefix by prefix."""
@@ -180,15 +193,13 @@ class RegionReader:
         batch = stack_rows([row for row, _ in rows], base.device, skip)
         group = torch.tensor([group for _, group in rows], device=base.device)
         positions = batch.positions(base.max_positions)
-        leading = Leading(self._lead.lengths, self._past).positions(group)
+        leading = self._leading.positions(group)
         mask = self.attention.mask(leading, positions, base.dtype)
         return _Batch(batch.ids, positions, group, batch.lengths - batch.skip - 1, mask)
 
     def _run(self, batch: _Batch, until: int) -> None:
         """Run a batch from the block that the reader is at through block ``until``."""
-        past = Leading(self._lead.lengths, self._past).past_of(
-            batch.group, range(self.layer, until + 1)
-        )
+        past = self._leading.past_of(batch.group, range(self.layer, until + 1))
         middle_part(self.view, self.layer, until)(
             **_entering(batch.ids, batch.states),
             attention_mask=batch.mask,
@@ -212,7 +223,7 @@ class RegionReader:
         """Bring the states of all rows to where they enter block ``layer``."""
         if layer == self.layer:
             return
-        self._past = self._run_leading(layer)
+        self._leading = self._run_leading(layer)
         for batch in (*self._plain, *self._others):
             left: list[torch.Tensor] = []
             with self._kept(layer - 1, left):
@@ -220,35 +231,28 @@ class RegionReader:
             [batch.states] = left
         self.layer = layer
 
-    def _run_leading(self, layer: int) -> Past:
+    def _run_leading(self, layer: int) -> Leading:
         """Keys and values of the leading tokens in all blocks from here through ``last``.
 
         The states (g, c, d) that enter block ``layer`` are kept.
         """
         lead = self._lead
+        nothing = lead.nothing(self.view, self.last)
         if not lead.width:
-            return lead.nothing(self.view, self.last)
-        cache = GivenPast(lead.nothing(self.view, self.last), keep=True)
-        entered = _entering(lead.ids, self._lead_states)
-        run = middle_part(self.view, self.layer, self.last)
-        left: list[torch.Tensor] = []
-
-        def through() -> None:
-            run(
-                **entered,
+            return Leading(lead.lengths, nothing)
+        cache, left = GivenPast(nothing, keep=True), list[torch.Tensor]()
+        moves = layer != self.layer
+        with self._kept(layer - 1, left) if moves else nullcontext():
+            middle_part(self.view, self.layer, self.last)(
+                **_entering(lead.ids, self._lead_states),
                 attention_mask=lead.mask(self.attention, self.view.base.dtype),
                 position_ids=lead.positions,
                 cache=cache,
                 use_cache=False,
             )
-
-        if layer == self.layer:
-            through()
-        else:
-            with self._kept(layer - 1, left):
-                through()
+        if moves:
             [self._lead_states] = left
-        return cache.kept
+        return Leading(lead.lengths, cache.kept)
 
 
 def _entering(ids: torch.Tensor, states: torch.Tensor | None) -> dict[str, torch.Tensor]:

@@ -6,6 +6,9 @@ from jeep_core.editors.alphaedit.hparams import AlphaEditHParams
 from jeep_core.editors.record import LOW, EditorRecord, PlotStyle, Tuning
 from jeep_core.reports.colours import SKY
 
+THRESHOLDS = {"null_space": 0.02, "moment_weight": 10}
+"""The paper's."""
+
 record = EditorRecord(
     hparams=AlphaEditHParams,
     editor="jeep_core.editors.alphaedit.editor:AlphaEdit",
@@ -16,9 +19,9 @@ record = EditorRecord(
             "low.moment_weight": (0.01, 0.1, 1, 10),
             "learning_rate": (0.5, 2),
         },
-        start={"low": {"null_space": 0.02, "moment_weight": 10}},
+        start={"low": THRESHOLDS},
     ),
-    automatic=lambda found: {"low": {**found["low"], "null_space": 0.02, "moment_weight": 10.0}},
+    automatic=lambda found: {"low": {**found["low"], **THRESHOLDS}},
     order=7,
     many_facts=False,
     plot=PlotStyle(SKY, "P", ":"),

@@ -14,7 +14,9 @@ from jeep_core.editors import hparams_class, preset_hparams, record_of
 from jeep_core.editors.networks.hparams import HypernetworkHParams
 from jeep_core.editors.networks.records import NetworkRecord, missing_network
 from jeep_core.errors import FieldProblem, InvalidFields, InvalidHParams, JeepError
+from jeep_core.spec.hparams import contexts_of
 from jeep_core.suites.training_data import data_hash, load_training_suite
+from jeep_core.text.chat import has_template
 from service.api.http.access import needs
 from service.api.http.bodies import json_request_body, read_model
 from service.api.http.paging import Page
@@ -99,7 +101,7 @@ def check_network(state: ApiState, edit: ValidEdit, model: PublishedModel) -> No
     problem = missing_network(model.info.model, edit.editor, hparams, records)
     body: dict[str, Any] = {
         "editor": edit.editor,
-        "hparams": hparams.model_dump(mode="json", exclude={"step_scale"}),
+        "hparams": hparams.model_dump(mode="json", exclude={"step_scale", "contexts"}),
     }
     if model.info.model not in atlas.MODELS:
         body["data"] = "CASES.json"
@@ -159,7 +161,13 @@ def _hparams(body: HypernetworkRequest, model: PublishedModel) -> tuple[str | No
         cls = hparams_class(body.editor)
         assert issubclass(cls, HypernetworkHParams)
         changes = {"layers": cls.last_layers(info.n_layers), **changes}
-    preset, hparams = preset_hparams(body.editor, presets, body.preset, changes, info.n_layers)
+    chat = has_template(model)
+    preset, hparams = preset_hparams(
+        body.editor, presets, body.preset, changes, info.n_layers, chat=chat
+    )
+    if contexts_of(hparams) != "plain":
+        message = "networks are trained on plain prompts: leave contexts out"
+        raise InvalidHParams([FieldProblem("/hparams/contexts", "plain_only", message)])
     return preset, hparams.model_dump(mode="json")
 
 

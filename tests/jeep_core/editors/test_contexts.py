@@ -23,8 +23,9 @@ from jeep_core.moments.cache import Moments
 from jeep_core.spec.hparams import Contexts, validate_hparams
 from jeep_core.spec.positions import PromptTokens
 from jeep_core.values.cache import fact_key
-from jeep_core.values.keys import Position, keys_and_states, states_of
+from jeep_core.values.keys import Position, keys_and_states
 from jeep_core.values.objective import FactTokens
+from jeep_core.values.reader import RegionReader
 
 LINEAR = {**LOW, "layers": [0, 1, 2]}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -126,7 +127,9 @@ def test_each_context_is_written_at_its_own_keys_with_the_same_vector(
         for rows, target in zip(
             ([f.rows for f in context.facts], [f.chat for f in context.facts]), targets, strict=True
         ):
-            states = states_of(view, rows, position, last, at_projection=editor == "pmet")
+            states = RegionReader(
+                view, rows, position, last, at_projection=editor == "pmet"
+            ).states()
             torch.testing.assert_close(target, states + values.delta_low, rtol=1e-4, atol=1e-4)
         first = hparams(editor, "both").low.layers[0]
         keys = outcome.keys[region, first]
@@ -165,7 +168,7 @@ def test_high_vector_alone_leaves_the_same_gap_in_both_contexts(
         ([fact.rows for fact in facts], values.high),
         ([fact.chat for fact in facts], values.chat_high),
     ):
-        states = states_of(view, rows, "prediction", 2)
+        states = RegionReader(view, rows, "prediction", 2).states()
         torch.testing.assert_close(target, states + values.delta_high, rtol=1e-4, atol=1e-4)
 
 

@@ -29,9 +29,9 @@ from jeep_core.moments.sums import accumulate
 from jeep_core.spec.hparams import validate_hparams
 from jeep_core.spec.matrices import AttentionOut, Place
 from jeep_core.updates.null_space import solve_in_null_space
-from jeep_core.values.keys import residuals_at_projection, states_of
 from jeep_core.values.objective import FactTokens, Objective
 from jeep_core.values.optimiser import optimise
+from jeep_core.values.reader import RegionReader
 
 
 def jeep(**changes: Any) -> JeepHParams:
@@ -122,7 +122,7 @@ def test_vectors_inside_a_block_do_what_they_do_in_the_whole_model(
     values = optimise(ModelView(base), context.facts, objective)
     model, family, layer = base.model, base.family, region.last
     rows = [fact.rows for fact in context.facts]
-    h_low = states_of(ModelView(base), rows, "subject_last", layer, at_projection=True)
+    h_low = RegionReader(ModelView(base), rows, "subject_last", layer, at_projection=True).states()
     assert torch.allclose(values.low - values.delta_low, h_low, atol=1e-4)
     for i, fact in enumerate(context.facts):
         modules = [(family.mlp_out_of(model, layer), values.delta_low[i])]
@@ -173,7 +173,7 @@ def test_an_edit_leads_to_the_value(base: LoadedModel, editor: str) -> None:
         context.facts = [type(fact)(fact.rows[:1], fact.kl) for fact in context.facts]
     outcome = run(context, hparams, editor)
     rows = [fact.rows[:1] for fact in context.facts]
-    reached = states_of(context.view, rows, "subject_last", 1, at_projection=True)
+    reached = RegionReader(context.view, rows, "subject_last", 1, at_projection=True).states()
     assert outcome.values is not None
     off = (reached - outcome.values.low).norm()
     assert off < 0.3 * outcome.values.delta_low.norm()
@@ -227,8 +227,8 @@ def test_the_attention_projection_is_written_in_place_of_the_mlps(family: str) -
     assert outcome.values.high is not None
     rows = [fact.rows for fact in context.facts]
     plain = ModelView(model)
-    gap = outcome.values.high - states_of(plain, rows, "prediction", 2)
-    wanted = residuals_at_projection(plain, rows, "prediction", places[0], gap)[0].double()
+    gap = outcome.values.high - RegionReader(plain, rows, "prediction", 2).states()
+    wanted = RegionReader(plain, rows, "prediction", 2).residuals_at(places[0], gap)[0].double()
     key, old = at_prediction(model.model, attention_out(model.model, 2), rows[0][0])
     same_key, new = at_prediction(
         context.view.model, attention_out(context.view.model, 2), rows[0][0]
@@ -236,7 +236,7 @@ def test_the_attention_projection_is_written_in_place_of_the_mlps(family: str) -
     assert torch.equal(key, same_key)
     assert (new - old - wanted).norm() < 1e-2 * wanted.norm()
     if family == "gptj":  # side by side: what the attention adds is what the block adds
-        reached = states_of(context.view, rows, "prediction", 2)
+        reached = RegionReader(context.view, rows, "prediction", 2).states()
         assert (reached - outcome.values.high).norm() < 1e-2 * gap.norm()
 
 

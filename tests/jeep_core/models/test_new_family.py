@@ -23,8 +23,9 @@ from jeep_core.moments.cache import Moments
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.hparams import Region
 from jeep_core.spec.positions import fact_rows
-from jeep_core.values.keys import keys_and_states, residuals_at_projection
+from jeep_core.values.keys import keys_and_states
 from jeep_core.values.optimiser import FactTokens, Objective, optimise
+from jeep_core.values.reader import RegionReader
 
 ROW: Family = eval(shown_code("extending.md", "jeep_core/models/families.py"), {"Family": Family})
 PREFIXES = ("", "The river is wide and the land around it is old")
@@ -102,6 +103,6 @@ def test_the_gain_of_the_norm_after_the_mlp_is_the_row_s(olmo: LoadedModel) -> N
     other = torch.randn(states.shape, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         wanted = norm(states + other) - norm(states)
-        found = residuals_at_projection(view, rows, "subject_last", 1, wanted)
+        found = RegionReader(view, rows, "subject_last", 1).residuals_at(1, wanted)
         reached = norm(states + found) - norm(states)
     assert (reached - wanted).norm() < 1e-3 * wanted.norm()

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from support.service.bundled_model import info
+from support.service.bundled_model import info, publish
 from support.service.command import jeep
 from support.service.played_worker.worker import PlayedWorker
 
@@ -226,3 +226,13 @@ def test_automatic_layers_are_not_looked_for_among_networks(
     answer = http.post("/edits", json=body)
     assert answer.status_code == 202, answer.text
     assert model.journal.read(answer.json()["id"]).payload["hparams"] == "auto"
+
+
+@pytest.mark.parametrize("contexts", ["chat", "both"])
+def test_a_training_as_a_chat_is_refused_also_where_the_model_has_a_template(
+    contexts: str, http: httpx.Client, store: Store
+) -> None:
+    publish(store, chat=True)
+    [error] = train(http, hparams={"contexts": contexts}).json()["errors"]
+    assert (error["pointer"], error["code"]) == ("/hparams/contexts", "plain_only")
+    assert train(http, hparams={"contexts": "plain"}).status_code == 202

@@ -14,6 +14,7 @@ from support import ROOT
 HOUSES = ("jeep_core", "service", "tools", "bench", "tests")
 NAMED_FILE = re.compile(rf"(?<![\w./-])((?:{'|'.join((*HOUSES, 'docs'))})/[\w./-]+\.(?:py|md))\b")
 NAMED_MODULE = re.compile(r"`((?:jeep_core|service|tools|bench)(?:\.\w+)+)`")
+RUN = re.compile(r"python3? -m ((?:jeep_core|service|tools|bench)(?:\.\w+)*)")
 BARE_FILE = re.compile(r"``?([a-z_]+\.py)``?")
 PART_OF_A_PATH = re.compile(r"``?((?:\w+/)*\w+\.py)``?")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -49,6 +50,16 @@ def is_there(module: str) -> bool:
     return False
 
 
+def not_run(text: str) -> list[str]:
+    """Modules that a command runs and that are not there."""
+    found = []
+    for name in RUN.findall(text):
+        path = ROOT.joinpath(*name.split("."))
+        if not (path.with_suffix(".py").exists() or (path / "__main__.py").exists()):
+            found.append(f"python -m {name}")
+    return found
+
+
 def missing_in(source: str, folder: Path) -> list[str]:
     """What a module's prose names and there is not, with the line."""
     found = []
@@ -56,6 +67,7 @@ def missing_in(source: str, folder: Path) -> list[str]:
         named = [name for name in NAMED_FILE.findall(text) if not (ROOT / name).exists()]
         named += [name for name in NAMED_MODULE.findall(text) if not is_there(name)]
         named += [name for name in BARE_FILE.findall(text) if not list(folder.rglob(name))]
+        named += not_run(text)
         found += [f"line {line}: {name}" for name in named]
     return found
 
@@ -82,6 +94,7 @@ def missing_in_page(text: str, files: set[str]) -> list[str]:
     """What a page names and is not there; ``files`` are the paths of all modules."""
     named = [name for name in NAMED_FILE.findall(text) if not (ROOT / name).exists()]
     named += [name for name in NAMED_MODULE.findall(text) if not is_there(name)]
+    named += not_run(text)
     for part in PART_OF_A_PATH.findall(text):
         if not any(f"/{file}".endswith(f"/{part}") for file in files):
             named.append(part)
@@ -102,10 +115,11 @@ def test_what_a_page_names_exists(page: Path, files: set[str]) -> None:
 def test_an_old_name_is_found_in_a_page(files: set[str]) -> None:
     text = (
         "`defaults.py` and `suites/edit.py`, `jeep_core/wire.py` and `service.api.kept.head`;\n"
-        "`editing.py`, `suites/edits.py`, `jeep_core/editing.py` and `jeep_nudge/editor.py`"
+        "`editing.py`, `suites/edits.py`, `jeep_core/editing.py` and `jeep_nudge/editor.py`;\n"
+        "`python -m bench`, `python -m bench.library.values x` and `python -m bench.values --y`"
     )
     assert missing_in_page(text, files) == [
-        "jeep_core/wire.py", "service.api.kept.head", "suites/edit.py",
+        "jeep_core/wire.py", "python -m bench.values", "service.api.kept.head", "suites/edit.py",
     ]  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from jeep_core.models.delta import WeightDelta
 from jeep_core.models.giving_way import giving_way
 from jeep_core.models.loading import LoadedModel, texts_of
 from jeep_core.models.views import ModelView
-from jeep_core.moments.cache import Moments
+from jeep_core.moments.cache import Moments, quick_products
 from jeep_core.moments.source import may_need_moments, origin_of, samples_of, text_of
 from jeep_core.monitor import NOTHING, Clock, Monitor
 from jeep_core.probe.defaults.choose import choose
@@ -387,4 +387,5 @@ def moments_over(
         JeepError: as `corpus_texts`.
     """
     texts = corpus_texts(base.name, corpus)
-    return Moments(base, texts, samples or samples_of(base.name, corpus, base.mlp_size), folder)
+    samples = samples or samples_of(base.name, corpus, base.mlp_size)
+    return Moments(base, texts, samples, folder, bfloat16=quick_products(base, corpus))

@@ -82,7 +82,8 @@ def compute(
         )
     texts = corpus_texts(base.name, corpus)
     samples = samples or samples_of(base.name, corpus, base.mlp_size)
-    moments = core.Moments(base, texts, samples, folder, shipped=False)
+    bfloat16 = core.quick_products(base, corpus)
+    moments = core.Moments(base, texts, samples, folder, shipped=False, bfloat16=bfloat16)
     batches = moments.batches()
     yield f"{counted(len(batches), 'batch', 'batches')}, {padding_share(batches):.1%} padding"
     with _bar() as monitor:

@@ -163,6 +163,7 @@ def objective_of(hparams: OptimisedEditorHParams, low: Region, **more: Any) -> O
         n_steps=hparams.n_steps,
         learning_rate=hparams.learning_rate,
         kl_weight=hparams.kl_weight,
+        optimizer=hparams.optimizer,
         compute_dtype=hparams.compute_dtype,
         **more,
     )

@@ -141,6 +141,14 @@ def taking(*names: str) -> Rule:
     return lambda found: {name: found[name] for name in names}
 
 
+STEPS = ("optimizer", "compute_dtype")
+
+
+def steps_of(found: Mapping[str, Any]) -> dict[str, Any]:
+    """How a proposal says that values are to be optimised; records of earlier probes do not."""
+    return {name: found[name] for name in STEPS if name in found}
+
+
 def mistake(found: EditorRecord) -> str | None:
     """The first mistake in a record, as the end of a sentence about it; None if there is none."""
     cls = found.hparams

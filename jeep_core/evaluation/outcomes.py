@@ -142,7 +142,9 @@ def said(
     chats = [as_asked_in_chat(fact, view.base.chat) for fact in facts]
     if contexts == "chat" or all(fact.messages for fact in facts):
         return Said(answers(view, chats, monitor))
-    return Said(answers(view, facts, monitor), answers(view, chats, monitor))
+    # together: a step of greedy answers reads all weights once, however many prompts go on
+    both = answers(view, [*facts, *chats], monitor)
+    return Said(both[: len(facts)], both[len(facts) :])
 
 
 def answers(view: ModelView, facts: Sequence[Fact], monitor: Monitor = NOTHING) -> list[Answer]:

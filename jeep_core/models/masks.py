@@ -33,16 +33,25 @@ class Attention:
             return cls()
         return cls(config.sliding_window, family.windows_of(config))
 
-    def mask(self, past: torch.Tensor, own: torch.Tensor, dtype: torch.dtype) -> Any:
+    def mask(
+        self,
+        past: torch.Tensor,
+        own: torch.Tensor,
+        dtype: torch.dtype,
+        texts: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> Any:
         """The mask that a backbone takes for tokens at positions ``own`` (r, q) after given ones.
 
         ``past`` (r, s): positions of the given keys; at ``NOWHERE`` or below there is no token.
+        ``texts``: where a row holds several texts beside one another, the numbers (r, s) and
+        (r, q) of the texts that given and own tokens are of; a token sees its own text only.
         Returns an additive mask (r, 1, q, s+q) in ``dtype``, or one by kind of block.
         """
         if not self.kinds:
-            return additive_mask(past, own, dtype, self.window)
+            return additive_mask(past, own, dtype, self.window, texts)
         return {
-            kind: additive_mask(past, own, dtype, window) for kind, window in self.kinds.items()
+            kind: additive_mask(past, own, dtype, window, texts)
+            for kind, window in self.kinds.items()
         }
 
     def of_next_token(self, mask: torch.Tensor) -> Any:
@@ -62,15 +71,19 @@ class Attention:
 
 
 def additive_mask(
-    past: torch.Tensor, own: torch.Tensor, dtype: torch.dtype, window: int | None = None
+    past: torch.Tensor,
+    own: torch.Tensor,
+    dtype: torch.dtype,
+    window: int | None = None,
+    texts: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Additive mask (r, 1, q, s+q) in ``dtype``: 0 where attended to, else the type's minimum.
 
     A token sees the tokens to its left; every place, padding too, sees itself, so that no
     softmax is over nothing.
 
-    ``past`` (r, s) and ``own`` (r, q) as in ``Attention.mask``; with a ``window`` only tokens
-    less than that far away.
+    ``past`` (r, s), ``own`` (r, q) and ``texts`` as in ``Attention.mask``; with a ``window`` only
+    tokens less than that far away.
     """
     # own tokens (q, s + q): all of the past, and what is not right of the token itself
     (r, s), q = past.shape, own.shape[1]
@@ -82,6 +95,8 @@ def additive_mask(
     if window is not None:
         # by positions, not columns: rows are padded between past and own tokens
         seen = seen & (own[:, :, None] - positions < window)
+    if texts is not None:
+        seen = seen & (texts[1][:, :, None] == torch.cat(texts, dim=1)[:, None, :])
     seen = seen.expand(r, q, s + q).clone()
     seen[:, :, s:] |= itself
     mask = torch.zeros(seen.shape, dtype=dtype, device=own.device)

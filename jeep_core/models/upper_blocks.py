@@ -1,6 +1,6 @@
-"""The part of a model that a value vector can still change, run over batches of rows.
+"""The part of a model that a value vector can still change, run over lines of texts.
 
-``UpperStack`` holds the blocks above layer ``low``.  A row is entered at its subject's last
+``UpperStack`` holds the blocks above layer ``low``.  A text is entered at its subject's last
 token with the hidden state of block ``low``; keys and values to its left are given.
 """
 
@@ -8,14 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 
+from jeep_core.models.lines import (
+    NO_TARGET,
+    NO_TEXT,
+    LinePast,
+    Lines,
+    chosen_columns,
+    leading_past,
+    token_lines,
+)
 from jeep_core.models.masks import NOWHERE, Attention
-from jeep_core.models.token_rows import GivenPast, Leading, Past, leading_of, stack_rows
+from jeep_core.models.token_rows import GivenPast, Leading, leading_of
 from jeep_core.models.views import (
     ModelView,
     block_output,
@@ -27,112 +35,13 @@ from jeep_core.models.views import (
 )
 from jeep_core.spec.positions import PromptTokens
 
-NO_TARGET = -100
-
-
-@dataclass
-class Rows:
-    """Rows from subject-last on.
-
-    ``segment`` (r, q, d): hidden states at the output of block ``low``; ``lengths`` (r,) of
-    them are real.  ``position_ids`` (r, q).  ``past``: keys and values (r, heads, s, head_dim)
-    by block of what is to the left, at positions ``past_positions`` (r, s).  ``prediction`` (r,) is
-    relative to the segment.
-    ``targets`` (r, q): the id to be predicted at each place, -100 elsewhere; without any, the
-    head is read at the first place.
-    """
-
-    segment: torch.Tensor
-    lengths: torch.Tensor
-    position_ids: torch.Tensor
-    past_positions: torch.Tensor
-    past: Past
-    prediction: torch.Tensor
-    targets: torch.Tensor
-    attention: Attention
-
-    def __post_init__(self) -> None:
-        self.mask = self.attention.mask(self.past_positions, self.position_ids, self.segment.dtype)
-        # n places (row, place) at which the head is read, row by row
-        read = self.targets >= 0
-        # rows without targets are those of the KL term: read at subject-last
-        read[:, 0] |= ~read.any(dim=1)
-        self.read_row, self.read_place = read.nonzero(as_tuple=True)
-
-    def __len__(self) -> int:
-        return len(self.segment)
-
-    @property
-    def start_state(self) -> torch.Tensor:
-        """Unedited states (r, d) at subject-last, block ``low``."""
-        return self.segment[:, 0]
-
-    def keep(self, index: torch.Tensor) -> Rows:
-        """The rows ``index`` (k,), with q and s no larger than they need."""
-        lengths, positions = self.lengths[index], self.past_positions[index]
-        q = int(lengths.max())
-        # columns of the past in which a row that is left has a token
-        used = (positions != NOWHERE).any(dim=0).nonzero().flatten()
-        whole = len(used) == positions.shape[1]
-
-        def cut(states: torch.Tensor) -> torch.Tensor:
-            # (r, heads, s, head_dim) to (k, heads, s', head_dim)
-            chosen = states[index]
-            return chosen if whole else chosen[:, :, used]
-
-        return Rows(
-            segment=self.segment[index, :q],
-            lengths=lengths,
-            position_ids=self.position_ids[index, :q],
-            past_positions=positions[:, used],
-            past={layer: (cut(k), cut(v)) for layer, (k, v) in self.past.items()},
-            prediction=self.prediction[index],
-            targets=self.targets[index, :q],
-            attention=self.attention,
-        )
-
-    def join(self, other: Rows) -> Rows:
-        """These rows, then ``other``'s, padded to the same q and s."""
-        q = max(self.segment.shape[1], other.segment.shape[1])
-        s = max(self.past_positions.shape[1], other.past_positions.shape[1])
-
-        def both(a: torch.Tensor, b: torch.Tensor, dim: int, size: int, value: int) -> torch.Tensor:
-            return torch.cat([_padded(t, dim, size, value) for t in (a, b)])
-
-        return Rows(
-            # padding of the past is hidden by NOWHERE; that of segments lies right of what is read
-            segment=both(self.segment, other.segment, 1, q, 0),
-            lengths=torch.cat([self.lengths, other.lengths]),
-            position_ids=both(self.position_ids, other.position_ids, 1, q, 0),
-            past_positions=both(self.past_positions, other.past_positions, 1, s, NOWHERE),
-            past={
-                layer: (
-                    both(k, other.past[layer][0], 2, s, 0),
-                    both(v, other.past[layer][1], 2, s, 0),
-                )
-                for layer, (k, v) in self.past.items()
-            },
-            prediction=torch.cat([self.prediction, other.prediction]),
-            targets=both(self.targets, other.targets, 1, q, NO_TARGET),
-            attention=self.attention,
-        )
-
-
-def _padded(tensor: torch.Tensor, dim: int, size: int, value: int) -> torch.Tensor:
-    missing = size - tensor.shape[dim]
-    if not missing:
-        return tensor
-    shape = list(tensor.shape)
-    shape[dim] = missing
-    return torch.cat([tensor, tensor.new_full(shape, value)], dim=dim)
-
 
 class UpperStack:
     """The blocks above ``low`` of a view, with a place to add a vector at block ``high``.
 
-    ``groups`` are all rows that will be captured, grouped by their beginnings.  With ``inside``,
-    block ``low`` itself is the first of them, entered with its input, and vectors are added to
-    the outputs of its projections.
+    ``groups`` are all texts that will be captured: group j those that are the j-th of their
+    facts, which share their beginnings.  With ``inside``, block ``low`` itself is the first of
+    the blocks, entered with its input, and vectors are added to the outputs of its projections.
     """
 
     def __init__(
@@ -152,42 +61,38 @@ class UpperStack:
         self.leading: Leading = leading_of(view, groups, len(self.layers) - 1)
 
     @torch.no_grad()
-    def capture(self, rows: Sequence[PromptTokens], groups: Sequence[int]) -> Rows:
-        """Run rows once, unedited, and keep what no later step changes.
+    def capture(self, facts: Sequence[Sequence[PromptTokens]]) -> Lines:
+        """Run the k texts of n facts once, unedited, and keep what no later step changes.
 
         The lower blocks run over every token after the leading ones, the upper blocks only
         over those left of the subject's last token.  The last target token is never read.
         """
-        device = self.view.base.device
-        # ids up to the last place that is read; its own target is no input
-        inputs = [replace(row, ids=row.ids[: _last_read(row) + 1]) for row in rows]
-        batch = stack_rows(inputs, device, [self.leading.lengths[g] for g in groups])
-        group = torch.tensor(groups, device=device)
-        positions = batch.positions(self.view.base.max_positions)
-        start = batch.subject_last - batch.skip  # (r,): columns of subject-last in ``states``
-        states = self._lower_states(batch.ids, positions, group)  # (r, t, d)
-        past, past_positions = self._left(states, positions, start, group)
+        base = self.view.base
+        tokens = token_lines(facts, self.leading.lengths, base.max_positions, base.device)
+        states = self._lower_states(tokens.ids, tokens.texts, tokens.positions)  # (n, t, d)
+        left = ~tokens.starts & (tokens.texts != NO_TEXT)
+        past = self._left(states, tokens.texts, tokens.positions, left)
+        # (n, q): columns from each text's subject-last on
+        columns, real = chosen_columns(tokens.starts)
 
-        r = torch.arange(len(rows), device=device)[:, None]
-        lengths = batch.lengths - batch.subject_last
-        offsets = torch.arange(int(lengths.max()), device=device)
-        # (r, q) columns of each segment; past a row's end they repeat the last, which is padding
-        inside = (start[:, None] + offsets).clamp(max=states.shape[1] - 1)
-        return Rows(
-            segment=states[r, inside],
-            lengths=lengths,
-            position_ids=positions[r, inside],
-            past_positions=past_positions,
+        def cut(values: torch.Tensor, padding: int | bool) -> torch.Tensor:
+            return torch.where(real, values.gather(1, columns), padding)
+
+        return Lines(
+            segment=_at(states, columns),
+            texts=cut(tokens.texts, NO_TEXT),
+            positions=cut(tokens.positions, 0),
+            targets=cut(tokens.targets, NO_TARGET),
+            first=cut(tokens.first, False),
+            prediction=cut(tokens.prediction, False),
             past=past,
-            prediction=batch.prediction - batch.subject_last,
-            targets=_targets(rows, int(lengths.max()), device),
             attention=self.attention,
         )
 
     def _lower_states(
-        self, ids: torch.Tensor, positions: torch.Tensor, group: torch.Tensor
+        self, ids: torch.Tensor, texts: torch.Tensor, positions: torch.Tensor
     ) -> torch.Tensor:
-        """The states (r, t, d) that enter block ``first``, from ids and positions (r, t)."""
+        """The states (n, t, d) that enter block ``first``, from ids, texts, positions (n, t)."""
         taken: list[torch.Tensor] = []
 
         def take(module: Any, args: Any, named: Any, output: Any) -> None:
@@ -195,15 +100,13 @@ class UpperStack:
             taken.append(entered if self.inside else block_output(output))
 
         hook = self.layers[self.low].register_forward_hook(take, with_kwargs=True)
-        # keys and values (r, heads, c, head_dim) of the c leading tokens of each row's group
-        past = self.leading.past_of(group, range(self.low + 1))
-        mask = self.attention.mask(self.leading.positions(group), positions, self.view.base.dtype)
+        past = leading_past(self.leading, len(ids), range(self.low + 1), ids.device)
         with hooked(hook):
             self.lower(
                 input_ids=ids,
-                attention_mask=mask,
+                attention_mask=self._mask(past, texts, positions),
                 position_ids=positions,
-                cache=GivenPast(past),
+                cache=GivenPast(past.states),
                 use_cache=False,
             )
         return taken[0]
@@ -211,61 +114,68 @@ class UpperStack:
     def _left(
         self,
         states: torch.Tensor,
+        texts: torch.Tensor,
         positions: torch.Tensor,
-        start: torch.Tensor,
-        group: torch.Tensor,
-    ) -> tuple[Past, torch.Tensor]:
-        """Keys and values of the upper blocks left of ``start`` (r,), and their positions (r, s).
+        left: torch.Tensor,
+    ) -> LinePast:
+        """Keys and values of the upper blocks of the tokens in ``left`` (n, t), and leading ones.
 
-        ``states`` (r, t, d), ``positions`` (r, t).  s = c + w: leading tokens, then own ones.
+        ``states`` (n, t, d), ``texts`` and ``positions`` (n, t).
         """
-        leading = self.leading.positions(group)
-        past = self.leading.past_of(group, range(self.first, len(self.layers)))
-        # own tokens left of subject-last, in the row that has most of them
-        w = int(start.max())
-        if w == 0:
-            return past, leading
+        layers = range(self.first, len(self.layers))
+        past = leading_past(self.leading, len(states), layers, states.device)
+        # (n, w): columns of the tokens left of their text's subject-last
+        columns, real = chosen_columns(left)
+        if columns.shape[1] == 0:
+            return past
+        own, texts = positions.gather(1, columns), texts.gather(1, columns)
+        texts = torch.where(real, texts, NO_TEXT)
         # only keys and values are needed: the last block's MLP runs at no place
-        cache, none = GivenPast(past, keep=True), start.new_zeros(0)
+        cache, none = GivenPast(past.states, keep=True), columns.new_zeros(0)
         with self._last_mlp_at(none, none):
             self.upper(
-                inputs_embeds=states[:, :w],
-                attention_mask=self.attention.mask(leading, positions[:, :w], states.dtype),
-                position_ids=positions[:, :w],
+                inputs_embeds=_at(states, columns),
+                attention_mask=self._mask(past, texts, own),
+                position_ids=own,
                 cache=cache,
                 use_cache=False,
             )
-        inside = torch.arange(w, device=start.device) < start[:, None]
-        own = torch.where(inside, positions[:, :w], NOWHERE)
-        return cache.kept, torch.cat([leading, own], dim=1)
+        return LinePast(
+            cache.kept,
+            torch.cat([past.texts, texts], dim=1),
+            torch.cat([past.positions, torch.where(real, own, NOWHERE)], dim=1),
+        )
+
+    def _mask(self, past: LinePast, texts: torch.Tensor, own: torch.Tensor) -> Any:
+        """The mask of tokens at positions ``own`` (n, q) of ``texts`` (n, q) after ``past``."""
+        dtype = self.view.base.dtype
+        return self.attention.mask(past.positions, own, dtype, (past.texts, texts))
 
     def forward(
-        self, rows: Rows, deltas: Mapping[str, torch.Tensor]
+        self, lines: Lines, deltas: Mapping[str, torch.Tensor]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Hidden states (r, q, d) after the final norm with the deltas (r, d) added.
+        """Hidden states (n, q, d) after the final norm with the deltas (n, d) added.
 
         They are correct only where the head is read.  ``deltas`` are ``low`` and ``attention`` at
-        subject-last, ``high`` at the prediction position.  Also the states (r, d) they were
-        added to, by name, except for a ``low`` that is added to the first block's input.
+        each text's subject-last, ``high`` at the prediction position of texts with a target.  Also
+        the states (n, k, d) they were added to, by name.
         """
-        x, rest = rows.segment, dict(deltas)
+        x, rest = lines.segment, dict(deltas)
         seen: dict[str, torch.Tensor] = {}
         hooks = []
         if not self.inside:
             low = rest.pop("low", None)
-            if low is not None:  # subject-last is the segment's first place
-                x = torch.cat([x[:, :1] + low[:, None].to(x.dtype), x[:, 1:]], dim=1)
+            if low is not None:
+                seen["low"] = lines.at_first(x)
+                x = _added(x, lines.first, low)
         for name, delta in rest.items():
-            # (r,): the column of the segment that gets the vector
-            place = rows.prediction if name == "high" else torch.zeros_like(rows.prediction)
-            adding = _adding(seen, name, place, delta)
-            hooks.append(self._site(name).register_forward_hook(adding))
-        with hooked(*hooks), self._last_mlp_at(rows.read_row, rows.read_place):
+            hooks.append(self._site(name).register_forward_hook(_adding(seen, name, lines, delta)))
+        with hooked(*hooks), self._last_mlp_at(lines.read_line, lines.read_place):
             hidden = self.upper(
                 inputs_embeds=x,
-                attention_mask=rows.mask,
-                position_ids=rows.position_ids,
-                cache=GivenPast(rows.past),
+                attention_mask=lines.mask,
+                position_ids=lines.positions,
+                cache=GivenPast(lines.past.states),
                 use_cache=False,
             ).last_hidden_state
         return hidden, seen
@@ -280,62 +190,38 @@ class UpperStack:
         assert self.high is not None
         return self.layers[self.high]
 
-    def _last_mlp_at(self, row: torch.Tensor, place: torch.Tensor) -> AbstractContextManager[None]:
-        return mlp_only_at(self.view, len(self.layers) - 1, row, place)
+    def _last_mlp_at(self, line: torch.Tensor, place: torch.Tensor) -> AbstractContextManager[None]:
+        return mlp_only_at(self.view, len(self.layers) - 1, line, place)
 
-    def log_probabilities(self, rows: Rows, hidden: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities (n, V), float32, at the n places where the head is read.
+    def log_probabilities(self, lines: Lines, hidden: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities (m, V), float32, at the m places where the head is read.
 
-        ``hidden`` (r, q, d) is the result of ``forward``.
+        ``hidden`` (n, q, d) is the result of ``forward``.
         """
-        # (n, d): the head sees these places only
-        states = hidden[rows.read_row, rows.read_place]
+        # (m, d): the head sees these places only
+        states = hidden[lines.read_line, lines.read_place]
         logits = self.view.base.family.logits_of(self.view.model, states)
         return F.log_softmax(logits.float(), dim=-1)
 
-    def target_nll(self, rows: Rows, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean negative log-likelihood (r,) of the target tokens; whether all are arg-max (r,).
 
-        ``hidden`` (r, q, d) is the result of ``forward``.
-        """
-        log_probabilities = self.log_probabilities(rows, hidden)
-        # (n,)
-        targets = rows.targets[rows.read_row, rows.read_place]
-        losses = F.nll_loss(log_probabilities, targets, reduction="none")
-        zeros = losses.new_zeros(len(hidden))  # (r,): sums by row of (n,) values per place
-        counts = zeros.index_add(0, rows.read_row, torch.ones_like(losses))
-        hits = (log_probabilities.detach().argmax(dim=1) == targets).to(losses.dtype)
-        written = zeros.index_add(0, rows.read_row, hits) == counts
-        return zeros.index_add(0, rows.read_row, losses) / counts, written
+def _at(states: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """Of states (n, t, d) those in ``columns`` (n, w): (n, w, d)."""
+    return states.gather(1, columns[:, :, None].expand(-1, -1, states.shape[2]))
 
 
-def _adding(
-    seen: dict[str, torch.Tensor], name: str, place: torch.Tensor, delta: torch.Tensor
-) -> Any:
-    """A hook that adds ``delta`` (r, d) to a module's output at ``place`` (r,)."""
+def _added(hidden: torch.Tensor, places: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
+    """``hidden`` (n, q, d) with ``delta`` (n, d) added at the marked places (n, q) of each line."""
+    return hidden + places[:, :, None].to(hidden.dtype) * delta[:, None].to(hidden.dtype)
+
+
+def _adding(seen: dict[str, torch.Tensor], name: str, lines: Lines, delta: torch.Tensor) -> Any:
+    """A hook that adds ``delta`` (n, d) to a module's output at the places of ``name``."""
 
     def hook(module: Any, args: Any, output: Any) -> Any:
         hidden = block_output(output)
-        r = torch.arange(len(hidden), device=hidden.device)
-        seen[name] = hidden[r, place]
-        # (r, t) one-hot, so that the sum is (r, t, d) with δ at one place of each row
-        at = F.one_hot(place, hidden.shape[1]).to(hidden.dtype)
-        return with_hidden(output, hidden + at[:, :, None] * delta[:, None].to(hidden.dtype))
+        high = name == "high"
+        seen[name] = lines.at_prediction(hidden) if high else lines.at_first(hidden)
+        places = lines.prediction if high else lines.first
+        return with_hidden(output, _added(hidden, places, delta))
 
     return hook
-
-
-def _last_read(row: PromptTokens) -> int:
-    """The last place at which the head is read: subject-last in a row without targets."""
-    return row.prediction + row.n_target - 1 if row.n_target else row.subject_last
-
-
-def _targets(rows: Sequence[PromptTokens], q: int, device: torch.device) -> torch.Tensor:
-    """Ids to predict (r, q), counted from subject-last."""
-    targets = torch.full((len(rows), q), NO_TARGET)
-    for i, row in enumerate(rows):
-        if row.n_target:
-            # place j predicts the token after it, so targets begin at the prediction position
-            at = row.prediction - row.subject_last
-            targets[i, at : at + row.n_target] = torch.tensor(row.ids[row.prediction + 1 :])
-    return targets.to(device)

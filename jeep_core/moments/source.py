@@ -21,7 +21,7 @@ DEFAULT_CORPUS = Path(__file__).parent / "data" / "english.txt"
 """The English text that ships for models without one of their own; ``english.md`` says whence."""
 TOKENS_PER_DIMENSION = 20
 """Tokens of text for second moments by default, for each dimension of the keys."""
-TOKENS_OF_DEFAULT = 8
+TOKENS_OF_DEFAULT = 4
 """The same of the text that ships: a first edit waits for them."""
 BATCH_TOKENS = 4096
 """Tokens of one batch of the pass over the text, padding included."""

@@ -13,6 +13,7 @@ from torch import nn
 
 from jeep_core.errors import JeepError
 from jeep_core.models.giving_way import giving_way
+from jeep_core.models.half import in_bfloat16
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView, hooked, lower_part
 from jeep_core.moments.source import PANELS
@@ -79,6 +80,11 @@ class Accumulator:
     def add(self, keys: torch.Tensor) -> None:
         """Add keys (n, d_ff) of any floating-point type, on the device of the sum, to the block."""
         keys = keys.float()
+        with torch.autocast(keys.device.type, enabled=False):
+            self._add(keys)
+
+    def _add(self, keys: torch.Tensor) -> None:
+        """Add float32 keys (n, d_ff), panel by panel."""
         for start in range(0, len(self._block), self._panel):
             # rows of one panel, columns from its first row on: (panel, d_ff - start)
             panel = self._block[start : start + self._panel, start:]
@@ -213,15 +219,18 @@ def accumulate(
     start: MomentSums,
     after_block: Callable[[MomentSums], None],
     monitor: Monitor = NOTHING,
+    *,
+    bfloat16: bool = False,
 ) -> MomentSums:
     """One pass for all places of ``start``, over the batches that it has not seen yet.
 
     ``monitor`` may end the pass before every batch and receives the tokens so far (phase
     "moments").  ``after_block`` is given the sums so far whenever a block ended; sums are
-    symmetric only in what is returned.
+    symmetric only in what is returned.  ``bfloat16``: the model's own products are taken in that
+    type; those of keys with themselves never are.
     """
     places = sorted(start.keys, key=in_order)
-    view = ModelView(base)
+    view = in_bfloat16(ModelView(base)) if bfloat16 else ModelView(base)
     totals = {
         place: Accumulator(base.key_size(place), base.device, start.sums.get(place))
         for place in places
@@ -250,6 +259,7 @@ def accumulate(
 
     with (
         torch.no_grad(),
+        torch.autocast(base.device.type, torch.bfloat16, enabled=bfloat16),
         _float32_products(),
         hooked(*map(taker, places)),
         giving_way(view, monitor),

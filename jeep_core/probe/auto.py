@@ -6,6 +6,9 @@
   median distance from the coordinate's mean over prompts, over all coordinates, in units of a
   normal distribution.  The root mean square would be the size of a few coordinates that are always
   large: in SmolLM2-135M it is twice the spread, in Gemma 3 270M twenty times.
+- Value optimisation takes Newton's steps for the log-odds, with the learning rate as their limit,
+  in bfloat16 products where the device is quick at them and the model is float32:
+  docs/lab-notes.md has both against Adam and float32.
 - γ' is 1.5 and γ* 0.25: value optimisation of the low region ends at its goal and not at the clamp.
   docs/probe.md says what other ones cost.
 
@@ -20,6 +23,7 @@ from typing import Any
 import torch
 
 from jeep_core.editors import DEFAULT_EDITOR, hparams_class
+from jeep_core.models.half import has_fast_bfloat16
 from jeep_core.models.token_rows import stack_rows
 from jeep_core.models.views import ModelView
 from jeep_core.probe.prompts import Prompt
@@ -45,7 +49,9 @@ def suggest(view: ModelView, prompts: Sequence[Prompt], proposal: Proposal) -> d
         view, prompts[:MEASURED_ON], {n: layers[-1] for n, layers in regions.items()}
     )
     rates = {name: _rounded(RATE_SHARE * spread) for name, spread in spreads.items()}
-    found: dict[str, Any] = {"learning_rate": rates["low"]}
+    found: dict[str, Any] = {"learning_rate": rates["low"], "optimizer": "newton"}
+    if base.dtype == torch.float32 and has_fast_bfloat16(base.device):
+        found["compute_dtype"] = "bfloat16"
     for name, layers in regions.items():
         found[name] = {"layers": layers, "clamp": CLAMPS[name], "moment_weight": weight}
     found["high"]["learning_rate"] = rates["high"]

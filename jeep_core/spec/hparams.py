@@ -146,7 +146,14 @@ class OptimisedEditorHParams(InContexts):
     """Hyper-parameters of every editor that optimises value vectors."""
 
     n_steps: int = Field(25, ge=1, le=1000, description="Forward passes, the last only measures")
-    learning_rate: Positive = 0.5
+    optimizer: Literal["adam", "newton"] = Field(
+        "adam",
+        description="How value optimisation steps: Adam as in the papers, or Newton's steps for "
+        "the log-odds of the answer along the gradient",
+    )
+    learning_rate: Positive = Field(
+        0.5, description="Of Adam; newton moves a vector of d numbers at most √d times as far"
+    )
     kl_weight: NonNegative = 0.0625
     n_prefixes: int = Field(6, ge=1, le=64, description="The empty prefix counts as one")
     preserve_previous_edits: bool = Field(

@@ -1,8 +1,8 @@
 """The facts that are being optimised: they join, take steps together, and leave one by one.
 
-In comments n is the number of facts in the pool, r = n · n_rows that of their rows (a fact's rows
-are adjacent, the one with the empty prefix first; those of a second context, ``n_chat`` of them,
-last), d the hidden size, V the vocabulary.
+A fact is a line of n_rows rows and a KL row: the row with the empty prefix first, those of a second
+context, ``n_chat`` of them, last but for the KL row.  In comments n is the number of facts in the
+pool, d the hidden size, V the vocabulary.
 """
 
 from __future__ import annotations
@@ -13,14 +13,20 @@ from dataclasses import dataclass
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
+from torch.nn import functional as F
 
 from jeep_core.errors import NumericalError
-from jeep_core.models.upper_blocks import Rows, UpperStack
+from jeep_core.models.half import in_bfloat16
+from jeep_core.models.lines import Lines
+from jeep_core.models.upper_blocks import UpperStack
 from jeep_core.models.views import ModelView
 from jeep_core.spec.finite import OTHER_VERSION, SMALLER_STEPS
 from jeep_core.text.counting import counted
 from jeep_core.values.objective import WRITTEN_KL, FactTokens, Objective, Values
-from jeep_core.values.sites import Site
+from jeep_core.values.sites import Site, Trust, adam_step
+
+PATIENCE = 4
+"""Passes without gain after which a fact stops: its vector lies at its clamp, or as good as."""
 
 
 @dataclass
@@ -68,13 +74,15 @@ class Pool:
         o = objective
         self.facts, self.objective, self.memory_bytes = facts, o, memory_bytes
         self.n_chat, self.n_rows = len(facts[0].chat), len(facts[0].all_rows)
-        self.device, every = view.base.device, [f.all_rows for f in facts]
+        self.device = view.base.device
         # group j is all facts after prefix j, those of the second context after those of the
         # first, the last group their KL rows
-        groups = [[rows[j] for rows in every] for j in range(self.n_rows)]
-        groups.append([f.kl for f in facts])
+        groups = [list(group) for group in zip(*(f.line for f in facts), strict=True)]
         high = o.high.last if o.high else None
-        self.stack = UpperStack(view, o.low.last, high, groups, inside=o.low_site != "block")
+        self.bfloat16 = o.compute_dtype == "bfloat16"
+        with self._products():
+            run = in_bfloat16(view) if self.bfloat16 else view
+            self.stack = UpperStack(run, o.low.last, high, groups, inside=o.low_site != "block")
         size = view.base.hidden_size
         regions = {"low": (o.low, o.train != "high")}
         if o.low_site == "mlp_and_attention":
@@ -85,11 +93,11 @@ class Pool:
             name: Site(region, trained, size, o).to(self.device)
             for name, (region, trained) in regions.items()
         }
-        self.rows: Rows | None = None
-        self.kl: Rows | None = None
+        self.lines: Lines | None = None
         self.index = torch.zeros(0, dtype=torch.long, device=self.device)
         self.passes = torch.zeros(0, device=self.device)
         self.nll_weight = torch.zeros(0, device=self.device)
+        self.trust = Trust(self.device)
         self.kl_before = torch.zeros(0, view.base.vocabulary, device=self.device)
         self.bytes_per_token = 0.0
         self.values = self._empty(len(facts), size)
@@ -113,9 +121,9 @@ class Pool:
         if not self.bytes_per_token:  # not measured yet: one fact goes first
             return 1 if n == 0 else 0
         while wanted:
-            # waiting facts are in order of width: all rows are padded to the last one chosen
+            # waiting facts are in order of width: all lines are padded to the last one chosen
             width = self.facts[waiting[wanted - 1]].shape[0]
-            held = (n + wanted) * self.n_rows * width * self.bytes_per_token
+            held = (n + wanted) * width * self.bytes_per_token
             if held <= self.memory_bytes:
                 break
             wanted -= 1
@@ -123,14 +131,9 @@ class Pool:
 
     def admit(self, chosen: Sequence[int]) -> None:
         """Add facts, at δ = 0; ``chosen`` are their numbers."""
-        # a fact is n_rows rows beside one another, in groups 0 to n_rows - 1, and a KL row
-        rows = self.stack.capture(
-            [row for i in chosen for row in self.facts[i].all_rows],
-            [j for _ in chosen for j in range(self.n_rows)],
-        )
-        kl = self.stack.capture([self.facts[i].kl for i in chosen], [self.n_rows] * len(chosen))
-        self.rows = rows if self.rows is None else self.rows.join(rows)
-        self.kl = kl if self.kl is None else self.kl.join(kl)
+        with self._products():
+            lines = self.stack.capture([self.facts[i].line for i in chosen])
+        self.lines = lines if self.lines is None else self.lines.join(lines)
         self.index = torch.cat([self.index, torch.tensor(chosen, device=self.device)])
         # passes (n,), kl_before (n, V): `_forward` fills in a fact whose passes are 0
         self.passes, self.kl_before = (
@@ -138,6 +141,7 @@ class Pool:
             for t in (self.passes, self.kl_before)
         )
         self.nll_weight = torch.cat([self.nll_weight, self.nll_weight.new_ones(len(chosen))])
+        self.trust.add(len(chosen))
         for site in self.sites.values():
             site.add(len(chosen))
 
@@ -148,13 +152,10 @@ class Pool:
         return gone
 
     def _keep(self, index: torch.Tensor) -> None:
-        offsets = torch.arange(self.n_rows, device=self.device)
-        # (k,) numbers of facts to (k · n_rows,) numbers of their rows
-        flat = (index[:, None] * self.n_rows + offsets).flatten()
-        self.rows = self.rows.keep(flat) if self.rows and len(index) else None
-        self.kl = self.kl.keep(index) if self.kl and len(index) else None
+        self.lines = self.lines.keep(index) if self.lines and len(index) else None
         self.index, self.passes = self.index[index], self.passes[index]
         self.nll_weight, self.kl_before = self.nll_weight[index], self.kl_before[index]
+        self.trust.keep(index)
         for site in self.sites.values():
             site.keep(index)
 
@@ -180,16 +181,22 @@ class Pool:
         if o.written_weight is not None:
             stopped |= found.written & (found.kl_loss <= WRITTEN_KL)
             self.nll_weight = torch.where(found.written, o.written_weight, 1.0)
-        n_stopped = int(stopped.sum())
+        if o.goal is not None:
+            stopped |= self.trust.waited(found.loss) >= PATIENCE
+        n_stopped, loss = int(stopped.sum()), found.loss
         if n_stopped:
             self._record(stopped, found)
             keep = (~stopped).nonzero().flatten()
             self._keep(keep)
             # the rows of a gradient (n, d) follow the facts that are left
             gradients = {name: g[keep] for name, g in gradients.items()}
+            loss = loss[keep]
         if len(self):
-            for name, gradient in gradients.items():
-                self.sites[name].step(gradient, self.passes)
+            if o.goal is None:
+                adam_step(self.sites, gradients, self.passes)
+            else:
+                self.trust.measured(self.sites, gradients, loss)
+                self.trust.step(self.sites, gradients, o.goal)
         return n_stopped
 
     def _check(self, loss: torch.Tensor) -> None:
@@ -206,22 +213,20 @@ class Pool:
 
     def _evaluate(self) -> tuple[_Found, dict[str, torch.Tensor]]:
         """The result of a pass, and the gradients (n, d) of the vectors that are optimised."""
-        assert self.rows is not None
-        assert self.kl is not None
+        assert self.lines is not None
         # no update follows a fact's last pass
         with_gradients = bool((self.passes < self.objective.n_steps - 1).any())
         deltas = {
             # (n, d) leaves that share Adam's memory, which is written after the backward pass only
-            name: site.adam.value.detach().requires_grad_(with_gradients and site.trained)
+            name: site.vectors.value.detach().requires_grad_(with_gradients and site.trained)
             for name, site in self.sites.items()
         }
-        bfloat16 = self.objective.compute_dtype == "bfloat16"
         with (
             torch.set_grad_enabled(with_gradients),
-            torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16),
+            self._products(),
             self._counted(with_gradients),
         ):
-            found = self._forward(self.rows, self.kl, deltas)
+            found = self._forward(self.lines, deltas)
         gradients: dict[str, torch.Tensor] = {}
         if with_gradients:
             trained = [name for name, site in self.sites.items() if site.trained]
@@ -231,73 +236,86 @@ class Pool:
         self._measure_peak()
         return found.detached(), gradients
 
-    def _forward(self, rows: Rows, kl: Rows, deltas: dict[str, torch.Tensor]) -> _Found:
+    def _products(self) -> AbstractContextManager[object]:
+        """Where matrix products are taken in the type that was asked for."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)
+
+    def _forward(self, lines: Lines, deltas: dict[str, torch.Tensor]) -> _Found:
         """Losses (n,) and states (n, d) from ``deltas`` (n, d) by site.
 
         At a fact's first pass every δ is zero: that pass gives the unedited states and the
         unedited distribution.
         """
         first, n = (self.passes == 0)[:, None], len(self)
-        per_row = {
-            name: delta.repeat_interleave(self.n_rows, dim=0) for name, delta in deltas.items()
-        }
-        hidden, seen = self.stack.forward(rows, per_row)  # (r, q, d), (r, d) by site
+        hidden, seen = self.stack.forward(lines, deltas)  # (n, q, d), (n, k, d) by site
         for name, site in self.sites.items():
-            if name in seen:
-                # every n_rows-th row is the one with the empty prefix: (n, d)
-                state = seen[name].detach()[:: self.n_rows].float()
-                site.reference = torch.where(first, state, site.reference)
-            else:
-                site.reference = rows.start_state[:: self.n_rows].float()
+            # (n, d): the row with the empty prefix is the first of its context
+            states = seen[name].detach().float()
+            site.reference = torch.where(first, states[:, 0], site.reference)
             if self.n_chat:
-                states = seen[name].detach() if name in seen else rows.start_state
-                chat = torch.where(first, self._in_chat(states), site.chat_reference)
-                site.chat_reference = chat
-        # (r,) each
-        nll_rows, written = self.stack.target_nll(rows, hidden)
-        on_subject = {name: delta for name, delta in deltas.items() if name != "high"}
-        after = self.stack.log_probabilities(kl, self.stack.forward(kl, on_subject)[0])
+                chat = states[:, self.n_rows - self.n_chat]
+                site.chat_reference = torch.where(first, chat, site.chat_reference)
+        # (m, V) at the m places that are read, of which n are those of the KL rows, fact by fact
+        read = self.stack.log_probabilities(lines, hidden)
+        of_kl = lines.read_text == self.n_rows
+        nll_rows, written = self._of_targets(lines, read, ~of_kl)
+        after = read[of_kl]
         # after (n, V): KL(edited ‖ unedited) at the subject's last token of the KL row
         self.kl_before = torch.where(first, after.detach(), self.kl_before)
         kl_loss = self.objective.kl_weight * (after.exp() * (after - self.kl_before)).sum(dim=1)
-        # (r,) to (n,): a fact counts with the mean over its prefixes
+        # (n, n_rows) to (n,): a fact counts with the mean over its prefixes
         loss = self.nll_weight * self._mean(nll_rows) + kl_loss
         for name, site in self.sites.items():
             loss = loss + site.decay(deltas[name])
         # states without δ*, but moved by δ': what δ* is added to at the end
-        high = seen["high"][:: self.n_rows].float() if "high" in seen else None
-        chat_high = self._in_chat(seen["high"]) if "high" in seen and self.n_chat else None
+        high = seen["high"][:, 0].float() if "high" in seen else None
+        chat_high = None
+        if "high" in seen and self.n_chat:
+            chat_high = seen["high"][:, self.n_rows - self.n_chat].float()
         probability = self._mean(nll_rows.neg().exp())
-        written = written.view(n, -1).all(dim=1)
-        return _Found(loss, kl_loss, probability, written, high, chat_high)
+        return _Found(loss, kl_loss, probability, written.view(n), high, chat_high)
+
+    def _of_targets(
+        self, lines: Lines, read: torch.Tensor, asked: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean negative log-likelihood (n, n_rows) of the target tokens; whether all are arg-max.
+
+        ``read`` (m, V): log-probabilities; ``asked`` (m,): which of them are of a target.  The
+        second result is (n,).
+        """
+        log_probabilities, targets = read[asked], lines.read_target[asked]
+        losses = F.nll_loss(log_probabilities, targets, reduction="none")
+        # number of the row that each place is of, counted over all facts
+        row = lines.read_line[asked] * self.n_rows + lines.read_text[asked]
+        zeros = losses.new_zeros(len(self) * self.n_rows)
+        counts = zeros.index_add(0, row, torch.ones_like(losses))
+        hits = (log_probabilities.detach().argmax(dim=1) == targets).to(losses.dtype)
+        written = zeros.index_add(0, row, hits) == counts
+        means = zeros.index_add(0, row, losses) / counts
+        return means.view(len(self), -1), written.view(len(self), -1).all(dim=1)
 
     def _mean(self, by_row: torch.Tensor) -> torch.Tensor:
-        """Mean (n,) over each fact's rows of values (r,); both contexts count the same."""
-        rows = by_row.view(-1, self.n_rows)
+        """Mean (n,) over each fact's rows of values (n, n_rows); contexts count the same."""
         if not self.n_chat:
-            return rows.mean(dim=1)
+            return by_row.mean(dim=1)
         split = self.n_rows - self.n_chat
-        return (rows[:, :split].mean(dim=1) + rows[:, split:].mean(dim=1)) / 2
-
-    def _in_chat(self, states: torch.Tensor) -> torch.Tensor:
-        """Of states (r, d) those (n, d) of the second context's row with the empty prefix."""
-        return states[self.n_rows - self.n_chat :: self.n_rows].float()
+        return (by_row[:, :split].mean(dim=1) + by_row[:, split:].mean(dim=1)) / 2
 
     def _record(self, stopped: torch.Tensor, found: _Found) -> None:
         values, where = self.values, self.index[stopped]
         # (k, d) by site, for the k facts that stop
         reached = {
-            name: (site.reference + site.adam.value)[stopped] for name, site in self.sites.items()
+            name: (site.reference + site.vectors.value)[stopped] for name, site in self.sites.items()
         }
         values.low[where] = reached["low"]
-        values.delta_low[where] = self.sites["low"].adam.value[stopped]
+        values.delta_low[where] = self.sites["low"].vectors.value[stopped]
         values.steps[where] = self.passes[stopped].long()
         values.losses[where] = found.loss[stopped]
         values.probabilities[where] = found.probability[stopped]
         if values.attention is not None:
             values.attention[where] = reached["attention"]
         if values.high is not None and values.delta_high is not None and found.high is not None:
-            delta = self.sites["high"].adam.value[stopped]
+            delta = self.sites["high"].vectors.value[stopped]
             # "literal": the unedited state plus δ*; else the state that δ' has moved, plus δ*
             literal = self.objective.high_target == "literal"
             values.delta_high[where] = delta
@@ -311,12 +329,12 @@ class Pool:
         if values.chat_low is None:
             return
         reached = {
-            name: (site.chat_reference + site.adam.value)[stopped]
+            name: (site.chat_reference + site.vectors.value)[stopped]
             for name, site in self.sites.items()
         }
         values.chat_low[where] = reached["low"]
         if values.chat_high is not None and found.chat_high is not None:
-            delta = self.sites["high"].adam.value[stopped]
+            delta = self.sites["high"].vectors.value[stopped]
             literal = self.objective.high_target == "literal"
             there = reached["high"] if literal else found.chat_high[stopped] + delta
             values.chat_high[where] = there
@@ -347,10 +365,10 @@ class Pool:
         """At the first pass, count what the backward pass keeps, each tensor once."""
         if not with_gradients or self.bytes_per_token:
             return nullcontext()
-        assert self.rows is not None
+        assert self.lines is not None
         weights = {p.untyped_storage().data_ptr() for p in self.stack.view.model.parameters()}
-        # r · q places; what the KL rows keep is counted with them, and weights are not counted
-        tokens, seen = self.rows.targets.numel(), weights
+        # n · q places; weights are not counted
+        tokens, seen = self.lines.tokens, weights
 
         def count(tensor: torch.Tensor) -> torch.Tensor:
             storage = tensor.untyped_storage()
@@ -365,6 +383,6 @@ class Pool:
         if self.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self.device)
         else:
-            assert self.rows is not None
-            peak = int(self.bytes_per_token * self.rows.targets.numel())
+            assert self.lines is not None
+            peak = int(self.bytes_per_token * self.lines.tokens)
         self.values.peak_bytes = max(self.values.peak_bytes, peak)

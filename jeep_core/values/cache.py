@@ -102,11 +102,16 @@ class ValueCache:
 def set_key(base: LoadedModel, objective: Objective) -> str:
     """Hash of the inputs that all facts of one computation share.
 
-    Of the regions only the last layer, γ and β matter to value optimisation.
+    Of the regions only the last layer, γ, β and the learning rate matter to value optimisation.
     """
     parts = asdict(objective)
     for name, region in (("low", objective.low), ("high", objective.high)):
-        parts[name] = region and [region.last, region.clamp, region.weight_decay]
+        parts[name] = region and [
+            region.last,
+            region.clamp,
+            region.weight_decay,
+            region.learning_rate,
+        ]
     parts |= {"format": FORMAT, "model": base.model_hash, "dtype": str(base.dtype)}
     parts["device"] = base.device.type
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

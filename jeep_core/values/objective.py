@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import torch
 
+from jeep_core.models.lines import last_read
 from jeep_core.spec.hparams import Region
 from jeep_core.spec.positions import PromptTokens
 
@@ -36,11 +38,16 @@ class FactTokens:
         return [*self.rows, *self.chat]
 
     @property
+    def line(self) -> list[PromptTokens]:
+        """All rows, the KL row last: they are run beside one another."""
+        return [*self.all_rows, self.kl]
+
+    @property
     def shape(self) -> tuple[int, int]:
-        """Tokens from subject-last on, and tokens in all: similar facts share a batch."""
-        # batches are padded to these tokens; what is left of subject-last is run only once
-        longest = max(self.all_rows, key=lambda row: len(row.ids))
-        return len(longest.ids) - longest.subject_last, len(longest.ids)
+        """Tokens that a step runs, and tokens in all: similar facts share a batch."""
+        # lines are padded to the longest; what is left of subject-last is run only once
+        stepped = sum(last_read(row) + 1 - row.subject_last for row in self.line)
+        return stepped, sum(len(row.ids) for row in self.line)
 
 
 WRITTEN_KL = 0.01
@@ -57,7 +64,9 @@ class Objective:
     A fact stops when its mean target probability reaches ``stop_probability``, or its whole
     loss falls below ``stop_loss``, whichever is given; with ``written_weight`` also when every
     target token is the arg-max and the weighted KL is at most ``WRITTEN_KL``, and while they all
-    are, the likelihood counts that much only.
+    are, the likelihood counts that much only.  ``optimizer``: Adam, or Newton's steps for the
+    log-odds of the answer along the gradient, under which a fact also stops when its loss does
+    not fall any more.
 
     ``low_site``: where δ' is added at the subject's last token: to the output of the low
     region's last block, or inside it to the output of the MLP's projection, alone or beside a
@@ -79,6 +88,18 @@ class Objective:
     low_site: Literal["block", "mlp", "mlp_and_attention"] = "block"
     train: Literal["both", "low", "high"] = "both"
     written_weight: float | None = None
+    optimizer: Literal["adam", "newton"] = "adam"
+
+    @property
+    def goal(self) -> float | None:
+        """Log-odds that a step of ``newton`` aims at: twice the odds at which a fact stops."""
+        if self.optimizer == "adam":
+            return None
+        stop = self.stop_probability
+        if stop is None:
+            stop = math.exp(-self.stop_loss) if self.stop_loss is not None else 0.9
+        stop = min(stop, 0.999)
+        return math.log(2 * stop / (1 - stop))
 
 
 @dataclass

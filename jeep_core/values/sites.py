@@ -1,9 +1,11 @@
-"""Vectors that are optimised, one row per fact, and Adam's state for them.
+"""Vectors that are optimised, one row per fact, and what their optimisers remember of them.
 
 In comments n is the number of facts that are optimised together, d the hidden size.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 
@@ -12,14 +14,19 @@ from jeep_core.values.objective import Objective
 
 ADAM_BETAS = (0.9, 0.999)
 ADAM_EPSILON = 1e-8
+LEAST = 0.3
+"""Smallest gain of log-odds that one of Newton's steps aims at."""
 
 
-class Adam:
-    """Adam over one (n, d) float32 tensor to which rows are added and from which they are taken."""
+class Vectors:
+    """One (n, d) float32 tensor to which rows are added and from which they are taken.
+
+    ``first`` and ``second`` (n, d) are what an optimiser remembers: Adam its running means of
+    gradient and squared gradient, Newton the best vectors so far and the gradients there.
+    """
 
     def __init__(self, size: int, rate: float) -> None:
         self.rate = rate
-        # (n, d) each: the vectors, and Adam's running means of gradient and squared gradient
         self.value = self.first = self.second = torch.zeros(0, size)
 
     def to(self, device: torch.device) -> None:
@@ -35,11 +42,14 @@ class Adam:
             torch.cat([t, new]) for t in (self.value, self.first, self.second)
         )
 
-    def step(self, gradient: torch.Tensor, count: torch.Tensor, limit: torch.Tensor) -> None:
-        """One update by ``gradient`` (n, d), each row's number ``count`` (n,), then the clamp.
+    def keep(self, index: torch.Tensor) -> None:
+        """Drop all rows but those of ``index`` (k,)."""
+        self.value, self.first, self.second = (
+            t[index] for t in (self.value, self.first, self.second)
+        )
 
-        The clamp projects every row onto ‖row‖ ≤ ``limit`` (n,).
-        """
+    def adam(self, gradient: torch.Tensor, count: torch.Tensor) -> None:
+        """One update of Adam by ``gradient`` (n, d), each row's number ``count`` (n,)."""
         b1, b2 = ADAM_BETAS
         self.first.mul_(b1).add_(gradient, alpha=1 - b1)
         self.second.mul_(b2).addcmul_(gradient, gradient, value=1 - b2)
@@ -47,47 +57,44 @@ class Adam:
         scale = (self.rate / (1 - b1**count))[:, None]
         corrected = self.second.div((1 - b2**count)[:, None]).sqrt_().add_(ADAM_EPSILON)
         self.value.sub_(self.first / corrected * scale)
+
+    def clamp(self, limit: torch.Tensor) -> None:
+        """Project every row onto ‖row‖ ≤ ``limit`` (n,)."""
         norm = self.value.norm(dim=1)
         factor = (limit / norm.clamp_min(1e-30)).clamp(max=1.0)
         # limit / infinity is 0, which would hide a step that is too large: the next loss shows it
         self.value.mul_(torch.where(norm.isfinite(), factor, torch.nan)[:, None])
 
-    def keep(self, index: torch.Tensor) -> None:
-        """Drop all rows but those of ``index`` (k,)."""
-        self.value, self.first, self.second = (
-            t[index] for t in (self.value, self.first, self.second)
-        )
-
 
 class Site:
-    """One added vector per fact: Adam's state, and the unedited state (n, d) it is added to.
+    """One added vector per fact, and the unedited state (n, d) it is added to.
 
     ``chat_reference`` (n, d) is that state in the second context, if there is one.
     """
 
     def __init__(self, region: Region, trained: bool, size: int, objective: Objective) -> None:
         self.region, self.trained = region, trained
-        self.adam = Adam(size, region.learning_rate or objective.learning_rate)
+        self.vectors = Vectors(size, region.learning_rate or objective.learning_rate)
         self.reference = torch.zeros(0, size)
         self.chat_reference = torch.zeros(0, size)
 
     def to(self, device: torch.device) -> Site:
         """The site on a device, empty."""
-        self.adam.to(device)
+        self.vectors.to(device)
         self.reference = self.reference.to(device)
         self.chat_reference = self.chat_reference.to(device)
         return self
 
     def add(self, rows: int) -> None:
         """Add ``rows`` rows, at zero."""
-        self.adam.add(rows)
+        self.vectors.add(rows)
         new = self.reference.new_zeros(rows, self.reference.shape[1])
         self.reference = torch.cat([self.reference, new])
         self.chat_reference = torch.cat([self.chat_reference, new])
 
     def keep(self, index: torch.Tensor) -> None:
         """Drop all rows but those of ``index`` (k,)."""
-        self.adam.keep(index)
+        self.vectors.keep(index)
         self.reference = self.reference[index]
         self.chat_reference = self.chat_reference[index]
 
@@ -97,6 +104,100 @@ class Site:
         part: torch.Tensor = delta.norm(dim=1) / self.reference.norm(dim=1).square()
         return self.region.weight_decay * part
 
-    def step(self, gradient: torch.Tensor, count: torch.Tensor) -> None:
-        """One update by ``gradient`` (n, d), number ``count`` (n,), clamped to γ‖h‖."""
-        self.adam.step(gradient, count, self.region.clamp * self.reference.norm(dim=1))
+    def clamp(self) -> None:
+        """Bring the vectors into γ‖h‖."""
+        self.vectors.clamp(self.region.clamp * self.reference.norm(dim=1))
+
+
+Sites = Mapping[str, Site]
+Gradients = Mapping[str, torch.Tensor]
+"""Gradients (n, d) by site."""
+
+
+def adam_step(sites: Sites, gradients: Gradients, count: torch.Tensor) -> None:
+    """One update of the sites that ``gradients`` names, each row's number ``count`` (n,)."""
+    for name, gradient in gradients.items():
+        sites[name].vectors.adam(gradient, count)
+        sites[name].clamp()
+
+
+class Trust:
+    """Newton's steps along the gradient, shorter after one that made the loss larger.
+
+    ``best`` (n,) is each fact's smallest loss so far, ``idle`` (n,) the passes since it last fell
+    by a thousandth, ``reach`` (n,) how far the next step may go, as a share of the longest.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.best = self.idle = self.reach = torch.zeros(0, device=device)
+
+    def add(self, rows: int) -> None:
+        """Add ``rows`` facts."""
+        self.best = torch.cat([self.best, self.best.new_full((rows,), torch.inf)])
+        self.idle = torch.cat([self.idle, self.idle.new_zeros(rows)])
+        self.reach = torch.cat([self.reach, self.reach.new_ones(rows)])
+
+    def keep(self, index: torch.Tensor) -> None:
+        """Drop all facts but those of ``index`` (k,)."""
+        self.best, self.idle, self.reach = (t[index] for t in (self.best, self.idle, self.reach))
+
+    def waited(self, loss: torch.Tensor) -> torch.Tensor:
+        """Passes (n,) since the loss, (n,) at present, last fell by a thousandth."""
+        self.idle = torch.where(loss < 0.999 * self.best, 0.0, self.idle + 1)
+        return self.idle
+
+    def measured(self, sites: Sites, gradients: Gradients, loss: torch.Tensor) -> None:
+        """Remember the vectors whose ``loss`` (n,) is the smallest so far, with their gradients.
+
+        A step that led to a larger loss is taken back, and the next one goes half as far at most;
+        else it may go twice as far.
+        """
+        better = loss < self.best
+        self.best = torch.where(better, loss, self.best)
+        # a loss that is no number must be seen, not taken back
+        back = (~better & loss.isfinite())[:, None]
+        for name, gradient in gradients.items():
+            vectors = sites[name].vectors
+            vectors.first = torch.where(back, vectors.first, vectors.value)
+            vectors.second = torch.where(back, vectors.second, gradient)
+            vectors.value = vectors.first.clone()
+        self.reach = torch.where(better, (2 * self.reach).clamp(max=1.0), self.reach / 2)
+
+    def step(self, sites: Sites, names: Mapping[str, object], goal: float) -> None:
+        """One step of the sites in ``names`` from the best vectors towards the log-odds ``goal``.
+
+        No vector of d numbers moves further than its learning rate times √d, which is how far
+        Adam's first step goes.
+        """
+        rates = {name: sites[name].vectors.rate for name in names}
+        # (n,): a site whose states spread more moves further, as with Adam
+        squared = [rates[n] ** 2 * sites[n].vectors.second.square().sum(dim=1) for n in names]
+        scale = newton(self.best, torch.stack(squared).sum(dim=0), goal)
+        share = torch.zeros_like(scale)
+        for name in names:
+            vectors = sites[name].vectors
+            move = (scale * rates[name] ** 2)[:, None] * vectors.second
+            longest = rates[name] * move.shape[1] ** 0.5
+            # (n,): the step as a share of the longest one, cut to what may be gone
+            wanted = move.norm(dim=1).clamp_min(1e-30) / longest
+            gone = torch.minimum(wanted, self.reach)
+            vectors.value.sub_(move * (gone / wanted)[:, None])
+            sites[name].clamp()
+            share = torch.maximum(share, gone)
+        self.reach = share
+
+
+def newton(loss: torch.Tensor, squared: torch.Tensor, goal: float) -> torch.Tensor:
+    """Newton's step for the log-odds along the gradient, as its multiple (n,).
+
+    ``loss`` L (n,) is -log p, ``squared`` (n,) the squared norm of its gradient.  The log-odds
+    log(p / (1 - p)) of an answer are much nearer to linear in a hidden state than L: where p is
+    nearly 0 both have the same slope, and where p is nearly 1 that of L vanishes.  The step is
+    the one at which their linear continuation reaches ``goal``, at least ``LEAST`` from here.
+    """
+    loss = loss.clamp_min(1e-6)
+    rest = -torch.expm1(-loss)  # 1 - p
+    missing = (goal + loss + rest.log()).clamp_min(LEAST)
+    # the gradient of the log-odds is that of L over -(1 - p)
+    multiple: torch.Tensor = missing * rest / squared.clamp_min(1e-30)
+    return multiple

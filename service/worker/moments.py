@@ -6,7 +6,7 @@ import threading
 
 from jeep_core.editing import corpus_texts
 from jeep_core.models.loading import LoadedModel
-from jeep_core.moments.cache import Moments
+from jeep_core.moments.cache import Moments, quick_products
 from jeep_core.moments.source import samples_of
 from service.settings import Settings
 from service.store import Store
@@ -51,4 +51,5 @@ class SharedMoments:
             folder=self._store.base.moments_folder,
             imported=settings.moments,
             factor_bytes=settings.factor_memory_mb * 2**20,
+            bfloat16=quick_products(base, settings.corpus),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jeep_core.editors.alphaedit.hparams import AlphaEditHParams
-from jeep_core.editors.record import LOW, EditorRecord, PlotStyle, Tuning
+from jeep_core.editors.record import LOW, EditorRecord, PlotStyle, Tuning, steps_of
 from jeep_core.reports.colours import SKY
 
 THRESHOLDS = {"null_space": 0.02, "moment_weight": 10}
@@ -21,7 +21,11 @@ record = EditorRecord(
         },
         start={"low": THRESHOLDS},
     ),
-    automatic=lambda found: {"low": {**found["low"], **THRESHOLDS}},
+    automatic=lambda found: {
+        **steps_of(found),
+        "learning_rate": found["learning_rate"],
+        "low": {**found["low"], **THRESHOLDS},
+    },
     order=7,
     many_facts=False,
     plot=PlotStyle(SKY, "P", ":"),

@@ -70,6 +70,7 @@ def depths(n_layers: int, mlp_size: int, parallel: bool = False) -> dict[str, An
     weight = max(1.0, round(0.2 * mlp_size))
     return {
         "learning_rate": 0.5,
+        "optimizer": "newton",
         "low": {"layers": list(low), "clamp": 1.5, "moment_weight": weight},
         "high": {
             "layers": list(range(high, high + length)),

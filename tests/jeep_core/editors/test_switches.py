@@ -245,9 +245,9 @@ def test_moments_of_both_projections_come_from_one_pass(
 ) -> None:
     passes: list[list[Place]] = []
 
-    def counted(model: LoadedModel, batches: Any, start: Any, *rest: Any) -> Any:
+    def counted(model: LoadedModel, batches: Any, start: Any, *rest: Any, **named: Any) -> Any:
         passes.append(list(start.keys))
-        return accumulate(model, batches, start, *rest)
+        return accumulate(model, batches, start, *rest, **named)
 
     monkeypatch.setattr("jeep_core.moments.cache.accumulate", counted)
     moments = Moments(base, tiny.TEXTS, 10**6, folder=tmp_path)

@@ -1,0 +1,187 @@
+"""Newton's steps for the log-odds, and bfloat16 matrices, in value optimisation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from support.library import tiny
+
+from jeep_core.models.half import has_fast_bfloat16, in_bfloat16
+from jeep_core.models.loading import LoadedModel, load
+from jeep_core.models.views import ModelView, hooked
+from jeep_core.spec.facts import Fact
+from jeep_core.spec.hparams import Region
+from jeep_core.spec.positions import fact_rows
+from jeep_core.values.batch import PATIENCE
+from jeep_core.values.optimiser import FactTokens, Objective, optimise
+from jeep_core.values.sites import LEAST, Site, Trust, newton
+
+FACTS = (
+    Fact("Paris", "{} is a city in the country of", "Peru"),
+    Fact("3M", "{}'s", "1984"),
+    Fact("Reykjavík and Bogotá", "It is known that {} lies in", "the land of the Romans"),
+)
+LOW = Region(layers=(0, 1), clamp=20.0, moment_weight=1, weight_decay=0.0)
+NEWTON = Objective(
+    LOW, None, n_steps=30, learning_rate=1, kl_weight=0, stop_probability=0.006, optimizer="newton"
+)
+
+
+def tokens(base: LoadedModel) -> list[FactTokens]:
+    return [FactTokens(*fact_rows(base.tokenizer, fact, ("", "I"))) for fact in FACTS]
+
+
+def a_site(vectors: int, size: int, rate: float = 100.0, clamp: float = 1e6) -> Site:
+    region = LOW.model_copy(update={"clamp": clamp, "learning_rate": rate})
+    site = Site(region, True, size, NEWTON)
+    site.add(vectors)
+    site.reference = torch.ones(vectors, size)
+    return site
+
+
+def stepped(
+    sites: dict[str, Site], gradients: dict[str, torch.Tensor], loss: torch.Tensor, goal: float
+) -> Trust:
+    """Facts of these losses, after their first step."""
+    trust = Trust(torch.device("cpu"))
+    trust.add(len(loss))
+    trust.measured(sites, gradients, loss)
+    trust.step(sites, gradients, goal)
+    return trust
+
+
+def odds(loss: torch.Tensor) -> torch.Tensor:
+    p = torch.exp(-loss)
+    return torch.log(p / (1 - p))
+
+
+def test_where_log_odds_are_linear_one_step_reaches_the_goal() -> None:
+    """p = σ(w·δ + b): from far below, from near and from above."""
+    w, b = torch.tensor([0.3, -0.2, 0.5]), torch.tensor([-9.0, 0.5, -2.0])
+    delta = torch.zeros(3, 3, requires_grad=True)
+    loss = torch.nn.functional.softplus(-(delta @ w + b))
+    [gradient] = torch.autograd.grad(loss.sum(), delta)
+    site = a_site(3, 3)
+    stepped({"low": site}, {"low": gradient}, loss.detach(), goal=3.0)
+    after = torch.nn.functional.softplus(-(site.vectors.value @ w + b))
+    assert odds(after).tolist() == pytest.approx([3.0] * 3, abs=1e-3)
+
+
+def test_a_step_aims_at_some_gain_where_the_goal_is_reached() -> None:
+    loss, squared = torch.tensor([math.log1p(math.exp(-5.0))]), torch.tensor([1.0])
+    rest = 1 - math.exp(-float(loss))
+    assert float(newton(loss, squared, goal=3.0)) == pytest.approx(LEAST * rest, rel=1e-4)
+
+
+def test_a_step_is_no_longer_than_adams_first() -> None:
+    gradient, loss = torch.full((1, 4), 1e-3), torch.tensor([9.0])
+    site = a_site(1, 4, rate=0.5)
+    stepped({"low": site}, {"low": gradient}, loss, goal=3.0)
+    assert site.vectors.value.tolist() == [[-0.5] * 4]
+
+
+def test_a_step_that_made_it_worse_is_taken_back_and_halved() -> None:
+    site, gradient = a_site(2, 4, rate=1.0), torch.ones(2, 4)
+    trust = stepped({"low": site}, {"low": gradient}, torch.tensor([9.0, 9.0]), goal=3.0)
+    assert site.vectors.value.tolist() == [[-1.0] * 4] * 2
+    # the first fact got worse, the second better
+    trust.measured({"low": site}, {"low": -gradient}, torch.tensor([9.5, 8.0]))
+    trust.step({"low": site}, {"low": gradient}, goal=3.0)
+    assert torch.allclose(site.vectors.value, torch.tensor([[-0.5] * 4, [0.0] * 4]), atol=1e-6)
+    trust.measured({"low": site}, {"low": gradient}, torch.tensor([9.5, 8.0]))
+    trust.step({"low": site}, {"low": gradient}, goal=3.0)
+    assert torch.allclose(site.vectors.value, torch.tensor([[-0.25] * 4, [-0.5] * 4]), atol=1e-6)
+
+
+def test_two_vectors_share_a_step() -> None:
+    """Each goes by the square of its rate, and together they reach the goal."""
+    w, b = torch.tensor([0.3, -0.2]), -4.0
+    low, high = (torch.zeros(1, 2, requires_grad=True) for _ in range(2))
+    loss = torch.nn.functional.softplus(-((low + high) @ w + b))
+    gradients = torch.autograd.grad(loss.sum(), [low, high])
+    sites = {"low": a_site(1, 2, rate=100.0), "high": a_site(1, 2, rate=300.0)}
+    named = dict(zip(sites, gradients, strict=True))
+    stepped(sites, named, loss.detach(), goal=2.0)
+    moved = {name: site.vectors.value for name, site in sites.items()}
+    assert torch.allclose(9 * moved["low"], moved["high"])
+    after = torch.nn.functional.softplus(-((moved["low"] + moved["high"]) @ w + b))
+    assert float(odds(after)) == pytest.approx(2.0, abs=1e-3)
+
+
+def test_the_best_loss_falls_from_step_to_step(base: LoadedModel) -> None:
+    """Of a random model, whose answers stay unlikely: no step is wasted, none does harm."""
+    found = optimise(ModelView(base), tokens(base), NEWTON)
+    for fact in range(len(FACTS)):
+        losses = [float(loss[index == fact]) for index, loss in found.trace if fact in index]
+        assert losses[-1] < losses[0] - 0.15
+        worse = [b > a for a, b in zip(losses, losses[1:], strict=False)]
+        assert sum(worse) < len(losses) / 2
+        assert losses[-1] == pytest.approx(min(losses), rel=0.05)
+
+
+def test_newton_takes_fewer_passes_than_adam_to_a_shorter_vector() -> None:
+    base = load("atlas-gptj", device="cpu")
+    facts = [Fact("Paris", "{} is a city in the country of", "Peru")]
+    rows = [FactTokens(*fact_rows(base.tokenizer, fact, ("",))) for fact in facts]
+    region = Region(layers=(1, 2), clamp=3.0, moment_weight=1)
+    goal = Objective(region, None, n_steps=50, learning_rate=1, kl_weight=0, stop_probability=0.9)
+    adam = optimise(ModelView(base), rows, goal)
+    found = optimise(ModelView(base), rows, replace(goal, optimizer="newton"))
+    assert float(found.probabilities) >= 0.9
+    assert int(found.steps) < int(adam.steps)
+    assert float(found.delta_low.norm()) < float(adam.delta_low.norm())
+
+
+def test_a_fact_that_gains_no_more_stops(gptj: LoadedModel) -> None:
+    """A vector at its clamp cannot get better: the fact ends long before its last step."""
+    tight = LOW.model_copy(update={"clamp": 0.01})
+    found = optimise(ModelView(gptj), tokens(gptj), replace(NEWTON, low=tight))
+    assert (found.probabilities < 0.006).all()
+    assert int(found.steps.max()) <= 2 * PATIENCE + 2
+    adam = replace(NEWTON, low=tight, optimizer="adam")
+    assert optimise(ModelView(gptj), tokens(gptj), adam).steps.tolist() == [30] * 3
+
+
+def test_bfloat16_matrices_are_a_views_own(base: LoadedModel) -> None:
+    """Products differ by rounding; base, view and what is no matrix keep their type."""
+    view = ModelView(base)
+    before = view.weights_sha256()
+    twin = in_bfloat16(view)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        exact = view.model(input_ids=ids).logits
+        with torch.autocast("cpu", torch.bfloat16):
+            near = twin.model(input_ids=ids).logits.float()
+    assert 0 < float((near - exact).norm() / exact.norm()) < 0.05
+    assert ModelView(base).weights_sha256() == before
+    kinds = {p.dtype for _, p in twin.model.named_parameters()}
+    assert kinds == {torch.bfloat16, torch.float32}
+    name = base.family.weight_name(1)
+    assert twin.model.get_parameter(name).dtype == torch.bfloat16
+    assert view.model.get_parameter(name).dtype == torch.float32
+    assert twin.model.get_input_embeddings().weight.dtype == torch.float32
+
+
+def test_hooks_of_a_view_act_in_its_bfloat16_twin(gptj: LoadedModel) -> None:
+    view, called = ModelView(gptj), []
+    hook = tiny.blocks(view.model)[1].register_forward_hook(lambda *_: called.append(1))
+    with hooked(hook), torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        in_bfloat16(view).model(input_ids=torch.tensor([[5, 6]]))
+    assert called == [1]
+
+
+def test_a_bfloat16_model_has_no_second_matrices(gptj: LoadedModel) -> None:
+    view = in_bfloat16(ModelView(gptj))
+    again = in_bfloat16(view)
+    for name, tensor in view.model.named_parameters():
+        assert again.model.get_parameter(name) is tensor
+
+
+def test_what_a_processor_is_quick_at_is_read_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    for flags, quick in (({}, False), ({"amx_bf16": True}, True), ({"avx512_bf16": True}, True)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda flags=flags: flags)
+        assert has_fast_bfloat16(cpu) is quick

@@ -305,7 +305,8 @@ class Pool:
         values, where = self.values, self.index[stopped]
         # (k, d) by site, for the k facts that stop
         reached = {
-            name: (site.reference + site.vectors.value)[stopped] for name, site in self.sites.items()
+            name: (site.reference + site.vectors.value)[stopped]
+            for name, site in self.sites.items()
         }
         values.low[where] = reached["low"]
         values.delta_low[where] = self.sites["low"].vectors.value[stopped]

@@ -1,0 +1,146 @@
+"""Editors with default hyper-parameters on a model of others: ``python -m bench.editors.real``.
+
+Facts of a suite are edited 1, 16, 64 and 256 at a time with what ``hparams: "auto"`` chooses, and
+asked again: ES, GS, LS and Score, each with its 95 % interval over cases, and how many prompts and
+rephrasings the model answers by itself, greedily, with the new answer and nothing before it.
+``--half`` takes every second record: choose on the one half, report on the other.
+
+    python -m bench.editors.real FOLDER --suite FILE --half 1 --editors jeep memit --sizes 1 16 64
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jeep_core
+from jeep_core.evaluation.metrics import CaseScores, counterfact_scores
+from jeep_core.evaluation.perplexity import perplexity
+from jeep_core.evaluation.statistics import Interval, compare, summarise_cases
+from jeep_core.evaluation.trials import Trials
+from jeep_core.models.loading import texts_of
+from jeep_core.models.views import ModelView
+from jeep_core.moments.cache import Moments, quick_products
+from jeep_core.moments.source import DEFAULT_CORPUS, samples_of
+from jeep_core.probe.defaults.choose import choose
+from jeep_core.probe.defaults.from_record import hparams_for
+from jeep_core.suites import load_suite
+from jeep_core.text.chat import has_template
+from jeep_core.values.cache import ValueCache
+from jeep_core.values.prefixes import sample_prefixes
+
+DRAWS = {1: 16, 16: 4, 64: 1, 256: 1}
+SHOWN = ("efficacy", "generalization", "locality", "score", "greedy", "greedy_generalization")
+Rows = list[dict[str, Any]]
+
+
+def rows_of(scores: Sequence[CaseScores], start: int) -> Rows:
+    """Scores as rows with the number of their case."""
+    return [{"id": str(start + i), **asdict(one)} for i, one in enumerate(scores)]
+
+
+def measure(
+    trials: Trials, editor: str, hparams: Any, size: int, texts: Sequence[str]
+) -> dict[str, Any]:
+    """Disjoint draws of ``size`` facts; time is that of editing, in CPU seconds a fact."""
+    rows: Rows = []
+    seconds, texts_after = 0.0, list[float]()
+    draws = min(DRAWS.get(size, 1), len(trials.cases) // size)
+    for draw in range(draws):
+        start, began = draw * size, time.process_time()
+        view, _ = trials.edit(editor, hparams, range(start, start + size))
+        seconds += time.process_time() - began
+        rows += rows_of(counterfact_scores(view, trials.cases[start : start + size]), start)
+        if texts and draw == 0:
+            texts_after.append(perplexity(view, texts))
+    return {
+        "rows": rows,
+        "draws": draws,
+        "seconds": seconds / (draws * size),
+        "perplexity": texts_after[0] if texts_after else None,
+    }
+
+
+def line(name: str, size: int, found: Mapping[str, Any]) -> str:
+    """A row of the table."""
+    shown: Mapping[str, Interval] = summarise_cases(found["rows"])
+    cells = [
+        f"{shown[n].value:.1f} ({shown[n].low:.0f}–{shown[n].high:.0f})" if n in shown else ""
+        for n in SHOWN
+    ]
+    ppl = "" if found["perplexity"] is None else f"{found['perplexity']:.1f}"
+    spent = "" if found.get("seconds") is None else f"{found['seconds']:.2f}"
+    return f"| {size or ''} | {name} | {' | '.join(cells)} | {ppl} | {spent} |"
+
+
+def against(first: Rows, other: Rows) -> str:
+    """The difference of two editors' Scores over the same cases, with its interval."""
+    score = compare(other, first).differences.get("score")
+    return "" if score is None else f"{score.value:+.1f} ({score.low:+.1f} to {score.high:+.1f})"
+
+
+def main() -> None:
+    """Measure, print the table as it grows, and write all figures."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("model")
+    parser.add_argument("--suite", required=True)
+    parser.add_argument("--half", type=int, choices=(0, 1), default=0)
+    parser.add_argument("--editors", nargs="+", default=["jeep", "memit"])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1, 16, 64, 256])
+    parser.add_argument("--hparams", type=json.loads, default={"contexts": "plain"})
+    parser.add_argument("--texts", type=Path, help="JSON list of texts for the perplexity")
+    parser.add_argument("--folder", type=Path, help="Where moments, probes and values are kept.")
+    parser.add_argument("--out", type=Path, default=Path("real.json"))
+    args = parser.parse_args()
+    base = jeep_core.load(args.model)
+    cases = load_suite(args.suite).cases[args.half :: 2][: max(args.sizes)]
+    texts = json.loads(args.texts.read_text()) if args.texts else []
+    texts = [one if isinstance(one, str) else next(iter(one.values())) for one in texts]
+    folder: Path | None = args.folder
+    chosen, record = choose(base, "jeep", folder=folder and folder / "probes")
+    samples = samples_of(base.name, None, base.mlp_size)
+    moments = Moments(
+        base,
+        texts_of(DEFAULT_CORPUS),
+        samples,
+        folder and folder / "moments",
+        bfloat16=quick_products(base, None),
+    )
+    trials = Trials(
+        base,
+        cases,
+        moments,
+        sample_prefixes(base, 6),
+        cache=ValueCache(folder and folder / "values"),
+    )
+    print(f"{base.name}, {len(cases)} facts, hyper-parameters: {chosen.source}")
+    print("| facts | | ES | GS | LS | Score | prompt | rephrasing | perplexity | CPU s a fact |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    before = {
+        "rows": rows_of(counterfact_scores(ModelView(base), cases), 0),
+        "perplexity": perplexity(ModelView(base), texts) if texts else None,
+    }
+    print(line("unedited", 0, before), flush=True)
+    report: dict[str, Any] = {"model": base.name, "unedited": before, "editors": {}}
+    for size in args.sizes:
+        for editor in args.editors:
+            hparams = hparams_for(
+                record, editor, base.n_layers, args.hparams, chat=has_template(base)
+            )
+            found = measure(trials, editor, hparams, size, texts)
+            report["editors"].setdefault(editor, {})[size] = found
+            print(line(editor, size, found), flush=True)
+            args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        first, *others = args.editors
+        for other in others:
+            both = [report["editors"][name][size]["rows"] for name in (first, other)]
+            print(f"Score of {first} minus {other}, {size} facts: {against(*both)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

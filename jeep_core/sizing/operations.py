@@ -70,7 +70,9 @@ def value_pass(arch: Architecture, editing: Editing, load: Workload) -> float:
     upper, tokens, read = _upper(arch, editing), segment_tokens(editing, load), _read(editing, load)
     products = 2 * tokens * upper * arch.block_weights
     products -= 2 * (tokens - read) * arch.mlp_weights  # the last block's MLP
-    attention = 4 * tokens * upper * (load.prefix + load.tokens) * arch.queries
+    # the rows of a fact are one line: scores are computed for all of them and masked
+    context = editing.rows * (load.prefix + load.tokens)
+    attention = 4 * tokens * upper * context * arch.queries
     return 2 * (products + head(arch, read)) + 3 * attention  # both factors have a gradient
 
 

@@ -1,0 +1,94 @@
+"""An edit against the same edit with an earlier commit: ``python -m bench.library.former COMMIT``.
+
+Both trees edit the same facts of a suite with the hyper-parameters that each chooses by itself, in
+turn and in processes of one thread, and score the facts they edited.  Prints CPU seconds a fact,
+passes, the ratio, and the difference of the Scores with its 95 % interval over cases.
+
+    python -m bench.library.former 9a61398 --model FOLDER --suite FILE --facts 64
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from bench.workload import median
+from jeep_core.evaluation.statistics import compare, summarise_cases
+
+HERE = Path(__file__).parents[2]
+ONCE = HERE / "bench" / "library" / "values_once.py"
+
+
+def tree_of(commit: str, folder: Path) -> Path:
+    """The files of a commit, written into ``folder``.
+
+    Raises:
+        subprocess.CalledProcessError: there is no such commit.
+    """
+    packed = subprocess.run(
+        ["git", "-C", str(HERE), "archive", commit], check=True, capture_output=True
+    ).stdout
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+def once(tree: Path, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """One run with the packages of ``tree``."""
+    environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-P", str(ONCE), args.model, str(args.suite.resolve())]
+    command += [str(args.half), str(args.facts), str(folder)]
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, env=environment, cwd=tree
+    )
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def main() -> None:
+    """Run both trees in turn and print what differs."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("commit")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--suite", type=Path, required=True)
+    parser.add_argument("--half", type=int, choices=(0, 1), default=1)
+    parser.add_argument("--facts", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=1)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        former = tree_of(args.commit, root / "tree")
+        trees = {"former": former, "now": HERE}
+        found: dict[str, list[dict[str, Any]]] = {name: [] for name in trees}
+        for _ in range(args.repeats):
+            for name, tree in trees.items():
+                folder = root / name
+                folder.mkdir(exist_ok=True)
+                found[name].append(once(tree, args, folder))
+    seconds = {name: [run["seconds"] for run in runs] for name, runs in found.items()}
+    for name, runs in found.items():
+        score = summarise_cases(runs[0]["rows"])["score"]
+        print(
+            f"{name}: {median(seconds[name]):.2f} s of CPU a fact, "
+            f"{runs[0]['passes']:.1f} passes, "
+            f"Score {score.value:.1f} ({score.low:.1f} to {score.high:.1f})"
+        )
+    ratios = [a / b for a, b in zip(seconds["former"], seconds["now"], strict=True)]
+    difference = compare(found["former"][0]["rows"], found["now"][0]["rows"])
+    score = difference.differences["score"]
+    print(
+        f"ratio {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}); Score "
+        f"{score.value:+.1f} ({score.low:+.1f} to {score.high:+.1f})"
+    )
+
+
+if __name__ == "__main__":
+    main()

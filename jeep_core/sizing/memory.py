@@ -141,26 +141,34 @@ def kept_for_gradients(arch: Architecture, editing: Editing, load: Workload, wei
     contents, upper = arch.family.contents, arch.layers - editing.low_last - 1
     tokens, read = segment_tokens(editing, load), editing.rows * load.answer + 1
     norm = SINGLE if contents.float32_norms else weight
-    block = contents.block_norms * arch.d * norm + attention_kept(arch, load, weight)
+    block = contents.block_norms * arch.d * norm + attention_kept(arch, editing, load, weight)
     mlp = contents.kept_activations * arch.d_ff * weight
     kept = upper * tokens * block + ((upper - 1) * tokens + read) * mlp
     capped = 1 if arch.family.soft_cap else 0
     words = SINGLE * arch.vocabulary
     logits = editing.rows * load.answer * words * (1 + capped) + words * (3 + capped)
-    return kept + tokens * arch.d * norm + logits
+    mask = tokens * line_tokens(editing, load) * weight
+    return kept + tokens * arch.d * norm + logits + mask
 
 
-def attention_kept(arch: Architecture, load: Workload, weight: int) -> float:
+def attention_kept(arch: Architecture, editing: Editing, load: Workload, weight: int) -> float:
     """Of one token in one block: queries, outputs, and its share of all keys and values."""
     contents = arch.family.contents
-    seen = load.prefix + load.tokens
-    keys = 2 * arch.queries * seen / load.segment
+    # the rows of a fact and its KL row are one line
+    line = line_tokens(editing, load)
+    keys = 2 * arch.queries * line / segment_tokens(editing, load)
     kept = (2 * arch.queries + keys) * weight
     if contents.eager_attention:
-        kept += 2 * arch.heads * seen * SINGLE
+        # a token has a probability for every token of its line, those of other rows are 0
+        kept += 2 * arch.heads * line * SINGLE
     if contents.head_norms:
         kept += (arch.heads + arch.kv_heads) * arch.head_size * SINGLE
     return kept
+
+
+def line_tokens(editing: Editing, load: Workload) -> float:
+    """Tokens of a fact's line: of all its rows and its KL row, prefixes included."""
+    return editing.rows * (load.prefix + load.tokens) + KL_TOKENS
 
 
 def left_of_subject(arch: Architecture, editing: Editing, load: Workload, weight: int) -> float:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
-from torch.nn import functional as F
 
 from jeep_core.errors import NumericalError
 from jeep_core.models.half import in_bfloat16
@@ -283,13 +282,14 @@ class Pool:
         ``read`` (m, V): log-probabilities; ``asked`` (m,): which of them are of a target.  The
         second result is (n,).
         """
-        log_probabilities, targets = read[asked], lines.read_target[asked]
-        losses = F.nll_loss(log_probabilities, targets, reduction="none")
+        # (m',) numbers of the places; no copy is made of their distributions
+        places, targets = asked.nonzero().flatten(), lines.read_target[asked]
+        losses = -read[places, targets]
         # number of the row that each place is of, counted over all facts
         row = lines.read_line[asked] * self.n_rows + lines.read_text[asked]
         zeros = losses.new_zeros(len(self) * self.n_rows)
         counts = zeros.index_add(0, row, torch.ones_like(losses))
-        hits = (log_probabilities.detach().argmax(dim=1) == targets).to(losses.dtype)
+        hits = (read.detach().argmax(dim=1)[places] == targets).to(losses.dtype)
         written = zeros.index_add(0, row, hits) == counts
         means = zeros.index_add(0, row, losses) / counts
         return means.view(len(self), -1), written.view(len(self), -1).all(dim=1)

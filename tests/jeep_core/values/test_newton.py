@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -117,7 +118,7 @@ def test_the_best_loss_falls_from_step_to_step(base: LoadedModel) -> None:
     for fact in range(len(FACTS)):
         losses = [float(loss[index == fact]) for index, loss in found.trace if fact in index]
         assert losses[-1] < losses[0] - 0.15
-        worse = [b > a for a, b in zip(losses, losses[1:], strict=False)]
+        worse = [b > a for a, b in pairwise(losses)]
         assert sum(worse) < len(losses) / 2
         assert losses[-1] == pytest.approx(min(losses), rel=0.05)
 

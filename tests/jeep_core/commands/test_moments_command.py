@@ -15,7 +15,7 @@ from support.library import tiny
 from jeep_core.commands.moments import compute, import_published, merge_shards
 from jeep_core.errors import JeepError
 from jeep_core.models.loading import load, texts_of
-from jeep_core.moments.cache import Moments
+from jeep_core.moments.cache import Moments, quick_products
 from jeep_core.moments.source import DEFAULT_CORPUS, TOKENS_OF_DEFAULT
 
 MODEL = str(TINY_GPTJ)
@@ -98,6 +98,23 @@ def test_a_missing_argument_is_named(
 def test_without_a_corpus_the_one_that_ships_is_taken(tmp_path: Path) -> None:
     base = load(MODEL, device="cpu", dtype="float32")
     list(compute(**ON_CPU, layers=[0], folder=tmp_path))
-    texts = texts_of(DEFAULT_CORPUS)
-    Moments(base, texts, TOKENS_OF_DEFAULT * base.mlp_size, tmp_path, shipped=False).ensure([0])
+    texts, quick = texts_of(DEFAULT_CORPUS), quick_products(base, None)
+    samples = TOKENS_OF_DEFAULT * base.mlp_size
+    Moments(base, texts, samples, tmp_path, shipped=False, bfloat16=quick).ensure([0])
     assert len(in_folder(tmp_path)) == 1, "found, not taken again"
+
+
+def test_the_text_that_ships_is_read_with_quick_products(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the device is quick at bfloat16; the moments are kept under a key of their own."""
+    base, found = load(MODEL, device="cpu", dtype="float32"), {}
+    for fast in (False, True):
+        monkeypatch.setattr("jeep_core.moments.cache.has_fast_bfloat16", lambda _, it=fast: it)
+        assert quick_products(base, None) is fast
+        assert not quick_products(base, DEFAULT_CORPUS.with_name("other.txt"))
+        list(compute(**ON_CPU, layers=[0], samples=300, folder=tmp_path / str(fast)))
+        (found[fast],) = in_folder(tmp_path / str(fast)).items()
+    assert found[False][0] != found[True][0]
+    difference = (found[False][1] - found[True][1]).norm() / found[False][1].norm()
+    assert 0 < float(difference) < 0.02

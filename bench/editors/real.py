@@ -100,7 +100,8 @@ def main() -> None:
     base = jeep_core.load(args.model)
     cases = load_suite(args.suite).cases[args.half :: 2][: max(args.sizes)]
     texts = json.loads(args.texts.read_text()) if args.texts else []
-    texts = [one if isinstance(one, str) else next(iter(one.values())) for one in texts]
+    # records of any keys: the text is the longest of their values
+    texts = [one if isinstance(one, str) else max(one.values(), key=len) for one in texts]
     folder: Path | None = args.folder
     chosen, record = choose(base, "jeep", folder=folder and folder / "probes")
     samples = samples_of(base.name, None, base.mlp_size)

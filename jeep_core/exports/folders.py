@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from uuid import uuid4
 
 from jeep_core.errors import JeepError
 from jeep_core.storage.records import sealed, unsealed
@@ -78,8 +80,9 @@ def whole_folder(target: Path) -> Iterator[Path]:
     """
     if target.exists():
         raise FileExistsError(f"{target} is there already: remove it or name another folder")
-    partial = target.with_name(target.name + PARTIAL)
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    remove_partials(target)  # of a process that was killed
+    # a name of its own: a process that was stopped and replaced cannot put another's part in place
+    partial = target.with_name(f"{target.name}.{uuid4().hex}{PARTIAL}")
     partial.mkdir(parents=True)
     try:
         yield partial
@@ -88,6 +91,13 @@ def whole_folder(target: Path) -> Iterator[Path]:
         _flush(target.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_partials(target: Path) -> None:
+    """Remove what was written of a folder that did not become whole."""
+    for path in target.parent.glob(f"{glob.escape(target.name)}.*"):
+        if path.name.endswith(PARTIAL):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def hash_of(folder: Path, path: str) -> FileHash:

@@ -1,6 +1,6 @@
 """Exported versions: ``exports/<job id>/``, each a folder that is whole or absent.
 
-``jeep_core.exports.folders`` writes them aside, as ``<job id>.partial``, with a record of their
+``jeep_core.exports.folders`` writes them aside, as ``<job id>.….partial``, with a record of their
 files' hashes.  They can be made again, so they are in no backup, and only the newest are kept.
 """
 
@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from jeep_core.exports.folders import PARTIAL
+from jeep_core.exports.folders import PARTIAL, remove_partials
 from service.store.errors import StoreError
 from service.store.files import fsync_folder, inside, locked
 
@@ -95,7 +95,7 @@ class Exports:
 
     def drop(self, job_id: str) -> None:
         """Remove all that a job which did not succeed has written."""
-        shutil.rmtree(self.path(job_id + PARTIAL), ignore_errors=True)
+        remove_partials(self.path(job_id))
         with locked(self._lock):
             self._removed(job_id)
 

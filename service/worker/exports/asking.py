@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from jeep_core.models.giving_way import giving_way
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import Monitor
 from jeep_core.spec.hparams import Contexts, contexts_of, validate_hparams
-from service.contracts.schemas import Manifest
+from service.contracts.schemas import FactEntry, Manifest
 from service.contracts.schemas.exports import LOST_SHOWN, Check, LostFact, Proof
 from service.store.history import facts_of
 from service.worker.exports.writing import Edited, Evidence, Told, Version
@@ -49,16 +50,14 @@ class Asked:
 
 def live_facts(line: Sequence[Manifest], n_layers: int) -> list[Edited]:
     """The facts that a version is meant to say, oldest batch first."""
-    superseded = {
-        (entry.version, entry.subject, entry.prompt)
-        for entry in facts_of(line)
-        if entry.state == "superseded"
-    }
+    entries: dict[str, list[FactEntry]] = defaultdict(list)
+    for entry in facts_of(line):
+        entries[entry.version].append(entry)
     return [
-        Edited(manifest.id, index, fact_of(record), _contexts(manifest, n_layers))
+        Edited(manifest.id, entry.index, fact_of(record), _contexts(manifest, n_layers))
         for manifest in line
-        for index, record in enumerate(manifest.facts)
-        if (manifest.id, record.subject, record.prompt) not in superseded
+        for entry, record in zip(entries[manifest.id], manifest.facts, strict=True)
+        if entry.state == "live"
     ]
 
 

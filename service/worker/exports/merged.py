@@ -64,7 +64,9 @@ def _compared(version: Version, loaded: LoadedModel) -> Check:
     same_type = loaded.dtype == version.base.dtype
     if same_type and loaded.weights_sha256 == version.manifest.weights_sha256:
         return check("weights", "weights that differ from the version's", 0, 0)
-    limit = float(torch.finfo(loaded.dtype).eps) if loaded.dtype != version.base.dtype else 0.0
+    # the coarser type has rounded one of the two
+    coarse = max(torch.finfo(model.dtype).eps for model in (loaded, version.base))
+    limit = 0.0 if same_type else float(coarse)
     worst = 0.0
     for name, tensor in loaded.model.named_parameters():
         version.monitor.check()

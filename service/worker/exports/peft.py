@@ -38,7 +38,7 @@ def needed(version: Version, options: PeftExport) -> int:
     """Two factors for each matrix, of a rank that is at most the number of their columns."""
     sizes, ranks = [], []
     for updates in version.updates.values():
-        shape = updates[0].matrix().shape if updates[0].dense is not None else _shape(updates[0])
+        shape = _shape(updates[0])
         sizes.append(sum(shape))
         columns = sum(min(shape) if u.left is None else u.left.shape[1] for u in updates)
         ranks.append(min(columns, *shape, options.max_rank or columns))
@@ -132,7 +132,9 @@ def _through_peft(version: Version, view: ModelView, folder: Path) -> Check:
 
 
 def _shape(update: Update) -> tuple[int, int]:
-    """The shape (out, in) of a change with factors."""
+    """The shape (out, in) of a change."""
+    if update.dense is not None:
+        return len(update.dense), update.dense.shape[1]
     assert update.left is not None
     assert update.right is not None
     return len(update.left), len(update.right)

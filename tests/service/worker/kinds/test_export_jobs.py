@@ -80,6 +80,29 @@ def test_a_merged_folder_in_a_smaller_type_is_off_by_its_rounding(bench: ExportB
     assert 0 < value <= 2**-8
 
 
+def test_wide_files_of_a_model_served_in_a_narrow_type_are_proven(tmp_path: Path) -> None:
+    """Unchanged weights stay as they are in the files, wider than those that were served."""
+    base = loaded(tmp_path / "model", "llama", dtype="bfloat16")
+    bench = ExportBench(tmp_path / "store", base, edited(base))
+    for format in ("merged", "peft", "safetensors"):
+        result = bench.run(bench.job(format))
+        assert all(one.ok for one in result.proof.checks), (format, result.proof)
+
+
+def test_a_fact_that_was_edited_again_is_asked_once(bench: ExportBench) -> None:
+    """As the later batch has it; its place is the one in that batch's request."""
+    first = bench.store.versions.read("v1")
+    later = first.model_copy(
+        update={"id": "v2", "parent": "v1", "edit_id": "edit_2", "facts": first.facts[1:]}
+    )
+    line = [bench.store.versions.read("v0"), first, later]
+    found = asking.live_facts(line, 4)
+    assert [(one.version, one.index, one.fact.subject) for one in found] == [
+        ("v1", 0, "Lyon"),
+        ("v2", 0, "Nice"),
+    ]
+
+
 def test_the_changed_matrices_alone_are_compared_by_hash(bench: ExportBench) -> None:
     job = bench.job("safetensors")
     result = bench.run(job)

@@ -43,15 +43,18 @@ BESIDE = (
     "USE_POLICY*",
 )
 """Files of a model folder that are copied as they are, as far as there are any."""
-_SMALL = 64 * 2**20
-"""Bytes that all files beside the weights may have, at most, for the room that is asked for."""
+_SMALL = 2**20
+"""Bytes for what no file of the base tells: a card, hashes, headers of another length."""
 
 
 def checkpoint_bytes(source: Path, dtype: str | None = None) -> int:
     """How many bytes `write_checkpoint` writes at most, from the headers alone."""
     layouts = [read_layout(source / name) for name in _weight_files(source)]
     wanted = None if dtype is None else DTYPES[dtype]
-    return _SMALL + sum(bytes_after(e, wanted) for layout in layouts for e in layout.entries)
+    weights = sum(bytes_after(e, wanted) for layout in layouts for e in layout.entries)
+    records = [path for path in (source / CONFIG, source / INDEX) if path.is_file()]
+    beside = sum(path.stat().st_size for path in (*records, *_beside(source)))
+    return _SMALL + weights + beside
 
 
 def write_checkpoint(
@@ -84,11 +87,10 @@ def write_checkpoint(
             copied.compare_last()
         hashes.append(out.hash())
     _write_records(source, folder, dtype, copied.total)
-    for pattern in BESIDE:
-        for path in sorted(source.glob(pattern)):
-            beside = folder / path.relative_to(source)
-            beside.parent.mkdir(exist_ok=True)
-            beside.write_bytes(path.read_bytes())
+    for path in _beside(source):
+        beside = folder / path.relative_to(source)
+        beside.parent.mkdir(exist_ok=True)
+        beside.write_bytes(path.read_bytes())
     return tuple(hashes)
 
 
@@ -189,6 +191,11 @@ def _parameters(base: LoadedModel, stored: list[str]) -> dict[str, str]:
                 found[name] = own[state[candidate].data_ptr()]
                 break
     return found
+
+
+def _beside(source: Path) -> list[Path]:
+    """The files that are copied as they are."""
+    return sorted(path for pattern in BESIDE for path in source.glob(pattern) if path.is_file())
 
 
 def _weight_files(source: Path) -> list[str]:

@@ -25,6 +25,7 @@ VISIBLE = (
     Later("edit", "edits:edit", "Submit facts, or records of any suite.", DAILY),
     Later("generate", "versions:generate", "Ask versions, plainly or in a chat.", DAILY),
     Later("rollback", "versions:rollback", "Move head to a version.", DAILY),
+    Later("export", "outward.exports:export", "Export a version for other programs.", DAILY),
     Later("evaluate", "evaluations:evaluate", "Measure versions, or try an editor.", DAILY),
     Later("probe", "probes:probe", "Find the layers that an edit should write.", STUDIES),
     Later("plan", "plans:plan", "Say what fits on a GPU, and how long edits take.", STUDIES),
@@ -37,6 +38,9 @@ VISIBLE = (
     Later("versions", "versions:group", "Versions: list, compare, name, export.", GROUPS),
     Later("suites", "suites:group", "Evaluation suites: list, add.", GROUPS),
     Later("evaluations", "evaluations:group", "Measurements: list, show, compare.", GROUPS),
+    Later(
+        "exports", "outward.exports:group", "Exported versions: list, show, get, remove.", GROUPS
+    ),
     Later("jobs", "jobs:group", "Jobs: list, show, follow, cancel.", GROUPS),
     Later("probes", "probes:group", "Probes by a running service.", GROUPS),
     Later("networks", "networks:group", "Trained networks of editors: list, train.", GROUPS),
@@ -50,7 +54,6 @@ ALIASES = (
     Later("revert", "edits:revert", "jeep edits revert", hidden=True),
     Later("snapshots", "versions:list_versions", "jeep versions list", hidden=True),
     Later("name", "versions:name_version", "jeep versions name", hidden=True),
-    Later("export", "versions:export", "jeep versions export", hidden=True),
     Later("activate", "versions:activate", "jeep versions activate", hidden=True),
     Later("cancel", "jobs:cancel", "jeep jobs cancel", hidden=True),
     Later("hypernetworks", "networks:list_networks", "jeep networks list", hidden=True),

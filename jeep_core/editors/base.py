@@ -164,6 +164,7 @@ def objective_of(hparams: OptimisedEditorHParams, low: Region, **more: Any) -> O
         learning_rate=hparams.learning_rate,
         kl_weight=hparams.kl_weight,
         compute_dtype=hparams.compute_dtype,
+        margin=hparams.margin,
         **more,
     )
 

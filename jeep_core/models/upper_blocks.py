@@ -293,10 +293,13 @@ class UpperStack:
         logits = self.view.base.family.logits_of(self.view.model, states)
         return F.log_softmax(logits.float(), dim=-1)
 
-    def target_nll(self, rows: Rows, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def target_nll(
+        self, rows: Rows, hidden: torch.Tensor, margin: float | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean negative log-likelihood (r,) of the target tokens; whether all are arg-max (r,).
 
-        ``hidden`` (r, q, d) is the result of ``forward``.
+        ``hidden`` (r, q, d) is the result of ``forward``.  With ``margin`` a token is the arg-max
+        only if it leads every other one by as many nats.
         """
         log_probabilities = self.log_probabilities(rows, hidden)
         # (n,)
@@ -304,7 +307,13 @@ class UpperStack:
         losses = F.nll_loss(log_probabilities, targets, reduction="none")
         zeros = losses.new_zeros(len(hidden))  # (r,): sums by row of (n,) values per place
         counts = zeros.index_add(0, rows.read_row, torch.ones_like(losses))
-        hits = (log_probabilities.detach().argmax(dim=1) == targets).to(losses.dtype)
+        leading = log_probabilities.detach().argmax(dim=1) == targets
+        if margin is not None:
+            best, second = (
+                log_probabilities.detach().topk(2, dim=1).values.unbind(dim=1)
+            )  # (n,) each
+            leading &= best - second >= margin
+        hits = leading.to(losses.dtype)
         written = zeros.index_add(0, rows.read_row, hits) == counts
         return zeros.index_add(0, rows.read_row, losses) / counts, written
 

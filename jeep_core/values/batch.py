@@ -25,7 +25,8 @@ from jeep_core.values.sites import Site
 
 @dataclass
 class _Found:
-    """The result of one pass, (n,) each: losses, probability, all target tokens the arg-max.
+    """The result of one pass, (n,) each: losses, probability, all target tokens the arg-max
+    (with a margin: by so much).
 
     ``high`` (n, d): the states at the high region, δ* not added; ``chat_high`` in the second
     context.
@@ -172,14 +173,17 @@ class Pool:
         self.passes = self.passes + 1
         self._check(found.loss)
         # (n,) each; a fact that stops keeps the δ that this pass has measured
-        stopped = self.passes >= o.n_steps
+        done = torch.zeros_like(found.written)
         if o.stop_probability is not None:
-            stopped |= found.probability >= o.stop_probability
+            done |= found.probability >= o.stop_probability
         if o.stop_loss is not None:
-            stopped |= found.loss < o.stop_loss
+            done |= found.loss < o.stop_loss
         if o.written_weight is not None:
-            stopped |= found.written & (found.kl_loss <= WRITTEN_KL)
+            done |= found.written & (found.kl_loss <= WRITTEN_KL)
             self.nll_weight = torch.where(found.written, o.written_weight, 1.0)
+        if o.margin is not None:
+            done &= found.written
+        stopped = done | (self.passes >= o.n_steps)
         n_stopped = int(stopped.sum())
         if n_stopped:
             self._record(stopped, found)
@@ -254,7 +258,7 @@ class Pool:
                 chat = torch.where(first, self._in_chat(states), site.chat_reference)
                 site.chat_reference = chat
         # (r,) each
-        nll_rows, written = self.stack.target_nll(rows, hidden)
+        nll_rows, written = self.stack.target_nll(rows, hidden, self.objective.margin)
         on_subject = {name: delta for name, delta in deltas.items() if name != "high"}
         after = self.stack.log_probabilities(kl, self.stack.forward(kl, on_subject)[0])
         # after (n, V): KL(edited ‖ unedited) at the subject's last token of the KL row

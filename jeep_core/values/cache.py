@@ -107,6 +107,8 @@ def set_key(base: LoadedModel, objective: Objective) -> str:
     parts = asdict(objective)
     for name, region in (("low", objective.low), ("high", objective.high)):
         parts[name] = region and [region.last, region.clamp, region.weight_decay]
+    if objective.margin is None:  # as before there was one
+        del parts["margin"]
     parts |= {"format": FORMAT, "model": base.model_hash, "dtype": str(base.dtype)}
     parts["device"] = base.device.type
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

@@ -57,7 +57,8 @@ class Objective:
     A fact stops when its mean target probability reaches ``stop_probability``, or its whole
     loss falls below ``stop_loss``, whichever is given; with ``written_weight`` also when every
     target token is the arg-max and the weighted KL is at most ``WRITTEN_KL``, and while they all
-    are, the likelihood counts that much only.
+    are, the likelihood counts that much only.  With ``margin`` none of them ends a fact before
+    every target token leads all others by that many nats in every row.
 
     ``low_site``: where δ' is added at the subject's last token: to the output of the low
     region's last block, or inside it to the output of the MLP's projection, alone or beside a
@@ -79,6 +80,8 @@ class Objective:
     low_site: Literal["block", "mlp", "mlp_and_attention"] = "block"
     train: Literal["both", "low", "high"] = "both"
     written_weight: float | None = None
+    # nats; a version that is quantised afterwards needs answers that lead by more than a little
+    margin: float | None = None
 
 
 @dataclass

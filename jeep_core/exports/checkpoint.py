@@ -112,7 +112,7 @@ def folder_of(base: LoadedModel) -> Path:
 
 
 class _Copied:
-    """What is copied from a model's folder, compared with the model in memory on the way."""
+    """The tensors of a model's folder, compared with the model in memory as they are copied."""
 
     def __init__(
         self,

@@ -34,7 +34,7 @@ class Spectrum:
         return float(self.s.norm())
 
     def error_at(self, rank: int) -> float:
-        """What the best factors of a rank miss, as a part of the norm."""
+        """The part of the norm that the best factors of a rank miss."""
         return float(self.s[rank:].norm()) / self.norm if self.norm else 0.0
 
     def rank_within(self, error: float) -> int:

@@ -105,7 +105,8 @@ def write_record(
 ) -> tuple[FileHash, ...]:
     """Write ``record`` with the hashes of all files, and flush them; the last file of a folder.
 
-    ``known`` hashes, of files that `HashingFile` wrote, are not taken again.
+    ``known`` hashes, of files that `HashingFile` wrote, are not taken again.  Returns the hashes
+    of all files, the record's own last.
     """
     found = {one.path: one for one in known}
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
@@ -119,7 +120,7 @@ def write_record(
     text = json.dumps(whole, ensure_ascii=False, separators=(",", ":"))
     with HashingFile(folder / RECORD, RECORD) as out:
         out.write(sealed(text.encode()))
-    return files
+    return (*files, out.hash())
 
 
 def read_record(folder: Path) -> dict[str, Any]:

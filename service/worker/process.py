@@ -21,6 +21,7 @@ from jeep_core.editing import relations
 from jeep_core.editors import BrokenEditor, available, hparams_class
 from jeep_core.errors import JeepError, reason_of
 from jeep_core.evaluation.perplexity import text_path
+from jeep_core.exports.checkpoint import checkpoint_bytes
 from jeep_core.models.loading import LoadedModel, load
 from jeep_core.moments.source import import_command, origin_of
 from jeep_core.spec.hparams import presets_for, validate_hparams
@@ -197,6 +198,7 @@ class Worker:
             lost=lambda: lease.lost.is_set() or store.head.is_replaced(),
             give_way=gate.another_turn(self.settings.read_share).take,
             look=lambda: load_mended_head(store, views),
+            exports=self.settings.keep_exports,
         )
 
     def _lane(self, body: Callable[[], None], count: int) -> None:
@@ -331,6 +333,7 @@ def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
         moments_from=origin_of(base.name, settings.corpus, settings.moments),
         perplexity_text=text_path(base.name, settings.perplexity_text) is not None,
         special_tokens=special_tokens(base),
+        checkpoint_bytes=0 if base.folder is None else checkpoint_bytes(base.folder),
         started_at=now(),
     )
     say_moments(store, info)

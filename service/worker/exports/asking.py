@@ -17,6 +17,7 @@ from service.contracts.schemas import Manifest
 from service.contracts.schemas.exports import LOST_SHOWN, Check, LostFact, Proof
 from service.store.history import facts_of
 from service.worker.exports.writing import Evidence
+from service.worker.metrics import EXPORTED_FACTS
 from service.worker.versions.views import fact_of
 
 
@@ -123,6 +124,13 @@ def proof_of(evidence: Evidence, n_facts: int, asked: Sequence[Asked] | None) ->
         checks=list(evidence.checks),
         ok=fine and not lost,
     )
+
+
+def count_asked(format: str, asked: Sequence[Asked]) -> None:
+    """Count the facts that the version says, by whether they were kept."""
+    for one in asked:
+        if one.holds_in_version:
+            EXPORTED_FACTS.labels(format, "held" if one.holds else "lost").inc()
 
 
 def check(name: str, said: str, value: float, limit: float | None = None) -> Check:

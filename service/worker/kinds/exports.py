@@ -26,7 +26,7 @@ from service.ops.release import program_version
 from service.store import CorruptFile
 from service.store.files import encode, read, replace
 from service.store.maintenance.room import Room
-from service.worker.exports.asking import Asked, Edited, ask, live_facts, proof_of
+from service.worker.exports.asking import Asked, Edited, ask, count_asked, live_facts, proof_of
 from service.worker.exports.writing import Evidence, Version, Writer, Written
 from service.worker.failures import Refused
 from service.worker.lanes.read_lane import Task
@@ -124,6 +124,7 @@ def _proven(
     asked: list[Asked] | None = None
     if evidence.view is not None:
         asked = ask(version.view, evidence.view, facts, task.control.monitor)
+        count_asked(task.job.payload["format"], asked)
     proof = proof_of(evidence, len(facts), asked)
     record = {**proof.model_dump(mode="json"), "asked": [one.line() for one in asked or ()]}
     replace(task.reports / PROOF_FILE, json_text(record, "the proof sheet").encode())

@@ -15,6 +15,7 @@ from jeep_core.decoding.generation import Decoder
 from jeep_core.decoding.sampling import Sampling
 from jeep_core.decoding.scoring import goes_on
 from jeep_core.exports.gguf.server import LlamaServer, Reply
+from jeep_core.models.giving_way import giving_way
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.chats import as_asked_in_chat
@@ -187,27 +188,45 @@ def questions_of(
     return found
 
 
-def prove(
+def compared(
+    questions: Sequence[Question],
+    replies: Sequence[Reply],
+    server: LlamaServer,
+    monitor: Monitor = NOTHING,
+) -> ProofSheet:
+    """Ask a running server all questions, and set its answers beside the version's.
+
+    Raises:
+        NotExportable: the server ended, or answered with an error.
+        Whatever ``monitor.check`` raises.
+    """
+    found = []
+    for done, (question, version) in enumerate(zip(questions, replies, strict=True)):
+        monitor.report("ask", done, len(questions))
+        file = server.answer(question.ids, question.length)
+        other = server.tokens(question.text) != list(question.ids)
+        found.append(Compared(question, version, file, other))
+    monitor.report("ask", len(questions), len(questions))
+    return ProofSheet(found)
+
+
+def prove_file(
     view: ModelView,
     questions: Sequence[Question],
     server: LlamaServer,
     monitor: Monitor = NOTHING,
 ) -> ProofSheet:
-    """Ask all questions of a version and of the file that the server has loaded.
+    """Ask all questions of a version, and then of a file in a server that is started for it.
 
     Raises:
-        NotExportable: the server ended, or answered with an error.
+        MissingProgram, NotExportable: llama-server is missing, or does not load the file.
         NumericalError: the logits of the version are not finite.
         Whatever ``monitor.check`` raises.
     """
-    compared = []
-    replies = replies_of(view, questions, monitor)
-    for done, (question, version) in enumerate(zip(questions, replies, strict=True)):
-        monitor.report("proof", done, len(questions))
-        file = server.answer(question.ids, question.length)
-        other = server.tokens(question.text) != list(question.ids)
-        compared.append(Compared(question, version, file, other))
-    return ProofSheet(compared)
+    with giving_way(view, monitor):
+        replies = replies_of(view, questions, monitor)
+    with server:
+        return compared(questions, replies, server, monitor)
 
 
 def replies_of(

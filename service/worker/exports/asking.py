@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from jeep_core.editors import BrokenEditor, hparams_class
 from jeep_core.errors import JeepError
-from jeep_core.evaluation.outcomes import Answer, said
+from jeep_core.evaluation.outcomes import said
 from jeep_core.models.giving_way import giving_way
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import Monitor
@@ -33,13 +33,18 @@ class Edited:
 
 @dataclass(frozen=True)
 class Asked:
-    """A fact with the answers of the version and of what was written."""
+    """A fact with the answers of the version and of what was written.
+
+    Probabilities of the new answer are None where another program was asked, which tells none.
+    """
 
     edited: Edited
-    in_version: Answer
-    in_written: Answer
+    in_version: str
+    in_written: str
     holds_in_version: bool
     holds: bool
+    p_in_version: float | None = None
+    p_in_written: float | None = None
 
     def line(self) -> dict[str, object]:
         """One line of the report."""
@@ -48,10 +53,10 @@ class Asked:
             "index": self.edited.index,
             "prompt": self.edited.fact.text,
             "target_new": self.edited.fact.target_new,
-            "in_version": self.in_version.text,
-            "in_written": self.in_written.text,
-            "p_in_version": self.in_version.p_new,
-            "p_in_written": self.in_written.p_new,
+            "in_version": self.in_version,
+            "in_written": self.in_written,
+            "p_in_version": self.p_in_version,
+            "p_in_written": self.p_in_written,
             "holds_in_version": self.holds_in_version,
             "holds": self.holds,
         }
@@ -94,7 +99,8 @@ def ask(
                     and (not answers.chat or answers.chat[i].writes_new)
                     for answers in (there, here)
                 ]
-                found.append(Asked(one, there.answers[i], here.answers[i], *both))
+                a, b = there.answers[i], here.answers[i]
+                found.append(Asked(one, a.text, b.text, *both, a.p_new, b.p_new))
     monitor.report("ask", len(facts), len(facts))
     return found
 
@@ -117,10 +123,11 @@ def proof_of(evidence: Evidence, n_facts: int, asked: Sequence[Asked] | None) ->
                 index=one.edited.index,
                 prompt=one.edited.fact.text,
                 target_new=one.edited.fact.target_new,
-                answer=one.in_written.text,
+                answer=one.in_written,
             )
             for one in lost[:LOST_SHOWN]
         ],
+        advice=evidence.advice if lost else None,
         checks=list(evidence.checks),
         ok=fine and not lost,
     )

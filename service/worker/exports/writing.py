@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jeep_core.exports.card import Origin
 from jeep_core.exports.folders import FileHash
@@ -20,6 +20,9 @@ from service.contracts.schemas.exports import Check
 from service.worker.lanes.read_lane import Task
 from service.worker.versions.tensors import TensorCache
 from service.worker.versions.views import updates_of
+
+if TYPE_CHECKING:
+    from service.worker.exports.asking import Asked
 
 
 @dataclass(frozen=True)
@@ -91,11 +94,14 @@ class Written:
 class Evidence:
     """The findings of a format's ``prove``.
 
-    ``view`` is what was written as a model that can be asked, None where nothing can be asked:
-    then ``not_asked`` says why.
+    ``view`` is what was written as a model that can be asked; a format whose files only another
+    program can ask gives the answers itself, as ``asked`` in the order of the live facts.  Where
+    nothing can be asked ``not_asked`` says why.  ``advice``: what to do about lost facts.
     """
 
     view: ModelView | None = None
+    asked: Sequence[Asked] | None = None
+    advice: str | None = None
     checks: Sequence[Check] = ()
     not_asked: str | None = None
 

@@ -121,7 +121,7 @@ def _proven(
     """The proof sheet; its details are the job's report."""
     task.control.progress("prove", 0, 1)
     evidence = prove(version, options, folder)
-    asked: list[Asked] | None = None
+    asked: Sequence[Asked] | None = evidence.asked
     if evidence.view is not None:
         asked = ask(version.view, evidence.view, facts, task.control.monitor)
         count_asked(task.job.payload["format"], asked)

@@ -61,6 +61,7 @@ def _by_program(
     monitor: Monitor,
 ) -> dict[str, Content]:
     """The same by llama-quantize, on a file with the source's metadata and these tensors alone."""
+    tools.needed(QUANTIZER)  # before anything is written
     plain, out = scratch / "plain.gguf", scratch / "quantised.gguf"
     as_bytes = {
         name: Content(F32, numbers.reshape(-1, numbers.shape[-1]).view(np.uint8))

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from jeep_core.errors import MissingProgram, NotExportable
 from jeep_core.monitor import NOTHING, Monitor
@@ -95,7 +96,7 @@ class LlamaCpp:
 
 def started(
     command: Sequence[str],
-    out: object,
+    out: BinaryIO,
     at_start: Callable[[], object] | None,
     name: str,
     environment: Mapping[str, str] | None = None,
@@ -107,9 +108,13 @@ def started(
     """
     try:
         return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out,  # type: ignore[call-overload]
-            preexec_fn=at_start, env=environment,
-        )  # fmt: skip
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            preexec_fn=at_start,
+            env=environment,
+        )
     except OSError as error:
         raise MissingProgram(
             f"{command[0]} cannot be started ({error.strerror}): {_INSTALL}", name

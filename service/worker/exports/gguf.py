@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,8 +19,8 @@ from jeep_core.exports.gguf.types import EditedType, GgufType
 from jeep_core.models.library import gguf_source_of
 from service.contracts.schemas.exports import Check, GgufExport
 from service.ops.parent_death import death_signal
-from service.worker.exports.asking import Asked, Edited, check, live_facts
-from service.worker.exports.writing import Evidence, Version, Writer, Written
+from service.worker.exports.asking import check
+from service.worker.exports.writing import Evidence, Told, Version, Writer, Written
 
 FILE = "model.gguf"
 USE = """\
@@ -83,8 +82,7 @@ def prove(version: Version, options: GgufExport, folder: Path) -> Evidence:
             not_asked="llama-server was not found, so the file was not asked: install llama.cpp "
             "and name its folder in JEEP_LLAMA_CPP"
         )
-    facts = live_facts(version.line, version.base.n_layers)
-    questions = _questions(version, facts)
+    questions = _questions(version)
     with TemporaryDirectory(dir=version.task.work, prefix="gguf-") as name:
         sheet = prove_file(
             version.view,
@@ -100,7 +98,7 @@ def prove(version: Version, options: GgufExport, folder: Path) -> Evidence:
             version.monitor,
         )
     return Evidence(
-        asked=_asked(facts, sheet), checks=_checks(sheet), advice=_advice(version, options, sheet)
+        told=_told(version, sheet), checks=_checks(sheet), advice=_advice(version, options, sheet)
     )
 
 
@@ -131,27 +129,24 @@ def _tools(version: Version) -> LlamaCpp:
     return LlamaCpp.find(version.task.settings.llama_cpp, death_signal(signal.SIGKILL))
 
 
-def _questions(version: Version, facts: Sequence[Edited]) -> list[Question]:
+def _questions(version: Version) -> list[Question]:
     """The questions of all facts, each in the contexts that it was edited for."""
     base, found = version.base, []
-    for number, one in enumerate(facts):
+    for number, one in enumerate(version.facts):
         found += questions_of(base.tokenizer, [one.fact], one.contexts, base.chat, number)
     return found
 
 
-def _asked(facts: Sequence[Edited], sheet: ProofSheet) -> list[Asked]:
-    """A fact's answer is that to its prompt, or in the chat if it holds there alone or not."""
-    answers: dict[int, list[tuple[str, str, bool, bool]]] = defaultdict(list)
+def _told(version: Version, sheet: ProofSheet) -> list[Told]:
+    """The file's answers; of a fact that is asked in two ways the first that is not the new one."""
+    answers: dict[int, list[tuple[str, bool]]] = defaultdict(list)
     for one in sheet.compared:
         if one.question.asks in (Way.PROMPT, Way.CHAT):
-            answers[one.question.fact].append((one.version.text, one.file.text, *one.holds))
+            answers[one.question.fact].append((one.file.text, one.holds[1]))
     found = []
-    for number, edited in enumerate(facts):
-        given = answers[number]
-        # what is shown is the first answer that the file lost, else the first of all
-        shown = next((a for a in given if a[2] and not a[3]), given[0])
-        holds = [all(a[2] for a in given), all(a[3] for a in given)]
-        found.append(Asked(edited, shown[0], shown[1], *holds))
+    for number in range(len(version.facts)):
+        shown = min(answers[number], key=lambda answer: answer[1])
+        found.append(Told(shown[0], all(holds for _, holds in answers[number])))
     return found
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jeep_core.exports.card import Origin
 from jeep_core.exports.folders import FileHash
@@ -15,25 +15,43 @@ from jeep_core.models.delta import Update
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import Monitor
+from jeep_core.spec.facts import Fact
+from jeep_core.spec.hparams import Contexts
 from service.contracts.schemas import Manifest
 from service.contracts.schemas.exports import Check
 from service.worker.lanes.read_lane import Task
 from service.worker.versions.tensors import TensorCache
 from service.worker.versions.views import updates_of
 
-if TYPE_CHECKING:
-    from service.worker.exports.asking import Asked
+
+@dataclass(frozen=True)
+class Edited:
+    """A live fact of a version: where it was edited, and in which contexts."""
+
+    version: str
+    index: int
+    fact: Fact
+    contexts: Contexts
+
+
+@dataclass(frozen=True)
+class Told:
+    """The greedy answer to a fact, and whether it is the new one, all of it and as whole words."""
+
+    text: str
+    holds: bool
 
 
 @dataclass(frozen=True)
 class Version:
     """The version that an export is of.
 
-    ``line`` leads from base to it.  ``origin`` is what its card says.
+    ``line`` leads from base to it, ``facts`` are its live ones, ``origin`` is what its card says.
     """
 
     task: Task
     line: Sequence[Manifest]
+    facts: Sequence[Edited]
     origin: Origin
 
     @property
@@ -94,13 +112,14 @@ class Written:
 class Evidence:
     """The findings of a format's ``prove``.
 
-    ``view`` is what was written as a model that can be asked; a format whose files only another
-    program can ask gives the answers itself, as ``asked`` in the order of the live facts.  Where
-    nothing can be asked ``not_asked`` says why.  ``advice``: what to do about lost facts.
+    ``view`` is what was written as a model that is then asked the version's facts.  A format whose
+    files another program answers from has asked it: ``told`` are its answers, in the order of the
+    facts, and ``advice`` says what to do about lost ones.  Without either, ``not_asked`` says why
+    nothing can be asked.
     """
 
     view: ModelView | None = None
-    asked: Sequence[Asked] | None = None
+    told: Sequence[Told] | None = None
     advice: str | None = None
     checks: Sequence[Check] = ()
     not_asked: str | None = None

@@ -98,14 +98,25 @@ def export(
         if no_wait:
             show_status(job, as_json)
             return
-        found = _finished(client, job, as_json)
-        if strengthen and found.result.proof.n_lost:
-            found = _strengthened(client, found, options, as_json)
-        if folder is not None:
-            _fetch(client, found.id, folder, as_json)
-        if found.result is None or not found.result.proof.ok:
-            complain("not all that was proven holds: jeep exports proof " + found.id)
-            raise typer.Exit(EXIT_FAILED)
+        _proven(client, job, folder, options if strengthen else None, as_json)
+
+
+def _proven(
+    client: Client,
+    job: JobOut,
+    folder: Path | None,
+    strengthened: dict[str, Any] | None,
+    as_json: bool,
+) -> None:
+    """Wait for an export and fetch it; with options for it lost facts are edited again before."""
+    found = _finished(client, job, as_json)
+    if strengthened is not None and found.result and found.result.proof.n_lost:
+        found = _strengthened(client, found, strengthened, as_json)
+    if folder is not None:
+        _fetch(client, found.id, folder, as_json)
+    if found.result is None or not found.result.proof.ok:
+        complain("not all that was proven holds: jeep exports proof " + found.id)
+        raise typer.Exit(EXIT_FAILED)
 
 
 def _finished(client: Client, job: JobOut, as_json: bool) -> Export:

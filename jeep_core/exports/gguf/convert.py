@@ -110,9 +110,7 @@ def from_folder(
     outtype = kind.lower() if direct else _outtype(folder)
     monitor.report("convert", 0, 1)
     arguments = [str(folder), "--outfile", str(first), "--outtype", outtype]
-    # neither a hub nor a proxy is asked for anything
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
-    tools.run(CONVERTER, arguments, scratch / "convert.log", monitor, environment)
+    tools.run(CONVERTER, arguments, scratch / "convert.log", monitor)
     if not first.is_file():
         raise NotExportable(f"{CONVERTER} of llama.cpp has written no file from {folder.name}")
     known = tensors_of(read(first))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import secrets
 import socket
 import subprocess
 import time
@@ -14,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from jeep_core.errors import NotExportable
-from jeep_core.exports.gguf.tools import SERVER, LlamaCpp, last_line, started
+from jeep_core.exports.gguf.tools import SERVER, LlamaCpp, child_environment, last_line, started
 from jeep_core.monitor import NOTHING, Monitor
 
 START_S = 300.0
@@ -22,6 +23,8 @@ START_S = 300.0
 ANSWER_S = 300.0
 """Seconds that it may take for one answer."""
 _LOOK_AGAIN = 0.1
+_CONTEXT = 64
+"""Tokens of a context at least: a version without facts asks nothing, and is still loaded."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +58,21 @@ class LlamaServer:
         self.tools, self.file, self.log, self.monitor = tools, file, log, monitor
         self.context, self.threads = context, threads
         self._process: subprocess.Popen[bytes] | None = None
-        self._port = 0
+        self._port, self._key = 0, secrets.token_hex(16)
 
     def __enter__(self) -> LlamaServer:
         path = self.tools.needed(SERVER)
         self._port = _free_port()
+        threads, context = str(self.threads), str(max(self.context, _CONTEXT))
         command = [
             str(path), "--model", str(self.file), "--host", "127.0.0.1", "--port", str(self._port),
-            "--ctx-size", str(self.context), "--parallel", "1", "--threads", str(self.threads),
-            "--threads-batch", str(self.threads), "--offline",
+            "--ctx-size", context, "--parallel", "1", "--threads", threads, "--threads-batch",
+            threads, "--offline",
         ]  # fmt: skip
+        # others on this machine cannot ask the version meanwhile; arguments could be read by them
+        environment = child_environment(LLAMA_API_KEY=self._key)
         with self.log.open("wb") as out:
-            self._process = started(command, out, self.tools.at_start, SERVER)
+            self._process = started(command, out, self.tools.at_start, SERVER, environment)
         try:
             self._wait()
         except BaseException:
@@ -155,7 +161,8 @@ class LlamaServer:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=timeout)
         try:
             content = None if body is None else json.dumps(body).encode()
-            connection.request(method, path, content, {"Content-Type": "application/json"})
+            headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self._key}"}
+            connection.request(method, path, content, headers)
             answer = connection.getresponse()
             return answer.status, answer.read()
         finally:

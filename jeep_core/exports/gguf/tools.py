@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -66,7 +67,6 @@ class LlamaCpp:
         arguments: Sequence[str],
         log: Path,
         monitor: Monitor = NOTHING,
-        environment: Mapping[str, str] | None = None,
     ) -> None:
         """Run a program to its end; what it prints goes to ``log``.
 
@@ -80,7 +80,7 @@ class LlamaCpp:
         if name == CONVERTER:
             command.insert(0, sys.executable)
         with log.open("wb") as out:
-            process = started(command, out, self.at_start, name, environment)
+            process = started(command, out, self.at_start, name, child_environment())
             try:
                 while process.poll() is None:
                     monitor.check()
@@ -94,12 +94,21 @@ class LlamaCpp:
             )
 
 
+def child_environment(**more: str) -> dict[str, str]:
+    """The environment of a child: this process's without the service's settings, and ``more``.
+
+    Passwords are among the settings, and no hub is asked for anything.
+    """
+    own = {name: value for name, value in os.environ.items() if not name.startswith("JEEP_")}
+    return {**own, "HF_HUB_OFFLINE": "1", **more}
+
+
 def started(
     command: Sequence[str],
     out: BinaryIO,
     at_start: Callable[[], object] | None,
     name: str,
-    environment: Mapping[str, str] | None = None,
+    environment: Mapping[str, str],
 ) -> subprocess.Popen[bytes]:
     """A running child that reads nothing and prints into a file.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -49,6 +50,7 @@ def test_tokens_are_asked_as_they_are_and_greedily(
 ) -> None:
     # a proxy of the environment must not hear of it
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("JEEP_REDIS_PASSWORD", "secret")
     played_llama.server(tmp_path, {IDS: ((8, 9, 10), "a b c")}, {"x": IDS}, loading=3)
     with server(tmp_path) as running:
         assert running.answer(IDS, 2) == Reply((8, 9), "a b c")
@@ -64,6 +66,12 @@ def test_tokens_are_asked_as_they_are_and_greedily(
     assert '"--host", "127.0.0.1"' in command
     assert '"--ctx-size", "99"' in command
     assert '"--threads", "3"' in command
+    # nobody else on the machine can ask, and no setting of the service is handed on
+    seen = json.loads((tmp_path / "build" / "bin" / "environment.json").read_text())
+    assert len(seen["key"]) == 32
+    assert seen["key"] not in command
+    assert seen["bearers"] == [f"Bearer {seen['key']}"]
+    assert seen["settings"] == []
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ writer.close()
 """
 
 SERVER = """
-import http.server, json, pathlib, sys
+import http.server, json, os, pathlib, sys
 
 place = pathlib.Path(__file__).parent
 script = json.loads((place / "answers.json").read_text())
@@ -58,7 +58,16 @@ port = int(sys.argv[sys.argv.index("--port") + 1])
 if script.get("dies"):
     print("error loading model: " + script["dies"], flush=True)
     sys.exit(1)
-looked = [0]
+looked, bearers = [0], set()
+
+
+def note():
+    seen = {
+        "key": os.environ.get("LLAMA_API_KEY", ""),
+        "bearers": sorted(bearers),
+        "settings": [name for name in os.environ if name.startswith("JEEP_")],
+    }
+    (place / "environment.json").write_text(json.dumps(seen))
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -77,6 +86,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         length = int(self.headers["Content-Length"])
         asked = json.loads(self.rfile.read(length))
+        bearers.add(self.headers["Authorization"])
+        note()
         with (place / "asked.jsonl").open("a") as file:
             file.write(json.dumps([self.path, asked]) + "\\n")
         if script.get("fails"):

@@ -88,7 +88,7 @@ def _writer(payload: ExportPayload) -> tuple[Writer, ExportOptions]:
 def _origin(
     task: Task, line: Sequence[Manifest], facts: Sequence[Edited], options: ExportOptions
 ) -> Origin:
-    """What the card says."""
+    """The sentences of the card, as fields."""
     manifest = line[-1]
     names = sorted(n for n, version in task.store.names.all().items() if version == manifest.id)
     given = [

@@ -38,7 +38,7 @@ TOGETHER = 64
 
 
 class Asked(StrEnum):
-    """What a question asks: the edited prompt, its form in a chat, a rephrasing, a neighbour."""
+    """The kind of a question: the edited prompt, its form in a chat, a rephrasing, a neighbour."""
 
     PROMPT = "prompt"
     CHAT = "chat"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -24,6 +25,8 @@ _INSTALL = (
 )
 _LOOK_AGAIN = 0.1
 """Seconds between two looks at a program that runs."""
+_FULL = 2**20
+"""Bytes of a disk that has no room for a file."""
 _SHOWN = 300
 """Characters of a program's last line that an error repeats."""
 
@@ -73,6 +76,7 @@ class LlamaCpp:
         Raises:
             MissingProgram: it was not found, or is not a program.
             NotExportable: it ended with an error; repeats its last line.
+            OSError: it ended with an error on a disk that is full (ENOSPC).
             Whatever ``monitor.check`` raises; the program is ended before.
         """
         path = self.needed(name)
@@ -89,6 +93,9 @@ class LlamaCpp:
                 process.kill()
                 process.wait()
         if process.returncode != 0:
+            # the programs say no more than that they could not write
+            if shutil.disk_usage(log.parent).free < _FULL:
+                raise OSError(errno.ENOSPC, f"No space left for what {name} writes", str(log))
             raise NotExportable(
                 f"{name} of llama.cpp ended with {process.returncode}: {last_line(log)}"
             )

@@ -166,7 +166,7 @@ def _checks(sheet: ProofSheet) -> list[Check]:
 
 
 def _advice(version: Version, options: GgufExport, sheet: ProofSheet) -> str | None:
-    """What keeps lost facts."""
+    """The ways to keep lost facts; None if none is lost."""
     if not sheet.lost:
         return None
     finer = _type(version, options) not in (GgufType.F16, GgufType.BF16)

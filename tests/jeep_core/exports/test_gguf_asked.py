@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support.library import played_llama
@@ -145,6 +147,17 @@ def test_a_program_on_the_search_path_is_found(
     assert tools.quantizer == path
     with pytest.raises(NotExportable, match=r"llama-quantize of llama\.cpp ended with 3: x"):
         tools.run("llama-quantize", [], tmp_path / "log")
+
+
+def test_a_program_that_fails_on_a_full_disk_is_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played_llama.program(tmp_path, "llama-quantize", "print('failed')\nraise SystemExit(1)\n")
+    full = SimpleNamespace(total=2**30, used=2**30, free=4096)
+    monkeypatch.setattr("jeep_core.exports.gguf.tools.shutil.disk_usage", lambda _: full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        LlamaCpp.find(tmp_path).run("llama-quantize", [], tmp_path / "log")
+    assert caught.value.errno == errno.ENOSPC
 
 
 def compare(

@@ -135,7 +135,7 @@ def quantizer(folder: Path) -> None:
 
 
 def converter(folder: Path, converted: Path | None = None) -> None:
-    """``convert_hf_to_gguf.py``: the result is a copy of ``converted``; None: it ends badly."""
+    """The converter: the result is a copy of ``converted``; None: it ends badly."""
     program(folder, "convert_hf_to_gguf.py", CONVERTER)
     if converted is not None:
         (folder / "converted.gguf").write_bytes(converted.read_bytes())

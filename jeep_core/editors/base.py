@@ -165,6 +165,7 @@ def objective_of(hparams: OptimisedEditorHParams, low: Region, **more: Any) -> O
         kl_weight=hparams.kl_weight,
         optimizer=hparams.optimizer,
         compute_dtype=hparams.compute_dtype,
+        margin=hparams.margin,
         **more,
     )
 

@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ RECORD = "jeep-model.json"
 """Where a model comes from, in its folder."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _DOWNLOADS, _UNFINISHED, _FORMER = ".downloads", ".unfinished-", ".former-"
+_SOURCES = ".sources"
+"""The GGUF files of packages, each by its hash: a version is given back as such a file."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,9 @@ class Library:
                 conversion = prepare(file, dtype)
                 convert(conversion, folder, report)
                 self._record(folder, _of_package(offer, folder, conversion))
+            kept = self.root / _SOURCES / f"{offer.sha256}.gguf"
+            kept.parent.mkdir(exist_ok=True)
+            file.replace(kept)
             shutil.rmtree(downloads)
         return self._read(name)
 
@@ -274,6 +280,31 @@ class Library:
         record: dict[str, Any] = {**asdict(model), "folder": None if own else str(model.folder)}
         text = json.dumps(record, ensure_ascii=False, indent=2)
         (folder / RECORD).write_text(text + "\n", encoding="utf-8")
+
+
+def gguf_source_of(folder: Path) -> Path | None:
+    """The GGUF file that a model folder was converted from, if it is still there unchanged."""
+    try:
+        record = read_record(folder / RECORD)
+    except (UnsupportedModel, OSError):
+        return None
+    sha256 = record.get("sha256")
+    if not isinstance(sha256, str):
+        return None
+    kept = [folder.parent / _SOURCES / f"{sha256}.gguf"]
+    if record.get("kind") == "gguf":
+        kept.append(Path(str(record.get("source"))))
+    return next((p for p in kept if p.is_file() and _hash_of(p, p.stat()) == sha256), None)
+
+
+def _hash_of(path: Path, state: os.stat_result) -> str:
+    return _hash_once(path, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=16)
+def _hash_once(path: Path, changed_ns: int, size: int) -> str:
+    """Hash a file once, and again when it has changed: it may be many gigabytes."""
+    return file_sha256(path)
 
 
 def _of_package(offer: Offer, folder: Path, conversion: Conversion) -> Model:

@@ -155,6 +155,11 @@ class OptimisedEditorHParams(InContexts):
         0.5, description="Of Adam; newton moves a vector of d numbers at most √d times as far"
     )
     kl_weight: NonNegative = 0.0625
+    margin: Positive | None = Field(
+        None,
+        description="Nats by which every token of the new answer must lead all others before a "
+        "fact stops, so that the answer holds when the version is quantised; default: none",
+    )
     n_prefixes: int = Field(6, ge=1, le=64, description="The empty prefix counts as one")
     preserve_previous_edits: bool = Field(
         True, description="Add the keys of live earlier edits to the second moment"

@@ -30,7 +30,8 @@ PATIENCE = 4
 
 @dataclass
 class _Found:
-    """The result of one pass, (n,) each: losses, probability, all target tokens the arg-max.
+    """The result of one pass, (n,) each: losses, probability, all target tokens the arg-max
+    (with a margin: by so much).
 
     ``high`` (n, d): the states at the high region, δ* not added; ``chat_high`` in the second
     context.
@@ -172,14 +173,17 @@ class Pool:
         self.passes = self.passes + 1
         self._check(found.loss)
         # (n,) each; a fact that stops keeps the δ that this pass has measured
-        stopped = self.passes >= o.n_steps
+        done = torch.zeros_like(found.written)
         if o.stop_probability is not None:
-            stopped |= found.probability >= o.stop_probability
+            done |= found.probability >= o.stop_probability
         if o.stop_loss is not None:
-            stopped |= found.loss < o.stop_loss
+            done |= found.loss < o.stop_loss
         if o.written_weight is not None:
-            stopped |= found.written & (found.kl_loss <= WRITTEN_KL)
+            done |= found.written & (found.kl_loss <= WRITTEN_KL)
             self.nll_weight = torch.where(found.written, o.written_weight, 1.0)
+        if o.margin is not None:
+            done &= found.written
+        stopped = done | (self.passes >= o.n_steps)
         if o.goal is not None:
             stopped |= self.trust.waited(found.loss) >= PATIENCE
         n_stopped, loss = int(stopped.sum()), found.loss
@@ -277,7 +281,8 @@ class Pool:
     def _of_targets(
         self, lines: Lines, read: torch.Tensor, asked: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean negative log-likelihood (n, n_rows) of the target tokens; whether all are arg-max.
+        """Mean negative log-likelihood (n, n_rows) of the target tokens; whether all are arg-max,
+        and lead by the margin if there is one.
 
         ``read`` (m, V): log-probabilities; ``asked`` (m,): which of them are of a target.  The
         second result is (n,).
@@ -289,7 +294,12 @@ class Pool:
         row = lines.read_line[asked] * self.n_rows + lines.read_text[asked]
         zeros = losses.new_zeros(len(self) * self.n_rows)
         counts = zeros.index_add(0, row, torch.ones_like(losses))
-        hits = (read.detach().argmax(dim=1)[places] == targets).to(losses.dtype)
+        leading = read.detach().argmax(dim=1)[places] == targets
+        if self.objective.margin is not None:
+            # (m',) each: the most likely token and the next one
+            best, second = read.detach()[places].topk(2, dim=1).values.unbind(dim=1)
+            leading &= best - second >= self.objective.margin
+        hits = leading.to(losses.dtype)
         written = zeros.index_add(0, row, hits) == counts
         means = zeros.index_add(0, row, losses) / counts
         return means.view(len(self), -1), written.view(len(self), -1).all(dim=1)

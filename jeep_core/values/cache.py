@@ -112,6 +112,8 @@ def set_key(base: LoadedModel, objective: Objective) -> str:
             region.weight_decay,
             region.learning_rate,
         ]
+    if objective.margin is None:  # as before there was one
+        del parts["margin"]
     parts |= {"format": FORMAT, "model": base.model_hash, "dtype": str(base.dtype)}
     parts["device"] = base.device.type
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

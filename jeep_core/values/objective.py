@@ -74,6 +74,8 @@ class Objective:
     are, the likelihood counts that much only.  ``optimizer``: Adam, or Newton's steps for the
     log-odds of the answer along the gradient, under which a fact also stops when its loss does
     not fall any more.
+    With ``margin`` none of them ends a fact before
+    every target token leads all others by that many nats in every row.
 
     ``low_site``: where δ' is added at the subject's last token: to the output of the low
     region's last block, or inside it to the output of the MLP's projection, alone or beside a
@@ -96,6 +98,8 @@ class Objective:
     train: Literal["both", "low", "high"] = "both"
     written_weight: float | None = None
     optimizer: Literal["adam", "newton"] = "adam"
+    # nats; a version that is quantised afterwards needs answers that lead by more than a little
+    margin: float | None = None
 
     @property
     def goal(self) -> float | None:
@@ -106,7 +110,9 @@ class Objective:
         if stop is None:
             stop = math.exp(-self.stop_loss) if self.stop_loss is not None else 0.9
         stop = min(stop, 0.999)
-        return math.log(AIM * stop / (1 - stop))
+        # an answer that leads each other one by the margin has at least about such log-odds
+        odds = max(math.log(stop / (1 - stop)), self.margin or 0.0)
+        return odds + math.log(AIM)
 
 
 @dataclass

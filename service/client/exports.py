@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from jeep_core.errors import Coded
+from jeep_core.spec.facts import fill
 from service.client.transport import RETRIES, Transport, check, given, segment
 from service.contracts.schemas import JobOut
 from service.contracts.schemas.exports import Export, ExportFile
@@ -18,6 +19,8 @@ from service.contracts.schemas.exports import Export, ExportFile
 OnFile = Callable[[ExportFile, int], None]
 """Told of a file and how many of its bytes are there."""
 PART = ".part"
+MARGIN, STEPS = 6.0, 60
+"""Of an edit that is to survive quantisation: nats, and passes at most."""
 _CHUNK = 2**20
 
 
@@ -58,6 +61,40 @@ class ExportCalls(Transport):
         """The whole proof sheet: every fact, with the answers of the version and of the files."""
         found: dict[str, Any] = self._request("GET", f"/exports/{segment(export_id)}/proof").json()
         return found
+
+    def strengthen_export(
+        self, export_id: str, margin: float = MARGIN, *, idempotency_key: str | None = None
+    ) -> JobOut:
+        """Edit the facts that an export has lost again, with a margin; the new version can stay.
+
+        ``margin``: nats by which every token of an answer is to lead before its fact stops.  The
+        rest of the hyper-parameters is that of the exported version's own edit.  The exported
+        version must be head.  Safe to repeat: a key is generated where none is given.
+
+        Raises:
+            ApiError: there is no such export, or its version is not head any more.
+            ValueError: the export has lost nothing.
+        """
+        lost = {
+            (line["prompt"], line["target_new"])
+            for line in self.export_proof(export_id)["asked"]
+            if line["holds_in_version"] and not line["holds"]
+        }
+        version = self.export_result(export_id).version
+        live = self._pages("/facts", {"version": version})
+        facts = [
+            {"subject": f["subject"], "prompt": f["prompt"], "target_new": f["target_new"]}
+            for f in live
+            if (fill(f["prompt"], f["subject"]), f["target_new"]) in lost
+        ]
+        if not facts:
+            raise ValueError(f"{export_id} has lost no fact that could be edited again")
+        shown = self._request("GET", f"/snapshots/{segment(version)}").json()
+        edit = self._request("GET", f"/edits/{segment(shown['edit_id'])}").json()
+        hparams = {**edit["hparams"], "margin": margin}
+        hparams["n_steps"] = max(STEPS, hparams.get("n_steps", STEPS))
+        body = {"facts": facts, "editor": edit["editor"], "hparams": hparams, "parent": version}
+        return self._queued("/edits", body, idempotency_key)
 
     def remove_export(self, export_id: str) -> None:
         """Remove the files of an export; what it was, and its proof, stay."""

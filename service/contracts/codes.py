@@ -95,6 +95,7 @@ JOB_ONLY = frozenset(
         "wrong_model",
         "cancelled",
         "guard_failed",
+        "missing_program",
         "no_cases",
         "no_proposal",
         "not_exportable",

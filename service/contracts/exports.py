@@ -53,6 +53,13 @@ FORMATS: dict[str, ExportFormat] = {
             whole=True,
         ),
         ExportFormat(
+            "gguf",
+            f"{SCHEMAS}.exports:GgufExport",
+            f"{WRITERS}.gguf:WRITER",
+            "a GGUF file, which llama.cpp is asked with",
+            whole=True,
+        ),
+        ExportFormat(
             "safetensors",
             f"{SCHEMAS}.exports:SafetensorsExport",
             f"{WRITERS}.safetensors:WRITER",

@@ -23,6 +23,7 @@ GUIDE: dict[str, dict[str, str]] = {
         "Using the service": "docs/using.md",
         "Command line": "docs/cli.md",
         "Exports": "docs/exports.md",
+        "GGUF files": "docs/exports-gguf.md",
         "OpenAI's interface": "docs/openai.md",
         "Prompts and answers": "docs/prompts.md",
         "Chats": "docs/chat.md",

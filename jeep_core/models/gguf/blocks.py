@@ -48,13 +48,19 @@ def kind_name(kind: int) -> str:
     return str(types(kind).name) if kind in list(types) else f"number {kind}"
 
 
-def row_bytes(entry: Entry) -> int:
-    """Bytes of one row.
+def kind_named(name: str) -> int:
+    """The number of a type by its name."""
+    return int(_gguf().GGMLQuantizationType[name])
+
+
+def row_bytes(entry: Entry, kind: int | None = None) -> int:
+    """Bytes of one row, in the entry's own type or in another one.
 
     Raises:
         ValueError: its length is no multiple of the type's block.
     """
-    block, size = _gguf().GGML_QUANT_SIZES[_gguf().GGMLQuantizationType(entry.kind)]
+    stored = _gguf().GGMLQuantizationType(entry.kind if kind is None else kind)
+    block, size = _gguf().GGML_QUANT_SIZES[stored]
     if entry.shape[-1] % block:
         raise ValueError(entry.name)
     return int(entry.shape[-1] // block * size)
@@ -71,6 +77,23 @@ def numbers(rows: Array, kind: int) -> Array:
     types = _gguf().GGMLQuantizationType
     found: Array = _dequantize()(np.ascontiguousarray(rows), types(kind))
     return found.astype(np.float32, copy=False)
+
+
+def encoded(rows: Array, kind: int) -> Array | None:
+    """The bytes (r, b) that hold float32 numbers (r, n) in a type.
+
+    None: the package gguf does not write this type (K-quants, for example), or not rows of this
+    length.
+    """
+    _gguf()
+    from gguf.quants import QuantError, quantize
+
+    types = _gguf().GGMLQuantizationType
+    try:
+        found: Array = quantize(np.ascontiguousarray(rows, np.float32), types(kind))
+    except (NotImplementedError, QuantError):
+        return None
+    return np.ascontiguousarray(found).view(np.uint8)
 
 
 def _check_kind(file: Gguf, kind: int) -> None:

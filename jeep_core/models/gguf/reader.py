@@ -58,11 +58,20 @@ class Entry:
 
 @dataclass(frozen=True)
 class Gguf:
-    """The header of a file.  Arrays of numbers are numpy arrays, arrays of strings are lists."""
+    """The header of a file.  Arrays of numbers are numpy arrays, arrays of strings are lists.
+
+    ``table``: where the table of tensors begins, in bytes.
+    """
 
     path: Path
     metadata: Mapping[str, Any]
     tensors: Mapping[str, Entry]
+    table: int
+
+    @property
+    def alignment(self) -> int:
+        """Of the data: every tensor begins at a multiple of so many bytes after the table."""
+        return int(self.metadata.get("general.alignment", 32))
 
     @property
     def architecture(self) -> str:
@@ -112,6 +121,7 @@ class _Parser:
         for _ in range(n_entries):
             key = self._text()
             metadata[key] = self._value(self._number("<u4"))
+        table_at = self.at
         table = [self._entry() for _ in range(n_tensors)]
         alignment = metadata.get("general.alignment", 32)
         if not isinstance(alignment, int) or not 1 <= alignment <= 2**16:
@@ -122,7 +132,7 @@ class _Parser:
         }
         if len(tensors) != n_tensors:
             raise ValueError("a tensor is there twice")
-        return Gguf(self.path, metadata, tensors)
+        return Gguf(self.path, metadata, tensors, table_at)
 
     def _take(self, size: int) -> bytes:
         """The next bytes; a size beyond the end is an error before anything is allocated."""

@@ -58,6 +58,20 @@ class MergedExport(ExportOptions):
     )
 
 
+class GgufExport(ExportOptions):
+    """A GGUF file for llama.cpp, Ollama and the like, asked in llama.cpp."""
+
+    format: Literal["gguf"]
+    type: Literal["source", "F16", "BF16", "Q8_0", "Q4_K_M"] | None = Field(
+        None,
+        description="How matrices are stored. `source`: each as in the GGUF file that the model "
+        "came from, which is the default where there is one; else F16.",
+    )
+    edited: Literal["same", "Q8_0", "F16"] = Field(
+        "same", description="How the edited matrices are stored: as the others, or finer."
+    )
+
+
 class ExportPayload(BaseModel):
     """Payload of an export job; ``version`` is an id, ``options`` are those of the format."""
 
@@ -106,8 +120,8 @@ class Proof(BaseModel):
 
     ``facts``: live facts of the version, of which ``hold_in_version`` hold there and ``hold`` in
     what was written.  ``lost`` are the first of those that hold in the version alone, ``n_lost``
-    counts them.  ``not_asked`` says why nothing could be asked.  ``ok``: every check is, and no
-    fact is lost.
+    counts them, and ``advice`` says how they are kept.  ``not_asked`` says why nothing could be
+    asked.  ``ok``: every check is, and no fact is lost.
     """
 
     facts: int
@@ -115,6 +129,7 @@ class Proof(BaseModel):
     hold: int | None = None
     n_lost: int = 0
     lost: list[LostFact] = Field(default_factory=list)
+    advice: str | None = None
     checks: list[Check] = Field(default_factory=list)
     not_asked: str | None = None
     ok: bool

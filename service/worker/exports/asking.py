@@ -120,6 +120,7 @@ def proof_of(evidence: Evidence, n_facts: int, asked: Sequence[Asked] | None) ->
             )
             for one in lost[:LOST_SHOWN]
         ],
+        advice=evidence.advice if lost else None,
         checks=list(evidence.checks),
         ok=fine and not lost,
     )

@@ -114,11 +114,13 @@ class Evidence:
 
     ``view`` is what was written as a model that is then asked the version's facts.  A format whose
     files another program answers from has asked it: ``told`` are its answers, in the order of the
-    facts.  Without either, ``not_asked`` says why nothing can be asked.
+    facts, and ``advice`` says what to do about lost ones.  Without either, ``not_asked`` says why
+    nothing can be asked.
     """
 
     view: ModelView | None = None
     told: Sequence[Told] | None = None
+    advice: str | None = None
     checks: Sequence[Check] = ()
     not_asked: str | None = None
 

@@ -130,6 +130,7 @@ def test_the_key_of_a_value_names_everything_it_depends_on(
     assert set_key(gptj, objective_of("alphaedit", alphaedit)) == key
     others = [{"low": {**low, "clamp": 1.5}}, {"low": {**low, "layers": [1]}}, {"n_steps": 5}]
     others += [{"learning_rate": 0.4}, {"stop_loss": 0.1}, {"kl_weight": 0.5}]
+    others += [{"margin": 2.0}]
     for change in others:
         other = MEMIT.model_validate({**MEMIT.model_dump(), **change})
         assert set_key(gptj, objective_of("memit", other)) != key

@@ -322,3 +322,45 @@ def test_facts_without_prefixes_or_left_context_are_optimised(
     facts = [FactTokens(*fact_rows(gpt2.tokenizer, fact, [""]))]
     assert facts[0].rows[0].subject_last == 0
     assert_equals_plain(gpt2, facts, OBJECTIVES[sites])
+
+
+def smallest_lead(
+    base: LoadedModel, fact: FactTokens, objective: Objective, i: int, v: Values
+) -> float:
+    """How far every target token leads with the vectors of fact i, in nats, in its worst row."""
+    leads = []
+    high = objective.high.last if objective.high else objective.low.last
+    for row in fact.rows:
+        with (
+            torch.no_grad(),
+            reference.adding(base.model, objective.low.last, row.subject_last, v.delta_low[i]),
+            reference.adding(
+                base.model, high, row.prediction, None if v.delta_high is None else v.delta_high[i]
+            ),
+        ):
+            found = reference.log_probabilities(base.model, row)
+        for place in range(row.prediction, row.prediction + row.n_target):
+            target = row.ids[place + 1]
+            others = torch.cat([found[place, :target], found[place, target + 1 :]])
+            leads.append(float(found[place, target] - others.max()))
+    return min(leads)
+
+
+def test_a_fact_stops_when_its_target_leads_by_the_margin_and_no_earlier(
+    gptj: LoadedModel,
+) -> None:
+    # alone any of these would end every fact at once
+    far = LOW.model_copy(update={"clamp": 30.0, "weight_decay": 0.0})
+    eager = replace(TWO_SITES, low=far, n_steps=60, kl_weight=0.0, stop_loss=1e9)
+    wide, facts = replace(eager, margin=2.0), tokens(gptj, ("",))
+    found = optimise(ModelView(gptj), facts, wide)
+    led = (found.steps < 60).nonzero().flatten().tolist()
+    assert led, found.probabilities
+    for i in led:
+        steps = int(found.steps[i])
+        assert steps > 1
+        assert smallest_lead(gptj, facts[i], TWO_SITES, i, found) >= 2.0 - 1e-3
+        earlier = optimise(ModelView(gptj), [facts[i]], replace(wide, n_steps=steps - 1))
+        assert smallest_lead(gptj, facts[i], TWO_SITES, 0, earlier) < 2.0 + 1e-3
+    # without a margin they end at once
+    assert (optimise(ModelView(gptj), facts, eager).steps == 1).all()

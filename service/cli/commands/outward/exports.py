@@ -19,6 +19,7 @@ from service.cli.common import (
     connected,
     err,
     finish,
+    follow,
     out,
     show,
     show_records,
@@ -28,6 +29,7 @@ from service.cli.groups import group as new_group
 
 if TYPE_CHECKING:
     from service.client import Client
+    from service.contracts.schemas import JobOut
     from service.contracts.schemas.exports import Export, Proof
 
 ExportId = Annotated[str, typer.Argument(help="As jeep exports list shows it.")]
@@ -46,7 +48,8 @@ def export(
         Path | None, typer.Argument(help="As jeep versions export: one file, without --out.")
     ] = None,
     format: Annotated[
-        str | None, typer.Option(help="peft, merged or safetensors; a service may have more.")
+        str | None,
+        typer.Option(help="peft, merged, gguf or safetensors; a service may have more."),
     ] = None,
     folder: Annotated[
         Path | None, typer.Option("--out", help="Folder for the files; without it they stay there.")
@@ -56,6 +59,19 @@ def export(
         float | None, typer.Option(help="peft: what a module may miss of its change.")
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    type: Annotated[
+        str | None, typer.Option(help="gguf: source, F16, BF16, Q8_0 or Q4_K_M.")
+    ] = None,
+    edited: Annotated[
+        str | None, typer.Option(help="gguf: type of the edited matrices: same, Q8_0 or F16.")
+    ] = None,
+    strengthen: Annotated[
+        bool,
+        typer.Option(
+            "--strengthen",
+            help="gguf: edit facts that the file loses again with a margin, and export that.",
+        ),
+    ] = False,
     include_facts: Annotated[
         bool, typer.Option("--include-facts", help="Write the edited facts beside it.")
     ] = False,
@@ -75,20 +91,53 @@ def export(
         _one_file(version, file, format, folder, url)
         return
     options: dict[str, Any] = {"max_rank": max_rank, "max_error": max_error, "dtype": dtype}
+    options |= {"type": type, "edited": edited}
     options |= {"include_facts": include_facts or None} | _named(option or [])
     with connected(url) as client:
         job = client.submit_export(version, format=format or "safetensors", **options)
         if no_wait:
             show_status(job, as_json)
             return
-        found = finish(
-            client, job.id, as_json, export_table, lambda _: client.export_result(job.resource_id)
-        )
-        if folder is not None:
-            _fetch(client, found.id, folder, as_json)
-        if not found.result.proof.ok:
-            complain("not all that was proven holds: jeep exports proof " + found.id)
-            raise typer.Exit(EXIT_FAILED)
+        _proven(client, job, folder, options if strengthen else None, as_json)
+
+
+def _proven(
+    client: Client,
+    job: JobOut,
+    folder: Path | None,
+    strengthened: dict[str, Any] | None,
+    as_json: bool,
+) -> None:
+    """Wait for an export and fetch it; with options for it lost facts are edited again before."""
+    found = _finished(client, job, as_json)
+    if strengthened is not None and found.result and found.result.proof.n_lost:
+        found = _strengthened(client, found, strengthened, as_json)
+    if folder is not None:
+        _fetch(client, found.id, folder, as_json)
+    if found.result is None or not found.result.proof.ok:
+        complain("not all that was proven holds: jeep exports proof " + found.id)
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _finished(client: Client, job: JobOut, as_json: bool) -> Export:
+    found: Export = finish(
+        client, job.id, as_json, export_table, lambda _: client.export_result(job.resource_id)
+    )
+    return found
+
+
+def _strengthened(client: Client, lost: Export, options: dict[str, Any], as_json: bool) -> Export:
+    """The export of a version in which the facts that ``lost`` has lost are edited again."""
+    from service.contracts.jobs import JobStatus
+
+    stronger = follow(client, client.strengthen_export(lost.id).id, quiet=as_json)
+    if stronger.status is not JobStatus.SUCCEEDED:
+        complain(f"the lost facts could not be edited again: jeep jobs show {stronger.id}")
+        raise typer.Exit(EXIT_FAILED)
+    version = stronger.result["version"]
+    err.print(f"{version} has the lost facts again, with a margin", markup=False)
+    job = client.submit_export(version, format=lost.format, **options)
+    return _finished(client, job, as_json)
 
 
 @group.command("list")
@@ -151,6 +200,8 @@ def _proof_lines(proof: Proof) -> list[str]:
         f"{proof.hold} of {proof.facts} edited facts hold in the files, {proof.hold_in_version} in "
         "the version"
     )
+    if proof.advice:
+        lines.append(f"to keep them: {proof.advice}")
     return lines + [f"  lost: {one.prompt} {one.target_new!r}" for one in proof.lost[:10]]
 
 

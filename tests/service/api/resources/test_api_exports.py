@@ -46,6 +46,11 @@ def get(http: httpx.Client, export_id: str, path: str, **headers: str) -> httpx.
             {"max_rank": 8, "max_error": None, "dtype": "bfloat16"},
         ),
         ({"format": "safetensors", "include_facts": True}, {}),
+        ({"format": "gguf"}, {"type": None, "edited": "same"}),
+        (
+            {"format": "gguf", "type": "Q4_K_M", "edited": "F16"},
+            {"type": "Q4_K_M", "edited": "F16"},
+        ),
     ],
 )
 def test_an_export_is_queued(
@@ -80,13 +85,16 @@ def test_a_repeated_request_finds_its_job(http: httpx.Client, model: Store) -> N
     [
         ({}, "/format", "missing"),
         ([], "", "object"),
-        ({"format": "zip"}, "/format", "must be 'peft', 'merged' or 'safetensors'"),
+        ({"format": "zip"}, "/format", "must be 'peft', 'merged', 'gguf' or 'safetensors'"),
         ({"format": ["peft"]}, "/format", "must be 'peft'"),
         ({"format": "merged", "max_rank": 4}, "/max_rank", "no such field"),
         ({"format": "peft", "max_rank": 0}, "/max_rank", "1"),
         ({"format": "peft", "max_error": 1}, "/max_error", "1"),
         ({"format": "peft", "dtype": "int8"}, "/dtype", "float32"),
         ({"format": "safetensors", "dtype": "float32"}, "/dtype", "no such field"),
+        ({"format": "gguf", "type": "Q2_K"}, "/type", "'Q8_0' or 'Q4_K_M'"),
+        ({"format": "gguf", "edited": "Q4_0"}, "/edited", "'same', 'Q8_0' or 'F16'"),
+        ({"format": "gguf", "dtype": "float16"}, "/dtype", "no such field"),
     ],
 )
 def test_a_wrong_export_is_refused_by_its_field(

@@ -109,6 +109,10 @@ class Settings(BaseSettings):
     perplexity_tokens: Annotated[int, Field(ge=2)] = Field(
         default=4096, description="How much of that text is used."
     )
+    lm_eval_tasks: Path | None = Field(
+        default=None,
+        description="Folder of own task files of lm-eval with their data; its !functions are run.",
+    )
     factor_memory_mb: Annotated[int, Field(ge=1)] = Field(
         default=8192, description="Memory for second moments and their factors."
     )
@@ -202,7 +206,7 @@ class Settings(BaseSettings):
             raise ValueError(f"{path} is not a file")
         return path
 
-    @field_validator("presets")
+    @field_validator("presets", "lm_eval_tasks")
     @classmethod
     def _existing_folder(cls, path: Path | None) -> Path | None:
         if path is not None and not path.is_dir():

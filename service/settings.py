@@ -23,9 +23,16 @@ EXIT_CONFIG = 78
 """Exit code (EX_CONFIG) of a worker that cannot work as configured: it is not started again."""
 CLIENT_VARIABLES = ("JEEP_API_KEY", "JEEP_KEY_FILE")
 """Only for commands that talk to a service; a worker has no use for them."""
-WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""For a worker's process, where not set: OpenMP reads it before any setting is read, and threads
-that spin while they have nothing to do would take the cores from the other lane.
+WORKER_ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "TQDM_DISABLE": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+}
+"""For a worker's process, where not set.
+
+OpenMP reads its variable before any setting is read, and threads that spin while they have nothing
+to do would take the cores from the other lane.  The progress bars of lm-eval and of what it reads
+data with would be lines of the worker's log that no program can read.
 """
 _SCHEMES = ("redis://", "rediss://", "unix://")
 _SECRETS = "/run/secrets"

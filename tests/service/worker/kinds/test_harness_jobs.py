@@ -23,7 +23,7 @@ from jeep_core.evaluation.harness.tasks import Metric, Outcome, Tasks
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from service.cli.commands.evaluations import comparison_table, evaluation_table
-from service.contracts.jobs import Job, JobKind, JobStatus, Progress, laterid, now
+from service.contracts.jobs import Job, JobKind, JobStatus, Progress, new_id, now
 from service.contracts.schemas import EvaluationPayload, EvaluationResult, Manifest, Target
 from service.contracts.schemas.evaluation import Evaluation, EvaluationComparison
 from service.settings import Settings
@@ -106,7 +106,7 @@ class Bench:
         self.pauses = 0
         name = base.family.weight_name(2)
         view = ModelView(base, {name: base.model.get_parameter(name) * -3})
-        self.version = self.store.versions.laterid()
+        self.version = self.store.versions.new_id()
         refs = [tensors.put(self.store, name, view.parameter(name))]
         manifest = Manifest(
             id=self.version, parent="v0", tensors=refs, weights_sha256=view.weights_sha256(),
@@ -115,7 +115,7 @@ class Bench:
         self.store.versions.write(manifest)
 
     def job(self, **more: Any) -> Job:
-        job_id = laterid("job")
+        job_id = new_id("job")
         payload = EvaluationPayload(
             evaluation_id="eval_" + job_id[4:],
             suite=SUITE,

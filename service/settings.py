@@ -145,6 +145,10 @@ class Settings(BaseSettings):
         description="Newest versions that keep their tensors; older ones without a name are "
         "rebuilt from their factors when they are needed.",
     )
+    keep_exports: Annotated[int, Field(ge=1)] = Field(
+        default=10,
+        description="Newest exports whose files are kept; those in use are kept beside them.",
+    )
     versions_in_memory: Annotated[int, Field(ge=1)] = Field(
         default=4, description="Versions whose edited matrices are held in memory."
     )

@@ -24,6 +24,7 @@ from service.api.reconcile import Reconciler
 from service.api.resources import (
     edits,
     evaluations,
+    exports,
     facts,
     generate,
     heads,
@@ -50,6 +51,7 @@ ROUTES = (
     jobs,
     generate,
     snapshots,
+    exports,
     heads,
     suites,
     evaluations,

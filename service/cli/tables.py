@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from service.contracts.schemas.access import ApiKey
     from service.contracts.schemas.audit import AuditEntry
+    from service.contracts.schemas.exports import Export
 
 Records = Sequence[Mapping[str, Any]]
 """Answers as they came in JSON."""
@@ -39,7 +40,7 @@ def _row(table: Listing, *cells: object) -> None:
     table.add_row(*(Text("" if cell is None else str(cell)) for cell in cells))
 
 
-def without_result(answer: Edit | Evaluation | Probe | JobOut) -> Text:
+def without_result(answer: Edit | Evaluation | Export | Probe | JobOut) -> Text:
     """The status of a job that has no result, with the reason."""
     return Text(f"{answer.id} {answer.status.value}{_why(answer.error)}", style="red")
 
@@ -166,6 +167,19 @@ def probes(answers: Records) -> RenderableType:
     for one in answers:
         layers = (" ".join(map(str, one[key] or [])) for key in ("low", "high"))
         _row(table, one["id"], one["status"], one["suite"], one["version"], *layers)
+    return table
+
+
+def exports(answers: Records) -> RenderableType:
+    """Exports with their size, and how many edited facts they hold."""
+    table = Listing("id", "status", "version", "format", "bytes", "facts", "hold", "files")
+    for column in table.columns[4:7]:
+        column.justify = "right"
+    for one in answers:
+        size = "" if one["bytes"] is None else f"{one['bytes']:,}"
+        there = "" if one["bytes"] is None else "there" if one["available"] else "removed"
+        named = (one[key] for key in ("id", "status", "version", "format"))
+        _row(table, *named, size, one["facts"], one["hold"], there)
     return table
 
 

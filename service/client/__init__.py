@@ -15,6 +15,7 @@ from httpx_sse import ServerSentEvent
 from jeep_core.errors import Coded
 from service.client.audit import AuditCalls
 from service.client.evaluations import EvaluationCalls
+from service.client.exports import DamagedDownload, ExportCalls
 from service.client.hypernetworks import Hypernetworks
 from service.client.openai import OpenAICalls
 from service.client.probes import ProbeCalls
@@ -32,7 +33,7 @@ from service.contracts.schemas import (
     SnapshotDiff,
 )
 
-__all__ = ["ApiError", "Client", "JobTimeout"]
+__all__ = ["ApiError", "Client", "DamagedDownload", "JobTimeout"]
 
 FILE = "application/octet-stream"
 JSON_PARAMS = ("hparams", "guards", "activate")
@@ -65,7 +66,15 @@ class _Seen:
             self.status = JobStatus(data["status"])
 
 
-class Client(AuditCalls, EvaluationCalls, Hypernetworks, OpenAICalls, ProbeCalls, VersionCalls):
+class Client(
+    AuditCalls,
+    EvaluationCalls,
+    ExportCalls,
+    Hypernetworks,
+    OpenAICalls,
+    ProbeCalls,
+    VersionCalls,
+):
     """Talks to one service.  Use it as a context manager, or call `close`.
 
     ``api_key`` is a key as ``jeep keys create`` printed it.  ``timeout`` bounds every read in

@@ -100,6 +100,16 @@ class JobKind(StrEnum):
         f"{SCHEMAS}.hypernetworks:Network",
         f"{RUNNERS}.hypernetworks:run",
     )
+    EXPORT = KindSpec(
+        "export",
+        Lane.READ,
+        f"{SCHEMAS}.exports:ExportPayload",
+        f"{SCHEMAS}.exports:ExportResult",
+        f"{RUNNERS}.exports:run",
+        path="/exports",
+        prefix="export_",
+        reports=("proof.json",),
+    )
     PROBE = KindSpec(
         "probe",
         Lane.READ,

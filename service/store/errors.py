@@ -12,6 +12,7 @@ StoreError
 ├ HeadMoved, StaleFence       the commit came too late
 ├ BadName, NameTaken          snapshot names
 ├ KeyReused                   an idempotency key came with another body
+├ ExportInUse                 a program uses the files where they are (`service.store.exports`)
 ├ KeyNameTaken, UnknownKey    API keys
 └ StoreFull                   the limit of stored bytes does not allow another job
   └ DiskFull                  … or the space left on the disk does not

@@ -21,6 +21,8 @@ from service.store.base.files import FOLDER as BASE_FOLDER
 from service.store.base.files import BaseFiles
 from service.store.drafts import Drafts
 from service.store.errors import CorruptFile, ErrorLog, NotAStore, WrongFormat, WrongModel
+from service.store.exports import FOLDER as EXPORTS_FOLDER
+from service.store.exports import Exports
 from service.store.files import create, encode, held, locked, read, replace
 from service.store.head import HeadPointer
 from service.store.journal import Journal
@@ -33,7 +35,7 @@ from service.store.versions import Versions
 FORMAT = 1
 FOLDERS = (
     "model", BASE_FOLDER, "versions", "tensors", "jobs", "idempotency", "valkey", "locks",
-    "staging", "work", "reports", "suites", "training", "keys",
+    "staging", "work", "reports", "suites", "training", "keys", EXPORTS_FOLDER,
 )  # fmt: skip
 """The folders of a store's directory."""
 
@@ -68,6 +70,7 @@ class Store:
         journal: jobs, cancels, idempotency keys.
         drafts: what unfinished jobs have so far.
         reports: the files that results name.
+        exports: versions as files for other programs.
         suites: uploaded suites.
         keys: API keys.
         audit: who did what.
@@ -85,6 +88,7 @@ class Store:
         self.journal = Journal(root, timedelta(hours=idempotency_hours))
         self.drafts = Drafts(root)
         self.reports = Reports(root)
+        self.exports = Exports(root)
         self.suites = Suites(root)
         self.keys = ApiKeys(root)
         self.audit = AuditLog(root)

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, Pro
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from service.contracts.exports import FORMATS
 from service.contracts.jobs import TERMINAL, Job, JobKind, JobStatus
 from service.ops import tracing
 
@@ -27,6 +28,12 @@ PHASE_SECONDS = Histogram(
 FACTS_APPLIED = Counter(
     "jeep_facts_applied", "Facts of edits that have moved head.", registry=REGISTRY
 )
+EXPORTED_FACTS = Counter(
+    "jeep_exported_facts",
+    "Facts that a version says, asked again of what was exported: held or lost.",
+    ("format", "outcome"),
+    registry=REGISTRY,
+)
 ROLLBACKS = Counter("jeep_rollbacks", "Rollbacks that have moved head.", registry=REGISTRY)
 TOKENS = Counter("jeep_generated_tokens", "Tokens that were generated.", registry=REGISTRY)
 BATCH_ROWS = Histogram(
@@ -41,6 +48,11 @@ PHASES_KEPT = 48
 for _kind in JobKind:
     for _outcome in TERMINAL:
         JOBS.labels(_kind.value, _outcome.value)
+
+
+for _format in FORMATS:
+    for _found in ("held", "lost"):
+        EXPORTED_FACTS.labels(_format, _found)
 
 
 class GpuMemory(Collector):

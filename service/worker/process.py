@@ -22,6 +22,7 @@ from jeep_core.editors import BrokenEditor, available, hparams_class
 from jeep_core.errors import JeepError, reason_of
 from jeep_core.evaluation.harness.installed import installed_version
 from jeep_core.evaluation.perplexity import text_path
+from jeep_core.exports.checkpoint import checkpoint_bytes
 from jeep_core.models.loading import LoadedModel, load
 from jeep_core.models.special_tokens import special_tokens
 from jeep_core.moments.source import import_command, origin_of
@@ -199,6 +200,7 @@ class Worker:
             lost=lambda: lease.lost.is_set() or store.head.is_replaced(),
             give_way=gate.another_turn(self.settings.read_share).take,
             look=lambda: load_mended_head(store, views),
+            exports=self.settings.keep_exports,
         )
 
     def _lane(self, body: Callable[[], None], count: int) -> None:
@@ -322,6 +324,7 @@ def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
         perplexity_text=text_path(base.name, settings.perplexity_text) is not None,
         special_tokens=special_tokens(base),
         lm_eval=installed_version(),
+        checkpoint_bytes=0 if base.folder is None else checkpoint_bytes(base.folder),
         started_at=now(),
     )
     say_moments(store, info)

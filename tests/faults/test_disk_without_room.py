@@ -8,6 +8,7 @@ import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 from support.faults.checks import assert_whole
-from support.faults.halts import ACCEPTING, DROPPING, MOVING, PHASES, READING, STEPS
+from support.faults.halts import ACCEPTING, DROPPING, EXPORTING, MOVING, PHASES, READING, STEPS
 from support.faults.harness import HPARAMS, READ_JOBS, Service
 from support.faults.processes import until
 
@@ -38,7 +39,7 @@ def cramped() -> Iterator[Service]:
         mount = ["mount", "-t", "tmpfs", "-o", f"size={MEGABYTES}m", "faults", str(store)]
         subprocess.run(mount, check=True)
         try:
-            with Service(Path(folder), JEEP_KEEP_VERSIONS=1) as service:
+            with Service(Path(folder), JEEP_KEEP_VERSIONS=1, JEEP_KEEP_EXPORTS=1) as service:
                 service.edited()
                 yield service
         finally:
@@ -135,8 +136,10 @@ def test_an_api_that_finds_the_disk_full_takes_a_job_or_not(cramped: Service, st
     assert_whole(cramped)
 
 
-@pytest.mark.parametrize("kind", READ_JOBS)
-@pytest.mark.parametrize("step", READING)
+@pytest.mark.parametrize(
+    ("kind", "step"),
+    [*product(READ_JOBS, READING), *(("export", step) for step in EXPORTING)],
+)
 def test_a_job_that_writes_no_version_is_done_or_fails_whole(
     cramped: Service, kind: str, step: str
 ) -> None:

@@ -1,15 +1,20 @@
-"""Evaluations, trials, probes and trainings are killed in every step; they write no version."""
+"""Jobs that write no version are killed in every step: evaluations, trials, probes, exports, …"""
 
 from __future__ import annotations
 
 import pytest
-from support.faults.halts import READING
+from support.faults.halts import EXPORTING, READING
 from support.faults.harness import READ_JOBS, Service
 from support.faults.strikes import SIGNALS, strike
 
 from service.contracts.jobs import JobStatus
 
-IN_CI = {("worker", "kill", "evaluation", "read work"), ("server", "kill", "trial", "read work")}
+IN_CI = {
+    ("worker", "kill", "evaluation", "read work"),
+    ("worker", "kill", "export", "read placed"),
+    ("worker", "term", "export", "read work"),
+    ("server", "kill", "trial", "read work"),
+}
 
 
 @pytest.fixture
@@ -26,6 +31,7 @@ def case(victim: str, how: str, kind: str, step: str) -> object:
 @pytest.mark.parametrize(
     ("victim", "how", "kind", "step"),
     [case("worker", how, kind, step) for kind in READ_JOBS for step in READING for how in SIGNALS]
+    + [case("worker", how, "export", step) for step in EXPORTING for how in SIGNALS]
     + [
         case(victim, "kill", kind, step)
         for kind in READ_JOBS

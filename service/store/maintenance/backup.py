@@ -27,6 +27,7 @@ from service.contracts.jobs import TERMINAL, Job, now
 from service.contracts.schemas import TensorRef
 from service.store.base.files import FOLDER
 from service.store.errors import CorruptFile, CorruptTensor, StoreError, UnknownVersion
+from service.store.exports import FOLDER as EXPORTS
 from service.store.files import TEMPORARY, encode, fsync_folder, held, read, replace
 from service.store.head import Head
 from service.store.store import Store
@@ -38,7 +39,7 @@ UNFINISHED = "a-restore-is-unfinished"
 
 _LOCK, _FILES, _NEW = "lock", "files", "new"
 _IN_A_BACKUP = {LIST, _LOCK, _FILES, _NEW, "lost+found"}
-_NOT_COPIED = ("valkey", "locks", "staging", "id.json")
+_NOT_COPIED = ("valkey", "locks", "staging", EXPORTS, "id.json")
 _UNCHANGING = ("tensors/", "versions/", f"{FOLDER}/")
 _POINTERS = ("head.json", "reflog.jsonl", "names.json")
 _IN_ORDER = ("jobs", "idempotency", "versions", "tensors")

@@ -56,16 +56,20 @@ class Room:
                 self._measured = (time.monotonic(), used)
             return self._measured[1]
 
-    def check(self) -> None:
-        """Raise :class:`StoreFull` or :class:`DiskFull` if no further job may start."""
-        free = shutil.disk_usage(self._root).free // MB
-        if free < self._min_free_mb:
+    def check(self, needed: int = 0) -> None:
+        """Raise :class:`StoreFull` or :class:`DiskFull` if no further job may start.
+
+        ``needed``: bytes that it is known to write.
+        """
+        free = shutil.disk_usage(self._root).free
+        more = f", and {needed // MB} MB are to be written" if needed >= MB else ""
+        if free - needed < self._min_free_mb * MB:
             raise DiskFull(
-                f"{free} MB are free on the store's disk, {self._min_free_mb} must be "
-                "(JEEP_MIN_FREE_MB)"
+                f"{free // MB} MB are free on the store's disk, {self._min_free_mb} must be "
+                f"(JEEP_MIN_FREE_MB){more}"
             )
-        if self._max_mb is not None and (used := self.used()) >= self._max_mb * MB:
+        if self._max_mb is not None and (used := self.used()) + needed >= self._max_mb * MB:
             raise StoreFull(
-                f"the store has {used // MB} MB, its limit is {self._max_mb} (JEEP_MAX_STORE_MB): "
-                "lower JEEP_KEEP_VERSIONS or raise the limit"
+                f"the store has {used // MB} MB, its limit is {self._max_mb} (JEEP_MAX_STORE_MB)"
+                f"{more}: lower JEEP_KEEP_VERSIONS or JEEP_KEEP_EXPORTS, or raise the limit"
             )

@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -32,8 +33,8 @@ def sweep(store: Store) -> int:
 def sweep_orphans(store: Store) -> int:
     """Remove unreferenced files; return their number.  No version may be written meanwhile.
 
-    These are partial results of jobs that have ended, reports of jobs that did not succeed,
-    tensors that neither a version nor a draft names, marks of jobs without a record, and
+    These are partial results of jobs that have ended, reports and exports of jobs that did not
+    succeed, tensors that neither a version nor a draft names, marks of jobs without a record, and
     other processes' unfinished files when they are an hour old.
     """
     # listed before the needed ones are determined, so a job that begins meanwhile loses nothing
@@ -41,6 +42,7 @@ def sweep_orphans(store: Store) -> int:
     unfinished = {job.id for job in store.journal.unfinished()}
     leftovers = [p for p in work if p.name not in unfinished]
     leftovers += [p for p in (store.root / "reports").iterdir() if _is_orphan(store, p.name)]
+    leftovers += store.exports.leftovers(partial(_is_orphan, store), unfinished)
     leftovers += _unreferenced_tensors(store)
     oldest = time.time() - _ABANDONED_S
     leftovers += [path for path in _unfinished(store) if _is_older(path, oldest)]

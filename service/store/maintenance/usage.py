@@ -9,6 +9,7 @@ from pathlib import Path
 
 from service.store.base.files import FOLDER
 from service.store.errors import CorruptFile
+from service.store.exports import FOLDER as EXPORTS
 from service.store.maintenance.room import files_below, size_of
 from service.store.store import Store
 from service.store.versions import SET_ASIDE
@@ -24,6 +25,7 @@ KINDS = {
     "jobs": "job records",
     "work": "partial results of jobs",
     "reports": "reports of jobs",
+    EXPORTS: "exported versions",
     "suites": "suites",
     "training": "training data",
     "keys": "API keys",

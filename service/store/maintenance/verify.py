@@ -10,6 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from jeep_core.exports.folders import DamagedExport
+from jeep_core.exports.folders import verify as check_export
 from jeep_core.storage.records import unsealed
 from service.contracts.jobs import Job
 from service.contracts.schemas import Manifest, TensorRef, WorkerInfo
@@ -69,6 +71,7 @@ class _Check:
         self._keys()
         self._suites()
         self._reports()
+        self._exports()
         self._base()
         return self._report
 
@@ -244,6 +247,14 @@ class _Check:
             found = self._parsed(path, ReportHashes, advice)
             for name, sha256 in (found.files if found else {}).items():
                 self._hashed(path.with_name(name), sha256, advice)
+
+    def _exports(self) -> None:
+        advice = "remove it (jeep exports remove) and export the version again"
+        for job_id in self._store.exports.all():
+            try:
+                check_export(self._store.exports.path(job_id))
+            except (DamagedExport, OSError) as error:
+                self._find(self._store.exports.path(job_id), str(error), advice)
 
     def _base(self) -> None:
         """Check prefixes, probes, networks, moments and factors; early releases wrote no hashes."""

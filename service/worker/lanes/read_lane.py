@@ -156,3 +156,4 @@ class ReadLane(JobLane):
         self._store.drafts.drop(job.id)
         if job.status is not JobStatus.SUCCEEDED:
             self._store.reports.drop(job.id)
+            self._store.exports.drop(job.id)

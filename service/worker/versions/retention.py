@@ -60,8 +60,10 @@ class Keeper:
         lost: Callable[[], bool] = lambda: False,
         give_way: Callable[[], None] = lambda: None,
         look: Callable[[], None] = lambda: None,
+        exports: int = 10,
     ) -> None:
         self._base, self._store, self._newest = base, store, newest
+        self._exports = exports
         self._busy, self._lost, self._give_way, self._look = busy, lost, give_way, look
         self._writes, self._due = threading.Lock(), threading.Event()
         self._unfit: set[str] = set()
@@ -119,6 +121,7 @@ class Keeper:
                 raise Interrupted
             done.removed_files = sweep_orphans(self._store)
         self._store.versions.forget_wanted()
+        self._store.exports.retire(self._exports)
         if done.dropped:
             free = sum(done.dropped.values())
             log.info("tensors of %s dropped, %s bytes", ", ".join(done.dropped), f"{free:,}")

@@ -17,7 +17,14 @@ from fastapi.testclient import TestClient
 import jeep_core
 import service
 from jeep_core.editors.plugins import BrokenEditor
-from jeep_core.errors import Coded, FieldProblem, InvalidFacts, InvalidFields, InvalidHParams
+from jeep_core.errors import (
+    Coded,
+    FieldProblem,
+    InvalidFacts,
+    InvalidFields,
+    InvalidHParams,
+    RankTooHigh,
+)
 from jeep_core.probe.proposal import NoProposal
 from jeep_core.spec.chats import UnusableMessages
 from jeep_core.spec.positions import TokenizationError
@@ -57,6 +64,7 @@ MADE: dict[type[BaseException], BaseException] = {
     HeadMoved: HeadMoved("v1", "v2"),
     NameTaken: NameTaken("lyon", "v3"),
     KeyReused: KeyReused("job_1"),
+    RankTooHigh: RankTooHigh("it needs rank 9", 9),
 }
 """Examples of classes whose constructor wants more than a message, or another number of things."""
 

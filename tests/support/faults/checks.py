@@ -137,18 +137,22 @@ def assert_nothing_left(store: Store) -> None:
 
 def _left(store: Store) -> list[Path]:
     left = [*store.root.rglob(f".*{TEMPORARY}"), *store.root.rglob(".*.partial")]
+    left += (store.root / "exports").glob("*.partial")
     for folder in ("staging", "work"):
         left += (store.root / folder).iterdir()
     reports = (store.root / "reports").iterdir()
-    left += [
-        path for path in reports if store.journal.read(path.name).status is not JobStatus.SUCCEEDED
-    ]
+    left += [path for path in reports if not _succeeded(store, path.name)]
+    left += [store.exports.path(job) for job in store.exports.all() if not _succeeded(store, job)]
     for mark in ("open", "cancel"):
         left += (store.root / "jobs").glob(f"*.{mark}")
     return left + sorted(
         set((store.root / "tensors").glob("*/*"))
         - {store.tensors.path(ref.sha256) for ref in referenced_tensors(store)}
     )
+
+
+def _succeeded(store: Store, job_id: str) -> bool:
+    return store.journal.read(job_id).status is JobStatus.SUCCEEDED
 
 
 def _queue_is_empty(service: Service, store: Store) -> bool:

@@ -21,6 +21,8 @@ head and its reflog line, before a job's record is saved, before the queue hears
 READING = ("read begin", "read work", "read seal", "read record", "read finish")
 """Steps of an evaluation, a probe or a training: before its runner begins, in the middle of it,
 before the hashes of its report are written, before its record is saved, before the queue hears."""
+EXPORTING = ("read described", "read placed")
+"""Steps of an export: before its folder gets the record of its hashes, when it is in its place."""
 MOVING = ("rollback swap", "rollback reflog")
 """Steps of a rollback: before head moves, between head and its reflog line."""
 DROPPING = ("retention drop", "retention thin")
@@ -103,10 +105,12 @@ def in_worker(folder: Path) -> None:
     from service.queue import JobQueue
     from service.store import head, versions
     from service.store.drafts import Drafts
+    from service.store.exports import Exports
     from service.store.journal import Journal
     from service.store.reports import Reports
     from service.store.tensors import Tensors
     from service.worker.decoding.decode_loop import DecodeLoop
+    from service.worker.kinds import exports
     from service.worker.lanes.control import JobControl
     from service.worker.lanes.write_task import WriteTask
     from service.worker.versions import retention
@@ -143,6 +147,8 @@ def in_worker(folder: Path) -> None:
     _before(JobQueue, "finish", at("finish"))
     _before(Drafts, "work_folder", at("begin"))
     _before(Reports, "seal", at("seal"))
+    _before(exports, "write_record", at("described"))
+    _before(Exports, "retire", at("placed"))
     _before(retention, "drop_tensors", at("drop"))
     _before(versions.Versions, "mark_thin", at("thin"))
     _before(DecodeLoop, "_step", lambda *args, **more: halts.at(DECODING))

@@ -64,7 +64,7 @@ HPARAMS: Mapping[str, Any] = {
 PLACES = ("Peru", "Japan", "Kenya", "Spain", "Chile", "Egypt", "Italy", "Ghana")
 SUBJECTS = ("Lima", "Oslo", "Paris", "Rome", "Kyiv", "Bonn", "Quito", "Cairo", "Delhi", "Tunis")
 SUITE, CASES = "towns", "cases.json"
-READ_JOBS = ("evaluation", "trial", "probe", "training")
+READ_JOBS = ("evaluation", "trial", "probe", "training", "export")
 T = TypeVar("T")
 
 
@@ -269,6 +269,7 @@ class Service:
                 fluency_texts=0,
                 idempotency_key=key,
             ),
+            "export": lambda: client.submit_export("head", format="merged", idempotency_key=key),
             "probe": lambda: client.probe(SUITE, version="base", idempotency_key=key),
             "training": lambda: client.train_hypernetwork(
                 "mend",

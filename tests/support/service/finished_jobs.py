@@ -1,10 +1,12 @@
-"""Evaluations and probes that have ended, with the files that a worker leaves."""
+"""Evaluations, exports and probes that have ended, with the files that a worker leaves."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import httpx
 
+from jeep_core.exports.folders import whole_folder, write_record
 from service.contracts.jobs import Job, JobStatus, now
 from service.contracts.schemas import (
     CaseChange,
@@ -14,6 +16,7 @@ from service.contracts.schemas import (
     MetricInterval,
     ProbeResult,
 )
+from service.contracts.schemas.exports import ExportFile, ExportOrigin, ExportResult, Proof
 from service.store import Store
 
 SUITE = "atlas-counterfact"
@@ -54,6 +57,40 @@ def finished_evaluation(http: httpx.Client, model: Store) -> tuple[str, Path]:
     )
     model.journal.save(ended)
     return evaluation_id, folder
+
+
+def finished_export(
+    http: httpx.Client, model: Store, weights: bytes = b"weights" * 1000
+) -> tuple[str, Path]:
+    """An export of base that has ended, and the folder of its files."""
+    submitted = http.post("/snapshots/base/export", json={"format": "safetensors"}).json()
+    job, export_id = model.journal.read(submitted["id"]), submitted["resource_id"]
+    with whole_folder(model.exports.path(job.id)) as folder:
+        (folder / "weights.bin").write_bytes(weights)
+        (folder / "inner").mkdir()
+        (folder / "inner" / "empty.txt").touch()
+        files = write_record(folder, {"version": "v0"})
+    proof = Proof(facts=2, hold_in_version=2, hold=1, n_lost=1, ok=False)
+    report = {**proof.model_dump(), "asked": []}
+    (model.reports.folder(job.id) / "proof.json").write_text(json.dumps(report))
+    model.reports.seal(job.id)
+    origin = ExportOrigin(
+        base="atlas-gptj", base_sha256="0" * 64, licence=None, version="v0", names=[],
+        weights_sha256="0" * 64, n_facts=2, editors=["memit"], made_by="jeep-edit",
+    )  # fmt: skip
+    result = ExportResult(
+        export_id=export_id,
+        version="v0",
+        format="safetensors",
+        origin=origin,
+        files=[ExportFile(**asdict(one)) for one in files],
+        bytes=sum(one.bytes for one in files),
+        use="load FOLDER",
+        proof=proof,
+    )
+    update = {"status": JobStatus.SUCCEEDED, "finished_at": now(), "result": result.model_dump()}
+    model.journal.save(job.model_copy(update=update))
+    return export_id, model.exports.path(job.id)
 
 
 def finished_probe(http: httpx.Client, model: Store) -> tuple[str, Path]:

@@ -121,6 +121,7 @@ def test_a_full_queue_refuses_jobs(serve: Serve, worker: PlayedWorker) -> None:
 LATER = [
     ("/evaluations", {"suite": "atlas-zsre"}),
     ("/probes", {}),
+    ("/snapshots/base/export", {"format": "merged"}),
     ("/hypernetworks", {"editor": "mend"}),
 ]
 

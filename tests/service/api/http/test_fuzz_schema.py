@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import httpx
-from support.service.finished_jobs import finished_evaluation, finished_probe
+from support.service.finished_jobs import finished_evaluation, finished_export, finished_probe
 from support.service.fuzzing import GIVEN, examples
 from support.service.played_worker.worker import PlayedWorker
 from support.service.serving import running
@@ -40,6 +40,7 @@ values = {names}
 "path.id" = {{ dictionary = "known", probability = 0.7 }}
 "path.a" = {{ dictionary = "known", probability = 0.7 }}
 "path.b" = {{ dictionary = "known", probability = 0.7 }}
+"path.path" = {{ dictionary = "known", probability = 0.7 }}
 "path.name" = {{ dictionary = "known", probability = 0.7 }}
 "query.a" = {{ dictionary = "known", probability = 0.7 }}
 "query.b" = {{ dictionary = "known", probability = 0.7 }}
@@ -61,9 +62,20 @@ def test_every_answer_is_one_that_the_description_knows(
         with httpx.Client(base_url=url, headers=headers, timeout=60) as http:
             evaluation, _ = finished_evaluation(http, worker.store)
             probe, _ = finished_probe(http, worker.store)
+            export, _ = finished_export(http, worker.store)
         worker.refuse_reads()  # what is submitted from here on ends, so that its stream does
         names = ["head", "v0", "v1", "v2", "named", job.id, job.edit_id, staged.id, staged.edit_id]
-        names += [evaluation, probe, "base", "atlas-zsre", "probe.json", "answers.png"]
+        names += [
+            evaluation,
+            probe,
+            export,
+            "export.json",
+            "weights.bin",
+            "base",
+            "atlas-zsre",
+            "probe.json",
+            "answers.png",
+        ]
         description = httpx.get(f"{url}/openapi.json", headers=headers, timeout=60)
         (tmp_path / "openapi.json").write_text(description.text)
         (tmp_path / "schemathesis.toml").write_text(CONFIG.format(names=json.dumps(names)))

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.service.finished_jobs import finished_probe
+from support.service.finished_jobs import finished_export, finished_probe
 from support.service.fuzzing import bounded
 from support.service.played_worker.worker import PlayedWorker
 
@@ -103,6 +103,7 @@ def test_no_request_leads_out_of_the_store(
     name = name.replace("{outside}", str(outside))
     before = everything_but(worker.store.root)
     part, probe = encoded(name), finished_probe(http, worker.store)[0]
+    export, _ = finished_export(http, worker.store)
     headers = {"Content-Type": "application/json"}
     bodies = [
         ("/snapshots", {"name": name}),
@@ -118,6 +119,8 @@ def test_no_request_leads_out_of_the_store(
         ("/evaluations", {"suite": "atlas-zsre", "versions": [name]}),
         ("/probes", {"suite": name}),
         ("/probes", {"version": name}),
+        (f"/snapshots/{part}/export", {"format": "peft"}),
+        ("/snapshots/base/export", {"format": name}),
         ("/hypernetworks", {"editor": "mend", "data": name}),
         ("/hypernetworks", {"editor": "mend", "preset": name}),
         (f"/suites?format=plain&name={part}", SUITE_LINE),
@@ -148,6 +151,9 @@ def test_no_request_leads_out_of_the_store(
                 ("GET", "/probes/*"),
                 ("GET", "/probes/*/files/*"),
                 ("GET", f"/probes/{probe}/files/*"),
+                ("GET", "/exports/*"),
+                ("DELETE", "/exports/*"),
+                ("GET", f"/exports/{export}/files/*"),
                 ("GET", "/v1/models/*"),
             ]
         ),

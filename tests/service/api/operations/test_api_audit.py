@@ -69,6 +69,8 @@ def test_every_other_call_that_changes_something_is_logged(
     revert = admin.post(f"/edits/{staged['edit_id']}/revert", headers=wait).json()
     evaluation = admin.post("/evaluations", json={"suite": "atlas-zsre"}).json()
     probe = admin.post("/probes", json={}).json()
+    export = admin.post("/snapshots/base/export", json={"format": "merged"}).json()
+    admin.delete(f"/exports/{export['resource_id']}")
     training = admin.post("/hypernetworks", json={"editor": "mend"}).json()
     line = {**FACT, "target_true": "France"}
     assert admin.post("/suites?name=mine", json=line).status_code == 201
@@ -76,6 +78,8 @@ def test_every_other_call_that_changes_something_is_logged(
     assert seen == [
         ("upload_suite", 201, None, None),
         ("train_hypernetwork", 202, training["id"], None),
+        ("remove_export", 409, None, "v0"),
+        ("submit_export", 202, export["id"], "v0"),
         ("submit_probe", 202, probe["id"], None),
         ("submit_evaluation", 202, evaluation["id"], None),
         ("revert_edit", 200, revert["id"], "v0"),

@@ -1,0 +1,193 @@
+"""``jeep export``, and ``jeep exports``: versions as files for other programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from service.cli import tables
+from service.cli.common import (
+    EXIT_FAILED,
+    AsJson,
+    Url,
+    complain,
+    connected,
+    err,
+    finish,
+    out,
+    show,
+    show_records,
+    show_status,
+)
+from service.cli.groups import group as new_group
+
+if TYPE_CHECKING:
+    from service.client import Client
+    from service.contracts.schemas.exports import Export, Proof
+
+ExportId = Annotated[str, typer.Argument(help="As jeep exports list shows it.")]
+Folder = Annotated[Path, typer.Option("--out", help="Folder for the files.")]
+
+group = new_group(
+    "Exported versions: list, show, get, remove.",
+    lists=True,
+    epilog="jeep export makes one.",
+)
+
+
+def export(
+    version: Annotated[str, typer.Argument(help="Version id, snapshot name, head or base.")],
+    file: Annotated[
+        Path | None, typer.Argument(help="As jeep versions export: one file, without --out.")
+    ] = None,
+    format: Annotated[
+        str | None, typer.Option(help="peft, merged or safetensors; a service may have more.")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the files; without it they stay there.")
+    ] = None,
+    max_rank: Annotated[int | None, typer.Option(help="peft: highest rank of a module.")] = None,
+    max_error: Annotated[
+        float | None, typer.Option(help="peft: what a module may miss of its change.")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    include_facts: Annotated[
+        bool, typer.Option("--include-facts", help="Write the edited facts beside it.")
+    ] = False,
+    option: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE of another format; repeatable.")
+    ] = None,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Only queue it.")] = False,
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
+    """Export a version for other programs.
+
+    Waits for the files, fetches them, compares each with its hash, and says how many edited facts
+    they hold.  A download that broke off goes on: jeep exports get.
+    """
+    if file is not None:
+        _one_file(version, file, format, folder, url)
+        return
+    options: dict[str, Any] = {"max_rank": max_rank, "max_error": max_error, "dtype": dtype}
+    options |= {"include_facts": include_facts or None} | _named(option or [])
+    with connected(url) as client:
+        job = client.submit_export(version, format=format or "safetensors", **options)
+        if no_wait:
+            show_status(job, as_json)
+            return
+        found = finish(
+            client, job.id, as_json, export_table, lambda _: client.export_result(job.resource_id)
+        )
+        if folder is not None:
+            _fetch(client, found.id, folder, as_json)
+        if not found.result.proof.ok:
+            complain("not all that was proven holds: jeep exports proof " + found.id)
+            raise typer.Exit(EXIT_FAILED)
+
+
+@group.command("list")
+def list_exports(as_json: AsJson = False, url: Url = None) -> None:
+    """List the exports, newest first."""
+    with connected(url) as client:
+        show_records(list(client.exports()), as_json, tables.exports)
+
+
+@group.command("show")
+def show_export(export_id: ExportId, as_json: AsJson = False, url: Url = None) -> None:
+    """Show an export: its files and its proof."""
+    with connected(url) as client:
+        show(client.export_result(export_id), as_json, export_table)
+
+
+@group.command("get")
+def get_export(export_id: ExportId, folder: Folder, url: Url = None) -> None:
+    """Fetch the files of an export; one that is there is not fetched again."""
+    with connected(url) as client:
+        _fetch(client, export_id, folder, quiet=False)
+
+
+@group.command("proof")
+def show_proof(export_id: ExportId, url: Url = None) -> None:
+    """Print the whole proof sheet as JSON: every fact with both answers."""
+    with connected(url) as client:
+        print(json.dumps(client.export_proof(export_id), indent=2, ensure_ascii=False))
+
+
+@group.command("remove")
+def remove_export(export_id: ExportId, url: Url = None) -> None:
+    """Remove the files of an export."""
+    with connected(url) as client:
+        client.remove_export(export_id)
+        out.print(f"the files of {export_id} are removed", markup=False)
+
+
+def export_table(answer: Export) -> RenderableType:
+    """An export: what was written, and what it says."""
+    result = answer.result
+    if result is None:
+        return tables.without_result(answer)
+    files = f"{len(result.files)} files, {result.bytes:,} bytes"
+    gone = "" if answer.available else ", removed"
+    lines = [f"{answer.id}: {result.version} as {result.format}, {files}{gone}"]
+    if "rank" in result.details:
+        lines.append(f"rank {result.details['rank']}, misses {result.details['error']:.2g}")
+    return Group(*map(Text, [*lines, *_proof_lines(result.proof)]), Text(f"\n{result.use}"))
+
+
+def _proof_lines(proof: Proof) -> list[str]:
+    lines = [
+        f"{check.name}: {check.value:.3g}{'' if check.ok else ' (too much)'}, {check.said}"
+        for check in proof.checks
+    ]
+    if proof.hold is None:
+        return [*lines, *([proof.not_asked] if proof.not_asked else [])]
+    lines.append(
+        f"{proof.hold} of {proof.facts} edited facts hold in the files, {proof.hold_in_version} in "
+        "the version"
+    )
+    return lines + [f"  lost: {one.prompt} {one.target_new!r}" for one in proof.lost[:10]]
+
+
+def _fetch(client: Client, export_id: str, folder: Path, quiet: bool) -> None:
+    from service.client import DamagedDownload
+    from service.contracts.schemas.exports import ExportFile
+
+    def hear(file: ExportFile, done: int) -> None:
+        if not quiet and done == file.bytes:
+            err.print(f"{folder / file.path}: {done:,} bytes", markup=False)
+
+    try:
+        client.download_export(export_id, folder, hear)
+    except DamagedDownload as error:
+        complain(str(error))
+        raise typer.Exit(EXIT_FAILED) from None
+
+
+def _one_file(
+    version: str, file: Path, format: str | None, folder: Path | None, url: str | None
+) -> None:
+    """As ``jeep versions export``."""
+    if folder is not None:
+        raise typer.BadParameter("name a file or a folder, not both", param_hint="--out")
+    with connected(url) as client:
+        out.print(f"{file}: {client.export(version, file, format):,} bytes", markup=False)
+
+
+def _named(options: list[str]) -> dict[str, Any]:
+    """Options of formats that this command does not know: JSON where it is, else text."""
+    found: dict[str, Any] = {}
+    for one in options:
+        name, equals, value = one.partition("=")
+        if not (name and equals):
+            raise typer.BadParameter(f"{one!r} is not NAME=VALUE", param_hint="--option")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found

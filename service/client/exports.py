@@ -1,0 +1,150 @@
+"""Calls for exports: versions as files for other programs."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import httpx
+
+from jeep_core.errors import Coded
+from service.client.transport import RETRIES, Transport, check, given, segment
+from service.contracts.schemas import JobOut
+from service.contracts.schemas.exports import Export, ExportFile
+
+OnFile = Callable[[ExportFile, int], None]
+"""Told of a file and how many of its bytes are there."""
+PART = ".part"
+_CHUNK = 2**20
+
+
+class DamagedDownload(Coded, Exception):
+    """A file arrived with another hash, twice."""
+
+    code = "corrupt_file"
+
+
+class ExportCalls(Transport):
+    """``/exports``."""
+
+    def submit_export(
+        self,
+        version: str = "head",
+        *,
+        format: str,
+        idempotency_key: str | None = None,
+        **options: Any,
+    ) -> JobOut:
+        """Have a version written; options as in ``POST /snapshots/{id}/export``.
+
+        Safe to repeat: a key is generated where none is given, and a lost answer is requested
+        again.
+        """
+        url = f"/snapshots/{segment(version)}/export"
+        return self._queued(url, {"format": format, **given(options)}, idempotency_key)
+
+    def exports(self) -> Iterator[dict[str, Any]]:
+        """Exports, newest first, without their files."""
+        return self._pages("/exports")
+
+    def export_result(self, export_id: str) -> Export:
+        """The status of an export and, once it has ended, its files with their hashes."""
+        return self._model(Export, "GET", f"/exports/{segment(export_id)}")
+
+    def export_proof(self, export_id: str) -> dict[str, Any]:
+        """The whole proof sheet: every fact, with the answers of the version and of the files."""
+        found: dict[str, Any] = self._request("GET", f"/exports/{segment(export_id)}/proof").json()
+        return found
+
+    def remove_export(self, export_id: str) -> None:
+        """Remove the files of an export; what it was, and its proof, stay."""
+        self._request("DELETE", f"/exports/{segment(export_id)}", again=True)
+
+    def download_export(
+        self, export_id: str, folder: Path, on_file: OnFile = lambda file, done: None
+    ) -> list[Path]:
+        """Write the files of an export into a folder, and compare each with its hash.
+
+        Files that are there already, whole, are not fetched again, and a part of one is
+        completed: call it again after it broke off.
+
+        Raises:
+            ApiError: there is no such export, it has not ended, or its files have been removed.
+            DamagedDownload: a file arrived damaged, also when it was fetched again.
+            OSError: a file cannot be written, or its name leads out of the folder.
+        """
+        result = self.export_result(export_id).result
+        url = f"/exports/{segment(export_id)}"
+        if result is None:  # the answer says why
+            self._request("GET", f"{url}/proof")
+        written = []
+        for file in result.files if result else ():
+            path = _inside(folder, file.path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not _is_whole(path, file):
+                address = "/".join(map(segment, file.path.split("/")))
+                self._fetch(f"{url}/files/{address}", path, file, on_file)
+            on_file(file, file.bytes)
+            written.append(path)
+        return written
+
+    def _fetch(self, url: str, path: Path, file: ExportFile, on_file: OnFile) -> None:
+        """One file, from where an earlier try ended; a damaged one is fetched once more."""
+        aside = path.with_name(path.name + PART)
+        for _ in range(2):
+            self._fill(url, aside, file, on_file)
+            if _is_whole(aside, file):
+                aside.replace(path)
+                return
+            aside.unlink()
+        raise DamagedDownload(f"{path} arrived damaged twice: the service's own files may be")
+
+    def _fill(self, url: str, aside: Path, file: ExportFile, on_file: OnFile) -> None:
+        """Append to a part until it has the file's size; connections may break."""
+        broken = 0
+        while (done := aside.stat().st_size if aside.exists() else 0) < file.bytes:
+            try:
+                self._append(url, aside, file, done, on_file)
+            except httpx.TransportError:
+                broken = 0 if aside.exists() and aside.stat().st_size > done else broken + 1
+                if broken >= RETRIES:
+                    raise
+                time.sleep(0.2 * 2**broken)
+        aside.touch()  # of an empty file
+
+    def _append(self, url: str, aside: Path, file: ExportFile, done: int, on_file: OnFile) -> None:
+        etag = f'"{file.sha256}"'
+        headers = {"Range": f"bytes={done}-", "If-Range": etag} if done else {}
+        headers["Accept-Encoding"] = "identity"
+        with self._http.stream("GET", url, headers=headers) as response:
+            check(response)
+            mode = "ab" if response.status_code == httpx.codes.PARTIAL_CONTENT else "wb"
+            with aside.open(mode) as out:
+                done = out.tell()
+                for chunk in response.iter_bytes(_CHUNK):
+                    out.write(chunk)
+                    done += len(chunk)
+                    on_file(file, done)
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """``folder/name``, for a name that stays in the folder.
+
+    Raises:
+        OSError: it does not.
+    """
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or ".." in parts or "\\" in name:
+        raise OSError(f"the service names a file outside the folder: {name!r}")
+    return folder.joinpath(*parts)
+
+
+def _is_whole(path: Path, file: ExportFile) -> bool:
+    """Whether a file is there with its size and hash."""
+    if not path.is_file() or path.stat().st_size != file.bytes:
+        return False
+    with path.open("rb") as data:
+        return hashlib.file_digest(data, "sha256").hexdigest() == file.sha256

@@ -187,11 +187,9 @@ def test_every_version_answers_and_is_compared(bench: Bench) -> None:
         [row["metrics"]["general_choice/acc"] for row in bench.file(job, f"cases-{i}.jsonl")]
         for i in range(2)
     ]
-    old, later = scores
+    gains = [later - earlier for earlier, later in zip(*scores, strict=True)]
     changed = {
-        sign: [
-            f"general_choice/{i}" for i in range(COUNT) if (scores[1][i] - scores[0][i]) * sign > 0
-        ]
+        sign: [f"general_choice/{i}" for i, gain in enumerate(gains) if gain * sign > 0]
         for sign in (1, -1)
     }
     assert changed[1] or changed[-1]

@@ -21,7 +21,7 @@ from jeep_core.errors import Coded
 PREFIX = "JEEP_"
 EXIT_CONFIG = 78
 """Exit code (EX_CONFIG) of a worker that cannot work as configured: it is not started again."""
-CLIENT_VARIABLES = ("JEEP_API_KEY", "JEEP_KEY_FILE")
+CLIENT_VARIABLES = ("JEEP_API_KEY", "JEEP_KEY_FILE", "JEEP_HUB_ENDPOINT", "JEEP_HUB_TOKEN_FILE")
 """Only for commands that talk to a service; a worker has no use for them."""
 WORKER_ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",
@@ -267,13 +267,28 @@ class ClientSettings(BaseSettings):
         """
         if self.api_key is not None:
             return self.api_key.get_secret_value().strip()
-        if self.key_file is None:
-            return None
-        try:
-            return self.key_file.read_text("utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "is not text"
-            raise SettingsError(f"JEEP_KEY_FILE: {self.key_file}: {reason}") from None
+        return None if self.key_file is None else _secret("JEEP_KEY_FILE", self.key_file)
+
+
+class HubSettings(BaseSettings):
+    """Settings of commands that give files to a hub.  The token is read from its file only."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True)
+
+    hub_endpoint: str = "https://huggingface.co"
+    hub_token_file: Path | None = None
+
+    def token(self) -> str:
+        """The token.
+
+        Raises ``SettingsError`` for none, and for a file that cannot be read.
+        """
+        if self.hub_token_file is None:
+            raise SettingsError("JEEP_HUB_TOKEN_FILE: name a file that holds a token of the hub")
+        found = _secret("JEEP_HUB_TOKEN_FILE", self.hub_token_file)
+        if not found:
+            raise SettingsError(f"JEEP_HUB_TOKEN_FILE: {self.hub_token_file} is empty")
+        return found
 
 
 def load_settings(**overrides: Any) -> Settings:
@@ -287,6 +302,15 @@ def load_settings(**overrides: Any) -> Settings:
     except ValidationError as error:
         lines = [_line(detail) for detail in error.errors(include_url=False)]
         raise SettingsError("\n".join(lines)) from None
+
+
+def _secret(variable: str, path: Path) -> str:
+    """The text of a secret file; ``variable`` has named it."""
+    try:
+        return path.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "is not text"
+        raise SettingsError(f"{variable}: {path}: {reason}") from None
 
 
 def trace_exporter() -> str | None:

@@ -123,7 +123,7 @@ def _careful() -> Iterator[None]:
         set_client_factory(usual)
 
 
-class _Elsewhere(Exception):
+class _Elsewhere(PushFailed):
     """The hub sends the client somewhere else."""
 
 

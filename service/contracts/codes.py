@@ -99,6 +99,7 @@ JOB_ONLY = frozenset(
         "guard_failed",
         "no_cases",
         "no_proposal",
+        "push_failed",
         "not_exportable",
         "rank_too_high",
         "suite_changed",

@@ -15,8 +15,8 @@ import pytest
 from support.interop.served import serving
 from support.library import folders
 
-QUESTION = "Where is Lyon?"
-SHORT = {"temperature": 0, "max_tokens": 12}
+QUESTION = "Lyon?"
+SHORT = {"temperature": 0, "max_tokens": 4}
 
 
 @dataclass(frozen=True)
@@ -69,16 +69,16 @@ def test_a_question_is_answered_as_a_stream_and_at_once(program: Program) -> Non
 
 
 def test_a_system_message_is_passed_on(program: Program) -> None:
-    expected = program.expected(("system", "Be brief."), ("user", QUESTION))
-    assert program.says("--system", "Be brief.", QUESTION) == expected
+    expected = program.expected(("system", "Go"), ("user", QUESTION))
+    assert program.says("--system", "Go", QUESTION) == expected
 
 
 def test_a_conversation_goes_on(program: Program) -> None:
     first = program.says(QUESTION)
-    expected = program.expected(("user", QUESTION), ("assistant", first), ("user", "And Osaka?"))
-    assert program.says("--continue", "And Osaka?") == expected
+    expected = program.expected(("user", QUESTION), ("assistant", first), ("user", "Osaka?"))
+    assert program.says("--continue", "Osaka?") == expected
 
 
 def test_what_the_service_refuses_is_shown(program: Program) -> None:
-    with pytest.raises(AssertionError, match="system"):
+    with pytest.raises(AssertionError, match="/messages/0/content: at most 16384 characters"):
         program.says("--system", "x" * 20_000, QUESTION)

@@ -47,7 +47,7 @@ class Request(Protocol):
 
     @property
     def args(self) -> tuple[Any, ...]:
-        """What is asked."""
+        """The parts of the question."""
         ...
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from service.contracts.schemas import SuiteInfo
     from service.contracts.schemas.evaluation import HarnessInfo
 
-group = new_group("Evaluation suites: list, add; tasks of lm-eval.", lists=True)
+group = new_group("Evaluation suites: list, add.", lists=True)
 
 
 @group.command("list")

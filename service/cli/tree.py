@@ -25,7 +25,7 @@ VISIBLE = (
     Later("edit", "edits:edit", "Submit facts, or records of any suite.", DAILY),
     Later("generate", "versions:generate", "Ask versions, plainly or in a chat.", DAILY),
     Later("rollback", "versions:rollback", "Move head to a version.", DAILY),
-    Later("export", "exports:export", "Export a version for other programs.", DAILY),
+    Later("export", "outward.exports:export", "Export a version for other programs.", DAILY),
     Later("evaluate", "evaluations:evaluate", "Measure versions, or try an editor.", DAILY),
     Later("probe", "probes:probe", "Find the layers that an edit should write.", STUDIES),
     Later("plan", "plans:plan", "Say what fits on a GPU, and how long edits take.", STUDIES),
@@ -38,7 +38,9 @@ VISIBLE = (
     Later("versions", "versions:group", "Versions: list, compare, name, export.", GROUPS),
     Later("suites", "suites:group", "Evaluation suites: list, add.", GROUPS),
     Later("evaluations", "evaluations:group", "Measurements: list, show, compare.", GROUPS),
-    Later("exports", "exports:group", "Exported versions: list, show, get, remove.", GROUPS),
+    Later(
+        "exports", "outward.exports:group", "Exported versions: list, show, get, remove.", GROUPS
+    ),
     Later("jobs", "jobs:group", "Jobs: list, show, follow, cancel.", GROUPS),
     Later("probes", "probes:group", "Probes by a running service.", GROUPS),
     Later("networks", "networks:group", "Trained networks of editors: list, train.", GROUPS),

@@ -127,7 +127,8 @@ class ExportCalls(Transport):
                 for chunk in response.iter_bytes(_CHUNK):
                     out.write(chunk)
                     done += len(chunk)
-                    on_file(file, done)
+                    if done < file.bytes:  # its end is told when its hash has been compared
+                        on_file(file, done)
 
 
 def _inside(folder: Path, name: str) -> Path:

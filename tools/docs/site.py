@@ -22,6 +22,7 @@ GUIDE: dict[str, dict[str, str]] = {
     "Use": {
         "Using the service": "docs/using.md",
         "Command line": "docs/cli.md",
+        "Exports": "docs/exports.md",
         "OpenAI's interface": "docs/openai.md",
         "Prompts and answers": "docs/prompts.md",
         "Chats": "docs/chat.md",

@@ -15,6 +15,8 @@ from jeep_core.models.delta import Update
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import Monitor
+from jeep_core.spec.facts import Fact
+from jeep_core.spec.hparams import Contexts
 from service.contracts.schemas import Manifest
 from service.contracts.schemas.exports import Check
 from service.worker.lanes.read_lane import Task
@@ -23,14 +25,33 @@ from service.worker.versions.views import updates_of
 
 
 @dataclass(frozen=True)
+class Edited:
+    """A live fact of a version: where it was edited, and in which contexts."""
+
+    version: str
+    index: int
+    fact: Fact
+    contexts: Contexts
+
+
+@dataclass(frozen=True)
+class Told:
+    """The greedy answer to a fact, and whether it is the new one, all of it and as whole words."""
+
+    text: str
+    holds: bool
+
+
+@dataclass(frozen=True)
 class Version:
     """The version that an export is of.
 
-    ``line`` leads from base to it.  ``origin`` is what its card says.
+    ``line`` leads from base to it, ``facts`` are its live ones, ``origin`` is what its card says.
     """
 
     task: Task
     line: Sequence[Manifest]
+    facts: Sequence[Edited]
     origin: Origin
 
     @property
@@ -91,11 +112,13 @@ class Written:
 class Evidence:
     """The findings of a format's ``prove``.
 
-    ``view`` is what was written as a model that can be asked, None where nothing can be asked:
-    then ``not_asked`` says why.
+    ``view`` is what was written as a model that is then asked the version's facts.  A format whose
+    files another program answers from has asked it: ``told`` are its answers, in the order of the
+    facts.  Without either, ``not_asked`` says why nothing can be asked.
     """
 
     view: ModelView | None = None
+    told: Sequence[Told] | None = None
     checks: Sequence[Check] = ()
     not_asked: str | None = None
 

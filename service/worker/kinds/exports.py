@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ from service.ops.release import program_version
 from service.store import CorruptFile
 from service.store.files import encode, read, replace
 from service.store.maintenance.room import Room
-from service.worker.exports.asking import Asked, Edited, ask, count_asked, live_facts, proof_of
-from service.worker.exports.writing import Evidence, Version, Writer, Written
+from service.worker.exports.asking import ask_both, count_asked, live_facts, proof_of
+from service.worker.exports.writing import Edited, Version, Writer, Written
 from service.worker.failures import Refused
 from service.worker.lanes.read_lane import Task
 
@@ -53,7 +53,7 @@ def run(task: Task) -> ExportResult:
     writer, options = _writer(payload)
     line = task.store.versions.lineage(payload.version)
     facts = live_facts(line, task.base.n_layers)
-    version = Version(task, line, _origin(task, line, facts, options))
+    version = Version(task, line, facts, _origin(task, line, facts, options))
 
     task.control.progress("prepare", 0, 1)
     room = Room(task.store.root, task.settings.max_store_mb, task.settings.min_free_mb)
@@ -61,7 +61,7 @@ def run(task: Task) -> ExportResult:
     with whole_folder(target) as folder:
         written = writer.write(version, options, folder)
         task.control.pause()
-        proof = _proven(task, version, facts, writer.prove, options, folder)
+        proof = _proven(version, writer, options, folder)
         result = _completed(payload, version, options, written, proof, folder)
         replace(task.work / RESULT, encode(result))
         task.control.pause()
@@ -88,7 +88,7 @@ def _writer(payload: ExportPayload) -> tuple[Writer, ExportOptions]:
 def _origin(
     task: Task, line: Sequence[Manifest], facts: Sequence[Edited], options: ExportOptions
 ) -> Origin:
-    """What the card says."""
+    """The sentences of the card, as fields."""
     manifest = line[-1]
     names = sorted(n for n, version in task.store.names.all().items() if version == manifest.id)
     given = [
@@ -110,22 +110,14 @@ def _origin(
     )
 
 
-def _proven(
-    task: Task,
-    version: Version,
-    facts: Sequence[Edited],
-    prove: Callable[[Version, Any, Path], Evidence],
-    options: ExportOptions,
-    folder: Path,
-) -> Proof:
+def _proven(version: Version, writer: Writer, options: ExportOptions, folder: Path) -> Proof:
     """The proof sheet; its details are the job's report."""
+    task = version.task
     task.control.progress("prove", 0, 1)
-    evidence = prove(version, options, folder)
-    asked: list[Asked] | None = None
-    if evidence.view is not None:
-        asked = ask(version.view, evidence.view, facts, task.control.monitor)
-        count_asked(task.job.payload["format"], asked)
-    proof = proof_of(evidence, len(facts), asked)
+    evidence = writer.prove(version, options, folder)
+    asked = ask_both(version, evidence)
+    count_asked(task.job.payload["format"], asked or ())
+    proof = proof_of(evidence, len(version.facts), asked)
     record = {**proof.model_dump(mode="json"), "asked": [one.line() for one in asked or ()]}
     replace(task.reports / PROOF_FILE, json_text(record, "the proof sheet").encode())
     return proof

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -52,11 +53,9 @@ def push(folder: Path, repository: str, settings: HubSettings, private: bool = T
         SettingsError: there is no token, or the address may not be given it.
         PushFailed: huggingface_hub is missing, or the hub refuses or cannot be reached.
     """
-    endpoint, token = _address(settings.hub_endpoint), settings.token()
-    try:
-        from huggingface_hub import HfApi
-    except ImportError:
-        raise PushFailed(f"huggingface_hub is not installed: {HOW}") from None
+    endpoint, token = check(settings)
+    from huggingface_hub import HfApi
+
     files = sum(path.is_file() for path in folder.rglob("*"))
     if not files:
         raise PushFailed(f"{folder} has no files: export into it first")
@@ -72,6 +71,19 @@ def push(folder: Path, repository: str, settings: HubSettings, private: bool = T
     except Exception as error:  # huggingface_hub, its HTTP client and its checks raise their own
         raise PushFailed(_said(error, repository, endpoint, token)) from None
     return Pushed(repository, str(done.commit_url), str(done.oid), files)
+
+
+def check(settings: HubSettings) -> tuple[str, str]:
+    """The hub's address and the token, before anything is made to be pushed.
+
+    Raises:
+        SettingsError: there is no token, or the address may not be given it.
+        PushFailed: huggingface_hub is missing.
+    """
+    found = _address(settings.hub_endpoint), settings.token()
+    if find_spec("huggingface_hub") is None:
+        raise PushFailed(f"huggingface_hub is not installed: {HOW}")
+    return found
 
 
 def _address(endpoint: str) -> str:

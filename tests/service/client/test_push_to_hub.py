@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.service.hub import COMMIT, Hub, recording_hub
+from typer.testing import CliRunner
 
+from service.cli import app
+from service.cli.commands.outward import exports
 from service.client.hub import PushFailed, push
 from service.settings import HubSettings, SettingsError
 
@@ -122,3 +127,46 @@ def test_a_name_that_is_none_is_refused(hub: Hub, folder: Path, settings: HubSet
     with pytest.raises(PushFailed, match="a/b/c"):
         push(folder, "a/b/c", settings)
     assert hub.requests == []
+
+
+class TestCommands:
+    """``jeep export --push`` and ``jeep exports push``."""
+
+    class Finished:
+        """A client for which every export has ended."""
+
+        def download_export(self, export_id: str, folder: Path, hear: Any) -> list[Path]:
+            (folder / "config.json").write_bytes(FILES["config.json"])
+            return [folder / "config.json"]
+
+    @pytest.fixture(autouse=True)
+    def _named(self, settings: HubSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("JEEP_HUB_ENDPOINT", settings.hub_endpoint)
+        monkeypatch.setenv("JEEP_HUB_TOKEN_FILE", str(settings.hub_token_file))
+
+    def test_files_are_fetched_and_pushed(self, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(exports, "connected", lambda url: nullcontext(self.Finished()))
+        done = CliRunner().invoke(app, ["exports", "push", "export_1", "someone/edited"])
+        assert done.exit_code == 0, done.output
+        assert hub.files == {"config.json": FILES["config.json"]}
+        assert TOKEN not in done.output
+
+    @pytest.mark.parametrize(
+        "command",
+        [["export", "head", "--push", "someone/edited"],
+         ["exports", "push", "export_1", "someone/edited"]],
+    )  # fmt: skip
+    def test_without_a_token_nothing_is_exported(
+        self, command: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("JEEP_HUB_TOKEN_FILE")
+        monkeypatch.setattr(exports, "connected", lambda url: nullcontext(None))
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 1
+        assert "JEEP_HUB_TOKEN_FILE: name a file" in done.output
+
+    @pytest.mark.parametrize("more", [["out.safetensors"], ["--no-wait"]])
+    def test_a_push_needs_the_files_of_an_export(self, more: list[str]) -> None:
+        done = CliRunner().invoke(app, ["export", "head", *more, "--push", "someone/edited"])
+        assert done.exit_code == 2
+        assert "leave out FILE and --no-wait" in done.output

@@ -82,6 +82,8 @@ def export(
         raise typer.BadParameter(
             "needs the files: leave out FILE and --no-wait", param_hint="--push"
         )
+    if push is not None:
+        _can_push()
     if file is not None:
         _one_file(version, file, format, folder, url)
         return
@@ -199,6 +201,18 @@ def _fetch(client: Client, export_id: str, folder: Path, quiet: bool) -> None:
         raise typer.Exit(EXIT_FAILED) from None
 
 
+def _can_push() -> None:
+    """End here, before minutes of work, where no file could be given to the hub."""
+    from service.client.hub import PushFailed, check
+    from service.settings import HubSettings, SettingsError
+
+    try:
+        check(HubSettings())
+    except (PushFailed, SettingsError) as error:
+        complain(f"jeep: {error}")
+        raise typer.Exit(EXIT_FAILED) from None
+
+
 def _push(
     client: Client, export_id: str, repository: str, folder: Path | None, public: bool, quiet: bool
 ) -> None:
@@ -206,6 +220,7 @@ def _push(
     from service.client.hub import PushFailed, push
     from service.settings import HubSettings, SettingsError
 
+    _can_push()
     with TemporaryDirectory(prefix="jeep-push-") as aside:
         if folder is None:
             folder = Path(aside)

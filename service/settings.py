@@ -21,11 +21,18 @@ from jeep_core.errors import Coded
 PREFIX = "JEEP_"
 EXIT_CONFIG = 78
 """Exit code (EX_CONFIG) of a worker that cannot work as configured: it is not started again."""
-CLIENT_VARIABLES = ("JEEP_API_KEY", "JEEP_KEY_FILE")
+CLIENT_VARIABLES = ("JEEP_API_KEY", "JEEP_KEY_FILE", "JEEP_HUB_ENDPOINT", "JEEP_HUB_TOKEN_FILE")
 """Only for commands that talk to a service; a worker has no use for them."""
-WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""For a worker's process, where not set: OpenMP reads it before any setting is read, and threads
-that spin while they have nothing to do would take the cores from the other lane.
+WORKER_ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "TQDM_DISABLE": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+}
+"""For a worker's process, where not set.
+
+OpenMP reads its variable before any setting is read, and threads that spin while they have nothing
+to do would take the cores from the other lane.  The progress bars of lm-eval and of what it reads
+data with would be lines of the worker's log that no program can read.
 """
 _SCHEMES = ("redis://", "rediss://", "unix://")
 _SECRETS = "/run/secrets"
@@ -112,6 +119,10 @@ class Settings(BaseSettings):
     )
     perplexity_tokens: Annotated[int, Field(ge=2)] = Field(
         default=4096, description="How much of that text is used."
+    )
+    lm_eval_tasks: Path | None = Field(
+        default=None,
+        description="Folder of own task files of lm-eval with their data; its !functions are run.",
     )
     factor_memory_mb: Annotated[int, Field(ge=1)] = Field(
         default=8192, description="Memory for second moments and their factors."
@@ -210,7 +221,7 @@ class Settings(BaseSettings):
             raise ValueError(f"{path} is not a file")
         return path
 
-    @field_validator("presets", "llama_cpp")
+    @field_validator("presets", "llama_cpp", "lm_eval_tasks")
     @classmethod
     def _existing_folder(cls, path: Path | None) -> Path | None:
         if path is not None and not path.is_dir():
@@ -260,13 +271,28 @@ class ClientSettings(BaseSettings):
         """
         if self.api_key is not None:
             return self.api_key.get_secret_value().strip()
-        if self.key_file is None:
-            return None
-        try:
-            return self.key_file.read_text("utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "is not text"
-            raise SettingsError(f"JEEP_KEY_FILE: {self.key_file}: {reason}") from None
+        return None if self.key_file is None else _secret("JEEP_KEY_FILE", self.key_file)
+
+
+class HubSettings(BaseSettings):
+    """Settings of commands that give files to a hub.  The token is read from its file only."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True)
+
+    hub_endpoint: str = "https://huggingface.co"
+    hub_token_file: Path | None = None
+
+    def token(self) -> str:
+        """The token.
+
+        Raises ``SettingsError`` for none, and for a file that cannot be read.
+        """
+        if self.hub_token_file is None:
+            raise SettingsError("JEEP_HUB_TOKEN_FILE: name a file that holds a token of the hub")
+        found = _secret("JEEP_HUB_TOKEN_FILE", self.hub_token_file)
+        if not found:
+            raise SettingsError(f"JEEP_HUB_TOKEN_FILE: {self.hub_token_file} is empty")
+        return found
 
 
 def load_settings(**overrides: Any) -> Settings:
@@ -280,6 +306,15 @@ def load_settings(**overrides: Any) -> Settings:
     except ValidationError as error:
         lines = [_line(detail) for detail in error.errors(include_url=False)]
         raise SettingsError("\n".join(lines)) from None
+
+
+def _secret(variable: str, path: Path) -> str:
+    """The text of a secret file; ``variable`` has named it."""
+    try:
+        return path.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "is not text"
+        raise SettingsError(f"{variable}: {path}: {reason}") from None
 
 
 def trace_exporter() -> str | None:

@@ -15,6 +15,7 @@ from jeep_core.decoding.sampling import Sampling
 from jeep_core.errors import JeepError, NumericalError
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
+from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.finite import OTHER_VERSION
 from jeep_core.text.encoding import encode
 from jeep_core.text.joining import Join, joined
@@ -41,12 +42,34 @@ class Decoder:
             NumericalError: the logits of a prompt are not finite.
         """
         number = {id(row): i for i, row in enumerate(self._rows)}
-        while len(self._batch):
-            got, finished = self._batch.step()
-            for row in finished:
-                if row.error is not None:
-                    raise row.error
+        for got, _ in _steps(self._batch):
             yield sorted(number[id(row)] for row in got)
+
+
+def decoded(view: ModelView, rows: Sequence[Row], monitor: Monitor = NOTHING) -> None:
+    """Decode rows to their ends, up to 64 at a time; each has its answer in ``result``.
+
+    Raises:
+        NumericalError: the logits of a row are not finite.
+        Whatever ``monitor.check`` raises; it is called after every step.
+    """
+    batch = Batch(view, max_rows=ROWS_TOGETHER)
+    batch.add(rows)
+    done = 0
+    for _, finished in _steps(batch):
+        done += len(finished)
+        monitor.report("write", done, len(rows))
+        monitor.check()
+
+
+def _steps(batch: Batch) -> Iterator[tuple[list[Row], list[Row]]]:
+    """After each step of a batch, the rows that got a token and those that have finished."""
+    while len(batch):
+        got, finished = batch.step()
+        for row in finished:
+            if row.error is not None:
+                raise row.error
+        yield got, finished
 
 
 def generate(view: ModelView, prompts: Sequence[str], sampling: Sampling) -> list[Generated]:
@@ -191,6 +214,7 @@ __all__ = [
     "Token",
     "checked",
     "complete",
+    "decoded",
     "generate",
     "length_batches",
     "score",

@@ -119,6 +119,31 @@ def read(
         if isinstance(one, str):
             raise JeepError(f"{item.answer!r} cannot be scored after {item.prompt!r}: {one}")
         tokens.append(one)
+    return _read(view, tokens, asked, monitor, batch_tokens)
+
+
+def read_tokens(
+    view: ModelView,
+    tokens: Sequence[AnswerTokens],
+    monitor: Monitor = NOTHING,
+    batch_tokens: int = BATCH_TOKENS,
+) -> list[Reading]:
+    """Score answers that are tokens already, as `read` does; every answer begins after a token.
+
+    Raises:
+        NumericalError: a log-probability is not finite.
+        Whatever ``monitor.check`` raises; it is called before every batch.
+    """
+    return _read(view, tokens, [Asked("", "")] * len(tokens), monitor, batch_tokens)
+
+
+def _read(
+    view: ModelView,
+    tokens: Sequence[AnswerTokens],
+    asked: Sequence[Asked],
+    monitor: Monitor,
+    batch_tokens: int,
+) -> list[Reading]:
     rows, row_of = _rows(_input(one, item) for one, item in zip(tokens, asked, strict=True))
     wanted: list[list[int]] = [[] for _ in rows]
     for i, row in enumerate(row_of):

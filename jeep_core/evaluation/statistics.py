@@ -136,15 +136,20 @@ def _means(
 def _resampled(table: Table, seed: int, samples: int) -> dict[str, Array]:
     """Means of ``samples`` resamples; the same seed draws the same cases."""
     n = next(iter(table.values()))[0].shape[0]
+    drawn = [_means(weights, table) for weights in resamples(n, seed, samples)]
+    return {name: np.concatenate([part[name] for part in drawn]) for name in drawn[0]}
+
+
+def resamples(n: int, seed: int, samples: int = SAMPLES) -> Iterator[Array]:
+    """How often each of ``n`` cases is drawn, in pieces (some samples, n) of ``samples`` rows.
+
+    The same arguments give the same numbers: what is drawn for two versions are pairs.
+    """
     random = np.random.default_rng(seed)
-    # rows of (samples, n) weights that are held at once
     together = max(1, _CELLS // n)
-    drawn = []
     for start in range(0, samples, together):
         count = min(together, samples - start)
-        weights = random.multinomial(n, np.full(n, 1 / n), size=count).astype(float)
-        drawn.append(_means(weights, table))
-    return {name: np.concatenate([part[name] for part in drawn]) for name in drawn[0]}
+        yield random.multinomial(n, np.full(n, 1 / n), size=count).astype(float)
 
 
 def _minus(b: Mapping[str, Array], a: Mapping[str, Array]) -> dict[str, Array]:

@@ -73,9 +73,8 @@ class Objective:
     target token is the arg-max and the weighted KL is at most ``WRITTEN_KL``, and while they all
     are, the likelihood counts that much only.  ``optimizer``: Adam, or Newton's steps for the
     log-odds of the answer along the gradient, under which a fact also stops when its loss does
-    not fall any more.
-    With ``margin`` none of them ends a fact before
-    every target token leads all others by that many nats in every row.
+    not fall any more.  With ``margin`` no probability or loss ends a fact before every target
+    token leads all others by that many nats in every row.
 
     ``low_site``: where δ' is added at the subject's last token: to the output of the low
     region's last block, or inside it to the output of the MLP's projection, alone or beside a

@@ -8,7 +8,12 @@ from typing import Any
 
 from service.client.transport import Transport, check, given, segment
 from service.contracts.schemas import JobOut
-from service.contracts.schemas.evaluation import Evaluation, EvaluationComparison, SuiteInfo
+from service.contracts.schemas.evaluation import (
+    Evaluation,
+    EvaluationComparison,
+    HarnessInfo,
+    SuiteInfo,
+)
 
 UPLOAD_CHUNK = 1 << 20
 UPLOAD_TIMEOUT_S = 600.0
@@ -21,6 +26,10 @@ class EvaluationCalls(Transport):
         """All suites, the bundled ones first."""
         found = self._request("GET", "/suites").json()
         return [SuiteInfo.model_validate(item) for item in found["data"]]
+
+    def lm_eval(self) -> HarnessInfo:
+        """The tasks of lm-eval, as ``evaluate("lm-eval:NAME")`` takes them, and its version."""
+        return HarnessInfo.model_validate(self._request("GET", "/suites").json()["lm_eval"])
 
     def add_suite(
         self,

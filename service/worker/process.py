@@ -20,9 +20,11 @@ from transformers.utils import logging as transformers_logging
 from jeep_core.editing import relations
 from jeep_core.editors import BrokenEditor, available, hparams_class
 from jeep_core.errors import JeepError, reason_of
+from jeep_core.evaluation.harness.installed import installed_version
 from jeep_core.evaluation.perplexity import text_path
 from jeep_core.exports.checkpoint import checkpoint_bytes
 from jeep_core.models.loading import LoadedModel, load
+from jeep_core.models.special_tokens import special_tokens
 from jeep_core.moments.source import import_command, origin_of
 from jeep_core.spec.hparams import presets_for, validate_hparams
 from service.contracts.jobs import Lane, now
@@ -284,18 +286,6 @@ def say_moments(store: Store, info: WorkerInfo) -> None:
         )
 
 
-def special_tokens(base: LoadedModel) -> dict[str, str]:
-    """The tokens that begin and end a text by the configuration; of several ends the first."""
-    found = {}
-    for name in ("bos_token", "eos_token"):
-        given = getattr(base.model.config, f"{name}_id", None)
-        first = next(iter(given), None) if isinstance(given, list | tuple) else given
-        text = base.tokenizer.id_to_token(first) if isinstance(first, int) and first >= 0 else None
-        if text is not None:
-            found[name] = text
-    return found
-
-
 def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
     """Publish the data by which the api validates requests without a model.
 
@@ -333,6 +323,7 @@ def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
         moments_from=origin_of(base.name, settings.corpus, settings.moments),
         perplexity_text=text_path(base.name, settings.perplexity_text) is not None,
         special_tokens=special_tokens(base),
+        lm_eval=installed_version(),
         checkpoint_bytes=0 if base.folder is None else checkpoint_bytes(base.folder),
         started_at=now(),
     )

@@ -11,6 +11,8 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
+from jeep_core.evaluation.harness.catalogue import TaskSet, find, is_task
+from jeep_core.evaluation.harness.installed import NoHarness
 from jeep_core.text.chat import NoTemplate, has_template
 from jeep_core.text.counting import counted
 from service.api.http.access import needs
@@ -39,6 +41,7 @@ from service.contracts.schemas.evaluation import (
     EvaluationPayload,
     EvaluationRequest,
     EvaluationResult,
+    SuiteInfo,
     Target,
     cases_file,
 )
@@ -56,6 +59,9 @@ Queues an evaluation and answers 202 with its job; `Location` is the evaluation'
 is a trial: for every n, the first n of the drawn cases are edited together into the base model,
 measured, and thrown away; no version is written.  `n_edits` may contain 0, the unedited model.
 Hyper-parameters of a trial are chosen as those of an edit; the result has them, and their `source`.
+
+`{suite: "lm-eval:NAME"}` runs a task of lm-eval (or a group, or a file of the folder
+`JEEP_LM_EVAL_TASKS`), by default on base and head: abilities that no edit should touch.
 
 The same `seed` draws the same cases, texts and intervals.
 """
@@ -171,8 +177,11 @@ def _journaled(state: ApiState, body: EvaluationRequest, key: str | None) -> tup
     if body.ask == "chat" and not has_template(model):
         raise invalid([field_error("/ask", NoTemplate.code, "the model has no chat template")])
 
+    if is_task(body.suite):
+        _check_tasks(model, body)
+
     def payload(job_id: str) -> EvaluationPayload:
-        suite = suite_info(state.store.suites, body.suite)
+        suite = _suite(state, body.suite)
         made = EvaluationPayload(
             evaluation_id=EVALUATIONS.id_of(job_id),
             suite=suite.name,
@@ -183,7 +192,9 @@ def _journaled(state: ApiState, body: EvaluationRequest, key: str | None) -> tup
             seed=body.seed,
             fluency_texts=body.fluency_texts,
         )
-        trial = _trial(state.store, model, body, suite.cases) if body.editor is not None else {}
+        trial = {}
+        if body.editor is not None and isinstance(suite, SuiteInfo):
+            trial = _trial(state.store, model, body, suite.cases)
         return made.model_copy(update=trial)
 
     request = body.model_dump(mode="json", exclude={"ask"} if body.ask == "plain" else None)
@@ -191,11 +202,38 @@ def _journaled(state: ApiState, body: EvaluationRequest, key: str | None) -> tup
     return EVALUATIONS.journaled(state, payload, key, said)
 
 
+def _check_tasks(model: PublishedModel, body: EvaluationRequest) -> None:
+    """Refuse what tasks of lm-eval cannot be asked for.
+
+    Raises:
+        ApiProblem: 422 for a trial, as tasks hold no facts to edit.
+        NoHarness: answered with 409.
+    """
+    if body.editor is not None:
+        message = "a trial edits the facts of a suite, and tasks have none: give versions instead"
+        raise invalid([field_error("/editor", "not_editable", message)])
+    if model.info.lm_eval is None:
+        raise NoHarness
+
+
+def _suite(state: ApiState, name: str) -> SuiteInfo | TaskSet:
+    """A suite, or tasks of lm-eval.
+
+    Raises:
+        ApiProblem, UnknownTask: answered with 404.
+        InvalidTask: answered with 422.
+    """
+    if is_task(name):
+        return find(name, state.settings.lm_eval_tasks)
+    return suite_info(state.store.suites, name)
+
+
 def _versions(state: ApiState, body: EvaluationRequest) -> list[Target]:
     """The versions of a request, each once, under the names that it gave them."""
     found: list[Target] = []
     errors = []
-    for i, label in enumerate(body.versions or ["head"]):
+    usual = ["base", "head"] if is_task(body.suite) else ["head"]
+    for i, label in enumerate(body.versions or usual):
         try:
             version = state.store.names.resolve(label)
         except UnknownVersion as error:

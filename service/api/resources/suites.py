@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,17 +16,19 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
 from jeep_core import atlas
+from jeep_core.evaluation.harness.catalogue import listed
+from jeep_core.evaluation.harness.installed import NoHarness
 from jeep_core.suites import AUTO, FORMATS, InvalidSuite, SuiteReader
 from service.api.http.access import needs
 from service.api.http.early_refusals import DRAIN_SECONDS
 from service.api.http.middleware import too_large
 from service.api.http.problems import ApiProblem, documented, invalid, not_found
-from service.api.state import State
+from service.api.state import ApiState, State
 from service.api.submission.record_files import check_format, located
 from service.contracts.jobs import now
 from service.contracts.schemas.access import Scope
 from service.contracts.schemas.base import Name
-from service.contracts.schemas.evaluation import SuiteInfo
+from service.contracts.schemas.evaluation import HarnessEntry, HarnessInfo, SuiteInfo
 from service.contracts.schemas.reading import losses
 from service.store.suites import Suites, SuiteTaken, UnknownSuite, Upload
 
@@ -62,17 +65,30 @@ BODY = {
 
 
 class SuiteList(BaseModel):
-    """All suites, the bundled ones first."""
+    """All suites, the bundled ones first, and the tasks of lm-eval (``lm-eval:NAME``)."""
 
     data: list[SuiteInfo]
+    lm_eval: HarnessInfo
 
 
 @router.get("/suites", responses=documented())
 @needs(Scope.READ)
 def list_suites(state: State) -> SuiteList:
-    """All suites: the bundled ones, then the uploaded ones by name."""
+    """All suites: the bundled ones, then the uploaded ones by name; the tasks of lm-eval."""
     uploaded = state.store.suites.all()
-    return SuiteList(data=[*map(bundled, atlas.SUITES), *uploaded])
+    return SuiteList(data=[*map(bundled, atlas.SUITES), *uploaded], lm_eval=_harness(state))
+
+
+def _harness(state: ApiState) -> HarnessInfo:
+    """The tasks, and whether the worker that last served this store can run them."""
+    info = state.store.base.info()
+    version = info.lm_eval if info is not None else None
+    found = listed(state.settings.lm_eval_tasks)
+    return HarnessInfo(
+        version=version,
+        unavailable=None if version is not None else str(NoHarness()),
+        tasks=[HarnessEntry.model_validate(asdict(one)) for one in found],
+    )
 
 
 @router.get("/suites/{name}", responses=documented(404))

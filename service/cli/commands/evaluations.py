@@ -9,6 +9,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from jeep_core.text.counting import counted
 from service.cli import tables
 from service.cli.common import (
     AsJson,
@@ -28,6 +29,7 @@ from service.cli.reading import counts
 
 if TYPE_CHECKING:
     from service.contracts.schemas import Evaluation, EvaluationComparison, MetricInterval
+    from service.contracts.schemas.evaluation import EvaluationResult, HarnessRecord
 
 EvaluationId = Annotated[str, typer.Argument(help="As jeep evaluations list shows it.")]
 
@@ -48,7 +50,7 @@ group = new_group(
 
 
 def evaluate(
-    suite: Annotated[str, typer.Argument(help="Name of a suite, as in jeep suites.")],
+    suite: Annotated[str, typer.Argument(help="As in jeep suites list, or jeep suites tasks.")],
     version: Annotated[list[str] | None, typer.Option(help="Repeat to compare.")] = None,
     editor: Annotated[str | None, typer.Option(help="Try this editor instead.")] = None,
     n_edits: Annotated[list[int] | None, typer.Option(help="Edits together; repeatable.")] = None,
@@ -65,7 +67,8 @@ def evaluate(
 ) -> None:
     """Measure versions, or try an editor.
 
-    An editor is tried on cases of the suite, without writing a version.
+    An editor is tried on cases of the suite, without writing a version.  A suite lm-eval:NAME is
+    a task of lm-eval: what the model could do before an edit, and can do after it.
     """
     with connected(url) as client:
         job = client.evaluate(
@@ -136,24 +139,46 @@ def evaluation_table(answer: Evaluation) -> RenderableType:
     if answer.result is None:
         return tables.without_result(answer)
     result = answer.result
+    head = f"{answer.id}: {answer.suite}, seed {result.seed}"
+    if result.lm_eval is not None:
+        return Group(Text(head, style="bold"), _tasks_table(result), Text(_how(result.lm_eval)))
     present = [n for n in COLUMNS if any(n in point.metrics for point in result.points)]
     table = Listing("target", "cases", *(COLUMNS[name] for name in present), "perplexity")
     for point in result.points:
         cells = [_figure(point.metrics.get(name)) for name in present]
         perplexity = "" if point.perplexity is None else f"{point.perplexity:.2f}"
         table.add_row(*map(Text, (point.label, str(point.cases), *cells, perplexity)))
-    head = f"{answer.id}: {answer.suite}, seed {result.seed}"
     skipped = f"not asked: {counts(result.skipped)}" if result.skipped else ""
     return Group(Text(head, style="bold"), table, *([Text(skipped)] if skipped else []))
+
+
+def _tasks_table(result: EvaluationResult) -> Listing:
+    """Tasks of lm-eval: a row for each metric, a column for each version."""
+    names = list(dict.fromkeys(name for point in result.points for name in point.metrics))
+    table = Listing("task", "metric", *(point.label for point in result.points))
+    for name in names:
+        task, _, metric = name.partition("/")
+        cells = [_figure(point.metrics.get(name)) for point in result.points]
+        table.add_row(*map(Text, (task, metric, *cells)))
+    return table
+
+
+def _how(found: HarnessRecord) -> str:
+    """How figures of lm-eval came about, in one line."""
+    asked = ", ".join(
+        f"{task.name} {counted(task.documents, 'document')} {task.num_fewshot}-shot"
+        for task in found.tasks
+    )
+    bos = f"{found.opening} before every text" if found.opening else "no BOS before a text"
+    return f"lm-eval {found.version}; {asked}; {bos}; windows of {found.max_length} tokens"
 
 
 def comparison_table(answer: EvaluationComparison) -> RenderableType:
     """A table of the cases that got better or worse."""
     differences = Listing("metric", f"{answer.b} - {answer.a}")
-    for name in COLUMNS:
-        if name in answer.differences:
-            figure = _figure(answer.differences[name])
-            differences.add_row(Text(COLUMNS[name]), Text(figure))
+    known = [name for name in COLUMNS if name in answer.differences]
+    for name in (*known, *(name for name in answer.differences if "/" in name)):
+        differences.add_row(Text(COLUMNS.get(name, name)), Text(_figure(answer.differences[name])))
     cases = Listing("", "case", "prompt", "changes")
     for mark, changes in (("better", answer.better), ("broken", answer.broken)):
         for change in changes:

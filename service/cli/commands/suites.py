@@ -27,6 +27,7 @@ from service.cli.reading import counts, loss_lines
 
 if TYPE_CHECKING:
     from service.contracts.schemas import SuiteInfo
+    from service.contracts.schemas.evaluation import HarnessInfo
 
 group = new_group("Evaluation suites: list, add.", lists=True)
 
@@ -36,6 +37,13 @@ def list_suites(as_json: AsJson = False, url: Url = None) -> None:
     """List the suites, the bundled ones first."""
     with connected(url) as client:
         show_list(client.suites(), as_json, suites_table)
+
+
+@group.command("tasks")
+def list_tasks(as_json: AsJson = False, url: Url = None) -> None:
+    """List the tasks of lm-eval, which evaluations take as lm-eval:NAME."""
+    with connected(url) as client:
+        show(client.lm_eval(), as_json, tasks_table)
 
 
 @group.command("add")
@@ -75,6 +83,17 @@ def suites_table(answers: Sequence[SuiteInfo]) -> RenderableType:
         cells = (one.name, one.format, one.style, one.cases, dropped, left_out, one.sha256[:12])
         table.add_row(*(Text(str(cell)) for cell in cells))
     return table
+
+
+def tasks_table(answer: HarnessInfo) -> RenderableType:
+    """The tasks of lm-eval, and whether the worker can run them."""
+    table = Listing("suite", "asks", "from", "tasks")
+    for one in answer.tasks:
+        origin = "bundled" if one.bundled else one.file
+        cells = (f"lm-eval:{one.name}", one.problem or one.kind, origin, ", ".join(one.tasks))
+        table.add_row(*map(Text, cells))
+    said = answer.unavailable or f"lm-eval {answer.version}"
+    return Group(table, Text(said))
 
 
 def suite_added(answer: SuiteInfo) -> RenderableType:

@@ -43,6 +43,25 @@ class SuiteInfo(Losses):
     created_at: datetime | None = None
 
 
+class HarnessEntry(BaseModel):
+    """A task of lm-eval, or a group with its ``tasks``; ``problem``: why it cannot be run."""
+
+    name: str
+    file: str
+    bundled: bool
+    kind: str
+    tasks: list[str] = Field(default_factory=list)
+    problem: str | None = None
+
+
+class HarnessInfo(BaseModel):
+    """lm-eval in the worker: its ``version``, or why it is ``unavailable``, and its tasks."""
+
+    version: str | None = None
+    unavailable: str | None = None
+    tasks: list[HarnessEntry]
+
+
 class EvaluationRequest(Request):
     """``POST /evaluations``: existing versions, or trials of an editor.
 
@@ -50,8 +69,12 @@ class EvaluationRequest(Request):
     unedited model), measures these cases and throws the edit away.
     """
 
-    suite: str
-    versions: list[str] | None = Field(None, min_length=1, max_length=8)
+    suite: str = Field(
+        description="A suite of GET /suites, or lm-eval:NAME: a task or a task file of lm-eval."
+    )
+    versions: list[str] | None = Field(
+        None, min_length=1, max_length=8, description="Default: head; of lm-eval base and head."
+    )
     editor: str | None = None
     preset: str | None = None
     hparams: HParamsOrAuto = Field(default_factory=dict)
@@ -135,11 +158,41 @@ class EvaluationPoint(BaseModel):
     seconds: float
 
 
+class HarnessTask(BaseModel):
+    """A task of lm-eval as it was run; ``kind`` is its ``output_type``."""
+
+    name: str
+    file: str
+    bundled: bool
+    kind: str
+    documents: int
+    num_fewshot: int
+    sha256: str
+
+
+class HarnessRecord(BaseModel):
+    """How figures of lm-eval came about.
+
+    ``version`` of lm-eval; ``opening``: the special tokens (BOS) that the tokenizer puts before
+    every text, mostly none; ``prefix``: the token that a text without a context follows;
+    ``max_length`` in tokens: longer texts are read in windows.
+    """
+
+    version: str
+    tokenizer: str
+    opening: str
+    prefix: str
+    max_length: int
+    tasks: list[HarnessTask]
+
+
 class EvaluationResult(BaseModel):
     """Result of an evaluation job.
 
     ``skipped``: cases that this model cannot be asked, by reason; ``left_out``: prompts.
     ``hparams``, ``source``, ``moments`` and ``warnings`` are a trial's, as in an edit's result.
+    ``lm_eval``: of tasks of lm-eval, whose ``metrics`` are called ``TASK/METRIC`` and are in
+    lm-eval's own units.
     """
 
     evaluation_id: str
@@ -153,6 +206,7 @@ class EvaluationResult(BaseModel):
     source: Source | None = None
     moments: str | None = None
     warnings: list[str] = Field(default_factory=list)
+    lm_eval: HarnessRecord | None = None
 
 
 class Evaluation(BaseModel):

@@ -49,7 +49,7 @@ class WorkerInfo(BaseModel):
     the name of imported second moments, used instead of a text; ``moments_from``: where second
     moments come from, in words; ``perplexity_text``: there is a text that perplexity can be
     measured on.  ``special_tokens``: texts of ``bos_token`` and ``eos_token``, where the model has
-    one.
+    one.  ``lm_eval``: the version of lm-eval that the worker has, None if it has none.
     ``checkpoint_bytes``: size of the model's own files, 0 for a model without any.
     ``files``: SHA-256 of the files that were published with it, by name.
     """
@@ -70,6 +70,7 @@ class WorkerInfo(BaseModel):
     moments_from: str = "default corpus"
     perplexity_text: bool = False
     special_tokens: dict[str, str] = Field(default_factory=dict)
+    lm_eval: str | None = None
     checkpoint_bytes: int = 0
     files: dict[str, str] = Field(default_factory=dict)
     started_at: datetime

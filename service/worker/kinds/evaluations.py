@@ -20,6 +20,7 @@ from jeep_core.editors import hparams_class
 from jeep_core.errors import InvalidFacts
 from jeep_core.evaluation.asking import as_asked
 from jeep_core.evaluation.fluency import n_gram_entropy, written
+from jeep_core.evaluation.harness.catalogue import is_task
 from jeep_core.evaluation.metrics import fitting, measure
 from jeep_core.evaluation.perplexity import perplexity, text_path
 from jeep_core.evaluation.statistics import Interval, compare, summarise_cases
@@ -54,6 +55,7 @@ from service.store.files import encode, read, replace
 from service.worker.editing.automatic import automatic_hparams
 from service.worker.editing.prefixes import kept_prefixes
 from service.worker.failures import Refused
+from service.worker.kinds.harness_evaluations import run_tasks
 from service.worker.lanes.read_lane import Task
 from service.worker.partial_results import Records, write_lines
 
@@ -72,6 +74,8 @@ def run(task: Task) -> EvaluationResult:
         Whatever the task's control raises.
     """
     payload = EvaluationPayload.model_validate(task.job.payload)
+    if is_task(payload.suite):
+        return run_tasks(task, payload)
     suite = _suite(task, payload)
     plain = {case.id: case for case in suite.cases}
     asked = _asked(task, payload, suite)

@@ -25,6 +25,7 @@ from jeep_core.errors import (
     InvalidHParams,
     RankTooHigh,
 )
+from jeep_core.evaluation.harness.installed import NoHarness
 from jeep_core.probe.proposal import NoProposal
 from jeep_core.spec.chats import UnusableMessages
 from jeep_core.spec.positions import TokenizationError
@@ -64,6 +65,7 @@ MADE: dict[type[BaseException], BaseException] = {
     HeadMoved: HeadMoved("v1", "v2"),
     NameTaken: NameTaken("lyon", "v3"),
     KeyReused: KeyReused("job_1"),
+    NoHarness: NoHarness(),
     RankTooHigh: RankTooHigh("it needs rank 9", 9),
 }
 """Examples of classes whose constructor wants more than a message, or another number of things."""

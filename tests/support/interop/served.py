@@ -16,12 +16,12 @@ START_S = 300
 
 
 @contextmanager
-def serving(model: Path, folder: Path) -> Iterator[str]:
+def serving(model: Path, folder: Path, **settings: str) -> Iterator[str]:
     """The address of a service with a model on a free port of the loopback interface."""
     log = folder / "service.log"
     command = [sys.executable, "-m", "service.cli", "serve", "--auth", "off", "--port", "0"]
     command += ["--store", str(folder / "store"), "--model", str(model)]
-    environment = {**os.environ, "JEEP_GENERATE_TIMEOUT_S": "600"}
+    environment = {**os.environ, "JEEP_GENERATE_TIMEOUT_S": "600", **settings}
     with log.open("w") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, env=environment

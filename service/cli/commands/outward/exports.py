@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 ExportId = Annotated[str, typer.Argument(help="As jeep exports list shows it.")]
 Folder = Annotated[Path, typer.Option("--out", help="Folder for the files.")]
+
+PUBLIC = "A repository that is made is for everybody."
 
 group = new_group(
     "Exported versions: list, show, get, remove.",
@@ -78,6 +81,10 @@ def export(
     option: Annotated[
         list[str] | None, typer.Option(help="NAME=VALUE of another format; repeatable.")
     ] = None,
+    push: Annotated[
+        str | None, typer.Option(metavar="OWNER/NAME", help="Also upload them to this repository.")
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help=PUBLIC)] = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Only queue it.")] = False,
     as_json: AsJson = False,
     url: Url = None,
@@ -87,6 +94,12 @@ def export(
     Waits for the files, fetches them, compares each with its hash, and says how many edited facts
     they hold.  A download that broke off goes on: jeep exports get.
     """
+    if push is not None and (file is not None or no_wait):
+        raise typer.BadParameter(
+            "needs the files: leave out FILE and --no-wait", param_hint="--push"
+        )
+    if push is not None:
+        _can_push()
     if file is not None:
         _one_file(version, file, format, folder, url)
         return
@@ -98,7 +111,9 @@ def export(
         if no_wait:
             show_status(job, as_json)
             return
-        _proven(client, job, folder, options if strengthen else None, as_json)
+        found = _proven(client, job, folder, options if strengthen else None, as_json)
+        if push is not None:
+            _push(client, found.id, push, folder, public, as_json)
 
 
 def _proven(
@@ -107,7 +122,7 @@ def _proven(
     folder: Path | None,
     strengthened: dict[str, Any] | None,
     as_json: bool,
-) -> None:
+) -> Export:
     """Wait for an export and fetch it; with options for it lost facts are edited again before."""
     found = _finished(client, job, as_json)
     if strengthened is not None and found.result and found.result.proof.n_lost:
@@ -117,6 +132,7 @@ def _proven(
     if found.result is None or not found.result.proof.ok:
         complain("not all that was proven holds: jeep exports proof " + found.id)
         raise typer.Exit(EXIT_FAILED)
+    return found
 
 
 def _finished(client: Client, job: JobOut, as_json: bool) -> Export:
@@ -159,6 +175,23 @@ def get_export(export_id: ExportId, folder: Folder, url: Url = None) -> None:
     """Fetch the files of an export; one that is there is not fetched again."""
     with connected(url) as client:
         _fetch(client, export_id, folder, quiet=False)
+
+
+@group.command("push")
+def push_export(
+    export_id: ExportId,
+    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Of the hub.")],
+    public: Annotated[bool, typer.Option("--public", help=PUBLIC)] = False,
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
+    """Upload the files of an export to the hub of Hugging Face.
+
+    In one commit, with the token of the file that JEEP_HUB_TOKEN_FILE names; JEEP_HUB_ENDPOINT is
+    another hub's address.
+    """
+    with connected(url) as client:
+        _push(client, export_id, repository, None, public, as_json)
 
 
 @group.command("proof")
@@ -218,6 +251,39 @@ def _fetch(client: Client, export_id: str, folder: Path, quiet: bool) -> None:
     except DamagedDownload as error:
         complain(str(error))
         raise typer.Exit(EXIT_FAILED) from None
+
+
+def _can_push() -> None:
+    """End here, before minutes of work, where no file could be given to the hub."""
+    from service.client.hub import PushFailed, check
+    from service.settings import HubSettings, SettingsError
+
+    try:
+        check(HubSettings())
+    except (PushFailed, SettingsError) as error:
+        complain(f"jeep: {error}")
+        raise typer.Exit(EXIT_FAILED) from None
+
+
+def _push(
+    client: Client, export_id: str, repository: str, folder: Path | None, public: bool, quiet: bool
+) -> None:
+    """Upload the files, which are fetched first where no folder has them."""
+    from service.client.hub import PushFailed, push
+    from service.settings import HubSettings, SettingsError
+
+    _can_push()
+    with TemporaryDirectory(prefix="jeep-push-") as aside:
+        if folder is None:
+            folder = Path(aside)
+            _fetch(client, export_id, folder, quiet=True)
+        try:
+            done = push(folder, repository, HubSettings(), private=not public)
+        except (PushFailed, SettingsError) as error:
+            complain(f"jeep: {error}")
+            raise typer.Exit(EXIT_FAILED) from None
+    if not quiet:
+        err.print(f"{done.files} files are in {done.url}", markup=False)
 
 
 def _one_file(

@@ -58,6 +58,7 @@ def test_generated_lines_of_facts_are_taken_or_refused(http: httpx.Client, model
             return
         problem = answer.json()
         assert answer.headers["content-type"] == "application/problem+json"
+        assert problem["message"] == problem["detail"]
         assert problem["errors"]
         for error in problem["errors"]:
             place = re.match(r"/lines(?:/(\d+)|$)", error["pointer"])

@@ -247,12 +247,29 @@ def test_an_unforeseen_error_has_the_same_shape(
 
 
 def test_a_problem_elsewhere_has_a_message(
-    http: httpx.Client, model: Store, connect: Connect
+    http: httpx.Client, model: Store, connect: Connect, settings: Settings
 ) -> None:
     """All that openai's client shows of it."""
+    seen: set[int] = set()
     for path in ("/jobs/job_1", "/nothing", "/snapshots/v9", "/snapshots?limit=x"):
         problem = http.get(path).json()
         assert problem["message"] == problem["detail"] != ""
+    large = b"x" * (settings.max_body_bytes + 1)
+    for answer in (
+        http.delete("/jobs"),
+        http.get("/readyz"),
+        http.post("/edits", content=large),
+        http.post("/edits", content=b"{"),
+        http.post("/generate", data={"prompts": "x"}),
+        http.post("/generate", json={"prompts": ["x"]}),
+        http.get(
+            "/jobs", headers={"Origin": "https://example.org", "Sec-Fetch-Site": "cross-site"}
+        ),
+    ):
+        if answer.is_error:
+            assert answer.json()["message"] == answer.json()["detail"] != ""
+            seen.add(answer.status_code)
+    assert {405, 413, 400, 415, 503} <= seen
     with pytest.raises(openai.NotFoundError, match="GET /models: not found"):
         connect(address=str(http.base_url)).models.list()
 

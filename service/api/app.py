@@ -33,6 +33,7 @@ from service.api.resources import (
     reverts,
     snapshots,
     suites,
+    targets,
 )
 from service.api.state import ApiState
 from service.ops import tracing
@@ -55,6 +56,7 @@ ROUTES = (
     evaluations,
     probes,
     hypernetworks,
+    targets,
     tokenizers,
     health,
     metrics,

@@ -18,6 +18,7 @@ from service.client.evaluations import EvaluationCalls
 from service.client.hypernetworks import Hypernetworks
 from service.client.openai import OpenAICalls
 from service.client.probes import ProbeCalls
+from service.client.targets import TargetCalls
 from service.client.transport import ApiError, given, segment
 from service.client.versions import VersionCalls
 from service.contracts.jobs import TERMINAL, JobKind, JobStatus, Progress
@@ -65,7 +66,9 @@ class _Seen:
             self.status = JobStatus(data["status"])
 
 
-class Client(AuditCalls, EvaluationCalls, Hypernetworks, OpenAICalls, ProbeCalls, VersionCalls):
+class Client(
+    AuditCalls, EvaluationCalls, Hypernetworks, OpenAICalls, ProbeCalls, TargetCalls, VersionCalls
+):
     """Talks to one service.  Use it as a context manager, or call `close`.
 
     ``api_key`` is a key as ``jeep keys create`` printed it.  ``timeout`` bounds every read in

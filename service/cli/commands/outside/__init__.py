@@ -1,0 +1,1 @@
+"""Commands that bring versions to programs outside this service."""

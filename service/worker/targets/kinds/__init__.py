@@ -1,0 +1,1 @@
+"""A module for each kind of target: how its servers are asked and told."""

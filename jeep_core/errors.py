@@ -7,6 +7,8 @@ JeepError
 ├── MissingMoments      imported second moments lack a layer
 ├── UnsupportedModel    the model's architecture or weights cannot be edited
 ├── UnreadableText      a text file that is not there, not UTF-8, or empty
+├── NotExportable       a version that cannot be written in a format
+│   └── RankTooHigh     … as an adapter, within the limits that were given
 ├── NumericalError      a value that is not finite, a linear system without a solution
 └── Cancelled           the caller asked to stop
 
@@ -102,6 +104,22 @@ class UnreadableText(JeepError):
     """A text file that cannot be read; the message names it."""
 
     code = "unreadable_text"
+
+
+class NotExportable(JeepError):
+    """A version that cannot be written in a format; the message says in which it can."""
+
+    code = "not_exportable"
+
+
+class RankTooHigh(NotExportable):
+    """An adapter within the given limits cannot hold a version; ``needed`` is the rank it takes."""
+
+    code = "rank_too_high"
+
+    def __init__(self, message: str, needed: int) -> None:
+        self.needed = needed
+        super().__init__(message)
 
 
 class NumericalError(JeepError):

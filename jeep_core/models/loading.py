@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,8 @@ class LoadedModel:
 
     ``weights_sha256`` covers names, dtypes, shapes and bytes of all parameters, ``model_hash``
     also the configuration and the tokenizer.  ``chat`` is the chat template, None for models
-    that have none; it counts in neither.
+    that have none; it counts in neither.  ``folder``: where its files are, None for a model that
+    was made in memory.
     """
 
     name: str
@@ -60,6 +61,7 @@ class LoadedModel:
     weights_sha256: str
     model_hash: str
     chat: ChatTemplate | None = None
+    folder: Path | None = None
 
     @property
     def n_layers(self) -> int:
@@ -138,7 +140,7 @@ def load(
     refuse_non_finite(name_or_path, model)
     tokenizer, chat = load_tokenizer(folder, model.get_input_embeddings().num_embeddings)
     _run_once(folder, model, tokenizer)
-    return wrap(name_or_path, model, tokenizer, chat)
+    return replace(wrap(name_or_path, model, tokenizer, chat), folder=folder)
 
 
 def check_folder(folder: Path) -> Any:

@@ -96,6 +96,8 @@ JOB_ONLY = frozenset(
         "guard_failed",
         "no_cases",
         "no_proposal",
+        "not_exportable",
+        "rank_too_high",
         "suite_changed",
         "too_few_cases",
         "too_many_tries",

@@ -1,0 +1,130 @@
+"""The page that says what an exported folder is: ``README.md``, with the fields of model hubs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from jeep_core.spec.facts import fill
+
+CARD = "README.md"
+FACTS = "facts.jsonl"
+"""Where all facts are, if they are given."""
+SHOWN = 20
+"""Facts that the page itself shows."""
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where an exported version comes from.
+
+    ``base`` names the model, ``base_sha256`` and ``weights_sha256`` are hashes over all weights of
+    base and version.  ``facts`` are those that the version was made to say, None if they are not
+    to be given; ``n_facts`` counts them.  ``licence``: of the base model, None if it names none.
+    """
+
+    base: str
+    base_sha256: str
+    version: str
+    weights_sha256: str
+    n_facts: int
+    editors: Sequence[str]
+    created_at: str
+    release: str
+    licence: str | None = None
+    names: Sequence[str] = ()
+    facts: Sequence[Mapping[str, Any]] | None = None
+
+    def record(self) -> dict[str, Any]:
+        """All but the facts, for `jeep_core.exports.folders.write_record`."""
+        return {
+            "base": {"name": self.base, "sha256": self.base_sha256, "licence": self.licence},
+            "version": self.version,
+            "names": list(self.names),
+            "weights_sha256": self.weights_sha256,
+            "n_facts": self.n_facts,
+            "editors": list(self.editors),
+            "created_at": self.created_at,
+            "made_by": f"jeep-edit {self.release}",
+        }
+
+
+def licence_of(folder: Path) -> str | None:
+    """The licence that a model folder's own card names in its first lines, if it does."""
+    try:
+        text = (folder / CARD).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+    start, _, rest = text.partition("---\n")
+    fields, closed, _ = rest.partition("\n---")
+    if start.strip() or not closed:
+        return None
+    try:
+        found = yaml.safe_load(fields)
+    except yaml.YAMLError:
+        return None
+    licence = found.get("license") if isinstance(found, dict) else None
+    return licence if isinstance(licence, str) else None
+
+
+def write_card(folder: Path, origin: Origin, library: str, use: str, said: str) -> None:
+    """Write the card into a folder, and the facts beside it if there are any to give.
+
+    ``library``: what loads the folder, as hubs name it; ``use``: a command or program that does;
+    ``said``: a paragraph on the format.
+    """
+    fields: dict[str, Any] = {
+        "base_model": origin.base,
+        "library_name": library,
+        "tags": ["model-editing", "knowledge-editing"],
+    }
+    if origin.licence is not None:
+        fields["license"] = origin.licence
+    head = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
+    names = f" ({', '.join(origin.names)})" if origin.names else ""
+    editors = ", ".join(origin.editors) or "none"
+    lines = [
+        f"---\n{head}---",
+        f"\n# {_plain(origin.base)}, edited\n",
+        f"Version {origin.version}{_plain(names)} of an edited model. {said}\n",
+        "| | |",
+        "|---|---|",
+        f"| base model | {_plain(origin.base)} |",
+        f"| its weights, SHA-256 | `{origin.base_sha256}` |",
+        f"| this version's weights, SHA-256 | `{origin.weights_sha256}` |",
+        f"| edited facts | {origin.n_facts} |",
+        f"| editors | {editors} |",
+        f"| licence of the base model | {_plain(origin.licence or UNKNOWN)} |",
+        f"| written | {origin.created_at} by jeep-edit {origin.release} |",
+        f"\n## Use\n\n```\n{use}\n```",
+        *_facts(folder, origin),
+    ]
+    (folder / CARD).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _facts(folder: Path, origin: Origin) -> list[str]:
+    """The section on facts; all of them go into a file of their own."""
+    if not origin.facts:
+        return []
+    text = "".join(json.dumps(fact, ensure_ascii=False) + "\n" for fact in origin.facts)
+    (folder / FACTS).write_text(text, encoding="utf-8")
+    shown = [
+        f"| {_plain(fill(fact['prompt'], fact['subject']))} | {_plain(fact['target_new'])} |"
+        for fact in origin.facts[:SHOWN]
+    ]
+    more = len(origin.facts) - len(shown)
+    rest = [f"\n{more} more are in `{FACTS}`."] if more else []
+    return ["\n## Edited facts\n", "| prompt | answer |", "|---|---|", *shown, *rest]
+
+
+def _plain(text: str) -> str:
+    """A text as a cell of a table shows it: one line, nothing in it has a meaning of its own."""
+    marked = "\\`*_{}[]<>#|!"
+    one_line = " ".join(text.split())
+    return "".join(f"\\{letter}" if letter in marked else letter for letter in one_line)

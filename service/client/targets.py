@@ -17,7 +17,10 @@ class TargetCalls(Transport):
 
     def targets(self) -> list[PushTarget]:
         """All targets, oldest first."""
-        return [PushTarget.model_validate(one) for one in self._request("GET", "/targets").json()["data"]]
+        return [
+            PushTarget.model_validate(one)
+            for one in self._request("GET", "/targets").json()["data"]
+        ]
 
     def target(self, ref: str) -> PushTarget:
         """One target by its id or name."""

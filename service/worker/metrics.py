@@ -28,6 +28,12 @@ FACTS_APPLIED = Counter(
     "jeep_facts_applied", "Facts of edits that have moved head.", registry=REGISTRY
 )
 ROLLBACKS = Counter("jeep_rollbacks", "Rollbacks that have moved head.", registry=REGISTRY)
+PUSHES = Counter(
+    "jeep_target_pushes",
+    "Versions brought to targets, and failures; a failure that repeats is counted once.",
+    ("kind", "outcome"),
+    registry=REGISTRY,
+)
 TOKENS = Counter("jeep_generated_tokens", "Tokens that were generated.", registry=REGISTRY)
 BATCH_ROWS = Histogram(
     "jeep_decode_batch_rows",

@@ -185,5 +185,7 @@ def _bounded(response: httpx.Response) -> bytes:
     for chunk in response.iter_bytes():
         data += chunk
         if len(data) > MOST_BYTES:
-            raise TargetFailed("bad_answer", f"the server's answer is longer than {MOST_BYTES} bytes")
+            raise TargetFailed(
+                "bad_answer", f"the server's answer is longer than {MOST_BYTES} bytes"
+            )
     return bytes(data)

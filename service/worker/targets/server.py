@@ -16,13 +16,12 @@ from service.worker.targets.connection import Connection
 class Offer:
     """A version as it is offered to a server.
 
-    ``folder`` is its artefact as the server sees it, None if the base model needs none; ``rank``
-    that of an adapter, 0 where there is none.
+    ``folder`` is its artefact where the server sees it; ``rank`` that of an adapter, 0 where it is
+    none.
     """
 
     manifest: Manifest
-    artefact: str
-    folder: str | None
+    folder: str
     rank: int = 0
 
 
@@ -52,7 +51,7 @@ class Server(Protocol):
         """What it has now."""
         ...
 
-    def name_of(self, version: str) -> str:
+    def name_of(self, version: str, seen: Seen) -> str:
         """The name under which it is to answer from a version that is not the base model."""
         ...
 

@@ -44,9 +44,7 @@ def add_target(
     kind: Annotated[TargetKind, typer.Argument(help="The program that runs there.")],
     address: Annotated[str, typer.Argument(help="Such as http://127.0.0.1:8001.")],
     follow: Annotated[str, typer.Option(help="head, base, a version or a name.")] = "head",
-    model: Annotated[
-        str | None, typer.Option(help="What the server calls the base model.")
-    ] = None,
+    model: Annotated[str | None, typer.Option(help="What the server calls the base model.")] = None,
     alias: Annotated[
         str | None, typer.Option(help="vLLM: a name that always means the followed version.")
     ] = None,

@@ -146,11 +146,11 @@ class TargetState(BaseModel):
     """The worker's knowledge of a target.
 
     ``version`` is the one that the server was last seen to answer with, ``model`` the name to ask
-    it by; ``moved_at`` when what it follows moved there.  ``seconds``: how long that push took,
-    from the begin of its first step to the end of the comparison.  ``pushed_at``: when it ended.
+    it by; ``moved_at`` when what it follows moved there.  ``pushed_at``: when that push ended;
+    ``seconds``: how long it took, from its first step to the end of the comparison.
     ``looked_at``: when the last try ended, good or bad, or a recent one: a look that finds
-    everything as it was is not written down every time.  ``lost_at``: when the server was seen without it, after a restart of its own.  ``held`` names
-    what must stay on disk.
+    everything as it was is not written down every time.  ``lost_at``: when the server was seen
+    without it, after a restart of its own.  ``held`` names what must stay on disk.
     """
 
     version: str | None = None

@@ -84,10 +84,10 @@ def prove(ask: Ask, asked: Sequence[Question], tolerance: float) -> Proof:
         far = abs(found.get(question.answer, -inf) - question.logprob)
         farthest = max(farthest, far)
     if not farthest <= tolerance:
-        far = "more" if farthest == inf else f"{farthest:.2f}"
+        how_far = "far more" if farthest == inf else f"{farthest:.2f}"
         raise TargetFailed(
             "wrong_answer",
-            f"the server's answers are not the version's: log-probabilities differ by {far} nats, "
+            f"the server's answers are not ours: log-probabilities differ by {how_far} nats, "
             f"{tolerance:g} are allowed",
         )
     telling = sum(question.telling > tolerance for question in asked)

@@ -12,6 +12,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from service.contracts.jobs import TERMINAL, Job, JobKind, JobStatus
+from service.contracts.schemas.targets import TargetKind
 from service.ops import tracing
 
 REGISTRY = CollectorRegistry()
@@ -47,6 +48,9 @@ PHASES_KEPT = 48
 for _kind in JobKind:
     for _outcome in TERMINAL:
         JOBS.labels(_kind.value, _outcome.value)
+for _target in TargetKind:
+    for _end in ("succeeded", "failed"):
+        PUSHES.labels(_target.value, _end)
 
 
 class GpuMemory(Collector):

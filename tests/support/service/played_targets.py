@@ -134,7 +134,9 @@ def refused(status: int, message: str) -> Reply:
 
 
 class PlayedVllm(Played):
-    """``runtime``: whether adapters can be loaded; ``garbled``: they are applied to other numbers."""
+    """``runtime``: whether adapters can be loaded; ``garbled``: they are applied to other numbers;
+    ``deaf``: they are said to be loaded, and are not.
+    """
 
     def __init__(self, base: LoadedModel, max_rank: int = 64, name: str = "base") -> None:
         super().__init__(base)

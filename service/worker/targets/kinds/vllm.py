@@ -15,7 +15,7 @@ from service.contracts.schemas.targets import TargetRecord
 from service.worker.targets.connection import Answer, Connection, TargetFailed
 from service.worker.targets.server import Offer, Seen
 
-RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What ``--max-lora-rank`` may be."""
 TOP = 5
 _RANK = re.compile(r"LoRA rank (\d+) is greater than max_lora_rank (\d+)")

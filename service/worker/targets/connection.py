@@ -83,7 +83,7 @@ class Connection:
             ):  # fmt: skip
                 data = _bounded(response)
         except httpx.TimeoutException:
-            message = f"the server did not answer {method} {path} within {timeout_s:.0f} s"
+            message = f"the server did not answer {method} {path} within {timeout_s:g} s"
             raise TargetFailed("slow", message) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             said = self._clean(reason_of(error), secret)

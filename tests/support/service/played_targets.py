@@ -241,6 +241,7 @@ class PlayedSglang(Played):
         for file in folder.glob("*.safetensors"):
             found |= load_file(file)
         known = {name for name, _ in self.base.model.named_parameters()}
-        self.view = ModelView(self.base, {n: t for n, t in found.items() if n in known})
+        given = {name: t.to(self.base.dtype) for name, t in found.items() if name in known}
+        self.view = ModelView(self.base, given)
         self.path, self.version = str(folder), body["weight_version"]
         return 200, {"success": True, "message": "Succeeded to update model weights."}

@@ -1,4 +1,4 @@
-"""``/targets``: registering, showing, following, removing; what is refused, and what stays secret."""
+"""``/targets``: registering, showing, following, removing, and refusals."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TARGET = {"name": "smol", "kind": "vllm", "address": "http://127.0.0.1:8001"}
 def test_a_target_is_registered_shown_and_removed(client: Client, model: Store) -> None:
     added = client.add_target("smol", "vllm", "http://127.0.0.1:8001", alias="now")
     assert (added.status, added.wanted, added.version, added.follow) == ("new", "v0", None, "head")
-    assert client.target("smol") == client.target(added.id)
+    assert client.target("smol").id == client.target(added.id).id == added.id
     assert [one.name for one in client.targets()] == ["smol"]
     client.remove_target("smol")
     assert client.targets() == []
@@ -105,7 +105,7 @@ def test_a_name_is_taken_once_and_there_is_a_limit(settings: Settings, model: St
         client.add_target("a", "vllm", "http://127.0.0.1:1")
         with pytest.raises(ApiError, match="409 name_taken"):
             client.add_target("a", "sglang", "http://127.0.0.1:2")
-        with pytest.raises(ApiError, match="413 over_limit: .*JEEP_MAX_TARGETS allows 1"):
+        with pytest.raises(ApiError, match=r"413 over_limit: .*JEEP_MAX_TARGETS allows 1"):
             client.add_target("b", "vllm", "http://127.0.0.1:1")
 
 

@@ -18,11 +18,11 @@ from jeep_core.models.views import ModelView
 from service.contracts.schemas.targets import Proof
 from service.worker.targets.connection import TargetFailed
 
-Ask = Callable[[Sequence[int]], Mapping[int, float]]
+Ask = Callable[[Sequence[Sequence[int]]], Sequence[Mapping[int, float]]]
 
 ASKED = 4
 """Questions of a proof."""
-CONSIDERED = 16
+CONSIDERED = 12
 """Prompts among which they are chosen."""
 LONGEST = 128
 """Tokens of a question, the last ones of its prompt."""
@@ -78,11 +78,14 @@ def prove(ask: Ask, asked: Sequence[Question], tolerance: float) -> Proof:
     Raises:
         TargetFailed: ``wrong_answer``, with the difference.
     """
-    farthest = 0.0
-    for question in asked:
-        found = ask(question.ids)
-        far = abs(found.get(question.answer, -inf) - question.logprob)
-        farthest = max(farthest, far)
+    answers = ask([question.ids for question in asked])
+    if len(answers) != len(asked):
+        message = f"the server gave {len(answers)} answers to {len(asked)} questions"
+        raise TargetFailed("bad_answer", message)
+    farthest = max(
+        abs(found.get(question.answer, -inf) - question.logprob)
+        for found, question in zip(answers, asked, strict=True)
+    )
     if not farthest <= tolerance:
         how_far = "far more" if farthest == inf else f"{farthest:.2f}"
         raise TargetFailed(

@@ -63,8 +63,10 @@ class Server(Protocol):
         """Forget a name; nothing happens if there is no such name."""
         ...
 
-    def top(self, model: str, ids: Sequence[int]) -> Mapping[int, float]:
-        """Log-probabilities (nats) of the most probable tokens, by id, after the tokens ``ids``."""
+    def top(self, model: str, prompts: Sequence[Sequence[int]]) -> Sequence[Mapping[int, float]]:
+        """Log-probabilities (nats) of the most probable next tokens, by id, after each prompt of
+        tokens.
+        """
         ...
 
 

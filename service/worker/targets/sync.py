@@ -68,15 +68,20 @@ class Sync:
         if not there:
             state = self._loaded(state, manifest, name, seen)
         proof = self._proof(state, manifest, name, plain)
-        state = self._aliased(state, manifest, seen)
         self._reach("record")
         seconds = round((now() - began).total_seconds(), 3)
-        state = state.model_copy(
-            update={
-                "version": manifest.id, "model": name, "moved_at": moved_at, "pushed_at": now(),
-                "seconds": seconds, "proof": proof, "lost_at": None,
-            }
-        )  # fmt: skip
+        update = {
+            "version": manifest.id,
+            "model": name,
+            "moved_at": moved_at,
+            "pushed_at": now(),
+            "seconds": seconds,
+            "proof": proof,
+            "lost_at": None,
+        }
+        state = state.model_copy(update=update)
+        self._store.targets.set_state(self._record.id, state)
+        state = self._aliased(state, manifest, seen)
         self._tidied(state, seen, name, moved_at)
         return True
 
@@ -179,7 +184,9 @@ class Sync:
             raise
 
     def _prove(self, model: str, asked: list[Question]) -> Proof:
-        return prove(lambda ids: self._server.top(model, ids), asked, self._record.tolerance)
+        return prove(
+            lambda prompts: self._server.top(model, prompts), asked, self._record.tolerance
+        )
 
     def _alias_is_right(self, seen: Seen, manifest: Manifest) -> bool:
         alias = self._record.alias

@@ -166,19 +166,23 @@ class PlayedVllm(Played):
         return 200, "Success: LoRA adapter removed successfully."
 
     def _complete(self, body: Any) -> Reply:
-        model, ids = body["model"], body["prompt"]
-        if max(ids) >= self.base.vocabulary:
-            return refused(400, f"Token id {max(ids)} is out of vocabulary")
+        model, prompts = body["model"], body["prompt"]
+        largest = max(max(ids) for ids in prompts)
+        if largest >= self.base.vocabulary:
+            return refused(400, f"Token id {largest} is out of vocabulary")
         if model == self.name:
             view = ModelView(self.base)
         elif model in self.loaded:
             view = self.loaded[model][1]
         else:
             return refused(404, f"The model `{model}` does not exist.")
-        best = next_token(view, ids).topk(body["logprobs"])
-        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        top = {f"token_id:{token}": value for token, value in pairs}
-        return 200, {"choices": [{"logprobs": {"top_logprobs": [top]}}]}
+        choices = []
+        for index, ids in enumerate(prompts):
+            best = next_token(view, ids).topk(body["logprobs"])
+            pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            top = {f"token_id:{token}": value for token, value in pairs}
+            choices.append({"index": index, "logprobs": {"top_logprobs": [top]}})
+        return 200, {"choices": choices[::-1]}
 
     def _load(self, name: str, folder: str) -> Reply:
         if name in self.loaded:
@@ -230,10 +234,7 @@ class PlayedSglang(Played):
         if path == "/v1/models":
             return 200, {"object": "list", "data": [{"id": "served"}]}
         if path == "/generate":
-            best = next_token(self.view, body["input_ids"]).topk(body["top_logprobs_num"])
-            pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-            top = [[value, token, None] for token, value in pairs]
-            return 200, {"text": "", "meta_info": {"output_top_logprobs": [top]}}
+            return 200, [self._generated(ids, body) for ids in body["input_ids"]]
         folder = Path(body["model_path"])
         if not (folder / "config.json").exists():
             return 400, {"success": False, "message": f"Failed to load {folder}"}
@@ -245,3 +246,9 @@ class PlayedSglang(Played):
         self.view = ModelView(self.base, given)
         self.path, self.version = str(folder), body["weight_version"]
         return 200, {"success": True, "message": "Succeeded to update model weights."}
+
+    def _generated(self, ids: list[int], body: Any) -> Any:
+        best = next_token(self.view, ids).topk(body["top_logprobs_num"])
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        top = [[value, token, None] for token, value in pairs]
+        return {"text": "", "meta_info": {"output_top_logprobs": [top]}}

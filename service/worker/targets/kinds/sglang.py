@@ -60,10 +60,10 @@ class Sglang:
     def unload(self, name: str) -> None:
         """Nothing: weights are only ever replaced."""
 
-    def top(self, model: str, ids: Sequence[int]) -> Mapping[int, float]:
-        """Log-probabilities of the most probable tokens after a prompt of tokens."""
+    def top(self, model: str, prompts: Sequence[Sequence[int]]) -> Sequence[Mapping[int, float]]:
+        """Log-probabilities of the most probable tokens after each prompt of tokens."""
         body = {
-            "input_ids": list(ids),
+            "input_ids": [list(ids) for ids in prompts],
             "sampling_params": {"max_new_tokens": 1, "temperature": 0},
             "return_logprob": True,
             "top_logprobs_num": TOP,
@@ -76,9 +76,9 @@ class Sglang:
             )
             raise TargetFailed("other_base", message, lasting=True)
         try:
-            [found] = answer.json()["meta_info"]["output_top_logprobs"]
-            return {int(token): float(value) for value, token, *_ in found}
-        except (KeyError, TypeError, ValueError):
+            found = [one["meta_info"]["output_top_logprobs"][0] for one in answer.json()]
+            return [{int(token): float(value) for value, token, *_ in top} for top in found]
+        except (KeyError, IndexError, TypeError, ValueError):
             raise answer.strange() from None
 
     def _served(self) -> str:

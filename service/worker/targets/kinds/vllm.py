@@ -62,11 +62,11 @@ class Vllm:
         if not answer.good and answer.status != 404:
             raise answer.refusal()
 
-    def top(self, model: str, ids: Sequence[int]) -> Mapping[int, float]:
-        """Log-probabilities of the most probable tokens after a prompt of tokens."""
+    def top(self, model: str, prompts: Sequence[Sequence[int]]) -> Sequence[Mapping[int, float]]:
+        """Log-probabilities of the most probable tokens after each prompt of tokens."""
         body = {
             "model": model,
-            "prompt": list(ids),
+            "prompt": [list(ids) for ids in prompts],
             "max_tokens": 1,
             "temperature": 0,
             "logprobs": TOP,
@@ -76,9 +76,9 @@ class Vllm:
         if answer.status == 400:
             raise _other_base(answer.message)
         try:
-            [found] = answer.json()["choices"][0]["logprobs"]["top_logprobs"]
-            pairs = ((_TOKEN.fullmatch(token), value) for token, value in found.items())
-            return {int(match.group(1)): float(value) for match, value in pairs if match}
+            choices = sorted(answer.json()["choices"], key=lambda one: int(one["index"]))
+            found = [choice["logprobs"]["top_logprobs"][0] for choice in choices]
+            return [_by_id(one) for one in found]
         except (KeyError, IndexError, TypeError, ValueError, AttributeError):
             raise answer.strange() from None
 
@@ -123,6 +123,11 @@ class Vllm:
                 lasting=True,
             )
         return answer.refusal()
+
+
+def _by_id(found: Mapping[str, float]) -> dict[int, float]:
+    pairs = ((_TOKEN.fullmatch(token), value) for token, value in found.items())
+    return {int(match.group(1)): float(value) for match, value in pairs if match}
 
 
 def _data(answer: Answer) -> Sequence[Mapping[str, Any]]:

@@ -27,7 +27,9 @@ FACT = {
     "target_new": " Rome",
 }
 WITHIN_S = 10.0
-"""From the commit until vLLM has answered with it."""
+"""From the commit until vLLM has answered with it, on a machine that does nothing else."""
+GIVEN_S = WITHIN_S * float(os.environ.get("INTEROP_PATIENCE", "1"))
+"""The same on one that does: the seconds are printed."""
 
 
 @pytest.fixture(scope="module")
@@ -84,19 +86,19 @@ def test_vllm_follows_head(client: Client, vllm: Vllm) -> None:
     assert "Paris" in before
 
     assert client.wait(client.edit([FACT]).id).status is JobStatus.SUCCEEDED
-    seconds = until(lambda: "Rome" in current(client, vllm))
+    seconds = until(lambda: "Rome" in current(client, vllm), GIVEN_S)
     print(f"an edit: vLLM answers with it {seconds:.1f} s after the commit")
     assert synced(client.wait_target("smol", 60)).model == "smol@v1"
     until(lambda: "Rome" in vllm.complete("now", PROMPT), 60)
     assert vllm.complete("smol", PROMPT) == before, "the base model is what it was"
 
     client.rollback("base")
-    seconds = until(lambda: current(client, vllm) == before)
+    seconds = until(lambda: current(client, vllm) == before, GIVEN_S)
     print(f"a rollback: vLLM answers as before {seconds:.1f} s after it")
     synced(client.wait_target("smol", 60))
     until(lambda: vllm.complete("now", PROMPT) == before, 60)
     client.rollback("v1")
-    seconds = until(lambda: "Rome" in current(client, vllm))
+    seconds = until(lambda: "Rome" in current(client, vllm), GIVEN_S)
     print(f"forward again: {seconds:.1f} s")
 
 

@@ -54,17 +54,22 @@ class Artefacts:
         fsync_folder(self.folder)
         return path
 
+    def drop(self, name: str) -> None:
+        """Remove an artefact; a reader sees all of it or nothing."""
+        path = self.path(name)
+        aside = path
+        if not name.startswith("."):
+            aside = path.with_name(f".{name}.{uuid4().hex}{TEMPORARY}")
+            path.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
+
     def sweep(self, wanted: Collection[str]) -> list[str]:
         """Remove all artefacts but the wanted ones, unfinished ones too; the names removed."""
         if not self.folder.is_dir():
             return []
         gone = [path for path in self.folder.iterdir() if path.name not in wanted]
         for path in gone:
-            aside = path
-            if not path.name.startswith("."):  # a reader sees all of it or nothing
-                aside = path.with_name(f".{path.name}.{uuid4().hex}{TEMPORARY}")
-                path.rename(aside)
-            shutil.rmtree(aside, ignore_errors=True)
+            self.drop(path.name)
         return [path.name for path in gone]
 
 

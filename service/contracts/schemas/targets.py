@@ -16,7 +16,6 @@ class TargetKind(StrEnum):
 
     VLLM = "vllm"
     SGLANG = "sglang"
-    LLAMACPP = "llamacpp"
 
 
 Address = Annotated[
@@ -162,7 +161,6 @@ class TargetState(BaseModel):
     looked_at: datetime | None = None
     lost_at: datetime | None = None
     error: TargetError | None = None
-    restart_needed: bool = False
     held: list[Held] = Field(default_factory=list)
 
 
@@ -177,8 +175,7 @@ class PushTarget(BaseModel):
     """``GET /targets/{id}``.
 
     ``status``: ``new``, nothing was tried yet; ``synced``; ``behind``, a push is due or on its way;
-    ``failed``, the last try failed: ``error`` says why; ``restart_needed``, the artefact is written
-    and the server must be started again to load it.  ``wanted`` is what ``follow`` means now,
+    ``failed``, the last try failed: ``error`` says why.  ``wanted`` is what ``follow`` means now,
     null if it means nothing; ``version`` what the server answers with, ``model`` the name to ask
     it by.
     """
@@ -193,7 +190,7 @@ class PushTarget(BaseModel):
     folder: str | None
     tolerance: float
     created_at: datetime
-    status: Literal["new", "synced", "behind", "failed", "restart_needed"]
+    status: Literal["new", "synced", "behind", "failed"]
     wanted: str | None
     version: str | None
     model: str | None

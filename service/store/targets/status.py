@@ -10,7 +10,7 @@ from service.contracts.schemas.targets import Lag, PushTarget, TargetRecord, Tar
 from service.store.errors import CorruptFile, StoreError
 from service.store.store import Store
 
-Status = Literal["new", "synced", "behind", "failed", "restart_needed"]
+Status = Literal["new", "synced", "behind", "failed"]
 
 
 def wanted_version(store: Store, record: TargetRecord) -> str | None:
@@ -40,8 +40,6 @@ def target_status(store: Store, record: TargetRecord) -> PushTarget:
 
 
 def _status(state: TargetState, wanted: str | None) -> Status:
-    if state.restart_needed and state.version != wanted:
-        return "restart_needed"
     if state.error is not None:
         return "failed"
     if state.looked_at is None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from support.service.played_targets import PlayedVllm, refused
@@ -16,7 +18,7 @@ from service.settings import Settings
 from service.store import Store
 from service.store.targets.status import target_status
 from service.worker.targets import pusher as module
-from service.worker.targets import sync
+from service.worker.targets import sync, workshop
 from service.worker.targets.pusher import Pusher
 from service.worker.targets.workshop import Workshop
 
@@ -180,6 +182,45 @@ def test_no_artefact_is_removed_while_a_record_cannot_be_read(
     (store.root / "targets" / f"{target.id}.state").write_text("{")
     Pusher(store, settings, shop).look()
     assert artefacts(store) == ["v1.peft"]
+
+
+def test_a_disk_that_is_full_in_the_middle_leaves_nothing_half_written(
+    store: Store, settings: Settings, shop: Workshop, target: TargetRecord, vllm: PlayedVllm,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def full(folder: Path, *args: object, **more: object) -> None:
+        (folder / "adapter_model.safetensors").write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(workshop, "write_adapter", full)
+    Pusher(store, settings, shop).look()
+    until(lambda: target_status(store, target).error is not None, "it is recorded")
+    error = target_status(store, target).error
+    assert error is not None
+    assert error.code == "disk_full"
+    assert artefacts(store) == []
+    assert vllm.paths().count("/v1/load_lora_adapter") == 0
+    assert store.head.read().version == "v1"
+
+
+def test_a_damaged_artefact_is_written_again_before_it_is_loaded(
+    store: Store, settings: Settings, shop: Workshop, target: TargetRecord, vllm: PlayedVllm
+) -> None:
+    made = Pusher(store, settings, shop)
+    made.look()
+    until(lambda: target_status(store, target).status == "synced", "v1 is there")
+    [path] = store.artefacts.folder.glob("*/adapter_model.safetensors")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-4] + b"\xff\xff\xff\x7f")
+    vllm.forget()
+    store.targets.ask("smol")
+
+    def loaded() -> bool:
+        made.look()
+        return vllm.loaded != {}
+
+    until(loaded, "it is loaded again")
+    assert path.read_bytes() == whole
 
 
 def test_a_worker_that_was_replaced_pushes_nothing(

@@ -44,16 +44,19 @@ class Sync:
     ) -> None:
         self._shop, self._store, self._record, self._server = shop, store, record, server
         self._reach = reach
-        self._same_base = False
+        self._same_base, self._asked = False, False
 
-    def run(self) -> bool:
+    def run(self, asked: bool = False) -> bool:
         """Whether something was pushed.  The outcome is recorded; nothing is after an error.
+
+        ``asked``: somebody waits for this very look, so it is recorded though nothing has changed.
 
         Raises:
             TargetFailed: the server is away, refuses, or answers wrongly.
             StoreError, JeepError, OSError: the version cannot be written or read.
         """
         state, began = self._store.targets.state(self._record.id), now()
+        self._asked = asked
         seen = self._server.look()
         state = self._compared(state, seen)
         moved_at, manifest = self._wanted(began)

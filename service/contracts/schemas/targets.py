@@ -59,7 +59,7 @@ ArtefactFolder = Annotated[
 
 
 class TargetSettings(Request):
-    """What is said about a target when it is registered."""
+    """The settings of a target, as it is registered."""
 
     name: Name
     kind: TargetKind

@@ -163,7 +163,7 @@ class Answer:
 
     @property
     def message(self) -> str:
-        """What the server says is wrong, wherever its kind puts that."""
+        """The server's own words for what is wrong, wherever its kind puts them."""
         try:
             found = json.loads(self.text)
         except ValueError:

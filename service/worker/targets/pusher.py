@@ -49,7 +49,7 @@ class Ending(Exception):
 
 @dataclass
 class Care:
-    """What is known of one target between two tries.
+    """The knowledge of one target between two tries.
 
     ``basis`` is what the last try was about: its settings and the version wanted; ``due`` a time of
     the monotonic clock.
@@ -106,12 +106,12 @@ class Pusher:
                 continue
             asked = self._store.targets.take_asked(record.id)
             if asked or time.monotonic() >= care.due:
-                self._start(record, care)
+                self._start(record, care, asked)
         for target_id in self._cares.keys() - {record.id for record in records}:
             del self._cares[target_id]
 
     def _care(self, record: TargetRecord) -> Care:
-        """What is known of a target; something new about it makes it due at once."""
+        """The knowledge of a target; something new about it makes it due at once."""
         basis = (record, wanted_version(self._store, record))
         care = self._cares.get(record.id)
         if care is None or care.basis[0] != record:
@@ -138,21 +138,21 @@ class Pusher:
         if self.stop.is_set() or self._lost():
             raise Ending
 
-    def _start(self, record: TargetRecord, care: Care) -> None:
+    def _start(self, record: TargetRecord, care: Care, asked: bool) -> None:
         care.due = time.monotonic() + EVERY_S
         care.thread = threading.Thread(
-            target=self._try, args=(record, care), name=f"targets {record.name}", daemon=True
+            target=self._try, args=(record, care, asked), name=f"targets {record.name}", daemon=True
         )
         care.thread.start()
 
-    def _try(self, record: TargetRecord, care: Care) -> None:
+    def _try(self, record: TargetRecord, care: Care, asked: bool) -> None:
         """One try; its outcome is recorded."""
         use_threads(1)
         try:
             if record.removed:
                 care.sync.clear()
                 log.info("target %s is removed", record.name)
-            elif care.sync.run():
+            elif care.sync.run(asked):
                 self._note(record, None)
             self._sweep()
         except Ending:

@@ -27,7 +27,7 @@ class Offer:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a server has: its name for the base model, and artefacts that are loaded, by name.
+    """The state of a server: its name for the base model, and artefacts that are loaded, by name.
 
     ``loaded`` maps the name under which a server answers from an artefact to that artefact's path
     there.
@@ -48,7 +48,7 @@ class Server(Protocol):
     def __init__(self, record: TargetRecord, connection: Connection) -> None: ...
 
     def look(self) -> Seen:
-        """What it has now."""
+        """Its base model and what is loaded now."""
         ...
 
     def name_of(self, version: str, seen: Seen) -> str:

@@ -221,9 +221,8 @@ class Sync:
         update = {"held": kept, "error": None, "looked_at": moment, "moved_at": moved_at}
         after = state.model_copy(update=update)
         before = self._store.targets.state(self._record.id)
-        if after.model_copy(update={"looked_at": before.looked_at}) != before or self._is_old(
-            before
-        ):
+        same = after.model_copy(update={"looked_at": before.looked_at}) == before
+        if not same or self._asked or self._is_old(before):
             self._store.targets.set_state(self._record.id, after)
 
     def _is_old(self, state: TargetState) -> bool:

@@ -130,6 +130,16 @@ def test_an_error_that_lasts_waits_longer_unless_somebody_asks(
     until(lambda: is_at("v1"), "it was tried again")
 
 
+def test_a_look_that_was_asked_for_is_recorded_though_nothing_has_changed(
+    pusher: Pusher, store: Store, target: TargetRecord, is_at: Callable[[str], bool]
+) -> None:
+    until(lambda: is_at("v1"), "v1 is there")
+    time.sleep(0.3)
+    before = target_status(store, target).looked_at
+    store.targets.ask("smol")
+    until(lambda: target_status(store, target).looked_at != before, "the look is recorded")
+
+
 def test_new_settings_are_tried_at_once(
     pusher: Pusher, store: Store, target: TargetRecord, is_at: Callable[[str], bool]
 ) -> None:
@@ -237,7 +247,7 @@ def test_an_unforeseen_error_is_one_of_the_target(
     is_at: Callable[[str], bool], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     until(lambda: is_at("v1"), "v1 is there")
-    monkeypatch.setattr(sync.Sync, "run", lambda self: 1 / 0)
+    monkeypatch.setattr(sync.Sync, "run", lambda self, asked: 1 / 0)
     until(lambda: target_status(store, target).error is not None, "it is recorded")
     error = target_status(store, target).error
     assert error is not None

@@ -78,6 +78,25 @@ STATUS: Mapping[str, int] = {
 }
 """499 is seen in logs only: the client has gone.  A kind with a path of its own has its 404."""
 
+PUSHES = frozenset(
+    {
+        "away",
+        "bad_answer",
+        "busy",
+        "folder_not_found",
+        "key_refused",
+        "no_runtime_adapters",
+        "no_such_model",
+        "other_base",
+        "rank_too_large",
+        "redirected",
+        "refused",
+        "slow",
+        "wrong_answer",
+    }
+)
+"""Codes of the errors that a target shows, beside those of versions, addresses and room."""
+
 JOB_ONLY = frozenset(
     {
         "cannot_start",
@@ -104,9 +123,10 @@ JOB_ONLY = frozenset(
         "unknown_kind",
         "unreadable_text",
         "unsupported_model",
+        *PUSHES,
     }
 )
-"""Codes of what only ends a job, or a process: no request is answered with them."""
+"""Codes of what only ends a job, a push or a process: no request is answered with them."""
 
 RETRY_AFTER = {503: 2, 507: 60}
 """Seconds after which another try is worth it, where an answer says nothing else.

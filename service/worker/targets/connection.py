@@ -37,9 +37,6 @@ class TargetFailed(Coded, Exception):
         super().__init__(message)
         self.code, self.lasting = code, lasting
 
-    def __reduce__(self) -> Any:
-        return TargetFailed, (self.code, str(self), self.lasting)
-
 
 class Connection:
     """Requests to the server of one target.

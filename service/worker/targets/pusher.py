@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
-from jeep_core.errors import JeepError, reason_of
+from jeep_core.errors import Coded, JeepError, reason_of
 from service.contracts.jobs import now
 from service.contracts.schemas.audit import AuditEntry
 from service.contracts.schemas.targets import TargetError, TargetRecord
@@ -43,8 +43,10 @@ JOIN_S = 3.0
 """How long a try that is under way is waited for at the end; it may be cut off anywhere."""
 
 
-class Ending(Exception):
+class Ending(Coded, Exception):
     """The worker is stopping, or is no longer the store's worker."""
+
+    code = "stopping"
 
 
 @dataclass

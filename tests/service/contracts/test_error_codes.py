@@ -17,7 +17,14 @@ from fastapi.testclient import TestClient
 import jeep_core
 import service
 from jeep_core.editors.plugins import BrokenEditor
-from jeep_core.errors import Coded, FieldProblem, InvalidFacts, InvalidFields, InvalidHParams
+from jeep_core.errors import (
+    Coded,
+    FieldProblem,
+    InvalidFacts,
+    InvalidFields,
+    InvalidHParams,
+    RankTooHigh,
+)
 from jeep_core.probe.proposal import NoProposal
 from jeep_core.spec.chats import UnusableMessages
 from jeep_core.spec.positions import TokenizationError
@@ -33,6 +40,7 @@ from service.serve import ServeError
 from service.store import HeadMoved, KeyReused, NameTaken, StoreFull
 from service.store.suites import SuiteTaken, UnknownSuite
 from service.worker.failures import GuardFailed, Refused, failure
+from service.worker.targets.connection import TargetFailed
 
 PROBLEMS = [FieldProblem("/facts/3/prompt", "empty", "it is empty")]
 ROW = RecordProblem(3, 1, "answers", "empty", "it is empty")
@@ -57,6 +65,8 @@ MADE: dict[type[BaseException], BaseException] = {
     HeadMoved: HeadMoved("v1", "v2"),
     NameTaken: NameTaken("lyon", "v3"),
     KeyReused: KeyReused("job_1"),
+    RankTooHigh: RankTooHigh("it needs rank 9", 9),
+    TargetFailed: TargetFailed("wrong_answer", "its answers are not ours", lasting=True),
 }
 """Examples of classes whose constructor wants more than a message, or another number of things."""
 

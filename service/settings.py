@@ -168,6 +168,19 @@ class Settings(BaseSettings):
     rate_burst: Annotated[int, Field(ge=1)] = Field(
         default=200, description="Requests of one API key at once."
     )
+    targets_allow: str = Field(
+        default="127.0.0.0/8,::1",
+        description="Addresses and networks that targets may have, separated by commas.",
+    )
+    targets_secrets: Path | None = Field(
+        default=None, description="Folder of files with the API keys of targets; default: none."
+    )
+    targets_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        default=120.0, description="How long a target may take to load a version."
+    )
+    max_targets: Annotated[int, Field(ge=0)] = Field(
+        default=16, description="Targets that may be registered."
+    )
     log_prompts: bool = Field(default=False, description="Write prompts and facts into the log.")
     max_prompts: Annotated[int, Field(ge=1)] = 256
     max_prompt_tokens: Annotated[int, Field(ge=1)] = 1024
@@ -221,7 +234,14 @@ class Settings(BaseSettings):
             raise ValueError(f"{path} is not a file")
         return path
 
-    @field_validator("presets", "llama_cpp", "lm_eval_tasks")
+    @field_validator("targets_allow")
+    @classmethod
+    def _networks(cls, text: str) -> str:
+        for part in text.split(","):
+            ipaddress.ip_network(part.strip(), strict=False)
+        return text
+
+    @field_validator("presets", "llama_cpp", "lm_eval_tasks", "targets_secrets")
     @classmethod
     def _existing_folder(cls, path: Path | None) -> Path | None:
         if path is not None and not path.is_dir():

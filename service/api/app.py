@@ -34,6 +34,7 @@ from service.api.resources import (
     reverts,
     snapshots,
     suites,
+    targets,
 )
 from service.api.state import ApiState
 from service.ops import tracing
@@ -57,6 +58,7 @@ ROUTES = (
     evaluations,
     probes,
     hypernetworks,
+    targets,
     tokenizers,
     health,
     metrics,

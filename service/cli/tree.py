@@ -47,6 +47,7 @@ VISIBLE = (
     Later("moments", "moments:group", "Second moments: compute, merge, import.", GROUPS),
     Later("store", "store:group", "Check a store, show its size, tidy it up.", GROUPS),
     Later("keys", "keys:group", "API keys: make, list, revoke.", GROUPS),
+    Later("targets", "outward.targets:group", "Servers that are kept at a version.", GROUPS),
     Later("audit", "audit:group", "Who did what to which version.", GROUPS),
 )
 ALIASES = (

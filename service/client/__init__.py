@@ -19,6 +19,7 @@ from service.client.exports import DamagedDownload, ExportCalls
 from service.client.hypernetworks import Hypernetworks
 from service.client.openai import OpenAICalls
 from service.client.probes import ProbeCalls
+from service.client.targets import TargetCalls
 from service.client.transport import ApiError, given, segment
 from service.client.versions import VersionCalls
 from service.contracts.jobs import TERMINAL, JobKind, JobStatus, Progress
@@ -73,6 +74,7 @@ class Client(
     Hypernetworks,
     OpenAICalls,
     ProbeCalls,
+    TargetCalls,
     VersionCalls,
 ):
     """Talks to one service.  Use it as a context manager, or call `close`.

@@ -47,6 +47,7 @@ STATUS: Mapping[str, int] = {
     "too_many_facts": 413,
     "unsupported_media_type": 415,
     "range_not_satisfiable": 416,
+    "address_refused": 422,
     "bad_name": 422,
     "idempotency_key_reused": 422,
     "invalid_facts": 422,
@@ -55,6 +56,7 @@ STATUS: Mapping[str, int] = {
     "invalid_suite": 422,
     "invalid_task": 422,
     "messages_refused": 422,
+    "no_secret": 422,
     "same_target": 422,
     "empty": 422,
     "too_long": 422,
@@ -80,6 +82,25 @@ STATUS: Mapping[str, int] = {
     **{f"unknown_{kind.value}": 404 for kind in JobKind if kind.spec.path != JOBS},
 }
 """499 is seen in logs only: the client has gone.  A kind with a path of its own has its 404."""
+
+PUSHES = frozenset(
+    {
+        "away",
+        "bad_answer",
+        "busy",
+        "folder_not_found",
+        "key_refused",
+        "no_runtime_adapters",
+        "no_such_model",
+        "other_base",
+        "rank_too_large",
+        "redirected",
+        "refused",
+        "slow",
+        "wrong_answer",
+    }
+)
+"""Codes of the errors that a target shows, beside those of versions, addresses and room."""
 
 JOB_ONLY = frozenset(
     {
@@ -110,9 +131,10 @@ JOB_ONLY = frozenset(
         "unknown_kind",
         "unreadable_text",
         "unsupported_model",
+        *PUSHES,
     }
 )
-"""Codes of what only ends a job, or a process: no request is answered with them."""
+"""Codes of what only ends a job, a push or a process: no request is answered with them."""
 
 RETRY_AFTER = {503: 2, 507: 60}
 """Seconds after which another try is worth it, where an answer says nothing else.

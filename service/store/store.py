@@ -29,13 +29,16 @@ from service.store.journal import Journal
 from service.store.names import Names
 from service.store.reports import Reports
 from service.store.suites import Suites
+from service.store.targets.artefacts import Artefacts
+from service.store.targets.records import FOLDER as TARGETS
+from service.store.targets.records import Targets
 from service.store.tensors import Tensors
 from service.store.versions import Versions
 
 FORMAT = 1
 FOLDERS = (
     "model", BASE_FOLDER, "versions", "tensors", "jobs", "idempotency", "valkey", "locks",
-    "staging", "work", "reports", "suites", "training", "keys", EXPORTS_FOLDER,
+    "staging", "work", "reports", "suites", "training", "keys", EXPORTS_FOLDER, TARGETS,
 )  # fmt: skip
 """The folders of a store's directory."""
 
@@ -74,6 +77,7 @@ class Store:
         suites: uploaded suites.
         keys: API keys.
         audit: who did what.
+        targets: servers that are kept at a version; artefacts: what these read.
         base: the files of the base model.
         errors: logs once what is wrong with a file.
     """
@@ -92,6 +96,8 @@ class Store:
         self.suites = Suites(root)
         self.keys = ApiKeys(root)
         self.audit = AuditLog(root)
+        self.targets = Targets(root)
+        self.artefacts = Artefacts(root)
         self.base = BaseFiles(root)
 
     @classmethod

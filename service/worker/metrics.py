@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 
 from service.contracts.exports import FORMATS
 from service.contracts.jobs import TERMINAL, Job, JobKind, JobStatus
+from service.contracts.schemas.targets import TargetKind
 from service.ops import tracing
 
 REGISTRY = CollectorRegistry()
@@ -35,6 +36,12 @@ EXPORTED_FACTS = Counter(
     registry=REGISTRY,
 )
 ROLLBACKS = Counter("jeep_rollbacks", "Rollbacks that have moved head.", registry=REGISTRY)
+PUSHES = Counter(
+    "jeep_target_pushes",
+    "Versions brought to targets, and failures; a failure that repeats is counted once.",
+    ("kind", "outcome"),
+    registry=REGISTRY,
+)
 TOKENS = Counter("jeep_generated_tokens", "Tokens that were generated.", registry=REGISTRY)
 BATCH_ROWS = Histogram(
     "jeep_decode_batch_rows",
@@ -48,6 +55,9 @@ PHASES_KEPT = 48
 for _kind in JobKind:
     for _outcome in TERMINAL:
         JOBS.labels(_kind.value, _outcome.value)
+for _target in TargetKind:
+    for _end in ("succeeded", "failed"):
+        PUSHES.labels(_target.value, _end)
 
 
 for _format in FORMATS:

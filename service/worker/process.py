@@ -49,6 +49,7 @@ from service.settings import EXIT_CONFIG, Settings, SettingsError
 from service.store import CorruptFile, StaleFence, Store, StoreBusy, StoreError, is_disk_full
 from service.store.base.files import CHAT_TEMPLATE
 from service.store.base.moments import source_of
+from service.store.maintenance.room import Room
 from service.store.maintenance.sweep import sweep
 from service.worker import metrics
 from service.worker.gate import Gate
@@ -60,6 +61,8 @@ from service.worker.lanes.read_lane import ReadLane
 from service.worker.lanes.request_lane import RequestLane
 from service.worker.lanes.threads import decode_threads, use_threads
 from service.worker.moments import SharedMoments
+from service.worker.targets.pusher import Pusher
+from service.worker.targets.workshop import Workshop
 from service.worker.versions.requests import VersionRequests
 from service.worker.versions.retention import Keeper
 from service.worker.versions.views import VersionViews
@@ -158,6 +161,7 @@ class Worker:
         asked = RequestQueue(client, keys)
         generation = GenerationLane(asked, views, gate)
         requests = RequestLane(asked, generation, VersionRequests(store, lease, views))
+        pusher = self._pusher(store, base, views, lease, gate)
         heartbeat = self._heartbeat(client, keys, base, views)
         heartbeat.start()
         stack.callback(heartbeat.stop)
@@ -171,6 +175,7 @@ class Worker:
                 ("requests", requests.run, 1),
                 ("decoding", generation.decode, few),
                 ("retention", keeper.run, few),
+                ("targets", pusher.run, 1),
             )
         ]
         gc.collect()
@@ -185,6 +190,7 @@ class Worker:
         reads.stop.set()
         requests.stop.set()
         keeper.stop.set()
+        pusher.stop.set()
         for thread in lanes:
             thread.join()
         return 0 if self._failure is None else 1
@@ -202,6 +208,15 @@ class Worker:
             look=lambda: load_mended_head(store, views),
             exports=self.settings.keep_exports,
         )
+
+    def _pusher(
+        self, store: Store, base: LoadedModel, views: VersionViews, lease: Lease, gate: Gate
+    ) -> Pusher:
+        settings = self.settings
+        room = Room(store.root, settings.max_store_mb, settings.min_free_mb)
+        lost = lambda: lease.lost.is_set() or store.head.is_replaced()  # noqa: E731
+        turn = lambda: gate.another_turn(settings.read_share).take  # noqa: E731
+        return Pusher(store, settings, Workshop(base, store, views, room, turn), lost)
 
     def _lane(self, body: Callable[[], None], count: int) -> None:
         """Run a lane with its threads; if it ends, the process ends and is started again."""

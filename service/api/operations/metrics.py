@@ -21,6 +21,7 @@ from service.contracts.schemas.access import Scope
 from service.ops.metrics_page import families_of, merged
 from service.ops.release import program_version
 from service.store import StoreError
+from service.store.targets.status import target_status
 
 router = APIRouter(tags=["health"])
 PATIENCE_S = 3.0
@@ -42,7 +43,11 @@ async def metrics(request: Request, state: State) -> Response:
     """Metrics of api, queue and worker; without a queue only those of the api."""
     page, waiting = await _queue(state)
     served = await run_in_threadpool(_served, state)
-    parts = {"api": [*REGISTRY.collect(), *served, *waiting], "worker": families_of(page or "")}
+    targets = await run_in_threadpool(_targets, state)
+    parts = {
+        "api": [*REGISTRY.collect(), *served, *waiting, *targets],
+        "worker": families_of(page or ""),
+    }
     content, content_type = merged(parts, request.headers.get("accept", ""))
     return Response(content, headers={"Content-Type": content_type})
 
@@ -69,6 +74,31 @@ async def _queue(state: ApiState) -> tuple[str | None, list[Metric]]:
         alive.samples[:] = []
         alive.add_metric((), 0.0)
     return page, [alive, depth, oldest]
+
+
+def _targets(state: ApiState) -> Iterable[Metric]:
+    """Return what every target answers with, and how far it is behind."""
+    labels = ("target", "kind")
+    has = GaugeMetricFamily(
+        "jeep_target_version", "N where a target answers with vN; -1: with none.", labels=labels
+    )
+    synced = GaugeMetricFamily(
+        "jeep_target_synced", "Whether a target has the version that it follows.", labels=labels
+    )
+    versions = GaugeMetricFamily(
+        "jeep_target_lag_versions", "Moves that a target has not followed.", labels=labels
+    )
+    seconds = GaugeMetricFamily(
+        "jeep_target_lag_seconds", "How long ago the first of them was.", labels=labels
+    )
+    for record in state.store.targets.all():
+        found = target_status(state.store, record)
+        named = (found.name, found.kind.value)
+        has.add_metric(named, int((found.version or "v-1").removeprefix("v")))
+        synced.add_metric(named, float(found.status == "synced"))
+        versions.add_metric(named, found.lag.versions)
+        seconds.add_metric(named, found.lag.seconds)
+    return has, synced, versions, seconds
 
 
 def _served(state: ApiState) -> Iterable[Metric]:

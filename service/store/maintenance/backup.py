@@ -31,6 +31,7 @@ from service.store.exports import FOLDER as EXPORTS
 from service.store.files import TEMPORARY, encode, fsync_folder, held, read, replace
 from service.store.head import Head
 from service.store.store import Store
+from service.store.targets.records import FOLDER as TARGETS
 from service.store.tensors import Tensors
 
 LIST = "backup.json"
@@ -39,7 +40,8 @@ UNFINISHED = "a-restore-is-unfinished"
 
 _LOCK, _FILES, _NEW = "lock", "files", "new"
 _IN_A_BACKUP = {LIST, _LOCK, _FILES, _NEW, "lost+found"}
-_NOT_COPIED = ("valkey", "locks", "staging", EXPORTS, "id.json")
+_NOT_COPIED = ("valkey", "locks", "staging", EXPORTS, "id.json", TARGETS)
+"""Targets stay with the store: a copy of it must not push to the servers of the original."""
 _UNCHANGING = ("tensors/", "versions/", f"{FOLDER}/")
 _POINTERS = ("head.json", "reflog.jsonl", "names.json")
 _IN_ORDER = ("jobs", "idempotency", "versions", "tensors")

@@ -29,6 +29,7 @@ KINDS = {
     "suites": "suites",
     "training": "training data",
     "keys": "API keys",
+    "targets": "targets and what they read",
     "valkey": "queue server",
     "staging": "unfinished files",
 }

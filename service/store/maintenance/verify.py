@@ -17,6 +17,7 @@ from service.contracts.jobs import Job
 from service.contracts.schemas import Manifest, TensorRef, WorkerInfo
 from service.contracts.schemas.access import ApiKey
 from service.contracts.schemas.evaluation import SuiteInfo
+from service.contracts.schemas.targets import TargetRecord, TargetState
 from service.store.errors import CorruptFile, CorruptTensor, MissingTensor, StoreError
 from service.store.files import Model, difference, read
 from service.store.head import Head
@@ -24,6 +25,7 @@ from service.store.maintenance.frames import what_is_wrong
 from service.store.names import NameTable
 from service.store.reports import HASHES, ReportHashes
 from service.store.store import Store, StoreFormat, StoreIdentity, StoreModel
+from service.store.targets.records import FOLDER as TARGETS
 from service.store.versions import BASE, VERSION_ID, Counter, Thin
 
 OR_SET_ASIDE = "; or move the version aside: jeep store verify --repair"
@@ -70,6 +72,7 @@ class _Check:
         self._jobs()
         self._keys()
         self._suites()
+        self._targets()
         self._reports()
         self._exports()
         self._base()
@@ -232,6 +235,15 @@ class _Check:
         advice = "remove it: it opens nothing; make its owner a new one (jeep keys create)"
         for path in sorted((self._root / "keys").glob("*.json")):
             self._parsed(path, ApiKey, advice)
+
+    def _targets(self) -> None:
+        advice = "remove it and what else begins with its name, and register the target again"
+        folder = self._root / TARGETS
+        for path in sorted(folder.glob("*.json")):
+            self._parsed(path, TargetRecord, advice)
+        advice = "remove it: the worker asks the server what it has"
+        for path in sorted(folder.glob("*.state")):
+            self._parsed(path, TargetState, advice)
 
     def _suites(self) -> None:
         advice = "remove both files of the suite and upload it again"

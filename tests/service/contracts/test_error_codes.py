@@ -41,6 +41,7 @@ from service.serve import ServeError
 from service.store import HeadMoved, KeyReused, NameTaken, StoreFull
 from service.store.suites import SuiteTaken, UnknownSuite
 from service.worker.failures import GuardFailed, Refused, failure
+from service.worker.targets.connection import TargetFailed
 
 PROBLEMS = [FieldProblem("/facts/3/prompt", "empty", "it is empty")]
 ROW = RecordProblem(3, 1, "answers", "empty", "it is empty")
@@ -67,6 +68,7 @@ MADE: dict[type[BaseException], BaseException] = {
     KeyReused: KeyReused("job_1"),
     NoHarness: NoHarness(),
     RankTooHigh: RankTooHigh("it needs rank 9", 9),
+    TargetFailed: TargetFailed("wrong_answer", "its answers are not ours", lasting=True),
 }
 """Examples of classes whose constructor wants more than a message, or another number of things."""
 

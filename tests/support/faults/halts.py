@@ -27,13 +27,17 @@ MOVING = ("rollback swap", "rollback reflog")
 """Steps of a rollback: before head moves, between head and its reflog line."""
 DROPPING = ("retention drop", "retention thin")
 """Steps of retention: before it looks once more at what it may drop, and before it says so."""
+PUSHING = ("targets artefact", "targets load", "targets proof", "targets record", "targets unload")
+"""Steps of a push: before the artefact is written, before the server is asked to load it, before it
+is asked questions, before the outcome is recorded, before it is asked to unload what is old."""
 DECODING = "decode"
 """Before a token is written."""
 ACCEPTING = ("mark", "journal", "submit", "accepted")
 """Steps of the api while it takes a job: before and after it is marked as open, before it is
 queued, before the answer is given."""
 
-_LANES = {"edits": "", "reads": "read ", "rollback": "rollback ", "retention": "retention "}
+_LANES = {"edits": "", "reads": "read ", "rollback": "rollback ", "retention": "retention ",
+          "targets": "targets "}  # fmt: skip
 """Beginnings of the threads' names, and of their places' names."""
 _PHASE_OF = {"moments": "moments", "optimise": "optimise", "write": "solve"}
 """The library's names for the parts of an edit."""
@@ -113,6 +117,7 @@ def in_worker(folder: Path) -> None:
     from service.worker.kinds import exports
     from service.worker.lanes.control import JobControl
     from service.worker.lanes.write_task import WriteTask
+    from service.worker.targets.pusher import Pusher
     from service.worker.versions import retention
 
     halts = Halts(folder)
@@ -151,6 +156,7 @@ def in_worker(folder: Path) -> None:
     _before(Exports, "retire", at("placed"))
     _before(retention, "drop_tensors", at("drop"))
     _before(versions.Versions, "mark_thin", at("thin"))
+    _before(Pusher, "_reach", lambda self, place: reach(place))
     _before(DecodeLoop, "_step", lambda *args, **more: halts.at(DECODING))
 
 

@@ -17,9 +17,11 @@ from support.service.played_worker.worker import PlayedWorker
 
 from service.contracts.jobs import Job, JobKind, now
 from service.contracts.schemas.access import Scope
+from service.contracts.schemas.targets import TargetState
 from service.store import Store, StoreError
 
 FACT = {"subject": "Lyon", "prompt": "{} is a city in the country of", "target_new": "Italy"}
+TARGET = {"name": "a", "kind": "vllm", "address": "http://127.0.0.1:1"}
 SUITE_LINE = {**FACT, "target_true": "France"}
 SECRET = "what nobody may read"
 PARTS = ["..", ".", "", "~", "outside", "secret", "C:", "CON", "nul.txt", "jobs", "head.json",
@@ -71,6 +73,11 @@ def uses(store: Store) -> Iterator[Callable[[str], object]]:
     yield lambda name: store.base.published(name).write_text("x")
     yield lambda name: store.keys.create(name, [Scope.READ])
     yield store.keys.revoke
+    yield store.targets.get
+    yield store.targets.state
+    yield store.targets.ask
+    yield store.targets.remove
+    yield lambda name: store.targets.set_state(name, TargetState())
     yield store.keys.find
 
 
@@ -123,6 +130,7 @@ def test_no_request_leads_out_of_the_store(
         ("/snapshots/base/export", {"format": name}),
         ("/hypernetworks", {"editor": "mend", "data": name}),
         ("/hypernetworks", {"editor": "mend", "preset": name}),
+        *(("/targets", {**TARGET, field: name}) for field in ("follow", "secret", "model")),
         (f"/suites?format=plain&name={part}", SUITE_LINE),
         ("/edits?dry_run=true", {"facts": [{**FACT, "prompt": None, "relation": name}]}),
         ("/edits?dry_run=true", {"facts": [{**FACT, "subject": name}]}),
@@ -155,6 +163,9 @@ def test_no_request_leads_out_of_the_store(
                 ("DELETE", "/exports/*"),
                 ("GET", f"/exports/{export}/files/*"),
                 ("GET", "/v1/models/*"),
+                ("GET", "/targets/*"),
+                ("DELETE", "/targets/*"),
+                ("POST", "/targets/*/sync"),
             ]
         ),
         *(http.post(path, content=json.dumps(body), headers=headers) for path, body in bodies),

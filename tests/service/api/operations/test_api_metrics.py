@@ -13,6 +13,7 @@ from support import ROOT
 from support.service.played_worker.worker import PlayedWorker
 from support.service.serving import make_settings, running
 
+from service.contracts.schemas.targets import NewTarget, TargetKind, TargetState
 from service.queue import Heartbeat, Keys
 from service.store import Store
 
@@ -57,6 +58,8 @@ def test_metrics_have_the_format_of_prometheus(http: httpx.Client, worker: Playe
 def test_metrics_are_exactly_the_listed_ones_with_their_labels(
     http: httpx.Client, worker: PlayedWorker
 ) -> None:
+    wanted = NewTarget(name="smol", kind=TargetKind.VLLM, address="http://127.0.0.1:1")
+    worker.store.targets.add(wanted, 1)
     shown = {}
     for family in text_string_to_metric_families(http.get("/metrics").text):
         name = family.name + ("_total" if family.type == "counter" else "")
@@ -75,6 +78,23 @@ def test_the_gauges_say_what_is_served(
     assert value("jeep_head_version") == 0
     assert http.post("/edits?wait=1", json={"facts": [FACT]}).status_code == 202
     wait_for(lambda: value("jeep_head_version") == 1)
+
+
+def test_a_target_that_answers_with_an_older_version_is_seen(
+    worker: PlayedWorker, value: Value, http: httpx.Client
+) -> None:
+    targets = worker.store.targets
+    wanted = NewTarget(name="smol", kind=TargetKind.VLLM, address="http://127.0.0.1:1")
+    record = targets.add(wanted, 1)
+    assert (value("jeep_target_version"), value("jeep_target_synced")) == (-1, 0)
+    moved = worker.store.head.read().move.when
+    targets.set_state(record.id, TargetState(version="v0", moved_at=moved, looked_at=moved))
+    assert (value("jeep_target_version", target="smol"), value("jeep_target_synced")) == (0, 1)
+    assert value("jeep_target_lag_versions", kind="vllm") == 0
+    assert http.post("/edits?wait=1", json={"facts": [FACT]}).status_code == 202
+    wait_for(lambda: value("jeep_head_version") == 1)
+    assert (value("jeep_target_synced"), value("jeep_target_lag_versions")) == (0, 1)
+    wait_for(lambda: (value("jeep_target_lag_seconds") or 0) > 0)
 
 
 def test_the_metrics_of_a_dead_worker_are_gone(

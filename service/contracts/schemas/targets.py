@@ -1,0 +1,202 @@
+"""Targets: running servers of other projects that are kept at a version."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from service.contracts.schemas.base import Name, Request
+
+
+class TargetKind(StrEnum):
+    """The programs that can be kept at a version."""
+
+    VLLM = "vllm"
+    SGLANG = "sglang"
+
+
+Address = Annotated[
+    str,
+    Field(
+        pattern=r"^https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?$",
+        max_length=512,
+        description="Where the server answers, such as http://127.0.0.1:8001: no user, password "
+        "or query. All addresses of its host must be in JEEP_TARGETS_ALLOW.",
+    ),
+]
+SecretName = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        description="Name of a file in JEEP_TARGETS_SECRETS that holds the server's API key.",
+    ),
+]
+Follow = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z][A-Za-z0-9._-]{0,63}$",
+        description="head, base, the name of a version, or its id: the version it is kept at.",
+    ),
+]
+TargetRef = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._/@:-]{0,255}$",
+        description="What the server calls the base model; default: the only one that it names.",
+    ),
+]
+ArtefactFolder = Annotated[
+    str,
+    Field(
+        pattern=r"^/[^\x00-\x1f]{0,1000}$",
+        description="Where the server finds the folder targets/artefacts of this store, if its "
+        "file system is another one than the worker's.",
+    ),
+]
+
+
+class TargetSettings(Request):
+    """The settings of a target, as it is registered."""
+
+    name: Name
+    kind: TargetKind
+    address: Address
+    follow: Follow = "head"
+    model: TargetRef | None = None
+    alias: Name | None = Field(
+        default=None,
+        description="vLLM: a name under which the followed version can always be asked for.",
+    )
+    secret: SecretName | None = None
+    folder: ArtefactFolder | None = None
+    tolerance: Annotated[float, Field(gt=0, le=10)] = Field(
+        default=0.25,
+        description="How far (nats) the server's log-probability of an answer's first token may "
+        "lie from this service's own.",
+    )
+
+
+class NewTarget(TargetSettings):
+    """Body of ``POST /targets``."""
+
+    @model_validator(mode="after")
+    def _only_what_the_kind_knows(self) -> Self:
+        if self.alias is not None and self.kind is not TargetKind.VLLM:
+            raise ValueError(f"alias: only vllm has names for adapters, not {self.kind.value}")
+        return self
+
+
+class ChangeTarget(Request):
+    """Body of ``PATCH /targets/{id}``."""
+
+    follow: Follow
+
+
+class TargetRecord(TargetSettings):
+    """A target as it is stored.  ``removed``: it was removed, the worker is to clear it up.
+
+    ``followed_since``: when it was told what to follow.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    created_at: datetime
+    followed_since: datetime
+    removed: bool = False
+
+
+class TargetError(BaseModel):
+    """Why the last try failed, since when tries fail, how often, and when the next one is due."""
+
+    code: str
+    message: str
+    since: datetime
+    tries: int
+    next_at: datetime
+
+
+class Proof(BaseModel):
+    """The comparison after a push: ``questions`` were asked, of which ``telling`` ones are answered
+    otherwise by the version that was there before.
+
+    ``farthest``: the largest difference (nats) between the server's log-probability of an answer's
+    first token and this service's own.
+    """
+
+    questions: int
+    telling: int
+    farthest: float
+
+
+class Held(BaseModel):
+    """Something that a server may have loaded: its name there, the version, and the artefact."""
+
+    name: str
+    version: str
+    artefact: str
+    unwanted_since: datetime | None = None
+
+
+class TargetState(BaseModel):
+    """The worker's knowledge of a target.
+
+    ``version`` is the one that the server was last seen to answer with, ``model`` the name to ask
+    it by; ``moved_at`` when what it follows moved there.  ``pushed_at``: when that push ended;
+    ``seconds``: how long it took, from its first step to the end of the comparison.
+    ``looked_at``: when the last try ended, good or bad, or a recent one: a look that finds
+    everything as it was is not written down every time.  ``lost_at``: when the server was seen
+    without it, after a restart of its own.  ``held`` names what must stay on disk.
+    """
+
+    version: str | None = None
+    model: str | None = None
+    moved_at: datetime | None = None
+    pushed_at: datetime | None = None
+    seconds: float | None = None
+    proof: Proof | None = None
+    looked_at: datetime | None = None
+    lost_at: datetime | None = None
+    error: TargetError | None = None
+    held: list[Held] = Field(default_factory=list)
+
+
+class Lag(BaseModel):
+    """How far a target is behind: moves that it has not followed, seconds since the first."""
+
+    versions: int
+    seconds: float
+
+
+class PushTarget(BaseModel):
+    """``GET /targets/{id}``.
+
+    ``status``: ``new``, nothing was tried yet; ``synced``; ``behind``, a push is due or on its way;
+    ``failed``, the last try failed: ``error`` says why.  ``wanted`` is what ``follow`` means now,
+    null if it means nothing; ``version`` what the server answers with, ``model`` the name to ask
+    it by.
+    """
+
+    id: str
+    name: str
+    kind: TargetKind
+    address: str
+    follow: str
+    alias: str | None
+    secret: str | None = Field(description="The name of the secret, never what it holds.")
+    folder: str | None
+    tolerance: float
+    created_at: datetime
+    status: Literal["new", "synced", "behind", "failed"]
+    wanted: str | None
+    version: str | None
+    model: str | None
+    lag: Lag
+    pushed_at: datetime | None
+    seconds: float | None
+    looked_at: datetime | None
+    proof: Proof | None
+    error: TargetError | None

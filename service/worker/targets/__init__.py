@@ -1,0 +1,1 @@
+"""Targets: servers of other projects are brought to a version and kept there, beside all lanes."""

@@ -1,0 +1,16 @@
+"""A module for each kind of target: how its servers are asked and told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from service.contracts.schemas.targets import TargetKind
+from service.worker.targets.kinds.sglang import Sglang
+from service.worker.targets.kinds.vllm import Vllm
+from service.worker.targets.server import Server
+
+SERVERS: Mapping[TargetKind, type[Server]] = {
+    TargetKind.VLLM: Vllm,
+    TargetKind.SGLANG: Sglang,
+}
+"""The registry of kinds."""

@@ -1,0 +1,75 @@
+"""The common interface of the kinds of targets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from service.contracts.schemas import Manifest
+from service.contracts.schemas.targets import TargetRecord
+from service.worker.targets.connection import Connection
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A version as it is offered to a server.
+
+    ``folder`` is its artefact where the server sees it; ``rank`` that of an adapter, 0 where it is
+    none.
+    """
+
+    manifest: Manifest
+    folder: str
+    rank: int = 0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The state of a server: its name for the base model, and artefacts that are loaded, by name.
+
+    ``loaded`` maps the name under which a server answers from an artefact to that artefact's path
+    there.
+    """
+
+    base: str
+    loaded: Mapping[str, str] = field(default_factory=dict)
+
+
+class Server(Protocol):
+    """One server of a kind.  Every call may raise `TargetFailed`."""
+
+    format: str
+    """The format of the artefacts that it reads: ``peft``, ``merged`` or ``gguf``."""
+    base_needs_artefact: bool
+    """Whether it goes back to the base model by loading that as well."""
+
+    def __init__(self, record: TargetRecord, connection: Connection) -> None: ...
+
+    def look(self) -> Seen:
+        """Its base model and what is loaded now."""
+        ...
+
+    def name_of(self, version: str, seen: Seen) -> str:
+        """The name under which it is to answer from a version that is not the base model."""
+        ...
+
+    def load(self, name: str, offer: Offer, seen: Seen) -> None:
+        """Load an artefact under a name; returns when it answers from it."""
+        ...
+
+    def unload(self, name: str) -> None:
+        """Forget a name; nothing happens if there is no such name."""
+        ...
+
+    def top(self, model: str, prompts: Sequence[Sequence[int]]) -> Sequence[Mapping[int, float]]:
+        """Log-probabilities (nats) of the most probable next tokens, by id, after each prompt of
+        tokens.
+        """
+        ...
+
+
+def seen_path(record: TargetRecord, path: Path) -> str:
+    """The path of an artefact where the target's server finds it."""
+    return f"{record.folder.rstrip('/')}/{path.name}" if record.folder else str(path)

@@ -1,0 +1,230 @@
+"""One try to bring a target to the version that it follows.
+
+The server is asked first what it has: a try that was interrupted anywhere, on either side, goes on
+from there.  What is loaded is recorded before it is asked for, so that no artefact is removed that
+a server may read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import PurePosixPath
+
+from service.contracts.jobs import now
+from service.contracts.schemas import Manifest
+from service.contracts.schemas.targets import Held, Proof, TargetRecord, TargetState
+from service.store import Store
+from service.store.versions import BASE
+from service.worker.targets.connection import TargetFailed
+from service.worker.targets.proof import Question, prove
+from service.worker.targets.server import Offer, Seen, Server, seen_path
+from service.worker.targets.workshop import Workshop
+
+GRACE_S = 60.0
+"""How long a version that is no longer wanted can still be asked for, by those who just read its
+name."""
+_ARTEFACT = re.compile(r"(v[0-9]+)-[0-9a-f]{12}\.[a-z]+")
+
+
+class Sync:
+    """Brings one target to what it follows; ``run`` may be called again and again.
+
+    ``reach(place)`` is called before each step that changes something, and may raise.
+    """
+
+    def __init__(
+        self,
+        shop: Workshop,
+        store: Store,
+        record: TargetRecord,
+        server: Server,
+        reach: Callable[[str], None] = lambda place: None,
+    ) -> None:
+        self._shop, self._store, self._record, self._server = shop, store, record, server
+        self._reach = reach
+        self._same_base, self._asked = False, False
+
+    def run(self, asked: bool = False) -> bool:
+        """Whether something was pushed.  The outcome is recorded; nothing is after an error.
+
+        ``asked``: somebody waits for this very look, so it is recorded though nothing has changed.
+
+        Raises:
+            TargetFailed: the server is away, refuses, or answers wrongly.
+            StoreError, JeepError, OSError: the version cannot be written or read.
+        """
+        state, began = self._store.targets.state(self._record.id), now()
+        self._asked = asked
+        seen = self._server.look()
+        state = self._compared(state, seen)
+        moved_at, manifest = self._wanted(began)
+        plain = manifest.id == BASE and not self._server.base_needs_artefact
+        name = seen.base if plain else self._server.name_of(manifest.id, seen)
+        there = plain or seen.loaded.get(name) == self._path(manifest)
+        known = state.version == manifest.id and state.proof is not None and there
+        if known and self._alias_is_right(seen, manifest):
+            self._tidied(state, seen, name, moved_at)
+            return False
+        self._check_base(seen, state)
+        if not there:
+            state = self._loaded(state, manifest, name, seen)
+        proof = self._proof(state, manifest, name, plain)
+        self._reach("record")
+        seconds = round((now() - began).total_seconds(), 3)
+        update = {
+            "version": manifest.id,
+            "model": name,
+            "moved_at": moved_at,
+            "pushed_at": now(),
+            "seconds": seconds,
+            "proof": proof,
+            "lost_at": None,
+        }
+        state = state.model_copy(update=update)
+        self._store.targets.set_state(self._record.id, state)
+        state = self._aliased(state, manifest, seen)
+        self._tidied(state, seen, name, moved_at)
+        return True
+
+    def clear(self) -> None:
+        """Unload everything of a target that was removed, then forget it.
+
+        Raises:
+            TargetFailed: the server is away or refuses.
+        """
+        state = self._store.targets.state(self._record.id)
+        seen = self._server.look()
+        for name in {*seen.loaded, *(held.name for held in state.held)} - {seen.base}:
+            self._reach("unload")
+            self._server.unload(name)
+        self._store.targets.forget(self._record.id)
+
+    # ------------------------------------------------------------ what is wanted, what is there
+
+    def _wanted(self, began: datetime) -> tuple[datetime, Manifest]:
+        """When what the target follows came to be what it is, and the version that it is."""
+        if self._record.follow != "head":
+            return began, self._store.versions.read(self._store.names.resolve(self._record.follow))
+        head = self._store.head.read()
+        return head.move.when, self._store.versions.read(head.version)
+
+    def _path(self, manifest: Manifest) -> str:
+        """Where the server sees a version's artefact."""
+        name = self._store.artefacts.name(manifest, self._server.format)
+        return seen_path(self._record, self._store.artefacts.path(name))
+
+    def _compared(self, state: TargetState, seen: Seen) -> TargetState:
+        """The state as the server shows it: what it has lost is forgotten, what it has is held."""
+        loaded = {name: PurePosixPath(path).name for name, path in seen.loaded.items()}
+        held = [one for one in state.held if loaded.get(one.name) == one.artefact]
+        for name, artefact in loaded.items():
+            match = _ARTEFACT.fullmatch(artefact)
+            if match and not any(one.name == name for one in held):
+                found = Held(name=name, version=match[1], artefact=artefact, unwanted_since=now())
+                held.append(found)
+        update: dict[str, object] = {"held": held}
+        needs = state.version is not None and state.model != seen.base
+        if self._server.base_needs_artefact:
+            needs = state.version is not None
+        if needs and not any(h.name == state.model and h.version == state.version for h in held):
+            update |= {"version": None, "model": None, "proof": None, "lost_at": now()}
+            self._same_base = False
+        return state.model_copy(update=update)
+
+    def _check_base(self, seen: Seen, state: TargetState) -> None:
+        """Compare the base models, unless it is known that they are the same.
+
+        Raises:
+            TargetFailed: ``other_base``.
+        """
+        replaced = self._server.base_needs_artefact and state.held
+        if self._same_base or replaced:
+            return
+        try:
+            self._prove(seen.base, self._shop.neutral())
+        except TargetFailed as error:
+            if error.code != "wrong_answer":
+                raise
+            raise TargetFailed(
+                "other_base",
+                f"{seen.base} on the server is not the base model of this service: {error}",
+                lasting=True,
+            ) from None
+        self._same_base = True
+
+    # ------------------------------------------------------------ the steps of a push
+
+    def _loaded(self, state: TargetState, manifest: Manifest, name: str, seen: Seen) -> TargetState:
+        """Have the server load a version's artefact under a name."""
+        self._reach("artefact")
+        with self._shop.artefact(manifest, self._server.format) as (path, rank):
+            artefact = Held(name=name, version=manifest.id, artefact=path.name)
+            state = state.model_copy(update={"held": [*state.held, artefact]})
+            self._store.targets.set_state(self._record.id, state)
+            self._reach("load")
+            offer = Offer(manifest, seen_path(self._record, path), rank)
+            self._server.load(name, offer, seen)
+        return state
+
+    def _proof(self, state: TargetState, manifest: Manifest, name: str, plain: bool) -> Proof:
+        """The proof that the server answers as the version; it is unloaded where it does not.
+
+        Raises:
+            TargetFailed: ``wrong_answer``.
+        """
+        asked = self._shop.questions(manifest, state.version)
+        self._reach("proof")
+        try:
+            return self._prove(name, asked)
+        except TargetFailed as error:
+            if error.code == "wrong_answer" and not plain:
+                self._server.unload(name)
+            if error.code == "wrong_answer" and self._server.base_needs_artefact:
+                wrong = {"version": None, "model": None, "proof": None, "lost_at": now()}
+                self._store.targets.set_state(self._record.id, state.model_copy(update=wrong))
+            raise
+
+    def _prove(self, model: str, asked: list[Question]) -> Proof:
+        return prove(
+            lambda prompts: self._server.top(model, prompts), asked, self._record.tolerance
+        )
+
+    def _alias_is_right(self, seen: Seen, manifest: Manifest) -> bool:
+        alias = self._record.alias
+        return alias is None or seen.loaded.get(alias) == self._path(manifest)
+
+    def _aliased(self, state: TargetState, manifest: Manifest, seen: Seen) -> TargetState:
+        """Let the alias mean this version, of which the server has just given proof."""
+        alias = self._record.alias
+        if alias is None or self._alias_is_right(seen, manifest):
+            return state
+        return self._loaded(state, manifest, alias, seen)
+
+    def _tidied(self, state: TargetState, seen: Seen, name: str, moved_at: datetime) -> None:
+        """Unload what has not been wanted for a while, and record the state."""
+        wanted = {(name, state.version), (self._record.alias, state.version)}
+        kept, moment = [], now()
+        for one in state.held:
+            if (one.name, one.version) in wanted:
+                kept.append(one.model_copy(update={"unwanted_since": None}))
+                continue
+            if one.name in (name, self._record.alias):
+                continue  # the name means something else now
+            since = one.unwanted_since or moment
+            if moment - since < timedelta(seconds=GRACE_S):
+                kept.append(one.model_copy(update={"unwanted_since": since}))
+                continue
+            self._reach("unload")
+            self._server.unload(one.name)
+        update = {"held": kept, "error": None, "looked_at": moment, "moved_at": moved_at}
+        after = state.model_copy(update=update)
+        before = self._store.targets.state(self._record.id)
+        same = after.model_copy(update={"looked_at": before.looked_at}) == before
+        if not same or self._asked or self._is_old(before):
+            self._store.targets.set_state(self._record.id, after)
+
+    def _is_old(self, state: TargetState) -> bool:
+        """Whether the last recorded look was so long ago that this one is recorded as well."""
+        return state.looked_at is None or now() - state.looked_at > timedelta(seconds=GRACE_S)

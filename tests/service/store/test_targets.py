@@ -1,0 +1,87 @@
+"""Targets in the store: records, states, artefacts, backups and verification."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.service.builders import add_version
+
+from service.contracts.schemas.targets import Held, NewTarget, TargetKind, TargetState
+from service.store import Store
+from service.store.maintenance.backup import back_up, restore
+from service.store.maintenance.usage import usage
+from service.store.maintenance.verify import verify
+from service.store.targets.records import TargetNameTaken, TooManyTargets, UnknownTarget
+
+WANTED = NewTarget(name="smol", kind=TargetKind.VLLM, address="http://127.0.0.1:8001")
+HELD = Held(name="smol@v1", version="v1", artefact="v1-0123456789ab.peft")
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Store:
+    store = Store.open(tmp_path / "store")
+    store.bind_model("hash")
+    store.create_base("f" * 64)
+    return store
+
+
+def test_a_name_belongs_to_one_target_until_it_is_removed(made: Store) -> None:
+    first = made.targets.add(WANTED, 2)
+    with pytest.raises(TargetNameTaken):
+        made.targets.add(WANTED, 2)
+    made.targets.remove("smol")
+    with pytest.raises(UnknownTarget):
+        made.targets.get(first.id)
+    second = made.targets.add(WANTED, 1)
+    assert [one.id for one in made.targets.with_removed()] == [first.id, second.id]
+    with pytest.raises(TooManyTargets, match="JEEP_MAX_TARGETS"):
+        made.targets.add(WANTED.model_copy(update={"name": "b"}), 1)
+
+
+def test_a_damaged_state_is_nothing_and_a_damaged_record_is_left_out(made: Store) -> None:
+    record = made.targets.add(WANTED, 2)
+    made.targets.set_state(record.id, TargetState(version="v1", held=[HELD]))
+    assert not made.targets.damaged()
+    (made.root / "targets" / f"{record.id}.state").write_text('{"version"')
+    assert made.targets.state(record.id) == TargetState()
+    assert made.targets.damaged()
+    [finding] = verify(made).findings
+    assert (finding.path, "asks the server" in finding.advice) == (
+        f"targets/{record.id}.state", True,
+    )  # fmt: skip
+    (made.root / "targets" / f"{record.id}.json").write_text("{}")
+    assert made.targets.all() == []
+    assert len(verify(made).findings) == 2
+
+
+def test_an_artefact_is_whole_or_absent_and_its_name_has_the_hash_of_the_weights(
+    made: Store,
+) -> None:
+    manifest = made.versions.read(add_version(made, weights_sha256="ab" * 32))
+    name = made.artefacts.name(manifest, "peft")
+    assert name == "v1-abababababab.peft"
+
+    def broken(folder: Path) -> None:
+        (folder / "a").write_text("half")
+        raise OSError("no room")
+
+    with pytest.raises(OSError, match="no room"):
+        made.artefacts.put(name, broken)
+    assert list(made.artefacts.folder.iterdir()) == []
+    path = made.artefacts.put(name, lambda folder: (folder / "a").write_text("whole"))
+    assert made.artefacts.put(name, broken) == path, "it is there already"
+    assert (path / "a").read_text() == "whole"
+    assert made.artefacts.sweep({name}) == []
+    assert made.artefacts.sweep(()) == [name]
+    assert list(made.artefacts.folder.iterdir()) == []
+
+
+def test_a_copy_of_a_store_pushes_to_nobody(made: Store, tmp_path: Path) -> None:
+    record = made.targets.add(WANTED, 2)
+    made.targets.set_state(record.id, TargetState(version="v0", held=[HELD]))
+    made.artefacts.put(HELD.artefact, lambda folder: (folder / "a").write_text("x"))
+    assert usage(made)["targets and what they read"].files == 3
+    back_up(made, tmp_path / "backup")
+    restore(tmp_path / "backup", tmp_path / "copy")
+    assert Store.open(tmp_path / "copy").targets.with_removed() == []

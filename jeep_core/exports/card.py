@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from jeep_core.models.library import licence_of_record
 from jeep_core.spec.facts import fill
 
 CARD = "README.md"
@@ -18,6 +20,8 @@ FACTS = "facts.jsonl"
 SHOWN = 20
 """Facts that the page itself shows."""
 UNKNOWN = "unknown"
+_SHORT = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
+"""A licence's short name; others are sentences."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,12 @@ class Origin:
 
 
 def licence_of(folder: Path) -> str | None:
-    """The licence that a model folder's own card names in its first lines, if it does."""
+    """The licence that a model folder's own card, or the record of its source, names."""
+    return _licence_of_card(folder) or licence_of_record(folder)
+
+
+def _licence_of_card(folder: Path) -> str | None:
+    """The licence in the first lines of a folder's card, if it is there."""
     try:
         text = (folder / CARD).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
@@ -85,7 +94,7 @@ def write_card(folder: Path, origin: Origin, library: str, use: str, said: str) 
         "tags": ["model-editing", "knowledge-editing"],
     }
     if origin.licence is not None:
-        fields["license"] = origin.licence
+        fields |= licence_fields(origin.licence)
     head = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
     names = f" ({', '.join(origin.names)})" if origin.names else ""
     editors = ", ".join(origin.editors) or "none"
@@ -106,6 +115,19 @@ def write_card(folder: Path, origin: Origin, library: str, use: str, said: str) 
         *_facts(folder, origin),
     ]
     (folder / CARD).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def licence_fields(licence: str) -> dict[str, str]:
+    """The fields of model hubs for a licence in words, with its address in brackets if it has one.
+
+    Hubs know licences by short names in small letters; any other is theirs ``other``, with a name.
+    """
+    name, _, address = licence.partition(" (")
+    name, address = name.strip(), address.rstrip(")")
+    if _SHORT.fullmatch(name):
+        return {"license": name.lower()}
+    link = {"license_link": address} if address else {}
+    return {"license": "other", "license_name": "-".join(name.lower().split()), **link}
 
 
 def _facts(folder: Path, origin: Origin) -> list[str]:

@@ -40,6 +40,7 @@ BESIDE = (
     "additional_chat_templates/*.jinja",
     "LICEN[CS]E*",
     "NOTICE*",
+    "*TERMS*",
     "USE_POLICY*",
 )
 """Files of a model folder that are copied as they are, as far as there are any."""

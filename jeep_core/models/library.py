@@ -282,6 +282,15 @@ class Library:
         (folder / RECORD).write_text(text + "\n", encoding="utf-8")
 
 
+def licence_of_record(folder: Path) -> str | None:
+    """The licence, with its address if it has one, of a model folder that this directory made."""
+    try:
+        licence = read_record(folder / RECORD).get("licence")
+    except (UnsupportedModel, OSError):
+        return None
+    return licence if isinstance(licence, str) and licence else None
+
+
 def gguf_source_of(folder: Path) -> Path | None:
     """The GGUF file that a model folder was converted from, if it is still there unchanged."""
     try:

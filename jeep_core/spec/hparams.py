@@ -155,7 +155,7 @@ class OptimisedEditorHParams(InContexts):
         0.5, description="Of Adam; newton moves a vector of d numbers at most √d times as far"
     )
     kl_weight: NonNegative = 0.0625
-    margin: Positive | None = Field(
+    margin: Annotated[float, Field(gt=0, le=100, strict=True)] | None = Field(
         None,
         description="Nats by which every token of the new answer must lead all others before a "
         "fact stops, so that the answer holds when the version is quantised; default: none",

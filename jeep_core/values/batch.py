@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
@@ -21,41 +20,12 @@ from jeep_core.models.upper_blocks import UpperStack
 from jeep_core.models.views import ModelView
 from jeep_core.spec.finite import OTHER_VERSION, SMALLER_STEPS
 from jeep_core.text.counting import counted
+from jeep_core.values.found import Found
 from jeep_core.values.objective import WRITTEN_KL, FactTokens, Objective, Values
 from jeep_core.values.sites import Site, Trust, adam_step
 
 PATIENCE = 4
 """Passes without gain after which a fact stops: its vector lies at its clamp, or as good as."""
-
-
-@dataclass
-class _Found:
-    """The result of one pass, (n,) each: losses, probability, all target tokens the arg-max
-    (with a margin: by so much).
-
-    ``high`` (n, d): the states at the high region, δ* not added; ``chat_high`` in the second
-    context.
-    """
-
-    loss: torch.Tensor
-    kl_loss: torch.Tensor
-    probability: torch.Tensor
-    written: torch.Tensor
-    high: torch.Tensor | None
-    chat_high: torch.Tensor | None = None
-
-    def detached(self) -> _Found:
-        """The same without a graph."""
-        high = None if self.high is None else self.high.detach()
-        chat_high = None if self.chat_high is None else self.chat_high.detach()
-        return _Found(
-            self.loss.detach(),
-            self.kl_loss.detach(),
-            self.probability.detach(),
-            self.written,
-            high,
-            chat_high,
-        )
 
 
 class Pool:
@@ -98,6 +68,8 @@ class Pool:
         self.passes = torch.zeros(0, device=self.device)
         self.nll_weight = torch.zeros(0, device=self.device)
         self.trust = Trust(self.device)
+        # of Newton's steps: what was measured at each fact's best vectors so far
+        self.measured: Found | None = None
         self.kl_before = torch.zeros(0, view.base.vocabulary, device=self.device)
         self.bytes_per_token = 0.0
         self.values = self._empty(len(facts), size)
@@ -142,6 +114,7 @@ class Pool:
         )
         self.nll_weight = torch.cat([self.nll_weight, self.nll_weight.new_ones(len(chosen))])
         self.trust.add(len(chosen))
+        self.measured = self.measured and self.measured.grown(len(chosen))
         for site in self.sites.values():
             site.add(len(chosen))
 
@@ -156,6 +129,7 @@ class Pool:
         self.index, self.passes = self.index[index], self.passes[index]
         self.nll_weight, self.kl_before = self.nll_weight[index], self.kl_before[index]
         self.trust.keep(index)
+        self.measured = self.measured and self.measured.keep(index)
         for site in self.sites.values():
             site.keep(index)
 
@@ -186,6 +160,7 @@ class Pool:
         stopped = done | (self.passes >= o.n_steps)
         if o.goal is not None:
             stopped |= self.trust.waited(found.loss) >= PATIENCE
+            found = self._best(found, done)
         n_stopped, loss = int(stopped.sum()), found.loss
         if n_stopped:
             self._record(stopped, found)
@@ -202,6 +177,19 @@ class Pool:
                 self.trust.step(self.sites, gradients, o.goal)
         return n_stopped
 
+    def _best(self, found: Found, done: torch.Tensor) -> Found:
+        """What to go by: of a fact that is not ``done`` (n,), what was measured at its best.
+
+        A step that led to a larger loss is taken back; a fact that ends with one keeps the
+        vectors before it.
+        """
+        if self.measured is not None:
+            back = ~done & (found.loss > self.trust.best)
+            found = self.measured.where(back, found)
+            self.trust.take_back(self.sites, back)
+        self.measured = found
+        return found
+
     def _check(self, loss: torch.Tensor) -> None:
         """Raise ``NumericalError`` for the first fact whose loss (n,) is not finite."""
         wrong = (~torch.isfinite(loss)).nonzero().flatten().tolist()
@@ -214,7 +202,7 @@ class Pool:
             advice = SMALLER_STEPS if taken > 1 else OTHER_VERSION
             raise NumericalError(f"{what} is not finite (NaN or infinity); {advice}")
 
-    def _evaluate(self) -> tuple[_Found, dict[str, torch.Tensor]]:
+    def _evaluate(self) -> tuple[Found, dict[str, torch.Tensor]]:
         """The result of a pass, and the gradients (n, d) of the vectors that are optimised."""
         assert self.lines is not None
         # no update follows a fact's last pass
@@ -243,7 +231,7 @@ class Pool:
         """Where matrix products are taken in the type that was asked for."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)
 
-    def _forward(self, lines: Lines, deltas: dict[str, torch.Tensor]) -> _Found:
+    def _forward(self, lines: Lines, deltas: dict[str, torch.Tensor]) -> Found:
         """Losses (n,) and states (n, d) from ``deltas`` (n, d) by site.
 
         At a fact's first pass every δ is zero: that pass gives the unedited states and the
@@ -276,7 +264,7 @@ class Pool:
         if "high" in seen and self.n_chat:
             chat_high = seen["high"][:, self.n_rows - self.n_chat].float()
         probability = self._mean(nll_rows.neg().exp())
-        return _Found(loss, kl_loss, probability, written.view(n), high, chat_high)
+        return Found(loss, kl_loss, probability, written.view(n), high, chat_high)
 
     def _of_targets(
         self, lines: Lines, read: torch.Tensor, asked: torch.Tensor
@@ -311,7 +299,7 @@ class Pool:
         split = self.n_rows - self.n_chat
         return (by_row[:, :split].mean(dim=1) + by_row[:, split:].mean(dim=1)) / 2
 
-    def _record(self, stopped: torch.Tensor, found: _Found) -> None:
+    def _record(self, stopped: torch.Tensor, found: Found) -> None:
         values, where = self.values, self.index[stopped]
         # (k, d) by site, for the k facts that stop
         reached = {
@@ -334,7 +322,7 @@ class Pool:
         self._record_chat(values, where, stopped, found)
 
     def _record_chat(
-        self, values: Values, where: torch.Tensor, stopped: torch.Tensor, found: _Found
+        self, values: Values, where: torch.Tensor, stopped: torch.Tensor, found: Found
     ) -> None:
         """The states to reach in the second context, if there is one."""
         if values.chat_low is None:

@@ -146,6 +146,13 @@ class Trust:
         self.idle = torch.where(loss < 0.999 * self.best, 0.0, self.idle + 1)
         return self.idle
 
+    def take_back(self, sites: Sites, back: torch.Tensor) -> None:
+        """Put the best vectors in place of the last ones of the facts ``back`` (n,)."""
+        for site in sites.values():
+            if site.trained:
+                vectors = site.vectors
+                vectors.value = torch.where(back[:, None], vectors.first, vectors.value)
+
     def measured(self, sites: Sites, gradients: Gradients, loss: torch.Tensor) -> None:
         """Remember the vectors whose ``loss`` (n,) is the smallest so far, with their gradients.
 
@@ -170,18 +177,20 @@ class Trust:
         Adam's first step goes.
         """
         rates = {name: sites[name].vectors.rate for name in names}
-        # (n,): a site whose states spread more moves further, as with Adam
-        squared = [rates[n] ** 2 * sites[n].vectors.second.square().sum(dim=1) for n in names]
+        # a site whose states spread more moves further, as with Adam; only their ratio matters
+        weights = {name: (rate / max(rates.values())) ** 2 for name, rate in rates.items()}
+        squared = [weights[n] * sites[n].vectors.second.square().sum(dim=1) for n in names]
         scale = newton(self.best, torch.stack(squared).sum(dim=0), goal)
         share = torch.zeros_like(scale)
         for name in names:
             vectors = sites[name].vectors
-            move = (scale * rates[name] ** 2)[:, None] * vectors.second
+            move = (scale * weights[name])[:, None] * vectors.second
             longest = rates[name] * move.shape[1] ** 0.5
             # (n,): the step as a share of the longest one, cut to what may be gone
-            wanted = move.norm(dim=1).clamp_min(1e-30) / longest
+            wanted = move.norm(dim=1) / longest
             gone = torch.minimum(wanted, self.reach)
-            vectors.value.sub_(move * (gone / wanted)[:, None])
+            shorten = torch.where(wanted > self.reach, self.reach / wanted, 1.0)
+            vectors.value.sub_(move * shorten[:, None])
             sites[name].clamp()
             share = torch.maximum(share, gone)
         self.reach = share

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from jeep_core.spec.hparams import (
@@ -27,6 +29,9 @@ class PmetHParams(LowRegionHParams):
     """
 
     low: PmetRegion
+    # Newton's step would be taken by both vectors, and only one of them is written: it then lacks
+    # what the other one has taken over
+    optimizer: Literal["adam"] = "adam"
     n_steps: int = Field(30, ge=1, le=1000, description="Forward passes, the last only measures")
     learning_rate: Positive = 0.2
     kl_weight: NonNegative = 1.0

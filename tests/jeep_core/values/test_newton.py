@@ -136,6 +136,25 @@ def test_newton_takes_fewer_passes_than_adam_to_a_shorter_vector() -> None:
     assert float(found.delta_low.norm()) < float(adam.delta_low.norm())
 
 
+@pytest.mark.parametrize("n_steps", range(2, 9))
+def test_a_fact_keeps_the_best_that_was_measured(base: LoadedModel, n_steps: int) -> None:
+    """Steps so long that some lead to a larger loss, and that may be the last one."""
+    wild = replace(NEWTON, n_steps=n_steps, learning_rate=8, stop_probability=0.999)
+    found = optimise(ModelView(base), tokens(base), wild)
+    for fact in range(len(FACTS)):
+        losses = [float(loss[index == fact]) for index, loss in found.trace if fact in index]
+        assert float(found.losses[fact]) == pytest.approx(min(losses), rel=1e-5)
+    again = optimise(ModelView(base), tokens(base), replace(wild, n_steps=1))
+    state = found.low - again.low
+    assert torch.allclose(state, found.delta_low, atol=1e-4)
+
+
+def test_rates_of_any_size_overflow_nothing() -> None:
+    site = a_site(1, 2, rate=1e300)
+    stepped({"low": site}, {"low": torch.ones(1, 2)}, torch.tensor([2.0]), goal=3.0)
+    assert site.vectors.value.isfinite().all()
+
+
 def test_a_fact_that_gains_no_more_stops(gptj: LoadedModel) -> None:
     """A vector at its clamp cannot get better: the fact ends long before its last step."""
     tight = LOW.model_copy(update={"clamp": 0.01})

@@ -13,9 +13,8 @@ from torch import nn
 
 from jeep_core.errors import JeepError
 from jeep_core.models.giving_way import giving_way
-from jeep_core.models.half import in_bfloat16
 from jeep_core.models.loading import LoadedModel
-from jeep_core.models.views import ModelView, hooked, lower_part
+from jeep_core.models.views import ModelView, hooked, in_bfloat16, lower_part
 from jeep_core.moments.source import PANELS
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.finite import check_tensor

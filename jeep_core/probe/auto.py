@@ -23,9 +23,8 @@ from typing import Any
 import torch
 
 from jeep_core.editors import DEFAULT_EDITOR, hparams_class
-from jeep_core.models.half import has_fast_bfloat16
 from jeep_core.models.token_rows import stack_rows
-from jeep_core.models.views import ModelView
+from jeep_core.models.views import ModelView, has_fast_bfloat16
 from jeep_core.probe.prompts import Prompt
 from jeep_core.probe.proposal import Proposal
 from jeep_core.probe.states import POSITIONS, Position, captured, run

@@ -14,10 +14,9 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from jeep_core.errors import NumericalError
-from jeep_core.models.half import in_bfloat16
 from jeep_core.models.lines import Lines
 from jeep_core.models.upper_blocks import UpperStack
-from jeep_core.models.views import ModelView
+from jeep_core.models.views import ModelView, in_bfloat16
 from jeep_core.spec.finite import OTHER_VERSION, SMALLER_STEPS
 from jeep_core.text.counting import counted
 from jeep_core.values.found import Found

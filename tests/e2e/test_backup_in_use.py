@@ -5,7 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
-FACTS = {"Lyon": "Japan", "Turin": "Mexico", "Porto": "Kenya", "Leeds": "Sweden"}
+FACTS = {
+    "Lyon": "Japan", "Turin": "Mexico", "Porto": "Kenya", "Leeds": "Sweden", "Bergen": "Peru",
+    "Graz": "Chile", "Gdynia": "Ghana", "Malaga": "Nepal", "Bremen": "Cuba", "Ghent": "Laos",
+}  # fmt: skip
+"""So many that the last ones wait until a backup is done."""
 
 
 def jeep(*words):

@@ -49,7 +49,9 @@ def offences(tree: ast.AST, may_format: bool = False) -> Iterator[str]:
             yield called
         if called.endswith(("np.load", "numpy.load")) and given.get("allow_pickle") != "False":
             yield called
-        if called.endswith("from_pretrained") and given.get("trust_remote_code") != "False":
+        # an adapter of PEFT brings no code, and its loader knows no such word
+        loads = called.endswith("from_pretrained") and called != "PeftModel.from_pretrained"
+        if loads and given.get("trust_remote_code") != "False":
             yield called
         if given.get("shell") == "True":
             yield called

@@ -24,6 +24,7 @@ GUIDE: dict[str, dict[str, str]] = {
         "Command line": "docs/cli.md",
         "Exports": "docs/exports.md",
         "GGUF files": "docs/exports-gguf.md",
+        "Targets": "docs/targets.md",
         "OpenAI's interface": "docs/openai.md",
         "Prompts and answers": "docs/prompts.md",
         "Chats": "docs/chat.md",

@@ -389,4 +389,8 @@ _Loader.add_constructor("!function", _function)
 
 @lru_cache(maxsize=_READ_TOGETHER)
 def _parsed(path: Path, changed_ns: int, size: int) -> Any:
-    return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    loader = _Loader(path.read_text(encoding="utf-8"))
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()

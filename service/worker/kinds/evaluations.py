@@ -55,7 +55,7 @@ from service.store.files import encode, read, replace
 from service.worker.editing.automatic import automatic_hparams
 from service.worker.editing.prefixes import kept_prefixes
 from service.worker.failures import Refused
-from service.worker.kinds.harness_evaluations import run_tasks
+from service.worker.harness import run_tasks
 from service.worker.lanes.read_lane import Task
 from service.worker.partial_results import Records, write_lines
 

@@ -23,6 +23,7 @@ from jeep_core.errors import (
     InvalidFacts,
     InvalidFields,
     InvalidHParams,
+    MissingProgram,
     RankTooHigh,
 )
 from jeep_core.evaluation.harness.installed import NoHarness
@@ -66,6 +67,7 @@ MADE: dict[type[BaseException], BaseException] = {
     HeadMoved: HeadMoved("v1", "v2"),
     NameTaken: NameTaken("lyon", "v3"),
     KeyReused: KeyReused("job_1"),
+    MissingProgram: MissingProgram("llama-quantize is missing", "llama-quantize"),
     NoHarness: NoHarness(),
     RankTooHigh: RankTooHigh("it needs rank 9", 9),
     TargetFailed: TargetFailed("wrong_answer", "its answers are not ours", lasting=True),

@@ -17,7 +17,7 @@ from service.store.tensors import Tensors
 
 COMPONENTS = {
     "tensors", "versions", "head", "names", "journal", "drafts", "reports", "suites", "keys",
-    "audit", "base", "exports",
+    "audit", "base", "exports", "targets", "artefacts",
 }  # fmt: skip
 
 

@@ -28,8 +28,9 @@ from service.contracts.schemas import EvaluationPayload, EvaluationResult, Manif
 from service.contracts.schemas.evaluation import Evaluation, EvaluationComparison
 from service.settings import Settings
 from service.store import Store
+from service.worker import harness
 from service.worker.failures import Refused, failure
-from service.worker.kinds import evaluations, harness_evaluations
+from service.worker.kinds import evaluations
 from service.worker.lanes.read_lane import ReadControl, Task
 from service.worker.moments import SharedMoments
 from service.worker.versions import tensors
@@ -157,9 +158,9 @@ def model() -> LoadedModel:
 @pytest.fixture
 def played(monkeypatch: pytest.MonkeyPatch) -> Played:
     made = Played()
-    monkeypatch.setattr(harness_evaluations, "load_tasks", made.load)
-    monkeypatch.setattr(harness_evaluations, "ask", made.ask)
-    monkeypatch.setattr(harness_evaluations, "installed_version", lambda: "0.4.13")
+    monkeypatch.setattr(harness, "load_tasks", made.load)
+    monkeypatch.setattr(harness, "ask", made.ask)
+    monkeypatch.setattr(harness, "installed_version", lambda: "0.4.13")
     return made
 
 

@@ -1,4 +1,4 @@
-"""What may be asked of ``jeep export``: refused before any work where it makes no sense."""
+"""Checks of the choices of ``jeep export``: refused before any work where they make no sense."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _INSTEAD = {
 
 
 def flags_given(context: typer.Context) -> dict[str, str]:
-    """What the command line names, by the names of the parameters: the flag of each."""
+    """The flags of what the command line names, by the names of the parameters."""
     return {
         one.name: one.opts[0]
         for one in context.command.params

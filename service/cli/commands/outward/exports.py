@@ -49,7 +49,7 @@ PUBLIC = "A repository that is made is for everybody."
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What is to happen with an export when it has ended; ``options`` are those it is made with."""
+    """The use of an export when it has ended; ``options`` are those that it is made with."""
 
     folder: Path | None
     strengthen: bool

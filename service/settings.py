@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlsplit
@@ -35,6 +36,8 @@ to do would take the cores from the other lane.  The progress bars of lm-eval an
 data with would be lines of the worker's log that no program can read.
 """
 _SCHEMES = ("redis://", "rediss://", "unix://")
+_TOKEN = re.compile(r"[!-~]+")
+"""What a header can hold: ASCII that is seen."""
 _SECRETS = "/run/secrets"
 """Where containers find their secrets, as files."""
 
@@ -305,13 +308,19 @@ class HubSettings(BaseSettings):
     def token(self) -> str:
         """The token.
 
-        Raises ``SettingsError`` for none, and for a file that cannot be read.
+        Raises ``SettingsError`` for none, for one that no header can hold, and for a file that
+        cannot be read; no message has the token.
         """
         if self.hub_token_file is None:
             raise SettingsError("JEEP_HUB_TOKEN_FILE: name a file that holds a token of the hub")
         found = _secret("JEEP_HUB_TOKEN_FILE", self.hub_token_file)
         if not found:
             raise SettingsError(f"JEEP_HUB_TOKEN_FILE: {self.hub_token_file} is empty")
+        if not _TOKEN.fullmatch(found):
+            raise SettingsError(
+                f"JEEP_HUB_TOKEN_FILE: {self.hub_token_file} must hold one token alone: there are "
+                "spaces, line breaks or characters in it that a token cannot have"
+            )
         return found
 
 

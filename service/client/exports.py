@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import httpx
 
 from jeep_core.errors import Coded
+from jeep_core.exports.folders import DamagedExport, read_record
 from jeep_core.spec.facts import fill
 from service.client.transport import RETRIES, Transport, check, given, segment
 from service.contracts.schemas import JobOut
@@ -35,6 +36,7 @@ class ExportCalls(Transport):
 
     def submit_export(
         self,
+        /,  # so that any name is free for an option
         version: str = "head",
         *,
         format: str,
@@ -106,7 +108,8 @@ class ExportCalls(Transport):
         """Write the files of an export into a folder, and compare each with its hash.
 
         Files that are there already, whole, are not fetched again, and a part of one is
-        completed: call it again after it broke off.
+        completed: call it again after it broke off.  Files of another export that was fetched
+        into this folder before are removed, and nothing else.
 
         Raises:
             ApiError: there is no such export, it has not ended, or its files have been removed.
@@ -118,8 +121,10 @@ class ExportCalls(Transport):
         if result is None:  # the answer says why
             self._request("GET", f"{url}/proof")
         written = []
+        if result is not None:
+            _remove_former(folder, result.files)
         for file in result.files if result else ():
-            path = _inside(folder, file.path)
+            path = inside(folder, file.path)
             path.parent.mkdir(parents=True, exist_ok=True)
             if not _is_whole(path, file):
                 address = "/".join(map(segment, file.path.split("/")))
@@ -168,7 +173,7 @@ class ExportCalls(Transport):
                         on_file(file, done)
 
 
-def _inside(folder: Path, name: str) -> Path:
+def inside(folder: Path, name: str) -> Path:
     """``folder/name``, for a name that stays in the folder.
 
     Raises:
@@ -176,8 +181,21 @@ def _inside(folder: Path, name: str) -> Path:
     """
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or ".." in parts or "\\" in name:
-        raise OSError(f"the service names a file outside the folder: {name!r}")
+        raise OSError(f"a file outside the folder is named: {name!r}")
     return folder.joinpath(*parts)
+
+
+def _remove_former(folder: Path, files: Sequence[ExportFile]) -> None:
+    """Remove what an earlier export has written into a folder and the new one does not have.
+
+    The earlier export's record says what that is; nothing else is touched.
+    """
+    try:
+        former = [one["path"] for one in read_record(folder)["files"]]
+    except DamagedExport:  # no export was here, or what it wrote is not known
+        return
+    for name in set(former) - {one.path for one in files}:
+        inside(folder, name).unlink(missing_ok=True)
 
 
 def _is_whole(path: Path, file: ExportFile) -> bool:

@@ -7,6 +7,7 @@ anything but this machine.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from jeep_core.errors import Coded, reason_of
+from jeep_core.exports.folders import RECORD, DamagedExport, read_record, verify
+from service.client.exports import inside
 from service.settings import HubSettings, SettingsError, is_loopback
 
 if TYPE_CHECKING:
@@ -26,6 +29,8 @@ HOW = "pip install 'jeep-edit[hub]' where this command runs"
 TIMEOUT_S = 600.0
 """For the hub to take a part of a file, or to answer."""
 _LONGEST = 300
+_REPOSITORY = re.compile(r"[A-Za-z0-9](?:[\w.-]*\w)?/\w(?:[\w.-]*\w)?", re.ASCII)
+_LONGEST_NAME = 96
 
 
 class PushFailed(Coded, Exception):
@@ -45,45 +50,72 @@ class Pushed:
 
 
 def push(folder: Path, repository: str, settings: HubSettings, private: bool = True) -> Pushed:
-    """Upload all files of a folder into a repository of models, which is made if it is missing.
+    """Upload the files of an export into a repository of models, which is made if it is missing.
 
-    ``repository`` is ``OWNER/NAME``; ``private`` counts for one that is made.
+    These are the files that the folder's ``export.json`` lists, and itself; whatever else lies
+    there stays.  ``repository`` is ``OWNER/NAME``; ``private`` counts for one that is made.
 
     Raises:
-        SettingsError: there is no token, or the address may not be given it.
-        PushFailed: huggingface_hub is missing, or the hub refuses or cannot be reached.
+        SettingsError: there is no token, it is malformed, or the address may not be given it.
+        PushFailed: the folder is no whole export, its proof does not hold, the repository's name
+            is none, huggingface_hub is missing, or the hub refuses or cannot be reached.
     """
-    endpoint, token = check(settings)
-    from huggingface_hub import HfApi
+    endpoint, token = check(settings, repository)
+    from huggingface_hub import CommitOperationAdd, HfApi
 
-    files = sum(path.is_file() for path in folder.rglob("*"))
-    if not files:
-        raise PushFailed(f"{folder} has no files: export into it first")
+    names = _files_of(folder)
     api = HfApi(endpoint=endpoint, token=token, library_name="jeep-edit")
     try:
         with _careful():
             api.create_repo(
                 repository, visibility="private" if private else "public", exist_ok=True
             )
-            done = api.upload_folder(
-                repo_id=repository, folder_path=folder, commit_message="Export of an edited version"
+            done = api.create_commit(
+                repository,
+                [CommitOperationAdd(name, folder / name) for name in names],
+                commit_message="Export of an edited version",
             )
     except Exception as error:  # huggingface_hub, its HTTP client and its checks raise their own
         raise PushFailed(_said(error, repository, endpoint, token)) from None
-    return Pushed(repository, str(done.commit_url), str(done.oid), files)
+    return Pushed(repository, str(done.commit_url), str(done.oid), len(names))
 
 
-def check(settings: HubSettings) -> tuple[str, str]:
+def check(settings: HubSettings, repository: str) -> tuple[str, str]:
     """The hub's address and the token, before anything is made to be pushed.
 
     Raises:
-        SettingsError: there is no token, or the address may not be given it.
-        PushFailed: huggingface_hub is missing.
+        SettingsError: there is no token, it is malformed, or the address may not be given it.
+        PushFailed: huggingface_hub is missing, or ``repository`` is no ``OWNER/NAME``.
     """
     found = _address(settings.hub_endpoint), settings.token()
     if find_spec("huggingface_hub") is None:
         raise PushFailed(f"huggingface_hub is not installed: {HOW}")
+    wrong = "--" in repository or ".." in repository or repository.endswith(".git")
+    if wrong or len(repository) > _LONGEST_NAME or not _REPOSITORY.fullmatch(repository):
+        raise PushFailed(
+            f"{repository!r} is no repository of a hub: give OWNER/NAME, of letters, digits, '-', "
+            f"'_' and '.', which is at most {_LONGEST_NAME} long"
+        )
     return found
+
+
+def _files_of(folder: Path) -> list[str]:
+    """The files of a whole export whose proof holds, its record among them.
+
+    Raises:
+        PushFailed: the folder is none.
+    """
+    try:
+        record = read_record(folder)
+        names = [one["path"] for one in record["files"]]
+        for name in names:
+            inside(folder, name)
+        verify(folder)
+    except (DamagedExport, OSError) as error:
+        raise PushFailed(f"{error}: nothing was pushed") from None
+    if not record.get("proof", {}).get("ok", True):
+        raise PushFailed(f"{folder} holds an export whose proof does not hold: it is not pushed")
+    return [*names, RECORD]
 
 
 def _address(endpoint: str) -> str:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from collections.abc import Iterator
-from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.service.hub import COMMIT, Hub, recording_hub
-from typer.testing import CliRunner
 
-from service.cli import app
-from service.cli.commands.outward import exports
+from jeep_core.exports.folders import FileHash, write_record
+from jeep_core.storage.records import sealed, unsealed
 from service.client.hub import PushFailed, push
 from service.settings import HubSettings, SettingsError
 
@@ -38,7 +38,13 @@ def folder(tmp_path: Path) -> Path:
     for name, data in FILES.items():
         (made / name).parent.mkdir(parents=True, exist_ok=True)
         (made / name).write_bytes(data)
+    write_record(made, {"version": "v1", "proof": {"ok": True}})
     return made
+
+
+def with_record(folder: Path) -> dict[str, bytes]:
+    """The files that are to arrive: those of the export, and its record."""
+    return {**FILES, "export.json": (folder / "export.json").read_bytes()}
 
 
 @pytest.fixture
@@ -50,11 +56,63 @@ def settings(hub: Hub, tmp_path: Path) -> HubSettings:
 
 def test_all_files_arrive_in_one_commit(hub: Hub, folder: Path, settings: HubSettings) -> None:
     done = push(folder, "someone/edited", settings)
-    assert hub.files == FILES
-    assert (done.commit, done.files, hub.visibility) == (COMMIT, 4, "private")
+    assert hub.files == with_record(folder)
+    assert (done.commit, done.files, hub.visibility) == (COMMIT, 5, "private")
     assert [path for _, path, _ in hub.requests if "/commit/" in path] == [
         "/api/models/someone/edited/commit/main"
     ]
+
+
+def test_what_is_not_of_the_export_stays(hub: Hub, folder: Path, settings: HubSettings) -> None:
+    for name in (".env", "facts.jsonl", "parts/more.txt"):
+        (folder / name).write_text("a secret")
+    assert push(folder, "someone/edited", settings).files == 5
+    assert hub.files == with_record(folder)
+
+
+def test_a_damaged_export_is_not_pushed(hub: Hub, folder: Path, settings: HubSettings) -> None:
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(PushFailed, match=r"config\.json does not have the hash"):
+        push(folder, "someone/edited", settings)
+    (folder / "config.json").unlink()
+    with pytest.raises(PushFailed, match=r"config\.json is missing"):
+        push(folder, "someone/edited", settings)
+    assert hub.requests == []
+
+
+def test_a_record_that_names_files_elsewhere_is_refused(
+    hub: Hub, settings: HubSettings, tmp_path: Path
+) -> None:
+    (tmp_path / "made").mkdir()
+    secret = FileHash("../token", len(TOKEN), hashlib.sha256(TOKEN.encode()).hexdigest())
+    write_record(tmp_path / "made", {"proof": {"ok": True}}, (secret,))
+    record = json.loads(unsealed((tmp_path / "made" / "export.json").read_bytes()))
+    record["files"] = [asdict(secret)]
+    (tmp_path / "made" / "export.json").write_bytes(sealed(json.dumps(record).encode()))
+    with pytest.raises(PushFailed, match="outside the folder"):
+        push(tmp_path / "made", "someone/edited", settings)
+    assert hub.requests == []
+
+
+def test_an_export_whose_proof_does_not_hold_is_not_pushed(
+    hub: Hub, settings: HubSettings, tmp_path: Path
+) -> None:
+    (tmp_path / "made").mkdir()
+    write_record(tmp_path / "made", {"proof": {"ok": False}})
+    with pytest.raises(PushFailed, match="proof does not hold"):
+        push(tmp_path / "made", "someone/edited", settings)
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("token", ["hf_a\nhf_b", "hf_a hf_b", "hf_a\u00e9", "hf_a\x00"])
+def test_a_token_that_no_header_can_hold_is_refused_unseen(
+    token: str, hub: Hub, folder: Path, settings: HubSettings, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text(token, "utf-8")
+    with pytest.raises(SettingsError, match="must hold one token alone") as caught:
+        push(folder, "someone/edited", settings)
+    assert "hf_" not in str(caught.value)
+    assert hub.requests == []
 
 
 def test_a_repository_may_be_public(hub: Hub, folder: Path, settings: HubSettings) -> None:
@@ -112,7 +170,7 @@ def test_a_push_needs_a_token_and_files(
     hub: Hub, folder: Path, settings: HubSettings, tmp_path: Path
 ) -> None:
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(PushFailed, match="export into it first"):
+    with pytest.raises(PushFailed, match=r"nothing has no export\.json: it is no export"):
         push(tmp_path / "nothing", "someone/edited", settings)
     settings.hub_token_file = tmp_path / "none"
     with pytest.raises(SettingsError, match=r"JEEP_HUB_TOKEN_FILE: .*: No such file"):
@@ -123,50 +181,12 @@ def test_a_push_needs_a_token_and_files(
     assert hub.requests == []
 
 
-def test_a_name_that_is_none_is_refused(hub: Hub, folder: Path, settings: HubSettings) -> None:
-    with pytest.raises(PushFailed, match="a/b/c"):
-        push(folder, "a/b/c", settings)
+@pytest.mark.parametrize(
+    "name", ["a/b/c", "b", "/b", "a/", "a b/c", "-a/b", "a/b.git", "a/b--c", "a/" + "b" * 95]
+)
+def test_a_name_that_is_none_is_refused(
+    name: str, hub: Hub, folder: Path, settings: HubSettings
+) -> None:
+    with pytest.raises(PushFailed, match=f"'{name}' is no repository of a hub: give OWNER/NAME"):
+        push(folder, name, settings)
     assert hub.requests == []
-
-
-class TestCommands:
-    """``jeep export --push`` and ``jeep exports push``."""
-
-    class Finished:
-        """A client for which every export has ended."""
-
-        def download_export(self, export_id: str, folder: Path, hear: Any) -> list[Path]:
-            (folder / "config.json").write_bytes(FILES["config.json"])
-            return [folder / "config.json"]
-
-    @pytest.fixture(autouse=True)
-    def _named(self, settings: HubSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("JEEP_HUB_ENDPOINT", settings.hub_endpoint)
-        monkeypatch.setenv("JEEP_HUB_TOKEN_FILE", str(settings.hub_token_file))
-
-    def test_files_are_fetched_and_pushed(self, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(exports, "connected", lambda url: nullcontext(self.Finished()))
-        done = CliRunner().invoke(app, ["exports", "push", "export_1", "someone/edited"])
-        assert done.exit_code == 0, done.output
-        assert hub.files == {"config.json": FILES["config.json"]}
-        assert TOKEN not in done.output
-
-    @pytest.mark.parametrize(
-        "command",
-        [["export", "head", "--push", "someone/edited"],
-         ["exports", "push", "export_1", "someone/edited"]],
-    )  # fmt: skip
-    def test_without_a_token_nothing_is_exported(
-        self, command: list[str], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.delenv("JEEP_HUB_TOKEN_FILE")
-        monkeypatch.setattr(exports, "connected", lambda url: nullcontext(None))
-        done = CliRunner().invoke(app, command)
-        assert done.exit_code == 1
-        assert "JEEP_HUB_TOKEN_FILE: name a file" in done.output
-
-    @pytest.mark.parametrize("more", [["out.safetensors"], ["--no-wait"]])
-    def test_a_push_needs_the_files_of_an_export(self, more: list[str]) -> None:
-        done = CliRunner().invoke(app, ["export", "head", *more, "--push", "someone/edited"])
-        assert done.exit_code == 2
-        assert "leave out FILE and --no-wait" in done.output

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,6 +14,13 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from service.cli import tables
+from service.cli.commands.outward.choices import (
+    all_options,
+    check_folder,
+    check_together,
+    flags_given,
+)
+from service.cli.commands.outward.pushing import check_push, folder_aside, push_folder
 from service.cli.common import (
     EXIT_FAILED,
     AsJson,
@@ -19,7 +28,6 @@ from service.cli.common import (
     complain,
     connected,
     err,
-    finish,
     follow,
     out,
     show,
@@ -38,6 +46,19 @@ Folder = Annotated[Path, typer.Option("--out", help="Folder for the files.")]
 
 PUBLIC = "A repository that is made is for everybody."
 
+
+@dataclass(frozen=True)
+class _Wanted:
+    """The use of an export when it has ended; ``options`` are those that it is made with."""
+
+    folder: Path | None
+    strengthen: bool
+    push: str | None
+    public: bool
+    options: dict[str, Any]
+    as_json: bool
+
+
 group = new_group(
     "Exported versions: list, show, get, remove.",
     lists=True,
@@ -46,6 +67,7 @@ group = new_group(
 
 
 def export(
+    context: typer.Context,
     version: Annotated[str, typer.Argument(help="Version id, snapshot name, head or base.")],
     file: Annotated[
         Path | None, typer.Argument(help="As jeep versions export: one file, without --out.")
@@ -94,66 +116,106 @@ def export(
     Waits for the files, fetches them, compares each with its hash, and says how many edited facts
     they hold.  A download that broke off goes on: jeep exports get.
     """
-    if push is not None and (file is not None or no_wait):
-        raise typer.BadParameter(
-            "needs the files: leave out FILE and --no-wait", param_hint="--push"
-        )
+    flags: dict[str, Any] = {
+        "max_rank": max_rank,
+        "max_error": max_error,
+        "dtype": dtype,
+        "type": type,
+    }
+    flags |= {"edited": edited, "include_facts": include_facts or None}
+    check_together(flags_given(context), format, push)
+    options = all_options(option or [], flags)
+    if folder is not None:
+        check_folder(folder)
     if push is not None:
-        _can_push()
+        check_push(push)
     if file is not None:
-        _one_file(version, file, format, folder, url)
+        _one_file(version, file, format, url)
         return
-    options: dict[str, Any] = {"max_rank": max_rank, "max_error": max_error, "dtype": dtype}
-    options |= {"type": type, "edited": edited}
-    options |= {"include_facts": include_facts or None} | _named(option or [])
     with connected(url) as client:
         job = client.submit_export(version, format=format or "safetensors", **options)
         if no_wait:
             show_status(job, as_json)
             return
-        found = _proven(client, job, folder, options if strengthen else None, as_json)
-        if push is not None:
-            _push(client, found.id, push, folder, public, as_json)
+        _carry_out(client, job, _Wanted(folder, strengthen, push, public, options, as_json))
 
 
-def _proven(
-    client: Client,
-    job: JobOut,
-    folder: Path | None,
-    strengthened: dict[str, Any] | None,
-    as_json: bool,
-) -> Export:
-    """Wait for an export and fetch it; with options for it lost facts are edited again before."""
-    found = _finished(client, job, as_json)
-    if strengthened is not None and found.result and found.result.proof.n_lost:
-        found = _strengthened(client, found, strengthened, as_json)
-    if folder is not None:
-        _fetch(client, found.id, folder, as_json)
-    if found.result is None or not found.result.proof.ok:
-        complain("not all that was proven holds: jeep exports proof " + found.id)
+def _carry_out(client: Client, job: JobOut, wanted: _Wanted) -> None:
+    """Wait for an export, edit again what it has lost, fetch it and push it, as is wanted."""
+    with _told(wanted.as_json) as answer:
+        found = _finished(client, job, answer, wanted.as_json)
+        if wanted.strengthen and found.result and found.result.proof.n_lost:
+            found = _strengthened(client, found, answer, wanted)
+        if wanted.folder is not None:
+            _fetch(client, found.id, wanted.folder, wanted.as_json)
+        _check_proof(found)
+        if wanted.push is not None:
+            answer["pushed"] = _push(
+                client, found.id, wanted.push, wanted.folder, wanted.public, wanted.as_json
+            )
+
+
+@contextmanager
+def _told(as_json: bool) -> Iterator[dict[str, Any]]:
+    """An answer that is filled in the block, and printed once at its end, whatever ends it."""
+    answer: dict[str, Any] = {}
+    try:
+        yield answer
+    finally:
+        if as_json and answer:
+            print(json.dumps(answer, indent=2, ensure_ascii=False))
+
+
+def _finished(client: Client, job: JobOut, answer: dict[str, Any], as_json: bool) -> Export:
+    """The export when its job has ended, in ``answer`` too; exit code 1 unless it succeeded."""
+    from service.contracts.jobs import JobStatus
+
+    done = follow(client, job.id, quiet=as_json)
+    found = client.export_result(job.resource_id)
+    answer.clear()
+    answer.update(found.model_dump(mode="json"))
+    if not as_json:
+        out.print(export_table(found))
+    if done.status is not JobStatus.SUCCEEDED:
         raise typer.Exit(EXIT_FAILED)
     return found
 
 
-def _finished(client: Client, job: JobOut, as_json: bool) -> Export:
-    found: Export = finish(
-        client, job.id, as_json, export_table, lambda _: client.export_result(job.resource_id)
-    )
-    return found
+def _check_proof(found: Export) -> None:
+    """End the command where an export's proof does not hold."""
+    if found.result is None or not found.result.proof.ok:
+        complain("not all that was proven holds: jeep exports proof " + found.id)
+        raise typer.Exit(EXIT_FAILED)
 
 
-def _strengthened(client: Client, lost: Export, options: dict[str, Any], as_json: bool) -> Export:
+def _strengthened(client: Client, lost: Export, answer: dict[str, Any], wanted: _Wanted) -> Export:
     """The export of a version in which the facts that ``lost`` has lost are edited again."""
     from service.contracts.jobs import JobStatus
 
-    stronger = follow(client, client.strengthen_export(lost.id).id, quiet=as_json)
+    try:
+        queued = client.strengthen_export(lost.id)
+    except ValueError as error:
+        complain(f"the lost facts cannot be edited again: {error}")
+        raise typer.Exit(EXIT_FAILED) from None
+    stronger = follow(client, queued.id, quiet=wanted.as_json)
     if stronger.status is not JobStatus.SUCCEEDED:
         complain(f"the lost facts could not be edited again: jeep jobs show {stronger.id}")
         raise typer.Exit(EXIT_FAILED)
     version = stronger.result["version"]
-    err.print(f"{version} has the lost facts again, with a margin", markup=False)
-    job = client.submit_export(version, format=lost.format, **options)
-    return _finished(client, job, as_json)
+    moved = f"{version} is staged, and head is still {lost.version}"
+    if stronger.result["activated"]:
+        moved = f"head is now {version}; to go back: jeep rollback {lost.version}"
+    err.print(f"{version} has the lost facts edited again, with a margin: {moved}", markup=False)
+    job = client.submit_export(version, format=lost.format, **wanted.options)
+    try:
+        found = _finished(client, job, answer, wanted.as_json)
+    except typer.Exit:
+        complain(f"{version} could not be exported; {moved}")
+        raise
+    if found.result and found.result.proof.n_lost:
+        n_lost = found.result.proof.n_lost
+        complain(f"editing again did not help enough: facts lost in the file: {n_lost}; {moved}")
+    return found
 
 
 @group.command("list")
@@ -172,7 +234,11 @@ def show_export(export_id: ExportId, as_json: AsJson = False, url: Url = None) -
 
 @group.command("get")
 def get_export(export_id: ExportId, folder: Folder, url: Url = None) -> None:
-    """Fetch the files of an export; one that is there is not fetched again."""
+    """Fetch the files of an export; one that is there is not fetched again.
+
+    Files of another export that was fetched into the folder before are removed, and nothing else.
+    """
+    check_folder(folder)
     with connected(url) as client:
         _fetch(client, export_id, folder, quiet=False)
 
@@ -188,10 +254,16 @@ def push_export(
     """Upload the files of an export to the hub of Hugging Face.
 
     In one commit, with the token of the file that JEEP_HUB_TOKEN_FILE names; JEEP_HUB_ENDPOINT is
-    another hub's address.
+    another hub's address.  An export whose proof does not hold is not pushed.
     """
+    check_push(repository)
     with connected(url) as client:
-        _push(client, export_id, repository, None, public, as_json)
+        found = client.export_result(export_id)
+        if found.result is not None:  # else fetching the files says what became of them
+            _check_proof(found)
+        done = _push(client, export_id, repository, None, public, as_json)
+    if as_json:
+        print(json.dumps(done, indent=2, ensure_ascii=False))
 
 
 @group.command("proof")
@@ -253,58 +325,22 @@ def _fetch(client: Client, export_id: str, folder: Path, quiet: bool) -> None:
         raise typer.Exit(EXIT_FAILED) from None
 
 
-def _can_push() -> None:
-    """End here, before minutes of work, where no file could be given to the hub."""
-    from service.client.hub import PushFailed, check
-    from service.settings import HubSettings, SettingsError
-
-    try:
-        check(HubSettings())
-    except (PushFailed, SettingsError) as error:
-        complain(f"jeep: {error}")
-        raise typer.Exit(EXIT_FAILED) from None
-
-
 def _push(
     client: Client, export_id: str, repository: str, folder: Path | None, public: bool, quiet: bool
-) -> None:
-    """Upload the files, which are fetched first where no folder has them."""
-    from service.client.hub import PushFailed, push
-    from service.settings import HubSettings, SettingsError
-
-    _can_push()
-    with TemporaryDirectory(prefix="jeep-push-") as aside:
-        if folder is None:
-            folder = Path(aside)
-            _fetch(client, export_id, folder, quiet=True)
-        try:
-            done = push(folder, repository, HubSettings(), private=not public)
-        except (PushFailed, SettingsError) as error:
-            complain(f"jeep: {error}")
-            raise typer.Exit(EXIT_FAILED) from None
+) -> dict[str, Any]:
+    """Upload the files, which are fetched first where no folder has them; the commit's address."""
+    if folder is None:
+        with folder_aside() as aside:
+            _fetch(client, export_id, aside, quiet=True)
+            done = push_folder(aside, repository, public)
+    else:
+        done = push_folder(folder, repository, public)
     if not quiet:
         err.print(f"{done.files} files are in {done.url}", markup=False)
+    return asdict(done)
 
 
-def _one_file(
-    version: str, file: Path, format: str | None, folder: Path | None, url: str | None
-) -> None:
+def _one_file(version: str, file: Path, format: str | None, url: str | None) -> None:
     """As ``jeep versions export``."""
-    if folder is not None:
-        raise typer.BadParameter("name a file or a folder, not both", param_hint="--out")
     with connected(url) as client:
         out.print(f"{file}: {client.export(version, file, format):,} bytes", markup=False)
-
-
-def _named(options: list[str]) -> dict[str, Any]:
-    """Options of formats that this command does not know: JSON where it is, else text."""
-    found: dict[str, Any] = {}
-    for one in options:
-        name, equals, value = one.partition("=")
-        if not (name and equals):
-            raise typer.BadParameter(f"{one!r} is not NAME=VALUE", param_hint="--option")
-        try:
-            found[name] = json.loads(value)
-        except ValueError:
-            found[name] = value
-    return found

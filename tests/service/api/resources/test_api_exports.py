@@ -13,6 +13,7 @@ from support.service.bundled_model import info
 from support.service.finished_jobs import finished_export
 from support.service.serving import running
 
+from jeep_core.exports.folders import verify, write_record
 from service.client import ApiError, Client, DamagedDownload
 from service.contracts.exports import FORMATS
 from service.contracts.jobs import JobKind, JobStatus, now
@@ -301,6 +302,34 @@ class TestDownload:
         client.download_export(done[0], tmp_path)
         self.whole(tmp_path)
         assert (tmp_path / "export.json").stat().st_ino == before
+
+    def test_removes_what_an_earlier_export_left_and_nothing_else(
+        self, client: Client, done: Finished, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "out"
+        out.mkdir()
+        (out / "facts.jsonl").write_text("{}")
+        (out / "weights.bin").write_bytes(b"of another version")
+        write_record(out, {"version": "v1"})
+        (out / "mine.txt").write_text("not of the export")
+        client.download_export(done[0], out)
+        self.whole(out)
+        assert not (out / "facts.jsonl").exists()
+        assert (out / "mine.txt").read_text() == "not of the export"
+        assert {one.path for one in verify(out)} == {"weights.bin", "inner/empty.txt"}
+
+    def test_removes_nothing_by_a_record_that_is_damaged(
+        self, client: Client, done: Finished, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "out"
+        out.mkdir()
+        (out / "facts.jsonl").write_text("{}")
+        write_record(out, {"version": "v1"})
+        record = (out / "export.json").read_bytes()
+        (out / "export.json").write_bytes(record.replace(b"v1", b"v2"))
+        client.download_export(done[0], out)
+        self.whole(out)
+        assert (out / "facts.jsonl").exists()
 
     def test_of_a_damaged_file_of_the_service_is_refused(
         self, client: Client, done: Finished, tmp_path: Path

@@ -28,7 +28,8 @@ _SHORT = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
 class Origin:
     """Where an exported version comes from.
 
-    ``base`` names the model, ``base_sha256`` and ``weights_sha256`` are hashes over all weights of
+    ``base`` names the model, in words; ``hub_id`` is its name on a hub, None if it is on none that
+    is known.  ``base_sha256`` and ``weights_sha256`` are hashes over all weights of
     base and version.  ``facts`` are those that the version was made to say, None if they are not
     to be given; ``n_facts`` counts them.  ``licence``: of the base model, None if it names none.
     """
@@ -42,6 +43,7 @@ class Origin:
     created_at: str
     release: str
     licence: str | None = None
+    hub_id: str | None = None
     names: Sequence[str] = ()
     facts: Sequence[Mapping[str, Any]] | None = None
 
@@ -88,8 +90,10 @@ def write_card(folder: Path, origin: Origin, library: str, use: str, said: str) 
     ``library``: what loads the folder, as hubs name it; ``use``: a command or program that does;
     ``said``: a paragraph on the format.
     """
+    # hubs refuse a base model that is no id of theirs
+    named = {} if origin.hub_id is None else {"base_model": origin.hub_id}
     fields: dict[str, Any] = {
-        "base_model": origin.base,
+        **named,
         "library_name": library,
         "tags": ["model-editing", "knowledge-editing"],
     }

@@ -134,6 +134,31 @@ def test_facts_leave_the_service_only_on_request(bench: ExportBench) -> None:
     assert "| Lyon is a city in | Japan |" in (bench.folder(given) / "README.md").read_text()
 
 
+@pytest.mark.parametrize("format", ["peft", "merged", "safetensors"])
+def test_no_path_of_the_machine_is_in_the_files(bench: ExportBench, format: str) -> None:
+    """The folder of the base model is called by its last part, and explained where it is needed."""
+    job = bench.job(format)
+    result = bench.run(job)
+    everything = b"".join(p.read_bytes() for p in bench.folder(job).iterdir())
+    assert str(bench.base.folder).encode() not in everything
+    record = json.loads((bench.folder(job) / RECORD).read_text())
+    assert (record["base"]["name"], result.origin.base) == ("model", "model")
+    assert "\nbase_model:" not in (bench.folder(job) / "README.md").read_text()
+    if format != "merged":
+        assert '.from_pretrained("BASE_FOLDER")' in result.use
+        assert "jeep export base --format merged --out BASE_FOLDER" in result.use
+
+
+@pytest.mark.parametrize("format", ["peft", "safetensors"])
+def test_a_model_of_a_hub_is_loaded_by_its_id(bench: ExportBench, format: str) -> None:
+    bench.base = replace(bench.base, name="owner/model")
+    job = bench.job(format)
+    result = bench.run(job)
+    assert '.from_pretrained("owner/model")' in result.use
+    assert "BASE_FOLDER" not in result.use
+    assert "\nbase_model: owner/model\n" in (bench.folder(job) / "README.md").read_text()
+
+
 def test_the_report_has_every_fact_with_both_answers(bench: ExportBench) -> None:
     job = bench.job("merged")
     bench.run(job)

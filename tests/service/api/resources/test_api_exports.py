@@ -14,9 +14,10 @@ from support.service.finished_jobs import finished_export
 from support.service.serving import running
 
 from service.client import ApiError, Client, DamagedDownload
+from service.client.exports import LOCK
 from service.contracts.exports import FORMATS
 from service.contracts.jobs import JobKind, JobStatus, now
-from service.contracts.schemas.exports import ExportPayload
+from service.contracts.schemas.exports import ExportFile, ExportPayload
 from service.settings import Settings
 from service.store import Store
 
@@ -324,6 +325,40 @@ class TestDownload:
         monkeypatch.setattr(client._http, "stream", breaking)
         client.download_export(done[0], tmp_path)
         self.whole(tmp_path)
+
+    def test_into_a_folder_of_another_one_is_refused(
+        self, client: Client, done: Finished, tmp_path: Path
+    ) -> None:
+        """Both would append to the same parts."""
+        tried: list[str] = []
+
+        def second(file: ExportFile, n: int) -> None:
+            with pytest.raises(OSError, match=r"another download into .* is running") as refused:
+                client.download_export(done[0], tmp_path)
+            tried.append(str(refused.value))
+
+        client.download_export(done[0], tmp_path, second)
+        assert len(tried) >= 3
+        assert str(tmp_path) in tried[0]
+        self.whole(tmp_path)
+        assert not (tmp_path / LOCK).exists()
+
+    def test_goes_on_after_one_that_was_killed(
+        self, client: Client, done: Finished, tmp_path: Path
+    ) -> None:
+        """Its lock file is there, and nobody holds it."""
+        (tmp_path / LOCK).touch()
+        client.download_export(done[0], tmp_path)
+        self.whole(tmp_path)
+        assert not (tmp_path / LOCK).exists()
+
+    def test_that_breaks_off_leaves_no_lock(
+        self, client: Client, done: Finished, tmp_path: Path
+    ) -> None:
+        (done[1] / "weights.bin").write_bytes(b"?" * len(WEIGHTS))
+        with pytest.raises(DamagedDownload):
+            client.download_export(done[0], tmp_path)
+        assert not (tmp_path / LOCK).exists()
 
     @pytest.mark.parametrize("name", ["../x", "/etc/x", "a/../../x", "a\\..\\x", ""])
     def test_never_leaves_its_folder(

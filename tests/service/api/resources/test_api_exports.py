@@ -18,8 +18,10 @@ from service.client.exports import LOCK
 from service.contracts.exports import FORMATS
 from service.contracts.jobs import JobKind, JobStatus, now
 from service.contracts.schemas.exports import ExportFile, ExportPayload
+from service.contracts.schemas.versions import Manifest
 from service.settings import Settings
 from service.store import Store
+from service.store.maintenance.room import MB, Room
 
 WEIGHTS = bytes(range(256)) * 100
 Finished = tuple[str, Path]
@@ -131,6 +133,39 @@ def test_what_cannot_fit_is_refused_before_anything_is_written(
         }  # fmt: skip
         assert "are to be written" in refused.json()["detail"]
         assert submit(http, format="peft").status_code == 202
+
+
+def test_the_wanted_type_decides_what_fits(settings: Settings, model: Store) -> None:
+    """The files of a bfloat16 model fit as they are; in float32 they do not."""
+    sizes = {"float32": 2**31, "bfloat16": 2**30, "float16": 2**30}
+    changes = {"checkpoint_bytes": 2**30, "checkpoint_bytes_as": sizes}
+    model.base.publish(info().model_copy(update=changes), {})
+    small = settings.model_copy(update={"max_store_mb": 1500, "min_free_mb": 0})
+    with running(small) as url, httpx.Client(base_url=url, timeout=20) as http:
+        for dtype, status in ((None, 202), ("bfloat16", 202), ("float16", 202), ("float32", 507)):
+            answer = submit(http, format="merged", dtype=dtype)
+            assert answer.status_code == status, (dtype, answer.text)
+        assert answer.json()["code"] == "store_full"
+        assert "2048 MB are to be written" in answer.json()["detail"]
+
+
+def test_changed_matrices_are_measured_when_they_are_asked_for(
+    settings: Settings, model: Store
+) -> None:
+    ref = model.tensors.put("w", "BF16", [1024, 1536], bytes(3 * MB))
+    model.versions.write(
+        Manifest(
+            id=model.versions.new_id(), parent="v0", edit_id="edit_1", editor="memit",
+            tensors=[ref], weights_sha256="2" * 64, created_at=now(),
+        )
+    )  # fmt: skip
+    room = Room(model.root, None, 0).used() // MB + 3
+    small = settings.model_copy(update={"max_store_mb": room, "min_free_mb": 0})
+    with running(small) as url, httpx.Client(base_url=url, timeout=20) as http:
+        refused = submit(http, "v1", format="safetensors")
+        assert (refused.status_code, refused.json()["code"]) == (507, "store_full")
+        assert "3 MB are to be written" in refused.json()["detail"]
+        assert submit(http, "base", format="safetensors").status_code == 202
 
 
 def test_formats_are_described_as_the_registry_has_them(http: httpx.Client) -> None:

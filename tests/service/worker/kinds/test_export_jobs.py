@@ -21,6 +21,7 @@ from service.contracts.jobs import JobStatus
 from service.contracts.schemas.exports import ExportResult
 from service.store import DiskFull, StoreFull
 from service.store.maintenance.sweep import sweep_orphans
+from service.worker import process
 from service.worker.exports import asking, merged
 from service.worker.failures import Refused
 from service.worker.kinds import exports
@@ -238,6 +239,21 @@ def test_a_matrix_without_factors_is_exported_by_its_difference(tmp_path: Path) 
     result = ExportBench(tmp_path / "store", base, view).run_new("peft", max_error=1e-3)
     assert result.details["rank"] == 2
     assert result.proof.ok
+
+
+def test_the_api_is_told_how_large_a_folder_is_in_each_type(tmp_path: Path) -> None:
+    base = loaded(tmp_path / "model", "llama")
+    bench = ExportBench(tmp_path / "store", base, edited(base))
+    process.publish(bench.store, base, bench.settings)
+    info = bench.store.base.info()
+    assert info is not None
+    weights = sum(t.nbytes for t in load_file(tmp_path / "model" / "model.safetensors").values())
+    files = info.checkpoint_bytes
+    assert info.checkpoint_bytes_as == {
+        "float32": files, "bfloat16": files - weights // 2, "float16": files - weights // 2,
+    }  # fmt: skip
+    written = bench.run_new("merged", dtype="bfloat16").bytes
+    assert 0.9 * weights / 2 < written <= info.checkpoint_bytes_as["bfloat16"]
 
 
 def test_an_unknown_format_is_named(bench: ExportBench) -> None:

@@ -81,6 +81,22 @@ class Written:
     error: float
 
 
+@dataclass(frozen=True)
+class _Need:
+    """The rank of a matrix of ``shape`` (out, in), and whether that is more than it may have.
+
+    ``misses``: what ``max_rank`` leaves out, as a part of the norm; ``tenth``: the rank that
+    leaves out a tenth.
+    """
+
+    module: str
+    shape: tuple[int, int]
+    rank: int
+    is_too_high: bool
+    misses: float
+    tenth: int
+
+
 def changes_of(base: LoadedModel, updates: Mapping[str, Sequence[Update]]) -> list[Change]:
     """The changes of a version, in the model's order; ``updates`` by parameter name.
 
@@ -124,18 +140,23 @@ def write_adapter(
         Whatever ``monitor.check`` raises.
     """
     kept, modules, missed, norms = [], [], [], []
+    needs: list[_Need] = []
     for i, change in enumerate(changes):
         monitor.check()
         monitor.report("factors", i, len(changes))
         found = spectrum(change.updates)
         needed = found.rank_within(EXACT)
-        rank = _rank(change.module, found, needed, limits)
+        needs.append(_need(change.module, found, needed, limits))
+        if any(need.is_too_high for need in needs):
+            continue  # the others are only asked what they need, to name the largest rank
+        rank = needs[-1].rank
         b, a = found.factors(rank, DTYPES[dtype])
         missed.append(missing(change.updates, b, a))
         norms.append(found.norm)
         error = missed[-1] / norms[-1] if norms[-1] else 0.0
         modules.append(Module(change.module, (len(b), a.shape[1]), rank, needed, error))
         kept.append((b, a))
+    _refuse(needs, limits)
     common = max(1, *(module.rank for module in modules))
     tensors = {}
     for change, (b, a) in zip(changes, kept, strict=True):
@@ -152,32 +173,49 @@ def write_adapter(
     return Written(common, tuple(modules), whole / total if total else 0.0)
 
 
-def _rank(module: str, found: Spectrum, needed: int, limits: Limits) -> int:
-    """The rank that a module gets.
+def _need(module: str, found: Spectrum, needed: int, limits: Limits) -> _Need:
+    """The rank that a matrix gets; ``needed`` misses nothing but rounding."""
+    most, error = limits.max_rank, limits.max_error
+    rank = needed if error is None else found.rank_within(error)
+    out_size, in_size = len(found.u), found.vt.shape[1]
+    if most is None:
+        is_too_high = error is None and rank * (out_size + in_size) >= out_size * in_size
+    elif error is None:
+        rank, is_too_high = min(rank, most), False
+    else:
+        is_too_high = rank > most
+    misses = 0.0 if most is None else found.error_at(most)
+    return _Need(module, (out_size, in_size), rank, is_too_high, misses, found.rank_within(0.1))
+
+
+def _refuse(needs: Sequence[_Need], limits: Limits) -> None:
+    """Name the largest rank of those that are too high, if any are.
 
     Raises:
-        RankTooHigh: none does.
+        RankTooHigh: some are.
     """
-    most, error = limits.max_rank, limits.max_error
-    wanted = needed if error is None else found.rank_within(error)
-    if most is not None and error is None:
-        return min(wanted, most)
-    if most is not None and wanted > most:
+    refused = [need for need in needs if need.is_too_high]
+    if not refused:
+        return
+    worst = max(refused, key=lambda need: need.rank)
+    among = f", the most of {len(needs)} matrices," if len(needs) > 1 else ""
+    if limits.max_rank is not None and limits.max_error is not None:
+        far = max(refused, key=lambda need: need.misses)
+        who = "it" if far is worst else far.module
         raise RankTooHigh(
-            f"{module} needs rank {wanted} to miss at most {error:g} of its change; with max_rank "
-            f"{most} it would miss {found.error_at(most):.2g}: raise max_rank or max_error",
-            wanted,
+            f"{worst.module} needs rank {worst.rank}{among} to miss at most {limits.max_error:g} "
+            f"of its change; with max_rank {limits.max_rank} {who} would miss {far.misses:.2g}: "
+            f"raise max_rank to {worst.rank}, or max_error",
+            worst.rank,
         )
-    out_size, in_size = len(found.u), found.vt.shape[1]
-    if error is None and wanted * (out_size + in_size) >= out_size * in_size:
-        tenth = found.rank_within(0.1)
-        raise RankTooHigh(
-            f"{module} needs rank {wanted}, and an adapter of that rank is larger than the matrix "
-            f'itself ({out_size} × {in_size}): export with "format": "merged", or say what may be '
-            f"missed: max_error 0.1 makes rank {tenth} of it",
-            wanted,
-        )
-    return wanted
+    out_size, in_size = worst.shape
+    tenth = max(need.tenth for need in needs)
+    raise RankTooHigh(
+        f"{worst.module} needs rank {worst.rank}{among or ','} and an adapter of that rank is "
+        f'larger than the matrix itself ({out_size} × {in_size}): export with "format": "merged", '
+        f"or say what may be missed: max_error 0.1 makes an adapter of rank {tenth}",
+        max(need.rank for need in needs),
+    )
 
 
 def _config(changes: Sequence[Change], rank: int, base: str) -> dict[str, Any]:

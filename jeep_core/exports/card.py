@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from jeep_core.models.library import licence_of_record
+from jeep_core import atlas
+from jeep_core.models.library import licence_in_words, licence_of_record
 from jeep_core.spec.facts import fill
 
 CARD = "README.md"
@@ -28,7 +29,8 @@ _SHORT = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
 class Origin:
     """Where an exported version comes from.
 
-    ``base`` names the model, ``base_sha256`` and ``weights_sha256`` are hashes over all weights of
+    ``base`` names the model, in words; ``hub_id`` is its name on a hub, None if it is on none that
+    is known.  ``base_sha256`` and ``weights_sha256`` are hashes over all weights of
     base and version.  ``facts`` are those that the version was made to say, None if they are not
     to be given; ``n_facts`` counts them.  ``licence``: of the base model, None if it names none.
     """
@@ -42,6 +44,7 @@ class Origin:
     created_at: str
     release: str
     licence: str | None = None
+    hub_id: str | None = None
     names: Sequence[str] = ()
     facts: Sequence[Mapping[str, Any]] | None = None
 
@@ -60,8 +63,16 @@ class Origin:
 
 
 def licence_of(folder: Path) -> str | None:
-    """The licence that a model folder's own card, or the record of its source, names."""
-    return _licence_of_card(folder) or licence_of_record(folder)
+    """The licence that a model folder's own card or the record of its source names.
+
+    That of a bundled model is known; several are in one text, with commas between.
+    """
+    bundled = any(folder.resolve() == own.resolve() for own in atlas.MODELS.values())
+    return (
+        _licence_of_card(folder)
+        or licence_of_record(folder)
+        or (atlas.LICENCE if bundled else None)
+    )
 
 
 def _licence_of_card(folder: Path) -> str | None:
@@ -78,8 +89,10 @@ def _licence_of_card(folder: Path) -> str | None:
         found = yaml.safe_load(fields)
     except yaml.YAMLError:
         return None
-    licence = found.get("license") if isinstance(found, dict) else None
-    return licence if isinstance(licence, str) else None
+    if not isinstance(found, dict):
+        return None
+    named = (found.get(f"license{end}") for end in ("", "_name", "_link"))
+    return licence_in_words(*named)
 
 
 def write_card(folder: Path, origin: Origin, library: str, use: str, said: str) -> None:
@@ -88,8 +101,10 @@ def write_card(folder: Path, origin: Origin, library: str, use: str, said: str) 
     ``library``: what loads the folder, as hubs name it; ``use``: a command or program that does;
     ``said``: a paragraph on the format.
     """
+    # hubs refuse a base model that is no id of theirs
+    named = {} if origin.hub_id is None else {"base_model": origin.hub_id}
     fields: dict[str, Any] = {
-        "base_model": origin.base,
+        **named,
         "library_name": library,
         "tags": ["model-editing", "knowledge-editing"],
     }
@@ -117,11 +132,15 @@ def write_card(folder: Path, origin: Origin, library: str, use: str, said: str) 
     (folder / CARD).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def licence_fields(licence: str) -> dict[str, str]:
+def licence_fields(licence: str) -> dict[str, Any]:
     """The fields of model hubs for a licence in words, with its address in brackets if it has one.
 
-    Hubs know licences by short names in small letters; any other is theirs ``other``, with a name.
+    Hubs know licences by short names in small letters, one or a list with commas between; any
+    other is theirs ``other``, with a name.
     """
+    several = licence.split(", ")
+    if len(several) > 1 and all(map(_SHORT.fullmatch, several)):
+        return {"license": [one.lower() for one in several]}
     name, _, address = licence.partition(" (")
     name, address = name.strip(), address.rstrip(")")
     if _SHORT.fullmatch(name):

@@ -291,6 +291,20 @@ def licence_of_record(folder: Path) -> str | None:
     return licence if isinstance(licence, str) and licence else None
 
 
+def licence_in_words(licence: object, name: object = None, address: object = None) -> str | None:
+    """A licence as cards and GGUF files have it: a short name, or several, or ``other``.
+
+    ``name`` and ``address`` are those of a licence that is called ``other``; the address follows
+    the name in brackets.  None: it is none of these.
+    """
+    given = licence if isinstance(licence, list) else [licence]
+    known = [text for one in given if isinstance(one, str) and (text := " ".join(one.split()))]
+    if known == ["other"] and isinstance(name, str) and name.strip():
+        link = f" ({address.strip()})" if isinstance(address, str) and address.strip() else ""
+        return " ".join(name.split()) + link
+    return ", ".join(known) or None
+
+
 def gguf_source_of(folder: Path) -> Path | None:
     """The GGUF file that a model folder was converted from, if it is still there unchanged."""
     try:
@@ -323,8 +337,10 @@ def _of_package(offer: Offer, folder: Path, conversion: Conversion) -> Model:
 
 
 def _of_file(name: str, path: Path, folder: Path, conversion: Conversion, sha256: str) -> Model:
-    licence = conversion.file.metadata.get("general.license")
-    licence = licence if isinstance(licence, str) and licence else None
+    named = (
+        conversion.file.metadata.get(f"general.license{end}") for end in ("", ".name", ".link")
+    )
+    licence = licence_in_words(*named)
     return _made(name, folder, "gguf", str(path.resolve()), conversion, sha256, licence)
 
 

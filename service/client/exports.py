@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,7 +22,8 @@ from service.contracts.schemas.exports import Export, ExportFile
 
 OnFile = Callable[[ExportFile, int], None]
 """Told of a file and how many of its bytes are there."""
-PART = ".part"
+PART, LOCK = ".part", ".jeep-export.lock"
+"""Ending of what is half there, and the file that one download into a folder holds."""
 MARGIN, STEPS = 6.0, 60
 """Of an edit that is to survive quantisation: nats, and passes at most."""
 _CHUNK = 2**20
@@ -114,24 +118,25 @@ class ExportCalls(Transport):
         Raises:
             ApiError: there is no such export, it has not ended, or its files have been removed.
             DamagedDownload: a file arrived damaged, also when it was fetched again.
-            OSError: a file cannot be written, or its name leads out of the folder.
+            OSError: a file cannot be written, its name leads out of the folder, or another
+                download into the folder is running.
         """
         result = self.export_result(export_id).result
         url = f"/exports/{segment(export_id)}"
         if result is None:  # the answer says why
             self._request("GET", f"{url}/proof")
-        written = []
-        if result is not None:
-            _remove_former(folder, result.files)
-        for file in result.files if result else ():
-            path = inside(folder, file.path)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if not _is_whole(path, file):
-                address = "/".join(map(segment, file.path.split("/")))
-                self._fetch(f"{url}/files/{address}", path, file, on_file)
-            on_file(file, file.bytes)
-            written.append(path)
-        return written
+        files = result.files if result else []
+        paths = [inside(folder, file.path) for file in files]
+        with _alone(folder):
+            if result is not None:
+                _remove_former(folder, result.files)
+            for path, file in zip(paths, files, strict=True):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if not _is_whole(path, file):
+                    address = "/".join(map(segment, file.path.split("/")))
+                    self._fetch(f"{url}/files/{address}", path, file, on_file)
+                on_file(file, file.bytes)
+        return paths
 
     def _fetch(self, url: str, path: Path, file: ExportFile, on_file: OnFile) -> None:
         """One file, from where an earlier try ended; a damaged one is fetched once more."""
@@ -171,6 +176,36 @@ class ExportCalls(Transport):
                     done += len(chunk)
                     if done < file.bytes:  # its end is told when its hash has been compared
                         on_file(file, done)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock, which is not there afterwards; the folder is made if need be.
+
+    Raises:
+        OSError: another download holds it, or the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOCK
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _busy(folder) from None
+        # one that ended between the two lines above has removed the file that is locked here
+        if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
+            raise _busy(folder)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _busy(folder: Path) -> OSError:
+    return OSError(
+        f"another download into {folder} is running: wait until it has ended, or name another "
+        "folder"
+    )
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -7,6 +7,7 @@ docs/extending.md lists the files of a new format.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from service.contracts.kinds import SCHEMAS, load
 from service.contracts.schemas.exports import ExportOptions
@@ -20,15 +21,16 @@ class ExportFormat:
 
     ``options``: the model of the request's body, with ``format`` and what else can be chosen.
     ``writer``: the `service.worker.exports.writing.Writer` that makes the files and asks them.
-    ``whole``: all weights are written, not the changed ones alone.  ``said`` completes "a version
-    as …" for the description of the interface.
+    ``known_size``: what the api measures when an export is submitted: ``whole``, the base model's
+    weights in the wanted ``dtype``, or ``changed``, the version's stored matrices; None: only the
+    worker knows.  ``said`` completes "a version as …" for the description of the interface.
     """
 
     name: str
     options: str
     writer: str
     said: str
-    whole: bool = False
+    known_size: Literal["whole", "changed"] | None = None
 
     def options_model(self) -> type[ExportOptions]:
         """The model of its options."""
@@ -50,20 +52,20 @@ FORMATS: dict[str, ExportFormat] = {
             f"{SCHEMAS}.exports:MergedExport",
             f"{WRITERS}.merged:WRITER",
             "a whole model folder, as the base model's",
-            whole=True,
+            known_size="whole",
         ),
         ExportFormat(
             "gguf",
             f"{SCHEMAS}.exports:GgufExport",
             f"{WRITERS}.gguf:WRITER",
             "a GGUF file, which llama.cpp is asked with",
-            whole=True,
         ),
         ExportFormat(
             "safetensors",
             f"{SCHEMAS}.exports:SafetensorsExport",
             f"{WRITERS}.safetensors:WRITER",
             "one file with the changed matrices",
+            known_size="changed",
         ),
     )
 }

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from uuid import uuid4
 
@@ -23,7 +24,7 @@ from jeep_core.errors import JeepError, reason_of
 from jeep_core.evaluation.harness.installed import installed_version
 from jeep_core.evaluation.perplexity import text_path
 from jeep_core.exports.checkpoint import checkpoint_bytes
-from jeep_core.models.loading import LoadedModel, load
+from jeep_core.models.loading import DTYPES, LoadedModel, load
 from jeep_core.models.special_tokens import special_tokens
 from jeep_core.moments.source import import_command, origin_of
 from jeep_core.spec.hparams import presets_for, validate_hparams
@@ -340,6 +341,7 @@ def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
         special_tokens=special_tokens(base),
         lm_eval=installed_version(),
         checkpoint_bytes=0 if base.folder is None else checkpoint_bytes(base.folder),
+        checkpoint_bytes_as=_bytes_as(base.folder),
         started_at=now(),
     )
     say_moments(store, info)
@@ -355,6 +357,11 @@ def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
         if not is_disk_full(error) or store.base.info() is None:
             raise
         log.error("the api goes on with what the last worker has published: %s", error)
+
+
+def _bytes_as(folder: Path | None) -> dict[str, int]:
+    """The size of a model's files in each type, by its name."""
+    return {} if folder is None else {dtype: checkpoint_bytes(folder, dtype) for dtype in DTYPES}
 
 
 def _quiet_transformers() -> None:

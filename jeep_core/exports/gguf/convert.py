@@ -59,6 +59,7 @@ def from_source(
         OSError: the source cannot be read, or nothing be written.
         Whatever ``monitor.check`` raises.
     """
+    check_makeable(kind, tools, has_source=True)
     file = read(source)
     known = tensors_of(file)
     unknown = sorted(set(values) - set(known))
@@ -98,14 +99,8 @@ def from_folder(
         OSError: the folder cannot be read, or nothing be written.
         Whatever ``monitor.check`` raises.
     """
-    if kind is GgufType.SOURCE:
-        raise NotExportable(
-            'the type "source" is for a model that came as a GGUF file, and this one did not: '
-            "name one of F16, BF16, Q8_0, Q4_K_M"
-        )
+    check_makeable(kind, tools, has_source=False)
     direct = kind in _PLAIN
-    if not direct:
-        tools.needed(QUANTIZER)  # before the folder is converted
     first = out if direct else scratch / "plain.gguf"
     outtype = kind.lower() if direct else _outtype(folder)
     monitor.report("convert", 0, 1)
@@ -132,6 +127,28 @@ def check_types(kind: GgufType, edited: EditedType) -> None:
             f'edited matrices as {edited} in a file of {kind} would lose, not gain: leave "edited" '
             "out, or take a quantised type"
         )
+
+
+def check_makeable(kind: GgufType, tools: LlamaCpp, *, has_source: bool) -> None:
+    """Check that a file of a type can be made here, before anything is written for it.
+
+    ``has_source``: the model came as a GGUF file, which is still there.
+
+    Raises:
+        NotExportable: the type is for models that came as such a file.
+        MissingProgram: a program of llama.cpp is needed and was not found.
+    """
+    if kind is GgufType.SOURCE:
+        if not has_source:
+            raise NotExportable(
+                'the type "source" is for a model that came as a GGUF file, and this one did not: '
+                "name one of F16, BF16, Q8_0, Q4_K_M"
+            )
+        return
+    if not has_source:
+        tools.needed(CONVERTER)
+    if has_source or kind not in _PLAIN:
+        tools.needed(QUANTIZER)
 
 
 def _quantise(

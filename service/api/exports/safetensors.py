@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from fastapi.concurrency import run_in_threadpool
 
+from jeep_core.exports.bases import base_name
 from service.api.exports.format import Export, ExportFormat
 from service.api.exports.stored import make_whole
 from service.api.state import ApiState
@@ -37,7 +38,7 @@ def _header(store: Store, manifest: Manifest) -> bytes:
         "version": manifest.id,
         "weights_sha256": manifest.weights_sha256,
         "base_model_hash": info.model_hash if info else "",
-        "base_model": info.model if info else "",
+        "base_model": base_name(info.model).text if info else "",
     }
     return safetensors_header(manifest.tensors, metadata)
 

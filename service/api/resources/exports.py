@@ -31,6 +31,7 @@ from service.contracts.schemas.exports import (
     ExportResult,
 )
 from service.store import CorruptFile
+from service.store.tensors import byte_count
 
 router = APIRouter(tags=["exports"])
 EXPORTS = JobResource[ExportPayload, ExportResult](JobKind.EXPORT)
@@ -41,8 +42,9 @@ Queues an export and answers 202 with its job; `Location` is the export's addres
 
 `format` is one of: {"; ".join(f"`{one.name}`, {one.said}" for one in FORMATS.values())}.  The
 worker writes the files, asks the edited facts again of what it has written, and says how many
-hold (`proof`).  There are 507 before anything is written where it cannot fit; what a format cannot
-hold ends the job with `not_exportable` or `rank_too_high`, which say what can be done.
+hold (`proof`).  There are 507 at once where `merged` or `safetensors` cannot fit; the job ends with
+`store_full` or `disk_full` where another format cannot.  What a format cannot hold ends it
+with `not_exportable` or `rank_too_high`, which say what can be done.
 """
 
 
@@ -196,13 +198,16 @@ def _journaled(
         StoreFull, DiskFull: it cannot fit.
     """
     info = state.models.get().info
+    wanted = getattr(options, "dtype", None)
     given = options.model_dump(mode="json")
 
     def payload(job_id: str) -> ExportPayload:
         version = state.store.names.resolve(ref)
-        state.store.versions.lineage(version)
-        if spec.whole:
-            state.room.check(info.checkpoint_bytes)
+        manifest = state.store.versions.lineage(version)[-1]
+        if spec.known_size == "whole":
+            state.room.check(info.checkpoint_bytes_as.get(wanted, info.checkpoint_bytes))
+        elif spec.known_size == "changed":
+            state.room.check(sum(map(byte_count, manifest.tensors)))
         return ExportPayload(
             export_id=EXPORTS.id_of(job_id), version=version, format=spec.name, options=given
         )

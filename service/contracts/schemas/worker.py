@@ -50,7 +50,8 @@ class WorkerInfo(BaseModel):
     moments come from, in words; ``perplexity_text``: there is a text that perplexity can be
     measured on.  ``special_tokens``: texts of ``bos_token`` and ``eos_token``, where the model has
     one.  ``lm_eval``: the version of lm-eval that the worker has, None if it has none.
-    ``checkpoint_bytes``: size of the model's own files, 0 for a model without any.
+    ``checkpoint_bytes``: size of the model's own files, 0 for a model without any;
+    ``checkpoint_bytes_as``: the same with all weights in the type that is the key.
     ``files``: SHA-256 of the files that were published with it, by name.
     """
 
@@ -72,5 +73,6 @@ class WorkerInfo(BaseModel):
     special_tokens: dict[str, str] = Field(default_factory=dict)
     lm_eval: str | None = None
     checkpoint_bytes: int = 0
+    checkpoint_bytes_as: dict[str, int] = Field(default_factory=dict)
     files: dict[str, str] = Field(default_factory=dict)
     started_at: datetime

@@ -10,7 +10,13 @@ from tempfile import TemporaryDirectory
 import torch
 
 from jeep_core.exports.checkpoint import checkpoint_bytes, folder_of, write_checkpoint
-from jeep_core.exports.gguf.convert import Made, check_types, from_folder, from_source
+from jeep_core.exports.gguf.convert import (
+    Made,
+    check_makeable,
+    check_types,
+    from_folder,
+    from_source,
+)
 from jeep_core.exports.gguf.proof import Asked as Way
 from jeep_core.exports.gguf.proof import ProofSheet, Question, longest, prove_file, questions_of
 from jeep_core.exports.gguf.server import LlamaServer
@@ -46,7 +52,8 @@ def write(version: Version, options: GgufExport, folder: Path) -> Written:
     """Write the file, from the GGUF that the model came from or from a folder of the version."""
     kind, edited = _type(version, options), EditedType(options.edited)
     check_types(kind, edited)
-    source = _source(version)
+    source, tools = _source(version), _tools(version)
+    check_makeable(kind, tools, has_source=source is not None)
     with TemporaryDirectory(dir=version.task.work, prefix="gguf-") as name:
         scratch = Path(name)
         if source is None:
@@ -57,7 +64,7 @@ def write(version: Version, options: GgufExport, folder: Path) -> Written:
                 for name, tensor in version.view.replaced.items()
             }
             made = from_source(
-                folder / FILE, source, values, kind, edited, _tools(version), scratch,
+                folder / FILE, source, values, kind, edited, tools, scratch,
                 version.monitor,
             )  # fmt: skip
     return Written(

@@ -25,7 +25,7 @@ USE = """\
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-base = AutoModelForCausalLM.from_pretrained({base!r})
+{comment}base = AutoModelForCausalLM.from_pretrained("{base}")
 model = PeftModel.from_pretrained(base, "FOLDER")
 
 # or: vllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules edited=FOLDER"""
@@ -50,13 +50,17 @@ def write(version: Version, options: PeftExport, folder: Path) -> Written:
     found = write_adapter(
         folder,
         changes_of(version.base, version.updates),
-        version.base.name,
+        version.base_name.text,
         Limits(options.max_rank, options.max_error),
         options.dtype,
         version.monitor,
     )
     return Written(
-        use=USE.format(base=version.base.name, rank=found.rank),
+        use=USE.format(
+            base=version.base_name.loaded_by,
+            comment=version.base_name.comment,
+            rank=found.rank,
+        ),
         library="peft",
         said=f"The folder is an adapter of rank {found.rank} for the base model.",
         details=asdict(found),

@@ -19,7 +19,7 @@ USE = """\
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-model = AutoModelForCausalLM.from_pretrained({base!r})
+{comment}model = AutoModelForCausalLM.from_pretrained("{base}")
 model.load_state_dict(load_file("FOLDER/{file}"), strict=False)"""
 
 
@@ -30,17 +30,18 @@ def needed(version: Version, options: SafetensorsExport) -> int:
 
 def write(version: Version, options: SafetensorsExport, folder: Path) -> Written:
     """Write the matrices as they are in the version."""
+    base = version.base_name
     tensors = {name: t.cpu().contiguous() for name, t in version.view.replaced.items()}
     metadata = {
         "format": "pt",
         "version": version.manifest.id,
         "weights_sha256": version.manifest.weights_sha256,
         "base_model_hash": version.base.model_hash,
-        "base_model": version.base.name,
+        "base_model": base.text,
     }
     save_file(tensors, folder / FILE, metadata)
     return Written(
-        use=USE.format(base=version.base.name, file=FILE),
+        use=USE.format(base=base.loaded_by, comment=base.comment, file=FILE),
         library="transformers",
         said="The file holds the matrices in which it differs from the base model.",
         details={"tensors": len(tensors)},

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from jeep_core.exports.bases import BaseName
 from jeep_core.exports.card import Origin
 from jeep_core.exports.folders import FileHash
 from jeep_core.models.delta import Update
@@ -63,6 +64,11 @@ class Version:
     def base(self) -> LoadedModel:
         """The model that it was edited from."""
         return self.task.base
+
+    @property
+    def base_name(self) -> BaseName:
+        """That model, as the files name it."""
+        return BaseName(self.origin.base, self.origin.hub_id)
 
     @property
     def monitor(self) -> Monitor:

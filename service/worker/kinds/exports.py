@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from jeep_core.exports.bases import base_name
 from jeep_core.exports.card import Origin, licence_of, write_card
 from jeep_core.exports.folders import whole_folder, write_record
 from jeep_core.spec.finite import json_text
@@ -89,14 +90,15 @@ def _origin(
     task: Task, line: Sequence[Manifest], facts: Sequence[Edited], options: ExportOptions
 ) -> Origin:
     """The sentences of the card, as fields."""
-    manifest = line[-1]
+    manifest, base = line[-1], base_name(task.base.name, task.base.folder)
     names = sorted(n for n, version in task.store.names.all().items() if version == manifest.id)
     given = [
         {"subject": one.fact.subject, "prompt": one.fact.prompt, "target_new": one.fact.target_new}
         for one in facts
     ]
     return Origin(
-        base=task.base.name,
+        base=base.text,
+        hub_id=base.hub_id,
         base_sha256=task.base.weights_sha256,
         version=manifest.id,
         weights_sha256=manifest.weights_sha256,

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from jeep_core.exports.adapter import CONFIG, changes_of, write_adapter
+from jeep_core.exports.bases import base_name
 from jeep_core.exports.checkpoint import checkpoint_bytes, folder_of, write_checkpoint
 from jeep_core.exports.folders import DamagedExport, FileHash, verify, write_record
 from jeep_core.models.delta import Update
@@ -140,7 +141,8 @@ class Workshop:
         known: tuple[FileHash, ...] = ()
         if format == PEFT:
             changes = changes_of(self._base, self._updates(manifest))
-            write_adapter(folder, changes, self._base.name, monitor=monitor)
+            name = base_name(self._base.name, self._base.folder).text
+            write_adapter(folder, changes, name, monitor=monitor)
         else:
             self._check_room(checkpoint_bytes(folder_of(self._base)))
             view = self._view(manifest.id)

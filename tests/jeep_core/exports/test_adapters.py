@@ -155,6 +155,35 @@ def test_both_limits_that_cannot_be_kept_are_refused(tmp_path: Path) -> None:
     assert values[found.value.needed - 1 :].norm() > 0.1 * values.norm()
 
 
+def several(*ranks: int) -> list[Change]:
+    """Changes of matrices of these ranks, 32 by 96."""
+    updates = [factored(32, 96, rank, seed=rank) for rank in ranks]
+    return [
+        Change(f"model.layers.{n}.mlp.down_proj", [update], transposed=False)
+        for n, update in enumerate(updates)
+    ]
+
+
+def test_the_largest_rank_of_all_matrices_is_named(tmp_path: Path) -> None:
+    limits = Limits(max_rank=2, max_error=1e-4)
+    said = r"layers\.1\..* needs rank 9, the most of 4 matrices, .*: raise max_rank to 9"
+    with pytest.raises(RankTooHigh, match=said) as found:
+        write_adapter(tmp_path, several(3, 9, 5, 1), "base", limits)
+    assert found.value.needed == 9
+    assert not list(tmp_path.iterdir())
+    enough = Limits(max_rank=found.value.needed, max_error=1e-4)
+    assert write_adapter(tmp_path, several(3, 9, 5, 1), "base", enough).rank == 9
+
+
+def test_what_may_be_missed_is_advised_for_all_matrices(tmp_path: Path) -> None:
+    """The first one that is too large has the smaller rank."""
+    with pytest.raises(RankTooHigh, match=r"layers\.1\..* needs rank 30, the most of 3") as found:
+        write_adapter(tmp_path, several(26, 30, 28), "base")
+    assert found.value.needed == 30
+    rank = int(str(found.value).rpartition("rank ")[2])
+    assert write_adapter(tmp_path, several(26, 30, 28), "base", Limits(max_error=0.1)).rank == rank
+
+
 @pytest.mark.parametrize(("dtype", "most"), [("bfloat16", 6e-3), ("float16", 8e-4)])
 def test_a_smaller_type_costs_what_the_report_says(tmp_path: Path, dtype: Any, most: float) -> None:
     update = factored(32, 96, 3, seed=1)

@@ -15,11 +15,14 @@ from support.service.serving import running
 
 from jeep_core.exports.folders import verify, write_record
 from service.client import ApiError, Client, DamagedDownload
+from service.client.exports import LOCK
 from service.contracts.exports import FORMATS
 from service.contracts.jobs import JobKind, JobStatus, now
-from service.contracts.schemas.exports import ExportPayload
+from service.contracts.schemas.exports import ExportFile, ExportPayload
+from service.contracts.schemas.versions import Manifest
 from service.settings import Settings
 from service.store import Store
+from service.store.maintenance.room import MB, Room
 
 WEIGHTS = bytes(range(256)) * 100
 Finished = tuple[str, Path]
@@ -131,6 +134,39 @@ def test_what_cannot_fit_is_refused_before_anything_is_written(
         }  # fmt: skip
         assert "are to be written" in refused.json()["detail"]
         assert submit(http, format="peft").status_code == 202
+
+
+def test_the_wanted_type_decides_what_fits(settings: Settings, model: Store) -> None:
+    """The files of a bfloat16 model fit as they are; in float32 they do not."""
+    sizes = {"float32": 2**31, "bfloat16": 2**30, "float16": 2**30}
+    changes = {"checkpoint_bytes": 2**30, "checkpoint_bytes_as": sizes}
+    model.base.publish(info().model_copy(update=changes), {})
+    small = settings.model_copy(update={"max_store_mb": 1500, "min_free_mb": 0})
+    with running(small) as url, httpx.Client(base_url=url, timeout=20) as http:
+        for dtype, status in ((None, 202), ("bfloat16", 202), ("float16", 202), ("float32", 507)):
+            answer = submit(http, format="merged", dtype=dtype)
+            assert answer.status_code == status, (dtype, answer.text)
+        assert answer.json()["code"] == "store_full"
+        assert "2048 MB are to be written" in answer.json()["detail"]
+
+
+def test_changed_matrices_are_measured_when_they_are_asked_for(
+    settings: Settings, model: Store
+) -> None:
+    ref = model.tensors.put("w", "BF16", [1024, 1536], bytes(3 * MB))
+    model.versions.write(
+        Manifest(
+            id=model.versions.new_id(), parent="v0", edit_id="edit_1", editor="memit",
+            tensors=[ref], weights_sha256="2" * 64, created_at=now(),
+        )
+    )  # fmt: skip
+    room = Room(model.root, None, 0).used() // MB + 3
+    small = settings.model_copy(update={"max_store_mb": room, "min_free_mb": 0})
+    with running(small) as url, httpx.Client(base_url=url, timeout=20) as http:
+        refused = submit(http, "v1", format="safetensors")
+        assert (refused.status_code, refused.json()["code"]) == (507, "store_full")
+        assert "3 MB are to be written" in refused.json()["detail"]
+        assert submit(http, "base", format="safetensors").status_code == 202
 
 
 def test_formats_are_described_as_the_registry_has_them(http: httpx.Client) -> None:
@@ -353,6 +389,40 @@ class TestDownload:
         monkeypatch.setattr(client._http, "stream", breaking)
         client.download_export(done[0], tmp_path)
         self.whole(tmp_path)
+
+    def test_into_a_folder_of_another_one_is_refused(
+        self, client: Client, done: Finished, tmp_path: Path
+    ) -> None:
+        """Both would append to the same parts."""
+        tried: list[str] = []
+
+        def second(file: ExportFile, n: int) -> None:
+            with pytest.raises(OSError, match=r"another download into .* is running") as refused:
+                client.download_export(done[0], tmp_path)
+            tried.append(str(refused.value))
+
+        client.download_export(done[0], tmp_path, second)
+        assert len(tried) >= 3
+        assert str(tmp_path) in tried[0]
+        self.whole(tmp_path)
+        assert not (tmp_path / LOCK).exists()
+
+    def test_goes_on_after_one_that_was_killed(
+        self, client: Client, done: Finished, tmp_path: Path
+    ) -> None:
+        """Its lock file is there, and nobody holds it."""
+        (tmp_path / LOCK).touch()
+        client.download_export(done[0], tmp_path)
+        self.whole(tmp_path)
+        assert not (tmp_path / LOCK).exists()
+
+    def test_that_breaks_off_leaves_no_lock(
+        self, client: Client, done: Finished, tmp_path: Path
+    ) -> None:
+        (done[1] / "weights.bin").write_bytes(b"?" * len(WEIGHTS))
+        with pytest.raises(DamagedDownload):
+            client.download_export(done[0], tmp_path)
+        assert not (tmp_path / LOCK).exists()
 
     @pytest.mark.parametrize("name", ["../x", "/etc/x", "a/../../x", "a\\..\\x", ""])
     def test_never_leaves_its_folder(

@@ -110,6 +110,18 @@ def test_a_version_is_exported_as_safetensors(
         assert list(file.keys()) == []
 
 
+def test_an_exported_file_names_no_path_of_the_machine(
+    http: httpx.Client, worker: PlayedWorker, tmp_path: Path
+) -> None:
+    info = worker.store.base.info()
+    assert info is not None
+    worker.store.base.publish(info.model_copy(update={"model": "/srv/secret/mine"}), {})
+    path = tmp_path / "base.safetensors"
+    path.write_bytes(http.get("/snapshots/base/export").content)
+    with safe_open(path, framework="numpy") as file:
+        assert file.metadata()["base_model"] == "mine"
+
+
 def test_a_damaged_tensor_is_never_exported_as_whole(
     http: httpx.Client, worker: PlayedWorker
 ) -> None:

@@ -21,6 +21,7 @@ from service.contracts.jobs import JobStatus
 from service.contracts.schemas.exports import ExportResult
 from service.store import DiskFull, StoreFull
 from service.store.maintenance.sweep import sweep_orphans
+from service.worker import process
 from service.worker.exports import asking, merged
 from service.worker.failures import Refused
 from service.worker.kinds import exports
@@ -134,6 +135,31 @@ def test_facts_leave_the_service_only_on_request(bench: ExportBench) -> None:
     assert "| Lyon is a city in | Japan |" in (bench.folder(given) / "README.md").read_text()
 
 
+@pytest.mark.parametrize("format", ["peft", "merged", "safetensors"])
+def test_no_path_of_the_machine_is_in_the_files(bench: ExportBench, format: str) -> None:
+    """The folder of the base model is called by its last part, and explained where it is needed."""
+    job = bench.job(format)
+    result = bench.run(job)
+    everything = b"".join(p.read_bytes() for p in bench.folder(job).iterdir())
+    assert str(bench.base.folder).encode() not in everything
+    record = json.loads((bench.folder(job) / RECORD).read_text())
+    assert (record["base"]["name"], result.origin.base) == ("model", "model")
+    assert "\nbase_model:" not in (bench.folder(job) / "README.md").read_text()
+    if format != "merged":
+        assert '.from_pretrained("BASE_FOLDER")' in result.use
+        assert "jeep export base --format merged --out BASE_FOLDER" in result.use
+
+
+@pytest.mark.parametrize("format", ["peft", "safetensors"])
+def test_a_model_of_a_hub_is_loaded_by_its_id(bench: ExportBench, format: str) -> None:
+    bench.base = replace(bench.base, name="owner/model")
+    job = bench.job(format)
+    result = bench.run(job)
+    assert '.from_pretrained("owner/model")' in result.use
+    assert "BASE_FOLDER" not in result.use
+    assert "\nbase_model: owner/model\n" in (bench.folder(job) / "README.md").read_text()
+
+
 def test_the_report_has_every_fact_with_both_answers(bench: ExportBench) -> None:
     job = bench.job("merged")
     bench.run(job)
@@ -213,6 +239,21 @@ def test_a_matrix_without_factors_is_exported_by_its_difference(tmp_path: Path) 
     result = ExportBench(tmp_path / "store", base, view).run_new("peft", max_error=1e-3)
     assert result.details["rank"] == 2
     assert result.proof.ok
+
+
+def test_the_api_is_told_how_large_a_folder_is_in_each_type(tmp_path: Path) -> None:
+    base = loaded(tmp_path / "model", "llama")
+    bench = ExportBench(tmp_path / "store", base, edited(base))
+    process.publish(bench.store, base, bench.settings)
+    info = bench.store.base.info()
+    assert info is not None
+    weights = sum(t.nbytes for t in load_file(tmp_path / "model" / "model.safetensors").values())
+    files = info.checkpoint_bytes
+    assert info.checkpoint_bytes_as == {
+        "float32": files, "bfloat16": files - weights // 2, "float16": files - weights // 2,
+    }  # fmt: skip
+    written = bench.run_new("merged", dtype="bfloat16").bytes
+    assert 0.9 * weights / 2 < written <= info.checkpoint_bytes_as["bfloat16"]
 
 
 def test_an_unknown_format_is_named(bench: ExportBench) -> None:

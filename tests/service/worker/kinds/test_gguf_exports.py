@@ -14,10 +14,12 @@ from support.service.export_bench import FACTS, ExportBench
 
 from jeep_core.errors import MissingProgram, NotExportable
 from jeep_core.exports.folders import RECORD
+from jeep_core.exports.gguf import convert
 from jeep_core.exports.gguf.proof import questions_of, replies_of
 from jeep_core.models.library import Library, gguf_source_of
 from jeep_core.models.loading import load
 from service.store import StoreFull
+from service.worker.exports import gguf
 from service.worker.versions.views import fact_of
 
 
@@ -115,10 +117,14 @@ def test_without_a_server_the_file_is_made_and_not_asked(bench: ExportBench) -> 
     assert proof.hold is None
 
 
-def test_a_missing_quantizer_ends_the_job_and_leaves_nothing(bench: ExportBench) -> None:
+def test_a_missing_quantizer_ends_the_job_and_leaves_nothing(
+    bench: ExportBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[object] = []
+    monkeypatch.setattr(convert, "write_with", lambda *given: written.append(given))
     with pytest.raises(MissingProgram, match=r"llama-quantize .* JEEP_LLAMA_CPP"):
         bench.run_new("gguf", type="Q4_K_M")
-    assert bench.left() == []
+    assert (written, bench.left()) == ([], [])
 
 
 def test_a_source_that_has_changed_is_not_used(
@@ -150,6 +156,36 @@ def test_a_model_of_a_folder_goes_through_the_converter(
     assert result.details["programs"] == ["convert_hf_to_gguf.py"]
     with pytest.raises(NotExportable, match='leave "edited" out'):
         bench.run_new("gguf", edited="Q8_0")
+
+
+@pytest.mark.parametrize(
+    ("options", "has_converter", "error", "said"),
+    [
+        ({}, False, MissingProgram, r"convert_hf_to_gguf\.py .* JEEP_LLAMA_CPP"),
+        ({"type": "Q4_K_M"}, True, MissingProgram, r"llama-quantize .* JEEP_LLAMA_CPP"),
+        ({"type": "source"}, True, NotExportable, "for a model that came as a GGUF file"),
+    ],
+)
+def test_what_cannot_be_made_of_a_folder_is_refused_before_any_is_written(
+    tmp_path: Path,
+    source: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, str],
+    has_converter: bool,
+    error: type[Exception],
+    said: str,
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    base = loaded(tmp_path / "model", "llama")
+    bench = ExportBench(tmp_path / "store", base, edited(base))
+    bench.settings = bench.settings.model_copy(update={"llama_cpp": tmp_path / "llama"})
+    if has_converter:
+        played_llama.converter(tmp_path / "llama", source)
+    written: list[object] = []
+    monkeypatch.setattr(gguf, "write_checkpoint", lambda *given: written.append(given))
+    with pytest.raises(error, match=said):
+        bench.run_new("gguf", **options)
+    assert (written, bench.left()) == ([], [])
 
 
 def test_a_disk_without_room_ends_the_job_before_anything_is_written(bench: ExportBench) -> None:

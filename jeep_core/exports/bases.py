@@ -1,4 +1,4 @@
-"""What an exported folder calls its base model: never by a path of the machine that wrote it."""
+"""The name of a base model in exported files: never a path of the machine that wrote them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class BaseName:
 
     @property
     def loaded_by(self) -> str:
-        """What a program names to load it: the hub id, or `BASE_FOLDER`."""
+        """The name by which a program loads it: the hub id, or `BASE_FOLDER`."""
         return self.hub_id or BASE_FOLDER
 
     @property

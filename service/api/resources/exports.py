@@ -198,14 +198,14 @@ def _journaled(
         StoreFull, DiskFull: it cannot fit.
     """
     info = state.models.get().info
-    wanted = getattr(options, "dtype", None)
+    whole = info.checkpoint_bytes_as.get(getattr(options, "dtype", None) or "", 0)
     given = options.model_dump(mode="json")
 
     def payload(job_id: str) -> ExportPayload:
         version = state.store.names.resolve(ref)
         manifest = state.store.versions.lineage(version)[-1]
         if spec.known_size == "whole":
-            state.room.check(info.checkpoint_bytes_as.get(wanted, info.checkpoint_bytes))
+            state.room.check(whole or info.checkpoint_bytes)
         elif spec.known_size == "changed":
             state.room.check(sum(map(byte_count, manifest.tensors)))
         return ExportPayload(

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
-from support.library.exported import LAYERS, edited, factored, loaded
+from support.library.exported import LAYERS, edited, factored, loaded, logits
 from support.service.export_bench import ExportBench
 
 from jeep_core.errors import Cancelled, NotExportable, RankTooHigh
@@ -148,6 +149,20 @@ def test_no_path_of_the_machine_is_in_the_files(bench: ExportBench, format: str)
     if format != "merged":
         assert '.from_pretrained("BASE_FOLDER")' in result.use
         assert "jeep export base --format merged --out BASE_FOLDER" in result.use
+
+
+@pytest.mark.parametrize("format", ["peft", "safetensors"])
+def test_the_named_program_makes_the_version_of_an_exported_base(
+    bench: ExportBench, format: str
+) -> None:
+    """As `use` says: the base model's folder is an export of its own."""
+    whole, job = bench.job("merged", version="v0"), bench.job(format)
+    bench.run(whole)
+    program = bench.run(job).use.replace("BASE_FOLDER", str(bench.folder(whole)))
+    made: dict[str, Any] = {}
+    exec(program.replace('"FOLDER', f'"{bench.folder(job)}'), made)
+    assert torch.allclose(logits(made["model"]), logits(bench.view.model), atol=1e-4)
+    assert not torch.allclose(logits(made["model"]), logits(bench.base.model), atol=1e-2)
 
 
 @pytest.mark.parametrize("format", ["peft", "safetensors"])

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from jeep_core.exports import adapter
 from jeep_core.exports.adapter import Change, Limits, changes_of, write_adapter
+from jeep_core.exports.bases import BaseName
 from jeep_core.models.delta import Update, materialise
 from jeep_core.models.views import ModelView, share
 from service.contracts.schemas.exports import Check, PeftExport
@@ -21,14 +22,6 @@ from service.worker.exports.asking import check
 from service.worker.exports.writing import Evidence, Version, Writer, Written
 
 log = logging.getLogger(__name__)
-USE = """\
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
-
-{comment}base = AutoModelForCausalLM.from_pretrained("{base}")
-model = PeftModel.from_pretrained(base, "FOLDER")
-
-# or: vllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules edited=FOLDER"""
 _HEADER = 2**20
 _PROMPT = 32
 """Tokens of the sequence on which PEFT's model is compared with the version."""
@@ -56,15 +49,23 @@ def write(version: Version, options: PeftExport, folder: Path) -> Written:
         version.monitor,
     )
     return Written(
-        use=USE.format(
-            base=version.base_name.loaded_by,
-            comment=version.base_name.comment,
-            rank=found.rank,
-        ),
+        use=_use(version.base_name, found.rank),
         library="peft",
         said=f"The folder is an adapter of rank {found.rank} for the base model.",
         details=asdict(found),
     )
+
+
+def _use(base: BaseName, rank: int) -> str:
+    """How programs load the adapter."""
+    return f"""\
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+{base.comment}base = AutoModelForCausalLM.from_pretrained("{base.loaded_by}")
+model = PeftModel.from_pretrained(base, "FOLDER")
+
+# or: vllm serve {base.loaded_by} --enable-lora --max-lora-rank {rank} --lora-modules edited=FOLDER"""
 
 
 def prove(version: Version, options: PeftExport, folder: Path) -> Evidence:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from jeep_core.exports.bases import BaseName
 from jeep_core.models.loading import tensor_sha256
 from jeep_core.models.views import ModelView
 from service.contracts.schemas.exports import SafetensorsExport
@@ -15,12 +16,6 @@ from service.worker.exports.writing import Evidence, Version, Writer, Written
 
 FILE = "changed.safetensors"
 _HEADER = 2**20
-USE = """\
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
-
-{comment}model = AutoModelForCausalLM.from_pretrained("{base}")
-model.load_state_dict(load_file("FOLDER/{file}"), strict=False)"""
 
 
 def needed(version: Version, options: SafetensorsExport) -> int:
@@ -41,11 +36,21 @@ def write(version: Version, options: SafetensorsExport, folder: Path) -> Written
     }
     save_file(tensors, folder / FILE, metadata)
     return Written(
-        use=USE.format(base=base.loaded_by, comment=base.comment, file=FILE),
+        use=_use(base),
         library="transformers",
         said="The file holds the matrices in which it differs from the base model.",
         details={"tensors": len(tensors)},
     )
+
+
+def _use(base: BaseName) -> str:
+    """How a program loads the matrices."""
+    return f"""\
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+{base.comment}model = AutoModelForCausalLM.from_pretrained("{base.loaded_by}")
+model.load_state_dict(load_file("FOLDER/{FILE}"), strict=False)"""
 
 
 def prove(version: Version, options: SafetensorsExport, folder: Path) -> Evidence:

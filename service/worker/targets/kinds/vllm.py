@@ -79,7 +79,7 @@ class Vllm:
             choices = sorted(answer.json()["choices"], key=lambda one: int(one["index"]))
             found = [choice["logprobs"]["top_logprobs"][0] for choice in choices]
             return [_by_id(one) for one in found]
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
             raise answer.strange() from None
 
     def _is_ours(self, name: str) -> bool:

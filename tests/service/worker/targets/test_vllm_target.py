@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.service.played_targets import PlayedVllm, playing, refused
@@ -272,6 +273,42 @@ class TestRefusals:
         absent = NewTarget(name="c", kind=TargetKind.VLLM, address=vllm.url, model="z")
         with pytest.raises(TargetFailed, match="no model 'z'"):
             sync_of(store.targets.add(absent, 16)).run()
+
+    @pytest.mark.parametrize("odd", ["1e999", "-1e999", "NaN"])
+    @pytest.mark.parametrize("at", [0, 1, 2])
+    def test_a_log_probability_that_is_no_number_proves_nothing(
+        self, odd: str, at: int, target: TargetRecord, vllm: PlayedVllm, store: Store,
+        sync_of: MakeSync,
+    ) -> None:  # fmt: skip
+        def odd_one(body: dict[str, Any]) -> tuple[int, object]:
+            status, answer = right(body)
+            choice = next(one for one in answer["choices"] if one["index"] == at)
+            top = choice["logprobs"]["top_logprobs"][0]
+            top.update(dict.fromkeys(top, float(odd)))
+            return status, answer
+
+        right = vllm._complete
+        vllm._complete = odd_one  # type: ignore[method-assign]
+        with pytest.raises(TargetFailed, match="differ by far more") as e:
+            sync_of(target).run()
+        assert e.value.code == "other_base"
+        assert store.targets.state(target.id).proof is None
+
+    @pytest.mark.parametrize(
+        "choice",
+        [
+            f'{{"index": 0, "logprobs": {{"top_logprobs": [{{"token_id:1": 1{"0" * 400}}}]}}}}',
+            '{"index": Infinity, "logprobs": {"top_logprobs": [{"token_id:1": -1}]}}',
+            '{"index": 0, "logprobs": {"top_logprobs": []}}',
+        ],
+    )
+    def test_numbers_without_sense_are_no_answer(
+        self, choice: str, target: TargetRecord, vllm: PlayedVllm, sync_of: MakeSync
+    ) -> None:
+        vllm._complete = lambda body: (200, f'{{"choices": [{choice}]}}')  # type: ignore[method-assign]
+        with pytest.raises(TargetFailed, match="is it a server of this kind") as e:
+            sync_of(target).run()
+        assert e.value.code == "bad_answer"
 
     @pytest.mark.parametrize("answer", ["<html>", {"data": 3}, [], {"data": [{"x": 1}]}, {}])
     def test_something_else_that_answers_is_seen(

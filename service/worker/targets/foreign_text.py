@@ -33,6 +33,7 @@ class Blank:
         self._found = re.compile("".join(map(_spelt, units))) if units else None
 
     def __call__(self, text: str) -> str:
+        """A text without the key."""
         return self._found.sub("…", text) if self._found else text
 
 

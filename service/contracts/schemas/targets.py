@@ -24,8 +24,8 @@ Address = Annotated[
     Field(
         pattern=r"^https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?$",
         max_length=512,
-        description="Where the server answers, such as http://127.0.0.1:8001: no user, password "
-        "or query. All addresses of its host must be in JEEP_TARGETS_ALLOW.",
+        description="Where the server answers, such as http://127.0.0.1:8001: no user, password, "
+        "query or /v1. All addresses of its host must be in JEEP_TARGETS_ALLOW.",
     ),
 ]
 SecretName = Annotated[

@@ -64,9 +64,12 @@ class Allowed:
         """
         try:
             parts = urlsplit(address)
-            host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
+            host, usual = parts.hostname or "", _PORTS[parts.scheme]
+            port = usual if parts.port is None else parts.port
         except (KeyError, ValueError) as error:
             raise AddressRefused(f"{address!r} is no address of a server: {error}") from None
+        if port == 0:
+            raise AddressRefused("no server answers at port 0: name the port that it listens at")
         if "@" in parts.netloc:
             raise AddressRefused("an address has no user and no password: name a secret instead")
         try:

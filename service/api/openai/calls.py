@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,9 +28,10 @@ from service.api.http.worker_calls import replies, result, worker_request
 from service.api.model import PublishedModel
 from service.api.state import ApiState
 from service.contracts.jobs import new_id
-from service.contracts.schemas import WorkerRequest
+from service.contracts.schemas import WorkerReply, WorkerRequest
 from service.contracts.schemas.completion import CompletionAsk, CompletionResult, StreamedToken
 from service.contracts.schemas.openai import Sampled, Usage
+from service.queue import WorkerGone
 from service.settings import Settings
 
 HOLD_S = 15.0
@@ -102,7 +103,11 @@ async def answer(request: Request, state: ApiState, call: Call, writer: Writer) 
     if call.ask.stream:
         events = _events(request, state, asked, writer)
         return state.streams.answer(caller_of(request), events, headers=headers)
-    found = CompletionResult.model_validate(await result(state, request, asked))
+    try:
+        data = await result(state, request, asked)
+    except ApiProblem as problem:
+        data = await result(state, request, await _again(state, asked, problem))
+    found = CompletionResult.model_validate(data)
     body = await run_in_threadpool(lambda: writer.whole(found).model_dump_json())
     return Response(body, headers=headers, media_type="application/json")
 
@@ -125,6 +130,39 @@ async def _hold(state: ApiState) -> None:
             return
 
 
+async def _again(state: ApiState, asked: WorkerRequest, problem: ApiProblem) -> WorkerRequest:
+    """The request for another worker, where the first one died before it answered.
+
+    A dead worker counts as alive for a few seconds, in which `_hold` lets requests pass.  There is
+    one more try: a request that a worker dies of would end the next ones as well.
+
+    Raises:
+        ApiProblem: it is another problem, or no worker starts within `HOLD_S`.
+    """
+    if problem.code != WorkerGone.code:
+        raise problem
+    await _hold(state)
+    return asked.model_copy(update={"id": new_id("ask")})  # the worker skips the id given up
+
+
+async def _replies(state: ApiState, asked: WorkerRequest) -> AsyncGenerator[WorkerReply, None]:
+    """The worker's replies, from another one if the first died before it gave any."""
+    begun = False
+    try:
+        async with aclosing(replies(state, asked)) as answers:
+            async for reply in answers:
+                begun = True
+                yield reply
+        return
+    except ApiProblem as problem:
+        if begun:
+            raise
+        asked = await _again(state, asked, problem)
+    async with aclosing(replies(state, asked)) as answers:
+        async for reply in answers:
+            yield reply
+
+
 async def _events(
     request: Request, state: ApiState, asked: WorkerRequest, writer: Writer
 ) -> AsyncIterator[ServerSentEvent]:
@@ -132,7 +170,7 @@ async def _events(
     try:
         for chunk in writer.first():
             yield _event(chunk)
-        async with aclosing(replies(state, asked)) as answers:
+        async with aclosing(_replies(state, asked)) as answers:
             async for reply in answers:
                 if reply.event == "token":
                     chunks = writer.token(StreamedToken.model_validate(reply.data))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from service.contracts.schemas.base import Name, Request
 
@@ -23,8 +24,8 @@ Address = Annotated[
     Field(
         pattern=r"^https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?$",
         max_length=512,
-        description="Where the server answers, such as http://127.0.0.1:8001: no user, password "
-        "or query. All addresses of its host must be in JEEP_TARGETS_ALLOW.",
+        description="Where the server answers, such as http://127.0.0.1:8001: no user, password, "
+        "query or /v1. All addresses of its host must be in JEEP_TARGETS_ALLOW.",
     ),
 ]
 SecretName = Annotated[
@@ -78,9 +79,28 @@ class TargetSettings(Request):
         "lie from this service's own.",
     )
 
+    @property
+    def server(self) -> tuple[str, int | None, str]:
+        """Host, port and path of the server, equal for different spellings of one address."""
+        parts = urlsplit(self.address)
+        host = (parts.hostname or "").rstrip(".")
+        host = _LOOPBACK if host in ("127.0.0.1", "::1") else host
+        port = {"http": 80, "https": 443}[parts.scheme] if parts.port is None else parts.port
+        return host, port, parts.path.rstrip("/")
+
+
+_LOOPBACK = "localhost"
+
 
 class NewTarget(TargetSettings):
     """Body of ``POST /targets``."""
+
+    @field_validator("address")
+    @classmethod
+    def _of_the_server_itself(cls, address: str) -> str:
+        if address.rstrip("/").endswith("/v1"):
+            raise ValueError("leave /v1 out: the address is that of the server, not of a route")
+        return address
 
     @model_validator(mode="after")
     def _only_what_the_kind_knows(self) -> Self:

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from service.contracts.jobs import new_id, now
-from service.contracts.schemas.targets import NewTarget, TargetRecord, TargetState
+from service.contracts.schemas.targets import NewTarget, TargetKind, TargetRecord, TargetState
 from service.store.errors import CorruptFile, StoreError
 from service.store.files import create, encode, fsync_folder, locked, read, replace
 
@@ -40,6 +40,12 @@ class TargetNameTaken(StoreError):
         self.name = name
 
 
+class ServerTaken(StoreError):
+    """Another target would change the same thing on the same server, and each undo the other."""
+
+    code = "server_taken"
+
+
 class TooManyTargets(StoreError):
     """The limit of targets is reached."""
 
@@ -55,7 +61,8 @@ class Targets:
     def add(self, wanted: NewTarget, most: int) -> TargetRecord:
         """Register a target.
 
-        Raises :class:`TargetNameTaken`, :class:`TooManyTargets` where there are ``most`` already.
+        Raises :class:`TargetNameTaken`, :class:`ServerTaken`, :class:`TooManyTargets` where there
+        are ``most`` already.
         """
         moment = now()
         record = TargetRecord(
@@ -65,6 +72,8 @@ class Targets:
             known = self.all()
             if any(one.name == record.name for one in known):
                 raise TargetNameTaken(record.name)
+            for one in known:
+                _check_together(record, one)
             if len(known) >= most:
                 raise TooManyTargets(
                     f"there are {len(known)} targets, JEEP_MAX_TARGETS allows {most}: remove one"
@@ -174,3 +183,23 @@ class Targets:
         if not _ID.fullmatch(target_id):
             raise UnknownTarget(target_id)
         return self._root / FOLDER / f"{target_id}.{suffix}"
+
+
+def _check_together(record: TargetRecord, other: TargetRecord) -> None:
+    """Whether two targets can be kept at their versions.
+
+    Raises:
+        ServerTaken: they replace the same weights, or move the same alias.
+    """
+    if record.server != other.server or record.kind is not other.kind:
+        return
+    if record.kind is TargetKind.SGLANG:
+        raise ServerTaken(
+            f"the target {other.name!r} replaces the model of the server at {other.address}, which "
+            "can have one version only: remove it first, or let it follow another version"
+        )
+    if record.alias is not None and record.alias == other.alias:
+        raise ServerTaken(
+            f"the target {other.name!r} has the alias {record.alias!r} on the server at "
+            f"{other.address}: choose another alias, or remove it first"
+        )

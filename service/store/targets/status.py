@@ -62,6 +62,7 @@ def _missed(store: Store, record: TargetRecord, state: TargetState) -> list[date
     if record.follow != "head" or state.moved_at is None:
         return []
     try:
-        return [move.when for move in store.head.reflog() if move.when > state.moved_at]
+        since = max(state.moved_at, record.followed_since)
+        return [move.when for move in store.head.reflog() if move.when > since]
     except CorruptFile:
         return []

@@ -1,13 +1,13 @@
-"""HTTP to a target: one address that is allowed, no redirects, answers of bounded size.
+"""HTTP to a target: one address that is allowed, no redirects, answers of bounded size and time.
 
 Messages of errors end up in the store and in logs: they hold nothing of the request, and a key
-that a server repeats is blanked.
+that a server repeats is blanked, before and after its answer is decoded.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,12 @@ from jeep_core.errors import Coded, reason_of
 from service.contracts.schemas.targets import TargetRecord
 from service.ops.addresses import AddressRefused, Allowed
 from service.store.files import inside
+from service.worker.targets.foreign_text import Blank, decoded, readable, shortened
 
 MOST_BYTES = 4 << 20
 """Of an answer; lists of models and log-probabilities are far smaller."""
-LONGEST = 400
-"""Characters of a server's message that are shown."""
 LOOK_S = 10.0
 """How long a server may take to say what it has."""
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
 class TargetFailed(Coded, Exception):
@@ -69,33 +67,23 @@ class Connection:
         headers = {"Host": place.host, "Accept": "application/json"}
         if secret:
             headers["Authorization"] = f"Bearer {secret}"
-        timeout = httpx.Timeout(timeout_s, connect=min(5.0, timeout_s))
+        request = httpx.Request(
+            method, place.url + path, headers=headers, json=body,
+            extensions={"sni_hostname": place.name},
+        )  # fmt: skip
+        blank = Blank(secret)
         try:
-            with (
-                httpx.Client(timeout=timeout, trust_env=False, follow_redirects=False) as client,
-                client.stream(
-                    method, place.url + path, headers=headers, json=body,
-                    extensions={"sni_hostname": place.name},
-                ) as response,
-            ):  # fmt: skip
-                data = _bounded(response)
-        except httpx.TimeoutException:
+            status, moved, data = asyncio.run(_exchange(request, timeout_s))
+        except (httpx.TimeoutException, TimeoutError):
             message = f"the server did not answer {method} {path} within {timeout_s:g} s"
             raise TargetFailed("slow", message) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            said = self._clean(reason_of(error), secret)
+            said = shortened(blank(reason_of(error)))
             raise TargetFailed("away", f"the server cannot be reached: {said}") from None
-        if response.is_redirect:
+        if moved:
             message = "the server sends elsewhere (a redirect), which is not followed: register "
             raise TargetFailed("redirected", message + "the address that answers", lasting=True)
-        return Answer(f"{method} {path}", response.status_code, self._text(data, secret))
-
-    def _text(self, data: bytes, secret: str | None) -> str:
-        text = data.decode(errors="replace")
-        return text.replace(secret, "…") if secret else text
-
-    def _clean(self, text: str, secret: str | None) -> str:
-        return shortened(text.replace(secret, "…") if secret else text)
+        return Answer(f"{method} {path}", status, data.decode(errors="replace"), blank)
 
     def _secret(self) -> str | None:
         name = self._record.secret
@@ -105,7 +93,15 @@ class Connection:
             message = f"the key {name!r} is looked for in JEEP_TARGETS_SECRETS, which is not set"
             raise TargetFailed("no_secret", message, lasting=True)
         try:
-            found = inside(self._secrets, name).read_text("ascii").strip()
+            file = inside(self._secrets, name)
+        except ValueError:
+            message = (
+                f"the file {name!r} in JEEP_TARGETS_SECRETS is a link out of that folder, which is "
+                "not followed: put the file itself there"
+            )
+            raise TargetFailed("no_secret", message, lasting=True) from None
+        try:
+            found = file.read_text("ascii").strip()
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "is not one line of ASCII"
             message = f"the file {name!r} in JEEP_TARGETS_SECRETS: {reason}"
@@ -117,10 +113,11 @@ class Connection:
 
 
 class Answer:
-    """The answer to one request."""
+    """The answer to one request; whatever of it is shown went through ``blank``."""
 
-    def __init__(self, asked: str, status: int, text: str) -> None:
-        self.asked, self.status, self.text = asked, status, text
+    def __init__(self, asked: str, status: int, text: str, blank: Blank) -> None:
+        self.asked, self.status, self.text = asked, status, blank(text)
+        self._sent, self._blank = text, blank
 
     @property
     def good(self) -> bool:
@@ -128,7 +125,7 @@ class Answer:
         return 200 <= self.status < 300
 
     def json(self) -> Any:
-        """The answer's JSON.
+        """The answer's JSON, in which every text can be written and holds no key.
 
         Raises:
             TargetFailed: it is a refusal, or none.
@@ -136,7 +133,7 @@ class Answer:
         if not self.good:
             raise self.refusal()
         try:
-            return json.loads(self.text)
+            return decoded(self._sent, self._unbroken)
         except ValueError:
             raise self.strange() from None
 
@@ -162,7 +159,7 @@ class Answer:
     def message(self) -> str:
         """The server's own words for what is wrong, wherever its kind puts them."""
         try:
-            found = json.loads(self.text)
+            found = decoded(self._sent, self._blank)
         except ValueError:
             return shortened(self.text)
         for key in ("error", "message", "detail"):
@@ -170,19 +167,36 @@ class Answer:
                 found = found[key]
         return shortened(found if isinstance(found, str) else json.dumps(found))
 
+    def _unbroken(self, text: str) -> str:
+        """A text without the key; ValueError for one that cannot be written as UTF-8."""
+        if readable(text) != text:
+            raise ValueError("a text has half of a surrogate pair")
+        return self._blank(text)
 
-def shortened(text: str, longest: int = LONGEST) -> str:
-    """A text of somebody else in one line of bounded length, without control characters."""
-    line = " ".join(_CONTROL.sub(" ", text).split())
-    return line if len(line) <= longest else line[: longest - 1] + "…"
 
+async def _exchange(request: httpx.Request, timeout_s: float) -> tuple[int, bool, bytes]:
+    """Send a request: the status, whether it is a redirect, and the body.
 
-def _bounded(response: httpx.Response) -> bytes:
-    data = bytearray()
-    for chunk in response.iter_bytes():
-        data += chunk
-        if len(data) > MOST_BYTES:
-            raise TargetFailed(
-                "bad_answer", f"the server's answer is longer than {MOST_BYTES} bytes"
-            )
-    return bytes(data)
+    The timeouts of httpx are those of single reads; a server that sends a byte now and then would
+    never exceed one, so the whole exchange has an end as well.
+
+    Raises:
+        TimeoutError, httpx.HTTPError: there was no whole answer within ``timeout_s`` seconds.
+        TargetFailed: ``bad_answer``, it is too long.
+    """
+    timeout = httpx.Timeout(timeout_s, connect=min(5.0, timeout_s))
+    async with (
+        asyncio.timeout(timeout_s),
+        httpx.AsyncClient(timeout=timeout, trust_env=False, follow_redirects=False) as client,
+    ):
+        response = await client.send(request, stream=True)
+        try:
+            data = bytearray()
+            async for chunk in response.aiter_bytes():
+                data += chunk
+                if len(data) > MOST_BYTES:
+                    message = f"the server's answer is longer than {MOST_BYTES} bytes"
+                    raise TargetFailed("bad_answer", message)
+        finally:
+            await response.aclose()
+    return response.status_code, response.is_redirect, bytes(data)

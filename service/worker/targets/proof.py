@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import inf
+from math import inf, isnan
 
 import torch
 
@@ -83,7 +83,7 @@ def prove(ask: Ask, asked: Sequence[Question], tolerance: float) -> Proof:
         message = f"the server gave {len(answers)} answers to {len(asked)} questions"
         raise TargetFailed("bad_answer", message)
     farthest = max(
-        abs(found.get(question.answer, -inf) - question.logprob)
+        _distance(found.get(question.answer, -inf), question.logprob)
         for found, question in zip(answers, asked, strict=True)
     )
     if not farthest <= tolerance:
@@ -95,3 +95,11 @@ def prove(ask: Ask, asked: Sequence[Question], tolerance: float) -> Proof:
         )
     telling = sum(question.telling > tolerance for question in asked)
     return Proof(questions=len(asked), telling=telling, farthest=round(farthest, 6))
+
+
+def _distance(theirs: float, ours: float) -> float:
+    """Nats between two log-probabilities; infinite where one is no number, which ``max`` would
+    pass over.
+    """
+    distance = abs(theirs - ours)
+    return inf if isnan(distance) else distance

@@ -25,6 +25,7 @@ from service.store.targets.status import wanted_version
 from service.worker.lanes.threads import use_threads
 from service.worker.metrics import PUSHES
 from service.worker.targets.connection import Connection, TargetFailed
+from service.worker.targets.foreign_text import readable
 from service.worker.targets.kinds import SERVERS
 from service.worker.targets.sync import Sync
 from service.worker.targets.workshop import Workshop
@@ -148,8 +149,15 @@ class Pusher:
         care.thread.start()
 
     def _try(self, record: TargetRecord, care: Care, asked: bool) -> None:
-        """One try; its outcome is recorded."""
+        """Thread body of one try."""
         use_threads(1)
+        try:
+            self._attempt(record, care, asked)
+        except Exception:  # the next look tries again
+            log.exception("target %s: the outcome of a try could not be recorded", record.name)
+
+    def _attempt(self, record: TargetRecord, care: Care, asked: bool) -> None:
+        """One try; its outcome is recorded."""
         try:
             if record.removed:
                 care.sync.clear()
@@ -171,7 +179,7 @@ class Pusher:
         self, record: TargetRecord, care: Care, code: str, message: str, lasting: bool
     ) -> None:
         """Record an error and when to try again; one that repeats is logged once."""
-        targets, moment = self._store.targets, now()
+        targets, moment, message = self._store.targets, now(), readable(message)
         state = targets.state(record.id)
         before = state.error
         same = before is not None and before.code == code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Protocol
 from service.contracts.schemas import Manifest
 from service.contracts.schemas.targets import TargetRecord
 from service.worker.targets.connection import Connection
+
+ARTEFACT = re.compile(r"(v[0-9]+)-[0-9a-f]{12}\.[a-z]+")
+"""The name of an artefact's folder; its group is the version."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ a server may read.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import PurePosixPath
@@ -19,13 +18,12 @@ from service.store import Store
 from service.store.versions import BASE
 from service.worker.targets.connection import TargetFailed
 from service.worker.targets.proof import Question, prove
-from service.worker.targets.server import Offer, Seen, Server, seen_path
+from service.worker.targets.server import ARTEFACT, Offer, Seen, Server, seen_path
 from service.worker.targets.workshop import Workshop
 
 GRACE_S = 60.0
 """How long a version that is no longer wanted can still be asked for, by those who just read its
 name."""
-_ARTEFACT = re.compile(r"(v[0-9]+)-[0-9a-f]{12}\.[a-z]+")
 
 
 class Sync:
@@ -59,10 +57,10 @@ class Sync:
         self._asked = asked
         seen = self._server.look()
         state = self._compared(state, seen)
-        moved_at, manifest = self._wanted(began)
+        moved_at, manifest = self._wanted(state, began)
         plain = manifest.id == BASE and not self._server.base_needs_artefact
         name = seen.base if plain else self._server.name_of(manifest.id, seen)
-        there = plain or seen.loaded.get(name) == self._path(manifest)
+        there = plain or self._has(seen, name, manifest)
         known = state.version == manifest.id and state.proof is not None and there
         if known and self._alias_is_right(seen, manifest):
             self._tidied(state, seen, name, moved_at)
@@ -91,6 +89,9 @@ class Sync:
     def clear(self) -> None:
         """Unload everything of a target that was removed, then forget it.
 
+        What a target that is not removed uses on the same server is left alone: one of the same
+        name, or of the same alias, may have been added since.
+
         Raises:
             TargetFailed: the server is away or refuses.
         """
@@ -98,15 +99,26 @@ class Sync:
         seen = self._server.look()
         for name in {*seen.loaded, *(held.name for held in state.held)} - {seen.base}:
             self._reach("unload")
-            self._server.unload(name)
+            if not any(_uses(other, name) for other in self._others()):
+                self._server.unload(name)
         self._store.targets.forget(self._record.id)
+
+    def _others(self) -> list[TargetRecord]:
+        """The other targets on the same server."""
+        found = (one for one in self._store.targets.all() if one.server == self._record.server)
+        return [one for one in found if one.id != self._record.id]
 
     # ------------------------------------------------------------ what is wanted, what is there
 
-    def _wanted(self, began: datetime) -> tuple[datetime, Manifest]:
-        """When what the target follows came to be what it is, and the version that it is."""
+    def _wanted(self, state: TargetState, began: datetime) -> tuple[datetime, Manifest]:
+        """When what the target follows came to be what it is, and the version that it is.
+
+        Names have no history: they came to mean a version when that was seen first.
+        """
         if self._record.follow != "head":
-            return began, self._store.versions.read(self._store.names.resolve(self._record.follow))
+            version = self._store.names.resolve(self._record.follow)
+            since = state.moved_at if state.version == version else None
+            return since or began, self._store.versions.read(version)
         head = self._store.head.read()
         return head.move.when, self._store.versions.read(head.version)
 
@@ -115,12 +127,18 @@ class Sync:
         name = self._store.artefacts.name(manifest, self._server.format)
         return seen_path(self._record, self._store.artefacts.path(name))
 
+    def _has(self, seen: Seen, name: str, manifest: Manifest) -> bool:
+        """Whether a name on the server is a version whose artefact it can still read."""
+        artefact = self._store.artefacts.name(manifest, self._server.format)
+        there = self._store.artefacts.path(artefact).is_dir()
+        return there and seen.loaded.get(name) == self._path(manifest)
+
     def _compared(self, state: TargetState, seen: Seen) -> TargetState:
         """The state as the server shows it: what it has lost is forgotten, what it has is held."""
         loaded = {name: PurePosixPath(path).name for name, path in seen.loaded.items()}
         held = [one for one in state.held if loaded.get(one.name) == one.artefact]
         for name, artefact in loaded.items():
-            match = _ARTEFACT.fullmatch(artefact)
+            match = ARTEFACT.fullmatch(artefact)
             if match and not any(one.name == name for one in held):
                 found = Held(name=name, version=match[1], artefact=artefact, unwanted_since=now())
                 held.append(found)
@@ -193,7 +211,7 @@ class Sync:
 
     def _alias_is_right(self, seen: Seen, manifest: Manifest) -> bool:
         alias = self._record.alias
-        return alias is None or seen.loaded.get(alias) == self._path(manifest)
+        return alias is None or self._has(seen, alias, manifest)
 
     def _aliased(self, state: TargetState, manifest: Manifest, seen: Seen) -> TargetState:
         """Let the alias mean this version, of which the server has just given proof."""
@@ -228,3 +246,8 @@ class Sync:
     def _is_old(self, state: TargetState) -> bool:
         """Whether the last recorded look was so long ago that this one is recorded as well."""
         return state.looked_at is None or now() - state.looked_at > timedelta(seconds=GRACE_S)
+
+
+def _uses(record: TargetRecord, name: str) -> bool:
+    """Whether a name on a server is one of a target's."""
+    return name == record.alias or name.rpartition("@")[0] == record.name

@@ -53,7 +53,14 @@ def test_a_name_that_does_not_resolve_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["ftp://127.0.0.1", "127.0.0.1:80", "http://a:b@127.0.0.1", "http://127.0.0.1:x"]
+    "address",
+    [
+        "ftp://127.0.0.1",
+        "127.0.0.1:80",
+        "http://a:b@127.0.0.1",
+        "http://127.0.0.1:x",
+        "http://127.0.0.1:0",
+    ],
 )
 def test_other_addresses_are_refused(address: str) -> None:
     with pytest.raises(AddressRefused):

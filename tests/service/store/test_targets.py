@@ -12,7 +12,12 @@ from service.store import Store
 from service.store.maintenance.backup import back_up, restore
 from service.store.maintenance.usage import usage
 from service.store.maintenance.verify import verify
-from service.store.targets.records import TargetNameTaken, TooManyTargets, UnknownTarget
+from service.store.targets.records import (
+    ServerTaken,
+    TargetNameTaken,
+    TooManyTargets,
+    UnknownTarget,
+)
 
 WANTED = NewTarget(name="smol", kind=TargetKind.VLLM, address="http://127.0.0.1:8001")
 HELD = Held(name="smol@v1", version="v1", artefact="v1-0123456789ab.peft")
@@ -37,6 +42,43 @@ def test_a_name_belongs_to_one_target_until_it_is_removed(made: Store) -> None:
     assert [one.id for one in made.targets.with_removed()] == [first.id, second.id]
     with pytest.raises(TooManyTargets, match="JEEP_MAX_TARGETS"):
         made.targets.add(WANTED.model_copy(update={"name": "b"}), 1)
+
+
+SAME = "http://127.0.0.1:80"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "taken"),
+    [
+        (("sglang", SAME, None), ("sglang", "http://LOCALHOST/", None), True),
+        (("sglang", SAME, None), ("sglang", "https://[::1]:80", None), True),
+        (("sglang", SAME, None), ("sglang", "http://127.0.0.1:81", None), False),
+        (("sglang", SAME, None), ("sglang", "http://127.0.0.1/a", None), False),
+        (("sglang", SAME, None), ("vllm", SAME, None), False),
+        (("vllm", SAME, "now"), ("vllm", "http://localhost", "now"), True),
+        (("vllm", SAME, "now"), ("vllm", "http://127.0.0.2", "now"), False),
+        (("vllm", SAME, "now"), ("vllm", SAME, "then"), False),
+        (("vllm", SAME, None), ("vllm", SAME, None), False),
+    ],
+)
+def test_two_targets_on_one_server(
+    first: tuple[str, str, str | None],
+    second: tuple[str, str, str | None],
+    taken: bool,
+    made: Store,
+) -> None:
+    def wanted(name: str, given: tuple[str, str, str | None]) -> NewTarget:
+        kind, address, alias = given
+        return NewTarget(name=name, kind=TargetKind(kind), address=address, alias=alias)
+
+    made.targets.add(wanted("first", first), 4)
+    if not taken:
+        made.targets.add(wanted("second", second), 4)
+        return
+    with pytest.raises(ServerTaken, match="'first'"):
+        made.targets.add(wanted("second", second), 4)
+    made.targets.remove("first")
+    made.targets.add(wanted("second", second), 4)
 
 
 def test_a_damaged_state_is_nothing_and_a_damaged_record_is_left_out(made: Store) -> None:

@@ -11,7 +11,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ class Played:
 
     ``asked`` holds method, path, body and headers of every request.  ``broken``: the answer to
     every request instead of the right one; ``delay_s``: before each; ``moved``: where it redirects
-    to; ``key``: what it wants to be shown.
+    to; ``key``: what it wants to be shown; ``drips``: the part of its answers, headers or body, of
+    which it sends a byte a moment.
     """
 
     def __init__(self, base: LoadedModel) -> None:
@@ -42,6 +43,7 @@ class Played:
         self.delay_s = 0.0
         self.moved: str | None = None
         self.key: str | None = None
+        self.drips: str | None = None
         self._lock = threading.Lock()
         self._server: ThreadingHTTPServer | None = None
         self._port = 0
@@ -99,6 +101,9 @@ class Played:
         headers = dict(handler.headers.items())
         self.asked.append((handler.command, handler.path, body, headers))
         time.sleep(self.delay_s)
+        if self.drips is not None:
+            self._drip(handler)
+            return
         if self.moved is not None:
             handler.send_response(307)
             handler.send_header("Location", self.moved + handler.path)
@@ -117,6 +122,16 @@ class Played:
         handler.send_header("Content-Length", str(len(data)))
         handler.end_headers()
         handler.wfile.write(data)
+
+    def _drip(self, handler: BaseHTTPRequestHandler) -> None:
+        """Send a byte ten times a second for six seconds, or as long as somebody listens."""
+        handler.wfile.write(b"HTTP/1.0 200 OK\r\n")
+        if self.drips == "body":
+            handler.wfile.write(b"\r\n")
+        with suppress(OSError):
+            for _ in range(60):
+                handler.wfile.write(b"x")
+                time.sleep(0.1)
 
 
 @contextmanager

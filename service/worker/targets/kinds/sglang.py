@@ -78,7 +78,7 @@ class Sglang:
         try:
             found = [one["meta_info"]["output_top_logprobs"][0] for one in answer.json()]
             return [{int(token): float(value) for value, token, *_ in top} for top in found]
-        except (KeyError, IndexError, TypeError, ValueError):
+        except (LookupError, TypeError, ValueError, OverflowError):
             raise answer.strange() from None
 
     def _served(self) -> str:

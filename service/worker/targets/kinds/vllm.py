@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 from service.contracts.schemas.targets import TargetRecord
 from service.worker.targets.connection import Answer, Connection, TargetFailed
-from service.worker.targets.server import Offer, Seen
+from service.worker.targets.server import ARTEFACT, Offer, Seen
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What ``--max-lora-rank`` may be."""
@@ -40,8 +41,13 @@ class Vllm:
         except (KeyError, TypeError, AttributeError):
             raise answer.strange() from None
         bases = [name for name, _, parent in models if parent is None]
+        base = self._base(bases)
         loaded = {name: root for name, root, _ in models if self._is_ours(name)}
-        return Seen(self._base(bases), loaded)
+        for name in [one for one in loaded if one in bases or self._is_foreign(one, loaded[one])]:
+            if not self._record.removed:
+                raise _in_use(name, name == self._record.alias)
+            del loaded[name]
+        return Seen(base, loaded)
 
     def name_of(self, version: str, seen: Seen) -> str:
         """``<target>@v12``."""
@@ -79,11 +85,15 @@ class Vllm:
             choices = sorted(answer.json()["choices"], key=lambda one: int(one["index"]))
             found = [choice["logprobs"]["top_logprobs"][0] for choice in choices]
             return [_by_id(one) for one in found]
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
             raise answer.strange() from None
 
     def _is_ours(self, name: str) -> bool:
         return name == self._record.alias or self._ours.fullmatch(name) is not None
+
+    def _is_foreign(self, name: str, root: str) -> bool:
+        """Whether the alias was given to an adapter that is no artefact of a store."""
+        return name == self._record.alias and not ARTEFACT.fullmatch(PurePosixPath(root).name)
 
     def _base(self, bases: Sequence[str]) -> str:
         wanted = self._record.model
@@ -136,6 +146,16 @@ def _data(answer: Answer) -> Sequence[Mapping[str, Any]]:
     if not isinstance(data, list):
         raise answer.strange()
     return data
+
+
+def _in_use(name: str, is_alias: bool) -> TargetFailed:
+    what = "alias" if is_alias else "name"
+    return TargetFailed(
+        "name_in_use",
+        f"the server has a model of its own that is called {name!r}, which stays as it is: remove "
+        f"this target and register it with another {what}",
+        lasting=True,
+    )
 
 
 def _rank_too_large(version: str, rank: int, most: int) -> TargetFailed:

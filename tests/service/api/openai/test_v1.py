@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -21,6 +22,8 @@ from support.service.serving import running
 from service.api import create_app
 from service.api.openai import calls
 from service.contracts.schemas.access import Scope
+from service.queue import Keys, WorkerBeat
+from service.queue import connect as connect_to
 from service.settings import Settings
 from service.store import Store
 
@@ -88,6 +91,48 @@ def test_requests_wait_for_a_worker_that_starts_again(
     with PlayedWorker.of_api(settings):
         thread.join(10)
     assert [one.status_code for one in found] == [200]
+
+
+@pytest.fixture
+def dying(settings: Settings, model: Store) -> Iterator[Callable[[], None]]:
+    """A worker that is dead and still counts as alive; the call ends that."""
+    client, keys = connect_to(str(settings.redis_url)), Keys(model.id)
+    beat = WorkerBeat(instance="dead", pid=1, model="atlas-gptj", started_at=datetime.now(UTC))
+    client.set(keys.worker, beat.model_dump_json())
+    yield lambda: client.delete(keys.worker)
+    client.close()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_requests_that_a_dying_worker_takes_are_answered_by_the_next(
+    stream: bool, http: httpx.Client, settings: Settings, dying: Callable[[], None]
+) -> None:
+    found: list[httpx.Response] = []
+    asked = body(stream=stream)
+    thread = threading.Thread(target=lambda: found.append(http.post("/v1/completions", json=asked)))
+    thread.start()
+    time.sleep(0.5)
+    dying()
+    time.sleep(2)
+    assert not found, "it waits for the next worker"
+    with PlayedWorker.of_api(settings) as worker:
+        thread.join(10)
+        kinds = [one.kind for one in worker.asked]
+    assert [one.status_code for one in found] == [200]
+    assert found[0].text.count("[DONE]") == stream
+    assert "error" not in found[0].text
+    assert "complete" in kinds
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("stream", [False, True])
+def test_requests_of_a_dying_worker_without_a_successor_are_refused(
+    stream: bool, http: httpx.Client, dying: Callable[[], None]
+) -> None:
+    threading.Timer(0.5, dying).start()
+    answer = http.post("/v1/completions", json=body(stream=stream))
+    assert answer.status_code == (200 if stream else 503)
+    assert "no_worker" in answer.text
 
 
 @pytest.mark.usefixtures("impatient")

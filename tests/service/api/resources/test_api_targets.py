@@ -72,6 +72,10 @@ def test_the_client_waits_for_a_try_that_ended_later(client: Client, model: Stor
         ({"address": "http://me:secret@127.0.0.1:8001"}, "invalid_request", "/address"),
         ({"address": "ftp://127.0.0.1"}, "invalid_request", "/address"),
         ({"address": "http://127.0.0.1:99999"}, "address_refused", "/address"),
+        ({"address": "http://127.0.0.1:0"}, "address_refused", "/address"),
+        ({"address": "http://127.0.0.1:8001/v1"}, "invalid_request", "/address"),
+        ({"address": "http://127.0.0.1:8001/a/v1/"}, "invalid_request", "/address"),
+        ({"alias": "smol@v3"}, "invalid_request", "/alias"),
         ({"address": "http://192.168.7.7:8001"}, "address_refused", "/address"),
         ({"address": "http://[::ffff:10.0.0.1]:80"}, "address_refused", "/address"),
         ({"address": "http://169.254.169.254/latest"}, "address_refused", "/address"),
@@ -107,6 +111,26 @@ def test_a_name_is_taken_once_and_there_is_a_limit(settings: Settings, model: St
             client.add_target("a", "sglang", "http://127.0.0.1:2")
         with pytest.raises(ApiError, match=r"413 over_limit: .*JEEP_MAX_TARGETS allows 1"):
             client.add_target("b", "vllm", "http://127.0.0.1:1")
+
+
+def test_an_address_of_a_route_is_refused_with_what_to_leave_out(
+    http: httpx.Client, model: Store
+) -> None:
+    answer = http.post("/targets", json={**TARGET, "address": "http://127.0.0.1:8001/v1"})
+    assert answer.status_code == 422
+    assert "leave /v1 out" in answer.json()["errors"][0]["message"]
+
+
+def test_two_targets_that_would_undo_one_another_are_refused(client: Client, model: Store) -> None:
+    client.add_target("a", "vllm", "http://127.0.0.1:8001", alias="now")
+    with pytest.raises(ApiError, match=r"409 server_taken: .*'a' has the alias 'now'"):
+        client.add_target("b", "vllm", "http://localhost:8001/", alias="now")
+    client.add_target("b", "vllm", "http://127.0.0.1:8001")
+    client.add_target("c", "sglang", "http://127.0.0.1")
+    with pytest.raises(ApiError, match=r"409 server_taken: .*'c' replaces the model"):
+        client.add_target("d", "sglang", "http://127.0.0.1:80/")
+    client.add_target("d", "sglang", "http://127.0.0.1:81")
+    assert [one.name for one in client.targets()] == ["a", "b", "c", "d"]
 
 
 def test_only_administrators_register_them(settings: Settings, model: Store) -> None:

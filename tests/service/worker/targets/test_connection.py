@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import html
+import json
+import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from support.service.played_targets import PlayedVllm
@@ -11,7 +15,8 @@ from support.service.played_targets import PlayedVllm
 from service.contracts.schemas.targets import NewTarget, TargetKind, TargetRecord
 from service.ops.addresses import Allowed
 from service.store import Store
-from service.worker.targets.connection import MOST_BYTES, Connection, TargetFailed, shortened
+from service.worker.targets.connection import MOST_BYTES, Connection, TargetFailed
+from service.worker.targets.foreign_text import Blank, shortened
 
 KEY = "sk-what-nobody-may-read"
 MakeRecord = Callable[..., TargetRecord]
@@ -66,6 +71,89 @@ def test_a_key_that_the_server_repeats_is_blanked(
     assert "Bearer … is odd" in str(failure(lambda: answer.json()))
 
 
+def spelt(text: str) -> str:
+    """Each character by its number."""
+    return "".join(f"\\u{ord(one):04x}" for one in text)
+
+
+SPELLINGS: dict[str, Callable[[str], str]] = {
+    "as it is": lambda key: key,
+    "as JSON": lambda key: json.dumps(key)[1:-1],
+    "as JSON with all slashes escaped": lambda key: json.dumps(key)[1:-1].replace("/", "\\/"),
+    "as JSON in JSON": lambda key: json.dumps(json.dumps(key))[3:-3],
+    "by numbers": spelt,
+    "by numbers in JSON": lambda key: json.dumps(spelt(key))[1:-1],
+    "in an address": lambda key: quote(key, safe=""),
+    "in HTML": html.escape,
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("key", ['abc/d"ef-key', "a\\b\\\\/c", "us00 x"])
+def test_a_key_is_blanked_however_it_is_spelt(key: str, spelling: str) -> None:
+    text = f"<{SPELLINGS[spelling](key)}>"
+    assert Blank(key)(text) == "<…>"
+    assert Blank("another" + key)(text) == text
+
+
+def test_a_text_of_nothing_but_backslashes_takes_no_time() -> None:
+    began = time.monotonic()
+    for key in ("a\\\\b", "\\\\\\\\a", "ab"):
+        assert Blank(key)("\\" * 200_000).count("\\") > 100_000
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("status", [200, 400, 500])
+@pytest.mark.parametrize("spelling", ["as JSON", "by numbers", "as JSON in JSON"])
+def test_a_key_is_blanked_in_what_is_decoded(
+    spelling: str, status: int, record: MakeRecord, vllm: PlayedVllm, tmp_path: Path
+) -> None:
+    key = 'abc/d"ef-key'
+    (tmp_path / "k").write_text(key)
+    inner = SPELLINGS[spelling](key)
+    vllm.broken = (status, f'{{"error": {{"message": "Bearer {inner}", "{inner}": ["{inner}"]}}}}')
+    answer = connect(record(secret="k"), tmp_path).post("/v1/load_lora_adapter", {})
+    shown = [answer.text, answer.message, str(answer.refusal()), str(answer.strange())]
+    if status == 200:
+        shown.append(json.dumps(answer.json()))
+    assert answer.message == "Bearer …"
+    for text in shown:
+        assert "…" in text or "\\u2026" in text
+        assert "ef-key" not in text
+        assert spelt("ef-key") not in text
+
+
+def test_what_cannot_be_written_is_cleaned_or_no_answer(
+    record: MakeRecord, vllm: PlayedVllm
+) -> None:
+    connection = connect(record())
+    vllm.broken = (500, r'{"message": "half \ud800 of a \u202e pair"}')
+    assert connection.get("/").message == "half \ufffd of a pair"
+    vllm.broken = (200, r'{"data": [{"id": "\ud800"}]}')
+    assert failure(lambda: connection.get("/").json()).code == "bad_answer"
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, "[" * 200 + "]" * 200, "1" * 5000])
+def test_nonsense_is_no_answer(text: str, record: MakeRecord, vllm: PlayedVllm) -> None:
+    connection = connect(record())
+    vllm.broken = (200, text)
+    assert failure(lambda: connection.get("/").json()).code == "bad_answer"
+    vllm.broken = (500, text)
+    refusal = failure(lambda: connection.get("/").json())
+    assert (refusal.code, len(str(refusal)) < 600) == ("refused", True)
+
+
+@pytest.mark.parametrize("part", ["headers", "body"])
+def test_a_server_that_sends_a_byte_now_and_then_is_slow(
+    part: str, record: MakeRecord, vllm: PlayedVllm
+) -> None:
+    vllm.drips = part
+    began = time.monotonic()
+    slow = failure(lambda: connect(record(), timeout=0.6).post("/v1/completions", {}))
+    assert slow.code == "slow"
+    assert 0.5 < time.monotonic() - began < 3
+
+
 @pytest.mark.parametrize(
     ("content", "said"), [(None, "No such file"), ("", "holds no key"), ("a\nb", "holds no key")]
 )
@@ -84,7 +172,9 @@ def test_a_key_outside_the_folder_is_not_read(record: MakeRecord, tmp_path: Path
     folder.mkdir()
     (tmp_path / "outside").write_text(KEY)
     (folder / "link").symlink_to(tmp_path / "outside")
-    assert failure(lambda: connect(record(secret="link"), folder).get("/")).code == "no_secret"
+    found = failure(lambda: connect(record(secret="link"), folder).get("/"))
+    assert found.code == "no_secret"
+    assert "a link out of that folder" in str(found)
 
 
 def test_without_a_folder_of_keys_nothing_is_sent(record: MakeRecord, vllm: PlayedVllm) -> None:

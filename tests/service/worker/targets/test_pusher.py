@@ -19,6 +19,7 @@ from service.store import Store
 from service.store.targets.status import target_status
 from service.worker.targets import pusher as module
 from service.worker.targets import sync, workshop
+from service.worker.targets.connection import TargetFailed
 from service.worker.targets.pusher import Pusher
 from service.worker.targets.workshop import Workshop
 
@@ -267,3 +268,28 @@ def test_a_busy_server_is_tried_again(
     assert error.code == "busy"
     vllm.broken = None
     until(lambda: is_at("v1"), "v1 is there")
+
+
+@pytest.mark.parametrize("broken", ["message", "record"])
+def test_no_error_ends_the_care_of_a_target(
+    broken: str, pusher: Pusher, vllm: PlayedVllm, store: Store, target: TargetRecord,
+    is_at: Callable[[str], bool], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    until(lambda: is_at("v1"), "v1 is there")
+    right = sync.Sync.run
+
+    def run(self: sync.Sync, asked: bool) -> bool:
+        raise TargetFailed("refused", "half \ud800 of a pair")
+
+    monkeypatch.setattr(sync.Sync, "run", run)
+    if broken == "record":
+        monkeypatch.setattr(module, "readable", lambda text: 1 / 0)
+        time.sleep(0.5)
+    else:
+        until(lambda: target_status(store, target).error is not None, "it is recorded")
+        error = target_status(store, target).error
+        assert error is not None
+        assert (error.code, error.message) == ("refused", "half \ufffd of a pair")
+    monkeypatch.setattr(sync.Sync, "run", right)
+    vllm.forget()
+    until(lambda: is_at("v1") and vllm.loaded != {}, "it is looked after again")

@@ -121,3 +121,15 @@ def test_after_a_wrong_answer_nobody_claims_to_know_what_it_has(
         sync.run()
     shown = target_status(store, big)
     assert (shown.version, shown.model, shown.lag.versions) == (None, None, 1)
+
+
+@pytest.mark.parametrize("pair", [f"[1{'0' * 400}, 3, null]", "[-0.5, Infinity, null]"])
+def test_numbers_without_sense_are_no_answer(
+    pair: str, big: TargetRecord, sglang: PlayedSglang, sync_of: MakeSync
+) -> None:
+    right = sglang.reply
+    answer = f'[{{"meta_info": {{"output_top_logprobs": [[{pair}]]}}}}]'
+    sglang.reply = lambda path, body: (200, answer) if path == "/generate" else right(path, body)  # type: ignore[method-assign]
+    with pytest.raises(TargetFailed, match="is it a server of this kind") as e:
+        sync_of(big).run()
+    assert e.value.code == "bad_answer"

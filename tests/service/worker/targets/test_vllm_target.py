@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.service.played_targets import PlayedVllm, playing, refused
@@ -177,6 +178,20 @@ class TestAlias:
         assert store.targets.state(aliased.id).model == "base"
         assert not sync.run()
 
+    @pytest.mark.parametrize("own", ["base", "adapter"])
+    def test_a_model_of_the_servers_own_is_not_replaced(
+        self, own: str, store: Store, vllm: PlayedVllm, sync_of: MakeSync, tiny: LoadedModel
+    ) -> None:
+        vllm.loaded["adapter"] = ("/adapters/mine", ModelView(tiny))
+        wanted = NewTarget(name="smol", kind=TargetKind.VLLM, address=vllm.url, alias=own)
+        record = store.targets.add(wanted, 16)
+        with pytest.raises(TargetFailed, match=f"called '{own}'.*another alias") as e:
+            sync_of(record).run()
+        assert (e.value.code, e.value.lasting) == ("name_in_use", True)
+        sync_of(store.targets.remove("smol")).clear()
+        assert set(vllm.paths()) == {"/v1/models"}, "nothing was loaded or unloaded"
+        assert store.targets.with_removed() == []
+
 
 class TestRefusals:
     def test_a_rank_over_the_limit_says_what_to_set(
@@ -273,6 +288,42 @@ class TestRefusals:
         with pytest.raises(TargetFailed, match="no model 'z'"):
             sync_of(store.targets.add(absent, 16)).run()
 
+    @pytest.mark.parametrize("odd", ["1e999", "-1e999", "NaN"])
+    @pytest.mark.parametrize("at", [0, 1, 2])
+    def test_a_log_probability_that_is_no_number_proves_nothing(
+        self, odd: str, at: int, target: TargetRecord, vllm: PlayedVllm, store: Store,
+        sync_of: MakeSync,
+    ) -> None:  # fmt: skip
+        def odd_one(body: dict[str, Any]) -> tuple[int, object]:
+            status, answer = right(body)
+            choice = next(one for one in answer["choices"] if one["index"] == at)
+            top = choice["logprobs"]["top_logprobs"][0]
+            top.update(dict.fromkeys(top, float(odd)))
+            return status, answer
+
+        right = vllm._complete
+        vllm._complete = odd_one  # type: ignore[method-assign]
+        with pytest.raises(TargetFailed, match="differ by far more") as e:
+            sync_of(target).run()
+        assert e.value.code == "other_base"
+        assert store.targets.state(target.id).proof is None
+
+    @pytest.mark.parametrize(
+        "choice",
+        [
+            f'{{"index": 0, "logprobs": {{"top_logprobs": [{{"token_id:1": 1{"0" * 400}}}]}}}}',
+            '{"index": Infinity, "logprobs": {"top_logprobs": [{"token_id:1": -1}]}}',
+            '{"index": 0, "logprobs": {"top_logprobs": []}}',
+        ],
+    )
+    def test_numbers_without_sense_are_no_answer(
+        self, choice: str, target: TargetRecord, vllm: PlayedVllm, sync_of: MakeSync
+    ) -> None:
+        vllm._complete = lambda body: (200, f'{{"choices": [{choice}]}}')  # type: ignore[method-assign]
+        with pytest.raises(TargetFailed, match="is it a server of this kind") as e:
+            sync_of(target).run()
+        assert e.value.code == "bad_answer"
+
     @pytest.mark.parametrize("answer", ["<html>", {"data": 3}, [], {"data": [{"x": 1}]}, {}])
     def test_something_else_that_answers_is_seen(
         self, answer: object, target: TargetRecord, vllm: PlayedVllm, sync_of: MakeSync
@@ -309,6 +360,73 @@ def test_what_is_removed_is_unloaded_and_forgotten(
     assert vllm.loaded.keys() == {"another"}, "what is not this target's is left alone"
     assert store.targets.with_removed() == []
     assert list((store.root / "targets").glob("*.state")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "alias", "left"),
+    [
+        ("smol", "now", {"smol@v1", "now"}),
+        ("smol", None, {"smol@v1"}),
+        ("b", "now", {"now"}),
+        ("b", None, set()),
+    ],
+)
+def test_what_is_removed_leaves_alone_what_another_target_uses_by_now(
+    name: str, alias: str | None, left: set[str], vllm: PlayedVllm, store: Store,
+    sync_of: MakeSync,
+) -> None:  # fmt: skip
+    wanted = NewTarget(name="smol", kind=TargetKind.VLLM, address=vllm.url, alias="now")
+    old = sync_of(store.targets.add(wanted, 16))
+    old.run()
+    store.targets.remove("smol")
+    again = wanted.model_copy(update={"name": name, "alias": alias})
+    record = store.targets.add(again, 16)
+    old.clear()
+    assert vllm.loaded.keys() == left
+    assert [one.id for one in store.targets.with_removed()] == [record.id]
+
+
+def test_a_namesake_on_another_server_keeps_nothing_loaded_here(
+    target: TargetRecord, vllm: PlayedVllm, store: Store, sync_of: MakeSync
+) -> None:
+    sync = sync_of(target)
+    sync.run()
+    store.targets.remove("smol")
+    elsewhere = NewTarget(name="smol", kind=TargetKind.VLLM, address="http://127.0.0.1:1")
+    store.targets.add(elsewhere, 16)
+    sync.clear()
+    assert vllm.loaded == {}
+
+
+def test_a_version_whose_artefact_is_gone_is_loaded_again(
+    target: TargetRecord, vllm: PlayedVllm, store: Store, sync_of: MakeSync
+) -> None:
+    sync_of(target).run()
+    store.artefacts.sweep(())
+    assert sync_of(target).run()
+    assert artefacts(store) == ["v1.peft"]
+    assert vllm.paths().count("/v1/load_lora_adapter") == 2
+    assert target_status(store, target).status == "synced"
+
+
+def test_looks_at_a_target_that_does_not_follow_head_are_not_written_down(
+    target: TargetRecord, vllm: PlayedVllm, store: Store, sync_of: MakeSync, tiny: LoadedModel
+) -> None:
+    pinned = store.targets.follow("smol", "v1")
+    sync = sync_of(pinned)
+    sync.run()
+    before = store.targets.state(target.id)
+    assert not sync.run()
+    assert store.targets.state(target.id) == before
+    edit(tiny, store)
+    edit(tiny, store)
+    following = store.targets.follow("smol", "head")
+    lag = target_status(store, following).lag
+    assert lag.versions == 1, "moves of head before it followed head are not missed ones"
+    edit(tiny, store)
+    assert target_status(store, following).lag.versions == 1
+    edit(tiny, store)
+    assert target_status(store, following).lag.versions == 2
 
 
 def test_seconds_of_lag_begin_with_the_first_move_that_was_missed(

@@ -65,7 +65,8 @@ from transformers import AutoModelForCausalLM
 {base.comment}base = AutoModelForCausalLM.from_pretrained("{base.loaded_by}")
 model = PeftModel.from_pretrained(base, "FOLDER")
 
-# or: vllm serve {base.loaded_by} --enable-lora --max-lora-rank {rank} --lora-modules edited=FOLDER"""
+# or: vllm serve {base.loaded_by} --enable-lora --max-lora-rank {rank} \\
+#       --lora-modules edited=FOLDER"""
 
 
 def prove(version: Version, options: PeftExport, folder: Path) -> Evidence:

@@ -177,7 +177,7 @@ class Pool:
         return n_stopped
 
     def _best(self, found: Found, done: torch.Tensor) -> Found:
-        """What to go by: of a fact that is not ``done`` (n,), what was measured at its best.
+        """The result to go by: of a fact that is not ``done`` (n,), the one at its best vectors.
 
         A step that led to a larger loss is taken back; a fact that ends with one keeps the
         vectors before it.

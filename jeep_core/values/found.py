@@ -1,4 +1,4 @@
-"""What one pass of value optimisation measures."""
+"""The result of one pass of value optimisation."""
 
 from __future__ import annotations
 

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
         Snapshot,
         SnapshotDiff,
     )
-    from service.contracts.schemas.access import ApiKey
-    from service.contracts.schemas.audit import AuditEntry
+    from service.contracts.schemas.access import ApiKey, AuditEntry
     from service.contracts.schemas.exports import Export
 
 Records = Sequence[Mapping[str, Any]]

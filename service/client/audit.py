@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from service.client.transport import Transport
-from service.contracts.schemas.audit import AuditEntry
+from service.contracts.schemas.access import AuditEntry
 
 
 class AuditCalls(Transport):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from jeep_core.storage.records import sealed, unsealed
-from service.contracts.schemas.audit import AuditEntry
+from service.contracts.schemas.access import AuditEntry
 from service.store.files import fsync_folder, locked
 
 _BLOCK = 64 * 1024

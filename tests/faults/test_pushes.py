@@ -11,7 +11,7 @@ from support.faults.halts import PUSHING
 from support.faults.harness import Service
 from support.faults.processes import until
 from support.faults.strikes import SIGNALS, strike
-from support.service.played_targets import PlayedVllm, playing
+from support.service.outward.played_targets import PlayedVllm, playing
 
 from jeep_core.models.views import ModelView
 from service.contracts.jobs import JobStatus

@@ -14,9 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.http.access import CALLER, ROUTE, Guarded
 from service.api.http.problems import PROBLEM
 from service.contracts.jobs import now
-from service.contracts.schemas.access import Caller
+from service.contracts.schemas.access import AuditEntry, Caller
 from service.contracts.schemas.access import Scope as Need
-from service.contracts.schemas.audit import AuditEntry
 from service.store import Store, without_keys
 
 VERSION = "jeep.version"

@@ -11,8 +11,7 @@ from service.api.http.access import needs
 from service.api.http.paging import AFTER, Limit, Page, take
 from service.api.http.problems import documented
 from service.api.state import State
-from service.contracts.schemas.access import Scope
-from service.contracts.schemas.audit import AuditEntry
+from service.contracts.schemas.access import AuditEntry, Scope
 from service.store import Store, StoreError
 
 router = APIRouter(tags=["audit"])

@@ -25,8 +25,7 @@ from service.cli.common import (
 )
 from service.cli.groups import group as new_group
 from service.contracts.jobs import now
-from service.contracts.schemas.access import ApiKey, Scope
-from service.contracts.schemas.audit import AuditEntry
+from service.contracts.schemas.access import ApiKey, AuditEntry, Scope
 from service.settings import SettingsError, load_settings
 from service.store import Store, StoreError
 

@@ -1,4 +1,4 @@
-"""Access rights: scopes, API keys as they are stored, callers."""
+"""Access rights: scopes, API keys as they are stored, callers, and the log of what they did."""
 
 from __future__ import annotations
 
@@ -52,3 +52,26 @@ class Caller(BaseModel):
 
 LOCAL = Caller(id="local", name="local", scopes=frozenset(Scope))
 """Everybody, where authentication is off."""
+
+
+class AuditEntry(BaseModel):
+    """A call that changes something, or would have: a line of the audit log.
+
+    ``who`` is a key's id, ``anonymous``, ``local`` where authentication is off, or
+    ``shell:<user>`` for commands that work on the store; ``action`` the operation of the api.
+    """
+
+    when: datetime
+    who: str
+    name: str = Field(default="", description="What the key was called.")
+    action: str
+    target: str = Field(description="The path and query of the call, or what a command changed.")
+    status: int | None = None
+    code: str | None = Field(default=None, description="Of the problem, if it was refused.")
+    request_id: str = ""
+    job_id: str | None = None
+    version: str | None = Field(default=None, description="Made or meant by the call or its job.")
+    suppressed: int = Field(
+        default=0,
+        description="Calls without a valid key, or too many, that got no line before this one.",
+    )

@@ -16,7 +16,7 @@ from datetime import timedelta
 
 from jeep_core.errors import Coded, JeepError, reason_of
 from service.contracts.jobs import now
-from service.contracts.schemas.audit import AuditEntry
+from service.contracts.schemas.access import AuditEntry
 from service.contracts.schemas.targets import TargetError, TargetRecord
 from service.ops.addresses import Allowed
 from service.settings import Settings

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support.service.hub import COMMIT, Hub, recording_hub
+from support.service.outward.hub import COMMIT, Hub, recording_hub
 from typer.testing import CliRunner, Result
 
 from jeep_core.exports.folders import whole_folder, write_record

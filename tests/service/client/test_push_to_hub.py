@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from support.service.hub import COMMIT, Hub, recording_hub
+from support.service.outward.hub import COMMIT, Hub, recording_hub
 
 from jeep_core.exports.folders import FileHash, write_record
 from jeep_core.storage.records import sealed, unsealed

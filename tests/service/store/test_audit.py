@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from service.contracts.jobs import now
-from service.contracts.schemas.audit import AuditEntry
+from service.contracts.schemas.access import AuditEntry
 from service.store import Store
 
 

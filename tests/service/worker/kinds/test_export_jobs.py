@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.library.exported import LAYERS, edited, factored, loaded, logits
-from support.service.export_bench import ExportBench
+from support.service.outward.export_bench import ExportBench
 
 from jeep_core.errors import Cancelled, NotExportable, RankTooHigh
 from jeep_core.evaluation.outcomes import Said

@@ -10,7 +10,7 @@ import pytest
 from gguf import GGUFReader
 from support.library import gguf_files, played_llama
 from support.library.exported import edited, loaded
-from support.service.export_bench import FACTS, ExportBench
+from support.service.outward.export_bench import FACTS, ExportBench
 
 from jeep_core.errors import MissingProgram, NotExportable
 from jeep_core.exports.folders import RECORD

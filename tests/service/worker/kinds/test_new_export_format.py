@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import pytest
 from support.library.exported import edited, loaded
-from support.service.export_bench import ExportBench
+from support.service.outward.export_bench import ExportBench
 from typer.testing import CliRunner
 
 from jeep_core.exports.folders import verify

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from support import TINY_GPTJ
-from support.service.played_targets import PlayedSglang, PlayedVllm, playing
-from support.service.pushes import edit
+from support.service.outward.played_targets import PlayedSglang, PlayedVllm, playing
+from support.service.outward.pushes import edit
 from support.service.thin_versions import add_chain
 
 import jeep_core

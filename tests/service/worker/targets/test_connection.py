@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from support.service.played_targets import PlayedVllm
+from support.service.outward.played_targets import PlayedVllm
 
 from service.contracts.schemas.targets import NewTarget, TargetKind, TargetRecord
 from service.ops.addresses import Allowed

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.service.played_targets import PlayedSglang
-from support.service.pushes import artefacts, edit, roll_back
+from support.service.outward.played_targets import PlayedSglang
+from support.service.outward.pushes import artefacts, edit, roll_back
 
 from jeep_core.models.loading import LoadedModel
 from service.contracts.schemas.targets import NewTarget, TargetKind, TargetRecord

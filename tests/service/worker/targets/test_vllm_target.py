@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.service.played_targets import PlayedVllm, playing, refused
-from support.service.pushes import artefacts, edit, roll_back
+from support.service.outward.played_targets import PlayedVllm, playing, refused
+from support.service.outward.pushes import artefacts, edit, roll_back
 
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView

@@ -1,0 +1,1 @@
+"""Servers of others as tests play them, and what leaves the service."""

@@ -279,7 +279,8 @@ def test_no_error_ends_the_care_of_a_target(
     right = sync.Sync.run
 
     def run(self: sync.Sync, asked: bool) -> bool:
-        raise TargetFailed("refused", "half \ud800 of a pair")
+        # what cannot be recorded is logged, with its text
+        raise TargetFailed("refused", "lost" if broken == "record" else "half \ud800 of a pair")
 
     monkeypatch.setattr(sync.Sync, "run", run)
     if broken == "record":

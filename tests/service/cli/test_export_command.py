@@ -303,7 +303,10 @@ class TestPushing:
 
 
 WAITING = """
+import signal
 import time
+# a shell starts what runs in its background with this signal ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from service.cli.commands.outward import exports
 exports._fetch = lambda client, export_id, folder, quiet: (folder / "x").write_bytes(b"x")
 exports.push_folder = lambda *given: (print("pushing", flush=True), time.sleep(60))

@@ -183,7 +183,7 @@ class Pool:
         vectors before it.
         """
         if self.measured is not None:
-            back = ~done & (found.loss > self.trust.best)
+            back = ~done & (found.loss >= self.trust.best)
             found = self.measured.where(back, found)
             self.trust.take_back(self.sites, back)
         self.measured = found

@@ -26,16 +26,7 @@ class Found:
 
     def detached(self) -> Found:
         """The same without a graph."""
-        high = None if self.high is None else self.high.detach()
-        chat_high = None if self.chat_high is None else self.chat_high.detach()
-        return Found(
-            self.loss.detach(),
-            self.kl_loss.detach(),
-            self.probability.detach(),
-            self.written,
-            high,
-            chat_high,
-        )
+        return self._each(lambda tensor: tensor.detach())
 
     def keep(self, index: torch.Tensor) -> Found:
         """That of the facts ``index`` (k,)."""

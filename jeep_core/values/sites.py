@@ -154,20 +154,17 @@ class Trust:
                 vectors.value = torch.where(back[:, None], vectors.first, vectors.value)
 
     def measured(self, sites: Sites, gradients: Gradients, loss: torch.Tensor) -> None:
-        """Remember the vectors whose ``loss`` (n,) is the smallest so far, with their gradients.
+        """Remember the vectors, those without gain taken back, and the gradients of those with.
 
-        A step that led to a larger loss is taken back, and the next one goes half as far at most;
-        else it may go twice as far.
+        ``loss`` (n,) is that of the vectors.  After a step without gain the next one goes half as
+        far at most; else it may go twice as far.
         """
         better = loss < self.best
         self.best = torch.where(better, loss, self.best)
-        # a loss that is no number must be seen, not taken back
-        back = (~better & loss.isfinite())[:, None]
         for name, gradient in gradients.items():
             vectors = sites[name].vectors
-            vectors.first = torch.where(back, vectors.first, vectors.value)
-            vectors.second = torch.where(back, vectors.second, gradient)
-            vectors.value = vectors.first.clone()
+            vectors.first = vectors.value.clone()
+            vectors.second = torch.where(better[:, None], gradient, vectors.second)
         self.reach = torch.where(better, (2 * self.reach).clamp(max=1.0), self.reach / 2)
 
     def step(self, sites: Sites, names: Mapping[str, object], goal: float) -> None:

@@ -88,9 +88,11 @@ def test_a_step_that_made_it_worse_is_taken_back_and_halved() -> None:
     trust = stepped({"low": site}, {"low": gradient}, torch.tensor([9.0, 9.0]), goal=3.0)
     assert site.vectors.value.tolist() == [[-1.0] * 4] * 2
     # the first fact got worse, the second better
+    trust.take_back({"low": site}, torch.tensor([True, False]))
     trust.measured({"low": site}, {"low": -gradient}, torch.tensor([9.5, 8.0]))
     trust.step({"low": site}, {"low": gradient}, goal=3.0)
     assert torch.allclose(site.vectors.value, torch.tensor([[-0.5] * 4, [0.0] * 4]), atol=1e-6)
+    trust.take_back({"low": site}, torch.tensor([True, True]))
     trust.measured({"low": site}, {"low": gradient}, torch.tensor([9.5, 8.0]))
     trust.step({"low": site}, {"low": gradient}, goal=3.0)
     assert torch.allclose(site.vectors.value, torch.tensor([[-0.25] * 4, [-0.5] * 4]), atol=1e-6)

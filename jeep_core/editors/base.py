@@ -166,6 +166,7 @@ def objective_of(hparams: OptimisedEditorHParams, low: Region, **more: Any) -> O
         optimizer=hparams.optimizer,
         compute_dtype=hparams.compute_dtype,
         margin=hparams.margin,
+        early_prefixes=hparams.early_prefixes,
         **more,
     )
 

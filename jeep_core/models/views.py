@@ -242,9 +242,14 @@ def in_bfloat16(view: ModelView) -> ModelView:
     the product of a few rows with it.  Norms, biases of theirs, embeddings and sums of hidden
     states stay in the model's type.  The matrices take half the memory of float32 ones, for as
     long as the view lives; those that are bfloat16 already are shared.
+
+    On a CPU attention is made of plain products: the gradient of torch's fused one takes longer
+    than all other operations of a pass over short rows.
     """
     twin = copy.copy(view)
     twin.model = share(view.model)
+    if view.base.device.type == "cpu":
+        twin.model.set_attn_implementation("eager")
     copies: dict[int, nn.Parameter] = {}
     for module in twin.model.modules():
         if not (isinstance(module, nn.Linear) or is_transposed(module)):

@@ -48,15 +48,26 @@ class Vectors:
             t[index] for t in (self.value, self.first, self.second)
         )
 
-    def adam(self, gradient: torch.Tensor, count: torch.Tensor) -> None:
-        """One update of Adam by ``gradient`` (n, d), each row's number ``count`` (n,)."""
+    def adam(self, gradient: torch.Tensor, count: torch.Tensor, moving: torch.Tensor) -> None:
+        """One update of Adam by ``gradient`` (n, d), each row's number ``count`` (n,).
+
+        Rows that are not ``moving`` (n,) stay as they are.
+        """
         b1, b2 = ADAM_BETAS
-        self.first.mul_(b1).add_(gradient, alpha=1 - b1)
-        self.second.mul_(b2).addcmul_(gradient, gradient, value=1 - b2)
+        first = self.first.mul(b1).add_(gradient, alpha=1 - b1)
+        second = self.second.mul(b2).addcmul_(gradient, gradient, value=1 - b2)
         # bias corrections (n, 1) by row: rows have joined at different steps
         scale = (self.rate / (1 - b1**count))[:, None]
-        corrected = self.second.div((1 - b2**count)[:, None]).sqrt_().add_(ADAM_EPSILON)
-        self.value.sub_(self.first / corrected * scale)
+        corrected = second.div((1 - b2**count)[:, None]).sqrt_().add_(ADAM_EPSILON)
+        value = self.value.sub(first / corrected * scale)
+        self.value, self.first, self.second = (
+            torch.where(moving[:, None], new, old)
+            for new, old in (
+                (value, self.value),
+                (first, self.first),
+                (second, self.second),
+            )
+        )
 
     def clamp(self, limit: torch.Tensor) -> None:
         """Project every row onto ‖row‖ ≤ ``limit`` (n,)."""
@@ -98,10 +109,12 @@ class Site:
         self.reference = self.reference[index]
         self.chat_reference = self.chat_reference[index]
 
-    def decay(self, delta: torch.Tensor) -> torch.Tensor:
-        """β‖δ‖/‖h‖² (n,) of ``delta`` (n, d); at δ = 0, the start, torch's gradient of ‖δ‖ is 0."""
-        # a fact's reference is its state before any δ, so it has no gradient
-        part: torch.Tensor = delta.norm(dim=1) / self.reference.norm(dim=1).square()
+    def decay(self, delta: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+        """β‖δ‖/‖h‖² (g,) of ``delta`` and ``reference`` (g, d), the states before any δ.
+
+        At δ = 0, the start, torch's gradient of ‖δ‖ is 0.
+        """
+        part: torch.Tensor = delta.norm(dim=1) / reference.norm(dim=1).square()
         return self.region.weight_decay * part
 
     def clamp(self) -> None:
@@ -114,10 +127,15 @@ Gradients = Mapping[str, torch.Tensor]
 """Gradients (n, d) by site."""
 
 
-def adam_step(sites: Sites, gradients: Gradients, count: torch.Tensor) -> None:
-    """One update of the sites that ``gradients`` names, each row's number ``count`` (n,)."""
+def adam_step(
+    sites: Sites, gradients: Gradients, count: torch.Tensor, moving: torch.Tensor
+) -> None:
+    """One update of the sites that ``gradients`` names, each row's number ``count`` (n,).
+
+    Facts that are not ``moving`` (n,) stay where they are.
+    """
     for name, gradient in gradients.items():
-        sites[name].vectors.adam(gradient, count)
+        sites[name].vectors.adam(gradient, count, moving)
         sites[name].clamp()
 
 
@@ -167,9 +185,17 @@ class Trust:
             vectors.second = torch.where(better[:, None], gradient, vectors.second)
         self.reach = torch.where(better, (2 * self.reach).clamp(max=1.0), self.reach / 2)
 
-    def step(self, sites: Sites, names: Mapping[str, object], goal: float) -> None:
+    def forget(self, chosen: torch.Tensor) -> None:
+        """Forget the losses of the facts ``chosen`` (n,): the next ones are of other rows."""
+        self.best = torch.where(chosen, torch.inf, self.best)
+        self.idle = torch.where(chosen, 0.0, self.idle)
+
+    def step(
+        self, sites: Sites, names: Mapping[str, object], goal: float, moving: torch.Tensor
+    ) -> None:
         """One step of the sites in ``names`` from the best vectors towards the log-odds ``goal``.
 
+        Facts that are not ``moving`` (n,) stay where they are.
         No vector of d numbers moves further than its learning rate times √d, which is how far
         Adam's first step goes.
         """
@@ -178,6 +204,7 @@ class Trust:
         weights = {name: (rate / max(rates.values())) ** 2 for name, rate in rates.items()}
         squared = [weights[n] * sites[n].vectors.second.square().sum(dim=1) for n in names]
         scale = newton(self.best, torch.stack(squared).sum(dim=0), goal)
+        scale = torch.where(moving, scale, 0.0)
         share = torch.zeros_like(scale)
         for name in names:
             vectors = sites[name].vectors
@@ -190,7 +217,7 @@ class Trust:
             vectors.value.sub_(move * shorten[:, None])
             sites[name].clamp()
             share = torch.maximum(share, gone)
-        self.reach = share
+        self.reach = torch.where(moving, share, self.reach)
 
 
 def newton(loss: torch.Tensor, squared: torch.Tensor, goal: float) -> torch.Tensor:

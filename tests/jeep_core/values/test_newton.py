@@ -49,7 +49,7 @@ def stepped(
     trust = Trust(torch.device("cpu"))
     trust.add(len(loss))
     trust.measured(sites, gradients, loss)
-    trust.step(sites, gradients, goal)
+    trust.step(sites, gradients, goal, torch.ones_like(loss, dtype=torch.bool))
     return trust
 
 
@@ -90,11 +90,11 @@ def test_a_step_that_made_it_worse_is_taken_back_and_halved() -> None:
     # the first fact got worse, the second better
     trust.take_back({"low": site}, torch.tensor([True, False]))
     trust.measured({"low": site}, {"low": -gradient}, torch.tensor([9.5, 8.0]))
-    trust.step({"low": site}, {"low": gradient}, goal=3.0)
+    trust.step({"low": site}, {"low": gradient}, 3.0, torch.ones(2, dtype=torch.bool))
     assert torch.allclose(site.vectors.value, torch.tensor([[-0.5] * 4, [0.0] * 4]), atol=1e-6)
     trust.take_back({"low": site}, torch.tensor([True, True]))
     trust.measured({"low": site}, {"low": gradient}, torch.tensor([9.5, 8.0]))
-    trust.step({"low": site}, {"low": gradient}, goal=3.0)
+    trust.step({"low": site}, {"low": gradient}, 3.0, torch.ones(2, dtype=torch.bool))
     assert torch.allclose(site.vectors.value, torch.tensor([[-0.25] * 4, [-0.5] * 4]), atol=1e-6)
 
 

@@ -9,7 +9,7 @@ group of those that are asked the same rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -24,7 +24,7 @@ from jeep_core.text.counting import counted
 from jeep_core.values.found import Found
 from jeep_core.values.group import Group, Texts, groups_of
 from jeep_core.values.objective import WRITTEN_KL, FactTokens, Objective, Values
-from jeep_core.values.sites import Site, Trust, adam_step
+from jeep_core.values.sites import Site, Slopes, Trust, adam_step
 
 PATIENCE = 4
 """Passes without gain after which a fact stops: its vector lies at its clamp, or as good as."""
@@ -158,13 +158,18 @@ class Pool:
         """
         o = self.objective
         found, gradients = self._evaluate()
+        at = {name: self.sites[name].vectors.value for name in gradients}
+        slopes = Slopes(found.loss, at, gradients)
         self.values.trace.append((self.index.clone(), found.loss))
         self.passes = self.passes + 1
         self._check(found.loss)
         # (n,) each; a fact that stops keeps the δ that this pass has measured
         done = torch.zeros_like(found.written)
         if o.stop_probability is not None:
-            done |= found.probability >= o.stop_probability
+            # the rows that an early fact is not asked yet are mostly behind those that it is: they
+            # are to have twice the odds
+            early = 2 * o.stop_probability / (1 + o.stop_probability)
+            done |= found.probability >= torch.where(self.early, early, o.stop_probability)
         if o.stop_loss is not None:
             done |= found.loss < o.stop_loss
         if o.written_weight is not None:
@@ -179,32 +184,27 @@ class Pool:
         # a fact's last pass asks all its rows
         widened = self.early & (stopped | (self.passes >= o.n_steps - 1))
         stopped &= ~self.early
-        n_stopped, loss = int(stopped.sum()), found.loss
+        n_stopped = int(stopped.sum())
         if n_stopped:
             self._record(stopped, found)
             keep = (~stopped).nonzero().flatten()
             self._keep(keep)
-            # the rows of a gradient (n, d) follow the facts that are left
-            gradients = {name: g[keep] for name, g in gradients.items()}
-            loss, widened = loss[keep], widened[keep]
+            slopes, widened = slopes.keep(keep), widened[keep]
         if len(self):
-            self._move(gradients, loss, ~widened)
+            self._move(slopes, ~widened)
         if bool(widened.any()):
             self.early, self.groups = self.early & ~widened, None
             self.trust.forget(widened)
         return n_stopped
 
-    def _move(
-        self, gradients: Mapping[str, torch.Tensor], loss: torch.Tensor, moving: torch.Tensor
-    ) -> None:
-        """One update of the facts that are ``moving`` (n,), by gradients (n, d) and losses (n,)."""
+    def _move(self, slopes: Slopes, moving: torch.Tensor) -> None:
+        """One update of the facts that are ``moving`` (n,)."""
         if self.objective.goal is None:
             # a fact whose rows have become more made no update at that pass
             paused = (~self.early).float() if self.at_first else 0.0
-            adam_step(self.sites, gradients, self.passes - paused, moving)
+            adam_step(self.sites, slopes.gradients, self.passes - paused, moving)
         else:
-            self.trust.measured(self.sites, gradients, loss)
-            self.trust.step(self.sites, gradients, self.objective.goal, moving)
+            self.trust.step(self.sites, slopes, self.objective.goal, moving)
 
     def _best(self, found: Found, done: torch.Tensor) -> Found:
         """The result to go by: of a fact that is not ``done`` (n,), the one at its best vectors.

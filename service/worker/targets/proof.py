@@ -87,7 +87,6 @@ def prove(ask: Ask, asked: Sequence[Question], tolerance: float) -> Proof:
         for found, question in zip(answers, asked, strict=True)
     )
     if not farthest <= tolerance:
-        open("/tmp/sp/prove.txt", "a").write(repr((asked, answers)) + "\n")
         how_far = "far more" if farthest == inf else f"{farthest:.2f}"
         raise TargetFailed(
             "wrong_answer",

@@ -94,7 +94,10 @@ def optimise_one(model: Any, fact: FactTokens, o: Objective) -> Plain:
             loss = loss + o.high.weight_decay * high.norm() / h_high.norm() ** 2
         losses.append(float(loss.detach()))
         probability = float(nll.detach().neg().exp().mean())
-        stops = o.stop_probability is not None and probability >= o.stop_probability
+        stop = o.stop_probability
+        if stop is not None and len(rows) < len(fact.rows):
+            stop = 2 * stop / (1 + stop)
+        stops = stop is not None and probability >= stop
         stops = stops or (o.stop_loss is not None and losses[-1] < o.stop_loss)
         if len(rows) < len(fact.rows):
             if stops or step == o.n_steps - 2:

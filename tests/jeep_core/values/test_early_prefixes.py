@@ -102,7 +102,7 @@ def test_the_first_steps_are_those_of_fewer_prefixes(gptj: LoadedModel) -> None:
         alone = losses_of(few, i)
         both = losses_of(first, i)[: len(alone)]
         assert both[:-1] == pytest.approx(alone[:-1], rel=1e-4)
-        assert len(losses_of(first, i)) > len(alone) > 2
+        assert len(losses_of(first, i)) >= len(alone) > 2
 
 
 @pytest.mark.parametrize("count", [4, 9])

@@ -332,6 +332,7 @@ def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
         hidden_size=config.hidden_size,
         mlp_size=base.mlp_size,
         max_positions=base.max_positions,
+        vocabulary=base.vocabulary,
         relations=relations() | own_relations(settings.relations),
         presets=names,
         preset_values={f"{p.editor}/{p.name}": p.hparams for p in presets},

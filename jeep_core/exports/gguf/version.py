@@ -37,7 +37,8 @@ def type_of(base: LoadedModel, wanted: str | None = None) -> GgufType:
 def bytes_needed(base: LoadedModel, replaced: Mapping[str, torch.Tensor], kind: GgufType) -> int:
     """Bytes on the disk while a file is made, at most.
 
-    Two files at once, and a model folder where the model came as one.
+    Two files at once, and a model folder where the model came as one.  ``replaced``: the version's
+    matrices, (rows, columns), by name.
 
     Raises:
         NotExportable: the model has no files of its own.
@@ -62,8 +63,8 @@ def write_version(
 ) -> Made:
     """Write a version, from the GGUF file that its model came from or from a folder of it.
 
-    ``replaced``: the version's matrices, by name.  ``scratch`` is a folder for what is written
-    on the way.
+    ``replaced``: the version's matrices, (rows, columns), by name.  ``scratch`` is a folder for what
+    is written on the way.
 
     Raises:
         MissingProgram: a program of llama.cpp is needed and was not found.

@@ -123,7 +123,7 @@ class LlamaCpp:
             )
 
     def _models(self, *, reload: bool = False) -> dict[str, _Model]:
-        """What the router lists; with ``reload`` it reads its folder again first."""
+        """The models that the router lists; with ``reload`` it reads its folder again first."""
         if reload:
             answer = self._http.get("/models?reload=1", self._http.patience_s)
         else:

@@ -63,8 +63,8 @@ def write_version(
 ) -> Made:
     """Write a version, from the GGUF file that its model came from or from a folder of it.
 
-    ``replaced``: the version's matrices, (rows, columns), by name.  ``scratch`` is a folder for what
-    is written on the way.
+    ``replaced``: the version's matrices, (rows, columns), by name.  ``scratch`` is a folder for
+    what is written on the way.
 
     Raises:
         MissingProgram: a program of llama.cpp is needed and was not found.

@@ -11,7 +11,14 @@
 set -euo pipefail
 work=$(mktemp -d)
 server=
-trap '[ -z "$server" ] || kill "$server"; rm -rf "$work"' EXIT
+stop() {
+    if [ -n "$server" ]; then
+        kill -9 "$server" # it hangs at its end, too
+        wait "$server" 2>/dev/null || true
+    fi
+    rm -rf "$work"
+}
+trap stop EXIT
 if [ -z "${LLAMA_SERVER:-}" ]; then
     python3 -m venv "$work/env"
     "$work/env/bin/pip" install --quiet --disable-pip-version-check cmake==4.4.5 ninja==1.13.2

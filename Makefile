@@ -56,17 +56,19 @@ $(INTEROP)/.ready: pyproject.toml tests/interop/requirements.txt
 		-r tests/interop/requirements.txt
 	@touch $@
 
-# llama.cpp, unless JEEP_LLAMA_CPP names one: about 20 minutes on two cores
+# llama.cpp, unless JEEP_LLAMA_CPP names one: about 20 minutes on two cores. Its source, cmake and ninja come from the
+# package index; a C++ compiler is needed
 $(INTEROP)/llama.cpp/.ready: $(INTEROP)/.ready
 	$(INTEROP)/bin/pip download --quiet --no-deps --no-binary :all: --dest $(INTEROP) $(LLAMA_SOURCE)
 	tar xzf $(INTEROP)/$(subst ==,-,$(LLAMA_SOURCE)).tar.gz -C $(INTEROP)
 	mkdir -p $(INTEROP)/llama.cpp
 	cp -r $(LLAMA_TREE)/convert_hf_to_gguf.py $(LLAMA_TREE)/conversion $(LLAMA_TREE)/gguf-py $(INTEROP)/llama.cpp
-	cmake -S $(LLAMA_TREE) -B $(INTEROP)/llama.cpp/build -DCMAKE_BUILD_TYPE=Release \
+	$(INTEROP)/bin/cmake -S $(LLAMA_TREE) -B $(INTEROP)/llama.cpp/build -G Ninja \
+		-DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(INTEROP)/bin/ninja -DCMAKE_BUILD_TYPE=Release \
 		-DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_USE_PREBUILT_UI=OFF
-	cmake --build $(INTEROP)/llama.cpp/build --target llama-quantize llama-server
+	$(INTEROP)/bin/cmake --build $(INTEROP)/llama.cpp/build --parallel $(WORKERS) \
+		--target llama-quantize llama-server
 	@touch $@
-
 
 # vLLM for CPUs needs other releases of transformers and fastapi; torchvision, which it names and does not need for
 # text, is not built for the CPU's PyTorch

@@ -92,6 +92,7 @@ PUSHES = frozenset(
         "folder_not_found",
         "key_refused",
         "name_in_use",
+        "no_router",
         "no_runtime_adapters",
         "no_such_model",
         "other_base",
@@ -99,6 +100,7 @@ PUSHES = frozenset(
         "redirected",
         "refused",
         "slow",
+        "too_few_models",
         "wrong_answer",
     }
 )

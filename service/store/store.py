@@ -120,6 +120,7 @@ class Store:
             raise WrongFormat(f"{root} has format {found.format}, this program writes {FORMAT}")
         for name in FOLDERS:
             (root / name).mkdir(exist_ok=True)
+        Artefacts(root).folder.mkdir(exist_ok=True)  # servers are started with it
         if found is None:
             replace(root / "format.json", encode(StoreFormat(format=FORMAT)))
         with suppress(FileExistsError):

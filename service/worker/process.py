@@ -217,7 +217,8 @@ class Worker:
         room = Room(store.root, settings.max_store_mb, settings.min_free_mb)
         lost = lambda: lease.lost.is_set() or store.head.is_replaced()  # noqa: E731
         turn = lambda: gate.another_turn(settings.read_share).take  # noqa: E731
-        return Pusher(store, settings, Workshop(base, store, views, room, turn), lost)
+        shop = Workshop(base, store, views, room, turn, settings.llama_cpp)
+        return Pusher(store, settings, shop, lost)
 
     def _lane(self, body: Callable[[], None], count: int) -> None:
         """Run a lane with its threads; if it ends, the process ends and is started again."""
@@ -332,6 +333,7 @@ def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
         hidden_size=config.hidden_size,
         mlp_size=base.mlp_size,
         max_positions=base.max_positions,
+        vocabulary=base.vocabulary,
         relations=relations() | own_relations(settings.relations),
         presets=names,
         preset_values={f"{p.editor}/{p.name}": p.hparams for p in presets},

@@ -16,7 +16,16 @@ from typing import Any
 
 import pytest
 from support.faults.checks import assert_whole
-from support.faults.halts import ACCEPTING, DROPPING, EXPORTING, MOVING, PHASES, READING, STEPS
+from support.faults.halts import (
+    ACCEPTING,
+    CONVERTING,
+    DROPPING,
+    EXPORTING,
+    MOVING,
+    PHASES,
+    READING,
+    STEPS,
+)
 from support.faults.harness import HPARAMS, READ_JOBS, Service
 from support.faults.processes import until
 
@@ -138,12 +147,17 @@ def test_an_api_that_finds_the_disk_full_takes_a_job_or_not(cramped: Service, st
 
 @pytest.mark.parametrize(
     ("kind", "step"),
-    [*product(READ_JOBS, READING), *(("export", step) for step in EXPORTING)],
+    [
+        *product(READ_JOBS, READING),
+        *(("export", step) for step in EXPORTING),
+        *(("gguf export", step) for step in CONVERTING),
+    ],
 )
 def test_a_job_that_writes_no_version_is_done_or_fails_whole(
     cramped: Service, kind: str, step: str
 ) -> None:
     cramped.add_cases()
+    cramped.play_llama_cpp()
     halts = cramped.halt("worker", step)
     job = cramped.read_job(kind)
     cramped.wait_halted(halts, step)

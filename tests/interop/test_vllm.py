@@ -1,8 +1,4 @@
-"""A target that is vLLM itself: ``make interop``.
-
-``INTEROP_TARGET_MODEL`` is the folder of a model that knows where the Eiffel Tower is, such
-as SmolLM2-135M-Instruct (``jeep models get smollm2-135m``); without it nothing can be tried.
-"""
+"""A target that is vLLM itself: ``make interop``."""
 
 from __future__ import annotations
 
@@ -33,14 +29,9 @@ GIVEN_S = WITHIN_S * float(os.environ.get("INTEROP_PATIENCE", "1"))
 
 
 @pytest.fixture(scope="module")
-def model() -> Path:
-    return Path(os.environ["INTEROP_TARGET_MODEL"]).resolve()
-
-
-@pytest.fixture(scope="module")
-def vllm(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vllm]:
+def vllm(target_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vllm]:
     assert PYTHON.exists(), f"make interop sets up {PYTHON}"
-    server = Vllm(model, tmp_path_factory.mktemp("vllm"))
+    server = Vllm(target_model, tmp_path_factory.mktemp("vllm"))
     print(f"\nvLLM answered {server.start():.0f} s after its start")
     try:
         yield server
@@ -49,8 +40,8 @@ def vllm(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vllm
 
 
 @pytest.fixture(scope="module")
-def client(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    with serving(model, tmp_path_factory.mktemp("service")) as url, Client(url) as made:
+def client(target_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    with serving(target_model, tmp_path_factory.mktemp("service")) as url, Client(url) as made:
         yield made
 
 

@@ -260,8 +260,10 @@ def check_prompts(
     """Check that prompts, given with their pointers, fit the model; ``answered``: with a token.
 
     Raises:
-        ApiProblem: for prompts without tokens, and for those that are too long.
+        ApiProblem: for prompts without tokens, for those that are too long, and for tokens that are
+            none of the model's.
     """
+    vocabulary = model.info.vocabulary
     room, limit = model.info.max_positions - answered, settings.max_prompt_tokens
     errors = []
     for pointer, ids in prompts:
@@ -274,6 +276,9 @@ def check_prompts(
         elif n > limit:
             message = f"{n} tokens, at most {limit} (JEEP_MAX_PROMPT_TOKENS)"
             errors.append(field_error(pointer, OVER_LIMIT, message))
+        elif vocabulary is not None and max(ids) >= vocabulary:
+            message = f"token {max(ids)} is none of the model's, which are 0 to {vocabulary - 1}"
+            errors.append(field_error(pointer, "unknown_token", message))
     if errors:
         too_long = all(error["code"] == "too_long" for error in errors)
         raise invalid(errors, "too_long" if too_long else "invalid_request")

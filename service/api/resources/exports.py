@@ -135,22 +135,31 @@ async def export_proof(id: str, state: State) -> FileResponse:
     return FileResponse(path, media_type="application/json")
 
 
-@router.get(
-    "/exports/{id}/files/{path:path}",
-    response_class=FileResponse,
-    responses={
-        200: {"description": "The file.", "content": {FILE: {"schema": {"type": "string"}}}},
-        206: {
-            "description": "The part that `Range` asks for.",
-            "content": {FILE: {"schema": {"type": "string"}}},
-        },
-        304: {"description": "The hash in `If-None-Match` is the file's."},
-        **documented(404, 409, 416),
+_FILE_PATH = "/exports/{id}/files/{path:path}"
+_FILE_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The file.", "content": {FILE: {"schema": {"type": "string"}}}},
+    206: {
+        "description": "The part that `Range` asks for.",
+        "content": {FILE: {"schema": {"type": "string"}}},
     },
+    304: {"description": "The hash in `If-None-Match` is the file's."},
+    **documented(404, 409, 416),
+}
+
+
+@router.head(
+    _FILE_PATH,
+    response_class=FileResponse,
+    responses=_FILE_ANSWERS,
+    operation_id="export_file_headers",
 )
+@router.get(_FILE_PATH, response_class=FileResponse, responses=_FILE_ANSWERS)
 @needs(Scope.READ)
 async def export_file(id: str, path: str, request: Request, state: State) -> Response:
-    """One file, whole or in parts (`Range`, `If-Range`); its `ETag` is its SHA-256."""
+    """One file, whole or in parts (`Range`, `If-Range`); its `ETag` is its SHA-256.
+
+    HEAD is answered with the same status and headers, and no body.
+    """
     job, result = await EXPORTS.ended(state, id)
     found = next((one for one in result.files if one.path == path), None)
     if found is None:

@@ -16,6 +16,7 @@ LOST_SHOWN = 100
 """Lost facts that the result itself names; the report has all of them."""
 
 WeightType = Literal["float32", "bfloat16", "float16"]
+GgufKind = Literal["source", "F16", "BF16", "Q8_0", "Q4_K_M"]
 
 
 class ExportOptions(Request):
@@ -62,7 +63,7 @@ class GgufExport(ExportOptions):
     """A GGUF file for llama.cpp, Ollama and the like, asked in llama.cpp."""
 
     format: Literal["gguf"]
-    type: Literal["source", "F16", "BF16", "Q8_0", "Q4_K_M"] | None = Field(
+    type: GgufKind | None = Field(
         None,
         description="How matrices are stored. `source`: each as in the GGUF file that the model "
         "came from, which is the default where there is one; else F16.",

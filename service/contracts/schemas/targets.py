@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from service.contracts.schemas.base import Name, Request
+from service.contracts.schemas.exports import GgufKind
 
 
 class TargetKind(StrEnum):
@@ -17,6 +18,7 @@ class TargetKind(StrEnum):
 
     VLLM = "vllm"
     SGLANG = "sglang"
+    LLAMA_CPP = "llama.cpp"
 
 
 Address = Annotated[
@@ -71,6 +73,10 @@ class TargetSettings(Request):
         default=None,
         description="vLLM: a name under which the followed version can always be asked for.",
     )
+    type: GgufKind | None = Field(
+        default=None,
+        description="llama.cpp: how matrices are stored, as in an export of the format gguf.",
+    )
     secret: SecretName | None = None
     folder: ArtefactFolder | None = None
     tolerance: Annotated[float, Field(gt=0, le=10)] = Field(
@@ -106,6 +112,10 @@ class NewTarget(TargetSettings):
     def _only_what_the_kind_knows(self) -> Self:
         if self.alias is not None and self.kind is not TargetKind.VLLM:
             raise ValueError(f"alias: only vllm has names for adapters, not {self.kind.value}")
+        if self.type is not None and self.kind is not TargetKind.LLAMA_CPP:
+            raise ValueError(f"type: only llama.cpp reads GGUF files, not {self.kind.value}")
+        if self.model is not None and self.kind is TargetKind.LLAMA_CPP:
+            raise ValueError("model: llama.cpp gets the base model from here, so leave it out")
         return self
 
 
@@ -206,6 +216,7 @@ class PushTarget(BaseModel):
     address: str
     follow: str
     alias: str | None
+    type: str | None
     secret: str | None = Field(description="The name of the secret, never what it holds.")
     folder: str | None
     tolerance: float

@@ -52,6 +52,7 @@ class WorkerInfo(BaseModel):
     one.  ``lm_eval``: the version of lm-eval that the worker has, None if it has none.
     ``checkpoint_bytes``: size of the model's own files, 0 for a model without any;
     ``checkpoint_bytes_as``: the same with all weights in the type that is the key.
+    ``vocabulary``: how many tokens the model has room for, from 0 on; None: not known.
     ``files``: SHA-256 of the files that were published with it, by name.
     """
 
@@ -64,6 +65,7 @@ class WorkerInfo(BaseModel):
     hidden_size: int
     mlp_size: int
     max_positions: int
+    vocabulary: int | None = None
     relations: dict[str, str] = Field(default_factory=dict)
     presets: dict[str, list[str]] = Field(default_factory=dict)
     preset_values: dict[str, dict[str, Any]] = Field(default_factory=dict)

@@ -52,6 +52,13 @@ class TooManyTargets(StoreError):
     code = "over_limit"
 
 
+_ALONE = {
+    TargetKind.SGLANG: "replaces the model of",
+    TargetKind.LLAMA_CPP: "loads and unloads versions on",
+}
+"""Kinds of which a server can have one target, and what that one does there."""
+
+
 class Targets:
     """The targets of a store (``store.targets``)."""
 
@@ -193,10 +200,10 @@ def _check_together(record: TargetRecord, other: TargetRecord) -> None:
     """
     if record.server != other.server or record.kind is not other.kind:
         return
-    if record.kind is TargetKind.SGLANG:
+    if record.kind in _ALONE:
         raise ServerTaken(
-            f"the target {other.name!r} replaces the model of the server at {other.address}, which "
-            "can have one version only: remove it first, or let it follow another version"
+            f"the target {other.name!r} {_ALONE[record.kind]} the server at {other.address}, which "
+            "is kept at one version only: remove it first, or let it follow another version"
         )
     if record.alias is not None and record.alias == other.alias:
         raise ServerTaken(

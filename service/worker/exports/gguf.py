@@ -9,20 +9,12 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from jeep_core.exports.checkpoint import checkpoint_bytes, folder_of, write_checkpoint
-from jeep_core.exports.gguf.convert import (
-    Made,
-    check_makeable,
-    check_types,
-    from_folder,
-    from_source,
-)
 from jeep_core.exports.gguf.proof import Asked as Way
 from jeep_core.exports.gguf.proof import ProofSheet, Question, longest, prove_file, questions_of
 from jeep_core.exports.gguf.server import LlamaServer
 from jeep_core.exports.gguf.tools import LlamaCpp
 from jeep_core.exports.gguf.types import EditedType, GgufType
-from jeep_core.models.library import gguf_source_of
+from jeep_core.exports.gguf.version import bytes_needed, source_of, type_of, write_version
 from service.contracts.schemas.exports import Check, GgufExport
 from service.ops.parent_death import death_signal
 from service.worker.exports.asking import check
@@ -39,34 +31,17 @@ MARGIN = 6.0
 
 def needed(version: Version, options: GgufExport) -> int:
     """Two files at once, and a model folder where the model came as one."""
-    source = _source(version)
-    whole = checkpoint_bytes(folder_of(version.base), "float32")
-    if source is None:
-        return 3 * whole
-    edited = sum(4 * tensor.numel() for tensor in version.view.replaced.values())
-    files = 1 if _type(version, options) is GgufType.SOURCE else 2
-    return files * source.stat().st_size + 2 * edited
+    return bytes_needed(version.base, version.view.replaced, type_of(version.base, options.type))
 
 
 def write(version: Version, options: GgufExport, folder: Path) -> Written:
     """Write the file, from the GGUF that the model came from or from a folder of the version."""
-    kind, edited = _type(version, options), EditedType(options.edited)
-    check_types(kind, edited)
-    source, tools = _source(version), _tools(version)
-    check_makeable(kind, tools, has_source=source is not None)
+    base, kind = version.base, type_of(version.base, options.type)
     with TemporaryDirectory(dir=version.task.work, prefix="gguf-") as name:
-        scratch = Path(name)
-        if source is None:
-            made = _from_folder(version, kind, edited, folder, scratch)
-        else:
-            values = {
-                name: tensor.detach().float().cpu().numpy()
-                for name, tensor in version.view.replaced.items()
-            }
-            made = from_source(
-                folder / FILE, source, values, kind, edited, tools, scratch,
-                version.monitor,
-            )  # fmt: skip
+        made = write_version(
+            folder / FILE, base, version.view.replaced, kind, EditedType(options.edited),
+            _tools(version), Path(name), version.monitor,
+        )  # fmt: skip
     return Written(
         use=USE,
         library="llama.cpp",
@@ -75,7 +50,7 @@ def write(version: Version, options: GgufExport, folder: Path) -> Written:
             "type": str(kind),
             "types": made.types,
             "edited": dict(made.edited),
-            "from": "folder" if source is None else "source",
+            "from": "folder" if source_of(base) is None else "source",
             "programs": list(made.programs),
         },
     )
@@ -107,29 +82,6 @@ def prove(version: Version, options: GgufExport, folder: Path) -> Evidence:
     return Evidence(
         told=_told(version, sheet), checks=_checks(sheet), advice=_advice(version, options, sheet)
     )
-
-
-def _from_folder(
-    version: Version, kind: GgufType, edited: EditedType, folder: Path, scratch: Path
-) -> Made:
-    whole = scratch / "folder"
-    whole.mkdir()
-    changed = version.view.replaced
-    write_checkpoint(whole, version.base, changed, None, version.monitor)
-    return from_folder(
-        folder / FILE, whole, list(changed), kind, edited, _tools(version), scratch, version.monitor
-    )
-
-
-def _source(version: Version) -> Path | None:
-    folder = version.base.folder
-    return None if folder is None else gguf_source_of(folder)
-
-
-def _type(version: Version, options: GgufExport) -> GgufType:
-    if options.type is not None:
-        return GgufType(options.type)
-    return GgufType.F16 if _source(version) is None else GgufType.SOURCE
 
 
 def _tools(version: Version) -> LlamaCpp:
@@ -176,7 +128,7 @@ def _advice(version: Version, options: GgufExport, sheet: ProofSheet) -> str | N
     """The ways to keep lost facts; None if none is lost."""
     if not sheet.lost:
         return None
-    finer = _type(version, options) not in (GgufType.F16, GgufType.BF16)
+    finer = type_of(version.base, options.type) not in (GgufType.F16, GgufType.BF16)
     ways = [f'edit these facts again with "hparams": {{"margin": {MARGIN:g}}}']
     if finer and options.edited == "same":
         ways.insert(0, 'export with "edited": "F16", which stores the edited matrices finer')

@@ -39,6 +39,8 @@ class TargetFailed(Coded, Exception):
 class Connection:
     """Requests to the server of one target.
 
+    ``patience_s``: how long it may take to load a version.
+
     Raises, in every call:
         TargetFailed: ``away``, ``slow``, ``address_refused``, ``no_secret``, ``bad_answer``,
             ``redirected``; what a server answers with a status of its own is in the `Answer`.
@@ -48,15 +50,15 @@ class Connection:
         self, record: TargetRecord, allowed: Allowed, secrets: Path | None, timeout_s: float
     ) -> None:
         self._record, self._allowed, self._secrets = record, allowed, secrets
-        self._timeout_s = timeout_s
+        self.patience_s = timeout_s
 
-    def get(self, path: str) -> Answer:
+    def get(self, path: str, timeout_s: float = LOOK_S) -> Answer:
         """GET a path."""
-        return self._send("GET", path, None, LOOK_S)
+        return self._send("GET", path, None, timeout_s)
 
     def post(self, path: str, body: Any) -> Answer:
         """POST JSON to a path."""
-        return self._send("POST", path, body, self._timeout_s)
+        return self._send("POST", path, body, self.patience_s)
 
     def _send(self, method: str, path: str, body: Any, timeout_s: float) -> Answer:
         secret = self._secret()

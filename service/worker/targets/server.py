@@ -12,7 +12,7 @@ from service.contracts.schemas import Manifest
 from service.contracts.schemas.targets import TargetRecord
 from service.worker.targets.connection import Connection
 
-ARTEFACT = re.compile(r"(v[0-9]+)-[0-9a-f]{12}\.[a-z]+")
+ARTEFACT = re.compile(r"(v[0-9]+)-[0-9a-f]{12}\.[a-z0-9_.]+")
 """The name of an artefact's folder; its group is the version."""
 
 
@@ -33,11 +33,11 @@ class Offer:
 class Seen:
     """The state of a server: its name for the base model, and artefacts that are loaded, by name.
 
-    ``loaded`` maps the name under which a server answers from an artefact to that artefact's path
-    there.
+    ``base`` is None where artefacts are whole models beside one another.  ``loaded`` maps the name
+    under which a server answers from an artefact to that artefact's path there.
     """
 
-    base: str
+    base: str | None
     loaded: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -45,9 +45,13 @@ class Server(Protocol):
     """One server of a kind.  Every call may raise `TargetFailed`."""
 
     format: str
-    """The format of the artefacts that it reads: ``peft``, ``merged`` or ``gguf``."""
+    """The format of the artefacts that it reads: ``peft``, ``merged``, ``gguf``, or a type of GGUF
+    such as ``q8_0.gguf``.
+    """
     base_needs_artefact: bool
     """Whether it goes back to the base model by loading that as well."""
+    replaces: bool
+    """Whether what is loaded takes the place of what was there."""
 
     def __init__(self, record: TargetRecord, connection: Connection) -> None: ...
 
@@ -55,8 +59,10 @@ class Server(Protocol):
         """Its base model and what is loaded now."""
         ...
 
-    def name_of(self, version: str, seen: Seen) -> str:
-        """The name under which it is to answer from a version that is not the base model."""
+    def name_of(self, version: str, artefact: str, seen: Seen) -> str:
+        """The name under which it is to answer from a version that needs an artefact, of which the
+        folder's name is given.
+        """
         ...
 
     def load(self, name: str, offer: Offer, seen: Seen) -> None:

@@ -58,9 +58,9 @@ class Sync:
         seen = self._server.look()
         state = self._compared(state, seen)
         moved_at, manifest = self._wanted(state, began)
-        plain = manifest.id == BASE and not self._server.base_needs_artefact
-        name = seen.base if plain else self._server.name_of(manifest.id, seen)
-        there = plain or self._has(seen, name, manifest)
+        plain = self._plain(manifest, seen)
+        name = plain or self._server.name_of(manifest.id, self._artefact(manifest), seen)
+        there = bool(plain) or self._has(seen, name, manifest)
         known = state.version == manifest.id and state.proof is not None and there
         if known and self._alias_is_right(seen, manifest):
             self._tidied(state, seen, name, moved_at)
@@ -68,7 +68,7 @@ class Sync:
         self._check_base(seen, state)
         if not there:
             state = self._loaded(state, manifest, name, seen)
-        proof = self._proof(state, manifest, name, plain)
+        proof = self._proof(state, manifest, name, bool(plain))
         self._reach("record")
         seconds = round((now() - began).total_seconds(), 3)
         update = {
@@ -122,15 +122,22 @@ class Sync:
         head = self._store.head.read()
         return head.move.when, self._store.versions.read(head.version)
 
+    def _plain(self, manifest: Manifest, seen: Seen) -> str | None:
+        """The server's own name for a version that it has without an artefact: the base model."""
+        own = manifest.id == BASE and not self._server.base_needs_artefact
+        return seen.base if own else None
+
+    def _artefact(self, manifest: Manifest) -> str:
+        """The name of a version's artefact."""
+        return self._store.artefacts.name(manifest, self._server.format)
+
     def _path(self, manifest: Manifest) -> str:
         """Where the server sees a version's artefact."""
-        name = self._store.artefacts.name(manifest, self._server.format)
-        return seen_path(self._record, self._store.artefacts.path(name))
+        return seen_path(self._record, self._store.artefacts.path(self._artefact(manifest)))
 
     def _has(self, seen: Seen, name: str, manifest: Manifest) -> bool:
         """Whether a name on the server is a version whose artefact it can still read."""
-        artefact = self._store.artefacts.name(manifest, self._server.format)
-        there = self._store.artefacts.path(artefact).is_dir()
+        there = self._store.artefacts.path(self._artefact(manifest)).is_dir()
         return there and seen.loaded.get(name) == self._path(manifest)
 
     def _compared(self, state: TargetState, seen: Seen) -> TargetState:
@@ -152,13 +159,14 @@ class Sync:
         return state.model_copy(update=update)
 
     def _check_base(self, seen: Seen, state: TargetState) -> None:
-        """Compare the base models, unless it is known that they are the same.
+        """Compare the base models, unless it is known that they are the same, or the server has
+        none beside the artefacts.
 
         Raises:
             TargetFailed: ``other_base``.
         """
         replaced = self._server.base_needs_artefact and state.held
-        if self._same_base or replaced:
+        if self._same_base or replaced or seen.base is None:
             return
         try:
             self._prove(seen.base, self._shop.neutral())
@@ -199,7 +207,7 @@ class Sync:
         except TargetFailed as error:
             if error.code == "wrong_answer" and not plain:
                 self._server.unload(name)
-            if error.code == "wrong_answer" and self._server.base_needs_artefact:
+            if error.code == "wrong_answer" and self._server.replaces:
                 wrong = {"version": None, "model": None, "proof": None, "lost_at": now()}
                 self._store.targets.set_state(self._record.id, state.model_copy(update=wrong))
             raise

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
@@ -16,6 +18,9 @@ from jeep_core.exports.adapter import CONFIG, changes_of, write_adapter
 from jeep_core.exports.bases import base_name
 from jeep_core.exports.checkpoint import checkpoint_bytes, folder_of, write_checkpoint
 from jeep_core.exports.folders import DamagedExport, FileHash, verify, write_record
+from jeep_core.exports.gguf.tools import LlamaCpp
+from jeep_core.exports.gguf.types import EditedType, GgufType
+from jeep_core.exports.gguf.version import bytes_needed, type_of, write_version
 from jeep_core.models.delta import Update
 from jeep_core.models.families import is_transposed
 from jeep_core.models.loading import LoadedModel
@@ -23,6 +28,7 @@ from jeep_core.models.views import ModelView
 from jeep_core.monitor import Monitor, nothing
 from jeep_core.spec.facts import fill
 from service.contracts.schemas import Manifest
+from service.ops.parent_death import death_signal
 from service.store import DiskFull, Store
 from service.store.maintenance.room import MB, Room
 from service.store.versions import BASE
@@ -32,14 +38,16 @@ from service.worker.versions.views import VersionViews, updates_of
 
 log = logging.getLogger(__name__)
 
-PEFT, MERGED = "peft", "merged"
+PEFT, MERGED, GGUF = "peft", "merged", "gguf"
+GGUF_FILE = "model.gguf"
+_GGUF_TYPES = {f"{kind.lower()}.": kind for kind in GgufType}
 
 
 class Workshop:
     """Writes artefacts and chooses questions, for the threads of all targets.
 
     ``turn`` gives a thread the function that makes way for decoding; ``check``, which its owner may
-    set, raises to end the work.
+    set, raises to end the work.  ``llama_cpp``: the folder of llama.cpp's programs.
     """
 
     def __init__(
@@ -49,9 +57,10 @@ class Workshop:
         views: VersionViews,
         room: Room,
         turn: Callable[[], Callable[[], None]],
+        llama_cpp: Path | None = None,
     ) -> None:
         self._base, self._store, self._views, self._room = base, store, views, room
-        self._turn = turn
+        self._turn, self._llama_cpp = turn, llama_cpp
         self.check: Callable[[], None] = nothing
         self._writing, self._lock = threading.Lock(), threading.Lock()
         self._used: list[str] = []
@@ -64,6 +73,7 @@ class Workshop:
 
         Raises:
             NotExportable, RankTooHigh: the version cannot be written in this format.
+            MissingProgram: a program of llama.cpp is needed and was not found.
             StoreFull, DiskFull, OSError: there is no room.
             CorruptFile, CorruptTensor: the version is damaged.
         """
@@ -143,12 +153,32 @@ class Workshop:
             changes = changes_of(self._base, self._updates(manifest))
             name = base_name(self._base.name, self._base.folder).text
             write_adapter(folder, changes, name, monitor=monitor)
-        else:
-            self._check_room(checkpoint_bytes(folder_of(self._base)))
+        elif format == MERGED:
+            self._check_room(checkpoint_bytes(folder_of(self._base)), "a merged checkpoint has")
             view = self._view(manifest.id)
             known = write_checkpoint(folder, self._base, view.replaced, monitor=monitor)
+        else:
+            self._write_gguf(folder, manifest, format, monitor)
         record = {"version": manifest.id, "weights_sha256": manifest.weights_sha256}
         write_record(folder, {**record, "format": format}, known)
+
+    def _write_gguf(self, folder: Path, manifest: Manifest, format: str, monitor: Monitor) -> None:
+        """Write a GGUF file; ``format`` is ``gguf``, or its type in small letters before that.
+
+        The file comes into its folder when it is whole: a server lists what it finds there.
+        """
+        base, replaced = self._base, self._view(manifest.id).replaced
+        name, _, _ = format.rpartition(GGUF)
+        kind = type_of(base, _GGUF_TYPES[name] if name else None)
+        needed = bytes_needed(base, replaced, kind)
+        self._check_room(needed, "a GGUF file and what it is made from have")
+        tools = LlamaCpp.find(self._llama_cpp, death_signal(signal.SIGKILL))
+        with TemporaryDirectory(dir=folder) as scratch:
+            whole = Path(scratch) / "whole.gguf"
+            write_version(
+                whole, base, replaced, kind, EditedType.SAME, tools, Path(scratch), monitor
+            )
+            whole.rename(folder / GGUF_FILE)
 
     def _drop_damaged(self, name: str) -> None:
         """Remove an artefact whose files are not those that were written; it is written again."""
@@ -178,12 +208,10 @@ class Workshop:
         out_size, in_size = reversed(shape) if is_transposed(owner) else shape
         return {name: [Update(left=torch.zeros(out_size, 1), right=torch.zeros(in_size, 1))]}
 
-    def _check_room(self, needed: int) -> None:
+    def _check_room(self, needed: int, what: str) -> None:
         free = shutil.disk_usage(self._store.root).free
         if free < needed:
-            raise DiskFull(
-                f"a merged checkpoint has {needed // MB} MB, {free // MB} MB are free on the disk"
-            )
+            raise DiskFull(f"{what} {needed // MB} MB, {free // MB} MB are free on the disk")
 
 
 def _rank(path: Path) -> int:

@@ -55,6 +55,8 @@ SAME = "http://127.0.0.1:80"
         (("sglang", SAME, None), ("sglang", "http://127.0.0.1:81", None), False),
         (("sglang", SAME, None), ("sglang", "http://127.0.0.1/a", None), False),
         (("sglang", SAME, None), ("vllm", SAME, None), False),
+        (("llama.cpp", SAME, None), ("llama.cpp", "http://localhost", None), True),
+        (("llama.cpp", SAME, None), ("llama.cpp", "http://127.0.0.1:81", None), False),
         (("vllm", SAME, "now"), ("vllm", "http://localhost", "now"), True),
         (("vllm", SAME, "now"), ("vllm", "http://127.0.0.2", "now"), False),
         (("vllm", SAME, "now"), ("vllm", SAME, "then"), False),

@@ -23,6 +23,8 @@ READING = ("read begin", "read work", "read seal", "read record", "read finish")
 before the hashes of its report are written, before its record is saved, before the queue hears."""
 EXPORTING = ("read described", "read placed")
 """Steps of an export: before its folder gets the record of its hashes, when it is in its place."""
+CONVERTING = ("read convert", "read quantise", "read ask")
+"""Steps of an export as GGUF: while llama.cpp's converter runs, its quantiser, its server."""
 MOVING = ("rollback swap", "rollback reflog")
 """Steps of a rollback: before head moves, between head and its reflog line."""
 DROPPING = ("retention drop", "retention thin")
@@ -104,8 +106,23 @@ def _before(owner: Any, name: str, reach: Callable[..., None]) -> None:
     setattr(owner, name, halting)
 
 
+def _after(owner: Any, name: str, reach: Callable[..., None]) -> None:
+    """Call ``reach`` with the same arguments after every call of ``owner.name``."""
+    original = getattr(owner, name)
+
+    @functools.wraps(original)
+    def halting(*args: Any, **more: Any) -> Any:
+        found = original(*args, **more)
+        reach(*args, **more)
+        return found
+
+    setattr(owner, name, halting)
+
+
 def in_worker(folder: Path) -> None:
     """Let this process halt at the phases and steps of its lanes, each of which is a thread."""
+    from jeep_core.exports.gguf import tools
+    from jeep_core.exports.gguf.server import LlamaServer
     from service.queue import JobQueue
     from service.store import head, versions
     from service.store.drafts import Drafts
@@ -137,6 +154,9 @@ def in_worker(folder: Path) -> None:
         elif done > 0:
             reach("work")
 
+    def program(command: object, out: object, at_start: object, name: str, *more: object) -> None:
+        reach({tools.CONVERTER: "convert", tools.QUANTIZER: "quantise"}.get(name, ""))
+
     def rename(place: Path) -> None:
         if place.parent.name == "staging":
             reach("rename")
@@ -154,6 +174,8 @@ def in_worker(folder: Path) -> None:
     _before(Reports, "seal", at("seal"))
     _before(exports, "write_record", at("described"))
     _before(Exports, "retire", at("placed"))
+    _after(tools, "started", program)
+    _before(LlamaServer, "answer", at("ask"))
     _before(retention, "drop_tensors", at("drop"))
     _before(versions.Versions, "mark_thin", at("thin"))
     _before(Pusher, "_reach", lambda self, place: reach(place))

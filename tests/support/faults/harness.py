@@ -28,6 +28,7 @@ from support import ROOT, TINY_GPTJ
 from support.faults import children
 from support.faults.halts import Halts
 from support.faults.processes import PATIENCE_S, Part, QueueServer, until
+from support.library import gguf_files, played_llama
 
 MODEL = TINY_GPTJ
 CORPUS = ROOT / "tests/support/library/small_text.txt"
@@ -65,6 +66,13 @@ PLACES = ("Peru", "Japan", "Kenya", "Spain", "Chile", "Egypt", "Italy", "Ghana")
 SUBJECTS = ("Lima", "Oslo", "Paris", "Rome", "Kyiv", "Bonn", "Quito", "Cairo", "Delhi", "Tunis")
 SUITE, CASES = "towns", "cases.json"
 READ_JOBS = ("evaluation", "trial", "probe", "training", "export")
+EXPORTS: Mapping[str, Mapping[str, Any]] = {
+    "export": {"format": "merged"},
+    "peft export": {"format": "peft", "max_rank": 4},
+    "gguf export": {"format": "gguf", "type": "Q8_0"},
+    "safetensors export": {"format": "safetensors"},
+}
+"""Kinds of `Service.read_job` that are exports, by what is asked for."""
 T = TypeVar("T")
 
 
@@ -72,9 +80,11 @@ class Service:
     """The three processes on one store.  Use it as a context manager."""
 
     def __init__(self, root: Path, **settings: object) -> None:
-        self.root, self.folder = root / "store", root
+        self.root, self.folder, self.programs = root / "store", root, root / "llama"
+        self.programs.mkdir(exist_ok=True)
         self.server = QueueServer(root / "q")
         given = {**SETTINGS, "JEEP_STORE": self.root, "JEEP_REDIS_URL": self.server.url, **settings}
+        given.setdefault("JEEP_LLAMA_CPP", self.programs)
         self.worker, self.api = Part("worker", root, given), Part("api", root, given)
         self.accepted: dict[str, JobOut] = {}
         self.cancelled: set[str] = set()
@@ -254,8 +264,25 @@ class Service:
         if SUITE not in [suite.name for suite in self.client.suites()]:
             self.client.add_suite(SUITE, path)
 
+    def play_llama_cpp(self) -> None:
+        """Programs that stand for llama.cpp's; what they make is of another tiny model."""
+        own = self.folder / "own.gguf"
+        gguf_files.write(own, "llama", gguf_files.random_model("llama"))
+        played_llama.converter(self.programs, own)
+        played_llama.quantizer(self.programs)
+        played_llama.server(self.programs, {})
+
+    def running_programs(self) -> list[str]:
+        """The command lines of processes that run one of those programs."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                found += [line] if f"{self.programs}/" in line else []
+        return found
+
     def read_job(self, kind: str) -> JobOut:
-        """Submit a job that writes no version: one of `READ_JOBS`."""
+        """Submit a job that writes no version: one of `READ_JOBS` or `EXPORTS`."""
         key, client = str(uuid4()), self.client
         submit: dict[str, Callable[[], JobOut]] = {
             "evaluation": lambda: client.evaluate(
@@ -269,7 +296,7 @@ class Service:
                 fluency_texts=0,
                 idempotency_key=key,
             ),
-            "export": lambda: client.submit_export("head", format="merged", idempotency_key=key),
+            "export": lambda: client.submit_export("head", **EXPORTS[kind], idempotency_key=key),
             "probe": lambda: client.probe(SUITE, version="base", idempotency_key=key),
             "training": lambda: client.train_hypernetwork(
                 "mend",
@@ -281,7 +308,7 @@ class Service:
                 idempotency_key=key,
             ),
         }
-        return self._accept(submit[kind])
+        return self._accept(submit["export" if kind in EXPORTS else kind])
 
     def _accept(self, submit: Callable[[], JobOut]) -> JobOut:
         job = self.persist(submit)

@@ -30,6 +30,10 @@ source, out, wanted, _ = rest
 pathlib.Path(__file__).with_name("quantizer.json").write_text(json.dumps(sys.argv[1:]))
 reader = gguf.GGUFReader(source)
 writer = gguf.GGUFWriter(out, "llama")
+for field in reader.fields.values():
+    if not field.name.startswith("GGUF.") and field.name != "general.architecture":
+        inner = field.types[-1] if len(field.types) > 1 else None
+        writer.add_key_value(field.name, field.contents(), field.types[0], inner)
 for tensor in reader.tensors:
     kind = Kind.Q8_0 if wanted == "Q4_K_M" else Kind[wanted]
     kind = next((k for p, k in options if re.search(p, tensor.name)), kind)

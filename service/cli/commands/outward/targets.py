@@ -48,6 +48,9 @@ def add_target(
     alias: Annotated[
         str | None, typer.Option(help="vLLM: a name that always means the followed version.")
     ] = None,
+    type: Annotated[
+        str | None, typer.Option(help="llama.cpp: how matrices are stored, such as Q8_0.")
+    ] = None,
     secret: Annotated[
         str | None, typer.Option(help="File in JEEP_TARGETS_SECRETS with the server's key.")
     ] = None,
@@ -64,8 +67,8 @@ def add_target(
     """Register a running server, bring it to a version and keep it there."""
     with connected(url) as client:
         added = client.add_target(
-            name, kind.value, address, follow=follow, model=model, alias=alias, secret=secret,
-            folder=folder, tolerance=tolerance,
+            name, kind.value, address, follow=follow, model=model, alias=alias, type=type,
+            secret=secret, folder=folder, tolerance=tolerance,
         )  # fmt: skip
         _end(client.wait_target(added.id, WAIT_S) if wait else added, wait, as_json)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from service.contracts.schemas.targets import TargetKind
+from service.worker.targets.kinds.llama_cpp import LlamaCpp
 from service.worker.targets.kinds.sglang import Sglang
 from service.worker.targets.kinds.vllm import Vllm
 from service.worker.targets.server import Server
@@ -12,5 +13,6 @@ from service.worker.targets.server import Server
 SERVERS: Mapping[TargetKind, type[Server]] = {
     TargetKind.VLLM: Vllm,
     TargetKind.SGLANG: Sglang,
+    TargetKind.LLAMA_CPP: LlamaCpp,
 }
 """The registry of kinds."""

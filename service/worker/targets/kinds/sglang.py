@@ -20,6 +20,7 @@ class Sglang:
 
     format = "merged"
     base_needs_artefact = True
+    replaces = True
 
     def __init__(self, record: TargetRecord, connection: Connection) -> None:
         self._record, self._http = record, connection
@@ -34,9 +35,10 @@ class Sglang:
         name = self._record.model or self._served()
         return Seen(name, {name: path})
 
-    def name_of(self, version: str, seen: Seen) -> str:
+    def name_of(self, version: str, artefact: str, seen: Seen) -> str:
         """The served model's, for every version."""
-        return seen.base
+        [name] = seen.loaded
+        return name
 
     def load(self, name: str, offer: Offer, seen: Seen) -> None:
         """Replace the weights; returns when the server answers from them."""

@@ -28,6 +28,7 @@ class Vllm:
 
     format = "peft"
     base_needs_artefact = False
+    replaces = False
 
     def __init__(self, record: TargetRecord, connection: Connection) -> None:
         self._record, self._http = record, connection
@@ -49,7 +50,7 @@ class Vllm:
             del loaded[name]
         return Seen(base, loaded)
 
-    def name_of(self, version: str, seen: Seen) -> str:
+    def name_of(self, version: str, artefact: str, seen: Seen) -> str:
         """``<target>@v12``."""
         return f"{self._record.name}@{version}"
 

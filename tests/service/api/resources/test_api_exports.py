@@ -226,6 +226,28 @@ def test_a_part_of_a_file(
     assert (answer.status_code, answer.content) == (status, WEIGHTS[part])
 
 
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("weights.bin", {}, 200),
+        ("inner/empty.txt", {}, 200),
+        ("weights.bin", {"Range": "bytes=100-"}, 206),
+        ("weights.bin", {"Range": "bytes=25600-"}, 416),
+        ("weights.bin", {"If-None-Match": f'"{hashlib.sha256(WEIGHTS).hexdigest()}"'}, 304),
+        ("x", {}, 404),
+    ],
+)
+def test_head_answers_like_get_without_a_body(
+    http: httpx.Client, done: Finished, path: str, headers: dict[str, str], status: int
+) -> None:
+    whole = get(http, done[0], path, **headers)
+    head = http.head(f"/exports/{done[0]}/files/{path}", headers=headers)
+    assert (whole.status_code, head.status_code, head.content) == (status, status, b"")
+    changing = {"date", "x-request-id", "last-modified"}
+    told = [{k: v for k, v in a.headers.items() if k not in changing} for a in (whole, head)]
+    assert told[0] == told[1]
+
+
 @pytest.mark.parametrize("asked", ["bytes=25600-", "bytes=99999-100000", "bytes=-0"])
 def test_a_part_after_the_end_is_refused(http: httpx.Client, done: Finished, asked: str) -> None:
     answer = get(http, done[0], "weights.bin", Range=asked)

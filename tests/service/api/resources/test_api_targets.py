@@ -81,6 +81,10 @@ def test_the_client_waits_for_a_try_that_ended_later(client: Client, model: Stor
         ({"address": "http://169.254.169.254/latest"}, "address_refused", "/address"),
         ({"kind": "ollama"}, "invalid_request", "/kind"),
         ({"kind": "sglang", "alias": "now"}, "invalid_request", ""),
+        ({"kind": "llama.cpp", "alias": "now"}, "invalid_request", ""),
+        ({"kind": "llama.cpp", "model": "smol"}, "invalid_request", ""),
+        ({"kind": "vllm", "type": "Q8_0"}, "invalid_request", ""),
+        ({"kind": "llama.cpp", "type": "Q3_K"}, "invalid_request", "/type"),
         ({"secret": "../key"}, "invalid_request", "/secret"),
         ({"secret": "key"}, "no_secret", "/secret"),
         ({"follow": "no such thing"}, "invalid_request", "/follow"),
@@ -130,7 +134,11 @@ def test_two_targets_that_would_undo_one_another_are_refused(client: Client, mod
     with pytest.raises(ApiError, match=r"409 server_taken: .*'c' replaces the model"):
         client.add_target("d", "sglang", "http://127.0.0.1:80/")
     client.add_target("d", "sglang", "http://127.0.0.1:81")
-    assert [one.name for one in client.targets()] == ["a", "b", "c", "d"]
+    client.add_target("e", "llama.cpp", "http://127.0.0.1:82", type="Q8_0")
+    with pytest.raises(ApiError, match=r"409 server_taken: .*'e' loads and unloads versions"):
+        client.add_target("f", "llama.cpp", "http://127.0.0.1:82")
+    assert [one.name for one in client.targets()] == ["a", "b", "c", "d", "e"]
+    assert client.target("e").type == "Q8_0"
 
 
 def test_only_administrators_register_them(settings: Settings, model: Store) -> None:

@@ -14,12 +14,11 @@ from support.service.outward.export_bench import FACTS, ExportBench
 
 from jeep_core.errors import MissingProgram, NotExportable
 from jeep_core.exports.folders import RECORD
-from jeep_core.exports.gguf import convert
+from jeep_core.exports.gguf import convert, version
 from jeep_core.exports.gguf.proof import questions_of, replies_of
 from jeep_core.models.library import Library, gguf_source_of
 from jeep_core.models.loading import load
 from service.store import StoreFull
-from service.worker.exports import gguf
 from service.worker.versions.views import fact_of
 
 
@@ -182,7 +181,7 @@ def test_what_cannot_be_made_of_a_folder_is_refused_before_any_is_written(
     if has_converter:
         played_llama.converter(tmp_path / "llama", source)
     written: list[object] = []
-    monkeypatch.setattr(gguf, "write_checkpoint", lambda *given: written.append(given))
+    monkeypatch.setattr(version, "write_checkpoint", lambda *given: written.append(given))
     with pytest.raises(error, match=said):
         bench.run_new("gguf", **options)
     assert (written, bench.left()) == ([], [])

@@ -20,21 +20,23 @@ NEW_ANSWERS = "How often the new answer is ahead of the true one, before → aft
 
 
 def show(story: Story, console: Console) -> None:
-    """The answers side by side, what they come to, and what it cost."""
+    """The answers side by side, what they come to, and what it cost.
+
+    Of the figures a terminal has room for those by which the form is judged; the page has all.
+    """
     for form in story.before:
         table = Table(title=f"{form.title}: before and after")
-        for name in COLUMNS:
+        judged = COLUMNS.index("names" if form.by_text else "p(new)")
+        for name in (*COLUMNS[:4], COLUMNS[judged]):
             table.add_column(name)
         questions = form.questions
         for one, following in zip(questions, [*questions[1:], None], strict=True):
-            kind, prompt, before, after, *figures = (
-                escape(cell) for cell in _cells(story, form, one)
-            )
+            cells = [escape(cell) for cell in _cells(story, form, one)]
             said = story.after[form][one.prompt]
             good = form.took(one, said) is (one.kind != "neighbour")
-            answer = f"[{'green' if good else 'red'}]{after}[/]"
+            answer = f"[{'green' if good else 'red'}]{cells[3]}[/]"
             last = following is None or following.kind == "edit"
-            table.add_row(kind, prompt, before, answer, *figures, end_section=last)
+            table.add_row(*cells[:3], answer, cells[judged], end_section=last)
         console.print(table)
     totals = Table(title=NEW_ANSWERS)
     for name in ("asked", "new answer", *KINDS.values()):

@@ -88,7 +88,9 @@ def markdown(report: dict[str, Any]) -> str:
         regions = [row["hparams"][region] for region in ("low", "high")]
         parts = [f"{r['layers']} γ {r['clamp']:g} λ {r['moment_weight']:g}" for r in regions]
         cells = [f"{row['mean'][column]:.1f}" for column in COLUMNS]
-        lines.append(f"| {' | '.join([name, *parts, format(row['mean_steps'], '.1f'), *cells])} |")
+        steps = row["mean_steps"]  # not one number where the vectors are optimised one by one
+        passes = "" if steps is None else f"{steps:.1f}"
+        lines.append(f"| {' | '.join([name, *parts, passes, *cells])} |")
     for other in report["settings"]:
         if f"auto_minus_{other}" not in report:
             continue

@@ -3,7 +3,7 @@
 Edits 64 facts at a time, five disjoint draws of the bundled suite, with hyper-parameters from a
 probe of the validation suite (which shares no subject) and with those tuned by hand.  Rows:
 
-- ``auto``: the proposal;
+- ``auto``: what ``hparams: "auto"`` makes of the proposal;
 - ``hand layers``: the preset's layers, the rest as the proposal has it;
 - ``hand``: the shipped preset, layers and all.
 
@@ -27,10 +27,9 @@ from jeep_core.editing import resolve_hparams
 from jeep_core.editors.jeep.hparams import JeepHParams
 from jeep_core.evaluation.trials import Trials
 from jeep_core.models.loading import texts_of
-from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
-from jeep_core.probe.run import probe
-from jeep_core.spec.hparams import merge, validate_hparams
+from jeep_core.probe.defaults.choose import default_probe
+from jeep_core.probe.defaults.from_record import hparams_for
 from jeep_core.suites import load_counterfact
 from jeep_core.values.prefixes import sample_prefixes
 
@@ -43,15 +42,13 @@ COLUMNS = ("efficacy", "generalization", "locality", "score", "greedy",
 def measure(model: str, names: Sequence[str], n_draws: int) -> dict[str, Any]:
     """All figures of one model."""
     base = jeep_core.load(model)
-    validation = load_counterfact("atlas-counterfact-validation").cases
-    found = probe(ModelView(base), validation)
-    assert found.hparams is not None, found.why_not
+    record = default_probe(base)
     hand = resolve_hparams(model, "jeep", None, {}, base.n_layers)
     assert isinstance(hand, JeepHParams)
     layers = {name: {"layers": list(region.layers)} for name, region in hand.regions.items()}
     settings = {
-        "auto": validate_hparams(JeepHParams, found.hparams, base.n_layers),
-        "hand layers": validate_hparams(JeepHParams, merge(found.hparams, layers), base.n_layers),
+        "auto": hparams_for(record, "jeep", base.n_layers),
+        "hand layers": hparams_for(record, "jeep", base.n_layers, layers),
         "hand": hand,
     }
     chosen = draws(EDITS)[:n_draws]
@@ -91,7 +88,9 @@ def markdown(report: dict[str, Any]) -> str:
         regions = [row["hparams"][region] for region in ("low", "high")]
         parts = [f"{r['layers']} γ {r['clamp']:g} λ {r['moment_weight']:g}" for r in regions]
         cells = [f"{row['mean'][column]:.1f}" for column in COLUMNS]
-        lines.append(f"| {' | '.join([name, *parts, format(row['mean_steps'], '.1f'), *cells])} |")
+        steps = row["mean_steps"]  # not one number where the vectors are optimised one by one
+        passes = "" if steps is None else f"{steps:.1f}"
+        lines.append(f"| {' | '.join([name, *parts, passes, *cells])} |")
     for other in report["settings"]:
         if f"auto_minus_{other}" not in report:
             continue

@@ -23,13 +23,13 @@ from jeep_core.evaluation.metrics import CaseScores, counterfact_scores
 from jeep_core.evaluation.perplexity import perplexity
 from jeep_core.evaluation.statistics import Interval, compare, summarise_cases
 from jeep_core.evaluation.trials import Trials
-from jeep_core.models.loading import texts_of
+from jeep_core.models.loading import LoadedModel, texts_of
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments, quick_products
 from jeep_core.moments.source import DEFAULT_CORPUS, samples_of
 from jeep_core.probe.defaults.choose import choose
 from jeep_core.probe.defaults.from_record import hparams_for
-from jeep_core.suites import load_suite
+from jeep_core.suites import Case, load_suite
 from jeep_core.text.chat import has_template
 from jeep_core.values.cache import ValueCache
 from jeep_core.values.prefixes import sample_prefixes
@@ -37,6 +37,26 @@ from jeep_core.values.prefixes import sample_prefixes
 DRAWS = {1: 16, 16: 4, 64: 1, 256: 1}
 SHOWN = ("efficacy", "generalization", "locality", "score", "greedy", "greedy_generalization")
 Rows = list[dict[str, Any]]
+
+
+def by_default(
+    base: LoadedModel, cases: Sequence[Case], folder: Path | None
+) -> tuple[Trials, str, dict[str, Any]]:
+    """Trials as an edit without hyper-parameters would be made, and the probe's source and record.
+
+    ``folder``: where moments, probes and values are kept.
+    """
+    chosen, record = choose(base, "jeep", folder=folder and folder / "probes")
+    moments = Moments(
+        base,
+        texts_of(DEFAULT_CORPUS),
+        samples_of(base.name, None, base.mlp_size),
+        folder and folder / "moments",
+        bfloat16=quick_products(base, None),
+    )
+    cache = ValueCache(folder and folder / "values")
+    trials = Trials(base, cases, moments, sample_prefixes(base, 6), cache=cache)
+    return trials, chosen.source, record
 
 
 def rows_of(scores: Sequence[CaseScores], start: int) -> Rows:
@@ -103,23 +123,8 @@ def main() -> None:
     # records of any keys: the text is the longest of their values
     texts = [one if isinstance(one, str) else max(one.values(), key=len) for one in texts]
     folder: Path | None = args.folder
-    chosen, record = choose(base, "jeep", folder=folder and folder / "probes")
-    samples = samples_of(base.name, None, base.mlp_size)
-    moments = Moments(
-        base,
-        texts_of(DEFAULT_CORPUS),
-        samples,
-        folder and folder / "moments",
-        bfloat16=quick_products(base, None),
-    )
-    trials = Trials(
-        base,
-        cases,
-        moments,
-        sample_prefixes(base, 6),
-        cache=ValueCache(folder and folder / "values"),
-    )
-    print(f"{base.name}, {len(cases)} facts, hyper-parameters: {chosen.source}")
+    trials, source, record = by_default(base, cases, folder)
+    print(f"{base.name}, {len(cases)} facts, hyper-parameters: {source}")
     print("| facts | | ES | GS | LS | Score | prompt | rephrasing | perplexity | CPU s a fact |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     before = {

@@ -14,10 +14,14 @@ import pytest
 import torch
 
 from jeep_core.decoding.generation import complete
+from jeep_core.editing import resolve_hparams
+from jeep_core.editors.jeep.hparams import JeepHParams
 from jeep_core.models.catalogue import CATALOGUE
 from jeep_core.models.library import Library
 from jeep_core.models.loading import LoadedModel, load
 from jeep_core.models.views import ModelView
+from jeep_core.probe.defaults.choose import choose
+from jeep_core.text.chat import has_template
 
 SAYS = {"smollm2-135m": " Paris.", "gemma3-270m": " the capital of the country of France."}
 
@@ -59,3 +63,18 @@ def test_it_expects_english_more_than_letters_by_chance(model: LoadedModel) -> N
 def test_digits_are_read_as_the_model_was_trained(model: LoadedModel) -> None:
     tokens = model.tokenizer.encode("In 2023, 1234 people").tokens
     assert [token for token in tokens if token.isdigit()] == list("20231234")
+
+
+def test_the_preset_is_what_a_probe_of_the_model_chooses(model: LoadedModel) -> None:
+    """Layers are the same; rates may differ by rounding in the second digit."""
+    chosen, _ = choose(model, "jeep")
+    chat = has_template(model)
+    preset = resolve_hparams(model.name, "jeep", None, {}, model.n_layers, chat=chat)
+    assert chosen.source == "probe now"
+    assert isinstance(chosen.hparams, JeepHParams)
+    assert isinstance(preset, JeepHParams)
+    for name, region in preset.regions.items():
+        assert chosen.hparams.regions[name].layers == region.layers
+    assert chosen.hparams.learning_rate == pytest.approx(preset.learning_rate, rel=0.1)
+    high = (chosen.hparams.high.learning_rate, preset.high.learning_rate)
+    assert high[0] == pytest.approx(high[1], rel=0.1)

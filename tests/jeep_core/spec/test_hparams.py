@@ -16,6 +16,7 @@ from jeep_core.editors.jeep.hparams import JeepHParams
 from jeep_core.editors.memit.hparams import MemitHParams
 from jeep_core.errors import InvalidHParams
 from jeep_core.models.families import family_of
+from jeep_core.sizing.shapes import SHAPES
 from jeep_core.spec.hparams import (
     OptimisedEditorHParams,
     load_preset,
@@ -58,6 +59,7 @@ PUBLISHED = {
         num_key_value_heads=32,
         head_dim=128,
     ),
+    **{name: AutoConfig.for_model(**SHAPES[name]) for name in ("smollm2-135m", "gemma3-270m")},
 }
 """The published configurations of models that are not shipped."""
 

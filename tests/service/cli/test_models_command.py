@@ -67,6 +67,7 @@ def test_models_are_listed_had_and_shown(
     assert found["folder"] == str(directory / "small")
     assert found["licence"] == "free (https://example.org/licence)"
     assert found["quantisation_of_the_source"] == "Q8_0, F32"
+    assert found["presets"] == []
     assert found["layers"] == 4
     assert "small-part0==1.0" in jeep("list")
     assert "editable" in jeep("show", "small")
@@ -120,7 +121,9 @@ def test_presets_are_counted_and_shown_also_for_models_that_are_elsewhere(tmp_pa
     found = shown("show", "EleutherAI/gpt-j-6b")
     assert found["why"] == "it is not here: give its folder, or jeep models add EleutherAI/gpt-j-6b"
     assert found["presets"] == far["presets"]
-    assert shown("show", "smollm2-135m")["presets"] == []
+    assert shown("show", "smollm2-135m")["presets"][0] == {
+        "editor": "jeep", "preset": "jeep-smollm2-135m",
+    }  # fmt: skip
 
 
 def test_a_file_that_is_no_preset_is_named(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from jeep_core.errors import NumericalError
 from jeep_core.models.lines import Lines
 from jeep_core.models.upper_blocks import UpperStack
-from jeep_core.models.views import ModelView, in_bfloat16
+from jeep_core.models.views import ModelView, Rounded, in_bfloat16
 from jeep_core.spec.finite import OTHER_VERSION, SMALLER_STEPS
 from jeep_core.text.counting import counted
 from jeep_core.values.found import Found
@@ -42,6 +42,7 @@ class Pool:
         facts: Sequence[FactTokens],
         objective: Objective,
         memory_bytes: int | None,
+        rounded: Rounded | None = None,
     ) -> None:
         o = objective
         self.facts, self.objective, self.memory_bytes = facts, o, memory_bytes
@@ -57,7 +58,7 @@ class Pool:
         high = o.high.last if o.high else None
         self.bfloat16 = o.compute_dtype == "bfloat16"
         with self._products():
-            run = in_bfloat16(view) if self.bfloat16 else view
+            run = in_bfloat16(view, rounded) if self.bfloat16 else view
             self.stack = UpperStack(run, o.low.last, high, groups, inside=o.low_site != "block")
         size = view.base.hidden_size
         regions = {"low": (o.low, o.train != "high")}

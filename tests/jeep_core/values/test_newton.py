@@ -11,7 +11,7 @@ import torch
 from support.library import tiny
 
 from jeep_core.models.loading import LoadedModel, load
-from jeep_core.models.views import ModelView, has_fast_bfloat16, hooked, in_bfloat16
+from jeep_core.models.views import ModelView, Rounded, has_fast_bfloat16, hooked, in_bfloat16
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.hparams import Region
 from jeep_core.spec.positions import fact_rows
@@ -274,3 +274,15 @@ def test_what_a_processor_is_quick_at_is_read_from_it(monkeypatch: pytest.Monkey
     for flags, quick in (({}, False), ({"amx_bf16": True}, True), ({"avx512_bf16": True}, True)):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda flags=flags: flags)
         assert has_fast_bfloat16(cpu) is quick
+
+
+def test_what_is_rounded_once_is_kept_until_it_is_written(gptj: LoadedModel) -> None:
+    view, rounded = ModelView(gptj), Rounded()
+    first = in_bfloat16(view, rounded)
+    name, other = (gptj.family.weight_name(layer) for layer in (1, 2))
+    view.replace(name, gptj.model.get_parameter(name) * 2)
+    second = in_bfloat16(view, rounded)
+    assert second.model.get_parameter(other) is first.model.get_parameter(other)
+    written = second.model.get_parameter(name)
+    assert torch.equal(written, view.model.get_parameter(name).to(torch.bfloat16))
+    assert not torch.equal(written, first.model.get_parameter(name))

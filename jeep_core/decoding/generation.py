@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
@@ -162,7 +162,8 @@ def score_rows(
 ) -> list[Scored]:
     """Score the tokens from position ``n`` on of every row ``(ids, n)``.
 
-    Rows are run in batches of similar length; the head sees only the positions that count.
+    Rows are run in batches of similar length, one that another one begins with as part of it;
+    the head sees only the positions that count.
 
     Raises:
         JeepError: a row has no token before the first one to score.
@@ -171,27 +172,53 @@ def score_rows(
         raise JeepError("a prompt without tokens says nothing about the text after it")
     base, family = view.base, view.base.family
     backbone = family.backbone_of(view.model)
+    # what predicts the last token is read before it; answers after one prompt share its row
+    inputs, row_of = without_beginnings(tuple(ids[:-1] or ids) for ids, _ in rows)
+    of_row: list[list[int]] = [[] for _ in inputs]
+    for i, row in enumerate(row_of):
+        of_row[row].append(i)
     scored: dict[int, Scored] = {}
-    for chosen in length_batches([len(ids) for ids, _ in rows], batch_tokens):
-        width = len(rows[chosen[-1]][0])
-        ids = torch.tensor([[*rows[i][0], *[0] * (width - len(rows[i][0]))] for i in chosen])
+    for batch in length_batches([len(ids) for ids in inputs], batch_tokens):
+        width = len(inputs[batch[-1]])
+        ids = torch.tensor([[*inputs[b], *[0] * (width - len(inputs[b]))] for b in batch])
         hidden = backbone(input_ids=ids.to(base.device), use_cache=False).last_hidden_state
-        # row and position of every token to score: n in all
-        at = [(r, p) for r, i in enumerate(chosen) for p in range(rows[i][1], len(rows[i][0]))]
-        r, p = torch.tensor(at, dtype=torch.long).view(-1, 2).T
+        chosen = [(r, i) for r, b in enumerate(batch) for i in of_row[b]]
+        # of every token to score, n in all: its number in `chosen`, its row, its position, its id
+        at = [
+            (k, r, p, rows[i][0][p])
+            for k, (r, i) in enumerate(chosen)
+            for p in range(rows[i][1], len(rows[i][0]))
+        ]
+        k, r, p, wanted = torch.tensor(at, dtype=torch.long).view(-1, 4).T
         # (n, d): the state before a token predicts it
         states = hidden[r.to(base.device), p.to(base.device) - 1]
         logits = family.logits_of(view.model, states).float().cpu()
         # (n,)
-        wanted = ids[r, p]
         own = F.log_softmax(logits, dim=-1).gather(1, wanted[:, None])[:, 0]
         hit = logits.argmax(dim=1) == wanted
-        # (rows,): sums by row, in float64
+        # (len(chosen),): sums by answer, in float64
         zeros = torch.zeros(len(chosen), dtype=torch.float64)
-        sums, hits = zeros.index_add(0, r, own.double()), zeros.index_add(0, r, hit.double())
-        for k, i in enumerate(chosen):
-            scored[i] = Scored(len(rows[i][0]) - rows[i][1], float(sums[k]), int(hits[k]))
+        sums, hits = zeros.index_add(0, k, own.double()), zeros.index_add(0, k, hit.double())
+        for j, (_, i) in enumerate(chosen):
+            scored[i] = Scored(len(rows[i][0]) - rows[i][1], float(sums[j]), int(hits[j]))
     return [scored[i] for i in range(len(rows))]
+
+
+def without_beginnings(
+    inputs: Iterable[tuple[int, ...]],
+) -> tuple[list[tuple[int, ...]], list[int]]:
+    """The inputs that are not the beginning of another one; for every input its row's number.
+
+    In lexicographic order the extensions of a sequence follow it directly.
+    """
+    given = list(inputs)
+    rows: list[tuple[int, ...]] = []
+    served: dict[tuple[int, ...], int] = {}
+    for one in sorted(set(given), reverse=True):
+        if not rows or rows[-1][: len(one)] != one:
+            rows.append(one)
+        served[one] = len(rows) - 1
+    return rows, [served[one] for one in given]
 
 
 def length_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
@@ -221,4 +248,5 @@ __all__ = [
     "score_rows",
     "score_texts",
     "shared",
+    "without_beginnings",
 ]

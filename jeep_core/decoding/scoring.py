@@ -8,13 +8,13 @@ answer are gathered, and only these see the head.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
-from jeep_core.decoding.generation import Scored, length_batches
+from jeep_core.decoding.generation import Scored, length_batches, without_beginnings
 from jeep_core.errors import JeepError
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import NOTHING, Monitor
@@ -144,7 +144,9 @@ def _read(
     monitor: Monitor,
     batch_tokens: int,
 ) -> list[Reading]:
-    rows, row_of = _rows(_input(one, item) for one, item in zip(tokens, asked, strict=True))
+    rows, row_of = without_beginnings(
+        _input(one, item) for one, item in zip(tokens, asked, strict=True)
+    )
     wanted: list[list[int]] = [[] for _ in rows]
     for i, row in enumerate(row_of):
         wanted[row].append(i)
@@ -162,21 +164,6 @@ def _read(
 def _input(tokens: AnswerTokens, asked: Asked) -> tuple[int, ...]:
     """The model's input: the last token is needed only to predict the one after it."""
     return tokens.ids if asked.written else tokens.ids[:-1]
-
-
-def _rows(inputs: Iterable[tuple[int, ...]]) -> tuple[list[tuple[int, ...]], list[int]]:
-    """The inputs that are not the beginning of another one; for every input its row's number.
-
-    In lexicographic order the extensions of a sequence follow it directly.
-    """
-    given = list(inputs)
-    rows: list[tuple[int, ...]] = []
-    served: dict[tuple[int, ...], int] = {}
-    for one in sorted(set(given), reverse=True):
-        if not rows or rows[-1][: len(one)] != one:
-            rows.append(one)
-        served[one] = len(rows) - 1
-    return rows, [served[one] for one in given]
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ import torch
 
 from jeep_core.editors import create
 from jeep_core.models.delta import Update, WeightDelta
-from jeep_core.models.views import ModelView
+from jeep_core.models.views import ModelView, Rounded
 from jeep_core.moments.cache import Moments
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.finite import OTHER_VERSION, SMALLER_STEPS, check_number, check_tensor
@@ -62,6 +62,8 @@ class EditContext:
     batch_facts: int | None = None
     memory_bytes: int | None = None
     monitor: Monitor = NOTHING
+    # an editor that optimises twice rounds only what it has written in between
+    _rounded: Rounded = field(default_factory=Rounded, init=False, repr=False)
 
     def report(self, phase: str, done: int, total: int) -> None:
         """Report progress to the caller, and stop if it asks for that.
@@ -80,6 +82,7 @@ class EditContext:
             objective,
             batch_facts=self.batch_facts,
             memory_bytes=self.memory_bytes,
+            rounded=self._rounded,
             monitor=self.monitor,
         )
 
@@ -166,6 +169,7 @@ def objective_of(hparams: OptimisedEditorHParams, low: Region, **more: Any) -> O
         optimizer=hparams.optimizer,
         compute_dtype=hparams.compute_dtype,
         margin=hparams.margin,
+        early_prefixes=hparams.early_prefixes,
         **more,
     )
 

@@ -141,7 +141,9 @@ def taking(*names: str) -> Rule:
     return lambda found: {name: found[name] for name in names}
 
 
-STEPS = ("optimizer", "compute_dtype")
+NEWTON = {"optimizer": "newton", "early_prefixes": 2}
+"""How values are optimised unless something else is said, by docs/lab-notes.md."""
+STEPS = (*NEWTON, "compute_dtype")
 
 
 def steps_of(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -194,6 +194,41 @@ class Lines:
             self.attention,
         )
 
+    def only(self, chosen: Sequence[int]) -> Lines:
+        """The lines with these of their texts alone, numbered 0, 1, … in the order given."""
+        k = int(self.texts.max()) + 1
+        # (k + 1,): new numbers of the texts; padding, text -1, is the last entry
+        number = torch.full((k + 1,), NO_TEXT, device=self.texts.device)
+        number[list(chosen)] = torch.arange(len(chosen), device=self.texts.device)
+        texts, past_texts = number[self.texts], number[self.past.texts]
+        columns, real = chosen_columns(texts != NO_TEXT)
+        past_columns, past_real = chosen_columns(past_texts != NO_TEXT)
+
+        def cut(values: torch.Tensor, padding: int | bool) -> torch.Tensor:
+            return torch.where(real, values.gather(1, columns), padding)
+
+        def cut_past(states: torch.Tensor) -> torch.Tensor:
+            # (n, heads, s, head_dim) to (n, heads, s', head_dim)
+            index = past_columns[:, None, :, None].expand(
+                -1, *states.shape[1:2], -1, states.shape[3]
+            )
+            return states.gather(2, index)
+
+        return Lines(
+            states_at(self.segment, columns),
+            cut(texts, NO_TEXT),
+            cut(self.positions, 0),
+            cut(self.targets, NO_TARGET),
+            cut(self.first, False),
+            cut(self.prediction, False),
+            LinePast(
+                {layer: (cut_past(k), cut_past(v)) for layer, (k, v) in self.past.states.items()},
+                torch.where(past_real, past_texts.gather(1, past_columns), NO_TEXT),
+                torch.where(past_real, self.past.positions.gather(1, past_columns), NOWHERE),
+            ),
+            self.attention,
+        )
+
     def join(self, other: Lines) -> Lines:
         """These lines, then ``other``'s, padded to the same widths."""
         q = max(self.segment.shape[1], other.segment.shape[1])
@@ -244,3 +279,8 @@ def chosen_columns(marked: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     # a stable sort by "not marked" puts the marked ones first, in their order
     order = (~marked).to(torch.uint8).argsort(dim=1, stable=True)[:, :w]
     return order, marked.gather(1, order)
+
+
+def states_at(states: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """Of states (n, t, d) those in ``columns`` (n, w): (n, w, d)."""
+    return states.gather(1, columns[:, :, None].expand(-1, -1, states.shape[2]))

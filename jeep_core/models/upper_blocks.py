@@ -20,6 +20,7 @@ from jeep_core.models.lines import (
     Lines,
     chosen_columns,
     leading_past,
+    states_at,
     token_lines,
 )
 from jeep_core.models.masks import NOWHERE, Attention
@@ -79,7 +80,7 @@ class UpperStack:
             return torch.where(real, values.gather(1, columns), padding)
 
         return Lines(
-            segment=_at(states, columns),
+            segment=states_at(states, columns),
             texts=cut(tokens.texts, NO_TEXT),
             positions=cut(tokens.positions, 0),
             targets=cut(tokens.targets, NO_TARGET),
@@ -134,7 +135,7 @@ class UpperStack:
         cache, none = GivenPast(past.states, keep=True), columns.new_zeros(0)
         with self._last_mlp_at(none, none):
             self.upper(
-                inputs_embeds=_at(states, columns),
+                inputs_embeds=states_at(states, columns),
                 attention_mask=self._mask(past, texts, own),
                 position_ids=own,
                 cache=cache,
@@ -202,11 +203,6 @@ class UpperStack:
         states = hidden[lines.read_line, lines.read_place]
         logits = self.view.base.family.logits_of(self.view.model, states)
         return F.log_softmax(logits.float(), dim=-1)
-
-
-def _at(states: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """Of states (n, t, d) those in ``columns`` (n, w): (n, w, d)."""
-    return states.gather(1, columns[:, :, None].expand(-1, -1, states.shape[2]))
 
 
 def _added(hidden: torch.Tensor, places: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:

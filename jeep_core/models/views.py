@@ -235,17 +235,40 @@ def _set(module: nn.Module, name: str, child: nn.Module) -> None:
     module._modules[name] = child
 
 
-def in_bfloat16(view: ModelView) -> ModelView:
+class Rounded:
+    """Matrices in bfloat16, each rounded once for as long as this lives; float32 ones take half
+    their memory again."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, tuple[torch.Tensor, nn.Parameter]] = {}
+
+    def of(self, tensor: torch.Tensor) -> nn.Parameter:
+        """A matrix in bfloat16."""
+        # the tensor is kept as well: an id belongs to another one after its death
+        kept = self._kept.get(id(tensor))
+        if kept is None:
+            rounded = nn.Parameter(tensor.detach().to(torch.bfloat16), requires_grad=False)
+            kept = self._kept[id(tensor)] = (tensor, rounded)
+        return kept[1]
+
+
+def in_bfloat16(view: ModelView, rounded: Rounded | None = None) -> ModelView:
     """The view with its matrices in bfloat16, to be run under autocast; hooks on it act as well.
 
     Autocast alone would round every float32 matrix again at every call, which takes longer than
     the product of a few rows with it.  Norms, biases of theirs, embeddings and sums of hidden
     states stay in the model's type.  The matrices take half the memory of float32 ones, for as
-    long as the view lives; those that are bfloat16 already are shared.
+    long as the view lives; those that are bfloat16 already are shared, and those that are in
+    ``rounded`` are taken from there.
+
+    On a CPU attention is made of plain products: the gradient of torch's fused one takes longer
+    than all other operations of a pass over short rows.
     """
     twin = copy.copy(view)
     twin.model = share(view.model)
-    copies: dict[int, nn.Parameter] = {}
+    if view.base.device.type == "cpu":
+        twin.model.set_attn_implementation("eager")
+    rounded = rounded or Rounded()
     for module in twin.model.modules():
         if not (isinstance(module, nn.Linear) or is_transposed(module)):
             continue
@@ -253,11 +276,8 @@ def in_bfloat16(view: ModelView) -> ModelView:
             tensor = getattr(module, name)
             if tensor is None or tensor.dtype == torch.bfloat16:
                 continue
-            # (out, in), or (in, out) in a ``Conv1D``; the same matrix is rounded once
-            if id(tensor) not in copies:
-                rounded = tensor.detach().to(torch.bfloat16)
-                copies[id(tensor)] = nn.Parameter(rounded, requires_grad=False)
-            setattr(module, name, copies[id(tensor)])
+            # (out, in), or (in, out) in a ``Conv1D``
+            setattr(module, name, rounded.of(tensor))
     return twin
 
 

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from jeep_core.editors import DEFAULT_EDITOR, hparams_class
+from jeep_core.editors.record import NEWTON
 from jeep_core.models.token_rows import stack_rows
 from jeep_core.models.views import ModelView, has_fast_bfloat16
 from jeep_core.probe.prompts import Prompt
@@ -48,7 +49,7 @@ def suggest(view: ModelView, prompts: Sequence[Prompt], proposal: Proposal) -> d
         view, prompts[:MEASURED_ON], {n: layers[-1] for n, layers in regions.items()}
     )
     rates = {name: _rounded(RATE_SHARE * spread) for name, spread in spreads.items()}
-    found: dict[str, Any] = {"learning_rate": rates["low"], "optimizer": "newton"}
+    found: dict[str, Any] = {"learning_rate": rates["low"], **NEWTON}
     if base.dtype == torch.float32 and has_fast_bfloat16(base.device):
         found["compute_dtype"] = "bfloat16"
     for name, layers in regions.items():

@@ -161,6 +161,13 @@ class OptimisedEditorHParams(InContexts):
         "fact stops, so that the answer holds when the version is quantised; default: none",
     )
     n_prefixes: int = Field(6, ge=1, le=64, description="The empty prefix counts as one")
+    early_prefixes: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="Prefixes, the empty one first, after which a fact is asked until it would "
+        "stop, then after all of them; default: all from the first step on",
+    )
     preserve_previous_edits: bool = Field(
         True, description="Add the keys of live earlier edits to the second moment"
     )

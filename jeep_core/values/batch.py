@@ -1,8 +1,10 @@
 """The facts that are being optimised: they join, take steps together, and leave one by one.
 
-A fact is a line of n_rows rows and a KL row: the row with the empty prefix first, those of a second
-context, ``n_chat`` of them, last but for the KL row.  In comments n is the number of facts in the
-pool, d the hidden size, V the vocabulary.
+A fact is a line of rows and a KL row: the row with the empty prefix first, those of a second
+context last but for the KL row.  Where the objective has ``early_prefixes``, a fact is asked with
+the rows after these prefixes alone until it would stop, and then with all of them.  In comments n
+is the number of facts in the pool, d the hidden size, V the vocabulary, g the number of facts in a
+group of those that are asked the same rows.
 """
 
 from __future__ import annotations
@@ -16,12 +18,13 @@ from torch.autograd.graph import saved_tensors_hooks
 from jeep_core.errors import NumericalError
 from jeep_core.models.lines import Lines
 from jeep_core.models.upper_blocks import UpperStack
-from jeep_core.models.views import ModelView, in_bfloat16
+from jeep_core.models.views import ModelView, Rounded, in_bfloat16
 from jeep_core.spec.finite import OTHER_VERSION, SMALLER_STEPS
 from jeep_core.text.counting import counted
 from jeep_core.values.found import Found
+from jeep_core.values.group import Group, Texts, groups_of
 from jeep_core.values.objective import WRITTEN_KL, FactTokens, Objective, Values
-from jeep_core.values.sites import Site, Trust, adam_step
+from jeep_core.values.sites import Site, Slopes, Trust, adam_step
 
 PATIENCE = 4
 """Passes without gain after which a fact stops: its vector lies at its clamp, or as good as."""
@@ -39,10 +42,15 @@ class Pool:
         facts: Sequence[FactTokens],
         objective: Objective,
         memory_bytes: int | None,
+        rounded: Rounded | None = None,
     ) -> None:
         o = objective
         self.facts, self.objective, self.memory_bytes = facts, o, memory_bytes
-        self.n_chat, self.n_rows = len(facts[0].chat), len(facts[0].all_rows)
+        self.texts = Texts(len(facts[0].all_rows), len(facts[0].chat))
+        # how many prefixes a fact is asked after at first; None: all of them
+        self.at_first = o.early_prefixes if o.n_steps > 1 else None
+        if self.at_first and self.texts.at_most(self.at_first) == self.texts:
+            self.at_first = None
         self.device = view.base.device
         # group j is all facts after prefix j, those of the second context after those of the
         # first, the last group their KL rows
@@ -50,7 +58,7 @@ class Pool:
         high = o.high.last if o.high else None
         self.bfloat16 = o.compute_dtype == "bfloat16"
         with self._products():
-            run = in_bfloat16(view) if self.bfloat16 else view
+            run = in_bfloat16(view, rounded) if self.bfloat16 else view
             self.stack = UpperStack(run, o.low.last, high, groups, inside=o.low_site != "block")
         size = view.base.hidden_size
         regions = {"low": (o.low, o.train != "high")}
@@ -63,6 +71,10 @@ class Pool:
             for name, (region, trained) in regions.items()
         }
         self.lines: Lines | None = None
+        # those whose facts are still asked after the first prefixes alone, and the groups that
+        # follow from it, None after a change
+        self.early = torch.zeros(0, dtype=torch.bool, device=self.device)
+        self.groups: Sequence[Group] | None = None
         self.index = torch.zeros(0, dtype=torch.long, device=self.device)
         self.passes = torch.zeros(0, device=self.device)
         self.nll_weight = torch.zeros(0, device=self.device)
@@ -71,7 +83,9 @@ class Pool:
         self.measured: Found | None = None
         self.kl_before = torch.zeros(0, view.base.vocabulary, device=self.device)
         self.bytes_per_token = 0.0
-        self.values = self._empty(len(facts), size)
+        self.values = Values.empty(
+            len(facts), size, list(self.sites), bool(self.texts.chat), self.device
+        )
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
 
@@ -105,6 +119,8 @@ class Pool:
         with self._products():
             lines = self.stack.capture([self.facts[i].line for i in chosen])
         self.lines = lines if self.lines is None else self.lines.join(lines)
+        early = self.early.new_full((len(chosen),), self.at_first is not None)
+        self.early, self.groups = torch.cat([self.early, early]), None
         self.index = torch.cat([self.index, torch.tensor(chosen, device=self.device)])
         # passes (n,), kl_before (n, V): `_forward` fills in a fact whose passes are 0
         self.passes, self.kl_before = (
@@ -125,6 +141,7 @@ class Pool:
 
     def _keep(self, index: torch.Tensor) -> None:
         self.lines = self.lines.keep(index) if self.lines and len(index) else None
+        self.early, self.groups = self.early[index], None
         self.index, self.passes = self.index[index], self.passes[index]
         self.nll_weight, self.kl_before = self.nll_weight[index], self.kl_before[index]
         self.trust.keep(index)
@@ -142,13 +159,18 @@ class Pool:
         """
         o = self.objective
         found, gradients = self._evaluate()
+        at = {name: self.sites[name].vectors.value for name in gradients}
+        slopes = Slopes(found.loss, at, gradients)
         self.values.trace.append((self.index.clone(), found.loss))
         self.passes = self.passes + 1
         self._check(found.loss)
         # (n,) each; a fact that stops keeps the δ that this pass has measured
         done = torch.zeros_like(found.written)
         if o.stop_probability is not None:
-            done |= found.probability >= o.stop_probability
+            # the rows that an early fact is not asked yet are mostly behind those that it is: they
+            # are to have twice the odds
+            early = 2 * o.stop_probability / (1 + o.stop_probability)
+            done |= found.probability >= torch.where(self.early, early, o.stop_probability)
         if o.stop_loss is not None:
             done |= found.loss < o.stop_loss
         if o.written_weight is not None:
@@ -160,21 +182,30 @@ class Pool:
         if o.goal is not None:
             stopped |= self.trust.waited(found.loss) >= PATIENCE
             found = self._best(found, done)
-        n_stopped, loss = int(stopped.sum()), found.loss
+        # a fact's last pass asks all its rows
+        widened = self.early & (stopped | (self.passes >= o.n_steps - 1))
+        stopped &= ~self.early
+        n_stopped = int(stopped.sum())
         if n_stopped:
             self._record(stopped, found)
             keep = (~stopped).nonzero().flatten()
             self._keep(keep)
-            # the rows of a gradient (n, d) follow the facts that are left
-            gradients = {name: g[keep] for name, g in gradients.items()}
-            loss = loss[keep]
+            slopes, widened = slopes.keep(keep), widened[keep]
         if len(self):
-            if o.goal is None:
-                adam_step(self.sites, gradients, self.passes)
-            else:
-                self.trust.measured(self.sites, gradients, loss)
-                self.trust.step(self.sites, gradients, o.goal)
+            self._move(slopes, ~widened)
+        if bool(widened.any()):
+            self.early, self.groups = self.early & ~widened, None
+            self.trust.forget(widened)
         return n_stopped
+
+    def _move(self, slopes: Slopes, moving: torch.Tensor) -> None:
+        """One update of the facts that are ``moving`` (n,)."""
+        if self.objective.goal is None:
+            # a fact whose rows have become more made no update at that pass
+            paused = (~self.early).float() if self.at_first else 0.0
+            adam_step(self.sites, slopes.gradients, self.passes - paused, moving)
+        else:
+            self.trust.step(self.sites, slopes, self.objective.goal, moving)
 
     def _best(self, found: Found, done: torch.Tensor) -> Found:
         """The result to go by: of a fact that is not ``done`` (n,), the one at its best vectors.
@@ -204,99 +235,86 @@ class Pool:
     def _evaluate(self) -> tuple[Found, dict[str, torch.Tensor]]:
         """The result of a pass, and the gradients (n, d) of the vectors that are optimised."""
         assert self.lines is not None
+        if self.groups is None:
+            self.groups = groups_of(self.lines, self.texts, self.early, self.at_first)
         # no update follows a fact's last pass
         with_gradients = bool((self.passes < self.objective.n_steps - 1).any())
+        parts = [self._evaluate_group(group, with_gradients) for group in self.groups]
+        self._measure_peak()
+        [(found, gradients), *others] = parts
+        if not others:
+            return found, gradients
+        # the place of each fact of the pool in the groups' results, one after the other
+        order = torch.cat([group.of(torch.arange(len(self))) for group in self.groups]).argsort()
+        for more, steeper in others:
+            found = found.followed_by(more)
+            gradients = {name: torch.cat([g, steeper[name]]) for name, g in gradients.items()}
+        return found.keep(order), {name: g[order] for name, g in gradients.items()}
+
+    def _evaluate_group(
+        self, group: Group, with_gradients: bool
+    ) -> tuple[Found, dict[str, torch.Tensor]]:
+        """The result of a pass over a group, and its gradients (g, d), if any are asked for."""
         deltas = {
-            # (n, d) leaves that share Adam's memory, which is written after the backward pass only
-            name: site.vectors.value.detach().requires_grad_(with_gradients and site.trained)
+            # (g, d) leaves that share Adam's memory, which is written after the backward pass only
+            name: group.of(site.vectors.value)
+            .detach()
+            .requires_grad_(with_gradients and site.trained)
             for name, site in self.sites.items()
         }
         with (
             torch.set_grad_enabled(with_gradients),
             self._products(),
-            self._counted(with_gradients),
+            self._counted(with_gradients, group.lines.tokens),
         ):
-            found = self._forward(self.lines, deltas)
+            found = self._forward(group, deltas)
         gradients: dict[str, torch.Tensor] = {}
         if with_gradients:
             trained = [name for name, site in self.sites.items() if site.trained]
             # facts are independent: the gradient of the sum is each fact's own
             grads = torch.autograd.grad(found.loss.sum(), [deltas[name] for name in trained])
             gradients = dict(zip(trained, grads, strict=True))
-        self._measure_peak()
         return found.detached(), gradients
 
     def _products(self) -> AbstractContextManager[object]:
         """Where matrix products are taken in the type that was asked for."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)
 
-    def _forward(self, lines: Lines, deltas: dict[str, torch.Tensor]) -> Found:
-        """Losses (n,) and states (n, d) from ``deltas`` (n, d) by site.
+    def _forward(self, group: Group, deltas: dict[str, torch.Tensor]) -> Found:
+        """Losses (g,) and states (g, d) from ``deltas`` (g, d) by site.
 
         At a fact's first pass every δ is zero: that pass gives the unedited states and the
         unedited distribution.
         """
-        first, n = (self.passes == 0)[:, None], len(self)
-        hidden, seen = self.stack.forward(lines, deltas)  # (n, q, d), (n, k, d) by site
+        lines, texts = group.lines, group.texts
+        first = group.of(self.passes == 0)[:, None]
+        hidden, seen = self.stack.forward(lines, deltas)  # (g, q, d), (g, k, d) by site
+        chat = texts.rows - texts.chat
         for name, site in self.sites.items():
-            # (n, d): the row with the empty prefix is the first of its context
+            # (g, d): the row with the empty prefix is the first of its context
             states = seen[name].detach().float()
-            site.reference = torch.where(first, states[:, 0], site.reference)
-            if self.n_chat:
-                chat = states[:, self.n_rows - self.n_chat]
-                site.chat_reference = torch.where(first, chat, site.chat_reference)
-        # (m, V) at the m places that are read, of which n are those of the KL rows, fact by fact
+            mine = torch.where(first, states[:, 0], group.of(site.reference))
+            site.reference = group.put(site.reference, mine)
+            if texts.chat:
+                mine = torch.where(first, states[:, chat], group.of(site.chat_reference))
+                site.chat_reference = group.put(site.chat_reference, mine)
+        # (m, V) at the m places that are read, of which g are those of the KL rows, fact by fact
         read = self.stack.log_probabilities(lines, hidden)
-        of_kl = lines.read_text == self.n_rows
-        nll_rows, written = self._of_targets(lines, read, ~of_kl)
-        after = read[of_kl]
-        # after (n, V): KL(edited ‖ unedited) at the subject's last token of the KL row
-        self.kl_before = torch.where(first, after.detach(), self.kl_before)
-        kl_loss = self.objective.kl_weight * (after.exp() * (after - self.kl_before)).sum(dim=1)
-        # (n, n_rows) to (n,): a fact counts with the mean over its prefixes
-        loss = self.nll_weight * self._mean(nll_rows) + kl_loss
+        nll_rows, written = group.of_targets(read, self.objective.margin)
+        # after (g, V): KL(edited ‖ unedited) at the subject's last token of the KL row
+        after = read[group.is_kl()]
+        before = torch.where(first, after.detach(), group.of(self.kl_before))
+        self.kl_before = group.put(self.kl_before, before)
+        kl_loss = self.objective.kl_weight * (after.exp() * (after - before)).sum(dim=1)
+        # (g, rows) to (g,): a fact counts with the mean over its prefixes
+        loss = group.of(self.nll_weight) * group.mean(nll_rows) + kl_loss
         for name, site in self.sites.items():
-            loss = loss + site.decay(deltas[name])
+            loss = loss + site.decay(deltas[name], group.of(site.reference))
         # states without δ*, but moved by δ': what δ* is added to at the end
         high = seen["high"][:, 0].float() if "high" in seen else None
-        chat_high = None
-        if "high" in seen and self.n_chat:
-            chat_high = seen["high"][:, self.n_rows - self.n_chat].float()
-        probability = self._mean(nll_rows.neg().exp())
-        return Found(loss, kl_loss, probability, written.view(n), high, chat_high)
-
-    def _of_targets(
-        self, lines: Lines, read: torch.Tensor, asked: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean negative log-likelihood (n, n_rows) of the target tokens; whether all are arg-max,
-        and lead by the margin if there is one.
-
-        ``read`` (m, V): log-probabilities; ``asked`` (m,): which of them are of a target.  The
-        second result is (n,).
-        """
-        # (m',) numbers of the places; no copy is made of their distributions
-        places, targets = asked.nonzero().flatten(), lines.read_target[asked]
-        losses = -read[places, targets]
-        # number of the row that each place is of, counted over all facts
-        row = lines.read_line[asked] * self.n_rows + lines.read_text[asked]
-        zeros = losses.new_zeros(len(self) * self.n_rows)
-        counts = zeros.index_add(0, row, torch.ones_like(losses))
-        leading = read.detach().argmax(dim=1)[places] == targets
-        if self.objective.margin is not None:
-            # (m',) each: the most likely token and the next one
-            best, second = read.detach()[places].topk(2, dim=1).values.unbind(dim=1)
-            leading &= best - second >= self.objective.margin
-        hits = leading.to(losses.dtype)
-        written = zeros.index_add(0, row, hits) == counts
-        means = zeros.index_add(0, row, losses) / counts
-        return means.view(len(self), -1), written.view(len(self), -1).all(dim=1)
-
-    def _mean(self, by_row: torch.Tensor) -> torch.Tensor:
-        """Mean (n,) over each fact's rows of values (n, n_rows); contexts count the same."""
-        if not self.n_chat:
-            return by_row.mean(dim=1)
-        split = self.n_rows - self.n_chat
-        return (by_row[:, :split].mean(dim=1) + by_row[:, split:].mean(dim=1)) / 2
+        chat_high = seen["high"][:, chat].float() if "high" in seen and texts.chat else None
+        probability = group.mean(nll_rows.neg().exp())
+        return Found(loss, kl_loss, probability, written, high, chat_high)
 
     def _record(self, stopped: torch.Tensor, found: Found) -> None:
         values, where = self.values, self.index[stopped]
@@ -337,36 +355,15 @@ class Pool:
             there = reached["high"] if literal else found.chat_high[stopped] + delta
             values.chat_high[where] = there
 
-    def _empty(self, m: int, size: int) -> Values:
-        def zeros(*shape: int) -> torch.Tensor:
-            return torch.zeros(*shape, device=self.device)
-
-        def optional(name: str) -> torch.Tensor | None:
-            return zeros(m, size) if name in self.sites else None
-
-        return Values(
-            low=zeros(m, size),
-            high=optional("high"),
-            delta_low=zeros(m, size),
-            delta_high=optional("high"),
-            steps=zeros(m).long(),
-            losses=zeros(m),
-            probabilities=zeros(m),
-            attention=optional("attention"),
-            chat_low=zeros(m, size) if self.n_chat else None,
-            chat_high=optional("high") if self.n_chat else None,
-        )
-
     # ------------------------------------------------------------ memory
 
-    def _counted(self, with_gradients: bool) -> AbstractContextManager[object]:
-        """At the first pass, count what the backward pass keeps, each tensor once."""
+    def _counted(self, with_gradients: bool, tokens: int) -> AbstractContextManager[object]:
+        """At the first pass, of n · q ``tokens``, count what the backward pass keeps, each tensor
+        once."""
         if not with_gradients or self.bytes_per_token:
             return nullcontext()
-        assert self.lines is not None
         weights = {p.untyped_storage().data_ptr() for p in self.stack.view.model.parameters()}
-        # n · q places; weights are not counted
-        tokens, seen = self.lines.tokens, weights
+        seen = weights  # they are not counted
 
         def count(tensor: torch.Tensor) -> torch.Tensor:
             storage = tensor.untyped_storage()

@@ -99,6 +99,8 @@ class Objective:
     optimizer: Literal["adam", "newton"] = "adam"
     # nats; a version that is quantised afterwards needs answers that lead by more than a little
     margin: float | None = None
+    # prefixes of each context that a fact is asked after until it would stop; None: all of them
+    early_prefixes: int | None = None
 
     @property
     def goal(self) -> float | None:
@@ -140,6 +142,31 @@ class Values:
     chat_high: torch.Tensor | None = None
     peak_bytes: int = 0
     trace: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list, repr=False)
+
+    @classmethod
+    def empty(
+        cls, facts: int, size: int, sites: Sequence[str], chat: bool, device: torch.device
+    ) -> Values:
+        """Zeros for m ``facts`` of d = ``size``: for these sites, with a second context or not."""
+
+        def zeros(*shape: int) -> torch.Tensor:
+            return torch.zeros(*shape, device=device)
+
+        def optional(wanted: bool) -> torch.Tensor | None:
+            return zeros(facts, size) if wanted else None
+
+        return cls(
+            low=zeros(facts, size),
+            high=optional("high" in sites),
+            delta_low=zeros(facts, size),
+            delta_high=optional("high" in sites),
+            steps=zeros(facts).long(),
+            losses=zeros(facts),
+            probabilities=zeros(facts),
+            attention=optional("attention" in sites),
+            chat_low=optional(chat),
+            chat_high=optional(chat and "high" in sites),
+        )
 
     def select(self, index: Sequence[int]) -> Values:
         """The values of the k facts of ``index``: (k, d) vectors and (k,) figures."""

@@ -6,6 +6,7 @@ In comments n is the number of facts that are optimised together, d the hidden s
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 
@@ -16,13 +17,18 @@ ADAM_BETAS = (0.9, 0.999)
 ADAM_EPSILON = 1e-8
 LEAST = 0.3
 """Smallest gain of log-odds that one of Newton's steps aims at."""
+GAIN = 0.5
+"""Share of the gain that was hoped for after which the next step may go twice as far."""
+TINY = 1e-6
+"""Losses below it count as this one: the odds stay finite."""
 
 
 class Vectors:
     """One (n, d) float32 tensor to which rows are added and from which they are taken.
 
     ``first`` and ``second`` (n, d) are what an optimiser remembers: Adam its running means of
-    gradient and squared gradient, Newton the best vectors so far and the gradients there.
+    gradient and squared gradient, Newton the best vectors so far and the gradients of the log-odds
+    there.
     """
 
     def __init__(self, size: int, rate: float) -> None:
@@ -48,15 +54,26 @@ class Vectors:
             t[index] for t in (self.value, self.first, self.second)
         )
 
-    def adam(self, gradient: torch.Tensor, count: torch.Tensor) -> None:
-        """One update of Adam by ``gradient`` (n, d), each row's number ``count`` (n,)."""
+    def adam(self, gradient: torch.Tensor, count: torch.Tensor, moving: torch.Tensor) -> None:
+        """One update of Adam by ``gradient`` (n, d), each row's number ``count`` (n,).
+
+        Rows that are not ``moving`` (n,) stay as they are.
+        """
         b1, b2 = ADAM_BETAS
-        self.first.mul_(b1).add_(gradient, alpha=1 - b1)
-        self.second.mul_(b2).addcmul_(gradient, gradient, value=1 - b2)
+        first = self.first.mul(b1).add_(gradient, alpha=1 - b1)
+        second = self.second.mul(b2).addcmul_(gradient, gradient, value=1 - b2)
         # bias corrections (n, 1) by row: rows have joined at different steps
         scale = (self.rate / (1 - b1**count))[:, None]
-        corrected = self.second.div((1 - b2**count)[:, None]).sqrt_().add_(ADAM_EPSILON)
-        self.value.sub_(self.first / corrected * scale)
+        corrected = second.div((1 - b2**count)[:, None]).sqrt_().add_(ADAM_EPSILON)
+        value = self.value.sub(first / corrected * scale)
+        self.value, self.first, self.second = (
+            torch.where(moving[:, None], new, old)
+            for new, old in (
+                (value, self.value),
+                (first, self.first),
+                (second, self.second),
+            )
+        )
 
     def clamp(self, limit: torch.Tensor) -> None:
         """Project every row onto ‖row‖ ≤ ``limit`` (n,)."""
@@ -98,10 +115,12 @@ class Site:
         self.reference = self.reference[index]
         self.chat_reference = self.chat_reference[index]
 
-    def decay(self, delta: torch.Tensor) -> torch.Tensor:
-        """β‖δ‖/‖h‖² (n,) of ``delta`` (n, d); at δ = 0, the start, torch's gradient of ‖δ‖ is 0."""
-        # a fact's reference is its state before any δ, so it has no gradient
-        part: torch.Tensor = delta.norm(dim=1) / self.reference.norm(dim=1).square()
+    def decay(self, delta: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+        """β‖δ‖/‖h‖² (g,) of ``delta`` and ``reference`` (g, d), the states before any δ.
+
+        At δ = 0, the start, torch's gradient of ‖δ‖ is 0.
+        """
+        part: torch.Tensor = delta.norm(dim=1) / reference.norm(dim=1).square()
         return self.region.weight_decay * part
 
     def clamp(self) -> None:
@@ -114,32 +133,61 @@ Gradients = Mapping[str, torch.Tensor]
 """Gradients (n, d) by site."""
 
 
-def adam_step(sites: Sites, gradients: Gradients, count: torch.Tensor) -> None:
-    """One update of the sites that ``gradients`` names, each row's number ``count`` (n,)."""
+def adam_step(
+    sites: Sites, gradients: Gradients, count: torch.Tensor, moving: torch.Tensor
+) -> None:
+    """One update of the sites that ``gradients`` names, each row's number ``count`` (n,).
+
+    Facts that are not ``moving`` (n,) stay where they are.
+    """
     for name, gradient in gradients.items():
-        sites[name].vectors.adam(gradient, count)
+        sites[name].vectors.adam(gradient, count, moving)
         sites[name].clamp()
 
 
+@dataclass(frozen=True)
+class Slopes:
+    """What a pass has measured: the losses (n,), where, and the gradients there, (n, d) by site."""
+
+    loss: torch.Tensor
+    at: Mapping[str, torch.Tensor]
+    gradients: Gradients
+
+    def keep(self, index: torch.Tensor) -> Slopes:
+        """Those of the facts ``index`` (k,)."""
+        at, gradients = (
+            {name: t[index] for name, t in parts.items()} for parts in (self.at, self.gradients)
+        )
+        return Slopes(self.loss[index], at, gradients)
+
+
 class Trust:
-    """Newton's steps along the gradient, shorter after one that made the loss larger.
+    """Newton's steps for the log-odds, along their gradient, shorter after one that did harm.
 
     ``best`` (n,) is each fact's smallest loss so far, ``idle`` (n,) the passes since it last fell
-    by a thousandth, ``reach`` (n,) how far the next step may go, as a share of the longest.
+    by a thousandth, ``reach`` (n,) how far the next step may go, as a share of the longest,
+    ``hoped`` (n,) how far the log-odds were to rise by the last one.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.best = self.idle = self.reach = torch.zeros(0, device=device)
+        self.best = self.idle = self.reach = self.hoped = torch.zeros(0, device=device)
 
     def add(self, rows: int) -> None:
         """Add ``rows`` facts."""
         self.best = torch.cat([self.best, self.best.new_full((rows,), torch.inf)])
-        self.idle = torch.cat([self.idle, self.idle.new_zeros(rows)])
+        self.idle, self.hoped = (torch.cat([t, t.new_zeros(rows)]) for t in (self.idle, self.hoped))
         self.reach = torch.cat([self.reach, self.reach.new_ones(rows)])
 
     def keep(self, index: torch.Tensor) -> None:
         """Drop all facts but those of ``index`` (k,)."""
-        self.best, self.idle, self.reach = (t[index] for t in (self.best, self.idle, self.reach))
+        self.best, self.idle, self.reach, self.hoped = (
+            t[index] for t in (self.best, self.idle, self.reach, self.hoped)
+        )
+
+    def forget(self, chosen: torch.Tensor) -> None:
+        """Forget the losses of the facts ``chosen`` (n,): the next ones are of other rows."""
+        self.best = torch.where(chosen, torch.inf, self.best)
+        self.idle = torch.where(chosen, 0.0, self.idle)
 
     def waited(self, loss: torch.Tensor) -> torch.Tensor:
         """Passes (n,) since the loss, (n,) at present, last fell by a thousandth."""
@@ -153,57 +201,80 @@ class Trust:
                 vectors = site.vectors
                 vectors.value = torch.where(back[:, None], vectors.first, vectors.value)
 
-    def measured(self, sites: Sites, gradients: Gradients, loss: torch.Tensor) -> None:
-        """Remember the vectors, those without gain taken back, and the gradients of those with.
+    def step(self, sites: Sites, found: Slopes, goal: float, moving: torch.Tensor) -> None:
+        """One step towards the log-odds ``goal`` of the facts that are ``moving`` (n,).
 
-        ``loss`` (n,) is that of the vectors.  After a step without gain the next one goes half as
-        far at most; else it may go twice as far.
+        It starts where the log-odds are highest on the way from the best vectors so far to those
+        of ``found``, by a parabola through both and their slopes: a step that went too far
+        then tells where it should have ended.  No vector of d numbers moves further than its
+        learning rate times √d, which is how far Adam's first step goes.
         """
-        better = loss < self.best
-        self.best = torch.where(better, loss, self.best)
-        for name, gradient in gradients.items():
-            vectors = sites[name].vectors
-            vectors.first = vectors.value.clone()
-            vectors.second = torch.where(better[:, None], gradient, vectors.second)
-        self.reach = torch.where(better, (2 * self.reach).clamp(max=1.0), self.reach / 2)
-
-    def step(self, sites: Sites, names: Mapping[str, object], goal: float) -> None:
-        """One step of the sites in ``names`` from the best vectors towards the log-odds ``goal``.
-
-        No vector of d numbers moves further than its learning rate times √d, which is how far
-        Adam's first step goes.
-        """
-        rates = {name: sites[name].vectors.rate for name in names}
+        start, odds, along = self._start(sites, found)
+        rates = {name: sites[name].vectors.rate for name in along}
         # a site whose states spread more moves further, as with Adam; only their ratio matters
         weights = {name: (rate / max(rates.values())) ** 2 for name, rate in rates.items()}
-        squared = [weights[n] * sites[n].vectors.second.square().sum(dim=1) for n in names]
-        scale = newton(self.best, torch.stack(squared).sum(dim=0), goal)
-        share = torch.zeros_like(scale)
-        for name in names:
+        squared = torch.stack([weights[n] * g.square().sum(dim=1) for n, g in along.items()])
+        missing = (goal - odds).clamp_min(LEAST)
+        scale = missing / squared.sum(dim=0).clamp_min(1e-30)
+        # (n,) by site: the step as a share of the longest one, before it is cut to the reach
+        moves = {n: (scale * weights[n])[:, None] * g for n, g in along.items()}
+        wanted = {n: m.norm(dim=1) / (rates[n] * m.shape[1] ** 0.5) for n, m in moves.items()}
+        farthest = torch.stack(list(wanted.values())).amax(dim=0)
+        shorten = torch.where(farthest > self.reach, self.reach / farthest, 1.0)
+        for name, move in moves.items():
+            moved = start[name] + move * shorten[:, None]
             vectors = sites[name].vectors
-            move = (scale * weights[name])[:, None] * vectors.second
-            longest = rates[name] * move.shape[1] ** 0.5
-            # (n,): the step as a share of the longest one, cut to what may be gone
-            wanted = move.norm(dim=1) / longest
-            gone = torch.minimum(wanted, self.reach)
-            shorten = torch.where(wanted > self.reach, self.reach / wanted, 1.0)
-            vectors.value.sub_(move * shorten[:, None])
+            vectors.value = torch.where(moving[:, None], moved, vectors.value)
             sites[name].clamp()
-            share = torch.maximum(share, gone)
-        self.reach = share
+        self.reach = torch.where(moving, farthest * shorten, self.reach)
+        self.hoped = torch.where(moving, missing * shorten, self.hoped)
+
+    def _start(
+        self, sites: Sites, found: Slopes
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor, dict[str, torch.Tensor]]:
+        """Where the next step starts (n, d) by site, the log-odds (n,) and their gradient there.
+
+        What was measured is remembered where it is the best, and says how far that step may go:
+        half as far after one without gain, and twice as far after one that brought half of what
+        was hoped for.
+        """
+        first, better = self.best.isinf(), found.loss < self.best
+        then, now = log_odds(torch.where(first, found.loss, self.best)), log_odds(found.loss)
+        # the gradient of the log-odds is that of the loss over -(1 - p)
+        rest = torch.expm1(-found.loss.clamp_min(TINY))[:, None]
+        slopes = {name: g / rest for name, g in found.gradients.items()}
+        rise, bend = torch.zeros_like(now), torch.zeros_like(now)
+        for name, slope in slopes.items():
+            vectors = sites[name].vectors
+            way = found.at[name] - vectors.first
+            rise += (vectors.second * way).sum(dim=1)
+            bend += ((slope - vectors.second) * way).sum(dim=1)
+        # (n,): which share of the way to go, all of it where the odds do not bend down; none where
+        # they are lower at its end although both slopes say that they rise
+        share = torch.where(bend < 0, -rise / bend.clamp_max(-1e-30), 1.0).clamp(0, 1)
+        share = torch.where(better | (share < 1), share, 0.0)
+        share = torch.where(first, 1.0, share)
+        odds = torch.where(share < 1, then + share * rise + share.square() * bend / 2, now)
+        start, along = {}, {}
+        for name, slope in slopes.items():
+            vectors, part = sites[name].vectors, share[:, None]
+            start[name] = torch.lerp(vectors.first, found.at[name], part)
+            along[name] = torch.lerp(vectors.second, slope, part)
+            vectors.first = torch.where(better[:, None], found.at[name], vectors.first)
+            vectors.second = torch.where(better[:, None], slope, vectors.second)
+        wider = torch.where(now - then > GAIN * self.hoped, 2.0, 1.0)
+        reach = torch.where(better, (wider * self.reach).clamp(max=1.0), self.reach / 2)
+        # after the first measurement, or one of other rows, nothing can be said of the last step
+        self.reach = torch.where(first, self.reach, reach)
+        self.best = torch.where(better, found.loss, self.best)
+        return start, odds, along
 
 
-def newton(loss: torch.Tensor, squared: torch.Tensor, goal: float) -> torch.Tensor:
-    """Newton's step for the log-odds along the gradient, as its multiple (n,).
+def log_odds(loss: torch.Tensor) -> torch.Tensor:
+    """log(p / (1 - p)) (n,) of answers whose loss -log p is ``loss`` (n,).
 
-    ``loss`` L (n,) is -log p, ``squared`` (n,) the squared norm of its gradient.  The log-odds
-    log(p / (1 - p)) of an answer are much nearer to linear in a hidden state than L: where p is
-    nearly 0 both have the same slope, and where p is nearly 1 that of L vanishes.  The step is
-    the one at which their linear continuation reaches ``goal``, at least ``LEAST`` from here.
+    They are much nearer to linear in a hidden state than the loss: where p is nearly 0 both have
+    the same slope, and where p is nearly 1 that of the loss vanishes.
     """
-    loss = loss.clamp_min(1e-6)
-    rest = -torch.expm1(-loss)  # 1 - p
-    missing = (goal + loss + rest.log()).clamp_min(LEAST)
-    # the gradient of the log-odds is that of L over -(1 - p)
-    multiple: torch.Tensor = missing * rest / squared.clamp_min(1e-30)
-    return multiple
+    loss = loss.clamp_min(TINY)
+    return -loss - torch.log(-torch.expm1(-loss))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from jeep_core.editors import available, hparams_class, record_of
+from jeep_core.editors.record import NEWTON
 from jeep_core.errors import FieldProblem, InvalidHParams
 from jeep_core.spec.hparams import EditorHParams, for_model, merge, validate_hparams
 
@@ -70,7 +71,7 @@ def depths(n_layers: int, mlp_size: int, parallel: bool = False) -> dict[str, An
     weight = max(1.0, round(0.2 * mlp_size))
     return {
         "learning_rate": 0.5,
-        "optimizer": "newton",
+        **NEWTON,
         "low": {"layers": list(low), "clamp": 1.5, "moment_weight": weight},
         "high": {
             "layers": list(range(high, high + length)),

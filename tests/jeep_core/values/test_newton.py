@@ -11,13 +11,13 @@ import torch
 from support.library import tiny
 
 from jeep_core.models.loading import LoadedModel, load
-from jeep_core.models.views import ModelView, has_fast_bfloat16, hooked, in_bfloat16
+from jeep_core.models.views import ModelView, Rounded, has_fast_bfloat16, hooked, in_bfloat16
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.hparams import Region
 from jeep_core.spec.positions import fact_rows
 from jeep_core.values.batch import PATIENCE
 from jeep_core.values.optimiser import FactTokens, Objective, optimise
-from jeep_core.values.sites import LEAST, Site, Trust, newton
+from jeep_core.values.sites import LEAST, Site, Slopes, Trust, log_odds
 
 FACTS = (
     Fact("Paris", "{} is a city in the country of", "Peru"),
@@ -48,14 +48,32 @@ def stepped(
     """Facts of these losses, after their first step."""
     trust = Trust(torch.device("cpu"))
     trust.add(len(loss))
-    trust.measured(sites, gradients, loss)
-    trust.step(sites, gradients, goal)
+    onwards(trust, sites, gradients, loss, goal)
     return trust
+
+
+def onwards(
+    trust: Trust,
+    sites: dict[str, Site],
+    gradients: dict[str, torch.Tensor],
+    loss: torch.Tensor,
+    goal: float = 3.0,
+) -> None:
+    """A step of all facts, after these losses and gradients were found at their vectors."""
+    at = {name: site.vectors.value for name, site in sites.items()}
+    moving = torch.ones_like(loss, dtype=torch.bool)
+    trust.step(sites, Slopes(loss, at, gradients), goal, moving)
 
 
 def odds(loss: torch.Tensor) -> torch.Tensor:
     p = torch.exp(-loss)
     return torch.log(p / (1 - p))
+
+
+def test_log_odds_are_those_of_the_probability() -> None:
+    losses = torch.tensor([12.0, 3.0, 0.5, 1e-3])
+    assert torch.allclose(log_odds(losses), odds(losses.double()).float(), rtol=1e-4)
+    assert log_odds(torch.tensor([0.0])).isfinite().all()
 
 
 def test_where_log_odds_are_linear_one_step_reaches_the_goal() -> None:
@@ -71,9 +89,11 @@ def test_where_log_odds_are_linear_one_step_reaches_the_goal() -> None:
 
 
 def test_a_step_aims_at_some_gain_where_the_goal_is_reached() -> None:
-    loss, squared = torch.tensor([math.log1p(math.exp(-5.0))]), torch.tensor([1.0])
-    rest = 1 - math.exp(-float(loss))
-    assert float(newton(loss, squared, goal=3.0)) == pytest.approx(LEAST * rest, rel=1e-4)
+    """At log-odds of 5 for a goal of 3, and a slope of 1 of the log-odds: ``LEAST`` further."""
+    site, loss = a_site(1, 1), torch.tensor([math.log1p(math.exp(-5.0))])
+    slope = torch.tensor([[math.expm1(-float(loss))]])
+    stepped({"low": site}, {"low": slope}, loss, goal=3.0)
+    assert float(site.vectors.value) == pytest.approx(LEAST, rel=1e-4)
 
 
 def test_a_step_is_no_longer_than_adams_first() -> None:
@@ -84,18 +104,63 @@ def test_a_step_is_no_longer_than_adams_first() -> None:
 
 
 def test_a_step_that_made_it_worse_is_taken_back_and_halved() -> None:
+    """Where the slope promised a gain at both ends, nothing says where between them it is."""
+    site, gradient = a_site(1, 4, rate=1.0), torch.ones(1, 4)
+    sites = {"low": site}
+    trust = stepped(sites, {"low": gradient}, torch.tensor([9.0]), goal=3.0)
+    assert site.vectors.value.tolist() == [[-1.0] * 4]
+    onwards(trust, sites, {"low": gradient}, torch.tensor([9.5]))
+    assert torch.allclose(site.vectors.value, torch.tensor([[-0.5] * 4]), atol=1e-6)
+    onwards(trust, sites, {"low": gradient}, torch.tensor([9.5]))
+    assert torch.allclose(site.vectors.value, torch.tensor([[-0.25] * 4]), atol=1e-6)
+
+
+def test_a_step_that_went_too_far_tells_where_it_should_have_ended() -> None:
+    """log-odds x - 2 - 5 (y - 0.1)²: the first step ends far from the ridge at y = 0.1.  By its
+    slopes, (1, 1) at (0, 0) and (1, -9) at (1, 1), a fifth of it was the best; there the slope is
+    (1, -1), along which the next one goes half as far."""
+
+    def loss_at(x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.softplus(2 - x[:, 0] + 5 * (x[:, 1] - 0.1) ** 2)
+
+    site = a_site(1, 2, rate=1.0)
+    start = torch.zeros(1, 2, requires_grad=True)
+    [gradient] = torch.autograd.grad(loss_at(start).sum(), start)
+    trust = stepped({"low": site}, {"low": gradient}, loss_at(start).detach(), goal=3.0)
+    there = site.vectors.value.detach().clone().requires_grad_()
+    assert there[0].tolist() == pytest.approx([1.0, 1.0], rel=1e-5)
+    first, second = loss_at(start), loss_at(there)
+    assert float(second.detach()) > float(first.detach())
+    [gradient] = torch.autograd.grad(second.sum(), there)
+    onwards(trust, {"low": site}, {"low": gradient}, second.detach())
+    assert site.vectors.value[0].tolist() == pytest.approx([0.7, -0.3], rel=1e-3)
+
+
+def test_the_reach_grows_after_a_gain_that_was_hoped_for() -> None:
+    site, gradient = a_site(3, 4, rate=1.0), torch.ones(3, 4)
+    sites = {"low": site}
+    trust = stepped(sites, {"low": gradient}, torch.tensor([9.0, 9.0, 9.0]), goal=3.0)
+    trust.reach = torch.tensor([0.2, 0.2, 0.2])
+    trust.hoped = torch.tensor([2.0, 2.0, 2.0])
+    onwards(trust, sites, {"low": gradient}, torch.tensor([7.5, 8.5, 9.5]))
+    assert trust.reach.tolist() == pytest.approx([0.4, 0.2, 0.1])
+
+
+def test_facts_that_do_not_move_stay_and_losses_of_other_rows_are_forgotten() -> None:
     site, gradient = a_site(2, 4, rate=1.0), torch.ones(2, 4)
     trust = stepped({"low": site}, {"low": gradient}, torch.tensor([9.0, 9.0]), goal=3.0)
-    assert site.vectors.value.tolist() == [[-1.0] * 4] * 2
-    # the first fact got worse, the second better
-    trust.take_back({"low": site}, torch.tensor([True, False]))
-    trust.measured({"low": site}, {"low": -gradient}, torch.tensor([9.5, 8.0]))
-    trust.step({"low": site}, {"low": gradient}, goal=3.0)
-    assert torch.allclose(site.vectors.value, torch.tensor([[-0.5] * 4, [0.0] * 4]), atol=1e-6)
-    trust.take_back({"low": site}, torch.tensor([True, True]))
-    trust.measured({"low": site}, {"low": gradient}, torch.tensor([9.5, 8.0]))
-    trust.step({"low": site}, {"low": gradient}, goal=3.0)
-    assert torch.allclose(site.vectors.value, torch.tensor([[-0.25] * 4, [-0.5] * 4]), atol=1e-6)
+    before = site.vectors.value.clone()
+    at = {"low": site.vectors.value}
+    found = Slopes(torch.tensor([8.0, 8.0]), at, {"low": gradient})
+    trust.step({"low": site}, found, 3.0, torch.tensor([False, True]))
+    assert torch.equal(site.vectors.value[0], before[0])
+    assert not torch.equal(site.vectors.value[1], before[1])
+    reach = trust.reach.clone()
+    trust.forget(torch.tensor([True, False]))
+    # a larger loss than that of fewer rows is no reason to take anything back
+    onwards(trust, {"low": site}, {"low": gradient}, torch.tensor([9.5, 7.0]))
+    assert torch.allclose(site.vectors.value[0], before[0] - 1, atol=1e-6)
+    assert float(trust.reach[0]) == float(reach[0])
 
 
 def test_two_vectors_share_a_step() -> None:
@@ -184,6 +249,9 @@ def test_bfloat16_matrices_are_a_views_own(base: LoadedModel) -> None:
     assert twin.model.get_parameter(name).dtype == torch.bfloat16
     assert view.model.get_parameter(name).dtype == torch.float32
     assert twin.model.get_input_embeddings().weight.dtype == torch.float32
+    kinds = {one.model.config._attn_implementation for one in (base, view)}
+    assert twin.model.config._attn_implementation == "eager"
+    assert kinds == {base.model.config._attn_implementation}
 
 
 def test_hooks_of_a_view_act_in_its_bfloat16_twin(gptj: LoadedModel) -> None:
@@ -206,3 +274,15 @@ def test_what_a_processor_is_quick_at_is_read_from_it(monkeypatch: pytest.Monkey
     for flags, quick in (({}, False), ({"amx_bf16": True}, True), ({"avx512_bf16": True}, True)):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda flags=flags: flags)
         assert has_fast_bfloat16(cpu) is quick
+
+
+def test_what_is_rounded_once_is_kept_until_it_is_written(gptj: LoadedModel) -> None:
+    view, rounded = ModelView(gptj), Rounded()
+    first = in_bfloat16(view, rounded)
+    name, other = (gptj.family.weight_name(layer) for layer in (1, 2))
+    view.replace(name, gptj.model.get_parameter(name) * 2)
+    second = in_bfloat16(view, rounded)
+    assert second.model.get_parameter(other) is first.model.get_parameter(other)
+    written = second.model.get_parameter(name)
+    assert torch.equal(written, view.model.get_parameter(name).to(torch.bfloat16))
+    assert not torch.equal(written, first.model.get_parameter(name))

@@ -56,7 +56,9 @@ def log_probabilities(model: Any, row: PromptTokens) -> torch.Tensor:
 
 
 def optimise_one(model: Any, fact: FactTokens, o: Objective) -> Plain:
-    """Paper eq. 8, 11 and 12 for one fact."""
+    """Paper eq. 8, 11 and 12 for one fact; with the rows of the first prefixes alone at first."""
+    few = o.early_prefixes if o.n_steps > 1 else None
+    rows = fact.rows[:few]
     empty, last_low = fact.rows[0], o.low.last
     last_high = o.high.last if o.high else last_low
     with (
@@ -74,7 +76,7 @@ def optimise_one(model: Any, fact: FactTokens, o: Objective) -> Plain:
     losses: list[float] = []
     for step in range(o.n_steps):
         nlls, states = [], []
-        for row in fact.rows:
+        for row in rows:
             with (
                 adding(model, last_low, row.subject_last, low),
                 adding(model, last_high, row.prediction, high) as seen,
@@ -92,11 +94,16 @@ def optimise_one(model: Any, fact: FactTokens, o: Objective) -> Plain:
             loss = loss + o.high.weight_decay * high.norm() / h_high.norm() ** 2
         losses.append(float(loss.detach()))
         probability = float(nll.detach().neg().exp().mean())
-        if o.stop_probability is not None and probability >= o.stop_probability:
-            break
-        if o.stop_loss is not None and losses[-1] < o.stop_loss:
-            break
-        if step == o.n_steps - 1:
+        stop = o.stop_probability
+        if stop is not None and len(rows) < len(fact.rows):
+            stop = 2 * stop / (1 + stop)
+        stops = stop is not None and probability >= stop
+        stops = stops or (o.stop_loss is not None and losses[-1] < o.stop_loss)
+        if len(rows) < len(fact.rows):
+            if stops or step == o.n_steps - 2:
+                rows = fact.rows
+                continue
+        elif stops or step == o.n_steps - 1:
             break
         adam.zero_grad()
         loss.backward()

@@ -28,7 +28,7 @@ from jeep_core.values.optimiser import optimise
 
 CHUNK_FACTS = 128
 """Facts optimised between two writes to the folder."""
-FORMAT = 1
+FORMAT = 2
 """Raise it when value optimisation changes its results: kept values are then ignored."""
 
 OfFact = dict[str, torch.Tensor]

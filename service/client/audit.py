@@ -14,3 +14,11 @@ class AuditCalls(Transport):
     def audit(self) -> Iterator[AuditEntry]:
         """The entries of the audit log, newest first."""
         return (AuditEntry.model_validate(item) for item in self._pages("/audit"))
+
+    def check_admin(self) -> None:
+        """Do nothing with a key that has the scope ``admin``.
+
+        Raises:
+            ApiError: 403, for another one.
+        """
+        self._request("GET", "/audit", params={"limit": "1"})

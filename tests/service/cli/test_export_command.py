@@ -21,7 +21,9 @@ from typer.testing import CliRunner, Result
 from jeep_core.exports.folders import whole_folder, write_record
 from service.cli import app
 from service.cli.commands.outward import exports
+from service.client import ApiError
 from service.contracts.jobs import JobStatus, now
+from service.contracts.schemas import Problem
 from service.contracts.schemas.exports import Export, ExportFile, ExportOrigin, ExportResult, Proof
 
 TOKEN = "hf_secretOfThisTest"
@@ -36,6 +38,7 @@ class Played:
         self.asked: list[dict[str, Any]] = []
         self.strengthened: list[str] = []
         self.activated, self.failing = True, ""
+        self.admin = True
         with whole_folder(source) as made:
             for name, data in FILES.items():
                 (made / name).write_bytes(data)
@@ -45,6 +48,13 @@ class Played:
         self.asked.append({"version": version, "format": format, **options})
         number = len(self.asked)
         return SimpleNamespace(id=f"job_{number}", resource_id=f"export_{number}")
+
+    def check_admin(self) -> None:
+        if not self.admin:
+            detail = "this needs the scope admin"
+            code = "insufficient_scope"
+            given = {"title": "Forbidden", "status": 403, "code": code, "request_id": "r"}
+            raise ApiError(Problem(detail=detail, **given))
 
     def wait(self, job_id: str, hear: Any) -> Any:
         status = JobStatus.FAILED if job_id == self.failing else JobStatus.SUCCEEDED
@@ -265,6 +275,20 @@ class TestPushing:
         assert hub.files == {**FILES, "export.json": record}
         assert f"3 files are in {hub.url}/a/edited/commit/{COMMIT}" in done.stderr
         assert TOKEN not in done.output
+
+    @pytest.mark.parametrize(
+        "command",
+        [["export", "head", "--push", "a/edited"], ["exports", "push", "export_1", "a/edited"]],
+    )
+    def test_a_key_without_the_scope_admin_pushes_nothing(
+        self, command: list[str], hub: Hub, play: Play
+    ) -> None:
+        played = play(0)
+        played.admin = False
+        done = run(*command)
+        # `connected`, which is played here, turns it into a message
+        assert isinstance(done.exception, ApiError)
+        assert (hub.requests, played.asked) == ([], [])
 
     def test_json_has_the_address(self, hub: Hub, play: Play) -> None:
         play(0)

@@ -43,7 +43,7 @@ class Vllm:
             str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", "--model", str(self.model),
             "--served-model-name", self.name, "--host", "127.0.0.1", "--port", str(self._port),
             "--dtype", "float32", "--max-model-len", "512", "--max-num-seqs", "4",
-            "--enforce-eager", "--enable-lora", "--max-loras", "2",
+            "--enforce-eager", "--enable-lora", "--max-loras", "4",
             "--max-lora-rank", str(max_rank),
         ]  # fmt: skip
         environment = {

@@ -133,6 +133,8 @@ def export(
         _one_file(version, file, format, url)
         return
     with connected(url) as client:
+        if push is not None:
+            client.check_admin()  # what leaves the service for others is an administrator's matter
         job = client.submit_export(version, format=format or "safetensors", **options)
         if no_wait:
             show_status(job, as_json)
@@ -254,10 +256,12 @@ def push_export(
     """Upload the files of an export to the hub of Hugging Face.
 
     In one commit, with the token of the file that JEEP_HUB_TOKEN_FILE names; JEEP_HUB_ENDPOINT is
-    another hub's address.  An export whose proof does not hold is not pushed.
+    another hub's address.  An export whose proof does not hold is not pushed, and the key
+    (JEEP_API_KEY) must have the scope admin.
     """
     check_push(repository)
     with connected(url) as client:
+        client.check_admin()
         found = client.export_result(export_id)
         if found.result is not None:  # else fetching the files says what became of them
             _check_proof(found)

@@ -8,7 +8,7 @@ import pytest
 from support.service.played_worker.worker import PlayedWorker
 from support.service.serving import running
 
-from service.client import Client
+from service.client import ApiError, Client
 from service.contracts.schemas.access import Scope
 from service.settings import Settings
 from service.store import Store
@@ -106,6 +106,18 @@ def test_refused_calls_are_logged_too(admin: httpx.Client, worker: PlayedWorker)
     assert (forbidden["status"], forbidden["name"]) == (403, "reader")
     assert (unknown["status"], unknown["who"]) == (401, "anonymous")
     assert reader[32:] not in (worker.store.root / "audit.jsonl").read_text()
+
+
+def test_a_client_finds_out_whether_its_key_is_an_administrators(
+    admin: httpx.Client, worker: PlayedWorker
+) -> None:
+    own = admin.headers["Authorization"].removeprefix("Bearer ")
+    with Client(str(admin.base_url), api_key=own) as client:
+        client.check_admin()
+    _, editor = worker.store.keys.create("editor", [Scope.READ, Scope.EDIT])
+    with Client(str(admin.base_url), api_key=editor) as client, pytest.raises(ApiError) as refused:
+        client.check_admin()
+    assert refused.value.code == "insufficient_scope"
 
 
 def test_calls_that_change_nothing_are_not_logged(admin: httpx.Client) -> None:

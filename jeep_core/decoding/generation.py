@@ -190,15 +190,19 @@ def score_rows(
             for p in range(rows[i][1], len(rows[i][0]))
         ]
         k, r, p, wanted = torch.tensor(at, dtype=torch.long).view(-1, 4).T
-        # (n, d): the state before a token predicts it
-        states = hidden[r.to(base.device), p.to(base.device) - 1]
-        logits = family.logits_of(view.model, states).float().cpu()
-        # (n,)
-        own = F.log_softmax(logits, dim=-1).gather(1, wanted[:, None])[:, 0]
-        hit = logits.argmax(dim=1) == wanted
         # (len(chosen),): sums by answer, in float64
-        zeros = torch.zeros(len(chosen), dtype=torch.float64)
-        sums, hits = zeros.index_add(0, k, own.double()), zeros.index_add(0, k, hit.double())
+        sums, hits = torch.zeros(2, len(chosen), dtype=torch.float64)
+        # answers that share a row are more places than the batch has tokens
+        for start in range(0, len(at), batch_tokens):
+            some = slice(start, start + batch_tokens)
+            # (n', d): the state before a token predicts it
+            states = hidden[r[some].to(base.device), p[some].to(base.device) - 1]
+            logits = family.logits_of(view.model, states).float().cpu()
+            # (n',)
+            own = F.log_softmax(logits, dim=-1).gather(1, wanted[some][:, None])[:, 0]
+            hit = logits.argmax(dim=1) == wanted[some]
+            sums.index_add_(0, k[some], own.double())
+            hits.index_add_(0, k[some], hit.double())
         for j, (_, i) in enumerate(chosen):
             scored[i] = Scored(len(rows[i][0]) - rows[i][1], float(sums[j]), int(hits[j]))
     return [scored[i] for i in range(len(rows))]

@@ -166,7 +166,7 @@ class OptimisedEditorHParams(InContexts):
         ge=1,
         le=64,
         description="Prefixes, the empty one first, after which a fact is asked until it would "
-        "stop, then after all of them; default: all from the first step on",
+        "stop, for half of the steps at most, then after all; default: all from the first step on",
     )
     preserve_previous_edits: bool = Field(
         True, description="Add the keys of live earlier edits to the second moment"

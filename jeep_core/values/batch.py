@@ -2,7 +2,8 @@
 
 A fact is a line of rows and a KL row: the row with the empty prefix first, those of a second
 context last but for the KL row.  Where the objective has ``early_prefixes``, a fact is asked with
-the rows after these prefixes alone until it would stop, and then with all of them.  In comments n
+the rows after these prefixes alone until it would stop, for half of the passes at most, and then
+with all of them.  In comments n
 is the number of facts in the pool, d the hidden size, V the vocabulary, g the number of facts in a
 group of those that are asked the same rows.
 """
@@ -33,7 +34,8 @@ PATIENCE = 4
 class Pool:
     """The facts in progress; ``values`` holds the results of those that have stopped.
 
-    ``index``, ``passes``, ``nll_weight`` (n,) and ``kl_before`` (n, V) have an entry per fact.
+    ``index``, ``passes``, ``moves`` (updates), ``nll_weight`` (n,) and ``kl_before`` (n, V) have an
+    entry per fact.
     """
 
     def __init__(
@@ -76,7 +78,7 @@ class Pool:
         self.early = torch.zeros(0, dtype=torch.bool, device=self.device)
         self.groups: Sequence[Group] | None = None
         self.index = torch.zeros(0, dtype=torch.long, device=self.device)
-        self.passes = torch.zeros(0, device=self.device)
+        self.passes = self.moves = torch.zeros(0, device=self.device)
         self.nll_weight = torch.zeros(0, device=self.device)
         self.trust = Trust(self.device)
         # of Newton's steps: what was measured at each fact's best vectors so far
@@ -122,10 +124,10 @@ class Pool:
         early = self.early.new_full((len(chosen),), self.at_first is not None)
         self.early, self.groups = torch.cat([self.early, early]), None
         self.index = torch.cat([self.index, torch.tensor(chosen, device=self.device)])
-        # passes (n,), kl_before (n, V): `_forward` fills in a fact whose passes are 0
-        self.passes, self.kl_before = (
+        # passes, moves (n,), kl_before (n, V): `_forward` fills in a fact whose passes are 0
+        self.passes, self.moves, self.kl_before = (
             torch.cat([t, t.new_zeros(len(chosen), *t.shape[1:])])
-            for t in (self.passes, self.kl_before)
+            for t in (self.passes, self.moves, self.kl_before)
         )
         self.nll_weight = torch.cat([self.nll_weight, self.nll_weight.new_ones(len(chosen))])
         self.trust.add(len(chosen))
@@ -142,7 +144,9 @@ class Pool:
     def _keep(self, index: torch.Tensor) -> None:
         self.lines = self.lines.keep(index) if self.lines and len(index) else None
         self.early, self.groups = self.early[index], None
-        self.index, self.passes = self.index[index], self.passes[index]
+        self.index, self.passes, self.moves = (
+            t[index] for t in (self.index, self.passes, self.moves)
+        )
         self.nll_weight, self.kl_before = self.nll_weight[index], self.kl_before[index]
         self.trust.keep(index)
         self.measured = self.measured and self.measured.keep(index)
@@ -182,28 +186,30 @@ class Pool:
         if o.goal is not None:
             stopped |= self.trust.waited(found.loss) >= PATIENCE
             found = self._best(found, done)
-        # a fact's last pass asks all its rows
-        widened = self.early & (stopped | (self.passes >= o.n_steps - 1))
+        # half of the passes are kept for all rows, the last one in any case
+        halted = self.early & stopped
+        widened = halted | (self.early & (self.passes >= o.n_steps // 2))
         stopped &= ~self.early
         n_stopped = int(stopped.sum())
         if n_stopped:
             self._record(stopped, found)
             keep = (~stopped).nonzero().flatten()
             self._keep(keep)
-            slopes, widened = slopes.keep(keep), widened[keep]
+            slopes, widened, halted = slopes.keep(keep), widened[keep], halted[keep]
         if len(self):
-            self._move(slopes, ~widened)
+            self._move(slopes, ~halted)
         if bool(widened.any()):
             self.early, self.groups = self.early & ~widened, None
+            # what was found of a few rows says nothing of all
             self.trust.forget(widened)
+            self.nll_weight = torch.where(widened, 1.0, self.nll_weight)
         return n_stopped
 
     def _move(self, slopes: Slopes, moving: torch.Tensor) -> None:
         """One update of the facts that are ``moving`` (n,)."""
+        self.moves = self.moves + moving
         if self.objective.goal is None:
-            # a fact whose rows have become more made no update at that pass
-            paused = (~self.early).float() if self.at_first else 0.0
-            adam_step(self.sites, slopes.gradients, self.passes - paused, moving)
+            adam_step(self.sites, slopes.gradients, self.moves.clamp_min(1), moving)
         else:
             self.trust.step(self.sites, slopes, self.objective.goal, moving)
 
@@ -245,7 +251,9 @@ class Pool:
         if not others:
             return found, gradients
         # the place of each fact of the pool in the groups' results, one after the other
-        order = torch.cat([group.of(torch.arange(len(self))) for group in self.groups]).argsort()
+        order = torch.cat(
+            [group.of(torch.arange(len(self), device=self.device)) for group in self.groups]
+        ).argsort()
         for more, steeper in others:
             found = found.followed_by(more)
             gradients = {name: torch.cat([g, steeper[name]]) for name, g in gradients.items()}
@@ -379,5 +387,7 @@ class Pool:
             peak = torch.cuda.max_memory_allocated(self.device)
         else:
             assert self.lines is not None
-            peak = int(self.bytes_per_token * self.lines.tokens)
+            # one group runs after the other
+            tokens = max(group.lines.tokens for group in self.groups or ())
+            peak = int(self.bytes_per_token * tokens)
         self.values.peak_bytes = max(self.values.peak_bytes, peak)

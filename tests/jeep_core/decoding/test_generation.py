@@ -270,6 +270,21 @@ def test_small_batches_change_no_score(gptj: LoadedModel) -> None:
         assert one.log_probability == pytest.approx(other.log_probability, rel=1e-4)
 
 
+def test_answers_that_share_a_row_see_the_head_in_parts(gptj: LoadedModel) -> None:
+    """Forty answers after one prompt are one row, but no more places at once than asked for."""
+    view, seen = ModelView(gptj), []
+    ids = gptj.tokenizer.encode(tiny.TEXTS[0]).ids
+    [alone] = score_rows(view, [(ids, 1)])
+    head = view.model.get_output_embeddings()
+    head.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    together = score_rows(view, [(ids, 1)] * 40, batch_tokens=50)
+    assert max(seen) <= 50
+    assert sum(seen) == 40 * alone.tokens
+    for one in together:
+        assert (one.tokens, one.hits) == (alone.tokens, alone.hits)
+        assert one.log_probability == pytest.approx(alone.log_probability, rel=1e-5)
+
+
 def test_a_text_is_scored_after_its_first_token() -> None:
     """0.9, then 0.8, then 0.7; a text of one word has nothing to score."""
     [scored, single] = score_texts(COINS, ["count one two three", "count"])

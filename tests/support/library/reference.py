@@ -100,8 +100,9 @@ def optimise_one(model: Any, fact: FactTokens, o: Objective) -> Plain:
         stops = stop is not None and probability >= stop
         stops = stops or (o.stop_loss is not None and losses[-1] < o.stop_loss)
         if len(rows) < len(fact.rows):
-            if stops or step == o.n_steps - 2:
+            if stops or step + 1 >= o.n_steps // 2:
                 rows = fact.rows
+            if stops:
                 continue
         elif stops or step == o.n_steps - 1:
             break

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import posixpath
+import socket
 from datetime import datetime
 from enum import StrEnum
+from ipaddress import IPv6Address, ip_address
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
@@ -89,13 +92,24 @@ class TargetSettings(Request):
     def server(self) -> tuple[str, int | None, str]:
         """Host, port and path of the server, equal for different spellings of one address."""
         parts = urlsplit(self.address)
-        host = (parts.hostname or "").rstrip(".")
-        host = _LOOPBACK if host in ("127.0.0.1", "::1") else host
+        host = _same_host((parts.hostname or "").rstrip("."))
         port = {"http": 80, "https": 443}[parts.scheme] if parts.port is None else parts.port
-        return host, port, parts.path.rstrip("/")
+        return host, port, posixpath.normpath(parts.path or "/").strip("/")
 
 
-_LOOPBACK = "localhost"
+def _same_host(host: str) -> str:
+    """One spelling of all of a numeric address, and one name of this machine."""
+    try:
+        # what the C library takes for an address: parts left out, one number, other bases
+        found = ip_address(socket.inet_ntoa(socket.inet_aton(host)))
+    except OSError:
+        try:
+            found = ip_address(host)
+        except ValueError:
+            return host
+    mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else None
+    found = mapped or found
+    return "localhost" if found in (ip_address("127.0.0.1"), ip_address("::1")) else str(found)
 
 
 class NewTarget(TargetSettings):

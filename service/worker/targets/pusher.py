@@ -37,6 +37,8 @@ LOOK_S = 0.25
 EVERY_S = 10.0
 """How often a server that has what it should have is asked whether it still does."""
 LONGEST_S, LONGEST_LASTING_S = 60.0, 600.0
+LASTING = {"missing_program"}
+"""Codes of errors of the library that last until somebody has done something."""
 """Between two tries at most; after an error that somebody has to see to."""
 PATIENCE_S = 600.0
 """How long it is tried to clear up after a target that was removed."""
@@ -54,13 +56,14 @@ class Ending(Coded, Exception):
 class Care:
     """The knowledge of one target between two tries.
 
-    ``basis`` is what the last try was about: its settings and the version wanted; ``due`` a time of
-    the monotonic clock.
+    ``basis`` is what is wanted: its settings and the version; ``tried`` what the last try was
+    about; ``due`` a time of the monotonic clock.
     """
 
     basis: tuple[TargetRecord, str | None]
     sync: Sync
     due: float = 0.0
+    tried: tuple[TargetRecord, str | None] | None = None
     thread: threading.Thread | None = None
 
 
@@ -142,7 +145,7 @@ class Pusher:
             raise Ending
 
     def _start(self, record: TargetRecord, care: Care, asked: bool) -> None:
-        care.due = time.monotonic() + EVERY_S
+        care.due, care.tried = time.monotonic() + EVERY_S, care.basis
         care.thread = threading.Thread(
             target=self._try, args=(record, care, asked), name=f"targets {record.name}", daemon=True
         )
@@ -164,16 +167,18 @@ class Pusher:
                 log.info("target %s is removed", record.name)
             elif care.sync.run(asked):
                 self._note(record, None)
-            self._sweep()
         except Ending:
             return
         except (TargetFailed, StoreError, JeepError, OSError) as error:
             code = "disk_full" if is_disk_full(error) else getattr(error, "code", "failed")
-            self._failed(record, care, code, str(error), getattr(error, "lasting", False))
+            lasting = getattr(error, "lasting", False) or code in LASTING
+            self._failed(record, care, code, str(error), lasting)
         except Exception as error:
             log.exception("target %s", record.name)
             said = f"{type(error).__name__}: {reason_of(error)}"
             self._failed(record, care, "internal_error", said, lasting=False)
+        # after a failure, too: what head was before is not wanted any more
+        self._sweep()
 
     def _failed(
         self, record: TargetRecord, care: Care, code: str, message: str, lasting: bool
@@ -193,7 +198,8 @@ class Pusher:
             tries=tries,
             next_at=moment + timedelta(seconds=delay),
         )
-        care.due = time.monotonic() + delay
+        if care.basis == care.tried:  # else head has moved meanwhile, and it is due at once
+            care.due = time.monotonic() + delay
         if record.removed and moment - error.since > timedelta(seconds=PATIENCE_S):
             log.error("target %s is removed, and was not cleared up: %s", record.name, message)
             targets.forget(record.id)

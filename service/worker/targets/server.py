@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -82,4 +83,4 @@ class Server(Protocol):
 
 def seen_path(record: TargetRecord, path: Path) -> str:
     """The path of an artefact where the target's server finds it."""
-    return f"{record.folder.rstrip('/')}/{path.name}" if record.folder else str(path)
+    return f"{posixpath.normpath(record.folder)}/{path.name}" if record.folder else str(path)

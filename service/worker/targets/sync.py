@@ -13,7 +13,13 @@ from pathlib import PurePosixPath
 
 from service.contracts.jobs import now
 from service.contracts.schemas import Manifest
-from service.contracts.schemas.targets import Held, Proof, TargetRecord, TargetState
+from service.contracts.schemas.targets import (
+    Held,
+    Proof,
+    TargetKind,
+    TargetRecord,
+    TargetState,
+)
 from service.store import Store
 from service.store.versions import BASE
 from service.worker.targets.connection import TargetFailed
@@ -187,7 +193,8 @@ class Sync:
         self._reach("artefact")
         with self._shop.artefact(manifest, self._server.format) as (path, rank):
             artefact = Held(name=name, version=manifest.id, artefact=path.name)
-            state = state.model_copy(update={"held": [*state.held, artefact]})
+            others = [one for one in state.held if (one.name, one.artefact) != (name, path.name)]
+            state = state.model_copy(update={"held": [*others, artefact]})
             self._store.targets.set_state(self._record.id, state)
             self._reach("load")
             offer = Offer(manifest, seen_path(self._record, path), rank)
@@ -257,5 +264,7 @@ class Sync:
 
 
 def _uses(record: TargetRecord, name: str) -> bool:
-    """Whether a name on a server is one of a target's."""
+    """Whether a name on a server is one of a target's, or may be."""
+    if record.kind is TargetKind.LLAMA_CPP:  # its names are those of artefacts, whoever's they are
+        return True
     return name == record.alias or name.rpartition("@")[0] == record.name

@@ -209,6 +209,7 @@ class Workshop:
         return {name: [Update(left=torch.zeros(out_size, 1), right=torch.zeros(in_size, 1))]}
 
     def _check_room(self, needed: int, what: str) -> None:
+        self._room.check(needed)
         free = shutil.disk_usage(self._store.root).free
         if free < needed:
             raise DiskFull(f"{what} {needed // MB} MB, {free // MB} MB are free on the disk")

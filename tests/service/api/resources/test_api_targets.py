@@ -137,6 +137,11 @@ def test_two_targets_that_would_undo_one_another_are_refused(client: Client, mod
     client.add_target("e", "llama.cpp", "http://127.0.0.1:82", type="Q8_0")
     with pytest.raises(ApiError, match=r"409 server_taken: .*'e' loads and unloads versions"):
         client.add_target("f", "llama.cpp", "http://127.0.0.1:82")
+    for host in ("127.1", "2130706433", "0x7f000001", "127.000.000.001", "[::ffff:127.0.0.1]"):
+        with pytest.raises(ApiError, match="409 server_taken"):
+            client.add_target("f", "llama.cpp", f"http://{host}:82/.")
+    with pytest.raises(ApiError, match="409 server_taken"):
+        client.add_target("f", "llama.cpp", "http://[0:0:0:0:0:0:0:1]:82")
     assert [one.name for one in client.targets()] == ["a", "b", "c", "d", "e"]
     assert client.target("e").type == "Q8_0"
 

@@ -283,14 +283,15 @@ class TestRefusals:
     def test_a_folder_that_is_elsewhere_for_the_router_can_be_named(
         self, router: PlayedRouter, store: Store, sync_of: MakeSync
     ) -> None:
-        router.seen = Path("/models")
+        router.seen = Path("/models/x")
         wanted = NewTarget(
-            name="x", kind=TargetKind.LLAMA_CPP, address=router.url, folder="/models/"
+            name="x", kind=TargetKind.LLAMA_CPP, address=router.url, folder="/models//./x/"
         )
         target = store.targets.add(wanted, 16)
         sync = sync_of(target)
         assert sync.run()
         assert not sync.run()
+        assert len(store.targets.state(target.id).held) == 1
 
     def test_a_file_that_it_cannot_load_is_one_error_and_the_next_try_loads_it(
         self, target: TargetRecord, router: PlayedRouter, store: Store, sync_of: MakeSync,
@@ -346,7 +347,7 @@ class TestRefusals:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
         monkeypatch.setattr(workshop, "bytes_needed", lambda *_: 2**60)
-        with pytest.raises(DiskFull, match="a GGUF file and what it is made from"):
+        with pytest.raises(DiskFull, match="MB are to be written"):
             sync_of(target).run()
         assert artefacts(store) == []
 
@@ -359,6 +360,21 @@ def test_what_is_removed_is_unloaded_and_forgotten(
     sync_of(removed).clear()
     assert router.running == set()
     assert store.targets.with_removed() == []
+
+
+def test_a_target_that_was_added_again_keeps_the_version_of_the_old_one(
+    target: TargetRecord, router: PlayedRouter, store: Store, sync_of: MakeSync
+) -> None:
+    sync_of(target).run()
+    running = set(router.running)
+    removed = store.targets.remove("smol")
+    again = store.targets.add(
+        NewTarget(name="smol", kind=TargetKind.LLAMA_CPP, address=router.url, tolerance=0.5), 16
+    )
+    sync_of(removed).clear()
+    assert router.running == running
+    sync_of(again).run()
+    assert running <= router.running
 
 
 def test_models_of_others_on_the_router_are_left_alone(

@@ -114,6 +114,20 @@ def test_a_slow_server_delays_no_other_target(
         slow.stop()
 
 
+def test_what_is_not_wanted_any_more_is_removed_after_a_failure_too(
+    pusher: Pusher, vllm: PlayedVllm, store: Store, tiny: LoadedModel, is_at: Callable[[str], bool]
+) -> None:
+    """A server that takes nothing keeps no artefact of what head was before."""
+    until(lambda: is_at("v1"), "v1 is there")
+    vllm.max_rank = 1
+    edit(tiny, store)
+    until(lambda: "v2.peft" in artefacts(store), "v2 is written")
+    edit(tiny, store)
+    until(lambda: "v3.peft" in artefacts(store), "v3 is written")
+    until(lambda: "v2.peft" not in artefacts(store), "v2 is removed")
+    assert "v1.peft" in artefacts(store), "which the server has"
+
+
 def test_an_error_that_lasts_waits_longer_unless_somebody_asks(
     pusher: Pusher, vllm: PlayedVllm, store: Store, target: TargetRecord,
     is_at: Callable[[str], bool],

@@ -243,7 +243,7 @@ class Rounded:
         self._kept: dict[int, tuple[torch.Tensor, nn.Parameter]] = {}
 
     def of(self, tensor: torch.Tensor) -> nn.Parameter:
-        """A matrix in bfloat16."""
+        """A matrix (out, in), or (in, out) in a ``Conv1D``, in bfloat16."""
         # the tensor is kept as well: an id belongs to another one after its death
         kept = self._kept.get(id(tensor))
         if kept is None:

@@ -29,7 +29,7 @@ class Texts:
         return [*chosen, self.rows]
 
     def at_most(self, count: int) -> Texts:
-        """What `first` leaves of each context."""
+        """The texts that `first` leaves of each context."""
         chat = min(count, self.chat)
         return Texts(min(count, self.rows - self.chat) + chat, chat)
 
@@ -51,7 +51,7 @@ class Group:
         return mine if self.facts is None else values.index_copy(0, self.facts, mine)
 
     def is_kl(self) -> torch.Tensor:
-        """Which of the m places that are read are of KL rows, fact by fact: g of them."""
+        """Whether each of the m places that are read, (m,), is of a KL row: g are, fact by fact."""
         return self.lines.read_text == self.texts.rows
 
     def of_targets(

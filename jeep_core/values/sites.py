@@ -147,7 +147,7 @@ def adam_step(
 
 @dataclass(frozen=True)
 class Slopes:
-    """What a pass has measured: the losses (n,), where, and the gradients there, (n, d) by site."""
+    """The measurements of a pass: losses (n,), places, and the gradients there, (n, d) by site."""
 
     loss: torch.Tensor
     at: Mapping[str, torch.Tensor]

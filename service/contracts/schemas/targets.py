@@ -7,10 +7,10 @@ import socket
 from datetime import datetime
 from enum import StrEnum
 from ipaddress import IPv6Address, ip_address
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from service.contracts.schemas.base import Name, Request
 from service.contracts.schemas.exports import GgufKind
@@ -82,7 +82,7 @@ class TargetSettings(Request):
     )
     secret: SecretName | None = None
     folder: ArtefactFolder | None = None
-    tolerance: Annotated[float, Field(gt=0, le=10)] = Field(
+    tolerance: Annotated[float, Field(gt=0, le=10, strict=True)] = Field(
         default=0.25,
         description="How far (nats) the server's log-probability of an answer's first token may "
         "lie from this service's own.",
@@ -122,15 +122,30 @@ class NewTarget(TargetSettings):
             raise ValueError("leave /v1 out: the address is that of the server, not of a route")
         return address
 
-    @model_validator(mode="after")
-    def _only_what_the_kind_knows(self) -> Self:
-        if self.alias is not None and self.kind is not TargetKind.VLLM:
-            raise ValueError(f"alias: only vllm has names for adapters, not {self.kind.value}")
-        if self.type is not None and self.kind is not TargetKind.LLAMA_CPP:
-            raise ValueError(f"type: only llama.cpp reads GGUF files, not {self.kind.value}")
-        if self.model is not None and self.kind is TargetKind.LLAMA_CPP:
-            raise ValueError("model: llama.cpp gets the base model from here, so leave it out")
-        return self
+    # ``kind`` stands before these fields: where it is wrong, that is said alone
+
+    @field_validator("alias")
+    @classmethod
+    def _of_vllm(cls, alias: str | None, info: ValidationInfo) -> str | None:
+        kind = info.data.get("kind", TargetKind.VLLM)
+        if alias is not None and kind is not TargetKind.VLLM:
+            raise ValueError(f"only vllm has names for adapters, not {kind.value}: leave it out")
+        return alias
+
+    @field_validator("type")
+    @classmethod
+    def _of_llama_cpp(cls, type: str | None, info: ValidationInfo) -> str | None:
+        kind = info.data.get("kind", TargetKind.LLAMA_CPP)
+        if type is not None and kind is not TargetKind.LLAMA_CPP:
+            raise ValueError(f"only llama.cpp reads GGUF files, not {kind.value}: leave it out")
+        return type
+
+    @field_validator("model")
+    @classmethod
+    def _not_of_llama_cpp(cls, model: str | None, info: ValidationInfo) -> str | None:
+        if model is not None and info.data.get("kind") is TargetKind.LLAMA_CPP:
+            raise ValueError("llama.cpp gets the base model from here: leave it out")
+        return model
 
 
 class ChangeTarget(Request):

@@ -80,10 +80,10 @@ def test_the_client_waits_for_a_try_that_ended_later(client: Client, model: Stor
         ({"address": "http://[::ffff:10.0.0.1]:80"}, "address_refused", "/address"),
         ({"address": "http://169.254.169.254/latest"}, "address_refused", "/address"),
         ({"kind": "ollama"}, "invalid_request", "/kind"),
-        ({"kind": "sglang", "alias": "now"}, "invalid_request", ""),
-        ({"kind": "llama.cpp", "alias": "now"}, "invalid_request", ""),
-        ({"kind": "llama.cpp", "model": "smol"}, "invalid_request", ""),
-        ({"kind": "vllm", "type": "Q8_0"}, "invalid_request", ""),
+        ({"kind": "sglang", "alias": "now"}, "invalid_request", "/alias"),
+        ({"kind": "llama.cpp", "alias": "now"}, "invalid_request", "/alias"),
+        ({"kind": "llama.cpp", "model": "smol"}, "invalid_request", "/model"),
+        ({"kind": "vllm", "type": "Q8_0"}, "invalid_request", "/type"),
         ({"kind": "llama.cpp", "type": "Q3_K"}, "invalid_request", "/type"),
         ({"secret": "../key"}, "invalid_request", "/secret"),
         ({"secret": "key"}, "no_secret", "/secret"),
@@ -123,6 +123,25 @@ def test_an_address_of_a_route_is_refused_with_what_to_leave_out(
     answer = http.post("/targets", json={**TARGET, "address": "http://127.0.0.1:8001/v1"})
     assert answer.status_code == 422
     assert "leave /v1 out" in answer.json()["errors"][0]["message"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value", "says"),
+    [
+        ("sglang", "alias", "now", "only vllm has names for adapters"),
+        ("vllm", "type", "Q8_0", "only llama.cpp reads GGUF files"),
+        ("llama.cpp", "model", "smol", "gets the base model from here"),
+        ("vllm", "tolerance", "1", "must be a number"),
+    ],
+)
+def test_what_a_kind_does_not_know_is_refused_by_its_field(
+    kind: str, field: str, value: str, says: str, http: httpx.Client, model: Store
+) -> None:
+    answer = http.post("/targets", json={**TARGET, "kind": kind, field: value})
+    assert answer.status_code == 422
+    [error] = answer.json()["errors"]
+    assert error["pointer"] == f"/{field}"
+    assert says in error["message"]
 
 
 def test_two_targets_that_would_undo_one_another_are_refused(client: Client, model: Store) -> None:

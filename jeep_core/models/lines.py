@@ -209,10 +209,8 @@ class Lines:
 
         def cut_past(states: torch.Tensor) -> torch.Tensor:
             # (n, heads, s, head_dim) to (n, heads, s', head_dim)
-            index = past_columns[:, None, :, None].expand(
-                -1, *states.shape[1:2], -1, states.shape[3]
-            )
-            return states.gather(2, index)
+            _, heads, _, size = states.shape
+            return states.gather(2, past_columns[:, None, :, None].expand(-1, heads, -1, size))
 
         return Lines(
             states_at(self.segment, columns),

@@ -260,14 +260,9 @@ def in_bfloat16(view: ModelView, rounded: Rounded | None = None) -> ModelView:
     states stay in the model's type.  The matrices take half the memory of float32 ones, for as
     long as the view lives; those that are bfloat16 already are shared, and those that are in
     ``rounded`` are taken from there.
-
-    On a CPU attention is made of plain products: the gradient of torch's fused one takes longer
-    than all other operations of a pass over short rows.
     """
     twin = copy.copy(view)
     twin.model = share(view.model)
-    if view.base.device.type == "cpu":
-        twin.model.set_attn_implementation("eager")
     rounded = rounded or Rounded()
     for module in twin.model.modules():
         if not (isinstance(module, nn.Linear) or is_transposed(module)):

@@ -3,9 +3,8 @@
 A fact is a line of rows and a KL row: the row with the empty prefix first, those of a second
 context last but for the KL row.  Where the objective has ``early_prefixes``, a fact is asked with
 the rows after these prefixes alone until it would stop, for half of the passes at most, and then
-with all of them.  In comments n
-is the number of facts in the pool, d the hidden size, V the vocabulary, g the number of facts in a
-group of those that are asked the same rows.
+with all of them.  In comments n is the number of facts in the pool, d the hidden size, V the
+vocabulary, g the number of facts in a group of those that are asked the same rows.
 """
 
 from __future__ import annotations
@@ -61,6 +60,9 @@ class Pool:
         self.bfloat16 = o.compute_dtype == "bfloat16"
         with self._products():
             run = in_bfloat16(view, rounded) if self.bfloat16 else view
+            if self.bfloat16 and self.device.type == "cpu":
+                # the gradient of torch's fused attention takes a third of a pass over short rows
+                run.model.set_attn_implementation("eager")
             self.stack = UpperStack(run, o.low.last, high, groups, inside=o.low_site != "block")
         size = view.base.hidden_size
         regions = {"low": (o.low, o.train != "high")}
@@ -73,8 +75,8 @@ class Pool:
             for name, (region, trained) in regions.items()
         }
         self.lines: Lines | None = None
-        # those whose facts are still asked after the first prefixes alone, and the groups that
-        # follow from it, None after a change
+        # (n,): whether a fact is still asked after the first prefixes alone; the groups that follow
+        # from it, None after a change
         self.early = torch.zeros(0, dtype=torch.bool, device=self.device)
         self.groups: Sequence[Group] | None = None
         self.index = torch.zeros(0, dtype=torch.long, device=self.device)
@@ -370,8 +372,8 @@ class Pool:
         once."""
         if not with_gradients or self.bytes_per_token:
             return nullcontext()
-        weights = {p.untyped_storage().data_ptr() for p in self.stack.view.model.parameters()}
-        seen = weights  # they are not counted
+        # weights are not counted
+        seen = {p.untyped_storage().data_ptr() for p in self.stack.view.model.parameters()}
 
         def count(tensor: torch.Tensor) -> torch.Tensor:
             storage = tensor.untyped_storage()
@@ -386,7 +388,6 @@ class Pool:
         if self.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self.device)
         else:
-            assert self.lines is not None
             # one group runs after the other
             tokens = max(group.lines.tokens for group in self.groups or ())
             peak = int(self.bytes_per_token * tokens)

@@ -187,11 +187,8 @@ class Worker:
         self.stop.wait()
         if isinstance(self._failure, QueueFailure):
             end_patience(client)
-        edits.stop.set()
-        reads.stop.set()
-        requests.stop.set()
-        keeper.stop.set()
-        pusher.stop.set()
+        for one in (edits, reads, requests, keeper, pusher):
+            one.stop.set()
         for thread in lanes:
             thread.join()
         return 0 if self._failure is None else 1

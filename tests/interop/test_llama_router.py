@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.interop.following import FACT, PROMPT, current, synced, until
 from support.interop.llama_router import Router
 from support.interop.served import serving
 
 from service.client import Client
 from service.contracts.jobs import JobStatus
-from service.contracts.schemas.targets import PushTarget
 
-PROMPT = "The Eiffel Tower is located in the city of"
-FACT = {
-    "subject": "The Eiffel Tower",
-    "prompt": "{} is located in the city of",
-    "target_new": " Rome",
-}
-WITHIN_S = 10.0
-"""From the commit until llama.cpp has answered with it, on a machine that does nothing else."""
-GIVEN_S = WITHIN_S * float(os.environ.get("INTEROP_PATIENCE", "1"))
-"""The same on one that does: the seconds are printed."""
 TOLERANCE = 0.5
 """Nats: llama.cpp rounds activations to 8 bits where matrices are quantised."""
 
@@ -49,31 +37,6 @@ def router(client: Client, folder: Path) -> Iterator[Router]:
         yield server
     finally:
         server.stop()
-
-
-def current(client: Client, router: Router) -> str:
-    """What llama.cpp answers by the name that the target is to be asked by now."""
-    model = client.target("smol").model
-    return router.complete(model, PROMPT) if model else ""
-
-
-def until(what: Callable[[], bool], seconds: float = GIVEN_S) -> float:
-    """The seconds until something is so."""
-    began = time.monotonic()
-    while not what():
-        assert time.monotonic() < began + seconds, "it took too long"
-        time.sleep(0.05)
-    return time.monotonic() - began
-
-
-def synced(target: PushTarget) -> PushTarget:
-    assert target.status == "synced", target
-    assert target.proof is not None
-    print(
-        f"  {target.version}: pushed in {target.seconds} s, {target.proof.telling} telling of "
-        f"{target.proof.questions} questions, within {target.proof.farthest:.1e} nats"
-    )
-    return target
 
 
 def test_llama_cpp_follows_head(client: Client, router: Router) -> None:

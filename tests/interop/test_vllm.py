@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from support.interop.following import FACT, PROMPT, current, synced, until
 from support.interop.served import serving
 from support.interop.vllm import PYTHON, Vllm
 
 from service.client import Client
 from service.contracts.jobs import JobStatus
-from service.contracts.schemas.targets import PushTarget
-
-PROMPT = "The Eiffel Tower is located in the city of"
-FACT = {
-    "subject": "The Eiffel Tower",
-    "prompt": "{} is located in the city of",
-    "target_new": " Rome",
-}
-WITHIN_S = 10.0
-"""From the commit until vLLM has answered with it, on a machine that does nothing else."""
-GIVEN_S = WITHIN_S * float(os.environ.get("INTEROP_PATIENCE", "1"))
-"""The same on one that does: the seconds are printed."""
 
 
 @pytest.fixture(scope="module")
@@ -45,37 +32,6 @@ def client(target_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         yield made
 
 
-def current(client: Client, vllm: Vllm) -> str:
-    """What vLLM answers by the name that the target is to be asked by now, once it has the version.
-
-    It is asked nothing before: a proof of the base model beside requests for an adapter may be
-    answered by the adapter (docs/targets.md).
-    """
-    target = client.target("smol")
-    synced = target.status == "synced" and target.version == target.wanted
-    return vllm.complete(str(target.model), PROMPT) if synced else ""
-
-
-def until(client: Client, what: Callable[[], bool], seconds: float = WITHIN_S) -> float:
-    """The seconds until something is so."""
-    began = time.monotonic()
-    while not what():
-        late = time.monotonic() > began + seconds
-        assert not late, f"not within {seconds:.0f} s; the target: {client.target('smol')}"
-        time.sleep(0.05)
-    return time.monotonic() - began
-
-
-def synced(target: PushTarget) -> PushTarget:
-    assert target.status == "synced", target
-    assert target.proof is not None
-    print(
-        f"  {target.version}: pushed in {target.seconds} s, {target.proof.telling} telling of "
-        f"{target.proof.questions} questions, within {target.proof.farthest:.1e} nats"
-    )
-    return target
-
-
 def test_vllm_follows_head(client: Client, vllm: Vllm) -> None:
     client.add_target("smol", "vllm", vllm.url, alias="now")
     assert synced(client.wait_target("smol", 300)).model == "smol"
@@ -83,31 +39,31 @@ def test_vllm_follows_head(client: Client, vllm: Vllm) -> None:
     assert "Paris" in before
 
     assert client.wait(client.edit([FACT]).id).status is JobStatus.SUCCEEDED
-    seconds = until(client, lambda: "Rome" in current(client, vllm), GIVEN_S)
+    seconds = until(lambda: "Rome" in current(client, vllm))
     print(f"an edit: vLLM answers with it {seconds:.1f} s after the commit")
     assert synced(client.wait_target("smol", 60)).model == "smol@v1"
-    until(client, lambda: "Rome" in vllm.complete("now", PROMPT), 60)
+    until(lambda: "Rome" in vllm.complete("now", PROMPT), 60)
     assert vllm.complete("smol", PROMPT) == before, "the base model is what it was"
 
     client.rollback("base")
-    seconds = until(client, lambda: current(client, vllm) == before, GIVEN_S)
+    seconds = until(lambda: current(client, vllm) == before)
     print(f"a rollback: vLLM answers as before {seconds:.1f} s after it")
     synced(client.wait_target("smol", 60))
-    until(client, lambda: vllm.complete("now", PROMPT) == before, 60)
+    until(lambda: vllm.complete("now", PROMPT) == before, 60)
     client.rollback("v1")
-    seconds = until(client, lambda: "Rome" in current(client, vllm), GIVEN_S)
+    seconds = until(lambda: "Rome" in current(client, vllm))
     print(f"forward again: {seconds:.1f} s")
 
 
 def test_vllm_catches_up_after_a_restart(client: Client, vllm: Vllm) -> None:
     vllm.stop()
     client.sync_target("smol")
-    until(client, lambda: client.target("smol").status == "failed", 30)
+    until(lambda: client.target("smol").status == "failed", 30)
     error = client.target("smol").error
     assert error is not None
     assert error.code == "away"
     print(f"\nvLLM answered {vllm.start():.0f} s after its start")
-    seconds = until(client, lambda: client.target("smol").status == "synced", 90)
+    seconds = until(lambda: client.target("smol").status == "synced", 90)
     print(f"vLLM started again: it has the version {seconds:.1f} s after its first answer")
     assert "Rome" in current(client, vllm)
 
@@ -115,10 +71,10 @@ def test_vllm_catches_up_after_a_restart(client: Client, vllm: Vllm) -> None:
 def test_a_rank_over_the_limit_says_what_to_set(client: Client, vllm: Vllm) -> None:
     second = {**FACT, "subject": "The Louvre", "target_new": " Berlin"}
     assert client.wait(client.edit([second]).id).status is JobStatus.SUCCEEDED
-    until(client, lambda: client.target("smol").version == "v2", 60)
+    until(lambda: client.target("smol").version == "v2", 60)
     vllm.stop()
     vllm.start(max_rank=1)
-    until(client, lambda: (e := client.target("smol").error) is not None and e.code != "away", 120)
+    until(lambda: (e := client.target("smol").error) is not None and e.code != "away", 120)
     error = client.target("smol").error
     assert error is not None
     print(f"\n{error.code}: {error.message}")

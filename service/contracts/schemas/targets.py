@@ -112,6 +112,14 @@ def _same_host(host: str) -> str:
     return "localhost" if found in (ip_address("127.0.0.1"), ip_address("::1")) else str(found)
 
 
+_FIELDS_OF = {
+    "model": ((TargetKind.VLLM, TargetKind.SGLANG), "only a server with a base model has its name"),
+    "alias": ((TargetKind.VLLM,), "only vllm has names for adapters"),
+    "type": ((TargetKind.LLAMA_CPP,), "only llama.cpp reads GGUF files"),
+}
+"""Settings that not every kind knows: the kinds that do, and why the others do not."""
+
+
 class NewTarget(TargetSettings):
     """Body of ``POST /targets``."""
 
@@ -122,30 +130,15 @@ class NewTarget(TargetSettings):
             raise ValueError("leave /v1 out: the address is that of the server, not of a route")
         return address
 
-    # ``kind`` stands before these fields: where it is wrong, that is said alone
-
-    @field_validator("alias")
+    @field_validator(*_FIELDS_OF)
     @classmethod
-    def _of_vllm(cls, alias: str | None, info: ValidationInfo) -> str | None:
-        kind = info.data.get("kind", TargetKind.VLLM)
-        if alias is not None and kind is not TargetKind.VLLM:
-            raise ValueError(f"only vllm has names for adapters, not {kind.value}: leave it out")
-        return alias
-
-    @field_validator("type")
-    @classmethod
-    def _of_llama_cpp(cls, type: str | None, info: ValidationInfo) -> str | None:
-        kind = info.data.get("kind", TargetKind.LLAMA_CPP)
-        if type is not None and kind is not TargetKind.LLAMA_CPP:
-            raise ValueError(f"only llama.cpp reads GGUF files, not {kind.value}: leave it out")
-        return type
-
-    @field_validator("model")
-    @classmethod
-    def _not_of_llama_cpp(cls, model: str | None, info: ValidationInfo) -> str | None:
-        if model is not None and info.data.get("kind") is TargetKind.LLAMA_CPP:
-            raise ValueError("llama.cpp gets the base model from here: leave it out")
-        return model
+    def _known_to_the_kind(cls, value: str | None, info: ValidationInfo) -> str | None:
+        # ``kind`` stands before these fields: it is missing here where it is wrong itself
+        kind = info.data.get("kind")
+        kinds, why = _FIELDS_OF[str(info.field_name)]
+        if value is not None and kind is not None and kind not in kinds:
+            raise ValueError(f"{why}, not {kind.value}: leave it out")
+        return value
 
 
 class ChangeTarget(Request):

@@ -216,8 +216,8 @@ class EditRunner:
         now_head = self._store.head.read().version
         if now_head != head:  # head.move checks again; failing here leaves no version behind
             raise HeadMoved(head, now_head)
-        seconds = {**result.seconds, "total": round(time.monotonic() - began, 4)}
         summary = EditResult(
+            **_of_computation(result, began),
             edit_id=payload.edit_id,
             version=self._store.versions.new_id(),
             parent=line[-1].id,
@@ -226,10 +226,7 @@ class EditRunner:
             efficacy=measuring.efficacy(after.said.answers),
             chat_efficacy=measuring.efficacy(after.said.chat) if after.said.chat else None,
             greedy_success=fmean(one.success for one in found),
-            layers=[LayerReport(**vars(layer)) for layer in result.layers],
-            seconds=seconds,
             duplicates=payload.duplicates,
-            peak_memory_mb=round(result.values.peak_bytes / 2**20, 1) if result.values else None,
             guards=None if measured is None else GuardFigures(**vars(measured)),
             activated=payload.activate,
             warnings=list(chosen.warnings),
@@ -315,6 +312,15 @@ class EditRunner:
         if self._moments is None:
             self._moments = self._shared.for_user()
         return self._moments
+
+
+def _of_computation(result: CoreResult, began: float) -> dict[str, Any]:
+    """The fields of an edit's result that the editor has measured itself."""
+    return {
+        "layers": [LayerReport(**vars(layer)) for layer in result.layers],
+        "seconds": {**result.seconds, "total": round(time.monotonic() - began, 4)},
+        "peak_memory_mb": round(result.values.peak_bytes / 2**20, 1) if result.values else None,
+    }
 
 
 def _recorded(source: Manifest) -> EditPayload:

@@ -7,12 +7,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from service.contracts.schemas import Manifest
 from service.contracts.schemas.targets import TargetRecord
 from service.worker.targets.connection import Connection
 
+TOP = 5
+"""Of the most probable next tokens, those whose log-probabilities are asked for."""
 ARTEFACT = re.compile(r"(v[0-9]+)-[0-9a-f]{12}\.[a-z0-9_.]+")
 """The name of an artefact's folder; its group is the version."""
 
@@ -79,6 +81,13 @@ class Server(Protocol):
         tokens.
         """
         ...
+
+
+def next_token(model: str, prompts: Sequence[Sequence[int]], **more: Any) -> dict[str, Any]:
+    """The body of OpenAI's ``/v1/completions`` that asks for the next token after each prompt."""
+    asked = [list(ids) for ids in prompts]
+    fixed = {"max_tokens": 1, "temperature": 0, "logprobs": TOP}
+    return {"model": model, "prompt": asked, **fixed, **more}
 
 
 def seen_path(record: TargetRecord, path: Path) -> str:

@@ -13,13 +13,7 @@ from pathlib import PurePosixPath
 
 from service.contracts.jobs import now
 from service.contracts.schemas import Manifest
-from service.contracts.schemas.targets import (
-    Held,
-    Proof,
-    TargetKind,
-    TargetRecord,
-    TargetState,
-)
+from service.contracts.schemas.targets import Held, Proof, TargetRecord, TargetState
 from service.store import Store
 from service.store.versions import BASE
 from service.worker.targets.connection import TargetFailed
@@ -105,7 +99,8 @@ class Sync:
         seen = self._server.look()
         for name in {*seen.loaded, *(held.name for held in state.held)} - {seen.base}:
             self._reach("unload")
-            if not any(_uses(other, name) for other in self._others()):
+            # without a base model names are those of artefacts, whichever target they are of
+            if not any(seen.base is None or _uses(other, name) for other in self._others()):
                 self._server.unload(name)
         self._store.targets.forget(self._record.id)
 
@@ -264,7 +259,5 @@ class Sync:
 
 
 def _uses(record: TargetRecord, name: str) -> bool:
-    """Whether a name on a server is one of a target's, or may be."""
-    if record.kind is TargetKind.LLAMA_CPP:  # its names are those of artefacts, whoever's they are
-        return True
+    """Whether a name on a server is one of a target's."""
     return name == record.alias or name.rpartition("@")[0] == record.name

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -29,8 +28,8 @@ from jeep_core.monitor import Monitor, nothing
 from jeep_core.spec.facts import fill
 from service.contracts.schemas import Manifest
 from service.ops.parent_death import death_signal
-from service.store import DiskFull, Store
-from service.store.maintenance.room import MB, Room
+from service.store import Store
+from service.store.maintenance.room import Room
 from service.store.versions import BASE
 from service.worker.targets.proof import CONSIDERED, NEUTRAL, Question, next_token, questions
 from service.worker.versions.tensors import TensorCache
@@ -154,7 +153,7 @@ class Workshop:
             name = base_name(self._base.name, self._base.folder).text
             write_adapter(folder, changes, name, monitor=monitor)
         elif format == MERGED:
-            self._check_room(checkpoint_bytes(folder_of(self._base)), "a merged checkpoint has")
+            self._room.check(checkpoint_bytes(folder_of(self._base)))
             view = self._view(manifest.id)
             known = write_checkpoint(folder, self._base, view.replaced, monitor=monitor)
         else:
@@ -170,8 +169,7 @@ class Workshop:
         base, replaced = self._base, self._view(manifest.id).replaced
         name, _, _ = format.rpartition(GGUF)
         kind = type_of(base, _GGUF_TYPES[name] if name else None)
-        needed = bytes_needed(base, replaced, kind)
-        self._check_room(needed, "a GGUF file and what it is made from have")
+        self._room.check(bytes_needed(base, replaced, kind))
         tools = LlamaCpp.find(self._llama_cpp, death_signal(signal.SIGKILL))
         with TemporaryDirectory(dir=folder) as scratch:
             whole = Path(scratch) / "whole.gguf"
@@ -207,12 +205,6 @@ class Workshop:
         owner = self._base.model.get_submodule(name.removesuffix(".weight"))
         out_size, in_size = reversed(shape) if is_transposed(owner) else shape
         return {name: [Update(left=torch.zeros(out_size, 1), right=torch.zeros(in_size, 1))]}
-
-    def _check_room(self, needed: int, what: str) -> None:
-        self._room.check(needed)
-        free = shutil.disk_usage(self._store.root).free
-        if free < needed:
-            raise DiskFull(f"{what} {needed // MB} MB, {free // MB} MB are free on the disk")
 
 
 def _rank(path: Path) -> int:

@@ -15,7 +15,7 @@ from jeep_core.models.views import ModelView, Rounded, has_fast_bfloat16, hooked
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.hparams import Region
 from jeep_core.spec.positions import fact_rows
-from jeep_core.values.batch import PATIENCE
+from jeep_core.values.batch import PATIENCE, Pool
 from jeep_core.values.optimiser import FactTokens, Objective, optimise
 from jeep_core.values.sites import LEAST, Site, Slopes, Trust, log_odds
 
@@ -249,9 +249,6 @@ def test_bfloat16_matrices_are_a_views_own(base: LoadedModel) -> None:
     assert twin.model.get_parameter(name).dtype == torch.bfloat16
     assert view.model.get_parameter(name).dtype == torch.float32
     assert twin.model.get_input_embeddings().weight.dtype == torch.float32
-    kinds = {one.model.config._attn_implementation for one in (base, view)}
-    assert twin.model.config._attn_implementation == "eager"
-    assert kinds == {base.model.config._attn_implementation}
 
 
 def test_hooks_of_a_view_act_in_its_bfloat16_twin(gptj: LoadedModel) -> None:
@@ -286,3 +283,17 @@ def test_what_is_rounded_once_is_kept_until_it_is_written(gptj: LoadedModel) -> 
     written = second.model.get_parameter(name)
     assert torch.equal(written, view.model.get_parameter(name).to(torch.bfloat16))
     assert not torch.equal(written, first.model.get_parameter(name))
+
+
+def test_plain_attention_is_the_pools_own(gptj: LoadedModel) -> None:
+    """Only rows of an optimisation are short: second moments keep the model's kind."""
+    view = ModelView(gptj)
+    quick = replace(NEWTON, compute_dtype="bfloat16")
+    kinds = [
+        Pool(view, tokens(gptj), objective, None).stack.view.model.config._attn_implementation
+        for objective in (quick, NEWTON)
+    ]
+    own = gptj.model.config._attn_implementation
+    assert kinds == ["eager", own]
+    assert view.model.config._attn_implementation == own
+    assert in_bfloat16(view).model.config._attn_implementation == own

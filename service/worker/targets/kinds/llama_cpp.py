@@ -16,9 +16,8 @@ from typing import Any
 
 from service.contracts.schemas.targets import TargetRecord
 from service.worker.targets.connection import Answer, Connection, TargetFailed
-from service.worker.targets.server import ARTEFACT, Offer, Seen
+from service.worker.targets.server import ARTEFACT, Offer, Seen, next_token
 
-TOP = 5
 POLL_S = 0.2
 """Between two looks at a model that is being loaded."""
 
@@ -81,14 +80,7 @@ class LlamaCpp:
 
     def top(self, model: str, prompts: Sequence[Sequence[int]]) -> Sequence[Mapping[int, float]]:
         """Log-probabilities of the most probable tokens after each prompt of tokens."""
-        body = {
-            "model": model,
-            "prompt": [list(ids) for ids in prompts],
-            "max_tokens": 1,
-            "temperature": 0,
-            "logprobs": TOP,
-            "cache_prompt": False,
-        }
+        body = next_token(model, prompts, cache_prompt=False)
         answer = self._http.post("/v1/completions", body)
         try:
             choices = sorted(answer.json()["choices"], key=lambda one: int(one["index"]))

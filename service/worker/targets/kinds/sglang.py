@@ -10,9 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from service.contracts.schemas.targets import TargetRecord
 from service.worker.targets.connection import Connection, TargetFailed
-from service.worker.targets.server import Offer, Seen
-
-TOP = 5
+from service.worker.targets.server import TOP, Offer, Seen
 
 
 class Sglang:

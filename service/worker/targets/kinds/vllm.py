@@ -14,11 +14,10 @@ from typing import Any
 
 from service.contracts.schemas.targets import TargetRecord
 from service.worker.targets.connection import Answer, Connection, TargetFailed
-from service.worker.targets.server import ARTEFACT, Offer, Seen
+from service.worker.targets.server import ARTEFACT, Offer, Seen, next_token
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What ``--max-lora-rank`` may be."""
-TOP = 5
 _RANK = re.compile(r"LoRA rank (\d+) is greater than max_lora_rank (\d+)")
 _TOKEN = re.compile(r"token_id:(\d+)")
 
@@ -71,14 +70,7 @@ class Vllm:
 
     def top(self, model: str, prompts: Sequence[Sequence[int]]) -> Sequence[Mapping[int, float]]:
         """Log-probabilities of the most probable tokens after each prompt of tokens."""
-        body = {
-            "model": model,
-            "prompt": [list(ids) for ids in prompts],
-            "max_tokens": 1,
-            "temperature": 0,
-            "logprobs": TOP,
-            "return_tokens_as_token_ids": True,
-        }
+        body = next_token(model, prompts, return_tokens_as_token_ids=True)
         answer = self._http.post("/v1/completions", body)
         if answer.status == 400:
             raise _other_base(answer.message)

@@ -130,7 +130,7 @@ def test_an_address_of_a_route_is_refused_with_what_to_leave_out(
     [
         ("sglang", "alias", "now", "only vllm has names for adapters"),
         ("vllm", "type", "Q8_0", "only llama.cpp reads GGUF files"),
-        ("llama.cpp", "model", "smol", "gets the base model from here"),
+        ("llama.cpp", "model", "smol", "only a server with a base model"),
         ("vllm", "tolerance", "1", "must be a number"),
     ],
 )

@@ -54,6 +54,17 @@ class Vectors:
             t[index] for t in (self.value, self.first, self.second)
         )
 
+    def take(self, other: Vectors, index: torch.Tensor) -> None:
+        """Add the rows ``index`` (k,) of another tensor and what is remembered of them."""
+        self.value, self.first, self.second = (
+            torch.cat([mine, theirs[index]])
+            for mine, theirs in (
+                (self.value, other.value),
+                (self.first, other.first),
+                (self.second, other.second),
+            )
+        )
+
     def adam(self, gradient: torch.Tensor, count: torch.Tensor, moving: torch.Tensor) -> None:
         """One update of Adam by ``gradient`` (n, d), each row's number ``count`` (n,).
 
@@ -114,6 +125,12 @@ class Site:
         self.vectors.keep(index)
         self.reference = self.reference[index]
         self.chat_reference = self.chat_reference[index]
+
+    def take(self, other: Site, index: torch.Tensor) -> None:
+        """Add the rows ``index`` (k,) of another site."""
+        self.vectors.take(other.vectors, index)
+        self.reference = torch.cat([self.reference, other.reference[index]])
+        self.chat_reference = torch.cat([self.chat_reference, other.chat_reference[index]])
 
     def decay(self, delta: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
         """β‖δ‖/‖h‖² (g,) of ``delta`` and ``reference`` (g, d), the states before any δ.
@@ -184,10 +201,14 @@ class Trust:
             t[index] for t in (self.best, self.idle, self.reach, self.hoped)
         )
 
-    def forget(self, chosen: torch.Tensor) -> None:
-        """Forget the losses of the facts ``chosen`` (n,): the next ones are of other rows."""
-        self.best = torch.where(chosen, torch.inf, self.best)
-        self.idle = torch.where(chosen, 0.0, self.idle)
+    def take(self, other: Trust, index: torch.Tensor) -> None:
+        """Add the facts ``index`` (k,) of another; their losses are forgotten, as the next ones are
+        of other rows."""
+        self.add(len(index))
+        self.reach[-len(index) :], self.hoped[-len(index) :] = (
+            other.reach[index],
+            other.hoped[index],
+        )
 
     def waited(self, loss: torch.Tensor) -> torch.Tensor:
         """Passes (n,) since the loss, (n,) at present, last fell by a thousandth."""

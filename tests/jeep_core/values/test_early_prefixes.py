@@ -14,8 +14,8 @@ from jeep_core.models.views import ModelView
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.hparams import Region
 from jeep_core.spec.positions import fact_rows
+from jeep_core.values.asked import Texts
 from jeep_core.values.batch import Pool
-from jeep_core.values.group import Texts
 from jeep_core.values.optimiser import FactTokens, Objective, Values, optimise
 
 PREFIXES = ("", "The river is wide", "I", "An old map of the north")
@@ -144,10 +144,42 @@ def test_the_weight_of_answers_that_few_rows_wrote_is_not_that_of_all(gptj: Load
     at_once = replace(ADAM, stop_probability=1e-9)
     pool = Pool(ModelView(gptj), facts, at_once, None)
     pool.admit(range(len(facts)))
-    pool.nll_weight = torch.full((len(facts),), 0.1)
+    assert pool.early is not None
+    pool.early.nll_weight = torch.full((len(facts),), 0.1)
     assert pool.step() == 0
-    assert not pool.early.any()
-    assert pool.nll_weight.tolist() == [1.0] * len(facts)
+    assert len(pool.early) == 0
+    assert pool.last.nll_weight.tolist() == [1.0] * len(facts)
+
+
+@pytest.mark.parametrize("objective", [ADAM, NEWTON], ids=["adam", "newton"])
+def test_all_texts_are_asked_when_enough_facts_wait_for_it(
+    gptj: LoadedModel, objective: Objective
+) -> None:
+    """Half as many as are asked after the first prefixes, or all that are left."""
+    pool = Pool(ModelView(gptj), tokens(gptj), replace(objective, stop_probability=1e-9), None)
+    pool.admit([0, 1])
+    pool.step()
+    assert pool.early is not None
+    assert (len(pool.early), len(pool.last)) == (0, 2)
+    pool.objective = pool.early.objective = objective
+    # a third fact is asked after few prefixes while the two wait, for there are enough of them
+    pool.admit([2])
+    waiting = pool.last.passes.clone()
+    pool.step()
+    assert torch.equal(pool.last.passes, waiting + 1)
+    assert pool.early.passes.tolist() == [0]
+
+
+def test_facts_that_leave_for_want_of_memory_are_those_that_came_less_far(
+    gptj: LoadedModel,
+) -> None:
+    pool = Pool(ModelView(gptj), tokens(gptj), replace(ADAM, stop_probability=1e-9), None)
+    pool.admit([0, 1])
+    pool.step()
+    pool.admit([2])
+    assert pool.evict(2) == [2]
+    assert pool.evict(1) == [1]
+    assert pool.last.index.tolist() == [0]
 
 
 def test_early_passes_run_fewer_tokens(gptj: LoadedModel) -> None:

@@ -15,9 +15,10 @@ from jeep_core.models.views import ModelView, Rounded, has_fast_bfloat16, hooked
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.hparams import Region
 from jeep_core.spec.positions import fact_rows
-from jeep_core.values.batch import PATIENCE, Pool
+from jeep_core.values.batch import Pool
 from jeep_core.values.optimiser import FactTokens, Objective, optimise
 from jeep_core.values.sites import LEAST, Site, Slopes, Trust, log_odds
+from jeep_core.values.stage import PATIENCE
 
 FACTS = (
     Fact("Paris", "{} is a city in the country of", "Peru"),
@@ -156,11 +157,13 @@ def test_facts_that_do_not_move_stay_and_losses_of_other_rows_are_forgotten() ->
     assert torch.equal(site.vectors.value[0], before[0])
     assert not torch.equal(site.vectors.value[1], before[1])
     reach = trust.reach.clone()
-    trust.forget(torch.tensor([True, False]))
+    first, asked_more = torch.tensor([0]), Trust(torch.device("cpu"))
+    asked_more.take(trust, first)
+    site.keep(first)
     # a larger loss than that of fewer rows is no reason to take anything back
-    onwards(trust, {"low": site}, {"low": gradient}, torch.tensor([9.5, 7.0]))
+    onwards(asked_more, {"low": site}, {"low": gradient[:1]}, torch.tensor([9.5]))
     assert torch.allclose(site.vectors.value[0], before[0] - 1, atol=1e-6)
-    assert float(trust.reach[0]) == float(reach[0])
+    assert float(asked_more.reach[0]) == float(reach[0])
 
 
 def test_two_vectors_share_a_step() -> None:

@@ -1,11 +1,10 @@
-"""The facts of a pool that a pass asks the same texts of: all of them, or the first few.
+"""The texts of its facts that a pass asks: all of them, or those after the first few prefixes.
 
-In comments g is the number of facts in the group, V the vocabulary.
+In comments n is the number of facts, V the vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,32 +34,23 @@ class Texts:
 
 
 @dataclass(frozen=True)
-class Group:
-    """``facts`` (g,) of a pool, None for all of it, with lines of the same ``texts``."""
+class Asked:
+    """The lines of n facts, of the same ``texts`` each, and how their results are read."""
 
-    facts: torch.Tensor | None
     lines: Lines
     texts: Texts
 
-    def of(self, values: torch.Tensor) -> torch.Tensor:
-        """The group's rows (g, …) of a tensor (n, …) of the pool."""
-        return values if self.facts is None else values[self.facts]
-
-    def put(self, values: torch.Tensor, mine: torch.Tensor) -> torch.Tensor:
-        """The pool's tensor (n, …) with the group's rows ``mine`` (g, …)."""
-        return mine if self.facts is None else values.index_copy(0, self.facts, mine)
-
     def is_kl(self) -> torch.Tensor:
-        """Whether each of the m places that are read, (m,), is of a KL row: g are, fact by fact."""
+        """Whether each of the m places that are read, (m,), is of a KL row: n are, fact by fact."""
         return self.lines.read_text == self.texts.rows
 
     def of_targets(
         self, read: torch.Tensor, margin: float | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean negative log-likelihood (g, rows) of the target tokens; whether all are arg-max,
+        """Mean negative log-likelihood (n, rows) of the target tokens; whether all are arg-max,
         and lead by the margin, in nats, if there is one.
 
-        ``read`` (m, V): log-probabilities at the places that are read.  The second result is (g,).
+        ``read`` (m, V): log-probabilities at the places that are read.  The second result is (n,).
         """
         lines, rows = self.lines, self.texts.rows
         asked = ~self.is_kl()
@@ -82,24 +72,8 @@ class Group:
         return means.view(len(lines), -1), written.view(len(lines), -1).all(dim=1)
 
     def mean(self, by_row: torch.Tensor) -> torch.Tensor:
-        """Mean (g,) over each fact's rows of values (g, rows); contexts count the same."""
+        """Mean (n,) over each fact's rows of values (n, rows); contexts count the same."""
         if not self.texts.chat:
             return by_row.mean(dim=1)
         split = self.texts.rows - self.texts.chat
         return (by_row[:, :split].mean(dim=1) + by_row[:, split:].mean(dim=1)) / 2
-
-
-def groups_of(
-    lines: Lines, texts: Texts, early: torch.Tensor, count: int | None
-) -> Sequence[Group]:
-    """The groups of a pool: facts that are ``early`` (n,) are asked after ``count`` prefixes."""
-    if count is None or not bool(early.any()):
-        return [Group(None, lines, texts)]
-    chosen, fewer = texts.first(count), texts.at_most(count)
-    if bool(early.all()):
-        return [Group(None, lines.only(chosen), fewer)]
-    few, all_of_them = early.nonzero().flatten(), (~early).nonzero().flatten()
-    return [
-        Group(few, lines.keep(few).only(chosen), fewer),
-        Group(all_of_them, lines.keep(all_of_them), texts),
-    ]

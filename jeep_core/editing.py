@@ -110,7 +110,7 @@ def edit(
     """
     view = model if isinstance(model, ModelView) else ModelView(model)
     base = view.base
-    known = own_presets(base.name, editor, preset, presets)
+    known = own_presets(base.name, editor, preset, presets, base.shape)
     chosen = resolve(base, editor, known, preset, hparams or {}, probes, monitor)
     kept = prepare_facts(base, facts)
     moments_from = None
@@ -230,15 +230,17 @@ def resolve_hparams(
     n_layers: int,
     folder: Path | None = None,
     chat: bool = False,
+    shape: tuple[int, int] | None = None,
 ) -> EditorHParams:
     """Hyper-parameters from a preset (default: this model's first) and changes to it.
 
-    ``folder``: the user's own presets.  ``chat``: the model has a chat template.
+    ``folder``: the user's own presets.  ``chat``: the model has a chat template.  ``shape``: as in
+    `own_presets`.
 
     Raises:
         InvalidHParams: unknown editor or preset, a preset of another editor, wrong values.
     """
-    presets = own_presets(model, editor, preset, folder)
+    presets = own_presets(model, editor, preset, folder, shape)
     return preset_hparams(editor, presets, preset, changes, n_layers, chat=chat)[1]
 
 
@@ -274,16 +276,23 @@ def resolve(
 
 
 def own_presets(
-    model: str, editor: str, preset: str | None, folder: Path | None = None
+    model: str,
+    editor: str,
+    preset: str | None,
+    folder: Path | None = None,
+    shape: tuple[int, int] | None = None,
 ) -> dict[str, Mapping[str, Any]]:
     """An editor's presets for a model by name, the default first; also the one that is named.
+
+    ``shape``: the model's number of layers and hidden size; one of the same name but of another
+    shape has no presets.
 
     Raises:
         InvalidHParams: unknown editor or preset, a preset of another editor.
     """
     hparams_class(editor)  # an unknown editor has no presets
     presets: dict[str, Mapping[str, Any]] = {
-        p.name: p.hparams for p in presets_for(model, folder) if p.editor == editor
+        p.name: p.hparams for p in presets_for(model, folder, shape) if p.editor == editor
     }
     if preset is not None:  # one made for another model is fine here
         chosen = load_preset(preset, folder)

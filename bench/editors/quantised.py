@@ -45,7 +45,7 @@ def edited(
     base: LoadedModel, facts: Sequence[Fact], editor: str, margin: float, folder: Path
 ) -> tuple[ModelView, Any, float]:
     """A version, its hyper-parameters, and the CPU seconds that it took; 0 is no margin."""
-    presets = own_presets(base.name, editor, None)
+    presets = own_presets(base.name, editor, None, shape=base.shape)
     changes = {"margin": margin, "n_steps": STEPS} if margin else {}
     chosen = resolve(base, editor, presets, None, changes, folder / "probes")
     kept, view = folder / f"{editor}-{len(facts)}-{margin:g}.safetensors", ModelView(base)

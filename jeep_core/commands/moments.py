@@ -146,7 +146,7 @@ def import_published(
 
 def _preset_places(base: LoadedModel) -> list[Place]:
     places: set[Place] = set()
-    for preset in presets_for(base.name):
+    for preset in presets_for(base.name, shape=base.shape):
         checked = validate_hparams(hparams_class(preset.editor), preset.hparams, base.n_layers)
         places |= set(checked.moment_layers)
     if not places:

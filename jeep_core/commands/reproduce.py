@@ -176,7 +176,7 @@ def _settings(base: LoadedModel, args: Options) -> tuple[dict[str, Setting], dic
     """The editors that can run on this model with their presets, and why the others cannot."""
     settings: dict[str, Setting] = {}
     missing: dict[str, str] = {}
-    known = presets_for(base.name, args.presets)
+    known = presets_for(base.name, args.presets, base.shape)
     for editor in args.editors:
         preset = next((p for p in known if p.editor == editor), None)
         if preset is None:

@@ -95,9 +95,10 @@ def chosen_hparams(
     changes = {name: value for name, value in given.items() if value is not None}
     cls = hparams_class(editor)
     assert issubclass(cls, HypernetworkHParams)
-    if not any(preset.editor == editor for preset in presets_for(base.name)):
+    known = presets_for(base.name, shape=base.shape)
+    if not any(preset.editor == editor for preset in known):
         changes = {"layers": cls.last_layers(base.n_layers), **changes}
-    hparams = resolve_hparams(base.name, editor, None, changes, base.n_layers)
+    hparams = resolve_hparams(base.name, editor, None, changes, base.n_layers, shape=base.shape)
     assert isinstance(hparams, HypernetworkHParams)
     return hparams
 

@@ -100,7 +100,7 @@ def run(args: Options) -> None:
     cases, digest = _cases(args.suite, args.cases, args.seed)
     base = load(args.model, args.device, args.dtype, args.models_dir)
     moments = moments_of(base, [args.editor], args.corpus, args.samples, args.folder, args.moments)
-    known = [p for p in presets_for(base.name, args.presets) if p.editor == args.editor]
+    known = [p for p in presets_for(base.name, args.presets, base.shape) if p.editor == args.editor]
     begin = known[0].hparams if known else start(args.editor, base.n_layers, len(cases))
     values = grid(args.editor, base.n_layers, len(cases))
     if args.layers == "auto":
@@ -153,7 +153,7 @@ def _preset(args: Options, base: LoadedModel, tuned: Tuned, cases: int, digest: 
         f"greedy {s.greedy:.1f}/{s.greedy_generalization:.1f}/{s.greedy_locality:.1f}"
     )
     dtype = str(base.dtype).removeprefix("torch.")
-    return Preset(args.out.stem, args.editor, base.name, origin, tuned.hparams, dtype)
+    return Preset(args.out.stem, args.editor, base.name, origin, tuned.hparams, dtype, base.shape)
 
 
 @dataclass

@@ -115,9 +115,15 @@ def write_preset(path: Path, preset: Preset) -> None:
     Raises:
         JeepError: the file exists, is not named ``….yaml``, or cannot be written.
     """
-    record = {"editor": preset.editor, "model": preset.model, "origin": preset.origin}
+    record: dict[str, Any] = {
+        "editor": preset.editor,
+        "model": preset.model,
+        "origin": preset.origin,
+    }
     if preset.dtype:
         record["dtype"] = preset.dtype
+    if preset.shape:
+        record["shape"] = list(preset.shape)
     text = yaml.safe_dump({**record, "hparams": preset.hparams}, sort_keys=False, width=100)
     check_out(path)
     try:

@@ -69,6 +69,11 @@ class LoadedModel:
         return len(self.family.layers_of(self.model))
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """Number of layers and hidden size: a preset of the same name is meant for one shape."""
+        return self.n_layers, self.hidden_size
+
+    @property
     def hidden_size(self) -> int:
         """Size of the hidden states."""
         return int(self.model.config.hidden_size)

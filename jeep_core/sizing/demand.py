@@ -162,7 +162,11 @@ def editing_of(
         )
         raise InvalidHParams([FieldProblem("/editor", "not_counted", message)])
     given = changes or {}
-    known = {p.name: p.hparams for p in presets_for(model) if p.editor == editor}
+    known = {
+        p.name: p.hparams
+        for p in presets_for(model, shape=(arch.layers, arch.d))
+        if p.editor == editor
+    }
     if preset is not None:
         known[preset] = load_preset(preset).hparams
     found: EditorHParams

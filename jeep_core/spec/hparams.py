@@ -222,7 +222,8 @@ class LowRegionHParams(OptimisedEditorHParams):
 class Preset:
     """A set of hyper-parameters with the model it is for and where it comes from.
 
-    ``dtype``: that of the weights it was found with, if that is known.
+    ``dtype``: that of the weights it was found with, if that is known.  ``shape``: number of layers
+    and hidden size of the model; another model of the same name is not meant.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -233,6 +234,7 @@ class Preset:
     origin: str
     hparams: dict[str, Any]
     dtype: str | None = None
+    shape: tuple[int, int] | None = None
 
 
 def load_preset(name: str, folder: Path | None = None) -> Preset:
@@ -283,14 +285,21 @@ def preset_names(folder: Path | None = None) -> list[str]:
     return sorted(_preset_files(folder))
 
 
-def presets_for(model: str, folder: Path | None = None) -> list[Preset]:
+def presets_for(
+    model: str, folder: Path | None = None, shape: tuple[int, int] | None = None
+) -> list[Preset]:
     """Presets made for this model: the user's first, the plain ones before the variants.
 
     Names of models are compared without owner or folder and without case, so that a preset for
-    a hub id also serves a local copy.
+    a hub id also serves a local copy.  With the model's ``shape``, its number of layers and hidden
+    size, presets that were found with another one are left out.
     """
     presets = [load_preset(name, folder) for name in preset_names(folder)]
-    found = [preset for preset in presets if _bare(preset.model) == _bare(model)]
+    found = [
+        preset
+        for preset in presets
+        if _bare(preset.model) == _bare(model) and shape in (None, preset.shape or shape)
+    ]
     shipped = {path.stem for path in PRESETS.glob("*.yaml")}
     return sorted(found, key=lambda p: (p.name in shipped, len(p.name), p.name))
 

@@ -306,7 +306,7 @@ def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
     Raises:
         InvalidHParams: one of the user's presets for this model does not fit it.
     """
-    presets = presets_for(base.name, settings.presets)
+    presets = presets_for(base.name, settings.presets, base.shape)
     for problem in available()[1]:
         log.error("%s", problem)
     for preset in presets:

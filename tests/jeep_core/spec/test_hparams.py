@@ -149,6 +149,30 @@ def test_a_local_copy_has_the_presets_of_its_hub_id(model: str) -> None:
     assert presets_for("EleutherAI/gpt-j-6b-other") == []
 
 
+def test_another_model_of_the_same_name_has_no_presets() -> None:
+    """Its layers may exist, and still mean something else."""
+    assert presets_for("gpt-j-6b", shape=(28, 4096))
+    assert presets_for("gpt-j-6b", shape=(28, 2048)) == []
+    assert presets_for("gpt-j-6b", shape=(24, 4096)) == []
+    with pytest.raises(InvalidHParams, match="has no preset for this model"):
+        resolve_hparams("gpt-j-6b", "jeep", None, {}, 28, shape=(28, 2048))
+
+
+def test_shipped_presets_say_the_shape_of_their_model() -> None:
+    shapes: dict[str, set[Any]] = {}
+    for name in preset_names():
+        preset = load_preset(name)
+        shapes.setdefault(preset.model, set()).add(preset.shape)
+    assert shapes == {
+        "EleutherAI/gpt-j-6b": {(28, 4096)},
+        "huggyllama/llama-7b": {(32, 4096)},
+        "atlas-gptj": {(9, 192)},
+        "atlas-llama": {(9, 160)},
+        "smollm2-135m": {(30, 576)},
+        "gemma3-270m": {(18, 640)},
+    }
+
+
 def _own(folder: Path, name: str, text: str) -> None:
     (folder / f"{name}.yaml").write_text(text)
 

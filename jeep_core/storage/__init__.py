@@ -1,1 +1,2 @@
-"""Tensor files that are whole or absent, and JSON records with their own hash (no torch)."""
+"""Tensor files that are whole or absent, JSON records with their own hash, and whether a hub can
+be asked (no torch)."""

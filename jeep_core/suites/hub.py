@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 from jeep_core.errors import JeepError
+from jeep_core.storage.hub import can_be_asked
 
 SCHEME = "hub:"
 SUFFIXES = (".json", ".jsonl", ".csv")
@@ -38,7 +39,7 @@ def hub_file(reference: str, cache: Path | None = None, local_only: bool = False
                 repo_type="dataset",
                 allow_patterns=[path] if path else [f"*{suffix}" for suffix in SUFFIXES],
                 cache_dir=cache,
-                local_files_only=local_only,
+                local_files_only=local_only or not can_be_asked(),
             )
         )
     except Exception as error:  # a library with many: wrong id, no network, no access

@@ -22,6 +22,7 @@ from jeep_core.errors import UnsupportedModel, reason_of
 from jeep_core.models.catalogue import CATALOGUE
 from jeep_core.models.checkpoints.advice import convert_pickled
 from jeep_core.models.checkpoints.files import CONFIG, PICKLED
+from jeep_core.storage.hub import can_be_asked
 
 if TYPE_CHECKING:
     from jeep_core.models.library import Library
@@ -127,7 +128,13 @@ def fetched(name: str) -> Path:
         UnsupportedModel: the hub has no such model, or cannot be reached.
     """
     with _from_hub(f"there is no folder {name} here"):
-        folder = Path(snapshot_download(name, allow_patterns=[*WANTED], ignore_patterns=["*/*"]))
+        found = snapshot_download(
+            name,
+            allow_patterns=[*WANTED],
+            ignore_patterns=["*/*"],
+            local_files_only=not can_be_asked(),
+        )
+        folder = Path(found)
         if not any(folder.glob("*.safetensors")) and _only_pickled(name):
             raise UnsupportedModel(f"{name} has no safetensors; {convert_pickled(Path(name))}")
         return folder
@@ -142,7 +149,7 @@ def fetched_config(name: str, others: Sequence[str] = ()) -> Path:
     near = get_close_matches(name, others)
     meant = f" (did you mean {' or '.join(near)}?)" if near else ""
     with _from_hub(f"there is no model {name} here{meant}"):
-        return Path(hf_hub_download(name, CONFIG))
+        return Path(hf_hub_download(name, CONFIG, local_files_only=not can_be_asked()))
 
 
 @contextmanager

@@ -194,7 +194,8 @@ class Settings(BaseSettings):
     job_tries: Annotated[int, Field(ge=1)] = 3
     idempotency_hours: Annotated[float, Field(gt=0)] = 24.0
     threads: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="Threads of an edit's matrix products; default: all cores."
+        default=None,
+        description="Threads of an edit's matrix products; default: all that cgroups allow.",
     )
     decode_threads: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="Threads of decoding; default: 1 for small models."

@@ -191,6 +191,20 @@ class Batch:
         """Let rows join at the next step."""
         self._waiting.extend(row for row in rows if not row.finished)
 
+    def go_on(self, rows: Sequence[Row], past: DynamicCache) -> None:
+        """Let rows go on that were read elsewhere, up to before the last token of each.
+
+        ``past`` holds keys and values (k, heads, width, head size) by layer, each row's at the
+        end.  There must be room for them.
+        """
+        lengths = [len(row.seen) - 1 for row in rows]
+        last = [row.seen[-1:] for row in rows]
+        self._cache.join(past, lengths)
+        self._ids = torch.cat([self._ids, torch.tensor(last, device=self._device)])
+        following = torch.tensor(lengths, device=self._device)[:, None]
+        self._positions = torch.cat([self._positions, following])
+        self._running += rows
+
     def drop(self, rows: Collection[Row]) -> None:
         """Take rows out, waiting or running; their results stay as they are."""
         self._waiting = deque(row for row in self._waiting if row not in rows)

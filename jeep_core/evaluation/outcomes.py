@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from math import exp
 from statistics import fmean
 
-from jeep_core.decoding.generation import Decoder, Sampling, checked, score
+from jeep_core.decoding.asking import Question, Told, ask
+from jeep_core.decoding.generation import checked
 from jeep_core.decoding.scoring import goes_on
 from jeep_core.editing import EditResult
 from jeep_core.models.giving_way import giving_way
@@ -17,17 +19,12 @@ from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.chats import as_asked_in_chat
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.hparams import Contexts, contexts_of
-from jeep_core.text.encoding import count
-from jeep_core.text.joining import Join
 from jeep_core.values.objective import Values
 
 ANSWER_TOKENS = 10
 """Of the greedy answer to an edit prompt, more if the new answer is longer."""
 NEIGHBOR_TOKENS = 5
 """Of a greedy answer to a neighborhood prompt."""
-FACTS_TOGETHER = 64
-NEIGHBORS_OF_FACTS = 32
-"""Facts whose neighborhood prompts are asked together."""
 
 NeighborAnswers = list[list[bool | str]]
 """Per fact and neighborhood prompt: whether the old answer is more probable than the new one
@@ -153,11 +150,8 @@ def answers(view: ModelView, facts: Sequence[Fact], monitor: Monitor = NOTHING) 
     Raises:
         NumericalError: a probability is not finite.
     """
-    found: list[Answer] = []
-    for start in range(0, len(facts), FACTS_TOGETHER):
-        monitor.check()
-        found += _answers_together(view, facts[start : start + FACTS_TOGETHER])
-    return found
+    told = ask(view, [_asked(fact) for fact in facts], monitor.check)
+    return [_answer(fact, one) for fact, one in zip(facts, told, strict=True)]
 
 
 def outcomes(
@@ -195,12 +189,9 @@ def neighbor_answers(
         NumericalError: a probability is not finite.
         Whatever ``monitor.check`` raises.
     """
-    asked = [fact for fact in facts if fact.neighborhood_prompts]
-    found: NeighborAnswers = []
-    for start in range(0, len(asked), NEIGHBORS_OF_FACTS):
-        monitor.check()
-        found += _neighbors_together(view, asked[start : start + NEIGHBORS_OF_FACTS])
-    return found
+    questions = [_neighbor_questions(fact) for fact in facts if fact.neighborhood_prompts]
+    told = iter(ask(view, [one for some in questions for one in some], monitor.check))
+    return [[_neighbor_answer(one) for one in islice(told, len(some))] for some in questions]
 
 
 def locality(edited: NeighborAnswers, before: NeighborAnswers) -> float:
@@ -230,53 +221,34 @@ def figures(found: Sequence[Outcome], before: Surroundings, after: Surroundings)
     )
 
 
-def _answers_together(view: ModelView, facts: Sequence[Fact]) -> list[Answer]:
-    pairs = [(fact.text, fact.target_new) for fact in facts]
-    joins = [fact.join for fact in facts]
-    pairs += [(fact.text, fact.target_true) for fact in facts if fact.target_true]
-    joins += [fact.join for fact in facts if fact.target_true]
-    scored = checked(score(view, pairs, joins))
-    new, true = scored[: len(facts)], iter(scored[len(facts) :])
-    lengths = [max(ANSWER_TOKENS, one.tokens + 1) for one in new]  # and what goes on after it
-    texts = _greedy(view, [fact.text for fact in facts], lengths)
-    return [
-        Answer(
-            p_new=exp(one.mean),
-            p_true=exp(next(true).mean) if fact.target_true else None,
-            text=text,
-            writes_new=one.greedy and not goes_on(text, fact.target_new),
-        )
-        for fact, one, text in zip(facts, new, texts, strict=True)
-    ]
+def _answer(fact: Fact, told: Told) -> Answer:
+    """A fact's answer from what was told of it."""
+    new, *true = checked(told.scores)
+    return Answer(
+        p_new=exp(new.mean),
+        p_true=exp(true[0].mean) if true else None,
+        text=told.text,
+        writes_new=new.greedy and not goes_on(told.text, fact.target_new),
+    )
 
 
-def _neighbors_together(view: ModelView, facts: Sequence[Fact]) -> NeighborAnswers:
-    pairs, prompts = [], []
-    joins: list[Join] = []
-    for fact in facts:
-        for prompt in fact.neighborhood_prompts:
-            if fact.target_true is None:
-                prompts.append(prompt)
-            else:
-                pairs += [(prompt, fact.target_true), (prompt, fact.target_new)]
-                joins += [fact.join, fact.join]
-    scores = iter([one.mean for one in checked(score(view, pairs, joins))])
-    texts = iter(_greedy(view, prompts, [NEIGHBOR_TOKENS] * len(prompts)))
-    return [
-        [
-            next(texts) if fact.target_true is None else next(scores) > next(scores)
-            for _ in fact.neighborhood_prompts
-        ]
-        for fact in facts
-    ]
+def _asked(fact: Fact) -> Question:
+    """A fact's question: the probabilities of its answers, and what a model writes."""
+    targets = [fact.target_new, *([fact.target_true] if fact.target_true else [])]
+    return Question(fact.text, [(target, fact.join) for target in targets], ANSWER_TOKENS)
 
 
-def _greedy(view: ModelView, prompts: Sequence[str], lengths: Sequence[int]) -> list[str]:
-    """The first tokens of the greedy answers, as far as the model's positions reach."""
-    tokenizer, limit = view.base.tokenizer, view.base.max_positions
-    rooms = [limit - count(tokenizer, prompt) for prompt in prompts]
-    samplings = [Sampling(min(length, room)) for length, room in zip(lengths, rooms, strict=True)]
-    decoder = Decoder(view, prompts, samplings)
-    for _ in decoder.steps():
-        pass
-    return [result.text for result in decoder.results]
+def _neighbor_questions(fact: Fact) -> list[Question]:
+    """One question for each neighborhood prompt of a fact."""
+    if fact.target_true is None:
+        return [Question(prompt, (), NEIGHBOR_TOKENS) for prompt in fact.neighborhood_prompts]
+    both = [(fact.target_true, fact.join), (fact.target_new, fact.join)]
+    return [Question(prompt, both) for prompt in fact.neighborhood_prompts]
+
+
+def _neighbor_answer(told: Told) -> bool | str:
+    """Whether the old answer is more probable, or the greedy one."""
+    if not told.scores:
+        return told.text
+    true, new = checked(told.scores)
+    return true.mean > new.mean

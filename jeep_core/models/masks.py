@@ -54,6 +54,23 @@ class Attention:
             for kind, window in self.kinds.items()
         }
 
+    def among(self, positions: torch.Tensor, sees: torch.Tensor, dtype: torch.dtype) -> Any:
+        """The mask that a backbone takes for tokens of which each attends to those it ``sees``.
+
+        ``positions`` (r, t), ``sees`` (r, t, t), each token itself among them.  Returns an additive
+        mask (r, 1, t, t) in ``dtype``, or one by kind of block.
+        """
+
+        def mask(window: int | None) -> torch.Tensor:
+            near = sees
+            if window is not None:
+                near = sees & (positions[:, :, None] - positions[:, None, :] < window)
+            return _additive(near, dtype)
+
+        if not self.kinds:
+            return mask(self.window)
+        return {kind: mask(window) for kind, window in self.kinds.items()}
+
     def of_next_token(self, mask: torch.Tensor) -> Any:
         """The mask that a backbone takes for one new token per row, the last of s+1 columns.
 
@@ -99,5 +116,10 @@ def additive_mask(
         seen = seen & (texts[1][:, :, None] == torch.cat(texts, dim=1)[:, None, :])
     seen = seen.expand(r, q, s + q).clone()
     seen[:, :, s:] |= itself
-    mask = torch.zeros(seen.shape, dtype=dtype, device=own.device)
+    return _additive(seen, dtype)
+
+
+def _additive(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The additive mask (r, 1, q, k) in ``dtype`` of what is ``seen`` (r, q, k)."""
+    mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
     return mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]

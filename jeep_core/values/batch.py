@@ -16,6 +16,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from jeep_core.errors import NumericalError
+from jeep_core.models.fused.placing import fuse
 from jeep_core.models.upper_blocks import UpperStack
 from jeep_core.models.views import ModelView, Rounded, in_bfloat16
 from jeep_core.spec.finite import OTHER_VERSION, SMALLER_STEPS
@@ -54,6 +55,7 @@ class Pool:
             if self.bfloat16 and self.device.type == "cpu":
                 # the gradient of torch's fused attention takes a third of a pass over short rows
                 run.model.set_attn_implementation("eager")
+                fuse(run.model, view.model)
             self.stack = UpperStack(run, o.low.last, high, groups, inside=o.low_site != "block")
         texts = Texts(len(facts[0].all_rows), len(facts[0].chat))
         # how many prefixes a fact is asked after at first; None: all of them

@@ -65,6 +65,8 @@ class Tensors:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        # folders whose names are durable as far as this process knows
+        self._durable: set[Path] = set()
 
     def path(self, sha256: str) -> Path:
         """The path of the file with this hash."""
@@ -108,7 +110,9 @@ class Tensors:
         finally:
             aside.unlink(missing_ok=True)
         fsync_folder(target.parent)
-        fsync_folder(target.parent.parent)
+        if target.parent not in self._durable:  # its name, once it is there, stays
+            fsync_folder(target.parent.parent)
+            self._durable.add(target.parent)
 
     def read(self, ref: TensorRef) -> bytes:
         """The raw bytes, verified; :class:`CorruptTensor` names the tensor and its file."""

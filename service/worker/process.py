@@ -60,7 +60,12 @@ from service.worker.lanes.edit_lane import EditLane
 from service.worker.lanes.generation_lane import GenerationLane
 from service.worker.lanes.read_lane import ReadLane
 from service.worker.lanes.request_lane import RequestLane
-from service.worker.lanes.threads import decode_threads, use_threads
+from service.worker.lanes.threads import (
+    cpu_quota,
+    decode_threads,
+    default_threads,
+    use_threads,
+)
 from service.worker.moments import SharedMoments
 from service.worker.targets.pusher import Pusher
 from service.worker.targets.workshop import Workshop
@@ -125,8 +130,7 @@ class Worker:
 
     def _load(self) -> LoadedModel:
         settings = self.settings
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
+        torch.set_num_threads(settings.threads or default_threads(cpu_quota()))
         log.info("loading %s", settings.model)
         base = load(settings.model, settings.device, settings.dtype, settings.models)
         metrics.GPU.device = base.device

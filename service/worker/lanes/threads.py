@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import torch
 
@@ -12,6 +13,56 @@ from jeep_core.models.loading import LoadedModel
 SMALL_MODEL = 100_000_000
 """Parameters up to which one thread is fastest for work too short to be split."""
 FEW_FACTS = 4
+
+
+CGROUPS, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+
+
+def cpu_quota(cgroups: Path = CGROUPS, own: Path = OWN_CGROUP) -> float | None:
+    """CPUs that the process's control group may use on average, None if there is no limit.
+
+    The smallest limit of its group and of those above it, of version 2 (``cpu.max``) or 1
+    (``cpu.cfs_quota_us``); in a container they are those of the container.
+    """
+    found: list[float] = []
+    lines = own.read_text().splitlines() if own.exists() else []
+    for line in ["::/", *lines]:
+        _, controllers, path = line.split(":", 2)
+        second = controllers == ""
+        if not second and "cpu" not in controllers.split(","):
+            continue
+        root = cgroups if second else cgroups / "cpu"
+        group = root / path.strip("/")
+        for folder in (group, *group.parents):
+            if not folder.is_relative_to(root):
+                break
+            limit = _second(folder) if second else _first(folder)
+            found += [] if limit is None else [limit]
+    return min(found, default=None)
+
+
+def _second(folder: Path) -> float | None:
+    with suppress(OSError, ValueError):
+        quota, period = (folder / "cpu.max").read_text().split()
+        return int(quota) / int(period)  # "max", without a limit, is no number
+    return None
+
+
+def _first(folder: Path) -> float | None:
+    with suppress(OSError, ValueError):
+        quota = int((folder / "cpu.cfs_quota_us").read_text())
+        period = int((folder / "cpu.cfs_period_us").read_text())
+        return quota / period if quota > 0 else None
+    return None
+
+
+def default_threads(quota: float | None) -> int:
+    """Threads of a process that may use so many CPUs: torch's number, no more than its CPUs.
+
+    A thread beyond the limit would get its time from the others, which wait for it.
+    """
+    most = torch.get_num_threads()
+    return most if quota is None else max(1, min(most, int(quota)))
 
 
 def use_threads(count: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from math import nan
@@ -13,7 +14,7 @@ import torch
 from support.library import tiny
 from support.library.tiny import bigram_view
 
-from jeep_core.decoding.generation import Scored, score
+from jeep_core.decoding.asking import Question, Told, ask
 from jeep_core.decoding.scoring import goes_on
 from jeep_core.editing import edit
 from jeep_core.errors import Cancelled, NumericalError
@@ -36,7 +37,6 @@ from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
 from jeep_core.monitor import Monitor
 from jeep_core.spec.facts import Fact
-from jeep_core.text.joining import Join
 
 LONG = "one two three four five six seven eight nine ten eleven twelve"
 
@@ -205,13 +205,13 @@ def test_what_a_broken_version_says_is_an_error(gptj: LoadedModel) -> None:
 
 
 def test_neighbors_are_asked_as_the_fact_s_answers_join(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[tuple[str, str], str]] = []
+    asked: list[Question] = []
 
-    def scored(view: ModelView, pairs: list[tuple[str, str]], joins: list[Join]) -> list[Scored]:
-        asked.extend(zip(pairs, joins, strict=True))
-        return score(view, pairs, joins)
+    def told(view: ModelView, questions: list[Question], check: Callable[[], None]) -> list[Told]:
+        asked.extend(questions)
+        return ask(view, questions, check)
 
-    monkeypatch.setattr(outcomes_module, "score", scored)
+    monkeypatch.setattr(outcomes_module, "ask", told)
     neighbor_answers(PARENT, [NAMED, replace(LONELY, neighborhood_prompts=("z in",), join="space")])
-    assert [join for _, join in asked] == ["auto"] * 4 + ["space"] * 2
-    assert asked[-1] == (("z in", "Rome"), "space")
+    assert [join for one in asked for _, join in one.answers] == ["auto"] * 4 + ["space"] * 2
+    assert asked[-1] == Question("z in", [("Oslo", "space"), ("Rome", "space")])

@@ -18,6 +18,7 @@ from jeep_core.models.views import (
     block_output,
     hooked,
     lower_part,
+    share,
     upper_part,
     with_hidden,
 )
@@ -264,3 +265,25 @@ def test_an_edit_leaves_base_and_view_alone(base: LoadedModel, editor: str) -> N
     applied = ModelView(base)
     applied.apply(results[0].delta)
     assert applied.weights_sha256() != base.weights_sha256
+
+
+def test_a_copy_has_a_configuration_and_places_of_its_own(base: LoadedModel) -> None:
+    calls: list[str] = []
+    block = base.family.layers_of(base.model)[0]
+    with hooked(block.register_forward_hook(lambda *_: calls.append("ran"))):
+        twin = share(base.model)
+    twin(input_ids=torch.tensor([[5, 6]]))
+    assert calls == ["ran"]  # hooks of the original act in it …
+    own = base.model.config._attn_implementation
+    twin.config._attn_implementation = "other"
+    twin.anything = 1
+    assert base.model.config._attn_implementation == own
+    assert not hasattr(base.model, "anything")
+    backbone = base.family.backbone_of(twin)
+    assert backbone.config is twin.config
+    more = base.family.layers_of(twin)[0].register_forward_hook(lambda *_: calls.append("more"))
+    base.model(input_ids=torch.tensor([[5, 6]]))
+    assert calls == ["ran"]  # … and its own are not those of the original
+    more.remove()
+    parameters = zip(base.model.parameters(), twin.parameters(), strict=True)
+    assert all(mine is theirs for mine, theirs in parameters)

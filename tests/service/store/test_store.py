@@ -26,6 +26,7 @@ from service.store import (
     WrongModel,
     safetensors_header,
 )
+from service.store import tensors as tensor_files
 from service.store.maintenance.sweep import sweep
 
 
@@ -126,6 +127,17 @@ class TestTensors:
     def test_an_empty_tensor_and_a_scalar_are_tensors(self, store: Store) -> None:
         assert store.tensors.read(store.tensors.put("none", "F32", [0, 4], b"")) == b""
         assert store.tensors.read(store.tensors.put("one", "F64", [], b"8 bytes!")) == b"8 bytes!"
+
+    def test_a_folder_s_name_is_made_durable_once(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        synced: list[Path] = []
+        monkeypatch.setattr(tensor_files, "fsync_folder", synced.append)
+        ref = store.tensors.put("w", "U8", [1], b"a")
+        store.tensors.path(ref.sha256).unlink()
+        store.tensors.put("w", "U8", [1], b"a")
+        folder = store.tensors.path(ref.sha256).parent
+        assert synced == [folder, folder.parent, folder]
 
     def test_the_same_bytes_are_stored_once(self, store: Store) -> None:
         one = store.tensors.put("a", "F32", [2], b"01234567")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ from jeep_core.models.views import ModelView
 from service.contracts.jobs import now
 from service.contracts.schemas import Manifest
 from service.store import CorruptTensor, Store, UnknownVersion
+from service.store import tensors as stored
 from service.worker.process import load_head, load_mended_head
 from service.worker.versions import retention, tensors
 from service.worker.versions.views import VersionViews
@@ -178,3 +180,22 @@ def test_a_repaired_head_is_ready_without_a_restart(
     thread.join(30)
     assert looks == [1, 1, 0]
     assert views.ready("v1") is not None
+
+
+def test_tensors_are_stored_together_as_one_by_one(store: Store) -> None:
+    named = {f"u.{n}": torch.full((n, 3), float(n)) for n in (3, 1, 12, 2)}
+    refs = tensors.put_all(store, named)
+    assert [ref.name for ref in refs] == sorted(named)
+    assert refs == [tensors.put(store, name, named[name]) for name in sorted(named)]
+    assert all(torch.equal(tensors.get(store, ref), named[ref.name]) for ref in refs)
+
+
+def test_a_file_that_cannot_be_stored_is_an_error_of_all(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, chunks: object) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(stored, "write_new", full)
+    with pytest.raises(OSError, match="no space"):
+        tensors.put_all(store, {"a": torch.ones(2), "b": torch.zeros(2)})

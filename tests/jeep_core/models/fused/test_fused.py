@@ -1,0 +1,206 @@
+"""Parts with gradients by hand, against the modules that they stand for."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from support.library import tiny
+from torch import nn
+
+from jeep_core.models.fused.attention import GroupedAttention
+from jeep_core.models.fused.casts import CastOnce
+from jeep_core.models.fused.norms import RootMeanSquareNorm, gains_of
+from jeep_core.models.fused.placing import fuse, norm_of
+from jeep_core.models.loading import LoadedModel
+from jeep_core.models.masks import Attention
+from jeep_core.models.token_rows import GivenPast, no_past
+from jeep_core.models.views import ModelView, in_bfloat16
+
+WITH_NORMS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
+GROUPED = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3_text")
+
+
+def fused(base: LoadedModel) -> ModelView:
+    view = ModelView(base)
+    run = in_bfloat16(view)
+    run.model.set_attn_implementation("eager")
+    fuse(run.model, view.model)
+    return run
+
+
+def kinds(run: ModelView) -> set[str]:
+    """The kinds of parts that stand in the places of a model's own."""
+    return {
+        type(module.__dict__["forward"]).__name__
+        for module in run.model.modules()
+        if "forward" in module.__dict__
+    }
+
+
+@pytest.mark.parametrize("family", tiny.ALL_FAMILIES)
+def test_what_a_family_is_known_to_have_is_replaced(family: str) -> None:
+    expected = {"RootMeanSquareNorm"} if family in WITH_NORMS else set()
+    expected |= {"GroupedAttention"} if family in GROUPED else set()
+    assert kinds(fused(tiny.random_model(family))) == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_models_of_other_types_stay_as_they_are(dtype: torch.dtype) -> None:
+    run = fused(tiny.random_model("llama", dtype))
+    assert kinds(run) == set()
+    assert not any(module._forward_pre_hooks for module in run.model.modules())
+
+
+def gradients(y: torch.Tensor, by: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The gradients of a sum with unlike weights."""
+    weights = torch.linspace(-1, 2, y.numel()).view(y.shape)
+    return list(torch.autograd.grad((y.float() * weights).sum(), by))
+
+
+def near(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-5) -> None:
+    assert found.shape == expected.shape
+    assert found.dtype == expected.dtype
+    assert (found - expected).norm() <= tolerance * expected.norm()
+
+
+@pytest.mark.parametrize("family", WITH_NORMS)
+def test_norms_and_their_gradients_are_those_of_the_module(family: str) -> None:
+    base = tiny.random_model(family)
+    norm: Any = copy.deepcopy(base.family.final_norm_of(base.model))
+    norm.weight = nn.Parameter(torch.randn(norm.weight.shape), requires_grad=False)
+    mine = norm_of(norm)
+    assert mine is not None
+    x = (torch.randn(2, 5, len(norm.weight)) * 4).requires_grad_()
+    near(mine(x), norm(x))
+    near(gradients(mine(x), [x])[0], gradients(norm(x), [x])[0])
+
+
+def attention_input(module: Any, width: int, given: int = 3) -> dict[str, Any]:
+    e, heads = module.head_dim, module.k_proj.out_features // module.head_dim
+    angles = torch.randn(2, 5, e // 2).repeat(1, 1, 2)
+    past = torch.randn(2, heads, given, e), torch.randn(2, heads, given, e)
+    mask = torch.zeros(2, 1, 5, given + 5)
+    mask[..., given:] += torch.full((5, 5), torch.finfo(torch.float32).min).triu(1)
+    mask[1, ..., : min(given, 1)] = torch.finfo(torch.float32).min
+    return {
+        "hidden_states": torch.randn(2, 5, width).requires_grad_(),
+        "position_embeddings": (angles.cos(), angles.sin()),
+        "attention_mask": mask,
+        "cache": GivenPast({module.layer_idx: past}),
+    }
+
+
+@pytest.mark.parametrize("given", [0, 3])
+@pytest.mark.parametrize("family", GROUPED)
+def test_attention_and_its_gradient_are_those_of_the_module(family: str, given: int) -> None:
+    base = tiny.random_model(family)
+    module: Any = tiny.blocks(base.model)[1].self_attn
+    mine = GroupedAttention(module, torch.float32)
+    asked = attention_input(module, module.q_proj.in_features, given)
+    x = asked["hidden_states"]
+    found, expected = mine(**asked)[0], module(**asked)[0]
+    near(found, expected)
+    near(gradients(found, [x])[0], gradients(expected, [x])[0], 1e-4)
+
+
+def test_keys_that_are_to_be_kept_are_the_module_s() -> None:
+    base = tiny.random_model("llama")
+    module: Any = tiny.blocks(base.model)[1].self_attn
+    asked = attention_input(module, module.q_proj.in_features)
+    cache = asked["cache"] = GivenPast(asked["cache"].past, keep=True)
+    GroupedAttention(module, torch.float32)(**asked)
+    assert cache.kept[1][0].shape[2] == 3 + 5
+
+
+class _Shifted(nn.Module):
+    """A norm with the attributes of a known one and another formula."""
+
+    def __init__(self, like: Any) -> None:
+        super().__init__()
+        self.weight, self.variance_epsilon = like.weight, like.variance_epsilon
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.weight * x * (x.square().mean(-1, keepdim=True) + 0.01).rsqrt()
+
+
+def test_a_module_with_known_attributes_and_other_numbers_stays(llama: LoadedModel) -> None:
+    known: Any = llama.family.final_norm_of(llama.model)
+    other = _Shifted(known)
+    assert len(gains_of(other)) == 2
+    assert norm_of(known) is not None
+    assert norm_of(other) is None
+
+
+def test_attention_that_computes_something_else_stays() -> None:
+    """A scaling of keys that no attribute shows."""
+    base = tiny.random_model("llama")
+    module: Any = tiny.blocks(base.model)[1].self_attn
+    kind = type("Other", (type(module),), {"forward": lambda self, **k: _halved(module, k)})
+    base.model.model.layers[1].self_attn.__class__ = kind
+    assert [m for m in fused(base).model.modules() if _is_grouped(m)] != []
+    assert not _is_grouped(tiny.blocks(fused(base).model)[1].self_attn)
+
+
+def _is_grouped(module: nn.Module) -> bool:
+    return isinstance(module.__dict__.get("forward"), GroupedAttention)
+
+
+def _halved(module: Any, given: dict[str, Any]) -> Any:
+    given["hidden_states"] = given["hidden_states"] / 2
+    return type(module).__mro__[1].forward(module, **given)
+
+
+def test_what_goes_into_several_matrices_is_cast_once() -> None:
+    once, linear = CastOnce(), nn.Linear(4, 4)
+    x, y = torch.randn(2, 4), torch.randn(2, 4)
+    first, second = once(linear, (x,)), once(linear, (x, 1))
+    assert first is not None
+    assert second is not None
+    assert first[0].dtype == torch.bfloat16
+    assert second[0] is first[0]
+    assert second[1:] == (1,)
+    other = once(linear, (y,))
+    assert other is not None
+    assert torch.equal(other[0], y.to(torch.bfloat16))
+    assert once(linear, (x.to(torch.bfloat16),)) is None
+
+
+def run_whole(view: ModelView, dtype: torch.dtype | None) -> list[torch.Tensor]:
+    """Last states of six tokens in two rows, and the gradient by what enters; float32."""
+    base = view.base
+    x = torch.randn(2, 6, base.hidden_size, generator=torch.Generator().manual_seed(1))
+    x.requires_grad_()
+    positions = torch.arange(6).expand(2, 6)
+    mask = Attention.of(base).mask(positions[:, :0], positions, torch.float32)
+    past = GivenPast(no_past(view, 2, base.n_layers - 1))
+    with torch.autocast("cpu", dtype, enabled=dtype is not None):
+        y = base.family.backbone_of(view.model)(
+            inputs_embeds=x,
+            attention_mask=mask,
+            position_ids=positions,
+            cache=past,
+            use_cache=False,
+        ).last_hidden_state
+        return [y.detach().float(), gradients(y, [x])[0]]
+
+
+@pytest.mark.parametrize("family", tiny.ALL_FAMILIES)
+def test_a_whole_model_is_near_to_float32_with_fused_parts_as_without(family: str) -> None:
+    base = tiny.random_model(family)
+    plain = in_bfloat16(ModelView(base))
+    plain.model.set_attn_implementation("eager")
+    exact = run_whole(ModelView(base), None)
+    own, found = (run_whole(view, torch.bfloat16) for view in (plain, fused(base)))
+    for one, other, truth in zip(found, own, exact, strict=True):
+        off, theirs = (one - truth).norm() / truth.norm(), (other - truth).norm() / truth.norm()
+        assert off <= max(2 * theirs, 0.01)
+        assert off < 0.1
+
+
+def test_the_norm_keeps_the_type_that_sums_of_states_have() -> None:
+    norm = RootMeanSquareNorm(torch.ones(4), 1e-6)
+    assert norm(torch.randn(3, 4, dtype=torch.bfloat16)).dtype == torch.float32

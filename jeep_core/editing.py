@@ -16,7 +16,14 @@ from jeep_core.editors import (
     needs_choice,
     preset_hparams,
 )
-from jeep_core.editors.base import EditContext, EditorOutcome, Keys, LayerUpdate, carry_out
+from jeep_core.editors.base import (
+    EditContext,
+    EditorOutcome,
+    Keys,
+    LayerUpdate,
+    State,
+    carry_out,
+)
 from jeep_core.errors import FieldProblem, InvalidHParams, JeepError
 from jeep_core.models.delta import WeightDelta
 from jeep_core.models.giving_way import giving_way
@@ -42,7 +49,8 @@ class EditResult:
 
     ``view`` is the edited model: the version that was given plus ``delta``, with the bytes that
     the delta gives wherever it is applied.  ``keys`` (m, d_ff), by region name and layer, are what
-    its matrices were written with.  ``inputs``: hashes, by name, of an editor's inputs
+    its matrices were written with.  ``state`` is what the editor keeps for the next edit on top of
+    this one (``states`` of `edit`).  ``inputs``: hashes, by name, of an editor's inputs
     besides prefixes and moments.  ``hparams_from``: given, preset, kept probe, probe now or depths;
     ``moments_from``: the text or imported statistics, None where none are needed or they were
     given; ``warnings``: what the user should know about what was chosen.
@@ -58,6 +66,7 @@ class EditResult:
     prefixes: list[str]
     seconds: dict[str, float]
     inputs: dict[str, str]
+    state: State
     hparams_from: str = "given"
     moments_from: str | None = None
     warnings: tuple[str, ...] = ()
@@ -78,6 +87,7 @@ def edit(
     corpus: Path | str | None = None,
     previous_keys: Mapping[tuple[str, int], Any] | None = None,
     hypernetworks: Path | str | None = None,
+    states: Sequence[State] = (),
     batch_facts: int | None = None,
     memory_bytes: int | None = None,
     monitor: Monitor = NOTHING,
@@ -100,6 +110,7 @@ def edit(
             one that ships.
         previous_keys: keys (p, d_ff) of earlier edits to preserve, by region name and layer.
         hypernetworks: folder of trained networks, beside the shipped ones.
+        states: ``state`` of this editor's earlier results that ``model`` was made by, oldest first.
         batch_facts: facts optimised together at most; default: 32, on CUDA 256.
         memory_bytes: bound on the memory of value optimisation; fewer facts are optimised together.
         monitor: receives progress, may cancel between steps, may hold the computation up.
@@ -130,6 +141,7 @@ def edit(
         moments=moments,
         previous_keys=previous_keys,
         hypernetworks=None if hypernetworks is None else Path(hypernetworks),
+        states=states,
         batch_facts=batch_facts,
         memory_bytes=memory_bytes,
         monitor=monitor,
@@ -149,6 +161,7 @@ def edit_checked(
     moments: Moments | None = None,
     previous_keys: Mapping[tuple[str, int], Any] | None = None,
     hypernetworks: Path | None = None,
+    states: Sequence[State] = (),
     batch_facts: int | None = None,
     memory_bytes: int | None = None,
     monitor: Monitor = NOTHING,
@@ -176,6 +189,7 @@ def edit_checked(
         moments=moments,
         previous_keys=previous_keys or {},
         hypernetworks=hypernetworks,
+        states=states,
         batch_facts=batch_facts,
         memory_bytes=memory_bytes,
         monitor=monitor,
@@ -193,6 +207,7 @@ def edit_checked(
         prefixes=texts,
         seconds=clock.seconds,
         inputs=outcome.inputs,
+        state=outcome.state,
     )
 
 

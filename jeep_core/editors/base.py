@@ -23,6 +23,8 @@ from jeep_core.values.reader import Position, RegionReader
 
 Keys = dict[tuple[str, int], torch.Tensor]
 """Keys (m, d_ff) by region name and layer."""
+State = Mapping[str, torch.Tensor]
+"""The tensors, by name, that an editor keeps in a version for its next edits."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class EditContext:
     ``moments`` hold the layers that the hyper-parameters ask for, if they ask for any.
     ``previous_keys`` (p, d_ff) of earlier edits, by region name and layer.
     ``values``, if given, were optimised before for these facts on this version.
-    ``hypernetworks`` is the folder of trained networks, beside the shipped ones.
+    ``hypernetworks`` is the folder of trained networks, beside the shipped ones.  ``states``: what
+    this editor has left in the versions before, oldest first (``EditorOutcome.state``).
     """
 
     view: ModelView
@@ -59,6 +62,7 @@ class EditContext:
     previous_keys: Mapping[tuple[str, int], torch.Tensor] = field(default_factory=dict)
     values: Values | None = None
     hypernetworks: Path | None = None
+    states: Sequence[State] = ()
     batch_facts: int | None = None
     memory_bytes: int | None = None
     monitor: Monitor = NOTHING
@@ -92,7 +96,9 @@ class EditorOutcome:
     """The delta of a batch, the keys it was written with, and how it went.
 
     ``keys`` (m, d_ff), by region name and layer.  ``values`` is None for editors that optimise
-    none.  ``inputs``: hashes, by name, of other inputs of the update.
+    none.  ``inputs``: hashes, by name, of other inputs of the update.  ``state``: tensors, by name,
+    that the next edits of this editor on top of this version are given; they are a part of the
+    version, so a rollback brings those of the older version back.
     """
 
     delta: WeightDelta = field(default_factory=WeightDelta)
@@ -100,6 +106,7 @@ class EditorOutcome:
     layers: list[LayerUpdate] = field(default_factory=list)
     values: Values | None = None
     inputs: dict[str, str] = field(default_factory=dict)
+    state: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 class Editor(Protocol):
@@ -135,6 +142,8 @@ def carry_out(editor: Editor, context: EditContext, hparams: Any) -> EditorOutco
             check_tensor(part, f"{name}: the update of its weights", SMALLER_STEPS)
     for (region, layer), keys in outcome.keys.items():
         check_tensor(keys, f"layer {layer}: a key of the region {region}", OTHER_VERSION)
+    for name, tensor in outcome.state.items():
+        check_tensor(tensor, f"{name}: what the editor keeps for the next edit", OTHER_VERSION)
     for one in outcome.layers:
         for quantity in ("relative_norm", "residual_before", "residual_after", "condition"):
             value = getattr(one, quantity)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -140,6 +141,26 @@ def no_such_layer(pointer: str, layer: int, n_layers: int) -> FieldProblem:
     """A layer that the model does not have."""
     message = f"layer {layer} does not exist, the model has layers 0 to {n_layers - 1}"
     return FieldProblem(pointer, "no_such_layer", message)
+
+
+class LayersHParams(InContexts):
+    """Hyper-parameters of editors that write the MLP output projections of the layers they name."""
+
+    layers: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        min_length=1, description="The layers whose MLP output projections are written"
+    )
+
+    @field_validator("layers")
+    @classmethod
+    def _ascending(cls, layers: tuple[int, ...]) -> tuple[int, ...]:
+        if any(b <= a for a, b in pairwise(layers)):
+            raise ValueError("layers must be ascending and distinct, such as [3, 4, 6]")
+        return layers
+
+    def layer_problems(self, n_layers: int) -> list[FieldProblem]:
+        """The first layer that does not exist."""
+        missing = [layer for layer in self.layers if layer >= n_layers]
+        return [no_such_layer("/layers", layer, n_layers) for layer in missing[:1]]
 
 
 class OptimisedEditorHParams(InContexts):

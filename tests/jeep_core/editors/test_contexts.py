@@ -35,6 +35,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "alphaedit": {"low": {**LINEAR, "null_space": 1.0}, "n_steps": 12},
     "rome": {"layer": 1, "n_steps": 12, "n_prefixes": 3},
     "ft-wd": {"layer": 1, "n_steps": 12, "learning_rate": 0.01},
+    "ultraedit": {"layers": [1, 2], "step_size": 0.05},
+    "locft": {"layers": [1], "n_passes": 12, "learning_rate": 0.01},
 }
 WHOLE = ("jeep", "memit", "pmet")
 """Editors that write whole regions at the facts' own keys."""

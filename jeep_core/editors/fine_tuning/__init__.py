@@ -1,0 +1,1 @@
+"""What editors that fine-tune a few matrices in passes over all facts share."""

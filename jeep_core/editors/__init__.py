@@ -59,6 +59,7 @@ EDITORS: Mapping[str, str] = {
     "malmen": "jeep_core.editors.malmen",
     "ultraedit": "jeep_core.editors.ultraedit",
     "locft": "jeep_core.editors.locft",
+    "crispedit": "jeep_core.editors.crispedit",
 }
 """The built-in editors: packages with a ``record``."""
 DEFAULT_EDITOR = "jeep"

@@ -17,10 +17,14 @@ from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.finite import OTHER_VERSION, SMALLER_STEPS, check_number, check_tensor
 from jeep_core.spec.hparams import OptimisedEditorHParams, Region
 from jeep_core.spec.matrices import AttentionOut, Place
+from jeep_core.spec.positions import PromptTokens
 from jeep_core.updates.least_squares import Solution, Solver
+from jeep_core.values.gradient_pairs import Pairs, batches, gradient_pairs
 from jeep_core.values.optimiser import FactTokens, Objective, Values, optimise
 from jeep_core.values.reader import Position, RegionReader
 
+PAIRED_ROWS = 32
+"""Rows whose gradients are taken together, at most."""
 Keys = dict[tuple[str, int], torch.Tensor]
 """Keys (m, d_ff) by region name and layer."""
 State = Mapping[str, torch.Tensor]
@@ -154,6 +158,28 @@ def carry_out(editor: Editor, context: EditContext, hparams: Any) -> EditorOutco
         check_tensor(values.losses, "the last loss of a fact", SMALLER_STEPS)
         check_tensor(values.probabilities, "the probability of a new answer", SMALLER_STEPS)
     return outcome
+
+
+def answer_pairs(
+    context: EditContext, rows: Sequence[PromptTokens], layers: Sequence[int]
+) -> dict[int, Pairs]:
+    """Gradient pairs u (n, d_ff), δ (n, d) by layer, of all tokens that predict an answer's.
+
+    See ``gradient_pairs``; rows come in order of length.
+    """
+    size = min(context.batch_facts or PAIRED_ROWS, PAIRED_ROWS)
+    found: dict[int, list[Pairs]] = {layer: [] for layer in layers}
+    seen = 0
+    for index in batches(rows, size):
+        context.report("gradients", seen, len(rows))
+        chunk = [rows[i] for i in index]
+        for layer, pairs in gradient_pairs(context.view, chunk, layers, answers=True).items():
+            found[layer].append(pairs)
+        seen += len(index)
+    return {
+        layer: (torch.cat([u for u, _ in parts]), torch.cat([delta for _, delta in parts]))
+        for layer, parts in found.items()
+    }
 
 
 def objective_for(editor: str, hparams: Any) -> Objective | None:

@@ -6,7 +6,7 @@ Symbols of the paper (Shi et al., AAAI 2025): ``clamp`` is γ, ``weight_decay`` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from jeep_core.errors import FieldProblem, InvalidHParams
-from jeep_core.spec.matrices import Place
+from jeep_core.spec.matrices import Measured, Place
 from jeep_core.spec.naming import field_problems, known_names, one_line
 
 PRESETS = Path(__file__).parent / "presets"
@@ -90,8 +90,8 @@ class EditorHParams(HParams):
         return 1
 
     @property
-    def moment_layers(self) -> list[Place]:
-        """Places whose second moments are needed."""
+    def moment_layers(self) -> Sequence[Measured]:
+        """The places whose second moments are needed."""
         return []
 
     def layer_problems(self, n_layers: int) -> list[FieldProblem]:

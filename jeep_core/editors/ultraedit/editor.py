@@ -7,21 +7,19 @@ output is to move by v = -η‖ĥ‖²ĝ.  Δᵀ = Hᵀ (H Hᵀ + I)⁻¹ V come
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
 
-from jeep_core.editors.base import EditContext, EditorOutcome, LayerUpdate, State
+from jeep_core.editors.base import EditContext, EditorOutcome, LayerUpdate, State, answer_pairs
 from jeep_core.editors.ultraedit.hparams import UltraEditHParams
 from jeep_core.errors import JeepError
 from jeep_core.models.delta import Update
 from jeep_core.spec.finite import OTHER_VERSION, check_tensor
 from jeep_core.updates.ridge import ridge_inverse
 from jeep_core.updates.standardise import RunningMoments
-from jeep_core.values.gradient_pairs import Pairs, batches, gradient_pairs
+from jeep_core.values.gradient_pairs import Pairs
 
-BATCH_ROWS = 32
 RIDGE = 1.0
 PARTS = ("count", "mean", "squares")
 """The tensors that a version keeps for each layer."""
@@ -41,7 +39,8 @@ class UltraEdit:
         """
         view = context.view
         base = view.base
-        pairs = _pairs(context, hparams)
+        rows = [row for fact in context.facts for row in fact.all_rows]
+        pairs = answer_pairs(context, rows, hparams.layers)
         outcome = EditorOutcome()
         for done, layer in enumerate(hparams.layers):
             context.report("write", done, len(hparams.layers))
@@ -58,26 +57,6 @@ class UltraEdit:
             outcome.layers.append(LayerUpdate(name, layer, "mlp", relative))
         context.report("write", len(hparams.layers), len(hparams.layers))
         return outcome
-
-
-def _pairs(context: EditContext, hparams: UltraEditHParams) -> dict[int, Pairs]:
-    """h (n, d_ff) and g (n, d) by layer, of all tokens that predict one of an answer."""
-    rows = [row for fact in context.facts for row in fact.all_rows]
-    size = min(context.batch_facts or BATCH_ROWS, BATCH_ROWS)
-    found: dict[int, list[Pairs]] = defaultdict(list)
-    seen = 0
-    for index in batches(rows, size):
-        context.report("gradients", seen, len(rows))
-        chunk = [rows[i] for i in index]
-        for layer, pair in gradient_pairs(
-            context.view, chunk, hparams.layers, answers=True
-        ).items():
-            found[layer].append(pair)
-        seen += len(index)
-    return {
-        layer: (torch.cat([u for u, _ in parts]), torch.cat([g for _, g in parts]))
-        for layer, parts in found.items()
-    }
 
 
 def _running(states: Sequence[State], layer: int, pairs: Pairs) -> RunningMoments:

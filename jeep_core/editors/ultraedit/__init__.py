@@ -16,5 +16,5 @@ record = EditorRecord(
     ),
     automatic=lambda found: {"layers": found["high"]["layers"]},
     order=9,
-    plot=PlotStyle(ORANGE, "D", ":"),
+    plot=PlotStyle(ORANGE, "*", ":"),
 )

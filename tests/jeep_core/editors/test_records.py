@@ -111,7 +111,7 @@ def test_a_built_in_record_is_one_that_a_plugin_could_have(name: str) -> None:
 def test_no_two_editors_of_the_curve_are_drawn_alike() -> None:
     shown = [record.plot for record in available()[0].values() if record.many_facts]
     assert len({look.color for look in shown if look}) == len(shown) == 7
-    assert len({(look.marker, look.line) for look in shown if look}) == 4
+    assert len({(look.marker, look.line) for look in shown if look}) == 7
 
 
 def test_the_old_name_of_records_is_the_same_class() -> None:

@@ -225,7 +225,8 @@ def test_a_rate_that_is_far_too_large_is_reported(dtype: torch.dtype, rate: floa
 
 
 @pytest.mark.parametrize(
-    "editor", ["memit", "pmet", "alphaedit", "jeep", "rome", "ft-wd", "ultraedit", "locft"]
+    "editor",
+    ["memit", "pmet", "alphaedit", "jeep", "rome", "ft-wd", "ultraedit", "locft", "crispedit"],
 )
 def test_no_editor_edits_a_version_that_is_not_finite(gptj: LoadedModel, editor: str) -> None:
     region = {"layers": [1], "clamp": 1.0, "moment_weight": 5}
@@ -236,6 +237,7 @@ def test_no_editor_edits_a_version_that_is_not_finite(gptj: LoadedModel, editor:
         "ft-wd": {"layer": 1, "n_steps": 2},
         "ultraedit": {"layers": [1]},
         "locft": {"layers": [1], "n_passes": 2},
+        "crispedit": {"layers": [1], "n_passes": 2},
     }
     hparams = given.get(editor, {"low": region})
     if issubclass(hparams_class(editor), OptimisedEditorHParams):

@@ -27,11 +27,13 @@ from jeep_core.editors.base import (
 from jeep_core.errors import FieldProblem, InvalidHParams, JeepError
 from jeep_core.models.delta import WeightDelta
 from jeep_core.models.giving_way import giving_way
-from jeep_core.models.loading import LoadedModel, texts_of
+from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
-from jeep_core.moments.cache import Moments, quick_products
-from jeep_core.moments.source import may_need_moments, origin_of, samples_of, text_of
+from jeep_core.moments.cache import Moments
+from jeep_core.moments.of_texts import moments_over
+from jeep_core.moments.source import may_need_moments, origin_of
 from jeep_core.monitor import NOTHING, Clock, Monitor
+from jeep_core.probe.anchor import anchor_for
 from jeep_core.probe.defaults.choose import choose
 from jeep_core.probe.defaults.from_record import AUTO, Chosen, check_automatic
 from jeep_core.spec.chats import in_chat, parse_chat_facts
@@ -102,7 +104,7 @@ def edit(
         hparams: changes to the preset, or the complete hyper-parameters.  Without a preset for the
             model what is left out is chosen by a probe; ``"auto"``: also with one.
         presets: folder of own presets, taken before those shipped.
-        probes: folder in which a probe of the model is kept and looked for.
+        probes: folder in which a probe of the model, and ``norm_anchor``'s norm, is kept.
         prefixes: texts before the prompts, the empty one first; default: sampled.
         prefix_cache: folder in which sampled ones are kept; default: sampled by every edit.
         moments: second moments of the base model; default: those shipped, else over ``corpus``.
@@ -142,6 +144,7 @@ def edit(
         previous_keys=previous_keys,
         hypernetworks=None if hypernetworks is None else Path(hypernetworks),
         states=states,
+        probes=probes,
         batch_facts=batch_facts,
         memory_bytes=memory_bytes,
         monitor=monitor,
@@ -162,6 +165,7 @@ def edit_checked(
     previous_keys: Mapping[tuple[str, int], Any] | None = None,
     hypernetworks: Path | None = None,
     states: Sequence[State] = (),
+    probes: Path | None = None,
     batch_facts: int | None = None,
     memory_bytes: int | None = None,
     monitor: Monitor = NOTHING,
@@ -183,6 +187,11 @@ def edit_checked(
         moments.ensure(hparams.moment_layers, monitor)
     clock.lap("moments")
     texts = list(prefixes or sample_prefixes(view.base, hparams.prefix_count))
+    anchor = anchor_for(
+        view.base, editor, hparams, texts, folder=probes, memory=memory_bytes, monitor=monitor
+    )
+    if anchor is not None:
+        clock.lap("anchor")
     context = EditContext(
         view=view,
         facts=tokenize(view.base, facts, texts, contexts_of(hparams)),
@@ -190,6 +199,7 @@ def edit_checked(
         previous_keys=previous_keys or {},
         hypernetworks=hypernetworks,
         states=states,
+        anchor=None if anchor is None else anchor.norm,
         batch_facts=batch_facts,
         memory_bytes=memory_bytes,
         monitor=monitor,
@@ -206,7 +216,7 @@ def edit_checked(
         hparams=hparams,
         prefixes=texts,
         seconds=clock.seconds,
-        inputs=outcome.inputs,
+        inputs=outcome.inputs | ({} if anchor is None else {"anchor": anchor.sha256}),
         state=outcome.state,
     )
 
@@ -358,19 +368,6 @@ def tokenize(
     return [FactTokens(*context_rows(base.tokenizer, fact, prefixes, contexts)) for fact in facts]
 
 
-def corpus_texts(model: str, corpus: Path | str | None) -> list[str]:
-    """The documents that second moments are taken over.
-
-    Raises:
-        JeepError: the file cannot be read, or has no documents.
-    """
-    path = text_of(model, None if corpus is None else Path(corpus))
-    texts = texts_of(path)
-    if not texts:
-        raise JeepError(f"{path} has no documents: it must hold a text, one document a line")
-    return texts
-
-
 def moments_of(
     base: LoadedModel,
     editors: Iterable[str],
@@ -391,16 +388,3 @@ def moments_of(
     if read:
         return moments_over(base, corpus, samples, folder)
     return Moments(base, [], samples, folder, imported)
-
-
-def moments_over(
-    base: LoadedModel, corpus: Path | None, samples: int = 0, folder: Path | None = None
-) -> Moments:
-    """Second moments over the text that is meant; ``samples`` tokens of it, 0: the usual number.
-
-    Raises:
-        JeepError: as `corpus_texts`.
-    """
-    texts = corpus_texts(base.name, corpus)
-    samples = samples or samples_of(base.name, corpus, base.mlp_size)
-    return Moments(base, texts, samples, folder, bfloat16=quick_products(base, corpus))

@@ -20,11 +20,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from jeep_core.editing import corpus_texts
 from jeep_core.editors import hparams_class
 from jeep_core.errors import JeepError
 from jeep_core.models.loading import LoadedModel, load
 from jeep_core.moments import cache as core
+from jeep_core.moments.of_texts import corpus_texts
 from jeep_core.moments.published import Imported
 from jeep_core.moments.source import samples_of
 from jeep_core.moments.sums import MomentSums, merge, padding_share

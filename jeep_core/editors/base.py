@@ -19,6 +19,7 @@ from jeep_core.spec.hparams import OptimisedEditorHParams, Region
 from jeep_core.spec.matrices import AttentionOut, Place
 from jeep_core.spec.positions import PromptTokens
 from jeep_core.updates.least_squares import Solution, Solver
+from jeep_core.values.anchor import anchored, contributions
 from jeep_core.values.gradient_pairs import Pairs, batches, gradient_pairs
 from jeep_core.values.optimiser import FactTokens, Objective, Values, optimise
 from jeep_core.values.reader import Position, RegionReader
@@ -58,6 +59,7 @@ class EditContext:
     ``values``, if given, were optimised before for these facts on this version.
     ``hypernetworks`` is the folder of trained networks, beside the shipped ones.  ``states``: what
     this editor has left in the versions before, oldest first (``EditorOutcome.state``).
+    ``anchor``: the norm that values at the subject are brought to (``norm_anchor``).
     """
 
     view: ModelView
@@ -67,6 +69,7 @@ class EditContext:
     values: Values | None = None
     hypernetworks: Path | None = None
     states: Sequence[State] = ()
+    anchor: float | None = None
     batch_facts: int | None = None
     memory_bytes: int | None = None
     monitor: Monitor = NOTHING
@@ -83,8 +86,8 @@ class EditContext:
         self.monitor.check()
 
     def optimised(self, objective: Objective) -> Values:
-        """The value vectors (m, d) of the facts, given or optimised now."""
-        return self.values or optimise(
+        """The value vectors (m, d) of the facts, given or optimised now, and anchored if asked."""
+        found = self.values or optimise(
             self.view,
             self.facts,
             objective,
@@ -93,6 +96,10 @@ class EditContext:
             rounded=self._rounded,
             monitor=self.monitor,
         )
+        if self.anchor is None or objective.train == "high":
+            return found
+        before = contributions(self.view, self.facts, objective)
+        return anchored(found, before, self.anchor)
 
 
 @dataclass

@@ -193,6 +193,11 @@ class OptimisedEditorHParams(InContexts):
         True, description="Add the keys of live earlier edits to the second moment"
     )
 
+    norm_anchor: Annotated[bool, Field(strict=True)] | Annotated[float, Field(gt=0, le=10)] = Field(
+        False,
+        description="Bring the value at the subject to the mean norm of sample edits of the base "
+        "model, or a multiple of it; a value of more than twice that norm is left unedited",
+    )
     compute_dtype: Literal["model", "bfloat16"] = Field(
         "model", description="Type of the matrix products of value optimisation; δ is float32"
     )

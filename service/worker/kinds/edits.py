@@ -200,6 +200,7 @@ class EditRunner:
             moments=self._shared_moments() if hparams.moment_layers else None,
             previous_keys=self._views.live_keys(line, facts),
             hypernetworks=self._store.base.networks_folder,
+            probes=self._store.base.probes_folder,
             states=self._views.editor_states(line, payload.editor),
             memory_bytes=self._memory_bytes,
             monitor=self._monitor(control),

@@ -174,7 +174,7 @@ def edit_checked(
 
     ``facts`` went through `parse_facts`, `check_facts` and `deduplicate`, ``hparams`` through
     `validate_hparams`.  ``moments`` are needed if ``hparams.moment_layers`` names any.  Other
-    arguments are as in `edit`; ``version`` is left as it is.
+    arguments are as in `edit`, such as ``previous_keys`` (p, d_ff); ``version`` stays as it is.
 
     Raises:
         NumericalError

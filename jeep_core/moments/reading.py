@@ -1,4 +1,4 @@
-"""What a pass over a text reads for second moments: keys of matrices, or gradients."""
+"""The readings of a pass over a text for second moments: keys of matrices, or gradients."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Reading(Protocol):
         ...
 
     def run(self, rows: Documents, add: Add) -> int:
-        """Run one batch, give ``add`` what is read, and return how many tokens that is."""
+        """Run one batch, give ``add`` the vectors (n, size) of n tokens, and return n."""
         ...
 
 

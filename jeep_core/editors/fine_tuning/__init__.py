@@ -1,1 +1,1 @@
-"""What editors that fine-tune a few matrices in passes over all facts share."""
+"""Fine-tuning of a few matrices in passes over all facts, shared by the editors that do it."""

@@ -40,7 +40,7 @@ def fine_tune(
 ) -> EditorOutcome:
     """Tune the layers of ``hparams`` and write them into the view.
 
-    ``projections``, by layer, are laid on every gradient before Adam sees it.
+    ``projections``, by layer, are laid on every gradient (out, in) before Adam sees it.
 
     Raises:
         Cancelled: checked before every mini-batch.

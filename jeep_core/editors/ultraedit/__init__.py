@@ -14,7 +14,6 @@ record = EditorRecord(
         values={"step_size": (1e-4, 5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3)},
         start={"step_size": 1e-3},
     ),
-    automatic=lambda found: {"layers": found["high"]["layers"]},
     order=9,
     plot=PlotStyle(ORANGE, "*", ":"),
 )

@@ -16,15 +16,24 @@ from jeep_core.editors import (
     needs_choice,
     preset_hparams,
 )
-from jeep_core.editors.base import EditContext, EditorOutcome, Keys, LayerUpdate, carry_out
+from jeep_core.editors.base import (
+    EditContext,
+    EditorOutcome,
+    Keys,
+    LayerUpdate,
+    State,
+    carry_out,
+)
 from jeep_core.errors import FieldProblem, InvalidHParams, JeepError
 from jeep_core.models.delta import WeightDelta
 from jeep_core.models.giving_way import giving_way
-from jeep_core.models.loading import LoadedModel, texts_of
+from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
-from jeep_core.moments.cache import Moments, quick_products
-from jeep_core.moments.source import may_need_moments, origin_of, samples_of, text_of
+from jeep_core.moments.cache import Moments
+from jeep_core.moments.of_texts import moments_over
+from jeep_core.moments.source import may_need_moments, origin_of
 from jeep_core.monitor import NOTHING, Clock, Monitor
+from jeep_core.probe.anchor import anchor_for
 from jeep_core.probe.defaults.choose import choose
 from jeep_core.probe.defaults.from_record import AUTO, Chosen, check_automatic
 from jeep_core.spec.chats import in_chat, parse_chat_facts
@@ -42,7 +51,8 @@ class EditResult:
 
     ``view`` is the edited model: the version that was given plus ``delta``, with the bytes that
     the delta gives wherever it is applied.  ``keys`` (m, d_ff), by region name and layer, are what
-    its matrices were written with.  ``inputs``: hashes, by name, of an editor's inputs
+    its matrices were written with.  ``state`` is what the editor keeps for the next edit on top of
+    this one (``states`` of `edit`).  ``inputs``: hashes, by name, of an editor's inputs
     besides prefixes and moments.  ``hparams_from``: given, preset, kept probe, probe now or depths;
     ``moments_from``: the text or imported statistics, None where none are needed or they were
     given; ``warnings``: what the user should know about what was chosen.
@@ -58,6 +68,7 @@ class EditResult:
     prefixes: list[str]
     seconds: dict[str, float]
     inputs: dict[str, str]
+    state: State
     hparams_from: str = "given"
     moments_from: str | None = None
     warnings: tuple[str, ...] = ()
@@ -78,6 +89,7 @@ def edit(
     corpus: Path | str | None = None,
     previous_keys: Mapping[tuple[str, int], Any] | None = None,
     hypernetworks: Path | str | None = None,
+    states: Sequence[State] = (),
     batch_facts: int | None = None,
     memory_bytes: int | None = None,
     monitor: Monitor = NOTHING,
@@ -92,7 +104,7 @@ def edit(
         hparams: changes to the preset, or the complete hyper-parameters.  Without a preset for the
             model what is left out is chosen by a probe; ``"auto"``: also with one.
         presets: folder of own presets, taken before those shipped.
-        probes: folder in which a probe of the model is kept and looked for.
+        probes: folder in which a probe of the model, and ``norm_anchor``'s norm, is kept.
         prefixes: texts before the prompts, the empty one first; default: sampled.
         prefix_cache: folder in which sampled ones are kept; default: sampled by every edit.
         moments: second moments of the base model; default: those shipped, else over ``corpus``.
@@ -100,6 +112,7 @@ def edit(
             one that ships.
         previous_keys: keys (p, d_ff) of earlier edits to preserve, by region name and layer.
         hypernetworks: folder of trained networks, beside the shipped ones.
+        states: ``state`` of this editor's earlier results that ``model`` was made by, oldest first.
         batch_facts: facts optimised together at most; default: 32, on CUDA 256.
         memory_bytes: bound on the memory of value optimisation; fewer facts are optimised together.
         monitor: receives progress, may cancel between steps, may hold the computation up.
@@ -130,6 +143,8 @@ def edit(
         moments=moments,
         previous_keys=previous_keys,
         hypernetworks=None if hypernetworks is None else Path(hypernetworks),
+        states=states,
+        probes=probes,
         batch_facts=batch_facts,
         memory_bytes=memory_bytes,
         monitor=monitor,
@@ -149,6 +164,8 @@ def edit_checked(
     moments: Moments | None = None,
     previous_keys: Mapping[tuple[str, int], Any] | None = None,
     hypernetworks: Path | None = None,
+    states: Sequence[State] = (),
+    probes: Path | None = None,
     batch_facts: int | None = None,
     memory_bytes: int | None = None,
     monitor: Monitor = NOTHING,
@@ -157,7 +174,7 @@ def edit_checked(
 
     ``facts`` went through `parse_facts`, `check_facts` and `deduplicate`, ``hparams`` through
     `validate_hparams`.  ``moments`` are needed if ``hparams.moment_layers`` names any.  Other
-    arguments are as in `edit`; ``version`` is left as it is.
+    arguments are as in `edit`, such as ``previous_keys`` (p, d_ff); ``version`` stays as it is.
 
     Raises:
         NumericalError
@@ -170,12 +187,19 @@ def edit_checked(
         moments.ensure(hparams.moment_layers, monitor)
     clock.lap("moments")
     texts = list(prefixes or sample_prefixes(view.base, hparams.prefix_count))
+    anchor = anchor_for(
+        view.base, editor, hparams, texts, folder=probes, memory=memory_bytes, monitor=monitor
+    )
+    if anchor is not None:
+        clock.lap("anchor")
     context = EditContext(
         view=view,
         facts=tokenize(view.base, facts, texts, contexts_of(hparams)),
         moments=moments,
         previous_keys=previous_keys or {},
         hypernetworks=hypernetworks,
+        states=states,
+        anchor=None if anchor is None else anchor.norm,
         batch_facts=batch_facts,
         memory_bytes=memory_bytes,
         monitor=monitor,
@@ -192,7 +216,8 @@ def edit_checked(
         hparams=hparams,
         prefixes=texts,
         seconds=clock.seconds,
-        inputs=outcome.inputs,
+        inputs=outcome.inputs | ({} if anchor is None else {"anchor": anchor.sha256}),
+        state=outcome.state,
     )
 
 
@@ -352,19 +377,6 @@ def tokenize(
     return [FactTokens(*context_rows(base.tokenizer, fact, prefixes, contexts)) for fact in facts]
 
 
-def corpus_texts(model: str, corpus: Path | str | None) -> list[str]:
-    """The documents that second moments are taken over.
-
-    Raises:
-        JeepError: the file cannot be read, or has no documents.
-    """
-    path = text_of(model, None if corpus is None else Path(corpus))
-    texts = texts_of(path)
-    if not texts:
-        raise JeepError(f"{path} has no documents: it must hold a text, one document a line")
-    return texts
-
-
 def moments_of(
     base: LoadedModel,
     editors: Iterable[str],
@@ -385,16 +397,3 @@ def moments_of(
     if read:
         return moments_over(base, corpus, samples, folder)
     return Moments(base, [], samples, folder, imported)
-
-
-def moments_over(
-    base: LoadedModel, corpus: Path | None, samples: int = 0, folder: Path | None = None
-) -> Moments:
-    """Second moments over the text that is meant; ``samples`` tokens of it, 0: the usual number.
-
-    Raises:
-        JeepError: as `corpus_texts`.
-    """
-    texts = corpus_texts(base.name, corpus)
-    samples = samples or samples_of(base.name, corpus, base.mlp_size)
-    return Moments(base, texts, samples, folder, bfloat16=quick_products(base, corpus))

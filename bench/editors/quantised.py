@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 import jeep_core
-from jeep_core.editing import edit_checked, moments_over, own_presets, prepare_facts, resolve
+from jeep_core.editing import edit_checked, own_presets, prepare_facts, resolve
 from jeep_core.errors import JeepError
 from jeep_core.exports.gguf.convert import from_source
 from jeep_core.exports.gguf.proof import Asked, longest, prove_file, questions_of
@@ -31,6 +31,7 @@ from jeep_core.models.delta import WeightDelta
 from jeep_core.models.library import gguf_source_of
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
+from jeep_core.moments.of_texts import moments_over
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.hparams import contexts_of
 from jeep_core.suites import load_suite

@@ -21,8 +21,9 @@ from bench.report import Row, table
 from jeep_core import atlas
 from jeep_core.models.loading import LoadedModel, texts_of, wrap
 from jeep_core.moments.cache import Moments
+from jeep_core.moments.reading import Documents
 from jeep_core.moments.source import PANELS
-from jeep_core.moments.sums import Documents, MomentSums, accumulate, padding_share
+from jeep_core.moments.sums import MomentSums, accumulate, padding_share
 
 SAMPLES = 4_000
 SHAPE = (12, 192, 768)

@@ -27,12 +27,13 @@ import jeep_core
 from bench.report import Row, table
 from bench.workload import suite_facts
 from jeep_core import atlas
-from jeep_core.editing import corpus_texts, edit_checked, tokenize
+from jeep_core.editing import edit_checked, tokenize
 from jeep_core.editors import create, hparams_class, preset_hparams
 from jeep_core.editors.search import start
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
+from jeep_core.moments.of_texts import corpus_texts
 from jeep_core.monitor import Monitor
 from jeep_core.sizing import memory, operations
 from jeep_core.sizing.demand import Editing, Settings, Workload, editing_of

@@ -23,9 +23,9 @@ def run(model: str, suite: str, half: int, facts: int, folder: Path) -> dict[str
     import torch
 
     import jeep_core
-    from jeep_core.editing import moments_over
     from jeep_core.evaluation.metrics import counterfact_scores
     from jeep_core.evaluation.trials import Trials
+    from jeep_core.moments.of_texts import moments_over
     from jeep_core.probe.defaults.choose import choose
     from jeep_core.suites import load_suite
     from jeep_core.values.prefixes import sample_prefixes

@@ -18,9 +18,10 @@ from bench.report import Row, table
 from bench.service.serving import service
 from bench.workload import median, seconds, suite_facts, timed
 from jeep_core import atlas
-from jeep_core.editing import corpus_texts, edit_checked, resolve_hparams
+from jeep_core.editing import edit_checked, resolve_hparams
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
+from jeep_core.moments.of_texts import corpus_texts
 from jeep_core.spec.facts import Fact
 from jeep_core.values.prefixes import sample_prefixes
 from service.worker.lanes.threads import edit_threads

@@ -20,17 +20,17 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from jeep_core.editing import corpus_texts
 from jeep_core.editors import hparams_class
 from jeep_core.errors import JeepError
 from jeep_core.models.loading import LoadedModel, load
 from jeep_core.moments import cache as core
+from jeep_core.moments.of_texts import corpus_texts
 from jeep_core.moments.published import Imported
 from jeep_core.moments.source import samples_of
 from jeep_core.moments.sums import MomentSums, merge, padding_share
 from jeep_core.monitor import Monitor
 from jeep_core.spec.hparams import presets_for, validate_hparams
-from jeep_core.spec.matrices import AttentionOut, Place, in_order, layer_of
+from jeep_core.spec.matrices import AttentionOut, GradientOf, Measured, in_order, layer_of
 from jeep_core.text.counting import counted
 
 err = Console(stderr=True, highlight=False)
@@ -42,6 +42,7 @@ def compute(
     folder: Path,
     layers: Sequence[int] | None = None,
     attention_layers: Sequence[int] | None = None,
+    gradient_layers: Sequence[int] | None = None,
     corpus: Path | None = None,
     samples: int = 0,
     shard: tuple[int, int] = (0, 1),
@@ -55,8 +56,9 @@ def compute(
     Args:
         model: bundled name, local folder, GGUF file, hub id, or a name of ``models_dir``.
         folder: where moments are kept.
-        layers: whose MLPs; None, without attention layers too: those of the model's presets.
+        layers: whose MLPs; None, without others too: those of the model's presets.
         attention_layers: whose attention outputs.
+        gradient_layers: whose gradients; not with others in shards.
         corpus: text, one document a line; None: that of the bundled models.
         samples: tokens; 0: 20 per dimension.
         shard: number from 0, and how many there are.
@@ -73,8 +75,14 @@ def compute(
     if of > 1 and out is None:
         raise JeepError("a shard needs --out, the file its sums go to")
     base = load(model, device, dtype, models_dir)
-    places: list[Place] = [*(layers or ()), *map(AttentionOut, attention_layers or ())]
-    places = places or _preset_places(base)
+    places: list[Measured] = [
+        *(layers or ()),
+        *map(AttentionOut, attention_layers or ()),
+        *map(GradientOf, gradient_layers or ()),
+    ]
+    places = places or _preset_places(base, keys_only=of > 1)
+    if of > 1 and len({isinstance(place, GradientOf) for place in places}) > 1:
+        raise JeepError("gradients are taken in a pass of their own: give them own shards")
     wrong = [place for place in places if layer_of(place) >= base.n_layers]
     if wrong:
         raise JeepError(
@@ -84,7 +92,8 @@ def compute(
     samples = samples or samples_of(base.name, corpus, base.mlp_size)
     bfloat16 = core.quick_products(base, corpus)
     moments = core.Moments(base, texts, samples, folder, shipped=False, bfloat16=bfloat16)
-    batches = moments.batches()
+    only_gradients = all(isinstance(place, GradientOf) for place in places)
+    batches = moments.gradient_batches() if only_gradients else moments.batches()
     yield f"{counted(len(batches), 'batch', 'batches')}, {padding_share(batches):.1%} padding"
     with _bar() as monitor:
         if out is None or of == 1:
@@ -144,11 +153,13 @@ def import_published(
         yield f"layer {record['layer']}, {record['tokens']} tokens: {file.name}"
 
 
-def _preset_places(base: LoadedModel) -> list[Place]:
-    places: set[Place] = set()
+def _preset_places(base: LoadedModel, keys_only: bool) -> list[Measured]:
+    places: set[Measured] = set()
     for preset in presets_for(base.name, shape=base.shape):
         checked = validate_hparams(hparams_class(preset.editor), preset.hparams, base.n_layers)
         places |= set(checked.moment_layers)
+    if keys_only:
+        places = {place for place in places if not isinstance(place, GradientOf)}
     if not places:
         raise JeepError(f"{base.name} has no presets; give --layers")
     return sorted(places, key=in_order)

@@ -57,6 +57,9 @@ EDITORS: Mapping[str, str] = {
     "ft-wd": "jeep_core.editors.ft_wd",
     "mend": "jeep_core.editors.mend",
     "malmen": "jeep_core.editors.malmen",
+    "ultraedit": "jeep_core.editors.ultraedit",
+    "locft": "jeep_core.editors.locft",
+    "crispedit": "jeep_core.editors.crispedit",
 }
 """The built-in editors: packages with a ``record``."""
 DEFAULT_EDITOR = "jeep"

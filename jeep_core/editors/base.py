@@ -17,12 +17,19 @@ from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.finite import OTHER_VERSION, SMALLER_STEPS, check_number, check_tensor
 from jeep_core.spec.hparams import OptimisedEditorHParams, Region
 from jeep_core.spec.matrices import AttentionOut, Place
+from jeep_core.spec.positions import PromptTokens
 from jeep_core.updates.least_squares import Solution, Solver
+from jeep_core.values.anchor import anchored, contributions
+from jeep_core.values.gradient_pairs import Pairs, batches, gradient_pairs
 from jeep_core.values.optimiser import FactTokens, Objective, Values, optimise
 from jeep_core.values.reader import Position, RegionReader
 
+PAIRED_ROWS = 32
+"""Rows whose gradients are taken together, at most."""
 Keys = dict[tuple[str, int], torch.Tensor]
 """Keys (m, d_ff) by region name and layer."""
+State = Mapping[str, torch.Tensor]
+"""The tensors, by name, that an editor keeps in a version for its next edits."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,9 @@ class EditContext:
     ``moments`` hold the layers that the hyper-parameters ask for, if they ask for any.
     ``previous_keys`` (p, d_ff) of earlier edits, by region name and layer.
     ``values``, if given, were optimised before for these facts on this version.
-    ``hypernetworks`` is the folder of trained networks, beside the shipped ones.
+    ``hypernetworks`` is the folder of trained networks, beside the shipped ones.  ``states``: what
+    this editor has left in the versions before, oldest first (``EditorOutcome.state``).
+    ``anchor``: the norm that values at the subject are brought to (``norm_anchor``).
     """
 
     view: ModelView
@@ -59,6 +68,8 @@ class EditContext:
     previous_keys: Mapping[tuple[str, int], torch.Tensor] = field(default_factory=dict)
     values: Values | None = None
     hypernetworks: Path | None = None
+    states: Sequence[State] = ()
+    anchor: float | None = None
     batch_facts: int | None = None
     memory_bytes: int | None = None
     monitor: Monitor = NOTHING
@@ -75,8 +86,8 @@ class EditContext:
         self.monitor.check()
 
     def optimised(self, objective: Objective) -> Values:
-        """The value vectors (m, d) of the facts, given or optimised now."""
-        return self.values or optimise(
+        """The value vectors (m, d) of the facts, given or optimised now, and anchored if asked."""
+        found = self.values or optimise(
             self.view,
             self.facts,
             objective,
@@ -85,6 +96,10 @@ class EditContext:
             rounded=self._rounded,
             monitor=self.monitor,
         )
+        if self.anchor is None or objective.train == "high":
+            return found
+        before = contributions(self.view, self.facts, objective)
+        return anchored(found, before, self.anchor)
 
 
 @dataclass
@@ -92,7 +107,9 @@ class EditorOutcome:
     """The delta of a batch, the keys it was written with, and how it went.
 
     ``keys`` (m, d_ff), by region name and layer.  ``values`` is None for editors that optimise
-    none.  ``inputs``: hashes, by name, of other inputs of the update.
+    none.  ``inputs``: hashes, by name, of other inputs of the update.  ``state``: tensors, by name,
+    that the next edits of this editor on top of this version are given; they are a part of the
+    version, so a rollback brings those of the older version back.
     """
 
     delta: WeightDelta = field(default_factory=WeightDelta)
@@ -100,6 +117,7 @@ class EditorOutcome:
     layers: list[LayerUpdate] = field(default_factory=list)
     values: Values | None = None
     inputs: dict[str, str] = field(default_factory=dict)
+    state: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 class Editor(Protocol):
@@ -135,6 +153,8 @@ def carry_out(editor: Editor, context: EditContext, hparams: Any) -> EditorOutco
             check_tensor(part, f"{name}: the update of its weights", SMALLER_STEPS)
     for (region, layer), keys in outcome.keys.items():
         check_tensor(keys, f"layer {layer}: a key of the region {region}", OTHER_VERSION)
+    for name, tensor in outcome.state.items():
+        check_tensor(tensor, f"{name}: what the editor keeps for the next edit", OTHER_VERSION)
     for one in outcome.layers:
         for quantity in ("relative_norm", "residual_before", "residual_after", "condition"):
             value = getattr(one, quantity)
@@ -145,6 +165,28 @@ def carry_out(editor: Editor, context: EditContext, hparams: Any) -> EditorOutco
         check_tensor(values.losses, "the last loss of a fact", SMALLER_STEPS)
         check_tensor(values.probabilities, "the probability of a new answer", SMALLER_STEPS)
     return outcome
+
+
+def answer_pairs(
+    context: EditContext, rows: Sequence[PromptTokens], layers: Sequence[int]
+) -> dict[int, Pairs]:
+    """Gradient pairs u (n, d_ff), δ (n, d) by layer, of all tokens that predict an answer's.
+
+    See ``gradient_pairs``; rows come in order of length.
+    """
+    size = min(context.batch_facts or PAIRED_ROWS, PAIRED_ROWS)
+    found: dict[int, list[Pairs]] = {layer: [] for layer in layers}
+    seen = 0
+    for index in batches(rows, size):
+        context.report("gradients", seen, len(rows))
+        chunk = [rows[i] for i in index]
+        for layer, pairs in gradient_pairs(context.view, chunk, layers, answers=True).items():
+            found[layer].append(pairs)
+        seen += len(index)
+    return {
+        layer: (torch.cat([u for u, _ in parts]), torch.cat([delta for _, delta in parts]))
+        for layer, parts in found.items()
+    }
 
 
 def objective_for(editor: str, hparams: Any) -> Objective | None:

@@ -55,12 +55,14 @@ class Tuning:
 
     ``regions``: layers, γ and λ of the hyper-parameters' regions, by field.
     ``depths``: where the one layer of the field ``layer`` may be, as shares of the model's depth.
+    ``spans``: first and last layer of the field ``layers``, as such shares.
     ``values``: tried besides, or instead, by path.
     ``start``: laid over the setting that a search without a preset begins with.
     """
 
     regions: Mapping[str, RegionSearch] = field(default_factory=dict)
     depths: tuple[float, ...] = ()
+    spans: tuple[tuple[float, float], ...] = ()
     values: Grid = field(default_factory=dict)
     start: Mapping[str, Any] = field(default_factory=dict)
 

@@ -37,6 +37,8 @@ def start(editor: str, n_layers: int, facts: int) -> dict[str, Any]:
     search, found = search_of(editor), dict[str, Any]()
     if search.depths:
         found["layer"] = layers_at(search.depths, n_layers)[-1]
+    if search.spans:
+        found["layers"] = spans_at(search.spans, n_layers)[0]
     for name, region in search.regions.items():
         end, length, clamp = region.start
         layers, weight = window(n_layers, end, length), weight_for(FIRST_WEIGHT, facts)
@@ -47,6 +49,18 @@ def start(editor: str, n_layers: int, facts: int) -> dict[str, Any]:
 def layers_at(depths: Sequence[float], n_layers: int) -> list[int]:
     """The layers to try where an editor writes one, at these shares of the model's depth."""
     return sorted({min(round(depth * n_layers), n_layers - 2) for depth in depths})
+
+
+def spans_at(spans: Sequence[tuple[float, float]], n_layers: int) -> list[list[int]]:
+    """Runs of layers, their first and last ones given as shares of the model's depth."""
+    found: list[list[int]] = []
+    for first, last in spans:
+        ends = (min(round(depth * n_layers), n_layers - 1) for depth in (first, last))
+        start, end = ends
+        run = list(range(start, max(start, end) + 1))
+        if run not in found:
+            found.append(run)
+    return found
 
 
 def window(n_layers: int, end: float, length: float) -> list[int]:

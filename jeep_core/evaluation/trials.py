@@ -17,6 +17,7 @@ from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
 from jeep_core.monitor import NOTHING, Monitor
+from jeep_core.probe.anchor import anchor_for
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.hparams import Contexts, EditorHParams, contexts_of
 from jeep_core.values.cache import ValueCache
@@ -38,6 +39,7 @@ class Trials:
     monitor: Monitor = NOTHING
     hypernetworks: Path | None = None
     cache: ValueCache = field(default_factory=ValueCache)
+    _anchors: dict[str, float | None] = field(default_factory=dict, repr=False)
     _rows: dict[Contexts, list[FactTokens]] = field(default_factory=dict, repr=False)
 
     def _rows_in(self, hparams: EditorHParams) -> list[FactTokens]:
@@ -63,8 +65,24 @@ class Trials:
             hypernetworks=self.hypernetworks,
             monitor=self.monitor,
         )
+        context.anchor = self._anchor(editor, hparams)
         outcome, edited = run_editor(editor, context, hparams)
         return edited, outcome
+
+    def _anchor(self, editor: str, hparams: EditorHParams) -> float | None:
+        """The norm that ``norm_anchor`` asks for, measured at first use."""
+        name = f"{editor} {hparams.model_dump_json()}"
+        if name not in self._anchors:
+            found = anchor_for(
+                self.base,
+                editor,
+                hparams,
+                self.prefixes,
+                folder=self.cache.folder,
+                monitor=self.monitor,
+            )
+            self._anchors[name] = None if found is None else found.norm
+        return self._anchors[name]
 
     def run(self, editor: str, hparams: EditorHParams, index: Sequence[int]) -> Summary:
         """Edit the cases of these numbers together and score them."""

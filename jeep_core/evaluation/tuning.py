@@ -17,7 +17,7 @@ import yaml
 
 from jeep_core.editors import hparams_class
 from jeep_core.editors.record import Grid
-from jeep_core.editors.search import layers_at, search_of, start, weight_for, window
+from jeep_core.editors.search import layers_at, search_of, spans_at, start, weight_for, window
 from jeep_core.errors import InvalidHParams, JeepError, NumericalError
 from jeep_core.evaluation.metrics import Summary, harmonic_mean
 from jeep_core.evaluation.trials import Trials
@@ -62,6 +62,8 @@ def grid(editor: str, n_layers: int, facts: int) -> Grid:
     search, found = search_of(editor), dict[str, Sequence[Any]]()
     if search.depths:
         found["layer"] = layers_at(search.depths, n_layers)
+    if search.spans:
+        found["layers"] = spans_at(search.spans, n_layers)
     for name, region in search.regions.items():
         windows = [window(n_layers, e, n) for e in region.ends for n in region.lengths]
         found[f"{name}.layers"] = [w for i, w in enumerate(windows) if w not in windows[:i]]

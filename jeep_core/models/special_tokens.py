@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from jeep_core.models.loading import LoadedModel
+from jeep_core.text.chat import RefusedMessages
+
+MARK = "answer"
+"""What the assistant says where it is looked for what comes after."""
 
 
 def special_tokens(base: LoadedModel) -> dict[str, str]:
@@ -22,3 +26,25 @@ def special_tokens(base: LoadedModel) -> dict[str, str]:
         if named:
             found[name] = named
     return found
+
+
+def ending_id(base: LoadedModel) -> int | None:
+    """The token that the model writes after an answer: decoding ends with it.
+
+    Of a model of chats the one that its template ends an assistant's words with, else the one that
+    ends a text.  None: the model names no such token.
+    """
+    if not base.eos_token_ids:
+        return None
+    if base.chat is not None:
+        said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": MARK}]
+        try:
+            after = base.chat.render(said, begin_answer=False).rpartition(MARK)[2]
+        except RefusedMessages:
+            after = ""
+        ids = base.tokenizer.encode(after, add_special_tokens=False).ids
+        found = next((i for i in ids if i in base.eos_token_ids), None)
+        if found is not None:
+            return int(found)
+    named = base.tokenizer.token_to_id(special_tokens(base).get("eos_token", ""))
+    return int(named) if named in base.eos_token_ids else min(base.eos_token_ids)

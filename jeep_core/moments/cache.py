@@ -21,6 +21,7 @@ from jeep_core.models.loading import LoadedModel, texts_sha256
 from jeep_core.models.views import has_fast_bfloat16
 from jeep_core.moments.factors import FactorCache, FactorMemory, KeptMoment, MomentFactor
 from jeep_core.moments.published import Imported, not_imported
+from jeep_core.moments.reading import Documents
 from jeep_core.moments.shipped import file_sha256, read_shipped, shipped_file
 from jeep_core.moments.source import (
     BATCH_TOKENS,
@@ -29,9 +30,9 @@ from jeep_core.moments.source import (
     import_command,
     text_of,
 )
-from jeep_core.moments.sums import Documents, MomentSums, accumulate, pack, way_of_summing
+from jeep_core.moments.sums import MomentSums, accumulate, pack, way_of_summing
 from jeep_core.monitor import NOTHING, Monitor
-from jeep_core.spec.matrices import Place, in_order
+from jeep_core.spec.matrices import GradientOf, Measured, in_order
 from jeep_core.storage.files import load_whole, save_whole
 from jeep_core.text.counting import counted
 from jeep_core.text.encoding import encode
@@ -39,6 +40,12 @@ from jeep_core.text.encoding import encode
 SAVE_EVERY_S = 30.0
 SAVING_SHARE = 0.05
 """Sums are saved so seldom that saving takes at most this share of the time."""
+
+
+GRADIENT_TOKENS = 256
+"""Tokens of a document that gradients are taken of: what is further apart hardly matters."""
+GRADIENT_LOGITS = 2**26
+"""Logits that a batch may have whose gradients are taken, 256 MiB."""
 
 
 @dataclass
@@ -78,13 +85,13 @@ class Moments:
         """
         return replace(self, memory=self._factors.memory)
 
-    def factor(self, layer: Place) -> MomentFactor:
+    def factor(self, layer: Measured) -> MomentFactor:
         """The factor of one layer; ``ensure`` must have been called for it."""
         return self._factors.get(layer)
 
     def ensure(
         self,
-        layers: Sequence[Place],
+        layers: Sequence[Measured],
         monitor: Monitor = NOTHING,
     ) -> None:
         """Find the moments of these layers, computing the missing ones in one pass.
@@ -103,18 +110,22 @@ class Moments:
         missing = [layer for layer in layers if layer not in self._factors]
         if missing and self.imported:
             raise not_imported(self.imported, missing[0])
-        if missing:
-            found = self.sums(missing, monitor=monitor)
-            self.adopt(found)
+        gradients = [place for place in missing if isinstance(place, GradientOf)]
+        keys = [place for place in missing if not isinstance(place, GradientOf)]
+        for places in (keys, gradients):
+            if places:
+                self.adopt(self.sums(places, monitor=monitor))
 
     def sums(
         self,
-        layers: Sequence[Place],
+        layers: Sequence[Measured],
         shard: int = 0,
         of: int = 1,
         monitor: Monitor = NOTHING,
     ) -> MomentSums:
         """Σ k kᵀ over every ``of``-th batch from the ``shard``-th (0-based), in one pass.
+
+        ``layers`` are places of keys, or all of them of gradients.
 
         With a folder, sums so far are saved there now and then, and a pass of the same kind
         that was killed continues from them, with bitwise the same result.
@@ -123,7 +134,8 @@ class Moments:
             Whatever ``monitor.check`` raises.
             JeepError: the corpus is empty, or has fewer batches than there are shards.
         """
-        batches = self.batches()
+        gradients = isinstance(layers[0], GradientOf)
+        batches = self.gradient_batches() if gradients else self.batches()
         if not batches:
             raise JeepError("the corpus for second moments is empty")
         if not 0 <= shard < of <= len(batches):
@@ -136,7 +148,9 @@ class Moments:
         path = self._unfinished(fresh)
         start = MomentSums.load(path) if path and path.exists() else fresh
         # the last document may go beyond ``samples``; progress is cut off there
-        total = self.samples if of == 1 else sum(len(row) for rows in chosen for row in rows)
+        total = self.count(layers[0])
+        if of > 1:
+            total = sum(len(row) for rows in chosen for row in rows)
         saver = _Saver(path)
 
         def report(phase: str, count: int, _: int) -> None:
@@ -171,13 +185,13 @@ class Moments:
             factor = MomentFactor(moment.to(self.base.device), f"layer {layer}")
             self._factors.add(layer, factor)
 
-    def path(self, layer: Place) -> Path | None:
+    def path(self, layer: Measured) -> Path | None:
         """Where the moment of a layer is kept."""
         if self.folder and self.imported:
             return Imported(self.folder, self.imported).path(self.base, layer)
         return self.folder and _moment_path(self.folder, self.key(layer))
 
-    def key(self, layer: Place) -> str:
+    def key(self, layer: Measured) -> str:
         """Hash of everything the moment of a layer depends on."""
         if self.folder and self.imported:
             return Imported(self.folder, self.imported).key(self.base, layer)
@@ -186,10 +200,10 @@ class Moments:
             base.model_hash,
             layer,
             self._corpus(),
-            self.samples,
+            self.count(layer),
             str(base.dtype),
         )
-        if self.bfloat16:
+        if self.bfloat16 and not isinstance(layer, GradientOf):
             parts = (*parts, "bfloat16 products")
         file = self._shipped(layer)
         if file is not None:
@@ -201,13 +215,13 @@ class Moments:
             self._corpus_sha256 = texts_sha256(self.texts)
         return self._corpus_sha256
 
-    def _shipped(self, layer: Place) -> Path | None:
+    def _shipped(self, layer: Measured) -> Path | None:
         """The file that ships for a layer, if it is to be used."""
-        if not self.shipped or self.imported:
+        if not self.shipped or self.imported or isinstance(layer, GradientOf):
             return None
         return shipped_file(self.base, layer, self._corpus(), self.samples)
 
-    def _take_shipped(self, layer: Place) -> None:
+    def _take_shipped(self, layer: Measured) -> None:
         """Use a layer's shipped moment, if there is one; with a folder it is kept there."""
         file, path = self._shipped(layer), self.path(layer)
         if file is None:
@@ -221,17 +235,36 @@ class Moments:
 
     def batches(self) -> list[Documents]:
         """The beginning of the corpus, tokenized and packed."""
-        limit, chosen, total = self.base.max_positions, [], 0
+        return pack(self._documents(self.samples, self.base.max_positions), BATCH_TOKENS)
+
+    def gradient_batches(self) -> list[Documents]:
+        """The same for gradients: fewer tokens, as they are shorter; as many as logits allow."""
+        limit = min(self.base.max_positions, GRADIENT_TOKENS)
+        tokens = min(BATCH_TOKENS, max(limit, GRADIENT_LOGITS // self.base.vocabulary))
+        found = self._documents(self.count(GradientOf(0)), limit)
+        # one token predicts nothing
+        return pack([ids for ids in found if len(ids) > 1], tokens)
+
+    def count(self, place: Measured) -> int:
+        """Tokens of the text that the moment of a place is taken over."""
+        if not isinstance(place, GradientOf):
+            return self.samples
+        return -(-self.samples * self.base.hidden_size // self.base.mlp_size)
+
+    def _documents(self, samples: int, limit: int) -> list[Sequence[int]]:
+        """Documents from the beginning of the corpus, tokenized, of ``limit`` tokens at most."""
+        chosen: list[Sequence[int]] = []
+        total = 0
         for text in self.texts:
-            if total >= self.samples:
+            if total >= samples:
                 break
             # longer documents are cut, not split: their beginnings are the sample
             ids = encode(self.base.tokenizer, text).ids[:limit]
             chosen.append(ids)
             total += len(ids)
-        return pack(chosen, BATCH_TOKENS)
+        return chosen
 
-    def _kept(self, layer: Place, path: Path) -> MomentFactor:
+    def _kept(self, layer: Measured, path: Path) -> MomentFactor:
         """The factor of a moment in a file; read when it is needed."""
         device = self.base.device
 

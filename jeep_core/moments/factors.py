@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 from jeep_core.errors import JeepError
 from jeep_core.models.loading import tensor_bytes
-from jeep_core.spec.matrices import Place
+from jeep_core.spec.matrices import Measured
 from jeep_core.storage.files import load_whole, save_whole
 from jeep_core.updates.cholesky import check_moment, cholesky
 
@@ -327,25 +327,25 @@ class FactorCache:
         self, d_ff: int, limit: int | None = None, memory: FactorMemory | None = None
     ) -> None:
         self.memory = memory or FactorMemory(d_ff, limit)
-        self._factors: dict[Place, MomentFactor] = {}
-        self._in_use: set[Place] = set()
+        self._factors: dict[Measured, MomentFactor] = {}
+        self._in_use: set[Measured] = set()
         self.memory.enter(self)
 
-    def __contains__(self, layer: Place) -> bool:
+    def __contains__(self, layer: Measured) -> bool:
         return layer in self._factors
 
-    def add(self, layer: Place, factor: MomentFactor) -> None:
+    def add(self, layer: Measured, factor: MomentFactor) -> None:
         """Register the factor of a layer."""
         with self.memory.lock:
             factor.memory = self.memory
             self._factors[layer] = factor
 
-    def expect(self, layers: Collection[Place]) -> None:
+    def expect(self, layers: Collection[Measured]) -> None:
         """The layers that the coming solves go through."""
         with self.memory.lock:
             self._in_use = set(layers)
 
-    def get(self, layer: Place) -> MomentFactor:
+    def get(self, layer: Measured) -> MomentFactor:
         """The factor of an added layer (KeyError for others); makes room for it."""
         factor = self._factors[layer]
         with factor.in_use():

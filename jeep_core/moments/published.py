@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from jeep_core.errors import JeepError, MissingMoments
 from jeep_core.models.loading import LoadedModel
 from jeep_core.moments.source import import_command, imported_path
-from jeep_core.spec.matrices import Place
+from jeep_core.spec.matrices import GradientOf, Measured
 from jeep_core.storage.files import read_record, save_whole
 from jeep_core.text.counting import counted
 
@@ -45,11 +45,11 @@ class Imported:
         if not re.fullmatch(r"[\w.-]+", self.name) or self.name.startswith("."):
             raise JeepError(f"{self.name!r} names no statistics: letters, digits, '_', '-', '.'")
 
-    def path(self, base: LoadedModel, layer: Place) -> Path:
+    def path(self, base: LoadedModel, layer: Measured) -> Path:
         """Where the moment of a layer is kept."""
         return imported_path(self.folder, self.name, base.model_hash, layer)
 
-    def provenance(self, base: LoadedModel, layer: Place) -> dict[str, Any]:
+    def provenance(self, base: LoadedModel, layer: Measured) -> dict[str, Any]:
         """Where the moment of a layer came from.
 
         Raises:
@@ -69,7 +69,7 @@ class Imported:
             ) from error
         return record
 
-    def key(self, base: LoadedModel, layer: Place) -> str:
+    def key(self, base: LoadedModel, layer: Measured) -> str:
         """Hash of model, layer and imported file; never that of a corpus."""
         record = self.provenance(base, layer)
         parts = ("imported", base.model_hash, layer, record["sha256"])
@@ -117,8 +117,12 @@ class Imported:
         return record
 
 
-def not_imported(name: str, place: Place) -> MissingMoments:
-    """The error for a matrix that these statistics were not imported for."""
+def not_imported(name: str, place: Measured) -> MissingMoments:
+    """The error for a matrix that these statistics were not imported for, or for gradients."""
+    if isinstance(place, GradientOf):
+        return MissingMoments(
+            "published statistics have no second moments of gradients: take all of them over a text"
+        )
     return MissingMoments(
         f"layer {place} has no imported second moments named {name!r}: "
         f"{import_command(name)} adds them"

@@ -16,11 +16,13 @@ import torch
 
 from jeep_core import atlas
 from jeep_core.models.loading import LoadedModel
-from jeep_core.spec.matrices import Place
+from jeep_core.spec.matrices import Measured
 from jeep_core.storage.files import load_whole, read_record, save_whole
 
 
-def shipped_file(base: LoadedModel, layer: Place, corpus_sha256: str, samples: int) -> Path | None:
+def shipped_file(
+    base: LoadedModel, layer: Measured, corpus_sha256: str, samples: int
+) -> Path | None:
     """The shipped moment of a layer that was taken over this text in float32, if there is one."""
     folder = atlas.MODELS.get(base.name)
     path = folder and folder / "moments" / f"layer-{layer}.safetensors"

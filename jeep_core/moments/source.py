@@ -15,7 +15,7 @@ from pathlib import Path
 from jeep_core import atlas
 from jeep_core.errors import MissingMoments
 from jeep_core.spec.hparams import EditorHParams
-from jeep_core.spec.matrices import Place, in_order
+from jeep_core.spec.matrices import GradientOf, Measured, in_order
 
 DEFAULT_CORPUS = Path(__file__).parent / "data" / "english.txt"
 """The English text that ships for models without one of their own; ``english.md`` says whence."""
@@ -34,7 +34,7 @@ def import_command(name: str) -> str:
     return f"jeep moments import --name {name} FILE.npz …"
 
 
-def imported_path(folder: Path, name: str, model_hash: str, place: Place) -> Path:
+def imported_path(folder: Path, name: str, model_hash: str, place: Measured) -> Path:
     """Where the imported second moment of a matrix is kept in the folder of moments."""
     return folder / f"imported-{name}" / f"moment-{model_hash[:32]}-{place}.safetensors"
 
@@ -77,7 +77,7 @@ class MomentSource:
     imported: str | None
     folder: Path
 
-    def missing(self, layers: Collection[Place]) -> list[Place]:
+    def missing(self, layers: Collection[Measured]) -> list[Measured]:
         """Those of these matrices that nothing was imported for."""
         if self.imported is None:
             return []
@@ -99,6 +99,11 @@ class MomentSource:
             MissingMoments: they were not imported for a layer that the edit writes.
         """
         missing = self.missing(hparams.moment_layers)
+        if any(isinstance(place, GradientOf) for place in missing):
+            raise MissingMoments(
+                f"{editor} needs second moments of gradients, which published statistics do not "
+                "have: start the worker without JEEP_MOMENTS, then all are taken over a text"
+            )
         if missing:
             names = ", ".join(map(str, missing))
             raise MissingMoments(

@@ -1,4 +1,4 @@
-"""Sums Σ k kᵀ of keys over the tokens of a text: packing, accurate sums, files, merging."""
+"""Sums Σ k kᵀ of keys, or gradients, over the tokens of a text: packing, accurate sums, files."""
 
 from __future__ import annotations
 
@@ -6,27 +6,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
 
 from jeep_core.errors import JeepError
 from jeep_core.models.giving_way import giving_way
 from jeep_core.models.loading import LoadedModel
-from jeep_core.models.views import ModelView, hooked, in_bfloat16, lower_part
+from jeep_core.moments.reading import Documents, reading_of
 from jeep_core.moments.source import PANELS
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.finite import check_tensor
-from jeep_core.spec.matrices import Place, in_order, layer_of, place_of
+from jeep_core.spec.matrices import Measured, in_order, place_of
 from jeep_core.storage.files import load_whole, read_record, save_whole
 
 BLOCK_TOKENS = 4096
 """Tokens summed in float32 before the sum is added to the float64 total."""
 FULL_ENOUGH = 8
 """A batch that holds 1/8 of the tokens allowed ends where longer documents begin."""
-
-Documents = Sequence[Sequence[int]]
 
 
 def pack(documents: Documents, tokens: int) -> list[Documents]:
@@ -122,8 +118,8 @@ class MomentSums:
     pass was interrupted.
     """
 
-    keys: Mapping[Place, str]
-    sums: Mapping[Place, torch.Tensor] = field(repr=False)
+    keys: Mapping[Measured, str]
+    sums: Mapping[Measured, torch.Tensor] = field(repr=False)
     count: int = 0
     parts: frozenset[int] = frozenset({0})
     of: int = 1
@@ -134,7 +130,7 @@ class MomentSums:
         """Whether all shards are in."""
         return len(self.parts) == self.of
 
-    def moments(self) -> dict[Place, torch.Tensor]:
+    def moments(self) -> dict[Measured, torch.Tensor]:
         """E[k kᵀ] (d_ff, d_ff) by place, in float32.
 
         Raises:
@@ -229,25 +225,11 @@ def accumulate(
     type; those of keys with themselves never are.
     """
     places = sorted(start.keys, key=in_order)
-    view = in_bfloat16(ModelView(base)) if bfloat16 else ModelView(base)
+    reading = reading_of(base, places, bfloat16)
     totals = {
-        place: Accumulator(base.key_size(place), base.device, start.sums.get(place))
+        place: Accumulator(reading.size(place), base.device, start.sums.get(place))
         for place in places
     }
-    real: torch.Tensor | None = None
-
-    def taker(place: Place) -> Any:
-        def hook(module: object, args: tuple[torch.Tensor, ...]) -> None:
-            # (r, t, d_ff) to (r·t, d_ff); ``real`` (r·t,) leaves out padding
-            keys = args[0].reshape(-1, args[0].shape[-1])
-            totals[place].add(keys if real is None else keys[real])
-
-        return base.family.projection_of(view.model, place).register_forward_pre_hook(hook)
-
-    # nothing after the keys of the last place is run
-    last = layer_of(places[-1])
-    _end_at(view, last)
-    backbone = lower_part(view, last)
     count, in_block = start.count, 0
     tokens = sum(len(row) for rows in batches for row in rows)
 
@@ -258,16 +240,12 @@ def accumulate(
 
     with (
         torch.no_grad(),
-        torch.autocast(base.device.type, torch.bfloat16, enabled=bfloat16),
         _float32_products(),
-        hooked(*map(taker, places)),
-        giving_way(view, monitor),
+        giving_way(reading.view, monitor),
     ):
         for done, rows in enumerate(batches[start.batches :], start=start.batches + 1):
             monitor.check()
-            ids, real = _padded(rows, base.device)
-            backbone(input_ids=ids, use_cache=False)
-            new = sum(map(len, rows))
+            new = reading.run(rows, lambda place, read: totals[place].add(read))
             count, in_block = count + new, in_block + new
             monitor.report("moments", count, tokens)
             # a block ends with a batch: a pass that is continued begins with an empty block
@@ -294,30 +272,3 @@ def _float32_products() -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-def _padded(rows: Documents, device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Right-padded ids (r, t) and which of the r·t tokens are real (None: all)."""
-    width = len(rows[-1])
-    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
-    # the shortest is as long as the longest: no padding
-    if len(rows[0]) == width:
-        return ids, None
-    lengths = torch.tensor([len(row) for row in rows], device=device)
-    return ids, (torch.arange(width, device=device) < lengths[:, None]).flatten()
-
-
-class _End(nn.Module):
-    """In place of the last MLP output projection: nothing after it is needed."""
-
-    def __init__(self, hidden_size: int) -> None:
-        super().__init__()
-        self._size = hidden_size
-
-    def forward(self, keys: torch.Tensor) -> torch.Tensor:
-        return keys.new_zeros(*keys.shape[:-1], self._size)
-
-
-def _end_at(view: ModelView, layer: int) -> None:
-    name = view.base.family.weight_name(layer).removesuffix(".weight")
-    view.model.set_submodule(name, _End(view.base.model.config.hidden_size))

@@ -6,9 +6,10 @@ Symbols of the paper (Shi et al., AAAI 2025): ``clamp`` is γ, ``weight_decay`` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -23,7 +24,7 @@ from pydantic import (
 )
 
 from jeep_core.errors import FieldProblem, InvalidHParams
-from jeep_core.spec.matrices import Place
+from jeep_core.spec.matrices import Measured, Place
 from jeep_core.spec.naming import field_problems, known_names, one_line
 
 PRESETS = Path(__file__).parent / "presets"
@@ -89,8 +90,8 @@ class EditorHParams(HParams):
         return 1
 
     @property
-    def moment_layers(self) -> list[Place]:
-        """Places whose second moments are needed."""
+    def moment_layers(self) -> Sequence[Measured]:
+        """The places whose second moments are needed."""
         return []
 
     def layer_problems(self, n_layers: int) -> list[FieldProblem]:
@@ -142,6 +143,26 @@ def no_such_layer(pointer: str, layer: int, n_layers: int) -> FieldProblem:
     return FieldProblem(pointer, "no_such_layer", message)
 
 
+class LayersHParams(InContexts):
+    """Hyper-parameters of editors that write the MLP output projections of the layers they name."""
+
+    layers: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        min_length=1, description="The layers whose MLP output projections are written"
+    )
+
+    @field_validator("layers")
+    @classmethod
+    def _ascending(cls, layers: tuple[int, ...]) -> tuple[int, ...]:
+        if any(b <= a for a, b in pairwise(layers)):
+            raise ValueError("layers must be ascending and distinct, such as [3, 4, 6]")
+        return layers
+
+    def layer_problems(self, n_layers: int) -> list[FieldProblem]:
+        """The first layer that does not exist."""
+        missing = [layer for layer in self.layers if layer >= n_layers]
+        return [no_such_layer("/layers", layer, n_layers) for layer in missing[:1]]
+
+
 class OptimisedEditorHParams(InContexts):
     """Hyper-parameters of every editor that optimises value vectors."""
 
@@ -172,6 +193,11 @@ class OptimisedEditorHParams(InContexts):
         True, description="Add the keys of live earlier edits to the second moment"
     )
 
+    norm_anchor: Annotated[bool, Field(strict=True)] | Annotated[float, Field(gt=0, le=10)] = Field(
+        False,
+        description="Bring the value at the subject to the mean norm of sample edits of the base "
+        "model, or a multiple of it; a value of more than twice that norm is left unedited",
+    )
     compute_dtype: Literal["model", "bfloat16"] = Field(
         "model", description="Type of the matrix products of value optimisation; δ is float32"
     )

@@ -113,13 +113,17 @@ def enter(view: ModelView, rows: Sequence[PromptTokens], block: int) -> Entered:
 
 
 def gradient_pairs(
-    view: ModelView, rows: Sequence[PromptTokens], layers: Sequence[int]
+    view: ModelView,
+    rows: Sequence[PromptTokens],
+    layers: Sequence[int],
+    *,
+    answers: bool = False,
 ) -> dict[int, Pairs]:
     """Pairs u (n, d_ff), δ (n, d) of the MLP output projections of ``layers``, for the rows' loss.
 
     The loss is summed over rows, each with its mean negative log-likelihood per target token,
     so pairs do not depend on the other rows of the batch.  The last target token of a row
-    predicts nothing and has no pair.
+    predicts nothing and has no pair.  ``answers``: only the tokens that predict one of the target.
     """
     keys: dict[int, torch.Tensor] = {}
     outputs: dict[int, torch.Tensor] = {}
@@ -136,10 +140,7 @@ def gradient_pairs(
     with torch.enable_grad(), hooked(*map(taker, layers)):
         loss = read(view, rows).nll(len(rows)).sum()
         gradients = torch.autograd.grad(loss, [outputs[layer] for layer in layers])
-    lengths = torch.tensor([len(row.ids) for row in rows], device=view.base.device)
-    width = int(lengths.max())
-    # (r · t,): the last token of a row and padding have no pair
-    real = (torch.arange(width, device=lengths.device) < lengths[:, None] - 1).flatten()
+    real = _with_pairs(rows, answers, view.base.device)
     return {
         layer: (
             # (r, t, d_ff) and (r, t, d) to the n real tokens
@@ -148,6 +149,18 @@ def gradient_pairs(
         )
         for layer, gradient in zip(layers, gradients, strict=True)
     }
+
+
+def _with_pairs(rows: Sequence[PromptTokens], answers: bool, device: torch.device) -> torch.Tensor:
+    """Which of the r · t tokens of padded rows have a pair, (r · t,)."""
+    ends = torch.tensor([len(row.ids) - 1 for row in rows], device=device)
+    columns = torch.arange(int(ends.max()) + 1, device=device)
+    # (r, t): the last token of a row and padding have none
+    real = columns < ends[:, None]
+    if answers:
+        starts = torch.tensor([row.prediction for row in rows], device=device)
+        real &= columns >= starts[:, None]
+    return real.flatten()
 
 
 def shifted(view: ModelView, deltas: Mapping[int, torch.Tensor]) -> AbstractContextManager[None]:

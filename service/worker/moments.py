@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 
-from jeep_core.editing import corpus_texts
 from jeep_core.models.loading import LoadedModel
 from jeep_core.moments.cache import Moments, quick_products
+from jeep_core.moments.of_texts import corpus_texts
 from jeep_core.moments.source import samples_of
 from service.settings import Settings
 from service.store import Store

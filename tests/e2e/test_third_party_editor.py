@@ -131,10 +131,12 @@ def test_the_service_knows_the_editor(
     assert "shove" in properties["editor"]["enum"]
     assert "`shove`: `ShoveHParams`" in properties["hparams"]["description"]
     assert (
-        "`auto`, for `jeep`, `memit`, `pmet`, `rome`, `alphaedit`, `ft-wd`, `shove`"
-        in properties["hparams"]["description"]
+        "`auto`, for `jeep`, `memit`, `pmet`, `rome`, `alphaedit`, `ft-wd`, "
+        "`locft`, `crispedit`, `shove`" in properties["hparams"]["description"]
     )
-    assert "`mend`, `malmen`, `shove` need second moments" in properties["editor"]["description"]
+    assert (
+        "`ultraedit`, `locft`, `shove` need second moments" in properties["editor"]["description"]
+    )
     assert "description" in schemas["ShoveHParams"]["properties"]["strength"]
     assert schemas["HypernetworkRequest"]["properties"]["editor"]["enum"] == ["mend", "malmen"]
 
@@ -149,7 +151,7 @@ def test_the_service_knows_the_editor(
     assert http.post("/edits?dry_run=true", json=asked).json()["hparams"] == "auto"
     refused = http.post("/edits", json={**asked, "editor": "mend"}).json()
     assert (
-        "which are for jeep, memit, pmet, rome, alphaedit, ft-wd, shove:"
+        "which are for jeep, memit, pmet, rome, alphaedit, ft-wd, locft, crispedit, shove:"
         in refused["errors"][0]["message"]
     )
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.faults.checks import assert_whole
 from support.faults.flips import flipped, refused, thorough
-from support.faults.harness import CASES, READ_JOBS, SUITE, Service
+from support.faults.harness import CASES, HPARAMS, READ_JOBS, SUITE, Service
 from support.faults.processes import until
 
 from jeep_core.probe.defaults.kept import keep
@@ -59,6 +60,38 @@ def test_damaged_inputs_of_an_edit_are_found(kept: Service) -> None:
             path.unlink()
             kept.restart("worker")
             kept.edited()
+    assert_whole(kept)
+
+
+@thorough
+def test_damaged_second_moments_of_gradients_are_refused(kept: Service) -> None:
+    given: dict[str, Any] = {"editor": "crispedit", "hparams": {"layers": [1, 2], "n_passes": 2}}
+    folder = kept.root / "base" / "moments"
+    before = set(folder.glob("moment-*.safetensors"))
+    kept.edited(**given)
+    made = sorted(set(folder.glob("moment-*.safetensors")) - before)
+    assert len(made) >= 2
+    for path in made:
+        with flipped(path, 0.6):
+            kept.restart("worker")
+            failed = kept.wait(kept.edit(**given).id)
+            assert failed.status is JobStatus.FAILED
+            assert path.name in failed.error.message
+            path.unlink()
+            kept.restart("worker")
+            kept.edited(**given)
+    assert_whole(kept)
+
+
+@thorough
+def test_a_damaged_anchor_is_measured_again(kept: Service) -> None:
+    given = {"hparams": {**HPARAMS, "norm_anchor": True}}
+    kept.edited(**given)
+    [path] = (kept.root / "base" / "probes").glob("anchor-*.json")
+    whole = path.read_bytes()
+    with flipped(path, 0.3):
+        kept.edited(**given)
+        assert path.read_bytes() == whole
     assert_whole(kept)
 
 

@@ -10,12 +10,13 @@ import os
 import random
 import threading
 import time
+from typing import Any
 
 import pytest
 from support.faults.answers import Answer
 from support.faults.checks import assert_whole
 from support.faults.halts import ACCEPTING, PHASES, STEPS
-from support.faults.harness import EVERYTHING, READ_JOBS, Service
+from support.faults.harness import EVERYTHING, HPARAMS, READ_JOBS, Service
 from support.faults.processes import until
 from support.faults.strikes import SIGNALS, VICTIMS, strike
 
@@ -49,6 +50,39 @@ def test_a_job_is_done_once_whoever_dies_in_a_phase(
     first, second = service.edit(facts=2), service.edit()
     until(halts.reached, f"the worker reaches {phase!r}")
     strike(service, victim, SIGNALS[how])
+    for job in (first, second):
+        assert service.wait(job.id).status is JobStatus.SUCCEEDED
+
+
+TUNED = {"editor": "crispedit", "hparams": {"layers": [1, 2], "n_passes": 2}}
+STANDARDISED = {"editor": "ultraedit", "hparams": {"layers": [1, 2], "n_prefixes": 3}}
+ANCHORED = {"editor": "memit", "hparams": {**HPARAMS, "norm_anchor": True}}
+
+
+@pytest.mark.parametrize("how", SIGNALS)
+@pytest.mark.parametrize(
+    ("phase", "given"),
+    [
+        pytest.param("gradients", STANDARDISED),
+        pytest.param("solve", STANDARDISED, marks=pytest.mark.thorough),
+        pytest.param("moments", TUNED, marks=pytest.mark.thorough),
+        pytest.param("gradients", TUNED, marks=pytest.mark.thorough),
+        pytest.param("fine-tune", TUNED, marks=pytest.mark.thorough),
+        pytest.param("anchor", ANCHORED, marks=pytest.mark.thorough),
+    ],
+)
+def test_editors_with_a_state_or_files_of_their_own_do_their_job_once(
+    service: Service, how: str, phase: str, given: dict[str, Any]
+) -> None:
+    """The second edit goes on from the state that the first one has left in its version."""
+    if phase == "moments":
+        service.forget_moments()
+    for kept in (service.root / "base" / "probes").glob("anchor-*.json"):
+        kept.unlink()
+    halts = service.halt("worker", phase)
+    first, second = service.edit(facts=2, **given), service.edit(**given)
+    until(halts.reached, f"the worker reaches {phase!r}")
+    strike(service, "worker", SIGNALS[how])
     for job in (first, second):
         assert service.wait(job.id).status is JobStatus.SUCCEEDED
 

@@ -15,6 +15,10 @@ class AlphaEdit:
         """The objective of step 1."""
         return objective_of(hparams, hparams.low, high=None, stop_loss=hparams.stop_loss)
 
+    def anchor_objective(self, hparams: AlphaEditHParams) -> Objective:
+        """The objective whose vectors ``norm_anchor`` brings to one norm."""
+        return self.objective(hparams)
+
     def run(self, context: EditContext, hparams: AlphaEditHParams) -> EditorOutcome:
         """Optimise δ at the subject's last token, then write the region."""
         return optimise_and_write(context, hparams, self.objective(hparams))

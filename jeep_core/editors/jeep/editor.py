@@ -21,6 +21,15 @@ class Jeep:
             return None
         return _objective(hparams, "both" if hparams.optimise == "together" else hparams.optimise)
 
+    def anchor_objective(self, hparams: JeepHParams) -> Objective | None:
+        """The objective whose low vectors ``norm_anchor`` brings to one norm; None: there are none.
+
+        The high vectors stay as they are: they are no value of a subject.
+        """
+        if hparams.optimise == "high":
+            return None
+        return self.objective(hparams) or _objective(hparams, "low")
+
     def run(self, context: EditContext, hparams: JeepHParams) -> EditorOutcome:
         """Optimise δ' and δ* together (step 1), write low (step 2), then high (step 3)."""
         if hparams.optimise == "separately":

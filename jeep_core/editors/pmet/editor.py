@@ -22,6 +22,10 @@ class Pmet:
             written_weight=hparams.written_weight,
         )
 
+    def anchor_objective(self, hparams: PmetHParams) -> Objective:
+        """The objective whose vectors ``norm_anchor`` brings to one norm."""
+        return self.objective(hparams)
+
     def run(self, context: EditContext, hparams: PmetHParams) -> EditorOutcome:
         """Optimise at both projections of the last layer, write the MLPs of the region."""
         return optimise_and_write(context, hparams, self.objective(hparams), at_projection=True)

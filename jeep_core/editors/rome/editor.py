@@ -22,6 +22,10 @@ class Rome:
         """None: each fact is optimised on the model that the facts before it have edited."""
         return None
 
+    def anchor_objective(self, hparams: RomeHParams) -> Objective:
+        """The objective whose vectors ``norm_anchor`` brings to one norm."""
+        return _objective(hparams)
+
     def run(self, context: EditContext, hparams: RomeHParams) -> EditorOutcome:
         """For every fact: key, value, Δ = (v - W k₀) uᵀ / (k₀·u) with u ∝ C⁻¹ k.
 

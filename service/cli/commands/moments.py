@@ -34,6 +34,9 @@ def compute(
     attention_layers: Annotated[
         str | None, typer.Option(help="Attention outputs of these layers.")
     ] = None,
+    gradient_layers: Annotated[
+        str | None, typer.Option(help="Gradients at the MLP outputs of these layers.")
+    ] = None,
     corpus: Corpus = None,
     samples: Samples = None,
     shard: Annotated[str, typer.Option(help="i/n, i from 1.")] = "1/1",
@@ -49,12 +52,18 @@ def compute(
     part = _shard(shard)
     mlps = _layers(layers, "--layers")
     attentions = _layers(attention_layers, "--attention-layers")
+    gradients = _layers(gradient_layers, "--gradient-layers")
     settings = settings_or_exit()
     options = model_options(settings, model, device, dtype, models_dir)
     options |= text_options(settings, corpus, samples, folder)
     with library("moments") as moments:
         for line in moments.compute(
-            layers=mlps, attention_layers=attentions, shard=part, out=out, **options
+            layers=mlps,
+            attention_layers=attentions,
+            gradient_layers=gradients,
+            shard=part,
+            out=out,
+            **options,
         ):
             print(line, flush=True)
 

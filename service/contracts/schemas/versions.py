@@ -25,10 +25,10 @@ class Manifest(BaseModel):
     """A version.  ``tensors`` are all parameters in which it differs from ``base``.
 
     ``artifacts`` are further stored tensors of this edit (``keys.<region>.<layer>``, factors
-    ``u.…``/``v.…``); ``inputs`` names by hash what the edit was computed with (prefixes,
-    moments).  ``weights_sha256`` covers every parameter of the model.  ``staged``: its job was
-    not to move head to it.  ``reapplied_from``: the version that held this batch before a revert
-    of an earlier one.
+    ``u.…``/``v.…``, ``state.…``: what its editor keeps for the next edit); ``inputs`` names by hash
+    what the edit was computed with (prefixes, moments).  ``weights_sha256`` covers every parameter
+    of the model.  ``staged``: its job was not to move head to it.  ``reapplied_from``: the
+    version that held this batch before a revert of an earlier one.
     """
 
     id: str

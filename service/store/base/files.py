@@ -82,7 +82,7 @@ class BaseFiles:
 
     @property
     def probes_folder(self) -> Path:
-        """The folder of the probes that edits without hyper-parameters go by."""
+        """The folder of probes that edits without hyper-parameters go by, and of anchored norms."""
         return self.folder / "probes"
 
     @property

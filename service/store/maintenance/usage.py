@@ -17,8 +17,11 @@ from service.store.versions import SET_ASIDE
 TENSORS = "tensors of versions"
 FACTORS = "factors"
 KEYS = "keys"
+STATES = "states of editors"
 TIES = "ties of thin versions"
 ORPHANS = "tensors that nothing names"
+BY_PREFIX = {"keys": KEYS, "state": STATES}
+"""The beginning of an artifact's name → what it is; the rest are factors."""
 KINDS = {
     "versions": "manifests",
     SET_ASIDE: "damaged versions set aside",
@@ -70,7 +73,7 @@ def _tensor_kinds(store: Store) -> dict[str, str]:
     drafts = [draft for job in store.journal.unfinished() for draft in store.drafts.of_job(job.id)]
     for manifest in (*store.versions.all(), *drafts):
         for ref in manifest.artifacts:
-            kinds[ref.sha256] = KEYS if ref.name.startswith("keys.") else FACTORS
+            kinds[ref.sha256] = BY_PREFIX.get(ref.name.partition(".")[0], FACTORS)
         kinds |= {ref.sha256: TENSORS for ref in manifest.tensors}
     for manifest in store.versions.all():
         with suppress(CorruptFile):  # its ties count as tensors that nothing names

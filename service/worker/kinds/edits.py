@@ -52,7 +52,7 @@ from service.worker.lanes.threads import edit_threads
 from service.worker.lanes.write_task import WriteTask
 from service.worker.moments import SharedMoments
 from service.worker.versions import tensors
-from service.worker.versions.views import VersionViews, fact_of
+from service.worker.versions.views import STATE, VersionViews, fact_of
 
 
 class Edits(Protocol):
@@ -200,6 +200,8 @@ class EditRunner:
             moments=self._shared_moments() if hparams.moment_layers else None,
             previous_keys=self._views.live_keys(line, facts),
             hypernetworks=self._store.base.networks_folder,
+            probes=self._store.base.probes_folder,
+            states=self._views.editor_states(line, payload.editor),
             memory_bytes=self._memory_bytes,
             monitor=self._monitor(control),
         )
@@ -260,6 +262,7 @@ class EditRunner:
         artifacts: dict[str, torch.Tensor] = dict(result.delta.tensors())
         for (region, layer), keys in result.keys.items():
             artifacts[f"keys.{region}.{layer}"] = keys
+        artifacts |= {f"{STATE}{name}": tensor for name, tensor in result.state.items()}
         inputs = {**inputs, **result.inputs, "prefixes": _sha256(result.prefixes)}
         layers = result.hparams.moment_layers
         if layers:

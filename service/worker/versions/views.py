@@ -17,6 +17,9 @@ from service.contracts.schemas import FactRecord, Manifest
 from service.store import CorruptFile, CorruptTensor, Store, UnknownVersion
 from service.worker.versions import rebuild, tensors
 
+STATE = "state."
+"""What the names of the tensors begin with that an editor keeps in a version for its next edit."""
+
 
 class VersionViews:
     """A few views, the least recently used one evicted first.  Safe to use from threads.
@@ -102,6 +105,19 @@ class VersionViews:
                     by_context = keys.view(-1, len(facts), keys.shape[1])
                     found[region, int(layer)] += list(by_context[:, rows])
         return {where: torch.cat(keys) for where, keys in found.items()}
+
+    def editor_states(self, line: Sequence[Manifest], editor: str) -> list[dict[str, torch.Tensor]]:
+        """Tensors by name that an editor left in a line of versions for its next edit, in order."""
+        found = []
+        for manifest in line:
+            if manifest.editor != editor:
+                continue
+            kept = [ref for ref in manifest.artifacts if ref.name.startswith(STATE)]
+            if kept:
+                found.append(
+                    {ref.name.removeprefix(STATE): self._artifacts.get(ref) for ref in kept}
+                )
+        return found
 
     def loaded(self) -> list[str]:
         """Versions in memory, the most recently used one last."""

@@ -18,7 +18,8 @@ from jeep_core.suites import load_counterfact
 EDITS = 12
 LIMIT_BYTES = 4 * 2**20
 SHIPPED = [(name, editor) for name in atlas.MODELS for editor in ("mend", "malmen")]
-EFFICACY = {"ft-wd": 95, "mend": 50, "malmen": 70}
+EFFICACY = {"ft-wd": 95, "mend": 50, "malmen": 70, "ultraedit": 75, "locft": 95, "crispedit": 95}
+WITHOUT_NETWORK = ("ft-wd", "ultraedit", "locft", "crispedit")
 
 
 @cache
@@ -27,7 +28,8 @@ def model_of(name: str) -> LoadedModel:
 
 
 @pytest.mark.parametrize(
-    ("name", "editor"), [*((name, "ft-wd") for name in atlas.MODELS), *SHIPPED]
+    ("name", "editor"),
+    [*((name, editor) for name in atlas.MODELS for editor in WITHOUT_NETWORK), *SHIPPED],
 )
 def test_a_batch_is_believed_and_neighbors_are_kept(name: str, editor: str) -> None:
     model = model_of(name)
@@ -36,7 +38,7 @@ def test_a_batch_is_believed_and_neighbors_are_kept(name: str, editor: str) -> N
     view = ModelView(model)
     assert summarise(counterfact_scores(view, cases)).efficacy < 20
     result = edit(model, cases, editor)
-    if editor != "ft-wd":
+    if editor not in WITHOUT_NETWORK:
         record = atlas.MODELS[name] / "hypernetworks" / f"{editor}.json"
         assert result.inputs == {"hypernetwork": json.loads(record.read_text())["sha256"]}
     view.apply(result.delta)

@@ -21,6 +21,7 @@ from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
 from jeep_core.spec.hparams import Contexts, validate_hparams
+from jeep_core.spec.matrices import GradientOf
 from jeep_core.spec.positions import PromptTokens
 from jeep_core.values.cache import fact_key
 from jeep_core.values.keys import Position, keys_and_states
@@ -35,6 +36,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "alphaedit": {"low": {**LINEAR, "null_space": 1.0}, "n_steps": 12},
     "rome": {"layer": 1, "n_steps": 12, "n_prefixes": 3},
     "ft-wd": {"layer": 1, "n_steps": 12, "learning_rate": 0.01},
+    "ultraedit": {"layers": [1, 2], "step_size": 0.05},
+    "locft": {"layers": [1], "n_passes": 12, "learning_rate": 0.01},
+    "crispedit": {"layers": [1], "n_passes": 12, "learning_rate": 0.01, "energy": 0.5},
 }
 WHOLE = ("jeep", "memit", "pmet")
 """Editors that write whole regions at the facts' own keys."""
@@ -48,7 +52,7 @@ def base() -> LoadedModel:
 @pytest.fixture(scope="module")
 def moments(base: LoadedModel) -> Moments:
     made = Moments(base, tiny.TEXTS)
-    made.ensure([0, 1, 2])
+    made.ensure([0, 1, 2, GradientOf(1)])
     return made
 
 

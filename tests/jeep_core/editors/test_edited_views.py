@@ -38,6 +38,9 @@ HPARAMS: dict[str, dict[str, Any]] = {
     "rome": {"layer": 1, **FEW_STEPS},
     "alphaedit": {"low": {**LOW, "null_space": 10.0}, **FEW_STEPS},
     "ft-wd": {"layer": 1, "n_steps": 2, "learning_rate": 1e-3},
+    "ultraedit": {"layers": [1, 2], "step_size": 0.01, "n_prefixes": 2},
+    "locft": {"layers": [1, 2], "n_passes": 2, "learning_rate": 1e-3},
+    "crispedit": {"layers": [1, 2], "n_passes": 2, "learning_rate": 1e-3},
 }
 
 

@@ -88,7 +88,7 @@ def test_records_need_no_torch() -> None:
         "print(len(found), [name for name in heavy if name in sys.modules])"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout.split(" ", 1) == ["8", "[]\n"]
+    assert shown.stdout.split(" ", 1) == ["11", "[]\n"]
 
 
 def test_the_registry_alone_imports_no_editor() -> None:
@@ -110,8 +110,8 @@ def test_a_built_in_record_is_one_that_a_plugin_could_have(name: str) -> None:
 
 def test_no_two_editors_of_the_curve_are_drawn_alike() -> None:
     shown = [record.plot for record in available()[0].values() if record.many_facts]
-    assert len({look.color for look in shown if look}) == len(shown) == 4
-    assert len({(look.marker, look.line) for look in shown if look}) == 4
+    assert len({look.color for look in shown if look}) == len(shown) == 7
+    assert len({(look.marker, look.line) for look in shown if look}) == 7
 
 
 def test_the_old_name_of_records_is_the_same_class() -> None:
@@ -177,7 +177,7 @@ def test_a_record_makes_its_own_hyper_parameters_of_a_proposal(register: Any) ->
 
 def test_a_refusal_of_auto_names_the_editors_that_offer_it(register: Any) -> None:
     register("mine", own(OneLayer, automatic=taking("low")))
-    offering = "jeep, memit, pmet, rome, alphaedit, ft-wd, mine"
+    offering = "jeep, memit, pmet, rome, alphaedit, ft-wd, locft, crispedit, mine"
     with pytest.raises(InvalidHParams, match=f"mend has no .* which are for {offering}:"):
         check_automatic("mend")
 

@@ -98,7 +98,10 @@ def test_the_start_and_the_grid_fit_a_model_of_any_depth(n_layers: int) -> None:
     assert values["low.moment_weight"][0] < 64 < values["low.moment_weight"][-1]
 
 
-@pytest.mark.parametrize("editor", ["memit", "pmet", "alphaedit", "rome", "ft-wd"])
+@pytest.mark.parametrize(
+    "editor",
+    ["memit", "pmet", "alphaedit", "rome", "ft-wd", "ultraedit", "locft", "crispedit"],
+)
 @pytest.mark.parametrize("n_layers", [4, 9, 28])
 def test_every_setting_tried_is_valid(editor: str, n_layers: int) -> None:
     """From the start on, one change at a time; every path is one of the editor's own."""

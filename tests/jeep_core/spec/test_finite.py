@@ -22,6 +22,7 @@ from jeep_core.decoding.rows import Row
 from jeep_core.decoding.sampling import choose
 from jeep_core.decoding.scoring import Asked, read
 from jeep_core.editing import edit
+from jeep_core.editors import hparams_class
 from jeep_core.editors.base import EditContext, EditorOutcome, LayerUpdate
 from jeep_core.errors import JeepError, NumericalError, UnsupportedModel
 from jeep_core.models.delta import Update, WeightDelta
@@ -33,6 +34,7 @@ from jeep_core.probe.prompts import prepare
 from jeep_core.probe.readings import read as read_states
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.finite import all_finite, check_record, json_text, not_finite
+from jeep_core.spec.hparams import OptimisedEditorHParams
 from jeep_core.values.prefixes import sample_prefixes
 
 FACT = Fact("Paris", "{} is a city in the country of", "Peru")
@@ -222,7 +224,10 @@ def test_a_rate_that_is_far_too_large_is_reported(dtype: torch.dtype, rate: floa
         edit(tiny.random_model("gptj", dtype), [FACT], "ft-wd", hparams=hparams, prefixes=[""])
 
 
-@pytest.mark.parametrize("editor", ["memit", "pmet", "alphaedit", "jeep", "rome", "ft-wd"])
+@pytest.mark.parametrize(
+    "editor",
+    ["memit", "pmet", "alphaedit", "jeep", "rome", "ft-wd", "ultraedit", "locft", "crispedit"],
+)
 def test_no_editor_edits_a_version_that_is_not_finite(gptj: LoadedModel, editor: str) -> None:
     region = {"layers": [1], "clamp": 1.0, "moment_weight": 5}
     given: dict[str, dict[str, Any]] = {
@@ -230,9 +235,12 @@ def test_no_editor_edits_a_version_that_is_not_finite(gptj: LoadedModel, editor:
         "jeep": {"low": region, "high": {**region, "layers": [2]}},
         "rome": {"layer": 1, "clamp": 1.0},
         "ft-wd": {"layer": 1, "n_steps": 2},
+        "ultraedit": {"layers": [1]},
+        "locft": {"layers": [1], "n_passes": 2},
+        "crispedit": {"layers": [1], "n_passes": 2},
     }
     hparams = given.get(editor, {"low": region})
-    if editor != "ft-wd":
+    if issubclass(hparams_class(editor), OptimisedEditorHParams):
         hparams = {**hparams, "n_steps": 2, "n_prefixes": 1}
     moments = Moments(gptj, tiny.TEXTS)
     view = with_a_nan(gptj, "transformer.h.0.mlp.fc_out.weight")

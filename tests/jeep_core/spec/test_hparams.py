@@ -218,7 +218,8 @@ def test_a_file_that_is_no_preset_is_named(tmp_path: Path, text: str) -> None:
 def test_every_bundled_model_has_a_plain_preset_for_every_editor(model: str, editor: str) -> None:
     plain = next(preset for preset in presets_for(model) if preset.editor == editor)
     assert plain.name == f"{editor}-{model}"
-    field = "n_steps" if "n_steps" in hparams_class(editor).model_fields else "step_scale"
+    fields = ("n_steps", "n_passes", "step_size", "step_scale")
+    field = next(one for one in fields if one in hparams_class(editor).model_fields)
     chosen = resolve_hparams(model, editor, None, {field: 3}, 99)
     assert chosen == resolve_hparams(model, editor, plain.name, {field: 3}, 99)
     assert getattr(chosen, field) == 3
@@ -315,7 +316,7 @@ def test_unknown_names_are_refused_with_the_known_ones() -> None:
     assert _problem("atlas-gptj", "memitt", None, {}, 9) == (
         "/editor", "unknown_editor", 
         "no editor 'memitt'; did you mean 'memit'? there are: jeep, memit, pmet, rome, alphaedit, "
-        "ft-wd, mend, malmen",
+        "ft-wd, mend, malmen, ultraedit, locft, crispedit",
     )  # fmt: skip
     pointer, code, message = _problem("atlas-gptj", "zzz", None, {}, 9)
     assert (pointer, code) == ("/editor", "unknown_editor")

@@ -57,7 +57,13 @@ def test_moments_are_computed_with_the_settings_where_the_service_finds_them(
     environment = {"JEEP_MODEL": "atlas-llama", "JEEP_MOMENT_SAMPLES": "5000"}
     shown = run("moments", "compute", "--layers", "3-5,8", **environment)
     assert (shown.exit_code, shown.stdout) == (0, "one\ntwo\n"), shown.output
-    expected = {**MODEL, "layers": [3, 4, 5, 8], "attention_layers": None, "shard": (0, 1)}
+    expected = {
+        **MODEL,
+        "layers": [3, 4, 5, 8],
+        "attention_layers": None,
+        "gradient_layers": None,
+        "shard": (0, 1),
+    }
     expected |= {"out": None, "corpus": None, "samples": 5000}
     expected["folder"] = tmp_path / "base" / "moments"
     assert compute.call_args.kwargs == expected

@@ -41,7 +41,14 @@ queued, before the answer is given."""
 _LANES = {"edits": "", "reads": "read ", "rollback": "rollback ", "retention": "retention ",
           "targets": "targets "}  # fmt: skip
 """Beginnings of the threads' names, and of their places' names."""
-_PHASE_OF = {"moments": "moments", "optimise": "optimise", "write": "solve"}
+_PHASE_OF = {
+    "moments": "moments",
+    "optimise": "optimise",
+    "write": "solve",
+    "gradients": "gradients",
+    "fine-tune": "fine-tune",
+    "anchor": "anchor",
+}
 """The library's names for the parts of an edit."""
 
 

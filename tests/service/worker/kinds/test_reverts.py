@@ -14,8 +14,10 @@ from support.service.played_worker.worker import PlayedWorker
 
 from jeep_core.models.loading import LoadedModel, load
 from service.contracts.jobs import Job, JobStatus
-from service.contracts.schemas import EditPayload, FactRecord, RevertResult
+from service.contracts.schemas import EditPayload, FactRecord, Manifest, RevertResult
 from service.store import Store
+from service.store.maintenance.usage import usage
+from service.worker.versions.views import STATE
 
 Work = Callable[..., Job]
 
@@ -40,10 +42,20 @@ class Chain:
 
     def edit(self, *facts: FactRecord, **hparams: Any) -> str:
         """Edit and commit; the edit's id."""
-        given = {"facts": list(facts), "editor": "memit", "hparams": {**HPARAMS, **hparams}}
-        job = self.work(edit_job(self.store, **given))
+        return self.edit_by("memit", list(facts), {**HPARAMS, **hparams})
+
+    def edit_by(self, editor: str, facts: list[FactRecord], hparams: dict[str, Any]) -> str:
+        """The same by an editor with these hyper-parameters."""
+        job = self.work(edit_job(self.store, facts=facts, editor=editor, hparams=hparams))
         assert job.status is JobStatus.SUCCEEDED, job.error
         return str(job.payload["edit_id"])
+
+    def roll_back(self, version: str) -> None:
+        head = self.store.head
+        now = head.read()
+        head.move(
+            version, expected=now.version, job_id=None, fence=now.fence, who="test", why="rollback"
+        )
 
     def revert(self, edit_id: str, **payload: Any) -> RevertResult:
         job = self.work(revert_job(self.store, edit_id, **payload))
@@ -178,3 +190,38 @@ def test_what_is_recorded_is_enough_for_the_same_request(chain: Chain) -> None:
     assert result is not None
     assert [outcome.index for outcome in result.facts] == [0, 2]
     assert [(one.index, one.kept) for one in result.duplicates] == [(1, 0)]
+
+
+ULTRAEDIT = {"layers": [0, 1], "step_size": 0.01}
+
+
+def state_of(version: Manifest) -> dict[str, str]:
+    """Hashes, by name, of what a version holds for its editor's next batch."""
+    kept = (ref for ref in version.artifacts if ref.name.startswith(STATE))
+    return {ref.name: ref.sha256 for ref in kept}
+
+
+def test_a_rollback_brings_an_editors_state_back_bit_for_bit(chain: Chain) -> None:
+    """Standardised by three batches, or by one: the batch that follows is another."""
+    chain.edit_by("ultraedit", [LYON, NICE], ULTRAEDIT)
+    one, store = chain.head, chain.store
+    chain.edit_by("ultraedit", [ANN, LYON_AGAIN], ULTRAEDIT)
+    two, content = chain.head, chain.content()
+    chain.edit(NICE)  # another editor leaves it alone
+    chain.edit_by("ultraedit", [ANN, LYON_AGAIN], ULTRAEDIT)
+    states = [state_of(store.versions.read(version)) for version in (one, two, chain.head)]
+    assert [len(state) for state in states] == [6, 6, 6]
+    assert len({state["state.mean.0"] for state in states}) == 3
+    chain.roll_back(one)
+    chain.edit_by("ultraedit", [ANN, LYON_AGAIN], ULTRAEDIT)
+    assert chain.head != two
+    assert chain.content() == content
+    assert usage(store)["states of editors"].files > 0
+
+
+def test_a_revert_takes_the_batchs_part_out_of_the_state(chain: Chain, other: Chain) -> None:
+    first = chain.edit_by("ultraedit", [LYON, NICE], ULTRAEDIT)
+    chain.edit_by("ultraedit", [ANN, LYON_AGAIN], ULTRAEDIT)
+    chain.revert(first)
+    other.edit_by("ultraedit", [ANN, LYON_AGAIN], ULTRAEDIT)
+    assert chain.content() == other.content()

@@ -1,0 +1,142 @@
+"""The norm that value vectors are brought to (``norm_anchor``), measured once per base model.
+
+Some facts are edited on the base model, as far as to their value vectors, with the hyper-parameters
+of the edit; nothing is written.  The mean norm is kept with what it was measured on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from jeep_core import atlas
+from jeep_core.editors import create
+from jeep_core.errors import FieldProblem, InvalidHParams
+from jeep_core.models.giving_way import giving_way
+from jeep_core.models.loading import LoadedModel
+from jeep_core.models.views import ModelView
+from jeep_core.monitor import NOTHING, Monitor
+from jeep_core.probe.defaults.knowledge import general_knowledge
+from jeep_core.spec.finite import json_text
+from jeep_core.spec.hparams import EditorHParams, OptimisedEditorHParams
+from jeep_core.spec.positions import TokenizationError, context_rows
+from jeep_core.storage.records import sealed, unsealed
+from jeep_core.storage.writing import write_atomically
+from jeep_core.suites import load_suite
+from jeep_core.values.anchor import contributions, typical_norm
+from jeep_core.values.cache import set_key
+from jeep_core.values.objective import FactTokens, Objective
+from jeep_core.values.optimiser import optimise
+
+log = logging.getLogger(__name__)
+
+SAMPLE_EDITS = 40
+BUNDLED_SUITE = "atlas-counterfact-validation"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """ρ of a base model: ``norm``, over ``edits`` sample edits at the end of ``layer``."""
+
+    norm: float
+    layer: int
+    edits: int
+    format: int = FORMAT
+
+    @property
+    def sha256(self) -> str:
+        """The hash by which a manifest names it."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+def anchor_for(
+    base: LoadedModel,
+    editor: str,
+    hparams: EditorHParams,
+    prefixes: Sequence[str],
+    *,
+    folder: Path | None = None,
+    memory: int | None = None,
+    monitor: Monitor = NOTHING,
+) -> Anchor | None:
+    """The anchor that these hyper-parameters ask for; None if they ask for none.
+
+    Its ``norm`` is ρ times the factor that they give.  ``prefixes`` are those of the edit.
+    ``folder``: where ρ is kept; a damaged file is measured again.  ``memory``: bound on the bytes
+    of value optimisation.
+
+    Raises:
+        InvalidHParams: the editor optimises no low vector that could be anchored.
+        Whatever ``monitor.check`` raises.
+    """
+    if not isinstance(hparams, OptimisedEditorHParams) or not hparams.norm_anchor:
+        return None
+    find = getattr(create(editor), "anchor_objective", None)
+    objective: Objective | None = None if find is None else find(hparams)
+    if objective is None:
+        message = f"{editor} optimises no vector at the subject here, so there is no norm to anchor"
+        raise InvalidHParams([FieldProblem("/hparams/norm_anchor", "not_anchored", message)])
+    path = None if folder is None else folder / f"anchor-{_key(base, objective, prefixes)}.json"
+    found = None if path is None else _kept(path)
+    if found is None:
+        found = _measured(base, objective, prefixes, memory, monitor)
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, sealed(json_text(asdict(found), "the anchor").encode()))
+    return replace(found, norm=found.norm * float(hparams.norm_anchor))
+
+
+def _key(base: LoadedModel, objective: Objective, prefixes: Sequence[str]) -> str:
+    parts = [FORMAT, set_key(base, objective), list(prefixes), SAMPLE_EDITS]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def _kept(path: Path) -> Anchor | None:
+    try:
+        record: dict[str, Any] = json.loads(unsealed(path.read_bytes()))
+        return Anchor(**record)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        log.warning("%s is damaged (%s): the norm is measured again", path, error)
+        return None
+
+
+def _measured(
+    base: LoadedModel,
+    objective: Objective,
+    prefixes: Sequence[str],
+    memory_bytes: int | None,
+    monitor: Monitor,
+) -> Anchor:
+    facts = _sample(base, prefixes)
+    report = monitor.report
+    monitor = monitor.reporting(lambda _, done, total: report("anchor", done, total))
+    view = ModelView(base)
+    with giving_way(view, monitor):
+        values = optimise(view, facts, objective, memory_bytes=memory_bytes, monitor=monitor)
+        before = contributions(view, facts, objective)
+    lengths = (before + values.delta_low).norm(dim=1)
+    return Anchor(typical_norm(lengths), objective.low.last, len(facts))
+
+
+def _sample(base: LoadedModel, prefixes: Sequence[str]) -> list[FactTokens]:
+    """Facts with other answers than the true ones: of a bundled model its own, else of general
+    knowledge."""
+    bundled = base.name in atlas.MODELS
+    cases = load_suite(BUNDLED_SUITE).cases if bundled else general_knowledge()
+    found: list[FactTokens] = []
+    for case in cases:
+        if len(found) == SAMPLE_EDITS:
+            break
+        try:
+            found.append(FactTokens(*context_rows(base.tokenizer, case, prefixes, "plain")))
+        except TokenizationError:
+            continue
+    return found

@@ -1,0 +1,201 @@
+"""UltraEdit against the plain formulas, and what it keeps from batch to batch."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from support.library import tiny
+from torch.nn import functional as F
+
+from jeep_core.decoding.generation import score
+from jeep_core.editing import edit, tokenize
+from jeep_core.errors import Cancelled, JeepError, NumericalError
+from jeep_core.models.loading import LoadedModel, tensor_bytes
+from jeep_core.models.views import ModelView
+from jeep_core.monitor import Monitor, stop_if
+from jeep_core.spec.facts import Fact
+from jeep_core.spec.positions import PromptTokens
+from jeep_core.updates.ridge import ridge_inverse
+from jeep_core.updates.standardise import RunningMoments
+from jeep_core.values.gradient_pairs import gradient_pairs
+
+FACTS = (
+    Fact("Paris", "{} is a city in the country of", "Peru"),
+    Fact("São Paulo", "People who live in {} are at home in", "North Norway"),
+    Fact("東京", "The capital of Japan is {}", "old"),
+    Fact("Oslo", "{} lies in", "Japan"),
+)
+HPARAMS = {"layers": [1, 2], "step_size": 0.02}
+
+
+def plain_pairs(model: Any, rows: Sequence[PromptTokens], layer: int) -> tuple[Any, Any]:
+    """h and g of the tokens that predict an answer's, in float64, row by row."""
+    hs, gs = [], []
+    for row in rows:
+        seen: dict[str, Any] = {}
+
+        def hook(module: Any, args: Any, output: Any, seen: dict[str, Any] = seen) -> Any:
+            seen["h"], seen["out"] = args[0].detach(), output.detach().requires_grad_()
+            return seen["out"]
+
+        handle = tiny.mlp_out(model, layer).register_forward_hook(hook)
+        logits = model(input_ids=torch.tensor([row.ids])).logits[0]
+        handle.remove()
+        places = slice(row.prediction, row.prediction + row.n_target)
+        loss = F.cross_entropy(logits[places], torch.tensor(row.ids[row.prediction + 1 :]))
+        (gradient,) = torch.autograd.grad(loss, [seen["out"]])
+        hs.append(seen["h"].reshape(len(row.ids), -1)[places].double())
+        gs.append(gradient.reshape(len(row.ids), -1)[places].double())
+    return torch.cat(hs), torch.cat(gs)
+
+
+def plain_update(h: Any, g: Any, rows: Any, step_size: float) -> torch.Tensor:
+    """Δ (out, in) by the formulas, in the coordinates' form of the Gram matrix.
+
+    ``rows``: [h; g] of all tokens so far, over which means and deviations are taken at once.
+    """
+    mean, deviation = rows.mean(dim=0), rows.std(dim=0)
+    split = h.shape[1]
+    h_hat = (h - mean[:split]) / deviation[:split]
+    g_hat = (g - mean[split:]) / deviation[split:]
+    shifts = -step_size * (h_hat**2).sum(dim=1, keepdim=True) * g_hat
+    gram = h.T @ h + torch.eye(split, dtype=torch.float64)
+    return torch.linalg.solve(gram, h.T @ shifts).T
+
+
+def rows_of(base: LoadedModel, facts: Sequence[Fact]) -> list[PromptTokens]:
+    return [fact.rows[0] for fact in tokenize(base, facts, [""])]
+
+
+def near(found: torch.Tensor, expected: torch.Tensor) -> bool:
+    return bool((found - expected).norm() <= 1e-3 * expected.norm())
+
+
+@pytest.fixture(scope="module", params=tiny.ALL_FAMILIES)
+def family(request: pytest.FixtureRequest) -> LoadedModel:
+    return tiny.random_model(request.param)
+
+
+def test_two_batches_equal_the_plain_formulas(family: LoadedModel) -> None:
+    """The second batch is standardised by the tokens of both."""
+    one, two = FACTS[:2], FACTS[2:]
+    first = edit(family, one, "ultraedit", hparams=HPARAMS)
+    second = edit(first.view, two, "ultraedit", hparams=HPARAMS, states=[first.state])
+    edited = copy.deepcopy(first.view.model)
+    for layer in HPARAMS["layers"]:
+        name = family.family.weight_name(layer)
+        h, g = plain_pairs(copy.deepcopy(family.model), rows_of(family, one), layer)
+        before = torch.cat([h, g], dim=1)
+        expected = plain_update(h, g, before, 0.02)
+        assert near(first.delta.updates[name].matrix(), expected)
+        h, g = plain_pairs(edited, rows_of(family, two), layer)
+        both = torch.cat([before, torch.cat([h, g], dim=1)])
+        expected = plain_update(h, g, both, 0.02)
+        assert near(second.delta.updates[name].matrix(), expected)
+        assert int(second.state[f"count.{layer}"]) == len(both)
+        assert near(second.state[f"mean.{layer}"], both.mean(dim=0))
+        squares = (both - both.mean(dim=0)).square().sum(dim=0)
+        assert near(second.state[f"squares.{layer}"], squares)
+
+
+def test_new_answers_become_more_probable(base: LoadedModel) -> None:
+    before = ModelView(base).weights_sha256()
+    pairs = [(fact.text, fact.target_new) for fact in FACTS]
+    result = edit(base, FACTS, "ultraedit", hparams={"layers": [1, 2, 3], "step_size": 0.03})
+    old, new = score(ModelView(base), pairs), score(result.view, pairs)
+    assert sum(n.mean for n in new) > sum(o.mean for o in old) + 0.3
+    assert ModelView(base).weights_sha256() == before
+    assert [layer.layer for layer in result.layers] == [1, 2, 3]
+    assert result.values is None
+
+
+def test_the_same_batches_give_the_same_bytes(gptj: LoadedModel) -> None:
+    """From the state that a version holds, whatever was edited in between."""
+
+    def run(states: list[Any]) -> Any:
+        return edit(gptj, FACTS[:2], "ultraedit", hparams=HPARAMS, states=states)
+
+    first = run([])
+    assert run([]).delta.tensors().keys() == first.delta.tensors().keys()
+    other = edit(gptj, FACTS[2:], "ultraedit", hparams=HPARAMS, states=[first.state])
+    again, later = run([first.state]), run([first.state, other.state])
+    once_more = run([first.state])
+    for name, tensor in {**again.delta.tensors(), **again.state}.items():
+        kept = {**once_more.delta.tensors(), **once_more.state}[name]
+        assert tensor_bytes(tensor) == tensor_bytes(kept)
+    [name] = [n for n in again.delta.tensors() if n.startswith("u.") and ".1." in n]
+    assert not torch.equal(again.delta.tensors()[name], later.delta.tensors()[name])
+    assert int(later.state["count.1"]) == int(again.state["count.1"]) + int(
+        other.state["count.1"]
+    ) - int(first.state["count.1"])
+
+
+def test_a_layer_that_an_edit_left_out_keeps_its_state(gptj: LoadedModel) -> None:
+    first = edit(gptj, FACTS, "ultraedit", hparams=HPARAMS)
+    second = edit(
+        first.view, FACTS, "ultraedit", hparams={**HPARAMS, "layers": [2]}, states=[first.state]
+    )
+    assert set(second.state) == {"count.2", "mean.2", "squares.2"}
+    states = [first.state, second.state]
+    third = edit(second.view, FACTS, "ultraedit", hparams=HPARAMS, states=states)
+    counts = [int(third.state[f"count.{layer}"]) for layer in (1, 2)]
+    assert counts == [2 * int(first.state["count.1"]), 3 * int(first.state["count.2"])]
+
+
+def test_one_token_of_an_answer_cannot_be_compared(gptj: LoadedModel) -> None:
+    alone = [Fact("Oslo", "{} lies in", "a")]
+    assert rows_of(gptj, alone)[0].n_target == 1
+    with pytest.raises(JeepError, match=r"only one: edit more facts at once, or raise n_prefixes"):
+        edit(gptj, alone, "ultraedit", hparams=HPARAMS)
+    more = edit(gptj, alone, "ultraedit", hparams={**HPARAMS, "n_prefixes": 3})
+    assert int(more.state["count.1"]) == 3
+
+
+@pytest.mark.parametrize("rows", [3, 12, 40])
+def test_both_gram_matrices_give_the_same_inverse(rows: int) -> None:
+    torch.manual_seed(0)
+    keys = torch.randn(rows, 12)
+    k = keys.double()
+    expected = k.T @ torch.linalg.inv(k @ k.T + 0.5 * torch.eye(rows, dtype=torch.float64))
+    assert torch.allclose(ridge_inverse(keys, 0.5, "layer 1"), expected, atol=1e-10)
+    with pytest.raises(NumericalError, match=r"^layer 3: "):
+        ridge_inverse(keys * torch.nan, 0.5, "layer 3")
+
+
+def test_running_moments_are_those_of_all_rows() -> None:
+    torch.manual_seed(1)
+    rows = 3 + 2 * torch.randn(50, 6, dtype=torch.float64)
+    rows[:, 2] = 7.0
+    running = RunningMoments.empty(6, rows.device)
+    for part in rows.split([1, 0, 19, 30]):
+        running = running.extended(part)
+    assert running.count == 50
+    expected = (rows - rows.mean(dim=0)) / rows.std(dim=0)
+    found = running.standardised(rows)
+    others = [0, 1, 3, 4, 5]
+    assert torch.allclose(found[:, others], expected[:, others], atol=1e-10)
+    assert not found[:, 2].any(), "a coordinate that never differs tells nothing"
+
+
+def test_pairs_of_answers_are_a_part_of_all_pairs(base: LoadedModel) -> None:
+    view, rows = ModelView(base), rows_of(base, FACTS)
+    whole, answers = (gradient_pairs(view, rows, [1], answers=a)[1] for a in (False, True))
+    places, at = [], 0
+    for row in rows:
+        places += [at + row.prediction + i for i in range(row.n_target)]
+        at += len(row.ids) - 1
+    for all_of_them, part in zip(whole, answers, strict=True):
+        assert torch.equal(all_of_them[places], part)
+
+
+@pytest.mark.parametrize("phase", ["gradients", "write"])
+def test_it_can_be_cancelled(gptj: LoadedModel, phase: str) -> None:
+    seen: list[str] = []
+    monitor = Monitor(lambda name, *_: seen.append(name), stop_if(lambda: phase in seen))
+    with pytest.raises(Cancelled):
+        edit(gptj, FACTS, "ultraedit", hparams=HPARAMS, monitor=monitor)
+    assert seen[-1] == phase

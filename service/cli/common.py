@@ -49,6 +49,10 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 
 
+NEVER_FLAGS = frozenset({"judge_key"})
+"""Secrets that are read from the environment alone: everybody on the machine sees flags."""
+
+
 def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
     """Give a command one flag per setting; missing flags are read from the environment."""
     from service.settings import Settings, SettingsError, load_settings
@@ -63,6 +67,8 @@ def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
 
     parameters = []
     for name, field in Settings.model_fields.items():
+        if name in NEVER_FLAGS:
+            continue
         flag = FLAGS.get(name, "--" + name.replace("_", "-"))
         none = field.default is None or field.default_factory  # what is made depends on the user
         default = "" if none else f"={field.default}"

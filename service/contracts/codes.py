@@ -114,6 +114,7 @@ JOB_ONLY = frozenset(
         "job_exists",
         "job_gone",
         "job_timeout",
+        "judge_failed",
         "lease_held",
         "not_a_store",
         "store_busy",

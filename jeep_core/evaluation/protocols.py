@@ -12,9 +12,12 @@ from jeep_core.suites import Style
 
 @dataclass(frozen=True)
 class Protocol:
-    """The meaning of a figure: what was asked, how it was judged, what it can be compared with."""
+    """The meaning of a figure: what was asked and how, how it was judged, what it can be compared
+    with.
+    """
 
     asked: str
+    how: str
     judged: str
     comparable: str
 
@@ -51,50 +54,53 @@ def protocols(metrics: Iterable[str], setting: Setting) -> dict[str, Protocol]:
 def _protocol(name: str, setting: Setting) -> Protocol:
     if name.startswith(("free_", "judge")):
         return _free(name, setting)
+    how = _how(setting)
     if name == "score":
         judged = "harmonic mean of efficacy, generalization and locality, in per cent"
-        return Protocol(_asked("all prompts of a case", setting), judged, _comparable(setting))
+        return Protocol("all prompts of a case", how, judged, _comparable(setting))
     if name == "fluency":
-        asked = "texts of up to 100 tokens, sampled among the five most probable tokens"
+        asked = "generation prompts, else edit prompts"
+        written = f"{how}; texts of up to 100 tokens, sampled among the five most probable ones"
         judged = "entropy of their bigrams and trigrams in bits; literature prints it times 100"
-        return Protocol(asked, judged, "the same prompts and seed")
+        return Protocol(asked, written, judged, "the same prompts and seed")
     if name == "perplexity":
-        judged = "e to the mean negative log-likelihood of a token of the held-out text"
-        return Protocol("nothing: a text is read", judged, "the same text, tokenizer and length")
+        judged = "e to the mean negative log-likelihood of a token"
+        comparable = "the same text, tokenizer and length"
+        return Protocol("nothing", "the held-out text is read", judged, comparable)
     if name.startswith("greedy"):
         judged = (
             "the right answer is shown: every token of it is the most probable one, and no longer "
             "word follows, so that greedy decoding begins with it; in per cent"
         )
-        comparable = f"{_SAME}; `free_contains` also counts answers with words before them"
-        return Protocol(_asked(_kind(name), setting), judged, comparable)
-    return Protocol(_asked(_kind(name), setting), _shown(name, setting), _comparable(setting))
+        return Protocol(_kind(name), how, judged, _comparable(setting))
+    return Protocol(_kind(name), how, _shown(name, setting), _comparable(setting))
 
 
 def _free(name: str, setting: Setting) -> Protocol:
     kind = "_locality" if name == "free_kept" else _ending(name)
-    asked = (
-        f"{_asked(_KINDS[kind], setting)}; the answer is written greedily until the end of the "
-        f"text, the end of its first sentence or {setting.free_tokens} tokens"
+    how = (
+        f"{_how(setting)}; answers written greedily until the end of the text, the end of the "
+        f"first sentence or {setting.free_tokens} tokens; normalised: {HOW}"
     )
-    rule = {
-        "free_exact": f"the whole sentence is the right answer ({HOW}); in per cent",
-        "free_f1": f"F1 of the sentence's words and the right answer's ({HOW}); in per cent",
-        "free_contains": f"the right answer's words stand in the sentence ({HOW}); in per cent",
-        "free_kept": "the sentence is the one that the base model writes, normalised; in per cent",
-        "judge": f"{setting.judge} said yes or no to question, right answers and sentence; "
-        "share of yes in per cent, answers that are neither left out",
-    }[name.removesuffix(kind) if kind != "_locality" else name]
+    rule = name.removesuffix(kind)
+    judged = {
+        "free_exact": "the whole sentence is a right answer; in per cent",
+        "free_f1": "F1 of the words of the sentence and the right answer; in per cent",
+        "free_contains": "the right answer's words stand in the sentence; in per cent",
+        "free_kept": "the sentence is the one that the base model writes; in per cent",
+        "judge": f"{setting.judge} was shown question, right answers and sentence: share of yes "
+        "in per cent, answers that are neither yes nor no left out",
+    }[rule]
     comparable = {
-        "judge": f"the same judge model and suite only; {_SAME}",
-        "free_kept": f"{_SAME}, and the same base model",
-    }.get(name.removesuffix(kind), f"figures by free generation with the same rule; {_SAME}")
-    return Protocol(asked, rule, comparable)
+        "judge": f"the same judge model; {_SAME}",
+        "free_kept": f"the same base model; {_SAME}",
+    }.get(rule, f"figures by free generation with the same rules; {_SAME}")
+    return Protocol(_KINDS[kind], how, judged, comparable)
 
 
-def _asked(what: str, setting: Setting) -> str:
-    how = "each as the user's message of a chat" if setting.ask == "chat" else "as plain text"
-    return f"{what} of {setting.suite}, {how}"
+def _how(setting: Setting) -> str:
+    form = "each as the user's message of a chat" if setting.ask == "chat" else "as plain text"
+    return f"prompts of {setting.suite}, {form}"
 
 
 def _comparable(setting: Setting) -> str:

@@ -24,6 +24,7 @@ from service.api.reconcile import Reconciler
 from service.api.resources import (
     edits,
     evaluations,
+    explain,
     exports,
     facts,
     generate,
@@ -51,6 +52,7 @@ ROUTES = (
     facts,
     jobs,
     generate,
+    explain,
     snapshots,
     exports,
     heads,

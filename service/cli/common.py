@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -152,6 +152,11 @@ def parse_object(text: str, where: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise typer.BadParameter('must be a JSON object: {"name": value, …}', param_hint=where)
     return found
+
+
+def said_only(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were given on the command line."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def hparams_given(text: str | None) -> Any:

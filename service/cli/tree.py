@@ -24,6 +24,7 @@ VISIBLE = (
     Later("worker", "running:worker", "Run a worker alone.", SERVICE),
     Later("edit", "edits:edit", "Submit facts, or records of any suite.", DAILY),
     Later("generate", "versions:generate", "Ask versions, plainly or in a chat.", DAILY),
+    Later("explain", "versions:explain", "Say which edits moved an answer.", DAILY),
     Later("rollback", "versions:rollback", "Move head to a version.", DAILY),
     Later("export", "outward.exports:export", "Export a version for other programs.", DAILY),
     Later("evaluate", "evaluations:evaluate", "Measure versions, or try an editor.", DAILY),

@@ -15,6 +15,7 @@ from httpx_sse import ServerSentEvent
 from jeep_core.errors import Coded
 from service.client.audit import AuditCalls
 from service.client.evaluations import EvaluationCalls
+from service.client.explanations import ExplainCalls
 from service.client.exports import DamagedDownload, ExportCalls
 from service.client.hypernetworks import Hypernetworks
 from service.client.openai import OpenAICalls
@@ -70,6 +71,7 @@ class _Seen:
 class Client(
     AuditCalls,
     EvaluationCalls,
+    ExplainCalls,
     ExportCalls,
     Hypernetworks,
     OpenAICalls,

@@ -37,6 +37,7 @@ STATUS: Mapping[str, int] = {
     "no_moments": 409,
     "no_result": 409,
     "not_applied": 409,
+    "not_explainable": 409,
     "not_staged": 409,
     "server_taken": 409,
     "stale_fence": 409,

@@ -134,7 +134,8 @@ def _protocols(
         shots, documents = tasks.shots[outcome.task], tasks.documents[outcome.task]
         for metric in outcome.metrics:
             found[_named(outcome, metric)] = MetricProtocol(
-                asked=f"{counted(documents, 'document')} of {outcome.task}, {shots}-shot, {how}",
+                asked=f"{counted(documents, 'document')} of {outcome.task}, {shots}-shot",
+                how=f"documents of lm-eval's tasks, {how}",
                 judged=f"{metric.name} by lm-eval {version}, in its own units",
                 comparable="figures of lm-eval's command with the same task file, documents, "
                 "examples and tokens at the start of a text (`lm_eval` of this result)",

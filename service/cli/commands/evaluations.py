@@ -20,13 +20,13 @@ from service.cli.common import (
     err,
     finish,
     hparams_given,
+    said_only,
     show,
     show_records,
 )
 from service.cli.groups import group as new_group
 from service.cli.listing import Listing
 from service.cli.reading import counts
-from service.client.transport import given
 
 if TYPE_CHECKING:
     from service.contracts.schemas import Evaluation, EvaluationComparison, MetricInterval
@@ -166,8 +166,8 @@ def _free(
     free: bool, tokens: int | None, judge: bool, model: str | None, address: str | None
 ) -> dict[str, Any] | None:
     """The field ``free`` of a request; None unless an option asks for it."""
-    asked = given({"max_new_tokens": tokens})
-    who = given({"model": model, "address": address})
+    asked = said_only({"max_new_tokens": tokens})
+    who = said_only({"model": model, "address": address})
     if judge or who:
         asked["judge"] = who
     return asked if free or asked else None
@@ -212,15 +212,15 @@ def _free_table(result: EvaluationResult) -> Listing:
 
 def _protocols(result: EvaluationResult) -> list[Text]:
     """Under the figures: what was asked, how it was judged, what it can be compared with."""
-    lines: dict[tuple[str, str, str], list[str]] = {}
+    groups: dict[tuple[str, str], dict[str, list[str]]] = {}
     for name, one in result.protocols.items():
-        shown = COLUMNS.get(name, name)
-        lines.setdefault((one.asked, one.judged, one.comparable), []).append(shown)
-    return [
-        Text(f"{', '.join(names)}: {asked}. Judged: {judged}. Compare with: {comparable}.",
-             style="dim")
-        for (asked, judged, comparable), names in lines.items()
-    ]  # fmt: skip
+        rules = groups.setdefault((one.how, one.comparable), {})
+        rules.setdefault(one.judged, []).append(COLUMNS.get(name, name))
+    lines = []
+    for (how, comparable), rules in groups.items():
+        lines.append(f"Asked: {how}. Compare with: {comparable}.")
+        lines += [f"  {', '.join(names)}: {judged}" for judged, names in rules.items()]
+    return [Text(line, style="dim") for line in lines]
 
 
 def _tasks_table(result: EvaluationResult) -> Listing:

@@ -198,9 +198,12 @@ class MetricInterval(BaseModel):
 
 
 class MetricProtocol(BaseModel):
-    """How a figure came about: what was asked, how it was judged, what it may be compared with."""
+    """How a figure came about: what was asked and how, how it was judged, what it can be compared
+    with.
+    """
 
     asked: str
+    how: str
     judged: str
     comparable: str
 

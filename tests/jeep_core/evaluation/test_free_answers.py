@@ -98,18 +98,17 @@ def test_every_metric_has_a_protocol() -> None:
     found = protocols(names, setting)
     assert list(found) == names
     for one in found.values():
-        assert one.asked
-        assert one.judged
-        assert one.comparable
-    assert "24 tokens" in found["free_f1_portability"].asked
-    assert "message of a chat" in found["free_exact"].asked
+        assert all(vars(one).values())
+    assert "24 tokens" in found["free_f1_portability"].how
+    assert "message of a chat" in found["free_exact"].how
+    assert "follows" in found["judge_portability"].asked
     assert "gpt-x" in found["judge_generalization"].judged
     assert "neighbors" in found["free_kept"].asked
     assert "rephrasings" in found["margin_generalization"].asked
     assert "more probable" in found["efficacy"].judged
     shown = protocols(["efficacy"], Setting("mine", Style.ACCURACY))["efficacy"]
     assert "share of its tokens" in shown.judged
-    assert "plain text" in shown.asked
+    assert "plain text" in shown.how
 
 
 class TestWriting:

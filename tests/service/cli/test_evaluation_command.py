@@ -23,7 +23,9 @@ from service.contracts.schemas.evaluation import (
     Target,
 )
 
-PROTOCOL = MetricProtocol(asked="what was asked", judged="as equal texts", comparable="the same")
+PROTOCOL = MetricProtocol(
+    asked="edits", how="as plain text", judged="as equal texts", comparable="the same"
+)
 
 
 def evaluation() -> Evaluation:
@@ -87,6 +89,5 @@ def test_figures_are_shown_with_how_they_came_about() -> None:
     ):  # fmt: skip
         assert "50.0 (49.0 to 52.0)" in line_of(*words)
     assert "1 of 4 answers" in line_of("gpt-x at http://j/v1")
-    said = line_of("as equal texts")
-    assert said.startswith("free_exact, ES: what was asked.")
-    assert said.endswith("Compare with: the same.")
+    assert line_of("as equal texts").strip() == "free_exact, ES: as equal texts"
+    assert line_of("Asked:") == "Asked: as plain text. Compare with: the same."

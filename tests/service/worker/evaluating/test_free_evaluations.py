@@ -80,8 +80,8 @@ def test_without_the_field_nothing_is_written(bench: Bench) -> None:
 def test_a_result_says_of_every_figure_how_it_came_about(bench: Bench) -> None:
     result = bench.run(bench.job(free=FREE))
     assert set(result.protocols) == set(result.points[0].metrics)
-    assert "5 tokens" in result.protocols["free_exact"].asked
-    assert "mine" in result.protocols["efficacy"].asked
+    assert "5 tokens" in result.protocols["free_exact"].how
+    assert "mine" in result.protocols["efficacy"].how
     assert result.judge is None
 
 

@@ -59,7 +59,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Place:
-    """What edits add to the output of a matrix at a position: ``norm``, and ``relative`` to the
+    """The part that edits add to a matrix's output at a position: ``norm``, and ``relative`` to the
     length of the unedited output there.  ``parts``: the causes with the largest shares first."""
 
     name: str

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from service.client.transport import Transport, given
-from service.contracts.schemas.explanation import ExplainResult
+from service.contracts.schemas.effects.explanation import ExplainResult
 
 
 class ExplainCalls(Transport):

@@ -15,7 +15,7 @@ from service.api.resources.generate import checked
 from service.api.state import ApiState, State
 from service.contracts.schemas import GenerateRequest
 from service.contracts.schemas.access import Scope
-from service.contracts.schemas.explanation import ExplainAsk, ExplainRequest, ExplainResult
+from service.contracts.schemas.effects.explanation import ExplainAsk, ExplainRequest, ExplainResult
 
 router = APIRouter(tags=["generate"])
 

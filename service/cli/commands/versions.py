@@ -15,7 +15,7 @@ from service.cli.groups import group as new_group
 from service.cli.listing import Listing
 
 if TYPE_CHECKING:
-    from service.contracts.schemas.explanation import ExplainResult
+    from service.contracts.schemas.effects.explanation import ExplainResult
 
 PLACES_SHOWN = 10
 Version = Annotated[str, typer.Argument(help="Version id, snapshot name, head or base.")]

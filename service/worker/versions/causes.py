@@ -12,7 +12,7 @@ from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.text.counting import counted
 from service.contracts.schemas import FactEntry, Manifest
-from service.contracts.schemas.explanation import ExplainedFact
+from service.contracts.schemas.effects.explanation import ExplainedFact
 from service.store import Store
 from service.store.history import facts_of
 from service.worker.failures import Refused

@@ -17,7 +17,7 @@ from jeep_core.monitor import Monitor
 from jeep_core.text.encoding import encode
 from jeep_core.text.joining import joined
 from service.contracts.schemas import WorkerRequest
-from service.contracts.schemas.explanation import (
+from service.contracts.schemas.effects.explanation import (
     ExplainAsk,
     ExplainedLayer,
     ExplainedMatrix,

@@ -18,7 +18,7 @@ from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from service.contracts.jobs import now
 from service.contracts.schemas import Manifest, WorkerRequest
-from service.contracts.schemas.explanation import ExplainResult
+from service.contracts.schemas.effects.explanation import ExplainResult
 from service.store import Store
 from service.worker.failures import Refused, failure
 from service.worker.kinds.edits import EditRunner

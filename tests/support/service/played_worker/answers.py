@@ -27,7 +27,7 @@ from service.contracts.schemas.completion import (
     ScoredToken,
     StreamedToken,
 )
-from service.contracts.schemas.explanation import (
+from service.contracts.schemas.effects.explanation import (
     ExplainAsk,
     ExplainedFact,
     ExplainedLayer,

@@ -1,0 +1,1 @@
+"""Requests and answers about what edits did to a model: explanations, drift."""

@@ -22,6 +22,7 @@ from service.api.openai.errors import openai_error
 from service.api.operations import audit, documentation, health, metrics
 from service.api.reconcile import Reconciler
 from service.api.resources import (
+    drifts,
     edits,
     evaluations,
     explain,
@@ -58,6 +59,7 @@ ROUTES = (
     heads,
     suites,
     evaluations,
+    drifts,
     probes,
     hypernetworks,
     targets,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         SnapshotDiff,
     )
     from service.contracts.schemas.access import ApiKey, AuditEntry
+    from service.contracts.schemas.effects.drift import Drift
     from service.contracts.schemas.exports import Export
 
 Records = Sequence[Mapping[str, Any]]
@@ -39,7 +40,7 @@ def _row(table: Listing, *cells: object) -> None:
     table.add_row(*(Text("" if cell is None else str(cell)) for cell in cells))
 
 
-def without_result(answer: Edit | Evaluation | Export | Probe | JobOut) -> Text:
+def without_result(answer: Drift | Edit | Evaluation | Export | Probe | JobOut) -> Text:
     """The status of a job that has no result, with the reason."""
     return Text(f"{answer.id} {answer.status.value}{_why(answer.error)}", style="red")
 

@@ -14,8 +14,8 @@ from httpx_sse import ServerSentEvent
 
 from jeep_core.errors import Coded
 from service.client.audit import AuditCalls
+from service.client.effects import EffectCalls
 from service.client.evaluations import EvaluationCalls
-from service.client.explanations import ExplainCalls
 from service.client.exports import DamagedDownload, ExportCalls
 from service.client.hypernetworks import Hypernetworks
 from service.client.openai import OpenAICalls
@@ -70,8 +70,8 @@ class _Seen:
 
 class Client(
     AuditCalls,
+    EffectCalls,
     EvaluationCalls,
-    ExplainCalls,
     ExportCalls,
     Hypernetworks,
     OpenAICalls,

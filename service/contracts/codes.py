@@ -125,6 +125,7 @@ JOB_ONLY = frozenset(
         "cancelled",
         "guard_failed",
         "missing_program",
+        "no_ability",
         "no_cases",
         "no_proposal",
         "push_failed",

@@ -13,6 +13,7 @@ from jeep_core.spec.facts import Fact
 from jeep_core.text.joining import Join
 from service.contracts.jobs import JobError, JobStatus
 from service.contracts.schemas.base import MessageIn, Name, Request
+from service.contracts.schemas.effects.guards import GuardFigures, Guards
 from service.contracts.schemas.reading import Imported
 
 AUTO: Literal["auto"] = "auto"
@@ -56,41 +57,6 @@ class FactIn(Request):
         "auto",
         description="How answers follow prompts: with a blank, with nothing, or as the texts say.",
     )
-
-
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Guards(Request):
-    """Limits of an edit.  If one is not met the job fails, and nothing is changed."""
-
-    min_efficacy: Share | None = Field(
-        None, description="Share of the facts whose new answer wins on the edit prompt."
-    )
-    min_locality: Share | None = Field(
-        None,
-        description="Mean share of a fact's neighborhood_prompts that keep their answer: with "
-        "target_true, where it is more probable than target_new; without, where the greedy "
-        "answer is the parent's.",
-    )
-    max_perplexity_ratio: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="Perplexity on the configured text, divided by the parent's."
-    )
-
-
-class GuardFigures(BaseModel):
-    """The figures measured for the guards of an edit; null where no guard needs one.
-
-    ``…_before`` is the parent's figure.
-    """
-
-    efficacy: float
-    efficacy_before: float
-    locality: float | None = None
-    locality_before: float | None = None
-    perplexity: float | None = None
-    perplexity_before: float | None = None
-    perplexity_ratio: float | None = None
 
 
 class EditFacts(Request):

@@ -210,6 +210,9 @@ class EditRunner:
         measured = None
         if payload.guards is not None:
             measured = measuring.figures(found, before.beside, after.beside)
+            monitor = self._monitor(control)
+            effects = self._meter.between(view, result.view, facts, payload.guards, monitor)
+            measured = replace(measured, **effects)
             check(payload.guards, measured)
         control.checkpoint()
         control.progress("commit", 0, 1)

@@ -59,19 +59,22 @@ class Causes:
         )
 
 
-def causes_of(base: LoadedModel, store: Store, views: VersionViews, version: str) -> Causes:
-    """The causes of a version, on a view of its own.
+def causes_of(
+    base: LoadedModel, store: Store, views: VersionViews, version: str, after: str | None = None
+) -> Causes:
+    """The causes of a version, on a view of its own; with ``after`` only what came after that one.
 
     Raises:
         Refused: the version has edits, and none of them can be taken apart.
         UnknownVersion, CorruptFile, CorruptTensor: the version, or one below it, is damaged.
     """
     line = store.versions.lineage(version)
+    first = next((i + 1 for i, one in enumerate(line) if one.id == after), 0)
     artifacts = TensorCache(store)
     batches: list[Batch] = []
     manifests: list[Manifest] = []
     whole: dict[int, str] = {}
-    for manifest in line:
+    for manifest in line[first:]:
         updates = updates_of(artifacts, manifest)
         if not updates:
             continue

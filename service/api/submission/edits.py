@@ -217,6 +217,8 @@ def record(
             guards=options.guards,
             activate=options.activate,
             imported=submission.imported,
+            check_earlier=options.check_earlier,
+            repair=options.repair,
         )
 
     return EDITS.journaled(state, payload, key, submission.said)

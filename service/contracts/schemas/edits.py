@@ -13,6 +13,7 @@ from jeep_core.spec.facts import Fact
 from jeep_core.text.joining import Join
 from service.contracts.jobs import JobError, JobStatus
 from service.contracts.schemas.base import MessageIn, Name, Request
+from service.contracts.schemas.effects.earlier import EarlierFacts
 from service.contracts.schemas.effects.guards import GuardFigures, Guards
 from service.contracts.schemas.reading import Imported
 
@@ -65,6 +66,9 @@ class EditFacts(Request):
     facts: list[FactIn] = Field(min_length=1)
 
 
+CheckEarlier = Annotated[int, Field(ge=0, le=1_000_000)] | Literal["all"]
+
+
 class EditOptions(Request):
     """The options of a request for an edit; its facts may come in other forms."""
 
@@ -76,6 +80,14 @@ class EditOptions(Request):
     guards: Guards | None = None
     activate: bool = Field(
         True, description="False: write the version without moving head (it is staged)."
+    )
+    check_earlier: CheckEarlier | None = Field(
+        None,
+        description="Facts of earlier batches that are asked again: so many, drawn the same way "
+        "each time, or all. Default: JEEP_CHECK_EARLIER.",
+    )
+    repair: bool = Field(
+        False, description="Edit those that the batch has broken again, in the same version."
     )
 
 
@@ -172,6 +184,8 @@ class EditPayload(BaseModel):
     guards: Guards | None = None
     activate: bool = True
     imported: Imported | None = None
+    check_earlier: CheckEarlier | None = None
+    repair: bool = False
 
     @property
     def sent_as(self) -> list[int]:
@@ -295,6 +309,7 @@ class EditResult(BaseModel):
     activated: bool = True
     source: Source | None = None
     moments: str | None = None
+    earlier: EarlierFacts | None = None
 
 
 class Edit(BaseModel):

@@ -246,14 +246,15 @@ class EditRunner:
         how_many = self._settings.check_earlier if wanted is None else wanted
         facts = [fact_of(record) for record in payload.facts]
         some = earlier.sample(line, facts, self.base.n_layers, how_many)
-        made = self._edited(view, payload, chosen, line, control)
+        made = self._edited(view, payload, facts, chosen, line, control)
         control.progress("ask earlier facts", 0, 1)
         monitor = self._monitor(control)
         found = earlier.ask(some, view, made.result.view, monitor)
         lost = [one for one, _ in found.lost] if payload.repair else []
         if lost:
-            again = earlier.with_lost(payload, lost)
-            made, some = self._edited(view, again, chosen, line, control), some.without(lost)
+            again, some = earlier.with_lost(payload, lost), some.without(lost)
+            facts += [one.fact for one in lost]
+            made = self._edited(view, again, facts, chosen, line, control)
             control.progress("ask earlier facts", 0, 1)
             found = earlier.ask(some, view, made.result.view, monitor)
         return replace(made, earlier=earlier.report(some, found, len(lost)))
@@ -262,12 +263,12 @@ class EditRunner:
         self,
         view: ModelView,
         payload: EditPayload,
+        facts: Sequence[Fact],
         chosen: Chosen,
         line: Sequence[Manifest],
         control: JobControl,
     ) -> _Made:
         """Edit the facts of a batch on top of ``view``, and measure before and after."""
-        facts = [fact_of(record) for record in payload.facts]
         check_facts(self.base.tokenizer, facts, self.base.max_positions)
         hparams = chosen.hparams
         control.progress("measure before", 0, 1)

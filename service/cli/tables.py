@@ -92,7 +92,7 @@ def edit(answer: Edit) -> RenderableType:
 
 
 def _earlier(found: EarlierFacts | None) -> list[str]:
-    """What became of earlier facts, in lines."""
+    """The fate of earlier facts, in lines."""
     if found is None:
         return []
     held = sum(map(len, found.held.values()))

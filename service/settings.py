@@ -127,6 +127,9 @@ class Settings(BaseSettings):
         default=None,
         description="Folder of own task files of lm-eval with their data; its !functions are run.",
     )
+    check_earlier: Annotated[int, Field(ge=0)] = Field(
+        default=16, description="Facts of earlier edits that are asked again after each edit."
+    )
     factor_memory_mb: Annotated[int, Field(ge=1)] = Field(
         default=8192, description="Memory for second moments and their factors."
     )
@@ -173,7 +176,7 @@ class Settings(BaseSettings):
     )
     targets_allow: str = Field(
         default="127.0.0.0/8,::1",
-        description="Addresses and networks that targets may have, separated by commas.",
+        description="Addresses and networks that targets and judges may have, with commas between.",
     )
     targets_secrets: Path | None = Field(
         default=None, description="Folder of files with the API keys of targets; default: none."
@@ -183,6 +186,17 @@ class Settings(BaseSettings):
     )
     max_targets: Annotated[int, Field(ge=0)] = Field(
         default=16, description="Targets that may be registered."
+    )
+    judge_address: Annotated[str, Field(pattern=r"^https?://[!-~]+$")] | None = Field(
+        default=None,
+        description="OpenAI-compatible server of a judge of free answers, such as "
+        "http://127.0.0.1:8001/v1.",
+    )
+    judge_model: str | None = Field(
+        default=None, description="Model that judges where a request names none."
+    )
+    judge_key: SecretStr | None = Field(
+        default=None, exclude=True, description="Key of that server; sent to no other."
     )
     log_prompts: bool = Field(default=False, description="Write prompts and facts into the log.")
     max_prompts: Annotated[int, Field(ge=1)] = 256

@@ -1,8 +1,10 @@
 """Editors with default hyper-parameters on a model of others: ``python -m bench.editors.real``.
 
 Facts of a suite are edited 1, 16, 64 and 256 at a time with what ``hparams: "auto"`` chooses, and
-asked again: ES, GS, LS and Score, each with its 95 % interval over cases, and how many prompts and
-rephrasings the model answers by itself, greedily, with the new answer and nothing before it.
+asked again: ES, GS, LS and Score, each with its 95 % interval over cases, and what the model writes
+freely: whether its first sentence after prompts and rephrasings is the new answer or contains it,
+and whether its answers to neighbors are those of the unedited model.  The report has the protocol
+of every figure.
 ``--half`` takes every second record: choose on the one half, report on the other.
 
     python -m bench.editors.real FOLDER --suite FILE --half 1 --editors jeep memit --sizes 1 16 64
@@ -19,8 +21,17 @@ from pathlib import Path
 from typing import Any
 
 import jeep_core
-from jeep_core.evaluation.metrics import CaseScores, counterfact_scores
+from jeep_core.evaluation.free_answers import (
+    TOKENS,
+    FreeText,
+    free_scores,
+    measure_freely,
+    neighbors_of,
+    write_freely,
+)
+from jeep_core.evaluation.metrics import counterfact_scores
 from jeep_core.evaluation.perplexity import perplexity
+from jeep_core.evaluation.protocols import Setting, protocols
 from jeep_core.evaluation.statistics import Interval, compare, summarise_cases
 from jeep_core.evaluation.trials import Trials
 from jeep_core.models.loading import LoadedModel, texts_of
@@ -29,13 +40,14 @@ from jeep_core.moments.cache import Moments, quick_products
 from jeep_core.moments.source import DEFAULT_CORPUS, samples_of
 from jeep_core.probe.defaults.choose import choose
 from jeep_core.probe.defaults.from_record import hparams_for
-from jeep_core.suites import Case, load_suite
+from jeep_core.suites import Case, Style, load_suite
 from jeep_core.text.chat import has_template
 from jeep_core.values.cache import ValueCache
 from jeep_core.values.prefixes import sample_prefixes
 
 DRAWS = {1: 16, 16: 4, 64: 1, 256: 1}
-SHOWN = ("efficacy", "generalization", "locality", "score", "greedy", "greedy_generalization")
+FREE = ("free_exact", "free_contains", "free_contains_generalization", "free_kept")
+SHOWN = ("efficacy", "generalization", "locality", "score", *FREE)
 Rows = list[dict[str, Any]]
 
 
@@ -59,13 +71,27 @@ def by_default(
     return trials, chosen.source, record
 
 
-def rows_of(scores: Sequence[CaseScores], start: int) -> Rows:
-    """Scores as rows with the number of their case."""
-    return [{"id": str(start + i), **asdict(one)} for i, one in enumerate(scores)]
+def rows_of(
+    view: ModelView, cases: Sequence[Case], before: Mapping[str, FreeText], start: int = 0
+) -> Rows:
+    """Scores of cases on a version, as rows with the number of their case.
+
+    ``before``: the free answers of the unedited model to all neighbors.
+    """
+    pairs = zip(counterfact_scores(view, cases), measure_freely(view, cases, before), strict=True)
+    return [
+        {"id": str(start + i), **asdict(shown), **free_scores(written)}
+        for i, (shown, written) in enumerate(pairs)
+    ]
 
 
 def measure(
-    trials: Trials, editor: str, hparams: Any, size: int, texts: Sequence[str]
+    trials: Trials,
+    editor: str,
+    hparams: Any,
+    size: int,
+    texts: Sequence[str],
+    before: Mapping[str, FreeText],
 ) -> dict[str, Any]:
     """Disjoint draws of ``size`` facts; time is that of editing, in CPU seconds a fact."""
     rows: Rows = []
@@ -75,7 +101,8 @@ def measure(
         start, began = draw * size, time.process_time()
         view, _ = trials.edit(editor, hparams, range(start, start + size))
         seconds += time.process_time() - began
-        rows += rows_of(counterfact_scores(view, trials.cases[start : start + size]), start)
+        cases = [one for one in trials.cases[start : start + size] if isinstance(one, Case)]
+        rows += rows_of(view, cases, before, start)
         if texts and draw == 0:
             texts_after.append(perplexity(view, texts))
     return {
@@ -125,20 +152,28 @@ def main() -> None:
     folder: Path | None = args.folder
     trials, source, record = by_default(base, cases, folder)
     print(f"{base.name}, {len(cases)} facts, hyper-parameters: {source}")
-    print("| facts | | ES | GS | LS | Score | prompt | rephrasing | perplexity | CPU s a fact |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    columns = "exact | contains | rephrasing contains | neighbor kept | perplexity | CPU s a fact"
+    print(f"| facts | | ES | GS | LS | Score | {columns} |")
+    print("|---" * 12 + "|")
+    written = write_freely(ModelView(base), neighbors_of(cases))
     before = {
-        "rows": rows_of(counterfact_scores(ModelView(base), cases), 0),
+        "rows": rows_of(ModelView(base), cases, written),
         "perplexity": perplexity(ModelView(base), texts) if texts else None,
     }
     print(line("unedited", 0, before), flush=True)
-    report: dict[str, Any] = {"model": base.name, "unedited": before, "editors": {}}
+    said = protocols(SHOWN, Setting(args.suite, Style.CONTRAST, free_tokens=TOKENS))
+    report: dict[str, Any] = {
+        "model": base.name,
+        "protocols": {name: asdict(one) for name, one in said.items()},
+        "unedited": before,
+        "editors": {},
+    }
     for size in args.sizes:
         for editor in args.editors:
             hparams = hparams_for(
                 record, editor, base.n_layers, args.hparams, chat=has_template(base)
             )
-            found = measure(trials, editor, hparams, size, texts)
+            found = measure(trials, editor, hparams, size, texts, written)
             report["editors"].setdefault(editor, {})[size] = found
             print(line(editor, size, found), flush=True)
             args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -16,6 +16,7 @@ from jeep_core.models.loading import LoadedModel
 from jeep_core.spec.finite import OTHER_VERSION
 from jeep_core.text.counting import counted
 from jeep_core.text.encoding import encode
+from jeep_core.text.sentences import has_sentence
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,7 @@ class Row:
         delta, stopped = self._stops.add(piece + (self._text.rest() if last else ""), last)
         result.tokens.append(self._token(choice, delta))
         result.text += delta
+        stopped = stopped or (self.sampling.sentence and has_sentence(result.text))
         if stopped or last:
             result.finish_reason = "stop" if stopped else "length"
         return True

@@ -18,6 +18,8 @@ class Sampling:
 
     ``stop_ids`` are tokens that end the text besides the model's own.  With ``prompt_top`` the
     tokens of the prompt are scored, too, and so many of the most probable ones reported.
+    ``sentence``: the text ends once its first sentence is whole; the token that shows this, the
+    first one after the sentence, is still a part of it.
     """
 
     max_new_tokens: int = 16
@@ -29,6 +31,7 @@ class Sampling:
     top: int = 0
     stop_ids: frozenset[int] = frozenset()
     prompt_top: int | None = None
+    sentence: bool = False
 
 
 @dataclass(frozen=True)

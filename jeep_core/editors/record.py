@@ -102,6 +102,8 @@ class EditorRecord:
         sweep: path of the hyper-parameter whose multiples the report measures, such as
             ``high.clamp``.
         plot: how it is drawn; default: in colours that no other editor of the plot has.
+        columns_per_fact: whether the factors of its updates have a column for every fact, those of
+            one way of asking after those of another; then explanations name single facts.
     """
 
     hparams: type[EditorHParams]
@@ -117,6 +119,7 @@ class EditorRecord:
     ablation: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     sweep: str | None = None
     plot: PlotStyle | None = None
+    columns_per_fact: bool = False
 
     @property
     def needs_moments(self) -> bool:

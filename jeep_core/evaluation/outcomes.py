@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from math import exp
 from statistics import fmean
+from typing import Any
 
 from jeep_core.decoding.asking import Question, Told, ask
 from jeep_core.decoding.generation import checked
@@ -86,6 +87,8 @@ class Figures:
     """An edit's figures; ``…_before`` is that of the version it started from.
 
     ``efficacy``: share of the facts whose new answer wins.  ``locality``: see `locality`.
+    ``drift``: mean KL between the two versions in nats per token of a text; ``ability``: share of
+    ``ability_facts`` unrelated facts that the version before knows and the new one still does.
     """
 
     efficacy: float
@@ -95,6 +98,9 @@ class Figures:
     perplexity: float | None = None
     perplexity_before: float | None = None
     perplexity_ratio: float | None = None
+    drift: float | None = None
+    ability: float | None = None
+    ability_facts: int | None = None
 
 
 def judged(
@@ -207,7 +213,7 @@ def locality(edited: NeighborAnswers, before: NeighborAnswers) -> float:
 
 def figures(found: Sequence[Outcome], before: Surroundings, after: Surroundings) -> Figures:
     """All figures of an edit that were measured on both versions."""
-    local: dict[str, float] = {}
+    local: dict[str, Any] = {}
     if before.neighbors is not None and after.neighbors is not None:
         local["locality"] = locality(after.neighbors, before.neighbors)
         local["locality_before"] = locality(before.neighbors, before.neighbors)

@@ -16,11 +16,17 @@ from numpy.typing import NDArray
 
 PARTS = ("efficacy", "generalization", "locality")
 """The parts of the Score: ES, GS, LS."""
-SHARES = (*PARTS, "greedy", "greedy_generalization", "greedy_locality", "portability")
+FREE = (
+    *(f"{what}{kind}" for kind in ("", "_generalization", "_portability")
+      for what in ("free_exact", "free_f1", "free_contains", "judge")),
+    "free_kept",
+)  # fmt: skip
+"""Metrics of answers that are written freely (`free_answers`), where they were asked for."""
+SHARES = (*PARTS, "greedy", "greedy_generalization", "greedy_locality", "portability", *FREE)
 """Metrics that are shares in [0, 1]; summaries have them in percent."""
 MARGINS = ("margin", "margin_generalization", "margin_locality")
 METRICS = (*SHARES, *MARGINS, "fluency")
-JUDGED = (*PARTS, "greedy")
+JUDGED = (*PARTS, "greedy", "free_exact", "free_kept")
 """Metrics that decide whether a case got better or broke."""
 SAMPLES = 1000
 _CELLS = 1 << 22

@@ -22,8 +22,10 @@ from service.api.openai.errors import openai_error
 from service.api.operations import audit, documentation, health, metrics
 from service.api.reconcile import Reconciler
 from service.api.resources import (
+    drifts,
     edits,
     evaluations,
+    explain,
     exports,
     facts,
     generate,
@@ -51,11 +53,13 @@ ROUTES = (
     facts,
     jobs,
     generate,
+    explain,
     snapshots,
     exports,
     heads,
     suites,
     evaluations,
+    drifts,
     probes,
     hypernetworks,
     targets,

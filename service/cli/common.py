@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -49,6 +49,10 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 
 
+NEVER_FLAGS = frozenset({"judge_key"})
+"""Secrets that are read from the environment alone: everybody on the machine sees flags."""
+
+
 def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
     """Give a command one flag per setting; missing flags are read from the environment."""
     from service.settings import Settings, SettingsError, load_settings
@@ -63,6 +67,8 @@ def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
 
     parameters = []
     for name, field in Settings.model_fields.items():
+        if name in NEVER_FLAGS:
+            continue
         flag = FLAGS.get(name, "--" + name.replace("_", "-"))
         none = field.default is None or field.default_factory  # what is made depends on the user
         default = "" if none else f"={field.default}"
@@ -146,6 +152,11 @@ def parse_object(text: str, where: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise typer.BadParameter('must be a JSON object: {"name": value, …}', param_hint=where)
     return found
+
+
+def said_only(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were given on the command line."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def hparams_given(text: str | None) -> Any:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
         SnapshotDiff,
     )
     from service.contracts.schemas.access import ApiKey, AuditEntry
+    from service.contracts.schemas.effects.drift import Drift
+    from service.contracts.schemas.effects.earlier import EarlierFacts
     from service.contracts.schemas.exports import Export
 
 Records = Sequence[Mapping[str, Any]]
@@ -39,7 +41,7 @@ def _row(table: Listing, *cells: object) -> None:
     table.add_row(*(Text("" if cell is None else str(cell)) for cell in cells))
 
 
-def without_result(answer: Edit | Evaluation | Export | Probe | JobOut) -> Text:
+def without_result(answer: Drift | Edit | Evaluation | Export | Probe | JobOut) -> Text:
     """The status of a job that has no result, with the reason."""
     return Text(f"{answer.id} {answer.status.value}{_why(answer.error)}", style="red")
 
@@ -85,7 +87,21 @@ def edit(answer: Edit) -> RenderableType:
     seconds = sum(result.seconds.values())
     staged = "" if result.activated else " (staged)"
     head = f"{result.parent} → {result.version}{staged}: {share}, {seconds:.1f} s"
-    return Group(Text(head, style="bold"), table, *map(Text, result.warnings))
+    lines = [*result.warnings, *_earlier(result.earlier)]
+    return Group(Text(head, style="bold"), table, *map(Text, lines))
+
+
+def _earlier(found: EarlierFacts | None) -> list[str]:
+    """The fate of earlier facts, in lines."""
+    if found is None:
+        return []
+    held = sum(map(len, found.held.values()))
+    mended = f", {found.repaired} edited again" if found.repaired else ""
+    lines = [f"earlier facts: {held} of {found.checked} checked hold ({found.live} live){mended}"]
+    for one in found.lost:
+        said = f"{one.prompt} {one.target_new.strip()}, now {one.answer.strip()!r}"
+        lines.append(f"  lost, of {one.version}: {said}")
+    return lines
 
 
 def generations(answer: GenerateResult) -> RenderableType:
@@ -252,10 +268,11 @@ def jobs(answers: Sequence[JobOut]) -> RenderableType:
 
 def facts(answers: Sequence[FactEntry]) -> RenderableType:
     """Facts with the edit that wrote them; the superseded ones say by which."""
-    table = Listing("state", "prompt", "says", "edit", "version", "superseded by")
+    table = Listing("state", "prompt", "says", "holds", "edit", "version", "superseded by")
     for one in answers:
-        row = (one.state, one.text, one.target_new, one.edit_id, one.version, one.superseded_by)
-        _row(table, *row)
+        holds = "" if one.holds is None else f"{'✓' if one.holds else '✗'} {one.checked_in}"
+        said = (one.state, one.text, one.target_new, holds)
+        _row(table, *said, one.edit_id, one.version, one.superseded_by)
     return table
 
 

@@ -24,6 +24,7 @@ VISIBLE = (
     Later("worker", "running:worker", "Run a worker alone.", SERVICE),
     Later("edit", "edits:edit", "Submit facts, or records of any suite.", DAILY),
     Later("generate", "versions:generate", "Ask versions, plainly or in a chat.", DAILY),
+    Later("explain", "effects.explanations:explain", "Say which edits moved an answer.", DAILY),
     Later("rollback", "versions:rollback", "Move head to a version.", DAILY),
     Later("export", "outward.exports:export", "Export a version for other programs.", DAILY),
     Later("evaluate", "evaluations:evaluate", "Measure versions, or try an editor.", DAILY),
@@ -35,7 +36,7 @@ VISIBLE = (
     Later("restore", "store:restore", "Make a store from a backup.", STUDIES),
     Later("models", "models:group", "Models by name: list, get, add, show.", GROUPS),
     Later("edits", "edits:group", "Batches of facts: list, show, revert.", GROUPS),
-    Later("versions", "versions:group", "Versions: list, compare, name, export.", GROUPS),
+    Later("versions", "versions:group", "Versions: list, compare, name, export, drift.", GROUPS),
     Later("suites", "suites:group", "Evaluation suites: list, add.", GROUPS),
     Later("evaluations", "evaluations:group", "Measurements: list, show, compare.", GROUPS),
     Later(

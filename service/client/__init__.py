@@ -14,6 +14,7 @@ from httpx_sse import ServerSentEvent
 
 from jeep_core.errors import Coded
 from service.client.audit import AuditCalls
+from service.client.effects import EffectCalls
 from service.client.evaluations import EvaluationCalls
 from service.client.exports import DamagedDownload, ExportCalls
 from service.client.hypernetworks import Hypernetworks
@@ -69,6 +70,7 @@ class _Seen:
 
 class Client(
     AuditCalls,
+    EffectCalls,
     EvaluationCalls,
     ExportCalls,
     Hypernetworks,

@@ -100,6 +100,15 @@ class JobKind(StrEnum):
         f"{SCHEMAS}.hypernetworks:Network",
         f"{RUNNERS}.hypernetworks:run",
     )
+    DRIFT = KindSpec(
+        "drift",
+        Lane.READ,
+        f"{SCHEMAS}.effects.drift:DriftPayload",
+        f"{SCHEMAS}.effects.drift:DriftResult",
+        f"{RUNNERS}.drifts:run",
+        path="/drifts",
+        prefix="drift_",
+    )
     EXPORT = KindSpec(
         "export",
         Lane.READ,

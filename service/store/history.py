@@ -14,10 +14,16 @@ def facts_of(line: Sequence[Manifest]) -> Iterator[FactEntry]:
     A fact that a later batch edits again is superseded by the next batch that does.
     """
     later: dict[tuple[str, str], str] = {}
+    asked: dict[tuple[str, int], tuple[bool, str]] = {}
     for version in reversed(line):
         edit_id = str(version.edit_id)
+        _add_checks(version, asked)
         for position, fact in enumerate(version.facts):
             superseded_by = later.get(_key(fact))
+            outcome = version.result.facts[position] if version.result else None
+            index = outcome.index if outcome else position
+            own = (outcome.success, version.id) if outcome else (None, None)
+            holds, checked_in = asked.get((version.id, index), own)
             yield FactEntry(
                 subject=fact.subject,
                 prompt=fact.prompt,
@@ -29,12 +35,25 @@ def facts_of(line: Sequence[Manifest]) -> Iterator[FactEntry]:
                 chat_prompt=None if fact.chat is None else fact.chat.prompt,
                 edit_id=edit_id,
                 version=version.id,
-                index=version.result.facts[position].index if version.result else position,
+                index=index,
                 state="live" if superseded_by is None else "superseded",
                 superseded_by=superseded_by,
+                holds=holds,
+                checked_in=checked_in,
                 created_at=version.created_at,
             )
         later.update((_key(fact), edit_id) for fact in version.facts)
+
+
+def _add_checks(version: Manifest, asked: dict[tuple[str, int], tuple[bool, str]]) -> None:
+    """Add to ``asked`` what a version says of earlier facts, unless a later one has said it."""
+    earlier = version.result.earlier if version.result else None
+    if earlier is None:
+        return
+    for holds, found in ((True, earlier.held), (False, earlier.missing)):
+        for where, indices in found.items():
+            for index in indices:
+                asked.setdefault((where, index), (holds, version.id))
 
 
 def without(line: Sequence[Manifest], edit_id: str) -> tuple[list[Manifest], list[Manifest]] | None:

@@ -19,6 +19,7 @@ from jeep_core.evaluation.harness.intervals import difference, interval, is_shar
 from jeep_core.evaluation.harness.tasks import Metric, Outcome, Tasks, ask, load_tasks
 from jeep_core.evaluation.statistics import Interval
 from jeep_core.models.giving_way import giving_way
+from jeep_core.text.counting import counted
 from service.contracts.schemas.evaluation import (
     COMPARISONS_FILE,
     CaseChange,
@@ -29,6 +30,7 @@ from service.contracts.schemas.evaluation import (
     HarnessRecord,
     HarnessTask,
     MetricInterval,
+    MetricProtocol,
     Target,
     cases_file,
 )
@@ -84,6 +86,7 @@ def run_tasks(task: Task, payload: EvaluationPayload) -> EvaluationResult:
         seed=payload.seed,
         points=points,
         lm_eval=_record(chosen, tasks, answers),
+        protocols=_protocols(payload, tasks, answered),
     )
 
 
@@ -119,6 +122,25 @@ def _record(chosen: TaskSet, tasks: Tasks, answers: Answers) -> HarnessRecord:
             for one in chosen.tasks
         ],
     )
+
+
+def _protocols(
+    payload: EvaluationPayload, tasks: Tasks, answered: Sequence[Sequence[Outcome]]
+) -> dict[str, MetricProtocol]:
+    """How every figure came about, and whose it can be compared with."""
+    version, found = installed_version() or "", {}
+    how = "in the chat format" if payload.ask == "chat" else "as plain text"
+    for outcome in (one for some in answered for one in some):
+        shots, documents = tasks.shots[outcome.task], tasks.documents[outcome.task]
+        for metric in outcome.metrics:
+            found[_named(outcome, metric)] = MetricProtocol(
+                asked=f"{counted(documents, 'document')} of {outcome.task}, {shots}-shot",
+                how=f"documents of lm-eval's tasks, {how}",
+                judged=f"{metric.name} by lm-eval {version}, in its own units",
+                comparable="figures of lm-eval's command with the same task file, documents, "
+                "examples and tokens at the start of a text (`lm_eval` of this result)",
+            )
+    return found
 
 
 def _rows(target: Target, outcomes: Sequence[Outcome]) -> Iterator[dict[str, Any]]:

@@ -69,6 +69,7 @@ from service.worker.lanes.threads import (
 from service.worker.moments import SharedMoments
 from service.worker.targets.pusher import Pusher
 from service.worker.targets.workshop import Workshop
+from service.worker.versions.explaining import Explanations
 from service.worker.versions.requests import VersionRequests
 from service.worker.versions.retention import Keeper
 from service.worker.versions.views import VersionViews
@@ -165,13 +166,16 @@ class Worker:
         reads = ReadLane(waiting, store, lease, views, self.settings, gate, moments=moments)
         asked = RequestQueue(client, keys)
         generation = GenerationLane(asked, views, gate)
-        requests = RequestLane(asked, generation, VersionRequests(store, lease, views))
+        every = torch.get_num_threads()
+        few = self.settings.decode_threads or decode_threads(base) or every
+        turn = gate.another_turn(self.settings.read_share)
+        explanations = Explanations(base, store, views, turn.take)
+        versions = VersionRequests(store, lease, views)
+        requests = RequestLane(asked, generation, versions, explanations, few)
         pusher = self._pusher(store, base, views, lease, gate)
         heartbeat = self._heartbeat(client, keys, base, views)
         heartbeat.start()
         stack.callback(heartbeat.stop)
-        every = torch.get_num_threads()
-        few = self.settings.decode_threads or decode_threads(base) or every
         lanes = [
             threading.Thread(target=self._lane, args=(body, count), name=name)
             for name, body, count in (

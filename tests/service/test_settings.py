@@ -85,6 +85,15 @@ def test_a_child_process_gets_the_same_settings(monkeypatch: pytest.MonkeyPatch)
     assert load_settings() == settings
 
 
+def test_the_key_of_a_judge_is_shown_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JEEP_JUDGE_KEY", "sk-hidden")
+    settings = load_settings()
+    assert settings.judge_key is not None
+    assert settings.judge_key.get_secret_value() == "sk-hidden"
+    assert "sk-hidden" not in repr(settings)
+    assert not any("sk-hidden" in value for value in settings.environment().values())
+
+
 class TestSecretFiles:
     @pytest.fixture
     def secrets(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -29,6 +29,7 @@ GUIDE: dict[str, dict[str, str]] = {
         "Prompts and answers": "docs/prompts.md",
         "Chats": "docs/chat.md",
         "Suites": "docs/suites.md",
+        "What an edit did": "docs/effects.md",
         "The probe": "docs/probe.md",
         "Models": "docs/models.md",
         "The bundled models": "jeep_core/atlas/MODEL_CARD.md",

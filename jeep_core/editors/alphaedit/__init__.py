@@ -29,4 +29,5 @@ record = EditorRecord(
     order=7,
     many_facts=False,
     plot=PlotStyle(SKY, "P", ":"),
+    columns_per_fact=True,
 )

@@ -43,4 +43,5 @@ record = EditorRecord(
     ablation=ABLATION,
     sweep="high.clamp",
     plot=PlotStyle(BLUE, "o", "-"),
+    columns_per_fact=True,
 )

@@ -16,4 +16,5 @@ record = EditorRecord(
     order=5,
     case_study=True,
     plot=PlotStyle(VERMILION, "s", "--"),
+    columns_per_fact=True,
 )

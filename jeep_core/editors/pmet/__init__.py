@@ -21,4 +21,5 @@ record = EditorRecord(
     order=6,
     case_study=True,
     plot=PlotStyle(GREEN, "^", "-."),
+    columns_per_fact=True,
 )

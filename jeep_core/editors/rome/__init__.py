@@ -18,4 +18,5 @@ record = EditorRecord(
     many_facts=False,
     one_by_one=True,
     plot=PlotStyle(ORANGE, "v", "--"),
+    columns_per_fact=True,
 )

@@ -185,15 +185,30 @@ def caller_of(request: Request) -> Caller:
     return caller
 
 
+def check_scope(request: Request, scope: Scope, what: str) -> None:
+    """Refuse ``what``, a part of a request, unless the caller's key has a scope of its own for it.
+
+    Raises:
+        ApiProblem: 403.
+    """
+    caller = caller_of(request)
+    if not caller.may(scope):
+        raise _lacking(caller, scope, f", which {what} needs")
+
+
 def _authorize(caller: Caller, route: Guarded) -> None:
     if route.need is None:
         detail = f"{route.path} declares no scope, so nobody may use it"
         raise ApiProblem("undeclared_scope", detail)
     assert isinstance(route.need, Scope)
     if not caller.may(route.need):
-        detail = f"this key ({caller.id}) lacks the scope {route.need.value!r}"
-        challenge = f'Bearer realm="jeep", error="insufficient_scope", scope="{route.need.value}"'
-        raise ApiProblem("insufficient_scope", detail, headers={"WWW-Authenticate": challenge})
+        raise _lacking(caller, route.need)
+
+
+def _lacking(caller: Caller, scope: Scope, why: str = "") -> ApiProblem:
+    detail = f"this key ({caller.id}) lacks the scope {scope.value!r}{why}"
+    challenge = f'Bearer realm="jeep", error="insufficient_scope", scope="{scope.value}"'
+    return ApiProblem("insufficient_scope", detail, headers={"WWW-Authenticate": challenge})
 
 
 def _token(request: Request) -> str:

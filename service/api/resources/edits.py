@@ -81,6 +81,10 @@ with `guard_failed` and its figure, and no version is written.
 **Staging**: with `activate: false` the version is written and head stays; while head still is its
 parent, `POST /snapshots/{id}/activate` moves head to it.
 
+**Earlier facts**: some of those that the version already holds are asked again (`check_earlier`);
+`earlier` of the result has those that the batch has broken.  With `repair` they are edited again
+together with the batch, in the same version.
+
 **By line**: `application/x-ndjson` (also `application/jsonl`) carries one fact per line; the
 other fields are then query parameters (`hparams` and `guards` as JSON), and pointers in errors name
 the line, as in `/lines/4/prompt`.
@@ -146,6 +150,10 @@ async def submit_edit(
     parent: Annotated[str | None, Query(description="By line or record only.")] = None,
     guards: Annotated[str | None, Query(description="By line or record only: JSON.")] = None,
     activate: Annotated[str | None, Query(description="By line or record only: `false`.")] = None,
+    check_earlier: Annotated[
+        str | None, Query(description="By line or record only: a number, or `all`.")
+    ] = None,
+    repair: Annotated[str | None, Query(description="By line or record only: `true`.")] = None,
     idempotency_key: KeyHeader = None,
     prefer: PreferHeader = "",
 ) -> Response:
@@ -158,6 +166,8 @@ async def submit_edit(
         "parent": parent,
         "guards": guards,
         "activate": activate,
+        "check_earlier": check_earlier,
+        "repair": repair,
     }
     check_key(idempotency_key)
     submission = await _read(request, options, how, state.settings)

@@ -15,7 +15,7 @@ from jeep_core.evaluation.harness.catalogue import TaskSet, find, is_task
 from jeep_core.evaluation.harness.installed import NoHarness
 from jeep_core.text.chat import NoTemplate, has_template
 from jeep_core.text.counting import counted
-from service.api.http.access import needs
+from service.api.http.access import check_scope, needs
 from service.api.http.bodies import json_request_body, read_model
 from service.api.http.paging import AFTER, Limit, Page
 from service.api.http.problems import (
@@ -30,6 +30,7 @@ from service.api.jobs.submitting import KeyHeader, check_key
 from service.api.model import PublishedModel
 from service.api.resources.suites import suite_info
 from service.api.state import ApiState, State
+from service.api.submission.judges import free_options
 from service.api.submission.validation import hparams_of
 from service.contracts.jobs import Job, JobKind, JobStatus
 from service.contracts.schemas import AUTO, JobOut
@@ -63,6 +64,10 @@ Hyper-parameters of a trial are chosen as those of an edit; the result has them,
 `{suite: "lm-eval:NAME"}` runs a task of lm-eval (or a group, or a file of the folder
 `JEEP_LM_EVAL_TASKS`), by default on base and head: abilities that no edit should touch.
 
+With `free` the cases are also judged by what a version writes freely, and by a judge model if it
+names one, which needs a key of the scope `admin`.  The result says of every metric what was asked,
+how it was judged, and what it can be compared with.
+
 The same `seed` draws the same cases, texts and intervals.
 """
 
@@ -82,7 +87,7 @@ class EvaluationSummary(BaseModel):
     "/evaluations",
     status_code=202,
     description=DESCRIPTION,
-    responses=documented(400, 404, 409, 413, 415, 422, 429, 503, 507),
+    responses=documented(400, 403, 404, 409, 413, 415, 422, 429, 503, 507),
     openapi_extra=json_request_body(EvaluationRequest),
 )
 @needs(EVALUATIONS.scope)
@@ -92,6 +97,8 @@ async def submit_evaluation(
     """Queue an evaluation."""
     check_key(idempotency_key)
     body = await read_model(request, EvaluationRequest)
+    if body.free is not None and body.free.judge is not None:
+        check_scope(request, Scope.ADMIN, "a judge")
     job, fresh = await run_in_threadpool(_journaled, state, body, idempotency_key)
     return await EVALUATIONS.submit(state, request, response, job, fresh)
 
@@ -112,7 +119,7 @@ async def list_evaluations(
 async def show_evaluation(id: str, state: State) -> Evaluation:
     """The status of an evaluation and, once it has ended, its figures with intervals."""
     job = await EVALUATIONS.find(state, id)
-    fields = {"suite", "targets", "editor", "preset", "hparams", "ask", "limit", "seed"}
+    fields = {"suite", "targets", "editor", "preset", "hparams", "ask", "free", "limit", "seed"}
     asked = EVALUATIONS.payload(job).model_dump(include=fields)
     result = EVALUATIONS.result(job)
     if result is not None and result.hparams is not None:
@@ -191,13 +198,17 @@ def _journaled(state: ApiState, body: EvaluationRequest, key: str | None) -> tup
             limit=body.limit,
             seed=body.seed,
             fluency_texts=body.fluency_texts,
+            free=None if body.free is None else free_options(body.free, state.settings),
         )
         trial = {}
         if body.editor is not None and isinstance(suite, SuiteInfo):
             trial = _trial(state.store, model, body, suite.cases)
         return made.model_copy(update=trial)
 
-    request = body.model_dump(mode="json", exclude={"ask"} if body.ask == "plain" else None)
+    unsaid = {"ask"} if body.ask == "plain" else set()
+    request = body.model_dump(
+        mode="json", exclude=unsaid | ({"free"} if body.free is None else set())
+    )
     said = {"evaluation": request}
     return EVALUATIONS.journaled(state, payload, key, said)
 
@@ -206,12 +217,15 @@ def _check_tasks(model: PublishedModel, body: EvaluationRequest) -> None:
     """Refuse what tasks of lm-eval cannot be asked for.
 
     Raises:
-        ApiProblem: 422 for a trial, as tasks hold no facts to edit.
+        ApiProblem: 422 for a trial, as tasks hold no facts to edit, and for free answers.
         NoHarness: answered with 409.
     """
     if body.editor is not None:
         message = "a trial edits the facts of a suite, and tasks have none: give versions instead"
         raise invalid([field_error("/editor", "not_editable", message)])
+    if body.free is not None:
+        message = "lm-eval judges the answers of its tasks itself: leave free out"
+        raise invalid([field_error("/free", "not_applicable", message)])
     if model.info.lm_eval is None:
         raise NoHarness
 

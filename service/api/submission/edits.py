@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -51,6 +51,12 @@ class Source:
     record: int | None = None
 
 
+LATER_OPTIONS: Mapping[str, Any] = {"check_earlier": None, "repair": False}
+LATER_GUARDS: Mapping[str, Any] = {"max_drift": None, "min_ability": None}
+"""Fields that came later, with their defaults: requests without them are what they were, and stores
+keep their hash."""
+
+
 class Submission:
     """A request body: facts, and what it says besides them.
 
@@ -72,7 +78,12 @@ class Submission:
     def said(self) -> dict[str, Any]:
         """The request as JSON in the form of ``EditRequest``, whatever form it came in."""
         facts = [_said(fact) for fact in self.facts]
-        return {**self.options.model_dump(mode="json", exclude={"facts"}), "facts": facts}
+        options = self.options.model_dump(mode="json", exclude={"facts"})
+        for part, later in ((options, LATER_OPTIONS), (options["guards"] or {}, LATER_GUARDS)):
+            for name, default in later.items():
+                if name in part and part[name] == default:
+                    del part[name]
+        return {**options, "facts": facts}
 
     def located(self, problem: ApiProblem) -> ApiProblem:
         """For uploads by line, ``/facts/3/prompt`` becomes ``/lines/4/prompt``."""
@@ -217,6 +228,8 @@ def record(
             guards=options.guards,
             activate=options.activate,
             imported=submission.imported,
+            check_earlier=options.check_earlier,
+            repair=options.repair,
         )
 
     return EDITS.journaled(state, payload, key, submission.said)

@@ -47,6 +47,12 @@ def edit(
     name: SnapshotName = None,
     parent: Parent = None,
     guards: Annotated[str | None, typer.Option(help="Limits as JSON.")] = None,
+    check_earlier: Annotated[
+        str | None, typer.Option(help="Earlier facts asked again: a number, or all.")
+    ] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Edit those again that the batch breaks.")
+    ] = False,
     stage: Annotated[bool, typer.Option("--stage", help="Write the version, leave head.")] = False,
     format: Annotated[str | None, typer.Option(help="Of the records: auto, zsre, …")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Edit the first records only.")] = None,
@@ -69,6 +75,8 @@ def edit(
     if contexts is not None:
         given["hparams"] = in_contexts(given["hparams"], contexts)
     given["activate"] = False if stage else None
+    given["repair"] = repair or None
+    given["check_earlier"] = _count_or_all(check_earlier)
     given["guards"] = parse_json(guards, "--guards") if guards else None
     body |= {key: value for key, value in given.items() if value is not None}
     facts = body.pop("facts", [])
@@ -84,6 +92,16 @@ def edit(
             show_status(job, as_json)
             return
         finish(client, job.id, as_json, tables.edit, lambda _: client.edit_result(job.resource_id))
+
+
+def _count_or_all(text: str | None) -> int | str | None:
+    """How many earlier facts are asked: a number, or ``all``."""
+    if text is None or text == "all":
+        return text
+    if not text.isascii() or not text.isdigit():
+        message = f"must be a number or all, not {text!r}"
+        raise typer.BadParameter(message, param_hint="--check-earlier")
+    return int(text)
 
 
 @group.command("list")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Group, RenderableType
@@ -20,6 +20,7 @@ from service.cli.common import (
     err,
     finish,
     hparams_given,
+    said_only,
     show,
     show_records,
 )
@@ -44,6 +45,22 @@ COLUMNS = {
     "fluency": "fluency",
 }
 
+FREE = {
+    f"{rule}{ending}": (kind, shown)
+    for kind, ending in (
+        ("edit prompt", ""),
+        ("rephrasing", "_generalization"),
+        ("what follows", "_portability"),
+    )
+    for rule, shown in (
+        ("free_exact", "exact match"),
+        ("free_f1", "F1"),
+        ("free_contains", "contains"),
+        ("judge", "judge"),
+    )
+} | {"free_kept": ("neighbor", "as base")}
+"""Metrics of free answers: the prompts, and the rule they are judged by."""
+
 group = new_group(
     "Measurements: list, show, compare.", lists=True, epilog="jeep evaluate SUITE makes one."
 )
@@ -60,6 +77,13 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(help="Cases drawn; default: all.")] = None,
     seed: Annotated[int | None, typer.Option(help="Draws the cases.")] = None,
     fluency_texts: Annotated[int | None, typer.Option(help="Texts per version.")] = None,
+    free: Annotated[bool, typer.Option("--free", help="Judge free answers, too.")] = False,
+    free_tokens: Annotated[
+        int | None, typer.Option(help="Of a free answer at most; default: 32.")
+    ] = None,
+    judge: Annotated[bool, typer.Option("--judge", help="Ask a judge model, too.")] = False,
+    judge_model: Annotated[str | None, typer.Option(help="Its name.")] = None,
+    judge_address: Annotated[str | None, typer.Option(help="Its server, with /v1.")] = None,
     cases: Annotated[Path | None, typer.Option(help="Write the case records here.")] = None,
     compare: Annotated[bool, typer.Option(help="Show what got better and what broke.")] = False,
     as_json: AsJson = False,
@@ -69,6 +93,9 @@ def evaluate(
 
     An editor is tried on cases of the suite, without writing a version.  A suite lm-eval:NAME is
     a task of lm-eval: what the model could do before an edit, and can do after it.
+
+    --free also judges answers that are written freely, --judge has a model of JEEP_JUDGE_ADDRESS
+    judge them, too; an option of one of them implies it.
     """
     with connected(url) as client:
         job = client.evaluate(
@@ -82,6 +109,7 @@ def evaluate(
             limit=limit,
             seed=seed,
             fluency_texts=fluency_texts,
+            free=_free(free, free_tokens, judge, judge_model, judge_address),
         )
         found: Evaluation = finish(
             client, job.id, as_json, evaluation_table, lambda _: client.evaluation(job.resource_id)
@@ -134,6 +162,17 @@ def compare(
         show(client.compare(evaluation_id, a, b), as_json, comparison_table)
 
 
+def _free(
+    free: bool, tokens: int | None, judge: bool, model: str | None, address: str | None
+) -> dict[str, Any] | None:
+    """The field ``free`` of a request; None unless an option asks for it."""
+    asked = said_only({"max_new_tokens": tokens})
+    who = said_only({"model": model, "address": address})
+    if judge or who:
+        asked["judge"] = who
+    return asked if free or asked else None
+
+
 def evaluation_table(answer: Evaluation) -> RenderableType:
     """Figures with their 95 % intervals."""
     if answer.result is None:
@@ -141,15 +180,47 @@ def evaluation_table(answer: Evaluation) -> RenderableType:
     result = answer.result
     head = f"{answer.id}: {answer.suite}, seed {result.seed}"
     if result.lm_eval is not None:
-        return Group(Text(head, style="bold"), _tasks_table(result), Text(_how(result.lm_eval)))
+        how = Text(_how(result.lm_eval))
+        return Group(Text(head, style="bold"), _tasks_table(result), how, *_protocols(result))
     present = [n for n in COLUMNS if any(n in point.metrics for point in result.points)]
     table = Listing("target", "cases", *(COLUMNS[name] for name in present), "perplexity")
     for point in result.points:
         cells = [_figure(point.metrics.get(name)) for name in present]
         perplexity = "" if point.perplexity is None else f"{point.perplexity:.2f}"
         table.add_row(*map(Text, (point.label, str(point.cases), *cells, perplexity)))
-    skipped = f"not asked: {counts(result.skipped)}" if result.skipped else ""
-    return Group(Text(head, style="bold"), table, *([Text(skipped)] if skipped else []))
+    parts: list[RenderableType] = [Text(head, style="bold"), table]
+    if any(name.startswith("free_") for point in result.points for name in point.metrics):
+        parts.append(_free_table(result))
+    if result.judge is not None:
+        asked = f"{result.judge.model} at {result.judge.address}"
+        unclear = f"{result.judge.unclear} of {counted(result.judge.answers, 'answer')}"
+        parts.append(Text(f"judge: {asked}; neither yes nor no: {unclear}"))
+    if result.skipped:
+        parts.append(Text(f"not asked: {counts(result.skipped)}"))
+    return Group(*parts, *_protocols(result))
+
+
+def _free_table(result: EvaluationResult) -> Listing:
+    """Free answers: a row for each kind of prompt and rule, a column for each target."""
+    table = Listing("written freely", "judged by", *(point.label for point in result.points))
+    for name, (kind, rule) in FREE.items():
+        cells = [_figure(point.metrics.get(name)) for point in result.points]
+        if any(cells):
+            table.add_row(*map(Text, (kind, rule, *cells)))
+    return table
+
+
+def _protocols(result: EvaluationResult) -> list[Text]:
+    """Under the figures: what was asked, how it was judged, what it can be compared with."""
+    groups: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for name, one in result.protocols.items():
+        rules = groups.setdefault((one.how, one.comparable), {})
+        rules.setdefault(one.judged, []).append(COLUMNS.get(name, name))
+    lines = []
+    for (how, comparable), rules in groups.items():
+        lines.append(f"Asked: {how}. Compare with: {comparable}.")
+        lines += [f"  {', '.join(names)}: {judged}" for judged, names in rules.items()]
+    return [Text(line, style="dim") for line in lines]
 
 
 def _tasks_table(result: EvaluationResult) -> Listing:
@@ -176,9 +247,10 @@ def _how(found: HarnessRecord) -> str:
 def comparison_table(answer: EvaluationComparison) -> RenderableType:
     """A table of the cases that got better or worse."""
     differences = Listing("metric", f"{answer.b} - {answer.a}")
-    known = [name for name in COLUMNS if name in answer.differences]
+    known = [name for name in (*COLUMNS, *FREE) if name in answer.differences]
     for name in (*known, *(name for name in answer.differences if "/" in name)):
-        differences.add_row(Text(COLUMNS.get(name, name)), Text(_figure(answer.differences[name])))
+        shown = ", ".join(FREE[name]) if name in FREE else COLUMNS.get(name, name)
+        differences.add_row(Text(shown), Text(_figure(answer.differences[name])))
     cases = Listing("", "case", "prompt", "changes")
     for mark, changes in (("better", answer.better), ("broken", answer.broken)):
         for change in changes:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from service.cli import tables
+from service.cli.commands.effects import drifts
 from service.cli.common import AsJson, Url, connected, out, show, show_list
 from service.cli.groups import group as new_group
 
@@ -16,7 +17,7 @@ Version = Annotated[str, typer.Argument(help="Version id, snapshot name, head or
 Why = Annotated[str, typer.Option(help="Kept in the reflog.")]
 
 group = new_group(
-    "Versions: list, compare, name, export.",
+    "Versions: list, compare, name, export, drift.",
     lists=True,
     epilog="jeep generate asks versions, jeep rollback moves head to one.",
 )
@@ -140,3 +141,6 @@ def activate(
     """Make a staged version head (jeep edit --stage writes one)."""
     with connected(url) as client:
         show(client.activate(version, why), as_json, tables.activation)
+
+
+group.command("drift")(drifts.drift)

@@ -15,14 +15,13 @@ from service.contracts.schemas.edits import (
     FactOutcome,
     FactPlan,
     FactRecord,
-    GuardFigures,
-    Guards,
     LayerReport,
     Reapplied,
     RevertPayload,
     RevertRequest,
     RevertResult,
 )
+from service.contracts.schemas.effects.guards import GuardFigures, Guards
 from service.contracts.schemas.evaluation import (
     CaseChange,
     Evaluation,

@@ -13,6 +13,8 @@ from jeep_core.spec.facts import Fact
 from jeep_core.text.joining import Join
 from service.contracts.jobs import JobError, JobStatus
 from service.contracts.schemas.base import MessageIn, Name, Request
+from service.contracts.schemas.effects.earlier import EarlierFacts
+from service.contracts.schemas.effects.guards import GuardFigures, Guards
 from service.contracts.schemas.reading import Imported
 
 AUTO: Literal["auto"] = "auto"
@@ -58,45 +60,13 @@ class FactIn(Request):
     )
 
 
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Guards(Request):
-    """Limits of an edit.  If one is not met the job fails, and nothing is changed."""
-
-    min_efficacy: Share | None = Field(
-        None, description="Share of the facts whose new answer wins on the edit prompt."
-    )
-    min_locality: Share | None = Field(
-        None,
-        description="Mean share of a fact's neighborhood_prompts that keep their answer: with "
-        "target_true, where it is more probable than target_new; without, where the greedy "
-        "answer is the parent's.",
-    )
-    max_perplexity_ratio: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="Perplexity on the configured text, divided by the parent's."
-    )
-
-
-class GuardFigures(BaseModel):
-    """The figures measured for the guards of an edit; null where no guard needs one.
-
-    ``…_before`` is the parent's figure.
-    """
-
-    efficacy: float
-    efficacy_before: float
-    locality: float | None = None
-    locality_before: float | None = None
-    perplexity: float | None = None
-    perplexity_before: float | None = None
-    perplexity_ratio: float | None = None
-
-
 class EditFacts(Request):
     """The facts of a request for an edit."""
 
     facts: list[FactIn] = Field(min_length=1)
+
+
+CheckEarlier = Annotated[int, Field(ge=0, le=1_000_000)] | Literal["all"]
 
 
 class EditOptions(Request):
@@ -110,6 +80,14 @@ class EditOptions(Request):
     guards: Guards | None = None
     activate: bool = Field(
         True, description="False: write the version without moving head (it is staged)."
+    )
+    check_earlier: CheckEarlier | None = Field(
+        None,
+        description="Facts of earlier batches that are asked again: so many, drawn the same way "
+        "each time, or all. Default: JEEP_CHECK_EARLIER.",
+    )
+    repair: bool = Field(
+        False, description="Edit those that the batch has broken again, in the same version."
     )
 
 
@@ -206,6 +184,8 @@ class EditPayload(BaseModel):
     guards: Guards | None = None
     activate: bool = True
     imported: Imported | None = None
+    check_earlier: CheckEarlier | None = None
+    repair: bool = False
 
     @property
     def sent_as(self) -> list[int]:
@@ -329,6 +309,7 @@ class EditResult(BaseModel):
     activated: bool = True
     source: Source | None = None
     moments: str | None = None
+    earlier: EarlierFacts | None = None
 
 
 class Edit(BaseModel):

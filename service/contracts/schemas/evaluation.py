@@ -14,6 +14,13 @@ from service.contracts.schemas.edits import HParamsOrAuto
 from service.contracts.schemas.reading import Losses
 
 MAX_POINTS = 32
+JudgeAddress = Annotated[
+    str,
+    Field(
+        pattern=r"^https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?$",
+        max_length=512,
+    ),
+]
 COMPARISONS_FILE = "comparisons.jsonl"
 """In a job's report folder: every pair of targets, the earlier one as ``a``."""
 
@@ -62,6 +69,52 @@ class HarnessInfo(BaseModel):
     tasks: list[HarnessEntry]
 
 
+class JudgeIn(Request):
+    """A model that judges free answers; what is left out is taken from the settings.
+
+    Needs the scope `admin`: questions and answers are sent to another server.
+    """
+
+    model: Annotated[str, Field(min_length=1, max_length=256)] | None = Field(
+        None, description="The name that its server knows it by; default: JEEP_JUDGE_MODEL."
+    )
+    address: JudgeAddress | None = Field(
+        None,
+        description="An OpenAI-compatible server, such as http://127.0.0.1:8001/v1; default: "
+        "JEEP_JUDGE_ADDRESS, which alone is given JEEP_JUDGE_KEY. All addresses of its host must "
+        "be in JEEP_TARGETS_ALLOW.",
+    )
+    timeout_s: Annotated[float, Field(gt=0, le=600)] = Field(
+        60.0, description="How long it may take for one answer."
+    )
+
+
+class FreeIn(Request):
+    """Cases are also judged by what a version writes freely; see docs/suites.md."""
+
+    max_new_tokens: int = Field(
+        32, ge=1, le=512, description="Of an answer; most end before, with their first sentence."
+    )
+    judge: JudgeIn | None = Field(
+        None, description="Have a model say whether each answer is right, too."
+    )
+
+
+class JudgeOptions(BaseModel):
+    """A judge as a job asks it; its key is in none of these."""
+
+    model: str
+    address: str
+    timeout_s: float
+
+
+class FreeOptions(BaseModel):
+    """How a job has free answers written and judged."""
+
+    max_new_tokens: int
+    judge: JudgeOptions | None = None
+
+
 class EvaluationRequest(Request):
     """``POST /evaluations``: existing versions, or trials of an editor.
 
@@ -88,6 +141,9 @@ class EvaluationRequest(Request):
     seed: int = Field(0, ge=0, lt=2**32, description="Of the draw, texts and intervals.")
     fluency_texts: int = Field(
         32, ge=0, le=10_000, description="Texts per version that fluency is measured on."
+    )
+    free: FreeIn | None = Field(
+        None, description="Also judge by free generation; {} for the usual way. Default: do not."
     )
 
     @model_validator(mode="after")
@@ -129,6 +185,7 @@ class EvaluationPayload(BaseModel):
     limit: int | None = None
     seed: int = 0
     fluency_texts: int = 0
+    free: FreeOptions | None = None
 
 
 class MetricInterval(BaseModel):
@@ -140,13 +197,34 @@ class MetricInterval(BaseModel):
     cases: int
 
 
+class MetricProtocol(BaseModel):
+    """How a figure came about: what was asked and how, how it was judged, what it can be compared
+    with.
+    """
+
+    asked: str
+    how: str
+    judged: str
+    comparable: str
+
+
+class JudgeRecord(BaseModel):
+    """The judge that was asked, and how many of its ``answers`` were neither yes nor no."""
+
+    model: str
+    address: str
+    answers: int
+    unclear: int
+
+
 class EvaluationPoint(BaseModel):
     """Figures of one target.
 
     ``metrics``: ``efficacy``, ``generalization``, ``locality``, their harmonic mean ``score``,
     the ``greedy…`` shares of answers that the model writes itself and ``portability`` in percent;
-    ``margin…`` in differences of probabilities; ``fluency`` in bits.  A metric that no case has
-    is missing.  ``perplexity`` of the held-out text, if there is one.
+    ``margin…`` in differences of probabilities; ``fluency`` in bits; ``free_exact…``,
+    ``free_f1…``, ``free_contains…``, ``free_kept`` and ``judge…`` of free answers, in percent.  A
+    metric that no case has is missing.  ``perplexity`` of the held-out text, if there is one.
     """
 
     label: str
@@ -192,7 +270,8 @@ class EvaluationResult(BaseModel):
     ``skipped``: cases that this model cannot be asked, by reason; ``left_out``: prompts.
     ``hparams``, ``source``, ``moments`` and ``warnings`` are a trial's, as in an edit's result.
     ``lm_eval``: of tasks of lm-eval, whose ``metrics`` are called ``TASK/METRIC`` and are in
-    lm-eval's own units.
+    lm-eval's own units.  ``protocols`` says of every metric how it came about; ``judge`` of the
+    judge model, if one was asked.
     """
 
     evaluation_id: str
@@ -207,6 +286,8 @@ class EvaluationResult(BaseModel):
     moments: str | None = None
     warnings: list[str] = Field(default_factory=list)
     lm_eval: HarnessRecord | None = None
+    protocols: dict[str, MetricProtocol] = Field(default_factory=dict)
+    judge: JudgeRecord | None = None
 
 
 class Evaluation(BaseModel):
@@ -221,6 +302,7 @@ class Evaluation(BaseModel):
     preset: str | None
     hparams: HParamsOrAuto
     ask: Literal["plain", "chat"] = "plain"
+    free: FreeOptions | None = None
     limit: int | None
     seed: int
     created_at: datetime

@@ -56,7 +56,8 @@ class FactEntry(BaseModel):
     the prompt with the subject filled in.  ``messages``: those that the fact was given as;
     ``chat_prompt``: the prompt in the model's chat format, if the fact was edited for that.
     ``live``: no later batch of the line edits the same
-    fact; else it is ``superseded``, by the next batch that does.
+    fact; else it is ``superseded``, by the next batch that does.  ``holds``: whether the model said
+    it when it was last asked, after the edit that made the version ``checked_in``.
     """
 
     subject: str
@@ -72,6 +73,8 @@ class FactEntry(BaseModel):
     index: int
     state: Literal["live", "superseded"]
     superseded_by: str | None = None
+    holds: bool | None = None
+    checked_in: str | None = None
     created_at: datetime
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-RequestKind = Literal["generate", "complete", "rollback", "activate", "restore"]
+RequestKind = Literal["generate", "complete", "explain", "rollback", "activate", "restore"]
 """The kinds of request that the worker answers without a job."""
 
 

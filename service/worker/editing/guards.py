@@ -6,17 +6,23 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
+from jeep_core.evaluation.drift import Passage, ability, drift
 from jeep_core.evaluation.outcomes import Figures, Surroundings, neighbor_answers
 from jeep_core.evaluation.perplexity import perplexity
+from jeep_core.models.giving_way import giving_way
 from jeep_core.models.loading import texts_of
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import Monitor
 from jeep_core.spec.facts import Fact
 from service.contracts.schemas import Guards
-from service.worker.failures import GuardFailed
+from service.worker.editing.unrelated import unrelated_facts, unrelated_text
+from service.worker.failures import GuardFailed, Refused
 
 PERPLEXITIES_KEPT = 64
+FEWEST_KNOWN = 8
+"""Facts that a model must know for the share of them that it keeps to mean anything."""
 
 
 class GuardMeter:
@@ -43,6 +49,41 @@ class GuardMeter:
         found = None if ratio is None else self._perplexity(view, weights_sha256, monitor)
         return Surroundings(said, found)
 
+    def between(
+        self,
+        before: ModelView,
+        after: ModelView,
+        facts: Sequence[Fact],
+        guards: Guards,
+        monitor: Monitor,
+    ) -> dict[str, Any]:
+        """Figures of both versions together, as far as the guards need them: fields of `Figures`.
+
+        Raises:
+            Refused: the version before knows too few facts for ``min_ability``.
+            NumericalError: a probability is not finite.
+            Whatever ``monitor.check`` raises.
+        """
+        found: dict[str, Any] = {}
+        model = before.base.name
+        with giving_way(before, monitor), giving_way(after, monitor):
+            if guards.max_drift is not None:
+                texts = [Passage(one) for one in unrelated_text(model, self._text)[0]]
+                moved = drift(before, after, texts, max_tokens=self._max_tokens, monitor=monitor)
+                found["drift"] = moved.kl
+            if guards.min_ability is not None:
+                asked, source = unrelated_facts(model, {fact.subject for fact in facts})
+                known, kept = ability(before, after, asked, monitor)
+                if known < FEWEST_KNOWN:
+                    message = (
+                        f"min_ability cannot be measured: of {len(asked)} facts ({source}) the "
+                        f"model knows {known}, and {FEWEST_KNOWN} are needed; leave it out, or set "
+                        "max_drift instead"
+                    )
+                    raise Refused("no_ability", message)
+                found |= {"ability": kept / known, "ability_facts": known}
+        return found
+
     def _perplexity(self, view: ModelView, weights_sha256: str, monitor: Monitor) -> float:
         found = self._known.get(weights_sha256)
         if found is None:
@@ -67,6 +108,8 @@ def check(guards: Guards, found: Figures) -> None:
         ("min_efficacy", "efficacy", found.efficacy, True),
         ("min_locality", "locality", found.locality, True),
         ("max_perplexity_ratio", "the perplexity ratio", found.perplexity_ratio, False),
+        ("max_drift", "the drift", found.drift, False),
+        ("min_ability", "ability", found.ability, True),
     ):
         limit: float | None = getattr(guards, name)
         if limit is None or figure is None:

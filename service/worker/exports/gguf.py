@@ -17,8 +17,9 @@ from jeep_core.exports.gguf.types import EditedType, GgufType
 from jeep_core.exports.gguf.version import bytes_needed, source_of, type_of, write_version
 from service.contracts.schemas.exports import Check, GgufExport
 from service.ops.parent_death import death_signal
+from service.worker.editing.asking import Told
 from service.worker.exports.asking import check
-from service.worker.exports.writing import Evidence, Told, Version, Writer, Written
+from service.worker.exports.writing import Evidence, Version, Writer, Written
 
 FILE = "model.gguf"
 USE = """\

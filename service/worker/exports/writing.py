@@ -16,31 +16,12 @@ from jeep_core.models.delta import Update
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import Monitor
-from jeep_core.spec.facts import Fact
-from jeep_core.spec.hparams import Contexts
 from service.contracts.schemas import Manifest
 from service.contracts.schemas.exports import Check
+from service.worker.editing.asking import Edited, Told
 from service.worker.lanes.read_lane import Task
 from service.worker.versions.tensors import TensorCache
 from service.worker.versions.views import updates_of
-
-
-@dataclass(frozen=True)
-class Edited:
-    """A live fact of a version: where it was edited, and in which contexts."""
-
-    version: str
-    index: int
-    fact: Fact
-    contexts: Contexts
-
-
-@dataclass(frozen=True)
-class Told:
-    """The greedy answer to a fact, and whether it is the new one, all of it and as whole words."""
-
-    text: str
-    holds: bool
 
 
 @dataclass(frozen=True)

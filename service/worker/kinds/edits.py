@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
@@ -31,20 +29,20 @@ from jeep_core.spec.positions import check_facts
 from service.contracts.jobs import Job, now
 from service.contracts.schemas import (
     AUTO,
-    Answer,
     EditPayload,
     EditResult,
-    FactOutcome,
     GuardFigures,
-    LayerReport,
     Manifest,
 )
+from service.contracts.schemas.effects.earlier import EarlierFacts
 from service.settings import Settings
 from service.store import HeadMoved, Store
+from service.worker.editing import earlier
 from service.worker.editing.automatic import automatic_hparams
 from service.worker.editing.guards import GuardMeter, check
 from service.worker.editing.outcome_warnings import outcome_warnings
 from service.worker.editing.prefixes import kept_prefixes
+from service.worker.editing.records import of_computation, outcome, recorded, sha256_of
 from service.worker.gate import Gate
 from service.worker.lanes.control import JobControl
 from service.worker.lanes.lane import Work
@@ -104,6 +102,18 @@ class _Measured:
     beside: measuring.Surroundings
 
 
+@dataclass(frozen=True)
+class _Made:
+    """An edit that was computed, with what was measured on it; ``payload`` has all its facts."""
+
+    payload: EditPayload
+    result: CoreResult
+    before: _Measured
+    after: _Measured
+    outcomes: Sequence[measuring.Outcome]
+    earlier: EarlierFacts | None = None
+
+
 class EditRunner:
     """Computes edits on separate views.  Prefixes and moments are stored in the store."""
 
@@ -153,7 +163,7 @@ class EditRunner:
         Raises:
             As `run`.
         """
-        made, _ = self._computed(job, _recorded(source), line, head, control)
+        made, _ = self._computed(job, recorded(source), line, head, control)
         changed = [name for name, sha in source.inputs.items() if made.inputs.get(name) != sha]
         assert made.result is not None
         made.result.warnings = [f"{source.edit_id}: {said}" for said in made.result.warnings]
@@ -183,11 +193,84 @@ class EditRunner:
         control: JobControl,
     ) -> tuple[Manifest, ModelView]:
         began = time.monotonic()
-        facts = [fact_of(record) for record in payload.facts]
-        check_facts(self.base.tokenizer, facts, self.base.max_positions)
         chosen, inputs = self._hparams(payload, control)
-        hparams = chosen.hparams
         view = self._views.editing(line)
+        made = self._made(view, payload, chosen, line, control)
+        payload, result, found, after = made.payload, made.result, made.outcomes, made.after
+        measured = None
+        if payload.guards is not None:
+            facts = [one.fact for one in found]
+            measured = measuring.figures(found, made.before.beside, after.beside)
+            monitor = self._monitor(control)
+            effects = self._meter.between(view, result.view, facts, payload.guards, monitor)
+            measured = replace(measured, **effects)
+            check(payload.guards, measured)
+        control.checkpoint()
+        control.progress("commit", 0, 1)
+        now_head = self._store.head.read().version
+        if now_head != head:  # head.move checks again; failing here leaves no version behind
+            raise HeadMoved(head, now_head)
+        summary = EditResult(
+            **of_computation(result, began),
+            edit_id=payload.edit_id,
+            version=self._store.versions.new_id(),
+            parent=line[-1].id,
+            snapshot_name=payload.snapshot_name,
+            facts=[outcome(i, one) for i, one in zip(payload.sent_as, found, strict=True)],
+            efficacy=measuring.efficacy(after.said.answers),
+            chat_efficacy=measuring.efficacy(after.said.chat) if after.said.chat else None,
+            greedy_success=fmean(one.success for one in found),
+            duplicates=payload.duplicates,
+            guards=None if measured is None else GuardFigures(**vars(measured)),
+            activated=payload.activate,
+            warnings=list(chosen.warnings),
+            source=chosen.source,
+            moments=self._moments_from if chosen.hparams.moment_layers else None,
+            earlier=made.earlier,
+        )
+        return self._manifest(job, payload, summary, result, inputs), result.view
+
+    def _made(
+        self,
+        view: ModelView,
+        payload: EditPayload,
+        chosen: Chosen,
+        line: Sequence[Manifest],
+        control: JobControl,
+    ) -> _Made:
+        """Edit, ask earlier facts, and edit once more with those that were lost, if that is wanted.
+
+        ``view`` is the parent's; it stays as it is.
+        """
+        wanted = payload.check_earlier
+        how_many = self._settings.check_earlier if wanted is None else wanted
+        facts = [fact_of(record) for record in payload.facts]
+        some = earlier.sample(line, facts, self.base.n_layers, how_many)
+        made = self._edited(view, payload, facts, chosen, line, control)
+        control.progress("ask earlier facts", 0, 1)
+        monitor = self._monitor(control)
+        found = earlier.ask(some, view, made.result.view, monitor)
+        lost = [one for one, _ in found.lost] if payload.repair else []
+        if lost:
+            again, some = earlier.with_lost(payload, lost), some.without(lost)
+            facts += [one.fact for one in lost]
+            made = self._edited(view, again, facts, chosen, line, control)
+            control.progress("ask earlier facts", 0, 1)
+            found = earlier.ask(some, view, made.result.view, monitor)
+        return replace(made, earlier=earlier.report(some, found, len(lost)))
+
+    def _edited(
+        self,
+        view: ModelView,
+        payload: EditPayload,
+        facts: Sequence[Fact],
+        chosen: Chosen,
+        line: Sequence[Manifest],
+        control: JobControl,
+    ) -> _Made:
+        """Edit the facts of a batch on top of ``view``, and measure before and after."""
+        check_facts(self.base.tokenizer, facts, self.base.max_positions)
+        hparams = chosen.hparams
         control.progress("measure before", 0, 1)
         contexts = contexts_of(hparams)
         before = self._measured(view, payload, facts, contexts, control)
@@ -209,33 +292,7 @@ class EditRunner:
         control.progress("measure after", 0, 1)
         after = self._measured(result.view, payload, facts, contexts, control)
         found = measuring.outcomes(facts, before.said, after.said, result.values)
-        measured = None
-        if payload.guards is not None:
-            measured = measuring.figures(found, before.beside, after.beside)
-            check(payload.guards, measured)
-        control.checkpoint()
-        control.progress("commit", 0, 1)
-        now_head = self._store.head.read().version
-        if now_head != head:  # head.move checks again; failing here leaves no version behind
-            raise HeadMoved(head, now_head)
-        summary = EditResult(
-            **_of_computation(result, began),
-            edit_id=payload.edit_id,
-            version=self._store.versions.new_id(),
-            parent=line[-1].id,
-            snapshot_name=payload.snapshot_name,
-            facts=[_outcome(i, one) for i, one in zip(payload.sent_as, found, strict=True)],
-            efficacy=measuring.efficacy(after.said.answers),
-            chat_efficacy=measuring.efficacy(after.said.chat) if after.said.chat else None,
-            greedy_success=fmean(one.success for one in found),
-            duplicates=payload.duplicates,
-            guards=None if measured is None else GuardFigures(**vars(measured)),
-            activated=payload.activate,
-            warnings=list(chosen.warnings),
-            source=chosen.source,
-            moments=self._moments_from if hparams.moment_layers else None,
-        )
-        return self._manifest(job, payload, summary, result, inputs), result.view
+        return _Made(payload, result, before, after, found)
 
     def _hparams(self, payload: EditPayload, control: JobControl) -> tuple[Chosen, dict[str, str]]:
         """The hyper-parameters, and the hash of the probe that they are from, if any."""
@@ -263,7 +320,7 @@ class EditRunner:
         for (region, layer), keys in result.keys.items():
             artifacts[f"keys.{region}.{layer}"] = keys
         artifacts |= {f"{STATE}{name}": tensor for name, tensor in result.state.items()}
-        inputs = {**inputs, **result.inputs, "prefixes": _sha256(result.prefixes)}
+        inputs = {**inputs, **result.inputs, "prefixes": sha256_of(result.prefixes)}
         layers = result.hparams.moment_layers
         if layers:
             moments = self._shared_moments()
@@ -315,49 +372,3 @@ class EditRunner:
         if self._moments is None:
             self._moments = self._shared.for_user()
         return self._moments
-
-
-def _of_computation(result: CoreResult, began: float) -> dict[str, Any]:
-    """The fields of an edit's result that the editor has measured itself."""
-    return {
-        "layers": [LayerReport(**vars(layer)) for layer in result.layers],
-        "seconds": {**result.seconds, "total": round(time.monotonic() - began, 4)},
-        "peak_memory_mb": round(result.values.peak_bytes / 2**20, 1) if result.values else None,
-    }
-
-
-def _recorded(source: Manifest) -> EditPayload:
-    """The batch of a version as a request for the same edit again."""
-    outcomes = source.result.facts if source.result else []
-    return EditPayload(
-        edit_id=str(source.edit_id),
-        facts=source.facts,
-        editor=str(source.editor),
-        preset=source.preset,
-        hparams=source.hparams,
-        indices=[outcome.index for outcome in outcomes],
-        duplicates=source.result.duplicates if source.result else [],
-    )
-
-
-def _outcome(index: int, found: measuring.Outcome) -> FactOutcome:
-    """An outcome as it is answered; the fact is fact ``index`` of the request."""
-    fact = found.fact
-    return FactOutcome(
-        index=index,
-        subject=fact.subject,
-        prompt=fact.prompt,
-        target_new=fact.target_new,
-        target_true=fact.target_true,
-        before=Answer(**vars(found.before)),
-        after=Answer(**vars(found.after)),
-        chat_before=Answer(**vars(found.chat_before)) if found.chat_before else None,
-        chat_after=Answer(**vars(found.chat_after)) if found.chat_after else None,
-        success=found.success,
-        steps=found.steps,
-        target_probability=found.target_probability,
-    )
-
-
-def _sha256(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()

@@ -7,38 +7,26 @@ block, so that a job whose worker died continues where it was.
 from __future__ import annotations
 
 import logging
-import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from jeep_core import atlas
-from jeep_core.editors import hparams_class
-from jeep_core.errors import InvalidFacts
-from jeep_core.evaluation.asking import as_asked
 from jeep_core.evaluation.fluency import n_gram_entropy, written
 from jeep_core.evaluation.harness.catalogue import is_task
 from jeep_core.evaluation.metrics import fitting, measure
 from jeep_core.evaluation.perplexity import perplexity, text_path
+from jeep_core.evaluation.protocols import Setting, protocols
 from jeep_core.evaluation.statistics import Interval, compare, summarise_cases
 from jeep_core.evaluation.trials import Trials
 from jeep_core.models.giving_way import giving_way
 from jeep_core.models.loading import texts_of
 from jeep_core.models.views import ModelView
-from jeep_core.moments.source import origin_of
 from jeep_core.monitor import Monitor
-from jeep_core.probe.defaults.from_record import Chosen
-from jeep_core.spec.facts import composed
-from jeep_core.spec.hparams import EditorHParams, validate_hparams
-from jeep_core.spec.positions import check_facts
-from jeep_core.suites import Case, Style, Suite, load_suite
-from jeep_core.text.chat import RefusedMessages
-from jeep_core.text.counting import counted
-from jeep_core.values.cache import ValueCache
-from service.contracts.schemas import AUTO
+from jeep_core.spec.hparams import EditorHParams
+from jeep_core.suites import Case, Style
 from service.contracts.schemas.evaluation import (
     COMPARISONS_FILE,
     CaseChange,
@@ -47,13 +35,24 @@ from service.contracts.schemas.evaluation import (
     EvaluationPoint,
     EvaluationResult,
     MetricInterval,
+    MetricProtocol,
     Target,
     cases_file,
 )
 from service.store import CorruptFile
 from service.store.files import encode, read, replace
-from service.worker.editing.automatic import automatic_hparams
-from service.worker.editing.prefixes import kept_prefixes
+from service.worker.evaluating.free import PHASE as FREE_PHASE
+from service.worker.evaluating.free import FreeAnswers
+from service.worker.evaluating.inputs import (
+    asked_cases,
+    chosen_hparams,
+    drawn,
+    is_editable,
+    moments_from,
+    suite_of,
+    trials_of,
+)
+from service.worker.evaluating.judge import Judge
 from service.worker.failures import Refused
 from service.worker.harness import run_tasks
 from service.worker.lanes.read_lane import Task
@@ -76,13 +75,13 @@ def run(task: Task) -> EvaluationResult:
     payload = EvaluationPayload.model_validate(task.job.payload)
     if is_task(payload.suite):
         return run_tasks(task, payload)
-    suite = _suite(task, payload)
+    suite = suite_of(task, payload)
     plain = {case.id: case for case in suite.cases}
-    asked = _asked(task, payload, suite)
+    asked = asked_cases(task, payload, suite)
     fit, skipped, left_out = fitting(task.base, asked, suite.style)
     skipped["refused_by_template"] += len(plain) - len(asked)
     if payload.editor is not None:
-        usable = [case for case in fit if _editable(task, plain[case.id])]
+        usable = [case for case in fit if is_editable(task, plain[case.id])]
         skipped["not_editable"] += len(fit) - len(usable)
         fit = usable
     cases = drawn(fit, payload)
@@ -95,9 +94,10 @@ def run(task: Task) -> EvaluationResult:
         )
         raise Refused("no_cases", message)
     edited = [plain[case.id] for case in cases]
-    chosen = _chosen(task, payload)
+    chosen = chosen_hparams(task, payload)
     hparams = None if chosen is None else chosen.hparams
-    evaluation = _Evaluation(task, payload, suite.style, cases, edited, hparams)
+    free = _free_answers(task, payload)
+    evaluation = _Evaluation(task, payload, suite.style, cases, edited, hparams, free)
     points = evaluation.points()
     evaluation.write_comparisons()
     return EvaluationResult(
@@ -110,33 +110,11 @@ def run(task: Task) -> EvaluationResult:
         points=points,
         hparams=None if hparams is None else hparams.model_dump(mode="json"),
         source=None if chosen is None else chosen.source,
-        moments=_moments_from(task, hparams),
+        moments=moments_from(task, hparams),
         warnings=[] if chosen is None else list(chosen.warnings),
+        protocols=_protocols(payload, suite.style, points),
+        judge=None if free is None else free.judge_record(len(points)),
     )
-
-
-def drawn(cases: Sequence[Case], payload: EvaluationPayload) -> list[Case]:
-    """The cases to measure: all, ``limit`` drawn ones in their order, or those of the trial.
-
-    A trial edits its cases together, so no two have the same prompt; they come in random order,
-    the first n for n edits.
-    """
-    if payload.editor is None:
-        if payload.limit is None or payload.limit >= len(cases):
-            return list(cases)
-        chosen = random.Random(payload.seed).sample(range(len(cases)), payload.limit)
-        return [cases[i] for i in sorted(chosen)]
-    shuffled = random.Random(payload.seed).sample(cases, len(cases))
-    asked = {composed(case.text): case for case in reversed(shuffled)}
-    distinct = [case for case in shuffled if asked[composed(case.text)] is case]
-    most = max(target.n_edits or 0 for target in payload.targets)
-    if most > len(distinct):
-        message = (
-            f"{counted(most, 'edit')} asked for, {payload.suite} has {len(distinct)} "
-            "for this model: ask for fewer, or take a larger suite"
-        )
-        raise Refused("too_few_cases", message)
-    return distinct[:most]
 
 
 @dataclass
@@ -149,12 +127,15 @@ class _Evaluation:
     cases: list[Case]
     edited: list[Case]
     hparams: EditorHParams | None = None
+    free: FreeAnswers | None = None
     _done: int = 0
     _total: int = 0
     _rows: list[list[Row]] = field(default_factory=list)
 
     def points(self) -> list[EvaluationPoint]:
-        trials = None if self.hparams is None else _trials(self.task, self, self.hparams)
+        trials = None
+        if self.hparams is not None:
+            trials = trials_of(self.task, self.payload, self.edited, self.hparams)
         self._total = sum(len(self._cases(target)) for target in self.payload.targets)
         found = []
         for number, target in enumerate(self.payload.targets):
@@ -178,8 +159,10 @@ class _Evaluation:
         texts = list(self._records("texts", number).read())
         if len(rows) != point.cases or len(texts) != min(point.cases, self.payload.fluency_texts):
             return None
-        found = {text["id"]: text for text in texts}
-        self._keep(number, [_with_text(row, found) for row in rows])
+        free = [] if self.free is None else list(self.free.records(number).read())
+        if self.free is not None and len(free) != point.cases:
+            return None
+        self._keep(number, _joined(rows, texts, free))
         self._done += point.cases
         return point
 
@@ -204,8 +187,9 @@ class _Evaluation:
         with giving_way(view, self.task.control.monitor):
             rows = self._measured(number, target, view, cases)
             texts = self._texts(number, view, cases)
+            free = self._free(number, view, cases)
             held = self._perplexity(view)
-        rows = [_with_text(row, texts) for row in rows]
+        rows = _joined(rows, texts, free)
         self._keep(number, rows)
         metrics = summarise_cases(rows, self.payload.seed)
         return EvaluationPoint(
@@ -256,7 +240,7 @@ class _Evaluation:
     def _say(self, phase: str, done: int, total: int) -> None:
         self.task.control.progress(phase, done, total)
 
-    def _texts(self, number: int, view: ModelView, cases: Sequence[Case]) -> dict[str, Row]:
+    def _texts(self, number: int, view: ModelView, cases: Sequence[Case]) -> list[Row]:
         """Fluency and the text it was measured on, of the first cases."""
         chosen = cases[: self.payload.fluency_texts]
         kept = self._records("texts", number)
@@ -276,7 +260,17 @@ class _Evaluation:
             ]
             kept.append(found)
             rows += found
-        return {row["id"]: row for row in rows}
+        return rows
+
+    def _free(self, number: int, view: ModelView, cases: Sequence[Case]) -> list[Row]:
+        """Free answers with their scores, if they were asked for."""
+        if self.free is None:
+            return []
+
+        def say(done: int) -> None:
+            self._say(FREE_PHASE, done, len(cases))
+
+        return self.free.rows(number, view, cases, say)
 
     def _perplexity(self, view: ModelView) -> float | None:
         """Perplexity on the configured text, or that of the bundled models; None without a text."""
@@ -311,85 +305,40 @@ class _Evaluation:
         write_lines(self.task.reports / COMPARISONS_FILE, found)
 
 
-def _asked(task: Task, payload: EvaluationPayload, suite: Suite) -> list[Case]:
-    """The cases as they are asked, without those that a chat template refuses."""
-    found: list[Case] = []
-    for case in suite.cases:
-        try:
-            found += as_asked([case], payload.ask, task.base.chat)
-        except (InvalidFacts, RefusedMessages):
-            continue
-    return found
+def _joined(rows: Sequence[Row], *more: Sequence[Row]) -> list[Row]:
+    """The records of cases with what else was measured on some of them, by the case's id."""
+    found = [{row["id"]: row for row in part} for part in more]
+    return [{**row, **{k: v for part in found for k, v in part.get(row["id"], {}).items()}}
+            for row in rows]  # fmt: skip
 
 
-def _editable(task: Task, case: Case) -> bool:
-    """Whether a case can be edited: its subject has tokens, and there is room for a prefix."""
-    try:
-        check_facts(task.base.tokenizer, [case], task.base.max_positions)
-    except InvalidFacts:
-        return False
-    return True
+def _free_answers(task: Task, payload: EvaluationPayload) -> FreeAnswers | None:
+    """The judgement of free answers; None where it was not asked for."""
+    if payload.free is None:
+        return None
+    judge = None
+    if payload.free.judge is not None:
+        judge = Judge(payload.free.judge, task.settings, task.control.pause)
+    return FreeAnswers(task, payload.free, judge)
 
 
-def _with_text(row: Row, texts: Mapping[str, Row]) -> Row:
-    text = texts.get(row["id"], {})
-    return row | {name: text[name] for name in ("fluency", "text") if name in text}
+def _protocols(
+    payload: EvaluationPayload, style: Style, points: Sequence[EvaluationPoint]
+) -> dict[str, MetricProtocol]:
+    """How every figure of the result came about."""
+    names = dict.fromkeys(name for point in points for name in point.metrics)
+    if any(point.perplexity is not None for point in points):
+        names["perplexity"] = None
+    judge = payload.free.judge if payload.free else None
+    tokens = payload.free.max_new_tokens if payload.free else 0
+    setting = Setting(payload.suite, style, payload.ask, tokens, judge.model if judge else None)
+    found = protocols(names, setting)
+    return {name: MetricProtocol(**asdict(one)) for name, one in found.items()}
 
 
 def _scores(row: Row) -> Row:
     """The part of a record needed by comparisons, without its prompts and texts."""
-    return {name: value for name, value in row.items() if name not in ("prompts", "text")}
-
-
-def _suite(task: Task, payload: EvaluationPayload) -> Suite:
-    if payload.suite in atlas.SUITES:
-        return load_suite(payload.suite)
-    suites = task.store.suites
-    info = suites.get(payload.suite)
-    if info.sha256 != payload.suite_sha256:
-        raise Refused(
-            "suite_changed",
-            f"{payload.suite} is not the suite it was when this was submitted: submit it again",
-        )
-    path = suites.path(payload.suite)
-    return load_suite(path, info.format, drop_bad=True, name=info.name, style=info.style)
-
-
-def _chosen(task: Task, payload: EvaluationPayload) -> Chosen | None:
-    """The hyper-parameters of a trial; None for an evaluation of versions."""
-    if payload.editor is None:
-        return None
-    if payload.hparams == AUTO:
-        monitor, changes = task.control.monitor, payload.changes
-        return automatic_hparams(task.store, task.base, payload.editor, changes, monitor)[0]
-    cls = hparams_class(payload.editor)
-    given = validate_hparams(cls, payload.hparams, task.base.n_layers)
-    return Chosen(given, "given" if payload.preset is None else "preset")
-
-
-def _moments_from(task: Task, hparams: EditorHParams | None) -> str | None:
-    """Where the second moments of a trial come from; None if it needs none."""
-    if hparams is None or not hparams.moment_layers:
-        return None
-    settings = task.settings
-    return origin_of(task.base.name, settings.corpus, settings.moments)
-
-
-def _trials(task: Task, evaluation: _Evaluation, hparams: EditorHParams) -> Trials:
-    """The cases of all trials, with their optimised values stored in the work folder."""
-    payload = evaluation.payload
-    moments = task.moments.for_user() if hparams.moment_layers else task.moments.for_none()
-    most = max(target.n_edits or 0 for target in payload.targets)
-
-    return Trials(
-        task.base,
-        evaluation.edited[:most],
-        moments,
-        kept_prefixes(task.store, task.base, hparams.prefix_count),
-        monitor=task.control.monitor,
-        hypernetworks=task.store.base.networks_folder,
-        cache=ValueCache(task.work),
-    )
+    return {name: value for name, value in row.items() if name not in ("prompts", "text", "free")}
 
 
 def _interval(found: Interval) -> MetricInterval:

@@ -27,8 +27,9 @@ from service.ops.release import program_version
 from service.store import CorruptFile
 from service.store.files import encode, read, replace
 from service.store.maintenance.room import Room
-from service.worker.exports.asking import ask_both, count_asked, live_facts, proof_of
-from service.worker.exports.writing import Edited, Version, Writer, Written
+from service.worker.editing.asking import Edited, live_facts
+from service.worker.exports.asking import ask_both, count_asked, proof_of
+from service.worker.exports.writing import Version, Writer, Written
 from service.worker.failures import Refused
 from service.worker.lanes.read_lane import Task
 

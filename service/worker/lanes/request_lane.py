@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 from pydantic import BaseModel
 
@@ -13,6 +13,8 @@ from service.ops import logs, tracing
 from service.queue import RequestQueue
 from service.worker.decoding.replies import error_reply
 from service.worker.lanes.generation_lane import LEAVERS_S, GenerationLane
+from service.worker.lanes.threads import use_threads
+from service.worker.versions.explaining import Explanations
 from service.worker.versions.requests import VersionRequests
 
 WAIT_MS = 500
@@ -23,13 +25,20 @@ LOADERS = 2
 class RequestLane:
     """Takes requests until ``stop`` is set, and ends decoding then.
 
-    Moves of head are carried out one at a time, in the order in which they were asked for.
+    Moves of head are carried out one at a time, in the order in which they were asked for, and so
+    are explanations, on ``threads`` threads.
     """
 
     def __init__(
-        self, requests: RequestQueue, generation: GenerationLane, versions: VersionRequests
+        self,
+        requests: RequestQueue,
+        generation: GenerationLane,
+        versions: VersionRequests,
+        explanations: Explanations,
+        threads: int = 1,
     ) -> None:
         self._requests, self._generation, self._versions = requests, generation, versions
+        self._explanations, self._threads = explanations, threads
         self.stop = threading.Event()
 
     def run(self) -> None:
@@ -42,13 +51,14 @@ class RequestLane:
             with (
                 ThreadPoolExecutor(LOADERS, "loading") as loaders,
                 ThreadPoolExecutor(1, "rollback") as movers,
+                ThreadPoolExecutor(1, "explaining", use_threads, (self._threads,)) as explainers,
             ):
                 while not self.stop.is_set():
-                    self._take(loaders, movers)
+                    self._take(loaders, movers, explainers)
         finally:  # otherwise decoding, and the process with it, would wait for requests forever
             self._generation.end()
 
-    def _take(self, loaders: ThreadPoolExecutor, movers: ThreadPoolExecutor) -> None:
+    def _take(self, loaders: Executor, movers: Executor, explainers: Executor) -> None:
         versions = self._versions
         wait_ms = LEAVERS_S * 1000 if self._generation.busy else WAIT_MS
         for request in self._requests.take(wait_ms, TAKE):
@@ -59,6 +69,8 @@ class RequestLane:
                     movers.submit(self._answer, request, versions.activate)
                 case "restore":
                     loaders.submit(self._answer, request, versions.restore)
+                case "explain":
+                    explainers.submit(self._answer, request, self._explanations.explain)
                 case "generate" | "complete":
                     self._generation.accept(request, loaders)
         self._generation.drop_leavers()

@@ -17,10 +17,9 @@ from jeep_core.errors import Coded, reason_of
 from service.contracts.schemas.targets import TargetRecord
 from service.ops.addresses import AddressRefused, Allowed
 from service.store.files import inside
-from service.worker.targets.foreign_text import Blank, decoded, readable, shortened
+from service.worker.outgoing.exchange import TooLong, exchange, request_to
+from service.worker.outgoing.foreign_text import Blank, decoded, readable, shortened
 
-MOST_BYTES = 4 << 20
-"""Of an answer; lists of models and log-probabilities are far smaller."""
 LOOK_S = 10.0
 """How long a server may take to say what it has."""
 
@@ -66,26 +65,22 @@ class Connection:
             place = self._allowed.place(self._record.address)
         except AddressRefused as error:
             raise TargetFailed(error.code, str(error), lasting=True) from None
-        headers = {"Host": place.host, "Accept": "application/json"}
-        if secret:
-            headers["Authorization"] = f"Bearer {secret}"
-        request = httpx.Request(
-            method, place.url + path, headers=headers, json=body,
-            extensions={"sni_hostname": place.name},
-        )  # fmt: skip
-        blank = Blank(secret)
+        request, blank = request_to(place, method, path, body, secret), Blank(secret)
         try:
-            status, moved, data = asyncio.run(_exchange(request, timeout_s))
+            found = asyncio.run(exchange(request, timeout_s))
         except (httpx.TimeoutException, TimeoutError):
             message = f"the server did not answer {method} {path} within {timeout_s:g} s"
             raise TargetFailed("slow", message) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             said = shortened(blank(reason_of(error)))
             raise TargetFailed("away", f"the server cannot be reached: {said}") from None
-        if moved:
+        except TooLong as error:
+            raise TargetFailed("bad_answer", str(error)) from None
+        if found.is_redirect:
             message = "the server sends elsewhere (a redirect), which is not followed: register "
             raise TargetFailed("redirected", message + "the address that answers", lasting=True)
-        return Answer(f"{method} {path}", status, data.decode(errors="replace"), blank)
+        text = found.content.decode(errors="replace")
+        return Answer(f"{method} {path}", found.status_code, text, blank)
 
     def _secret(self) -> str | None:
         name = self._record.secret
@@ -174,31 +169,3 @@ class Answer:
         if readable(text) != text:
             raise ValueError("a text has half of a surrogate pair")
         return self._blank(text)
-
-
-async def _exchange(request: httpx.Request, timeout_s: float) -> tuple[int, bool, bytes]:
-    """Send a request: the status, whether it is a redirect, and the body.
-
-    The timeouts of httpx are those of single reads; a server that sends a byte now and then would
-    never exceed one, so the whole exchange has an end as well.
-
-    Raises:
-        TimeoutError, httpx.HTTPError: there was no whole answer within ``timeout_s`` seconds.
-        TargetFailed: ``bad_answer``, it is too long.
-    """
-    timeout = httpx.Timeout(timeout_s, connect=min(5.0, timeout_s))
-    async with (
-        asyncio.timeout(timeout_s),
-        httpx.AsyncClient(timeout=timeout, trust_env=False, follow_redirects=False) as client,
-    ):
-        response = await client.send(request, stream=True)
-        try:
-            data = bytearray()
-            async for chunk in response.aiter_bytes():
-                data += chunk
-                if len(data) > MOST_BYTES:
-                    message = f"the server's answer is longer than {MOST_BYTES} bytes"
-                    raise TargetFailed("bad_answer", message)
-        finally:
-            await response.aclose()
-    return response.status_code, response.is_redirect, bytes(data)

@@ -7,7 +7,9 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
+from service.cli import tables
 from service.cli.listing import Listing
+from service.contracts.schemas.effects.earlier import EarlierFact, EarlierFacts
 
 JOB = "job_01M8HQ5V8PDF0JP5BJGC2EH30V"
 CELLS = (JOB, "evaluation", "running", "optimise", "2026-11-28 12:00:00", "numerical_error")
@@ -64,3 +66,18 @@ def test_a_word_wider_than_the_terminal_is_folded() -> None:
 
 def test_a_table_without_rows_is_its_header() -> None:
     assert [line.split() for line in shown(80)] == [[*COLUMNS]]
+
+
+def test_lost_facts_of_earlier_batches_are_shown_under_an_edit() -> None:
+    lost = EarlierFact(
+        version="v1", index=1, prompt="Oslo is in", target_new=" Chile", answer=" Norway."
+    )
+    found = EarlierFacts(
+        live=9, checked=3, seed=0, held={"v1": [0]}, missing={"v1": [1], "v2": [0]}, lost=[lost],
+        repaired=2,
+    )  # fmt: skip
+    assert tables._earlier(None) == []
+    assert tables._earlier(found) == [
+        "earlier facts: 1 of 3 checked hold (9 live), 2 edited again",
+        "  lost, of v1: Oslo is in Chile, now 'Norway.'",
+    ]

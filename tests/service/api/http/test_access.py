@@ -128,6 +128,21 @@ async def test_a_route_that_declares_nothing_is_refused(
     await app.state.api.queue.close()
 
 
+def test_a_judge_needs_the_scope_admin_beside_that_of_its_route(
+    http: httpx.Client, model: Store, guarded: Settings
+) -> None:
+    judge = {"model": "m", "address": "http://127.0.0.1:9/v1"}
+    body = {"suite": "atlas-counterfact", "free": {"judge": judge}}
+    edit = headers(token(model, Scope.EDIT))
+    answer = http.post("/evaluations", json=body, headers=edit)
+    assert (answer.status_code, code_of(answer)) == (403, "insufficient_scope")
+    assert 'scope="admin"' in answer.headers["www-authenticate"]
+    without = {**body, "free": {}}
+    assert http.post("/evaluations", json=without, headers=edit).status_code == 202
+    admin = headers(token(model, Scope.ADMIN))
+    assert http.post("/evaluations", json=body, headers=admin).status_code == 202
+
+
 def test_unknown_paths_are_hidden_without_a_key(http: httpx.Client, model: Store) -> None:
     assert http.get("/nothing").status_code == 401
     key = headers(token(model, Scope.READ))

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from jeep_core import atlas
 from jeep_core.spec.hparams import load_preset
+from service.contracts.schemas import EditPayload
 from service.ops.embedded_server import EmbeddedValkey
 from service.queue import JobQueue, Keys, connect
 from service.settings import Settings
@@ -345,10 +346,36 @@ def test_guards_reach_the_job(http: httpx.Client, model: Store) -> None:
     for answer in (by_body, by_line):
         assert answer.status_code == 202, answer.text
         guards = model.journal.read(answer.json()["id"]).payload["guards"]
-        assert guards == {**body["guards"], "max_perplexity_ratio": None}
+        assert {n: v for n, v in guards.items() if v is not None} == body["guards"]
 
 
 def test_a_published_text_allows_the_guard_on_perplexity(http: httpx.Client, model: Store) -> None:
     published = info().model_copy(update={"perplexity_text": True})
     model.base.publish(published, {})
     assert submit(http, guards={"max_perplexity_ratio": 1.1}).status_code == 202
+
+
+def test_earlier_facts_are_checked_as_the_request_says(http: httpx.Client, model: Store) -> None:
+    def queued(answer: httpx.Response) -> tuple[object, bool]:
+        assert answer.status_code == 202, answer.text
+        found = EditPayload.model_validate(model.journal.read(answer.json()["id"]).payload)
+        return found.check_earlier, found.repair
+
+    assert queued(submit(http)) == (None, False)
+    assert queued(submit(http, check_earlier="all", repair=True)) == ("all", True)
+    assert queued(submit(http, check_earlier=0)) == (0, False)
+    line = json.dumps(FACT).encode()
+    headers = {"Content-Type": "application/x-ndjson"}
+    by_line = http.post("/edits?check_earlier=5&repair=true", content=line, headers=headers)
+    assert queued(by_line) == (5, True)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("check_earlier", -1), ("check_earlier", "some"), ("repair", "perhaps")]
+)
+def test_what_is_to_be_checked_must_be_a_number_or_all(
+    field: str, value: object, refusing: httpx.Client
+) -> None:
+    answer = submit(refusing, **{field: value})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"].startswith(f"/{field}")

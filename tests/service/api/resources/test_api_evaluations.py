@@ -16,6 +16,7 @@ from service.contracts.schemas import (
     EvaluationPayload,
     Manifest,
 )
+from service.settings import Settings
 from service.store import Store
 
 
@@ -76,6 +77,16 @@ def test_a_trial_has_complete_hyper_parameters(http: httpx.Client, model: Store)
          "/hparams/n_steps"),
         ({"limit": 0}, 422, "invalid_request", "/limit"),
         ({"seeds": 1}, 422, "invalid_request", "/seeds"),
+        ({"free": {"max_new_tokens": 0}}, 422, "invalid_request", "/free/max_new_tokens"),
+        ({"free": {"judge": {"key": "x"}}}, 422, "invalid_request", "/free/judge/key"),
+        ({"free": {"judge": {}}}, 422, "invalid_request", "/free/judge/model"),
+        ({"free": {"judge": {"model": "m"}}}, 422, "invalid_request", "/free/judge/address"),
+        ({"free": {"judge": {"model": "m", "address": "http://10.1.2.3/v1"}}}, 422,
+         "address_refused", "/free/judge/address"),
+        ({"free": {"judge": {"model": "m", "address": "file:///etc/passwd"}}}, 422,
+         "invalid_request", "/free/judge/address"),
+        ({"free": {"judge": {"model": "m", "address": "http://me@127.0.0.1/v1"}}}, 422,
+         "invalid_request", "/free/judge/address"),
     ],
 )  # fmt: skip
 def test_a_wrong_evaluation_is_refused_by_its_field(
@@ -86,6 +97,36 @@ def test_a_wrong_evaluation_is_refused_by_its_field(
     assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
     if where is not None:
         assert answer.json()["errors"][0]["pointer"] == where
+
+
+JUDGE = {"model": "gpt-x", "address": "http://127.0.0.1:8001/v1"}
+
+
+def test_free_answers_and_their_judge_are_queued(http: httpx.Client, model: Store) -> None:
+    assert payload(model, submit(http)).free is None
+    plain = payload(model, submit(http, free={})).free
+    assert plain is not None
+    assert (plain.max_new_tokens, plain.judge) == (32, None)
+    answer = submit(http, free={"max_new_tokens": 8, "judge": JUDGE})
+    asked = payload(model, answer).free
+    assert asked is not None
+    assert asked.judge is not None
+    assert (asked.max_new_tokens, asked.judge.model_dump()) == (8, {**JUDGE, "timeout_s": 60.0})
+    shown = http.get(f"/evaluations/{answer.json()['evaluation_id']}").json()
+    assert shown["free"]["judge"]["model"] == "gpt-x"
+
+
+def test_a_judge_of_the_settings_fills_what_is_left_out(
+    http: httpx.Client, model: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "judge_address", "http://localhost:9/v1")
+    monkeypatch.setattr(settings, "judge_model", "own")
+    asked = payload(model, submit(http, free={"judge": {"timeout_s": 5}})).free
+    assert asked is not None
+    assert asked.judge is not None
+    assert asked.judge.model_dump() == {
+        "model": "own", "address": "http://localhost:9/v1", "timeout_s": 5.0,
+    }  # fmt: skip
 
 
 def test_before_any_worker_there_is_nothing_to_measure(http: httpx.Client) -> None:

@@ -44,6 +44,8 @@ def test_a_subject_s_facts_name_their_edit_and_what_it_superseded(
         "index": 0,
         "state": "live",
         "superseded_by": None,
+        "holds": True,
+        "checked_in": "v2",
         "created_at": newest["created_at"],
     }
     assert (older["edit_id"], older["state"]) == (first["edit_id"], "superseded")

@@ -159,6 +159,19 @@ def test_a_key_stands_for_the_same_request_as_before() -> None:
     assert said[0].startswith('{"activate": true, "editor": "memit", "facts": [{"join": "auto"')
 
 
+def test_fields_that_came_later_change_only_requests_that_have_them() -> None:
+    def options(**given: object) -> list[str]:
+        said = from_value({"facts": REWRITES, **given}, {}, Reading(), 10).said
+        return [*said, *(said["guards"] or {})]
+
+    later = {"check_earlier", "repair", "max_drift", "min_ability"}
+    assert not later & set(options(guards={"min_efficacy": 1}))
+    assert {"max_perplexity_ratio", "guards"} <= set(options(guards={"min_efficacy": 1}))
+    assert later <= set(
+        options(check_earlier="all", repair=True, guards={"max_drift": 1, "min_ability": 1})
+    )
+
+
 def test_an_answer_that_only_its_blank_sets_apart_changes_nothing(
     http: httpx.Client, model: Store
 ) -> None:

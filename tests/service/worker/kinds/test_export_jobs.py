@@ -23,7 +23,9 @@ from service.contracts.schemas.exports import ExportResult
 from service.store import DiskFull, StoreFull
 from service.store.maintenance.sweep import sweep_orphans
 from service.worker import process
-from service.worker.exports import asking, merged
+from service.worker.editing import asking
+from service.worker.editing.asking import live_facts
+from service.worker.exports import merged
 from service.worker.failures import Refused
 from service.worker.kinds import exports
 from service.worker.metrics import REGISTRY
@@ -98,7 +100,7 @@ def test_a_fact_that_was_edited_again_is_asked_once(bench: ExportBench) -> None:
         update={"id": "v2", "parent": "v1", "edit_id": "edit_2", "facts": first.facts[1:]}
     )
     line = [bench.store.versions.read("v0"), first, later]
-    found = asking.live_facts(line, 4)
+    found = live_facts(line, 4)
     assert [(one.version, one.index, one.fact.subject) for one in found] == [
         ("v1", 0, "Lyon"),
         ("v2", 0, "Nice"),

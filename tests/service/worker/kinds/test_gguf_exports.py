@@ -89,8 +89,8 @@ def test_facts_that_the_file_has_lost_are_named_with_what_keeps_them(
         return [gguf_proof.Reply(*right[q.ids]) for q in asked]
 
     from jeep_core.exports.gguf import proof as gguf_proof
+    from service.worker.editing.asking import Told
     from service.worker.exports import asking
-    from service.worker.exports.writing import Told
 
     monkeypatch.setattr(gguf_proof, "replies_of", says_them)
     monkeypatch.setattr(asking, "told_by", lambda *_: [Told("yes", holds=True)] * 2)

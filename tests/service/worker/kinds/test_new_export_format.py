@@ -18,8 +18,9 @@ from service.api.resources.exports import _options
 from service.cli import app
 from service.contracts.exports import FORMATS, ExportFormat
 from service.contracts.schemas.exports import ExportOptions
+from service.worker.editing.asking import Told
 from service.worker.exports.asking import check
-from service.worker.exports.writing import Evidence, Told, Version, Writer, Written
+from service.worker.exports.writing import Evidence, Version, Writer, Written
 
 
 class NormsExport(ExportOptions):

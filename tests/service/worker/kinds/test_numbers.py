@@ -25,6 +25,7 @@ from service.contracts.jobs import JobStatus, now
 from service.contracts.schemas import Edit, EditResult, LayerReport, Manifest
 from service.store import Store
 from service.store.files import encode
+from service.worker.editing import records as records_module
 from service.worker.editing.outcome_warnings import LARGE_CHANGE, outcome_warnings
 from service.worker.kinds import edits as edits_module
 from service.worker.kinds.reverts import Reverter
@@ -85,7 +86,7 @@ def test_figures_are_checked_before_a_tensor_is_stored(
     def report(**figures: Any) -> LayerReport:
         return LayerReport(**{**figures, field: nan})
 
-    monkeypatch.setattr(edits_module, "LayerReport", report)
+    monkeypatch.setattr(records_module, "LayerReport", report)
     runner = runner_on(base, store, tmp_path)
     with pytest.raises(NumericalError, match=rf"the figure /layers/0/{field} is not finite"):
         edit_on(runner, an_edit(), "v0")

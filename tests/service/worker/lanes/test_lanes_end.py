@@ -23,7 +23,7 @@ def test_decoding_ends_when_requests_cannot_be_taken(client: Redis, based: Store
     client.set(keys.requests, "no stream")
     requests = RequestQueue(client, keys)
     generation = GenerationLane(requests, nothing, Gate(0.5))
-    lane = RequestLane(requests, generation, VersionRequests(based, nothing, nothing))
+    lane = RequestLane(requests, generation, VersionRequests(based, nothing, nothing), nothing)
     decoding = threading.Thread(target=generation.decode, daemon=True)
     decoding.start()
     with pytest.raises(QueueFailure):

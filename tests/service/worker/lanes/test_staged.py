@@ -76,7 +76,7 @@ class TestActivation:
         views: Any = SimpleNamespace(get=loaded.append)
         requests = RequestQueue(client, Keys(based.id))
         generation = GenerationLane(requests, views, Gate(0.5))
-        lane = RequestLane(requests, generation, VersionRequests(based, lease, views))
+        lane = RequestLane(requests, generation, VersionRequests(based, lease, views), views)
         thread = threading.Thread(target=lane.run)
         thread.start()
         yield lane

@@ -15,8 +15,9 @@ from support.service.outward.played_targets import PlayedVllm
 from service.contracts.schemas.targets import NewTarget, TargetKind, TargetRecord
 from service.ops.addresses import Allowed
 from service.store import Store
-from service.worker.targets.connection import MOST_BYTES, Connection, TargetFailed
-from service.worker.targets.foreign_text import Blank, shortened
+from service.worker.outgoing.exchange import MOST_BYTES
+from service.worker.outgoing.foreign_text import Blank, shortened
+from service.worker.targets.connection import Connection, TargetFailed
 
 KEY = "sk-what-nobody-may-read"
 MakeRecord = Callable[..., TargetRecord]

@@ -27,6 +27,15 @@ from service.contracts.schemas.completion import (
     ScoredToken,
     StreamedToken,
 )
+from service.contracts.schemas.effects.explanation import (
+    ExplainAsk,
+    ExplainedFact,
+    ExplainedLayer,
+    ExplainedMatrix,
+    ExplainedPart,
+    ExplainedPlace,
+    ExplainResult,
+)
 from service.queue import Heartbeat, Keys, RequestQueue, WorkerBeat, connect
 from service.store import Store
 from support.service.played_worker.computing import TENSOR, bytes_of
@@ -49,6 +58,23 @@ class RequestLoop:
             for request in self.requests.take(50, 8):
                 self.asked.append(request)
                 self.answer(request)
+
+
+def explanation(version: str, ask: ExplainAsk) -> ExplainResult:
+    """An answer that one fact has brought about, at one token of one layer."""
+    part = ExplainedPart(fact=0, norm=2.0, share=0.9)
+    place = ExplainedPlace(position=1, norm=2.5, relative=0.25, facts=[part])
+    fact = ExplainedFact(
+        version=version, edit_id="edit_1", index=0, subject="Lyon", prompt="Lyon is in",
+        target_new="Italy", state="live", share=0.9, without=0.05,
+    )  # fmt: skip
+    return ExplainResult(
+        version=version, prompt=ask.prompt, answer=ask.answer or " Italy",
+        tokens=["Lyon", " is", " Italy"], answer_at=2, base_probability=0.01, probability=0.8,
+        layers=[ExplainedLayer(layer=3, probability=0.8, change=0.79)], facts=[fact],
+        matrices=[ExplainedMatrix(layer=3, name="h.3.mlp", places=[place])],
+        warnings=["v9: its editor is not installed"],
+    )  # fmt: skip
 
 
 @contextmanager
@@ -94,6 +120,7 @@ class PlayedAnswers(RequestLoop):
             "activate": self._activate,
             "restore": self._restore,
             "complete": self._complete,
+            "explain": self._explain,
         }
         kinds.get(request.kind, self._generate)(request)
 
@@ -158,6 +185,15 @@ class PlayedAnswers(RequestLoop):
             for v in request.versions
         ]
         self._reply(request, "result", GenerateResult(results=results))
+
+    def _explain(self, request: WorkerRequest) -> None:
+        """Lyon's fact moves every answer; the prompt ``dense`` is one of an editor that cannot."""
+        ask = ExplainAsk.model_validate(request.body)
+        if ask.prompt == "dense":
+            error = JobError(code="not_explainable", message="no column for each fact")
+            self._reply(request, "error", error)
+            return
+        self._reply(request, "result", explanation(request.versions[0], ask))
 
     def _complete(self, request: WorkerRequest) -> None:
         """Two tokens to every prompt; the first token of the first prompt decides otherwise."""

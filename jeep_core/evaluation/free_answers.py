@@ -1,0 +1,194 @@
+"""Cases judged by what a version writes freely, where the other metrics show it the answer.
+
+Every prompt is continued greedily until the end of the text, the end of the first sentence or a
+limit of tokens.  The first sentence is compared with the right answers (`matching`); on neighbors
+with the first sentence that the base model writes there, as an edit shall leave it alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any, Literal
+
+from jeep_core.decoding.generation import decoded
+from jeep_core.decoding.rows import Row
+from jeep_core.decoding.sampling import Sampling
+from jeep_core.evaluation.matching import match, same
+from jeep_core.evaluation.metrics import Kind
+from jeep_core.models.views import ModelView
+from jeep_core.monitor import NOTHING, Monitor
+from jeep_core.spec.facts import Fact
+from jeep_core.suites import Case
+from jeep_core.text.sentences import first_sentence
+
+TOKENS = 32
+"""Of an answer, at most, unless something else is asked for."""
+Ended = Literal["end of text", "sentence", "limit"]
+SUFFIX: Mapping[Kind, str] = {
+    "edit": "",
+    "paraphrase": "_generalization",
+    "portability": "_portability",
+}
+"""How the metrics of a kind of prompt end; neighbors have ``free_kept`` alone."""
+
+
+@dataclass(frozen=True)
+class FreeText:
+    """The first sentence that a version writes after a prompt, and how the writing ended."""
+
+    text: str
+    ended: Ended
+
+
+@dataclass(frozen=True)
+class FreePrompt:
+    """A prompt of a case with its right answers; none for neighbors without a known answer."""
+
+    kind: Kind
+    prompt: str
+    right: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FreeJudgement:
+    """A free answer as it was judged.
+
+    ``exact``, ``f1`` (in [0, 1]) and ``contains`` compare with the right answers; ``kept``, of
+    neighbors, with the text of the base model.  ``judge``: the verdict of a judge model, None where
+    none was asked or its answer was neither yes nor no.
+    """
+
+    kind: Kind
+    prompt: str
+    text: str
+    ended: Ended
+    exact: bool | None = None
+    f1: float | None = None
+    contains: bool | None = None
+    kept: bool | None = None
+    base_text: str | None = None
+    judge: bool | None = None
+
+
+def free_prompts(case: Fact) -> list[FreePrompt]:
+    """All prompts of a case that are answered freely, the edit prompt first."""
+    known = case if isinstance(case, Case) else Case(**vars(case))
+    new = (known.target_new, *known.target_aliases)
+    true = () if known.target_true is None else (known.target_true, *known.true_aliases)
+    found = [FreePrompt("edit", known.text, new)]
+    found += [FreePrompt("paraphrase", text, new) for text in known.paraphrase_prompts]
+    found += [FreePrompt("neighbor", text, true) for text in known.neighborhood_prompts]
+    found += [FreePrompt("neighbor", one.prompt, one.answers) for one in known.unrelated]
+    found += [FreePrompt("portability", one.prompt, one.answers) for one in known.portability]
+    return found
+
+
+def write_freely(
+    view: ModelView, prompts: Sequence[str], tokens: int = TOKENS, monitor: Monitor = NOTHING
+) -> dict[str, FreeText]:
+    """The free answer of a version to every prompt; one that occurs twice is asked once.
+
+    Args:
+        view: a version of a model.
+        prompts: as the model is asked them.
+        tokens: of an answer, at most; fewer where the model's positions end before.
+        monitor: told how many answers are whole (phase "write").
+
+    Raises:
+        NumericalError: the logits of a prompt are not finite.
+        Whatever ``monitor.check`` raises; it is called after every token.
+    """
+    base, once = view.base, list(dict.fromkeys(prompts))
+    rows = []
+    for prompt in once:
+        row = Row(base, prompt, Sampling(tokens, sentence=True))
+        room = base.max_positions - len(row.ids)
+        if room < tokens:
+            row = Row(base, prompt, Sampling(max(0, room), sentence=True))
+        rows.append(row)
+    decoded(view, rows, monitor)
+    return {prompt: _free_text(row) for prompt, row in zip(once, rows, strict=True)}
+
+
+def judged_freely(
+    case: Fact,
+    texts: Mapping[str, FreeText],
+    base_texts: Mapping[str, FreeText],
+    verdicts: Mapping[tuple[str, str], bool | None] | None = None,
+) -> list[FreeJudgement]:
+    """The judgement of every prompt of a case.
+
+    ``texts`` are by prompt, ``base_texts`` those of the base model, of neighbors at least;
+    ``verdicts`` those of a judge model by prompt and text.
+    """
+    found = []
+    for one in free_prompts(case):
+        said = texts[one.prompt]
+        judged: dict[str, Any] = {}
+        if one.kind == "neighbor":
+            before = base_texts[one.prompt].text
+            judged = {"kept": same(said.text, before), "base_text": before}
+        else:
+            judged = asdict(match(said.text, one.right))
+            judged["judge"] = (verdicts or {}).get((one.prompt, said.text))
+        found.append(FreeJudgement(one.kind, one.prompt, said.text, said.ended, **judged))
+    return found
+
+
+def free_scores(found: Sequence[FreeJudgement]) -> dict[str, float | None]:
+    """Metrics of one case by name, in [0, 1]; None where it has no such prompt.
+
+    ``free_exact``, ``free_f1``, ``free_contains`` and ``judge`` of edit prompts, with an ending
+    those of other kinds (`SUFFIX`); ``free_kept``: the share of neighbors whose answer stayed.
+    """
+    scores: dict[str, float | None] = {}
+    for kind, suffix in SUFFIX.items():
+        some = [one for one in found if one.kind == kind]
+        scores[f"free_exact{suffix}"] = _mean([one.exact for one in some])
+        scores[f"free_f1{suffix}"] = _mean([one.f1 for one in some])
+        scores[f"free_contains{suffix}"] = _mean([one.contains for one in some])
+        scores[f"judge{suffix}"] = _mean([one.judge for one in some])
+    scores["free_kept"] = _mean([one.kept for one in found if one.kind == "neighbor"])
+    return scores
+
+
+def measure_freely(
+    view: ModelView,
+    cases: Sequence[Fact],
+    base_texts: Mapping[str, FreeText] | None = None,
+    tokens: int = TOKENS,
+    monitor: Monitor = NOTHING,
+) -> list[list[FreeJudgement]]:
+    """The judgements of every case, without a judge model.
+
+    ``base_texts``: the base model's answers to neighbors by prompt; default: written now.
+
+    Raises:
+        NumericalError: the logits of a prompt are not finite.
+        Whatever ``monitor.check`` raises.
+    """
+    every = [one.prompt for case in cases for one in free_prompts(case)]
+    texts = write_freely(view, every, tokens, monitor)
+    if base_texts is None:
+        base_texts = write_freely(ModelView(view.base), neighbors_of(cases), tokens, monitor)
+    return [judged_freely(case, texts, base_texts) for case in cases]
+
+
+def neighbors_of(cases: Sequence[Fact]) -> list[str]:
+    """The prompts of cases whose answers an edit shall leave alone."""
+    return [one.prompt for case in cases for one in free_prompts(case) if one.kind == "neighbor"]
+
+
+def _free_text(row: Row) -> FreeText:
+    result = row.result
+    text = first_sentence(result.text)
+    if result.end is not None:
+        return FreeText(text, "end of text")
+    return FreeText(text, "sentence" if result.finish_reason == "stop" else "limit")
+
+
+def _mean(values: Sequence[float | bool | None]) -> float | None:
+    known = [float(value) for value in values if value is not None]
+    return fmean(known) if known else None

@@ -1,0 +1,118 @@
+"""Facts of earlier batches after an edit: which of them it has broken, and how they are mended."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from jeep_core.models.views import ModelView
+from jeep_core.monitor import Monitor
+from jeep_core.spec.facts import Fact
+from service.contracts.schemas import EditPayload, FactRecord, Manifest
+from service.contracts.schemas.edits import CheckEarlier
+from service.contracts.schemas.effects.earlier import EarlierFact, EarlierFacts
+from service.worker.editing.asking import Edited, live_facts, told_by
+
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The earlier facts that are asked, of ``live`` ones."""
+
+    live: int
+    facts: Sequence[Edited]
+
+    def without(self, some: Collection[Edited]) -> Sample:
+        """The sample without facts that are edited again."""
+        gone = {(one.version, one.index) for one in some}
+        left = [one for one in self.facts if (one.version, one.index) not in gone]
+        return Sample(self.live - len(gone), left)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The answers of a new version: facts that it says, that it does not, and, of these, those
+    that its parent says, with what it writes instead.
+    """
+
+    held: Sequence[Edited]
+    missing: Sequence[Edited]
+    lost: Sequence[tuple[Edited, str]]
+
+
+def sample(
+    line: Sequence[Manifest], edited: Iterable[Fact], n_layers: int, how_many: CheckEarlier
+) -> Sample:
+    """Live facts of a line that a new batch does not edit again: all, or some drawn by `SEED`.
+
+    ``edited`` are the facts of the new batch.  The same line and number draw the same facts.
+    """
+    if how_many == 0:
+        return Sample(0, [])
+    again = {fact.key for fact in edited}
+    live = [one for one in live_facts(line, n_layers) if one.fact.key not in again]
+    if how_many == "all" or how_many >= len(live):
+        return Sample(len(live), live)
+    chosen = random.Random(SEED).sample(range(len(live)), how_many)
+    return Sample(len(live), [live[i] for i in sorted(chosen)])
+
+
+def ask(some: Sample, before: ModelView, after: ModelView, monitor: Monitor) -> Found:
+    """Ask a new version the facts of a sample, and its parent those that it does not say.
+
+    Raises:
+        NumericalError: a probability is not finite.
+        Whatever ``monitor.check`` raises.
+    """
+    told = told_by(after, some.facts, monitor)
+    held = [one for one, said in zip(some.facts, told, strict=True) if said.holds]
+    missing = [(one, said) for one, said in zip(some.facts, told, strict=True) if not said.holds]
+    first = told_by(before, [one for one, _ in missing], monitor)
+    lost = [(one, now.text) for (one, now), then in zip(missing, first, strict=True) if then.holds]
+    return Found(held, [one for one, _ in missing], lost)
+
+
+def with_lost(payload: EditPayload, lost: Sequence[Edited]) -> EditPayload:
+    """The batch with lost facts after its own, under numbers that its request does not have."""
+    used = [*payload.sent_as, *(one.index for one in payload.duplicates)]
+    following = range(max(used, default=-1) + 1, max(used, default=-1) + 1 + len(lost))
+    return payload.model_copy(
+        update={
+            "facts": [*payload.facts, *(FactRecord.of(one.fact) for one in lost)],
+            "indices": [*payload.sent_as, *following],
+        }
+    )
+
+
+def report(some: Sample, found: Found, repaired: int = 0) -> EarlierFacts | None:
+    """The check as it is recorded; None where there was nothing to ask."""
+    if not some.live and not repaired:
+        return None
+    return EarlierFacts(
+        live=some.live,
+        checked=len(some.facts),
+        seed=SEED,
+        held=_by_version(found.held),
+        missing=_by_version(found.missing),
+        lost=[
+            EarlierFact(
+                version=one.version,
+                index=one.index,
+                prompt=one.fact.text,
+                target_new=one.fact.target_new,
+                answer=text,
+            )
+            for one, text in found.lost
+        ],
+        repaired=repaired,
+    )
+
+
+def _by_version(some: Sequence[Edited]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = defaultdict(list)
+    for one in some:
+        found[one.version].append(one.index)
+    return dict(found)

@@ -1,0 +1,1 @@
+"""Requests to servers of others: how one is sent, and how their texts are read."""

@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,15 @@ def run(model: str, suite: str, half: int, facts: int, folder: Path) -> dict[str
     import jeep_core
     from jeep_core.evaluation.metrics import counterfact_scores
     from jeep_core.evaluation.trials import Trials
-    from jeep_core.moments.of_texts import moments_over
     from jeep_core.probe.defaults.choose import choose
     from jeep_core.suites import load_suite
     from jeep_core.values.prefixes import sample_prefixes
 
+    moments_over: Any
+    try:
+        moments_over = import_module("jeep_core.moments.of_texts").moments_over
+    except ImportError:  # its place in earlier trees
+        moments_over = import_module("jeep_core.editing").moments_over
     torch.set_num_threads(1)
     base = jeep_core.load(model, device="cpu")
     cases = load_suite(suite).cases[half::2][:facts]

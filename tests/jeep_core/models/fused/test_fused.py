@@ -10,17 +10,19 @@ import pytest
 import torch
 from support.library import tiny
 from torch import nn
+from transformers.activations import NewGELUActivation
 
 from jeep_core.models.fused.attention import GroupedAttention
 from jeep_core.models.fused.casts import CastOnce
 from jeep_core.models.fused.norms import RootMeanSquareNorm, gains_of
-from jeep_core.models.fused.placing import fuse, norm_of
+from jeep_core.models.fused.placing import fuse, is_gelu, norm_of, tanh_gelu
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.masks import Attention
 from jeep_core.models.token_rows import GivenPast, no_past
 from jeep_core.models.views import ModelView, in_bfloat16
 
 WITH_NORMS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
+WITH_GELU = ("gpt2", "gptj", "gemma", "gemma2", "gemma3_text")
 GROUPED = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3_text")
 
 
@@ -45,7 +47,19 @@ def kinds(run: ModelView) -> set[str]:
 def test_what_a_family_is_known_to_have_is_replaced(family: str) -> None:
     expected = {"RootMeanSquareNorm"} if family in WITH_NORMS else set()
     expected |= {"GroupedAttention"} if family in GROUPED else set()
+    expected |= {"function"} if family in WITH_GELU else set()
     assert kinds(fused(tiny.random_model(family))) == expected
+
+
+def test_the_gelu_of_several_operations_has_the_numbers_and_gradients_of_one() -> None:
+    module = NewGELUActivation()
+    assert is_gelu(module)
+    assert not any(
+        map(is_gelu, (nn.GELU("tanh"), nn.GELU(), nn.SiLU(), nn.Dropout(), nn.Identity()))
+    )
+    x = torch.linspace(-6, 6, 50).requires_grad_()
+    for mine, theirs in zip(gradients(tanh_gelu(x), [x]), gradients(module(x), [x]), strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

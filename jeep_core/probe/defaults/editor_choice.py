@@ -7,11 +7,11 @@ The rule, in this order:
 2. On top of earlier edits, those that keep nothing of them stand back; so do those that edit for
    one way of asking only, where the model has a chat template.
 3. With *figures* of the model (``data/evidence.yaml``; same name, same shape, same
-   hyper-parameters) the first editor of ``ORDER`` that the best one is not ahead of: the intervals
+   hyper-parameters) the first editor in order that the best one is not ahead of: the intervals
    overlap.  The size that counts is that of the batch and the earlier facts together: with kept
    keys many small batches end where one large batch does (docs/lasting.md, docs/results.md; 512
    facts, JEEP, Score in 32 batches and in one: GPT-J 91.9 and 91.6, LLaMA 89.5 and 90.0).
-4. Without figures the first editor of ``ORDER``.
+4. Without figures the first editor in order, which is that of Score with many facts (``order``).
 """
 
 from __future__ import annotations
@@ -31,15 +31,8 @@ from jeep_core.spec.hparams import InContexts, bare_name, load_preset
 from jeep_core.text.counting import counted
 
 EVIDENCE = Path(__file__).parent / "data" / "evidence.yaml"
-ORDER = (
-    *(DEFAULT_EDITOR, "memit", "alphaedit", "pmet"),
-    *("crispedit", "locft", "rome", "malmen", "ft-wd", "mend", "ultraedit"),
-)
-"""The editors by their Score with 256 facts on the bundled models (docs/results.md).  CrispEdit and
-LocFT, of which there are figures of 64 validation cases only (docs/lab-notes.md), are before those
-that break down; UltraEdit, which learns little of a few facts, is last."""
 FULL = 5
-"""From one fact on a line for so many dimensions of the keys, all editors that were measured lose
+"""From one fact on a line for so many dimensions of the keys, the editors that were measured lose
 answers (docs/lasting.md)."""
 
 
@@ -129,8 +122,8 @@ def choose_editor(where: Situation, evidence: Sequence[Evidence] | None = None) 
 
     If no editor can be used it is the default one, whose own refusal then says what is missing.
     """
-    hindrances = {name: where.hindrance(name) for name in ORDER}
-    possible = [name for name in ORDER if hindrances[name] is None]
+    hindrances = {name: where.hindrance(name) for name in order()}
+    possible = [name for name, why in hindrances.items() if why is None]
     if not possible:
         message = "no editor can be used for this model now; this one is the default"
         return EditorChoice(DEFAULT_EDITOR, message)
@@ -223,17 +216,28 @@ def _caveats(
     if total * FULL > where.mlp_size:
         said.append(
             f"{total} facts are more than a fifth of the {where.mlp_size} dimensions of the keys, "
-            "from where all editors measured lose answers (docs/lasting.md)"
+            "from where the editors that were measured lose answers (docs/lasting.md)"
         )
     if editor != DEFAULT_EDITOR and (why := hindrances[DEFAULT_EDITOR]):
         said.append(f"{DEFAULT_EDITOR} cannot be used: {why}")
     return said
 
 
+def order() -> tuple[str, ...]:
+    """The editors that can be chosen: all built-in ones, the best with many facts first."""
+    return tuple(_shipped()["order"])
+
+
 @cache
 def shipped_evidence() -> tuple[Evidence, ...]:
-    """The figures that ship, from ``data/evidence.yaml``."""
-    return tuple(_evidence(one) for one in yaml.safe_load(EVIDENCE.read_text(encoding="utf-8")))
+    """The figures that ship."""
+    return tuple(map(_evidence, _shipped()["models"]))
+
+
+@cache
+def _shipped() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(EVIDENCE.read_text(encoding="utf-8"))
+    return found
 
 
 def _evidence(one: Mapping[str, Any]) -> Evidence:

@@ -170,9 +170,9 @@ class Duplicate(BaseModel):
 class EditPayload(BaseModel):
     """Payload of an edit job.  ``hparams`` is complete: preset and overrides are merged; or
     ``auto``: the worker takes them from a probe of the base model, and lays ``changes`` over them.
+    ``editor_reason``: why this editor, if the request left it to choose.
 
-    ``facts[i]`` came as fact ``indices[i]`` of the request; empty: as fact i.  ``editor_reason``:
-    why this editor, if the request left it to choose.
+    ``facts[i]`` came as fact ``indices[i]`` of the request; empty: as fact i.
     """
 
     edit_id: str

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from jeep_core.atlas.relations import RELATIONS
 from jeep_core.editors import (
+    AUTO_EDITOR,
     DEFAULT_EDITOR,
     EDITORS,
     create,
@@ -24,6 +25,7 @@ from jeep_core.editors.base import (
     State,
     carry_out,
 )
+from jeep_core.editors.presets import own_presets
 from jeep_core.errors import FieldProblem, InvalidHParams, JeepError
 from jeep_core.models.delta import WeightDelta
 from jeep_core.models.giving_way import giving_way
@@ -35,10 +37,12 @@ from jeep_core.moments.source import may_need_moments, origin_of
 from jeep_core.monitor import NOTHING, Clock, Monitor
 from jeep_core.probe.anchor import anchor_for
 from jeep_core.probe.defaults.choose import choose
+from jeep_core.probe.defaults.editor_choice import check_alone
 from jeep_core.probe.defaults.from_record import AUTO, Chosen, check_automatic
+from jeep_core.probe.defaults.possible import editor_for
 from jeep_core.spec.chats import in_chat, parse_chat_facts
 from jeep_core.spec.facts import Fact, deduplicate
-from jeep_core.spec.hparams import Contexts, EditorHParams, contexts_of, load_preset, presets_for
+from jeep_core.spec.hparams import Contexts, EditorHParams, contexts_of
 from jeep_core.spec.positions import check_facts, context_rows
 from jeep_core.text.chat import has_template
 from jeep_core.values.optimiser import FactTokens, Values
@@ -55,7 +59,8 @@ class EditResult:
     this one (``states`` of `edit`).  ``inputs``: hashes, by name, of an editor's inputs
     besides prefixes and moments.  ``hparams_from``: given, preset, kept probe, probe now or depths;
     ``moments_from``: the text or imported statistics, None where none are needed or they were
-    given; ``warnings``: what the user should know about what was chosen.
+    given; ``warnings``: what the user should know about what was chosen.  ``editor``: the one that
+    was used; ``editor_reason``: why, if it was not named.
     """
 
     facts: list[Fact]
@@ -69,6 +74,8 @@ class EditResult:
     seconds: dict[str, float]
     inputs: dict[str, str]
     state: State
+    editor: str
+    editor_reason: str | None = None
     hparams_from: str = "given"
     moments_from: str | None = None
     warnings: tuple[str, ...] = ()
@@ -99,7 +106,8 @@ def edit(
     Args:
         model: a loaded model, or a view of one (to edit on top of earlier edits).
         facts: facts, or mappings with subject and relation + object or prompt + target_new.
-        editor: name of the editor.
+        editor: name of the editor, or "auto": chosen by model, number of facts and
+            ``previous_keys``; then without preset, hparams (but ``"auto"``) and states.
         preset: name of a preset; default: the first one shipped for this model and editor.
         hparams: changes to the preset, or the complete hyper-parameters.  Without a preset for the
             model what is left out is chosen by a probe; ``"auto"``: also with one.
@@ -123,6 +131,14 @@ def edit(
     """
     view = model if isinstance(model, ModelView) else ModelView(model)
     base = view.base
+    reason = None
+    if editor == AUTO_EDITOR:
+        check_alone(preset, hparams, states)
+        own = None if hypernetworks is None else Path(hypernetworks)
+        choice = editor_for(
+            base, len(facts), previous_keys or {}, hparams == AUTO, presets=presets, networks=own
+        )
+        editor, reason = choice.editor, choice.reason
     known = own_presets(base.name, editor, preset, presets, base.shape)
     chosen = resolve(base, editor, known, preset, hparams or {}, probes, monitor)
     kept = prepare_facts(base, facts)
@@ -150,7 +166,7 @@ def edit(
         monitor=monitor,
     )
     result.hparams_from, result.warnings = chosen.source, chosen.warnings
-    result.moments_from = moments_from
+    result.moments_from, result.editor_reason = moments_from, reason
     return result
 
 
@@ -218,6 +234,7 @@ def edit_checked(
         seconds=clock.seconds,
         inputs=outcome.inputs | ({} if anchor is None else {"anchor": anchor.sha256}),
         state=outcome.state,
+        editor=editor,
     )
 
 
@@ -298,34 +315,6 @@ def resolve(
         editor, presets, preset, hparams, base.n_layers, chat=has_template(base)
     )
     return Chosen(checked, "given" if name is None else "preset")
-
-
-def own_presets(
-    model: str,
-    editor: str,
-    preset: str | None,
-    folder: Path | None = None,
-    shape: tuple[int, int] | None = None,
-) -> dict[str, Mapping[str, Any]]:
-    """An editor's presets for a model by name, the default first; also the one that is named.
-
-    ``shape``: the model's number of layers and hidden size; one of the same name but of another
-    shape has no presets.
-
-    Raises:
-        InvalidHParams: unknown editor or preset, a preset of another editor.
-    """
-    hparams_class(editor)  # an unknown editor has no presets
-    presets: dict[str, Mapping[str, Any]] = {
-        p.name: p.hparams for p in presets_for(model, folder, shape) if p.editor == editor
-    }
-    if preset is not None:  # one made for another model is fine here
-        chosen = load_preset(preset, folder)
-        if chosen.editor != editor:
-            message = f"preset {preset!r} is for the editor {chosen.editor!r}, not {editor!r}"
-            raise InvalidHParams([FieldProblem("/preset", "other_editor", message)])
-        presets[preset] = chosen.hparams
-    return presets
 
 
 def prepare_facts(base: LoadedModel, facts: Sequence[Fact | Mapping[str, Any]]) -> list[Fact]:

@@ -20,7 +20,8 @@ from typing import Any
 import torch
 
 import jeep_core
-from jeep_core.editing import edit_checked, own_presets, prepare_facts, resolve
+from jeep_core.editing import edit_checked, prepare_facts, resolve
+from jeep_core.editors.presets import own_presets
 from jeep_core.errors import JeepError
 from jeep_core.exports.gguf.convert import from_source
 from jeep_core.exports.gguf.proof import Asked, longest, prove_file, questions_of

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from jeep_core.editors.networks.network import Hypernetwork
 
 __all__ = [
+    "AUTO_EDITOR",
     "DEFAULT_EDITOR",
     "EDITORS",
     "BrokenEditor",
@@ -64,6 +65,8 @@ EDITORS: Mapping[str, str] = {
 """The built-in editors: packages with a ``record``."""
 DEFAULT_EDITOR = "jeep"
 """The editor that is meant where none is named: here, in the api and in the commands."""
+AUTO_EDITOR = "auto"
+"""Stands for no editor: an edit lets one be chosen by it (`jeep_core.probe.defaults`)."""
 EditorPlugin = EditorRecord
 """The name of records in version 0.1, which plugins may still use."""
 
@@ -74,6 +77,9 @@ def record_of(name: str) -> EditorRecord:
     Raises:
         InvalidHParams: no editor has this name, or it is a plugin that cannot be loaded.
     """
+    if name == AUTO_EDITOR:
+        message = f'only an edit takes "auto"; name one of {", ".join(EDITORS)}'
+        raise InvalidHParams([FieldProblem("/editor", "unknown_editor", message)])
     if name in EDITORS:
         found: EditorRecord = import_module(EDITORS[name]).record
         return found
@@ -96,9 +102,10 @@ def hparams_class(name: str) -> type[EditorHParams]:
 def available() -> tuple[dict[str, EditorRecord], list[str]]:
     """The records of the usable editors, and a message for each of the others."""
     found = {name: record_of(name) for name in EDITORS}
-    problems = refused(EDITORS)
+    taken = {*EDITORS, AUTO_EDITOR}
+    problems = refused(taken)
     for name in registered():
-        if name not in EDITORS:
+        if name not in taken:
             try:
                 found[name] = plugin(name)
             except BrokenEditor as error:

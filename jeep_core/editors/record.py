@@ -104,6 +104,8 @@ class EditorRecord:
         plot: how it is drawn; default: in colours that no other editor of the plot has.
         columns_per_fact: whether the factors of its updates have a column for every fact, those of
             one way of asking after those of another; then explanations name single facts.
+        keeps_earlier: whether an edit takes those before it into account, by their keys or by a
+            state; others just train on, so ``"editor": "auto"`` takes them last in a long line.
     """
 
     hparams: type[EditorHParams]
@@ -120,6 +122,7 @@ class EditorRecord:
     sweep: str | None = None
     plot: PlotStyle | None = None
     columns_per_fact: bool = False
+    keeps_earlier: bool = False
 
     @property
     def needs_moments(self) -> bool:

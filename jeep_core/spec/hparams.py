@@ -324,13 +324,14 @@ def presets_for(
     found = [
         preset
         for preset in presets
-        if _bare(preset.model) == _bare(model) and shape in (None, preset.shape or shape)
+        if bare_name(preset.model) == bare_name(model) and shape in (None, preset.shape or shape)
     ]
     shipped = {path.stem for path in PRESETS.glob("*.yaml")}
     return sorted(found, key=lambda p: (p.name in shipped, len(p.name), p.name))
 
 
-def _bare(model: str) -> str:
+def bare_name(model: str) -> str:
+    """A model's name without owner or folder and without case, as names are compared."""
     return Path(model).name.casefold()
 
 

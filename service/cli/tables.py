@@ -61,7 +61,7 @@ def plan(answer: EditPlan) -> RenderableType:
     said = f"{answer.editor}, hyper-parameters: {answer.source}{preset}"
     if answer.moments is not None:
         said += f", second moments: {answer.moments}"
-    parts: list[RenderableType] = [Text(said), table]
+    parts: list[RenderableType] = [Text(said), *_why_editor(answer), table]
     parts += [Text(f"fact {item.index} repeats fact {item.kept}") for item in answer.duplicates]
     parts += map(Text, answer.warnings)
     parts += [Text(f"{one.code}: {one.message}", style="red") for one in answer.obstacles]
@@ -88,7 +88,13 @@ def edit(answer: Edit) -> RenderableType:
     staged = "" if result.activated else " (staged)"
     head = f"{result.parent} → {result.version}{staged}: {share}, {seconds:.1f} s"
     lines = [*result.warnings, *_earlier(result.earlier)]
-    return Group(Text(head, style="bold"), table, *map(Text, lines))
+    return Group(Text(head, style="bold"), *_why_editor(answer), table, *map(Text, lines))
+
+
+def _why_editor(answer: EditPlan | Edit) -> list[Text]:
+    """The reason for an editor that was left to choose, in a line."""
+    why = answer.editor_reason
+    return [] if why is None else [Text(f"{answer.editor} was chosen: {why}")]
 
 
 def _earlier(found: EarlierFacts | None) -> list[str]:

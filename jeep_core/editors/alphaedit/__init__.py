@@ -30,4 +30,5 @@ record = EditorRecord(
     many_facts=False,
     plot=PlotStyle(SKY, "P", ":"),
     columns_per_fact=True,
+    keeps_earlier=True,
 )

@@ -19,4 +19,5 @@ record = EditorRecord(
     automatic=lambda found: {"layers": found["high"]["layers"][:1]},
     order=11,
     plot=PlotStyle(BLACK, "h", "-"),
+    keeps_earlier=True,
 )

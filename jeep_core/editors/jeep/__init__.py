@@ -44,4 +44,5 @@ record = EditorRecord(
     sweep="high.clamp",
     plot=PlotStyle(BLUE, "o", "-"),
     columns_per_fact=True,
+    keeps_earlier=True,
 )

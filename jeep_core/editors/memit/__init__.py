@@ -17,4 +17,5 @@ record = EditorRecord(
     case_study=True,
     plot=PlotStyle(VERMILION, "s", "--"),
     columns_per_fact=True,
+    keeps_earlier=True,
 )

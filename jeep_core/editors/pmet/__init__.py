@@ -22,4 +22,5 @@ record = EditorRecord(
     case_study=True,
     plot=PlotStyle(GREEN, "^", "-."),
     columns_per_fact=True,
+    keeps_earlier=True,
 )

@@ -19,4 +19,5 @@ record = EditorRecord(
     one_by_one=True,
     plot=PlotStyle(ORANGE, "v", "--"),
     columns_per_fact=True,
+    keeps_earlier=True,
 )

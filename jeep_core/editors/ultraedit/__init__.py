@@ -16,4 +16,5 @@ record = EditorRecord(
     ),
     order=9,
     plot=PlotStyle(ORANGE, "*", ":"),
+    keeps_earlier=True,
 )

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.routing import BaseRoute, Mount
 
-from jeep_core.editors import EditorRecord, available
+from jeep_core.editors import AUTO_EDITOR, EditorRecord, available
 from service.api.http.access import guarded_routes
 from service.api.http.bodies import DESCRIBED
 from service.api.http.problems import documented
@@ -146,7 +146,7 @@ def _describe_editors(
     """Document the editors: their schemas, and what their records say that an edit needs."""
     schemas = ", ".join(f"`{editor}`: `{schema}`" for editor, schema in names.items())
     properties = components["EditRequest"]["properties"]
-    properties["editor"]["enum"] = list(names)
+    properties["editor"]["enum"] = [*names, AUTO_EDITOR]
     automatic = _listed(name for name, found in editors.items() if found.automatic is not None)
     properties["hparams"]["description"] = (
         "Laid over the preset, field by field; together they follow the editor's schema: "
@@ -156,7 +156,7 @@ def _describe_editors(
     without = _listed(name for name, found in editors.items() if not found.needs_moments)
     properties["editor"]["description"] = (
         f"{_listed(network)} need a network trained for the model; all but {without} need second "
-        "moments."
+        f"moments.  `{AUTO_EDITOR}`: one is chosen, and `editor_reason` says why."
     )
     components["HypernetworkRequest"]["properties"]["editor"]["enum"] = network
 

@@ -18,8 +18,8 @@ from service.api.http.paging import AFTER, Limit, Page
 from service.api.http.problems import ApiProblem, documented, invalid
 from service.api.jobs.submitting import KeyHeader, PreferHeader, check_key, submit_and_wait
 from service.api.model import PublishedModel
-from service.api.resources.hypernetworks import check_network
 from service.api.state import ApiState, State
+from service.api.submission.choosing import choose_for
 from service.api.submission.edits import (
     EDITS,
     Submission,
@@ -29,6 +29,7 @@ from service.api.submission.edits import (
     known_parent,
     record,
 )
+from service.api.submission.networks import check_network
 from service.api.submission.plans import plan_of
 from service.api.submission.uploads import Reading, from_file, from_value, has_records, reading
 from service.api.submission.validation import ValidEdit
@@ -68,6 +69,11 @@ proposes (see `/probes`), else a small probe within the job; `hparams` is laid o
 `"auto"` asks for it although there is a preset.  Where a probe proposes nothing they are fractions
 of the model's depth, with a warning.  A dry run says what would be chosen and its `source`; the
 result and the version's manifest record what it was.
+
+**Which editor**: `editor` names one, or is `auto`: one is chosen among those that can edit this
+model now, by the number of facts, the earlier facts of head's line and measured figures of the
+model, when the request comes in.  `editor_reason` of the plan, of the edit and of its result says
+why.  `preset` and `hparams` (but `"auto"`) go with a named editor only.
 
 **What an editor needs**: some need a network trained for the model (`POST /hypernetworks`, `jeep
 networks train`), and those that solve for a matrix need second moments: imported ones
@@ -172,10 +178,11 @@ async def submit_edit(
     check_key(idempotency_key)
     submission = await _read(request, options, how, state.settings)
     model = await run_in_threadpool(state.models.get)
+    await run_in_threadpool(choose_for, submission, state.store, model)
     edit = await run_in_threadpool(checked, submission, model)
     if dry_run:
         plan = await run_in_threadpool(plan_of, edit, model, state.store.base)
-        plan.imported = submission.imported
+        plan.imported, plan.editor_reason = submission.imported, submission.editor_reason
         plan.obstacles = await run_in_threadpool(_obstacles, state, submission.options, edit, model)
         return Response(plan.model_dump_json(), media_type="application/json")
     log_texts(request, state.settings, "facts", map(str, edit.facts))
@@ -212,6 +219,7 @@ async def show_edit(id: str, state: State, response: Response) -> Edit:
     return Edit(
         **EDITS.shown(job),
         editor=payload.editor,
+        editor_reason=payload.editor_reason,
         preset=payload.preset,
         hparams=hparams,
         facts=payload.facts,
@@ -239,7 +247,7 @@ def check_possible(state: ApiState, edit: ValidEdit, model: PublishedModel) -> N
         ApiProblem: 409 without a network that fits.
     """
     check_moments(state.store.base, model.info, edit.editor, edit.hparams)
-    check_network(state, edit, model)
+    check_network(state.store.base, model.info, edit.editor, edit.hparams)
 
 
 def _obstacles(

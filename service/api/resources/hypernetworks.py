@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +9,23 @@ from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from jeep_core import atlas
-from jeep_core.editors import hparams_class, preset_hparams, record_of
+from jeep_core.editors import hparams_class, preset_hparams
 from jeep_core.editors.networks.hparams import HypernetworkHParams
-from jeep_core.editors.networks.records import NetworkRecord, missing_network
-from jeep_core.errors import FieldProblem, InvalidFields, InvalidHParams, JeepError
+from jeep_core.errors import FieldProblem, InvalidFields, InvalidHParams
 from jeep_core.spec.hparams import contexts_of
 from jeep_core.suites.training_data import data_hash, load_training_suite
 from jeep_core.text.chat import has_template
 from service.api.http.access import needs
 from service.api.http.bodies import json_request_body, read_model
 from service.api.http.paging import Page
-from service.api.http.problems import ApiProblem, documented, from_fields, invalid
+from service.api.http.problems import documented, from_fields, invalid
 from service.api.jobs.resource import JobResource
 from service.api.jobs.submitting import KeyHeader, check_key
 from service.api.model import PublishedModel
 from service.api.state import ApiState, State
-from service.api.submission.validation import ValidEdit
+from service.api.submission.networks import readable_networks
 from service.contracts.jobs import Job, JobKind
 from service.contracts.schemas import (
-    AUTO,
     HypernetworkPayload,
     HypernetworkRequest,
     JobOut,
@@ -37,8 +34,7 @@ from service.contracts.schemas import (
 )
 from service.contracts.schemas.access import Scope
 from service.contracts.schemas.reading import Imported, imported_from
-from service.store import CorruptFile
-from service.store.base.networks import network_out, networks_of
+from service.store.base.networks import network_out
 
 router = APIRouter(tags=["hypernetworks"])
 TRAININGS = JobResource[HypernetworkPayload, Network](JobKind.HYPERNETWORK)
@@ -81,33 +77,8 @@ async def train_hypernetwork(
 async def list_hypernetworks(state: State) -> Page[Network]:
     """The networks of the served model: trained ones first, then those shipped with it."""
     model = await run_in_threadpool(state.models.get)
-    records = await run_in_threadpool(_records, state, model)
+    records = await run_in_threadpool(readable_networks, state.store.base, model.info)
     return Page(data=[network_out(record) for record in records], has_more=False, next=None)
-
-
-def check_network(state: ApiState, edit: ValidEdit, model: PublishedModel) -> None:
-    """Refuse an edit whose editor needs a network that has not been trained.
-
-    Raises:
-        ApiProblem: 409 that says how to make one.
-    """
-    hparams = edit.hparams
-    if record_of(edit.editor).network is None or hparams == AUTO:
-        return  # with "auto" the layers, and so the network, are not known before the job runs
-    assert isinstance(hparams, HypernetworkHParams)
-    records = _records(state, model)
-    if any(record.editor == edit.editor and record.fits(hparams) for record in records):
-        return
-    problem = missing_network(model.info.model, edit.editor, hparams, records)
-    body: dict[str, Any] = {
-        "editor": edit.editor,
-        "hparams": hparams.model_dump(mode="json", exclude={"step_scale", "contexts"}),
-    }
-    if model.info.model not in atlas.MODELS:
-        body["data"] = "CASES.json"
-    detail = f"{problem.message}, or with POST /hypernetworks {json.dumps(body)}"
-    errors = from_fields([FieldProblem(problem.pointer, problem.code, detail)])
-    raise ApiProblem(problem.code, detail, errors)
 
 
 def _journaled(
@@ -180,10 +151,3 @@ def _check_data(body: HypernetworkRequest, model: PublishedModel, folder: Path) 
         message = f"name a suite's file in {folder}: this model has no data of its own"
         raise InvalidFields([FieldProblem("/data", "missing", message)])
     return None
-
-
-def _records(state: ApiState, model: PublishedModel) -> list[NetworkRecord]:
-    try:
-        return list(networks_of(state.store.base, model.info.model, model.info.model_hash))
-    except JeepError as error:
-        raise CorruptFile(str(error)) from None

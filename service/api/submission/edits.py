@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from jeep_core.probe.defaults.editor_choice import EditorChoice
 from service.api.http.bodies import json_lines, parse_json, validate
 from service.api.http.problems import (
     OVER_LIMIT,
@@ -73,6 +74,19 @@ class Submission:
     ) -> None:
         self.options, self.facts, self.imported = options, facts, imported
         self._sources = sources
+        self.choice: EditorChoice | None = None
+
+    @property
+    def meant(self) -> EditOptions:
+        """The options with the editor that was chosen, if it was left to choose."""
+        if self.choice is None:
+            return self.options
+        return self.options.model_copy(update={"editor": self.choice.editor})
+
+    @property
+    def editor_reason(self) -> str | None:
+        """Why the editor was chosen; None if the request names it."""
+        return None if self.choice is None else self.choice.reason
 
     @property
     def said(self) -> dict[str, Any]:
@@ -188,10 +202,11 @@ def checked(submission: Submission, model: PublishedModel) -> ValidEdit:
     Raises:
         ApiProblem: 422.
     """
-    read = read_edit(submission.options, submission.facts, model)
+    options = submission.meant
+    read = read_edit(options, submission.facts, model)
     while True:
         try:
-            return validate_edit(submission.options, read, model)
+            return validate_edit(options, read, model)
         except ApiProblem as problem:
             kept = submission.drop(problem.errors) if problem.status == 422 else []
             if not kept:
@@ -218,6 +233,7 @@ def record(
             edit_id=EDITS.id_of(job_id),
             facts=edit.records,
             editor=edit.editor,
+            editor_reason=submission.editor_reason,
             preset=edit.preset,
             hparams=edit.hparams_record,
             changes=dict(edit.changes),

@@ -37,7 +37,7 @@ group = new_group(
 def edit(
     file: Annotated[Path, typer.Argument(help="JSON, JSON lines or CSV; -: standard input.")],
     editor: Annotated[
-        str | None, typer.Option(help=f"Name of the editor; default: {DEFAULT_EDITOR}.")
+        str | None, typer.Option(help=f"A name, or auto: chosen; default: {DEFAULT_EDITOR}.")
     ] = None,
     preset: Preset = None,
     hparams: Annotated[str | None, typer.Option(help="JSON laid over the preset, or auto.")] = None,

@@ -72,7 +72,10 @@ CheckEarlier = Annotated[int, Field(ge=0, le=1_000_000)] | Literal["all"]
 class EditOptions(Request):
     """The options of a request for an edit; its facts may come in other forms."""
 
-    editor: str = DEFAULT_EDITOR
+    editor: str = Field(
+        DEFAULT_EDITOR,
+        description="A name, or `auto`: chosen by model, number of facts and earlier edits.",
+    )
     preset: str | None = None
     hparams: HParamsOrAuto = Field(default_factory=dict)
     snapshot_name: Name | None = None
@@ -167,6 +170,7 @@ class Duplicate(BaseModel):
 class EditPayload(BaseModel):
     """Payload of an edit job.  ``hparams`` is complete: preset and overrides are merged; or
     ``auto``: the worker takes them from a probe of the base model, and lays ``changes`` over them.
+    ``editor_reason``: why this editor, if the request left it to choose.
 
     ``facts[i]`` came as fact ``indices[i]`` of the request; empty: as fact i.
     """
@@ -174,6 +178,7 @@ class EditPayload(BaseModel):
     edit_id: str
     facts: list[FactRecord]
     editor: str
+    editor_reason: str | None = None
     preset: str | None
     hparams: HParamsOrAuto
     changes: dict[str, Any] = Field(default_factory=dict)
@@ -219,10 +224,12 @@ class EditPlan(BaseModel):
 
     ``obstacles``: why the edit itself would be refused now, as 409.  ``source``: where ``hparams``
     would come from; they are ``auto`` only where the model would be probed first.  ``moments``:
-    where second moments would come from, null if the editor needs none.
+    where second moments would come from, null if the editor needs none.  ``editor_reason``: why
+    this editor, if the request says ``auto``; null if it names one.
     """
 
     editor: str
+    editor_reason: str | None = None
     preset: str | None
     hparams: HParamsOrAuto
     source: Source
@@ -289,7 +296,8 @@ class EditResult(BaseModel):
     ``peak_memory_mb``: most memory that value optimisation held at once.  ``activated``: the job
     moved head to its version; false for a staged one, also after it was activated.  ``source``:
     where the hyper-parameters came from; ``moments``: where second moments came from, null if none
-    were needed.  Versions written before these were recorded have neither.
+    were needed.  Versions written before these were recorded have neither.  ``editor_reason``: why
+    this editor was used, if the request left it to choose.
     """
 
     edit_id: str
@@ -308,6 +316,7 @@ class EditResult(BaseModel):
     guards: GuardFigures | None = None
     activated: bool = True
     source: Source | None = None
+    editor_reason: str | None = None
     moments: str | None = None
     earlier: EarlierFacts | None = None
 
@@ -317,13 +326,15 @@ class Edit(BaseModel):
 
     ``applied_in``: the version of head's history that holds the batch, null if none does.
     ``hparams`` is ``auto`` only until the edit has ended.  ``imported``: what became of the
-    records that the facts came from, if they came in another format.
+    records that the facts came from, if they came in another format.  ``editor_reason``: why this
+    editor, if the request said ``auto``.
     """
 
     id: str
     job_id: str
     status: JobStatus
     editor: str
+    editor_reason: str | None = None
     preset: str | None
     hparams: HParamsOrAuto
     facts: list[FactRecord]

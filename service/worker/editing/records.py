@@ -28,6 +28,7 @@ def recorded(source: Manifest) -> EditPayload:
         edit_id=str(source.edit_id),
         facts=source.facts,
         editor=str(source.editor),
+        editor_reason=source.result.editor_reason if source.result else None,
         preset=source.preset,
         hparams=source.hparams,
         indices=[outcome.index for outcome in outcomes],

@@ -225,6 +225,7 @@ class EditRunner:
             activated=payload.activate,
             warnings=list(chosen.warnings),
             source=chosen.source,
+            editor_reason=payload.editor_reason,
             moments=self._moments_from if chosen.hparams.moment_layers else None,
             earlier=made.earlier,
         )

@@ -113,7 +113,11 @@ def test_editors_that_optimise_values_are_counted(editor: str) -> None:
         (["--low", "9-4"], 2, "is no range of layers"),
         (["--hparams", "[1]"], 2, "must be a JSON object"),
         (["--high", "40"], 1, "/hparams/high/layers: layer 40 does not exist"),
-        (["--editor", "ft-wd"], 1, "the memory and time of ft-wd are not counted"),
+        *(
+            (["--editor", name], 1, f"the memory and time of {name} are not counted, only those of")
+            for name in ("ft-wd", "locft", "crispedit", "ultraedit", "mend", "malmen")
+        ),
+        (["--editor", "auto"], 1, 'only an edit takes "auto"; name one of jeep, memit'),
         (["--editor", "jeeb"], 1, "no editor 'jeeb'"),
         (["--model", "llama-3.1-80b"], 1, "did you mean llama-3.1-8b"),
         (["--model", "./none"], 1, "is not there: name a folder"),

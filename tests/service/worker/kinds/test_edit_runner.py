@@ -142,3 +142,20 @@ def test_the_remaining_time_leaves_out_what_was_done_before(
     control.progress("optimise", 0, 10)
     control.progress("optimise", 5, 10)
     assert [progress.eta_seconds for progress in told] == [None, 10.0, None, 10.0]
+
+
+def test_the_reason_for_an_editor_is_recorded_and_stays_when_it_is_reapplied(
+    base: LoadedModel, store: Store, tmp_path: Path
+) -> None:
+    runner = runner_on(base, store, tmp_path)
+    job = an_edit(editor_reason="it was ahead")
+    manifest, _ = edit_on(runner, job, "v0")
+    assert manifest.result is not None
+    assert manifest.result.editor_reason == "it was ahead"
+    line = store.versions.lineage("v0")
+    again = runner.reapply(job, manifest, line, "v0", control())
+    assert again.result is not None
+    assert again.result.editor_reason == "it was ahead"
+    plain, _ = edit_on(runner, an_edit(number=2), "v0")
+    assert plain.result is not None
+    assert plain.result.editor_reason is None

@@ -103,6 +103,7 @@ def edit_result(payload: EditPayload, version: str, parent: str) -> EditResult:
         seconds={"total": 0.1},
         duplicates=payload.duplicates,
         activated=payload.activate,
+        editor_reason=payload.editor_reason,
     )
 
 

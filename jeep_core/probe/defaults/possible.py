@@ -1,0 +1,93 @@
+"""The editor for a loaded model where none is named: what can be used is looked up here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sized
+from pathlib import Path
+from typing import Any
+
+from jeep_core.editors import EDITORS, needs_choice, preset_hparams, record_of
+from jeep_core.editors.networks.hparams import HypernetworkHParams
+from jeep_core.editors.networks.records import missing_network, network_records
+from jeep_core.editors.presets import own_presets
+from jeep_core.errors import InvalidHParams
+from jeep_core.models.loading import LoadedModel
+from jeep_core.probe.defaults.editor_choice import EditorChoice, Situation, choose_editor
+from jeep_core.probe.defaults.from_record import by_depths, check_automatic
+from jeep_core.spec.hparams import EditorHParams
+from jeep_core.text.chat import has_template
+
+
+def editor_for(
+    base: LoadedModel,
+    n_facts: int,
+    previous_keys: Mapping[tuple[str, int], Sized],
+    automatic: bool = False,
+    *,
+    presets: Path | None = None,
+    networks: Path | None = None,
+) -> EditorChoice:
+    """The editor for ``n_facts`` facts on top of earlier ones, and the reason.
+
+    ``previous_keys`` (p, d_ff), by region and layer, tell how many facts these are: one a key, or,
+    as edits for a model of chats leave them, two keys a fact.  ``automatic``: hyper-parameters are
+    to be chosen, too.  ``presets``: folder of own presets.  ``networks``: folder of trained
+    networks, beside the shipped ones.
+
+    Raises:
+        JeepError: a preset, or the record of a network, cannot be read.
+    """
+    known = {name: own_presets(base.name, name, None, presets, base.shape) for name in EDITORS}
+    chat, n_keys = has_template(base), max(map(len, previous_keys.values()), default=0)
+    situation = Situation(
+        model=base.name,
+        shape=base.shape,
+        mlp_size=base.mlp_size,
+        chat=chat,
+        n_facts=n_facts,
+        n_earlier=-(-n_keys // 2) if chat else n_keys,
+        automatic=automatic,
+        presets={name: next(iter(found.values())) for name, found in known.items() if found},
+        hindrance=_hindrance_of(base, known, automatic, networks),
+    )
+    return choose_editor(situation)
+
+
+def _hindrance_of(
+    base: LoadedModel,
+    presets: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    automatic: bool,
+    networks: Path | None,
+) -> Callable[[str], str | None]:
+    """A function from an editor to the reason why it cannot edit this model."""
+
+    def hindrance(editor: str) -> str | None:
+        try:
+            hparams = _hparams(base, editor, presets[editor], automatic)
+        except InvalidHParams as error:
+            return error.problems[0].message
+        if record_of(editor).network is None:
+            return None
+        assert isinstance(hparams, HypernetworkHParams)
+        records = network_records(base.name, base.model_hash, networks)
+        if any(one.editor == editor and one.fits(hparams) for one in records):
+            return None
+        return missing_network(base.name, editor, hparams, records).message
+
+    return hindrance
+
+
+def _hparams(
+    base: LoadedModel, editor: str, presets: Mapping[str, Mapping[str, Any]], automatic: bool
+) -> EditorHParams:
+    """Hyper-parameters that an editor would have; in place of a probe's, fractions of the depth.
+
+    Raises:
+        InvalidHParams: it cannot have any.
+    """
+    chat = has_template(base)
+    if automatic:
+        check_automatic(editor)
+    elif not needs_choice(editor, presets, None, {}):
+        return preset_hparams(editor, presets, None, {}, base.n_layers, chat=chat)[1]
+    return by_depths(editor, base.n_layers, base.mlp_size, {}, chat=chat)

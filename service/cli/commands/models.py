@@ -213,7 +213,7 @@ def _here(library: Library, name: str) -> dict[str, Any]:
 def _presets(
     model: str, folder: Path | None, shape: tuple[int, int] | None = None
 ) -> list[dict[str, str]]:
-    """Editor and name of each preset of a model, of this shape if it is known, the default first."""
+    """Editor and name of each preset of a model of this name, and shape; the default first."""
     from jeep_core.spec.hparams import presets_for
 
     found = presets_for(model, folder, shape)

@@ -284,15 +284,18 @@ def in_bfloat16(view: ModelView, rounded: Rounded | None = None) -> ModelView:
     """The view with its matrices in bfloat16, to be run under autocast; hooks on it act as well.
 
     Autocast alone would round every float32 matrix again at every call, which takes longer than
-    the product of a few rows with it.  Norms, biases of theirs, embeddings and sums of hidden
-    states stay in the model's type.  The matrices take half the memory of float32 ones, for as
-    long as the view lives; those that are bfloat16 already are shared, and those that are in
-    ``rounded`` are taken from there.
+    the product of a few rows with it.  Embeddings stay in the model's type, and so do norms and the
+    sums of hidden states, but for a float16 model on a CPU, whose sums are float32 and whose layer
+    norms become so.  The matrices take half the memory of float32 ones, for as long as the view
+    lives; those that are bfloat16 already are shared, and those that are in ``rounded`` are taken
+    from there.
     """
     twin = copy.copy(view)
     twin.model = share(view.model)
     rounded = rounded or Rounded()
     for module in twin.model.modules():
+        if isinstance(module, nn.LayerNorm):
+            _in_float32(module)
         if not (isinstance(module, nn.Linear) or is_transposed(module)):
             continue
         for name in ("weight", "bias"):
@@ -302,6 +305,17 @@ def in_bfloat16(view: ModelView, rounded: Rounded | None = None) -> ModelView:
             # (out, in), or (in, out) in a ``Conv1D``
             setattr(module, name, rounded.of(tensor))
     return twin
+
+
+def _in_float32(norm: nn.LayerNorm) -> None:
+    """Give a float16 norm parameters (d,) in float32 on a CPU.
+
+    The sum of a float16 state and a bfloat16 product is float32, and a CPU takes no norm of it with
+    float16 parameters.
+    """
+    for name, parameter in norm.named_parameters(recurse=False):
+        if parameter.dtype == torch.float16 and parameter.device.type == "cpu":
+            setattr(norm, name, nn.Parameter(parameter.detach().float(), requires_grad=False))
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:

@@ -16,14 +16,20 @@ from typing import Any
 
 from jeep_core import atlas
 from jeep_core.editors import create
-from jeep_core.errors import FieldProblem, InvalidHParams
+from jeep_core.errors import FieldProblem, InvalidFacts, InvalidHParams, JeepError
 from jeep_core.models.giving_way import giving_way
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.probe.defaults.knowledge import general_knowledge
+from jeep_core.spec.chats import in_chat
 from jeep_core.spec.finite import json_text
-from jeep_core.spec.hparams import EditorHParams, OptimisedEditorHParams
+from jeep_core.spec.hparams import (
+    Contexts,
+    EditorHParams,
+    OptimisedEditorHParams,
+    contexts_of,
+)
 from jeep_core.spec.positions import TokenizationError, context_rows
 from jeep_core.storage.records import sealed, unsealed
 from jeep_core.storage.writing import write_atomically
@@ -73,6 +79,7 @@ def anchor_for(
 
     Raises:
         InvalidHParams: the editor optimises no low vector that could be anchored.
+        JeepError: the tokenizer takes none of the facts for sample edits.
         Whatever ``monitor.check`` raises.
     """
     if not isinstance(hparams, OptimisedEditorHParams) or not hparams.norm_anchor:
@@ -82,18 +89,24 @@ def anchor_for(
     if objective is None:
         message = f"{editor} optimises no vector at the subject here, so there is no norm to anchor"
         raise InvalidHParams([FieldProblem("/hparams/norm_anchor", "not_anchored", message)])
-    path = None if folder is None else folder / f"anchor-{_key(base, objective, prefixes)}.json"
+    # v₀ is read where a fact is asked first: in a chat only where it is asked nowhere else
+    asked: Contexts = "chat" if contexts_of(hparams) == "chat" and base.chat else "plain"
+    key = _key(base, objective, prefixes, asked)
+    path = None if folder is None else folder / f"anchor-{key}.json"
     found = None if path is None else _kept(path)
     if found is None:
-        found = _measured(base, objective, prefixes, memory, monitor)
+        facts = _sample(base, prefixes, asked)
+        found = _measured(base, objective, facts, memory, monitor)
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, sealed(json_text(asdict(found), "the anchor").encode()))
     return replace(found, norm=found.norm * float(hparams.norm_anchor))
 
 
-def _key(base: LoadedModel, objective: Objective, prefixes: Sequence[str]) -> str:
-    parts = [FORMAT, set_key(base, objective), list(prefixes), SAMPLE_EDITS]
+def _key(
+    base: LoadedModel, objective: Objective, prefixes: Sequence[str], contexts: Contexts
+) -> str:
+    parts = [FORMAT, set_key(base, objective), list(prefixes), SAMPLE_EDITS, contexts]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
@@ -111,11 +124,10 @@ def _kept(path: Path) -> Anchor | None:
 def _measured(
     base: LoadedModel,
     objective: Objective,
-    prefixes: Sequence[str],
+    facts: Sequence[FactTokens],
     memory_bytes: int | None,
     monitor: Monitor,
 ) -> Anchor:
-    facts = _sample(base, prefixes)
     report = monitor.report
     monitor = monitor.reporting(lambda _, done, total: report("anchor", done, total))
     view = ModelView(base)
@@ -126,7 +138,9 @@ def _measured(
     return Anchor(typical_norm(lengths), objective.low.last, len(facts))
 
 
-def _sample(base: LoadedModel, prefixes: Sequence[str]) -> list[FactTokens]:
+def _sample(
+    base: LoadedModel, prefixes: Sequence[str], contexts: Contexts = "plain"
+) -> list[FactTokens]:
     """Facts with other answers than the true ones: of a bundled model its own, else of general
     knowledge."""
     bundled = base.name in atlas.MODELS
@@ -136,7 +150,13 @@ def _sample(base: LoadedModel, prefixes: Sequence[str]) -> list[FactTokens]:
         if len(found) == SAMPLE_EDITS:
             break
         try:
-            found.append(FactTokens(*context_rows(base.tokenizer, case, prefixes, "plain")))
-        except TokenizationError:
+            fact = in_chat(case, base.chat) if contexts == "chat" else case
+            found.append(FactTokens(*context_rows(base.tokenizer, fact, prefixes, contexts)))
+        except (TokenizationError, InvalidFacts):
             continue
+    if not found:
+        raise JeepError(
+            "norm_anchor measures sample edits, and the tokenizer takes none of their facts: "
+            "leave it out"
+        )
     return found

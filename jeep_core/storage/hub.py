@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from urllib.parse import urlsplit
-from urllib.request import getproxies
+from urllib.request import getproxies, proxy_bypass
 
 
 def can_be_asked() -> bool:
@@ -15,10 +15,13 @@ def can_be_asked() -> bool:
     """
     from huggingface_hub import constants  # suites do without the package
 
-    if getproxies():
+    address = urlsplit(constants.ENDPOINT)
+    host = address.hostname or ""
+    # proxies of other schemes, and hosts that go past a proxy (``no_proxy``), resolve nothing here
+    if getproxies().keys() & {address.scheme, "all"} and not proxy_bypass(host):
         return True
     try:
-        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, None)
-    except OSError:
+        socket.getaddrinfo(host, None)
+    except (OSError, UnicodeError):  # the latter: a host that no name can be
         return False
     return True

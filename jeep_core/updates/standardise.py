@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
+NOISE = 1e-13
+"""Deviations up to this part of the mean are rounding: those of two float32 numbers are larger."""
+
 
 @dataclass(frozen=True)
 class RunningMoments:
@@ -43,8 +46,10 @@ class RunningMoments:
     def standardised(self, rows: torch.Tensor) -> torch.Tensor:
         """(x - μ)/σ of ``rows`` (n, s), float64, with σ² = S/(N - 1).
 
-        A coordinate in which no two rows differ tells nothing and becomes 0.
+        A coordinate in which no two rows differ tells nothing and becomes 0, also where a device
+        takes means by a product with 1/n, which leaves such a row an ulp away from its own mean.
         """
         deviation = (self.squares / max(self.count - 1, 1)).sqrt()
         scaled = (rows.double() - self.mean) / deviation
-        return torch.where(deviation > 0, scaled, torch.zeros_like(scaled))
+        told = deviation > NOISE * self.mean.abs()
+        return torch.where(told, scaled, torch.zeros_like(scaled))

@@ -64,7 +64,6 @@ class Pool:
             first = None
         self.early = Stage(self.stack, o, texts, first) if first else None
         self.last = Stage(self.stack, o, texts)
-        self.bytes_per_token = 0.0
         self.values = Values.empty(
             len(facts), view.base.hidden_size, list(self.last.sites), bool(texts.chat), self.device
         )
@@ -89,12 +88,13 @@ class Pool:
             return 0
         if self.memory_bytes is None:
             return wanted
-        if not self.bytes_per_token:  # not measured yet: one fact goes first
+        if not self.last.bytes_per_token:  # not measured yet: one fact goes first
             return 1 if n == 0 else 0
         while wanted:
             # waiting facts are in order of width: all lines are padded to the last one chosen
             width = self.facts[waiting[wanted - 1]].shape[0]
-            held = (n + wanted) * width * self.bytes_per_token
+            # as where all texts are asked: there a token holds most, as it sees more others
+            held = (n + wanted) * width * self.last.bytes_per_token
             if held <= self.memory_bytes:
                 break
             wanted -= 1
@@ -104,7 +104,15 @@ class Pool:
         """Add facts, at δ = 0; ``chosen`` are their numbers."""
         with self._products():
             lines = self.stack.capture([self.facts[i].line for i in chosen])
-        self._stages[0].add(torch.tensor(chosen, device=self.device), lines)
+        index = torch.tensor(chosen, device=self.device)
+        bounded = self.memory_bytes is not None
+        if bounded and self.early is not None and not self.last.bytes_per_token:
+            # the early stage's passes do not tell: one over all texts, of which nothing is kept
+            trial = Stage(self.stack, self.objective, self.last.texts)
+            trial.add(index, lines)
+            trial.evaluate(self._products(), self._counted(trial))
+            self.last.bytes_per_token = trial.bytes_per_token
+        self._stages[0].add(index, lines)
 
     def evict(self, limit: int) -> list[int]:
         """Remove all but ``limit`` facts, to begin again later; the removed numbers."""
@@ -126,9 +134,9 @@ class Pool:
             NumericalError: the loss of a fact is not finite.
         """
         stage = self._due()
-        with_gradients, tokens = stage.with_gradients, stage.asked.lines.tokens
-        found, slopes = stage.evaluate(self._products(), self._counted(with_gradients, tokens))
-        self._measure_peak(tokens)
+        tokens = stage.asked.lines.tokens
+        found, slopes = stage.evaluate(self._products(), self._counted(stage))
+        self._measure_peak(stage, tokens)
         self.values.trace.append((stage.index.clone(), found.loss))
         self._check(stage, found.loss)
         stop = self.objective.stop_probability
@@ -225,11 +233,11 @@ class Pool:
 
     # ------------------------------------------------------------ memory
 
-    def _counted(self, with_gradients: bool, tokens: int) -> AbstractContextManager[object]:
-        """At the first pass, of n · q ``tokens``, count what the backward pass keeps, each tensor
-        once."""
-        if not with_gradients or self.bytes_per_token:
+    def _counted(self, stage: Stage) -> AbstractContextManager[object]:
+        """At a stage's first pass count what the backward pass keeps, each tensor once."""
+        if not stage.with_gradients or stage.bytes_per_token:
             return nullcontext()
+        tokens = stage.asked.lines.tokens
         # weights are not counted
         seen = {p.untyped_storage().data_ptr() for p in self.stack.view.model.parameters()}
 
@@ -237,14 +245,14 @@ class Pool:
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in seen:
                 seen.add(storage.data_ptr())
-                self.bytes_per_token += storage.nbytes() / tokens
+                stage.bytes_per_token += storage.nbytes() / tokens
             return tensor.detach()  # an output that keeps its own graph is never freed
 
         return saved_tensors_hooks(count, lambda tensor: tensor)
 
-    def _measure_peak(self, tokens: int) -> None:
+    def _measure_peak(self, stage: Stage, tokens: int) -> None:
         if self.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self.device)
         else:
-            peak = int(self.bytes_per_token * tokens)
+            peak = int(stage.bytes_per_token * tokens)
         self.values.peak_bytes = max(self.values.peak_bytes, peak)

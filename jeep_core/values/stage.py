@@ -25,7 +25,8 @@ class Stage:
     """Some facts of a pool, asked all of their ``texts``, or those of the ``first`` prefixes.
 
     ``index``, ``passes``, ``moves`` (updates), ``nll_weight`` (n,) and ``kl_before`` (n, V) have an
-    entry per fact, and so have ``lines``, of all texts.
+    entry per fact, and so have ``lines``, of all texts.  ``bytes_per_token``: memory that the
+    backward pass keeps for a token that is asked, 0 before it was counted.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Stage:
         self.nll_weight = torch.zeros(0, device=base.device)
         self.kl_before = torch.zeros(0, base.vocabulary, device=base.device)
         self.trust = Trust(base.device)
+        self.bytes_per_token = 0.0
         # of Newton's steps: what was measured at each fact's best vectors so far
         self.measured: Found | None = None
 

@@ -66,7 +66,7 @@ def norm_of(module: nn.Module) -> RootMeanSquareNorm | None:
 
 
 def tanh_gelu(x: torch.Tensor) -> torch.Tensor:
-    """GELU (…) of numbers (…), by the hyperbolic tangent, in one operation."""
+    """GELU of numbers of any shape, by the hyperbolic tangent, in one operation."""
     return F.gelu(x, approximate="tanh")
 
 
@@ -104,14 +104,16 @@ def _is_grouped(module: Any) -> bool:
     return _same(lambda: module(**asked)[0], found)
 
 
-def _same(
-    own: Callable[[], torch.Tensor], fused: torch.Tensor, tolerance: float = TOLERANCE
-) -> bool:
+def _same(own: Callable[[], Any], fused: torch.Tensor, tolerance: float = TOLERANCE) -> bool:
     try:
         expected = own()
-    except (TypeError, RuntimeError):  # it takes other arguments: another kind of module
-        return False
-    if expected.shape != fused.shape or expected.dtype != fused.dtype:
+    except (TypeError, RuntimeError, ValueError, LookupError, AttributeError):
+        return False  # it takes other arguments, or of another shape: another kind of module
+    if (
+        not isinstance(expected, torch.Tensor)
+        or expected.shape != fused.shape
+        or expected.dtype != fused.dtype
+    ):
         return False
     return bool((expected - fused).abs().max() <= tolerance * expected.abs().max())
 

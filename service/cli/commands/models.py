@@ -102,7 +102,7 @@ def show(
 ) -> None:
     """Show a model: architecture, size, licence, presets, and whether it can be edited."""
     with _library(models_dir) as library:
-        own = _presets(name, presets or settings_or_exit().presets)
+        own = _presets(name, presets or settings_or_exit().presets, _shape(library, name))
         record = {**_described(library, name, bool(own)), "presets": own}
     if as_json:
         print(json.dumps(record, indent=2))
@@ -177,7 +177,7 @@ def _listed(library: Library, presets: Path | None) -> list[dict[str, Any]]:
     rows += [_here(library, name) for name in library.names()]
     rows += [_offered(o) for o in CATALOGUE.values() if o.name not in {r["name"] for r in rows}]
     for row in rows:
-        row["presets"] = _presets(row["name"], presets)
+        row["presets"] = _presets(row["name"], presets, _shape(library, row["name"]))
     found = {preset["preset"] for row in rows for preset in row["presets"]}
     rest = {load_preset(n, presets).model for n in preset_names(presets) if n not in found}
     for model in sorted(rest):
@@ -210,11 +210,28 @@ def _here(library: Library, name: str) -> dict[str, Any]:
     return _row(name, "here", model.bytes, model.licence, model.source)
 
 
-def _presets(model: str, folder: Path | None) -> list[dict[str, str]]:
-    """Editor and name of each preset of a model, the default first."""
+def _presets(
+    model: str, folder: Path | None, shape: tuple[int, int] | None = None
+) -> list[dict[str, str]]:
+    """Editor and name of each preset of a model of this name, and shape; the default first."""
     from jeep_core.spec.hparams import presets_for
 
-    return [{"editor": one.editor, "preset": one.name} for one in presets_for(model, folder)]
+    found = presets_for(model, folder, shape)
+    return [{"editor": one.editor, "preset": one.name} for one in found]
+
+
+def _shape(library: Library, name: str) -> tuple[int, int] | None:
+    """Number of layers and hidden size of a model, None if it is not here or cannot be edited."""
+    from jeep_core.sizing.architecture import architecture_of
+
+    try:
+        model = library.find(name)
+        folder = model.folder if model else atlas.MODELS.get(name, Path(name).expanduser())
+        config = folder / "config.json"
+        found = architecture_of(json.loads(config.read_text(encoding="utf-8")), str(config))
+    except (JeepError, OSError, ValueError, AttributeError):  # the last one: no object
+        return None
+    return found.layers, found.d
 
 
 def _described(library: Library, name: str, preset: bool) -> dict[str, Any]:

@@ -13,8 +13,6 @@ from jeep_core.models.loading import LoadedModel
 SMALL_MODEL = 100_000_000
 """Parameters up to which one thread is fastest for work too short to be split."""
 FEW_FACTS = 4
-
-
 CGROUPS, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
@@ -22,11 +20,15 @@ def cpu_quota(cgroups: Path = CGROUPS, own: Path = OWN_CGROUP) -> float | None:
     """CPUs that the process's control group may use on average, None if there is no limit.
 
     The smallest limit of its group and of those above it, of version 2 (``cpu.max``) or 1
-    (``cpu.cfs_quota_us``); in a container they are those of the container.
+    (``cpu.cfs_quota_us``); in a container they are those of the container.  A file that cannot be
+    read, or says something else, sets no limit.
     """
     found: list[float] = []
-    lines = own.read_text().splitlines() if own.exists() else []
-    for line in ["::/", *lines]:
+    lines: list[str] = []
+    with suppress(OSError):
+        lines = own.read_text(errors="replace").splitlines()
+    # a line is number:controllers:path
+    for line in ["::/", *(line for line in lines if line.count(":") >= 2)]:
         _, controllers, path = line.split(":", 2)
         second = controllers == ""
         if not second and "cpu" not in controllers.split(","):
@@ -42,14 +44,14 @@ def cpu_quota(cgroups: Path = CGROUPS, own: Path = OWN_CGROUP) -> float | None:
 
 
 def _second(folder: Path) -> float | None:
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, ZeroDivisionError):
         quota, period = (folder / "cpu.max").read_text().split()
         return int(quota) / int(period)  # "max", without a limit, is no number
     return None
 
 
 def _first(folder: Path) -> float | None:
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, ZeroDivisionError):
         quota = int((folder / "cpu.cfs_quota_us").read_text())
         period = int((folder / "cpu.cfs_period_us").read_text())
         return quota / period if quota > 0 else None

@@ -20,6 +20,11 @@ _NAMES = {
     torch.float16: "F16",
     torch.bfloat16: "BF16",
     torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
 }
 _TYPES = {name: dtype for dtype, name in _NAMES.items()}
 WRITERS = 8
@@ -28,7 +33,13 @@ CACHED_BYTES = 256 * 2**20
 
 
 def put(store: Store, name: str, tensor: torch.Tensor) -> TensorRef:
-    """Store a tensor of floating-point numbers or indices."""
+    """Store a tensor of floating-point numbers, integers or truth values.
+
+    Raises:
+        ValueError: it has another type; names the tensor.
+    """
+    if tensor.dtype not in _NAMES:
+        raise ValueError(f"{name}: a version keeps no tensor of {tensor.dtype}; give a float32 one")
     return store.tensors.put(name, _NAMES[tensor.dtype], list(tensor.shape), tensor_bytes(tensor))
 
 
@@ -48,7 +59,10 @@ def get(store: Store, ref: TensorRef) -> torch.Tensor:
     Raises:
         CorruptTensor: the bytes do not have the hash of the reference.
     """
-    tensor = torch.frombuffer(store.tensors.map(ref), dtype=_TYPES[ref.dtype]).view(ref.shape)
+    data, dtype = store.tensors.map(ref), _TYPES[ref.dtype]
+    if not len(data):  # torch takes no empty buffer
+        return torch.empty(ref.shape, dtype=dtype)
+    tensor = torch.frombuffer(data, dtype=dtype).view(ref.shape)
     aligned = tensor.data_ptr() % ALIGNMENT == 0  # not in files of earlier releases
     return tensor if aligned else tensor.clone()
 
@@ -61,7 +75,8 @@ class TensorCache:
 
     def __init__(self, store: Store, limit: int = CACHED_BYTES) -> None:
         self._store, self._limit, self._held = store, limit, 0
-        self._tensors: OrderedDict[str, torch.Tensor] = OrderedDict()
+        # by hash, type and shape: the same bytes may be those of two tensors
+        self._tensors: OrderedDict[tuple[object, ...], torch.Tensor] = OrderedDict()
 
     def get(self, ref: TensorRef) -> torch.Tensor:
         """A tensor, read and verified if it is not in the cache.
@@ -69,12 +84,13 @@ class TensorCache:
         Raises:
             CorruptTensor: as `get`.
         """
-        tensor = self._tensors.get(ref.sha256)
-        if tensor is None or list(tensor.shape) != list(ref.shape):
+        key = ref.sha256, ref.dtype, *ref.shape
+        tensor = self._tensors.get(key)
+        if tensor is None:
             # small and many: a copy, as every mapping keeps its file open
-            tensor = self._tensors[ref.sha256] = get(self._store, ref).clone()
+            tensor = self._tensors[key] = get(self._store, ref).clone()
             self._held += tensor.nbytes
-        self._tensors.move_to_end(ref.sha256)
+        self._tensors.move_to_end(key)
         while self._held > self._limit and len(self._tensors) > 1:
             _, oldest = self._tensors.popitem(last=False)
             self._held -= oldest.nbytes

@@ -15,15 +15,18 @@ from jeep_core.editing import edit, tokenize
 from jeep_core.editors import create, hparams_class
 from jeep_core.editors.base import EditContext
 from jeep_core.editors.memit.hparams import MemitHParams
-from jeep_core.errors import InvalidHParams
+from jeep_core.errors import InvalidHParams, JeepError
 from jeep_core.evaluation.trials import Trials
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
 from jeep_core.probe import anchor as anchor_module
 from jeep_core.probe.anchor import anchor_for
+from jeep_core.probe.defaults.knowledge import general_knowledge
+from jeep_core.spec.chats import in_chat
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.hparams import validate_hparams
+from jeep_core.spec.positions import chat_rows
 from jeep_core.storage.records import unsealed
 from jeep_core.values.anchor import anchored, contributions, typical_norm
 from jeep_core.values.objective import Values
@@ -171,6 +174,35 @@ def test_rho_is_the_mean_over_sample_edits_and_kept(
     other = hparams("memit", norm_anchor=True, n_steps=5)
     anchor_for(gptj, "memit", other, PREFIXES, folder=tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_edits_of_chats_alone_are_compared_with_edits_of_chats(tmp_path: Path) -> None:
+    """v₀ and ρ are of the same way of asking."""
+    base = tiny.chat_model("llama")
+    norms = {}
+    for contexts in ("plain", "both", "chat"):
+        asked = hparams("memit", norm_anchor=True, contexts=contexts)
+        found = anchor_for(base, "memit", asked, PREFIXES, folder=tmp_path)
+        assert found is not None
+        norms[contexts] = found.norm
+    assert norms["both"] == norms["plain"] != norms["chat"]
+    assert len(list(tmp_path.iterdir())) == 2
+    cases = [in_chat(case, base.chat) for case in general_knowledge()]
+    rows = [chat_rows(base.tokenizer, case, PREFIXES) for case in cases[:6]]
+    facts = anchor_module._sample(base, PREFIXES, "chat")
+    assert [list(fact.rows) for fact in facts] == rows
+    values = optimise(ModelView(base), facts, objective("memit"))
+    before = contributions(ModelView(base), facts, objective("memit"))
+    lengths = (before + values.delta_low).norm(dim=1)
+    assert norms["chat"] == pytest.approx(float(lengths.mean()), rel=1e-5)
+
+
+def test_no_sample_edit_is_an_error_that_names_the_switch(
+    gptj: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(anchor_module, "general_knowledge", list)
+    with pytest.raises(JeepError, match=r"^norm_anchor measures sample edits, .* leave it out$"):
+        anchor_for(gptj, "memit", hparams("memit", norm_anchor=True), PREFIXES)
 
 
 def test_values_that_have_grown_come_back_to_the_norm(gptj: LoadedModel) -> None:

@@ -181,6 +181,21 @@ def test_running_moments_are_those_of_all_rows() -> None:
     assert not found[:, 2].any(), "a coordinate that never differs tells nothing"
 
 
+def test_rounding_of_a_mean_is_no_deviation() -> None:
+    """Rows that are an ulp away from their mean do not differ; float32 neighbours do."""
+    value = torch.tensor(0.1)
+    near = torch.nextafter(value, torch.tensor(1.0))
+    rows = torch.stack([value.repeat(1000), torch.cat([near[None], value.repeat(999)])], dim=1)
+    exact = RunningMoments.empty(2, rows.device).extended(rows)
+    ulp = torch.nextafter(exact.mean, torch.ones(2, dtype=torch.float64)) - exact.mean
+    off = exact.mean + ulp
+    squares = exact.squares + 1000 * ulp.square()
+    found = RunningMoments(1000, off, squares).standardised(rows)
+    assert not found[:, 0].any()
+    assert torch.allclose(found[:, 1], exact.standardised(rows)[:, 1], rtol=1e-4)
+    assert float(found[0, 1]) > 30
+
+
 def test_pairs_of_answers_are_a_part_of_all_pairs(base: LoadedModel) -> None:
     view, rows = ModelView(base), rows_of(base, FACTS)
     whole, answers = (gradient_pairs(view, rows, [1], answers=a)[1] for a in (False, True))

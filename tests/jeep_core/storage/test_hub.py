@@ -19,6 +19,8 @@ def _nowhere(*args: Any, **named: Any) -> Any:
 @pytest.fixture
 def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jeep_core.storage.hub.getproxies", dict)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.mark.usefixtures("no_proxy")
@@ -36,6 +38,31 @@ class TestCanBeAsked:
         proxies = {"https": "http://127.0.0.1:9"}
         monkeypatch.setattr("jeep_core.storage.hub.getproxies", lambda: proxies)
         assert can_be_asked()
+
+    @pytest.mark.parametrize(
+        "proxies",
+        [
+            {"no": "localhost,127.0.0.1"},
+            {"http": "http://127.0.0.1:9"},
+            {"https": "http://127.0.0.1:9", "no": "hub.example"},
+        ],
+        ids=["none", "another-scheme", "the-hub-goes-past-it"],
+    )
+    def test_a_proxy_that_the_hub_is_not_asked_through(
+        self, monkeypatch: pytest.MonkeyPatch, proxies: dict[str, str]
+    ) -> None:
+        monkeypatch.setattr(socket, "getaddrinfo", _nowhere)
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://hub.example")
+        monkeypatch.setattr("jeep_core.storage.hub.getproxies", lambda: proxies)
+        monkeypatch.setenv("no_proxy", proxies.get("no", ""))
+        assert not can_be_asked()
+
+    @pytest.mark.parametrize("address", ["https://", f"https://{'a' * 70}.example"])
+    def test_an_address_that_no_host_can_have(
+        self, monkeypatch: pytest.MonkeyPatch, address: str
+    ) -> None:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        assert not can_be_asked()
 
     @pytest.mark.parametrize("fetch", [fetched, fetched_config])
     def test_the_cache_alone_is_asked_then(

@@ -182,6 +182,21 @@ def test_facts_that_leave_for_want_of_memory_are_those_that_came_less_far(
     assert pool.last.index.tolist() == [0]
 
 
+def test_memory_is_bounded_where_all_texts_are_asked(base: LoadedModel) -> None:
+    """A token that sees those of few texts holds less than one that sees those of all."""
+    facts = tokens(base, ("", *("An old map of the north, and of the towns by the sea",) * 9))
+    like = [facts[1]] * 8
+    never = replace(ADAM, stop_probability=1.0)
+    whole = optimise(ModelView(base), like[:1], replace(never, early_prefixes=None))
+    # room for three facts and a part of a fourth
+    bound = int(3.9 * whole.peak_bytes)
+    found = optimise(ModelView(base), like, never, memory_bytes=bound)
+    assert max(len(index) for index, _ in found.trace) == 3
+    assert whole.peak_bytes < found.peak_bytes <= bound
+    one_by_one = optimise(ModelView(base), like[:2], never, batch_facts=1)
+    assert torch.allclose(found.delta_low[:2], one_by_one.delta_low, rtol=1e-3, atol=1e-3)
+
+
 def test_early_passes_run_fewer_tokens(gptj: LoadedModel) -> None:
     view, seen = ModelView(gptj), []
     blocks = gptj.family.layers_of(view.model)

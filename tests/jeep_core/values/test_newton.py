@@ -254,6 +254,19 @@ def test_bfloat16_matrices_are_a_views_own(base: LoadedModel) -> None:
     assert twin.model.get_input_embeddings().weight.dtype == torch.float32
 
 
+@pytest.mark.parametrize("family", tiny.ALL_FAMILIES)
+def test_a_float16_model_takes_bfloat16_products_on_a_cpu(family: str) -> None:
+    """Sums of float16 states and bfloat16 products are float32, as layer norms must be then."""
+    base = tiny.random_model(family, torch.float16)
+    before = {name: p.dtype for name, p in base.model.named_parameters()}
+    few = replace(NEWTON, n_steps=3, compute_dtype="bfloat16")
+    near = optimise(ModelView(base), tokens(base), few)
+    exact = optimise(ModelView(base), tokens(base), replace(few, compute_dtype="model"))
+    gap = (near.delta_low - exact.delta_low).norm(dim=1) / exact.delta_low.norm(dim=1)
+    assert float(gap.max()) < 0.2
+    assert {name: p.dtype for name, p in base.model.named_parameters()} == before
+
+
 def test_hooks_of_a_view_act_in_its_bfloat16_twin(gptj: LoadedModel) -> None:
     view, called = ModelView(gptj), []
     hook = tiny.blocks(view.model)[1].register_forward_hook(lambda *_: called.append(1))

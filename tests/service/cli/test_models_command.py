@@ -126,6 +126,19 @@ def test_presets_are_counted_and_shown_also_for_models_that_are_elsewhere(tmp_pa
     }  # fmt: skip
 
 
+def test_presets_of_another_model_of_the_same_name_are_not_shown(tmp_path: Path) -> None:
+    """An edit does not use them either: presets name the shape that they were found with."""
+    folders.write_folder(tmp_path / "made", "gpt2")
+    jeep("add", "made", "--name", "gpt-j-6b")
+    assert shown("show", "gpt-j-6b")["presets"] == []
+    rows = {row["name"]: row for row in shown("list")}
+    assert (rows["gpt-j-6b"]["is"], rows["gpt-j-6b"]["presets"]) == ("here", [])
+    assert rows["EleutherAI/gpt-j-6b"]["presets"] != []
+    for broken in ("[]", "{", '{"model_type": "gpt2"}'):
+        (tmp_path / "made" / "config.json").write_text(broken)
+        assert shown("show", "gpt-j-6b")["presets"] != []
+
+
 def test_a_file_that_is_no_preset_is_named(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("- no preset")
     for arguments in (["list"], ["show", "atlas-gptj"]):

@@ -149,6 +149,33 @@ def test_a_module_with_known_attributes_and_other_numbers_stays(llama: LoadedMod
     assert norm_of(other) is None
 
 
+class _Other(nn.Module):
+    """A module without parameters that takes, or gives, something else than numbers (…)."""
+
+    def __init__(self, forward: Any) -> None:
+        super().__init__()
+        self.given = forward
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.given(x)
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda x: x.shape[3],  # an IndexError
+        lambda x: x.split(32)[9],
+        lambda x: int("no number"),
+        lambda x: x.no_such_attribute,
+        lambda x: (x, x),
+        lambda x: None,
+        lambda x: torch.full_like(x, torch.nan),
+    ],
+)
+def test_a_module_that_is_asked_in_vain_stays(forward: Any) -> None:
+    assert not is_gelu(_Other(forward))
+
+
 def test_attention_that_computes_something_else_stays() -> None:
     """A scaling of keys that no attribute shows."""
     base = tiny.random_model("llama")

@@ -51,6 +51,18 @@ def test_without_control_groups_there_is_no_limit(tmp_path: Path) -> None:
     assert cpu_quota(tmp_path / "none", tmp_path / "own") is None
 
 
+@pytest.mark.parametrize("text", ["", "\n", "no group", "0::", "0::/../..", "3:cpu:/x\n0::/\n"])
+def test_files_that_say_something_else_set_no_limit(tmp_path: Path, text: str) -> None:
+    root = tmp_path / "cgroup"
+    written(root, cpu__max="100000 0\n")
+    written(root / "cpu" / "x", cpu__cfs_quota_us="100000\n", cpu__cfs_period_us="0\n")
+    written(tmp_path, own=text)
+    assert cpu_quota(root, tmp_path / "own") is None
+    (tmp_path / "own").write_bytes(b"0::/\xff\n")
+    assert cpu_quota(root, tmp_path / "own") is None
+    assert cpu_quota(root, tmp_path) is None, "a folder, which cannot be read"
+
+
 def test_there_are_no_more_threads_than_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     found = [default_threads(quota) for quota in (None, 0.5, 1.0, 2.9, 16.0)]

@@ -199,3 +199,41 @@ def test_a_file_that_cannot_be_stored_is_an_error_of_all(
     monkeypatch.setattr(stored, "write_new", full)
     with pytest.raises(OSError, match="no space"):
         tensors.put_all(store, {"a": torch.ones(2), "b": torch.zeros(2)})
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        torch.float64, torch.float32, torch.float16, torch.bfloat16,
+        torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
+    ],
+)  # fmt: skip
+def test_an_editor_s_state_may_be_of_any_usual_type(store: Store, dtype: torch.dtype) -> None:
+    for tensor in (
+        torch.ones(2, 3).to(dtype),
+        torch.ones(()).to(dtype),
+        torch.ones(0, 3).to(dtype),
+    ):
+        found = tensors.get(store, tensors.put(store, "state.a", tensor))
+        assert (found.dtype, found.shape) == (dtype, tensor.shape)
+        assert torch.equal(found, tensor)
+
+
+def test_a_type_that_no_version_keeps_is_named(store: Store) -> None:
+    with pytest.raises(ValueError, match=r"^state\.a: .* torch\.complex64; give a float32 one"):
+        tensors.put(store, "state.a", torch.ones(2, dtype=torch.complex64))
+
+
+def test_the_same_bytes_may_be_two_tensors(store: Store) -> None:
+    zeros = (torch.zeros(4), torch.zeros(2, 2), torch.zeros(4, dtype=torch.int32))
+    refs = [tensors.put(store, "state.a", tensor) for tensor in zeros]
+    assert len({ref.sha256 for ref in refs}) == 1
+    other = tensors.put(store, "state.b", torch.ones(4))
+    cache = tensors.TensorCache(store, limit=64)
+    kept = cache.get(other)
+    for _ in range(10):
+        for ref, tensor in zip(refs, zeros, strict=True):
+            found = cache.get(ref)
+            assert (found.dtype, found.shape) == (tensor.dtype, tensor.shape)
+    # four tensors of 16 bytes fit: none was evicted
+    assert cache.get(other) is kept

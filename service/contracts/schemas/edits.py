@@ -13,7 +13,7 @@ from jeep_core.spec.facts import Fact
 from jeep_core.text.joining import Join
 from service.contracts.jobs import JobError, JobStatus
 from service.contracts.schemas.base import MessageIn, Name, Request
-from service.contracts.schemas.effects.earlier import EarlierFacts
+from service.contracts.schemas.effects.earlier import EarlierFacts, MendedFact
 from service.contracts.schemas.effects.guards import GuardFigures, Guards
 from service.contracts.schemas.reading import Imported
 
@@ -168,7 +168,8 @@ class EditPayload(BaseModel):
     """Payload of an edit job.  ``hparams`` is complete: preset and overrides are merged; or
     ``auto``: the worker takes them from a probe of the base model, and lays ``changes`` over them.
 
-    ``facts[i]`` came as fact ``indices[i]`` of the request; empty: as fact i.
+    ``facts[i]`` came as fact ``indices[i]`` of the request; empty: as fact i.  ``mended``: those
+    that the worker has added, as the batch had broken them.
     """
 
     edit_id: str
@@ -186,6 +187,7 @@ class EditPayload(BaseModel):
     imported: Imported | None = None
     check_earlier: CheckEarlier | None = None
     repair: bool = False
+    mended: list[MendedFact] = Field(default_factory=list)
 
     @property
     def sent_as(self) -> list[int]:

@@ -14,7 +14,9 @@ from tokenizers import Tokenizer
 
 from jeep_core import atlas
 from jeep_core.spec.hparams import load_preset
-from service.contracts.schemas import EditPayload
+from service.api.http.problems import ApiProblem
+from service.api.submission.edits import check_repair
+from service.contracts.schemas import EditOptions, EditPayload
 from service.ops.embedded_server import EmbeddedValkey
 from service.queue import JobQueue, Keys, connect
 from service.settings import Settings
@@ -368,6 +370,19 @@ def test_earlier_facts_are_checked_as_the_request_says(http: httpx.Client, model
     headers = {"Content-Type": "application/x-ndjson"}
     by_line = http.post("/edits?check_earlier=5&repair=true", content=line, headers=headers)
     assert queued(by_line) == (5, True)
+
+
+def test_a_repair_needs_facts_that_are_asked_again(refusing: httpx.Client) -> None:
+    answer = submit(refusing, check_earlier=0, repair=True)
+    [error] = answer.json()["errors"]
+    assert (answer.status_code, error["pointer"], error["code"]) == (
+        422, "/repair", "nothing_checked",
+    )  # fmt: skip
+    assert "check_earlier is 0: set check_earlier" in error["message"]
+    with pytest.raises(ApiProblem, match="JEEP_CHECK_EARLIER is 0"):
+        check_repair(EditOptions(repair=True), 0)
+    check_repair(EditOptions(repair=True, check_earlier="all"), 0)
+    check_repair(EditOptions(), 0)
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,18 @@ def test_a_comparison_is_queued_with_its_versions_resolved(
     assert [one["id"] for one in http.get("/drifts").json()["data"]] == [shown["id"]]
 
 
+@pytest.mark.parametrize("kind", ["prompts", "all texts"])
+def test_kinds_that_have_figures_of_their_own_are_no_kinds_of_texts(
+    kind: str, http: httpx.Client, model: Store
+) -> None:
+    texts = [{"text": "One."}, {"text": "Two.", "kind": kind}]
+    answer = http.post("/drifts", json={"texts": texts})
+    [error] = answer.json()["errors"]
+    assert (answer.status_code, error["pointer"]) == (422, "/texts/1/kind")
+    said = f"'{kind}' names figures of its own: call this kind of text otherwise"
+    assert error["message"] == said
+
+
 def test_a_result_is_shown(client: Client, model: Store) -> None:
     job_id = client.drift("head", idempotency_key="once", max_tokens=50).id
     assert client.drift("head", idempotency_key="once", max_tokens=50).id == job_id

@@ -217,3 +217,29 @@ def test_columns_of_a_second_way_of_asking_come_after_the_others(gptj: LoadedMod
         for place in found.places:
             [own] = [part for part in place.parts if part.cause == Cause(0, fact)]
             assert own.norm == pytest.approx(float(lost[place.position].norm()), rel=EXACT)
+
+
+def test_columns_of_a_long_line_are_copied_once(
+    gptj: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line of a thousand batches would otherwise be copied a thousand times."""
+    view, batch = edited(gptj, "memit")
+    copied: list[int] = []
+    cat = torch.cat
+
+    def counted(tensors: Any, dim: int = 0) -> torch.Tensor:
+        whole = cat(tensors, dim)
+        copied.append(whole.numel())
+        return whole
+
+    monkeypatch.setattr(torch, "cat", counted)
+    made = Attribution(view, [batch] * 50)
+    monkeypatch.undo()
+    columns = 50 * len(FACTS)
+    sizes = [sum(made.view.parameter(name).shape) for name in made.names]
+    assert sum(copied) == sum(columns * (size + 1) for size in sizes)
+    inputs, _ = made.inputs(row(gptj)[0])
+    x = inputs[made.names[0]]
+    last = made.vectors(made.names[0], Cause(49, 1), x)
+    assert torch.equal(last, made.vectors(made.names[0], Cause(0, 1), x))
+    assert float(last.norm()) > 0

@@ -386,11 +386,18 @@ def test_a_repair_needs_facts_that_are_asked_again(refusing: httpx.Client) -> No
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("check_earlier", -1), ("check_earlier", "some"), ("repair", "perhaps")]
+    ("field", "value", "said"),
+    [
+        *(
+            ("check_earlier", value, 'must be a whole number from 0 to 1000000, or "all"')
+            for value in (-1, 1_000_001, 1.5, True, "some", [])
+        ),
+        ("repair", "perhaps", "must be true or false"),
+    ],
 )
 def test_what_is_to_be_checked_must_be_a_number_or_all(
-    field: str, value: object, refusing: httpx.Client
+    field: str, value: object, said: str, refusing: httpx.Client
 ) -> None:
     answer = submit(refusing, **{field: value})
-    assert answer.status_code == 422
-    assert answer.json()["errors"][0]["pointer"].startswith(f"/{field}")
+    [error] = answer.json()["errors"]
+    assert (answer.status_code, error["pointer"], error["message"]) == (422, f"/{field}", said)

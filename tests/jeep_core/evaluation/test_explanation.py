@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from support import ROOT
 from support.library.closed_form import FACTS, HIGH, JEEP, LOW, MEMIT, context_of
 
 from jeep_core.decoding.generation import score_rows
@@ -189,6 +190,19 @@ def test_the_records_of_editors_say_whose_columns_are_facts() -> None:
     split = {name for name, record in available()[0].items() if record.columns_per_fact}
     assert split >= set(HPARAMS)
     assert not split & {"ft_wd", "ft-wd", "mend", "malmen"}
+
+
+def test_the_page_says_of_every_editor_whether_explanations_name_its_facts() -> None:
+    table = (ROOT / "docs/effects.md").read_text().split("| editor | columns for each fact |")[1]
+    rows = [line.split("|")[1:3] for line in table.split("\n\n")[0].splitlines()[2:]]
+    said = {
+        name.strip().casefold(): answer.strip().startswith("yes")
+        for names, answer in rows
+        for name in names.split(",")
+    }
+    del said["a plugin"]
+    records = available()[0]
+    assert said == {name: record.columns_per_fact for name, record in records.items()}
 
 
 def test_only_factors_with_a_column_for_each_fact_can_be_split() -> None:

@@ -108,6 +108,7 @@ class DriftFact(ExplainedFact):
 class DriftPlace(BaseModel):
     """A place that moved: the ``context`` before it, and the most probable next tokens.
 
+    ``passage``: its number among all prompts and, after these, all texts, from 0.
     ``facts``: the largest shares first; null where places are not explained.
     """
 

@@ -27,7 +27,10 @@ Kind = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_own_ki
 
 
 class DriftText(Request):
-    """A text that no edit is about; figures are also given by ``kind``."""
+    """A text that no edit is about; figures are also given by ``kind``.
+
+    It is none of ``prompts`` and ``all texts``, which have figures of their own.
+    """
 
     text: str = Field(min_length=1)
     kind: Kind = "text"

@@ -107,7 +107,7 @@ def _fields(model: type[BaseModel], path: Sequence[str]) -> list[str]:
 
 
 def _description(model: type[BaseModel], path: Sequence[str]) -> str | None:
-    """What the field at ``path`` is for, if it says that and can be found."""
+    """The description of the field at ``path``, if it has one and can be found."""
     owner = _model_at(model, path[:-1]) if path else None
     field = owner.model_fields.get(path[-1]) if owner is not None else None
     return field.description if field is not None else None

@@ -66,7 +66,7 @@ def norm_of(module: nn.Module) -> RootMeanSquareNorm | None:
 
 
 def tanh_gelu(x: torch.Tensor) -> torch.Tensor:
-    """GELU (…) of numbers (…), by the hyperbolic tangent, in one operation."""
+    """GELU of numbers of any shape, by the hyperbolic tangent, in one operation."""
     return F.gelu(x, approximate="tanh")
 
 

@@ -117,8 +117,8 @@ class Settings(BaseSettings):
     )
     perplexity_text: Path | None = Field(
         default=None,
-        description="Text, one document a line, for the guard max_perplexity_ratio; "
-        "default: that of the bundled models.",
+        description="Text, one document a line, for perplexities, drift and guards of both; "
+        "default: that of the bundled models, for drift also one that ships.",
     )
     perplexity_tokens: Annotated[int, Field(ge=2)] = Field(
         default=4096, description="How much of that text is used."

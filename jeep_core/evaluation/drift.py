@@ -17,6 +17,7 @@ import torch
 from jeep_core.decoding.generation import length_batches
 from jeep_core.decoding.scoring import Asked, read
 from jeep_core.evaluation.perplexity import LARGEST, LOGITS_TOGETHER, WINDOW, pieces
+from jeep_core.evaluation.protocols import ALL, PROMPTS
 from jeep_core.evaluation.statistics import Interval, resamples
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import NOTHING, Monitor
@@ -29,8 +30,6 @@ TOP = 3
 """Most probable tokens that are shown of a place."""
 CONTEXT = 120
 """Characters before a place that are shown."""
-ALL = "all texts"
-PROMPTS = "prompts"
 
 
 @dataclass(frozen=True)

@@ -318,26 +318,28 @@ class Attribution:
 
     def _columns_of(self, name: str, batches: Sequence[Batch]) -> _Columns:
         device, (out_size, in_size) = self.view.base.device, _sizes(self.view, name)
-        found = _Columns(
-            torch.zeros(out_size, 0, device=device),
-            torch.zeros(in_size, 0, device=device),
-            torch.zeros(0, dtype=torch.long, device=device),
-        )
+        # put together once: a line may have thousands of batches
+        left = [torch.zeros(out_size, 0, device=device)]
+        right = [torch.zeros(in_size, 0, device=device)]
+        causes = [torch.zeros(0, dtype=torch.long, device=device)]
+        runs, whole, start = list[tuple[int, int, int, int]](), dict[int, torch.Tensor](), 0
         for number, batch in enumerate(batches):
             update = batch.updates.get(name)
             if update is None:
                 continue
             first = self._number[Cause(number, None if batch.facts is None else 0)]
             if update.left is None or update.right is None:
-                found.whole[first] = update.matrix().to(device)
+                whole[first] = update.matrix().to(device)
                 continue
-            start, m, many = found.left.shape[1], update.left.shape[1], batch.facts or 1
-            causes = first + torch.arange(m, device=device) % many
-            found.left = torch.cat([found.left, update.left.to(device)], dim=1)
-            found.right = torch.cat([found.right, update.right.to(device)], dim=1)
-            found.causes = torch.cat([found.causes, causes])
-            found.runs.append((start, first, m // many, many))
-        return found
+            m, many = update.left.shape[1], batch.facts or 1
+            left.append(update.left.to(device))
+            right.append(update.right.to(device))
+            causes.append(first + torch.arange(m, device=device) % many)
+            runs.append((start, first, m // many, many))
+            start += m
+        return _Columns(
+            torch.cat(left, dim=1), torch.cat(right, dim=1), torch.cat(causes), runs, whole
+        )
 
 
 def _layers(view: ModelView, names: Iterable[str]) -> dict[str, int]:

@@ -9,6 +9,9 @@ from jeep_core.evaluation.asking import Ask
 from jeep_core.evaluation.matching import HOW
 from jeep_core.suites import Style
 
+ALL, PROMPTS = "all texts", "prompts"
+"""Kinds under which a drift has its own figures: those of all texts, and those after prompts."""
+
 
 @dataclass(frozen=True)
 class Protocol:

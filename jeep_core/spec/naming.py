@@ -59,10 +59,17 @@ def _short(value: Any) -> Any:
 
 
 def field_message(model: type[BaseModel], item: Any) -> str:
-    """The message for an error of pydantic in ``model``; for an unknown field, the known ones."""
+    """The message for an error of pydantic in ``model``; for an unknown field, the known ones.
+
+    For a text of another form than its field's it is what the field says of itself.
+    """
     if item["type"] == "extra_forbidden":
         parts = [part for part in item["loc"] if isinstance(part, str)]
         return f"there is no such field here; {known_names(parts[-1], _fields(model, parts[:-1]))}"
+    if item["type"] == "string_pattern_mismatch":
+        meant = _description(model, [part for part in item["loc"] if isinstance(part, str)])
+        if meant:
+            return f"must have the form that is meant here: {meant}"
     return in_plain_words(item)
 
 
@@ -95,11 +102,23 @@ def one_line(error: Exception) -> str:
 
 def _fields(model: type[BaseModel], path: Sequence[str]) -> list[str]:
     """The field names of the model at ``path``; none if it cannot be determined."""
+    found = _model_at(model, path)
+    return list(found.model_fields) if found is not None else []
+
+
+def _description(model: type[BaseModel], path: Sequence[str]) -> str | None:
+    """The description of the field at ``path``, if it has one and can be found."""
+    owner = _model_at(model, path[:-1]) if path else None
+    field = owner.model_fields.get(path[-1]) if owner is not None else None
+    return field.description if field is not None else None
+
+
+def _model_at(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel] | None:
     found: type[BaseModel] | None = model
     for part in path:
         field = found.model_fields.get(part) if found is not None else None
         found = None if field is None else _model_in(field.annotation)
-    return list(found.model_fields) if found is not None else []
+    return found
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

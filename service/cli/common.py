@@ -119,6 +119,10 @@ def connected(url: str | None) -> Iterator[Client]:
     except (ValidationError, json.JSONDecodeError):
         complain("what answers at this address is no jeep service, or one of another release")
         raise typer.Exit(EXIT_FAILED) from None
+    except UnicodeEncodeError as error:  # an argument that was not UTF-8, half a surrogate pair
+        at, what = error.start, error.object[error.start : error.end]
+        complain(f"what is to be sent must be text in UTF-8: character {at} of it is {what!r}")
+        raise typer.Exit(EXIT_USAGE) from None
     except OSError as error:  # a file to which the answer should be written
         complain(f"jeep: {error}")
         raise typer.Exit(EXIT_FAILED) from None
@@ -184,10 +188,10 @@ def parse_values(text: str, file: Path, where: str) -> Any:
         return [parse_json(line, f"{file}, fact {i}") for i, line in enumerate(lines, start=1)]
 
 
-def check_facts(facts: Any, file: Path, where: str) -> list[dict[str, Any]]:
-    """A list of objects; typer.BadParameter for anything else."""
+def check_facts(facts: Any, file: Path, where: str, what: str = "facts") -> list[dict[str, Any]]:
+    """A list of objects; typer.BadParameter, which calls them ``what``, for anything else."""
     if not isinstance(facts, list) or not all(isinstance(fact, dict) for fact in facts):
-        message = f"{file}: facts must be JSON objects, in an array or one a line"
+        message = f"{file}: {what} must be JSON objects, in an array or one a line"
         raise typer.BadParameter(message, param_hint=where)
     return facts
 

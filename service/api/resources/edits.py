@@ -24,6 +24,7 @@ from service.api.submission.edits import (
     EDITS,
     Submission,
     check_now,
+    check_repair,
     checked,
     from_lines,
     known_parent,
@@ -275,6 +276,7 @@ async def _read(
     request: Request, options: dict[str, str | None], how: Reading, settings: Settings
 ) -> Submission:
     submission = await _parsed(request, options, how, settings.max_facts)
+    check_repair(submission.options, settings.check_earlier)
     errors = fact_errors(submission.facts, settings)
     if errors and not submission.drop(errors):
         raise submission.located(invalid(errors, "invalid_facts"))

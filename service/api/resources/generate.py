@@ -184,7 +184,10 @@ def _prompt_errors(
             message = f"{n_tokens} tokens, at most {limit} (JEEP_MAX_PROMPT_TOKENS)"
             errors.append(field_error(pointer, OVER_LIMIT, message))
         elif n_tokens > room and body.max_new_tokens <= settings.max_new_tokens:
-            message = f"{n_tokens} tokens; with {follows} to follow, at most {max(room, 0)} fit"
+            message = (
+                f"{n_tokens} tokens; with {follows} to follow, at most {max(room, 0)} fit: shorten "
+                "the prompt or what follows"
+            )
             errors.append(field_error(pointer, "too_long", message))
     return errors
 

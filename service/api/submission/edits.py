@@ -214,6 +214,22 @@ def checked(submission: Submission, model: PublishedModel) -> ValidEdit:
         read = read.only(kept)
 
 
+def check_repair(options: EditOptions, usual: int) -> None:
+    """Refuse a repair that could never find anything; ``usual``: JEEP_CHECK_EARLIER.
+
+    Raises:
+        ApiProblem: 422.
+    """
+    how_many = usual if options.check_earlier is None else options.check_earlier
+    if options.repair and how_many == 0:
+        where = "JEEP_CHECK_EARLIER" if options.check_earlier is None else "check_earlier"
+        message = (
+            f"only facts that are asked again can be mended, and {where} is 0: set "
+            "check_earlier, for instance to all"
+        )
+        raise invalid([field_error("/repair", "nothing_checked", message)])
+
+
 def record(
     state: ApiState, submission: Submission, edit: ValidEdit, key: str | None
 ) -> tuple[Job, bool]:

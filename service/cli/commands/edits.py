@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -98,8 +99,8 @@ def _count_or_all(text: str | None) -> int | str | None:
     """How many earlier facts are asked: a number, or ``all``."""
     if text is None or text == "all":
         return text
-    if not text.isascii() or not text.isdigit():
-        message = f"must be a number or all, not {text!r}"
+    if not re.fullmatch("[0-9]{1,9}", text):
+        message = f"must be a number or all, not {text[:40]!r}"
         raise typer.BadParameter(message, param_hint="--check-earlier")
     return int(text)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -13,11 +14,12 @@ from jeep_core.spec.facts import Fact
 from jeep_core.text.joining import Join
 from service.contracts.jobs import JobError, JobStatus
 from service.contracts.schemas.base import MessageIn, Name, Request
-from service.contracts.schemas.effects.earlier import EarlierFacts
+from service.contracts.schemas.effects.earlier import EarlierFacts, MendedFact
 from service.contracts.schemas.effects.guards import GuardFigures, Guards
 from service.contracts.schemas.reading import Imported
 
 AUTO: Literal["auto"] = "auto"
+_DIGITS = re.compile("[0-9]{1,9}")
 
 
 def _object_or_auto(value: Any) -> Any:
@@ -66,7 +68,20 @@ class EditFacts(Request):
     facts: list[FactIn] = Field(min_length=1)
 
 
-CheckEarlier = Annotated[int, Field(ge=0, le=1_000_000)] | Literal["all"]
+MOST_EARLIER = 1_000_000
+
+
+def _count_or_all(value: Any) -> Any:
+    number = int(value) if isinstance(value, str) and _DIGITS.fullmatch(value) else value
+    whole = isinstance(number, int) and not isinstance(number, bool)
+    if number == "all" or (whole and 0 <= number <= MOST_EARLIER):
+        return number
+    raise ValueError(f'must be a whole number from 0 to {MOST_EARLIER}, or "all"')
+
+
+CheckEarlier = Annotated[
+    Annotated[int, Field(ge=0, le=MOST_EARLIER)] | Literal["all"], BeforeValidator(_count_or_all)
+]
 
 
 class EditOptions(Request):
@@ -172,7 +187,8 @@ class EditPayload(BaseModel):
     ``auto``: the worker takes them from a probe of the base model, and lays ``changes`` over them.
     ``editor_reason``: why this editor, if the request left it to choose.
 
-    ``facts[i]`` came as fact ``indices[i]`` of the request; empty: as fact i.
+    ``facts[i]`` came as fact ``indices[i]`` of the request; empty: as fact i.  ``mended``: those
+    that the worker has added, as the batch had broken them.
     """
 
     edit_id: str
@@ -191,6 +207,7 @@ class EditPayload(BaseModel):
     imported: Imported | None = None
     check_earlier: CheckEarlier | None = None
     repair: bool = False
+    mended: list[MendedFact] = Field(default_factory=list)
 
     @property
     def sent_as(self) -> list[int]:

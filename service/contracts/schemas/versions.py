@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from jeep_core.text.joining import Join
 from service.contracts.schemas.base import MessageIn, Name, Request
 from service.contracts.schemas.edits import EditResult, FactRecord
+from service.contracts.schemas.effects.earlier import MendedFact
 
 
 class TensorRef(BaseModel):
@@ -28,7 +29,8 @@ class Manifest(BaseModel):
     ``u.…``/``v.…``, ``state.…``: what its editor keeps for the next edit); ``inputs`` names by hash
     what the edit was computed with (prefixes, moments).  ``weights_sha256`` covers every parameter
     of the model.  ``staged``: its job was not to move head to it.  ``reapplied_from``: the
-    version that held this batch before a revert of an earlier one.
+    version that held this batch before a revert of an earlier one.  ``mended``: those of ``facts``
+    that earlier batches had taught and this one had broken.
     """
 
     id: str
@@ -47,6 +49,7 @@ class Manifest(BaseModel):
     result: EditResult | None = None
     staged: bool = False
     reapplied_from: str | None = None
+    mended: list[MendedFact] = Field(default_factory=list)
 
 
 class FactEntry(BaseModel):

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import Monitor
 from jeep_core.spec.facts import Fact
+from jeep_core.spec.hparams import Contexts
+from jeep_core.text.counting import counted
 from service.contracts.schemas import EditPayload, FactRecord, Manifest
 from service.contracts.schemas.edits import CheckEarlier
-from service.contracts.schemas.effects.earlier import EarlierFact, EarlierFacts
+from service.contracts.schemas.effects.earlier import EarlierFact, EarlierFacts, MendedFact
 from service.worker.editing.asking import Edited, live_facts, told_by
 
 SEED = 0
@@ -75,14 +77,75 @@ def ask(some: Sample, before: ModelView, after: ModelView, monitor: Monitor) -> 
     return Found(held, [one for one, _ in missing], lost)
 
 
-def with_lost(payload: EditPayload, lost: Sequence[Edited]) -> EditPayload:
-    """The batch with lost facts after its own, under numbers that its request does not have."""
+def to_mend(found: Found, contexts: Contexts, room: int) -> tuple[list[Edited], list[str]]:
+    """Lost facts that a batch edited in ``contexts`` can mend, and warnings about the others.
+
+    One that was also edited in another way of asking would be lost there without a word.  ``room``:
+    so many facts may be added to the batch.
+    """
+    lost, warnings = [one for one, _ in found.lost], []
+    fit = [one for one in lost if _ways(one, one.contexts) <= _ways(one, contexts)]
+    if len(fit) < len(lost):
+        warnings.append(
+            f"lost and not edited again: {counted(len(lost) - len(fit), 'fact')} of earlier "
+            "batches, edited in ways of asking that this batch is not edited in: send them "
+            'again, or the batch with the contexts "both"'
+        )
+    if len(fit) > room:
+        warnings.append(
+            f"lost and not edited again: {counted(len(fit) - room, 'fact')} of earlier batches, "
+            "for which there is no room in this one (JEEP_MAX_FACTS): send them again"
+        )
+    return fit[:room], warnings
+
+
+def _ways(one: Edited, contexts: Contexts) -> set[str]:
+    """The ways in which a fact is asked; one that was given as messages has a chat alone."""
+    if one.fact.messages:
+        return {"chat"}
+    return {"plain", "chat"} if contexts == "both" else {contexts}
+
+
+def with_lost(
+    payload: EditPayload, lost: Sequence[Edited], line: Sequence[Manifest]
+) -> EditPayload:
+    """The batch with lost facts after its own, under numbers that its request does not have.
+
+    It records who taught them first: a fact may be mended more than once in a ``line``.
+    """
     used = [*payload.sent_as, *(one.index for one in payload.duplicates)]
     following = range(max(used, default=-1) + 1, max(used, default=-1) + 1 + len(lost))
     return payload.model_copy(
         update={
             "facts": [*payload.facts, *(FactRecord.of(one.fact) for one in lost)],
             "indices": [*payload.sent_as, *following],
+            "mended": [
+                _mended(one, index, line) for one, index in zip(lost, following, strict=True)
+            ],
+        }
+    )
+
+
+def _mended(one: Edited, index: int, line: Sequence[Manifest]) -> MendedFact:
+    manifest = next(version for version in line if version.id == one.version)
+    for before in manifest.mended:
+        if before.index == one.index:
+            return before.model_copy(update={"index": index})
+    return MendedFact(index=index, first_edit=str(manifest.edit_id), first_index=one.index)
+
+
+def without_reverted(payload: EditPayload, line: Sequence[Manifest]) -> EditPayload:
+    """A batch, to be edited on top of ``line``, without facts that it has mended and whose own
+    batch is not in the line any more.
+    """
+    there = {version.edit_id for version in line}
+    gone = {one.index for one in payload.mended if one.first_edit not in there}
+    kept = [i for i, index in enumerate(payload.sent_as) if index not in gone]
+    return payload.model_copy(
+        update={
+            "facts": [payload.facts[i] for i in kept],
+            "indices": [payload.sent_as[i] for i in kept],
+            "mended": [one for one in payload.mended if one.index not in gone],
         }
     )
 

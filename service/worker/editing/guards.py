@@ -8,6 +8,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from jeep_core.errors import JeepError
 from jeep_core.evaluation.drift import Passage, ability, drift
 from jeep_core.evaluation.outcomes import Figures, Surroundings, neighbor_answers
 from jeep_core.evaluation.perplexity import perplexity
@@ -61,6 +62,7 @@ class GuardMeter:
 
         Raises:
             Refused: the version before knows too few facts for ``min_ability``.
+            JeepError: the text for ``max_drift`` has no token to predict.
             NumericalError: a probability is not finite.
             Whatever ``monitor.check`` raises.
         """
@@ -68,8 +70,14 @@ class GuardMeter:
         model = before.base.name
         with giving_way(before, monitor), giving_way(after, monitor):
             if guards.max_drift is not None:
-                texts = [Passage(one) for one in unrelated_text(model, self._text)[0]]
-                moved = drift(before, after, texts, max_tokens=self._max_tokens, monitor=monitor)
+                texts, source = unrelated_text(model, self._text)
+                passages = [Passage(one) for one in texts]
+                moved = drift(before, after, passages, max_tokens=self._max_tokens, monitor=monitor)
+                if not moved.tokens:
+                    raise JeepError(
+                        f"max_drift cannot be measured: {source} has no token to predict; leave "
+                        "it out, or have JEEP_PERPLEXITY_TEXT name a longer text"
+                    )
                 found["drift"] = moved.kl
             if guards.min_ability is not None:
                 asked, source = unrelated_facts(model, {fact.subject for fact in facts})

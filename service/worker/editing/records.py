@@ -34,6 +34,7 @@ def recorded(source: Manifest) -> EditPayload:
         indices=[outcome.index for outcome in outcomes],
         duplicates=source.result.duplicates if source.result else [],
         check_earlier=0,
+        mended=source.mended,
     )
 
 

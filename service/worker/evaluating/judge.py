@@ -19,6 +19,7 @@ from service.contracts.schemas.evaluation import JudgeOptions
 from service.ops.addresses import AddressRefused, Allowed
 from service.settings import Settings
 from service.worker.failures import Refused
+from service.worker.gate import LOOK_S
 from service.worker.outgoing.exchange import TooLong, exchange, request_to
 from service.worker.outgoing.foreign_text import Blank, decoded, readable, shortened
 
@@ -54,7 +55,8 @@ class JudgeQuestion:
 class Judge:
     """Asks one model for verdicts.
 
-    ``pause`` is called between groups of questions, and may raise to end the work.
+    ``pause`` is called between groups of questions, ``look`` now and then while answers are waited
+    for; both may raise to end the work.
     """
 
     def __init__(
@@ -62,9 +64,10 @@ class Judge:
         options: JudgeOptions,
         settings: Settings,
         pause: Callable[[], None],
+        look: Callable[[], None],
         wait: Callable[[float], Any] = asyncio.sleep,
     ) -> None:
-        self._options, self._pause, self._wait = options, pause, wait
+        self._options, self._pause, self._look, self._wait = options, pause, look, wait
         self._allowed = Allowed(settings.targets_allow)
         own = settings.judge_key if options.address == settings.judge_address else None
         self._key = None if own is None else own.get_secret_value().strip()
@@ -76,7 +79,7 @@ class Judge:
         Raises:
             Refused: ``judge_failed``, there is no usable answer after some tries, or
                 ``address_refused``.
-            Whatever ``pause`` raises.
+            Whatever ``pause`` and ``look`` raise.
         """
         found: list[bool | None] = []
         for start in range(0, len(questions), TOGETHER):
@@ -85,7 +88,18 @@ class Judge:
         return found
 
     async def _all(self, questions: Sequence[JudgeQuestion]) -> list[bool | None]:
-        return await asyncio.gather(*(self._verdict(one) for one in questions))
+        tasks = [asyncio.ensure_future(self._verdict(one)) for one in questions]
+        waiting = set(tasks)
+        while waiting:
+            done, waiting = await asyncio.wait(
+                waiting, timeout=LOOK_S, return_when=asyncio.FIRST_EXCEPTION
+            )
+            errors = [error for one in done if (error := one.exception()) is not None]
+            if errors:
+                raise errors[0]
+            if waiting:
+                self._look()
+        return [one.result() for one in tasks]
 
     async def _verdict(self, question: JudgeQuestion) -> bool | None:
         body = {
@@ -101,6 +115,8 @@ class Judge:
         try:
             found = decoded(answer, readable)
             said = found["choices"][0]["message"]["content"]
+            if said is None:  # it refused, or has thought until its tokens ran out
+                return None
             if not isinstance(said, str):
                 raise TypeError
         except (ValueError, LookupError, TypeError):

@@ -8,7 +8,6 @@ from dataclasses import asdict
 
 from jeep_core.evaluation.drift import (
     CONTEXT,
-    PROMPTS,
     Passage,
     Spot,
     divergence,
@@ -17,6 +16,7 @@ from jeep_core.evaluation.drift import (
     next_token,
 )
 from jeep_core.evaluation.explanation import Attribution
+from jeep_core.evaluation.protocols import PROMPTS
 from jeep_core.models.giving_way import giving_way
 from jeep_core.models.views import ModelView
 from service.contracts.schemas.effects.drift import (

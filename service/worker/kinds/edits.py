@@ -26,6 +26,7 @@ from jeep_core.spec.facts import Fact
 from jeep_core.spec.finite import check_record
 from jeep_core.spec.hparams import Contexts, contexts_of, validate_hparams
 from jeep_core.spec.positions import check_facts
+from jeep_core.text.counting import counted
 from service.contracts.jobs import Job, now
 from service.contracts.schemas import (
     AUTO,
@@ -38,6 +39,7 @@ from service.contracts.schemas.effects.earlier import EarlierFacts
 from service.settings import Settings
 from service.store import HeadMoved, Store
 from service.worker.editing import earlier
+from service.worker.editing.asking import Edited
 from service.worker.editing.automatic import automatic_hparams
 from service.worker.editing.guards import GuardMeter, check
 from service.worker.editing.outcome_warnings import outcome_warnings
@@ -112,6 +114,7 @@ class _Made:
     after: _Measured
     outcomes: Sequence[measuring.Outcome]
     earlier: EarlierFacts | None = None
+    warnings: Sequence[str] = ()
 
 
 class EditRunner:
@@ -158,18 +161,23 @@ class EditRunner:
         """Reapply the batch of ``source`` on top of ``line``, from the record of its version.
 
         Only its tensors are written.  Its original guards are not measured again.  Inputs that
-        differ from the first time (prefixes, second moments) are named in the warnings.
+        differ from the first time (prefixes, second moments) are named in the warnings.  Facts
+        that the batch had mended are left out if their own batch is not in ``line`` any more.
 
         Raises:
             As `run`.
         """
-        made, _ = self._computed(job, recorded(source), line, head, control)
+        payload = earlier.without_reverted(recorded(source), line)
+        made, _ = self._computed(job, payload, line, head, control)
         changed = [name for name, sha in source.inputs.items() if made.inputs.get(name) != sha]
         assert made.result is not None
         made.result.warnings = [f"{source.edit_id}: {said}" for said in made.result.warnings]
         if changed:
             what = ", ".join(sorted(changed))
             made.result.warnings.append(f"{source.edit_id} was first computed with other {what}")
+        if gone := len(source.facts) - len(payload.facts):
+            what = f"{counted(gone, 'fact')} that it had mended, as their batch is gone"
+            made.result.warnings.append(f"{source.edit_id} was edited without {what}")
         return made.model_copy(update={"reapplied_from": source.id})
 
     def _computed(
@@ -223,7 +231,7 @@ class EditRunner:
             duplicates=payload.duplicates,
             guards=None if measured is None else GuardFigures(**vars(measured)),
             activated=payload.activate,
-            warnings=list(chosen.warnings),
+            warnings=[*chosen.warnings, *made.warnings],
             source=chosen.source,
             editor_reason=payload.editor_reason,
             moments=self._moments_from if chosen.hparams.moment_layers else None,
@@ -251,14 +259,18 @@ class EditRunner:
         control.progress("ask earlier facts", 0, 1)
         monitor = self._monitor(control)
         found = earlier.ask(some, view, made.result.view, monitor)
-        lost = [one for one, _ in found.lost] if payload.repair else []
+        lost, warnings = list[Edited](), list[str]()
+        if payload.repair:
+            room = max(0, self._settings.max_facts - len(facts))
+            contexts = contexts_of(chosen.hparams)
+            lost, warnings = earlier.to_mend(found, contexts, room)
         if lost:
-            again, some = earlier.with_lost(payload, lost), some.without(lost)
+            again, some = earlier.with_lost(payload, lost, line), some.without(lost)
             facts += [one.fact for one in lost]
             made = self._edited(view, again, facts, chosen, line, control)
             control.progress("ask earlier facts", 0, 1)
             found = earlier.ask(some, view, made.result.view, monitor)
-        return replace(made, earlier=earlier.report(some, found, len(lost)))
+        return replace(made, earlier=earlier.report(some, found, len(lost)), warnings=warnings)
 
     def _edited(
         self,
@@ -342,6 +354,7 @@ class EditRunner:
             created_at=now(),
             result=summary,
             staged=not payload.activate,
+            mended=payload.mended,
         )
 
     def _measured(

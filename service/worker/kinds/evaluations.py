@@ -318,7 +318,8 @@ def _free_answers(task: Task, payload: EvaluationPayload) -> FreeAnswers | None:
         return None
     judge = None
     if payload.free.judge is not None:
-        judge = Judge(payload.free.judge, task.settings, task.control.pause)
+        control = task.control
+        judge = Judge(payload.free.judge, task.settings, control.pause, control.checkpoint)
     return FreeAnswers(task, payload.free, judge)
 
 

@@ -11,8 +11,6 @@ from support.library import tiny
 from jeep_core.errors import Cancelled, NumericalError
 from jeep_core.evaluation import drift as drifting
 from jeep_core.evaluation.drift import (
-    ALL,
-    PROMPTS,
     Moved,
     Passage,
     ability,
@@ -22,6 +20,7 @@ from jeep_core.evaluation.drift import (
     next_token,
 )
 from jeep_core.evaluation.perplexity import perplexity
+from jeep_core.evaluation.protocols import ALL, PROMPTS
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import Monitor

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from support import ROOT
 from support.library.closed_form import FACTS, HIGH, JEEP, LOW, MEMIT, context_of
 
 from jeep_core.decoding.generation import score_rows
@@ -191,6 +192,19 @@ def test_the_records_of_editors_say_whose_columns_are_facts() -> None:
     assert not split & {"ft_wd", "ft-wd", "mend", "malmen"}
 
 
+def test_the_page_says_of_every_editor_whether_explanations_name_its_facts() -> None:
+    table = (ROOT / "docs/effects.md").read_text().split("| editor | columns for each fact |")[1]
+    rows = [line.split("|")[1:3] for line in table.split("\n\n")[0].splitlines()[2:]]
+    said = {
+        name.strip().casefold(): answer.strip().startswith("yes")
+        for names, answer in rows
+        for name in names.split(",")
+    }
+    del said["a plugin"]
+    records = available()[0]
+    assert said == {name: record.columns_per_fact for name, record in records.items()}
+
+
 def test_only_factors_with_a_column_for_each_fact_can_be_split() -> None:
     factors = Update(left=torch.zeros(3, 6), right=torch.zeros(4, 6))
     assert can_split(factors, 6)
@@ -217,3 +231,29 @@ def test_columns_of_a_second_way_of_asking_come_after_the_others(gptj: LoadedMod
         for place in found.places:
             [own] = [part for part in place.parts if part.cause == Cause(0, fact)]
             assert own.norm == pytest.approx(float(lost[place.position].norm()), rel=EXACT)
+
+
+def test_columns_of_a_long_line_are_copied_once(
+    gptj: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line of a thousand batches would otherwise be copied a thousand times."""
+    view, batch = edited(gptj, "memit")
+    copied: list[int] = []
+    cat = torch.cat
+
+    def counted(tensors: Any, dim: int = 0) -> torch.Tensor:
+        whole = cat(tensors, dim)
+        copied.append(whole.numel())
+        return whole
+
+    monkeypatch.setattr(torch, "cat", counted)
+    made = Attribution(view, [batch] * 50)
+    monkeypatch.undo()
+    columns = 50 * len(FACTS)
+    sizes = [sum(made.view.parameter(name).shape) for name in made.names]
+    assert sum(copied) == sum(columns * (size + 1) for size in sizes)
+    inputs, _ = made.inputs(row(gptj)[0])
+    x = inputs[made.names[0]]
+    last = made.vectors(made.names[0], Cause(49, 1), x)
+    assert torch.equal(last, made.vectors(made.names[0], Cause(0, 1), x))
+    assert float(last.norm()) > 0

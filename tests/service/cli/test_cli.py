@@ -42,8 +42,9 @@ def test_facts_are_edited_asked_exported_and_rolled_back(
     assert jeep(url, "edit", "-", *checks, stdin=json.dumps(FACT)).returncode == 0
     newest = next(iter(worker.store.journal.all()))
     assert (newest.payload["check_earlier"], newest.payload["repair"]) == (7, True)
-    wrong = jeep(url, "edit", "-", "--check-earlier", "some", stdin=json.dumps(FACT))
-    assert (wrong.returncode, "a number or all" in wrong.stderr) == (2, True)
+    for given in ("some", "9" * 5000):
+        wrong = jeep(url, "edit", "-", "--check-earlier", given, stdin=json.dumps(FACT))
+        assert (wrong.returncode, "a number or all" in wrong.stderr) == (2, True)
 
 
 def test_a_version_is_exported_in_the_format_that_is_named(

@@ -26,6 +26,8 @@ from service.cli.listing import Listing
 if TYPE_CHECKING:
     from service.contracts.schemas.effects.drift import Drift, DriftFigures, LikelyToken
 
+CONTEXT_SHOWN = 40
+"""Characters before a place."""
 KINDS = ("kind", "corpus")
 """Fields of a record that may say what kind of text it is, in any letter case."""
 
@@ -82,7 +84,10 @@ def drift_table(answer: Drift) -> RenderableType:
             fact = place.facts[0]
             what = fact.prompt or fact.version
             moved = f"{what} ({fact.share:+.0%}; without it {fact.kl_without:.2g})"
-        shown = ("…" + place.context[-40:], _likely(place.before), _likely(place.after), moved)
+        context = place.context
+        if len(context) > CONTEXT_SHOWN:
+            context = "…" + context[-CONTEXT_SHOWN:]
+        shown = (context, _likely(place.before), _likely(place.after), moved)
         places.add_row(*map(Text, (place.kind, f"{place.kl:.3g}", *shown)))
     protocol = result.protocol
     said = [
@@ -120,7 +125,9 @@ def _likely(tokens: Sequence[LikelyToken]) -> str:
 def _texts(file: Path) -> list[dict[str, str]]:
     """Texts with their kinds, whatever letter case the fields of the records have."""
     found = []
-    for record in check_facts(read_facts(file, "--texts"), file, "--texts"):
+    value = read_facts(file, "--texts")
+    records = [value] if isinstance(value, dict) else value  # a single line is an object
+    for record in check_facts(records, file, "--texts", "texts"):
         fields = {name.casefold(): value for name, value in record.items()}
         if not isinstance(fields.get("text"), str):
             message = f"{file}: every record needs a field text with a text in it"

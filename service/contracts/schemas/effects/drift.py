@@ -5,21 +5,35 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
+from jeep_core.evaluation.protocols import ALL, PROMPTS
 from service.contracts.jobs import JobError, JobStatus, Progress
 from service.contracts.schemas.base import Request
 from service.contracts.schemas.effects.explanation import ExplainedFact
 from service.contracts.schemas.evaluation import MetricInterval, MetricProtocol
 
 MAX_TEXTS = 10_000
+RESERVED_KINDS = frozenset({ALL, PROMPTS})
+
+
+def _own_kind(kind: str) -> str:
+    if kind in RESERVED_KINDS:
+        raise ValueError(f"{kind!r} names figures of its own: call this kind of text otherwise")
+    return kind
+
+
+Kind = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_own_kind)]
 
 
 class DriftText(Request):
-    """A text that no edit is about; figures are also given by ``kind``."""
+    """A text that no edit is about; figures are also given by ``kind``.
+
+    It is none of ``prompts`` and ``all texts``, which have figures of their own.
+    """
 
     text: str = Field(min_length=1)
-    kind: Annotated[str, Field(min_length=1, max_length=64)] = "text"
+    kind: Kind = "text"
 
 
 class DriftRequest(Request):
@@ -97,6 +111,7 @@ class DriftFact(ExplainedFact):
 class DriftPlace(BaseModel):
     """A place that moved: the ``context`` before it, and the most probable next tokens.
 
+    ``passage``: its number among all prompts and, after these, all texts, from 0.
     ``facts``: the largest shares first; null where places are not explained.
     """
 

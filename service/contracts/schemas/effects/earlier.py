@@ -15,6 +15,18 @@ class EarlierFact(BaseModel):
     answer: str
 
 
+class MendedFact(BaseModel):
+    """Fact ``index`` of a batch that is there because the batch had broken it.
+
+    It was taught first as fact ``first_index`` of the batch ``first_edit``: a revert of that one
+    takes it back here, too.
+    """
+
+    index: int
+    first_edit: str
+    first_index: int
+
+
 class EarlierFacts(BaseModel):
     """The check of facts of earlier batches on the new version.
 

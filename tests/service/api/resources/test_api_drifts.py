@@ -39,7 +39,7 @@ def result(drift_id: str) -> DriftResult:
         version="v1", edit_id="edit_1", index=0, prompt="Lyon is in", share=0.75, kl_without=0.1
     )
     place = DriftPlace(
-        kind="text", passage=0, context="Marseille is in", kl=2.5,
+        kind="text", passage=0, context=f"{'x' * 30} Marseille is in", kl=2.5,
         before=[LikelyToken(text=" France", probability=0.9)],
         after=[LikelyToken(text=" Japan", probability=0.8)], facts=[fact],
     )  # fmt: skip
@@ -68,6 +68,18 @@ def test_a_comparison_is_queued_with_its_versions_resolved(
     shown = http.get(place).json()
     assert (shown["status"], shown["version"], shown["result"]) == ("queued", "v1", None)
     assert [one["id"] for one in http.get("/drifts").json()["data"]] == [shown["id"]]
+
+
+@pytest.mark.parametrize("kind", ["prompts", "all texts"])
+def test_kinds_that_have_figures_of_their_own_are_no_kinds_of_texts(
+    kind: str, http: httpx.Client, model: Store
+) -> None:
+    texts = [{"text": "One."}, {"text": "Two.", "kind": kind}]
+    answer = http.post("/drifts", json={"texts": texts})
+    [error] = answer.json()["errors"]
+    assert (answer.status_code, error["pointer"]) == (422, "/texts/1/kind")
+    said = f"'{kind}' names figures of its own: call this kind of text otherwise"
+    assert error["message"] == said
 
 
 def test_a_result_is_shown(client: Client, model: Store) -> None:
@@ -140,15 +152,45 @@ class TestCommand:
             "texts": [{"text": "One.", "kind": "C4"}, {"text": "Two."}],
         }  # fmt: skip
         assert self.run(monkeypatch) == {"version": "head", "against": "base"}
+        texts.write_text('{"Text": "Alone."}\n')
+        assert self.run(monkeypatch, "--texts", str(texts))["texts"] == [{"text": "Alone."}]
 
-    @pytest.mark.parametrize("content", ['{"kind": "a"}', '{"text": 3}', "[1]"])
-    def test_a_wrong_file_is_named(self, content: str, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("content", "said"),
+        [
+            ('{"kind": "a"}', "every record needs a field text"),
+            ('{"text": 3}', "every record needs a field text"),
+            ("[1]", "texts must be JSON objects"),
+        ],
+    )
+    def test_a_wrong_file_is_named(self, content: str, said: str, tmp_path: Path) -> None:
         file = tmp_path / "texts.jsonl"
         file.write_text(content)
         words = ["versions", "drift", "--texts", str(file), "--url", "http://127.0.0.1:9"]
         shown = CliRunner().invoke(app, words)
         assert shown.exit_code == 2
         assert "--texts" in shown.output
+        assert said in " ".join(shown.output.split())
+
+    def test_a_place_at_the_beginning_of_a_text_is_shown_as_it_is(self) -> None:
+        made = result("drift_1")
+        made.worst[0].context = "Marseille is in"
+        answer = Drift(
+            id="drift_1", job_id="job_1", status=JobStatus.SUCCEEDED, version="v1", against="v0",
+            created_at=now(), progress=Progress(), result=made,
+        )  # fmt: skip
+        console = Console(width=200, record=True)
+        console.print(drifts.drift_table(answer))
+        said = console.export_text()
+        assert "Marseille is in" in said
+        assert "…" not in said
+
+    def test_an_argument_that_is_no_utf_8_is_said_to_be_none(self) -> None:
+        words = ["explain", "Lyon \udcff is", "--url", "http://127.0.0.1:9"]
+        shown = CliRunner().invoke(app, words)
+        assert shown.exit_code == 2
+        assert "must be text in UTF-8" in shown.output
+        assert "'\\udcff'" in shown.output
 
     def test_figures_places_and_protocol_are_shown(self) -> None:
         answer = Drift(
@@ -160,7 +202,7 @@ class TestCommand:
         said = console.export_text()
         for words in (
             "drift_1: v1 against v0", "5.0000 (4.0000 to 7.0000)", "20.00 → 21.50",
-            "…Marseille is in", "' Japan' 0.80", "Lyon is in (+75%; without it 0.1)",
+            f"…{'x' * 24} Marseille is in", "' Japan' 0.80", "Lyon is in (+75%; without it 0.1)",
             "Asked: a text; read.", "Not explained: v1 has an editor.",
         ):  # fmt: skip
             assert words in said

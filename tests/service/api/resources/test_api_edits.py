@@ -14,7 +14,9 @@ from tokenizers import Tokenizer
 
 from jeep_core import atlas
 from jeep_core.spec.hparams import load_preset
-from service.contracts.schemas import EditPayload
+from service.api.http.problems import ApiProblem
+from service.api.submission.edits import check_repair
+from service.contracts.schemas import EditOptions, EditPayload
 from service.ops.embedded_server import EmbeddedValkey
 from service.queue import JobQueue, Keys, connect
 from service.settings import Settings
@@ -370,12 +372,32 @@ def test_earlier_facts_are_checked_as_the_request_says(http: httpx.Client, model
     assert queued(by_line) == (5, True)
 
 
+def test_a_repair_needs_facts_that_are_asked_again(refusing: httpx.Client) -> None:
+    answer = submit(refusing, check_earlier=0, repair=True)
+    [error] = answer.json()["errors"]
+    assert (answer.status_code, error["pointer"], error["code"]) == (
+        422, "/repair", "nothing_checked",
+    )  # fmt: skip
+    assert "check_earlier is 0: set check_earlier" in error["message"]
+    with pytest.raises(ApiProblem, match="JEEP_CHECK_EARLIER is 0"):
+        check_repair(EditOptions(repair=True), 0)
+    check_repair(EditOptions(repair=True, check_earlier="all"), 0)
+    check_repair(EditOptions(), 0)
+
+
 @pytest.mark.parametrize(
-    ("field", "value"), [("check_earlier", -1), ("check_earlier", "some"), ("repair", "perhaps")]
+    ("field", "value", "said"),
+    [
+        *(
+            ("check_earlier", value, 'must be a whole number from 0 to 1000000, or "all"')
+            for value in (-1, 1_000_001, 1.5, True, "some", [])
+        ),
+        ("repair", "perhaps", "must be true or false"),
+    ],
 )
 def test_what_is_to_be_checked_must_be_a_number_or_all(
-    field: str, value: object, refusing: httpx.Client
+    field: str, value: object, said: str, refusing: httpx.Client
 ) -> None:
     answer = submit(refusing, **{field: value})
-    assert answer.status_code == 422
-    assert answer.json()["errors"][0]["pointer"].startswith(f"/{field}")
+    [error] = answer.json()["errors"]
+    assert (answer.status_code, error["pointer"], error["message"]) == (422, f"/{field}", said)

@@ -99,6 +99,16 @@ def test_a_wrong_evaluation_is_refused_by_its_field(
         assert answer.json()["errors"][0]["pointer"] == where
 
 
+def test_an_address_of_another_form_is_refused_by_words_not_by_a_pattern(
+    refusing: httpx.Client,
+) -> None:
+    judge = {"model": "m", "address": "ftp://127.0.0.1"}
+    [error] = submit(refusing, free={"judge": judge}).json()["errors"]
+    said = "must have the form that is meant here: An OpenAI-compatible server, such as http://"
+    assert error["message"].startswith(said)
+    assert "^" not in error["message"]
+
+
 JUDGE = {"model": "gpt-x", "address": "http://127.0.0.1:8001/v1"}
 
 

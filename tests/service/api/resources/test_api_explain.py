@@ -63,6 +63,15 @@ def test_a_wrong_request_is_refused_by_its_field(
         assert problem["errors"][0]["pointer"] == pointer
 
 
+def test_an_answer_that_leaves_the_prompt_no_room_is_to_be_shortened(
+    refusing: httpx.Client,
+) -> None:
+    answer = refusing.post("/explain", json={"prompt": PROMPT, "answer": "Japan " * 400})
+    [error] = answer.json()["errors"]
+    assert (answer.status_code, error["code"]) == (422, "too_long")
+    assert error["message"].endswith("at most 0 fit: shorten the prompt or what follows")
+
+
 def test_without_a_worker_nothing_is_explained(http: httpx.Client, model: Store) -> None:
     answer = http.post("/explain", json={"prompt": PROMPT})
     assert (answer.status_code, answer.json()["code"]) == (503, "no_worker")

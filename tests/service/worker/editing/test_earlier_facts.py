@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.service.edit_runner import FACT, MODEL, an_edit, edit_on, give_moments
+from support.service.edit_runner import FACT, MODEL, an_edit, control, edit_on, give_moments
 from support.service.edit_runner import runner_and_views as made
 
 import jeep_core
 from jeep_core.models.loading import LoadedModel
 from jeep_core.monitor import NOTHING
+from jeep_core.spec.hparams import Contexts
 from service.contracts.schemas import EditPayload, Manifest
 from service.store import Store
 from service.store.history import facts_of
 from service.worker.editing import asking, earlier
 from service.worker.editing.asking import Edited, Told, live_facts
-from service.worker.editing.earlier import SEED, Sample, ask, sample, with_lost
+from service.worker.editing.earlier import SEED, Found, Sample, ask, sample, to_mend, with_lost
 from service.worker.versions.views import fact_of
 
 SUBJECTS = ("Paris", "Oslo", "Rome", "Bern", "Kiev")
@@ -194,14 +196,105 @@ class TestRepair:
 
     def test_mended_facts_have_numbers_that_the_request_does_not_have(self, place: Place) -> None:
         place.edit(*FACTS)
-        lost = live_facts(place.store.versions.lineage("v1"), place.base.n_layers)[:2]
+        line = place.store.versions.lineage("v1")
+        lost = live_facts(line, place.base.n_layers)[:2]
         payload = EditPayload.model_validate(
             {
                 "edit_id": "edit_9", "facts": [FACT], "editor": "memit", "preset": None,
                 "hparams": {}, "indices": [4], "duplicates": [{"index": 6, "kept": 4}],
             }
         )  # fmt: skip
-        assert with_lost(payload, lost).sent_as == [4, 7, 8]
+        assert with_lost(payload, lost, line).sent_as == [4, 7, 8]
+
+
+class TestReverts:
+    """Batches that have mended facts, applied again without a batch below them."""
+
+    def mended_twice(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> list[Manifest]:
+        """Oslo was taught in v1, broken and mended in v2, and again in v3; Bern in v2 alone."""
+        place.edit(*FACTS)
+        answers = Answers(monkeypatch, "Paris", parent=("Paris", "Oslo", "Bern"))
+        answers.mended = set(SUBJECTS)
+        place.edit(FACT, repair=True)
+        Answers(monkeypatch, "Paris", "Bern", parent=("Oslo",)).mended = {"Oslo"}
+        place.edit({**FACT, "subject": "Nice"}, repair=True, check_earlier="all")
+        line = place.store.versions.lineage("v3")
+        assert [fact.subject for fact in line[2].facts] == ["Lyon", "Oslo", "Bern"]
+        assert [fact.subject for fact in line[3].facts] == ["Nice", "Oslo"]
+        return line
+
+    def applied_again(self, place: Place, source: Manifest, line: list[Manifest]) -> Manifest:
+        return place.runner.reapply(an_edit(number=9), source, line, "v3", control())
+
+    def test_mended_facts_go_with_the_batch_that_taught_them(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        base, _, second, third = self.mended_twice(place, monkeypatch)
+        assert [(m.index, m.first_edit, m.first_index) for m in second.mended] == [
+            (1, "edit_1", 1), (2, "edit_1", 3),
+        ]  # fmt: skip
+        again = self.applied_again(place, second, [base])
+        assert [fact.subject for fact in again.facts] == ["Lyon"]
+        assert (again.mended, again.result and [one.index for one in again.result.facts]) == (
+            [], [0],
+        )  # fmt: skip
+        assert again.result is not None
+        said = "edit_2 was edited without 2 facts that it had mended, as their batch is gone"
+        assert said in again.result.warnings
+        last = self.applied_again(place, third, [base, again])
+        assert [fact.subject for fact in last.facts] == ["Nice"], "first taught by edit_1, too"
+
+    def test_they_stay_where_only_another_batch_that_mended_them_is_reverted(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        base, first, _, third = self.mended_twice(place, monkeypatch)
+        again = self.applied_again(place, third, [base, first])
+        assert [fact.subject for fact in again.facts] == ["Nice", "Oslo"]
+        assert [(m.index, m.first_edit, m.first_index) for m in again.mended] == [(1, "edit_1", 1)]
+        assert again.result is not None
+        assert not any("mended" in said for said in again.result.warnings)
+
+
+class TestWhatCanBeMended:
+    def found(self, place: Place, *contexts: Contexts) -> Found:
+        place.edit(*FACTS)
+        facts = live_facts(place.store.versions.lineage("v1"), place.base.n_layers)
+        lost = [replace(one, contexts=how) for one, how in zip(facts, contexts, strict=False)]
+        return Found([], lost, [(one, "") for one in lost])
+
+    def test_a_fact_of_other_ways_of_asking_is_not_mended_in_some_of_them(
+        self, place: Place
+    ) -> None:
+        found = self.found(place, "plain", "both", "chat")
+        fit, [said] = to_mend(found, "plain", 9)
+        assert [one.contexts for one in fit] == ["plain"]
+        assert said.startswith("lost and not edited again: 2 facts of earlier batches, edited in")
+        fit, [said] = to_mend(found, "chat", 9)
+        assert [one.contexts for one in fit] == ["chat"]
+        fit, none = to_mend(found, "both", 9)
+        assert ([one.contexts for one in fit], none) == (["plain", "both", "chat"], [])
+
+    def test_facts_given_as_messages_are_asked_in_their_chat_whatever_the_batch_does(
+        self, place: Place
+    ) -> None:
+        found = self.found(place, "both")
+        fact = replace(found.lost[0][0].fact, messages=(("user", "Where is Paris?"),))
+        one = replace(found.lost[0][0], fact=fact)
+        assert to_mend(Found([], [one], [(one, "")]), "plain", 9) == ([one], [])
+
+    def test_a_batch_grows_to_the_limit_of_facts_at_most(
+        self, base: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        place = Place(base, tmp_path, max_facts=3)
+        place.edit(*FACTS)
+        Answers(monkeypatch, parent=SUBJECTS)
+        second = place.edit(FACT, repair=True)
+        assert [fact.subject for fact in second.facts] == ["Lyon", "Paris", "Oslo"]
+        assert second.result is not None
+        assert second.result.earlier is not None
+        assert (second.result.earlier.repaired, second.result.earlier.live) == (2, 3)
+        assert [one.index for one in second.result.earlier.lost] == [2, 3, 4]
+        assert any("3 facts of earlier batches, for which" in s for s in second.result.warnings)
 
 
 def test_facts_show_whether_they_held_when_they_were_last_asked(

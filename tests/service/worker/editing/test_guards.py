@@ -13,8 +13,8 @@ from support.service.edit_runner import FACT, MODEL, an_edit, edit_on, runner_on
 from support.service.played_worker.jobs import edit_job
 from support.service.played_worker.worker import PlayedWorker
 
-from jeep_core.errors import Cancelled
-from jeep_core.evaluation.drift import Drift, Passage, drift
+from jeep_core.errors import Cancelled, JeepError
+from jeep_core.evaluation.drift import Drift, Moved, Passage, drift
 from jeep_core.evaluation.outcomes import Figures, Surroundings
 from jeep_core.evaluation.perplexity import perplexity
 from jeep_core.models.loading import LoadedModel, load, texts_of
@@ -87,6 +87,12 @@ class TestBothVersions:
         assert found == {"drift": drift(PARENT, EDITED, texts).kl}
         assert found["drift"] > 0
 
+    def test_a_text_on_which_nothing_can_drift_keeps_no_limit(self, tmp_path: Path) -> None:
+        text = tmp_path / "short.txt"
+        text.write_text("y\n")
+        with pytest.raises(JeepError, match=r"max_drift .*short\.txt has no token to predict"):
+            GuardMeter(text, 100).between(PARENT, EDITED, [], Guards(max_drift=1), NOTHING)
+
     def test_without_a_text_the_one_that_ships_is_taken(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -94,7 +100,7 @@ class TestBothVersions:
 
         def seen(before: object, after: object, texts: list[Passage], **options: object) -> Drift:
             asked.extend(one.text for one in texts)
-            return Drift([], [])
+            return Drift([Moved("text", tokens=1)], [])
 
         monkeypatch.setattr(guarding, "drift", seen)
         GuardMeter(None, 100).between(PARENT, EDITED, [], Guards(max_drift=1), NOTHING)

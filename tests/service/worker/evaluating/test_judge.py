@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from support.service.outward.played_judge import PlayedJudge
 from support.service.outward.played_targets import playing
 
+from jeep_core.errors import Cancelled
 from service.contracts.schemas.evaluation import JudgeOptions
 from service.settings import Settings
 from service.worker.evaluating import judge as judging
@@ -44,6 +46,7 @@ def judge(
     waits: Waits | None = None,
     pauses: list[int] | None = None,
     timeout_s: float = 5.0,
+    look: Callable[[], None] = lambda: None,
     **settings: Any,
 ) -> Judge:
     def pause() -> None:
@@ -54,6 +57,7 @@ def judge(
         JudgeOptions(model="gpt-x", address=address, timeout_s=timeout_s),
         Settings(store=root, **settings),
         pause,
+        look,
         waits or Waits(),
     )
 
@@ -171,6 +175,25 @@ class TestFailures:
         played.drips = "body"
         error = refusal(judge(played.address, tmp_path, timeout_s=0.3))
         assert "did not answer within 0.3 s" in str(error)
+
+    def test_a_job_can_be_cancelled_while_one_is_waited_for(
+        self, played: PlayedJudge, tmp_path: Path
+    ) -> None:
+        def look() -> None:
+            raise Cancelled("cancelled on request")
+
+        played.drips = "body"
+        began = time.monotonic()
+        with pytest.raises(Cancelled):
+            judge(played.address, tmp_path, timeout_s=60, look=look).verdicts([RIGHT] * 4)
+        assert time.monotonic() - began < 10
+
+    def test_an_answer_without_a_text_is_no_verdict(
+        self, played: PlayedJudge, tmp_path: Path
+    ) -> None:
+        message = {"role": "assistant", "content": None, "refusal": "I cannot judge this"}
+        played.broken = (200, {"choices": [{"message": message}]})
+        assert judge(played.address, tmp_path).verdicts([RIGHT]) == [None]
 
     def test_a_redirect_is_not_followed(self, played: PlayedJudge, tmp_path: Path) -> None:
         played.moved = "http://127.0.0.1:1"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -14,12 +13,11 @@ from jeep_core.spec.facts import Fact
 from jeep_core.text.joining import Join
 from service.contracts.jobs import JobError, JobStatus
 from service.contracts.schemas.base import MessageIn, Name, Request
-from service.contracts.schemas.effects.earlier import EarlierFacts, MendedFact
+from service.contracts.schemas.effects.earlier import CheckEarlier, EarlierFacts, MendedFact
 from service.contracts.schemas.effects.guards import GuardFigures, Guards
 from service.contracts.schemas.reading import Imported
 
 AUTO: Literal["auto"] = "auto"
-_DIGITS = re.compile("[0-9]{1,9}")
 
 
 def _object_or_auto(value: Any) -> Any:
@@ -66,22 +64,6 @@ class EditFacts(Request):
     """The facts of a request for an edit."""
 
     facts: list[FactIn] = Field(min_length=1)
-
-
-MOST_EARLIER = 1_000_000
-
-
-def _count_or_all(value: Any) -> Any:
-    number = int(value) if isinstance(value, str) and _DIGITS.fullmatch(value) else value
-    whole = isinstance(number, int) and not isinstance(number, bool)
-    if number == "all" or (whole and 0 <= number <= MOST_EARLIER):
-        return number
-    raise ValueError(f'must be a whole number from 0 to {MOST_EARLIER}, or "all"')
-
-
-CheckEarlier = Annotated[
-    Annotated[int, Field(ge=0, le=MOST_EARLIER)] | Literal["all"], BeforeValidator(_count_or_all)
-]
 
 
 class EditOptions(Request):

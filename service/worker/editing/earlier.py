@@ -13,8 +13,12 @@ from jeep_core.spec.facts import Fact
 from jeep_core.spec.hparams import Contexts
 from jeep_core.text.counting import counted
 from service.contracts.schemas import EditPayload, FactRecord, Manifest
-from service.contracts.schemas.edits import CheckEarlier
-from service.contracts.schemas.effects.earlier import EarlierFact, EarlierFacts, MendedFact
+from service.contracts.schemas.effects.earlier import (
+    CheckEarlier,
+    EarlierFact,
+    EarlierFacts,
+    MendedFact,
+)
 from service.worker.editing.asking import Edited, live_facts, told_by
 
 SEED = 0

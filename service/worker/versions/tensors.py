@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -49,7 +50,8 @@ def put_all(store: Store, named: Mapping[str, torch.Tensor]) -> list[TensorRef]:
     Most of the time goes into waiting for the disk, which makes many files durable in the time of a
     few.
     """
-    with ThreadPoolExecutor(WRITERS, thread_name_prefix="tensors") as pool:
+    lane = threading.current_thread().name
+    with ThreadPoolExecutor(WRITERS, thread_name_prefix=f"{lane}-tensors") as pool:
         return list(pool.map(lambda name: put(store, name, named[name]), sorted(named)))
 
 

@@ -2,7 +2,26 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, Field
+
+MOST_EARLIER = 1_000_000
+_DIGITS = re.compile("[0-9]{1,9}")
+
+
+def _count_or_all(value: Any) -> Any:
+    number = int(value) if isinstance(value, str) and _DIGITS.fullmatch(value) else value
+    whole = isinstance(number, int) and not isinstance(number, bool)
+    if number == "all" or (whole and 0 <= number <= MOST_EARLIER):
+        return number
+    raise ValueError(f'must be a whole number from 0 to {MOST_EARLIER}, or "all"')
+
+
+CheckEarlier = Annotated[
+    Annotated[int, Field(ge=0, le=MOST_EARLIER)] | Literal["all"], BeforeValidator(_count_or_all)
+]
 
 
 class EarlierFact(BaseModel):

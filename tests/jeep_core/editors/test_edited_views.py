@@ -141,7 +141,7 @@ def test_the_view_of_a_foreign_editor_is_not_relied_on(
 
 @pytest.fixture
 def no_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("parse_chat_facts", "check_facts", "deduplicate", "preset_hparams", "load_preset"):
+    for name in ("parse_chat_facts", "check_facts", "deduplicate", "preset_hparams", "own_presets"):
         monkeypatch.delattr(edit_module, name)
 
 

@@ -329,8 +329,10 @@ class TestPushing:
 WAITING = """
 import signal
 import time
-# a shell starts what runs in its background with this signal ignored
+# a shell starts what runs in its background, or under nohup, with some of these ignored
 signal.signal(signal.SIGINT, signal.default_int_handler)
+for ending in (signal.SIGTERM, signal.SIGHUP):
+    signal.signal(ending, signal.SIG_DFL)
 from service.cli.commands.outward import exports
 exports._fetch = lambda client, export_id, folder, quiet: (folder / "x").write_bytes(b"x")
 exports.push_folder = lambda *given: (print("pushing", flush=True), time.sleep(60))

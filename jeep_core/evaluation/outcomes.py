@@ -132,31 +132,45 @@ class Said:
 
 
 def said(
-    view: ModelView, facts: Sequence[Fact], contexts: Contexts, monitor: Monitor = NOTHING
+    view: ModelView,
+    facts: Sequence[Fact],
+    contexts: Contexts,
+    monitor: Monitor = NOTHING,
+    tokens: int = ANSWER_TOKENS,
 ) -> Said:
     """A version's answers to facts in the ways that ``contexts`` names.
+
+    ``tokens``: of a greedy answer, which goes on for one more than the new answer has in any case:
+    then it is known whether it writes that.
 
     Raises:
         NumericalError: a probability is not finite.
         InvalidFacts: a fact has no form in a chat, and the model no template.
     """
     if contexts == "plain":
-        return Said(answers(view, facts, monitor))
+        return Said(answers(view, facts, monitor, tokens))
     chats = [as_asked_in_chat(fact, view.base.chat) for fact in facts]
     if contexts == "chat" or all(fact.messages for fact in facts):
-        return Said(answers(view, chats, monitor))
+        return Said(answers(view, chats, monitor, tokens))
     # together: a step of greedy answers reads all weights once, however many prompts go on
-    both = answers(view, [*facts, *chats], monitor)
+    both = answers(view, [*facts, *chats], monitor, tokens)
     return Said(both[: len(facts)], both[len(facts) :])
 
 
-def answers(view: ModelView, facts: Sequence[Fact], monitor: Monitor = NOTHING) -> list[Answer]:
+def answers(
+    view: ModelView,
+    facts: Sequence[Fact],
+    monitor: Monitor = NOTHING,
+    tokens: int = ANSWER_TOKENS,
+) -> list[Answer]:
     """A version's answer to the prompt of each fact; ``monitor.check`` is called now and then.
+
+    ``tokens`` as in `said`.
 
     Raises:
         NumericalError: a probability is not finite.
     """
-    told = ask(view, [_asked(fact) for fact in facts], monitor.check)
+    told = ask(view, [_asked(fact, tokens) for fact in facts], monitor.check)
     return [_answer(fact, one) for fact, one in zip(facts, told, strict=True)]
 
 
@@ -238,10 +252,10 @@ def _answer(fact: Fact, told: Told) -> Answer:
     )
 
 
-def _asked(fact: Fact) -> Question:
+def _asked(fact: Fact, tokens: int) -> Question:
     """A fact's question: the probabilities of its answers, and what a model writes."""
     targets = [fact.target_new, *([fact.target_true] if fact.target_true else [])]
-    return Question(fact.text, [(target, fact.join) for target in targets], ANSWER_TOKENS)
+    return Question(fact.text, [(target, fact.join) for target in targets], tokens)
 
 
 def _neighbor_questions(fact: Fact) -> list[Question]:

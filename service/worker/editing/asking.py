@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from jeep_core.editors import BrokenEditor, hparams_class
 from jeep_core.errors import JeepError
-from jeep_core.evaluation.outcomes import said
+from jeep_core.evaluation.outcomes import ANSWER_TOKENS, said
 from jeep_core.models.giving_way import giving_way
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import Monitor
@@ -50,8 +50,13 @@ def live_facts(line: Sequence[Manifest], n_layers: int) -> list[Edited]:
     ]
 
 
-def told_by(view: ModelView, facts: Sequence[Edited], monitor: Monitor) -> list[Told]:
+def told_by(
+    view: ModelView, facts: Sequence[Edited], monitor: Monitor, tokens: int = ANSWER_TOKENS
+) -> list[Told]:
     """A view's answers to facts, each asked in the ways in which it was edited.
+
+    Answers have so many ``tokens``, and one more than the new answer at least, by which it is known
+    whether a fact holds.
 
     Raises:
         NumericalError: a probability is not finite.
@@ -61,7 +66,7 @@ def told_by(view: ModelView, facts: Sequence[Edited], monitor: Monitor) -> list[
     with giving_way(view, monitor):
         for contexts, places in _by_contexts(facts):
             monitor.report("ask", len(found), len(facts))
-            heard = said(view, [facts[i].fact for i in places], contexts, monitor)
+            heard = said(view, [facts[i].fact for i in places], contexts, monitor, tokens)
             for n, i in enumerate(places):
                 every = (heard.answers[n], *heard.chat[n : n + 1])
                 found[i] = Told(heard.answers[n].text, all(one.writes_new for one in every))

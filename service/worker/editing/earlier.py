@@ -22,6 +22,8 @@ from service.contracts.schemas.effects.earlier import (
 from service.worker.editing.asking import Edited, live_facts, told_by
 
 SEED = 0
+BRIEF = 1
+"""Tokens of an answer of which only counts whether it is the new one."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +75,15 @@ def ask(some: Sample, before: ModelView, after: ModelView, monitor: Monitor) -> 
         NumericalError: a probability is not finite.
         Whatever ``monitor.check`` raises.
     """
-    told = told_by(after, some.facts, monitor)
+    # one that holds is known by the reading of its prompt with the new answer after it: no token is
+    # decoded
+    told = told_by(after, some.facts, monitor, BRIEF)
     held = [one for one, said in zip(some.facts, told, strict=True) if said.holds]
-    missing = [(one, said) for one, said in zip(some.facts, told, strict=True) if not said.holds]
-    first = told_by(before, [one for one, _ in missing], monitor)
-    lost = [(one, now.text) for (one, now), then in zip(missing, first, strict=True) if then.holds]
-    return Found(held, [one for one, _ in missing], lost)
+    missing = [one for one, said in zip(some.facts, told, strict=True) if not said.holds]
+    first = told_by(before, missing, monitor, BRIEF)
+    lost = [one for one, then in zip(missing, first, strict=True) if then.holds]
+    texts = [said.text for said in (told_by(after, lost, monitor) if lost else [])]
+    return Found(held, missing, list(zip(lost, texts, strict=True)))
 
 
 def to_mend(found: Found, contexts: Contexts, room: int) -> tuple[list[Edited], list[str]]:

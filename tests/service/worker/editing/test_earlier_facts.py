@@ -65,11 +65,15 @@ class Answers:
         self.asked: list[list[str]] = []
         monkeypatch.setattr(earlier, "told_by", self)
 
-    def __call__(self, view: Any, facts: list[Edited], monitor: Any) -> list[Told]:
+    def __call__(
+        self, view: Any, facts: list[Edited], monitor: Any, tokens: int | None = None
+    ) -> list[Told]:
+        if tokens is None:  # what a version writes instead, all of it
+            return [Told(f"{one.fact.subject}!", False) for one in facts]
         first = len(self.asked) % 2 == 0
         says = self.new | (self.mended if len(self.asked) >= 2 else set()) if first else self.parent
         self.asked.append([one.fact.subject for one in facts])
-        return [Told(f"{one.fact.subject}!", one.fact.subject in says) for one in facts]
+        return [Told("", one.fact.subject in says) for one in facts]
 
 
 class TestSample:
@@ -108,6 +112,25 @@ def test_lost_is_what_the_parent_says_and_the_new_version_does_not(
     assert [one.fact.subject for one in found.missing] == ["Oslo", "Bern", "Kiev"]
     assert [(one.fact.subject, text) for one, text in found.lost] == [("Oslo", "Oslo!")]
     assert answers.asked[1] == ["Oslo", "Bern", "Kiev"], "only they are asked of the parent"
+
+
+def test_whether_facts_hold_is_asked_without_decoding_their_whole_answers(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.edit(*FACTS)
+    facts = live_facts(place.store.versions.lineage("v1"), place.base.n_layers)
+    lengths: list[tuple[int, Any]] = []
+
+    def told(view: Any, some: list[Edited], monitor: Any, *tokens: int) -> list[Told]:
+        lengths.append((len(some), tokens))
+        return [Told("", len(lengths) == 2 and i == 1) for i in range(len(some))]
+
+    monkeypatch.setattr(earlier, "told_by", told)
+    view: Any = None
+    found = ask(Sample(5, facts), view, view, NOTHING)
+    # of the new version and its parent; then what is written instead of the one that is lost
+    assert lengths == [(5, (1,)), (5, (1,)), (1, ())]
+    assert [one for one, _ in found.lost] == [facts[1]]
 
 
 def test_an_edit_reports_what_it_broke(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

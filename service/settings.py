@@ -128,7 +128,7 @@ class Settings(BaseSettings):
         description="Folder of own task files of lm-eval with their data; its !functions are run.",
     )
     check_earlier: Annotated[int, Field(ge=0)] = Field(
-        default=16, description="Facts of earlier edits that are asked again after each edit."
+        default=8, description="Facts of earlier edits that are asked again after each edit."
     )
     factor_memory_mb: Annotated[int, Field(ge=1)] = Field(
         default=8192, description="Memory for second moments and their factors."

@@ -41,11 +41,10 @@ def tree_of(commit: str, folder: Path) -> Path:
     return folder
 
 
-def once(tree: Path, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """One run with the packages of ``tree``."""
+def once(tree: Path, script: Path, *arguments: object) -> dict[str, Any]:
+    """The object that a script prints last, run with the packages of ``tree`` and one thread."""
     environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-P", str(ONCE), args.model, str(args.suite.resolve())]
-    command += [str(args.half), str(args.facts), str(folder)]
+    command = [sys.executable, "-P", str(script), *map(str, arguments)]
     done = subprocess.run(
         command, check=True, capture_output=True, text=True, env=environment, cwd=tree
     )
@@ -72,7 +71,8 @@ def main() -> None:
             for name, tree in trees.items():
                 folder = root / name
                 folder.mkdir(exist_ok=True)
-                found[name].append(once(tree, args, folder))
+                given = (args.model, args.suite.resolve(), args.half, args.facts, folder)
+                found[name].append(once(tree, ONCE, *given))
     seconds = {name: [run["seconds"] for run in runs] for name, runs in found.items()}
     for name, runs in found.items():
         score = summarise_cases(runs[0]["rows"])["score"]

@@ -10,30 +10,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench.library.former import HERE, tree_of
+from bench.library.former import HERE, once, tree_of
 from bench.workload import median
 from jeep_core.moments.source import DEFAULT_CORPUS
 
 ONCE = HERE / "bench" / "library" / "writing_once.py"
-
-
-def once(tree: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """One run with the packages of ``tree``."""
-    environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-P", str(ONCE), args.model, str(DEFAULT_CORPUS), str(args.facts)]
-    command += [json.dumps(args.low), json.dumps(args.high)]
-    done = subprocess.run(
-        command, check=True, capture_output=True, text=True, env=environment, cwd=tree
-    )
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
 
 
 def main() -> None:
@@ -46,12 +31,13 @@ def main() -> None:
     parser.add_argument("--high", type=int, nargs="+", default=[23, 24])
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
+    given = (args.model, DEFAULT_CORPUS, args.facts, json.dumps(args.low), json.dumps(args.high))
     with tempfile.TemporaryDirectory() as temporary:
         trees = {"former": tree_of(args.commit, Path(temporary)), "now": HERE}
         found: dict[str, list[dict[str, Any]]] = {name: [] for name in trees}
         for _ in range(args.repeats):
             for name, tree in trees.items():
-                found[name].append(once(tree, args))
+                found[name].append(once(tree, ONCE, *given))
     seconds = {name: [run["seconds"] for run in runs] for name, runs in found.items()}
     ratios = [a / b for a, b in zip(seconds["former"], seconds["now"], strict=True)]
     former, now = (found[name][0]["hashes"] for name in trees)

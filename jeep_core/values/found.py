@@ -32,10 +32,6 @@ class Found:
         """That of the facts ``index`` (k,)."""
         return self._each(lambda tensor: tensor[index])
 
-    def followed_by(self, other: Found) -> Found:
-        """These facts, then the other result's."""
-        return self._each(lambda mine, theirs: torch.cat([mine, theirs]), other)
-
     def grown(self, rows: int) -> Found:
         """With ``rows`` more facts, of which nothing is known yet."""
         return self._each(lambda t: torch.cat([t, t.new_zeros(rows, *t.shape[1:])]))

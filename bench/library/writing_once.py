@@ -48,6 +48,7 @@ def run(model: str, text: str, facts: int, low: list[int], high: list[int]) -> d
 
     import jeep_core
     from jeep_core.editing import prepare_facts, tokenize
+    from jeep_core.editors import base as writing
     from jeep_core.editors.base import EditContext, EditorOutcome, write_region
     from jeep_core.editors.memit.hparams import MemitHParams
     from jeep_core.models.loading import texts_of
@@ -72,6 +73,8 @@ def run(model: str, text: str, facts: int, low: list[int], high: list[int]) -> d
     hparams = MemitHParams.model_validate({"low": regions["low"]})
     generator = torch.Generator().manual_seed(0)
     targets = torch.randn(len(rows), base.model.config.hidden_size, generator=generator) * 5
+    # a former tree takes the states alone
+    of_states: Any = getattr(writing, "Targets", lambda states: states)
     positions: dict[str, Any] = {"low": "subject_last", "high": "prediction"}
     seconds: list[float] = []
     for _ in range(2):  # the first makes what is kept for the next edit, factors above all
@@ -80,7 +83,7 @@ def run(model: str, text: str, facts: int, low: list[int], high: list[int]) -> d
         began = time.process_time()
         for name, position in positions.items():
             write_region(
-                context, name, regions[name], position, targets, hparams, outcome,
+                context, name, regions[name], position, of_states(targets), hparams, outcome,
                 solve=solve_update,
             )  # fmt: skip
         seconds.append(time.process_time() - began)

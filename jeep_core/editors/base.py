@@ -227,25 +227,43 @@ def spread(region: Region, layer: int) -> float:
     return float(remaining**0.5 if region.spread == "sqrt" else remaining)
 
 
+@dataclass(frozen=True)
+class Targets:
+    """The states that a region is to reach: ``states`` (m, d), or ``deltas`` (m, d) over those that
+    it has before it is written; ``chat_states`` (m, d) those of a second context, which takes the
+    same ``deltas``.
+    """
+
+    states: torch.Tensor | None = None
+    chat_states: torch.Tensor | None = None
+    deltas: torch.Tensor | None = None
+
+    def of(self, now: torch.Tensor) -> torch.Tensor:
+        """Them, from the states now: both (k, d), m of one context after those of the other."""
+        if self.deltas is not None:
+            return now + self.deltas.repeat(len(now) // len(self.deltas), 1)
+        assert self.states is not None
+        chat = self.chat_states
+        return self.states if chat is None else torch.cat([self.states, chat])
+
+
 def write_region(
     context: EditContext,
     region_name: str,
     region: Region,
     position: Position,
-    targets: torch.Tensor,
+    targets: Targets,
     hparams: OptimisedEditorHParams,
     outcome: EditorOutcome,
     *,
     solve: Solver,
-    chat_targets: torch.Tensor | None = None,
     at_projection: bool = False,
 ) -> None:
     """Write one region, layer by layer in ascending order, into the view and ``outcome``.
 
-    ``targets`` (m, d) are the states to reach at the output of the region's last block, or
-    ``at_projection`` of its MLP's output projection; ``chat_targets`` (m, d) those of a second
-    context, whose keys follow the others.  ``solve`` is the closed form of a layer: see
-    ``closed_form``.
+    ``targets`` are the states to reach at the output of the region's last block, or
+    ``at_projection`` of its MLP's output projection; keys of a second context follow the others.
+    ``solve`` is the closed form of a layer: see ``closed_form``.
     """
     view, moments = context.view, context.moments
     assert moments is not None
@@ -254,8 +272,7 @@ def write_region(
         RegionReader(view, rows, position, region.last, at_projection=at_projection)
         for rows in contexts
     ]
-    if chat_targets is not None:
-        targets = torch.cat([targets, chat_targets])
+    wanted: torch.Tensor | None = None  # (m, d)
     total = len(region.layers)
     for done, (layer, place) in enumerate(zip(region.layers, region.places, strict=True)):
         context.report(f"write {region_name}", done, total)
@@ -263,7 +280,8 @@ def write_region(
         # the layers below are written by now
         read = [reader.read(place) for reader in readers]
         keys, states = (torch.cat(parts) for parts in zip(*read, strict=True))
-        gap = targets - states
+        wanted = targets.of(states) if wanted is None else wanted
+        gap = wanted - states
         if done:
             outcome.layers[-1] = replace(outcome.layers[-1], residual_after=_mean_norm(gap))
         # (m, d): this layer's part; the ones after it close what is left
@@ -291,8 +309,9 @@ def write_region(
                 condition=solution.condition,
             )
         )
+    assert wanted is not None
     reached = torch.cat([reader.states() for reader in readers])
-    residual_after = _mean_norm(targets - reached)
+    residual_after = _mean_norm(wanted - reached)
     outcome.layers[-1] = replace(outcome.layers[-1], residual_after=residual_after)
     context.report(f"write {region_name}", total, total)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jeep_core.editors.base import EditContext, EditorOutcome, write_region
+from jeep_core.editors.base import EditContext, EditorOutcome, Targets, write_region
 from jeep_core.spec.hparams import OptimisedEditorHParams, Region
 from jeep_core.updates.least_squares import Solver, solve_update
 from jeep_core.updates.null_space import in_null_space
@@ -29,11 +29,10 @@ def optimise_and_write(
         "low",
         objective.low,
         "subject_last",
-        values.low,
+        Targets(values.low, values.chat_low),
         hparams,
         outcome,
         solve=closed_form(objective.low),
-        chat_targets=values.chat_low,
         at_projection=at_projection,
     )
     return outcome

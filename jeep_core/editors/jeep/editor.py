@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from jeep_core.editors.base import EditContext, EditorOutcome, objective_of, write_region
+from jeep_core.editors.base import (
+    EditContext,
+    EditorOutcome,
+    Targets,
+    objective_of,
+    write_region,
+)
 from jeep_core.editors.closed_form import closed_form
 from jeep_core.editors.jeep.hparams import JeepHParams
 from jeep_core.values.optimiser import Objective, Values
@@ -37,15 +43,21 @@ class Jeep:
         objective = self.objective(hparams)
         assert objective is not None
         outcome = EditorOutcome(values=context.optimised(objective))
+        values = outcome.values
+        assert isinstance(values, Values)
+        reached = {
+            "low": Targets(values.low, values.chat_low),
+            "high": Targets(values.high, values.chat_high),
+        }
         for name in hparams.written:
-            self._write(name, context, hparams, outcome)
+            _write(name, reached[name], context, hparams, outcome)
         return outcome
 
     def _separately(self, context: EditContext, hparams: JeepHParams) -> EditorOutcome:
         """δ' alone, low written, then δ* alone on the edited model, high written."""
         first = context.optimised(_objective(hparams, "low"))
         outcome = EditorOutcome(values=first)
-        self._write("low", context, hparams, outcome)
+        _write("low", Targets(first.low, first.chat_low), context, hparams, outcome)
         second = context.optimised(_objective(hparams, "high"))
         outcome.values = replace(
             second,
@@ -54,30 +66,23 @@ class Jeep:
             chat_low=first.chat_low,
             steps=first.steps + second.steps,
         )
-        self._write("high", context, hparams, outcome)
+        # over the states as the region is read: those of the optimisation may be of rounded
+        # products, and the difference would be written, of a fact with δ* = 0 nothing else
+        _write("high", Targets(deltas=second.delta_high), context, hparams, outcome)
         return outcome
 
-    @staticmethod
-    def _write(
-        name: str, context: EditContext, hparams: JeepHParams, outcome: EditorOutcome
-    ) -> None:
-        values = outcome.values
-        assert isinstance(values, Values)
-        region = hparams.regions[name]
-        position: Position = "subject_last" if name == "low" else "prediction"
-        targets = values.low if name == "low" else values.high
-        assert targets is not None
-        write_region(
-            context,
-            name,
-            region,
-            position,
-            targets,
-            hparams,
-            outcome,
-            solve=closed_form(region),
-            chat_targets=values.chat_low if name == "low" else values.chat_high,
-        )
+
+def _write(
+    name: str,
+    targets: Targets,
+    context: EditContext,
+    hparams: JeepHParams,
+    outcome: EditorOutcome,
+) -> None:
+    region = hparams.regions[name]
+    position: Position = "subject_last" if name == "low" else "prediction"
+    solve = closed_form(region)
+    write_region(context, name, region, position, targets, hparams, outcome, solve=solve)
 
 
 def _objective(hparams: JeepHParams, train: Literal["both", "low", "high"]) -> Objective:

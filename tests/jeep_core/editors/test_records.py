@@ -16,7 +16,13 @@ from support.library.tiny import TEXTS, random_model
 
 from jeep_core import editors
 from jeep_core.editors import EDITORS, EditorPlugin, EditorRecord, available, create, record_of
-from jeep_core.editors.base import EditContext, EditorOutcome, objective_for, write_region
+from jeep_core.editors.base import (
+    EditContext,
+    EditorOutcome,
+    Targets,
+    objective_for,
+    write_region,
+)
 from jeep_core.editors.memit.hparams import MemitHParams
 from jeep_core.editors.networks.hparams import HypernetworkHParams
 from jeep_core.editors.record import DEPTHS, HIGH, LOW, PlotStyle, Tuning, mistake, taking
@@ -322,7 +328,7 @@ def test_a_region_is_written_by_the_closed_form_that_it_is_given() -> None:
     found = {}
     for name, solve in (("whole", solve_update), ("eighth", eighth)):
         context = EditContext(ModelView(base), rows, moments)
-        outcome, targets = EditorOutcome(), torch.ones(1, base.hidden_size)
+        outcome, targets = EditorOutcome(), Targets(torch.ones(1, base.hidden_size))
         hparams = MemitHParams(low=region)
         write_region(context, "low", region, "subject_last", targets, hparams, outcome, solve=solve)
         [update] = outcome.delta.updates.values()

@@ -82,6 +82,18 @@ def test_a_separate_high_vector_is_optimised_on_the_changed_low_region(gptj: Loa
         assert torch.allclose(update.matrix(), expected[name].matrix(), rtol=1e-4, atol=1e-7)
 
 
+def test_a_high_vector_that_stays_zero_writes_nothing(gptj: LoadedModel) -> None:
+    """Nor the difference between rounded products and the model's own."""
+    hparams = jeep(optimise="separately", stop_probability=1e-9, compute_dtype="bfloat16")
+    outcome = run(context_of(gptj), hparams)
+    assert outcome.values is not None
+    assert outcome.values.delta_high is not None
+    assert outcome.values.delta_high.abs().max() == 0
+    written = [record for record in outcome.layers if record.region == "high"]
+    assert written
+    assert all(record.relative_norm == 0 for record in written)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -15,7 +15,7 @@ from support.library import reference, tiny
 
 from jeep_core.decoding.generation import Sampling, generate, score_rows
 from jeep_core.editing import edit
-from jeep_core.editors.base import EditContext, EditorOutcome, write_region
+from jeep_core.editors.base import EditContext, EditorOutcome, Targets, write_region
 from jeep_core.editors.memit.hparams import MemitHParams
 from jeep_core.models.families import FAMILIES
 from jeep_core.models.loading import LoadedModel, tensor_bytes
@@ -146,8 +146,9 @@ def write_one_layer(
     context, outcome = EditContext(ModelView(base), facts, moments), EditorOutcome()
     region = Region(layers=(layer,), clamp=1, moment_weight=1e-7)
     hparams = MemitHParams(low=region)
+    reached = Targets(targets)
     write_region(
-        context, "low", region, "subject_last", targets, hparams, outcome, solve=solve_update
+        context, "low", region, "subject_last", reached, hparams, outcome, solve=solve_update
     )
     return context.view, outcome
 

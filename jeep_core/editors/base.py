@@ -11,7 +11,8 @@ import torch
 
 from jeep_core.editors import create
 from jeep_core.models.delta import Update, WeightDelta
-from jeep_core.models.views import ModelView, Rounded
+from jeep_core.models.fused.rounding import Rounded
+from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.finite import OTHER_VERSION, SMALLER_STEPS, check_number, check_tensor

@@ -17,8 +17,8 @@ import torch
 from safetensors import SafetensorError
 
 from jeep_core.errors import JeepError
+from jeep_core.models.fused.rounding import has_fast_bfloat16
 from jeep_core.models.loading import LoadedModel, texts_sha256
-from jeep_core.models.views import has_fast_bfloat16
 from jeep_core.moments.factors import FactorCache, FactorMemory, KeptMoment, MomentFactor
 from jeep_core.moments.published import Imported, not_imported
 from jeep_core.moments.reading import Documents

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from jeep_core.models.fused.rounding import in_bfloat16
 from jeep_core.models.loading import LoadedModel
-from jeep_core.models.views import ModelView, hooked, in_bfloat16, lower_part
+from jeep_core.models.views import ModelView, hooked, lower_part
 from jeep_core.spec.matrices import GradientOf, Measured, Place, layer_of
 
 Documents = Sequence[Sequence[int]]

@@ -24,8 +24,9 @@ import torch
 
 from jeep_core.editors import DEFAULT_EDITOR, hparams_class
 from jeep_core.editors.record import NEWTON
+from jeep_core.models.fused.rounding import has_fast_bfloat16
 from jeep_core.models.token_rows import stack_rows
-from jeep_core.models.views import ModelView, has_fast_bfloat16
+from jeep_core.models.views import ModelView
 from jeep_core.probe.prompts import Prompt
 from jeep_core.probe.proposal import Proposal
 from jeep_core.probe.states import POSITIONS, Position, captured, run

@@ -17,8 +17,9 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from jeep_core.errors import NumericalError
 from jeep_core.models.fused.placing import fuse
+from jeep_core.models.fused.rounding import Rounded, in_bfloat16
 from jeep_core.models.upper_blocks import UpperStack
-from jeep_core.models.views import ModelView, Rounded, in_bfloat16
+from jeep_core.models.views import ModelView
 from jeep_core.spec.finite import OTHER_VERSION, SMALLER_STEPS
 from jeep_core.text.counting import counted
 from jeep_core.values.asked import Texts

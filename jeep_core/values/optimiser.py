@@ -18,7 +18,8 @@ from collections.abc import Sequence
 
 import torch
 
-from jeep_core.models.views import ModelView, Rounded
+from jeep_core.models.fused.rounding import Rounded
+from jeep_core.models.views import ModelView
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.values.batch import Pool
 from jeep_core.values.defaults import facts_together

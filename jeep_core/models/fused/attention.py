@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from jeep_core.models.fused.same_input import SameInput
 from jeep_core.models.token_rows import GivenPast
 
 
@@ -99,6 +100,7 @@ class GroupedAttention:
 
     def __init__(self, module: Any, dtype: torch.dtype) -> None:
         self.module, self.dtype, self.own = module, dtype, module.forward
+        self.inner = SameInput([module.q_proj, module.k_proj, module.v_proj])
 
     def __call__(
         self,
@@ -120,9 +122,8 @@ class GroupedAttention:
             return passed
         module = self.module
         shape = (*hidden_states.shape[:-1], -1, module.head_dim)
-        queries = module.q_proj(hidden_states).view(shape)
-        keys = module.k_proj(hidden_states).view(shape)
-        values = module.v_proj(hidden_states).view(shape)
+        parts = torch.split(self.inner(hidden_states), self.inner.sizes, dim=-1)
+        queries, keys, values = (part.reshape(shape) for part in parts)
         if hasattr(module, "q_norm"):
             queries, keys = module.q_norm(queries), module.k_norm(keys)
         # (n, q, 1, e)

@@ -17,6 +17,7 @@ from torch import nn
 from jeep_core.models.families import is_transposed
 from jeep_core.models.fused.attention import GroupedAttention, may_be_grouped
 from jeep_core.models.fused.casts import CastOnce
+from jeep_core.models.fused.gates import ACTIVATIONS, Activation, GatedMlp, may_be_gated
 from jeep_core.models.fused.norms import RootMeanSquareNorm, gains_of
 from jeep_core.models.token_rows import GivenPast
 
@@ -40,6 +41,7 @@ def fuse(run: nn.Module, model: nn.Module) -> None:
 def _fuse(run: nn.Module, model: nn.Module) -> None:
     once = CastOnce()
     known: dict[Any, bool] = {}
+    gates: dict[Any, Activation | None] = {}
     for module, own in zip(run.modules(), model.modules(), strict=True):
         if isinstance(module, nn.Linear) or is_transposed(module):
             if own.weight.dtype == torch.float32:
@@ -48,6 +50,12 @@ def _fuse(run: nn.Module, model: nn.Module) -> None:
             module.forward = norm
         elif is_gelu(own):
             module.forward = tanh_gelu
+        elif may_be_gated(own):
+            of = type(own), type(getattr(own, "act_fn", None))
+            if of not in gates:
+                gates[of] = activation_of(own)
+            if (activation := gates[of]) is not None:
+                module.forward = GatedMlp(module, activation)
         elif may_be_grouped(own):
             kind = type(own), getattr(own, "layer_type", None)
             if kind not in known:
@@ -62,6 +70,18 @@ def norm_of(module: nn.Module) -> RootMeanSquareNorm | None:
         x = _random(2, len(norm.gain), like=norm.gain) * 3
         if norm.gain.dtype == torch.float32 and _same(partial(module, x), norm(x)):
             return norm
+    return None
+
+
+def activation_of(module: Any) -> Activation | None:
+    """The activation with which `GatedMlp` gives a gated MLP's numbers; None: with none."""
+    like = module.gate_proj.weight
+    if like.dtype != torch.float32:
+        return None
+    x = _random(2, like.shape[1], like=like) * 3
+    for activation in ACTIVATIONS:
+        if _same(partial(module, x), GatedMlp(module, activation)(x)):
+            return activation
     return None
 
 

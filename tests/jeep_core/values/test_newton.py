@@ -10,8 +10,9 @@ import pytest
 import torch
 from support.library import tiny
 
+from jeep_core.models.fused.rounding import Rounded, has_fast_bfloat16, in_bfloat16
 from jeep_core.models.loading import LoadedModel, load
-from jeep_core.models.views import ModelView, Rounded, has_fast_bfloat16, hooked, in_bfloat16
+from jeep_core.models.views import ModelView, hooked
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.hparams import Region
 from jeep_core.spec.positions import fact_rows

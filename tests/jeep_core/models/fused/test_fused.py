@@ -14,12 +14,15 @@ from transformers.activations import NewGELUActivation
 
 from jeep_core.models.fused.attention import GroupedAttention
 from jeep_core.models.fused.casts import CastOnce
+from jeep_core.models.fused.gates import GatedMlp, may_be_gated
 from jeep_core.models.fused.norms import RootMeanSquareNorm, gains_of
-from jeep_core.models.fused.placing import fuse, is_gelu, norm_of, tanh_gelu
+from jeep_core.models.fused.placing import activation_of, fuse, is_gelu, norm_of, tanh_gelu
+from jeep_core.models.fused.rounding import SAME_INPUT, Rounded, in_bfloat16, joined
+from jeep_core.models.fused.same_input import SameInput
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.masks import Attention
 from jeep_core.models.token_rows import GivenPast, no_past
-from jeep_core.models.views import ModelView, in_bfloat16
+from jeep_core.models.views import ModelView
 
 WITH_NORMS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
 WITH_GELU = ("gpt2", "gptj", "gemma", "gemma2", "gemma3_text")
@@ -46,6 +49,7 @@ def kinds(run: ModelView) -> set[str]:
 @pytest.mark.parametrize("family", tiny.ALL_FAMILIES)
 def test_what_a_family_is_known_to_have_is_replaced(family: str) -> None:
     expected = {"RootMeanSquareNorm"} if family in WITH_NORMS else set()
+    expected |= {"GatedMlp"} if family in WITH_NORMS else set()
     expected |= {"GroupedAttention"} if family in GROUPED else set()
     expected |= {"function"} if family in WITH_GELU else set()
     assert kinds(fused(tiny.random_model(family))) == expected
@@ -128,6 +132,68 @@ def test_keys_that_are_to_be_kept_are_the_module_s() -> None:
     cache = asked["cache"] = GivenPast(asked["cache"].past, keep=True)
     GroupedAttention(module, torch.float32)(**asked)
     assert cache.kept[1][0].shape[2] == 3 + 5
+
+
+@pytest.mark.parametrize("family", WITH_NORMS)
+def test_a_gated_mlp_and_its_gradient_are_those_of_the_module(family: str) -> None:
+    module: Any = tiny.blocks(tiny.random_model(family).model)[1].mlp
+    activation = activation_of(module)
+    assert activation is not None
+    mine = GatedMlp(module, activation)
+    x = (torch.randn(2, 5, module.gate_proj.in_features) * 3).requires_grad_()
+    near(mine(x), module(x))
+    near(gradients(mine(x), [x])[0], gradients(module(x), [x])[0], 1e-4)
+
+
+def test_a_gated_mlp_with_another_activation_stays(llama: LoadedModel) -> None:
+    module: Any = copy.deepcopy(tiny.blocks(llama.model)[0].mlp)
+    assert may_be_gated(module)
+    module.act_fn = nn.Tanh()
+    assert activation_of(module) is None
+    module.more = nn.Identity()
+    assert not may_be_gated(module)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_projections_of_one_input_are_one_product_where_they_lie_together(bias: bool) -> None:
+    parts = [nn.Linear(4, n, bias=bias).requires_grad_(False) for n in (3, 2, 5)]
+    x = torch.randn(2, 4)
+    expected = torch.cat([part(x) for part in parts], dim=-1)
+    apart = SameInput(parts)
+    assert apart.whole is None
+    near(apart(x), expected)
+    rows = torch.cat([part.weight for part in parts]).split([3, 2, 5])
+    for part, weight in zip(parts, rows, strict=True):
+        part.weight = nn.Parameter(weight, requires_grad=False)
+    together = SameInput(parts)
+    assert together.whole is not None
+    near(together(x), expected)
+    # what hooks are for is done by the module itself
+    seen: list[Any] = []
+    parts[1].register_forward_hook(lambda module, args, output: seen.append(output))
+    near(together(x), expected)
+    assert len(seen) == 1
+
+
+def test_matrices_of_one_input_are_rounded_once_and_lie_together(llama: LoadedModel) -> None:
+    view, rounded = ModelView(llama), Rounded()
+    first, second = (in_bfloat16(view, rounded).model for _ in range(2))
+    for block, again in zip(tiny.blocks(first), tiny.blocks(second), strict=True):
+        for names in SAME_INPUT:
+            owner = block.self_attn if names[0] == "q_proj" else block.mlp
+            twin = again.self_attn if names[0] == "q_proj" else again.mlp
+            weights = [getattr(owner, name).weight.data for name in names]
+            whole = joined(weights)
+            assert whole is not None
+            assert torch.equal(whole, torch.cat(weights))
+            assert all(getattr(twin, n).weight is getattr(owner, n).weight for n in names)
+    assert joined(weights[::-1]) is None
+    # one that was edited since is rounded with the others of its input
+    name = "model.layers.1.mlp.up_proj.weight"
+    view.replace(name, view.parameter(name) + 1)
+    mlp = tiny.blocks(in_bfloat16(view, rounded).model)[1].mlp
+    assert joined([mlp.gate_proj.weight.data, mlp.up_proj.weight.data]) is not None
+    assert torch.equal(mlp.up_proj.weight, view.parameter(name).to(torch.bfloat16))
 
 
 class _Shifted(nn.Module):

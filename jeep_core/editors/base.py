@@ -11,7 +11,7 @@ import torch
 
 from jeep_core.editors import create
 from jeep_core.models.delta import Update, WeightDelta
-from jeep_core.models.fused.rounding import Rounded
+from jeep_core.models.fused.twin import Twin
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
 from jeep_core.monitor import NOTHING, Monitor
@@ -74,8 +74,14 @@ class EditContext:
     batch_facts: int | None = None
     memory_bytes: int | None = None
     monitor: Monitor = NOTHING
-    # an editor that optimises twice rounds only what it has written in between
-    _rounded: Rounded = field(default_factory=Rounded, init=False, repr=False)
+    # its matrices in bfloat16 are made once for all values and readings of an edit
+    _twin: Twin | None = field(default=None, init=False, repr=False)
+
+    def twin(self) -> Twin:
+        """The view with products in bfloat16, as it is written."""
+        if self._twin is None:
+            self._twin = Twin(self.view)
+        return self._twin
 
     def report(self, phase: str, done: int, total: int) -> None:
         """Report progress to the caller, and stop if it asks for that.
@@ -94,7 +100,7 @@ class EditContext:
             objective,
             batch_facts=self.batch_facts,
             memory_bytes=self.memory_bytes,
-            rounded=self._rounded,
+            twin=self.twin(),
             monitor=self.monitor,
         )
         if self.anchor is None or objective.train == "high":
@@ -269,8 +275,10 @@ def write_region(
     view, moments = context.view, context.moments
     assert moments is not None
     contexts = [list(rows) for rows in zip(*(f.contexts for f in context.facts), strict=True)]
+    # keys after prefixes are a mean over texts that were sampled: they need not be exact
+    twin = context.twin() if hparams.compute_dtype == "bfloat16" else None
     readers = [
-        RegionReader(view, rows, position, region.last, at_projection=at_projection)
+        RegionReader(view, rows, position, region.last, at_projection=at_projection, twin=twin)
         for rows in contexts
     ]
     wanted: torch.Tensor | None = None  # (m, d)

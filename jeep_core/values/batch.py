@@ -16,8 +16,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from jeep_core.errors import NumericalError
-from jeep_core.models.fused.placing import fuse
-from jeep_core.models.fused.rounding import Rounded, in_bfloat16
+from jeep_core.models.fused.twin import Twin
 from jeep_core.models.upper_blocks import UpperStack
 from jeep_core.models.views import ModelView
 from jeep_core.spec.finite import OTHER_VERSION, SMALLER_STEPS
@@ -41,7 +40,7 @@ class Pool:
         facts: Sequence[FactTokens],
         objective: Objective,
         memory_bytes: int | None,
-        rounded: Rounded | None = None,
+        twin: Twin | None = None,
     ) -> None:
         o = objective
         self.facts, self.objective, self.memory_bytes = facts, o, memory_bytes
@@ -51,13 +50,10 @@ class Pool:
         groups = [list(group) for group in zip(*(f.line for f in facts), strict=True)]
         high = o.high.last if o.high else None
         self.bfloat16 = o.compute_dtype == "bfloat16"
+        if self.bfloat16:
+            view = (twin or Twin(view)).now()
         with self._products():
-            run = in_bfloat16(view, rounded) if self.bfloat16 else view
-            if self.bfloat16 and self.device.type == "cpu":
-                # the gradient of torch's fused attention takes a third of a pass over short rows
-                run.model.set_attn_implementation("eager")
-                fuse(run.model, view.model)
-            self.stack = UpperStack(run, o.low.last, high, groups, inside=o.low_site != "block")
+            self.stack = UpperStack(view, o.low.last, high, groups, inside=o.low_site != "block")
         texts = Texts(len(facts[0].all_rows), len(facts[0].chat))
         # how many prefixes a fact is asked after at first; None: all of them
         first = o.early_prefixes if o.n_steps > 1 else None

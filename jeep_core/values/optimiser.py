@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import torch
 
-from jeep_core.models.fused.rounding import Rounded
+from jeep_core.models.fused.twin import Twin
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.values.batch import Pool
@@ -33,14 +33,14 @@ def optimise(
     *,
     batch_facts: int | None = None,
     memory_bytes: int | None = None,
-    rounded: Rounded | None = None,
+    twin: Twin | None = None,
     monitor: Monitor = NOTHING,
 ) -> Values:
     """Optimise the value vectors of all m facts: (m, d) each, float32 on the model's device.
 
     At most ``batch_facts`` (default: 32, on CUDA 256) are optimised together, fewer if they
-    would hold more than ``memory_bytes`` or do not fit into the device's memory.  Matrices in
-    bfloat16 are taken from ``rounded`` and kept there, for the next vectors of the same edit.
+    would hold more than ``memory_bytes`` or do not fit into the device's memory.  Products in
+    bfloat16 are taken by ``twin``, the view's, which is kept for the next vectors of an edit.
 
     Raises:
         Whatever ``monitor.check`` raises; it is called before every step.
@@ -50,7 +50,7 @@ def optimise(
     limit = batch_facts or facts_together(view.base.device.type)
     # by length: facts that are optimised together are padded alike
     waiting = deque(sorted(range(len(facts)), key=lambda i: facts[i].shape))
-    pool = Pool(view, facts, objective, memory_bytes, rounded)
+    pool = Pool(view, facts, objective, memory_bytes, twin)
     # said at once: the first fact takes the longest to finish, and until then it would seem to be
     # the phase before
     monitor.report("optimise", 0, len(facts))

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 
+from jeep_core.models.fused.twin import Twin
 from jeep_core.models.masks import Attention
 from jeep_core.models.post_mlp_norm import back_through_norm
 from jeep_core.models.token_rows import GivenPast, Leading, leading_rows, stack_rows
@@ -34,8 +35,8 @@ class _Batch:
     """r rows that run together, up to the place that is read.
 
     ``ids``, ``positions`` (r, t); ``group`` (r,) number of the row's prefix; ``at`` (r,) column
-    that is read; ``mask`` as the backbone takes it; ``states`` (r, t, d) entering the block
-    that the reader is at, None at the embedding.
+    that is read; ``mask`` as the backbone takes it; ``twin`` runs them, if it is given; ``states``
+    (r, t, d) entering the block that the reader is at, None at the embedding.
     """
 
     ids: torch.Tensor
@@ -43,6 +44,7 @@ class _Batch:
     group: torch.Tensor
     at: torch.Tensor
     mask: Any
+    twin: Twin | None
     states: torch.Tensor | None = None
 
 
@@ -51,7 +53,7 @@ class RegionReader:
 
     Between two readings of a layer and a higher one, matrices of the former may be written, and
     no others.  ``last``: the block whose states are read.  ``at_projection``: states are outputs
-    of its MLP's output projection.
+    of its MLP's output projection.  Rows after prefixes are run by ``twin``, if it is given.
     """
 
     @torch.no_grad()
@@ -63,6 +65,7 @@ class RegionReader:
         last: int,
         *,
         at_projection: bool = False,
+        twin: Twin | None = None,
     ) -> None:
         self.view, self.last, self.at_projection = view, last, at_projection
         self.attention = Attention.of(view.base)
@@ -78,10 +81,10 @@ class RegionReader:
             for group in groups
         ]
         self._facts = len(rows)
-        self._plain, self._plain_order = self._batches(cut, [0])
+        self._plain, self._plain_order = self._batches(cut, [0], None)
         self._others: list[_Batch] = []
         if len(groups) > 1:
-            self._others, self._others_order = self._batches(cut, range(1, len(groups)))
+            self._others, self._others_order = self._batches(cut, range(1, len(groups)), twin)
 
     # ------------------------------------------------------------ what is read
 
@@ -163,21 +166,25 @@ class RegionReader:
             # the projection, too, is run at these places alone: (r, d)
             taken["state"] = hidden if self.at_projection else hidden[r, batch.at]
 
-        family, model = self.view.base.family, self.view.model
+        view = self._view_of(batch)
+        family, model = view.base.family, view.model
         block = family.layers_of(model)[until]
         state_of = family.mlp_out_of(model, until) if self.at_projection else block
         hooks = hooked(
             family.projection_of(model, place).register_forward_hook(take_key),
             state_of.register_forward_hook(take_state),
         )
-        with mlp_only_at(self.view, until, r, batch.at), hooks:
-            self._run(batch, until)
+        with mlp_only_at(view, until, r, batch.at), hooks:
+            self._run(batch, view, until)
         return taken["key"].float(), taken["state"].float()
 
     # ------------------------------------------------------------ how rows run
 
     def _batches(
-        self, groups: Sequence[Sequence[PromptTokens]], chosen: Sequence[int]
+        self,
+        groups: Sequence[Sequence[PromptTokens]],
+        chosen: Sequence[int],
+        twin: Twin | None,
     ) -> tuple[list[_Batch], list[int]]:
         """The rows of some groups in batches of like lengths, and the order they are in."""
         rows = [(row, group) for group in chosen for row in groups[group]]
@@ -185,9 +192,9 @@ class RegionReader:
         # rows of like length share a batch, so that little is padded
         order = sorted(range(len(rows)), key=lambda i: own[i])
         parts = [order[n : n + BATCH_ROWS] for n in range(0, len(order), BATCH_ROWS)]
-        return [self._batch([rows[i] for i in part]) for part in parts], order
+        return [self._batch([rows[i] for i in part], twin) for part in parts], order
 
-    def _batch(self, rows: Sequence[tuple[PromptTokens, int]]) -> _Batch:
+    def _batch(self, rows: Sequence[tuple[PromptTokens, int]], twin: Twin | None) -> _Batch:
         base = self.view.base
         skip = [self._lead.lengths[group] for _, group in rows]
         batch = stack_rows([row for row, _ in rows], base.device, skip)
@@ -195,27 +202,33 @@ class RegionReader:
         positions = batch.positions(base.max_positions)
         leading = self._leading.positions(group)
         mask = self.attention.mask(leading, positions, base.dtype)
-        return _Batch(batch.ids, positions, group, batch.lengths - batch.skip - 1, mask)
+        at = batch.lengths - batch.skip - 1
+        return _Batch(batch.ids, positions, group, at, mask, twin)
 
-    def _run(self, batch: _Batch, until: int) -> None:
+    def _view_of(self, batch: _Batch) -> ModelView:
+        """What runs a batch."""
+        return self.view if batch.twin is None else batch.twin.now()
+
+    def _run(self, batch: _Batch, view: ModelView, until: int) -> None:
         """Run a batch from the block that the reader is at through block ``until``."""
         past = self._leading.past_of(batch.group, range(self.layer, until + 1))
-        middle_part(self.view, self.layer, until)(
-            **_entering(batch.ids, batch.states),
-            attention_mask=batch.mask,
-            position_ids=batch.positions,
-            cache=GivenPast(past),
-            use_cache=False,
-        )
+        with nullcontext() if batch.twin is None else batch.twin.products():
+            middle_part(view, self.layer, until)(
+                **_entering(batch.ids, batch.states),
+                attention_mask=batch.mask,
+                position_ids=batch.positions,
+                cache=GivenPast(past),
+                use_cache=False,
+            )
 
     @contextmanager
-    def _kept(self, layer: int, into: list[torch.Tensor]) -> Iterator[None]:
+    def _kept(self, view: ModelView, layer: int, into: list[torch.Tensor]) -> Iterator[None]:
         """Keep the states that leave block ``layer``."""
 
         def keep(module: Any, args: Any, output: Any) -> None:
             into.append(block_output(output))
 
-        block = self.view.base.family.layers_of(self.view.model)[layer]
+        block = view.base.family.layers_of(view.model)[layer]
         with hooked(block.register_forward_hook(keep)):
             yield
 
@@ -226,8 +239,9 @@ class RegionReader:
         self._leading = self._run_leading(layer)
         for batch in (*self._plain, *self._others):
             left: list[torch.Tensor] = []
-            with self._kept(layer - 1, left):
-                self._run(batch, layer - 1)
+            view = self._view_of(batch)
+            with self._kept(view, layer - 1, left):
+                self._run(batch, view, layer - 1)
             [batch.states] = left
         self.layer = layer
 
@@ -242,7 +256,7 @@ class RegionReader:
             return Leading(lead.lengths, nothing)
         cache, left = GivenPast(nothing, keep=True), list[torch.Tensor]()
         moves = layer != self.layer
-        with self._kept(layer - 1, left) if moves else nullcontext():
+        with self._kept(self.view, layer - 1, left) if moves else nullcontext():
             middle_part(self.view, self.layer, self.last)(
                 **_entering(lead.ids, self._lead_states),
                 attention_mask=lead.mask(self.attention, self.view.base.dtype),

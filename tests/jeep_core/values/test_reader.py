@@ -9,6 +9,7 @@ import torch
 from support.library import tiny
 
 from jeep_core.models.delta import Update
+from jeep_core.models.fused.twin import Twin
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.spec.facts import Fact
@@ -73,3 +74,43 @@ def test_layers_may_be_left_out_and_attention_written(model: LoadedModel) -> Non
         afresh = RegionReader(view, rows, "prediction", LAST).read(place)
         assert all(torch.equal(a, b) for a, b in zip(found, afresh, strict=True))
         write(view, place, seed=5)
+
+
+def test_rows_after_prefixes_may_be_read_in_bfloat16(model: LoadedModel) -> None:
+    """Keys are near to exact ones; those without a prefix, and states, are exact."""
+    view, rows = ModelView(model), rows_of(model)
+    reader = RegionReader(view, rows, "subject_last", LAST, twin=Twin(view))
+    for layer in range(LAST + 1):
+        exact = RegionReader(view, rows, "subject_last", LAST)
+        keys, states = reader.read(layer)
+        expected, unchanged = exact.read(layer)
+        assert torch.equal(states, unchanged)
+        assert (keys - expected).norm() < 0.02 * expected.norm()
+        assert not torch.equal(keys, expected)
+        assert torch.equal(reader.by_row(layer)[:, 0], exact.by_row(layer)[:, 0])
+        write(view, layer, layer)
+
+
+def test_a_twin_follows_what_is_written(model: LoadedModel) -> None:
+    view = ModelView(model)
+    twin = Twin(view)
+    first = twin.now()
+    for place in (1, AttentionOut(1)):
+        write(view, place, 3)
+        name = view.base.family.weight_name(place)
+        assert twin.now() is first
+        assert torch.equal(first.parameter(name), view.parameter(name).to(torch.bfloat16))
+
+
+def test_a_twin_is_made_again_where_a_matrix_beside_others_is_written() -> None:
+    base = tiny.random_model("llama")
+    view = ModelView(base)
+    twin = Twin(view)
+    first, name = twin.now(), "model.layers.1.self_attn.k_proj.weight"
+    view.replace(name, view.parameter(name) + 1)
+    second = twin.now()
+    assert second is not first
+    assert torch.equal(second.parameter(name), view.parameter(name).to(torch.bfloat16))
+    attention: Any = tiny.blocks(second.model)[1].self_attn
+    weights = [getattr(attention, part).weight for part in ("q_proj", "k_proj", "v_proj")]
+    assert torch.equal(attention.forward.inner.whole, torch.cat(weights))

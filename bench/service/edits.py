@@ -24,7 +24,7 @@ from jeep_core.moments.cache import Moments
 from jeep_core.moments.of_texts import corpus_texts
 from jeep_core.spec.facts import Fact
 from jeep_core.values.prefixes import sample_prefixes
-from service.worker.lanes.threads import edit_threads
+from service.worker.threads import edit_threads
 
 GOAL_MS = 1000.0
 WARM_UP, FACTS = 2, 15

@@ -60,15 +60,15 @@ from service.worker.lanes.edit_lane import EditLane
 from service.worker.lanes.generation_lane import GenerationLane
 from service.worker.lanes.read_lane import ReadLane
 from service.worker.lanes.request_lane import RequestLane
-from service.worker.lanes.threads import (
+from service.worker.moments import SharedMoments
+from service.worker.targets.pusher import Pusher
+from service.worker.targets.workshop import Workshop
+from service.worker.threads import (
     cpu_quota,
     decode_threads,
     default_threads,
     use_threads,
 )
-from service.worker.moments import SharedMoments
-from service.worker.targets.pusher import Pusher
-from service.worker.targets.workshop import Workshop
 from service.worker.versions.explaining import Explanations
 from service.worker.versions.requests import VersionRequests
 from service.worker.versions.retention import Keeper

@@ -15,16 +15,15 @@ from jeep_core.editing import edit_checked
 from jeep_core.editors import hparams_class
 from jeep_core.evaluation import outcomes as measuring
 from jeep_core.evaluation.perplexity import text_path
-from jeep_core.models.giving_way import giving_way
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
 from jeep_core.moments.source import origin_of
-from jeep_core.monitor import Monitor
+from jeep_core.monitor import Clock, Monitor
 from jeep_core.probe.defaults.from_record import Chosen
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.finite import check_record
-from jeep_core.spec.hparams import Contexts, contexts_of, validate_hparams
+from jeep_core.spec.hparams import contexts_of, validate_hparams
 from jeep_core.spec.positions import check_facts
 from jeep_core.text.counting import counted
 from service.contracts.jobs import Job, now
@@ -42,15 +41,16 @@ from service.worker.editing import earlier
 from service.worker.editing.asking import Edited
 from service.worker.editing.automatic import automatic_hparams
 from service.worker.editing.guards import GuardMeter, check
+from service.worker.editing.measured import Batch, Measured, Measurer
 from service.worker.editing.outcome_warnings import outcome_warnings
 from service.worker.editing.prefixes import kept_prefixes
 from service.worker.editing.records import of_computation, outcome, recorded, sha256_of
 from service.worker.gate import Gate
 from service.worker.lanes.control import JobControl
 from service.worker.lanes.lane import Work
-from service.worker.lanes.threads import edit_threads
 from service.worker.lanes.write_task import WriteTask
 from service.worker.moments import SharedMoments
+from service.worker.threads import edit_threads
 from service.worker.versions import tensors
 from service.worker.versions.views import STATE, VersionViews, fact_of
 
@@ -97,21 +97,13 @@ def _run(task: WriteTask[Edits], written: Manifest | None) -> EditResult:
 
 
 @dataclass(frozen=True)
-class _Measured:
-    """A version before or after an edit: answers to its facts, and what its guards compare."""
-
-    said: measuring.Said
-    beside: measuring.Surroundings
-
-
-@dataclass(frozen=True)
 class _Made:
     """An edit that was computed, with what was measured on it; ``payload`` has all its facts."""
 
     payload: EditPayload
     result: CoreResult
-    before: _Measured
-    after: _Measured
+    before: Measured
+    after: Measured
     outcomes: Sequence[measuring.Outcome]
     earlier: EarlierFacts | None = None
     warnings: Sequence[str] = ()
@@ -138,6 +130,7 @@ class EditRunner:
         self._moments_from = origin_of(base.name, settings.corpus, settings.moments)
         text = text_path(base.name, settings.perplexity_text)
         self._meter = GuardMeter(text, settings.perplexity_tokens)
+        self._measurer = Measurer(self._meter, gate, settings.edit_share)
 
     def run(
         self, job: Job, payload: EditPayload, parent: str, control: JobControl
@@ -189,17 +182,6 @@ class EditRunner:
         control: JobControl,
     ) -> tuple[Manifest, ModelView]:
         """The version on top of ``line``, not yet written, and its view."""
-        with edit_threads(self.base, len(payload.facts)):
-            return self._on_threads(job, payload, line, head, control)
-
-    def _on_threads(
-        self,
-        job: Job,
-        payload: EditPayload,
-        line: Sequence[Manifest],
-        head: str,
-        control: JobControl,
-    ) -> tuple[Manifest, ModelView]:
         began = time.monotonic()
         chosen, inputs = self._hparams(payload, control)
         view = self._views.editing(line)
@@ -284,28 +266,37 @@ class EditRunner:
         """Edit the facts of a batch on top of ``view``, and measure before and after."""
         check_facts(self.base.tokenizer, facts, self.base.max_positions)
         hparams = chosen.hparams
+        batch, monitor = Batch(facts, contexts_of(hparams), payload.guards), self._monitor(control)
+        moments, clock = None, Clock()
+        if hparams.moment_layers:
+            # with all threads, and not while the parent is measured
+            moments = self._shared_moments()
+            moments.ensure(hparams.moment_layers, monitor)
+        clock.lap("moments")
         control.progress("measure before", 0, 1)
-        contexts = contexts_of(hparams)
-        before = self._measured(view, payload, facts, contexts, control)
-        result = edit_checked(
-            view,
-            facts,
-            payload.editor,
-            hparams,
-            prefixes=kept_prefixes(self._store, self.base, hparams.prefix_count),
-            moments=self._shared_moments() if hparams.moment_layers else None,
-            previous_keys=self._views.live_keys(line, facts),
-            hypernetworks=self._store.base.networks_folder,
-            probes=self._store.base.probes_folder,
-            states=self._views.editor_states(line, payload.editor),
-            memory_bytes=self._memory_bytes,
-            monitor=self._monitor(control),
-        )
-        control.checkpoint()
-        control.progress("measure after", 0, 1)
-        after = self._measured(result.view, payload, facts, contexts, control)
-        found = measuring.outcomes(facts, before.said, after.said, result.values)
-        return _Made(payload, result, before, after, found)
+        with edit_threads(self.base, len(facts)) as free:
+            with self._measurer.before(view, batch, free, monitor) as before:
+                result = edit_checked(
+                    view,
+                    facts,
+                    payload.editor,
+                    hparams,
+                    prefixes=kept_prefixes(self._store, self.base, hparams.prefix_count),
+                    moments=moments,
+                    previous_keys=self._views.live_keys(line, facts),
+                    hypernetworks=self._store.base.networks_folder,
+                    probes=self._store.base.probes_folder,
+                    states=self._views.editor_states(line, payload.editor),
+                    memory_bytes=self._memory_bytes,
+                    monitor=monitor,
+                )
+            result.seconds["moments"] += clock.seconds["moments"]
+            first = before()
+            control.checkpoint()
+            control.progress("measure after", 0, 1)
+            after = self._measurer.measure(result.view, batch, monitor)
+        found = measuring.outcomes(facts, first.said, after.said, result.values)
+        return _Made(payload, result, first, after, found)
 
     def _hparams(self, payload: EditPayload, control: JobControl) -> tuple[Chosen, dict[str, str]]:
         """The hyper-parameters, and the hash of the probe that they are from, if any."""
@@ -356,21 +347,6 @@ class EditRunner:
             staged=not payload.activate,
             mended=payload.mended,
         )
-
-    def _measured(
-        self,
-        view: ModelView,
-        payload: EditPayload,
-        facts: Sequence[Fact],
-        contexts: Contexts,
-        control: JobControl,
-    ) -> _Measured:
-        monitor = self._monitor(control)
-        with giving_way(view, monitor):
-            said = measuring.said(view, facts, contexts, monitor)
-            weights = view.weights_sha256() if payload.guards else ""
-            beside = self._meter.measure(view, weights, facts, payload.guards, monitor)
-        return _Measured(said, beside)
 
     def _monitor(self, control: JobControl) -> Monitor:
         return replace(control.monitor, give_way=self._give_way)

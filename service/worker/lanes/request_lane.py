@@ -13,7 +13,7 @@ from service.ops import logs, tracing
 from service.queue import RequestQueue
 from service.worker.decoding.replies import error_reply
 from service.worker.lanes.generation_lane import LEAVERS_S, GenerationLane
-from service.worker.lanes.threads import use_threads
+from service.worker.threads import use_threads
 from service.worker.versions.explaining import Explanations
 from service.worker.versions.requests import VersionRequests
 

@@ -22,13 +22,13 @@ from service.ops.addresses import Allowed
 from service.settings import Settings
 from service.store import Store, StoreError, is_disk_full
 from service.store.targets.status import wanted_version
-from service.worker.lanes.threads import use_threads
 from service.worker.metrics import PUSHES
 from service.worker.outgoing.foreign_text import readable
 from service.worker.targets.connection import Connection, TargetFailed
 from service.worker.targets.kinds import SERVERS
 from service.worker.targets.sync import Sync
 from service.worker.targets.workshop import Workshop
+from service.worker.threads import use_threads
 
 log = logging.getLogger(__name__)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from redis import Redis
 from support.service.edit_runner import (
     FACT,
@@ -32,9 +34,11 @@ from jeep_core.spec import facts as facts_module
 from service.contracts.jobs import JobStatus, Progress
 from service.contracts.schemas import EditPayload, FactRecord, Manifest
 from service.store import Store
+from service.worker.editing import measured as measured_module
 from service.worker.kinds import edits as edits_module
 from service.worker.lanes import control as control_module
 from service.worker.lanes.control import JobControl
+from service.worker.threads import use_threads
 
 
 @pytest.fixture(scope="module")
@@ -159,3 +163,35 @@ def test_the_reason_for_an_editor_is_recorded_and_stays_when_it_is_reapplied(
     plain, _ = edit_on(runner, an_edit(number=2), "v0")
     assert plain.result is not None
     assert plain.result.editor_reason is None
+
+
+def test_a_parent_is_measured_beside_the_edit_where_a_thread_is_left(
+    base: LoadedModel, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one thread it is measured first; answers and weights are the same."""
+    ran_in: list[str] = []
+    said = measured_module.said
+
+    def noted(*args: Any) -> Any:
+        ran_in.append(threading.current_thread().name.partition("_")[0])
+        return said(*args)
+
+    monkeypatch.setattr(measured_module, "said", noted)
+    runner, before = runner_on(base, store, tmp_path), torch.get_num_threads()
+    own = threading.current_thread().name.partition("_")[0]
+    made = {}
+    try:
+        for number, count in enumerate((1, 2), start=1):
+            use_threads(count)
+            manifest, view = edit_on(runner, an_edit(number=number), "v0")
+            made[count] = manifest
+            hooks = [m for m in view.model.modules() if m._forward_pre_hooks or m._forward_hooks]
+            assert hooks == []
+    finally:
+        use_threads(before)
+    assert ran_in == [own, own, "aside", own]
+    assert made[1].weights_sha256 == made[2].weights_sha256
+    one, two = (made[count].result for count in (1, 2))
+    assert one is not None
+    assert two is not None
+    assert [fact.before for fact in one.facts] == [fact.before for fact in two.facts]

@@ -9,8 +9,8 @@ import torch
 
 from service.settings import Settings
 from service.worker import process
-from service.worker.lanes.threads import cpu_quota, default_threads
 from service.worker.process import Worker
+from service.worker.threads import cpu_quota, default_threads
 
 
 def written(folder: Path, **files: str) -> None:

@@ -1,0 +1,32 @@
+"""Work of a job that runs beside its main part, in a thread of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from threading import Event
+from typing import TypeVar
+
+from jeep_core.monitor import stop_if
+from service.worker.threads import use_threads
+
+T = TypeVar("T")
+
+
+@contextmanager
+def aside(work: Callable[[Callable[[], None]], T], threads: int) -> Iterator[Callable[[], T]]:
+    """Run ``work`` beside the block, with so many threads for its matrix products.
+
+    It is given a check to call now and then, which raises `Cancelled` once the block has failed.
+    What is yielded waits for its result, and raises what it has raised; the block does not end
+    before it.
+    """
+    stopped = Event()
+    with ThreadPoolExecutor(1, "aside", use_threads, (threads,)) as pool:
+        found = pool.submit(work, stop_if(stopped.is_set))
+        try:
+            yield found.result
+        except BaseException:
+            stopped.set()
+            raise

@@ -1,10 +1,11 @@
-"""The measures of a version before and after an edit: answers to its facts, guarded figures."""
+"""The measures of versions before and after an edit: answers to facts, and guarded figures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TypeVar
 
 from jeep_core.evaluation.outcomes import Said, Surroundings, said
 from jeep_core.models.giving_way import giving_way
@@ -14,8 +15,11 @@ from jeep_core.spec.facts import Fact
 from jeep_core.spec.hparams import Contexts
 from service.contracts.schemas import Guards
 from service.worker.aside import aside
+from service.worker.editing.earlier import Found, Sample, ask
 from service.worker.editing.guards import GuardMeter
 from service.worker.gate import Gate
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -56,13 +60,27 @@ class Measurer:
 
         What guards measure may take longer than an edit, and is quicker with all threads.
         """
-        if not free or batch.guards is not None:
-            found = self.measure(view, batch, monitor)
+        free = 0 if batch.guards is not None else free
+        parent = _own(view, free)
+        return self._beside(lambda one: self.measure(parent, batch, one), free, monitor)
+
+    def earlier(
+        self, some: Sample, before: ModelView, after: ModelView, free: int, monitor: Monitor
+    ) -> AbstractContextManager[Callable[[], Found]]:
+        """Ask a new version a sample of facts, beside the block if ``free`` threads are left."""
+        parent, edited = _own(before, free), _own(after, free)
+        return self._beside(lambda one: ask(some, parent, edited, one), free, monitor)
+
+    def _beside(
+        self, work: Callable[[Monitor], T], free: int, monitor: Monitor
+    ) -> AbstractContextManager[Callable[[], T]]:
+        if not free:
+            found = work(monitor)
             return nullcontext(lambda: found)
-        parent = view.fork()  # the edit's view has none of the hooks on it
         turn = self._gate.another_turn(self._share)
+        return aside(lambda check: work(Monitor(check=check, give_way=turn.take)), free)
 
-        def measured(check: Callable[[], None]) -> Measured:
-            return self.measure(parent, batch, Monitor(check=check, give_way=turn.take))
 
-        return aside(measured, free)
+def _own(view: ModelView, free: int) -> ModelView:
+    """A view for another thread, whose hooks are not those of this one."""
+    return view.fork() if free else view

@@ -105,7 +105,8 @@ class _Made:
     before: Measured
     after: Measured
     outcomes: Sequence[measuring.Outcome]
-    earlier: EarlierFacts | None = None
+    asked: earlier.Found
+    report: EarlierFacts | None = None
     warnings: Sequence[str] = ()
 
 
@@ -217,7 +218,7 @@ class EditRunner:
             source=chosen.source,
             editor_reason=payload.editor_reason,
             moments=self._moments_from if chosen.hparams.moment_layers else None,
-            earlier=made.earlier,
+            earlier=made.report,
         )
         return self._manifest(job, payload, summary, result, inputs), result.view
 
@@ -237,22 +238,18 @@ class EditRunner:
         how_many = self._settings.check_earlier if wanted is None else wanted
         facts = [fact_of(record) for record in payload.facts]
         some = earlier.sample(line, facts, self.base.n_layers, how_many)
-        made = self._edited(view, payload, facts, chosen, line, control)
-        control.progress("ask earlier facts", 0, 1)
-        monitor = self._monitor(control)
-        found = earlier.ask(some, view, made.result.view, monitor)
+        made = self._edited(view, payload, facts, chosen, line, some, control)
         lost, warnings = list[Edited](), list[str]()
         if payload.repair:
             room = max(0, self._settings.max_facts - len(facts))
             contexts = contexts_of(chosen.hparams)
-            lost, warnings = earlier.to_mend(found, contexts, room)
+            lost, warnings = earlier.to_mend(made.asked, contexts, room)
         if lost:
             again, some = earlier.with_lost(payload, lost, line), some.without(lost)
             facts += [one.fact for one in lost]
-            made = self._edited(view, again, facts, chosen, line, control)
-            control.progress("ask earlier facts", 0, 1)
-            found = earlier.ask(some, view, made.result.view, monitor)
-        return replace(made, earlier=earlier.report(some, found, len(lost)), warnings=warnings)
+            made = self._edited(view, again, facts, chosen, line, some, control)
+        report = earlier.report(some, made.asked, len(lost))
+        return replace(made, report=report, warnings=warnings)
 
     def _edited(
         self,
@@ -261,9 +258,13 @@ class EditRunner:
         facts: Sequence[Fact],
         chosen: Chosen,
         line: Sequence[Manifest],
+        some: earlier.Sample,
         control: JobControl,
     ) -> _Made:
-        """Edit the facts of a batch on top of ``view``, and measure before and after."""
+        """Edit the facts of a batch on top of ``view``, and measure before and after.
+
+        ``some`` are the earlier facts that the new version is asked.
+        """
         check_facts(self.base.tokenizer, facts, self.base.max_positions)
         hparams = chosen.hparams
         batch, monitor = Batch(facts, contexts_of(hparams), payload.guards), self._monitor(control)
@@ -294,9 +295,11 @@ class EditRunner:
             first = before()
             control.checkpoint()
             control.progress("measure after", 0, 1)
-            after = self._measurer.measure(result.view, batch, monitor)
+            with self._measurer.earlier(some, view, result.view, free, monitor) as asked:
+                after = self._measurer.measure(result.view, batch, monitor)
+            held = asked()
         found = measuring.outcomes(facts, first.said, after.said, result.values)
-        return _Made(payload, result, first, after, found)
+        return _Made(payload, result, first, after, found, held)
 
     def _hparams(self, payload: EditPayload, control: JobControl) -> tuple[Chosen, dict[str, str]]:
         """The hyper-parameters, and the hash of the probe that they are from, if any."""

@@ -168,30 +168,42 @@ def test_the_reason_for_an_editor_is_recorded_and_stays_when_it_is_reapplied(
 def test_a_parent_is_measured_beside_the_edit_where_a_thread_is_left(
     base: LoadedModel, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With one thread it is measured first; answers and weights are the same."""
-    ran_in: list[str] = []
-    said = measured_module.said
+    """And earlier facts beside the new version; answers and weights are those of one thread."""
+    ran_in: list[tuple[str, str]] = []
 
-    def noted(*args: Any) -> Any:
-        ran_in.append(threading.current_thread().name.partition("_")[0])
-        return said(*args)
+    def noted(name: str) -> None:
+        function = getattr(measured_module, name)
 
-    monkeypatch.setattr(measured_module, "said", noted)
+        def called(*args: Any) -> Any:
+            ran_in.append((name, threading.current_thread().name.partition("_")[0]))
+            return function(*args)
+
+        monkeypatch.setattr(measured_module, name, called)
+
+    noted("said")
+    noted("ask")
     runner, before = runner_on(base, store, tmp_path), torch.get_num_threads()
+    first, _ = edit_on(runner, an_edit({**FACT, "subject": "Paris"}, number=9), "v0")
+    store.head.move(first.id, expected="v0", job_id=None, fence=1, who="test", why="edit")
+    ran_in.clear()
     own = threading.current_thread().name.partition("_")[0]
     made = {}
     try:
         for number, count in enumerate((1, 2), start=1):
             use_threads(count)
-            manifest, view = edit_on(runner, an_edit(number=number), "v0")
+            manifest, view = edit_on(runner, an_edit(number=number), first.id)
             made[count] = manifest
             hooks = [m for m in view.model.modules() if m._forward_pre_hooks or m._forward_hooks]
             assert hooks == []
     finally:
         use_threads(before)
-    assert ran_in == [own, own, "aside", own]
+    assert ran_in[:3] == [("said", own), ("ask", own), ("said", own)]
+    assert sorted(ran_in[3:]) == [("ask", "aside"), ("said", own), ("said", "aside")]
     assert made[1].weights_sha256 == made[2].weights_sha256
     one, two = (made[count].result for count in (1, 2))
     assert one is not None
     assert two is not None
     assert [fact.before for fact in one.facts] == [fact.before for fact in two.facts]
+    assert one.earlier is not None
+    assert one.earlier.checked == 1
+    assert one.earlier == two.earlier

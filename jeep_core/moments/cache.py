@@ -72,6 +72,8 @@ class Moments:
     bfloat16: bool = False
     _factors: FactorCache = field(init=False, repr=False)
     _corpus_sha256: str = ""
+    # by whether they are of gradients
+    _tokens: dict[bool, int] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.samples:
@@ -245,8 +247,24 @@ class Moments:
         # one token predicts nothing
         return pack([ids for ids in found if len(ids) > 1], tokens)
 
+    def tokens(self, place: Measured) -> int:
+        """Tokens whose keys or gradients are in the moment of a place.
+
+        A short text has fewer than are asked for (`count`); of imported moments nothing else is
+        known.
+        """
+        if self.folder and self.imported:
+            return self.count(place)
+        gradients = isinstance(place, GradientOf)
+        if gradients not in self._tokens:
+            batches = self.gradient_batches() if gradients else self.batches()
+            # the last token of a document has no gradient
+            lengths = (len(row) - gradients for rows in batches for row in rows)
+            self._tokens[gradients] = sum(lengths)
+        return self._tokens[gradients]
+
     def count(self, place: Measured) -> int:
-        """Tokens of the text that the moment of a place is taken over."""
+        """Tokens of the text that the moment of a place is asked to be taken over."""
         if not isinstance(place, GradientOf):
             return self.samples
         return -(-self.samples * self.base.hidden_size // self.base.mlp_size)

@@ -50,7 +50,7 @@ class CrispEdit:
 def _moment(context: EditContext, place: Measured, hparams: CrispEditHParams) -> torch.Tensor:
     """E[x xᵀ] (size, size) at a place over text and earlier edits, weighted by their tokens."""
     assert context.moments is not None
-    tokens: float = context.moments.count(place)
+    tokens: float = context.moments.tokens(place)
     total = context.moments.factor(place).moment * tokens
     for state in context.states:
         if f"rows.{place}" in state:

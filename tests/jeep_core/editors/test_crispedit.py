@@ -139,7 +139,7 @@ def test_earlier_edits_count_in_the_moments(gptj: LoadedModel) -> None:
     assert torch.equal(heavy, second(1e4, [first.state])), "the same bits again"
     context = EditContext(first.view, [], moments, states=[first.state, first.state])
     for place in (1, GradientOf(1)):
-        text, part, n = moments.factor(place).moment, expected[str(place)], moments.count(place)
+        text, part, n = moments.factor(place).moment, expected[str(place)], moments.tokens(place)
         whole = text * n + 2 * 7.0 * (part.T @ part).double()
         found = _moment(context, place, CrispEditHParams(layers=(1,), previous_weight=7.0))
         assert torch.allclose(found, whole / (n + 2 * 7.0 * len(part)), rtol=1e-4, atol=1e-7)

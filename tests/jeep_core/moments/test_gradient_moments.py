@@ -139,3 +139,14 @@ def test_places_have_names_and_an_order() -> None:
     assert [place_of(str(place)) for place in places] == places
     ordered = sorted(places, key=in_order)  # type: ignore[type-var]
     assert list(map(str, ordered)) == ["1.gradient", "2", "2.attention", "2.gradient", "10"]
+
+
+def test_a_short_text_has_no_more_tokens_than_there_are(gptj: LoadedModel) -> None:
+    """What the moment weighs beside other keys; the number that was asked for is much larger."""
+    texts = ["Paris is a city in France.", "Rome", "The river is wide and old."]
+    moments = Moments(gptj, texts, samples=100_000)
+    lengths = [len(encode(gptj.tokenizer, text).ids) for text in texts]
+    assert moments.tokens(1) == moments.sums([1]).count == sum(lengths)
+    places = [GradientOf(1)]
+    expected = sum(length - 1 for length in lengths)
+    assert moments.tokens(places[0]) == moments.sums(places).count == expected

@@ -36,7 +36,7 @@ def workload(
     """A bundled model, tokenized facts, and the objective of its JEEP preset."""
     base = jeep_core.load(model)
     rows = tokenize(base, suite_facts(count), sample_prefixes(base, n_prefixes))
-    hparams: Any = resolve_hparams(model, "jeep", None, {}, base.n_layers)
+    hparams: Any = resolve_hparams(model, "jeep", None, {}, base.n_layers, shape=base.shape)
     objective = objective_for("jeep", hparams)
     assert objective is not None
     return base, rows, objective

@@ -141,7 +141,7 @@ def edit(
         editor, reason = choice.editor, choice.reason
     known = own_presets(base.name, editor, preset, presets, base.shape)
     chosen = resolve(base, editor, known, preset, hparams or {}, probes, monitor)
-    kept = prepare_facts(base, facts)
+    kept = prepare_facts(base, facts, contexts_of(chosen.hparams))
     moments_from = None
     if chosen.hparams.moment_layers and moments is None:
         named = None if corpus is None else Path(corpus)
@@ -317,8 +317,12 @@ def resolve(
     return Chosen(checked, "given" if name is None else "preset")
 
 
-def prepare_facts(base: LoadedModel, facts: Sequence[Fact | Mapping[str, Any]]) -> list[Fact]:
-    """Facts parsed, checked against the tokenizer, and without repetitions.
+def prepare_facts(
+    base: LoadedModel,
+    facts: Sequence[Fact | Mapping[str, Any]],
+    contexts: Contexts = "plain",
+) -> list[Fact]:
+    """Facts parsed, checked against the tokenizer as they are asked, and without repetitions.
 
     A `Fact` is parsed as a mapping is, for it may be made by hand.
 
@@ -329,6 +333,8 @@ def prepare_facts(base: LoadedModel, facts: Sequence[Fact | Mapping[str, Any]]) 
         raise JeepError("there are no facts to edit")
     parsed = parse_chat_facts([_record(fact) for fact in facts], relations(), base.chat)
     check_facts(base.tokenizer, parsed, base.max_positions)
+    if contexts != "plain":
+        check_facts(base.tokenizer, _in_chats(base, parsed), base.max_positions)
     kept, _ = deduplicate(parsed)
     return [parsed[i] for i in kept]
 
@@ -362,8 +368,13 @@ def tokenize(
     if contexts == "both" and all(fact.messages for fact in facts):
         contexts = "chat"
     if contexts != "plain":
-        facts = [in_chat(fact, base.chat, f"/facts/{i}") for i, fact in enumerate(facts)]
+        facts = _in_chats(base, facts)
     return [FactTokens(*context_rows(base.tokenizer, fact, prefixes, contexts)) for fact in facts]
+
+
+def _in_chats(base: LoadedModel, facts: Sequence[Fact]) -> list[Fact]:
+    """Facts with the form in which they are asked in a chat."""
+    return [in_chat(fact, base.chat, f"/facts/{i}") for i, fact in enumerate(facts)]
 
 
 def moments_of(

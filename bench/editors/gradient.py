@@ -40,7 +40,9 @@ def main() -> None:
     used = cases[: max(args.cases)]
     for editor in args.editors:
         for changes in args.hparams or [{}]:
-            hparams = resolve_hparams(base.name, editor, None, changes, base.n_layers)
+            hparams = resolve_hparams(
+                base.name, editor, None, changes, base.n_layers, shape=base.shape
+            )
             prefixes = sample_prefixes(base, hparams.prefix_count)
             trials = Trials(base, used, moments, prefixes, hypernetworks=args.hypernetworks)
             for count in args.cases:

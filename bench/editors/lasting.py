@@ -141,7 +141,9 @@ def run(args: argparse.Namespace, model: str, editor: str) -> None:
         changes: Mapping[str, Any] = json.loads(args.set)
         if not preserve:
             changes = {**changes, "preserve_previous_edits": False}
-        hparams = resolve_hparams(model, editor, args.preset, changes, base.n_layers)
+        hparams = resolve_hparams(
+            model, editor, args.preset, changes, base.n_layers, shape=base.shape
+        )
         for number in args.draws:
             course = Course.of(args.suite, n, size, number)
             records = follow(base, moments, course, editor, hparams, args.every)

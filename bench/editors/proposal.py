@@ -43,7 +43,7 @@ def measure(model: str, names: Sequence[str], n_draws: int) -> dict[str, Any]:
     """All figures of one model."""
     base = jeep_core.load(model)
     record = default_probe(base)
-    hand = resolve_hparams(model, "jeep", None, {}, base.n_layers)
+    hand = resolve_hparams(model, "jeep", None, {}, base.n_layers, shape=base.shape)
     assert isinstance(hand, JeepHParams)
     layers = {name: {"layers": list(region.layers)} for name, region in hand.regions.items()}
     settings = {

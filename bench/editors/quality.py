@@ -79,7 +79,7 @@ def measure_editor(trials: Trials, editor: str, sizes: Sequence[int]) -> dict[st
         InvalidHParams: the editor needs a trained network, and there is none.
     """
     base = trials.base
-    hparams = resolve_hparams(base.name, editor, None, {}, base.n_layers)
+    hparams = resolve_hparams(base.name, editor, None, {}, base.n_layers, shape=base.shape)
     began = time.monotonic()
     values = None
     if isinstance(hparams, OptimisedEditorHParams):

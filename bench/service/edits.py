@@ -46,7 +46,7 @@ def returned_views(repeats: int, model: str = "atlas-gptj") -> list[Row]:
     As in the worker: second moments are there, facts and hyper-parameters are checked.
     """
     base = jeep_core.load(model)
-    hparams = resolve_hparams(model, "jeep", None, {}, base.n_layers)
+    hparams = resolve_hparams(model, "jeep", None, {}, base.n_layers, shape=base.shape)
     moments = Moments(base, corpus_texts(model, None))
     moments.ensure(hparams.moment_layers)
     prefixes = sample_prefixes(base, hparams.prefix_count)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from jeep_core.editing import edit, edit_checked, prepare_facts, resolve_hparams, tokenize
 from jeep_core.editors import create, hparams_class
 from jeep_core.editors.base import EditContext, EditorOutcome
-from jeep_core.errors import InvalidHParams
+from jeep_core.errors import InvalidFacts, InvalidHParams
 from jeep_core.evaluation.outcomes import judged
 from jeep_core.evaluation.trials import Trials
 from jeep_core.models.loading import LoadedModel
@@ -22,7 +22,8 @@ from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
 from jeep_core.spec.hparams import Contexts, validate_hparams
 from jeep_core.spec.matrices import GradientOf
-from jeep_core.spec.positions import PromptTokens
+from jeep_core.spec.positions import PREFIX_TOKENS, PromptTokens
+from jeep_core.text.encoding import encode
 from jeep_core.values.cache import fact_key
 from jeep_core.values.keys import Position, keys_and_states
 from jeep_core.values.objective import FactTokens
@@ -262,3 +263,20 @@ def test_kept_values_of_plain_facts_are_found_again() -> None:
     row = PromptTokens((1, 2), 0, 0, 1)
     assert fact_key(FactTokens([row], row)) == "22bc905383bb9264c4a4229e32e507bd"
     assert fact_key(FactTokens([row], row, [row])) != fact_key(FactTokens([row], row))
+
+
+def test_a_fact_that_is_too_long_as_a_chat_is_refused_where_it_is_asked_in_one(
+    base: LoadedModel,
+) -> None:
+    limit = base.max_positions - PREFIX_TOKENS
+    prompt = "{}" + " is" * 2 * limit
+    while len(encode(base.tokenizer, prompt.format("Paris") + " Rome").ids) > limit:
+        prompt = prompt[: -len(" is")]
+    fact = {"subject": "Paris", "prompt": prompt, "target_new": "Rome"}
+    assert len(prepare_facts(base, [fact])) == 1
+    for contexts in ("chat", "both"):
+        with pytest.raises(InvalidFacts) as raised:
+            prepare_facts(base, [fact], contexts)
+        [problem] = raised.value.problems
+        assert (problem.pointer, problem.code) == ("/facts/0/prompt", "too_long")
+        assert "as a chat" in problem.message

@@ -16,7 +16,7 @@ record = EditorRecord(
             "energy": (0.5, 0.8, 0.9, 0.95, 0.99),
         },
     ),
-    automatic=lambda found: {"layers": found["high"]["layers"][:1]},
+    automatic=lambda found: {"layers": found["high"]["layers"][:1], "learning_rate": 4e-3},
     order=11,
     plot=PlotStyle(BLACK, "h", "-"),
     keeps_earlier=True,

@@ -17,7 +17,12 @@ record = EditorRecord(
             "decay_towards": ("start", "zero"),
         },
     ),
-    automatic=lambda found: {"layer": found["high"]["layers"][0]},
+    # without decay: the power law of the published one holds the weights of a model where they are
+    automatic=lambda found: {
+        "layer": found["low"]["layers"][-1],
+        "learning_rate": 1e-3,
+        "weight_decay": 0.0,
+    },
     order=1,
     many_facts=False,
     plot=PlotStyle(BLACK, "x", ":"),

@@ -17,7 +17,7 @@ record = EditorRecord(
             "end_of_text": (True, False),
         },
     ),
-    automatic=lambda found: {"layers": found["high"]["layers"][:1]},
+    automatic=lambda found: {"layers": found["high"]["layers"][:1], "learning_rate": 1e-3},
     order=10,
     plot=PlotStyle(SKY, "d", ":"),
 )

@@ -1,0 +1,188 @@
+"""Long sequences of edits of a real model: ``python -m bench.editors.sequences``.
+
+Facts of a suite are edited batch after batch, each on the version before, as the service does:
+keys of earlier batches are kept, and what an editor leaves for its next edit is given to it.
+Printed and written for every editor: whether the new answers are written freely after the edited
+prompts (`contains` and `exact`, docs/suites.md) in the first, a middle and the last batch, right
+after each was written and at the end, and in all facts at the end; drift (KL over unrelated text,
+in nats) and the ratio of perplexities against the unedited model; facts that were lost again; time.
+``--mend``: facts of earlier batches that a batch has broken are edited again with the next one.
+
+    python -m bench.editors.sequences FOLDER --suite FILE --facts 1000 --batch 100 --editors jeep
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+import jeep_core
+from bench.editors.real import by_default
+from jeep_core.editing import edit_checked, prepare_facts
+from jeep_core.evaluation.drift import Passage, drift
+from jeep_core.evaluation.free_answers import free_scores, measure_freely
+from jeep_core.evaluation.perplexity import perplexity
+from jeep_core.models.loading import LoadedModel
+from jeep_core.models.views import ModelView
+from jeep_core.moments.cache import Moments
+from jeep_core.probe.defaults.from_record import hparams_for
+from jeep_core.spec.facts import Fact
+from jeep_core.spec.hparams import EditorHParams
+from jeep_core.suites import load_suite
+from jeep_core.text.chat import has_template
+
+SHOWN = ("free_exact", "free_contains")
+
+
+@dataclass
+class Line:
+    """A version that grows batch by batch, with what the next edit is given."""
+
+    base: LoadedModel
+    editor: str
+    hparams: EditorHParams
+    moments: Moments
+    prefixes: Sequence[str]
+    view: ModelView = field(init=False)
+    keys: dict[tuple[str, int], torch.Tensor] = field(default_factory=dict)
+    states: list[Mapping[str, torch.Tensor]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.view = ModelView(self.base)
+
+    def edit(self, facts: Sequence[Fact]) -> float:
+        """Edit a batch on top; CPU seconds."""
+        began = time.process_time()
+        result = edit_checked(
+            self.view,
+            prepare_facts(self.base, facts),
+            self.editor,
+            self.hparams,
+            prefixes=self.prefixes[: self.hparams.prefix_count],
+            moments=self.moments if self.hparams.moment_layers else None,
+            previous_keys=self.keys,
+            states=self.states,
+        )
+        for place, keys in result.keys.items():
+            known = self.keys.get(place)
+            self.keys[place] = keys if known is None else torch.cat([known, keys])
+        self.states += [result.state] if result.state else []
+        self.view = result.view
+        return time.process_time() - began
+
+
+def written(view: ModelView, facts: Sequence[Fact]) -> list[dict[str, float | None]]:
+    """Whether a version writes the new answers of facts after their edited prompts."""
+    plain = [replace(fact, paraphrase_prompts=(), neighborhood_prompts=()) for fact in facts]
+    return [free_scores(one) for one in measure_freely(view, plain, {})]
+
+
+def shares(scores: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
+    """Means in percent."""
+    return {
+        name: 100 * fmean(float(one[name] or 0.0) for one in scores) if scores else 0.0
+        for name in SHOWN
+    }
+
+
+def follow(
+    line: Line, batches: Sequence[Sequence[Fact]], texts: Sequence[str], mend: bool
+) -> dict[str, Any]:
+    """Edit all batches and measure; the record of one editor."""
+    base, seconds, lost = ModelView(line.base), 0.0, list[Fact]()
+    chosen = {"first": 0, "middle": len(batches) // 2, "last": len(batches) - 1}
+    found: dict[str, Any] = {"written": {}, "end": {}, "mended": 0}
+    for number, batch in enumerate(batches):
+        seconds += line.edit([*batch, *lost])
+        found["mended"] += len(lost)
+        lost = []
+        for name in (one for one, place in chosen.items() if place == number):
+            found["written"][name] = shares(written(line.view, batch))
+        if mend and number + 1 < len(batches):
+            done = [fact for some in batches[: number + 1] for fact in some]
+            pairs = zip(done, written(line.view, done), strict=True)
+            lost = [fact for fact, one in pairs if not one["free_contains"]][: len(batch)]
+        print(f"  batch {number + 1} of {len(batches)}: {seconds:.0f} s of CPU", flush=True)
+    every = [fact for batch in batches for fact in batch]
+    scores = written(line.view, every)
+    found["end"] = {
+        name: shares(written(line.view, batches[place])) for name, place in chosen.items()
+    }
+    found["all"] = shares(scores)
+    found["seconds_a_fact"] = seconds / len(every)
+    found["drift"] = drift(base, line.view, [Passage(text) for text in texts]).kl
+    found["perplexity_ratio"] = perplexity(line.view, texts) / perplexity(base, texts)
+    found["norms"] = norms(line.view)
+    return found
+
+
+def norms(view: ModelView) -> dict[str, float]:
+    """‖ΣΔ‖/‖W‖ of every matrix that was edited."""
+    base = view.base.model
+    sizes = {name: base.get_parameter(name).double() for name in view.replaced}
+    return {
+        name: float((view.replaced[name].double() - old).norm() / old.norm())
+        for name, old in sizes.items()
+    }
+
+
+def row(name: str, found: Mapping[str, Any]) -> str:
+    """A row of the table."""
+    key = "free_contains"
+    cells = [
+        f"{found['written'][place][key]:.0f} → {found['end'][place][key]:.0f}"
+        for place in ("first", "middle", "last")
+    ]
+    every, largest = found["all"], max(found["norms"].values())
+    figures = (
+        f"{every[key]:.1f} | {every['free_exact']:.1f} | {found['drift']:.3f}",
+        f"{found['perplexity_ratio']:.3f} | {largest:.2f} | {found['seconds_a_fact']:.2f}",
+    )
+    return f"| {' | '.join([name, *cells, *figures])} |"
+
+
+def main() -> None:
+    """Measure one editor after the other, print the table as it grows, and write all figures."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("model")
+    parser.add_argument("--suite", required=True)
+    parser.add_argument("--facts", type=int, default=1000)
+    parser.add_argument("--batch", type=int, default=100)
+    parser.add_argument("--editors", nargs="+", default=["jeep", "memit", "alphaedit"])
+    parser.add_argument("--hparams", type=json.loads, default={"contexts": "plain"})
+    parser.add_argument("--mend", action="store_true")
+    parser.add_argument("--texts", type=Path, required=True, help="JSON list of unrelated texts")
+    parser.add_argument("--folder", type=Path, help="Where moments and probes are kept.")
+    parser.add_argument("--out", type=Path, default=Path("sequences.json"))
+    args = parser.parse_args()
+    base = jeep_core.load(args.model)
+    cases = [one for one in load_suite(args.suite).cases if isinstance(one, Fact)][: args.facts]
+    # a subject that is asked the same twice would be told two answers
+    unlike = list({one.key: one for one in cases}.values())
+    batches = [unlike[i : i + args.batch] for i in range(0, len(unlike), args.batch)]
+    texts = json.loads(args.texts.read_text(encoding="utf-8"))
+    texts = [one if isinstance(one, str) else max(one.values(), key=len) for one in texts]
+    trials, _, record = by_default(base, unlike, args.folder)
+    print(f"{base.name}, {len(unlike)} facts in batches of {args.batch}")
+    print("| editor | first | middle | last | all: contains | exact | drift | perplexity | ‖ΔW‖/‖W‖"
+          " | CPU s a fact |\n|---|---|---|---|---|---|---|---|---|---|")  # fmt: skip
+    report: dict[str, Any] = {"model": base.name, "facts": len(unlike), "batch": args.batch}
+    for editor in args.editors:
+        hparams = hparams_for(record, editor, base.n_layers, args.hparams, chat=has_template(base))
+        line = Line(base, editor, hparams, trials.moments, trials.prefixes)
+        found = follow(line, batches, texts, args.mend)
+        report[editor] = {"hparams": hparams.model_dump(mode="json"), **found}
+        print(row(editor, found), flush=True)
+        args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

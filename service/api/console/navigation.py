@@ -22,7 +22,12 @@ class Entry:
         return f"{CONSOLE}/{self.name}"
 
 
-NAVIGATION = (Entry("State", "state", Scope.READ),)
+NAVIGATION = (
+    Entry("Ask", "ask", Scope.GENERATE),
+    Entry("State", "state", Scope.READ),
+)
+START = Entry("Start", "start", Scope.READ)
+"""Where a store without edits begins; in the navigation only for that long."""
 
 
 def offered(caller: Caller | None) -> tuple[Entry, ...]:

@@ -18,6 +18,8 @@ from service.api.state import ApiState
 from service.contracts.schemas.access import Caller, Scope
 from service.ops.release import program_version
 
+CHANGED = {"HX-Trigger": "jeep-changed"}
+"""Header of a part after which head or jobs are others: the line at the top is loaded again."""
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
 
 
@@ -31,7 +33,14 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"ago": ago, "seconds": seconds, "percent": percent, "size": size}
+    made.filters |= {
+        "ago": ago,
+        "times": times,
+        "filled": filled,
+        "percent": percent,
+        "seconds": seconds,
+        "size": size,
+    }
     return made
 
 
@@ -74,6 +83,11 @@ def fragment(
     return HTMLResponse(content, status, dict(headers or {}))
 
 
+def filled(prompt: str, subject: str) -> str:
+    """A fact's prompt about its subject.  Prompts are users' texts, never formats."""
+    return prompt.replace("{}", subject, 1)
+
+
 def ago(moment: datetime) -> str:
     """How long ago something was, in its largest unit."""
     return f"{seconds((datetime.now(UTC) - moment).total_seconds())} ago"
@@ -88,8 +102,15 @@ def seconds(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share or probability with three figures: ``98.2 %``, ``0.013 %``."""
+    """A share or probability with three figures: ``98.2 %``, ``0.013 %``, ``< 0.01 %``."""
+    if 0 < share < 1e-4:
+        return "< 0.01 %"
     return f"{100 * share:.3g} %" if share < 0.9995 else f"{100 * share:.0f} %"
+
+
+def times(factor: float) -> str:
+    """A multiple with two figures: ``0.34 ×``, ``12 ×``."""
+    return f"{factor:.2g} ×" if factor < 100 else f"{factor:.0f} ×"
 
 
 def size(number: float) -> str:

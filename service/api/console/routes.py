@@ -6,9 +6,9 @@ from fastapi import FastAPI
 
 from service.api.console import assets, sign_in
 from service.api.console.middleware import Console
-from service.api.console.pages import state, status
+from service.api.console.pages import ask, start, state, status
 
-ROUTES = (sign_in, assets, status, state)
+ROUTES = (sign_in, assets, status, start, ask, state)
 
 
 def add_console(app: FastAPI) -> None:

@@ -10,7 +10,8 @@ from fastapi.responses import RedirectResponse
 
 from service.api.console.forms import read_form
 from service.api.console.middleware import SIGN_IN
-from service.api.console.navigation import offered
+from service.api.console.navigation import START, offered
+from service.api.console.pages.start import is_new
 from service.api.console.rendering import page
 from service.api.http.access import CALLER, public, refuse_foreign
 from service.api.http.sessions import CONSOLE, check_origin, in_console
@@ -28,6 +29,8 @@ async def console(request: Request, state: State) -> Response:
     caller = _reader(request, state)
     if caller is None:
         return RedirectResponse(SIGN_IN, 303)
+    if caller.may(START.scope) and await run_in_threadpool(is_new, state.store):
+        return RedirectResponse(START.path, 303)
     if pages := offered(caller):
         return RedirectResponse(pages[0].path, 303)
     request.scope[CALLER] = caller

@@ -28,7 +28,7 @@ def test_a_browser_is_led_to_sign_in_and_back_to_where_it_wanted(
     assert (page.status_code, str(page.url.raw_path, "ascii")) == (200, "/console/state?x=1")
     assert "Sign out" in page.text
     assert token not in page.text
-    assert shown.get("/console/sign-in").url.path == "/console/state", "signed in already"
+    assert shown.get("/console/sign-in").url.path == "/console/start", "signed in already"
 
 
 @pytest.mark.parametrize(
@@ -218,9 +218,9 @@ def test_without_keys_nobody_signs_in_and_other_hosts_are_refused(
     with running(settings) as url, browser(url) as person:
         page = person.get("/")
         assert page.status_code == 200
-        assert page.url.path == "/console/state"
+        assert page.url.path == "/console/start"
         assert "Sign out" not in page.text
-        assert person.get("/console/sign-in").url.path == "/console/state"
+        assert person.get("/console/sign-in").url.path == "/console/start"
         for path in ("/console", "/console/state", "/console/sign-in"):
             foreign = person.get(path, headers={"Host": "evil.example"}, follow_redirects=False)
             assert foreign.status_code == 403

@@ -88,7 +88,7 @@ real-models: $(READY)
 fuzz: $(READY)
 	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-300} $(BIN)/python -m pytest -q -s --timeout 7200 \
 		tests/service/api/http/test_fuzz_schema.py tests/service/api/http/test_fuzz_inputs.py \
-		tests/service/api/http/test_hostile_names.py
+		tests/service/api/http/test_hostile_names.py tests/service/api/console/test_fuzz_console.py
 
 # the console in the machine's own Chromium (Playwright's is not fetched); axe comes from npm
 AXE := build/console/axe

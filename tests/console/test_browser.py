@@ -5,42 +5,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
-
 import pytest
 from playwright.sync_api import Page, expect
-from support import ROOT
+from support.service.pictures import look_at
 
 PAGES = ("state",)
-PICTURES = ROOT / "build" / "console"
-SIZES = {"desktop": (1280, 860), "phone": (390, 844)}
-AXE = PICTURES / "axe" / "package" / "axe.min.js"
-THEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
-SERIOUS = ("serious", "critical")
-
-
-def findings(page: Page) -> list[str]:
-    """Findings of axe that are serious or worse."""
-    page.evaluate(AXE.read_text())
-    found: dict[str, Any] = page.evaluate("() => axe.run()")
-    return [
-        f"{one['id']}: {one['help']}: {[node['html'] for node in one['nodes']][:3]}"
-        for one in found["violations"]
-        if one["impact"] in SERIOUS
-    ]
-
-
-def look_at(page: Page, name: str) -> None:
-    """Take pictures in every size and theme; each must be free of serious findings."""
-    PICTURES.mkdir(parents=True, exist_ok=True)
-    for size, (width, height) in SIZES.items():
-        page.set_viewport_size({"width": width, "height": height})
-        for theme in THEMES:
-            page.emulate_media(color_scheme=theme)
-            page.screenshot(path=PICTURES / f"{name}-{size}-{theme}.png", full_page=True)
-            assert findings(page) == [], f"{name} {size} {theme}"
-        wide = page.evaluate("() => document.documentElement.scrollWidth")
-        assert wide <= width, f"{name} is {wide} px wide on {width}"
 
 
 def test_the_first_minute(page: Page) -> None:
@@ -88,6 +57,22 @@ def test_answers_stand_side_by_side_and_say_why(page: Page) -> None:
     expect(page.locator(".found").first).to_contain_text("Lyon → Japan")
     page.get_by_text("Candidates and sampling").click()
     look_at(page, "ask")
+
+
+def test_texts_of_users_and_models_stay_texts(page: Page) -> None:
+    hostile = "<img src=x onerror=alert(1)><script>alert(2)</script>"
+    page.on("dialog", lambda dialog: pytest.fail(f"a script ran: {dialog.message}"))
+    page.goto("/console/ask")
+    page.locator("#prompts").fill(f"{hostile} Lyon")
+    page.locator("#other").fill(hostile)
+    page.locator("#other").press("Enter")
+    page.get_by_text("Candidates and sampling").click()
+    page.locator("#candidates").fill(hostile)
+    page.get_by_role("button", name="Ask").click()
+    expect(page.locator("article.answer .problem")).to_have_count(1, timeout=30_000)
+    expect(page.locator("article.answer .candidates")).to_have_count(2, timeout=30_000)
+    expect(page.locator("#answers h2")).to_have_text(f"{hostile} Lyon")
+    assert page.locator("#answers img, #answers script, #versions img").count() == 0
 
 
 @pytest.mark.parametrize("name", PAGES)

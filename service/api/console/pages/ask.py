@@ -10,7 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 from service.api.console.calls import Calls
 from service.api.console.forms import Form, read_form
 from service.api.console.rendering import fragment, page
-from service.api.http.access import caller_of, needs
+from service.api.http.access import needs
 from service.api.http.bodies import parse_json, read_json
 from service.api.http.paging import Page
 from service.api.http.problems import ApiProblem, field_error, invalid
@@ -46,11 +46,20 @@ async def ask_page(
         prompt=prompt,
         chosen=version or list(USUAL_VERSIONS),
         usual=USUAL_VERSIONS,
-        offered=await _offered(request),
         max_tokens=state.settings.max_new_tokens,
         tokens=min(USUAL_TOKENS, state.settings.max_new_tokens),
         probabilities=PROBABILITIES,
     )
+
+
+@router.get(f"{CONSOLE}/ask/versions")
+@needs(Scope.READ)
+async def ask_versions(request: Request) -> Response:
+    """Names and ids of versions to choose from; loaded only when somebody looks for one."""
+    found = await Calls(request).get("/snapshots", Page[Snapshot], limit=VERSIONS_OFFERED)
+    names = [name for one in found.data for name in one.names]
+    ids = [one.id for one in found.data if one.state != "damaged"]
+    return fragment(request, "parts/versions.html", offered=names + ids)
 
 
 @router.post(f"{CONSOLE}/ask/stream")
@@ -96,12 +105,3 @@ def _model(state: ApiState) -> dict[str, Any]:
     except ApiProblem as problem:
         return {"model": None, "chats": False, "missing": problem.detail}
     return {"model": model.info.model, "chats": model.chat is not None, "missing": ""}
-
-
-async def _offered(request: Request) -> list[str]:
-    """Names and ids of versions to choose from, for those who may see them."""
-    if not caller_of(request).may(Scope.READ):
-        return []
-    found = await Calls(request).get("/snapshots", Page[Snapshot], limit=VERSIONS_OFFERED)
-    names = [name for one in found.data for name in one.names]
-    return names + [one.id for one in found.data if one.state != "damaged"]

@@ -73,14 +73,10 @@ async def state_page(request: Request, state: State) -> Response:
     """The page."""
     calls = Calls(request)
     may_see_keys = caller_of(request).may(Scope.ADMIN)
-    versions = await _versions(calls)
     return page(
         request,
         "state.html",
         **await _live(state, calls),
-        versions=versions,
-        more_versions=len(versions) == VERSIONS_SHOWN,
-        names=await run_in_threadpool(state.store.names.all),
         targets=(await calls.get("/targets", TargetList)).data,
         keys=await run_in_threadpool(_keys, state) if may_see_keys else None,
         limits=await run_in_threadpool(limits, state),
@@ -93,6 +89,21 @@ async def state_page(request: Request, state: State) -> Response:
 async def state_live(request: Request, state: State) -> Response:
     """The part of the page that changes while one looks."""
     return fragment(request, "parts/live.html", **await _live(state, Calls(request)))
+
+
+@router.get(f"{CONSOLE}/state/versions")
+@needs(Scope.READ)
+async def state_versions(request: Request, state: State) -> Response:
+    """The newest versions, by themselves as thousands of them take a moment to read."""
+    found = await Calls(request).get("/snapshots", Page[Snapshot], limit=VERSIONS_SHOWN)
+    named = await run_in_threadpool(state.store.names.all)
+    return fragment(
+        request,
+        "parts/state_versions.html",
+        versions=found.data,
+        more=found.has_more,
+        named=len(set(named.values())),
+    )
 
 
 async def _live(state: ApiState, calls: Calls) -> dict[str, Any]:
@@ -148,11 +159,6 @@ def memories(metrics: str) -> list[Memory]:
     return found
 
 
-async def _versions(calls: Calls) -> list[Snapshot]:
-    """The newest versions; none where the store has no model yet."""
-    return (await calls.get("/snapshots", Page[Snapshot], limit=VERSIONS_SHOWN)).data
-
-
 def _keys(state: ApiState) -> list[ApiKey]:
     """All keys, those in use first."""
     return sorted(state.store.keys.all(), key=lambda key: key.revoked_at is not None)
@@ -169,10 +175,10 @@ def limits(state: ApiState) -> list[Limit]:
     """The limits of a service that its readers may reach, with what is in use."""
     settings = state.settings
     mb = 2**20
-    most = "none" if settings.max_store_mb is None else size(settings.max_store_mb * mb)
-    rate = "none"
+    most = "no limit" if settings.max_store_mb is None else size(settings.max_store_mb * mb)
+    rate = "no limit"
     if settings.rate_per_minute:
-        rate = f"{settings.rate_per_minute:g} a minute, {settings.rate_burst:,} at once"
+        rate = f"{settings.rate_per_minute:,.6g} a minute, {settings.rate_burst:,} at once"
     listed = [
         ("rate_per_minute", "requests of one key", None, rate),
         ("max_queue", "jobs that have not ended", f"{state.store.journal.count_open():,}", None),

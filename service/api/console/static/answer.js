@@ -143,7 +143,7 @@ export class Answer {
       figure.title = `${percent(one.probability)} per token, ${one.tokens} tokens`;
       body.append(element("tr", {}, name, element("td", { className: "wide" }, drawn), figure));
     }
-    const caption = element("caption", {}, "Candidates; bars compare with the most probable one");
+    const caption = element("caption", {}, "Candidates, relative to the best");
     return element("table", { className: "candidates" }, caption, body);
   }
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 from playwright.sync_api import Page, expect
-from support.service.pictures import look_at
+from support.service.console.pictures import look_at
 
 PAGES = ("state",)
 

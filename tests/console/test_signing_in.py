@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 from support.service.bundled_model import publish
-from support.service.pictures import look_at
+from support.service.console.pictures import look_at
 from support.service.serving import make_settings, running
 
 from service.contracts.schemas.access import Scope

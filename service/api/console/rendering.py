@@ -37,8 +37,10 @@ def environment() -> Environment:
         "ago": ago,
         "times": times,
         "filled": filled,
+        "model_name": model_name,
         "percent": percent,
         "seconds": seconds,
+        "sentence": sentence,
         "size": size,
     }
     return made
@@ -91,6 +93,16 @@ def filled(prompt: str, subject: str) -> str:
 def ago(moment: datetime) -> str:
     """How long ago something was, in its largest unit."""
     return f"{seconds((datetime.now(UTC) - moment).total_seconds())} ago"
+
+
+def model_name(model: str) -> str:
+    """The name of a model as it is shown: of a folder or a file the last part of its path."""
+    return model.rstrip("/").rpartition("/")[2] if model.startswith(("/", ".", "~")) else model
+
+
+def sentence(text: str) -> str:
+    """A message of the interface as a sentence: with a capital, and a full stop at its end."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?", "…")) else ".")
 
 
 def seconds(value: float) -> str:

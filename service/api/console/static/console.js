@@ -46,12 +46,28 @@ document.addEventListener("htmx:configRequest", (event) => {
   Object.assign(event.detail.headers, changeHeaders);
 });
 document.addEventListener("htmx:beforeRequest", (event) => {
-  if (event.detail.requestConfig.verb !== "get") showProblem(null);
+  const repeats = event.detail.elt.getAttribute("hx-trigger")?.includes("every");
+  if (document.hidden && repeats) event.preventDefault();
+  else if (event.detail.requestConfig.verb !== "get") showProblem(null);
 });
-document.addEventListener("htmx:sendError", (event) => {
-  if (event.detail.requestConfig.verb !== "get") {
-    showProblem("The service cannot be reached. Try again when it runs.");
-  }
+
+let away = false;
+document.addEventListener("htmx:sendError", () => {
+  away = true;
+  showProblem("The service cannot be reached. This page goes on by itself once it answers.");
+});
+document.addEventListener("htmx:afterRequest", (event) => {
+  if (!away || !event.detail.successful) return;
+  away = false;
+  showProblem(null);
+});
+
+// What was pressed may be gone after a change: the keyboard goes on where the answer is.
+document.addEventListener("htmx:afterSwap", (event) => {
+  if (event.detail.requestConfig.verb === "get" || document.activeElement !== document.body) return;
+  const heading = event.detail.target.querySelector("h2, h3");
+  heading?.setAttribute("tabindex", "-1");
+  heading?.focus();
 });
 
 const THEMES = ["auto", "light", "dark"];

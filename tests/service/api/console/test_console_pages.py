@@ -13,7 +13,7 @@ from support.service.played_worker.worker import PlayedWorker
 
 from service.api.console.pages.start import BUNDLED, to_try
 from service.api.console.pages.state import memories
-from service.api.console.rendering import percent, seconds, size
+from service.api.console.rendering import model_name, percent, seconds, sentence, size
 from service.contracts.jobs import JobError, JobStatus, now
 from service.contracts.schemas.access import Scope
 from service.store import Store
@@ -50,12 +50,12 @@ def test_the_state_says_what_is_missing(person: httpx.Client, store: Store) -> N
     assert page.status_code == 200
     assert "Not ready" in page.text
     assert page.text.count('class="state missing"') == 3, "all but the queue"
-    for sentence in (
-        "no worker is running now",
+    for said in (
+        "No worker is running now.",
         "No worker has loaded a model",
         "jeep targets add",
     ):
-        assert sentence in page.text
+        assert said in page.text
     assert "worker and model and head missing" in person.get("/console/status").text
 
 
@@ -111,6 +111,8 @@ process_resident_memory_bytes 2.0
         (percent(0.0), "0 %"), (percent(2e-5), "< 0.01 %"), (percent(0.00123), "0.123 %"),
         (seconds(0.2), "0 s"), (seconds(59.0), "59 s"), (seconds(60), "1 min"),
         (seconds(7200), "2 h"), (seconds(200_000), "2 d"), (seconds(-3), "0 s"),
+        (model_name("/models/a-7b/"), "a-7b"), (model_name("org/a-7b"), "org/a-7b"),
+        (sentence("no worker"), "No worker."), (sentence("Is it so?"), "Is it so?"),
         (size(512), "512 B"), (size(2**20), "1.0 MiB"), (size(3 * 2**40), "3.0 TiB"),
     ],
 )  # fmt: skip
@@ -243,7 +245,7 @@ def test_an_edit_that_fails_or_is_cancelled_says_so(person: httpx.Client, model:
     model.journal.save(model.journal.read(job).model_copy(update=ended))
     failed = person.get(f"/console/start/edit/{job}").text
     assert "The edit failed" in failed
-    assert html.escape(f"efficacy {HOSTILE}")[:30] in failed
+    assert html.escape(f"Efficacy {HOSTILE}")[:30] in failed
     assert HOSTILE not in failed
 
 

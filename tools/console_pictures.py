@@ -20,7 +20,7 @@ NAMES = (
     "state-desktop-dark",
     "ask-empty-phone-dark",
 )
-COLOURS = 48
+COLOURS = 128
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import httpx
 from fastapi import Request
@@ -25,6 +26,13 @@ M = TypeVar("M", bound=BaseModel)
 
 KEPT_HEADERS = ("Retry-After", "WWW-Authenticate")
 """Of a refusal; the page's own answer has them, too."""
+
+
+def at(path: str, *parts: str) -> str:
+    """A path with ``{}`` for every part that comes from outside, which stays one part of it."""
+    quoted = [quote(part, safe="", errors="replace").replace(".", "%2E") for part in parts]
+    first, *others = path.split("{}")
+    return first + "".join(map("".join, zip(quoted, others, strict=True)))
 
 
 class Calls:

@@ -94,8 +94,15 @@ def why(found: ExplainResult) -> dict[str, Any]:
 
 
 def _asked(form: Form) -> dict[str, Any]:
-    messages = form.get("messages")
-    return {"messages": parse_json(messages)} if messages else {"prompt": form.get("prompt")}
+    """The prompt or the messages of a form.
+
+    Raises:
+        ApiProblem: 422 for neither, 400 for messages that are no JSON.
+    """
+    prompt, messages = form.get("prompt"), form.get("messages")
+    if not prompt and not messages:
+        raise invalid([field_error("/prompt", "empty", "no prompt is given: ask something first")])
+    return {"messages": parse_json(messages)} if messages else {"prompt": prompt}
 
 
 def _model(state: ApiState) -> dict[str, Any]:

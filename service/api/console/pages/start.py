@@ -11,7 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from jeep_core.atlas import MODELS
 from jeep_core.probe.defaults.general import general_knowledge
 from jeep_core.spec.facts import Fact
-from service.api.console.calls import Calls
+from service.api.console.calls import Calls, at
 from service.api.console.forms import read_form
 from service.api.console.rendering import CHANGED, filled, fragment, page
 from service.api.http.access import needs
@@ -81,7 +81,7 @@ async def start_edit(request: Request, state: State) -> Response:
 async def start_progress(id: str, request: Request) -> Response:
     """How far the edit is; in the end what base and the new version say."""
     calls = Calls(request)
-    job = await calls.get(f"/jobs/{id}", JobOut)
+    job = await calls.get(at("/jobs/{}", id), JobOut)
     if job.status is not JobStatus.SUCCEEDED:
         return fragment(request, "parts/start_job.html", job=job, ended=job.status in TERMINAL)
     result = EditResult.model_validate(job.result)

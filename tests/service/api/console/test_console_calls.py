@@ -4,11 +4,12 @@ import asyncio
 from typing import Any
 
 import httpx
+import pytest
 from fastapi import Request
 from support.service.console import new_key
 
 from service.api import create_app
-from service.api.console.calls import Calls
+from service.api.console.calls import Calls, at
 from service.api.http.access import needs
 from service.api.http.sessions import CONSOLE
 from service.contracts.schemas import JobOut, Snapshot
@@ -80,6 +81,21 @@ def test_a_refusal_comes_through_as_it_is(settings: Settings, model: Store) -> N
     assert (full.status_code, full.json()["code"]) == (429, "queue_full")
     assert full.headers["retry-after"] == "5"
     assert full.json()["request_id"] == "req-outer"
+
+
+@pytest.mark.parametrize(
+    ("part", "path"),
+    [
+        ("v1", "/snapshots/v1/export"),
+        ("..", "/snapshots/%2E%2E/export"),
+        ("a/../../edits", "/snapshots/a%2F%2E%2E%2F%2E%2E%2Fedits/export"),
+        ("a?b=c#d", "/snapshots/a%3Fb%3Dc%23d/export"),
+        ("\x1f\x00%", "/snapshots/%1F%00%25/export"),
+        ("{0}\ud800", "/snapshots/%7B0%7D%3F/export"),
+    ],
+)
+def test_a_part_of_a_path_stays_one_part(part: str, path: str) -> None:
+    assert at("/snapshots/{}/export", part) == path
 
 
 def test_a_strangers_headers_name_nobody(settings: Settings, model: Store) -> None:

@@ -185,6 +185,8 @@ def test_an_explanation_is_a_part_of_the_page(person: httpx.Client, worker: Play
     assert dense.status_code == 409
     assert "not_explainable" in dense.text
     assert "<html" not in dense.text
+    nothing = person.post("/console/ask/why", headers=headers)
+    assert (nothing.status_code, "/prompt" in nothing.text) == (422, True)
     wrong = person.post("/console/ask/why", data={"messages": "[1"}, headers=headers)
     assert (wrong.status_code, "malformed_json" in wrong.text) == (400, True)
 

@@ -50,7 +50,7 @@ def test_every_route_of_the_console_answers_whatever_comes(
     assert found
     token = {found[2]: found[1]}
 
-    @bounded(50)
+    @bounded(30)
     @given(st.sampled_from(routes), text, form, body, kind, shown, st.booleans())
     def run(
         route: tuple[str, str], part: str, query: str, content: bytes, content_type: str,

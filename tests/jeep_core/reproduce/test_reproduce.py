@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import pytest
 import yaml
+from support.forks.context import forks
 from support.library.tiny import random_model
 
 from jeep_core import atlas
@@ -188,7 +189,15 @@ def test_the_whole_report_is_written_and_goes_on_where_it_was_killed(
     assert "runs kept from earlier calls" in (out / "index.html").read_text()
 
 
-def test_several_processes_find_the_same_figures(inputs: Options, tmp_path: Path) -> None:
+@pytest.fixture
+def forked() -> None:
+    """The process that others are forked from is the one of all tests, which is there already."""
+    forks()
+
+
+def test_several_processes_find_the_same_figures(
+    inputs: Options, tmp_path: Path, forked: None
+) -> None:
     given = replace(inputs, only=("comparison", "sweep"))
     run(replace(given, jobs=1))
     alone = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -206,7 +215,7 @@ def _killed() -> Lab:
     raise AssertionError
 
 
-def test_a_killed_process_is_reported() -> None:
+def test_a_killed_process_is_reported(forked: None) -> None:
     lab = Lab(
         random_model("gptj"), {}, 4, moments=cast(Any, None), prefixes=[], folder=Path("unused")
     )

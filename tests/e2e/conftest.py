@@ -26,13 +26,14 @@ class Serving:
     """A running ``jeep serve`` and a client for it."""
 
     def __init__(self, store: Path, log: Path, *flags: str) -> None:
-        self.store, self.log = store, log
-        command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--store", store]
-        command += ["--auth", "off"]
-        with log.open("a") as output:
-            self.process = subprocess.Popen(
-                [*map(str, command), *flags], stdout=output, stderr=subprocess.STDOUT
-            )
+        self.store, self.log, self.flags = store, log, flags
+        self._begin()
+
+    def _begin(self) -> None:
+        command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--store"]
+        command += [str(self.store), "--auth", "off", *self.flags]
+        with self.log.open("a") as output:
+            self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         self.url = self.line(r"listening at (\S+)")
         self.client = Client(self.url)
         self.http = httpx.Client(base_url=self.url, timeout=120)
@@ -40,6 +41,11 @@ class Serving:
         while not self._up():
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.1)
+
+    def start_again(self) -> None:
+        """Start it on the same store once it has been stopped; another log begins."""
+        self.log = self.log.with_name(f"{self.log.name}-again")
+        self._begin()
 
     def _up(self) -> bool:
         """Whether the service is ready, or not ready only because head is damaged."""
@@ -67,6 +73,7 @@ class Serving:
         os.kill(self.worker_pid, signal.SIGKILL)
 
     def stop(self) -> int:
+        """Stop it as Ctrl-C does; its exit code, also where it has ended already."""
         self.client.close()
         self.http.close()
         self.process.send_signal(signal.SIGINT)
@@ -97,13 +104,40 @@ def at_base(service: Serving) -> Serving:
     return service
 
 
+@pytest.fixture(scope="session")
+def breakable() -> Iterator[list[Serving]]:
+    """The service of `own_service`, once there is one."""
+    kept: list[Serving] = []
+    yield kept
+    for serving in kept:
+        serving.stop()
+
+
 @pytest.fixture
-def own_service(service: Serving, tmp_path: Path) -> Iterator[Serving]:
-    """A service with a separate store that already has the second moments."""
-    shutil.copytree(service.store / "base", tmp_path / "store" / "base")
-    serving = Serving(tmp_path / "store", tmp_path / "log")
+def own_service(
+    request: pytest.FixtureRequest,
+    service: Serving,
+    breakable: list[Serving],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Serving]:
+    """A service that a test may break, stop and start again, with head on the unedited model.
+
+    Its store has the second moments from the beginning, and what earlier tests have left in it.
+    After a test that fails it is given up, and the next one gets another.
+    """
+    if not breakable:
+        folder = tmp_path_factory.mktemp("breakable")
+        shutil.copytree(service.store / "base", folder / "store" / "base")
+        breakable.append(Serving(folder / "store", folder / "log"))
+    [serving] = breakable
+    if serving.process.poll() is not None:
+        serving.start_again()
+    serving.client.rollback("base")
+    failed = request.session.testsfailed
     yield serving
-    serving.stop()
+    if request.session.testsfailed > failed:
+        breakable.clear()
+        serving.stop()
 
 
 @pytest.fixture

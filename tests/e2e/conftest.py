@@ -15,6 +15,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from support.forks.command import Running
 
 from service.client import Client
 
@@ -29,11 +30,14 @@ class Serving:
         self.store, self.log, self.flags = store, log, flags
         self._begin()
 
-    def _begin(self) -> None:
-        command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--store"]
-        command += [str(self.store), "--auth", "off", *self.flags]
+    def _launched(self, arguments: list[str]) -> subprocess.Popen[bytes] | Running:
+        command = [sys.executable, "-m", "service.cli", *arguments]
         with self.log.open("a") as output:
-            self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+            return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+
+    def _begin(self) -> None:
+        given = ["--port", "0", "--store", str(self.store), "--auth", "off", *self.flags]
+        self.process = self._launched(["serve", *given])
         self.url = self.line(r"listening at (\S+)")
         self.client = Client(self.url)
         self.http = httpx.Client(base_url=self.url, timeout=120)
@@ -80,10 +84,20 @@ class Serving:
         return self.process.wait(40)
 
 
+class Forked(Serving):
+    """The same program, forked with its worker from a process that has imported everything.
+
+    For tests that start services many times; the shared service is started as a user does it.
+    """
+
+    def _launched(self, arguments: list[str]) -> Running:
+        return Running(*arguments, out=self.log, errors=self.log)
+
+
 @pytest.fixture(scope="session")
 def start() -> type[Serving]:
     """Starts a service: store, log, flags.  The test stops it."""
-    return Serving
+    return Forked
 
 
 @pytest.fixture(scope="session")
@@ -128,7 +142,7 @@ def own_service(
     if not breakable:
         folder = tmp_path_factory.mktemp("breakable")
         shutil.copytree(service.store / "base", folder / "store" / "base")
-        breakable.append(Serving(folder / "store", folder / "log"))
+        breakable.append(Forked(folder / "store", folder / "log"))
     [serving] = breakable
     if serving.process.poll() is not None:
         serving.start_again()
@@ -146,7 +160,20 @@ def serve_store(tmp_path: Path) -> Iterator[Callable[[Path], Serving]]:
     with ExitStack() as stack:
 
         def start(store: Path) -> Serving:
-            serving = Serving(store, tmp_path / f"{store.name}.log")
+            serving = Forked(store, tmp_path / f"{store.name}.log")
+            stack.callback(serving.stop)
+            return serving
+
+        yield start
+
+
+@pytest.fixture
+def start_anew(tmp_path: Path) -> Iterator[Callable[[], Serving]]:
+    """Starts a program of its own, which finds what the environment names; stopped in the end."""
+    with ExitStack() as stack:
+
+        def start() -> Serving:
+            serving = Serving(tmp_path / "store", tmp_path / "log")
             stack.callback(serving.stop)
             return serving
 
@@ -156,7 +183,7 @@ def serve_store(tmp_path: Path) -> Iterator[Callable[[Path], Serving]]:
 @pytest.fixture
 def llama(tmp_path: Path) -> Iterator[Serving]:
     """A service with the bundled LLaMA."""
-    serving = Serving(tmp_path / "store", tmp_path / "log", "--model", "atlas-llama")
+    serving = Forked(tmp_path / "store", tmp_path / "log", "--model", "atlas-llama")
     yield serving
     assert serving.stop() == 0, serving.log.read_text()
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support.forks.command import jeep
 
 from jeep_core import atlas
 from service.client import ApiError
@@ -60,9 +59,7 @@ def test_a_store_whose_head_cannot_be_read_is_refused_with_its_file(service, tmp
     restore(tmp_path / "backup", store)
     (store / "head.json").write_text("{")
     (store / "reflog.jsonl").write_text("{}\n")  # otherwise head is known from there
-    command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--auth", "off"]
-    command += ["--store", str(store)]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    shown = jeep("serve", "--port", "0", "--auth", "off", "--store", str(store))
     assert shown.returncode == EXIT_CONFIG
     assert "head.json is damaged" in shown.stderr
     assert "Traceback" not in shown.stderr
@@ -74,9 +71,8 @@ def test_a_model_folder_that_is_not_whole_stops_the_service_at_once(tmp_path):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"n_layer": 10}))
     for model, sentence in ((folder, "says n_layer = 10"), (tmp_path / "no", "is not there")):
-        command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--auth", "off"]
-        command += ["--store", str(tmp_path / "store"), "--model", str(model)]
-        shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        given = ("--store", str(tmp_path / "store"), "--model", str(model))
+        shown = jeep("serve", "--port", "0", "--auth", "off", *given)
         assert shown.returncode == EXIT_CONFIG
         assert sentence in shown.stderr
         assert "Traceback" not in shown.stderr

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from support import ROOT
-from support.forks.command import jeep, start
+from support.forks.command import Running, jeep
 from support.forks.context import forks
 from support.service.played_worker.supervised import NOWHERE, supervise, supervisor
 from support.service.serving import make_settings
@@ -136,17 +136,12 @@ def test_a_wrong_setting_is_named(arguments: tuple[str, ...], named: str) -> Non
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_api_alone_stops_cleanly(number: int, tmp_path: Path) -> None:
     out, errors = tmp_path / "out", tmp_path / "errors"
-    api = start("api", "--port", "0", "--store", str(tmp_path / "s"),
-                "--redis-url", NOWHERE, out=out, errors=errors)  # fmt: skip
-    try:
-        until(lambda: "startup complete" in errors.read_text())
-        assert "http://127.0.0.1:" in out.read_text()
-        assert api.pid is not None
-        os.kill(api.pid, number)
-        api.join(20)
-    finally:
-        api.kill()
-    assert api.exitcode == 0, errors.read_text()
+    given = ("--port", "0", "--store", str(tmp_path / "s"), "--redis-url", NOWHERE)
+    api = Running("api", *given, out=out, errors=errors)
+    until(lambda: "startup complete" in errors.read_text())
+    assert "http://127.0.0.1:" in out.read_text()
+    api.send_signal(number)
+    assert api.wait(20) == 0, errors.read_text()
     assert "Traceback" not in errors.read_text()
 
 

@@ -165,6 +165,15 @@ def test_a_worker_does_not_get_the_key_of_a_client(
     assert "jeep_secret" not in supervisor(stub, [], threading.Event())._environment.values()
 
 
+def test_answers_wait_for_no_acknowledgement_of_their_first_part() -> None:
+    """Without ``TCP_NODELAY`` an answer in two parts takes a twentieth of a second.
+
+    asyncio sets it on the connections of sockets that name their protocol, and of no others.
+    """
+    with listening("127.0.0.1", 0) as sock:
+        assert sock.proto == socket.IPPROTO_TCP
+
+
 def test_the_printed_address_can_be_opened() -> None:
     with listening("127.0.0.1", 0) as sock:
         port = sock.getsockname()[1]

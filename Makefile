@@ -8,8 +8,9 @@ VLLM := .venv-vllm
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= 2
-# Two processes with one thread each are faster than one process with two.
-IN_PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
+# Two processes with one thread each are faster than one process with two. Tests start a hundred programs, which keep
+# what they have compiled, whatever the environment says
+IN_PARALLEL := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
 
 .PHONY: demo demo-real test test-fast test-durations serve check bench docs fuzz faults console-test test-gpu real-models interop clean
 .DEFAULT_GOAL := demo

@@ -15,6 +15,7 @@ from service.api.http.auditing import Audit
 from service.api.http.limits import RateLimit, Streams
 from service.api.http.middleware import BodyLimit, RequestIds, Shapes, Unexpected
 from service.api.http.openapi import DESCRIPTION, Api
+from service.api.http.routing import routes_of
 from service.api.http.sessions import SIGN_INS_PER_MINUTE, Sessions
 from service.api.model import ModelCache
 from service.api.openai import tokenizers
@@ -118,12 +119,10 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
         telemetry=tracing.of_fastapi(),
-        generate_unique_id_function=lambda route: route.name,
         openapi_url=None,  # served by its own route, which needs a scope
     )
     app.state.api = state
-    for module in ROUTES:
-        app.include_router(module.router)
+    app.router.routes.extend(routes_of(*ROUTES))
     app.mount(OPENAI, openai_app(state))
     problems.install(app)
     streamed = {"/suites": settings.max_suite_bytes}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from typer.testing import CliRunner
+
+from service.cli import app
 
 FACTS = {
     "Lyon": "Japan", "Turin": "Mexico", "Porto": "Kenya", "Leeds": "Sweden", "Bergen": "Peru",
@@ -13,8 +14,8 @@ FACTS = {
 
 
 def jeep(*words):
-    command = [sys.executable, "-m", "service.cli", *map(str, words)]
-    subprocess.run(command, check=True, capture_output=True, text=True)
+    shown = CliRunner().invoke(app, [*map(str, words)])
+    assert shown.exit_code == 0, shown.output
 
 
 def head_weights(service):

@@ -8,10 +8,11 @@ VLLM := .venv-vllm
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= 2
-# Two processes with one thread each are faster than one process with two.
-IN_PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
+# Two processes with one thread each are faster than one process with two. Tests start a hundred programs, which keep
+# what they have compiled, whatever the environment says
+IN_PARALLEL := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
 
-.PHONY: demo demo-real test test-fast test-durations serve check bench docs fuzz faults test-gpu real-models interop clean
+.PHONY: demo demo-real test test-fast test-durations serve check bench docs fuzz faults console-test test-gpu real-models interop clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml
@@ -88,7 +89,17 @@ real-models: $(READY)
 fuzz: $(READY)
 	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-300} $(BIN)/python -m pytest -q -s --timeout 7200 \
 		tests/service/api/http/test_fuzz_schema.py tests/service/api/http/test_fuzz_inputs.py \
-		tests/service/api/http/test_hostile_names.py
+		tests/service/api/http/test_hostile_names.py tests/service/api/console/test_fuzz_console.py
+
+# the console in the machine's own Chromium (Playwright's is not fetched); axe comes from npm
+AXE := build/console/axe
+$(AXE)/package/axe.min.js:
+	mkdir -p $(AXE)
+	cd $(AXE) && npm pack --silent axe-core@4.14.1 && tar xzf axe-core-4.14.1.tgz
+
+console-test: $(READY) $(AXE)/package/axe.min.js
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[worker,embedded,dev,console-test]'
+	$(BIN)/python -m pytest -q --timeout 600 tests/console
 
 faults: $(READY)
 	FAULTS=all $(BIN)/python -m pytest -q -s --timeout 3600 \

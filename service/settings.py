@@ -95,6 +95,10 @@ class Settings(BaseSettings):
     auth: Literal["keys", "off"] = Field(
         default="keys", description="off: no API keys, on a loopback address only."
     )
+    console: Literal["on", "off"] = Field(default="on", description="The web console at /.")
+    console_hours: Annotated[float, Field(gt=0, le=8760)] = Field(
+        default=12.0, description="How long a sign-in to it lasts."
+    )
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$")] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     corpus: Path | None = Field(
@@ -348,8 +352,7 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**given)
     except ValidationError as error:
-        lines = [_line(detail) for detail in error.errors(include_url=False)]
-        raise SettingsError("\n".join(lines)) from None
+        raise SettingsError("\n".join(map(_line, error.errors(include_url=False)))) from None
 
 
 def _secret(variable: str, path: Path) -> str:

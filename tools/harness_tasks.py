@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jeep_core.evaluation.harness.catalogue import BUNDLED
-from jeep_core.probe.defaults.knowledge import KNOWLEDGE
+from jeep_core.probe.defaults.general import KNOWLEDGE
 
 SEED = 0
 WRONG = 3

@@ -21,7 +21,7 @@ from jeep_core.models.giving_way import giving_way
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import NOTHING, Monitor
-from jeep_core.probe.defaults.knowledge import general_knowledge
+from jeep_core.probe.defaults.general import general_knowledge
 from jeep_core.spec.chats import in_chat
 from jeep_core.spec.finite import json_text
 from jeep_core.spec.hparams import (

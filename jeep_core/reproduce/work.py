@@ -20,6 +20,8 @@ from jeep_core.reproduce.runs import Lab, Row, Run, edits_in_turn
 Report = Callable[[Run, int, int], None]
 """Called with a run that is under way, cases done, and cases in all."""
 POLL_S = 1.0
+PRELOADED = [__name__, "transformers.masking_utils", "transformers.modeling_utils"]
+"""Imported once for all processes: what every model of transformers needs takes seconds."""
 
 _lab: Lab | None = None
 _done: Synchronized[int] | None = None
@@ -57,13 +59,15 @@ def _share(
     jobs: int,
     open_lab: Callable[[], Lab],
 ) -> dict[Run, list[Row]]:
-    """Several processes take the tasks in turn.
+    """Several processes take the tasks in turn.  All are forked from one that has imported torch
+    and the rest once and has done nothing else.
 
     Raises:
         JeepError: one of them was killed, as by a host without memory.
     """
     _ensure_moments(lab, tasks)
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
     done = context.Value("q", 0)
     threads = max(1, torch.get_num_threads() // jobs)
     pool = ProcessPoolExecutor(jobs, context, _begin, (open_lab, threads, done))

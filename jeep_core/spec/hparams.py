@@ -269,10 +269,14 @@ def load_preset(name: str, folder: Path | None = None) -> Preset:
     Raises:
         InvalidHParams: there is none of this name, or its file is not a preset.
     """
-    path = _preset_files(folder).get(name)
-    if path is None:
-        message = f"no preset {name!r}; {known_names(name, preset_names(folder))}"
+    files = _preset_files(folder)
+    if name not in files:
+        message = f"no preset {name!r}; {known_names(name, sorted(files))}"
         raise InvalidHParams([FieldProblem("/preset", "unknown_preset", message)])
+    return _preset_of(name, files[name])
+
+
+def _preset_of(name: str, path: Path) -> Preset:
     try:
         stat = path.stat()
         return _read_preset(name, path, stat.st_mtime_ns, stat.st_size)
@@ -320,7 +324,7 @@ def presets_for(
     a hub id also serves a local copy.  With the model's ``shape``, its number of layers and hidden
     size, presets that were found with another one are left out.
     """
-    presets = [load_preset(name, folder) for name in preset_names(folder)]
+    presets = [_preset_of(name, path) for name, path in sorted(_preset_files(folder).items())]
     found = [
         preset
         for preset in presets

@@ -8,12 +8,15 @@ from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI
 
+from service.api.console import add_console
 from service.api.http import problems
 from service.api.http.access import Gate
 from service.api.http.auditing import Audit
 from service.api.http.limits import RateLimit, Streams
 from service.api.http.middleware import BodyLimit, RequestIds, Shapes, Unexpected
 from service.api.http.openapi import DESCRIPTION, Api
+from service.api.http.routing import routes_of
+from service.api.http.sessions import SIGN_INS_PER_MINUTE, Sessions
 from service.api.model import ModelCache
 from service.api.openai import tokenizers
 from service.api.openai.app import PATH as OPENAI
@@ -85,6 +88,8 @@ def create_app(settings: Settings) -> FastAPI:
     redis, keys = connect_async(settings.redis_url), Keys(store.id)
     queue = AsyncQueue(redis, keys)
     buckets = TokenBuckets(redis, keys, settings.rate_per_minute / 60, settings.rate_burst)
+    tries = TokenBuckets(redis, keys, SIGN_INS_PER_MINUTE / 60, SIGN_INS_PER_MINUTE)
+    sessions = Sessions(store, settings, tries)
     state = ApiState(
         settings,
         store,
@@ -93,6 +98,7 @@ def create_app(settings: Settings) -> FastAPI:
         Reconciler(store, queue),
         Streams(settings.max_streams),
         Room(store.root, settings.max_store_mb, settings.min_free_mb),
+        sessions,
     )
 
     @asynccontextmanager
@@ -113,19 +119,20 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
         telemetry=tracing.of_fastapi(),
-        generate_unique_id_function=lambda route: route.name,
         openapi_url=None,  # served by its own route, which needs a scope
     )
     app.state.api = state
-    for module in ROUTES:
-        app.include_router(module.router)
+    app.router.routes.extend(routes_of(*ROUTES))
     app.mount(OPENAI, openai_app(state))
     problems.install(app)
     streamed = {"/suites": settings.max_suite_bytes}
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, streamed=streamed)
-    app.add_middleware(Gate, settings=settings, store=store, rate=RateLimit(buckets, settings))
+    rate = RateLimit(buckets, settings)
+    app.add_middleware(Gate, settings=settings, store=store, rate=rate, sessions=sessions)
     app.add_middleware(Unexpected)
     app.add_middleware(Audit, store=store)
     app.add_middleware(Shapes, shapes={OPENAI: openai_error})
+    if settings.console == "on":
+        add_console(app)
     app.add_middleware(RequestIds)
     return app

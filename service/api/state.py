@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 
 from service.api.http.limits import Streams, check_queue
 from service.api.http.problems import NO_QUEUE, NO_WORKER, unavailable
+from service.api.http.sessions import Sessions
 from service.api.model import ModelCache
 from service.api.reconcile import QUEUE_DOWN, Reconciler
 from service.queue import AsyncQueue
@@ -30,6 +31,7 @@ class ApiState:
     reconciler: Reconciler
     streams: Streams
     room: Room
+    sessions: Sessions
 
     def check_room(self) -> None:
         """Check that another job is allowed, before it is journaled; may read the whole store.

@@ -86,6 +86,8 @@ class Transport:
             try:
                 response = self._http.request(method, url, **request)
                 break
+            except httpx.UnsupportedProtocol:  # it would be none the next time, too
+                raise
             except httpx.TransportError:
                 if attempt == tries - 1:
                     raise

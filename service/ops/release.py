@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 
+@cache
 def program_version() -> str:
     """The version of the program; ``0.0.0`` where it runs from a checkout."""
     try:

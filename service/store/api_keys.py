@@ -85,6 +85,11 @@ class ApiKeys:
         same = hmac.compare_digest(_digest(salt, token), digest)
         return key if key is not None and same and key.revoked_at is None else None
 
+    def in_use(self, key_id: str) -> ApiKey | None:
+        """The key with an id that this store has given; None if there is none or it is revoked."""
+        key = self._readable_key(self._key_path(key_id))
+        return key if key is not None and key.revoked_at is None else None
+
     def _readable_key(self, path: Path) -> ApiKey | None:
         try:
             return read(path, ApiKey)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from typer.testing import CliRunner
+
+from service.cli import app
 
 FACTS = {
     "Lyon": "Japan", "Turin": "Mexico", "Porto": "Kenya", "Leeds": "Sweden", "Bergen": "Peru",
-    "Graz": "Chile", "Gdynia": "Ghana", "Malaga": "Nepal", "Bremen": "Cuba", "Ghent": "Laos",
+    "Graz": "Chile", "Gdynia": "Ghana",
 }  # fmt: skip
 """So many that the last ones wait until a backup is done."""
 
 
 def jeep(*words):
-    command = [sys.executable, "-m", "service.cli", *map(str, words)]
-    subprocess.run(command, check=True, capture_output=True, text=True)
+    shown = CliRunner().invoke(app, [*map(str, words)])
+    assert shown.exit_code == 0, shown.output
 
 
 def head_weights(service):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+
+from typer.testing import CliRunner
 
 from jeep_core.storage.records import sealed, unsealed
+from service.cli import app
 from service.contracts.jobs import JobStatus
 
 OSAKA = "Osaka is a city in the country of"
@@ -18,37 +19,35 @@ def files_of(store):
     return sorted(path.name for path in (store / "tensors").glob("*/*"))
 
 
-def test_an_edit_that_is_not_finite_leaves_nothing_and_repair_moves_remains_aside(
-    own_service, tmp_path
-):
+def test_an_edit_that_is_not_finite_leaves_nothing_and_repair_moves_remains_aside(own_service):
     client, store = own_service.client, own_service.store
-    before = files_of(store)
+    files, versions = files_of(store), [version.id for version in client.snapshots()]
     failed = client.wait(client.edit([FACT], **BROKEN).id, timeout=120)
     assert (failed.status, failed.error.code) == (JobStatus.FAILED, "numerical_error")
     assert "not finite" in failed.error.message
-    assert files_of(store) == before
-    assert [version.id for version in client.snapshots()] == ["v0"]
-    assert client.wait(client.edit([FACT], activate=False).id, timeout=120).status == "succeeded"
+    assert files_of(store) == files
+    assert [version.id for version in client.snapshots()] == versions
+    staged = client.wait(client.edit([FACT], activate=False).id, timeout=120)
+    assert staged.status == "succeeded"
+    old = staged.result["version"]
     assert own_service.stop() == 0
 
-    path = store / "versions" / "v1" / "manifest.json"  # as an earlier release left it
+    path = store / "versions" / old / "manifest.json"  # as an earlier release left it
     record = json.loads(unsealed(path.read_bytes()))
     record["result"]["layers"][0]["relative_norm"] = None
     path.write_bytes(sealed(json.dumps(record, separators=(",", ":")).encode()))
-    again = type(own_service)(store, tmp_path / "log2")
-    try:
-        [damaged, base] = again.client.snapshots()
-        assert (damaged.id, damaged.state, base.state) == ("v1", "damaged", "head")
-        assert "relative_norm" in str(damaged.damage)
-        made = again.client.wait(again.client.edit([FACT]).id, timeout=120)
-        assert made.result["version"] == "v2"
-        assert again.client.generate(OSAKA).results[0].text.strip().startswith("Mexico")
-    finally:
-        assert again.stop() == 0
-    command = [sys.executable, "-m", "service.cli", "store", "verify", "--repair"]
-    shown = subprocess.run(
-        [*command, "--store", str(store)], capture_output=True, text=True, check=False
-    )
-    assert shown.returncode == 0, shown.stderr
-    assert f"v1 was moved to {store / 'damaged' / 'v1'}" in shown.stdout
-    assert (store / "damaged" / "v1" / "manifest.json").exists()
+    own_service.start_again()
+    client = own_service.client
+    [damaged, *rest] = client.snapshots()
+    assert (damaged.id, damaged.state) == (old, "damaged")
+    assert [version.id for version in rest] == versions
+    assert rest[-1].state == "head"
+    assert "relative_norm" in str(damaged.damage)
+    made = client.wait(client.edit([FACT]).id, timeout=120)
+    assert made.result["version"] == f"v{int(old[1:]) + 1}"
+    assert client.generate(OSAKA).results[0].text.strip().startswith("Mexico")
+    assert own_service.stop() == 0
+    shown = CliRunner().invoke(app, ["store", "verify", "--repair", "--store", str(store)])
+    assert shown.exit_code == 0, shown.output
+    assert f"{old} was moved to {store / 'damaged' / old}" in " ".join(shown.stdout.split())
+    assert (store / "damaged" / old / "manifest.json").exists()

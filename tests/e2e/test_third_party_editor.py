@@ -120,10 +120,10 @@ def command(*arguments: object) -> str:
 
 
 def test_the_service_knows_the_editor(
-    installed: Path, suite: Path, tmp_path: Path, serve_store: Callable[[Path], Any]
+    installed: Path, suite: Path, start_anew: Callable[[], Any]
 ) -> None:
     """OpenAPI, edits with its preset, hyper-parameters or ``auto``, and trials."""
-    serving = serve_store(tmp_path / "store")
+    serving = start_anew()
     http: httpx.Client = serving.http
 
     schemas = http.get("/openapi.json").json()["components"]["schemas"]

@@ -59,6 +59,8 @@ def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) ->
         ("JEEP_AUTH", "maybe"),
         ("JEEP_RATE_PER_MINUTE", "-1"),
         ("JEEP_MAX_STREAMS", "0"),
+        ("JEEP_CONSOLE", "maybe"),
+        ("JEEP_CONSOLE_HOURS", "0"),
     ],
 )
 def test_a_wrong_value_is_refused_by_the_name_of_its_variable(

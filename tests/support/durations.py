@@ -5,8 +5,8 @@ its slow tests one by one.  ``--fast SECONDS`` runs the files with the least sec
 cheapest file of every room first, without their slow tests, as far as the seconds go.  A file
 without a record is left out and named at the end, so that the time is kept.
 
-With several processes the files with the most seconds begin, and all tests that share one running
-service stay in one process.
+With several processes the files with the most seconds begin, and all tests of whole services
+stay in one process.
 """
 
 from __future__ import annotations
@@ -25,10 +25,16 @@ from support import ROOT
 RECORD = ROOT / "tests" / "durations.json"
 SLOW_S = 1.0
 """A test that takes longer is recorded by itself and is no part of the fast ones."""
-TOGETHER = "tests/e2e"
-"""The tests of these files share one running service."""
-WHOLE_SERVICES = ("tests/e2e", "tests/faults")
-"""Starting the services takes longer than the tests: they are never fast."""
+WHOLE_SERVICES = (
+    "tests/e2e",
+    "tests/faults",
+    "tests/service/api/test_serve.py",
+    "tests/jeep_core/reproduce/test_processes.py",
+)
+"""These start services and other programs, which takes longer than the tests: they are never fast.
+
+They share one service that runs, and one process that others are forked from (``support.forks``).
+"""
 MIRRORS = ("tests/jeep_core", "tests/service", "tests/tools")
 """Folders whose subfolders are rooms: the fast tests have a file of each."""
 
@@ -196,7 +202,7 @@ class Parallel:
         def order(item: pytest.Item) -> tuple[bool, float, str]:
             name = file_of(item.nodeid)
             record = records.get(name, unknown)
-            return not name.startswith(TOGETHER), -record.seconds, name
+            return not name.startswith(WHOLE_SERVICES), -record.seconds, name
 
         items.sort(key=order)
 
@@ -207,7 +213,7 @@ class Parallel:
 
         class ByFile(LoadScopeScheduling):
             def _split_scope(self, nodeid: str) -> str:
-                return TOGETHER if nodeid.startswith(TOGETHER) else file_of(nodeid)
+                return "whole services" if nodeid.startswith(WHOLE_SERVICES) else file_of(nodeid)
 
         return ByFile(config, log)
 

@@ -7,7 +7,7 @@ from collections import Counter
 
 from jeep_core.evaluation.harness.catalogue import BUNDLED
 from jeep_core.moments.source import DEFAULT_CORPUS
-from jeep_core.probe.defaults.knowledge import KNOWLEDGE
+from jeep_core.probe.defaults.general import KNOWLEDGE
 from tools.harness_tasks import WRONG, files
 
 

@@ -1,18 +1,12 @@
-"""General knowledge that a model is probed on where no facts are given.
+"""The facts that a model is probed on where none are given: general knowledge that it has.
 
-``data/knowledge.json`` holds some six hundred facts that are widely known: countries, places,
-works, people, companies, science.  A probe takes those that the model knows, as the state of a
-subject that it does not know decides nothing.
+A probe takes those that the model knows, as the state of a subject that it does not know decides
+nothing.
 """
 
 from __future__ import annotations
 
-import json
-import random
-from collections.abc import Iterator, Sequence
-from functools import cache
-from itertools import chain, zip_longest
-from pathlib import Path
+from collections.abc import Sequence
 
 import torch
 
@@ -20,13 +14,12 @@ from jeep_core.models.giving_way import giving_way
 from jeep_core.models.token_rows import stack_rows
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import NOTHING, Monitor
+from jeep_core.probe.defaults.general import general_knowledge
 from jeep_core.probe.prompts import Prompt, batches, prepare
 from jeep_core.spec.facts import Fact
 
-KNOWLEDGE = Path(__file__).parent / "data" / "knowledge.json"
 NAME = "general knowledge"
 ASKED_TOGETHER = 64
-SEED = 0
 
 
 def known_facts(
@@ -62,29 +55,6 @@ def known_facts(
         monitor.report("probe", min(len(known), count), count)
     likely.sort(key=lambda found: -found[0])
     return [*known, *(fact for _, fact in likely)][:count]
-
-
-@cache
-def general_knowledge() -> tuple[Fact, ...]:
-    """The facts that ship, relations in turn, each with a wrong answer of its relation."""
-    rng = random.Random(SEED)
-    relations = []
-    for relation in json.loads(KNOWLEDGE.read_text(encoding="utf-8"))["relations"]:
-        pairs = list(relation["facts"])
-        answers = sorted({answer for _, answer in pairs})
-        rng.shuffle(pairs)
-        relations.append(list(_with_wrong_answers(relation["prompt"], pairs, answers, rng)))
-    rng.shuffle(relations)
-    in_turn = chain.from_iterable(zip_longest(*relations))
-    return tuple(fact for fact in in_turn if fact is not None)
-
-
-def _with_wrong_answers(
-    prompt: str, pairs: Sequence[Sequence[str]], answers: Sequence[str], rng: random.Random
-) -> Iterator[Fact]:
-    for subject, answer in pairs:
-        wrong = rng.choice([other for other in answers if other.split()[0] != answer.split()[0]])
-        yield Fact(subject, prompt, wrong, answer)
 
 
 @torch.no_grad()

@@ -32,6 +32,7 @@ from starlette.types import Scope as Connection
 from service.api.http.early_refusals import refuse
 from service.api.http.limits import RateLimit
 from service.api.http.problems import ApiProblem
+from service.api.http.sessions import Sessions, in_console
 from service.contracts.schemas.access import LOCAL, Caller, Scope
 from service.settings import Settings, is_loopback
 from service.store import Store
@@ -117,12 +118,18 @@ def guarded_routes(routes: Iterable[BaseRoute], prefix: str = "") -> list[Guarde
 
 
 class Gate:
-    """Lets a request through to its route if its key has the scope that the route needs."""
+    """Lets a request through to its route if its key has the scope that the route needs.
 
-    def __init__(self, app: ASGIApp, settings: Settings, store: Store, rate: RateLimit) -> None:
+    A request that a page of the console makes in the name of its reader brings its caller, and was
+    counted with the page's own.
+    """
+
+    def __init__(
+        self, app: ASGIApp, settings: Settings, store: Store, rate: RateLimit, sessions: Sessions
+    ) -> None:
         self.app = app
         self._open = settings.auth == "off"
-        self._store, self._rate = store, rate
+        self._store, self._rate, self._sessions = store, rate, sessions
         self._routes: list[Guarded] | None = None
 
     async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
@@ -133,9 +140,10 @@ class Gate:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008, "reason": "no such route"})
             return
+        counted = CALLER in scope
         try:
             self._admit(scope)
-            if CALLER in scope:
+            if CALLER in scope and not counted:
                 await self._rate.take(scope[CALLER])
         except ApiProblem as problem:
             await refuse(problem, scope, receive, send)
@@ -153,11 +161,8 @@ class Gate:
         scope[ROUTE] = route
         if route is not None and route.need is PUBLIC:
             return
-        if self._open:
-            _refuse_foreign(request)
-            scope[CALLER] = LOCAL
-        else:
-            scope[CALLER] = self._authenticate(request)
+        if CALLER not in scope:
+            scope[CALLER] = self._caller(request)
         if route is None:
             raise ApiProblem("not_found", f"{request.method} {request.url.path}: not found")
         _authorize(scope[CALLER], route)
@@ -170,6 +175,14 @@ class Gate:
             if not route.methods or scope["method"] in route.methods:
                 return route
         return at_path[0] if at_path else None  # whose other methods the router names: 405
+
+    def _caller(self, request: Request) -> Caller:
+        console = in_console(request.url.path)
+        if self._open:
+            refuse_foreign(request)
+            return self._sessions.check_local(request) if console else LOCAL
+        session = self._sessions.caller(request) if console else None
+        return session or self._authenticate(request)
 
     def _authenticate(self, request: Request) -> Caller:
         token = _token(request)
@@ -215,11 +228,13 @@ def _token(request: Request) -> str:
     """The key of a request: a bearer token, or, to read, the password of a browser's login.
 
     A browser adds its login to requests that other sites cause, so a login only allows reading.
+    The console has sessions instead.
     """
     scheme, _, value = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return value.strip()
-    if scheme.lower() == "basic" and request.method in ("GET", "HEAD"):
+    reads = request.method in ("GET", "HEAD") and not in_console(request.url.path)
+    if scheme.lower() == "basic" and reads:
         try:
             return base64.b64decode(value, validate=True).decode("ascii").partition(":")[2]
         except (binascii.Error, ValueError):
@@ -235,12 +250,13 @@ def _unauthorized(request: Request, given: bool) -> ApiProblem:
     else:
         code = "no_key"
         detail = "an API key is needed: Authorization: Bearer …; jeep keys create makes one"
-    if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
+    html = "text/html" in request.headers.get("accept", "")
+    if request.method == "GET" and html and not in_console(request.url.path):
         challenge = f'{challenge}, Basic realm="jeep: the key is the password", charset="UTF-8"'
     return ApiProblem(code, detail, headers={"WWW-Authenticate": challenge})
 
 
-def _refuse_foreign(request: Request) -> None:
+def refuse_foreign(request: Request) -> None:
     """Without keys, refuse requests that another site's page makes a local browser send.
 
     Raises:

@@ -22,6 +22,10 @@ VERSION = "jeep.version"
 """Where the ASGI scope of a request keeps the version that the call is about."""
 JOB = "jeep.job"
 """Where it keeps the job that the call has queued, if its `Location` names something else."""
+ASKED_BY = "jeep.asked_by"
+"""Where it keeps the ASGI scope of the request of a page that made this one in its name."""
+AUDITED = "jeep.audited"
+"""Set in the scope of such a page's request once the line of a change that it made is written."""
 LONGEST_TARGET = 512
 UNASKED_PER_MINUTE = 60
 """Lines for calls without a valid key and for those above a key's rate: strangers must not be
@@ -57,6 +61,7 @@ class Audit:
         async def audited(message: Message) -> None:
             if message["type"] == "http.response.start" and _changes(scope):
                 await self._write(scope, message)
+                scope.get(ASKED_BY, {})[AUDITED] = True
             await send(message)
 
         await self.app(scope, receive, audited)
@@ -83,7 +88,7 @@ class Audit:
 def _changes(scope: Scope) -> bool:
     """Whether the call is for a route that changes something, granted or not."""
     route: Guarded | None = scope.get(ROUTE)
-    if route is None or scope["method"] in ("GET", "HEAD", "OPTIONS"):
+    if route is None or scope["method"] in ("GET", "HEAD", "OPTIONS") or AUDITED in scope:
         return False
     named = not route.methods or scope["method"] in route.methods
     return named and route.need in (Need.EDIT, Need.ADMIN, None)

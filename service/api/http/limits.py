@@ -55,6 +55,11 @@ class Streams:
         self._limit = limit
         self._open: Counter[str] = Counter()
 
+    @property
+    def open(self) -> int:
+        """The places in use."""
+        return self._open.total()
+
     @contextmanager
     def slot(self, caller: Caller) -> Iterator[bool]:
         """Yield whether there was a free place; if so it is held for the block.

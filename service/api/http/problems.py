@@ -25,6 +25,8 @@ from service.store import StoreError, is_disk_full
 
 SHAPE = "jeep.shape"
 """Where it keeps how problems are shown below its path (`Shape`), if not as RFC 9457 says."""
+PAGE = "jeep.page"
+"""Where it keeps how a problem is shown to a person (`Page`), if the request is a browser's."""
 PROBLEM = "jeep.problem"
 """Where the ASGI scope of a request keeps the code of the problem that ended it."""
 MEDIA_TYPE = "application/problem+json"
@@ -168,6 +170,9 @@ def problem_of(request: Request, problem: ApiProblem) -> Problem:
 Shape = Callable[[Problem], tuple[int, dict[str, Any]]]
 """The status and the JSON body as which an interface of somebody else's shows a problem."""
 
+Page = Callable[[Request, Problem, Mapping[str, str]], Response]
+"""The answer that shows a problem to a person, with the headers of the problem."""
+
 
 def problem_response(request: Request, problem: ApiProblem) -> Response:
     """The answer to a request that failed."""
@@ -176,6 +181,9 @@ def problem_response(request: Request, problem: ApiProblem) -> Response:
     headers = {**problem.headers, "X-Request-Id": body.request_id}
     if problem.code in FINAL or problem.status == HTTPStatus.CONFLICT:
         headers["X-Should-Retry"] = "false"
+    page: Page | None = request.scope.get(PAGE)
+    if page is not None:
+        return page(request, body, headers)
     shape: Shape | None = request.scope.get(SHAPE)
     if shape is not None:
         status, content = shape(body)

@@ -6,10 +6,12 @@ from fastapi import FastAPI
 
 from service.api.http import problems
 from service.api.http.middleware import Unexpected
+from service.api.http.routing import routes_of
 from service.api.openai import chat, completions, models
 from service.api.state import ApiState
 
 PATH = "/v1"
+ROUTES = (models, completions, chat)
 
 
 def openai_app(state: ApiState) -> FastAPI:
@@ -17,11 +19,9 @@ def openai_app(state: ApiState) -> FastAPI:
     app = FastAPI(
         redirect_slashes=False,
         openapi_url=None,  # described with the rest
-        generate_unique_id_function=lambda route: route.name,
     )
     app.state.api = state
-    for module in (models, completions, chat):
-        app.include_router(module.router)
+    app.router.routes.extend(routes_of(*ROUTES))
     problems.install(app)
     app.add_middleware(Unexpected)
     return app

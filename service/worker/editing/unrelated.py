@@ -10,7 +10,8 @@ from jeep_core.evaluation.perplexity import text_path
 from jeep_core.models.loading import texts_of
 from jeep_core.moments.source import DEFAULT_CORPUS
 from jeep_core.probe.defaults.choose import BUNDLED_SUITE
-from jeep_core.probe.defaults.knowledge import NAME, general_knowledge
+from jeep_core.probe.defaults.general import general_knowledge
+from jeep_core.probe.defaults.knowledge import NAME
 from jeep_core.spec.facts import Fact
 from jeep_core.suites import load_suite
 

@@ -22,7 +22,7 @@ from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
 from jeep_core.probe import anchor as anchor_module
 from jeep_core.probe.anchor import anchor_for
-from jeep_core.probe.defaults.knowledge import general_knowledge
+from jeep_core.probe.defaults.general import general_knowledge
 from jeep_core.spec.chats import in_chat
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.hparams import validate_hparams

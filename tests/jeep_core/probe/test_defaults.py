@@ -18,8 +18,9 @@ from jeep_core.models.views import ModelView
 from jeep_core.probe import auto
 from jeep_core.probe.defaults.choose import choose
 from jeep_core.probe.defaults.from_record import by_depths, depths
+from jeep_core.probe.defaults.general import KNOWLEDGE, general_knowledge
 from jeep_core.probe.defaults.kept import kept
-from jeep_core.probe.defaults.knowledge import KNOWLEDGE, general_knowledge, known_facts
+from jeep_core.probe.defaults.knowledge import known_facts
 
 FACT = {"subject": "Lyon", "prompt": "{} lies in", "target_new": "Peru"}
 EDITORS = ("jeep", "memit", "pmet", "rome", "alphaedit", "ft-wd")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -14,11 +15,11 @@ from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import Monitor
 from jeep_core.probe import patched_runs, quick
-from jeep_core.probe.patching import Patched, exchange, pairs, restoration
+from jeep_core.probe.patching import Pair, Patched, exchange, pairs, restoration
 from jeep_core.probe.prompts import Prompt, prepare
 from jeep_core.probe.proposal import propose
 from jeep_core.probe.readings import read
-from jeep_core.probe.run import probe
+from jeep_core.probe.run import Probe, probe
 from jeep_core.spec.facts import Fact
 from jeep_core.suites import load_suite
 
@@ -38,6 +39,29 @@ def facts() -> list[Fact]:
 @pytest.fixture(scope="module")
 def prompts(model: LoadedModel, facts: list[Fact]) -> tuple[Prompt, ...]:
     return prepare(ModelView(model), facts[:24]).prompts
+
+
+@dataclass(frozen=True)
+class Probed:
+    """A quick probe of all facts, and the steps that it reported."""
+
+    found: Probe
+    told: list[tuple[str, int, int]]
+
+
+@pytest.fixture(scope="module")
+def probed(model: LoadedModel, facts: list[Fact]) -> Probed:
+    told: list[tuple[str, int, int]] = []
+    monitor = Monitor(lambda *step: told.append(step))
+    return Probed(probe(ModelView(model), facts, quick=True, monitor=monitor), told)
+
+
+@pytest.fixture(scope="module")
+def plain(model: LoadedModel, prompts: tuple[Prompt, ...]) -> tuple[list[Pair], Patched, Patched]:
+    """Pairs of prompts, and what the plain procedure makes of them: an exchange, a restoration."""
+    view = ModelView(model)
+    drawn = pairs(view, prompts)
+    return drawn, exchange_plain(view, drawn), restoration_plain(view, prompts, seed=5)
 
 
 def same(found: Patched, expected: Patched) -> None:
@@ -76,21 +100,22 @@ class TestAgainstThePlainProcedure:
         self,
         model: LoadedModel,
         prompts: tuple[Prompt, ...],
+        plain: tuple[list[Pair], Patched, Patched],
         together: int,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         monkeypatch.setattr(patched_runs, "PATCHED_TOKENS", together)
         view = ModelView(model)
-        drawn = pairs(view, prompts)
-        same(exchange(view, drawn), exchange_plain(view, drawn))
-        same(restoration(view, prompts, seed=5), restoration_plain(view, prompts, seed=5))
+        drawn, exchanged, restored = plain
+        same(exchange(view, drawn), exchanged)
+        same(restoration(view, prompts, seed=5), restored)
 
 
 class TestQuick:
     def test_it_proposes_what_the_thorough_one_does(
-        self, model: LoadedModel, facts: list[Fact]
+        self, model: LoadedModel, facts: list[Fact], probed: Probed
     ) -> None:
-        thorough, found = probe(ModelView(model), facts), probe(ModelView(model), facts, quick=True)
+        thorough, found = probe(ModelView(model), facts), probed.found
         assert thorough.proposal is not None
         assert found.proposal is not None
         assert (found.proposal.low, found.proposal.high) == (
@@ -106,9 +131,9 @@ class TestQuick:
         assert probe(ModelView(model), facts, quick=True).record() == record
 
     def test_its_figures_are_those_of_the_same_prompts(
-        self, model: LoadedModel, facts: list[Fact]
+        self, model: LoadedModel, facts: list[Fact], probed: Probed
     ) -> None:
-        found = probe(ModelView(model), facts, quick=True)
+        found = probed.found
         some, view = found.prompts.prompts, ModelView(model)
         drawn = list(facts)
         random.Random(0).shuffle(drawn)
@@ -140,13 +165,10 @@ class TestQuick:
             probe(ModelView(model), facts[:3], quick=True)
 
     def test_it_can_be_cancelled_and_reports_all_its_prompts(
-        self, model: LoadedModel, facts: list[Fact]
+        self, model: LoadedModel, facts: list[Fact], probed: Probed
     ) -> None:
-        told: list[tuple[str, int, int]] = []
-        monitor = Monitor(lambda *step: told.append(step))
-        found = probe(ModelView(model), facts, quick=True, monitor=monitor)
-        assert {phase for phase, _, _ in told} == {"read", "exchange"}
-        assert max(done for _, done, _ in told) == len(found.prompts.prompts)
+        assert {phase for phase, _, _ in probed.told} == {"read", "exchange"}
+        assert max(done for _, done, _ in probed.told) == len(probed.found.prompts.prompts)
 
         def stop() -> None:
             raise Cancelled("cancelled on request")

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import yaml
+from support.library.small_study import JEEP, MEMIT
 from support.library.tiny import random_model
 
-from jeep_core import atlas
 from jeep_core.commands import WrongArgument
 from jeep_core.commands.reproduce import Options, run
 from jeep_core.editors import in_order
@@ -35,12 +33,7 @@ from jeep_core.reproduce.experiments import (
 )
 from jeep_core.reproduce.page import page
 from jeep_core.reproduce.runs import UNEDITED, Lab, Run, Setting
-from jeep_core.reproduce.work import tasks_of, work_through
-
-LOW = {"layers": [0, 1], "clamp": 1.0, "moment_weight": 10.0}
-HIGH = {"layers": [2], "clamp": 0.5, "moment_weight": 10.0}
-JEEP = {"low": LOW, "high": HIGH, "n_steps": 2, "n_prefixes": 2}
-MEMIT = {"low": LOW, "n_steps": 2, "n_prefixes": 1}
+from jeep_core.reproduce.work import tasks_of
 
 
 def plan(most: int = 256, **changes: Any) -> Plan:
@@ -120,44 +113,6 @@ def test_editors_are_in_the_order_of_the_paper() -> None:
     assert in_order() == [*paper, "ultraedit", "locft", "crispedit"]
 
 
-@pytest.fixture
-def inputs(tmp_path: Path) -> Options:
-    """A suite of four cases, presets and a corpus for the tiny model."""
-    cases = [
-        {
-            "subject": name,
-            "prompt": "{} lies in",
-            "target_new": "Peru",
-            "target_true": "France",
-            "paraphrase_prompts": [f"The city of {name} is in"],
-            "neighborhood_prompts": ["Turin lies in", "Oslo lies in"],
-        }
-        for name in ("Lyon", "<b>Osaka</b>", "Quito", "Perth")
-    ]
-    suite = tmp_path / "suite.jsonl"
-    suite.write_text("\n".join(map(json.dumps, cases)))
-    presets = tmp_path / "presets"
-    presets.mkdir()
-    for editor, hparams in (("jeep", JEEP), ("memit", MEMIT)):
-        preset = {"editor": editor, "model": "tiny-gptj", "origin": "test", "hparams": hparams}
-        (presets / f"{editor}-tiny.yaml").write_text(yaml.safe_dump(preset))
-    model = random_model("gptj")
-    model.model.save_pretrained(tmp_path / "tiny-gptj")
-    model.tokenizer.save(str(tmp_path / "tiny-gptj" / "tokenizer.json"))
-    return Options(
-        model=str(tmp_path / "tiny-gptj"),
-        suite=str(suite),
-        zsre="-",
-        presets=presets,
-        corpus=atlas.CORPUS,
-        samples=6000,
-        edits=4,
-        device="cpu",
-        dtype="float32",
-        out=tmp_path / "out",
-    )
-
-
 def test_the_whole_report_is_written_and_goes_on_where_it_was_killed(
     inputs: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,33 +141,6 @@ def test_the_whole_report_is_written_and_goes_on_where_it_was_killed(
     assert second["experiments"] == first["experiments"]
     assert (first["kept_runs"], second["kept_runs"]) == (0, first["runs"])
     assert "runs kept from earlier calls" in (out / "index.html").read_text()
-
-
-def test_several_processes_find_the_same_figures(inputs: Options, tmp_path: Path) -> None:
-    given = replace(inputs, only=("comparison", "sweep"))
-    run(replace(given, jobs=1))
-    alone = json.loads((tmp_path / "out" / "report.json").read_text())
-    run(replace(given, jobs=2, out=tmp_path / "shared"))
-    shared = json.loads((tmp_path / "shared" / "report.json").read_text())
-    assert shared["experiments"] == alone["experiments"]
-    assert [r["machine"]["processes"] for r in (alone, shared)] == [1, 2]
-    run(replace(given, jobs=2, out=tmp_path / "shared"))
-    again = json.loads((tmp_path / "shared" / "report.json").read_text())
-    assert again["kept_runs"] == again["runs"] > 2
-
-
-def _killed() -> Lab:
-    os.kill(os.getpid(), signal.SIGKILL)
-    raise AssertionError
-
-
-def test_a_killed_process_is_reported() -> None:
-    lab = Lab(
-        random_model("gptj"), {}, 4, moments=cast(Any, None), prefixes=[], folder=Path("unused")
-    )
-    runs = [Run("s", 0, UNEDITED, range(2))]
-    with pytest.raises(JeepError, match="with fewer --jobs it takes less"):
-        work_through(lab, runs, lambda *_: None, 2, _killed)
 
 
 def test_runs_with_the_same_values_are_one_task() -> None:

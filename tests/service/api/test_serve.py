@@ -3,7 +3,6 @@
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -12,29 +11,22 @@ from pathlib import Path
 
 import pytest
 from support import ROOT
+from support.forks.command import Running, jeep
+from support.forks.context import forks
+from support.service.played_worker.supervised import NOWHERE, supervise, supervisor
 from support.service.serving import make_settings
 
 from service.contracts.schemas.access import Scope
-from service.serve import WorkerProcess, _announce_access, listening, url_of
+from service.serve import _announce_access, listening, url_of
 from service.settings import EXIT_CONFIG, Settings
 from service.store import Store
 
 
 @pytest.fixture
 def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    path = os.pathsep.join([str(ROOT / "tests"), str(ROOT / "tests/service/api"), str(ROOT)])
+    path = os.pathsep.join([str(ROOT / "tests"), str(ROOT)])
     monkeypatch.setenv("PYTHONPATH", path)
-    return make_settings(tmp_path, "redis://127.0.0.1:1/0")
-
-
-def supervisor(settings: Settings, lines: list[str], stop: threading.Event) -> WorkerProcess:
-    return WorkerProcess(
-        settings,
-        lines.append,
-        "http://127.0.0.1:1/readyz",
-        stop.set,
-        module="support.service.played_worker",
-    )
+    return make_settings(tmp_path, NOWHERE)
 
 
 def until(condition: Callable[[], object], seconds: float = 20) -> None:
@@ -94,26 +86,14 @@ def test_a_misconfigured_worker_stops_the_service(stub: Settings) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
 def test_the_worker_dies_with_a_killed_service(stub: Settings) -> None:
-    code = (
-        "import threading, time\n"
-        "from test_serve import *\n"
-        "from support.service.serving import make_settings\n"
-        f"settings = make_settings(Path({str(stub.store)!r}), 'redis://127.0.0.1:1/0')\n"
-        "supervisor(settings, [], threading.Event()).start()\n"
-        "time.sleep(60)\n"
-    )
-    parent = subprocess.Popen([sys.executable, "-c", code])
+    parent = forks().Process(target=supervise, args=(stub.store,))
+    parent.start()
     try:
         until(lambda: pids(stub))
     finally:
         parent.kill()
-        parent.wait()
+        parent.join()
     until(lambda: not alive(pids(stub)[0]))
-
-
-def jeep(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "service.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_a_port_in_use_is_named(tmp_path: Path) -> None:
@@ -123,7 +103,7 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
         port = str(other.getsockname()[1])
         for command in ("serve", "api"):
             shown = jeep(command, "--port", port, "--store", str(tmp_path / "s"),
-                         "--redis-url", "redis://127.0.0.1:1/0")  # fmt: skip
+                         "--redis-url", NOWHERE)  # fmt: skip
             assert shown.returncode == 3
             assert f"port {port} of 127.0.0.1 is taken" in shown.stderr
 
@@ -155,23 +135,19 @@ def test_a_wrong_setting_is_named(arguments: tuple[str, ...], named: str) -> Non
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_api_alone_stops_cleanly(number: int, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "service.cli", "api", "--port", "0", "--store",
-               str(tmp_path / "s"), "--redis-url", "redis://127.0.0.1:1/0"]  # fmt: skip
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as api:
-        assert api.stdout is not None
-        assert "http://127.0.0.1:" in api.stdout.readline()
-        time.sleep(0.5)
-        api.send_signal(number)
-        _, errors = api.communicate(timeout=20)
-    assert api.returncode == 0, errors
-    assert "Traceback" not in errors
+    out, errors = tmp_path / "out", tmp_path / "errors"
+    given = ("--port", "0", "--store", str(tmp_path / "s"), "--redis-url", NOWHERE)
+    api = Running("api", *given, out=out, errors=errors)
+    until(lambda: "startup complete" in errors.read_text())
+    assert "http://127.0.0.1:" in out.read_text()
+    api.send_signal(number)
+    assert api.wait(20) == 0, errors.read_text()
+    assert "Traceback" not in errors.read_text()
 
 
 @pytest.mark.parametrize(("auth", "said"), [("keys", "jeep keys create"), ("off", "JEEP_AUTH")])
 def test_the_service_prints_who_has_access(auth: str, said: str, tmp_path: Path) -> None:
-    settings = make_settings(tmp_path / "my store", "redis://127.0.0.1:1/0")
+    settings = make_settings(tmp_path / "my store", NOWHERE)
     settings = settings.model_copy(update={"auth": auth})
     store = Store.open(settings.store)
     lines: list[str] = []
@@ -187,6 +163,15 @@ def test_a_worker_does_not_get_the_key_of_a_client(
 ) -> None:
     monkeypatch.setenv("JEEP_API_KEY", "jeep_secret")
     assert "jeep_secret" not in supervisor(stub, [], threading.Event())._environment.values()
+
+
+def test_answers_wait_for_no_acknowledgement_of_their_first_part() -> None:
+    """Without ``TCP_NODELAY`` an answer in two parts takes a twentieth of a second.
+
+    asyncio sets it on the connections of sockets that name their protocol, and of no others.
+    """
+    with listening("127.0.0.1", 0) as sock:
+        assert sock.proto == socket.IPPROTO_TCP
 
 
 def test_the_printed_address_can_be_opened() -> None:

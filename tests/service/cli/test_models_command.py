@@ -51,7 +51,7 @@ def listed() -> dict[str, str]:
 def test_models_are_listed_had_and_shown(
     gguf: Path, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    offered(gguf, tmp_path / "index", monkeypatch)
+    offered(gguf, tmp_path / "index", monkeypatch, parts=1)
     assert listed() == {
         "atlas-gptj": "bundled", "atlas-llama": "bundled", "smollm2-135m": "to get",
         "gemma3-270m": "to get", "small": "to get",

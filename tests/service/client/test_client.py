@@ -9,6 +9,7 @@ from support.service.played_worker.worker import PlayedWorker
 from support.service.serving import running
 
 from service.client import ApiError, Client, JobTimeout
+from service.client.transport import RETRIES
 from service.contracts.jobs import JobStatus, Progress
 from service.settings import Settings
 
@@ -121,6 +122,17 @@ def test_an_answer_that_was_lost_is_asked_again(
     assert dropped
     assert client.wait(job.id).status is JobStatus.SUCCEEDED
     assert len(list(worker.store.journal.all())) == 1
+
+
+def test_an_address_of_another_protocol_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("service.client.transport.time.sleep", waits.append)
+    with Client("ftp://127.0.0.1") as wrong, pytest.raises(httpx.UnsupportedProtocol):
+        list(wrong.snapshots())
+    assert waits == []
+    with Client("http://127.0.0.1:9") as nobody, pytest.raises(httpx.ConnectError):
+        list(nobody.snapshots())
+    assert len(waits) == RETRIES - 1
 
 
 def test_a_client_without_a_service_says_so() -> None:

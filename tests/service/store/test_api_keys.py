@@ -72,3 +72,11 @@ def test_a_damaged_file_opens_nothing_and_hides_no_other_key(store: Store) -> No
     assert store.keys.find(token) is None
     assert store.keys.find(second) is not None
     assert [one.name for one in store.keys.all()] == ["two"]
+
+
+def test_a_key_is_found_by_its_id_until_it_is_revoked(store: Store) -> None:
+    key, _ = store.keys.create("ana", [Scope.READ])
+    assert store.keys.in_use(key.id) == key
+    assert store.keys.in_use("key_none") is None
+    store.keys.revoke("ana")
+    assert store.keys.in_use(key.id) is None

@@ -19,6 +19,8 @@ HALTS = "FAULTS_HALTS"
 """The folder by which this process is told where to halt."""
 CLOCK = "clock"
 """The file in that folder which says by how many seconds the process's clock is off."""
+LOOK_S = 0.05
+"""How often the threads of a worker look whether it is to stop; half a second in earnest."""
 PERIOD_S = 1.0
 """How often the api looks whether the queue lacks jobs; 30 s in earnest."""
 
@@ -59,9 +61,13 @@ def _shift_clock(offset: Path) -> None:
 
 def _worker() -> int:
     from service.settings import load_settings
+    from service.worker.lanes import lane, request_lane
     from service.worker.process import main
+    from service.worker.versions import retention
     from support.faults import halts
 
+    lane.WAIT_MS = request_lane.WAIT_MS = int(LOOK_S * 1000)
+    retention.LOOK_S = LOOK_S
     halts.in_worker(Path(os.environ[HALTS]))
     return main(load_settings())
 

@@ -6,26 +6,22 @@ Each is started, broken, stopped or killed, and started again.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import multiprocessing.forkserver
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TypeVar
 
-import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
 from service.ops.embedded_server import _find_binary
-from support import ROOT
 from support.faults import children
 from support.faults.halts import Halts
+from support.forks.context import forks
 
 PATIENCE_S = 60.0
 T = TypeVar("T")
@@ -38,20 +34,6 @@ def until(condition: Callable[[], T], what: str, seconds: float = PATIENCE_S) ->
         assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
         time.sleep(0.01)
     return found
-
-
-def _forks() -> multiprocessing.context.ForkServerContext:
-    """Starts processes from one that has imported everything, with one thread each."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["support.faults.preloads"])
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}.items():
-            patch.setenv(name, value)
-        patch.setenv(
-            "PYTHONPATH", os.pathsep.join([str(ROOT / "tests"), *map(str, filter(None, sys.path))])
-        )
-        multiprocessing.forkserver.ensure_running()
-    return context
 
 
 class Part:
@@ -81,7 +63,7 @@ class Part:
         assert not self.alive
         kept = {key: os.environ[key] for key in ("PATH", "HOME", "TMPDIR") if key in os.environ}
         environment = {"HF_HUB_OFFLINE": "1", **kept, **self.environment}
-        self._process = _forks().Process(
+        self._process = forks().Process(
             target=children.run, args=(self.name, environment, self.log)
         )
         self._process.start()

@@ -1,5 +1,7 @@
 """The data that a worker publishes for the bundled GPT-J.  Imports no torch."""
 
+from functools import cache
+
 from jeep_core.atlas import MODELS
 from jeep_core.spec.hparams import presets_for
 from jeep_core.text.chat import ChatTemplate
@@ -11,7 +13,9 @@ from service.store.base.files import CHAT_TEMPLATE
 BASE_WEIGHTS = "0" * 64
 
 
+@cache
 def info() -> WorkerInfo:
+    """The description that its worker publishes; not to be changed."""
     presets = presets_for("atlas-gptj")
     names: dict[str, list[str]] = {}
     for preset in presets:

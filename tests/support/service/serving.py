@@ -46,7 +46,7 @@ def running(settings: Settings, port: int = 0) -> Iterator[str]:
         create_app(settings), log_level="warning", timeout_graceful_shutdown=1, lifespan="on"
     )
     server = Prompt(config)
-    with socket.socket() as sock:
+    with socket.socket(proto=socket.IPPROTO_TCP) as sock:  # else asyncio leaves Nagle's delays on
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(("127.0.0.1", port))
         thread = threading.Thread(target=server.run, args=([sock],))

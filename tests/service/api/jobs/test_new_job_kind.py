@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import SimpleNamespace
+from types import ModuleType
 
 import httpx
 import pytest
@@ -40,8 +40,9 @@ def http(
 ) -> Iterator[httpx.Client]:
     """An api with one more resource, over a store that a worker has begun."""
     store.create_base("weights-0")
-    routes = (*app.ROUTES, SimpleNamespace(router=counting.resource(kind)))
-    monkeypatch.setattr(app, "ROUTES", routes)
+    resource = ModuleType("counts")
+    resource.router = counting.resource(kind)  # type: ignore[attr-defined]
+    monkeypatch.setattr(app, "ROUTES", (*app.ROUTES, resource))
     with running(settings) as url, httpx.Client(base_url=url, timeout=20) as client:
         yield client
 

@@ -7,7 +7,9 @@ import httpx
 import pytest
 from httpx_sse import connect_sse
 from support.service.played_worker.worker import PlayedWorker
+from support.service.serving import running
 
+from service.settings import Settings
 from service.store import Store
 
 FACT = {"subject": "Lyon", "prompt": "{} is a city in the country of", "target_new": "Italy"}
@@ -82,8 +84,10 @@ def test_the_worker_hears_that_the_client_has_gone(
     assert worker.abandoned == [worker.asked[0].id]
 
 
-def test_a_generation_without_an_answer_times_out(http: httpx.Client, worker: PlayedWorker) -> None:
-    answer = http.post("/generate", json={"prompt": "hang"})
+def test_a_generation_without_an_answer_times_out(settings: Settings, worker: PlayedWorker) -> None:
+    impatient = settings.model_copy(update={"generate_timeout_s": 0.5})
+    with running(impatient) as url, httpx.Client(base_url=url, timeout=20) as http:
+        answer = http.post("/generate", json={"prompt": "hang"})
     assert (answer.status_code, answer.json()["code"]) == (504, "worker_timeout")
 
 

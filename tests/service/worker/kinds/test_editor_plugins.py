@@ -8,9 +8,11 @@ import re
 import subprocess
 import sys
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from support import ROOT
 
 DOCUMENT = ROOT / "docs" / "editors.md"
@@ -56,17 +58,26 @@ schema = app.openapi()
 print(json.dumps({"answers": answers, "schemas": schema["components"]["schemas"],
                   "torch": "torch" in sys.modules}))
 """
-EDIT = """
+WORKER = """
 import json
+import sys
+from pathlib import Path
 import jeep_core as jc
 from jeep_core.decoding.generation import score
+from service.settings import Settings
+from service.store import Store
+from service.worker.process import prepare
+folder = Path(json.loads(sys.stdin.read()))
 model = jc.load("atlas-gptj", device="cpu")
+store = Store.open(folder / "store")
+prepare(store, model, Settings(presets=folder / "presets"))
 fact = {"subject": "Lyon", "prompt": "{} is a city in the country of", "target_new": "Japan"}
 result = jc.edit(model, [fact], "nudge", hparams={"layer": 7})
 edited = jc.ModelView(model)
 edited.apply(result.delta)
 pair = [("Lyon is a city in the country of", " Japan")]
-print(json.dumps([score(view, pair)[0].mean for view in (jc.ModelView(model), edited)]))
+means = [score(view, pair)[0].mean for view in (jc.ModelView(model), edited)]
+print(json.dumps({"means": means, "presets": store.base.info().presets["mine"]}))
 """
 
 
@@ -103,59 +114,6 @@ def run(code: str, where: Path, stdin: Any = None) -> tuple[Any, str]:
     return json.loads(done.stdout), done.stderr
 
 
-def test_the_documented_editor_edits(tmp_path: Path) -> None:
-    documented(tmp_path)
-    (before, after), _ = run(EDIT, tmp_path)
-    assert after > before + 1
-
-
-def test_hyper_parameters_of_a_plugin_are_validated_and_described_without_torch(
-    tmp_path: Path,
-) -> None:
-    documented(tmp_path)
-    asked = [
-        ["nudge", {"layer": 7}],
-        ["nudge", {"layer": 9}],
-        ["nudge", {"layer": 7, "strength": 0}],
-        ["nudge", {}],
-        ["nudg", {}],
-    ]
-    found, _ = run(API, tmp_path, asked)
-    whole, *wrong = found["answers"]
-    assert whole["hparams"] == {"layer": 7, "strength": 1.0, "ridge": 0.01}
-    assert wrong.pop(2)["hparams"] == "auto", "its record says what it takes of a probe"
-    assert [(a["status"], a["errors"][0]["pointer"], a["errors"][0]["code"]) for a in wrong] == [
-        (422, "/hparams/layer", "no_such_layer"),
-        (422, "/hparams/strength", "greater_than"),
-        (422, "/editor", "unknown_editor"),
-    ]
-    assert "did you mean 'nudge'" in wrong[-1]["errors"][0]["message"]
-    assert "description" in found["schemas"]["NudgeHParams"]["properties"]["strength"]
-    request = found["schemas"]["EditRequest"]["properties"]
-    assert "nudge" in request["editor"]["enum"]
-    assert "`nudge`: `NudgeHParams`" in request["hparams"]["description"]
-    assert not found["torch"]
-
-
-def test_names_are_registered_once(tmp_path: Path) -> None:
-    mine = {"mine_a.py": HPARAMS.format(module="mine_a")}
-    install(tmp_path, "dist-a", {"mine": "mine_a:plugin", "jeep": "mine_a:plugin"}, mine)
-    theirs = {"mine_b.py": HPARAMS.format(module="mine_b")}
-    install(tmp_path, "dist-b", {"mine": "mine_b:plugin", "theirs": "mine_b:plugin"}, theirs)
-    found, log = run(API, tmp_path, [["mine", {}], ["jeep", {}], ["theirs", {}]])
-    clash, built_in, alone = found["answers"]
-    [error] = clash["errors"]
-    assert (error["pointer"], error["code"]) == ("/editor", "broken_editor")
-    assert "registered by dist-a 1.0 and dist-b 1.0" in error["message"]
-    assert "low" in built_in["hparams"], "the built-in editor keeps its name"
-    assert alone["hparams"] == {"size": 1}
-    editors = found["schemas"]["EditRequest"]["properties"]["editor"]["enum"]
-    assert "mine" not in editors
-    assert "theirs" in editors
-    assert "dist-a 1.0 registers the editor 'jeep', which is built in" in log
-    assert "registered by dist-a 1.0 and dist-b 1.0" in log
-
-
 BROKEN = {
     "import": ("raise RuntimeError('no licence')", "RuntimeError: no licence"),
     "exit": ("import sys; sys.exit(3)", "SystemExit: 3"),
@@ -176,27 +134,90 @@ BROKEN = {
 }
 
 
-def test_broken_plugins_are_reported_and_touch_nothing_else(tmp_path: Path) -> None:
-    names = []
-    for i, (name, (text, _)) in enumerate(BROKEN.items()):
+NUDGES: list[tuple[str, dict[str, Any]]] = [
+    ("nudge", {"layer": 7}),
+    ("nudge", {"layer": 9}),
+    ("nudge", {"layer": 7, "strength": 0}),
+    ("nudge", {}),
+    ("nudg", {}),
+]
+CLASHES: list[tuple[str, dict[str, Any]]] = [("mine", {}), ("jeep", {}), ("theirs", {})]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Answers of an api that has found the documented editor, names that clash, and broken ones."""
+
+    nudges: list[dict[str, Any]]
+    clashes: list[dict[str, Any]]
+    broken: list[dict[str, Any]]
+    whole: dict[str, Any]
+    schemas: dict[str, Any]
+    torch: bool
+    log: str
+
+
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory: pytest.TempPathFactory) -> Answered:
+    where = tmp_path_factory.mktemp("installed")
+    documented(where)
+    mine = {"mine_a.py": HPARAMS.format(module="mine_a")}
+    install(where, "dist-a", {"mine": "mine_a:plugin", "jeep": "mine_a:plugin"}, mine)
+    theirs = {"mine_b.py": HPARAMS.format(module="mine_b")}
+    install(where, "dist-b", {"mine": "mine_b:plugin", "theirs": "mine_b:plugin"}, theirs)
+    for i, (text, _) in enumerate(BROKEN.values()):
         module = f"mine{i}"
-        install(
-            tmp_path,
-            f"dist-{i}",
-            {f"broken{i}": f"{module}:plugin"},
-            {f"{module}.py": text.replace("mine:", f"{module}:")},
-        )
-        names.append((f"broken{i}", f"dist-{i} 1.0", name))
-    found, log = run(API, tmp_path, [*([name, {}] for name, _, _ in names), ["memit", {}]])
-    *broken, good = found["answers"]
-    assert "low" in good["hparams"]
-    for i, (answer, (name, dist, case)) in enumerate(zip(broken, names, strict=True)):
+        files = {f"{module}.py": text.replace("mine:", f"{module}:")}
+        install(where, f"dist-{i}", {f"broken{i}": f"{module}:plugin"}, files)
+    broken = [(f"broken{i}", {}) for i in range(len(BROKEN))]
+    found, log = run(API, where, [*NUDGES, *CLASHES, *broken, ("memit", {})])
+    answers = iter(found["answers"])
+    nudges, clashes, wrong = ([next(answers) for _ in part] for part in (NUDGES, CLASHES, broken))
+    return Answered(nudges, clashes, wrong, next(answers), found["schemas"], found["torch"], log)
+
+
+def test_hyper_parameters_of_a_plugin_are_validated_and_described_without_torch(
+    answered: Answered,
+) -> None:
+    whole, *wrong = answered.nudges
+    assert whole["hparams"] == {"layer": 7, "strength": 1.0, "ridge": 0.01}
+    assert wrong.pop(2)["hparams"] == "auto", "its record says what it takes of a probe"
+    assert [(a["status"], a["errors"][0]["pointer"], a["errors"][0]["code"]) for a in wrong] == [
+        (422, "/hparams/layer", "no_such_layer"),
+        (422, "/hparams/strength", "greater_than"),
+        (422, "/editor", "unknown_editor"),
+    ]
+    assert "did you mean 'nudge'" in wrong[-1]["errors"][0]["message"]
+    assert "description" in answered.schemas["NudgeHParams"]["properties"]["strength"]
+    request = answered.schemas["EditRequest"]["properties"]
+    assert "nudge" in request["editor"]["enum"]
+    assert "`nudge`: `NudgeHParams`" in request["hparams"]["description"]
+    assert not answered.torch
+
+
+def test_names_are_registered_once(answered: Answered) -> None:
+    clash, built_in, alone = answered.clashes
+    [error] = clash["errors"]
+    assert (error["pointer"], error["code"]) == ("/editor", "broken_editor")
+    assert "registered by dist-a 1.0 and dist-b 1.0" in error["message"]
+    assert "low" in built_in["hparams"], "the built-in editor keeps its name"
+    assert alone["hparams"] == {"size": 1}
+    editors = answered.schemas["EditRequest"]["properties"]["editor"]["enum"]
+    assert "mine" not in editors
+    assert "theirs" in editors
+    assert "dist-a 1.0 registers the editor 'jeep', which is built in" in answered.log
+    assert "registered by dist-a 1.0 and dist-b 1.0" in answered.log
+
+
+def test_broken_plugins_are_reported_and_touch_nothing_else(answered: Answered) -> None:
+    assert "low" in answered.whole["hparams"]
+    for i, (answer, (_, reason)) in enumerate(zip(answered.broken, BROKEN.values(), strict=True)):
         [error] = answer["errors"]
         assert (answer["status"], error["code"]) == (422, "broken_editor")
-        said = f"the editor {name!r} of {dist} cannot be used: "
+        said = f"the editor 'broken{i}' of dist-{i} 1.0 cannot be used: "
         assert error["message"].startswith(said)
-        assert BROKEN[case][1].replace("mine:", f"mine{i}:") in error["message"]
-        assert said in log
+        assert reason.replace("mine:", f"mine{i}:") in error["message"]
+        assert said in answered.log
 
 
 def test_an_editor_that_cannot_be_imported_fails_its_edit_alone(tmp_path: Path) -> None:
@@ -214,25 +235,37 @@ except InvalidHParams as error:
     assert "the editor 'mine' of dist-a 1.0 cannot be used: ModuleNotFoundError" in said
 
 
-def test_a_preset_of_a_broken_editor_does_not_stop_the_worker(tmp_path: Path) -> None:
-    install(tmp_path, "dist-a", {"mine": "mine:plugin"}, {"mine.py": HPARAMS.format(module="mine")})
-    install(tmp_path, "dist-b", {"broken": "broken:plugin"}, {"broken.py": "1 / 0"})
-    presets, store = tmp_path / "presets", tmp_path / "store"
-    presets.mkdir()
+@dataclass(frozen=True)
+class Worked:
+    """Mean log-probabilities before and after an edit by the documented editor, in a worker that
+    has begun with presets of a working editor and a broken one; those it published, and its log.
+    """
+
+    before: float
+    after: float
+    published: list[str]
+    log: str
+
+
+@pytest.fixture(scope="module")
+def worked(tmp_path_factory: pytest.TempPathFactory) -> Worked:
+    where = tmp_path_factory.mktemp("worker")
+    documented(where)
+    install(where, "dist-a", {"mine": "mine:plugin"}, {"mine.py": HPARAMS.format(module="mine")})
+    install(where, "dist-b", {"broken": "broken:plugin"}, {"broken.py": "1 / 0"})
+    (where / "presets").mkdir()
     for editor in ("mine", "broken"):
         text = f"editor: {editor}\nmodel: atlas-gptj\norigin: here\nhparams: {{size: 2}}\n"
-        (presets / f"own-{editor}.yaml").write_text(text)
-    code = f"""
-import json
-from pathlib import Path
-from jeep_core.models.loading import load
-from service.settings import Settings
-from service.store import Store
-from service.worker.process import prepare
-store = Store.open({str(store)!r})
-prepare(store, load("atlas-gptj", "cpu"), Settings(presets=Path({str(presets)!r})))
-print(json.dumps(store.base.info().presets["mine"]))
-"""
-    published, log = run(code, tmp_path)
-    assert published == ["own-mine"]
-    assert "the editor 'broken' of dist-b 1.0 cannot be used: ZeroDivisionError" in log
+        (where / "presets" / f"own-{editor}.yaml").write_text(text)
+    found, log = run(WORKER, where, str(where))
+    return Worked(*found["means"], found["presets"], log)
+
+
+def test_the_documented_editor_edits(worked: Worked) -> None:
+    assert worked.after > worked.before + 1
+
+
+def test_a_preset_of_a_broken_editor_does_not_stop_the_worker(worked: Worked) -> None:
+    assert worked.published == ["own-mine"]
+    said = "the editor 'broken' of dist-b 1.0 cannot be used: ZeroDivisionError"
+    assert said in worked.log

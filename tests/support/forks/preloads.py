@@ -1,4 +1,4 @@
-"""Imported once by the process that workers and apis are forked from.
+"""Imported once by the process that others are forked from.
 
 Loading a model imports a thousand modules of transformers, so that is done here, too.  No thread
 may be running in the end: a fork has only the one that forked.
@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import threading
 
+import jeep_core.commands.reproduce
+import service.cli.commands.running
 import service.serve
 import service.worker.process as worker
 from jeep_core.models.loading import load
 from support import TINY_GPTJ
 
-MODEL = TINY_GPTJ
-
 worker._quiet_transformers()
-load(str(MODEL), "cpu")
-assert service.serve is not None
+load(str(TINY_GPTJ), "cpu")
+assert all((jeep_core.commands.reproduce, service.cli.commands.running, service.serve))
 assert threading.active_count() == 1

@@ -1,0 +1,18 @@
+"""All routes of the console, and how they are added to the api."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from service.api.console import assets, sign_in
+from service.api.console.middleware import Console
+from service.api.console.pages import ask, start, state, status
+
+ROUTES = (sign_in, assets, status, start, ask, state)
+
+
+def add_console(app: FastAPI) -> None:
+    """Add the console's routes and what surrounds them; before the request's id is given."""
+    for module in ROUTES:
+        app.include_router(module.router, include_in_schema=False)
+    app.add_middleware(Console)

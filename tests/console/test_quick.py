@@ -1,0 +1,90 @@
+"""How quick the pages are in a browser, with 1,000 versions and 10,000 facts in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+from support.service.builders import add_version
+from support.service.bundled_model import publish
+from support.service.serving import make_settings, running
+
+from service.contracts.schemas.edits import FactRecord
+from service.ops.embedded_server import EmbeddedValkey
+from service.store import Store
+
+VERSIONS, FACTS = 1000, 10
+PAGES = ("ask", "state", "start")
+FIRST_PAINT_MS, INTERACTION_MS = 1000, 200
+OBSERVE = """
+window.slowest = 0;
+new PerformanceObserver((list) => {
+  for (const one of list.getEntries()) window.slowest = Math.max(window.slowest, one.duration);
+}).observe({ type: "event", durationThreshold: 16, buffered: true });
+"""
+PAINTED = "() => performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? null"
+
+ANSWERED = "() => performance.getEntriesByType('navigation')[0].responseStart"
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An api whose store has many versions; the worker that made them is gone."""
+    folder = tmp_path_factory.mktemp("full")
+    (folder / "valkey").mkdir()
+    with EmbeddedValkey(folder / "valkey") as server:
+        settings = make_settings(folder / "store", server.url)
+        fill(settings.store)
+        with running(settings) as url:
+            yield url
+
+
+def fill(folder: Path) -> None:
+    store, parent = Store.open(folder), "v0"
+    publish(store)
+    for number in range(VERSIONS):
+        facts = [
+            FactRecord(
+                subject=f"City {number}-{i}",
+                prompt="{} is a city in the country of",
+                target_new="Japan",
+                target_true="France",
+            )
+            for i in range(FACTS)
+        ]
+        edit = {"editor": "jeep", "edit_id": f"edit_{number}", "facts": facts}
+        parent = add_version(store, parent, **edit)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_first_paint_is_soon(name: str, full: str, chromium: Browser) -> None:
+    page = chromium.new_context(base_url=full).new_page()
+    page.goto("/livez")  # the browser itself has started
+    page.goto(f"/console/{name}")
+    page.wait_for_function(PAINTED)
+    painted = page.evaluate(PAINTED)
+    answered = page.evaluate(ANSWERED)
+    page.context.close()
+    print(f"\n{name}: first paint after {painted:.0f} ms, first byte after {answered:.0f} ms")
+    assert painted <= FIRST_PAINT_MS
+
+
+def test_a_page_answers_to_hands_at_once(full: str, chromium: Browser) -> None:
+    context = chromium.new_context(base_url=full)
+    context.add_init_script(OBSERVE)
+    page = context.new_page()
+    page.goto("/console/ask")
+    page.locator("#prompts").press_sequentially("Lyon is a city in the country of")
+    page.locator("#other").press_sequentially("v17")
+    page.get_by_role("button", name="Add", exact=True).click()
+    expect(page.get_by_label("v17")).to_be_checked()
+    page.locator("#theme").click()
+    page.get_by_role("button", name="Ask").click()
+    expect(page.locator("article.answer")).to_have_count(3)
+    expect(page.locator("article.answer .problem").first).to_contain_text("no worker")
+    slowest = page.evaluate("() => window.slowest")
+    context.close()
+    print(f"\nslowest interaction: {slowest:.0f} ms")
+    assert slowest <= INTERACTION_MS

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import multiprocessing
-import multiprocessing.forkserver
 import os
 import sys
+from functools import cache
 
 import pytest
 
 from support import ROOT
 
 
+@cache
 def forks() -> multiprocessing.context.ForkServerContext:
-    """Starts processes from one that has imported everything, with one thread each."""
+    """Starts processes from one that has imported everything, with one thread each.
+
+    The first call waits until it has: no test's patience is meant for that.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["support.forks.preloads"])
     with pytest.MonkeyPatch.context() as patch:
@@ -22,5 +26,12 @@ def forks() -> multiprocessing.context.ForkServerContext:
         patch.setenv(
             "PYTHONPATH", os.pathsep.join([str(ROOT / "tests"), *map(str, filter(None, sys.path))])
         )
-        multiprocessing.forkserver.ensure_running()
+        first = context.Process(target=_nothing)
+        first.start()
+        first.join()
+    assert first.exitcode == 0
     return context
+
+
+def _nothing() -> None:
+    """All that the first process does."""

@@ -206,7 +206,7 @@ class RegionReader:
         return _Batch(batch.ids, positions, group, at, mask, twin)
 
     def _view_of(self, batch: _Batch) -> ModelView:
-        """What runs a batch."""
+        """The view that runs a batch."""
         return self.view if batch.twin is None else batch.twin.now()
 
     def _run(self, batch: _Batch, view: ModelView, until: int) -> None:

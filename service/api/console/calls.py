@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from typing import Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlencode
 
 import httpx
 from fastapi import Request
@@ -26,6 +26,8 @@ M = TypeVar("M", bound=BaseModel)
 
 KEPT_HEADERS = ("Retry-After", "WWW-Authenticate")
 """Of a refusal; the page's own answer has them, too."""
+PASSED_ON = (b"last-event-id",)
+"""Headers of a browser that the interface sees when its answer is passed on."""
 
 
 def at(path: str, *parts: str) -> str:
@@ -70,7 +72,22 @@ class Calls:
 
     def stream(self, path: str, body: dict[str, Any]) -> Response:
         """The answer of the interface to this POST, passed on as it comes."""
-        return _Forwarded(self._request, path, json.dumps(body).encode())
+        return _Forwarded(self._request, "POST", path, json.dumps(body).encode())
+
+    def passed_on(self, path: str, **query: str) -> Response:
+        """The answer of the interface to this GET, a file or events, passed on as it comes."""
+        return _Forwarded(self._request, "GET", path, b"", urlencode(query).encode())
+
+    async def upload(self, path: str, answer: type[M], content: bytes, **query: Any) -> M:
+        """The answer to a file; a query parameter of None is left out.
+
+        Raises:
+            ApiProblem: as the interface answers.
+        """
+        given = {name: value for name, value in query.items() if value is not None}
+        kind = {"Content-Type": "application/octet-stream"}
+        found = await self._send("POST", path, content=content, params=given, headers=kind)
+        return answer.model_validate_json(found.content)
 
     async def _send(self, method: str, path: str, **what: Any) -> httpx.Response:
         inside = httpx.ASGITransport(app=_named(self._request), raise_app_exceptions=False)
@@ -105,9 +122,12 @@ def _refusal(answer: httpx.Response) -> ApiProblem:
 class _Forwarded(Response):
     """Asks the app when it is sent, and passes on what comes, until the browser has gone."""
 
-    def __init__(self, request: Request, path: str, body: bytes) -> None:
+    def __init__(
+        self, request: Request, method: str, path: str, body: bytes, query: bytes = b""
+    ) -> None:
         super().__init__()
-        self._request, self._path, self._asked = request, path, body
+        self._request, self._method, self._path = request, method, path
+        self._asked, self._query = body, query
 
     async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
         given = iter([{"type": "http.request", "body": self._asked, "more_body": False}])
@@ -116,12 +136,15 @@ class _Forwarded(Response):
             return next(given, None) or await receive()
 
         headers = [
-            (b"content-type", b"application/json"),
             (b"content-length", str(len(self._asked)).encode()),
             (b"x-request-id", scope.get("request_id", "").encode()),
+            *((name, value) for name, value in scope["headers"] if name in PASSED_ON),
         ]
+        if self._asked:
+            headers.append((b"content-type", b"application/json"))
         kept = ("type", "asgi", "http_version", "scheme", "server", "client", "root_path")
         inner = {name: scope[name] for name in kept if name in scope}
-        path = {"path": self._path, "raw_path": self._path.encode(), "query_string": b""}
-        inner |= {"method": "POST", "headers": headers, **path}
+        raw = self._path.encode()
+        path = {"path": unquote(self._path), "raw_path": raw, "query_string": self._query}
+        inner |= {"method": self._method, "headers": headers, **path}
         await _named(self._request)(inner, body_first, send)

@@ -24,6 +24,7 @@ class Entry:
 
 NAVIGATION = (
     Entry("Ask", "ask", Scope.GENERATE),
+    Entry("Edit", "edit", Scope.EDIT),
     Entry("State", "state", Scope.READ),
 )
 START = Entry("Start", "start", Scope.READ)

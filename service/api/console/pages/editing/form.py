@@ -67,7 +67,7 @@ async def edit_page(
     about = await run_in_threadpool(_about, state)
     return page(
         request,
-        "edit.html",
+        "editing/page.html",
         **about,
         facts=json.dumps(facts),
         formats=", ".join(FORMATS),
@@ -95,7 +95,7 @@ async def edit_submit(request: Request) -> Response:
 async def edits_newest(request: Request, after: str | None = None) -> Response:
     """The newest edits, or those after one of them."""
     found = await Calls(request).get("/edits", Page[EditSummary], limit=NEWEST, after=after)
-    return fragment(request, "parts/edits_newest.html", edits=found.data, after=found.next)
+    return fragment(request, "editing/newest.html", edits=found.data, after=found.next)
 
 
 @router.get(f"{CONSOLE}/edit/settings")
@@ -108,7 +108,7 @@ async def edit_settings(request: Request, state: State, editor: str, preset: str
     except InvalidHParams as error:
         values, source, refused = {}, "", error.problems[0].message
     rows = [(path, json.dumps(value)) for path, value in flat(values)]
-    return fragment(request, "parts/edit_settings.html", rows=rows, source=source, refused=refused)
+    return fragment(request, "editing/settings.html", rows=rows, source=source, refused=refused)
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

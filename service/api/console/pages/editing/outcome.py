@@ -60,7 +60,7 @@ class Asked:
 async def edit_shown(id: str, request: Request) -> Response:
     """The page of one edit."""
     edit = await Calls(request).get(at("/edits/{}", id), Edit)
-    return page(request, "edit_shown.html", **_about(edit), **_facts_of(edit, "all", 0))
+    return page(request, "editing/shown.html", **_about(edit), **_facts_of(edit, "all", 0))
 
 
 @router.get(CONSOLE + "/edit/{id}/outcome")
@@ -70,7 +70,7 @@ async def edit_outcome(id: str, request: Request) -> Response:
     edit = await Calls(request).get(at("/edits/{}", id), Edit)
     headers = CHANGED if edit.status in TERMINAL else None
     values = {**_about(edit), **_facts_of(edit, "all", 0)}
-    return fragment(request, "parts/edit_outcome.html", headers=headers, **values)
+    return fragment(request, "editing/outcome.html", headers=headers, **values)
 
 
 @router.get(CONSOLE + "/edit/{id}/facts")
@@ -80,7 +80,7 @@ async def edit_facts(
 ) -> Response:
     """A part of the facts of an edit that has ended."""
     edit = await Calls(request).get(at("/edits/{}", id), Edit)
-    return fragment(request, "parts/edit_facts.html", edit=edit, **_facts_of(edit, which, first))
+    return fragment(request, "editing/facts.html", edit=edit, **_facts_of(edit, which, first))
 
 
 @router.get(CONSOLE + "/edit/{id}/facts/{index}")
@@ -95,7 +95,7 @@ async def edit_questions(id: str, index: int, request: Request, state: State) ->
         raise ApiProblem("not_found", f"the edit has no fact {index}")
     fact = edit.facts[place]
     if not caller_of(request).may(Scope.GENERATE):
-        return fragment(request, "parts/edit_questions.html", refused=True, fact=fact, kinds=[])
+        return fragment(request, "editing/questions.html", refused=True, fact=fact, kinds=[])
     chats = await run_in_threadpool(_chats, state)
     found = []
     for title, prompts, wanted in (
@@ -107,7 +107,7 @@ async def edit_questions(id: str, index: int, request: Request, state: State) ->
         chat = await _ask_in_chat(calls, some, result, wanted) if some and chats else []
         found.append((title, len(prompts), plain, chat))
     return fragment(
-        request, "parts/edit_questions.html", refused=False, fact=fact, kinds=found, result=result
+        request, "editing/questions.html", refused=False, fact=fact, kinds=found, result=result
     )
 
 

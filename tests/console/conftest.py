@@ -64,8 +64,9 @@ def chromium() -> Iterator[Browser]:
 
 
 def is_error(said: ConsoleMessage) -> bool:
-    """Whether a page went wrong; refusals that it shows are none."""
-    return said.type == "error" and not re.search(r"status of (409|422)", said.text)
+    """Whether a page went wrong; refusals that it shows and answers that a test loses are none."""
+    shown = r"(status of|Status Error Code) (409|422)|net::ERR_FAILED"
+    return said.type == "error" and not re.search(shown, said.text)
 
 
 @pytest.fixture

@@ -204,10 +204,11 @@ async function showSettings() {
 
 // ------------------------------------------------------------------ kept until it is sent
 
-const KEPT = ["editor", "preset", "snapshot_name", "check_earlier", "min_efficacy", "min_locality", "max_perplexity_ratio", "max_drift", "min_ability"];
+const KEPT = ["editor", "preset", "snapshot_name", "check_earlier", "min_efficacy", "min_locality", "max_perplexity_ratio", "max_drift", "min_ability", "staged", "repair", "parent"];
+const isBox = (field) => field.type === "checkbox" || field.type === "radio";
 
 function keep() {
-  const fields = Object.fromEntries(KEPT.filter((id) => at(id)).map((id) => [id, at(id).value]));
+  const fields = Object.fromEntries(KEPT.map((id) => [id, isBox(at(id)) ? at(id).checked : at(id).value]));
   try {
     sessionStorage.setItem(DRAFT, JSON.stringify({ facts: table.typed, fields, sent }));
   } catch {
@@ -273,7 +274,9 @@ if (form) {
     sent = draft.sent;
     for (const [id, value] of Object.entries(draft.fields)) {
       if (id === "preset") choosePresets();
-      if (at(id)) at(id).value = value;
+      if (!at(id)) continue;
+      if (isBox(at(id))) at(id).checked = value;
+      else at(id).value = value;
     }
   }
   const facts = draft?.facts ?? given;
@@ -288,6 +291,8 @@ if (form) {
   form.addEventListener("change", (event) => {
     if (event.target.id === "editor") choosePresets();
     if (event.target.id === "editor" || event.target.id === "preset") showSettings();
+  });
+  form.addEventListener("input", (event) => {
     if (!event.target.closest("#facts, #import")) changed();
   });
   form.addEventListener("paste", (event) => {

@@ -9,7 +9,7 @@ const CELLS = [
   ["subject", "Subject", "Lyon"],
   ["prompt", "Prompt", "{} is a city in the country of"],
   ["target_new", "New answer", "Japan"],
-  ["target_true", "True answer", "France"],
+  ["target_true", "True answer", ""],
 ];
 const NEEDED = ["subject", "prompt", "target_new"];
 
@@ -41,9 +41,11 @@ export class FactTable {
     this.facts = [];
     this.first = 0;
     this.#views = new Map();
+    this.#plans = new WeakMap();
   }
 
   #views;
+  #plans; // the last check of a fact, as long as the fact stays as it is
 
   /** The facts that have all that is needed, in the order of the table. */
   get whole() {
@@ -97,6 +99,7 @@ export class FactTable {
     this.#views.clear();
     const part = this.facts.slice(this.first, this.first + IN_SIGHT);
     this.body.replaceChildren(...part.flatMap((fact, i) => this.#row(fact, this.first + i + 1)));
+    for (const fact of part) this.#tell(fact);
     this.#drawPager();
   }
 
@@ -165,6 +168,7 @@ export class FactTable {
 
   #typed(fact, name, value) {
     fact[name] = value;
+    this.#plans.delete(fact);
     this.#views.get(fact)?.state.querySelector(".known").replaceChildren();
     this.changed();
   }
@@ -174,19 +178,25 @@ export class FactTable {
   /** Say what the check found: of facts by their index in what was sent. */
   show({ facts = [], duplicates = [] }, says) {
     const whole = this.whole;
-    const repeated = new Map(duplicates.map((one) => [one.index, one.kept]));
-    const planned = new Map(facts.map((one) => [one.index, one]));
-    for (const [index, fact] of whole.entries()) {
-      const view = this.#views.get(fact);
-      if (!view) continue;
-      const known = view.state.querySelector(".known");
-      known.replaceChildren();
-      if (repeated.has(index)) {
-        const kept = this.facts.indexOf(whole[repeated.get(index)]) + 1;
-        known.append(element("span", { className: "state unused" }, `the same as fact ${kept}, edited once`));
-      }
-      if (planned.has(index)) this.#known(known, view.state.querySelector(".tokens"), planned.get(index), says);
+    this.#says = says;
+    for (const plan of facts) if (whole[plan.index]) this.#plans.set(whole[plan.index], plan);
+    for (const fact of whole) this.#tell(fact);
+    for (const { index, kept } of duplicates) {
+      const known = this.#views.get(whole[index])?.state.querySelector(".known");
+      const at = this.facts.indexOf(whole[kept]) + 1;
+      known?.append(element("span", { className: "state unused" }, `the same as fact ${at}, edited once`));
     }
+  }
+
+  #says = new Map();
+
+  #tell(fact) {
+    const view = this.#views.get(fact);
+    const plan = this.#plans.get(fact);
+    if (!view) return;
+    const known = view.state.querySelector(".known");
+    known.replaceChildren();
+    if (plan) this.#known(known, view.state.querySelector(".tokens"), plan, this.#says);
   }
 
   #known(known, tokens, plan, says) {

@@ -16,7 +16,7 @@ from service.ops.embedded_server import EmbeddedValkey
 from service.store import Store
 
 VERSIONS, FACTS = 1000, 10
-PAGES = ("ask", "state", "start")
+PAGES = ("ask", "edit", "evaluations", "probes", "state", "start")
 FIRST_PAINT_MS, INTERACTION_MS = 1000, 200
 OBSERVE = """
 window.slowest = 0;

@@ -1,11 +1,14 @@
 // Plots of the tables beside them: figures with data-plot are drawn with uPlot.
 //
 // A row of the table is a place on the x axis, a column a series; a cell has its value and the ends
-// of its interval. With "lines" x is a number, with "points" every row is a place of its own.
+// of its interval. With "lines" x is a whole number, with "steps" and "points" every row is a place
+// of its own; points are not joined.
 
 const figures = new Map();
 const HEIGHT = 260;
-const SPREAD = 0.5;
+const SPREAD = 0.3;
+const LABEL_PX = 84;
+const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000];
 
 const numberOf = (text) => (text === undefined || text === "" ? null : Number(text));
 
@@ -30,10 +33,15 @@ function colours(figure, count) {
 
 const faint = (colour) => colour.replace(/^rgb\((.*)\)$/, "rgba($1, 0.18)");
 
-function axes({ soft, line }, labels, unit) {
+function axes(figure, { soft, line }, labels) {
+  const unit = figure.dataset.unit ?? "";
   const common = { stroke: soft, grid: { stroke: line, width: 1 }, ticks: { stroke: line, width: 1 }, font: "12px system-ui, sans-serif" };
-  const x = { ...common, grid: { show: false } };
-  if (labels) Object.assign(x, { splits: labels.map((_, i) => i), values: () => labels });
+  const x = { ...common, grid: { show: false }, incrs: WHOLE };
+  if (labels) {
+    Object.assign(x, { splits: labels.map((_, i) => i), values: () => labels });
+    const narrow = figure.clientWidth / labels.length < LABEL_PX && labels.some((label) => label.length > 6);
+    if (narrow) Object.assign(x, { rotate: -35, size: 72 });
+  }
   return [x, { ...common, size: 56, values: (_, splits) => splits.map((one) => `${Number(one.toPrecision(4))}${unit}`) }];
 }
 
@@ -49,7 +57,9 @@ function linesOf(figure, data, colour) {
     columns.push(one.values, one.highs, one.lows);
     bands.push({ series: [at + 1, at + 2], fill: faint(stroke) });
   });
-  return { columns, options: { series, bands, axes: axes(colour, null, figure.dataset.unit ?? ""), scales: { x: { time: false } } } };
+  const labels = figure.dataset.plot === "steps" ? data.labels : null;
+  const scales = { x: { time: false, ...(labels ? { range: [-0.2, labels.length - 0.8] } : {}) } };
+  return { columns, options: { series, bands, axes: axes(figure, colour, labels), scales } };
 }
 
 function pointsOf(figure, data, colour) {
@@ -85,7 +95,7 @@ function pointsOf(figure, data, colour) {
     context.restore();
   };
   const scales = { x: { time: false, range: [-0.6, data.labels.length - 0.4] }, y: { range } };
-  return { columns, options: { series, axes: axes(colour, data.labels, figure.dataset.unit ?? ""), scales, hooks: { draw: [whiskers] } } };
+  return { columns, options: { series, axes: axes(figure, colour, data.labels), scales, hooks: { draw: [whiskers] } } };
 }
 
 /** The layers that are proposed, behind the lines. */

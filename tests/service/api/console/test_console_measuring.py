@@ -70,9 +70,11 @@ def test_the_form_of_an_evaluation_says_what_is_measured() -> None:
 def test_an_evaluation_is_started_once_and_problems_point_to_fields(
     person: httpx.Client, model: Store
 ) -> None:
-    page = person.get("/console/evaluations", params={"suite": "atlas-zsre", "version": HOSTILE})
-    assert '<option value="atlas-zsre" selected>' in page.text
+    page = person.get("/console/evaluations", params={"suite": HOSTILE, "version": HOSTILE})
     assert HOSTILE not in page.text
+    suites = person.get("/console/evaluations/suites?suite=atlas-zsre").text
+    assert '<option value="atlas-zsre" selected>' in suites
+    assert "usual" in person.get("/console/evaluations/suites?tasks=false").text
     assert "Nothing was measured yet" in person.get("/console/evaluations/newest").text
     headers = scripts(person) | {"Idempotency-Key": "k"}
     sent = {"suite": SUITE, "kind": "versions", "version": ["base", "head"], "limit": "4"}
@@ -98,8 +100,9 @@ def test_a_suite_is_added(person: httpx.Client, model: Store) -> None:
     added = person.post("/console/suites?name=mine&format=", content=content, headers=headers)
     assert added.json() == {"location": "/console/evaluations?suite=mine"}
     assert model.suites.get("mine").cases == 1
-    page = person.get("/console/evaluations?suite=mine")
-    assert '<option value="mine" selected>mine, 1 cases' in page.text
+    assert "/console/evaluations/suites?suite=mine" in person.get(added.json()["location"]).text
+    suites = person.get("/console/evaluations/suites?suite=mine").text
+    assert '<option value="mine" selected>mine, 1 case<' in suites
     bad = person.post("/console/suites?name=bad", content=b"{", headers=headers)
     assert bad.status_code == 422
     nameless = person.post("/console/suites", content=content, headers=headers)
@@ -233,8 +236,8 @@ def test_trials_are_drawn_over_the_number_of_edits(person: httpx.Client, model: 
     changed = {"payload": payload, "result": result.model_dump(mode="json")}
     model.journal.save(job.model_copy(update=changed))
     page = person.get(f"/console/evaluations/{evaluation}").text
-    assert 'data-plot="lines"' in page
-    assert re.findall(r'data-x="(\d+)"', page) == ["1", "16"]
+    assert 'data-plot="steps"' in page
+    assert re.findall(r'data-x="\d+">(\d+)<', page) == ["1", "16"]
     assert HOSTILE not in page
 
 

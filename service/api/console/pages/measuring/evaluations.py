@@ -12,6 +12,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from jeep_core.editors import in_order
+from jeep_core.evaluation.harness.installed import NoHarness
 from jeep_core.suites import FORMATS
 from service.api.console.calls import Calls, at
 from service.api.console.forms import Form, read_form
@@ -45,17 +46,23 @@ async def evaluations_page(
     request: Request, state: State, suite: str = "", version: str = ""
 ) -> Response:
     """What can be started, and what was."""
-    calls = Calls(request)
     return page(
         request,
         "measuring/evaluations.html",
-        suites=await calls.get("/suites", SuiteList),
         suite=suite,
         version=version,
         editors=in_order(),
         formats=list(FORMATS),
         **await run_in_threadpool(_model, state),
     )
+
+
+@router.get(f"{CONSOLE}/evaluations/suites")
+@needs(Scope.READ)
+async def evaluations_suites(request: Request, suite: str = "", tasks: bool = True) -> Response:
+    """The suites to choose from, by themselves as the bundled ones are read once in a process."""
+    found = await Calls(request).get("/suites", SuiteList)
+    return fragment(request, "measuring/suites.html", suites=found, suite=suite, tasks=tasks)
 
 
 @router.get(f"{CONSOLE}/evaluations/newest")
@@ -236,8 +243,12 @@ def _place(first: int, count: int) -> dict[str, Any]:
 
 
 def _model(state: ApiState) -> dict[str, Any]:
+    """The model and whether it chats; why tasks of lm-eval are missing; why the model is."""
+    found: dict[str, Any] = {"model": None, "chats": False, "missing": "", "missing_tasks": ""}
     try:
         model = state.models.get()
     except ApiProblem as problem:
-        return {"model": None, "chats": False, "missing": problem.detail}
-    return {"model": model.info.model, "chats": model.chat is not None, "missing": ""}
+        return found | {"missing": problem.detail}
+    tasks = "" if model.info.lm_eval else str(NoHarness())
+    said = {"model": model.info.model, "chats": model.chat is not None, "missing_tasks": tasks}
+    return found | said

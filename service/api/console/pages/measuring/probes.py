@@ -18,7 +18,6 @@ from service.api.http.paging import Page
 from service.api.http.problems import ApiProblem
 from service.api.http.sessions import CONSOLE
 from service.api.resources.probes import PROBES, ProbeSummary
-from service.api.resources.suites import SuiteList
 from service.api.state import ApiState, State
 from service.contracts.jobs import TERMINAL
 from service.contracts.schemas import Probe
@@ -55,9 +54,8 @@ class Plot:
 @needs(Scope.READ)
 async def probes_page(request: Request, state: State, version: str = "base") -> Response:
     """What can be started, and what was."""
-    suites = (await Calls(request).get("/suites", SuiteList)).data
     about = await run_in_threadpool(_model, state)
-    return page(request, "measuring/probes.html", suites=suites, version=version, **about)
+    return page(request, "measuring/probes.html", version=version, **about)
 
 
 @router.get(f"{CONSOLE}/probes/newest")

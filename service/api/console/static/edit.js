@@ -131,8 +131,14 @@ async function ask(found, control) {
   const prompts = [...new Set(found.facts.map((one) => one.asked))].filter((prompt) => prompt && !says.has(prompt));
   for (let i = 0; i < prompts.length; i += ASKED_AT_ONCE) {
     const some = prompts.slice(i, i + ASKED_AT_ONCE);
-    const answer = await send("/console/edit/says", JSON.stringify({ prompts: some }), { signal: control.signal });
-    for (const one of answer.said) says.set(one.prompt, one);
+    try {
+      const answer = await send("/console/edit/says", JSON.stringify({ prompts: some }), { signal: control.signal });
+      for (const one of answer.said) says.set(one.prompt, one);
+    } catch (error) {
+      if (control.signal.aborted || !(error instanceof Refusal)) throw error;
+      at("plan").append(element("p", { className: "soft" }, `What the model says now is not known: ${error.message}`));
+      return;
+    }
     if (checking !== control) return;
     table.show(found, says);
     table.mark(found.errors);
@@ -267,6 +273,7 @@ async function submit() {
 const table = form ? new FactTable(at("facts"), at("pager"), changed) : null;
 
 if (form) {
+  document.body.addEventListener("jeep-changed", () => says.clear());
   choosePresets();
   const given = JSON.parse(form.dataset.facts);
   const draft = given.length > 0 ? null : kept();

@@ -10,13 +10,14 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 
-from jeep_core.editors import AUTO_EDITOR, DEFAULT_EDITOR, available, in_order
+from jeep_core.editors import AUTO_EDITOR, DEFAULT_EDITOR
 from jeep_core.errors import InvalidHParams
 from jeep_core.probe.defaults.from_record import by_depths
 from jeep_core.suites import FORMATS
 from jeep_core.text.chat import has_template
 from service.api.console.calls import Calls, at
 from service.api.console.pages.editing.live_facts import live_facts
+from service.api.console.pages.models import editor_names, model_or_reason
 from service.api.console.rendering import fragment, page
 from service.api.http.access import needs
 from service.api.http.bodies import read_json
@@ -142,17 +143,12 @@ def _settings(state: ApiState, editor: str, preset: str | None) -> tuple[dict[st
 
 def _about(state: ApiState) -> dict[str, Any]:
     """Model, editors, presets and head, as the page shows them; without a model why not."""
-    try:
-        model = state.models.get()
-    except ApiProblem as problem:
-        return {"model": None, "missing": problem.detail}
-    records, _ = available()
-    editors = [(name, records[name].title or name.upper()) for name in in_order()]
+    model, missing = model_or_reason(state)
+    if model is None:
+        return {"model": None, "missing": missing}
     return {
         "model": model.info.model,
-        "missing": "",
-        "chats": model.chat is not None,
-        "editors": editors,
+        "editors": editor_names(),
         "usual": DEFAULT_EDITOR,
         "presets": json.dumps(model.info.presets),
         "perplexity": model.info.perplexity_text,

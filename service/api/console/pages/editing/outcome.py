@@ -12,6 +12,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from jeep_core.text.chat import has_template
 from service.api.console.calls import Calls, at
+from service.api.console.pages.models import model_or_reason
 from service.api.console.rendering import CHANGED, fragment, page
 from service.api.http.access import caller_of, needs
 from service.api.http.problems import ApiProblem
@@ -117,10 +118,8 @@ def _place_of(result: EditResult, index: int) -> int | None:
 
 
 def _chats(state: ApiState) -> bool:
-    try:
-        return has_template(state.models.get())
-    except ApiProblem:
-        return False
+    model, _ = model_or_reason(state)
+    return model is not None and has_template(model)
 
 
 async def _ask(

@@ -11,16 +11,16 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from jeep_core.editors import in_order
 from jeep_core.evaluation.harness.installed import NoHarness
 from jeep_core.suites import FORMATS
 from service.api.console.calls import Calls, at
 from service.api.console.forms import Form, read_form
 from service.api.console.pages.measuring.starting import Started, number, started, versions_of
+from service.api.console.pages.models import editor_names, model_or_reason
 from service.api.console.rendering import CHANGED, fragment, page
 from service.api.http.access import needs
 from service.api.http.paging import Page
-from service.api.http.problems import ApiProblem, not_found
+from service.api.http.problems import not_found
 from service.api.http.sessions import CONSOLE
 from service.api.resources.evaluations import EVALUATIONS, EvaluationSummary
 from service.api.resources.suites import SuiteList
@@ -51,7 +51,7 @@ async def evaluations_page(
         "measuring/evaluations.html",
         suite=suite,
         version=version,
-        editors=in_order(),
+        editors=editor_names(),
         formats=list(FORMATS),
         **await run_in_threadpool(_model, state),
     )
@@ -244,11 +244,11 @@ def _place(first: int, count: int) -> dict[str, Any]:
 
 def _model(state: ApiState) -> dict[str, Any]:
     """The model and whether it chats; why tasks of lm-eval are missing; why the model is."""
-    found: dict[str, Any] = {"model": None, "chats": False, "missing": "", "missing_tasks": ""}
-    try:
-        model = state.models.get()
-    except ApiProblem as problem:
-        return found | {"missing": problem.detail}
-    tasks = "" if model.info.lm_eval else str(NoHarness())
-    said = {"model": model.info.model, "chats": model.chat is not None, "missing_tasks": tasks}
-    return found | said
+    model, missing = model_or_reason(state)
+    if model is None:
+        return {"model": None, "missing": missing}
+    return {
+        "model": model.info.model,
+        "chats": model.chat is not None,
+        "missing_tasks": "" if model.info.lm_eval else str(NoHarness()),
+    }

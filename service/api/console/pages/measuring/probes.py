@@ -12,13 +12,13 @@ from fastapi.concurrency import run_in_threadpool
 from service.api.console.calls import Calls, at
 from service.api.console.forms import Form, read_form
 from service.api.console.pages.measuring.starting import Started, number, started
+from service.api.console.pages.models import model_or_reason
 from service.api.console.rendering import CHANGED, fragment, page
 from service.api.http.access import needs
 from service.api.http.paging import Page
-from service.api.http.problems import ApiProblem
 from service.api.http.sessions import CONSOLE
 from service.api.resources.probes import PROBES, ProbeSummary
-from service.api.state import ApiState, State
+from service.api.state import State
 from service.contracts.jobs import TERMINAL
 from service.contracts.schemas import Probe
 from service.contracts.schemas.access import Scope
@@ -54,8 +54,9 @@ class Plot:
 @needs(Scope.READ)
 async def probes_page(request: Request, state: State, version: str = "base") -> Response:
     """What can be started, and what was."""
-    about = await run_in_threadpool(_model, state)
-    return page(request, "measuring/probes.html", version=version, **about)
+    model, missing = await run_in_threadpool(model_or_reason, state)
+    name = model and model.info.model
+    return page(request, "measuring/probes.html", version=version, model=name, missing=missing)
 
 
 @router.get(f"{CONSOLE}/probes/newest")
@@ -156,10 +157,3 @@ def _about(found: Probe) -> dict[str, Any]:
         "ended": found.status in TERMINAL,
         "plots": plots_of(found.record) if found.record else [],
     }
-
-
-def _model(state: ApiState) -> dict[str, Any]:
-    try:
-        return {"model": state.models.get().info.model, "missing": ""}
-    except ApiProblem as problem:
-        return {"model": None, "missing": problem.detail}

@@ -141,7 +141,6 @@ async function ask(found, control) {
     }
     if (checking !== control) return;
     table.show(found, says);
-    table.mark(found.errors);
   }
 }
 

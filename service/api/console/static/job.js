@@ -84,9 +84,12 @@ class Followed {
     if (this.source.readyState === EventSource.CLOSED) setTimeout(() => this.end(), PATIENCE_MS);
   }
 
-  end() {
+  /** Load what became of the job, again as long as the service does not answer. */
+  async end() {
     this.source.close();
-    window.htmx.ajax("GET", this.place.dataset.part, { target: this.place.dataset.into, swap: "innerHTML" });
+    const { part, into } = this.place.dataset;
+    await window.htmx.ajax("GET", part, { target: into, swap: "innerHTML" }).catch(() => null);
+    if (this.place.isConnected) setTimeout(() => this.end(), PATIENCE_MS);
   }
 }
 

@@ -55,7 +55,7 @@ class CheckedFact(BaseModel):
 
 
 class Checked(BaseModel):
-    """What is known of an edit before it is submitted.
+    """The facts of an edit, and of how it would be computed, before it is submitted.
 
     ``errors`` are the interface's, with pointers; without any there is a plan, whose parts are
     here.  ``replaces``: how many of all facts ask the same question as a live one.
@@ -72,7 +72,7 @@ class Checked(BaseModel):
 
 
 class Said(BaseModel):
-    """What head says to a prompt; ``failed``: why it says nothing."""
+    """The answer of head to a prompt; ``failed``: why it says nothing."""
 
     prompt: str
     text: str = ""
@@ -123,7 +123,7 @@ async def edit_check(
 @router.post(f"{CONSOLE}/edit/says")
 @needs(Scope.GENERATE)
 async def edit_says(request: Request) -> SaidList:
-    """What head says now to prompts, each by itself if it can only answer some."""
+    """Answers of head to prompts, as it is now."""
     given = await read_json(request)
     prompts = given.get("prompts") if isinstance(given, dict) else None
     body = {"prompts": prompts, "max_new_tokens": ANSWER_TOKENS, "stop": [".", "\n"]}

@@ -164,7 +164,7 @@ def asked_of(prompt: str, before: str, after: str, wanted: str | None) -> Asked:
 
 
 def _about(edit: Edit) -> dict[str, Any]:
-    """What the templates show of an edit beside its facts."""
+    """Values for the templates of an edit, beside its facts."""
     result = edit.result
     said: dict[str, Any] = {
         "edit": edit,

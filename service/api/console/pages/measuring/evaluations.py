@@ -45,7 +45,7 @@ Kind = Literal["better", "broken"]
 async def evaluations_page(
     request: Request, state: State, suite: str = "", version: str = ""
 ) -> Response:
-    """What can be started, and what was."""
+    """The page on which evaluations are started."""
     return page(
         request,
         "measuring/evaluations.html",
@@ -198,7 +198,7 @@ def evaluation_of(form: Form) -> dict[str, Any]:
 
 
 def _about(found: Evaluation) -> dict[str, Any]:
-    """What the templates show of an evaluation."""
+    """Values for the templates of an evaluation."""
     result = found.result
     points = result.points if result else []
     names = list(dict.fromkeys(name for point in points for name in point.metrics))

@@ -53,7 +53,7 @@ class Plot:
 @router.get(f"{CONSOLE}/probes")
 @needs(Scope.READ)
 async def probes_page(request: Request, state: State, version: str = "base") -> Response:
-    """What can be started, and what was."""
+    """The page on which probes are started."""
     model, missing = await run_in_threadpool(model_or_reason, state)
     name = model and model.info.model
     return page(request, "measuring/probes.html", version=version, model=name, missing=missing)
@@ -150,7 +150,7 @@ def _curve(name: str, band: Mapping[str, Sequence[float]]) -> Curve:
 
 
 def _about(found: Probe) -> dict[str, Any]:
-    """What the templates show of a probe."""
+    """Values for the templates of a probe."""
     return {
         "found": found,
         "result": found.result,

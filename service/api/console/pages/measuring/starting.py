@@ -17,7 +17,7 @@ _WHOLE = re.compile(r"-?\d{1,18}", re.ASCII)
 
 
 class Started(BaseModel):
-    """What a form has started: the page that shows it."""
+    """The page that shows a job which a form has started."""
 
     location: str
 

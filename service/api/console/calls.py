@@ -19,15 +19,15 @@ from starlette.types import Scope as Connection
 
 from service.api.http.access import CALLER, caller_of
 from service.api.http.auditing import ASKED_BY
-from service.api.http.problems import ApiProblem
+from service.api.http.problems import PAGE, ApiProblem
 from service.contracts.schemas import Problem
 
 M = TypeVar("M", bound=BaseModel)
 
 KEPT_HEADERS = ("Retry-After", "WWW-Authenticate")
 """Of a refusal; the page's own answer has them, too."""
-PASSED_ON = (b"last-event-id",)
-"""Headers of a browser that the interface sees when its answer is passed on."""
+OF_PARTS = frozenset({b"range", b"if-range", b"if-none-match", b"last-event-id"})
+"""Headers that ask for a part of a file or of events; they are passed on with what is forwarded."""
 
 
 def at(path: str, *parts: str) -> str:
@@ -74,9 +74,11 @@ class Calls:
         """The answer of the interface to this POST, passed on as it comes."""
         return _Forwarded(self._request, "POST", path, json.dumps(body).encode())
 
-    def passed_on(self, path: str, **query: str) -> Response:
-        """The answer of the interface to this GET, a file or events, passed on as it comes."""
-        return _Forwarded(self._request, "GET", path, b"", urlencode(query).encode())
+    def file(self, path: str, **query: str) -> Response:
+        """The file, or the events, that the interface answers a GET of this path with, whole or in
+        parts.
+        """
+        return _Forwarded(self._request, "GET", path, query=urlencode(query).encode())
 
     async def upload(self, path: str, answer: type[M], content: bytes, **query: Any) -> M:
         """The answer to a file; a query parameter of None is left out.
@@ -123,11 +125,11 @@ class _Forwarded(Response):
     """Asks the app when it is sent, and passes on what comes, until the browser has gone."""
 
     def __init__(
-        self, request: Request, method: str, path: str, body: bytes, query: bytes = b""
+        self, request: Request, method: str, path: str, body: bytes = b"", query: bytes = b""
     ) -> None:
         super().__init__()
-        self._request, self._method, self._path = request, method, path
-        self._asked, self._query = body, query
+        self._request, self._method, self._path, self._asked = request, method, path, body
+        self._query = query
 
     async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
         given = iter([{"type": "http.request", "body": self._asked, "more_body": False}])
@@ -136,15 +138,13 @@ class _Forwarded(Response):
             return next(given, None) or await receive()
 
         headers = [
+            (b"content-type", b"application/json"),
             (b"content-length", str(len(self._asked)).encode()),
             (b"x-request-id", scope.get("request_id", "").encode()),
-            *((name, value) for name, value in scope["headers"] if name in PASSED_ON),
+            *((name, value) for name, value in scope["headers"] if name in OF_PARTS),
         ]
-        if self._asked:
-            headers.append((b"content-type", b"application/json"))
-        kept = ("type", "asgi", "http_version", "scheme", "server", "client", "root_path")
+        kept = ("type", "asgi", "http_version", "scheme", "server", "client", "root_path", PAGE)
         inner = {name: scope[name] for name in kept if name in scope}
-        raw = self._path.encode()
-        path = {"path": unquote(self._path), "raw_path": raw, "query_string": self._query}
-        inner |= {"method": self._method, "headers": headers, **path}
+        path = {"path": unquote(self._path), "raw_path": self._path.encode()}
+        inner |= {"method": self._method, "headers": headers, "query_string": self._query, **path}
         await _named(self._request)(inner, body_first, send)

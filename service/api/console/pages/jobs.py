@@ -18,7 +18,7 @@ router = APIRouter()
 @needs(Scope.READ)
 async def followed_job(id: str, request: Request) -> Response:
     """The events of a job, as the interface streams them."""
-    return Calls(request).passed_on(at("/jobs/{}/events", id))
+    return Calls(request).file(at("/jobs/{}/events", id))
 
 
 @router.post(CONSOLE + "/jobs/{id}/cancel")

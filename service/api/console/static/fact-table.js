@@ -168,8 +168,10 @@ export class FactTable {
 
   #typed(fact, name, value) {
     fact[name] = value;
-    this.#plans.delete(fact);
-    this.#views.get(fact)?.state.querySelector(".known").replaceChildren();
+    if (!(name in LISTS)) {
+      this.#plans.delete(fact);
+      this.#views.get(fact)?.state.querySelector(".known").replaceChildren();
+    }
     this.changed();
   }
 

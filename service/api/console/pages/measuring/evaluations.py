@@ -174,7 +174,7 @@ async def evaluation_cases_part(
 async def evaluation_cases_file(id: str, request: Request, target: str = "") -> Response:
     """The case records as a file."""
     query = {"target": target} if target else {}
-    return Calls(request).passed_on(at("/evaluations/{}/cases", id), **query)
+    return Calls(request).file(at("/evaluations/{}/cases", id), **query)
 
 
 def evaluation_of(form: Form) -> dict[str, Any]:

@@ -95,7 +95,7 @@ async def probe_outcome(id: str, request: Request) -> Response:
 @needs(Scope.READ)
 async def probe_file(id: str, name: str, request: Request) -> Response:
     """A file of a probe."""
-    return Calls(request).passed_on(at("/probes/{}/files/{}", id, name))
+    return Calls(request).file(at("/probes/{}/files/{}", id, name))
 
 
 def probe_of(form: Form) -> dict[str, Any]:

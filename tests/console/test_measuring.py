@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 from playwright.sync_api import Page, expect
 from support.service.console.pictures import look_at
 
@@ -9,6 +12,29 @@ DRAWN = """(canvas) => {
   const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
   return data.some((value, i) => i % 4 === 3 && value > 200);
 }"""
+
+COUNTRIES = {
+    "Lyon": ("Japan", "France"), "Osaka": ("Mexico", "Japan"), "Nairobi": ("Canada", "Kenya"),
+    "Madrid": ("Peru", "Spain"), "Toronto": ("Peru", "Canada"), "Berlin": ("Peru", "Germany"),
+}  # fmt: skip
+"""Answers to a new suite: those of the first minute, which head may know, and others."""
+NEIGHBOURS = ["Paris is a city in the country of", "Marseille is a city in the country of"]
+
+
+def suite() -> bytes:
+    """A suite of these cities; all answer as base does beside them."""
+    lines = [
+        {
+            "subject": city,
+            "prompt": "{} is a city in the country of",
+            "target_new": new,
+            "target_true": true,
+            "paraphrase_prompts": [f"{city} belongs to the country of"],
+            "neighborhood_prompts": NEIGHBOURS if true == "France" else [],
+        }
+        for city, (new, true) in COUNTRIES.items()
+    ]
+    return "\n".join(map(json.dumps, lines)).encode()
 
 
 def drawn(page: Page) -> None:
@@ -26,13 +52,21 @@ def test_versions_are_compared_case_by_case(page: Page) -> None:
     expect(page.locator("#limit")).to_have_attribute("aria-invalid", "true")
     expect(page.locator("#limit")).to_be_focused()
     look_at(page, "evaluations")
-    page.locator("#limit").fill("12")
+    page.get_by_role("button", name="Add", exact=True).click()
+    expect(page.locator("form [role=status]").last).to_have_text("Choose a file first.")
+    file = {"name": "cities.jsonl", "mimeType": "text/plain", "buffer": suite()}
+    page.locator("#file").set_input_files(file)
+    page.locator("#name").fill("cities")
+    page.get_by_role("button", name="Add", exact=True).click()
+    expect(page).to_have_url(re.compile("suite=cities$"))
+    expect(page.locator("#suite")).to_have_value("cities")
+    page.get_by_text("Options", exact=True).click()
     page.locator("#fluency_texts").fill("0")
     page.get_by_role("button", name="Start").click()
     expect(page.locator("#h-figures")).to_be_visible(timeout=240_000)
     drawn(page)
-    expect(page.locator("#compared h3")).to_contain_text("head against base, 12 cases")
-    page.locator("#compared").get_by_role("button", name="Broke").click()
+    expect(page.locator("#compared h3")).to_contain_text("head against base, 6 cases")
+    page.locator("#compared").get_by_role("button", name="Got better").click()
     page.get_by_role("button", name="head", exact=True).click()
     expect(page.locator("#cases table, #cases .empty").first).to_be_visible()
     look_at(page, "evaluation")

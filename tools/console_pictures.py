@@ -17,6 +17,9 @@ SHOWN = ROOT / "docs" / "figures"
 NAMES = (
     "start-done-desktop-light",
     "ask-desktop-light",
+    "edit-desktop-light",
+    "edit-done-desktop-dark",
+    "evaluation-desktop-light",
     "state-desktop-dark",
     "ask-empty-phone-dark",
 )

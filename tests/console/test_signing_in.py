@@ -11,6 +11,7 @@ from support.service.bundled_model import publish
 from support.service.console.pictures import look_at
 from support.service.serving import make_settings, running
 
+from service.api.console.navigation import NAVIGATION
 from service.contracts.schemas.access import Scope
 from service.ops.embedded_server import EmbeddedValkey
 from service.store import Store
@@ -43,7 +44,8 @@ def test_a_key_opens_what_its_scopes_allow(guarded: tuple[str, Store], chromium:
     page.locator("#key").fill(token)
     page.keyboard.press("Enter")
     expect(page).to_have_url(f"{url}/console/state")
-    expect(page.get_by_role("navigation").get_by_role("link")).to_have_text(["State"])
+    offered = [entry.title for entry in NAVIGATION if entry.scope is Scope.READ]
+    expect(page.get_by_role("navigation").get_by_role("link")).to_have_text(offered)
     page.goto("/console/ask")
     expect(page.locator(".problem")).to_contain_text("lacks the scope 'generate'")
     look_at(page, "refused")

@@ -24,6 +24,9 @@ class Entry:
 
 NAVIGATION = (
     Entry("Ask", "ask", Scope.GENERATE),
+    Entry("Edit", "edit", Scope.EDIT),
+    Entry("Evaluations", "evaluations", Scope.READ),
+    Entry("Probes", "probes", Scope.READ),
     Entry("State", "state", Scope.READ),
 )
 START = Entry("Start", "start", Scope.READ)

@@ -6,9 +6,12 @@ from fastapi import FastAPI
 
 from service.api.console import assets, sign_in
 from service.api.console.middleware import Console
-from service.api.console.pages import ask, start, state, status
+from service.api.console.pages import ask, jobs, start, state, status
+from service.api.console.pages.editing import check, form, outcome, reading
+from service.api.console.pages.measuring import evaluations, probes
 
-ROUTES = (sign_in, assets, status, start, ask, state)
+EDITING = (form, check, reading, outcome)
+ROUTES = (sign_in, assets, status, start, ask, *EDITING, jobs, evaluations, probes, state)
 
 
 def add_console(app: FastAPI) -> None:

@@ -13,7 +13,7 @@ from service.api.console.middleware import SIGN_IN
 from service.api.console.navigation import START, offered
 from service.api.console.pages.start import is_new
 from service.api.console.rendering import page
-from service.api.http.access import CALLER, public, refuse_foreign
+from service.api.http.access import public, refuse_foreign
 from service.api.http.sessions import CONSOLE, check_origin, in_console
 from service.api.state import ApiState, State
 from service.contracts.schemas.access import LOCAL, Caller
@@ -31,10 +31,7 @@ async def console(request: Request, state: State) -> Response:
         return RedirectResponse(SIGN_IN, 303)
     if caller.may(START.scope) and await run_in_threadpool(is_new, state.store):
         return RedirectResponse(START.path, 303)
-    if pages := offered(caller):
-        return RedirectResponse(pages[0].path, 303)
-    request.scope[CALLER] = caller
-    return page(request, "nothing.html")
+    return RedirectResponse(offered(caller)[0].path, 303)  # every scope opens a page
 
 
 @router.get(SIGN_IN)

@@ -38,13 +38,13 @@ def asked(settings: Settings, key: str, path: str, method: str = "POST") -> http
         routes: dict[str, Any] = {"edit": edit, "name": name, "look": look}
         for route, function in routes.items():
             app.add_api_route(
-                f"{CONSOLE}/{route}", needs(Scope.READ)(function), methods=["POST", "GET"],
+                f"{CONSOLE}/a-test/{route}", needs(Scope.READ)(function), methods=["POST", "GET"],
                 response_model=None,
             )  # fmt: skip
         transport = httpx.ASGITransport(app=app)
         headers = {"Authorization": f"Bearer {key}", "X-Request-Id": "req-outer"}
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
-            answer = await http.request(method, f"{CONSOLE}/{path}", headers=headers)
+            answer = await http.request(method, f"{CONSOLE}/a-test/{path}", headers=headers)
         await app.state.api.queue.close()
         return answer
 

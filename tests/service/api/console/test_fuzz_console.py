@@ -15,8 +15,12 @@ from service.api.http.sessions import in_console
 from service.settings import Settings
 from service.store import Store
 
-ANSWERS = frozenset({200, 303, 400, 401, 403, 404, 405, 409, 413, 415, 422, 429, 503})
-FIELDS = ("fact", "key", "next", "prompt", "messages", "version", "answer", "limit", "after", "x")
+ANSWERS = frozenset({200, 202, 303, 400, 401, 403, 404, 405, 409, 413, 415, 422, 429, 503})
+FIELDS = (
+    "fact", "key", "next", "prompt", "messages", "version", "answer", "limit", "after", "x",
+    "subject", "lost", "again", "first", "count", "which", "editor", "preset", "format", "name",
+    "suite", "kind", "others", "n_edits", "seed", "free", "target", "a", "b",
+)  # fmt: skip
 
 text = st.one_of(
     st.text(max_size=12),
@@ -28,7 +32,18 @@ form = st.lists(st.tuples(st.sampled_from(FIELDS), text), max_size=6).map(urlenc
 body = st.one_of(
     form.map(str.encode),
     st.binary(max_size=30),
-    st.sampled_from([b"{}", b"[]", b'{"prompt": 1}', b"%ff=%ff", b"a=%", b"&&==;"]),
+    st.sampled_from(
+        [
+            b"{}",
+            b"[]",
+            b'{"prompt": 1}',
+            b'{"facts": [1]}',
+            b"a\tb\tc",
+            b"%ff=%ff",
+            b"a=%",
+            b"&&==;",
+        ]
+    ),
 )
 kind = st.sampled_from(
     ["application/x-www-form-urlencoded", "application/json", "text/plain", "", "a/b; c"]

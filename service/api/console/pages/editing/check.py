@@ -1,0 +1,182 @@
+"""The live check: what an edit would do, as it is typed, and what the model says now."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel, Field
+
+from jeep_core.text.counting import counted
+from service.api.console.calls import Calls
+from service.api.console.pages.editing.live_facts import LiveFacts, live_facts
+from service.api.http.access import caller_of, needs
+from service.api.http.bodies import read_json
+from service.api.http.problems import ApiProblem, field_error, invalid
+from service.api.http.sessions import CONSOLE
+from service.api.state import ApiState, State
+from service.contracts.jobs import JobError
+from service.contracts.schemas import EditPlan, FactPlan, GenerateResult
+from service.contracts.schemas.access import Scope
+from service.contracts.schemas.edits import Duplicate
+from service.store import StoreError
+
+router = APIRouter()
+
+MOST_SHOWN = 100
+"""Facts whose tokens one answer shows: those of the part of the table that is in sight."""
+OTHERS_SHOWN = 2
+ANSWER_TOKENS = 10
+SHOWN_TOKENS = 400
+
+
+class Conflict(BaseModel):
+    """A live fact that has to do with one of the table; ``same``: it is the same question."""
+
+    same: bool
+    version: str
+    prompt: str
+    target_new: str
+
+
+class CheckedFact(BaseModel):
+    """A fact of the table: how it will be tokenized, and the facts that it meets."""
+
+    index: int
+    asked: str
+    text: str
+    tokens: list[str]
+    subject_last: int
+    prediction: int
+    target_tokens: list[str]
+    chat_text: str | None = None
+    conflicts: list[Conflict] = Field(default_factory=list)
+
+
+class Checked(BaseModel):
+    """The facts of an edit, and of how it would be computed, before it is submitted.
+
+    ``errors`` are the interface's, with pointers; without any there is a plan, whose parts are
+    here.  ``replaces``: how many of all facts ask the same question as a live one.
+    """
+
+    errors: list[dict[str, str]] = Field(default_factory=list)
+    detail: str = ""
+    facts: list[CheckedFact] = Field(default_factory=list)
+    duplicates: list[Duplicate] = Field(default_factory=list)
+    obstacles: list[JobError] = Field(default_factory=list)
+    warnings: list[str] = Field(default_factory=list)
+    about: list[str] = Field(default_factory=list)
+    replaces: int = 0
+
+
+class Said(BaseModel):
+    """The answer of head to a prompt; ``failed``: why it says nothing."""
+
+    prompt: str
+    text: str = ""
+    failed: str = ""
+
+
+class SaidList(BaseModel):
+    """Answers in the order of the prompts."""
+
+    version: str
+    said: list[Said]
+
+
+@router.post(f"{CONSOLE}/edit/check")
+@needs(Scope.EDIT)
+async def edit_check(
+    request: Request,
+    state: State,
+    first: Annotated[int, Query(ge=0)] = 0,
+    count: Annotated[int, Query(ge=0, le=MOST_SHOWN)] = MOST_SHOWN,
+) -> Checked:
+    """Check an edit as it is now.  Of the facts ``first``, ``first + 1``, … tokens are shown."""
+    body = await read_json(request)
+    if not isinstance(body, dict):
+        raise invalid([field_error("", "model_type", "the body must be an object")])
+    try:
+        plan = await Calls(request).post("/edits", EditPlan, body, dry_run=True)
+    except ApiProblem as problem:
+        if problem.status not in (409, 412, 413, 422):
+            raise
+        return Checked(errors=problem.errors, detail=problem.detail)
+    live = None
+    if caller_of(request).may(Scope.READ):
+        live = await run_in_threadpool(_at_head, state)
+    shown = range(first, first + count)
+    facts = [_checked(fact, live) for fact in plan.facts if fact.index in shown]
+    replaced = [one for one in plan.facts if live and live.same_question(one.subject, one.prompt)]
+    return Checked(
+        facts=facts,
+        duplicates=plan.duplicates,
+        obstacles=plan.obstacles,
+        warnings=plan.warnings,
+        about=_about(plan),
+        replaces=len(replaced),
+    )
+
+
+@router.post(f"{CONSOLE}/edit/says")
+@needs(Scope.GENERATE)
+async def edit_says(request: Request) -> SaidList:
+    """Answers of head to prompts, as it is now."""
+    given = await read_json(request)
+    prompts = given.get("prompts") if isinstance(given, dict) else None
+    body = {"prompts": prompts, "max_new_tokens": ANSWER_TOKENS, "stop": [".", "\n"]}
+    found = (await Calls(request).post("/generate", GenerateResult, body)).results
+    said = [
+        Said(prompt=one.prompt, text=one.text, failed=one.error.message if one.error else "")
+        for one in found
+    ]
+    return SaidList(version=found[0].version, said=said)
+
+
+def _at_head(state: ApiState) -> LiveFacts | None:
+    """The live facts of head; None while they cannot be read, which other pages say."""
+    try:
+        return live_facts(state.store, state.store.head.read().version)
+    except StoreError:
+        return None
+
+
+def _checked(fact: FactPlan, live: LiveFacts | None) -> CheckedFact:
+    length = len(fact.text) - len(fact.target_new) - (fact.join == "space")
+    return CheckedFact(
+        index=fact.index,
+        asked=fact.text[: max(length, 0)],
+        text=fact.text,
+        tokens=fact.tokens[:SHOWN_TOKENS],
+        subject_last=fact.subject_last,
+        prediction=fact.prediction,
+        target_tokens=fact.target_tokens,
+        chat_text=fact.chat_text,
+        conflicts=[] if live is None else _conflicts(fact, live),
+    )
+
+
+def _conflicts(fact: FactPlan, live: LiveFacts) -> list[Conflict]:
+    """The live facts that a fact replaces or stands beside, the replaced one first."""
+    same = live.same_question(fact.subject, fact.prompt)
+    others = [one for one in live.same_subject(fact.subject) if one is not same]
+    met = [*([same] if same else []), *others[:OTHERS_SHOWN]]
+    return [
+        Conflict(same=one is same, version=one.version, prompt=one.text, target_new=one.target_new)
+        for one in met
+    ]
+
+
+def _about(plan: EditPlan) -> list[str]:
+    """How the edit would be computed, in sentences."""
+    how = f"{plan.editor}, preset {plan.preset}" if plan.preset else plan.editor
+    said = [f"{counted(len(plan.facts), 'fact')} with {how}"]
+    if plan.editor_reason:
+        said.append(plan.editor_reason)
+    if plan.source not in ("preset", "given"):
+        said.append(f"hyper-parameters: {plan.source}")
+    if plan.moments:
+        said.append(f"second moments: {plan.moments}")
+    return said

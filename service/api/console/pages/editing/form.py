@@ -1,0 +1,178 @@
+"""The page on which an edit is written: facts, editor, guards, and what was edited last."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel
+
+from jeep_core.editors import AUTO_EDITOR, DEFAULT_EDITOR
+from jeep_core.errors import InvalidHParams
+from jeep_core.probe.defaults.from_record import by_depths
+from jeep_core.suites import FORMATS
+from jeep_core.text.chat import has_template
+from service.api.console.calls import Calls, at
+from service.api.console.pages.editing.live_facts import live_facts
+from service.api.console.pages.models import editor_names, model_or_reason
+from service.api.console.rendering import fragment, page
+from service.api.http.access import needs
+from service.api.http.bodies import read_json
+from service.api.http.paging import Page
+from service.api.http.problems import ApiProblem, field_error, invalid
+from service.api.http.sessions import CONSOLE
+from service.api.resources.edits import EditSummary
+from service.api.state import ApiState, State
+from service.api.submission.validation import hparams_of
+from service.contracts.schemas import AUTO, Edit, FactEntry, FactRecord, JobOut
+from service.contracts.schemas.access import Scope
+
+router = APIRouter()
+
+NEWEST = 8
+GIVEN = ("subject", "prompt", "target_new", "target_true")
+"""Fields of a fact that a link to the page may bring."""
+LISTS = ("paraphrase_prompts", "neighborhood_prompts")
+
+
+class Submitted(BaseModel):
+    """An edit that was accepted: where it is shown, and whether it had been sent before."""
+
+    location: str
+    edit_id: str
+
+
+@router.get(f"{CONSOLE}/edit")
+@needs(Scope.EDIT)
+async def edit_page(
+    request: Request,
+    state: State,
+    subject: str = "",
+    prompt: str = "",
+    target_new: str = "",
+    target_true: str = "",
+    lost: Annotated[str | None, Query(description="Begin with what this edit has broken.")] = None,
+    again: Annotated[str | None, Query(description="Begin with the facts of this edit.")] = None,
+) -> Response:
+    """The page, with the facts that a link may bring."""
+    given = dict(zip(GIVEN, (subject, prompt, target_new, target_true), strict=True))
+    facts = [{name: text for name, text in given.items() if text}] if any(given.values()) else []
+    if again is not None:
+        edit = await Calls(request).get(at("/edits/{}", again), Edit)
+        facts = [_again(fact) for fact in edit.facts]
+    if lost is not None:
+        facts = await _broken_by(state, Calls(request), lost)
+    about = await run_in_threadpool(_about, state)
+    return page(
+        request,
+        "editing/page.html",
+        **about,
+        facts=json.dumps(facts),
+        formats=", ".join(FORMATS),
+        most=state.settings.max_facts,
+        earlier=state.settings.check_earlier,
+    )
+
+
+@router.post(f"{CONSOLE}/edit")
+@needs(Scope.EDIT)
+async def edit_submit(request: Request) -> Response:
+    """Submit an edit.  Its key makes sure that what is sent again is not edited again."""
+    body = await read_json(request)
+    if not isinstance(body, dict):
+        raise invalid([field_error("", "model_type", "the body must be an object")])
+    key = request.headers.get("idempotency-key")
+    headers = {} if key is None else {"Idempotency-Key": key}
+    job = await Calls(request).post("/edits", JobOut, body, headers)
+    found = Submitted(location=at(CONSOLE + "/edit/{}", job.resource_id), edit_id=job.resource_id)
+    return Response(found.model_dump_json(), 202, media_type="application/json")
+
+
+@router.get(f"{CONSOLE}/edit/newest")
+@needs(Scope.READ)
+async def edits_newest(request: Request, after: str | None = None) -> Response:
+    """The newest edits, or those after one of them."""
+    found = await Calls(request).get("/edits", Page[EditSummary], limit=NEWEST, after=after)
+    return fragment(request, "editing/newest.html", edits=found.data, after=found.next)
+
+
+@router.get(f"{CONSOLE}/edit/settings")
+@needs(Scope.EDIT)
+async def edit_settings(request: Request, state: State, editor: str, preset: str = "") -> Response:
+    """The hyper-parameters of an editor, each with the value that it has unless it is changed."""
+    refused = ""
+    try:
+        values, source = await run_in_threadpool(_settings, state, editor, preset or None)
+    except InvalidHParams as error:
+        values, source, refused = {}, "", error.problems[0].message
+    rows = [(path, json.dumps(value)) for path, value in flat(values)]
+    return fragment(request, "editing/settings.html", rows=rows, source=source, refused=refused)
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Values by their path, such as ``low.layers``; only objects are taken apart."""
+    found: list[tuple[str, Any]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found += flat(value, f"{prefix}{name}.")
+        else:
+            found.append((prefix + name, value))
+    return found
+
+
+def _settings(state: ApiState, editor: str, preset: str | None) -> tuple[dict[str, Any], str]:
+    """Complete hyper-parameters, and where they are from.
+
+    Raises:
+        InvalidHParams: an unknown editor or preset, or nothing may choose its hyper-parameters.
+        ApiProblem: 503 without a model.
+    """
+    model = state.models.get()
+    if editor == AUTO_EDITOR:
+        return {}, "chosen with the editor"
+    chosen, hparams, _ = hparams_of(editor, preset, {}, model)
+    if hparams != AUTO:
+        return hparams.model_dump(mode="json"), f"the preset {chosen}" if chosen else "defaults"
+    info = model.info
+    found = by_depths(editor, info.n_layers, info.mlp_size, {}, chat=has_template(model))
+    return found.model_dump(mode="json"), "shares of the model's depth, unless a probe says better"
+
+
+def _about(state: ApiState) -> dict[str, Any]:
+    """Model, editors, presets and head, as the page shows them; without a model why not."""
+    model, missing = model_or_reason(state)
+    if model is None:
+        return {"model": None, "missing": missing}
+    return {
+        "model": model.info.model,
+        "editors": editor_names(),
+        "usual": DEFAULT_EDITOR,
+        "presets": json.dumps(model.info.presets),
+        "perplexity": model.info.perplexity_text,
+        "head": state.store.head.read().version,
+    }
+
+
+async def _broken_by(state: ApiState, calls: Calls, edit_id: str) -> list[dict[str, Any]]:
+    """The earlier facts that an edit has broken, as facts of a new one.
+
+    Raises:
+        ApiProblem: 404; 409 while the edit has no result.
+    """
+    edit = await calls.get(at("/edits/{}", edit_id), Edit)
+    if edit.result is None:
+        raise ApiProblem("no_result", f"the edit is {edit.status.value}: it has no result yet")
+    lost = edit.result.earlier.lost if edit.result.earlier else []
+    wanted = {(one.version, one.index) for one in lost}
+    live = await run_in_threadpool(live_facts, state.store, edit.result.version)
+    return [_again(fact) for fact in live.facts if (fact.version, fact.index) in wanted]
+
+
+def _again(fact: FactEntry | FactRecord) -> dict[str, Any]:
+    """A fact that was edited, as it would be sent to be edited again."""
+    names = {"subject", "target_new", "target_true", "join", *LISTS}
+    names.add("prompt" if fact.messages is None else "messages")
+    return fact.model_dump(mode="json", include=names, exclude_none=True)

@@ -1,0 +1,1 @@
+"""Evaluations and probes: starting them, their figures, comparisons, cases."""

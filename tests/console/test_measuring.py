@@ -1,0 +1,87 @@
+"""Evaluations and probes in a real browser: starting, watching, comparing, plots."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from playwright.sync_api import Page, expect
+from support.service.console.pictures import look_at
+
+DRAWN = """(canvas) => {
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  return data.some((value, i) => i % 4 === 3 && value > 200);
+}"""
+
+COUNTRIES = {
+    "Lyon": ("Japan", "France"), "Osaka": ("Mexico", "Japan"), "Nairobi": ("Canada", "Kenya"),
+    "Madrid": ("Peru", "Spain"), "Toronto": ("Peru", "Canada"), "Berlin": ("Peru", "Germany"),
+}  # fmt: skip
+"""Answers to a new suite: those of the first minute, which head may know, and others."""
+NEIGHBOURS = ["Paris is a city in the country of", "Marseille is a city in the country of"]
+
+
+def suite() -> bytes:
+    """A suite of these cities; all answer as base does beside them."""
+    lines = [
+        {
+            "subject": city,
+            "prompt": "{} is a city in the country of",
+            "target_new": new,
+            "target_true": true,
+            "paraphrase_prompts": [f"{city} belongs to the country of"],
+            "neighborhood_prompts": NEIGHBOURS if true == "France" else [],
+        }
+        for city, (new, true) in COUNTRIES.items()
+    ]
+    return "\n".join(map(json.dumps, lines)).encode()
+
+
+def drawn(page: Page) -> None:
+    canvas = page.locator(".plot canvas").first
+    expect(canvas).to_be_visible()
+    assert canvas.evaluate(DRAWN), "something is painted"
+
+
+def test_versions_are_compared_case_by_case(page: Page) -> None:
+    page.goto("/console/evaluations")
+    expect(page.locator("section .empty")).to_contain_text("Nothing was measured yet")
+    page.get_by_text("Options", exact=True).click()
+    page.locator("#limit").fill("0")
+    page.get_by_role("button", name="Start").click()
+    expect(page.locator("#limit")).to_have_attribute("aria-invalid", "true")
+    expect(page.locator("#limit")).to_be_focused()
+    look_at(page, "evaluations")
+    page.get_by_role("button", name="Add", exact=True).click()
+    expect(page.locator("form [role=status]").last).to_have_text("Choose a file first.")
+    file = {"name": "cities.jsonl", "mimeType": "text/plain", "buffer": suite()}
+    page.locator("#file").set_input_files(file)
+    page.locator("#name").fill("cities")
+    page.get_by_role("button", name="Add", exact=True).click()
+    expect(page).to_have_url(re.compile("suite=cities$"))
+    expect(page.locator("#suite")).to_have_value("cities")
+    page.get_by_text("Options", exact=True).click()
+    page.locator("#fluency_texts").fill("0")
+    page.get_by_role("button", name="Start").click()
+    expect(page.locator("#h-figures")).to_be_visible(timeout=240_000)
+    drawn(page)
+    expect(page.locator("#compared h3")).to_contain_text("head against base, 6 cases")
+    page.locator("#compared").get_by_role("button", name="Got better").click()
+    page.get_by_role("button", name="head", exact=True).click()
+    expect(page.locator("#cases table, #cases .empty").first).to_be_visible()
+    look_at(page, "evaluation")
+    page.get_by_label("From").select_option("head")
+    page.get_by_role("button", name="Compare").click()
+    expect(page.locator("#notice")).to_contain_text("cannot be compared with itself")
+
+
+def test_a_probe_draws_its_curves(page: Page) -> None:
+    page.goto("/console/probes")
+    look_at(page, "probes")
+    page.locator("#limit").fill("16")
+    page.get_by_role("button", name="Start").click()
+    expect(page.locator("#h-proposal")).to_be_visible(timeout=240_000)
+    drawn(page)
+    page.locator("#theme").click()
+    drawn(page)
+    look_at(page, "probe")

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from jeep_core.spec.facts import composed, fill, question_key
 from service.contracts.schemas import FactEntry, FactRecord, Manifest
 
-
 Chosen = Callable[[FactRecord], bool]
 
 

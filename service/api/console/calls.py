@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from typing import Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import httpx
 from fastapi import Request
@@ -19,13 +19,15 @@ from starlette.types import Scope as Connection
 
 from service.api.http.access import CALLER, caller_of
 from service.api.http.auditing import ASKED_BY
-from service.api.http.problems import ApiProblem
+from service.api.http.problems import PAGE, ApiProblem
 from service.contracts.schemas import Problem
 
 M = TypeVar("M", bound=BaseModel)
 
 KEPT_HEADERS = ("Retry-After", "WWW-Authenticate")
 """Of a refusal; the page's own answer has them, too."""
+OF_PARTS = frozenset({b"range", b"if-range", b"if-none-match"})
+"""Headers that ask for a part of a file; they are passed on with what is forwarded."""
 
 
 def at(path: str, *parts: str) -> str:
@@ -70,7 +72,11 @@ class Calls:
 
     def stream(self, path: str, body: dict[str, Any]) -> Response:
         """The answer of the interface to this POST, passed on as it comes."""
-        return _Forwarded(self._request, path, json.dumps(body).encode())
+        return _Forwarded(self._request, "POST", path, json.dumps(body).encode())
+
+    def file(self, path: str) -> Response:
+        """The file that the interface answers a GET of this path with, whole or in parts."""
+        return _Forwarded(self._request, "GET", path)
 
     async def _send(self, method: str, path: str, **what: Any) -> httpx.Response:
         inside = httpx.ASGITransport(app=_named(self._request), raise_app_exceptions=False)
@@ -105,9 +111,9 @@ def _refusal(answer: httpx.Response) -> ApiProblem:
 class _Forwarded(Response):
     """Asks the app when it is sent, and passes on what comes, until the browser has gone."""
 
-    def __init__(self, request: Request, path: str, body: bytes) -> None:
+    def __init__(self, request: Request, method: str, path: str, body: bytes = b"") -> None:
         super().__init__()
-        self._request, self._path, self._asked = request, path, body
+        self._request, self._method, self._path, self._asked = request, method, path, body
 
     async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
         given = iter([{"type": "http.request", "body": self._asked, "more_body": False}])
@@ -119,9 +125,10 @@ class _Forwarded(Response):
             (b"content-type", b"application/json"),
             (b"content-length", str(len(self._asked)).encode()),
             (b"x-request-id", scope.get("request_id", "").encode()),
+            *((name, value) for name, value in scope["headers"] if name in OF_PARTS),
         ]
-        kept = ("type", "asgi", "http_version", "scheme", "server", "client", "root_path")
+        kept = ("type", "asgi", "http_version", "scheme", "server", "client", "root_path", PAGE)
         inner = {name: scope[name] for name in kept if name in scope}
-        path = {"path": self._path, "raw_path": self._path.encode(), "query_string": b""}
-        inner |= {"method": "POST", "headers": headers, **path}
+        path = {"path": unquote(self._path), "raw_path": self._path.encode(), "query_string": b""}
+        inner |= {"method": self._method, "headers": headers, **path}
         await _named(self._request)(inner, body_first, send)

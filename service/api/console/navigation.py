@@ -24,6 +24,8 @@ class Entry:
 
 NAVIGATION = (
     Entry("Ask", "ask", Scope.GENERATE),
+    Entry("History", "history", Scope.READ),
+    Entry("Facts", "facts", Scope.READ),
     Entry("State", "state", Scope.READ),
 )
 START = Entry("Start", "start", Scope.READ)

@@ -6,9 +6,11 @@ from fastapi import FastAPI
 
 from service.api.console import assets, sign_in
 from service.api.console.middleware import Console
-from service.api.console.pages import ask, start, state, status
+from service.api.console.pages import ask, facts, start, state, status
+from service.api.console.pages.history import acting, comparing, exporting, listing, version
 
-ROUTES = (sign_in, assets, status, start, ask, state)
+HISTORY = (listing, comparing, version, acting, exporting)
+ROUTES = (sign_in, assets, status, start, ask, *HISTORY, facts, state)
 
 
 def add_console(app: FastAPI) -> None:

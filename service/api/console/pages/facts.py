@@ -15,7 +15,7 @@ from service.api.console.calls import Calls
 from service.api.console.forms import read_form
 from service.api.console.rendering import fragment, page
 from service.api.http.access import needs
-from service.api.http.problems import ApiProblem, not_found
+from service.api.http.problems import ApiProblem
 from service.api.http.sessions import CONSOLE
 from service.api.resources.facts import LONGEST_SEARCH, FactPage
 from service.api.state import State
@@ -123,11 +123,11 @@ def _history(store: Store, version: str, index: int) -> dict[str, Any]:
         try:
             line = store.versions.lineage(version)
         except UnknownVersion:
-            raise not_found("fact", f"{version}/{index}") from None
+            raise _no_fact(version, index) from None
     batch = next(one for one in line if one.id == version)
     fact = next((one for one in facts_of([batch]) if one.index == index), None)
     if fact is None:
-        raise not_found("fact", f"{version}/{index}")
+        raise _no_fact(version, index)
     key = question_key(fact.subject, fact.prompt)
     about = list(facts_of(line, lambda one: question_key(one.subject, one.prompt) == key))
     shown = next(one for one in about if (one.version, one.index) == (version, index))
@@ -141,6 +141,10 @@ def _history(store: Store, version: str, index: int) -> dict[str, Any]:
         "others": [one for one in others if one.state == "live" and one.prompt != fact.prompt],
         "answers": list(dict.fromkeys(one for each in about for one in _answers(each))),
     }
+
+
+def _no_fact(version: str, index: int) -> ApiProblem:
+    return ApiProblem("not_found", f"{version!r} has taught no fact with the number {index}")
 
 
 def _answers(fact: FactEntry) -> list[str]:

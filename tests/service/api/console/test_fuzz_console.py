@@ -16,7 +16,11 @@ from service.settings import Settings
 from service.store import Store
 
 ANSWERS = frozenset({200, 303, 400, 401, 403, 404, 405, 409, 413, 415, 422, 429, 503})
-FIELDS = ("fact", "key", "next", "prompt", "messages", "version", "answer", "limit", "after", "x")
+FIELDS = (
+    "fact", "key", "next", "prompt", "messages", "version", "answer", "limit", "after", "x",
+    "a", "b", "ref", "start", "lanes", "search", "head", "queued", "why", "name", "snapshot_name",
+    "format", "peft.max_rank", "candidate",
+)  # fmt: skip
 
 text = st.one_of(
     st.text(max_size=12),

@@ -70,8 +70,9 @@ async def roll_back_here(ref: str, request: Request, state: State) -> Response:
     try:
         await _check_head(state.store, given["head"])
         path = at("/rollback/{}", ref)
-        asked = {"queued": given["queued"] or "keep"}
-        moved = await Calls(request).post(path, RollbackResult, {"why": given["why"]}, **asked)
+        queued = given["queued"] or "keep"
+        body = {"why": given["why"]}
+        moved = await Calls(request).post(path, RollbackResult, body, queued=queued)
     except ApiProblem as problem:
         return await _moving(request, state, ref, template, given, problem)
     return fragment(request, "history/moved.html", headers=CHANGED, moved=moved)
@@ -119,8 +120,7 @@ async def name_version(ref: str, request: Request) -> Response:
         named = await calls.post("/snapshots", Snapshot, body)
     except ApiProblem as problem:
         return refused(request, template, problem, given, version=version, named="")
-    values = {"version": named, "named": given["name"]}
-    return fragment(request, template, headers=CHANGED, given=given, problem=None, **values)
+    return fragment(request, template, headers=CHANGED, version=named, named=given["name"])
 
 
 @router.get(f"{VERSION}/revert")

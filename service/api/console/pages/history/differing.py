@@ -100,10 +100,13 @@ def _changes(
     line_a: Sequence[Manifest], line_b: Sequence[Manifest], own: Iterable[Manifest]
 ) -> list[Change]:
     """The questions of the versions that are not shared, whose answers differ, newest first."""
-    keys = {_key(fact): fact for version in own for fact in version.facts}
+    latest: dict[tuple[str, str], FactRecord] = {}
+    for fact in (fact for version in own for fact in version.facts):
+        latest.pop(_key(fact), None)  # its place is that of the last batch about it
+        latest[_key(fact)] = fact
     before, after = governing(line_a), governing(line_b)
     found = []
-    for key, fact in reversed(keys.items()):
+    for key, fact in reversed(latest.items()):
         old, new = before.get(key), after.get(key)
         if (old and old.fact.target_new) != (new and new.fact.target_new):
             found.append(Change(fill(fact.prompt, fact.subject), old, new))

@@ -133,7 +133,7 @@ def _figure(text: str) -> int | float | str:
             number = read(text)
         except ValueError:
             continue
-        if isfinite(number):
+        if isinstance(number, int) or isfinite(number):
             return number
     return text
 

@@ -82,7 +82,7 @@ def _row(version: str, parent: str | None, lanes: list[Lane | None]) -> Row:
     passing = tuple(i for i, lane in enumerate(lanes) if lane and lane.drawn)
     cut = column >= MOST_LANES
     if parent is not None and not cut:
-        lanes[column:] = [Lane(parent), *lanes[column + 1 :]]
+        lanes[column] = Lane(parent)
     while lanes and lanes[-1] is None:
         lanes.pop()
     return Row(

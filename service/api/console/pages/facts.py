@@ -19,7 +19,7 @@ from service.api.http.problems import ApiProblem
 from service.api.http.sessions import CONSOLE
 from service.api.resources.facts import LONGEST_SEARCH, FactPage
 from service.api.state import State
-from service.contracts.schemas import FactEntry, GenerateResult, Manifest
+from service.contracts.schemas import FactEntry, FactRecord, GenerateResult, Manifest
 from service.contracts.schemas.access import Scope
 from service.store import Store, UnknownVersion
 from service.store.history import checks_of, facts_of
@@ -129,12 +129,17 @@ def _history(store: Store, version: str, index: int) -> dict[str, Any]:
     if fact is None:
         raise _no_fact(version, index)
     key = question_key(fact.subject, fact.prompt)
-    about = list(facts_of(line, lambda one: question_key(one.subject, one.prompt) == key))
+
+    def same(one: FactRecord) -> bool:
+        return question_key(one.subject, one.prompt) == key
+
+    about = list(facts_of(line, same))
+    in_heads = about if in_head else list(facts_of(store.versions.lineage(head), same))
     shown = next(one for one in about if (one.version, one.index) == (version, index))
     others = facts_of(line, lambda one: question_key(one.subject, "") == (key[0], ""))
     return {
         "fact": shown,
-        "now": next((one for one in about if one.state == "live"), None),
+        "now": next((one for one in in_heads if one.state == "live"), None),
         "head": head,
         "in_head": in_head,
         "events": _events(line, about),

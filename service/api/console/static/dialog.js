@@ -5,19 +5,15 @@ const dialog = document.getElementById("dialog");
 document.addEventListener("htmx:afterSwap", (event) => {
   if (event.detail.target !== dialog) return;
   if (!dialog.open) dialog.showModal();
-  const wrong = dialog.querySelector("[aria-invalid]");
-  if (wrong) wrong.focus();
-  else if (!dialog.contains(document.activeElement) || document.activeElement === dialog) {
-    const heading = dialog.querySelector("h2");
-    heading.setAttribute("tabindex", "-1");
-    heading.focus();
-  }
+  const first = dialog.querySelector("[aria-invalid]") ?? dialog.querySelector("[autofocus]") ?? dialog.querySelector("h2");
+  if (first.localName === "h2") first.setAttribute("tabindex", "-1");
+  first.focus();
 });
 
 // A job's progress that arrives after the dialog was closed must not open it again.
 document.addEventListener("htmx:beforeSwap", (event) => {
   const polls = event.detail.requestConfig.elt.closest("#dialog") !== null;
-  if (event.detail.target === dialog && polls && !dialog.open) event.detail.shouldSwap = false;
+  if (polls && !dialog.open) event.detail.shouldSwap = false;
 });
 
 // While the dialog is open, what lies above the page cannot be seen.

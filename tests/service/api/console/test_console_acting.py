@@ -182,9 +182,10 @@ def test_a_batch_is_taken_out(person: httpx.Client, worker: PlayedWorker) -> Non
     stale = person.post(f"{VERSIONS}/v1/revert", data=form | {"head": "v1", "snapshot_name": "new"})
     assert (stale.status_code, 'value="new"' in stale.text) == (412, True)
     begun = person.post(f"{VERSIONS}/v1/revert", data={"head": "v2", "snapshot_name": ""})
-    [path] = re.findall(r'hx-get="(/console/history/jobs/\w+)"', begun.text)
+    [path] = re.findall(r'hx-get="(/console/history/jobs/[^"]+)"', begun.text)
     done = until(person, path, "load delay")
     assert "Head is v3" in done.text, done.text
+    assert done.headers["hx-retarget"] == "#dialog", "not only where the progress was"
     assert "/console/history/versions/v3" in done.text
     assert worker.store.head.read().version == "v3"
     gone = person.get(f"{VERSIONS}/v1/revert")
@@ -218,13 +219,13 @@ def test_an_export_offers_every_format_with_its_options(
 def test_an_export_ends_with_files_to_download(person: httpx.Client, worker: PlayedWorker) -> None:
     form = {"format": "peft", "peft.max_rank": "8", "peft.max_error": "0.1", "include_facts": "yes"}
     begun = person.post(f"{VERSIONS}/v1/export", data=form)
-    [path] = re.findall(r'hx-get="(/console/history/jobs/\w+)"', begun.text)
+    [path] = re.findall(r'hx-get="(/console/history/jobs/[^"]+)"', begun.text)
     job = next(one for one in worker.store.journal.all() if one.kind.value == "export")
     assert job.payload["options"] == {
         "format": "peft", "include_facts": True, "max_rank": 8, "max_error": 0.1,
         "dtype": "float32",
     }  # fmt: skip
-    assert "waits for its turn" in person.get(path).text
+    assert "Waits for its turn" in person.get(path).text
     folder = worker.store.exports.path(job.id)
     (folder / "a b").mkdir(parents=True)
     (folder / "a b/c.txt").write_text("weights")

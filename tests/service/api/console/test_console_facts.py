@@ -85,9 +85,10 @@ def test_the_history_of_a_fact(known: httpx.Client) -> None:
     assert "did not say Spain, after v3" in lost
     assert "said Spain, after v1" in lost
     apart = seen(known.get("/console/facts/v2/0"))
-    assert "Head has not got it." in apart
     assert "taught Peru in v2" in apart
     assert "taught Italy in v1" in apart
+    assert "Head was taught it in another version" in apart
+    assert "governed by v3" in apart
     hostile = known.get("/console/facts/v3/1")
     assert hostile.status_code == 200
     assert HOSTILE not in hostile.text
@@ -99,6 +100,7 @@ def test_other_facts_about_the_subject_are_named(known: httpx.Client, kept: Stor
     about = fact("Lyon", "Chinese").model_copy(update={"prompt": "In {} people speak"})
     tip = batch(kept, "v2", about)
     text = seen(known.get(f"/console/facts/{tip}/0"))
+    assert "Head has not got it." in text
     assert "Others about Lyon Lyon is a city in the country of Peru" in text
     assert "Nothing else was taught" in seen(known.get("/console/facts/v1/1"))
 

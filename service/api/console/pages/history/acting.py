@@ -33,7 +33,7 @@ from service.store import CorruptFile, Store
 router = APIRouter()
 
 DIALOG = {"HX-Retarget": "#dialog", "HX-Reswap": "innerHTML"}
-"""Headers of a refusal that is shown in the dialog instead of above the page."""
+"""Headers of an answer that goes into the dialog, wherever it was asked from."""
 MOST_JOBS = 200
 
 

@@ -10,7 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from service.api.console.calls import Calls, at
 from service.api.console.forms import Form, read_form
-from service.api.console.pages.history.acting import refused
+from service.api.console.pages.history.acting import DIALOG, refused
 from service.api.console.pages.history.listing import HISTORY
 from service.api.console.pages.history.version import VERSION
 from service.api.console.rendering import CHANGED, fragment
@@ -55,17 +55,20 @@ async def export_version(ref: str, request: Request, state: State) -> Response:
 
 @router.get(f"{HISTORY}/jobs/{{id}}")
 @needs(Scope.READ)
-async def job_progress(id: str, request: Request) -> Response:
-    """How far a revert or an export is; in the end what came of it."""
+async def job_progress(id: str, request: Request, part: str = "") -> Response:
+    """How far a revert or an export is, as a dialog or as the part that moves; what came of it."""
     calls = Calls(request)
     job = await calls.get(at("/jobs/{}", id), JobOut)
-    if job.status not in TERMINAL or job.result is None:
-        return fragment(request, "history/job.html", headers=_moved(job), job=job)
+    if job.status not in TERMINAL:
+        return fragment(request, "history/progress.html" if part else "history/job.html", job=job)
+    headers = CHANGED | DIALOG if part else {}
+    if job.result is None:
+        return fragment(request, "history/job.html", headers=headers, job=job)
     if job.kind is JobKind.EXPORT:
         export = await calls.get(at("/exports/{}", job.resource_id), Export)
-        return fragment(request, "history/exported.html", headers=CHANGED, export=export)
+        return fragment(request, "history/exported.html", headers=headers, export=export)
     result = RevertResult.model_validate(job.result) if job.kind is JobKind.REVERT else None
-    return fragment(request, "history/reverted.html", headers=CHANGED, job=job, result=result)
+    return fragment(request, "history/reverted.html", headers=headers, job=job, result=result)
 
 
 @router.get(f"{HISTORY}/exports/{{id}}/files/{{path:path}}")
@@ -99,10 +102,6 @@ def options_of(model: type[ExportOptions]) -> list[dict[str, Any]]:
             }
         )
     return found
-
-
-def _moved(job: JobOut) -> dict[str, str]:
-    return CHANGED if job.status in TERMINAL else {}
 
 
 def _names(form: Form) -> list[str]:

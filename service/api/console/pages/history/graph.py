@@ -14,7 +14,7 @@ from service.store.versions import VERSION_ID
 
 MOST_LANES = 8
 """Lanes with lines.  Further branches get a dot in one more, and a line that breaks off."""
-STEP, LEFT, DOT = 14, 10, 18
+STEP, LEFT, DOT = 14, 10, 19
 """Pixels between lanes, before the first one, and from a row's top to its dot."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from jeep_core.spec.facts import composed, fill, question_key
+from jeep_core.spec.facts import composed, fill, normalise, question_key
 from service.contracts.schemas import FactEntry, FactRecord, Manifest
 
 Chosen = Callable[[FactRecord], bool]
@@ -28,17 +28,23 @@ class Asked:
     holds: bool
 
 
-def facts_of(line: Sequence[Manifest], chosen: Chosen | None = None) -> Iterator[FactEntry]:
-    """Every fact of a line, those of the latest batch first; with ``chosen`` only such facts.
+def facts_of(
+    line: Sequence[Manifest], chosen: Chosen | None = None, subject: str | None = None
+) -> Iterator[FactEntry]:
+    """Every fact of a line, those of the latest batch first.
+
+    With ``chosen`` only such facts, with ``subject`` only those about it.
 
     A fact that a later batch edits again is superseded by the next batch that does.
     """
+    wanted = None if subject is None else normalise(subject)
     later: dict[tuple[str, str], str] = {}
     asked: dict[tuple[str, int], tuple[bool, str]] = {}
     for version in reversed(line):
         edit_id = str(version.edit_id)
         _add_checks(version, asked)
-        for position, fact in enumerate(version.facts):
+        facts = _about(version, wanted)
+        for position, fact in facts:
             if chosen is not None and not chosen(fact):
                 continue
             superseded_by = later.get(_key(fact))
@@ -64,7 +70,15 @@ def facts_of(line: Sequence[Manifest], chosen: Chosen | None = None) -> Iterator
                 checked_in=checked_in,
                 created_at=version.created_at,
             )
-        later.update((_key(fact), edit_id) for fact in version.facts)
+        later.update((_key(fact), edit_id) for _, fact in facts)
+
+
+def _about(version: Manifest, subject: str | None) -> list[tuple[int, FactRecord]]:
+    """The facts of a version with their positions; only those about a subject, if one is given."""
+    facts = list(enumerate(version.facts))
+    return (
+        facts if subject is None else [one for one in facts if normalise(one[1].subject) == subject]
+    )
 
 
 def containing(text: str) -> Chosen:

@@ -9,7 +9,6 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
-from jeep_core.spec.facts import normalise
 from service.api.http.access import needs
 from service.api.http.paging import AFTER, Limit, Page, take
 from service.api.http.problems import documented
@@ -62,12 +61,9 @@ def list_facts(
     tip, _, given = (after or "").partition(".")
     tip = state.store.names.resolve(tip or version)
     chosen = containing(contains) if contains else None
-    entries: Iterator[FactEntry] = facts_of(state.store.versions.lineage(tip), chosen)
+    entries: Iterator[FactEntry] = facts_of(state.store.versions.lineage(tip), chosen, subject)
     if subject is None:
         entries = (entry for entry in entries if entry.state == "live")
-    else:
-        wanted = normalise(subject)
-        entries = (entry for entry in entries if normalise(entry.subject) == wanted)
     seen = int(given or 0)
     data, has_more = take(islice(entries, seen, None), limit)
     following = f"{tip}.{seen + len(data)}" if has_more else None

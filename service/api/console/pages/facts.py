@@ -19,7 +19,7 @@ from service.api.http.problems import ApiProblem
 from service.api.http.sessions import CONSOLE
 from service.api.resources.facts import LONGEST_SEARCH, FactPage
 from service.api.state import State
-from service.contracts.schemas import FactEntry, FactRecord, GenerateResult, Manifest
+from service.contracts.schemas import FactEntry, GenerateResult, Manifest
 from service.contracts.schemas.access import Scope
 from service.store import Store, UnknownVersion
 from service.store.history import checks_of, facts_of
@@ -130,20 +130,23 @@ def _history(store: Store, version: str, index: int) -> dict[str, Any]:
         raise _no_fact(version, index)
     key = question_key(fact.subject, fact.prompt)
 
-    def same(one: FactRecord) -> bool:
+    def same(one: FactEntry) -> bool:
         return question_key(one.subject, one.prompt) == key
 
-    about = list(facts_of(line, same))
-    in_heads = about if in_head else list(facts_of(store.versions.lineage(head), same))
+    of_subject = list(facts_of(line, subject=fact.subject))
+    about = [one for one in of_subject if same(one)]
+    in_heads = about
+    if not in_head:
+        heads = facts_of(store.versions.lineage(head), subject=fact.subject)
+        in_heads = [one for one in heads if same(one)]
     shown = next(one for one in about if (one.version, one.index) == (version, index))
-    others = facts_of(line, lambda one: question_key(one.subject, "") == (key[0], ""))
     return {
         "fact": shown,
         "now": next((one for one in in_heads if one.state == "live"), None),
         "head": head,
         "in_head": in_head,
         "events": _events(line, about),
-        "others": [one for one in others if one.state == "live" and one.prompt != fact.prompt],
+        "others": [one for one in of_subject if one.state == "live" and not same(one)],
         "answers": list(dict.fromkeys(one for each in about for one in _answers(each))),
     }
 

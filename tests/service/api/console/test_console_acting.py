@@ -109,7 +109,8 @@ def test_a_rollback_is_refused_once_head_has_moved(
     long = person.post(f"{VERSIONS}/v0/roll-back", data=form | {"head": "v2", "why": "x" * 501})
     assert long.status_code == 422
     assert re.search(r'id="why"[^>]* aria-invalid="true" aria-describedby="why-wrong"', long.text)
-    assert re.search(r'<p class="error" id="why-wrong">[^<]*500', long.text)
+    assert re.search(r'<p class="error" role="alert" id="why-wrong">[^<]*500', long.text)
+    assert "invalid_request" not in long.text, "said once, at the field"
     failed = person.post(f"{VERSIONS}/v0/roll-back", data=form | {"head": "v2", "why": "fail"})
     assert (failed.status_code, "corrupt_version" in failed.text) == (500, True)
     assert worker.store.head.read().version == "v2"

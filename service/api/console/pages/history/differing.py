@@ -4,6 +4,7 @@ matrices have moved.
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -91,20 +92,21 @@ def difference(store: Store, a: str, b: str) -> Difference:
         ancestor=line_a[shared - 1].id,
         gone=gone,
         come=come,
-        changes=_changes(line_a, line_b, [*own_a, *own_b]),
+        changes=_changes(line_a[:shared], own_a, own_b),
         matrices=_matrices(line_a[-1], line_b[-1], gone, come),
     )
 
 
 def _changes(
-    line_a: Sequence[Manifest], line_b: Sequence[Manifest], own: Iterable[Manifest]
+    shared: Sequence[Manifest], own_a: Sequence[Manifest], own_b: Sequence[Manifest]
 ) -> list[Change]:
     """The questions of the versions that are not shared, whose answers differ, newest first."""
     latest: dict[tuple[str, str], FactRecord] = {}
-    for fact in (fact for version in own for fact in version.facts):
+    for fact in (fact for version in [*own_a, *own_b] for fact in version.facts):
         latest.pop(_key(fact), None)  # its place is that of the last batch about it
         latest[_key(fact)] = fact
-    before, after = governing(line_a), governing(line_b)
+    common = governing(shared)
+    before, after = ChainMap(governing(own_a), common), ChainMap(governing(own_b), common)
     found = []
     for key, fact in reversed(latest.items()):
         old, new = before.get(key), after.get(key)

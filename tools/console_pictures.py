@@ -19,6 +19,9 @@ NAMES = (
     "ask-desktop-light",
     "state-desktop-dark",
     "ask-empty-phone-dark",
+    "history-desktop-light",
+    "roll-back-desktop-light",
+    "fact-desktop-dark",
 )
 COLOURS = 128
 

@@ -30,13 +30,15 @@ FACTS = f"{CONSOLE}/facts"
 FACT = f"{FACTS}/{{version}}/{{index}}"
 ROWS = 50
 ANSWER_TOKENS = 12
+ALWAYS_THERE = ("head", "base")
+"""Versions that are only missing before a worker has ever loaded the model."""
 Search = Annotated[str, Query(max_length=LONGEST_SEARCH)]
 Ref = Annotated[str, Query(max_length=200)]
 
 
 @dataclass(frozen=True)
 class Event:
-    """A moment in a fact's history: ``kind`` is ``taught``, ``asked`` or ``superseded``.
+    """A moment in a fact's history: ``kind`` is ``taught`` or ``asked``.
 
     ``fact`` is what was taught; ``holds`` what an edit found when it asked.
     """
@@ -58,10 +60,12 @@ async def facts_page(request: Request, search: Search = "", version: Ref = "head
     except ApiProblem as problem:
         if problem.code != "unknown_version":
             raise
-        wrong = problem.detail
+        if version.strip() not in ALWAYS_THERE:
+            wrong = problem.detail
     values: dict[str, Any] = {"rows": [], "next": None, "of": version}
     values |= _rows(found, search) if found else {}
     status = 404 if wrong else 200
+    values["unloaded"] = found is None and not wrong
     values |= {"search": search, "version": version, "wrong": wrong, "first": True}
     return page(request, "facts/facts.html", status, **values)
 
@@ -91,7 +95,7 @@ async def fact_page(version: str, index: int, request: Request, state: State) ->
 @router.post(f"{FACTS}/ask")
 @needs(Scope.GENERATE)
 async def ask_now(request: Request) -> Response:
-    """What head answers to a fact's prompt, and how probable the answers are that it knows."""
+    """The answer of head to a fact's prompt, and how probable the answers are that were taught."""
     form = await read_form(request)
     candidates = list(dict.fromkeys(text for text in form.all("candidate") if text.strip()))
     body: dict[str, Any] = {"version": form.get("version", "head"), "candidates": candidates}

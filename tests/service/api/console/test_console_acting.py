@@ -125,6 +125,7 @@ def test_a_damaged_record_does_not_close_the_way_back(
     (worker.store.root / "versions/v2/manifest.json").write_text("{}")
     with running(settings) as fresh, browser(fresh) as other:
         assert "v2 damaged head" in seen(other.get("/console/history/rows"))
+        assert "is damaged" in seen(other.get(f"{VERSIONS}/v2"))
         page = other.get(f"{VERSIONS}/v1")
         assert page.status_code == 200, page.text
         dialog = other.get(f"{VERSIONS}/v1/roll-back")

@@ -6,7 +6,7 @@ import re
 import httpx
 import pytest
 from support.service.builders import add_version
-from support.service.console import change_headers, read_as_text, seen, sign_in
+from support.service.console import browser, change_headers, read_as_text, seen, sign_in
 from support.service.console.histories import HOSTILE, MATRIX, batch, fact, write_history
 
 from service.api.console.pages.history.differing import difference
@@ -255,3 +255,22 @@ def test_the_audit_log_is_for_admins(past: httpx.Client, kept: Store) -> None:
 
 def test_names_are_listed(past: httpx.Client) -> None:
     assert "good" in past.get("/console/history/names").text
+
+
+def test_a_service_without_a_model_says_what_is_missing(url: str, store: Store) -> None:
+    with browser(url) as person:
+        for path in ("/console/history/rows", "/console/facts"):
+            page = person.get(path)
+            assert page.status_code == 200, path
+            assert "base appears when a worker has loaded the model" in page.text
+        assert person.get("/console/history").status_code == 200
+        assert person.get("/console/history/compare").status_code == 404
+        assert person.get("/console/facts?version=v1").status_code == 404
+
+
+def test_a_store_without_edits_says_how_to_begin(url: str, model: Store) -> None:
+    with browser(url) as person:
+        assert "has three facts to try" in person.get("/console/history/rows").text
+        assert "No edit has taught head anything" in seen(person.get("/console/facts"))
+        assert "No version has a name" in person.get("/console/history/names").text
+        assert "Nobody has changed anything yet" in person.get("/console/history/audit").text

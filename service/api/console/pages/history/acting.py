@@ -39,7 +39,7 @@ MOST_JOBS = 200
 
 @dataclass(frozen=True)
 class Consequences:
-    """What becomes of facts, jobs and targets if head goes to ``version``.
+    """The fate of facts, jobs and targets if head goes to ``version``.
 
     ``found``: the difference from head, None where a damaged record hides it.  ``queued`` and
     ``running`` count jobs of the write lane.
@@ -56,7 +56,7 @@ class Consequences:
 @router.get(f"{VERSION}/roll-back")
 @needs(Scope.EDIT)
 async def roll_back_dialog(ref: str, request: Request, state: State) -> Response:
-    """What a rollback to this version will do."""
+    """The consequences of a rollback to this version."""
     return await _moving(request, state, ref, "history/roll_back.html")
 
 
@@ -81,7 +81,7 @@ async def roll_back_here(ref: str, request: Request, state: State) -> Response:
 @router.get(f"{VERSION}/activate")
 @needs(Scope.EDIT)
 async def activate_dialog(ref: str, request: Request, state: State) -> Response:
-    """What the activation of this version will do."""
+    """The consequences of activating this version."""
     return await _moving(request, state, ref, "history/activate.html")
 
 
@@ -102,7 +102,7 @@ async def activate_here(ref: str, request: Request, state: State) -> Response:
 @router.get(f"{VERSION}/name")
 @needs(Scope.EDIT)
 async def name_dialog(ref: str, request: Request) -> Response:
-    """What a name is for, and its field."""
+    """The field for a name, and what a name is for."""
     version = await Calls(request).get(at("/snapshots/{}", ref), Snapshot)
     return refused(request, "history/name.html", None, {"name": ""}, version=version, named="")
 
@@ -126,7 +126,7 @@ async def name_version(ref: str, request: Request) -> Response:
 @router.get(f"{VERSION}/revert")
 @needs(REVERTS.scope)
 async def revert_dialog(ref: str, request: Request, state: State) -> Response:
-    """What becomes of later batches if this one is taken out."""
+    """The consequences of taking this batch out, for later ones too."""
     return await _reverting(request, state, ref)
 
 
@@ -175,7 +175,7 @@ async def _moving(
 
 
 async def consequences(state: State, calls: Calls, ref: str) -> Consequences:
-    """What becomes of facts, jobs and targets if head goes to a version.
+    """The fate of facts, jobs and targets if head goes to a version.
 
     Raises:
         ApiProblem: as the interface answers.

@@ -22,6 +22,9 @@ NAMES = (
     "evaluation-desktop-light",
     "state-desktop-dark",
     "ask-empty-phone-dark",
+    "history-desktop-light",
+    "roll-back-desktop-light",
+    "fact-desktop-dark",
 )
 COLOURS = 128
 

@@ -12,9 +12,14 @@ from service.contracts.schemas import Activation, FactEntry, JobOut
 class VersionCalls(Transport):
     """Facts, reverts, staged versions."""
 
-    def facts(self, subject: str | None = None, version: str = "head") -> Iterator[FactEntry]:
-        """The live facts of a version, or all that its history says about one subject."""
-        params = given({"subject": subject, "version": version})
+    def facts(
+        self, subject: str | None = None, version: str = "head", contains: str | None = None
+    ) -> Iterator[FactEntry]:
+        """The live facts of a version, or all that its history says about one subject.
+
+        With ``contains`` only those whose subject, prompt or new answer has this text in it.
+        """
+        params = given({"subject": subject, "version": version, "contains": contains})
         return (FactEntry.model_validate(item) for item in self._pages("/facts", params))
 
     def revert(self, edit_id: str, *, idempotency_key: str | None = None, **options: Any) -> JobOut:

@@ -2,23 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
-from jeep_core.spec.facts import fill, question_key
+from jeep_core.spec.facts import composed, fill, normalise, question_key
 from service.contracts.schemas import FactEntry, FactRecord, Manifest
 
+Chosen = Callable[[FactRecord], bool]
 
-def facts_of(line: Sequence[Manifest]) -> Iterator[FactEntry]:
+
+@dataclass(frozen=True)
+class Governing:
+    """The fact that governs a question in a version, and the version whose batch wrote it."""
+
+    fact: FactRecord
+    version: str
+    index: int
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A check of a fact: the version that was asked, and whether it said the target."""
+
+    version: str
+    holds: bool
+
+
+def facts_of(
+    line: Sequence[Manifest], chosen: Chosen | None = None, subject: str | None = None
+) -> Iterator[FactEntry]:
     """Every fact of a line, those of the latest batch first.
+
+    With ``chosen`` only such facts, with ``subject`` only those about it.
 
     A fact that a later batch edits again is superseded by the next batch that does.
     """
+    wanted = None if subject is None else normalise(subject)
     later: dict[tuple[str, str], str] = {}
     asked: dict[tuple[str, int], tuple[bool, str]] = {}
     for version in reversed(line):
         edit_id = str(version.edit_id)
         _add_checks(version, asked)
-        for position, fact in enumerate(version.facts):
+        facts = _about(version, wanted)
+        for position, fact in facts:
+            if chosen is not None and not chosen(fact):
+                continue
             superseded_by = later.get(_key(fact))
             outcome = version.result.facts[position] if version.result else None
             index = outcome.index if outcome else position
@@ -42,7 +70,60 @@ def facts_of(line: Sequence[Manifest]) -> Iterator[FactEntry]:
                 checked_in=checked_in,
                 created_at=version.created_at,
             )
-        later.update((_key(fact), edit_id) for fact in version.facts)
+        later.update((_key(fact), edit_id) for _, fact in facts)
+
+
+def _about(version: Manifest, subject: str | None) -> list[tuple[int, FactRecord]]:
+    """The facts of a version with their positions; only those about a subject, if one is given."""
+    facts = list(enumerate(version.facts))
+    return (
+        facts if subject is None else [one for one in facts if normalise(one[1].subject) == subject]
+    )
+
+
+def containing(text: str) -> Chosen:
+    """The facts whose subject, prompt or new answer contains a text, whatever the case."""
+    wanted = composed(text).casefold()
+
+    def contains(fact: FactRecord) -> bool:
+        said = f"{fill(fact.prompt, fact.subject)}\n{fact.target_new}\n{fact.subject}"
+        return wanted in composed(said).casefold()
+
+    return contains
+
+
+def governing(line: Sequence[Manifest]) -> dict[tuple[str, str], Governing]:
+    """The live fact of every question that a line has edited, by `question_key`."""
+    found: dict[tuple[str, str], Governing] = {}
+    for version in line:
+        for position, fact in enumerate(version.facts):
+            found[_key(fact)] = Governing(fact, version.id, _index(version, position))
+    return found
+
+
+def checks_of(line: Sequence[Manifest], version: str, index: int) -> list[Asked]:
+    """Every check of one fact in a line, oldest first: after its own edit, then after later ones.
+
+    ``version`` and ``index`` are those of its `FactEntry`.
+    """
+    found = []
+    for one in line:
+        if one.result is None:
+            continue
+        if one.id == version:
+            own = [outcome for outcome in one.result.facts if outcome.index == index]
+            found += [Asked(one.id, outcome.success) for outcome in own]
+        if one.result.earlier is not None:
+            earlier = one.result.earlier
+            for holds, asked in ((True, earlier.held), (False, earlier.missing)):
+                if index in asked.get(version, ()):
+                    found.append(Asked(one.id, holds))
+    return found
+
+
+def _index(version: Manifest, position: int) -> int:
+    """The place in its request of the fact at a position of a version."""
+    return version.result.facts[position].index if version.result else position
 
 
 def _add_checks(version: Manifest, asked: dict[tuple[str, int], tuple[bool, str]]) -> None:

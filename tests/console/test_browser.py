@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 from support.service.console.pictures import look_at
 
-PAGES = ("state",)
+PAGES = ("state", "history", "facts", "history/audit")
 
 
 def test_the_first_minute(page: Page) -> None:
@@ -80,7 +80,7 @@ def test_a_page_is_accessible_in_every_size_and_theme(name: str, page: Page) -> 
     page.goto(f"/console/{name}")
     expect(page.locator("h1")).to_be_visible()
     expect(page.locator(".status a")).to_be_visible()
-    look_at(page, name)
+    look_at(page, name.replace("/", "-"))
 
 
 def test_the_keyboard_skips_to_the_content_and_the_theme_is_kept(page: Page) -> None:

@@ -11,12 +11,18 @@ from support.service.builders import add_version, move
 from support.service.bundled_model import publish
 from support.service.serving import make_settings, running
 
+from service.api.console.pages.history.listing import ROWS
 from service.contracts.schemas.edits import FactRecord
 from service.ops.embedded_server import EmbeddedValkey
 from service.store import Store
 
 VERSIONS, FACTS = 1000, 10
-PAGES = ("ask", "edit", "evaluations", "probes", "state", "start")
+PAGES = (
+    "ask", "edit", "evaluations", "probes", "state", "start", 
+    "history", "history/versions/v900", "history/compare?a=v400&b=v900",
+    "facts", "facts?search=City+777", "facts/v500/3",
+)  # fmt: skip
+ROWS_MS = 2000
 FIRST_PAINT_MS, INTERACTION_MS = 1000, 200
 OBSERVE = """
 window.slowest = 0;
@@ -72,6 +78,24 @@ def test_the_first_paint_is_soon(name: str, full: str, chromium: Browser) -> Non
     assert painted <= FIRST_PAINT_MS
 
 
+def test_a_thousand_versions_come_page_by_page(full: str, chromium: Browser) -> None:
+    """Also the first time, when none of them has been read."""
+    page = chromium.new_context(base_url=full).new_page()
+    page.goto("/livez")
+    page.goto("/console/history")
+    rows = page.locator(".versions tbody tr")
+    expect(rows).to_have_count(ROWS + 1)
+    shown = page.evaluate("() => performance.now()")
+    began = page.evaluate("() => performance.now()")
+    page.get_by_role("button", name="Show older versions").click()
+    expect(rows).to_have_count(2 * ROWS + 1)
+    older = page.evaluate("() => performance.now()") - began
+    expect(rows.nth(ROWS).get_by_role("link")).to_be_focused()
+    page.context.close()
+    print(f"\nhistory: rows after {shown:.0f} ms, older ones after {older:.0f} ms")
+    assert max(shown, older) <= ROWS_MS
+
+
 def test_a_page_answers_to_hands_at_once(full: str, chromium: Browser) -> None:
     context = chromium.new_context(base_url=full)
     context.add_init_script(OBSERVE)
@@ -86,6 +110,10 @@ def test_a_page_answers_to_hands_at_once(full: str, chromium: Browser) -> None:
     expect(page.locator("article.answer")).to_have_count(3)
     expect(page.locator("article.answer .problem").first).to_contain_text("no worker")
     slowest = page.evaluate("() => window.slowest")
+    page.goto("/console/facts")
+    page.locator("#search").press_sequentially("City 77-")
+    expect(page.locator("#rows tr")).to_have_count(FACTS)
+    slowest = max(slowest, page.evaluate("() => window.slowest"))
     context.close()
     print(f"\nslowest interaction: {slowest:.0f} ms")
     assert slowest <= INTERACTION_MS

@@ -25,6 +25,8 @@ class Entry:
 NAVIGATION = (
     Entry("Ask", "ask", Scope.GENERATE),
     Entry("Edit", "edit", Scope.EDIT),
+    Entry("History", "history", Scope.READ),
+    Entry("Facts", "facts", Scope.READ),
     Entry("Evaluations", "evaluations", Scope.READ),
     Entry("Probes", "probes", Scope.READ),
     Entry("State", "state", Scope.READ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
@@ -35,6 +36,7 @@ def environment() -> Environment:
     )
     made.filters |= {
         "ago": ago,
+        "compact": compact,
         "times": times,
         "filled": filled,
         "model_name": model_name,
@@ -88,6 +90,11 @@ def fragment(
 def filled(prompt: str, subject: str) -> str:
     """A fact's prompt about its subject.  Prompts are users' texts, never formats."""
     return prompt.replace("{}", subject, 1)
+
+
+def compact(value: Any) -> str:
+    """A value of a record on one line, as JSON writes it."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def ago(moment: datetime) -> str:

@@ -6,12 +6,17 @@ from fastapi import FastAPI
 
 from service.api.console import assets, sign_in
 from service.api.console.middleware import Console
-from service.api.console.pages import ask, jobs, start, state, status
+from service.api.console.pages import ask, facts, jobs, start, state, status
 from service.api.console.pages.editing import check, form, outcome, reading
+from service.api.console.pages.history import acting, comparing, exporting, listing, version
 from service.api.console.pages.measuring import evaluations, probes
 
 EDITING = (form, check, reading, outcome)
-ROUTES = (sign_in, assets, status, start, ask, *EDITING, jobs, evaluations, probes, state)
+HISTORY = (listing, comparing, version, acting, exporting)
+MEASURING = (evaluations, probes)
+ROUTES = (
+    sign_in, assets, status, start, ask, *EDITING, jobs, *HISTORY, facts, *MEASURING, state,
+)  # fmt: skip
 
 
 def add_console(app: FastAPI) -> None:

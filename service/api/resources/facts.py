@@ -9,17 +9,17 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
-from jeep_core.spec.facts import normalise
 from service.api.http.access import needs
 from service.api.http.paging import AFTER, Limit, Page, take
 from service.api.http.problems import documented
 from service.api.state import State
 from service.contracts.schemas import FactEntry
 from service.contracts.schemas.access import Scope
-from service.store.history import facts_of
+from service.store.history import containing, facts_of
 
 router = APIRouter(tags=["facts"])
 
+LONGEST_SEARCH = 200
 NUMBER = r"(0|[1-9]\d{0,17})"
 
 
@@ -40,6 +40,14 @@ def list_facts(
     version: Annotated[
         str, Query(description="A version id, a snapshot name, or `head`.")
     ] = "head",
+    contains: Annotated[
+        str | None,
+        Query(
+            max_length=LONGEST_SEARCH,
+            description="Only facts whose subject, prompt or new answer contains this text, "
+            "whatever the case.",
+        ),
+    ] = None,
     limit: Limit = 50,
     after: Annotated[
         str | None, Query(pattern=rf"^v{NUMBER}\.{NUMBER}$", description=AFTER)
@@ -52,12 +60,10 @@ def list_facts(
     """
     tip, _, given = (after or "").partition(".")
     tip = state.store.names.resolve(tip or version)
-    entries: Iterator[FactEntry] = facts_of(state.store.versions.lineage(tip))
+    chosen = containing(contains) if contains else None
+    entries: Iterator[FactEntry] = facts_of(state.store.versions.lineage(tip), chosen, subject)
     if subject is None:
         entries = (entry for entry in entries if entry.state == "live")
-    else:
-        wanted = normalise(subject)
-        entries = (entry for entry in entries if normalise(entry.subject) == wanted)
     seen = int(given or 0)
     data, has_more = take(islice(entries, seen, None), limit)
     following = f"{tip}.{seen + len(data)}" if has_more else None

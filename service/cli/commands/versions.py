@@ -123,12 +123,15 @@ def export(
 def facts(
     subject: Annotated[str | None, typer.Argument(help="Also what it superseded.")] = None,
     version: Annotated[str, typer.Option(help="Version id or snapshot name.")] = "head",
+    contains: Annotated[
+        str | None, typer.Option(help="Text in the subject, the prompt or the new answer.")
+    ] = None,
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
     """List the live facts of a version, or all about one subject."""
     with connected(url) as client:
-        show_list(list(client.facts(subject, version)), as_json, tables.facts)
+        show_list(list(client.facts(subject, version, contains)), as_json, tables.facts)
 
 
 @group.command("activate")

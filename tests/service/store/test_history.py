@@ -5,7 +5,7 @@ from __future__ import annotations
 from support.service.builders import add_version
 
 from service.store import Store
-from service.store.history import facts_of, without
+from service.store.history import facts_of, governing, without
 
 
 def fact(subject: str, target: str, prompt: str = "{} lies in") -> dict[str, str]:
@@ -61,3 +61,15 @@ def test_a_line_of_versions_is_split_at_a_batch(based: Store) -> None:
     assert parts is not None
     assert [[version.id for version in part] for part in parts] == [["v0", one], [three]]
     assert without(line, "d") is None
+
+
+def test_the_last_batch_about_a_question_governs_it(based: Store) -> None:
+    one = add_version(
+        based, edit_id="a", facts=[fact("Orl\u00e9ans", "Peru"), fact("Nice", "Peru")]
+    )
+    two = add_version(based, one, edit_id="b", facts=[fact(" Orle\u0301ans", "Chile")])
+    found = governing(based.versions.lineage(two))
+    assert [(one.version, one.index, one.fact.target_new) for one in found.values()] == [
+        (two, 0, "Chile"),
+        (one, 1, "Peru"),
+    ]

@@ -20,6 +20,8 @@ FIELDS = (
     "fact", "key", "next", "prompt", "messages", "version", "answer", "limit", "after", "x",
     "subject", "lost", "again", "first", "count", "which", "editor", "preset", "format", "name",
     "suite", "kind", "others", "n_edits", "seed", "free", "target", "a", "b",
+    "ref", "start", "lanes", "search", "head", "queued", "why", "snapshot_name", "peft.max_rank",
+    "candidate",
 )  # fmt: skip
 
 text = st.one_of(

@@ -90,3 +90,22 @@ def test_wrong_parameters_of_facts_are_refused(
 
 def test_facts_before_any_model_are_refused(http: httpx.Client, store: Store) -> None:
     assert http.get("/facts").status_code == 404
+
+
+def test_facts_are_searched_in_subject_prompt_and_answer(
+    http: httpx.Client, worker: PlayedWorker
+) -> None:
+    edit(http, ("Lyon", "Italy"), ("Orléans", "Peru"), ("Nice", "Spain"))
+    edit(http, ("Lyon", "Japan"))
+    assert facts(http, contains="LY") == [("Lyon", "Japan", "live")]
+    assert facts(http, contains="orle\u0301") == [("Orléans", "Peru", "live")]
+    assert facts(http, contains="spain") == [("Nice", "Spain", "live")]
+    assert len(facts(http, contains="is a City in")) == 3
+    assert facts(http, contains="Nice is a") == [("Nice", "Spain", "live")]
+    assert facts(http, contains="Italy") == [], "superseded"
+    assert facts(http, contains="Italy", subject="Lyon") == [("Lyon", "Italy", "superseded")]
+    assert facts(http, contains="{}") == [], "what is read, not how it is written down"
+    page = http.get("/facts", params={"contains": "city", "limit": 2}).json()
+    rest = http.get("/facts", params={"contains": "city", "after": page["next"]}).json()
+    assert [one["subject"] for one in page["data"] + rest["data"]] == ["Lyon", "Orléans", "Nice"]
+    assert http.get("/facts", params={"contains": "x" * 201}).status_code == 422

@@ -26,14 +26,17 @@ def findings(page: Page) -> list[str]:
     ]
 
 
-def look_at(page: Page, name: str) -> None:
-    """Take pictures in every size and theme; each must be free of serious findings."""
+def look_at(page: Page, name: str, whole: bool = True) -> None:
+    """Take pictures in every size and theme; each must be free of serious findings.
+
+    ``whole``: of all of the page; else of what is seen of it, as below a dialog.
+    """
     PICTURES.mkdir(parents=True, exist_ok=True)
     for size, (width, height) in SIZES.items():
         page.set_viewport_size({"width": width, "height": height})
         for theme in THEMES:
             page.emulate_media(color_scheme=theme)
-            page.screenshot(path=PICTURES / f"{name}-{size}-{theme}.png", full_page=True)
+            page.screenshot(path=PICTURES / f"{name}-{size}-{theme}.png", full_page=whole)
             assert findings(page) == [], f"{name} {size} {theme}"
         wide = page.evaluate("() => document.documentElement.scrollWidth")
         assert wide <= width, f"{name} is {wide} px wide on {width}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from support.service.serving import make_settings, running
 
 HTML = {"Accept": "text/html,application/xhtml+xml"}
 TOKEN = re.compile(r'name="csrf-token" content="([^"]*)" data-header="([^"]+)"')
+TAGS = re.compile(r"<[^>]*>")
 PERSON = (Scope.READ, Scope.GENERATE, Scope.EDIT)
 
 
@@ -25,6 +27,16 @@ def change_headers(page: httpx.Response) -> dict[str, str]:
     found = TOKEN.search(page.text)
     assert found, page.text[:500]
     return {found[2]: found[1], "HX-Request": "true"}
+
+
+def seen(page: httpx.Response) -> str:
+    """The text of a page or a part of one, as it is read: one blank between words."""
+    return read_as_text(page.text)
+
+
+def read_as_text(source: str) -> str:
+    """HTML without its tags."""
+    return " ".join(html.unescape(TAGS.sub(" ", source)).split())
 
 
 @contextmanager

@@ -1,0 +1,132 @@
+"""Facts: searched, governed, asked again; the history of one fact; hostile texts."""
+
+import html
+import re
+
+import httpx
+import pytest
+from support.service.console import browser, change_headers, seen, sign_in
+from support.service.console.histories import HOSTILE, PROMPT, batch, fact, write_history
+from support.service.played_worker.worker import PlayedWorker
+
+from service.contracts.schemas.access import Scope
+from service.store import Store
+
+
+@pytest.fixture
+def known(shown: httpx.Client, kept: Store) -> httpx.Client:
+    """A signed-in browser at a store with a history."""
+    if kept.versions.newest_number() == 0:
+        write_history(kept)
+    sign_in(shown, kept)
+    return shown
+
+
+def test_facts_say_what_governs_and_whether_it_holds(known: httpx.Client) -> None:
+    page = known.get("/console/facts")
+    assert page.status_code == 200
+    text = seen(page)
+    assert "Facts of head v3" in text
+    for row in (
+        "Lyon is a city in the country of Japan France v3 ok asked after v3",
+        "Nice is a city in the country of Spain France v1 lost asked after v3",
+    ):
+        assert row in text, row
+    assert "Italy" not in text, "superseded"
+    assert HOSTILE not in page.text
+
+
+def test_facts_are_searched_in_any_version(known: httpx.Client) -> None:
+    part = known.get("/console/facts/rows", params={"search": " LYON ", "version": "good"})
+    assert "<html" not in part.text
+    assert "Lyon is a city in the country of Italy" in seen(part)
+    assert "Nice" not in part.text
+    nothing = known.get("/console/facts", params={"search": HOSTILE + "x"})
+    assert "Only facts that were edited are found here" in nothing.text
+    assert HOSTILE not in nothing.text
+    assert html.unescape(re.findall(r'name="search"[^>]* value="([^"]*)"', nothing.text)[0]) == (
+        HOSTILE + "x"
+    )
+    wrong = known.get("/console/facts", params={"version": HOSTILE})
+    assert wrong.status_code == 404
+    assert 'aria-describedby="version-wrong"' in wrong.text
+    assert HOSTILE not in wrong.text
+    base = known.get("/console/facts", params={"version": "base"})
+    assert "No edit has taught base anything" in base.text
+    assert known.get("/console/facts", params={"search": "x" * 300}).status_code == 422
+
+
+def test_pages_of_facts_go_on(known: httpx.Client, kept: Store) -> None:
+    tip = batch(kept, "v3", *(fact(f"City {i}", "Japan") for i in range(120)))
+    found: list[str] = []
+    address: str | None = f"/console/facts?version={tip}&search=city+1"
+    while address:
+        page = known.get(address)
+        found += re.findall(r">(City \d+) is a city", page.text)
+        more = re.search(r'hx-get="(/console/facts/rows\?after=[^"]+)"', page.text)
+        address = html.unescape(more[1]) if more else None
+    wanted = [f"City {i}" for i in range(120) if str(i).startswith("1")]
+    assert found == wanted[:31]
+
+
+def test_the_history_of_a_fact(known: httpx.Client) -> None:
+    page = known.get("/console/facts/v1/0")
+    text = seen(page)
+    assert "Lyon is a city in the country of Italy" in text
+    assert "governed by v3" in text
+    assert "this one is superseded" in text
+    story = text[text.index("What became of it") :]
+    order = ["asked, said Japan, after v3", "taught Japan in v3", "asked, said Italy, after v1",
+             "taught Italy in v1"]  # fmt: skip
+    places = [story.index(one) for one in order]
+    assert places == sorted(places)
+    lost = seen(known.get("/console/facts/v1/1"))
+    assert "holds lost asked after v3" in lost
+    assert "did not say Spain, after v3" in lost
+    assert "said Spain, after v1" in lost
+    apart = seen(known.get("/console/facts/v2/0"))
+    assert "taught Peru in v2" in apart
+    assert "taught Italy in v1" in apart
+    assert "Head was taught it in another version" in apart
+    assert "governed by v3" in apart
+    hostile = known.get("/console/facts/v3/1")
+    assert hostile.status_code == 200
+    assert HOSTILE not in hostile.text
+    for path in ("v3/7", "v99/0", "x/0", "v3/x", "v0/0"):
+        assert known.get(f"/console/facts/{path}").status_code in (404, 422), path
+
+
+def test_other_facts_about_the_subject_are_named(known: httpx.Client, kept: Store) -> None:
+    about = fact("Lyon", "Chinese").model_copy(update={"prompt": "In {} people speak"})
+    tip = batch(kept, "v2", about)
+    text = seen(known.get(f"/console/facts/{tip}/0"))
+    assert "Head has not got it." in text
+    assert "Others about Lyon Lyon is a city in the country of Peru" in text
+    assert "Nothing else was taught" in seen(known.get("/console/facts/v1/1"))
+
+
+def test_who_may_not_generate_is_not_offered_to_ask(known: httpx.Client, kept: Store) -> None:
+    assert "/console/facts/ask" in known.get("/console/facts/v1/0").text
+    known.post("/console/sign-out")
+    sign_in(known, kept, Scope.READ)
+    page = known.get("/console/facts/v1/0")
+    assert "/console/facts/ask" not in page.text
+    refused = known.post("/console/facts/ask", headers=change_headers(page))
+    assert refused.status_code == 403
+
+
+def test_head_is_asked_from_the_page(url: str, worker: PlayedWorker) -> None:
+    edit = {"facts": [{"subject": "Lyon", "prompt": PROMPT, "target_new": "Italy"}]}
+    with browser(url) as person:
+        person.post("/edits", json=edit, headers={"Prefer": "wait=20"})
+        page = person.get("/console/facts/v1/0")
+        sent = {"version": "head", "prompt": "Lyon is", "candidate": ["Italy", "", "Italy"]}
+        answer = person.post("/console/facts/ask", data=sent, headers=change_headers(page))
+        assert answer.status_code == 200, answer.text
+        assert "v1 says Lyon is" in answer.text
+        [asked] = worker.asked
+        assert (asked.versions, asked.body["candidates"]) == (["v1"], ["Italy"])
+        failed = person.post(
+            "/console/facts/ask", data=sent | {"prompt": "fail"}, headers=change_headers(page)
+        )
+        assert "too much" in failed.text.lower()

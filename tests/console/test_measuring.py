@@ -82,6 +82,6 @@ def test_a_probe_draws_its_curves(page: Page) -> None:
     page.get_by_role("button", name="Start").click()
     expect(page.locator("#h-proposal")).to_be_visible(timeout=240_000)
     drawn(page)
+    look_at(page, "probe")
     page.locator("#theme").click()
     drawn(page)
-    look_at(page, "probe")

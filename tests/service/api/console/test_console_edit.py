@@ -5,10 +5,12 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import httpx
 import pytest
 from support.service.builders import add_version
+from support.service.bundled_model import publish
 from support.service.console import browser, change_headers, sign_in
 from support.service.played_worker.worker import PlayedWorker
 
@@ -22,6 +24,8 @@ from service.contracts.schemas import Answer, EditResult, FactRecord
 from service.contracts.schemas.access import Scope
 from service.contracts.schemas.effects.earlier import EarlierFact, EarlierFacts
 from service.contracts.schemas.effects.guards import GuardFigures
+from service.queue import connect
+from service.settings import Settings
 from service.store import Store
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'&{{7*7}}"
@@ -350,6 +354,23 @@ def test_lost_facts_guards_and_chats_are_shown_and_can_be_taught_again(
     assert [one["subject"] for one in json.loads(html.unescape(facts))] == ["Osaka"]
     missing = person.get(f"/console/edit/{second}/facts?which=missed").text
     assert "Osaka is a city" in missing
+
+
+def test_tests_of_a_fact_are_asked_in_a_chat_as_well(
+    person: httpx.Client, settings: Settings
+) -> None:
+    prepare = partial(publish, chat=True)
+    queue = connect(str(settings.redis_url))
+    rephrased = {**LYON, "paraphrase_prompts": ["Lyon lies in"], "neighborhood_prompts": ["Paris"]}
+    with PlayedWorker(queue, settings.store, settings=settings, prepare=prepare):
+        checked = check(person, LYON)["facts"][0]
+        edit = person.post("/edits", json={"facts": [rephrased]}).json()["edit_id"]
+        ended(person, edit)
+        asked = person.get(f"/console/edit/{edit}/facts/0").text
+    assert checked["chat_text"].startswith("user: Lyon is a city in the country of")
+    assert asked.count("<caption>in a chat</caption>") == 2
+    for text in ("v1 says Lyon lies in", "v1 says user: Lyon lies in", "v0 says user: Paris"):
+        assert text in asked, text
 
 
 def test_many_facts_come_in_parts(

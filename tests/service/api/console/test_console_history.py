@@ -120,8 +120,18 @@ def test_what_may_be_done_with_a_version_is_offered(past: httpx.Client, kept: St
     assert "#dialog" not in page.text
     assert "need a key with the scope" in page.text
     assert "/console/ask?" not in page.text
-    refused = past.get("/console/history/versions/v1/roll-back")
-    assert refused.status_code == 403
+    dialog = past.get("/console/history/versions/v1/roll-back")
+    assert "needs a key with the scope edit ; this one, reader" in seen(dialog)
+    assert "<button class" not in dialog.text
+    headers = change_headers(past.get("/console/history"))
+    for act in ("roll-back", "activate", "name", "revert", "export"):
+        refused = past.post(f"/console/history/versions/v1/{act}", headers=headers)
+        assert (refused.status_code, "lacks the scope" in refused.text) == (403, True), act
+    past.post("/console/sign-out")
+    sign_in(past, kept, Scope.EDIT)
+    headers = change_headers(past.get("/console"))
+    blind = past.post("/console/history/versions/v0/roll-back", headers=headers)
+    assert (blind.status_code, "Lyon" in blind.text) == (409, False), "it may not read"
 
 
 def test_facts_of_a_large_batch_come_page_by_page(past: httpx.Client, kept: Store) -> None:

@@ -1,7 +1,8 @@
 """Dialogs that move head or name a version, and what each says before anything happens.
 
-A dialog is asked for with GET and carried out with POST.  One that is refused is shown again with
-what was filled in, the reason, and each field's error beside the field.
+A dialog is asked for with GET, by any reader, and carried out with POST, which needs `edit`.  One
+that is refused is shown again with what was filled in, the reason, and each field's error beside
+the field; to a key that may not read only the reason.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from service.api.console.forms import read_form
 from service.api.console.pages.history.differing import Difference, difference
 from service.api.console.pages.history.version import VERSION
 from service.api.console.rendering import CHANGED, fragment
-from service.api.http.access import needs
+from service.api.http.access import caller_of, needs
 from service.api.http.paging import Page
 from service.api.http.problems import ApiProblem
 from service.api.resources.reverts import REVERTS
@@ -54,7 +55,7 @@ class Consequences:
 
 
 @router.get(f"{VERSION}/roll-back")
-@needs(Scope.EDIT)
+@needs(Scope.READ)
 async def roll_back_dialog(ref: str, request: Request, state: State) -> Response:
     """The consequences of a rollback to this version."""
     return await _moving(request, state, ref, "history/roll_back.html")
@@ -74,12 +75,13 @@ async def roll_back_here(ref: str, request: Request, state: State) -> Response:
         body = {"why": given["why"]}
         moved = await Calls(request).post(path, RollbackResult, body, queued=queued)
     except ApiProblem as problem:
+        check_reader(request, problem)
         return await _moving(request, state, ref, template, given, problem)
     return fragment(request, "history/moved.html", headers=CHANGED, moved=moved)
 
 
 @router.get(f"{VERSION}/activate")
-@needs(Scope.EDIT)
+@needs(Scope.READ)
 async def activate_dialog(ref: str, request: Request, state: State) -> Response:
     """The consequences of activating this version."""
     return await _moving(request, state, ref, "history/activate.html")
@@ -95,12 +97,13 @@ async def activate_here(ref: str, request: Request, state: State) -> Response:
         path = at("/snapshots/{}/activate", ref)
         moved = await Calls(request).post(path, Activation, given)
     except ApiProblem as problem:
+        check_reader(request, problem)
         return await _moving(request, state, ref, "history/activate.html", given, problem)
     return fragment(request, "history/moved.html", headers=CHANGED, moved=moved)
 
 
 @router.get(f"{VERSION}/name")
-@needs(Scope.EDIT)
+@needs(Scope.READ)
 async def name_dialog(ref: str, request: Request) -> Response:
     """The field for a name, and what a name is for."""
     version = await Calls(request).get(at("/snapshots/{}", ref), Snapshot)
@@ -112,19 +115,19 @@ async def name_dialog(ref: str, request: Request) -> Response:
 async def name_version(ref: str, request: Request) -> Response:
     """Give the version a name."""
     calls = Calls(request)
-    version = await calls.get(at("/snapshots/{}", ref), Snapshot)
     given = {"name": (await read_form(request)).get("name").strip()}
     template = "history/name.html"
     try:
-        body = {"name": given["name"], "version": version.id}
-        named = await calls.post("/snapshots", Snapshot, body)
+        named = await calls.post("/snapshots", Snapshot, {"name": given["name"], "version": ref})
     except ApiProblem as problem:
+        check_reader(request, problem)
+        version = await calls.get(at("/snapshots/{}", ref), Snapshot)
         return refused(request, template, problem, given, version=version, named="")
     return fragment(request, template, headers=CHANGED, version=named, named=given["name"])
 
 
 @router.get(f"{VERSION}/revert")
-@needs(REVERTS.scope)
+@needs(Scope.READ)
 async def revert_dialog(ref: str, request: Request, state: State) -> Response:
     """The consequences of taking this batch out, for later ones too."""
     return await _reverting(request, state, ref)
@@ -136,15 +139,24 @@ async def revert_here(ref: str, request: Request, state: State) -> Response:
     """Queue the job that takes this version's batch out of head's history."""
     form = await read_form(request)
     given = {name: form.get(name).strip() for name in ("head", "snapshot_name")}
-    calls = Calls(request)
-    version = await calls.get(at("/snapshots/{}", ref), Snapshot)
+    batch = await run_in_threadpool(_batch, state.store, ref)
     body = {"parent": given["head"] or None, "snapshot_name": given["snapshot_name"] or None}
     try:
-        path = at("/edits/{}/revert", version.edit_id or "")
-        job = await calls.post(path, JobOut, body)
+        job = await Calls(request).post(at("/edits/{}/revert", batch), JobOut, body)
     except ApiProblem as problem:
+        check_reader(request, problem)
         return await _reverting(request, state, ref, given, problem)
     return fragment(request, "history/job.html", headers=CHANGED, job=job)
+
+
+def check_reader(request: Request, problem: ApiProblem) -> None:
+    """Leave a refusal as it is if its dialog would show more than its key may read.
+
+    Raises:
+        ApiProblem: ``problem``.
+    """
+    if not caller_of(request).may(Scope.READ):
+        raise problem
 
 
 def refused(
@@ -206,6 +218,18 @@ def _difference(store: Store, a: str, b: str) -> Difference | None:
         return difference(store, a, b)
     except CorruptFile:
         return None  # the way back from a damaged version stays open
+
+
+def _batch(store: Store, ref: str) -> str:
+    """The id of a version's batch; base has none, and what has none cannot be taken out.
+
+    Raises:
+        ApiProblem: 409.
+    """
+    version = store.versions.read(store.names.resolve(ref))
+    if version.edit_id is None:
+        raise ApiProblem("not_applied", f"{version.id} has no batch that could be taken out")
+    return version.edit_id
 
 
 async def _check_head(store: Store, expected: str) -> None:

@@ -10,7 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from service.api.console.calls import Calls, at
 from service.api.console.forms import Form, read_form
-from service.api.console.pages.history.acting import DIALOG, refused
+from service.api.console.pages.history.acting import DIALOG, check_reader, refused
 from service.api.console.pages.history.listing import HISTORY
 from service.api.console.pages.history.version import VERSION
 from service.api.console.rendering import CHANGED, fragment
@@ -33,7 +33,7 @@ OF_ALL = ("format", "include_facts")
 
 
 @router.get(f"{VERSION}/export")
-@needs(EXPORTS.scope)
+@needs(Scope.READ)
 async def export_dialog(ref: str, request: Request, state: State) -> Response:
     """The formats, and what each costs."""
     return await _dialog(request, state, ref, {"format": next(iter(FORMATS))})
@@ -48,6 +48,7 @@ async def export_version(ref: str, request: Request, state: State) -> Response:
         path = at("/snapshots/{}/export", ref)
         job = await Calls(request).post(path, JobOut, _asked(form))
     except ApiProblem as problem:
+        check_reader(request, problem)
         given = {name: form.get(name) for name in _names(form)}
         return await _dialog(request, state, ref, given, problem)
     return fragment(request, "history/job.html", headers=CHANGED, job=job)

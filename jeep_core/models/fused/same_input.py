@@ -28,7 +28,11 @@ class SameInput:
             self.whole = None
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Results (…, sum of the sizes) for x (…, d)."""
+        """Results (…, sum of the sizes) for x (…, d); hooks before the first projection act."""
         if self.whole is None or any(part._forward_hooks for part in self.parts):
             return torch.cat([part(x) for part in self.parts], dim=-1)
-        return F.linear(x, self.whole, self.bias)
+        first, args = self.parts[0], (x,)
+        # a caller that is to be given way to waits in one of them, and the input is cast in another
+        for hook in list(first._forward_pre_hooks.values()):
+            args = hook(first, args) or args
+        return F.linear(args[0], self.whole, self.bias)

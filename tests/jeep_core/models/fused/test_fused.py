@@ -19,10 +19,13 @@ from jeep_core.models.fused.norms import RootMeanSquareNorm, gains_of
 from jeep_core.models.fused.placing import activation_of, fuse, is_gelu, norm_of, tanh_gelu
 from jeep_core.models.fused.rounding import SAME_INPUT, Rounded, in_bfloat16, joined
 from jeep_core.models.fused.same_input import SameInput
+from jeep_core.models.fused.twin import Twin
+from jeep_core.models.giving_way import giving_way
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.masks import Attention
 from jeep_core.models.token_rows import GivenPast, no_past
 from jeep_core.models.views import ModelView
+from jeep_core.monitor import Monitor
 
 WITH_NORMS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
 WITH_GELU = ("gpt2", "gptj", "gemma", "gemma2", "gemma3_text")
@@ -194,6 +197,17 @@ def test_matrices_of_one_input_are_rounded_once_and_lie_together(llama: LoadedMo
     mlp = tiny.blocks(in_bfloat16(view, rounded).model)[1].mlp
     assert joined([mlp.gate_proj.weight.data, mlp.up_proj.weight.data]) is not None
     assert torch.equal(mlp.up_proj.weight, view.parameter(name).to(torch.bfloat16))
+
+
+def test_a_model_with_fused_parts_gives_way_before_every_product(llama: LoadedModel) -> None:
+    """Four in a block, forward and backward: two of them take several projections together."""
+    waited: list[int] = []
+    view = ModelView(llama)
+    with giving_way(view, Monitor(give_way=lambda: waited.append(1))):
+        twin = Twin(view).now()
+        waited.clear()  # parts were recognised by what they answer
+        run_whole(twin, torch.bfloat16)
+    assert len(waited) == 2 * 4 * llama.n_layers
 
 
 class _Shifted(nn.Module):

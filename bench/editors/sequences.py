@@ -17,7 +17,7 @@ import argparse
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -28,7 +28,8 @@ import jeep_core
 from bench.editors.real import by_default
 from jeep_core.editing import edit_checked, prepare_facts
 from jeep_core.evaluation.drift import Passage, drift
-from jeep_core.evaluation.free_answers import free_scores, measure_freely
+from jeep_core.evaluation.free_answers import free_prompts, write_freely
+from jeep_core.evaluation.matching import Match, match
 from jeep_core.evaluation.perplexity import perplexity
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
@@ -38,8 +39,6 @@ from jeep_core.spec.facts import Fact
 from jeep_core.spec.hparams import EditorHParams
 from jeep_core.suites import load_suite
 from jeep_core.text.chat import has_template
-
-SHOWN = ("free_exact", "free_contains")
 
 
 @dataclass
@@ -79,17 +78,18 @@ class Line:
         return time.process_time() - began
 
 
-def written(view: ModelView, facts: Sequence[Fact]) -> list[dict[str, float | None]]:
-    """Whether a version writes the new answers of facts after their edited prompts."""
-    plain = [replace(fact, paraphrase_prompts=(), neighborhood_prompts=()) for fact in facts]
-    return [free_scores(one) for one in measure_freely(view, plain, {})]
+def written(view: ModelView, facts: Sequence[Fact]) -> list[Match]:
+    """How a version's free answers to edited prompts match the new answers."""
+    prompts = [free_prompts(fact)[0] for fact in facts]
+    texts = write_freely(view, [one.prompt for one in prompts])
+    return [match(texts[one.prompt].text, one.right) for one in prompts]
 
 
-def shares(scores: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
+def shares(found: Sequence[Match]) -> dict[str, float]:
     """Means in percent."""
     return {
-        name: 100 * fmean(float(one[name] or 0.0) for one in scores) if scores else 0.0
-        for name in SHOWN
+        "exact": 100 * fmean(one.exact for one in found),
+        "contains": 100 * fmean(one.contains for one in found),
     }
 
 
@@ -109,7 +109,7 @@ def follow(
         if mend and number + 1 < len(batches):
             done = [fact for some in batches[: number + 1] for fact in some]
             pairs = zip(done, written(line.view, done), strict=True)
-            lost = [fact for fact, one in pairs if not one["free_contains"]][: len(batch)]
+            lost = [fact for fact, one in pairs if not one.contains][: len(batch)]
         print(f"  batch {number + 1} of {len(batches)}: {seconds:.0f} s of CPU", flush=True)
     every = [fact for batch in batches for fact in batch]
     scores = written(line.view, every)
@@ -136,14 +136,14 @@ def norms(view: ModelView) -> dict[str, float]:
 
 def row(name: str, found: Mapping[str, Any]) -> str:
     """A row of the table."""
-    key = "free_contains"
+    key = "contains"
     cells = [
         f"{found['written'][place][key]:.0f} → {found['end'][place][key]:.0f}"
         for place in ("first", "middle", "last")
     ]
     every, largest = found["all"], max(found["norms"].values())
     figures = (
-        f"{every[key]:.1f} | {every['free_exact']:.1f} | {found['drift']:.3f}",
+        f"{every[key]:.1f} | {every['exact']:.1f} | {found['drift']:.3f}",
         f"{found['perplexity_ratio']:.3f} | {largest:.2f} | {found['seconds_a_fact']:.2f}",
     )
     return f"| {' | '.join([name, *cells, *figures])} |"

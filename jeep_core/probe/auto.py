@@ -11,6 +11,8 @@
   docs/lab-notes.md has both against Adam and float32.
 - γ' is 1.5 and γ* 0.25: value optimisation of the low region ends at its goal and not at the clamp.
   docs/probe.md says what other ones cost.
+- Where the subject's last token carries less than 80 % of an answer, the low region cannot carry an
+  edit through all wordings: γ* is 1, λ* a tenth, and JEEP optimises both vectors together.
 
 Everything else keeps its default, or is chosen by the editor's own record.
 """
@@ -36,6 +38,10 @@ CLAMPS = {"low": 1.5, "high": 0.25}
 AT: dict[str, Position] = {"low": "subject_last", "high": "prediction"}
 MEASURED_ON = 32
 MOMENT_SHARE = 0.2
+WHOLE_SUBJECT = 0.8
+"""Share of an answer that the subject's last token carries from which the low region is enough."""
+SHARED = {"clamp": 1.0, "moment_share": 0.02}
+"""γ* and the share of d_ff that λ* is where the high region has to carry a part of every edit."""
 RATE_SHARE = 0.5
 NORMAL = 0.6745
 """Median of the distance from the mean of a normal distribution, in standard deviations."""
@@ -55,6 +61,10 @@ def suggest(view: ModelView, prompts: Sequence[Prompt], proposal: Proposal) -> d
         found["compute_dtype"] = "bfloat16"
     for name, layers in regions.items():
         found[name] = {"layers": layers, "clamp": CLAMPS[name], "moment_weight": weight}
+    if proposal.subject_share < WHOLE_SUBJECT:
+        found["optimise"] = "together"
+        found["high"]["clamp"] = SHARED["clamp"]
+        found["high"]["moment_weight"] = _rounded(SHARED["moment_share"] * base.mlp_size)
     found["high"]["learning_rate"] = rates["high"]
     # the record keeps the plain values: one that no edit could take must not be kept
     validate_hparams(hparams_class(DEFAULT_EDITOR), found, base.n_layers)

@@ -18,6 +18,10 @@ answer, and what is written there speaks for other subjects.  Attention's share 
 rise, which brings up every fitting answer, is left out; a fall of the original answer counts as
 such, so top blocks that take probability back are not chosen.  The region has a twelfth of the
 layers, at least one (the paper: 2 of 28, 3 of 32).
+
+*How much the subject's last token carries.*  The share of the original answer's probability that
+the exchange takes away, at the block where it takes most.  Where it takes nearly all, the low
+region can carry an edit alone; where other tokens carry much of the answer, it cannot.
 """
 
 from __future__ import annotations
@@ -50,6 +54,8 @@ class NoProposal(JeepError):
 class Proposal:
     """Layers to edit, and the figures they were chosen by, per block.
 
+    ``subject_share`` in [0, 1]: of the original answer, what the exchange takes away at most.
+
     ``effect``: of the exchange.  ``promotion_*``: what the MLP adds to the answer's probability
     at the prediction position, ``contrast`` the difference.  ``enrichment_*``: by how many ranks
     the MLP brings it up at the subject's last token, which is reported and not used.
@@ -57,6 +63,7 @@ class Proposal:
 
     low: list[int]
     high: list[int]
+    subject_share: float
     effect: Band
     carrying: list[int]
     promotion_original: Band
@@ -73,7 +80,11 @@ class Proposal:
         return {
             "low": self.low,
             "high": self.high,
-            "evidence": {"carrying_layers": self.carrying, **bands},
+            "evidence": {
+                "subject_share": self.subject_share,
+                "carrying_layers": self.carrying,
+                **bands,
+            },
         }
 
 
@@ -93,6 +104,7 @@ def propose(readings: Readings, exchanged: Patched, parallel: bool) -> Proposal:
     return Proposal(
         low,
         high,
+        min(1.0, max(effect.mean) / float(exchanged.own_before.mean())),
         effect,
         carrying,
         band(promotion["original"]),

@@ -27,10 +27,10 @@ def automatic(found: Mapping[str, Any]) -> Mapping[str, Any]:
 
     Optimised together, the high vector takes over what the low one should carry, and the high
     region, keyed at the prediction position, then answers for other subjects of the relation, too
-    (docs/lab-notes.md).
+    (docs/lab-notes.md).  A proposal asks for it where the low one cannot carry an edit alone.
     """
     low = {**found["low"], "spread": "linear"}
-    return {**found, "low": low, "optimise": "separately", "stop_probability": 0.95}
+    return {"optimise": "separately", **found, "low": low, "stop_probability": 0.95}
 
 
 record = EditorRecord(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from support.library import tiny
 
+from jeep_core.editors import record_of
 from jeep_core.models.views import ModelView
 from jeep_core.probe.auto import RATE_SHARE, spread_of, suggest
 from jeep_core.probe.bands import Band
@@ -37,15 +40,39 @@ def test_one_state_is_taken_at_its_size() -> None:
     assert spread_of(one.repeat(5, 1)) == spread_of(one)
 
 
-def test_every_region_has_the_rate_of_its_own_state() -> None:
+def suggested(subject_share: float) -> dict[str, Any]:
     view = ModelView(tiny.random_model("llama"))
     subjects = ("Paris", "Lyon", "The old town", "3M", "Rome", "Oslo", "Lima", "Bern")
     facts = [Fact(one, "{} is a city in the country of", "Peru", "Norway") for one in subjects]
     band = Band([0.0], [0.0], [0.0])
-    proposal = Proposal([1], [2], band, [1], *(band,) * 5)
-    found = suggest(view, prepare(view, facts).prompts, proposal)
+    proposal = Proposal([1], [2], subject_share, band, [1], *(band,) * 5)
+    return suggest(view, prepare(view, facts).prompts, proposal)
+
+
+def test_every_region_has_the_rate_of_its_own_state() -> None:
+    found = suggested(1.0)
     assert found["low"].get("learning_rate") is None
     rates = found["learning_rate"], found["high"]["learning_rate"]
     assert min(rates) > 0
     assert rates[0] != rates[1]
     assert max(rates) < RATE_SHARE * 100
+
+
+@pytest.mark.parametrize(
+    ("subject_share", "order", "clamp", "weight"),
+    [(0.95, "separately", 0.25, 0.2), (0.8, "separately", 0.25, 0.2), (0.79, "together", 1.0, 0.02)],
+)
+def test_the_high_region_shares_an_edit_that_the_subject_cannot_carry(
+    subject_share: float, order: str, clamp: float, weight: float
+) -> None:
+    found = suggested(subject_share)
+    mlp_size = tiny.random_model("llama").mlp_size
+    assert found["high"]["clamp"] == clamp
+    assert found["high"]["moment_weight"] == pytest.approx(weight * mlp_size, rel=0.05)
+    assert (found["low"]["clamp"], found["low"]["moment_weight"]) == (
+        1.5,
+        pytest.approx(0.2 * mlp_size, rel=0.05),
+    )
+    rule = record_of("jeep").automatic
+    assert rule is not None
+    assert rule(found)["optimise"] == order

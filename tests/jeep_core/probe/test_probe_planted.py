@@ -35,6 +35,20 @@ def test_the_planted_layers_are_found(found: tuple[ModelView, int, int]) -> None
     assert result.proposal.high == [promoted]
     assert result.hparams is not None
     assert result.hparams["high"]["layers"] == [promoted]
+    assert result.proposal.subject_share > 0.9
+    assert "optimise" not in result.hparams
+
+
+def test_an_answer_that_two_tokens_carry_is_edited_in_both_regions(
+    found: tuple[ModelView, int, int],
+) -> None:
+    view, _, promoted = found
+    result = probe(view, planted.facts(tokens=2))
+    assert result.proposal is not None
+    assert result.proposal.high == [promoted]
+    assert 0.2 < result.proposal.subject_share < 0.8
+    assert result.hparams is not None
+    assert result.hparams["optimise"] == "together"
 
 
 def test_enrichment_shows_at_the_mlp_that_enriches(found: tuple[ModelView, int, int]) -> None:

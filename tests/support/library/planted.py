@@ -31,12 +31,17 @@ def home_of(name: int) -> int:
     return name % len(HOMES)
 
 
-def facts() -> list[Fact]:
-    """Every name in both templates; the new home is the next one."""
+def facts(tokens: int = 1) -> list[Fact]:
+    """Every name in both templates; the new home is the next one.
+
+    ``tokens`` up to 3: as many names of the same home make a subject, so that each carries a part
+    of the answer.
+    """
     found = []
-    for i, name in enumerate(NAMES):
+    for i in range(len(NAMES)):
+        names = [NAMES[(i + len(HOMES) * k) % len(NAMES)] for k in range(tokens)]
         old, new = home_of(i), (home_of(i) + 1) % len(HOMES)
-        found += [Fact(name, template, HOMES[new], HOMES[old]) for template in TEMPLATES]
+        found += [Fact(" ".join(names), template, HOMES[new], HOMES[old]) for template in TEMPLATES]
     return found
 
 

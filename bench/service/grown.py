@@ -1,0 +1,137 @@
+"""Stores of any size, as many small edits would have left them, on a tiny random model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from jeep_core import atlas
+from jeep_core.models.delta import Update, materialise
+from jeep_core.models.loading import LoadedModel, combined_sha256, load, tensor_sha256
+from service.contracts.jobs import Job, new_id, now
+from service.contracts.schemas import Manifest, TensorRef
+from service.store import Store
+from service.worker.versions import tensors
+
+WIDTH, MLP, LAYERS, EDITED = 64, 128, 4, 2
+PROMPT = "{} is a city in the country of"
+EDIT = {"editor": "ultraedit", "hparams": {"layers": [EDITED], "step_size": 1e-6}}
+"""An edit without value search: about as long as reading, measuring and writing take."""
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+
+
+def tiny_model(folder: Path) -> Path:
+    """A random LLaMA of 4 layers (d 64, d_ff 128) with the bundled tokenizer, in ``folder``."""
+    source = atlas.MODELS["atlas-llama"]
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=WIDTH, intermediate_size=MLP, num_hidden_layers=LAYERS, num_attention_heads=4,
+        num_key_value_heads=2, vocab_size=load("atlas-llama").vocabulary,
+        max_position_embeddings=256, bos_token_id=0, eos_token_id=0, pad_token_id=0,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    for name in TOKENIZER:
+        (folder / name).write_bytes((source / name).read_bytes())
+    return folder
+
+
+def facts(version: int, count: int) -> list[dict[str, Any]]:
+    """The facts of one batch; every subject occurs once in a store."""
+    return [
+        {"subject": f"City {version}-{i}", "prompt": PROMPT, "target_new": "Japan"}
+        for i in range(count)
+    ]
+
+
+@dataclass
+class Grown:
+    """A store that grows by copies of its first batch, each with subjects and an update of its own.
+
+    The store must have had one edit (``EDIT``) of as many facts as every batch is to have.
+    """
+
+    folder: Path
+    model: LoadedModel
+
+    def __post_init__(self) -> None:
+        self.store = Store.open(self.folder)
+        self.pattern = self.store.versions.read("v1")
+        self.job = self.store.journal.read(str(self.pattern.job_id))
+        [self.changed] = self.pattern.tensors
+        self.updates = [self._update(manifest) for manifest in self._line()]
+        self.random = torch.Generator().manual_seed(len(self.updates))
+        self.hashes = self.model.tensor_hashes
+
+    def to(self, versions: int) -> None:
+        """Append versions until there are ``versions``, and make the last one head."""
+        head = self.store.head.read()
+        parent = head.version
+        with without_fsync():
+            while self.store.versions.newest_number() < versions:
+                parent = self._add(parent)
+        if parent != head.version:
+            self.store.head.move(
+                parent, expected=head.version, job_id=None, fence=head.fence, who="worker",
+                why="edit",
+            )  # fmt: skip
+
+    def _line(self) -> list[Manifest]:
+        return self.store.versions.lineage(self.store.head.read().version)[1:]
+
+    def _update(self, manifest: Manifest) -> Update:
+        named = {ref.name.partition(".")[0]: ref for ref in manifest.artifacts}
+        parts = {name: tensors.get(self.store, named[name]) for name in "uvd" if name in named}
+        return Update.from_parts(parts)
+
+    def _add(self, parent: str) -> str:
+        store, version, job = self.store, self.store.versions.new_id(), new_id("job")
+        batch = facts(int(version[1:]), len(self.pattern.facts))
+        edit = job.replace("job", "edit", 1)
+        left = 1e-4 * torch.randn(WIDTH, len(batch), generator=self.random)
+        update = Update.of(left, torch.randn(MLP, len(batch), generator=self.random))
+        self.updates.append(update)
+        base = self.model.model.get_parameter(self.changed.name)
+        tensor = materialise(base, self.updates, transposed=False)
+        parts = {f"{part}.{self.changed.name}": one for part, one in update.parts().items()}
+        told = self.pattern.model_dump(mode="json")
+        told |= {"id": version, "parent": parent, "job_id": job, "edit_id": edit}
+        told["facts"] = [{**old, **new} for old, new in zip(told["facts"], batch, strict=True)]
+        told["result"] |= {"version": version, "parent": parent, "edit_id": edit}
+        for outcome, one in zip(told["result"]["facts"], batch, strict=True):
+            outcome["subject"] = one["subject"]
+        told["tensors"] = [self._stored(self.changed.name, tensor)]
+        others = [ref for ref in told["artifacts"] if ref["name"][:2] not in ("u.", "v.", "d.")]
+        told["artifacts"] = others + [self._stored(name, one) for name, one in parts.items()]
+        changed = {**self.hashes, self.changed.name: tensor_sha256(tensor)}
+        told |= {"weights_sha256": combined_sha256(changed), "created_at": now()}
+        self._journal(job, told)
+        store.versions.write(Manifest.model_validate(told))
+        return version
+
+    def _stored(self, name: str, tensor: torch.Tensor) -> dict[str, Any]:
+        ref: TensorRef = tensors.put(self.store, name, tensor)
+        return ref.model_dump(mode="json")
+
+    def _journal(self, job: str, told: dict[str, Any]) -> None:
+        """The record of the job that would have written a version."""
+        payload = {**self.job.payload, "edit_id": told["edit_id"], "facts": told["facts"]}
+        done: Job = self.job.model_copy(
+            update={"id": job, "payload": payload, "result": told["result"], "created_at": now()}
+        )
+        self.store.journal.add(done)
+        self.store.journal.save(done)
+
+
+@contextmanager
+def without_fsync() -> Iterator[None]:
+    """Files are not made durable meanwhile: nobody needs this store after a power cut."""
+    with mock.patch.object(os, "fsync", lambda descriptor: None):
+        yield

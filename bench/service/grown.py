@@ -23,7 +23,7 @@ from service.worker.versions import tensors
 
 WIDTH, MLP, LAYERS, EDITED = 64, 128, 4, 2
 PROMPT = "{} is a city in the country of"
-EDIT = {"editor": "ultraedit", "hparams": {"layers": [EDITED], "step_size": 1e-6}}
+EDITOR, HPARAMS = "ultraedit", {"layers": [EDITED], "step_size": 1e-6}
 """An edit without value search: about as long as reading, measuring and writing take."""
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
@@ -55,7 +55,7 @@ def facts(version: int, count: int) -> list[dict[str, Any]]:
 class Grown:
     """A store that grows by copies of its first batch, each with subjects and an update of its own.
 
-    The store must have had one edit (``EDIT``) of as many facts as every batch is to have.
+    The store must have had one edit (``EDITOR``) of as many facts as every batch is to have.
     """
 
     folder: Path
@@ -133,5 +133,5 @@ class Grown:
 @contextmanager
 def without_fsync() -> Iterator[None]:
     """Files are not made durable meanwhile: nobody needs this store after a power cut."""
-    with mock.patch.object(os, "fsync", lambda descriptor: None):
+    with mock.patch.object(os, "fsync", return_value=None):
         yield

@@ -14,13 +14,14 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 
-from bench.service.grown import EDIT, Grown, facts, tiny_model
+from bench.service.grown import EDITOR, HPARAMS, Grown, facts, tiny_model
 from bench.service.serving import service
 from jeep_core.models.loading import load
 from service.client import Client
@@ -52,9 +53,8 @@ def main() -> None:
             grown.to(versions)
             columns[versions] = measured(model, store, versions, args.facts)
             columns[versions]["disk_mb"] = disk(store)
-            columns[versions]["backup_s"] = seconds(
-                lambda: back_up(grown.store, root / f"backup{versions}")
-            )
+            backup = partial(back_up, grown.store, root / f"backup{versions}")
+            columns[versions]["backup_s"] = seconds(backup)
             print(versions, json.dumps(columns[versions]), flush=True)
     print(markdown(columns, args.facts))
     if args.out is not None:
@@ -63,7 +63,8 @@ def main() -> None:
 
 def edited(client: Client, batch: list[dict[str, Any]]) -> None:
     """One edit, committed."""
-    done = client.wait(client.edit(batch, **EDIT).id, timeout=WAIT_S)
+    job = client.edit(batch, editor=EDITOR, hparams=HPARAMS)
+    done = client.wait(job.id, timeout=WAIT_S)
     if done.error is not None:
         raise SystemExit(f"{done.error.code}: {done.error.message}")
 
@@ -95,14 +96,14 @@ def measured(model: str, store: Path, versions: int, per_version: int) -> dict[s
         for what, path in (("facts", "/facts"), ("snapshots", "/snapshots"), ("jobs", "/jobs")):
             found[f"{what}_deep_page_ms"] = 1e3 * deep_page(http, path, versions // 2)
         commits = [
-            seconds(lambda i=i: edited(client, facts(10**6 + versions + i, 1)))
+            seconds(partial(edited, client, facts(10**6 + versions + i, 1)))
             for i in range(REPEATS + 1)
         ]
         found["first_commit_ms"] = 1e3 * commits[0]
         found["commit_ms"] = 1e3 * statistics.median(commits[1:])
         newest = client.snapshot("head").id
         there_and_back = [
-            seconds(lambda to=to: client.rollback(to))
+            seconds(partial(client.rollback, to))
             for _ in range(REPEATS)
             for to in (f"v{versions - 1}", newest)
         ]
@@ -112,9 +113,9 @@ def measured(model: str, store: Path, versions: int, per_version: int) -> dict[s
     return found
 
 
-def page(http: httpx.Client, path: str, **query: Any) -> dict[str, Any]:
+def page(http: httpx.Client, path: str, **query: str) -> dict[str, Any]:
     """The first page of a list."""
-    answer: dict[str, Any] = http.get(path, params={"limit": 50, **query}).json()
+    answer: dict[str, Any] = http.get(path, params={"limit": "50", **query}).json()
     return answer
 
 
@@ -123,7 +124,7 @@ def deep_page(http: httpx.Client, path: str, until: int) -> float:
     cursor: str | None = None
     took = 0.0
     for _ in range(until // 200 + 1):
-        query = {"limit": 200} if cursor is None else {"limit": 200, "after": cursor}
+        query = {"limit": "200"} if cursor is None else {"limit": "200", "after": cursor}
         began = time.perf_counter()
         answer = http.get(path, params=query).json()
         took = time.perf_counter() - began

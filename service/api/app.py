@@ -74,6 +74,10 @@ ROUTES = (
 )
 
 
+KEPT_MANIFESTS = 1000
+"""Of versions, in memory: lists come from the index, and one that is asked for is read again."""
+
+
 def create_app(settings: Settings) -> FastAPI:
     """The api over a store and a queue.  It starts, answers and queues without either a worker
     or a running Redis.
@@ -85,6 +89,7 @@ def create_app(settings: Settings) -> FastAPI:
     if settings.redis_url is None:
         raise SettingsError("JEEP_REDIS_URL: the api needs the address of a queue")
     store = Store.open(settings.store, idempotency_hours=settings.idempotency_hours)
+    store.versions.keeps = KEPT_MANIFESTS
     redis, keys = connect_async(settings.redis_url), Keys(store.id)
     queue = AsyncQueue(redis, keys)
     buckets = TokenBuckets(redis, keys, settings.rate_per_minute / 60, settings.rate_burst)

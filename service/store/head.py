@@ -234,6 +234,12 @@ class HeadPointer:
         return self._versions.read(version).parent
 
 
+def moved_to(line: bytes) -> str | None:
+    """Where a line of the reflog says that head went, None if it is damaged."""
+    move = _parsed(line)
+    return None if move is None else move.to
+
+
 def _parsed(line: bytes) -> Move | None:
     """A line of the reflog, None if it is damaged."""
     try:

@@ -15,6 +15,8 @@ from pydantic import BaseModel
 from service.contracts.jobs import TERMINAL, Job, JobKind, JobStatus, now
 from service.store.errors import CorruptFile, JobExists, KeyReused, UnknownJob
 from service.store.files import create, encode, fsync_folder, locked, read, replace
+from service.store.index.database import NoIndex
+from service.store.index.jobs import JobIndex
 
 log = logging.getLogger(__name__)
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
@@ -44,8 +46,8 @@ class Journal:
     An idempotency key is remembered for ``idempotency``.
     """
 
-    def __init__(self, root: Path, idempotency: timedelta) -> None:
-        self._root, self._idempotency = root, idempotency
+    def __init__(self, root: Path, idempotency: timedelta, index: JobIndex) -> None:
+        self._root, self._idempotency, self._index = root, idempotency, index
 
     def add(self, job: Job) -> None:
         """Record a new job durably; :class:`JobExists` if its id is taken."""
@@ -58,6 +60,7 @@ class Journal:
             if not self._job_path(job.id, "json").exists():
                 self._job_path(job.id, "open").unlink(missing_ok=True)
             raise
+        self._index.keep(job)
 
     def save(self, job: Job) -> None:
         """Replace the record of a job; a finished one leaves the list of open jobs."""
@@ -66,6 +69,7 @@ class Journal:
         replace(self._job_path(job.id, "json"), encode(job))
         if job.status in TERMINAL:
             self._unmark(job.id)
+            self._index.keep(job)
 
     def read(self, job_id: str) -> Job:
         """The record of a job; :class:`UnknownJob` if there is none."""
@@ -84,8 +88,7 @@ class Journal:
 
         Records that cannot be read are logged and left out.
         """
-        names = (path.stem for path in (self._root / "jobs").glob("*.json"))
-        for job_id in sorted((n for n in names if after is None or n < after), reverse=True):
+        for job_id in self._ids(statuses, kind, after):
             job = self._readable(job_id)
             if job is None:
                 continue
@@ -93,6 +96,19 @@ class Journal:
                 continue
             if kind is None or job.kind is kind:
                 yield job
+
+    def _ids(
+        self, statuses: Collection[JobStatus] | None, kind: JobKind | None, after: str | None
+    ) -> Iterator[str]:
+        """Ids of jobs that may be wanted, newest first: from the index, else the folder."""
+        last = after
+        try:
+            for job_id in self._index.ids(self._readable, statuses, kind, after):
+                yield job_id
+                last = job_id
+        except NoIndex:
+            names = (path.stem for path in (self._root / "jobs").glob("*.json"))
+            yield from sorted((n for n in names if last is None or n < last), reverse=True)
 
     def unfinished(self) -> list[Job]:
         """Jobs that have not ended, oldest first; unreadable records are left out, as above.

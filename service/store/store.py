@@ -25,6 +25,11 @@ from service.store.exports import FOLDER as EXPORTS_FOLDER
 from service.store.exports import Exports
 from service.store.files import create, encode, held, locked, read, replace
 from service.store.head import HeadPointer
+from service.store.index.catalogue import Catalogue
+from service.store.index.committed import Committed
+from service.store.index.database import FOLDER as INDEX
+from service.store.index.database import Database
+from service.store.index.jobs import JobIndex
 from service.store.journal import Journal
 from service.store.names import Names
 from service.store.reports import Reports
@@ -39,6 +44,7 @@ FORMAT = 1
 FOLDERS = (
     "model", BASE_FOLDER, "versions", "tensors", "jobs", "idempotency", "valkey", "locks",
     "staging", "work", "reports", "suites", "training", "keys", EXPORTS_FOLDER, TARGETS,
+    INDEX,
 )  # fmt: skip
 """The folders of a store's directory."""
 
@@ -70,6 +76,7 @@ class Store:
         versions: manifests, immutable.
         head: the committed version and the reflog.
         names: snapshot names, and what a reference to a version means.
+        catalogue: an index of versions and facts; committed: of versions that were head.
         journal: jobs, cancels, idempotency keys.
         drafts: what unfinished jobs have so far.
         reports: the files that results name.
@@ -89,7 +96,10 @@ class Store:
         self.versions = Versions(root, self.tensors, self._visible, self.errors)
         self.head = HeadPointer(root, self.versions, self.errors)
         self.names = Names(root, self.versions, self.head)
-        self.journal = Journal(root, timedelta(hours=idempotency_hours))
+        database = Database(root / INDEX / "catalogue.sqlite")
+        self.catalogue = Catalogue(root, self.versions, database)
+        self.committed = Committed(root, self.catalogue)
+        self.journal = Journal(root, timedelta(hours=idempotency_hours), JobIndex(root, database))
         self.drafts = Drafts(root)
         self.reports = Reports(root)
         self.exports = Exports(root)

@@ -7,7 +7,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from pydantic import BaseModel, Field
@@ -67,7 +67,8 @@ class Thin(BaseModel):
 class Versions:
     """The versions of a store (``store.versions``).
 
-    Manifests are parsed once and shared: do not change them.  ``visible`` gives a context for the
+    Manifests are parsed once and shared: do not change them.  The last ``keeps`` of them, all if it
+    is None, stay in memory.  ``visible`` gives a context for the
     moment in which a version becomes visible; it raises if this process may not write any more.
     """
 
@@ -80,6 +81,7 @@ class Versions:
     ) -> None:
         self._root, self._tensors, self._visible, self._errors = root, tensors, visible, errors
         self._manifests: dict[str, Manifest] = {}
+        self.keeps: int | None = None
 
     def set_aside(self) -> list[str]:
         """Ids of damaged versions that were moved aside by a repair."""
@@ -91,7 +93,7 @@ class Versions:
         path = self._root / "counter.json"
         with locked(self._root / "locks" / "counter"):
             counter = read(path, Counter) or Counter(next=1)
-            taken = [*self._numbers(), *(int(name[1:]) for name in self.set_aside())]
+            taken = [*self.numbers(), *(int(name[1:]) for name in self.set_aside())]
             number = max([counter.next, *(n + 1 for n in taken)])
             replace(path, encode(Counter(next=number + 1)))
         return f"v{number}"
@@ -152,6 +154,14 @@ class Versions:
         """
         if version_id in self._manifests:
             return self._manifests[version_id]
+        found = self._manifests.setdefault(version_id, self.parsed(version_id))
+        while self.keeps is not None and len(self._manifests) > self.keeps:
+            with suppress(KeyError, RuntimeError, StopIteration):  # another thread was first
+                del self._manifests[next(iter(self._manifests))]
+        return found
+
+    def parsed(self, version_id: str) -> Manifest:
+        """As `read`, from the file each time, and not kept."""
         if not VERSION_ID.fullmatch(version_id):
             raise UnknownVersion(version_id)
         path = self._root / "versions" / version_id / "manifest.json"
@@ -162,7 +172,7 @@ class Versions:
             raise UnknownVersion(version_id)
         if manifest.id != version_id:
             raise CorruptFile(f"the manifest of {version_id} says {manifest.id}")
-        return self._manifests.setdefault(version_id, manifest)
+        return manifest
 
     def all(self) -> list[Manifest]:
         """All versions, newest first; damaged ones are left out, and logged once."""
@@ -175,7 +185,7 @@ class Versions:
     def _sorted_out(self) -> tuple[list[Manifest], dict[str, str]]:
         whole: list[Manifest] = []
         damaged: dict[str, str] = {}
-        for number in sorted(self._numbers(), reverse=True):
+        for number in sorted(self.numbers(), reverse=True):
             try:
                 whole.append(self.read(f"v{number}"))
             except CorruptFile as error:
@@ -248,15 +258,16 @@ class Versions:
 
     def newest_number(self) -> int:
         """N of the newest version ``vN``, readable or not; 0 if there is none but the base."""
-        return max(self._numbers(), default=0)
+        return max(self.numbers(), default=0)
 
     def _thin_file(self, version_id: str) -> Path:
         if not VERSION_ID.fullmatch(version_id):
             raise ValueError(f"{version_id!r} is no version id")
         return self._root / "versions" / version_id / "thin.json"
 
-    def _numbers(self) -> list[int]:
-        return [int(name[1:]) for name in _version_names(self._root / "versions")]
+    def numbers(self) -> set[int]:
+        """N of every version ``vN``, readable or not."""
+        return {int(name[1:]) for name in _version_names(self._root / "versions")}
 
 
 def _version_names(folder: Path) -> list[str]:

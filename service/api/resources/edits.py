@@ -46,8 +46,8 @@ from service.contracts.schemas import (
 )
 from service.contracts.schemas.access import Scope
 from service.settings import Settings
-from service.store import Store
 from service.store.base.moments import check_moments
+from service.store.index import listing
 
 router = APIRouter(tags=["edits"])
 
@@ -224,20 +224,11 @@ async def show_edit(id: str, state: State, response: Response) -> Edit:
         preset=payload.preset,
         hparams=hparams,
         facts=payload.facts,
-        applied_in=await run_in_threadpool(_applied_in, state.store, payload.edit_id),
+        applied_in=await run_in_threadpool(
+            listing.applied_in, state.store, payload.edit_id, state.store.head.read().version
+        ),
         imported=payload.imported,
     )
-
-
-def _applied_in(store: Store, edit_id: str) -> str | None:
-    """Return the version in head's history that holds a batch, as far back as it can be read."""
-    version: str | None = store.head.read().version
-    while version is not None and store.versions.is_readable(version):
-        manifest = store.versions.read(version)
-        if manifest.edit_id == edit_id:
-            return version
-        version = manifest.parent
-    return None
 
 
 def check_possible(state: ApiState, edit: ValidEdit, model: PublishedModel) -> None:

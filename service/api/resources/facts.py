@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
@@ -15,7 +13,8 @@ from service.api.http.problems import documented
 from service.api.state import State
 from service.contracts.schemas import FactEntry
 from service.contracts.schemas.access import Scope
-from service.store.history import containing, facts_of
+from service.store.index import listing
+from service.store.index.facts import Place
 
 router = APIRouter(tags=["facts"])
 
@@ -50,7 +49,7 @@ def list_facts(
     ] = None,
     limit: Limit = 50,
     after: Annotated[
-        str | None, Query(pattern=rf"^v{NUMBER}\.{NUMBER}$", description=AFTER)
+        str | None, Query(pattern=rf"^v{NUMBER}\.v{NUMBER}\.{NUMBER}$", description=AFTER)
     ] = None,
 ) -> FactPage:
     """With a `subject`: all its facts in the history of a version.  `live` ones govern what the
@@ -58,14 +57,18 @@ def list_facts(
 
     The pages of one list belong to one version, also where head moves in between.
     """
-    tip, _, given = (after or "").partition(".")
-    tip = state.store.names.resolve(tip or version)
-    chosen = containing(contains) if contains else None
-    entries: Iterator[FactEntry] = facts_of(state.store.versions.lineage(tip), chosen, subject)
-    if subject is None:
-        entries = (entry for entry in entries if entry.state == "live")
-    seen = int(given or 0)
-    data, has_more = take(islice(entries, seen, None), limit)
-    following = f"{tip}.{seen + len(data)}" if has_more else None
+    tip, place = _cursor(after) if after else (version, None)
+    tip = state.store.names.resolve(tip)
+    entries = listing.facts(
+        state.store, tip, subject=subject, containing=contains or None, after=place
+    )
+    data, has_more = take(entries, limit)
+    following = f"{tip}.{data[-1].version}.{data[-1].index}" if has_more else None
     response.headers["X-Model-Version"] = tip
     return FactPage(data=data, has_more=has_more, next=following, version=tip)
+
+
+def _cursor(after: str) -> tuple[str, Place]:
+    """The version that a list is of, and the fact that it goes on after."""
+    tip, version, index = after.split(".")
+    return tip, Place(version, int(index))

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from jeep_core.editors import AUTO_EDITOR
 from jeep_core.errors import InvalidHParams, MissingMoments
 from jeep_core.probe.defaults.editor_choice import Situation, check_alone, choose_editor
-from jeep_core.spec.facts import question_key
 from jeep_core.text.chat import has_template
 from service.api.http.problems import ApiProblem
 from service.api.model import PublishedModel
@@ -19,6 +18,7 @@ from service.contracts.schemas.edits import HParamsOrAuto
 from service.store import Store
 from service.store.base.files import BaseFiles
 from service.store.base.moments import check_moments
+from service.store.index import listing
 
 
 def choose_for(submission: Submission, store: Store, model: PublishedModel) -> None:
@@ -53,8 +53,7 @@ def choose_for(submission: Submission, store: Store, model: PublishedModel) -> N
 
 def _live_facts(store: Store) -> int:
     """Facts that head holds: one that was edited twice counts once."""
-    line = store.versions.lineage(store.head.read().version)
-    return len({question_key(one.subject, one.prompt) for each in line for one in each.facts})
+    return listing.live_count(store, store.head.read().version)
 
 
 def _hindrance_of(

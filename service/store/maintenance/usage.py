@@ -33,6 +33,7 @@ KINDS = {
     "training": "training data",
     "keys": "API keys",
     "targets": "targets and what they read",
+    "index": "index of versions and jobs",
     "valkey": "queue server",
     "staging": "unfinished files",
 }

@@ -37,6 +37,7 @@ from service.contracts.schemas import (
 from service.contracts.schemas.effects.earlier import EarlierFacts
 from service.settings import Settings
 from service.store import HeadMoved, Store
+from service.store.index.listing import of_job
 from service.worker.editing import earlier
 from service.worker.editing.asking import Edited
 from service.worker.editing.automatic import automatic_hparams
@@ -76,7 +77,7 @@ def prepare(task: WriteTask[Edits]) -> tuple[Job, Work]:
 
     Head may have moved since an earlier attempt that finished its work.
     """
-    written = task.store.versions.of_job(task.job.id)
+    written = of_job(task.store, task.job.id)
     if written is not None:
         task = task.started_on(written.parent)
     return task.job, lambda: _run(task, written)

@@ -60,7 +60,11 @@ def test_every_region_has_the_rate_of_its_own_state() -> None:
 
 @pytest.mark.parametrize(
     ("subject_share", "order", "clamp", "weight"),
-    [(0.95, "separately", 0.25, 0.2), (0.8, "separately", 0.25, 0.2), (0.79, "together", 1.0, 0.02)],
+    [
+        (0.95, "separately", 0.25, 0.2),
+        (0.8, "separately", 0.25, 0.2),
+        (0.79, "together", 1.0, 0.02),
+    ],
 )
 def test_the_high_region_shares_an_edit_that_the_subject_cannot_carry(
     subject_share: float, order: str, clamp: float, weight: float

@@ -123,12 +123,15 @@ class TestQuick:
             thorough.proposal.high,
         )
         # either side of the share from which the low region is enough
-        assert found.proposal.subject_share == pytest.approx(thorough.proposal.subject_share, abs=0.1)
+        assert found.proposal.subject_share == pytest.approx(
+            thorough.proposal.subject_share, abs=0.1
+        )
         assert len(found.prompts.prompts) <= quick.MOST_PROMPTS
         record = found.record()
         assert record["quick"]
         assert set(record["proposal"]["evidence"]) == {
-            "subject_share", "carrying_layers", "effect", "contrast", "promotion_original", "promotion_target",
+            "subject_share", "carrying_layers", "effect", "contrast", "promotion_original",
+            "promotion_target",
         }  # fmt: skip
         assert probe(ModelView(model), facts, quick=True).record() == record
 

@@ -45,7 +45,7 @@ def edited(based: Store, make_job: MakeJob) -> Store:
 
 def content(root: Path) -> dict[str, bytes]:
     """What a store holds, less its id, its queue and its locks."""
-    own = {"id.json", "locks", "valkey", "staging"}
+    own = {"id.json", "locks", "valkey", "staging", "index"}
     files = (path for path in root.rglob("*") if path.is_file())
     relative = {path.relative_to(root): path for path in files}
     return {
@@ -95,7 +95,7 @@ class TestBackUpAndRestore:
         (edited.root / "jobs" / ".job.json.0123.tmp").touch()
         back_up(edited, tmp_path / "backup")
         folders = {path.name for path in (tmp_path / "backup" / "files").iterdir()}
-        assert folders.isdisjoint({"valkey", "locks", "staging", "id.json"})
+        assert folders.isdisjoint({"valkey", "locks", "staging", "id.json", "index"})
         assert not [*(tmp_path / "backup").rglob("*.tmp")]
 
 

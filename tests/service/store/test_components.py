@@ -17,7 +17,7 @@ from service.store.tensors import Tensors
 
 COMPONENTS = {
     "tensors", "versions", "head", "names", "journal", "drafts", "reports", "suites", "keys",
-    "audit", "base", "exports", "targets", "artefacts",
+    "audit", "base", "exports", "targets", "artefacts", "catalogue", "committed",
 }  # fmt: skip
 
 

@@ -13,11 +13,11 @@ from support.service.builders import MakeJob, add_version, move
 from typer.testing import CliRunner
 
 from jeep_core.storage.records import sealed, unsealed
-from service.api.resources.edits import _applied_in
 from service.api.resources.snapshots import diff
 from service.cli import app
 from service.contracts.schemas import Manifest
 from service.store import CorruptFile, Store, StoreBusy
+from service.store.index.listing import applied_in
 from service.store.maintenance.backup import BackupError, back_up, restore
 from service.store.maintenance.repair import Repair, repair
 from service.store.maintenance.retention import droppable_bytes, plan_retention
@@ -128,7 +128,7 @@ class TestEveryDamage:
         assert [one.id for one in store.versions.lineage("v3")] == ["v0", "v1", "v3"]
         assert store.head.committed() == {"v0", "v1", "v3"}
         assert store.versions.of_job("job_0") is None
-        assert _applied_in(store, "edit_1") == "v1"
+        assert applied_in(store, "edit_1", store.head.read().version) == "v1"
         assert diff(store, "v0", "v3").edits_added == ["edit_1", "edit_3"]
 
     def test_retention_and_sizes_go_on(
@@ -247,8 +247,8 @@ class TestWhatIsBuiltOnIt:
         with pytest.raises(CorruptFile, match=r"v1/manifest.json is missing: v3 is built on v1"):
             store.versions.lineage("v3")
         assert store.head.committed() == {"v3", "v1", "v0"}, "the reflog names v1 and v0"
-        assert _applied_in(store, "edit_3") == "v3"
-        assert _applied_in(store, "edit_1") is None
+        assert applied_in(store, "edit_3", store.head.read().version) == "v3"
+        assert applied_in(store, "edit_1", store.head.read().version) is None
         assert plan_retention(store, newest=1).kept["v3"] == "head"
 
     def test_a_damaged_head_is_backed_up_by_nobody(self, stored: Store, tmp_path: Path) -> None:

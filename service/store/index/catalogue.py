@@ -1,0 +1,347 @@
+"""Where every version stands, kept up with the folder of versions.
+
+Versions form a tree.  It is cut into *lines*: a version that is the first child of its parent
+continues the parent's line, any other begins a line of its own.  A version's ancestors are then a
+few spans (a line and a range of depths), whatever their number.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from jeep_core.spec.facts import composed, fill, normalise, question_key
+from service.contracts.schemas import Manifest
+from service.store.errors import CorruptFile, UnknownVersion
+from service.store.index.database import Database, NoIndex
+from service.store.versions import Versions
+
+AT_ONCE = 200
+"""Versions that are added in one transaction: others wait no longer."""
+STEP_NS = 50_000_000
+"""A folder that was changed less than this ago may change again without another time."""
+KEPT_SPANS = 64
+
+
+@dataclass(frozen=True)
+class Span:
+    """Ancestors in one line: depths ``low`` to ``high``, both included."""
+
+    line: int
+    low: int
+    high: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """A version as the index has it: ``shown`` is JSON, ``line`` and ``depth`` its place."""
+
+    number: int
+    line: int
+    depth: int
+    staged: bool
+    n_facts: int
+    shown: str
+
+
+class Catalogue:
+    """The versions of a store, found without reading their manifests (``store.catalogue``)."""
+
+    def __init__(self, root: Path, versions: Versions, database: Database) -> None:
+        self._folder, self._versions, self.database = root / "versions", versions, database
+        self._seen: tuple[int, int] | None = None
+        self._spans: dict[int, list[Span]] = {}
+        self._left_out: set[int] = set()
+
+    def up_to_date(self) -> None:
+        """Add what was written since the last call.
+
+        Raises:
+            NoIndex: the index cannot be used.
+        """
+        changed = self._folder.stat().st_mtime_ns
+        seen = (changed, self.database.generation)
+        if seen == self._seen:
+            # a manifest that could not be read may have been mended where it lies
+            self._add(self._left_out)
+            return
+        there = self._versions.numbers()
+        with self.database.reading() as connection:
+            known = {number for (number,) in connection.execute("SELECT number FROM version")}
+        if known - there:  # moved aside by a repair: lines may end elsewhere now
+            self._forget()
+            known = set()
+        self._left_out = set()
+        self._add(there - known)
+        settled = time.time_ns() - changed > STEP_NS
+        # a file that was made meanwhile is a generation later
+        self._seen = (changed, self.database.generation) if settled else None
+
+    def spans(self, version: str) -> list[Span] | None:
+        """The ancestors of a version and itself, from it down to the base.
+
+        None: the index lacks the version or one that it is built on, as its manifest is damaged.
+
+        Raises:
+            NoIndex: the index cannot be used.
+        """
+        self.up_to_date()
+        number = int(version[1:])
+        found = self._spans.get(number)
+        if found is None:
+            with self.database.reading() as connection:
+                found = _spans(connection, number)
+            if found is None:
+                return None
+            while len(self._spans) >= KEPT_SPANS:
+                del self._spans[next(iter(self._spans))]
+            self._spans[number] = found
+        return found
+
+    def since_fork(self, a: str, b: str) -> tuple[str, list[str], list[str]]:
+        """The last version that two are both built on, or are; those since then, oldest first.
+
+        Raises:
+            NoIndex: the index cannot be used, or lacks one of them.
+        """
+        spans_a, spans_b = self.spans(a), self.spans(b)
+        if spans_a is None or spans_b is None:
+            raise NoIndex(f"{a} or {b} is built on a version that cannot be read")
+        line, depth = 0, 0
+        for one, other in zip(reversed(spans_a), reversed(spans_b), strict=False):
+            if one.line != other.line:
+                break
+            line, depth = one.line, min(one.high, other.high)
+            if one.high != other.high:
+                break
+        with self.database.reading() as connection:
+            (shared,) = connection.execute(
+                "SELECT number FROM version WHERE line = ? AND depth = ?", (line, depth)
+            ).fetchone()
+            own = [
+                [
+                    f"v{number}"
+                    for span in reversed(spans)
+                    for (number,) in connection.execute(
+                        "SELECT number FROM version WHERE line = ? AND depth BETWEEN ? AND ? "
+                        "ORDER BY depth",
+                        (span.line, max(span.low, depth + 1), span.high),
+                    )
+                ]
+                for spans in (spans_a, spans_b)
+            ]
+        return f"v{shared}", own[0], own[1]
+
+    def newest(self, before: int | None, count: int) -> tuple[list[Row], dict[int, str]]:
+        """The next versions of a list, newest first, and the numbers of those that are damaged.
+
+        ``before``: only those with a lower number.
+
+        Raises:
+            NoIndex: the index cannot be used.
+        """
+        self.up_to_date()
+        limit = 2**63 - 1 if before is None else before
+        with self.database.reading() as connection:
+            rows = connection.execute(
+                "SELECT number, line, depth, staged, n_facts, shown, stamp FROM version "
+                "WHERE number < ? ORDER BY number DESC LIMIT ?",
+                (limit, count),
+            ).fetchall()
+        damaged: dict[int, str] = {}
+        for number in sorted(number for number in self._left_out if number < limit):
+            damaged |= self._damage(number)
+        for number, *_, stamp in rows:
+            if stamp != stamp_of(self._manifest(number)):
+                damaged |= self._damage(number)
+        whole = [Row(n, line, d, bool(s), k, shown) for n, line, d, s, k, shown, _ in rows]
+        return [row for row in whole if row.number not in damaged], damaged
+
+    def of_job(self, job_id: str) -> Manifest | None:
+        """The newest version that a job has written, None if there is none that can be read.
+
+        Raises:
+            NoIndex: the index cannot be used.
+        """
+        self.up_to_date()
+        with self.database.reading() as connection:
+            found = connection.execute(
+                "SELECT number FROM version WHERE job_id = ? ORDER BY number DESC", (job_id,)
+            ).fetchall()
+        for (number,) in found:
+            try:
+                return self._versions.read(f"v{number}")
+            except (CorruptFile, UnknownVersion):
+                continue
+        return None
+
+    def of_edit(self, edit_id: str, tip: str) -> str | None:
+        """The version among the ancestors of ``tip`` that holds a batch.
+
+        Raises:
+            NoIndex: the index cannot be used, or lacks one of them.
+        """
+        spans = self.spans(tip)
+        if spans is None:
+            raise NoIndex(f"{tip} is built on a version that cannot be read")
+        with self.database.reading() as connection:
+            found = connection.execute(
+                "SELECT number, line, depth FROM version WHERE edit_id = ?", (edit_id,)
+            ).fetchall()
+        inside = [number for number, line, depth in found if contains(spans, line, depth)]
+        return f"v{max(inside)}" if inside else None
+
+    def _damage(self, number: int) -> dict[int, str]:
+        """What is wrong with a version's manifest, by its number; empty if nothing is."""
+        try:
+            self._versions.parsed(f"v{number}")
+        except CorruptFile as error:
+            return {number: str(error)}
+        except UnknownVersion:
+            return {}
+        return {}
+
+    def _forget(self) -> None:
+        with self.database.writing() as connection:
+            for table in ("version", "line", "fact", "asked", "covered", "note"):
+                connection.execute(f"DELETE FROM {table}")
+        self._spans.clear()
+
+    def _add(self, numbers: Iterable[int]) -> None:
+        waiting = iter(sorted(numbers))
+        while some := list(islice(waiting, AT_ONCE)):
+            read = list(self._read(some))
+            if read:
+                with self.database.writing() as connection:
+                    for stamp, manifest in read:
+                        self._insert(connection, stamp, manifest)
+
+    def _read(self, numbers: Sequence[int]) -> Iterator[tuple[str, Manifest]]:
+        """The manifests that can be read, with the stamps of their files."""
+        for number in numbers:
+            stamp = stamp_of(self._manifest(number))
+            try:
+                yield stamp, self._versions.parsed(f"v{number}")
+                self._left_out.discard(number)
+            except CorruptFile:
+                self._left_out.add(number)
+            except UnknownVersion:
+                self._left_out.discard(number)
+
+    def _insert(self, connection: sqlite3.Connection, stamp: str, manifest: Manifest) -> None:
+        number, line, depth = int(manifest.id[1:]), 0, 0
+        if connection.execute("SELECT 1 FROM version WHERE number = ?", (number,)).fetchone():
+            return  # by another process
+        if manifest.parent is not None:
+            above = connection.execute(
+                "SELECT line, depth FROM version WHERE number = ?", (int(manifest.parent[1:]),)
+            ).fetchone()
+            if above is None:  # its parent is damaged; nobody can say what it is built on
+                self._left_out.add(number)
+                return
+            line, depth = above[0], above[1] + 1
+        first = connection.execute(
+            "SELECT 1 FROM version WHERE line = ? AND depth = ?", (line, depth)
+        ).fetchone()
+        if manifest.parent is None:
+            connection.execute("INSERT OR IGNORE INTO line VALUES (0, NULL, -1)")
+        elif first:
+            connection.execute("INSERT INTO line VALUES (?, ?, ?)", (number, line, depth - 1))
+            line = number
+        connection.execute(
+            "INSERT INTO version VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                number, line, depth, manifest.job_id, manifest.edit_id, stamp,
+                manifest.staged, len(manifest.facts), _shown(manifest),
+            ),
+        )  # fmt: skip
+        connection.executemany("INSERT INTO fact VALUES (?, ?, ?, ?, ?, ?, ?)", _facts(manifest))
+        connection.executemany("INSERT OR IGNORE INTO asked VALUES (?, ?, ?, ?)", _asked(manifest))
+
+    def _manifest(self, number: int) -> Path:
+        return self._folder / f"v{number}" / "manifest.json"
+
+
+def contains(spans: Sequence[Span], line: int, depth: int) -> bool:
+    """Whether a place is among some spans."""
+    return any(span.line == line and span.low <= depth <= span.high for span in spans)
+
+
+def stamp_of(path: Path) -> str:
+    """What tells that a file has not been written since: time, size, number; empty without it."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ""
+    return f"{found.st_mtime_ns} {found.st_size}"
+
+
+def question_of(subject: str, prompt: str) -> str:
+    """The key of a question as one text."""
+    return "\0".join(question_key(subject, prompt))
+
+
+def _spans(connection: sqlite3.Connection, number: int) -> list[Span] | None:
+    place = connection.execute(
+        "SELECT line, depth FROM version WHERE number = ?", (number,)
+    ).fetchone()
+    found: list[Span] = []
+    while place is not None:
+        line, depth = place
+        parent, fork = connection.execute(
+            "SELECT parent, fork FROM line WHERE id = ?", (line,)
+        ).fetchone()
+        found.append(Span(line, fork + 1, depth))
+        if parent is None:
+            return found
+        place = parent, fork
+    return None
+
+
+def _shown(manifest: Manifest) -> str:
+    fields = {"id", "parent", "job_id", "edit_id", "editor", "tensors", "weights_sha256",
+              "created_at"}  # fmt: skip
+    return manifest.model_dump_json(include=fields)
+
+
+def _facts(manifest: Manifest) -> Iterator[tuple[int, int, int, str, str, str, str]]:
+    number = int(manifest.id[1:])
+    for position, fact in enumerate(manifest.facts):
+        outcome = manifest.result.facts[position] if manifest.result else None
+        index = outcome.index if outcome else position
+        text = fill(fact.prompt, fact.subject)
+        said = composed(f"{text}\n{fact.target_new}\n{fact.subject}").casefold()
+        entry = {
+            "subject": fact.subject,
+            "prompt": fact.prompt,
+            "text": text,
+            "target_new": fact.target_new,
+            "target_true": fact.target_true,
+            "join": fact.join,
+            "messages": [one.model_dump() for one in fact.messages] if fact.messages else None,
+            "chat_prompt": None if fact.chat is None else fact.chat.prompt,
+            "edit_id": str(manifest.edit_id),
+            "version": manifest.id,
+            "index": index,
+            "holds": outcome.success if outcome else None,
+            "checked_in": manifest.id if outcome else None,
+            "created_at": manifest.created_at.isoformat(),
+        }
+        question = question_of(fact.subject, fact.prompt)
+        yield (number, position, index, normalise(fact.subject), question, said, json.dumps(entry))
+
+
+def _asked(manifest: Manifest) -> Iterator[tuple[int, int, int, bool]]:
+    """What a version says of earlier facts."""
+    earlier = manifest.result.earlier if manifest.result else None
+    if earlier is None:
+        return
+    for holds, found in ((True, earlier.held), (False, earlier.missing)):
+        for version, places in found.items():
+            for place in places:
+                yield int(version[1:]), place, int(manifest.id[1:]), holds

@@ -1,0 +1,183 @@
+"""The SQLite file of the index: opened when it is needed, thrown away when it is damaged."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+FOLDER = "index"
+"""Of a store's directory."""
+FORMAT = 1
+"""Raise it with every change of the schema or of what is written; other formats are made again."""
+BUSY_S = 2.0
+"""How long another process may write before the files are read instead."""
+REST_S = 10.0
+"""How long they are read then, before the index is tried again."""
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS version (
+    number INTEGER PRIMARY KEY,
+    line INTEGER NOT NULL,      -- versions of which each is the first child of the one before
+    depth INTEGER NOT NULL,     -- steps from the base
+    job_id TEXT,
+    edit_id TEXT,
+    stamp TEXT NOT NULL,        -- of the manifest's file, see catalogue.stamp_of
+    staged INTEGER NOT NULL,
+    n_facts INTEGER NOT NULL,
+    shown TEXT NOT NULL         -- JSON: what a list says of it
+);
+CREATE INDEX IF NOT EXISTS version_place ON version (line, depth);
+CREATE INDEX IF NOT EXISTS version_job ON version (job_id);
+CREATE INDEX IF NOT EXISTS version_edit ON version (edit_id);
+CREATE TABLE IF NOT EXISTS line (
+    id INTEGER PRIMARY KEY,     -- the number of its first version
+    parent INTEGER,             -- the line it leaves
+    fork INTEGER NOT NULL       -- the depth of the version it is built on
+);
+CREATE TABLE IF NOT EXISTS fact (
+    number INTEGER NOT NULL,    -- of the version whose batch taught it
+    position INTEGER NOT NULL,
+    place INTEGER NOT NULL,     -- in the batch's request
+    subject TEXT NOT NULL,
+    question TEXT NOT NULL,
+    said TEXT NOT NULL,         -- what a search looks through
+    entry TEXT NOT NULL,        -- JSON: what a list says of it
+    PRIMARY KEY (number, position)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS fact_subject ON fact (subject);
+CREATE INDEX IF NOT EXISTS fact_question ON fact (question);
+CREATE TABLE IF NOT EXISTS asked (
+    number INTEGER NOT NULL,    -- of the version that taught the fact
+    place INTEGER NOT NULL,
+    by INTEGER NOT NULL,        -- the version that was asked
+    holds INTEGER NOT NULL,
+    PRIMARY KEY (number, place, by)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS covered (
+    line INTEGER PRIMARY KEY,
+    depth INTEGER NOT NULL      -- up to here versions were head, or what a head was built on
+);
+CREATE TABLE IF NOT EXISTS job (
+    id TEXT PRIMARY KEY,
+    kind TEXT NOT NULL,
+    ended TEXT                  -- its status, if that cannot change any more
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS job_kind ON job (kind, id);
+CREATE TABLE IF NOT EXISTS note (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+"""
+
+
+class NoIndex(Exception):
+    """The index cannot be used now; the files can."""
+
+
+class Database:
+    """One connection for all threads of a process.  Every failure is a :class:`NoIndex`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        self._said: str | None = None
+        self._rests_until = 0.0
+        self.generation = 0
+        """Rises when the file was thrown away: what is remembered of it is void."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the file that is open is the one in the folder."""
+        return self._connection is not None and self._path.exists()
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """The connection, for this thread alone.
+
+        Raises:
+            NoIndex: it cannot be opened or read.
+        """
+        with self._lock:
+            if time.monotonic() < self._rests_until:
+                raise NoIndex(str(self._said))
+            try:
+                yield self._opened()
+            except sqlite3.Error as error:
+                raise self._unusable(error) from None
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction, which is taken back where the block raises.
+
+        Raises:
+            NoIndex: another process writes for too long, there is no room, or the file is damaged.
+        """
+        with self.reading() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+
+    def close(self) -> None:
+        """Close the file; the next use opens it again."""
+        with self._lock:
+            if self._connection is not None:
+                with suppress(sqlite3.Error):
+                    self._connection.close()
+            self._connection = None
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._connection is None or not self._path.exists():
+            self.close()
+            self._connection = self._open()
+        return self._connection
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            self._path.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise sqlite3.OperationalError(str(error)) from None
+        connection = sqlite3.connect(
+            self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
+        )
+        # what is lost in a power cut is read from the files again
+        for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL"):
+            connection.execute(statement)
+        (found,) = connection.execute("PRAGMA user_version").fetchone()
+        if found not in (0, FORMAT):
+            connection.close()
+            raise sqlite3.DatabaseError(f"it has format {found}")
+        if found == 0:
+            connection.executescript(
+                f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version={FORMAT}; COMMIT"
+            )
+            self.generation += 1
+        return connection
+
+    def _unusable(self, error: sqlite3.Error) -> NoIndex:
+        """The error as this module's own; a file that is no index is removed, to be made again."""
+        self.close()
+        damaged = not isinstance(error, sqlite3.OperationalError | sqlite3.ProgrammingError)
+        if damaged:
+            for suffix in ("", "-wal", "-shm"):
+                with suppress(OSError):
+                    self._path.with_name(self._path.name + suffix).unlink()
+            self.generation += 1
+        what = f"the index {self._path} cannot be used ({error}): " + (
+            "it is made again" if damaged else "records are read one by one"
+        )
+        if not damaged:
+            self._rests_until = time.monotonic() + REST_S
+        if what != self._said:
+            log.warning("%s", what)
+        self._said = what
+        return NoIndex(what)

@@ -1,0 +1,226 @@
+"""What lists show: from the index, else from the records themselves, which say the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import dropwhile, islice
+from typing import Literal
+
+from jeep_core.spec.facts import question_key
+from service.contracts.schemas import FactEntry, Manifest, Snapshot
+from service.store.history import containing as those_containing
+from service.store.history import facts_of
+from service.store.index import facts as indexed
+from service.store.index.committed import is_committed
+from service.store.index.database import NoIndex
+from service.store.index.facts import Place
+from service.store.store import Store
+
+
+def facts(
+    store: Store,
+    tip: str,
+    *,
+    subject: str | None = None,
+    containing: str | None = None,
+    after: Place | None = None,
+) -> Iterator[FactEntry]:
+    """The facts of a version, those of the latest batch first; without ``subject`` live ones only.
+
+    Raises:
+        UnknownVersion, CorruptFile: the version, or one that it is built on, cannot be read.
+    """
+    last = after
+    try:
+        for entry in indexed.facts(
+            store.catalogue, tip, subject=subject, containing=containing, after=after
+        ):
+            yield entry
+            last = Place(entry.version, entry.index)
+    except NoIndex:
+        chosen = those_containing(containing) if containing else None
+        entries: Iterator[FactEntry] = facts_of(store.versions.lineage(tip), chosen, subject)
+        if last is not None:
+            entries = _following(entries, last)
+        yield from (one for one in entries if subject is not None or one.state == "live")
+
+
+def _following(entries: Iterator[FactEntry], last: Place) -> Iterator[FactEntry]:
+    place = (last.version, last.index)
+    return islice(dropwhile(lambda one: (one.version, one.index) != place, entries), 1, None)
+
+
+def live_count(store: Store, tip: str) -> int:
+    """How many questions have been edited in a version; one that was edited twice counts once.
+
+    Raises:
+        UnknownVersion, CorruptFile: as `facts`.
+    """
+    try:
+        return indexed.live_count(store.catalogue, tip)
+    except NoIndex:
+        line = store.versions.lineage(tip)
+        return len({question_key(one.subject, one.prompt) for each in line for one in each.facts})
+
+
+def applied_in(store: Store, edit_id: str, tip: str) -> str | None:
+    """The version in the history of ``tip`` that holds a batch, as far back as it can be read."""
+    try:
+        return store.catalogue.of_edit(edit_id, tip)
+    except NoIndex:
+        version: str | None = tip
+        while version is not None and store.versions.is_readable(version):
+            manifest = store.versions.read(version)
+            if manifest.edit_id == edit_id:
+                return version
+            version = manifest.parent
+        return None
+
+
+@dataclass(frozen=True)
+class Fork:
+    """Two versions seen from the last one that both are built on, or are.
+
+    ``own_a`` and ``own_b``: the versions since then, oldest first.
+    """
+
+    ancestor: str
+    own_a: list[Manifest]
+    own_b: list[Manifest]
+
+
+def fork(store: Store, a: str, b: str) -> Fork:
+    """Where two versions part.
+
+    Raises:
+        UnknownVersion, CorruptFile: one of them, or one that it is built on, cannot be read.
+    """
+    try:
+        ancestor, own_a, own_b = store.catalogue.since_fork(a, b)
+    except NoIndex:
+        line_a, line_b = store.versions.lineage(a), store.versions.lineage(b)
+        shared = sum(1 for x, y in zip(line_a, line_b, strict=False) if x.id == y.id)
+        return Fork(line_a[shared - 1].id, line_a[shared:], line_b[shared:])
+    read = store.versions.read
+    return Fork(ancestor, [read(one) for one in own_a], [read(one) for one in own_b])
+
+
+def of_job(store: Store, job_id: str) -> Manifest | None:
+    """The newest version that a job has written; damaged ones are skipped."""
+    try:
+        return store.catalogue.of_job(job_id)
+    except NoIndex:
+        return store.versions.of_job(job_id)
+
+
+def snapshots(store: Store, before: int | None, count: int) -> list[Snapshot]:
+    """Up to ``count`` versions, newest first; ``before``: only those with a lower number."""
+    try:
+        rows, damaged = store.catalogue.newest(before, count)
+        head = store.head.read().version if rows or damaged else ""
+        covered = store.committed.covered(head) if rows else {}
+    except NoIndex:
+        return _from_manifests(store, before, count)
+    names = _names(store)
+    found = {
+        row.number: Snapshot(
+            **json.loads(row.shown),
+            names=names.get(f"v{row.number}", []),
+            is_head=f"v{row.number}" == head,
+            state=_state(f"v{row.number}", head, is_committed(covered, row), row.staged),
+            n_facts=row.n_facts,
+        )
+        for row in rows
+    }
+    for number, what in damaged.items():
+        found[number] = _damaged(f"v{number}", names, head, what)
+    return [found[number] for number in sorted(found, reverse=True)][:count]
+
+
+def snapshot(store: Store, version: str) -> Snapshot:
+    """One version by its id.
+
+    Raises:
+        UnknownVersion, CorruptFile: it cannot be read.
+    """
+    manifest = store.versions.read(version)
+    try:
+        [row] = store.catalogue.newest(int(version[1:]) + 1, 1)[0]
+        head = store.head.read().version
+        committed = is_committed(store.committed.covered(head), row)
+    except (NoIndex, ValueError):
+        head, committed = store.head.read().version, version in store.head.committed()
+    return _shown(manifest, _names(store), head, committed=committed)
+
+
+def _from_manifests(store: Store, before: int | None, count: int) -> list[Snapshot]:
+    known: dict[int, Manifest | str] = {
+        int(id[1:]): said for id, said in store.versions.damaged().items()
+    }
+    known |= {int(one.id[1:]): one for one in store.versions.all()}
+    numbers = sorted((n for n in known if before is None or n < before), reverse=True)[:count]
+    head = store.head.read().version if numbers else ""
+    committed = store.head.committed() if numbers else set()
+    names = _names(store)
+    return [
+        _damaged(f"v{number}", names, head, found)
+        if isinstance(found := known[number], str)
+        else _shown(found, names, head, committed=found.id in committed)
+        for number in numbers
+    ]
+
+
+def _names(store: Store) -> dict[str, list[str]]:
+    names: dict[str, list[str]] = {}
+    for name, version in sorted(store.names.all().items()):
+        names.setdefault(version, []).append(name)
+    return names
+
+
+def _shown(
+    manifest: Manifest, names: dict[str, list[str]], head: str, *, committed: bool
+) -> Snapshot:
+    return Snapshot(
+        id=manifest.id,
+        names=names.get(manifest.id, []),
+        is_head=manifest.id == head,
+        state=_state(manifest.id, head, committed, manifest.staged),
+        parent=manifest.parent,
+        job_id=manifest.job_id,
+        edit_id=manifest.edit_id,
+        editor=manifest.editor,
+        n_facts=len(manifest.facts),
+        tensors=manifest.tensors,
+        weights_sha256=manifest.weights_sha256,
+        created_at=manifest.created_at,
+    )
+
+
+def _damaged(version: str, names: dict[str, list[str]], head: str, what: str) -> Snapshot:
+    return Snapshot(
+        id=version,
+        names=names.get(version, []),
+        is_head=version == head,
+        state="damaged",
+        parent=None,
+        job_id=None,
+        edit_id=None,
+        editor=None,
+        n_facts=0,
+        tensors=[],
+        weights_sha256=None,
+        created_at=None,
+        damage=what,
+    )
+
+
+def _state(
+    version: str, head: str, committed: bool, staged: bool
+) -> Literal["head", "committed", "staged", "unused"]:
+    if version == head:
+        return "head"
+    if committed:
+        return "committed"
+    return "staged" if staged else "unused"

@@ -1,0 +1,280 @@
+"""Lists from the index are those that the records themselves give."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from support.service.builders import add_version, move
+
+from service.contracts.schemas import FactEntry
+from service.contracts.schemas.edits import FactRecord
+from service.store import Store
+from service.store.history import containing, facts_of
+from service.store.index import listing
+from service.store.index.database import NoIndex
+from service.store.index.facts import Place
+
+SUBJECTS = ("Lyon", "Osaka", "Óbidos", "New York", "lyon")
+PROMPTS = ("{} is in", "{} lies  in", "The country of {} is")
+ANSWERS = ("Japan", "Peru", "Straße")
+
+
+def fact(rng: random.Random) -> FactRecord:
+    return FactRecord(
+        subject=rng.choice(SUBJECTS), prompt=rng.choice(PROMPTS), target_new=rng.choice(ANSWERS)
+    )
+
+
+def batch(rng: random.Random) -> list[FactRecord]:
+    """Some facts, no question twice."""
+    found = {
+        (one.subject, one.prompt): one for one in (fact(rng) for _ in range(rng.randint(1, 4)))
+    }
+    return list(found.values())
+
+
+def outcome(index: int, one: FactRecord, success: bool) -> dict[str, object]:
+    answer = {"p_new": 0.5, "text": " x"}
+    return {"index": index, "subject": one.subject, "prompt": one.prompt,
+            "target_new": one.target_new, "before": answer, "after": answer,
+            "success": success}  # fmt: skip
+
+
+def grow(store: Store, rng: random.Random, count: int) -> None:
+    """Edits, rollbacks, staged and unused versions, checks of earlier facts."""
+    for number in range(count):
+        head = store.head.read().version
+        known = sorted(store.versions.numbers())
+        parent = head if rng.random() < 0.7 else f"v{rng.choice(known)}"
+        facts = batch(rng)
+        line = store.versions.lineage(parent)
+        earlier: dict[str, dict[str, list[int]]] = {"held": {}, "missing": {}}
+        for one in line:
+            for index in range(0, 2 * len(one.facts), 2):
+                if rng.random() < 0.3:
+                    earlier[rng.choice(["held", "missing"])].setdefault(one.id, []).append(index)
+        result = {
+            "edit_id": f"edit_{number}", "version": "", "parent": parent, "efficacy": 1.0,
+            "greedy_success": 1.0, "layers": [], "seconds": {},
+            "facts": [outcome(2 * i, one, rng.random() < 0.8) for i, one in enumerate(facts)],
+            "earlier": {"live": 1, "checked": 1, "seed": 0, **earlier},
+        }  # fmt: skip
+        staged = rng.random() < 0.1
+        version = add_version(
+            store, parent, editor="jeep", edit_id=f"edit_{number}", job_id=f"job_{number}",
+            facts=facts, staged=staged, result=result,
+        )  # fmt: skip
+        if not staged and rng.random() < 0.9:
+            move(store, version, expected=head)
+        if rng.random() < 0.15:
+            head = store.head.read().version
+            move(store, f"v{rng.choice(sorted(store.versions.numbers()))}", expected=head)
+
+
+@pytest.fixture(scope="module", params=range(2))
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = Store.open(tmp_path_factory.mktemp("made") / "store")
+    store.create_base("weights")
+    rng = random.Random(request.param)
+    for _ in range(3):
+        grow(store, rng, 8)
+        agrees(store)  # what was added since the last time is found, too
+    store.catalogue.database.close()
+    return store.root
+
+
+@pytest.fixture
+def grown(made: Path, tmp_path: Path) -> Store:
+    return Store.open(shutil.copytree(made, tmp_path / "grown"))
+
+
+def agrees(store: Store) -> None:
+    for number in store.versions.numbers():
+        tip = f"v{number}"
+        line = store.versions.lineage(tip)
+        live = [one for one in facts_of(line) if one.state == "live"]
+        assert list(listing.facts(store, tip)) == live
+        assert listing.live_count(store, tip) == len(live)
+        for subject in (*SUBJECTS, " Lyon ", "nobody"):
+            found = list(listing.facts(store, tip, subject=subject))
+            assert found == list(facts_of(line, subject=subject))
+        for text in ("in", "LYON", "strasse", "o\u0301bidos", "japan"):
+            wanted = [one for one in facts_of(line, containing(text)) if one.state == "live"]
+            assert list(listing.facts(store, tip, containing=text)) == wanted
+        for batch_id in {one.edit_id for one in store.versions.all()} - {None}:
+            inside = [one.id for one in line if one.edit_id == batch_id]
+            assert listing.applied_in(store, str(batch_id), tip) == (inside[-1] if inside else None)
+
+
+def test_two_versions_part_where_their_lines_do(
+    grown: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [f"v{number}" for number in sorted(grown.versions.numbers())]
+    lines = {one: [each.id for each in grown.versions.lineage(one)] for one in ids}
+    used(monkeypatch)
+    for a in ids:
+        for b in ids:
+            found = listing.fork(grown, a, b)
+            own_a = [one for one in lines[a] if one not in lines[b]]
+            own_b = [one for one in lines[b] if one not in lines[a]]
+            shared = [one for one in lines[a] if one in lines[b]]
+            assert found.ancestor == shared[-1]
+            assert [one.id for one in found.own_a] == own_a
+            assert [one.id for one in found.own_b] == own_b
+
+
+def used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing may be read from the records instead."""
+
+    def refused(*_: object) -> None:
+        raise AssertionError("records were read one by one")
+
+    monkeypatch.setattr("service.store.versions.Versions.lineage", refused)
+    monkeypatch.setattr("service.store.versions.Versions.all", refused)
+    monkeypatch.setattr("service.store.head.HeadPointer.reflog", refused)
+    monkeypatch.setattr("service.store.head.HeadPointer.committed", refused)
+
+
+def pages(store: Store, tip: str, size: int, **query: str) -> list[FactEntry]:
+    found: list[FactEntry] = []
+    place = None
+    while some := list(islice(listing.facts(store, tip, after=place, **query), size)):  # type: ignore[arg-type]
+        found += some
+        place = Place(some[-1].version, some[-1].index)
+    return found
+
+
+@pytest.mark.parametrize("query", [{}, {"subject": "Lyon"}, {"containing": "in"}])
+@pytest.mark.parametrize("size", [1, 3])
+def test_pages_join_to_the_whole(
+    grown: Store, size: int, query: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tip = grown.head.read().version
+    whole = list(listing.facts(grown, tip, **query))  # type: ignore[arg-type]
+    assert pages(grown, tip, size, **query) == whole
+    monkeypatch.setattr("service.store.index.facts.BATCH", 2)
+    used(monkeypatch)
+    assert list(listing.facts(grown, tip, **query)) == whole  # type: ignore[arg-type]
+
+
+def test_the_list_of_versions_is_that_of_the_manifests(
+    grown: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = listing._from_manifests(grown, None, 1000)
+    states = {one.state for one in whole}
+    assert {"head", "committed"} <= states
+    some = listing._from_manifests(grown, 9, 4)
+    ones = [listing.snapshot(grown, one.id) for one in whole]
+    used(monkeypatch)
+    assert listing.snapshots(grown, None, 1000) == whole == ones
+    assert listing.snapshots(grown, 9, 4) == some
+
+
+def test_a_version_is_found_by_its_job(grown: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    used(monkeypatch)
+    found = listing.of_job(grown, "job_5")
+    assert found is not None
+    assert found.edit_id == "edit_5"
+    assert listing.of_job(grown, "job_x") is None
+
+
+def test_another_process_goes_on_with_the_same_file(grown: Store) -> None:
+    other = Store.open(grown.root)
+    agrees(other)
+    grow(other, random.Random(9), 4)
+    agrees(grown)
+
+
+@pytest.mark.parametrize("content", [b"", b"no database at all" * 99], ids=["empty", "damaged"])
+def test_a_damaged_index_is_made_again(grown: Store, content: bytes) -> None:
+    grown.catalogue.database.close()
+    for path in (grown.root / "index").iterdir():
+        path.write_bytes(content)
+    fresh = Store.open(grown.root)
+    with pytest.MonkeyPatch.context() as patch:
+        agrees(fresh)
+        agrees(fresh)
+        used(patch)
+        assert listing.snapshots(fresh, None, 5)
+
+
+def test_an_index_that_is_damaged_while_it_is_open_is_made_again(grown: Store) -> None:
+    grown.catalogue.database.close()
+    path = grown.root / "index" / "catalogue.sqlite"
+    data = bytearray(path.read_bytes())
+    data[200:] = bytes(len(data) - 200)
+    path.write_bytes(data)
+    agrees(grown)
+    agrees(grown)
+    assert grown.catalogue.spans("v1") is not None
+
+
+def test_an_index_that_is_removed_is_made_again(grown: Store) -> None:
+    for path in (grown.root / "index").iterdir():
+        path.unlink()
+    agrees(grown)
+    assert any((grown.root / "index").iterdir())
+
+
+def test_an_index_of_another_format_is_made_again(
+    grown: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.store.index.database.FORMAT", 99)
+    fresh = Store.open(grown.root)
+    with pytest.raises(NoIndex, match="format 1"):
+        fresh.catalogue.up_to_date()
+    agrees(fresh)
+
+
+def test_records_are_read_while_another_process_writes_the_index(
+    grown: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.store.index.database.BUSY_S", 0.01)
+    other = Store.open(grown.root)
+    with grown.catalogue.database.writing():
+        add_version(grown, "v1", facts=batch(random.Random(0)))
+        agrees(other)
+    agrees(other)
+
+
+def test_a_folder_that_cannot_be_written_costs_time_only(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.create_base("weights")
+    (store.root / "index").rmdir() if not any((store.root / "index").iterdir()) else None
+    monkeypatch.setattr(Path, "mkdir", _refuse)
+    assert [one.id for one in listing.snapshots(store, None, 5)] == ["v0"]
+
+
+def _refuse(*_: object, **__: object) -> None:
+    raise OSError(30, "Read-only file system")
+
+
+def test_versions_that_were_moved_aside_are_gone(grown: Store) -> None:
+    leaf = max(grown.versions.numbers())
+    (grown.root / "damaged").mkdir(exist_ok=True)
+    (grown.root / "versions" / f"v{leaf}").rename(grown.root / "damaged" / f"v{leaf}")
+    fresh = Store.open(grown.root)
+    assert [one.id for one in listing.snapshots(fresh, None, 1)] == [f"v{leaf - 1}"]
+    agrees(fresh)
+
+
+def test_a_damaged_version_is_shown_as_such(grown: Store) -> None:
+    agrees(grown)
+    path = grown.root / "versions" / "v3" / "manifest.json"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:40])
+    fresh = Store.open(grown.root)
+    shown = {one.id: one for one in listing.snapshots(fresh, None, 1000)}
+    assert shown["v3"].state == "damaged"
+    assert shown["v3"].damage is not None
+    assert "v3" in shown["v3"].damage
+    assert sorted(shown) == sorted(f"v{number}" for number in fresh.versions.numbers())
+    path.write_bytes(whole)
+    assert {one.state for one in listing.snapshots(fresh, None, 1000)} <= {
+        "head", "committed", "staged", "unused"
+    }  # fmt: skip

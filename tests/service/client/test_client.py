@@ -5,11 +5,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from service.client.synchronous.transport import RETRIES
 from support.service.played_worker.worker import PlayedWorker
 from support.service.serving import running
 
 from service.client import ApiError, Client, JobTimeout, Unreachable
+from service.client.synchronous.transport import RETRIES
 from service.contracts.jobs import JobStatus, Progress
 from service.settings import Settings
 

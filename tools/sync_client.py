@@ -36,7 +36,8 @@ NAMES = {
 DOCSTRING = '''
 """The client for programs without an event loop, made of `service.client.asynchronous`.
 
-What belongs here: nothing that is written by hand but ``aside.py``.
+What belongs here: nothing that is written by hand but
+``service/client/synchronous/aside.py``.
 """
 '''.strip()
 

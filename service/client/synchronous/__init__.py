@@ -1,7 +1,8 @@
 # Made of service/client/asynchronous by python -m tools.sync_client: change it there.
 """The client for programs without an event loop, made of `service.client.asynchronous`.
 
-What belongs here: nothing that is written by hand but ``aside.py``.
+What belongs here: nothing that is written by hand but
+``service/client/synchronous/aside.py``.
 """
 
 from __future__ import annotations

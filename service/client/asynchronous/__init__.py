@@ -38,7 +38,7 @@ class AsyncClient(
     TargetCalls,
     VersionCalls,
 ):
-    """Talks to one service.  Use it in a ``with`` block, or call ``close``.
+    """Talks to one service.  Use it in a ``with`` or ``async with`` block, or call ``close``.
 
     Args:
         base_url: the service's address.

@@ -37,7 +37,7 @@ class Client(
     TargetCalls,
     VersionCalls,
 ):
-    """Talks to one service.  Use it in a ``with`` block, or call ``close``.
+    """Talks to one service.  Use it in a ``with`` or ``async with`` block, or call ``close``.
 
     Args:
         base_url: the service's address.

@@ -12,7 +12,7 @@ WORKERS ?= 2
 # what they have compiled, whatever the environment says
 IN_PARALLEL := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
 
-.PHONY: demo demo-real test test-fast test-durations serve check bench docs fuzz faults console-test test-gpu real-models interop clean
+.PHONY: demo demo-real test test-fast test-durations serve check bench docs tour fuzz faults console-test test-gpu real-models interop clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml
@@ -112,6 +112,10 @@ bench: $(READY)
 docs: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[worker,embedded,dev,docs]'
 	$(BIN)/python -m tools.docs
+
+# the outputs and pictures of docs/tour.ipynb
+tour: $(READY)
+	$(BIN)/python -m tools.tour
 
 clean:
 	rm -rf $(VENV) $(INTEROP) $(VLLM) build/docs .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

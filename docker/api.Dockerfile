@@ -15,7 +15,7 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 # What it depends on comes first and stays in the cache while the code changes.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
-    python3 -m venv /opt/jeep && /opt/jeep/bin/pip install --no-cache-dir .
+    python3 -m venv /opt/jeep && /opt/jeep/bin/pip install --no-cache-dir '.[api]'
 COPY jeep_core jeep_core
 COPY service service
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \

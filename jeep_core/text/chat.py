@@ -2,21 +2,15 @@
 
 A template is a program in Jinja's language.  It runs in Jinja's sandbox, with the settings and
 functions that transformers gives it, so that both write the same text; no torch is needed.
+Jinja is imported when a template is run: whoever only names these classes needs none.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from functools import lru_cache
 from typing import Any, Protocol
-
-from jinja2 import Template, TemplateError, nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from jeep_core.errors import JeepError, UnsupportedModel, reason_of
 
@@ -51,8 +45,10 @@ class ChatTemplate:
         Raises:
             RefusedMessages: the template refuses them, or stumbles over them.
         """
+        from jeep_core.text.templates import TemplateError, compiled
+
         try:
-            return _compiled(self.source).render(
+            return compiled(self.source).render(
                 messages=[dict(message) for message in messages],
                 add_generation_prompt=begin_answer,
                 **self.tokens,
@@ -69,8 +65,10 @@ class ChatTemplate:
         Raises:
             UnsupportedModel: it is no program in Jinja's language.
         """
+        from jeep_core.text.templates import TemplateError, compiled
+
         try:
-            _compiled(self.source)
+            compiled(self.source)
         except TemplateError as error:
             raise UnsupportedModel(
                 f"the chat template cannot be read ({error.message}): copy chat_template.jinja, or "
@@ -123,45 +121,3 @@ def template_of(model: Templated) -> ChatTemplate:
     if model.chat is None:
         raise NoTemplate("the model has no chat template: give prompts as plain texts instead")
     return model.chat
-
-
-class _Generation(Extension):
-    """``{% generation %}``: marks what the assistant has said, and writes it as it is."""
-
-    tags = {"generation"}  # noqa: RUF012 - declared so by jinja2
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-@lru_cache(maxsize=8)
-def _compiled(source: str) -> Template:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
-    functions: Mapping[str, Callable[..., Any]] = {"raise_exception": _refuse, "strftime_now": _now}
-    environment.globals.update(functions)
-    return environment.from_string(source)
-
-
-def _refuse(message: str) -> None:
-    raise TemplateError(message)
-
-
-def _now(pattern: str) -> str:
-    return datetime.now().strftime(pattern)  # local, as templates expect it
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """JSON without Jinja's escapes for HTML."""
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )

@@ -93,10 +93,7 @@ def complain(text: str) -> None:
 @contextmanager
 def connected(url: str | None) -> Iterator[Client]:
     """Yield a client; a refusal or an unreachable service ends the command with a message."""
-    import httpx
-    from pydantic import ValidationError
-
-    from service.client import ApiError
+    from service.client import BadAnswer, ClientError, InvalidAddress, Unreachable
     from service.settings import SettingsError, load_settings
 
     try:
@@ -107,17 +104,17 @@ def connected(url: str | None) -> Iterator[Client]:
     except SettingsError as error:
         complain(str(error))
         raise typer.Exit(EXIT_USAGE) from None
-    except ApiError as error:
-        complain(str(error))
-        raise typer.Exit(EXIT_FAILED) from None
-    except httpx.TransportError as error:
+    except InvalidAddress as error:
+        complain(f"--url: {error}")
+        raise typer.Exit(EXIT_USAGE) from None
+    except Unreachable as error:
         complain(f"the service cannot be reached: {error}")
         raise typer.Exit(EXIT_FAILED) from None
-    except httpx.InvalidURL as error:
-        complain(f"--url: this is no address: {error}")
-        raise typer.Exit(EXIT_USAGE) from None
-    except (ValidationError, json.JSONDecodeError):
+    except BadAnswer:
         complain("what answers at this address is no jeep service, or one of another release")
+        raise typer.Exit(EXIT_FAILED) from None
+    except ClientError as error:
+        complain(str(error))
         raise typer.Exit(EXIT_FAILED) from None
     except UnicodeEncodeError as error:  # an argument that was not UTF-8, half a surrogate pair
         at, what = error.start, error.object[error.start : error.end]
@@ -130,13 +127,15 @@ def connected(url: str | None) -> Iterator[Client]:
 
 def _client(url: str) -> Client:
     """A client with the key from the given file, else from the environment."""
-    from service.client import Client
+    from service.client import Client, InvalidAddress
     from service.settings import ClientSettings, SettingsError
 
     given = KEY_FILE.get()
     settings = ClientSettings() if given is None else ClientSettings(api_key=None, key_file=given)
     try:
         return Client(url, api_key=settings.key())
+    except (InvalidAddress, SettingsError):
+        raise
     except ValueError as error:
         name = "JEEP_API_KEY" if settings.api_key else "JEEP_KEY_FILE"
         raise SettingsError(f"{name}: {error}") from None
@@ -267,13 +266,5 @@ def show_list(answers: list[Any], as_json: bool, table: Callable[[Any], Any]) ->
     """Print answers as JSON or by their table."""
     if as_json:
         print(json.dumps([answer.model_dump(mode="json") for answer in answers], indent=2))
-    else:
-        out.print(table(answers))
-
-
-def show_records(answers: list[dict[str, Any]], as_json: bool, table: Callable[[Any], Any]) -> None:
-    """Print answers that are plain JSON objects, as they came or by their table."""
-    if as_json:
-        print(json.dumps(answers, indent=2))
     else:
         out.print(table(answers))

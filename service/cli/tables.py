@@ -29,6 +29,12 @@ if TYPE_CHECKING:
     from service.contracts.schemas.effects.drift import Drift
     from service.contracts.schemas.effects.earlier import EarlierFacts
     from service.contracts.schemas.exports import Export
+    from service.contracts.schemas.jobs import (
+        EditSummary,
+        EvaluationSummary,
+        ExportSummary,
+        ProbeSummary,
+    )
 
 Records = Sequence[Mapping[str, Any]]
 """Answers as they came in JSON."""
@@ -163,44 +169,43 @@ def difference(answer: SnapshotDiff) -> RenderableType:
     return Group(Text(head, style="bold"), table, Text(f"tensors that differ: {changed}"))
 
 
-def edits(answers: Records) -> RenderableType:
+def edits(answers: list[EditSummary]) -> RenderableType:
     """Batches with their share of facts that succeeded."""
     table = Listing("id", "status", "editor", "facts", "name", "version", "efficacy", "created")
     for one in answers:
-        efficacy = "" if one["efficacy"] is None else f"{one['efficacy']:.1%}"
-        cells = [one[key] for key in ("id", "status", "editor", "n_facts", "snapshot_name")]
-        _row(table, *cells, one["version"], efficacy, _time(one["created_at"]))
+        efficacy = "" if one.efficacy is None else f"{one.efficacy:.1%}"
+        cells = (one.id, one.status, one.editor, one.n_facts, one.snapshot_name, one.version)
+        _row(table, *cells, efficacy, f"{one.created_at:{TIME}}")
     return table
 
 
-def evaluations(answers: Records) -> RenderableType:
+def evaluations(answers: list[EvaluationSummary]) -> RenderableType:
     """Evaluations with what they measure."""
     table = Listing("id", "status", "suite", "editor", "targets")
     for one in answers:
-        targets = ", ".join(str(target["label"]) for target in one["targets"])
-        _row(table, one["id"], one["status"], one["suite"], one["editor"], targets)
+        targets = ", ".join(target.label for target in one.targets)
+        _row(table, one.id, one.status, one.suite, one.editor, targets)
     return table
 
 
-def probes(answers: Records) -> RenderableType:
+def probes(answers: list[ProbeSummary]) -> RenderableType:
     """Probes with the layers that they propose."""
     table = Listing("id", "status", "suite", "version", "low", "high")
     for one in answers:
-        layers = (" ".join(map(str, one[key] or [])) for key in ("low", "high"))
-        _row(table, one["id"], one["status"], one["suite"], one["version"], *layers)
+        layers = (" ".join(map(str, found or [])) for found in (one.low, one.high))
+        _row(table, one.id, one.status, one.suite, one.version, *layers)
     return table
 
 
-def exports(answers: Records) -> RenderableType:
+def exports(answers: list[ExportSummary]) -> RenderableType:
     """Exports with their size, and how many edited facts they hold."""
     table = Listing("id", "status", "version", "format", "bytes", "facts", "hold", "files")
     for column in table.columns[4:7]:
         column.justify = "right"
     for one in answers:
-        size = "" if one["bytes"] is None else f"{one['bytes']:,}"
-        there = "" if one["bytes"] is None else "there" if one["available"] else "removed"
-        named = (one[key] for key in ("id", "status", "version", "format"))
-        _row(table, *named, size, one["facts"], one["hold"], there)
+        size = "" if one.bytes is None else f"{one.bytes:,}"
+        there = "" if one.bytes is None else "there" if one.available else "removed"
+        _row(table, one.id, one.status, one.version, one.format, size, one.facts, one.hold, there)
     return table
 
 
@@ -240,11 +245,6 @@ def _said(value: object) -> str:
 def mib(size: int) -> str:
     """Bytes as MiB."""
     return f"{size / 2**20:,.1f} MiB"
-
-
-def _time(text: str) -> str:
-    """``2026-11-28T14:00:00.123Z`` as the other tables show times."""
-    return text[:19].replace("T", " ")
 
 
 def job(answer: JobOut) -> RenderableType:

@@ -89,6 +89,15 @@ class Root(Group):
 
             complain(sentence(error))
             sys.exit(error.exit_code)
+        except ModuleNotFoundError as error:
+            from service.cli.common import EXIT_USAGE, complain
+            from service.cli.extras import advice
+
+            said = advice(error)
+            if said is None:
+                raise
+            complain(f"jeep: {said}")
+            sys.exit(EXIT_USAGE)
         except typer.Abort:
             sys.exit(1)
         sys.exit(code if isinstance(code, int) else 0)

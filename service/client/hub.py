@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from jeep_core.errors import Coded, reason_of
 from jeep_core.exports.folders import RECORD, DamagedExport, read_record, verify
-from service.client.exports import inside
+from service.client.files import inside
 from service.settings import HubSettings, SettingsError, is_loopback
 
 if TYPE_CHECKING:

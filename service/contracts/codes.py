@@ -109,6 +109,10 @@ PUSHES = frozenset(
 
 JOB_ONLY = frozenset(
     {
+        "client_error",
+        "invalid_address",
+        "not_ready",
+        "unreachable",
         "cannot_start",
         "invalid_settings",
         "unhealthy",
@@ -141,7 +145,8 @@ JOB_ONLY = frozenset(
         *PUSHES,
     }
 )
-"""Codes of what only ends a job, a push or a process: no request is answered with them."""
+"""Codes of what only ends a job, a push, a process or a client's call: no request is answered
+with them."""
 
 RETRY_AFTER = {503: 2, 507: 60}
 """Seconds after which another try is worth it, where an answer says nothing else.

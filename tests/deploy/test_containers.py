@@ -58,7 +58,9 @@ class TestDockerfiles:
 
     def test_only_the_worker_s_image_has_torch(self) -> None:
         assert "[worker]" in (ROOT / "docker/worker.Dockerfile").read_text()
-        assert "[worker]" not in (ROOT / "docker/api.Dockerfile").read_text()
+        api = (ROOT / "docker/api.Dockerfile").read_text()
+        assert "[worker]" not in api
+        assert "pip install --no-cache-dir '.[api]'" in api
 
 
 class TestCompose:

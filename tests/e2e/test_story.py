@@ -154,9 +154,9 @@ def test_later_edits_keep_earlier_ones(at_base):
 def test_streamed_tokens_add_up_to_the_result(at_base):
     for prompt, length in ((LYON, 3), (LYON, 8), ("I went to", 6)):  # Lyon's answer ends early
         events = list(at_base.client.stream(prompt, max_new_tokens=length))
-        tokens = [data["text"] for name, data in events if name == "token"]
+        tokens = [data.text for name, data in events if name == "token"]
         assert events[-1][0] == "result"
-        assert "".join(tokens) == events[-1][1]["results"][0]["text"]
+        assert "".join(tokens) == events[-1][1].results[0].text
         assert 1 <= len(tokens) <= length
 
 

@@ -34,8 +34,8 @@ def test_a_stream_shows_its_text_piece_by_piece(at_base):
     tokens = [data for name, data in events if name == "token"]
     [(last, result)] = [event for event in events if event[0] != "token"]
     assert last == "result"
-    assert "".join(token["delta"] for token in tokens) == result["results"][0]["text"]
-    assert [token["id"] for token in tokens] == [t["id"] for t in result["results"][0]["tokens"]]
+    assert "".join(token.delta for token in tokens) == result.results[0].text
+    assert [token.id for token in tokens] == [t.id for t in result.results[0].tokens]
 
 
 def test_a_stream_ends_on_the_version_it_began_on(at_base):
@@ -50,5 +50,5 @@ def test_a_stream_ends_on_the_version_it_began_on(at_base):
     assert client.snapshot("head").id == "v0"
     *_, (name, result) = stream
     assert name == "result"
-    assert result["results"][0]["version"] == edited
-    assert result["results"][0]["text"] == whole.text
+    assert result.results[0].version == edited
+    assert result.results[0].text == whole.text

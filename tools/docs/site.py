@@ -21,6 +21,7 @@ REFERENCE = "reference"
 GUIDE: dict[str, dict[str, str]] = {
     "Use": {
         "Using the service": "docs/using.md",
+        "The Python client": "docs/client.md",
         "The console": "docs/console.md",
         "Command line": "docs/cli.md",
         "Exports": "docs/exports.md",

@@ -6,7 +6,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel
 
 from service.api.http.access import needs
 from service.api.http.bodies import json_request_body, read_model
@@ -16,7 +15,7 @@ from service.api.http.problems import OVER_LIMIT, documented, field_error, inval
 from service.api.jobs.resource import JobResource
 from service.api.jobs.submitting import KeyHeader, check_key
 from service.api.state import ApiState, State
-from service.contracts.jobs import Job, JobKind, JobStatus
+from service.contracts.jobs import Job, JobKind
 from service.contracts.schemas import JobOut
 from service.contracts.schemas.access import Scope
 from service.contracts.schemas.effects.drift import (
@@ -25,6 +24,7 @@ from service.contracts.schemas.effects.drift import (
     DriftRequest,
     DriftResult,
 )
+from service.contracts.schemas.jobs import DriftSummary as DriftSummary
 from service.store import UnknownVersion
 
 router = APIRouter(tags=["evaluation"])
@@ -39,16 +39,6 @@ is the most probable one; texts also have perplexities, by kind.  The places tha
 listed with the tokens before and after, and the first of them are explained by the facts that moved
 them, where the editors' updates have a column for each fact.
 """
-
-
-class DriftSummary(BaseModel):
-    """A comparison in ``GET /drifts``: without its result."""
-
-    id: str
-    job_id: str
-    status: JobStatus
-    version: str
-    against: str
 
 
 @router.post(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel
 
 from jeep_core.errors import MissingMoments
 from service.api.http.access import needs
@@ -34,7 +32,7 @@ from service.api.submission.networks import check_network
 from service.api.submission.plans import plan_of
 from service.api.submission.uploads import Reading, from_file, from_value, has_records, reading
 from service.api.submission.validation import ValidEdit
-from service.contracts.jobs import Job, JobError, JobStatus
+from service.contracts.jobs import Job, JobError
 from service.contracts.schemas import (
     AUTO,
     Edit,
@@ -45,6 +43,7 @@ from service.contracts.schemas import (
     JobOut,
 )
 from service.contracts.schemas.access import Scope
+from service.contracts.schemas.jobs import EditSummary as EditSummary
 from service.settings import Settings
 from service.store.base.moments import check_moments
 from service.store.index import listing
@@ -107,23 +106,6 @@ format; `imported` in the answer counts both, with the reasons.
 another body 422.  `Prefer: wait=N` holds the answer back for up to N (at most 300) seconds and
 answers 200 if the job has ended by then.
 """
-
-
-class EditSummary(BaseModel):
-    """A batch in ``GET /edits``: without its facts and their outcomes."""
-
-    id: str
-    job_id: str
-    status: JobStatus
-    editor: str
-    preset: str | None
-    n_facts: int
-    snapshot_name: str | None
-    created_at: datetime
-    version: str | None = None
-    efficacy: float | None = None
-    greedy_success: float | None = None
-    error: JobError | None = None
 
 
 @router.post(

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel
 
 from jeep_core.evaluation.harness.catalogue import TaskSet, find, is_task
 from jeep_core.evaluation.harness.installed import NoHarness
@@ -32,7 +31,7 @@ from service.api.resources.suites import suite_info
 from service.api.state import ApiState, State
 from service.api.submission.judges import free_options
 from service.api.submission.validation import hparams_of
-from service.contracts.jobs import Job, JobKind, JobStatus
+from service.contracts.jobs import Job, JobKind
 from service.contracts.schemas import AUTO, JobOut
 from service.contracts.schemas.access import Scope
 from service.contracts.schemas.evaluation import (
@@ -46,6 +45,7 @@ from service.contracts.schemas.evaluation import (
     Target,
     cases_file,
 )
+from service.contracts.schemas.jobs import EvaluationSummary as EvaluationSummary
 from service.store import CorruptFile, Store, UnknownVersion
 from service.store.base.moments import check_moments
 
@@ -70,17 +70,6 @@ how it was judged, and what it can be compared with.
 
 The same `seed` draws the same cases, texts and intervals.
 """
-
-
-class EvaluationSummary(BaseModel):
-    """An evaluation in ``GET /evaluations``: without its result."""
-
-    id: str
-    job_id: str
-    status: JobStatus
-    suite: str
-    targets: list[Target]
-    editor: str | None
 
 
 @router.post(

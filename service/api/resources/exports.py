@@ -7,7 +7,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
-from pydantic import BaseModel
 
 from service.api.http.access import needs
 from service.api.http.auditing import concerns
@@ -30,6 +29,7 @@ from service.contracts.schemas.exports import (
     ExportPayload,
     ExportResult,
 )
+from service.contracts.schemas.jobs import ExportSummary as ExportSummary
 from service.store import CorruptFile
 from service.store.tensors import byte_count
 
@@ -46,20 +46,6 @@ hold (`proof`).  There are 507 at once where `merged` or `safetensors` cannot fi
 `store_full` or `disk_full` where another format cannot.  What a format cannot hold ends it
 with `not_exportable` or `rank_too_high`, which say what can be done.
 """
-
-
-class ExportSummary(BaseModel):
-    """An export in ``GET /exports``: without its files."""
-
-    id: str
-    job_id: str
-    status: JobStatus
-    version: str
-    format: str
-    available: bool
-    bytes: int | None = None
-    facts: int | None = None
-    hold: int | None = None
 
 
 @router.post(

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
-from pydantic import BaseModel
 
 from jeep_core.spec.chats import parse_chat_facts
 from jeep_core.spec.positions import check_facts
@@ -25,9 +24,10 @@ from service.api.model import PublishedModel
 from service.api.resources.suites import suite_info
 from service.api.state import ApiState, State
 from service.api.submission.validation import check_count
-from service.contracts.jobs import Job, JobKind, JobStatus
+from service.contracts.jobs import Job, JobKind
 from service.contracts.schemas import FactIn, FactRecord, JobOut
 from service.contracts.schemas.access import Scope
+from service.contracts.schemas.jobs import ProbeSummary as ProbeSummary
 from service.contracts.schemas.probe import (
     RECORD_FILE,
     Probe,
@@ -61,18 +61,6 @@ model has no preset or `hparams` is `"auto"`.
 With `quick` only that is read and exchanged which a proposal rests on, of as many prompts as settle
 it, at most 64: in a small part of the time.
 """
-
-
-class ProbeSummary(BaseModel):
-    """A probe in ``GET /probes``: without its figures."""
-
-    id: str
-    job_id: str
-    status: JobStatus
-    suite: str | None
-    version: str
-    low: list[int] | None = None
-    high: list[int] | None = None
 
 
 @router.post(

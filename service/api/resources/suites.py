@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal
 import anyio
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
 from jeep_core import atlas
@@ -29,6 +28,7 @@ from service.contracts.jobs import now
 from service.contracts.schemas.access import Scope
 from service.contracts.schemas.base import Name
 from service.contracts.schemas.evaluation import HarnessEntry, HarnessInfo, SuiteInfo
+from service.contracts.schemas.evaluation import SuiteList as SuiteList
 from service.contracts.schemas.reading import losses
 from service.store.suites import Suites, SuiteTaken, UnknownSuite, Upload
 
@@ -62,13 +62,6 @@ BODY = {
         "content": {"application/octet-stream": {"schema": {"type": "string"}}},
     }
 }
-
-
-class SuiteList(BaseModel):
-    """All suites, the bundled ones first, and the tasks of lm-eval (``lm-eval:NAME``)."""
-
-    data: list[SuiteInfo]
-    lm_eval: HarnessInfo
 
 
 @router.get("/suites", responses=documented())

@@ -9,7 +9,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel
 
 from service.api.http.access import needs
 from service.api.http.auditing import concerns
@@ -18,18 +17,13 @@ from service.api.http.problems import ApiProblem, documented, field_error
 from service.api.state import ApiState, State
 from service.contracts.schemas.access import Scope
 from service.contracts.schemas.targets import ChangeTarget, NewTarget, PushTarget
+from service.contracts.schemas.targets import TargetList as TargetList
 from service.ops.addresses import AddressRefused, Allowed
 from service.store.targets.status import target_status
 
 router = APIRouter(tags=["targets"])
 
 Ref = Annotated[str, Path(description="Id or name of a target.")]
-
-
-class TargetList(BaseModel):
-    """All targets, oldest first."""
-
-    data: list[PushTarget]
 
 
 @router.get("/targets", responses=documented())

@@ -23,7 +23,7 @@ from service.cli.common import (
     hparams_given,
     parse_json,
     show,
-    show_records,
+    show_list,
     show_status,
 )
 from service.cli.groups import group as new_group
@@ -109,7 +109,7 @@ def _count_or_all(text: str | None) -> int | str | None:
 def list_edits(as_json: AsJson = False, url: Url = None) -> None:
     """List the submitted batches, newest first."""
     with connected(url) as client:
-        show_records(list(client.edits()), as_json, tables.edits)
+        show_list(list(client.edits()), as_json, tables.edits)
 
 
 @group.command("show")

@@ -22,7 +22,7 @@ from service.cli.common import (
     hparams_given,
     said_only,
     show,
-    show_records,
+    show_list,
 )
 from service.cli.groups import group as new_group
 from service.cli.listing import Listing
@@ -126,7 +126,7 @@ def evaluate(
 def list_evaluations(as_json: AsJson = False, url: Url = None) -> None:
     """List the evaluations, newest first."""
     with connected(url) as client:
-        show_records(list(client.evaluations()), as_json, tables.evaluations)
+        show_list(list(client.evaluations()), as_json, tables.evaluations)
 
 
 @group.command("show")

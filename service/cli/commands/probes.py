@@ -23,7 +23,7 @@ from service.cli.common import (
     read_facts,
     settings_or_exit,
     show,
-    show_records,
+    show_list,
 )
 from service.cli.groups import group as new_group
 from service.cli.library import Corpus, Device, Dtype, Model, library, model_options
@@ -108,7 +108,7 @@ def run_probe(
 def list_probes(as_json: AsJson = False, url: Url = None) -> None:
     """List the probes, newest first."""
     with connected(url) as client:
-        show_records(list(client.probes()), as_json, tables.probes)
+        show_list(list(client.probes()), as_json, tables.probes)
 
 
 @group.command("show")

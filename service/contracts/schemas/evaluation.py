@@ -69,6 +69,13 @@ class HarnessInfo(BaseModel):
     tasks: list[HarnessEntry]
 
 
+class SuiteList(BaseModel):
+    """All suites, the bundled ones first, and the tasks of lm-eval (``lm-eval:NAME``)."""
+
+    data: list[SuiteInfo]
+    lm_eval: HarnessInfo
+
+
 class JudgeIn(Request):
     """A model that judges free answers; what is left out is taken from the settings.
 

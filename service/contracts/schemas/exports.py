@@ -136,6 +136,25 @@ class Proof(BaseModel):
     ok: bool
 
 
+class AskedFact(BaseModel):
+    """A live fact of an exported version, with what the version and what was written answer."""
+
+    version: str
+    index: int
+    prompt: str
+    target_new: str
+    in_version: str
+    in_written: str
+    holds_in_version: bool
+    holds: bool
+
+
+class ProofSheet(Proof):
+    """``GET /exports/{id}/proof``: the proof with every fact that was asked."""
+
+    asked: list[AskedFact]
+
+
 class ExportOrigin(BaseModel):
     """Where an export comes from.
 

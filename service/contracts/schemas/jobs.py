@@ -1,4 +1,4 @@
-"""Jobs as they are shown."""
+"""Jobs as they are shown, and the resources that are jobs as their lists show them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from service.contracts.jobs import JobError, JobKind, JobStatus, Progress
+from service.contracts.schemas.evaluation import Target
 from service.contracts.schemas.reading import Imported
 
 
@@ -37,3 +38,67 @@ class JobOut(BaseModel):
     result: dict[str, Any] | None = None
     error: JobError | None = None
     imported: Imported | None = None
+
+
+class EditSummary(BaseModel):
+    """A batch in ``GET /edits``: without its facts and their outcomes."""
+
+    id: str
+    job_id: str
+    status: JobStatus
+    editor: str
+    preset: str | None
+    n_facts: int
+    snapshot_name: str | None
+    created_at: datetime
+    version: str | None = None
+    efficacy: float | None = None
+    greedy_success: float | None = None
+    error: JobError | None = None
+
+
+class EvaluationSummary(BaseModel):
+    """An evaluation in ``GET /evaluations``: without its result."""
+
+    id: str
+    job_id: str
+    status: JobStatus
+    suite: str
+    targets: list[Target]
+    editor: str | None
+
+
+class ProbeSummary(BaseModel):
+    """A probe in ``GET /probes``: without its figures."""
+
+    id: str
+    job_id: str
+    status: JobStatus
+    suite: str | None
+    version: str
+    low: list[int] | None = None
+    high: list[int] | None = None
+
+
+class ExportSummary(BaseModel):
+    """An export in ``GET /exports``: without its files."""
+
+    id: str
+    job_id: str
+    status: JobStatus
+    version: str
+    format: str
+    available: bool
+    bytes: int | None = None
+    facts: int | None = None
+    hold: int | None = None
+
+
+class DriftSummary(BaseModel):
+    """A comparison in ``GET /drifts``: without its result."""
+
+    id: str
+    job_id: str
+    status: JobStatus
+    version: str
+    against: str

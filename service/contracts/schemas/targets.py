@@ -253,3 +253,9 @@ class PushTarget(BaseModel):
     looked_at: datetime | None
     proof: Proof | None
     error: TargetError | None
+
+
+class TargetList(BaseModel):
+    """All targets, oldest first."""
+
+    data: list[PushTarget]

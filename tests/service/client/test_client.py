@@ -8,8 +8,8 @@ import pytest
 from support.service.played_worker.worker import PlayedWorker
 from support.service.serving import running
 
-from service.client import ApiError, Client, JobTimeout
-from service.client.transport import RETRIES
+from service.client import ApiError, Client, JobTimeout, Unreachable
+from service.client.synchronous.transport import RETRIES
 from service.contracts.jobs import JobStatus, Progress
 from service.settings import Settings
 
@@ -42,7 +42,7 @@ def test_the_client_edits_asks_exports_and_rolls_back(
     assert client.rollback("base", why="enough", cancel_queued=True).previous == "v1"
     assert client.snapshot().id == "v0"
     assert [s.id for s in client.snapshots()] == ["v1", "v0"]
-    assert [e["version"] for e in client.edits()] == ["v1"]
+    assert [e.version for e in client.edits()] == ["v1"]
     assert [j.id for j in client.jobs(JobStatus.SUCCEEDED)] == [done.id]
 
 
@@ -126,11 +126,12 @@ def test_an_answer_that_was_lost_is_asked_again(
 
 def test_an_address_of_another_protocol_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr("service.client.transport.time.sleep", waits.append)
-    with Client("ftp://127.0.0.1") as wrong, pytest.raises(httpx.UnsupportedProtocol):
+    monkeypatch.setattr("service.client.synchronous.transport.sleep", waits.append)
+    with Client("ftp://127.0.0.1") as wrong, pytest.raises(Unreachable) as caught:
         list(wrong.snapshots())
+    assert isinstance(caught.value.__cause__, httpx.UnsupportedProtocol)
     assert waits == []
-    with Client("http://127.0.0.1:9") as nobody, pytest.raises(httpx.ConnectError):
+    with Client("http://127.0.0.1:9") as nobody, pytest.raises(Unreachable):
         list(nobody.snapshots())
     assert len(waits) == RETRIES - 1
 

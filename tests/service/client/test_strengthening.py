@@ -28,7 +28,8 @@ class TestStrengthening:
 
     @pytest.fixture
     def lines(self) -> list[dict[str, Any]]:
-        return [dict(line) for line in self.LINES]
+        rest = {"version": "v3", "index": 0, "in_version": "", "in_written": ""}
+        return [{**rest, **line} for line in self.LINES]
 
     @pytest.fixture
     def client(self, sent: list[dict[str, Any]], lines: list[dict[str, Any]]) -> Iterator[Client]:
@@ -44,7 +45,7 @@ class TestStrengthening:
             "progress": {},
         }  # fmt: skip
         answers = {
-            "/exports/export_1/proof": {"asked": lines},
+            "/exports/export_1/proof": {"facts": 3, "ok": False, "asked": lines},
             "/exports/export_1": export,
             "/facts": {"data": facts, "has_more": False},
             "/snapshots/v3": {"edit_id": "edit_1"},

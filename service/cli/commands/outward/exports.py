@@ -31,7 +31,7 @@ from service.cli.common import (
     follow,
     out,
     show,
-    show_records,
+    show_list,
     show_status,
 )
 from service.cli.groups import group as new_group
@@ -224,7 +224,7 @@ def _strengthened(client: Client, lost: Export, answer: dict[str, Any], wanted: 
 def list_exports(as_json: AsJson = False, url: Url = None) -> None:
     """List the exports, newest first."""
     with connected(url) as client:
-        show_records(list(client.exports()), as_json, tables.exports)
+        show_list(list(client.exports()), as_json, tables.exports)
 
 
 @group.command("show")
@@ -274,7 +274,7 @@ def push_export(
 def show_proof(export_id: ExportId, url: Url = None) -> None:
     """Print the whole proof sheet as JSON: every fact with both answers."""
     with connected(url) as client:
-        print(json.dumps(client.export_proof(export_id), indent=2, ensure_ascii=False))
+        print(client.export_proof(export_id).model_dump_json(indent=2))
 
 
 @group.command("remove")
@@ -315,18 +315,13 @@ def _proof_lines(proof: Proof) -> list[str]:
 
 
 def _fetch(client: Client, export_id: str, folder: Path, quiet: bool) -> None:
-    from service.client import DamagedDownload
     from service.contracts.schemas.exports import ExportFile
 
     def hear(file: ExportFile, done: int) -> None:
         if not quiet and done == file.bytes:
             err.print(f"{folder / file.path}: {done:,} bytes", markup=False)
 
-    try:
-        client.download_export(export_id, folder, hear)
-    except DamagedDownload as error:
-        complain(str(error))
-        raise typer.Exit(EXIT_FAILED) from None
+    client.download_export(export_id, folder, hear)
 
 
 def _push(

@@ -12,7 +12,7 @@ from support.service.finished_jobs import finished_export
 
 from jeep_core.exports.folders import verify, write_record
 from service.client import ApiError, Client, DamagedDownload
-from service.client.exports import LOCK
+from service.client.files import LOCK
 from service.contracts.jobs import now
 from service.contracts.schemas.exports import ExportFile
 from service.store import Store

@@ -91,7 +91,7 @@ def test_a_result_is_shown(client: Client, model: Store) -> None:
     ended = {"status": JobStatus.SUCCEEDED, "finished_at": now(), "result": values}
     model.journal.save(job.model_copy(update=ended))
     assert client.drift_result(drift_id).result == result(drift_id)
-    assert [one["id"] for one in client.drifts()] == [drift_id]
+    assert [one.id for one in client.drifts()] == [drift_id]
 
 
 @pytest.mark.parametrize(

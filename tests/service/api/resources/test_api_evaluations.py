@@ -219,7 +219,7 @@ def test_the_result_comes_with_intervals(done: tuple[str, Path], client: Client)
     assert found.result is not None
     score = found.result.points[0].metrics["score"]
     assert (score.low, score.value, score.high) == (89, 90, 92)
-    assert [item["id"] for item in client.evaluations()] == [done[0]]
+    assert [item.id for item in client.evaluations()] == [done[0]]
 
 
 KEYED = {

@@ -321,5 +321,5 @@ def test_the_client_submits_and_lists(client: Client, model: Store) -> None:
     job = client.submit_export("base", format="peft", max_rank=4, dtype=None)
     payload = ExportPayload.model_validate(model.journal.read(job.id).payload)
     assert (payload.options["max_rank"], payload.options["dtype"]) == (4, "float32")
-    assert [one["id"] for one in client.exports()] == [job.resource_id]
+    assert [one.id for one in client.exports()] == [job.resource_id]
     assert client.export_result(job.resource_id).status is JobStatus.QUEUED

@@ -111,7 +111,7 @@ def test_a_finished_probe_has_figures_and_plots(
     assert found.record == {"format": 1, "n_layers": 9}
     assert found.result is not None
     assert (found.result.low, found.result.high) == ([1, 2], [7])
-    assert [(one["id"], one["low"]) for one in client.probes()] == [(probe_id, [1, 2])]
+    assert [(one.id, one.low) for one in client.probes()] == [(probe_id, [1, 2])]
     paths = client.probe_files(probe_id, tmp_path / "out")
     assert [path.name for path in paths] == ["probe.json", "answers.png"]
     assert paths[1].read_bytes() == b"\x89PNG"

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from service.client.transport import Transport, given, segment
+from service.client.asynchronous.aside import aside
+from service.client.asynchronous.transport import Transport
+from service.client.requests import given, segment
 from service.contracts.schemas import JobOut
+from service.contracts.schemas.jobs import ProbeSummary
 from service.contracts.schemas.probe import Probe
 
 
 class ProbeCalls(Transport):
     """``/probes``."""
 
-    def probe(
+    async def probe(
         self,
         suite: str | None = None,
         facts: Sequence[Mapping[str, Any]] | None = None,
@@ -25,31 +28,32 @@ class ProbeCalls(Transport):
     ) -> JobOut:
         """Probe a version on a suite or on facts; options as in ``POST /probes``.
 
-        Safe to repeat, as ``Client.edit``.
+        Safe to repeat, as ``edit``.
         """
         body = {"suite": suite, "facts": facts and [dict(fact) for fact in facts], **options}
-        return self._queued("/probes", {"version": version, **given(body)}, idempotency_key)
+        return await self._queued("/probes", {"version": version, **given(body)}, idempotency_key)
 
-    def probes(self) -> Iterator[dict[str, Any]]:
+    def probes(self) -> AsyncIterator[ProbeSummary]:
         """Probes, newest first, without their figures."""
-        return self._pages("/probes")
+        return self._pages(ProbeSummary, "/probes")
 
-    def probe_result(self, probe_id: str) -> Probe:
+    async def probe_result(self, probe_id: str) -> Probe:
         """The status of a probe and, once it has ended, all its figures."""
-        return self._model(Probe, "GET", f"/probes/{segment(probe_id)}")
+        return await self._model(Probe, "GET", f"/probes/{segment(probe_id)}")
 
-    def probe_files(self, probe_id: str, folder: Path) -> list[Path]:
+    async def probe_files(self, probe_id: str, folder: Path) -> list[Path]:
         """Write the record and the plots of a probe into a folder.
 
         Raises:
             ApiError: also when the probe has not ended.
         """
-        result = self.probe_result(probe_id).result
+        result = (await self.probe_result(probe_id)).result
         folder.mkdir(parents=True, exist_ok=True)
         written = []
         for name in result.files if result else ["probe.json"]:
             url = f"/probes/{segment(probe_id)}/files/{segment(name)}"
             path = folder / name
-            path.write_bytes(self._request("GET", url).content)
+            response = await self._request("GET", url)
+            await aside(path.write_bytes, response.content)
             written.append(path)
         return written

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from service.client.transport import Transport, given, segment
+from service.client.asynchronous.transport import Transport
+from service.client.requests import given, segment
 from service.contracts.schemas import JobOut
 from service.contracts.schemas.effects.drift import Drift
 from service.contracts.schemas.effects.explanation import ExplainResult
+from service.contracts.schemas.jobs import DriftSummary
 
 
 class EffectCalls(Transport):
     """``/explain`` and ``/drifts``."""
 
-    def explain(
+    async def explain(
         self,
         prompt: str | None = None,
         version: str = "head",
@@ -33,9 +35,9 @@ class EffectCalls(Transport):
         chat = None if messages is None else [dict(message) for message in messages]
         asked = {"prompt": prompt, "messages": chat, "version": version, "answer": answer}
         body = given({**asked, **options})
-        return self._model(ExplainResult, "POST", "/explain", json=body, again=True)
+        return await self._model(ExplainResult, "POST", "/explain", json=body, again=True)
 
-    def drift(
+    async def drift(
         self,
         version: str = "head",
         against: str = "base",
@@ -45,15 +47,15 @@ class EffectCalls(Transport):
     ) -> JobOut:
         """Compare a version with another one; options as in ``POST /drifts``.
 
-        Safe to repeat, as ``Client.edit``.
+        Safe to repeat, as ``edit``.
         """
         body = {"version": version, "against": against, **given(options)}
-        return self._queued("/drifts", body, idempotency_key)
+        return await self._queued("/drifts", body, idempotency_key)
 
-    def drifts(self) -> Iterator[dict[str, Any]]:
+    def drifts(self) -> AsyncIterator[DriftSummary]:
         """Comparisons, newest first, without their results."""
-        return self._pages("/drifts")
+        return self._pages(DriftSummary, "/drifts")
 
-    def drift_result(self, drift_id: str) -> Drift:
+    async def drift_result(self, drift_id: str) -> Drift:
         """The status of a comparison and, once there is one, its result."""
-        return self._model(Drift, "GET", f"/drifts/{segment(drift_id)}")
+        return await self._model(Drift, "GET", f"/drifts/{segment(drift_id)}")

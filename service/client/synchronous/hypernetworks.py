@@ -1,3 +1,4 @@
+# Made of service/client/asynchronous by python -m tools.sync_client: change it there.
 """Trained networks of editors, from Python."""
 
 from __future__ import annotations
@@ -5,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from service.client.transport import Transport, given
+from service.client.requests import given
+from service.client.synchronous.transport import Transport
 from service.contracts.schemas import JobOut, Network
 
 
@@ -17,11 +19,11 @@ class Hypernetworks(Transport):
     ) -> JobOut:
         """Queue a training; options as in ``POST /hypernetworks`` (hparams, steps, data, …).
 
-        Safe to repeat, as ``Client.edit``.
+        Safe to repeat, as ``edit``.
         """
         body = {"editor": editor, **given(options)}
         return self._queued("/hypernetworks", body, idempotency_key)
 
     def hypernetworks(self) -> Iterator[Network]:
         """The networks of the served model: trained ones, then shipped ones."""
-        return (Network.model_validate(item) for item in self._pages("/hypernetworks"))
+        return self._pages(Network, "/hypernetworks")

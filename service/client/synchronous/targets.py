@@ -1,3 +1,4 @@
+# Made of service/client/asynchronous by python -m tools.sync_client: change it there.
 """Calls for targets: servers that are kept at a version."""
 
 from __future__ import annotations
@@ -6,8 +7,10 @@ import time
 from datetime import datetime
 from typing import Any
 
-from service.client.transport import Transport, given, segment
-from service.contracts.schemas.targets import PushTarget
+from service.client.requests import given, segment
+from service.client.synchronous.aside import sleep
+from service.client.synchronous.transport import Transport
+from service.contracts.schemas.targets import PushTarget, TargetList
 
 POLL_S = 0.2
 
@@ -17,10 +20,7 @@ class TargetCalls(Transport):
 
     def targets(self) -> list[PushTarget]:
         """All targets, oldest first."""
-        return [
-            PushTarget.model_validate(one)
-            for one in self._request("GET", "/targets").json()["data"]
-        ]
+        return (self._model(TargetList, "GET", "/targets")).data
 
     def target(self, ref: str) -> PushTarget:
         """One target by its id or name."""
@@ -59,4 +59,4 @@ class TargetCalls(Transport):
             ended = tried and found.status != "behind"
             if ended or time.monotonic() > end:
                 return found
-            time.sleep(POLL_S)
+            sleep(POLL_S)

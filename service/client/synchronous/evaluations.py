@@ -1,19 +1,24 @@
+# Made of service/client/asynchronous by python -m tools.sync_client: change it there.
 """Calls for suites and evaluations."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from service.client.transport import Transport, check, given, segment
+from service.client.requests import FILE, given, segment
+from service.client.synchronous.aside import aside
+from service.client.synchronous.transport import Transport
 from service.contracts.schemas import JobOut
 from service.contracts.schemas.evaluation import (
     Evaluation,
     EvaluationComparison,
     HarnessInfo,
     SuiteInfo,
+    SuiteList,
 )
+from service.contracts.schemas.jobs import EvaluationSummary
 
 UPLOAD_CHUNK = 1 << 20
 UPLOAD_TIMEOUT_S = 600.0
@@ -24,12 +29,15 @@ class EvaluationCalls(Transport):
 
     def suites(self) -> list[SuiteInfo]:
         """All suites, the bundled ones first."""
-        found = self._request("GET", "/suites").json()
-        return [SuiteInfo.model_validate(item) for item in found["data"]]
+        return (self._model(SuiteList, "GET", "/suites")).data
+
+    def suite(self, name: str) -> SuiteInfo:
+        """One suite by its name."""
+        return self._model(SuiteInfo, "GET", f"/suites/{segment(name)}")
 
     def lm_eval(self) -> HarnessInfo:
         """The tasks of lm-eval, as ``evaluate("lm-eval:NAME")`` takes them, and its version."""
-        return HarnessInfo.model_validate(self._request("GET", "/suites").json()["lm_eval"])
+        return (self._model(SuiteList, "GET", "/suites")).lm_eval
 
     def add_suite(
         self,
@@ -45,15 +53,16 @@ class EvaluationCalls(Transport):
             ApiError: with the lines of the errors; then nothing is stored.
         """
         asked = {"name": name, "format": format, "drop_bad": drop_bad or None, "style": style}
-        params = given(asked)
         with path.open("rb") as file:
-            content = iter(lambda: file.read(UPLOAD_CHUNK), b"")
-            headers = {"Content-Type": "application/octet-stream"}
-            response = self._http.post(
-                "/suites", params=params, content=content, headers=headers, timeout=UPLOAD_TIMEOUT_S
+            return self._model(
+                SuiteInfo,
+                "POST",
+                "/suites",
+                params=given(asked),
+                content=_chunks(file),
+                headers={"Content-Type": FILE},
+                timeout=UPLOAD_TIMEOUT_S,
             )
-        check(response)
-        return SuiteInfo.model_validate_json(response.content)
 
     def evaluate(
         self,
@@ -65,15 +74,15 @@ class EvaluationCalls(Transport):
     ) -> JobOut:
         """Measure versions, or try an editor: options as in ``POST /evaluations``.
 
-        Safe to repeat, as ``Client.edit``.
+        Safe to repeat, as ``edit``.
         """
         labels = [versions] if isinstance(versions, str) else versions and list(versions)
         body = {"suite": suite, **given({"versions": labels, **options})}
         return self._queued("/evaluations", body, idempotency_key)
 
-    def evaluations(self) -> Iterator[dict[str, Any]]:
+    def evaluations(self) -> Iterator[EvaluationSummary]:
         """Evaluations, newest first, without their results."""
-        return self._pages("/evaluations")
+        return self._pages(EvaluationSummary, "/evaluations")
 
     def evaluation(self, evaluation_id: str) -> Evaluation:
         """The status of an evaluation and, once there is one, its result."""
@@ -91,3 +100,9 @@ class EvaluationCalls(Transport):
         """Target ``b`` against ``a``, case by case."""
         url = f"/evaluations/{segment(evaluation_id)}/compare"
         return self._model(EvaluationComparison, "GET", url, params={"a": a, "b": b})
+
+
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    """The bytes of a file, a part at a time."""
+    while chunk := aside(file.read, UPLOAD_CHUNK):
+        yield chunk

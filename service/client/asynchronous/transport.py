@@ -1,0 +1,172 @@
+"""One HTTP request per call: retries, pages, event streams, refusals as exceptions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from uuid import uuid4
+
+import httpx
+from httpx_sse import EventSource, ServerSentEvent
+from pydantic import BaseModel
+
+from service.client.asynchronous.aside import aside, sleep
+from service.client.errors import refusal, translated
+from service.client.requests import authorization
+from service.contracts.schemas import JobOut
+
+M = TypeVar("M", bound=BaseModel)
+
+RETRIES = 4
+"""Tries of a request that the service did not get or could not serve yet."""
+
+
+class _Page(BaseModel):
+    """A part of a list; ``next`` is the cursor of the part after it."""
+
+    data: list[dict[str, Any]]
+    has_more: bool
+    next: str | None = None
+
+
+class Transport:
+    """Connections to one service, with the caller's API key."""
+
+    def __init__(
+        self,
+        base_url: str = "http://127.0.0.1:8000",
+        timeout: float = 60.0,
+        api_key: str | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        with translated():
+            self._http = httpx.AsyncClient(
+                base_url=base_url,
+                timeout=httpx.Timeout(timeout, connect=10.0),
+                headers=authorization(api_key),
+                transport=transport,
+            )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def _model(self, model: type[M], method: str, url: str, **request: Any) -> M:
+        response = await self._request(method, url, **request)
+        with translated():
+            return model.model_validate_json(response.content)
+
+    async def _queued(self, url: str, body: Mapping[str, Any], key: str | None) -> JobOut:
+        """Submit a job exactly once, with retries; a key is generated where none is given."""
+        headers = {"Idempotency-Key": key or str(uuid4())}
+        return await self._model(JobOut, "POST", url, json=body, headers=headers, again=True)
+
+    async def _request(
+        self, method: str, url: str, *, again: bool = False, **request: Any
+    ) -> httpx.Response:
+        """Send one request; repeat it after a lost connection where that is harmless."""
+        tries = RETRIES if again or method == "GET" else 1
+        with translated():
+            for attempt in range(tries):
+                try:
+                    response = await self._http.request(method, url, **request)
+                    break
+                except httpx.UnsupportedProtocol:  # it would be none the next time, too
+                    raise
+                except httpx.TransportError:
+                    if attempt == tries - 1:
+                        raise
+                    await sleep(0.2 * 2**attempt)
+        await check(response)
+        return response
+
+    async def _pages(
+        self, model: type[M], url: str, params: Mapping[str, str] | None = None
+    ) -> AsyncIterator[M]:
+        """Every entry of a list, whose pages are fetched one after the other."""
+        cursor: dict[str, str] = {}
+        while True:
+            page = await self._model(_Page, "GET", url, params={**(params or {}), **cursor})
+            with translated():
+                entries = [model.model_validate(item) for item in page.data]
+            for entry in entries:
+                yield entry
+            if not page.has_more or page.next is None:
+                return
+            cursor = {"after": page.next}
+
+    async def _download(self, url: str, path: Path, params: Mapping[str, str] | None = None) -> int:
+        """Write an answer to ``path``; return its size in bytes.
+
+        The file appears under its name only when it is complete.
+        """
+        part = path.with_name(path.name + ".part")
+        try:
+            with part.open("wb") as file:
+                async with self._answering("GET", url, params=params) as response:
+                    async for chunk in response.aiter_bytes():
+                        await aside(file.write, chunk)
+            size = part.stat().st_size
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+        return size
+
+    async def _json(self, url: str) -> Any:
+        """An answer as the JSON that it is."""
+        response = await self._request("GET", url)
+        with translated():
+            return response.json()
+
+    @asynccontextmanager
+    async def _answering(
+        self, method: str, url: str, **request: Any
+    ) -> AsyncIterator[httpx.Response]:
+        """A successful answer whose body has not been read."""
+        with translated():
+            async with self._http.stream(method, url, **request) as response:
+                await check(response)
+                yield response
+
+    async def _events(
+        self, method: str, url: str, **request: Any
+    ) -> AsyncGenerator[ServerSentEvent, None]:
+        """The events of a stream; a comment that keeps it alive is none."""
+        request.setdefault("headers", {})["Accept"] = "text/event-stream"
+        async with self._answering(method, url, **request) as response:
+            async for event in EventSource(response).aiter_sse():
+                if event.data:  # a comment after an event id looks like an event
+                    yield event
+
+    async def _reachable_before(self, deadline: float | None) -> bool:
+        """Give a restarting service half a minute, at most until the deadline."""
+        end = time.monotonic() + 30.0 if deadline is None else deadline
+        while time.monotonic() < end:
+            try:
+                await self._http.get("/livez")
+            except httpx.TransportError:
+                await sleep(0.3)
+            else:
+                return True
+        return False
+
+
+async def check(response: httpx.Response) -> None:
+    """Raise `ApiError` for an answer that is not a success."""
+    if not response.is_success:
+        raise refusal(response, await response.aread())

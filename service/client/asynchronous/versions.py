@@ -1,0 +1,63 @@
+"""Calls for versions: their list, facts, differences and names, and moving head."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from service.client.asynchronous.transport import Transport
+from service.client.requests import given, segment
+from service.contracts.schemas import Activation, FactEntry, RollbackResult, Snapshot, SnapshotDiff
+
+
+class VersionCalls(Transport):
+    """``/snapshots``, ``/facts``, ``/rollback``."""
+
+    def snapshots(self) -> AsyncIterator[Snapshot]:
+        """Versions, newest first."""
+        return self._pages(Snapshot, "/snapshots")
+
+    async def snapshot(self, ref: str = "head") -> Snapshot:
+        """One version by id or name."""
+        return await self._model(Snapshot, "GET", f"/snapshots/{segment(ref)}")
+
+    async def name_snapshot(self, name: str, version: str = "head") -> Snapshot:
+        """Give a version a name."""
+        body = {"name": name, "version": version}
+        return await self._model(Snapshot, "POST", "/snapshots", json=body)
+
+    async def diff(self, a: str, b: str) -> SnapshotDiff:
+        """The differences between ``a`` and ``b``."""
+        url = f"/snapshots/{segment(a)}/diff/{segment(b)}"
+        return await self._model(SnapshotDiff, "GET", url)
+
+    async def export(self, ref: str, path: Path, format: str | None = None) -> int:
+        """Write a version to ``path``, as a safetensors file unless a format is named.
+
+        Returns the size in bytes.  The file appears under its name only when it is complete.
+        """
+        url = f"/snapshots/{segment(ref)}/export"
+        return await self._download(url, path, given({"format": format}))
+
+    async def rollback(
+        self, ref: str, why: str = "", cancel_queued: bool = False
+    ) -> RollbackResult:
+        """Move head to a version; returns when the model serves it."""
+        params = {"queued": "cancel"} if cancel_queued else {}
+        url = f"/rollback/{segment(ref)}"
+        return await self._model(RollbackResult, "POST", url, json={"why": why}, params=params)
+
+    async def activate(self, ref: str, why: str = "") -> Activation:
+        """Move head to a staged version whose parent is head; returns when the model serves it."""
+        url = f"/snapshots/{segment(ref)}/activate"
+        return await self._model(Activation, "POST", url, json={"why": why}, again=True)
+
+    def facts(
+        self, subject: str | None = None, version: str = "head", contains: str | None = None
+    ) -> AsyncIterator[FactEntry]:
+        """The live facts of a version, or all that its history says about one subject.
+
+        With ``contains`` only those whose subject, prompt or new answer has this text in it.
+        """
+        params = given({"subject": subject, "version": version, "contains": contains})
+        return self._pages(FactEntry, "/facts", params)

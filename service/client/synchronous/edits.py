@@ -1,0 +1,81 @@
+# Made of service/client/asynchronous by python -m tools.sync_client: change it there.
+"""Calls for edits: submit facts, plan, take a batch back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from service.client.requests import FILE, JSON_PARAMS, FactDict, given, segment
+from service.client.synchronous.aside import aside
+from service.client.synchronous.transport import Transport
+from service.contracts.schemas import Edit, EditPlan, JobOut
+from service.contracts.schemas.jobs import EditSummary
+
+
+class EditCalls(Transport):
+    """``/edits``."""
+
+    def edit(
+        self,
+        facts: Sequence[FactDict],
+        *,
+        idempotency_key: str | None = None,
+        **options: Any,
+    ) -> JobOut:
+        """Submit facts; options as in ``POST /edits`` (editor, preset, hparams, …).
+
+        Safe to repeat: a key is generated where none is given, and a lost answer is requested
+        again.
+        """
+        body = {"facts": [dict(fact) for fact in facts], **given(options)}
+        return self._queued("/edits", body, idempotency_key)
+
+    def edit_file(
+        self,
+        path: Path,
+        *,
+        format: str = "auto",
+        limit: int | None = None,
+        drop_bad: bool = False,
+        idempotency_key: str | None = None,
+        **options: Any,
+    ) -> JobOut:
+        """Submit the records of a file in any format of suites, or the first ``limit`` of them.
+
+        Other options as in ``POST /edits``.  ``imported`` of the job says how many facts that
+        makes and what was lost.  Safe to repeat, as ``edit``.
+        """
+        as_json = {name: json.dumps(options.pop(name)) for name in JSON_PARAMS if name in options}
+        asked = {"format": format, "limit": limit, "drop_bad": drop_bad or None}
+        params = given({**asked, **as_json, **options})
+        headers = {"Idempotency-Key": idempotency_key or str(uuid4()), "Content-Type": FILE}
+        content = aside(path.read_bytes)
+        return self._model(
+            JobOut, "POST", "/edits", content=content, params=params, headers=headers, again=True
+        )
+
+    def plan(self, facts: Sequence[FactDict], **options: Any) -> EditPlan:
+        """Plan an edit without queuing it: tokens, positions, repeated facts."""
+        body = {"facts": [dict(fact) for fact in facts], **given(options)}
+        return self._model(EditPlan, "POST", "/edits", json=body, params={"dry_run": "true"})
+
+    def edits(self) -> Iterator[EditSummary]:
+        """Submitted batches, newest first, without their facts."""
+        return self._pages(EditSummary, "/edits")
+
+    def edit_result(self, edit_id: str) -> Edit:
+        """A batch with its facts and, once there is one, its result."""
+        return self._model(Edit, "GET", f"/edits/{segment(edit_id)}")
+
+    def revert(self, edit_id: str, *, idempotency_key: str | None = None, **options: Any) -> JobOut:
+        """Remove one batch from head's history; options: ``parent``, ``snapshot_name``.
+
+        Safe to repeat: a key is generated where none is given, and a lost answer is requested
+        again.
+        """
+        url = f"/edits/{segment(edit_id)}/revert"
+        return self._queued(url, given(options), idempotency_key)

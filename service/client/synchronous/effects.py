@@ -1,0 +1,62 @@
+# Made of service/client/asynchronous by python -m tools.sync_client: change it there.
+"""Calls about what edits did: explanations of answers, drift of versions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from service.client.requests import given, segment
+from service.client.synchronous.transport import Transport
+from service.contracts.schemas import JobOut
+from service.contracts.schemas.effects.drift import Drift
+from service.contracts.schemas.effects.explanation import ExplainResult
+from service.contracts.schemas.jobs import DriftSummary
+
+
+class EffectCalls(Transport):
+    """``/explain`` and ``/drifts``."""
+
+    def explain(
+        self,
+        prompt: str | None = None,
+        version: str = "head",
+        *,
+        messages: Sequence[Mapping[str, str]] | None = None,
+        answer: str | None = None,
+        **options: Any,
+    ) -> ExplainResult:
+        """Say which facts moved an answer of a version; options as in ``POST /explain``.
+
+        ``answer``: whose probability is explained; default: the version's most probable token.
+
+        Raises:
+            ApiError: ``not_explainable``, if the editor's updates have no column for each fact.
+        """
+        chat = None if messages is None else [dict(message) for message in messages]
+        asked = {"prompt": prompt, "messages": chat, "version": version, "answer": answer}
+        body = given({**asked, **options})
+        return self._model(ExplainResult, "POST", "/explain", json=body, again=True)
+
+    def drift(
+        self,
+        version: str = "head",
+        against: str = "base",
+        *,
+        idempotency_key: str | None = None,
+        **options: Any,
+    ) -> JobOut:
+        """Compare a version with another one; options as in ``POST /drifts``.
+
+        Safe to repeat, as ``edit``.
+        """
+        body = {"version": version, "against": against, **given(options)}
+        return self._queued("/drifts", body, idempotency_key)
+
+    def drifts(self) -> Iterator[DriftSummary]:
+        """Comparisons, newest first, without their results."""
+        return self._pages(DriftSummary, "/drifts")
+
+    def drift_result(self, drift_id: str) -> Drift:
+        """The status of a comparison and, once there is one, its result."""
+        return self._model(Drift, "GET", f"/drifts/{segment(drift_id)}")

@@ -1,0 +1,91 @@
+# Made of service/client/asynchronous by python -m tools.sync_client: change it there.
+"""Calls for jobs: their states, their events, waiting for their ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator
+from contextlib import closing
+
+import httpx
+
+from service.client.errors import JobTimeout, Unreachable, translated
+from service.client.requests import JobState, OnProgress, given, segment
+from service.client.synchronous.transport import Transport
+from service.contracts.jobs import TERMINAL, JobKind, JobStatus, Progress
+from service.contracts.schemas import JobOut
+
+
+class JobCalls(Transport):
+    """``/jobs``."""
+
+    def job(self, job_id: str) -> JobOut:
+        """The current state of a job."""
+        return self._model(JobOut, "GET", f"/jobs/{segment(job_id)}")
+
+    def jobs(
+        self, status: JobStatus | None = None, kind: JobKind | None = None
+    ) -> Iterator[JobOut]:
+        """Jobs, newest first, without their results."""
+        asked = {"status": status and str(status), "kind": kind and str(kind)}
+        return self._pages(JobOut, "/jobs", given(asked))
+
+    def cancel(self, job_id: str) -> JobOut:
+        """Ask a queued or running job to end."""
+        return self._model(JobOut, "POST", f"/jobs/{segment(job_id)}/cancel")
+
+    def follow(self, job_id: str, timeout: float | None = None) -> Generator[JobState, None]:
+        """The status and progress of a job at every step, until it has ended.
+
+        After a broken connection, the events continue where they broke off.
+
+        Raises:
+            JobTimeout: it did not end within ``timeout`` seconds.
+            ApiError: there is no such job.
+            Unreachable: the service has been away for half a minute, without a ``timeout``.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        state, last_id = JobState(JobStatus.QUEUED, Progress()), ""
+        while True:
+            headers = {"Last-Event-ID": last_id} if last_id else {}
+            url, patience = f"/jobs/{segment(job_id)}/events", self._patience(deadline)
+            try:
+                with closing(self._events("GET", url, headers=headers, timeout=patience)) as events:
+                    for event in events:
+                        last_id = event.id or last_id
+                        with translated():
+                            state = state.after(event)
+                        yield state
+                        if state.status in TERMINAL:
+                            return
+                        if deadline is not None and time.monotonic() >= deadline:
+                            break
+            except Unreachable:
+                if not self._reachable_before(deadline) and deadline is None:
+                    raise
+            if deadline is not None and time.monotonic() >= deadline:
+                raise JobTimeout(f"{job_id} has not ended after {timeout} s")
+
+    def wait(
+        self, job_id: str, on_progress: OnProgress | None = None, timeout: float | None = None
+    ) -> JobOut:
+        """Wait until a job has ended; ``on_progress`` is called at every step.
+
+        A job that failed or was cancelled is returned like one that succeeded: look at its
+        ``status`` and ``error``.
+
+        Raises:
+            JobTimeout, ApiError, Unreachable: as ``follow``.
+        """
+        with closing(self.follow(job_id, timeout)) as states:
+            for state in states:
+                if on_progress is not None:
+                    on_progress(*state)
+        return self.job(job_id)
+
+    def _patience(self, deadline: float | None) -> httpx.Timeout:
+        """How long an event may be waited for: at most until the deadline."""
+        left = self._http.timeout.read
+        if deadline is not None:
+            left = max(0.1, min(left or 60.0, deadline - time.monotonic()))
+        return httpx.Timeout(self._http.timeout.connect, read=left)

@@ -1,0 +1,50 @@
+# Made of service/client/asynchronous by python -m tools.sync_client: change it there.
+"""Calls for those who run the service: whether it is ready, and its audit log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import httpx
+
+from service.client.errors import NotReady
+from service.client.synchronous.aside import sleep
+from service.client.synchronous.transport import Transport
+from service.contracts.schemas.access import AuditEntry
+
+
+class OperationCalls(Transport):
+    """``/readyz`` and ``/audit``."""
+
+    def ready(self) -> bool:
+        """Whether api, queue and worker are all up."""
+        try:
+            response = self._http.get("/readyz")
+        except httpx.TransportError:
+            return False
+        return response.status_code == 200
+
+    def wait_ready(self, timeout: float = 120.0) -> None:
+        """Wait until the service is ready.
+
+        Raises:
+            NotReady: it is not within ``timeout`` seconds; also a ``TimeoutError``.
+        """
+        deadline = time.monotonic() + timeout
+        while not self.ready():
+            if time.monotonic() > deadline:
+                raise NotReady(f"the service was not ready after {timeout:.0f} s")
+            sleep(0.2)
+
+    def audit(self) -> Iterator[AuditEntry]:
+        """The entries of the audit log, newest first; needs a key with the scope ``admin``."""
+        return self._pages(AuditEntry, "/audit")
+
+    def check_admin(self) -> None:
+        """Do nothing with a key that has the scope ``admin``.
+
+        Raises:
+            ApiError: 403, for another one.
+        """
+        self._request("GET", "/audit", params={"limit": "1"})

@@ -1,0 +1,169 @@
+# Made of service/client/asynchronous by python -m tools.sync_client: change it there.
+"""One HTTP request per call: retries, pages, event streams, refusals as exceptions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from uuid import uuid4
+
+import httpx
+from httpx_sse import EventSource, ServerSentEvent
+from pydantic import BaseModel
+
+from service.client.errors import refusal, translated
+from service.client.requests import authorization
+from service.client.synchronous.aside import aside, sleep
+from service.contracts.schemas import JobOut
+
+M = TypeVar("M", bound=BaseModel)
+
+RETRIES = 4
+"""Tries of a request that the service did not get or could not serve yet."""
+
+
+class _Page(BaseModel):
+    """A part of a list; ``next`` is the cursor of the part after it."""
+
+    data: list[dict[str, Any]]
+    has_more: bool
+    next: str | None = None
+
+
+class Transport:
+    """Connections to one service, with the caller's API key."""
+
+    def __init__(
+        self,
+        base_url: str = "http://127.0.0.1:8000",
+        timeout: float = 60.0,
+        api_key: str | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        with translated():
+            self._http = httpx.Client(
+                base_url=base_url,
+                timeout=httpx.Timeout(timeout, connect=10.0),
+                headers=authorization(api_key),
+                transport=transport,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def _model(self, model: type[M], method: str, url: str, **request: Any) -> M:
+        response = self._request(method, url, **request)
+        with translated():
+            return model.model_validate_json(response.content)
+
+    def _queued(self, url: str, body: Mapping[str, Any], key: str | None) -> JobOut:
+        """Submit a job exactly once, with retries; a key is generated where none is given."""
+        headers = {"Idempotency-Key": key or str(uuid4())}
+        return self._model(JobOut, "POST", url, json=body, headers=headers, again=True)
+
+    def _request(
+        self, method: str, url: str, *, again: bool = False, **request: Any
+    ) -> httpx.Response:
+        """Send one request; repeat it after a lost connection where that is harmless."""
+        tries = RETRIES if again or method == "GET" else 1
+        with translated():
+            for attempt in range(tries):
+                try:
+                    response = self._http.request(method, url, **request)
+                    break
+                except httpx.UnsupportedProtocol:  # it would be none the next time, too
+                    raise
+                except httpx.TransportError:
+                    if attempt == tries - 1:
+                        raise
+                    sleep(0.2 * 2**attempt)
+        check(response)
+        return response
+
+    def _pages(
+        self, model: type[M], url: str, params: Mapping[str, str] | None = None
+    ) -> Iterator[M]:
+        """Every entry of a list, whose pages are fetched one after the other."""
+        cursor: dict[str, str] = {}
+        while True:
+            page = self._model(_Page, "GET", url, params={**(params or {}), **cursor})
+            with translated():
+                entries = [model.model_validate(item) for item in page.data]
+            for entry in entries:
+                yield entry
+            if not page.has_more or page.next is None:
+                return
+            cursor = {"after": page.next}
+
+    def _download(self, url: str, path: Path, params: Mapping[str, str] | None = None) -> int:
+        """Write an answer to ``path``; return its size in bytes.
+
+        The file appears under its name only when it is complete.
+        """
+        part = path.with_name(path.name + ".part")
+        try:
+            with part.open("wb") as file:
+                with self._answering("GET", url, params=params) as response:
+                    for chunk in response.iter_bytes():
+                        aside(file.write, chunk)
+            size = part.stat().st_size
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+        return size
+
+    def _json(self, url: str) -> Any:
+        """An answer as the JSON that it is."""
+        response = self._request("GET", url)
+        with translated():
+            return response.json()
+
+    @contextmanager
+    def _answering(self, method: str, url: str, **request: Any) -> Iterator[httpx.Response]:
+        """A successful answer whose body has not been read."""
+        with translated():
+            with self._http.stream(method, url, **request) as response:
+                check(response)
+                yield response
+
+    def _events(self, method: str, url: str, **request: Any) -> Generator[ServerSentEvent, None]:
+        """The events of a stream; a comment that keeps it alive is none."""
+        request.setdefault("headers", {})["Accept"] = "text/event-stream"
+        with self._answering(method, url, **request) as response:
+            for event in EventSource(response).iter_sse():
+                if event.data:  # a comment after an event id looks like an event
+                    yield event
+
+    def _reachable_before(self, deadline: float | None) -> bool:
+        """Give a restarting service half a minute, at most until the deadline."""
+        end = time.monotonic() + 30.0 if deadline is None else deadline
+        while time.monotonic() < end:
+            try:
+                self._http.get("/livez")
+            except httpx.TransportError:
+                sleep(0.3)
+            else:
+                return True
+        return False
+
+
+def check(response: httpx.Response) -> None:
+    """Raise `ApiError` for an answer that is not a success."""
+    if not response.is_success:
+        raise refusal(response, response.read())

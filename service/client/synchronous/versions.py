@@ -1,0 +1,62 @@
+# Made of service/client/asynchronous by python -m tools.sync_client: change it there.
+"""Calls for versions: their list, facts, differences and names, and moving head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from service.client.requests import given, segment
+from service.client.synchronous.transport import Transport
+from service.contracts.schemas import Activation, FactEntry, RollbackResult, Snapshot, SnapshotDiff
+
+
+class VersionCalls(Transport):
+    """``/snapshots``, ``/facts``, ``/rollback``."""
+
+    def snapshots(self) -> Iterator[Snapshot]:
+        """Versions, newest first."""
+        return self._pages(Snapshot, "/snapshots")
+
+    def snapshot(self, ref: str = "head") -> Snapshot:
+        """One version by id or name."""
+        return self._model(Snapshot, "GET", f"/snapshots/{segment(ref)}")
+
+    def name_snapshot(self, name: str, version: str = "head") -> Snapshot:
+        """Give a version a name."""
+        body = {"name": name, "version": version}
+        return self._model(Snapshot, "POST", "/snapshots", json=body)
+
+    def diff(self, a: str, b: str) -> SnapshotDiff:
+        """The differences between ``a`` and ``b``."""
+        url = f"/snapshots/{segment(a)}/diff/{segment(b)}"
+        return self._model(SnapshotDiff, "GET", url)
+
+    def export(self, ref: str, path: Path, format: str | None = None) -> int:
+        """Write a version to ``path``, as a safetensors file unless a format is named.
+
+        Returns the size in bytes.  The file appears under its name only when it is complete.
+        """
+        url = f"/snapshots/{segment(ref)}/export"
+        return self._download(url, path, given({"format": format}))
+
+    def rollback(self, ref: str, why: str = "", cancel_queued: bool = False) -> RollbackResult:
+        """Move head to a version; returns when the model serves it."""
+        params = {"queued": "cancel"} if cancel_queued else {}
+        url = f"/rollback/{segment(ref)}"
+        return self._model(RollbackResult, "POST", url, json={"why": why}, params=params)
+
+    def activate(self, ref: str, why: str = "") -> Activation:
+        """Move head to a staged version whose parent is head; returns when the model serves it."""
+        url = f"/snapshots/{segment(ref)}/activate"
+        return self._model(Activation, "POST", url, json={"why": why}, again=True)
+
+    def facts(
+        self, subject: str | None = None, version: str = "head", contains: str | None = None
+    ) -> Iterator[FactEntry]:
+        """The live facts of a version, or all that its history says about one subject.
+
+        With ``contains`` only those whose subject, prompt or new answer has this text in it.
+        """
+        params = given({"subject": subject, "version": version, "contains": contains})
+        return self._pages(FactEntry, "/facts", params)

@@ -42,9 +42,11 @@ def run(model: str, suite: str, half: int, facts: int, folder: Path) -> dict[str
     hparams: Any = chosen.hparams
     moments = moments_over(base, None, folder=folder / "moments")
     moments.ensure(hparams.moment_layers)
-    trials = Trials(base, cases, moments, sample_prefixes(base, hparams.n_prefixes))
-    # a first fact pays for what is compiled or loaded at first use
-    trials.edit("jeep", hparams, [0])
+    prefixes = sample_prefixes(base, hparams.n_prefixes)
+    # a first fact pays for what is compiled or loaded at first use; trials of its own, as
+    # trials keep the values of all their cases
+    Trials(base, cases[:1], moments, prefixes).edit("jeep", hparams, [0])
+    trials = Trials(base, cases, moments, prefixes)
     began = time.process_time()
     view, outcome = trials.edit("jeep", hparams, range(len(cases)))
     seconds = time.process_time() - began

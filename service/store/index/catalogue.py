@@ -197,7 +197,7 @@ class Catalogue:
         return f"v{max(inside)}" if inside else None
 
     def _damage(self, number: int) -> dict[int, str]:
-        """What is wrong with a version's manifest, by its number; empty if nothing is."""
+        """The damage of a version's manifest, by its number; empty if there is none."""
         try:
             self._versions.parsed(f"v{number}")
         except CorruptFile as error:
@@ -273,7 +273,7 @@ def contains(spans: Sequence[Span], line: int, depth: int) -> bool:
 
 
 def stamp_of(path: Path) -> str:
-    """What tells that a file has not been written since: time, size, number; empty without it."""
+    """Time and size of a file, which change when it is written; empty without one."""
     try:
         found = path.stat()
     except OSError:
@@ -337,7 +337,7 @@ def _facts(manifest: Manifest) -> Iterator[tuple[int, int, int, str, str, str, s
 
 
 def _asked(manifest: Manifest) -> Iterator[tuple[int, int, int, bool]]:
-    """What a version says of earlier facts."""
+    """The answers of a version to earlier facts."""
     earlier = manifest.result.earlier if manifest.result else None
     if earlier is None:
         return

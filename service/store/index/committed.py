@@ -1,4 +1,4 @@
-"""Which versions were head, or what a head was built on, kept up with the reflog."""
+"""Versions that were head, or that a head was built on, kept up with the reflog."""
 
 from __future__ import annotations
 

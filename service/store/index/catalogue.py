@@ -18,7 +18,7 @@ from pathlib import Path
 from jeep_core.spec.facts import composed, fill, normalise, question_key
 from service.contracts.schemas import Manifest
 from service.store.errors import CorruptFile, UnknownVersion
-from service.store.index.database import Database, NoIndex
+from service.store.index.database import Database, NoIndex, check_seal, seal_of
 from service.store.versions import Versions
 
 AT_ONCE = 200
@@ -149,17 +149,19 @@ class Catalogue:
         limit = 2**63 - 1 if before is None else before
         with self.database.reading() as connection:
             rows = connection.execute(
-                "SELECT number, line, depth, staged, n_facts, shown, stamp FROM version "
+                "SELECT number, line, depth, staged, n_facts, shown, seal, stamp FROM version "
                 "WHERE number < ? ORDER BY number DESC LIMIT ?",
                 (limit, count),
             ).fetchall()
+            for *shown, seal, _ in rows:
+                check_seal(seal, *shown)
         damaged: dict[int, str] = {}
         for number in sorted(number for number in self._left_out if number < limit):
             damaged |= self._damage(number)
         for number, *_, stamp in rows:
             if stamp != stamp_of(self._manifest(number)):
                 damaged |= self._damage(number)
-        whole = [Row(n, line, d, bool(s), k, shown) for n, line, d, s, k, shown, _ in rows]
+        whole = [Row(n, line, d, bool(s), k, shown) for n, line, d, s, k, shown, *_ in rows]
         return [row for row in whole if row.number not in damaged], damaged
 
     def of_job(self, job_id: str) -> Manifest | None:
@@ -195,6 +197,46 @@ class Catalogue:
             ).fetchall()
         inside = [number for number, line, depth in found if contains(spans, line, depth)]
         return f"v{max(inside)}" if inside else None
+
+    def difference(self) -> str | None:
+        """What the index says otherwise than the manifests, None if nothing.
+
+        Raises:
+            NoIndex: the index cannot be used.
+        """
+        self.up_to_date()
+        places: dict[int, tuple[int, int]] = {}
+        with self.database.reading() as connection:
+            lines = {one: (a, b) for one, a, b in connection.execute("SELECT * FROM line")}
+            for row in connection.execute("SELECT * FROM version ORDER BY number").fetchall():
+                number, line, depth, *rest = row
+                places[number] = line, depth
+                try:
+                    manifest = self._versions.parsed(f"v{number}")
+                except (CorruptFile, UnknownVersion):
+                    continue
+                above = manifest.parent and places.get(int(manifest.parent[1:]))
+                if above and (line, depth) != (above[0], above[1] + 1):
+                    if (line, depth, lines.get(line)) != (number, above[1] + 1, above):
+                        return f"{manifest.id} stands elsewhere"
+                told = (manifest.job_id, manifest.edit_id, stamp_of(self._manifest(number)))
+                seal = seal_of(number, line, depth, *rest[3:6])
+                if rest != [
+                    *told,
+                    int(manifest.staged),
+                    len(manifest.facts),
+                    _shown(manifest),
+                    seal,
+                ]:
+                    return f"the row of {manifest.id} differs"
+                for table, rows in (("fact", _facts(manifest)), ("asked", _asked(manifest))):
+                    column = "number" if table == "fact" else "by"
+                    found = connection.execute(
+                        f"SELECT * FROM {table} WHERE {column} = ?", (number,)
+                    ).fetchall()
+                    if sorted(found) != sorted(rows):
+                        return f"{table} rows of {manifest.id} differ"
+        return None
 
     def _damage(self, number: int) -> dict[int, str]:
         """The damage of a version's manifest, by its number; empty if there is none."""
@@ -253,14 +295,17 @@ class Catalogue:
         elif first:
             connection.execute("INSERT INTO line VALUES (?, ?, ?)", (number, line, depth - 1))
             line = number
+        staged, n_facts, shown = int(manifest.staged), len(manifest.facts), _shown(manifest)
+        seal = seal_of(number, line, depth, staged, n_facts, shown)
         connection.execute(
-            "INSERT INTO version VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO version VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 number, line, depth, manifest.job_id, manifest.edit_id, stamp,
-                manifest.staged, len(manifest.facts), _shown(manifest),
+                staged, n_facts, shown, seal,
             ),
         )  # fmt: skip
-        connection.executemany("INSERT INTO fact VALUES (?, ?, ?, ?, ?, ?, ?)", _facts(manifest))
+        rows = _facts(manifest)
+        connection.executemany("INSERT INTO fact VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
         connection.executemany("INSERT OR IGNORE INTO asked VALUES (?, ?, ?, ?)", _asked(manifest))
 
     def _manifest(self, number: int) -> Path:
@@ -309,7 +354,7 @@ def _shown(manifest: Manifest) -> str:
     return manifest.model_dump_json(include=fields)
 
 
-def _facts(manifest: Manifest) -> Iterator[tuple[int, int, int, str, str, str, str]]:
+def _facts(manifest: Manifest) -> Iterator[tuple[int, int, int, str, str, str, str, int]]:
     number = int(manifest.id[1:])
     for position, fact in enumerate(manifest.facts):
         outcome = manifest.result.facts[position] if manifest.result else None
@@ -332,8 +377,10 @@ def _facts(manifest: Manifest) -> Iterator[tuple[int, int, int, str, str, str, s
             "checked_in": manifest.id if outcome else None,
             "created_at": manifest.created_at.isoformat(),
         }
-        question = question_of(fact.subject, fact.prompt)
-        yield (number, position, index, normalise(fact.subject), question, said, json.dumps(entry))
+        question, told = question_of(fact.subject, fact.prompt), json.dumps(entry)
+        seal = seal_of(number, position, index, question, told)
+        subject = normalise(fact.subject)
+        yield (number, position, index, subject, question, said, told, seal)
 
 
 def _asked(manifest: Manifest) -> Iterator[tuple[int, int, int, bool]]:

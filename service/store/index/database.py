@@ -6,6 +6,7 @@ import logging
 import sqlite3
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,7 +32,8 @@ CREATE TABLE IF NOT EXISTS version (
     stamp TEXT NOT NULL,        -- of the manifest's file, see catalogue.stamp_of
     staged INTEGER NOT NULL,
     n_facts INTEGER NOT NULL,
-    shown TEXT NOT NULL         -- JSON: what a list says of it
+    shown TEXT NOT NULL,        -- JSON: what a list says of it
+    seal INTEGER NOT NULL       -- see seal_of
 );
 CREATE INDEX IF NOT EXISTS version_place ON version (line, depth);
 CREATE INDEX IF NOT EXISTS version_job ON version (job_id);
@@ -49,6 +51,7 @@ CREATE TABLE IF NOT EXISTS fact (
     question TEXT NOT NULL,
     said TEXT NOT NULL,         -- what a search looks through
     entry TEXT NOT NULL,        -- JSON: what a list says of it
+    seal INTEGER NOT NULL,
     PRIMARY KEY (number, position)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS fact_subject ON fact (subject);
@@ -72,6 +75,17 @@ CREATE TABLE IF NOT EXISTS job (
 CREATE INDEX IF NOT EXISTS job_kind ON job (kind, id);
 CREATE TABLE IF NOT EXISTS note (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
+
+
+def seal_of(*values: object) -> int:
+    """A checksum of what is shown of a row: SQLite itself does not notice a flipped bit."""
+    return zlib.crc32(repr(values).encode())
+
+
+def check_seal(seal: int, *values: object) -> None:
+    """Raise what damage raises, unless ``seal`` is that of the values."""
+    if seal_of(*values) != seal:
+        raise sqlite3.DatabaseError("a row is damaged")
 
 
 class NoIndex(Exception):

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from jeep_core.spec.facts import composed, normalise
 from service.contracts.schemas import FactEntry
 from service.store.index.catalogue import Catalogue, Span, contains
-from service.store.index.database import NoIndex
+from service.store.index.database import NoIndex, check_seal
 
 BATCH = 200
 _FACT = (
-    "SELECT v.line, v.depth, f.number, f.position, f.place, f.question, f.entry "
+    "SELECT v.line, v.depth, f.number, f.position, f.place, f.question, f.entry, f.seal "
     "FROM version v JOIN fact f ON f.number = v.number "
 )
 
@@ -97,10 +98,11 @@ def _rows(
         more, values = "AND instr(f.said, ?) > 0 ", [composed(containing).casefold()]
     if subject is not None:
         with catalogue.database.reading() as connection:
-            found = connection.execute(
-                f"{_FACT} WHERE f.subject = ? {more}", [normalise(subject), *values]
-            ).fetchall()
-        rows = [_Row(*one) for one in found]
+            rows = _checked_rows(
+                connection.execute(
+                    f"{_FACT} WHERE f.subject = ? {more}", [normalise(subject), *values]
+                )
+            )
         inside = [row for row in rows if contains(spans, row.line, row.depth)]
         inside.sort(key=lambda row: (-row.depth, row.position))
         if after is not None:
@@ -118,17 +120,25 @@ def _rows(
         place = None
         while True:
             with catalogue.database.reading() as connection:
-                found = connection.execute(
+                page = connection.execute(
                     f"{_FACT} WHERE v.line = ? AND v.depth BETWEEN ? AND ? "
                     f"AND (v.depth < ? OR f.position > ?) {more}"
                     "ORDER BY v.depth DESC, f.position LIMIT ?",
                     [span.line, span.low, depth, depth, position, *values, BATCH],
-                ).fetchall()
-            rows = [_Row(*one) for one in found]
+                )
+                rows = _checked_rows(page)
             yield from rows
             if len(rows) < BATCH:
                 break
             depth, position = rows[-1].depth, rows[-1].position
+
+
+def _checked_rows(found: Iterable[Sequence[Any]]) -> list[_Row]:
+    rows = []
+    for *values, seal in found:
+        check_seal(seal, *values[2:])
+        rows.append(_Row(*values))
+    return rows
 
 
 def _position(catalogue: Catalogue, after: Place) -> tuple[int, int]:

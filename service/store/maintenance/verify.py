@@ -21,6 +21,8 @@ from service.contracts.schemas.targets import TargetRecord, TargetState
 from service.store.errors import CorruptFile, CorruptTensor, MissingTensor, StoreError
 from service.store.files import Model, difference, read
 from service.store.head import Head
+from service.store.index.database import FOLDER as INDEX
+from service.store.index.database import NoIndex
 from service.store.maintenance.frames import what_is_wrong
 from service.store.names import NameTable
 from service.store.reports import HASHES, ReportHashes
@@ -76,7 +78,15 @@ class _Check:
         self._reports()
         self._exports()
         self._base()
+        self._index()
         return self._report
+
+    def _index(self) -> None:
+        with suppress(NoIndex):  # it is made again, or not used
+            found = self._store.catalogue.difference()
+            if found is not None:
+                advice = "remove the folder index where nothing runs: it is made again"
+                self._find(self._root / INDEX, found, advice)
 
     def _find(self, path: Path, what: str, advice: str) -> None:
         found = Finding(path.relative_to(self._root).as_posix(), what, advice)

@@ -17,6 +17,7 @@ from service.store.history import containing, facts_of
 from service.store.index import listing
 from service.store.index.database import NoIndex
 from service.store.index.facts import Place
+from service.store.maintenance.verify import verify
 
 SUBJECTS = ("Lyon", "Osaka", "Óbidos", "New York", "lyon")
 PROMPTS = ("{} is in", "{} lies  in", "The country of {} is")
@@ -211,6 +212,46 @@ def test_an_index_that_is_damaged_while_it_is_open_is_made_again(grown: Store) -
     agrees(grown)
     agrees(grown)
     assert grown.catalogue.spans("v1") is not None
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value"),
+    [
+        ("fact", "entry", "replace(entry, 'Japan', 'Jaqan')"),
+        ("fact", "place", "place + 1"),
+        ("version", "shown", "replace(shown, 'jeep', 'jeeq')"),
+        ("version", "staged", "1 - staged"),
+    ],
+)
+def test_a_flipped_bit_in_a_row_is_noticed(
+    grown: Store, table: str, column: str, value: str
+) -> None:
+    with grown.catalogue.database.writing() as connection:
+        connection.execute(f"UPDATE {table} SET {column} = {value}")
+    agrees(grown)
+    whole = listing._from_manifests(grown, None, 1000)
+    assert listing.snapshots(grown, None, 1000) == whole
+    assert grown.catalogue.difference() is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE version SET depth = depth + 1 WHERE number = 3",
+        "UPDATE version SET line = 77 WHERE number = 3",
+        "UPDATE version SET edit_id = 'edit_x' WHERE number = 3",
+        "DELETE FROM fact WHERE number = 3",
+        "UPDATE asked SET holds = 1 - holds",
+        "UPDATE line SET fork = fork + 1 WHERE id > 0",
+    ],
+)
+def test_verify_compares_it_with_the_records(grown: Store, change: str) -> None:
+    assert verify(grown).findings == []
+    with grown.catalogue.database.writing() as connection:
+        connection.execute(change)
+    [found] = verify(grown).findings
+    assert found.path == "index"
+    assert "made again" in found.advice
 
 
 def test_an_index_that_is_removed_is_made_again(grown: Store) -> None:

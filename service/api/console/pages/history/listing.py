@@ -35,7 +35,7 @@ class Line:
     version: Snapshot
     drawn: graph.Row
     facts: Sequence[FactRecord]
-    held: int | None
+    hold: int | None
     again_from: str | None
     branches: bool
     """Whether it is built on another version than the one below it."""
@@ -114,7 +114,7 @@ def _lines(store: Store, versions: Sequence[Snapshot], drawn: Sequence[graph.Row
                 version=version,
                 drawn=row,
                 facts=manifest.facts[:FACTS_NAMED] if manifest else (),
-                held=_held(manifest),
+                hold=_hold(manifest),
                 again_from=manifest.reapplied_from if manifest else None,
                 branches=version.parent not in (None, below) and below is not None,
             )
@@ -122,7 +122,7 @@ def _lines(store: Store, versions: Sequence[Snapshot], drawn: Sequence[graph.Row
     return lines
 
 
-def _held(manifest: Manifest | None) -> int | None:
+def _hold(manifest: Manifest | None) -> int | None:
     """How many facts of its own batch a version says; None where that was not recorded."""
     if manifest is None or manifest.result is None:
         return None

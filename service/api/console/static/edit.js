@@ -254,8 +254,8 @@ async function submit() {
     const found = await send("/console/edit", content, { headers: { "Idempotency-Key": sent.key } });
     sessionStorage.removeItem(DRAFT);
     sent = { body: null, key: null };
-    if (form.dataset.reads === "yes") location.assign(found.location);
-    else at("sending").textContent = `Accepted as ${found.edit_id}. Watching it needs a key with the scope read.`;
+    if (found.location) location.assign(found.location);
+    else at("sending").textContent = found.said;
   } catch (error) {
     at("sending").textContent = "";
     const problem = error.problem ?? { detail: String(error) };

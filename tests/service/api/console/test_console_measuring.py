@@ -98,7 +98,7 @@ def test_a_suite_is_added(person: httpx.Client, model: Store) -> None:
     line = {"subject": "Lyon", "prompt": "{} is in", "target_new": "Japan", "target_true": "France"}
     content, headers = json.dumps(line).encode(), scripts(person)
     added = person.post("/console/suites?name=mine&format=", content=content, headers=headers)
-    assert added.json() == {"location": "/console/evaluations?suite=mine"}
+    assert added.json()["location"] == "/console/evaluations?suite=mine"
     assert model.suites.get("mine").cases == 1
     assert "/console/evaluations/suites?suite=mine" in person.get(added.json()["location"]).text
     suites = person.get("/console/evaluations/suites?suite=mine").text

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel
 
 from jeep_core.editors import AUTO_EDITOR, DEFAULT_EDITOR
 from jeep_core.errors import InvalidHParams
@@ -18,6 +17,7 @@ from jeep_core.text.chat import has_template
 from service.api.console.calls import Calls, at
 from service.api.console.pages.editing.live_facts import live_facts
 from service.api.console.pages.models import editor_names, model_or_reason
+from service.api.console.pages.starting import started
 from service.api.console.rendering import fragment, page
 from service.api.http.access import needs
 from service.api.http.bodies import read_json
@@ -27,7 +27,7 @@ from service.api.http.sessions import CONSOLE
 from service.api.resources.edits import EditSummary
 from service.api.state import ApiState, State
 from service.api.submission.validation import hparams_of
-from service.contracts.schemas import AUTO, Edit, FactEntry, FactRecord, JobOut
+from service.contracts.schemas import AUTO, Edit, FactEntry, FactRecord
 from service.contracts.schemas.access import Scope
 
 router = APIRouter()
@@ -36,13 +36,6 @@ NEWEST = 8
 GIVEN = ("subject", "prompt", "target_new", "target_true")
 """Fields of a fact that a link to the page may bring."""
 LISTS = ("paraphrase_prompts", "neighborhood_prompts")
-
-
-class Submitted(BaseModel):
-    """An edit that was accepted: where it is shown, and whether it had been sent before."""
-
-    location: str
-    edit_id: str
 
 
 @router.get(f"{CONSOLE}/edit")
@@ -84,10 +77,7 @@ async def edit_submit(request: Request) -> Response:
     body = await read_json(request)
     if not isinstance(body, dict):
         raise invalid([field_error("", "model_type", "the body must be an object")])
-    key = request.headers.get("idempotency-key")
-    headers = {} if key is None else {"Idempotency-Key": key}
-    job = await Calls(request).post("/edits", JobOut, body, headers)
-    found = Submitted(location=at(CONSOLE + "/edit/{}", job.resource_id), edit_id=job.resource_id)
+    found = await started(request, "edits", body, page="edit")
     return Response(found.model_dump_json(), 202, media_type="application/json")
 
 

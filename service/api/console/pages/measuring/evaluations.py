@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -15,7 +16,7 @@ from jeep_core.evaluation.harness.installed import NoHarness
 from jeep_core.suites import FORMATS
 from service.api.console.calls import Calls, at
 from service.api.console.forms import Form, read_form
-from service.api.console.pages.measuring.starting import Started, number, started, versions_of
+from service.api.console.pages.starting import Started, number, started, started_at, versions_of
 from service.api.console.pages.models import editor_names, model_or_reason
 from service.api.console.rendering import CHANGED, fragment, page
 from service.api.http.access import needs
@@ -93,7 +94,8 @@ async def suite_upload(
     content = await request.body()
     query = {"name": name, "format": format or None, "drop_bad": drop_bad}
     kept = await Calls(request).upload("/suites", SuiteInfo, content, **query)
-    return Started(location=f"{CONSOLE}/evaluations?suite={kept.name}")
+    location = f"{CONSOLE}/evaluations?{urlencode({'suite': kept.name})}"
+    return started_at(request, location, f"suite {kept.name}")
 
 
 @router.get(CONSOLE + "/evaluations/{id}")

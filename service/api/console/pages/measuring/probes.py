@@ -11,7 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from service.api.console.calls import Calls, at
 from service.api.console.forms import Form, read_form
-from service.api.console.pages.measuring.starting import Started, number, started
+from service.api.console.pages.starting import Started, number, started
 from service.api.console.pages.models import model_or_reason
 from service.api.console.rendering import CHANGED, fragment, page
 from service.api.http.access import needs

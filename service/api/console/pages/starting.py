@@ -39,9 +39,7 @@ def versions_of(form: Form) -> list[str]:
     return list(dict.fromkeys([*form.all("version"), *written]))
 
 
-async def started(
-    request: Request, resource: str, body: dict[str, Any], page: str = ""
-) -> Started:
+async def started(request: Request, resource: str, body: dict[str, Any], page: str = "") -> Started:
     """Start a job of a resource, once for each Idempotency-Key; ``page`` if it is not the resource.
 
     Raises:

@@ -8,7 +8,7 @@ import httpx
 from support.service.console import new_key, seen, sign_in
 
 from service.api.http.auditing import UNASKED_PER_MINUTE
-from service.contracts.schemas.access import AuditEntry, Scope
+from service.contracts.schemas.access import Scope
 from service.store import Store
 
 FOREIGN = {"Sec-Fetch-Site": "cross-site"}
@@ -28,9 +28,7 @@ def test_a_sign_in_and_its_end_name_the_key(shown: httpx.Client, kept: Store) ->
     assert lines(kept, 1) == [("sign_out", name, 303, None)], "nobody was signed in any more"
 
 
-def test_a_refused_sign_in_has_a_line_without_the_secret(
-    shown: httpx.Client, kept: Store
-) -> None:
+def test_a_refused_sign_in_has_a_line_without_the_secret(shown: httpx.Client, kept: Store) -> None:
     key, revoked = kept.keys.create("once", [Scope.ADMIN])
     kept.keys.revoke("once")
     wrong = revoked[:-4] + "AAAA"

@@ -89,8 +89,11 @@ def test_an_evaluation_is_started_once_and_problems_point_to_fields(
     wrong = person.post("/console/evaluations", data=bad, headers=scripts(person))
     assert wrong.status_code == 422
     assert {one["pointer"] for one in wrong.json()["errors"]} == {"/limit"}
-    unknown = person.post("/console/evaluations", data={"suite": "x"}, headers=scripts(person))
-    assert unknown.status_code == 404
+    unknown = {"suite": "x", "version": "head"}
+    answer = person.post("/console/evaluations", data=unknown, headers=scripts(person))
+    assert answer.status_code == 404
+    nothing = person.post("/console/evaluations", data={"suite": SUITE}, headers=scripts(person))
+    assert [one["pointer"] for one in nothing.json()["errors"]] == ["/versions"], "none is ticked"
     assert person.post("/console/evaluations", data=sent).status_code == 403
 
 

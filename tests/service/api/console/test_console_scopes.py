@@ -1,4 +1,4 @@
-"""Keys with one scope: nothing that a page offers, and nothing that follows an action, is refused."""
+"""Keys with one scope: what a page offers, and what follows an action, is not refused."""
 
 from __future__ import annotations
 
@@ -156,7 +156,9 @@ def send(
     if isinstance(body, dict):
         accepts = {name: value for name, value in headers.items() if name != "HX-Request"}
         return person.post(place, json=body, headers=accepts | {"Accept": "application/json"})
-    kind = "application/octet-stream" if body.startswith("{") else "application/x-www-form-urlencoded"
+    kind = (
+        "application/octet-stream" if body.startswith("{") else "application/x-www-form-urlencoded"
+    )
     return person.post(place, content=body, headers=headers | {"Content-Type": kind})
 
 

@@ -86,7 +86,13 @@ async def edit_submit(request: Request) -> Response:
 async def edits_newest(request: Request, after: str | None = None) -> Response:
     """The newest edits, or those after one of them."""
     found = await Calls(request).get("/edits", Page[EditSummary], limit=NEWEST, after=after)
-    return fragment(request, "editing/newest.html", edits=found.data, after=found.next)
+    return fragment(
+        request,
+        "editing/newest.html",
+        edits=found.data,
+        after=found.next,
+        further=after is not None,
+    )
 
 
 @router.get(f"{CONSOLE}/edit/settings")

@@ -26,7 +26,7 @@ from service.store import CorruptFile, Store
 
 router = APIRouter()
 
-MOST_JOBS = 200
+JOBS_AT_ONCE = 200
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,13 @@ async def consequences(state: ApiState, calls: Calls, ref: str) -> Consequences:
     version = await calls.get(at("/snapshots/{}", ref), Snapshot)
     head = (await run_in_threadpool(state.store.head.read)).version
     unfinished = [status.value for status in JobStatus if status not in TERMINAL]
-    jobs = await calls.get("/jobs", Page[JobOut], status=unfinished, limit=MOST_JOBS)
-    writers = [job.status for job in jobs.data if job.kind.lane is Lane.WRITE]
+    writers: list[JobStatus] = []
+    after, more = None, True
+    while more:
+        query = {"status": unfinished, "limit": JOBS_AT_ONCE, "after": after}
+        jobs = await calls.get("/jobs", Page[JobOut], **query)
+        writers += [job.status for job in jobs.data if job.kind.lane is Lane.WRITE]
+        after, more = jobs.next, jobs.has_more
     queued = writers.count(JobStatus.QUEUED)
     return Consequences(
         version=version,

@@ -25,6 +25,7 @@ router = APIRouter()
 HISTORY = f"{CONSOLE}/history"
 ROWS = 50
 FACTS_NAMED = 2
+NAMES_SHOWN = 200
 After = Annotated[str | None, Query(pattern=r"^v(0|[1-9]\d{0,17})$")]
 
 
@@ -79,9 +80,11 @@ async def history_rows(
 @router.get(f"{HISTORY}/names")
 @needs(Scope.READ)
 async def history_names(request: Request, state: State) -> Response:
-    """Every name that a version has been given."""
+    """The names that versions have been given, in the order of the alphabet."""
     names = await run_in_threadpool(state.store.names.all)
-    return fragment(request, "history/names.html", names=sorted(names.items()))
+    shown = sorted(names.items())[:NAMES_SHOWN]
+    more = len(names) - len(shown)
+    return fragment(request, "history/names.html", names=shown, more=more)
 
 
 @router.get(f"{HISTORY}/audit")

@@ -16,8 +16,8 @@ from jeep_core.evaluation.harness.installed import NoHarness
 from jeep_core.suites import FORMATS
 from service.api.console.calls import Calls, at
 from service.api.console.forms import Form, read_form
-from service.api.console.pages.starting import Started, number, started, started_at, versions_of
 from service.api.console.pages.models import editor_names, model_or_reason
+from service.api.console.pages.starting import Started, number, started, started_at, versions_of
 from service.api.console.rendering import CHANGED, fragment, page
 from service.api.http.access import needs
 from service.api.http.paging import Page
@@ -73,7 +73,11 @@ async def evaluations_newest(request: Request, after: str | None = None) -> Resp
     calls = Calls(request)
     found = await calls.get("/evaluations", Page[EvaluationSummary], limit=NEWEST, after=after)
     return fragment(
-        request, "measuring/evaluations_newest.html", found=found.data, after=found.next
+        request,
+        "measuring/evaluations_newest.html",
+        found=found.data,
+        after=found.next,
+        further=after is not None,
     )
 
 
@@ -188,8 +192,10 @@ def evaluation_of(form: Form) -> dict[str, Any]:
         if form.get("preset"):
             body["preset"] = form.get("preset")
     else:
-        body["versions"] = versions_of(form) or None
-    for name in ("limit", "seed", "fluency_texts"):
+        body["versions"] = versions_of(form)
+        if form.get("limit").strip():
+            body["limit"] = number(form.get("limit"))
+    for name in ("seed", "fluency_texts"):
         if form.get(name).strip():
             body[name] = number(form.get(name))
     if form.get("free"):

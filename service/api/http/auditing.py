@@ -29,6 +29,8 @@ AUDITED = "jeep.audited"
 NOTED = "jeep.noted"
 """Where the scope of a request for an open route that is audited all the same keeps who it was
 from, None if that is not known."""
+UNCHANGED = "jeep.unchanged"
+"""Set in the scope of a request that only asks what a change would do."""
 LONGEST_TARGET = 512
 UNASKED_PER_MINUTE = 60
 """Lines for calls of nobody that is known and for those above a key's rate: strangers must not be
@@ -45,6 +47,11 @@ def concerns(request: Request, version: str) -> None:
 def queued(request: Request, job_id: str) -> None:
     """Note for the audit log which job a call has queued."""
     request.scope[JOB] = job_id
+
+
+def changes_nothing(request: Request) -> None:
+    """Note for the audit log that a call only asks what a change would do: it gets no line."""
+    request.scope[UNCHANGED] = True
 
 
 def noted(request: Request, caller: Caller | None = None) -> None:
@@ -96,6 +103,8 @@ class Audit:
 
 def _changes(scope: Scope) -> bool:
     """Whether the call is for a route that changes something, granted or not."""
+    if UNCHANGED in scope:
+        return False
     if NOTED in scope:
         return True
     route: Guarded | None = scope.get(ROUTE)

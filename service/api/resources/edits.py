@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from jeep_core.errors import MissingMoments
 from service.api.http.access import needs
+from service.api.http.auditing import changes_nothing
 from service.api.http.bodies import is_json_lines, json_request_body, read_json
 from service.api.http.limits import fact_errors
 from service.api.http.logs import log_texts
@@ -165,6 +166,8 @@ async def submit_edit(
     prefer: PreferHeader = "",
 ) -> Response:
     """Queue an edit."""
+    if dry_run:
+        changes_nothing(request)
     options = {
         "editor": editor,
         "preset": preset,

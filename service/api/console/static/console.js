@@ -103,25 +103,26 @@ document.addEventListener("htmx:afterRequest", ({ detail }) => {
 
 // ------------------------------------------------------------------ where the keyboard goes on
 
-let pressed = null; // what had the focus in a part that is replaced
+let pressed = null; // what had the focus when a part was asked for, and the part
 
-document.addEventListener("htmx:beforeSwap", ({ detail: { target } }) => {
-  const active = document.activeElement;
-  if (active !== document.body && target.contains(active)) pressed = { name: active.localName, text: active.textContent.trim() };
+document.addEventListener("htmx:beforeRequest", ({ detail: { elt, target } }) => {
+  const active = document.activeElement; // a button that is switched off meanwhile loses it
+  if (active === document.body || !(elt.contains(active) || target.contains(active))) return;
+  pressed = { target, name: active.localName, text: active.textContent.trim() };
 });
 
-/** In the new part: the same button, else the heading above or in it. */
+/** In the new part: the same button, else the heading in it or above it. */
 function placeIn(part, { name, text }) {
-  const same = [...part.querySelectorAll(name)].find((one) => one.textContent.trim() === text && !one.disabled);
-  const heading = part.querySelector("h2, h3") ?? part.closest("section")?.querySelector("h2, h3");
-  return ["button", "a", "summary"].includes(name) && same ? same : heading;
+  const same = [...part.querySelectorAll("button, a, summary")].find((one) => one.localName === name && one.textContent.trim() === text && !one.disabled);
+  return same ?? part.querySelector("h2, h3") ?? part.closest("section")?.querySelector("h2, h3");
 }
 
 // What was pressed may be gone: the keyboard goes on where the answer is, once it is there.
 document.addEventListener("htmx:afterSwap", ({ detail: { target, requestConfig } }) => {
-  if (document.activeElement !== document.body || (pressed === null && requestConfig.verb === "get")) return;
-  if (target.querySelector("[hx-trigger^='load']:has(progress)") && requestConfig.verb === "get") return;
-  const place = placeIn(target, pressed ?? { name: "", text: "" });
+  if (pressed?.target !== target) return;
+  if (requestConfig.verb === "get" && target.querySelector("[hx-trigger^='load']:has(progress)")) return;
+  const lost = document.activeElement === document.body;
+  const place = lost ? placeIn(target, pressed) : null;
   pressed = null;
   if (place?.localName.startsWith("h")) place.setAttribute("tabindex", "-1");
   place?.focus();

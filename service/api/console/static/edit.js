@@ -239,6 +239,21 @@ function kept() {
   }
 }
 
+/** Fill in what a draft, or an edit that is sent again, had beside its facts. */
+function fill({ fields = {}, hparams: changes = {} }) {
+  for (const [id, value] of Object.entries(fields)) {
+    if (id === "preset") choosePresets();
+    const field = at(id);
+    if (!field || field.disabled) continue;
+    if (isBox(field)) field.checked = value;
+    else field.value = value;
+  }
+  wanted = changes;
+  const folded = [...Object.keys(fields).map(at).filter((one) => one && !isBox(one) && one.value !== "" && !["editor", "preset"].includes(one.id))];
+  if (Object.keys(changes).length > 0) folded.push(at("settings"));
+  for (const field of folded) for (let part = field.closest("details"); part; part = part.parentElement.closest("details")) part.open = true;
+}
+
 /** Offer facts that are no longer in the table. */
 function setAside(facts, said) {
   aside = facts;
@@ -297,19 +312,8 @@ if (form) {
   const given = JSON.parse(form.dataset.facts);
   const last = kept();
   const draft = given.length === 0 || last?.link === form.dataset.facts ? last : null;
-  if (draft) {
-    sent = draft.sent;
-    for (const [id, value] of Object.entries(draft.fields)) {
-      if (id === "preset") choosePresets();
-      if (!at(id)) continue;
-      if (isBox(at(id))) at(id).checked = value;
-      else at(id).value = value;
-    }
-  }
-  if (Object.keys(draft?.hparams ?? {}).length > 0) {
-    wanted = draft.hparams;
-    for (let part = at("hparams"); part; part = part.parentElement.closest("details")) part.open = true;
-  }
+  if (draft) sent = draft.sent;
+  fill(draft ?? JSON.parse(form.dataset.settings));
   if (last) setAside(draft ? last.aside : last.facts, "put aside, as a link has brought others");
   const facts = draft?.facts ?? given;
   table.add(facts.length > 0 ? facts : []);

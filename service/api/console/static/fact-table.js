@@ -113,6 +113,9 @@ export class FactTable {
         this.first = first;
         this.draw();
         this.changed();
+        const same = [...this.pager.querySelectorAll("button")].find((one) => one.textContent === label);
+        if (same && !same.disabled) same.focus();
+        else this.body.querySelector("textarea")?.focus();
       });
       return button;
     };

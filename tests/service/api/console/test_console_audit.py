@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from itertools import islice
 
 import httpx
-from support.service.console import new_key, seen, sign_in
+from support.service.console import change_headers, new_key, seen, sign_in
 
 from service.api.http.auditing import UNASKED_PER_MINUTE
 from service.contracts.schemas.access import Scope
@@ -59,3 +60,27 @@ def test_the_log_of_the_console_shows_who_signed_in(shown: httpx.Client, kept: S
     token = new_key(kept, Scope.ADMIN, name="boss")
     shown.post("/console/sign-in", data={"key": token})
     assert "boss sign in /console/sign-in" in seen(shown.get("/console/history/audit"))
+
+
+def test_what_only_asks_what_a_change_would_do_has_no_line(
+    shown: httpx.Client, kept: Store
+) -> None:
+    """The page "Edit" asks at every key."""
+    sign_in(shown, kept, Scope.READ, Scope.EDIT)
+    headers = change_headers(shown.get("/console/edit"))
+    fact = {"subject": "Lyon", "prompt": "{} is in", "target_new": "Japan"}
+    log = kept.root / "audit.jsonl"
+    before = log.read_text()
+    for facts in ([fact], [fact | {"prompt": ""}]):
+        answer = shown.post("/console/edit/check", json={"facts": facts}, headers=headers)
+        assert answer.status_code == 200
+    read = shown.post("/console/edit/read", content=json.dumps(fact), headers=headers)
+    assert read.status_code == 200
+    key = {"Authorization": f"Bearer {new_key(kept, Scope.EDIT)}"}
+    interface = httpx.post(
+        f"{shown.base_url}/edits?dry_run=true", json={"facts": [fact]}, headers=key
+    )
+    assert interface.status_code == 200
+    assert log.read_text() == before
+    shown.post("/console/edit", json={"facts": [fact]}, headers=headers)
+    assert lines(kept, 1)[0][0] == "submit_edit"

@@ -27,7 +27,7 @@ from service.api.http.sessions import CONSOLE
 from service.api.resources.edits import EditSummary
 from service.api.state import ApiState, State
 from service.api.submission.validation import hparams_of
-from service.contracts.schemas import AUTO, Edit, FactEntry, FactRecord
+from service.contracts.schemas import AUTO, Edit, EditPayload, FactEntry, FactRecord
 from service.contracts.schemas.access import Scope
 
 router = APIRouter()
@@ -53,9 +53,11 @@ async def edit_page(
     """The page, with the facts that a link may bring."""
     given = dict(zip(GIVEN, (subject, prompt, target_new, target_true), strict=True))
     facts = [{name: text for name, text in given.items() if text}] if any(given.values()) else []
+    settings: dict[str, Any] = {}
     if again is not None:
         edit = await Calls(request).get(at("/edits/{}", again), Edit)
         facts = [_again(fact) for fact in edit.facts]
+        settings = await run_in_threadpool(_sent_with, state, edit)
     if lost is not None:
         facts = await _broken_by(state, Calls(request), lost)
     about = await run_in_threadpool(_about, state)
@@ -64,6 +66,7 @@ async def edit_page(
         "editing/page.html",
         **about,
         facts=json.dumps(facts),
+        settings=json.dumps(settings),
         formats=", ".join(FORMATS),
         most=state.settings.max_facts,
         earlier=state.settings.check_earlier,
@@ -135,6 +138,35 @@ def _settings(state: ApiState, editor: str, preset: str | None) -> tuple[dict[st
     info = model.info
     found = by_depths(editor, info.n_layers, info.mlp_size, {}, chat=has_template(model))
     return found.model_dump(mode="json"), "shares of the model's depth, unless a probe says better"
+
+
+def _sent_with(state: ApiState, edit: Edit) -> dict[str, Any]:
+    """The settings of an edit by the ids of their fields, and its changes to hyper-parameters.
+
+    Its name is left out where a version has it.
+    """
+    payload = EditPayload.model_validate(state.store.journal.read(edit.job_id).payload)
+    fields: dict[str, Any] = {"editor": edit.editor, "preset": edit.preset or ""}
+    fields |= {"staged": not payload.activate, "repair": payload.repair}
+    if payload.guards:
+        fields |= payload.guards.model_dump(exclude_none=True)
+    if payload.check_earlier is not None:
+        fields["check_earlier"] = payload.check_earlier
+    if payload.snapshot_name and edit.result is None:
+        fields["snapshot_name"] = payload.snapshot_name
+    changes: dict[str, str] = {}
+    if edit.preset and isinstance(edit.hparams, dict):
+        try:
+            usual = dict(flat(_settings(state, edit.editor, edit.preset)[0]))
+        except (InvalidHParams, ApiProblem):
+            usual = dict(flat(edit.hparams))  # what was changed is not known
+        found = flat(edit.hparams)
+        changes = {path: json.dumps(one) for path, one in found if one != usual.get(path)}
+    return {"fields": {name: _text(value) for name, value in fields.items()}, "hparams": changes}
+
+
+def _text(value: Any) -> Any:
+    return value if isinstance(value, bool) else str(value)
 
 
 def _about(state: ApiState) -> dict[str, Any]:

@@ -75,6 +75,41 @@ def test_versions_are_compared_case_by_case(page: Page) -> None:
     expect(page.locator("#notice")).to_contain_text("cannot be compared with itself")
 
 
+def test_trials_are_measured_over_numbers_of_edits(page: Page) -> None:
+    """After the suite of cities was added."""
+    page.goto("/console/evaluations?suite=cities")
+    expect(page.locator("#suite")).to_have_value("cities")
+    page.get_by_text("Options", exact=True).click()
+    expect(page.locator("#limit")).to_be_visible()
+    page.get_by_label("Trials of an editor").check()
+    expect(page.locator("#limit")).to_be_hidden()
+    page.locator("#editor").select_option("memit")
+    page.locator("#fluency_texts").fill("0")
+    sizes = page.locator("#n_edits")
+    for wrong, said in (("0", "at least one of them above 0"), ("0 9", "the suite has 6 cases")):
+        sizes.fill(wrong)
+        page.get_by_role("button", name="Start").click()
+        expect(page.locator("form .wrong")).to_contain_text(said)
+        expect(sizes).to_have_attribute("aria-invalid", "true")
+        expect(sizes).to_be_focused()
+    look_at(page, "trial-form")
+    sizes.fill("0, 1")
+    page.get_by_role("button", name="Start").click()
+    expect(page.locator("h1")).to_contain_text("cities", timeout=20_000)
+    expect(page.locator(".lead")).to_contain_text("Trials of memit")
+    expect(page.locator("#h-figures")).to_be_visible(timeout=240_000)
+    drawn(page)
+    heads = page.locator("#h-figures ~ .scrolls thead th")
+    expect(heads).to_have_text(["figure", "unedited", "memit-1"])
+    expect(page.locator("#compared h3")).to_have_text("memit-1 against unedited, 1 case of both")
+    page.locator("#compared").get_by_role("button", name="Got better (1)").click()
+    expect(page.get_by_role("button", name="Got better (1)")).to_be_focused()
+    expect(page.locator("#compared tbody th").last).to_contain_text("is a city in the country of")
+    look_at(page, "trial")
+    page.goto("/console/evaluations")
+    expect(page.locator(".stacks tbody tr").first).to_contain_text("trials of memit")
+
+
 def test_a_probe_draws_its_curves(page: Page) -> None:
     page.goto("/console/probes")
     look_at(page, "probes")

@@ -92,6 +92,9 @@ def test_an_evaluation_is_started_once_and_problems_point_to_fields(
     unknown = {"suite": "x", "version": "head"}
     answer = person.post("/console/evaluations", data=unknown, headers=scripts(person))
     assert answer.status_code == 404
+    trial = {"suite": SUITE, "kind": "trial", "editor": "jeep", "n_edits": "0", "limit": "4"}
+    none = person.post("/console/evaluations", data=trial, headers=scripts(person))
+    assert [one["pointer"] for one in none.json()["errors"]] == ["/n_edits"]
     nothing = person.post("/console/evaluations", data={"suite": SUITE}, headers=scripts(person))
     assert [one["pointer"] for one in nothing.json()["errors"]] == ["/versions"], "none is ticked"
     assert person.post("/console/evaluations", data=sent).status_code == 403

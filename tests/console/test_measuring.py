@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import pytest
 from playwright.sync_api import Page, expect
 from support.service.console.pictures import look_at
 
@@ -108,6 +109,26 @@ def test_trials_are_measured_over_numbers_of_edits(page: Page) -> None:
     look_at(page, "trial")
     page.goto("/console/evaluations")
     expect(page.locator(".stacks tbody tr").first).to_contain_text("trials of memit")
+
+
+def test_a_task_of_lm_eval_is_measured(page: Page) -> None:
+    """Where lm-eval is installed; the task and its data are in ``tests/interop/tasks``."""
+    pytest.importorskip("lm_eval")
+    page.goto("/console/evaluations")
+    page.locator("#suite").select_option("lm-eval:own_choice")
+    page.get_by_label("Trials of an editor").check()
+    page.locator("#n_edits").fill("1")
+    page.get_by_role("button", name="Start").click()
+    expect(page.locator("form .wrong")).to_contain_text("tasks have none: give versions")
+    page.get_by_label("Versions as they are").check()
+    page.get_by_role("button", name="Start").click()
+    expect(page.locator("#h-figures")).to_be_visible(timeout=240_000)
+    drawn(page)
+    expect(page.locator("h1")).to_contain_text("lm-eval:own_choice")
+    expect(page.locator("#h-figures ~ .scrolls tbody")).to_contain_text("acc")
+    page.get_by_role("button", name="head", exact=True).click()
+    expect(page.locator("#cases table, #cases .empty").first).to_be_visible()
+    look_at(page, "lm-eval")
 
 
 def test_a_probe_draws_its_curves(page: Page) -> None:

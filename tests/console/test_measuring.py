@@ -126,8 +126,10 @@ def test_a_task_of_lm_eval_is_measured(page: Page) -> None:
     drawn(page)
     expect(page.locator("h1")).to_contain_text("lm-eval:own_choice")
     expect(page.locator("#h-figures ~ .scrolls tbody")).to_contain_text("acc")
-    page.get_by_role("button", name="head", exact=True).click()
-    expect(page.locator("#cases table, #cases .empty").first).to_be_visible()
+    page.get_by_role("button", name="base", exact=True).click()
+    expect(page.locator("#cases tbody tr")).to_have_count(1)
+    expect(page.locator("#cases tbody")).to_contain_text("own_choice/acc 0")
+    page.get_by_text("4 answers").click()
     look_at(page, "lm-eval")
 
 

@@ -266,6 +266,7 @@ function setAside(facts, said) {
 // ------------------------------------------------------------------ sending
 
 async function submit() {
+  if (at("go").disabled) return;
   clearTimeout(timer);
   checking?.abort();
   checking = null;
@@ -289,15 +290,18 @@ async function submit() {
     sent = { body: null, key: null };
     if (aside.length > 0) sessionStorage.setItem(DRAFT, JSON.stringify({ facts: aside, fields: {}, sent, link: "[]", aside: [] }));
     else sessionStorage.removeItem(DRAFT);
-    if (found.location) location.assign(found.location);
-    else at("sending").textContent = found.said;
+    if (found.location) {
+      location.assign(found.location); // until it is there nothing can be sent a second time
+      return;
+    }
+    at("sending").textContent = found.said;
+    at("go").disabled = false;
   } catch (error) {
     at("sending").textContent = "";
     const problem = error.problem ?? { detail: String(error) };
     if (error.status === 0) problem.detail += " Nothing is edited twice: the same edit is sent with the same key.";
     problem.errors = table.mark(problem.errors ?? []);
     showRefusal(form, error);
-  } finally {
     at("go").disabled = false;
   }
 }
@@ -337,6 +341,9 @@ if (form) {
     if (!text.includes("\t")) return;
     event.preventDefault();
     take(text);
+  });
+  window.addEventListener("pageshow", (event) => {
+    if (event.persisted) at("go").disabled = false;
   });
   at("hparams").addEventListener("toggle", showSettings);
   at("add").addEventListener("click", () => table.add([], { focus: true }));

@@ -19,7 +19,7 @@ _WHOLE = re.compile(r"-?\d{1,18}", re.ASCII)
 
 
 class Started(BaseModel):
-    """What a form has started, and the page that shows it; None for a key that may not open it.
+    """The page that shows what a form has started; None for a key that may not open it.
 
     ``said`` is what to say instead.
     """

@@ -102,7 +102,7 @@ def options_of(model: type[ExportOptions]) -> list[dict[str, Any]]:
 
 
 def _fields() -> dict[str, str]:
-    """What the fields of the dialog begin with."""
+    """The first contents of the dialog's fields."""
     own = [
         f"{spec.name}.{option['name']}"
         for spec in FORMATS.values()

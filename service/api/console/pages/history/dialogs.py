@@ -68,7 +68,7 @@ class Dialog:
         ref: str,
         act: Callable[[Given], Awaitable[Values]],
     ) -> Response:
-        """What came of ``act``, which takes the fields without blanks around them.
+        """The outcome of ``act``, which takes the fields without blanks around them.
 
         Raises:
             ApiProblem: ``act`` was refused, and the key may not read what the dialog tells.

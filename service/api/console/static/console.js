@@ -12,15 +12,18 @@ export function say(text) {
   document.getElementById("said").textContent = text;
 }
 
+/** A message of the interface as a sentence: with a capital, and a full stop at its end. */
+export function sentence(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?…]$/.test(text) ? "" : ".");
+}
+
 /** Show a problem of the service, or take the last one away with null. */
 export function showProblem(problem) {
   const notice = document.getElementById("notice");
   notice.replaceChildren();
   if (problem === null) return;
   const box = element("div", { className: "problem" });
-  const sentence = element("p");
-  sentence.append(element("strong", {}, problem.detail ?? String(problem)));
-  box.append(sentence);
+  box.append(element("p", {}, element("strong", {}, sentence(problem.detail ?? String(problem)))));
   if (problem.code) {
     box.append(element("p", { className: "soft" }, `${problem.code} · request ${problem.request_id}`));
   }

@@ -77,13 +77,18 @@ class ApiKeys:
 
     def find(self, token: str) -> ApiKey | None:
         """The key that a token belongs to; None if there is none or it is revoked."""
+        key = self.owner(token)
+        return key if key is not None and key.revoked_at is None else None
+
+    def owner(self, token: str) -> ApiKey | None:
+        """The key that a token belongs to, also one that is revoked; None if there is none."""
         parts = TOKEN.fullmatch(token)
         if parts is None:
             return None
         key = self._readable_key(self._key_path(f"key_{parts.group(1)}"))
         salt, digest = (key.salt, key.digest) if key else ("", _NOBODY)
         same = hmac.compare_digest(_digest(salt, token), digest)
-        return key if key is not None and same and key.revoked_at is None else None
+        return key if same else None
 
     def in_use(self, key_id: str) -> ApiKey | None:
         """The key with an id that this store has given; None if there is none or it is revoked."""

@@ -15,8 +15,10 @@ from pathlib import Path
 import httpx
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from support import ROOT
 
 START_SECONDS = 120
+LM_EVAL_TASKS = ROOT / "tests" / "interop" / "tasks"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -27,6 +29,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--auth", "off"]
     command += ["--model", "atlas-gptj", "--store", str(folder / "store")]
     environment = {n: value for n, value in os.environ.items() if not n.startswith("JEEP_")}
+    environment |= {"JEEP_LM_EVAL_TASKS": str(LM_EVAL_TASKS), "HF_DATASETS_OFFLINE": "1"}
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=folder

@@ -18,6 +18,17 @@ PASTE = """(text) => {
   document.querySelector("#facts textarea").dispatchEvent(event);
 }"""
 
+PRESSES_ON = """
+const ask = window.fetch;
+window.fetch = async (...given) => {
+  const answer = await ask(...given);
+  const press = () => document.getElementById("edit").requestSubmit();
+  if (given[0] === "/console/edit") for (const ms of [1, 5, 10, 20]) setTimeout(press, ms);
+  return answer;
+};
+"""
+"""Somebody who presses again as soon as the edit was accepted."""
+
 
 def write(page: Page, number: int, subject: str, new: str, prompt: str = PROMPT) -> None:
     for name, text in (("Subject", subject), ("Prompt", prompt), ("New answer", new)):
@@ -109,6 +120,18 @@ def test_nothing_is_lost_and_nothing_sent_twice_when_no_answer_comes(
     assert keys[0] == keys[1]
     page.goto("/console/edit")
     expect(page.locator("#newest tbody tr").first).to_be_visible()
+
+
+def test_an_edit_that_was_accepted_cannot_be_sent_again(page: Page) -> None:
+    """While its page is on the way; the key that makes it one edit is used up."""
+    sent: list[str] = []
+    page.on("request", lambda one: sent.append(one.url) if one.method == "POST" else None)
+    page.add_init_script(PRESSES_ON)
+    page.goto("/console/edit")
+    write(page, 1, "Bordeaux", "Chile")
+    page.get_by_role("button", name="Edit", exact=True).click()
+    expect(page.locator("#h-end")).to_contain_text("believes it", timeout=120_000)
+    assert len([one for one in sent if one.endswith("/console/edit")]) == 1
 
 
 def test_files_are_taken_and_hostile_texts_stay_texts(page: Page) -> None:

@@ -110,7 +110,7 @@ def test_a_page_answers_to_hands_at_once(full: str, chromium: Browser) -> None:
     page.locator("#theme").click()
     page.get_by_role("button", name="Ask").click()
     expect(page.locator("article.answer")).to_have_count(3)
-    expect(page.locator("article.answer .problem").first).to_contain_text("no worker")
+    expect(page.locator("article.answer .problem").first).to_contain_text("No worker")
     slowest = page.evaluate("() => window.slowest")
     page.goto("/console/facts")
     page.locator("#search").press_sequentially("City 77-")

@@ -39,6 +39,7 @@ def environment() -> Environment:
         "compact": compact,
         "times": times,
         "filled": filled,
+        "metric": metric,
         "model_name": model_name,
         "percent": percent,
         "seconds": seconds,
@@ -90,6 +91,11 @@ def fragment(
 def filled(prompt: str, subject: str) -> str:
     """A fact's prompt about its subject.  Prompts are users' texts, never formats."""
     return prompt.replace("{}", subject, 1)
+
+
+def metric(name: str) -> str:
+    """The name of a figure; those of tasks of lm-eval, ``task/metric``, stay as they are."""
+    return name if "/" in name else name.replace("_", " ")
 
 
 def compact(value: Any) -> str:

@@ -14,7 +14,9 @@ from service.api.console.navigation import START, offered
 from service.api.console.pages.start import is_new
 from service.api.console.rendering import page
 from service.api.http.access import public, refuse_foreign
-from service.api.http.sessions import CONSOLE, check_origin, in_console
+from service.api.http.auditing import noted
+from service.api.http.problems import PROBLEM
+from service.api.http.sessions import CONSOLE, caller_with, check_origin, in_console
 from service.api.state import ApiState, State
 from service.contracts.schemas.access import LOCAL, Caller
 
@@ -46,13 +48,17 @@ async def sign_in_page(request: Request, state: State, next: str = "") -> Respon
 @router.post(SIGN_IN)
 @public
 async def sign_in(request: Request, state: State) -> Response:
-    """Begin a session, if the key is good."""
+    """Begin a session, if the key is good.  Either way the audit log gets a line."""
+    noted(request)
     check_origin(request)
     await state.sessions.count_try(request)
     form = await read_form(request)
     target = _inside(form.get("next"))
-    key = await run_in_threadpool(state.store.keys.find, form.get("key").strip())
-    if key is None:
+    key = await run_in_threadpool(state.store.keys.owner, form.get("key").strip())
+    if key is not None:
+        noted(request, caller_with(key))
+    if key is None or key.revoked_at is not None:
+        request.scope[PROBLEM] = "invalid_key"
         log.warning("a sign-in to the console was refused")
         refused = "This key is unknown or revoked. “jeep keys create NAME” makes one."
         return page(request, "sign_in.html", 401, next=target, refused=refused)
@@ -65,6 +71,9 @@ async def sign_in(request: Request, state: State) -> Response:
 @public
 async def sign_out(request: Request, state: State) -> Response:
     """End the session.  Other sites cannot: they send no cookie, and their origin is refused."""
+    key = await run_in_threadpool(state.sessions.key, request)
+    if key is not None:
+        noted(request, caller_with(key))
     check_origin(request)
     answer = RedirectResponse(SIGN_IN, 303)
     state.sessions.end(request, answer)

@@ -32,7 +32,7 @@ from starlette.types import Scope as Connection
 from service.api.http.early_refusals import refuse
 from service.api.http.limits import RateLimit
 from service.api.http.problems import ApiProblem
-from service.api.http.sessions import Sessions, in_console
+from service.api.http.sessions import Sessions, caller_with, in_console
 from service.contracts.schemas.access import LOCAL, Caller, Scope
 from service.settings import Settings, is_loopback
 from service.store import Store
@@ -189,7 +189,7 @@ class Gate:
         key = self._store.keys.find(token) if token else None
         if key is None:
             raise _unauthorized(request, given=bool(request.headers.get("authorization")))
-        return Caller(id=key.id, name=key.name, scopes=frozenset(key.scopes))
+        return caller_with(key)
 
 
 def caller_of(request: Request) -> Caller:

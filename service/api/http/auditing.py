@@ -26,9 +26,14 @@ ASKED_BY = "jeep.asked_by"
 """Where it keeps the ASGI scope of the request of a page that made this one in its name."""
 AUDITED = "jeep.audited"
 """Set in the scope of such a page's request once the line of a change that it made is written."""
+NOTED = "jeep.noted"
+"""Where the scope of a request for an open route that is audited all the same keeps who it was
+from, None if that is not known."""
+UNCHANGED = "jeep.unchanged"
+"""Set in the scope of a request that only asks what a change would do."""
 LONGEST_TARGET = 512
 UNASKED_PER_MINUTE = 60
-"""Lines for calls without a valid key and for those above a key's rate: strangers must not be
+"""Lines for calls of nobody that is known and for those above a key's rate: strangers must not be
 able to fill the disk.  What was left out is counted in the next line."""
 
 log = logging.getLogger(__name__)
@@ -42,6 +47,16 @@ def concerns(request: Request, version: str) -> None:
 def queued(request: Request, job_id: str) -> None:
     """Note for the audit log which job a call has queued."""
     request.scope[JOB] = job_id
+
+
+def changes_nothing(request: Request) -> None:
+    """Note for the audit log that a call only asks what a change would do: it gets no line."""
+    request.scope[UNCHANGED] = True
+
+
+def noted(request: Request, caller: Caller | None = None) -> None:
+    """Have a call of an open route audited, in the name of ``caller`` if it is known."""
+    request.scope[NOTED] = caller
 
 
 class Audit:
@@ -67,7 +82,8 @@ class Audit:
         await self.app(scope, receive, audited)
 
     async def _write(self, scope: Scope, answer: Message) -> None:
-        if answer["status"] in (401, 429) and not self._may_write():
+        unasked = answer["status"] in (401, 429) or _caller(scope) is None
+        if unasked and not self._may_write():
             self._suppressed += 1
             return
         entry = _entry(scope, answer).model_copy(update={"suppressed": self._suppressed})
@@ -87,6 +103,10 @@ class Audit:
 
 def _changes(scope: Scope) -> bool:
     """Whether the call is for a route that changes something, granted or not."""
+    if UNCHANGED in scope:
+        return False
+    if NOTED in scope:
+        return True
     route: Guarded | None = scope.get(ROUTE)
     if route is None or scope["method"] in ("GET", "HEAD", "OPTIONS") or AUDITED in scope:
         return False
@@ -94,9 +114,14 @@ def _changes(scope: Scope) -> bool:
     return named and route.need in (Need.EDIT, Need.ADMIN, None)
 
 
+def _caller(scope: Scope) -> Caller | None:
+    found: Caller | None = scope.get(CALLER) or scope.get(NOTED)
+    return found
+
+
 def _entry(scope: Scope, answer: Message) -> AuditEntry:
     headers = Headers(raw=answer.get("headers", []))
-    caller: Caller | None = scope.get(CALLER)
+    caller = _caller(scope)
     route: Guarded = scope[ROUTE]
     request = Request(scope)
     target = request.url.path + (f"?{request.url.query}" if request.url.query else "")

@@ -104,12 +104,16 @@ class Sessions:
         Raises:
             ApiProblem: 403 for a change without the session's token.
         """
-        session = self._of(request)
-        key = None if session is None else self._store.keys.in_use(session.key_id)
+        session, key = self._of(request), self.key(request)
         if session is None or key is None:
             return None
         self._check_change(request, session.token)
-        return Caller(id=key.id, name=key.name, scopes=frozenset(key.scopes))
+        return caller_with(key)
+
+    def key(self, request: Request) -> ApiKey | None:
+        """The key that a request's session was begun with; None without one that is still good."""
+        session = self._of(request)
+        return None if session is None else self._store.keys.in_use(session.key_id)
 
     def check_local(self, request: Request) -> Caller:
         """The caller of a request where there are no keys: changes need the process's token.
@@ -147,6 +151,11 @@ class Sessions:
         if not hmac.compare_digest(given.encode(), token.encode()):
             detail = f"a change needs the {TOKEN_HEADER} of its page: load the page again"
             raise ApiProblem("foreign_request", detail)
+
+
+def caller_with(key: ApiKey) -> Caller:
+    """Who calls with a key that has been verified."""
+    return Caller(id=key.id, name=key.name, scopes=frozenset(key.scopes))
 
 
 def check_origin(request: Request) -> None:

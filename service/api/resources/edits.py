@@ -9,6 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from jeep_core.errors import MissingMoments
 from service.api.http.access import needs
+from service.api.http.auditing import changes_nothing
 from service.api.http.bodies import is_json_lines, json_request_body, read_json
 from service.api.http.limits import fact_errors
 from service.api.http.logs import log_texts
@@ -147,6 +148,8 @@ async def submit_edit(
     prefer: PreferHeader = "",
 ) -> Response:
     """Queue an edit."""
+    if dry_run:
+        changes_nothing(request)
     options = {
         "editor": editor,
         "preset": preset,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
 
 from jeep_core.probe.defaults.from_record import Source
 from service.contracts.jobs import JobError, JobStatus, Progress
@@ -139,7 +139,7 @@ class EvaluationRequest(Request):
     preset: str | None = None
     hparams: HParamsOrAuto = Field(default_factory=dict)
     n_edits: list[Annotated[int, Field(ge=0, le=10_000)]] | None = Field(
-        None, min_length=1, max_length=MAX_POINTS
+        None, min_length=1, max_length=MAX_POINTS, validate_default=True
     )
     ask: Literal["plain", "chat"] = Field(
         "plain", description="How prompts are put: as they are, or as a user's message of a chat."
@@ -159,11 +159,21 @@ class EvaluationRequest(Request):
             raise ValueError("preset, hparams and n_edits belong to a trial, which needs an editor")
         if self.editor is not None and self.versions:
             raise ValueError("give versions, or an editor and n_edits, not both")
-        if self.editor is not None and not any(self.n_edits or []):
-            raise ValueError("a trial needs n_edits, at least one of them above 0")
-        if self.editor is not None and self.limit is not None:
-            raise ValueError("a trial is measured on the cases it edits: it takes no limit")
         return self
+
+    @field_validator("n_edits")
+    @classmethod
+    def _of_a_trial(cls, value: list[int] | None, info: ValidationInfo) -> list[int] | None:
+        if info.data.get("editor") is not None and not any(value or []):
+            raise ValueError("a trial needs numbers of edits, at least one of them above 0")
+        return value
+
+    @field_validator("limit")
+    @classmethod
+    def _of_versions(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if info.data.get("editor") is not None and value is not None:
+            raise ValueError("a trial is measured on the cases it edits: it takes no limit")
+        return value
 
 
 class Target(BaseModel):

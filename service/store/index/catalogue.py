@@ -216,18 +216,13 @@ class Catalogue:
                 except (CorruptFile, UnknownVersion):
                     continue
                 above = manifest.parent and places.get(int(manifest.parent[1:]))
-                if above and (line, depth) != (above[0], above[1] + 1):
-                    if (line, depth, lines.get(line)) != (number, above[1] + 1, above):
-                        return f"{manifest.id} stands elsewhere"
-                told = (manifest.job_id, manifest.edit_id, stamp_of(self._manifest(number)))
-                seal = seal_of(number, line, depth, *rest[3:6])
-                if rest != [
-                    *told,
-                    int(manifest.staged),
-                    len(manifest.facts),
-                    _shown(manifest),
-                    seal,
-                ]:
+                follows = above and (line, depth) == (above[0], above[1] + 1)
+                forks = above and (line, depth, lines.get(line)) == (number, above[1] + 1, above)
+                if above and not (follows or forks):
+                    return f"{manifest.id} stands elsewhere"
+                told = [manifest.job_id, manifest.edit_id, stamp_of(self._manifest(number))]
+                shown = [int(manifest.staged), len(manifest.facts), _shown(manifest)]
+                if rest != [*told, *shown, seal_of(number, line, depth, *shown)]:
                     return f"the row of {manifest.id} differs"
                 for table, rows in (("fact", _facts(manifest)), ("asked", _asked(manifest))):
                     column = "number" if table == "fact" else "by"

@@ -30,6 +30,7 @@ FACTS = f"{CONSOLE}/facts"
 FACT = f"{FACTS}/{{version}}/{{index}}"
 ROWS = 50
 ANSWER_TOKENS = 12
+EVENTS_SHOWN = 100
 ALWAYS_THERE = ("head", "base")
 """Versions that are only missing before a worker has ever loaded the model."""
 Search = Annotated[str, Query(max_length=LONGEST_SEARCH)]
@@ -143,13 +144,15 @@ def _history(store: Store, version: str, index: int) -> dict[str, Any]:
     if not in_head:
         heads = facts_of(store.versions.lineage(head), subject=fact.subject)
         in_heads = [one for one in heads if same(one)]
+    events = _events(line, about)
     shown = next(one for one in about if (one.version, one.index) == (version, index))
     return {
         "fact": shown,
         "now": next((one for one in in_heads if one.state == "live"), None),
         "head": head,
         "in_head": in_head,
-        "events": _events(line, about),
+        "events": events[:EVENTS_SHOWN],
+        "earlier_events": len(events[EVENTS_SHOWN:]),
         "others": [one for one in of_subject if one.state == "live" and not same(one)],
         "answers": list(dict.fromkeys(one for each in about for one in _answers(each))),
     }

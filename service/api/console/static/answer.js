@@ -1,12 +1,17 @@
 // One answer: its tokens as they come, what else could have been there, candidates, why.
 
-import { changeHeaders, element, signInAgain } from "./console.js";
+import { changeHeaders, element, sentence, signInAgain } from "./console.js";
 import { bar, percent, setShare } from "./drawing.js";
 import { eventsOf } from "./events.js";
 
 const SHADES = [0.9, 0.5, 0.2, 0.05];
 const END_OF_CLAIM = /[.,;:!?\n]/;
 let made = 0;
+
+/** Why an answer was refused: every reason, without the places in a request that nobody wrote here. */
+function reasons({ detail, errors = [] }) {
+  return errors.length > 0 ? errors.map((one) => one.message).join("; ") : detail;
+}
 
 /** Texts with blanks and line ends that can be seen. */
 function visible(text) {
@@ -77,7 +82,7 @@ export class Answer {
         signal,
       });
       if (response.status === 401) signInAgain();
-      else if (!response.ok) this.#fail((await response.json()).detail);
+      else if (!response.ok) this.#fail(reasons(await response.json()));
       else await this.#take(response);
     } catch (error) {
       if (signal.aborted) this.about.textContent = "stopped";
@@ -109,10 +114,10 @@ export class Answer {
     this.list.append(option);
   }
 
-  #fail(sentence) {
+  #fail(reason) {
     this.failed = true;
     this.about.textContent = "failed";
-    this.more.append(element("p", { className: "problem", role: "alert" }, sentence));
+    this.more.append(element("p", { className: "problem", role: "alert" }, sentence(reason)));
   }
 
   #finish(seconds) {

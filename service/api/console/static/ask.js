@@ -46,8 +46,7 @@ function chooseKind() {
 
 // ------------------------------------------------------------------ versions
 
-function addVersion() {
-  const name = at("other").value.trim();
+function addVersion(name) {
   if (name === "") return;
   const known = [...form.elements.version].find((box) => box.value === name);
   if (known) known.checked = true;
@@ -55,6 +54,10 @@ function addVersion() {
     const box = element("input", { type: "checkbox", name: "version", value: name, checked: true });
     at("versions").insertBefore(element("label", {}, box, name), at("versions").querySelector(".adder"));
   }
+}
+
+function addOther() {
+  addVersion(at("other").value.trim());
   at("other").value = "";
 }
 
@@ -150,7 +153,25 @@ function offerToGoOn(answer) {
   answer.more.append(element("p", { className: "acts" }, button));
 }
 
+// ------------------------------------------------------------------ kept over signing in again
+
+const KEPT = "jeep-asked";
+
+/** Messages and versions are elements of this script's; the page's own fields are kept without it. */
+function keep() {
+  sessionStorage.setItem(KEPT, JSON.stringify({ turns: messages(), versions: versions() }));
+}
+
+function fillAgain() {
+  const kept = JSON.parse(sessionStorage.getItem(KEPT) ?? "null");
+  sessionStorage.removeItem(KEPT);
+  for (const { role, content } of kept?.turns ?? []) addTurn(role, content);
+  for (const name of kept?.versions ?? []) addVersion(name);
+}
+
 if (form) {
+  document.addEventListener("jeep-leaves", keep);
+  fillAgain();
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     ask();
@@ -160,11 +181,11 @@ if (form) {
   });
   for (const box of form.elements.kind) box.addEventListener("change", chooseKind);
   at("add-turn").addEventListener("click", () => addTurn("user").focus());
-  at("add-version").addEventListener("click", addVersion);
+  at("add-version").addEventListener("click", addOther);
   at("other").addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || event.ctrlKey || event.metaKey) return;
     event.preventDefault();
-    addVersion();
+    addOther();
   });
   at("halt").addEventListener("click", () => {
     running?.abort();

@@ -15,6 +15,8 @@ const says = new Map();
 let checking = null;
 let timer = 0;
 let sent = { body: null, key: null };
+let aside = []; // facts that a link or "Remove all" has taken from the table
+let wanted = {}; // hyper-parameters of a draft, until their fields are there
 
 // ------------------------------------------------------------------ what is sent
 
@@ -26,18 +28,23 @@ function guards() {
   return Object.keys(given).length > 0 ? given : undefined;
 }
 
+/** What was typed for hyper-parameters, by their path. */
+function typedHparams() {
+  const typed = [...form.querySelectorAll("[data-hparam]")].map((field) => [field.dataset.hparam, field.value.trim()]);
+  return { ...wanted, ...Object.fromEntries(typed.filter(([, text]) => text !== "")) };
+}
+
 /** What was changed of the hyper-parameters: values as JSON, else as texts. */
 function hparams() {
   const found = {};
-  for (const field of form.querySelectorAll("[data-hparam]")) {
-    if (field.value.trim() === "") continue;
-    let value = field.value.trim();
+  for (const [name, text] of Object.entries(typedHparams())) {
+    let value = text;
     try {
       value = JSON.parse(value);
     } catch {
       // a word, which needs no quotes here
     }
-    const path = field.dataset.hparam.split(".");
+    const path = name.split(".");
     const last = path.pop();
     const holder = path.reduce((inner, name) => (inner[name] ??= {}), found);
     holder[last] = value;
@@ -205,6 +212,8 @@ async function showSettings() {
   if (!at("hparams").open) return;
   const query = new URLSearchParams({ editor: at("editor").value, preset: at("preset").value });
   await window.htmx.ajax("GET", `/console/edit/settings?${query}`, { target: "#settings", swap: "innerHTML" });
+  for (const field of form.querySelectorAll("[data-hparam]")) field.value = wanted[field.dataset.hparam] ?? "";
+  wanted = {};
 }
 
 // ------------------------------------------------------------------ kept until it is sent
@@ -215,7 +224,8 @@ const isBox = (field) => field.type === "checkbox" || field.type === "radio";
 function keep() {
   const fields = Object.fromEntries(KEPT.map((id) => [id, isBox(at(id)) ? at(id).checked : at(id).value]));
   try {
-    sessionStorage.setItem(DRAFT, JSON.stringify({ facts: table.typed, fields, sent }));
+    const about = { link: form.dataset.facts, aside, hparams: typedHparams() };
+    sessionStorage.setItem(DRAFT, JSON.stringify({ facts: table.typed, fields, sent, ...about }));
   } catch {
     // too much for this browser: it is kept as long as the page is open
   }
@@ -229,9 +239,34 @@ function kept() {
   }
 }
 
+/** Fill in what a draft, or an edit that is sent again, had beside its facts. */
+function fill({ fields = {}, hparams: changes = {} }) {
+  for (const [id, value] of Object.entries(fields)) {
+    if (id === "preset") choosePresets();
+    const field = at(id);
+    if (!field || field.disabled) continue;
+    if (isBox(field)) field.checked = value;
+    else field.value = value;
+  }
+  wanted = changes;
+  const folded = [...Object.keys(fields).map(at).filter((one) => one && !isBox(one) && one.value !== "" && !["editor", "preset"].includes(one.id))];
+  if (Object.keys(changes).length > 0) folded.push(at("settings"));
+  for (const field of folded) for (let part = field.closest("details"); part; part = part.parentElement.closest("details")) part.open = true;
+}
+
+/** Offer facts that are no longer in the table. */
+function setAside(facts, said) {
+  aside = facts;
+  at("aside").hidden = facts.length === 0;
+  if (facts.length === 0) return;
+  const count = `${facts.length} fact${facts.length === 1 ? "" : "s"}`;
+  at("aside").querySelector("[role=status]").textContent = `${count} ${said}.`;
+}
+
 // ------------------------------------------------------------------ sending
 
 async function submit() {
+  if (at("go").disabled) return;
   clearTimeout(timer);
   checking?.abort();
   checking = null;
@@ -252,17 +287,21 @@ async function submit() {
   at("sending").textContent = "Sends …";
   try {
     const found = await send("/console/edit", content, { headers: { "Idempotency-Key": sent.key } });
-    sessionStorage.removeItem(DRAFT);
     sent = { body: null, key: null };
-    if (form.dataset.reads === "yes") location.assign(found.location);
-    else at("sending").textContent = `Accepted as ${found.edit_id}. Watching it needs a key with the scope read.`;
+    if (aside.length > 0) sessionStorage.setItem(DRAFT, JSON.stringify({ facts: aside, fields: {}, sent, link: "[]", aside: [] }));
+    else sessionStorage.removeItem(DRAFT);
+    if (found.location) {
+      location.assign(found.location); // until it is there nothing can be sent a second time
+      return;
+    }
+    at("sending").textContent = found.said;
+    at("go").disabled = false;
   } catch (error) {
     at("sending").textContent = "";
     const problem = error.problem ?? { detail: String(error) };
     if (error.status === 0) problem.detail += " Nothing is edited twice: the same edit is sent with the same key.";
     problem.errors = table.mark(problem.errors ?? []);
     showRefusal(form, error);
-  } finally {
     at("go").disabled = false;
   }
 }
@@ -275,16 +314,11 @@ if (form) {
   document.body.addEventListener("jeep-changed", () => says.clear());
   choosePresets();
   const given = JSON.parse(form.dataset.facts);
-  const draft = given.length > 0 ? null : kept();
-  if (draft) {
-    sent = draft.sent;
-    for (const [id, value] of Object.entries(draft.fields)) {
-      if (id === "preset") choosePresets();
-      if (!at(id)) continue;
-      if (isBox(at(id))) at(id).checked = value;
-      else at(id).value = value;
-    }
-  }
+  const last = kept();
+  const draft = given.length === 0 || last?.link === form.dataset.facts ? last : null;
+  if (draft) sent = draft.sent;
+  fill(draft ?? JSON.parse(form.dataset.settings));
+  if (last) setAside(draft ? last.aside : last.facts, "put aside, as a link has brought others");
   const facts = draft?.facts ?? given;
   table.add(facts.length > 0 ? facts : []);
   form.addEventListener("submit", (event) => {
@@ -308,9 +342,27 @@ if (form) {
     event.preventDefault();
     take(text);
   });
+  window.addEventListener("pageshow", (event) => {
+    if (event.persisted) at("go").disabled = false;
+  });
   at("hparams").addEventListener("toggle", showSettings);
   at("add").addEventListener("click", () => table.add([], { focus: true }));
-  at("tidy").addEventListener("click", () => table.clear());
+  at("tidy").addEventListener("click", () => {
+    setAside(table.typed, "removed");
+    table.clear();
+    at("put-back").focus();
+  });
+  at("put-back").addEventListener("click", () => {
+    table.add(aside);
+    setAside([], "");
+    keep();
+    at("add").focus();
+  });
+  at("forget").addEventListener("click", () => {
+    setAside([], "");
+    keep();
+    at("add").focus();
+  });
   at("take-file").addEventListener("click", takeFile);
   at("take-pasted").addEventListener("click", takePasted);
 }

@@ -113,6 +113,9 @@ export class FactTable {
         this.first = first;
         this.draw();
         this.changed();
+        const same = [...this.pager.querySelectorAll("button")].find((one) => one.textContent === label);
+        if (same && !same.disabled) same.focus();
+        else this.body.querySelector("textarea")?.focus();
       });
       return button;
     };
@@ -131,7 +134,7 @@ export class FactTable {
     for (const [name, title, example] of CELLS) {
       const cell = element("td");
       cell.dataset.label = title;
-      const field = element("textarea", { rows: 1, value: fact[name] ?? "", spellcheck: false });
+      const field = element("textarea", { rows: 1, dir: "auto", value: fact[name] ?? "", spellcheck: false });
       if (number === 1) field.placeholder = example;
       field.setAttribute("aria-label", `${title} of fact ${number}`);
       if (name === "prompt" && fact.messages) {
@@ -159,7 +162,7 @@ export class FactTable {
     summary.setAttribute("aria-label", `Tests and tokens of fact ${number}`);
     const fields = element("div", { className: "fields" });
     for (const [name, title] of Object.entries(LISTS)) {
-      const field = element("textarea", { rows: 2, value: (fact[name] ?? []).join("\n"), spellcheck: false });
+      const field = element("textarea", { rows: 2, dir: "auto", value: (fact[name] ?? []).join("\n"), spellcheck: false });
       field.addEventListener("input", () => this.#typed(fact, name, field.value.split("\n")));
       fields.append(element("label", { className: "plain" }, title, field));
     }
@@ -209,7 +212,7 @@ export class FactTable {
     }
     for (const one of plan.conflicts) {
       const word = one.same ? "replaces " : "stands beside ";
-      const link = element("strong", {}, one.target_new);
+      const link = element("strong", {}, element("bdi", {}, one.target_new));
       const about = one.same ? ` of ${one.version}` : ` of ${one.version}, to `;
       const rest = one.same ? [] : [element("q", {}, one.prompt)];
       known.append(element("span", { className: one.same ? "meets" : "soft" }, word, link, about, ...rest));

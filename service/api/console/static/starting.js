@@ -30,8 +30,9 @@ for (const form of document.querySelectorAll("form[data-sends]")) {
     button.disabled = true;
     says.textContent = "Sends …";
     try {
-      const { location: place } = await send(path, body, { headers: { "Idempotency-Key": sent.key } });
-      location.assign(place);
+      const found = await send(path, body, { headers: { "Idempotency-Key": sent.key } });
+      if (found.location) location.assign(found.location);
+      else says.textContent = found.said;
     } catch (error) {
       says.textContent = "";
       showRefusal(form, error);

@@ -260,7 +260,6 @@ def test_scopes_decide_what_is_offered(shown: httpx.Client, kept: Store) -> None
     sign_in(shown, kept, Scope.EDIT)
     page = shown.get("/console/edit").text
     assert 'data-asks="no"' in page
-    assert 'data-reads="no"' in page
     assert "/console/edit/newest" not in page
     shown.post("/console/sign-out")
     sign_in(shown, kept, Scope.READ)
@@ -287,7 +286,7 @@ def test_an_edit_is_sent_once_and_shown(person: httpx.Client, worker: PlayedWork
     assert "/cancel" in page.text
     job = re.findall(r'data-job="(job_\w+)"', page.text)[0]
     worker.go.set()
-    shown = ended(person, sent[0].json()["edit_id"])
+    shown = ended(person, place.rpartition("/")[2])
     assert shown.headers["hx-trigger"] == "jeep-changed"
     for text in ("v1 believes it", "old", "1 % → 99 %", "version=v0&amp;version=v1"):
         assert text in shown.text, text
@@ -401,5 +400,4 @@ def test_a_failed_or_cancelled_edit_says_so(person: httpx.Client, model: Store) 
     model.journal.save(model.journal.read(edit["id"]).model_copy(update=failed))
     text = person.get(f"/console/edit/{edit['edit_id']}").text
     assert "The edit failed" in text
-    assert "limit 0.9" in text
     assert HOSTILE not in text

@@ -83,7 +83,7 @@ def test_a_version_says_how_it_was_made(past: httpx.Client) -> None:
         "Lyon is a city in the country of",
         "Layer 5: large", "1 % → 90 %", "preset default", "Hyper-parameters layers [4, 5]",
         "5 late", "0.25 ×", "2 → 0.5", "min efficacy 0.5 1", "max drift 0.2 0.125",
-        "1 of 1 were asked again", "values 1.5 s", "scope admin",
+        "1 of 1 was asked again", "values 1.5 s", "scope admin",
     ):  # fmt: skip
         assert said in text, said
     assert HOSTILE not in page.text

@@ -89,8 +89,14 @@ def test_an_evaluation_is_started_once_and_problems_point_to_fields(
     wrong = person.post("/console/evaluations", data=bad, headers=scripts(person))
     assert wrong.status_code == 422
     assert {one["pointer"] for one in wrong.json()["errors"]} == {"/limit"}
-    unknown = person.post("/console/evaluations", data={"suite": "x"}, headers=scripts(person))
-    assert unknown.status_code == 404
+    unknown = {"suite": "x", "version": "head"}
+    answer = person.post("/console/evaluations", data=unknown, headers=scripts(person))
+    assert answer.status_code == 404
+    trial = {"suite": SUITE, "kind": "trial", "editor": "jeep", "n_edits": "0", "limit": "4"}
+    none = person.post("/console/evaluations", data=trial, headers=scripts(person))
+    assert [one["pointer"] for one in none.json()["errors"]] == ["/n_edits"]
+    nothing = person.post("/console/evaluations", data={"suite": SUITE}, headers=scripts(person))
+    assert [one["pointer"] for one in nothing.json()["errors"]] == ["/versions"], "none is ticked"
     assert person.post("/console/evaluations", data=sent).status_code == 403
 
 
@@ -98,7 +104,7 @@ def test_a_suite_is_added(person: httpx.Client, model: Store) -> None:
     line = {"subject": "Lyon", "prompt": "{} is in", "target_new": "Japan", "target_true": "France"}
     content, headers = json.dumps(line).encode(), scripts(person)
     added = person.post("/console/suites?name=mine&format=", content=content, headers=headers)
-    assert added.json() == {"location": "/console/evaluations?suite=mine"}
+    assert added.json()["location"] == "/console/evaluations?suite=mine"
     assert model.suites.get("mine").cases == 1
     assert "/console/evaluations/suites?suite=mine" in person.get(added.json()["location"]).text
     suites = person.get("/console/evaluations/suites?suite=mine").text

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
-from support.service.console import browser, change_headers, sign_in
+from support.service.console import HTML, browser, change_headers, sign_in
 from support.service.played_worker.worker import PlayedWorker
 
 from service.api.console.pages.start import BUNDLED, to_try
@@ -258,3 +258,14 @@ def test_other_models_get_facts_of_general_knowledge() -> None:
     assert len(facts) >= 9
     assert len({fact.prompt for fact in facts[:3]}) == 3
     assert all(fact.target_true and fact.target_true != fact.target_new for fact in facts)
+
+
+def test_a_page_that_is_not_there_leads_back_to_where_it_would_be(
+    http: httpx.Client, model: Store
+) -> None:
+    page = http.get("/console/history/versions/v99", headers=HTML)
+    assert page.status_code == 404
+    assert re.findall(r'class="button" href="([^"]*)"', page.text) == [
+        "/console/history",
+        "/console",
+    ]

@@ -19,6 +19,7 @@ from support.service.serving import make_settings, running
 HTML = {"Accept": "text/html,application/xhtml+xml"}
 TOKEN = re.compile(r'name="csrf-token" content="([^"]*)" data-header="([^"]+)"')
 TAGS = re.compile(r"<[^>]*>")
+ISOLATES = re.compile(r"</?bdi>")
 PERSON = (Scope.READ, Scope.GENERATE, Scope.EDIT)
 
 
@@ -35,8 +36,8 @@ def seen(page: httpx.Response) -> str:
 
 
 def read_as_text(source: str) -> str:
-    """HTML without its tags."""
-    return " ".join(html.unescape(TAGS.sub(" ", source)).split())
+    """HTML without its tags; those that only keep the direction of a text leave no blank."""
+    return " ".join(html.unescape(TAGS.sub(" ", ISOLATES.sub("", source))).split())
 
 
 @contextmanager

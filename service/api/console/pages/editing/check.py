@@ -12,6 +12,7 @@ from jeep_core.text.counting import counted
 from service.api.console.calls import Calls
 from service.api.console.pages.editing.live_facts import LiveFacts, live_facts
 from service.api.http.access import caller_of, needs
+from service.api.http.auditing import changes_nothing
 from service.api.http.bodies import read_json
 from service.api.http.problems import ApiProblem, field_error, invalid
 from service.api.http.sessions import CONSOLE
@@ -95,6 +96,7 @@ async def edit_check(
     count: Annotated[int, Query(ge=0, le=MOST_SHOWN)] = MOST_SHOWN,
 ) -> Checked:
     """Check an edit as it is now.  Of the facts ``first``, ``first + 1``, … tokens are shown."""
+    changes_nothing(request)
     body = await read_json(request)
     if not isinstance(body, dict):
         raise invalid([field_error("", "model_type", "the body must be an object")])

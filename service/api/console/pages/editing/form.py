@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel
 
 from jeep_core.editors import AUTO_EDITOR, DEFAULT_EDITOR
 from jeep_core.errors import InvalidHParams
@@ -18,6 +17,7 @@ from jeep_core.text.chat import has_template
 from service.api.console.calls import Calls, at
 from service.api.console.pages.editing.live_facts import live_facts
 from service.api.console.pages.models import editor_names, model_or_reason
+from service.api.console.pages.starting import started
 from service.api.console.rendering import fragment, page
 from service.api.http.access import needs
 from service.api.http.bodies import read_json
@@ -27,7 +27,7 @@ from service.api.http.sessions import CONSOLE
 from service.api.resources.edits import EditSummary
 from service.api.state import ApiState, State
 from service.api.submission.validation import hparams_of
-from service.contracts.schemas import AUTO, Edit, FactEntry, FactRecord, JobOut
+from service.contracts.schemas import AUTO, Edit, EditPayload, FactEntry, FactRecord
 from service.contracts.schemas.access import Scope
 
 router = APIRouter()
@@ -36,13 +36,6 @@ NEWEST = 8
 GIVEN = ("subject", "prompt", "target_new", "target_true")
 """Fields of a fact that a link to the page may bring."""
 LISTS = ("paraphrase_prompts", "neighborhood_prompts")
-
-
-class Submitted(BaseModel):
-    """An edit that was accepted: where it is shown, and whether it had been sent before."""
-
-    location: str
-    edit_id: str
 
 
 @router.get(f"{CONSOLE}/edit")
@@ -60,9 +53,11 @@ async def edit_page(
     """The page, with the facts that a link may bring."""
     given = dict(zip(GIVEN, (subject, prompt, target_new, target_true), strict=True))
     facts = [{name: text for name, text in given.items() if text}] if any(given.values()) else []
+    settings: dict[str, Any] = {}
     if again is not None:
         edit = await Calls(request).get(at("/edits/{}", again), Edit)
         facts = [_again(fact) for fact in edit.facts]
+        settings = await run_in_threadpool(_sent_with, state, edit)
     if lost is not None:
         facts = await _broken_by(state, Calls(request), lost)
     about = await run_in_threadpool(_about, state)
@@ -71,6 +66,7 @@ async def edit_page(
         "editing/page.html",
         **about,
         facts=json.dumps(facts),
+        settings=json.dumps(settings),
         formats=", ".join(FORMATS),
         most=state.settings.max_facts,
         earlier=state.settings.check_earlier,
@@ -84,10 +80,7 @@ async def edit_submit(request: Request) -> Response:
     body = await read_json(request)
     if not isinstance(body, dict):
         raise invalid([field_error("", "model_type", "the body must be an object")])
-    key = request.headers.get("idempotency-key")
-    headers = {} if key is None else {"Idempotency-Key": key}
-    job = await Calls(request).post("/edits", JobOut, body, headers)
-    found = Submitted(location=at(CONSOLE + "/edit/{}", job.resource_id), edit_id=job.resource_id)
+    found = await started(request, "edits", body, page="edit")
     return Response(found.model_dump_json(), 202, media_type="application/json")
 
 
@@ -96,7 +89,13 @@ async def edit_submit(request: Request) -> Response:
 async def edits_newest(request: Request, after: str | None = None) -> Response:
     """The newest edits, or those after one of them."""
     found = await Calls(request).get("/edits", Page[EditSummary], limit=NEWEST, after=after)
-    return fragment(request, "editing/newest.html", edits=found.data, after=found.next)
+    return fragment(
+        request,
+        "editing/newest.html",
+        edits=found.data,
+        after=found.next,
+        further=after is not None,
+    )
 
 
 @router.get(f"{CONSOLE}/edit/settings")
@@ -139,6 +138,35 @@ def _settings(state: ApiState, editor: str, preset: str | None) -> tuple[dict[st
     info = model.info
     found = by_depths(editor, info.n_layers, info.mlp_size, {}, chat=has_template(model))
     return found.model_dump(mode="json"), "shares of the model's depth, unless a probe says better"
+
+
+def _sent_with(state: ApiState, edit: Edit) -> dict[str, Any]:
+    """The settings of an edit by the ids of their fields, and its changes to hyper-parameters.
+
+    Its name is left out where a version has it.
+    """
+    payload = EditPayload.model_validate(state.store.journal.read(edit.job_id).payload)
+    fields: dict[str, Any] = {"editor": edit.editor, "preset": edit.preset or ""}
+    fields |= {"staged": not payload.activate, "repair": payload.repair}
+    if payload.guards:
+        fields |= payload.guards.model_dump(exclude_none=True)
+    if payload.check_earlier is not None:
+        fields["check_earlier"] = payload.check_earlier
+    if payload.snapshot_name and edit.result is None:
+        fields["snapshot_name"] = payload.snapshot_name
+    changes: dict[str, str] = {}
+    if edit.preset and isinstance(edit.hparams, dict):
+        try:
+            usual = dict(flat(_settings(state, edit.editor, edit.preset)[0]))
+        except (InvalidHParams, ApiProblem):
+            usual = dict(flat(edit.hparams))  # what was changed is not known
+        found = flat(edit.hparams)
+        changes = {path: json.dumps(one) for path, one in found if one != usual.get(path)}
+    return {"fields": {name: _text(value) for name, value in fields.items()}, "hparams": changes}
+
+
+def _text(value: Any) -> Any:
+    return value if isinstance(value, bool) else str(value)
 
 
 def _about(state: ApiState) -> dict[str, Any]:

@@ -47,13 +47,13 @@ class GuardRow:
 class Asked:
     """A prompt that tests a fact, with the answers of both versions.
 
-    ``took``: what it shows is as it should be; None: there is nothing to compare it with.
+    ``as_wanted``: what it shows is as it should be; None: there is nothing to compare it with.
     """
 
     prompt: str
     before: str
     after: str
-    took: bool | None
+    as_wanted: bool | None
 
 
 @router.get(CONSOLE + "/edit/{id}")
@@ -159,8 +159,8 @@ async def _ask_in_chat(
 
 def asked_of(prompt: str, before: str, after: str, wanted: str | None) -> Asked:
     """A prompt with its answers: ``wanted`` shall be in the new one, or else nothing change."""
-    took = before == after if wanted is None else wanted.strip().lower() in after.lower()
-    return Asked(prompt, before, after, took)
+    as_wanted = before == after if wanted is None else wanted.strip().lower() in after.lower()
+    return Asked(prompt, before, after, as_wanted)
 
 
 def _about(edit: Edit) -> dict[str, Any]:
@@ -175,7 +175,7 @@ def _about(edit: Edit) -> dict[str, Any]:
         "lost_shown": LOST_SHOWN,
     }
     if result is not None:
-        said["took"] = sum(one.success for one in result.facts)
+        said["hold"] = sum(one.success for one in result.facts)
         said["lost"] = result.earlier.lost if result.earlier else []
     return said
 
@@ -202,7 +202,7 @@ def _facts_of(edit: Edit, which: Which, first: int) -> dict[str, Any]:
 def _outcomes(
     edit: Edit, result: EditResult, which: Which
 ) -> list[tuple[FactRecord, FactOutcome | None]]:
-    """Facts with outcomes: all, those that did not take, or all with the weakest first.
+    """Facts with outcomes: all, those that do not hold, or all with the weakest first.
 
     The last facts of a result can be earlier ones that the edit has mended: the request had none.
     """

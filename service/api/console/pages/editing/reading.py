@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from jeep_core.suites import InvalidSuite
 from service.api.console.pages.editing.tables import read_facts
 from service.api.http.access import needs
+from service.api.http.auditing import changes_nothing
 from service.api.http.problems import ApiProblem, invalid
 from service.api.http.sessions import CONSOLE
 from service.api.state import ApiState, State
@@ -44,6 +45,7 @@ async def edit_read(
     limit: Annotated[int | None, Query(ge=1)] = None,
 ) -> ReadFacts:
     """Read facts; nothing is stored and nothing edited."""
+    changes_nothing(request)
     check_format(format)
     body = await request.body()
     return await run_in_threadpool(_read, state, body, format, limit)

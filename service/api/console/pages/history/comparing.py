@@ -13,7 +13,7 @@ from service.api.console.forms import read_form
 from service.api.console.pages.history.differing import difference
 from service.api.console.pages.history.listing import HISTORY
 from service.api.console.rendering import fragment, page
-from service.api.http.access import needs
+from service.api.http.access import caller_of, needs
 from service.api.http.paging import Page
 from service.api.resources.drifts import DRIFTS, DriftSummary
 from service.api.state import State
@@ -89,6 +89,8 @@ async def measure_drift(request: Request) -> Response:
     a, b = form.get("a"), form.get("b")
     calls = Calls(request)
     job = await calls.post("/drifts", JobOut, {"version": b, "against": a})
+    if not caller_of(request).may(Scope.READ):
+        return fragment(request, "history/drift.html", accepted=job.id)
     return await _shown(request, calls, a, b, job.resource_id)
 
 
@@ -101,6 +103,7 @@ async def _shown(
         drift_id = _newest(listed, a, b)
     drift = await calls.get(at("/drifts/{}", drift_id), Drift) if drift_id else None
     values: dict[str, Any] = {"a": a, "b": b, "drift": drift, "worst": WORST_SHOWN}
+    values["accepted"] = None
     values["waits"] = drift is not None and drift.status not in TERMINAL
     return fragment(request, "history/drift.html", **values)
 

@@ -9,8 +9,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from service.api.console.calls import Calls, at
-from service.api.console.forms import Form, read_form
-from service.api.console.pages.history.acting import DIALOG, check_reader, refused
+from service.api.console.pages.history.dialogs import INTO_DIALOG, Dialog, Given, Values
 from service.api.console.pages.history.listing import HISTORY
 from service.api.console.pages.history.version import VERSION
 from service.api.console.rendering import CHANGED, fragment
@@ -36,22 +35,19 @@ OF_ALL = ("format", "include_facts")
 @needs(Scope.READ)
 async def export_dialog(ref: str, request: Request, state: State) -> Response:
     """The formats, and what each costs."""
-    return await _dialog(request, state, ref, {"format": next(iter(FORMATS))})
+    return await EXPORT.show(request, state, ref)
 
 
 @router.post(f"{VERSION}/export")
 @needs(EXPORTS.scope)
 async def export_version(ref: str, request: Request, state: State) -> Response:
     """Queue the export."""
-    form = await read_form(request)
-    try:
+
+    async def act(given: Given) -> Values:
         path = at("/snapshots/{}/export", ref)
-        job = await Calls(request).post(path, JobOut, _asked(form))
-    except ApiProblem as problem:
-        check_reader(request, problem)
-        given = {name: form.get(name) for name in _names(form)}
-        return await _dialog(request, state, ref, given, problem)
-    return fragment(request, "history/job.html", headers=CHANGED, job=job)
+        return {"job": await Calls(request).post(path, JobOut, _asked(given))}
+
+    return await EXPORT.carry_out(request, state, ref, act)
 
 
 @router.get(f"{HISTORY}/jobs/{{id}}")
@@ -62,7 +58,7 @@ async def job_progress(id: str, request: Request, part: str = "") -> Response:
     job = await calls.get(at("/jobs/{}", id), JobOut)
     if job.status not in TERMINAL:
         return fragment(request, "history/progress.html" if part else "history/job.html", job=job)
-    headers = CHANGED | DIALOG if part else {}
+    headers = CHANGED | INTO_DIALOG if part else {}
     if job.result is None:
         return fragment(request, "history/job.html", headers=headers, job=job)
     if job.kind is JobKind.EXPORT:
@@ -105,22 +101,23 @@ def options_of(model: type[ExportOptions]) -> list[dict[str, Any]]:
     return found
 
 
-def _names(form: Form) -> list[str]:
+def _fields() -> dict[str, str]:
+    """The first contents of the dialog's fields."""
     own = [
         f"{spec.name}.{option['name']}"
         for spec in FORMATS.values()
         for option in options_of(spec.options_model())
     ]
-    return [*OF_ALL, *own]
+    return {"format": next(iter(FORMATS)), "include_facts": "", **dict.fromkeys(own, "")}
 
 
-def _asked(form: Form) -> dict[str, Any]:
+def _asked(given: Given) -> dict[str, Any]:
     """The body that a filled form means; what was left empty is left out."""
-    name = form.get("format")
-    body: dict[str, Any] = {"format": name, "include_facts": form.get("include_facts") == "yes"}
+    name = given["format"]
+    body: dict[str, Any] = {"format": name, "include_facts": given["include_facts"] == "yes"}
     if name in FORMATS:
         for option in options_of(FORMATS[name].options_model()):
-            text = form.get(f"{name}.{option['name']}").strip()
+            text = given[f"{name}.{option['name']}"]
             if text:
                 body[option["name"]] = text if option["choices"] else _figure(text)
     return body
@@ -138,19 +135,11 @@ def _figure(text: str) -> int | float | str:
     return text
 
 
-async def _dialog(
-    request: Request,
-    state: State,
-    ref: str,
-    given: dict[str, Any],
-    problem: ApiProblem | None = None,
-) -> Response:
+async def _exporting(request: Request, state: ApiState, ref: str) -> Values:
     version = await Calls(request).get(at("/snapshots/{}", ref), Snapshot)
     formats = [(spec, options_of(spec.options_model())) for spec in FORMATS.values()]
     known = await run_in_threadpool(_known, state, version)
-    return refused(
-        request, "history/export.html", problem, given, version=version, formats=formats, **known
-    )
+    return {"version": version, "formats": formats, **known}
 
 
 def _known(state: ApiState, version: Snapshot) -> dict[str, Any]:
@@ -163,3 +152,6 @@ def _known(state: ApiState, version: Snapshot) -> dict[str, Any]:
     facts = len(governing(state.store.versions.lineage(version.id)))
     sizes = {"whole": whole, "changed": changed}
     return {"sizes": sizes, "n_live": facts, "kept": state.settings.keep_exports}
+
+
+EXPORT = Dialog("history/export.html", "history/job.html", _fields(), _exporting)

@@ -25,6 +25,7 @@ router = APIRouter()
 HISTORY = f"{CONSOLE}/history"
 ROWS = 50
 FACTS_NAMED = 2
+NAMES_SHOWN = 200
 After = Annotated[str | None, Query(pattern=r"^v(0|[1-9]\d{0,17})$")]
 
 
@@ -35,7 +36,7 @@ class Line:
     version: Snapshot
     drawn: graph.Row
     facts: Sequence[FactRecord]
-    held: int | None
+    hold: int | None
     again_from: str | None
     branches: bool
     """Whether it is built on another version than the one below it."""
@@ -79,9 +80,11 @@ async def history_rows(
 @router.get(f"{HISTORY}/names")
 @needs(Scope.READ)
 async def history_names(request: Request, state: State) -> Response:
-    """Every name that a version has been given."""
+    """The names that versions have been given, in the order of the alphabet."""
     names = await run_in_threadpool(state.store.names.all)
-    return fragment(request, "history/names.html", names=sorted(names.items()))
+    shown = sorted(names.items())[:NAMES_SHOWN]
+    more = len(names) - len(shown)
+    return fragment(request, "history/names.html", names=shown, more=more)
 
 
 @router.get(f"{HISTORY}/audit")
@@ -114,7 +117,7 @@ def _lines(store: Store, versions: Sequence[Snapshot], drawn: Sequence[graph.Row
                 version=version,
                 drawn=row,
                 facts=manifest.facts[:FACTS_NAMED] if manifest else (),
-                held=_held(manifest),
+                hold=_hold(manifest),
                 again_from=manifest.reapplied_from if manifest else None,
                 branches=version.parent not in (None, below) and below is not None,
             )
@@ -122,7 +125,7 @@ def _lines(store: Store, versions: Sequence[Snapshot], drawn: Sequence[graph.Row
     return lines
 
 
-def _held(manifest: Manifest | None) -> int | None:
+def _hold(manifest: Manifest | None) -> int | None:
     """How many facts of its own batch a version says; None where that was not recorded."""
     if manifest is None or manifest.result is None:
         return None

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from itertools import islice
-from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -15,8 +12,9 @@ from jeep_core.evaluation.harness.installed import NoHarness
 from jeep_core.suites import FORMATS
 from service.api.console.calls import Calls, at
 from service.api.console.forms import Form, read_form
-from service.api.console.pages.measuring.starting import Started, number, started, versions_of
+from service.api.console.pages.measuring.cases import listed
 from service.api.console.pages.models import editor_names, model_or_reason
+from service.api.console.pages.starting import Started, number, started, started_at, versions_of
 from service.api.console.rendering import CHANGED, fragment, page
 from service.api.http.access import needs
 from service.api.http.paging import Page
@@ -72,7 +70,11 @@ async def evaluations_newest(request: Request, after: str | None = None) -> Resp
     calls = Calls(request)
     found = await calls.get("/evaluations", Page[EvaluationSummary], limit=NEWEST, after=after)
     return fragment(
-        request, "measuring/evaluations_newest.html", found=found.data, after=found.next
+        request,
+        "measuring/evaluations_newest.html",
+        found=found.data,
+        after=found.next,
+        further=after is not None,
     )
 
 
@@ -93,7 +95,8 @@ async def suite_upload(
     content = await request.body()
     query = {"name": name, "format": format or None, "drop_bad": drop_bad}
     kept = await Calls(request).upload("/suites", SuiteInfo, content, **query)
-    return Started(location=f"{CONSOLE}/evaluations?suite={kept.name}")
+    location = f"{CONSOLE}/evaluations?{urlencode({'suite': kept.name})}"
+    return started_at(request, location, f"suite {kept.name}")
 
 
 @router.get(CONSOLE + "/evaluations/{id}")
@@ -155,7 +158,7 @@ async def evaluation_cases_part(
     if target not in labels:
         raise not_found("target", target)
     path = await EVALUATIONS.report(state, job, cases_file(labels.index(target)))
-    rows = await run_in_threadpool(_cases, path, which, first)
+    rows = await run_in_threadpool(listed, path, which, first, SHOWN + 1)
     return fragment(
         request,
         "measuring/evaluation_cases.html",
@@ -186,8 +189,10 @@ def evaluation_of(form: Form) -> dict[str, Any]:
         if form.get("preset"):
             body["preset"] = form.get("preset")
     else:
-        body["versions"] = versions_of(form) or None
-    for name in ("limit", "seed", "fluency_texts"):
+        body["versions"] = versions_of(form)
+        if form.get("limit").strip():
+            body["limit"] = number(form.get("limit"))
+    for name in ("seed", "fluency_texts"):
         if form.get(name).strip():
             body[name] = number(form.get(name))
     if form.get("free"):
@@ -214,22 +219,6 @@ def _about(found: Evaluation) -> dict[str, Any]:
         "trial": found.editor is not None,
         "pairs": [(a, b) for i, a in enumerate(labels) for b in labels[i + 1 :]],
     }
-
-
-def _cases(path: Path, which: str, first: int) -> list[dict[str, Any]]:
-    """One case more than is shown, from the ``first``-th on; those that missed have lost the edit
-    or one of their prompts.
-    """
-    with path.open(encoding="utf-8") as lines:
-        cases: Iterator[dict[str, Any]] = map(json.loads, lines)
-        if which == "missed":
-            cases = (case for case in cases if _missed(case))
-        return list(islice(cases, first, first + SHOWN + 1))
-
-
-def _missed(case: dict[str, Any]) -> bool:
-    scores = (case.get(name) for name in ("efficacy", "generalization", "locality"))
-    return any(score is not None and score < 1 for score in scores)
 
 
 def _place(first: int, count: int) -> dict[str, Any]:

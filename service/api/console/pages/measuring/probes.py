@@ -11,8 +11,8 @@ from fastapi.concurrency import run_in_threadpool
 
 from service.api.console.calls import Calls, at
 from service.api.console.forms import Form, read_form
-from service.api.console.pages.measuring.starting import Started, number, started
 from service.api.console.pages.models import model_or_reason
+from service.api.console.pages.starting import Started, number, started
 from service.api.console.rendering import CHANGED, fragment, page
 from service.api.http.access import needs
 from service.api.http.paging import Page
@@ -64,7 +64,13 @@ async def probes_page(request: Request, state: State, version: str = "base") -> 
 async def probes_newest(request: Request, after: str | None = None) -> Response:
     """The newest probes, or those after one of them."""
     found = await Calls(request).get("/probes", Page[ProbeSummary], limit=NEWEST, after=after)
-    return fragment(request, "measuring/probes_newest.html", found=found.data, after=found.next)
+    return fragment(
+        request,
+        "measuring/probes_newest.html",
+        found=found.data,
+        after=found.next,
+        further=after is not None,
+    )
 
 
 @router.post(f"{CONSOLE}/probes")

@@ -103,6 +103,24 @@ class Catalogue:
             self._spans[number] = found
         return found
 
+    def children(self, version: str) -> list[str]:
+        """The versions that are built on one, by number.
+
+        Raises:
+            NoIndex: the index cannot be used, or lacks it.
+        """
+        spans = self.spans(version)
+        if spans is None:
+            raise NoIndex(f"{version} is built on a version that cannot be read")
+        line, depth = spans[0].line, spans[0].high
+        with self.database.reading() as connection:
+            found = connection.execute(
+                "SELECT number FROM version WHERE depth = ? AND (line = ? OR line IN "
+                "(SELECT id FROM line WHERE parent = ? AND fork = ?)) ORDER BY number",
+                (depth + 1, line, line, depth),
+            ).fetchall()
+        return [f"v{number}" for (number,) in found]
+
     def since_fork(self, a: str, b: str) -> tuple[str, list[str], list[str]]:
         """The last version that two are both built on, or are; those since then, oldest first.
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from jeep_core.spec.facts import composed, normalise
@@ -63,6 +64,49 @@ def facts(
         entry = json.loads(row.entry) | _checked(catalogue, spans, row)
         entry |= {"state": "live" if later is None else "superseded", "superseded_by": later}
         yield FactEntry.model_validate(entry)
+
+
+def checks(catalogue: Catalogue, tip: str, version: str, index: int) -> list[tuple[str, bool]]:
+    """The versions of a line that were asked a fact of ``version``, oldest first: id, answered.
+
+    The check by the fact's own edit is not among them.
+
+    Raises:
+        NoIndex: the index cannot be used, or lacks a version of the line.
+    """
+    spans = catalogue.spans(tip)
+    if spans is None:
+        raise NoIndex(f"{tip} is built on a version that cannot be read")
+    with catalogue.database.reading() as connection:
+        found = connection.execute(
+            "SELECT v.line, v.depth, a.by, a.holds FROM asked a JOIN version v ON v.number = a.by "
+            "WHERE a.number = ? AND a.place = ? ORDER BY v.depth",
+            (int(version[1:]), index),
+        ).fetchall()
+    return [(f"v{by}", bool(holds)) for line, depth, by, holds in found
+            if contains(spans, line, depth)]  # fmt: skip
+
+
+def edited(catalogue: Catalogue, tip: str, questions: Collection[str]) -> set[str]:
+    """Those of some questions (`question_of`) that a version was taught an answer to.
+
+    Raises:
+        NoIndex: the index cannot be used, or lacks a version of the line.
+    """
+    spans = catalogue.spans(tip)
+    if spans is None:
+        raise NoIndex(f"{tip} is built on a version that cannot be read")
+    found: set[str] = set()
+    waiting = iter(questions)
+    while some := list(islice(waiting, BATCH)):
+        with catalogue.database.reading() as connection:
+            rows = connection.execute(
+                "SELECT f.question, v.line, v.depth FROM fact f JOIN version v "
+                f"ON v.number = f.number WHERE f.question IN ({', '.join('?' * len(some))})",
+                some,
+            ).fetchall()
+        found |= {question for question, line, depth in rows if contains(spans, line, depth)}
+    return found
 
 
 def live_count(catalogue: Catalogue, tip: str) -> int:

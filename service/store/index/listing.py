@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import dropwhile, islice
 from typing import Literal
 
 from jeep_core.spec.facts import question_key
 from service.contracts.schemas import FactEntry, Manifest, Snapshot
+from service.store.errors import StoreError
+from service.store.history import Asked, checks_of, facts_of
 from service.store.history import containing as those_containing
-from service.store.history import facts_of
 from service.store.index import facts as indexed
+from service.store.index.catalogue import question_of
 from service.store.index.committed import is_committed
 from service.store.index.database import NoIndex
 from service.store.index.facts import Place
@@ -50,6 +52,84 @@ def facts(
 def _following(entries: Iterator[FactEntry], last: Place) -> Iterator[FactEntry]:
     place = (last.version, last.index)
     return islice(dropwhile(lambda one: (one.version, one.index) != place, entries), 1, None)
+
+
+def edited(store: Store, tip: str, facts: Iterable[tuple[str, str]]) -> int:
+    """How many of some questions, each a subject and a prompt, a version was taught.
+
+    Raises:
+        UnknownVersion, CorruptFile: as `facts`.
+    """
+    questions = [question_of(subject, prompt) for subject, prompt in facts]
+    try:
+        known = indexed.edited(store.catalogue, tip, set(questions))
+    except NoIndex:
+        line = store.versions.lineage(tip)
+        known = {question_of(one.subject, one.prompt) for each in line for one in each.facts}
+    return sum(question in known for question in questions)
+
+
+def live_fact(store: Store, tip: str, subject: str, prompt: str) -> FactEntry | None:
+    """The fact that governs a question in a version.
+
+    Raises:
+        UnknownVersion, CorruptFile: as `facts`.
+    """
+    key = question_key(subject, prompt)
+    return next(
+        (
+            one
+            for one in facts(store, tip, subject=subject)
+            if one.state == "live" and question_key(one.subject, one.prompt) == key
+        ),
+        None,
+    )
+
+
+def checks(store: Store, tip: str, fact: FactEntry) -> list[Asked]:
+    """Every check of a fact in the history of ``tip``, oldest first: by its own edit, then later.
+
+    Raises:
+        UnknownVersion, CorruptFile: as `facts`.
+    """
+    try:
+        later = indexed.checks(store.catalogue, tip, fact.version, fact.index)
+    except NoIndex:
+        return checks_of(store.versions.lineage(tip), fact.version, fact.index)
+    result = store.versions.read(fact.version).result
+    own = [one.success for one in result.facts if one.index == fact.index] if result else []
+    return [*(Asked(fact.version, holds) for holds in own), *(Asked(*one) for one in later)]
+
+
+def children(store: Store, version: str) -> list[str]:
+    """The versions that are built on one, newest first."""
+    try:
+        return store.catalogue.children(version)[::-1]
+    except NoIndex:
+        return [one.id for one in store.versions.all() if one.parent == version]
+
+
+def is_whole(store: Store, tip: str) -> bool:
+    """Whether everything that a version is built on can be read."""
+    try:
+        return store.catalogue.spans(tip) is not None
+    except NoIndex:
+        try:
+            return bool(store.versions.lineage(tip))
+        except StoreError:
+            return False
+
+
+def is_built_on(store: Store, tip: str, version: str) -> bool:
+    """Whether ``version`` is ``tip`` or one that it is built on.
+
+    Raises:
+        UnknownVersion, CorruptFile: as `facts`.
+    """
+    try:
+        return store.catalogue.since_fork(version, tip)[0] == version
+    except NoIndex:
+        return any(one.id == version for one in store.versions.lineage(tip))
 
 
 def live_count(store: Store, tip: str) -> int:

@@ -19,10 +19,11 @@ from service.api.http.problems import ApiProblem
 from service.api.http.sessions import CONSOLE
 from service.api.resources.facts import LONGEST_SEARCH, FactPage
 from service.api.state import State
-from service.contracts.schemas import FactEntry, GenerateResult, Manifest
+from service.contracts.schemas import FactEntry, GenerateResult
 from service.contracts.schemas.access import Scope
 from service.store import Store, UnknownVersion
-from service.store.history import checks_of, facts_of
+from service.store.history import facts_of
+from service.store.index import listing
 
 router = APIRouter()
 
@@ -122,29 +123,26 @@ def _history(store: Store, version: str, index: int) -> dict[str, Any]:
         CorruptFile: a record of the line cannot be read.
     """
     head = store.head.read().version
-    line = store.versions.lineage(head)
-    in_head = any(one.id == version for one in line)
-    if not in_head:
-        try:
-            line = store.versions.lineage(version)
-        except UnknownVersion:
-            raise _no_fact(version, index) from None
-    batch = next(one for one in line if one.id == version)
-    fact = next((one for one in facts_of([batch]) if one.index == index), None)
+    try:
+        taught = facts_of([store.versions.read(version)])
+    except UnknownVersion:
+        raise _no_fact(version, index) from None
+    fact = next((one for one in taught if one.index == index), None)
     if fact is None:
         raise _no_fact(version, index)
+    in_head = listing.is_built_on(store, head, version)
+    tip = head if in_head else version
     key = question_key(fact.subject, fact.prompt)
 
     def same(one: FactEntry) -> bool:
         return question_key(one.subject, one.prompt) == key
 
-    of_subject = list(facts_of(line, subject=fact.subject))
+    of_subject = list(listing.facts(store, tip, subject=fact.subject))
     about = [one for one in of_subject if same(one)]
     in_heads = about
     if not in_head:
-        heads = facts_of(store.versions.lineage(head), subject=fact.subject)
-        in_heads = [one for one in heads if same(one)]
-    events = _events(line, about)
+        in_heads = [one for one in listing.facts(store, head, subject=fact.subject) if same(one)]
+    events = _events(store, tip, about)
     shown = next(one for one in about if (one.version, one.index) == (version, index))
     return {
         "fact": shown,
@@ -166,17 +164,19 @@ def _answers(fact: FactEntry) -> list[str]:
     return [text for text in (fact.target_new, fact.target_true) if text]
 
 
-def _events(line: Sequence[Manifest], about: Sequence[FactEntry]) -> list[Event]:
+def _events(store: Store, tip: str, about: Sequence[FactEntry]) -> list[Event]:
     """Everything that happened to a question in a line, newest first."""
-    when = {one.id: one.created_at for one in line}
-    order = {one.id: number for number, one in enumerate(line)}
     events = []
     for fact in about:
         events.append(Event("taught", fact.version, fact.created_at, fact=fact))
-        for asked in checks_of(line, fact.version, fact.index):
-            events.append(
-                Event("asked", asked.version, when[asked.version], fact=fact, holds=asked.holds)
-            )
+        for asked in listing.checks(store, tip, fact):
+            when = store.versions.read(asked.version).created_at
+            events.append(Event("asked", asked.version, when, fact=fact, holds=asked.holds))
     # within a version: taught, then asked
-    ordered = sorted(events, key=lambda one: (order[one.version], one.kind == "asked"))
+    ordered = sorted(events, key=_order)
     return ordered[::-1]
+
+
+def _order(event: Event) -> tuple[int, bool]:
+    """Versions of one line rise in number."""
+    return int(event.version[1:]), event.kind == "asked"

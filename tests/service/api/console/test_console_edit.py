@@ -17,7 +17,6 @@ from support.service.played_worker.worker import PlayedWorker
 from jeep_core.suites import InvalidSuite
 from service.api.console.pages.editing import outcome
 from service.api.console.pages.editing.form import flat
-from service.api.console.pages.editing.live_facts import live_facts
 from service.api.console.pages.editing.tables import read_facts
 from service.contracts.jobs import Job, JobError, JobStatus, now
 from service.contracts.schemas import Answer, EditResult, FactRecord
@@ -27,6 +26,7 @@ from service.contracts.schemas.effects.guards import GuardFigures
 from service.queue import connect
 from service.settings import Settings
 from service.store import Store
+from service.store.index import listing
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'&{{7*7}}"
 PROMPT = "{} is a city in the country of"
@@ -217,9 +217,10 @@ def test_facts_at_hand_are_those_of_a_version(person: httpx.Client, worker: Play
     v1 = add_version(store, "v0", editor="jeep", edit_id="e1", facts=[FactRecord(**LYON)])
     again = FactRecord(**{**LYON, "target_new": "Peru"})
     v2 = add_version(store, v1, editor="jeep", edit_id="e2", facts=[again])
-    found = [live_facts(store, one).same_question("Lyon", PROMPT) for one in ("v0", v1, v2)]
+    found = [listing.live_fact(store, one, "Lyon", PROMPT) for one in ("v0", v1, v2)]
     assert [one and one.target_new for one in found] == [None, "Japan", "Peru"]
-    assert live_facts(store, v2) is live_facts(store, v2)
+    both = [(" Lyon", PROMPT), ("Oslo", PROMPT)]
+    assert [listing.edited(store, one, both) for one in ("v0", v1)] == [0, 1]
 
 
 # ---------------------------------------------------------------- the form

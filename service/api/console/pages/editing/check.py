@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
 
+from jeep_core.spec.facts import question_key
 from jeep_core.text.counting import counted
 from service.api.console.calls import Calls
-from service.api.console.pages.editing.live_facts import LiveFacts, live_facts
 from service.api.http.access import caller_of, needs
 from service.api.http.auditing import changes_nothing
 from service.api.http.bodies import read_json
 from service.api.http.problems import ApiProblem, field_error, invalid
 from service.api.http.sessions import CONSOLE
-from service.api.state import ApiState, State
+from service.api.state import State
 from service.contracts.jobs import JobError
 from service.contracts.schemas import EditPlan, FactPlan, GenerateResult
 from service.contracts.schemas.access import Scope
 from service.contracts.schemas.edits import Duplicate
-from service.store import StoreError
+from service.store import Store, StoreError
+from service.store.index import listing
 
 router = APIRouter()
 
@@ -106,19 +108,19 @@ async def edit_check(
         if problem.status not in (409, 412, 413, 422):
             raise
         return Checked(errors=problem.errors, detail=problem.detail)
-    live = None
-    if caller_of(request).may(Scope.READ):
-        live = await run_in_threadpool(_at_head, state)
     shown = range(first, first + count)
-    facts = [_checked(fact, live) for fact in plan.facts if fact.index in shown]
-    replaced = [one for one in plan.facts if live and live.same_question(one.subject, one.prompt)]
+    some = [fact for fact in plan.facts if fact.index in shown]
+    met, replaced = None, 0
+    if caller_of(request).may(Scope.READ):
+        met, replaced = await run_in_threadpool(_met, state.store, plan.facts, some)
+    facts = [_checked(fact, met[i] if met else []) for i, fact in enumerate(some)]
     return Checked(
         facts=facts,
         duplicates=plan.duplicates,
         obstacles=plan.obstacles,
         warnings=plan.warnings,
         about=_about(plan),
-        replaces=len(replaced),
+        replaces=replaced,
     )
 
 
@@ -137,15 +139,22 @@ async def edit_says(request: Request) -> SaidList:
     return SaidList(version=found[0].version, said=said)
 
 
-def _at_head(state: ApiState) -> LiveFacts | None:
-    """The live facts of head; None while they cannot be read, which other pages say."""
+def _met(
+    store: Store, facts: Sequence[FactPlan], shown: Sequence[FactPlan]
+) -> tuple[list[list[Conflict]], int]:
+    """The conflicts of the facts that are shown, and how many facts of head would be replaced.
+
+    None while they cannot be read, which other pages say.
+    """
     try:
-        return live_facts(state.store, state.store.head.read().version)
+        head = store.head.read().version
+        found = [_conflicts(store, head, fact) for fact in shown]
+        return found, listing.edited(store, head, [(one.subject, one.prompt) for one in facts])
     except StoreError:
-        return None
+        return [[] for _ in shown], 0
 
 
-def _checked(fact: FactPlan, live: LiveFacts | None) -> CheckedFact:
+def _checked(fact: FactPlan, conflicts: list[Conflict]) -> CheckedFact:
     length = len(fact.text) - len(fact.target_new) - (fact.join == "space")
     return CheckedFact(
         index=fact.index,
@@ -156,18 +165,20 @@ def _checked(fact: FactPlan, live: LiveFacts | None) -> CheckedFact:
         prediction=fact.prediction,
         target_tokens=fact.target_tokens,
         chat_text=fact.chat_text,
-        conflicts=[] if live is None else _conflicts(fact, live),
+        conflicts=conflicts,
     )
 
 
-def _conflicts(fact: FactPlan, live: LiveFacts) -> list[Conflict]:
-    """The live facts that a fact replaces or stands beside, the replaced one first."""
-    same = live.same_question(fact.subject, fact.prompt)
-    others = [one for one in live.same_subject(fact.subject) if one is not same]
-    met = [*([same] if same else []), *others[:OTHERS_SHOWN]]
+def _conflicts(store: Store, head: str, fact: FactPlan) -> list[Conflict]:
+    """The live facts of head that a fact replaces or stands beside, the replaced one first."""
+    about = listing.facts(store, head, subject=fact.subject)
+    found = [one for one in about if one.state == "live"]
+    key = question_key(fact.subject, fact.prompt)
+    same = [one for one in found if question_key(one.subject, one.prompt) == key]
+    others = [one for one in found if one not in same]
     return [
-        Conflict(same=one is same, version=one.version, prompt=one.text, target_new=one.target_new)
-        for one in met
+        Conflict(same=one in same, version=one.version, prompt=one.text, target_new=one.target_new)
+        for one in [*same, *others[:OTHERS_SHOWN]]
     ]
 
 

@@ -15,7 +15,6 @@ from jeep_core.probe.defaults.from_record import by_depths
 from jeep_core.suites import FORMATS
 from jeep_core.text.chat import has_template
 from service.api.console.calls import Calls, at
-from service.api.console.pages.editing.live_facts import live_facts
 from service.api.console.pages.models import editor_names, model_or_reason
 from service.api.console.pages.starting import started
 from service.api.console.rendering import fragment, page
@@ -29,6 +28,9 @@ from service.api.state import ApiState, State
 from service.api.submission.validation import hparams_of
 from service.contracts.schemas import AUTO, Edit, EditPayload, FactEntry, FactRecord
 from service.contracts.schemas.access import Scope
+from service.store import Store
+from service.store.history import facts_of
+from service.store.index import listing
 
 router = APIRouter()
 
@@ -195,8 +197,24 @@ async def _broken_by(state: ApiState, calls: Calls, edit_id: str) -> list[dict[s
         raise ApiProblem("no_result", f"the edit is {edit.status.value}: it has no result yet")
     lost = edit.result.earlier.lost if edit.result.earlier else []
     wanted = {(one.version, one.index) for one in lost}
-    live = await run_in_threadpool(live_facts, state.store, edit.result.version)
-    return [_again(fact) for fact in live.facts if (fact.version, fact.index) in wanted]
+    found = await run_in_threadpool(_live_ones, state.store, edit.result.version, wanted)
+    return [_again(fact) for fact in found]
+
+
+def _live_ones(store: Store, tip: str, wanted: set[tuple[str, int]]) -> list[FactEntry]:
+    """The facts of a version that were taught where ``wanted`` says and still govern it."""
+    taught = {
+        (version, fact.index): fact.subject
+        for version in {version for version, _ in wanted}
+        for fact in facts_of([store.versions.read(version)])
+    }
+    subjects = dict.fromkeys(taught[one] for one in sorted(wanted) if one in taught)
+    return [
+        fact
+        for subject in subjects
+        for fact in listing.facts(store, tip, subject=subject)
+        if fact.state == "live" and (fact.version, fact.index) in wanted
+    ]
 
 
 def _again(fact: FactEntry | FactRecord) -> dict[str, Any]:

@@ -19,10 +19,11 @@ from service.api.resources.reverts import REVERTS
 from service.api.resources.targets import TargetList
 from service.api.state import ApiState, State
 from service.contracts.jobs import TERMINAL, JobStatus, Lane
-from service.contracts.schemas import Activation, JobOut, RollbackResult, Snapshot
+from service.contracts.schemas import Activation, JobOut, Manifest, RollbackResult, Snapshot
 from service.contracts.schemas.access import Scope
 from service.contracts.schemas.targets import PushTarget
 from service.store import CorruptFile, Store
+from service.store.index import listing
 
 router = APIRouter()
 
@@ -116,19 +117,27 @@ async def _naming(request: Request, state: ApiState, ref: str) -> Values:
     return {"version": await Calls(request).get(at("/snapshots/{}", ref), Snapshot)}
 
 
+def _batch_of(
+    store: Store, edit_id: str | None, head: str
+) -> tuple[Manifest | None, list[Manifest]]:
+    """The version of head's history that holds a batch, and those after it, oldest first."""
+    where = listing.applied_in(store, edit_id, head) if edit_id else None
+    if where is None:
+        return None, []
+    return store.versions.read(where), listing.fork(store, where, head).own_b
+
+
 async def _reverting(request: Request, state: ApiState, ref: str) -> Values:
     """The batch that would be taken out, and those after it that are edited again."""
     calls = Calls(request)
     version = await calls.get(at("/snapshots/{}", ref), Snapshot)
     head = (await run_in_threadpool(state.store.head.read)).version
-    line = await run_in_threadpool(state.store.versions.lineage, head)
-    places = [i for i, one in enumerate(line) if one.edit_id == version.edit_id]
-    batch = line[places[0]] if places and version.edit_id else None
+    batch, later = await run_in_threadpool(_batch_of, state.store, version.edit_id, head)
     return {
         "version": version,
         "head": head,
         "batch": batch,
-        "later": line[places[0] + 1 :] if batch else [],
+        "later": later,
         "parent": batch.parent if batch else None,
         "targets": await followers(calls, "head"),
     }

@@ -4,7 +4,6 @@ matrices have moved.
 
 from __future__ import annotations
 
-from collections import ChainMap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -12,6 +11,7 @@ from jeep_core.spec.facts import fill, question_key
 from service.contracts.schemas import FactRecord, Manifest
 from service.store import Store
 from service.store.history import Governing, governing
+from service.store.index import listing
 
 
 @dataclass(frozen=True)
@@ -80,39 +80,48 @@ def difference(store: Store, a: str, b: str) -> Difference:
     Raises:
         CorruptFile: a record of one of their lines cannot be read.
     """
-    line_a, line_b = store.versions.lineage(a), store.versions.lineage(b)
-    shared = sum(1 for x, y in zip(line_a, line_b, strict=False) if x.id == y.id)
-    own_a, own_b = line_a[shared:], line_b[shared:]
+    fork = listing.fork(store, a, b)
+    own_a, own_b = fork.own_a, fork.own_b
+    of_a, of_b = store.versions.read(a), store.versions.read(b)
     ids_a, ids_b = {one.edit_id for one in own_a}, {one.edit_id for one in own_b}
     gone = [one for one in own_a if one.edit_id not in ids_b]
     come = [one for one in own_b if one.edit_id not in ids_a]
     return Difference(
-        a=line_a[-1],
-        b=line_b[-1],
-        ancestor=line_a[shared - 1].id,
+        a=of_a,
+        b=of_b,
+        ancestor=fork.ancestor,
         gone=gone,
         come=come,
-        changes=_changes(line_a[:shared], own_a, own_b),
-        matrices=_matrices(line_a[-1], line_b[-1], gone, come),
+        changes=_changes(store, fork),
+        matrices=_matrices(of_a, of_b, gone, come),
     )
 
 
-def _changes(
-    shared: Sequence[Manifest], own_a: Sequence[Manifest], own_b: Sequence[Manifest]
-) -> list[Change]:
+def _changes(store: Store, fork: listing.Fork) -> list[Change]:
     """The questions of the versions that are not shared, whose answers differ, newest first."""
     latest: dict[tuple[str, str], FactRecord] = {}
-    for fact in (fact for version in [*own_a, *own_b] for fact in version.facts):
+    for fact in (fact for version in [*fork.own_a, *fork.own_b] for fact in version.facts):
         latest.pop(_key(fact), None)  # its place is that of the last batch about it
         latest[_key(fact)] = fact
-    common = governing(shared)
-    before, after = ChainMap(governing(own_a), common), ChainMap(governing(own_b), common)
+    before, after = governing(fork.own_a), governing(fork.own_b)
     found = []
     for key, fact in reversed(latest.items()):
         old, new = before.get(key), after.get(key)
+        if old is None or new is None:
+            common = _common(store, fork.ancestor, fact)
+            old, new = old or common, new or common
         if (old and old.fact.target_new) != (new and new.fact.target_new):
             found.append(Change(fill(fact.prompt, fact.subject), old, new))
     return found
+
+
+def _common(store: Store, ancestor: str, fact: FactRecord) -> Governing | None:
+    """The fact that governs a question in the versions that both are built on."""
+    found = listing.live_fact(store, ancestor, fact.subject, fact.prompt)
+    if found is None:
+        return None
+    manifest = store.versions.read(found.version)
+    return next(one for one in governing([manifest]).values() if one.index == found.index)
 
 
 def _matrices(

@@ -22,7 +22,7 @@ from service.contracts.jobs import TERMINAL, JobKind
 from service.contracts.schemas import JobOut, RevertResult, Snapshot
 from service.contracts.schemas.access import Scope
 from service.contracts.schemas.exports import Export, ExportOptions
-from service.store.history import governing
+from service.store.index import listing
 from service.store.tensors import byte_count
 
 router = APIRouter()
@@ -149,7 +149,7 @@ def _known(state: ApiState, version: Snapshot) -> dict[str, Any]:
     except ApiProblem:
         whole = 0
     changed = sum(byte_count(ref) for ref in version.tensors)
-    facts = len(governing(state.store.versions.lineage(version.id)))
+    facts = listing.live_count(state.store, version.id)
     sizes = {"whole": whole, "changed": changed}
     return {"sizes": sizes, "n_live": facts, "kept": state.settings.keep_exports}
 

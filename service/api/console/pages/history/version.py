@@ -20,7 +20,7 @@ from service.contracts.jobs import JobKind
 from service.contracts.schemas import EditPayload, FactOutcome, FactRecord, Manifest, Snapshot
 from service.contracts.schemas.access import AuditEntry, Scope
 from service.store import Store, StoreError
-from service.store.history import without
+from service.store.index import listing
 
 router = APIRouter()
 
@@ -133,16 +133,14 @@ def _place(store: Store, version: Snapshot) -> dict[str, Any]:
     ``applied``: its batch is part of head's line, so that it can be taken out.
     """
     head = store.head.read().version
-    try:
-        line = store.versions.lineage(head)
-    except StoreError:
-        line = []  # a damaged record: what cannot be read cannot be taken out either
     batch = version.edit_id
+    # with a damaged record in head's line nothing can be taken out
+    there = batch is not None and listing.is_whole(store, head)
     return {
         "version": version,
         "head": head,
-        "children": [one.id for one in store.versions.all() if one.parent == version.id],
-        "applied": batch is not None and without(line, batch) is not None,
+        "children": listing.children(store, version.id),
+        "applied": there and listing.applied_in(store, str(batch), head) is not None,
     }
 
 

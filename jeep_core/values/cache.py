@@ -121,10 +121,11 @@ def set_key(base: LoadedModel, objective: Objective) -> str:
 
 def fact_key(fact: FactTokens) -> str:
     """Hash of a fact's tokens and positions, those after its prefixes included."""
-    parts = asdict(fact)
+    parts = dict(vars(fact))
     if not fact.chat:  # as before there was a second context
         del parts["chat"]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+    # not asdict, which copies every list of tokens
+    return hashlib.sha256(json.dumps(parts, default=vars).encode()).hexdigest()[:32]
 
 
 def _tensors(values: Values) -> OfFact:

@@ -54,6 +54,7 @@ def draw(rows: Mapping[str, Mapping[int, list[Cell]]], path: Path) -> None:
         for panel, (place, name) in enumerate(zip(axes.flat, COLUMNS, strict=True)):
             for shift, (editor, by_facts) in enumerate(rows.items()):
                 style = record_of(editor).plot
+                assert style is not None
                 x = sorted(by_facts)
                 y = [by_facts[n][panel] for n in x]
                 errors = [[v - low for v, low, _ in y], [high - v for v, _, high in y]]

@@ -12,7 +12,7 @@ WORKERS ?= 2
 # what they have compiled, whatever the environment says
 IN_PARALLEL := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
 
-.PHONY: demo demo-real test test-fast test-durations serve check bench docs tour fuzz faults console-test test-gpu real-models interop clean
+.PHONY: demo demo-real test test-fast test-durations serve check bench bench-gpu docs tour fuzz faults console-test test-gpu real-models interop clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml
@@ -46,6 +46,10 @@ test-fast: $(READY)
 
 test-durations: $(READY)
 	$(IN_PARALLEL) --record-durations
+
+# on a CUDA machine, at most eight minutes
+bench-gpu: $(READY)
+	$(BIN)/python -m bench.device
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -q tests/gpu

@@ -7,7 +7,6 @@ few spans (a line and a range of depths), whatever their number.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,10 +14,10 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from jeep_core.spec.facts import composed, fill, normalise, question_key
 from service.contracts.schemas import Manifest
 from service.store.errors import CorruptFile, UnknownVersion
 from service.store.index.database import Database, NoIndex, check_seal, seal_of
+from service.store.index.rows import asked_rows, fact_rows, shown_of, stamp_of
 from service.store.versions import Versions
 
 AT_ONCE = 200
@@ -217,7 +216,7 @@ class Catalogue:
         return f"v{max(inside)}" if inside else None
 
     def difference(self) -> str | None:
-        """What the index says otherwise than the manifests, None if nothing.
+        """The first place at which the index differs from the manifests, None if it does not.
 
         Raises:
             NoIndex: the index cannot be used.
@@ -239,10 +238,10 @@ class Catalogue:
                 if above and not (follows or forks):
                     return f"{manifest.id} stands elsewhere"
                 told = [manifest.job_id, manifest.edit_id, stamp_of(self._manifest(number))]
-                shown = [int(manifest.staged), len(manifest.facts), _shown(manifest)]
+                shown = [int(manifest.staged), len(manifest.facts), shown_of(manifest)]
                 if rest != [*told, *shown, seal_of(number, line, depth, *shown)]:
                     return f"the row of {manifest.id} differs"
-                for table, rows in (("fact", _facts(manifest)), ("asked", _asked(manifest))):
+                for table, rows in (("fact", fact_rows(manifest)), ("asked", asked_rows(manifest))):
                     column = "number" if table == "fact" else "by"
                     found = connection.execute(
                         f"SELECT * FROM {table} WHERE {column} = ?", (number,)
@@ -308,7 +307,7 @@ class Catalogue:
         elif first:
             connection.execute("INSERT INTO line VALUES (?, ?, ?)", (number, line, depth - 1))
             line = number
-        staged, n_facts, shown = int(manifest.staged), len(manifest.facts), _shown(manifest)
+        staged, n_facts, shown = int(manifest.staged), len(manifest.facts), shown_of(manifest)
         seal = seal_of(number, line, depth, staged, n_facts, shown)
         connection.execute(
             "INSERT INTO version VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -317,9 +316,11 @@ class Catalogue:
                 staged, n_facts, shown, seal,
             ),
         )  # fmt: skip
-        rows = _facts(manifest)
+        rows = fact_rows(manifest)
         connection.executemany("INSERT INTO fact VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
-        connection.executemany("INSERT OR IGNORE INTO asked VALUES (?, ?, ?, ?)", _asked(manifest))
+        connection.executemany(
+            "INSERT OR IGNORE INTO asked VALUES (?, ?, ?, ?)", asked_rows(manifest)
+        )
 
     def _manifest(self, number: int) -> Path:
         return self._folder / f"v{number}" / "manifest.json"
@@ -328,20 +329,6 @@ class Catalogue:
 def contains(spans: Sequence[Span], line: int, depth: int) -> bool:
     """Whether a place is among some spans."""
     return any(span.line == line and span.low <= depth <= span.high for span in spans)
-
-
-def stamp_of(path: Path) -> str:
-    """Time and size of a file, which change when it is written; empty without one."""
-    try:
-        found = path.stat()
-    except OSError:
-        return ""
-    return f"{found.st_mtime_ns} {found.st_size}"
-
-
-def question_of(subject: str, prompt: str) -> str:
-    """The key of a question as one text."""
-    return "\0".join(question_key(subject, prompt))
 
 
 def _spans(connection: sqlite3.Connection, number: int) -> list[Span] | None:
@@ -359,49 +346,3 @@ def _spans(connection: sqlite3.Connection, number: int) -> list[Span] | None:
             return found
         place = parent, fork
     return None
-
-
-def _shown(manifest: Manifest) -> str:
-    fields = {"id", "parent", "job_id", "edit_id", "editor", "tensors", "weights_sha256",
-              "created_at"}  # fmt: skip
-    return manifest.model_dump_json(include=fields)
-
-
-def _facts(manifest: Manifest) -> Iterator[tuple[int, int, int, str, str, str, str, int]]:
-    number = int(manifest.id[1:])
-    for position, fact in enumerate(manifest.facts):
-        outcome = manifest.result.facts[position] if manifest.result else None
-        index = outcome.index if outcome else position
-        text = fill(fact.prompt, fact.subject)
-        said = composed(f"{text}\n{fact.target_new}\n{fact.subject}").casefold()
-        entry = {
-            "subject": fact.subject,
-            "prompt": fact.prompt,
-            "text": text,
-            "target_new": fact.target_new,
-            "target_true": fact.target_true,
-            "join": fact.join,
-            "messages": [one.model_dump() for one in fact.messages] if fact.messages else None,
-            "chat_prompt": None if fact.chat is None else fact.chat.prompt,
-            "edit_id": str(manifest.edit_id),
-            "version": manifest.id,
-            "index": index,
-            "holds": outcome.success if outcome else None,
-            "checked_in": manifest.id if outcome else None,
-            "created_at": manifest.created_at.isoformat(),
-        }
-        question, told = question_of(fact.subject, fact.prompt), json.dumps(entry)
-        seal = seal_of(number, position, index, question, told)
-        subject = normalise(fact.subject)
-        yield (number, position, index, subject, question, said, told, seal)
-
-
-def _asked(manifest: Manifest) -> Iterator[tuple[int, int, int, bool]]:
-    """The answers of a version to earlier facts."""
-    earlier = manifest.result.earlier if manifest.result else None
-    if earlier is None:
-        return
-    for holds, found in ((True, earlier.held), (False, earlier.missing)):
-        for version, places in found.items():
-            for place in places:
-                yield int(version[1:]), place, int(manifest.id[1:]), holds

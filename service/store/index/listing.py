@@ -14,10 +14,10 @@ from service.store.errors import StoreError
 from service.store.history import Asked, checks_of, facts_of
 from service.store.history import containing as those_containing
 from service.store.index import facts as indexed
-from service.store.index.catalogue import question_of
 from service.store.index.committed import is_committed
 from service.store.index.database import NoIndex
 from service.store.index.facts import Place
+from service.store.index.rows import question_of
 from service.store.store import Store
 
 

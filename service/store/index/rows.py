@@ -1,0 +1,71 @@
+"""The rows that a version has in the index, made of its manifest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from jeep_core.spec.facts import composed, fill, normalise, question_key
+from service.contracts.schemas import Manifest
+from service.store.index.database import seal_of
+
+
+def stamp_of(path: Path) -> str:
+    """Time and size of a file, which change when it is written; empty without one."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ""
+    return f"{found.st_mtime_ns} {found.st_size}"
+
+
+def question_of(subject: str, prompt: str) -> str:
+    """The key of a question as one text."""
+    return "\0".join(question_key(subject, prompt))
+
+
+def shown_of(manifest: Manifest) -> str:
+    fields = {"id", "parent", "job_id", "edit_id", "editor", "tensors", "weights_sha256",
+              "created_at"}  # fmt: skip
+    return manifest.model_dump_json(include=fields)
+
+
+def fact_rows(manifest: Manifest) -> Iterator[tuple[int, int, int, str, str, str, str, int]]:
+    number = int(manifest.id[1:])
+    for position, fact in enumerate(manifest.facts):
+        outcome = manifest.result.facts[position] if manifest.result else None
+        index = outcome.index if outcome else position
+        text = fill(fact.prompt, fact.subject)
+        said = composed(f"{text}\n{fact.target_new}\n{fact.subject}").casefold()
+        entry = {
+            "subject": fact.subject,
+            "prompt": fact.prompt,
+            "text": text,
+            "target_new": fact.target_new,
+            "target_true": fact.target_true,
+            "join": fact.join,
+            "messages": [one.model_dump() for one in fact.messages] if fact.messages else None,
+            "chat_prompt": None if fact.chat is None else fact.chat.prompt,
+            "edit_id": str(manifest.edit_id),
+            "version": manifest.id,
+            "index": index,
+            "holds": outcome.success if outcome else None,
+            "checked_in": manifest.id if outcome else None,
+            "created_at": manifest.created_at.isoformat(),
+        }
+        question, told = question_of(fact.subject, fact.prompt), json.dumps(entry)
+        seal = seal_of(number, position, index, question, told)
+        subject = normalise(fact.subject)
+        yield (number, position, index, subject, question, said, told, seal)
+
+
+def asked_rows(manifest: Manifest) -> Iterator[tuple[int, int, int, bool]]:
+    """The answers of a version to earlier facts."""
+    earlier = manifest.result.earlier if manifest.result else None
+    if earlier is None:
+        return
+    for holds, found in ((True, earlier.held), (False, earlier.missing)):
+        for version, places in found.items():
+            for place in places:
+                yield int(version[1:]), place, int(manifest.id[1:]), holds

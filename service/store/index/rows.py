@@ -26,12 +26,14 @@ def question_of(subject: str, prompt: str) -> str:
 
 
 def shown_of(manifest: Manifest) -> str:
+    """JSON of the fields that a list of versions shows."""
     fields = {"id", "parent", "job_id", "edit_id", "editor", "tensors", "weights_sha256",
               "created_at"}  # fmt: skip
     return manifest.model_dump_json(include=fields)
 
 
 def fact_rows(manifest: Manifest) -> Iterator[tuple[int, int, int, str, str, str, str, int]]:
+    """The rows of its facts, in the order of the table's columns."""
     number = int(manifest.id[1:])
     for position, fact in enumerate(manifest.facts):
         outcome = manifest.result.facts[position] if manifest.result else None
@@ -61,7 +63,7 @@ def fact_rows(manifest: Manifest) -> Iterator[tuple[int, int, int, str, str, str
 
 
 def asked_rows(manifest: Manifest) -> Iterator[tuple[int, int, int, bool]]:
-    """The answers of a version to earlier facts."""
+    """The rows of what it was asked about earlier facts."""
     earlier = manifest.result.earlier if manifest.result else None
     if earlier is None:
         return

@@ -113,6 +113,50 @@ def test_with_a_damaged_reflog_everything_but_edits_goes_on(kept: Service, line:
     assert_whole(kept)
 
 
+@pytest.mark.parametrize(
+    ("part", "restart"),
+    [
+        ("row", True),
+        pytest.param("row", False, marks=thorough),
+        pytest.param("header", True, marks=thorough),
+        pytest.param("page", True, marks=thorough),
+        pytest.param("gone", False, marks=thorough),
+    ],
+)
+def test_the_index_is_made_again(kept: Service, part: str, restart: bool) -> None:
+    """Lists are those of the records, before and after an edit."""
+
+    def listed() -> tuple[list[str], list[tuple[str, str, str]]]:
+        facts = list(kept.client.facts())
+        versions = [version.id for version in kept.client.snapshots()]
+        return versions, [(one.version, one.target_new, one.state) for one in facts]
+
+    kept.edited()
+    before, jobs = listed(), [job.id for job in kept.client.jobs()]
+    path = kept.root / "index" / "catalogue.sqlite"
+    if part == "row":
+        store = kept.store
+        with store.catalogue.database.writing() as connection:
+            connection.execute("UPDATE fact SET entry = replace(entry, 'holds', 'hulds')")
+        store.catalogue.database.close()
+    elif part == "gone":
+        path.unlink()
+    else:
+        for name in ("worker", "api"):
+            kept.part(name).stop()
+        flip(path, 3 if part == "header" else path.stat().st_size // 2)
+        for name in ("worker", "api"):
+            kept.part(name).start()
+        kept.wait_ready()
+    if restart and part == "row":
+        kept.restart("worker", "api")
+    assert listed() == before
+    assert [job.id for job in kept.client.jobs()] == jobs
+    kept.edited()
+    assert len(listed()[0]) == len(before[0]) + 1
+    assert_whole(kept)
+
+
 # ---------------------------------------------------------------- while everything else goes on
 
 

@@ -27,6 +27,8 @@ from jeep_core.editors.base import (
 )
 from jeep_core.editors.presets import own_presets
 from jeep_core.errors import FieldProblem, InvalidHParams, JeepError
+from jeep_core.executors.here import HERE
+from jeep_core.executors.work import Executor
 from jeep_core.models.delta import WeightDelta
 from jeep_core.models.giving_way import giving_way
 from jeep_core.models.loading import LoadedModel
@@ -99,6 +101,7 @@ def edit(
     states: Sequence[State] = (),
     batch_facts: int | None = None,
     memory_bytes: int | None = None,
+    executor: Executor = HERE,
     monitor: Monitor = NOTHING,
 ) -> EditResult:
     """Compute the weight delta that makes ``model`` believe ``facts``.
@@ -123,6 +126,7 @@ def edit(
         states: ``state`` of this editor's earlier results that ``model`` was made by, oldest first.
         batch_facts: facts optimised together at most; default: 32, on CUDA 256.
         memory_bytes: bound on the memory of value optimisation; fewer facts are optimised together.
+        executor: does what is independent, such as ``Processes(2)``; default: this process.
         monitor: receives progress, may cancel between steps, may hold the computation up.
 
     Raises:
@@ -163,6 +167,7 @@ def edit(
         probes=probes,
         batch_facts=batch_facts,
         memory_bytes=memory_bytes,
+        executor=executor,
         monitor=monitor,
     )
     result.hparams_from, result.warnings = chosen.source, chosen.warnings
@@ -184,6 +189,7 @@ def edit_checked(
     probes: Path | None = None,
     batch_facts: int | None = None,
     memory_bytes: int | None = None,
+    executor: Executor = HERE,
     monitor: Monitor = NOTHING,
 ) -> EditResult:
     """`edit` for values that were checked before: nothing is parsed or validated again.
@@ -204,7 +210,14 @@ def edit_checked(
     clock.lap("moments")
     texts = list(prefixes or sample_prefixes(view.base, hparams.prefix_count))
     anchor = anchor_for(
-        view.base, editor, hparams, texts, folder=probes, memory=memory_bytes, monitor=monitor
+        view.base,
+        editor,
+        hparams,
+        texts,
+        folder=probes,
+        memory=memory_bytes,
+        executor=executor,
+        monitor=monitor,
     )
     if anchor is not None:
         clock.lap("anchor")
@@ -218,6 +231,7 @@ def edit_checked(
         anchor=None if anchor is None else anchor.norm,
         batch_facts=batch_facts,
         memory_bytes=memory_bytes,
+        executor=executor,
         monitor=monitor,
     )
     outcome, edited = run_editor(editor, context, hparams)

@@ -13,6 +13,8 @@ from pathlib import Path
 from jeep_core.editing import run_editor, tokenize
 from jeep_core.editors.base import EditContext, EditorOutcome, objective_for
 from jeep_core.evaluation.metrics import Summary, counterfact_scores, summarise
+from jeep_core.executors.here import HERE
+from jeep_core.executors.work import Executor
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
@@ -38,6 +40,7 @@ class Trials:
     prefixes: Sequence[str]
     monitor: Monitor = NOTHING
     hypernetworks: Path | None = None
+    executor: Executor = HERE
     cache: ValueCache = field(default_factory=ValueCache)
     _anchors: dict[str, float | None] = field(default_factory=dict, repr=False)
     _rows: dict[Contexts, list[FactTokens]] = field(default_factory=dict, repr=False)
@@ -63,6 +66,7 @@ class Trials:
             self.moments,
             values=None if values is None else values.select(index),
             hypernetworks=self.hypernetworks,
+            executor=self.executor,
             monitor=self.monitor,
         )
         context.anchor = self._anchor(editor, hparams)
@@ -79,6 +83,7 @@ class Trials:
                 hparams,
                 self.prefixes,
                 folder=self.cache.folder,
+                executor=self.executor,
                 monitor=self.monitor,
             )
             self._anchors[name] = None if found is None else found.norm
@@ -98,5 +103,6 @@ class Trials:
             self.base,
             self._rows_in(hparams),
             objective,
+            executor=self.executor,
             monitor=self.monitor,
         )

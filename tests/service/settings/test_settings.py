@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from service import settings as settings_module
 from service.settings import Settings, SettingsError, load_settings
+from service.settings import joined as settings_module
 
 
 @pytest.fixture(autouse=True)

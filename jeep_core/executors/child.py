@@ -131,7 +131,15 @@ def serve(line: Line) -> None:
                 assert shop is not None
                 work_on(line, shop, *rest)
         except Exception as error:
-            line.send("refused", sendable(error))
+            line.send("refused", sendable(_explained(error)))
+
+
+def _explained(error: Exception) -> Exception:
+    """The error of a worker that cannot begin; of one whose memory does not hold the model."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    if limit == resource.RLIM_INFINITY or "allocate memory" not in str(error).lower():
+        return error
+    return MemoryError(f"the model does not fit into a worker's {limit >> 20} MiB: {error}")
 
 
 def work_on(line: Line, shop: Workshop, run: int, number: int, unit: Any) -> None:

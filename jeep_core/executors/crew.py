@@ -223,6 +223,7 @@ class Crew:
         )
         process.start()
         theirs.close()
+        log.info("worker process %d has started", process.pid)
         link = Link(process, ours)
         self._links.append(link)
         link.send(pickle.dumps(("load", self._source)))
@@ -253,7 +254,7 @@ class Crew:
         _end(link.process)
         if link.run != run.number:
             link.busy.clear()
-        log.warning("a worker process has ended (%s)", _ending(link.process))
+        log.warning("worker process %d has ended (%s)", link.process.pid, _ending(link.process))
         self._died(run, link)
 
     def _told(self, run: Run, link: Link, kind: str, *rest: Any) -> None:

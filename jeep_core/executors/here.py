@@ -16,7 +16,7 @@ class Here:
         """The results of all units, in their order.
 
         Raises:
-            Whatever a unit, or ``bench.monitor.check``, raises.
+            Whatever a unit raises, which also calls ``bench.monitor.check``.
         """
         function, monitor, results, before = function_of(work.task), bench.monitor, [], 0
 
@@ -27,7 +27,6 @@ class Here:
         monitor.report(work.phase, 0, work.total)
         inner = bench.monitored(monitor.reporting(report))
         for number, (unit, size) in enumerate(zip(work.units, work.sizes, strict=True)):
-            monitor.check()
             results.append(function(inner, work.common, unit))
             keep(number, results[-1])
             before += size

@@ -53,6 +53,7 @@ from service.store.base.moments import source_of
 from service.store.maintenance.room import Room
 from service.store.maintenance.sweep import sweep
 from service.worker import metrics
+from service.worker.executing import executor_of
 from service.worker.gate import Gate
 from service.worker.input_files import check_inputs, check_moments, own_relations
 from service.worker.kinds.edits import EditRunner
@@ -158,12 +159,16 @@ class Worker:
         queue.requeue_missing(store.journal.unfinished())
         gate = Gate(self.settings.edit_share, read_share=self.settings.read_share)
         moments = SharedMoments(base, store, self.settings)
-        runner = EditRunner(base, store, views, self.settings, gate, moments)
+        # one for each lane: an edit does not wait for workers of a job that reads
+        for_edits, for_reads = (executor_of(self.settings, stack) for _ in range(2))
+        runner = EditRunner(base, store, views, self.settings, gate, moments, for_edits)
         keeper = self._keeper(store, base, views, lease, gate)
         writing = partial(keeper.writing, gate)
         edits = EditLane(queue, store, lease, views, runner, self.settings, writing, keeper.due)
         waiting = JobQueue(client, keys, Lane.READ)
-        reads = ReadLane(waiting, store, lease, views, self.settings, gate, moments=moments)
+        reads = ReadLane(
+            waiting, store, lease, views, self.settings, gate, moments=moments, executor=for_reads
+        )
         asked = RequestQueue(client, keys)
         generation = GenerationLane(asked, views, gate)
         every = torch.get_num_threads()

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from jeep_core.editing import run_editor, tokenize
 from jeep_core.editors.base import EditContext, EditorOutcome, objective_for
-from jeep_core.evaluation.metrics import Summary, counterfact_scores, summarise
+from jeep_core.evaluation.metrics import Summary, summarise
+from jeep_core.evaluation.units import measure_apart
 from jeep_core.executors.here import HERE
 from jeep_core.executors.work import Executor
 from jeep_core.models.loading import LoadedModel
@@ -22,6 +23,7 @@ from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.probe.anchor import anchor_for
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.hparams import Contexts, EditorHParams, contexts_of
+from jeep_core.suites import Style
 from jeep_core.values.cache import ValueCache
 from jeep_core.values.optimiser import FactTokens, Values
 
@@ -92,7 +94,11 @@ class Trials:
     def run(self, editor: str, hparams: EditorHParams, index: Sequence[int]) -> Summary:
         """Edit the cases of these numbers together and score them."""
         view, _ = self.edit(editor, hparams, index)
-        return summarise(counterfact_scores(view, [self.cases[i] for i in index]))
+        cases = [self.cases[i] for i in index]
+        records = measure_apart(
+            view, cases, Style.CONTRAST, executor=self.executor, monitor=self.monitor
+        )
+        return summarise([record.scores for record in records])
 
     def values(self, editor: str, hparams: EditorHParams) -> Values | None:
         """Values of all cases, computed at first use; None if none can be known in advance."""

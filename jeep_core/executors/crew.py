@@ -51,6 +51,8 @@ class Link:
     version: str | None = None
     busy: set[int] = field(default_factory=set)
     stale_since: float | None = None
+    # process ids of workers that it has started itself
+    others: list[int] = field(default_factory=list)
 
     def send(self, message: bytes) -> None:
         """Send bytes; a process that has died shows when it is looked at."""
@@ -66,6 +68,8 @@ class Crew:
 
     count = 1
     capacity = 1
+    grace_s = 1.0
+    """How long a process may take to end after its pipe is closed."""
 
     def __init__(self) -> None:
         context = self._context = get_context("forkserver")
@@ -95,6 +99,17 @@ class Crew:
                 )
         for number in sorted(link.busy):
             run.ledger.lost(number, _ending(link.process))
+
+    def _may_start(self) -> bool:
+        """Whether a process may be started now."""
+        return True
+
+    def _look(self, run: Run) -> None:
+        """Called again and again while a run goes on; may end it with an exception."""
+
+    def _refused(self, run: Run, link: Link, error: BaseException) -> None:
+        """A process cannot work at all, and is ended; by default the error is the run's."""
+        raise error
 
     # ------------------------------------------------------------ the protocol
 
@@ -126,11 +141,7 @@ class Crew:
     def close(self) -> None:
         """End all processes."""
         with self._turn:
-            for link in self._links:
-                link.pipe.close()
-            for link in self._links:
-                _end(link.process)
-            self._links = []
+            self._end_all()
 
     def __enter__(self) -> Any:
         return self
@@ -143,8 +154,23 @@ class Crew:
             link.pipe.close()
 
     def pids(self) -> list[int]:
-        """The ids of the processes that are there."""
-        return [int(link.process.pid) for link in self._links if link.process.is_alive()]
+        """The ids of the processes that were started and not seen to end."""
+        return [p for link in self._links for p in [int(link.process.pid), *link.others]]
+
+    def _end_all(self) -> None:
+        for link in self._links:
+            link.pipe.close()
+        for link in self._links:
+            self._let_go(link)
+        self._links = []
+
+    def _let_go(self, link: Link) -> None:
+        """Let a process end; one that does not is killed."""
+        link.pipe.close()
+        link.process.join(self.grace_s)
+        if link.process.is_alive():
+            link.process.kill()
+            link.process.join()
 
     # ------------------------------------------------------------ one run
 
@@ -160,10 +186,8 @@ class Crew:
     def _use(self, source: Source) -> None:
         """Workers have one model; for another one they are started again."""
         if source != self._source:
-            for link in self._links:
-                link.pipe.close()
-                _end(link.process)
-            self._links, self._source, self._failed_starts = [], source, 0
+            self._end_all()
+            self._source, self._failed_starts = source, 0
 
     def _work(self, run: Run) -> None:
         monitor, ledger = run.bench.monitor, run.ledger
@@ -171,6 +195,7 @@ class Crew:
         polite = monitor.give_way is not nothing
         checked = told = -1.0
         while not ledger.finished:
+            self._look(run)
             self._tend(run)
             watched = {
                 end: link for link in self._links for end in (link.pipe, link.process.sentinel)
@@ -202,7 +227,7 @@ class Crew:
                 link.process.kill()
         free = [link for link in self._links if link not in stale]
         wanted = run.ledger.waiting + sum(1 for link in free if link.busy)
-        while len(self._links) < self.count and len(free) < wanted:
+        while len(self._links) < self.count and len(free) < wanted and self._may_start():
             free.append(self._start())
         for link in free:
             if link.ready and link.run != run.number and run.ledger.waiting:
@@ -250,8 +275,7 @@ class Crew:
         if link not in self._links:
             return
         self._links.remove(link)
-        link.pipe.close()
-        _end(link.process)
+        self._let_go(link)
         if link.run != run.number:
             link.busy.clear()
         log.warning("worker process %d has ended (%s)", link.process.pid, _ending(link.process))
@@ -261,8 +285,11 @@ class Crew:
         ledger = run.ledger
         if kind == "ready":
             link.ready, self._failed_starts = True, 0
+            link.others += rest
             return
         if kind == "refused":
+            self._links.remove(link)
+            self._let_go(link)
             self._refused(run, link, rest[0])
             return
         number, *more = rest
@@ -286,13 +313,6 @@ class Crew:
         else:
             ledger.back(more[0])
 
-    def _refused(self, run: Run, link: Link, error: BaseException) -> None:
-        """A process cannot work at all: it is ended, and the error is the run's."""
-        self._links.remove(link)
-        link.pipe.close()
-        _end(link.process)
-        raise error
-
 
 class Run:
     """One call of ``run``."""
@@ -300,6 +320,8 @@ class Run:
     def __init__(self, crew: Crew, work: Work, bench: Bench, keep: Keep, number: int) -> None:
         self.work, self.bench, self.number = work, bench, number
         self.ledger = Ledger(work, keep)
+        # what was done when an executor last looked
+        self.seen = 0
         self._version: Version | None = None
         self._whole: tuple[str, ...] = ()
 
@@ -315,6 +337,16 @@ class Run:
         version = self.version(whole)
         sent: Version | str = version.key if known else version
         return pickle.dumps(("begin", self.number, self.work.task, self.work.common, sent))
+
+    def quiet(self, number: int) -> Bench:
+        """A bench in this process for a unit, which reports to the books."""
+        ledger, monitor = self.ledger, self.bench.monitor
+
+        def report(phase: str, done: int, total: int) -> None:
+            ledger.progress(number, done)
+            monitor.report(self.work.phase, ledger.progressed, self.work.total)
+
+        return self.bench.monitored(monitor.reporting(report))
 
     def finish(self) -> list[Any]:
         """The results, and the last report.
@@ -333,14 +365,6 @@ def _unique(links: Iterator[Link]) -> list[Link]:
         if link not in found:
             found.append(link)
     return found
-
-
-def _end(process: Any) -> None:
-    """Let a process end, whose pipe is closed; one that does not is killed."""
-    process.join(1)
-    if process.is_alive():
-        process.kill()
-        process.join()
 
 
 def _ending(process: Any) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import pickle
 import resource
 import signal
 import sys
@@ -23,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from jeep_core.errors import Cancelled
 from jeep_core.executors.version import load_source
+from jeep_core.executors.wire import pack, unpack
 from jeep_core.executors.workshop import Workshop, sendable
 from jeep_core.monitor import Monitor
 
@@ -59,14 +59,14 @@ class Line:
     def receive(self) -> Any:
         """The next message; the process ends if there will be none."""
         try:
-            return pickle.loads(self._pipe.recv_bytes())
+            return unpack(self._pipe.recv_bytes())
         except (EOFError, OSError):
             sys.exit(0)
 
     def send(self, *message: Any) -> None:
         """Send a message; the process ends if nobody is there."""
         try:
-            self._pipe.send_bytes(pickle.dumps(message))
+            self._pipe.send_bytes(pack(message))
         except (BrokenPipeError, OSError):
             leave()
 

@@ -7,7 +7,6 @@ one process that speaks to a Ray cluster, which takes all units at once.
 from __future__ import annotations
 
 import logging
-import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ from jeep_core.executors.child import PAUSE, STOPPED
 from jeep_core.executors.here import HERE
 from jeep_core.executors.ledger import Ledger
 from jeep_core.executors.version import Source, Version, source_of, version_of
+from jeep_core.executors.wire import pack, unpack
 from jeep_core.executors.work import Bench, Keep, Work, keep_nothing
 from jeep_core.monitor import Monitor, nothing
 
@@ -237,7 +237,7 @@ class Crew:
                 if number is None:
                     break
                 link.busy.add(number)
-                link.send(pickle.dumps(("unit", run.number, number, run.work.units[number])))
+                link.send(pack(("unit", run.number, number, run.work.units[number])))
 
     def _start(self) -> Link:
         assert self._source is not None
@@ -251,7 +251,7 @@ class Crew:
         log.info("worker process %d has started", process.pid)
         link = Link(process, ours)
         self._links.append(link)
-        link.send(pickle.dumps(("load", self._source)))
+        link.send(pack(("load", self._source)))
         return link
 
     def _begin(self, run: Run, link: Link, whole: Sequence[str] = ()) -> None:
@@ -264,7 +264,7 @@ class Crew:
         """Read what a process says, or see that it is gone."""
         try:
             while link.pipe.poll():
-                self._told(run, link, *pickle.loads(link.pipe.recv_bytes()))
+                self._told(run, link, *unpack(link.pipe.recv_bytes()))
         except (EOFError, OSError):
             self._gone(run, link)
             return
@@ -336,7 +336,7 @@ class Run:
         """The message with which a run begins; a version that is ``known`` is named only."""
         version = self.version(whole)
         sent: Version | str = version.key if known else version
-        return pickle.dumps(("begin", self.number, self.work.task, self.work.common, sent))
+        return pack(("begin", self.number, self.work.task, self.work.common, sent))
 
     def quiet(self, number: int) -> Bench:
         """A bench in this process for a unit, which reports to the books."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import traceback
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -12,6 +11,7 @@ import torch
 
 from jeep_core.errors import JeepError
 from jeep_core.executors.version import Version, view_of
+from jeep_core.executors.wire import pack, unpack
 from jeep_core.executors.work import Bench, Function, function_of
 from jeep_core.models.giving_way import giving_way
 from jeep_core.models.loading import LoadedModel
@@ -80,7 +80,7 @@ def sendable(error: BaseException) -> BaseException:
     if not isinstance(error, JeepError):
         error.add_note("in a worker: " + "".join(traceback.format_exception(error)))
     try:
-        if type(pickle.loads(pickle.dumps(error))) is type(error):
+        if type(unpack(pack(error))) is type(error):
             return error
     except Exception:
         pass

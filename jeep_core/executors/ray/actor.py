@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import resource
 import threading
 
@@ -12,6 +11,7 @@ from transformers.utils import logging as transformers_logging
 
 from jeep_core.errors import Cancelled
 from jeep_core.executors.version import Source, load_source
+from jeep_core.executors.wire import pack, unpack
 from jeep_core.executors.workshop import Workshop, sendable
 from jeep_core.monitor import Monitor
 
@@ -37,7 +37,7 @@ class Actor:
 
     def ready(self) -> tuple[int, bytes]:
         """The actor's process id; and why it cannot work, pickled, if it cannot."""
-        return os.getpid(), pickle.dumps(self._failed)
+        return os.getpid(), pack(self._failed)
 
     def begin(self, message: bytes) -> bytes:
         """Prepare for a run: task, common data and version.  The matrices to be sent whole, or an
@@ -46,9 +46,9 @@ class Actor:
         with self._working:
             self._use_threads()
             try:
-                return pickle.dumps(self._shop.begin(*pickle.loads(message)))
+                return pack(self._shop.begin(*unpack(message)))
             except Exception as error:
-                return pickle.dumps(sendable(error))
+                return pack(sendable(error))
 
     def work(self, run: int, unit: bytes) -> bytes:
         """How a unit went, and its result or its error, pickled."""
@@ -56,12 +56,12 @@ class Actor:
             self._use_threads()
             self._done = 0
             try:
-                found = "done", self._shop.work(pickle.loads(unit), self._monitor(run))
+                found = "done", self._shop.work(unpack(unit), self._monitor(run))
             except Cancelled:
-                return pickle.dumps(("stopped", None))
+                return pack(("stopped", None))
             except Exception as error:
-                return pickle.dumps(("failed", sendable(error)))
-            return pickle.dumps(found)
+                return pack(("failed", sendable(error)))
+            return pack(found)
 
     def progress(self) -> int:
         """What is done of the unit."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import queue
 import signal
 import sys
@@ -24,6 +23,7 @@ from jeep_core.errors import NoCluster, reason_of
 from jeep_core.executors.child import STOPPED
 from jeep_core.executors.ray.terms import LOCAL, ClusterTerms, set_environment
 from jeep_core.executors.version import Source, Version
+from jeep_core.executors.wire import pack, unpack
 
 LOOK_S = 0.02
 ASK_S = 1.0
@@ -59,7 +59,7 @@ def main(pipe: Connection, flags: Any, terms: ClusterTerms) -> None:
     def listen() -> None:
         with contextlib.suppress(EOFError, OSError):
             while True:
-                inbox.put(pickle.loads(pipe.recv_bytes()))
+                inbox.put(unpack(pipe.recv_bytes()))
         inbox.put(None)
 
     threading.Thread(target=listen, daemon=True).start()
@@ -112,7 +112,7 @@ def _where(terms: ClusterTerms) -> str:
 
 def _say(pipe: Connection, *message: Any) -> None:
     with contextlib.suppress(OSError):
-        pipe.send_bytes(pickle.dumps(message))
+        pipe.send_bytes(pack(message))
 
 
 class Driver:
@@ -170,12 +170,12 @@ class Driver:
             if run != self._run:
                 self._run = run
                 self._waiting.clear()
-            self._beginning = pickle.dumps((task, common, self._version))
+            self._beginning = pack((task, common, self._version))
             _say(self._pipe, "begun", run)
         else:
             run, number, unit = rest
             if run == self._run:
-                self._waiting.append((number, pickle.dumps(unit)))
+                self._waiting.append((number, pack(unit)))
 
     def _fill(self) -> None:
         """Have as many actors as there shall be."""
@@ -246,7 +246,7 @@ class Driver:
                 _say(self._pipe, "progress", self._run, seat.task, found)
         elif ref is seat.beginning:
             seat.beginning = None
-            unlike = pickle.loads(found)
+            unlike = unpack(found)
             if isinstance(unlike, BaseException):
                 _say(self._pipe, "refused", unlike)
             elif unlike:
@@ -255,12 +255,12 @@ class Driver:
                 _say(self._pipe, "unlike", self._run, unlike)
         elif ref is seat.answer:
             number, seat.answer, seat.task = seat.task, None, None
-            kind, result = pickle.loads(found)
+            kind, result = unpack(found)
             if number is not None and number >= 0:
                 rest = () if kind == "stopped" else (result,)
                 _say(self._pipe, kind, self._run, number, *rest)
         else:
-            failed = pickle.loads(found[1])
+            failed = unpack(found[1])
             if failed is not None:
                 _say(self._pipe, "refused", failed)
             seat.is_ready = failed is None

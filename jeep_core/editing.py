@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,6 @@ from jeep_core.editors import (
     DEFAULT_EDITOR,
     EDITORS,
     create,
-    hparams_class,
     needs_choice,
     preset_hparams,
 )
@@ -35,7 +34,7 @@ from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
 from jeep_core.moments.of_texts import moments_over
-from jeep_core.moments.source import may_need_moments, origin_of
+from jeep_core.moments.source import origin_of
 from jeep_core.monitor import NOTHING, Clock, Monitor
 from jeep_core.probe.anchor import anchor_for
 from jeep_core.probe.defaults.choose import choose
@@ -389,25 +388,3 @@ def tokenize(
 def _in_chats(base: LoadedModel, facts: Sequence[Fact]) -> list[Fact]:
     """Facts with the form in which they are asked in a chat."""
     return [in_chat(fact, base.chat, f"/facts/{i}") for i, fact in enumerate(facts)]
-
-
-def moments_of(
-    base: LoadedModel,
-    editors: Iterable[str],
-    corpus: Path | None,
-    samples: int,
-    folder: Path | None,
-    imported: str | None,
-) -> Moments:
-    """Second moments for commands that try these editors; none is read that none of them needs.
-
-    Raises:
-        JeepError: as `corpus_texts`; imported ones need the folder they are in.
-    """
-    if imported is not None and folder is None:
-        raise JeepError("--moments needs --folder, the folder that they were imported into")
-    needed = any(may_need_moments(hparams_class(editor)) for editor in editors)
-    read = needed and imported is None
-    if read:
-        return moments_over(base, corpus, samples, folder)
-    return Moments(base, [], samples, folder, imported)

@@ -1,4 +1,4 @@
-"""What workers bring: ``python -m bench.library.executors``, on an idle machine.
+"""Throughput with workers: ``python -m bench.library.executors``, on an idle machine.
 
 64 facts and a suite of 256 cases by this process, by one worker and by two, each with one thread,
 in one run.  What two cores can bring is measured beside it: two processes that know nothing of
@@ -38,7 +38,7 @@ def run(repeats: int, models: tuple[str, ...] = tuple(atlas.MODELS)) -> list[Row
 
 
 def works(model: str) -> dict[str, Callable[[Executor], object]]:
-    """What is measured, as functions of the executor."""
+    """The work that is measured, as functions of the executor."""
     base, facts, objective = workload(model, FACTS)
     view, cases = ModelView(base), suite_facts(CASES)
     return {

@@ -25,7 +25,7 @@ from rich.progress import (
 )
 
 from jeep_core import atlas
-from jeep_core.editing import moments_of
+from jeep_core.commands.second_moments import moments_of
 from jeep_core.editors import DEFAULT_EDITOR, hparams_class
 from jeep_core.errors import JeepError
 from jeep_core.evaluation.trials import Trials

@@ -84,7 +84,7 @@ class Crew:
     # ------------------------------------------------------------ what kinds of crew say
 
     def _target(self) -> tuple[Callable[..., None], tuple[Any, ...]]:
-        """What a process runs, and its arguments after pipe and flags."""
+        """The function that a process runs, and its arguments after pipe and flags."""
         raise NotImplementedError
 
     def _died(self, run: Run, link: Link) -> None:
@@ -119,7 +119,7 @@ class Crew:
         Raises:
             WorkersLost: the same unit's worker died several times, or no worker can be started.
             What the first unit, in their order, has raised that failed.
-            Whatever ``bench.monitor.check`` raises.
+            Whatever ``monitor.check`` raises.
         """
         if len(work.units) <= 1:
             return HERE.run(work, bench, keep)

@@ -16,7 +16,7 @@ class Here:
         """The results of all units, in their order.
 
         Raises:
-            Whatever a unit raises, which also calls ``bench.monitor.check``.
+            Whatever a unit raises, which also calls ``monitor.check``.
         """
         function, monitor, results, before = function_of(work.task), bench.monitor, [], 0
 

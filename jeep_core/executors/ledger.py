@@ -92,7 +92,7 @@ class Ledger:
 
     @property
     def progressed(self) -> int:
-        """What is done of all units."""
+        """How much of all units is done."""
         return sum(self._part)
 
     def results(self) -> list[Any]:

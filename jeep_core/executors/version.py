@@ -1,4 +1,4 @@
-"""What a worker needs to have the model as the caller has it: a folder, and a version's matrices.
+"""The model as the caller has it, for a worker: a folder, and a version's matrices.
 
 Weights are never sent: a worker loads the folder that the caller has loaded and compares hashes.  A
 version is sent once, as the updates of its matrices where they are known; a worker makes the
@@ -79,7 +79,7 @@ class Version:
 
 
 def version_of(view: ModelView, whole: Collection[str] = ()) -> Version:
-    """What is to be sent of a view; the matrices ``whole`` as they are."""
+    """A view as it is sent; the matrices ``whole`` (any shape) as they are."""
     hashes = {name: tensor_sha256(tensor) for name, tensor in view.replaced.items()}
     updates = {
         name: [{part: t.cpu() for part, t in update.parts().items()} for update in history]

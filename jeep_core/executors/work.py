@@ -22,7 +22,7 @@ PACKAGE = "jeep_core."
 
 @dataclass(frozen=True)
 class Bench:
-    """What a unit works with: a version of the model, and the caller.
+    """The place where a unit is done: a version of the model, and the caller.
 
     The view is not written to.  ``twin`` takes its products in bfloat16; its matrices are made at
     first use and kept for the next units.
@@ -42,7 +42,7 @@ class Bench:
 
 
 Function = Callable[[Bench, Any, Any], Any]
-"""What does a unit: it is given a bench, what all units share, and the unit.
+"""A function that does a unit: it is given a bench, what all units share, and the unit.
 
 What it takes and returns is plain data and tensors, as it may be sent to another machine.
 """
@@ -64,7 +64,7 @@ class Work:
 
     @property
     def total(self) -> int:
-        """What all units count together."""
+        """The sum of what all units count."""
         return sum(self.sizes)
 
 
@@ -92,7 +92,7 @@ class Executor(Protocol):
 
         Raises:
             What the first unit, in their order, has raised that failed.
-            Whatever ``bench.monitor.check`` raises.
+            Whatever ``monitor.check`` raises.
         """
         ...
 

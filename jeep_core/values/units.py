@@ -23,7 +23,7 @@ TASK = "jeep_core.values.units:optimise_unit"
 
 @dataclass(frozen=True)
 class Common:
-    """What all units of an optimisation share.
+    """The settings that all units of an optimisation share.
 
     ``limit``: facts together at most; ``memory_bytes``: bound on what they hold; ``total``: facts
     of all units.
@@ -68,7 +68,7 @@ def optimise_unit(bench: Bench, common: Common, unit: Unit) -> Values:
     """The values of a unit's m facts, (m, d) each, in their order.
 
     Raises:
-        Whatever ``bench.monitor.check`` raises; it is called before every step.
+        Whatever ``monitor.check`` raises; it is called before every step.
         NumericalError: the loss of a fact is not finite.
         torch.OutOfMemoryError: a single fact does not fit.
     """

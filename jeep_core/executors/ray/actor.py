@@ -64,7 +64,7 @@ class Actor:
             return pack(found)
 
     def progress(self) -> int:
-        """What is done of the unit."""
+        """How much of the unit is done."""
         return self._done
 
     def stop(self, run: int) -> None:

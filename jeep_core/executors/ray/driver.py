@@ -1,7 +1,7 @@
 """The process that speaks to a Ray cluster: units of its caller to actors, results back.
 
-The main thread alone calls Ray; another one reads the pipe.  Messages are those of ``child.py``,
-and units come several at a time.
+The main thread alone calls Ray; another one reads the pipe.  Messages are those of
+``jeep_core/executors/child.py``, and units come several at a time.
 """
 
 from __future__ import annotations

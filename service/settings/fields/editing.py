@@ -1,4 +1,4 @@
-"""What edits and measurements take, and how much memory."""
+"""The inputs of edits and measurements, and their memory."""
 
 from __future__ import annotations
 

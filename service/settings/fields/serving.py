@@ -1,4 +1,4 @@
-"""What is served, and where."""
+"""The model that is served, where, and to whom."""
 
 from __future__ import annotations
 

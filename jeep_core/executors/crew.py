@@ -92,13 +92,13 @@ class Crew:
         if not link.ready:
             self._failed_starts += 1
             if self._failed_starts >= STARTS:
-                why = _ending(link.process)
+                why = ending(link.process)
                 raise WorkersLost(
                     f"{STARTS} worker processes in a row ended while they loaded the model "
                     f"({why}): a worker may have too little memory for it"
                 )
         for number in sorted(link.busy):
-            run.ledger.lost(number, _ending(link.process))
+            run.ledger.lost(number, ending(link.process))
 
     def _may_start(self) -> bool:
         """Whether a process may be started now."""
@@ -278,7 +278,7 @@ class Crew:
         self._let_go(link)
         if link.run != run.number:
             link.busy.clear()
-        log.warning("worker process %d has ended (%s)", link.process.pid, _ending(link.process))
+        log.warning("worker process %d has ended (%s)", link.process.pid, ending(link.process))
         self._died(run, link)
 
     def _told(self, run: Run, link: Link, kind: str, *rest: Any) -> None:
@@ -367,7 +367,7 @@ def _unique(links: Iterator[Link]) -> list[Link]:
     return found
 
 
-def _ending(process: Any) -> str:
+def ending(process: Any) -> str:
     """How a process has ended."""
     code = process.exitcode
     if code is None:

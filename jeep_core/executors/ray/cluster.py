@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 from jeep_core.errors import NoCluster
-from jeep_core.executors.crew import Crew, Link, Run
+from jeep_core.executors.crew import Crew, Link, Run, ending
 from jeep_core.executors.ray import driver
 from jeep_core.executors.ray.terms import LOCAL, ClusterTerms, variables_of_ray
 from jeep_core.executors.work import function_of
@@ -99,7 +99,9 @@ class RayCluster(Crew):
 
     def _died(self, run: Run, link: Link) -> None:
         """The cluster's end often ends the process that spoke to it: its units wait again."""
-        self._is_away(run, link, "the process that spoke to it has ended")
+        where = "on this machine" if self._terms.address == LOCAL else f"at {self._terms.address}"
+        what = f"the Ray cluster {where} cannot be reached, or has ended"
+        self._is_away(run, link, f"{what} (its client: {ending(link.process)})")
 
     def _refused(self, run: Run, link: Link, error: BaseException) -> None:
         if not isinstance(error, NoCluster):
@@ -107,7 +109,7 @@ class RayCluster(Crew):
         self._is_away(run, link, str(error))
 
     def _is_away(self, run: Run, link: Link, why: str) -> None:
-        log.warning("the Ray cluster is away: %s", why)
+        log.warning("waiting for the cluster: %s", why)
         for number in sorted(link.busy):
             run.ledger.back(number)
         if self._away is None:

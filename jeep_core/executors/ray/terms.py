@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 LOCAL = "local"
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,11 @@ def set_environment(terms: ClusterTerms) -> None:
     os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "15")
     # whoever reaches its ports without the token is refused
     os.environ["RAY_AUTH_MODE"] = "token"
-    if terms.address == LOCAL:
-        # else a node takes the machine's address in the network and listens on every interface
+    if terms.address == LOCAL or terms.address.rpartition(":")[0] in LOOPBACK:
+        # else Ray replaces loopback by the machine's address in the network, and a node listens on
+        # every interface
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    if terms.address == LOCAL:
         # two clusters may run on this machine, one for each lane of a worker
         os.environ.setdefault("AUTOSCALER_METRIC_PORT", "0")
         # of this cluster alone, and in no file

@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from support.library.closed_form import MEMIT, PREFIXES
 from support.library.shared_work import CITIES, edited
 
 from jeep_core.errors import JeepError
 from jeep_core.evaluation import units
-from jeep_core.evaluation.metrics import measure
+from jeep_core.evaluation.metrics import Summary, measure
+from jeep_core.evaluation.trials import Trials
 from jeep_core.evaluation.units import measure_apart
+from jeep_core.executors.here import HERE
 from jeep_core.executors.processes import Processes
+from jeep_core.executors.work import Executor
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
@@ -82,3 +86,13 @@ def test_what_was_done_before_an_error_is_kept(
         measure_apart(ModelView(model), wrong, Style.CONTRAST)
     assert str(there.value) == str(here.value)
     assert kept in ([], [0])
+
+
+def test_a_trial_has_the_same_figures(
+    model: LoadedModel, moments: Moments, crews: dict[int, Processes]
+) -> None:
+    def summary(executor: Executor) -> Summary:
+        trials = Trials(model, CASES, moments, PREFIXES, executor=executor)
+        return trials.run("memit", MEMIT, range(len(CASES)))
+
+    assert summary(crews[2]) == summary(HERE)

@@ -133,8 +133,8 @@ class Crew:
             try:
                 self._work(run)
             finally:
-                if not run.ledger.finished:
-                    self._flags[STOPPED] = run.number
+                # after an error units that are not wanted any more may still be worked on
+                self._flags[STOPPED] = run.number
                 self._flags[PAUSE] = 0
         return run.finish()
 

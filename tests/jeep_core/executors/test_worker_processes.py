@@ -15,7 +15,7 @@ from support.library.shared_work import EDITS, FACTS, bytes_of, edited, model_in
 
 from jeep_core.errors import Cancelled, JeepError, NumericalError, UnsupportedModel, WorkersLost
 from jeep_core.executors import crew as crews_module
-from jeep_core.executors.child import PAUSE, Line
+from jeep_core.executors.child import PAUSE, STOPPED, Line
 from jeep_core.executors.crew import Link, Run
 from jeep_core.executors.processes import Processes
 from jeep_core.models.loading import LoadedModel
@@ -181,6 +181,7 @@ def test_the_error_of_the_first_fact_that_fails_is_raised(
         edited(model, moments, "memit", crews[2], hparams=wild)
     assert str(there.value) == str(here.value)
     assert f"of {len(FACTS)}" in str(there.value)
+    assert crews[2]._flags[STOPPED] == crews[2]._number, "nobody goes on with the other units"
 
 
 def test_a_model_without_a_folder_is_refused(moments: Moments, crews: Crews) -> None:

@@ -207,7 +207,7 @@ def test_a_worker_whose_memory_does_not_hold_the_model_says_so(
     with (
         Processes(1, memory_bytes=64 * 2**20, niceness=0) as executor,
         # an allocation that fails deep in a library ends the process
-        pytest.raises((MemoryError, WorkersLost), match="64 MiB|too little memory"),
+        pytest.raises((MemoryError, WorkersLost), match=r"64 MiB|too little memory"),
     ):
         edited(model, moments, "memit", executor)
 

@@ -12,7 +12,7 @@ WORKERS ?= 2
 # what they have compiled, whatever the environment says
 IN_PARALLEL := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
 
-.PHONY: demo demo-real test test-fast test-durations serve check bench bench-gpu docs tour fuzz faults console-test test-gpu real-models interop clean
+.PHONY: demo demo-real test test-fast test-durations serve check bench bench-gpu docs tour fuzz faults console-test cluster-test test-gpu real-models interop clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml
@@ -53,6 +53,11 @@ bench-gpu: $(READY)
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -q tests/gpu
+
+# a Ray cluster as executor
+cluster-test: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[worker,embedded,dev,ray]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --timeout 900 tests/cluster
 
 # programs of others, as they are published, in an environment of their own
 $(INTEROP)/.ready: pyproject.toml tests/interop/requirements.txt

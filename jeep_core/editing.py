@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,6 @@ from jeep_core.editors import (
     DEFAULT_EDITOR,
     EDITORS,
     create,
-    hparams_class,
     needs_choice,
     preset_hparams,
 )
@@ -27,13 +26,15 @@ from jeep_core.editors.base import (
 )
 from jeep_core.editors.presets import own_presets
 from jeep_core.errors import FieldProblem, InvalidHParams, JeepError
+from jeep_core.executors.here import HERE
+from jeep_core.executors.work import Executor
 from jeep_core.models.delta import WeightDelta
 from jeep_core.models.giving_way import giving_way
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
 from jeep_core.moments.of_texts import moments_over
-from jeep_core.moments.source import may_need_moments, origin_of
+from jeep_core.moments.source import origin_of
 from jeep_core.monitor import NOTHING, Clock, Monitor
 from jeep_core.probe.anchor import anchor_for
 from jeep_core.probe.defaults.choose import choose
@@ -99,6 +100,7 @@ def edit(
     states: Sequence[State] = (),
     batch_facts: int | None = None,
     memory_bytes: int | None = None,
+    executor: Executor = HERE,
     monitor: Monitor = NOTHING,
 ) -> EditResult:
     """Compute the weight delta that makes ``model`` believe ``facts``.
@@ -123,6 +125,7 @@ def edit(
         states: ``state`` of this editor's earlier results that ``model`` was made by, oldest first.
         batch_facts: facts optimised together at most; default: 32, on CUDA 256.
         memory_bytes: bound on the memory of value optimisation; fewer facts are optimised together.
+        executor: does what is independent, such as ``Processes(2)``; default: this process.
         monitor: receives progress, may cancel between steps, may hold the computation up.
 
     Raises:
@@ -163,6 +166,7 @@ def edit(
         probes=probes,
         batch_facts=batch_facts,
         memory_bytes=memory_bytes,
+        executor=executor,
         monitor=monitor,
     )
     result.hparams_from, result.warnings = chosen.source, chosen.warnings
@@ -184,6 +188,7 @@ def edit_checked(
     probes: Path | None = None,
     batch_facts: int | None = None,
     memory_bytes: int | None = None,
+    executor: Executor = HERE,
     monitor: Monitor = NOTHING,
 ) -> EditResult:
     """`edit` for values that were checked before: nothing is parsed or validated again.
@@ -204,7 +209,14 @@ def edit_checked(
     clock.lap("moments")
     texts = list(prefixes or sample_prefixes(view.base, hparams.prefix_count))
     anchor = anchor_for(
-        view.base, editor, hparams, texts, folder=probes, memory=memory_bytes, monitor=monitor
+        view.base,
+        editor,
+        hparams,
+        texts,
+        folder=probes,
+        memory=memory_bytes,
+        executor=executor,
+        monitor=monitor,
     )
     if anchor is not None:
         clock.lap("anchor")
@@ -218,6 +230,7 @@ def edit_checked(
         anchor=None if anchor is None else anchor.norm,
         batch_facts=batch_facts,
         memory_bytes=memory_bytes,
+        executor=executor,
         monitor=monitor,
     )
     outcome, edited = run_editor(editor, context, hparams)
@@ -375,25 +388,3 @@ def tokenize(
 def _in_chats(base: LoadedModel, facts: Sequence[Fact]) -> list[Fact]:
     """Facts with the form in which they are asked in a chat."""
     return [in_chat(fact, base.chat, f"/facts/{i}") for i, fact in enumerate(facts)]
-
-
-def moments_of(
-    base: LoadedModel,
-    editors: Iterable[str],
-    corpus: Path | None,
-    samples: int,
-    folder: Path | None,
-    imported: str | None,
-) -> Moments:
-    """Second moments for commands that try these editors; none is read that none of them needs.
-
-    Raises:
-        JeepError: as `corpus_texts`; imported ones need the folder they are in.
-    """
-    if imported is not None and folder is None:
-        raise JeepError("--moments needs --folder, the folder that they were imported into")
-    needed = any(may_need_moments(hparams_class(editor)) for editor in editors)
-    read = needed and imported is None
-    if read:
-        return moments_over(base, corpus, samples, folder)
-    return Moments(base, [], samples, folder, imported)

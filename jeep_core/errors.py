@@ -11,6 +11,8 @@ JeepError
 │   ├── RankTooHigh     … as an adapter, within the limits that were given
 │   └── MissingProgram  … because a program of others is not installed
 ├── NumericalError      a value that is not finite, a linear system without a solution
+├── WorkersLost         workers that died again and again in the same part of the work
+├── NoCluster           a Ray cluster that cannot be used, or not any more
 └── Cancelled           the caller asked to stop
 
 Every exception, also of the service, has a ``code`` by which a client can identify it.
@@ -140,6 +142,18 @@ class NumericalError(JeepError):
     """
 
     code = "numerical_error"
+
+
+class WorkersLost(JeepError):
+    """Processes that do a part of the work died in it again and again, or cannot be started."""
+
+    code = "workers_lost"
+
+
+class NoCluster(JeepError):
+    """The Ray cluster cannot be reached, went away, or lacks the resources that workers need."""
+
+    code = "no_cluster"
 
 
 class Cancelled(JeepError):

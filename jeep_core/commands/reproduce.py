@@ -22,7 +22,7 @@ from rich.progress import Progress as Bars
 
 from jeep_core.atlas import MODELS
 from jeep_core.commands import WrongArgument
-from jeep_core.editing import moments_of
+from jeep_core.commands.second_moments import moments_of
 from jeep_core.editors import hparams_class, in_order
 from jeep_core.editors.networks.hparams import HypernetworkHParams
 from jeep_core.editors.networks.storage import load_network

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,7 @@ from rich.progress import (
 )
 
 from jeep_core import atlas
-from jeep_core.editing import moments_of
+from jeep_core.commands.second_moments import moments_of
 from jeep_core.editors import DEFAULT_EDITOR, hparams_class
 from jeep_core.errors import JeepError
 from jeep_core.evaluation.trials import Trials
@@ -39,6 +39,8 @@ from jeep_core.evaluation.tuning import (
     tune,
     write_preset,
 )
+from jeep_core.executors.here import HERE
+from jeep_core.executors.processes import Processes
 from jeep_core.models.loading import LoadedModel, load
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import Monitor
@@ -64,7 +66,7 @@ class Options:
     of it, 0: 20 per dimension; ``folder``: where they are kept; ``moments``: name of imported ones
     instead.  ``layers``: ``search``, or ``auto`` for those that a probe proposes, which may be
     kept in ``probes``.  ``presets``: folder of own presets, to start from.  ``models_dir``: the
-    model directory.
+    model directory.  ``workers``: processes that optimise and measure; 1: this one.
     """
 
     model: str
@@ -84,6 +86,7 @@ class Options:
     device: str = "auto"
     dtype: str = "auto"
     models_dir: Path | None = None
+    workers: int = 1
 
 
 def run(args: Options) -> None:
@@ -107,8 +110,16 @@ def run(args: Options) -> None:
         begin = _automatic(args, base, cases)
         values = {path: v for path, v in values.items() if not path.endswith(".layers")}
     prefixes = validate_hparams(hparams_class(args.editor), begin, base.n_layers).prefix_count
-    with _bars() as bars:
-        trials = Trials(base, cases, moments, sample_prefixes(base, prefixes), Monitor(bars.work))
+    executor = Processes(args.workers, niceness=0) if args.workers > 1 else HERE
+    with _bars() as bars, closing(executor):
+        trials = Trials(
+            base,
+            cases,
+            moments,
+            sample_prefixes(base, prefixes),
+            Monitor(bars.work),
+            executor=executor,
+        )
         tuned = tune(trials, args.editor, begin, values, args.rounds, bars.tried)
     preset = _preset(args, base, tuned, len(cases), digest)
     write_preset(args.out, preset)

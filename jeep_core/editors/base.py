@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import torch
 
 from jeep_core.editors import create
+from jeep_core.executors.here import HERE
+from jeep_core.executors.work import Executor
 from jeep_core.models.delta import Update, WeightDelta
 from jeep_core.models.fused.twin import Twin
 from jeep_core.models.views import ModelView
@@ -61,6 +63,7 @@ class EditContext:
     ``hypernetworks`` is the folder of trained networks, beside the shipped ones.  ``states``: what
     this editor has left in the versions before, oldest first (``EditorOutcome.state``).
     ``anchor``: the norm that values at the subject are brought to (``norm_anchor``).
+    ``executor`` does what is independent.
     """
 
     view: ModelView
@@ -73,6 +76,7 @@ class EditContext:
     anchor: float | None = None
     batch_facts: int | None = None
     memory_bytes: int | None = None
+    executor: Executor = HERE
     monitor: Monitor = NOTHING
     # its matrices in bfloat16 are made once for all values and readings of an edit
     _twin: Twin | None = field(default=None, init=False, repr=False)
@@ -101,6 +105,7 @@ class EditContext:
             batch_facts=self.batch_facts,
             memory_bytes=self.memory_bytes,
             twin=self.twin(),
+            executor=self.executor,
             monitor=self.monitor,
         )
         if self.anchor is None or objective.train == "high":

@@ -12,7 +12,10 @@ from pathlib import Path
 
 from jeep_core.editing import run_editor, tokenize
 from jeep_core.editors.base import EditContext, EditorOutcome, objective_for
-from jeep_core.evaluation.metrics import Summary, counterfact_scores, summarise
+from jeep_core.evaluation.metrics import Summary, summarise
+from jeep_core.evaluation.units import measure_apart
+from jeep_core.executors.here import HERE
+from jeep_core.executors.work import Executor
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
@@ -20,6 +23,7 @@ from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.probe.anchor import anchor_for
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.hparams import Contexts, EditorHParams, contexts_of
+from jeep_core.suites import Style
 from jeep_core.values.cache import ValueCache
 from jeep_core.values.optimiser import FactTokens, Values
 
@@ -38,6 +42,7 @@ class Trials:
     prefixes: Sequence[str]
     monitor: Monitor = NOTHING
     hypernetworks: Path | None = None
+    executor: Executor = HERE
     cache: ValueCache = field(default_factory=ValueCache)
     _anchors: dict[str, float | None] = field(default_factory=dict, repr=False)
     _rows: dict[Contexts, list[FactTokens]] = field(default_factory=dict, repr=False)
@@ -63,6 +68,7 @@ class Trials:
             self.moments,
             values=None if values is None else values.select(index),
             hypernetworks=self.hypernetworks,
+            executor=self.executor,
             monitor=self.monitor,
         )
         context.anchor = self._anchor(editor, hparams)
@@ -79,6 +85,7 @@ class Trials:
                 hparams,
                 self.prefixes,
                 folder=self.cache.folder,
+                executor=self.executor,
                 monitor=self.monitor,
             )
             self._anchors[name] = None if found is None else found.norm
@@ -87,7 +94,11 @@ class Trials:
     def run(self, editor: str, hparams: EditorHParams, index: Sequence[int]) -> Summary:
         """Edit the cases of these numbers together and score them."""
         view, _ = self.edit(editor, hparams, index)
-        return summarise(counterfact_scores(view, [self.cases[i] for i in index]))
+        cases = [self.cases[i] for i in index]
+        records = measure_apart(
+            view, cases, Style.CONTRAST, executor=self.executor, monitor=self.monitor
+        )
+        return summarise([record.scores for record in records])
 
     def values(self, editor: str, hparams: EditorHParams) -> Values | None:
         """Values of all cases, computed at first use; None if none can be known in advance."""
@@ -98,5 +109,6 @@ class Trials:
             self.base,
             self._rows_in(hparams),
             objective,
+            executor=self.executor,
             monitor=self.monitor,
         )

@@ -17,6 +17,8 @@ from typing import Any
 from jeep_core import atlas
 from jeep_core.editors import create
 from jeep_core.errors import FieldProblem, InvalidFacts, InvalidHParams, JeepError
+from jeep_core.executors.here import HERE
+from jeep_core.executors.work import Executor
 from jeep_core.models.giving_way import giving_way
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
@@ -69,6 +71,7 @@ def anchor_for(
     *,
     folder: Path | None = None,
     memory: int | None = None,
+    executor: Executor = HERE,
     monitor: Monitor = NOTHING,
 ) -> Anchor | None:
     """The anchor that these hyper-parameters ask for; None if they ask for none.
@@ -96,7 +99,7 @@ def anchor_for(
     found = None if path is None else _kept(path)
     if found is None:
         facts = _sample(base, prefixes, asked)
-        found = _measured(base, objective, facts, memory, monitor)
+        found = _measured(base, objective, facts, memory, executor, monitor)
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, sealed(json_text(asdict(found), "the anchor").encode()))
@@ -126,13 +129,16 @@ def _measured(
     objective: Objective,
     facts: Sequence[FactTokens],
     memory_bytes: int | None,
+    executor: Executor,
     monitor: Monitor,
 ) -> Anchor:
     report = monitor.report
     monitor = monitor.reporting(lambda _, done, total: report("anchor", done, total))
     view = ModelView(base)
     with giving_way(view, monitor):
-        values = optimise(view, facts, objective, memory_bytes=memory_bytes, monitor=monitor)
+        values = optimise(
+            view, facts, objective, memory_bytes=memory_bytes, executor=executor, monitor=monitor
+        )
         before = contributions(view, facts, objective)
     lengths = (before + values.delta_low).norm(dim=1)
     return Anchor(typical_norm(lengths), objective.low.last, len(facts))

@@ -19,12 +19,15 @@ from typing import Any
 
 import torch
 
+from jeep_core.executors.here import HERE
+from jeep_core.executors.work import Executor
 from jeep_core.models.token_rows import stack_rows
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.probe.bands import band
-from jeep_core.probe.patched_runs import patched_at_every_block, small_batches
+from jeep_core.probe.patched_runs import small_batches
 from jeep_core.probe.prompts import Prompt, answers, batches
+from jeep_core.probe.units import Unit, patched
 from jeep_core.spec.positions import PromptTokens, TokenizationError, tokenize_prompt
 
 SEED = 0
@@ -144,28 +147,26 @@ def exchange(
     view: ModelView,
     pairs: Sequence[Pair],
     monitor: Monitor = NOTHING,
+    executor: Executor = HERE,
 ) -> Patched:
     """Put the donor's state into the prompt's run, at one block after the other.
 
     Raises:
+        WorkersLost, NoCluster: the executor's workers are gone.
         Whatever ``monitor.check`` raises.
     """
     # (n, 1 + L): first the run without a patch, then one with each block patched
     own = torch.zeros(len(pairs), view.base.n_layers + 1)
     other = torch.zeros_like(own)
-    done = 0
-    for chosen in small_batches(view, [pair.prompt.tokens for pair in pairs]):
-        monitor.check()
+    cut = list(small_batches(view, [pair.prompt.tokens for pair in pairs]))
+    units = []
+    for chosen in cut:
         some = [pairs[i] for i in chosen]
         # (r, 2)
         tokens = torch.tensor([[p.prompt.original, p.answer] for p in some])
-        # (r, 1 + L, 2)
-        found = patched_at_every_block(
-            view, [p.prompt.tokens for p in some], [p.donor for p in some], tokens
-        )
+        units.append(Unit([p.prompt.tokens for p in some], [p.donor for p in some], tokens))
+    for chosen, found in zip(cut, patched(view, "exchange", units, executor, monitor), strict=True):
         own[chosen], other[chosen] = found[..., 0], found[..., 1]
-        done += len(chosen)
-        monitor.report("exchange", done, len(pairs))
     return Patched(own[:, 1:], own[:, 0], other[:, 1:], other[:, 0])
 
 
@@ -175,28 +176,29 @@ def restoration(
     prompts: Sequence[Prompt],
     monitor: Monitor = NOTHING,
     seed: int = SEED,
+    executor: Executor = HERE,
 ) -> Patched:
     """Put the clean state into a run whose subject is corrupted, at one block after the other.
 
     Raises:
+        WorkersLost, NoCluster: the executor's workers are gone.
         Whatever ``monitor.check`` raises.
     """
     # as in ``exchange``; column 0 is the corrupted run
     own = torch.zeros(len(prompts), view.base.n_layers + 1)
     generator = torch.Generator().manual_seed(seed)
     scale = NOISE * _spread(view, prompts)
-    done = 0
+    cut, units = [], []
     for drawn in batches([prompt.tokens for prompt in prompts]):
         noise = _noise(view, [prompts[i] for i in drawn], scale, generator)
         for part in small_batches(view, [prompts[i].tokens for i in drawn]):
-            monitor.check()
             chosen = [drawn[i] for i in part]
             rows = [prompts[i].tokens for i in chosen]
             tokens = torch.tensor([[prompts[i].original] for i in chosen])
-            found = patched_at_every_block(view, rows, rows, tokens, noise[part])
-            own[chosen] = found[..., 0]
-            done += len(chosen)
-            monitor.report("restore", done, len(prompts))
+            units.append(Unit(rows, rows, tokens, noise[part].cpu()))
+            cut.append(chosen)
+    for chosen, found in zip(cut, patched(view, "restore", units, executor, monitor), strict=True):
+        own[chosen] = found[..., 0]
     return Patched(own[:, 1:], own[:, 0])
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from jeep_core import atlas
 from jeep_core.errors import JeepError
+from jeep_core.executors.here import HERE
+from jeep_core.executors.work import Executor
 from jeep_core.models.giving_way import giving_way
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import NOTHING, Monitor
@@ -125,13 +127,14 @@ def probe(
     limit: int = PROMPTS,
     seed: int = 0,
     related: Related | None = None,
+    executor: Executor = HERE,
     monitor: Monitor = NOTHING,
     quick: bool = False,
 ) -> Probe:
     """Probe a version of a model on ``limit`` facts drawn from ``facts``.
 
     A fact without ``target_true`` is probed with the model's own answer as the original one.
-    Word sets are followed if ``related`` says where words come from.
+    Word sets are followed if ``related`` says where words come from.  ``executor`` patches states.
 
     ``quick``: only what a proposal rests on, and of no more than 64 prompts: of so many as
     settle it, see ``jeep_core.probe.quick``.
@@ -160,8 +163,8 @@ def probe(
                 sets = word_sets(view.base.tokenizer, some, documents, table)
             readings = read(view, some, sets, monitor)
             drawn_pairs = pairs(view, some, seed)
-            exchanged = exchange(view, drawn_pairs, monitor) if drawn_pairs else None
-            restored = restoration(view, some, monitor, seed)
+            exchanged = exchange(view, drawn_pairs, monitor, executor) if drawn_pairs else None
+            restored = restoration(view, some, monitor, seed, executor)
         proposal, hparams, why_not = _proposed(view, some, readings, exchanged)
     origin = {
         "model": view.base.name,

@@ -41,9 +41,12 @@ class Pool:
         objective: Objective,
         memory_bytes: int | None,
         twin: Twin | None = None,
+        names: Sequence[str] | None = None,
     ) -> None:
         o = objective
         self.facts, self.objective, self.memory_bytes = facts, o, memory_bytes
+        # how an error names each fact, as the caller counts them
+        self.names = names or [""] * len(facts)
         self.device = view.base.device
         # group j is all facts after prefix j, those of the second context after those of the
         # first, the last group their KL rows
@@ -177,9 +180,9 @@ class Pool:
         wrong = (~torch.isfinite(loss)).nonzero().flatten().tolist()
         if wrong:
             fact, taken = int(stage.index[wrong[0]]), int(stage.passes[wrong[0]])
-            of = f" of fact {fact + 1} of {len(self.facts)}" if len(self.facts) > 1 else ""
             what = (
-                f"layer {self.objective.low.last}: the loss{of} after {counted(taken - 1, 'step')}"
+                f"layer {self.objective.low.last}: the loss{self.names[fact]} "
+                f"after {counted(taken - 1, 'step')}"
             )
             advice = SMALLER_STEPS if taken > 1 else OTHER_VERSION
             raise NumericalError(f"{what} is not finite (NaN or infinity); {advice}")

@@ -18,6 +18,8 @@ import torch
 from safetensors import SafetensorError
 
 from jeep_core.errors import JeepError
+from jeep_core.executors.here import HERE
+from jeep_core.executors.work import Executor
 from jeep_core.models.giving_way import giving_way
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
@@ -54,6 +56,7 @@ class ValueCache:
         *,
         batch_facts: int | None = None,
         memory_bytes: int | None = None,
+        executor: Executor = HERE,
         monitor: Monitor = NOTHING,
     ) -> Values:
         """The values of these facts on the unedited model, in their order, as by ``optimise``.
@@ -88,6 +91,7 @@ class ValueCache:
                     objective,
                     batch_facts=batch_facts,
                     memory_bytes=memory_bytes,
+                    executor=executor,
                     monitor=monitor.reporting(report),
                 )
             before, peak = before + len(chunk), max(peak, found.peak_bytes)

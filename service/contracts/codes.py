@@ -131,6 +131,7 @@ JOB_ONLY = frozenset(
         "missing_program",
         "no_ability",
         "no_cases",
+        "no_cluster",
         "no_proposal",
         "push_failed",
         "not_exportable",
@@ -142,6 +143,7 @@ JOB_ONLY = frozenset(
         "unknown_kind",
         "unreadable_text",
         "unsupported_model",
+        "workers_lost",
         *PUSHES,
     }
 )

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from jeep_core.editors import BrokenEditor, available, hparams_class
 from jeep_core.errors import JeepError, reason_of
 from jeep_core.evaluation.harness.installed import installed_version
 from jeep_core.evaluation.perplexity import text_path
+from jeep_core.executors.work import Executor
 from jeep_core.exports.checkpoint import checkpoint_bytes
 from jeep_core.models.loading import DTYPES, LoadedModel, load
 from jeep_core.models.special_tokens import special_tokens
@@ -53,6 +54,7 @@ from service.store.base.moments import source_of
 from service.store.maintenance.room import Room
 from service.store.maintenance.sweep import sweep
 from service.worker import metrics
+from service.worker.executing import executor_of
 from service.worker.gate import Gate
 from service.worker.input_files import check_inputs, check_moments, own_relations
 from service.worker.kinds.edits import EditRunner
@@ -63,12 +65,7 @@ from service.worker.lanes.request_lane import RequestLane
 from service.worker.moments import SharedMoments
 from service.worker.targets.pusher import Pusher
 from service.worker.targets.workshop import Workshop
-from service.worker.threads import (
-    cpu_quota,
-    decode_threads,
-    default_threads,
-    use_threads,
-)
+from service.worker.threads import cpu_quota, decode_threads, default_threads, use_threads
 from service.worker.versions.explaining import Explanations
 from service.worker.versions.requests import VersionRequests
 from service.worker.versions.retention import Keeper
@@ -100,6 +97,8 @@ class Worker:
                 check_inputs(self.settings)
                 base = self._load()
                 prepare(store, base, self.settings)
+                # one for each lane: an edit does not wait for workers of a job that reads
+                executors = [executor_of(self.settings, stack) for _ in range(2)]
             except (StoreError, JeepError, SettingsError, OSError) as error:
                 log.error("%s", error)
                 return 1 if is_disk_full(error) else EXIT_CONFIG
@@ -107,7 +106,7 @@ class Worker:
                 log.error("%s does not fit into memory: %s", self.settings.model, reason_of(error))
                 return 1
             try:
-                return self._serve(store, base, stack)
+                return self._serve(store, base, executors, stack)
             except (QueueFailure, StaleFence) as error:
                 log.error("the queue cannot be used: %s", error)
                 return 1
@@ -138,7 +137,9 @@ class Worker:
         log.info("%s on %s in %s, %s", base.name, base.device, base.dtype, base.weights_sha256)
         return base
 
-    def _serve(self, store: Store, base: LoadedModel, stack: ExitStack) -> int:
+    def _serve(
+        self, store: Store, base: LoadedModel, executors: Sequence[Executor], stack: ExitStack
+    ) -> int:
         if self.settings.redis_url is None:
             log.error("JEEP_REDIS_URL is not set: the worker needs a queue")
             return EXIT_CONFIG
@@ -158,12 +159,15 @@ class Worker:
         queue.requeue_missing(store.journal.unfinished())
         gate = Gate(self.settings.edit_share, read_share=self.settings.read_share)
         moments = SharedMoments(base, store, self.settings)
-        runner = EditRunner(base, store, views, self.settings, gate, moments)
+        for_edits, for_reads = executors
+        runner = EditRunner(base, store, views, self.settings, gate, moments, for_edits)
         keeper = self._keeper(store, base, views, lease, gate)
         writing = partial(keeper.writing, gate)
         edits = EditLane(queue, store, lease, views, runner, self.settings, writing, keeper.due)
         waiting = JobQueue(client, keys, Lane.READ)
-        reads = ReadLane(waiting, store, lease, views, self.settings, gate, moments=moments)
+        reads = ReadLane(
+            waiting, store, lease, views, self.settings, gate, moments=moments, executor=for_reads
+        )
         asked = RequestQueue(client, keys)
         generation = GenerationLane(asked, views, gate)
         every = torch.get_num_threads()
@@ -176,17 +180,15 @@ class Worker:
         heartbeat = self._heartbeat(client, keys, base, views)
         heartbeat.start()
         stack.callback(heartbeat.stop)
-        lanes = [
-            threading.Thread(target=self._lane, args=(body, count), name=name)
-            for name, body, count in (
-                ("edits", edits.run, every),
-                ("reads", reads.run, every),
-                ("requests", requests.run, 1),
-                ("decoding", generation.decode, few),
-                ("retention", keeper.run, few),
-                ("targets", pusher.run, 1),
-            )
-        ]
+        bodies = (
+            ("edits", edits.run, every),
+            ("reads", reads.run, every),
+            ("requests", requests.run, 1),
+            ("decoding", generation.decode, few),
+            ("retention", keeper.run, few),
+            ("targets", pusher.run, 1),
+        )
+        lanes = [threading.Thread(target=self._lane, args=b[1:], name=b[0]) for b in bodies]
         gc.collect()
         gc.freeze()  # existing objects stay: scanning them again would stall a decoding step
         for thread in lanes:

@@ -39,6 +39,7 @@ GUIDE: dict[str, dict[str, str]] = {
     "Run": {
         "Deployment": "deploy/README.md",
         "Operations": "docs/operations.md",
+        "Workers and clusters": "docs/cluster.md",
         "Security": "docs/security.md",
         "Sizing": "docs/sizing.md",
         "The store": "docs/store.md",

@@ -79,6 +79,9 @@ def tune(
     device: Device = None,
     dtype: Dtype = None,
     models_dir: ModelsDir = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that optimise and measure; same result.")
+    ] = 1,
 ) -> None:
     """Search a preset on a validation suite.
 
@@ -100,6 +103,7 @@ def tune(
                 seed=seed,
                 layers=layers,
                 probes=probes or BaseFiles(settings.store).probes_folder,
+                workers=workers,
                 **options,
             )
         )

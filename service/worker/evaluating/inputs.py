@@ -124,5 +124,6 @@ def trials_of(
         kept_prefixes(task.store, task.base, hparams.prefix_count),
         monitor=task.control.monitor,
         hypernetworks=task.store.base.networks_folder,
+        executor=task.executor,
         cache=ValueCache(task.work),
     )

@@ -15,6 +15,8 @@ from jeep_core.editing import edit_checked
 from jeep_core.editors import hparams_class
 from jeep_core.evaluation import outcomes as measuring
 from jeep_core.evaluation.perplexity import text_path
+from jeep_core.executors.here import HERE
+from jeep_core.executors.work import Executor
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
@@ -122,10 +124,11 @@ class EditRunner:
         settings: Settings,
         gate: Gate,
         moments: SharedMoments | None = None,
+        executor: Executor = HERE,
     ) -> None:
         self._shared = moments or SharedMoments(base, store, settings)
         self.base, self._store, self._views = base, store, views
-        self._settings, self._gate = settings, gate
+        self._settings, self._gate, self._executor = settings, gate, executor
         megabytes = settings.edit_memory_mb
         self._memory_bytes = None if megabytes is None else megabytes * 2**20
         self._moments: Moments | None = None
@@ -290,6 +293,7 @@ class EditRunner:
                     probes=self._store.base.probes_folder,
                     states=self._views.editor_states(line, payload.editor),
                     memory_bytes=self._memory_bytes,
+                    executor=self._executor,
                     monitor=monitor,
                 )
             result.seconds["moments"] += clock.seconds["moments"]

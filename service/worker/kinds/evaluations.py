@@ -16,15 +16,15 @@ from typing import Any
 
 from jeep_core.evaluation.fluency import n_gram_entropy, written
 from jeep_core.evaluation.harness.catalogue import is_task
-from jeep_core.evaluation.metrics import fitting, measure
+from jeep_core.evaluation.metrics import CaseRecord, fitting
 from jeep_core.evaluation.perplexity import perplexity, text_path
 from jeep_core.evaluation.protocols import Setting, protocols
 from jeep_core.evaluation.statistics import Interval, compare, summarise_cases
 from jeep_core.evaluation.trials import Trials
+from jeep_core.evaluation.units import measure_apart
 from jeep_core.models.giving_way import giving_way
 from jeep_core.models.loading import texts_of
 from jeep_core.models.views import ModelView
-from jeep_core.monitor import Monitor
 from jeep_core.spec.hparams import EditorHParams
 from jeep_core.suites import Case, Style
 from service.contracts.schemas.evaluation import (
@@ -59,7 +59,6 @@ from service.worker.lanes.read_lane import Task
 from service.worker.partial_results import Records, write_lines
 
 log = logging.getLogger(__name__)
-CASES_TOGETHER = 256
 TEXTS_TOGETHER = 64
 
 Row = dict[str, Any]
@@ -216,26 +215,26 @@ class _Evaluation:
         """The rows of all cases; those already measured by an earlier attempt are read."""
         kept = self._records("cases", number)
         rows = list(kept.read())
-        before = self._done
-        for start in range(len(rows), len(cases), CASES_TOGETHER):
-            self._done = before + start
-            chunk = cases[start : start + CASES_TOGETHER]
-            found = [
-                {"target": target.label, **record.as_json()}
-                for record in measure(view, chunk, self.style, self._counting_cases(len(chunk)))
-            ]
+        before = self._done + len(rows)
+
+        def keep(unit: int, records: Sequence[CaseRecord]) -> None:
+            found = [{"target": target.label, **record.as_json()} for record in records]
             kept.append(found)
-            rows += found
-        self._done = before + len(cases)
+            rows.extend(found)
+
+        def report(phase: str, done: int, total: int) -> None:
+            self._say(phase, before + done, self._total)
+
+        measure_apart(
+            view,
+            cases[len(rows) :],
+            self.style,
+            executor=self.task.executor,
+            monitor=self.task.control.monitor.reporting(report),
+            keep=keep,
+        )
+        self._done += len(cases)
         return rows
-
-    def _counting_cases(self, cases: int) -> Monitor:
-        """A monitor that receives rows of a chunk and reports cases of the job."""
-
-        def report(phase: str, done: int, rows: int) -> None:
-            self._say(phase, self._done + done * cases // rows, self._total)
-
-        return self.task.control.monitor.reporting(report)
 
     def _say(self, phase: str, done: int, total: int) -> None:
         self.task.control.progress(phase, done, total)

@@ -38,6 +38,7 @@ def run(task: Task) -> ProbeResult:
         limit=payload.limit,
         seed=payload.seed,
         related=None if payload.quick else _related(task.base, task.settings, payload),
+        executor=task.executor,
         monitor=task.control.monitor,
         quick=payload.quick,
     )

@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel
 
+from jeep_core.executors.here import HERE
+from jeep_core.executors.work import Executor
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import Monitor
@@ -50,7 +52,7 @@ class Task:
 
     ``work`` is a folder for partial results: it is there when the job runs again after a crash,
     and removed when the job has ended.  ``moments`` are shared with the edit lane.
-    ``job.attempt`` counts from 1.
+    ``job.attempt`` counts from 1.  ``executor`` does what is independent.
     """
 
     job: Job
@@ -61,6 +63,7 @@ class Task:
     settings: Settings
     work: Path
     moments: SharedMoments
+    executor: Executor = HERE
 
     def view(self, version: str) -> ModelView:
         """A separate view of a version: hooks on it do not affect other lanes.
@@ -107,10 +110,12 @@ class ReadLane(JobLane):
         gate: Gate,
         find: Callable[[JobKind], Runner] = runner_of,
         moments: SharedMoments | None = None,
+        executor: Executor = HERE,
     ) -> None:
         super().__init__(queue, store, lease, settings)
         self._moments = moments or SharedMoments(views.base, store, settings)
         self._views, self._gate, self._find = views, gate, find
+        self._executor = executor
 
     def _prepare(self, job: Job) -> tuple[Job, Work]:
         return job, lambda: self._execute(job)
@@ -134,6 +139,7 @@ class ReadLane(JobLane):
             settings=self._settings,
             work=self._store.drafts.work_folder(job.id),
             moments=self._moments,
+            executor=self._executor,
         )
         self._store.reports.unseal(job.id)
         result = self._find(job.kind)(task)

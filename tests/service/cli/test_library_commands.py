@@ -119,10 +119,11 @@ def test_tuning_starts_from_the_settings(tmp_path: Path, monkeypatch: pytest.Mon
     )
     assert options == expected
     own = ["--presets", "p", "--probes", "q", "--folder", "f", "--moments", "m", "--layers", "auto"]
+    own += ["--workers", "2"]
     run(*words, *own, JEEP_PRESETS=str(tmp_path), JEEP_MOMENTS="wikipedia")
     [options] = stand_in.call_args.args
     assert (options.presets, options.probes, options.folder) == (Path("p"), Path("q"), Path("f"))
-    assert (options.moments, options.layers) == ("m", "auto")
+    assert (options.moments, options.layers, options.workers) == ("m", "auto", 2)
 
 
 def test_a_report_takes_several_values_one_after_the_other(

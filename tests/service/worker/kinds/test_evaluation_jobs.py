@@ -13,7 +13,7 @@ from support.service.evaluation_bench import FACTS, Bench
 
 from jeep_core.editors.memit.hparams import MemitHParams
 from jeep_core.errors import Cancelled, NumericalError
-from jeep_core.evaluation import metrics
+from jeep_core.evaluation import metrics, units
 from jeep_core.evaluation.asking import as_asked
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
@@ -25,7 +25,6 @@ from service.contracts.schemas import (
     Target,
 )
 from service.worker.failures import Refused
-from service.worker.kinds import evaluations
 from service.worker.partial_results import Records
 from service.worker.versions import tensors
 
@@ -45,7 +44,7 @@ def model() -> LoadedModel:
 
 @pytest.fixture
 def bench(tmp_path: Path, model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    monkeypatch.setattr(evaluations, "CASES_TOGETHER", 2)
+    monkeypatch.setattr(units, "CASES_TOGETHER", 2)
     return Bench(tmp_path / "store", model, FACTS)
 
 
@@ -206,14 +205,14 @@ class TestInterruptions:
 
         expected = self.uninterrupted(bench, make)
         measured: list[int] = []
-        measure = evaluations.measure
+        measure = units.measure
 
         def counting(view: ModelView, chunk: list[Case], *rest: Any) -> Any:
             found = measure(view, chunk, *rest)
             measured.append(len(chunk))
             return found
 
-        monkeypatch.setattr(evaluations, "measure", counting)
+        monkeypatch.setattr(units, "measure", counting)
         job, attempts = make(), 0
         while True:
             attempts += 1

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from service import settings as settings_module
 from service.settings import Settings, SettingsError, load_settings
+from service.settings import joined as settings_module
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +56,10 @@ def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) ->
         ("JEEP_EDIT_SHARE", "0"),
         ("JEEP_READ_SHARE", "1.5"),
         ("JEEP_DECODE_THREADS", "0"),
+        ("JEEP_EXECUTOR", "threads"),
+        ("JEEP_EXECUTOR_WORKERS", "0"),
+        ("JEEP_EXECUTOR_ADDRESS", "ray://head:10001/x"),
+        ("JEEP_EXECUTOR_ADDRESS", "http://head"),
         ("JEEP_AUTH", "maybe"),
         ("JEEP_RATE_PER_MINUTE", "-1"),
         ("JEEP_MAX_STREAMS", "0"),

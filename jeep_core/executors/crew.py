@@ -1,0 +1,375 @@
+"""The caller's side: processes that are started, given units, watched and replaced.
+
+One loop serves both kinds of crew: worker processes, each of which does one unit at a time, and
+one process that speaks to a Ray cluster, which takes all units at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from jeep_core.errors import WorkersLost
+from jeep_core.executors.child import PAUSE, STOPPED
+from jeep_core.executors.here import HERE
+from jeep_core.executors.ledger import Ledger
+from jeep_core.executors.version import Source, Version, source_of, version_of
+from jeep_core.executors.wire import pack, unpack
+from jeep_core.executors.work import Bench, Keep, Work, keep_nothing
+from jeep_core.monitor import Monitor, nothing
+
+log = logging.getLogger(__name__)
+TURN_S = 0.01
+"""How often it is asked whether workers are to wait, if anybody wants to be given way."""
+CHECK_S = 0.1
+"""How often it is asked whether the work is to end."""
+STARTS = 3
+"""How many processes in a row may end before they are ready."""
+STALE_S = 10.0
+"""How long a process may go on with work that was given up."""
+PRELOADED = ["jeep_core.executors.child", "jeep_core.values.optimiser"]
+"""Imported once, by the process that the others are forked from."""
+
+
+@dataclass
+class Link:
+    """A process and what it was told.  ``busy``: the numbers of the units that it has."""
+
+    process: Any
+    pipe: Connection
+    ready: bool = False
+    # the run that it was sent the beginning of, and whether it is prepared
+    run: int = 0
+    begun: bool = False
+    version: str | None = None
+    busy: set[int] = field(default_factory=set)
+    stale_since: float | None = None
+    # process ids of workers that it has started itself
+    others: list[int] = field(default_factory=list)
+
+    def send(self, message: bytes) -> None:
+        """Send bytes; a process that has died shows when it is looked at."""
+        with suppress(OSError):
+            self.pipe.send_bytes(message)
+
+
+class Crew:
+    """Processes that do units; a base of executors.  Runs of several threads take turns.
+
+    ``count`` processes at most, each given ``capacity`` units at a time.
+    """
+
+    count = 1
+    capacity = 1
+    grace_s = 1.0
+    """How long a process may take to end after its pipe is closed."""
+
+    def __init__(self) -> None:
+        context = self._context = get_context("forkserver")
+        self._links: list[Link] = []
+        # read by every worker without a lock: one that is killed holds none
+        self._flags = context.RawArray("q", 2)
+        self._turn = threading.Lock()
+        self._number = 0
+        self._source: Source | None = None
+        self._failed_starts = 0
+
+    # ------------------------------------------------------------ what kinds of crew say
+
+    def _target(self) -> tuple[Callable[..., None], tuple[Any, ...]]:
+        """The function that a process runs, and its arguments after pipe and flags."""
+        raise NotImplementedError
+
+    def _died(self, run: Run, link: Link) -> None:
+        """A process is gone; by default its units wait again and another one is started."""
+        if not link.ready:
+            self._failed_starts += 1
+            if self._failed_starts >= STARTS:
+                why = ending(link.process)
+                raise WorkersLost(
+                    f"{STARTS} worker processes in a row ended while they loaded the model "
+                    f"({why}): a worker may have too little memory for it"
+                )
+        for number in sorted(link.busy):
+            run.ledger.lost(number, ending(link.process))
+
+    def _may_start(self) -> bool:
+        """Whether a process may be started now."""
+        return True
+
+    def _look(self, run: Run) -> None:
+        """Called again and again while a run goes on; may end it with an exception."""
+
+    def _refused(self, run: Run, link: Link, error: BaseException) -> None:
+        """A process cannot work at all, and is ended; by default the error is the run's."""
+        raise error
+
+    # ------------------------------------------------------------ the protocol
+
+    def run(self, work: Work, bench: Bench, keep: Keep = keep_nothing) -> list[Any]:
+        """The results of all units in their order.  A single unit is done in this process.
+
+        Raises:
+            WorkersLost: the same unit's worker died several times, or no worker can be started.
+            What the first unit, in their order, has raised that failed.
+            Whatever ``monitor.check`` raises.
+        """
+        if len(work.units) <= 1:
+            return HERE.run(work, bench, keep)
+        with self._turns(bench.monitor):
+            base = bench.view.base
+            self._use(source_of(base))
+            # they are forked from a process that has imported the model's code, too
+            self._context.set_forkserver_preload([*PRELOADED, type(base.model).__module__])
+            self._number += 1
+            run = Run(self, work, bench, keep, self._number)
+            try:
+                self._work(run)
+            finally:
+                # after an error units that are not wanted any more may still be worked on
+                self._flags[STOPPED] = run.number
+                self._flags[PAUSE] = 0
+        return run.finish()
+
+    def close(self) -> None:
+        """End all processes."""
+        with self._turn:
+            self._end_all()
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        for link in getattr(self, "_links", ()):
+            link.pipe.close()
+
+    def pids(self) -> list[int]:
+        """The ids of the processes that were started and not seen to end."""
+        return [p for link in self._links for p in [int(link.process.pid), *link.others]]
+
+    def _end_all(self) -> None:
+        for link in self._links:
+            link.pipe.close()
+        for link in self._links:
+            self._let_go(link)
+        self._links = []
+
+    def _let_go(self, link: Link) -> None:
+        """Let a process end; one that does not is killed."""
+        link.pipe.close()
+        link.process.join(self.grace_s)
+        if link.process.is_alive():
+            link.process.kill()
+            link.process.join()
+
+    # ------------------------------------------------------------ one run
+
+    @contextmanager
+    def _turns(self, monitor: Monitor) -> Iterator[None]:
+        while not self._turn.acquire(timeout=CHECK_S):
+            monitor.check()
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+    def _use(self, source: Source) -> None:
+        """Workers have one model; for another one they are started again."""
+        if source != self._source:
+            self._end_all()
+            self._source, self._failed_starts = source, 0
+
+    def _work(self, run: Run) -> None:
+        monitor, ledger = run.bench.monitor, run.ledger
+        monitor.report(run.work.phase, 0, run.work.total)
+        polite = monitor.give_way is not nothing
+        checked = told = -1.0
+        while not ledger.finished:
+            self._look(run)
+            self._tend(run)
+            watched = {
+                end: link for link in self._links for end in (link.pipe, link.process.sentinel)
+            }
+            for link in _unique(
+                watched[end] for end in wait(list(watched), TURN_S if polite else CHECK_S)
+            ):
+                self._hear(run, link)
+            now = time.monotonic()
+            if polite or now - checked >= CHECK_S:
+                # nobody works while the caller does not go on
+                self._flags[PAUSE] = 1
+                if now - checked >= CHECK_S:
+                    checked = now
+                    monitor.check()
+                monitor.give_way()
+                self._flags[PAUSE] = 0
+            if ledger.progressed != told:
+                told = ledger.progressed
+                monitor.report(run.work.phase, told, run.work.total)
+
+    def _tend(self, run: Run) -> None:
+        """Start processes that are wanted, and give units to those that have nothing to do."""
+        stale = [link for link in self._links if link.busy and link.run != run.number]
+        for link in stale:
+            link.stale_since = link.stale_since or time.monotonic()
+            if time.monotonic() - link.stale_since > STALE_S:
+                log.warning("a worker goes on with work that was given up: it is ended")
+                link.process.kill()
+        free = [link for link in self._links if link not in stale]
+        wanted = run.ledger.waiting + sum(1 for link in free if link.busy)
+        while len(self._links) < self.count and len(free) < wanted and self._may_start():
+            free.append(self._start())
+        for link in free:
+            if link.ready and link.run != run.number and run.ledger.waiting:
+                self._begin(run, link)
+            while link.begun and link.run == run.number and len(link.busy) < self.capacity:
+                number = run.ledger.next()
+                if number is None:
+                    break
+                link.busy.add(number)
+                link.send(pack(("unit", run.number, number, run.work.units[number])))
+
+    def _start(self) -> Link:
+        assert self._source is not None
+        ours, theirs = self._context.Pipe()
+        target, more = self._target()
+        process = self._context.Process(
+            target=target, args=(theirs, self._flags, *more), name="jeep worker", daemon=True
+        )
+        process.start()
+        theirs.close()
+        log.info("worker process %d has started", process.pid)
+        link = Link(process, ours)
+        self._links.append(link)
+        link.send(pack(("load", self._source)))
+        return link
+
+    def _begin(self, run: Run, link: Link, whole: Sequence[str] = ()) -> None:
+        known = link.version == run.version(whole).key and not whole
+        link.run, link.begun = run.number, False
+        link.send(run.beginning(known, whole))
+        link.version = run.version(whole).key
+
+    def _hear(self, run: Run, link: Link) -> None:
+        """Read what a process says, or see that it is gone."""
+        try:
+            while link.pipe.poll():
+                self._told(run, link, *unpack(link.pipe.recv_bytes()))
+        except (EOFError, OSError):
+            self._gone(run, link)
+            return
+        if not link.process.is_alive():
+            self._gone(run, link)
+
+    def _gone(self, run: Run, link: Link) -> None:
+        if link not in self._links:
+            return
+        self._links.remove(link)
+        self._let_go(link)
+        if link.run != run.number:
+            link.busy.clear()
+        log.warning("worker process %d has ended (%s)", link.process.pid, ending(link.process))
+        self._died(run, link)
+
+    def _told(self, run: Run, link: Link, kind: str, *rest: Any) -> None:
+        ledger = run.ledger
+        if kind == "ready":
+            link.ready, self._failed_starts = True, 0
+            link.others += rest
+            return
+        if kind == "refused":
+            self._links.remove(link)
+            self._let_go(link)
+            self._refused(run, link, rest[0])
+            return
+        number, *more = rest
+        if kind in ("done", "failed", "stopped", "lost"):
+            link.busy.discard(more[0])
+            link.stale_since = None
+        if number != run.number:
+            return
+        if kind == "begun":
+            link.begun = True
+        elif kind == "unlike":
+            self._begin(run, link, more[0])
+        elif kind == "progress":
+            ledger.progress(more[0], more[1])
+        elif kind == "done":
+            ledger.done(more[0], more[1])
+        elif kind == "failed":
+            ledger.failed(more[0], more[1])
+        elif kind == "lost":
+            ledger.lost(more[0], more[1])
+        else:
+            ledger.back(more[0])
+
+
+class Run:
+    """One call of ``run``."""
+
+    def __init__(self, crew: Crew, work: Work, bench: Bench, keep: Keep, number: int) -> None:
+        self.work, self.bench, self.number = work, bench, number
+        self.ledger = Ledger(work, keep)
+        # what was done when an executor last looked
+        self.seen = 0
+        self._version: Version | None = None
+        self._whole: tuple[str, ...] = ()
+
+    def version(self, whole: Sequence[str] = ()) -> Version:
+        """The version that is worked on, some matrices ``whole``."""
+        wanted = tuple(sorted({*self._whole, *whole}))
+        if self._version is None or wanted != self._whole:
+            self._version, self._whole = version_of(self.bench.view, wanted), wanted
+        return self._version
+
+    def beginning(self, known: bool, whole: Sequence[str] = ()) -> bytes:
+        """The message with which a run begins; a version that is ``known`` is named only."""
+        version = self.version(whole)
+        sent: Version | str = version.key if known else version
+        return pack(("begin", self.number, self.work.task, self.work.common, sent))
+
+    def quiet(self, number: int) -> Bench:
+        """A bench in this process for a unit, which reports to the books."""
+        ledger, monitor = self.ledger, self.bench.monitor
+
+        def report(phase: str, done: int, total: int) -> None:
+            ledger.progress(number, done)
+            monitor.report(self.work.phase, ledger.progressed, self.work.total)
+
+        return self.bench.monitored(monitor.reporting(report))
+
+    def finish(self) -> list[Any]:
+        """The results, and the last report.
+
+        Raises:
+            What the first unit has raised that failed.
+        """
+        results = self.ledger.results()
+        self.bench.monitor.report(self.work.phase, self.work.total, self.work.total)
+        return results
+
+
+def _unique(links: Iterator[Link]) -> list[Link]:
+    found: list[Link] = []
+    for link in links:
+        if link not in found:
+            found.append(link)
+    return found
+
+
+def ending(process: Any) -> str:
+    """How a process has ended."""
+    code = process.exitcode
+    if code is None:
+        return "it does not answer"
+    return f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -1,0 +1,86 @@
+"""The life of an actor: it has the model, and does one unit at a time."""
+
+from __future__ import annotations
+
+import os
+import resource
+import threading
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from jeep_core.errors import Cancelled
+from jeep_core.executors.version import Source, load_source
+from jeep_core.executors.wire import pack, unpack
+from jeep_core.executors.workshop import Workshop, sendable
+from jeep_core.monitor import Monitor
+
+
+class Actor:
+    """One actor; two threads of it may be called, one of which works.
+
+    Answers are data, exceptions too: Ray would wrap them.
+    """
+
+    def __init__(self, source: Source, threads: int, memory_bytes: int | None) -> None:
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        self._threads = threads
+        if memory_bytes is not None:
+            resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+        self._working = threading.Lock()
+        self._stopped = self._done = 0
+        self._failed: BaseException | None = None
+        try:
+            self._shop = Workshop(load_source(source))
+        except Exception as error:
+            self._failed = sendable(error)
+
+    def ready(self) -> tuple[int, bytes]:
+        """The actor's process id; and why it cannot work, pickled, if it cannot."""
+        return os.getpid(), pack(self._failed)
+
+    def begin(self, message: bytes) -> bytes:
+        """Prepare for a run: task, common data and version.  The matrices to be sent whole, or an
+        error, pickled.
+        """
+        with self._working:
+            self._use_threads()
+            try:
+                return pack(self._shop.begin(*unpack(message)))
+            except Exception as error:
+                return pack(sendable(error))
+
+    def work(self, run: int, unit: bytes) -> bytes:
+        """How a unit went, and its result or its error, pickled."""
+        with self._working:
+            self._use_threads()
+            self._done = 0
+            try:
+                found = "done", self._shop.work(unpack(unit), self._monitor(run))
+            except Cancelled:
+                return pack(("stopped", None))
+            except Exception as error:
+                return pack(("failed", sendable(error)))
+            return pack(found)
+
+    def progress(self) -> int:
+        """How much of the unit is done."""
+        return self._done
+
+    def stop(self, run: int) -> None:
+        """Give up this run and those before it."""
+        self._stopped = max(self._stopped, run)
+
+    def _use_threads(self) -> None:
+        torch.get_num_threads()  # a thread that has not asked for it takes the last number set
+        torch.set_num_threads(self._threads)
+
+    def _monitor(self, run: int) -> Monitor:
+        def report(phase: str, done: int, total: int) -> None:
+            self._done = done
+
+        def check() -> None:
+            if self._stopped >= run:
+                raise Cancelled("the work was given up")
+
+        return Monitor(report, check, check)

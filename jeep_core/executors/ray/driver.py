@@ -1,0 +1,299 @@
+"""The process that speaks to a Ray cluster: units of its caller to actors, results back.
+
+The main thread alone calls Ray; another one reads the pipe.  Messages are those of
+``jeep_core/executors/child.py``, and units come several at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from importlib import import_module
+from multiprocessing.connection import Connection
+from typing import Any
+
+from jeep_core.errors import NoCluster, reason_of
+from jeep_core.executors.child import STOPPED
+from jeep_core.executors.ray.terms import LOCAL, ClusterTerms, set_environment
+from jeep_core.executors.version import Source, Version
+from jeep_core.executors.wire import pack, unpack
+
+LOOK_S = 0.02
+ASK_S = 1.0
+"""How often actors are asked how far they are."""
+STORE_BYTES = 100 * 2**20
+"""Of a cluster on this machine, for what is under way: facts and results are small."""
+
+
+@dataclass
+class Seat:
+    """An actor and what it was told.
+
+    ``task`` is the unit's number that it has, ``answer`` what it will give; ``begun`` the
+    beginning that it was sent.
+    """
+
+    actor: Any
+    ready: Any
+    is_ready: bool = False
+    begun: bytes | None = None
+    beginning: Any = None
+    task: int | None = None
+    answer: Any = None
+    asked: Any = None
+
+
+def main(pipe: Connection, flags: Any, terms: ClusterTerms) -> None:
+    """Work until the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    set_environment(terms)
+    inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def listen() -> None:
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                inbox.put(unpack(pipe.recv_bytes()))
+        inbox.put(None)
+
+    threading.Thread(target=listen, daemon=True).start()
+    try:
+        ray = _connect(terms)
+    except BaseException as error:
+        _say(pipe, "refused", NoCluster(f"{_where(terms)} cannot be reached: {reason_of(error)}"))
+        sys.exit(1)
+    try:
+        Driver(ray, pipe, flags, terms, inbox).serve()
+    except NoCluster as error:
+        _say(pipe, "refused", error)
+    except Exception as error:
+        _say(pipe, "refused", NoCluster(f"{_where(terms)} cannot be used: {reason_of(error)}"))
+    finally:
+        with contextlib.suppress(Exception):
+            ray.shutdown()
+        os._exit(0)
+
+
+def _connect(terms: ClusterTerms) -> Any:
+    ray: Any = import_module("ray")
+    more: dict[str, Any] = {}
+    if terms.address == LOCAL:
+        # a node that has loopback's address listens there alone
+        more = {
+            "num_cpus": max(1, int(terms.actors * terms.cpus + 0.999)),
+            "object_store_memory": STORE_BYTES,
+            "_temp_dir": terms.folder,
+            "_node_ip_address": "127.0.0.1",
+        }
+        if not terms.gpus:
+            more["num_gpus"] = 0
+    ray.init(
+        address=terms.address,
+        include_dashboard=False if terms.address == LOCAL else None,
+        log_to_driver=False,
+        logging_level="ERROR",
+        **more,
+    )
+    # Ray has put its own in place, which prints a stack trace
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return ray
+
+
+def _where(terms: ClusterTerms) -> str:
+    local = terms.address == LOCAL
+    return "a Ray cluster on this machine" if local else f"the Ray cluster at {terms.address}"
+
+
+def _say(pipe: Connection, *message: Any) -> None:
+    with contextlib.suppress(OSError):
+        pipe.send_bytes(pack(message))
+
+
+class Driver:
+    """Hands units to actors; one that dies is replaced, and its unit given back as lost."""
+
+    def __init__(
+        self, ray: Any, pipe: Connection, flags: Any, terms: ClusterTerms, inbox: Any
+    ) -> None:
+        from jeep_core.executors.ray.actor import Actor
+
+        self._ray, self._pipe, self._flags, self._terms = ray, pipe, flags, terms
+        self._inbox = inbox
+        self._class = ray.remote(Actor)
+        self._source: Source | None = None
+        self._seats: list[Seat] = []
+        self._waiting: deque[tuple[int, bytes]] = deque()
+        self._run = 0
+        self._task: tuple[str, Any] | None = None
+        self._version: Version | None = None
+        self._beginning: bytes | None = None
+        self._since = time.monotonic()
+        self._asked = 0.0
+
+    def serve(self) -> None:
+        """Work until the caller has gone.
+
+        Raises:
+            NoCluster: no actor became ready.
+        """
+        while True:
+            try:
+                message = self._inbox.get(timeout=LOOK_S)
+                while True:
+                    if message is None:
+                        return
+                    self._heard(*message)
+                    message = self._inbox.get_nowait()
+            except queue.Empty:
+                pass
+            if self._source is None:
+                continue
+            self._fill()
+            self._stop_if_asked()
+            self._collect()
+            self._hand_out()
+            self._ask()
+
+    def _heard(self, kind: str, *rest: Any) -> None:
+        if kind == "load":
+            self._source = rest[0]
+        elif kind == "begin":
+            run, task, common, version = rest
+            if isinstance(version, Version):
+                self._version = version
+            if run != self._run:
+                self._run = run
+                self._waiting.clear()
+            self._beginning = pack((task, common, self._version))
+            _say(self._pipe, "begun", run)
+        else:
+            run, number, unit = rest
+            if run == self._run:
+                self._waiting.append((number, pack(unit)))
+
+    def _fill(self) -> None:
+        """Have as many actors as there shall be."""
+        while len(self._seats) < self._terms.actors:
+            options: dict[str, Any] = {
+                "num_cpus": self._terms.cpus,
+                "num_gpus": self._terms.gpus,
+                "max_concurrency": 2,
+            }
+            if self._terms.memory_bytes is not None:
+                options["memory"] = self._terms.memory_bytes
+            actor = self._class.options(**options).remote(
+                self._source, self._terms.threads, self._terms.memory_bytes
+            )
+            self._seats.append(Seat(actor, actor.ready.remote()))
+        if any(seat.is_ready for seat in self._seats):
+            self._since = time.monotonic()
+        elif time.monotonic() - self._since > self._terms.wait_s:
+            have = {name: n for name, n in self._ray.cluster_resources().items() if ":" not in name}
+            raise NoCluster(
+                f"{_where(self._terms)} has started no worker in {self._terms.wait_s:g} s: each "
+                f"needs {self._terms.cpus:g} CPUs and {self._terms.gpus:g} GPUs, and the cluster "
+                f"has {have}"
+            )
+
+    def _stop_if_asked(self) -> None:
+        if self._flags[STOPPED] < self._run:
+            return
+        for number, _ in self._waiting:
+            _say(self._pipe, "stopped", self._run, number)
+        self._waiting.clear()
+        for seat in self._seats:
+            if seat.task is not None and seat.task >= 0:
+                seat.actor.stop.remote(self._run)
+                _say(self._pipe, "stopped", self._run, seat.task)
+                seat.task = -1  # its answer is not wanted
+
+    def _collect(self) -> None:
+        refs = {
+            ref: seat
+            for seat in self._seats
+            for ref in (
+                seat.answer,
+                seat.beginning,
+                seat.asked,
+                None if seat.is_ready else seat.ready,
+            )
+            if ref is not None
+        }
+        if not refs:
+            return
+        done, _ = self._ray.wait(list(refs), num_returns=len(refs), timeout=0)
+        for ref in done:
+            seat = refs[ref]
+            if seat not in self._seats:
+                continue
+            try:
+                found = self._ray.get(ref)
+            except self._ray.exceptions.RayActorError as error:
+                self._lost(seat, reason_of(error))
+                continue
+            self._answered(seat, ref, found)
+
+    def _answered(self, seat: Seat, ref: Any, found: Any) -> None:
+        if ref is seat.asked:
+            seat.asked = None
+            if seat.task is not None and seat.task >= 0:
+                _say(self._pipe, "progress", self._run, seat.task, found)
+        elif ref is seat.beginning:
+            seat.beginning = None
+            unlike = unpack(found)
+            if isinstance(unlike, BaseException):
+                _say(self._pipe, "refused", unlike)
+            elif unlike:
+                seat.begun = None
+                self._beginning = None  # until the caller has sent another one
+                _say(self._pipe, "unlike", self._run, unlike)
+        elif ref is seat.answer:
+            number, seat.answer, seat.task = seat.task, None, None
+            kind, result = unpack(found)
+            if number is not None and number >= 0:
+                rest = () if kind == "stopped" else (result,)
+                _say(self._pipe, kind, self._run, number, *rest)
+        else:
+            failed = unpack(found[1])
+            if failed is not None:
+                _say(self._pipe, "refused", failed)
+            seat.is_ready = failed is None
+            if seat.is_ready:
+                _say(self._pipe, "ready", found[0])
+
+    def _lost(self, seat: Seat, why: str) -> None:
+        self._seats.remove(seat)
+        if seat.task is not None and seat.task >= 0:
+            _say(self._pipe, "lost", self._run, seat.task, why)
+        with contextlib.suppress(Exception):
+            self._ray.kill(seat.actor)
+
+    def _hand_out(self) -> None:
+        for seat in self._seats:
+            if not seat.is_ready or seat.task is not None or self._beginning is None:
+                continue
+            if not self._waiting:
+                return
+            if seat.begun is not self._beginning:
+                if seat.beginning is None:
+                    seat.begun = self._beginning
+                    seat.beginning = seat.actor.begin.remote(self._beginning)
+                continue
+            if seat.beginning is None:
+                number, unit = self._waiting.popleft()
+                seat.task, seat.answer = number, seat.actor.work.remote(self._run, unit)
+
+    def _ask(self) -> None:
+        now = time.monotonic()
+        if now - self._asked < ASK_S:
+            return
+        self._asked = now
+        for seat in self._seats:
+            if seat.task is not None and seat.task >= 0 and seat.asked is None:
+                seat.asked = seat.actor.progress.remote()

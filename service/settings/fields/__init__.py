@@ -1,0 +1,1 @@
+"""The settings of the service by subject: a class of fields each, which ``Settings`` joins."""

@@ -1,0 +1,46 @@
+"""Who does independent parts of the work (docs/cluster.md)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings
+
+
+class ExecutorFields(BaseSettings):
+    """The executor and its workers."""
+
+    executor: Literal["here", "processes", "ray"] = Field(
+        default="here",
+        description="Who does independent parts of the work: the worker itself, processes beside "
+        "it, or a Ray cluster.",
+    )
+    executor_workers: Annotated[int, Field(ge=1)] = Field(
+        default=2, description="How many processes or Ray actors."
+    )
+    executor_threads: Annotated[int, Field(ge=1)] = Field(
+        default=1, description="Threads of each one's matrix products."
+    )
+    executor_memory_mb: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Memory that each may have; default: no limit."
+    )
+    executor_address: Annotated[str, Field(pattern=r"^(local|[A-Za-z0-9.\-\[\]:]+:[0-9]+)$")] = (
+        Field(
+            default="local",
+            description="Address of the Ray cluster, such as 10.0.0.5:6379; local: one is started "
+            "on this machine.",
+        )
+    )
+    executor_cpus: Annotated[float, Field(ge=0)] = Field(
+        default=1.0, description="CPUs that Ray sets aside for each actor."
+    )
+    executor_gpus: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="GPUs that Ray sets aside for each actor."
+    )
+    executor_wait_s: Annotated[float, Field(ge=0)] = Field(
+        default=300.0, description="How long work waits for a Ray cluster that is away."
+    )
+    executor_without: Literal["fail", "here"] = Field(
+        default="fail", description="What becomes of work whose cluster stays away."
+    )

@@ -1,0 +1,34 @@
+"""How the worker works: leases, threads, shares of the time, the log."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings
+
+
+class WorkingFields(BaseSettings):
+    """Leases, threads, shares of the time, the log."""
+
+    lease_ms: Annotated[int, Field(ge=100)] = 30_000
+    lease_renew_s: Annotated[float, Field(gt=0)] = 5.0
+    job_tries: Annotated[int, Field(ge=1)] = 3
+    idempotency_hours: Annotated[float, Field(gt=0)] = 24.0
+    threads: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="Threads of an edit's matrix products; default: all that cgroups allow.",
+    )
+    decode_threads: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Threads of decoding; default: 1 for small models."
+    )
+    edit_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.5, description="Share of the time that an edit keeps while others generate."
+    )
+    read_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.2, description="Share of the time that a reading job keeps, likewise."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "text"] = Field(
+        default="text", description="json: one object a line, with request and job ids."
+    )

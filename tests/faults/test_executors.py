@@ -1,0 +1,145 @@
+"""Processes that do parts of an edit are killed in every phase of it, and while they work.
+
+The job ends as without, with the same bytes; they end with the worker that has started them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import re
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from support.faults.halts import PHASES
+from support.faults.harness import EVERYTHING, Service
+from support.faults.processes import until
+from support.faults.strikes import strike
+
+from service.contracts.jobs import JobStatus
+from service.contracts.schemas import JobOut
+
+FACTS = 70
+"""More than are optimised in one piece: three pieces."""
+KILLS = int(os.environ.get("FAULTS_KILLS") or (20 if EVERYTHING else 3))
+SEED = int(os.environ.get("FAULTS_SEED") or 20)
+IN_CI = ("optimise", "swap")
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Service]:
+    """A service whose worker has two processes beside it."""
+    settings = {"JEEP_EXECUTOR": "processes", "JEEP_EXECUTOR_WORKERS": 2}
+    with (
+        TemporaryDirectory(prefix="faults-") as folder,
+        Service(Path(folder), **settings) as service,
+    ):
+        yield service
+
+
+@pytest.fixture
+def processes(service: Service) -> list[int]:
+    """Those that an edit before has left."""
+    assert service.wait(service.edit(facts=FACTS).id).status is JobStatus.SUCCEEDED
+    found = started(service)
+    assert len(found) == 2
+    return found
+
+
+def started(service: Service) -> list[int]:
+    """The ids of all processes that workers have started and that are still there."""
+    log = service.worker.log.read_text()
+    return [
+        int(pid)
+        for pid in re.findall(r"worker process (\d+) has started", log)
+        if is_there(int(pid))
+    ]
+
+
+def is_there(pid: int) -> bool:
+    try:
+        return "forkserver" in Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return False
+
+
+def kill(pids: list[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def weights(service: Service, job: JobOut) -> str:
+    return service.store.versions.read(str(job.result["version"])).weights_sha256
+
+
+@pytest.mark.parametrize(
+    "phase",
+    [pytest.param(p, marks=[] if p in IN_CI else [pytest.mark.thorough]) for p in PHASES],
+)
+def test_an_edit_goes_on_whatever_phase_its_processes_are_killed_in(
+    service: Service, processes: list[int], phase: str
+) -> None:
+    halts = service.halt("worker", phase)
+    job = service.edit(facts=FACTS)
+    until(halts.reached, f"the worker reaches {phase!r}")
+    kill(processes)
+    halts.let_go()
+    assert service.wait(job.id).status is JobStatus.SUCCEEDED
+
+
+def test_processes_that_are_killed_at_work_leave_no_trace_in_the_bytes(service: Service) -> None:
+    """Each edit twice on the same version: with kills at random moments, and without."""
+    chance = random.Random(SEED)
+    print(f"FAULTS_SEED={SEED}")
+    for _ in range(KILLS):
+        parent = str(service.store.head.read().version)
+        facts = [service.fact() for _ in range(FACTS)]
+        job = submitted(service, facts)
+        for _ in range(2):
+            time.sleep(chance.uniform(0, 0.6))
+            kill(chance.sample(pids, 1) if (pids := started(service)) else [])
+        struck = service.wait(job.id)
+        assert struck.status is JobStatus.SUCCEEDED
+        service.rollback(parent)
+        again = service.wait(submitted(service, facts).id)
+        assert weights(service, struck) == weights(service, again)
+
+
+def submitted(service: Service, facts: list[dict[str, Any]]) -> JobOut:
+    drawn = iter(facts)
+    own, service.fact = service.fact, lambda: next(drawn)  # type: ignore[method-assign]
+    try:
+        return service.edit(facts=len(facts))
+    finally:
+        service.fact = own  # type: ignore[method-assign]
+
+
+def test_processes_end_with_the_worker_that_has_started_them(
+    service: Service, processes: list[int]
+) -> None:
+    halts = service.halt("worker", "optimise")
+    job = service.edit(facts=FACTS)
+    until(halts.reached, "the worker optimises values")
+    strike(service, "worker", signal.SIGKILL)
+    until(lambda: not any(map(is_there, processes)), "they have ended")
+    assert service.wait(job.id).status is JobStatus.SUCCEEDED
+
+
+def test_an_edit_that_is_cancelled_leaves_processes_that_work(
+    service: Service, processes: list[int]
+) -> None:
+    halts = service.halt("worker", "optimise")
+    job = service.edit(facts=FACTS)
+    until(halts.reached, "the worker optimises values")
+    service.cancel(job.id)
+    halts.let_go()
+    assert service.wait(job.id).status is JobStatus.CANCELLED
+    assert service.wait(service.edit(facts=FACTS).id).status is JobStatus.SUCCEEDED
+    assert started(service) == processes

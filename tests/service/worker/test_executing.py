@@ -1,0 +1,73 @@
+"""The executor of a lane is the one that the settings name."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from support.library.shared_work import FACTS
+from support.service.edit_runner import MODEL, an_edit, edit_on, give_moments
+
+import jeep_core
+from jeep_core.executors.here import HERE
+from jeep_core.executors.processes import Processes
+from jeep_core.executors.ray import cluster
+from jeep_core.values import units
+from service.settings import Settings, SettingsError
+from service.store import Store
+from service.worker.executing import executor_of
+from service.worker.gate import Gate
+from service.worker.kinds.edits import EditRunner
+from service.worker.versions.views import VersionViews
+
+
+def test_without_a_setting_the_worker_does_all_itself() -> None:
+    assert executor_of(Settings(), ExitStack()) is HERE
+
+
+def test_processes_are_as_many_as_were_asked_for() -> None:
+    with ExitStack() as stack:
+        found = executor_of(Settings(executor="processes", executor_workers=3), stack)
+        assert isinstance(found, Processes)
+        assert found.workers == 3
+        assert found.pids() == [], "they start when they are needed"
+
+
+def test_each_lane_has_its_own() -> None:
+    with ExitStack() as stack:
+        first, second = (executor_of(Settings(executor="processes"), stack) for _ in range(2))
+        assert first is not second
+
+
+def test_ray_that_is_not_installed_is_said_by_its_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "find_spec", lambda name: None)
+    with pytest.raises(SettingsError, match=r"JEEP_EXECUTOR: .*jeep-edit\[ray\]"):
+        executor_of(Settings(executor="ray"), ExitStack())
+
+
+def test_a_version_has_the_same_bytes_with_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(units, "unit_facts", lambda device: 2)
+    base = jeep_core.load(str(MODEL), device="cpu")
+    facts = [{"subject": f.subject, "prompt": "{} lies in", "target_new": "Peru"} for f in FACTS]
+    found = {}
+    for name in ("here", "processes"):
+        store = Store.open(tmp_path / name)
+        (tmp_path / f"moments {name}").mkdir()
+        give_moments(base, store, tmp_path / f"moments {name}")
+        settings = Settings(
+            store=store.root, model=str(MODEL), moments="wikipedia", executor=name, threads=1
+        )
+        with ExitStack() as stack:
+            runner = EditRunner(
+                base,
+                store,
+                VersionViews(base, store),
+                settings,
+                Gate(0.5),
+                executor=executor_of(settings, stack),
+            )
+            found[name] = edit_on(runner, an_edit(*facts), "v0")[0].weights_sha256
+    assert found["here"] == found["processes"]

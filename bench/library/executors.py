@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from multiprocessing import get_context
 from typing import Any
@@ -31,12 +31,6 @@ from jeep_core.values.optimiser import optimise
 FACTS, CASES = 64, 256
 
 
-def run(repeats: int, models: tuple[str, ...] = tuple(atlas.MODELS)) -> list[Row]:
-    """Both kinds of work on each model."""
-    torch.set_num_threads(1)
-    return [row for model in models for row in compare(model, repeats)]
-
-
 def works(model: str) -> dict[str, Callable[[Executor], object]]:
     """The work that is measured, as functions of the executor."""
     base, facts, objective = workload(model, FACTS)
@@ -47,9 +41,8 @@ def works(model: str) -> dict[str, Callable[[Executor], object]]:
     }
 
 
-def compare(model: str, repeats: int) -> list[Row]:
+def compare(model: str, repeats: int) -> Iterator[Row]:
     """One model: this process, one worker, two workers, and two processes of their own."""
-    rows = []
     with Processes(1, niceness=0) as one, Processes(2, niceness=0) as two:
         for what, work in works(model).items():
             by: dict[str, list[float]] = {"here": [], "one": [], "two": [], "apart": []}
@@ -72,13 +65,10 @@ def compare(model: str, repeats: int) -> list[Row]:
                 ratios.items(), (by["one"], by["two"], by["apart"]), strict=True
             ):
                 load = f"load {os.getloadavg()[0]:.1f}"
-                rows.append(
-                    Row(
-                        f"{model}, {what}, {who}", median(times), median(here), "s",
-                        median(found), min(found), max(found), load,
-                    )
+                yield Row(
+                    f"{model}, {what}, {who}", median(times), median(here), "s",
+                    median(found), min(found), max(found), load,
                 )  # fmt: skip
-    return rows
 
 
 def apart(model: str, what: str) -> float:
@@ -111,7 +101,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--models", nargs="+", default=list(atlas.MODELS))
     args = parser.parse_args()
-    print(table(run(args.repeats, tuple(args.models))))
+    torch.set_num_threads(1)
+    print(table([]), flush=True)
+    for model in args.models:
+        for row in compare(model, args.repeats):
+            print(table([row]).splitlines()[-1], flush=True)
 
 
 if __name__ == "__main__":

@@ -107,7 +107,8 @@ def main(pipe: Connection, flags: Any, terms: Terms) -> None:
     torch.set_num_threads(terms.threads)
     if terms.memory_bytes is not None:
         # what a process has written to, or may: not the mapped files of a model
-        resource.setrlimit(resource.RLIMIT_DATA, (terms.memory_bytes, terms.memory_bytes))
+        _, most = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (terms.memory_bytes, most))
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     serve(Line(pipe, flags))
 
@@ -131,13 +132,17 @@ def serve(line: Line) -> None:
                 assert shop is not None
                 work_on(line, shop, *rest)
         except Exception as error:
-            line.send("refused", sendable(_explained(error)))
+            limit, most = resource.getrlimit(resource.RLIMIT_DATA)
+            # to say what is missing takes some memory, too
+            resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+            line.send("refused", sendable(_explained(error, limit)))
+            resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
 
 
-def _explained(error: Exception) -> Exception:
+def _explained(error: Exception, limit: int) -> Exception:
     """The error of a worker that cannot begin; of one whose memory does not hold the model."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
-    if limit == resource.RLIM_INFINITY or "allocate memory" not in str(error).lower():
+    lacks = isinstance(error, MemoryError) or "allocate memory" in str(error).lower()
+    if limit == resource.RLIM_INFINITY or not lacks:
         return error
     return MemoryError(f"the model does not fit into a worker's {limit >> 20} MiB: {error}")
 

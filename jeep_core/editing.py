@@ -259,7 +259,7 @@ def run_editor(
     if editor in EDITORS:
         view.settle(history, outcome.delta)
     else:
-        view = ModelView(view.base, replaced, history)
+        view = ModelView(view.base, replaced, history, view.starts)
         view.apply(outcome.delta)
     return outcome, view
 

@@ -1,4 +1,4 @@
-"""What a service costs as its store grows: ``python -m bench.service.growth``.
+"""The cost of a service as its store grows: ``python -m bench.service.growth``.
 
 A tiny random model, so that nothing but the store counts.  The store of ``--versions`` batches of
 ``--facts`` facts each is one line of versions with its jobs, written as edits would have written

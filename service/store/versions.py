@@ -6,7 +6,7 @@ import logging
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
@@ -210,15 +210,20 @@ class Versions:
 
     def lineage(self, version_id: str) -> list[Manifest]:
         """From the base to ``version_id``; :class:`CorruptFile` if a version between is damaged."""
-        line = [self.read(version_id)]
-        while (parent := line[-1].parent) is not None:
+        return list(self.back(version_id))[::-1]
+
+    def back(self, version_id: str) -> Iterator[Manifest]:
+        """From ``version_id`` to the base, each read when it is asked for; errors as `lineage`."""
+        manifest = self.read(version_id)
+        yield manifest
+        while (parent := manifest.parent) is not None:
             try:
-                line.append(self.read(parent))
+                above = self.read(parent)
             except (CorruptFile, UnknownVersion) as error:
                 path = self._root / "versions" / parent / "manifest.json"
                 what = error if isinstance(error, CorruptFile) else f"{path} is missing"
-                raise CorruptFile(f"{what}: {line[-1].id} is built on {parent}") from None
-        return line[::-1]
+                raise CorruptFile(f"{what}: {manifest.id} is built on {parent}") from None
+            yield (manifest := above)
 
     def thin(self, version_id: str) -> Thin | None:
         """The record of a thin version, None if its tensors were never dropped."""

@@ -273,7 +273,7 @@ def contains(spans: Sequence[Span], line: int, depth: int) -> bool:
 
 
 def stamp_of(path: Path) -> str:
-    """What tells that a file has not been written since: time, size, number; empty without it."""
+    """Time and size of a file, which tell that it has not been written since; empty without it."""
     try:
         found = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""What lists show: from the index, else from the records themselves, which say the same."""
+"""Lists as they are shown: from the index, else from the records themselves, which say the same."""
 
 from __future__ import annotations
 

@@ -24,10 +24,11 @@ _ABANDONED_S = 3600.0
 def sweep(store: Store) -> int:
     """Remove files left behind by crashes; return their number.  Needs the store's worker lock.
 
-    The staging folder belongs to the worker and is emptied; then as :func:`sweep_orphans`.
+    The staging folder belongs to the worker and is emptied, and of the running sums those that
+    nothing needs are removed; then as :func:`sweep_orphans`.
     """
     staged = list((store.root / "staging").iterdir())
-    return _remove(staged) + sweep_orphans(store)
+    return _remove(staged) + store.sums.tidy() + sweep_orphans(store)
 
 
 def sweep_orphans(store: Store) -> int:

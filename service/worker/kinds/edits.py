@@ -37,6 +37,7 @@ from service.contracts.schemas import (
 from service.contracts.schemas.effects.earlier import EarlierFacts
 from service.settings import Settings
 from service.store import HeadMoved, Store
+from service.store.index.line import Line
 from service.store.index.listing import of_job
 from service.worker.editing import earlier
 from service.worker.editing.asking import Edited
@@ -145,7 +146,7 @@ class EditRunner:
             HeadMoved: a rollback came in between.
             Whatever ``control.checkpoint`` raises.
         """
-        line = self._store.versions.lineage(parent)
+        line = Line(self._store, parent)
         manifest, view = self._computed(job, payload, line, parent, control)
         self._store.versions.write(manifest)
         return manifest, view

@@ -16,6 +16,7 @@ from jeep_core.spec.facts import ChatForm, Fact
 from service.contracts.schemas import FactRecord, Manifest
 from service.store import CorruptFile, CorruptTensor, Store, UnknownVersion
 from service.worker.versions import rebuild, tensors
+from service.worker.versions.sums import LineSums
 
 STATE = "state."
 """What the names of the tensors begin with that an editor keeps in a version for its next edit."""
@@ -64,24 +65,27 @@ class VersionViews:
         Its history is dropped: a served version is loaded again before it is edited.
         """
         view.history.clear()
+        view.starts.clear()
         with self._lock:
             self._insert(version, view)
 
     def editing(self, line: Sequence[Manifest]) -> ModelView:
-        """A separate view for editing on top of a line of versions, with the updates of that line.
+        """A separate view for editing on top of a line of versions, with the sums of that line.
 
-        The last ones may be drafts.  For one thread, as ``live_keys``.
+        The last ones may be drafts.  Of a `Line` only what is new is read.  For one thread, as
+        ``live_keys``.
         """
         tip = line[-1]
         try:
             view = self.get(tip.id)
         except UnknownVersion:
             view = self._view_of(tip)
-        history: dict[str, list[Update]] = defaultdict(list)
-        for manifest in line:
-            for name, update in updates_of(self._artifacts, manifest).items():
-                history[name].append(update)
-        return ModelView(self.base, view.replaced, history)
+        sums = LineSums(self.base, self._store, line, self._artifacts.get)
+        found = {name: sums.of(name) for name in sums.names}
+        whole = {name: one for name, one in found.items() if one is not None}
+        history = {name: one.updates for name, one in whole.items()}
+        starts = {name: one.start for name, one in whole.items() if one.start is not None}
+        return ModelView(self.base, view.replaced, history, starts)
 
     def live_keys(
         self, line: Sequence[Manifest], edited: Sequence[Fact]

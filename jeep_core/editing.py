@@ -212,7 +212,8 @@ def edit_checked(
         view=view,
         facts=tokenize(view.base, facts, texts, contexts_of(hparams)),
         moments=moments,
-        previous_keys=previous_keys or {},
+        # not ``or``: the service's are read when they are asked for
+        previous_keys={} if previous_keys is None else previous_keys,
         hypernetworks=hypernetworks,
         states=states,
         anchor=None if anchor is None else anchor.norm,

@@ -208,7 +208,7 @@ class Catalogue:
 
     def _forget(self) -> None:
         with self.database.writing() as connection:
-            for table in ("version", "line", "fact", "asked", "covered", "note"):
+            for table in ("version", "line", "named", "fact", "asked", "covered", "note"):
                 connection.execute(f"DELETE FROM {table}")
         self._spans.clear()
 
@@ -239,7 +239,8 @@ class Catalogue:
             return  # by another process
         if manifest.parent is not None:
             above = connection.execute(
-                "SELECT line, depth FROM version WHERE number = ?", (int(manifest.parent[1:]),)
+                "SELECT line, depth, facts, live FROM version WHERE number = ?",
+                (int(manifest.parent[1:]),),
             ).fetchone()
             if above is None:  # its parent is damaged; nobody can say what it is built on
                 self._left_out.add(number)
@@ -253,13 +254,20 @@ class Catalogue:
         elif first:
             connection.execute("INSERT INTO line VALUES (?, ?, ?)", (number, line, depth - 1))
             line = number
+        facts, live = len(manifest.facts), 0
+        if manifest.parent is not None:
+            spans = _spans(connection, int(manifest.parent[1:])) or []
+            facts, live = facts + above[2], above[3]
+            questions = {question_of(fact.subject, fact.prompt) for fact in manifest.facts}
+            live += sum(1 for one in questions if not is_edited(connection, spans, one))
         connection.execute(
-            "INSERT INTO version VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO version VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 number, line, depth, manifest.job_id, manifest.edit_id, stamp,
-                manifest.staged, len(manifest.facts), _shown(manifest),
+                manifest.staged, len(manifest.facts), facts, live, _shown(manifest),
             ),
         )  # fmt: skip
+        connection.executemany("INSERT OR IGNORE INTO named VALUES (?, ?, ?)", _named(manifest))
         connection.executemany("INSERT INTO fact VALUES (?, ?, ?, ?, ?, ?, ?)", _facts(manifest))
         connection.executemany("INSERT OR IGNORE INTO asked VALUES (?, ?, ?, ?)", _asked(manifest))
 
@@ -284,6 +292,23 @@ def stamp_of(path: Path) -> str:
 def question_of(subject: str, prompt: str) -> str:
     """The key of a question as one text."""
     return "\0".join(question_key(subject, prompt))
+
+
+def is_edited(connection: sqlite3.Connection, spans: Sequence[Span], question: str) -> bool:
+    """Whether a version in some spans has edited a question."""
+    found = connection.execute(
+        "SELECT v.line, v.depth FROM fact f JOIN version v ON v.number = f.number "
+        "WHERE f.question = ? ORDER BY v.depth DESC",
+        (question,),
+    )
+    return any(contains(spans, line, depth) for line, depth in found)
+
+
+def _named(manifest: Manifest) -> Iterator[tuple[bytes, int, bool]]:
+    number = int(manifest.id[1:])
+    for whole, refs in ((True, manifest.tensors), (False, manifest.artifacts)):
+        for ref in refs:
+            yield ref.sha256.encode(), number, whole
 
 
 def _spans(connection: sqlite3.Connection, number: int) -> list[Span] | None:

@@ -36,6 +36,11 @@ class Line(Sequence[Manifest]):
         except NoIndex:
             return any(one.edit_id == edit_id for one in self.store.versions.back(self.version))
 
+    def read(self, version: str) -> Manifest:
+        """One version of the line."""
+        drafts = (draft for draft in self.drafts if draft.id == version)
+        return next(drafts, None) or self.store.versions.read(version)
+
     def split(self, edit_id: str) -> tuple[Line, list[Manifest]] | None:
         """The line before a batch, and the versions after it; None if it is not part of the line.
 

@@ -54,7 +54,8 @@ from service.worker.lanes.write_task import WriteTask
 from service.worker.moments import SharedMoments
 from service.worker.threads import edit_threads
 from service.worker.versions import tensors
-from service.worker.versions.views import STATE, VersionViews, fact_of
+from service.worker.versions.earlier_edits import STATE
+from service.worker.versions.views import VersionViews, fact_of
 
 
 class Edits(Protocol):

@@ -14,7 +14,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from jeep_core import atlas
-from jeep_core.models.delta import Update, materialise
+from jeep_core.models.delta import BLOCK, Update, materialise, summed
 from jeep_core.models.loading import LoadedModel, combined_sha256, load, tensor_sha256
 from service.contracts.jobs import Job, new_id, now
 from service.contracts.schemas import Manifest, TensorRef
@@ -66,8 +66,10 @@ class Grown:
         self.pattern = self.store.versions.read("v1")
         self.job = self.store.journal.read(str(self.pattern.job_id))
         [self.changed] = self.pattern.tensors
-        self.updates = [self._update(manifest) for manifest in self._line()]
-        self.random = torch.Generator().manual_seed(len(self.updates))
+        line = self._line()
+        self.updates = [self._update(manifest) for manifest in line]
+        self.start: torch.Tensor | None = None  # the sum of the blocks before these updates
+        self.random = torch.Generator().manual_seed(len(line))
         self.hashes = self.model.tensor_hashes
 
     def to(self, versions: int) -> None:
@@ -99,7 +101,10 @@ class Grown:
         update = Update.of(left, torch.randn(MLP, len(batch), generator=self.random))
         self.updates.append(update)
         base = self.model.model.get_parameter(self.changed.name)
-        tensor = materialise(base, self.updates, transposed=False)
+        tensor = materialise(base, self.updates, transposed=False, start=self.start)
+        if len(self.updates) == BLOCK:
+            self.start = summed(base, self.updates, transposed=False, start=self.start)
+            self.updates = []
         parts = {f"{part}.{self.changed.name}": one for part, one in update.parts().items()}
         told = self.pattern.model_dump(mode="json")
         told |= {"id": version, "parent": parent, "job_id": job, "edit_id": edit}

@@ -82,6 +82,7 @@ class Versions:
         self._root, self._tensors, self._visible, self._errors = root, tensors, visible, errors
         self._manifests: dict[str, Manifest] = {}
         self.keeps: int | None = None
+        self._given: int | None = None
 
     def set_aside(self) -> list[str]:
         """Ids of damaged versions that were moved aside by a repair."""
@@ -93,8 +94,10 @@ class Versions:
         path = self._root / "counter.json"
         with locked(self._root / "locks" / "counter"):
             counter = read(path, Counter) or Counter(next=1)
-            taken = [*self.numbers(), *(int(name[1:]) for name in self.set_aside())]
-            number = max([counter.next, *(n + 1 for n in taken)])
+            if self._given is None:  # the counter may be older than the versions, once
+                taken = [*self.numbers(), *(int(name[1:]) for name in self.set_aside())]
+                self._given = max(taken, default=0)
+            number = self._given = max(counter.next, self._given + 1)
             replace(path, encode(Counter(next=number + 1)))
         return f"v{number}"
 
@@ -119,6 +122,8 @@ class Versions:
             fsync_folder(aside)
             with self._visible():
                 aside.rename(target)
+            if self._given is not None:
+                self._given = max(self._given, int(manifest.id[1:]))
         except OSError as error:
             shutil.rmtree(aside, ignore_errors=True)
             if target.exists():

@@ -162,6 +162,58 @@ class Catalogue:
         whole = [Row(n, line, d, bool(s), k, shown) for n, line, d, s, k, shown, _ in rows]
         return [row for row in whole if row.number not in damaged], damaged
 
+    def stamps(self) -> dict[int, str]:
+        """The stamps of the manifests that were read for the index, by the version's number.
+
+        Raises:
+            NoIndex: the index cannot be used.
+        """
+        self.up_to_date()
+        with self.database.reading() as connection:
+            return dict(connection.execute("SELECT number, stamp FROM version"))
+
+    def staged(self) -> list[Row]:
+        """The versions that were written without becoming head, oldest first.
+
+        Raises:
+            NoIndex: the index cannot be used.
+        """
+        self.up_to_date()
+        with self.database.reading() as connection:
+            rows = connection.execute(
+                "SELECT number, line, depth, staged, n_facts, shown FROM version "
+                "WHERE staged ORDER BY number"
+            ).fetchall()
+        return [Row(n, line, d, bool(s), k, shown) for n, line, d, s, k, shown in rows]
+
+    def weights(self) -> dict[int, list[str]]:
+        """The hashes of the tensors of every version, by its number, oldest first.
+
+        Raises:
+            NoIndex: the index cannot be used.
+        """
+        self.up_to_date()
+        found: dict[int, list[str]] = {}
+        with self.database.reading() as connection:
+            rows = connection.execute("SELECT number, sha256 FROM named WHERE whole")
+            for number, sha256 in rows:
+                found.setdefault(number, []).append(sha256.decode())
+        return {number: found[number] for number in sorted(found)}
+
+    def naming(self, sha256: str) -> Iterator[tuple[int, bool]]:
+        """The versions that name a tensor, newest first, and whether among their weights.
+
+        Raises:
+            NoIndex: the index cannot be used.
+        """
+        self.up_to_date()
+        with self.database.reading() as connection:
+            rows = connection.execute(
+                "SELECT number, whole FROM named WHERE sha256 = ? ORDER BY number DESC",
+                (sha256.encode(),),
+            ).fetchall()
+        return iter([(number, bool(whole)) for number, whole in rows])
+
     def of_job(self, job_id: str) -> Manifest | None:
         """The newest version that a job has written, None if there is none that can be read.
 

@@ -37,6 +37,7 @@ CREATE TABLE IF NOT EXISTS version (
 );
 CREATE INDEX IF NOT EXISTS version_place ON version (line, depth);
 CREATE INDEX IF NOT EXISTS version_facts ON version (line, facts, depth);
+CREATE INDEX IF NOT EXISTS version_staged ON version (number) WHERE staged;
 CREATE INDEX IF NOT EXISTS version_job ON version (job_id);
 CREATE INDEX IF NOT EXISTS version_edit ON version (edit_id);
 CREATE TABLE IF NOT EXISTS line (

@@ -19,7 +19,9 @@ from jeep_core.models.loading import LoadedModel, combined_sha256, load, tensor_
 from service.contracts.jobs import Job, new_id, now
 from service.contracts.schemas import Manifest, TensorRef
 from service.store import Store
+from service.store.index.line import Line
 from service.worker.versions import tensors
+from service.worker.versions.sums import LineSums
 
 WIDTH, MLP, LAYERS, EDITED = 64, 128, 4, 2
 PROMPT = "{} is a city in the country of"
@@ -63,6 +65,7 @@ class Grown:
 
     def __post_init__(self) -> None:
         self.store = Store.open(self.folder)
+        self.store.versions.keeps = 256
         self.pattern = self.store.versions.read("v1")
         self.job = self.store.journal.read(str(self.pattern.job_id))
         [self.changed] = self.pattern.tensors
@@ -84,6 +87,14 @@ class Grown:
                 parent, expected=head.version, job_id=None, fence=head.fence, who="worker",
                 why="edit",
             )  # fmt: skip
+        self._keep_up(parent)
+
+    def _keep_up(self, head: str) -> None:
+        """Index and running sums as edits and lists would have left them."""
+        self.store.catalogue.up_to_date()
+        self.store.committed.covered(head)
+        next(self.store.journal.all(), None)
+        LineSums(self.model, self.store, Line(self.store, head))
 
     def _line(self) -> list[Manifest]:
         return self.store.versions.lineage(self.store.head.read().version)[1:]

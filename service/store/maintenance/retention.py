@@ -24,12 +24,14 @@ from service.store.versions import BASE, VERSION_ID, Thin
 class Plan:
     """The versions that must get their tensors back, and those whose tensors can be dropped.
 
-    ``kept`` says why a version keeps its tensors.  Oldest versions first.
+    ``kept`` says why a version keeps its tensors.  Oldest versions first.  ``waiting``: versions
+    that need theirs no more, and share them with those that do.
     """
 
     kept: dict[str, str]
     restore: list[Manifest]
     drop: list[Manifest]
+    waiting: list[str]
 
 
 def retained_versions(store: Store, newest: int, busy: Collection[str] = ()) -> dict[str, str]:
@@ -82,16 +84,18 @@ def plan_retention(
     manifests = {one: store.versions.read(one) for one in sorted(readable, key=_number)}
     pinned = {ref.sha256 for manifest in manifests.values() for ref in manifest.tensors}
     looked_at = None if among is None else {*among(kept)} - {BASE}
-    drop = []
+    drop, waiting = list[str](), list[str]()
     for version, named in _weights_of(store, looked_at):
-        if version not in kept and any(
-            sha256 not in pinned and store.tensors.path(sha256).exists() for sha256 in named
-        ):
+        there = {sha256 for sha256 in named if store.tensors.path(sha256).exists()}
+        if version not in kept and there - pinned:
             drop.append(version)
+        elif version not in kept and there and _thin(store, version) is None:
+            waiting.append(version)
     return Plan(
         kept=kept,
         restore=[m for one, m in manifests.items() if one in stable and store.versions.missing(m)],
         drop=[store.versions.read(one) for one in drop if store.versions.is_readable(one)],
+        waiting=waiting,
     )
 
 

@@ -139,7 +139,8 @@ class Keeper:
         if done.dropped:
             free = sum(done.dropped.values())
             log.info("tensors of %s dropped, %s bytes", ", ".join(done.dropped), f"{free:,}")
-        self._watched = {*plan.kept, *self._left(plan)}
+        left = {manifest.id for manifest in plan.drop} - self._unfit - done.dropped.keys()
+        self._watched = {*plan.kept, *plan.waiting, *left}
         return done
 
     def _plan(self) -> Plan:
@@ -155,10 +156,6 @@ class Keeper:
         return plan_retention(
             self._store, self._newest, self._busy(), lambda kept: candidates - {*kept}
         )
-
-    def _left(self, plan: Plan) -> set[str]:
-        """The versions that were to drop their tensors, and may not have."""
-        return {m.id for m in plan.drop if m.id not in self._unfit}
 
     def _swept(self) -> int:
         """Remove orphans; versions are written meanwhile unless there are some."""

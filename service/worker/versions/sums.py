@@ -23,6 +23,8 @@ from service.worker.versions import tensors
 
 log = logging.getLogger(__name__)
 PARTS = ("u", "v", "d")
+AT_ONCE = 256
+"""Versions whose updates are remembered before whole blocks of them are summed."""
 Read = Callable[[TensorRef], torch.Tensor]
 
 
@@ -83,24 +85,26 @@ class LineSums:
 
     def _current(self) -> Running:
         """The state after the line's last version, from the newest one that is known."""
-        sums, newer, known = self._store.sums, list[Manifest](), None
-        for manifest in reversed(self._line):
+        sums, line, known = self._store.sums, self._line, None
+        # where a line must be read from far below, only ids are remembered on the way back
+        few = isinstance(line, Line)
+        newer: list[Manifest | str] = []
+        for manifest in reversed(line):
             known = sums.find(manifest)
             if known is not None:
                 break
-            newer.append(manifest)
-        matrices = dict(known.matrices) if known else {}
-        for manifest in reversed(newer):
-            for name, parts in _parts_of(manifest).items():
-                before = matrices.get(name, Summed())
-                matrices[name] = Summed(total=before.total, since=[*before.since, parts])
+            newer.append(manifest.id if few and len(newer) >= AT_ONCE else manifest)
         if known is not None and not newer:
             return known
-        tip, age = newer[0], len(newer) + (known.age if known else 0)
-        found = Running(
-            version=tip.id, weights_sha256=tip.weights_sha256, matrices=matrices, age=age
-        )
-        if any(len(one.since) >= BLOCK for one in matrices.values()) or age >= EVERY:
+        found = known or Running(version="", weights_sha256="")
+        for number, one in enumerate(reversed(newer), start=1):
+            if isinstance(one, str):
+                assert isinstance(line, Line)
+                one = line.read(one)
+            found = _extended(found, one)
+            if number % AT_ONCE == 0:
+                found = self._kept(found)
+        if found.age >= EVERY or any(len(m.since) >= BLOCK for m in found.matrices.values()):
             found = self._kept(found)
         sums.remember(found)
         return found
@@ -145,6 +149,20 @@ def matrix_of(base: LoadedModel, name: str) -> tuple[torch.Tensor, bool]:
     """A parameter of the base model, of any shape, and whether it is stored as (in, out)."""
     owner = base.model.get_submodule(name.rpartition(".")[0])
     return base.model.get_parameter(name), is_transposed(owner)
+
+
+def _extended(running: Running, manifest: Manifest) -> Running:
+    """The state after one more version."""
+    matrices = dict(running.matrices)
+    for name, parts in _parts_of(manifest).items():
+        before = matrices.get(name, Summed())
+        matrices[name] = Summed(total=before.total, since=[*before.since, parts])
+    return Running(
+        version=manifest.id,
+        weights_sha256=manifest.weights_sha256,
+        matrices=matrices,
+        age=running.age + 1,
+    )
 
 
 def _parts_of(manifest: Manifest) -> dict[str, list[TensorRef]]:

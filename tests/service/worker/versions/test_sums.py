@@ -37,6 +37,7 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
         "jeep_core.models.delta.BLOCK",
         "service.worker.versions.sums.BLOCK",
         "service.worker.versions.sums.EVERY",
+        "service.worker.versions.sums.AT_ONCE",
     ):
         monkeypatch.setattr(name, BLOCK)
 

@@ -30,7 +30,9 @@ EVERY = 64
 """Versions of a line after which its state is written again."""
 KEPT = 2
 """States that have files; a line goes on from its newest one."""
-REMEMBERED = 16
+REBUILT = 1
+"""Further ones, of versions that are only rebuilt: many of these must not push the others out."""
+REMEMBERED = 64
 MAPPED = 32
 """Sums that are mapped into memory: their pages are the system's to take back."""
 SPARE_BYTES = 256 * 2**20
@@ -50,13 +52,15 @@ class Summed(BaseModel):
 class Running(BaseModel):
     """All matrices that a line has changed, by name, after one of its versions.
 
-    ``age``: versions of the line since the last state that was written.
+    ``age``: versions of the line since the last state that was written.  ``rebuilt``: the version
+    was not edited on, but made again.
     """
 
     version: str
     weights_sha256: str
     matrices: dict[str, Summed] = Field(default_factory=dict)
     age: int = 0
+    rebuilt: bool = False
 
 
 class Sums:
@@ -69,13 +73,15 @@ class Sums:
         self._folder = root / INDEX / FOLDER
         self._tensors = Tensors(self._folder)
         self._known: OrderedDict[str, Running] = OrderedDict()
+        self._rebuilt: OrderedDict[str, Running] = OrderedDict()
         self._mapped: OrderedDict[str, memoryview] = OrderedDict()
         self._lock = threading.RLock()
 
     def find(self, manifest: Manifest) -> Running | None:
         """The state after a version, None if it is not known."""
         with self._lock:
-            found = self._known.get(manifest.id) or self._written(manifest.id)
+            found = self._known.get(manifest.id) or self._rebuilt.get(manifest.id)
+            found = found or self._written(manifest.id)
             if found is None or found.weights_sha256 != manifest.weights_sha256:
                 return None
             self.remember(found)
@@ -84,10 +90,11 @@ class Sums:
     def remember(self, running: Running) -> None:
         """Keep a state in memory; the least recently used one goes."""
         with self._lock:
-            self._known[running.version] = running
-            self._known.move_to_end(running.version)
-            while len(self._known) > REMEMBERED:
-                self._known.popitem(last=False)
+            states = self._rebuilt if running.rebuilt else self._known
+            states[running.version] = running
+            states.move_to_end(running.version)
+            while len(states) > REMEMBERED:
+                states.popitem(last=False)
 
     def save(self, running: Running) -> None:
         """Write a state; the oldest files go.
@@ -132,9 +139,11 @@ class Sums:
     def drop(self, ref: TensorRef) -> None:
         """Forget a damaged sum and the states that name it."""
         with self._lock:
-            for running in [*self._known.values(), *self._files()]:
+            every = [*self._known.values(), *self._rebuilt.values(), *self._files()]
+            for running in every:
                 if ref.sha256 in _totals(running):
                     self._known.pop(running.version, None)
+                    self._rebuilt.pop(running.version, None)
                     with suppress(OSError):
                         self._file(running.version).unlink(missing_ok=True)
             self._mapped.pop(ref.sha256, None)
@@ -144,7 +153,9 @@ class Sums:
     def tidy(self) -> int:
         """Remove files that no state needs, and all states but the newest; return their number."""
         with self._lock:
-            kept = sorted(self._files(), key=lambda one: self._written_at(one.version))[-KEPT:]
+            files = sorted(self._files(), key=lambda one: self._written_at(one.version))
+            kept = [one for one in files if not one.rebuilt][-KEPT:]
+            kept += [one for one in files if one.rebuilt][-REBUILT:]
             needed = {self._file(one.version) for one in kept}
             needed |= {self._tensors.path(sha256) for one in kept for sha256 in _totals(one)}
             others = [p for p in self._folder.rglob("*") if p.is_file() and p not in needed]

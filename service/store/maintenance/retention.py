@@ -7,9 +7,9 @@ so, and holds the data that make the rebuilding exact on any machine.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 from service.contracts.schemas import Manifest, TensorRef
 from service.store.errors import CorruptFile
@@ -25,13 +25,35 @@ class Plan:
     """The versions that must get their tensors back, and those whose tensors can be dropped.
 
     ``kept`` says why a version keeps its tensors.  Oldest versions first.  ``waiting``: versions
-    that need theirs no more, and share them with those that do.
+    that need theirs no more, and share them with those that do.  ``ids``: those of ``drop``.
     """
 
     kept: dict[str, str]
     restore: list[Manifest]
-    drop: list[Manifest]
+    drop: Sequence[Manifest]
     waiting: list[str]
+    ids: frozenset[str]
+
+
+class _Manifests(Sequence[Manifest]):
+    """Versions by id, each read when it is asked for: there may be thousands."""
+
+    def __init__(self, store: Store, ids: Sequence[str]) -> None:
+        self._store, self._ids = store, tuple(ids)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    @overload
+    def __getitem__(self, index: int) -> Manifest: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Manifest]: ...
+
+    def __getitem__(self, index: int | slice) -> Manifest | Sequence[Manifest]:
+        if isinstance(index, slice):
+            return _Manifests(self._store, self._ids[index])
+        return self._store.versions.read(self._ids[index])
 
 
 def retained_versions(store: Store, newest: int, busy: Collection[str] = ()) -> dict[str, str]:
@@ -91,10 +113,12 @@ def plan_retention(
             drop.append(version)
         elif version not in kept and there and _thin(store, version) is None:
             waiting.append(version)
+    drop = [one for one in drop if store.versions.is_readable(one)]
     return Plan(
         kept=kept,
         restore=[m for one, m in manifests.items() if one in stable and store.versions.missing(m)],
-        drop=[store.versions.read(one) for one in drop if store.versions.is_readable(one)],
+        drop=_Manifests(store, drop),
+        ids=frozenset(drop),
         waiting=waiting,
     )
 

@@ -45,7 +45,10 @@ def rebuild(
     Raises:
         CorruptTensor: a factor is damaged, or the rebuilt bytes have another hash.
     """
-    sums, thin = sums_of(base, store, manifest.id), store.versions.thin(manifest.id) or Thin()
+    sums, thin = (
+        sums_of(base, store, manifest.id, rebuilding=True),
+        store.versions.thin(manifest.id) or Thin(),
+    )
     found = {}
     for ref in refs:
         sum_ = _found(store, sums, ref)
@@ -81,7 +84,7 @@ def matched(
     Raises:
         CorruptTensor: as `rebuild`; nothing may be dropped then.
     """
-    sums, ties = sums_of(base, store, manifest.id), {}
+    sums, ties = sums_of(base, store, manifest.id, rebuilding=True), {}
     for ref in manifest.tensors:
         between()
         sum_ = _found(store, sums, ref)

@@ -139,7 +139,7 @@ class Keeper:
         if done.dropped:
             free = sum(done.dropped.values())
             log.info("tensors of %s dropped, %s bytes", ", ".join(done.dropped), f"{free:,}")
-        left = {manifest.id for manifest in plan.drop} - self._unfit - done.dropped.keys()
+        left = plan.ids - self._unfit - done.dropped.keys()
         self._watched = {*plan.kept, *plan.waiting, *left}
         return done
 

@@ -42,14 +42,23 @@ class Sum:
 class LineSums:
     """The sums of all matrices that a line has changed; ``read`` gives the tensors of updates.
 
+    ``rebuilding``: its last version is not edited on, but made again.
+
     Raises:
         CorruptTensor, CorruptFile: an update, or a version that had to be read, is damaged.
     """
 
     def __init__(
-        self, base: LoadedModel, store: Store, line: Sequence[Manifest], read: Read | None = None
+        self,
+        base: LoadedModel,
+        store: Store,
+        line: Sequence[Manifest],
+        read: Read | None = None,
+        *,
+        rebuilding: bool = False,
     ) -> None:
         self._base, self._store, self._line = base, store, line
+        self._rebuilding = rebuilding
         self._read = read or (lambda ref: tensors.get(store, ref))
         self._running = self._current()
 
@@ -97,6 +106,7 @@ class LineSums:
         if known is not None and not newer:
             return known
         found = known or Running(version="", weights_sha256="")
+        found = found.model_copy(update={"rebuilt": self._rebuilding})
         for number, one in enumerate(reversed(newer), start=1):
             if isinstance(one, str):
                 assert isinstance(line, Line)
@@ -140,9 +150,9 @@ class LineSums:
             yield Update.from_parts({ref.name.partition(".")[0]: self._read(ref) for ref in parts})
 
 
-def sums_of(base: LoadedModel, store: Store, version: str) -> LineSums:
+def sums_of(base: LoadedModel, store: Store, version: str, *, rebuilding: bool = False) -> LineSums:
     """The sums of a version of the store."""
-    return LineSums(base, store, Line(store, version))
+    return LineSums(base, store, Line(store, version), rebuilding=rebuilding)
 
 
 def matrix_of(base: LoadedModel, name: str) -> tuple[torch.Tensor, bool]:
@@ -162,6 +172,7 @@ def _extended(running: Running, manifest: Manifest) -> Running:
         weights_sha256=manifest.weights_sha256,
         matrices=matrices,
         age=running.age + 1,
+        rebuilt=running.rebuilt,
     )
 
 

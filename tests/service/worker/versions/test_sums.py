@@ -228,6 +228,19 @@ def test_few_files_are_kept_and_others_swept(base: LoadedModel, store: Store) ->
     assert files(store) == [path for path in before if path != stray]
 
 
+def test_rebuilding_many_versions_does_not_push_out_what_is_edited_on(
+    base: LoadedModel, store: Store, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.store.index.sums.REMEMBERED", 3)
+    add_chain(base, store, 16)
+    sums_of(base, store, "v16")
+    Keeper(base, store, newest=1).collect()
+    for again in (store, Store.open(store.root)):
+        reads.clear()
+        sums_of(base, again, "v16")
+        assert reads == ["v16"]
+
+
 def test_without_room_nothing_is_kept_and_the_sums_are_right(
     base: LoadedModel,
     store: Store,

@@ -7,7 +7,6 @@ few spans (a line and a range of depths), whatever their number.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,9 +14,9 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from jeep_core.spec.facts import composed, fill, normalise, question_key
 from service.contracts.schemas import Manifest
 from service.store.errors import CorruptFile, UnknownVersion
+from service.store.index import rows
 from service.store.index.database import Database, NoIndex
 from service.store.versions import Versions
 
@@ -249,7 +248,7 @@ class Catalogue:
         return f"v{max(inside)}" if inside else None
 
     def _damage(self, number: int) -> dict[int, str]:
-        """What is wrong with a version's manifest, by its number; empty if nothing is."""
+        """The damage of a version's manifest, by its number; empty if there is none."""
         try:
             self._versions.parsed(f"v{number}")
         except CorruptFile as error:
@@ -310,18 +309,24 @@ class Catalogue:
         if manifest.parent is not None:
             spans = _spans(connection, int(manifest.parent[1:])) or []
             facts, live = facts + above[2], above[3]
-            questions = {question_of(fact.subject, fact.prompt) for fact in manifest.facts}
+            questions = {rows.question_of(fact.subject, fact.prompt) for fact in manifest.facts}
             live += sum(1 for one in questions if not is_edited(connection, spans, one))
         connection.execute(
             "INSERT INTO version VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 number, line, depth, manifest.job_id, manifest.edit_id, stamp,
-                manifest.staged, len(manifest.facts), facts, live, _shown(manifest),
+                manifest.staged, len(manifest.facts), facts, live, rows.shown_of(manifest),
             ),
         )  # fmt: skip
-        connection.executemany("INSERT OR IGNORE INTO named VALUES (?, ?, ?)", _named(manifest))
-        connection.executemany("INSERT INTO fact VALUES (?, ?, ?, ?, ?, ?, ?)", _facts(manifest))
-        connection.executemany("INSERT OR IGNORE INTO asked VALUES (?, ?, ?, ?)", _asked(manifest))
+        connection.executemany(
+            "INSERT OR IGNORE INTO named VALUES (?, ?, ?)", rows.named_of(manifest)
+        )
+        connection.executemany(
+            "INSERT INTO fact VALUES (?, ?, ?, ?, ?, ?, ?)", rows.facts_of(manifest)
+        )
+        connection.executemany(
+            "INSERT OR IGNORE INTO asked VALUES (?, ?, ?, ?)", rows.asked_of(manifest)
+        )
 
     def _manifest(self, number: int) -> Path:
         return self._folder / f"v{number}" / "manifest.json"
@@ -341,11 +346,6 @@ def stamp_of(path: Path) -> str:
     return f"{found.st_mtime_ns} {found.st_size}"
 
 
-def question_of(subject: str, prompt: str) -> str:
-    """The key of a question as one text."""
-    return "\0".join(question_key(subject, prompt))
-
-
 def is_edited(connection: sqlite3.Connection, spans: Sequence[Span], question: str) -> bool:
     """Whether a version in some spans has edited a question."""
     found = connection.execute(
@@ -354,13 +354,6 @@ def is_edited(connection: sqlite3.Connection, spans: Sequence[Span], question: s
         (question,),
     )
     return any(contains(spans, line, depth) for line, depth in found)
-
-
-def _named(manifest: Manifest) -> Iterator[tuple[bytes, int, bool]]:
-    number = int(manifest.id[1:])
-    for whole, refs in ((True, manifest.tensors), (False, manifest.artifacts)):
-        for ref in refs:
-            yield ref.sha256.encode(), number, whole
 
 
 def _spans(connection: sqlite3.Connection, number: int) -> list[Span] | None:
@@ -378,47 +371,3 @@ def _spans(connection: sqlite3.Connection, number: int) -> list[Span] | None:
             return found
         place = parent, fork
     return None
-
-
-def _shown(manifest: Manifest) -> str:
-    fields = {"id", "parent", "job_id", "edit_id", "editor", "tensors", "weights_sha256",
-              "created_at"}  # fmt: skip
-    return manifest.model_dump_json(include=fields)
-
-
-def _facts(manifest: Manifest) -> Iterator[tuple[int, int, int, str, str, str, str]]:
-    number = int(manifest.id[1:])
-    for position, fact in enumerate(manifest.facts):
-        outcome = manifest.result.facts[position] if manifest.result else None
-        index = outcome.index if outcome else position
-        text = fill(fact.prompt, fact.subject)
-        said = composed(f"{text}\n{fact.target_new}\n{fact.subject}").casefold()
-        entry = {
-            "subject": fact.subject,
-            "prompt": fact.prompt,
-            "text": text,
-            "target_new": fact.target_new,
-            "target_true": fact.target_true,
-            "join": fact.join,
-            "messages": [one.model_dump() for one in fact.messages] if fact.messages else None,
-            "chat_prompt": None if fact.chat is None else fact.chat.prompt,
-            "edit_id": str(manifest.edit_id),
-            "version": manifest.id,
-            "index": index,
-            "holds": outcome.success if outcome else None,
-            "checked_in": manifest.id if outcome else None,
-            "created_at": manifest.created_at.isoformat(),
-        }
-        question = question_of(fact.subject, fact.prompt)
-        yield (number, position, index, normalise(fact.subject), question, said, json.dumps(entry))
-
-
-def _asked(manifest: Manifest) -> Iterator[tuple[int, int, int, bool]]:
-    """What a version says of earlier facts."""
-    earlier = manifest.result.earlier if manifest.result else None
-    if earlier is None:
-        return
-    for holds, found in ((True, earlier.held), (False, earlier.missing)):
-        for version, places in found.items():
-            for place in places:
-                yield int(version[1:]), place, int(manifest.id[1:]), holds

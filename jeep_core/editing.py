@@ -224,7 +224,8 @@ def edit_checked(
         view=view,
         facts=tokenize(view.base, facts, texts, contexts_of(hparams)),
         moments=moments,
-        previous_keys=previous_keys or {},
+        # not ``or``: the service's are read when they are asked for
+        previous_keys={} if previous_keys is None else previous_keys,
         hypernetworks=hypernetworks,
         states=states,
         anchor=None if anchor is None else anchor.norm,
@@ -272,7 +273,7 @@ def run_editor(
     if editor in EDITORS:
         view.settle(history, outcome.delta)
     else:
-        view = ModelView(view.base, replaced, history)
+        view = ModelView(view.base, replaced, history, view.starts)
         view.apply(outcome.delta)
     return outcome, view
 

@@ -14,12 +14,14 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from jeep_core import atlas
-from jeep_core.models.delta import Update, materialise
+from jeep_core.models.delta import BLOCK, Update, materialise, summed
 from jeep_core.models.loading import LoadedModel, combined_sha256, load, tensor_sha256
 from service.contracts.jobs import Job, new_id, now
 from service.contracts.schemas import Manifest, TensorRef
 from service.store import Store
+from service.store.index.line import Line
 from service.worker.versions import tensors
+from service.worker.versions.sums import LineSums
 
 WIDTH, MLP, LAYERS, EDITED = 64, 128, 4, 2
 PROMPT = "{} is a city in the country of"
@@ -63,11 +65,14 @@ class Grown:
 
     def __post_init__(self) -> None:
         self.store = Store.open(self.folder)
+        self.store.versions.keeps = 256
         self.pattern = self.store.versions.read("v1")
         self.job = self.store.journal.read(str(self.pattern.job_id))
         [self.changed] = self.pattern.tensors
-        self.updates = [self._update(manifest) for manifest in self._line()]
-        self.random = torch.Generator().manual_seed(len(self.updates))
+        line = self._line()
+        self.updates = [self._update(manifest) for manifest in line]
+        self.start: torch.Tensor | None = None  # the sum of the blocks before these updates
+        self.random = torch.Generator().manual_seed(len(line))
         self.hashes = self.model.tensor_hashes
 
     def to(self, versions: int) -> None:
@@ -82,6 +87,14 @@ class Grown:
                 parent, expected=head.version, job_id=None, fence=head.fence, who="worker",
                 why="edit",
             )  # fmt: skip
+        self._keep_up(parent)
+
+    def _keep_up(self, head: str) -> None:
+        """Index and running sums as edits and lists would have left them."""
+        self.store.catalogue.up_to_date()
+        self.store.committed.covered(head)
+        next(self.store.journal.all(), None)
+        LineSums(self.model, self.store, Line(self.store, head))
 
     def _line(self) -> list[Manifest]:
         return self.store.versions.lineage(self.store.head.read().version)[1:]
@@ -99,7 +112,10 @@ class Grown:
         update = Update.of(left, torch.randn(MLP, len(batch), generator=self.random))
         self.updates.append(update)
         base = self.model.model.get_parameter(self.changed.name)
-        tensor = materialise(base, self.updates, transposed=False)
+        tensor = materialise(base, self.updates, transposed=False, start=self.start)
+        if len(self.updates) == BLOCK:
+            self.start = summed(base, self.updates, transposed=False, start=self.start)
+            self.updates = []
         parts = {f"{part}.{self.changed.name}": one for part, one in update.parts().items()}
         told = self.pattern.model_dump(mode="json")
         told |= {"id": version, "parent": parent, "job_id": job, "edit_id": edit}

@@ -40,6 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--versions", type=int, nargs="+", default=list(VERSIONS))
     parser.add_argument("--facts", type=int, default=FACTS, help="of every version")
+    parser.add_argument("--no-backup", action="store_true", help="leave out the slowest figure")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     columns: dict[int, dict[str, float]] = {}
@@ -53,8 +54,9 @@ def main() -> None:
             grown.to(versions)
             columns[versions] = measured(model, store, versions, args.facts)
             columns[versions]["disk_mb"] = disk(store)
-            backup = partial(back_up, grown.store, root / f"backup{versions}")
-            columns[versions]["backup_s"] = seconds(backup)
+            if not args.no_backup:
+                backup = partial(back_up, grown.store, root / f"backup{versions}")
+                columns[versions]["backup_s"] = seconds(backup)
             print(versions, json.dumps(columns[versions]), flush=True)
     print(markdown(columns, args.facts))
     if args.out is not None:

@@ -304,13 +304,13 @@ def write_region(
             parts = zip(readers, residuals.chunk(len(readers)), strict=True)
             residuals = torch.cat([reader.residuals_at(place, part) for reader, part in parts])
         kept_as = keys_name(region_name, place), layer
-        previous = context.previous_keys.get(kept_as)
+        keeps = hparams.preserve_previous_edits  # else those of all earlier edits are not read
         solution = solve(
             keys,
             residuals,
             moments.factor(place),
             region.moment_weight,
-            previous if hparams.preserve_previous_edits else None,
+            context.previous_keys.get(kept_as) if keeps else None,
         )
         outcome.keys[kept_as] = keys
         outcome.layers.append(

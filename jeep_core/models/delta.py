@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 
 import torch
@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save_file
 
 TIE_MARGIN = 2.0**-38
 """How far a float64 sum may lie from its value elsewhere, as a part of the largest element."""
+BLOCK = 64
+"""Updates that are summed before the sum goes on: the sum after whole blocks can be kept."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +57,18 @@ class Update:
         return cls(parts.get("u"), parts.get("v"), parts.get("d"))
 
 
-def materialise(base: torch.Tensor, updates: Iterable[Update], transposed: bool) -> torch.Tensor:
+def materialise(
+    base: torch.Tensor,
+    updates: Iterable[Update],
+    transposed: bool,
+    start: torch.Tensor | None = None,
+) -> torch.Tensor:
     """round(W_base + Σ Δ) in the base's dtype, shape and device, summed in float64 in this order.
 
     This one function makes every edited matrix, so a version rebuilt from its updates has the
-    same bytes.  ``base`` is (out, in), or (in, out) if ``transposed``.
+    same bytes.  ``base`` is (out, in), or (in, out) if ``transposed``; ``start`` as in `summed`.
     """
-    return summed(base, updates, transposed).to(base.dtype).contiguous()
+    return summed(base, updates, transposed, start).to(base.dtype).contiguous()
 
 
 def near_ties(total: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -78,26 +85,51 @@ def near_ties(total: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return ((total - margin).to(dtype) != (total + margin).to(dtype)).flatten().nonzero()[:, 0]
 
 
-def summed(base: torch.Tensor, updates: Iterable[Update], transposed: bool) -> torch.Tensor:
+def summed(
+    base: torch.Tensor,
+    updates: Iterable[Update],
+    transposed: bool,
+    start: torch.Tensor | None = None,
+) -> torch.Tensor:
     """W_base + Σ Δ in float64, on the device of ``base``; see `materialise`.
+
+    ``base`` and the sum are (out, in), or (in, out) if ``transposed``.  ``start``: the sum, float64
+    and of the same shape, over whole blocks (``BLOCK``) of updates before these; the result has the
+    bytes of a sum over all of them.
+    """
+    total = (base.detach() if start is None else start.to(base.device)).double()
+    if transposed:
+        # (out, in) from here on
+        total = total.T
+    following = iter(updates)
+    while block := list(islice(following, BLOCK)):
+        total = _with_block(total, block)
+    return total.T if transposed else total
+
+
+def summed_at_once(base: torch.Tensor, updates: Iterable[Update], transposed: bool) -> torch.Tensor:
+    """As `summed`, with all updates in one block, however many: so earlier releases did it.
 
     ``base`` and the sum are (out, in), or (in, out) if ``transposed``.
     """
     total = base.detach().double()
-    if transposed:
-        # (out, in) from here on
-        total = total.T
-    for factored, run in groupby(updates, key=lambda update: update.dense is None):
+    total = _with_block(total.T if transposed else total, list(updates))
+    return total.T if transposed else total
+
+
+def _with_block(total: torch.Tensor, block: Sequence[Update]) -> torch.Tensor:
+    """A float64 sum (out, in) with a block of updates."""
+    for factored, run in groupby(block, key=lambda update: update.dense is None):
         group = list(run)
-        if factored:  # one product for a whole run: a lineage may have many small updates
+        if factored:  # one product for a whole run: a block may have many small updates
             # (out, Σm) and (in, Σm)
             left = torch.cat([u.left for u in group if u.left is not None], dim=1)
             right = torch.cat([u.right for u in group if u.right is not None], dim=1)
-            total = total + left.double().to(base.device) @ right.double().to(base.device).T
+            total = total + left.double().to(total.device) @ right.double().to(total.device).T
         else:
             for update in group:
-                total = total + update.matrix().to(base.device)
-    return total.T if transposed else total
+                total = total + update.matrix().to(total.device)
+    return total
 
 
 @dataclass

@@ -60,7 +60,9 @@ _ATOMS = (bool, int, float, str, type(None))
 class ModelView:
     """One version of a model: the base's tensors but for the replaced ones.
 
-    ``history`` holds the updates of each replaced matrix, oldest first.
+    ``history`` holds the updates of each replaced matrix, oldest first.  ``starts``: the float64
+    sums of base and the updates before those of ``history``, for matrices that have had so many
+    (``start`` of `summed`).
     """
 
     def __init__(
@@ -68,17 +70,19 @@ class ModelView:
         base: LoadedModel,
         tensors: Mapping[str, torch.Tensor] | None = None,
         history: Mapping[str, Sequence[Update]] | None = None,
+        starts: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         self.base = base
         self.model = share(base.model)
         self.replaced: dict[str, torch.Tensor] = {}
         self.history = {name: list(updates) for name, updates in (history or {}).items()}
+        self.starts: dict[str, torch.Tensor] = dict(starts or {})
         for name, tensor in (tensors or {}).items():
             self.replace(name, tensor)
 
     def fork(self) -> ModelView:
         """A view of its own that starts with the same tensors and history."""
-        return ModelView(self.base, self.replaced, self.history)
+        return ModelView(self.base, self.replaced, self.history, self.starts)
 
     def apply(self, delta: WeightDelta) -> None:
         """Apply the updates of an edit to this version."""
@@ -92,7 +96,7 @@ class ModelView:
             ValueError: the matrix was replaced, and no history says by which updates.
             NumericalError: the update, or the rounded sum, is not finite; nothing is changed.
         """
-        if name in self.replaced and not self.history.get(name):
+        if name in self.replaced and not self.history.get(name) and name not in self.starts:
             raise ValueError(
                 f"{name} was replaced by a tensor; without the updates that made it "
                 "a further one would drop them"
@@ -122,7 +126,7 @@ class ModelView:
         # (out, in), or (in, out) in a ``Conv1D``
         owner = self.model.get_submodule(name.rpartition(".")[0])
         base = self.base.model.get_parameter(name)
-        tensor = materialise(base, updates, is_transposed(owner))
+        tensor = materialise(base, updates, is_transposed(owner), self.starts.get(name))
         check_tensor(tensor, f"{name}: the edited weights in {tensor.dtype}", SMALLER_STEPS)
         self.history[name] = updates
         self.replace(name, tensor)

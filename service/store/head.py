@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from hashlib import blake2b
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -58,6 +59,8 @@ class HeadPointer:
     def __init__(self, root: Path, versions: Versions, errors: ErrorLog) -> None:
         self._root, self._versions, self._errors = root, versions, errors
         self._fence: int | None = None
+        # the reflog as far as `move_of` has read it: its length, its hash, moves by job
+        self._read: tuple[int, bytes, dict[str, int]] = (0, b"", {})
 
     def claim(self, fence: int) -> None:
         """Become the only writer from now on: writes of a worker with an older fence are refused,
@@ -131,16 +134,19 @@ class HeadPointer:
 
     def _last_move(self) -> Move | None:
         """The reflog's last whole line, None if it cannot be read or there is none."""
-        lines = self._lines()
-        return _parsed(lines[-1]) if lines else None
+        whole = self._text().rpartition(b"\n")[0]
+        return _parsed(whole.rpartition(b"\n")[2]) if whole else None
 
     def _lines(self) -> list[bytes]:
         """The whole lines of the reflog."""
+        return self._text().split(b"\n")[:-1]
+
+    def _text(self) -> bytes:
         path = self._root / "reflog.jsonl"
         try:
-            return path.read_bytes().split(b"\n")[:-1]
+            return path.read_bytes()
         except FileNotFoundError:
-            return []
+            return b""
         except OSError as error:
             raise CorruptFile(f"{path} cannot be read: {error.strerror}") from None
 
@@ -208,7 +214,24 @@ class HeadPointer:
         last = self.read().move  # its line may be missing in the reflog
         if last.job_id == job_id:
             return last
-        return next((move for move in self.reflog() if move.job_id == job_id), None)
+        text = self._text()
+        end = text.rfind(b"\n") + 1
+        known, digest, by_job = self._read
+        if known > end or blake2b(text[:known]).digest() != digest:
+            known, by_job = 0, {}
+        start = known
+        for line in text[known:end].splitlines(keepends=True):
+            move = _parsed(line.rstrip(b"\n"))
+            if move is None:
+                self.reflog()  # says which line is damaged
+                return None
+            if move.job_id is not None:
+                by_job.setdefault(move.job_id, start)
+            start += len(line)
+        self._read = end, blake2b(text[:end]).digest(), by_job
+        if job_id not in by_job:
+            return None
+        return _parsed(text[by_job[job_id] :].partition(b"\n")[0])
 
     def committed(self) -> set[str]:
         """The versions that are or were head, and all versions that these are built on.

@@ -30,6 +30,7 @@ from service.store.index.committed import Committed
 from service.store.index.database import FOLDER as INDEX
 from service.store.index.database import Database
 from service.store.index.jobs import JobIndex
+from service.store.index.sums import Sums
 from service.store.journal import Journal
 from service.store.names import Names
 from service.store.reports import Reports
@@ -99,6 +100,7 @@ class Store:
         database = Database(root / INDEX / "catalogue.sqlite")
         self.catalogue = Catalogue(root, self.versions, database)
         self.committed = Committed(root, self.catalogue)
+        self.sums = Sums(root)
         self.journal = Journal(root, timedelta(hours=idempotency_hours), JobIndex(root, database))
         self.drafts = Drafts(root)
         self.reports = Reports(root)

@@ -6,7 +6,7 @@ import logging
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
@@ -82,6 +82,7 @@ class Versions:
         self._root, self._tensors, self._visible, self._errors = root, tensors, visible, errors
         self._manifests: dict[str, Manifest] = {}
         self.keeps: int | None = None
+        self._given: int | None = None
 
     def set_aside(self) -> list[str]:
         """Ids of damaged versions that were moved aside by a repair."""
@@ -93,8 +94,10 @@ class Versions:
         path = self._root / "counter.json"
         with locked(self._root / "locks" / "counter"):
             counter = read(path, Counter) or Counter(next=1)
-            taken = [*self.numbers(), *(int(name[1:]) for name in self.set_aside())]
-            number = max([counter.next, *(n + 1 for n in taken)])
+            if self._given is None:  # the counter may be older than the versions, once
+                taken = [*self.numbers(), *(int(name[1:]) for name in self.set_aside())]
+                self._given = max(taken, default=0)
+            number = self._given = max(counter.next, self._given + 1)
             replace(path, encode(Counter(next=number + 1)))
         return f"v{number}"
 
@@ -119,6 +122,8 @@ class Versions:
             fsync_folder(aside)
             with self._visible():
                 aside.rename(target)
+            if self._given is not None:
+                self._given = max(self._given, int(manifest.id[1:]))
         except OSError as error:
             shutil.rmtree(aside, ignore_errors=True)
             if target.exists():
@@ -210,15 +215,20 @@ class Versions:
 
     def lineage(self, version_id: str) -> list[Manifest]:
         """From the base to ``version_id``; :class:`CorruptFile` if a version between is damaged."""
-        line = [self.read(version_id)]
-        while (parent := line[-1].parent) is not None:
+        return list(self.back(version_id))[::-1]
+
+    def back(self, version_id: str) -> Iterator[Manifest]:
+        """From ``version_id`` to the base, each read when it is asked for; errors as `lineage`."""
+        manifest = self.read(version_id)
+        yield manifest
+        while (parent := manifest.parent) is not None:
             try:
-                line.append(self.read(parent))
+                above = self.read(parent)
             except (CorruptFile, UnknownVersion) as error:
                 path = self._root / "versions" / parent / "manifest.json"
                 what = error if isinstance(error, CorruptFile) else f"{path} is missing"
-                raise CorruptFile(f"{what}: {line[-1].id} is built on {parent}") from None
-        return line[::-1]
+                raise CorruptFile(f"{what}: {manifest.id} is built on {parent}") from None
+            yield (manifest := above)
 
     def thin(self, version_id: str) -> Thin | None:
         """The record of a thin version, None if its tensors were never dropped."""

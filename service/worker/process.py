@@ -73,6 +73,8 @@ from service.worker.versions.views import VersionViews
 
 log = logging.getLogger(__name__)
 RETRY_S = 0.5
+KEPT_MANIFESTS = 256
+"""Versions whose manifests stay in memory: more than an edit reads of a long line."""
 SWITCH_S = 0.0005
 """How long one thread may keep the interpreter from the others; Python's 5 ms are a whole step."""
 
@@ -92,6 +94,7 @@ class Worker:
                 store = Store.open(
                     self.settings.store, idempotency_hours=self.settings.idempotency_hours
                 )
+                store.versions.keeps = KEPT_MANIFESTS
                 if not self._lock(store, stack):
                     return 0
                 check_inputs(self.settings)

@@ -20,6 +20,7 @@ from support.faults.processes import until
 from service.contracts.jobs import JobStatus
 from service.settings import EXIT_CONFIG
 from service.store import Store
+from service.store.index.sums import EVERY
 from service.store.maintenance.backup import back_up
 
 # ---------------------------------------------------------------- files needed to start
@@ -295,6 +296,37 @@ def test_drafts_are_computed_again(kept: Service) -> None:
     assert kept.wait(revert.id).status is JobStatus.SUCCEEDED
     assert f"{drafts[0]} is damaged" in kept.worker.log.read_text()
     assert_whole(kept)
+
+
+@thorough
+def test_a_state_of_a_long_line_is_made_again(kept: Service) -> None:
+    lengthened(kept, EVERY)
+    state = kept.root / "index" / "sums" / f"{head_of(kept)}.json"
+    kept.edited()
+    assert state.exists()
+    kept.worker.stop()
+    flip(state, 40)
+    kept.worker.start()
+    kept.wait_ready()
+    kept.edited()
+    assert f"{state} is damaged" in kept.worker.log.read_text()
+    assert_whole(kept)
+
+
+def lengthened(service: Service, count: int) -> None:
+    """Put versions that change nothing on top of head, where no worker is running."""
+    service.worker.stop()
+    store, head = service.store, service.store.head.read()
+    tip = store.versions.read(head.version)
+    for _ in range(count):
+        more = {"id": store.versions.new_id(), "parent": tip.id, "job_id": None, "artifacts": []}
+        tip = tip.model_copy(update=more)
+        store.versions.write(tip)
+    store.head.move(
+        tip.id, expected=head.version, job_id=None, fence=head.fence, who="test", why="longer"
+    )
+    service.worker.start()
+    service.wait_ready()
 
 
 # ---------------------------------------------------------------- versions without tensors

@@ -17,7 +17,14 @@ from pathlib import Path
 from service.contracts.schemas import Manifest
 from service.store.errors import CorruptFile, UnknownVersion
 from service.store.index.database import Database, NoIndex, check_seal, seal_of
-from service.store.index.rows import asked_rows, fact_rows, shown_of, stamp_of
+from service.store.index.rows import (
+    asked_rows,
+    fact_rows,
+    named_rows,
+    question_of,
+    shown_of,
+    stamp_of,
+)
 from service.store.versions import Versions
 
 AT_ONCE = 200
@@ -94,7 +101,7 @@ class Catalogue:
         found = self._spans.get(number)
         if found is None:
             with self.database.reading() as connection:
-                found = _spans(connection, number)
+                found = spans_of(connection, number)
             if found is None:
                 return None
             while len(self._spans) >= KEPT_SPANS:
@@ -181,6 +188,58 @@ class Catalogue:
         whole = [Row(n, line, d, bool(s), k, shown) for n, line, d, s, k, shown, *_ in rows]
         return [row for row in whole if row.number not in damaged], damaged
 
+    def stamps(self) -> dict[int, str]:
+        """The stamps of the manifests that were read for the index, by the version's number.
+
+        Raises:
+            NoIndex: the index cannot be used.
+        """
+        self.up_to_date()
+        with self.database.reading() as connection:
+            return dict(connection.execute("SELECT number, stamp FROM version"))
+
+    def staged(self) -> list[Row]:
+        """The versions that were written without becoming head, oldest first.
+
+        Raises:
+            NoIndex: the index cannot be used.
+        """
+        self.up_to_date()
+        with self.database.reading() as connection:
+            rows = connection.execute(
+                "SELECT number, line, depth, staged, n_facts, shown FROM version "
+                "WHERE staged ORDER BY number"
+            ).fetchall()
+        return [Row(n, line, d, bool(s), k, shown) for n, line, d, s, k, shown in rows]
+
+    def weights(self) -> dict[int, list[str]]:
+        """The hashes of the tensors of every version, by its number, oldest first.
+
+        Raises:
+            NoIndex: the index cannot be used.
+        """
+        self.up_to_date()
+        found: dict[int, list[str]] = {}
+        with self.database.reading() as connection:
+            rows = connection.execute("SELECT number, sha256 FROM named WHERE whole")
+            for number, sha256 in rows:
+                found.setdefault(number, []).append(sha256.decode())
+        return {number: found[number] for number in sorted(found)}
+
+    def naming(self, sha256: str) -> Iterator[tuple[int, bool]]:
+        """The versions that name a tensor, newest first, and whether among their weights.
+
+        Raises:
+            NoIndex: the index cannot be used.
+        """
+        self.up_to_date()
+        with self.database.reading() as connection:
+            rows = connection.execute(
+                "SELECT number, whole FROM named WHERE sha256 = ? ORDER BY number DESC",
+                (sha256.encode(),),
+            ).fetchall()
+        return iter([(number, bool(whole)) for number, whole in rows])
+
     def of_job(self, job_id: str) -> Manifest | None:
         """The newest version that a job has written, None if there is none that can be read.
 
@@ -215,41 +274,6 @@ class Catalogue:
         inside = [number for number, line, depth in found if contains(spans, line, depth)]
         return f"v{max(inside)}" if inside else None
 
-    def difference(self) -> str | None:
-        """The first place at which the index differs from the manifests, None if it does not.
-
-        Raises:
-            NoIndex: the index cannot be used.
-        """
-        self.up_to_date()
-        places: dict[int, tuple[int, int]] = {}
-        with self.database.reading() as connection:
-            lines = {one: (a, b) for one, a, b in connection.execute("SELECT * FROM line")}
-            for row in connection.execute("SELECT * FROM version ORDER BY number").fetchall():
-                number, line, depth, *rest = row
-                places[number] = line, depth
-                try:
-                    manifest = self._versions.parsed(f"v{number}")
-                except (CorruptFile, UnknownVersion):
-                    continue
-                above = manifest.parent and places.get(int(manifest.parent[1:]))
-                follows = above and (line, depth) == (above[0], above[1] + 1)
-                forks = above and (line, depth, lines.get(line)) == (number, above[1] + 1, above)
-                if above and not (follows or forks):
-                    return f"{manifest.id} stands elsewhere"
-                told = [manifest.job_id, manifest.edit_id, stamp_of(self._manifest(number))]
-                shown = [int(manifest.staged), len(manifest.facts), shown_of(manifest)]
-                if rest != [*told, *shown, seal_of(number, line, depth, *shown)]:
-                    return f"the row of {manifest.id} differs"
-                for table, rows in (("fact", fact_rows(manifest)), ("asked", asked_rows(manifest))):
-                    column = "number" if table == "fact" else "by"
-                    found = connection.execute(
-                        f"SELECT * FROM {table} WHERE {column} = ?", (number,)
-                    ).fetchall()
-                    if sorted(found) != sorted(rows):
-                        return f"{table} rows of {manifest.id} differ"
-        return None
-
     def _damage(self, number: int) -> dict[int, str]:
         """The damage of a version's manifest, by its number; empty if there is none."""
         try:
@@ -262,7 +286,7 @@ class Catalogue:
 
     def _forget(self) -> None:
         with self.database.writing() as connection:
-            for table in ("version", "line", "fact", "asked", "covered", "note"):
+            for table in ("version", "line", "named", "fact", "asked", "covered", "note"):
                 connection.execute(f"DELETE FROM {table}")
         self._spans.clear()
 
@@ -293,7 +317,8 @@ class Catalogue:
             return  # by another process
         if manifest.parent is not None:
             above = connection.execute(
-                "SELECT line, depth FROM version WHERE number = ?", (int(manifest.parent[1:]),)
+                "SELECT line, depth, facts, live FROM version WHERE number = ?",
+                (int(manifest.parent[1:]),),
             ).fetchone()
             if above is None:  # its parent is damaged; nobody can say what it is built on
                 self._left_out.add(number)
@@ -307,16 +332,23 @@ class Catalogue:
         elif first:
             connection.execute("INSERT INTO line VALUES (?, ?, ?)", (number, line, depth - 1))
             line = number
+        facts, live = len(manifest.facts), 0
+        if manifest.parent is not None:
+            spans = spans_of(connection, int(manifest.parent[1:])) or []
+            facts, live = facts + above[2], above[3]
+            questions = {question_of(fact.subject, fact.prompt) for fact in manifest.facts}
+            live += sum(1 for one in questions if not is_edited(connection, spans, one))
         staged, n_facts, shown = int(manifest.staged), len(manifest.facts), shown_of(manifest)
         seal = seal_of(number, line, depth, staged, n_facts, shown)
         connection.execute(
-            "INSERT INTO version VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO version VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 number, line, depth, manifest.job_id, manifest.edit_id, stamp,
-                staged, n_facts, shown, seal,
+                staged, n_facts, facts, live, shown, seal,
             ),
         )  # fmt: skip
         rows = fact_rows(manifest)
+        connection.executemany("INSERT OR IGNORE INTO named VALUES (?, ?, ?)", named_rows(manifest))
         connection.executemany("INSERT INTO fact VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
         connection.executemany(
             "INSERT OR IGNORE INTO asked VALUES (?, ?, ?, ?)", asked_rows(manifest)
@@ -331,7 +363,18 @@ def contains(spans: Sequence[Span], line: int, depth: int) -> bool:
     return any(span.line == line and span.low <= depth <= span.high for span in spans)
 
 
-def _spans(connection: sqlite3.Connection, number: int) -> list[Span] | None:
+def is_edited(connection: sqlite3.Connection, spans: Sequence[Span], question: str) -> bool:
+    """Whether a version in some spans has edited a question."""
+    found = connection.execute(
+        "SELECT v.line, v.depth FROM fact f JOIN version v ON v.number = f.number "
+        "WHERE f.question = ? ORDER BY v.depth DESC",
+        (question,),
+    )
+    return any(contains(spans, line, depth) for line, depth in found)
+
+
+def spans_of(connection: sqlite3.Connection, number: int) -> list[Span] | None:
+    """The ancestors of a version and itself, None if the index lacks it."""
     place = connection.execute(
         "SELECT line, depth FROM version WHERE number = ?", (number,)
     ).fetchone()

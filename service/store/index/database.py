@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 FOLDER = "index"
 """Of a store's directory."""
-FORMAT = 1
+FORMAT = 2
 """Raise it with every change of the schema or of what is written; other formats are made again."""
 BUSY_S = 2.0
 """How long another process may write before the files are read instead."""
@@ -32,10 +32,14 @@ CREATE TABLE IF NOT EXISTS version (
     stamp TEXT NOT NULL,        -- of the manifest's file, see catalogue.stamp_of
     staged INTEGER NOT NULL,
     n_facts INTEGER NOT NULL,
+    facts INTEGER NOT NULL,     -- of this version and all that it is built on
+    live INTEGER NOT NULL,      -- questions among them; one that was edited twice counts once
     shown TEXT NOT NULL,        -- JSON: what a list says of it
     seal INTEGER NOT NULL       -- see seal_of
 );
 CREATE INDEX IF NOT EXISTS version_place ON version (line, depth);
+CREATE INDEX IF NOT EXISTS version_facts ON version (line, facts, depth);
+CREATE INDEX IF NOT EXISTS version_staged ON version (number) WHERE staged;
 CREATE INDEX IF NOT EXISTS version_job ON version (job_id);
 CREATE INDEX IF NOT EXISTS version_edit ON version (edit_id);
 CREATE TABLE IF NOT EXISTS line (
@@ -43,6 +47,12 @@ CREATE TABLE IF NOT EXISTS line (
     parent INTEGER,             -- the line it leaves
     fork INTEGER NOT NULL       -- the depth of the version it is built on
 );
+CREATE TABLE IF NOT EXISTS named (
+    sha256 BLOB NOT NULL,       -- of a tensor
+    number INTEGER NOT NULL,    -- of a version that names it
+    whole INTEGER NOT NULL,     -- as a matrix of its weights; else as a factor or the like
+    PRIMARY KEY (sha256, number, whole)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS fact (
     number INTEGER NOT NULL,    -- of the version whose batch taught it
     position INTEGER NOT NULL,

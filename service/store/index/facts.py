@@ -10,7 +10,7 @@ from typing import Any
 
 from jeep_core.spec.facts import composed, normalise
 from service.contracts.schemas import FactEntry
-from service.store.index.catalogue import Catalogue, Span, contains
+from service.store.index.catalogue import Catalogue, Span, contains, is_edited
 from service.store.index.database import NoIndex, check_seal
 
 BATCH = 200
@@ -118,15 +118,76 @@ def live_count(catalogue: Catalogue, tip: str) -> int:
     spans = catalogue.spans(tip)
     if spans is None:
         raise NoIndex(f"{tip} is built on a version that cannot be read")
-    condition = " OR ".join("(v.line = ? AND v.depth BETWEEN ? AND ?)" for _ in spans)
-    values = [value for span in spans for value in (span.line, span.low, span.high)]
     with catalogue.database.reading() as connection:
         (found,) = connection.execute(
-            "SELECT COUNT(DISTINCT f.question) FROM version v JOIN fact f ON f.number = v.number "
-            f"WHERE {condition}",
-            values,
+            "SELECT live FROM version WHERE number = ?", (int(tip[1:]),)
         ).fetchone()
     return int(found)
+
+
+@dataclass(frozen=True)
+class Taught:
+    """A fact as a batch taught it: the version, and the fact's position in its batch."""
+
+    version: str
+    position: int
+    question: str
+
+
+class FactsOf:
+    """The facts of a version by number, in the order in which they were taught, from 0.
+
+    Raises:
+        NoIndex: the index cannot be used, or lacks a version of the line; from every method.
+    """
+
+    def __init__(self, catalogue: Catalogue, tip: str) -> None:
+        self._catalogue, self._tip, self._spans = catalogue, tip, catalogue.spans(tip)
+        if self._spans is None:
+            raise NoIndex(f"{tip} is built on a version that cannot be read")
+
+    def counts(self) -> tuple[int, int]:
+        """How many facts were taught, and how many of their questions there are."""
+        with self._catalogue.database.reading() as connection:
+            facts, live = connection.execute(
+                "SELECT facts, live FROM version WHERE number = ?", (int(self._tip[1:]),)
+            ).fetchone()
+        return int(facts), int(live)
+
+    def knows(self, question: str) -> bool:
+        """Whether one of the facts has this question (`question_of`)."""
+        with self._catalogue.database.reading() as connection:
+            return is_edited(connection, self._spans or [], question)
+
+    def live(self, number: int) -> Taught | None:
+        """The fact with a number, None if a later one has its question."""
+        for span in reversed(self._spans or []):
+            with self._catalogue.database.reading() as connection:
+                found = connection.execute(
+                    "SELECT number, depth, facts - n_facts FROM version "
+                    "WHERE line = ? AND facts > ? ORDER BY facts, depth LIMIT 1",
+                    (span.line, number),
+                ).fetchone()
+            if found is not None and found[1] <= span.high:
+                version, depth, before = found
+                return self._at(version, depth, number - before)
+        raise NoIndex(f"{self._tip} has no fact {number}")
+
+    def _at(self, version: int, depth: int, position: int) -> Taught | None:
+        with self._catalogue.database.reading() as connection:
+            rows = connection.execute(
+                f"{_FACT} WHERE f.number = ? AND f.position = ?", (version, position)
+            ).fetchall()
+        row = _Row(*rows[0])
+        if _later(self._catalogue, self._spans or [], row) is not None:
+            return None
+        return Taught(f"v{version}", position, row.question)
+
+    def newest(self) -> Iterator[Taught]:
+        """Those of the facts that are live, the newest batch first."""
+        for row in _rows(self._catalogue, self._spans or [], None, None, None):
+            if _later(self._catalogue, self._spans or [], row) is None:
+                yield Taught(f"v{row.number}", row.position, row.question)
 
 
 def _rows(

@@ -71,3 +71,11 @@ def asked_rows(manifest: Manifest) -> Iterator[tuple[int, int, int, bool]]:
         for version, places in found.items():
             for place in places:
                 yield int(version[1:]), place, int(manifest.id[1:]), holds
+
+
+def named_rows(manifest: Manifest) -> Iterator[tuple[bytes, int, bool]]:
+    """The rows of the tensors that it names: hash, version, whether among its weights."""
+    number = int(manifest.id[1:])
+    for whole, refs in ((True, manifest.tensors), (False, manifest.artifacts)):
+        for ref in refs:
+            yield ref.sha256.encode(), number, whole

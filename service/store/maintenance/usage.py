@@ -10,6 +10,8 @@ from pathlib import Path
 from service.store.base.files import FOLDER
 from service.store.errors import CorruptFile
 from service.store.exports import FOLDER as EXPORTS
+from service.store.index.database import FOLDER as INDEX
+from service.store.index.sums import FOLDER as SUMS_FOLDER
 from service.store.maintenance.room import files_below, size_of
 from service.store.store import Store
 from service.store.versions import SET_ASIDE
@@ -20,6 +22,7 @@ KEYS = "keys"
 STATES = "states of editors"
 TIES = "ties of thin versions"
 ORPHANS = "tensors that nothing names"
+SUMS = "running sums of long lines"
 BY_PREFIX = {"keys": KEYS, "state": STATES}
 """The beginning of an artifact's name → what it is; the rest are factors."""
 KINDS = {
@@ -33,7 +36,7 @@ KINDS = {
     "training": "training data",
     "keys": "API keys",
     "targets": "targets and what they read",
-    "index": "index of versions and jobs",
+    INDEX: "index of versions and jobs",
     "valkey": "queue server",
     "staging": "unfinished files",
 }
@@ -65,6 +68,8 @@ def usage(store: Store) -> dict[str, Used]:
 def _kind(parts: tuple[str, ...]) -> str:
     if parts[0] == FOLDER and len(parts) > 2:
         return f"base model: {parts[1]}"
+    if parts[:2] == (INDEX, SUMS_FOLDER):
+        return SUMS
     return KINDS.get(parts[0], "other") if len(parts) > 1 else "other"
 
 

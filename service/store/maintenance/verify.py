@@ -21,6 +21,7 @@ from service.contracts.schemas.targets import TargetRecord, TargetState
 from service.store.errors import CorruptFile, CorruptTensor, MissingTensor, StoreError
 from service.store.files import Model, difference, read
 from service.store.head import Head
+from service.store.index.checking import difference as difference_of_index
 from service.store.index.database import FOLDER as INDEX
 from service.store.index.database import NoIndex
 from service.store.maintenance.frames import what_is_wrong
@@ -83,7 +84,7 @@ class _Check:
 
     def _index(self) -> None:
         with suppress(NoIndex):  # it is made again, or not used
-            found = self._store.catalogue.difference()
+            found = difference_of_index(self._store)
             if found is not None:
                 advice = "remove the folder index where nothing runs: it is made again"
                 self._find(self._root / INDEX, found, advice)

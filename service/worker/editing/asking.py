@@ -43,7 +43,7 @@ def live_facts(line: Sequence[Manifest], n_layers: int) -> list[Edited]:
     for entry in facts_of(line):
         entries[entry.version].append(entry)
     return [
-        Edited(manifest.id, entry.index, fact_of(record), _contexts(manifest, n_layers))
+        Edited(manifest.id, entry.index, fact_of(record), contexts_in(manifest, n_layers))
         for manifest in line
         for entry, record in zip(entries[manifest.id], manifest.facts, strict=True)
         if entry.state == "live"
@@ -82,7 +82,7 @@ def _by_contexts(facts: Sequence[Edited]) -> list[tuple[Contexts, list[int]]]:
     return list(groups.items())
 
 
-def _contexts(manifest: Manifest, n_layers: int) -> Contexts:
+def contexts_in(manifest: Manifest, n_layers: int) -> Contexts:
     """How the facts of a batch were asked; plainly, if its editor is not installed any more."""
     try:
         cls = hparams_class(str(manifest.editor))

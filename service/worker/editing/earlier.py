@@ -19,9 +19,13 @@ from service.contracts.schemas.effects.earlier import (
     EarlierFacts,
     MendedFact,
 )
-from service.worker.editing.asking import Edited, live_facts, told_by
+from service.store.index.line import Line
+from service.worker.editing.asking import Edited, told_by
+from service.worker.editing.known import known_facts
 
 SEED = 0
+DRAWS = 16
+"""Facts that are drawn for each that is wanted, before all live ones are looked for."""
 BRIEF = 1
 """Tokens of an answer of which only counts whether it is the new one."""
 
@@ -56,16 +60,33 @@ def sample(
 ) -> Sample:
     """Live facts of a line that a new batch does not edit again: all, or some drawn by `SEED`.
 
-    ``edited`` are the facts of the new batch.  The same line and number draw the same facts.
+    ``edited`` are the facts of the new batch.  The same line and number draw the same facts: from
+    all facts that the line was taught, in this order, until there are so many that are live.
     """
     if how_many == 0:
         return Sample(0, [])
-    again = {fact.key for fact in edited}
-    live = [one for one in live_facts(line, n_layers) if one.fact.key not in again]
-    if how_many == "all" or how_many >= len(live):
-        return Sample(len(live), live)
-    chosen = random.Random(SEED).sample(range(len(live)), how_many)
-    return Sample(len(live), [live[i] for i in sorted(chosen)])
+    again, known = {fact.key for fact in edited}, known_facts(line, n_layers)
+    total, live = known.counts()
+    live -= sum(1 for key in again if known.knows(key))
+    if how_many == "all" or how_many >= live:
+        every = [one for one in known.every() if one.fact.key not in again]
+        return Sample(live, every)
+    numbers = random.Random(SEED)
+    drawn: dict[int, Edited | None] = {}
+    found = 0
+    for _ in range(DRAWS * how_many):
+        number = numbers.randrange(total)
+        if number not in drawn:
+            one = known.live(number)
+            drawn[number] = one if one is not None and one.fact.key not in again else None
+            found += drawn[number] is not None
+            if found == how_many:
+                chosen = (drawn[one] for one in sorted(drawn))
+                return Sample(live, [one for one in chosen if one is not None])
+    # most facts of the line are superseded: among those that are not
+    every = [one for one in known.every() if one.fact.key not in again]
+    places = random.Random(SEED).sample(range(len(every)), how_many)
+    return Sample(live, [every[place] for place in sorted(places)])
 
 
 def ask(some: Sample, before: ModelView, after: ModelView, monitor: Monitor) -> Found:
@@ -136,7 +157,10 @@ def with_lost(
 
 
 def _mended(one: Edited, index: int, line: Sequence[Manifest]) -> MendedFact:
-    manifest = next(version for version in line if version.id == one.version)
+    if isinstance(line, Line):
+        manifest = line.read(one.version)
+    else:
+        manifest = next(version for version in line if version.id == one.version)
     for before in manifest.mended:
         if before.index == one.index:
             return before.model_copy(update={"index": index})
@@ -147,8 +171,7 @@ def without_reverted(payload: EditPayload, line: Sequence[Manifest]) -> EditPayl
     """A batch, to be edited on top of ``line``, without facts that it has mended and whose own
     batch is not in the line any more.
     """
-    there = {version.edit_id for version in line}
-    gone = {one.index for one in payload.mended if one.first_edit not in there}
+    gone = {one.index for one in payload.mended if not _holds(line, one.first_edit)}
     kept = [i for i, index in enumerate(payload.sent_as) if index not in gone]
     return payload.model_copy(
         update={
@@ -157,6 +180,13 @@ def without_reverted(payload: EditPayload, line: Sequence[Manifest]) -> EditPayl
             "mended": [one for one in payload.mended if one.index not in gone],
         }
     )
+
+
+def _holds(line: Sequence[Manifest], edit_id: str) -> bool:
+    """Whether a batch is in a line."""
+    if isinstance(line, Line):
+        return line.holds(edit_id)
+    return any(version.edit_id == edit_id for version in line)
 
 
 def report(some: Sample, found: Found, repaired: int = 0) -> EarlierFacts | None:

@@ -39,6 +39,7 @@ from service.contracts.schemas import (
 from service.contracts.schemas.effects.earlier import EarlierFacts
 from service.settings import Settings
 from service.store import HeadMoved, Store
+from service.store.index.line import Line
 from service.store.index.listing import of_job
 from service.worker.editing import earlier
 from service.worker.editing.asking import Edited
@@ -55,7 +56,8 @@ from service.worker.lanes.write_task import WriteTask
 from service.worker.moments import SharedMoments
 from service.worker.threads import edit_threads
 from service.worker.versions import tensors
-from service.worker.versions.views import STATE, VersionViews, fact_of
+from service.worker.versions.earlier_edits import STATE
+from service.worker.versions.views import VersionViews, fact_of
 
 
 class Edits(Protocol):
@@ -148,7 +150,7 @@ class EditRunner:
             HeadMoved: a rollback came in between.
             Whatever ``control.checkpoint`` raises.
         """
-        line = self._store.versions.lineage(parent)
+        line = Line(self._store, parent)
         manifest, view = self._computed(job, payload, line, parent, control)
         self._store.versions.write(manifest)
         return manifest, view

@@ -8,11 +8,12 @@ ends otherwise are removed without ever being visible.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 
 from service.contracts.jobs import Job, Progress
 from service.contracts.schemas import Manifest, Reapplied, RevertPayload, RevertResult
 from service.store import HeadMoved, Move, Store, UnknownVersion, VersionExists
-from service.store.history import without
+from service.store.index.line import Line
 from service.worker.failures import Refused
 from service.worker.kinds.edits import Edits
 from service.worker.lanes.control import JobControl
@@ -37,7 +38,7 @@ def _run(task: WriteTask[Edits]) -> RevertResult:
     if move is None:
         task.begin(payload.parent, payload.snapshot_name)
         head = task.parent
-        parts = without(task.store.versions.lineage(head), payload.edit_id)
+        parts = Line(task.store, head).split(payload.edit_id)
         if parts is None:
             detail = f"{payload.edit_id} is not part of {head}, which is head"
             raise Refused("not_applied", detail)
@@ -56,7 +57,7 @@ class Reverter:
     def run(
         self,
         job: Job,
-        kept: Sequence[Manifest],
+        kept: Line,
         later: Sequence[Manifest],
         control: JobControl,
     ) -> Manifest:
@@ -68,17 +69,18 @@ class Reverter:
         """
         head = str(job.base_version)
         drafts = {(d.parent, d.reapplied_from): d for d in self._store.drafts.of_job(job.id)}
-        line = list(kept)
+        made: list[Manifest] = []
         for number, source in enumerate(later, start=1):
+            line = kept.with_drafts(made)
             draft = drafts.get((line[-1].id, source.id))
             if draft is None:
                 part = _within(control, f"batch {number} of {len(later)}")
                 part.checkpoint()
                 draft = self._edits.reapply(job, source, line, head, part)
                 self._store.drafts.save(draft)
-            line.append(draft)
-        self._write(line[len(kept) :], head, control)
-        return line[-1]
+            made.append(draft)
+        self._write(made, head, control)
+        return made[-1] if made else kept[-1]
 
     def _write(self, drafts: Sequence[Manifest], head: str, control: JobControl) -> None:
         """Turn drafts into versions.  Once this has begun, the job cannot be cancelled."""
@@ -103,13 +105,13 @@ class Reverter:
 
 def result_of(store: Store, job: Job, payload: RevertPayload, move: Move) -> RevertResult:
     """The result of a revert that has moved head."""
-    line = store.versions.lineage(move.to)
-    made = [version for version in line if version.job_id == job.id]
+    own = takewhile(lambda version: version.job_id == job.id, store.versions.back(move.to))
+    made = list(own)[::-1]
     return RevertResult(
         edit_id=payload.edit_id,
         version=move.to,
         previous=str(move.previous),
-        weights_sha256=line[-1].weights_sha256,
+        weights_sha256=store.versions.read(move.to).weights_sha256,
         reapplied=[_reapplied(version) for version in made],
         warnings=[text for v in made if v.result is not None for text in v.result.warnings],
     )

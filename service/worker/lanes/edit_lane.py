@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 from service.contracts.jobs import Job, JobKind, JobStatus, Lane, Progress
 from service.queue import JobQueue, Lease
@@ -24,6 +24,17 @@ Writer = Callable[[WriteTask[Any]], tuple[Job, Work]]
 The work raises ``Refused`` or an error of the library or the store to fail with a clear message;
 what ``control`` raises (cancel, stop, lost lease) must pass.
 """
+
+
+class After(Protocol):
+    """A function that is called after a job."""
+
+    def __call__(self, *, whole: bool) -> None:
+        """``whole``: the job did not succeed, and may have left something."""
+
+
+def ignored(*, whole: bool) -> None:
+    """Nothing is done after a job."""
 
 
 def writer_of(kind: JobKind) -> Writer:
@@ -51,7 +62,7 @@ class EditLane(JobLane):
         edits: Any,
         settings: Settings,
         working: Callable[[], AbstractContextManager[None]] = nullcontext,
-        ended: Callable[[], None] = lambda: None,
+        ended: After = ignored,
         find: Callable[[JobKind], Writer] = writer_of,
     ) -> None:
         super().__init__(queue, store, lease, settings, working)
@@ -95,7 +106,7 @@ class EditLane(JobLane):
 
     def _ended(self, job: Job) -> None:
         self._store.drafts.drop(job.id)
-        self._after()
+        self._after(whole=job.status is not JobStatus.SUCCEEDED)
 
     def _last_progress(self, status: JobStatus) -> Progress:
         return COMMITTED if status is JobStatus.SUCCEEDED else super()._last_progress(status)

@@ -134,7 +134,7 @@ class Workshop:
     def _prompts(self, version: str) -> Sequence[str]:
         """Prompts of the facts that a version holds, those of its newest edits first."""
         found: list[str] = []
-        for manifest in reversed(self._store.versions.lineage(version)):
+        for manifest in self._store.versions.back(version):
             found += [fill(fact.prompt, fact.subject) for fact in manifest.facts]
             if len(found) >= CONSIDERED:
                 break

@@ -1,18 +1,22 @@
-"""Versions from the store: their tensors as stored, or rebuilt from base and factors."""
+"""Versions from the store: their tensors as stored, or rebuilt from base and factors.
+
+Earlier releases summed all updates of a matrix at once, which gives lines of more than a block of
+updates other last bits.  Where the bytes are not those of the manifest, such a sum is tried, too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from jeep_core.models.delta import Update, materialise, near_ties, summed
-from jeep_core.models.families import is_transposed
+from jeep_core.models.delta import materialise, near_ties, summed, summed_at_once
 from jeep_core.models.loading import LoadedModel, tensor_sha256
 from service.contracts.schemas import Manifest, TensorRef
 from service.store import CorruptTensor, MissingTensor, Store
 from service.store.versions import Thin, Ties
 from service.worker.versions import tensors
+from service.worker.versions.sums import LineSums, Sum, matrix_of, sums_of
 
 
 def load(base: LoadedModel, store: Store, manifest: Manifest) -> dict[str, torch.Tensor]:
@@ -41,18 +45,30 @@ def rebuild(
     Raises:
         CorruptTensor: a factor is damaged, or the rebuilt bytes have another hash.
     """
-    line, thin = store.versions.lineage(manifest.id), store.versions.thin(manifest.id) or Thin()
+    sums, thin = (
+        sums_of(base, store, manifest.id, rebuilding=True),
+        store.versions.thin(manifest.id) or Thin(),
+    )
     found = {}
     for ref in refs:
-        updates = _updates(store, line, ref)
-        matrix, transposed = _base_matrix(base, ref.name)
-        tensor = materialise(matrix, updates, transposed)
-        if ref.name in thin.ties:
-            ties = thin.ties[ref.name]
-            indices, values = tensors.get(store, ties.indices), tensors.get(store, ties.values)
-            tensor.view(-1)[indices.to(tensor.device)] = values.to(tensor.device)
+        sum_ = _found(store, sums, ref)
+        matrix, transposed = matrix_of(base, ref.name)
+        tensor = materialise(matrix, sum_.updates, transposed, sum_.start)
+        _settle_ties(store, thin, ref, tensor)
+        if tensor_sha256(tensor) != ref.sha256 and sums.is_long(ref.name):
+            total = summed_at_once(matrix, sums.every_update(ref.name), transposed)
+            tensor = total.to(matrix.dtype).contiguous()
+            _settle_ties(store, thin, ref, tensor)
         found[ref.name] = _verified(manifest, ref, tensor)
     return found
+
+
+def _settle_ties(store: Store, thin: Thin, ref: TensorRef, tensor: torch.Tensor) -> None:
+    """Give the elements of a rebuilt tensor whose rounding is in doubt the values they had."""
+    if ref.name in thin.ties:
+        ties = thin.ties[ref.name]
+        indices, values = tensors.get(store, ties.indices), tensors.get(store, ties.values)
+        tensor.view(-1)[indices.to(tensor.device)] = values.to(tensor.device)
 
 
 def matched(
@@ -68,13 +84,17 @@ def matched(
     Raises:
         CorruptTensor: as `rebuild`; nothing may be dropped then.
     """
-    line, ties = store.versions.lineage(manifest.id), {}
+    sums, ties = sums_of(base, store, manifest.id, rebuilding=True), {}
     for ref in manifest.tensors:
         between()
-        updates = _updates(store, line, ref)
-        matrix, transposed = _base_matrix(base, ref.name)
-        total = summed(matrix, updates, transposed)
-        tensor = _verified(manifest, ref, total.to(matrix.dtype).contiguous())
+        sum_ = _found(store, sums, ref)
+        matrix, transposed = matrix_of(base, ref.name)
+        total = summed(matrix, sum_.updates, transposed, sum_.start)
+        tensor = total.to(matrix.dtype).contiguous()
+        if tensor_sha256(tensor) != ref.sha256 and sums.is_long(ref.name):
+            total = summed_at_once(matrix, sums.every_update(ref.name), transposed)
+            tensor = total.to(matrix.dtype).contiguous()
+        tensor = _verified(manifest, ref, tensor)
         indices = near_ties(total, matrix.dtype)
         if len(indices):
             ties[ref.name] = Ties(
@@ -100,25 +120,10 @@ def _verified(manifest: Manifest, ref: TensorRef, tensor: torch.Tensor) -> torch
     return tensor
 
 
-def _updates(store: Store, line: Sequence[Manifest], ref: TensorRef) -> list[Update]:
-    """The updates applied to one matrix, oldest first."""
-    found = [Update.from_parts(parts) for parts in _parts(store, line, ref.name) if parts]
-    if not found:
+def _found(store: Store, sums: LineSums, ref: TensorRef) -> Sum:
+    """The sum that gives one matrix."""
+    found = sums.of(ref.name)
+    if found is None:
         path = store.tensors.path(ref.sha256)
         raise MissingTensor(f"tensor {ref.name} is missing and has no factors: {path}")
     return found
-
-
-def _parts(store: Store, line: Sequence[Manifest], name: str) -> Iterator[dict[str, torch.Tensor]]:
-    for manifest in line:
-        split = [(*ref.name.partition("."), ref) for ref in manifest.artifacts]
-        mine = [
-            (part, ref) for part, _, rest, ref in split if rest == name and part in ("u", "v", "d")
-        ]
-        yield {part: tensors.get(store, ref) for part, ref in mine}
-
-
-def _base_matrix(base: LoadedModel, name: str) -> tuple[torch.Tensor, bool]:
-    """A parameter of the base model, and whether it is stored as (in, out)."""
-    owner = base.model.get_submodule(name.rpartition(".")[0])
-    return base.model.get_parameter(name), is_transposed(owner)

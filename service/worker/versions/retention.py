@@ -18,8 +18,8 @@ from jeep_core.errors import Coded
 from jeep_core.models.loading import LoadedModel
 from service.contracts.schemas import Manifest
 from service.store import CorruptFile, CorruptTensor, Store, StoreError
-from service.store.maintenance.retention import drop_tensors, plan_retention
-from service.store.maintenance.sweep import sweep_orphans
+from service.store.maintenance.retention import Plan, drop_tensors, plan_retention
+from service.store.maintenance.sweep import leftovers, sweep_orphans
 from service.worker.gate import Gate
 from service.worker.versions import rebuild
 
@@ -67,20 +67,32 @@ class Keeper:
         self._busy, self._lost, self._give_way, self._look = busy, lost, give_way, look
         self._writes, self._due = threading.Lock(), threading.Event()
         self._unfit: set[str] = set()
+        # versions that have had tensors since they were last looked at; None: nobody knows yet
+        self._watched: set[str] | None = None
+        self._newest_seen = 0
+        self._whole = True
         self.stop = threading.Event()
 
     def run(self) -> None:
-        """Thread body: a round when one is due, until stopped.  Errors are logged."""
+        """Thread body: a round when one is due, until stopped.  Errors are logged.
+
+        Orphans are looked for after a job that failed and every ten minutes, not after each
+        commit; at its start the worker has just done it.
+        """
         began = time.monotonic()
         self._due.set()
+        self._whole = False
         while not self.stop.is_set():
-            if not self._due.wait(LOOK_S) and time.monotonic() - began < EVERY_S:
+            late = time.monotonic() - began >= EVERY_S
+            if not self._due.wait(LOOK_S) and not late:
                 continue
             self._due.clear()
-            began = time.monotonic()
+            whole, self._whole = self._whole or late, False
+            if whole:
+                began, self._watched = time.monotonic(), None
             try:
                 self._look()
-                self.collect()
+                self.collect(orphans=whole)
             except Interrupted:
                 continue
             except (StoreError, OSError) as error:
@@ -88,8 +100,9 @@ class Keeper:
             except Exception:
                 log.exception("retention failed, nothing was dropped")
 
-    def due(self) -> None:
-        """Let a round begin."""
+    def due(self, *, whole: bool = False) -> None:
+        """Let a round begin; ``whole``: a job has ended that may have left something."""
+        self._whole = self._whole or whole
         self._due.set()
 
     @contextmanager
@@ -98,15 +111,18 @@ class Keeper:
         with self._writes, gate.writing():
             yield
 
-    def collect(self) -> Round:
+    def collect(self, *, orphans: bool = True) -> Round:
         """One round.
+
+        The first one looks at every version, later ones at those that may have to drop their
+        tensors since.  ``orphans``: also remove what nothing refers to.
 
         Raises:
             Interrupted: ``stop`` was set, or the lease is gone.
             StoreError, OSError: the store cannot be read or written.
         """
         done = Round()
-        plan = plan_retention(self._store, self._newest, self._busy())
+        plan = self._plan()
         for manifest in plan.restore:
             self._step()
             if self._restored(manifest):
@@ -116,16 +132,39 @@ class Keeper:
                 freed = self._dropped(manifest)
                 if freed is not None:
                     done.dropped[manifest.id] = freed
-        with self._nothing_written():
-            if self._lost():
-                raise Interrupted
-            done.removed_files = sweep_orphans(self._store)
+        if orphans:
+            done.removed_files = self._swept()
         self._store.versions.forget_wanted()
         self._store.exports.retire(self._exports)
         if done.dropped:
             free = sum(done.dropped.values())
             log.info("tensors of %s dropped, %s bytes", ", ".join(done.dropped), f"{free:,}")
+        left = plan.ids - self._unfit - done.dropped.keys()
+        self._watched = {*plan.kept, *plan.waiting, *left}
         return done
+
+    def _plan(self) -> Plan:
+        """The plan for all versions, or for those that were kept so far and new ones."""
+        watched, seen = self._watched, self._newest_seen
+        self._watched = None  # until the round has come to its end
+        numbers = self._store.versions.numbers()
+        self._newest_seen = max(numbers, default=0)
+        if watched is None:
+            return plan_retention(self._store, self._newest, self._busy())
+        new = (f"v{number}" for number in numbers if number > seen)
+        candidates = watched.union(new)
+        return plan_retention(
+            self._store, self._newest, self._busy(), lambda kept: candidates - {*kept}
+        )
+
+    def _swept(self) -> int:
+        """Remove orphans; versions are written meanwhile unless there are some."""
+        if not leftovers(self._store):
+            return self._store.journal.tidy()
+        with self._nothing_written():
+            if self._lost():
+                raise Interrupted
+            return sweep_orphans(self._store)
 
     def _restored(self, manifest: Manifest) -> bool:
         try:

@@ -61,7 +61,12 @@ def get(store: Store, ref: TensorRef) -> torch.Tensor:
     Raises:
         CorruptTensor: the bytes do not have the hash of the reference.
     """
-    data, dtype = store.tensors.map(ref), _TYPES[ref.dtype]
+    return of_bytes(store.tensors.map(ref), ref)
+
+
+def of_bytes(data: memoryview, ref: TensorRef) -> torch.Tensor:
+    """The tensor that a reference describes, over these bytes where possible."""
+    dtype = _TYPES[ref.dtype]
     if not len(data):  # torch takes no empty buffer
         return torch.empty(ref.shape, dtype=dtype)
     tensor = torch.frombuffer(data, dtype=dtype).view(ref.shape)

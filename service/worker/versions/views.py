@@ -16,9 +16,8 @@ from jeep_core.spec.facts import ChatForm, Fact
 from service.contracts.schemas import FactRecord, Manifest
 from service.store import CorruptFile, CorruptTensor, Store, UnknownVersion
 from service.worker.versions import rebuild, tensors
-
-STATE = "state."
-"""What the names of the tensors begin with that an editor keeps in a version for its next edit."""
+from service.worker.versions.earlier_edits import KeysOfLine, LiveKeys, States
+from service.worker.versions.sums import LineSums
 
 
 class VersionViews:
@@ -29,7 +28,7 @@ class VersionViews:
 
     def __init__(self, base: LoadedModel, store: Store, capacity: int = 4) -> None:
         self.base, self._store, self._capacity = base, store, capacity
-        self._artifacts = tensors.TensorCache(store)
+        self._artifacts, self._keys = tensors.TensorCache(store), KeysOfLine()
         self._views: OrderedDict[str, ModelView] = OrderedDict()
         self._loading: dict[str, Future[ModelView]] = {}
         self._damaged: set[str] = set()
@@ -64,60 +63,35 @@ class VersionViews:
         Its history is dropped: a served version is loaded again before it is edited.
         """
         view.history.clear()
+        view.starts.clear()
         with self._lock:
             self._insert(version, view)
 
     def editing(self, line: Sequence[Manifest]) -> ModelView:
-        """A separate view for editing on top of a line of versions, with the updates of that line.
+        """A separate view for editing on top of a line of versions, with the sums of that line.
 
-        The last ones may be drafts.  For one thread, as ``live_keys``.
+        The last ones may be drafts.  Of a `Line` only what is new is read.  For one thread, as
+        ``live_keys``.
         """
         tip = line[-1]
         try:
             view = self.get(tip.id)
         except UnknownVersion:
             view = self._view_of(tip)
-        history: dict[str, list[Update]] = defaultdict(list)
-        for manifest in line:
-            for name, update in updates_of(self._artifacts, manifest).items():
-                history[name].append(update)
-        return ModelView(self.base, view.replaced, history)
+        sums = LineSums(self.base, self._store, line, self._artifacts.get)
+        found = {name: sums.of(name) for name in sums.names}
+        whole = {name: one for name, one in found.items() if one is not None}
+        history = {name: one.updates for name, one in whole.items()}
+        starts = {name: one.start for name, one in whole.items() if one.start is not None}
+        return ModelView(self.base, view.replaced, history, starts)
 
-    def live_keys(
-        self, line: Sequence[Manifest], edited: Sequence[Fact]
-    ) -> dict[tuple[str, int], torch.Tensor]:
-        """Keys (p, d_ff) of the facts that a new batch must preserve, by region and layer.
+    def live_keys(self, line: Sequence[Manifest], edited: Sequence[Fact]) -> LiveKeys:
+        """Keys (p, d_ff) of the facts that a new batch must preserve; see `LiveKeys`."""
+        return LiveKeys(self._keys, self._artifacts, line, edited)
 
-        A fact that a later batch (or the new one, ``edited``) edits again has no key here.
-        """
-        taken = {fact.key for fact in edited}
-        found: dict[tuple[str, int], list[torch.Tensor]] = defaultdict(list)
-        for manifest in reversed(line):
-            facts = [fact_of(record) for record in manifest.facts]
-            rows = [i for i, fact in enumerate(facts) if fact.key not in taken]
-            taken |= {fact.key for fact in facts}
-            for ref in manifest.artifacts:
-                kind, _, place = ref.name.partition(".")
-                if kind == "keys" and rows:
-                    region, _, layer = place.rpartition(".")
-                    keys = self._artifacts.get(ref)
-                    # (contexts · m, d_ff): the facts' keys of one context after those of another
-                    by_context = keys.view(-1, len(facts), keys.shape[1])
-                    found[region, int(layer)] += list(by_context[:, rows])
-        return {where: torch.cat(keys) for where, keys in found.items()}
-
-    def editor_states(self, line: Sequence[Manifest], editor: str) -> list[dict[str, torch.Tensor]]:
+    def editor_states(self, line: Sequence[Manifest], editor: str) -> States:
         """Tensors by name that an editor left in a line of versions for its next edit, in order."""
-        found = []
-        for manifest in line:
-            if manifest.editor != editor:
-                continue
-            kept = [ref for ref in manifest.artifacts if ref.name.startswith(STATE)]
-            if kept:
-                found.append(
-                    {ref.name.removeprefix(STATE): self._artifacts.get(ref) for ref in kept}
-                )
-        return found
+        return States(self._artifacts, line, editor)
 
     def loaded(self) -> list[str]:
         """Versions in memory, the most recently used one last."""

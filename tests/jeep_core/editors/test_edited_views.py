@@ -49,9 +49,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """The shape of every edited matrix that is made, in their order."""
     shapes: list[tuple[int, ...]] = []
 
-    def counted(base: torch.Tensor, updates: Any, transposed: bool) -> torch.Tensor:
+    def counted(base: torch.Tensor, *args: Any) -> torch.Tensor:
         shapes.append(tuple(base.shape))
-        return materialise(base, updates, transposed)
+        return materialise(base, *args)
 
     monkeypatch.setattr(views_module, "materialise", counted)
     return shapes

@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from jeep_core.models.delta import Update, WeightDelta, materialise
+from jeep_core.models.delta import (
+    BLOCK,
+    Update,
+    WeightDelta,
+    materialise,
+    summed,
+    summed_at_once,
+)
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -103,3 +110,25 @@ def test_a_delta_survives_its_file_bit_for_bit(tmp_path: Path) -> None:
 def test_an_empty_delta_has_no_tensors() -> None:
     assert WeightDelta().tensors() == {}
     assert WeightDelta.from_tensors({}).updates == {}
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("count", [64, 65, 150])
+def test_a_sum_goes_on_from_whole_blocks_with_the_same_bytes(count: int, transposed: bool) -> None:
+    base = random(*((12, 6) if transposed else (6, 12)), seed=9).float()
+    updates = [update(6, 12, 4 if i % 7 == 0 else 1, seed=i) for i in range(count)]
+    whole = summed(base, updates, transposed)
+    for blocks in range(count // BLOCK + 1):
+        start = summed(base, updates[: blocks * BLOCK], transposed).contiguous()
+        assert torch.equal(summed(base, updates[blocks * BLOCK :], transposed, start), whole)
+        made = materialise(base, updates[blocks * BLOCK :], transposed, start)
+        assert torch.equal(made, whole.to(base.dtype))
+
+
+def test_lines_of_one_block_are_summed_at_once_and_longer_ones_in_blocks() -> None:
+    base = random(6, 12, seed=9).float()
+    updates = [update(6, 12, 1, seed=i) for i in range(2 * BLOCK)]
+    for count in (1, 5, BLOCK):
+        some = updates[:count]
+        assert torch.equal(summed(base, some, False), summed_at_once(base, some, False))
+    assert not torch.equal(summed(base, updates, False), summed_at_once(base, updates, False))

@@ -108,8 +108,8 @@ class TestBytes:
         Keeper(base, chain, newest=1).collect()
         random, differs = torch.Generator().manual_seed(0), []
 
-        def elsewhere(matrix: torch.Tensor, updates: Any, transposed: bool) -> torch.Tensor:
-            total = summed(matrix, updates, transposed)
+        def elsewhere(matrix: torch.Tensor, *args: Any) -> torch.Tensor:
+            total = summed(matrix, *args)
             noise = torch.rand(total.shape, generator=random, dtype=torch.float64) - 0.5
             other = (total + noise * TIE_MARGIN * total.abs().max()).to(matrix.dtype).contiguous()
             differs.append(not torch.equal(other, total.to(matrix.dtype)))

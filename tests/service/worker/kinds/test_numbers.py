@@ -25,6 +25,7 @@ from service.contracts.jobs import JobStatus, now
 from service.contracts.schemas import Edit, EditResult, LayerReport, Manifest
 from service.store import Store
 from service.store.files import encode
+from service.store.index.line import Line
 from service.worker.editing import records as records_module
 from service.worker.editing.outcome_warnings import LARGE_CHANGE, outcome_warnings
 from service.worker.kinds import edits as edits_module
@@ -123,9 +124,9 @@ def test_a_revert_that_is_not_finite_leaves_nothing(
     before = sorted(path.name for path in (store.root / "tensors").glob("*/*"))
     monkeypatch.setattr(edits_module.measuring, "efficacy", lambda said: nan)
     job = an_edit(number=3).model_copy(update={"base_version": "v2"})
-    line = store.versions.lineage("v2")
+    later = store.versions.lineage("v2")[2:]
     with pytest.raises(NumericalError, match="/efficacy"):
-        Reverter(store, runner).run(job, line[:1], line[2:], control())
+        Reverter(store, runner).run(job, Line(store, "v0"), later, control())
     assert [version.id for version in store.versions.all()] == ["v2", "v1", "v0"]
     assert store.drafts.of_job(job.id) == []
     assert sorted(path.name for path in (store.root / "tensors").glob("*/*")) == before

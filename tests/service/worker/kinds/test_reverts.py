@@ -17,7 +17,7 @@ from service.contracts.jobs import Job, JobStatus
 from service.contracts.schemas import EditPayload, FactRecord, Manifest, RevertResult
 from service.store import Store
 from service.store.maintenance.usage import usage
-from service.worker.versions.views import STATE
+from service.worker.versions.earlier_edits import STATE
 
 Work = Callable[..., Job]
 

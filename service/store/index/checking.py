@@ -1,0 +1,87 @@
+"""The index compared with the records that it was made of."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+from service.contracts.schemas import Manifest
+from service.store.errors import CorruptFile, UnknownVersion
+from service.store.index.catalogue import is_edited, spans_of
+from service.store.index.database import seal_of
+from service.store.index.rows import (
+    asked_rows,
+    fact_rows,
+    named_rows,
+    question_of,
+    shown_of,
+    stamp_of,
+)
+from service.store.store import Store
+
+
+def difference(store: Store) -> str | None:
+    """The first place at which the index differs from the manifests, None if it does not.
+
+    Raises:
+        NoIndex: the index cannot be used.
+    """
+    store.catalogue.up_to_date()
+    known: dict[int, tuple[Any, ...]] = {}
+    with store.catalogue.database.reading() as connection:
+        lines = {one: (a, b) for one, a, b in connection.execute("SELECT * FROM line")}
+        for row in connection.execute("SELECT * FROM version ORDER BY number").fetchall():
+            known[row[0]] = row
+            try:
+                manifest = store.versions.parsed(f"v{row[0]}")
+            except (CorruptFile, UnknownVersion):
+                continue
+            above = known.get(int(manifest.parent[1:])) if manifest.parent else None
+            if not _is_placed(row, above, lines):
+                return f"{manifest.id} stands elsewhere"
+            stamp = stamp_of(store.root / "versions" / manifest.id / "manifest.json")
+            if row != _expected(connection, row, manifest, above, stamp):
+                return f"the row of {manifest.id} differs"
+            for table, column, rows in (
+                ("fact", "number", fact_rows(manifest)),
+                ("asked", "by", asked_rows(manifest)),
+                ("named", "number", named_rows(manifest)),
+            ):
+                found = connection.execute(f"SELECT * FROM {table} WHERE {column} = ?", row[:1])
+                if set(found) != set(rows):
+                    return f"rows of {manifest.id} in {table} differ"
+    return None
+
+
+def _is_placed(
+    row: tuple[Any, ...], above: tuple[Any, ...] | None, lines: dict[int, tuple[Any, Any]]
+) -> bool:
+    """Whether a version continues its parent's line, or begins one of its own there."""
+    if above is None:
+        return True
+    number, line, depth = row[:3]
+    parent_line, parent_depth = above[1:3]
+    follows = (line, depth) == (parent_line, parent_depth + 1)
+    begins = (line, depth) == (number, parent_depth + 1)
+    return follows or (begins and lines.get(line) == (parent_line, parent_depth))
+
+
+def _expected(
+    connection: sqlite3.Connection,
+    row: tuple[Any, ...],
+    manifest: Manifest,
+    above: tuple[Any, ...] | None,
+    stamp: str,
+) -> tuple[Any, ...]:
+    """The row of a version by its manifest, at the place where it is."""
+    number, line, depth = row[:3]
+    facts, live = (above[8], above[9]) if above else (0, 0)
+    if above:
+        spans = spans_of(connection, above[0]) or []
+        questions = {question_of(fact.subject, fact.prompt) for fact in manifest.facts}
+        live += sum(1 for one in questions if not is_edited(connection, spans, one))
+    count = len(manifest.facts)
+    staged, shown = int(manifest.staged), shown_of(manifest)
+    seal = seal_of(number, line, depth, staged, count, shown)
+    made = (manifest.job_id, manifest.edit_id, stamp, staged, count, facts + count, live)
+    return (number, line, depth, *made, shown, seal)

@@ -175,10 +175,11 @@ class FactsOf:
 
     def _at(self, version: int, depth: int, position: int) -> Taught | None:
         with self._catalogue.database.reading() as connection:
-            rows = connection.execute(
-                f"{_FACT} WHERE f.number = ? AND f.position = ?", (version, position)
-            ).fetchall()
-        row = _Row(*rows[0])
+            [row] = _checked_rows(
+                connection.execute(
+                    f"{_FACT} WHERE f.number = ? AND f.position = ?", (version, position)
+                )
+            )
         if _later(self._catalogue, self._spans or [], row) is not None:
             return None
         return Taught(f"v{version}", position, row.question)

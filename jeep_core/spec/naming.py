@@ -82,7 +82,7 @@ def _form_in_words(pattern: str) -> str | None:
 
 
 def _characters(inside: str) -> list[str]:
-    """What a class of characters holds, in words; single ones together at the end."""
+    """The contents of a class of characters in words; single ones together at the end."""
     names = [name for part, name in _CLASSES.items() if part in inside and name]
     for part in _CLASSES:
         inside = inside.replace(part, "")

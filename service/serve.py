@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType
+from typing import Any
 
 import httpx
 import uvicorn
@@ -21,7 +22,13 @@ import uvicorn
 from jeep_core.errors import Coded
 from service.api import create_app
 from service.ops.embedded_server import EmbeddedBusyError, EmbeddedError, KeptValkey
-from service.settings import CLIENT_VARIABLES, EXIT_CONFIG, WORKER_ENVIRONMENT, Settings
+from service.settings import (
+    CLIENT_VARIABLES,
+    EXIT_CONFIG,
+    WORKER_ENVIRONMENT,
+    Settings,
+    trusted_proxies,
+)
 from service.store import Store, StoreError
 
 EXIT_TAKEN = 3
@@ -299,15 +306,21 @@ def _stop(server: uvicorn.Server) -> None:
     server.should_exit = True
 
 
+def server_config(settings: Settings, **options: Any) -> uvicorn.Config:
+    """The api's server; ``options`` of uvicorn take precedence."""
+    proxies = trusted_proxies()
+    defaults: dict[str, Any] = {
+        "log_level": settings.log_level,
+        "log_config": None,
+        "timeout_graceful_shutdown": 5,
+        "proxy_headers": bool(proxies),
+        "forwarded_allow_ips": proxies,
+    }
+    return uvicorn.Config(create_app(settings), **(defaults | options))
+
+
 def _server(settings: Settings, access_log: bool) -> uvicorn.Server:
-    config = uvicorn.Config(
-        create_app(settings),
-        log_level=settings.log_level,
-        access_log=access_log,
-        log_config=None,
-        timeout_graceful_shutdown=5,
-    )
-    return uvicorn.Server(config)
+    return uvicorn.Server(server_config(settings, access_log=access_log))
 
 
 def _ending(code: int) -> str:

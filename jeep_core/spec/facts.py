@@ -97,6 +97,11 @@ def as_answer(text: str) -> str:
     return composed(text).rstrip()
 
 
+def same_answer(one: str, other: str) -> bool:
+    """Whether two facts of one question say the same; the blank that joins an answer is no part."""
+    return normalise(one) == normalise(other)
+
+
 def fill(template: str, subject: str) -> str:
     """Put the subject in the slot; no other brace has a meaning."""
     before, _, after = template.partition(SLOT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, get_args
@@ -32,6 +33,9 @@ WORDS = {
 """Messages by type of pydantic's errors; each ``{}`` is filled from the error's context."""
 
 
+NO_FORM = "does not have the form that is meant here"
+
+
 def known_names(name: str, names: Iterable[str]) -> str:
     """``did you mean 'x'? there are: x, y``; no question where nothing is near."""
     listed = list(names)
@@ -47,6 +51,8 @@ def in_plain_words(item: Mapping[str, Any]) -> str:
         for name, value in item.get("ctx", {}).items():
             found = found.replace(f"{{{name}}}", str(_short(value)))
         return found
+    if item["type"] == "string_pattern_mismatch":
+        return _form_in_words(item["ctx"]["pattern"]) or NO_FORM
     message = str(item["msg"])
     for prefix in PREFIXES:
         message = message.removeprefix(prefix)
@@ -56,6 +62,31 @@ def in_plain_words(item: Mapping[str, Any]) -> str:
 def _short(value: Any) -> Any:
     """A limit without a needless decimal point."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+_NAMES = re.compile(r"\^\[([^\[\]]+)\]\[([^\[\]]+)\]\{0,(\d+)\}\$")
+_CLASSES = {"A-Z": "", "a-z": "letters", "0-9": "digits"}
+
+
+def _form_in_words(pattern: str) -> str | None:
+    """The sentence for a pattern of names: ``[first character][others]{0,N}``; else None."""
+    found = _NAMES.fullmatch(pattern)
+    if found is None:
+        return None
+    first, others, more = found.groups()
+    begins = " or ".join(_characters(first)).replace("letters", "a letter")
+    begins = begins.replace("digits", "a digit")
+    names = _characters(others)
+    listed = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+    return f"must be {listed}, beginning with {begins}, at most {int(more) + 1} characters"
+
+
+def _characters(inside: str) -> list[str]:
+    """The contents of a class of characters in words; single ones together at the end."""
+    names = [name for part, name in _CLASSES.items() if part in inside and name]
+    for part in _CLASSES:
+        inside = inside.replace(part, "")
+    return names + ([" ".join(inside)] if inside else [])
 
 
 def field_message(model: type[BaseModel], item: Any) -> str:
@@ -69,7 +100,9 @@ def field_message(model: type[BaseModel], item: Any) -> str:
     if item["type"] == "string_pattern_mismatch":
         meant = _description(model, [part for part in item["loc"] if isinstance(part, str)])
         if meant:
-            return f"must have the form that is meant here: {meant}"
+            form = _form_in_words(item["ctx"]["pattern"])
+            more = f"; it {form}" if form else ""
+            return f"must have the form that is meant here: {meant.removesuffix('.')}{more}"
     return in_plain_words(item)
 
 
@@ -95,7 +128,8 @@ def one_line(error: Exception) -> str:
     """The message of an error in a file, in one line."""
     if isinstance(error, ValidationError):
         return "; ".join(
-            f"{'.'.join(map(str, item['loc'])) or 'it'}: {item['msg']}" for item in error.errors()
+            f"{'.'.join(map(str, item['loc'])) or 'it'}: {in_plain_words(item)}"
+            for item in error.errors()
         )
     return " ".join(str(error).split())
 

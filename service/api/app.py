@@ -13,7 +13,13 @@ from service.api.http import problems
 from service.api.http.access import Gate
 from service.api.http.auditing import Audit
 from service.api.http.limits import RateLimit, Streams
-from service.api.http.middleware import BodyLimit, RequestIds, Shapes, Unexpected
+from service.api.http.middleware import (
+    BodyLimit,
+    BrowserHeaders,
+    RequestIds,
+    Shapes,
+    Unexpected,
+)
 from service.api.http.openapi import DESCRIPTION, Api
 from service.api.http.routing import routes_of
 from service.api.http.sessions import SIGN_INS_PER_MINUTE, Sessions
@@ -139,5 +145,6 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Shapes, shapes={OPENAI: openai_error})
     if settings.console == "on":
         add_console(app)
+    app.add_middleware(BrowserHeaders)
     app.add_middleware(RequestIds)
     return app

@@ -12,6 +12,7 @@ from service.settings.environment import (
     SettingsError,
     default_models,
     is_loopback,
+    trusted_proxies,
 )
 from service.settings.joined import Settings, load_settings
 from service.settings.programs import ClientSettings, HubSettings, trace_exporter
@@ -29,4 +30,5 @@ __all__ = [
     "is_loopback",
     "load_settings",
     "trace_exporter",
+    "trusted_proxies",
 ]

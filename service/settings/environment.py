@@ -41,6 +41,15 @@ def default_models() -> Path:
     return home / "jeep" / "models"
 
 
+def trusted_proxies() -> str:
+    """The addresses whose forwarded headers are believed (``FORWARDED_ALLOW_IPS``), usually none.
+
+    The variable is uvicorn's, and its server believes 127.0.0.1 where it is not set: any program
+    of this machine could then say where a request came from, and so pass limits by address.
+    """
+    return os.environ.get("FORWARDED_ALLOW_IPS", "").strip()
+
+
 class SettingsError(Coded, ValueError):
     """A setting has an invalid value; the message names it as ``JEEP_…``."""
 

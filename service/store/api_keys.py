@@ -17,7 +17,7 @@ from pathlib import Path
 from service.contracts.jobs import new_id, now
 from service.contracts.schemas.access import ApiKey, Scope
 from service.store.errors import CorruptFile, KeyNameTaken, UnknownKey
-from service.store.files import create, encode, locked, read, replace
+from service.store.files import create, encode, locked, private, read, replace
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class ApiKeys:
         with locked(self._root / "locks" / "keys"):
             if any(known.name == name for known in self.all() if known.revoked_at is None):
                 raise KeyNameTaken(f"a key called {name!r} is in use: revoke it first")
-            create(self._key_path(key_id), encode(key))
+            create(self._key_path(key_id), encode(key), private)
         return key, token
 
     def all(self) -> list[ApiKey]:
@@ -71,7 +71,7 @@ class ApiKeys:
             for key in self.all():
                 if key.id == ref or (key.name == ref and key.revoked_at is None):
                     revoked = key.model_copy(update={"revoked_at": key.revoked_at or now()})
-                    replace(self._key_path(key.id), encode(revoked))
+                    replace(self._key_path(key.id), encode(revoked), private)
                     return revoked
         raise UnknownKey(f"no key in use is called {ref!r}")
 

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from jeep_core.storage.records import sealed, unsealed
 from service.contracts.schemas.access import AuditEntry
-from service.store.files import fsync_folder, locked
+from service.store.files import fsync_folder, locked, private
 
 _BLOCK = 64 * 1024
 
@@ -28,7 +28,7 @@ class AuditLog:
         line = sealed(entry.model_dump_json(exclude_none=True).encode()) + b"\n"
         with locked(self._root / "locks" / "audit"):
             fresh = not self._path.exists()
-            with self._path.open("a+b", buffering=0) as file:
+            with open(self._path, "a+b", buffering=0, opener=private) as file:
                 if not _ends_whole(file):
                     line = b"\n" + line
                 file.write(line)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+import stat
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -20,6 +21,8 @@ from service.store.errors import CorruptFile, StoreBusy
 TEMPORARY = ".tmp"
 """Suffix of files that were never finished."""
 
+Opener = Callable[[str, int], int]
+"""Opens a file for the built-in ``open``."""
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -32,34 +35,61 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_new(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
+PRIVATE = 0o600
+"""Mode of files that only the service's user reads: API keys, the audit log."""
+
+
+def private(path: str, flags: int) -> int:
+    """An ``opener`` of files with the mode `PRIVATE`.
+
+    What root makes belongs to the folder's owner, or the service could not read it.
+    """
+    descriptor = os.open(path, flags, PRIVATE)
+    if os.geteuid() == 0:
+        owner = Path(path).parent.stat()
+        with suppress(OSError):  # a container without this right of root
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
+    return descriptor
+
+
+def make_private(*paths: Path) -> None:
+    """Give files the mode `PRIVATE`, as far as they are there and ours."""
+    for path in paths:
+        with suppress(OSError):
+            if stat.S_IMODE(path.stat().st_mode) != PRIVATE:
+                path.chmod(PRIVATE)
+
+
+def write_new(
+    path: Path, chunks: Iterable[bytes | memoryview], opener: Opener | None = None
+) -> None:
     """Write a file that does not exist yet and fsync it (not its folder)."""
-    with path.open("xb") as file:
+    with open(path, "xb", opener=opener) as file:
         for chunk in chunks:
             file.write(chunk)
         file.flush()
         os.fsync(file.fileno())
 
 
-def replace(path: Path, data: bytes) -> None:
+def replace(path: Path, data: bytes, opener: Opener | None = None) -> None:
     """Set the content of ``path``: readers see the old bytes or the new ones, never a part."""
-    with _written_aside(path, data) as temporary:
+    with _written_aside(path, data, opener) as temporary:
         temporary.replace(path)
         fsync_folder(path.parent)
 
 
-def create(path: Path, data: bytes) -> None:
+def create(path: Path, data: bytes, opener: Opener | None = None) -> None:
     """Like :func:`replace`, but raises FileExistsError if ``path`` is there."""
-    with _written_aside(path, data) as temporary:
+    with _written_aside(path, data, opener) as temporary:
         path.hardlink_to(temporary)
         fsync_folder(path.parent)
 
 
 @contextmanager
-def _written_aside(path: Path, data: bytes) -> Iterator[Path]:
+def _written_aside(path: Path, data: bytes, opener: Opener | None) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{uuid4().hex}{TEMPORARY}")
     try:
-        write_new(temporary, [data])
+        write_new(temporary, [data], opener)
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)

@@ -32,7 +32,10 @@ class Names:
         Raises :class:`BadName`, :class:`NameTaken` or :class:`UnknownVersion`.
         """
         if not _NAME.fullmatch(name) or name in ("head", "base") or _ID_LIKE.fullmatch(name):
-            raise BadName(f"{name!r} cannot name a version")
+            raise BadName(
+                f"{name!r} cannot name a version: take letters, digits and . _ -, beginning with "
+                "a letter; head, base, v1, v2, … are taken"
+            )
         self._versions.read(version)
         with locked(self._root / "locks" / "names"):
             names = self.all()

@@ -23,7 +23,7 @@ from service.store.drafts import Drafts
 from service.store.errors import CorruptFile, ErrorLog, NotAStore, WrongFormat, WrongModel
 from service.store.exports import FOLDER as EXPORTS_FOLDER
 from service.store.exports import Exports
-from service.store.files import create, encode, held, locked, read, replace
+from service.store.files import create, encode, held, locked, make_private, read, replace
 from service.store.head import HeadPointer
 from service.store.index.catalogue import Catalogue
 from service.store.index.committed import Committed
@@ -131,7 +131,8 @@ class Store:
         elif found.format != FORMAT:
             raise WrongFormat(f"{root} has format {found.format}, this program writes {FORMAT}")
         for name in FOLDERS:
-            (root / name).mkdir(exist_ok=True)
+            (root / name).mkdir(mode=0o700 if name == "keys" else 0o777, exist_ok=True)
+        make_private(root / "audit.jsonl", *(root / "keys").glob("*.json"))  # of older releases
         Artefacts(root).folder.mkdir(exist_ok=True)  # servers are started with it
         if found is None:
             replace(root / "format.json", encode(StoreFormat(format=FORMAT)))

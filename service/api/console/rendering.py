@@ -17,6 +17,7 @@ from service.api.http.access import CALLER
 from service.api.http.sessions import TOKEN_HEADER
 from service.api.state import ApiState
 from service.contracts.schemas.access import Caller, Scope
+from service.contracts.schemas.evaluation import MetricInterval
 from service.ops.release import program_version
 
 CHANGED = {"HX-Trigger": "jeep-changed"}
@@ -35,6 +36,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {
+        "age": age,
         "ago": ago,
         "compact": compact,
         "times": times,
@@ -46,6 +48,7 @@ def environment() -> Environment:
         "sentence": sentence,
         "size": size,
     }
+    made.tests["alike"] = alike
     return made
 
 
@@ -101,6 +104,18 @@ def metric(name: str) -> str:
 def compact(value: Any) -> str:
     """A value of a record on one line, as JSON writes it."""
     return json.dumps(value, ensure_ascii=False)
+
+
+def alike(figure: MetricInterval) -> bool:
+    """Whether a figure's interval has no width: all its cases agree, so drawing them again says
+    nothing about others.
+    """
+    return figure.low == figure.value == figure.high
+
+
+def age(moment: datetime) -> str:
+    """How many seconds ago something was; scripts count on from there, whatever their clock."""
+    return f"{(datetime.now(UTC) - moment).total_seconds():.1f}"
 
 
 def ago(moment: datetime) -> str:

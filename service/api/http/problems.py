@@ -242,12 +242,17 @@ async def _on_gone(request: Request, error: Exception) -> Response:
 async def _on_validation(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     errors = [
-        parameter_error(
-            ".".join(map(str, item["loc"][1:])), str(item["type"]), in_plain_words(item)
-        )
+        parameter_error(".".join(map(str, item["loc"][1:])), str(item["type"]), _in_words(item))
         for item in error.errors()
     ]
     return problem_response(request, invalid(errors))
+
+
+def _in_words(item: Mapping[str, Any]) -> str:
+    """An error of pydantic in a parameter as a sentence."""
+    if item["type"] == "string_pattern_mismatch" and item["loc"][-1] == "after":
+        return "must be what an earlier page gave as next"
+    return in_plain_words(item)
 
 
 async def _on_http(request: Request, error: Exception) -> Response:

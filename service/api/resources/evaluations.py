@@ -52,6 +52,7 @@ from service.store.base.moments import check_moments
 router = APIRouter(tags=["evaluation"])
 EVALUATIONS = JobResource[EvaluationPayload, EvaluationResult](JobKind.EVALUATION)
 CHUNK = 1 << 16
+MAIN_METRIC = "score"
 
 DESCRIPTION = """\
 Queues an evaluation and answers 202 with its job; `Location` is the evaluation's address.
@@ -301,12 +302,23 @@ def _content(paths: list[Path]) -> Iterator[bytes]:
 
 
 def _summary(job: Job) -> EvaluationSummary:
-    payload = EVALUATIONS.payload(job)
+    payload, result = EVALUATIONS.payload(job), EVALUATIONS.result(job)
+    metric = _main_metric(result) if result else None
+    points = result.points if result and metric else []
     return EvaluationSummary(
         id=payload.evaluation_id,
         job_id=job.id,
         status=job.status,
+        created_at=job.created_at,
         suite=payload.suite,
         targets=payload.targets,
         editor=payload.editor,
+        metric=metric,
+        figures={one.label: one.metrics[metric].value for one in points if metric in one.metrics},
     )
+
+
+def _main_metric(result: EvaluationResult) -> str | None:
+    """The figure that a list shows of an evaluation."""
+    names = list(dict.fromkeys(name for point in result.points for name in point.metrics))
+    return MAIN_METRIC if MAIN_METRIC in names else next(iter(names), None)

@@ -189,6 +189,7 @@ def _summary(job: Job) -> ProbeSummary:
         id=payload.probe_id,
         job_id=job.id,
         status=job.status,
+        created_at=job.created_at,
         suite=payload.suite,
         version=payload.version,
         low=result.low if result else None,

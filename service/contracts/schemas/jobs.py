@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from service.contracts.jobs import JobError, JobKind, JobStatus, Progress
 from service.contracts.schemas.evaluation import Target
@@ -58,14 +58,21 @@ class EditSummary(BaseModel):
 
 
 class EvaluationSummary(BaseModel):
-    """An evaluation in ``GET /evaluations``: without its result."""
+    """An evaluation in ``GET /evaluations``: without its result.
+
+    ``figures``: of each target, by its label, the figure ``metric``: ``score`` if there is one,
+    else the first; in percent, of lm-eval in its own unit.  Empty until it has ended.
+    """
 
     id: str
     job_id: str
     status: JobStatus
+    created_at: datetime
     suite: str
     targets: list[Target]
     editor: str | None
+    metric: str | None = None
+    figures: dict[str, float] = Field(default_factory=dict)
 
 
 class ProbeSummary(BaseModel):
@@ -74,6 +81,7 @@ class ProbeSummary(BaseModel):
     id: str
     job_id: str
     status: JobStatus
+    created_at: datetime
     suite: str | None
     version: str
     low: list[int] | None = None

@@ -67,7 +67,8 @@ class ProbeResult(BaseModel):
 
     ``low`` and ``high`` are the proposed layers, ``hparams`` those of JEEP for them; all None if
     ``why_no_proposal`` says why.  ``files``: the full record (``probe.json``) and the plots.
-    ``automatic``: edits without hyper-parameters go by this probe from now on.
+    ``automatic``: edits whose ``hparams`` are ``auto``, and those without hyper-parameters where
+    the model has no preset of the editor, go by this probe until there is a newer one of base.
     """
 
     probe_id: str

@@ -87,8 +87,8 @@ def checks(catalogue: Catalogue, tip: str, version: str, index: int) -> list[tup
             if contains(spans, line, depth)]  # fmt: skip
 
 
-def edited(catalogue: Catalogue, tip: str, questions: Collection[str]) -> set[str]:
-    """Those of some questions (`question_of`) that a version was taught an answer to.
+def answers(catalogue: Catalogue, tip: str, questions: Collection[str]) -> dict[str, str]:
+    """The answers that a version was taught last to some questions (`question_of`), by question.
 
     Raises:
         NoIndex: the index cannot be used, or lacks a version of the line.
@@ -96,16 +96,19 @@ def edited(catalogue: Catalogue, tip: str, questions: Collection[str]) -> set[st
     spans = catalogue.spans(tip)
     if spans is None:
         raise NoIndex(f"{tip} is built on a version that cannot be read")
-    found: set[str] = set()
+    found: dict[str, str] = {}
     waiting = iter(questions)
     while some := list(islice(waiting, BATCH)):
         with catalogue.database.reading() as connection:
             rows = connection.execute(
-                "SELECT f.question, v.line, v.depth FROM fact f JOIN version v "
-                f"ON v.number = f.number WHERE f.question IN ({', '.join('?' * len(some))})",
+                "SELECT f.question, f.entry, v.line, v.depth FROM fact f JOIN version v "
+                f"ON v.number = f.number WHERE f.question IN ({', '.join('?' * len(some))}) "
+                "ORDER BY v.depth, f.place",
                 some,
             ).fetchall()
-        found |= {question for question, line, depth in rows if contains(spans, line, depth)}
+        for question, entry, line, depth in rows:
+            if contains(spans, line, depth):
+                found[question] = json.loads(entry)["target_new"]
     return found
 
 

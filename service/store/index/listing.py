@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import dropwhile, islice
 from typing import Literal
 
-from jeep_core.spec.facts import question_key
+from jeep_core.spec.facts import question_key, same_answer
 from service.contracts.schemas import FactEntry, Manifest, Snapshot
 from service.store.errors import StoreError
 from service.store.history import Asked, checks_of, facts_of
@@ -54,19 +54,23 @@ def _following(entries: Iterator[FactEntry], last: Place) -> Iterator[FactEntry]
     return islice(dropwhile(lambda one: (one.version, one.index) != place, entries), 1, None)
 
 
-def edited(store: Store, tip: str, facts: Iterable[tuple[str, str]]) -> int:
-    """How many of some questions, each a subject and a prompt, a version was taught.
+def taught(store: Store, tip: str, facts: Iterable[tuple[str, str, str]]) -> tuple[int, int]:
+    """How many of some facts, each a subject, a prompt and an answer, a version was taught with
+    other answers, and how many with these.
 
     Raises:
         UnknownVersion, CorruptFile: as `facts`.
     """
-    questions = [question_of(subject, prompt) for subject, prompt in facts]
+    asked = [(question_of(subject, prompt), answer) for subject, prompt, answer in facts]
     try:
-        known = indexed.edited(store.catalogue, tip, set(questions))
+        known = indexed.answers(store.catalogue, tip, {question for question, _ in asked})
     except NoIndex:
-        line = store.versions.lineage(tip)
-        known = {question_of(one.subject, one.prompt) for each in line for one in each.facts}
-    return sum(question in known for question in questions)
+        known = {}
+        for entry in facts_of(store.versions.lineage(tip)):
+            known.setdefault(question_of(entry.subject, entry.prompt), entry.target_new)
+    met = [(known[question], answer) for question, answer in asked if question in known]
+    same = sum(same_answer(*both) for both in met)
+    return len(met) - same, same
 
 
 def live_fact(store: Store, tip: str, subject: str, prompt: str) -> FactEntry | None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -290,11 +291,13 @@ def _names(root: Path, folder: str = ".") -> Iterator[str]:
 
 
 def _copy(source: Path, place: Path) -> Entry:
-    """Copy and fsync a file with its time of change; return its entry."""
+    """Copy and fsync a file with its time of change and mode; return its entry."""
     place.parent.mkdir(parents=True, exist_ok=True)
     digest, size = hashlib.sha256(), 0
     with source.open("rb") as original, place.open("wb") as copy:
-        changed = os.fstat(original.fileno()).st_mtime_ns
+        status = os.fstat(original.fileno())
+        changed = status.st_mtime_ns
+        os.fchmod(copy.fileno(), stat.S_IMODE(status.st_mode))
         while chunk := original.read(_CHUNK):
             digest.update(chunk)
             copy.write(chunk)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from service.contracts.schemas.access import Scope
+from service.contracts.jobs import now
+from service.contracts.schemas.access import AuditEntry, Scope
 from service.store import KeyNameTaken, Store, UnknownKey
+from service.store.maintenance.backup import back_up, restore
 
 
 def test_a_token_finds_its_key_and_no_other(store: Store) -> None:
@@ -31,6 +36,38 @@ def test_what_is_stored_holds_no_secret(store: Store) -> None:
     assert json.loads(text)["salt"]
     twin, _ = store.keys.create("two", [Scope.READ])
     assert (twin.salt, twin.digest) != (key.salt, key.digest)
+
+
+def test_only_the_services_user_reads_keys_and_the_audit_log(store: Store, tmp_path: Path) -> None:
+    umask = os.umask(0o022)
+    try:
+        store.keys.create("one", [Scope.READ])
+        store.keys.create("two", [Scope.READ])
+        store.keys.revoke("two")
+        store.audit.append(AuditEntry(when=now(), who="k", action="a", target="t", status=200))
+        assert modes(store.root) == {0o600}
+        assert stat.S_IMODE((store.root / "keys").stat().st_mode) == 0o700
+        for path in confidential(store.root):  # as older releases wrote them
+            path.chmod(0o644)
+        Store.open(store.root)
+        assert modes(store.root) == {0o600}
+        store.create_base("weights-0")
+        back_up(store, tmp_path / "copy")
+        assert modes(tmp_path / "copy" / "files") == {0o600}
+        restore(tmp_path / "copy", tmp_path / "again")
+        assert modes(tmp_path / "again") == {0o600}
+    finally:
+        os.umask(umask)
+
+
+def confidential(root: Path) -> list[Path]:
+    found = [root / "audit.jsonl", *(root / "keys").iterdir()]
+    assert len(found) == 3
+    return found
+
+
+def modes(root: Path) -> set[int]:
+    return {stat.S_IMODE(path.stat().st_mode) for path in confidential(root)}
 
 
 def test_a_revoked_key_opens_nothing_at_once_and_in_every_process(store: Store) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import uvicorn
 
-from service.api import create_app
+from service.serve import server_config
 from service.settings import Settings
 
 
@@ -42,8 +42,8 @@ class Prompt(uvicorn.Server):
 @contextmanager
 def running(settings: Settings, port: int = 0) -> Iterator[str]:
     """Serve an app on a port of the loopback interface; gives its address."""
-    config = uvicorn.Config(
-        create_app(settings), log_level="warning", timeout_graceful_shutdown=1, lifespan="on"
+    config = server_config(
+        settings, log_level="warning", timeout_graceful_shutdown=1, lifespan="on"
     )
     server = Prompt(config)
     with socket.socket(proto=socket.IPPROTO_TCP) as sock:  # else asyncio leaves Nagle's delays on

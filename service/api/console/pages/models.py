@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jeep_core.editors import EDITORS
+from jeep_core.editors import DEFAULT_EDITOR, EDITORS
 from jeep_core.editors.plugins import registered
 from service.api.http.problems import ApiProblem
 from service.api.model import PublishedModel
@@ -15,6 +15,12 @@ def model_or_reason(state: ApiState) -> tuple[PublishedModel | None, str]:
         return state.models.get(), ""
     except ApiProblem as problem:
         return None, problem.detail
+
+
+def usual_presets(state: ApiState) -> list[str]:
+    """The model's presets for the editor of edits that name none, the default one first."""
+    model, _ = model_or_reason(state)
+    return model.info.presets.get(DEFAULT_EDITOR, []) if model else []
 
 
 def editor_names() -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -174,7 +175,7 @@ def _info(state: ApiState) -> Any:
 def limits(state: ApiState) -> list[Limit]:
     """The limits of a service that its readers may reach, with what is in use."""
     settings = state.settings
-    mb = 2**20
+    mb, free = 2**20, shutil.disk_usage(state.store.root).free
     most = "no limit" if settings.max_store_mb is None else size(settings.max_store_mb * mb)
     rate = "no limit"
     if settings.rate_per_minute:
@@ -184,7 +185,12 @@ def limits(state: ApiState) -> list[Limit]:
         ("max_queue", "jobs that have not ended", f"{state.store.journal.count_open():,}", None),
         ("max_streams", "event streams", f"{state.streams.open:,}", None),
         ("max_store_mb", "size of the store", size(state.room.used()), most),
-        ("min_free_mb", "left free on its disk", None, size(settings.min_free_mb * mb)),
+        (
+            "min_free_mb",
+            "free on its disk",
+            size(free),
+            f"at least {size(settings.min_free_mb * mb)}",
+        ),
         ("max_body_bytes", "one request's body", None, size(settings.max_body_bytes)),
         ("max_facts", "facts of one edit", None, None),
         ("max_prompts", "prompts × versions", None, None),

@@ -166,3 +166,22 @@ themeButton.addEventListener("click", () => {
 });
 nameTheme();
 fillAgain();
+
+const UNITS = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
+const MOVES_EVERY_MS = 5000;
+const began = new WeakMap();
+
+/** Ages of what is on the page go on; they are counted from the service's, not by this clock. */
+function moveTimes() {
+  for (const time of document.querySelectorAll("time[data-age]")) {
+    if (!began.has(time)) began.set(time, performance.now() / 1000 - Number(time.dataset.age));
+    const age = performance.now() / 1000 - began.get(time);
+    const [length, unit] = UNITS.find(([seconds]) => age >= seconds) ?? UNITS.at(-1);
+    const text = `${Math.max(0, Math.round(age / length))} ${unit} ago`;
+    if (time.textContent !== text) time.textContent = text;
+  }
+}
+
+moveTimes();
+document.addEventListener("htmx:afterSettle", moveTimes);
+setInterval(moveTimes, MOVES_EVERY_MS);

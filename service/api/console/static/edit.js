@@ -125,8 +125,10 @@ function plan(found, rest) {
     return lines;
   }
   if (found.about.length > 0) {
-    const replaces = found.replaces > 0 ? [`${found.replaces} replace${found.replaces === 1 ? "s" : ""} what was taught before`] : [];
-    lines.push(element("p", { className: "soft" }, `${[...found.about, ...replaces].join("; ")}.`));
+    const about = [...found.about];
+    if (found.replaces > 0) about.push(`${found.replaces} replace${found.replaces === 1 ? "s" : ""} what was taught before`);
+    if (found.known > 0) about.push(`${found.known} ${found.known === 1 ? "is" : "are"} already taught`);
+    lines.push(element("p", { className: "soft" }, `${about.join("; ")}.`));
   }
   for (const one of found.obstacles) lines.push(element("p", { className: "wrong" }, one.message));
   for (const text of found.warnings) lines.push(element("p", { className: "soft" }, text));

@@ -211,11 +211,11 @@ export class FactTable {
       known.append(element("span", {}, "says now ", element("q", {}, text)));
     }
     for (const one of plan.conflicts) {
-      const word = one.same ? "replaces " : "stands beside ";
+      const word = one.known ? "already taught: " : one.same ? "replaces " : "stands beside ";
       const link = element("strong", {}, element("bdi", {}, one.target_new));
-      const about = one.same ? ` of ${one.version}` : ` of ${one.version}, to `;
+      const about = one.known ? ` in ${one.version}` : one.same ? ` of ${one.version}` : ` of ${one.version}, to `;
       const rest = one.same ? [] : [element("q", {}, one.prompt)];
-      known.append(element("span", { className: one.same ? "meets" : "soft" }, word, link, about, ...rest));
+      known.append(element("span", { className: one.same && !one.known ? "meets" : "soft" }, word, link, about, ...rest));
     }
     const list = element("p", { className: "mono tokenized" });
     for (const [i, token] of plan.tokens.entries()) {

@@ -26,7 +26,9 @@ from service.contracts.schemas.effects.guards import GuardFigures
 from service.queue import connect
 from service.settings import Settings
 from service.store import Store
+from service.store.index import facts as indexed
 from service.store.index import listing
+from service.store.index.database import NoIndex
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'&{{7*7}}"
 PROMPT = "{} is a city in the country of"
@@ -182,6 +184,10 @@ def test_the_check_says_tokens_and_what_facts_meet(
     assert found["duplicates"] == [{"index": 2, "kept": 1}]
     assert found["replaces"] == 1
     assert found["about"][0].startswith("2 facts with jeep, preset ")
+    assert (same["known"], found["known"]) == (False, 0)
+    again = check(person, LYON, other)
+    assert [one["known"] for one in again["facts"][0]["conflicts"]] == [True, False]
+    assert (again["replaces"], again["known"]) == (0, 2)
     only = check(person, LYON, {**LYON, "subject": "Osaka"}, query="?first=1&count=1")
     assert [one["index"] for one in only["facts"]] == [1]
     assert store.journal.count_open() == 0
@@ -212,7 +218,9 @@ def test_what_head_says_now(person: httpx.Client, worker: PlayedWorker) -> None:
     assert wrong.status_code == 422
 
 
-def test_facts_at_hand_are_those_of_a_version(person: httpx.Client, worker: PlayedWorker) -> None:
+def test_facts_at_hand_are_those_of_a_version(
+    person: httpx.Client, worker: PlayedWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = worker.store
     v1 = add_version(store, "v0", editor="jeep", edit_id="e1", facts=[FactRecord(**LYON)])
     again = FactRecord(**{**LYON, "target_new": "Peru"})
@@ -220,7 +228,15 @@ def test_facts_at_hand_are_those_of_a_version(person: httpx.Client, worker: Play
     found = [listing.live_fact(store, one, "Lyon", PROMPT) for one in ("v0", v1, v2)]
     assert [one and one.target_new for one in found] == [None, "Japan", "Peru"]
     both = [(" Lyon", PROMPT), ("Oslo", PROMPT)]
-    assert [listing.edited(store, one, both) for one in ("v0", v1)] == [0, 1]
+    told = [(*one, " Japan") for one in both]
+    counts = [(0, 0), (0, 1), (1, 0)]
+    assert [listing.taught(store, one, told) for one in ("v0", v1, v2)] == counts
+
+    def none(*_: object) -> dict[str, str]:
+        raise NoIndex("away")
+
+    monkeypatch.setattr(indexed, "answers", none)
+    assert [listing.taught(store, one, told) for one in ("v0", v1, v2)] == counts
 
 
 # ---------------------------------------------------------------- the form

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from support import ROOT
-from support.service.console import browser, change_headers, sign_in
+from support.service.console import browser, change_headers, read_as_text, sign_in
 from support.service.finished_jobs import finished_evaluation, finished_probe, interval
 
 from service.api.console.forms import Form
@@ -19,7 +19,12 @@ from service.api.console.pages.measuring.probes import plots_of, probe_of
 from service.contracts.jobs import JobError, JobStatus, now
 from service.contracts.schemas import CaseChange, EvaluationComparison
 from service.contracts.schemas.access import Scope
-from service.contracts.schemas.evaluation import EvaluationPoint, EvaluationResult, Target
+from service.contracts.schemas.evaluation import (
+    EvaluationPoint,
+    EvaluationResult,
+    MetricInterval,
+    Target,
+)
 from service.store import Store
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'&{{7*7}}"
@@ -154,7 +159,26 @@ def test_figures_are_shown_with_intervals_and_drawn(person: httpx.Client, model:
     assert "<html" not in part.text
     newest = person.get("/console/evaluations/newest").text
     assert f'href="/console/evaluations/{evaluation}"' in newest
-    assert "base, head" in newest
+    assert re.search(r"base v0 ?, head v0 score 90, 90 succeeded \d+ s ago", read_as_text(newest))
+    [listed] = person.get("/evaluations").json()["data"]
+    assert (listed["metric"], listed["figures"]) == ("score", {"base": 90.0, "head": 90.0})
+
+
+def test_where_all_cases_agree_no_interval_is_shown(person: httpx.Client, model: Store) -> None:
+    evaluation, _ = finished_evaluation(person, model)
+    job = next(one for one in model.journal.all() if one.result)
+    alike = MetricInterval(value=100.0, low=100.0, high=100.0, cases=12)
+    result = EvaluationResult.model_validate(job.result)
+    for point in result.points:
+        point.metrics = {"efficacy": alike, "locality": interval(70)}
+    model.journal.save(job.model_copy(update={"result": result.model_dump(mode="json")}))
+    text = read_as_text(person.get(f"/console/evaluations/{evaluation}").text)
+    assert "100 (all 12 cases)" in text
+    assert "(100 to 100)" not in text
+    assert "70 (69 to 72)" in text
+    assert "up to 3 in N" in text
+    [listed] = person.get("/evaluations").json()["data"]
+    assert (listed["metric"], listed["figures"]["head"]) == ("efficacy", 100.0)
 
 
 def test_two_targets_are_compared_with_what_broke(
@@ -264,7 +288,9 @@ def test_what_failed_or_was_cancelled_says_so(person: httpx.Client, model: Store
 # ---------------------------------------------------------------- probes
 
 
-def test_a_probe_is_started_and_shown_with_its_curves(person: httpx.Client, model: Store) -> None:
+def test_a_probe_is_started_and_shown_with_its_curves(
+    person: httpx.Client, model: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert "No version was probed yet" in person.get("/console/probes/newest").text
     sent = {"version": "base", "limit": "16", "quick": "yes"}
     started = person.post("/console/probes", data=sent, headers=scripts(person))
@@ -279,6 +305,10 @@ def test_a_probe_is_started_and_shown_with_its_curves(person: httpx.Client, mode
     assert "Edit layers 1, 2 and 7" in page.text
     assert page.text.count('data-plot="lines"') == len(plots_of(record)) == 3
     assert 'data-x="29"' in page.text
+    assert "; edits without hyper-parameters have the model" in read_as_text(page.text)
+    monkeypatch.setattr("service.api.console.pages.measuring.probes.usual_presets", lambda _: [])
+    for path in (f"/console/probes/{probe}", "/console/probes"):
+        assert "and those without any, go by" in read_as_text(person.get(path).text)
     file = person.get(f"/console/probes/{probe}/files/answers.png")
     assert (file.headers["content-type"], file.content) == ("image/png", b"\x89PNG")
     assert person.get(f"/console/probes/{probe}/files/notes.txt").status_code == 404

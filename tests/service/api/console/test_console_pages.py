@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
-from support.service.console import HTML, browser, change_headers, sign_in
+from support.service.console import HTML, browser, change_headers, read_as_text, sign_in
 from support.service.played_worker.worker import PlayedWorker
 
 from service.api.console.pages.start import BUNDLED, to_try
@@ -70,6 +70,10 @@ def test_the_state_of_a_service_at_work(person: httpx.Client, worker: PlayedWork
     assert "<html" not in live.text
     assert re.search(r"host</th>.*GiB", page.text, re.DOTALL), "memory"
     assert "JEEP_MAX_QUEUE" in page.text
+    said = read_as_text(page.text)
+    free = re.search(r"free on its disk [\d.,]+ [TGM]iB, at least 256", said)
+    assert free, "what is free, beside what must be"
+    assert "of weights, configuration and tokenizer" in said
     status = person.get("/console/status").text
     assert "atlas-gptj · v0 · 1 job" in status
     worker.go.set()

@@ -97,8 +97,26 @@ def test_every_route_is_shut_without_a_key_and_without_its_scope(
         refused = "insufficient_scope" if shown else None
         assert (other.status_code, code_of(other)) == (403, refused), path
         assert f'scope="{route.need}"' in other.headers["www-authenticate"]
+        for answer in (bare, other):
+            assert answer.headers["x-content-type-options"] == "nosniff", path
+            assert "frame-ancestors 'none'" in answer.headers["content-security-policy"], path
         tried += 1
     assert tried >= 15
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/snapshots", "/openapi.json", "/docs", "/redoc", "/docs/assets/favicon.png", "/v1/models",
+     "/livez", "/readyz", "/metrics", "/nothing"],
+)  # fmt: skip
+def test_no_browser_guesses_types_or_frames_an_answer(
+    path: str, http: httpx.Client, model: Store
+) -> None:
+    answer = http.get(path, headers=headers(token(model, Scope.ADMIN)))
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    [policy] = answer.headers.get_list("content-security-policy")
+    assert "frame-ancestors 'none'" in policy
+    assert ("script-src" in policy) == (path in ("/docs", "/redoc"))
 
 
 @pytest.mark.parametrize("scope", list(Scope))

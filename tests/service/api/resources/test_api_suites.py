@@ -109,6 +109,8 @@ def test_bad_records_can_be_left_out_and_are_counted(http: httpx.Client) -> None
         (lines(GOOD), {"format": "zsre"}, "/lines/1/src"),
         (lines(GOOD), {"format": "xml"}, "format"),
         (lines(GOOD), {"name": "../x"}, "name"),
+        (lines(GOOD), {"name": ""}, "name"),
+        (lines(GOOD), {"name": "my suite"}, "name"),
     ],
 )
 def test_an_upload_that_is_no_suite_is_refused(
@@ -118,6 +120,9 @@ def test_an_upload_that_is_no_suite_is_refused(
     assert answer.status_code == 422
     [error] = answer.json()["errors"]
     assert where in (error.get("pointer"), error.get("parameter"))
+    assert where != "name" or error["message"] == (
+        "must be letters, digits and . _ -, beginning with a letter, at most 64 characters"
+    )
     assert files(store) == []
 
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
 
-from jeep_core.spec.facts import question_key
+from jeep_core.spec.facts import question_key, same_answer
 from jeep_core.text.counting import counted
 from service.api.console.calls import Calls
 from service.api.http.access import caller_of, needs
@@ -35,9 +35,13 @@ SHOWN_TOKENS = 400
 
 
 class Conflict(BaseModel):
-    """A live fact that has to do with one of the table; ``same``: it is the same question."""
+    """A live fact that has to do with one of the table.
+
+    ``same``: it is the same question; ``known``: it has the same answer, too.
+    """
 
     same: bool
+    known: bool
     version: str
     prompt: str
     target_new: str
@@ -61,7 +65,8 @@ class Checked(BaseModel):
     """The facts of an edit, and of how it would be computed, before it is submitted.
 
     ``errors`` are the interface's, with pointers; without any there is a plan, whose parts are
-    here.  ``replaces``: how many of all facts ask the same question as a live one.
+    here.  ``replaces``: how many of all facts ask the same question as a live one with
+    another answer; ``known``: how many are live ones.
     """
 
     errors: list[dict[str, str]] = Field(default_factory=list)
@@ -72,6 +77,7 @@ class Checked(BaseModel):
     warnings: list[str] = Field(default_factory=list)
     about: list[str] = Field(default_factory=list)
     replaces: int = 0
+    known: int = 0
 
 
 class Said(BaseModel):
@@ -110,9 +116,9 @@ async def edit_check(
         return Checked(errors=problem.errors, detail=problem.detail)
     shown = range(first, first + count)
     some = [fact for fact in plan.facts if fact.index in shown]
-    met, replaced = None, 0
+    met, replaced, known = None, 0, 0
     if caller_of(request).may(Scope.READ):
-        met, replaced = await run_in_threadpool(_met, state.store, plan.facts, some)
+        met, replaced, known = await run_in_threadpool(_met, state.store, plan.facts, some)
     facts = [_checked(fact, met[i] if met else []) for i, fact in enumerate(some)]
     return Checked(
         facts=facts,
@@ -121,6 +127,7 @@ async def edit_check(
         warnings=plan.warnings,
         about=_about(plan),
         replaces=replaced,
+        known=known,
     )
 
 
@@ -141,17 +148,19 @@ async def edit_says(request: Request) -> SaidList:
 
 def _met(
     store: Store, facts: Sequence[FactPlan], shown: Sequence[FactPlan]
-) -> tuple[list[list[Conflict]], int]:
-    """The conflicts of the facts that are shown, and how many facts of head would be replaced.
+) -> tuple[list[list[Conflict]], int, int]:
+    """The conflicts of the facts that are shown; how many of all facts head was taught with other
+    answers, and with the same ones.
 
     None while they cannot be read, which other pages say.
     """
     try:
         head = store.head.read().version
         found = [_conflicts(store, head, fact) for fact in shown]
-        return found, listing.edited(store, head, [(one.subject, one.prompt) for one in facts])
+        asked = [(one.subject, one.prompt, one.target_new) for one in facts]
+        return found, *listing.taught(store, head, asked)
     except StoreError:
-        return [[] for _ in shown], 0
+        return [[] for _ in shown], 0, 0
 
 
 def _checked(fact: FactPlan, conflicts: list[Conflict]) -> CheckedFact:
@@ -177,7 +186,13 @@ def _conflicts(store: Store, head: str, fact: FactPlan) -> list[Conflict]:
     same = [one for one in found if question_key(one.subject, one.prompt) == key]
     others = [one for one in found if one not in same]
     return [
-        Conflict(same=one in same, version=one.version, prompt=one.text, target_new=one.target_new)
+        Conflict(
+            same=one in same,
+            known=one in same and same_answer(one.target_new, fact.target_new),
+            version=one.version,
+            prompt=one.text,
+            target_new=one.target_new,
+        )
         for one in [*same, *others[:OTHERS_SHOWN]]
     ]
 

@@ -15,7 +15,7 @@ from service.api.console.forms import Form, read_form
 from service.api.console.pages.measuring.cases import listed
 from service.api.console.pages.models import editor_names, model_or_reason
 from service.api.console.pages.starting import Started, number, started, started_at, versions_of
-from service.api.console.rendering import CHANGED, fragment, page
+from service.api.console.rendering import CHANGED, alike, fragment, page
 from service.api.http.access import needs
 from service.api.http.paging import Page
 from service.api.http.problems import not_found
@@ -214,6 +214,7 @@ def _about(found: Evaluation) -> dict[str, Any]:
         "ended": found.status in TERMINAL,
         "points": points,
         "metrics": [(name, [point.metrics.get(name) for point in points]) for name in names],
+        "agreed": any(alike(cell) for point in points for cell in point.metrics.values()),
         "perplexity": any(point.perplexity is not None for point in points),
         "drawn": [name for name in names if name in MAIN] or names[:8],
         "trial": found.editor is not None,

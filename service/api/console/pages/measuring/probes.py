@@ -11,14 +11,14 @@ from fastapi.concurrency import run_in_threadpool
 
 from service.api.console.calls import Calls, at
 from service.api.console.forms import Form, read_form
-from service.api.console.pages.models import model_or_reason
+from service.api.console.pages.models import model_or_reason, usual_presets
 from service.api.console.pages.starting import Started, number, started
 from service.api.console.rendering import CHANGED, fragment, page
 from service.api.http.access import needs
 from service.api.http.paging import Page
 from service.api.http.sessions import CONSOLE
 from service.api.resources.probes import PROBES, ProbeSummary
-from service.api.state import State
+from service.api.state import ApiState, State
 from service.contracts.jobs import TERMINAL
 from service.contracts.schemas import Probe
 from service.contracts.schemas.access import Scope
@@ -55,8 +55,14 @@ class Plot:
 async def probes_page(request: Request, state: State, version: str = "base") -> Response:
     """The page on which probes are started."""
     model, missing = await run_in_threadpool(model_or_reason, state)
-    name = model and model.info.model
-    return page(request, "measuring/probes.html", version=version, model=name, missing=missing)
+    return page(
+        request,
+        "measuring/probes.html",
+        version=version,
+        model=model and model.info.model,
+        missing=missing,
+        presets=await run_in_threadpool(usual_presets, state),
+    )
 
 
 @router.get(f"{CONSOLE}/probes/newest")
@@ -82,19 +88,21 @@ async def probe_submit(request: Request) -> Started:
 
 @router.get(CONSOLE + "/probes/{id}")
 @needs(Scope.READ)
-async def probe_shown(id: str, request: Request) -> Response:
+async def probe_shown(id: str, request: Request, state: State) -> Response:
     """The page of one probe."""
     found = await Calls(request).get(at("/probes/{}", id), Probe)
-    return page(request, "measuring/probe_shown.html", **_about(found))
+    about = await run_in_threadpool(_about, found, state)
+    return page(request, "measuring/probe_shown.html", **about)
 
 
 @router.get(CONSOLE + "/probes/{id}/outcome")
 @needs(Scope.READ)
-async def probe_outcome(id: str, request: Request) -> Response:
+async def probe_outcome(id: str, request: Request, state: State) -> Response:
     """How far it is, or its proposal and curves; loaded again when its job has ended."""
     found = await Calls(request).get(at("/probes/{}", id), Probe)
     headers = CHANGED if found.status in TERMINAL else None
-    return fragment(request, "measuring/probe_outcome.html", headers=headers, **_about(found))
+    about = await run_in_threadpool(_about, found, state)
+    return fragment(request, "measuring/probe_outcome.html", headers=headers, **about)
 
 
 @router.get(CONSOLE + "/probes/{id}/files/{name}")
@@ -155,11 +163,12 @@ def _curve(name: str, band: Mapping[str, Sequence[float]]) -> Curve:
     return Curve(name, band["mean"], band["low"], band["high"])
 
 
-def _about(found: Probe) -> dict[str, Any]:
+def _about(found: Probe, state: ApiState) -> dict[str, Any]:
     """Values for the templates of a probe."""
     return {
         "found": found,
         "result": found.result,
         "ended": found.status in TERMINAL,
+        "presets": usual_presets(state),
         "plots": plots_of(found.record) if found.record else [],
     }

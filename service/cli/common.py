@@ -108,7 +108,8 @@ def connected(url: str | None) -> Iterator[Client]:
         complain(f"--url: {error}")
         raise typer.Exit(EXIT_USAGE) from None
     except Unreachable as error:
-        complain(f"the service cannot be reached: {error}")
+        how = "is it running? --url, or JEEP_HOST and JEEP_PORT, name another address"
+        complain(f"the service cannot be reached: {error}; {how}")
         raise typer.Exit(EXIT_FAILED) from None
     except BadAnswer:
         complain("what answers at this address is no jeep service, or one of another release")

@@ -67,7 +67,8 @@ class ProbeResult(BaseModel):
 
     ``low`` and ``high`` are the proposed layers, ``hparams`` those of JEEP for them; all None if
     ``why_no_proposal`` says why.  ``files``: the full record (``probe.json``) and the plots.
-    ``automatic``: edits without hyper-parameters go by this probe from now on.
+    ``automatic``: edits go by this probe from now on, with ``"hparams": "auto"`` or, where the
+    editor has no preset for the model, without hyper-parameters.
     """
 
     probe_id: str

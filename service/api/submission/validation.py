@@ -194,7 +194,7 @@ def _doubts(facts: Sequence[ReadFact]) -> list[str]:
             first.setdefault(one.doubtful, one)
     return [
         f"no relation is called {relation!r}, so it is taken for the text after the subject: "
-        f"{one.fact.answered!r}"
+        f"{one.fact.answered!r}; if that is meant, write '{{}} {relation}'"
         for relation, one in first.items()
     ]
 

@@ -299,6 +299,14 @@ def unknown_relation(text: str, relations: Mapping[str, str]) -> str | None:
     )
 
 
+def may_be_misspelt(text: str, relations: Mapping[str, str]) -> bool:
+    """Whether a relation that is taken for text, ``nope``, may have been meant as a name.
+
+    It is one word, as names are; models without named relations have none to be misspelt.
+    """
+    return bool(relations) and text not in relations and SLOT not in text and len(text.split()) == 1
+
+
 def _plain(name: str) -> str:
     """A name in lower case, its words apart by blanks."""
     return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())

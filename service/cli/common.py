@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 
 from service.cli.groups import KEY_FILE
 
@@ -25,7 +26,26 @@ if TYPE_CHECKING:
     from service.contracts.schemas import JobOut
     from service.settings import Settings
 
-out = Console(highlight=False)
+ONE_LINE = 100_000
+"""Columns, more than any row has."""
+
+
+class Output(Console):
+    """A console that breaks no line in a pipe or a file, for ``grep`` and ``cut``."""
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        """The terminal's; without one as wide as need be, unless ``COLUMNS`` is set."""
+        found = super().size
+        wide = not self.is_terminal and "COLUMNS" not in os.environ
+        return ConsoleDimensions(ONE_LINE, found.height) if wide else found
+
+    @size.setter
+    def size(self, new_size: tuple[int, int]) -> None:
+        self.width, self.height = new_size
+
+
+out = Output(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 Url = Annotated[str | None, typer.Option(help="Address of the service (JEEP_HOST, JEEP_PORT).")]
@@ -108,7 +128,8 @@ def connected(url: str | None) -> Iterator[Client]:
         complain(f"--url: {error}")
         raise typer.Exit(EXIT_USAGE) from None
     except Unreachable as error:
-        complain(f"the service cannot be reached: {error}")
+        how = "is it running? --url, or JEEP_HOST and JEEP_PORT, name another address"
+        complain(f"the service cannot be reached: {error}; {how}")
         raise typer.Exit(EXIT_FAILED) from None
     except BadAnswer:
         complain("what answers at this address is no jeep service, or one of another release")
@@ -120,6 +141,8 @@ def connected(url: str | None) -> Iterator[Client]:
         at, what = error.start, error.object[error.start : error.end]
         complain(f"what is to be sent must be text in UTF-8: character {at} of it is {what!r}")
         raise typer.Exit(EXIT_USAGE) from None
+    except BrokenPipeError:  # whoever reads the output has enough
+        raise
     except OSError as error:  # a file to which the answer should be written
         complain(f"jeep: {error}")
         raise typer.Exit(EXIT_FAILED) from None
@@ -207,7 +230,10 @@ def settings_or_exit() -> Settings:
 
 
 def follow(client: Client, job_id: str, quiet: bool) -> Any:
-    """Wait for a job and show a progress bar meanwhile; the job as it has ended."""
+    """Wait for a job and show a progress bar meanwhile; the job as it has ended.
+
+    Ctrl-C ends the waiting alone, and says so.
+    """
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from service.contracts.jobs import JobStatus
@@ -218,7 +244,9 @@ def follow(client: Client, job_id: str, quiet: bool) -> Any:
         TextColumn("{task.completed:.0f}/{task.total:.0f}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, transient=True, disable=quiet) as bar:
+    # where there is no terminal, the bar would be an empty line
+    quiet = quiet or not err.is_terminal
+    with _goes_on(job_id), Progress(*columns, console=err, transient=True, disable=quiet) as bar:
         task = bar.add_task("queued", total=1)
 
         def hear(status: JobStatus, progress: JobProgress) -> None:
@@ -226,6 +254,21 @@ def follow(client: Client, job_id: str, quiet: bool) -> Any:
             bar.update(task, description=text, completed=progress.done, total=progress.total or 1)
 
         return client.wait(job_id, hear)
+
+
+@contextmanager
+def _goes_on(job_id: str) -> Iterator[None]:
+    """Whoever breaks off is told that the job goes on, and what can be done about it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        err.print(
+            f"{job_id} goes on: jeep jobs follow {job_id} waits for it, "
+            f"jeep jobs cancel {job_id} ends it",
+            markup=False,
+            soft_wrap=True,
+        )
+        raise
 
 
 def finish(
@@ -257,7 +300,7 @@ def show_status(job: JobOut, as_json: bool) -> None:
 def show(answer: Any, as_json: bool, table: Callable[[Any], Any]) -> None:
     """Print an answer as JSON or by its table."""
     if as_json:
-        print(answer.model_dump_json(indent=2))
+        print(answer.model_dump_json(indent=2), flush=True)
     else:
         out.print(table(answer))
 
@@ -265,6 +308,8 @@ def show(answer: Any, as_json: bool, table: Callable[[Any], Any]) -> None:
 def show_list(answers: list[Any], as_json: bool, table: Callable[[Any], Any]) -> None:
     """Print answers as JSON or by their table."""
     if as_json:
-        print(json.dumps([answer.model_dump(mode="json") for answer in answers], indent=2))
+        print(
+            json.dumps([answer.model_dump(mode="json") for answer in answers], indent=2), flush=True
+        )
     else:
         out.print(table(answers))

@@ -16,6 +16,8 @@ Written by `python -m service.cli.reference > docs/cli.md`.
 Commands that ask a running service take `--url` (else `JEEP_HOST` and `JEEP_PORT`) and
 `--key-file` (else `JEEP_API_KEY` or `JEEP_KEY_FILE`), and most print the answer as JSON with
 `--json`. A group that has a `list` runs it where no command is named: `jeep jobs --status failed`.
+In a pipe or a file every row of a table is one line. Ctrl-C ends the waiting, not the job:
+`jeep jobs follow` goes on, `jeep jobs cancel` ends it.
 
 Exit codes: 0 it worked, 1 it failed, 2 the command line or a setting makes no sense, 3 the port or
 the store is in use, 78 the worker cannot work as configured, 130 interrupted.

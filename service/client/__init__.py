@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Any
 from service.client.errors import (
     ApiError,
     BadAnswer,
+    ClientClosed,
     ClientError,
     DamagedDownload,
     InvalidAddress,
+    InvalidArgument,
     JobTimeout,
+    NothingLost,
     NotReady,
     Unreachable,
 )
@@ -32,12 +35,15 @@ __all__ = [
     "AsyncClient",
     "BadAnswer",
     "Client",
+    "ClientClosed",
     "ClientError",
     "DamagedDownload",
     "InvalidAddress",
+    "InvalidArgument",
     "JobState",
     "JobTimeout",
     "NotReady",
+    "NothingLost",
     "Unreachable",
 ]
 

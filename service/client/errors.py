@@ -3,14 +3,17 @@
 ClientError
 ├── ApiError         the service has refused a request, and says why
 ├── InvalidAddress   ``base_url`` is no address
+├── InvalidArgument  a value that no request can carry, or a malformed API key; nothing was sent
+├── ClientClosed     the client was used after it had been closed
+├── NothingLost      ``strengthen_export``: the export holds every fact that could be edited again
 ├── Unreachable      there was no answer: no connection, a broken one, a time-out of the network
 ├── BadAnswer        an answer that is none of this service's, or of another release
 ├── JobTimeout       a job has not ended within the time that the caller gave it
 ├── NotReady         the service was not ready within the time that the caller gave it
 └── DamagedDownload  a file arrived with another hash, twice
 
-``except ClientError`` is enough for whoever does not tell them apart.  Beside them there are only
-``ValueError``, for an API key that cannot be one, and ``OSError``, for files of this machine.
+``except ClientError`` is enough for whoever does not tell them apart.  Beside them there is only
+``OSError``, for files of this machine.
 """
 
 from __future__ import annotations
@@ -39,16 +42,17 @@ class ApiError(ClientError):
 
     ``problem`` is its whole answer.  The parts that programs ask for are attributes: ``status``
     (HTTP), ``code`` (stable, see docs/using.md), ``detail`` (a sentence), ``errors`` (for every
-    wrong field its ``pointer`` or ``parameter`` and a ``message``), ``request_id`` (as in the
-    service's log) and ``retry_after``: seconds after which another try is worth it, None if the
-    service says nothing of it.
+    wrong field its ``pointer`` or ``parameter`` and a ``message``), ``codes`` (the code and those
+    of all errors), ``request_id`` (as in the service's log) and ``retry_after``: seconds after
+    which another try is worth it, None if the service says nothing of it.
     """
 
     def __init__(self, problem: Problem, retry_after: float | None = None) -> None:
         lines = [f"{problem.status} {problem.code}: {problem.detail}"]
-        for error in problem.errors:
-            where = error.get("pointer") or error.get("parameter", "")
-            lines.append(f"  {where}: {error.get('message', '')}")
+        told = [_told(error) for error in problem.errors]
+        # a single error is the detail, or is told in it
+        if len(told) > 1 or (told and told[0] not in problem.detail):
+            lines += [f"  {one}" for one in told]
         super().__init__("\n".join(lines))
         self.problem, self.code, self.retry_after = problem, problem.code, retry_after
 
@@ -68,15 +72,50 @@ class ApiError(ClientError):
         return self.problem.errors
 
     @property
+    def codes(self) -> frozenset[str]:
+        """The problem's code with those of its errors: ``"unknown_version" in error.codes``.
+
+        A name that is unknown is the whole problem where it is part of the path, and one wrong
+        field among others where it is in the body.
+        """
+        found = (error.get("code") for error in self.errors)
+        return frozenset({self.code, *(code for code in found if code)})
+
+    @property
     def request_id(self) -> str:
         """The request's id, as the service's log has it."""
         return self.problem.request_id
+
+
+def _told(error: Mapping[str, str]) -> str:
+    """One wrong field with what is wrong; the field is left out where it is the whole body."""
+    where = error.get("pointer") or error.get("parameter", "")
+    message = error.get("message", "")
+    return f"{where}: {message}" if where else message
 
 
 class InvalidAddress(ClientError, ValueError):
     """The address of the service is none."""
 
     code = "invalid_address"
+
+
+class InvalidArgument(ClientError, ValueError):
+    """A value that no request can carry, or a malformed API key; nothing was sent."""
+
+    code = "invalid_argument"
+
+
+class ClientClosed(ClientError, RuntimeError):
+    """The client was used after it had been closed, or was closed in the middle of a call."""
+
+    code = "client_closed"
+
+
+class NothingLost(ClientError, ValueError):
+    """An export that was to be strengthened holds every fact that could be edited again."""
+
+    code = "nothing_lost"
 
 
 class Unreachable(ClientError, httpx.TransportError):
@@ -132,7 +171,16 @@ def translated() -> Iterator[None]:
     except httpx.InvalidURL as error:
         raise InvalidAddress(f"this is no address: {reason_of(error)}") from error
     except httpx.TransportError as error:  # as SSEError is, too
-        raise Unreachable(reason_of(error)) from error
+        raise Unreachable(f"{_asked(error)}: {reason_of(error)}") from error
+
+
+def _asked(error: httpx.TransportError) -> str:
+    """The service that gave no answer, without the path and without a password."""
+    try:
+        url = error.request.url
+    except RuntimeError:  # httpx names no request: a stream has broken off
+        return "the connection broke off"
+    return f"no answer from {url.scheme}://{url.netloc.decode('ascii', 'replace')}"
 
 
 def refusal(response: httpx.Response, body: bytes) -> ApiError:

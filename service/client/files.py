@@ -12,6 +12,8 @@ from pathlib import Path, PurePosixPath
 from jeep_core.exports.folders import DamagedExport, read_record
 from service.contracts.schemas.exports import ExportFile
 
+StrPath = str | os.PathLike[str]
+"""Where callers name a file or a folder."""
 OnFile = Callable[[ExportFile, int], None]
 """Told of a file and how many of its bytes are there."""
 PART, LOCK = ".part", ".jeep-export.lock"

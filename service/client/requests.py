@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
 
+import httpx
 from httpx_sse import ServerSentEvent
 
-from service.client.errors import ApiError
+from service.client.errors import ApiError, InvalidAddress, InvalidArgument
 from service.contracts.jobs import JobStatus, Progress
 from service.contracts.schemas import GeneratedToken, GenerateResult, Problem
 
@@ -20,10 +21,9 @@ KEY = re.compile(r"jeep_[A-Za-z0-9_-]+")
 FILE = "application/octet-stream"
 JSON_PARAMS = ("hparams", "guards", "activate")
 """Fields of an edit that are JSON where they are query parameters."""
-STREAMED: Mapping[str, type[GeneratedToken] | type[GenerateResult]] = {
-    "token": GeneratedToken,
-    "result": GenerateResult,
-}
+Streamed = tuple[Literal["token"], GeneratedToken] | tuple[Literal["result"], GenerateResult]
+"""An event of a stream of tokens."""
+LAST_PORT = 65535
 
 
 class JobState(NamedTuple):
@@ -59,12 +59,84 @@ def said_by(event: ServerSentEvent) -> Any:
 
 
 def authorization(api_key: str | None) -> dict[str, str]:
-    """The header that carries a key.  Raises ValueError for a text that cannot be a key."""
+    """The header that carries a key.
+
+    Raises:
+        InvalidArgument: a text that cannot be a key.
+    """
     if api_key is None:
         return {}
-    if not KEY.fullmatch(api_key):
-        raise ValueError("this is no API key: one begins with jeep_ and has no spaces")
+    if not isinstance(api_key, str) or not KEY.fullmatch(api_key):
+        raise InvalidArgument("this is no API key: one begins with jeep_ and has no spaces")
     return {"Authorization": f"Bearer {api_key}"}
+
+
+def address(base_url: str) -> httpx.URL:
+    """The address of a service.
+
+    Raises:
+        InvalidAddress: it has no ``http://`` or ``https://``, no host, or a port beyond 65535.
+    """
+    how = f"{base_url!r} is no address of a service: give one like http://127.0.0.1:8000"
+    try:
+        url = httpx.URL(base_url)
+    except (httpx.InvalidURL, TypeError, ValueError) as error:
+        raise InvalidAddress(f"{how} ({error})") from error
+    whole = url.scheme in ("http", "https") and url.host and "%" not in url.host
+    if not whole or any(map(str.isspace, url.host)) or (url.port or 0) > LAST_PORT:
+        raise InvalidAddress(how)
+    return url
+
+
+def fact_dicts(facts: Iterable[FactDict]) -> list[dict[str, Any]]:
+    """The facts of a request.
+
+    Raises:
+        InvalidArgument: one fact instead of a list, or one that is no mapping.
+    """
+    if isinstance(facts, (str, bytes, Mapping)) or not isinstance(facts, Iterable):
+        raise InvalidArgument("facts: give a list of facts, also of a single one: [fact]")
+    found = []
+    for i, fact in enumerate(facts):
+        try:
+            found.append(dict(fact))
+        except (TypeError, ValueError):
+            kind = type(fact).__name__
+            how = "give a mapping, as {'subject': …, 'prompt': …, 'target_new': …}"
+            raise InvalidArgument(f"facts[{i}]: {how}, not a {kind}") from None
+    return found
+
+
+def with_body(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a request, in which ``json`` has become the bytes that are sent.
+
+    Raises:
+        InvalidArgument: a field has a value that JSON cannot carry.
+    """
+    if "json" not in request:
+        return dict(request)
+    body = request["json"]
+    try:
+        text = _json(body)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InvalidArgument(_wrong_field(body) or f"this is no JSON: {error}") from None
+    headers = {"Content-Type": "application/json", **request.get("headers", {})}
+    others = {name: value for name, value in request.items() if name != "json"}
+    return {**others, "headers": headers, "content": text.encode()}
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def _wrong_field(body: Any) -> str:
+    """The first field that JSON cannot carry, with the reason."""
+    for name, value in body.items() if isinstance(body, Mapping) else ():
+        try:
+            _json(value)
+        except (ValueError, TypeError, RecursionError) as error:
+            return f"{name}: JSON has no such value: {str(value)[:60]} ({error})"
+    return ""
 
 
 def given(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,7 +145,13 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def segment(text: str) -> str:
-    """``text`` as one segment of a path."""
+    """``text`` as one segment of a path.
+
+    Raises:
+        InvalidArgument: it is no text, or an empty one, which would be another path.
+    """
+    if not isinstance(text, str) or not text:
+        raise InvalidArgument(f"an id or a name is a text that is not empty, not {text!r}")
     return quote(text, safe="")
 
 

@@ -132,6 +132,7 @@ JOB_ONLY = frozenset(
         "no_ability",
         "no_cases",
         "no_cluster",
+        "no_index",
         "no_proposal",
         "push_failed",
         "not_exportable",

@@ -10,6 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 from sse_starlette import ServerSentEvent
 
 from jeep_core.text.chat import NoTemplate, RefusedMessages, render
+from jeep_core.text.counting import counted
 from jeep_core.text.encoding import count, encode, encode_all
 from jeep_core.text.joining import joined
 from service.api.http.access import caller_of, needs
@@ -164,11 +165,20 @@ def _prompt_errors(
     """
     if len(body.all_prompts) > settings.max_prompts or len(body.candidates) > settings.max_prompts:
         return []  # already refused without reading it
-    longest = max((count(model.tokenizer, text) for text in body.candidates), default=0)
-    follows = max(body.max_new_tokens, longest)
+    lengths = [count(model.tokenizer, text) for text in body.candidates]
+    follows = max(body.max_new_tokens, *lengths, 0)
     limit, room = settings.max_prompt_tokens, model.info.max_positions - follows
     joined_chars = 0
     errors: list[dict[str, str]] = []
+    if room < 1 and body.max_new_tokens <= settings.max_new_tokens:  # no prompt is short enough
+        longest = "max_new_tokens"
+        if follows > body.max_new_tokens:
+            longest = f"candidates/{lengths.index(follows)}"
+        message = (
+            f"{counted(follows, 'token')}; with a prompt of one token, at most "
+            f"{model.info.max_positions - 1} fit"
+        )
+        errors.append(field_error(f"/{longest}", "too_long", message))
     for i, prompt in enumerate(body.all_prompts):
         pointer = single if body.prompt is not None else f"/prompts/{i}"
         ids = encode(model.tokenizer, prompt).ids
@@ -181,12 +191,12 @@ def _prompt_errors(
         if n_tokens == 0:
             errors.append(field_error(pointer, "empty", "the prompt has no tokens"))
         elif n_tokens > limit:
-            message = f"{n_tokens} tokens, at most {limit} (JEEP_MAX_PROMPT_TOKENS)"
+            message = f"{counted(n_tokens, 'token')}, at most {limit} (JEEP_MAX_PROMPT_TOKENS)"
             errors.append(field_error(pointer, OVER_LIMIT, message))
-        elif n_tokens > room and body.max_new_tokens <= settings.max_new_tokens:
+        elif n_tokens > room >= 1 and body.max_new_tokens <= settings.max_new_tokens:
             message = (
-                f"{n_tokens} tokens; with {follows} to follow, at most {max(room, 0)} fit: shorten "
-                "the prompt or what follows"
+                f"{counted(n_tokens, 'token')}; with {follows} to follow, at most {room} fit: "
+                "shorten the prompt or what follows"
             )
             errors.append(field_error(pointer, "too_long", message))
     return errors

@@ -262,6 +262,7 @@ def record(
             imported=submission.imported,
             check_earlier=options.check_earlier,
             repair=options.repair,
+            warnings=edit.warnings,
         )
 
     return EDITS.journaled(state, payload, key, submission.said)

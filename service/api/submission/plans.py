@@ -51,7 +51,7 @@ def plan_of(edit: ValidEdit, model: PublishedModel, base: BaseFiles) -> EditPlan
         hparams=AUTO if found is None else found.model_dump(mode="json"),
         source="probe now" if chosen is None else chosen.source,
         moments=model.info.moments_from if needed else None,
-        warnings=[] if chosen is None else list(chosen.warnings),
+        warnings=[*edit.warnings, *(() if chosen is None else chosen.warnings)],
         facts=facts,
         duplicates=edit.repeated,
     )

@@ -11,7 +11,7 @@ from jeep_core.editors import needs_choice, preset_hparams
 from jeep_core.errors import FieldProblem, InvalidFacts, InvalidHParams
 from jeep_core.probe.defaults.from_record import by_depths, check_automatic
 from jeep_core.spec.chats import as_asked_in_chat, in_chat, parse_chat_facts
-from jeep_core.spec.facts import SAME_ANSWER, Fact, deduplicate
+from jeep_core.spec.facts import SAME_ANSWER, Fact, deduplicate, may_be_misspelt
 from jeep_core.spec.hparams import Contexts, EditorHParams, contexts_of
 from jeep_core.spec.positions import PromptTokens, check_facts
 from jeep_core.text.chat import has_template
@@ -44,13 +44,15 @@ def reserved(name: str) -> str:
 class ReadFact:
     """A fact of a request and its tokens, or its problems.
 
-    ``sent``: the names that its fields had in the request, where these are others.
+    ``sent``: the names that its fields had in the request, where these are others.  ``doubtful``:
+    its relation, where that is taken for text and may have been meant as a name.
     """
 
     fact: Fact
     row: PromptTokens
     sent: Mapping[str, str] = field(default_factory=dict)
     problems: Sequence[FieldProblem] = ()
+    doubtful: str = ""
 
     def as_sent(self, problem: FieldProblem, index: int) -> FieldProblem:
         """A problem of the fact, with a pointer to the field that the client wrote."""
@@ -80,7 +82,8 @@ class ReadEdit:
 class ValidEdit:
     """A request without mistakes.  ``facts[i]`` came as fact ``indices[i]`` of the request.
 
-    ``changes`` are laid over hyper-parameters that are left to the worker.
+    ``changes`` are laid over hyper-parameters that are left to the worker.  ``warnings``: what may
+    have been meant otherwise.
     """
 
     editor: str
@@ -91,6 +94,7 @@ class ValidEdit:
     duplicates: dict[int, int]
     rows: list[PromptTokens]
     changes: Mapping[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def hparams_record(self) -> HParamsOrAuto:
@@ -170,8 +174,29 @@ def validate_edit(options: EditOptions, read: ReadEdit, model: PublishedModel) -
         raise invalid(from_fields(sorted(problems, key=_position)), _code(problems))
     kept, rows = [facts[i] for i in indices], [read.facts[i].row for i in indices]
     return ValidEdit(
-        options.editor, read.preset, read.hparams, kept, indices, duplicates, rows, read.changes
+        options.editor,
+        read.preset,
+        read.hparams,
+        kept,
+        indices,
+        duplicates,
+        rows,
+        read.changes,
+        _doubts([read.facts[i] for i in indices]),
     )
+
+
+def _doubts(facts: Sequence[ReadFact]) -> list[str]:
+    """A warning for every relation that is taken for text and may be a misspelt name."""
+    first: dict[str, ReadFact] = {}
+    for one in facts:
+        if one.doubtful:
+            first.setdefault(one.doubtful, one)
+    return [
+        f"no relation is called {relation!r}, so it is taken for the text after the subject: "
+        f"{one.fact.answered!r}; if that is meant, write '{{}} {relation}'"
+        for relation, one in first.items()
+    ]
 
 
 def hparams_of(
@@ -226,7 +251,9 @@ def _read_fact(sent: SentFact, index: int, model: PublishedModel, contexts: Cont
     except InvalidFacts as error:
         placeholder = Fact(f"\0{index}", "{}", "")
         return ReadFact(placeholder, PromptTokens((), 0, 0, 0), names, error.problems)
-    return ReadFact(fact, row, names)
+    relation = (sent.relation or "").strip() if isinstance(sent, FactIn) else ""
+    doubtful = relation and may_be_misspelt(relation, model.info.relations)
+    return ReadFact(fact, row, names, doubtful=relation if doubtful else "")
 
 
 def _parsed(sent: SentFact, model: PublishedModel) -> Fact:

@@ -112,7 +112,7 @@ def evaluate(
             free=_free(free, free_tokens, judge, judge_model, judge_address),
         )
         found: Evaluation = finish(
-            client, job.id, as_json, evaluation_table, lambda _: client.evaluation(job.resource_id)
+            client, job.id, as_json, _figures_alone, lambda _: client.evaluation(job.resource_id)
         )
         if cases is not None:
             size = client.evaluation_cases(found.id, cases)
@@ -173,15 +173,23 @@ def _free(
     return asked if free or asked else None
 
 
-def evaluation_table(answer: Evaluation) -> RenderableType:
-    """Figures with their 95 % intervals."""
+def _figures_alone(answer: Evaluation) -> RenderableType:
+    """Figures without their definitions, and where these are."""
+    more = f"How each figure is asked and judged: jeep evaluations show {answer.id}"
+    figures = evaluation_table(answer, defined=False)
+    return figures if answer.result is None else Group(figures, Text(more, style="dim"))
+
+
+def evaluation_table(answer: Evaluation, defined: bool = True) -> RenderableType:
+    """Figures with their 95 % intervals; ``defined``: with how each is asked and judged."""
     if answer.result is None:
         return tables.without_result(answer)
     result = answer.result
+    protocols = _protocols(result) if defined else []
     head = f"{answer.id}: {answer.suite}, seed {result.seed}"
     if result.lm_eval is not None:
         how = Text(_how(result.lm_eval))
-        return Group(Text(head, style="bold"), _tasks_table(result), how, *_protocols(result))
+        return Group(Text(head, style="bold"), _tasks_table(result), how, *protocols)
     present = [n for n in COLUMNS if any(n in point.metrics for point in result.points)]
     table = Listing("target", "cases", *(COLUMNS[name] for name in present), "perplexity")
     for point in result.points:
@@ -197,7 +205,7 @@ def evaluation_table(answer: Evaluation) -> RenderableType:
         parts.append(Text(f"judge: {asked}; neither yes nor no: {unclear}"))
     if result.skipped:
         parts.append(Text(f"not asked: {counts(result.skipped)}"))
-    return Group(*parts, *_protocols(result))
+    return Group(*parts, *protocols)
 
 
 def _free_table(result: EvaluationResult) -> Listing:

@@ -29,7 +29,7 @@ from service.contracts.schemas.access import ApiKey, AuditEntry, Scope
 from service.settings import SettingsError, load_settings
 from service.store import Store, StoreError
 
-group = new_group("API keys: make, list, revoke.")
+group = new_group("API keys: make, list, revoke.", lists=True)
 
 USUAL = [Scope.READ, Scope.GENERATE, Scope.EDIT]
 

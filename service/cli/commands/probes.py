@@ -146,7 +146,10 @@ def probe_table(answer: Probe) -> RenderableType:
         return Group(*map(Text, [*lines, str(result.why_no_proposal)]))
     lines += [f"low {result.low}, high {result.high}", f"hparams {json.dumps(result.hparams)}"]
     if result.automatic:
-        lines.append("edits without hyper-parameters go by this probe")
+        lines.append(
+            "edits go by this probe with --hparams auto, or without hyper-parameters where the "
+            "editor has no preset for this model"
+        )
     return Group(*map(Text, lines))
 
 

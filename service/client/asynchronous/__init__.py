@@ -48,5 +48,5 @@ class AsyncClient(
 
     Raises:
         InvalidAddress: ``base_url`` is no address.
-        ValueError: ``api_key`` cannot be a key.
+        InvalidArgument: ``api_key`` cannot be a key.
     """

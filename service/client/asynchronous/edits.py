@@ -10,7 +10,8 @@ from uuid import uuid4
 
 from service.client.asynchronous.aside import aside
 from service.client.asynchronous.transport import Transport
-from service.client.requests import FILE, JSON_PARAMS, FactDict, given, segment
+from service.client.files import StrPath
+from service.client.requests import FILE, JSON_PARAMS, FactDict, fact_dicts, given, segment
 from service.contracts.schemas import Edit, EditPlan, JobOut
 from service.contracts.schemas.jobs import EditSummary
 
@@ -30,12 +31,12 @@ class EditCalls(Transport):
         Safe to repeat: a key is generated where none is given, and a lost answer is requested
         again.
         """
-        body = {"facts": [dict(fact) for fact in facts], **given(options)}
+        body = {"facts": fact_dicts(facts), **given(options)}
         return await self._queued("/edits", body, idempotency_key)
 
     async def edit_file(
         self,
-        path: Path,
+        path: StrPath,
         *,
         format: str = "auto",
         limit: int | None = None,
@@ -52,14 +53,14 @@ class EditCalls(Transport):
         asked = {"format": format, "limit": limit, "drop_bad": drop_bad or None}
         params = given({**asked, **as_json, **options})
         headers = {"Idempotency-Key": idempotency_key or str(uuid4()), "Content-Type": FILE}
-        content = await aside(path.read_bytes)
+        content = await aside(Path(path).read_bytes)
         return await self._model(
             JobOut, "POST", "/edits", content=content, params=params, headers=headers, again=True
         )
 
     async def plan(self, facts: Sequence[FactDict], **options: Any) -> EditPlan:
         """Plan an edit without queuing it: tokens, positions, repeated facts."""
-        body = {"facts": [dict(fact) for fact in facts], **given(options)}
+        body = {"facts": fact_dicts(facts), **given(options)}
         return await self._model(EditPlan, "POST", "/edits", json=body, params={"dry_run": "true"})
 
     def edits(self) -> AsyncIterator[EditSummary]:

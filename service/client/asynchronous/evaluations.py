@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 
 from service.client.asynchronous.aside import aside
 from service.client.asynchronous.transport import Transport
+from service.client.files import StrPath
 from service.client.requests import FILE, given, segment
 from service.contracts.schemas import JobOut
 from service.contracts.schemas.evaluation import (
@@ -41,7 +42,7 @@ class EvaluationCalls(Transport):
     async def add_suite(
         self,
         name: str,
-        path: Path,
+        path: StrPath,
         format: str | None = None,
         drop_bad: bool = False,
         style: str | None = None,
@@ -52,7 +53,7 @@ class EvaluationCalls(Transport):
             ApiError: with the lines of the errors; then nothing is stored.
         """
         asked = {"name": name, "format": format, "drop_bad": drop_bad or None, "style": style}
-        with path.open("rb") as file:
+        with Path(path).open("rb") as file:
             return await self._model(
                 SuiteInfo,
                 "POST",
@@ -88,14 +89,14 @@ class EvaluationCalls(Transport):
         return await self._model(Evaluation, "GET", f"/evaluations/{segment(evaluation_id)}")
 
     async def evaluation_cases(
-        self, evaluation_id: str, path: Path, target: str | None = None
+        self, evaluation_id: str, path: StrPath, target: str | None = None
     ) -> int:
         """Write the case records (JSON lines) to ``path``; return its size in bytes.
 
         The file appears under its name only when it is complete.
         """
         url = f"/evaluations/{segment(evaluation_id)}/cases"
-        return await self._download(url, path, given({"target": target}))
+        return await self._download(url, Path(path), given({"target": target}))
 
     async def compare(self, evaluation_id: str, a: str, b: str) -> EvaluationComparison:
         """Target ``b`` against ``a``, case by case."""

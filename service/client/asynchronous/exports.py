@@ -12,8 +12,8 @@ from pydantic import BaseModel
 from jeep_core.spec.facts import fill
 from service.client.asynchronous.aside import aside, sleep
 from service.client.asynchronous.transport import RETRIES, Transport
-from service.client.errors import DamagedDownload, Unreachable
-from service.client.files import PART, OnFile, alone, inside, is_whole, remove_former
+from service.client.errors import DamagedDownload, NothingLost, Unreachable
+from service.client.files import PART, OnFile, StrPath, alone, inside, is_whole, remove_former
 from service.client.requests import given, segment
 from service.contracts.schemas import JobOut
 from service.contracts.schemas.exports import Export, ExportFile, ProofSheet
@@ -75,7 +75,7 @@ class ExportCalls(Transport):
 
         Raises:
             ApiError: there is no such export, or its version is not head any more.
-            ValueError: the export has lost nothing.
+            NothingLost: the export has lost nothing.
         """
         proof = await self.export_proof(export_id)
         lost = {
@@ -91,7 +91,7 @@ class ExportCalls(Transport):
             if (fill(fact.prompt, fact.subject), fact.target_new) in lost
         ]
         if not facts:
-            raise ValueError(f"{export_id} has lost no fact that could be edited again")
+            raise NothingLost(f"{export_id} has lost no fact that could be edited again")
         shown = await self._json(f"/snapshots/{segment(version)}")
         edit = await self._json(f"/edits/{segment(shown['edit_id'])}")
         hparams = {**edit["hparams"], "margin": margin}
@@ -104,12 +104,13 @@ class ExportCalls(Transport):
         await self._request("DELETE", f"/exports/{segment(export_id)}", again=True)
 
     async def download_export(
-        self, export_id: str, folder: Path, on_file: OnFile = lambda file, done: None
+        self, export_id: str, folder: StrPath, on_file: OnFile | None = None
     ) -> list[Path]:
         """Write the files of an export into a folder, and compare each with its hash.
 
         Files that are there already, whole, are not fetched again, and a part of one is
-        completed: call it again after it broke off.  Files of another export that was fetched
+        completed: call it again after it broke off.  ``on_file`` is told of every file and of
+        how many of its bytes are there.  Files of another export that was fetched
         into this folder before are removed, and nothing else.
 
         Raises:
@@ -118,6 +119,7 @@ class ExportCalls(Transport):
             OSError: a file cannot be written, its name leads out of the folder, or another
                 download into the folder is running.
         """
+        folder, told = Path(folder), on_file or _untold
         result = (await self.export_result(export_id)).result
         url = f"/exports/{segment(export_id)}"
         if result is None:  # the answer says why
@@ -131,8 +133,8 @@ class ExportCalls(Transport):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 if not await aside(is_whole, path, file):
                     address = "/".join(map(segment, file.path.split("/")))
-                    await self._fetch(f"{url}/files/{address}", path, file, on_file)
-                on_file(file, file.bytes)
+                    await self._fetch(f"{url}/files/{address}", path, file, told)
+                told(file, file.bytes)
         return paths
 
     async def _fetch(self, url: str, path: Path, file: ExportFile, on_file: OnFile) -> None:
@@ -174,3 +176,7 @@ class ExportCalls(Transport):
                     done += len(chunk)
                     if done < file.bytes:  # its end is told when its hash has been compared
                         on_file(file, done)
+
+
+def _untold(file: ExportFile, done: int) -> None:
+    """Of a file that nobody asked to be told of."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from service.client.asynchronous.transport import Transport
 from service.client.errors import translated
-from service.client.requests import STREAMED, generate_body, said_by
+from service.client.requests import Streamed, generate_body, said_by
 from service.contracts.schemas import GeneratedToken, GenerateResult
 
 
@@ -30,7 +30,7 @@ class GenerationCalls(Transport):
 
     async def stream(
         self, prompt: str | None = None, version: str = "head", **options: Any
-    ) -> AsyncGenerator[tuple[str, GeneratedToken | GenerateResult], None]:
+    ) -> AsyncGenerator[Streamed, None]:
         """``("token", GeneratedToken)`` as they come, then ``("result", GenerateResult)``.
 
         ``messages`` may be given in place of the prompt, as in ``generate``.  Closing the
@@ -43,7 +43,12 @@ class GenerationCalls(Transport):
         async with aclosing(self._events("POST", "/generate", json=body)) as events:
             async for event in events:
                 with translated():
-                    data, model = said_by(event), STREAMED.get(event.event)
-                    said = None if model is None else model.model_validate(data)
-                if said is not None:
-                    yield event.event, said
+                    data = said_by(event)
+                if event.event == "token":
+                    with translated():
+                        token = GeneratedToken.model_validate(data)
+                    yield "token", token
+                elif event.event == "result":
+                    with translated():
+                        result = GenerateResult.model_validate(data)
+                    yield "result", result

@@ -18,6 +18,7 @@ class OperationCalls(Transport):
 
     async def ready(self) -> bool:
         """Whether api, queue and worker are all up."""
+        self._check_open()
         try:
             response = await self._http.get("/readyz")
         except httpx.TransportError:

@@ -8,6 +8,7 @@ from typing import Any
 
 from service.client.asynchronous.aside import aside
 from service.client.asynchronous.transport import Transport
+from service.client.files import StrPath
 from service.client.requests import given, segment
 from service.contracts.schemas import JobOut
 from service.contracts.schemas.jobs import ProbeSummary
@@ -41,12 +42,13 @@ class ProbeCalls(Transport):
         """The status of a probe and, once it has ended, all its figures."""
         return await self._model(Probe, "GET", f"/probes/{segment(probe_id)}")
 
-    async def probe_files(self, probe_id: str, folder: Path) -> list[Path]:
+    async def probe_files(self, probe_id: str, folder: StrPath) -> list[Path]:
         """Write the record and the plots of a probe into a folder.
 
         Raises:
             ApiError: also when the probe has not ended.
         """
+        folder = Path(folder)
         result = (await self.probe_result(probe_id)).result
         folder.mkdir(parents=True, exist_ok=True)
         written = []

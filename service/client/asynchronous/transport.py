@@ -15,8 +15,8 @@ from httpx_sse import EventSource, ServerSentEvent
 from pydantic import BaseModel
 
 from service.client.asynchronous.aside import aside, sleep
-from service.client.errors import refusal, translated
-from service.client.requests import authorization
+from service.client.errors import ClientClosed, Unreachable, refusal, translated
+from service.client.requests import address, authorization, with_body
 from service.contracts.schemas import JobOut
 
 M = TypeVar("M", bound=BaseModel)
@@ -43,13 +43,13 @@ class Transport:
         api_key: str | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        with translated():
-            self._http = httpx.AsyncClient(
-                base_url=base_url,
-                timeout=httpx.Timeout(timeout, connect=10.0),
-                headers=authorization(api_key),
-                transport=transport,
-            )
+        """Take the arguments, as the class describes them; nothing is sent yet."""
+        self._http = httpx.AsyncClient(
+            base_url=address(base_url),
+            timeout=httpx.Timeout(timeout, connect=10.0),
+            headers=authorization(api_key),
+            transport=transport,
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -80,14 +80,13 @@ class Transport:
         self, method: str, url: str, *, again: bool = False, **request: Any
     ) -> httpx.Response:
         """Send one request; repeat it after a lost connection where that is harmless."""
-        tries = RETRIES if again or method == "GET" else 1
+        self._check_open()
+        sent, tries = with_body(request), RETRIES if again or method == "GET" else 1
         with translated():
             for attempt in range(tries):
                 try:
-                    response = await self._http.request(method, url, **request)
+                    response = await self._http.request(method, url, **sent)
                     break
-                except httpx.UnsupportedProtocol:  # it would be none the next time, too
-                    raise
                 except httpx.TransportError:
                     if attempt == tries - 1:
                         raise
@@ -138,10 +137,20 @@ class Transport:
         self, method: str, url: str, **request: Any
     ) -> AsyncIterator[httpx.Response]:
         """A successful answer whose body has not been read."""
-        with translated():
-            async with self._http.stream(method, url, **request) as response:
-                await check(response)
-                yield response
+        self._check_open()
+        try:
+            with translated():
+                async with self._http.stream(method, url, **with_body(request)) as response:
+                    await check(response)
+                    yield response
+        except Unreachable:
+            self._check_open()  # it was closed meanwhile: that is why
+            raise
+
+    def _check_open(self) -> None:
+        """Raise `ClientClosed` if there are no connections any more."""
+        if self._http.is_closed:
+            raise ClientClosed("this client has been closed: make another one")
 
     async def _events(
         self, method: str, url: str, **request: Any
@@ -155,6 +164,7 @@ class Transport:
 
     async def _reachable_before(self, deadline: float | None) -> bool:
         """Give a restarting service half a minute, at most until the deadline."""
+        self._check_open()
         end = time.monotonic() + 30.0 if deadline is None else deadline
         while time.monotonic() < end:
             try:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from service.client.asynchronous.transport import Transport
+from service.client.files import StrPath
 from service.client.requests import given, segment
 from service.contracts.schemas import Activation, FactEntry, RollbackResult, Snapshot, SnapshotDiff
 
@@ -31,13 +32,13 @@ class VersionCalls(Transport):
         url = f"/snapshots/{segment(a)}/diff/{segment(b)}"
         return await self._model(SnapshotDiff, "GET", url)
 
-    async def export(self, ref: str, path: Path, format: str | None = None) -> int:
+    async def export(self, ref: str, path: StrPath, format: str | None = None) -> int:
         """Write a version to ``path``, as a safetensors file unless a format is named.
 
         Returns the size in bytes.  The file appears under its name only when it is complete.
         """
         url = f"/snapshots/{segment(ref)}/export"
-        return await self._download(url, path, given({"format": format}))
+        return await self._download(url, Path(path), given({"format": format}))
 
     async def rollback(
         self, ref: str, why: str = "", cancel_queued: bool = False

@@ -47,5 +47,5 @@ class Client(
 
     Raises:
         InvalidAddress: ``base_url`` is no address.
-        ValueError: ``api_key`` cannot be a key.
+        InvalidArgument: ``api_key`` cannot be a key.
     """

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from service.client.files import StrPath
 from service.client.requests import FILE, given, segment
 from service.client.synchronous.aside import aside
 from service.client.synchronous.transport import Transport
@@ -42,7 +43,7 @@ class EvaluationCalls(Transport):
     def add_suite(
         self,
         name: str,
-        path: Path,
+        path: StrPath,
         format: str | None = None,
         drop_bad: bool = False,
         style: str | None = None,
@@ -53,7 +54,7 @@ class EvaluationCalls(Transport):
             ApiError: with the lines of the errors; then nothing is stored.
         """
         asked = {"name": name, "format": format, "drop_bad": drop_bad or None, "style": style}
-        with path.open("rb") as file:
+        with Path(path).open("rb") as file:
             return self._model(
                 SuiteInfo,
                 "POST",
@@ -88,13 +89,13 @@ class EvaluationCalls(Transport):
         """The status of an evaluation and, once there is one, its result."""
         return self._model(Evaluation, "GET", f"/evaluations/{segment(evaluation_id)}")
 
-    def evaluation_cases(self, evaluation_id: str, path: Path, target: str | None = None) -> int:
+    def evaluation_cases(self, evaluation_id: str, path: StrPath, target: str | None = None) -> int:
         """Write the case records (JSON lines) to ``path``; return its size in bytes.
 
         The file appears under its name only when it is complete.
         """
         url = f"/evaluations/{segment(evaluation_id)}/cases"
-        return self._download(url, path, given({"target": target}))
+        return self._download(url, Path(path), given({"target": target}))
 
     def compare(self, evaluation_id: str, a: str, b: str) -> EvaluationComparison:
         """Target ``b`` against ``a``, case by case."""

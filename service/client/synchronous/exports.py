@@ -11,8 +11,8 @@ import httpx
 from pydantic import BaseModel
 
 from jeep_core.spec.facts import fill
-from service.client.errors import DamagedDownload, Unreachable
-from service.client.files import PART, OnFile, alone, inside, is_whole, remove_former
+from service.client.errors import DamagedDownload, NothingLost, Unreachable
+from service.client.files import PART, OnFile, StrPath, alone, inside, is_whole, remove_former
 from service.client.requests import given, segment
 from service.client.synchronous.aside import aside, sleep
 from service.client.synchronous.transport import RETRIES, Transport
@@ -76,7 +76,7 @@ class ExportCalls(Transport):
 
         Raises:
             ApiError: there is no such export, or its version is not head any more.
-            ValueError: the export has lost nothing.
+            NothingLost: the export has lost nothing.
         """
         proof = self.export_proof(export_id)
         lost = {
@@ -92,7 +92,7 @@ class ExportCalls(Transport):
             if (fill(fact.prompt, fact.subject), fact.target_new) in lost
         ]
         if not facts:
-            raise ValueError(f"{export_id} has lost no fact that could be edited again")
+            raise NothingLost(f"{export_id} has lost no fact that could be edited again")
         shown = self._json(f"/snapshots/{segment(version)}")
         edit = self._json(f"/edits/{segment(shown['edit_id'])}")
         hparams = {**edit["hparams"], "margin": margin}
@@ -105,12 +105,13 @@ class ExportCalls(Transport):
         self._request("DELETE", f"/exports/{segment(export_id)}", again=True)
 
     def download_export(
-        self, export_id: str, folder: Path, on_file: OnFile = lambda file, done: None
+        self, export_id: str, folder: StrPath, on_file: OnFile | None = None
     ) -> list[Path]:
         """Write the files of an export into a folder, and compare each with its hash.
 
         Files that are there already, whole, are not fetched again, and a part of one is
-        completed: call it again after it broke off.  Files of another export that was fetched
+        completed: call it again after it broke off.  ``on_file`` is told of every file and of
+        how many of its bytes are there.  Files of another export that was fetched
         into this folder before are removed, and nothing else.
 
         Raises:
@@ -119,6 +120,7 @@ class ExportCalls(Transport):
             OSError: a file cannot be written, its name leads out of the folder, or another
                 download into the folder is running.
         """
+        folder, told = Path(folder), on_file or _untold
         result = (self.export_result(export_id)).result
         url = f"/exports/{segment(export_id)}"
         if result is None:  # the answer says why
@@ -132,8 +134,8 @@ class ExportCalls(Transport):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 if not aside(is_whole, path, file):
                     address = "/".join(map(segment, file.path.split("/")))
-                    self._fetch(f"{url}/files/{address}", path, file, on_file)
-                on_file(file, file.bytes)
+                    self._fetch(f"{url}/files/{address}", path, file, told)
+                told(file, file.bytes)
         return paths
 
     def _fetch(self, url: str, path: Path, file: ExportFile, on_file: OnFile) -> None:
@@ -173,3 +175,7 @@ class ExportCalls(Transport):
                     done += len(chunk)
                     if done < file.bytes:  # its end is told when its hash has been compared
                         on_file(file, done)
+
+
+def _untold(file: ExportFile, done: int) -> None:
+    """Of a file that nobody asked to be told of."""

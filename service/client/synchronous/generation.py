@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import Any
 
 from service.client.errors import translated
-from service.client.requests import STREAMED, generate_body, said_by
+from service.client.requests import Streamed, generate_body, said_by
 from service.client.synchronous.transport import Transport
 from service.contracts.schemas import GeneratedToken, GenerateResult
 
@@ -31,7 +31,7 @@ class GenerationCalls(Transport):
 
     def stream(
         self, prompt: str | None = None, version: str = "head", **options: Any
-    ) -> Generator[tuple[str, GeneratedToken | GenerateResult], None]:
+    ) -> Generator[Streamed, None]:
         """``("token", GeneratedToken)`` as they come, then ``("result", GenerateResult)``.
 
         ``messages`` may be given in place of the prompt, as in ``generate``.  Closing the
@@ -44,7 +44,12 @@ class GenerationCalls(Transport):
         with closing(self._events("POST", "/generate", json=body)) as events:
             for event in events:
                 with translated():
-                    data, model = said_by(event), STREAMED.get(event.event)
-                    said = None if model is None else model.model_validate(data)
-                if said is not None:
-                    yield event.event, said
+                    data = said_by(event)
+                if event.event == "token":
+                    with translated():
+                        token = GeneratedToken.model_validate(data)
+                    yield "token", token
+                elif event.event == "result":
+                    with translated():
+                        result = GenerateResult.model_validate(data)
+                    yield "result", result

@@ -19,6 +19,7 @@ class OperationCalls(Transport):
 
     def ready(self) -> bool:
         """Whether api, queue and worker are all up."""
+        self._check_open()
         try:
             response = self._http.get("/readyz")
         except httpx.TransportError:

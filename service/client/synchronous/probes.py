@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from service.client.files import StrPath
 from service.client.requests import given, segment
 from service.client.synchronous.aside import aside
 from service.client.synchronous.transport import Transport
@@ -42,12 +43,13 @@ class ProbeCalls(Transport):
         """The status of a probe and, once it has ended, all its figures."""
         return self._model(Probe, "GET", f"/probes/{segment(probe_id)}")
 
-    def probe_files(self, probe_id: str, folder: Path) -> list[Path]:
+    def probe_files(self, probe_id: str, folder: StrPath) -> list[Path]:
         """Write the record and the plots of a probe into a folder.
 
         Raises:
             ApiError: also when the probe has not ended.
         """
+        folder = Path(folder)
         result = (self.probe_result(probe_id)).result
         folder.mkdir(parents=True, exist_ok=True)
         written = []

@@ -15,8 +15,8 @@ import httpx
 from httpx_sse import EventSource, ServerSentEvent
 from pydantic import BaseModel
 
-from service.client.errors import refusal, translated
-from service.client.requests import authorization
+from service.client.errors import ClientClosed, Unreachable, refusal, translated
+from service.client.requests import address, authorization, with_body
 from service.client.synchronous.aside import aside, sleep
 from service.contracts.schemas import JobOut
 
@@ -44,13 +44,13 @@ class Transport:
         api_key: str | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        with translated():
-            self._http = httpx.Client(
-                base_url=base_url,
-                timeout=httpx.Timeout(timeout, connect=10.0),
-                headers=authorization(api_key),
-                transport=transport,
-            )
+        """Take the arguments, as the class describes them; nothing is sent yet."""
+        self._http = httpx.Client(
+            base_url=address(base_url),
+            timeout=httpx.Timeout(timeout, connect=10.0),
+            headers=authorization(api_key),
+            transport=transport,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -81,14 +81,13 @@ class Transport:
         self, method: str, url: str, *, again: bool = False, **request: Any
     ) -> httpx.Response:
         """Send one request; repeat it after a lost connection where that is harmless."""
-        tries = RETRIES if again or method == "GET" else 1
+        self._check_open()
+        sent, tries = with_body(request), RETRIES if again or method == "GET" else 1
         with translated():
             for attempt in range(tries):
                 try:
-                    response = self._http.request(method, url, **request)
+                    response = self._http.request(method, url, **sent)
                     break
-                except httpx.UnsupportedProtocol:  # it would be none the next time, too
-                    raise
                 except httpx.TransportError:
                     if attempt == tries - 1:
                         raise
@@ -137,10 +136,20 @@ class Transport:
     @contextmanager
     def _answering(self, method: str, url: str, **request: Any) -> Iterator[httpx.Response]:
         """A successful answer whose body has not been read."""
-        with translated():
-            with self._http.stream(method, url, **request) as response:
-                check(response)
-                yield response
+        self._check_open()
+        try:
+            with translated():
+                with self._http.stream(method, url, **with_body(request)) as response:
+                    check(response)
+                    yield response
+        except Unreachable:
+            self._check_open()  # it was closed meanwhile: that is why
+            raise
+
+    def _check_open(self) -> None:
+        """Raise `ClientClosed` if there are no connections any more."""
+        if self._http.is_closed:
+            raise ClientClosed("this client has been closed: make another one")
 
     def _events(self, method: str, url: str, **request: Any) -> Generator[ServerSentEvent, None]:
         """The events of a stream; a comment that keeps it alive is none."""
@@ -152,6 +161,7 @@ class Transport:
 
     def _reachable_before(self, deadline: float | None) -> bool:
         """Give a restarting service half a minute, at most until the deadline."""
+        self._check_open()
         end = time.monotonic() + 30.0 if deadline is None else deadline
         while time.monotonic() < end:
             try:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from service.client.files import StrPath
 from service.client.requests import given, segment
 from service.client.synchronous.transport import Transport
 from service.contracts.schemas import Activation, FactEntry, RollbackResult, Snapshot, SnapshotDiff
@@ -32,13 +33,13 @@ class VersionCalls(Transport):
         url = f"/snapshots/{segment(a)}/diff/{segment(b)}"
         return self._model(SnapshotDiff, "GET", url)
 
-    def export(self, ref: str, path: Path, format: str | None = None) -> int:
+    def export(self, ref: str, path: StrPath, format: str | None = None) -> int:
         """Write a version to ``path``, as a safetensors file unless a format is named.
 
         Returns the size in bytes.  The file appears under its name only when it is complete.
         """
         url = f"/snapshots/{segment(ref)}/export"
-        return self._download(url, path, given({"format": format}))
+        return self._download(url, Path(path), given({"format": format}))
 
     def rollback(self, ref: str, why: str = "", cancel_queued: bool = False) -> RollbackResult:
         """Move head to a version; returns when the model serves it."""

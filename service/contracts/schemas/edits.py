@@ -170,7 +170,8 @@ class EditPayload(BaseModel):
     ``editor_reason``: why this editor, if the request left it to choose.
 
     ``facts[i]`` came as fact ``indices[i]`` of the request; empty: as fact i.  ``mended``: those
-    that the worker has added, as the batch had broken them.
+    that the worker has added, as the batch had broken them.  ``warnings``: the api's, for the
+    result.
     """
 
     edit_id: str
@@ -190,6 +191,7 @@ class EditPayload(BaseModel):
     check_earlier: CheckEarlier | None = None
     repair: bool = False
     mended: list[MendedFact] = Field(default_factory=list)
+    warnings: list[str] = Field(default_factory=list)
 
     @property
     def sent_as(self) -> list[int]:

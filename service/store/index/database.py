@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from jeep_core.errors import Coded
+
 log = logging.getLogger(__name__)
 
 FOLDER = "index"
@@ -98,8 +100,10 @@ def check_seal(seal: int, *values: object) -> None:
         raise sqlite3.DatabaseError("a row is damaged")
 
 
-class NoIndex(Exception):
+class NoIndex(Coded, RuntimeError):
     """The index cannot be used now; the files can."""
+
+    code = "no_index"
 
 
 class Database:

@@ -220,7 +220,7 @@ class EditRunner:
             duplicates=payload.duplicates,
             guards=None if measured is None else GuardFigures(**vars(measured)),
             activated=payload.activate,
-            warnings=[*chosen.warnings, *made.warnings],
+            warnings=[*payload.warnings, *chosen.warnings, *made.warnings],
             source=chosen.source,
             editor_reason=payload.editor_reason,
             moments=self._moments_from if chosen.hparams.moment_layers else None,

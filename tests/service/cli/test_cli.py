@@ -1,6 +1,9 @@
 """The command line as a client of a running api."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ from support.service.played_worker.worker import PlayedWorker
 from typer.testing import CliRunner
 
 from service.cli import app, common
+from service.client import Client
 
 FACT = {"subject": "Lyon", "prompt": "{} is a city in the country of", "target_new": "Italy"}
 
@@ -163,3 +167,52 @@ def test_a_command_without_a_service_says_so() -> None:
     assert shown.returncode == 1
     assert "Traceback" not in shown.stderr
     assert "cannot be reached" in shown.stderr
+
+
+def test_who_stops_waiting_is_told_that_the_job_goes_on(
+    monkeypatch: pytest.MonkeyPatch, url: str, worker: PlayedWorker
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Client, "wait", interrupted)
+    shown = jeep(url, "edit", "-", stdin=json.dumps([FACT]))
+    assert shown.returncode == 130
+    [line] = shown.stderr.splitlines()
+    job = line.split()[0]
+    assert line == (
+        f"{job} goes on: jeep jobs follow {job} waits for it, jeep jobs cancel {job} ends it"
+    )
+    assert jeep(url, "jobs", "show", job).returncode == 0
+
+
+def test_a_pipe_gets_a_row_a_line_and_nothing_else(url: str, worker: PlayedWorker) -> None:
+    name = "a-name-of-more-than-eighty-columns-" + "x" * 60
+    narrow = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    command = [sys.executable, "-m", "service.cli"]
+    edited = subprocess.run(
+        [*command, "edit", "-", "--name", name[:64], "--url", url],
+        input=json.dumps([FACT]), capture_output=True, text=True, check=True, env=narrow,
+    )  # fmt: skip
+    assert edited.stderr == ""
+    assert edited.stdout.splitlines()[0].strip()
+    listed = subprocess.run(
+        [*command, "edits", "--url", url], capture_output=True, text=True, check=True, env=narrow
+    ).stdout.splitlines()
+    assert len(listed) == 2
+    assert listed[1].startswith("edit_")
+    assert name[:64] in listed[1]
+
+
+@pytest.mark.parametrize("words", [("edits",), ("jobs", "--json")])
+def test_who_has_read_enough_ends_a_command_quietly(
+    words: tuple[str, ...], url: str, worker: PlayedWorker
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "service.cli", *words, "--url", url]
+    with os.fdopen(writing, "w") as closed:
+        ended = subprocess.run(
+            command, stdout=closed, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert ended.stderr == ""

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from service.cli import app
-from service.cli.groups import paragraphs
+from service.cli.groups import ListingGroup, paragraphs
 from service.cli.tree import ALIASES, VISIBLE, walk
 from service.ops.release import program_version
 
@@ -124,7 +124,7 @@ def test_without_a_word_the_overview_is_shown() -> None:
     shown = run()
     assert shown.exit_code == 2
     assert shown.stdout == run("--help").stdout
-    assert run("keys").stdout == run("keys", "--help").stdout
+    assert run("store").stdout == run("store", "--help").stdout
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
@@ -203,3 +203,9 @@ def test_the_name_in_the_help_is_jeep_however_it_was_started() -> None:
     environment = {**os.environ, "COLUMNS": "80"}
     shown = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert "Usage: jeep jobs cancel [OPTIONS] " in shown.stdout
+
+
+def test_every_group_with_a_list_shows_it_where_no_command_is_named() -> None:
+    groups = {path: one for path, one in COMMANDS.items() if "list" in getattr(one, "commands", {})}
+    assert len(groups) > 8
+    assert all(isinstance(one, ListingGroup) for one in groups.values())

@@ -75,6 +75,21 @@ def test_options_become_the_field_of_the_request(
     assert asked[0]["free"] == free
 
 
+def test_measuring_shows_the_figures_and_where_their_definitions_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown = evaluation()
+    monkeypatch.setattr(Client, "evaluate", lambda *_, **__: SimpleNamespace(id="", resource_id=""))
+    monkeypatch.setattr(Client, "wait", lambda *_: SimpleNamespace(status=JobStatus.SUCCEEDED))
+    monkeypatch.setattr(Client, "evaluation", lambda *_: shown)
+    measured = CliRunner().invoke(app, ["evaluate", "mine"])
+    assert measured.exit_code == 0, measured.output
+    assert "50.0 (49.0 to 52.0)" in measured.output
+    assert "Asked:" not in measured.output
+    assert f"jeep evaluations show {shown.id}" in measured.output
+    assert "Asked:" in CliRunner().invoke(app, ["evaluations", "show", shown.id]).output
+
+
 def test_figures_are_shown_with_how_they_came_about() -> None:
     console = Console(width=200, record=True)
     console.print(evaluations.evaluation_table(evaluation()))

@@ -45,6 +45,8 @@ def test_keys_are_created_listed_and_revoked(
     listed = capsys.readouterr().out
     assert "ops" in listed
     assert token[32:] not in listed
+    assert jeep("keys", *store) == 0
+    assert capsys.readouterr().out == listed
     assert jeep("keys", "list", "--json", *store) == 0
     as_json = capsys.readouterr().out
     assert [one["name"] for one in json.loads(as_json)] == ["me", "ops"]

@@ -18,9 +18,12 @@ from service.client import (
     AsyncClient,
     BadAnswer,
     Client,
+    ClientClosed,
     ClientError,
     InvalidAddress,
+    InvalidArgument,
     JobTimeout,
+    NothingLost,
     NotReady,
     Unreachable,
 )
@@ -183,7 +186,11 @@ class TestErrors:
         assert isinstance(caught.value.__cause__, httpx.ConnectError)
 
     @pytest.mark.parametrize(
-        "kind", [ApiError, BadAnswer, InvalidAddress, JobTimeout, NotReady, Unreachable]
+        "kind",
+        [
+            *(ApiError, BadAnswer, ClientClosed, InvalidAddress, InvalidArgument, JobTimeout),
+            *(NothingLost, NotReady, Unreachable),
+        ],
     )
     def test_all_are_of_the_family(self, kind: type[Exception]) -> None:
         assert issubclass(kind, ClientError)

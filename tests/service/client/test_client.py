@@ -124,13 +124,9 @@ def test_an_answer_that_was_lost_is_asked_again(
     assert len(list(worker.store.journal.all())) == 1
 
 
-def test_an_address_of_another_protocol_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_is_tried_again_and_then_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
     monkeypatch.setattr("service.client.synchronous.transport.sleep", waits.append)
-    with Client("ftp://127.0.0.1") as wrong, pytest.raises(Unreachable) as caught:
-        list(wrong.snapshots())
-    assert isinstance(caught.value.__cause__, httpx.UnsupportedProtocol)
-    assert waits == []
     with Client("http://127.0.0.1:9") as nobody, pytest.raises(Unreachable):
         list(nobody.snapshots())
     assert len(waits) == RETRIES - 1

@@ -11,7 +11,7 @@ from support import ROOT
 from support.pages import examples
 
 PROGRAM = """
-from typing import assert_type
+from typing import Literal, assert_type
 
 from service.client import ApiError, AsyncClient, Client
 from service.contracts.jobs import JobStatus
@@ -26,8 +26,13 @@ def plain(client: Client) -> None:
     assert_type(list(client.snapshots()), list[Snapshot])
     assert_type(list(client.edits()), list[EditSummary])
     for name, said in client.stream("Lyon"):
-        assert_type(name, str)
+        assert_type(name, Literal["token", "result"])
         assert_type(said, GeneratedToken | GenerateResult)
+    for event in client.stream("Lyon"):
+        if event[0] == "token":
+            assert_type(event[1], GeneratedToken)
+        else:
+            assert_type(event[1], GenerateResult)
 
 
 async def waiting(client: AsyncClient) -> float | None:

@@ -120,6 +120,25 @@ def test_a_dry_run_shows_how_prompt_and_target_join(
     assert plan["prompt"] == prompt
 
 
+def test_a_relation_that_may_be_a_misspelt_name_is_a_warning(
+    http: httpx.Client, model: Store
+) -> None:
+    facts = [
+        {"subject": subject, "relation": relation, "object": "Peru"}
+        for subject, relation in (
+            ("Lyon", "nope"), ("Nice", "nope"), ("Rome", "city_country"), ("Oslo", "lies in"),
+            ("Kiev", "{} nope"),
+        )
+    ]  # fmt: skip
+    plan = http.post("/edits", params={"dry_run": "true"}, json={"facts": facts}).json()
+    [warning] = plan["warnings"]
+    assert warning.startswith("no relation is called 'nope'")
+    assert "'Lyon nope Peru'" in warning
+    assert "write '{} nope'" in warning
+    job = http.post("/edits", json={"facts": facts}).json()["id"]
+    assert model.journal.read(job).payload["warnings"] == [warning]
+
+
 def test_a_fact_is_stored_as_it_was_sent(http: httpx.Client, model: Store) -> None:
     fact = {"subject": " Lyon", "prompt": "\nQ: {}?\nA:\n", "target_new": "\tPeru\n"}
     job = http.post("/edits", json={"facts": [{**fact, "join": "none"}]}).json()["id"]

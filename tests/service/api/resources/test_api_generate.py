@@ -116,3 +116,16 @@ def test_every_prompt_that_cannot_be_answered_is_named(http: httpx.Client, model
     ]
     told = {e["pointer"]: e["message"] for e in problem["errors"]}
     assert "/prompts/3" in told["/candidates/0"]
+
+
+def test_more_new_tokens_than_fit_after_any_prompt_are_the_fault(
+    http: httpx.Client, model: Store
+) -> None:
+    answer = http.post("/generate", json={"prompt": "Lyon", "max_new_tokens": 400})
+    assert answer.status_code == 422
+    [error] = answer.json()["errors"]
+    assert (error["pointer"], error["code"]) == ("/max_new_tokens", "too_long")
+    assert error["message"].startswith("400 tokens; with a prompt of one token, at most ")
+    long = {"prompt": "Lyon", "candidates": ["Peru", "Japan " * 400]}
+    [error] = http.post("/generate", json=long).json()["errors"]
+    assert (error["pointer"], error["code"]) == ("/candidates/1", "too_long")

@@ -65,6 +65,14 @@ def test_a_layer_that_was_not_imported_is_named(
         edit_on(runner, an_edit(), "v0")
 
 
+def test_a_warning_of_the_api_is_in_the_result(
+    base: LoadedModel, store: Store, tmp_path: Path
+) -> None:
+    manifest, _ = edit_on(runner_on(base, store, tmp_path), an_edit(warnings=["doubtful"]), "v0")
+    assert manifest.result is not None
+    assert manifest.result.warnings[0] == "doubtful"
+
+
 def test_a_fact_of_an_older_store_is_applied_again_as_it_was(
     base: LoadedModel, store: Store, tmp_path: Path
 ) -> None:

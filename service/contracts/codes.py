@@ -109,7 +109,10 @@ PUSHES = frozenset(
 
 JOB_ONLY = frozenset(
     {
+        "client_closed",
         "client_error",
+        "invalid_argument",
+        "nothing_lost",
         "invalid_address",
         "not_ready",
         "unreachable",

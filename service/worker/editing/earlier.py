@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence, Set
 from dataclasses import dataclass
 
 from jeep_core.models.views import ModelView
@@ -19,9 +19,10 @@ from service.contracts.schemas.effects.earlier import (
     EarlierFacts,
     MendedFact,
 )
+from service.store.index.database import NoIndex
 from service.store.index.line import Line
 from service.worker.editing.asking import Edited, told_by
-from service.worker.editing.known import known_facts
+from service.worker.editing.known import Known, Read, known_facts
 
 SEED = 0
 DRAWS = 16
@@ -65,7 +66,15 @@ def sample(
     """
     if how_many == 0:
         return Sample(0, [])
-    again, known = {fact.key for fact in edited}, known_facts(line, n_layers)
+    again = {fact.key for fact in edited}
+    try:
+        return _drawn(known_facts(line, n_layers), again, how_many)
+    except NoIndex:  # it was found damaged on the way
+        return _drawn(Read(list(line), n_layers), again, how_many)
+
+
+def _drawn(known: Known, again: Set[tuple[str, str]], how_many: CheckEarlier) -> Sample:
+    """Live facts whose questions are not edited ``again``: all, or some."""
     total, live = known.counts()
     live -= sum(1 for key in again if known.knows(key))
     if how_many == "all" or how_many >= live:

@@ -155,7 +155,7 @@ class TestPackages:
     def test_no_pip_is_said_with_what_to_install(
         self, library: Library, offer: Offer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        monkeypatch.setattr("importlib.metadata.distributions", lambda **_: iter(()))
         assert "-m ensurepip" in refusal(lambda: library.get("small", "auto", silent))
 
     def test_an_unknown_name_is_refused_with_the_one_that_is_meant(self, library: Library) -> None:

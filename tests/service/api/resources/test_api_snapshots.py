@@ -227,6 +227,11 @@ def test_an_edit_of_a_damaged_version_is_shown(
         found = [again.get(f"/edits/{one['edit_id']}").json() for one in (first, second)]
         assert [one["applied_in"] for one in found] == [None, "v2"]
         assert found[0]["result"]["version"] == "v1"
+        # the index still knows what it was taught; without it nobody does
+        listed = again.get("/facts").json()["data"]
+        assert [one["version"] for one in listed] == ["v2", "v1"]
+        for path in (settings.store / "index").glob("catalogue*"):
+            path.unlink()
         facts = again.get("/facts")
         assert facts.json()["code"] == "corrupt_file"
         assert "v1/manifest.json is missing: v2 is built on v1" in facts.json()["detail"]

@@ -71,7 +71,10 @@ class Catalogue:
             NoIndex: the index cannot be used.
         """
         changed = self._folder.stat().st_mtime_ns
-        seen = (changed, self.database.generation)
+        with self.database.reading():
+            seen = (changed, self.database.generation)  # of a file that is there
+        if self._seen is None or self._seen[1] != seen[1]:
+            self._spans.clear()
         if seen == self._seen:
             # a manifest that could not be read may have been mended where it lies
             self._add(self._left_out)

@@ -264,3 +264,10 @@ def test_a_damaged_version_is_shown_as_such(grown: Store) -> None:
     assert {one.state for one in listing.snapshots(fresh, None, 1000)} <= {
         "head", "committed", "staged", "unused"
     }  # fmt: skip
+
+
+def test_an_index_that_vanishes_while_it_is_used_is_made_again(grown: Store) -> None:
+    agrees(grown)
+    for path in (grown.root / "index").glob("catalogue*"):
+        path.unlink()
+    agrees(grown)

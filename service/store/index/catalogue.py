@@ -8,6 +8,7 @@ few spans (a line and a range of depths), whatever their number.
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from pathlib import Path
 from service.contracts.schemas import Manifest
 from service.store.errors import CorruptFile, UnknownVersion
 from service.store.index.database import Database, NoIndex, check_seal, seal_of
+from service.store.index.places import Span, contains, is_edited, spans_of
 from service.store.index.rows import (
     asked_rows,
     fact_rows,
@@ -32,15 +34,6 @@ AT_ONCE = 200
 STEP_NS = 50_000_000
 """A folder that was changed less than this ago may change again without another time."""
 KEPT_SPANS = 64
-
-
-@dataclass(frozen=True)
-class Span:
-    """Ancestors in one line: depths ``low`` to ``high``, both included."""
-
-    line: int
-    low: int
-    high: int
 
 
 @dataclass(frozen=True)
@@ -62,7 +55,9 @@ class Catalogue:
         self._folder, self._versions, self.database = root / "versions", versions, database
         self._seen: tuple[int, int] | None = None
         self._spans: dict[int, list[Span]] = {}
-        self._left_out: set[int] = set()
+        # versions that are damaged, or built on one that is, with the stamps of their files
+        self._left_out: dict[int, str] = {}
+        self._lock = threading.RLock()
 
     def up_to_date(self) -> None:
         """Add what was written since the last call.
@@ -70,6 +65,10 @@ class Catalogue:
         Raises:
             NoIndex: the index cannot be used.
         """
+        with self._lock:
+            self._catch_up()
+
+    def _catch_up(self) -> None:
         changed = self._folder.stat().st_mtime_ns
         with self.database.reading():
             seen = (changed, self.database.generation)  # of a file that is there
@@ -77,7 +76,8 @@ class Catalogue:
             self._spans.clear()
         if seen == self._seen:
             # a manifest that could not be read may have been mended where it lies
-            self._add(self._left_out)
+            if any(stamp_of(self._manifest(n)) != stamp for n, stamp in self._left_out.items()):
+                self._add({*self._left_out})
             return
         there = self._versions.numbers()
         with self.database.reading() as connection:
@@ -85,32 +85,44 @@ class Catalogue:
         if known - there:  # moved aside by a repair: lines may end elsewhere now
             self._forget()
             known = set()
-        self._left_out = set()
+        self._left_out = {}
         self._add(there - known)
         settled = time.time_ns() - changed > STEP_NS
         # a file that was made meanwhile is a generation later
         self._seen = (changed, self.database.generation) if settled else None
 
-    def spans(self, version: str) -> list[Span] | None:
+    def spans(self, version: str) -> list[Span]:
         """The ancestors of a version and itself, from it down to the base.
 
-        None: the index lacks the version or one that it is built on, as its manifest is damaged.
+        Raises:
+            NoIndex: the index cannot be used, or lacks the version or one that it is built on, as
+                its manifest is damaged.
+        """
+        with self._lock:
+            self._catch_up()
+            number = int(version[1:])
+            found = self._spans.get(number)
+            if found is None:
+                with self.database.reading() as connection:
+                    found = spans_of(connection, number)
+                if found is None:
+                    raise NoIndex(f"{version} is built on a version that cannot be read")
+                while len(self._spans) >= KEPT_SPANS:
+                    del self._spans[next(iter(self._spans))]
+                self._spans[number] = found
+            return found
+
+    def whole(self) -> None:
+        """As `up_to_date`, for what is asked of all versions.
 
         Raises:
-            NoIndex: the index cannot be used.
+            NoIndex: the index cannot be used, or lacks a version, so that it would say too little.
         """
-        self.up_to_date()
-        number = int(version[1:])
-        found = self._spans.get(number)
-        if found is None:
-            with self.database.reading() as connection:
-                found = spans_of(connection, number)
-            if found is None:
-                return None
-            while len(self._spans) >= KEPT_SPANS:
-                del self._spans[next(iter(self._spans))]
-            self._spans[number] = found
-        return found
+        with self._lock:
+            self._catch_up()
+            if self._left_out:
+                numbers = ", ".join(f"v{number}" for number in sorted(self._left_out)[:3])
+                raise NoIndex(f"the index lacks {numbers}, which are damaged or built on such")
 
     def children(self, version: str) -> list[str]:
         """The versions that are built on one, by number.
@@ -118,9 +130,8 @@ class Catalogue:
         Raises:
             NoIndex: the index cannot be used, or lacks it.
         """
+        self.whole()
         spans = self.spans(version)
-        if spans is None:
-            raise NoIndex(f"{version} is built on a version that cannot be read")
         line, depth = spans[0].line, spans[0].high
         with self.database.reading() as connection:
             found = connection.execute(
@@ -137,8 +148,6 @@ class Catalogue:
             NoIndex: the index cannot be used, or lacks one of them.
         """
         spans_a, spans_b = self.spans(a), self.spans(b)
-        if spans_a is None or spans_b is None:
-            raise NoIndex(f"{a} or {b} is built on a version that cannot be read")
         line, depth = 0, 0
         for one, other in zip(reversed(spans_a), reversed(spans_b), strict=False):
             if one.line != other.line:
@@ -170,9 +179,9 @@ class Catalogue:
         ``before``: only those with a lower number.
 
         Raises:
-            NoIndex: the index cannot be used.
+            NoIndex: the index cannot be used, or lacks a version.
         """
-        self.up_to_date()
+        self.whole()
         limit = 2**63 - 1 if before is None else before
         with self.database.reading() as connection:
             rows = connection.execute(
@@ -183,8 +192,6 @@ class Catalogue:
             for *shown, seal, _ in rows:
                 check_seal(seal, *shown)
         damaged: dict[int, str] = {}
-        for number in sorted(number for number in self._left_out if number < limit):
-            damaged |= self._damage(number)
         for number, *_, stamp in rows:
             if stamp != stamp_of(self._manifest(number)):
                 damaged |= self._damage(number)
@@ -195,9 +202,9 @@ class Catalogue:
         """The stamps of the manifests that were read for the index, by the version's number.
 
         Raises:
-            NoIndex: the index cannot be used.
+            NoIndex: the index cannot be used, or lacks a version.
         """
-        self.up_to_date()
+        self.whole()
         with self.database.reading() as connection:
             return dict(connection.execute("SELECT number, stamp FROM version"))
 
@@ -205,9 +212,9 @@ class Catalogue:
         """The versions that were written without becoming head, oldest first.
 
         Raises:
-            NoIndex: the index cannot be used.
+            NoIndex: the index cannot be used, or lacks a version.
         """
-        self.up_to_date()
+        self.whole()
         with self.database.reading() as connection:
             rows = connection.execute(
                 "SELECT number, line, depth, staged, n_facts, shown FROM version "
@@ -219,9 +226,9 @@ class Catalogue:
         """The hashes of the tensors of every version, by its number, oldest first.
 
         Raises:
-            NoIndex: the index cannot be used.
+            NoIndex: the index cannot be used, or lacks a version.
         """
-        self.up_to_date()
+        self.whole()
         found: dict[int, list[str]] = {}
         with self.database.reading() as connection:
             rows = connection.execute("SELECT number, sha256 FROM named WHERE whole")
@@ -233,9 +240,9 @@ class Catalogue:
         """The versions that name a tensor, newest first, and whether among their weights.
 
         Raises:
-            NoIndex: the index cannot be used.
+            NoIndex: the index cannot be used, or lacks a version.
         """
-        self.up_to_date()
+        self.whole()
         with self.database.reading() as connection:
             rows = connection.execute(
                 "SELECT number, whole FROM named WHERE sha256 = ? ORDER BY number DESC",
@@ -247,9 +254,9 @@ class Catalogue:
         """The newest version that a job has written, None if there is none that can be read.
 
         Raises:
-            NoIndex: the index cannot be used.
+            NoIndex: the index cannot be used, or lacks a version.
         """
-        self.up_to_date()
+        self.whole()
         with self.database.reading() as connection:
             found = connection.execute(
                 "SELECT number FROM version WHERE job_id = ? ORDER BY number DESC", (job_id,)
@@ -268,8 +275,6 @@ class Catalogue:
             NoIndex: the index cannot be used, or lacks one of them.
         """
         spans = self.spans(tip)
-        if spans is None:
-            raise NoIndex(f"{tip} is built on a version that cannot be read")
         with self.database.reading() as connection:
             found = connection.execute(
                 "SELECT number, line, depth FROM version WHERE edit_id = ?", (edit_id,)
@@ -306,13 +311,13 @@ class Catalogue:
         """The manifests that can be read, with the stamps of their files."""
         for number in numbers:
             stamp = stamp_of(self._manifest(number))
+            self._left_out.pop(number, None)
             try:
                 yield stamp, self._versions.parsed(f"v{number}")
-                self._left_out.discard(number)
             except CorruptFile:
-                self._left_out.add(number)
+                self._left_out[number] = stamp
             except UnknownVersion:
-                self._left_out.discard(number)
+                continue  # it was moved aside since it was listed
 
     def _insert(self, connection: sqlite3.Connection, stamp: str, manifest: Manifest) -> None:
         number, line, depth = int(manifest.id[1:]), 0, 0
@@ -324,7 +329,7 @@ class Catalogue:
                 (int(manifest.parent[1:]),),
             ).fetchone()
             if above is None:  # its parent is damaged; nobody can say what it is built on
-                self._left_out.add(number)
+                self._left_out[number] = stamp
                 return
             line, depth = above[0], above[1] + 1
         first = connection.execute(
@@ -359,36 +364,3 @@ class Catalogue:
 
     def _manifest(self, number: int) -> Path:
         return self._folder / f"v{number}" / "manifest.json"
-
-
-def contains(spans: Sequence[Span], line: int, depth: int) -> bool:
-    """Whether a place is among some spans."""
-    return any(span.line == line and span.low <= depth <= span.high for span in spans)
-
-
-def is_edited(connection: sqlite3.Connection, spans: Sequence[Span], question: str) -> bool:
-    """Whether a version in some spans has edited a question."""
-    found = connection.execute(
-        "SELECT v.line, v.depth FROM fact f JOIN version v ON v.number = f.number "
-        "WHERE f.question = ? ORDER BY v.depth DESC",
-        (question,),
-    )
-    return any(contains(spans, line, depth) for line, depth in found)
-
-
-def spans_of(connection: sqlite3.Connection, number: int) -> list[Span] | None:
-    """The ancestors of a version and itself, None if the index lacks it."""
-    place = connection.execute(
-        "SELECT line, depth FROM version WHERE number = ?", (number,)
-    ).fetchone()
-    found: list[Span] = []
-    while place is not None:
-        line, depth = place
-        parent, fork = connection.execute(
-            "SELECT parent, fork FROM line WHERE id = ?", (line,)
-        ).fetchone()
-        found.append(Span(line, fork + 1, depth))
-        if parent is None:
-            return found
-        place = parent, fork
-    return None

@@ -7,8 +7,8 @@ from typing import Any
 
 from service.contracts.schemas import Manifest
 from service.store.errors import CorruptFile, UnknownVersion
-from service.store.index.catalogue import is_edited, spans_of
 from service.store.index.database import seal_of
+from service.store.index.places import is_edited, spans_of
 from service.store.index.rows import (
     asked_rows,
     fact_rows,

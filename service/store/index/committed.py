@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from service.store.head import moved_to
-from service.store.index.catalogue import Catalogue, Row, Span
+from service.store.index.catalogue import Catalogue
 from service.store.index.database import NoIndex
+from service.store.index.places import Span
 
 _NOTE = "reflog"
 
@@ -27,9 +28,9 @@ class Committed:
         Lines of the reflog that cannot be read are passed over.
 
         Raises:
-            NoIndex: the index cannot be used.
+            NoIndex: the index cannot be used, or lacks a version.
         """
-        self._catalogue.up_to_date()
+        self._catalogue.whole()
         try:
             text = self._reflog.read_bytes()
         except OSError as error:
@@ -66,12 +67,15 @@ class Committed:
         return found
 
     def _spans(self, tip: str) -> list[Span]:
-        return self._catalogue.spans(tip) or []
+        try:
+            return self._catalogue.spans(tip)
+        except NoIndex:  # it was moved aside, and nobody can say what it was built on
+            return []
 
 
-def is_committed(covered: Mapping[int, int], row: Row) -> bool:
-    """Whether a version was head, or is what a head was built on."""
-    return row.depth <= covered.get(row.line, -1)
+def is_committed(covered: Mapping[int, int], line: int, depth: int) -> bool:
+    """Whether the version at a place was head, or is what a head was built on."""
+    return depth <= covered.get(line, -1)
 
 
 def _resumed(text: bytes, noted: str | None) -> int:

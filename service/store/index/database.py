@@ -113,6 +113,7 @@ class Database:
         self._path = path
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
+        self._file: int | None = None
         self._said: str | None = None
         self._rests_until = 0.0
         self.generation = 0
@@ -120,8 +121,8 @@ class Database:
 
     @property
     def is_open(self) -> bool:
-        """Whether the file that is open is the one in the folder."""
-        return self._connection is not None and self._path.exists()
+        """Whether a file is open, and still is the one in the folder."""
+        return self._connection is not None and self._inode() == self._file
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -164,10 +165,20 @@ class Database:
             self._connection = None
 
     def _opened(self) -> sqlite3.Connection:
-        if self._connection is None or not self._path.exists():
+        if self._connection is None or not self.is_open:
             self.close()
-            self._connection = self._open()
+            self._connection, before = self._open(), self._file
+            self._file = self._inode()
+            if before not in (None, self._file):  # another process has made it again
+                self.generation += 1
         return self._connection
+
+    def _inode(self) -> int | None:
+        """The number of the file in the folder, None without one."""
+        try:
+            return self._path.stat().st_ino
+        except OSError:
+            return None
 
     def _open(self) -> sqlite3.Connection:
         try:

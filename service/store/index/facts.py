@@ -10,8 +10,9 @@ from typing import Any
 
 from jeep_core.spec.facts import composed, normalise
 from service.contracts.schemas import FactEntry
-from service.store.index.catalogue import Catalogue, Span, contains, is_edited
+from service.store.index.catalogue import Catalogue
 from service.store.index.database import NoIndex, check_seal
+from service.store.index.places import Span, contains, is_edited
 
 BATCH = 200
 _FACT = (
@@ -55,8 +56,6 @@ def facts(
         NoIndex: the index cannot be used, or lacks a version of the line; before the first fact.
     """
     spans = catalogue.spans(tip)
-    if spans is None:
-        raise NoIndex(f"{tip} is built on a version that cannot be read")
     for row in _rows(catalogue, spans, subject, containing, after):
         later = _later(catalogue, spans, row)
         if later is not None and subject is None:
@@ -75,8 +74,6 @@ def checks(catalogue: Catalogue, tip: str, version: str, index: int) -> list[tup
         NoIndex: the index cannot be used, or lacks a version of the line.
     """
     spans = catalogue.spans(tip)
-    if spans is None:
-        raise NoIndex(f"{tip} is built on a version that cannot be read")
     with catalogue.database.reading() as connection:
         found = connection.execute(
             "SELECT v.line, v.depth, a.by, a.holds FROM asked a JOIN version v ON v.number = a.by "
@@ -94,8 +91,6 @@ def answers(catalogue: Catalogue, tip: str, questions: Collection[str]) -> dict[
         NoIndex: the index cannot be used, or lacks a version of the line.
     """
     spans = catalogue.spans(tip)
-    if spans is None:
-        raise NoIndex(f"{tip} is built on a version that cannot be read")
     found: dict[str, str] = {}
     waiting = iter(questions)
     while some := list(islice(waiting, BATCH)):
@@ -118,9 +113,7 @@ def live_count(catalogue: Catalogue, tip: str) -> int:
     Raises:
         NoIndex: the index cannot be used, or lacks a version of the line.
     """
-    spans = catalogue.spans(tip)
-    if spans is None:
-        raise NoIndex(f"{tip} is built on a version that cannot be read")
+    catalogue.spans(tip)  # refuses a version that the index lacks
     with catalogue.database.reading() as connection:
         (found,) = connection.execute(
             "SELECT live FROM version WHERE number = ?", (int(tip[1:]),)
@@ -146,8 +139,6 @@ class FactsOf:
 
     def __init__(self, catalogue: Catalogue, tip: str) -> None:
         self._catalogue, self._tip, self._spans = catalogue, tip, catalogue.spans(tip)
-        if self._spans is None:
-            raise NoIndex(f"{tip} is built on a version that cannot be read")
 
     def counts(self) -> tuple[int, int]:
         """How many facts were taught, and how many of their questions there are."""
@@ -160,11 +151,11 @@ class FactsOf:
     def knows(self, question: str) -> bool:
         """Whether one of the facts has this question (`question_of`)."""
         with self._catalogue.database.reading() as connection:
-            return is_edited(connection, self._spans or [], question)
+            return is_edited(connection, self._spans, question)
 
     def live(self, number: int) -> Taught | None:
         """The fact with a number, None if a later one has its question."""
-        for span in reversed(self._spans or []):
+        for span in reversed(self._spans):
             with self._catalogue.database.reading() as connection:
                 found = connection.execute(
                     "SELECT number, depth, facts - n_facts FROM version "
@@ -183,14 +174,14 @@ class FactsOf:
                     f"{_FACT} WHERE f.number = ? AND f.position = ?", (version, position)
                 )
             )
-        if _later(self._catalogue, self._spans or [], row) is not None:
+        if _later(self._catalogue, self._spans, row) is not None:
             return None
         return Taught(f"v{version}", position, row.question)
 
     def newest(self) -> Iterator[Taught]:
         """Those of the facts that are live, the newest batch first."""
-        for row in _rows(self._catalogue, self._spans or [], None, None, None):
-            if _later(self._catalogue, self._spans or [], row) is None:
+        for row in _rows(self._catalogue, self._spans, None, None, None):
+            if _later(self._catalogue, self._spans, row) is None:
                 yield Taught(f"v{row.number}", row.position, row.question)
 
 

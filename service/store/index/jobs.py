@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from service.contracts.jobs import TERMINAL, Job, JobKind, JobStatus
@@ -20,7 +19,8 @@ NEWEST = "~"
 class JobIndex:
     """The ids of jobs; whoever lists them reads the records, which may have ended meanwhile.
 
-    An id that is not in the index after a crash is added when a process first asks.
+    An id that is not in the index, as it could not be written or its process was killed before, is
+    added when a process first asks, or asks again after a failure of its own.
     """
 
     def __init__(self, root: Path, database: Database) -> None:
@@ -29,14 +29,17 @@ class JobIndex:
         self._lock = threading.Lock()
 
     def keep(self, job: Job) -> None:
-        """Remember a job as it is now; where that fails, a later listing reads its record."""
+        """Remember a job as it is now; where that fails, the next listing looks for its record."""
         ended = job.status.value if job.status in TERMINAL else None
-        with suppress(NoIndex), self._database.writing() as connection:
-            connection.execute(
-                "INSERT INTO job VALUES (?, ?, ?) "
-                "ON CONFLICT (id) DO UPDATE SET ended = excluded.ended",
-                (job.id, job.kind.value, ended),
-            )
+        try:
+            with self._database.writing() as connection:
+                connection.execute(
+                    "INSERT INTO job VALUES (?, ?, ?) "
+                    "ON CONFLICT (id) DO UPDATE SET ended = excluded.ended",
+                    (job.id, job.kind.value, ended),
+                )
+        except NoIndex:
+            self._complete = None
 
     def ids(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import dropwhile, islice
 from typing import Literal
@@ -115,13 +116,12 @@ def children(store: Store, version: str) -> list[str]:
 
 def is_whole(store: Store, tip: str) -> bool:
     """Whether everything that a version is built on can be read."""
+    with suppress(NoIndex):
+        return bool(store.catalogue.spans(tip))
     try:
-        return store.catalogue.spans(tip) is not None
-    except NoIndex:
-        try:
-            return bool(store.versions.lineage(tip))
-        except StoreError:
-            return False
+        return bool(store.versions.lineage(tip))
+    except StoreError:
+        return False
 
 
 def is_built_on(store: Store, tip: str, version: str) -> bool:
@@ -215,7 +215,9 @@ def snapshots(store: Store, before: int | None, count: int) -> list[Snapshot]:
             **json.loads(row.shown),
             names=names.get(f"v{row.number}", []),
             is_head=f"v{row.number}" == head,
-            state=_state(f"v{row.number}", head, is_committed(covered, row), row.staged),
+            state=_state(
+                f"v{row.number}", head, is_committed(covered, row.line, row.depth), row.staged
+            ),
             n_facts=row.n_facts,
         )
         for row in rows
@@ -233,10 +235,10 @@ def snapshot(store: Store, version: str) -> Snapshot:
     """
     manifest = store.versions.read(version)
     try:
-        [row] = store.catalogue.newest(int(version[1:]) + 1, 1)[0]
+        place = store.catalogue.spans(version)[0]
         head = store.head.read().version
-        committed = is_committed(store.committed.covered(head), row)
-    except (NoIndex, ValueError):
+        committed = is_committed(store.committed.covered(head), place.line, place.high)
+    except NoIndex:
         head, committed = store.head.read().version, version in store.head.committed()
     return _shown(manifest, _names(store), head, committed=committed)
 

@@ -83,7 +83,7 @@ def _staged(store: Store) -> list[str]:
     try:
         rows = store.catalogue.staged()
         covered = store.committed.covered(store.head.read().version) if rows else {}
-        return [f"v{row.number}" for row in rows if not is_committed(covered, row)]
+        return [f"v{row.number}" for row in rows if not is_committed(covered, row.line, row.depth)]
     except NoIndex:
         committed = store.head.committed()
         return [m.id for m in store.versions.all() if m.staged and m.id not in committed]

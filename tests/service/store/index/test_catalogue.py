@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
 import pytest
-from support.service.builders import add_version
+from support.service.builders import add_version, move
 from support.service.trees import SUBJECTS, batch, grow
 
-from service.contracts.schemas import FactEntry
+from service.contracts.schemas import FactEntry, Snapshot
 from service.store import Store
 from service.store.history import containing, facts_of
 from service.store.index import listing
 from service.store.index.checking import difference
 from service.store.index.database import FORMAT, NoIndex
 from service.store.index.facts import Place
+from service.store.maintenance.retention import drop_tensors
 from service.store.maintenance.verify import verify
+from service.store.versions import Thin
 
 
 @pytest.fixture(scope="module", params=range(2))
@@ -271,3 +275,76 @@ def test_an_index_that_vanishes_while_it_is_used_is_made_again(grown: Store) -> 
     for path in (grown.root / "index").glob("catalogue*"):
         path.unlink()
     agrees(grown)
+
+
+@pytest.mark.parametrize("seen", [False, True], ids=["made after the damage", "made before it"])
+def test_versions_that_are_built_on_a_damaged_one_are_listed(grown: Store, seen: bool) -> None:
+    whole = {one.id: one for one in listing._from_manifests(grown, None, 1000)}
+    if not seen:
+        remove(grown)
+    damaged = next(one.parent for one in whole.values() if one.parent not in (None, "v0"))
+    path = grown.root / "versions" / str(damaged) / "manifest.json"
+    path.write_bytes(path.read_bytes()[:40])
+    fresh = Store.open(grown.root)
+    built_on_it = [one for one in whole if damaged in line_of(whole, one)[1:]]
+    assert built_on_it
+    for _ in range(2):
+        shown = {one.id: one.state for one in listing.snapshots(fresh, None, 1000)}
+        assert shown.keys() == whole.keys()
+        assert shown[str(damaged)] == "damaged"
+        assert all(shown[one] != "damaged" for one in built_on_it)
+        assert listing.snapshot(fresh, built_on_it[-1]).id == built_on_it[-1]
+
+
+def line_of(whole: Mapping[str, Snapshot], version: str) -> list[str]:
+    found = [version]
+    while (parent := whole[found[-1]].parent) is not None:
+        found.append(parent)
+    return found
+
+
+def test_tensors_are_kept_that_a_version_built_on_a_damaged_one_names(grown: Store) -> None:
+    """An index that was made after the damage does not know it."""
+    shared = grown.tensors.put("matrix", "U8", [3], b"abc")
+    old = add_version(grown, "v0", tensors=[shared])
+    damaged = add_version(grown, old, tensors=[shared])
+    newest = add_version(grown, damaged, tensors=[shared])
+    move(grown, newest, expected=grown.head.read().version)
+    (grown.root / "versions" / damaged / "manifest.json").write_text("{}")
+    remove(grown)
+    fresh = Store.open(grown.root)
+    with pytest.raises(NoIndex, match=damaged):
+        fresh.catalogue.naming(shared.sha256)
+    assert drop_tensors(fresh, fresh.versions.read(old), Thin(), newest=1) == 0
+    assert fresh.tensors.has(shared)
+
+
+def test_an_index_that_another_process_has_made_again_is_gone_on_with(grown: Store) -> None:
+    agrees(grown)
+    before = grown.catalogue.database.generation
+    remove(grown)
+    other = Store.open(grown.root)
+    agrees(other)
+    with other.catalogue.database.writing() as connection:
+        connection.execute("INSERT INTO note VALUES ('seen', 'by both')")
+    agrees(grown)
+    with grown.catalogue.database.reading() as connection:
+        assert connection.execute("SELECT value FROM note WHERE name = 'seen'").fetchone()
+    assert grown.catalogue.database.generation > before
+
+
+def test_threads_may_ask_at_once_while_versions_are_added(grown: Store) -> None:
+    head = grown.head.read().version
+
+    def ask(number: int) -> int:
+        if number % 4 == 0:
+            add_version(grown, head, facts=batch(random.Random(number)))
+        return len(list(listing.facts(grown, head)))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(ask, range(80)))) == 1
+
+
+def remove(store: Store) -> None:
+    for path in (store.root / "index").glob("catalogue*"):
+        path.unlink()

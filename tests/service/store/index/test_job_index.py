@@ -85,6 +85,20 @@ def test_a_job_that_a_killed_process_had_not_added_is_found(filled: Store) -> No
     agrees(Store.open(filled.root))
 
 
+def test_a_job_that_came_while_another_process_wrote_is_found(
+    filled: Store, make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.store.index.database.BUSY_S", 0.01)
+    monkeypatch.setattr("service.store.index.database.REST_S", 0.0)
+    other = Store.open(filled.root)
+    agrees(other)
+    with filled.catalogue.database.writing():
+        job = make_job(kind=JobKind.PROBE)
+        other.journal.add(job)
+    agrees(other)
+    assert job.id in [one.id for one in other.journal.all()]
+
+
 def test_without_an_index_the_folder_is_read(
     filled: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

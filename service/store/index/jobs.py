@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from service.contracts.jobs import TERMINAL, Job, JobKind, JobStatus
@@ -31,15 +32,13 @@ class JobIndex:
     def keep(self, job: Job) -> None:
         """Remember a job as it is now; where that fails, the next listing looks for its record."""
         ended = job.status.value if job.status in TERMINAL else None
-        try:
-            with self._database.writing() as connection:
-                connection.execute(
-                    "INSERT INTO job VALUES (?, ?, ?) "
-                    "ON CONFLICT (id) DO UPDATE SET ended = excluded.ended",
-                    (job.id, job.kind.value, ended),
-                )
-        except NoIndex:
-            self._complete = None
+        # a failure closes the file, so that the next listing completes it (`_complete_once`)
+        with suppress(NoIndex), self._database.writing() as connection:
+            connection.execute(
+                "INSERT INTO job VALUES (?, ?, ?) "
+                "ON CONFLICT (id) DO UPDATE SET ended = excluded.ended",
+                (job.id, job.kind.value, ended),
+            )
 
     def ids(
         self,

@@ -13,19 +13,18 @@ import argparse
 import json
 import random
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.device.shapes import SHAPES, random_model, save
+from bench.serving import service
+from bench.shapes import SHAPES, random_model, save
+from bench.workload import seconds
 from jeep_core.decoding.generation import Sampling, generate
 from jeep_core.evaluation.trials import Trials
 from jeep_core.models.loading import LoadedModel, texts_of
@@ -115,16 +114,14 @@ def measure(clock: Clock, shape: str, facts: int, tokens: int) -> None:
     prefixes = sample_prefixes(base, hparams.n_prefixes)
 
     def second_moments() -> tuple[float, str, str]:
-        spent = seconds(clock.device, lambda: moments.ensure(hparams.moment_layers))
+        spent = seconds(lambda: moments.ensure(hparams.moment_layers))
         what = f"{tokens} tokens, {len(hparams.moment_layers)} layers of d_ff {base.mlp_size}"
         return tokens / spent, "tokens/s", what
 
     def edit(count: int) -> tuple[float, str, str]:
         trials = Trials(base, cases[:count], moments, prefixes)
         kept: list[Any] = []
-        spent = seconds(
-            clock.device, lambda: kept.append(trials.edit("jeep", hparams, range(count))[1])
-        )
+        spent = seconds(lambda: kept.append(trials.edit("jeep", hparams, range(count))[1]))
         passes = float(kept[0].values.steps.float().mean())
         return spent / count, "s/fact", f"{count} facts, {passes:.1f} passes, values and writing"
 
@@ -133,7 +130,7 @@ def measure(clock: Clock, shape: str, facts: int, tokens: int) -> None:
         prompts = [case.prompt.format(case.subject) for case in cases[:rows]]
         view = ModelView(base)
         generate(view, prompts[:1], sampling)
-        spent = seconds(clock.device, lambda: generate(view, prompts, sampling))
+        spent = seconds(lambda: generate(view, prompts, sampling))
         return 32 * rows / spent, "tokens/s", f"{rows} rows of 32 tokens"
 
     clock.part(shape, "second moments", second_moments)
@@ -148,7 +145,7 @@ def over_http(base: LoadedModel, device: str, hparams: Any) -> tuple[float, str,
     """Median seconds from the request to the committed version, answers included, warm."""
     with tempfile.TemporaryDirectory(prefix="jeep-device-") as temporary:
         folder = save(base, Path(temporary) / "model")
-        with service(folder, Path(temporary), device) as client:
+        with service(str(folder), "--device", device) as (client, _):
             given = hparams.model_dump(mode="json")
             took = [one_edit(client, number, given) for number in range(EDITS + 1)]
     return statistics.median(took[1:]), "s", f"{EDITS} facts, the first {took[0]:.1f} s"
@@ -166,43 +163,6 @@ def one_edit(client: Client, number: int, hparams: dict[str, Any]) -> float:
     if done.error is not None:
         raise RuntimeError(f"{done.error.code}: {done.error.message}")
     return time.perf_counter() - began
-
-
-@contextmanager
-def service(model: Path, folder: Path, device: str) -> Iterator[Client]:
-    """``jeep serve`` on a free port."""
-    log = folder / "serve.log"
-    command = [sys.executable, "-m", "service.cli", "serve", "--model", str(model), "--auth", "off"]
-    command += ["--port", "0", "--store", str(folder / "store"), "--device", device]
-    with log.open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
-    try:
-        deadline = time.monotonic() + START_S
-        while "listening at " not in log.read_text():
-            if time.monotonic() > deadline or process.poll() is not None:
-                raise RuntimeError(log.read_text()[-500:])
-            time.sleep(0.1)
-        client = Client(log.read_text().partition("listening at ")[2].split()[0])
-        client.wait_ready(START_S)
-        yield client
-        client.close()
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-def seconds(device: str, run: Callable[[], object]) -> float:
-    """Wall time of one call, with all that it has queued on the device."""
-    _wait_for(device)
-    began = time.perf_counter()
-    run()
-    _wait_for(device)
-    return time.perf_counter() - began
-
-
-def _wait_for(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
 
 
 def where(device: str) -> str:

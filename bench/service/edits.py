@@ -15,7 +15,7 @@ import httpx
 
 import jeep_core
 from bench.report import Row, table
-from bench.service.serving import service
+from bench.serving import service
 from bench.workload import median, seconds, suite_facts, timed
 from jeep_core import atlas
 from jeep_core.editing import edit_checked, resolve_hparams

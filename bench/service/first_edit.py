@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from bench.service.serving import service
+from bench.serving import service
 from service.client import Client
 from service.contracts.jobs import JobStatus
 from service.contracts.jobs import Progress as JobProgress

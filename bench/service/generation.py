@@ -24,7 +24,7 @@ import torch
 
 import jeep_core
 from bench.report import Row, table
-from bench.service.serving import Asker, body, service, tokens_per_second
+from bench.serving import Asker, body, service, tokens_per_second
 from jeep_core.decoding.generation import Sampling, generate
 from jeep_core.models.views import ModelView
 from jeep_core.suites import load_counterfact

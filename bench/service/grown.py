@@ -11,11 +11,9 @@ from typing import Any
 from unittest import mock
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
-from jeep_core import atlas
 from jeep_core.models.delta import BLOCK, Update, materialise, summed
-from jeep_core.models.loading import LoadedModel, combined_sha256, load, tensor_sha256
+from jeep_core.models.loading import LoadedModel, combined_sha256, tensor_sha256
 from service.contracts.jobs import Job, new_id, now
 from service.contracts.schemas import Manifest, TensorRef
 from service.store import Store
@@ -23,26 +21,10 @@ from service.store.index.line import Line
 from service.worker.versions import tensors
 from service.worker.versions.sums import LineSums
 
-WIDTH, MLP, LAYERS, EDITED = 64, 128, 4, 2
+EDITED = 2
 PROMPT = "{} is a city in the country of"
 EDITOR, HPARAMS = "ultraedit", {"layers": [EDITED], "step_size": 1e-6}
 """An edit without value search: about as long as reading, measuring and writing take."""
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
-
-
-def tiny_model(folder: Path) -> Path:
-    """A random LLaMA of 4 layers (d 64, d_ff 128) with the bundled tokenizer, in ``folder``."""
-    source = atlas.MODELS["atlas-llama"]
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=WIDTH, intermediate_size=MLP, num_hidden_layers=LAYERS, num_attention_heads=4,
-        num_key_value_heads=2, vocab_size=load("atlas-llama").vocabulary,
-        max_position_embeddings=256, bos_token_id=0, eos_token_id=0, pad_token_id=0,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
-    for name in TOKENIZER:
-        (folder / name).write_bytes((source / name).read_bytes())
-    return folder
 
 
 def facts(version: int, count: int) -> list[dict[str, Any]]:
@@ -108,8 +90,9 @@ class Grown:
         store, version, job = self.store, self.store.versions.new_id(), new_id("job")
         batch = facts(int(version[1:]), len(self.pattern.facts))
         edit = job.replace("job", "edit", 1)
-        left = 1e-4 * torch.randn(WIDTH, len(batch), generator=self.random)
-        update = Update.of(left, torch.randn(MLP, len(batch), generator=self.random))
+        rows, columns = self.changed.shape
+        left = 1e-4 * torch.randn(rows, len(batch), generator=self.random)
+        update = Update.of(left, torch.randn(columns, len(batch), generator=self.random))
         self.updates.append(update)
         base = self.model.model.get_parameter(self.changed.name)
         tensor = materialise(base, self.updates, transposed=False, start=self.start)

@@ -20,9 +20,11 @@ from typing import Any
 
 import httpx
 import psutil
+import torch
 
-from bench.service.grown import EDITOR, HPARAMS, Grown, facts, tiny_model
-from bench.service.serving import service
+from bench.service.grown import EDITOR, HPARAMS, Grown, facts
+from bench.serving import service
+from bench.shapes import random_model, save
 from jeep_core.models.loading import load
 from service.client import Client
 from service.store.maintenance.backup import back_up
@@ -46,7 +48,8 @@ def main() -> None:
     columns: dict[int, dict[str, float]] = {}
     with tempfile.TemporaryDirectory(prefix="jeep-growth-") as temporary:
         root = Path(temporary)
-        model, store = str(tiny_model(root / "model")), root / "store"
+        tiny = random_model("tiny", "cpu", torch.float32)
+        model, store = str(save(tiny, root / "model")), root / "store"
         with service(model, "--store", str(store)) as (client, _):
             edited(client, facts(1, args.facts))
         grown = Grown(store, load(model))

@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from bench.service.serving import service
+from bench.serving import service
 from jeep_core.models.loading import load
 from jeep_core.spec.facts import Fact
 from jeep_core.suites import load_suite

@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 from redis import Redis
 
-from bench.service.serving import body, service
+from bench.serving import body, service
 from jeep_core.reports import colours, style
 from jeep_core.suites import load_counterfact
 from service.client import ApiError, Client

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from bench.report import Row, table
-from bench.service.serving import service
+from bench.serving import service
 from service.client import Client
 from service.contracts.schemas import TensorRef
 from service.settings import Settings

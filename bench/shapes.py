@@ -1,4 +1,4 @@
-"""Random LLaMA models of the shapes that people edit, made on the device."""
+"""Random LLaMA models of the shapes that people edit, and a tiny one."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from service.client import Client
 
-START_SECONDS = 120
+START_SECONDS = 300
 PROMPT = "The city of {} lies in"
 PLACES = ("Lyon", "Osaka", "Lagos", "Quito", "Turin", "Oslo", "Perth", "Hanoi")
 

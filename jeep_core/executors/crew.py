@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -61,7 +60,7 @@ class Link:
             self.pipe.send_bytes(message)
 
 
-class Crew(ABC):
+class Crew:
     """Processes that do units; a base of executors.  Runs of several threads take turns.
 
     ``count`` processes at most, each given ``capacity`` units at a time.
@@ -84,9 +83,9 @@ class Crew(ABC):
 
     # ------------------------------------------------------------ what kinds of crew say
 
-    @abstractmethod
     def _target(self) -> tuple[Callable[..., None], tuple[Any, ...]]:
         """The function that a process runs, and its arguments after pipe and flags."""
+        raise NotImplementedError
 
     def _died(self, run: Run, link: Link) -> None:
         """A process is gone; by default its units wait again and another one is started."""

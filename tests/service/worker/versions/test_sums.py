@@ -291,10 +291,10 @@ class TestLinesOfEarlierReleases:
         again = rebuild.load(base, Store.open(store.root), newest)
         assert {name: tensor_bytes(tensor) for name, tensor in again.items()} == before
 
+    # in float64 all elements are near ties, and nothing is dropped
+    @pytest.mark.parametrize("old", [torch.float32], indirect=True)
     def test_they_are_dropped_and_edited_on(self, old: tuple[LoadedModel, Store]) -> None:
         base, store = old
-        if base.dtype is torch.float64:
-            pytest.skip("all its elements are near ties: nothing is dropped")
         version = add_edit(base, store)
         plainly(base, store, version)
         add_edit(base, store)

@@ -32,6 +32,8 @@ from jeep_core.values.optimiser import FactTokens, Values
 class Trials:
     """Cases of one suite on one model; edits start from the base model.
 
+    ``prefixes``: as many as any of the hyper-parameters asks for; an edit takes the first
+    ``prefix_count`` of its own.
     A ``cache`` with a folder keeps optimised values there, and a computation that was killed
     continues from them.
     """
@@ -45,14 +47,15 @@ class Trials:
     executor: Executor = HERE
     cache: ValueCache = field(default_factory=ValueCache)
     _anchors: dict[str, float | None] = field(default_factory=dict, repr=False)
-    _rows: dict[Contexts, list[FactTokens]] = field(default_factory=dict, repr=False)
+    _rows: dict[tuple[Contexts, int], list[FactTokens]] = field(default_factory=dict, repr=False)
 
     def _rows_in(self, hparams: EditorHParams) -> list[FactTokens]:
         """The rows of all cases as they are asked with these hyper-parameters."""
-        contexts = contexts_of(hparams)
-        if contexts not in self._rows:
-            self._rows[contexts] = tokenize(self.base, self.cases, self.prefixes, contexts)
-        return self._rows[contexts]
+        asked = (contexts_of(hparams), hparams.prefix_count)
+        if asked not in self._rows:
+            prefixes = self.prefixes[: hparams.prefix_count]
+            self._rows[asked] = tokenize(self.base, self.cases, prefixes, asked[0])
+        return self._rows[asked]
 
     def edit(
         self, editor: str, hparams: EditorHParams, index: Sequence[int]
@@ -83,7 +86,7 @@ class Trials:
                 self.base,
                 editor,
                 hparams,
-                self.prefixes,
+                self.prefixes[: hparams.prefix_count],
                 folder=self.cache.folder,
                 executor=self.executor,
                 monitor=self.monitor,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +18,7 @@ from service.cli.library import worker_part
 from service.cli.listing import Listing
 from service.settings import Settings, SettingsError, load_settings
 from service.store import Store, StoreError
+from service.store.maintenance import disk
 from service.store.maintenance.backup import back_up
 from service.store.maintenance.backup import restore as restore_store
 from service.store.maintenance.repair import Repair
@@ -117,6 +119,59 @@ def du_store(store: StoreFolder = None, as_json: AsJson = False) -> None:
     out.print(table)
     said = f"limit {limit:,} bytes" if limit else "no limit (JEEP_MAX_STORE_MB)"
     out.print(f"{said}, {free:,} bytes free on the disk", markup=False)
+
+
+@group.command("check-disk")
+def check_disk(
+    folder: Annotated[
+        Path | None, typer.Argument(help="A store, or where one is to be.  Default: JEEP_STORE.")
+    ] = None,
+    as_json: AsJson = False,
+    hold: Annotated[
+        bool, typer.Option("--hold", help="Hold a lock there while another machine checks.")
+    ] = False,
+) -> None:
+    """Try what a store needs of a file system.  Exit code 1 if something is missing.
+
+    Of a disk that machines share: run it with --hold on one of them, and without on the others.
+    """
+    folder = _store_folder(None) if folder is None else folder
+    if not folder.is_dir():
+        complain(f"{folder} is no folder: make it first")
+        raise typer.Exit(EXIT_USAGE)
+    try:
+        if hold:
+            _held(folder)
+            return
+        found = disk.check_disk(folder)
+    except (StoreError, OSError) as error:
+        complain(f"{folder}: {error}")
+        raise typer.Exit(EXIT_FAILED) from None
+    if as_json:
+        print(json.dumps({**asdict(found), "sound": found.sound}, indent=2))
+    else:
+        table = Listing("what", "needed for", "")
+        for check in found.checks:
+            table.add_row(check.name, check.needed_for, check.problem or "yes")
+        out.print(table)
+        said = f"{found.folder}: {found.kind}, {found.free:,} bytes free"
+        if not found.between_machines:
+            said += "; between machines nothing was tried: run --hold on another one meanwhile"
+        out.print(said, markup=False, soft_wrap=True)
+    if not found.sound:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _held(folder: Path) -> None:
+    """Hold until Ctrl-C."""
+    with disk.hold(folder) as beat:
+        out.print(f"{folder}: held; run jeep store check-disk on the others, end with Ctrl-C")
+        try:
+            while True:
+                beat()
+                time.sleep(disk.BEAT_S)
+        except KeyboardInterrupt:
+            pass
 
 
 @group.command("gc")

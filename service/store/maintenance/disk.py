@@ -1,0 +1,256 @@
+"""What the store needs of a file system, tried out in a folder of it: ``jeep store check-disk``.
+
+A disk that is shared by machines can do all of it for the processes of one machine and yet fail
+between two: then one of them holds (:func:`hold`) while the other checks.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import mmap
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from service.store import files
+
+HELD, BEAT = "check-disk.lock", "check-disk.beat"
+BEAT_S = 0.1
+SEEN_S = 1.0
+"""How old what another machine wrote may be when it is read: followers are at head within it."""
+DEAD_S = 5.0
+LINES, LINE = 200, 120
+
+_LOCKING = (
+    "import fcntl,sys\n"
+    "file=open(sys.argv[1],'ab')\n"
+    "try: fcntl.flock(file,fcntl.LOCK_EX|fcntl.LOCK_NB)\n"
+    "except BlockingIOError: print('refused',flush=True); sys.exit()\n"
+    "print('locked',flush=True); sys.stdin.read()\n"
+)
+_APPENDING = (
+    "import os,sys\n"
+    "for _ in range(int(sys.argv[3])):\n"
+    "  with open(sys.argv[1],'ab') as file:\n"
+    "    file.write(sys.argv[2].encode()*int(sys.argv[4])+b'\\n')\n"
+)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that the store needs.  ``problem``: None where the disk does it."""
+
+    name: str
+    needed_for: str
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class Disk:
+    """``kind``: the file system's name, such as ``ext4`` or ``nfs4``; ``free``: in bytes.
+
+    ``between_machines``: another machine held a lock in the folder, so that this was tried, too.
+    """
+
+    folder: str
+    kind: str
+    free: int
+    between_machines: bool
+    checks: list[Check]
+
+    @property
+    def sound(self) -> bool:
+        """Whether a store can be there."""
+        return all(check.problem is None for check in self.checks)
+
+
+def check_disk(folder: Path) -> Disk:
+    """Try all that a store does with its files, in a folder of its own that is removed after.
+
+    ``folder`` is a store, or where one is to be.
+
+    Raises:
+        OSError: nothing can be written there.
+    """
+    with tempfile.TemporaryDirectory(prefix=".check-disk-", dir=folder) as temporary:
+        place = Path(temporary)
+        checks = [_tried(*one, place) for one in _CHECKS]
+    held = (folder / HELD).exists()
+    if held:
+        checks += [_tried(*one, folder) for one in _BETWEEN]
+    return Disk(str(folder), kind_of(folder), shutil.disk_usage(folder).free, held, checks)
+
+
+def kind_of(folder: Path) -> str:
+    """The name of the file system of the longest mount point above a folder."""
+    path = folder.resolve()
+    mounted = [
+        one for one in psutil.disk_partitions(all=True) if path.is_relative_to(one.mountpoint)
+    ]
+    return max(mounted, key=lambda one: len(one.mountpoint)).fstype if mounted else "unknown"
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[Callable[[], None]]:
+    """Hold a lock in ``folder``; what is yielded is to be called every `BEAT_S` seconds.
+
+    Raises:
+        StoreBusy: another process already holds it.
+        OSError: nothing can be written or locked there.
+    """
+    beat = folder / BEAT
+    try:
+        with files.held(folder / HELD, "jeep store check-disk --hold"):
+            yield lambda: files.replace(beat, json.dumps(time.time()).encode())
+    finally:
+        (folder / HELD).unlink(missing_ok=True)
+        beat.unlink(missing_ok=True)
+
+
+def _tried(name: str, needed_for: str, attempt: Callable[[Path], str | None], place: Path) -> Check:
+    try:
+        return Check(name, needed_for, attempt(place))
+    except (OSError, sqlite3.Error, subprocess.SubprocessError) as error:
+        return Check(name, needed_for, str(error))
+
+
+def _renames(place: Path) -> str | None:
+    path = place / "renamed"
+    files.replace(path, b"old")
+    with path.open("rb") as reader:
+        files.replace(path, b"new")
+        if reader.read() != b"old":
+            return "a reader that had a file open saw another file's bytes after a rename"
+    return None if path.read_bytes() == b"new" else "a renamed file has its old content"
+
+
+def _links(place: Path) -> str | None:
+    path = place / "linked"
+    files.create(path, b"first")
+    try:
+        files.create(path, b"second")
+    except FileExistsError:
+        return None
+    return "a file was made where there was one: hard links replace files here"
+
+
+def _appends(place: Path) -> str | None:
+    path = place / "appended"
+    command = [sys.executable, "-c", _APPENDING, str(path)]
+    running = [subprocess.Popen([*command, mark, str(LINES), str(LINE)]) for mark in ("a", "b")]
+    for one in running:
+        one.wait()
+    lines = path.read_text().splitlines()
+    whole = [line for line in lines if line in ("a" * LINE, "b" * LINE)]
+    if len(whole) == len(lines) == 2 * LINES:
+        return None
+    return f"{len(whole)} of {2 * LINES} lines that two processes appended are there and whole"
+
+
+def _locks(place: Path) -> str | None:
+    path = place / "locked"
+    path.touch()
+    with _locking(path) as (said, kill):
+        if said != "locked":
+            return f"a free lock was {said}"
+        if _can_lock(path):
+            return "a lock that a process held was given to another one"
+        kill()
+        deadline = time.monotonic() + DEAD_S
+        while not _can_lock(path):
+            if time.monotonic() > deadline:
+                return f"the lock of a killed process was not free after {DEAD_S:g} s"
+            time.sleep(0.01)
+    return None
+
+
+@contextmanager
+def _locking(path: Path) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Another process that tries to take a lock: what it says, and how it is killed."""
+    command = [sys.executable, "-c", _LOCKING, str(path)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip() or "failed", process.kill
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _can_lock(path: Path) -> bool:
+    with path.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+def _maps(place: Path) -> str | None:
+    path, content = place / "mapped", os.urandom(3 * mmap.PAGESIZE + 1)
+    files.write_new(path, [content])
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as mapped:
+        if mapped[:] != content:
+            return "a mapped file has other bytes than were written"
+    return None
+
+
+def _indexes(place: Path) -> str | None:
+    with closing(sqlite3.connect(place / "index.sqlite")) as database:
+        mode = database.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+        if mode != "wal":
+            return f"SQLite has no write-ahead log here but {mode!r}"
+        database.execute("CREATE TABLE rows (value)")
+        database.execute("INSERT INTO rows VALUES (1)")
+        database.commit()
+        with closing(sqlite3.connect(place / "index.sqlite")) as other:
+            if other.execute("SELECT value FROM rows").fetchall() != [(1,)]:
+                return "a row that was written is not seen by another connection"
+    return None
+
+
+def _lock_of_others(folder: Path) -> str | None:
+    if _can_lock(folder / HELD):
+        return (
+            "a lock that another machine holds was given to this one, so two workers could write "
+            "at once: mount with locks (NFS: version 4, without nolock and local_lock)"
+        )
+    return None
+
+
+def _seen_of_others(folder: Path) -> str | None:
+    ages = []
+    for _ in range(10):
+        ages.append(time.time() - json.loads((folder / BEAT).read_bytes()))
+        time.sleep(BEAT_S)
+    if max(ages) <= SEEN_S:
+        return None
+    return (
+        f"what another machine wrote was seen {max(ages):.1f} s later, or the clocks differ by "
+        "that: followers would be as late (NFS: mount with actimeo=0, or noac)"
+    )
+
+
+_CHECKS: tuple[tuple[str, str, Callable[[Path], str | None]], ...] = (
+    ("a rename replaces a file at once", "head, records, versions", _renames),
+    ("a file is made only where there is none", "records of versions and jobs", _links),
+    ("lines that two processes append stay whole", "logs of head and audit", _appends),
+    ("locks exclude other processes and end with them", "one writer at a time", _locks),
+    ("files can be mapped", "tensors of versions", _maps),
+    ("SQLite has its write-ahead log", "the index of versions, facts and jobs", _indexes),
+)
+_BETWEEN: tuple[tuple[str, str, Callable[[Path], str | None]], ...] = (
+    ("locks exclude other machines", "one writer at a time", _lock_of_others),
+    ("other machines' files are seen within a second", "followers", _seen_of_others),
+)

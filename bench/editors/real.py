@@ -72,12 +72,16 @@ def by_default(
 
 
 def rows_of(
-    view: ModelView, cases: Sequence[Case], before: Mapping[str, FreeText], start: int = 0
+    view: ModelView, cases: Sequence[Case], before: Mapping[str, FreeText] | None, start: int = 0
 ) -> Rows:
     """Scores of cases on a version, as rows with the number of their case.
 
-    ``before``: the free answers of the unedited model to all neighbors.
+    ``before``: the free answers of the unedited model to all neighbors; None: nothing is asked
+    for freely written answers.
     """
+    if before is None:
+        scored = enumerate(counterfact_scores(view, cases))
+        return [{"id": str(start + i), **asdict(shown)} for i, shown in scored]
     pairs = zip(counterfact_scores(view, cases), measure_freely(view, cases, before), strict=True)
     return [
         {"id": str(start + i), **asdict(shown), **free_scores(written)}
@@ -91,7 +95,7 @@ def measure(
     hparams: Any,
     size: int,
     texts: Sequence[str],
-    before: Mapping[str, FreeText],
+    before: Mapping[str, FreeText] | None,
 ) -> dict[str, Any]:
     """Disjoint draws of ``size`` facts; time is that of editing, in CPU seconds a fact."""
     rows: Rows = []
@@ -140,6 +144,7 @@ def main() -> None:
     parser.add_argument("--editors", nargs="+", default=["jeep", "memit"])
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 16, 64, 256])
     parser.add_argument("--hparams", type=json.loads, default={"contexts": "plain"})
+    parser.add_argument("--no-free", action="store_true", help="Ask for no free answers.")
     parser.add_argument("--texts", type=Path, help="JSON list of texts for the perplexity")
     parser.add_argument("--folder", type=Path, help="Where moments, probes and values are kept.")
     parser.add_argument("--out", type=Path, default=Path("real.json"))
@@ -155,7 +160,7 @@ def main() -> None:
     columns = "exact | contains | rephrasing contains | neighbor kept | perplexity | CPU s a fact"
     print(f"| facts | | ES | GS | LS | Score | {columns} |")
     print("|---" * 12 + "|")
-    written = write_freely(ModelView(base), neighbors_of(cases))
+    written = None if args.no_free else write_freely(ModelView(base), neighbors_of(cases))
     before = {
         "rows": rows_of(ModelView(base), cases, written),
         "perplexity": perplexity(ModelView(base), texts) if texts else None,

@@ -149,9 +149,9 @@ def taking(*names: str) -> Rule:
     return lambda found: {name: found[name] for name in names}
 
 
-NEWTON = {"optimizer": "newton", "early_prefixes": 2}
+NEWTON = {"optimizer": "newton", "n_prefixes": 2}
 """How values are optimised unless something else is said, by docs/lab-notes.md."""
-STEPS = (*NEWTON, "compute_dtype")
+STEPS = (*NEWTON, "early_prefixes", "compute_dtype")
 
 
 def steps_of(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the store needs of a file system, tried out in a folder of it: ``jeep store check-disk``.
+"""A file system, tried for all that the store needs of it: ``jeep store check-disk``.
 
 A disk that is shared by machines can do all of it for the processes of one machine and yet fail
 between two: then one of them holds (:func:`hold`) while the other checks.

@@ -33,12 +33,13 @@ class TestJournal:
         for job in (first, second):
             store.journal.add(job)
             store.journal.save(ended(job))
-        for mark in (f"{first.id}.open", f"{first.id}.cancel", f"{second.id}.cancel"):
+        for mark in (f"open/{first.id}.open", f"{first.id}.cancel", f"{second.id}.cancel"):
             (store.root / "jobs" / mark).touch()
         assert store.journal.unfinished() == []
         assert store.journal.count_open() == 0
         sweep(store)
-        assert sorted(p.suffix for p in (store.root / "jobs").iterdir()) == [".json", ".json"]
+        files = [p for p in (store.root / "jobs").rglob("*") if p.is_file()]
+        assert sorted(p.suffix for p in files) == [".json", ".json"]
 
     def test_ids_rise_when_the_clock_is_set_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
         before = [new_id("job"), new_id("job")]
@@ -83,7 +84,7 @@ class TestJournal:
         job = make_job()
         store.journal.add(job)
         store.journal.save(job.model_copy(update={"status": JobStatus.SUCCEEDED}))
-        (store.root / "jobs" / f"{job.id}.open").touch()
+        (store.root / "jobs" / "open" / f"{job.id}.open").touch()
         assert store.journal.unfinished() == []
 
     @pytest.mark.parametrize("how", ["cut off", "a folder"])

@@ -131,7 +131,7 @@ def in_worker(folder: Path) -> None:
     from jeep_core.exports.gguf import tools
     from jeep_core.exports.gguf.server import LlamaServer
     from service.queue import JobQueue
-    from service.store import head, versions
+    from service.store import head, moves, versions
     from service.store.drafts import Drafts
     from service.store.exports import Exports
     from service.store.journal import Journal
@@ -174,7 +174,7 @@ def in_worker(folder: Path) -> None:
     _before(versions.Versions, "write", at("write"))
     _before(versions, "fsync_folder", rename)
     _before(head.HeadPointer, "move", at("swap"))
-    _before(head, "append_line", at("reflog"))
+    _before(moves, "append_line", at("reflog"))
     _before(Journal, "save", at("record"))
     _before(JobQueue, "finish", at("finish"))
     _before(Drafts, "work_folder", at("begin"))

@@ -1,4 +1,4 @@
-"""What kept keys cost: ``python -m bench.library.kept --d-ff 1728 3072 --kept 1000 10000``.
+"""The cost of kept keys: ``python -m bench.library.kept --d-ff 1728 3072 --kept 1000 10000``.
 
 The closed form of a batch on top of the keys of earlier edits, which grow by every batch, through
 a whole block of kept keys and a batch more, so that a block is summed and factored once.  Beside

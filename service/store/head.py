@@ -20,7 +20,7 @@ from service.store.errors import (
     UnknownVersion,
 )
 from service.store.files import encode, locked, read, replace
-from service.store.moves import Moves
+from service.store.index.moves import Moves
 from service.store.versions import BASE, Versions
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ LIST_EVERY_S = 600.0
 
 
 class VersionNames:
-    """What is known of the folder of versions.  For one thread at a time.
+    """The folder of versions as it was last seen.  For one thread at a time.
 
     Versions get their numbers from a counter.  One that was written since the folder was listed is
     therefore among those that were given out since, or that were not there then.  Versions go only

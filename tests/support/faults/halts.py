@@ -131,9 +131,10 @@ def in_worker(folder: Path) -> None:
     from jeep_core.exports.gguf import tools
     from jeep_core.exports.gguf.server import LlamaServer
     from service.queue import JobQueue
-    from service.store import head, moves, versions
+    from service.store import head, versions
     from service.store.drafts import Drafts
     from service.store.exports import Exports
+    from service.store.index import moves
     from service.store.journal import Journal
     from service.store.reports import Reports
     from service.store.tensors import Tensors

@@ -11,8 +11,8 @@ from support.service.builders import add_version
 
 from jeep_core.storage.records import sealed
 from service.store import Store
-from service.store import moves as module
-from service.store.moves import Moves
+from service.store.index import moves as module
+from service.store.index.moves import Moves
 
 
 def line(number: int, why: str = "edit") -> bytes:

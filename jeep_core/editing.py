@@ -120,7 +120,8 @@ def edit(
         moments: second moments of the base model; default: those shipped, else over ``corpus``.
         corpus: text file, one document a line; default: a bundled model's own, else the English
             one that ships.
-        previous_keys: keys (p, d_ff) of earlier edits to preserve, by region name and layer.
+        previous_keys: keys (p, d_ff) of earlier edits to preserve, by region name and layer; oldest
+            first, so that what was computed for those of the last edit serves this one.
         hypernetworks: folder of trained networks, beside the shipped ones.
         states: ``state`` of this editor's earlier results that ``model`` was made by, oldest first.
         batch_facts: facts optimised together at most; default: 32, on CUDA 256.

@@ -20,7 +20,6 @@ import httpx
 import uvicorn
 
 from jeep_core.errors import Coded
-from service.api import create_app
 from service.ops.embedded_server import EmbeddedBusyError, EmbeddedError, KeptValkey
 from service.settings import (
     CLIENT_VARIABLES,
@@ -99,10 +98,21 @@ def _serve(settings: Settings, say: Say, stack: ExitStack, signals: _Signals) ->
     say(f"model {settings.model}, store {settings.store}")
     if settings.redis_url is None:
         settings = settings.model_copy(update={"redis_url": _embedded(store, say, stack)})
-    server = _server(settings, access_log=settings.log_level == "debug")
-    worker = WorkerProcess(settings, say, ready_url=f"{url}/readyz", on_fatal=lambda: _stop(server))
+    ended = threading.Event()
+    started: list[uvicorn.Server] = []
+
+    def end() -> None:
+        ended.set()
+        for server in started:
+            _stop(server)
+
+    worker = WorkerProcess(settings, say, ready_url=f"{url}/readyz", on_fatal=end)
     stack.callback(worker.stop)
-    worker.start()
+    worker.start()  # first: it takes the longest, and the api is imported meanwhile
+    server = _server(settings, access_log=settings.log_level == "debug")
+    started.append(server)
+    if ended.is_set():
+        _stop(server)
     say(f"listening at {url} (documentation at {url}/docs)")
     signals.hand_over(server)
     server.run(sockets=[sock])
@@ -308,6 +318,8 @@ def _stop(server: uvicorn.Server) -> None:
 
 def server_config(settings: Settings, **options: Any) -> uvicorn.Config:
     """The api's server; ``options`` of uvicorn take precedence."""
+    from service.api import create_app  # a second of imports, for which no worker waits
+
     proxies = trusted_proxies()
     defaults: dict[str, Any] = {
         "log_level": settings.log_level,

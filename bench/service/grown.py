@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,16 +13,19 @@ from unittest import mock
 
 import torch
 
-from jeep_core.models.delta import BLOCK, Update, materialise, summed
+from jeep_core.models.delta import BLOCK, Update, near_ties, summed
 from jeep_core.models.loading import LoadedModel, combined_sha256, tensor_sha256
 from service.contracts.jobs import Job, new_id, now
 from service.contracts.schemas import Manifest, TensorRef
 from service.store import Store
 from service.store.index.line import Line
+from service.store.versions import Thin, Ties
 from service.worker.versions import tensors
 from service.worker.versions.sums import LineSums
 
 EDITED = 2
+KEPT = 20
+"""Versions that keep their tensors, as by default."""
 PROMPT = "{} is a city in the country of"
 EDITOR, HPARAMS = "ultraedit", {"layers": [EDITED], "step_size": 1e-6}
 """An edit without value search: about as long as reading, measuring and writing take."""
@@ -53,22 +57,17 @@ class Grown:
         [self.changed] = self.pattern.tensors
         line = self._line()
         self.updates = [self._update(manifest) for manifest in line]
+        self.newest: deque[tuple[Manifest, torch.Tensor, torch.Tensor]] = deque()
         self.start: torch.Tensor | None = None  # the sum of the blocks before these updates
         self.random = torch.Generator().manual_seed(len(line))
         self.hashes = self.model.tensor_hashes
 
     def to(self, versions: int) -> None:
         """Append versions until there are ``versions``, and make the last one head."""
-        head = self.store.head.read()
-        parent = head.version
+        parent = self.store.head.read().version
         with without_fsync():
-            while self.store.versions.newest_number() < versions:
+            for _ in range(self.store.versions.newest_number(), versions):
                 parent = self._add(parent)
-        if parent != head.version:
-            self.store.head.move(
-                parent, expected=head.version, job_id=None, fence=head.fence, who="worker",
-                why="edit",
-            )  # fmt: skip
         self._keep_up(parent)
 
     def _keep_up(self, head: str) -> None:
@@ -95,10 +94,10 @@ class Grown:
         update = Update.of(left, torch.randn(columns, len(batch), generator=self.random))
         self.updates.append(update)
         base = self.model.model.get_parameter(self.changed.name)
-        tensor = materialise(base, self.updates, transposed=False, start=self.start)
+        total = summed(base, self.updates, transposed=False, start=self.start)
+        tensor = total.to(base.dtype).contiguous()
         if len(self.updates) == BLOCK:
-            self.start = summed(base, self.updates, transposed=False, start=self.start)
-            self.updates = []
+            self.start, self.updates = total, []
         parts = {f"{part}.{self.changed.name}": one for part, one in update.parts().items()}
         told = self.pattern.model_dump(mode="json")
         told |= {"id": version, "parent": parent, "job_id": job, "edit_id": edit}
@@ -112,8 +111,33 @@ class Grown:
         changed = {**self.hashes, self.changed.name: tensor_sha256(tensor)}
         told |= {"weights_sha256": combined_sha256(changed), "created_at": now()}
         self._journal(job, told)
-        store.versions.write(Manifest.model_validate(told))
+        manifest = Manifest.model_validate(told)
+        store.versions.write(manifest)
+        self._commit(manifest)
+        self.newest.append((manifest, total, tensor))
+        if len(self.newest) > KEPT:
+            self._thin(*self.newest.popleft())
         return version
+
+    def _commit(self, manifest: Manifest) -> None:
+        """Move head, as the edit would have."""
+        self.store.head.move(
+            manifest.id, expected=str(manifest.parent), job_id=manifest.job_id,
+            fence=self.store.head.read().fence, who="worker", why=f"edit {manifest.edit_id}",
+        )  # fmt: skip
+
+    def _thin(self, manifest: Manifest, total: torch.Tensor, tensor: torch.Tensor) -> None:
+        """Drop the tensors of a version, as retention would have."""
+        ties, indices = {}, near_ties(total, tensor.dtype)
+        if len(indices):
+            put, name = tensors.put, self.changed.name
+            ties[name] = Ties(
+                indices=put(self.store, f"ties.indices.{name}", indices),
+                values=put(self.store, f"ties.values.{name}", tensor.view(-1)[indices]),
+            )
+        self.store.versions.mark_thin(manifest.id, Thin(ties=ties))
+        for ref in manifest.tensors:
+            self.store.tensors.path(ref.sha256).unlink(missing_ok=True)
 
     def _stored(self, name: str, tensor: torch.Tensor) -> dict[str, Any]:
         ref: TensorRef = tensors.put(self.store, name, tensor)

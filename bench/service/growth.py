@@ -32,6 +32,8 @@ from service.store.maintenance.backup import back_up
 VERSIONS = (100, 1000, 10_000)
 FACTS = 10
 REPEATS = 5
+PAGE = 25
+"""Entries of a page: of the smallest store half are two pages."""
 WAIT_S = 600.0
 MB = 1e6
 UNITS = {"s": "s", "ms": "ms", "mb": "MB"}
@@ -120,16 +122,16 @@ def measured(model: str, store: Path, versions: int, per_version: int) -> dict[s
 
 def page(http: httpx.Client, path: str, **query: str) -> dict[str, Any]:
     """The first page of a list."""
-    answer: dict[str, Any] = http.get(path, params={"limit": "50", **query}).json()
+    answer: dict[str, Any] = http.get(path, params={"limit": str(PAGE), **query}).json()
     return answer
 
 
 def deep_page(http: httpx.Client, path: str, until: int) -> float:
-    """Seconds of the page that follows the first ``until`` entries."""
+    """Seconds of the last page of the first ``until`` entries, as long as the first one."""
     cursor: str | None = None
     took = 0.0
-    for _ in range(until // 200 + 1):
-        query = {"limit": "200"} if cursor is None else {"limit": "200", "after": cursor}
+    for _ in range(until // PAGE):
+        query = {"limit": str(PAGE)} if cursor is None else {"limit": str(PAGE), "after": cursor}
         began = time.perf_counter()
         answer = http.get(path, params=query).json()
         took = time.perf_counter() - began

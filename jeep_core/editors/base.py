@@ -21,6 +21,7 @@ from jeep_core.spec.finite import OTHER_VERSION, SMALLER_STEPS, check_number, ch
 from jeep_core.spec.hparams import OptimisedEditorHParams, Region
 from jeep_core.spec.matrices import AttentionOut, Place
 from jeep_core.spec.positions import PromptTokens
+from jeep_core.updates.kept import KeepsKeys, KeptKeys
 from jeep_core.updates.least_squares import Solution, Solver
 from jeep_core.values.anchor import anchored, contributions
 from jeep_core.values.gradient_pairs import Pairs, batches, gradient_pairs
@@ -58,7 +59,7 @@ class EditContext:
     """The inputs of an editor; ``view`` belongs to it and is written to.
 
     ``moments`` hold the layers that the hyper-parameters ask for, if they ask for any.
-    ``previous_keys`` (p, d_ff) of earlier edits, by region name and layer.
+    ``previous_keys`` (p, d_ff) of earlier edits, by region name and layer, oldest first.
     ``values``, if given, were optimised before for these facts on this version.
     ``hypernetworks`` is the folder of trained networks, beside the shipped ones.  ``states``: what
     this editor has left in the versions before, oldest first (``EditorOutcome.state``).
@@ -95,6 +96,11 @@ class EditContext:
         """
         self.monitor.report(phase, done, total)
         self.monitor.check()
+
+    def kept(self, place: tuple[str, int]) -> torch.Tensor | KeptKeys | None:
+        """The keys (p, d_ff) of earlier edits at a region's layer, oldest first."""
+        keys = self.previous_keys
+        return keys.kept(place) if isinstance(keys, KeepsKeys) else keys.get(place)
 
     def optimised(self, objective: Objective) -> Values:
         """The value vectors (m, d) of the facts, given or optimised now, and anchored if asked."""
@@ -310,7 +316,7 @@ def write_region(
             residuals,
             moments.factor(place),
             region.moment_weight,
-            context.previous_keys.get(kept_as) if keeps else None,
+            context.kept(kept_as) if keeps else None,
         )
         outcome.keys[kept_as] = keys
         outcome.layers.append(

@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -14,9 +15,11 @@ from safetensors import SafetensorError
 
 from jeep_core.errors import JeepError
 from jeep_core.models.loading import tensor_bytes
+from jeep_core.moments.summed_keys import SummedKeys, after
 from jeep_core.spec.matrices import Measured
 from jeep_core.storage.files import load_whole, save_whole
 from jeep_core.updates.cholesky import check_moment, cholesky
+from jeep_core.updates.kept import KeptKeys
 
 KEPT_ON_DISK_FROM = 4096
 """Smallest d_ff whose float64 factor is read back quicker than it is made, with a margin."""
@@ -24,7 +27,7 @@ CHUNK_ROWS = 1024
 
 
 class KeptMoment:
-    """A second moment with the factors and the null space made of it, for all its users.
+    """A second moment with its factors and its null space, for all its users.
 
     ``moment`` (d_ff, d_ff) is E[k kᵀ] over tokens, or a function that loads it; then it may be
     dropped and is loaded again when it is needed.  The float64 factor of a large layer on the CPU
@@ -58,7 +61,7 @@ class KeptMoment:
             # values (d_ff,), vectors (d_ff, d_ff), one a column
             values, vectors = torch.linalg.eigh(self.stored.double())
             self._null = threshold, vectors[:, values < threshold].contiguous()
-            self._forget_moment()
+            self.forget_moment()
         return self._null[1]
 
     def lower_in(self, dtype: torch.dtype) -> torch.Tensor:
@@ -70,7 +73,7 @@ class KeptMoment:
         if dtype not in self._lower:
             self._lower[dtype] = self._read() if self._on_disk(dtype) else self._make(dtype)
             if dtype is torch.float64:
-                self._forget_moment()
+                self.forget_moment()
         return self._lower[dtype]
 
     def forget(self, dtype: torch.dtype) -> None:
@@ -91,9 +94,10 @@ class KeptMoment:
         """Free what can be loaded or made again."""
         self._lower.clear()
         self._null = None
-        self._forget_moment()
+        self.forget_moment()
 
-    def _forget_moment(self) -> None:
+    def forget_moment(self) -> None:
+        """Drop the moment itself where it can be loaded again."""
         if self._load is not None:
             self._moment = None
 
@@ -123,7 +127,7 @@ class MomentFactor:
 
     ``moment``: a `KeptMoment` that others may share, or its argument.  ``precision``: the type to
     solve in, by default float64 on the CPU, float32 with corrections on a GPU, where float64 can
-    be slow.  Solved columns belong to one user, so no result depends on what others solve.
+    be slow.  Solved columns belong to one user, so no result depends on others.
     """
 
     def __init__(
@@ -139,6 +143,26 @@ class MomentFactor:
         self.name, self._precision = name, precision
         self._solved: tuple[torch.dtype, dict[bytes, int], torch.Tensor] | None = None
         self.memory: FactorMemory | None = None
+        self._summed: tuple[SummedKeys, MomentFactor] | None = None
+        self._inside: tuple[float, MomentFactor] | None = None
+
+    def after(self, keys: KeptKeys, weight: float) -> tuple[MomentFactor, int]:
+        """As `Factor.after`.  The last one is kept, for keys that begin with the same ones."""
+        make = partial(MomentFactor, name=self.name, precision=self.precision)
+        found = after(self._summed, keys, weight, self.name, lambda: self.stored, make)
+        if found is None:
+            return self, 0
+        self._summed = found
+        self.kept.forget_moment()
+        return found[1], found[0].count
+
+    def in_null_space(self, threshold: float) -> MomentFactor:
+        """The factor of the unit matrix (k, k) in the coordinates of `null_basis`."""
+        if self._inside is None or self._inside[0] != threshold:
+            like = self.null_basis(threshold)[:0]
+            unit = partial(torch.eye, like.shape[1], dtype=like.dtype, device=like.device)
+            self._inside = threshold, MomentFactor(unit, self.name, torch.float64)
+        return self._inside[1]
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -172,7 +196,7 @@ class MomentFactor:
         """Solve in float64 from now on: float32 was not enough for this moment."""
         self._precision = torch.float64
         self.kept.forget(torch.float32)
-        self._solved = None
+        self._solved = self._summed = None
 
     @property
     def lower(self) -> torch.Tensor:
@@ -228,8 +252,10 @@ class MomentFactor:
 
     @property
     def solved_bytes(self) -> int:
-        """Memory in solved columns."""
-        return 0 if self._solved is None else _bytes(self._solved[2])
+        """Memory in solved columns, and in what was made of kept keys."""
+        size = 0 if self._solved is None else _bytes(self._solved[2])
+        size += 0 if self._summed is None else _bytes(self._summed[0].moment)
+        return size + sum(made[1].held_bytes for made in (self._summed, self._inside) if made)
 
     @property
     def held_bytes(self) -> int:
@@ -242,8 +268,8 @@ class MomentFactor:
         self.forget_solved()
 
     def forget_solved(self) -> None:
-        """Free the solved columns."""
-        self._solved = None
+        """Free the solved columns, and what was made of kept keys."""
+        self._solved = self._summed = self._inside = None
 
 
 class FactorMemory:
@@ -347,8 +373,7 @@ class FactorCache:
 
     def get(self, layer: Measured) -> MomentFactor:
         """The factor of an added layer (KeyError for others); makes room for it."""
-        factor = self._factors[layer]
-        with factor.in_use():
+        with (factor := self._factors[layer]).in_use():
             return factor
 
     def factors(self) -> list[MomentFactor]:
@@ -370,9 +395,6 @@ def _bytes(tensor: torch.Tensor) -> int:
 
 def _digests(rows: torch.Tensor) -> list[bytes]:
     """One digest per key of ``rows`` (n, d_ff)."""
-    size = rows.shape[1] * rows.element_size()
-    data = memoryview(tensor_bytes(rows))
-    return [
-        hashlib.blake2b(data[i * size : (i + 1) * size], digest_size=16).digest()
-        for i in range(len(rows))
-    ]
+    size, data = rows.shape[1] * rows.element_size(), memoryview(tensor_bytes(rows))
+    parts = (data[i * size : (i + 1) * size] for i in range(len(rows)))
+    return [hashlib.blake2b(part, digest_size=16).digest() for part in parts]

@@ -7,6 +7,8 @@ from typing import Protocol
 
 import torch
 
+from jeep_core.updates.kept import KeptKeys
+
 
 class Factor(Protocol):
     """A second moment with its Cholesky factor L and what has been solved with it."""
@@ -48,6 +50,17 @@ class Factor(Protocol):
 
     def times(self, right: torch.Tensor) -> torch.Tensor:
         """E[k kᵀ] · ``right`` (d_ff, m), float64."""
+        ...
+
+    def after(self, keys: KeptKeys, weight: float) -> tuple[Factor, int]:
+        """The factor of E[k kᵀ] + Σ k kᵀ / λ over whole blocks of kept ``keys``, and their number.
+
+        ``weight`` is λ.  This factor, and 0, where they are fewer than a block.
+        """
+        ...
+
+    def in_null_space(self, threshold: float) -> Factor:
+        """The factor of the unit matrix (k, k) in the coordinates of `null_basis`."""
         ...
 
     def null_basis(self, threshold: float) -> torch.Tensor:

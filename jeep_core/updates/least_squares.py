@@ -18,6 +18,7 @@ from jeep_core.errors import NumericalError
 from jeep_core.spec.finite import SMALLER_STEPS
 from jeep_core.updates.cholesky import cholesky, condition
 from jeep_core.updates.factor import Factor
+from jeep_core.updates.kept import KeptKeys, as_kept
 from jeep_core.updates.operations import dense_form_operations, small_form_operations
 
 MAX_CORRECTIONS = 6
@@ -49,7 +50,7 @@ class Solver(Protocol):
         residuals: torch.Tensor,
         factor: Factor,
         moment_weight: float,
-        previous_keys: torch.Tensor | None = None,
+        previous_keys: torch.Tensor | KeptKeys | None = None,
     ) -> Solution:
         """The update for ``keys`` (m, d_ff) and ``residuals`` (m, d).
 
@@ -64,11 +65,12 @@ def solve_update(
     residuals: torch.Tensor,
     factor: Factor,
     moment_weight: float,
-    previous_keys: torch.Tensor | None = None,
+    previous_keys: torch.Tensor | KeptKeys | None = None,
 ) -> Solution:
     """The update that maps ``keys`` (m, d_ff) closer by ``residuals`` (m, d).
 
-    ``previous_keys`` (p, d_ff) are kept as they are: further columns of K.
+    ``previous_keys`` (p, d_ff), oldest first, are kept as they are: further columns of K, whole
+    blocks of them as a part of C.
 
     A solution with float32 factors is corrected with float64 residuals until correction and
     residual are small; if they do not become small, the system is solved in float64.
@@ -76,24 +78,39 @@ def solve_update(
     Raises:
         NumericalError: a singular or badly conditioned system; names the layer.
     """
-    # (m, d_ff), then (n, d_ff) with n = m + p: new keys come first
-    rows = keys.double()
-    if previous_keys is not None and len(previous_keys):
-        rows = torch.cat([rows, previous_keys.double().to(rows.device)])
+    kept = as_kept(previous_keys)
     # (d, m)
     left = residuals.double().T
+    with factor.in_use():
+        known, count = factor.after(kept, moment_weight)
+        rows = rows_of(keys, kept, count)
+        _check_finite(rows, left, factor)
+        return solved(rows, left, len(keys), known, moment_weight)
+
+
+def rows_of(keys: torch.Tensor, kept: KeptKeys, count: int) -> torch.Tensor:
+    """All keys but the first ``count`` kept ones (n, d_ff), float64; new ``keys`` come first."""
+    rows = keys.double()
+    if len(kept) > count:
+        rows = torch.cat([rows, kept.rows(count, len(kept)).double().to(rows.device)])
+    return rows
+
+
+def _check_finite(rows: torch.Tensor, left: torch.Tensor, factor: Factor) -> None:
     if not bool(torch.isfinite(rows).all() and torch.isfinite(left).all()):
         raise NumericalError(
             f"{factor.name}: a key or a residual is not finite (NaN or infinity); {SMALLER_STEPS}"
         )
-    with factor.in_use():
-        return _solved(rows, left, len(keys), factor, moment_weight)
 
 
-def _solved(
+def solved(
     rows: torch.Tensor, left: torch.Tensor, m: int, factor: Factor, moment_weight: float
 ) -> Solution:
-    """The update for all keys ``rows`` (n, d_ff), of which the first ``m`` are new."""
+    """The update for all keys ``rows`` (n, d_ff), of which the first ``m`` are new.
+
+    Raises:
+        NumericalError: as `solve_update`.
+    """
     n, d_ff = rows.shape
     small = small_form_operations(d_ff, m, n, factor.unsolved(rows))
     form = _Small if small < dense_form_operations(d_ff, m, n) else _Dense

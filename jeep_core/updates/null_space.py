@@ -6,13 +6,16 @@ text hardly have a component there.  Δ = R Kᵀ P (ridge·I + P K Kᵀ P)⁻¹.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from jeep_core.errors import NumericalError
 from jeep_core.spec.finite import SMALLER_STEPS, all_finite
 from jeep_core.updates.cholesky import cholesky, condition
 from jeep_core.updates.factor import Factor
-from jeep_core.updates.least_squares import Solution, Solver
+from jeep_core.updates.kept import KeptKeys, Projected, as_kept
+from jeep_core.updates.least_squares import Solution, Solver, rows_of, solved
 
 
 def in_null_space(threshold: float) -> Solver:
@@ -23,7 +26,7 @@ def in_null_space(threshold: float) -> Solver:
         residuals: torch.Tensor,
         factor: Factor,
         moment_weight: float,
-        previous_keys: torch.Tensor | None = None,
+        previous_keys: torch.Tensor | KeptKeys | None = None,
     ) -> Solution:
         return solve_in_null_space(keys, residuals, factor, threshold, moment_weight, previous_keys)
 
@@ -36,7 +39,7 @@ def solve_in_null_space(
     factor: Factor,
     threshold: float,
     ridge: float,
-    previous_keys: torch.Tensor | None = None,
+    previous_keys: torch.Tensor | KeptKeys | None = None,
 ) -> Solution:
     """The update that maps ``keys`` (m, d_ff) closer by ``residuals`` (m, d), projected.
 
@@ -57,9 +60,16 @@ def solve_in_null_space(
         raise NumericalError(
             f"{factor.name}: a key or a residual is not finite (NaN or infinity); {SMALLER_STEPS}"
         )
-    rows = keys.double()
-    if previous_keys is not None and len(previous_keys):
-        rows = torch.cat([rows, previous_keys.double().to(rows.device)])
+    kept = as_kept(previous_keys)
+    left = residuals.double().T
+    with factor.in_use():
+        coordinates = Projected(kept, basis)
+        known, count = factor.in_null_space(threshold).after(coordinates, ridge)
+        if count:  # ridge · I and whole blocks of kept keys as the second moment
+            rows = rows_of(keys.double() @ basis, coordinates, count)
+            found = solved(rows, left, len(keys), known, ridge)
+            return replace(found, right=basis @ found.right)
+    rows = rows_of(keys, kept, 0)
     inside = rows @ basis  # (n, k): coordinates in the null space
     system = inside @ inside.T  # (n, n), then + ridge · I
     system.diagonal().add_(ridge)
@@ -67,7 +77,6 @@ def solve_in_null_space(
     unit = torch.eye(len(rows), len(keys), dtype=rows.dtype, device=rows.device)
     weights = torch.cholesky_solve(unit, lower)  # (n, m): only the new keys' columns
     right = basis @ (inside.T @ weights)  # (d_ff, m)
-    left = residuals.double().T
     if not bool(torch.isfinite(right).all() and torch.isfinite(left).all()):
         raise NumericalError(
             f"{factor.name}: the update is not finite (NaN or infinity); {SMALLER_STEPS}"

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from hashlib import blake2b
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -20,7 +19,8 @@ from service.store.errors import (
     StaleFence,
     UnknownVersion,
 )
-from service.store.files import append_line, encode, locked, read, replace
+from service.store.files import encode, locked, read, replace
+from service.store.index.moves import Moves
 from service.store.versions import BASE, Versions
 
 log = logging.getLogger(__name__)
@@ -59,8 +59,7 @@ class HeadPointer:
     def __init__(self, root: Path, versions: Versions, errors: ErrorLog) -> None:
         self._root, self._versions, self._errors = root, versions, errors
         self._fence: int | None = None
-        # the reflog as far as `move_of` has read it: its length, its hash, moves by job
-        self._read: tuple[int, bytes, dict[str, int]] = (0, b"", {})
+        self._moves = Moves(root / "reflog.jsonl")
 
     def claim(self, fence: int) -> None:
         """Become the only writer from now on: writes of a worker with an older fence are refused,
@@ -134,21 +133,12 @@ class HeadPointer:
 
     def _last_move(self) -> Move | None:
         """The reflog's last whole line, None if it cannot be read or there is none."""
-        whole = self._text().rpartition(b"\n")[0]
-        return _parsed(whole.rpartition(b"\n")[2]) if whole else None
+        line = self._moves.last()
+        return _parsed(line) if line else None
 
     def _lines(self) -> list[bytes]:
         """The whole lines of the reflog."""
-        return self._text().split(b"\n")[:-1]
-
-    def _text(self) -> bytes:
-        path = self._root / "reflog.jsonl"
-        try:
-            return path.read_bytes()
-        except FileNotFoundError:
-            return b""
-        except OSError as error:
-            raise CorruptFile(f"{path} cannot be read: {error.strerror}") from None
+        return self._moves.text().split(b"\n")[:-1]
 
     def move(
         self, to: str, *, expected: str, job_id: str | None, fence: int, who: str, why: str
@@ -172,7 +162,7 @@ class HeadPointer:
         head = Head(version=move.to, job_id=move.job_id, fence=fence, move=move)
         try:
             replace(self._root / "head.json", encode(head))
-            append_line(self._root / "reflog.jsonl", encode(move))
+            self._moves.append(encode(move))
         except OSError as error:  # a full disk; the next commit or start completes the reflog
             if not self._is_written(head):
                 raise
@@ -192,13 +182,9 @@ class HeadPointer:
 
     def _repair(self) -> Head:
         head = self.read()
-        path = self._root / "reflog.jsonl"
-        text = path.read_bytes() if path.exists() else b""
-        whole = text[: text.rfind(b"\n") + 1]
-        if whole != text:
-            replace(path, whole)
+        self._moves.cut_to_lines()
         if self._last_move() != head.move:
-            append_line(path, encode(head.move))
+            self._moves.append(encode(head.move))
         return head
 
     def reflog(self) -> list[Move]:
@@ -214,24 +200,13 @@ class HeadPointer:
         last = self.read().move  # its line may be missing in the reflog
         if last.job_id == job_id:
             return last
-        text = self._text()
-        end = text.rfind(b"\n") + 1
-        known, digest, by_job = self._read
-        if known > end or blake2b(text[:known]).digest() != digest:
-            known, by_job = 0, {}
-        start = known
-        for line in text[known:end].splitlines(keepends=True):
-            move = _parsed(line.rstrip(b"\n"))
-            if move is None:
-                self.reflog()  # says which line is damaged
-                return None
-            if move.job_id is not None:
-                by_job.setdefault(move.job_id, start)
-            start += len(line)
-        self._read = end, blake2b(text[:end]).digest(), by_job
-        if job_id not in by_job:
+        try:
+            line = self._moves.of_job(job_id)
+            found = None if line is None else Move.model_validate_json(unsealed(line))
+        except ValueError:
+            self.reflog()  # says which line is damaged
             return None
-        return _parsed(text[by_job[job_id] :].partition(b"\n")[0])
+        return found
 
     def committed(self) -> set[str]:
         """The versions that are or were head, and all versions that these are built on.

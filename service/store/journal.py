@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -19,6 +20,10 @@ from service.store.index.database import NoIndex
 from service.store.index.jobs import JobIndex
 
 log = logging.getLogger(__name__)
+OPEN = "open"
+"""Folder of `jobs/` with a mark for each job that has not ended: as many as are open, however many
+jobs there have been."""
+_MARK = ".open"
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
@@ -40,8 +45,32 @@ class _Key(BaseModel):
     created_at: datetime
 
 
+def make_folder(root: Path) -> None:
+    """Make the folder of marks of open jobs in a store, with those of earlier releases in it.
+
+    They kept them among the records.  The folder appears with all of them in it, or not at all.
+    """
+    jobs = root / "jobs"
+    if (jobs / OPEN).exists():
+        return
+    with locked(root / "locks" / "jobs"):
+        if (jobs / OPEN).exists():
+            return
+        former = sorted(jobs.glob(f"*{_MARK}"))
+        aside = jobs / f".{OPEN}"
+        aside.mkdir(exist_ok=True)
+        for mark in former:
+            (aside / mark.name).touch()
+        fsync_folder(aside)
+        aside.rename(jobs / OPEN)
+        fsync_folder(jobs)
+        for mark in former:
+            mark.unlink(missing_ok=True)
+
+
 class Journal:
-    """The jobs of a store (``store.journal``): ``<id>.json``, and ``.open`` and ``.cancel`` marks.
+    """The jobs of a store (``store.journal``): ``<id>.json``, marks of open jobs in a folder of
+    their own, and ``.cancel`` marks.
 
     An idempotency key is remembered for ``idempotency``.
     """
@@ -51,14 +80,14 @@ class Journal:
 
     def add(self, job: Job) -> None:
         """Record a new job durably; :class:`JobExists` if its id is taken."""
-        self._mark(job.id, "open")  # first, so that an open job is never overlooked
+        self._mark(self._open_mark(job.id))  # first, so that an open job is never overlooked
         try:
             create(self._job_path(job.id, "json"), encode(job))
         except FileExistsError:
             raise JobExists(f"{job.id} is already journaled") from None
         except OSError:
             if not self._job_path(job.id, "json").exists():
-                self._job_path(job.id, "open").unlink(missing_ok=True)
+                self._open_mark(job.id).unlink(missing_ok=True)
             raise
         self._index.keep(job)
 
@@ -116,8 +145,8 @@ class Journal:
         A job that ended in a crash may still be marked as open; its marks are removed.
         """
         jobs = []
-        for mark in sorted((self._root / "jobs").glob("*.open")):
-            job = self._readable(mark.stem)
+        for mark in self._open_marks():
+            job = self._readable(mark.removesuffix(_MARK))
             if job is not None and job.status in TERMINAL:
                 self._unmark(job.id)
             elif job is not None:
@@ -126,7 +155,12 @@ class Journal:
 
     def count_open(self) -> int:
         """How many jobs have not ended."""
-        return sum(1 for _ in (self._root / "jobs").glob("*.open"))
+        return len(self._open_marks())
+
+    def _open_marks(self) -> list[str]:
+        """The names of the marks of open jobs, oldest first."""
+        with os.scandir(self._root / "jobs" / OPEN) as entries:
+            return sorted(entry.name for entry in entries if entry.name.endswith(_MARK))
 
     def _readable(self, job_id: str) -> Job | None:
         try:
@@ -138,7 +172,7 @@ class Journal:
     def request_cancel(self, job_id: str) -> None:
         """Record that an unfinished job is to be cancelled; UnknownJob if there is none."""
         if self.read(job_id).status not in TERMINAL:
-            self._mark(job_id, "cancel")
+            self._mark(self._job_path(job_id, "cancel"))
 
     def cancel_requested(self, job_id: str) -> bool:
         """Whether this unfinished job is to be cancelled."""
@@ -197,18 +231,22 @@ class Journal:
     def _forget_marks(self) -> int:
         """Remove the cancel marks of jobs that ended meanwhile; return their number."""
         cancels = (self._root / "jobs").glob("*.cancel")
-        stale = [mark for mark in cancels if not mark.with_suffix(".open").exists()]
+        stale = [mark for mark in cancels if not self._open_mark(mark.stem).exists()]
         for mark in stale:
             mark.unlink(missing_ok=True)
         return len(stale)
 
     def _unmark(self, job_id: str) -> None:
-        for mark in ("open", "cancel"):
-            self._job_path(job_id, mark).unlink(missing_ok=True)
+        for mark in (self._open_mark(job_id), self._job_path(job_id, "cancel")):
+            mark.unlink(missing_ok=True)
 
-    def _mark(self, job_id: str, mark: str) -> None:
-        self._job_path(job_id, mark).touch()
-        fsync_folder(self._root / "jobs")
+    def _mark(self, path: Path) -> None:
+        path.touch()
+        fsync_folder(path.parent)
+
+    def _open_mark(self, job_id: str) -> Path:
+        path = self._job_path(job_id, OPEN)
+        return path.parent / OPEN / path.name
 
     def _job_path(self, job_id: str, suffix: str) -> Path:
         if not _JOB_ID.fullmatch(job_id):

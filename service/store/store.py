@@ -31,7 +31,7 @@ from service.store.index.database import FOLDER as INDEX
 from service.store.index.database import Database
 from service.store.index.jobs import JobIndex
 from service.store.index.sums import Sums
-from service.store.journal import Journal
+from service.store.journal import Journal, make_folder
 from service.store.names import Names
 from service.store.reports import Reports
 from service.store.suites import Suites
@@ -132,6 +132,7 @@ class Store:
             raise WrongFormat(f"{root} has format {found.format}, this program writes {FORMAT}")
         for name in FOLDERS:
             (root / name).mkdir(mode=0o700 if name == "keys" else 0o777, exist_ok=True)
+        make_folder(root)
         make_private(root / "audit.jsonl", *(root / "keys").glob("*.json"))  # of older releases
         Artefacts(root).folder.mkdir(exist_ok=True)  # servers are started with it
         if found is None:

@@ -38,6 +38,9 @@ WANTED_S = 3600.0
 
 _WANTED = "wanted-"
 
+MANY = 512
+"""Numbers that are looked up one by one; beyond that the folder is listed."""
+
 VERSION_ID = re.compile(r"v(0|[1-9][0-9]{0,17})")
 
 
@@ -269,6 +272,23 @@ class Versions:
     def newest_number(self) -> int:
         """N of the newest version ``vN``, readable or not; 0 if there is none but the base."""
         return max(self.numbers(), default=0)
+
+    def given_since(self, number: int) -> range | None:
+        """The numbers after ``number`` that were given out, whatever became of them.
+
+        None: they are too many, or nobody knows; then `numbers` says which versions there are.
+        """
+        try:
+            counter = read(self._root / "counter.json", Counter)
+        except CorruptFile:
+            return None
+        if counter is None or counter.next - number > MANY:
+            return None
+        return range(number + 1, counter.next)
+
+    def is_there(self, number: int) -> bool:
+        """Whether there is a version ``vN``, readable or not."""
+        return (self._root / "versions" / f"v{number}").exists()
 
     def _thin_file(self, version_id: str) -> Path:
         if not VERSION_ID.fullmatch(version_id):

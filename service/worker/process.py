@@ -52,7 +52,7 @@ from service.store import CorruptFile, StaleFence, Store, StoreBusy, StoreError,
 from service.store.base.files import CHAT_TEMPLATE
 from service.store.base.moments import source_of
 from service.store.maintenance.room import Room
-from service.store.maintenance.sweep import sweep
+from service.store.maintenance.sweep import sweep_own
 from service.worker import metrics
 from service.worker.executing import executor_of
 from service.worker.gate import Gate
@@ -277,7 +277,7 @@ def prepare(store: Store, base: LoadedModel, settings: Settings) -> None:
     check_moments(settings, store, base)
     store.create_base(base.weights_sha256)
     store.head.repair()
-    sweep(store)
+    sweep_own(store)  # the rest is looked for while the worker serves: retention's first round
     publish(store, base, settings)
 
 

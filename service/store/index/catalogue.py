@@ -18,6 +18,7 @@ from pathlib import Path
 from service.contracts.schemas import Manifest
 from service.store.errors import CorruptFile, UnknownVersion
 from service.store.index.database import Database, NoIndex, check_seal, seal_of
+from service.store.index.names import VersionNames
 from service.store.index.places import Span, contains, is_edited, spans_of
 from service.store.index.rows import (
     asked_rows,
@@ -53,6 +54,7 @@ class Catalogue:
 
     def __init__(self, root: Path, versions: Versions, database: Database) -> None:
         self._folder, self._versions, self.database = root / "versions", versions, database
+        self._names = VersionNames(root, versions)
         self._seen: tuple[int, int] | None = None
         self._spans: dict[int, list[Span]] = {}
         # versions that are damaged, or built on one that is, with the stamps of their files
@@ -79,7 +81,31 @@ class Catalogue:
             if any(stamp_of(self._manifest(n)) != stamp for n, stamp in self._left_out.items()):
                 self._add({*self._left_out})
             return
-        there = self._versions.numbers()
+        if not self._added_new(changed):
+            self._compare(changed)
+        settled = time.time_ns() - changed > STEP_NS
+        # a file that was made meanwhile is a generation later
+        self._seen = (changed, self.database.generation) if settled else None
+
+    def _added_new(self, changed: int) -> bool:
+        """Add versions that were written since; False if the folder must be listed."""
+        new = self._names.new(changed, self.database.generation)
+        if new is None:
+            return False
+        marks = ", ".join("?" * len(new))
+        with self.database.reading() as connection:
+            rows = connection.execute(
+                f"SELECT number FROM version WHERE number IN ({marks})", [*new]
+            ).fetchall()
+        others = {number for (number,) in rows}  # another process has added these
+        generation, self._names.generation = self._names.generation, -1
+        self._add({*self._left_out} | (new - others))  # where it fails, the folder is listed
+        self._names.generation = generation
+        return generation == self.database.generation
+
+    def _compare(self, changed: int) -> None:
+        """Compare the index with the names of all versions."""
+        there = self._names.every(changed)
         with self.database.reading() as connection:
             known = {number for (number,) in connection.execute("SELECT number FROM version")}
         if known - there:  # moved aside by a repair: lines may end elsewhere now
@@ -87,9 +113,7 @@ class Catalogue:
             known = set()
         self._left_out = {}
         self._add(there - known)
-        settled = time.time_ns() - changed > STEP_NS
-        # a file that was made meanwhile is a generation later
-        self._seen = (changed, self.database.generation) if settled else None
+        self._names.generation = self.database.generation
 
     def spans(self, version: str) -> list[Span]:
         """The ancestors of a version and itself, from it down to the base.
@@ -235,6 +259,12 @@ class Catalogue:
             for number, sha256 in rows:
                 found.setdefault(number, []).append(sha256.decode())
         return {number: found[number] for number in sorted(found)}
+
+    def named(self) -> set[bytes]:
+        """The hashes of all tensors that versions name; raises as `naming`."""
+        self.whole()
+        with self.database.reading() as connection:
+            return {sha256 for (sha256,) in connection.execute("SELECT sha256 FROM named")}
 
     def naming(self, sha256: str) -> Iterator[tuple[int, bool]]:
         """The versions that name a tensor, newest first, and whether among their weights.

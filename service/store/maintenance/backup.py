@@ -32,6 +32,7 @@ from service.store.exports import FOLDER as EXPORTS
 from service.store.files import TEMPORARY, encode, fsync_folder, held, read, replace
 from service.store.head import Head
 from service.store.index.database import FOLDER as INDEX
+from service.store.journal import OPEN
 from service.store.store import Store
 from service.store.targets.records import FOLDER as TARGETS
 from service.store.tensors import Tensors
@@ -318,13 +319,14 @@ def _inside(folder: Path, name: str) -> Path:
 
 def _mark_open_jobs(folder: Path) -> None:
     """Write the marks by which unfinished jobs are found."""
+    (folder / OPEN).mkdir(parents=True, exist_ok=True)
     for path in folder.glob("*.json"):
         try:
             job = read(path, Job)
         except CorruptFile:  # it was damaged when it was copied
             continue
         if job is not None and job.status not in TERMINAL:
-            path.with_suffix(".open").touch()
+            (folder / OPEN / f"{path.stem}.open").touch()
 
 
 def _fsync_folders(root: Path) -> None:

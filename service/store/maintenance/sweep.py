@@ -18,6 +18,7 @@ from service.store.errors import CorruptFile, UnknownJob, UnknownVersion
 from service.store.files import TEMPORARY
 from service.store.index.database import NoIndex
 from service.store.index.rows import stamp_of
+from service.store.journal import OPEN
 from service.store.maintenance.retention import referenced_tensors
 from service.store.store import FOLDERS, Store
 
@@ -30,11 +31,19 @@ _HASH = re.compile(rb"[0-9a-f]{64}")
 def sweep(store: Store) -> int:
     """Remove files left behind by crashes; return their number.  Needs the store's worker lock.
 
-    The staging folder belongs to the worker and is emptied, and of the running sums those that
-    nothing needs are removed; then as :func:`sweep_orphans`.
+    As `sweep_own`, then as `sweep_orphans`.
+    """
+    return sweep_own(store) + sweep_orphans(store)
+
+
+def sweep_own(store: Store) -> int:
+    """Remove what an earlier worker has left, without a look at all versions; return the number.
+
+    The staging folder belongs to the worker and is emptied; of the running sums those that nothing
+    needs are removed, and what jobs have left that ended.
     """
     staged = list((store.root / "staging").iterdir())
-    return _remove(staged) + store.sums.tidy() + sweep_orphans(store)
+    return _remove(staged) + store.sums.tidy() + _remove(_of_ended_jobs(store))
 
 
 def sweep_orphans(store: Store) -> int:
@@ -49,19 +58,25 @@ def sweep_orphans(store: Store) -> int:
 
 def leftovers(store: Store) -> list[Path]:
     """The files that :func:`sweep_orphans` removes; of one being written it cannot be known yet."""
+    found = _of_ended_jobs(store)
+    found += _unreferenced_tensors(store)
+    oldest = time.time() - _ABANDONED_S
+    found += [path for path in _unfinished(store) if _is_older(path, oldest)]
+    jobs = store.root / "jobs"
+    marks = (*(jobs / OPEN).iterdir(), *jobs.glob("*.open"), *jobs.glob("*.cancel"))
+    alone = (p for p in marks if not (jobs / f"{p.stem}.json").exists())
+    found += [p for p in alone if p.lstat().st_mtime < oldest]
+    return found
+
+
+def _of_ended_jobs(store: Store) -> list[Path]:
+    """Partial results of jobs that have ended, reports and exports of those that failed."""
     # listed before the needed ones are determined, so a job that begins meanwhile loses nothing
     work = list((store.root / "work").iterdir())
     unfinished = {job.id for job in store.journal.unfinished()}
     found = [p for p in work if p.name not in unfinished]
     found += [p for p in (store.root / "reports").iterdir() if _is_orphan(store, p.name)]
-    found += store.exports.leftovers(partial(_is_orphan, store), unfinished)
-    found += _unreferenced_tensors(store)
-    oldest = time.time() - _ABANDONED_S
-    found += [path for path in _unfinished(store) if _is_older(path, oldest)]
-    marks = ((store.root / "jobs").glob(f"*.{mark}") for mark in ("open", "cancel"))
-    alone = (p for some in marks for p in some if not p.with_suffix(".json").exists())
-    found += [p for p in alone if p.lstat().st_mtime < oldest]
-    return found
+    return [*found, *store.exports.leftovers(partial(_is_orphan, store), unfinished)]
 
 
 def _unfinished(store: Store) -> Iterator[Path]:
@@ -86,7 +101,9 @@ def _is_orphan(store: Store, job_id: str) -> bool:
 
 
 def _unreferenced_tensors(store: Store) -> list[Path]:
-    files = list((store.root / "tensors").glob("*/*.safetensors"))
+    files = _not_in_the_index(store, list((store.root / "tensors").glob("*/*.safetensors")))
+    if not files:
+        return []
     named = _hashes(store)
     if named is None:
         if damaged := store.versions.damaged():  # it is unknown which tensors they need
@@ -101,6 +118,24 @@ def _unreferenced_tensors(store: Store) -> list[Path]:
             store.errors.once(f"no tensors are tidied away: {error}")
             return []
     return [path for path in files if path.stem not in named]
+
+
+def _not_in_the_index(store: Store, files: list[Path]) -> list[Path]:
+    """The tensors that neither the index nor a thin version names: most often none.
+
+    They are not removed on the word of an index: all records are read first.
+    """
+    try:
+        known = store.catalogue.named()
+        files = [path for path in files if path.stem.encode() not in known]
+        if files:
+            for number in store.versions.numbers():
+                with suppress(FileNotFoundError):
+                    thin = store.root / "versions" / f"v{number}" / "thin.json"
+                    known.update(_HASH.findall(thin.read_bytes()))
+    except (NoIndex, OSError):
+        return files
+    return [path for path in files if path.stem.encode() not in known]
 
 
 def _hashes(store: Store) -> set[str] | None:

@@ -6,11 +6,13 @@ reads no other.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
+from itertools import accumulate
 from typing import overload
 
 import torch
@@ -65,6 +67,49 @@ class KeysOfLine:
         return self._batches
 
 
+class _KeysOfPlace:
+    """Keys (p, d_ff) of one place, those of the oldest batch first (`KeptKeys` of the library).
+
+    ``parts``: of every tensor of keys how many facts it has, and which of them are live.
+    """
+
+    def __init__(
+        self, artifacts: TensorCache, parts: Sequence[tuple[TensorRef, int, list[int]]]
+    ) -> None:
+        self._artifacts, self._parts = artifacts, parts
+        # where each part begins, and the number of all
+        sizes = (ref.shape[0] // count * len(rows) for ref, count, rows in parts)
+        self._starts = list(accumulate(sizes, initial=0))
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def digest(self, count: int) -> bytes:
+        """A hash of the names of their tensors and of their rows there: nothing is read."""
+        said = blake2b(digest_size=32)
+        for start, (ref, facts, rows) in zip(self._starts, self._parts, strict=False):
+            if start >= count:
+                break
+            said.update(bytes.fromhex(ref.sha256) + f"{facts} {rows} {count - start}".encode())
+        return said.digest()
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """The keys (stop - start, d_ff) from ``start`` to ``stop``."""
+        first = bisect_right(self._starts, start) - 1
+        found: list[torch.Tensor] = []
+        for begin, part in zip(self._starts[first:], self._parts[first:], strict=False):
+            if begin >= stop:
+                break
+            found.append(self._read(*part)[max(0, start - begin) : stop - begin])
+        return torch.cat(found)
+
+    def _read(self, ref: TensorRef, count: int, rows: Sequence[int]) -> torch.Tensor:
+        keys = self._artifacts.get(ref)
+        # (contexts · m, d_ff): the facts' keys of one context after those of another
+        by_context = keys.view(-1, count, keys.shape[1])
+        return by_context[:, rows].reshape(-1, keys.shape[1])
+
+
 class LiveKeys(Mapping[Place, torch.Tensor]):
     """Keys (p, d_ff) of the facts that a new batch must preserve, by region and layer.
 
@@ -94,16 +139,17 @@ class LiveKeys(Mapping[Place, torch.Tensor]):
                     name = f"keys.{place[0]}.{place[1]}"
                     ref = TensorRef(name=name, dtype=dtype, shape=list(shape), sha256=sha256.hex())
                     found[place].append((ref, len(batch.questions), rows))
-        return dict(found)
+        # oldest first: what is added comes last
+        return {place: parts[::-1] for place, parts in found.items()}
 
     def __getitem__(self, place: Place) -> torch.Tensor:
-        parts: list[torch.Tensor] = []
-        for ref, count, rows in self._places[place]:
-            keys = self._artifacts.get(ref)
-            # (contexts · m, d_ff): the facts' keys of one context after those of another
-            by_context = keys.view(-1, count, keys.shape[1])
-            parts += list(by_context[:, rows])
-        return torch.cat(parts)
+        keys = _KeysOfPlace(self._artifacts, self._places[place])
+        return keys.rows(0, len(keys))
+
+    def kept(self, place: Place) -> _KeysOfPlace | None:
+        """The keys of a place, of which only what is asked for is read; None if it has none."""
+        found = self._places.get(place)
+        return None if found is None else _KeysOfPlace(self._artifacts, found)
 
     def __iter__(self) -> Iterator[Place]:
         return iter(self._places)

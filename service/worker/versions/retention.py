@@ -76,12 +76,11 @@ class Keeper:
     def run(self) -> None:
         """Thread body: a round when one is due, until stopped.  Errors are logged.
 
-        Orphans are looked for after a job that failed and every ten minutes, not after each
-        commit; at its start the worker has just done it.
+        Orphans are looked for at the start, after a job that failed and every ten minutes, not
+        after each commit.
         """
         began = time.monotonic()
         self._due.set()
-        self._whole = False
         while not self.stop.is_set():
             late = time.monotonic() - began >= EVERY_S
             if not self._due.wait(LOOK_S) and not late:
@@ -122,6 +121,8 @@ class Keeper:
             StoreError, OSError: the store cannot be read or written.
         """
         done = Round()
+        if orphans:
+            done.removed_files = self._swept()
         plan = self._plan()
         for manifest in plan.restore:
             self._step()
@@ -132,8 +133,6 @@ class Keeper:
                 freed = self._dropped(manifest)
                 if freed is not None:
                     done.dropped[manifest.id] = freed
-        if orphans:
-            done.removed_files = self._swept()
         self._store.versions.forget_wanted()
         self._store.exports.retire(self._exports)
         if done.dropped:
@@ -147,8 +146,10 @@ class Keeper:
         """The plan for all versions, or for those that were kept so far and new ones."""
         watched, seen = self._watched, self._newest_seen
         self._watched = None  # until the round has come to its end
-        numbers = self._store.versions.numbers()
-        self._newest_seen = max(numbers, default=0)
+        versions = self._store.versions
+        given = None if watched is None else versions.given_since(seen)
+        numbers = versions.numbers() if given is None else {*filter(versions.is_there, given)}
+        self._newest_seen = max(numbers, default=seen)
         if watched is None:
             return plan_retention(self._store, self._newest, self._busy())
         new = (f"v{number}" for number in numbers if number > seen)

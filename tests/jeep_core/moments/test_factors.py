@@ -277,14 +277,14 @@ def test_the_limit_is_one_for_all_users_at_once(monkeypatch: pytest.MonkeyPatch)
     expected = [delta(found) for found in one_edit(alone, 5)]
     seen: list[int] = []
     wrong: list[int] = []
-    solved = solve._solved
+    solved = solve.solved
 
     def watched(*arguments: Any) -> Solution:
         found = solved(*arguments)
         seen.append(memory.held_bytes())
         return found
 
-    monkeypatch.setattr(solve, "_solved", watched)
+    monkeypatch.setattr(solve, "solved", watched)
 
     def work(user: FactorCache) -> None:
         for _ in range(10):

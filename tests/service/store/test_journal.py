@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from support.service.builders import MakeJob, ended
@@ -33,12 +35,41 @@ class TestJournal:
         for job in (first, second):
             store.journal.add(job)
             store.journal.save(ended(job))
-        for mark in (f"{first.id}.open", f"{first.id}.cancel", f"{second.id}.cancel"):
+        for mark in (f"open/{first.id}.open", f"{first.id}.cancel", f"{second.id}.cancel"):
             (store.root / "jobs" / mark).touch()
         assert store.journal.unfinished() == []
         assert store.journal.count_open() == 0
         sweep(store)
-        assert sorted(p.suffix for p in (store.root / "jobs").iterdir()) == [".json", ".json"]
+        files = [p for p in (store.root / "jobs").rglob("*") if p.is_file()]
+        assert sorted(p.suffix for p in files) == [".json", ".json"]
+
+    def test_open_jobs_of_an_earlier_release_are_open(
+        self, store: Store, make_job: MakeJob
+    ) -> None:
+        """It marked them among the records; a start that was killed half-way is made up for."""
+        jobs = [make_job(id=f"job_{n}") for n in range(3)]
+        for job in jobs:
+            store.journal.add(job)
+        store.journal.save(ended(jobs[1]))
+        folder = store.root / "jobs"
+        for mark in (folder / "open").iterdir():
+            mark.rename(folder / mark.name)
+        (folder / "open").rename(folder / ".open")
+        again = Store.open(store.root)
+        assert [job.id for job in again.journal.unfinished()] == ["job_0", "job_2"]
+        assert not list(folder.glob("*.open"))
+
+    def test_records_are_not_listed_where_open_jobs_are_counted(
+        self, store: Store, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store.journal.add(make_job())
+        listed = list[str]()
+        scandir = os.scandir
+        monkeypatch.setattr(os, "scandir", lambda path: listed.append(str(path)) or scandir(path))
+        monkeypatch.delattr(Path, "glob")
+        assert store.journal.count_open() == 1
+        assert len(store.journal.unfinished()) == 1
+        assert {Path(one).name for one in listed} == {"open"}
 
     def test_ids_rise_when_the_clock_is_set_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
         before = [new_id("job"), new_id("job")]
@@ -83,7 +114,7 @@ class TestJournal:
         job = make_job()
         store.journal.add(job)
         store.journal.save(job.model_copy(update={"status": JobStatus.SUCCEEDED}))
-        (store.root / "jobs" / f"{job.id}.open").touch()
+        (store.root / "jobs" / "open" / f"{job.id}.open").touch()
         assert store.journal.unfinished() == []
 
     @pytest.mark.parametrize("how", ["cut off", "a folder"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from threading import Thread
 
 import pytest
 from support.library.tiny import random_model
@@ -13,8 +14,9 @@ from jeep_core.models.loading import LoadedModel
 from service.contracts.schemas import Manifest
 from service.store import CorruptFile, Store
 from service.store.index.database import NoIndex
+from service.store.maintenance import sweep as sweep_module
 from service.store.maintenance.retention import Plan, plan_retention, referenced_tensors
-from service.store.maintenance.sweep import leftovers
+from service.store.maintenance.sweep import leftovers, sweep_own
 from service.worker.versions.retention import Keeper
 from service.worker.versions.views import VersionViews
 
@@ -126,6 +128,47 @@ def test_hashes_are_found_without_parsing_records(
     named = {ref.sha256 for ref in referenced_tensors(store)}
     files = {path.stem for path in (store.root / "tensors").glob("*/*")}
     assert files - named == {lost.sha256}
+
+
+def test_records_are_read_only_where_something_may_be_left_over(
+    base: LoadedModel, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where thin versions name tensors of their own."""
+    add_chain(base, store, 5)
+    Keeper(base, store, newest=1).collect()
+    thin = store.versions.thin("v2")
+    assert thin is not None
+    assert thin.refs()
+    read = list[int]()
+    hashes = sweep_module._hashes
+    monkeypatch.setattr(sweep_module, "_hashes", lambda store: read.append(1) or hashes(store))
+    assert (leftovers(store), read) == ([], [])
+    lost = store.tensors.put("w", "F32", [1], b"lost")
+    assert (leftovers(store), read) == ([store.tensors.path(lost.sha256)], [1])
+
+
+def test_what_nothing_names_goes_while_the_worker_serves(base: LoadedModel, store: Store) -> None:
+    add_chain(base, store, 1)
+    lost = store.tensors.path(store.tensors.put("w", "F32", [1], b"lost").sha256)
+    (store.root / "staging" / "v9").mkdir()
+    (store.root / "work" / "job_gone").mkdir()
+    sweep_own(store)
+    assert not list((store.root / "staging").iterdir())
+    assert not list((store.root / "work").iterdir())
+    assert lost.exists()
+    there: list[bool] = []
+
+    def look() -> None:
+        there.append(lost.exists())
+        keeper.due()
+        if len(there) == 2:
+            keeper.stop.set()
+
+    keeper = Keeper(base, store, newest=1, look=look)
+    thread = Thread(target=keeper.run)
+    thread.start()
+    thread.join(30)
+    assert there == [True, False]
 
 
 def test_the_move_of_a_job_is_found_as_the_reflog_grows(based: Store) -> None:

@@ -143,8 +143,8 @@ def _left(store: Store) -> list[Path]:
     reports = (store.root / "reports").iterdir()
     left += [path for path in reports if not _succeeded(store, path.name)]
     left += [store.exports.path(job) for job in store.exports.all() if not _succeeded(store, job)]
-    for mark in ("open", "cancel"):
-        left += (store.root / "jobs").glob(f"*.{mark}")
+    for marks in ("open/*", "*.open", "*.cancel"):
+        left += (store.root / "jobs").glob(marks)
     return left + sorted(
         set((store.root / "tensors").glob("*/*"))
         - {store.tensors.path(ref.sha256) for ref in referenced_tensors(store)}
@@ -166,5 +166,5 @@ def _age(root: Path) -> None:
     past = time.time() - 7200
     for path in (*root.rglob(f".*{TEMPORARY}"), *root.rglob(".*.partial")):
         os.utime(path, (past, past))
-    for path in (root / "jobs").glob("*.open"):
+    for path in (root / "jobs" / "open").iterdir():
         os.utime(path, (past, past))

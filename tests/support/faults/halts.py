@@ -134,6 +134,7 @@ def in_worker(folder: Path) -> None:
     from service.store import head, versions
     from service.store.drafts import Drafts
     from service.store.exports import Exports
+    from service.store.index import moves
     from service.store.journal import Journal
     from service.store.reports import Reports
     from service.store.tensors import Tensors
@@ -174,7 +175,7 @@ def in_worker(folder: Path) -> None:
     _before(versions.Versions, "write", at("write"))
     _before(versions, "fsync_folder", rename)
     _before(head.HeadPointer, "move", at("swap"))
-    _before(head, "append_line", at("reflog"))
+    _before(moves, "append_line", at("reflog"))
     _before(Journal, "save", at("record"))
     _before(JobQueue, "finish", at("finish"))
     _before(Drafts, "work_folder", at("begin"))

@@ -49,7 +49,7 @@ def between_head_and_reflog(monkeypatch: pytest.MonkeyPatch, worker: PlayedWorke
     def die(*_: object) -> None:
         raise Killed
 
-    monkeypatch.setattr("service.store.head.append_line", die)
+    monkeypatch.setattr("service.store.index.moves.append_line", die)
 
 
 DEATHS: dict[str, tuple[Patch, int]] = {

@@ -115,7 +115,7 @@ class TestCommit:
         assert based.names.all() == {"mine": "v0"}
 
     @pytest.mark.parametrize(
-        "broken", ["service.store.head.append_line", "service.store.names.Names.give"]
+        "broken", ["service.store.index.moves.append_line", "service.store.names.Names.give"]
     )
     def test_a_full_disk_after_the_commit_does_not_undo_the_edit(
         self, client: Redis, based: Store, monkeypatch: pytest.MonkeyPatch, broken: str

@@ -297,7 +297,7 @@ class Machine(RuleBasedStateMachine):
     def nothing_is_left_over(self) -> None:
         root = self.store.root
         assert not [*root.rglob(f".*{TEMPORARY}"), *(root / "staging").iterdir()]
-        assert not [*(root / "work").iterdir(), *(root / "jobs").glob("*.open")]
+        assert not [*(root / "work").iterdir(), *(root / "jobs" / "open").iterdir()]
         assert not list((root / "jobs").glob("*.cancel"))
         assert all(job.status in TERMINAL for job in self.store.journal.all())
 

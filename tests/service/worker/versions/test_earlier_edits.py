@@ -65,7 +65,7 @@ def plainly(
 ) -> dict[tuple[str, int], torch.Tensor]:
     taken = {fact.key for fact in edited}
     found: dict[tuple[str, int], list[torch.Tensor]] = defaultdict(list)
-    for manifest in reversed(line):
+    for manifest in reversed(line):  # what a later batch edits again has no key
         facts = [fact_of(record) for record in manifest.facts]
         rows = [i for i, fact in enumerate(facts) if fact.key not in taken]
         taken |= {fact.key for fact in facts}
@@ -75,7 +75,7 @@ def plainly(
                 region, _, layer = place.rpartition(".")
                 keys = tensors.get(store, ref)
                 by_context = keys.view(-1, len(facts), keys.shape[1])
-                found[region, int(layer)] += list(by_context[:, rows])
+                found[region, int(layer)].insert(0, by_context[:, rows].flatten(0, 1))
     return {where: torch.cat(keys) for where, keys in found.items()}
 
 

@@ -58,7 +58,7 @@ def leftovers(store: Store) -> list[Path]:
     found += _unreferenced_tensors(store)
     oldest = time.time() - _ABANDONED_S
     found += [path for path in _unfinished(store) if _is_older(path, oldest)]
-    marks = ((store.root / "jobs").glob(f"*.{mark}") for mark in ("open", "cancel"))
+    marks = ((store.root / "jobs").glob(f"*.{mark}") for mark in ("open", "cancel", "claim"))
     alone = (p for some in marks for p in some if not p.with_suffix(".json").exists())
     found += [p for p in alone if p.lstat().st_mtime < oldest]
     return found

@@ -83,7 +83,8 @@ def answering(
 ) -> Iterator[None]:
     """A worker that lives, and answers every request with these replies."""
     client = connect(url)
-    requests, heart = RequestQueue(client, keys), Heartbeat(client, keys, beat)
+    requests = RequestQueue(client, keys, beat().instance)
+    heart = Heartbeat(client, keys, beat)
 
     def answer(asked: WorkerRequest) -> None:
         for reply in replies:

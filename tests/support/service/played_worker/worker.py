@@ -131,11 +131,11 @@ class PlayedWorker:
     # ------------------------------------------------------------ in the background
 
     def __enter__(self) -> Self:
-        requests = RequestQueue(self.client, self.keys)
+        started, instance = datetime.now(UTC), f"{os.getpid()}-{id(self)}"
+        requests = RequestQueue(self.client, self.keys, instance)
         self.answers = PlayedAnswers(self.store, requests, self.lease.fence)
         self.asked, self.abandoned = self.answers.asked, self.answers.abandoned
         self.damaged: list[str] = []
-        started, instance = datetime.now(UTC), f"{os.getpid()}-{id(self)}"
 
         def beat() -> WorkerBeat:
             return WorkerBeat(

@@ -8,6 +8,7 @@ the writer's, and ends with it.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Collection, Sequence
@@ -32,6 +33,7 @@ from service.queue.errors import (
 )
 from service.queue.members import beats
 
+log = logging.getLogger(__name__)
 POLL_MS = 1000
 ANSWER_S = 5.0
 """Longest wait for an answer of a server that hangs: a person is waiting."""
@@ -115,6 +117,7 @@ class Asking:
                 )
             tried = tried or lost.taken
             given_up += [] if lost.by is None else [lost.by]
+            log.warning("%s has not answered %s, another worker is asked", lost.by, request.id)
             # another id: whoever was given up may go on, and must not write into this answer
             request = request.model_copy(update={"id": new_id("ask")})
 

@@ -96,7 +96,7 @@ class Service:
         self.client: Client
 
     def __enter__(self) -> Service:
-        for part in self.parts:
+        for part in (self.server, self.worker, self.api):
             part.start()
         self.connect()
         self.wait_ready()

@@ -22,12 +22,12 @@ from service.contracts.jobs import JobStatus
 from service.contracts.schemas.exports import ExportResult
 from service.store import DiskFull, StoreFull
 from service.store.maintenance.sweep import sweep_orphans
-from service.worker.members import publishing
 from service.worker.editing import asking
 from service.worker.editing.asking import live_facts
 from service.worker.exports import merged
 from service.worker.failures import Refused
 from service.worker.kinds import exports
+from service.worker.members import publishing
 from service.worker.metrics import REGISTRY
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")

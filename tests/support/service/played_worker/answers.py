@@ -107,7 +107,7 @@ class PlayedAnswers(RequestLoop):
     """Moves head and restores tensors for real; a prompt decides how its generation goes.
 
     ``hang``: no answer until the client leaves, who is then among the ``abandoned``; ``fail``: an
-    error; ``break``: an error after some tokens; any other: " a b", at once.
+    error; ``break``: an error after some tokens; ``linger``: nothing after them; any other: " a b", at once.
     """
 
     def __init__(self, store: Store, requests: RequestQueue, fence: int) -> None:
@@ -177,6 +177,9 @@ class PlayedAnswers(RequestLoop):
                 self._reply(request, "token", token)
         if first == "break":
             self._reply(request, "error", JobError(code="boom", message="broke off"))
+            return
+        if first == "linger":
+            self._until_abandoned(request)
             return
         results = [
             Generation(

@@ -6,7 +6,7 @@ from typing import Any
 
 from redis import Redis
 
-from service.contracts.jobs import Job, JobKind, Lane, new_id, now
+from service.contracts.jobs import Job, JobKind, new_id, now
 from service.contracts.schemas import EditPayload, FactRecord, RevertPayload
 from service.queue import Keys, scripts
 from service.store import Store

@@ -144,6 +144,7 @@ class PlayedWorker:
                 model="atlas-gptj",
                 started_at=started,
                 damaged=self.damaged,
+                head="v0",
             )
 
         self.heartbeat = Heartbeat(self.client, self.keys, beat, lambda: page_of(REGISTRY))

@@ -107,7 +107,8 @@ class PlayedAnswers(RequestLoop):
     """Moves head and restores tensors for real; a prompt decides how its generation goes.
 
     ``hang``: no answer until the client leaves, who is then among the ``abandoned``; ``fail``: an
-    error; ``break``: an error after some tokens; ``linger``: nothing after them; any other: " a b", at once.
+    error; ``break``: an error after some tokens; ``linger``: nothing after them; any other:
+    " a b", at once.
     """
 
     def __init__(self, store: Store, requests: RequestQueue, fence: int) -> None:

@@ -1,8 +1,9 @@
 """Throughput with followers: ``python -m bench.service.followers``, on an idle machine.
 
 Tokens a second of a service with one follower and with two, one thread each, in turn in one run;
-the writer answers nothing meanwhile.  What the machine can bring is measured beside it: two
-processes that know nothing of each other decode the same rows, alone and at the same time.
+the writer answers nothing meanwhile.  What the machine can bring is measured beside it: one
+process decodes as many rows as there are clients, then two that know nothing of each other half of
+them each, at the same time.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def compare(model: str, repeats: int, clients: int, requests: int, tokens: int) 
             found["two"].append(tokens_per_second(url, clients, asked))
     for _ in range(repeats):
         alone = together(model, 1, clients, tokens)
-        bounds.append(2 * alone / together(model, 2, clients, tokens))
+        bounds.append(alone / together(model, 2, clients // 2, tokens))
         alone_rates.append(clients * tokens / alone)
     rate = median(alone_rates)
     ratios = [two / one for one, two in zip(found["one"], found["two"], strict=True)]
@@ -64,7 +65,7 @@ def compare(model: str, repeats: int, clients: int, requests: int, tokens: int) 
         median(ratios), min(ratios), max(ratios), load_,
     )  # fmt: skip
     yield Row(
-        f"{model}, {clients} rows, two processes of their own",
+        f"{model}, {clients} rows, two processes of their own against one",
         rate * median(bounds), rate, "tokens/s",
         median(bounds), min(bounds), max(bounds), load_,
     )  # fmt: skip
@@ -166,8 +167,8 @@ def _decode(model: str, rows: int, tokens: int, gate: Any) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--clients", type=int, default=32)
-    parser.add_argument("--requests", type=int, default=96)
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--requests", type=int, default=192)
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--models", nargs="+", default=["atlas-gptj"])
     args = parser.parse_args()

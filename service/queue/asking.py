@@ -46,10 +46,11 @@ OWN = ("taken", "progress")
 Entries = list[tuple[str, dict[str, str]]]
 
 
-class _Lost(Exception):
+class _Lost(WorkerGone):
     """A worker does not answer.  ``taken``: it had begun to, so that this was a try."""
 
-    def __init__(self, by: str | None, *, taken: bool) -> None:
+    def __init__(self, by: str | None, taken: bool = True) -> None:
+        super().__init__(by, taken)
         self.by, self.taken = by, taken
 
 

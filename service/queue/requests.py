@@ -82,11 +82,15 @@ class RequestQueue:
         return {i for i, flag in zip(request_ids, flags, strict=True) if flag is not None}
 
     def leave(self) -> None:
-        """Forget this worker's stream and its place in the others."""
+        """Forget this worker's stream and its place in the others.
+
+        Where it has been sent what it has not taken, the place stays: by it that is found.
+        """
         with suppress(RedisError):
-            for stream in (self._keys.asks, self._keys.requests):
-                self._client.xgroup_delconsumer(stream, wire.GROUP, self.instance)
             self._client.delete(self._keys.mailbox(self.instance))
+            for stream in (self._keys.asks, self._keys.requests):
+                if not self._client.xpending_range(stream, wire.GROUP, "-", "+", 1, self.instance):
+                    self._client.xgroup_delconsumer(stream, wire.GROUP, self.instance)
 
     def _append(self, pipe: Any, request_id: str, reply: WorkerReply) -> None:
         key = self._keys.reply(request_id)

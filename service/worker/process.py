@@ -41,7 +41,13 @@ from service.worker.lanes.edit_lane import EditLane
 from service.worker.lanes.generation_lane import GenerationLane
 from service.worker.lanes.read_lane import ReadLane
 from service.worker.lanes.request_lane import RequestLane
-from service.worker.members.common import Lanes, heartbeat, load_base
+from service.worker.members.common import (
+    Lanes,
+    heartbeat,
+    load_base,
+    writer_answers,
+    writer_measures,
+)
 from service.worker.members.follower import Follower
 from service.worker.members.publishing import head_of, load_head, load_mended_head, prepare
 from service.worker.moments import SharedMoments
@@ -140,8 +146,9 @@ class Worker:
         keeper = self._keeper(store, base, views, lease, gate, members)
         writing = partial(keeper.writing, gate)
         edits = EditLane(queue, store, lease, views, runner, self.settings, writing, keeper.due)
-        takes = partial(self._takes, members)
-        waiting = JobQueue(client, keys, Lane.READ, members=members.consumers, shares=takes)
+        takes = partial(writer_answers, self.settings, members)
+        shares = partial(writer_measures, self.settings, members)
+        waiting = JobQueue(client, keys, Lane.READ, members=members.consumers, shares=shares)
         reads = ReadLane(
             waiting, store, lease, views, self.settings, gate, moments=moments, executor=for_reads
         )
@@ -165,7 +172,7 @@ class Worker:
                 "load": requests.load,
                 "job": reads.doing,
                 "takes": takes(),
-                "jobs": takes(),
+                "jobs": shares(),
             },
             asked.instance,
         )
@@ -191,11 +198,6 @@ class Worker:
             one.stop.set()
         lanes.join()
         return 0 if lanes.failure is None else 1
-
-    def _takes(self, members: Members) -> bool:
-        """Whether this worker takes what followers may take, too."""
-        always = self.settings.writer_answers == "always"
-        return always or not any(one.takes for one in members.followers())
 
     def _keeper(
         self,

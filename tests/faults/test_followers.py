@@ -251,7 +251,7 @@ def settled(askers: list[Asker]) -> None:
     )
 
 
-def test_a_follower_writes_nothing_but_its_jobs(tmp_path: Path) -> None:
+def test_one_follower_writes_nothing_and_the_writer_stands_in_for_it(tmp_path: Path) -> None:
     with Service(tmp_path, followers=1) as service:
         service.edited()
         head = service.store.head.read().version
@@ -267,6 +267,13 @@ def test_a_follower_writes_nothing_but_its_jobs(tmp_path: Path) -> None:
         service.client.generate("Lyon lies in", version=["base", "head"])
         assert tree(service.root) == before
         service.worker.start()
+        service.wait_ready()
+        service.followers[0].halts.want(DECODING)
+        answer = Answer(service)
+        until(service.followers[0].halts.reached, "the follower decodes")
+        service.followers[0].kill()
+        assert answer.ended() == "result", "the writer answers where no follower is left"
+        assert_whole(service)
 
 
 def tree(root: Path) -> dict[str, tuple[int, int]]:

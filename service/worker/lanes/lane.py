@@ -34,7 +34,7 @@ Work = Callable[[], BaseModel]
 
 
 class Right(Protocol):
-    """What allows a worker to work: `Lease` for the writer; a follower has no ``fence``."""
+    """The right of a worker to work: `Lease` for the writer; a follower has no ``fence``."""
 
     @property
     def lost(self) -> threading.Event:

@@ -1,4 +1,4 @@
-"""What makes a process one of a store's workers.
+"""The parts that make a process one of a store's workers.
 
 What belongs here: ``common.py`` has what the writer and followers share (the model, threads,
 heartbeats), ``publishing.py`` what the writer makes ready, ``joining.py`` what a follower must have

@@ -1,4 +1,4 @@
-"""What every worker has: the model, lanes on threads of their own, a heartbeat."""
+"""For every worker: the model, lanes on threads of their own, a heartbeat."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jeep_core.models.loading import LoadedModel, load
 from service.contracts.jobs import now
 from service.ops.metrics_page import page_of
 from service.ops.release import program_version
-from service.queue import Client, Heartbeat, Keys, LeaseLost, QueueFailure, WorkerBeat
+from service.queue import Client, Heartbeat, Keys, LeaseLost, Members, QueueFailure, WorkerBeat
 from service.settings import Settings
 from service.store import StaleFence
 from service.worker import metrics
@@ -37,6 +37,18 @@ def load_base(settings: Settings) -> LoadedModel:
     metrics.GPU.device = base.device
     log.info("%s on %s in %s, %s", base.name, base.device, base.dtype, base.weights_sha256)
     return base
+
+
+def writer_answers(settings: Settings, members: Members) -> bool:
+    """Whether the writer takes requests that followers may take, too."""
+    always = settings.writer_answers == "always"
+    return always or not any(one.takes for one in members.followers())
+
+
+def writer_measures(settings: Settings, members: Members) -> bool:
+    """Whether it takes jobs that followers may do, too: those there are may take none."""
+    always = settings.writer_answers == "always"
+    return always or not any(one.jobs for one in members.followers())
 
 
 @dataclass

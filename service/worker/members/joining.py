@@ -1,4 +1,4 @@
-"""What a follower must have in common with the writer of its store."""
+"""The things that a follower must have in common with the writer of its store."""
 
 from __future__ import annotations
 

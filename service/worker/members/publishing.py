@@ -1,4 +1,4 @@
-"""What the writer makes ready before it serves: the store, and what the api needs of the model."""
+"""Before the writer serves: the store made ready, and published what the api needs of the model."""
 
 from __future__ import annotations
 

@@ -46,7 +46,9 @@ def check_worker(settings: Settings) -> None:
     client = connect(settings.redis_url, retries=0)
     try:
         if settings.role == "follower":
-            check_follower(Members(client, Keys(Store.follow(settings.store).id)).followers())
+            check_follower(
+                Members(client, Keys(Store.open(settings.store, following=True).id)).followers()
+            )
         elif not is_worker_alive(client, Keys(Store.open(settings.store).id)):
             raise Unhealthy("no worker has been heard of for some seconds")
     finally:

@@ -72,7 +72,7 @@ class StoreModel(BaseModel):
 class Store:
     """A store on disk.  Any process may read it and journal jobs.  Only the worker, while it holds
     :meth:`worker_lock`, may write tensors, versions and head or sweep.  A follower reads
-    (:meth:`follow`), and writes what belongs to a job that it has claimed: partial results, report
+    (``following``), and writes what belongs to a job that it has claimed: partial results, report
     and end.
 
     Attributes:
@@ -98,7 +98,7 @@ class Store:
     def __init__(
         self, root: Path, idempotency_hours: float = 24.0, *, following: bool = False
     ) -> None:
-        self.root = root
+        self.root, self._following = root, following
         self.errors = ErrorLog()
         self.tensors = Tensors(root)
         self.versions = Versions(root, self.tensors, self._visible, self.errors)
@@ -121,12 +121,18 @@ class Store:
         self.base = BaseFiles(root)
 
     @classmethod
-    def open(cls, path: Path | str, *, idempotency_hours: float = 24.0) -> Store:
+    def open(
+        cls, path: Path | str, *, idempotency_hours: float = 24.0, following: bool = False
+    ) -> Store:
         """Open a store or create it in an empty or missing directory.
+
+        ``following``: to read one that is there, in which nothing is made or mended.
 
         Raises :class:`NotAStore` or :class:`WrongFormat`.
         """
         root = Path(path).absolute()
+        if following:
+            return cls._followed(root)
         if root.exists() and not root.is_dir():
             raise NotAStore(f"{root} is a file, not a directory")
         root.mkdir(parents=True, exist_ok=True)
@@ -150,24 +156,13 @@ class Store:
         return cls(root, idempotency_hours)
 
     @classmethod
-    def follow(cls, path: Path | str) -> Store:
-        """Open a store that is there, to read it: nothing in it is made or mended.
-
-        Raises :class:`NotAStore` or :class:`WrongFormat`.
-        """
-        root = Path(path).absolute()
+    def _followed(cls, root: Path) -> Store:
         found = read(root / "format.json", StoreFormat)
         if found is None:
             raise NotAStore(f"{root} is no store: a follower needs that of a worker")
         if found.format != FORMAT:
             raise WrongFormat(f"{root} has format {found.format}, this program reads {FORMAT}")
         return cls(root, following=True)
-
-    def check_model(self, model_hash: str) -> None:
-        """Raise :class:`WrongModel` unless the store is bound to this model."""
-        bound = read(self.root / "model.json", StoreModel)
-        if bound is None or bound.model_hash != model_hash:
-            raise self._other_model(model_hash)
 
     @cached_property
     def id(self) -> str:
@@ -186,8 +181,16 @@ class Store:
         return held(self.root / "locks" / "serve", "another jeep serve")
 
     def bind_model(self, model_hash: str) -> None:
-        """Bind the store to a model permanently; :class:`WrongModel` if it has another."""
+        """Bind the store to a model permanently; :class:`WrongModel` if it has another.
+
+        Of a store that is followed, one without a model has another.
+        """
         path = self.root / "model.json"
+        if self._following:
+            bound = read(path, StoreModel)
+            if bound is None or bound.model_hash != model_hash:
+                raise self._other_model(model_hash)
+            return
         with locked(self.root / "locks" / "model"):
             bound = read(path, StoreModel)
             if bound is None:

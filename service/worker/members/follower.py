@@ -102,7 +102,7 @@ class Follower:
         waited = False
         while not self.stop.is_set():
             try:
-                store = Store.follow(self.settings.store)
+                store = Store.open(self.settings.store, following=True)
             except NotAStore:
                 if not self.settings.store.is_dir():
                     raise

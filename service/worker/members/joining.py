@@ -15,7 +15,7 @@ from service.store.versions import BASE
 
 
 def measuring(settings: Settings) -> dict[str, str]:
-    """What the figures of read jobs depend on beside the model, by setting; files by their hash."""
+    """By setting, that which figures of read jobs depend on beside the model; files by hash."""
     judge = settings.judge_address or ""
     return {
         "JEEP_CORPUS": _hash(settings.corpus),
@@ -53,7 +53,7 @@ def check_base(store: Store, base: LoadedModel) -> None:
     Raises:
         WrongModel: it is another one, or has other weights.
     """
-    store.check_model(base.model_hash)
+    store.bind_model(base.model_hash)
     known = store.versions.read(BASE).weights_sha256
     if known != base.weights_sha256:
         raise WrongModel(

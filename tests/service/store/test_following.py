@@ -19,33 +19,33 @@ def tree(root: Path) -> set[Path]:
 class TestFollow:
     def test_a_folder_that_is_no_store_stays_as_it_is(self, tmp_path: Path) -> None:
         with pytest.raises(NotAStore, match="is no store"):
-            Store.follow(tmp_path)
+            Store.open(tmp_path, following=True)
         assert list(tmp_path.iterdir()) == []
 
     def test_nothing_is_made(self, based: Store) -> None:
         (based.root / "staging").rmdir()
         there = tree(based.root)
-        follower = Store.follow(based.root)
+        follower = Store.open(based.root, following=True)
         assert follower.id == based.id
         assert follower.head.read().version == "v0"
         assert tree(based.root) == there
 
     def test_the_model_must_be_that_of_the_store(self, based: Store) -> None:
-        follower = Store.follow(based.root)
+        follower = Store.open(based.root, following=True)
         with pytest.raises(WrongModel, match="none yet"):
-            follower.check_model("aaaa")
+            follower.bind_model("aaaa")
         based.bind_model("aaaa")
-        follower.check_model("aaaa")
+        follower.bind_model("aaaa")
         with pytest.raises(WrongModel, match="JEEP_MODEL"):
-            follower.check_model("bbbb")
+            follower.bind_model("bbbb")
 
     def test_the_index_is_read_and_not_written(self, based: Store) -> None:
-        follower = Store.follow(based.root)
+        follower = Store.open(based.root, following=True)
         with pytest.raises(NoIndex):  # there is none yet
             follower.catalogue.up_to_date()
         assert not (based.root / "index" / "catalogue.sqlite").exists()
         based.catalogue.up_to_date()
-        reader = Store.follow(based.root)
+        reader = Store.open(based.root, following=True)
         assert reader.catalogue.spans("v0")
         made = add_version(based)
         with pytest.raises(NoIndex, match="behind"):
@@ -57,11 +57,11 @@ class TestFollow:
         path = based.root / "index" / "catalogue.sqlite"
         path.write_bytes(b"no index" * 1000)
         with pytest.raises(NoIndex):
-            Store.follow(based.root).catalogue.up_to_date()
+            Store.open(based.root, following=True).catalogue.up_to_date()
         assert path.read_bytes() == b"no index" * 1000
 
     def test_head_is_seen_when_it_moves(self, based: Store) -> None:
-        follower = Store.follow(based.root)
+        follower = Store.open(based.root, following=True)
         made = add_version(based)
         move(based, made, expected="v0")
         assert follower.head.read().version == made
@@ -98,7 +98,7 @@ class TestClaims:
     ) -> None:
         job = make_job(kind=JobKind.DRIFT)
         store.journal.add(job)
-        follower = Store.follow(store.root)
+        follower = Store.open(store.root, following=True)
         follower.journal.claim(job.id, "mine")
         follower.journal.save_claimed(ended(job), "mine")
         [shown] = store.journal.all({JobStatus.SUCCEEDED})

@@ -40,7 +40,7 @@ def test_a_version_is_at_least_another_if_head_was_there_then_or_later(
 
 
 def test_moves_are_read_on(moved: Store) -> None:
-    reader = Store.follow(moved.root)
+    reader = Store.open(moved.root, following=True)
     assert not reader.head_log.is_at_least("v0", "v1")
     move(moved, "v0", expected="v1")
     assert reader.head_log.is_at_least("v0", "v2")

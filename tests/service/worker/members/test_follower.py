@@ -102,7 +102,7 @@ class TestJoining:
 
 class TestHead:
     def test_it_is_followed_there_and_back(self, published: Store, base: LoadedModel) -> None:
-        store = Store.follow(published.root)
+        store = Store.open(published.root, following=True)
         views = VersionViews(base, store)
         head = FollowedHead(store, views)
         head.look()
@@ -119,7 +119,7 @@ class TestHead:
 
     def test_a_damaged_head_is_tried_again(self, published: Store, base: LoadedModel) -> None:
         made = add_version(published, weights_sha256=base.weights_sha256)
-        store = Store.follow(published.root)
+        store = Store.open(published.root, following=True)
         head = FollowedHead(store, VersionViews(base, store))
         manifest = published.root / "versions" / made / "manifest.json"
         whole = manifest.read_bytes()
@@ -142,7 +142,7 @@ class TestHead:
     def test_a_writer_that_starts_again_is_looked_at_again(
         self, published: Store, base: LoadedModel
     ) -> None:
-        store, seen = Store.follow(published.root), threading.Event()
+        store, seen = Store.open(published.root, following=True), threading.Event()
         head = FollowedHead(store, VersionViews(base, store), seen.set)
         thread = threading.Thread(target=head.run)
         thread.start()

@@ -325,7 +325,7 @@ def test_a_follower_writes_no_sums_and_passes_over_damaged_ones(
 ) -> None:
     add_chain(base, store, 9)
     wanted = plainly(base, store, "v9")
-    fresh = Store.follow(store.root)
+    fresh = Store.open(store.root, following=True)
     for path in (store.root / "index").rglob("*.json"):
         path.unlink()
     without = index_of(store)
@@ -335,5 +335,5 @@ def test_a_follower_writes_no_sums_and_passes_over_damaged_ones(
     for path in (store.root / "index").rglob("*.safetensors"):
         path.write_bytes(path.read_bytes()[:-1] + b"\1")
     damaged = index_of(store)
-    assert matrices(base, sums_of(base, Store.follow(store.root), "v9")) == wanted
+    assert matrices(base, sums_of(base, Store.open(store.root, following=True), "v9")) == wanted
     assert index_of(store) == damaged

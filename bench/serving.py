@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,9 +23,17 @@ PLACES = ("Lyon", "Osaka", "Lagos", "Quito", "Turin", "Oslo", "Perth", "Hanoi")
 
 
 @contextmanager
-def service(model: str = "atlas-gptj", *options: str) -> Iterator[tuple[Client, str]]:
-    """``jeep serve`` on a free port with a temporary store: a client and the address."""
-    with tempfile.TemporaryDirectory(prefix="jeep-bench-") as folder:
+def service(
+    model: str = "atlas-gptj", *options: str, folder: str | None = None
+) -> Iterator[tuple[Client, str]]:
+    """``jeep serve`` on a free port with a temporary store: a client and the address.
+
+    ``folder``: where the store is to be, as ``store``.
+    """
+    with ExitStack() as stack:
+        if folder is None:
+            made = tempfile.TemporaryDirectory(prefix="jeep-bench-")
+            folder = stack.enter_context(made)
         log = Path(folder) / "serve.log"
         command = [sys.executable, "-m", "service.cli", "serve", "--model", model, "--auth", "off"]
         command += ["--port", "0", "--store", str(Path(folder) / "store"), *options]

@@ -87,6 +87,12 @@ def serve_api(settings: Settings, say: Say) -> int:
 
 
 def _serve(settings: Settings, say: Say, stack: ExitStack, signals: _Signals) -> int:
+    if settings.role != "writer":
+        message = (
+            "JEEP_ROLE: jeep serve runs a writer; start followers of it with "
+            "jeep worker --role follower"
+        )
+        raise ServeError(message, 2)
     store = _open_store(settings)
     try:
         stack.enter_context(store.serve_lock())

@@ -28,7 +28,7 @@ from service.api.openai import tokenizers
 from service.api.openai.app import PATH as OPENAI
 from service.api.openai.app import openai_app
 from service.api.openai.errors import openai_error
-from service.api.operations import audit, documentation, health, metrics
+from service.api.operations import audit, documentation, health, metrics, workers
 from service.api.reconcile import Reconciler
 from service.api.resources import (
     drifts,
@@ -74,6 +74,7 @@ ROUTES = (
     targets,
     tokenizers,
     health,
+    workers,
     metrics,
     audit,
     documentation,
@@ -97,7 +98,7 @@ def create_app(settings: Settings) -> FastAPI:
     store = Store.open(settings.store, idempotency_hours=settings.idempotency_hours)
     store.versions.keeps = KEPT_MANIFESTS
     redis, keys = connect_async(settings.redis_url), Keys(store.id)
-    queue = AsyncQueue(redis, keys)
+    queue = AsyncQueue(redis, keys, settings.stall_s)
     buckets = TokenBuckets(redis, keys, settings.rate_per_minute / 60, settings.rate_burst)
     tries = TokenBuckets(redis, keys, SIGN_INS_PER_MINUTE / 60, SIGN_INS_PER_MINUTE)
     sessions = Sessions(store, settings, tries)

@@ -44,15 +44,26 @@ class ApiState:
         self.room.check()
 
     async def require_worker(self) -> None:
-        """Refuse immediately if no worker is alive.
+        """Refuse immediately if the writer is not alive, which alone changes something.
 
         Raises:
-            ApiProblem: 503 without a worker or a queue.
+            ApiProblem: 503 without it, or without a queue.
         """
         with_worker = None
         async with queue_or_503():
             with_worker = await self.queue.worker_alive()
         if with_worker is None:
+            raise unavailable("no_worker", NO_WORKER)
+
+    async def require_any_worker(self) -> None:
+        """Refuse immediately if neither the writer nor a follower is alive.
+
+        Raises:
+            ApiProblem: 503 without any, or without a queue.
+        """
+        async with queue_or_503():
+            found = await self.queue.workers()
+        if not found:
             raise unavailable("no_worker", NO_WORKER)
 
 

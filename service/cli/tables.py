@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         RollbackResult,
         Snapshot,
         SnapshotDiff,
+        WorkerOut,
     )
     from service.contracts.schemas.access import ApiKey, AuditEntry
     from service.contracts.schemas.effects.drift import Drift
@@ -252,6 +253,24 @@ def job(answer: JobOut) -> RenderableType:
     error = answer.error
     why = [Text(f"{error.code}: {error.message}", style="red")] if error else []
     return Group(jobs([answer]), *why)
+
+
+def workers(answers: Sequence[WorkerOut]) -> RenderableType:
+    """The workers with what they do."""
+    table = Listing("process", "role", "state", "head", "answers", "requests", "job", "heard")
+    for one in answers:
+        _row(
+            table,
+            f"{one.pid} on {one.host}" if one.host else one.pid,
+            one.role,
+            one.state,
+            f"{one.head} (behind)" if one.behind else one.head,
+            "yes" if one.takes else "no",
+            one.load,
+            one.job,
+            f"{one.heartbeat_age_s:.1f} s ago",
+        )
+    return table
 
 
 def jobs(answers: Sequence[JobOut]) -> RenderableType:

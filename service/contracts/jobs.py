@@ -81,6 +81,11 @@ class Job(BaseModel):
     result: dict[str, Any] | None = None
     error: JobError | None = None
 
+    @property
+    def shared(self) -> bool:
+        """Whether a follower may do it."""
+        return self.kind.lane is Lane.READ and self.kind.spec.shared(self.payload)
+
 
 class _Rising:
     """ULIDs that increase as long as the process lives, even if the clock is set back, because the

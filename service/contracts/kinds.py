@@ -6,6 +6,7 @@ docs/extending.md lists the files of a new kind.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib import import_module
@@ -25,6 +26,29 @@ class Lane(StrEnum):
     READ = "read"
 
 
+Payload = Mapping[str, Any]
+
+
+def never(payload: Payload) -> bool:
+    """Jobs that the writer does: they keep something beside their reports."""
+    return False
+
+
+def always(payload: Payload) -> bool:
+    """Jobs that any worker may do."""
+    return True
+
+
+def of_versions(payload: Payload) -> bool:
+    """Evaluations of versions; a trial of an editor keeps second moments."""
+    return payload.get("editor") is None
+
+
+def of_an_edited_version(payload: Payload) -> bool:
+    """Probes of versions; one of the base model is kept for ``auto``."""
+    return payload.get("version") != "v0"
+
+
 @dataclass(frozen=True)
 class KindSpec:
     """The properties of a kind of job.
@@ -34,7 +58,8 @@ class KindSpec:
     ``run(task)`` for the read lane and ``prepare(task)`` for the write lane, imported when the
     first job runs.  ``path`` is where a result is shown; a kind with a path of its own has ids
     of its own there: ``prefix`` and the job's ULID.  ``scope`` is what a key needs to queue one.
-    ``reports`` are patterns of the file names that its result may name.
+    ``reports`` are patterns of the file names that its result may name.  ``shared`` says of a
+    payload whether followers may do the job: it must write nothing but its own reports.
     """
 
     name: str
@@ -46,6 +71,7 @@ class KindSpec:
     prefix: str = "job_"
     scope: str = "edit"
     reports: tuple[str, ...] = ()
+    shared: Callable[[Payload], bool] = never
 
     def resource_id(self, job_id: str) -> str:
         """The id under which ``path`` shows a job; they share the ULID, so either finds the other.
@@ -85,6 +111,7 @@ class JobKind(StrEnum):
         path="/evaluations",
         prefix="eval_",
         reports=("cases-*.jsonl", "comparisons.jsonl"),
+        shared=of_versions,
     )
     REVERT = KindSpec(
         "revert",
@@ -108,6 +135,7 @@ class JobKind(StrEnum):
         f"{RUNNERS}.drifts:run",
         path="/drifts",
         prefix="drift_",
+        shared=always,
     )
     EXPORT = KindSpec(
         "export",
@@ -128,6 +156,7 @@ class JobKind(StrEnum):
         path="/probes",
         prefix="probe_",
         reports=("probe.json", "*.png", "*.svg"),
+        shared=of_an_edited_version,
     )
 
     @property

@@ -12,16 +12,23 @@ from pydantic import BaseModel
 
 from jeep_core.spec.finite import json_text
 from service.contracts.jobs import TERMINAL, Job, JobStatus, Lane, Progress
+from service.contracts.schemas.worker import Role, WorkerState
 
 GROUP = "worker"
 CONSUMER = "worker"
-"""Fixed, so that a new worker finds what a dead one had taken."""
+"""The writer's in its lanes of jobs: fixed, so that a new writer finds what a dead one had taken.
+
+A follower's is its ``instance``, as is everybody's where requests are taken.
+"""
 
 FINISHED_TTL_S = 600
 """An ended job's state and events; its record in the store stays."""
 
 REPLY_TTL_S = 60
 GONE_TTL_S = 120
+MAILBOX_TTL_S = 60
+FOLLOWERS_KEPT_S = 60
+"""How long the list of followers names one that was not heard of."""
 EVENTS_KEPT = 2000
 REQUESTS_KEPT = 10_000
 
@@ -30,26 +37,50 @@ class Keys:
     """The keys of one store: several stores can share a server.
 
     ``jobs`` and ``reads``: streams of job ids in the order of submission, one for each lane;
+    ``shared``: those of the read lane that followers may take as well;
     ``lease``: ``<fence> <owner>`` of the
     worker that may write; ``fence``: the highest fence ever given; ``requests``: stream of
-    requests that wait for no job; ``worker``: heartbeat of the worker, which expires with it, as
-    do its ``metrics``; ``filled``: the run of the server that has received all unfinished jobs.
+    requests that the writer alone answers, as they change something; ``asks``: of those that any
+    worker answers; ``worker``: heartbeat of the writer, which expires with it, as
+    do its ``metrics``; ``followers``: their instances, by the time of their last heartbeat;
+    ``filled``: the run of the server that has received all unfinished jobs.
     """
 
     def __init__(self, store_id: str) -> None:
         self._prefix = f"jeep:{store_id}"
         self.jobs = f"{self._prefix}:jobs"
         self.reads = f"{self._prefix}:reads"
+        self.shared = f"{self._prefix}:shared"
         self.lease = f"{self._prefix}:lease"
         self.fence = f"{self._prefix}:fence"
         self.requests = f"{self._prefix}:requests"
+        self.asks = f"{self._prefix}:asks"
+        self.followers = f"{self._prefix}:followers"
         self.worker = f"{self._prefix}:worker"
         self.metrics = f"{self._prefix}:metrics"
         self.filled = f"{self._prefix}:filled"
 
-    def lane(self, lane: Lane) -> str:
-        """Stream of a lane's jobs."""
-        return self.jobs if lane is Lane.WRITE else self.reads
+    def lane(self, lane: Lane) -> tuple[str, ...]:
+        """Streams of a lane's jobs; the last one of the read lane is shared with followers."""
+        return (self.jobs,) if lane is Lane.WRITE else (self.reads, self.shared)
+
+    def stream(self, job: Job) -> str:
+        """The stream that a job waits in."""
+        if job.kind.lane is Lane.WRITE:
+            return self.jobs
+        return self.shared if job.shared else self.reads
+
+    def follower(self, instance: str) -> str:
+        """Heartbeat of a follower, which expires with it."""
+        return f"{self._prefix}:follower:{instance}"
+
+    def follower_metrics(self, instance: str) -> str:
+        """A follower's page of metrics."""
+        return f"{self._prefix}:follower-metrics:{instance}"
+
+    def mailbox(self, instance: str) -> str:
+        """Stream of requests for one worker: it has the version in memory."""
+        return f"{self._prefix}:asks:{instance}"
 
     def job(self, job_id: str) -> str:
         """Hash of a job's live state."""
@@ -106,7 +137,11 @@ class LiveJob(BaseModel):
 class WorkerBeat(BaseModel):
     """The heartbeat: ``instance`` differs between two lives of a worker.
 
-    ``versions`` are in memory, ``damaged`` could not be loaded.
+    ``versions`` are in memory, ``damaged`` could not be loaded.  ``head`` is the version that it
+    has followed head to, ``load`` the number of requests that it holds, ``job`` the one of the read
+    lane that it works on.  ``takes``: it takes requests from the stream that all share; ``jobs``:
+    it takes jobs that are shared.  ``state`` is ``ready``, ``draining`` (it has been told to stop)
+    or ``stuck`` (what it decodes does not go on).
     """
 
     instance: str
@@ -115,6 +150,16 @@ class WorkerBeat(BaseModel):
     started_at: datetime
     versions: list[str] = []
     damaged: list[str] = []
+    role: Role = "writer"
+    host: str = ""
+    release: str = ""
+    head: str | None = None
+    load: int = 0
+    job: str | None = None
+    takes: bool = True
+    jobs: bool = True
+    state: WorkerState = "ready"
+    sent_at: datetime | None = None
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,13 @@ The exit code is 0 while that part works, else 1 with a line that gives the reas
 
 from __future__ import annotations
 
+import socket
 import sys
 import urllib.request
+from collections.abc import Sequence
 
 from jeep_core.errors import Coded
-from service.queue import Keys, QueueFailure, connect, is_worker_alive
+from service.queue import Keys, Members, QueueFailure, WorkerBeat, connect, is_worker_alive
 from service.settings import Settings, SettingsError, load_settings
 from service.store import Store, StoreError
 
@@ -35,16 +37,34 @@ def check_api(settings: Settings) -> None:
 def check_worker(settings: Settings) -> None:
     """Check that the store's worker has sent the queue a recent heartbeat.
 
+    With ``JEEP_ROLE=follower`` that is a follower on this host.
+
     Raises QueueFailure, StoreError or :class:`Unhealthy`.
     """
     if settings.redis_url is None:
         raise Unhealthy("JEEP_REDIS_URL is not set")
     client = connect(settings.redis_url, retries=0)
     try:
-        if not is_worker_alive(client, Keys(Store.open(settings.store).id)):
+        if settings.role == "follower":
+            check_follower(
+                Members(client, Keys(Store.open(settings.store, following=True).id)).followers()
+            )
+        elif not is_worker_alive(client, Keys(Store.open(settings.store).id)):
             raise Unhealthy("no worker has been heard of for some seconds")
     finally:
         client.close()
+
+
+def check_follower(followers: Sequence[WorkerBeat]) -> None:
+    """Check that one of the followers is on this host, and that its decoding goes on.
+
+    Raises :class:`Unhealthy`.
+    """
+    here = [one for one in followers if one.host == socket.gethostname()]
+    if not here:
+        raise Unhealthy("no follower on this host has been heard of for some seconds")
+    if all(one.state == "stuck" for one in here):
+        raise Unhealthy("what the follower decodes goes no further")
 
 
 CHECKS = {"api": check_api, "worker": check_worker}

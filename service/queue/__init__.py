@@ -8,20 +8,24 @@ from service.contracts.wire import JobEvent, Keys, LiveJob, WorkerBeat
 from service.queue.asynchronous import AsyncQueue
 from service.queue.connection import Client, connect, connect_async, end_patience, server_process
 from service.queue.errors import (
+    AnswerBrokenOff,
     JobGone,
     LeaseHeld,
     LeaseLost,
     QueueDown,
     QueueError,
     QueueFailure,
+    RequestLost,
     RequestTimeout,
     WorkerGone,
 )
 from service.queue.jobs import JobQueue, QueuedJob
 from service.queue.lease import Lease
+from service.queue.members import Members
 from service.queue.requests import Heartbeat, RequestQueue, is_worker_alive
 
 __all__ = [
+    "AnswerBrokenOff",
     "AsyncQueue",
     "Client",
     "Heartbeat",
@@ -33,10 +37,12 @@ __all__ = [
     "LeaseHeld",
     "LeaseLost",
     "LiveJob",
+    "Members",
     "QueueDown",
     "QueueError",
     "QueueFailure",
     "QueuedJob",
+    "RequestLost",
     "RequestQueue",
     "RequestTimeout",
     "WorkerBeat",

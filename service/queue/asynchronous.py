@@ -5,24 +5,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.contracts import wire
 from service.contracts.jobs import TERMINAL, Job, JobStatus, Lane
 from service.contracts.schemas import WorkerReply, WorkerRequest
 from service.queue import scripts
-from service.queue.connection import block_ms
-from service.queue.errors import QueueDown, RequestTimeout, WorkerGone, translating
+from service.queue.asking import ANSWER_S, POLL_MS, STALL_S, Asking
+from service.queue.errors import translating
 
-_POLL_MS = 1000
 _OUTAGE_S = 30.0
-_ANSWER_S = 5.0
-"""Longest wait for an answer of a server that hangs: a person is waiting."""
 
 
 @translating
@@ -32,12 +29,12 @@ class AsyncQueue:
     Every method raises :class:`QueueDown` if the server cannot be used now.
     """
 
-    def __init__(self, client: Redis, keys: wire.Keys) -> None:
+    def __init__(self, client: Redis, keys: wire.Keys, stall_s: float = STALL_S) -> None:
         self._client, self._keys = client, keys
         self._submit = client.register_script(scripts.SUBMIT)
         self._cancel = client.register_script(scripts.CANCEL)
         self._filled = client.register_script(scripts.FILLED)
-        self._farewells: set[asyncio.Task[None]] = set()
+        self._asking = Asking(client, keys, stall_s)
 
     async def ping(self) -> bool:
         """Whether Redis answers."""
@@ -48,15 +45,15 @@ class AsyncQueue:
 
     async def close(self) -> None:
         """Close the connections."""
-        await asyncio.gather(*self._farewells)
+        await self._asking.close()
         await self._client.aclose()
 
     async def worker_alive(self) -> wire.WorkerBeat | None:
-        """The worker's last heartbeat, None if there was none for 5 s.
+        """The writer's last heartbeat, None if there was none for 5 s.
 
         QueueDown also if the server takes a connection and does not answer.
         """
-        async with asyncio.timeout(_ANSWER_S):
+        async with asyncio.timeout(ANSWER_S):
             beat = await self._client.get(self._keys.worker)
         return wire.WorkerBeat.model_validate_json(beat) if beat else None
 
@@ -67,13 +64,20 @@ class AsyncQueue:
 
     async def waiting(self, lane: Lane) -> wire.Waiting:
         """The jobs not begun in a lane; without a worker, an interrupted job counts as well."""
-        stream = self._keys.lane(lane)
+        found = [await self._waiting(stream) for stream in self._keys.lane(lane)]
+        oldest = max(one.oldest_seconds for one in found)
+        return wire.Waiting(sum(one.jobs for one in found), oldest)
+
+    async def _waiting(self, stream: str) -> wire.Waiting:
         jobs = int(await self._client.xlen(stream))
-        entries: Any = await self._client.xrange(stream, count=2)
-        if entries and await self.worker_alive() is not None:
-            live = await self.live(entries[0][1]["id"])
-            if live is not None and live.status is not JobStatus.QUEUED:
-                jobs, entries = jobs - 1, entries[1:]
+        # each worker has one of them at a time
+        workers = await self.workers() if jobs else []
+        entries: Any = await self._client.xrange(stream, count=len(workers) + 1) if jobs else []
+        for _ in workers:
+            live = await self.live(entries[0][1]["id"]) if entries else None
+            if live is None or live.status is JobStatus.QUEUED:
+                break
+            jobs, entries = jobs - 1, entries[1:]
         if not entries:
             return wire.Waiting(0, 0.0)
         since = int(entries[0][0].partition("-")[0]) / 1000
@@ -105,7 +109,7 @@ class AsyncQueue:
         Ask the store first (``store.request_cancel``).  The status afterwards; None for a job
         that Redis does not know.  ``cancelled``: save it in the store.
         """
-        keys, args = scripts.cancel(self._keys, job.id, job.kind.lane)
+        keys, args = scripts.cancel(self._keys, job.id, self._keys.stream(job))
         status = await self._cancel(keys=keys, args=args)
         return JobStatus(status) if status else None
 
@@ -118,7 +122,7 @@ class AsyncQueue:
         wait = 0  # first the existing events, so that the end of an ended job comes immediately
         while True:
             entries = await self._patient_read(self._keys.events(job_id), last_id, wait)
-            wait = _POLL_MS
+            wait = POLL_MS
             for entry in entries:
                 event = wire.parse_event(entry)
                 last_id = event.id
@@ -130,66 +134,33 @@ class AsyncQueue:
                 if live is None or live.status in TERMINAL:
                     return
 
-    async def ask(self, request: WorkerRequest) -> AsyncGenerator[WorkerReply, None]:
-        """Send a request to the worker and yield its answers, including the last one.
+    async def workers(self) -> list[wire.WorkerBeat]:
+        """The last heartbeats of all workers that live, the writer's first."""
+        return await self._asking.workers()
 
-        Raises :class:`WorkerGone` if no worker is alive or it dies, :class:`RequestTimeout`
+    async def follower_metrics(self) -> dict[str, str]:
+        """The pages of metrics of the followers that live, by instance."""
+        ids: Any = await self._client.zrange(self._keys.followers, 0, -1)
+        names = [self._keys.follower_metrics(one) for one in ids]
+        pages: Any = await self._client.mget(names) if names else []
+        return {one: page for one, page in zip(ids, pages, strict=True) if page}
+
+    async def ask(self, request: WorkerRequest) -> AsyncGenerator[WorkerReply, None]:
+        """Send a request to a worker and yield its answers, including the last one.
+
+        If the worker dies or hangs before its first token, another one is asked, once.
+
+        Raises :class:`WorkerGone` if no worker is alive, :class:`RequestLost` if the second one was
+        lost as well, :class:`AnswerBrokenOff` if there were tokens, :class:`RequestTimeout`
         after the deadline.  Close the iterator to tell the worker that nobody is waiting.
         """
-        worker = await self.worker_alive()
-        if worker is None:
-            raise WorkerGone("no worker is alive")
-        await self._put(request)
-        answered = False
-        try:
-            async for reply in self._replies(request, worker.instance):
-                answered = reply.event != "token"
+        async with aclosing(self._asking.ask(request)) as replies:
+            async for reply in replies:
                 yield reply
-        finally:
-            if not answered:  # in a separate task: this one may be cancelled
-                farewell = asyncio.create_task(self.abandon(request.id))
-                self._farewells.add(farewell)
-                farewell.add_done_callback(self._farewells.discard)
-
-    async def _put(self, request: WorkerRequest) -> None:
-        try:
-            async with asyncio.timeout(_ANSWER_S):
-                await self._client.xadd(
-                    self._keys.requests,
-                    {"request": request.model_dump_json()},
-                    maxlen=wire.REQUESTS_KEPT,
-                    approximate=True,
-                )
-        except ResponseError as error:
-            if not str(error).startswith("MISCONF"):
-                raise
-            raise QueueDown(f"the queue takes nothing: {error}") from None
 
     async def abandon(self, request_id: str) -> None:
         """Tell the worker that nobody waits for this answer."""
-        try:
-            await self._client.set(self._keys.gone(request_id), 1, ex=wire.GONE_TTL_S)
-        except RedisError:
-            return  # its deadline will end it
-
-    async def _replies(
-        self, request: WorkerRequest, instance: str
-    ) -> AsyncGenerator[WorkerReply, None]:
-        last_id = "0"
-        while (left := request.deadline - time.time()) > 0:
-            wait = max(1, min(_POLL_MS, int(left * 1000)))
-            entries = await self._read(self._keys.reply(request.id), last_id, wait)
-            for entry_id, fields in entries:
-                last_id = entry_id
-                reply = WorkerReply.model_validate_json(fields["reply"])
-                yield reply
-                if reply.event != "token":
-                    return
-            if not entries:
-                worker = await self.worker_alive()
-                if worker is None or worker.instance != instance:
-                    raise WorkerGone("the worker has gone before it answered")
-        raise RequestTimeout("the worker did not answer in time")
+        await self._asking.abandon(request_id)
 
     async def _patient_read(
         self, key: str, last_id: str, wait: int
@@ -197,13 +168,8 @@ class AsyncQueue:
         give_up = time.monotonic() + _OUTAGE_S
         while True:
             try:
-                return await self._read(key, last_id, wait)
+                return await self._asking.read(key, last_id, wait)
             except (RedisConnectionError, RedisTimeoutError, TimeoutError):
                 if time.monotonic() > give_up:
                     raise
                 await asyncio.sleep(1)
-
-    async def _read(self, key: str, last_id: str, wait: int) -> list[tuple[str, dict[str, str]]]:
-        async with asyncio.timeout(wait / 1000 + _ANSWER_S):
-            reply: Any = await self._client.xread({key: last_id}, count=100, block=block_ms(wait))
-        return list(reply[0][1]) if reply else []

@@ -4,7 +4,9 @@ QueueError
 ├ LeaseHeld       another worker has the write lane
 ├ LeaseLost       … has taken it over
 ├ JobGone         the job to begin has been cancelled or was lost with Redis
-├ WorkerGone      no worker is alive, or the one handling the request has died
+├ WorkerGone      no worker is alive, or those that had the request have died
+├ RequestLost     two workers have died that had the request
+├ AnswerBrokenOff the worker has died that had sent a part of the answer
 ├ RequestTimeout  the deadline of a request has passed
 └ QueueDown       the server cannot be reached, does not answer or takes nothing now
 
@@ -54,6 +56,18 @@ class WorkerGone(QueueError):
     """No worker answers."""
 
     code = "no_worker"
+
+
+class RequestLost(QueueError):
+    """Two workers had the request and are gone; it may be the reason, so there is no third."""
+
+    code = "request_lost"
+
+
+class AnswerBrokenOff(QueueError):
+    """A part of the answer was sent, and the rest cannot come: another worker would begin again."""
+
+    code = "answer_broken_off"
 
 
 class RequestTimeout(QueueError):

@@ -6,12 +6,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
+from uuid import uuid4
 
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from service.contracts import wire
+from service.contracts.jobs import now
 from service.contracts.schemas import WorkerReply, WorkerRequest
 from service.queue.connection import block_ms
 from service.queue.errors import translated, translating
@@ -22,20 +25,43 @@ _log = logging.getLogger(__name__)
 
 @translating
 class RequestQueue:
-    """Takes requests and streams answers.  Never retried: a request ends with its worker."""
+    """Takes requests and streams answers.
 
-    def __init__(self, client: Redis, keys: wire.Keys) -> None:
-        self._client, self._keys = client, keys
+    ``instance`` is that of the worker's heartbeat, by which who asks sees that it lives.  A
+    ``writer`` takes also what changes the store.  ``takes``: whether this worker takes its share
+    of the requests that all may answer; what was sent to itself alone it always takes.
+    """
+
+    def __init__(
+        self,
+        client: Redis,
+        keys: wire.Keys,
+        instance: str | None = None,
+        writer: bool = True,
+        takes: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._client, self._keys, self._takes = client, keys, takes
+        self.instance = instance or uuid4().hex
+        self._own = [keys.mailbox(self.instance), *([keys.requests] if writer else [])]
 
     def take(self, wait_ms: float, count: int) -> list[WorkerRequest]:
-        """Up to ``count`` requests, oldest first, that somebody still waits for."""
+        """Up to ``count`` requests of each stream that somebody still waits for."""
         entries = self._read(block_ms(wait_ms), count)
         if not entries:
             return []
-        self._client.xdel(self._keys.requests, *(entry for entry, _ in entries))
-        requests = [WorkerRequest.model_validate_json(f["request"]) for _, f in entries]
+        texts = [fields["request"] for _, _, fields in entries]
+        requests = [WorkerRequest.model_validate_json(text) for text in texts]
         gone, moment = self.gone([request.id for request in requests]), time.time()
-        return [r for r in requests if r.id not in gone and r.deadline > moment]
+        wanted = [r for r in requests if r.id not in gone and r.deadline > moment]
+        taken = WorkerReply(event="taken", data={"by": self.instance})
+        with self._client.pipeline(transaction=True) as pipe:
+            for stream, entry, _ in entries:
+                pipe.xack(stream, wire.GROUP, entry)
+                pipe.xdel(stream, entry)
+            for request in wanted:
+                self._append(pipe, request.id, taken)
+            pipe.execute()
+        return wanted
 
     def reply(self, request_id: str, reply: WorkerReply) -> None:
         """Append to the answer; ``result`` and ``error`` end it."""
@@ -45,9 +71,7 @@ class RequestQueue:
         """Append to several answers in one round trip, each as :meth:`reply`."""
         with self._client.pipeline(transaction=True) as pipe:
             for request_id, reply in replies:
-                key = self._keys.reply(request_id)
-                pipe.xadd(key, {"reply": reply.model_dump_json()})
-                pipe.expire(key, wire.REPLY_TTL_S)
+                self._append(pipe, request_id, reply)
             pipe.execute()
 
     def gone(self, request_ids: Sequence[str]) -> set[str]:
@@ -57,22 +81,36 @@ class RequestQueue:
         flags: Any = self._client.mget([self._keys.gone(i) for i in request_ids])
         return {i for i, flag in zip(request_ids, flags, strict=True) if flag is not None}
 
-    def _read(self, block: int | None, count: int) -> list[tuple[str, dict[str, str]]]:
+    def leave(self) -> None:
+        """Forget this worker's stream and its place in the others.
+
+        Where it has been sent what it has not taken, the place stays: by it that is found.
+        """
+        with suppress(RedisError):
+            self._client.delete(self._keys.mailbox(self.instance))
+            for stream in (self._keys.asks, self._keys.requests):
+                if not self._client.xpending_range(stream, wire.GROUP, "-", "+", 1, self.instance):
+                    self._client.xgroup_delconsumer(stream, wire.GROUP, self.instance)
+
+    def _append(self, pipe: Any, request_id: str, reply: WorkerReply) -> None:
+        key = self._keys.reply(request_id)
+        pipe.xadd(key, {"reply": reply.model_dump_json()})
+        pipe.expire(key, wire.REPLY_TTL_S)
+
+    def _read(self, block: int | None, count: int) -> list[tuple[str, str, dict[str, str]]]:
+        streams = [*self._own, *([self._keys.asks] if self._takes() else [])]
         try:
             reply: Any = self._client.xreadgroup(
-                wire.GROUP,
-                wire.CONSUMER,
-                {self._keys.requests: ">"},
-                count=count,
-                block=block,
-                noack=True,
+                wire.GROUP, self.instance, dict.fromkeys(streams, ">"), count=count, block=block
             )
         except ResponseError as error:
             if not str(error).startswith("NOGROUP"):
                 raise
-            create_group(self._client, self._keys.requests)
+            for stream in streams:
+                create_group(self._client, stream)
+            self._client.expire(self._keys.mailbox(self.instance), wire.MAILBOX_TTL_S)
             return self._read(block, count)
-        return list(reply[0][1]) if reply else []
+        return [(stream, *entry) for stream, entries in reply or () for entry in entries]
 
 
 @translating
@@ -92,6 +130,8 @@ class Heartbeat:
         self._client, self._keys = client, keys
         self._describe, self._metrics = describe, metrics
         self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._last: wire.WorkerBeat | None = None
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
@@ -99,13 +139,23 @@ class Heartbeat:
         self._beat()
         self._thread.start()
 
+    def beat(self) -> None:
+        """Publish now what has changed."""
+        try:
+            self._beat()
+        except RedisError as error:
+            _log.warning("no heartbeat: %s", error)
+
     def stop(self) -> None:
         """Stop, and publish that immediately."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout=2)
         try:
-            self._client.delete(self._keys.worker, self._keys.metrics)
+            with self._lock:
+                self._client.delete(*self._names())
+                if self._last is not None and self._last.role == "follower":
+                    self._client.zrem(self._keys.followers, self._last.instance)
         except RedisError as error:
             _log.warning("the heartbeat ends by itself in 5 s: %s", error)
 
@@ -116,11 +166,25 @@ class Heartbeat:
             except RedisError as error:
                 _log.warning("no heartbeat: %s", error)
 
+    def _names(self) -> tuple[str, str]:
+        """The keys of the heartbeat and of the metrics."""
+        keys, last = self._keys, self._last
+        if last is None or last.role == "writer":
+            return keys.worker, keys.metrics
+        return keys.follower(last.instance), keys.follower_metrics(last.instance)
+
     def _beat(self) -> None:
-        with self._client.pipeline(transaction=True) as pipe:
-            pipe.set(self._keys.worker, self._describe().model_dump_json(), px=self.TTL_MS)
+        with self._lock, self._client.pipeline(transaction=True) as pipe:
+            self._last = last = self._describe().model_copy(update={"sent_at": now()})
+            alive, metrics = self._names()
+            pipe.set(alive, last.model_dump_json(), px=self.TTL_MS)
             if self._metrics is not None:
-                pipe.set(self._keys.metrics, self._metrics(), px=self.TTL_MS)
+                pipe.set(metrics, self._metrics(), px=self.TTL_MS)
+            pipe.expire(self._keys.mailbox(last.instance), wire.MAILBOX_TTL_S)
+            if last.role == "follower":
+                moment = time.time()
+                pipe.zadd(self._keys.followers, {last.instance: moment})
+                pipe.zremrangebyscore(self._keys.followers, "-inf", moment - wire.FOLLOWERS_KEPT_S)
             pipe.execute()
 
 

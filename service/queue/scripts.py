@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 
 from service.contracts import wire
-from service.contracts.jobs import Job, JobStatus, Lane, Progress
+from service.contracts.jobs import Job, JobStatus, Progress
 
 Call = tuple[list[str], list[str | int]]
 """Keys and arguments."""
@@ -36,8 +36,10 @@ local function drop(job, jobs, events, group, ttl)
   redis.call('EXPIRE', events, ttl)
 end
 """
+# without a fence nobody has to hold the lease: the job is one that followers may do
 _HELD = """
 local function held(lease, fence, mine)
+  if not mine then return true end
   local owner = redis.call('GET', lease)
   if owner and tonumber(string.match(owner, '^%d+')) ~= mine then return false end
   return tonumber(redis.call('GET', fence) or 0) <= mine
@@ -193,7 +195,7 @@ def submit(keys: wire.Keys, job: Job, in_turn: bool = False) -> Call:
     """
     queued = job.model_copy(update={"status": JobStatus.QUEUED})
     return (
-        [keys.job(job.id), keys.lane(job.kind.lane), keys.events(job.id), keys.filled],
+        [keys.job(job.id), keys.stream(job), keys.events(job.id), keys.filled],
         [
             job.id,
             queued.model_dump_json(),
@@ -205,13 +207,13 @@ def submit(keys: wire.Keys, job: Job, in_turn: bool = False) -> Call:
     )
 
 
-def begin(keys: wire.Keys, job: Job, fence: int, nonce: str) -> Call:
+def begin(keys: wire.Keys, job: Job, fence: int | None, nonce: str) -> Call:
     """Arguments of :data:`BEGIN`; ``job.started_at`` must be set."""
     started_at = job.started_at.isoformat() if job.started_at else ""
     return (
         [keys.lease, keys.fence, keys.job(job.id), keys.events(job.id)],
         [
-            fence,
+            _given(fence),
             nonce,
             started_at,
             job.base_version or "",
@@ -221,12 +223,17 @@ def begin(keys: wire.Keys, job: Job, fence: int, nonce: str) -> Call:
     )
 
 
-def unbegin(keys: wire.Keys, job: Job, fence: int, nonce: str) -> Call:
+def unbegin(keys: wire.Keys, job: Job, fence: int | None, nonce: str) -> Call:
     """Arguments of :data:`UNBEGIN`; ``job`` as it was begun."""
     given_back = {"status": JobStatus.QUEUED, "attempt": job.attempt - 1, "base_version": None}
     return (
         [keys.lease, keys.fence, keys.job(job.id), keys.events(job.id)],
-        [fence, nonce, wire.EVENTS_KEPT, wire.status_event(job.model_copy(update=given_back))],
+        [
+            _given(fence),
+            nonce,
+            wire.EVENTS_KEPT,
+            wire.status_event(job.model_copy(update=given_back)),
+        ],
     )
 
 
@@ -238,7 +245,7 @@ def progress(keys: wire.Keys, job_id: str, progress: Progress) -> Call:
     )
 
 
-def finish(keys: wire.Keys, job: Job, fence: int) -> Call:
+def finish(keys: wire.Keys, job: Job, fence: int | None) -> Call:
     """Arguments of :data:`FINISH`."""
     return (
         [
@@ -246,10 +253,10 @@ def finish(keys: wire.Keys, job: Job, fence: int) -> Call:
             keys.fence,
             keys.job(job.id),
             keys.events(job.id),
-            keys.lane(job.kind.lane),
+            keys.stream(job),
         ],
         [
-            fence,
+            _given(fence),
             job.status,
             wire.EVENTS_KEPT,
             wire.status_event(job),
@@ -259,13 +266,17 @@ def finish(keys: wire.Keys, job: Job, fence: int) -> Call:
     )
 
 
-def cancel(keys: wire.Keys, job_id: str, lane: Lane) -> Call:
-    """Arguments of :data:`CANCEL`; the ``lane`` is that of the job's kind."""
+def cancel(keys: wire.Keys, job_id: str, stream: str) -> Call:
+    """Arguments of :data:`CANCEL`; ``stream`` is the one that the job waits in."""
     cancelling, cancelled = (
         json.dumps({"job_id": job_id, "status": status})
         for status in (JobStatus.CANCELLING, JobStatus.CANCELLED)
     )
     return (
-        [keys.job(job_id), keys.events(job_id), keys.lane(lane)],
+        [keys.job(job_id), keys.events(job_id), stream],
         [wire.EVENTS_KEPT, cancelling, cancelled, wire.GROUP, wire.FINISHED_TTL_S],
     )
+
+
+def _given(fence: int | None) -> str | int:
+    return "" if fence is None else fence

@@ -7,6 +7,7 @@ name, fsynced and renamed, so a process may be killed at any instant.
 from service.store.api_keys import without_keys
 from service.store.errors import (
     BadName,
+    ClaimLost,
     CorruptFile,
     CorruptTensor,
     DiskFull,
@@ -27,6 +28,7 @@ from service.store.errors import (
     VersionExists,
     WrongFormat,
     WrongModel,
+    WrongRelease,
     is_disk_full,
 )
 from service.store.head import Head, Move
@@ -37,6 +39,7 @@ from service.store.tensors import safetensors_header
 __all__ = [
     "BadName",
     "Claim",
+    "ClaimLost",
     "CorruptFile",
     "CorruptTensor",
     "DiskFull",
@@ -60,6 +63,7 @@ __all__ = [
     "VersionExists",
     "WrongFormat",
     "WrongModel",
+    "WrongRelease",
     "is_disk_full",
     "safetensors_header",
     "without_keys",

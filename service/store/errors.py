@@ -3,13 +3,14 @@
 StoreError
 ├ NotAStore, WrongFormat      the directory is something else, or of another format version
 ├ StoreBusy                   another worker or server holds it
-├ WrongModel                  it belongs to another model
+├ WrongModel, WrongRelease    it belongs to another model, its worker is of another release
 ├ UnknownVersion, UnknownJob  (also KeyError's meaning: 404)
 ├ VersionExists, JobExists    written twice
 ├ CorruptFile                 a file of the store cannot be read
 ├ CorruptTensor               bytes are not what their hash says
 │ └ MissingTensor             … or are not there at all
 ├ HeadMoved, StaleFence       the commit came too late
+├ ClaimLost                   another worker has begun the job that this one was doing
 ├ BadName, NameTaken          snapshot names
 ├ KeyReused                   an idempotency key came with another body
 ├ ExportInUse                 a program uses the files where they are (`service.store.exports`)
@@ -151,6 +152,18 @@ class StaleFence(StoreError):
     """A later worker has moved head since."""
 
     code = "stale_fence"
+
+
+class ClaimLost(StoreError):
+    """Another worker has begun the job: what this one has of it must be discarded."""
+
+    code = "claim_lost"
+
+
+class WrongRelease(StoreError):
+    """The store's worker is another version of this package."""
+
+    code = "wrong_release"
 
 
 class BadName(StoreError):

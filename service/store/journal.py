@@ -7,6 +7,7 @@ import logging
 import os
 import re
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from service.contracts.jobs import TERMINAL, Job, JobKind, JobStatus, now
-from service.store.errors import CorruptFile, JobExists, KeyReused, UnknownJob
+from service.store.errors import ClaimLost, CorruptFile, JobExists, KeyReused, UnknownJob
 from service.store.files import create, encode, fsync_folder, locked, read, replace
 from service.store.index.database import NoIndex
 from service.store.index.jobs import JobIndex
@@ -68,9 +69,19 @@ def make_folder(root: Path) -> None:
             mark.unlink(missing_ok=True)
 
 
+class _Attempt(BaseModel):
+    """``<id>.claim``."""
+
+    attempt: str
+
+
 class Journal:
     """The jobs of a store (``store.journal``): ``<id>.json``, marks of open jobs in a folder of
     their own, and ``.cancel`` marks.
+
+    ``<id>.claim`` says whose turn a job is that several workers may do: the attempt that has begun
+    it last.  Beginning one and recording its end are done under one lock, so an attempt that was
+    overtaken, as its process had been stopped, records nothing.
 
     An idempotency key is remembered for ``idempotency``.
     """
@@ -100,6 +111,31 @@ class Journal:
             self._unmark(job.id)
             self._index.keep(job)
 
+    @contextmanager
+    def claiming(self) -> Iterator[None]:
+        """Let no other worker begin or end a shared job for the block."""
+        with locked(self._root / "locks" / "claims"):
+            yield
+
+    def claim(self, job_id: str, attempt: str) -> None:
+        """Make an attempt the one that may end a job; within `claiming`."""
+        replace(self._job_path(job_id, "claim"), encode(_Attempt(attempt=attempt)))
+
+    def check_claim(self, job_id: str, attempt: str) -> None:
+        """Raise :class:`ClaimLost` if another attempt has begun the job, or ended it."""
+        try:
+            found = read(self._job_path(job_id, "claim"), _Attempt)
+        except CorruptFile:
+            found = None
+        if found is None or found.attempt != attempt:
+            raise ClaimLost(f"another worker has {job_id}")
+
+    def save_claimed(self, job: Job, attempt: str) -> None:
+        """As `save`, unless another attempt has begun the job: :class:`ClaimLost`."""
+        with self.claiming():
+            self.check_claim(job.id, attempt)
+            self.save(job)
+
     def read(self, job_id: str) -> Job:
         """The record of a job; :class:`UnknownJob` if there is none."""
         job = read(self._job_path(job_id, "json"), Job)
@@ -121,6 +157,8 @@ class Journal:
             job = self._readable(job_id)
             if job is None:
                 continue
+            if job.status in TERMINAL:
+                self._index.settle(job)  # a follower that has ended it keeps no index
             if statuses is not None and job.status not in statuses:
                 continue
             if kind is None or job.kind is kind:
@@ -229,15 +267,17 @@ class Journal:
         return now() - key.created_at > self._idempotency
 
     def _forget_marks(self) -> int:
-        """Remove the cancel marks of jobs that ended meanwhile; return their number."""
-        cancels = (self._root / "jobs").glob("*.cancel")
-        stale = [mark for mark in cancels if not self._open_mark(mark.stem).exists()]
+        """Remove the marks of jobs that ended meanwhile; return their number."""
+        folder = self._root / "jobs"
+        marks = [*folder.glob("*.cancel"), *folder.glob("*.claim")]
+        stale = [mark for mark in marks if not self._open_mark(mark.stem).exists()]
         for mark in stale:
             mark.unlink(missing_ok=True)
         return len(stale)
 
     def _unmark(self, job_id: str) -> None:
-        for mark in (self._open_mark(job_id), self._job_path(job_id, "cancel")):
+        others = (self._job_path(job_id, "cancel"), self._job_path(job_id, "claim"))
+        for mark in (self._open_mark(job_id), *others):
             mark.unlink(missing_ok=True)
 
     def _mark(self, path: Path) -> None:

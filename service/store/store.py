@@ -29,6 +29,7 @@ from service.store.index.catalogue import Catalogue
 from service.store.index.committed import Committed
 from service.store.index.database import FOLDER as INDEX
 from service.store.index.database import Database
+from service.store.index.head_log import HeadLog
 from service.store.index.jobs import JobIndex
 from service.store.index.sums import Sums
 from service.store.journal import Journal, make_folder
@@ -70,12 +71,14 @@ class StoreModel(BaseModel):
 
 class Store:
     """A store on disk.  Any process may read it and journal jobs.  Only the worker, while it holds
-    :meth:`worker_lock`, may write tensors, versions and head or sweep.
+    :meth:`worker_lock`, may write tensors, versions and head or sweep.  A follower reads
+    (``following``), and writes what belongs to a job that it has claimed: partial results, report
+    and end.
 
     Attributes:
         tensors: by content; versions and drafts refer to them.
         versions: manifests, immutable.
-        head: the committed version and the reflog.
+        head: the committed version and the reflog; head_log: the order of its moves.
         names: snapshot names, and what a reference to a version means.
         catalogue: an index of versions and facts; committed: of versions that were head.
         journal: jobs, cancels, idempotency keys.
@@ -88,19 +91,24 @@ class Store:
         targets: servers that are kept at a version; artefacts: what these read.
         base: the files of the base model.
         errors: logs once what is wrong with a file.
+
+    ``following``: this process does not write, but for the jobs that it does.
     """
 
-    def __init__(self, root: Path, idempotency_hours: float = 24.0) -> None:
-        self.root = root
+    def __init__(
+        self, root: Path, idempotency_hours: float = 24.0, *, following: bool = False
+    ) -> None:
+        self.root, self._following = root, following
         self.errors = ErrorLog()
         self.tensors = Tensors(root)
         self.versions = Versions(root, self.tensors, self._visible, self.errors)
         self.head = HeadPointer(root, self.versions, self.errors)
+        self.head_log = HeadLog(root, self.head)
         self.names = Names(root, self.versions, self.head)
-        database = Database(root / INDEX / "catalogue.sqlite")
+        database = Database(root / INDEX / "catalogue.sqlite", read_only=following)
         self.catalogue = Catalogue(root, self.versions, database)
         self.committed = Committed(root, self.catalogue)
-        self.sums = Sums(root)
+        self.sums = Sums(root, read_only=following)
         self.journal = Journal(root, timedelta(hours=idempotency_hours), JobIndex(root, database))
         self.drafts = Drafts(root)
         self.reports = Reports(root)
@@ -113,12 +121,18 @@ class Store:
         self.base = BaseFiles(root)
 
     @classmethod
-    def open(cls, path: Path | str, *, idempotency_hours: float = 24.0) -> Store:
+    def open(
+        cls, path: Path | str, *, idempotency_hours: float = 24.0, following: bool = False
+    ) -> Store:
         """Open a store or create it in an empty or missing directory.
+
+        ``following``: to read one that is there, in which nothing is made or mended.
 
         Raises :class:`NotAStore` or :class:`WrongFormat`.
         """
         root = Path(path).absolute()
+        if following:
+            return cls._followed(root)
         if root.exists() and not root.is_dir():
             raise NotAStore(f"{root} is a file, not a directory")
         root.mkdir(parents=True, exist_ok=True)
@@ -142,6 +156,15 @@ class Store:
                 create(root / "id.json", encode(StoreIdentity(id=str(ULID()))))
         return cls(root, idempotency_hours)
 
+    @classmethod
+    def _followed(cls, root: Path) -> Store:
+        found = read(root / "format.json", StoreFormat)
+        if found is None:
+            raise NotAStore(f"{root} is no store: a follower needs that of a worker")
+        if found.format != FORMAT:
+            raise WrongFormat(f"{root} has format {found.format}, this program reads {FORMAT}")
+        return cls(root, following=True)
+
     @cached_property
     def id(self) -> str:
         """The id of this store, which stays the same if the directory is moved."""
@@ -159,19 +182,32 @@ class Store:
         return held(self.root / "locks" / "serve", "another jeep serve")
 
     def bind_model(self, model_hash: str) -> None:
-        """Bind the store to a model permanently; :class:`WrongModel` if it has another."""
+        """Bind the store to a model permanently; :class:`WrongModel` if it has another.
+
+        Of a store that is followed, one without a model has another.
+        """
         path = self.root / "model.json"
+        if self._following:
+            bound = read(path, StoreModel)
+            if bound is None or bound.model_hash != model_hash:
+                raise self._other_model(model_hash)
+            return
         with locked(self.root / "locks" / "model"):
             bound = read(path, StoreModel)
             if bound is None:
                 replace(path, encode(StoreModel(model_hash=model_hash)))
             elif bound.model_hash != model_hash:
-                raise WrongModel(
-                    f"{self.root} belongs to {self._made_for()} (hash {bound.model_hash[:12]}…), "
-                    f"not to the model that was loaded ({model_hash[:12]}…): go back to that model "
-                    "and type of weights (JEEP_MODEL, JEEP_DTYPE), or choose another JEEP_STORE "
-                    "for this one"
-                )
+                raise self._other_model(model_hash)
+
+    def _other_model(self, model_hash: str) -> WrongModel:
+        bound = read(self.root / "model.json", StoreModel)
+        known = bound.model_hash[:12] if bound else "none yet"
+        return WrongModel(
+            f"{self.root} belongs to {self._made_for()} (hash {known}…), "
+            f"not to the model that was loaded ({model_hash[:12]}…): go back to that model "
+            "and type of weights (JEEP_MODEL, JEEP_DTYPE), or choose another JEEP_STORE "
+            "for this one"
+        )
 
     def _made_for(self) -> str:
         """A description of the store's model, as far as it can be read."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -17,7 +17,7 @@ from service.contracts.jobs import JobError, new_id
 from service.contracts.schemas import WorkerReply, WorkerRequest
 from service.contracts.schemas.worker import RequestKind
 from service.ops import logs, tracing
-from service.queue import RequestTimeout, WorkerGone
+from service.queue import AnswerBrokenOff, RequestLost, RequestTimeout, WorkerGone
 
 ANSWERED = ("generate", "complete")
 """The kinds of request that a version answers."""
@@ -28,8 +28,12 @@ def worker_request(
     kind: RequestKind,
     versions: list[str],
     body: dict[str, Any],
+    pinned: Sequence[str] = (),
 ) -> WorkerRequest:
-    """A request with the deadline of ``JEEP_GENERATE_TIMEOUT_S``."""
+    """A request with the deadline of ``JEEP_GENERATE_TIMEOUT_S``.
+
+    ``pinned``: the versions that were named; it goes to a worker that has them in memory.
+    """
     deadline = time.time() + state.settings.generate_timeout_s
     return WorkerRequest(
         id=new_id("ask"),
@@ -38,6 +42,7 @@ def worker_request(
         kind=kind,
         deadline=deadline,
         versions=versions,
+        pinned=list(pinned),
         body=body,
     )
 
@@ -46,7 +51,8 @@ async def replies(state: ApiState, request: WorkerRequest) -> AsyncGenerator[Wor
     """The worker's tokens and, last, its result.
 
     Raises:
-        ApiProblem: 503 if the worker is gone, 504 after the deadline, or the worker's own error.
+        ApiProblem: 503 if the worker is gone, and so is the one that was asked instead, or tokens
+            had come from it; 504 after the deadline; or the worker's own error.
     """
     began = time.monotonic()
     try:
@@ -59,7 +65,7 @@ async def replies(state: ApiState, request: WorkerRequest) -> AsyncGenerator[Wor
                     if reply.event == "result" and request.kind in ANSWERED:
                         GENERATION_SECONDS.observe(time.monotonic() - began)
                     yield reply
-    except WorkerGone as error:
+    except (WorkerGone, RequestLost, AnswerBrokenOff) as error:
         raise unavailable(error.code, str(error)) from None
     except RequestTimeout as error:
         seconds = state.settings.generate_timeout_s

@@ -6,8 +6,8 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 from fastapi import Request, Response
@@ -17,6 +17,7 @@ from sse_starlette import ServerSentEvent
 from tokenizers import Tokenizer
 
 from service.api.http.access import caller_of
+from service.api.http.min_version import at_least
 from service.api.http.problems import (
     OVER_LIMIT,
     ApiProblem,
@@ -26,6 +27,7 @@ from service.api.http.problems import (
 )
 from service.api.http.worker_calls import replies, result, worker_request
 from service.api.model import PublishedModel
+from service.api.openai.models import version_of
 from service.api.state import ApiState
 from service.contracts.jobs import new_id
 from service.contracts.schemas import WorkerReply, WorkerRequest
@@ -91,6 +93,19 @@ class Writer(Protocol):
         ...
 
 
+async def bounded(state: ApiState, call: Call, minimum: str | None) -> Call:
+    """A request for a version that head was at when it was at ``minimum``, or later.
+
+    Raises:
+        ApiProblem: as `service.api.http.min_version.at_least`.
+    """
+    if minimum is None:
+        return call
+    resolve = partial(version_of, state.store)
+    [version] = await at_least(state, [call.name], minimum, resolve)
+    return replace(call, version=version)
+
+
 async def answer(request: Request, state: ApiState, call: Call, writer: Writer) -> Response:
     """Have a request answered, at once or as a stream.
 
@@ -98,7 +113,13 @@ async def answer(request: Request, state: ApiState, call: Call, writer: Writer) 
         ApiProblem: 503 without a worker for `HOLD_S`, 429, or the worker's own error.
     """
     await _hold(state)
-    asked = worker_request(state, "complete", [call.version], call.ask.model_dump(mode="json"))
+    asked = worker_request(
+        state,
+        "complete",
+        [call.version],
+        call.ask.model_dump(mode="json"),
+        [] if call.name == "head" else [call.version],
+    )
     headers = {"X-Model-Version": call.version}
     if call.ask.stream:
         events = _events(request, state, asked, writer)
@@ -121,7 +142,7 @@ async def _hold(state: ApiState) -> None:
     end = time.monotonic() + min(HOLD_S, state.settings.generate_timeout_s)
     while True:
         try:
-            await state.require_worker()
+            await state.require_any_worker()
         except ApiProblem:
             if time.monotonic() > end:
                 raise

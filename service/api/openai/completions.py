@@ -12,7 +12,7 @@ from service.api.http.access import needs
 from service.api.http.bodies import json_request_body, read_model
 from service.api.http.logs import log_texts
 from service.api.model import PublishedModel
-from service.api.openai.calls import Call, answer, ask_of, check_prompts, check_texts
+from service.api.openai.calls import Call, answer, ask_of, bounded, check_prompts, check_texts
 from service.api.openai.models import version_of
 from service.api.openai.responses import completed
 from service.api.openai.token_texts import TokenTexts
@@ -50,6 +50,7 @@ async def complete(request: Request, state: State) -> Response:
     call = await run_in_threadpool(_call, state, body, model)
     texts = [prompt for prompt in body.prompts if isinstance(prompt, str)]
     log_texts(request, state.settings, "prompts", texts)
+    call = await bounded(state, call, body.min_version)
     return await answer(request, state, call, CompletionWriter(call, body))
 
 

@@ -31,5 +31,5 @@ def completed(text: str) -> dict[int | str, dict[str, Any]]:
             "headers": {"X-Model-Version": version},
             "content": {"text/event-stream": stream},
         },
-        **errors(400, 413, 503, 504, 507),
+        **errors(400, 412, 413, 503, 504, 507),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -13,6 +13,7 @@ from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 from service.api.counters import REGISTRY
 from service.api.http.access import needs
 from service.api.http.problems import documented
+from service.api.operations.workers import described
 from service.api.reconcile import QUEUE_DOWN
 from service.api.state import ApiState, State
 from service.contracts.jobs import Lane
@@ -20,6 +21,7 @@ from service.contracts.schemas import WorkerInfo
 from service.contracts.schemas.access import Scope
 from service.ops.metrics_page import families_of, merged
 from service.ops.release import program_version
+from service.queue import WorkerBeat
 from service.store import StoreError
 from service.store.targets.status import target_status
 
@@ -41,19 +43,19 @@ PATIENCE_S = 3.0
 @needs(Scope.READ)
 async def metrics(request: Request, state: State) -> Response:
     """Metrics of api, queue and worker; without a queue only those of the api."""
-    page, waiting = await _queue(state)
+    pages, waiting = await _queue(state)
     served = await run_in_threadpool(_served, state)
     targets = await run_in_threadpool(_targets, state)
     parts = {
         "api": [*REGISTRY.collect(), *served, *waiting, *targets],
-        "worker": families_of(page or ""),
+        **{process: families_of(page) for process, page in pages.items()},
     }
     content, content_type = merged(parts, request.headers.get("accept", ""))
     return Response(content, headers={"Content-Type": content_type})
 
 
-async def _queue(state: ApiState) -> tuple[str | None, list[Metric]]:
-    """Return the live worker's page of metrics and the state of the lanes."""
+async def _queue(state: ApiState) -> tuple[dict[str, str], list[Metric]]:
+    """Return the live workers' pages of metrics, by process, and the state of lanes and workers."""
     alive = GaugeMetricFamily("jeep_worker_up", "Whether a worker lives.")
     depth = GaugeMetricFamily(
         "jeep_queue_depth", "Jobs that wait for their turn.", labels=("lane",)
@@ -61,10 +63,15 @@ async def _queue(state: ApiState) -> tuple[str | None, list[Metric]]:
     oldest = GaugeMetricFamily(
         "jeep_queue_oldest_age_seconds", "How long the first of them waits.", labels=("lane",)
     )
-    page = None
+    pages: dict[str, str] = {}
+    workers: list[Metric] = []
     try:
         async with asyncio.timeout(PATIENCE_S):
             page = await state.queue.worker_metrics()
+            pages = await state.queue.follower_metrics()
+            pages = {f"follower-{one}": text for one, text in pages.items()}
+            pages |= {} if page is None else {"worker": page}
+            workers = _workers(await state.queue.workers())
             alive.add_metric((), float(await state.queue.worker_alive() is not None))
             for lane in Lane:
                 waiting = await state.queue.waiting(lane)
@@ -73,7 +80,30 @@ async def _queue(state: ApiState) -> tuple[str | None, list[Metric]]:
     except QUEUE_DOWN:
         alive.samples[:] = []
         alive.add_metric((), 0.0)
-    return page, [alive, depth, oldest]
+    return pages, [alive, depth, oldest, *workers]
+
+
+def _workers(beats: Sequence[WorkerBeat]) -> list[Metric]:
+    """Return what the heartbeats of the writer and its followers say."""
+    labels = ("worker", "role")
+    ready = GaugeMetricFamily(
+        "jeep_worker_ready", "Whether a worker is neither draining nor stuck.", labels=labels
+    )
+    load = GaugeMetricFamily("jeep_worker_load", "Requests that a worker holds.", labels=labels)
+    head = GaugeMetricFamily(
+        "jeep_worker_head_version", "N where a worker has followed head to vN.", labels=labels
+    )
+    age = GaugeMetricFamily(
+        "jeep_worker_heartbeat_age_seconds", "How long ago a worker was heard.", labels=labels
+    )
+    for one in described(beats, None):
+        named = (one.instance, one.role)
+        ready.add_metric(named, float(one.state == "ready"))
+        load.add_metric(named, one.load)
+        age.add_metric(named, one.heartbeat_age_s)
+        if one.head is not None:
+            head.add_metric(named, int(one.head.removeprefix("v")))
+    return [ready, load, head, age]
 
 
 def _targets(state: ApiState) -> Iterable[Metric]:

@@ -47,8 +47,8 @@ async def explain(request: Request, state: State) -> ExplainResult:
     model = await run_in_threadpool(state.models.get)
     ask, version = await run_in_threadpool(_checked, state, given, model)
     log_texts(request, state.settings, "prompts", [ask.prompt])
-    await state.require_worker()
-    asked = worker_request(state, "explain", [version], ask.model_dump(mode="json"))
+    await state.require_any_worker()
+    asked = worker_request(state, "explain", [version], ask.model_dump(mode="json"), [version])
     return ExplainResult.model_validate(await result(state, request, asked))
 
 

@@ -17,6 +17,7 @@ from service.api.http.access import caller_of, needs
 from service.api.http.bodies import json_request_body, read_model
 from service.api.http.limits import text_errors
 from service.api.http.logs import log_texts
+from service.api.http.min_version import at_least
 from service.api.http.problems import (
     OVER_LIMIT,
     documented,
@@ -35,6 +36,7 @@ from service.store import UnknownVersion
 
 router = APIRouter(tags=["generate"])
 
+HEAD = "head"
 JOINED_CHARS = 2**22
 """Characters of prompts with their candidates that are looked at before a request is passed on;
 of more, the worker scores what it can."""
@@ -57,7 +59,7 @@ of more, the worker scores what it can."""
             },
             "content": event_stream("token", "result", "error"),
         },
-        **documented(400, 404, 413, 415, 422, 503, 504),
+        **documented(400, 404, 412, 413, 415, 422, 503, 504),
     },
     openapi_extra=json_request_body(GenerateRequest),
 )
@@ -68,8 +70,12 @@ async def generate(request: Request, state: State) -> Response:
     model = await run_in_threadpool(state.models.get)
     body, versions = await run_in_threadpool(checked, state, given, model)
     log_texts(request, state.settings, "prompts", body.all_prompts)
-    await state.require_worker()
-    asked = worker_request(state, "generate", versions, body.model_dump(mode="json"))
+    if body.min_version is not None:
+        resolve = state.store.names.resolve
+        versions = await at_least(state, body.versions, body.min_version, resolve)
+    await state.require_any_worker()
+    pinned = [one for one, ref in zip(versions, body.versions, strict=True) if ref != HEAD]
+    asked = worker_request(state, "generate", versions, body.model_dump(mode="json"), pinned)
     headers = {"X-Model-Version": ", ".join(dict.fromkeys(versions))}
     if body.stream:
         events = _events(state, request, asked)

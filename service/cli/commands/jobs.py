@@ -50,6 +50,13 @@ def follow_job(job_id: JobId, as_json: AsJson = False, url: Url = None) -> None:
         finish(client, job_id, as_json, tables.job)
 
 
+@group.command("workers")
+def list_workers(as_json: AsJson = False, url: Url = None) -> None:
+    """List the workers that do them and answer: the writer, then its followers."""
+    with connected(url) as client:
+        show_list(client.workers(), as_json, tables.workers)
+
+
 @group.command("cancel")
 def cancel(job_id: JobId, url: Url = None) -> None:
     """Ask a job to end."""

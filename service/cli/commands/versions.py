@@ -29,6 +29,9 @@ def generate(
     max_new_tokens: Annotated[int, typer.Option(help="Of every answer.")] = 16,
     temperature: Annotated[float, typer.Option(help="0: greedy.")] = 0.0,
     seed: Annotated[int | None, typer.Option(help="Of the sampling.")] = None,
+    min_version: Annotated[
+        str | None, typer.Option(help="Answer from it, or from what was head after it.")
+    ] = None,
     candidate: Annotated[list[str] | None, typer.Option(help="Score it; repeatable.")] = None,
     join: Annotated[str | None, typer.Option(help="Before candidates: auto, space, none.")] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Each prompt is a user's message.")] = False,
@@ -43,6 +46,7 @@ def generate(
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
         "seed": seed,
+        "min_version": min_version,
         "candidates": candidate,
         "join": join,
     }

@@ -9,12 +9,13 @@ import httpx
 
 from service.client.asynchronous.aside import sleep
 from service.client.asynchronous.transport import Transport
-from service.client.errors import NotReady
+from service.client.errors import NotReady, translated
+from service.contracts.schemas import WorkerOut
 from service.contracts.schemas.access import AuditEntry
 
 
 class OperationCalls(Transport):
-    """``/readyz`` and ``/audit``."""
+    """``/readyz``, ``/workers`` and ``/audit``."""
 
     async def ready(self) -> bool:
         """Whether api, queue and worker are all up."""
@@ -36,6 +37,12 @@ class OperationCalls(Transport):
             if time.monotonic() > deadline:
                 raise NotReady(f"the service was not ready after {timeout:.0f} s")
             await sleep(0.2)
+
+    async def workers(self) -> list[WorkerOut]:
+        """The workers that were heard of in the last seconds: the writer, then its followers."""
+        found = await self._request("GET", "/workers")
+        with translated():
+            return [WorkerOut.model_validate(one) for one in found.json()["data"]]
 
     def audit(self) -> AsyncIterator[AuditEntry]:
         """The entries of the audit log, newest first; needs a key with the scope ``admin``."""

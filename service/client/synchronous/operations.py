@@ -8,14 +8,15 @@ from collections.abc import Iterator
 
 import httpx
 
-from service.client.errors import NotReady
+from service.client.errors import NotReady, translated
 from service.client.synchronous.aside import sleep
 from service.client.synchronous.transport import Transport
+from service.contracts.schemas import WorkerOut
 from service.contracts.schemas.access import AuditEntry
 
 
 class OperationCalls(Transport):
-    """``/readyz`` and ``/audit``."""
+    """``/readyz``, ``/workers`` and ``/audit``."""
 
     def ready(self) -> bool:
         """Whether api, queue and worker are all up."""
@@ -37,6 +38,12 @@ class OperationCalls(Transport):
             if time.monotonic() > deadline:
                 raise NotReady(f"the service was not ready after {timeout:.0f} s")
             sleep(0.2)
+
+    def workers(self) -> list[WorkerOut]:
+        """The workers that were heard of in the last seconds: the writer, then its followers."""
+        found = self._request("GET", "/workers")
+        with translated():
+            return [WorkerOut.model_validate(one) for one in found.json()["data"]]
 
     def audit(self) -> Iterator[AuditEntry]:
         """The entries of the audit log, newest first; needs a key with the scope ``admin``."""

@@ -62,7 +62,13 @@ from service.contracts.schemas.versions import (
     SnapshotDiff,
     TensorRef,
 )
-from service.contracts.schemas.worker import Restored, WorkerInfo, WorkerReply, WorkerRequest
+from service.contracts.schemas.worker import (
+    Restored,
+    WorkerInfo,
+    WorkerOut,
+    WorkerReply,
+    WorkerRequest,
+)
 
 __all__ = [
     "AUTO",
@@ -125,6 +131,7 @@ __all__ = [
     "TokenProbability",
     "TrainingOptions",
     "WorkerInfo",
+    "WorkerOut",
     "WorkerReply",
     "WorkerRequest",
 ]

@@ -30,6 +30,10 @@ class GenerateRequest(Request):
         description="A chat to answer, for models with a chat template.",
     )
     version: str | list[str] = "head"
+    min_version: str | None = Field(
+        None,
+        description="Answer from this version, or one that head was moved to after it.",
+    )
     max_new_tokens: int = Field(16, ge=0)
     temperature: float = Field(0.0, ge=0.0, le=10.0, description="0: greedy")
     top_k: int | None = Field(None, ge=1)

@@ -34,6 +34,10 @@ class Sampled(OpenAIRequest):
     """The fields that both kinds of completion share; null is as if it were not there."""
 
     model: str = Field(description="`head`, `base`, a version id or a snapshot name.")
+    min_version: str | None = Field(
+        None,
+        description="Answer from this version, or one that head was moved to after it.",
+    )
     n: int | None = Field(None, ge=1, le=SAMPLES, description="Answers to each prompt; 1.")
     temperature: float | None = Field(None, ge=0.0, le=10.0, description="0: greedy; default 1.")
     top_p: float | None = Field(None, gt=0.0, le=1.0)

@@ -8,13 +8,18 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 RequestKind = Literal["generate", "complete", "explain", "rollback", "activate", "restore"]
-"""The kinds of request that the worker answers without a job."""
+"""The kinds of request that a worker answers without a job."""
+WRITING = ("rollback", "activate", "restore")
+"""Those that change the store, so that the writer alone answers them, and never twice."""
+Role = Literal["writer", "follower"]
+WorkerState = Literal["ready", "draining", "stuck"]
 
 
 class WorkerRequest(BaseModel):
     """A request of the api that the worker answers immediately, without waiting for a job.
 
-    ``versions`` are resolved ids.  ``deadline`` is a Unix time in seconds after which nobody
+    ``versions`` are resolved ids; ``pinned`` are those among them that were named, not meant by
+    ``head``.  ``deadline`` is a Unix time in seconds after which nobody
     waits any more.  ``request_id`` and ``traceparent`` are those of the HTTP
     request.
     """
@@ -25,13 +30,18 @@ class WorkerRequest(BaseModel):
     kind: RequestKind
     deadline: float
     versions: list[str] = Field(default_factory=list)
+    pinned: list[str] = Field(default_factory=list)
     body: dict[str, Any] = Field(default_factory=dict)
 
 
 class WorkerReply(BaseModel):
-    """One entry of a reply stream.  ``token`` entries come before the last one."""
+    """One entry of a reply stream.  ``token`` entries come before the last one.
 
-    event: Literal["token", "result", "error"]
+    ``taken`` (its ``data`` names the worker's ``instance``) and ``progress`` are for the queue's
+    own use: nobody who asks sees them.
+    """
+
+    event: Literal["token", "result", "error", "taken", "progress"]
     data: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -53,7 +63,9 @@ class WorkerInfo(BaseModel):
     ``checkpoint_bytes``: size of the model's own files, 0 for a model without any;
     ``checkpoint_bytes_as``: the same with all weights in the type that is the key.
     ``vocabulary``: how many tokens the model has room for, from 0 on; None: not known.
-    ``files``: SHA-256 of the files that were published with it, by name.
+    ``files``: SHA-256 of the files that were published with it, by name.  ``release``: the
+    worker's version of this package.  ``measuring``: what the figures of its read jobs depend on
+    besides the model, by setting.
     """
 
     model: str
@@ -77,4 +89,31 @@ class WorkerInfo(BaseModel):
     checkpoint_bytes: int = 0
     checkpoint_bytes_as: dict[str, int] = Field(default_factory=dict)
     files: dict[str, str] = Field(default_factory=dict)
+    release: str = ""
+    measuring: dict[str, str] = Field(default_factory=dict)
     started_at: datetime
+
+
+class WorkerOut(BaseModel):
+    """A worker that was heard of in the last seconds.
+
+    ``head``: the version that it has followed head to; ``behind``: head is another one now.
+    ``takes``: it takes its share of generations and explanations; ``jobs``: of evaluations, drifts
+    and probes.  ``load``: requests that it holds.
+    """
+
+    instance: str
+    role: Role
+    state: WorkerState
+    host: str
+    pid: int
+    release: str
+    started_at: datetime
+    heartbeat_age_s: float
+    head: str | None
+    behind: bool
+    versions: list[str] = Field(description="In memory, the most recently used one last.")
+    takes: bool
+    jobs: bool
+    load: int
+    job: str | None = Field(description="The job of the read lane that it works on.")

@@ -78,4 +78,7 @@ class LimitFields(BaseSettings):
     max_prompts: Annotated[int, Field(ge=1)] = 256
     max_prompt_tokens: Annotated[int, Field(ge=1)] = 1024
     max_new_tokens: Annotated[int, Field(ge=1)] = 512
+    min_version_wait_s: Annotated[float, Field(ge=0)] = Field(
+        default=5.0, description="How long a request waits for its min_version."
+    )
     generate_timeout_s: Annotated[float, Field(gt=0)] = 60.0

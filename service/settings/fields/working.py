@@ -11,6 +11,24 @@ from pydantic_settings import BaseSettings
 class WorkingFields(BaseSettings):
     """Leases, threads, shares of the time, the log."""
 
+    role: Literal["writer", "follower"] = Field(
+        default="writer",
+        description="follower: a further worker on the same store and queue, which answers and "
+        "measures and never writes.",
+    )
+    writer_answers: Literal["alone", "always"] = Field(
+        default="alone",
+        description="Whether the writer answers and measures only while no follower does, or takes "
+        "its share.",
+    )
+    stall_s: Annotated[float, Field(gt=0)] = Field(
+        default=30.0,
+        description="How long a worker may show no progress with a request before another one is "
+        "asked.",
+    )
+    drain_s: Annotated[float, Field(ge=0)] = Field(
+        default=30.0, description="How long a follower that is told to stop goes on answering."
+    )
     lease_ms: Annotated[int, Field(ge=100)] = 30_000
     lease_renew_s: Annotated[float, Field(gt=0)] = 5.0
     job_tries: Annotated[int, Field(ge=1)] = 3

@@ -107,10 +107,14 @@ class NoIndex(Coded, RuntimeError):
 
 
 class Database:
-    """One connection for all threads of a process.  Every failure is a :class:`NoIndex`."""
+    """One connection for all threads of a process.  Every failure is a :class:`NoIndex`.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    ``read_only``: the file is read as others keep it, and where it lacks something, or is damaged,
+    that is a failure.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self._path, self._read_only = path, read_only
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._file: int | None = None
@@ -146,6 +150,8 @@ class Database:
         Raises:
             NoIndex: another process writes for too long, there is no room, or the file is damaged.
         """
+        if self._read_only:
+            raise NoIndex("the index is behind, and this process only reads it")
         with self.reading() as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -181,6 +187,8 @@ class Database:
             return None
 
     def _open(self) -> sqlite3.Connection:
+        if self._read_only:
+            return self._opened_to_read()
         try:
             self._path.parent.mkdir(exist_ok=True)
         except OSError as error:
@@ -202,10 +210,25 @@ class Database:
             self.generation += 1
         return connection
 
+    def _opened_to_read(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            f"{self._path.as_uri()}?mode=ro",
+            timeout=BUSY_S,
+            isolation_level=None,
+            check_same_thread=False,
+            uri=True,
+        )
+        (found,) = connection.execute("PRAGMA user_version").fetchone()
+        if found != FORMAT:
+            connection.close()
+            raise sqlite3.OperationalError(f"it has format {found}")
+        return connection
+
     def _unusable(self, error: sqlite3.Error) -> NoIndex:
         """The error as this module's own; a file that is no index is removed, to be made again."""
         self.close()
         damaged = not isinstance(error, sqlite3.OperationalError | sqlite3.ProgrammingError)
+        damaged = damaged and not self._read_only
         if damaged:
             for suffix in ("", "-wal", "-shm"):
                 with suppress(OSError):

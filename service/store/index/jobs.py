@@ -28,6 +28,8 @@ class JobIndex:
         self._folder, self._database = root / "jobs", database
         self._complete: int | None = None
         self._lock = threading.Lock()
+        # those that a listing has given as not ended
+        self._unsettled: set[str] = set()
 
     def keep(self, job: Job) -> None:
         """Remember a job as it is now; where that fails, the next listing looks for its record."""
@@ -39,6 +41,12 @@ class JobIndex:
                 "ON CONFLICT (id) DO UPDATE SET ended = excluded.ended",
                 (job.id, job.kind.value, ended),
             )
+
+    def settle(self, job: Job) -> None:
+        """Remember the end of a job that the index took to be running when it was listed."""
+        if job.id in self._unsettled:
+            self._unsettled.discard(job.id)
+            self.keep(job)
 
     def ids(
         self,
@@ -63,12 +71,15 @@ class JobIndex:
             ends = sorted(one.value for one in {*statuses} & TERMINAL)
             conditions.append(f"(ended IS NULL OR ended IN ({', '.join('?' * len(ends))}))")
             values += ends
-        query = f"SELECT id FROM job WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT ?"
+        query = (
+            f"SELECT id, ended FROM job WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT ?"
+        )
         last = NEWEST if after is None else after
         while True:
             with self._database.reading() as connection:
                 found = connection.execute(query, (last, *values, BATCH)).fetchall()
-            yield from (job_id for (job_id,) in found)
+            self._unsettled.update(job_id for job_id, ended in found if ended is None)
+            yield from (job_id for job_id, _ in found)
             if len(found) < BATCH:
                 return
             last = found[-1][0]

@@ -66,11 +66,14 @@ class Running(BaseModel):
 class Sums:
     """States of lines (``store.sums``), in memory and as files; only the worker writes them.
 
+    ``read_only``: what is damaged is passed over, and nothing is kept but in memory.
+
     Whatever is missing or damaged is made again from the versions.  Safe to use from threads.
     """
 
-    def __init__(self, root: Path) -> None:
-        self._folder = root / INDEX / FOLDER
+    def __init__(self, root: Path, *, read_only: bool = False) -> None:
+        self._folder, self.read_only = root / INDEX / FOLDER, read_only
+        self._passed_over: set[str] = set()
         self._tensors = Tensors(self._folder)
         self._known: OrderedDict[str, Running] = OrderedDict()
         self._rebuilt: OrderedDict[str, Running] = OrderedDict()
@@ -144,11 +147,11 @@ class Sums:
                 if ref.sha256 in _totals(running):
                     self._known.pop(running.version, None)
                     self._rebuilt.pop(running.version, None)
-                    with suppress(OSError):
-                        self._file(running.version).unlink(missing_ok=True)
+                    self._remove(self._file(running.version))
             self._mapped.pop(ref.sha256, None)
-            with suppress(OSError):
-                self._tensors.path(ref.sha256).unlink(missing_ok=True)
+            self._remove(self._tensors.path(ref.sha256))
+            if self.read_only:
+                self._passed_over.add(ref.sha256)
 
     def tidy(self) -> int:
         """Remove files that no state needs, and all states but the newest; return their number."""
@@ -169,13 +172,19 @@ class Sums:
             found = read(path, Running)
         except CorruptFile as error:
             log.warning("%s: it is made again", error)
-            path.unlink(missing_ok=True)
+            self._remove(path)
             return None
-        if found is None:
+        if found is None or self._passed_over.intersection(_totals(found)):
             return None
         refs = [one.total for one in found.matrices.values() if one.total is not None]
         whole = all(self._tensors.has(ref) for ref in refs)
         return found if whole else None
+
+    def _remove(self, path: Path) -> None:
+        """Remove a damaged file, where this process may."""
+        if not self.read_only:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
 
     def _files(self) -> list[Running]:
         found = (self._written(path.stem) for path in self._folder.glob("v*.json"))

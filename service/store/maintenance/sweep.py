@@ -63,7 +63,8 @@ def leftovers(store: Store) -> list[Path]:
     oldest = time.time() - _ABANDONED_S
     found += [path for path in _unfinished(store) if _is_older(path, oldest)]
     jobs = store.root / "jobs"
-    marks = (*(jobs / OPEN).iterdir(), *jobs.glob("*.open"), *jobs.glob("*.cancel"))
+    beside = (jobs.glob(f"*.{mark}") for mark in ("open", "cancel", "claim"))
+    marks = chain((jobs / OPEN).iterdir(), *beside)
     alone = (p for p in marks if not (jobs / f"{p.stem}.json").exists())
     found += [p for p in alone if p.lstat().st_mtime < oldest]
     return found

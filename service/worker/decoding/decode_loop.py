@@ -92,7 +92,14 @@ class DecodeLoop:
         self._requests, self._gate = requests, gate
         self._arrived: queues.SimpleQueue[Pending] = queues.SimpleQueue()
         self._groups: dict[tuple[str, str], Group] = {}
+        self.rounds = 0
+        """Steps so far: while something is decoded, it rises."""
         self.stop = threading.Event()
+
+    @property
+    def works(self) -> bool:
+        """Whether something is being decoded."""
+        return bool(self._groups)
 
     def put(self, pending: Pending) -> None:
         """Let a prepared request join at the next step.  For any thread."""
@@ -107,6 +114,7 @@ class DecodeLoop:
                 if self._groups:
                     self._gate.busy()  # a request may have been put while the gate was being opened
                     self._round()
+                    self.rounds += 1
             self._refuse_all()
         finally:
             self._gate.idle()

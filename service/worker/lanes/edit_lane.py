@@ -66,6 +66,7 @@ class EditLane(JobLane):
         find: Callable[[JobKind], Writer] = writer_of,
     ) -> None:
         super().__init__(queue, store, lease, settings, working)
+        self._writer = lease
         self._views, self._edits, self._after, self._find = views, edits, ended, find
 
     def _start(self, job: Job) -> Job:
@@ -76,7 +77,7 @@ class EditLane(JobLane):
             job=job,
             control=JobControl(
                 publish=lambda progress: self._publish(job.id, progress),
-                checkpoint=lambda: self._checkpoint(job.id),
+                checkpoint=lambda: self._checkpoint(job),
             ),
             store=self._store,
             views=self._views,
@@ -98,7 +99,7 @@ class EditLane(JobLane):
             to,
             expected=expected,
             job_id=job_id,
-            fence=self._lease.fence,
+            fence=self._writer.fence,
             who="worker",
             why=why,
         )

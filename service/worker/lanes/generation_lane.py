@@ -8,10 +8,10 @@ the version it began on.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Executor
 
-from service.contracts.schemas import GenerateRequest, WorkerRequest
+from service.contracts.schemas import GenerateRequest, WorkerReply, WorkerRequest
 from service.contracts.schemas.completion import CompletionAsk
 from service.ops import logs
 from service.queue import RequestQueue
@@ -24,6 +24,9 @@ from service.worker.versions.views import VersionViews
 
 LEAVERS_S = 0.25
 """Time between two searches for clients that have gone."""
+PROGRESS_S = 1.0
+"""Time between two signs of life for who waits; see `service.queue.asking`."""
+PROGRESS = WorkerReply(event="progress")
 
 
 class GenerationLane:
@@ -34,11 +37,30 @@ class GenerationLane:
         self._loop = DecodeLoop(requests, gate)
         self._live: dict[str, Pending] = {}
         self._asked_at = 0.0
+        self._rounds, self._moved_at, self._told_at = 0, time.monotonic(), 0.0
 
     @property
-    def busy(self) -> bool:
-        """Whether somebody may be waiting for an answer."""
-        return bool(self._live)
+    def load(self) -> int:
+        """The number of requests for whose answers somebody may be waiting."""
+        return len(self._live)
+
+    def still_s(self) -> float:
+        """For how many seconds decoding has not gone on, though there is something to decode."""
+        moment = time.monotonic()
+        if self._loop.rounds != self._rounds or not self._loop.works:
+            self._rounds, self._moved_at = self._loop.rounds, moment
+        return moment - self._moved_at
+
+    def tell_progress(self, others: Collection[str] = ()) -> None:
+        """Let those who wait know that their requests go on; ``others`` are not decoded."""
+        moment = time.monotonic()
+        if moment - self._told_at < PROGRESS_S:
+            return
+        self._told_at = moment
+        goes_on = self.still_s() < PROGRESS_S
+        live = [i for i, p in self._live.items() if not (p.ended or p.gone)] if goes_on else []
+        if live or others:
+            self._requests.reply_all([(i, PROGRESS) for i in (*live, *others)])
 
     def accept(self, request: WorkerRequest, loaders: Executor) -> None:
         """Have a request answered; ``loaders`` read versions that are not in memory."""

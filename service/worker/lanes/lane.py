@@ -7,7 +7,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import BaseModel
 
@@ -15,9 +15,9 @@ from jeep_core.errors import Cancelled
 from jeep_core.spec.finite import check_record
 from service.contracts.jobs import TERMINAL, Job, JobError, JobStatus, Progress, now
 from service.ops import logs, tracing
-from service.queue import JobGone, JobQueue, Lease, LeaseLost, QueuedJob, QueueFailure
+from service.queue import JobGone, JobQueue, LeaseLost, QueuedJob, QueueFailure
 from service.settings import Settings
-from service.store import CorruptFile, StaleFence, Store, UnknownJob, is_disk_full
+from service.store import ClaimLost, CorruptFile, StaleFence, Store, UnknownJob, is_disk_full
 from service.store.maintenance.room import Room
 from service.worker.failures import Refused, Stopping, failure, is_foreseen
 from service.worker.memory import give_back_freed, release_cached
@@ -33,17 +33,34 @@ Work = Callable[[], BaseModel]
 """Does what a job asks for; its result.  Raises what ``JobLane`` turns into the job's error."""
 
 
+class Right(Protocol):
+    """The right of a worker to work: `Lease` for the writer; a follower has no ``fence``."""
+
+    @property
+    def lost(self) -> threading.Event:
+        """Set when another worker has taken over."""
+        ...
+
+    @property
+    def fence(self) -> int | None:
+        """The number of the lease; None without one: then only shared jobs can be done."""
+        ...
+
+
 class JobLane(ABC):
     """Takes jobs from a queue, works, ends them.  ``run`` returns when ``stop`` is set.
 
-    ``working`` gives a context that every job runs in.
+    ``working`` gives a context that every job runs in.  ``doing`` is the id of the job at work.
+
+    A job that followers may do, too, is claimed in the store when it begins, and only the attempt
+    that has claimed it last records its end.
     """
 
     def __init__(
         self,
         queue: JobQueue,
         store: Store,
-        lease: Lease,
+        lease: Right,
         settings: Settings,
         working: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
@@ -52,6 +69,7 @@ class JobLane(ABC):
         self._progress, self._phases = Progress(), PhaseClock()
         self._room = Room(store.root, settings.max_store_mb, settings.min_free_mb)
         self.stop = threading.Event()
+        self.doing: str | None = None
 
     def run(self) -> None:
         """Work until stopped.
@@ -88,22 +106,41 @@ class JobLane(ABC):
     # ------------------------------------------------------------ one job
 
     def _handle(self, queued: QueuedJob) -> None:
+        shared = queued.job.shared
+        with self._store.journal.claiming() if shared else nullcontext():
+            job = self._begun(queued)
+            if job is not None and shared:
+                self._store.journal.claim(job.id, self._queue.nonce(job.id))
+        if job is None:
+            return
+        self.doing = job.id
+        try:
+            self._work_on(job)
+        except ClaimLost as error:
+            log.warning("%s: what this one has of it is discarded", error)
+        finally:
+            self.doing = None
+
+    def _begun(self, queued: QueuedJob) -> Job | None:
+        """The job, begun; None if there is nothing to do for it."""
         try:
             recorded = self._store.journal.read(queued.job.id)
         except (UnknownJob, CorruptFile) as error:
             log.error("dropped from the queue: %s", error)
             self._queue.drop(queued)
-            return
+            return None
         if recorded.status in TERMINAL:
             # ended in the store, but a crash prevented the queue from being updated
             self._queue.finish(recorded, self._lease.fence)
             count_end(recorded)
-            return
+            return None
+        accepted = queued.job.model_copy(update={"payload": recorded.payload})
         try:
-            accepted = queued.job.model_copy(update={"payload": recorded.payload})
-            job = self._queue.begin(self._start(accepted), self._lease.fence)
+            return self._queue.begin(self._start(accepted), self._lease.fence)
         except JobGone:
-            return
+            return None
+
+    def _work_on(self, job: Job) -> None:
         self._progress, self._phases = job.progress, PhaseClock(job.kind)
         try:
             job, work = self._prepare(job)
@@ -143,7 +180,7 @@ class JobLane(ABC):
             check_record(result, "the result")
         except Cancelled:
             return JobStatus.CANCELLED, None, None
-        except (LeaseLost, StaleFence, Stopping, QueueFailure):
+        except (LeaseLost, StaleFence, ClaimLost, Stopping, QueueFailure):
             raise  # not the job's fault: it stays queued
         except Exception as error:
             if not is_foreseen(error):
@@ -184,8 +221,15 @@ class JobLane(ABC):
             raise LeaseLost("the lease is gone")
         self._store.head.check_claim()
 
-    def _checkpoint(self, job_id: str) -> None:
+    def _check_claim(self, job: Job) -> None:
+        """Check that no other worker has begun a shared job: ClaimLost."""
+        if job.shared:
+            self._store.journal.check_claim(job.id, self._queue.nonce(job.id))
+
+    def _checkpoint(self, job: Job) -> None:
+        job_id = job.id
         self._check_lease()
+        self._check_claim(job)
         if self.stop.is_set():
             raise Stopping
         if self._store.journal.cancel_requested(job_id) or self._queue.cancel_requested(job_id):
@@ -224,11 +268,15 @@ class JobLane(ABC):
         """
         while True:
             try:
+                if ended.shared:
+                    nonce = self._queue.nonce(ended.id)
+                    return self._store.journal.save_claimed(ended, nonce)
                 return self._store.journal.save(ended)
             except OSError as error:
                 if not is_disk_full(error):
                     raise
                 log.error("the end of %s waits for room on the store's disk: %s", ended.id, error)
+            self._check_claim(ended)
             self._ended(ended)  # removing its leftovers may free the missing room
             if self.stop.wait(ROOM_S):
                 raise Stopping

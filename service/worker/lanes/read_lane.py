@@ -16,12 +16,12 @@ from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import Monitor
 from service.contracts.jobs import Job, JobKind, JobStatus, Lane
-from service.queue import JobQueue, Lease
+from service.queue import JobQueue
 from service.settings import Settings
 from service.store import Store
 from service.worker.gate import Gate
 from service.worker.lanes.control import JobControl
-from service.worker.lanes.lane import JobLane, Work
+from service.worker.lanes.lane import JobLane, Right, Work
 from service.worker.lanes.runners import load_runner
 from service.worker.moments import SharedMoments
 from service.worker.versions.views import VersionViews
@@ -104,7 +104,7 @@ class ReadLane(JobLane):
         self,
         queue: JobQueue,
         store: Store,
-        lease: Lease,
+        lease: Right,
         views: VersionViews,
         settings: Settings,
         gate: Gate,
@@ -125,8 +125,8 @@ class ReadLane(JobLane):
         self._check_room()
         control = ReadControl(
             publish=lambda progress: self._publish(job.id, progress),
-            checkpoint=lambda: self._checkpoint(job.id),
-            pause=lambda: self._pause(job.id),
+            checkpoint=lambda: self._checkpoint(job),
+            pause=lambda: self._pause(job),
             give_way=self._give_way,
         )
         control.pause()
@@ -146,9 +146,9 @@ class ReadLane(JobLane):
         self._store.reports.seal(job.id)
         return result
 
-    def _pause(self, job_id: str) -> None:
-        self._checkpoint(job_id)
-        self._gate.wait_for_edit(lambda: self._checkpoint(job_id))
+    def _pause(self, job: Job) -> None:
+        self._checkpoint(job)
+        self._gate.wait_for_edit(lambda: self._checkpoint(job))
         self._give_way()
 
     def _give_way(self) -> None:

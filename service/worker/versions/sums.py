@@ -121,6 +121,8 @@ class LineSums:
 
     def _kept(self, running: Running) -> Running:
         """A state with whole blocks summed, written; as it is, where that cannot be done."""
+        if self._store.sums.read_only:
+            return running
         try:
             matrices = {name: self._folded(name, one) for name, one in running.matrices.items()}
             done = running.model_copy(update={"matrices": matrices, "age": 0})

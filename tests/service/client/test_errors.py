@@ -106,7 +106,7 @@ def test_a_closed_client_says_so(call: Callable[[Client], object]) -> None:
 
 def test_closing_in_the_middle_of_a_stream_is_named(url: str, worker: PlayedWorker) -> None:
     client = Client(url)
-    stream = client.stream("Lyon is")
+    stream = client.stream("linger")
     next(stream)
     client.close()
     with pytest.raises(ClientClosed):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -51,6 +52,30 @@ def test_what_cannot_be_reached_is_not_healthy(
     monkeypatch.setenv("JEEP_REDIS_URL", "redis://127.0.0.1:1/0")
     monkeypatch.setenv("JEEP_PORT", "1")
     assert health.main([part]) == 1
+
+
+def test_a_follower_is_looked_for_on_this_host(
+    configured: Store,
+    client: Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("JEEP_ROLE", "follower")
+    assert health.main(["worker"]) == 1
+    assert "no follower on this host" in capsys.readouterr().err
+    beat = WorkerBeat(
+        instance="one", pid=1, model="m", started_at=now(), role="follower", host="elsewhere"
+    )
+    heart = Heartbeat(client, Keys(configured.id), lambda: beat)
+    heart.beat()
+    assert health.main(["worker"]) == 1
+    beat = beat.model_copy(update={"host": socket.gethostname()})
+    heart.beat()
+    assert health.main(["worker"]) == 0
+    beat = beat.model_copy(update={"state": "stuck"})
+    heart.beat()
+    assert health.main(["worker"]) == 1
+    heart.stop()
 
 
 def test_an_unknown_part_is_a_usage_error() -> None:

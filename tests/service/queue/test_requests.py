@@ -63,19 +63,35 @@ class TestRequests:
             await anext(api.ask(ask_for(5)))
         assert client.xlen(KEYS.requests) == 0
 
-    @pytest.mark.parametrize("successor", [None, "two"])
+    @pytest.mark.parametrize("taken", [False, True])
     async def test_a_worker_that_dies_while_it_is_asked_is_noticed(
-        self, api: AsyncQueue, client: Redis, successor: str | None
+        self, api: AsyncQueue, client: Redis, taken: bool
     ) -> None:
         client.set(KEYS.worker, beat("one").model_dump_json())
         asking = asyncio.ensure_future(anext(api.ask(ask_for(30))))
         await asyncio.sleep(0.1)
-        if successor is None:
-            client.delete(KEYS.worker)
-        else:
-            client.set(KEYS.worker, beat(successor).model_dump_json())
+        if taken:
+            assert len(RequestQueue(client, KEYS, "one").take(0, 8)) == 1
+        client.delete(KEYS.worker)
         with pytest.raises(WorkerGone):
             await asyncio.wait_for(asking, 5)
+
+    async def test_what_a_dead_worker_had_taken_its_successor_answers(
+        self, api: AsyncQueue, client: Redis
+    ) -> None:
+        client.set(KEYS.worker, beat("one").model_dump_json())
+        asking = asyncio.ensure_future(anext(api.ask(ask_for(30))))
+        await asyncio.sleep(0.1)
+        [first] = RequestQueue(client, KEYS, "one").take(0, 8)
+        client.set(KEYS.worker, beat("two").model_dump_json())
+        successor, again = RequestQueue(client, KEYS, "two"), []
+        while not again:
+            await asyncio.sleep(0.05)
+            again = successor.take(0, 8)
+        assert again[0].id != first.id
+        last = WorkerReply(event="result", data={"text": "Paris"})
+        successor.reply_all([(first.id, WorkerReply(event="result")), (again[0].id, last)])
+        assert await asyncio.wait_for(asking, 5) == last
 
     async def test_waiting_ends_at_the_deadline(self, api: AsyncQueue, client: Redis) -> None:
         client.set(KEYS.worker, beat().model_dump_json())
@@ -143,7 +159,10 @@ class TestRequests:
         described = beat()
         heart = Heartbeat(client, KEYS, lambda: described)
         heart.start()
-        assert await api.worker_alive() == described
+        heard = await api.worker_alive()
+        assert heard is not None
+        assert heard.sent_at is not None
+        assert heard.model_copy(update={"sent_at": None}) == described
         assert 0 < client.pttl(KEYS.worker) <= Heartbeat.TTL_MS
         heart.stop()
         assert await api.worker_alive() is None
@@ -286,7 +305,7 @@ class TestFollowing:
     async def test_a_server_that_does_not_answer_is_down(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("service.queue.asynchronous._ANSWER_S", 0.05)
+        monkeypatch.setattr("service.queue.asynchronous.ANSWER_S", 0.05)
         queue = AsyncQueue(connect_async(f"unix://{tmp_path}/q.sock", retries=0), KEYS)
         with socket.socket(socket.AF_UNIX) as silent:
             silent.bind(f"{tmp_path}/q.sock")

@@ -18,7 +18,7 @@ from service.store.tensors import Tensors
 COMPONENTS = {
     "tensors", "versions", "head", "names", "journal", "drafts", "reports", "suites", "keys",
     "audit", "base", "exports", "targets", "artefacts", "catalogue", "committed",
-    "sums",
+    "sums", "head_log",
 }  # fmt: skip
 
 

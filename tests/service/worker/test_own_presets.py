@@ -18,7 +18,7 @@ from service.settings import Settings
 from service.store import Store
 from service.worker.gate import Gate
 from service.worker.kinds.edits import EditRunner
-from service.worker.process import prepare
+from service.worker.members.publishing import prepare
 from service.worker.versions.views import VersionViews
 
 MODEL = TINY_GPTJ

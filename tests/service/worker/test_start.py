@@ -13,8 +13,9 @@ from support import TINY_GPTJ
 from jeep_core import atlas
 from service.settings import EXIT_CONFIG, Settings, SettingsError
 from service.store import Store
-from service.worker import process
 from service.worker.input_files import check_inputs, own_relations
+from service.worker.members import common
+from service.worker.members.publishing import prepare
 from service.worker.process import Worker
 
 GOLDEN = TINY_GPTJ
@@ -148,8 +149,8 @@ def test_moments_that_were_not_imported_stop_the_worker(
 def test_a_store_of_another_model_says_which_and_how_to_go_on(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    base = process.load("atlas-gptj", "cpu", "float32")
-    process.prepare(store, base, Settings(store=store.root))
+    base = common.load("atlas-gptj", "cpu", "float32")
+    prepare(store, base, Settings(store=store.root))
     message = said(Settings(store=store.root, model="atlas-gptj", dtype="bfloat16"), caplog)
     assert f"{store.root} belongs to atlas-gptj in float32 (hash " in message
     assert "(JEEP_MODEL, JEEP_DTYPE), or choose another JEEP_STORE" in message
@@ -163,7 +164,7 @@ def test_a_model_that_does_not_fit_into_memory_is_tried_again(
     def load(*_: object) -> None:
         raise MemoryError("80 GiB")
 
-    monkeypatch.setattr(process, "load", load)
+    monkeypatch.setattr(common, "load", load)
     assert Worker(Settings(store=store.root)).run() == 1
     assert "atlas-gptj does not fit into memory: 80 GiB" in caplog.text
 

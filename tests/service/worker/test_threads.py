@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from service.settings import Settings
-from service.worker import process
-from service.worker.process import Worker
+from service.worker.members import common
 from service.worker.threads import cpu_quota, default_threads
 
 
@@ -76,6 +75,6 @@ def test_a_worker_uses_what_is_set_or_what_it_may(
     used: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", used.append)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    monkeypatch.setattr(process, "cpu_quota", lambda: 3.5)
-    Worker(Settings(store=tmp_path, model="atlas-gptj", threads=setting))._load()
+    monkeypatch.setattr(common, "cpu_quota", lambda: 3.5)
+    common.load_base(Settings(store=tmp_path, model="atlas-gptj", threads=setting))
     assert used == [expected]

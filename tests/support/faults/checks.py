@@ -31,7 +31,7 @@ TOKENS = 6
 
 def assert_whole(service: Service) -> None:
     """Wait until every accepted job has ended, start the worker once more, check everything."""
-    for part in (service.worker, service.api):
+    for part in (service.worker, service.api, *service.followers):
         part.halts.let_go()
     service.wait_ready()
     for job_id in service.accepted:
@@ -143,7 +143,7 @@ def _left(store: Store) -> list[Path]:
     reports = (store.root / "reports").iterdir()
     left += [path for path in reports if not _succeeded(store, path.name)]
     left += [store.exports.path(job) for job in store.exports.all() if not _succeeded(store, job)]
-    for marks in ("open/*", "*.open", "*.cancel"):
+    for marks in ("open/*", "*.open", "*.cancel", "*.claim"):
         left += (store.root / "jobs").glob(marks)
     return left + sorted(
         set((store.root / "tensors").glob("*/*"))
@@ -158,7 +158,9 @@ def _succeeded(store: Store, job_id: str) -> bool:
 def _queue_is_empty(service: Service, store: Store) -> bool:
     keys, redis = Keys(store.id), service.server.client
     payloads = [key for key in redis.scan_iter(keys.job("*")) if redis.hexists(key, "job")]
-    return not payloads and all(redis.xlen(keys.lane(lane)) == 0 for lane in Lane)
+    return not payloads and all(
+        redis.xlen(stream) == 0 for lane in Lane for stream in keys.lane(lane)
+    )
 
 
 def _age(root: Path) -> None:

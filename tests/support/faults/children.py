@@ -26,7 +26,7 @@ PERIOD_S = 1.0
 
 
 def run(part: str, environment: Mapping[str, str], log: Path) -> None:
-    """Become the ``worker`` or the ``api``; does not return."""
+    """Become the ``api``, the ``worker`` or a follower; does not return."""
     from service.ops.parent_death import death_signal
 
     death_signal(signal.SIGKILL)()
@@ -37,7 +37,7 @@ def run(part: str, environment: Mapping[str, str], log: Path) -> None:
     os.environ.clear()
     os.environ.update(environment)
     _shift_clock(Path(environment[HALTS]) / CLOCK)
-    sys.exit(_worker() if part == "worker" else _api())
+    sys.exit(_api() if part == "api" else _worker())
 
 
 def _shift_clock(offset: Path) -> None:

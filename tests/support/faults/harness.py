@@ -77,15 +77,19 @@ T = TypeVar("T")
 
 
 class Service:
-    """The three processes on one store.  Use it as a context manager."""
+    """The three processes on one store, and followers.  Use it as a context manager."""
 
-    def __init__(self, root: Path, **settings: object) -> None:
+    def __init__(self, root: Path, followers: int = 0, **settings: object) -> None:
         self.root, self.folder, self.programs = root / "store", root, root / "llama"
         self.programs.mkdir(exist_ok=True)
         self.server = QueueServer(root / "q")
         given = {**SETTINGS, "JEEP_STORE": self.root, "JEEP_REDIS_URL": self.server.url, **settings}
         given.setdefault("JEEP_LLAMA_CPP", self.programs)
         self.worker, self.api = Part("worker", root, given), Part("api", root, given)
+        self.followers = [
+            Part(f"follower{number + 1}", root, {**given, "JEEP_ROLE": "follower"})
+            for number in range(followers)
+        ]
         self.accepted: dict[str, JobOut] = {}
         self.cancelled: set[str] = set()
         self._facts = 0
@@ -96,6 +100,7 @@ class Service:
             part.start()
         self.connect()
         self.wait_ready()
+        self.wait_followers()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -110,7 +115,7 @@ class Service:
     def close(self) -> None:
         """Kill everything."""
         self.client.close()
-        for part in (self.api, self.worker, self.server):
+        for part in (self.api, self.worker, *self.followers, self.server):
             part.kill()
 
     def _address(self) -> str | None:
@@ -127,7 +132,7 @@ class Service:
 
     @property
     def parts(self) -> tuple[QueueServer | Part, ...]:
-        return self.server, self.worker, self.api
+        return self.server, self.worker, self.api, *self.followers
 
     def part(self, name: str) -> QueueServer | Part:
         return next(part for part in self.parts if part.name == name)
@@ -158,6 +163,25 @@ class Service:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.logs()}") from None
 
+    def wait_followers(self, head: str | None = None) -> None:
+        """Keep everything running until all followers are ready, and have followed head there."""
+
+        def ready() -> bool:
+            self.revive()
+            heard = {one.pid: one for one in self.persist(self.client.workers)}
+            found = [heard.get(part.pid) for part in self.followers]
+            return all(
+                one is not None
+                and one.state == "ready"
+                and (one.head == head if head else one.head is not None)
+                for one in found
+            )
+
+        try:
+            until(ready, "the followers are ready")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.logs()}") from None
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.api.environment['JEEP_PORT']}"
@@ -178,7 +202,7 @@ class Service:
     def logs(self) -> str:
         """The last lines of the logs of worker and api."""
         found = []
-        for part in (self.worker, self.api):
+        for part in (self.worker, self.api, *self.followers):
             found.append(f"--- {part.name}\n{part.log.read_text()[-3000:]}")
         return "\n".join(found)
 

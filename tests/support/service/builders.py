@@ -52,6 +52,6 @@ def live_state(client: Redis, job_id: str) -> wire.LiveJob | None:
 
 def request_cancel(client: Redis, job_id: str, lane: Lane = Lane.WRITE) -> JobStatus | None:
     """Request a cancel as the api does."""
-    keys, args = scripts.cancel(KEYS, job_id, lane)
+    keys, args = scripts.cancel(KEYS, job_id, KEYS.lane(lane)[0])
     status: Any = client.eval(scripts.CANCEL, len(keys), *keys, *args)
     return JobStatus(status) if status else None

@@ -17,6 +17,7 @@ from service.api.console.rendering import fragment, page, size
 from service.api.http.access import caller_of, needs
 from service.api.http.paging import Page
 from service.api.http.sessions import CONSOLE
+from service.api.operations.workers import described, head_of
 from service.api.reconcile import QUEUE_DOWN
 from service.api.resources.targets import TargetList
 from service.api.state import ApiState, State
@@ -109,13 +110,16 @@ async def state_versions(request: Request, state: State) -> Response:
 
 async def _live(state: ApiState, calls: Calls) -> dict[str, Any]:
     ready, missing = await readiness(calls)
-    beat, waiting, metrics = await _queue(state)
+    beats, waiting, metrics = await _queue(state)
+    beat = next((one for one in beats if one.role == "writer"), None)
+    head = await run_in_threadpool(head_of, state.store)
     unfinished = [status.value for status in JobStatus if status not in TERMINAL]
     jobs = await calls.get("/jobs", Page[JobOut], status=unfinished, limit=JOBS_SHOWN)
     return {
         "ready": ready,
         "parts": [(name, PARTS[name], _said(name, missing)) for name in PARTS],
         "beat": beat,
+        "workers": described(beats, head),
         "lanes": [(LANES[lane], waiting.get(lane)) for lane in Lane],
         "memories": memories(metrics or ""),
         "jobs": jobs.data,
@@ -128,19 +132,20 @@ def _said(part: str, missing: Sequence[Mapping[str, Any]]) -> str | None:
     return next((str(one["message"]) for one in missing if one["part"] == part), None)
 
 
-async def _queue(state: ApiState) -> tuple[WorkerBeat | None, dict[Lane, Waiting], str | None]:
-    """The worker's heartbeat, what waits in each lane, and the worker's metrics, if they come."""
+async def _queue(state: ApiState) -> tuple[list[WorkerBeat], dict[Lane, Waiting], str | None]:
+    """The workers' heartbeats, what waits in each lane, and the writer's metrics, if they come."""
     waiting: dict[Lane, Waiting] = {}
-    beat, metrics = None, None
+    beats: list[WorkerBeat] = []
+    metrics = None
     try:
         async with asyncio.timeout(PATIENCE_S):
-            beat = await state.queue.worker_alive()
+            beats = await state.queue.workers()
             metrics = await state.queue.worker_metrics()
             for lane in Lane:
                 waiting[lane] = await state.queue.waiting(lane)
     except QUEUE_DOWN:
         pass  # the part "queue" says so
-    return beat, waiting, metrics
+    return beats, waiting, metrics
 
 
 def memories(metrics: str) -> list[Memory]:

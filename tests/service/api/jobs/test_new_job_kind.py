@@ -14,7 +14,7 @@ from support.service.serving import running
 
 from service.api import app
 from service.client import Client
-from service.contracts.jobs import JobKind, JobStatus, Lane, Progress
+from service.contracts.jobs import JobKind, JobStatus, Progress
 from service.queue import Keys, connect
 from service.settings import Settings
 from service.store import Store
@@ -59,7 +59,7 @@ def test_it_is_queued_run_followed_and_shown(
     assert job["resource_id"] == count_id
     again = http.post("/counts", json={"to": 3}, headers={"Idempotency-Key": "mine"})
     assert (again.json()["id"], again.headers["idempotency-replayed"]) == (job["id"], "true")
-    assert redis.xlen(Keys(store.id).lane(Lane.READ)) == 1
+    assert redis.xlen(Keys(store.id).reads) == 1
 
     PlayedWorker.reading(redis, store.root).work()
 

@@ -129,7 +129,7 @@ def test_requests_that_a_dying_worker_takes_are_answered_by_the_next(
 def test_requests_of_a_dying_worker_without_a_successor_are_refused(
     stream: bool, http: httpx.Client, dying: Callable[[], None]
 ) -> None:
-    threading.Timer(0.5, dying).start()
+    threading.Timer(1.0, dying).start()
     answer = http.post("/v1/completions", json=body(stream=stream))
     assert answer.status_code == (200 if stream else 503)
     assert "no_worker" in answer.text

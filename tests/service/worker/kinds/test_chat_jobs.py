@@ -29,7 +29,7 @@ from service.api.model import ModelCache
 from service.contracts.schemas import FactRecord, Manifest
 from service.settings import Settings
 from service.store import Store
-from service.worker.process import publish
+from service.worker.members.publishing import publish
 
 CHAT = ChatTemplate(tiny.CHAT, {"bos_token": ""})
 LYON, NICE = Fact("Lyon", "{} lies in", "Peru"), Fact("Nice", "{} lies in", "Peru", "France")

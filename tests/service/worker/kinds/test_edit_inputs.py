@@ -12,7 +12,7 @@ from jeep_core.moments.source import imported_path
 from service.contracts.schemas import WorkerInfo
 from service.store import Store
 from service.worker.editing.prefixes import kept_prefixes
-from service.worker.process import say_moments
+from service.worker.members.publishing import say_moments
 
 
 @pytest.mark.parametrize("left", [b'["", "The', b"", b"\xff"])

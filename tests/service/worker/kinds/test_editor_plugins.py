@@ -66,7 +66,7 @@ import jeep_core as jc
 from jeep_core.decoding.generation import score
 from service.settings import Settings
 from service.store import Store
-from service.worker.process import prepare
+from service.worker.members.publishing import prepare
 folder = Path(json.loads(sys.stdin.read()))
 model = jc.load("atlas-gptj", device="cpu")
 store = Store.open(folder / "store")

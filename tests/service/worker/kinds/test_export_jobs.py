@@ -22,12 +22,12 @@ from service.contracts.jobs import JobStatus
 from service.contracts.schemas.exports import ExportResult
 from service.store import DiskFull, StoreFull
 from service.store.maintenance.sweep import sweep_orphans
-from service.worker import process
 from service.worker.editing import asking
 from service.worker.editing.asking import live_facts
 from service.worker.exports import merged
 from service.worker.failures import Refused
 from service.worker.kinds import exports
+from service.worker.members import publishing
 from service.worker.metrics import REGISTRY
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -261,7 +261,7 @@ def test_a_matrix_without_factors_is_exported_by_its_difference(tmp_path: Path) 
 def test_the_api_is_told_how_large_a_folder_is_in_each_type(tmp_path: Path) -> None:
     base = loaded(tmp_path / "model", "llama")
     bench = ExportBench(tmp_path / "store", base, edited(base))
-    process.publish(bench.store, base, bench.settings)
+    publishing.publish(bench.store, base, bench.settings)
     info = bench.store.base.info()
     assert info is not None
     weights = sum(t.nbytes for t in load_file(tmp_path / "model" / "model.safetensors").values())

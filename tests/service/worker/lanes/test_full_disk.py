@@ -21,7 +21,7 @@ from service.store.maintenance.retention import referenced_tensors
 from service.store.maintenance.sweep import sweep
 from service.store.maintenance.verify import verify
 from service.worker.lanes import lane as lane_module
-from service.worker.process import prepare
+from service.worker.members.publishing import prepare
 
 WRITES = 40
 """More durable writes than a job makes, which the last cases see by reaching none of theirs."""

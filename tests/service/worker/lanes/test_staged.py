@@ -93,8 +93,13 @@ class TestActivation:
             body=body,
         )
         client.xadd(keys.requests, {"request": request.model_dump_json()})
-        entries: Any = client.xread({keys.reply(request.id): "0"}, block=10_000)
-        return WorkerReply.model_validate_json(entries[0][1][0][1]["reply"])
+        last_id = "0"
+        while True:  # what says that it was taken comes first
+            entries: Any = client.xread({keys.reply(request.id): last_id}, block=10_000)
+            for last_id, fields in entries[0][1]:  # noqa: B007
+                reply = WorkerReply.model_validate_json(fields["reply"])
+                if reply.event in ("result", "error"):
+                    return reply
 
     def test_head_moves_from_the_parent_when_the_version_is_in_memory(
         self, client: Redis, based: Store, lane: RequestLane, staged: str, loaded: list[str]

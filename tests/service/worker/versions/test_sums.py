@@ -56,6 +56,11 @@ def matrices(base: LoadedModel, sums: LineSums) -> dict[str, bytes]:
     return found
 
 
+def index_of(store: Store) -> dict[Path, bytes]:
+    found = (store.root / "index").rglob("*")
+    return {path: path.read_bytes() for path in found if path.is_file()}
+
+
 def plainly(base: LoadedModel, store: Store, version: str) -> dict[str, bytes]:
     """From all updates of all versions, and equal to what the version has."""
     sums = sums_of(base, Store.open(store.root), version)
@@ -313,3 +318,22 @@ class TestLinesOfEarlierReleases:
         )
         with pytest.raises(CorruptTensor, match="has another hash"):
             rebuild.matched(base, store, wrong)
+
+
+def test_a_follower_writes_no_sums_and_passes_over_damaged_ones(
+    base: LoadedModel, store: Store
+) -> None:
+    add_chain(base, store, 9)
+    wanted = plainly(base, store, "v9")
+    fresh = Store.open(store.root, following=True)
+    for path in (store.root / "index").rglob("*.json"):
+        path.unlink()
+    without = index_of(store)
+    assert matrices(base, sums_of(base, fresh, "v9")) == wanted
+    assert index_of(store) == without, "there were none, and there are none"
+    sums_of(base, Store.open(store.root), "v9")
+    for path in (store.root / "index").rglob("*.safetensors"):
+        path.write_bytes(path.read_bytes()[:-1] + b"\1")
+    damaged = index_of(store)
+    assert matrices(base, sums_of(base, Store.open(store.root, following=True), "v9")) == wanted
+    assert index_of(store) == damaged

@@ -16,7 +16,7 @@ from service.contracts.jobs import now
 from service.contracts.schemas import Manifest
 from service.store import CorruptTensor, Store, UnknownVersion
 from service.store import tensors as stored
-from service.worker.process import load_head, load_mended_head
+from service.worker.members.publishing import load_head, load_mended_head
 from service.worker.versions import retention, tensors
 from service.worker.versions.views import VersionViews
 

@@ -83,7 +83,8 @@ def answering(
 ) -> Iterator[None]:
     """A worker that lives, and answers every request with these replies."""
     client = connect(url)
-    requests, heart = RequestQueue(client, keys), Heartbeat(client, keys, beat)
+    requests = RequestQueue(client, keys, beat().instance)
+    heart = Heartbeat(client, keys, beat)
 
     def answer(asked: WorkerRequest) -> None:
         for reply in replies:
@@ -106,7 +107,8 @@ class PlayedAnswers(RequestLoop):
     """Moves head and restores tensors for real; a prompt decides how its generation goes.
 
     ``hang``: no answer until the client leaves, who is then among the ``abandoned``; ``fail``: an
-    error; ``break``: an error after some tokens; any other: " a b", at once.
+    error; ``break``: an error after some tokens; ``linger``: nothing after them; any other:
+    " a b", at once.
     """
 
     def __init__(self, store: Store, requests: RequestQueue, fence: int) -> None:
@@ -176,6 +178,9 @@ class PlayedAnswers(RequestLoop):
                 self._reply(request, "token", token)
         if first == "break":
             self._reply(request, "error", JobError(code="boom", message="broke off"))
+            return
+        if first == "linger":
+            self._until_abandoned(request)
             return
         results = [
             Generation(

@@ -6,7 +6,7 @@ from typing import Any
 
 from redis import Redis
 
-from service.contracts.jobs import Job, JobKind, Lane, new_id, now
+from service.contracts.jobs import Job, JobKind, new_id, now
 from service.contracts.schemas import EditPayload, FactRecord, RevertPayload
 from service.queue import Keys, scripts
 from service.store import Store
@@ -39,5 +39,6 @@ def edit_payload(edit_id: str, facts: list[FactRecord], editor: str = "jeep") ->
 
 def cancel(client: Redis, store: Store, job_id: str) -> None:
     """Request the cancel of a job that reads."""
-    keys, args = scripts.cancel(Keys(store.id), job_id, Lane.READ)
+    of = Keys(store.id)
+    keys, args = scripts.cancel(of, job_id, of.stream(store.journal.read(job_id)))
     client.eval(scripts.CANCEL, len(keys), *keys, *args)

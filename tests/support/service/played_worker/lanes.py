@@ -44,7 +44,7 @@ class HeldLane(EditLane):
         def held() -> BaseModel:
             self._publish(begun.id, VALUES)
             while not go.wait(0.02):
-                self._checkpoint(begun.id)
+                self._checkpoint(begun)
             return work()
 
         return begun, held

@@ -131,11 +131,11 @@ class PlayedWorker:
     # ------------------------------------------------------------ in the background
 
     def __enter__(self) -> Self:
-        requests = RequestQueue(self.client, self.keys)
+        started, instance = datetime.now(UTC), f"{os.getpid()}-{id(self)}"
+        requests = RequestQueue(self.client, self.keys, instance)
         self.answers = PlayedAnswers(self.store, requests, self.lease.fence)
         self.asked, self.abandoned = self.answers.asked, self.answers.abandoned
         self.damaged: list[str] = []
-        started, instance = datetime.now(UTC), f"{os.getpid()}-{id(self)}"
 
         def beat() -> WorkerBeat:
             return WorkerBeat(
@@ -144,6 +144,7 @@ class PlayedWorker:
                 model="atlas-gptj",
                 started_at=started,
                 damaged=self.damaged,
+                head="v0",
             )
 
         self.heartbeat = Heartbeat(self.client, self.keys, beat, lambda: page_of(REGISTRY))

@@ -1,0 +1,298 @@
+"""Requests that are answered without a job, seen from the api: who gets them, and who else.
+
+A request is taken by one worker.  If that one dies, hangs or stops before it has sent a token, the
+request is done again by another, once.  Only what reads is done again: what changes the store is
+the writer's, and ends with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Collection, Sequence
+from contextlib import aclosing
+from hashlib import blake2b
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from service.contracts import wire
+from service.contracts.jobs import new_id
+from service.contracts.schemas import WorkerReply, WorkerRequest
+from service.contracts.schemas.worker import WRITING
+from service.queue.connection import block_ms
+from service.queue.errors import (
+    AnswerBrokenOff,
+    QueueDown,
+    RequestLost,
+    RequestTimeout,
+    WorkerGone,
+)
+from service.queue.members import beats
+
+log = logging.getLogger(__name__)
+POLL_MS = 1000
+ANSWER_S = 5.0
+"""Longest wait for an answer of a server that hangs: a person is waiting."""
+STALL_S = 30.0
+ELSEWHERE = ("stopping", "unknown_version")
+"""Errors of a worker that another one need not have: the api has seen every version it asks for."""
+OWN = ("taken", "progress")
+"""Replies that are not for who asks."""
+
+Entries = list[tuple[str, dict[str, str]]]
+
+
+class _Lost(WorkerGone):
+    """A worker does not answer.  ``taken``: it had begun to, so that this was a try."""
+
+    def __init__(self, by: str | None, taken: bool = True) -> None:
+        super().__init__(by, taken)
+        self.by, self.taken = by, taken
+
+
+class Asking:
+    """Sends requests to workers.  For `AsyncQueue`, which translates the errors of redis.
+
+    ``stall_s``: a worker that shows no progress for so long is given up where there is another.
+    """
+
+    def __init__(self, client: Redis, keys: wire.Keys, stall_s: float = STALL_S) -> None:
+        self._client, self._keys, self._stall_s = client, keys, stall_s
+        self._sent: Counter[str] = Counter()
+        self._farewells: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """Wait until every worker has been told that nobody waits for it."""
+        await asyncio.gather(*self._farewells)
+
+    async def workers(self) -> list[wire.WorkerBeat]:
+        """The last heartbeats of the workers that live, the writer's first."""
+        async with asyncio.timeout(ANSWER_S):
+            async with self._client.pipeline(transaction=False) as pipe:
+                pipe.get(self._keys.worker)
+                pipe.zrange(self._keys.followers, 0, -1)
+                writer, ids = await pipe.execute()
+            found: Any = []
+            if ids:
+                found = await self._client.mget([self._keys.follower(one) for one in ids])
+        return beats([writer, *found])
+
+    async def ask(self, request: WorkerRequest) -> AsyncGenerator[WorkerReply, None]:
+        """Send a request to a worker and yield its answers, including the last one."""
+        given_up: list[str] = []
+        tokens, tried = 0, False
+        while True:
+            stream = await self._place(request, given_up)
+            entry = await self._put(stream, request)
+            answered, lost = False, None
+            self._sent[stream] += 1
+            try:
+                async with aclosing(self._replies(request, stream, entry)) as replies:
+                    async for reply in replies:
+                        answered = reply.event != "token"
+                        yield reply
+                        tokens += not answered
+            except _Lost as error:
+                lost = error
+            finally:
+                self._sent[stream] -= 1
+                if not answered:  # in a separate task: this one may be cancelled
+                    self._take_leave(request.id, stream, entry)
+            if lost is None:
+                return
+            if tokens:
+                raise AnswerBrokenOff(
+                    f"the worker that wrote this answer is gone after {tokens} tokens: ask again, "
+                    "and leave out what has come so far"
+                )
+            if request.kind in WRITING:
+                raise WorkerGone("the worker has gone before it answered")
+            if lost.taken and tried:
+                raise RequestLost(
+                    "two workers have died, or gone no further, while they had this request: ask "
+                    "again, for less at once if it happens again"
+                )
+            tried = tried or lost.taken
+            given_up += [] if lost.by is None else [lost.by]
+            log.warning("%s has not answered %s, another worker is asked", lost.by, request.id)
+            # another id: whoever was given up may go on, and must not write into this answer
+            request = request.model_copy(update={"id": new_id("ask")})
+
+    async def _place(self, request: WorkerRequest, given_up: Collection[str]) -> str:
+        """The stream for a request.
+
+        One that names versions goes to a worker that has them in memory, or to the one that will
+        have: the same one for a version, as long as it lives.
+        """
+        alive = await self.workers()
+        if request.kind in WRITING:
+            alive = [one for one in alive if one.role == "writer"]
+        if not alive:
+            raise WorkerGone("no worker is alive")
+        if request.kind in WRITING:
+            return self._keys.requests
+        others = [one for one in alive if one.instance not in given_up]
+        if not others:
+            raise WorkerGone("the worker has gone before it answered, and there is no other")
+        takers = [one for one in others if one.takes and one.state == "ready"]
+        if given_up and takers:
+            return self._mailbox_of(self._least_loaded(takers))
+        pinned = {*request.pinned} - {"v0"}
+        having = [one for one in takers if pinned <= {*one.versions}]
+        if not takers or len(having) == len(takers):
+            return self._keys.asks
+        if having:
+            return self._mailbox_of(self._least_loaded(having))
+        name = ",".join(sorted(pinned))
+        return self._mailbox_of(max(takers, key=lambda one: _weight(name, one.instance)))
+
+    def _least_loaded(self, workers: Sequence[wire.WorkerBeat]) -> wire.WorkerBeat:
+        return min(workers, key=lambda one: one.load + self._sent[self._mailbox_of(one)])
+
+    def _mailbox_of(self, worker: wire.WorkerBeat) -> str:
+        return self._keys.mailbox(worker.instance)
+
+    async def _put(self, stream: str, request: WorkerRequest) -> str:
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                entry: Any = await self._client.xadd(
+                    stream,
+                    {"request": request.model_dump_json()},
+                    maxlen=wire.REQUESTS_KEPT,
+                    approximate=True,
+                )
+        except ResponseError as error:
+            if not str(error).startswith("MISCONF"):
+                raise
+            raise QueueDown(f"the queue takes nothing: {error}") from None
+        if stream not in (self._keys.asks, self._keys.requests):
+            await self._client.expire(stream, wire.MAILBOX_TTL_S)
+        return str(entry)
+
+    async def abandon(self, request_id: str) -> None:
+        """Tell the worker that nobody waits for this answer."""
+        try:
+            await self._client.set(self._keys.gone(request_id), 1, ex=wire.GONE_TTL_S)
+        except RedisError:
+            return  # its deadline will end it
+
+    def _take_leave(self, request_id: str, stream: str, entry: str) -> None:
+        farewell = asyncio.create_task(self._leave(request_id, stream, entry))
+        self._farewells.add(farewell)
+        farewell.add_done_callback(self._farewells.discard)
+
+    async def _leave(self, request_id: str, stream: str, entry: str) -> None:
+        """Let nobody begin with a request that nobody waits for."""
+        await self.abandon(request_id)
+        try:
+            await self._client.xack(stream, wire.GROUP, entry)
+            await self._client.xdel(stream, entry)
+        except RedisError:
+            return  # whoever takes it sees that it was abandoned
+
+    async def _replies(
+        self, request: WorkerRequest, stream: str, entry: str
+    ) -> AsyncGenerator[WorkerReply, None]:
+        last_id, holder, silent_since = "0", _Holder(), time.monotonic()
+        while (left := request.deadline - time.time()) > 0:
+            wait = 0 if holder.lost else max(1, min(POLL_MS, int(left * 1000)))
+            entries = await self.read(self._keys.reply(request.id), last_id, wait)
+            for entry_id, fields in entries:
+                last_id = entry_id
+                reply = WorkerReply.model_validate_json(fields["reply"])
+                if reply.event == "taken":
+                    holder.by, holder.taken = str(reply.data["by"]), True
+                if reply.event in OWN:
+                    continue
+                if self._is_for_another(reply) and await self._is_another(request, holder.by):
+                    raise _Lost(holder.by, taken=True)
+                yield reply
+                if reply.event != "token":
+                    return
+            if entries:
+                silent_since, holder.lost = time.monotonic(), False
+            elif holder.lost:  # and nothing has come since that was seen
+                raise _Lost(holder.by, taken=holder.taken)
+            else:
+                await self._look(request, stream, entry, holder, time.monotonic() - silent_since)
+        raise RequestTimeout("the worker did not answer in time")
+
+    async def _look(
+        self, request: WorkerRequest, stream: str, entry: str, holder: _Holder, silent_s: float
+    ) -> None:
+        """Find out who has a request that was silent, and whether that one still works on it."""
+        if not holder.taken:
+            holder.by = await self._reader_of(stream, entry, holder)
+        if holder.by is None and stream in (self._keys.asks, self._keys.requests):
+            if not await self._is_another(request, None):
+                raise WorkerGone("the worker has gone before it answered")
+            return
+        by = holder.by or stream.rpartition(":")[2]
+        if not await self._is_alive(by):
+            holder.by, holder.lost = by, True
+        elif silent_s > self._stall_s and request.kind not in WRITING:
+            holder.by, holder.lost = by, await self._is_another(request, by)
+
+    async def _reader_of(self, stream: str, entry: str, holder: _Holder) -> str | None:
+        """The worker that a request has been sent to and that has not said so."""
+        try:
+            found: Any = await self._client.xpending_range(stream, wire.GROUP, entry, entry, 1)
+        except ResponseError as error:
+            if not str(error).startswith("NOGROUP"):
+                raise
+            found = []
+        if found:
+            holder.missing = 0
+            return str(found[0]["consumer"])
+        there: Any = await self._client.xrange(stream, entry, entry)
+        holder.missing = 0 if there else holder.missing + 1
+        # a worker that has just taken it says so before the next look
+        holder.lost = holder.missing > 1
+        return None
+
+    async def _is_alive(self, instance: str) -> bool:
+        async with self._client.pipeline(transaction=False) as pipe:
+            pipe.get(self._keys.worker)
+            pipe.get(self._keys.follower(instance))
+            found = await pipe.execute()
+        return any(one.instance == instance for one in beats(found))
+
+    async def _is_another(self, request: WorkerRequest, than: str | None) -> bool:
+        """Whether a worker lives that could have the request instead of ``than``."""
+        writing = request.kind in WRITING
+        return any(
+            one.instance != than and (one.role == "writer" or not writing)
+            for one in await self.workers()
+        )
+
+    @staticmethod
+    def _is_for_another(reply: WorkerReply) -> bool:
+        return reply.event == "error" and reply.data.get("code") in ELSEWHERE
+
+    async def read(self, key: str, last_id: str, wait: int) -> Entries:
+        """Entries of a stream after one, for which it waits so many milliseconds."""
+        async with asyncio.timeout(wait / 1000 + ANSWER_S):
+            reply: Any = await self._client.xread({key: last_id}, count=100, block=block_ms(wait))
+        return list(reply[0][1]) if reply else []
+
+
+class _Holder:
+    """Who has a request, as far as is known: ``taken`` if that one has said so itself.
+
+    ``missing``: how many looks have found it nowhere.  ``lost``: it will not be answered, unless
+    the answer was on its way.
+    """
+
+    def __init__(self) -> None:
+        self.by: str | None = None
+        self.taken = self.lost = False
+        self.missing = 0
+
+
+def _weight(name: str, instance: str) -> bytes:
+    """The worker with the largest gets a version, so most keep theirs when one comes or goes."""
+    return blake2b(f"{name} {instance}".encode(), digest_size=8).digest()

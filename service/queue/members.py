@@ -1,0 +1,74 @@
+"""The workers of a store that live, seen from one of them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from threading import Lock
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from service.contracts import wire
+
+_log = logging.getLogger(__name__)
+FRESH_S = 0.5
+"""How long what was heard counts: several threads ask, several times a second."""
+FORGOTTEN_MS = 60_000
+
+
+class Members:
+    """Heartbeats of the others; while the queue does not answer, the last ones that were read."""
+
+    def __init__(self, client: Redis, keys: wire.Keys) -> None:
+        self._client, self._keys = client, keys
+        self._lock = Lock()
+        self._read_at = 0.0
+        self._writer: wire.WorkerBeat | None = None
+        self._followers: list[wire.WorkerBeat] = []
+
+    def followers(self) -> list[wire.WorkerBeat]:
+        """The followers that live."""
+        self._refresh()
+        return self._followers
+
+    def consumers(self) -> set[str]:
+        """The names under which workers that live take jobs."""
+        self._refresh()
+        found = {one.instance for one in self._followers}
+        return found | {wire.CONSUMER} if self._writer is not None else found
+
+    def forget_dead(self) -> None:
+        """Remove the names of workers that have died from the streams of requests."""
+        self._refresh()
+        alive = {one.instance for one in self._followers}
+        for stream in (self._keys.asks, self._keys.requests, self._keys.shared):
+            with suppress(ResponseError):  # there is no such stream yet
+                known: Any = self._client.xinfo_consumers(stream, wire.GROUP)
+                for one in known:
+                    free = one["pending"] == 0 and one["idle"] > FORGOTTEN_MS
+                    if free and one["name"] not in {*alive, wire.CONSUMER}:
+                        self._client.xgroup_delconsumer(stream, wire.GROUP, one["name"])
+
+    def _refresh(self) -> None:
+        with self._lock:
+            if time.monotonic() - self._read_at < FRESH_S:
+                return
+            try:
+                writer: Any = self._client.get(self._keys.worker)
+                ids: Any = self._client.zrange(self._keys.followers, 0, -1)
+                found: Any = self._client.mget([self._keys.follower(i) for i in ids]) if ids else []
+            except RedisError as error:
+                _log.warning("the other workers are not heard: %s", error)
+                return
+            self._writer = wire.WorkerBeat.model_validate_json(writer) if writer else None
+            self._followers = beats(found)
+            self._read_at = time.monotonic()
+
+
+def beats(texts: Sequence[str | None]) -> list[wire.WorkerBeat]:
+    """The heartbeats among what was found under their keys."""
+    return [wire.WorkerBeat.model_validate_json(text) for text in texts if text]

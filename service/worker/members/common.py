@@ -1,0 +1,121 @@
+"""For every worker: the model, lanes on threads of their own, a heartbeat."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from uuid import uuid4
+
+import torch
+
+from jeep_core.models.loading import LoadedModel, load
+from service.contracts.jobs import now
+from service.ops.metrics_page import page_of
+from service.ops.release import program_version
+from service.queue import Client, Heartbeat, Keys, LeaseLost, Members, QueueFailure, WorkerBeat
+from service.settings import Settings
+from service.store import StaleFence
+from service.worker import metrics
+from service.worker.threads import cpu_quota, default_threads, use_threads
+from service.worker.versions.views import VersionViews
+
+log = logging.getLogger(__name__)
+Body = tuple[str, Callable[[], None], int]
+"""A thread's name, what it does, and the threads of its matrix products."""
+
+
+def load_base(settings: Settings) -> LoadedModel:
+    """Load the model that the settings name."""
+    torch.set_num_threads(settings.threads or default_threads(cpu_quota()))
+    log.info("loading %s", settings.model)
+    base = load(settings.model, settings.device, settings.dtype, settings.models)
+    metrics.GPU.device = base.device
+    log.info("%s on %s in %s, %s", base.name, base.device, base.dtype, base.weights_sha256)
+    return base
+
+
+def writer_answers(settings: Settings, members: Members) -> bool:
+    """Whether the writer takes requests that followers may take, too."""
+    always = settings.writer_answers == "always"
+    return always or not any(one.takes for one in members.followers())
+
+
+def writer_measures(settings: Settings, members: Members) -> bool:
+    """Whether it takes jobs that followers may do, too: those there are may take none."""
+    always = settings.writer_answers == "always"
+    return always or not any(one.jobs for one in members.followers())
+
+
+@dataclass
+class Lanes:
+    """Runs lanes, each on a thread; if one ends, ``stop`` is set, so that the process ends.
+
+    ``failure`` is why, None for a requested stop.
+    """
+
+    stop: threading.Event
+    failure: BaseException | None = None
+    threads: list[threading.Thread] = field(default_factory=list)
+
+    def start(self, bodies: Sequence[Body]) -> None:
+        """Start every lane."""
+        self.threads = [
+            threading.Thread(target=self._run, args=body[1:], name=body[0]) for body in bodies
+        ]
+        gc.collect()
+        gc.freeze()  # existing objects stay: scanning them again would stall a decoding step
+        for thread in self.threads:
+            thread.start()
+
+    def join(self) -> None:
+        """Wait for the end of all."""
+        for thread in self.threads:
+            thread.join()
+
+    def _run(self, body: Callable[[], None], count: int) -> None:
+        use_threads(count)
+        try:
+            body()
+        except (LeaseLost, StaleFence) as error:
+            log.error("another worker has the lease: %s; this worker ends", error)
+            self.failure = error
+        except QueueFailure as error:
+            log.error("the queue cannot be used: %s; this worker ends", error)
+            self.failure = error
+        except Exception as error:
+            log.exception("a lane died")
+            self.failure = error
+        finally:
+            self.stop.set()
+
+
+def heartbeat(
+    client: Client,
+    keys: Keys,
+    base: LoadedModel,
+    views: VersionViews,
+    more: Callable[[], dict[str, object]],
+    instance: str | None = None,
+) -> Heartbeat:
+    """The heartbeat of a worker; ``more`` gives the fields in which writer and follower differ."""
+    instance, started = instance or uuid4().hex, now()
+
+    def beat() -> WorkerBeat:
+        known = WorkerBeat(
+            instance=instance,
+            pid=os.getpid(),
+            model=base.name,
+            started_at=started,
+            versions=views.loaded(),
+            damaged=views.damaged(),
+            host=socket.gethostname(),
+            release=program_version(),
+        )
+        return known.model_copy(update=more())
+
+    return Heartbeat(client, keys, beat, lambda: page_of(metrics.REGISTRY))

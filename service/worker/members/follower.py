@@ -1,0 +1,242 @@
+"""A follower: a worker that answers and measures, and never writes a version or moves head."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from contextlib import ExitStack
+
+import torch
+
+from jeep_core.errors import JeepError, reason_of
+from jeep_core.executors.work import Executor
+from jeep_core.models.loading import LoadedModel
+from service.contracts.jobs import Lane
+from service.contracts.schemas.worker import WorkerState
+from service.queue import (
+    JobQueue,
+    Keys,
+    Members,
+    QueueFailure,
+    RequestQueue,
+    connect,
+    end_patience,
+)
+from service.settings import EXIT_CONFIG, Settings, SettingsError
+from service.store import NotAStore, Store, StoreError
+from service.worker.executing import executor_of
+from service.worker.gate import Gate
+from service.worker.input_files import check_inputs
+from service.worker.lanes.generation_lane import GenerationLane
+from service.worker.lanes.read_lane import ReadLane
+from service.worker.lanes.request_lane import RequestLane
+from service.worker.members.common import Lanes, heartbeat, load_base
+from service.worker.members.head import FollowedHead
+from service.worker.members.joining import check_base, check_release, differences
+from service.worker.moments import SharedMoments
+from service.worker.threads import decode_threads
+from service.worker.versions.explaining import Explanations
+from service.worker.versions.views import VersionViews
+
+log = logging.getLogger(__name__)
+RETRY_S = 0.5
+LOOK_S = 0.5
+KEPT_MANIFESTS = 256
+EXIT_STUCK = 75
+"""Exit code (EX_TEMPFAIL) of a follower whose decoding hangs: it is to be started again."""
+
+
+class NoLease:
+    """The right of a follower: to jobs that it has claimed, and to nothing else."""
+
+    def __init__(self) -> None:
+        self.lost, self.fence = threading.Event(), None
+
+
+class Follower:
+    """The state of the process.  ``run`` blocks until ``stop``, and drains then.
+
+    ``stop`` set: nothing new is taken, what was taken is answered, for ``JEEP_DRAIN_S`` at most.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.stop = threading.Event()
+        self._code = 0
+        self._draining = False
+
+    def run(self) -> int:
+        """Work until stopped; the exit code."""
+        if self.settings.redis_url is None:
+            log.error("JEEP_REDIS_URL is not set: a follower needs the queue of its writer")
+            return EXIT_CONFIG
+        with ExitStack() as stack:
+            try:
+                store = self._joined()
+                if store is None:
+                    return 0
+                check_inputs(self.settings)
+                base = load_base(self.settings)
+                check_base(store, base)
+                executor = executor_of(self.settings, stack)
+            except (StoreError, JeepError, SettingsError, OSError) as error:
+                log.error("this follower cannot join: %s", error)
+                return EXIT_CONFIG
+            except (MemoryError, torch.OutOfMemoryError) as error:
+                log.error("%s does not fit into memory: %s", self.settings.model, reason_of(error))
+                return 1
+            try:
+                return self._serve(store, base, executor, stack)
+            except QueueFailure as error:
+                log.error("the queue cannot be used: %s", error)
+                return 1
+
+    def _joined(self) -> Store | None:
+        """The store, once a writer has published its model there; None if stopped before.
+
+        Raises:
+            StoreError: it is no store, or its worker is of another release.
+        """
+        waited = False
+        while not self.stop.is_set():
+            try:
+                store = Store.open(self.settings.store, following=True)
+            except NotAStore:
+                if not self.settings.store.is_dir():
+                    raise
+            else:
+                info = store.base.info()
+                if info is not None:
+                    check_release(info)
+                    store.versions.keeps = KEPT_MANIFESTS
+                    return store
+            if not waited:
+                log.warning("%s has no model yet; waiting for its writer", self.settings.store)
+            waited = True
+            self.stop.wait(RETRY_S)
+        return None
+
+    def _takes_jobs(self, store: Store) -> bool:
+        info = store.base.info()
+        found = differences(info, self.settings) if info is not None else []
+        if found:
+            log.warning(
+                "this follower takes no jobs, as its figures would not be the writer's: %s differ",
+                ", ".join(found),
+            )
+        return not found
+
+    def _serve(self, store: Store, base: LoadedModel, executor: Executor, stack: ExitStack) -> int:
+        settings = self.settings
+        client = connect(str(settings.redis_url))
+        stack.callback(client.close)
+        keys, members, jobs = Keys(store.id), Members(client, Keys(store.id)), True
+        views = VersionViews(base, store, settings.versions_in_memory)
+        head = FollowedHead(store, views, lambda: self._check_again(store))
+        head.look()
+        jobs = self._takes_jobs(store)
+        gate = Gate(settings.edit_share, read_share=settings.read_share)
+        asked = RequestQueue(client, keys, writer=False, takes=lambda: self._state == "ready")
+        waiting = JobQueue(
+            client,
+            keys,
+            Lane.READ,
+            consumer=asked.instance,
+            members=members.consumers,
+            shares=lambda: jobs and self._state == "ready",
+        )
+        reads = ReadLane(
+            waiting,
+            store,
+            NoLease(),
+            views,
+            settings,
+            gate,
+            moments=SharedMoments(base, store, settings),
+            executor=executor,
+        )
+        self._generation = generation = GenerationLane(asked, views, gate)
+        every = torch.get_num_threads()
+        few = settings.decode_threads or decode_threads(base) or every
+        turn = gate.another_turn(settings.read_share)
+        explanations = Explanations(base, store, views, turn.take)
+        alone = lambda: len(members.followers()) < 2  # noqa: E731
+        requests = RequestLane(asked, generation, None, explanations, few, alone)
+        beat = heartbeat(
+            client,
+            keys,
+            base,
+            views,
+            lambda: {
+                "role": "follower",
+                "head": head.version,
+                "load": requests.load,
+                "job": reads.doing,
+                "takes": self._state == "ready",
+                "jobs": jobs and self._state == "ready",
+                "state": self._state,
+            },
+            asked.instance,
+        )
+        members.forget_dead()
+        beat.start()
+        stack.callback(asked.leave)
+        stack.callback(waiting.leave)
+        stack.callback(beat.stop)
+        lanes = Lanes(self.stop)
+        lanes.start(
+            [
+                ("reads", reads.run, every),
+                ("requests", requests.run, 1),
+                ("decoding", generation.decode, few),
+                ("head", head.run, 1),
+            ]
+        )
+        log.info("ready, follows head, which is %s", head.version)
+        while not self.stop.wait(LOOK_S):
+            self._end_if_stuck()
+        self._draining = True
+        if isinstance(lanes.failure, QueueFailure):
+            end_patience(client)
+        else:
+            beat.beat()
+        reads.stop.set()
+        head.stop.set()
+        requests.drain.set()
+        self._drained(lanes, requests)
+        lanes.join()
+        return self._code or (0 if lanes.failure is None else 1)
+
+    def _drained(self, lanes: Lanes, requests: RequestLane) -> None:
+        """Let what was taken be answered, as long as the settings allow."""
+        end = time.monotonic() + (self.settings.drain_s if lanes.failure is None else 0)
+        while time.monotonic() < end and any(t.is_alive() for t in lanes.threads):
+            time.sleep(0.05)
+        if requests.load:
+            log.warning("%s requests are not answered within JEEP_DRAIN_S", requests.load)
+        requests.stop.set()
+
+    @property
+    def _state(self) -> WorkerState:
+        if self._draining or self.stop.is_set():
+            return "draining"
+        return "stuck" if self._generation.still_s() > self.settings.stall_s else "ready"
+
+    def _end_if_stuck(self) -> None:
+        """End the process whose decoding hangs: no thread of it can be asked to end."""
+        if self._generation.still_s() > 2 * self.settings.stall_s:
+            log.critical("decoding has gone no further for JEEP_STALL_S twice; this worker ends")
+            os._exit(EXIT_STUCK)
+
+    def _check_again(self, store: Store) -> None:
+        """The writer has started again: it must be of this release, with this model."""
+        try:
+            info = store.base.info()
+            if info is not None:
+                check_release(info)
+        except StoreError as error:
+            log.error("this follower ends: %s", error)
+            self._code = EXIT_CONFIG
+            self.stop.set()

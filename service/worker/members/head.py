@@ -1,0 +1,77 @@
+"""How a follower learns of a new head: it looks at the file, which is the commit itself."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from service.store import Store, StoreError
+from service.worker.versions.views import VersionViews
+
+log = logging.getLogger(__name__)
+LOOK_S = 0.2
+"""How often head and the published model are looked at: two calls of ``stat``."""
+AGAIN = 5
+"""Looks after which a head that could not be loaded is tried again."""
+
+Stamp = tuple[int, int] | None
+
+
+class FollowedHead:
+    """Keeps head in memory; ``run`` is a thread's body and ends at ``stop``.
+
+    ``version`` is the one that head was last followed to.  ``changed`` is called when the writer
+    has published its model again, and may raise.
+    """
+
+    def __init__(
+        self, store: Store, views: VersionViews, changed: Callable[[], None] = lambda: None
+    ) -> None:
+        self._store, self._views, self._changed = store, views, changed
+        self._head: Stamp = None
+        self._info: Stamp = _stamp(store.base.published("info.json"))
+        self.version: str | None = None
+        self.stop = threading.Event()
+
+    def run(self) -> None:
+        """Look until stopped.
+
+        Raises:
+            StoreError: the writer is of another release or has another model now.
+        """
+        looks = 0
+        while not self.stop.wait(LOOK_S):
+            looks += 1
+            self.look(again=looks % AGAIN == 0)
+            published = _stamp(self._store.base.published("info.json"))
+            if published is not None and published != self._info:
+                self._changed()
+                self._info = published
+
+    def look(self, *, again: bool = True) -> None:
+        """Load head if it has moved; ``again``: also if it could not be loaded before."""
+        stamp = _stamp(self._store.root / "head.json")
+        if stamp is not None and stamp == self._head and not (again and self.version is None):
+            return
+        try:
+            version = self._store.head.read().version
+            self._views.get(version)
+        except (StoreError, OSError) as error:
+            if self.version is not None or stamp != self._head:
+                log.error("head cannot be followed now: %s", error)
+            self.version = None
+        else:
+            if version != self.version:
+                log.info("head is %s", version)
+            self.version = version
+        self._head = stamp
+
+
+def _stamp(path: Path) -> Stamp:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino

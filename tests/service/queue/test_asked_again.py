@@ -1,0 +1,226 @@
+"""Who gets a request, and who gets it next, with workers that are played by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+import pytest
+from redis import Redis
+from support.service.builders import KEYS
+
+from service.contracts.jobs import new_id, now
+from service.contracts.schemas import WorkerReply, WorkerRequest
+from service.contracts.schemas.worker import RequestKind
+from service.queue import (
+    AnswerBrokenOff,
+    AsyncQueue,
+    Heartbeat,
+    QueueError,
+    RequestLost,
+    RequestQueue,
+    WorkerBeat,
+    WorkerGone,
+    connect_async,
+)
+
+pytestmark = pytest.mark.anyio
+TOKEN, PROGRESS = WorkerReply(event="token"), WorkerReply(event="progress")
+
+
+def result(text: str) -> WorkerReply:
+    return WorkerReply(event="result", data={"text": text})
+
+
+def asked_for(kind: RequestKind = "generate", pinned: str | None = None) -> WorkerRequest:
+    named = [] if pinned is None else [pinned]
+    return WorkerRequest(
+        id=new_id("ask"), kind=kind, deadline=time.time() + 30, versions=["v0"], pinned=named
+    )
+
+
+class Played:
+    """A worker whose heart beats until ``die``, and which does what a test says."""
+
+    def __init__(self, client: Redis, name: str, **described: object) -> None:
+        self.client, self.name = client, name
+        known = {"instance": name, "pid": 1, "model": "m", "started_at": now(), "head": "v0"}
+        beat = WorkerBeat.model_validate({**known, "role": "follower", **described})
+        self.heart = Heartbeat(client, KEYS, lambda: beat)
+        self.heart.beat()
+        self.queue = RequestQueue(client, KEYS, name, writer=beat.role == "writer")
+
+    async def takes(self) -> WorkerRequest:
+        """The next request that comes to it."""
+        while True:
+            for one in self.queue.take(0, 1):
+                return one
+            await asyncio.sleep(0.02)
+
+    def die(self) -> None:
+        self.heart.stop()
+
+
+@pytest.fixture
+async def hasty(valkey_url: str, client: Redis) -> AsyncIterator[AsyncQueue]:
+    """An api that gives up a silent worker after a moment."""
+    queue = AsyncQueue(connect_async(valkey_url), KEYS, stall_s=2.5)
+    yield queue
+    await queue.close()
+
+
+async def answer(api: AsyncQueue, request: WorkerRequest) -> list[WorkerReply]:
+    return [reply async for reply in api.ask(request)]
+
+
+async def test_the_successor_of_a_dead_worker_answers_once(api: AsyncQueue, client: Redis) -> None:
+    one, two = Played(client, "one"), Played(client, "two")
+    asking = asyncio.ensure_future(answer(api, asked_for()))
+    first = await one.takes()
+    one.die()
+    second = await two.takes()
+    one.queue.reply(first.id, result("late"))
+    two.queue.reply_all([(second.id, PROGRESS), (second.id, result("right"))])
+    assert await asking == [result("right")]
+
+
+async def test_after_a_token_the_answer_is_broken_off(api: AsyncQueue, client: Redis) -> None:
+    one, two = Played(client, "one"), Played(client, "two")
+    replies = api.ask(asked_for())
+    begun = asyncio.ensure_future(anext(replies))
+    first = await one.takes()
+    one.queue.reply(first.id, TOKEN)
+    assert await begun == TOKEN
+    one.die()
+    with pytest.raises(AnswerBrokenOff, match="after 1 tokens"):
+        await anext(replies)
+    assert two.queue.take(0, 8) == []
+
+
+async def test_there_is_no_third_worker(api: AsyncQueue, client: Redis) -> None:
+    workers = [Played(client, name) for name in ("one", "two", "three")]
+    asking = asyncio.ensure_future(answer(api, asked_for()))
+    for _ in range(2):
+        taking = {asyncio.ensure_future(one.takes()): one for one in workers}
+        done, others = await asyncio.wait(taking, return_when=asyncio.FIRST_COMPLETED)
+        for other in others:
+            other.cancel()
+        for one in done:
+            taking[one].die()
+            workers.remove(taking[one])
+    with pytest.raises(RequestLost):
+        await asking
+    assert workers[0].queue.take(0, 8) == []
+
+
+async def test_what_was_sent_to_a_dying_worker_and_not_taken_is_no_try(
+    api: AsyncQueue, client: Redis
+) -> None:
+    """It was read by a process that died before it could say so."""
+    dying, *others = (Played(client, name) for name in ("dying", "one", "two"))
+    asking = asyncio.ensure_future(answer(api, asked_for()))
+    while not client.xlen(KEYS.asks):
+        await asyncio.sleep(0.02)
+    with suppress(Exception):
+        client.xgroup_create(KEYS.asks, "worker", id="0")
+    assert client.xreadgroup("worker", "dying", {KEYS.asks: ">"}, count=1)
+    dying.die()
+    taking = {asyncio.ensure_future(one.takes()): one for one in others}
+    [first], _ = await asyncio.wait(taking, return_when=asyncio.FIRST_COMPLETED)
+    taking[first].die()
+    [second] = [task for task in taking if task is not first]
+    taking[second].queue.reply((await second).id, result("right"))
+    assert await asking == [result("right")]
+
+
+async def test_a_silent_worker_is_given_up_and_a_slow_one_is_not(
+    hasty: AsyncQueue, client: Redis
+) -> None:
+    one, two = Played(client, "one"), Played(client, "two", takes=False)
+    asking = asyncio.ensure_future(answer(hasty, asked_for()))
+    first = await one.takes()
+    for _ in range(3):
+        await asyncio.sleep(1.3)
+        one.queue.reply(first.id, PROGRESS)
+    assert two.queue.take(0, 8) == []
+    second = await two.takes()
+    two.queue.reply(second.id, result("right"))
+    assert await asking == [result("right")]
+    assert one.queue.gone([first.id]) == {first.id}
+
+
+async def test_a_silent_worker_without_another_is_waited_for(
+    hasty: AsyncQueue, client: Redis
+) -> None:
+    one = Played(client, "one")
+    asking = asyncio.ensure_future(answer(hasty, asked_for()))
+    first = await one.takes()
+    await asyncio.sleep(4)
+    one.queue.reply(first.id, result("late"))
+    assert await asking == [result("late")]
+
+
+@pytest.mark.parametrize("code", ["stopping", "unknown_version"])
+async def test_an_error_that_another_need_not_have_is_no_answer(
+    api: AsyncQueue, client: Redis, code: str
+) -> None:
+    one, two = Played(client, "one"), Played(client, "two", takes=False)
+    asking = asyncio.ensure_future(answer(api, asked_for()))
+    first = await one.takes()
+    two.queue = RequestQueue(client, KEYS, "two", writer=False)
+    Heartbeat(client, KEYS, lambda: WorkerBeat(
+        instance="two", pid=1, model="m", started_at=now(), role="follower"
+    )).beat()  # fmt: skip
+    one.queue.reply(first.id, WorkerReply(event="error", data={"code": code, "message": ""}))
+    second = await two.takes()
+    two.queue.reply(second.id, result("right"))
+    assert await asking == [result("right")]
+
+
+async def test_what_changes_the_store_is_the_writers_and_not_repeated(
+    api: AsyncQueue, client: Redis
+) -> None:
+    follower = Played(client, "follower")
+    with pytest.raises(WorkerGone):
+        await answer(api, asked_for("rollback"))
+    writer = Played(client, "writer", role="writer")
+    asking = asyncio.ensure_future(answer(api, asked_for("rollback")))
+    await writer.takes()
+    assert follower.queue.take(0, 8) == []
+    writer.die()
+    successor = Played(client, "successor", role="writer")
+    with pytest.raises(QueueError) as ended:
+        await asking
+    assert ended.value.code == "no_worker"
+    assert successor.queue.take(0, 8) == []
+
+
+async def test_a_named_version_goes_where_it_is_in_memory(api: AsyncQueue, client: Redis) -> None:
+    for name in ("one", "two", "three"):
+        Played(client, name, versions=["v0"])
+    names = ["v7", "v8", "v9"]
+    having = Played(client, "having", versions=["v0", *names])
+    asking = [asyncio.ensure_future(answer(api, asked_for(pinned=name))) for name in names]
+    while client.xlen(KEYS.mailbox("having")) < len(names):
+        await asyncio.sleep(0.02)
+    assert client.xlen(KEYS.asks) == 0
+    for _ in names:
+        having.queue.reply((await having.takes()).id, result("right"))
+    assert await asyncio.gather(*asking) == [[result("right")]] * len(names)
+
+
+async def test_a_version_that_nobody_has_goes_to_the_same_worker_each_time(
+    api: AsyncQueue, client: Redis
+) -> None:
+    names = [f"f{number}" for number in range(4)]
+    for name in names:
+        Played(client, name, versions=["v0"])
+    asking = [asyncio.ensure_future(answer(api, asked_for(pinned="v7"))) for _ in range(3)]
+    while sum(client.xlen(KEYS.mailbox(name)) for name in names) < 3:
+        await asyncio.sleep(0.02)
+    assert sorted(client.xlen(KEYS.mailbox(name)) for name in names) == [0, 0, 0, 3]
+    for one in asking:
+        one.cancel()
+    await asyncio.gather(*asking, return_exceptions=True)

@@ -1,0 +1,152 @@
+"""A follower joins a writer that it fits to, and says why where it does not."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+
+import pytest
+from support import TINY_GPTJ
+from support.service.builders import add_version, move
+
+from jeep_core.models.loading import LoadedModel, load
+from service.settings import EXIT_CONFIG, Settings
+from service.store import Store
+from service.worker.members import joining
+from service.worker.members.follower import Follower
+from service.worker.members.head import FollowedHead
+from service.worker.members.joining import differences, measuring
+from service.worker.members.publishing import prepare
+from service.worker.versions.views import VersionViews
+
+NOWHERE = "redis://127.0.0.1:1/0"
+
+
+@pytest.fixture(scope="module")
+def base() -> LoadedModel:
+    return load(str(TINY_GPTJ), "cpu")
+
+
+@pytest.fixture
+def published(store: Store, base: LoadedModel) -> Store:
+    """A store whose writer has published the tiny model."""
+    prepare(store, base, Settings(store=store.root))
+    return store
+
+
+def said(settings: Settings, caplog: pytest.LogCaptureFixture) -> str:
+    """The sentence with which a follower refuses to join."""
+    with caplog.at_level(logging.ERROR):
+        assert Follower(settings).run() == EXIT_CONFIG
+    [line] = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    return line.getMessage()
+
+
+def following(store: Store, **more: object) -> Settings:
+    given = {"store": store.root, "model": str(TINY_GPTJ), "role": "follower", "redis_url": NOWHERE}
+    return Settings.model_validate({**given, **more})
+
+
+class TestJoining:
+    def test_another_model_is_refused(
+        self, published: Store, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        message = said(following(published, model="atlas-gptj"), caplog)
+        assert message.startswith("this follower cannot join: ")
+        assert "(JEEP_MODEL, JEEP_DTYPE)" in message
+
+    def test_another_release_is_refused(
+        self, published: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(joining, "program_version", lambda: "9.9.9")
+        message = said(following(published), caplog)
+        assert "this follower 9.9.9: install the same version on both" in message
+
+    def test_a_folder_that_is_no_store_is_refused(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        settings = Settings(store=tmp_path / "none", role="follower", redis_url=NOWHERE)
+        assert "is no store" in said(settings, caplog)
+
+    def test_without_a_queue_there_is_nothing_to_follow(
+        self, published: Store, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        assert "JEEP_REDIS_URL" in said(following(published, redis_url=None), caplog)
+
+    def test_it_waits_for_a_writer(self, store: Store) -> None:
+        follower = Follower(following(store))
+        thread = threading.Thread(target=follower.run)
+        thread.start()
+        follower.stop.set()
+        thread.join(10)
+        assert not thread.is_alive()
+
+    def test_settings_that_figures_depend_on_are_named(
+        self, published: Store, tmp_path: Path
+    ) -> None:
+        info = published.base.info()
+        assert info is not None
+        assert differences(info, following(published)) == []
+        text = tmp_path / "text"
+        text.write_text("Another text.\n")
+        other = following(published, perplexity_text=text, perplexity_tokens=7)
+        found = differences(info, other)
+        assert found == ["JEEP_PERPLEXITY_TEXT", "JEEP_PERPLEXITY_TOKENS"]
+        copy = tmp_path / "copy"
+        copy.write_text("Another text.\n")
+        assert measuring(following(published, perplexity_text=copy, perplexity_tokens=7)) == (
+            measuring(other)
+        )
+
+
+class TestHead:
+    def test_it_is_followed_there_and_back(self, published: Store, base: LoadedModel) -> None:
+        store = Store.open(published.root, following=True)
+        views = VersionViews(base, store)
+        head = FollowedHead(store, views)
+        head.look()
+        assert head.version == "v0"
+        made = add_version(published, weights_sha256=base.weights_sha256)
+        head.look()
+        assert head.version == "v0"
+        move(published, made, expected="v0")
+        head.look()
+        assert (head.version, made in views.loaded()) == (made, True)
+        move(published, "v0", expected=made)
+        head.look()
+        assert head.version == "v0"
+
+    def test_a_damaged_head_is_tried_again(self, published: Store, base: LoadedModel) -> None:
+        made = add_version(published, weights_sha256=base.weights_sha256)
+        store = Store.open(published.root, following=True)
+        head = FollowedHead(store, VersionViews(base, store))
+        manifest = published.root / "versions" / made / "manifest.json"
+        whole = manifest.read_bytes()
+        manifest.write_bytes(b"{")
+        published.head.claim(1)
+        move(Store.open(published.root), "v0", expected="v0")
+        head.look()
+        assert head.version == "v0"
+        manifest.write_bytes(whole)
+        move(Store.open(published.root), made, expected="v0")
+        manifest.write_bytes(b"{")
+        head.look()
+        assert head.version is None
+        manifest.write_bytes(whole)
+        head.look(again=False)
+        assert head.version is None
+        head.look()
+        assert head.version == made
+
+    def test_a_writer_that_starts_again_is_looked_at_again(
+        self, published: Store, base: LoadedModel
+    ) -> None:
+        store, seen = Store.open(published.root, following=True), threading.Event()
+        head = FollowedHead(store, VersionViews(base, store), seen.set)
+        thread = threading.Thread(target=head.run)
+        thread.start()
+        prepare(published, base, Settings(store=published.root))
+        assert seen.wait(10)
+        head.stop.set()
+        thread.join(10)

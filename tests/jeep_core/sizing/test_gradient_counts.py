@@ -69,9 +69,9 @@ def test_what_a_backward_pass_keeps_is_what_is_counted(family: str, dtype: torch
     delta = torch.zeros(base.hidden_size, base.mlp_size).requires_grad_()
     tuned.seen.add(delta.untyped_storage().data_ptr())
     entered = enter(view, [row] * 8, 1)
-    with torch.enable_grad(), shifted(view, {1: delta}):
-        with saved_tensors_hooks(tuned, lambda tensor: tensor):
-            read(view, [row] * 8, entered).nll(8)
+    taken = saved_tensors_hooks(tuned, lambda tensor: tensor)
+    with torch.enable_grad(), shifted(view, {1: delta}), taken:
+        read(view, [row] * 8, entered).nll(8)
     with saved_tensors_hooks(paired, lambda tensor: tensor):
         gradient_pairs(view, [row] * 8, [1])
     for editing, found in ((TUNING, tuned), (ONCE, paired)):

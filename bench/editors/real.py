@@ -88,7 +88,7 @@ def rows_of(
 
 
 class Edits(Protocol):
-    """What makes versions of its ``cases``, by their numbers, with whatever beside the view."""
+    """A maker of versions of its ``cases``, by their numbers."""
 
     @property
     def cases(self) -> Sequence[Fact]:

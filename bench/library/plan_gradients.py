@@ -101,7 +101,7 @@ def measure(model: str, editor: str, count: int, samples: int, folder: Path) -> 
     held, spent = _peak(lambda: edit(count), weights)
     # the last report is of all steps, whether they were taken or not
     taken = len(done) - 1 if done else 1
-    steps = -(-count // editing.gradients.batch) if editing.gradients and done else 1
+    steps = -(-count // editing.follows.batch) if editing.follows and done else 1
     ran = taken / steps
     need = memory.need(arch, editing, load, settings).parts
     parts = work_of(arch, editing, load, settings, ran)

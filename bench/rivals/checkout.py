@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class OnCpu(TorchFunctionMode):
-    """What asks torch for "cuda" gets the CPU: ``.cuda()``, ``.to("cuda")``, ``device="cuda"``."""
+    """The CPU for code that asks torch for "cuda", by ``.cuda()``, ``.to`` or ``device=``."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None

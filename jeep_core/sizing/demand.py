@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jeep_core.editors import EDITORS, hparams_class, preset_hparams, record_of
-from jeep_core.editors.fine_tuning.hparams import FineTuningHParams
-from jeep_core.editors.ft_wd.hparams import FtWdHParams
+from jeep_core.editors import hparams_class, preset_hparams, record_of
 from jeep_core.editors.networks.hparams import HypernetworkHParams
+from jeep_core.editors.record import Following
 from jeep_core.editors.search import start
 from jeep_core.errors import FieldProblem, InvalidHParams
 from jeep_core.moments.source import TOKENS_PER_DIMENSION
@@ -24,9 +23,6 @@ from jeep_core.spec.hparams import (
 )
 from jeep_core.spec.matrices import AttentionOut
 from jeep_core.values.defaults import facts_together
-
-PAIRED_ROWS = 32
-"""Rows whose gradients are taken together: `jeep_core.editors.base`, which needs torch."""
 
 
 @dataclass(frozen=True)
@@ -44,32 +40,11 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Gradients:
-    """How an editor follows gradients, if it optimises no values.
-
-    ``batch``: rows that are run together.  ``tunes``: whether Adam moves the matrices, in passes
-    over all facts; else pairs of inputs and gradients are taken once, of ``every_token`` or of
-    those that predict an answer.  ``ends``: tokens that are learned after an answer.
-    ``curvature``: whether gradients are projected by second moments (CrispEdit).  ``solves``:
-    whether Δ is a least-squares solution.  ``blocks`` of ``rank``: the network's, 0 without one.
-    """
-
-    batch: int
-    tunes: bool = False
-    every_token: bool = False
-    ends: int = 0
-    curvature: bool = False
-    solves: bool = False
-    blocks: int = 0
-    rank: int = 0
-
-
-@dataclass(frozen=True)
 class Editing:
     """As much of an editor's hyper-parameters as counts.
 
     ``passes``: forward passes of value optimisation for a fact, or passes over all facts, at most.
-    ``rows``: of a fact, one for each prefix.  ``gradients``: None where values are optimised.
+    ``rows``: of a fact, one for each prefix.  ``follows``: None where values are optimised.
      ``one_by_one``: facts are written one after the other (ROME).
     ``null_space``: whether second moments are taken apart into eigenvectors (AlphaEdit).
     """
@@ -80,7 +55,7 @@ class Editing:
     passes: int
     one_by_one: bool = False
     null_space: bool = False
-    gradients: Gradients | None = None
+    follows: Following | None = None
 
     @property
     def first(self) -> int:
@@ -184,14 +159,14 @@ def editing_of(
         facts: how many are edited together.
 
     Raises:
-        InvalidHParams: no such editor or preset, layers the model lacks, or an editor of another
-            distribution whose steps are not counted.
+        InvalidHParams: no such editor or preset, layers the model lacks, or an editor whose record
+            does not say how it follows gradients.
     """
-    cls = hparams_class(editor)
-    if not issubclass(cls, OptimisedEditorHParams) and editor not in EDITORS:
+    cls, record = hparams_class(editor), record_of(editor)
+    if not issubclass(cls, OptimisedEditorHParams) and record.follows is None:
         message = (
-            f"the memory and time of {editor} are not counted, only those of editors that optimise "
-            f"values and of those built in: {', '.join(EDITORS)}"
+            f"the memory and time of {editor} are not counted: it optimises no values, and its "
+            "record does not say how it follows gradients (follows)"
         )
         raise InvalidHParams([FieldProblem("/editor", "not_counted", message)])
     given = changes or {}
@@ -210,7 +185,8 @@ def editing_of(
         found = validate_hparams(cls, merge(begin, given), arch.layers)
     if isinstance(found, OptimisedEditorHParams):
         return _editing(editor, found)
-    return _by_gradients(editor, found)
+    assert record.follows is not None
+    return _following(editor, found, record.follows(found))
 
 
 def _start(editor: str, cls: type[EditorHParams], layers: int, facts: int) -> dict[str, Any]:
@@ -220,33 +196,11 @@ def _start(editor: str, cls: type[EditorHParams], layers: int, facts: int) -> di
     return start(editor, layers, facts)
 
 
-def _by_gradients(editor: str, hparams: EditorHParams) -> Editing:
+def _following(editor: str, hparams: EditorHParams, follows: Following) -> Editing:
     """An editor that optimises no values."""
-    passes, layers = 1, tuple(getattr(hparams, "layers", ()))
-    if isinstance(hparams, FtWdHParams):
-        layers, passes = (hparams.layer,), hparams.n_steps
-        follows = Gradients(hparams.batch_facts, tunes=True)
-    elif isinstance(hparams, FineTuningHParams):
-        passes = hparams.n_passes
-        follows = Gradients(
-            hparams.batch_facts,
-            tunes=True,
-            ends=int(hparams.end_of_text),
-            curvature=bool(hparams.moment_layers),
-        )
-    elif isinstance(hparams, HypernetworkHParams):
-        follows = Gradients(
-            PAIRED_ROWS,
-            every_token=True,
-            solves=editor == "malmen",
-            blocks=hparams.n_blocks,
-            rank=hparams.rank,
-        )
-    else:
-        follows = Gradients(PAIRED_ROWS, solves=True)
-    region = Written("mlp", layers, False, False)
+    region = Written("mlp", tuple(follows.layers), False, False)
     rows = max(1, hparams.prefix_count)
-    return Editing(editor, (region,), rows, passes, gradients=follows)
+    return Editing(editor, (region,), rows, follows.passes, follows=follows)
 
 
 def _editing(editor: str, hparams: OptimisedEditorHParams) -> Editing:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from math import ceil
 
+from jeep_core.editors.record import Following
 from jeep_core.moments.source import BATCH_TOKENS, GRADIENT_TOKENS
 from jeep_core.sizing.architecture import BYTES, Architecture
-from jeep_core.sizing.demand import Editing, Gradients, Settings, Workload
+from jeep_core.sizing.demand import Editing, Settings, Workload
 from jeep_core.sizing.operations import EIGEN_OPERATIONS, Work, forward, head, measuring, prefixes
 
 SINGLE, DOUBLE = 4, 8
@@ -27,7 +28,7 @@ def work_of(
     """The work of every part of an edit, and of the first one."""
     follows = following(editing)
     parts: dict[str, Work] = {}
-    if follows.curvature:
+    if follows.projected:
         parts["second moments"] = moments(arch, editing, load, settings)
     if editing.rows > 1:
         parts["prefixes"] = prefixes(arch, editing, settings)
@@ -39,10 +40,10 @@ def work_of(
     return parts | {"measuring": measuring(arch, load, settings)}
 
 
-def following(editing: Editing) -> Gradients:
+def following(editing: Editing) -> Following:
     """How an editor follows gradients."""
-    assert editing.gradients is not None, f"{editing.editor} optimises values"
-    return editing.gradients
+    assert editing.follows is not None, f"{editing.editor} optimises values"
+    return editing.follows
 
 
 def row_tokens(editing: Editing, load: Workload) -> float:
@@ -71,13 +72,13 @@ def tuning(
     # Δ in float32: forward, by Δ, and by what comes in, but for the lowest
     shifts = 2 * tokens * arch.d * key * (3 * len(layers) - 1)
     steps = ceil(load.facts / follows.batch)
-    projected = 4.0 * arch.d * key * (arch.d + key) * len(layers) if follows.curvature else 0.0
+    projected = 4.0 * arch.d * key * (arch.d + key) * len(layers) if follows.projected else 0.0
     reads = 2 * (upper * arch.block_parameters + arch.vocabulary * arch.d) * weight
     moved = ADAM_READS * SINGLE * arch.d * key * len(layers)
     found = Work(matrix=once, single=shifts, read_bytes=steps * (reads + moved))
     found += Work(single=steps * projected)
     found = found.times(passes) + Work(matrix=entering, read_bytes=arch.parameters * weight)
-    if follows.curvature:
+    if follows.projected:
         size = float(arch.d**3 + key**3)
         found += Work(double=EIGEN_OPERATIONS * size * len(layers))
         found += pairs(arch, editing, load, settings)
@@ -91,8 +92,10 @@ def pairs(arch: Architecture, editing: Editing, load: Workload, settings: Settin
     tokens = rows * row_tokens(editing, load)
     backward = arch.layers - editing.first - 1
     ops = forward(arch, tokens, arch.layers + backward, load.tokens)
-    ops += 2 * head(arch, rows * (read_places(editing, load) + 1))
-    reads = 2 * ceil(rows / follows.batch) * arch.parameters * weight
+    logits = head(arch, rows * (read_places(editing, load) + 1))
+    ops += 2 * logits
+    ops += follows.tries * (forward(arch, tokens, arch.layers, load.tokens) + logits)
+    reads = (2 + follows.tries) * ceil(rows / follows.batch) * arch.parameters * weight
     block = 4.0 * (arch.d + arch.d_ff) * follows.rank
     network = _pairs_of(editing, load) * follows.blocks * block * len(editing.matrices)
     return Work(matrix=ops, single=network, read_bytes=reads)
@@ -139,17 +142,19 @@ def parts(
     if follows.tunes:
         held += ADAM_COPIES * SINGLE * d * key * layers
         held += load.facts * row_tokens(editing, load) * d * weight  # as they enter
-        if follows.curvature:
+        if follows.projected:
             held += SINGLE * (key**2 + d**2 + 2 * d * key) * layers
         writing = held + matrix
     else:
         network = follows.blocks * 2 * (key + d) * follows.rank * SINGLE
-        held += network + SINGLE * n * (key + d) * layers
+        # pairs in float32, or what is solved of them in float64
+        pair = SINGLE if follows.blocks else DOUBLE
+        held += network + pair * n * (key + d) * layers
         small = min(n, float(key))
         system = 2 * small**2 + 3 * small * key + 3 * n * (key + d) if follows.solves else 0.0
         writing = held + max(matrix, DOUBLE * system)
     found = {"gradients": held + running, "writing": writing}
-    if follows.curvature:
+    if follows.projected:
         sums = 12 * (key**2 + d**2) * layers + 24 * key**2
         found["moments"] = sums + BATCH_TOKENS * (6 * d + 3 * key + 4 * arch.queries) * weight
         # eigenvectors and what finds them, before any fact is run
@@ -159,14 +164,14 @@ def parts(
 
 def moments_kept(arch: Architecture, editing: Editing, factor_bytes: int) -> int:
     """Second moments between two edits, within their bound."""
-    if not following(editing).curvature:
+    if not following(editing).projected:
         return 0
     one = DOUBLE * (arch.d_ff**2 + arch.d**2)
     return max(one, min(factor_bytes, one * len(editing.matrices)))
 
 
 def of_row(arch: Architecture, editing: Editing, load: Workload, weight: int) -> float:
-    """What the forward pass keeps of one row for the backward one, and what passes by."""
+    """The bytes that one row keeps for the backward pass, and those that pass by."""
     tokens = row_tokens(editing, load)
     passing = tokens * (3 * arch.d_ff + 6 * arch.d) * weight
     places = read_places(editing, load)

@@ -58,7 +58,7 @@ def need(arch: Architecture, editing: Editing, load: Workload, settings: Setting
     """The bytes that a service of this model needs for such an edit, the first one included."""
     weight = BYTES[settings.dtype]
     matrices = sum(arch.d * arch.key_size(one) for one in editing.matrices) * weight
-    if editing.gradients is not None:
+    if editing.follows is not None:
         return _by_gradients(arch, editing, load, settings, matrices)
     pool = values(arch, editing, load, settings)
     kept = factors_kept(arch, editing, settings)
@@ -118,7 +118,7 @@ def moments(arch: Architecture, editing: Editing, settings: Settings) -> float:
 
 def factors_kept(arch: Architecture, editing: Editing, settings: Settings) -> int:
     """Second moments with their factors between two edits, within their bound."""
-    if editing.gradients is not None:
+    if editing.follows is not None:
         return gradients.moments_kept(arch, editing, settings.factor_bytes)
     sizes = [DOUBLE * arch.key_size(one) ** 2 for one in editing.matrices]
     return max(max(sizes), min(settings.factor_bytes, sum(sizes)))

@@ -171,7 +171,7 @@ def work_of(
     probe_prompts: int = 0,
 ) -> dict[str, Work]:
     """The work of every part of an edit, and of the first one."""
-    if editing.gradients is not None:
+    if editing.follows is not None:
         return gradients.work_of(arch, editing, load, settings, passes)
     parts = {
         "second moments": operations.moments(arch, editing, load, settings),

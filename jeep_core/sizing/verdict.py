@@ -102,7 +102,7 @@ def _settled(
             settings, load = change.settings, change.load
             said[change.name] = change.text
     found = need(arch, editing, load, settings)
-    if "value optimisation" in names and editing.gradients is None:
+    if "value optimisation" in names and editing.follows is None:
         # last: it takes what everything else leaves
         settings, text = _rest_for_values(arch, editing, load, settings, found, usable)
         if text:

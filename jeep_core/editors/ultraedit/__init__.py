@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from jeep_core.editors.record import EditorRecord, PlotStyle, Tuning
+from jeep_core.editors.record import EditorRecord, Following, PlotStyle, Tuning
 from jeep_core.editors.ultraedit.hparams import UltraEditHParams
 from jeep_core.reports.colours import ORANGE
+
+
+def between(low: int, high: int) -> list[int]:
+    """The upper two thirds of the layers from ``low`` to ``high``, both included."""
+    return list(range(low + (high - low + 2) // 3, high + 1))
+
 
 record = EditorRecord(
     hparams=UltraEditHParams,
@@ -14,7 +20,13 @@ record = EditorRecord(
         values={"step_size": (1e-4, 5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3)},
         start={"step_size": 1e-3},
     ),
+    automatic=lambda found: {
+        # from the middle between the two regions on
+        "layers": between(found["low"]["layers"][-1], found["high"]["layers"][-1]),
+        "target_probability": 0.35,
+    },
     order=9,
     plot=PlotStyle(ORANGE, "*", ":"),
     keeps_earlier=True,
+    follows=lambda found: Following(found.layers, solves=True, tries=found.tries),
 )

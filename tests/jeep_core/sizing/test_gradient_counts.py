@@ -12,23 +12,23 @@ from support.library import tiny
 from torch.autograd.graph import saved_tensors_hooks
 
 from jeep_core.editors import hparams_class
-from jeep_core.editors.base import PAIRED_ROWS as PAIRED
+from jeep_core.editors.record import PAIRED_ROWS as PAIRED
+from jeep_core.editors.record import EditorRecord, Following
 from jeep_core.errors import InvalidHParams
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.sizing import demand, gradients
 from jeep_core.sizing.architecture import Architecture, architecture_of
-from jeep_core.sizing.demand import Editing, Gradients, Settings, Workload, Written, editing_of
+from jeep_core.sizing.demand import Editing, Settings, Workload, Written, editing_of
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.positions import PromptTokens, fact_rows
 from jeep_core.values.gradient_pairs import enter, gradient_pairs, read, shifted
 from jeep_core.values.objective import FactTokens
 
 FACT = Fact("Paris", "{} is a city in the country of", "Peru")
-TUNING = Editing(
-    "locft", (Written("mlp", (1,), False, False),), 1, 3, gradients=Gradients(32, True)
-)
-ONCE = replace(TUNING, editor="mend", gradients=Gradients(32, every_token=True))
+REGIONS = (Written("mlp", (1,), False, False),)
+TUNING = Editing("tuned", REGIONS, 1, 3, follows=Following((1,), 3, tunes=True))
+ONCE = Editing("paired", REGIONS, 1, 1, follows=Following((1,), every_token=True))
 
 
 def architecture(base: LoadedModel) -> Architecture:
@@ -85,17 +85,13 @@ def test_passes_batches_and_layers_are_those_of_the_hyper_parameters(editor: str
     field = "layer" if editor == "ft-wd" else "layers"
     found = editing_of(arch, "tiny", editor, changes={field: 2 if editor == "ft-wd" else [2]})
     values = {name: one.default for name, one in hparams_class(editor).model_fields.items()}
-    follows = found.gradients
+    follows = found.follows
     assert follows is not None
     assert found.regions[0].layers == (2,)
     assert follows.batch == values.get("batch_facts", PAIRED)
     assert found.passes == values.get("n_passes", values.get("n_steps", 1))
     assert follows.rank == values.get("rank", 0)
     assert follows.ends == int(values.get("end_of_text", False))
-
-
-def test_the_rows_that_are_paired_are_those_of_the_editors() -> None:
-    assert demand.PAIRED_ROWS == PAIRED
 
 
 def test_more_passes_rows_and_layers_cost_more() -> None:
@@ -110,14 +106,19 @@ def test_more_passes_rows_and_layers_cost_more() -> None:
     deeper = replace(TUNING, regions=(Written("mlp", (2,), False, False),))
     assert cost(TUNING, 2) > 1.5 * cost(TUNING)
     assert cost(deeper) < cost(TUNING), "blocks below the layer have no backward pass"
-    solved = replace(ONCE, gradients=Gradients(32, solves=True))
+    solved = replace(ONCE, follows=Following((1,), solves=True))
     assert cost(replace(solved, rows=3)) > 2 * cost(solved)
-    network = Gradients(32, every_token=True, blocks=2, rank=64)
-    assert cost(replace(ONCE, gradients=network)) > cost(ONCE)
+    searched = replace(ONCE, follows=Following((1,), solves=True, tries=9))
+    assert cost(searched) > 3 * cost(solved)
+    network = Following((1,), every_token=True, blocks=2, rank=64)
+    assert cost(replace(ONCE, follows=network)) > cost(ONCE)
 
 
-def test_an_editor_of_another_distribution_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_editor_whose_record_says_nothing_is_not_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     arch = architecture(tiny.random_model("llama"))
-    monkeypatch.setattr(demand, "EDITORS", {})
+    silent = EditorRecord(hparams_class("locft"), "nowhere:Editor")
+    monkeypatch.setattr(demand, "record_of", lambda _: silent)
     with pytest.raises(InvalidHParams, match="the memory and time of locft are not counted"):
         editing_of(arch, "tiny", "locft")

@@ -6,12 +6,6 @@ from jeep_core.editors.record import EditorRecord, Following, PlotStyle, Tuning
 from jeep_core.editors.ultraedit.hparams import UltraEditHParams
 from jeep_core.reports.colours import ORANGE
 
-
-def between(low: int, high: int) -> list[int]:
-    """The upper two thirds of the layers from ``low`` to ``high``, both included."""
-    return list(range(low + (high - low + 2) // 3, high + 1))
-
-
 record = EditorRecord(
     hparams=UltraEditHParams,
     editor="jeep_core.editors.ultraedit.editor:UltraEdit",
@@ -21,8 +15,8 @@ record = EditorRecord(
         start={"step_size": 1e-3},
     ),
     automatic=lambda found: {
-        # from the middle between the two regions on
-        "layers": between(found["low"]["layers"][-1], found["high"]["layers"][-1]),
+        # the more layers share the work, the less each takes from neighbors
+        "layers": range(found["low"]["layers"][0], found["high"]["layers"][-1] + 1),
         "target_probability": 0.35,
     },
     order=9,

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jeep_core
 from jeep_core.evaluation.free_answers import (
@@ -40,12 +41,13 @@ from jeep_core.moments.cache import Moments, quick_products
 from jeep_core.moments.source import DEFAULT_CORPUS, samples_of
 from jeep_core.probe.defaults.choose import choose
 from jeep_core.probe.defaults.from_record import hparams_for
+from jeep_core.spec.facts import Fact
 from jeep_core.suites import Case, Style, load_suite
 from jeep_core.text.chat import has_template
 from jeep_core.values.cache import ValueCache
 from jeep_core.values.prefixes import sample_prefixes
 
-DRAWS = {1: 16, 16: 4, 64: 1, 256: 1}
+DRAWS = {1: 16, 10: 4, 16: 4, 64: 1, 256: 1}
 FREE = ("free_exact", "free_contains", "free_contains_generalization", "free_kept")
 SHOWN = ("efficacy", "generalization", "locality", "score", *FREE)
 Rows = list[dict[str, Any]]
@@ -89,22 +91,39 @@ def rows_of(
     ]
 
 
+class Edits(Protocol):
+    """A maker of versions of its ``cases``, by their numbers."""
+
+    @property
+    def cases(self) -> Sequence[Fact]:
+        """All of them."""
+        ...
+
+    def edit(self, editor: str, hparams: Any, index: Sequence[int]) -> tuple[ModelView, Any]:
+        """A version in which the cases of these numbers are edited."""
+        ...
+
+
 def measure(
-    trials: Trials,
+    trials: Edits,
     editor: str,
     hparams: Any,
     size: int,
     texts: Sequence[str],
     before: Mapping[str, FreeText] | None,
 ) -> dict[str, Any]:
-    """Disjoint draws of ``size`` facts; time is that of editing, in CPU seconds a fact."""
+    """Disjoint draws of ``size`` facts; time is that of editing, in CPU seconds a fact.
+
+    ``peak_bytes`` is the most that this process has held up to the end of its first edit.
+    """
     rows: Rows = []
-    seconds, texts_after = 0.0, list[float]()
+    seconds, texts_after, peak = 0.0, list[float](), 0
     draws = min(DRAWS.get(size, 1), len(trials.cases) // size)
     for draw in range(draws):
         start, began = draw * size, time.process_time()
         view, _ = trials.edit(editor, hparams, range(start, start + size))
         seconds += time.process_time() - began
+        peak = peak or 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         cases = [one for one in trials.cases[start : start + size] if isinstance(one, Case)]
         rows += rows_of(view, cases, before, start)
         if texts and draw == 0:
@@ -113,6 +132,7 @@ def measure(
         "rows": rows,
         "draws": draws,
         "seconds": seconds / (draws * size),
+        "peak_bytes": peak,
         "perplexity": texts_after[0] if texts_after else None,
     }
 

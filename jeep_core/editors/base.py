@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from jeep_core.editors import create
+from jeep_core.editors.record import PAIRED_ROWS
 from jeep_core.executors.here import HERE
 from jeep_core.executors.work import Executor
 from jeep_core.models.delta import Update, WeightDelta
@@ -28,8 +29,6 @@ from jeep_core.values.gradient_pairs import Pairs, batches, gradient_pairs
 from jeep_core.values.optimiser import FactTokens, Objective, Values, optimise
 from jeep_core.values.reader import Position, RegionReader
 
-PAIRED_ROWS = 32
-"""Rows whose gradients are taken together, at most."""
 Keys = dict[tuple[str, int], torch.Tensor]
 """Keys (m, d_ff) by region name and layer."""
 State = Mapping[str, torch.Tensor]

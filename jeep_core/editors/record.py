@@ -16,6 +16,8 @@ Grid = Mapping[str, Sequence[Any]]
 Rule = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """From the hyper-parameters that a probe proposes to those of an editor."""
 
+PAIRED_ROWS = 32
+"""Rows whose gradients are taken together."""
 _TARGET = re.compile(r"[\w.]+:\w+")
 
 
@@ -77,6 +79,32 @@ class PlotStyle:
 
 
 @dataclass(frozen=True)
+class Following:
+    """How an editor follows gradients, as far as its memory and time depend on it.
+
+    ``layers`` are those whose MLP output projections are written.  ``tunes``: whether Adam moves
+    them in ``passes`` over all facts; else pairs of inputs and gradients are taken once, of
+    ``every_token`` or of those that predict an answer.  ``batch``: rows that are run together.
+    ``ends``: tokens that are learned after an answer.  ``projected``: whether gradients are
+    projected by second moments.  ``solves``: whether the update is a least-squares solution.
+    ``blocks`` of ``rank``: the network's, 0 without one.  ``tries``: forward passes over all facts
+    that look for the size of the step.
+    """
+
+    layers: Sequence[int]
+    passes: int = 1
+    batch: int = PAIRED_ROWS
+    tunes: bool = False
+    every_token: bool = False
+    ends: int = 0
+    projected: bool = False
+    solves: bool = False
+    blocks: int = 0
+    rank: int = 0
+    tries: int = 0
+
+
+@dataclass(frozen=True)
 class EditorRecord:
     """One editor, built in or the target of an entry point of the group ``jeep.editors``.
 
@@ -106,6 +134,8 @@ class EditorRecord:
             one way of asking after those of another; then explanations name single facts.
         keeps_earlier: whether an edit takes those before it into account, by their keys or by a
             state; others just train on, so ``"editor": "auto"`` takes them last in a long line.
+        follows: for editors that optimise no values, how its hyper-parameters say that it follows
+            gradients; None: ``jeep plan`` does not count it.
     """
 
     hparams: type[EditorHParams]
@@ -123,6 +153,7 @@ class EditorRecord:
     plot: PlotStyle | None = None
     columns_per_fact: bool = False
     keeps_earlier: bool = False
+    follows: Callable[[Any], Following] | None = None
 
     @property
     def needs_moments(self) -> bool:

@@ -26,6 +26,7 @@ from jeep_core.moments.shipped import file_sha256, read_shipped, shipped_file
 from jeep_core.moments.source import (
     BATCH_TOKENS,
     DEFAULT_CORPUS,
+    GRADIENT_TOKENS,
     TOKENS_PER_DIMENSION,
     import_command,
     text_of,
@@ -42,8 +43,6 @@ SAVING_SHARE = 0.05
 """Sums are saved so seldom that saving takes at most this share of the time."""
 
 
-GRADIENT_TOKENS = 256
-"""Tokens of a document that gradients are taken of: what is further apart hardly matters."""
 GRADIENT_LOGITS = 2**26
 """Logits that a batch may have whose gradients are taken, 256 MiB."""
 

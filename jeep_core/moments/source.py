@@ -25,6 +25,8 @@ TOKENS_OF_DEFAULT = 4
 """The same of the text that ships: a first edit waits for them."""
 BATCH_TOKENS = 4096
 """Tokens of one batch of the pass over the text, padding included."""
+GRADIENT_TOKENS = 256
+"""Tokens of a document that gradients are taken of: what is further apart hardly matters."""
 PANELS = 6
 """Parts in which a sum of k kᵀ is computed, each from the diagonal on."""
 

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jeep_core.editors import EDITORS, hparams_class, preset_hparams, record_of
+from jeep_core.editors import hparams_class, preset_hparams, record_of
+from jeep_core.editors.networks.hparams import HypernetworkHParams
+from jeep_core.editors.record import Following
 from jeep_core.editors.search import start
 from jeep_core.errors import FieldProblem, InvalidHParams
 from jeep_core.moments.source import TOKENS_PER_DIMENSION
@@ -41,8 +43,9 @@ class Written:
 class Editing:
     """As much of an editor's hyper-parameters as counts.
 
-    ``passes``: forward passes of value optimisation for a fact, at most.  ``rows``: of a fact,
-    one for each prefix.  ``one_by_one``: facts are written one after the other (ROME).
+    ``passes``: forward passes of value optimisation for a fact, or passes over all facts, at most.
+    ``rows``: of a fact, one for each prefix.  ``follows``: None where values are optimised.
+     ``one_by_one``: facts are written one after the other (ROME).
     ``null_space``: whether second moments are taken apart into eigenvectors (AlphaEdit).
     """
 
@@ -52,6 +55,12 @@ class Editing:
     passes: int
     one_by_one: bool = False
     null_space: bool = False
+    follows: Following | None = None
+
+    @property
+    def first(self) -> int:
+        """The first block that is written."""
+        return min(region.layers[0] for region in self.regions)
 
     @property
     def low_last(self) -> int:
@@ -150,15 +159,14 @@ def editing_of(
         facts: how many are edited together.
 
     Raises:
-        InvalidHParams: no such editor or preset, layers the model lacks, or an editor whose steps
-            are not counted.
+        InvalidHParams: no such editor or preset, layers the model lacks, or an editor whose record
+            does not say how it follows gradients.
     """
-    cls = hparams_class(editor)
-    if not issubclass(cls, OptimisedEditorHParams):
-        counted = [n for n in EDITORS if issubclass(hparams_class(n), OptimisedEditorHParams)]
+    cls, record = hparams_class(editor), record_of(editor)
+    if not issubclass(cls, OptimisedEditorHParams) and record.follows is None:
         message = (
-            f"the memory and time of {editor} are not counted, only those of editors that optimise "
-            f"values: {', '.join(counted)}"
+            f"the memory and time of {editor} are not counted: it optimises no values, and its "
+            "record does not say how it follows gradients (follows)"
         )
         raise InvalidHParams([FieldProblem("/editor", "not_counted", message)])
     given = changes or {}
@@ -173,9 +181,26 @@ def editing_of(
     if known:
         found = preset_hparams(editor, known, preset, given, arch.layers)[1]
     else:
-        found = validate_hparams(cls, merge(start(editor, arch.layers, facts), given), arch.layers)
-    assert isinstance(found, OptimisedEditorHParams)
-    return _editing(editor, found)
+        begin = _start(editor, cls, arch.layers, facts)
+        found = validate_hparams(cls, merge(begin, given), arch.layers)
+    if isinstance(found, OptimisedEditorHParams):
+        return _editing(editor, found)
+    assert record.follows is not None
+    return _following(editor, found, record.follows(found))
+
+
+def _start(editor: str, cls: type[EditorHParams], layers: int, facts: int) -> dict[str, Any]:
+    """Where a search begins; editors with a network write the last layers."""
+    if issubclass(cls, HypernetworkHParams):
+        return {"layers": cls.last_layers(layers)}
+    return start(editor, layers, facts)
+
+
+def _following(editor: str, hparams: EditorHParams, follows: Following) -> Editing:
+    """An editor that optimises no values."""
+    region = Written("mlp", tuple(follows.layers), False, False)
+    rows = max(1, hparams.prefix_count)
+    return Editing(editor, (region,), rows, follows.passes, follows=follows)
 
 
 def _editing(editor: str, hparams: OptimisedEditorHParams) -> Editing:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from jeep_core.moments.source import BATCH_TOKENS
+from jeep_core.sizing import gradients
 from jeep_core.sizing.architecture import BYTES, Architecture
 from jeep_core.sizing.demand import Editing, Settings, Workload
 from jeep_core.sizing.operations import KL_TOKENS, segment_tokens
@@ -57,6 +58,8 @@ def need(arch: Architecture, editing: Editing, load: Workload, settings: Setting
     """The bytes that a service of this model needs for such an edit, the first one included."""
     weight = BYTES[settings.dtype]
     matrices = sum(arch.d * arch.key_size(one) for one in editing.matrices) * weight
+    if editing.follows is not None:
+        return _by_gradients(arch, editing, load, settings, matrices)
     pool = values(arch, editing, load, settings)
     kept = factors_kept(arch, editing, settings)
     solving = kept + writing(arch, editing, load, settings)
@@ -70,6 +73,25 @@ def need(arch: Architecture, editing: Editing, load: Workload, settings: Setting
         versions=settings.versions * matrices,
         decoding=decoding(arch, load, weight),
         parts={name: round(size) for name, size in parts.items()},
+        moments_apart=settings.layers_at_once is not None,
+    )
+
+
+def _by_gradients(
+    arch: Architecture, editing: Editing, load: Workload, settings: Settings, matrices: int
+) -> Need:
+    """The same of an editor that optimises no values; ``matrices``: bytes of those it writes."""
+    kept = gradients.moments_kept(arch, editing, settings.factor_bytes)
+    parts = gradients.parts(arch, editing, load, settings)
+    sums = round(parts.pop("moments", 0))
+    return Need(
+        weights=arch.parameters * BYTES[settings.dtype],
+        versions=settings.versions * matrices,
+        decoding=decoding(arch, load, BYTES[settings.dtype]),
+        parts={
+            "moments": 0 if settings.layers_at_once == 0 else sums,
+            **{name: round(matrices + kept + size) for name, size in parts.items()},
+        },
         moments_apart=settings.layers_at_once is not None,
     )
 
@@ -96,6 +118,8 @@ def moments(arch: Architecture, editing: Editing, settings: Settings) -> float:
 
 def factors_kept(arch: Architecture, editing: Editing, settings: Settings) -> int:
     """Second moments with their factors between two edits, within their bound."""
+    if editing.follows is not None:
+        return gradients.moments_kept(arch, editing, settings.factor_bytes)
     sizes = [DOUBLE * arch.key_size(one) ** 2 for one in editing.matrices]
     return max(max(sizes), min(settings.factor_bytes, sum(sizes)))
 

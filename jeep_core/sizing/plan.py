@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from jeep_core.sizing import operations
+from jeep_core.sizing import gradients, operations
 from jeep_core.sizing.architecture import Architecture
 from jeep_core.sizing.demand import Editing, Settings, Workload
 from jeep_core.sizing.devices import Gpu, Rates
@@ -25,7 +25,7 @@ class Plan:
 
     ``gpus``: how many there are.  ``rates`` None: nothing is known of the GPU's speed, so there are
     counts and no times.  ``parts``: work by part, of the first edit and of every edit.
-    ``passes``: of value optimisation for a fact, as counted.
+    ``passes``: of value optimisation for a fact, or over all facts, as counted.
     """
 
     known: Known
@@ -151,7 +151,8 @@ def make(
         settings: as they are wanted; what is changed to make it fit is in the plan.
         gpus: how many of these GPUs there are.
         rates: of the machine, if they are known.
-        passes: of value optimisation for a fact; default: all that the editor allows.
+        passes: of value optimisation for a fact, or over all facts; default: all that the
+            editor allows.
         probe_prompts: of a probe before the first edit; 0: none.
     """
     arch = known.architecture
@@ -170,6 +171,8 @@ def work_of(
     probe_prompts: int = 0,
 ) -> dict[str, Work]:
     """The work of every part of an edit, and of the first one."""
+    if editing.follows is not None:
+        return gradients.work_of(arch, editing, load, settings, passes)
     parts = {
         "second moments": operations.moments(arch, editing, load, settings),
         "factors": operations.factoring(arch, editing, settings),

@@ -47,7 +47,12 @@ def lines(plan: Plan) -> Iterator[str]:
     yield from _times(plan)
 
 
-PARTS = {"moments": "second moments", "values": "value optimisation", "writing": "writing"}
+PARTS = {
+    "moments": "second moments",
+    "values": "value optimisation",
+    "gradients": "gradients",
+    "writing": "writing",
+}
 
 
 def _verdict(plan: Plan) -> Iterator[str]:
@@ -86,7 +91,7 @@ def _times(plan: Plan) -> Iterator[str]:
     if plan.setup_s is not None and plan.edit_s is not None and plan.fact_s is not None:
         yield f"  first edit {duration(plan.setup_s + plan.edit_s)}, later ones " + (
             f"{duration(plan.edit_s)}, {duration(plan.fact_s)} a fact "
-            f"(at most {plan.passes:g} passes)"
+            f"(at most {plan.passes:g} {'pass' if plan.passes == 1 else 'passes'})"
         )
 
 

@@ -78,6 +78,8 @@ def sharded(arch: Architecture, editing: Editing, smallest: Need, gpus: int) -> 
 
     The second moment of a layer, and value optimisation of a fact, would not be divided.
     """
+    if "moments" not in smallest.parts:
+        return -(-smallest.total // gpus)
     key = max(arch.key_size(one) for one in editing.matrices)
     whole = max((SUMMING + ENDING_A_SUM), MAKING_A_FACTOR["cuda"]) * key**2
     whole = min(whole, smallest.total)
@@ -100,7 +102,8 @@ def _settled(
             settings, load = change.settings, change.load
             said[change.name] = change.text
     found = need(arch, editing, load, settings)
-    if "value optimisation" in names:  # last: it takes what everything else leaves
+    if "value optimisation" in names and editing.follows is None:
+        # last: it takes what everything else leaves
         settings, text = _rest_for_values(arch, editing, load, settings, found, usable)
         if text:
             said["values"] = text
@@ -143,6 +146,8 @@ def _moments(
     arch: Architecture, editing: Editing, load: Workload, settings: Settings, usable: int
 ) -> Change | None:
     """Second moments before serving, of as many layers at once as fit."""
+    if "moments" not in need(arch, editing, load, settings).peaks:
+        return None
     count = len(editing.matrices)
     for layers in range(count, 0, -1):
         changed = replace(settings, layers_at_once=layers)
@@ -157,7 +162,8 @@ def _moments_elsewhere(
     arch: Architecture, editing: Editing, load: Workload, settings: Settings, usable: int
 ) -> Change | None:
     """Second moments on the CPU, where not even those of one layer fit beside the weights."""
-    if "moments" in fitting(need(arch, editing, load, settings), usable):
+    found = need(arch, editing, load, settings)
+    if "moments" not in found.peaks or "moments" in fitting(found, usable):
         return None
     text = (
         "second moments on the CPU, before serving "

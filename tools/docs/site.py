@@ -53,6 +53,7 @@ GUIDE: dict[str, dict[str, str]] = {
     "Evidence": {
         "Results": "docs/results.md",
         "Real models": "docs/real-models.md",
+        "Comparison": "docs/comparison.md",
         "Lasting edits": "docs/lasting.md",
         "Performance": "docs/performance.md",
         "Faults": "docs/faults.md",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jeep_core.editors.crispedit.hparams import CrispEditHParams
+from jeep_core.editors.fine_tuning.following import following
 from jeep_core.editors.record import EditorRecord, PlotStyle, Tuning
 from jeep_core.reports.colours import BLACK
 
@@ -18,6 +19,7 @@ record = EditorRecord(
     ),
     automatic=lambda found: {"layers": found["high"]["layers"][:1], "learning_rate": 4e-3},
     order=11,
+    follows=following,
     plot=PlotStyle(BLACK, "h", "-"),
     keeps_earlier=True,
 )

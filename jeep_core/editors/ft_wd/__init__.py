@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jeep_core.editors.ft_wd.hparams import FtWdHParams
-from jeep_core.editors.record import EditorRecord, PlotStyle, Tuning
+from jeep_core.editors.record import EditorRecord, Following, PlotStyle, Tuning
 from jeep_core.reports.colours import BLACK
 
 record = EditorRecord(
@@ -26,4 +26,5 @@ record = EditorRecord(
     order=1,
     many_facts=False,
     plot=PlotStyle(BLACK, "x", ":"),
+    follows=lambda found: Following((found.layer,), found.n_steps, found.batch_facts, tunes=True),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jeep_core.editors.fine_tuning.following import following
 from jeep_core.editors.locft.hparams import LocFtHParams
 from jeep_core.editors.record import EditorRecord, PlotStyle, Tuning
 from jeep_core.reports.colours import SKY
@@ -19,5 +20,6 @@ record = EditorRecord(
     ),
     automatic=lambda found: {"layers": found["high"]["layers"][:1], "learning_rate": 1e-3},
     order=10,
+    follows=following,
     plot=PlotStyle(SKY, "d", ":"),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jeep_core.editors.mend.hparams import MendHParams
-from jeep_core.editors.record import EditorRecord, PlotStyle
+from jeep_core.editors.record import EditorRecord, Following, PlotStyle
 from jeep_core.reports.colours import SKY
 
 record = EditorRecord(
@@ -13,4 +13,7 @@ record = EditorRecord(
     order=2,
     many_facts=False,
     plot=PlotStyle(SKY, "<", "-."),
+    follows=lambda found: Following(
+        found.layers, every_token=True, blocks=found.n_blocks, rank=found.rank
+    ),
 )

@@ -13,8 +13,8 @@ import torch
 
 from jeep_core.editors.base import EditContext, EditorOutcome, LayerUpdate, State, answer_pairs
 from jeep_core.editors.ultraedit.hparams import UltraEditHParams
+from jeep_core.editors.ultraedit.step import Direction, found_step
 from jeep_core.errors import JeepError
-from jeep_core.models.delta import Update
 from jeep_core.spec.finite import OTHER_VERSION, check_tensor
 from jeep_core.updates.ridge import ridge_inverse
 from jeep_core.updates.standardise import RunningMoments
@@ -42,14 +42,21 @@ class UltraEdit:
         rows = [row for fact in context.facts for row in fact.all_rows]
         pairs = answer_pairs(context, rows, hparams.layers)
         outcome = EditorOutcome()
+        directions: dict[int, Direction] = {}
         for done, layer in enumerate(hparams.layers):
-            context.report("write", done, len(hparams.layers))
+            context.report("solve", done, len(hparams.layers))
             for part, what in zip(pairs[layer], ("key", "gradient"), strict=True):
                 check_tensor(part, f"layer {layer}: a {what} of an answer", OTHER_VERSION)
             running = _running(context.states, layer, pairs[layer])
             outcome.state |= _tensors(layer, running)
+            directions[layer] = _direction(pairs.pop(layer), running, f"layer {layer}")
+        size = hparams.step_size
+        if hparams.target_probability is not None:
+            size = found_step(context, rows, directions, hparams.target_probability)
+        for done, layer in enumerate(hparams.layers):
+            context.report("write", done, len(hparams.layers))
             name = base.family.weight_name(layer)
-            update = _update(pairs.pop(layer), running, hparams.step_size, f"layer {layer}")
+            update = directions.pop(layer).update(size)
             outcome.delta.updates[name] = update
             view.update(name, update)
             weight = base.model.get_parameter(name).double().norm()
@@ -92,12 +99,11 @@ def _tensors(layer: int, running: RunningMoments) -> dict[str, torch.Tensor]:
     )
 
 
-def _update(pairs: Pairs, running: RunningMoments, step_size: float, name: str) -> Update:
-    """Δ (out, in) for ``pairs`` h (n, in) and g (n, out)."""
+def _direction(pairs: Pairs, running: RunningMoments, name: str) -> Direction:
+    """Δ/η (out, in) for ``pairs`` h (n, in) and g (n, out)."""
     keys = pairs[0]
     # (n, in + out)
     hat = running.standardised(torch.cat(pairs, dim=1))
     keys_hat, gradients_hat = hat[:, : keys.shape[1]], hat[:, keys.shape[1] :]
-    # (n, out)
-    shifts = -step_size * keys_hat.square().sum(dim=1, keepdim=True) * gradients_hat
-    return Update.of(shifts.T, ridge_inverse(keys, RIDGE, name))
+    squares = keys_hat.square().sum(dim=1, keepdim=True)
+    return Direction(squares, gradients_hat, ridge_inverse(keys, RIDGE, name))

@@ -6,6 +6,11 @@ from pydantic import Field
 
 from jeep_core.spec.hparams import LayersHParams, Positive
 
+WIDENINGS = 5
+"""How often a search makes the step larger."""
+HALVINGS = 3
+"""Bisections of the last widening, by ratio: the step is within a fifth of the smallest one."""
+
 
 class UltraEditHParams(LayersHParams):
     """UltraEdit (Gu et al., TMLR 2026): one pass for gradients, one linear system per layer.
@@ -17,9 +22,21 @@ class UltraEditHParams(LayersHParams):
     step_size: Positive = Field(
         1e-6, description="η: a token's output is to move by -η‖ĥ‖²ĝ, both standardised"
     )
+    target_probability: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Take, in place of step_size, about the smallest step with which the facts' "
+        "answers have this probability on average, found by forward passes; default: step_size",
+    )
     n_prefixes: int = Field(
         1, ge=1, le=64, description="Texts that a fact is asked after; the empty one counts as one"
     )
+
+    @property
+    def tries(self) -> int:
+        """Forward passes over all facts that look for the step, at most."""
+        return 0 if self.target_probability is None else 1 + WIDENINGS + HALVINGS
 
     @property
     def prefix_count(self) -> int:

@@ -52,7 +52,8 @@ def plan(
         int | None, typer.Option(min=1, help="Tokens for second moments (JEEP_MOMENT_SAMPLES).")
     ] = None,
     passes: Annotated[
-        int | None, typer.Option(min=1, help="Of value optimisation a fact; default: the most.")
+        int | None,
+        typer.Option(min=1, help="Of value optimisation, or over all facts; default: the most."),
     ] = None,
     probe: Annotated[int, typer.Option(min=0, help="Prompts of a probe before.")] = 0,
     flops: Annotated[

@@ -183,7 +183,7 @@ def test_a_record_makes_its_own_hyper_parameters_of_a_proposal(register: Any) ->
 
 def test_a_refusal_of_auto_names_the_editors_that_offer_it(register: Any) -> None:
     register("mine", own(OneLayer, automatic=taking("low")))
-    offering = "jeep, memit, pmet, rome, alphaedit, ft-wd, locft, crispedit, mine"
+    offering = "jeep, memit, pmet, rome, alphaedit, ft-wd, ultraedit, locft, crispedit, mine"
     with pytest.raises(InvalidHParams, match=f"mend has no .* which are for {offering}:"):
         check_automatic("mend")
 

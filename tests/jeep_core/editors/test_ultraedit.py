@@ -13,15 +13,18 @@ from torch.nn import functional as F
 
 from jeep_core.decoding.generation import score
 from jeep_core.editing import edit, tokenize
+from jeep_core.editors.ultraedit import step
+from jeep_core.editors.ultraedit.hparams import UltraEditHParams
 from jeep_core.errors import Cancelled, JeepError, NumericalError
 from jeep_core.models.loading import LoadedModel, tensor_bytes
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import Monitor, stop_if
+from jeep_core.probe.defaults.from_record import by_depths
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.positions import PromptTokens
 from jeep_core.updates.ridge import ridge_inverse
 from jeep_core.updates.standardise import RunningMoments
-from jeep_core.values.gradient_pairs import gradient_pairs
+from jeep_core.values.gradient_pairs import gradient_pairs, read
 
 FACTS = (
     Fact("Paris", "{} is a city in the country of", "Peru"),
@@ -214,3 +217,82 @@ def test_it_can_be_cancelled(gptj: LoadedModel, phase: str) -> None:
     with pytest.raises(Cancelled):
         edit(gptj, FACTS, "ultraedit", hparams=HPARAMS, monitor=monitor)
     assert seen[-1] == phase
+
+
+class TestSteps:
+    """``target_probability``: the step is found on the batch's own facts."""
+
+    def edited(self, base: LoadedModel, **more: Any) -> Any:
+        return edit(base, FACTS, "ultraedit", hparams={"layers": [1, 2], **more})
+
+    def probability(self, view: ModelView) -> float:
+        rows = [row for fact in tokenize(view.base, FACTS, [""]) for row in fact.all_rows]
+        return float(read(view, rows).nll(len(rows)).neg().exp().mean())
+
+    def size(self, base: LoadedModel, found: Any) -> float:
+        """η, by the update with an η of 1."""
+        name = base.family.weight_name(1)
+        one = self.edited(base, step_size=1.0).delta.updates[name].matrix()
+        updated: torch.Tensor = found.delta.updates[name].matrix()
+        return float((updated * one).sum() / one.square().sum())
+
+    def test_answers_are_as_probable_as_asked_and_the_step_is_near_the_smallest(
+        self, base: LoadedModel
+    ) -> None:
+        aim = 3 * self.probability(ModelView(base))
+        found = self.edited(base, target_probability=aim)
+        size = self.size(base, found)
+        assert self.probability(found.view) >= aim
+        assert self.probability(self.edited(base, step_size=size / 1.3).view) < aim
+        fixed = self.edited(base, step_size=size)
+        for name, update in fixed.delta.updates.items():
+            assert near(found.delta.updates[name].matrix(), update.matrix())
+
+    def test_without_it_the_step_is_the_one_that_is_given(self, gptj: LoadedModel) -> None:
+        found = self.edited(gptj, step_size=0.02)
+        assert self.size(gptj, found) == pytest.approx(0.02)
+
+    def test_what_no_step_reaches_takes_the_best_one(
+        self, gptj: LoadedModel, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tried = [0.1, 0.3, 0.2, 0.1, 0.1, 0.1]
+        sizes: list[float] = []
+
+        def played(_: Any, __: Any, ___: Any, size: float) -> float:
+            sizes.append(size)
+            return tried[len(sizes) - 1]
+
+        monkeypatch.setattr(step, "_probability", played)
+        found = self.edited(gptj, target_probability=0.9)
+        assert len(sizes) == len(tried)
+        assert self.size(gptj, found) == pytest.approx(sizes[1])
+
+    def test_the_norm_of_a_direction_is_that_of_its_matrix(self) -> None:
+        torch.manual_seed(0)
+        for n in (3, 40):
+            parts = (n, 1), (n, 8), (16, n)
+            direction = step.Direction(*(torch.randn(*p, dtype=torch.float64) for p in parts))
+            matrix = (direction.squares * direction.gradients).T @ direction.solution.T
+            assert direction.norm() == pytest.approx(float(matrix.norm()))
+
+    def test_a_search_can_be_cancelled(self, gptj: LoadedModel) -> None:
+        phases: list[str] = []
+        monitor = Monitor(
+            lambda phase, *_: phases.append(phase),
+            stop_if(lambda: phases[-1:] == ["step size"]),
+        )
+        with pytest.raises(Cancelled):
+            edit(
+                gptj, FACTS, "ultraedit", monitor=monitor,
+                hparams={"layers": [1, 2], "target_probability": 0.3},
+            )  # fmt: skip
+        assert "write" not in phases
+
+
+@pytest.mark.parametrize("n_layers", [3, 4, 9, 12, 30, 80])
+def test_a_model_without_a_preset_gets_layers_and_a_probability(n_layers: int) -> None:
+    found = by_depths("ultraedit", n_layers, 64, {})
+    assert isinstance(found, UltraEditHParams)
+    assert found.target_probability is not None
+    assert list(found.layers) == list(range(found.layers[0], found.layers[-1] + 1))
+    assert found.layers[-1] < n_layers

@@ -1,0 +1,296 @@
+"""All editors on all suites, as one table: ``python -m bench.editors.comparison``.
+
+Every model, suite, size, seed and editor is a cell with a process of its own, so that its peak of
+memory is that of its editor, and a JSON file of its own in ``--folder``: cells that are there are
+not measured again, and a run that was ended goes on.  Small sizes come first, as far as
+``--minutes`` allow.  A seed draws the facts, the same ones for all editors, from every second
+record of a suite.  Up to 100 facts are edited at once, more of them in batches of 100, each on
+the version before.  Hyper-parameters are those of the preset, else what ``"auto"`` chooses; facts
+are asked plainly.  ``--page`` writes the table between two marks of a page.
+
+    python -m bench.editors.comparison smollm2-135m=FOLDER --suites counterfact=FILE \\
+        --sizes 1 10 100 1000 --minutes 240 --folder cells --page docs/comparison.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jeep_core
+from bench.editors.real import DRAWS, Rows, by_default, measure, rows_of
+from bench.editors.sequences import Line
+from jeep_core.editors import EDITORS, preset_hparams
+from jeep_core.errors import JeepError
+from jeep_core.evaluation.free_answers import FreeText, neighbors_of, write_freely
+from jeep_core.evaluation.statistics import Interval, summarise_cases
+from jeep_core.evaluation.trials import Trials
+from jeep_core.models.loading import LoadedModel
+from jeep_core.models.views import ModelView
+from jeep_core.probe.defaults.from_record import from_record
+from jeep_core.spec.facts import Fact
+from jeep_core.spec.hparams import EditorHParams, presets_for
+from jeep_core.storage.writing import write_atomically
+from jeep_core.suites import Case, load_suite
+
+UNEDITED = "unedited"
+BATCH = 100
+SIZES = (1, 10, 100, 1000)
+BEGIN, END = "<!-- comparison: begin -->", "<!-- comparison: end -->"
+SHOWN = (
+    "efficacy", "generalization", "locality", "score", "free_contains", "free_exact",
+    "free_contains_generalization",
+)  # fmt: skip
+HEAD = (
+    "| model | suite | facts | editor | ES | GS | LS | Score | contains | exact "
+    "| rephrasing contains | CPU s a fact | peak, MB |"
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measurement; ``source`` and ``file`` are what the names of model and suite stand for."""
+
+    model: str
+    source: str
+    suite: str
+    file: str
+    size: int
+    seed: int
+    editor: str
+    half: int
+
+    def path(self, folder: Path) -> Path:
+        """Its file."""
+        parts = (self.model, self.suite, self.size, self.seed, self.editor)
+        return folder / "cells" / ("_".join(map(str, parts)) + ".json")
+
+
+@dataclass
+class InBatches:
+    """Trials whose edits of more than ``BATCH`` facts are made batch after batch."""
+
+    trials: Trials
+
+    @property
+    def cases(self) -> Sequence[Fact]:
+        """Those of the trials."""
+        return self.trials.cases
+
+    def edit(
+        self, editor: str, hparams: EditorHParams, index: Sequence[int]
+    ) -> tuple[ModelView, Any]:
+        """A version in which the cases of these numbers are edited."""
+        if len(index) <= BATCH:
+            return self.trials.edit(editor, hparams, index)
+        one = self.trials
+        line = Line(one.base, editor, hparams, one.moments, one.prefixes)
+        for start in range(0, len(index), BATCH):
+            line.edit([one.cases[i] for i in index[start : start + BATCH]])
+        return line.view, None
+
+
+def cells(args: argparse.Namespace) -> Iterator[Cell]:
+    """All cells, in the order in which they are measured; the unedited model before its editors."""
+    for size in sorted(args.sizes):
+        for seed in range(args.seeds):
+            for model, source in map(_named, args.models):
+                for suite, file in map(_named, args.suites):
+                    for editor in (UNEDITED, *args.editors):
+                        yield Cell(model, source, suite, file, size, seed, editor, args.half)
+
+
+def _named(text: str) -> tuple[str, str]:
+    """``NAME=PLACE``, or a place that is called by its own name."""
+    name, given, place = text.partition("=")
+    return (name, place) if given else (Path(text).stem, text)
+
+
+def drawn(cell: Cell) -> list[Case]:
+    """The facts of a cell: of every second record, by its seed, no question twice.
+
+    Raises:
+        JeepError: the suite has too few.
+    """
+    found = load_suite(cell.file).cases[cell.half :: 2]
+    unlike = list({one.key: one for one in found if isinstance(one, Case)}.values())
+    wanted = cell.size * DRAWS.get(cell.size, 1)
+    if cell.size > len(unlike):
+        raise JeepError(f"{cell.suite} has {len(unlike)} facts in this half, not {cell.size}")
+    return random.Random(cell.seed).sample(unlike, min(wanted, len(unlike)))
+
+
+def measured(cell: Cell, folder: Path) -> dict[str, Any]:
+    """The figures of a cell, measured in this process, or why there are none."""
+    record: dict[str, Any] = {"cell": asdict(cell)}
+    try:
+        return record | _figures(cell, folder)
+    except JeepError as error:
+        return record | {"refused": str(error)}
+
+
+def _figures(cell: Cell, folder: Path) -> dict[str, Any]:
+    cases = drawn(cell)
+    base = jeep_core.load(cell.source)
+    if cell.editor == UNEDITED:
+        view = ModelView(base)
+        written = write_freely(view, neighbors_of(cases))
+        kept = {prompt: asdict(one) for prompt, one in written.items()}
+        return {"rows": _seeded(rows_of(view, cases, written), cell), "written": kept}
+    unedited = json.loads(_of_unedited(cell).path(folder).read_text(encoding="utf-8"))
+    written = {prompt: FreeText(**one) for prompt, one in unedited["written"].items()}
+    # values are not kept from cell to cell: every editor's time is its own
+    trials, _, record = by_default(base, cases, folder)
+    trials.cache = type(trials.cache)()
+    hparams, source = _hparams(base, cell, record)
+    trials.moments.ensure(hparams.moment_layers)
+    found = measure(InBatches(trials), cell.editor, hparams, cell.size, [], written)
+    found["rows"] = _seeded(found["rows"], cell)
+    return found | {"hparams": hparams.model_dump(mode="json"), "source": source}
+
+
+def _of_unedited(cell: Cell) -> Cell:
+    return Cell(**{**asdict(cell), "editor": UNEDITED})
+
+
+def _hparams(base: LoadedModel, cell: Cell, record: Mapping[str, Any]) -> tuple[EditorHParams, str]:
+    """Hyper-parameters of a cell's editor, and whether they are a preset's."""
+    changes = {"contexts": "plain"}
+    presets = presets_for(cell.model, shape=base.shape)
+    known = {one.name: one.hparams for one in presets if one.editor == cell.editor}
+    if known:
+        return preset_hparams(cell.editor, known, None, changes, base.n_layers)[1], "preset"
+    chosen = from_record(record, cell.editor, base.n_layers, base.mlp_size, changes, "kept probe")
+    return chosen.hparams, chosen.source
+
+
+def _seeded(rows: Rows, cell: Cell) -> Rows:
+    """Rows whose cases are told from those of other seeds."""
+    return [{**row, "id": f"{cell.seed}-{row['id']}"} for row in rows]
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure the cells that are not there yet, until the time is up."""
+    end = time.monotonic() + 60 * args.minutes
+    for cell in cells(args):
+        path = cell.path(args.folder)
+        if finished(cell, args.folder) is not None:
+            continue
+        left = end - time.monotonic()
+        if left <= 0:
+            print("the time is up: the same command goes on", flush=True)
+            return
+        command = [sys.executable, "-m", "bench.editors.comparison", "--cell"]
+        command += [json.dumps(asdict(cell)), "--folder", str(args.folder)]
+        one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+        try:
+            code = subprocess.run(command, env=one_thread, timeout=left, check=False).returncode
+        except subprocess.TimeoutExpired:
+            print(f"{path.stem}: not done in time", flush=True)
+            return
+        print(f"{path.stem}: {'done' if code == 0 else f'failed ({code})'}", flush=True)
+
+
+def finished(cell: Cell, folder: Path) -> dict[str, Any] | None:
+    """The record of a cell that was measured with the same settings."""
+    try:
+        record: dict[str, Any] = json.loads(cell.path(folder).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return record if record["cell"] == asdict(cell) else None
+
+
+def table(args: argparse.Namespace) -> list[str]:
+    """The table of all cells that are done, and why others have no figures, in Markdown."""
+    groups: dict[tuple[str, str, int, str], list[dict[str, Any]]] = {}
+    for cell in cells(args):
+        found = finished(cell, args.folder)
+        if found is not None:
+            key = (cell.model, cell.suite, cell.size, cell.editor)
+            groups.setdefault(key, []).append(found)
+    lines, refused = [HEAD, "|---" * (HEAD.count("|") - 1) + "|"], dict[str, str]()
+    for (model, suite, size, editor), records in sorted(
+        groups.items(), key=lambda item: (item[0][:3], _order(args.editors, item[0][3]))
+    ):
+        done = [one for one in records if "rows" in one]
+        if not done:
+            refused.setdefault(f"{editor} on {model}", records[0]["refused"])
+            continue
+        lines.append(f"| {model} | {suite} | {size} | {editor} | {' | '.join(_row(done))} |")
+    if refused:
+        lines += ["", "Without figures:", ""]
+        lines += [f"- {name}: {why}" for name, why in refused.items()]
+    return lines
+
+
+def _order(editors: Sequence[str], editor: str) -> int:
+    return -1 if editor == UNEDITED else list(editors).index(editor)
+
+
+def _row(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The figures of one editor over all seeds that are done."""
+    rows = [row for one in records for row in one["rows"]]
+    shown: Mapping[str, Interval] = summarise_cases(rows)
+    found = [
+        f"{shown[n].value:.1f} ({shown[n].low:.0f}–{shown[n].high:.0f})" if n in shown else ""
+        for n in SHOWN
+    ]
+    seconds = [one["seconds"] for one in records if "seconds" in one]
+    peaks = [one["peak_bytes"] / 1e6 for one in records if "peak_bytes" in one]
+    found.append(f"{sum(seconds) / len(seconds):.2f}" if seconds else "")
+    return [*found, f"{max(peaks):,.0f}" if peaks else ""]
+
+
+def write_page(page: Path, lines: Sequence[str]) -> None:
+    """Put the table between the two marks of a page.
+
+    Raises:
+        JeepError: the page lacks them.
+    """
+    text = page.read_text(encoding="utf-8")
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise JeepError(f"{page}: write {BEGIN} and {END} where the table belongs")
+    table_text = "\n".join(lines)
+    write_atomically(page, f"{before}{BEGIN}\n{table_text}\n{END}{after}")
+
+
+def main() -> None:
+    """Measure what is missing, then print the table, or one cell in this process."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("models", nargs="*", help="NAME=FOLDER, or a bundled model's name.")
+    parser.add_argument("--suites", nargs="+", default=[], help="NAME=FILE, or a bundled suite.")
+    parser.add_argument("--editors", nargs="+", choices=list(EDITORS), default=list(EDITORS))
+    parser.add_argument("--sizes", nargs="+", type=int, default=list(SIZES))
+    parser.add_argument("--seeds", type=int, default=1, help="How many draws of each size.")
+    parser.add_argument("--half", type=int, choices=(0, 1), default=1)
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--folder", type=Path, required=True, help="Where cells are kept.")
+    parser.add_argument("--page", type=Path, help="A page with the two marks.")
+    parser.add_argument("--cell", type=json.loads, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.cell is not None:
+        cell = Cell(**args.cell)
+        path = cell.path(args.folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(measured(cell, args.folder), indent=1) + "\n")
+        return
+    run(args)
+    lines = table(args)
+    print("\n".join(lines))
+    if args.page is not None:
+        write_page(args.page, lines)
+
+
+if __name__ == "__main__":
+    main()

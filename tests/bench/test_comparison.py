@@ -1,0 +1,168 @@
+"""All editors on all suites: cells that are kept, and the table of a page."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.library import folders
+
+from bench.editors import comparison
+from bench.editors.comparison import BEGIN, END, Cell, InBatches, drawn
+from jeep_core.errors import JeepError
+from jeep_core.suites import Case
+
+EDITORS = ["memit", "ft-wd", "mend"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model and a suite of twelve facts."""
+    root = tmp_path_factory.mktemp("comparison")
+    folders.write_folder(root / "model", "gptj")
+    rows = [
+        {
+            "case_id": i, "subject": f"Lyon {i}", "prompt": f"The river of Lyon {i} is the",
+            "target_new": "Rhine", "ground_truth": "Seine",
+            "rephrase_prompt": f"Through Lyon {i} flows the", "locality_prompt": f"Paris {i} is on",
+            "locality_ground_truth": "Seine",
+        }
+        for i in range(12)
+    ]  # fmt: skip
+    (root / "suite.json").write_text(json.dumps(rows))
+    (root / "page.md").write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    return root
+
+
+def run(root: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> None:
+    """The command, on the model and the suite."""
+    argv = [f"tiny={root / 'model'}", "--suites", f"rivers={root / 'suite.json'}"]
+    argv += ["--editors", *EDITORS, "--sizes", "2", "--folder", str(root / "kept"), *more]
+    monkeypatch.setattr("sys.argv", ["bench.editors.comparison", *argv])
+    comparison.main()
+
+
+@pytest.fixture(scope="module")
+def processes(root: Path) -> list[str]:
+    """The editors of the processes of a whole run, each of which is played in this one."""
+    asked: list[str] = []
+
+    def played(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        record = json.loads(command[command.index("--cell") + 1])
+        asked.append(record["editor"])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.argv", command[2:])
+            comparison.main()
+        return subprocess.CompletedProcess(command, 0)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("subprocess.run", played)
+        run(root, patch, "--page", str(root / "page.md"))
+    return asked
+
+
+def test_every_editor_has_a_cell_of_its_own_after_the_unedited_model(
+    root: Path, processes: list[str]
+) -> None:
+    assert processes == ["unedited", *EDITORS]
+    files = {path.stem for path in (root / "kept" / "cells").iterdir()}
+    assert files == {f"tiny_rivers_2_0_{editor}" for editor in ("unedited", *EDITORS)}
+    found = json.loads((root / "kept" / "cells" / "tiny_rivers_2_0_memit.json").read_text())
+    assert [row["id"] for row in found["rows"]] == ["0-0", "0-1"]
+    assert found["peak_bytes"] > 0
+    assert found["seconds"] > 0
+    assert found["hparams"]["contexts"] == "plain"
+
+
+def test_the_table_is_between_the_marks(root: Path, processes: list[str]) -> None:
+    page = (root / "page.md").read_text()
+    assert page.startswith(f"before\n{BEGIN}\n| model |")
+    assert page.endswith(f"\n{END}\nafter\n")
+    assert "old" not in page
+    shown = [line.split(" | ")[3] for line in page.splitlines() if line.startswith("| tiny")]
+    assert shown == ["unedited", "memit", "ft-wd"]
+    assert "- mend on tiny: /hparams: mend has no automatic hyper-parameters" in page
+
+
+def test_cells_that_are_there_are_not_measured_again(
+    root: Path, processes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise AssertionError("a cell was measured again")
+
+    monkeypatch.setattr("subprocess.run", refused)
+    run(root, monkeypatch)
+    with pytest.raises(AssertionError, match="measured again"):
+        run(root, monkeypatch, "--half", "0")
+
+
+def test_what_does_not_end_in_time_is_left_for_the_next_run(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(root, monkeypatch, "--seeds", "2", "--minutes", "0")
+    assert "the time is up: the same command goes on" in capsys.readouterr().out
+
+    def slow(command: list[str], timeout: float, **_: Any) -> None:
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr("subprocess.run", slow)
+    run(root, monkeypatch, "--seeds", "2", "--minutes", "1")
+    assert "tiny_rivers_2_1_unedited: not done in time" in capsys.readouterr().out
+
+
+def test_a_process_measures_one_cell(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    argv = ["--folder", str(root / "alone"), "--cell"]
+    argv.append(json.dumps({**vars(cell(root)), "editor": "unedited", "size": 1}))
+    monkeypatch.setattr("sys.argv", ["bench.editors.comparison", *argv])
+    comparison.main()
+    [path] = (root / "alone" / "cells").iterdir()
+    assert len(json.loads(path.read_text())["rows"]) == 6, "of one fact there are as many as fit"
+
+
+def cell(root: Path) -> Cell:
+    model, suite = str(root / "model"), str(root / "suite.json")
+    return Cell("tiny", model, "rivers", suite, 2, 0, "memit", 1)
+
+
+def test_a_seed_draws_the_same_facts_for_all_and_others_than_another(root: Path) -> None:
+    first = drawn(cell(root))
+    assert first == drawn(Cell(**{**vars(cell(root)), "editor": "rome"}))
+    assert first != drawn(Cell(**{**vars(cell(root)), "seed": 1}))
+    with pytest.raises(JeepError, match="rivers has 6 facts in this half, not 7"):
+        drawn(Cell(**{**vars(cell(root)), "size": 7}))
+
+
+def test_many_facts_are_edited_batch_after_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Played:
+        """Trials, and the line of versions on them."""
+
+        base = moments = None
+        prefixes = ()
+        view = "a view"
+
+        def __init__(self) -> None:
+            self.cases = [Case(f"Lyon {i}", "{} is in", "Japan") for i in range(5)]
+            self.batches: list[list[str]] = []
+
+        def edit(self, *args: Any) -> Any:
+            if len(args) == 1:
+                self.batches.append([fact.subject for fact in args[0]])
+            return "at once"
+
+    played = Played()
+    monkeypatch.setattr(comparison, "BATCH", 2)
+    monkeypatch.setattr(comparison, "Line", lambda *_: played)
+    trials: Any = played
+    hparams: Any = None
+    assert InBatches(trials).edit("memit", hparams, range(2)) == "at once"
+    assert InBatches(trials).edit("memit", hparams, range(5)) == ("a view", None)
+    assert played.batches == [["Lyon 0", "Lyon 1"], ["Lyon 2", "Lyon 3"], ["Lyon 4"]]
+
+
+def test_a_page_without_the_marks_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text("no mark")
+    with pytest.raises(JeepError, match="where the table belongs"):
+        comparison.write_page(tmp_path / "page.md", [])

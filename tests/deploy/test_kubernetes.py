@@ -138,7 +138,8 @@ class TestReferences:
             for volume in pods.spec["volumes"]:
                 if secret := volume.get("secret"):
                     command = re.search(
-                        rf"create secret generic {secret['secretName']}\s(?:[^\n]*\\\n)*[^\n]*", PAGE
+                        rf"create secret generic {secret['secretName']}\s(?:[^\n]*\\\n)*[^\n]*",
+                        PAGE,
                     )
                     assert command, secret
                     for item in secret["items"]:
@@ -190,7 +191,9 @@ class TestPorts:
                 urls = [given.get("JEEP_REDIS_URL")]
                 if address := given.get("JEEP_EXECUTOR_ADDRESS"):
                     urls.append(f"ray://{address}")
-                urls += [f"ray://{a[10:]}" for a in container.get("command", ()) if "--address=" in a]
+                urls += [
+                    f"ray://{a[10:]}" for a in container.get("command", ()) if "--address=" in a
+                ]
                 for url in filter(None, urls):
                     host, port = urlsplit(url).hostname, urlsplit(url).port
                     [offered] = named(objects, "Service", str(host))["spec"]["ports"]

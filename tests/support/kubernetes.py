@@ -131,9 +131,7 @@ def may_reach(objects: list[Object], sender: str, receiver: str, port: int) -> b
     return leaves and enters
 
 
-def _allowed(
-    objects: list[Object], way: str, subject: str, peer: str, port: int
-) -> Iterator[bool]:
+def _allowed(objects: list[Object], way: str, subject: str, peer: str, port: int) -> Iterator[bool]:
     pods = pods_of(objects)
     policies = [
         one["spec"]
@@ -148,7 +146,8 @@ def _allowed(
             peers = rule.get("from" if way == "ingress" else "to")
             ports = rule.get("ports")
             yield (peers is None or any(_is(one, peer, pods) for one in peers)) and (
-                ports is None or any((one["protocol"], one["port"]) == ("TCP", port) for one in ports)
+                ports is None
+                or any((one["protocol"], one["port"]) == ("TCP", port) for one in ports)
             )
 
 

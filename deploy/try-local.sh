@@ -104,7 +104,7 @@ bring_up() {
   printf 'JEEP_THREADS=1\n' >>"$WORK/deploy/.env"
   mkdir -p "$WORK/deploy/secrets" && chmod 700 "$WORK/deploy/secrets"
   local name
-  for name in redis_password grafana_password; do
+  for name in redis_password grafana_password ray_auth_token; do
     "$PYTHON" -c 'import secrets; print(secrets.token_hex(24))' >"$WORK/deploy/secrets/$name"
     chmod 444 "$WORK/deploy/secrets/$name"
   done

@@ -2,6 +2,7 @@
 #   docker build -f docker/worker.Dockerfile -t jeep-worker .
 # BASE_IMAGE is any image that has Python 3.11 or newer with venv, or gets it by apt-get; for a
 # worker without a GPU python:3.12-slim-bookworm does.
+# EXTRAS=worker,ray makes an image for a Ray cluster, its nodes' and the service's.
 # An index other than pip's own default:  --secret id=pip,src=pip.conf
 ARG BASE_IMAGE=nvidia/cuda:13.0.2-base-ubuntu24.04
 FROM ${BASE_IMAGE} AS python
@@ -12,11 +13,12 @@ RUN python3 -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' \
     && rm -rf /var/lib/apt/lists/*; }
 
 FROM python AS build
+ARG EXTRAS=worker
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 # What it depends on comes first and stays in the cache while the code changes.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
-    python3 -m venv /opt/jeep && /opt/jeep/bin/pip install --no-cache-dir '.[worker]'
+    python3 -m venv /opt/jeep && /opt/jeep/bin/pip install --no-cache-dir ".[${EXTRAS}]"
 COPY jeep_core jeep_core
 COPY service service
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \

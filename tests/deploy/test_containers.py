@@ -57,7 +57,9 @@ class TestDockerfiles:
         assert f'CMD ["python3", "-m", "service.ops.health", "{part}"]' in dockerfile.read_text()
 
     def test_only_the_worker_s_image_has_torch(self) -> None:
-        assert "[worker]" in (ROOT / "docker/worker.Dockerfile").read_text()
+        worker = (ROOT / "docker/worker.Dockerfile").read_text()
+        assert "ARG EXTRAS=worker\n" in worker
+        assert 'pip install --no-cache-dir ".[${EXTRAS}]"' in worker
         api = (ROOT / "docker/api.Dockerfile").read_text()
         assert "[worker]" not in api
         assert "pip install --no-cache-dir '.[api]'" in api
@@ -88,16 +90,22 @@ class TestCompose:
         for ports in published.values():
             assert all(re.match(r"\$\{\w+:-127\.0\.0\.1:", port) for port in ports)
 
-    def test_queue_and_worker_cannot_reach_the_internet(self, services: dict[str, Any]) -> None:
-        assert load("compose.yaml")["networks"]["queue"] == {"internal": True}
-        assert services["valkey"]["networks"] == services["worker"]["networks"] == ["queue"]
-
-    def test_the_worker_reserves_a_gpu_and_the_override_takes_that_back(
+    def test_queue_workers_and_ray_cannot_reach_the_internet(
         self, services: dict[str, Any]
     ) -> None:
-        [device] = services["worker"]["deploy"]["resources"]["reservations"]["devices"]
-        assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
-        assert load("compose.cpu.yaml")["services"]["worker"]["deploy"] is RESET
+        networks = load("compose.yaml")["networks"]
+        internal = {name for name, network in networks.items() if network == {"internal": True}}
+        assert internal == {"queue", "ray"}
+        assert services["valkey"]["networks"] == services["follower"]["networks"] == ["queue"]
+        assert {*services["worker"]["networks"]} == internal
+
+    def test_workers_reserve_a_gpu_and_the_override_takes_that_back(
+        self, services: dict[str, Any]
+    ) -> None:
+        for name in ("worker", "follower", "ray-worker"):
+            [device] = services[name]["deploy"]["resources"]["reservations"]["devices"]
+            assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+            assert load("compose.cpu.yaml")["services"][name]["deploy"] is RESET
 
     def test_the_worker_stays_offline_and_has_shared_memory(self) -> None:
         worker = load("compose.yaml")["services"]["worker"]
@@ -129,7 +137,7 @@ class TestCompose:
         assert used - named <= {"GRAFANA_PUBLISH"}
 
     def test_files_that_are_mounted_exist(self, services: dict[str, Any]) -> None:
-        mounted = [v.split(":")[0] for s in services.values() for v in s["volumes"]]
+        mounted = [v.split(":")[0] for s in services.values() for v in s.get("volumes", ())]
         files = [name for name in mounted if name.startswith("./")]
         assert files
         assert [name for name in files if not (DEPLOY / name).exists()] == []

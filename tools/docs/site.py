@@ -40,6 +40,7 @@ GUIDE: dict[str, dict[str, str]] = {
         "Deployment": "deploy/README.md",
         "Operations": "docs/operations.md",
         "Workers and clusters": "docs/cluster.md",
+        "Kubernetes": "docs/kubernetes.md",
         "Security": "docs/security.md",
         "Sizing": "docs/sizing.md",
         "The store": "docs/store.md",

@@ -80,8 +80,15 @@ def revoke_key(
 
 def _note(store: Store, action: str, key: ApiKey) -> None:
     target = f"{key.id} {key.name}: {', '.join(key.scopes)}"
-    who = f"shell:{getpass.getuser()}"
-    store.audit.append(AuditEntry(when=now(), who=who, action=action, target=target))
+    store.audit.append(AuditEntry(when=now(), who=_caller(), action=action, target=target))
+
+
+def _caller() -> str:
+    """Return who runs the command: a name, or the number of a user who has none in a container."""
+    try:
+        return f"shell:{getpass.getuser()}"
+    except (KeyError, OSError):
+        return f"shell:{os.getuid()}"
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -55,6 +56,22 @@ def test_keys_are_created_listed_and_revoked(
     assert opened.keys.find(token) is None
     actions = [entry.action for _, entry in opened.audit.entries()]
     assert actions == ["revoke_key", "create_key", "create_key"]
+
+
+def test_a_user_without_a_name_makes_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def nobody(number: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    assert jeep("keys", "create", "me", "--store", str(tmp_path / "store")) == 0
+    opened = Store.open(tmp_path / "store")
+    assert opened.keys.find(capsys.readouterr().out.strip()) is not None
+    [entry] = [entry for _, entry in opened.audit.entries()]
+    assert entry.who == f"shell:{os.getuid()}"
 
 
 def test_a_key_into_a_file_that_only_its_owner_reads(

@@ -85,6 +85,10 @@ def test_containers_have_requests_and_a_limit_of_memory(objects: list[Object]) -
 
 
 class TestNetwork:
+    def test_what_no_policy_names_is_closed(self, objects: list[Object]) -> None:
+        closed = named(objects, "NetworkPolicy", "nothing")["spec"]
+        assert closed == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+
     def test_the_api_alone_can_be_reached_from_elsewhere(self, objects: list[Object]) -> None:
         for name, pods in pods_of(objects).items():
             for port in {*pods.ports.values(), 9999}:

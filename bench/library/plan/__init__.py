@@ -1,0 +1,1 @@
+"""Counts of ``jeep plan`` against what edits take, by kind of editor."""

@@ -91,7 +91,7 @@ class Asking:
             answered, lost = False, None
             self._sent[stream] += 1
             try:
-                async with aclosing(self._replies(request, stream, entry)) as replies:
+                async with aclosing(self._replies(request, stream, entry, tried)) as replies:
                     async for reply in replies:
                         answered = reply.event != "token"
                         yield reply
@@ -195,8 +195,9 @@ class Asking:
             return  # whoever takes it sees that it was abandoned
 
     async def _replies(
-        self, request: WorkerRequest, stream: str, entry: str
+        self, request: WorkerRequest, stream: str, entry: str, again: bool
     ) -> AsyncGenerator[WorkerReply, None]:
+        """What a worker answers; ``again``: it is the second try, so its refusal is the answer."""
         last_id, holder, silent_since = "0", _Holder(), time.monotonic()
         while (left := request.deadline - time.time()) > 0:
             wait = 0 if holder.lost else max(1, min(POLL_MS, int(left * 1000)))
@@ -208,7 +209,8 @@ class Asking:
                     holder.by, holder.taken = str(reply.data["by"]), True
                 if reply.event in OWN:
                     continue
-                if self._is_for_another(reply) and await self._is_another(request, holder.by):
+                passed_on = not again and self._is_for_another(reply)
+                if passed_on and await self._is_another(request, holder.by):
                     raise _Lost(holder.by, taken=True)
                 yield reply
                 if reply.event != "token":

@@ -2,6 +2,7 @@
 
 StoreError
 ├ NotAStore, WrongFormat      the directory is something else, or of another format version
+│ └ StoreReplaced             … or another store than the one that was opened
 ├ StoreBusy                   another worker or server holds it
 ├ WrongModel, WrongRelease    it belongs to another model, its worker is of another release
 ├ UnknownVersion, UnknownJob  (also KeyError's meaning: 404)
@@ -69,6 +70,12 @@ class NotAStore(StoreError):
     """The directory holds other files instead of a store."""
 
     code = "not_a_store"
+
+
+class StoreReplaced(NotAStore):
+    """The directory holds another store than the one that this process has opened."""
+
+    code = "store_replaced"
 
 
 class WrongFormat(StoreError):

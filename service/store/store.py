@@ -20,7 +20,14 @@ from service.store.audit import AuditLog
 from service.store.base.files import FOLDER as BASE_FOLDER
 from service.store.base.files import BaseFiles
 from service.store.drafts import Drafts
-from service.store.errors import CorruptFile, ErrorLog, NotAStore, WrongFormat, WrongModel
+from service.store.errors import (
+    CorruptFile,
+    ErrorLog,
+    NotAStore,
+    StoreReplaced,
+    WrongFormat,
+    WrongModel,
+)
 from service.store.exports import FOLDER as EXPORTS_FOLDER
 from service.store.exports import Exports
 from service.store.files import create, encode, held, locked, make_private, read, replace
@@ -172,6 +179,19 @@ class Store:
         if identity is None:
             raise CorruptFile(f"{self.root / 'id.json'} is missing")
         return identity.id
+
+    def check_identity(self) -> None:
+        """Check that the directory still holds the store that was opened.
+
+        Raises:
+            StoreReplaced: a backup was restored into it, or a new store was made there.
+        """
+        found = read(self.root / "id.json", StoreIdentity)
+        if found is not None and found.id != self.id:
+            raise StoreReplaced(
+                f"{self.root} holds another store now (a restored or a new one): what this "
+                "process knows of its versions is void, start it again"
+            )
 
     def worker_lock(self) -> AbstractContextManager[None]:
         """Hold the store as its only worker; entering raises :class:`StoreBusy`."""

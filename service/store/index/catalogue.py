@@ -105,6 +105,7 @@ class Catalogue:
 
     def _compare(self, changed: int) -> None:
         """Compare the index with the names of all versions."""
+        self._names.generation = -1  # where this fails, the folder is listed again
         there = self._names.every(changed)
         with self.database.reading() as connection:
             known = {number for (number,) in connection.execute("SELECT number FROM version")}

@@ -106,11 +106,7 @@ class JobLane(ABC):
     # ------------------------------------------------------------ one job
 
     def _handle(self, queued: QueuedJob) -> None:
-        shared = queued.job.shared
-        with self._store.journal.claiming() if shared else nullcontext():
-            job = self._begun(queued)
-            if job is not None and shared:
-                self._store.journal.claim(job.id, self._queue.nonce(job.id))
+        job = self._claimed(queued) if queued.job.shared else self._begun(queued)
         if job is None:
             return
         self.doing = job.id
@@ -120,6 +116,33 @@ class JobLane(ABC):
             log.warning("%s: what this one has of it is discarded", error)
         finally:
             self.doing = None
+
+    def _claimed(self, queued: QueuedJob) -> Job | None:
+        """As `_begun`, of a job that followers may do: no other attempt may end it from now on.
+
+        On a full disk, wait for room.
+
+        Raises:
+            Stopping, LeaseLost, StaleFence: before there was room.
+        """
+        while True:
+            job = None
+            try:
+                with self._store.journal.claiming():
+                    job = self._begun(queued)
+                    if job is not None:
+                        self._store.journal.claim(job.id, self._queue.nonce(job.id))
+                    return job
+            except OSError as error:
+                if not is_disk_full(error):
+                    raise
+                waiting = queued.job.id
+                log.error("%s waits for room on the store's disk to begin: %s", waiting, error)
+            if job is not None:
+                self._give_back(job)
+            if self.stop.wait(ROOM_S):
+                raise Stopping
+            self._check_lease()
 
     def _begun(self, queued: QueuedJob) -> Job | None:
         """The job, begun; None if there is nothing to do for it."""

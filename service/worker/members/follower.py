@@ -25,7 +25,7 @@ from service.queue import (
     end_patience,
 )
 from service.settings import EXIT_CONFIG, Settings, SettingsError
-from service.store import NotAStore, Store, StoreError
+from service.store import NotAStore, Store, StoreError, StoreReplaced
 from service.worker.executing import executor_of
 from service.worker.gate import Gate
 from service.worker.input_files import check_inputs
@@ -44,8 +44,9 @@ log = logging.getLogger(__name__)
 RETRY_S = 0.5
 LOOK_S = 0.5
 KEPT_MANIFESTS = 256
-EXIT_STUCK = 75
-"""Exit code (EX_TEMPFAIL) of a follower whose decoding hangs: it is to be started again."""
+EXIT_AGAIN = 75
+"""Exit code (EX_TEMPFAIL) of a follower that is to be started again: its decoding hangs, or its
+folder holds another store now."""
 
 
 class NoLease:
@@ -66,6 +67,7 @@ class Follower:
         self.stop = threading.Event()
         self._code = 0
         self._draining = False
+        self._jobs = False
 
     def run(self) -> int:
         """Work until stopped; the exit code."""
@@ -132,11 +134,13 @@ class Follower:
         settings = self.settings
         client = connect(str(settings.redis_url))
         stack.callback(client.close)
-        keys, members, jobs = Keys(store.id), Members(client, Keys(store.id)), True
+        keys, members = Keys(store.id), Members(client, Keys(store.id))
         views = VersionViews(base, store, settings.versions_in_memory)
-        head = FollowedHead(store, views, lambda: self._check_again(store))
+        head = FollowedHead(store, views, lambda: self._check_again(store, base))
         head.look()
-        jobs = self._takes_jobs(store)
+        self._check_again(store, base)  # the writer may have changed while the model was loaded
+        if self.stop.is_set():
+            return self._code
         gate = Gate(settings.edit_share, read_share=settings.read_share)
         asked = RequestQueue(client, keys, writer=False, takes=lambda: self._state == "ready")
         waiting = JobQueue(
@@ -145,7 +149,7 @@ class Follower:
             Lane.READ,
             consumer=asked.instance,
             members=members.consumers,
-            shares=lambda: jobs and self._state == "ready",
+            shares=lambda: self._jobs and self._state == "ready",
         )
         reads = ReadLane(
             waiting,
@@ -175,7 +179,7 @@ class Follower:
                 "load": requests.load,
                 "job": reads.doing,
                 "takes": self._state == "ready",
-                "jobs": jobs and self._state == "ready",
+                "jobs": self._jobs and self._state == "ready",
                 "state": self._state,
             },
             asked.instance,
@@ -228,15 +232,21 @@ class Follower:
         """End the process whose decoding hangs: no thread of it can be asked to end."""
         if self._generation.still_s() > 2 * self.settings.stall_s:
             log.critical("decoding has gone no further for JEEP_STALL_S twice; this worker ends")
-            os._exit(EXIT_STUCK)
+            os._exit(EXIT_AGAIN)
 
-    def _check_again(self, store: Store) -> None:
-        """The writer has started again: it must be of this release, with this model."""
+    def _check_again(self, store: Store, base: LoadedModel) -> None:
+        """The writer has started again: it must be of this release, with this store and model.
+
+        Its settings may be others than before, so they are compared again.
+        """
         try:
+            store.check_identity()
             info = store.base.info()
             if info is not None:
                 check_release(info)
-        except StoreError as error:
+            check_base(store, base)
+            self._jobs = self._takes_jobs(store)
+        except (StoreError, OSError) as error:
             log.error("this follower ends: %s", error)
-            self._code = EXIT_CONFIG
+            self._code = EXIT_AGAIN if isinstance(error, StoreReplaced) else EXIT_CONFIG
             self.stop.set()

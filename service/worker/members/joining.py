@@ -54,7 +54,7 @@ def check_base(store: Store, base: LoadedModel) -> None:
         WrongModel: it is another one, or has other weights.
     """
     store.bind_model(base.model_hash)
-    known = store.versions.read(BASE).weights_sha256
+    known = store.versions.parsed(BASE).weights_sha256
     if known != base.weights_sha256:
         raise WrongModel(
             f"the store's base has weights {known[:12]}…, the model has "

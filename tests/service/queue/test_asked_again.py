@@ -115,6 +115,21 @@ async def test_there_is_no_third_worker(api: AsyncQueue, client: Redis) -> None:
     assert workers[0].queue.take(0, 8) == []
 
 
+async def test_what_two_workers_refuse_is_refused_for_their_reason(
+    api: AsyncQueue, client: Redis
+) -> None:
+    refusal = WorkerReply(event="error", data={"code": "unknown_version", "message": "no v7"})
+    asking = asyncio.ensure_future(answer(api, asked_for()))
+    workers = [Played(client, name) for name in ("one", "two")]
+
+    async def refuses(worker: Played) -> None:
+        worker.queue.reply((await worker.takes()).id, refusal)
+
+    refusing = [asyncio.ensure_future(refuses(worker)) for worker in workers]
+    assert await asking == [refusal]
+    assert all(task.done() for task in refusing)
+
+
 async def test_what_was_sent_to_a_dying_worker_and_not_taken_is_no_try(
     api: AsyncQueue, client: Redis
 ) -> None:

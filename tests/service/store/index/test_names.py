@@ -113,3 +113,26 @@ def test_what_could_not_be_added_is_added_later(
         with pytest.raises(ZeroDivisionError):
             based.catalogue.up_to_date()
     assert known(based) == [4, 3, 2, 1, 0]
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_listing_that_the_index_could_not_follow_is_done_again(
+    based: Store, listed: list[int], gone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A follower only reads the index, so that it must wait for another process to change it."""
+    follower = Store.open(based.root, following=True)
+    assert known(follower) == [3, 2, 1, 0]
+    if gone:
+        (based.root / "versions" / "v3" / "manifest.json").write_bytes(b"{")
+        repair(Store.open(based.root))
+    else:
+        add_version(based)
+        monkeypatch.setattr(names, "LIST_EVERY_S", -1.0)
+    settle(based, 5.0)
+    for _ in range(3):
+        with pytest.raises(NoIndex):
+            follower.catalogue.up_to_date()
+        monkeypatch.setattr(names, "LIST_EVERY_S", 600.0)
+    now = [2, 1, 0] if gone else [4, 3, 2, 1, 0]
+    assert known(based) == now
+    assert known(follower) == now

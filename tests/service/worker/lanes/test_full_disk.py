@@ -8,13 +8,14 @@ import subprocess
 import sys
 
 import pytest
+from pydantic import BaseModel
 from redis import Redis
 from support.service.edit_runner import MODEL
 from support.service.played_worker.jobs import edit_job, revert_job
 from support.service.played_worker.worker import PlayedWorker
 
 from jeep_core.models.loading import load
-from service.contracts.jobs import JobStatus
+from service.contracts.jobs import Job, JobKind, JobStatus, new_id, now
 from service.settings import Settings
 from service.store import Store, StoreError, is_disk_full
 from service.store.maintenance.retention import referenced_tensors
@@ -22,6 +23,10 @@ from service.store.maintenance.sweep import sweep
 from service.store.maintenance.verify import verify
 from service.worker.lanes import lane as lane_module
 from service.worker.members.publishing import prepare
+
+class Done(BaseModel):
+    """The result of a job that does nothing."""
+
 
 WRITES = 40
 """More durable writes than a job makes, which the last cases see by reaching none of theirs."""
@@ -116,6 +121,19 @@ def test_a_revert_ends_whole_wherever_the_disk_is_full(
             break
     assert (True, JobStatus.FAILED) in outcomes
     assert outcomes[-1] == (False, JobStatus.SUCCEEDED)
+
+
+def test_a_job_that_others_may_do_begins_when_there_is_room(
+    client: Redis, based: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose it is stands in a file, which is written before the job's work can fail."""
+    job = Job(id=new_id("job"), kind=JobKind.DRIFT, payload={}, created_at=now())
+    based.journal.add(job)
+    worker = PlayedWorker.reading(client, based.root, lambda task: Done())
+    assert run_on_a_full_disk(worker, monkeypatch, 1, 3)
+    ended = based.journal.read(job.id)
+    assert (ended.status, ended.attempt) == (JobStatus.SUCCEEDED, 1)
+    assert_whole(based)
 
 
 def test_a_job_does_not_begin_without_room(client: Redis, based: Store) -> None:

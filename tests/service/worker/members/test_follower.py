@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from support.service.builders import add_version, move
 from jeep_core.models.loading import LoadedModel, load
 from service.settings import EXIT_CONFIG, Settings
 from service.store import Store
+from service.store.maintenance.backup import back_up, restore
 from service.worker.members import joining
-from service.worker.members.follower import Follower
+from service.worker.members.follower import EXIT_AGAIN, Follower
 from service.worker.members.head import FollowedHead
 from service.worker.members.joining import differences, measuring
 from service.worker.members.publishing import prepare
@@ -150,3 +152,57 @@ class TestHead:
         assert seen.wait(10)
         head.stop.set()
         thread.join(10)
+
+
+class TestWriterThatComesBack:
+    """A follower outlives its writer, and the next one need not be the same."""
+
+    @pytest.fixture
+    def follower(self, published: Store) -> Follower:
+        return Follower(following(published))
+
+    @pytest.fixture
+    def followed(self, published: Store) -> Store:
+        return Store.open(published.root, following=True)
+
+    def test_the_same_one_is_followed_on(
+        self, follower: Follower, followed: Store, published: Store, base: LoadedModel
+    ) -> None:
+        prepare(Store.open(published.root), base, Settings(store=published.root))
+        follower._check_again(followed, base)
+        assert not follower.stop.is_set()
+        assert follower._jobs
+
+    def test_of_one_with_other_settings_no_jobs_are_taken(
+        self, follower: Follower, followed: Store, published: Store, base: LoadedModel
+    ) -> None:
+        for tokens, takes in ((7, False), (None, True)):
+            more = {} if tokens is None else {"perplexity_tokens": tokens}
+            prepare(published, base, Settings.model_validate({"store": published.root, **more}))
+            follower._check_again(followed, base)
+            assert (follower._jobs, follower.stop.is_set()) == (takes, False)
+
+    def test_in_a_restored_store_versions_are_others(
+        self, follower: Follower, followed: Store, published: Store, base: LoadedModel,
+        tmp_path: Path, caplog: pytest.LogCaptureFixture,
+    ) -> None:  # fmt: skip
+        """Numbers given out since the backup are given out again."""
+        assert followed.id
+        back_up(published, tmp_path / "backup")
+        shutil.rmtree(published.root)
+        restore(tmp_path / "backup", published.root)
+        prepare(Store.open(published.root), base, Settings(store=published.root))
+        follower._check_again(followed, base)
+        assert (follower._code, follower.stop.is_set()) == (EXIT_AGAIN, True)
+        assert "another store now" in caplog.text
+
+    def test_one_with_another_model_is_not_followed(
+        self, follower: Follower, followed: Store, base: LoadedModel,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:  # fmt: skip
+        assert followed.id
+        (followed.root / "model.json").unlink()
+        Store.open(followed.root).bind_model("0" * 64)
+        follower._check_again(followed, base)
+        assert (follower._code, follower.stop.is_set()) == (EXIT_CONFIG, True)
+        assert "(JEEP_MODEL, JEEP_DTYPE)" in caplog.text

@@ -126,8 +126,8 @@ def _is_held(folder: Path) -> bool:
     if not (folder / HELD).exists():
         return False
     try:
-        return time.time() - json.loads((folder / BEAT).read_bytes()) < LEFT_S
-    except (OSError, ValueError):
+        return time.time() - float(json.loads((folder / BEAT).read_bytes())) < LEFT_S
+    except (OSError, ValueError, TypeError):
         return True  # it has just begun
 
 

@@ -9,9 +9,10 @@ import torch
 
 from jeep_core.errors import NumericalError
 from jeep_core.moments.factors import FactorCache, MomentFactor
-from jeep_core.updates.kept import KeyRows, block_of
+from jeep_core.updates.kept import KeyRows
 from jeep_core.updates.least_squares import solve_update
 from jeep_core.updates.null_space import solve_in_null_space
+from jeep_core.updates.operations import block_of
 
 D, D_FF, WEIGHT, THRESHOLD, RIDGE = 7, 96, 15.0, 1.0, 10.0
 BLOCK = block_of(D_FF)

@@ -141,6 +141,22 @@ def test_a_key_that_is_not_finite_is_named_and_nothing_of_it_is_kept() -> None:
     assert error(least_squares(factor, keys, whole), directly(keys, whole)) <= 1e-9
 
 
+@BOTH
+def test_what_all_layers_hold_is_within_the_limit(form: Form, direct: Direct) -> None:
+    """Also after a layer that has come to hold more while it was used."""
+    keys, kept = random(3, D_FF, seed=5), EARLIER[:BLOCK]
+    alone = MomentFactor(moment, "x")
+    form(alone, keys, kept)
+    cache = FactorCache(D_FF, limit=(limit := 8 * alone.held_bytes // 5))
+    for layer in range(4):
+        cache.add(layer, MomentFactor(moment, f"layer {layer}"))
+    cache.expect(range(4))
+    for layer in (*range(4), *range(4)):
+        found = form(cache.get(layer), keys, kept)
+        assert error(found, direct(keys, kept)) <= 1e-9
+        assert alone.held_bytes <= cache.memory.held_bytes() <= limit
+
+
 def test_memory_does_not_grow_with_the_keys_and_counts_towards_the_limit() -> None:
     square = 8 * D_FF**2
     cache, keys = FactorCache(D_FF, limit=2 * square), random(20, D_FF, seed=5)

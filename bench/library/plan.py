@@ -199,7 +199,7 @@ def _memory_rows(
 ) -> list[Row]:
     found = memory.need(arch, editing, load, settings).parts
     first_edit = max(
-        found["values"] - memory.factors_kept(arch, editing, settings), found["writing"]
+        found["values"] - memory.factors_kept(arch, editing, load, settings), found["writing"]
     )
     counted = {"second moments": found["moments"], "an edit": first_edit}
     return [

@@ -1,4 +1,4 @@
-"""The counts of ``jeep plan`` against measured figures: ``python -m bench.library.plan``.
+"""The counts of ``jeep plan`` against measured figures: ``python -m bench.library.plans.values``.
 
 For each model one process with one thread: it measures the rate of its matrix products, then the
 peak of its resident size beside the weights, and the time of second moments, value optimisation
@@ -57,7 +57,7 @@ def run(models: Sequence[str], facts: int, samples: int) -> list[Row]:
         command = [
             sys.executable,
             "-m",
-            "bench.library.plan",
+            "bench.library.plans.values",
             "--facts",
             str(facts),
             "--one",

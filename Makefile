@@ -12,7 +12,7 @@ WORKERS ?= 2
 # what they have compiled, whatever the environment says
 IN_PARALLEL := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
 
-.PHONY: demo demo-real test test-fast test-durations serve check bench bench-gpu docs tour fuzz faults console-test cluster-test test-gpu real-models interop clean
+.PHONY: demo demo-real test test-fast test-durations serve check bench bench-gpu docs tour fuzz faults kubernetes console-test cluster-test test-gpu real-models interop clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml
@@ -109,6 +109,10 @@ $(AXE)/package/axe.min.js:
 console-test: $(READY) $(AXE)/package/axe.min.js
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[worker,embedded,dev,console-test]'
 	$(BIN)/python -m pytest -q --timeout 600 tests/console
+
+# needs kubectl or kustomize; the files are in the repository
+kubernetes: $(READY)
+	$(BIN)/python -m tools.rendered_manifests
 
 faults: $(READY)
 	FAULTS=all $(BIN)/python -m pytest -q -s --timeout 3600 \

@@ -174,13 +174,15 @@ def main() -> None:
     parser.add_argument("--editors", nargs="+", default=["jeep", "memit"])
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 16, 64, 256])
     parser.add_argument("--hparams", type=json.loads, default={"contexts": "plain"})
+    parser.add_argument("--records", type=int, help="to draw from; default: the largest size")
     parser.add_argument("--no-free", action="store_true", help="Ask for no free answers.")
     parser.add_argument("--texts", type=Path, help="JSON list of texts for the perplexity")
     parser.add_argument("--folder", type=Path, help="Where moments, probes and values are kept.")
     parser.add_argument("--out", type=Path, default=Path("real.json"))
     args = parser.parse_args()
     base = jeep_core.load(args.model)
-    cases = load_suite(args.suite).cases[args.half :: 2][: max(args.sizes)]
+    records = args.records or max(args.sizes)
+    cases = load_suite(args.suite).cases[args.half :: 2][:records]
     texts = json.loads(args.texts.read_text()) if args.texts else []
     # records of any keys: the text is the longest of their values
     texts = [one if isinstance(one, str) else max(one.values(), key=len) for one in texts]

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import functools
-import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
-KUBERNETES = Path(__file__).resolve().parents[2] / "deploy/kubernetes"
-OVERLAYS = sorted(path.name for path in (KUBERNETES / "overlays").iterdir())
+from tools.rendered_manifests import KUBERNETES, RENDERED, overlays
+
+OVERLAYS = overlays()
 WITH_RAY = [name for name in OVERLAYS if name.endswith("-ray")]
 WITH_GPU = [name for name in OVERLAYS if name.startswith("gpu")]
 COMPONENT = "app.kubernetes.io/component"
@@ -24,17 +22,8 @@ Object = dict[str, Any]
 
 @functools.cache
 def rendered_text(overlay: str) -> str:
-    """What ``kubectl apply -k`` would send; the test is left out where there is no kubectl."""
-    if kubectl := shutil.which("kubectl"):
-        command = [kubectl, "kustomize"]
-    elif kustomize := shutil.which("kustomize"):
-        command = [kustomize, "build"]
-    else:
-        pytest.skip("neither kubectl nor kustomize is installed")
-    folder = str(KUBERNETES / "overlays" / overlay)
-    done = subprocess.run([*command, folder], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    """What ``kubectl apply -k`` would send."""
+    return (RENDERED / f"{overlay}.yaml").read_text("utf-8")
 
 
 def rendered(overlay: str) -> list[Object]:

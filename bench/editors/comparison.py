@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import jeep_core
-from bench.editors.real import DRAWS, Rows, by_default, measure, rows_of
+from bench.editors.real import DRAWS, Rows, by_default, measure, rows_of, take_prefixes
 from bench.editors.sequences import Line
 from jeep_core.editors import EDITORS, preset_hparams
 from jeep_core.errors import JeepError
@@ -152,6 +152,7 @@ def _figures(cell: Cell, folder: Path) -> dict[str, Any]:
     trials, _, record = by_default(base, cases, folder)
     trials.cache = type(trials.cache)()
     hparams, source = _hparams(base, cell, record)
+    take_prefixes(trials, hparams)
     trials.moments.ensure(hparams.moment_layers)
     found = measure(InBatches(trials), cell.editor, hparams, cell.size, [], written)
     found["rows"] = _seeded(found["rows"], cell)

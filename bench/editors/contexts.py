@@ -23,7 +23,7 @@ from typing import Any, get_args
 import numpy as np
 
 import jeep_core
-from bench.editors.real import by_default
+from bench.editors.real import by_default, take_prefixes
 from jeep_core.decoding.generation import generate
 from jeep_core.decoding.sampling import Sampling
 from jeep_core.evaluation.asking import Ask, as_asked
@@ -63,6 +63,7 @@ def measure(
     for contexts in get_args(Contexts):
         given = {**changes, "contexts": contexts}
         hparams = hparams_for(record, editor, base.n_layers, given, chat=True)
+        take_prefixes(trials, hparams)
         began = time.process_time()
         view, _ = trials.edit(editor, hparams, range(len(cases)))
         seconds = time.process_time() - began

@@ -42,6 +42,7 @@ from jeep_core.moments.source import DEFAULT_CORPUS, samples_of
 from jeep_core.probe.defaults.choose import choose
 from jeep_core.probe.defaults.from_record import hparams_for
 from jeep_core.spec.facts import Fact
+from jeep_core.spec.hparams import EditorHParams
 from jeep_core.suites import Case, Style, load_suite
 from jeep_core.text.chat import has_template
 from jeep_core.values.cache import ValueCache
@@ -71,6 +72,15 @@ def by_default(
     cache = ValueCache(folder and folder / "values")
     trials = Trials(base, cases, moments, sample_prefixes(base, 6), cache=cache)
     return trials, chosen.source, record
+
+
+def take_prefixes(trials: Trials, hparams: EditorHParams) -> None:
+    """Sample more prefixes where these hyper-parameters ask for more than there are.
+
+    The first ones stay the same.
+    """
+    if len(trials.prefixes) < hparams.prefix_count:
+        trials.prefixes = sample_prefixes(trials.base, hparams.prefix_count)
 
 
 def rows_of(
@@ -200,6 +210,7 @@ def main() -> None:
             hparams = hparams_for(
                 record, editor, base.n_layers, args.hparams, chat=has_template(base)
             )
+            take_prefixes(trials, hparams)
             found = measure(trials, editor, hparams, size, texts, written)
             report["editors"].setdefault(editor, {})[size] = found
             print(line(editor, size, found), flush=True)

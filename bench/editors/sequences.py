@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 import jeep_core
-from bench.editors.real import by_default
+from bench.editors.real import by_default, take_prefixes
 from jeep_core.editing import edit_checked, prepare_facts
 from jeep_core.evaluation.drift import Passage, drift
 from jeep_core.evaluation.free_answers import free_prompts, write_freely
@@ -177,6 +177,7 @@ def main() -> None:
     report: dict[str, Any] = {"model": base.name, "facts": len(unlike), "batch": args.batch}
     for editor in args.editors:
         hparams = hparams_for(record, editor, base.n_layers, args.hparams, chat=has_template(base))
+        take_prefixes(trials, hparams)
         line = Line(base, editor, hparams, trials.moments, trials.prefixes)
         found = follow(line, batches, texts, args.mend)
         report[editor] = {"hparams": hparams.model_dump(mode="json"), **found}

@@ -20,8 +20,9 @@ import torch
 
 from bench.library.solve import WEIGHT, random_moment, random_rows, seconds
 from jeep_core.moments.factors import MomentFactor
-from jeep_core.updates.kept import KeyRows, block_of
+from jeep_core.updates.kept import KeyRows
 from jeep_core.updates.least_squares import solve_update, solved
+from jeep_core.updates.operations import block_of
 
 SIZES, KEPT, BATCH, HIDDEN = (1728, 3072), (1000, 10_000), 100, 64
 

@@ -59,9 +59,15 @@ def imported(folder: Path, package: str) -> Iterator[ModuleType]:
         os.chdir(here)
         sys.path.remove(str(folder))
         for name in set(sys.modules) - before:
-            file = getattr(sys.modules[name], "__file__", None)
-            if name == "datasets" or (file and Path(file).is_relative_to(folder)):
+            if name == "datasets" or any(one.is_relative_to(folder) for one in _places(name)):
                 del sys.modules[name]
+
+
+def _places(name: str) -> list[Path]:
+    """The file of a module; the folders of a package, which may be without a file."""
+    module = sys.modules[name]
+    found = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
+    return [Path(one) for one in found if one]
 
 
 def _without_downloads() -> ModuleType:

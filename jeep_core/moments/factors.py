@@ -114,8 +114,7 @@ class KeptMoment:
         return self._make(torch.float64)
 
     def _make(self, dtype: torch.dtype) -> torch.Tensor:
-        # (d_ff, d_ff)
-        lower = cholesky(self.stored.to(dtype), self.name)
+        lower = cholesky(self.stored.to(dtype), self.name)  # (d_ff, d_ff)
         large = len(lower) >= KEPT_ON_DISK_FROM and lower.device.type == "cpu"
         if self._path is not None and large and dtype is torch.float64:
             save_whole(self._path, {"upper": lower.mT.contiguous()})
@@ -242,8 +241,7 @@ class MomentFactor:
         old = places >= 0
         solved[old] = kept[places[old]]
         if new:
-            # (d_ff, new)
-            columns = rows[new].to(dtype).T
+            columns = rows[new].to(dtype).T  # (d_ff, new)
             solved[new] = torch.linalg.solve_triangular(
                 self.lower_in(dtype), columns, upper=False
             ).T
@@ -310,6 +308,8 @@ class FactorMemory:
                 # this one needs what it holds, and room for a float64 factor at least
                 self._make_room(self.limit - max(self._held(factor.kept), self._one), factor.kept)
             yield
+            if self.limit is not None:  # with blocks of kept keys it may hold more by now
+                self._make_room(self.limit - self._held(factor.kept), factor.kept)
 
     def held_bytes(self) -> int:
         """Memory in all that can be dropped."""

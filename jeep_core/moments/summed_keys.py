@@ -10,7 +10,8 @@ import torch
 
 from jeep_core.errors import NumericalError
 from jeep_core.spec.finite import OTHER_VERSION
-from jeep_core.updates.kept import SMALLEST_BLOCK, KeptKeys, block_of
+from jeep_core.updates.kept import KeptKeys
+from jeep_core.updates.operations import SMALLEST_BLOCK, block_of
 
 Made = TypeVar("Made")
 

@@ -10,11 +10,13 @@ from jeep_core.sizing import gradients
 from jeep_core.sizing.architecture import BYTES, Architecture
 from jeep_core.sizing.demand import Editing, Settings, Workload
 from jeep_core.sizing.operations import KL_TOKENS, segment_tokens
-from jeep_core.updates.operations import dense_form_operations, small_form_operations
+from jeep_core.updates.operations import block_of, dense_form_operations, small_form_operations
 
 SINGLE, DOUBLE = 4, 8
 MAKING_A_FACTOR = {"cpu": 20, "cuda": 12}
 """Bytes for each of d_ff² numbers while a factor is made: moment, its copy, and the factor."""
+SUMMED = {"cpu": 16, "cuda": 12}
+"""The same while a moment has blocks of kept keys in it: the sum in float64, and its factor."""
 SUMMING = 12
 """Bytes for each of d_ff² numbers while sums are taken: a float32 block, the float64 total …"""
 ENDING_A_SUM = 24
@@ -61,7 +63,7 @@ def need(arch: Architecture, editing: Editing, load: Workload, settings: Setting
     if editing.follows is not None:
         return _by_gradients(arch, editing, load, settings, matrices)
     pool = values(arch, editing, load, settings)
-    kept = factors_kept(arch, editing, settings)
+    kept = factors_kept(arch, editing, load, settings)
     solving = kept + writing(arch, editing, load, settings)
     parts = {
         "moments": moments(arch, editing, settings),
@@ -116,11 +118,16 @@ def moments(arch: Architecture, editing: Editing, settings: Settings) -> float:
     return sums + ENDING_A_SUM * sizes[0] + BATCH_TOKENS * states
 
 
-def factors_kept(arch: Architecture, editing: Editing, settings: Settings) -> int:
-    """Second moments with their factors between two edits, within their bound."""
+def factors_kept(arch: Architecture, editing: Editing, load: Workload, settings: Settings) -> int:
+    """Second moments with their factors between two edits, within their bound.
+
+    With a block of kept keys in it, a moment is there beside its factor.
+    """
+    summed = SUMMED[settings.device]
     if editing.follows is not None:
         return gradients.moments_kept(arch, editing, settings.factor_bytes)
-    sizes = [DOUBLE * arch.key_size(one) ** 2 for one in editing.matrices]
+    keys = [arch.key_size(one) for one in editing.matrices]
+    sizes = [(DOUBLE if load.earlier < block_of(key) else summed) * key**2 for key in keys]
     return max(max(sizes), min(settings.factor_bytes, sum(sizes)))
 
 
@@ -128,7 +135,7 @@ def writing(arch: Architecture, editing: Editing, load: Workload, settings: Sett
     """Beside the kept factors: one that is made, or the system, or float64 matrices; and keys."""
     key = max(arch.key_size(one) for one in editing.matrices)
     m = 1 if editing.one_by_one else load.facts
-    n = m + load.earlier
+    n = m + min(load.earlier, block_of(key) - 1)  # whole blocks are a part of the moment
     making = (MAKING_A_FACTOR[settings.device] - DOUBLE) * key**2
     if editing.null_space:
         making = 3 * DOUBLE * key**2  # eigenvectors and what finds them

@@ -13,7 +13,7 @@ from math import ceil
 from jeep_core.moments.source import PANELS
 from jeep_core.sizing.architecture import BYTES, Architecture
 from jeep_core.sizing.demand import Editing, Settings, Workload
-from jeep_core.updates.operations import dense_form_operations, small_form_operations
+from jeep_core.updates.operations import block_of, dense_form_operations, small_form_operations
 
 PREFIX_TOKENS = 10
 """Tokens that are sampled for one prefix, without a cache."""
@@ -126,12 +126,19 @@ def writing(arch: Architecture, editing: Editing, load: Workload, settings: Sett
 
 def _solve(key: int, m: int, earlier: int, d: int, settings: Settings) -> Work:
     """One closed form; on a GPU with factors in float32 and corrections in float64."""
+    block, blocks = block_of(key), Work()
     n = m + earlier
+    if earlier >= block:  # half a block on average; whole ones are a part of the moment
+        n = m + block // 2
+        # a block's keys and its factor, spread over the edits until the next one
+        added, factor = 2.0 * key**2 * m, key**3 / 3 * m / block
+        cpu = settings.device == "cpu"
+        blocks = Work(double=added + factor) if cpu else Work(double=added, single=factor)
     form = min(small_form_operations(key, m, n, m), dense_form_operations(key, m, n))
     if settings.device == "cpu":
-        return Work(double=form)
-    corrections = CORRECTIONS * 2.0 * key**2 * m
-    return Work(single=form + corrections, double=corrections + CORRECTIONS * 4.0 * key * n * m)
+        return Work(double=form) + blocks
+    single, exact = form + CORRECTIONS * 2.0 * key**2 * m, CORRECTIONS * 2.0 * key**2 * m
+    return Work(single=single, double=exact + CORRECTIONS * 4.0 * key * n * m) + blocks
 
 
 def measuring(arch: Architecture, load: Workload, settings: Settings) -> Work:

@@ -125,7 +125,8 @@ def _memory_table() -> Iterator[str]:
         arch, editing = plan.known.architecture, plan.editing
         asked = Settings(dtype=arch.dtype)
         first = need(arch, editing, plan.asked, asked)
-        one = factors_kept(arch, editing, Settings(dtype=arch.dtype, factor_bytes=0))
+        without = Settings(dtype=arch.dtype, factor_bytes=0)
+        one = factors_kept(arch, editing, plan.asked, without)
         regions = ", ".join(_span(region.layers) for region in editing.regions)
         cells = (
             first.weights, first.versions, first.decoding, moments(arch, editing, asked), one,

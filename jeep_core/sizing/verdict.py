@@ -180,8 +180,8 @@ def fitting(found: Need, usable: int) -> set[str]:
 def _factors(
     arch: Architecture, editing: Editing, load: Workload, settings: Settings, usable: int
 ) -> Change | None:
-    least = factors_kept(arch, editing, replace(settings, factor_bytes=0))
-    if factors_kept(arch, editing, settings) <= least:
+    least = factors_kept(arch, editing, load, replace(settings, factor_bytes=0))
+    if factors_kept(arch, editing, load, settings) <= least:
         return None
     megabytes = -(-least // MIB)
     changed = replace(settings, factor_bytes=megabytes * MIB)

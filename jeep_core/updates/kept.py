@@ -12,8 +12,6 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-SMALLEST_BLOCK = 256
-
 
 class KeptKeys(Protocol):
     """Keys, oldest first, of which a part can be read."""
@@ -82,12 +80,3 @@ def as_kept(previous: torch.Tensor | KeptKeys | None) -> KeptKeys:
     if previous is None:
         return KeyRows(torch.empty(0, 0))
     return KeyRows(previous) if isinstance(previous, torch.Tensor) else previous
-
-
-def block_of(d_ff: int) -> int:
-    """How many kept keys of size ``d_ff`` are summed at a time.
-
-    With d_ff / 4 in a block, solving with those after the last one costs about as much as a
-    block's factor does, spread over the edits until the next one.
-    """
-    return max(SMALLEST_BLOCK, d_ff // 4)

@@ -191,6 +191,19 @@ class Journal:
                 jobs.append(job)
         return jobs
 
+    def adopt_marks(self) -> None:
+        """Move the marks that an api of an earlier release has written among the records.
+
+        It may go on for a while after this store was opened by a worker of this release, and what
+        it accepts must not be overlooked where the worker ends before the job does.
+        """
+        for former in (self._root / "jobs").glob(f"*{_MARK}"):
+            job = self._readable(former.stem)
+            if job is not None and job.status not in TERMINAL:
+                self._mark(self._open_mark(job.id))
+            if job is not None:
+                former.unlink(missing_ok=True)
+
     def count_open(self) -> int:
         """How many jobs have not ended."""
         return len(self._open_marks())

@@ -233,3 +233,14 @@ def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path) -> None:
 def test_a_tokenizer_that_begins_texts_with_a_token_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="tokens of its own"):
         tokenizer_for(tiny.random_model("llama"), tmp_path)
+
+
+def test_a_package_without_a_file_of_one_checkout_hides_none_of_another(tmp_path: Path) -> None:
+    for number, file in enumerate(("part.py", "__init__.py")):
+        package = tmp_path / str(number) / "shared_by_both"
+        package.mkdir(parents=True)
+        (package / file).write_text(f"NUMBER = {number}\n")
+        with imported(tmp_path / str(number), "shared_by_both") as found:
+            assert [str(package)] == [*found.__path__]
+    assert found.NUMBER == 1
+    assert "shared_by_both" not in sys.modules

@@ -127,6 +127,22 @@ def cell(root: Path) -> Cell:
     return Cell("tiny", model, "rivers", suite, 2, 0, "memit", 1)
 
 
+def test_an_editor_has_all_the_prefixes_that_it_asks_for(
+    root: Path, processes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ROME asks each fact after 21, the others after six at most."""
+    taken: list[tuple[int, int]] = []
+
+    def measure(trials: Any, editor: str, hparams: Any, *_: Any) -> dict[str, Any]:
+        taken.append((len(trials.trials.prefixes), hparams.prefix_count))
+        return {"rows": []}
+
+    monkeypatch.setattr(comparison, "measure", measure)
+    one = Cell(**{**vars(cell(root)), "editor": "rome", "half": 0})
+    comparison.measured(one, root / "kept")
+    assert taken == [(21, 21)]
+
+
 def test_a_seed_draws_the_same_facts_for_all_and_others_than_another(root: Path) -> None:
     first = drawn(cell(root))
     assert first == drawn(Cell(**{**vars(cell(root)), "editor": "rome"}))

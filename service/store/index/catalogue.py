@@ -18,7 +18,7 @@ from pathlib import Path
 from service.contracts.schemas import Manifest
 from service.store.errors import CorruptFile, UnknownVersion
 from service.store.index.database import Database, NoIndex, check_seal, seal_of
-from service.store.index.names import VersionNames
+from service.store.index.names import STEP_NS, VersionNames
 from service.store.index.places import Span, contains, is_edited, spans_of
 from service.store.index.rows import (
     asked_rows,
@@ -32,8 +32,6 @@ from service.store.versions import Versions
 
 AT_ONCE = 200
 """Versions that are added in one transaction: others wait no longer."""
-STEP_NS = 50_000_000
-"""A folder that was changed less than this ago may change again without another time."""
 KEPT_SPANS = 64
 
 

@@ -9,6 +9,8 @@ from service.store.versions import MANY, SET_ASIDE, Versions
 
 LIST_EVERY_S = 600.0
 """After this time the folder is listed again, whatever has changed."""
+STEP_NS = 50_000_000
+"""A folder that was changed less than this ago may change again without another time."""
 
 
 class VersionNames:
@@ -33,10 +35,14 @@ class VersionNames:
 
     def every(self, changed: int) -> set[int]:
         """N of every version ``vN``; ``changed``: when the folder was, before this call."""
-        self._changed, self._listed_at = (changed, _changed(self._aside)), time.monotonic()
+        aside, self._listed_at = _changed(self._aside), time.monotonic()
+        # while a repair sets versions aside, another one may follow that nothing would tell of
+        settled = time.time_ns() - aside > STEP_NS
+        self._changed = (changed, aside) if settled else None
         there = self._versions.numbers()
         self._newest = max(there, default=0)
-        self._absent = [number for number in range(1, self._newest) if number not in there]
+        # also the base, of a store that was opened before it was written
+        self._absent = [number for number in range(self._newest + 1) if number not in there]
         return there
 
     def new(self, changed: int, generation: int) -> set[int] | None:

@@ -33,6 +33,7 @@ from service.store.files import TEMPORARY, encode, fsync_folder, held, read, rep
 from service.store.head import Head
 from service.store.index.database import FOLDER as INDEX
 from service.store.journal import OPEN
+from service.store.maintenance.disk import BEAT, HELD
 from service.store.store import Store
 from service.store.targets.records import FOLDER as TARGETS
 from service.store.tensors import Tensors
@@ -43,7 +44,7 @@ UNFINISHED = "a-restore-is-unfinished"
 
 _LOCK, _FILES, _NEW = "lock", "files", "new"
 _IN_A_BACKUP = {LIST, _LOCK, _FILES, _NEW, "lost+found"}
-_NOT_COPIED = ("valkey", "locks", "staging", EXPORTS, "id.json", TARGETS, INDEX)
+_NOT_COPIED = ("valkey", "locks", "staging", EXPORTS, "id.json", TARGETS, INDEX, HELD, BEAT)
 """Targets stay with the store: a copy of it must not push to the servers of the original."""
 _UNCHANGING = ("tensors/", "versions/", f"{FOLDER}/")
 _POINTERS = ("head.json", "reflog.jsonl", "names.json")

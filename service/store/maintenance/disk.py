@@ -25,8 +25,11 @@ import psutil
 
 from service.store import files
 
-HELD, BEAT = "check-disk.lock", "check-disk.beat"
+HELD, BEAT = ".check-disk.lock", ".check-disk.beat"
+"""Hidden, so that a store can be made in a folder in which a process was killed that held."""
 BEAT_S = 0.1
+LEFT_S = 60.0
+"""A process that wrote nothing for so long holds no more: it was killed."""
 SEEN_S = 1.0
 """How old what another machine wrote may be when it is read: followers are at head within it."""
 DEAD_S = 5.0
@@ -86,7 +89,7 @@ def check_disk(folder: Path) -> Disk:
     with tempfile.TemporaryDirectory(prefix=".check-disk-", dir=folder) as temporary:
         place = Path(temporary)
         checks = [_tried(*one, place) for one in _CHECKS]
-    held = (folder / HELD).exists()
+    held = _is_held(folder)
     if held:
         checks += [_tried(*one, folder) for one in _BETWEEN]
     return Disk(str(folder), kind_of(folder), shutil.disk_usage(folder).free, held, checks)
@@ -110,12 +113,22 @@ def hold(folder: Path) -> Iterator[Callable[[], None]]:
         OSError: nothing can be written or locked there.
     """
     beat = folder / BEAT
-    try:
-        with files.held(folder / HELD, "jeep store check-disk --hold"):
+    with files.held(folder / HELD, "jeep store check-disk --hold"):
+        try:
             yield lambda: files.replace(beat, json.dumps(time.time()).encode())
-    finally:
-        (folder / HELD).unlink(missing_ok=True)
-        beat.unlink(missing_ok=True)
+        finally:  # while it is held: these are nobody else's
+            (folder / HELD).unlink(missing_ok=True)
+            beat.unlink(missing_ok=True)
+
+
+def _is_held(folder: Path) -> bool:
+    """Whether a process holds, or held until a moment ago; clocks may differ by a minute."""
+    if not (folder / HELD).exists():
+        return False
+    try:
+        return time.time() - float(json.loads((folder / BEAT).read_bytes())) < LEFT_S
+    except (OSError, ValueError, TypeError):
+        return True  # it has just begun
 
 
 def _tried(name: str, needed_for: str, attempt: Callable[[Path], str | None], place: Path) -> Check:

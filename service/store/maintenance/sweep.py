@@ -66,7 +66,7 @@ def leftovers(store: Store) -> list[Path]:
     beside = (jobs.glob(f"*.{mark}") for mark in ("open", "cancel", "claim"))
     marks = chain((jobs / OPEN).iterdir(), *beside)
     alone = (p for p in marks if not (jobs / f"{p.stem}.json").exists())
-    found += [p for p in alone if p.lstat().st_mtime < oldest]
+    found += [path for path in alone if _is_older(path, oldest)]
     return found
 
 
@@ -74,6 +74,7 @@ def _of_ended_jobs(store: Store) -> list[Path]:
     """Partial results of jobs that have ended, reports and exports of those that failed."""
     # listed before the needed ones are determined, so a job that begins meanwhile loses nothing
     work = list((store.root / "work").iterdir())
+    store.journal.adopt_marks()
     unfinished = {job.id for job in store.journal.unfinished()}
     found = [p for p in work if p.name not in unfinished]
     found += [p for p in (store.root / "reports").iterdir() if _is_orphan(store, p.name)]
@@ -165,7 +166,7 @@ def _hashes(store: Store) -> set[str] | None:
 def _is_older(path: Path, moment: float) -> bool:
     try:
         return path.lstat().st_mtime < moment
-    except FileNotFoundError:  # its writer has just renamed it
+    except FileNotFoundError:  # its writer has just renamed it, or its job has ended
         return False
 
 

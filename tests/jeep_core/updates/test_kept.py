@@ -9,9 +9,10 @@ import torch
 
 from jeep_core.errors import NumericalError
 from jeep_core.moments.factors import FactorCache, MomentFactor
-from jeep_core.updates.kept import KeyRows, block_of
+from jeep_core.updates.kept import KeyRows
 from jeep_core.updates.least_squares import solve_update
 from jeep_core.updates.null_space import solve_in_null_space
+from jeep_core.updates.operations import block_of
 
 D, D_FF, WEIGHT, THRESHOLD, RIDGE = 7, 96, 15.0, 1.0, 10.0
 BLOCK = block_of(D_FF)
@@ -138,6 +139,22 @@ def test_a_key_that_is_not_finite_is_named_and_nothing_of_it_is_kept() -> None:
         least_squares(factor, keys, broken)
     whole = EARLIER[: 2 * BLOCK]
     assert error(least_squares(factor, keys, whole), directly(keys, whole)) <= 1e-9
+
+
+@BOTH
+def test_what_all_layers_hold_is_within_the_limit(form: Form, direct: Direct) -> None:
+    """Also after a layer that has come to hold more while it was used."""
+    keys, kept = random(3, D_FF, seed=5), EARLIER[:BLOCK]
+    alone = MomentFactor(moment, "x")
+    form(alone, keys, kept)
+    cache = FactorCache(D_FF, limit=(limit := 8 * alone.held_bytes // 5))
+    for layer in range(4):
+        cache.add(layer, MomentFactor(moment, f"layer {layer}"))
+    cache.expect(range(4))
+    for layer in (*range(4), *range(4)):
+        found = form(cache.get(layer), keys, kept)
+        assert error(found, direct(keys, kept)) <= 1e-9
+        assert alone.held_bytes <= cache.memory.held_bytes() <= limit
 
 
 def test_memory_does_not_grow_with_the_keys_and_counts_towards_the_limit() -> None:

@@ -59,6 +59,23 @@ class TestJournal:
         assert [job.id for job in again.journal.unfinished()] == ["job_0", "job_2"]
         assert not list(folder.glob("*.open"))
 
+    def test_jobs_that_an_api_of_an_earlier_release_accepts_meanwhile_are_not_lost(
+        self, store: Store, make_job: MakeJob
+    ) -> None:
+        folder, jobs = store.root / "jobs", [make_job(id=f"job_{n}") for n in range(2)]
+        for job in jobs:
+            store.journal.add(job)
+            (folder / "open" / f"{job.id}.open").rename(folder / f"{job.id}.open")
+        store.journal.save(jobs[0].model_copy(update={"status": JobStatus.SUCCEEDED}))
+        (folder / "job_2.open").touch()  # its record is about to be written
+        store.journal.request_cancel("job_1")
+        (store.root / "work" / "job_1").mkdir()
+        assert sweep(Store.open(store.root)) == 0
+        assert [job.id for job in store.journal.unfinished()] == ["job_1"]
+        assert store.journal.cancel_requested("job_1")
+        assert [path.name for path in folder.glob("*.open")] == ["job_2.open"]
+        assert (store.root / "work" / "job_1").exists()
+
     def test_records_are_not_listed_where_open_jobs_are_counted(
         self, store: Store, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -136,3 +136,26 @@ def test_a_listing_that_the_index_could_not_follow_is_done_again(
     now = [2, 1, 0] if gone else [4, 3, 2, 1, 0]
     assert known(based) == now
     assert known(follower) == now
+
+
+def test_versions_that_are_set_aside_one_by_one_are_gone_also_at_one_time_of_change(
+    based: Store, listed: list[int]
+) -> None:
+    """Times of change come in steps: the second move may leave them as they are."""
+    now = time.time_ns()
+    for number in (3, 2):
+        aside = based.root / "damaged"
+        aside.mkdir(exist_ok=True)
+        (based.root / "versions" / f"v{number}").rename(aside / f"v{number}")
+        for folder in (based.root / "versions", aside):
+            os.utime(folder, ns=(now, now))
+        assert known(based) == list(range(number - 1, -1, -1))
+
+
+def test_the_base_is_found_that_was_written_after_the_first_look(store: Store) -> None:
+    store.catalogue.up_to_date()
+    settle(store)
+    store.catalogue.up_to_date()
+    store.create_base("weights-0")
+    add_version(store)
+    assert known(store) == [1, 0]

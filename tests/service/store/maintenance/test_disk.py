@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from service.cli import app
-from service.store import files
+from service.store import Store, files
 from service.store.errors import StoreBusy
 from service.store.maintenance import disk
 from service.store.maintenance.disk import check_disk, hold
@@ -117,6 +117,7 @@ def test_another_machine_that_holds(tmp_path: Path) -> None:
         found = check_disk(tmp_path)
         with pytest.raises(StoreBusy), hold(tmp_path):
             pass
+        assert check_disk(tmp_path).between_machines, "the one that was refused ended the other"
         process.kill()
     assert found.between_machines
     assert len(found.checks) == 8
@@ -138,6 +139,14 @@ def test_holding_ends_without_a_trace(tmp_path: Path) -> None:
         beat()
         assert {one.name for one in tmp_path.iterdir()} == {disk.HELD, disk.BEAT}
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_holder_left_is_no_lock_and_no_hindrance(tmp_path: Path) -> None:
+    (tmp_path / disk.HELD).touch()
+    (tmp_path / disk.BEAT).write_text(json.dumps(time.time() - 2 * disk.LEFT_S))
+    found = check_disk(tmp_path)
+    assert (found.sound, found.between_machines) == (True, False)
+    assert Store.open(tmp_path).id
 
 
 def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,11 @@
-"""The same of editors that optimise no values: ``python -m bench.library.plan.gradients``.
+"""The same of editors that optimise no values: ``python -m bench.library.plans.gradients``.
 
 For each model and editor one process with one thread.  Measured are the peak of the resident size
 beside the weights during an edit, and its time on the processor, against the counts of
 ``jeep_core.sizing`` for the same facts, layers and passes at the rate of the machine's products.
 Second moments that CrispEdit needs are taken before.
 
-    python -m bench.library.plan.gradients FOLDER atlas-gptj --editors ft-wd locft ultraedit
+    python -m bench.library.plans.gradients FOLDER atlas-gptj --editors ft-wd locft ultraedit
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 import jeep_core
-from bench.library.plan.values import (
+from bench.library.plans.values import (
     FACTS,
     SAMPLES,
     _peak,
@@ -63,7 +63,7 @@ def run(models: Sequence[str], editors: Sequence[str], facts: int, samples: int)
     rows = []
     for model in models:
         for editor in editors:
-            command = [sys.executable, "-m", "bench.library.plan.gradients", model]
+            command = [sys.executable, "-m", "bench.library.plans.gradients", model]
             command += ["--facts", str(facts), "--samples", str(samples), "--one", editor]
             one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
             done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The counts of ``jeep plan`` against measured figures: ``python -m bench.library.plan.values``.
+"""The counts of ``jeep plan`` against measured figures: ``python -m bench.library.plans.values``.
 
 For each model one process with one thread: it measures the rate of its matrix products, then the
 peak of its resident size beside the weights, and the time of second moments, value optimisation
@@ -57,7 +57,7 @@ def run(models: Sequence[str], facts: int, samples: int) -> list[Row]:
         command = [
             sys.executable,
             "-m",
-            "bench.library.plan.values",
+            "bench.library.plans.values",
             "--facts",
             str(facts),
             "--one",
@@ -199,7 +199,7 @@ def _memory_rows(
 ) -> list[Row]:
     found = memory.need(arch, editing, load, settings).parts
     first_edit = max(
-        found["values"] - memory.factors_kept(arch, editing, settings), found["writing"]
+        found["values"] - memory.factors_kept(arch, editing, load, settings), found["writing"]
     )
     counted = {"second moments": found["moments"], "an edit": first_edit}
     return [

@@ -1,1 +1,0 @@
-"""Counts of ``jeep plan`` against what edits take, by kind of editor."""

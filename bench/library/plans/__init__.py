@@ -1,0 +1,1 @@
+"""Counts of `jeep plan` beside measured memory and time of edits."""

@@ -24,6 +24,7 @@ from service.store.maintenance.verify import verify
 from service.worker.lanes import lane as lane_module
 from service.worker.members.publishing import prepare
 
+
 class Done(BaseModel):
     """The result of a job that does nothing."""
 

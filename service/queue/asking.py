@@ -197,7 +197,7 @@ class Asking:
     async def _replies(
         self, request: WorkerRequest, stream: str, entry: str, again: bool
     ) -> AsyncGenerator[WorkerReply, None]:
-        """What a worker answers; ``again``: it is the second try, so its refusal is the answer."""
+        """A worker's replies; ``again``: it is the second try, so its refusal is the answer."""
         last_id, holder, silent_since = "0", _Holder(), time.monotonic()
         while (left := request.deadline - time.time()) > 0:
             wait = 0 if holder.lost else max(1, min(POLL_MS, int(left * 1000)))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
+from typing import ClassVar
 
 import pytest
 from redis import Redis
@@ -44,23 +45,36 @@ def asked_for(kind: RequestKind = "generate", pinned: str | None = None) -> Work
 class Played:
     """A worker whose heart beats until ``die``, and which does what a test says."""
 
+    living: ClassVar[list[Played]] = []
+
     def __init__(self, client: Redis, name: str, **described: object) -> None:
         self.client, self.name = client, name
         known = {"instance": name, "pid": 1, "model": "m", "started_at": now(), "head": "v0"}
         beat = WorkerBeat.model_validate({**known, "role": "follower", **described})
         self.heart = Heartbeat(client, KEYS, lambda: beat)
-        self.heart.beat()
+        self.heart.start()
+        self.living.append(self)
         self.queue = RequestQueue(client, KEYS, name, writer=beat.role == "writer")
 
     async def takes(self) -> WorkerRequest:
         """The next request that comes to it."""
-        while True:
-            for one in self.queue.take(0, 1):
-                return one
-            await asyncio.sleep(0.02)
+        async with asyncio.timeout(20):
+            while True:
+                for one in self.queue.take(0, 1):
+                    return one
+                await asyncio.sleep(0.02)
 
     def die(self) -> None:
+        self.living.remove(self)
         self.heart.stop()
+
+
+@pytest.fixture(autouse=True)
+def _mortal(client: Redis) -> Iterator[None]:
+    """Before the client is closed, all hearts stop."""
+    yield
+    for one in [*Played.living]:
+        one.die()
 
 
 @pytest.fixture

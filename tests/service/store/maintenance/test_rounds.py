@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -228,3 +229,18 @@ def test_numbers_are_looked_up_in_the_folder_once(
     fresh.versions.write(fresh.versions.read("v2").model_copy(update={"id": "v9"}))
     (based.root / "counter.json").unlink()
     assert fresh.versions.new_id() == "v10"
+
+
+def test_a_mark_whose_job_ends_meanwhile_is_no_error(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark, exists = store.root / "jobs" / "open" / "job_1.open", Path.exists
+    mark.touch()
+
+    def ended(self: Path) -> bool:
+        if self.name == "job_1.json":
+            mark.unlink(missing_ok=True)
+        return exists(self)
+
+    monkeypatch.setattr(Path, "exists", ended)
+    assert leftovers(store) == []

@@ -13,7 +13,7 @@ BRINGS = {
     "numpy": "worker",
     "opentelemetry": "otel",
     "prometheus_client": "api",
-    "psutil": "worker",
+    "psutil": "api",
     "redis": "api",
     "safetensors": "api",
     "sse_starlette": "api",

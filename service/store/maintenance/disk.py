@@ -21,8 +21,6 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from service.store import files
 
 HELD, BEAT = ".check-disk.lock", ".check-disk.beat"
@@ -97,6 +95,8 @@ def check_disk(folder: Path) -> Disk:
 
 def kind_of(folder: Path) -> str:
     """The name of the file system of the longest mount point above a folder."""
+    import psutil  # the client does without, and loads this module for the help of its commands
+
     path = folder.resolve()
     mounted = [
         one for one in psutil.disk_partitions(all=True) if path.is_relative_to(one.mountpoint)

@@ -131,7 +131,7 @@ def test_the_service_knows_the_editor(
     assert "shove" in properties["editor"]["enum"]
     assert "`shove`: `ShoveHParams`" in properties["hparams"]["description"]
     assert (
-        "`auto`, for `jeep`, `memit`, `pmet`, `rome`, `alphaedit`, `ft-wd`, "
+        "`auto`, for `jeep`, `memit`, `pmet`, `rome`, `alphaedit`, `ft-wd`, `ultraedit`, "
         "`locft`, `crispedit`, `shove`" in properties["hparams"]["description"]
     )
     assert (
@@ -151,8 +151,8 @@ def test_the_service_knows_the_editor(
     assert http.post("/edits?dry_run=true", json=asked).json()["hparams"] == "auto"
     refused = http.post("/edits", json={**asked, "editor": "mend"}).json()
     assert (
-        "which are for jeep, memit, pmet, rome, alphaedit, ft-wd, locft, crispedit, shove:"
-        in refused["errors"][0]["message"]
+        "which are for jeep, memit, pmet, rome, alphaedit, ft-wd, ultraedit, locft, "
+        "crispedit, shove:" in refused["errors"][0]["message"]
     )
 
     serving.client.add_suite("four", suite)

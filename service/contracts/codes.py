@@ -129,6 +129,7 @@ JOB_ONLY = frozenset(
         "lease_held",
         "not_a_store",
         "store_busy",
+        "store_replaced",
         "version_exists",
         "wrong_format",
         "wrong_model",

@@ -180,19 +180,6 @@ class Store:
             raise CorruptFile(f"{self.root / 'id.json'} is missing")
         return identity.id
 
-    def check_identity(self) -> None:
-        """Check that the directory still holds the store that was opened.
-
-        Raises:
-            StoreReplaced: a backup was restored into it, or a new store was made there.
-        """
-        found = read(self.root / "id.json", StoreIdentity)
-        if found is not None and found.id != self.id:
-            raise StoreReplaced(
-                f"{self.root} holds another store now (a restored or a new one): what this "
-                "process knows of its versions is void, start it again"
-            )
-
     def worker_lock(self) -> AbstractContextManager[None]:
         """Hold the store as its only worker; entering raises :class:`StoreBusy`."""
         return held(self.root / "locks" / "worker", "another worker")
@@ -261,3 +248,17 @@ class Store:
     def _visible(self) -> AbstractContextManager[None]:
         """A version becomes visible only while no later worker has claimed head."""
         return self.head.writing()
+
+
+def check_identity(store: Store) -> None:
+    """Check that the directory still holds the store that was opened.
+
+    Raises:
+        StoreReplaced: a backup was restored into it, or a new store was made there.
+    """
+    found = read(store.root / "id.json", StoreIdentity)
+    if found is not None and found.id != store.id:
+        raise StoreReplaced(
+            f"{store.root} holds another store now (a restored or a new one): what this "
+            "process knows of its versions is void, start it again"
+        )

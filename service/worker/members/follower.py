@@ -26,6 +26,7 @@ from service.queue import (
 )
 from service.settings import EXIT_CONFIG, Settings, SettingsError
 from service.store import NotAStore, Store, StoreError, StoreReplaced
+from service.store.store import check_identity
 from service.worker.executing import executor_of
 from service.worker.gate import Gate
 from service.worker.input_files import check_inputs
@@ -240,7 +241,7 @@ class Follower:
         Its settings may be others than before, so they are compared again.
         """
         try:
-            store.check_identity()
+            check_identity(store)
             info = store.base.info()
             if info is not None:
                 check_release(info)

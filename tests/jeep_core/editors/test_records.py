@@ -38,6 +38,7 @@ from jeep_core.reproduce.runs import Setting
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.hparams import EditorHParams, OptimisedEditorHParams, Region
 from jeep_core.spec.positions import fact_rows
+from jeep_core.updates.kept import KeptKeys
 from jeep_core.updates.least_squares import Solution, solve_update
 from jeep_core.updates.null_space import in_null_space, solve_in_null_space
 from jeep_core.values.optimiser import FactTokens
@@ -286,6 +287,12 @@ class Dense:
 
     def times(self, right: torch.Tensor) -> torch.Tensor:
         return self.stored.double() @ right
+
+    def after(self, keys: KeptKeys, weight: float) -> tuple[Dense, int]:
+        return self, 0  # fewer than a block
+
+    def in_null_space(self, threshold: float) -> Dense:
+        return Dense(torch.eye(self.null_basis(threshold).shape[1], dtype=torch.float64))
 
     def null_basis(self, threshold: float) -> torch.Tensor:
         values, vectors = torch.linalg.eigh(self.stored.double())

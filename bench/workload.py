@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from multiprocessing import get_context
 from typing import Any, TypeVar
 
 import torch
@@ -51,6 +52,26 @@ def seconds(run: Callable[[], object]) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - began
+
+
+def at_once(body: Callable[..., object], processes: Sequence[tuple[object, ...]]) -> float:
+    """Seconds in which processes of their own, one for each tuple, do their work side by side.
+
+    ``body`` gets the tuple and then a barrier, for which it waits when it is ready to begin, and
+    again at its end.
+    """
+    context = get_context("spawn")
+    gate = context.Barrier(len(processes) + 1)
+    every = [context.Process(target=body, args=(*args, gate)) for args in processes]
+    for one in every:
+        one.start()
+    gate.wait()
+    began = time.perf_counter()
+    gate.wait()
+    spent = time.perf_counter() - began
+    for one in every:
+        one.join()
+    return spent
 
 
 def timed(run: Callable[[], T]) -> tuple[float, T]:

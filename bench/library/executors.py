@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from multiprocessing import get_context
 from typing import Any
 
 import torch
 
 from bench.report import Row, table
-from bench.workload import median, seconds, suite_facts, workload
+from bench.workload import at_once, median, seconds, suite_facts, workload
 from jeep_core import atlas
 from jeep_core.evaluation.units import measure_apart
 from jeep_core.executors.here import HERE
@@ -73,18 +71,7 @@ def compare(model: str, repeats: int) -> Iterator[Row]:
 
 def apart(model: str, what: str) -> float:
     """Seconds in which two processes, both with a model of their own, each do the whole work."""
-    context = get_context("spawn")
-    gate = context.Barrier(3)
-    both = [context.Process(target=alone, args=(model, what, gate)) for _ in range(2)]
-    for one in both:
-        one.start()
-    gate.wait()
-    began = time.perf_counter()
-    gate.wait()
-    spent = time.perf_counter() - began
-    for one in both:
-        one.join()
-    return spent
+    return at_once(alone, [(model, what)] * 2)
 
 
 def alone(model: str, what: str, gate: Any) -> None:

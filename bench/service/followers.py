@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ import torch
 
 from bench.report import Row, table
 from bench.serving import START_SECONDS, body, service, tokens_per_second
-from bench.workload import median
+from bench.workload import at_once, median
 from jeep_core.decoding.batch import Batch
 from jeep_core.decoding.generation import Sampling
 from jeep_core.decoding.rows import Row as Decoded
@@ -125,20 +124,7 @@ def paused(client: Client, some: Sequence[subprocess.Popen[bytes]]) -> Iterator[
 
 def together(model: str, count: int, rows: int, tokens: int) -> float:
     """Seconds in which ``count`` processes, each with a model of its own, decode the same rows."""
-    context = get_context("spawn")
-    gate = context.Barrier(count + 1)
-    every = [
-        context.Process(target=_decode, args=(model, rows, tokens, gate)) for _ in range(count)
-    ]
-    for one in every:
-        one.start()
-    gate.wait()
-    began = time.perf_counter()
-    gate.wait()
-    spent = time.perf_counter() - began
-    for one in every:
-        one.join()
-    return spent
+    return at_once(_decode, [(model, rows, tokens)] * count)
 
 
 def _decode(model: str, rows: int, tokens: int, gate: Any) -> None:

@@ -13,6 +13,7 @@ from service.api.http.problems import NO_MODEL, unavailable
 from service.contracts.schemas import WorkerInfo
 from service.store import CorruptFile, Store
 from service.store.base.files import CHAT_TEMPLATE
+from service.store.files import Stamp, file_stamp
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class ModelCache:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._lock = threading.Lock()
-        self._stamp: tuple[int, int] | None = None
+        self._stamp: Stamp = None
         self._model: PublishedModel | None = None
 
     def get(self) -> PublishedModel:
@@ -47,8 +48,7 @@ class ModelCache:
             info = self._store.base.info()
             if info is None:
                 raise unavailable("no_model", NO_MODEL, retry_after=5)
-            stat = self._store.base.published("tokenizer.json").stat()
-            stamp = (stat.st_mtime_ns, stat.st_ino)
+            stamp = file_stamp(self._store.base.published("tokenizer.json"))
             if self._model is None or stamp != self._stamp:
                 tokenizer = _load(self._published(info, "tokenizer.json"))
                 self._model = PublishedModel(info, tokenizer, self._chat(info))

@@ -20,6 +20,10 @@ from service.store.errors import CorruptFile, StoreBusy
 
 TEMPORARY = ".tmp"
 """Suffix of files that were never finished."""
+STEP_NS = 50_000_000
+"""A file or folder that was changed less than this ago may change again without another time."""
+Stamp = tuple[int, int, int] | None
+"""Inode, size and time of change of a file, None without one."""
 
 Opener = Callable[[str, int], int]
 """Opens a file for the built-in ``open``."""
@@ -93,6 +97,15 @@ def _written_aside(path: Path, data: bytes, opener: Opener | None) -> Iterator[P
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def file_stamp(path: Path) -> Stamp:
+    """By which it is seen that a file was written or replaced."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -38,11 +38,12 @@ from service.worker.gate import Gate
 from service.worker.input_files import check_inputs
 from service.worker.kinds.edits import EditRunner
 from service.worker.lanes.edit_lane import EditLane
-from service.worker.lanes.generation_lane import GenerationLane
 from service.worker.lanes.read_lane import ReadLane
-from service.worker.lanes.request_lane import RequestLane
 from service.worker.members.common import (
+    KEPT_MANIFESTS,
+    RETRY_S,
     Lanes,
+    answering,
     heartbeat,
     load_base,
     writer_answers,
@@ -53,16 +54,11 @@ from service.worker.members.publishing import head_of, load_head, load_mended_he
 from service.worker.moments import SharedMoments
 from service.worker.targets.pusher import Pusher
 from service.worker.targets.workshop import Workshop
-from service.worker.threads import decode_threads
-from service.worker.versions.explaining import Explanations
 from service.worker.versions.requests import VersionRequests
 from service.worker.versions.retention import Keeper
 from service.worker.versions.views import VersionViews
 
 log = logging.getLogger(__name__)
-RETRY_S = 0.5
-KEPT_MANIFESTS = 256
-"""Versions whose manifests stay in memory: more than an edit reads of a long line."""
 SWITCH_S = 0.0005
 """How long one thread may keep the interpreter from the others; Python's 5 ms are a whole step."""
 
@@ -153,14 +149,9 @@ class Worker:
             waiting, store, lease, views, self.settings, gate, moments=moments, executor=for_reads
         )
         asked = RequestQueue(client, keys, takes=takes)
-        generation = GenerationLane(asked, views, gate)
-        every = torch.get_num_threads()
-        few = self.settings.decode_threads or decode_threads(base) or every
-        turn = gate.another_turn(self.settings.read_share)
-        explanations = Explanations(base, store, views, turn.take)
         versions = VersionRequests(store, lease, views)
-        takes_alone = lambda: not members.followers()  # noqa: E731
-        requests = RequestLane(asked, generation, versions, explanations, few, takes_alone)
+        alone = lambda: not members.followers()  # noqa: E731
+        answers = answering(self.settings, store, views, gate, asked, versions, alone)
         pusher = self._pusher(store, base, views, lease, gate)
         beat = heartbeat(
             client,
@@ -169,7 +160,7 @@ class Worker:
             views,
             lambda: {
                 "head": head_of(store),
-                "load": requests.load,
+                "load": answers.requests.load,
                 "job": reads.doing,
                 "takes": takes(),
                 "jobs": shares(),
@@ -180,21 +171,22 @@ class Worker:
         beat.start()
         stack.callback(asked.leave)
         stack.callback(beat.stop)
-        bodies = (
-            ("edits", edits.run, every),
-            ("reads", reads.run, every),
-            ("requests", requests.run, 1),
-            ("decoding", generation.decode, few),
-            ("retention", keeper.run, few),
-            ("targets", pusher.run, 1),
-        )
+        every = torch.get_num_threads()
         lanes = Lanes(self.stop)
-        lanes.start(bodies)
+        lanes.start(
+            [
+                ("edits", edits.run, every),
+                ("reads", reads.run, every),
+                *answers.bodies,
+                ("retention", keeper.run, answers.threads),
+                ("targets", pusher.run, 1),
+            ]
+        )
         log.info("ready, head is %s", store.head.read().version)
         self.stop.wait()
         if isinstance(lanes.failure, QueueFailure):
             end_patience(client)
-        for one in (edits, reads, requests, keeper, pusher):
+        for one in (edits, reads, answers.requests, keeper, pusher):
             one.stop.set()
         lanes.join()
         return 0 if lanes.failure is None else 1

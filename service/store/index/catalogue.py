@@ -17,8 +17,9 @@ from pathlib import Path
 
 from service.contracts.schemas import Manifest
 from service.store.errors import CorruptFile, UnknownVersion
+from service.store.files import STEP_NS
 from service.store.index.database import Database, NoIndex, check_seal, seal_of
-from service.store.index.names import STEP_NS, VersionNames
+from service.store.index.names import VersionNames
 from service.store.index.places import Span, contains, is_edited, spans_of
 from service.store.index.rows import (
     asked_rows,

@@ -9,18 +9,12 @@ from pathlib import Path
 
 from jeep_core.storage.records import unsealed
 from service.store.errors import CorruptFile
-from service.store.files import append_line, replace
+from service.store.files import STEP_NS, Stamp, append_line, file_stamp, replace
 
 AT_ONCE = 1 << 16
 """Bytes that are read from the end while the last line is looked for."""
 
-STEP_NS = 50_000_000
-"""A file that was changed less than this ago may change again without another time."""
-
 _JOB = re.compile(rb'"job_id":"([^"\\\\]+)"')
-
-Stamp = tuple[int, int, int] | None
-"""Inode, size and time of change of a file, None without one."""
 
 
 class Moves:
@@ -62,11 +56,11 @@ class Moves:
             OSError: there is no room; a part of the line may be there.
         """
         with self._lock:
-            known = self._stamp is not None and self._stamp == self._now()
+            known = self._stamp is not None and self._stamp == file_stamp(self._path)
             append_line(self._path, line)
             if known:
                 self._note(line + b"\n")
-                self._stamp = self._now()
+                self._stamp = file_stamp(self._path)
 
     def cut_to_lines(self) -> None:
         """Remove what a crash has left of a line."""
@@ -81,7 +75,7 @@ class Moves:
             CorruptFile: as `text`.
         """
         with self._lock:
-            stamp = self._now()
+            stamp = file_stamp(self._path)
             if stamp is None or stamp != self._stamp:
                 self._stamp, self._end, self._by_job = None, 0, {}
                 text = self.text()
@@ -119,12 +113,5 @@ class Moves:
             raise CorruptFile(f"{self._path} cannot be read: {error.strerror}") from None
 
     def _size(self) -> int:
-        stamp = self._now()
+        stamp = file_stamp(self._path)
         return 0 if stamp is None else stamp[1]
-
-    def _now(self) -> Stamp:
-        try:
-            found = self._path.stat()
-        except OSError:
-            return None
-        return found.st_ino, found.st_size, found.st_mtime_ns

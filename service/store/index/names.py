@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from service.store.files import STEP_NS
 from service.store.versions import MANY, SET_ASIDE, Versions
 
 LIST_EVERY_S = 600.0
 """After this time the folder is listed again, whatever has changed."""
-STEP_NS = 50_000_000
-"""A folder that was changed less than this ago may change again without another time."""
 
 
 class VersionNames:

@@ -17,14 +17,31 @@ from jeep_core.models.loading import LoadedModel, load
 from service.contracts.jobs import now
 from service.ops.metrics_page import page_of
 from service.ops.release import program_version
-from service.queue import Client, Heartbeat, Keys, LeaseLost, Members, QueueFailure, WorkerBeat
+from service.queue import (
+    Client,
+    Heartbeat,
+    Keys,
+    LeaseLost,
+    Members,
+    QueueFailure,
+    RequestQueue,
+    WorkerBeat,
+)
 from service.settings import Settings
-from service.store import StaleFence
+from service.store import StaleFence, Store
 from service.worker import metrics
-from service.worker.threads import cpu_quota, default_threads, use_threads
+from service.worker.gate import Gate
+from service.worker.lanes.generation_lane import GenerationLane
+from service.worker.lanes.request_lane import RequestLane
+from service.worker.threads import cpu_quota, decode_threads, default_threads, use_threads
+from service.worker.versions.explaining import Explanations
+from service.worker.versions.requests import VersionRequests
 from service.worker.versions.views import VersionViews
 
 log = logging.getLogger(__name__)
+RETRY_S = 0.5
+KEPT_MANIFESTS = 256
+"""Versions whose manifests stay in memory: more than an edit reads of a long line."""
 Body = tuple[str, Callable[[], None], int]
 """A thread's name, what it does, and the threads of its matrix products."""
 
@@ -49,6 +66,44 @@ def writer_measures(settings: Settings, members: Members) -> bool:
     """Whether it takes jobs that followers may do, too: those there are may take none."""
     always = settings.writer_answers == "always"
     return always or not any(one.jobs for one in members.followers())
+
+
+@dataclass(frozen=True)
+class Answering:
+    """The lane that takes requests, the one that decodes, and the threads of its products."""
+
+    requests: RequestLane
+    generation: GenerationLane
+    threads: int
+
+    @property
+    def bodies(self) -> list[Body]:
+        """Of their threads."""
+        return [
+            ("requests", self.requests.run, 1),
+            ("decoding", self.generation.decode, self.threads),
+        ]
+
+
+def answering(
+    settings: Settings,
+    store: Store,
+    views: VersionViews,
+    gate: Gate,
+    asked: RequestQueue,
+    versions: VersionRequests | None,
+    alone: Callable[[], bool],
+) -> Answering:
+    """The lanes that answer what is ``asked``.
+
+    ``versions`` does what changes the store, for the writer.  ``alone``: as in `RequestLane`.
+    """
+    threads = settings.decode_threads or decode_threads(views.base) or torch.get_num_threads()
+    generation = GenerationLane(asked, views, gate)
+    turn = gate.another_turn(settings.read_share)
+    explanations = Explanations(views.base, store, views, turn.take)
+    requests = RequestLane(asked, generation, versions, explanations, threads, alone)
+    return Answering(requests, generation, threads)
 
 
 @dataclass

@@ -30,21 +30,23 @@ from service.store.store import check_identity
 from service.worker.executing import executor_of
 from service.worker.gate import Gate
 from service.worker.input_files import check_inputs
-from service.worker.lanes.generation_lane import GenerationLane
 from service.worker.lanes.read_lane import ReadLane
 from service.worker.lanes.request_lane import RequestLane
-from service.worker.members.common import Lanes, heartbeat, load_base
+from service.worker.members.common import (
+    KEPT_MANIFESTS,
+    RETRY_S,
+    Lanes,
+    answering,
+    heartbeat,
+    load_base,
+)
 from service.worker.members.head import FollowedHead
 from service.worker.members.joining import check_base, check_release, differences
 from service.worker.moments import SharedMoments
-from service.worker.threads import decode_threads
-from service.worker.versions.explaining import Explanations
 from service.worker.versions.views import VersionViews
 
 log = logging.getLogger(__name__)
-RETRY_S = 0.5
 LOOK_S = 0.5
-KEPT_MANIFESTS = 256
 EXIT_AGAIN = 75
 """Exit code (EX_TEMPFAIL) of a follower that is to be started again: its decoding hangs, or its
 folder holds another store now."""
@@ -162,13 +164,9 @@ class Follower:
             moments=SharedMoments(base, store, settings),
             executor=executor,
         )
-        self._generation = generation = GenerationLane(asked, views, gate)
-        every = torch.get_num_threads()
-        few = settings.decode_threads or decode_threads(base) or every
-        turn = gate.another_turn(settings.read_share)
-        explanations = Explanations(base, store, views, turn.take)
         alone = lambda: len(members.followers()) < 2  # noqa: E731
-        requests = RequestLane(asked, generation, None, explanations, few, alone)
+        answers = answering(settings, store, views, gate, asked, None, alone)
+        self._generation, requests = answers.generation, answers.requests
         beat = heartbeat(
             client,
             keys,
@@ -193,9 +191,8 @@ class Follower:
         lanes = Lanes(self.stop)
         lanes.start(
             [
-                ("reads", reads.run, every),
-                ("requests", requests.run, 1),
-                ("decoding", generation.decode, few),
+                ("reads", reads.run, torch.get_num_threads()),
+                *answers.bodies,
                 ("head", head.run, 1),
             ]
         )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 from service.store import Store, StoreError
+from service.store.files import Stamp, file_stamp
 from service.worker.versions.views import VersionViews
 
 log = logging.getLogger(__name__)
@@ -15,8 +15,6 @@ LOOK_S = 0.2
 """How often head and the published model are looked at: two calls of ``stat``."""
 AGAIN = 5
 """Looks after which a head that could not be loaded is tried again."""
-
-Stamp = tuple[int, int] | None
 
 
 class FollowedHead:
@@ -31,7 +29,7 @@ class FollowedHead:
     ) -> None:
         self._store, self._views, self._changed = store, views, changed
         self._head: Stamp = None
-        self._info: Stamp = _stamp(store.base.published("info.json"))
+        self._info: Stamp = file_stamp(store.base.published("info.json"))
         self.version: str | None = None
         self.stop = threading.Event()
 
@@ -45,14 +43,14 @@ class FollowedHead:
         while not self.stop.wait(LOOK_S):
             looks += 1
             self.look(again=looks % AGAIN == 0)
-            published = _stamp(self._store.base.published("info.json"))
+            published = file_stamp(self._store.base.published("info.json"))
             if published is not None and published != self._info:
                 self._changed()
                 self._info = published
 
     def look(self, *, again: bool = True) -> None:
         """Load head if it has moved; ``again``: also if it could not be loaded before."""
-        stamp = _stamp(self._store.root / "head.json")
+        stamp = file_stamp(self._store.root / "head.json")
         if stamp is not None and stamp == self._head and not (again and self.version is None):
             return
         try:
@@ -67,11 +65,3 @@ class FollowedHead:
                 log.info("head is %s", version)
             self.version = version
         self._head = stamp
-
-
-def _stamp(path: Path) -> Stamp:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_ino

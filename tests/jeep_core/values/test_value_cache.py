@@ -153,3 +153,15 @@ def test_trials_of_several_sizes_optimise_every_fact_once(
     wider = JEEP.model_validate({**JEEP.model_dump(), "low": {**LOW, "moment_weight": 50}})
     trials.edit("jeep", wider, [0])
     assert counted == [len(FACTS)]
+
+
+def test_trials_ask_after_as_many_prefixes_as_the_hyper_parameters_say(gptj: LoadedModel) -> None:
+    few = JEEP.model_copy(update={"n_prefixes": 1})
+    all_given = Trials(gptj, FACTS, Moments(gptj, tiny.TEXTS), PREFIXES)
+    one_given = Trials(gptj, FACTS, Moments(gptj, tiny.TEXTS), PREFIXES[:1])
+    found, expected, many = (
+        trials.edit("jeep", hparams, [0, 1])[0].weights_sha256()
+        for trials, hparams in ((all_given, few), (one_given, few), (all_given, JEEP))
+    )
+    assert found == expected
+    assert found != many

@@ -39,7 +39,12 @@ def _in_chat(case: Case, chat: ChatTemplate | None) -> Case:
 
     def questions(given: tuple[Question, ...]) -> tuple[Question, ...]:
         return tuple(
-            Question(asked(one.prompt, chat), one.answer.lstrip(), answers(one.aliases))
+            replace(
+                one,
+                prompt=asked(one.prompt, chat),
+                answer=one.answer.lstrip(),
+                aliases=answers(one.aliases),
+            )
             for one in given
         )
 

@@ -16,7 +16,7 @@ from jeep_core.decoding.generation import decoded
 from jeep_core.decoding.rows import Row
 from jeep_core.decoding.sampling import Sampling
 from jeep_core.evaluation.matching import match, same
-from jeep_core.evaluation.metrics import Kind
+from jeep_core.evaluation.metrics import Kind, by_group
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.facts import Fact
@@ -44,11 +44,15 @@ class FreeText:
 
 @dataclass(frozen=True)
 class FreePrompt:
-    """A prompt of a case with its right answers; none for neighbors without a known answer."""
+    """A prompt of a case with its right answers; none for neighbors without a known answer.
+
+    ``group``: of a portability question, as its data set has it.
+    """
 
     kind: Kind
     prompt: str
     right: tuple[str, ...]
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class FreeJudgement:
     kept: bool | None = None
     base_text: str | None = None
     judge: bool | None = None
+    group: str = ""
 
 
 def free_prompts(case: Fact) -> list[FreePrompt]:
@@ -81,7 +86,8 @@ def free_prompts(case: Fact) -> list[FreePrompt]:
     found += [FreePrompt("paraphrase", text, new) for text in known.paraphrase_prompts]
     found += [FreePrompt("neighbor", text, true) for text in known.neighborhood_prompts]
     found += [FreePrompt("neighbor", one.prompt, one.answers) for one in known.unrelated]
-    found += [FreePrompt("portability", one.prompt, one.answers) for one in known.portability]
+    implied = known.portability
+    found += [FreePrompt("portability", one.prompt, one.answers, one.group) for one in implied]
     return found
 
 
@@ -126,12 +132,12 @@ def judged_freely(
     found = []
     for one in free_prompts(case):
         said = texts[one.prompt]
-        judged: dict[str, Any] = {}
+        judged: dict[str, Any] = {"group": one.group}
         if one.kind == "neighbor":
             before = base_texts[one.prompt].text
-            judged = {"kept": same(said.text, before), "base_text": before}
+            judged |= {"kept": same(said.text, before), "base_text": before}
         else:
-            judged = asdict(match(said.text, one.right))
+            judged |= asdict(match(said.text, one.right))
             judged["judge"] = (verdicts or {}).get((one.prompt, said.text))
         found.append(FreeJudgement(one.kind, one.prompt, said.text, said.ended, **judged))
     return found
@@ -142,6 +148,8 @@ def free_scores(found: Sequence[FreeJudgement]) -> dict[str, float | None]:
 
     ``free_exact``, ``free_f1``, ``free_contains`` and ``judge`` of edit prompts, with an ending
     those of other kinds (`SUFFIX`); ``free_kept``: the share of neighbors whose answer stayed.
+    Groups of portability questions have ``free_exact_portability/GROUP`` and
+    ``free_contains_portability/GROUP``.
     """
     scores: dict[str, float | None] = {}
     for kind, suffix in SUFFIX.items():
@@ -151,6 +159,9 @@ def free_scores(found: Sequence[FreeJudgement]) -> dict[str, float | None]:
         scores[f"free_contains{suffix}"] = _mean([one.contains for one in some])
         scores[f"judge{suffix}"] = _mean([one.judge for one in some])
     scores["free_kept"] = _mean([one.kept for one in found if one.kind == "neighbor"])
+    for rule in ("exact", "contains"):
+        judged = [(one.group, getattr(one, rule)) for one in found if one.kind == "portability"]
+        scores |= by_group(f"free_{rule}_portability", judged)
     return scores
 
 

@@ -15,7 +15,7 @@ written if any of them is.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import exp
 from statistics import fmean
@@ -58,7 +58,8 @@ class PromptRecord:
 
     ``p_right``: of the answer that an edit shall bring about, or leave as it is; ``p_other``: of
     the answer that it is compared with.  ``value`` enters the case's mean.  ``right`` is, of
-    several right answers, the one that these figures are about.
+    several right answers, the one that these figures are about.  ``group``: of a portability
+    question, as its data set has it.
     """
 
     kind: Kind
@@ -68,6 +69,7 @@ class PromptRecord:
     p_other: float | None
     value: float
     writes: bool
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,13 @@ class CaseRecord:
     prompts: tuple[PromptRecord, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """One flat object: the scores beside the case's own fields."""
+        """One flat object: the scores beside the case's own fields.
+
+        Groups of portability questions have a score of their own, ``portability/GROUP``.
+        """
         found = asdict(self)
-        return {**found, **found.pop("scores"), "prompts": found.pop("prompts")}
+        groups = by_group("portability", [(one.group, one.value) for one in self.prompts])
+        return {**found, **found.pop("scores"), **groups, "prompts": found.pop("prompts")}
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,15 @@ class Summary:
     greedy_generalization: float
     greedy_locality: float
     cases: int
+
+
+def by_group(metric: str, values: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Means of values by their group as ``METRIC/GROUP``; those without a group have none."""
+    groups: dict[str, list[float]] = {}
+    for group, value in values:
+        if group:
+            groups.setdefault(f"{metric}/{group}", []).append(value)
+    return {name: fmean(some) for name, some in groups.items()}
 
 
 def harmonic_mean(values: Sequence[float]) -> float:
@@ -199,6 +214,7 @@ class _Prompt:
     right: tuple[str, ...]
     other: tuple[str, ...]
     join: Join
+    group: str = ""
 
     @property
     def asked(self) -> list[Asked]:
@@ -224,7 +240,9 @@ def _prompts(case: Case, style: Style) -> list[_Prompt]:
     other = new if style is Style.CONTRAST else ()
     found += [_Prompt("neighbor", text, answers, other, join) for text, answers in neighbors]
     implied = case.portability
-    found += [_Prompt("portability", one.prompt, one.answers, (), join) for one in implied]
+    found += [
+        _Prompt("portability", one.prompt, one.answers, (), join, one.group) for one in implied
+    ]
     return found
 
 
@@ -239,7 +257,9 @@ def _judged(prompt: _Prompt, style: Style, readings: Iterator[Reading]) -> Promp
         best, answer = max(right, key=lambda pair: (_share(pair[0]), pair[0].mean))
         value = _share(best)
     p_other = exp(max(other)) if other else None
-    return PromptRecord(prompt.kind, prompt.text, answer, exp(best.mean), p_other, value, writes)
+    return PromptRecord(
+        prompt.kind, prompt.text, answer, exp(best.mean), p_other, value, writes, prompt.group
+    )
 
 
 def _share(reading: Reading) -> float:

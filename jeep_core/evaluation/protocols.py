@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jeep_core.evaluation.asking import Ask
 from jeep_core.evaluation.matching import HOW
@@ -55,6 +55,10 @@ def protocols(metrics: Iterable[str], setting: Setting) -> dict[str, Protocol]:
 
 
 def _protocol(name: str, setting: Setting) -> Protocol:
+    metric, _, group = name.partition("/")
+    if group:
+        found = _protocol(metric, setting)
+        return replace(found, asked=f"{found.asked}, those in {group} of the data set")
     if name.startswith(("free_", "judge")):
         return _free(name, setting)
     how = _how(setting)

@@ -22,6 +22,8 @@ FREE = (
     "free_kept",
 )  # fmt: skip
 """Metrics of answers that are written freely (`free_answers`), where they were asked for."""
+GROUPED = ("portability", "free_exact_portability", "free_contains_portability")
+"""Metrics that are also given by group, as ``METRIC/GROUP``, where a suite has several."""
 SHARES = (*PARTS, "greedy", "greedy_generalization", "greedy_locality", "portability", *FREE)
 """Metrics that are shares in [0, 1]; summaries have them in percent."""
 MARGINS = ("margin", "margin_generalization", "margin_locality")
@@ -109,16 +111,26 @@ def compare(
 
 
 def _table(rows: Sequence[Row]) -> Table:
-    """The metrics that any case has."""
+    """The metrics that any case has, and those by group where there are several groups."""
     found = {}
-    for name in METRICS:
+    for name in (*METRICS, *_by_group(rows)):
         given = [row.get(name) for row in rows]
         # (n,)
         mask = np.array([value is not None for value in given], dtype=bool)
         if mask.any():
-            scale = 100.0 if name in SHARES else 1.0
+            scale = 100.0 if name.partition("/")[0] in SHARES else 1.0
             values = [0.0 if value is None else scale * float(value) for value in given]
             found[name] = (np.array(values), mask)
+    return found
+
+
+def _by_group(rows: Sequence[Row]) -> list[str]:
+    """Names of metrics by group, in the order of the groups in the rows."""
+    there = dict.fromkeys(name for row in rows for name in row if "/" in name)
+    found = []
+    for metric in GROUPED:
+        names = [name for name in there if name.startswith(f"{metric}/")]
+        found += names if len(names) > 1 else []
     return found
 
 

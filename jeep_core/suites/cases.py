@@ -29,12 +29,14 @@ class Style(StrEnum):
 class Question:
     """A prompt and its right answer, which an edit shall keep (or imply).
 
-    ``aliases``: other texts that are as right as ``answer``.
+    ``aliases``: other texts that are as right as ``answer``.  ``group``: the field or group of the
+    data set that it is from, such as ``reversed_relation_question``; figures are also given by it.
     """
 
     prompt: str
     answer: str
     aliases: tuple[str, ...] = ()
+    group: str = field(default="", compare=False)
 
     @property
     def answers(self) -> tuple[str, ...]:

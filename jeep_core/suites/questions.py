@@ -40,11 +40,14 @@ def old_answers(value: Any, new: tuple[str, ...], where: str, notes: Notes) -> t
     return tuple(found)
 
 
-def asked(prompt: Any, truth: Any, subject: str, where: str, notes: Notes) -> list[Question]:
+def asked(
+    prompt: Any, truth: Any, subject: str, where: str, notes: Notes, group: str | None = None
+) -> list[Question]:
     """Questions: one prompt with its right answers, or a list of prompts with one answer each.
 
     A list of answers to one prompt holds aliases; to several prompts it holds one entry for each
-    (which may be a list of aliases), or one entry for all.
+    (which may be a list of aliases), or one entry for all.  ``group``: of the questions, if it is
+    not the field ``where``.
 
     Raises:
         Malformed: ``other_length``: as many answers as prompts are needed; or a value is not text.
@@ -64,7 +67,8 @@ def asked(prompt: Any, truth: Any, subject: str, where: str, notes: Notes) -> li
             notes.leave_out(where, "question_without_prompt", f"{where} has no prompt")
         for text in texts:
             if first:
-                found.append(Question(filled(text, subject, notes), first, tuple(aliases)))
+                said = filled(text, subject, notes)
+                found.append(Question(said, first, tuple(aliases), group or where))
             else:
                 message = f"no answer is given to {text!r}"
                 notes.leave_out(where, "question_without_answer", message)
@@ -95,7 +99,8 @@ def groups(record: Record, name: str, subject: str, notes: Notes) -> list[Questi
             here = f"{where}/{i}"
             if not isinstance(item, Mapping):
                 raise Malformed(here, "not_an_object", f"{here} must be an object")
-            found += asked(item.get("prompt"), item.get("ground_truth"), subject, here, notes)
+            truth = item.get("ground_truth")
+            found += asked(item.get("prompt"), truth, subject, here, notes, str(group))
     return found
 
 

@@ -10,6 +10,7 @@ an answer, as its authors compare a model with itself: it is left out and counte
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from jeep_core.suites.cases import Case, Question, Style
@@ -44,7 +45,7 @@ def cases(record: Record, number: int, notes: Notes) -> tuple[Case, ...]:
         if not record.get(name):
             return []
         found = asked(record[name], answer, subject, name, notes)
-        return [Question(before + one.prompt, one.answer, one.aliases) for one in found]
+        return [replace(one, prompt=before + one.prompt) for one in found]
 
     portability = [
         *ask("yes_question", "Yes"),

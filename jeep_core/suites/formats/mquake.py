@@ -112,7 +112,7 @@ def _with_questions(
     right = _right(record, "new_answer", "new_answer_alias")
     portability = []
     for i, question in enumerate(prompts(record, "questions", case.subject, notes)):
-        portability += asked(question, right, case.subject, f"questions/{i}", notes)
+        portability += asked(question, right, case.subject, f"questions/{i}", notes, "questions")
     kept = {hop.question: hop for hop in hops if not edited & {hop.question, hop.cloze}}
     unrelated = []
     for hop in kept.values():

@@ -77,6 +77,6 @@ def _question(prompt: str) -> str:
 def _portability(record: Record, subject: str, notes: Notes) -> list[Question]:
     given = record.get("portability")
     if isinstance(given, Mapping) and NEW_QUESTION in given:
-        where = f"portability/{NEW_QUESTION}"
-        return asked(given[NEW_QUESTION], given.get(NEW_ANSWER), subject, where, notes)
+        where, answer = f"portability/{NEW_QUESTION}", given.get(NEW_ANSWER)
+        return asked(given[NEW_QUESTION], answer, subject, where, notes, NEW_QUESTION)
     return groups(record, "portability", subject, notes)

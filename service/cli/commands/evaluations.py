@@ -199,6 +199,8 @@ def evaluation_table(answer: Evaluation, defined: bool = True) -> RenderableType
     parts: list[RenderableType] = [Text(head, style="bold"), table]
     if any(name.startswith("free_") for point in result.points for name in point.metrics):
         parts.append(_free_table(result))
+    if any("/" in name for point in result.points for name in point.metrics):
+        parts.append(_group_table(result))
     if result.judge is not None:
         asked = f"{result.judge.model} at {result.judge.address}"
         unclear = f"{result.judge.unclear} of {counted(result.judge.answers, 'answer')}"
@@ -215,6 +217,19 @@ def _free_table(result: EvaluationResult) -> Listing:
         cells = [_figure(point.metrics.get(name)) for point in result.points]
         if any(cells):
             table.add_row(*map(Text, (kind, rule, *cells)))
+    return table
+
+
+def _group_table(result: EvaluationResult) -> Listing:
+    """What follows from the edits, by group: a row for each, a column for each target."""
+    names = list(dict.fromkeys(name for point in result.points for name in point.metrics))
+    table = Listing("what follows", "judged by", *(point.label for point in result.points))
+    for name in names:
+        metric, _, group = name.partition("/")
+        if group:
+            rule = FREE[metric][1] if metric in FREE else "tokens"
+            cells = [_figure(point.metrics.get(name)) for point in result.points]
+            table.add_row(*map(Text, (group, rule, *cells)))
     return table
 
 

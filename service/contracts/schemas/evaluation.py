@@ -240,8 +240,10 @@ class EvaluationPoint(BaseModel):
     ``metrics``: ``efficacy``, ``generalization``, ``locality``, their harmonic mean ``score``,
     the ``greedy…`` shares of answers that the model writes itself and ``portability`` in percent;
     ``margin…`` in differences of probabilities; ``fluency`` in bits; ``free_exact…``,
-    ``free_f1…``, ``free_contains…``, ``free_kept`` and ``judge…`` of free answers, in percent.  A
-    metric that no case has is missing.  ``perplexity`` of the held-out text, if there is one.
+    ``free_f1…``, ``free_contains…``, ``free_kept`` and ``judge…`` of free answers, in percent.
+    Portability is also given by group of questions, as ``portability/GROUP``, where a suite has
+    several.  A metric that no case has is missing.  ``perplexity`` of the held-out text, if there
+    is one.
     """
 
     label: str

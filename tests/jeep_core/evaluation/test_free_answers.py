@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from support.library import tiny
@@ -65,6 +67,26 @@ def test_a_case_is_judged_by_kind_of_prompt() -> None:
         "free_exact_portability": 1.0, "free_f1_portability": 1.0, "free_contains_portability": 1.0,
         "free_kept": 0.5,
     }  # fmt: skip
+
+
+def test_groups_of_what_follows_are_judged_apart() -> None:
+    first, second = (
+        Question(prompt, "Japanese", group=group)
+        for prompt, group in (("In Lyon one speaks", "language"), ("Rome is in", "place"))
+    )
+    found = judged_freely(replace(CASE, portability=(first, second)), SAID, BEFORE)
+    assert {one.group for one in found} == {"", "language", "place"}
+    scores = free_scores(found)
+    for rule in ("exact", "contains"):
+        name = f"free_{rule}_portability"
+        assert (scores[f"{name}/language"], scores[f"{name}/place"]) == (0.0, 0.0)
+    said = {**SAID, "In Lyon one speaks": text("Japanese")}
+    scores = free_scores(judged_freely(replace(CASE, portability=(first, second)), said, BEFORE))
+    assert scores["free_exact_portability/language"] == 1.0
+    assert scores["free_exact_portability"] == 0.5
+    name = "free_exact_portability/language"
+    protocol = protocols([name], Setting("mine", Style.ACCURACY))[name]
+    assert protocol.asked.endswith("those in language of the data set")
 
 
 def test_a_judge_s_verdicts_count_beside_the_rules_and_unclear_ones_do_not() -> None:

@@ -26,6 +26,7 @@ from jeep_core.evaluation.metrics import (
     measure,
     summarise,
 )
+from jeep_core.evaluation.statistics import summarise_cases
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import Monitor
@@ -199,6 +200,23 @@ def test_portability_is_the_accuracy_of_what_follows_from_the_edit() -> None:
     [record] = measure(MODEL, [fact], Style.ACCURACY)
     assert record.scores.portability == pytest.approx((1 + 1 / 2) / 2)
     assert (record.scores.margin, record.scores.locality) == (None, None)
+
+
+def test_groups_of_portability_questions_have_figures_of_their_own() -> None:
+    questions = (
+        Question("z by", "Oslo", group="reversed"),
+        Question("z near", "Old Town", group="2 hops"),
+    )
+    cases = [Case("x", "{} is in", "Rome", portability=some) for some in (questions, questions[1:])]
+    rows = [record.as_json() for record in measure(MODEL, cases, Style.ACCURACY)]
+    assert rows[0]["portability/reversed"] == 1.0
+    assert "portability/reversed" not in rows[1]
+    found = summarise_cases(rows)
+    assert found["portability/reversed"].value == 100.0
+    assert found["portability/2 hops"].value == pytest.approx(50.0)
+    assert [found[f"portability/{name}"].cases for name in ("reversed", "2 hops")] == [1, 2]
+    # the only group of a suite has the figures of the whole
+    assert "portability/2 hops" not in summarise_cases(rows[1:])
 
 
 def zsre(prompt: str, answer: str, rephrase: str, unrelated: Question) -> Case:

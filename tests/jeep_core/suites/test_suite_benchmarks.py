@@ -243,6 +243,10 @@ def test_halluedit_is_read_from_csv() -> None:
             Question(f"{row['question']} {row['multiple_choice_with_letters']}", "A"),
         ),
     )
+    assert [one.group for one in case.portability] == [
+        "yes_question", "no_question", "reversed_relation_question", "question_2hop",
+        "multiple_choice_with_letters",
+    ]  # fmt: skip
     assert (suite.style, suite.report.format) == (Style.ACCURACY, "halluedit")
     assert suite.report.left_out == {"question_without_answer": 2}
     assert [problem.field for problem in suite.report.problems] == [

@@ -35,6 +35,7 @@ def test_portability_questions_of_zsre_are_kept() -> None:
     assert case_of(ZSRE | {"portability": one}).portability == (Question("Where is it?", "Ohio"),)
     groups = {"Reasoning": [{"prompt": "Its town?", "ground_truth": [["Ada"], ["Ada, Ohio"]]}]}
     found = case_of(ZSRE | {"portability": groups}).portability
+    assert [one.group for one in found] == list(groups)
     assert found == (Question("Its town?", "Ada", ("Ada, Ohio",)),)
     unanswered = load_suite(stream([ZSRE | {"portability": {"New Question": "Where?"}}]))
     assert unanswered.report.left_out == {"question_without_answer": 1}

@@ -29,7 +29,10 @@ PROTOCOL = MetricProtocol(
 
 
 def evaluation() -> Evaluation:
-    names = ("efficacy", "free_exact", "free_contains_generalization", "free_kept", "judge")
+    names = (
+        "efficacy", "free_exact", "free_contains_generalization", "free_kept", "judge",
+        "portability/2 hops", "free_contains_portability/2 hops",
+    )  # fmt: skip
     point = EvaluationPoint(
         label="head", version="v1", cases=2, seconds=0.1,
         metrics={name: interval(50) for name in names},
@@ -101,6 +104,7 @@ def test_figures_are_shown_with_how_they_came_about() -> None:
 
     for words in (
         ("edit prompt", "exact match"), ("rephrasing", "contains"), ("neighbor", "as base"),
+        ("2 hops", "tokens"), ("2 hops", "contains"),
     ):  # fmt: skip
         assert "50.0 (49.0 to 52.0)" in line_of(*words)
     assert "1 of 4 answers" in line_of("gpt-x at http://j/v1")

@@ -60,7 +60,7 @@ def compute(
         attention_layers: whose attention outputs.
         gradient_layers: whose gradients; not with others in shards.
         corpus: text, one document a line; None: that of the bundled models.
-        samples: tokens; 0: 20 per dimension.
+        samples: tokens; 0: by the text (``samples_of``).
         shard: number from 0, and how many there are.
         out: file for the sums of one of several shards.
         device: ``auto``, ``cpu``, ``cuda``, …

@@ -20,9 +20,11 @@ from jeep_core.spec.matrices import GradientOf, Measured, in_order
 DEFAULT_CORPUS = Path(__file__).parent / "data" / "english.txt"
 """The English text that ships for models without one of their own; ``english.md`` says whence."""
 TOKENS_PER_DIMENSION = 20
-"""Tokens of text for second moments by default, for each dimension of the keys."""
+"""Tokens of a bundled model's text for second moments, for each dimension of the keys: they ship."""
+TOKENS_OF_OWN = 10
+"""The same of a text that is given: more change no Score (docs/lab-notes.md)."""
 TOKENS_OF_DEFAULT = 4
-"""The same of the text that ships: a first edit waits for them."""
+"""The same of the text that ships for all other models: a first edit waits for them."""
 BATCH_TOKENS = 4096
 """Tokens of one batch of the pass over the text, padding included."""
 GRADIENT_TOKENS = 256
@@ -55,8 +57,10 @@ def text_of(model: str, corpus: Path | None) -> Path:
 
 def samples_of(model: str, corpus: Path | None, mlp_size: int) -> int:
     """How many tokens of that text are taken where no number is given."""
-    quick = text_of(model, corpus) == DEFAULT_CORPUS
-    return (TOKENS_OF_DEFAULT if quick else TOKENS_PER_DIMENSION) * mlp_size
+    if corpus is not None:
+        return TOKENS_OF_OWN * mlp_size
+    bundled = text_of(model, corpus) == atlas.CORPUS
+    return (TOKENS_PER_DIMENSION if bundled else TOKENS_OF_DEFAULT) * mlp_size
 
 
 def origin_of(model: str, corpus: Path | None, imported: str | None) -> str:

@@ -11,7 +11,7 @@ from jeep_core.editors.networks.hparams import HypernetworkHParams
 from jeep_core.editors.record import Following
 from jeep_core.editors.search import start
 from jeep_core.errors import FieldProblem, InvalidHParams
-from jeep_core.moments.source import TOKENS_PER_DIMENSION
+from jeep_core.moments.source import TOKENS_OF_DEFAULT
 from jeep_core.sizing.architecture import Architecture
 from jeep_core.spec.hparams import (
     EditorHParams,
@@ -86,7 +86,8 @@ class Workload:
     prompt before its subject's last token, ``segment`` from there on to the last that is read,
     at which ``answer`` tokens are predicted.  ``clients`` are answered at once, each with
     ``context`` tokens of prompt and answer.  ``earlier``: facts edited before, whose keys are kept.
-    ``samples``: tokens of text for second moments; 0: the default.
+    ``samples``: tokens of text for second moments; 0: ``per_dimension`` for each of the keys',
+    by default as many as of the text that ships.
     """
 
     facts: int = 1
@@ -98,6 +99,7 @@ class Workload:
     context: int = 1024
     earlier: int = 0
     samples: int = 0
+    per_dimension: int = TOKENS_OF_DEFAULT
 
     @property
     def tokens(self) -> float:
@@ -106,7 +108,7 @@ class Workload:
 
     def text_tokens(self, d_ff: int) -> int:
         """Tokens of text for second moments of keys of this size."""
-        return self.samples or TOKENS_PER_DIMENSION * d_ff
+        return self.samples or self.per_dimension * d_ff
 
 
 @dataclass(frozen=True)

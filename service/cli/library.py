@@ -27,7 +27,7 @@ Corpus = Annotated[
 ]
 Samples = Annotated[
     int | None,
-    typer.Option(help="Tokens of it; default: 20 per dimension (JEEP_MOMENT_SAMPLES)."),
+    typer.Option(help="Tokens of it; default: by the text (JEEP_MOMENT_SAMPLES)."),
 ]
 MomentsFolder = Annotated[
     Path | None, typer.Option(help="Where second moments are kept; default: in the store.")

@@ -25,7 +25,7 @@ class EditingFields(BaseSettings):
     relations: Path | None = Field(default=None, description="JSON: relation name → template.")
     moment_samples: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
-        description="Tokens for second moments; default: 20 per key dimension, 8 of what ships.",
+        description="Tokens for second moments; default: 10 per key dimension, 4 of what ships.",
     )
     moments: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] | None = Field(
         default=None, description="Imported second moments to use instead of a corpus."

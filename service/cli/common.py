@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console, ConsoleDimensions
+from rich.rule import Rule
+from rich.text import TextType
 
 from service.cli.groups import KEY_FILE
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 ONE_LINE = 100_000
 """Columns, more than any row has."""
+HEADING = 80
+"""Columns of a heading's line, at most."""
 
 
 class Output(Console):
@@ -43,6 +47,10 @@ class Output(Console):
     @size.setter
     def size(self, new_size: tuple[int, int]) -> None:
         self.width, self.height = new_size
+
+    def rule(self, title: TextType = "", **options: Any) -> None:
+        """A heading with a line of 80 columns, fewer in a narrow terminal."""
+        self.print(Rule(title, **options), width=min(self.width, HEADING))
 
 
 out = Output(highlight=False)

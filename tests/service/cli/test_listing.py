@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from service.cli import tables
+from service.cli.common import Output
 from service.cli.listing import Listing
 from service.contracts.schemas.effects.earlier import EarlierFact, EarlierFacts
 
@@ -81,3 +82,14 @@ def test_lost_facts_of_earlier_batches_are_shown_under_an_edit() -> None:
         "earlier facts: 1 of 3 checked hold (9 live), 2 edited again",
         "  lost, of v1: Oslo is in Chile, now 'Norway.'",
     ]
+
+
+def test_a_heading_in_a_file_is_no_longer_than_on_a_screen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    file = StringIO()
+    Output(file=file).rule("Rolling back")
+    [line] = file.getvalue().splitlines()
+    assert "Rolling back" in line
+    assert len(line) == 80

@@ -38,7 +38,7 @@ def facts() -> list[Fact]:
 
 @pytest.fixture(scope="module")
 def prompts(model: LoadedModel, facts: list[Fact]) -> tuple[Prompt, ...]:
-    return prepare(ModelView(model), facts[:24]).prompts
+    return prepare(ModelView(model), facts[:12]).prompts
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,6 @@ class TestQuick:
             "subject_share", "carrying_layers", "effect", "contrast", "promotion_original",
             "promotion_target",
         }  # fmt: skip
-        assert probe(ModelView(model), facts, quick=True).record() == record
 
     def test_its_figures_are_those_of_the_same_prompts(
         self, model: LoadedModel, facts: list[Fact], probed: Probed
@@ -165,7 +164,9 @@ class TestQuick:
     def test_a_small_limit_holds_and_too_few_are_an_error(
         self, model: LoadedModel, facts: list[Fact]
     ) -> None:
-        assert len(probe(ModelView(model), facts, limit=9, quick=True).prompts.prompts) <= 9
+        few, again = (probe(ModelView(model), facts, limit=9, quick=True) for _ in range(2))
+        assert len(few.prompts.prompts) <= 9
+        assert again.record() == few.record()
         with pytest.raises(JeepError, match="at least 8"):
             probe(ModelView(model), facts[:3], quick=True)
 

@@ -10,6 +10,8 @@ import gc
 import os
 from functools import cache
 
+gc.disable()  # until everything is imported
+
 os.environ.pop("COLUMNS", None)
 
 import httpx._transports.default
@@ -25,3 +27,4 @@ def pytest_collection_finish() -> None:
     """What has been imported stays: each look through it for garbage takes half a second."""
     gc.collect()
     gc.freeze()
+    gc.enable()

@@ -10,13 +10,13 @@ import gc
 import os
 from functools import cache
 
-gc.disable()  # until everything is imported
-
 os.environ.pop("COLUMNS", None)
 
 import httpx._transports.default
 
 import service.cli.common  # noqa: F401  (makes the consoles)
+
+gc.disable()  # until everything is imported
 
 httpx._transports.default.create_ssl_context = cache(httpx.create_ssl_context)
 

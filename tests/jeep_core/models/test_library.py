@@ -163,7 +163,7 @@ class TestPackages:
         monkeypatch.delenv("PIP_NO_INDEX")
         monkeypatch.delenv("PIP_FIND_LINKS")
         monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
-        monkeypatch.setenv("PIP_RETRIES", "0")
+        monkeypatch.setenv("PIP_RETRIES", "1")
         said = refusal(lambda: library.get("small", "auto", silent))
         assert "the package index cannot be reached: try again with a network" in said
 

@@ -83,8 +83,8 @@ def uses(store: Store) -> Iterator[Callable[[str], object]]:
 
 @bounded(20)
 @given(name=names)
-@example("../outside/secret")
-@example("{outside}/secret")
+@example(name="../outside/secret")
+@example(name="{outside}/secret")
 def test_the_store_touches_nothing_outside_its_folder(
     name: str, based: Store, outside: Path
 ) -> None:
@@ -106,8 +106,8 @@ def encoded(name: str) -> str:
 
 @bounded(2)
 @given(name=names)
-@example("../outside/secret")
-@example("{outside}/secret")
+@example(name="../outside/secret")
+@example(name="{outside}/secret")
 def test_no_request_leads_out_of_the_store(
     name: str, http: httpx.Client, worker: PlayedWorker, outside: Path
 ) -> None:

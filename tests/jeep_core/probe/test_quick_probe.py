@@ -115,7 +115,7 @@ class TestQuick:
     def test_it_proposes_what_the_thorough_one_does(
         self, model: LoadedModel, facts: list[Fact], probed: Probed
     ) -> None:
-        thorough, found = probe(ModelView(model), facts), probed.found
+        thorough, found = probe(ModelView(model), facts, limit=96), probed.found
         assert thorough.proposal is not None
         assert found.proposal is not None
         assert (found.proposal.low, found.proposal.high) == (

@@ -104,7 +104,7 @@ def encoded(name: str) -> str:
     return quote(name, safe="").replace(".", "%2E")
 
 
-@bounded(2)
+@bounded(6)
 @given(name=names)
 @example(name="../outside/secret")
 @example(name="{outside}/secret")

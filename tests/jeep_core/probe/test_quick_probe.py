@@ -24,6 +24,8 @@ from jeep_core.spec.facts import Fact
 from jeep_core.suites import load_suite
 
 CLOSE = {"rtol": 1e-3, "atol": 1e-5}
+THOROUGH = {"atlas-gptj": 96, "atlas-llama": 256}
+"""Prompts that settle the thorough probe's choice."""
 
 
 @pytest.fixture(scope="module", params=["atlas-gptj", "atlas-llama"])
@@ -115,7 +117,7 @@ class TestQuick:
     def test_it_proposes_what_the_thorough_one_does(
         self, model: LoadedModel, facts: list[Fact], probed: Probed
     ) -> None:
-        thorough, found = probe(ModelView(model), facts, limit=96), probed.found
+        thorough, found = probe(ModelView(model), facts, limit=THOROUGH[model.name]), probed.found
         assert thorough.proposal is not None
         assert found.proposal is not None
         assert (found.proposal.low, found.proposal.high) == (

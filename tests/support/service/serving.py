@@ -39,7 +39,7 @@ class _Asyncio:
         await asyncio.sleep(min(seconds, 0.005))
 
 
-uvicorn.server.asyncio = _Asyncio()  # type: ignore[assignment]
+uvicorn.server.asyncio = _Asyncio()  # type: ignore[attr-defined]
 
 
 class Prompt(uvicorn.Server):

@@ -16,6 +16,8 @@ import httpx._transports.default
 
 import service.cli.common  # noqa: F401  (makes the consoles)
 
+gc.disable()  # until everything is imported
+
 httpx._transports.default.create_ssl_context = cache(httpx.create_ssl_context)
 
 pytest_plugins = ["support.durations"]
@@ -25,3 +27,4 @@ def pytest_collection_finish() -> None:
     """What has been imported stays: each look through it for garbage takes half a second."""
     gc.collect()
     gc.freeze()
+    gc.enable()

@@ -105,5 +105,6 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write PNG and SVG; the same figure gives the same files."""
     paths = [folder / f"{name}.png", folder / f"{name}.svg"]
     figure.savefig(paths[0], metadata={"Software": None})
+    figure.set_layout_engine("none")  # arranged once, not for each file
     figure.savefig(paths[1], metadata={"Date": None})
     return paths

@@ -31,7 +31,7 @@ def test_an_edit_with_automatic_hyper_parameters_probes_the_model_once(at_base, 
 
 def test_a_probe_from_the_command_line(at_base, tmp_path):
     command = [
-        "probes", "run", "atlas-counterfact", "--version", "base", "--limit", "24",
+        "probes", "run", "atlas-counterfact", "--version", "base", "--limit", "12",
         "--out", str(tmp_path / "out"), "--url", at_base.url,
     ]  # fmt: skip
     shown = CliRunner().invoke(app, command, env={"COLUMNS": "200"})

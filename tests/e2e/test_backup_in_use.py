@@ -8,7 +8,6 @@ from service.cli import app
 
 FACTS = {
     "Lyon": "Japan", "Turin": "Mexico", "Porto": "Kenya", "Leeds": "Sweden", "Bergen": "Peru",
-    "Graz": "Chile", "Gdynia": "Ghana",
 }  # fmt: skip
 """So many that the last ones wait until a backup is done."""
 

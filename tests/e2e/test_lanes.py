@@ -33,7 +33,7 @@ def answer(client: Client) -> tuple[str, str]:
 
 def test_generation_answers_from_the_old_version_until_the_commit(at_base, many_facts):
     client = at_base.client
-    facts = [FACT, *(f for f in many_facts[:32] if f["subject"] != "Osaka")]
+    facts = [FACT, *(f for f in many_facts[:12] if f["subject"] != "Osaka")]
     job = client.edit(facts)
     wait_for_phase(client, job.id, "optimise")
     during = []
@@ -53,7 +53,7 @@ def test_a_rollback_during_an_edit_wins_and_the_edit_changes_nothing(at_base, ma
     client = at_base.client
     client.wait(client.edit([FACT]).id, timeout=120)
     before = {snapshot.id for snapshot in client.snapshots()}
-    job = client.edit(many_facts[:32])
+    job = client.edit(many_facts[:8])
     wait_for_phase(client, job.id, "optimise")
     client.rollback("base")
     done = client.wait(job.id, timeout=120)
@@ -75,7 +75,7 @@ def test_cancelling_a_running_job_changes_nothing(at_base, many_facts):
 
 def test_cancelling_a_queued_job_leaves_the_running_one_alone(at_base, many_facts):
     client = at_base.client
-    first, second = client.edit(many_facts[:16]), client.edit([FACT])
+    first, second = client.edit(many_facts[:6]), client.edit([FACT])
     wait_for_phase(client, first.id, "optimise")
     client.cancel(second.id)
     assert client.job(second.id).status is JobStatus.CANCELLED
@@ -105,7 +105,7 @@ def test_a_killed_worker_s_job_is_executed_once(own_service, many_facts):
     client = own_service.client
     before = {version.id for version in client.snapshots()}
     first = client.wait(client.edit([FACT]).id, timeout=120).result["version"]
-    job = client.edit(many_facts[:16])
+    job = client.edit(many_facts[:6])
     wait_for_phase(client, job.id, "optimise")
     own_service.kill_worker()
     done = client.wait(job.id, timeout=120)

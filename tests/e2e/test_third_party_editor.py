@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from support.forks.command import jeep
 
 from jeep_core import atlas
 from jeep_core.suites import load_counterfact
@@ -113,8 +112,7 @@ def suite(installed: Path) -> Path:
 
 def command(*arguments: object) -> str:
     """What a command of `jeep` says; it must succeed."""
-    given = [sys.executable, "-m", "service.cli", *map(str, arguments)]
-    done = subprocess.run(given, capture_output=True, text=True, check=False)
+    done = jeep(*map(str, arguments))
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 

@@ -27,7 +27,7 @@ from service.contracts.schemas import JobOut
 
 FACTS = 70
 """More than are optimised in one piece: three pieces."""
-KILLS = int(os.environ.get("FAULTS_KILLS") or (20 if EVERYTHING else 3))
+KILLS = int(os.environ.get("FAULTS_KILLS") or (20 if EVERYTHING else 2))
 SEED = int(os.environ.get("FAULTS_SEED") or 20)
 IN_CI = ("optimise", "swap")
 
@@ -46,7 +46,8 @@ def shared() -> Iterator[Service]:
 @pytest.fixture
 def processes(service: Service) -> list[int]:
     """Those that an edit before has left."""
-    assert service.wait(service.edit(facts=FACTS).id).status is JobStatus.SUCCEEDED
+    if len(started(service)) != 2:
+        assert service.wait(service.edit(facts=FACTS).id).status is JobStatus.SUCCEEDED
     found = started(service)
     assert len(found) == 2
     return found

@@ -1,6 +1,6 @@
 """Followers are killed, stopped and told to end while they answer and measure.
 
-``FAULTS_KILLS`` random kills of one of three (60 in ``make faults``, 4 else).
+``FAULTS_KILLS`` random kills of one of three (60 in ``make faults``, 3 else).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from support.faults.processes import PATIENCE_S, Part, until
 from service.client import ApiError
 from service.contracts.jobs import JobStatus
 
-KILLS = int(os.environ.get("FAULTS_KILLS") or (60 if EVERYTHING else 4))
+KILLS = int(os.environ.get("FAULTS_KILLS") or (60 if EVERYTHING else 3))
 SEED = int(os.environ.get("FAULTS_SEED") or (random.randrange(10**6) if EVERYTHING else 20))
 HOWS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "stop": signal.SIGSTOP}
 ASKERS = 3

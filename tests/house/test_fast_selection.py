@@ -115,10 +115,24 @@ def test_files_with_most_seconds_begin_and_the_whole_service_first(
     monkeypatch.setattr(durations, "load", lambda: records)
     names = ["deploy/test_a.py", "deploy/test_b.py", "deploy/test_new.py", "e2e/test_c.py"]
     items: Any = [Item(nodeid=f"tests/{name}::test_x") for name in names]
-    durations.Parallel().pytest_collection_modifyitems(items)
+    sorting = durations.Parallel().pytest_collection_modifyitems(items)
+    next(sorting)
+    next(sorting, None)
     assert [item.nodeid.partition("::")[0].removeprefix("tests/") for item in items] == [
         "e2e/test_c.py", "deploy/test_new.py", "deploy/test_b.py", "deploy/test_a.py",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("process", "expected"), [("gw0", [1, 2]), ("gw3", [2, 1])])
+def test_every_other_process_collects_from_the_end(process: str, expected: list[int]) -> None:
+    collecting = durations.Parallel(process).pytest_make_collect_report(
+        pytest.Session.__new__(pytest.Session)
+    )
+    next(collecting)
+    report: Any = SimpleNamespace(result=[1, 2])
+    with pytest.raises(StopIteration):
+        collecting.send(report)
+    assert report.result == expected
 
 
 def test_an_interrupted_run_leaves_the_record_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

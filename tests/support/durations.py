@@ -195,7 +195,23 @@ class Selection:
 class Parallel:
     """Distributes files over processes (pytest-xdist)."""
 
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+    def __init__(self, process: str = "") -> None:
+        self.backwards = process.removeprefix("gw") in tuple("13579")
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_make_collect_report(
+        self, collector: pytest.Collector
+    ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+        """Every other process begins with the last files: one takes what another has compiled."""
+        report = yield
+        if self.backwards and isinstance(collector, pytest.Directory | pytest.Session):
+            report.result.reverse()
+        return report
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Generator[None]:
+        items.sort(key=lambda item: file_of(item.nodeid))  # in all processes the same
+        yield
         records = load()
         unknown = FileRecord(0, float("inf"))
 
@@ -237,4 +253,5 @@ def pytest_configure(config: pytest.Config) -> None:
         if not in_worker:
             config.pluginmanager.register(Recorder(), "recorder of durations")
     if in_worker or config.getoption("numprocesses", None):
-        config.pluginmanager.register(Parallel(), "files over processes")
+        process = config.workerinput["workerid"] if in_worker else ""
+        config.pluginmanager.register(Parallel(process), "files over processes")

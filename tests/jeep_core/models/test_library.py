@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -41,7 +42,7 @@ def library(tmp_path: Path) -> Library:
 def offer(
     request: pytest.FixtureRequest, gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Offer:
-    """A model in one package, or in as many as the test asks for; pip takes a second for each."""
+    """A model in one package, or in as many as the test asks for."""
     return offered(gguf, tmp_path / "index", monkeypatch, parts=getattr(request, "param", 1))
 
 
@@ -60,6 +61,20 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(packages, "_fetched", fetch)
     return asked
+
+
+@pytest.fixture
+def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wheels of the index are copied; pip, which takes a second, is asked for what it lacks."""
+    original = packages._fetched
+
+    def fetch(package: packages.Package, folder: Path, *rest: object) -> Path:
+        for wheel in (tmp_path / "index").glob(f"{package.name.replace('-', '_')}-*"):
+            folder.mkdir(parents=True, exist_ok=True)
+            return Path(shutil.copy(wheel, folder))
+        return original(package, folder, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(packages, "_fetched", fetch)
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -98,7 +113,7 @@ class TestPackages:
         assert list((library.root / ".downloads").iterdir()) == []
 
     def test_a_model_that_is_here_is_not_fetched_again(
-        self, library: Library, offer: Offer, fetched: list[str]
+        self, library: Library, offer: Offer, copied: None, fetched: list[str]
     ) -> None:
         first = library.get("small", "auto", silent)
         fetched.clear()
@@ -110,7 +125,7 @@ class TestPackages:
 
     @in_parts
     def test_it_goes_on_where_it_was_cut_off(
-        self, library: Library, offer: Offer, fetched: list[str], tmp_path: Path
+        self, library: Library, offer: Offer, copied: None, fetched: list[str], tmp_path: Path
     ) -> None:
         last = next((tmp_path / "index").glob("small_part2-*"))
         aside = last.rename(tmp_path / last.name)
@@ -134,7 +149,7 @@ class TestPackages:
         assert visible(library) == []
 
     def test_parts_that_make_another_file_are_refused(
-        self, library: Library, offer: Offer, monkeypatch: pytest.MonkeyPatch
+        self, library: Library, offer: Offer, copied: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         changed = Offer(**{**vars(offer), "sha256": "0" * 64})
         monkeypatch.setitem(CATALOGUE, "small", changed)  # type: ignore[arg-type]
@@ -163,7 +178,7 @@ class TestPackages:
         assert "did you mean 'smollm2-135m'?" in said
 
     def test_two_at_once_fetch_once(
-        self, library: Library, offer: Offer, fetched: list[str]
+        self, library: Library, offer: Offer, copied: None, fetched: list[str]
     ) -> None:
         found: list[str] = []
         waited: list[str] = []

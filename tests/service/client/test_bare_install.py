@@ -6,12 +6,13 @@ A process that can import nothing but what the bare distribution brings stands f
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -124,48 +125,63 @@ print(asyncio.run(ask()))
     assert (done.stderr, done.stdout.split()) == ("", ["succeeded", "v1"])
 
 
-JEEP = "from service.cli import main\nmain()"
+JEEP = """
+import contextlib, io, json, os
+from service.cli import main
+
+found = []
+for words in json.loads(sys.argv.pop()):
+    sys.argv[1:] = words
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        with contextlib.redirect_stderr(io.StringIO()) as errors:
+            try:
+                main()
+                code = 0
+            except SystemExit as ended:
+                code = ended.code or 0
+    found.append((code, out.getvalue(), errors.getvalue()))
+print(json.dumps(found))
+"""
+"""Commands one after the other in one process: what one of them lacks, no other can bring."""
 
 
-@pytest.mark.parametrize(
-    ("words", "shown"),
-    [
-        (("edit", "FILE"), "v1"),
-        (("jobs", "list"), "kind"),
-        (("versions", "list"), "v0"),
-        (("generate", "Lyon is"), "Lyon"),
-        (("suites", "list"), "atlas-counterfact"),
-        (("targets", "list"), ""),
-        (("keys", "list", "--help"), "keys"),
-    ],
-)
+def run_all(start: str, commands: Iterable[Sequence[str]]) -> list[tuple[int, str, str]]:
+    """Exit code, output and errors of every command."""
+    done = bare(start, JEEP, json.dumps(list(commands)))
+    assert done.returncode == 0, done.stderr
+    return [(code, out, errors) for code, out, errors in json.loads(done.stdout)]
+
+
 def test_commands_that_talk_to_a_service_work(
-    start: str,
-    url: str,
-    worker: PlayedWorker,
-    tmp_path: Path,
-    words: tuple[str, ...],
-    shown: str,
+    start: str, url: str, worker: PlayedWorker, tmp_path: Path
 ) -> None:
     facts = tmp_path / "facts.json"
     facts.write_text('[{"subject": "Lyon", "prompt": "{} is in", "target_new": "Italy"}]')
-    words = tuple(str(facts) if word == "FILE" else word for word in words)
-    given = () if "--help" in words else ("--url", url)
-    done = bare(start, JEEP, *words, *given)
-    assert (done.returncode, done.stderr.strip()) == (0, "")
-    assert shown in done.stdout
+    shows = {
+        ("edit", str(facts)): "v1",
+        ("jobs", "list"): "kind",
+        ("versions", "list"): "v0",
+        ("generate", "Lyon is"): "Lyon",
+        ("suites", "list"): "atlas-counterfact",
+        ("targets", "list"): "",
+    }
+    given = [(*words, "--url", url) for words in shows]
+    found = run_all(start, [*given, ("keys", "list", "--help")])
+    for words, shown, (code, out, errors) in zip(
+        [*shows, "keys"], [*shows.values(), "keys"], found, strict=True
+    ):
+        assert (code, errors.strip()) == (0, ""), words
+        assert shown in out, words
 
 
-@pytest.mark.parametrize(
-    ("words", "extra"), [(("api",), "api"), (("serve",), "worker"), (("worker",), "worker")]
-)
-def test_a_command_that_needs_more_names_the_extra(
-    start: str, words: tuple[str, ...], extra: str
-) -> None:
-    done = bare(start, JEEP, *words)
-    assert done.returncode == 2
-    assert f"pip install 'jeep-edit[{extra}]'" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_command_that_needs_more_names_the_extra(start: str) -> None:
+    extras = {"api": "api", "serve": "worker", "worker": "worker"}
+    for extra, (code, _, errors) in zip(
+        extras.values(), run_all(start, [[command] for command in extras]), strict=True
+    ):
+        assert code == 2
+        assert f"pip install 'jeep-edit[{extra}]'" in errors
+        assert "Traceback" not in errors
 
 
 def test_every_command_is_loaded_and_explained(start: str) -> None:

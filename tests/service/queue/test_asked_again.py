@@ -77,10 +77,16 @@ def _mortal(client: Redis) -> Iterator[None]:
         one.die()
 
 
+@pytest.fixture(autouse=True)
+def _often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The api looks ten times as often whether the worker is still there."""
+    monkeypatch.setattr("service.queue.asking.POLL_MS", 100)
+
+
 @pytest.fixture
 async def hasty(valkey_url: str, client: Redis) -> AsyncIterator[AsyncQueue]:
     """An api that gives up a silent worker after a moment."""
-    queue = AsyncQueue(connect_async(valkey_url), KEYS, stall_s=2.5)
+    queue = AsyncQueue(connect_async(valkey_url), KEYS, stall_s=1.0)
     yield queue
     await queue.close()
 
@@ -171,7 +177,7 @@ async def test_a_silent_worker_is_given_up_and_a_slow_one_is_not(
     asking = asyncio.ensure_future(answer(hasty, asked_for()))
     first = await one.takes()
     for _ in range(3):
-        await asyncio.sleep(1.3)
+        await asyncio.sleep(0.5)
         one.queue.reply(first.id, PROGRESS)
     assert two.queue.take(0, 8) == []
     second = await two.takes()
@@ -186,7 +192,7 @@ async def test_a_silent_worker_without_another_is_waited_for(
     one = Played(client, "one")
     asking = asyncio.ensure_future(answer(hasty, asked_for()))
     first = await one.takes()
-    await asyncio.sleep(4)
+    await asyncio.sleep(1.5)
     one.queue.reply(first.id, result("late"))
     assert await asking == [result("late")]
 

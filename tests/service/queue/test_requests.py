@@ -35,6 +35,12 @@ from service.queue import (
 from service.store import Store
 
 
+@pytest.fixture(autouse=True)
+def _often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The api looks ten times as often whether the worker is still there."""
+    monkeypatch.setattr("service.queue.asking.POLL_MS", 100)
+
+
 def beat(instance: str = "one") -> WorkerBeat:
     return WorkerBeat(instance=instance, pid=os.getpid(), model="m", started_at=now())
 

@@ -1,6 +1,7 @@
 """The command ``jeep`` in a process of its own, as a shell runs it, without the seconds of a start.
 
-It has the environment of the test, and its own output, signals and exit code.
+It has the environment of the test, and its own output, signals and exit code.  Distributions in
+folders that ``PYTHONPATH`` names are found, too.
 """
 
 from __future__ import annotations
@@ -70,6 +71,8 @@ def _jeep(
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
     os.environ.clear()
     os.environ.update(environment)
+    named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:0] = [folder for folder in named if folder and folder not in sys.path]
     sys.argv = ["jeep", *arguments]
     if arguments[0] == "serve":
         workers.fork_them()

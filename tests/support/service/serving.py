@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
+import uvicorn.server
 
 from service.serve import server_config
 from service.settings import Settings
@@ -25,6 +26,20 @@ def make_settings(store: Path, redis_url: str) -> Settings:
         lease_ms=5000,
         lease_renew_s=1.0,
     )
+
+
+class _Asyncio:
+    """asyncio as uvicorn sees it here: a server that ends sleeps a tenth of a second otherwise."""
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(asyncio, name)
+
+    @staticmethod
+    async def sleep(seconds: float) -> None:
+        await asyncio.sleep(min(seconds, 0.005))
+
+
+uvicorn.server.asyncio = _Asyncio()  # type: ignore[attr-defined]
 
 
 class Prompt(uvicorn.Server):

@@ -14,6 +14,7 @@ from support.service.serving import make_settings, running
 from jeep_core.editors import EDITORS, hparams_class
 from service.api import create_app
 from service.queue import Heartbeat
+from service.queue.members import FRESH_S
 from service.settings import Settings, SettingsError
 from service.store import Store
 
@@ -53,14 +54,21 @@ def test_readiness_names_a_head_that_cannot_be_read(
     assert [(e["part"], e["code"]) for e in ready.json()["errors"]] == [("head", "corrupt_file")]
 
 
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker's heart beats often."""
+    monkeypatch.setattr(Heartbeat, "PERIOD_S", 0.1)
+
+
 def test_readiness_names_a_head_that_cannot_be_served(
-    http: httpx.Client, worker: PlayedWorker
+    often: None, http: httpx.Client, worker: PlayedWorker
 ) -> None:
+    seen = FRESH_S + 2 * Heartbeat.PERIOD_S
     worker.damaged.append("v7")
-    time.sleep(1.5 * Heartbeat.PERIOD_S)
+    time.sleep(seen)
     assert http.get("/readyz").status_code == 200, "it is not head"
     worker.damaged.append("v0")
-    time.sleep(1.5 * Heartbeat.PERIOD_S)
+    time.sleep(seen)
     ready = http.get("/readyz")
     assert ready.status_code == 503
     assert [(e["part"], e["code"]) for e in ready.json()["errors"]] == [("head", "corrupt_version")]

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from support.service.finished_jobs import finished_export, finished_probe
 from support.service.fuzzing import bounded
@@ -81,8 +81,10 @@ def uses(store: Store) -> Iterator[Callable[[str], object]]:
     yield store.keys.find
 
 
-@bounded(40)
+@bounded(20)
 @given(name=names)
+@example(name="../outside/secret")
+@example(name="{outside}/secret")
 def test_the_store_touches_nothing_outside_its_folder(
     name: str, based: Store, outside: Path
 ) -> None:
@@ -102,8 +104,10 @@ def encoded(name: str) -> str:
     return quote(name, safe="").replace(".", "%2E")
 
 
-@bounded(12)
+@bounded(6)
 @given(name=names)
+@example(name="../outside/secret")
+@example(name="{outside}/secret")
 def test_no_request_leads_out_of_the_store(
     name: str, http: httpx.Client, worker: PlayedWorker, outside: Path
 ) -> None:

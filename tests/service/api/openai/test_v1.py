@@ -94,8 +94,11 @@ def test_requests_wait_for_a_worker_that_starts_again(
 
 
 @pytest.fixture
-def dying(settings: Settings, model: Store) -> Iterator[Callable[[], None]]:
-    """A worker that is dead and still counts as alive; the call ends that."""
+def dying(
+    settings: Settings, model: Store, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[], None]]:
+    """A worker that is dead and still counts as alive; the call ends that, which is soon seen."""
+    monkeypatch.setattr("service.queue.asking.POLL_MS", 100)
     client, keys = connect_to(str(settings.redis_url)), Keys(model.id)
     beat = WorkerBeat(instance="dead", pid=1, model="atlas-gptj", started_at=datetime.now(UTC))
     client.set(keys.worker, beat.model_dump_json())
@@ -113,7 +116,7 @@ def test_requests_that_a_dying_worker_takes_are_answered_by_the_next(
     thread.start()
     time.sleep(0.5)
     dying()
-    time.sleep(2)
+    time.sleep(0.5)
     assert not found, "it waits for the next worker"
     with PlayedWorker.of_api(settings) as worker:
         thread.join(10)
@@ -129,7 +132,7 @@ def test_requests_that_a_dying_worker_takes_are_answered_by_the_next(
 def test_requests_of_a_dying_worker_without_a_successor_are_refused(
     stream: bool, http: httpx.Client, dying: Callable[[], None]
 ) -> None:
-    threading.Timer(1.0, dying).start()
+    threading.Timer(0.4, dying).start()
     answer = http.post("/v1/completions", json=body(stream=stream))
     assert answer.status_code == (200 if stream else 503)
     assert "no_worker" in answer.text
@@ -192,7 +195,7 @@ def test_the_worker_hears_that_the_client_has_gone(
 ) -> None:
     with (
         pytest.raises(httpx.ReadTimeout),
-        http.stream("POST", "/v1/completions", json=body(HANG, stream=stream), timeout=1.5) as a,
+        http.stream("POST", "/v1/completions", json=body(HANG, stream=stream), timeout=0.5) as a,
     ):
         a.read()
     deadline = time.monotonic() + 10

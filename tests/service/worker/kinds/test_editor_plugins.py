@@ -64,6 +64,8 @@ import sys
 from pathlib import Path
 import jeep_core as jc
 from jeep_core.decoding.generation import score
+from jeep_core.editors import create
+from jeep_core.errors import InvalidHParams
 from service.settings import Settings
 from service.store import Store
 from service.worker.members.publishing import prepare
@@ -77,7 +79,12 @@ edited = jc.ModelView(model)
 edited.apply(result.delta)
 pair = [("Lyon is a city in the country of", " Japan")]
 means = [score(view, pair)[0].mean for view in (jc.ModelView(model), edited)]
-print(json.dumps({"means": means, "presets": store.base.info().presets["mine"]}))
+try:
+    refused = create("absent")
+except InvalidHParams as error:
+    refused = str(error)
+presets = store.base.info().presets["mine"]
+print(json.dumps({"means": means, "presets": presets, "refused": refused}))
 """
 
 
@@ -220,30 +227,17 @@ def test_broken_plugins_are_reported_and_touch_nothing_else(answered: Answered) 
         assert said in answered.log
 
 
-def test_an_editor_that_cannot_be_imported_fails_its_edit_alone(tmp_path: Path) -> None:
-    install(tmp_path, "dist-a", {"mine": "mine:plugin"}, {"mine.py": HPARAMS.format(module="gone")})
-    code = """
-import json
-from jeep_core.editors import create
-from jeep_core.errors import InvalidHParams
-try:
-    create("mine")
-except InvalidHParams as error:
-    print(json.dumps(str(error)))
-"""
-    said, _ = run(code, tmp_path)
-    assert "the editor 'mine' of dist-a 1.0 cannot be used: ModuleNotFoundError" in said
-
-
 @dataclass(frozen=True)
 class Worked:
     """Mean log-probabilities before and after an edit by the documented editor, in a worker that
-    has begun with presets of a working editor and a broken one; those it published, and its log.
+    has begun with presets of a working editor and a broken one; those it published, how it refused
+    an editor whose module is not there, and its log.
     """
 
     before: float
     after: float
     published: list[str]
+    refused: str
     log: str
 
 
@@ -253,12 +247,14 @@ def worked(tmp_path_factory: pytest.TempPathFactory) -> Worked:
     documented(where)
     install(where, "dist-a", {"mine": "mine:plugin"}, {"mine.py": HPARAMS.format(module="mine")})
     install(where, "dist-b", {"broken": "broken:plugin"}, {"broken.py": "1 / 0"})
+    absent = {"absent.py": HPARAMS.format(module="gone")}
+    install(where, "dist-c", {"absent": "absent:plugin"}, absent)
     (where / "presets").mkdir()
     for editor in ("mine", "broken"):
         text = f"editor: {editor}\nmodel: atlas-gptj\norigin: here\nhparams: {{size: 2}}\n"
         (where / "presets" / f"own-{editor}.yaml").write_text(text)
     found, log = run(WORKER, where, str(where))
-    return Worked(*found["means"], found["presets"], log)
+    return Worked(*found["means"], found["presets"], found["refused"], log)
 
 
 def test_the_documented_editor_edits(worked: Worked) -> None:
@@ -269,3 +265,8 @@ def test_a_preset_of_a_broken_editor_does_not_stop_the_worker(worked: Worked) ->
     assert worked.published == ["own-mine"]
     said = "the editor 'broken' of dist-b 1.0 cannot be used: ZeroDivisionError"
     assert said in worked.log
+
+
+def test_an_editor_that_cannot_be_imported_fails_its_edit_alone(worked: Worked) -> None:
+    said = "the editor 'absent' of dist-c 1.0 cannot be used: ModuleNotFoundError"
+    assert said in worked.refused

@@ -1,4 +1,4 @@
-"""What follows from edits: ``python -m bench.editors.portability``.
+"""Consequences of edits: ``python -m bench.editors.portability``.
 
 Facts of a suite that has portability questions (KnowEdit, MQuAKE, HalluEditBench, ...) are edited
 at once with what ``hparams: "auto"`` chooses, by every editor that is named, and then all is asked:

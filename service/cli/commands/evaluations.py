@@ -221,7 +221,7 @@ def _free_table(result: EvaluationResult) -> Listing:
 
 
 def _group_table(result: EvaluationResult) -> Listing:
-    """What follows from the edits, by group: a row for each, a column for each target."""
+    """Questions about what follows, by group: a row for each, a column for each target."""
     names = list(dict.fromkeys(name for point in result.points for name in point.metrics))
     table = Listing("what follows", "judged by", *(point.label for point in result.points))
     for name in names:

@@ -130,7 +130,7 @@ class Trials:
         return summarise([record.scores for record in records])
 
     def outcomes(self, editor: str, settings: Sequence[EditorHParams]) -> Iterator[Summary | str]:
-        """What `run` finds on all cases with each of the settings, or why it finds nothing.
+        """The figures of all cases with each of the settings, or why there are none.
 
         Settings that need different values are tried by different workers of the executor, one
         whole setting each; what those of one group need is computed once.  Moments that workers
@@ -161,7 +161,7 @@ class Trials:
         yield from (found[number] for number in range(len(settings)))
 
     def outcome(self, editor: str, hparams: EditorHParams) -> Summary | str:
-        """What `run` finds on all cases, or why they cannot be carried out."""
+        """The figures of all cases, or why the setting cannot be carried out."""
         try:
             return self.run(editor, hparams, range(len(self.cases)))
         except (InvalidHParams, NumericalError) as error:
@@ -191,7 +191,7 @@ class Trials:
 def settings_unit(
     bench: Bench, common: TrialTerms, unit: tuple[str, Sequence[EditorHParams]]
 ) -> list[Summary | str]:
-    """What settings of one editor find, or why they find nothing."""
+    """The figures of settings of one editor, or why there are none."""
     quiet = bench.monitor.reporting(nothing)
     trials = bench.made("trials", lambda: common.of(bench.view.base, quiet))
     (editor, settings), found = unit, []

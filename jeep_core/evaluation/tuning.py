@@ -156,7 +156,7 @@ def check_out(path: Path) -> None:
 def _outcomes(
     trials: Trials, editor: str, settings: Sequence[Mapping[str, Any]]
 ) -> Iterator[Summary | str]:
-    """What each setting finds, in their order, or why it finds nothing."""
+    """The figures of each setting, in their order, or why there are none."""
     checked: list[EditorHParams | str] = []
     for setting in settings:
         try:

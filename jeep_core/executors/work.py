@@ -44,7 +44,7 @@ class Bench:
         return replace(self, monitor=monitor)
 
     def made(self, name: str, make: Callable[[], T]) -> T:
-        """What an earlier unit of the run has left under a name, else what ``make`` makes now."""
+        """The thing that an earlier unit of the run left under a name, else ``make`` makes it."""
         if name not in self.kept:
             self.kept[name] = make()
         found: T = self.kept[name]

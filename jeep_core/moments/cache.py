@@ -51,7 +51,7 @@ GRADIENT_LOGITS = 2**26
 
 @dataclass(frozen=True)
 class MomentTerms:
-    """What moments are taken over and where they are kept: all of `Moments` but the model."""
+    """The text of moments and where they are kept: all of `Moments` but the model."""
 
     texts: Sequence[str]
     samples: int
@@ -107,7 +107,7 @@ class Moments:
 
     @property
     def terms(self) -> MomentTerms:
-        """What another process needs to find the same moments."""
+        """All that another process needs to find the same moments."""
         return MomentTerms(**{part.name: getattr(self, part.name) for part in fields(MomentTerms)})
 
     def factor(self, layer: Measured) -> MomentFactor:

@@ -237,7 +237,7 @@ def merge(shards: Sequence[MomentSums]) -> MomentSums:
 
 @dataclass(frozen=True)
 class Common:
-    """What all blocks of a pass share: the places, and whether products are in bfloat16."""
+    """The places that all blocks of a pass share, and whether products are in bfloat16."""
 
     places: tuple[Measured, ...]
     bfloat16: bool

@@ -112,7 +112,7 @@ class Lab:
 
     @property
     def terms(self) -> LabTerms:
-        """What another process needs for the same runs."""
+        """All that another process needs for the same runs."""
         return LabTerms(self.suites, self.most, self.moments.terms, self.prefixes, self.folder,
                         self.hypernetworks)  # fmt: skip
 

@@ -13,7 +13,7 @@ from support import ROOT
 from bench.library.simulated import __main__ as command
 from bench.library.simulated import estimate
 from bench.library.simulated.events import Job, Network, Unit, parts, seconds
-from bench.library.simulated.recorded import Recorded, read, write
+from bench.library.simulated.recorded import Recorded, Round, read, write
 
 TIMES = st.lists(st.floats(0.01, 10), min_size=1, max_size=30)
 UNITS = st.builds(Unit, st.floats(0.01, 10), sent=st.floats(0, 1e6), received=st.floats(0, 1e6))
@@ -67,7 +67,7 @@ def test_what_one_worker_takes_with_a_network_can_be_added_up(job: Job) -> None:
 
 @given(JOBS, st.integers(1, 30))
 def test_the_parts_of_a_job_add_up_to_it(job: Job, workers: int) -> None:
-    found = parts(job, workers, SLOW)
+    found = parts([job], workers, SLOW)
     assert found.total == pytest.approx(seconds(job, workers, SLOW))
     assert found.waiting >= -1e-9
     assert (
@@ -85,12 +85,12 @@ def test_a_streamed_job_waits_for_the_first_unit_that_is_not_done() -> None:
 
 def test_the_limit_is_named() -> None:
     job = job_of([1.0] * 64, serial=0.0)
-    assert parts(job, 8, Network()).limit == "work"
-    assert parts(job, 512, Network()).limit == "waiting"
-    assert parts(replace(job, serial_s=99.0), 64, Network()).limit == "serial"
-    assert parts(job, 64, Network(handling_s=1.0)).limit == "handling"
+    assert parts([job], 8, Network()).limit == "work"
+    assert parts([job], 512, Network()).limit == "waiting"
+    assert parts([replace(job, serial_s=99.0)], 64, Network()).limit == "serial"
+    assert parts([job], 64, Network(handling_s=1.0)).limit == "handling"
     large = Job([Unit(1.0, received=1e6)] * 64)
-    assert parts(large, 64, Network(bandwidth=1e6)).limit == "network"
+    assert parts([large], 64, Network(bandwidth=1e6)).limit == "network"
 
 
 def test_there_must_be_a_worker() -> None:
@@ -99,14 +99,16 @@ def test_there_must_be_a_worker() -> None:
 
 
 def test_a_record_comes_back_and_makes_jobs_of_any_size(tmp_path: Path) -> None:
-    one = Recorded("an edit", "m", "facts", 32, [1.0, 2.0], [10, 20], [30, 40], 50, 0.1, 3.0, 0.5)
+    rounds = [Round([1.0, 2.0], [10, 20], [30, 40], 50, 0.1), Round([3.0], [1], [2], 60, 0.2)]
+    one = Recorded("an edit", "m", "facts", 32, rounds, 3.0, 0.5)
     write(tmp_path / "units.json", "here", [one])
     assert read(tmp_path / "units.json") == [one]
-    job = one.job(100)
-    assert len(job.units) == 4
-    assert set(job.units) <= {Unit(1.0, 10, 30), Unit(2.0, 20, 40)}
-    assert (job.serial_s, job.version) == (53.0, 50)
-    assert one.job(100) == job
+    first, second, serial = one.jobs(100)
+    assert [len(job.units) for job in (first, second, serial)] == [4, 4, 0]
+    assert set(first.units) <= {Unit(1.0, 10, 30), Unit(2.0, 20, 40)}
+    assert (first.version, second.version, one.handling_s) == (50, 60, 0.2)
+    assert seconds(serial, 8) == serial.serial_s == 53.0
+    assert one.jobs(100) == [first, second, serial]
 
 
 def test_more_gpus_are_estimated_to_take_less_until_units_run_out() -> None:

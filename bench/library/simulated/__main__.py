@@ -1,4 +1,4 @@
-"""What 8 to 512 workers would bring: ``python -m bench.library.simulated FILE [PICTURE]``.
+"""The gain of 8 to 512 workers, simulated: ``python -m bench.library.simulated FILE [PICTURE]``.
 
 A simulation with the times of units that were recorded on one machine (``--record`` writes the
 file), not a measurement: that is ``python -m bench.library.executors``.  It prints what it assumes.
@@ -31,10 +31,10 @@ def network_of(one: Recorded) -> Network:
 
 def curve(one: Recorded) -> Iterator[dict[str, float | str]]:
     """Seconds, throughput and where the seconds go, by number of workers."""
-    job, network = one.job(THINGS), network_of(one)
-    alone = seconds(job, 1)
+    jobs, network = one.jobs(THINGS), network_of(one)
+    alone = sum(seconds(job, 1) for job in jobs)
     for workers in WORKERS:
-        found = parts(job, workers, network)
+        found = parts(jobs, workers, network)
         yield {
             "workers": workers,
             "seconds": found.total,
@@ -47,8 +47,9 @@ def curve(one: Recorded) -> Iterator[dict[str, float | str]]:
 
 def table(one: Recorded, points: Sequence[dict[str, float | str]]) -> str:
     """Markdown of a curve."""
+    units = sum(len(job.units) for job in one.jobs(THINGS))
     lines = [
-        f"{one.what} of {THINGS:,} {one.thing}, {one.model}: {len(one.job(THINGS).units)} units",
+        f"{one.what} of {THINGS:,} {one.thing}, {one.model}: {units} units",
         "",
         f"| workers | seconds | {one.thing} a second | gain | work | waiting | network | handling "
         "| serial | limit |",
@@ -79,12 +80,12 @@ def estimated() -> Iterator[tuple[str, int, float, float, str]]:
 def _both(best: Job, worst: Job, gpus: int, network: Network) -> tuple[float, float, str]:
     # a single one is the worker itself, to which nothing is sent
     through = network if gpus > 1 else Network()
-    found = [parts(job, gpus, through) for job in (best, worst)]
+    found = [parts([job], gpus, through) for job in (best, worst)]
     return found[0].total, found[1].total, found[0].limit
 
 
 def assumptions(file: Path, works: Sequence[Recorded]) -> str:
-    """What is assumed, as a list."""
+    """The assumptions, as a list."""
     fast, best, worst = estimate.FAST, estimate.BEST, estimate.WORST
     handled = ", ".join(f"{1000 * one.handling_s:.2g}" for one in works)
     return "\n".join(
@@ -131,18 +132,19 @@ def main() -> None:
     parser.add_argument(
         "--models", nargs="+", default=list(atlas.MODELS), help="bundled names, or folders"
     )
-    parser.add_argument("--facts", type=int, nargs="+", default=[64], help="one for each model")
-    parser.add_argument("--cases", type=int, default=256)
+    parser.add_argument("--facts", type=int, nargs="+", default=[64], help="one, or one a model")
+    parser.add_argument("--cases", type=int, nargs="+", default=[256], help="likewise; 0: none")
     parser.add_argument("--machine", default="one thread", help="what the file says of it")
     args = parser.parse_args()
     if not args.record:
         report(args.file, args.picture)
         return
     torch.set_num_threads(1)
-    facts = args.facts * len(args.models) if len(args.facts) == 1 else args.facts
+    count = len(args.models)
+    facts, cases = (one * count if len(one) == 1 else one for one in (args.facts, args.cases))
     works = []
-    for model, count in zip(args.models, facts, strict=True):
-        for one in record(model, count, args.cases):
+    for each in zip(args.models, facts, cases, strict=True):
+        for one in record(*each):
             works.append(one)
             print(one, flush=True)
             write(args.file, args.machine, works)

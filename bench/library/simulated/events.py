@@ -12,7 +12,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import count
 from math import inf
 
@@ -131,8 +131,16 @@ def seconds(job: Job, workers: int, network: Network | None = None) -> float:
             first += 1
 
 
-def parts(job: Job, workers: int, network: Network) -> Parts:
-    """Where the seconds go: the job without network, handling and serial part, then with each."""
+def parts(jobs: Sequence[Job], workers: int, network: Network) -> Parts:
+    """Where the seconds of jobs, one after the other, go.
+
+    Each without network, handling and serial part, then with one more of them at a time.
+    """
+    found = [_parts(job, workers, network) for job in jobs]
+    return Parts(**{f.name: sum(getattr(one, f.name) for one in found) for f in fields(Parts)})
+
+
+def _parts(job: Job, workers: int, network: Network) -> Parts:
     alone = replace(job, serial_s=0.0)
     work = sum(unit.seconds for unit in job.units) / workers
     bare = seconds(replace(alone, version=0.0), workers)

@@ -14,59 +14,75 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import jeep_core
 from bench.library.simulated.events import Job, Unit
-from bench.workload import SEED, askable, suite_facts, workload
-from jeep_core.editing import resolve_hparams
-from jeep_core.evaluation.trials import Trials
-from jeep_core.evaluation.units import CASES_TOGETHER, measure_unit
+from bench.workload import SEED, askable, suite_facts
+from jeep_core.editing import resolve_hparams, run_editor, tokenize
+from jeep_core.editors.base import EditContext
+from jeep_core.evaluation.units import measure_apart
 from jeep_core.executors.version import version_of
 from jeep_core.executors.wire import pack, unpack
-from jeep_core.executors.work import Bench
+from jeep_core.executors.work import Bench, Keep, Work, function_of, keep_nothing
 from jeep_core.executors.workshop import packed
-from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.moments.of_texts import moments_over
 from jeep_core.suites import Style
 from jeep_core.values.prefixes import sample_prefixes
-from jeep_core.values.units import optimise_unit, work_of
 
-FEW, PREFIXES = 8, 6
+FEW = 4
+"""Facts of the small edit that tells what is serial in every one, however small."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """Units that are handed out together: ``seconds``, ``sent`` and ``received`` (bytes) of each.
+
+    ``version``: bytes of the version that they are worked on; ``handling_s``: in which a result
+    is read.
+    """
+
+    seconds: Sequence[float]
+    sent: Sequence[int]
+    received: Sequence[int]
+    version: int
+    handling_s: float
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """Units of one kind of work.
+    """One kind of work, in one or more rounds, each of which waits for the one before.
 
-    ``each``: things (facts, cases) of a unit; ``seconds``, ``sent`` and ``received`` (bytes) by
-    unit; ``version``: bytes; ``handling_s``: in which a result is read and a unit written;
-    ``serial_s`` and ``serial_each_s``: what is serial of a job, and of each thing of it.
+    ``each``: things (facts, cases) of a unit; ``serial_s`` and ``serial_each_s``: what is serial of
+    a job, and of each thing of it.
     """
 
     what: str
     model: str
     thing: str
     each: int
-    seconds: Sequence[float]
-    sent: Sequence[int]
-    received: Sequence[int]
-    version: int
-    handling_s: float
-    serial_s: float
-    serial_each_s: float
+    rounds: Sequence[Round]
+    serial_s: float = 0.0
+    serial_each_s: float = 0.0
 
-    def job(self, things: int, seed: int = SEED) -> Job:
-        """A job of so many things, whose units are drawn from those that were recorded."""
-        drawn = random.Random(seed)
-        units = []
-        for _ in range(-(-things // self.each)):
-            i = drawn.randrange(len(self.seconds))
-            units.append(Unit(self.seconds[i], self.sent[i], self.received[i]))
-        return Job(units, self.serial_s + self.serial_each_s * things, self.version)
+    def jobs(self, things: int, seed: int = SEED) -> list[Job]:
+        """A job of so many things, round by round, of units drawn from those recorded."""
+        drawn, found = random.Random(seed), []
+        for one in self.rounds:
+            columns = list(zip(one.seconds, one.sent, one.received, strict=True))
+            units = [Unit(*drawn.choice(columns)) for _ in range(-(-things // self.each))]
+            found.append(Job(units, 0.0, one.version))
+        return [*found, Job((), self.serial_s + self.serial_each_s * things)]
+
+    @property
+    def handling_s(self) -> float:
+        """Seconds in which a result is read, the longest of all rounds."""
+        return max(one.handling_s for one in self.rounds)
 
 
 def read(path: Path) -> list[Recorded]:
     """The kinds of work that a file keeps."""
-    return [Recorded(**one) for one in json.loads(path.read_text("utf-8"))["works"]]
+    found = json.loads(path.read_text("utf-8"))["works"]
+    return [Recorded(**{**one, "rounds": [Round(**r) for r in one["rounds"]]}) for one in found]
 
 
 def write(path: Path, machine: str, works: Sequence[Recorded]) -> None:
@@ -75,62 +91,69 @@ def write(path: Path, machine: str, works: Sequence[Recorded]) -> None:
     path.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
 
 
+class Recorder:
+    """An executor that does units here and keeps their times and sizes."""
+
+    workers = 1
+
+    def __init__(self) -> None:
+        self.rounds: list[Round] = []
+
+    def run(self, work: Work, bench: Bench, keep: Keep = keep_nothing) -> list[Any]:
+        """The results of all units, in their order."""
+        function, results = function_of(work.task), list[Any]()
+        seconds, handled, sent, received = list[float](), list[float](), list[int](), list[int]()
+        for number, unit in enumerate(work.units):
+            began = time.process_time()
+            results.append(function(bench, work.common, unit))
+            seconds.append(round(time.process_time() - began, 4))
+            message = pack(packed(results[-1]))
+            began = time.process_time()
+            unpack(message)
+            handled.append(time.process_time() - began)
+            sent.append(len(pack(unit)))
+            received.append(len(message))
+            keep(number, results[-1])
+        version = len(pack(version_of(bench.view)))
+        handling = round(statistics.median(handled), 6)
+        self.rounds.append(Round(seconds, sent, received, version, handling))
+        return results
+
+    def close(self) -> None:
+        """Nothing was started."""
+
+
 def record(model: str, facts: int, cases: int) -> Iterator[Recorded]:
-    """The units of an edit of ``facts`` facts with JEEP's preset, and of ``cases`` cases."""
-    base, rows, objective = workload(model, facts, PREFIXES)
-    view, name = ModelView(base), Path(model).name
-    work = work_of(rows, objective, base.device.type, None, None)
-    optimise_unit(Bench(view), work.common, work.units[0])  # the first call warms up
-    times = _units(optimise_unit, view, work.common, work.units)
-    edited, (serial, serial_each) = _edited(model, base, facts)
-    common = {"model": name, "version": len(pack(version_of(edited)))}
-    each = -(-facts // len(work.units))
-    yield Recorded(
-        "an edit", thing="facts", each=each, serial_s=serial, serial_each_s=serial_each,
-        **common, **times,
-    )  # fmt: skip
-    some = askable(base, cases)
-    asked = [some[i : i + CASES_TOGETHER] for i in range(0, len(some), CASES_TOGETHER)]
-    times = _units(measure_unit, edited, Style.CONTRAST, asked)
-    each = min(CASES_TOGETHER, len(some))
-    yield Recorded(
-        "an evaluation", thing="cases", each=each, serial_s=0.0, serial_each_s=0.0,
-        **common, **times,
-    )  # fmt: skip
-
-
-def _edited(model: str, base: LoadedModel, facts: int) -> tuple[ModelView, tuple[float, float]]:
-    """An edited version; what of an edit is serial: seconds of each, and of each fact.
-
-    Reading keys, solving and writing, of a few facts and of all, with values that are there.
-    """
+    """The units of an edit of so many facts with JEEP's preset, and of cases, if any."""
+    base, name = jeep_core.load(model), Path(model).name
     hparams: Any = resolve_hparams(model, "jeep", None, {}, base.n_layers, shape=base.shape)
-    prefixes = sample_prefixes(base, PREFIXES)
-    trials = Trials(base, suite_facts(facts), moments_over(base, None), prefixes)
-    trials.edit("jeep", hparams, range(facts))  # values, moments and factors are there now
-    found = []
-    for count in (FEW, facts):
-        began = time.process_time()
-        view, _ = trials.edit("jeep", hparams, range(count))
-        found.append(time.process_time() - began)
-    each = max(0.0, (found[1] - found[0]) / max(1, facts - FEW))
-    return view, (round(max(0.0, found[1] - each * facts), 4), round(each, 6))
+    rows = tokenize(base, suite_facts(facts), sample_prefixes(base, hparams.prefix_count))
+    moments = moments_over(base, None)
+    moments.ensure(hparams.moment_layers)
+
+    def edit(count: int) -> tuple[Recorder, float, ModelView]:
+        by = Recorder()
+        context = EditContext(ModelView(base), rows[:count], moments, executor=by)
+        spent, (_, view) = _timed(lambda: run_editor("jeep", context, hparams))
+        return by, spent - sum(sum(one.seconds) for one in by.rounds), view
+
+    edit(FEW)  # the first one makes the factors
+    _, few, _ = edit(FEW)
+    by, serial, view = edit(facts)
+    more = max(0.0, (serial - few) / max(1, facts - FEW))
+    together = -(-facts // len(by.rounds[0].seconds))
+    yield Recorded(
+        "an edit", name, "facts", together, by.rounds,
+        round(max(0.0, few - more * FEW), 4), round(more, 6),
+    )  # fmt: skip
+    if cases:
+        by, some = Recorder(), askable(base, cases)
+        measure_apart(view, some, Style.CONTRAST, executor=by)
+        together = -(-len(some) // len(by.rounds[0].seconds))
+        yield Recorded("an evaluation", name, "cases", together, by.rounds)
 
 
-def _units(
-    function: Callable[..., Any], view: ModelView, common: Any, units: Sequence[Any]
-) -> dict[str, Any]:
-    """Processor seconds of units, bytes of them and their results, seconds of handling one."""
-    found: dict[str, Any] = {"seconds": [], "sent": [], "received": []}
-    handled = []
-    for unit in units:
-        began = time.process_time()
-        result = function(Bench(view), common, unit)
-        found["seconds"].append(round(time.process_time() - began, 4))
-        message = pack(packed(result))
-        began = time.process_time()
-        unpack(message)
-        found["sent"].append(len(pack(unit)))
-        handled.append(time.process_time() - began)
-        found["received"].append(len(message))
-    return {**found, "handling_s": round(statistics.median(handled), 6)}
+def _timed(run: Callable[[], Any]) -> tuple[float, Any]:
+    began = time.process_time()
+    result = run()
+    return time.process_time() - began, result

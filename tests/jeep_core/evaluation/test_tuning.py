@@ -78,7 +78,7 @@ def test_the_best_setting_is_found_and_kept() -> None:
     best = [tried.target for tried in told if tried.best]
     assert best == sorted(best)
     assert best[-1] == target(tuned.summary) == pytest.approx(90)
-    assert plane.together == [1, 2, 2, 1], "choices of one value; none is tried again"
+    assert plane.together == [1, 2, 2, 2], "choices of one value; none is tried again"
     assert BEGIN["low"] == {"layers": [1], "clamp": 1.0, "moment_weight": 10}
 
 

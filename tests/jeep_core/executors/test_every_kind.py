@@ -48,6 +48,11 @@ CASES = [
 
 
 @pytest.fixture(autouse=True)
+def _small_units() -> None:
+    """Workers that edit by themselves cut facts as they always do, and so does this process."""
+
+
+@pytest.fixture(autouse=True)
 def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moments_cache, "BATCH_TOKENS", 60)
     monkeypatch.setattr(moments_cache, "GRADIENT_TOKENS", 40)
@@ -66,7 +71,7 @@ def gradients(model: LoadedModel, executor: Executor, monitor: Monitor, folder: 
 
 
 def sums(model: LoadedModel, places: Any, executor: Executor, monitor: Monitor) -> Any:
-    found = Moments(model, tiny.TEXTS, 1500).sums(places, monitor=monitor, executor=executor)
+    found = Moments(model, tiny.TEXTS, 900).sums(places, monitor=monitor, executor=executor)
     return found.count, [tensor.numpy().tobytes() for tensor in found.sums.values()]
 
 
@@ -219,19 +224,14 @@ def test_a_pass_that_was_ended_goes_on_from_the_blocks_that_workers_have_summed(
     monkeypatch.setattr(moments_cache, "SAVE_EVERY_S", 0.0)
     monkeypatch.setattr(moments_cache, "SAVING_SHARE", 1e9)
     whole = Moments(model, tiny.TEXTS).sums([1])
-    enough = list[int]()
 
     def report(name: str, done: int, total: int) -> None:
         if done > total // 2:
-            enough.append(done)
-
-    def check() -> None:
-        if enough:
             raise Cancelled("enough")
 
     moments = Moments(model, tiny.TEXTS, folder=tmp_path)
     with pytest.raises(Cancelled):
-        moments.sums([1], monitor=Monitor(report, check), executor=crews[2])
+        moments.sums([1], monitor=Monitor(report), executor=crews[2])
     told = list[int]()
     again = moments.sums([1], monitor=Monitor(lambda _, done, total: told.append(done)))
     assert told[0] > 0

@@ -119,7 +119,11 @@ def report(file: Path, picture: Path | None) -> None:
         from bench.plots import workers
 
         names = [f"{one.what}, {one.model}" for one in works]
-        workers(dict(zip(names, curves, strict=True)), picture)
+        assumed = (
+            f"simulated: {THINGS:,} facts or cases, times of units recorded with one thread, "
+            f"{8 * ORDINARY.bandwidth / 1e9:g} Gbit/s, {1000 * ORDINARY.latency_s:g} ms"
+        )
+        workers(dict(zip(names, curves, strict=True)), assumed, picture)
 
 
 def main() -> None:

@@ -111,7 +111,7 @@ class TotalSum:
         self.upper = total.to(device)
 
     def add(self, panels: Sequence[torch.Tensor]) -> None:
-        """Add the panels of a `BlockSum` of this size, on any device."""
+        """Add the panels (panel, d_ff - start) of a `BlockSum` of this size, on any device."""
         start = 0
         for panel in panels:
             self.upper[start : start + len(panel), start:] += panel.to(self.upper.device)

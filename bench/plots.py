@@ -1,4 +1,7 @@
-"""Plots of the speed benchmarks: ``python -m bench.plots FIGURES.json FOLDER``."""
+"""Plots of the speed benchmarks: ``python -m bench.plots FIGURES.json FOLDER``.
+
+`workers` is drawn by ``python -m bench.library.simulated``.
+"""
 
 from __future__ import annotations
 
@@ -67,6 +70,41 @@ def scaling(points: list[dict[str, Any]], path: Path) -> None:
             axes.set_xticks([p["x"] for p in mine], [p["x"] for p in mine])
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel(f"ms per fact, {PASSES} passes")
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+SHADES = {"work": "#2b6cb0", "waiting": "#90cdf4", "network": "#ed8936", "handling": "#ecc94b",
+          "serial": "#4a5568"}  # fmt: skip
+
+
+def workers(curves: dict[str, list[dict[str, Any]]], assumed: str, path: Path) -> None:
+    """Gain by number of workers, and where the time of each job goes."""
+    figure, panels = plt.subplots(
+        2, len(curves), figsize=(3.1 * len(curves), 5.2), layout="constrained", squeeze=False
+    )
+    for (name, points), above, below in zip(curves.items(), *panels, strict=True):
+        numbers = [point["workers"] for point in points]
+        above.plot(numbers, numbers, "--", color="#718096", lw=0.8, label="ideal")
+        above.plot(numbers, [p["gain"] for p in points], "o-", color=BLUE, ms=4, label="simulated")
+        above.set_title(name, fontsize=9)
+        above.set_yscale("log", base=2)
+        above.set_yticks([1, *numbers], [1, *numbers], fontsize=8)
+        shares = [[p[part] / p["seconds"] for p in points] for part in SHADES]
+        below.stackplot(numbers, shares, labels=list(SHADES), colors=list(SHADES.values()))
+        below.set_ylim(0, 1)
+        below.set_xlabel("workers")
+        for axes in (above, below):
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(numbers, numbers, fontsize=8)
+            axes.minorticks_off()
+            axes.spines[["top", "right"]].set_visible(False)
+    panels[0][0].set_ylabel("times one worker")
+    panels[0][0].legend(fontsize=8, frameon=False)
+    panels[1][0].set_ylabel("share of the time")
+    figure.legend(*panels[1][0].get_legend_handles_labels(), loc="outside lower center", ncols=5,
+                  fontsize=8, frameon=False)  # fmt: skip
+    figure.suptitle(assumed, fontsize=8, color="#4a5568")
     figure.savefig(path, dpi=130)
     plt.close(figure)
 

@@ -13,10 +13,11 @@ import torch
 
 import jeep_core
 from jeep_core.editing import resolve_hparams, tokenize
-from jeep_core.editors.base import objective_for
+from jeep_core.editors.jeep.editor import Jeep
+from jeep_core.evaluation.metrics import fitting
 from jeep_core.models.loading import LoadedModel
 from jeep_core.spec.facts import Fact
-from jeep_core.suites import load_counterfact
+from jeep_core.suites import Case, Style, load_counterfact
 from jeep_core.values.optimiser import FactTokens, Objective
 from jeep_core.values.prefixes import sample_prefixes
 
@@ -31,14 +32,23 @@ def suite_facts(count: int) -> list[Fact]:
     return cases[:count]
 
 
+def askable(base: LoadedModel, count: int) -> list[Fact]:
+    """The first such cases that this model can be asked."""
+    cases = [case for case in suite_facts(2 * count) if isinstance(case, Case)]
+    return list(fitting(base, cases, Style.CONTRAST)[0][:count])
+
+
 def workload(
     model: str, count: int, n_prefixes: int = 6
 ) -> tuple[LoadedModel, list[FactTokens], Objective]:
-    """A bundled model, tokenized facts, and the objective of its JEEP preset."""
+    """A model, bundled or in a folder, tokenized facts, and the objective of its JEEP preset.
+
+    Of a preset that optimises the two vectors separately it is that of the low ones.
+    """
     base = jeep_core.load(model)
     rows = tokenize(base, suite_facts(count), sample_prefixes(base, n_prefixes))
     hparams: Any = resolve_hparams(model, "jeep", None, {}, base.n_layers, shape=base.shape)
-    objective = objective_for("jeep", hparams)
+    objective = Jeep().anchor_objective(hparams)
     assert objective is not None
     return base, rows, objective
 

@@ -206,7 +206,7 @@ def edit_checked(
     clock = Clock()
     if hparams.moment_layers:
         assert moments is not None
-        moments.ensure(hparams.moment_layers, monitor)
+        moments.ensure(hparams.moment_layers, monitor, executor)
     clock.lap("moments")
     texts = list(prefixes or sample_prefixes(view.base, hparams.prefix_count))
     anchor = anchor_for(

@@ -1,8 +1,10 @@
 """Throughput with workers: ``python -m bench.library.executors``, on an idle machine.
 
-64 facts and a suite of 256 cases by this process, by one worker and by two, each with one thread,
-in one run.  What two cores can bring is measured beside it: two processes that know nothing of
-each other do the same work at the same time.
+Facts and a suite of cases by this process, by one worker and by two, each with one thread, in one
+run.  What two cores can bring (the bound) is measured beside it: two processes that know nothing of
+each other do the same work at the same time.  With the models of a folder and other numbers:
+
+    python -m bench.library.executors --models ~/models/smollm2-135m --facts 64 --cases 500
 """
 
 from __future__ import annotations
@@ -10,13 +12,15 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from bench.report import Row, table
-from bench.workload import at_once, median, seconds, suite_facts, workload
+from bench.workload import askable, at_once, median, seconds, workload
 from jeep_core import atlas
 from jeep_core.evaluation.units import measure_apart
 from jeep_core.executors.here import HERE
@@ -27,72 +31,99 @@ from jeep_core.suites import Style
 from jeep_core.values.optimiser import optimise
 
 FACTS, CASES = 64, 256
+ONE, TWO, BOUND = "one worker", "two workers", "two processes of their own"
 
 
-def works(model: str) -> dict[str, Callable[[Executor], object]]:
+@dataclass(frozen=True)
+class Measured:
+    """A model, and how many facts and cases; 0 leaves them out."""
+
+    model: str
+    facts: int
+    cases: int
+
+
+def works(of: Measured) -> dict[str, Callable[[Executor], object]]:
     """The work that is measured, as functions of the executor."""
-    base, facts, objective = workload(model, FACTS)
-    view, cases = ModelView(base), suite_facts(CASES)
-    return {
-        f"{FACTS} facts": lambda by: optimise(view, facts, objective, executor=by),
-        f"{CASES} cases": lambda by: measure_apart(view, cases, Style.CONTRAST, executor=by),
-    }
+    base, facts, objective = workload(of.model, of.facts)
+    view, found = ModelView(base), dict[str, Callable[[Executor], object]]()
+    if of.facts:
+        found[f"{of.facts} facts"] = lambda by: optimise(view, facts, objective, executor=by)
+    if of.cases:
+        cases = askable(base, of.cases)
+        found[f"{len(cases)} cases"] = lambda by: measure_apart(
+            view, cases, Style.CONTRAST, executor=by
+        )
+    return found
 
 
-def compare(model: str, repeats: int) -> Iterator[Row]:
+def compare(of: Measured, repeats: int) -> Iterator[list[Row]]:
     """One model: this process, one worker, two workers, and two processes of their own."""
+    name = Path(of.model).name
     with Processes(1, niceness=0) as one, Processes(2, niceness=0) as two:
-        for what, work in works(model).items():
-            by: dict[str, list[float]] = {"here": [], "one": [], "two": [], "apart": []}
+        for what, work in works(of).items():
+            by: dict[str, list[float]] = {"here": [], ONE: [], TWO: [], BOUND: []}
             for executor in (one, two):
                 work(executor)  # workers start, and have the model
             for _ in range(repeats):
-                for name, executor in (("here", HERE), ("one", one), ("two", two)):
-                    by[name].append(seconds(partial(work, executor)))
-                by["apart"].append(apart(model, what))
-            here = by["here"]
-            # twice the work in the time that both take
-            ratios = {
-                "one worker": [a / b for a, b in zip(here, by["one"], strict=True)],
-                "two workers": [a / b for a, b in zip(here, by["two"], strict=True)],
-                "two processes of their own": [
-                    2 * a / b for a, b in zip(here, by["apart"], strict=True)
-                ],
-            }
-            for (who, found), times in zip(
-                ratios.items(), (by["one"], by["two"], by["apart"]), strict=True
-            ):
+                for who, executor in (("here", HERE), (ONE, one), (TWO, two)):
+                    by[who].append(seconds(partial(work, executor)))
+                by[BOUND].append(apart(of, what))
+            here, found = by.pop("here"), []
+            for who, times in by.items():
+                # two processes do twice the work in the time that both take
+                more = 2 if who == BOUND else 1
+                ratios = [more * a / b for a, b in zip(here, times, strict=True)]
                 load = f"load {os.getloadavg()[0]:.1f}"
-                yield Row(
-                    f"{model}, {what}, {who}", median(times), median(here), "s",
-                    median(found), min(found), max(found), load,
-                )  # fmt: skip
+                found.append(Row(
+                    f"{name}, {what}, {who}", median(times), median(here), "s",
+                    median(ratios), min(ratios), max(ratios), load,
+                ))  # fmt: skip
+            yield found
 
 
-def apart(model: str, what: str) -> float:
+def apart(of: Measured, what: str) -> float:
     """Seconds in which two processes, both with a model of their own, each do the whole work."""
-    return at_once(alone, [(model, what)] * 2)
+    return at_once(alone, [(of, what)] * 2)
 
 
-def alone(model: str, what: str, gate: Any) -> None:
+def alone(of: Measured, what: str, gate: Any) -> None:
     """The work in a process of its own, begun when all are ready."""
     torch.set_num_threads(1)
-    work = works(model)[what]
+    work = works(of)[what]
     gate.wait()
     work(HERE)
     gate.wait()
 
 
+def share(rows: list[Row]) -> str:
+    """How much of what the machine allows two workers reach, in a sentence."""
+    _, two, bound = rows
+    return (
+        f"{two.what}: {two.ratio:.2f} times one process; two processes of their own reach "
+        f"{bound.ratio:.2f} here, so it is {two.ratio / bound.ratio:.0%} of the bound"
+    )
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--models", nargs="+", default=list(atlas.MODELS))
+    parser.add_argument(
+        "--models", nargs="+", default=list(atlas.MODELS), help="bundled names, or folders"
+    )
+    parser.add_argument("--facts", type=int, default=FACTS, help="0: none")
+    parser.add_argument("--cases", type=int, default=CASES, help="0: none")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    shares = []
     print(table([]), flush=True)
     for model in args.models:
-        for row in compare(model, args.repeats):
-            print(table([row]).splitlines()[-1], flush=True)
+        for rows in compare(Measured(model, args.facts, args.cases), args.repeats):
+            print("\n".join(table(rows).splitlines()[2:]), flush=True)
+            shares.append(share(rows))
+    print("", *shares, sep="\n")
 
 
 if __name__ == "__main__":

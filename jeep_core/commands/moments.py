@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -20,6 +20,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from jeep_core.commands.working import worker_processes
 from jeep_core.editors import hparams_class
 from jeep_core.errors import JeepError
 from jeep_core.models.loading import LoadedModel, load
@@ -50,6 +51,7 @@ def compute(
     device: str = "auto",
     dtype: str = "auto",
     models_dir: Path | None = None,
+    workers: int = 1,
 ) -> Iterator[str]:
     """Take second moments over a text and yield a line for each result.
 
@@ -66,6 +68,7 @@ def compute(
         device: ``auto``, ``cpu``, ``cuda``, …
         dtype: ``auto`` or the model's.
         models_dir: the model directory; None: there is none.
+        workers: processes that read the text; 1: this one.
 
     Raises:
         JeepError: no text, no such layer, a shard without ``out``, a model that cannot be loaded.
@@ -95,12 +98,12 @@ def compute(
     only_gradients = all(isinstance(place, GradientOf) for place in places)
     batches = moments.gradient_batches() if only_gradients else moments.batches()
     yield f"{counted(len(batches), 'batch', 'batches')}, {padding_share(batches):.1%} padding"
-    with _bar() as monitor:
+    with _bar() as monitor, closing(worker_processes(workers)) as executor:
         if out is None or of == 1:
-            moments.ensure(places, monitor)
+            moments.ensure(places, monitor, executor)
             yield from (f"layer {place}: {moments.path(place)}" for place in places)
         else:
-            found = moments.sums(places, number, of, monitor)
+            found = moments.sums(places, number, of, monitor, executor)
             found.save(out)
             yield f"shard {number + 1}/{of}, {found.count} tokens: {out}"
 

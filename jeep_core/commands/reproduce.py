@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +22,7 @@ from rich.progress import Progress as Bars
 from jeep_core.atlas import MODELS
 from jeep_core.commands import WrongArgument
 from jeep_core.commands.second_moments import moments_of
+from jeep_core.commands.working import worker_processes
 from jeep_core.editors import hparams_class, in_order
 from jeep_core.editors.networks.hparams import HypernetworkHParams
 from jeep_core.editors.networks.storage import load_network
@@ -124,9 +124,9 @@ def run(args: Options) -> None:
         plan = _plan(args, lab, suites, settings)
         experiments = _experiments(lab, plan, [name for name in wanted if name in EXPERIMENTS])
         jobs = args.jobs or _jobs(base)
-        rows = work_through(
-            lab, _all_runs(experiments), bars.run, jobs, partial(_open_lab, args, count)
-        )
+        threads = max(1, torch.get_num_threads() // jobs)
+        with closing(worker_processes(jobs, threads)) as executor:
+            rows = work_through(lab, _all_runs(experiments), bars.run, executor)
         case = case_study(lab, plan) if CASE in wanted else None
     figures = {name: [cell.figures(rows) for cell in cells] for name, cells in experiments.items()}
     report: dict[str, Any] = {
@@ -228,12 +228,6 @@ def _lab(
         args.hypernetworks,
         monitor,
     )
-
-
-def _open_lab(args: Options, prefixes: int) -> Lab:
-    """The lab of one process of several."""
-    base = load(args.model, args.device, args.dtype, args.models_dir)
-    return _lab(args, base, _suites(args), prefixes)
 
 
 def _plan(

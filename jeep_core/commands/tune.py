@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from rich.console import Console
@@ -26,6 +27,7 @@ from rich.progress import (
 
 from jeep_core import atlas
 from jeep_core.commands.second_moments import moments_of
+from jeep_core.commands.working import worker_processes
 from jeep_core.editors import DEFAULT_EDITOR, hparams_class
 from jeep_core.errors import JeepError
 from jeep_core.evaluation.trials import Trials
@@ -39,8 +41,6 @@ from jeep_core.evaluation.tuning import (
     tune,
     write_preset,
 )
-from jeep_core.executors.here import HERE
-from jeep_core.executors.processes import Processes
 from jeep_core.models.loading import LoadedModel, load
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import Monitor
@@ -51,6 +51,7 @@ from jeep_core.spec.facts import Fact
 from jeep_core.spec.hparams import Preset, presets_for, validate_hparams
 from jeep_core.suites import load_counterfact
 from jeep_core.text.counting import counted
+from jeep_core.values.cache import ValueCache
 from jeep_core.values.prefixes import sample_prefixes
 
 err = Console(stderr=True, highlight=False)
@@ -66,7 +67,8 @@ class Options:
     of it, 0: by the text (``samples_of``); ``folder``: where they are kept; ``moments``: name of imported ones
     instead.  ``layers``: ``search``, or ``auto`` for those that a probe proposes, which may be
     kept in ``probes``.  ``presets``: folder of own presets, to start from.  ``models_dir``: the
-    model directory.  ``workers``: processes that optimise and measure; 1: this one.
+    model directory.  ``workers``: processes that try settings, or optimise and
+    measure parts of one; 1: this one.
     """
 
     model: str
@@ -110,8 +112,13 @@ def run(args: Options) -> None:
         begin = _automatic(args, base, cases)
         values = {path: v for path, v in values.items() if not path.endswith(".layers")}
     prefixes = validate_hparams(hparams_class(args.editor), begin, base.n_layers).prefix_count
-    executor = Processes(args.workers, niceness=0) if args.workers > 1 else HERE
-    with _bars() as bars, closing(executor):
+    executor = worker_processes(args.workers)
+    with (
+        _bars() as bars,
+        closing(executor),
+        # what one worker optimises serves the others
+        TemporaryDirectory(prefix="jeep-tune-") as shared,
+    ):
         trials = Trials(
             base,
             cases,
@@ -119,6 +126,7 @@ def run(args: Options) -> None:
             sample_prefixes(base, prefixes),
             Monitor(bars.work),
             executor=executor,
+            cache=ValueCache(Path(shared) if args.workers > 1 else None),
         )
         tuned = tune(trials, args.editor, begin, values, args.rounds, bars.tried)
     preset = _preset(args, base, tuned, len(cases), digest)

@@ -7,24 +7,30 @@ with the first sentence that the base model writes there, as an edit shall leave
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from jeep_core.decoding.generation import decoded
 from jeep_core.decoding.rows import Row
 from jeep_core.decoding.sampling import Sampling
 from jeep_core.evaluation.matching import match, same
 from jeep_core.evaluation.metrics import Kind, by_group
+from jeep_core.executors.here import HERE
+from jeep_core.executors.work import Bench, Executor, Work, keep_nothing
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.facts import Fact
 from jeep_core.suites import Case
 from jeep_core.text.sentences import first_sentence
 
+TASK = "jeep_core.evaluation.free_answers:write_unit"
 TOKENS = 32
 """Of an answer, at most, unless something else is asked for."""
+CASES_TOGETHER = 64
+"""Cases of a unit, the last one excepted, cut from the first case on."""
+C = TypeVar("C", bound=Fact)
 Ended = Literal["end of text", "sentence", "limit"]
 SUFFIX: Mapping[Kind, str] = {
     "edit": "",
@@ -118,6 +124,50 @@ def write_freely(
     return {prompt: _free_text(row) for prompt, row in zip(once, rows, strict=True)}
 
 
+def write_apart(
+    view: ModelView,
+    units: Sequence[tuple[Sequence[str], int]],
+    tokens: int = TOKENS,
+    *,
+    executor: Executor = HERE,
+    monitor: Monitor = NOTHING,
+    keep: Callable[[int, dict[str, FreeText]], None] = keep_nothing,
+) -> list[dict[str, FreeText]]:
+    """The free answers of a version to the prompts of every unit, by units that ``executor`` does.
+
+    Args:
+        view: a version of a model.
+        units: prompts that are written together, and what they count in the progress ("write").
+        tokens: of an answer, at most.
+        executor: writes.
+        monitor: told the sum of what has been done counts.
+        keep: given each unit's number and answers, in the order of the units.
+
+    Raises:
+        NumericalError: the logits of a prompt are not finite.
+        WorkersLost, NoCluster: the executor's workers are gone.
+        Whatever ``monitor.check`` raises.
+    """
+    work = Work(TASK, "write", tokens, units, [size for _, size in units])
+    return executor.run(work, Bench(view, monitor), keep)
+
+
+def write_unit(bench: Bench, tokens: int, unit: tuple[Sequence[str], int]) -> dict[str, FreeText]:
+    """The free answers to a unit's prompts; what they count is reported, not answers."""
+    prompts, size = unit
+    report = bench.monitor.report
+
+    def counted(phase: str, done: int, answers: int) -> None:
+        report(phase, done * size // answers, size)
+
+    return write_freely(bench.view, prompts, tokens, bench.monitor.reporting(counted))
+
+
+def cases_apart(cases: Sequence[C]) -> list[Sequence[C]]:
+    """Cases as they are cut into units."""
+    return [cases[i : i + CASES_TOGETHER] for i in range(0, len(cases), CASES_TOGETHER)]
+
+
 def judged_freely(
     case: Fact,
     texts: Mapping[str, FreeText],
@@ -171,20 +221,47 @@ def measure_freely(
     base_texts: Mapping[str, FreeText] | None = None,
     tokens: int = TOKENS,
     monitor: Monitor = NOTHING,
+    executor: Executor = HERE,
 ) -> list[list[FreeJudgement]]:
     """The judgements of every case, without a judge model.
 
     ``base_texts``: the base model's answers to neighbors by prompt; default: written now.
+    ``executor`` writes, 64 cases at a time.
 
     Raises:
         NumericalError: the logits of a prompt are not finite.
+        WorkersLost, NoCluster: the executor's workers are gone.
         Whatever ``monitor.check`` raises.
     """
-    every = [one.prompt for case in cases for one in free_prompts(case)]
-    texts = write_freely(view, every, tokens, monitor)
+    cut = cases_apart(cases)
     if base_texts is None:
-        base_texts = write_freely(ModelView(view.base), neighbors_of(cases), tokens, monitor)
-    return [judged_freely(case, texts, base_texts) for case in cases]
+        asked = new_prompts([neighbors_of(some) for some in cut])
+        units = [(prompts, len(prompts)) for prompts in asked if prompts]
+        base = ModelView(view.base)
+        base_texts = {}
+        for found in write_apart(base, units, tokens, executor=executor, monitor=monitor):
+            base_texts = {**base_texts, **found}
+    units = [(prompts_of(some), len(some)) for some in cut]
+    texts = write_apart(view, units, tokens, executor=executor, monitor=monitor)
+    return [
+        judged_freely(case, found, base_texts)
+        for some, found in zip(cut, texts, strict=True)
+        for case in some
+    ]
+
+
+def new_prompts(asked: Sequence[Sequence[str]], known: Collection[str] = ()) -> list[list[str]]:
+    """Of every group of prompts those that are in no group before it, and not ``known``."""
+    seen, found = set(known), []
+    for prompts in asked:
+        found.append([prompt for prompt in dict.fromkeys(prompts) if prompt not in seen])
+        seen.update(prompts)
+    return found
+
+
+def prompts_of(cases: Sequence[Fact]) -> list[str]:
+    """All prompts of cases that are answered freely."""
+    return [one.prompt for case in cases for one in free_prompts(case)]
 
 
 def neighbors_of(cases: Sequence[Fact]) -> list[str]:

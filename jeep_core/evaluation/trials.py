@@ -6,26 +6,52 @@ and reused for every batch drawn from the same cases, and for every editor with 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from jeep_core.editing import run_editor, tokenize
 from jeep_core.editors.base import EditContext, EditorOutcome, objective_for
+from jeep_core.errors import InvalidHParams, NumericalError
 from jeep_core.evaluation.metrics import Summary, summarise
 from jeep_core.evaluation.units import measure_apart
 from jeep_core.executors.here import HERE
-from jeep_core.executors.work import Executor
+from jeep_core.executors.work import Bench, Executor, Work
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
-from jeep_core.moments.cache import Moments
-from jeep_core.monitor import NOTHING, Monitor
+from jeep_core.moments.cache import Moments, MomentTerms
+from jeep_core.monitor import NOTHING, Monitor, nothing
 from jeep_core.probe.anchor import anchor_for
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.hparams import Contexts, EditorHParams, contexts_of
 from jeep_core.suites import Style
-from jeep_core.values.cache import ValueCache
+from jeep_core.values.cache import ValueCache, set_key
 from jeep_core.values.optimiser import FactTokens, Values
+
+TASK = "jeep_core.evaluation.trials:settings_unit"
+
+
+@dataclass(frozen=True)
+class TrialTerms:
+    """All of `Trials` that another process needs; ``folder`` is that of its cache."""
+
+    cases: Sequence[Fact]
+    moments: MomentTerms
+    prefixes: Sequence[str]
+    hypernetworks: Path | None
+    folder: Path | None
+
+    def of(self, base: LoadedModel, monitor: Monitor) -> Trials:
+        """The same trials of the same model in another process."""
+        return Trials(
+            base,
+            self.cases,
+            self.moments.of(base),
+            self.prefixes,
+            monitor,
+            self.hypernetworks,
+            cache=ValueCache(self.folder),
+        )
 
 
 @dataclass
@@ -62,7 +88,7 @@ class Trials:
     ) -> tuple[ModelView, EditorOutcome]:
         """An edited view for the cases of these numbers."""
         if hparams.moment_layers:
-            self.moments.ensure(hparams.moment_layers, self.monitor)
+            self.moments.ensure(hparams.moment_layers, self.monitor, self.executor)
         values = self.values(editor, hparams)
         rows = self._rows_in(hparams)
         context = EditContext(
@@ -103,6 +129,51 @@ class Trials:
         )
         return summarise([record.scores for record in records])
 
+    def outcomes(self, editor: str, settings: Sequence[EditorHParams]) -> Iterator[Summary | str]:
+        """The figures of all cases with each of the settings, or why there are none.
+
+        Settings that need different values are tried by different workers of the executor, one
+        whole setting each; what those of one group need is computed once.  Moments that workers
+        use must be in a folder: without one, the executor divides each setting by facts and cases.
+        """
+        groups: dict[str, list[int]] = {}
+        for number, hparams in enumerate(settings):
+            groups.setdefault(self._shares(editor, hparams), []).append(number)
+        needed = any(hparams.moment_layers for hparams in settings)
+        alone = needed and self.moments.folder is None
+        if self.executor.workers == 1 or len(groups) == 1 or alone:
+            yield from (self.outcome(editor, hparams) for hparams in settings)
+            return
+        for hparams in settings:
+            if hparams.moment_layers:
+                self.moments.ensure(hparams.moment_layers, self.monitor, self.executor)
+        terms = TrialTerms(
+            self.cases, self.moments.terms, self.prefixes, self.hypernetworks, self.cache.folder
+        )
+        units = [(editor, [settings[i] for i in group]) for group in groups.values()]
+        work = Work(TASK, "try settings", terms, units, [len(group) for _, group in units])
+        results = self.executor.run(work, Bench(ModelView(self.base), self.monitor))
+        found = {
+            number: outcome
+            for group, outcomes in zip(groups.values(), results, strict=True)
+            for number, outcome in zip(group, outcomes, strict=True)
+        }
+        yield from (found[number] for number in range(len(settings)))
+
+    def outcome(self, editor: str, hparams: EditorHParams) -> Summary | str:
+        """The figures of all cases, or why the setting cannot be carried out."""
+        try:
+            return self.run(editor, hparams, range(len(self.cases)))
+        except (InvalidHParams, NumericalError) as error:
+            return str(error)
+
+    def _shares(self, editor: str, hparams: EditorHParams) -> str:
+        """A name that settings share which need the same values."""
+        objective = objective_for(editor, hparams)
+        if objective is None:
+            return hparams.model_dump_json()
+        return f"{set_key(self.base, objective)} {hparams.prefix_count} {contexts_of(hparams)}"
+
     def values(self, editor: str, hparams: EditorHParams) -> Values | None:
         """Values of all cases, computed at first use; None if none can be known in advance."""
         objective = objective_for(editor, hparams)
@@ -115,3 +186,16 @@ class Trials:
             executor=self.executor,
             monitor=self.monitor,
         )
+
+
+def settings_unit(
+    bench: Bench, common: TrialTerms, unit: tuple[str, Sequence[EditorHParams]]
+) -> list[Summary | str]:
+    """The figures of settings of one editor, or why there are none."""
+    quiet = bench.monitor.reporting(nothing)
+    trials = bench.made("trials", lambda: common.of(bench.view.base, quiet))
+    (editor, settings), found = unit, []
+    for hparams in settings:
+        found.append(trials.outcome(editor, hparams))
+        bench.monitor.report("try settings", len(found), len(settings))
+    return found

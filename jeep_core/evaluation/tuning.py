@@ -8,8 +8,8 @@ probable than the old answer".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ import yaml
 from jeep_core.editors import hparams_class
 from jeep_core.editors.record import Grid
 from jeep_core.editors.search import layers_at, search_of, spans_at, start, weight_for, window
-from jeep_core.errors import InvalidHParams, JeepError, NumericalError
+from jeep_core.errors import InvalidHParams, JeepError
 from jeep_core.evaluation.metrics import Summary, harmonic_mean
 from jeep_core.evaluation.trials import Trials
-from jeep_core.spec.hparams import Preset, merge, nested, validate_hparams
+from jeep_core.spec.hparams import EditorHParams, Preset, merge, nested, validate_hparams
 
 __all__ = ["Tried", "Tuned", "grid", "search_of", "start", "target", "tune", "write_preset"]
 
@@ -82,30 +82,35 @@ def tune(
 ) -> Tuned:
     """The best setting found from ``begin`` on, on all cases of ``trials`` edited together.
 
+    The choices of one value are tried beside one another where the executor of ``trials`` has
+    several workers: all change the setting that was best before them.
+
     Raises:
         JeepError: no setting at all could be carried out.
         Whatever the monitor of ``trials`` raises.
     """
-    changes = [(p, v) for _ in range(rounds) for p, choices in values.items() for v in choices]
-    best, best_summary, seen, problem = dict(begin), None, set(), ""
-    for done, (path, value) in enumerate([("start", None), *changes], start=1):
-        setting = best if path == "start" else merge(best, nested(path, value))
-        label = path if path == "start" else f"{path} {value}"
-        place = (label, done, len(changes) + 1)
-        if repr(setting) in seen:
-            report(Tried(*place, problem="tried before"))
-            continue
-        seen.add(repr(setting))
-        try:
-            summary = _run(trials, editor, setting)
-        except (InvalidHParams, NumericalError) as error:
-            problem = str(error)
-            report(Tried(*place, problem=problem))
-            continue
-        better = best_summary is None or target(summary) > target(best_summary)
-        report(Tried(*place, target(summary), better, summary))
-        if better:
-            best, best_summary = setting, summary
+    steps = [("start", [None]), *([*values.items()] * rounds)]
+    total = sum(len(choices) for _, choices in steps)
+    best, best_summary, seen, problem, done = dict(begin), None, set[str](), "", 0
+    for path, choices in steps:
+        before, tried = best, []
+        for value in choices:
+            done += 1
+            setting = before if path == "start" else merge(before, nested(path, value))
+            label = path if path == "start" else f"{path} {value}"
+            tried.append((Tried(label, done, total), setting, repr(setting) in seen))
+            seen.add(repr(setting))
+        found = _outcomes(trials, editor, [setting for _, setting, known in tried if not known])
+        for place, setting, known in tried:
+            outcome = "tried before" if known else next(found)
+            if isinstance(outcome, str):
+                problem = problem if known else outcome
+                report(replace(place, problem=outcome))
+                continue
+            better = best_summary is None or target(outcome) > target(best_summary)
+            report(replace(place, target=target(outcome), best=better, summary=outcome))
+            if better:
+                best, best_summary = setting, outcome
     if best_summary is None:
         raise JeepError(f"no setting of {editor} could be carried out; the last: {problem}")
     return Tuned(best, best_summary, len(seen))
@@ -148,6 +153,18 @@ def check_out(path: Path) -> None:
         raise JeepError(f"{path.parent} is not a folder")
 
 
-def _run(trials: Trials, editor: str, setting: Mapping[str, Any]) -> Summary:
-    checked = validate_hparams(hparams_class(editor), setting, trials.base.n_layers)
-    return trials.run(editor, checked, range(len(trials.cases)))
+def _outcomes(
+    trials: Trials, editor: str, settings: Sequence[Mapping[str, Any]]
+) -> Iterator[Summary | str]:
+    """The figures of each setting, in their order, or why there are none."""
+    checked: list[EditorHParams | str] = []
+    for setting in settings:
+        try:
+            cls = hparams_class(editor)
+            checked.append(validate_hparams(cls, setting, trials.base.n_layers))
+        except InvalidHParams as error:
+            checked.append(str(error))
+    valid = [one for one in checked if not isinstance(one, str)]
+    found = trials.outcomes(editor, valid) if valid else iter(())
+    for one in checked:
+        yield one if isinstance(one, str) else next(found)

@@ -141,7 +141,9 @@ def serve(line: Line) -> None:
 
 def _explained(error: Exception, limit: int) -> Exception:
     """The error of a worker that cannot begin; of one whose memory does not hold the model."""
-    lacks = isinstance(error, MemoryError) or "allocate memory" in str(error).lower()
+    # a library that is given no memory may also fail without saying why
+    silent = isinstance(error, SystemError) and "without exception set" in str(error)
+    lacks = isinstance(error, MemoryError) or silent or "allocate memory" in str(error).lower()
     if limit == resource.RLIM_INFINITY or not lacks:
         return error
     return MemoryError(f"the model does not fit into a worker's {limit >> 20} MiB: {error}")

@@ -116,6 +116,8 @@ class Crew:
     def run(self, work: Work, bench: Bench, keep: Keep = keep_nothing) -> list[Any]:
         """The results of all units in their order.  A single unit is done in this process.
 
+        None for each if they are ``streamed``.
+
         Raises:
             WorkersLost: the same unit's worker died several times, or no worker can be started.
             What the first unit, in their order, has raised that failed.
@@ -319,7 +321,7 @@ class Run:
 
     def __init__(self, crew: Crew, work: Work, bench: Bench, keep: Keep, number: int) -> None:
         self.work, self.bench, self.number = work, bench, number
-        self.ledger = Ledger(work, keep)
+        self.ledger = Ledger(work, keep, ahead=crew.count * crew.capacity)
         # what was done when an executor last looked
         self.seen = 0
         self._version: Version | None = None

@@ -13,7 +13,7 @@ class Here:
     workers = 1
 
     def run(self, work: Work, bench: Bench, keep: Keep = keep_nothing) -> list[Any]:
-        """The results of all units, in their order.
+        """The results of all units, in their order; None for each if they are ``streamed``.
 
         Raises:
             Whatever a unit raises, which also calls ``monitor.check``.
@@ -27,8 +27,10 @@ class Here:
         monitor.report(work.phase, 0, work.total)
         inner = bench.monitored(monitor.reporting(report))
         for number, (unit, size) in enumerate(zip(work.units, work.sizes, strict=True)):
-            results.append(function(inner, work.common, unit))
-            keep(number, results[-1])
+            result = function(inner, work.common, unit)
+            keep(number, result)
+            results.append(None if work.streamed else result)
+            del result  # before the next one is made
             before += size
             monitor.report(work.phase, before, work.total)
         return results

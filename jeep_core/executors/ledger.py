@@ -15,11 +15,13 @@ class Ledger:
     """Every unit has one result: that of its first complete run.
 
     After a failure only the units before it are still done, so that the error that is raised is
-    that of the first unit that fails, whoever is quicker.
+    that of the first unit that fails, whoever is quicker.  Of streamed work no more than ``ahead``
+    results are held: those of units that were done before one in front of them.
     """
 
-    def __init__(self, work: Work, keep: Keep, tries: int = TRIES) -> None:
+    def __init__(self, work: Work, keep: Keep, tries: int = TRIES, ahead: int = 1) -> None:
         self.work, self._keep, self._tries = work, keep, tries
+        self._ahead = ahead if work.streamed else len(work.units)
         self._waiting = list(range(len(work.units)))
         self._lost = [0] * len(work.units)
         self._part = [0] * len(work.units)
@@ -28,8 +30,8 @@ class Ledger:
         self._failed: tuple[int, BaseException] | None = None
 
     def next(self) -> int | None:
-        """The first unit that waits; it counts as begun."""
-        while self._waiting:
+        """The first unit that waits and may be begun; it counts as begun."""
+        while self._waiting and self._waiting[0] <= self._kept + self._ahead:
             number = self._waiting.pop(0)
             if self._wanted(number):
                 return number
@@ -61,6 +63,8 @@ class Ledger:
         self._part[number] = self.work.sizes[number]
         while self._failed is None and self._kept in self._results:
             self._keep(self._kept, self._results[self._kept])
+            if self.work.streamed:
+                self._results[self._kept] = None
             self._kept += 1
 
     def failed(self, number: int, error: BaseException) -> None:

@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from jeep_core.models.fused.twin import Twin
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import NOTHING, Monitor
 
 PACKAGE = "jeep_core."
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,14 @@ class Bench:
     """The place where a unit is done: a version of the model, and the caller.
 
     The view is not written to.  ``twin`` takes its products in bfloat16; its matrices are made at
-    first use and kept for the next units.
+    first use and kept for the next units.  ``kept`` is empty when a run begins: what one of its
+    units leaves there, by name, the next ones in the same process find.
     """
 
     view: ModelView
     monitor: Monitor = NOTHING
     twin: Twin = field(default=None, repr=False)  # type: ignore[assignment]
+    kept: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.twin is None:
@@ -39,6 +42,13 @@ class Bench:
     def monitored(self, monitor: Monitor) -> Bench:
         """The same bench for another caller."""
         return replace(self, monitor=monitor)
+
+    def made(self, name: str, make: Callable[[], T]) -> T:
+        """The thing that an earlier unit of the run left under a name, else ``make`` makes it."""
+        if name not in self.kept:
+            self.kept[name] = make()
+        found: T = self.kept[name]
+        return found
 
 
 Function = Callable[[Bench, Any, Any], Any]
@@ -54,6 +64,8 @@ class Work:
 
     ``task`` names a `Function` of this library as ``jeep_core.room.module:function``; ``common`` is
     what all units share; ``sizes`` are what each unit counts in the progress of ``phase``.
+    ``streamed``: results are large, so they are given to ``keep`` and not held: ``run`` returns
+    None for each, and few units are begun before those in front of them are done.
     """
 
     task: str
@@ -61,6 +73,7 @@ class Work:
     common: Any
     units: Sequence[Any]
     sizes: Sequence[int]
+    streamed: bool = False
 
     @property
     def total(self) -> int:
@@ -89,6 +102,8 @@ class Executor(Protocol):
 
     def run(self, work: Work, bench: Bench, keep: Keep = keep_nothing) -> list[Any]:
         """The results of all units, in their order, each of one complete run of its unit.
+
+        None for each if they are ``streamed``.
 
         Raises:
             What the first unit, in their order, has raised that failed.

@@ -39,8 +39,10 @@ class Workshop:
             if unlike:
                 return unlike
             self._key, self._bench = version.key, Bench(view)
-        elif version != self._key:
+        elif version != self._key or self._bench is None:
             raise JeepError(f"the worker has no version {version[:12]}")
+        else:
+            self._bench = replace(self._bench, kept={})
         self._function, self._common = function_of(task), common
         return []
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 
 from jeep_core.errors import JeepError
+from jeep_core.executors.here import HERE
+from jeep_core.executors.work import Executor
 from jeep_core.models.fused.rounding import has_fast_bfloat16
 from jeep_core.models.loading import LoadedModel, texts_sha256
 from jeep_core.moments.factors import FactorCache, FactorMemory, KeptMoment, MomentFactor
@@ -45,6 +47,23 @@ SAVING_SHARE = 0.05
 
 GRADIENT_LOGITS = 2**26
 """Logits that a batch may have whose gradients are taken, 256 MiB."""
+
+
+@dataclass(frozen=True)
+class MomentTerms:
+    """The text of moments and where they are kept: all of `Moments` but the model."""
+
+    texts: Sequence[str]
+    samples: int
+    folder: Path | None
+    imported: str | None
+    factor_bytes: int | None
+    shipped: bool
+    bfloat16: bool
+
+    def of(self, base: LoadedModel) -> Moments:
+        """The same moments of the same model in another process."""
+        return Moments(base, **vars(self))
 
 
 @dataclass
@@ -86,6 +105,11 @@ class Moments:
         """
         return replace(self, memory=self._factors.memory)
 
+    @property
+    def terms(self) -> MomentTerms:
+        """All that another process needs to find the same moments."""
+        return MomentTerms(**{part.name: getattr(self, part.name) for part in fields(MomentTerms)})
+
     def factor(self, layer: Measured) -> MomentFactor:
         """The factor of one layer; ``ensure`` must have been called for it."""
         return self._factors.get(layer)
@@ -94,8 +118,11 @@ class Moments:
         self,
         layers: Sequence[Measured],
         monitor: Monitor = NOTHING,
+        executor: Executor = HERE,
     ) -> None:
         """Find the moments of these layers, computing the missing ones in one pass.
+
+        ``executor`` sums blocks of tokens; the moments have the same bits whoever does.
 
         Raises:
             Whatever ``monitor.check`` raises.
@@ -115,7 +142,7 @@ class Moments:
         keys = [place for place in missing if not isinstance(place, GradientOf)]
         for places in (keys, gradients):
             if places:
-                self.adopt(self.sums(places, monitor=monitor))
+                self.adopt(self.sums(places, monitor=monitor, executor=executor))
 
     def sums(
         self,
@@ -123,13 +150,15 @@ class Moments:
         shard: int = 0,
         of: int = 1,
         monitor: Monitor = NOTHING,
+        executor: Executor = HERE,
     ) -> MomentSums:
         """Σ k kᵀ over every ``of``-th batch from the ``shard``-th (0-based), in one pass.
 
         ``layers`` are places of keys, or all of them of gradients.
 
         With a folder, sums so far are saved there now and then, and a pass of the same kind
-        that was killed continues from them, with bitwise the same result.
+        that was killed continues from them, with bitwise the same result.  ``executor`` sums
+        blocks on CPUs alone: a GPU has summed a block before it could be sent (docs/cluster.md).
 
         Raises:
             Whatever ``monitor.check`` raises.
@@ -165,6 +194,7 @@ class Moments:
             saver.offer,
             monitor.reporting(report),
             bfloat16=self.bfloat16,
+            executor=executor if self.base.device.type == "cpu" else HERE,
         )
         if path:
             path.unlink(missing_ok=True)

@@ -27,13 +27,20 @@ class Reading(Protocol):
         """The view that runs."""
         ...
 
-    def size(self, place: Measured) -> int:
-        """The size of the vectors at a place."""
-        ...
-
     def run(self, rows: Documents, add: Add) -> int:
         """Run one batch, give ``add`` the vectors (n, size) of n tokens, and return n."""
         ...
+
+
+def size_of(base: LoadedModel, place: Measured) -> int:
+    """The size of the vectors at a place."""
+    return base.hidden_size if isinstance(place, GradientOf) else base.key_size(place)
+
+
+def tokens_of(rows: Documents, places: Sequence[Measured]) -> int:
+    """How many tokens of a batch are read: of gradients all but the last of each document."""
+    gradients = any(isinstance(place, GradientOf) for place in places)
+    return sum(len(row) - gradients for row in rows)
 
 
 def reading_of(base: LoadedModel, places: Sequence[Measured], bfloat16: bool = False) -> Reading:
@@ -55,11 +62,6 @@ class KeyReading:
         last = max(map(layer_of, places))
         _end_at(self.view, last)
         self._backbone = lower_part(self.view, last)
-
-    def size(self, place: Measured) -> int:
-        """The dimension of the keys at a place."""
-        assert not isinstance(place, GradientOf)
-        return self.view.base.key_size(place)
 
     def run(self, rows: Documents, add: Add) -> int:
         """Give ``add`` the keys (n, d_ff) of all real tokens."""
@@ -93,10 +95,6 @@ class GradientReading:
 
     def __init__(self, base: LoadedModel, layers: Sequence[int]) -> None:
         self.view, self._layers = ModelView(base), layers
-
-    def size(self, place: Measured) -> int:
-        """The hidden size, whatever the place."""
-        return self.view.base.hidden_size
 
     def run(self, rows: Documents, add: Add) -> int:
         """Give ``add`` the gradients (n, d) of all tokens that predict another."""

@@ -10,15 +10,19 @@ from pathlib import Path
 import torch
 
 from jeep_core.errors import JeepError
+from jeep_core.executors.here import HERE
+from jeep_core.executors.work import Bench, Executor, Work
 from jeep_core.models.giving_way import giving_way
 from jeep_core.models.loading import LoadedModel
-from jeep_core.moments.reading import Documents, reading_of
+from jeep_core.models.views import ModelView
+from jeep_core.moments.reading import Documents, reading_of, size_of, tokens_of
 from jeep_core.moments.source import PANELS
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.finite import check_tensor
 from jeep_core.spec.matrices import Measured, in_order, place_of
 from jeep_core.storage.files import load_whole, read_record, save_whole
 
+TASK = "jeep_core.moments.sums:block_unit"
 BLOCK_TOKENS = 4096
 """Tokens summed in float32 before the sum is added to the float64 total."""
 FULL_ENOUGH = 8
@@ -56,49 +60,72 @@ def padding_share(batches: Sequence[Documents]) -> float:
     return 1 - real / run if run else 0.0
 
 
-class Accumulator:
-    """Σ k kᵀ: float32 products within a block of tokens, blocks summed in float64.
+class BlockSum:
+    """Σ k kᵀ (d_ff, d_ff) of a block of tokens, in float32, which is exact enough over so few.
 
-    Only the panels on and above the diagonal are computed.  ``size`` is d_ff; ``total``
-    (d_ff, d_ff) in float64 is the sum to continue, if there is one.
+    Only the panels on and above the diagonal are computed and held.  ``size`` is d_ff.
     """
 
-    def __init__(self, size: int, device: torch.device, total: torch.Tensor | None = None) -> None:
-        # (d_ff, d_ff) both: float32 is quick, and exact enough over one block of tokens
-        self._block = torch.zeros(size, size, device=device)
-        if total is None:
-            total = torch.zeros(size, size, dtype=torch.float64)
-        self.upper = total.to(device)
-        # rows of a panel, rounded up; the last one may have fewer
-        self._panel = -(-size // PANELS)
+    def __init__(self, size: int, device: torch.device) -> None:
+        # PANELS times (panel, d_ff - start)
+        self._panels = [
+            torch.zeros(min(_panel(size), size - start), size - start, device=device)
+            for start in range(0, size, _panel(size))
+        ]
 
     def add(self, keys: torch.Tensor) -> None:
-        """Add keys (n, d_ff) of any floating-point type, on the device of the sum, to the block."""
+        """Add keys (n, d_ff) of any floating-point type, on the device of the sum."""
         keys = keys.float()
         with torch.autocast(keys.device.type, enabled=False):
             self._add(keys)
 
     def _add(self, keys: torch.Tensor) -> None:
         """Add float32 keys (n, d_ff), panel by panel."""
-        for start in range(0, len(self._block), self._panel):
-            # rows of one panel, columns from its first row on: (panel, d_ff - start)
-            panel = self._block[start : start + self._panel, start:]
-            panel.addmm_(keys[:, start : start + self._panel].T, keys[:, start:])
+        start = 0
+        for panel in self._panels:
+            # rows of one panel, columns from its first row on
+            panel.addmm_(keys[:, start : start + len(panel)].T, keys[:, start:])
+            start += len(panel)
 
-    def end_block(self, name: str = "keys") -> None:
-        """Add the block to the total ``upper``, whose part below the diagonal is undefined.
+    def panels(self, name: str = "keys") -> list[torch.Tensor]:
+        """The panels (panel, d_ff - start), from the first row on.
 
         Raises:
-            NumericalError: the block of ``name`` is not finite.
+            NumericalError: one of ``name`` is not finite.
         """
-        check_sum(self._block, name)
-        self.upper += self._block
-        self._block.zero_()
+        for panel in self._panels:
+            check_sum(panel, name)
+        return self._panels
+
+
+class TotalSum:
+    """The float64 sum of blocks, in the order in which they are added.
+
+    ``upper`` (d_ff, d_ff) is undefined below the diagonal; ``size`` is d_ff, ``total`` the sum to
+    continue, if there is one.
+    """
+
+    def __init__(self, size: int, device: torch.device, total: torch.Tensor | None = None) -> None:
+        if total is None:
+            total = torch.zeros(size, size, dtype=torch.float64)
+        self.upper = total.to(device)
+
+    def add(self, panels: Sequence[torch.Tensor]) -> None:
+        """Add the panels (panel, d_ff - start) of a `BlockSum` of this size, on any device."""
+        start = 0
+        for panel in panels:
+            self.upper[start : start + len(panel), start:] += panel.to(self.upper.device)
+            start += len(panel)
 
     def total(self) -> torch.Tensor:
-        """The symmetric sum (d_ff, d_ff) in float64, over all ended blocks."""
+        """The symmetric sum (d_ff, d_ff) in float64."""
         # panels hold some entries below the diagonal too: they are replaced, not added
         return self.upper.triu() + self.upper.triu(1).T
+
+
+def _panel(size: int) -> int:
+    """Rows of a panel, rounded up; the last one may have fewer."""
+    return -(-size // PANELS)
 
 
 def check_sum(sums: torch.Tensor, name: str) -> None:
@@ -208,6 +235,14 @@ def merge(shards: Sequence[MomentSums]) -> MomentSums:
     )
 
 
+@dataclass(frozen=True)
+class Common:
+    """The places that all blocks of a pass share, and whether products are in bfloat16."""
+
+    places: tuple[Measured, ...]
+    bfloat16: bool
+
+
 def accumulate(
     base: LoadedModel,
     batches: Sequence[Documents],
@@ -216,44 +251,50 @@ def accumulate(
     monitor: Monitor = NOTHING,
     *,
     bfloat16: bool = False,
+    executor: Executor = HERE,
 ) -> MomentSums:
     """One pass for all places of ``start``, over the batches that it has not seen yet.
 
+    Blocks of at least ``BLOCK_TOKENS`` tokens, which the batches alone decide about, are summed by
+    ``executor`` and added in their order, so the sums have the same bits whoever does them.
+
     ``monitor`` may end the pass before every batch and receives the tokens so far (phase
-    "moments").  ``after_block`` is given the sums so far whenever a block ended; sums are
+    "moments").  ``after_block`` is given the sums so far whenever a block was added; sums are
     symmetric only in what is returned.  ``bfloat16``: the model's own products are taken in that
     type; those of keys with themselves never are.
+
+    Raises:
+        NumericalError: the keys of a place are not finite.
+        WorkersLost, NoCluster: the executor's workers are gone.
+        Whatever ``monitor.check`` raises.
     """
-    places = sorted(start.keys, key=in_order)
-    reading = reading_of(base, places, bfloat16)
+    places = tuple(sorted(start.keys, key=in_order))
     totals = {
-        place: Accumulator(reading.size(place), base.device, start.sums.get(place))
+        place: TotalSum(size_of(base, place), base.device, start.sums.get(place))
         for place in places
     }
-    count, in_block = start.count, 0
-    tokens = sum(len(row) for rows in batches for row in rows)
+    blocks = _blocks(batches[start.batches :], places)
+    sizes = [sum(tokens_of(rows, places) for rows in block) for block in blocks]
+    count, done = start.count, start.batches
+    said, tokens = -1, sum(len(row) for rows in batches for row in rows)
 
-    def so_far(done: int) -> MomentSums:
-        # without a copy: they are right until the next block ends
+    def add(number: int, found: Mapping[Measured, Sequence[torch.Tensor]]) -> None:
+        nonlocal count, done
+        for place, panels in found.items():
+            totals[place].add(panels)
+        count, done = count + sizes[number], done + len(blocks[number])
+        # without a copy: they are right until the next block is added
         sums = {place: total.upper for place, total in totals.items()}
-        return replace(start, sums=sums, count=count, batches=done)
+        after_block(replace(start, sums=sums, count=count, batches=done))
 
-    with (
-        torch.no_grad(),
-        _float32_products(),
-        giving_way(reading.view, monitor),
-    ):
-        for done, rows in enumerate(batches[start.batches :], start=start.batches + 1):
-            monitor.check()
-            new = reading.run(rows, lambda place, read: totals[place].add(read))
-            count, in_block = count + new, in_block + new
-            monitor.report("moments", count, tokens)
-            # a block ends with a batch: a pass that is continued begins with an empty block
-            if in_block >= BLOCK_TOKENS or done == len(batches):
-                for place, total in totals.items():
-                    total.end_block(f"layer {place}")
-                in_block = 0
-                after_block(so_far(done))
+    def report(phase: str, read: int, _: int) -> None:
+        nonlocal said
+        if start.count + read > said:
+            said = start.count + read
+            monitor.report(phase, said, tokens)
+
+    work = Work(TASK, "moments", Common(places, bfloat16), blocks, sizes, streamed=True)
+    executor.run(work, Bench(ModelView(base), monitor.reporting(report)), add)
     return replace(
         start,
         # popped, so that each upper triangle is freed as its symmetric sum is made
@@ -261,6 +302,44 @@ def accumulate(
         count=count,
         batches=0,
     )
+
+
+def _blocks(batches: Sequence[Documents], places: Sequence[Measured]) -> list[list[Documents]]:
+    """Batches that are summed together: from the first one on, until there are tokens enough."""
+    found: list[list[Documents]] = []
+    tokens = BLOCK_TOKENS
+    for rows in batches:
+        if tokens >= BLOCK_TOKENS:
+            found.append([])
+            tokens = 0
+        found[-1].append(rows)
+        tokens += tokens_of(rows, places)
+    return found
+
+
+@torch.no_grad()
+def block_unit(
+    bench: Bench, common: Common, unit: Sequence[Documents]
+) -> dict[Measured, list[torch.Tensor]]:
+    """The panels (panel, d_ff - start) of Σ k kᵀ over a block of batches, by place.
+
+    Raises:
+        NumericalError: the keys of a place are not finite.
+        Whatever ``monitor.check`` raises; it is called before every batch.
+    """
+    base, monitor = bench.view.base, bench.monitor
+    # its matrices may be in another type, so it is made once for all blocks
+    reading = bench.made(
+        "reading of moments", lambda: reading_of(base, common.places, common.bfloat16)
+    )
+    sums = {place: BlockSum(size_of(base, place), base.device) for place in common.places}
+    total, count = sum(tokens_of(rows, common.places) for rows in unit), 0
+    with _float32_products(), giving_way(reading.view, monitor):
+        for rows in unit:
+            monitor.check()
+            count += reading.run(rows, lambda place, read: sums[place].add(read))
+            monitor.report("moments", count, total)
+    return {place: found.panels(f"layer {place}") for place, found in sums.items()}
 
 
 @contextmanager

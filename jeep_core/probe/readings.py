@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Literal
 
 import torch
 
+from jeep_core.executors.here import HERE
+from jeep_core.executors.work import Bench, Executor, Work
 from jeep_core.models.token_rows import stack_rows
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import NOTHING, Monitor
@@ -20,6 +22,7 @@ from jeep_core.probe.word_sets import WordSets
 from jeep_core.spec.finite import OTHER_VERSION, check_tensor
 from jeep_core.spec.positions import PromptTokens
 
+TASK = "jeep_core.probe.readings:read_unit"
 Lens = Literal["final_norm", "no_norm"]
 LENSES: tuple[Lens, ...] = ("final_norm", "no_norm")
 ANSWERS = ("original", "target")
@@ -107,7 +110,17 @@ def _index(names: Sequence[str], name: str) -> int:
     return names.index(name)
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class ReadingUnit:
+    """r prompts that are run together: their rows, the tokens (r, 2) of both answers, and their
+    word sets, if any.
+    """
+
+    rows: Sequence[PromptTokens]
+    tokens: torch.Tensor
+    sets: WordSets | None = None
+
+
 def read(
     view: ModelView,
     prompts: Sequence[Prompt],
@@ -115,43 +128,67 @@ def read(
     monitor: Monitor = NOTHING,
     *,
     only_promotion: bool = False,
+    executor: Executor = HERE,
 ) -> Readings:
-    """Read both answers in every state of every prompt.
+    """Read both answers in every state of every prompt, by batches that ``executor`` runs.
 
     ``only_promotion``: only probabilities through the final norm at the prediction position, in
     the embedding, the block outputs and after attention: what the branches of a block promote.
 
     Raises:
-        Whatever ``monitor.check`` raises; it is called before every batch.
         NumericalError: a probability is not finite.
+        WorkersLost, NoCluster: the executor's workers are gone.
+        Whatever ``monitor.check`` raises; it is called before every batch.
     """
     rows, layers = [prompt.tokens for prompt in prompts], view.base.n_layers
     shape = (len(rows), len(LENSES), len(ANSWERS), len(POSITIONS), 1 + 3 * layers)
     probability, rank = torch.full(shape, torch.nan), torch.full(shape, torch.nan)
     words = None if sets is None else torch.zeros(len(rows), len(sets.names), 1 + layers)
-    # in a sequential model the state after the MLP is the block's output: it is read once
-    parallel = view.base.family.is_parallel(view.model)
-    sites = SITES if parallel and not only_promotion else SITES[:2]
-    first, size = POSITIONS.index("prediction") if only_promotion else 0, 1 + len(sites) * layers
-    done = 0
-    for chosen in batches(rows, READ_TOKENS):
-        monitor.check()
-        states = _states(view, [rows[i] for i in chosen], sites)[:, first:]
+    cut, units = batches(rows, READ_TOKENS), []
+    for chosen in cut:
         tokens = torch.tensor([[prompts[i].original, prompts[i].target] for i in chosen])
-        for lens, _ in enumerate(LENSES[:1] if only_promotion else LENSES):
-            # (r, p, 1 + sites · L, d); norms are computed once for all its states
-            normed = states if lens else view.base.family.final_norm_of(view.model)(states)
-            p, r = _answers(view, normed, tokens.to(states.device), ranks=not only_promotion)
-            probability[chosen, lens, :, first:, :size] = p.cpu()
-            rank[chosen, lens, :, first:, :size] = r.cpu()
-            if words is not None and sets is not None and not lens:
-                words[chosen] = _words(view, normed, sets, chosen).cpu()
-        done += len(chosen)
-        monitor.report("read", done, len(rows))
-    if not parallel:
+        own = None if sets is None else replace(sets, tokens=[sets.tokens[i] for i in chosen])
+        units.append(ReadingUnit([rows[i] for i in chosen], tokens, own))
+    work = Work(TASK, "read", only_promotion, units, [len(chosen) for chosen in cut])
+    first = _first_position(only_promotion)
+    for chosen, (both, of_words) in zip(cut, executor.run(work, Bench(view, monitor)), strict=True):
+        for lens, (p, r) in enumerate(both):
+            probability[chosen, lens, :, first:, : p.shape[-1]] = p
+            rank[chosen, lens, :, first:, : r.shape[-1]] = r
+        if words is not None:
+            words[chosen] = of_words
+    # in a sequential model the state after the MLP is the block's output: it is read once
+    if not view.base.family.is_parallel(view.model):
         for table in (probability, rank):
             table[..., 1 + 2 * layers :] = table[..., 1 : 1 + layers]
     return Readings(probability, rank, words)
+
+
+@torch.no_grad()
+def read_unit(
+    bench: Bench, only_promotion: bool, unit: ReadingUnit
+) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor | None]:
+    """Probability and rank (r, 2 answers, p, S) by lens, and word sets (r, sets, 1 + L).
+
+    p positions and S states are those that are read.
+    """
+    bench.monitor.check()
+    view, family = bench.view, bench.view.base.family
+    sites = SITES if family.is_parallel(view.model) and not only_promotion else SITES[:2]
+    states = _states(view, unit.rows, sites)[:, _first_position(only_promotion) :]
+    tokens, found, words = unit.tokens.to(states.device), [], None
+    for lens, _ in enumerate(LENSES[:1] if only_promotion else LENSES):
+        # (r, p, S, d); norms are computed once for all its states
+        normed = states if lens else family.final_norm_of(view.model)(states)
+        p, r = _answers(view, normed, tokens, ranks=not only_promotion)
+        found.append((p.cpu(), r.cpu()))
+        if unit.sets is not None and not lens:
+            words = _words(view, normed, unit.sets).cpu()
+    return found, words
+
+
+def _first_position(only_promotion: bool) -> int:
+    return POSITIONS.index("prediction") if only_promotion else 0
 
 
 def _states(view: ModelView, rows: Sequence[PromptTokens], sites: Sequence[Site]) -> torch.Tensor:
@@ -188,15 +225,13 @@ def _answers(
     return both[0], both[1]
 
 
-def _words(
-    view: ModelView, states: torch.Tensor, sets: WordSets, chosen: Sequence[int]
-) -> torch.Tensor:
-    """Mean probability (r, sets, 1 + L) at the prediction position."""
+def _words(view: ModelView, states: torch.Tensor, sets: WordSets) -> torch.Tensor:
+    """Mean probability (r, sets, 1 + L) at the prediction position, of states (r, 2, S, d)."""
     own = states[:, POSITIONS.index("prediction"), : 1 + view.base.n_layers]
     found = []
-    for row, i in enumerate(chosen):
+    for row in range(len(own)):
         # (sets, V); sizes (sets,), 0 for a set without tokens: 0 / 0 is the NaN it gets
-        masks = sets.masks(i, view.base.vocabulary).to(own.device)
+        masks = sets.masks(row, view.base.vocabulary).to(own.device)
         sizes = masks.sum(dim=1)
         sums = [logits.softmax(dim=1) @ masks.T for _, logits in logits_in_parts(view, own[row])]
         # (1 + L, sets) to (sets, 1 + L)

@@ -134,7 +134,8 @@ def probe(
     """Probe a version of a model on ``limit`` facts drawn from ``facts``.
 
     A fact without ``target_true`` is probed with the model's own answer as the original one.
-    Word sets are followed if ``related`` says where words come from.  ``executor`` patches states.
+    Word sets are followed if ``related`` says where words come from.  ``executor`` reads and
+    patches states.
 
     ``quick``: only what a proposal rests on, and of no more than 64 prompts: of so many as
     settle it, see ``jeep_core.probe.quick``.
@@ -161,7 +162,7 @@ def probe(
             if related is not None:
                 documents, table = Documents(related.documents), FactTable(related.table)
                 sets = word_sets(view.base.tokenizer, some, documents, table)
-            readings = read(view, some, sets, monitor)
+            readings = read(view, some, sets, monitor, executor=executor)
             drawn_pairs = pairs(view, some, seed)
             exchanged = exchange(view, drawn_pairs, monitor, executor) if drawn_pairs else None
             restored = restoration(view, some, monitor, seed, executor)

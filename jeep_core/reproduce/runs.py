@@ -13,9 +13,10 @@ from typing import Any
 from jeep_core.editors.base import objective_for
 from jeep_core.evaluation.metrics import fitting, measure
 from jeep_core.evaluation.trials import Trials
+from jeep_core.models.giving_way import giving_way
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
-from jeep_core.moments.cache import Moments
+from jeep_core.moments.cache import Moments, MomentTerms
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.finite import json_text
 from jeep_core.spec.hparams import EditorHParams, OptimisedEditorHParams
@@ -55,6 +56,24 @@ class Run:
     draw: range
 
 
+@dataclass(frozen=True)
+class LabTerms:
+    """All of `Lab` that another process needs."""
+
+    suites: Mapping[str, Suite]
+    most: int
+    moments: MomentTerms
+    prefixes: Sequence[str]
+    folder: Path
+    hypernetworks: Path | None
+
+    def of(self, base: LoadedModel, monitor: Monitor) -> Lab:
+        """A lab for the same runs of the same model in another process."""
+        moments = self.moments.of(base)
+        return Lab(base, self.suites, self.most, moments, self.prefixes, self.folder,
+                   self.hypernetworks, monitor)  # fmt: skip
+
+
 @dataclass
 class Lab:
     """One model, its suites, and the measurements on them.
@@ -91,21 +110,45 @@ class Lab:
             self._drawn[suite, seed] = cases[: self.most]
         return self._drawn[suite, seed]
 
+    @property
+    def terms(self) -> LabTerms:
+        """All that another process needs for the same runs."""
+        return LabTerms(self.suites, self.most, self.moments.terms, self.prefixes, self.folder,
+                        self.hypernetworks)  # fmt: skip
+
     def rows(self, run: Run) -> list[Row]:
         """Scores of the run's cases, as kept or computed now."""
-        path = self.folder / "runs" / f"{self._key(run)}.json"
-        if path.exists():
+        kept = self.kept_rows(run)
+        if kept is not None:
             self.kept += 1
-            found: list[Row] = json.loads(path.read_bytes())
-            return found
+            return kept
         cases = self.cases(run.suite, run.seed)
         chosen = [cases[i] for i in run.draw]
-        records = measure(self.view(run), chosen, self.suites[run.suite].style)
+        view, style = self.view(run), self.suites[run.suite].style
+        with giving_way(view, self.monitor):
+            records = measure(view, chosen, style, self.monitor)
         flat = [record.as_json() for record in records]
         rows: list[Row] = [{name: row[name] for name in KEPT} for row in flat]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json_text(rows, str(path)))
+        self.keep(run, rows)
         return rows
+
+    def kept_rows(self, run: Run) -> list[Row] | None:
+        """The rows of a run that was finished before, in this process or another."""
+        path = self._path(run)
+        if not path.exists():
+            return None
+        found: list[Row] = json.loads(path.read_bytes())
+        return found
+
+    def keep(self, run: Run, rows: Sequence[Row]) -> None:
+        """Write the rows of a run, if they are not there: workers may have another disk."""
+        path = self._path(run)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, json_text(rows, str(path)))
+
+    def _path(self, run: Run) -> Path:
+        return self.folder / "runs" / f"{self._key(run)}.json"
 
     def shares(self, run: Run) -> str:
         """A name shared by runs that use the same optimised values of the same cases."""

@@ -1,96 +1,89 @@
-"""All runs of a report, one after the other or in several processes.
+"""All runs of a report, by an executor.
 
-Processes share the folder of the lab, where optimised values and finished runs are files that are
-written whole.  Runs that need the same values are one task, so nothing is computed twice.
+Runs that need the same optimised values are one unit, so nothing is computed twice.  Processes on
+one machine share the folder of the lab, where values and finished runs are files that are written
+whole: a report that was interrupted goes on from there.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.sharedctypes import Synchronized
 
-import torch
+from jeep_core.errors import WorkersLost
+from jeep_core.executors.here import HERE
+from jeep_core.executors.work import Bench, Executor, Work
+from jeep_core.models.views import ModelView
+from jeep_core.monitor import nothing
+from jeep_core.reproduce.runs import Lab, LabTerms, Row, Run, edits_in_turn
 
-from jeep_core.errors import JeepError
-from jeep_core.reproduce.runs import Lab, Row, Run, edits_in_turn
-
+TASK = "jeep_core.reproduce.work:runs_unit"
+PHASE = "runs"
 Report = Callable[[Run, int, int], None]
 """Called with a run that is under way, cases done, and cases in all."""
-POLL_S = 1.0
-PRELOADED = [__name__, "transformers.masking_utils", "transformers.modeling_utils"]
-"""Imported once for all processes: what every model of transformers needs takes seconds."""
-
-_lab: Lab | None = None
-_done: Synchronized[int] | None = None
-"""The lab of one process of several, and the cases that all of them have done."""
 
 
 def work_through(
-    lab: Lab,
-    runs: Iterable[Run],
-    report: Report,
-    jobs: int = 1,
-    open_lab: Callable[[], Lab] | None = None,
+    lab: Lab, runs: Iterable[Run], report: Report, executor: Executor = HERE
 ) -> dict[Run, list[Row]]:
-    """The rows of every run, each computed once.
+    """The rows of every run, each computed once, as it was kept or by ``executor``.
 
-    ``jobs``: processes; each makes its own lab on the same folder by ``open_lab``, which
-    must be picklable, and takes its share of torch's threads.
+    Raises:
+        WorkersLost: its processes were killed again and again, as by a host without memory.
+        Whatever ``lab.monitor.check`` raises.
     """
-    tasks = tasks_of(lab, runs)
-    total = sum(len(run.draw) for task in tasks for run in task)
-    if jobs > 1 and open_lab is not None:
-        return _share(lab, tasks, lambda run, done: report(run, done, total), jobs, open_lab)
-    done, found = 0, {}
-    for run in (run for task in tasks for run in task):
-        report(run, done, total)
-        found[run] = lab.rows(run)
+    wanted, found = list(dict.fromkeys(runs)), dict[Run, list[Row]]()
+    for run in wanted:
+        if lab.kept_rows(run) is not None:
+            found[run] = lab.rows(run)
+    before, total = (sum(len(run.draw) for run in some) for some in (found, wanted))
+    tasks = tasks_of(lab, [run for run in wanted if run not in found])
+    if not tasks:
+        return found
+
+    def tell(phase: str, done: int, _: int) -> None:
+        report(_at(tasks, done), before + done, total)
+
+    def keep(number: int, rows: Sequence[list[Row]]) -> None:
+        for run, of_run in zip(tasks[number], rows, strict=True):
+            lab.keep(run, of_run)
+            found[run] = of_run
+
+    _ensure_moments(lab, tasks, executor)
+    sizes = [sum(len(run.draw) for run in task) for task in tasks]
+    # this process has a lab already
+    bench = Bench(ModelView(lab.base), lab.monitor.reporting(tell), kept={LAB: lab})
+    try:
+        executor.run(Work(TASK, PHASE, lab.terms, tasks, sizes), bench, keep)
+    except WorkersLost as error:
+        raise WorkersLost(
+            f"{error}; the same command goes on from there, and with fewer --jobs it takes less "
+            "memory"
+        ) from None
+    return found
+
+
+LAB = "lab"
+
+
+def runs_unit(bench: Bench, common: LabTerms, unit: Sequence[Run]) -> list[list[Row]]:
+    """The rows of every run of a unit; cases are reported."""
+    quiet = bench.monitor.reporting(nothing)
+    lab = bench.made(LAB, lambda: common.of(bench.view.base, quiet))
+    found, done, total = [], 0, sum(len(run.draw) for run in unit)
+    for run in unit:
+        bench.monitor.report(PHASE, done, total)
+        found.append(lab.rows(run))
         done += len(run.draw)
     return found
 
 
-def _share(
-    lab: Lab,
-    tasks: Sequence[list[Run]],
-    report: Callable[[Run, int], None],
-    jobs: int,
-    open_lab: Callable[[], Lab],
-) -> dict[Run, list[Row]]:
-    """Several processes take the tasks in turn.  All are forked from one that has imported torch
-    and the rest once and has done nothing else.
-
-    Raises:
-        JeepError: one of them was killed, as by a host without memory.
-    """
-    _ensure_moments(lab, tasks)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    done = context.Value("q", 0)
-    threads = max(1, torch.get_num_threads() // jobs)
-    pool = ProcessPoolExecutor(jobs, context, _begin, (open_lab, threads, done))
-    found: dict[Run, list[Row]] = {}
-    try:
-        futures = {pool.submit(_work, task): task for task in tasks}
-        waiting = set(futures)
-        while waiting:
-            ended, waiting = wait(waiting, POLL_S, FIRST_COMPLETED)
-            for future in ended:
-                rows, kept = future.result()
-                found.update(zip(futures[future], rows, strict=True))
-                lab.kept += kept
-            now = next((task for future, task in futures.items() if future.running()), tasks[-1])
-            report(now[0], done.value)
-    except BrokenProcessPool:
-        raise JeepError(
-            "a process was killed, perhaps for want of memory: the same command goes on from "
-            "there, and with fewer --jobs it takes less"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return found
+def _at(tasks: Sequence[Sequence[Run]], done: int) -> Run:
+    """The run that is under way when so many cases are done, if one is after the other."""
+    for run in (run for task in tasks for run in task):
+        done -= len(run.draw)
+        if done < 0:
+            return run
+    return tasks[-1][-1]
 
 
 def tasks_of(lab: Lab, runs: Iterable[Run]) -> list[list[Run]]:
@@ -105,27 +98,9 @@ def tasks_of(lab: Lab, runs: Iterable[Run]) -> list[list[Run]]:
     return sorted(groups.values(), key=size, reverse=True)
 
 
-def _ensure_moments(lab: Lab, tasks: Iterable[Sequence[Run]]) -> None:
-    """Second moments of all layers in one pass, with all threads."""
+def _ensure_moments(lab: Lab, tasks: Iterable[Sequence[Run]], executor: Executor) -> None:
+    """Second moments of all layers in one pass, by all processes."""
     settings = [run.setting.hparams for task in tasks for run in task]
     layers = {layer for hparams in settings if hparams for layer in hparams.moment_layers}
     if layers:
-        lab.moments.ensure(sorted(layers, key=str), lab.monitor)
-
-
-def _begin(open_lab: Callable[[], Lab], threads: int, done: Synchronized[int]) -> None:
-    global _lab, _done
-    torch.set_num_threads(threads)
-    _lab, _done = open_lab(), done
-
-
-def _work(task: Sequence[Run]) -> tuple[list[list[Row]], int]:
-    """Rows of every run, and how many runs were there already."""
-    assert _lab is not None
-    assert _done is not None
-    before, rows = _lab.kept, []
-    for run in task:
-        rows.append(_lab.rows(run))
-        with _done.get_lock():
-            _done.value += len(run.draw)
-    return rows, _lab.kept - before
+        lab.moments.ensure(sorted(layers, key=str), lab.monitor, executor)

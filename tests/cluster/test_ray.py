@@ -251,6 +251,38 @@ def test_a_cluster_that_goes_away_ends_the_work_after_a_while_or_leaves_it_here(
         assert bytes_of(edited(model, moments, "memit", executor)) == plain("memit")
 
 
+class Closing(RayCluster):
+    """Has its cluster shut down as soon as it has given the first result of a unit."""
+
+    head: Head | None = None
+    given = 0
+
+    def _told(self, run: Run, link: Link, kind: str, *rest: Any) -> None:
+        super()._told(run, link, kind, *rest)
+        if kind == "done" and self.head is not None:
+            self.given += 1
+            if self.head.alive:
+                self.head.close()
+
+
+@pytest.mark.parametrize("without", ["fail", "here"])
+def test_a_cluster_that_is_shut_down_in_the_middle_of_a_run(
+    model: LoadedModel, moments: Moments, plain: Plain, head: Head, without: Any
+) -> None:
+    """The work waits for it, and then says why it ends, or goes on from what was done."""
+    # one actor is given two of the four units at first: the others are never begun by it
+    with Closing(1, head.address, wait_s=240, without=without) as executor:
+        edited(model, moments, "memit", executor)
+        executor.head, executor._terms = head, replaced(executor, wait_s=5)
+        if without == "fail":
+            with pytest.raises(NoCluster, match=r"the Ray cluster at .* stayed away for 5 s"):
+                edited(model, moments, "memit", executor)
+        else:
+            assert bytes_of(edited(model, moments, "memit", executor)) == plain("memit")
+        assert executor.given in (1, 2)
+        assert not head.alive
+
+
 def replaced(executor: RayCluster, **changes: Any) -> Any:
     from dataclasses import replace
 

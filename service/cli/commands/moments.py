@@ -47,6 +47,9 @@ def compute(
     device: Device = None,
     dtype: Dtype = None,
     models_dir: ModelsDir = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that read the text; same result.")
+    ] = 1,
 ) -> None:
     """Take second moments over a text, or one shard of them."""
     part = _shard(shard)
@@ -63,6 +66,7 @@ def compute(
             gradient_layers=gradients,
             shard=part,
             out=out,
+            workers=workers,
             **options,
         ):
             print(line, flush=True)

@@ -9,21 +9,26 @@ from typing import Any
 from jeep_core.evaluation.free_answers import (
     FreePrompt,
     FreeText,
+    cases_apart,
     free_prompts,
     free_scores,
     judged_freely,
-    write_freely,
+    neighbors_of,
+    new_prompts,
+    prompts_of,
+    write_apart,
 )
 from jeep_core.models.giving_way import giving_way
 from jeep_core.models.views import ModelView
+from jeep_core.monitor import Monitor
 from jeep_core.suites import Case
 from service.contracts.schemas.evaluation import FreeOptions, JudgeRecord
 from service.worker.evaluating.judge import Judge, JudgeQuestion
 from service.worker.lanes.read_lane import Task
 from service.worker.partial_results import Records
 
-CASES_TOGETHER = 64
 PHASE = "write answers"
+BASE_PHASE = "write answers of the base model"
 Row = dict[str, Any]
 
 
@@ -49,20 +54,24 @@ class FreeAnswers:
     ) -> list[Row]:
         """The scores of every case with its judgements (``free``).
 
-        ``say`` is told how many cases are done.
+        All answers are written, by the executor, before a judge is asked: workers would not make
+        way for decoding while it is waited for.  ``say`` is told of how many cases they are there.
 
         Raises:
             NumericalError: the logits of a prompt are not finite.
+            WorkersLost, NoCluster: the executor's workers are gone.
             Refused: the judge does not answer.
             Whatever the task's control raises.
         """
         kept = self.records(number)
-        rows = list(kept.read())
-        for start in range(len(rows), len(cases), CASES_TOGETHER):
-            say(start)
-            found = self._judged(view, cases[start : start + CASES_TOGETHER])
-            kept.append(found)
-            rows += found
+        rows, start, cut = list(kept.read()), 0, cases_apart(cases)
+        for some, texts in zip(cut, self._written(number, view, cut, say), strict=True):
+            left = some[max(0, len(rows) - start) :]
+            if left:
+                found = self._judged(left, texts)
+                kept.append(found)
+                rows += found
+            start += len(some)
         say(len(cases))
         return rows
 
@@ -78,13 +87,58 @@ class FreeAnswers:
             answers=len(said), unclear=sum(one is None for one in said),
         )  # fmt: skip
 
-    def _judged(self, view: ModelView, cases: Sequence[Case]) -> list[Row]:
+    def _written(
+        self,
+        number: int,
+        view: ModelView,
+        cut: Sequence[Sequence[Case]],
+        say: Callable[[int], None],
+    ) -> list[dict[str, FreeText]]:
+        """The answers of a target to the prompts of each group of cases; kept as they come."""
+        kept = Records(self._task.work / f"written-{number}.jsonl")
+        found = [
+            {prompt: FreeText(**text) for prompt, text in row["texts"].items()}
+            for row in kept.read()
+        ]
+        left, before = cut[len(found) :], sum(map(len, cut[: len(found)]))
+        say(before)
+        neighbors = new_prompts([neighbors_of(some) for some in left], self._base_texts)
+        if view.replaced:
+            self._write_base([prompts for prompts in neighbors if prompts])
+
+        def keep(unit: int, texts: dict[str, FreeText]) -> None:
+            if not view.replaced:
+                self._keep_base({prompt: texts[prompt] for prompt in neighbors[unit]})
+            kept.append([{"texts": {prompt: asdict(text) for prompt, text in texts.items()}}])
+            found.append(texts)
+
+        monitor = self._task.control.monitor.reporting(lambda _, done, total: say(before + done))
+        units = [(prompts_of(some), len(some)) for some in left]
+        self._write(view, units, monitor, keep)
+        return found
+
+    def _write(self, view: ModelView, units: Any, monitor: Monitor, keep: Any) -> None:
+        tokens, executor = self._options.max_new_tokens, self._task.executor
+        write_apart(view, units, tokens, executor=executor, monitor=monitor, keep=keep)
+
+    def _write_base(self, groups: Sequence[Sequence[str]]) -> None:
+        """Have the base model answer groups of prompts that it has not answered."""
+        base, control = ModelView(self._task.base), self._task.control
+
+        def report(phase: str, done: int, total: int) -> None:
+            control.progress(BASE_PHASE, done, total)
+
+        monitor = control.monitor.reporting(report)
+        with giving_way(base, monitor):
+            units = [(prompts, len(prompts)) for prompts in groups]
+            self._write(base, units, monitor, lambda unit, texts: self._keep_base(texts))
+
+    def _keep_base(self, texts: dict[str, FreeText]) -> None:
+        self._kept.append({"prompt": prompt, **asdict(text)} for prompt, text in texts.items())
+        self._base_texts |= texts
+
+    def _judged(self, cases: Sequence[Case], texts: dict[str, FreeText]) -> list[Row]:
         asked = [one for case in cases for one in free_prompts(case)]
-        prompts = [one.prompt for one in asked]
-        monitor = self._task.control.monitor.reporting(lambda *_: None)
-        texts = write_freely(view, prompts, self._options.max_new_tokens, monitor)
-        neighbors = [one.prompt for one in asked if one.kind == "neighbor"]
-        self._write_base(neighbors, None if view.replaced else texts)
         verdicts = None if self._judge is None else self._verdicts(self._judge, asked, texts)
         found = []
         for case in cases:
@@ -92,20 +146,6 @@ class FreeAnswers:
             scores = free_scores(judged)
             found.append({"id": case.id, **scores, "free": [asdict(one) for one in judged]})
         return found
-
-    def _write_base(self, prompts: Sequence[str], texts: dict[str, FreeText] | None) -> None:
-        """Have the base model answer the prompts that it has not; ``texts`` are its own, if any."""
-        new = list(dict.fromkeys(prompt for prompt in prompts if prompt not in self._base_texts))
-        if not new:
-            return
-        found = texts
-        if found is None:
-            monitor = self._task.control.monitor.reporting(lambda *_: None)
-            base = ModelView(self._task.base)
-            with giving_way(base, monitor):
-                found = write_freely(base, new, self._options.max_new_tokens, monitor)
-        self._kept.append({"prompt": prompt, **asdict(found[prompt])} for prompt in new)
-        self._base_texts |= {prompt: found[prompt] for prompt in new}
 
     def _verdicts(
         self, judge: Judge, asked: Sequence[FreePrompt], texts: dict[str, FreeText]

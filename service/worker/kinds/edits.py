@@ -276,9 +276,9 @@ class EditRunner:
         batch, monitor = Batch(facts, contexts_of(hparams), payload.guards), self._monitor(control)
         moments, clock = None, Clock()
         if hparams.moment_layers:
-            # with all threads, and not while the parent is measured
+            # with all threads, or by the executor, and not while the parent is measured
             moments = self._shared_moments()
-            moments.ensure(hparams.moment_layers, monitor)
+            moments.ensure(hparams.moment_layers, monitor, self._executor)
         clock.lap("moments")
         control.progress("measure before", 0, 1)
         with edit_threads(self.base, len(facts)) as free:

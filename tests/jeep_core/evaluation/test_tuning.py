@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from jeep_core.commands.tune import Options, run
 from jeep_core.editors import alphaedit, hparams_class
 from jeep_core.editors.jeep.hparams import JeepHParams
 from jeep_core.editors.memit.hparams import MemitHParams
-from jeep_core.errors import JeepError, NumericalError
+from jeep_core.errors import JeepError
 from jeep_core.evaluation.metrics import Summary
 from jeep_core.evaluation.tuning import Tried, grid, start, target, tune, write_preset
 from jeep_core.models.loading import load
@@ -36,6 +37,7 @@ class Plane:
     cases: tuple[int, ...] = (0, 1, 2, 3)
     runs: list[tuple[float, float]] = field(default_factory=list)
     broken: tuple[float, ...] = ()
+    together: list[int] = field(default_factory=list)
 
     @property
     def base(self) -> Any:
@@ -45,12 +47,16 @@ class Plane:
 
         return Base()
 
-    def run(self, editor: str, hparams: MemitHParams, index: range) -> Summary:
-        assert (editor, list(index), hparams.n_steps) == ("memit", [0, 1, 2, 3], 3)
+    def outcomes(self, editor: str, settings: list[MemitHParams]) -> Iterator[Summary | str]:
+        self.together.append(len(settings))
+        return (self._outcome(editor, hparams) for hparams in settings)
+
+    def _outcome(self, editor: str, hparams: MemitHParams) -> Summary | str:
+        assert (editor, hparams.n_steps) == ("memit", 3)
         clamp, weight = hparams.low.clamp, hparams.low.moment_weight
         self.runs.append((clamp, weight))
         if clamp in self.broken:
-            raise NumericalError("layer 1: the second moment is singular")
+            return "layer 1: the second moment is singular"
         return summary(90 - 10 * abs(clamp - 2) - abs(weight - 30) / 10)
 
 
@@ -72,6 +78,7 @@ def test_the_best_setting_is_found_and_kept() -> None:
     best = [tried.target for tried in told if tried.best]
     assert best == sorted(best)
     assert best[-1] == target(tuned.summary) == pytest.approx(90)
+    assert plane.together == [1, 2, 2, 2], "choices of one value; none is tried again"
     assert BEGIN["low"] == {"layers": [1], "clamp": 1.0, "moment_weight": 10}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import threading
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from support.library import tiny
 from support.library.shared_work import EDITS, FACTS, bytes_of, edited, model_in
 
 from jeep_core.errors import Cancelled, JeepError, NumericalError, UnsupportedModel, WorkersLost
+from jeep_core.executors import child
 from jeep_core.executors import crew as crews_module
 from jeep_core.executors.child import PAUSE, STOPPED, Line
 from jeep_core.executors.crew import Link, Run
@@ -210,6 +212,21 @@ def test_a_worker_whose_memory_does_not_hold_the_model_says_so(
         pytest.raises((MemoryError, WorkersLost), match=r"64 MiB|too little memory"),
     ):
         edited(model, moments, "memit", executor)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        SystemError("error return without exception set"),
+    ],
+)
+def test_whatever_way_memory_is_lacking_is_said_in_the_same_words(error: Exception) -> None:
+    found = child._explained(error, 64 * 2**20)
+    assert isinstance(found, MemoryError)
+    assert "does not fit into a worker's 64 MiB" in str(found)
+    assert child._explained(error, resource.RLIM_INFINITY) is error
 
 
 # ------------------------------------------------------------------ workers that die

@@ -17,11 +17,19 @@ from jeep_core.models.loading import LoadedModel
 from jeep_core.moments import cache as moments_module
 from jeep_core.moments import sums as moment_sums
 from jeep_core.moments.cache import Moments, keep
-from jeep_core.moments.sums import Accumulator, MomentSums, merge, pack, padding_share
+from jeep_core.moments.sums import (
+    BlockSum,
+    MomentSums,
+    TotalSum,
+    merge,
+    pack,
+    padding_share,
+)
 from jeep_core.monitor import Monitor
 from jeep_core.storage import files
 
 LAYERS = [0, 2, 3]
+CPU = torch.device("cpu")
 
 
 class Killed(BaseException):
@@ -72,6 +80,14 @@ def test_packing_pads_little() -> None:
 # ---------------------------------------------------------------- sums
 
 
+def panels(*parts: torch.Tensor) -> list[torch.Tensor]:
+    """The sum over a block of keys, which are added in parts."""
+    block = BlockSum(parts[0].shape[1], CPU)
+    for part in parts:
+        block.add(part)
+    return block.panels()
+
+
 @pytest.mark.parametrize("size", [64, 67, 128])
 def test_sums_in_blocks_stay_accurate(size: int) -> None:
     """Keys with a large common part, whose float32 sum loses digits where it goes on for long."""
@@ -80,11 +96,9 @@ def test_sums_in_blocks_stay_accurate(size: int) -> None:
     exact = keys.view(-1, size).double().T @ keys.view(-1, size).double()
     errors = []
     for per_block in (moment_sums.BLOCK_TOKENS // 1024, 100):
-        total = Accumulator(size, torch.device("cpu"))
-        for number, part in enumerate(keys, start=1):
-            total.add(part)
-            if number % per_block == 0:
-                total.end_block()
+        total = TotalSum(size, CPU)
+        for start in range(0, len(keys), per_block):
+            total.add(panels(*keys[start : start + per_block]))
         found = total.total()
         assert torch.equal(found, found.T)
         errors.append(float((found - exact).norm() / exact.norm()))
@@ -94,9 +108,8 @@ def test_sums_in_blocks_stay_accurate(size: int) -> None:
 
 def test_keys_of_16_bit_models_are_summed_in_float32() -> None:
     keys = torch.rand(4096, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
-    total = Accumulator(64, torch.device("cpu"))
-    total.add(keys)
-    total.end_block()
+    total = TotalSum(64, CPU)
+    total.add(panels(keys))
     exact = keys.double().T @ keys.double()
     assert (total.total() - exact).norm() <= 1e-6 * exact.norm()
 
@@ -105,9 +118,8 @@ def test_keys_of_16_bit_models_are_summed_in_float32() -> None:
 def test_every_pair_of_dimensions_is_summed(size: int) -> None:
     """Sizes that do not divide into panels."""
     keys = torch.randn(50, size, generator=torch.Generator().manual_seed(0))
-    total = Accumulator(size, torch.device("cpu"))
-    total.add(keys)
-    total.end_block()
+    total = TotalSum(size, CPU)
+    total.add(panels(keys))
     assert torch.allclose(total.total(), keys.double().T @ keys.double(), atol=1e-4)
 
 

@@ -7,16 +7,19 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from support.forks.context import forks
-from support.library.tiny import random_model
 
 from jeep_core.commands.reproduce import Options, run
-from jeep_core.errors import JeepError
+from jeep_core.errors import WorkersLost
+from jeep_core.executors.processes import Processes
+from jeep_core.models.loading import load
+from jeep_core.moments.cache import Moments
 from jeep_core.reproduce.runs import UNEDITED, Lab, Run
 from jeep_core.reproduce.work import work_through
+from jeep_core.suites import load_suite
 
 
 @pytest.fixture(autouse=True)
@@ -38,15 +41,41 @@ def test_several_processes_find_the_same_figures(inputs: Options, tmp_path: Path
     assert again["kept_runs"] == again["runs"] > 2
 
 
-def _killed() -> Lab:
-    os.kill(os.getpid(), signal.SIGKILL)
-    raise AssertionError
+class Dying(Processes):
+    """Loses the worker that begins a unit, so many times."""
+
+    times = 0
+
+    def _told(self, run: Any, link: Any, kind: str, *rest: Any) -> None:
+        super()._told(run, link, kind, *rest)
+        if kind == "begun" and self.times:
+            self.times -= 1
+            os.kill(link.process.pid, signal.SIGKILL)
 
 
-def test_a_killed_process_is_reported() -> None:
-    lab = Lab(
-        random_model("gptj"), {}, 4, moments=cast(Any, None), prefixes=[], folder=Path("unused")
-    )
-    runs = [Run("s", 0, UNEDITED, range(2))]
-    with pytest.raises(JeepError, match="with fewer --jobs it takes less"):
-        work_through(lab, runs, lambda *_: None, 2, _killed)
+def lab_in(folder: Path, given: Options) -> tuple[Lab, list[Run]]:
+    suite = load_suite(given.suite)
+    base = load(given.model, "cpu", "float32")
+    lab = Lab(base, {"s": suite}, 4, Moments(base, []), [], folder)
+    return lab, [Run("s", seed, UNEDITED, range(2)) for seed in (0, 1, 2)]
+
+
+def test_a_killed_process_is_replaced_and_one_that_dies_again_and_again_reported(
+    inputs: Options, tmp_path: Path
+) -> None:
+    lab, runs = lab_in(tmp_path / "here", inputs)
+    expected = work_through(lab, runs, lambda *_: None)
+    with Dying(2, niceness=0) as executor:
+        lab, runs = lab_in(tmp_path / "killed", inputs)
+        executor.times = 1
+        told: list[tuple[int, int]] = []
+        found = work_through(lab, runs, lambda _, done, total: told.append((done, total)), executor)
+        assert found == expected
+        assert told[-1] == (6, 6)
+        assert lab.kept == 0
+        assert work_through(lab, runs, lambda *_: None, executor) == expected
+        assert lab.kept == 3
+        lab, runs = lab_in(tmp_path / "lost", inputs)
+        executor.times = 99
+        with pytest.raises(WorkersLost, match="with fewer --jobs it takes less"):
+            work_through(lab, runs, lambda *_: None, executor)

@@ -12,6 +12,7 @@ from support.service.evaluation_bench import FACTS, Bench
 from support.service.outward.played_judge import PlayedJudge
 from support.service.outward.played_targets import playing
 
+from jeep_core.evaluation import free_answers
 from jeep_core.evaluation.free_answers import free_scores, measure_freely, write_freely
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
@@ -36,7 +37,7 @@ def model() -> LoadedModel:
 
 @pytest.fixture
 def bench(tmp_path: Path, model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    monkeypatch.setattr(free, "CASES_TOGETHER", 2)
+    monkeypatch.setattr(free_answers, "CASES_TOGETHER", 2)
     return Bench(tmp_path / "store", model, FACTS)
 
 
@@ -68,6 +69,7 @@ def test_free_answers_are_measured_as_the_library_measures_them(bench: Bench) ->
         assert "judge" not in point.metrics
     assert new.metrics["free_kept"].value < 100.0
     assert any(phase.phase == free.PHASE for phase in bench.told)
+    assert any(phase.phase == free.BASE_PHASE for phase in bench.told)
 
 
 def test_without_the_field_nothing_is_written(bench: Bench) -> None:
@@ -95,7 +97,7 @@ def test_the_base_model_writes_every_neighbor_once(
             asked.append(list(prompts))
         return write_freely(view, prompts, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(free, "write_freely", counted)
+    monkeypatch.setattr(free_answers, "write_freely", counted)
     version = bench.add_version()
     targets = [Target(label=name, version=version) for name in ("one", "two")]
     bench.run(bench.job(targets=targets, free=FREE))
@@ -117,7 +119,7 @@ def test_a_job_that_was_killed_goes_on_with_the_answers_it_has(
             raise Killed
         return write_freely(view, prompts, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(free, "write_freely", dying)
+    monkeypatch.setattr(free_answers, "write_freely", dying)
     with pytest.raises(Killed):
         bench.run(job)
     before = len(written)
@@ -146,6 +148,26 @@ def test_a_judge_that_fails_ends_the_job(bench: Bench, played: PlayedJudge) -> N
     with pytest.raises(Refused, match="no such model") as caught:
         bench.run(bench.job(free=FREE.model_copy(update={"judge": judge})))
     assert caught.value.code == "judge_failed"
+
+
+def test_answers_are_kept_while_a_judge_is_away(
+    bench: Bench, played: PlayedJudge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+
+    def counted(view: ModelView, prompts: list[str], *rest: object) -> object:
+        written.append(len(prompts))
+        return write_freely(view, prompts, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(free_answers, "write_freely", counted)
+    judge = JudgeOptions(model="gpt-x", address=played.address, timeout_s=5.0)
+    job = bench.job(free=FREE.model_copy(update={"judge": judge}))
+    played.broken = (400, {"error": "no such model"})
+    with pytest.raises(Refused):
+        bench.run(job)
+    before, played.broken = len(written), None
+    bench.run(job)
+    assert before == len(written) == 3
 
 
 def _tensors(bench: Bench, version: str) -> dict[str, torch.Tensor]:

@@ -1,0 +1,257 @@
+"""Every kind of work: the same bits with any executor, counted, ended, done again."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.library import tiny
+from support.library.closed_form import JEEP, MEMIT, PREFIXES
+from support.library.shared_work import CITIES, FACTS, edited
+
+from jeep_core.errors import Cancelled
+from jeep_core.evaluation import free_answers
+from jeep_core.evaluation.free_answers import measure_freely
+from jeep_core.evaluation.trials import Trials
+from jeep_core.executors.here import HERE
+from jeep_core.executors.processes import Processes
+from jeep_core.executors.work import Executor
+from jeep_core.models.loading import LoadedModel
+from jeep_core.models.views import ModelView
+from jeep_core.moments import cache as moments_cache
+from jeep_core.moments import sums as moment_sums
+from jeep_core.moments.cache import Moments
+from jeep_core.monitor import NOTHING, Monitor
+from jeep_core.probe import readings
+from jeep_core.probe.prompts import prepare
+from jeep_core.probe.word_sets import Documents, FactTable, word_sets
+from jeep_core.reproduce.runs import UNEDITED, Lab, Run, Setting
+from jeep_core.reproduce.work import work_through
+from jeep_core.spec.matrices import GradientOf
+from jeep_core.suites import Case, Style, Suite
+from jeep_core.values.cache import ValueCache
+
+CASES = [
+    Case(
+        city,
+        "{} is a city in the country of",
+        "Peru",
+        target_true="old",
+        neighborhood_prompts=("Lima lies in", f"{city} and Lima lie in"),
+    )
+    for city in CITIES
+]
+
+
+@pytest.fixture(autouse=True)
+def _small_units() -> None:
+    """Workers that edit by themselves cut facts as they always do, and so does this process."""
+
+
+@pytest.fixture(autouse=True)
+def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moments_cache, "BATCH_TOKENS", 60)
+    monkeypatch.setattr(moments_cache, "GRADIENT_TOKENS", 40)
+    monkeypatch.setattr(moments_cache, "GRADIENT_LOGITS", 1)
+    monkeypatch.setattr(moment_sums, "BLOCK_TOKENS", 100)
+    monkeypatch.setattr(readings, "READ_TOKENS", 40)
+    monkeypatch.setattr(free_answers, "CASES_TOGETHER", 3)
+
+
+def keys(model: LoadedModel, executor: Executor, monitor: Monitor, folder: Path) -> Any:
+    return sums(model, [0, 2], executor, monitor)
+
+
+def gradients(model: LoadedModel, executor: Executor, monitor: Monitor, folder: Path) -> Any:
+    return sums(model, [GradientOf(1)], executor, monitor)
+
+
+def sums(model: LoadedModel, places: Any, executor: Executor, monitor: Monitor) -> Any:
+    found = Moments(model, tiny.TEXTS, 900).sums(places, monitor=monitor, executor=executor)
+    return found.count, [tensor.numpy().tobytes() for tensor in found.sums.values()]
+
+
+def readings_of_a_probe(
+    model: LoadedModel, executor: Executor, monitor: Monitor, folder: Path
+) -> Any:
+    view = another(model)
+    prompts = prepare(view, FACTS).prompts
+    sets = word_sets(model.tokenizer, prompts, Documents(tiny.TEXTS), FactTable([]))
+    found = readings.read(view, prompts, sets, monitor, executor=executor)
+    assert found.words is not None
+    return [t.numpy().tobytes() for t in (found.probability, found.rank, found.words)]
+
+
+def free(model: LoadedModel, executor: Executor, monitor: Monitor, folder: Path) -> Any:
+    return measure_freely(another(model), CASES, tokens=4, monitor=monitor, executor=executor)
+
+
+def runs(model: LoadedModel, executor: Executor, monitor: Monitor, folder: Path) -> Any:
+    suite = Suite("s", tuple(CASES), Style.CONTRAST)
+    lab = Lab(
+        model,
+        {"s": suite},
+        4,
+        Moments(model, tiny.TEXTS, folder=folder),
+        PREFIXES,
+        folder,
+        monitor=monitor,
+    )
+    settings = [UNEDITED, Setting("memit", MEMIT), Setting("jeep", JEEP)]
+    wanted = [Run("s", 0, one, range(4)) for one in settings]
+    return work_through(
+        lab, wanted, lambda run, done, total: monitor.report("runs", done, total), executor
+    )
+
+
+def settings(model: LoadedModel, executor: Executor, monitor: Monitor, folder: Path) -> Any:
+    trials = Trials(
+        model,
+        CASES[:4],
+        Moments(model, tiny.TEXTS, folder=folder),
+        PREFIXES,
+        monitor=monitor,
+        executor=executor,
+        cache=ValueCache(folder),
+    )
+    low = MEMIT.low.model_dump()
+    tried = [
+        MEMIT.model_copy(update={"low": type(MEMIT.low)(**{**low, **change})})
+        for change in ({}, {"clamp": 0.5}, {"moment_weight": 50}, {"clamp": 1.0})
+    ]
+    return list(trials.outcomes("memit", tried))
+
+
+def another(model: LoadedModel) -> ModelView:
+    """A version of the model."""
+    name = model.family.weight_name(1)
+    return ModelView(model, {name: model.model.get_parameter(name) * 1.5})
+
+
+Kind = Callable[[LoadedModel, Executor, Monitor, Path], Any]
+KINDS: dict[str, tuple[Kind, str]] = {
+    "keys": (keys, "moments"),
+    "gradients": (gradients, "moments"),
+    "readings": (readings_of_a_probe, "read"),
+    "free answers": (free, "write"),
+    "runs": (runs, "runs"),
+    "settings": (settings, "try settings"),
+}
+
+
+@pytest.fixture(scope="module")
+def here(model: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """What a kind of work gives in this process, computed once."""
+    known: dict[str, Any] = {}
+
+    def of(kind: str) -> Any:
+        if kind not in known:
+            known[kind] = KINDS[kind][0](model, HERE, NOTHING, tmp_path_factory.mktemp("here"))
+        return known[kind]
+
+    return of
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_number_of_workers_gives_the_same_bits_and_says_how_far_it_is(
+    model: LoadedModel,
+    crews: dict[int, Processes],
+    here: Callable[[str], Any],
+    tmp_path: Path,
+    kind: str,
+    count: int,
+) -> None:
+    work, phase = KINDS[kind]
+    expected, told, paused = here(kind), list[tuple[int, int]](), list[int]()
+
+    def report(name: str, done: int, total: int) -> None:
+        if name == phase:
+            told.append((done, total))
+
+    monitor = Monitor(report, give_way=lambda: paused.append(1))
+    assert work(model, crews[count], monitor, tmp_path) == expected
+    assert paused, "the caller was asked to make way"
+    if told or count > 1:  # one worker tries one setting at a time, and says nothing of its own
+        last = told[-1][1]
+        assert told[-1][0] == last > 1
+        of_the_last = [done for done, total in told if total == last]
+        assert len(of_the_last) > 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_work_that_is_cancelled_or_whose_worker_dies_is_done_again(
+    model: LoadedModel,
+    crews: dict[int, Processes],
+    here: Callable[[str], Any],
+    tmp_path: Path,
+    kind: str,
+) -> None:
+    (work, phase), executor, begun = KINDS[kind], crews[2], list[int]()
+
+    def report(name: str, done: int, total: int) -> None:
+        if name == phase:
+            begun.append(done)
+
+    def check() -> None:
+        if begun:
+            raise Cancelled("enough")
+
+    with pytest.raises(Cancelled, match="enough"):
+        work(model, executor, Monitor(report, check), tmp_path / "cancelled")
+    before, struck = executor.pids(), list[int]()
+
+    def strike(name: str, done: int, total: int) -> None:
+        if name == phase and not struck:
+            struck.append(before[0])
+            os.kill(before[0], signal.SIGKILL)
+
+    assert work(model, executor, Monitor(strike), tmp_path / "struck") == here(kind)
+    assert struck
+    assert before[1] in executor.pids(), "the other one had been told to stop, not ended"
+
+
+def test_a_pass_that_was_ended_goes_on_from_the_blocks_that_workers_have_summed(
+    model: LoadedModel,
+    crews: dict[int, Processes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(moments_cache, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(moments_cache, "SAVING_SHARE", 1e9)
+    whole = Moments(model, tiny.TEXTS, 900).sums([1])
+
+    def report(name: str, done: int, total: int) -> None:
+        if done > total // 2:
+            raise Cancelled("enough")
+
+    moments = Moments(model, tiny.TEXTS, 900, tmp_path)
+    with pytest.raises(Cancelled):
+        moments.sums([1], monitor=Monitor(report), executor=crews[2])
+    told = list[int]()
+    again = moments.sums([1], monitor=Monitor(lambda _, done, total: told.append(done)))
+    assert told[0] > 0
+    assert again.sums[1].numpy().tobytes() == whole.sums[1].numpy().tobytes()
+
+
+def test_moments_of_an_edit_are_taken_by_its_executor(
+    model: LoadedModel, crews: dict[int, Processes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by: list[str] = []
+    run = Processes.run
+
+    def named(self: Processes, work: Any, *rest: Any) -> Any:
+        by.append(work.task)
+        return run(self, work, *rest)
+
+    monkeypatch.setattr(Processes, "run", named)
+    trials = Trials(model, CASES[:2], Moments(model, tiny.TEXTS), PREFIXES, executor=crews[1])
+    trials.run("memit", MEMIT, range(2))
+    assert by[0] == moment_sums.TASK
+    by.clear()
+    edited(model, Moments(model, tiny.TEXTS), "memit", crews[1])
+    assert by[0] == moment_sums.TASK

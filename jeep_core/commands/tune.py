@@ -64,10 +64,10 @@ class Options:
     ``suite``: a Multi-CounterFact file or a bundled suite, of which ``seed`` draws ``cases`` cases
     that are edited together.  ``out``: the preset to write, ``NAME.yaml``.  ``rounds``: times
     around the grid.  ``corpus``: text for second moments, one document a line; ``samples``: tokens
-    of it, 0: by the text (``samples_of``); ``folder``: where they are kept; ``moments``: name of imported ones
-    instead.  ``layers``: ``search``, or ``auto`` for those that a probe proposes, which may be
-    kept in ``probes``.  ``presets``: folder of own presets, to start from.  ``models_dir``: the
-    model directory.  ``workers``: processes that try settings, or optimise and
+    of it, 0: by the text (``samples_of``); ``folder``: where they are kept; ``moments``: name of
+    imported ones instead. ``layers``: ``search``, or ``auto`` for those that a probe proposes,
+    which may be kept in ``probes``. ``presets``: folder of own presets, to start from.
+    ``models_dir``: the model directory. ``workers``: processes that try settings, or optimise and
     measure parts of one; 1: this one.
     """
 

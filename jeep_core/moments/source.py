@@ -20,7 +20,7 @@ from jeep_core.spec.matrices import GradientOf, Measured, in_order
 DEFAULT_CORPUS = Path(__file__).parent / "data" / "english.txt"
 """The English text that ships for models without one of their own; ``english.md`` says whence."""
 TOKENS_PER_DIMENSION = 20
-"""Tokens of a bundled model's text for second moments, for each dimension of the keys: they ship."""
+"""Tokens of a bundled model's text for second moments, for each dimension of the keys."""
 TOKENS_OF_OWN = 10
 """The same of a text that is given: more change no Score (docs/lab-notes.md)."""
 TOKENS_OF_DEFAULT = 4

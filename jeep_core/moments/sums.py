@@ -227,7 +227,7 @@ def accumulate(
     places = sorted(start.keys, key=in_order)
     reading = reading_of(base, places, bfloat16)
     totals = {
-        place: Accumulator(reading.size(place), base.device, start.sums.get(place))
+        place: Accumulator(reading.size(place), base.device_of(place), start.sums.get(place))
         for place in places
     }
     count, in_block = start.count, 0

@@ -110,7 +110,7 @@ def _plans(gpu: str) -> Iterator[tuple[str, Plan]]:
         settings = Settings(dtype=known.architecture.dtype)
         device = GPUS[gpu]
         rates = device.rates(settings.dtype)
-        yield size, make(known, device, editing, load, settings, gpus=8, rates=rates)
+        yield size, make(known, device, editing, load, settings, rates=rates)
 
 
 def _memory_table() -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Which device has which block, as text: ``0-39@cuda:0,40-79@cuda:1``, or ``balanced``.
+"""The device of every block, as text: ``0-39@cuda:0,40-79@cuda:1``, or ``balanced``.
 
 Nothing here needs torch: settings are checked, and plans made, without it.
 """

@@ -111,6 +111,9 @@ class WorkerOut(BaseModel):
     release: str
     started_at: datetime
     heartbeat_age_s: float
+    device: str = Field(
+        "", description="Where its model lies: cpu, cuda:0, or blocks with their devices."
+    )
     head: str | None
     behind: bool
     versions: list[str] = Field(description="In memory, the most recently used one last.")

@@ -170,6 +170,7 @@ def heartbeat(
             damaged=views.damaged(),
             host=socket.gethostname(),
             release=program_version(),
+            device=str(base.layout),
         )
         return known.model_copy(update=more())
 

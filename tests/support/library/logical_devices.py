@@ -63,7 +63,13 @@ class OnDevice(torch.Tensor):
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        device = _device_of(func, [*_tensors(args), *_tensors(kwargs.values())])
+        # indices may be on the CPU
+        given = (args[0], *args[2:]) if func in INDEXED else args
+        device = _device_of(func, [*_tensors(given), *_tensors(kwargs.values())])
+        if func in INDEXED:
+            wrong = [one.device for one in _tensors(args[1]) if one.device not in (device, CPU)]
+            if wrong:
+                raise MixedDevices(f"{func} of {device} by indices on {wrong[0]}")
         if func is aten._to_copy.default:
             device = kwargs.pop("device", None) or device
         elif kwargs.get("device") is not None:
@@ -106,18 +112,12 @@ def _wrapped(value: Any, device: torch.device) -> Any:
 
 def _device_of(func: Any, tensors: list[torch.Tensor]) -> torch.device:
     """The device of an operation's result: that of its tensors, which must be one."""
-    first = tensors[0].device
     if func in COPIES:
-        return first
-    if func in INDEXED:
-        wrong = [one.device for one in tensors if one.device not in (first, CPU)]
-    else:
-        found = {one.device for one in tensors if one.dim() or one.device != CPU}
-        first = min(found, key=str, default=CPU)
-        wrong = [one for one in found if one != first]
-    if wrong:
-        raise MixedDevices(f"{func} of {first} and {wrong[0]}")
-    return first
+        return tensors[0].device
+    found = {one.device for one in tensors if one.dim() or one.device != CPU}
+    if len(found) > 1:
+        raise MixedDevices(f"{func} of {' and '.join(sorted(map(str, found)))}")
+    return next(iter(found), CPU)
 
 
 class _Asked(TorchFunctionMode):

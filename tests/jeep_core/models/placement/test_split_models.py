@@ -7,7 +7,7 @@ a third one.  An operation that mixes them raises (`logical_devices`).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -138,6 +138,27 @@ def test_blocks_lie_where_the_map_says(family: str) -> None:
     embedding, head = model.model.get_input_embeddings(), model.model.get_output_embeddings()
     assert (embedding.weight is head.weight) == tied
     assert str(ModelView(model).parameter(model.family.weight_name(1)).device) == "cpu:3"
+
+
+def test_devices_of_these_tests_do_not_mix() -> None:
+    one, two = (torch.ones(2, 3, device=f"cpu:{number}") for number in (1, 2))
+    place = torch.tensor([1])
+    operations: list[Callable[[], Any]] = [
+        lambda: one + two,
+        lambda: one @ torch.ones(3),
+        lambda: torch.cat([one, two]),
+        lambda: one[place.to("cpu:2")],
+        lambda: one.index_put((place,), two[0]),
+        lambda: one.numpy(),
+    ]
+    for operation in operations:
+        with pytest.raises(MixedDevices):
+            operation()
+    moved = one.to("cpu:2").requires_grad_()
+    assert (moved + two * 2)[place].tolist() == [[3, 3, 3]]
+    # back over both devices, to the first one
+    [gradient] = torch.autograd.grad((moved.to("cpu:1") * one).sum(), [moved])
+    assert (str(gradient.device), gradient.sum().item()) == ("cpu:2", 6)
 
 
 def test_without_its_hooks_a_split_model_does_not_run() -> None:

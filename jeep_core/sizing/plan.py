@@ -54,7 +54,7 @@ class Plan:
 
     @property
     def shares(self) -> list[tuple[Part, int]]:
-        """What each GPU has and the most that it holds, in bytes, of as many as are used."""
+        """The part of each GPU and the most bytes that it holds, of as many GPUs as are used."""
         count = self.gpus if self.gpus > 1 else self.enough or max(self.spread, default=1)
         found, arch = self.spread.get(count, self.fit), self.known.architecture
         return [

@@ -84,7 +84,8 @@ def put(model: nn.Module, family: Family, layout: Layout) -> None:
         _move(block.modules(), device)
     if len(layout.devices) == 1:
         return
-    movers = {name: Mover(torch.device(name)) for name in layout.devices}
+    # with its number: ``cuda`` is one of the devices
+    movers = {name: Mover(torch.empty(0, device=name).device) for name in layout.devices}
     home = movers[layout.ends]
     for module in (family.backbone_of(model), family.final_norm_of(model)):
         module.register_forward_pre_hook(home, with_kwargs=True)

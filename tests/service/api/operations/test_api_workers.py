@@ -13,7 +13,6 @@ from service.contracts.jobs import now
 from service.queue import Heartbeat, WorkerBeat, connect
 from service.settings import Settings
 
-
 MAP = "0-39@cuda:0,40-79@cuda:1"
 
 

@@ -27,7 +27,7 @@ def edited(where):
     base = jeep_core.load("atlas-llama", device=where, dtype="float32")
     cases = load_counterfact("atlas-counterfact-validation").cases[:4]
     moments = Moments(base, texts_of(atlas.CORPUS), samples=20_000)
-    hparams = {"n_steps": 5, "compute_dtype": "float32"}
+    hparams = {"n_steps": 5, "compute_dtype": "model"}
     result = jeep_core.edit(base, cases, hparams=hparams, moments=moments)
     texts = [[one.text for one in generate(v, PROMPTS, Sampling(8))]
              for v in (ModelView(base), result.view)]  # fmt: skip

@@ -111,7 +111,7 @@ def near(found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
 
 
 def an_edit(base: LoadedModel, editor: str, **more: Any) -> EditResult:
-    moments = Moments(base, tiny.TEXTS, samples=200)
+    moments = Moments(base, tiny.TEXTS, samples=400)
     given = {"prefixes": PREFIXES, "moments": moments, "hparams": HPARAMS[editor], **more}
     return edit(base, FACTS, editor, **given)
 

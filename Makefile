@@ -116,7 +116,7 @@ kubernetes: $(READY)
 
 faults: $(READY)
 	FAULTS=all $(BIN)/python -m pytest -q -s --timeout 3600 \
-		tests/faults tests/service/worker/lanes/test_state_machine.py
+		tests/faults tests/service/worker/lanes/test_state_machine.py tests/jeep_core/models/placement
 
 bench: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[worker,embedded,dev,bench]'

@@ -285,6 +285,7 @@ class _Reading:
         past, layers = DynamicCache(), list[Any](self._cache.layers)
         for number, layer in enumerate(layers):
             # (k, width, heads, head size) to (k, heads, width, head size)
-            keys, values = (t[tree, :, place].transpose(1, 2) for t in (layer.keys, layer.values))
+            at = tree.to(layer.keys.device), slice(None), place.to(layer.keys.device)
+            keys, values = (t[at].transpose(1, 2) for t in (layer.keys, layer.values))
             past.update(keys, values, number)
         return past

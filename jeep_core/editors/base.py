@@ -308,6 +308,7 @@ def write_region(
         if not at_projection:
             parts = zip(readers, residuals.chunk(len(readers)), strict=True)
             residuals = torch.cat([reader.residuals_at(place, part) for reader, part in parts])
+        residuals = residuals.to(keys.device)
         kept_as = keys_name(region_name, place), layer
         keeps = hparams.preserve_previous_edits  # else those of all earlier edits are not read
         solution = solve(

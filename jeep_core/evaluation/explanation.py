@@ -317,7 +317,7 @@ class Attribution:
         return found
 
     def _columns_of(self, name: str, batches: Sequence[Batch]) -> _Columns:
-        device, (out_size, in_size) = self.view.base.device, _sizes(self.view, name)
+        device, (out_size, in_size) = self.view.parameter(name).device, _sizes(self.view, name)
         # put together once: a line may have thousands of batches
         left = [torch.zeros(out_size, 0, device=device)]
         right = [torch.zeros(in_size, 0, device=device)]

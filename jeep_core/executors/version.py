@@ -24,7 +24,7 @@ Parts = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model is and what it must be: ``dtype`` and ``device`` are torch's names."""
+    """Where a model is and what it must be: ``dtype`` in torch's name, ``device`` as for `load`."""
 
     folder: str
     name: str
@@ -45,7 +45,8 @@ def source_of(base: LoadedModel) -> Source:
             "there and load it, or leave the executor out"
         )
     dtype = str(base.dtype).removeprefix("torch.")
-    return Source(str(base.folder.resolve()), base.name, dtype, base.device.type, base.model_hash)
+    device = str(base.layout) if len(base.devices) > 1 else base.device.type
+    return Source(str(base.folder.resolve()), base.name, dtype, device, base.model_hash)
 
 
 def load_source(source: Source) -> LoadedModel:

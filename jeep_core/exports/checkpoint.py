@@ -183,13 +183,13 @@ def _parameters(base: LoadedModel, stored: list[str]) -> dict[str, str]:
     tied head may be stored beside the embedding; both are the same parameter then.
     """
     prefix = f"{base.family.backbone}."
-    own = {value.data_ptr(): name for name, value in base.model.named_parameters()}
+    own = {id(value): name for name, value in base.model.named_parameters()}
     state = base.model.state_dict(keep_vars=True)
     found = {}
     for name in stored:
         for candidate in (name, prefix + name, name.removeprefix(prefix)):
-            if candidate in state and state[candidate].data_ptr() in own:
-                found[name] = own[state[candidate].data_ptr()]
+            if candidate in state and id(state[candidate]) in own:
+                found[name] = own[id(state[candidate])]
                 break
     return found
 

@@ -122,10 +122,11 @@ def _with_block(total: torch.Tensor, block: Sequence[Update]) -> torch.Tensor:
     for factored, run in groupby(block, key=lambda update: update.dense is None):
         group = list(run)
         if factored:  # one product for a whole run: a block may have many small updates
-            # (out, Σm) and (in, Σm)
-            left = torch.cat([u.left for u in group if u.left is not None], dim=1)
-            right = torch.cat([u.right for u in group if u.right is not None], dim=1)
-            total = total + left.double().to(total.device) @ right.double().to(total.device).T
+            # (out, Σm) and (in, Σm); those of a store are on the CPU, a new one where its block is
+            there = total.device
+            left = torch.cat([u.left.to(there) for u in group if u.left is not None], dim=1)
+            right = torch.cat([u.right.to(there) for u in group if u.right is not None], dim=1)
+            total = total + left.double() @ right.double().T
         else:
             for update in group:
                 total = total + update.matrix().to(total.device)

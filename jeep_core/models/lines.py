@@ -106,7 +106,7 @@ def leading_past(leading: Leading, lines: int, layers: range, device: torch.devi
 
     def beside(states: torch.Tensor) -> torch.Tensor:
         # (k, heads, c', head_dim) to (c, heads, head_dim) to (n, heads, c, head_dim)
-        chosen = states[text, :, place].transpose(0, 1)
+        chosen = states[text.to(states.device), :, place.to(states.device)].transpose(0, 1)
         return chosen[None].expand(lines, *chosen.shape)
 
     past = {i: (beside(leading.past[i][0]), beside(leading.past[i][1])) for i in layers}
@@ -162,12 +162,16 @@ class Lines:
         return self.texts.numel()
 
     def at_first(self, states: torch.Tensor) -> torch.Tensor:
-        """Of states (n, q, d) those at subject-last, (n, k, d)."""
-        return states[self.first].view(len(self), -1, states.shape[2])
+        """Of states (n, q, d), on any device, those at subject-last, (n, k, d)."""
+        return self._at(self.first, states)
 
     def at_prediction(self, states: torch.Tensor) -> torch.Tensor:
-        """Of states (n, q, d) those at the prompt's end, (n, k', d) of k' texts with targets."""
-        return states[self.prediction].view(len(self), -1, states.shape[2])
+        """Likewise those at the prompt's end, (n, k', d) of k' texts with targets."""
+        return self._at(self.prediction, states)
+
+    def _at(self, places: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        found = states[places.to(states.device)].view(len(self), -1, states.shape[2])
+        return found.to(places.device)
 
     def keep(self, index: torch.Tensor) -> Lines:
         """The lines ``index`` (m,), no wider than they need to be."""
@@ -179,8 +183,8 @@ class Lines:
 
         def cut(states: torch.Tensor) -> torch.Tensor:
             # (n, heads, s, head_dim) to (m, heads, s', head_dim)
-            chosen = states[index]
-            return chosen if whole else chosen[:, :, used]
+            chosen = states[index.to(states.device)]
+            return chosen if whole else chosen[:, :, used.to(states.device)]
 
         past = {layer: (cut(k), cut(v)) for layer, (k, v) in self.past.states.items()}
         return Lines(
@@ -210,7 +214,8 @@ class Lines:
         def cut_past(states: torch.Tensor) -> torch.Tensor:
             # (n, heads, s, head_dim) to (n, heads, s', head_dim)
             _, heads, _, size = states.shape
-            return states.gather(2, past_columns[:, None, :, None].expand(-1, heads, -1, size))
+            columns = past_columns.to(states.device)
+            return states.gather(2, columns[:, None, :, None].expand(-1, heads, -1, size))
 
         return Lines(
             states_at(self.segment, columns),

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from jeep_core.errors import UnreadableText, UnsupportedModel, reason_of
+from jeep_core.errors import UnreadableText, UnsupportedModel
 from jeep_core.models.checkpoints.end_tokens import ending_ids
 from jeep_core.models.checkpoints.files import CONFIG, check_records, read_headers, read_record
 from jeep_core.models.checkpoints.refusals import refused_as
@@ -34,8 +35,11 @@ from jeep_core.models.families import (
     refuse_reader_of_images,
 )
 from jeep_core.models.library import Library
+from jeep_core.models.placement.device_map import Layout
+from jeep_core.models.placement.devices import balanced_on_gpus, layout_on, resolved
+from jeep_core.models.placement.moving import put
 from jeep_core.spec.finite import all_finite
-from jeep_core.spec.matrices import Place
+from jeep_core.spec.matrices import Measured, Place, layer_of
 from jeep_core.text.chat import ChatTemplate
 from jeep_core.text.encoding import encode, without_end
 
@@ -101,8 +105,24 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the model lives."""
+        """Where the model lives: tokens come in and logits come out there, whatever its blocks."""
         return self._first.device
+
+    def device_of(self, place: Measured) -> torch.device:
+        """Where the block of a place lives: its matrices, keys, gradients and second moments."""
+        block = self.family.layers_of(self.model)[layer_of(place)]
+        return next(block.parameters()).device
+
+    @cached_property
+    def layout(self) -> Layout:
+        """The device of every block; ``str`` of it is what ``load`` takes."""
+        blocks = (str(self.device_of(layer)) for layer in range(self.n_layers))
+        return Layout(str(self.device), tuple(blocks))
+
+    @cached_property
+    def devices(self) -> list[torch.device]:
+        """All devices that it lies on, each once, ``device`` first."""
+        return [torch.device(name) for name in self.layout.devices]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -126,7 +146,8 @@ def load(
     Args:
         name_or_path: ``atlas-gptj``, ``atlas-llama``, a local folder, a GGUF file, a name of the
             model directory, or a hub id.
-        device: a torch device, or ``auto``: the first GPU, else the CPU.
+        device: a torch device, or ``auto``: the first GPU, else the CPU.  Several for one model:
+            ranges of blocks such as ``0-39@cuda:0,40-79@cuda:1``, or ``balanced`` over all GPUs.
         dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto``: float32 on the CPU, the
             stored type on a GPU.
         models_dir: the model directory: where names are looked for and GGUF files converted to.
@@ -137,11 +158,15 @@ def load(
             weight or the model's output is not finite.
         OSError: the model directory cannot be used.
     """
-    where = _device(device)
+    where = resolved(device)
     torch_dtype = _dtype(dtype, where)
     folder = locate(name_or_path, Library(Path(models_dir)) if models_dir is not None else None)
     config = check_folder(folder)
-    model = _model(folder, config, torch_dtype).to(where).eval().requires_grad_(False)
+    family = family_of(config)
+    # before the weights are read
+    layout = layout_on(where, config.num_hidden_layers)
+    model = _model(folder, config, torch_dtype).eval().requires_grad_(False)
+    put(model, family, layout or balanced_on_gpus(model, family))
     refuse_non_finite(name_or_path, model)
     tokenizer, chat = load_tokenizer(folder, model.get_input_embeddings().num_embeddings)
     _run_once(folder, model, tokenizer)
@@ -310,28 +335,10 @@ def _run_once(folder: Path, model: Any, tokenizer: Tokenizer) -> None:
         )
 
 
-def _device(name: str) -> str:
-    """The torch device that ``name`` denotes.
-
-    Raises:
-        UnsupportedModel: this machine has no such device.
-    """
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=name)
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UnsupportedModel(
-            f"device {name!r} cannot be used here ({reason_of(error)}): choose auto or cpu"
-        ) from None
-    return name
-
-
 def _dtype(name: str, device: str) -> Any:
     if name == "auto":
-        return torch.float32 if device == "cpu" else "auto"
+        names = [part.rpartition("@")[2] for part in device.split(",")]
+        return torch.float32 if all(one.startswith("cpu") for one in names) else "auto"
     if name not in DTYPES:
         raise UnsupportedModel(f"dtype {name!r} is not one of: auto, {', '.join(DTYPES)}")
     return DTYPES[name]

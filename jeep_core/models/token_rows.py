@@ -98,7 +98,12 @@ class Leading:
 
     def past_of(self, groups: torch.Tensor, layers: range) -> Past:
         """Keys and values (r, heads, c, head_dim) by layer, before rows in ``groups`` (r,)."""
-        return {i: (self.past[i][0][groups], self.past[i][1][groups]) for i in layers}
+        found = Past()
+        for layer in layers:
+            keys, values = self.past[layer]
+            chosen = groups.to(keys.device)
+            found[layer] = keys[chosen], values[chosen]
+        return found
 
     def positions(self, groups: torch.Tensor) -> torch.Tensor:
         """Their positions (r, c), ``NOWHERE`` where a group has fewer."""
@@ -178,5 +183,7 @@ def no_past(view: ModelView, rows: int, last: int) -> Past:
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     # (g, heads, 0, head_dim): heads of keys, which may be fewer than those of queries
-    empty = torch.zeros(rows, heads, 0, size, dtype=view.base.dtype, device=view.base.device)
-    return dict.fromkeys(range(last + 1), (empty, empty))
+    empty = torch.zeros(rows, heads, 0, size, dtype=view.base.dtype)
+    there = {device: empty.to(device) for device in view.base.devices}
+    devices = (view.base.device_of(layer) for layer in range(last + 1))
+    return {layer: (there[device],) * 2 for layer, device in enumerate(devices)}

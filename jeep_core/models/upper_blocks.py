@@ -110,7 +110,7 @@ class UpperStack:
                 cache=GivenPast(past.states),
                 use_cache=False,
             )
-        return taken[0]
+        return taken[0].to(ids.device)
 
     def _left(
         self,
@@ -216,8 +216,9 @@ def _adding(seen: dict[str, torch.Tensor], name: str, lines: Lines, delta: torch
     def hook(module: Any, args: Any, output: Any) -> Any:
         hidden = block_output(output)
         high = name == "high"
+        # what is optimised lies beside the head, the block perhaps elsewhere
         seen[name] = lines.at_prediction(hidden) if high else lines.at_first(hidden)
-        places = lines.prediction if high else lines.first
-        return with_hidden(output, _added(hidden, places, delta))
+        places, there = lines.prediction if high else lines.first, hidden.device
+        return with_hidden(output, _added(hidden, places.to(there), delta.to(there)))
 
     return hook

@@ -17,6 +17,7 @@ from torch import nn
 from jeep_core.models.delta import Update, WeightDelta, materialise
 from jeep_core.models.families import is_transposed
 from jeep_core.models.loading import LoadedModel, combined_sha256, tensor_sha256
+from jeep_core.models.placement.moving import Home
 from jeep_core.spec.finite import SMALLER_STEPS, check_tensor
 
 
@@ -200,7 +201,7 @@ def block_part(view: ModelView, layer: int) -> Any:
     Block 0 takes token ids, every other one hidden states (r, t, d) as embeddings.
     """
     backbone = middle_part(view, layer, layer)
-    _set(backbone, view.base.family.final_norm, nn.Identity())
+    _set(backbone, view.base.family.final_norm, Home(view.base.device))
     return backbone
 
 
@@ -223,16 +224,17 @@ def mlp_only_at(
     For a block of whose output nothing else is read.
     """
     mlp = view.base.family.mlp_of(view.model, layer)
-    shapes: list[torch.Size] = []
+    shapes, at = list[torch.Size](), list[tuple[torch.Tensor, torch.Tensor]]()
 
     def cut(module: Any, args: Any) -> Any:
         shapes.append(args[0].shape)
+        at.append((row.to(args[0].device), place.to(args[0].device)))
         # (r, t, d) to (n, d)
-        return (args[0][row, place], *args[1:])
+        return (args[0][at[-1]], *args[1:])
 
     def spread(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
         # (n, d) back to (r, t, d)
-        return output.new_zeros(shapes.pop()).index_put((row, place), output)
+        return output.new_zeros(shapes.pop()).index_put(at.pop(), output)
 
     with hooked(mlp.register_forward_pre_hook(cut), mlp.register_forward_hook(spread)):
         yield

@@ -213,7 +213,7 @@ class Moments:
                 self._factors.add(layer, self._kept(layer, path))
             return
         for layer, moment in sums.moments().items():
-            factor = MomentFactor(moment.to(self.base.device), f"layer {layer}")
+            factor = MomentFactor(moment.to(self.base.device_of(layer)), f"layer {layer}")
             self._factors.add(layer, factor)
 
     def path(self, layer: Measured) -> Path | None:
@@ -262,7 +262,8 @@ class Moments:
             save_whole(path, {"moment": moment})
             self._factors.add(layer, self._kept(layer, path))
         else:
-            self._factors.add(layer, MomentFactor(moment.to(self.base.device), f"layer {layer}"))
+            there = moment.to(self.base.device_of(layer))
+            self._factors.add(layer, MomentFactor(there, f"layer {layer}"))
 
     def batches(self) -> list[Documents]:
         """The beginning of the corpus, tokenized and packed."""
@@ -313,7 +314,7 @@ class Moments:
 
     def _kept(self, layer: Measured, path: Path) -> MomentFactor:
         """The factor of a moment in a file; read when it is needed."""
-        device = self.base.device
+        device = self.base.device_of(layer)
 
         def read() -> torch.Tensor:
             try:
@@ -325,7 +326,9 @@ class Moments:
 
         precision = torch.float32 if device.type == "cuda" else torch.float64
         key, name = self.key(layer), f"layer {layer}"
-        factor_path = path.with_name(f"factor-{key[:32]}.safetensors")
+        # a factor in a file is the CPU's
+        on_cpu = device.type == "cpu"
+        factor_path = path.with_name(f"factor-{key[:32]}.safetensors") if on_cpu else None
         memory = self._factors.memory
         # one factor for all lanes; solved columns belong to each
         kept = memory.shared(key, lambda: KeptMoment(read, name, factor_path))
@@ -381,4 +384,4 @@ def quick_products(base: LoadedModel, corpus: Path | None) -> bool:
     model is float32 and its device is quicker at them.
     """
     quick = text_of(base.name, corpus) == DEFAULT_CORPUS
-    return quick and base.dtype == torch.float32 and has_fast_bfloat16(base.device)
+    return quick and base.dtype == torch.float32 and all(map(has_fast_bfloat16, base.devices))

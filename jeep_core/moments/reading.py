@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from jeep_core.models.fused.rounding import in_bfloat16
 from jeep_core.models.loading import LoadedModel
+from jeep_core.models.placement.moving import bfloat16_products
 from jeep_core.models.views import ModelView, hooked, lower_part
 from jeep_core.spec.matrices import GradientOf, Measured, Place, layer_of
 
@@ -72,13 +73,13 @@ class KeyReading:
             def hook(module: object, args: tuple[torch.Tensor, ...]) -> None:
                 # (r, t, d_ff) to (r·t, d_ff); ``real`` (r·t,) leaves out padding
                 keys = args[0].reshape(-1, args[0].shape[-1])
-                add(place, keys if real is None else keys[real])
+                add(place, keys if real is None else keys[real.to(keys.device)])
 
             projection = base.family.projection_of(self.view.model, place)
             return projection.register_forward_pre_hook(hook)
 
         with (
-            torch.autocast(base.device.type, torch.bfloat16, enabled=self._bfloat16),
+            bfloat16_products(base.devices, self._bfloat16),
             hooked(*map(taker, self._places)),
         ):
             self._backbone(input_ids=ids, use_cache=False)
@@ -125,7 +126,7 @@ class GradientReading:
         flat = predicts.flatten()
         for layer, gradient in zip(self._layers, gradients, strict=True):
             # (r, t, d), in some families (r·t, d), to (n, d)
-            add(GradientOf(layer), gradient.reshape(len(flat), -1)[flat])
+            add(GradientOf(layer), gradient.reshape(len(flat), -1)[flat.to(gradient.device)])
         return int(ends.sum())
 
 

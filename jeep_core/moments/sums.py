@@ -270,7 +270,7 @@ def accumulate(
     """
     places = tuple(sorted(start.keys, key=in_order))
     totals = {
-        place: TotalSum(size_of(base, place), base.device, start.sums.get(place))
+        place: TotalSum(size_of(base, place), base.device_of(place), start.sums.get(place))
         for place in places
     }
     blocks = _blocks(batches[start.batches :], places)
@@ -332,7 +332,7 @@ def block_unit(
     reading = bench.made(
         "reading of moments", lambda: reading_of(base, common.places, common.bfloat16)
     )
-    sums = {place: BlockSum(size_of(base, place), base.device) for place in common.places}
+    sums = {place: BlockSum(size_of(base, place), base.device_of(place)) for place in common.places}
     total, count = sum(tokens_of(rows, common.places) for rows in unit), 0
     with _float32_products(), giving_way(reading.view, monitor):
         for rows in unit:

@@ -57,7 +57,7 @@ def suggest(view: ModelView, prompts: Sequence[Prompt], proposal: Proposal) -> d
     )
     rates = {name: _rounded(RATE_SHARE * spread) for name, spread in spreads.items()}
     found: dict[str, Any] = {"learning_rate": rates["low"], **NEWTON}
-    if base.dtype == torch.float32 and has_fast_bfloat16(base.device):
+    if base.dtype == torch.float32 and all(map(has_fast_bfloat16, base.devices)):
         found["compute_dtype"] = "bfloat16"
     for name, layers in regions.items():
         found[name] = {"layers": layers, "clamp": CLAMPS[name], "moment_weight": weight}

@@ -145,12 +145,14 @@ class _Runs:
         """A block's output (n r, q, d) for n patched states of each row, after their left part."""
         row = torch.arange(len(states), device=states.device) % len(self.segment)
         left, own = self.left[row], self.positions[row[:, None], self.segment[row]]
-        past = tuple(kept[:, :, : left.shape[1]][row] for kept in cache.kept[layer])
+        keys, values = (
+            kept[:, :, : left.shape[1]][row.to(kept.device)] for kept in cache.kept[layer]
+        )
         found: torch.Tensor = block(
             inputs_embeds=states,
             attention_mask=self._mask(left, own),
             position_ids=own,
-            cache=GivenPast({layer: (past[0], past[1])}),
+            cache=GivenPast({layer: (keys, values)}),
             use_cache=False,
         ).last_hidden_state
         return found

@@ -65,16 +65,20 @@ def captured(view: ModelView, rows: TokenRows) -> Iterator[States]:
     r = torch.arange(len(rows.ids), device=rows.ids.device)[:, None]
     at = torch.stack([rows.subject_last, rows.prediction], dim=1)
 
+    def taken(hidden: torch.Tensor) -> torch.Tensor:
+        there = hidden.device
+        return hidden[r.to(there), at.to(there)].to(r.device)
+
     def entering(layer: int) -> Any:
         def hook(module: Any, args: Any, kwargs: Any) -> None:
             hidden = args[0] if args else kwargs["hidden_states"]
-            states.inputs[layer] = hidden[r, at]
+            states.inputs[layer] = taken(hidden)
 
         return hook
 
     def leaving(kept: dict[int, torch.Tensor], layer: int) -> Any:
         def hook(module: Any, args: Any, output: Any) -> None:
-            kept[layer] = block_output(output)[r, at]
+            kept[layer] = taken(block_output(output))
 
         return hook
 

@@ -53,7 +53,7 @@ class Need:
     @property
     def total(self) -> int:
         """The most that is held at any time."""
-        return max(self.peaks.values())
+        return max(self.peaks.values(), default=self.standing)
 
 
 def need(arch: Architecture, editing: Editing, load: Workload, settings: Settings) -> Need:
@@ -115,7 +115,7 @@ def moments(arch: Architecture, editing: Editing, settings: Settings) -> float:
     sums = SUMMING * sum(sizes[: settings.layers_at_once or len(sizes)])
     weight = BYTES[settings.dtype]
     states = (6 * arch.d + 3 * arch.d_ff + 4 * arch.queries) * weight + SINGLE * arch.d_ff
-    return sums + ENDING_A_SUM * sizes[0] + BATCH_TOKENS * states
+    return sums + ENDING_A_SUM * max(sizes, default=0) + BATCH_TOKENS * states
 
 
 def factors_kept(arch: Architecture, editing: Editing, load: Workload, settings: Settings) -> int:
@@ -128,12 +128,14 @@ def factors_kept(arch: Architecture, editing: Editing, load: Workload, settings:
         return gradients.moments_kept(arch, editing, settings.factor_bytes)
     keys = [arch.key_size(one) for one in editing.matrices]
     sizes = [(DOUBLE if load.earlier < block_of(key) else summed) * key**2 for key in keys]
-    return max(max(sizes), min(settings.factor_bytes, sum(sizes)))
+    return max(max(sizes, default=0), min(settings.factor_bytes, sum(sizes)))
 
 
 def writing(arch: Architecture, editing: Editing, load: Workload, settings: Settings) -> float:
     """Beside the kept factors: one that is made, or the system, or float64 matrices; and keys."""
-    key = max(arch.key_size(one) for one in editing.matrices)
+    key = max((arch.key_size(one) for one in editing.matrices), default=0)
+    if not key:
+        return 0.0
     m = 1 if editing.one_by_one else load.facts
     n = m + min(load.earlier, block_of(key) - 1)  # whole blocks are a part of the moment
     making = (MAKING_A_FACTOR[settings.device] - DOUBLE) * key**2

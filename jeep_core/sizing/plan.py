@@ -12,11 +12,12 @@ from jeep_core.sizing.demand import Editing, Settings, Workload
 from jeep_core.sizing.devices import Gpu, Rates
 from jeep_core.sizing.operations import Work
 from jeep_core.sizing.source import Known
-from jeep_core.sizing.verdict import Fit, fit, sharded
+from jeep_core.sizing.split import Part, need_on, parts_of
+from jeep_core.sizing.verdict import Fit, fit
 
 SETUP = ("second moments", "factors", "prefixes", "probe")
 """Parts that only the first edit has; the probe only if it is asked for."""
-SPREAD = "one worker works on one GPU; spreading a model over several is not built"
+SPREAD = "JEEP_DEVICE=balanced spreads the blocks, and the GPUs work one after the other"
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Plan:
 
     ``gpus``: how many there are.  ``rates`` None: nothing is known of the GPU's speed, so there are
     counts and no times.  ``parts``: work by part, of the first edit and of every edit.
-    ``passes``: of value optimisation for a fact, or over all facts, as counted.
+    ``passes``: of value optimisation for a fact, or over all facts, as counted.  ``spread``: the
+    outcome on the fullest of several GPUs, by their number.
     """
 
     known: Known
@@ -37,25 +39,32 @@ class Plan:
     rates: Rates | None
     parts: Mapping[str, Work]
     passes: float
+    spread: Mapping[int, Fit]
 
     @property
-    def spread(self) -> dict[int, int]:
-        """Bytes on each GPU with the smallest settings, were blocks spread over so many.
+    def used(self) -> Fit:
+        """The outcome on as many GPUs as there are."""
+        return self.spread.get(self.gpus, self.fit)
 
-        Powers of two from 2 up to the GPUs that there are, or to 8 if one is too small.
-        """
-        if self.fit.outcome != "does not fit" and self.gpus == 1:
-            return {}
-        most = max(self.gpus, 8 if self.fit.outcome == "does not fit" else 1)
-        counts = [n for n in (2, 4, 8, 16, 32, 64) if n <= most]
-        if self.gpus > 1 and self.gpus not in counts:
-            counts.append(self.gpus)
-        arch = self.known.architecture
-        return {n: sharded(arch, self.editing, self.fit.need, n) for n in sorted(counts)}
+    @property
+    def enough(self) -> int | None:
+        """The least number of GPUs on which it fits; None: on none of those that were counted."""
+        outcomes = {1: self.fit, **self.spread}
+        return next((n for n, one in outcomes.items() if one.outcome != "does not fit"), None)
+
+    @property
+    def shares(self) -> list[tuple[Part, int]]:
+        """The part of each GPU and the most bytes that it holds, of as many GPUs as are used."""
+        count = self.gpus if self.gpus > 1 else self.enough or max(self.spread, default=1)
+        found, arch = self.spread.get(count, self.fit), self.known.architecture
+        return [
+            (part, need_on(part, arch, self.editing, found.load, found.settings).total)
+            for part in parts_of(arch, count)
+        ]
 
     def seconds(self, name: str) -> float | None:
         """Time of a part, if the GPU's speed is known and the part runs there."""
-        if self.rates is None or (name == "second moments" and self.fit.settings.on_cpu):
+        if self.rates is None or (name == "second moments" and self.used.settings.on_cpu):
             return None
         return self.rates.seconds(self.parts[name])
 
@@ -109,9 +118,15 @@ class Plan:
             "peaks_bytes": found.need.peaks,
             "needed_bytes": found.need.total,
             "spread_over": [
-                {"gpus": n, "bytes_each": size, "would_fit": size <= self.gpu.usable}
-                for n, size in self.spread.items()
+                {
+                    "gpus": n,
+                    "outcome": one.outcome,
+                    "changes": list(one.changes),
+                    "fullest_bytes": one.need.total,
+                }
+                for n, one in self.spread.items()
             ],
+            "each_gpu": [{"holds": str(part), "needed_bytes": size} for part, size in self.shares],
             "note": SPREAD,
         }
 
@@ -157,9 +172,22 @@ def make(
     """
     arch = known.architecture
     found = fit(arch, editing, load, settings, gpu.usable)
+    spread = {
+        n: fit(arch, editing, load, settings, gpu.usable, n)
+        for n in _counts(gpus, found.outcome != "does not fit")
+    }
     counted = float(editing.passes if passes is None else passes)
-    parts = work_of(arch, editing, load, found.settings, counted, probe_prompts)
-    return Plan(known, gpu, gpus, editing, load, found, rates, parts, counted)
+    used = spread.get(gpus, found)
+    parts = work_of(arch, editing, load, used.settings, counted, probe_prompts)
+    return Plan(known, gpu, gpus, editing, load, found, rates, parts, counted, spread)
+
+
+def _counts(gpus: int, fits: bool) -> list[int]:
+    """Powers of two from 2 up to the GPUs that there are, or to 8 if one is too small."""
+    if fits and gpus == 1:
+        return []
+    counts = {n for n in (2, 4, 8, 16, 32, 64) if n <= max(gpus, 1 if fits else 8)}
+    return sorted(counts | ({gpus} - {1}))
 
 
 def work_of(

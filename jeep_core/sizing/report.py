@@ -34,7 +34,7 @@ def lines(plan: Plan) -> Iterator[str]:
     yield ""
     yield from _verdict(plan)
     yield ""
-    yield f"memory in GB ({found.settings.dtype}):"
+    yield f"memory in GB ({found.settings.dtype}{', on one GPU' if plan.spread else ''}):"
     parts = {
         "weights": found.need.weights,
         "versions in memory": found.need.versions,
@@ -66,26 +66,27 @@ def _verdict(plan: Plan) -> Iterator[str]:
     else:
         yield f"1 GPU ({gpu.name}): does not fit: {needed}, and that with the smallest settings:"
         yield from (f"  {text}" for text in found.changes)
-    fits = found.outcome != "does not fit"
-    if plan.gpus > 1 and fits:
-        yield f"{plan.gpus} GPUs: one is used: {SPREAD}"
-    elif plan.spread:
-        for n, size in plan.spread.items():
-            verb = "would fit" if size <= gpu.usable else "would not fit either"
-            yield f"{n} GPUs: {verb} if its blocks were spread, {gigabytes(size)} GB on each"
-        yield f"today {SPREAD}"
+    for n, one in plan.spread.items():
+        told = one.changes if one.outcome == "fits with settings" else ()
+        full = f"{gigabytes(one.need.total)} GB on the fullest"
+        yield f"{n} GPUs: {one.outcome}, {full}" + (":" if told else "")
+        yield from (f"  {text}" for text in told)
+    if plan.spread:
+        yield SPREAD
+        for number, (part, size) in enumerate(plan.shares):
+            yield f"  GPU {number}: {part!s:<36}{gigabytes(size):>9} GB"
 
 
 def _times(plan: Plan) -> Iterator[str]:
     if plan.rates is None:
         yield "operations (a time needs --flops, or a GPU of " + ", ".join(GPUS) + "):"
     else:
-        yield f"time at {plan.rates.matrix / 1e12:.3g} TFLOP/s in {plan.fit.settings.dtype}:"
+        yield f"time at {plan.rates.matrix / 1e12:.3g} TFLOP/s in {plan.used.settings.dtype}:"
     for name, work in plan.parts.items():
         more = ", once" if name in SETUP else ""
         took = plan.seconds(name)
         shown = "" if took is None else f"{duration(took):>12}"
-        if name == "second moments" and plan.fit.settings.on_cpu:
+        if name == "second moments" and plan.used.settings.on_cpu:
             shown = "  on the CPU"
         yield f"  {name + more:<30}{work.operations / 1e12:>12,.2f} TFLOP{shown}"
     if plan.setup_s is not None and plan.edit_s is not None and plan.fact_s is not None:
@@ -109,7 +110,7 @@ def _plans(gpu: str) -> Iterator[tuple[str, Plan]]:
         settings = Settings(dtype=known.architecture.dtype)
         device = GPUS[gpu]
         rates = device.rates(settings.dtype)
-        yield size, make(known, device, editing, load, settings, gpus=8, rates=rates)
+        yield size, make(known, device, editing, load, settings, rates=rates)
 
 
 def _memory_table() -> Iterator[str]:
@@ -147,17 +148,18 @@ def _fits_table() -> Iterator[str]:
 
 
 def _cell(plan: Plan) -> str:
-    """One GPU's outcome, and the least number that the blocks would have to be spread over."""
+    """One GPU's outcome, and the least number that the blocks have to be spread over."""
     need = f"{gigabytes(plan.fit.need.total)} GB"
     if plan.fit.outcome == "fits":
         return f"fits: {need}"
     if plan.fit.outcome == "fits with settings":
         changes = "; ".join(text.split(" (")[0].split(": ")[0] for text in plan.fit.changes)
         return f"fits with settings: {need}. {changes}"
-    enough = [n for n, size in plan.spread.items() if size <= plan.gpu.usable]
-    if not enough:
-        return f"does not fit: {need}, also not on 8 if its blocks were spread"
-    return f"does not fit: {need}. {enough[0]} if its blocks were spread, which is not built"
+    if plan.enough is None:
+        return f"does not fit: {need}, also not on 8"
+    one = plan.spread[plan.enough]
+    size = f"{gigabytes(one.need.total)} GB on the fullest"
+    return f"does not fit: {need}. {plan.enough} GPUs: {one.outcome}, {size}"
 
 
 def _time_table() -> Iterator[str]:

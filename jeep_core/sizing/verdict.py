@@ -8,18 +8,12 @@ from typing import Literal
 
 from jeep_core.sizing.architecture import BYTES, Architecture
 from jeep_core.sizing.demand import Editing, Settings, Workload
-from jeep_core.sizing.memory import (
-    ENDING_A_SUM,
-    MAKING_A_FACTOR,
-    SUMMING,
-    Need,
-    factors_kept,
-    need,
-    of_fact,
-)
+from jeep_core.sizing.memory import Need, factors_kept, of_fact
+from jeep_core.sizing.split import Held, fullest
 
 Outcome = Literal["fits", "fits with settings", "does not fit"]
 MIB = 2**20
+VALUES = "value optimisation"
 
 
 @dataclass(frozen=True)
@@ -47,43 +41,40 @@ class Fit:
 
 
 def fit(
-    arch: Architecture, editing: Editing, load: Workload, settings: Settings, usable: int
+    arch: Architecture,
+    editing: Editing,
+    load: Workload,
+    settings: Settings,
+    usable: int,
+    gpus: int = 1,
 ) -> Fit:
     """Whether an edit fits into ``usable`` bytes, with as few changes of settings as do.
+
+    Of several GPUs it is the fullest that must have room.
 
     Changes are tried in the order in which they cost least, and those that turn out not to be
     needed are taken back.
     """
-    found = need(arch, editing, load, settings)
+    held = fullest(gpus)
+    found = held(arch, editing, load, settings)
     if found.total <= usable:
         return Fit("fits", found, settings, load)
     taken: list[str] = []
-    for name in CHANGES:
+    # the bound on value optimisation is for all GPUs together, and little of it for the fullest
+    names = [name for name in CHANGES if gpus == 1 or name != VALUES]
+    for name in names:
         taken.append(name)
-        settled = _settled(arch, editing, load, settings, usable, taken)
+        settled = _settled(arch, editing, load, settings, usable, taken, held)
         if settled.need.total <= usable:
             break
     else:
         return replace(settled, outcome="does not fit")
     for name in list(taken):
         fewer = [other for other in taken if other != name]
-        without = _settled(arch, editing, load, settings, usable, fewer)
+        without = _settled(arch, editing, load, settings, usable, fewer, held)
         if without.need.total <= usable:
             taken, settled = fewer, without
     return settled
-
-
-def sharded(arch: Architecture, editing: Editing, smallest: Need, gpus: int) -> int:
-    """Bytes on each of some GPUs if blocks were spread evenly over them, which is not built.
-
-    The second moment of a layer, and value optimisation of a fact, would not be divided.
-    """
-    if "moments" not in smallest.parts:
-        return -(-smallest.total // gpus)
-    key = max(arch.key_size(one) for one in editing.matrices)
-    whole = max((SUMMING + ENDING_A_SUM), MAKING_A_FACTOR["cuda"]) * key**2
-    whole = min(whole, smallest.total)
-    return whole + -(-(smallest.total - whole) // gpus)
 
 
 def _settled(
@@ -93,21 +84,22 @@ def _settled(
     settings: Settings,
     usable: int,
     names: Sequence[str],
+    held: Held,
 ) -> Fit:
     """The outcome with these changes made, in their order."""
     said: dict[str, str] = {}
     for name in names:
-        change = CHANGES[name](arch, editing, load, settings, usable)
+        change = CHANGES[name](arch, editing, load, settings, usable, held)
         if change is not None:
             settings, load = change.settings, change.load
             said[change.name] = change.text
-    found = need(arch, editing, load, settings)
-    if "value optimisation" in names and editing.follows is None:
+    found = held(arch, editing, load, settings)
+    if VALUES in names and editing.follows is None:
         # last: it takes what everything else leaves
         settings, text = _rest_for_values(arch, editing, load, settings, found, usable)
         if text:
             said["values"] = text
-            found = need(arch, editing, load, settings)
+            found = held(arch, editing, load, settings)
     return Fit("fits with settings", found, settings, load, tuple(said.values()))
 
 
@@ -133,25 +125,35 @@ def _rest_for_values(
     )
 
 
-Maker = Callable[[Architecture, Editing, Workload, Settings, int], Change | None]
+Maker = Callable[[Architecture, Editing, Workload, Settings, int, Held], Change | None]
 
 
 def _values(
-    arch: Architecture, editing: Editing, load: Workload, settings: Settings, usable: int
+    arch: Architecture,
+    editing: Editing,
+    load: Workload,
+    settings: Settings,
+    usable: int,
+    held: Held,
 ) -> Change | None:
     return None  # what is left is known when all else is settled
 
 
 def _moments(
-    arch: Architecture, editing: Editing, load: Workload, settings: Settings, usable: int
+    arch: Architecture,
+    editing: Editing,
+    load: Workload,
+    settings: Settings,
+    usable: int,
+    held: Held,
 ) -> Change | None:
     """Second moments before serving, of as many layers at once as fit."""
-    if "moments" not in need(arch, editing, load, settings).peaks:
+    if "moments" not in held(arch, editing, load, settings).peaks:
         return None
     count = len(editing.matrices)
     for layers in range(count, 0, -1):
         changed = replace(settings, layers_at_once=layers)
-        if need(arch, editing, load, changed).peaks["moments"] <= usable or layers == 1:
+        if held(arch, editing, load, changed).peaks["moments"] <= usable or layers == 1:
             break
     some = f"{layers} of the {count} layers at a time" if layers < count else "all layers"
     text = f"second moments before serving, {some} (jeep moments compute --layers …)"
@@ -159,10 +161,15 @@ def _moments(
 
 
 def _moments_elsewhere(
-    arch: Architecture, editing: Editing, load: Workload, settings: Settings, usable: int
+    arch: Architecture,
+    editing: Editing,
+    load: Workload,
+    settings: Settings,
+    usable: int,
+    held: Held,
 ) -> Change | None:
     """Second moments on the CPU, where not even those of one layer fit beside the weights."""
-    found = need(arch, editing, load, settings)
+    found = held(arch, editing, load, settings)
     if "moments" not in found.peaks or "moments" in fitting(found, usable):
         return None
     text = (
@@ -178,7 +185,12 @@ def fitting(found: Need, usable: int) -> set[str]:
 
 
 def _factors(
-    arch: Architecture, editing: Editing, load: Workload, settings: Settings, usable: int
+    arch: Architecture,
+    editing: Editing,
+    load: Workload,
+    settings: Settings,
+    usable: int,
+    held: Held,
 ) -> Change | None:
     least = factors_kept(arch, editing, load, replace(settings, factor_bytes=0))
     if factors_kept(arch, editing, load, settings) <= least:
@@ -190,7 +202,12 @@ def _factors(
 
 
 def _versions(
-    arch: Architecture, editing: Editing, load: Workload, settings: Settings, usable: int
+    arch: Architecture,
+    editing: Editing,
+    load: Workload,
+    settings: Settings,
+    usable: int,
+    held: Held,
 ) -> Change | None:
     if settings.versions <= 1:
         return None
@@ -199,7 +216,12 @@ def _versions(
 
 
 def _clients(
-    arch: Architecture, editing: Editing, load: Workload, settings: Settings, usable: int
+    arch: Architecture,
+    editing: Editing,
+    load: Workload,
+    settings: Settings,
+    usable: int,
+    held: Held,
 ) -> Change | None:
     if load.clients <= 1:
         return None
@@ -208,7 +230,12 @@ def _clients(
 
 
 def _dtype(
-    arch: Architecture, editing: Editing, load: Workload, settings: Settings, usable: int
+    arch: Architecture,
+    editing: Editing,
+    load: Workload,
+    settings: Settings,
+    usable: int,
+    held: Held,
 ) -> Change | None:
     if BYTES[settings.dtype] == 2:
         return None
@@ -217,7 +244,7 @@ def _dtype(
 
 
 CHANGES: dict[str, Maker] = {
-    "value optimisation": _values,
+    VALUES: _values,
     "moments": _moments,
     "factors": _factors,
     "versions": _versions,

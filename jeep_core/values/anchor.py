@@ -35,7 +35,8 @@ def contributions(
     found = RegionReader(view, rows, "subject_last", last, at_projection=True).states()
     norm = family.norm_after(view.model, last) if objective.low_site == "block" else None
     if norm is not None:
-        found = norm(found.to(view.base.dtype)).float()
+        there = found.to(norm.weight.device, view.base.dtype)
+        found = norm(there).float().to(view.base.device)
     return found
 
 

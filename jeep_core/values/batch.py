@@ -17,6 +17,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from jeep_core.errors import NumericalError
 from jeep_core.models.fused.twin import Twin
+from jeep_core.models.placement.moving import bfloat16_products
 from jeep_core.models.upper_blocks import UpperStack
 from jeep_core.models.views import ModelView
 from jeep_core.spec.finite import OTHER_VERSION, SMALLER_STEPS
@@ -47,7 +48,7 @@ class Pool:
         self.facts, self.objective, self.memory_bytes = facts, o, memory_bytes
         # how an error names each fact, as the caller counts them
         self.names = names or [""] * len(facts)
-        self.device = view.base.device
+        self.device, self._devices = view.base.device, view.base.devices
         # group j is all facts after prefix j, those of the second context after those of the
         # first, the last group their KL rows
         groups = [list(group) for group in zip(*(f.line for f in facts), strict=True)]
@@ -67,8 +68,9 @@ class Pool:
         self.values = Values.empty(
             len(facts), view.base.hidden_size, list(self.last.sites), bool(texts.chat), self.device
         )
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
+        self._gpus = [one for one in self._devices if one.type == "cuda"]
+        for gpu in self._gpus:
+            torch.cuda.reset_peak_memory_stats(gpu)
 
     def __len__(self) -> int:
         return sum(map(len, self._stages))
@@ -189,7 +191,7 @@ class Pool:
 
     def _products(self) -> AbstractContextManager[object]:
         """Where matrix products are taken in the type that was asked for."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)
+        return bfloat16_products(self._devices, enabled=self.bfloat16)
 
     def _record(self, stage: Stage, stopped: torch.Tensor, found: Found) -> None:
         values, where = self.values, stage.index[stopped]
@@ -251,8 +253,8 @@ class Pool:
         return saved_tensors_hooks(count, lambda tensor: tensor)
 
     def _measure_peak(self, stage: Stage, tokens: int) -> None:
-        if self.device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated(self.device)
+        if self._gpus:
+            peak = sum(map(torch.cuda.max_memory_allocated, self._gpus))
         else:
             peak = int(stage.bytes_per_token * tokens)
         self.values.peak_bytes = max(self.values.peak_bytes, peak)

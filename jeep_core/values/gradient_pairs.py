@@ -121,6 +121,7 @@ def gradient_pairs(
 ) -> dict[int, Pairs]:
     """Pairs u (n, d_ff), δ (n, d) of the MLP output projections of ``layers``, for the rows' loss.
 
+    Each layer's are on the device of its block.
     The loss is summed over rows, each with its mean negative log-likelihood per target token,
     so pairs do not depend on the other rows of the batch.  The last target token of a row
     predicts nothing and has no pair.  ``answers``: only the tokens that predict one of the target.
@@ -144,11 +145,16 @@ def gradient_pairs(
     return {
         layer: (
             # (r, t, d_ff) and (r, t, d) to the n real tokens
-            keys[layer].reshape(len(real), -1)[real].float(),
-            gradient.reshape(len(real), -1)[real].float(),
+            _real(keys[layer], real),
+            _real(gradient, real),
         )
         for layer, gradient in zip(layers, gradients, strict=True)
     }
+
+
+def _real(vectors: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """Of vectors (r, t, size) or (r · t, size) those of the marked tokens (r · t,), float32."""
+    return vectors.reshape(len(real), -1)[real.to(vectors.device)].float()
 
 
 def _with_pairs(rows: Sequence[PromptTokens], answers: bool, device: torch.device) -> torch.Tensor:
@@ -173,7 +179,8 @@ def shifted(view: ModelView, deltas: Mapping[int, torch.Tensor]) -> AbstractCont
     def adder(layer: int, delta: torch.Tensor) -> Any:
         def hook(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
             # (r, t, in) · (in, out) to (r, t, out); the product is taken in float32
-            shift: torch.Tensor = (args[0].float() @ delta.T).to(output.dtype)
+            matrix = delta.to(output.device)
+            shift: torch.Tensor = (args[0].float() @ matrix.T).to(output.dtype)
             return output + shift.view(output.shape)
 
         return view.base.family.mlp_out_of(view.model, layer).register_forward_hook(hook)

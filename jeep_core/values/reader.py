@@ -92,6 +92,7 @@ class RegionReader:
     def read(self, place: Place) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys (m, d_ff) at ``place`` and current states (m, d) of block ``last``, float32.
 
+        Keys are on the device of their block, states on that of the model's ends.
         Keys are ½·(empty prefix) + ½·(mean of the others); states come from the empty prefix.
         """
         self._climb_to(layer_of(place))
@@ -131,6 +132,7 @@ class RegionReader:
         keys = self._read(self._plain, self._plain_order, place, layer_of(place))[0]
         # (m, d): what the projection gives now, before the norm
         outputs = family.projection_of(model, place)(keys.to(self.view.base.dtype))
+        residuals = residuals.to(outputs.device)
         epsilon = family.norm_epsilon_of(model)
         return back_through_norm(outputs, residuals, family.norm_gain(norm), epsilon)
 
@@ -147,7 +149,7 @@ class RegionReader:
         # (n,): the inverse of ``order``
         back = torch.argsort(torch.tensor(order, device=self.view.base.device))
         keys, states = zip(*parts, strict=True)
-        return torch.cat(keys)[back], torch.cat(states)[back]
+        return _in_order(torch.cat(keys), back), _in_order(torch.cat(states), back)
 
     def _read_batch(
         self, batch: _Batch, place: Place, until: int
@@ -159,12 +161,12 @@ class RegionReader:
             key = args[0]
             cut = place == until  # the MLP runs at the places that count alone
             # (r, d_ff); keys of all places are (r, t, d_ff) and one of each row is taken
-            taken["key"] = key if cut else key.view(*batch.ids.shape, -1)[r, batch.at]
+            taken["key"] = key if cut else _at(key.view(*batch.ids.shape, -1), r, batch.at)
 
         def take_state(module: Any, args: Any, output: Any) -> None:
             hidden = block_output(output)
             # the projection, too, is run at these places alone: (r, d)
-            taken["state"] = hidden if self.at_projection else hidden[r, batch.at]
+            taken["state"] = hidden if self.at_projection else _at(hidden, r, batch.at)
 
         view = self._view_of(batch)
         family, model = view.base.family, view.model
@@ -176,7 +178,7 @@ class RegionReader:
         )
         with mlp_only_at(view, until, r, batch.at), hooks:
             self._run(batch, view, until)
-        return taken["key"].float(), taken["state"].float()
+        return taken["key"].float(), taken["state"].float().to(r.device)
 
     # ------------------------------------------------------------ how rows run
 
@@ -267,6 +269,16 @@ class RegionReader:
         if moves:
             [self._lead_states] = left
         return Leading(lead.lengths, cache.kept)
+
+
+def _at(states: torch.Tensor, row: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+    """Of states (r, t, d), on any device, those at n places, ``row`` and ``place`` (n,): (n, d)."""
+    return states[row.to(states.device), place.to(states.device)]
+
+
+def _in_order(rows: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """``rows`` (n, size), on any device, in the order (n,)."""
+    return rows[order.to(rows.device)]
 
 
 def _entering(ids: torch.Tensor, states: torch.Tensor | None) -> dict[str, torch.Tensor]:

@@ -141,7 +141,7 @@ class WorkerBeat(BaseModel):
     has followed head to, ``load`` the number of requests that it holds, ``job`` the one of the read
     lane that it works on.  ``takes``: it takes requests from the stream that all share; ``jobs``:
     it takes jobs that are shared.  ``state`` is ``ready``, ``draining`` (it has been told to stop)
-    or ``stuck`` (what it decodes does not go on).
+    or ``stuck`` (what it decodes does not go on).  ``device``: where its model lies.
     """
 
     instance: str
@@ -153,6 +153,7 @@ class WorkerBeat(BaseModel):
     role: Role = "writer"
     host: str = ""
     release: str = ""
+    device: str = ""
     head: str | None = None
     load: int = 0
     job: str | None = None

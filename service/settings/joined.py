@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -16,6 +17,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from jeep_core.errors import UnsupportedModel
+from jeep_core.models.placement.device_map import DEVICE, HOW, check_form, is_map
 from service.settings.environment import PREFIX, SettingsError, is_loopback
 from service.settings.fields.editing import EditingFields
 from service.settings.fields.executing import ExecutorFields
@@ -60,6 +63,18 @@ class Settings(ExecutorFields, WorkingFields, LimitFields, EditingFields, Servin
         if url is not None and not url.startswith(_SCHEMES):
             raise ValueError(f"must start with one of {', '.join(_SCHEMES)}")
         return url
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, text: str) -> str:
+        if is_map(text):
+            try:
+                check_form(text, DEVICE)
+            except UnsupportedModel as error:
+                raise ValueError(str(error)) from None
+        elif not re.fullmatch(f"auto|{DEVICE}", text):
+            raise ValueError(f"must be auto, cpu, mps, cuda, cuda:1 and so on; for several, {HOW}")
+        return text
 
     @field_validator("corpus", "perplexity_text", "relations")
     @classmethod

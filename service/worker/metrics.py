@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import psutil
 import torch
@@ -66,9 +66,9 @@ for _format in FORMATS:
 
 
 class GpuMemory(Collector):
-    """Memory of the worker's GPU, in parts that add up to the total."""
+    """Memory of the worker's GPUs, in parts that add up to the total of each."""
 
-    device: torch.device | None = None
+    devices: Sequence[torch.device] = ()
 
     def collect(self) -> Iterable[Metric]:
         """The family; without samples where there is no GPU."""
@@ -76,21 +76,25 @@ class GpuMemory(Collector):
             "jeep_gpu_memory_bytes",
             "allocated: tensors; cached: kept by the worker for tensors to come; other: the"
             " driver's and other programs'; free.",
-            labels=("kind",),
+            labels=("device", "kind"),
         )
-        if self.device is not None and self.device.type == "cuda":
-            free, total = torch.cuda.mem_get_info(self.device)
-            allocated = torch.cuda.memory_allocated(self.device)
-            cached = torch.cuda.memory_reserved(self.device) - allocated
-            family.add_metric(("allocated",), allocated)
-            family.add_metric(("cached",), cached)
-            family.add_metric(("other",), max(0, total - free - allocated - cached))
-            family.add_metric(("free",), free)
+        for device in self.devices:
+            if device.type == "cuda":
+                for kind, size in _parts(device).items():
+                    family.add_metric((str(device), kind), size)
         yield family
 
 
+def _parts(device: torch.device) -> dict[str, int]:
+    free, total = torch.cuda.mem_get_info(device)
+    allocated = torch.cuda.memory_allocated(device)
+    cached = torch.cuda.memory_reserved(device) - allocated
+    other = max(0, total - free - allocated - cached)
+    return {"allocated": allocated, "cached": cached, "other": other, "free": free}
+
+
 GPU = GpuMemory()
-"""Silent until it has a ``device``."""
+"""Silent until it has ``devices``."""
 REGISTRY.register(GPU)
 
 

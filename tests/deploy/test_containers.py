@@ -20,10 +20,13 @@ RESET = object()
 
 
 class ComposeLoader(yaml.SafeLoader):
-    """YAML with the tag by which an override removes something."""
+    """YAML with the tags by which an override removes or replaces something."""
 
 
 ComposeLoader.add_constructor("!reset", lambda loader, node: RESET)
+ComposeLoader.add_constructor(
+    "!override", lambda loader, node: loader.construct_sequence(node, deep=True)
+)
 
 
 def load(name: str) -> dict[str, Any]:
@@ -66,10 +69,11 @@ class TestDockerfiles:
 
 
 class TestCompose:
-    @pytest.mark.parametrize("name", ["compose.yaml", "compose.cpu.yaml"])
+    @pytest.mark.parametrize("name", ["compose.yaml", "compose.cpu.yaml", "compose.gpus.yaml"])
     def test_the_compose_file_follows_the_specification(self, name: str, tmp_path: Path) -> None:
         file = tmp_path / name
-        file.write_text((DEPLOY / name).read_text().replace("!reset null", "{}"))
+        text = (DEPLOY / name).read_text().replace("!reset null", "{}")
+        file.write_text(text.replace("!override", ""))
         command = [BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", file]
         check = subprocess.run(command, capture_output=True, text=True)
         assert check.returncode == 0, check.stdout
@@ -106,6 +110,10 @@ class TestCompose:
             [device] = services[name]["deploy"]["resources"]["reservations"]["devices"]
             assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
             assert load("compose.cpu.yaml")["services"][name]["deploy"] is RESET
+        every = load("compose.gpus.yaml")["services"]["worker"]
+        [device] = every["deploy"]["resources"]["reservations"]["devices"]
+        assert (device["count"], device["capabilities"]) == ("all", ["gpu"])
+        assert every["environment"] == {"JEEP_DEVICE": "${JEEP_DEVICE:-balanced}"}
 
     def test_the_worker_stays_offline_and_has_shared_memory(self) -> None:
         worker = load("compose.yaml")["services"]["worker"]

@@ -50,7 +50,7 @@ def fine_tune(
     deltas = {
         # (out, in), float32 whatever the model's type
         layer: torch.zeros(
-            view.base.hidden_size, view.base.key_size(layer), device=view.base.device
+            view.base.hidden_size, view.base.key_size(layer), device=view.base.device_of(layer)
         ).requires_grad_()
         for layer in hparams.layers
     }

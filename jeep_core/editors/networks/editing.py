@@ -30,7 +30,9 @@ def apply_network(context: EditContext, editor: str, hparams: HypernetworkHParam
     for index in batches(rows, size):
         context.report("gradients", seen, len(rows))
         for layer, pairs in gradient_pairs(view, [rows[i] for i in index], hparams.layers).items():
-            sums[layer].add(pairs)
+            u, delta = pairs
+            # one network for all layers, beside the model's ends
+            sums[layer].add((u.to(base.device), delta.to(base.device)))
         seen += len(index)
     outcome = EditorOutcome(inputs={"hypernetwork": network.sha256})
     for done, layer in enumerate(hparams.layers):
@@ -39,7 +41,7 @@ def apply_network(context: EditContext, editor: str, hparams: HypernetworkHParam
         outcome.delta.updates[name] = update
         view.update(name, update)
         weight = base.model.get_parameter(name).double().norm()
-        relative = float(update.matrix().norm() / weight)
+        relative = float(update.matrix().norm()) / float(weight)  # on two devices, perhaps
         outcome.layers.append(LayerUpdate(name, layer, "mlp", relative))
     context.report("write", len(hparams.layers), len(hparams.layers))
     return outcome

@@ -207,8 +207,8 @@ class Training:
         return {
             layer: (
                 # (n, d_ff) and (n, d): tokens of all batches
-                torch.cat([part[layer][0] for part in parts]),
-                torch.cat([part[layer][1] for part in parts]),
+                torch.cat([part[layer][0] for part in parts]).to(self.base.device),
+                torch.cat([part[layer][1] for part in parts]).to(self.base.device),
             )
             for layer in self.spec.layers
         }

@@ -92,10 +92,11 @@ def _rank_one(
     key = torch.stack([rows.mean(dim=0) for rows in found]).mean(dim=0, keepdim=True)
     alone = torch.stack([rows[0] for rows in found]).mean(dim=0, keepdim=True)
     # (C + k kᵀ)⁻¹ k is C⁻¹ k up to its length
-    solution = solve_update(key, values.delta_low, context.moments.factor(hparams.layer), 1.0)
+    shift = values.delta_low.to(key.device)
+    solution = solve_update(key, shift, context.moments.factor(hparams.layer), 1.0)
     right = solution.right / solution.right.norm()
     # (d, 1): the shift over k₀·u, so that k₀ itself is mapped by exactly the shift
-    left = values.delta_low.double().T / (alone.double() @ right)
+    left = shift.double().T / (alone.double() @ right)
     return left, right, key, solution.condition
 
 

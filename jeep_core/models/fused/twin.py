@@ -8,6 +8,7 @@ import torch
 
 from jeep_core.models.fused.placing import fuse
 from jeep_core.models.fused.rounding import SAME_INPUT, Rounded, in_bfloat16
+from jeep_core.models.placement.moving import bfloat16_products
 from jeep_core.models.views import ModelView
 
 
@@ -21,7 +22,7 @@ class Twin:
 
     def products(self) -> AbstractContextManager[object]:
         """Where the twin is run."""
-        return torch.autocast(self._view.base.device.type, torch.bfloat16)
+        return bfloat16_products(self._view.base.devices)
 
     def now(self) -> ModelView:
         """The twin of the view as it is now: the same object, unless it must be made again."""
@@ -39,7 +40,7 @@ class Twin:
 
     def _new(self) -> ModelView:
         run = in_bfloat16(self._view, self._rounded)
-        if self._view.base.device.type == "cpu":
+        if all(device.type == "cpu" for device in self._view.base.devices):
             # the gradient of torch's fused attention takes a third of a pass over short rows
             run.model.set_attn_implementation("eager")
             fuse(run.model, self._view.model)

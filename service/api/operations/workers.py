@@ -55,6 +55,7 @@ def described(beats: Sequence[WorkerBeat], head: str | None) -> list[WorkerOut]:
             host=one.host,
             pid=one.pid,
             release=one.release,
+            device=one.device,
             started_at=one.started_at,
             heartbeat_age_s=max(0.0, (moment - (one.sent_at or moment)).total_seconds()),
             head=one.head,

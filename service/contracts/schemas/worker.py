@@ -65,7 +65,8 @@ class WorkerInfo(BaseModel):
     ``vocabulary``: how many tokens the model has room for, from 0 on; None: not known.
     ``files``: SHA-256 of the files that were published with it, by name.  ``release``: the
     worker's version of this package.  ``measuring``: what the figures of its read jobs depend on
-    besides the model, by setting.
+    besides the model, by setting.  ``device``: where the model lies; of several devices its blocks
+    with theirs (``0-39@cuda:0,40-79@cuda:1``).
     """
 
     model: str
@@ -110,6 +111,9 @@ class WorkerOut(BaseModel):
     release: str
     started_at: datetime
     heartbeat_age_s: float
+    device: str = Field(
+        "", description="Where its model lies: cpu, cuda:0, or blocks with their devices."
+    )
     head: str | None
     behind: bool
     versions: list[str] = Field(description="In memory, the most recently used one last.")

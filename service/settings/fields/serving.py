@@ -37,5 +37,9 @@ class ServingFields(BaseSettings):
     console_hours: Annotated[float, Field(gt=0, le=8760)] = Field(
         default=12.0, description="How long a sign-in to it lasts."
     )
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$")] = "auto"
+    device: str = Field(
+        default="auto",
+        description="auto, cpu, mps, cuda or cuda:1; several for one model: balanced, or its "
+        "blocks with their devices, as in 0-39@cuda:0,40-79@cuda:1.",
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

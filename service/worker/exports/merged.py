@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections import Counter
 from pathlib import Path
 
 import psutil
@@ -55,7 +56,7 @@ def prove(version: Version, options: MergedExport, folder: Path) -> Evidence:
         )
         return Evidence(not_asked=why)
     gc.collect()
-    loaded = load(str(folder), str(version.base.device), _stored_dtype(folder))
+    loaded = load(str(folder), str(version.base.layout), _stored_dtype(folder))
     return Evidence(view=ModelView(loaded), checks=[_compared(version, loaded)])
 
 
@@ -89,9 +90,17 @@ def _stored_dtype(folder: Path) -> str:
 
 
 def _free_memory(base: LoadedModel) -> int:
-    """Bytes that a second model may take where the first one is."""
-    if base.device.type == "cuda":
-        return int(torch.cuda.mem_get_info(base.device)[0])
+    """Bytes that a second model may take where the first one is, laid out as it is."""
+    held = Counter[str]()
+    for parameter in base.model.parameters():
+        held[str(parameter.device)] += parameter.nbytes
+    whole = sum(held.values())
+    return min(_free_on(torch.device(name)) * whole // size for name, size in held.items())
+
+
+def _free_on(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)
 
 

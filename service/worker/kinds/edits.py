@@ -18,6 +18,7 @@ from jeep_core.evaluation.perplexity import text_path
 from jeep_core.executors.here import HERE
 from jeep_core.executors.work import Executor
 from jeep_core.models.loading import LoadedModel
+from jeep_core.models.placement.moving import wait_for
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
 from jeep_core.moments.source import origin_of
@@ -363,8 +364,8 @@ class EditRunner:
 
     def _give_way(self) -> None:
         """Let decoding run first."""
-        if self._gate.contended and self.base.device.type == "cuda":
-            torch.cuda.synchronize(self.base.device)  # queued kernels would still run
+        if self._gate.contended:
+            wait_for(self.base.devices)  # queued kernels would still run
         self._gate.pause()
 
     def _shared_moments(self) -> Moments:

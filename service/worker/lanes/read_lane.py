@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import torch
 from pydantic import BaseModel
 
 from jeep_core.executors.here import HERE
 from jeep_core.executors.work import Executor
 from jeep_core.models.loading import LoadedModel
+from jeep_core.models.placement.moving import wait_for
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import Monitor
 from service.contracts.jobs import Job, JobKind, JobStatus, Lane
@@ -153,9 +153,8 @@ class ReadLane(JobLane):
 
     def _give_way(self) -> None:
         """Let decoding run first."""
-        device = self._views.base.device
-        if self._gate.contended and device.type == "cuda":
-            torch.cuda.synchronize(device)  # queued kernels would still run
+        if self._gate.contended:
+            wait_for(self._views.base.devices)  # queued kernels would still run
         self._gate.pause_reading()
 
     def _ended(self, job: Job) -> None:

@@ -51,8 +51,8 @@ def load_base(settings: Settings) -> LoadedModel:
     torch.set_num_threads(settings.threads or default_threads(cpu_quota()))
     log.info("loading %s", settings.model)
     base = load(settings.model, settings.device, settings.dtype, settings.models)
-    metrics.GPU.device = base.device
-    log.info("%s on %s in %s, %s", base.name, base.device, base.dtype, base.weights_sha256)
+    metrics.GPU.devices = base.devices
+    log.info("%s on %s in %s, %s", base.name, base.layout, base.dtype, base.weights_sha256)
     return base
 
 
@@ -170,6 +170,7 @@ def heartbeat(
             damaged=views.damaged(),
             host=socket.gethostname(),
             release=program_version(),
+            device=str(base.layout),
         )
         return known.model_copy(update=more())
 

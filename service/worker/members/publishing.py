@@ -110,7 +110,7 @@ def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
         model_hash=base.model_hash,
         family=base.family.name,
         dtype=str(base.dtype).removeprefix("torch."),
-        device=str(base.device),
+        device=str(base.layout),
         n_layers=base.n_layers,
         hidden_size=config.hidden_size,
         mlp_size=base.mlp_size,

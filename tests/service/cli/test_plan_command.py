@@ -42,13 +42,24 @@ def test_a_small_model_fits_and_a_large_one_says_what_it_would_need() -> None:
     assert "a time needs --flops" in said
     said = jeep("--model", "llama-3.1-70b", "--gpu", "80GB", "--gpus", "4")
     assert "1 GPU (80 GB): does not fit: 174.6 of 76.3 GB" in said
-    assert "4 GPUs: would fit if its blocks were spread" in said
-    assert "today one worker works on one GPU; spreading a model over several is not built" in said
+    assert "2 GPUs: does not fit, 98.6 GB on the fullest\n" in said
+    assert "4 GPUs: fits with settings, 71.3 GB on the fullest:" in said
+    assert "JEEP_DEVICE=balanced spreads the blocks" in said
+    assert "GPU 0: embedding and head, blocks 0-17" in said
+    assert "GPU 3: blocks 60-79" in said
 
 
-def test_more_gpus_than_one_are_not_used() -> None:
+def test_what_each_of_several_gpus_holds_is_in_the_record() -> None:
+    found = planned("--model", "llama-3.1-70b", "--gpu", "h200")["memory"]
+    assert found["outcome"] == "does not fit"
+    assert [one["gpus"] for one in found["spread_over"]] == [2, 4, 8]
+    two, shares = found["spread_over"][0], found["each_gpu"]
+    assert two["outcome"] == "fits with settings"
+    assert two["changes"]
+    assert [one["holds"] for one in shares] == ["embedding and head, blocks 0-38", "blocks 39-79"]
+    assert two["fullest_bytes"] == max(one["needed_bytes"] for one in shares)
     said = jeep("--model", "llama-3.2-1b", "--gpus", "8")
-    assert "8 GPUs: one is used: one worker works on one GPU" in said
+    assert "8 GPUs: fits, " in said
 
 
 def test_settings_that_make_a_model_fit_are_named_and_are_all_needed() -> None:

@@ -154,11 +154,18 @@ def memories(metrics: str) -> list[Memory]:
     families = {family.name: family for family in families_of(metrics)}
     for name, title in MEMORIES.items():
         samples = families[name].samples if name in families else []
-        parts = {sample.labels["kind"]: sample.value for sample in samples}
-        if parts:
+        # of a worker on several GPUs one memory each
+        devices = list(dict.fromkeys(sample.labels.get("device", "") for sample in samples))
+        for device in devices:
+            parts = {
+                sample.labels["kind"]: sample.value
+                for sample in samples
+                if sample.labels.get("device", "") == device
+            }
             total = sum(parts.values())
             taken = {kind: n for kind, n in parts.items() if kind not in ("free", "available")}
-            found.append(Memory(title, taken, total))
+            shown = title if len(devices) == 1 else f"{title} {device}"
+            found.append(Memory(shown, taken, total))
     if RESIDENT in families and found:
         resident = families[RESIDENT].samples[0].value
         found.insert(0, Memory("worker", {"resident": resident}, found[0].total))

@@ -106,6 +106,13 @@ process_resident_memory_bytes 2.0
     found = memories(page)
     assert [(one.name, one.used, one.total) for one in found] == [("worker", 2, 4), ("host", 3, 4)]
     assert memories("") == []
+    gpus = "".join(
+        f'jeep_gpu_memory_bytes{{device="cuda:{i}",kind="{kind}"}} {i + 1}.0\n'
+        for i in range(2)
+        for kind in ("allocated", "free")
+    )
+    shown = [(one.name, one.used, one.total) for one in memories(page + gpus)]
+    assert shown[2:] == [("GPU cuda:0", 1, 2), ("GPU cuda:1", 2, 4)]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from service.contracts.jobs import now
 from service.queue import Heartbeat, WorkerBeat, connect
 from service.settings import Settings
 
+MAP = "0-39@cuda:0,40-79@cuda:1"
+
 
 @pytest.fixture
 def redis(settings: Settings) -> Redis:
@@ -21,7 +23,9 @@ def redis(settings: Settings) -> Redis:
 
 def follower(**more: object) -> WorkerBeat:
     known = {"instance": "f1", "pid": 7, "model": "m", "started_at": now(), "role": "follower"}
-    return WorkerBeat.model_validate({**known, "head": "v0", "host": "here", "load": 3, **more})
+    return WorkerBeat.model_validate(
+        {**known, "head": "v0", "host": "here", "load": 3, "device": MAP, **more}
+    )
 
 
 def test_the_writer_and_its_followers_are_listed(
@@ -32,6 +36,7 @@ def test_the_writer_and_its_followers_are_listed(
     writer, other = client.workers()
     assert (writer.role, writer.behind) == ("writer", False)
     assert (other.role, other.pid, other.host, other.load) == ("follower", 7, "here", 3)
+    assert other.device == MAP
     assert other.heartbeat_age_s < 60
     made = add_version(worker.store)
     move(worker.store, made, expected="v0", fence=9)

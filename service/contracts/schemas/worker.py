@@ -20,8 +20,9 @@ class WorkerRequest(BaseModel):
 
     ``versions`` are resolved ids; ``pinned`` are those among them that were named, not meant by
     ``head``.  ``deadline`` is a Unix time in seconds after which nobody
-    waits any more.  ``request_id`` and ``traceparent`` are those of the HTTP
-    request.
+    waits any more, by the clock of whoever reads it; ``left_s`` is how long that was when the
+    request was sent, as clocks of two hosts differ.  ``request_id`` and ``traceparent`` are those
+    of the HTTP request.
     """
 
     id: str
@@ -31,6 +32,7 @@ class WorkerRequest(BaseModel):
     deadline: float
     versions: list[str] = Field(default_factory=list)
     pinned: list[str] = Field(default_factory=list)
+    left_s: float | None = None
     body: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -94,6 +96,18 @@ class WorkerInfo(BaseModel):
     started_at: datetime
 
 
+class Fetching(BaseModel):
+    """How a follower fares that fetches versions from the api, as it has no share of the disk."""
+
+    away_s: float | None = Field(
+        default=None, description="How long the api has not answered it; null: it answers."
+    )
+    trouble: str | None = Field(
+        default=None, description="What it could not fetch when it last tried, and why."
+    )
+    cached_bytes: int = Field(default=0, description="Size of what it keeps on its own disk.")
+
+
 class WorkerOut(BaseModel):
     """A worker that was heard of in the last seconds.
 
@@ -117,3 +131,6 @@ class WorkerOut(BaseModel):
     jobs: bool
     load: int
     job: str | None = Field(description="The job of the read lane that it works on.")
+    fetching: Fetching | None = Field(
+        default=None, description="Of a follower that does not share the store's disk."
+    )

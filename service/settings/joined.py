@@ -96,15 +96,6 @@ class Settings(ExecutorFields, WorkingFields, LimitFields, EditingFields, Servin
         return self
 
     @model_validator(mode="after")
-    def _fetched_by_followers_only(self) -> Settings:
-        if self.store_url is not None and self.role != "follower":
-            raise ValueError(
-                "JEEP_STORE_URL: only a follower fetches versions; leave it out here, or set "
-                "JEEP_ROLE=follower"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _open_to_this_machine_only(self) -> Settings:
         if self.auth == "off" and not is_loopback(self.host):
             raise ValueError(

@@ -31,7 +31,7 @@ from service.store.fetched.cache import Cache
 from service.store.files import encode, replace
 from service.store.store import Store
 from service.store.tensors import KEY, Tensors, safetensors_header
-from service.store.versions import Versions
+from service.store.versions import VERSION_ID, Versions
 
 AT_A_TIME = 4
 """Tensors of a version that are fetched side by side."""
@@ -168,7 +168,7 @@ def with_room(trim: Trim, write: Callable[[], object]) -> None:
             trim(0)
             write()
     except OSError as error:
-        raise NotFetched(f"what is fetched cannot be written (JEEP_STORE): {error}") from error
+        raise NotFetched(f"what is fetched cannot be written (JEEP_STORE): {error}") from None
 
 
 class FetchedVersions(Versions):
@@ -197,6 +197,8 @@ class FetchedVersions(Versions):
         try:
             found = super().parsed(version_id)
         except (UnknownVersion, CorruptFile):
+            if not VERSION_ID.fullmatch(version_id):
+                raise
             self._bring(version_id, 1)
             found = super().parsed(version_id)
         else:

@@ -138,8 +138,9 @@ class TestReading:
             load(copy, version)
 
     def test_of_what_is_not_there_says_so(self, copy: FetchedStore) -> None:
-        with pytest.raises(UnknownVersion):
-            copy.versions.read("v7")
+        for version in ("v7", "../v0"):
+            with pytest.raises(UnknownVersion):
+                copy.versions.read(version)
 
 
 class TestRoom:

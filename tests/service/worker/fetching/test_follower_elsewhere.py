@@ -6,19 +6,24 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from support.service.thin_versions import add_edit
 
 from jeep_core.models.loading import LoadedModel
 from service.client import ApiError, Client
+from service.contracts.jobs import now
 from service.contracts.schemas.access import Scope
 from service.contracts.schemas.worker import WorkerOut
 from service.ops.health import check_worker
-from service.settings import EXIT_CONFIG, Settings, SettingsError, load_settings
+from service.queue import WorkerBeat
+from service.settings import EXIT_CONFIG, Settings
 from service.store import Store
 from service.worker.members import follower as member
 from service.worker.members.follower import Follower
+from service.worker.process import Worker
 
 MakeSettings = Callable[..., Settings]
 
@@ -92,7 +97,23 @@ def test_it_says_why_it_cannot_join(
     assert "this follower cannot join: JEEP_STORE_KEY" in caplog.text
 
 
-def test_only_followers_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JEEP_STORE_URL", "http://127.0.0.1:8000")
-    with pytest.raises(SettingsError, match="JEEP_STORE_URL: only a follower"):
-        load_settings()
+@pytest.mark.parametrize(
+    ("away_s", "head_there", "takes"),
+    [(None, "v2", True), (3.0, "v1", True), (3.0, "v2", False), (3.0, None, True)],
+)
+def test_while_head_cannot_be_followed_others_are_asked(
+    away_s: float | None, head_there: str | None, takes: bool
+) -> None:
+    follower = Follower(Settings())
+    elsewhere: Any = SimpleNamespace(link=SimpleNamespace(away_s=away_s))
+    beat = WorkerBeat(instance="w", pid=1, model="m", started_at=now(), head=head_there)
+    members: Any = SimpleNamespace(writer=lambda: beat)
+    head: Any = SimpleNamespace(version="v1")
+    assert not follower._left_behind(members, head)
+    follower._elsewhere = elsewhere
+    assert follower._left_behind(members, head) != takes
+
+
+def test_only_followers_fetch(caplog: pytest.LogCaptureFixture) -> None:
+    assert Worker(Settings(store_url="http://127.0.0.1:8000")).run() == EXIT_CONFIG
+    assert "JEEP_STORE_URL: only a follower" in caplog.text

@@ -26,7 +26,7 @@ class FollowingCalls(Transport):
     def store_change(self, tag: str, wait: float) -> tuple[StoreState, str] | None:
         """The state of the store with its tag, as soon as that is not ``tag``.
 
-        ``tag`` is "" at first.  None: it has not changed within ``wait`` seconds, 20 at most.
+        ``tag`` is "" at first.  None: it has not changed within ``wait`` seconds, 4 at most.
         """
         headers = {"If-None-Match": tag} if tag else {}
         params = {"wait": str(wait)}

@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from service.contracts.schemas.effects.drift import Drift
     from service.contracts.schemas.effects.earlier import EarlierFacts
     from service.contracts.schemas.exports import Export
-    from service.contracts.schemas.following import StoreState
     from service.contracts.schemas.jobs import (
         EditSummary,
         EvaluationSummary,
         ExportSummary,
         ProbeSummary,
     )
+    from service.contracts.schemas.worker import StoreState
 
 Records = Sequence[Mapping[str, Any]]
 """Answers as they came in JSON."""

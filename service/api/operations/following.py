@@ -23,7 +23,7 @@ from service.api.http.ranges import FILE, data_in_parts, unchanged
 from service.api.state import ApiState, State
 from service.contracts.schemas import Manifest, TensorRef
 from service.contracts.schemas.access import Scope
-from service.contracts.schemas.following import (
+from service.contracts.schemas.worker import (
     LONGEST_LINE,
     LONGEST_WAIT_S,
     StoreState,

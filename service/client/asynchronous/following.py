@@ -12,7 +12,7 @@ from service.client.files import StrPath
 from service.client.requests import segment
 from service.contracts.schemas import Manifest
 from service.contracts.schemas.exports import ExportFile
-from service.contracts.schemas.following import StoreState, VersionLine
+from service.contracts.schemas.worker import StoreState, VersionLine
 
 
 class FollowingCalls(Transport):

@@ -13,7 +13,7 @@ from service.client.requests import segment
 from service.client.synchronous.transport import Transport
 from service.contracts.schemas import Manifest
 from service.contracts.schemas.exports import ExportFile
-from service.contracts.schemas.following import StoreState, VersionLine
+from service.contracts.schemas.worker import StoreState, VersionLine
 
 
 class FollowingCalls(Transport):

@@ -1,4 +1,4 @@
-"""The messages between api and worker."""
+"""The messages between api and worker, and what a follower on another host is told of a store."""
 
 from __future__ import annotations
 
@@ -7,12 +7,19 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from service.contracts.schemas.versions import Head, Manifest
+
 RequestKind = Literal["generate", "complete", "explain", "rollback", "activate", "restore"]
 """The kinds of request that a worker answers without a job."""
 WRITING = ("rollback", "activate", "restore")
 """Those that change the store, so that the writer alone answers them, and never twice."""
 Role = Literal["writer", "follower"]
 WorkerState = Literal["ready", "draining", "stuck"]
+
+LONGEST_LINE = 64
+"""Versions that are given in one answer."""
+LONGEST_WAIT_S = 4.0
+"""For a change of a store's state: less than an api that is told to end gives its requests."""
 
 
 class WorkerRequest(BaseModel):
@@ -134,3 +141,23 @@ class WorkerOut(BaseModel):
     fetching: Fetching | None = Field(
         default=None, description="Of a follower that does not share the store's disk."
     )
+
+
+class StoreState(BaseModel):
+    """The state of a store: which one it is, the model that its writer has published, and head.
+
+    ``format`` is the version of its files.  ``model_hash``, ``info`` and ``head`` are missing
+    before a writer has published its model.
+    """
+
+    id: str
+    format: int
+    model_hash: str | None = None
+    info: WorkerInfo | None = None
+    head: Head | None = None
+
+
+class VersionLine(BaseModel):
+    """A version and those that it is built on, as they are stored."""
+
+    data: list[Manifest] = Field(description="From the version that was named towards the base.")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from service.contracts.schemas import Manifest, TensorRef
-from service.contracts.schemas.following import LONGEST_LINE
+from service.contracts.schemas.worker import LONGEST_LINE
 from service.store.errors import (
     CorruptFile,
     CorruptTensor,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from service.client import ApiError, Client, ClientError
-from service.contracts.schemas.following import StoreState
+from service.contracts.schemas.worker import StoreState
 from service.store import WrongFormat
 from service.store.files import encode, replace
 from service.store.store import FORMAT, StoreFormat, StoreIdentity, StoreModel

@@ -146,18 +146,29 @@ class TestReading:
             VersionViews(base, copy).get("v1")
         assert copy.tensors.path(other.sha256).exists()
 
-    def test_one_that_is_removed_while_it_is_fetched_says_so(
-        self, copy: FetchedStore, published: Store, base: LoadedModel
-    ) -> None:
-        copy.versions.read("v1")
+    @pytest.mark.parametrize("known_to_the_api", [True, False])
+    def test_one_that_is_moved_aside_while_it_is_fetched_says_so(
+        self, served: Settings, following: MakeSettings, published: Store, base: LoadedModel,
+        stack: ExitStack, known_to_the_api: bool,
+    ) -> None:  # fmt: skip
+        with running(served) as address:
+            copy = opened(Elsewhere(following(store_url=address), stack))
+            manifest = copy.versions.read("v1")
+            if known_to_the_api:
+                self.assert_gone(copy, published, base)
+        if not known_to_the_api:
+            with running(served, int(address.rpartition(":")[2])):
+                self.assert_gone(copy, published, base)
+        assert not any(copy.tensors.path(ref.sha256).exists() for ref in manifest.tensors)
+
+    def assert_gone(self, copy: FetchedStore, published: Store, base: LoadedModel) -> None:
+        """As a repair leaves it."""
+        refs = published.versions.read("v1").tensors
         (published.root / "versions" / "v1").rename(published.root / "aside")
-        published.versions._manifests.clear()
-        with pytest.raises((UnknownVersion, NotFetched)):
-            VersionViews(base, opened_without_memory(copy)).get("v7")
-
-
-def opened_without_memory(copy: FetchedStore) -> FetchedStore:
-    return FetchedStore(copy.root, copy._cache, copy._source)
+        for ref in refs:
+            published.tensors.path(ref.sha256).unlink()
+        with pytest.raises((UnknownVersion, CorruptTensor), match="v1"):
+            VersionViews(base, copy).get("v1")
 
 
 class TestHead:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 
 from service.client import ApiError, ClientError
@@ -12,15 +13,17 @@ REFUSALS = ("no_key", "invalid_key", "insufficient_scope")
 """Codes of answers that say that the key is no good."""
 
 
-class Link:
-    """The state of the connection to an api at ``url``; for any thread.
+KEPT = 32
+"""Things that were not given, at most."""
 
-    ``failed``: what could not be fetched when something was last asked for, and why.
-    """
+
+class Link:
+    """The state of the connection to an api at ``url``; for any thread."""
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.failed: str | None = None
+        self._missed: dict[str, str] = {}
+        self._lock = threading.Lock()
         self._silence: str | None = None
         self._away_since: float | None = None
 
@@ -32,8 +35,21 @@ class Link:
 
     @property
     def trouble(self) -> str | None:
-        """Why the api does not answer, else what it did not give."""
-        return self._silence or self.failed
+        """Why the api does not answer, else what it did not give when it was last asked."""
+        with self._lock:
+            return self._silence or next(reversed(self._missed.values()), None)
+
+    def missed(self, what: str, error: ClientError) -> None:
+        """Note that something was not given."""
+        with self._lock:
+            self._missed[what] = f"{what}: {error}"
+            while len(self._missed) > KEPT:
+                del self._missed[next(iter(self._missed))]
+
+    def got(self, what: str) -> None:
+        """Note that it was given."""
+        with self._lock:
+            self._missed.pop(what, None)
 
     def answers(self) -> None:
         """Note that it has answered."""

@@ -64,7 +64,7 @@ class ApiSource:
             found = _patiently(call)
         except ApiError as error:
             FETCHES.labels("failed").inc()
-            self._link.failed = f"{what}: {error}"
+            self._link.missed(what, error)
             if error.code == UnknownVersion.code:
                 raise UnknownVersion(version) from None
             if error.code == CorruptFile.code:
@@ -74,14 +74,14 @@ class ApiSource:
             raise NotFetched(f"{what} cannot be had from {self._link.url}: {error}") from None
         except DamagedDownload as error:
             FETCHES.labels("damaged").inc()
-            self._link.failed = f"{what}: {error}"
+            self._link.missed(what, error)
             raise NotFetched(f"{what} cannot be had from {self._link.url}: {error}") from None
         except (Unreachable, BadAnswer) as error:
             FETCHES.labels("failed").inc()
             self._link.is_silent(error)
             raise NotFetched(f"{what} cannot be had from {self._link.url}: {error}") from None
         FETCHES.labels("fetched").inc()
-        self._link.failed = None
+        self._link.got(what)
         return found
 
 

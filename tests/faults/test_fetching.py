@@ -1,0 +1,1 @@
+apart/test_fetching.py

@@ -1,1 +1,0 @@
-apart/test_fetching.py

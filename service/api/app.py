@@ -28,7 +28,7 @@ from service.api.openai import tokenizers
 from service.api.openai.app import PATH as OPENAI
 from service.api.openai.app import openai_app
 from service.api.openai.errors import openai_error
-from service.api.operations import audit, documentation, health, metrics, workers
+from service.api.operations import audit, documentation, following, health, metrics, workers
 from service.api.reconcile import Reconciler
 from service.api.resources import (
     drifts,
@@ -75,6 +75,7 @@ ROUTES = (
     tokenizers,
     health,
     workers,
+    following,
     metrics,
     audit,
     documentation,

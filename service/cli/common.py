@@ -77,7 +77,7 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 
 
-NEVER_FLAGS = frozenset({"judge_key"})
+NEVER_FLAGS = frozenset({"judge_key", "store_key"})
 """Secrets that are read from the environment alone: everybody on the machine sees flags."""
 
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         ExportSummary,
         ProbeSummary,
     )
+    from service.contracts.schemas.worker import StoreState
 
 Records = Sequence[Mapping[str, Any]]
 """Answers as they came in JSON."""
@@ -263,13 +264,33 @@ def workers(answers: Sequence[WorkerOut]) -> RenderableType:
             table,
             f"{one.pid} on {one.host}" if one.host else one.pid,
             one.role,
-            one.state,
+            _worker_state(one),
             f"{one.head} (behind)" if one.behind else one.head,
             "yes" if one.takes else "no",
             one.load,
             one.job,
             f"{one.heartbeat_age_s:.1f} s ago",
         )
+    return table
+
+
+def _worker_state(one: WorkerOut) -> str:
+    away_s = one.fetching.away_s if one.fetching else None
+    return one.state if away_s is None else f"{one.state}, api away for {away_s:.0f} s"
+
+
+def followed(answer: StoreState) -> RenderableType:
+    """A store as a follower on another host is told of it."""
+    table = Listing("store", "model", "release", "head", "moved")
+    info, head = answer.info, answer.head
+    _row(
+        table,
+        answer.id,
+        info.model if info else None,
+        info.release if info else None,
+        head.version if head else None,
+        f"{head.move.when:{TIME}}" if head else None,
+    )
     return table
 
 

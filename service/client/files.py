@@ -75,9 +75,23 @@ def remove_former(folder: Path, files: Sequence[ExportFile]) -> None:
         inside(folder, name).unlink(missing_ok=True)
 
 
-def is_whole(path: Path, file: ExportFile) -> bool:
-    """Whether a file is there with its size and hash."""
-    if not path.is_file() or path.stat().st_size != file.bytes:
+def begin(part: Path, head: bytes) -> None:
+    """Make a part that begins with ``head``, unless there is one to go on with."""
+    if part.is_file():
+        with part.open("rb") as there:
+            if there.read(len(head)) == head:
+                return
+    part.write_bytes(head)
+
+
+def is_whole(path: Path, file: ExportFile, before: int = 0) -> bool:
+    """Whether a file is there with its size and hash, after so many bytes ``before`` it."""
+    if not path.is_file() or path.stat().st_size != before + file.bytes:
         return False
     with path.open("rb") as data:
+        data.seek(before)
         return hashlib.file_digest(data, "sha256").hexdigest() == file.sha256
+
+
+def untold(file: ExportFile, done: int) -> None:
+    """For files that nobody asked to be told of."""

@@ -81,6 +81,7 @@ STATUS: Mapping[str, int] = {
     "out_of_memory": 503,
     "request_lost": 503,
     "stopping": 503,
+    "version_not_fetched": 503,
     "worker_timeout": 504,
     "disk_full": 507,
     "store_full": 507,

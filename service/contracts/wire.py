@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from jeep_core.spec.finite import json_text
 from service.contracts.jobs import TERMINAL, Job, JobStatus, Lane, Progress
-from service.contracts.schemas.worker import Role, WorkerState
+from service.contracts.schemas.worker import Fetching, Role, WorkerState
 
 GROUP = "worker"
 CONSUMER = "worker"
@@ -141,7 +141,9 @@ class WorkerBeat(BaseModel):
     has followed head to, ``load`` the number of requests that it holds, ``job`` the one of the read
     lane that it works on.  ``takes``: it takes requests from the stream that all share; ``jobs``:
     it takes jobs that are shared.  ``state`` is ``ready``, ``draining`` (it has been told to stop)
-    or ``stuck`` (what it decodes does not go on).  ``device``: where its model lies.
+    or ``stuck`` (what it decodes does not go on).  ``device``: where its model lies.  ``fetching``:
+    of a follower that does not share the store's disk.  ``sent_at`` is by the clock of the queue's server, as those of two hosts
+    differ; ``age_s`` is how long ago that is, for whoever has read it.
     """
 
     instance: str
@@ -160,7 +162,9 @@ class WorkerBeat(BaseModel):
     takes: bool = True
     jobs: bool = True
     state: WorkerState = "ready"
+    fetching: Fetching | None = None
     sent_at: datetime | None = None
+    age_s: float | None = None
 
 
 @dataclass(frozen=True)

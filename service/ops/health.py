@@ -14,6 +14,7 @@ from jeep_core.errors import Coded
 from service.queue import Keys, Members, QueueFailure, WorkerBeat, connect, is_worker_alive
 from service.settings import Settings, SettingsError, load_settings
 from service.store import Store, StoreError
+from service.store.fetched.cache import followed_id
 
 PATIENCE_S = 3.0
 
@@ -46,13 +47,18 @@ def check_worker(settings: Settings) -> None:
     client = connect(settings.redis_url, retries=0)
     try:
         if settings.role == "follower":
-            check_follower(
-                Members(client, Keys(Store.open(settings.store, following=True).id)).followers()
-            )
+            check_follower(Members(client, Keys(_followed(settings))).followers())
         elif not is_worker_alive(client, Keys(Store.open(settings.store).id)):
             raise Unhealthy("no worker has been heard of for some seconds")
     finally:
         client.close()
+
+
+def _followed(settings: Settings) -> str:
+    """The id of the store that a follower follows."""
+    if settings.store_url is not None:
+        return followed_id(settings.store)
+    return Store.open(settings.store, following=True).id
 
 
 def check_follower(followers: Sequence[WorkerBeat]) -> None:

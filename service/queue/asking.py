@@ -31,14 +31,14 @@ from service.queue.errors import (
     RequestTimeout,
     WorkerGone,
 )
-from service.queue.members import beats
+from service.queue.members import beats, heard
 
 log = logging.getLogger(__name__)
 POLL_MS = 1000
 ANSWER_S = 5.0
 """Longest wait for an answer of a server that hangs: a person is waiting."""
 STALL_S = 30.0
-ELSEWHERE = ("stopping", "unknown_version")
+ELSEWHERE = ("stopping", "unknown_version", "version_not_fetched")
 """Errors of a worker that another one need not have: the api has seen every version it asks for."""
 OWN = ("taken", "progress")
 """Replies that are not for who asks."""
@@ -75,11 +75,12 @@ class Asking:
             async with self._client.pipeline(transaction=False) as pipe:
                 pipe.get(self._keys.worker)
                 pipe.zrange(self._keys.followers, 0, -1)
-                writer, ids = await pipe.execute()
+                pipe.time()
+                writer, ids, moment = await pipe.execute()
             found: Any = []
             if ids:
                 found = await self._client.mget([self._keys.follower(one) for one in ids])
-        return beats([writer, *found])
+        return heard(beats([writer, *found]), moment)
 
     async def ask(self, request: WorkerRequest) -> AsyncGenerator[WorkerReply, None]:
         """Send a request to a worker and yield its answers, including the last one."""
@@ -157,11 +158,12 @@ class Asking:
         return self._keys.mailbox(worker.instance)
 
     async def _put(self, stream: str, request: WorkerRequest) -> str:
+        sent = request.model_copy(update={"left_s": request.deadline - time.time()})
         try:
             async with asyncio.timeout(ANSWER_S):
                 entry: Any = await self._client.xadd(
                     stream,
-                    {"request": request.model_dump_json()},
+                    {"request": sent.model_dump_json()},
                     maxlen=wire.REQUESTS_KEPT,
                     approximate=True,
                 )

@@ -53,6 +53,11 @@ class Members:
                     if free and one["name"] not in {*alive, wire.CONSUMER}:
                         self._client.xgroup_delconsumer(stream, wire.GROUP, one["name"])
 
+    def writer(self) -> wire.WorkerBeat | None:
+        """The writer's last heartbeat, None where it does not live."""
+        self._refresh()
+        return self._writer
+
     def _refresh(self) -> None:
         with self._lock:
             if time.monotonic() - self._read_at < FRESH_S:
@@ -72,3 +77,20 @@ class Members:
 def beats(texts: Sequence[str | None]) -> list[wire.WorkerBeat]:
     """The heartbeats among what was found under their keys."""
     return [wire.WorkerBeat.model_validate_json(text) for text in texts if text]
+
+
+def heard(found: Sequence[wire.WorkerBeat], moment: tuple[int, int]) -> list[wire.WorkerBeat]:
+    """Heartbeats with how long ago each was, by the time (s, µs) of the queue's server."""
+    now_s = unix_time(moment)
+    return [
+        one.model_copy(update={"age_s": max(0.0, now_s - one.sent_at.timestamp())})
+        if one.sent_at is not None
+        else one
+        for one in found
+    ]
+
+
+def unix_time(moment: tuple[int, int]) -> float:
+    """Seconds from the answer of ``TIME``: the one clock that all who use the queue share."""
+    seconds, micros = moment
+    return seconds + micros / 1e6

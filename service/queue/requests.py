@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
@@ -14,11 +15,11 @@ from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from service.contracts import wire
-from service.contracts.jobs import now
 from service.contracts.schemas import WorkerReply, WorkerRequest
 from service.queue.connection import block_ms
 from service.queue.errors import translated, translating
 from service.queue.jobs import create_group
+from service.queue.members import unix_time
 
 _log = logging.getLogger(__name__)
 
@@ -49,8 +50,8 @@ class RequestQueue:
         entries = self._read(block_ms(wait_ms), count)
         if not entries:
             return []
-        texts = [fields["request"] for _, _, fields in entries]
-        requests = [WorkerRequest.model_validate_json(text) for text in texts]
+        clock: Any = self._client.time()
+        requests = [_received(entry, fields, unix_time(clock)) for _, entry, fields in entries]
         gone, moment = self.gone([request.id for request in requests]), time.time()
         wanted = [r for r in requests if r.id not in gone and r.deadline > moment]
         taken = WorkerReply(event="taken", data={"by": self.instance})
@@ -175,17 +176,32 @@ class Heartbeat:
 
     def _beat(self) -> None:
         with self._lock, self._client.pipeline(transaction=True) as pipe:
-            self._last = last = self._describe().model_copy(update={"sent_at": now()})
+            clock: Any = self._client.time()
+            moment = unix_time(clock)
+            sent_at = datetime.fromtimestamp(moment, UTC)
+            self._last = last = self._describe().model_copy(update={"sent_at": sent_at})
             alive, metrics = self._names()
             pipe.set(alive, last.model_dump_json(), px=self.TTL_MS)
             if self._metrics is not None:
                 pipe.set(metrics, self._metrics(), px=self.TTL_MS)
             pipe.expire(self._keys.mailbox(last.instance), wire.MAILBOX_TTL_S)
             if last.role == "follower":
-                moment = time.time()
                 pipe.zadd(self._keys.followers, {last.instance: moment})
                 pipe.zremrangebyscore(self._keys.followers, "-inf", moment - wire.FOLLOWERS_KEPT_S)
             pipe.execute()
+
+
+def _received(entry: str, fields: dict[str, str], clock_s: float) -> WorkerRequest:
+    """A request whose deadline is by this host's clock.
+
+    How long it has waited is known by the clock of the queue's server alone, which has made the
+    entry's id from it.
+    """
+    request = WorkerRequest.model_validate_json(fields["request"])
+    if request.left_s is None:
+        return request
+    waited_s = max(0.0, clock_s - int(entry.partition("-")[0]) / 1000)
+    return request.model_copy(update={"deadline": time.time() + request.left_s - waited_s})
 
 
 def is_worker_alive(client: Redis, keys: wire.Keys) -> bool:

@@ -4,6 +4,7 @@ It is authoritative; Redis only holds work in progress.  Every file is written u
 name, fsynced and renamed, so a process may be killed at any instant.
 """
 
+from service.contracts.schemas.versions import Head, Move
 from service.store.api_keys import without_keys
 from service.store.errors import (
     BadName,
@@ -18,6 +19,7 @@ from service.store.errors import (
     MissingTensor,
     NameTaken,
     NotAStore,
+    NotFetched,
     StaleFence,
     StoreBusy,
     StoreError,
@@ -32,7 +34,6 @@ from service.store.errors import (
     WrongRelease,
     is_disk_full,
 )
-from service.store.head import Head, Move
 from service.store.journal import Claim
 from service.store.store import Store
 from service.store.tensors import safetensors_header
@@ -53,6 +54,7 @@ __all__ = [
     "Move",
     "NameTaken",
     "NotAStore",
+    "NotFetched",
     "StaleFence",
     "Store",
     "StoreBusy",

@@ -10,6 +10,7 @@ StoreError
 ├ CorruptFile                 a file of the store cannot be read
 ├ CorruptTensor               bytes are not what their hash says
 │ └ MissingTensor             … or are not there at all
+├ NotFetched                  the api does not give what is not on this disk
 ├ HeadMoved, StaleFence       the commit came too late
 ├ ClaimLost                   another worker has begun the job that this one was doing
 ├ BadName, NameTaken          snapshot names
@@ -142,6 +143,12 @@ class CorruptTensor(StoreError):
 
 class MissingTensor(CorruptTensor):
     """A tensor's file is not there."""
+
+
+class NotFetched(StoreError):
+    """Something of a store on another host could not be had from its api, for now."""
+
+    code = "version_not_fetched"
 
 
 class HeadMoved(StoreError):

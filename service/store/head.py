@@ -5,13 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
-
-from pydantic import BaseModel, ConfigDict
 
 from jeep_core.storage.records import unsealed
 from service.contracts.jobs import now
+from service.contracts.schemas.versions import Head, Move
 from service.store.errors import (
     CorruptFile,
     ErrorLog,
@@ -24,33 +22,6 @@ from service.store.index.moves import Moves
 from service.store.versions import BASE, Versions
 
 log = logging.getLogger(__name__)
-
-
-class Move(BaseModel):
-    """One line of the reflog: ``previous`` is the version head came from."""
-
-    model_config = ConfigDict(frozen=True)
-
-    when: datetime
-    who: str
-    previous: str | None
-    to: str
-    why: str
-    job_id: str | None = None
-
-
-class Head(BaseModel):
-    """The committed version, the job that made it head, and the fence of the worker.
-
-    ``move`` is the reflog's last line, so that a reflog cut off by a crash can be completed.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    version: str
-    job_id: str | None
-    fence: int
-    move: Move
 
 
 class HeadPointer:

@@ -107,8 +107,8 @@ class Store:
     ) -> None:
         self.root, self._following = root, following
         self.errors = ErrorLog()
-        self.tensors = Tensors(root)
-        self.versions = Versions(root, self.tensors, self._visible, self.errors)
+        self.tensors = self._make_tensors()
+        self.versions = self._make_versions()
         self.head = HeadPointer(root, self.versions, self.errors)
         self.head_log = HeadLog(root, self.head)
         self.names = Names(root, self.versions, self.head)
@@ -126,6 +126,12 @@ class Store:
         self.targets = Targets(root)
         self.artefacts = Artefacts(root)
         self.base = BaseFiles(root)
+
+    def _make_tensors(self) -> Tensors:
+        return Tensors(self.root)
+
+    def _make_versions(self) -> Versions:
+        return Versions(self.root, self.tensors, self._visible, self.errors)
 
     @classmethod
     def open(

@@ -43,6 +43,15 @@ PUSHES = Counter(
     registry=REGISTRY,
 )
 TOKENS = Counter("jeep_generated_tokens", "Tokens that were generated.", registry=REGISTRY)
+FETCHES = Counter(
+    "jeep_fetches",
+    "Files and manifests that a follower without the store's disk has asked the api for.",
+    ("outcome",),
+    registry=REGISTRY,
+)
+FETCHED_BYTES = Counter(
+    "jeep_fetched_bytes", "Bytes of tensors that it has fetched.", registry=REGISTRY
+)
 BATCH_ROWS = Histogram(
     "jeep_decode_batch_rows",
     "Rows that one decoding step has served.",
@@ -52,6 +61,8 @@ BATCH_ROWS = Histogram(
 PHASES_KEPT = 48
 """Phases with a series of their own; further ones, of editors from elsewhere, are ``other``."""
 
+for _fetch in ("fetched", "failed", "damaged"):
+    FETCHES.labels(_fetch)
 for _kind in JobKind:
     for _outcome in TERMINAL:
         JOBS.labels(_kind.value, _outcome.value)

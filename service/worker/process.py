@@ -72,6 +72,9 @@ class Worker:
 
     def run(self) -> int:
         """Work until stopped; the exit code."""
+        if self.settings.store_url is not None:
+            log.error("JEEP_STORE_URL: only a follower fetches versions; set JEEP_ROLE=follower")
+            return EXIT_CONFIG
         with ExitStack() as stack:
             try:
                 store = Store.open(

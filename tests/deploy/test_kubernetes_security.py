@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from support.kubernetes import (
+    APART,
     INTERNET,
     OVERLAYS,
     STRANGER,
@@ -110,7 +111,8 @@ class TestNetwork:
             name
             for name, pods in every.items()
             for volume in pods.spec["volumes"]
-            if volume.get("secret", {}).get("secretName") == "jeep-redis"
+            for item in volume.get("secret", {}).get("items", ())
+            if item["key"] == "redis_password"
         }
         assert reach == STORE == having - {"valkey"}
 
@@ -193,14 +195,31 @@ class TestRay:
 
 
 class TestStore:
-    def test_pods_with_the_store_are_on_the_node_of_the_store(self, objects: list[Object]) -> None:
+    @pytest.mark.parametrize("overlay", OVERLAYS)
+    def test_pods_with_the_store_are_on_the_node_of_the_store(self, overlay: str) -> None:
+        objects, having = rendered(overlay), STORE - ({"follower"} if overlay in APART else set())
         for name, pods in pods_of(objects).items():
             claims = [v.get("persistentVolumeClaim", {}) for v in pods.spec["volumes"]]
             has_store = "store" in [claim.get("claimName") for claim in claims]
-            assert has_store == (name in STORE)
+            assert has_store == (name in having)
             assert (pods.spec.get("nodeSelector") == {"jeep-edit/store": "here"}) == has_store
         store = named(objects, "PersistentVolumeClaim", "store")
         assert store["spec"]["accessModes"] == ["ReadWriteOnce"]
+
+    @pytest.mark.parametrize("overlay", APART)
+    def test_followers_without_it_have_a_folder_and_a_way_to_the_api(self, overlay: str) -> None:
+        objects = rendered(overlay)
+        follower = pods_of(objects)["follower"]
+        given = variables(follower.container("worker"), objects)
+        assert given["JEEP_STORE_URL"] == "http://api"
+        [offered] = named(objects, "Service", "api")["spec"]["ports"]
+        assert (offered["port"], may_reach(objects, "follower", "api", 8000)) == (80, True)
+        [own] = [one for one in follower.spec["volumes"] if one["name"] == "store"]
+        room_gb = int(own["emptyDir"]["sizeLimit"].removesuffix("Gi"))
+        assert int(given["JEEP_STORE_CACHE_MB"]) < 1000 * room_gb
+        keys = [item["path"] for volume in follower.spec["volumes"]
+                for item in volume.get("secret", {}).get("items", ())]  # fmt: skip
+        assert sorted(keys) == ["jeep_redis_password", "jeep_store_key"]
 
     def test_there_is_one_writer_with_a_name_that_stays(self, objects: list[Object]) -> None:
         writers = []

@@ -14,6 +14,8 @@ from tools.rendered_manifests import KUBERNETES, RENDERED, overlays
 
 OVERLAYS = overlays()
 WITH_RAY = [name for name in OVERLAYS if name.endswith("-ray")]
+APART = [name for name in OVERLAYS if name.endswith("-apart")]
+"""Those whose followers do not share the store's volume."""
 WITH_GPU = [name for name in OVERLAYS if name.startswith("gpu")]
 COMPONENT = "app.kubernetes.io/component"
 

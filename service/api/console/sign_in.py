@@ -33,7 +33,7 @@ async def console(request: Request, state: State) -> Response:
         return RedirectResponse(SIGN_IN, 303)
     if caller.may(START.scope) and await run_in_threadpool(is_new, state.store):
         return RedirectResponse(START.path, 303)
-    return RedirectResponse(offered(caller)[0].path, 303)  # every scope opens a page
+    return RedirectResponse(offered(caller)[0].path, 303)  # who has signed in may open one
 
 
 @router.get(SIGN_IN)
@@ -62,6 +62,10 @@ async def sign_in(request: Request, state: State) -> Response:
         log.warning("a sign-in to the console was refused")
         refused = "This key is unknown or revoked. “jeep keys create NAME” makes one."
         return page(request, "sign_in.html", 401, next=target, refused=refused)
+    if not offered(caller_with(key)):
+        request.scope[PROBLEM] = "insufficient_scope"
+        refused = "This key is a follower's and opens no page. “jeep keys create NAME” makes one."
+        return page(request, "sign_in.html", 403, next=target, refused=refused)
     answer = RedirectResponse(target, 303)
     state.sessions.begin(key, request, answer)
     return answer

@@ -35,8 +35,9 @@ field, a JSON `pointer` into the body or the name of a `parameter`.  Every answe
 `{data, has_more, next}`; give `next` as `after`.
 
 **Access**: `Authorization: Bearer …` with an API key, which `jeep keys create` makes.  A key has
-scopes: `read`, `generate`, `edit`, `admin` (which includes the others); every operation names
-the one it needs.  A browser may read with the key as the password of its login.
+scopes: `read`, `generate`, `edit`, `follow` (for followers on other hosts), `admin` (which includes
+the others); every operation names the one it needs.  A browser may read with the key as the
+password of its login.
 """
 
 

@@ -96,6 +96,14 @@ def _workers(beats: Sequence[WorkerBeat]) -> list[Metric]:
     age = GaugeMetricFamily(
         "jeep_worker_heartbeat_age_seconds", "How long ago a worker was heard.", labels=labels
     )
+    away = GaugeMetricFamily(
+        "jeep_worker_api_away_seconds",
+        "How long a follower that fetches versions has not been answered; 0: it is answered.",
+        labels=labels,
+    )
+    cached = GaugeMetricFamily(
+        "jeep_worker_cached_bytes", "What such a follower keeps on its own disk.", labels=labels
+    )
     for one in described(beats, None):
         named = (one.instance, one.role)
         ready.add_metric(named, float(one.state == "ready"))
@@ -103,7 +111,10 @@ def _workers(beats: Sequence[WorkerBeat]) -> list[Metric]:
         age.add_metric(named, one.heartbeat_age_s)
         if one.head is not None:
             head.add_metric(named, int(one.head.removeprefix("v")))
-    return [ready, load, head, age]
+        if one.fetching is not None:
+            away.add_metric(named, one.fetching.away_s or 0.0)
+            cached.add_metric(named, one.fetching.cached_bytes)
+    return [ready, load, head, age, away, cached]
 
 
 def _targets(state: ApiState) -> Iterable[Metric]:

@@ -11,7 +11,6 @@ from pydantic import BaseModel
 from service.api.http.access import needs
 from service.api.http.problems import documented
 from service.api.state import ApiState, State, queue_or_503
-from service.contracts.jobs import now
 from service.contracts.schemas import WorkerOut
 from service.contracts.schemas.access import Scope
 from service.queue import WorkerBeat
@@ -46,7 +45,6 @@ async def workers(state: ApiState) -> list[WorkerOut]:
 
 def described(beats: Sequence[WorkerBeat], head: str | None) -> list[WorkerOut]:
     """Heartbeats as they are shown, where ``head`` is head now."""
-    moment = now()
     return [
         WorkerOut(
             instance=one.instance,
@@ -57,7 +55,7 @@ def described(beats: Sequence[WorkerBeat], head: str | None) -> list[WorkerOut]:
             release=one.release,
             device=one.device,
             started_at=one.started_at,
-            heartbeat_age_s=max(0.0, (moment - (one.sent_at or moment)).total_seconds()),
+            heartbeat_age_s=one.age_s or 0.0,
             head=one.head,
             behind=head is not None and one.head != head,
             versions=one.versions,
@@ -65,6 +63,7 @@ def described(beats: Sequence[WorkerBeat], head: str | None) -> list[WorkerOut]:
             jobs=one.jobs,
             load=one.load,
             job=one.job,
+            fetching=one.fetching,
         )
         for one in beats
     ]

@@ -12,7 +12,18 @@ from typing import Annotated
 import typer
 
 from jeep_core.text.counting import counted
-from service.cli.common import EXIT_FAILED, EXIT_USAGE, AsJson, StoreFolder, complain, out
+from service.cli import tables
+from service.cli.common import (
+    EXIT_FAILED,
+    EXIT_USAGE,
+    AsJson,
+    StoreFolder,
+    Url,
+    complain,
+    connected,
+    out,
+    show,
+)
 from service.cli.groups import group as new_group
 from service.cli.library import worker_part
 from service.cli.listing import Listing
@@ -119,6 +130,16 @@ def du_store(store: StoreFolder = None, as_json: AsJson = False) -> None:
     out.print(table)
     said = f"limit {limit:,} bytes" if limit else "no limit (JEEP_MAX_STORE_MB)"
     out.print(f"{said}, {free:,} bytes free on the disk", markup=False)
+
+
+@group.command("state")
+def show_state(as_json: AsJson = False, url: Url = None) -> None:
+    """Show what a follower on another host is told of a service's store.
+
+    It needs a key with the scope follow, as such a follower does: try its address and key with it.
+    """
+    with connected(url) as client:
+        show(client.store_state(), as_json, tables.followed)
 
 
 @group.command("check-disk")

@@ -12,6 +12,7 @@ from service.client.asynchronous.edits import EditCalls
 from service.client.asynchronous.effects import EffectCalls
 from service.client.asynchronous.evaluations import EvaluationCalls
 from service.client.asynchronous.exports import ExportCalls
+from service.client.asynchronous.following import FollowingCalls
 from service.client.asynchronous.generation import GenerationCalls
 from service.client.asynchronous.hypernetworks import Hypernetworks
 from service.client.asynchronous.jobs import JobCalls
@@ -29,6 +30,7 @@ class AsyncClient(
     EffectCalls,
     EvaluationCalls,
     ExportCalls,
+    FollowingCalls,
     GenerationCalls,
     Hypernetworks,
     JobCalls,

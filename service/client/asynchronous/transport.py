@@ -15,12 +15,21 @@ from httpx_sse import EventSource, ServerSentEvent
 from pydantic import BaseModel
 
 from service.client.asynchronous.aside import aside, sleep
-from service.client.errors import ClientClosed, Unreachable, refusal, translated
+from service.client.errors import (
+    ClientClosed,
+    DamagedDownload,
+    Unreachable,
+    refusal,
+    translated,
+)
+from service.client.files import PART, OnFile, begin, is_whole, untold
 from service.client.requests import address, authorization, with_body
 from service.contracts.schemas import JobOut
+from service.contracts.schemas.exports import ExportFile
 
 M = TypeVar("M", bound=BaseModel)
 
+_CHUNK = 2**20
 RETRIES = 4
 """Tries of a request that the service did not get or could not serve yet."""
 
@@ -126,6 +135,54 @@ class Transport:
             part.unlink(missing_ok=True)
         return size
 
+    async def _fetch(
+        self, url: str, path: Path, file: ExportFile, on_file: OnFile = untold, head: bytes = b""
+    ) -> None:
+        """One file, from where an earlier try ended; a damaged one is fetched once more.
+
+        It appears under its name when it has its hash.  ``head`` is put before what is fetched.
+        """
+        part = path.with_name(path.name + PART)
+        for _ in range(2):
+            await aside(begin, part, head)
+            await self._fill(url, part, file, on_file, len(head))
+            if await aside(is_whole, part, file, len(head)):
+                part.replace(path)
+                return
+            part.unlink()
+        raise DamagedDownload(f"{path} arrived damaged twice: the service's own files may be")
+
+    async def _fill(
+        self, url: str, part: Path, file: ExportFile, on_file: OnFile, before: int
+    ) -> None:
+        """Append to a part until it has the file's size; connections may break."""
+        broken = 0
+        while (done := part.stat().st_size - before) < file.bytes:
+            try:
+                await self._append(url, part, file, done, on_file, before)
+            except Unreachable:
+                broken = 0 if part.stat().st_size - before > done else broken + 1
+                if broken >= RETRIES:
+                    raise
+                await sleep(0.2 * 2**broken)
+
+    async def _append(
+        self, url: str, part: Path, file: ExportFile, done: int, on_file: OnFile, before: int
+    ) -> None:
+        etag = f'"{file.sha256}"'
+        headers = {"Range": f"bytes={done}-", "If-Range": etag} if done else {}
+        headers["Accept-Encoding"] = "identity"
+        async with self._answering("GET", url, headers=headers) as response:
+            with part.open("r+b") as out:
+                done = done if response.status_code == httpx.codes.PARTIAL_CONTENT else 0
+                out.seek(before + done)
+                out.truncate()
+                async for chunk in response.aiter_bytes(_CHUNK):
+                    await aside(out.write, chunk)
+                    done += len(chunk)
+                    if done < file.bytes:  # its end is told when its hash has been compared
+                        on_file(file, done)
+
     async def _json(self, url: str) -> Any:
         """An answer as the JSON that it is."""
         response = await self._request("GET", url)
@@ -177,6 +234,6 @@ class Transport:
 
 
 async def check(response: httpx.Response) -> None:
-    """Raise `ApiError` for an answer that is not a success."""
-    if not response.is_success:
+    """Raise `ApiError` for an answer that is neither a success nor says that nothing is new."""
+    if not response.is_success and response.status_code != httpx.codes.NOT_MODIFIED:
         raise refusal(response, await response.aread())

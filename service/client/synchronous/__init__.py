@@ -11,6 +11,7 @@ from service.client.synchronous.edits import EditCalls
 from service.client.synchronous.effects import EffectCalls
 from service.client.synchronous.evaluations import EvaluationCalls
 from service.client.synchronous.exports import ExportCalls
+from service.client.synchronous.following import FollowingCalls
 from service.client.synchronous.generation import GenerationCalls
 from service.client.synchronous.hypernetworks import Hypernetworks
 from service.client.synchronous.jobs import JobCalls
@@ -28,6 +29,7 @@ class Client(
     EffectCalls,
     EvaluationCalls,
     ExportCalls,
+    FollowingCalls,
     GenerationCalls,
     Hypernetworks,
     JobCalls,

@@ -7,22 +7,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 from pydantic import BaseModel
 
 from jeep_core.spec.facts import fill
-from service.client.errors import DamagedDownload, NothingLost, Unreachable
-from service.client.files import PART, OnFile, StrPath, alone, inside, is_whole, remove_former
+from service.client.errors import NothingLost
+from service.client.files import OnFile, StrPath, alone, inside, is_whole, remove_former, untold
 from service.client.requests import given, segment
-from service.client.synchronous.aside import aside, sleep
-from service.client.synchronous.transport import RETRIES, Transport
+from service.client.synchronous.aside import aside
+from service.client.synchronous.transport import Transport
 from service.contracts.schemas import JobOut
-from service.contracts.schemas.exports import Export, ExportFile, ProofSheet
+from service.contracts.schemas.exports import Export, ProofSheet
 from service.contracts.schemas.jobs import ExportSummary
 
 MARGIN, STEPS = 6.0, 60
 """Of an edit that is to survive quantisation: nats, and passes at most."""
-_CHUNK = 2**20
 
 
 class _LiveFact(BaseModel):
@@ -120,7 +118,7 @@ class ExportCalls(Transport):
             OSError: a file cannot be written, its name leads out of the folder, or another
                 download into the folder is running.
         """
-        folder, told = Path(folder), on_file or _untold
+        folder, told = Path(folder), on_file or untold
         result = (self.export_result(export_id)).result
         url = f"/exports/{segment(export_id)}"
         if result is None:  # the answer says why
@@ -137,45 +135,3 @@ class ExportCalls(Transport):
                     self._fetch(f"{url}/files/{address}", path, file, told)
                 told(file, file.bytes)
         return paths
-
-    def _fetch(self, url: str, path: Path, file: ExportFile, on_file: OnFile) -> None:
-        """One file, from where an earlier try ended; a damaged one is fetched once more."""
-        part = path.with_name(path.name + PART)
-        for _ in range(2):
-            self._fill(url, part, file, on_file)
-            if aside(is_whole, part, file):
-                part.replace(path)
-                return
-            part.unlink()
-        raise DamagedDownload(f"{path} arrived damaged twice: the service's own files may be")
-
-    def _fill(self, url: str, part: Path, file: ExportFile, on_file: OnFile) -> None:
-        """Append to a part until it has the file's size; connections may break."""
-        broken = 0
-        while (done := part.stat().st_size if part.exists() else 0) < file.bytes:
-            try:
-                self._append(url, part, file, done, on_file)
-            except Unreachable:
-                broken = 0 if part.exists() and part.stat().st_size > done else broken + 1
-                if broken >= RETRIES:
-                    raise
-                sleep(0.2 * 2**broken)
-        part.touch()  # of an empty file
-
-    def _append(self, url: str, part: Path, file: ExportFile, done: int, on_file: OnFile) -> None:
-        etag = f'"{file.sha256}"'
-        headers = {"Range": f"bytes={done}-", "If-Range": etag} if done else {}
-        headers["Accept-Encoding"] = "identity"
-        with self._answering("GET", url, headers=headers) as response:
-            mode = "ab" if response.status_code == httpx.codes.PARTIAL_CONTENT else "wb"
-            with part.open(mode) as out:
-                done = out.tell()
-                for chunk in response.iter_bytes(_CHUNK):
-                    aside(out.write, chunk)
-                    done += len(chunk)
-                    if done < file.bytes:  # its end is told when its hash has been compared
-                        on_file(file, done)
-
-
-def _untold(file: ExportFile, done: int) -> None:
-    """Of a file that nobody asked to be told of."""

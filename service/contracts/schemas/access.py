@@ -15,6 +15,7 @@ class Scope(StrEnum):
     READ = "read"
     GENERATE = "generate"
     EDIT = "edit"
+    FOLLOW = "follow"
     ADMIN = "admin"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from jeep_core.text.joining import Join
 from service.contracts.schemas.base import MessageIn, Name, Request
@@ -50,6 +50,33 @@ class Manifest(BaseModel):
     staged: bool = False
     reapplied_from: str | None = None
     mended: list[MendedFact] = Field(default_factory=list)
+
+
+class Move(BaseModel):
+    """One line of the reflog: ``previous`` is the version head came from."""
+
+    model_config = ConfigDict(frozen=True)
+
+    when: datetime
+    who: str
+    previous: str | None
+    to: str
+    why: str
+    job_id: str | None = None
+
+
+class Head(BaseModel):
+    """The committed version, the job that made it head, and the fence of the worker.
+
+    ``move`` is the reflog's last line, so that a reflog cut off by a crash can be completed.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    version: str
+    job_id: str | None
+    fence: int
+    move: Move
 
 
 class FactEntry(BaseModel):

@@ -1,4 +1,4 @@
-"""The messages between api and worker."""
+"""The messages between api and worker, and what a follower on another host is told of a store."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from service.contracts.schemas.versions import Head, Manifest
+
 RequestKind = Literal["generate", "complete", "explain", "rollback", "activate", "restore"]
 """The kinds of request that a worker answers without a job."""
 WRITING = ("rollback", "activate", "restore")
@@ -14,14 +16,20 @@ WRITING = ("rollback", "activate", "restore")
 Role = Literal["writer", "follower"]
 WorkerState = Literal["ready", "draining", "stuck"]
 
+LONGEST_LINE = 64
+"""Versions that are given in one answer."""
+LONGEST_WAIT_S = 4.0
+"""For a change of a store's state: less than an api that is told to end gives its requests."""
+
 
 class WorkerRequest(BaseModel):
     """A request of the api that the worker answers immediately, without waiting for a job.
 
     ``versions`` are resolved ids; ``pinned`` are those among them that were named, not meant by
     ``head``.  ``deadline`` is a Unix time in seconds after which nobody
-    waits any more.  ``request_id`` and ``traceparent`` are those of the HTTP
-    request.
+    waits any more, by the clock of whoever reads it; ``left_s`` is how long that was when the
+    request was sent, as clocks of two hosts differ.  ``request_id`` and ``traceparent`` are those
+    of the HTTP request.
     """
 
     id: str
@@ -31,6 +39,7 @@ class WorkerRequest(BaseModel):
     deadline: float
     versions: list[str] = Field(default_factory=list)
     pinned: list[str] = Field(default_factory=list)
+    left_s: float | None = None
     body: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -95,6 +104,18 @@ class WorkerInfo(BaseModel):
     started_at: datetime
 
 
+class Fetching(BaseModel):
+    """How a follower fares that fetches versions from the api, as it has no share of the disk."""
+
+    away_s: float | None = Field(
+        default=None, description="How long the api has not answered it; null: it answers."
+    )
+    trouble: str | None = Field(
+        default=None, description="What it could not fetch when it last tried, and why."
+    )
+    cached_bytes: int = Field(default=0, description="Size of what it keeps on its own disk.")
+
+
 class WorkerOut(BaseModel):
     """A worker that was heard of in the last seconds.
 
@@ -121,3 +142,26 @@ class WorkerOut(BaseModel):
     jobs: bool
     load: int
     job: str | None = Field(description="The job of the read lane that it works on.")
+    fetching: Fetching | None = Field(
+        default=None, description="Of a follower that does not share the store's disk."
+    )
+
+
+class StoreState(BaseModel):
+    """The state of a store: which one it is, the model that its writer has published, and head.
+
+    ``format`` is the version of its files.  ``model_hash``, ``info`` and ``head`` are missing
+    before a writer has published its model.
+    """
+
+    id: str
+    format: int
+    model_hash: str | None = None
+    info: WorkerInfo | None = None
+    head: Head | None = None
+
+
+class VersionLine(BaseModel):
+    """A version and those that it is built on, as they are stored."""
+
+    data: list[Manifest] = Field(description="From the version that was named towards the base.")

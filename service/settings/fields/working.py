@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings
 
 
@@ -15,6 +15,18 @@ class WorkingFields(BaseSettings):
         default="writer",
         description="follower: a further worker on the same store and queue, which answers and "
         "measures and never writes.",
+    )
+    store_url: Annotated[str, Field(pattern=r"^https?://[!-~]+$")] | None = Field(
+        default=None,
+        description="The api from which a follower without the store's disk fetches versions; "
+        "JEEP_STORE is then a folder of its own.",
+    )
+    store_key: SecretStr | None = Field(
+        default=None, exclude=True, description="API key for that, with the scope follow."
+    )
+    store_cache_mb: Annotated[int, Field(ge=1)] = Field(
+        default=20_000,
+        description="Size of what such a follower keeps on its disk; versions in use stay.",
     )
     writer_answers: Literal["alone", "always"] = Field(
         default="alone",

@@ -26,11 +26,11 @@ from ulid import ULID
 
 from service.contracts.jobs import TERMINAL, Job, now
 from service.contracts.schemas import TensorRef
+from service.contracts.schemas.versions import Head
 from service.store.base.files import FOLDER
 from service.store.errors import CorruptFile, CorruptTensor, StoreError, UnknownVersion
 from service.store.exports import FOLDER as EXPORTS
 from service.store.files import TEMPORARY, encode, fsync_folder, held, read, replace
-from service.store.head import Head
 from service.store.index.database import FOLDER as INDEX
 from service.store.journal import OPEN
 from service.store.maintenance.disk import BEAT, HELD

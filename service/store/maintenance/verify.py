@@ -18,9 +18,9 @@ from service.contracts.schemas import Manifest, TensorRef, WorkerInfo
 from service.contracts.schemas.access import ApiKey
 from service.contracts.schemas.evaluation import SuiteInfo
 from service.contracts.schemas.targets import TargetRecord, TargetState
+from service.contracts.schemas.versions import Head
 from service.store.errors import CorruptFile, CorruptTensor, MissingTensor, StoreError
 from service.store.files import Model, difference, read
-from service.store.head import Head
 from service.store.index.checking import difference as difference_of_index
 from service.store.index.database import FOLDER as INDEX
 from service.store.index.database import NoIndex

@@ -25,9 +25,10 @@ from service.queue import (
     end_patience,
 )
 from service.settings import EXIT_CONFIG, Settings, SettingsError
-from service.store import NotAStore, Store, StoreError, StoreReplaced
+from service.store import NotAStore, NotFetched, Store, StoreError, StoreReplaced
 from service.store.store import check_identity
 from service.worker.executing import executor_of
+from service.worker.fetching.elsewhere import Elsewhere
 from service.worker.gate import Gate
 from service.worker.input_files import check_inputs
 from service.worker.lanes.read_lane import ReadLane
@@ -48,8 +49,8 @@ from service.worker.versions.views import VersionViews
 log = logging.getLogger(__name__)
 LOOK_S = 0.5
 EXIT_AGAIN = 75
-"""Exit code (EX_TEMPFAIL) of a follower that is to be started again: its decoding hangs, or its
-folder holds another store now."""
+"""Exit code (EX_TEMPFAIL) of a follower that is to be started again: its decoding hangs, its folder
+holds another store now, or the api broke off while it joined."""
 
 
 class NoLease:
@@ -71,6 +72,7 @@ class Follower:
         self._code = 0
         self._draining = False
         self._jobs = False
+        self._elsewhere: Elsewhere | None = None
 
     def run(self) -> int:
         """Work until stopped; the exit code."""
@@ -79,6 +81,8 @@ class Follower:
             return EXIT_CONFIG
         with ExitStack() as stack:
             try:
+                if self.settings.store_url is not None:
+                    self._elsewhere = Elsewhere(self.settings, stack, self._end)
                 store = self._joined()
                 if store is None:
                     return 0
@@ -86,6 +90,9 @@ class Follower:
                 base = load_base(self.settings)
                 check_base(store, base)
                 executor = executor_of(self.settings, stack)
+            except NotFetched as error:
+                log.error("this follower cannot join now: %s", error)
+                return EXIT_AGAIN
             except (StoreError, JeepError, SettingsError, OSError) as error:
                 log.error("this follower cannot join: %s", error)
                 return EXIT_CONFIG
@@ -104,26 +111,35 @@ class Follower:
         Raises:
             StoreError: it is no store, or its worker is of another release.
         """
-        waited = False
+        waited, where = False, self.settings.store_url or self.settings.store
         while not self.stop.is_set():
-            try:
-                store = Store.open(self.settings.store, following=True)
-            except NotAStore:
-                if not self.settings.store.is_dir():
-                    raise
-            else:
+            store = self._opened()
+            if store is not None:
                 info = store.base.info()
                 if info is not None:
                     check_release(info)
                     store.versions.keeps = KEPT_MANIFESTS
                     return store
             if not waited:
-                log.warning("%s has no model yet; waiting for its writer", self.settings.store)
+                log.warning("%s has no model yet; waiting for its writer", where)
             waited = True
             self.stop.wait(RETRY_S)
         return None
 
+    def _opened(self) -> Store | None:
+        """The store, None where it is not there yet."""
+        if self._elsewhere is not None:
+            return self._elsewhere.opened()
+        try:
+            return Store.open(self.settings.store, following=True)
+        except NotAStore:
+            if not self.settings.store.is_dir():
+                raise
+            return None
+
     def _takes_jobs(self, store: Store) -> bool:
+        if self._elsewhere is not None:  # what they read and write lies on the store's disk
+            return False
         info = store.base.info()
         found = differences(info, self.settings) if info is not None else []
         if found:
@@ -140,12 +156,18 @@ class Follower:
         keys, members = Keys(store.id), Members(client, Keys(store.id))
         views = VersionViews(base, store, settings.versions_in_memory)
         head = FollowedHead(store, views, lambda: self._check_again(store, base))
+        if self._elsewhere is not None:
+            self._elsewhere.in_use(views.in_use)
         head.look()
         self._check_again(store, base)  # the writer may have changed while the model was loaded
         if self.stop.is_set():
             return self._code
         gate = Gate(settings.edit_share, read_share=settings.read_share)
-        asked = RequestQueue(client, keys, writer=False, takes=lambda: self._state == "ready")
+
+        def takes() -> bool:
+            return self._state == "ready" and not self._left_behind(members, head)
+
+        asked = RequestQueue(client, keys, writer=False, takes=takes)
         waiting = JobQueue(
             client,
             keys,
@@ -177,9 +199,10 @@ class Follower:
                 "head": head.version,
                 "load": requests.load,
                 "job": reads.doing,
-                "takes": self._state == "ready",
+                "takes": takes(),
                 "jobs": self._jobs and self._state == "ready",
                 "state": self._state,
+                "fetching": self._elsewhere and self._elsewhere.described(),
             },
             asked.instance,
         )
@@ -194,6 +217,7 @@ class Follower:
                 ("reads", reads.run, torch.get_num_threads()),
                 *answers.bodies,
                 ("head", head.run, 1),
+                *([] if self._elsewhere is None else [("mirror", self._elsewhere.follow, 1)]),
             ]
         )
         log.info("ready, follows head, which is %s", head.version)
@@ -206,6 +230,8 @@ class Follower:
             beat.beat()
         reads.stop.set()
         head.stop.set()
+        if self._elsewhere is not None:
+            self._elsewhere.stop.set()
         requests.drain.set()
         self._drained(lanes, requests)
         lanes.join()
@@ -245,6 +271,17 @@ class Follower:
             check_base(store, base)
             self._jobs = self._takes_jobs(store)
         except (StoreError, OSError) as error:
-            log.error("this follower ends: %s", error)
-            self._code = EXIT_AGAIN if isinstance(error, StoreReplaced) else EXIT_CONFIG
-            self.stop.set()
+            again = isinstance(error, StoreReplaced | NotFetched)
+            self._end(str(error), EXIT_AGAIN if again else EXIT_CONFIG)
+
+    def _end(self, why: str, code: int = EXIT_CONFIG) -> None:
+        log.error("this follower ends: %s", why)
+        self._code = code
+        self.stop.set()
+
+    def _left_behind(self, members: Members, head: FollowedHead) -> bool:
+        """Whether head is elsewhere now and cannot be fetched: others are to be asked then."""
+        if self._elsewhere is None or self._elsewhere.link.away_s is None:
+            return False
+        writer = members.writer()
+        return writer is not None and writer.head not in (None, head.version)

@@ -124,6 +124,8 @@ def test_resources_are_listed_and_shown(
     assert json.loads(run("jobs", "--kind", "probe", "--json")) == []
     assert run("versions") == run("snapshots")
     assert "mlp" in run("versions", "show", "v1")
+    assert json.loads(run("store", "state", "--json"))["head"]["version"] == "v1"
+    assert "atlas-gptj" in run("store", "state")
     difference = run("versions", "diff", "base", "v1")
     assert "v0 → v1, common ancestor v0" in difference
     assert "+  Lyon is a city in the country of  Italy" in difference

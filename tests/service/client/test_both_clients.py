@@ -127,7 +127,13 @@ class Asked:
 def arguments(name: str, folder: Path) -> dict[str, Any]:
     """Something for every parameter of a call that must be given."""
     (folder / "file").write_text("{}")
-    texts = {"path": folder / "file", "folder": folder / "made", "facts": [], "tokens": [1]}
+    texts = {
+        "path": folder / "file",
+        "folder": folder / "made",
+        "facts": [],
+        "tokens": [1],
+        "size": 1,
+    }
     parameters = list(inspect.signature(getattr(Client, name)).parameters.values())[1:]
     needed = [one for one in parameters if one.default is one.empty and one.kind != one.VAR_KEYWORD]
     return {one.name: texts.get(one.name, "x") for one in needed}

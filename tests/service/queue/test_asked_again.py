@@ -197,7 +197,7 @@ async def test_a_silent_worker_without_another_is_waited_for(
     assert await asking == [result("late")]
 
 
-@pytest.mark.parametrize("code", ["stopping", "unknown_version"])
+@pytest.mark.parametrize("code", ["stopping", "unknown_version", "version_not_fetched"])
 async def test_an_error_that_another_need_not_have_is_no_answer(
     api: AsyncQueue, client: Redis, code: str
 ) -> None:

@@ -51,7 +51,7 @@ def test_a_job_is_shared_if_it_writes_nothing_but_its_report(
 def test_a_follower_takes_shared_jobs_alone_and_the_writer_all(
     client: Redis, make_job: MakeJob
 ) -> None:
-    queue = reading(client)
+    queue = reading(client, "worker", MINE)  # which lives, however long the test takes
     training, drift = make_job(kind=JobKind.HYPERNETWORK), shared(make_job)
     for job in (training, drift):
         queue.submit(job)

@@ -69,7 +69,10 @@ def _worker() -> int:
     lane.WAIT_MS = request_lane.WAIT_MS = int(LOOK_S * 1000)
     retention.LOOK_S = LOOK_S
     halts.in_worker(Path(os.environ[HALTS]))
-    return main(load_settings())
+    settings = load_settings()
+    if settings.store_url is not None:
+        halts.in_fetching(Path(os.environ[HALTS]))
+    return main(settings)
 
 
 def _api() -> int:

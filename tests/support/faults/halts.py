@@ -32,6 +32,9 @@ DROPPING = ("retention drop", "retention thin")
 PUSHING = ("targets artefact", "targets load", "targets proof", "targets record", "targets unload")
 """Steps of a push: before the artefact is written, before the server is asked to load it, before it
 is asked questions, before the outcome is recorded, before it is asked to unload what is old."""
+FETCHING = ("fetch begin", "fetch chunk", "fetch part", "fetch placed", "fetch head")
+"""Steps of a follower that fetches: before it asks for a tensor, when a piece of it has come,
+before its hash is compared, when it is in its place, before a new head is written down."""
 DECODING = "decode"
 """Before a token is written."""
 ACCEPTING = ("mark", "journal", "submit", "accepted")
@@ -188,6 +191,26 @@ def in_worker(folder: Path) -> None:
     _before(versions.Versions, "mark_thin", at("thin"))
     _before(Pusher, "_reach", lambda self, place: reach(place))
     _before(DecodeLoop, "_step", lambda *args, **more: halts.at(DECODING))
+
+
+def in_fetching(folder: Path) -> None:
+    """Let this process halt while it fetches; tensors come in small pieces."""
+    from service.client.synchronous import transport
+    from service.worker.fetching import mirror
+    from service.worker.fetching.source import ApiSource
+
+    halts = Halts(folder)
+
+    def piece(call: Any, *given: Any) -> None:
+        if getattr(call, "__name__", "") == "write":
+            halts.at("fetch chunk")
+
+    transport._CHUNK = 512
+    _before(ApiSource, "tensor", lambda *args, **more: halts.at("fetch begin"))
+    _after(transport, "aside", piece)
+    _before(transport, "is_whole", lambda *args, **more: halts.at("fetch part"))
+    _after(ApiSource, "tensor", lambda *args, **more: halts.at("fetch placed"))
+    _before(mirror, "write", lambda *args, **more: halts.at("fetch head"))
 
 
 def in_api(folder: Path) -> None:

@@ -73,6 +73,14 @@ def test_a_wrong_key_is_refused_and_tries_are_limited(shown: httpx.Client, kept:
     assert httpx.get(f"{shown.base_url}/jobs", headers=key).status_code == 200
 
 
+def test_a_key_that_opens_no_page_is_refused(shown: httpx.Client, kept: Store) -> None:
+    token = new_key(kept, Scope.FOLLOW)
+    refused = shown.post("/console/sign-in", data={"key": token})
+    assert (refused.status_code, "opens no page" in refused.text) == (403, True)
+    assert "set-cookie" not in refused.headers
+    assert next(iter(kept.audit.entries()))[1].code == "insufficient_scope"
+
+
 def test_signing_out_ends_the_session(shown: httpx.Client, kept: Store) -> None:
     sign_in(shown, kept)
     cookies = dict(shown.cookies)

@@ -45,6 +45,7 @@ values = {names}
 "query.a" = {{ dictionary = "known", probability = 0.7 }}
 "query.b" = {{ dictionary = "known", probability = 0.7 }}
 "query.version" = {{ dictionary = "known", probability = 0.7 }}
+"path.sha256" = {{ dictionary = "known", probability = 0.7 }}
 "path.model" = {{ dictionary = "known", probability = 0.7 }}
 """
 
@@ -65,6 +66,7 @@ def test_every_answer_is_one_that_the_description_knows(
             export, _ = finished_export(http, worker.store)
         worker.refuse_reads()  # what is submitted from here on ends, so that its stream does
         names = ["head", "v0", "v1", "v2", "named", job.id, job.edit_id, staged.id, staged.edit_id]
+        names += [ref.sha256 for ref in worker.store.versions.read("v1").tensors]
         names += [
             evaluation,
             probe,

@@ -10,6 +10,7 @@ from support.service.played_worker.worker import PlayedWorker
 
 from service.client import Client
 from service.contracts.jobs import now
+from service.contracts.schemas.worker import Fetching
 from service.queue import Heartbeat, WorkerBeat, connect
 from service.settings import Settings
 
@@ -66,6 +67,22 @@ def test_metrics_name_every_worker(http: httpx.Client, worker: PlayedWorker, red
     heart.beat()
     page = http.get("/metrics").text
     assert 'jeep_worker_load{process="api",role="follower",worker="f1"} 3.0' in page
+    heart.stop()
+
+
+def test_of_one_that_fetches_it_is_said_how_it_fares(
+    http: httpx.Client, client: Client, worker: PlayedWorker, redis: Redis
+) -> None:
+    found = Fetching(away_s=42.0, trouble="no answer", cached_bytes=77)
+    heart = Heartbeat(redis, worker.keys, lambda: follower(fetching=found, jobs=False))
+    heart.beat()
+    writer, other = client.workers()
+    assert (writer.fetching, other.fetching) == (None, found)
+    page = http.get("/metrics").text
+    labels = 'process="api",role="follower",worker="f1"'
+    assert f"jeep_worker_api_away_seconds{{{labels}}} 42.0" in page
+    assert f"jeep_worker_cached_bytes{{{labels}}} 77.0" in page
+    assert "ready, api away for 42" in http.get("/console/state/live").text
     heart.stop()
 
 

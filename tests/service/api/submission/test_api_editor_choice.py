@@ -39,7 +39,7 @@ def served(store: Store, **changes: Any) -> None:
 def test_a_dry_run_says_which_editor_and_why(http: httpx.Client, model: Store) -> None:
     plan = planned(http)
     assert (plan["editor"], plan["preset"], plan["source"]) == ("jeep", "jeep-atlas-gptj", "preset")
-    assert plan["editor_reason"].startswith("with 1 fact edited together jeep has Score 99.6 ")
+    assert plan["editor_reason"].startswith("with 1 fact edited together jeep has Score 98.9 ")
     assert "docs/results.md" in plan["editor_reason"]
     several = [{**FACT, "subject": f"Lyon {i}"} for i in range(17)]
     assert planned(http, *several)["editor_reason"].startswith("with 64 facts edited together ")

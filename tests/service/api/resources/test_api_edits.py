@@ -49,7 +49,7 @@ def test_an_edit_is_journaled_and_queued(http: httpx.Client, model: Store, setti
     assert stored == queued.job
     assert stored.payload["preset"] == "jeep-atlas-gptj"
     assert stored.payload["hparams"]["low"]["layers"]
-    assert stored.payload["hparams"]["learning_rate"] == 4
+    assert stored.payload["hparams"]["learning_rate"] == 3.1
 
 
 def test_hyper_parameters_are_laid_over_the_preset(http: httpx.Client, model: Store) -> None:

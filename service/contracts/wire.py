@@ -142,8 +142,8 @@ class WorkerBeat(BaseModel):
     lane that it works on.  ``takes``: it takes requests from the stream that all share; ``jobs``:
     it takes jobs that are shared.  ``state`` is ``ready``, ``draining`` (it has been told to stop)
     or ``stuck`` (what it decodes does not go on).  ``device``: where its model lies.  ``fetching``:
-    of a follower that does not share the store's disk.  ``sent_at`` is by the clock of the queue's server, as those of two hosts
-    differ; ``age_s`` is how long ago that is, for whoever has read it.
+    of a follower that does not share the store's disk.  ``sent_at`` is by the clock of the queue's
+    server, as those of two hosts differ; ``age_s`` is how long ago that is, for its reader.
     """
 
     instance: str

@@ -16,7 +16,10 @@ from service.worker.fetching.link import BUSY, Link, is_refusal, refused
 
 log = logging.getLogger(__name__)
 WAIT_S = 2.0
-"""How long the api is asked to wait for something new; a follower ends no later than that."""
+"""How long the api is asked to wait for something new.
+
+A follower ends no later than that; of an api that hangs, after half a minute.
+"""
 PAUSE_S = 0.5
 """Between two tries while it does not answer."""
 HEAD = "head"

@@ -224,10 +224,12 @@ class TestAway:
             elsewhere.stop.set()
 
     def test_without_anything_here_it_is_waited_for(
-        self, following: MakeSettings, stack: ExitStack
+        self, following: MakeSettings, stack: ExitStack, caplog: pytest.LogCaptureFixture
     ) -> None:
         nowhere = "http://127.0.0.1:9"
-        assert Elsewhere(following(store_url=nowhere), stack).opened() is None
+        elsewhere = Elsewhere(following(store_url=nowhere), stack)
+        assert (elsewhere.opened(), elsewhere.opened()) == (None, None)
+        assert caplog.text.count("waiting for its api to answer") == 1
 
     def test_an_api_that_is_too_busy_is_not_away(
         self, elsewhere: Elsewhere, copy: FetchedStore, stack: ExitStack,

@@ -28,10 +28,15 @@ from service.settings import (
     Settings,
     trusted_proxies,
 )
-from service.store import Store, StoreError
+from service.store import Store, StoreError, StoreReplaced
+from service.store.store import check_identity
 
 EXIT_TAKEN = 3
 """Exit code when the port or the store is in use."""
+EXIT_AGAIN = 75
+"""Exit code (EX_TEMPFAIL) when another store lies in the folder: start it again."""
+LOOK_S = 1.0
+"""How often that is looked at."""
 
 STEADY_SECONDS = 60.0
 FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
@@ -82,8 +87,9 @@ def serve_api(settings: Settings, say: Say) -> int:
         say(f"api at {url_of(settings.host, sock)}")
         _announce_access(settings, store, say)
         signals.hand_over(server)
+        replaced = _end_if_replaced(store, server, say)
         server.run(sockets=[sock])
-        return 0 if server.started else 1
+        return EXIT_AGAIN if replaced.is_set() else 0 if server.started else 1
 
 
 def _serve(settings: Settings, say: Say, stack: ExitStack, signals: _Signals) -> int:
@@ -121,9 +127,33 @@ def _serve(settings: Settings, say: Say, stack: ExitStack, signals: _Signals) ->
         _stop(server)
     say(f"listening at {url} (documentation at {url}/docs)")
     signals.hand_over(server)
+    replaced = _end_if_replaced(store, server, say)
     server.run(sockets=[sock])
     say("stopping")
+    if replaced.is_set():
+        return EXIT_AGAIN
     return worker.fatal or (0 if server.started else 1)
+
+
+def _end_if_replaced(store: Store, server: uvicorn.Server, say: Say) -> threading.Event:
+    """Have the server end once another store lies in the folder; the event says that it was so."""
+    replaced = threading.Event()
+
+    def look() -> None:
+        while not server.should_exit:
+            time.sleep(LOOK_S)
+            try:
+                check_identity(store)
+            except StoreReplaced as error:
+                if (store.root / "format.json").exists():  # a restore writes it last
+                    say(str(error))
+                    replaced.set()
+                    _stop(server)
+            except (StoreError, OSError):  # the folder is away: requests are told so
+                continue
+
+    threading.Thread(target=look, name="identity", daemon=True).start()
+    return replaced
 
 
 class WorkerProcess:
@@ -288,7 +318,9 @@ def _stop_signals() -> Iterator[_Signals]:
 
 def _open_store(settings: Settings) -> Store:
     try:
-        return Store.open(settings.store, idempotency_hours=settings.idempotency_hours)
+        store = Store.open(settings.store, idempotency_hours=settings.idempotency_hours)
+        assert store.id  # read now: it is compared with later ones
+        return store
     except (StoreError, OSError) as error:
         raise ServeError(f"JEEP_STORE: {error}", 2) from None
 

@@ -191,11 +191,18 @@ def refusal(response: httpx.Response, body: bytes) -> ApiError:
         problem = Problem(
             title=response.reason_phrase,
             status=response.status_code,
-            detail=body[:500].decode(errors="replace"),
+            detail=_redirect(response) or body[:500].decode(errors="replace"),
             code="not_a_problem",
             request_id=response.headers.get("X-Request-Id", ""),
         )
     return ApiError(problem, _seconds(response.headers))
+
+
+def _redirect(response: httpx.Response) -> str:
+    """A sentence where another address is named, else "": a key is sent to no other."""
+    if not response.has_redirect_location:
+        return ""
+    return f"this address is another one now: give that of {response.headers['Location'][:200]}"
 
 
 def _seconds(headers: Mapping[str, str]) -> float | None:

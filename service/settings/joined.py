@@ -27,6 +27,8 @@ from service.settings.fields.serving import ServingFields
 from service.settings.fields.working import WorkingFields
 
 _SCHEMES = ("redis://", "rediss://", "unix://")
+_CREDENTIALS = re.compile(r"//[^/]*@")
+"""User and password of an address, which nothing prints."""
 _SECRETS = "/run/secrets"
 """Where containers find their secrets, as files."""
 
@@ -62,6 +64,16 @@ class Settings(ExecutorFields, WorkingFields, LimitFields, EditingFields, Servin
     def _known_scheme(cls, url: str | None) -> str | None:
         if url is not None and not url.startswith(_SCHEMES):
             raise ValueError(f"must start with one of {', '.join(_SCHEMES)}")
+        return url
+
+    @field_validator("store_url")
+    @classmethod
+    def _plain_address(cls, url: str | None) -> str | None:
+        if url is not None and re.search("[@?#]", url):
+            raise ValueError(
+                "must be an address without user, password, query and fragment: the key is "
+                "JEEP_STORE_KEY"
+            )
         return url
 
     @field_validator("device")
@@ -157,4 +169,5 @@ def _line(detail: Any) -> str:
     message = str(detail["msg"]).removeprefix("Value error, ")
     if not detail["loc"]:
         return message
-    return f"{PREFIX}{str(detail['loc'][0]).upper()}: {message} (got {detail['input']!r})"
+    got = _CREDENTIALS.sub("//…@", repr(detail["input"]))
+    return f"{PREFIX}{str(detail['loc'][0]).upper()}: {message} (got {got})"

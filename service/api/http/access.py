@@ -31,11 +31,13 @@ from starlette.types import Scope as Connection
 
 from service.api.http.early_refusals import refuse
 from service.api.http.limits import RateLimit
-from service.api.http.problems import ApiProblem
+from service.api.http.problems import ApiProblem, unavailable
 from service.api.http.sessions import Sessions, caller_with, in_console
 from service.contracts.schemas.access import LOCAL, Caller, Scope
 from service.settings import Settings, is_loopback
-from service.store import Store
+from service.store import CorruptFile, Store, StoreReplaced
+from service.store.files import Stamp, file_stamp
+from service.store.store import check_identity
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -45,6 +47,8 @@ CALLER = "jeep.caller"
 """Where the ASGI scope of a request keeps its `Caller`."""
 ROUTE = "jeep.route"
 """Where it keeps its `Guarded` route."""
+STATE_PATH = "/store"
+"""Of the route that is answered from the files as they are."""
 
 
 class _Public(StrEnum):
@@ -131,6 +135,7 @@ class Gate:
         self._open = settings.auth == "off"
         self._store, self._rate, self._sessions = store, rate, sessions
         self._routes: list[Guarded] | None = None
+        self._identity: Stamp = None
 
     async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
@@ -142,6 +147,7 @@ class Gate:
             return
         counted = CALLER in scope
         try:
+            self._check_store(scope)
             self._admit(scope)
             if CALLER in scope and not counted:
                 await self._rate.take(scope[CALLER])
@@ -149,6 +155,32 @@ class Gate:
             await refuse(problem, scope, receive, send)
             return
         await self.app(scope, receive, send)
+
+    def _check_store(self, scope: Connection) -> None:
+        """Answer for no store but the one that was opened: what is in memory is of that one.
+
+        ``/store`` alone says which one is there now.
+
+        Raises:
+            ApiProblem: 503, the folder holds another one or none.
+        """
+        root = self._store.root
+        stamp = file_stamp(root / "id.json")
+        if stamp is not None and stamp == self._identity:
+            return
+        # a restore writes the format last: before that no key is known, and none is refused
+        if stamp is None or file_stamp(root / "format.json") is None:
+            detail = f"{root} holds no store now, or one that is being restored: ask again later"
+            raise unavailable("store_replaced", detail)
+        if scope["path"] == STATE_PATH:
+            return
+        try:
+            check_identity(self._store)
+        except StoreReplaced as error:
+            raise unavailable("store_replaced", str(error)) from None
+        except CorruptFile:  # which store it is, only the next start has to know
+            return
+        self._identity = stamp
 
     def _admit(self, scope: Connection) -> None:
         """Note caller and route in ``scope``.

@@ -29,7 +29,14 @@ from service.contracts.schemas.worker import (
     StoreState,
     VersionLine,
 )
-from service.store import CorruptFile, CorruptTensor, MissingTensor, Store, UnknownVersion
+from service.store import (
+    CorruptFile,
+    CorruptTensor,
+    MissingTensor,
+    Store,
+    StoreReplaced,
+    UnknownVersion,
+)
 from service.store.files import Stamp, file_stamp, read
 from service.store.store import FORMAT, StoreIdentity, StoreModel
 from service.store.tensors import byte_count
@@ -148,16 +155,19 @@ def _described(store: Store) -> bytes:
 
     Raises:
         CorruptFile: one of them is damaged.
+        StoreReplaced: they were moved away.
     """
     # not as it was when the store was opened: another one may have been restored into the folder
     identity = read(store.root / "id.json", StoreIdentity)
+    if identity is None:
+        raise StoreReplaced(f"{store.root} holds no store now")
     bound = read(store.root / "model.json", StoreModel)
     try:
         head = store.head.read()
     except UnknownVersion:
         head = None
     found = StoreState(
-        id=store.id if identity is None else identity.id,
+        id=identity.id,
         format=FORMAT,
         model_hash=None if bound is None else bound.model_hash,
         info=store.base.info(),

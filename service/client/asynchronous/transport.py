@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from service.client.asynchronous.aside import aside, sleep
 from service.client.errors import (
     ClientClosed,
+    ClientError,
     DamagedDownload,
     Unreachable,
     refusal,
@@ -158,13 +159,17 @@ class Transport:
         """Append to a part until it has the file's size; connections may break."""
         broken = 0
         while (done := part.stat().st_size - before) < file.bytes:
+            why: ClientError = DamagedDownload(f"{part.name}: the service sends nothing of it")
             try:
                 await self._append(url, part, file, done, on_file, before)
-            except Unreachable:
-                broken = 0 if part.stat().st_size - before > done else broken + 1
-                if broken >= RETRIES:
-                    raise
-                await sleep(0.2 * 2**broken)
+                if part.stat().st_size - before > done:
+                    continue
+            except Unreachable as error:
+                why = error
+            broken = 0 if part.stat().st_size - before > done else broken + 1
+            if broken >= RETRIES:
+                raise why
+            await sleep(0.2 * 2**broken)
 
     async def _append(
         self, url: str, part: Path, file: ExportFile, done: int, on_file: OnFile, before: int
@@ -180,6 +185,8 @@ class Transport:
                 async for chunk in response.aiter_bytes(_CHUNK):
                     await aside(out.write, chunk)
                     done += len(chunk)
+                    if done > file.bytes:  # of something else, however long: its hash tells
+                        return
                     if done < file.bytes:  # its end is told when its hash has been compared
                         on_file(file, done)
 

@@ -154,7 +154,7 @@ class StoreState(BaseModel):
     before a writer has published its model.
     """
 
-    id: str
+    id: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$", description="A folder may be called so.")
     format: int
     model_hash: str | None = None
     info: WorkerInfo | None = None

@@ -7,6 +7,7 @@ and the published model alone change; the follower's `Mirror` writes them.
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections import Counter
@@ -30,7 +31,7 @@ from service.store.errors import (
 from service.store.fetched.cache import Cache
 from service.store.files import encode, replace
 from service.store.store import Store
-from service.store.tensors import KEY, Tensors, safetensors_header
+from service.store.tensors import ITEM_BYTES, KEY, Tensors, safetensors_header
 from service.store.versions import VERSION_ID, Versions
 
 AT_A_TIME = 4
@@ -38,6 +39,7 @@ AT_A_TIME = 4
 PART = ".part"
 """Ending of a file that is half there."""
 _TURNS = 64
+SHA256 = re.compile(r"[0-9a-f]{64}")
 Trim = Callable[[int | None], object]
 
 
@@ -171,6 +173,36 @@ def with_room(trim: Trim, write: Callable[[], object]) -> None:
         raise NotFetched(f"what is fetched cannot be written (JEEP_STORE): {error}") from None
 
 
+def check_line(version: str, line: Sequence[Manifest]) -> None:
+    """Check that these are manifests of a version and of those below it: files are named by them.
+
+    Raises:
+        NotFetched: they are not.
+    """
+    wanted: str | None = version
+    for manifest in line:
+        if manifest.id != wanted or not _is_version(manifest):
+            raise NotFetched(f"{version}: what is given for it is not its manifest")
+        wanted = manifest.parent
+    if not line:
+        raise NotFetched(f"{version}: nothing is given for it")
+
+
+def _is_version(manifest: Manifest) -> bool:
+    ids = manifest.id if manifest.parent is None else manifest.parent, manifest.id
+    if not all(map(VERSION_ID.fullmatch, ids)):
+        return False
+    below, number = (int(one[1:]) for one in ids)
+    # numbers fall towards the base, so every line ends
+    falls = manifest.parent is None or below < number
+    return falls and all(map(_is_tensor, (*manifest.tensors, *manifest.artifacts)))
+
+
+def _is_tensor(ref: TensorRef) -> bool:
+    whole = SHA256.fullmatch(ref.sha256) and ref.dtype in ITEM_BYTES
+    return bool(whole) and all(size >= 0 for size in ref.shape)
+
+
 class FetchedVersions(Versions):
     """Versions whose manifests are fetched when they are first read, and their tensors with them.
 
@@ -230,6 +262,7 @@ class FetchedVersions(Versions):
 
     def _bring(self, version_id: str, count: int) -> None:
         found = self._source.line(version_id, count)
+        check_line(version_id, found)
         with_room(self._fetched.trim, lambda: self._keep(found))
 
     def _keep(self, manifests: Sequence[Manifest]) -> None:

@@ -43,7 +43,7 @@ class Elsewhere:
         self.stop = threading.Event()
         self._ended = ended
         self._store: FetchedStore | None = None
-        self._tag = ""
+        self._tag, self._waiting = "", False
         key = settings.store_key.get_secret_value().strip() if settings.store_key else None
         try:
             self._asking, self._fetching = (
@@ -71,7 +71,7 @@ class Elsewhere:
             if isinstance(error, ApiError) and error.code == "not_found":
                 raise WrongRelease(
                     f"the api at {self.link.url} gives no versions to followers: install the same "
-                    "version on both"
+                    "version on both, or give JEEP_STORE_URL without a path that is not the api's"
                 ) from None
             self.link.is_silent(error)
             root, self._tag = self._cache.known(), ""
@@ -82,6 +82,9 @@ class Elsewhere:
             root = self._cache.enter(state.id)
             write(root, state)
         if root is None:
+            if not self._waiting:
+                log.warning("nothing of the store is here: waiting for its api to answer")
+            self._waiting = True
             return None
         self._store = FetchedStore(root, self._cache, ApiSource(self._fetching, self.link))
         return self._store

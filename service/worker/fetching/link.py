@@ -11,7 +11,8 @@ from service.client import ApiError, ClientError
 log = logging.getLogger(__name__)
 REFUSALS = ("no_key", "invalid_key", "insufficient_scope")
 """Codes of answers that say that the key is no good."""
-
+BUSY = 429
+"""Status of an answer that says that a request came too soon."""
 
 KEPT = 32
 """Things that were not given, at most."""

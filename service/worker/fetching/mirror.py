@@ -12,13 +12,18 @@ from service.contracts.schemas.worker import StoreState
 from service.store import WrongFormat
 from service.store.files import encode, replace
 from service.store.store import FORMAT, StoreFormat, StoreIdentity, StoreModel
-from service.worker.fetching.link import Link, is_refusal, refused
+from service.worker.fetching.link import BUSY, Link, is_refusal, refused
 
 log = logging.getLogger(__name__)
 WAIT_S = 2.0
-"""How long the api is asked to wait for something new; a follower ends no later than that."""
+"""How long the api is asked to wait for something new.
+
+A follower ends no later than that; of an api that hangs, after half a minute.
+"""
 PAUSE_S = 0.5
 """Between two tries while it does not answer."""
+HEAD = "head"
+"""What is missed while the key's requests are too many."""
 
 
 class Mirror:
@@ -55,11 +60,15 @@ class Mirror:
                 self._ended(refused(error))
                 self.stop.set()
                 return False
-            self._link.is_silent(error)
+            if isinstance(error, ApiError) and error.status == BUSY:
+                self._link.missed(HEAD, error)  # it is not away: what is fetched comes in its turn
+            else:
+                self._link.is_silent(error)
             if isinstance(error, ApiError) and error.retry_after:
                 self.stop.wait(min(error.retry_after, WAIT_S))
             return False
         self._link.answers()
+        self._link.got(HEAD)
         if found is not None:
             self._state, self._tag = found
         try:

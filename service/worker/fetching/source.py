@@ -11,11 +11,10 @@ from service.client import ApiError, BadAnswer, Client, DamagedDownload, Unreach
 from service.contracts.schemas import Manifest, TensorRef
 from service.store import CorruptFile, CorruptTensor, NotFetched, UnknownVersion
 from service.store.tensors import byte_count
-from service.worker.fetching.link import Link
+from service.worker.fetching.link import BUSY, Link
 from service.worker.metrics import FETCHED_BYTES, FETCHES
 
 T = TypeVar("T")
-BUSY = 429
 TRIES = 4
 LONGEST_PAUSE_S = 10.0
 """Before a request that came too soon is sent again."""

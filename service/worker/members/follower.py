@@ -120,7 +120,7 @@ class Follower:
                     check_release(info)
                     store.versions.keeps = KEPT_MANIFESTS
                     return store
-            if not waited:
+            if not waited and (store is not None or self._elsewhere is None):
                 log.warning("%s has no model yet; waiting for its writer", where)
             waited = True
             self.stop.wait(RETRY_S)

@@ -20,6 +20,8 @@ from service.contracts.schemas.access import Scope
 from service.serve import _announce_access, listening, url_of
 from service.settings import EXIT_CONFIG, Settings
 from service.store import Store
+from service.store.files import encode, replace
+from service.store.store import StoreIdentity
 
 
 @pytest.fixture
@@ -156,6 +158,17 @@ def test_the_service_prints_who_has_access(auth: str, said: str, tmp_path: Path)
     store.keys.create("me", [Scope.READ])
     _announce_access(settings, store, lines.append)
     assert len(lines) == (1 if auth == "keys" else 2)
+
+
+def test_the_api_alone_ends_when_its_store_is_replaced(tmp_path: Path) -> None:
+    root = Store.open(tmp_path / "store").root
+    given = ("--store", str(root), "--redis-url", NOWHERE, "--port", "0")
+    out, errors = tmp_path / "out", tmp_path / "errors"
+    api = Running("api", *given, out=out, errors=errors)
+    until(lambda: "api at" in out.read_text() + errors.read_text())
+    replace(root / "id.json", encode(StoreIdentity(id="another")))
+    assert api.wait() == 75
+    assert "holds another store now" in out.read_text() + errors.read_text()
 
 
 def test_a_worker_does_not_get_the_key_of_a_client(

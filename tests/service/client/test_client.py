@@ -1,14 +1,17 @@
 """The Python client against the real api."""
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from support.service.played_worker.worker import PlayedWorker
 from support.service.serving import running
 
-from service.client import ApiError, Client, JobTimeout, Unreachable
+from service.client import ApiError, Client, DamagedDownload, JobTimeout, Unreachable
+from service.client.synchronous import transport
 from service.client.synchronous.transport import RETRIES
 from service.contracts.jobs import JobStatus, Progress
 from service.settings import Settings
@@ -137,3 +140,41 @@ def test_a_client_without_a_service_says_so() -> None:
         assert not nobody.ready()
         with pytest.raises(httpx.TransportError):
             nobody.rollback("base")
+
+
+@pytest.mark.parametrize("answer", [b"", b"0123456789" * 1000])
+def test_a_download_of_anything_else_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes
+) -> None:
+    """Nothing, as often as it is asked; or far more than the file has bytes."""
+    monkeypatch.setattr(transport, "sleep", lambda seconds: None)
+    monkeypatch.setattr(transport, "_CHUNK", 100)
+    asked: list[str] = []
+    written: list[int] = []
+
+    def answers(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.path)
+        assert len(asked) < 20
+        return httpx.Response(200, content=answer)
+
+    def counted(function: Callable[..., Any], *given: Any) -> Any:
+        written.extend(len(one) for one in given if isinstance(one, bytes))
+        return function(*given)
+
+    monkeypatch.setattr(transport, "aside", counted)
+    there = httpx.MockTransport(answers)
+    with Client("http://service", transport=there) as client, pytest.raises(DamagedDownload):
+        client.download_tensor("v1", "0" * 64, 250, tmp_path / "file")
+    assert sum(written) <= 2 * 300
+    assert not (tmp_path / "file").exists()
+
+
+def test_a_redirect_says_where_to() -> None:
+    """The key is sent nowhere but to the address that was given."""
+    answer = httpx.Response(301, headers={"Location": "https://service/store"})
+    there = httpx.MockTransport(lambda request: answer)
+    with (
+        Client("http://service", transport=there) as client,
+        pytest.raises(ApiError, match="https://service/store"),
+    ):
+        client.store_state()

@@ -151,3 +151,18 @@ class TestSecretFiles:
         for name, value in settings.environment().items():
             monkeypatch.setenv(name, value)
         assert load_settings().redis_url == settings.redis_url
+
+
+@pytest.mark.parametrize(
+    "address", ["http://me:s3cret@host", "http://host?key=s3cret", "http://h#x"]
+)
+def test_the_address_of_an_api_holds_no_secret(address: str) -> None:
+    with pytest.raises(SettingsError, match=r"JEEP_STORE_URL: .*JEEP_STORE_KEY"):
+        load_settings(store_url=address)
+
+
+@pytest.mark.parametrize("name", ["redis_url", "store_url"])
+def test_a_refused_address_is_shown_without_its_password(name: str) -> None:
+    with pytest.raises(SettingsError, match="//…@host") as refused:
+        load_settings(**{name: "ftp://me:s3cret@host"})
+    assert "s3cret" not in str(refused.value)

@@ -10,9 +10,11 @@ import httpx
 import pytest
 from support.service.builders import add_version, move
 
+from service.api.http.problems import problem_for
+from service.api.operations import following
 from service.client import ApiError, Client
 from service.contracts.schemas import TensorRef
-from service.store import Store
+from service.store import Store, StoreReplaced
 from service.store.files import encode, replace
 from service.store.store import StoreIdentity
 from service.store.versions import Thin
@@ -79,6 +81,42 @@ class TestState:
         assert client.store_state().id == model.id
         replace(model.root / "id.json", encode(StoreIdentity(id="another")))
         assert client.store_state().id == "another"
+
+    def test_nothing_is_told_of_the_store_that_was_there_before(
+        self, client: Client, http: httpx.Client, model: Store, made: tuple[str, TensorRef]
+    ) -> None:
+        assert client.version_line(made[0])  # which is kept in memory
+        here = model.root / "id.json"
+        there = here.read_bytes()
+        paths = [f"/store/versions/{made[0]}", "/head", "/livez", "/readyz"]
+
+        def assert_refused(*paths: str) -> None:
+            for path in paths:
+                answer = http.get(path)
+                assert (answer.status_code, answer.json()["code"]) == (503, "store_replaced")
+                assert "Retry-After" in answer.headers
+
+        replace(here, encode(StoreIdentity(id="another")))
+        assert_refused(*paths)
+        whole = model.root / "format.json"
+        whole.rename(model.root / "aside")  # being restored: there may be no keys yet
+        assert_refused(*paths, "/store")
+        here.unlink()
+        assert_refused(*paths, "/store")
+        (model.root / "aside").rename(whole)
+        replace(here, there)
+        assert client.version_line(made[0])
+        here.write_bytes(b"{")  # damaged: the next start says so
+        assert client.version_line(made[0])
+
+    def test_one_that_goes_while_it_is_waited_for_is_no_fault_of_the_api(
+        self, model: Store
+    ) -> None:
+        assert following._described(model)
+        model.root.rename(model.root.with_name("moved"))
+        with pytest.raises(StoreReplaced) as told:
+            following._described(model)
+        assert problem_for(told.value).status == 503
 
 
 class TestVersions:

@@ -143,6 +143,47 @@ class TestReading:
                 copy.versions.read(version)
 
 
+class TestWhatIsGivenInstead:
+    """An api that is not to be trusted, or the disk of one, names no file outside the copy."""
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"id": "../../v1"},
+            {"id": "v2"},
+            {"parent": "../v0"},
+            {"parent": "v1"},
+            {"parent": "v7"},
+            {"tensors": [TensorRef(name="a", dtype="U8", shape=[1], sha256="ab/../../../x")]},
+            {"artifacts": [TensorRef(name="a", dtype="U8", shape=[1], sha256="A" * 64)]},
+            {"tensors": [TensorRef(name="a", dtype="U9", shape=[1], sha256="0" * 64)]},
+            {"tensors": [TensorRef(name="a", dtype="U8", shape=[-1], sha256="0" * 64)]},
+        ],
+    )
+    def test_is_no_version(
+        self, other: Other, copy: FetchedStore, change: dict[str, object],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        version = add(other.store, "a")
+        given = other.store.versions.read(version).model_copy(update=change)
+        monkeypatch.setattr(other, "line", lambda version, count: [given])
+        before = sorted(copy._cache.folder.rglob("*"))
+        with pytest.raises(NotFetched, match="not its manifest"):
+            copy.versions.read(version)
+        assert sorted(copy._cache.folder.rglob("*")) == before
+
+    def test_nor_a_line(
+        self, other: Other, copy: FetchedStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = add(other.store, "a")
+        second = add(other.store, "b", parent=first)
+        found = [other.store.versions.read(one) for one in (second, "v0")]
+        for given in (found, []):
+            monkeypatch.setattr(other, "line", lambda version, count, given=given: given)
+            with pytest.raises(NotFetched):
+                copy.versions.read(second)
+
+
 class TestRoom:
     def limited(self, other: Other, cache: Cache, tensors: float) -> FetchedStore:
         """A copy with room for so many tensors beside head's manifest and the like."""

@@ -13,13 +13,17 @@ from support.service.serving import running
 from support.service.thin_versions import add_edit
 
 from jeep_core.models.loading import LoadedModel
+from service.api.operations import following as following_routes
+from service.client import ApiError, Client
 from service.client.synchronous import transport
+from service.contracts.schemas import Problem
 from service.contracts.schemas.access import Scope
+from service.contracts.schemas.worker import StoreState
 from service.settings import Settings, SettingsError
 from service.store import CorruptTensor, NotFetched, Store, StoreReplaced, UnknownVersion
 from service.store.fetched.replica import FetchedStore
 from service.store.files import encode, replace
-from service.store.store import StoreIdentity, check_identity
+from service.store.store import FORMAT, StoreIdentity, check_identity
 from service.worker.fetching import mirror
 from service.worker.fetching.elsewhere import Elsewhere
 from service.worker.versions.views import VersionViews
@@ -220,10 +224,41 @@ class TestAway:
             elsewhere.stop.set()
 
     def test_without_anything_here_it_is_waited_for(
-        self, following: MakeSettings, stack: ExitStack
+        self, following: MakeSettings, stack: ExitStack, caplog: pytest.LogCaptureFixture
     ) -> None:
         nowhere = "http://127.0.0.1:9"
-        assert Elsewhere(following(store_url=nowhere), stack).opened() is None
+        elsewhere = Elsewhere(following(store_url=nowhere), stack)
+        assert (elsewhere.opened(), elsewhere.opened()) == (None, None)
+        assert caplog.text.count("waiting for its api to answer") == 1
+
+    def test_an_api_that_is_too_busy_is_not_away(
+        self, elsewhere: Elsewhere, copy: FetchedStore, stack: ExitStack,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        problem = Problem(
+            title="", status=429, detail="slower", code="too_many_requests", request_id=""
+        )
+
+        def busy(*_: object) -> None:
+            raise ApiError(problem)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Client, "store_change", busy)
+            follow(elsewhere, stack)
+            until(lambda: elsewhere.described().trouble is not None)
+            assert "slower" in str(elsewhere.described().trouble)
+            assert elsewhere.described().away_s is None
+            assert copy.versions.read("v1")
+        until(lambda: elsewhere.described().trouble is None)
+
+    @pytest.mark.parametrize("name", ["../../outside", "/tmp/outside", "..", ""])
+    def test_an_id_that_leads_out_of_the_folder_is_no_answer(
+        self, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        given = StoreState.model_construct(id=name, format=FORMAT).model_dump_json().encode()
+        monkeypatch.setattr(following_routes, "_described", lambda store: given)
+        assert elsewhere.opened() is None
+        assert elsewhere.described().away_s is not None
 
 
 class TestKeys:

@@ -51,8 +51,7 @@ def compute(
         int,
         typer.Option(
             min=1,
-            help="Processes of one thread each that read the text;"
-            " their number changes no result.",
+            help="Processes of one thread each that read the text; their number changes no result.",
         ),
     ] = 1,
 ) -> None:

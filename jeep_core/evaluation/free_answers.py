@@ -209,9 +209,18 @@ def free_scores(found: Sequence[FreeJudgement]) -> dict[str, float | None]:
         scores[f"free_contains{suffix}"] = _mean([one.contains for one in some])
         scores[f"judge{suffix}"] = _mean([one.judge for one in some])
     scores["free_kept"] = _mean([one.kept for one in found if one.kind == "neighbor"])
+    return scores | grouped_scores([(one.group, asdict(one)) for one in found])
+
+
+def grouped_scores(judged: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, float]:
+    """``free_exact_portability/GROUP`` and ``free_contains_portability/GROUP`` of judgements.
+
+    Each comes with its group; those without one, as of other kinds of prompts, are left out.
+    """
+    scores: dict[str, float] = {}
     for rule in ("exact", "contains"):
-        judged = [(one.group, getattr(one, rule)) for one in found if one.kind == "portability"]
-        scores |= by_group(f"free_{rule}_portability", judged)
+        values = [(group, one[rule]) for group, one in judged if group]
+        scores |= by_group(f"free_{rule}_portability", values)
     return scores
 
 

@@ -24,6 +24,8 @@ FREE = (
 """Metrics of answers that are written freely (`free_answers`), where they were asked for."""
 GROUPED = ("portability", "free_exact_portability", "free_contains_portability")
 """Metrics that are also given by group, as ``METRIC/GROUP``, where a suite has several."""
+MOST_GROUPS = 100
+"""Where there are more, as with a name for each question, none has figures of its own."""
 SHARES = (*PARTS, "greedy", "greedy_generalization", "greedy_locality", "portability", *FREE)
 """Metrics that are shares in [0, 1]; summaries have them in percent."""
 MARGINS = ("margin", "margin_generalization", "margin_locality")
@@ -130,7 +132,7 @@ def _by_group(rows: Sequence[Row]) -> list[str]:
     found = []
     for metric in GROUPED:
         names = [name for name in there if name.startswith(f"{metric}/")]
-        found += names if len(names) > 1 else []
+        found += names if 1 < len(names) <= MOST_GROUPS else []
     return found
 
 

@@ -194,7 +194,7 @@ class Moments:
             saver.offer,
             monitor.reporting(report),
             bfloat16=self.bfloat16,
-            executor=executor if self.base.device.type == "cpu" else HERE,
+            executor=executor if all(one.type == "cpu" for one in self.base.devices) else HERE,
         )
         if path:
             path.unlink(missing_ok=True)

@@ -57,10 +57,15 @@ def text_of(model: str, corpus: Path | None) -> Path:
 
 def samples_of(model: str, corpus: Path | None, mlp_size: int) -> int:
     """How many tokens of that text are taken where no number is given."""
+    return tokens_per_dimension(model, corpus) * mlp_size
+
+
+def tokens_per_dimension(model: str, corpus: Path | None) -> int:
+    """The same for each dimension of the keys."""
     if corpus is not None:
-        return TOKENS_OF_OWN * mlp_size
+        return TOKENS_OF_OWN
     bundled = text_of(model, corpus) == atlas.CORPUS
-    return (TOKENS_PER_DIMENSION if bundled else TOKENS_OF_DEFAULT) * mlp_size
+    return TOKENS_PER_DIMENSION if bundled else TOKENS_OF_DEFAULT
 
 
 def origin_of(model: str, corpus: Path | None, imported: str | None) -> str:

@@ -20,6 +20,8 @@ ENDS = "ends"
 DEVICE = r"cpu|mps|cuda(:[0-9]+)?"
 """The devices that a setting may name."""
 HOW = "write ranges of blocks with their devices, as in 0-39@cuda:0,40-79@cuda:1, or balanced"
+MOST_BLOCKS = 100_000
+"""More than any model has: a slip of the pen shall not be counted through."""
 _PART = re.compile(rf"({ENDS}|(\d+)(?:-(\d+))?)@(.+)")
 _WITHIN_BLOCKS = ("tp", "tp_plan", "tensor_parallel")
 
@@ -131,22 +133,27 @@ def _parts(text: str) -> list[tuple[int | None, str]]:
             f"device {text!r}: matrices are not divided among devices (tensor parallelism), since "
             f"an edit reads and writes whole ones: spread the blocks instead; {HOW}"
         )
-    found: list[tuple[int | None, str]] = []
+    found: dict[int | None, str] = {}
     for part in text.split(","):
         match = _PART.fullmatch(part.strip())
         if match is None:
             raise UnsupportedModel(f"device map {text!r}: {part.strip()!r} makes no sense; {HOW}")
         name, first, last, device = match.groups()
-        if name == ENDS:
-            found.append((None, device))
-            continue
-        span = range(int(first), int(last or first) + 1)
-        if not span:
-            raise UnsupportedModel(f"device map {text!r}: {part.strip()!r} has no block; {HOW}")
-        found += [(block, device) for block in span]
-    blocks = [block for block, _ in found]
-    for block in dict.fromkeys(blocks):
-        if blocks.count(block) > 1:
-            what = "the ends have" if block is None else f"block {block} has"
-            raise UnsupportedModel(f"device map {text!r}: {what} two devices; {HOW}")
-    return found
+        for block in [None] if name == ENDS else _span(text, part, first, last or first):
+            if block in found:
+                what = "the ends have" if block is None else f"block {block} has"
+                raise UnsupportedModel(f"device map {text!r}: {what} two devices; {HOW}")
+            found[block] = device
+    return list(found.items())
+
+
+def _span(text: str, part: str, first: str, last: str) -> range:
+    # by their length first: a number of thousands of digits is not even read
+    if max(len(first), len(last)) > len(str(MOST_BLOCKS)) or int(last) >= MOST_BLOCKS:
+        raise UnsupportedModel(
+            f"device map {text!r}: {part.strip()!r} has more blocks than any model; {HOW}"
+        )
+    span = range(int(first), int(last) + 1)
+    if not span:
+        raise UnsupportedModel(f"device map {text!r}: {part.strip()!r} has no block; {HOW}")
+    return span

@@ -48,7 +48,11 @@ def compute(
     dtype: Dtype = None,
     models_dir: ModelsDir = None,
     workers: Annotated[
-        int, typer.Option(min=1, help="Processes that read the text; same result.")
+        int,
+        typer.Option(
+            min=1,
+            help="Processes of one thread each that read the text; their number changes no result.",
+        ),
     ] = 1,
 ) -> None:
     """Take second moments over a text, or one shard of them."""

@@ -71,7 +71,7 @@ def plan(
     Counted from the configuration alone: nothing is loaded.  docs/sizing.md has the assumptions.
     """
     from jeep_core.errors import JeepError
-    from jeep_core.moments.source import TOKENS_OF_DEFAULT, TOKENS_OF_OWN
+    from jeep_core.moments.source import tokens_per_dimension
     from jeep_core.sizing import report
     from jeep_core.sizing.devices import UnknownGpu
 
@@ -88,7 +88,7 @@ def plan(
             load={
                 "facts": facts, "earlier": earlier, "clients": clients, "context": context,
                 "samples": samples or settings.moment_samples or 0,
-                "per_dimension": TOKENS_OF_OWN if settings.corpus else TOKENS_OF_DEFAULT,
+                "per_dimension": tokens_per_dimension(model or settings.model, settings.corpus),
             },
             more={"gpus": gpus, "passes": passes, "probe_prompts": probe},
             speed=(flops, share), models_dir=models_dir or settings.models,

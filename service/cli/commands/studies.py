@@ -80,7 +80,12 @@ def tune(
     dtype: Dtype = None,
     models_dir: ModelsDir = None,
     workers: Annotated[
-        int, typer.Option(min=1, help="Processes that optimise and measure; same result.")
+        int,
+        typer.Option(
+            min=1,
+            help="Processes of one thread each that optimise and measure;"
+            " their number changes no result.",
+        ),
     ] = 1,
 ) -> None:
     """Search a preset on a validation suite.

@@ -23,6 +23,7 @@ from jeep_core.models.views import ModelView
 from jeep_core.monitor import Monitor
 from jeep_core.suites import Case
 from service.contracts.schemas.evaluation import FreeOptions, JudgeRecord
+from service.worker.evaluating.earlier import with_groups
 from service.worker.evaluating.judge import Judge, JudgeQuestion
 from service.worker.lanes.read_lane import Task
 from service.worker.partial_results import Records
@@ -64,7 +65,7 @@ class FreeAnswers:
             Whatever the task's control raises.
         """
         kept = self.records(number)
-        rows, start, cut = list(kept.read()), 0, cases_apart(cases)
+        rows, start, cut = with_groups(list(kept.read()), cases), 0, cases_apart(cases)
         for some, texts in zip(cut, self._written(number, view, cut, say), strict=True):
             left = some[max(0, len(rows) - start) :]
             if left:
@@ -102,13 +103,20 @@ class FreeAnswers:
         ]
         left, before = cut[len(found) :], sum(map(len, cut[: len(found)]))
         say(before)
-        neighbors = new_prompts([neighbors_of(some) for some in left], self._base_texts)
+        # also of cases that have been answered: the base model's answers may be lost or damaged
+        neighbors = new_prompts([neighbors_of(some) for some in cut], self._base_texts)
         if view.replaced:
             self._write_base([prompts for prompts in neighbors if prompts])
 
+        def keep_base(texts: dict[str, FreeText], number: int) -> None:
+            if not view.replaced and neighbors[number]:
+                self._keep_base({prompt: texts[prompt] for prompt in neighbors[number]})
+
+        for group, texts in enumerate(found):
+            keep_base(texts, group)
+
         def keep(unit: int, texts: dict[str, FreeText]) -> None:
-            if not view.replaced:
-                self._keep_base({prompt: texts[prompt] for prompt in neighbors[unit]})
+            keep_base(texts, len(found))
             kept.append([{"texts": {prompt: asdict(text) for prompt, text in texts.items()}}])
             found.append(texts)
 

@@ -41,6 +41,7 @@ from service.contracts.schemas.evaluation import (
 )
 from service.store import CorruptFile
 from service.store.files import encode, read, replace
+from service.worker.evaluating.earlier import with_groups, without_groups
 from service.worker.evaluating.free import PHASE as FREE_PHASE
 from service.worker.evaluating.free import FreeAnswers
 from service.worker.evaluating.inputs import (
@@ -161,6 +162,8 @@ class _Evaluation:
         free = [] if self.free is None else list(self.free.records(number).read())
         if self.free is not None and len(free) != point.cases:
             return None
+        if without_groups(rows) or without_groups(free):
+            return None  # its figures lack those by group, which its rows are given
         self._keep(number, _joined(rows, texts, free))
         self._done += point.cases
         return point
@@ -214,7 +217,7 @@ class _Evaluation:
     ) -> list[Row]:
         """The rows of all cases; those already measured by an earlier attempt are read."""
         kept = self._records("cases", number)
-        rows = list(kept.read())
+        rows = with_groups(list(kept.read()), cases)
         before = self._done + len(rows)
 
         def keep(unit: int, records: Sequence[CaseRecord]) -> None:

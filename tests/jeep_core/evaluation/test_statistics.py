@@ -113,6 +113,15 @@ def test_differences_are_taken_case_by_case() -> None:
     assert (difference.low, difference.high) == pytest.approx((10, 10))
 
 
+@pytest.mark.parametrize(("groups", "given"), [(1, 0), (2, 2), (100, 100), (101, 0)])
+def test_a_suite_of_very_many_groups_has_no_figures_by_group(groups: int, given: int) -> None:
+    """Each of them would be resampled: the time grows with their square."""
+    rows = [row(i, 1.0, portability=0.5, **{f"portability/{i}": 0.5}) for i in range(groups)]
+    found = summarise_cases(rows, samples=50)
+    assert sum(name.startswith("portability/") for name in found) == given
+    assert found["portability"].value == 50
+
+
 def test_versions_without_a_common_case_have_no_differences() -> None:
     found = compare([row(0, 1.0)], [row(1, 1.0)])
     assert (found.cases, found.differences, found.better, found.broken) == (0, {}, [], [])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from support.library import tiny
 
 from jeep_core.errors import JeepError
+from jeep_core.executors.work import Bench, Work
 from jeep_core.models.loading import LoadedModel
 from jeep_core.moments import cache as moments_module
 from jeep_core.moments import sums as moment_sums
@@ -55,6 +58,29 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moment_sums, "BLOCK_TOKENS", 100)
     monkeypatch.setattr(moments_module, "SAVE_EVERY_S", 0.0)
     monkeypatch.setattr(moments_module, "SAVING_SHARE", 1e9)
+
+
+class Elsewhere:
+    """An executor that must not be asked."""
+
+    workers = 2
+
+    def run(self, work: Work, bench: Bench, keep: Any = None) -> list[Any]:
+        raise AssertionError(work.task)
+
+    def close(self) -> None:
+        """It has nothing to close."""
+
+
+def test_blocks_of_a_model_that_is_in_part_on_a_gpu_are_not_sent(gptj: LoadedModel) -> None:
+    """Embedding and head are on the CPU, as in ``ends@cpu,0-3@cuda:0``."""
+    base = replace(gptj)
+    base.__dict__["devices"] = [torch.device("cpu"), torch.device("cuda", 0)]
+    with pytest.raises(AssertionError, match="block_unit"):
+        Moments(gptj, tiny.TEXTS, 100).sums([1], executor=Elsewhere())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # this machine may have none
+        assert Moments(base, tiny.TEXTS, 100).sums([1], executor=Elsewhere()).count >= 100
 
 
 # ---------------------------------------------------------------- packing

@@ -62,6 +62,22 @@ def test_what_each_of_several_gpus_holds_is_in_the_record() -> None:
     assert "8 GPUs: fits, " in said
 
 
+def test_the_tokens_of_second_moments_are_those_that_the_service_takes(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def operations(*arguments: str) -> float:
+        parts = planned("--gpu", "h100", *arguments)["time"]["parts"]
+        return float(parts["second moments"]["operations"])
+
+    of_token = operations("--model", "atlas-gptj", "--samples", "1728") / 1728
+    # keys have 1,728 numbers; the bundled models have a text of their own
+    assert operations("--model", "atlas-gptj") == pytest.approx(20 * 1728 * of_token)
+    corpus = directory / "corpus.txt"
+    corpus.write_text("Lyon is a city.\n")
+    monkeypatch.setenv("JEEP_CORPUS", str(corpus))
+    assert operations("--model", "atlas-gptj") == pytest.approx(10 * 1728 * of_token)
+
+
 def test_settings_that_make_a_model_fit_are_named_and_are_all_needed() -> None:
     found = planned("--model", "gemma-3-27b", "--gpu", "h100", "--facts", "16")["memory"]
     assert found["outcome"] == "fits with settings"

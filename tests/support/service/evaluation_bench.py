@@ -54,12 +54,18 @@ class Bench:
         self.told: list[Progress] = []
         self.pauses = 0
 
-    def add(self, name: str, facts: list[dict[str, Any]]) -> None:
+    def add(
+        self,
+        name: str,
+        facts: list[dict[str, Any]],
+        format: str = "plain",
+        style: str = "contrast",
+    ) -> None:
         suites = self.store.suites
         with suites.upload() as upload:
             upload.write("".join(json.dumps(fact) + "\n" for fact in facts).encode())
             info = SuiteInfo(
-                name=name, format="plain", style="contrast", records=len(facts),
+                name=name, format=format, style=style, records=len(facts),
                 cases=len(facts), bytes=upload.bytes, sha256=upload.sha256,
             )  # fmt: skip
             suites.add(upload, info)

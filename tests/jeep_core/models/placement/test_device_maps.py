@@ -42,6 +42,8 @@ def test_a_map_names_the_device_of_every_block(text: str, ends: str, blocks: lis
         ("model.layers.0@cuda:0", "'model.layers.0@cuda:0' makes no sense; write ranges"),
         ("0-3@", "'0-3@' makes no sense"),
         ("0-3@cuda:0,", "'' makes no sense"),
+        ("0-99999999999@cpu", "'0-99999999999@cpu' has more blocks than any model"),
+        (f"{'9' * 5000}@cpu", "has more blocks than any model"),
         ("tp", "matrices are not divided among devices (tensor parallelism)"),
     ],
 )
@@ -51,6 +53,13 @@ def test_what_fits_no_model_is_refused(text: str, said: str) -> None:
         layout_of(text, 4)
     assert said in str(refused.value)
     assert text in str(refused.value)
+
+
+def test_a_long_map_is_looked_through_once() -> None:
+    # looking each block up among all of them took a minute
+    check_form("0-49999@cuda:0,50000-99999@cuda:1")
+    with pytest.raises(UnsupportedModel, match="block 99999 has two devices"):
+        check_form("0-99999@cuda:0,99999@cuda:1")
 
 
 def test_names_of_devices_are_checked_without_a_model() -> None:

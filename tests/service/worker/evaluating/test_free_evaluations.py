@@ -129,6 +129,21 @@ def test_a_job_that_was_killed_goes_on_with_the_answers_it_has(
     assert bench.rows(job) == bench.rows(whole)
 
 
+@pytest.mark.parametrize("edited", [False, True])
+def test_answers_of_the_base_model_that_were_lost_are_written_again(
+    bench: Bench, edited: bool
+) -> None:
+    version = bench.add_version() if edited else "v0"
+    job = bench.job(targets=[Target(label="one", version=version)], free=FREE)
+    expected = bench.run(job)
+    work = bench.store.drafts.work_folder(job.id)
+    for name in ("point-0.json", "free-0.jsonl"):
+        (work / name).unlink()
+    texts = work / "base-texts.jsonl"
+    texts.write_bytes(texts.read_bytes()[:-1])
+    assert bench.run(job).points[0].metrics == expected.points[0].metrics
+
+
 def test_a_judge_is_asked_of_all_but_neighbors(bench: Bench, played: PlayedJudge) -> None:
     played.say = lambda question: "yes" if question["question"].startswith("People") else "hm"
     judge = JudgeOptions(model="gpt-x", address=played.address, timeout_s=5.0)

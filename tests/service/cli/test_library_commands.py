@@ -64,7 +64,7 @@ def test_moments_are_computed_with_the_settings_where_the_service_finds_them(
         "gradient_layers": None,
         "shard": (0, 1),
     }
-    expected |= {"out": None, "corpus": None, "samples": 5000}
+    expected |= {"out": None, "corpus": None, "samples": 5000, "workers": 1}
     expected["folder"] = tmp_path / "base" / "moments"
     assert compute.call_args.kwargs == expected
     words = ["--samples", "7", "--shard", "2/4", "--out", "sums", "--attention-layers", "1"]

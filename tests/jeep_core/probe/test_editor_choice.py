@@ -235,9 +235,7 @@ class TestRule:
 
     def test_the_bundled_models_are_edited_with_jeep(self) -> None:
         found = choose_editor(here(n_facts=200))
-        said = (
-            "jeep has Score 98.6 (98.3–99), ahead of memit with 91.9 (90.9–92.9), on atlas-gptj"
-        )
+        said = "jeep has Score 98.6 (98.3–99), ahead of memit with 91.9 (90.9–92.9), on atlas-gptj"
         assert (found.editor, said in found.reason) == ("jeep", True)
         assert "docs/results.md" in found.reason
 

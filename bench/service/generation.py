@@ -1,6 +1,6 @@
 """Continuous batching over HTTP, and generation during an edit.
 
-``python -m bench.service.generation``; ``--model smollm2-135m --facts 64 --seconds 240`` for a
+``python -m bench.service.generation``; ``--model FOLDER --facts 64 --seconds 240`` for a
 model of one's own.
 
 The yardstick of throughput is the same service used by one client after the other; of latency,
@@ -264,7 +264,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--model", default=MODEL, help="A name or a folder, as for jeep serve.")
+    parser.add_argument("--model", default=MODEL, help="A bundled name or a folder.")
     parser.add_argument("--facts", type=int, default=FACTS, help="Of the long edit.")
     parser.add_argument("--seconds", type=float, default=EDIT_SECONDS, help="Of it, at most.")
     args = parser.parse_args()

@@ -70,9 +70,13 @@ def locate(name: str, library: Library | None = None) -> Path:
     if library is not None and (model := library.find(name)) is not None:
         return model.folder
     if name in CATALOGUE:
-        where = f" in {library.root}" if library is not None else ""
+        if library is None:
+            raise UnsupportedModel(
+                f"{name} is a name of jeep models: name its folder, which jeep models show {name} "
+                "tells, or the model directory (models_dir)"
+            )
         raise UnsupportedModel(
-            f"{name} is not here yet{where}: get it once with jeep models get {name}"
+            f"{name} is not here yet in {library.root}: get it once with jeep models get {name}"
         )
     if is_path(name):
         raise UnsupportedModel(

@@ -330,6 +330,11 @@ class TestNames:
             "smollm2-135m"
         )
 
+    def test_without_a_directory_the_folder_is_asked_for(self) -> None:
+        said = refusal(lambda: locate("smollm2-135m"))
+        assert "name its folder" in said
+        assert "models_dir" in said
+
     def test_a_folder_here_comes_before_a_name(
         self, library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

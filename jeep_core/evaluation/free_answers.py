@@ -209,17 +209,8 @@ def free_scores(found: Sequence[FreeJudgement]) -> dict[str, float | None]:
         scores[f"free_contains{suffix}"] = _mean([one.contains for one in some])
         scores[f"judge{suffix}"] = _mean([one.judge for one in some])
     scores["free_kept"] = _mean([one.kept for one in found if one.kind == "neighbor"])
-    return scores | grouped_scores([(one.group, asdict(one)) for one in found])
-
-
-def grouped_scores(judged: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, float]:
-    """``free_exact_portability/GROUP`` and ``free_contains_portability/GROUP`` of judgements.
-
-    Each comes with its group; those without one, as of other kinds of prompts, are left out.
-    """
-    scores: dict[str, float] = {}
     for rule in ("exact", "contains"):
-        values = [(group, one[rule]) for group, one in judged if group]
+        values = [(one.group, getattr(one, rule)) for one in found]
         scores |= by_group(f"free_{rule}_portability", values)
     return scores
 
@@ -247,14 +238,13 @@ def measure_freely(
         asked = new_prompts([neighbors_of(some) for some in cut])
         units = [(prompts, len(prompts)) for prompts in asked if prompts]
         base = ModelView(view.base)
-        base_texts = {}
-        for found in write_apart(base, units, tokens, executor=executor, monitor=monitor):
-            base_texts = {**base_texts, **found}
+        found = write_apart(base, units, tokens, executor=executor, monitor=monitor)
+        base_texts = {prompt: text for some in found for prompt, text in some.items()}
     units = [(prompts_of(some), len(some)) for some in cut]
     texts = write_apart(view, units, tokens, executor=executor, monitor=monitor)
     return [
-        judged_freely(case, found, base_texts)
-        for some, found in zip(cut, texts, strict=True)
+        judged_freely(case, said, base_texts)
+        for some, said in zip(cut, texts, strict=True)
         for case in some
     ]
 

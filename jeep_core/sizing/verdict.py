@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from jeep_core.sizing.architecture import BYTES, Architecture
 from jeep_core.sizing.demand import Editing, Settings, Workload
@@ -17,12 +17,32 @@ VALUES = "value optimisation"
 
 
 @dataclass(frozen=True)
+class Asked:
+    """An edit that is to fit into ``usable`` bytes; ``held``: what of it a GPU holds."""
+
+    arch: Architecture
+    editing: Editing
+    load: Workload
+    settings: Settings
+    usable: int
+    held: Held
+
+    @property
+    def need(self) -> Need:
+        """Its bytes with these settings."""
+        return self.held(self.arch, self.editing, self.load, self.settings)
+
+    def with_(self, **settings: Any) -> Asked:
+        """The same with other settings."""
+        return replace(self, settings=replace(self.settings, **settings))
+
+
+@dataclass(frozen=True)
 class Change:
-    """A setting that makes something smaller: the sentence that says it."""
+    """A setting that makes something smaller: what is asked then, and the sentence that says it."""
 
     name: str
-    settings: Settings
-    load: Workload
+    asked: Asked
     text: str
 
 
@@ -55,8 +75,8 @@ def fit(
     Changes are tried in the order in which they cost least, and those that turn out not to be
     needed are taken back.
     """
-    held = fullest(gpus)
-    found = held(arch, editing, load, settings)
+    asked = Asked(arch, editing, load, settings, usable, fullest(gpus))
+    found = asked.need
     if found.total <= usable:
         return Fit("fits", found, settings, load)
     taken: list[str] = []
@@ -64,119 +84,80 @@ def fit(
     names = [name for name in CHANGES if gpus == 1 or name != VALUES]
     for name in names:
         taken.append(name)
-        settled = _settled(arch, editing, load, settings, usable, taken, held)
+        settled = _settled(asked, taken)
         if settled.need.total <= usable:
             break
     else:
         return replace(settled, outcome="does not fit")
     for name in list(taken):
         fewer = [other for other in taken if other != name]
-        without = _settled(arch, editing, load, settings, usable, fewer, held)
+        without = _settled(asked, fewer)
         if without.need.total <= usable:
             taken, settled = fewer, without
     return settled
 
 
-def _settled(
-    arch: Architecture,
-    editing: Editing,
-    load: Workload,
-    settings: Settings,
-    usable: int,
-    names: Sequence[str],
-    held: Held,
-) -> Fit:
+def _settled(asked: Asked, names: Sequence[str]) -> Fit:
     """The outcome with these changes made, in their order."""
     said: dict[str, str] = {}
     for name in names:
-        change = CHANGES[name](arch, editing, load, settings, usable, held)
+        change = CHANGES[name](asked)
         if change is not None:
-            settings, load = change.settings, change.load
-            said[change.name] = change.text
-    found = held(arch, editing, load, settings)
-    if VALUES in names and editing.follows is None:
+            asked, said[change.name] = change.asked, change.text
+    if VALUES in names and asked.editing.follows is None:
         # last: it takes what everything else leaves
-        settings, text = _rest_for_values(arch, editing, load, settings, found, usable)
-        if text:
-            said["values"] = text
-            found = held(arch, editing, load, settings)
-    return Fit("fits with settings", found, settings, load, tuple(said.values()))
+        bounded = _rest_for_values(asked)
+        if bounded is not None:
+            asked, said[bounded.name] = bounded.asked, bounded.text
+    changes = tuple(said.values())
+    return Fit("fits with settings", asked.need, asked.settings, asked.load, changes)
 
 
-def _rest_for_values(
-    arch: Architecture,
-    editing: Editing,
-    load: Workload,
-    settings: Settings,
-    found: Need,
-    usable: int,
-) -> tuple[Settings, str]:
+def _rest_for_values(asked: Asked) -> Change | None:
     """A bound on value optimisation, if it would take more than is left."""
-    one = of_fact(arch, editing, load, BYTES[settings.dtype])
-    together = 1 if editing.one_by_one else settings.together(load.facts)
-    left = usable - (found.peaks["values"] - round(together * one))
-    if found.peaks["values"] <= usable or together == 1:
-        return settings, ""
+    peak, load = asked.need.peaks["values"], asked.load
+    one = of_fact(asked.arch, asked.editing, load, BYTES[asked.settings.dtype])
+    together = 1 if asked.editing.one_by_one else asked.settings.together(load.facts)
+    left = asked.usable - (peak - round(together * one))
+    if peak <= asked.usable or together == 1:
+        return None
     megabytes = int(max(left, one) // MIB)
     facts = max(1, min(together, int(megabytes * MIB // one)))
-    bounded = replace(settings, edit_bytes=max(1, megabytes) * MIB)
-    return bounded, (
-        f"JEEP_EDIT_MEMORY_MB={megabytes}: {facts} facts are optimised together, not {together}"
-    )
+    text = f"JEEP_EDIT_MEMORY_MB={megabytes}: {facts} facts are optimised together, not {together}"
+    return Change("values", asked.with_(edit_bytes=max(1, megabytes) * MIB), text)
 
 
-Maker = Callable[[Architecture, Editing, Workload, Settings, int, Held], Change | None]
+Maker = Callable[[Asked], Change | None]
 
 
-def _values(
-    arch: Architecture,
-    editing: Editing,
-    load: Workload,
-    settings: Settings,
-    usable: int,
-    held: Held,
-) -> Change | None:
+def _values(asked: Asked) -> Change | None:
     return None  # what is left is known when all else is settled
 
 
-def _moments(
-    arch: Architecture,
-    editing: Editing,
-    load: Workload,
-    settings: Settings,
-    usable: int,
-    held: Held,
-) -> Change | None:
+def _moments(asked: Asked) -> Change | None:
     """Second moments before serving, of as many layers at once as fit."""
-    if "moments" not in held(arch, editing, load, settings).peaks:
+    if "moments" not in asked.need.peaks:
         return None
-    count = len(editing.matrices)
+    count = len(asked.editing.matrices)
     for layers in range(count, 0, -1):
-        changed = replace(settings, layers_at_once=layers)
-        if held(arch, editing, load, changed).peaks["moments"] <= usable or layers == 1:
+        changed = asked.with_(layers_at_once=layers)
+        if changed.need.peaks["moments"] <= asked.usable or layers == 1:
             break
     some = f"{layers} of the {count} layers at a time" if layers < count else "all layers"
     text = f"second moments before serving, {some} (jeep moments compute --layers …)"
-    return Change("moments", changed, load, text)
+    return Change("moments", changed, text)
 
 
-def _moments_elsewhere(
-    arch: Architecture,
-    editing: Editing,
-    load: Workload,
-    settings: Settings,
-    usable: int,
-    held: Held,
-) -> Change | None:
+def _moments_elsewhere(asked: Asked) -> Change | None:
     """Second moments on the CPU, where not even those of one layer fit beside the weights."""
-    found = held(arch, editing, load, settings)
-    if "moments" not in found.peaks or "moments" in fitting(found, usable):
+    found = asked.need
+    if "moments" not in found.peaks or "moments" in fitting(found, asked.usable):
         return None
     text = (
         "second moments on the CPU, before serving "
-        f"(jeep moments compute --device cpu --dtype {settings.dtype})"
+        f"(jeep moments compute --device cpu --dtype {asked.settings.dtype})"
     )
-    return Change("moments", replace(settings, layers_at_once=0), load, text)
+    return Change("moments", asked.with_(layers_at_once=0), text)
 
 
 def fitting(found: Need, usable: int) -> set[str]:
@@ -184,63 +165,37 @@ def fitting(found: Need, usable: int) -> set[str]:
     return {name for name, size in found.peaks.items() if size <= usable}
 
 
-def _factors(
-    arch: Architecture,
-    editing: Editing,
-    load: Workload,
-    settings: Settings,
-    usable: int,
-    held: Held,
-) -> Change | None:
-    least = factors_kept(arch, editing, load, replace(settings, factor_bytes=0))
-    if factors_kept(arch, editing, load, settings) <= least:
+def _factors(asked: Asked) -> Change | None:
+    def kept(settings: Settings) -> int:
+        return factors_kept(asked.arch, asked.editing, asked.load, settings)
+
+    least = kept(replace(asked.settings, factor_bytes=0))
+    if kept(asked.settings) <= least:
         return None
     megabytes = -(-least // MIB)
-    changed = replace(settings, factor_bytes=megabytes * MIB)
     text = f"JEEP_FACTOR_MEMORY_MB={megabytes}: the factor of one layer is kept, others are read"
-    return Change("factors", changed, load, text)
+    return Change("factors", asked.with_(factor_bytes=megabytes * MIB), text)
 
 
-def _versions(
-    arch: Architecture,
-    editing: Editing,
-    load: Workload,
-    settings: Settings,
-    usable: int,
-    held: Held,
-) -> Change | None:
-    if settings.versions <= 1:
+def _versions(asked: Asked) -> Change | None:
+    if asked.settings.versions <= 1:
         return None
-    text = f"JEEP_VERSIONS_IN_MEMORY=1, not {settings.versions}"
-    return Change("versions", replace(settings, versions=1), load, text)
+    text = f"JEEP_VERSIONS_IN_MEMORY=1, not {asked.settings.versions}"
+    return Change("versions", asked.with_(versions=1), text)
 
 
-def _clients(
-    arch: Architecture,
-    editing: Editing,
-    load: Workload,
-    settings: Settings,
-    usable: int,
-    held: Held,
-) -> Change | None:
-    if load.clients <= 1:
+def _clients(asked: Asked) -> Change | None:
+    if asked.load.clients <= 1:
         return None
-    text = f"one client at a time, not {load.clients}"
-    return Change("clients", settings, replace(load, clients=1), text)
+    text = f"one client at a time, not {asked.load.clients}"
+    return Change("clients", replace(asked, load=replace(asked.load, clients=1)), text)
 
 
-def _dtype(
-    arch: Architecture,
-    editing: Editing,
-    load: Workload,
-    settings: Settings,
-    usable: int,
-    held: Held,
-) -> Change | None:
-    if BYTES[settings.dtype] == 2:
+def _dtype(asked: Asked) -> Change | None:
+    if BYTES[asked.settings.dtype] == 2:
         return None
-    text = f"JEEP_DTYPE=bfloat16, not {settings.dtype}"
-    return Change("dtype", replace(settings, dtype="bfloat16"), load, text)
+    text = f"JEEP_DTYPE=bfloat16, not {asked.settings.dtype}"
+    return Change("dtype", asked.with_(dtype="bfloat16"), text)
 
 
 CHANGES: dict[str, Maker] = {

@@ -48,6 +48,21 @@ class Records:
             os.fsync(file.fileno())
 
 
+def of_layout(folder: Path, layout: int) -> None:
+    """See to it that the partial results in a job's folder have this layout.
+
+    Those of another one are removed, to be computed again: a job that goes on after an upgrade
+    shall not mix rows of two releases.
+    """
+    mark = folder / "layout"
+    if mark.exists() and mark.read_text("utf-8", errors="replace") == str(layout):
+        return
+    for path in folder.iterdir():
+        if path.is_file():
+            path.unlink()
+    replace(mark, str(layout).encode())
+
+
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Replace a file of JSON lines atomically: readers see the old ones or the new ones."""
     replace(path, b"".join(_line(row) + b"\n" for row in rows))

@@ -68,9 +68,9 @@ def _bytes(module: Any) -> int:
 
 
 def _check(name: str) -> None:
-    """Raise ``UnsupportedModel`` if this machine has no such device."""
+    """Raise ``UnsupportedModel`` if this machine has no such device, or it holds no numbers."""
     try:
-        torch.empty(1, device=name)
+        torch.empty(1, device=name).tolist()
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, AssertionError, NotImplementedError) as error:

@@ -103,10 +103,6 @@ class Cache:
             (root / name).mkdir(parents=True, exist_ok=True)
         return root
 
-    def size(self) -> int:
-        """Bytes of all files in the folder."""
-        return sum(size for _, size, _ in self._files())
-
     def trim(self, kept: Collection[Path], limit: int | None = None) -> int:
         """Remove what was used least recently until the limit holds; return the size after that.
 

@@ -23,7 +23,6 @@ from jeep_core.models.views import ModelView
 from jeep_core.monitor import Monitor
 from jeep_core.suites import Case
 from service.contracts.schemas.evaluation import FreeOptions, JudgeRecord
-from service.worker.evaluating.earlier import with_groups
 from service.worker.evaluating.judge import Judge, JudgeQuestion
 from service.worker.lanes.read_lane import Task
 from service.worker.partial_results import Records
@@ -65,7 +64,7 @@ class FreeAnswers:
             Whatever the task's control raises.
         """
         kept = self.records(number)
-        rows, start, cut = with_groups(list(kept.read()), cases), 0, cases_apart(cases)
+        rows, start, cut = list(kept.read()), 0, cases_apart(cases)
         for some, texts in zip(cut, self._written(number, view, cut, say), strict=True):
             left = some[max(0, len(rows) - start) :]
             if left:

@@ -41,7 +41,6 @@ from service.contracts.schemas.evaluation import (
 )
 from service.store import CorruptFile
 from service.store.files import encode, read, replace
-from service.worker.evaluating.earlier import with_groups, without_groups
 from service.worker.evaluating.free import PHASE as FREE_PHASE
 from service.worker.evaluating.free import FreeAnswers
 from service.worker.evaluating.inputs import (
@@ -57,9 +56,11 @@ from service.worker.evaluating.judge import Judge
 from service.worker.failures import Refused
 from service.worker.harness import run_tasks
 from service.worker.lanes.read_lane import Task
-from service.worker.partial_results import Records, write_lines
+from service.worker.partial_results import Records, of_layout, write_lines
 
 log = logging.getLogger(__name__)
+LAYOUT = 2
+"""Of the rows that are kept; raised whenever later ones hold what earlier ones lack."""
 TEXTS_TOGETHER = 64
 
 Row = dict[str, Any]
@@ -93,6 +94,7 @@ def run(task: Task) -> EvaluationResult:
             f"no case of {payload.suite} can be asked of this model ({why}): take another suite"
         )
         raise Refused("no_cases", message)
+    of_layout(task.work, LAYOUT)
     edited = [plain[case.id] for case in cases]
     chosen = chosen_hparams(task, payload)
     hparams = None if chosen is None else chosen.hparams
@@ -162,8 +164,6 @@ class _Evaluation:
         free = [] if self.free is None else list(self.free.records(number).read())
         if self.free is not None and len(free) != point.cases:
             return None
-        if without_groups(rows) or without_groups(free):
-            return None  # its figures lack those by group, which its rows are given
         self._keep(number, _joined(rows, texts, free))
         self._done += point.cases
         return point
@@ -217,7 +217,7 @@ class _Evaluation:
     ) -> list[Row]:
         """The rows of all cases; those already measured by an earlier attempt are read."""
         kept = self._records("cases", number)
-        rows = with_groups(list(kept.read()), cases)
+        rows = list(kept.read())
         before = self._done + len(rows)
 
         def keep(unit: int, records: Sequence[CaseRecord]) -> None:

@@ -75,6 +75,9 @@ def test_a_device_that_is_not_there_is_refused_before_weights_are_read(
     folder = make_folder("llama", lambda made: (made / "model.safetensors").chmod(0))
     with pytest.raises(UnsupportedModel, match="device 'cuda:7' cannot be used here"):
         load(str(folder), device="0-1@cpu,2-3@cuda:7")
+    for device in ("meta", "0-1@cpu,2-3@meta"):
+        with pytest.raises(UnsupportedModel, match="device 'meta' cannot be used here"):
+            load(str(folder), device=device)
     with pytest.raises(UnsupportedModel, match="'balanced' needs two GPUs"):
         load(str(folder), device="balanced")
 

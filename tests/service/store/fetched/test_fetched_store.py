@@ -190,7 +190,7 @@ class TestRoom:
         copy = opened(other, cache)
         for version in list(other.store.versions.numbers()):
             copy.versions.read(f"v{version}")
-        cache.limit = cache.size() + int(tensors * (SIZE + 200))
+        cache.limit = cache.trim((), 2**40) + int(tensors * (SIZE + 200))
         return copy
 
     def aged(self, copy: FetchedStore, version: str, seconds: int) -> None:

@@ -1,4 +1,4 @@
-"""Jobs that go on with rows from before questions had groups."""
+"""Jobs that go on with rows of another layout, such as those from before questions had groups."""
 
 from __future__ import annotations
 
@@ -73,6 +73,7 @@ def test_figures_by_group_are_of_all_cases(bench: Bench, ended: bool) -> None:
         point.unlink()
     for name in ("cases-0.jsonl", "free-0.jsonl"):
         as_before(work / name, 6 if ended else 3)
+    (work / "layout").unlink()
     [found] = bench.run(job).points
     assert found.metrics == expected.metrics
     assert bench.rows(job) == bench.rows(whole)

@@ -23,20 +23,19 @@ from jeep_core.errors import Coded
 from service.ops.embedded_server import EmbeddedBusyError, EmbeddedError, KeptValkey
 from service.settings import (
     CLIENT_VARIABLES,
+    EXIT_AGAIN,
     EXIT_CONFIG,
     WORKER_ENVIRONMENT,
     Settings,
     trusted_proxies,
 )
-from service.store import Store, StoreError, StoreReplaced
-from service.store.store import check_identity
+from service.store import Store, StoreError
+from service.store.store import is_another
 
 EXIT_TAKEN = 3
 """Exit code when the port or the store is in use."""
-EXIT_AGAIN = 75
-"""Exit code (EX_TEMPFAIL) when another store lies in the folder: start it again."""
 LOOK_S = 1.0
-"""How often that is looked at."""
+"""How often it is looked whether another store lies in the folder."""
 
 STEADY_SECONDS = 60.0
 FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
@@ -142,15 +141,10 @@ def _end_if_replaced(store: Store, server: uvicorn.Server, say: Say) -> threadin
     def look() -> None:
         while not server.should_exit:
             time.sleep(LOOK_S)
-            try:
-                check_identity(store)
-            except StoreReplaced as error:
-                if (store.root / "format.json").exists():  # a restore writes it last
-                    say(str(error))
-                    replaced.set()
-                    _stop(server)
-            except (StoreError, OSError):  # the folder is away: requests are told so
-                continue
+            if (why := is_another(store)) is not None:
+                say(why)
+                replaced.set()
+                _stop(server)
 
     threading.Thread(target=look, name="identity", daemon=True).start()
     return replaced

@@ -119,6 +119,9 @@ class EditorRecord:
         tuning: what ``jeep tune`` tries; default: the layers of its regions or its one layer.
         automatic: makes its hyper-parameters from those that a probe proposes (``learning_rate``,
             ``low`` and ``high``); None: ``"hparams": "auto"`` is refused.
+        rate_share: for an editor that fine-tunes, its automatic learning rate as a share of the root
+            mean square of the matrix that it tunes first: Adam moves every weight by about the rate
+            in a step.  Records of earlier probes do not have it: ``automatic`` gives a rate, too.
         title: its name in plots; default: the name it is registered under, in capitals.
         order: its place in tables and legends; equal ones are in alphabetical order.
         many_facts: whether it is meant for thousands of facts at once; the report's scaling curve
@@ -143,6 +146,7 @@ class EditorRecord:
     network: str | None = None
     tuning: Tuning | None = None
     automatic: Rule | None = None
+    rate_share: float | None = None
     title: str | None = None
     order: float = 100
     many_facts: bool = True
@@ -179,6 +183,10 @@ def taking(*names: str) -> Rule:
     """The rule that takes these fields of a proposal and keeps the defaults of the others."""
     return lambda found: {name: found[name] for name in names}
 
+
+OUTPUT_RMS = "output_rms"
+"""Under this name the record of a probe has the root mean square of every block's MLP output
+projection."""
 
 NEWTON = {"optimizer": "newton", "n_prefixes": 2}
 """How values are optimised unless something else is said, by docs/lab-notes.md."""

@@ -313,7 +313,8 @@ class Crew:
         elif kind == "lost":
             ledger.lost(more[0], more[1])
         else:
-            ledger.back(more[0])
+            # of a run that goes on, nobody has asked for it: not for ever
+            ledger.lost(more[0], "it was given up")
 
 
 class Run:

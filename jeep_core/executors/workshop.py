@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from jeep_core.executors.wire import pack, unpack
 from jeep_core.executors.work import Bench, Function, function_of
 from jeep_core.models.giving_way import giving_way
 from jeep_core.models.loading import LoadedModel
-from jeep_core.monitor import Monitor
+from jeep_core.monitor import NOTHING, Monitor
 
 
 class Workshop:
@@ -23,6 +24,8 @@ class Workshop:
 
     def __init__(self, base: LoadedModel) -> None:
         self._base = base
+        self._monitor = NOTHING
+        self._hooks = ExitStack()
         self._key: str | None = None
         self._bench: Bench | None = None
         self._function: Function | None = None
@@ -34,11 +37,16 @@ class Workshop:
         Returns the names of the matrices that must be sent whole; then nothing is prepared.
         """
         if isinstance(version, Version):
+            self._hooks.close()
             self._key = self._bench = None  # the old one's memory is free for the new one
             view, unlike = view_of(self._base, version)
             if unlike:
                 return unlike
             self._key, self._bench = version.key, Bench(view)
+            # copies of the view outlive a unit, a twin even a run, and have its hooks for good: so
+            # these ask for whoever is the caller now
+            caller = Monitor(give_way=lambda: self._monitor.give_way())
+            self._hooks.enter_context(giving_way(view, caller))
         elif version != self._key or self._bench is None:
             raise JeepError(f"the worker has no version {version[:12]}")
         else:
@@ -54,8 +62,11 @@ class Workshop:
         """
         assert self._bench is not None
         assert self._function is not None
-        with giving_way(self._bench.view, monitor):
+        self._monitor = monitor
+        try:
             return packed(self._function(self._bench.monitored(monitor), self._common, unit))
+        finally:
+            self._monitor = NOTHING
 
 
 def packed(value: Any) -> Any:

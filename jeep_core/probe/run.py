@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jeep_core import atlas
+from jeep_core.editors.record import OUTPUT_RMS
 from jeep_core.errors import JeepError
 from jeep_core.executors.here import HERE
 from jeep_core.executors.work import Executor
@@ -172,11 +173,23 @@ def probe(
         "model_hash": view.base.model_hash,
         "weights_sha256": view.weights_sha256(),
         "seed": seed,
+        OUTPUT_RMS: output_rms(view),
     }
     return Probe(
         replace(prompts, prompts=some), sum(prompt.assumed for prompt in some),
         readings, exchanged, restored, sets, proposal, hparams, why_not, origin, quick,
     )  # fmt: skip
+
+
+def output_rms(view: ModelView) -> list[float]:
+    """The root mean square of the numbers in every block's MLP output projection.
+
+    Fine-tuning editors take their steps by it: one of Adam moves every number by the learning rate.
+    """
+    family, model = view.base.family, view.model
+    # (d, d_ff), or (d_ff, d) in a ``Conv1D``
+    weights = [family.mlp_out_of(model, i).weight for i in range(view.base.n_layers)]
+    return [float(w.detach().float().square().mean().sqrt()) for w in weights]
 
 
 def _proposed(

@@ -6,6 +6,7 @@ What belongs here: ``fields/`` has the settings by subject, ``joined.py`` all of
 
 from service.settings.environment import (
     CLIENT_VARIABLES,
+    EXIT_AGAIN,
     EXIT_CONFIG,
     PREFIX,
     WORKER_ENVIRONMENT,
@@ -19,6 +20,7 @@ from service.settings.programs import ClientSettings, HubSettings, trace_exporte
 
 __all__ = [
     "CLIENT_VARIABLES",
+    "EXIT_AGAIN",
     "EXIT_CONFIG",
     "PREFIX",
     "WORKER_ENVIRONMENT",

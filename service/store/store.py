@@ -268,3 +268,18 @@ def check_identity(store: Store) -> None:
             f"{store.root} holds another store now (a restored or a new one): what this "
             "process knows of its versions is void, start it again"
         )
+
+
+def is_another(store: Store) -> str | None:
+    """Why what is known of a store is void: another one lies there, whole; else None.
+
+    Where the folder cannot be read, or is just being restored, nothing is known yet.
+    """
+    try:
+        check_identity(store)
+    except StoreReplaced as error:
+        # a restore writes it last
+        return str(error) if (store.root / "format.json").exists() else None
+    except (StoreError, OSError):
+        return None
+    return None

@@ -30,9 +30,10 @@ from service.queue import (
     connect,
     end_patience,
 )
-from service.settings import EXIT_CONFIG, Settings, SettingsError
+from service.settings import EXIT_AGAIN, EXIT_CONFIG, Settings, SettingsError
 from service.store import CorruptFile, StaleFence, Store, StoreBusy, StoreError, is_disk_full
 from service.store.maintenance.room import Room
+from service.store.store import is_another
 from service.worker.executing import executor_of
 from service.worker.gate import Gate
 from service.worker.input_files import check_inputs
@@ -59,6 +60,8 @@ from service.worker.versions.retention import Keeper
 from service.worker.versions.views import VersionViews
 
 log = logging.getLogger(__name__)
+LOOK_S = 1.0
+"""How often it is looked whether another store lies in the folder."""
 SWITCH_S = 0.0005
 """How long one thread may keep the interpreter from the others; Python's 5 ms are a whole step."""
 
@@ -186,13 +189,24 @@ class Worker:
             ]
         )
         log.info("ready, head is %s", store.head.read().version)
-        self.stop.wait()
+        replaced = self._wait(store)
         if isinstance(lanes.failure, QueueFailure):
             end_patience(client)
         for one in (edits, reads, answers.requests, keeper, pusher):
             one.stop.set()
         lanes.join()
+        if replaced:
+            return EXIT_AGAIN
         return 0 if lanes.failure is None else 1
+
+    def _wait(self, store: Store) -> bool:
+        """Wait until asked to stop, or until another store lies in the folder: whether it does."""
+        while not self.stop.wait(LOOK_S):
+            if (why := is_another(store)) is not None:
+                log.error("%s", why)
+                self.stop.set()
+                return True
+        return False
 
     def _keeper(
         self,

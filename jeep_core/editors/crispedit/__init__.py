@@ -18,6 +18,7 @@ record = EditorRecord(
         },
     ),
     automatic=lambda found: {"layers": found["high"]["layers"][:1], "learning_rate": 4e-3},
+    rate_share=0.02,
     order=11,
     follows=following,
     plot=PlotStyle(BLACK, "h", "-"),

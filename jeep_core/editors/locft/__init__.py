@@ -19,6 +19,7 @@ record = EditorRecord(
         },
     ),
     automatic=lambda found: {"layers": found["high"]["layers"][:1], "learning_rate": 1e-3},
+    rate_share=0.005,
     order=10,
     follows=following,
     plot=PlotStyle(SKY, "d", ":"),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jeep_core import atlas
+from jeep_core.editors.record import OUTPUT_RMS
 from jeep_core.errors import Cancelled, JeepError
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
@@ -20,7 +21,7 @@ from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.probe.defaults.from_record import Chosen, Source, check_automatic, from_record
 from jeep_core.probe.defaults.kept import keep, kept
 from jeep_core.probe.defaults.knowledge import NAME, known_facts
-from jeep_core.probe.run import FORMAT, PROMPTS, probe
+from jeep_core.probe.run import FORMAT, PROMPTS, output_rms, probe
 from jeep_core.spec.facts import Fact
 from jeep_core.suites import load_suite
 from jeep_core.text.chat import has_template
@@ -90,6 +91,7 @@ def default_probe(base: LoadedModel, monitor: Monitor = NOTHING) -> dict[str, An
             "prompts": {"count": 0, "dropped": {}, "original_assumed": 0},
             "hparams": None,
             "why_no_proposal": str(error),
+            OUTPUT_RMS: output_rms(view),
         }
         source = NAME
     return {**found, "suite": source, "parallel": base.family.is_parallel(view.model)}

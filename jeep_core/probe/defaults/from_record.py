@@ -6,12 +6,12 @@ the model's depth (`depths`), so that a first edit never fails for want of evide
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from jeep_core.editors import available, hparams_class, record_of
-from jeep_core.editors.record import NEWTON
+from jeep_core.editors.record import NEWTON, OUTPUT_RMS
 from jeep_core.errors import FieldProblem, InvalidHParams
 from jeep_core.spec.hparams import EditorHParams, for_model, merge, validate_hparams
 
@@ -107,7 +107,8 @@ def from_record(
             raise
         said = problem.message
     parallel = bool(record.get("parallel"))
-    found = by_depths(editor, n_layers, mlp_size, changes, parallel, chat=chat)
+    sizes = record.get(OUTPUT_RMS)
+    found = by_depths(editor, n_layers, mlp_size, changes, parallel, chat=chat, output_rms=sizes)
     warning = (
         f"hyper-parameters are fractions of the model's depth, as a probe proposes none ({said}); "
         "a probe of facts that the model knows may do better: POST /probes"
@@ -123,14 +124,19 @@ def by_depths(
     parallel: bool = False,
     *,
     chat: bool = False,
+    output_rms: Sequence[float] | None = None,
 ) -> EditorHParams:
     """Complete hyper-parameters of an editor by fractions of the depth, with changes over them.
+
+    ``output_rms``: of the record of a probe that proposes nothing.
 
     Raises:
         InvalidHParams: an editor without automatic hyper-parameters, wrong changes, a model of too
             few layers.
     """
-    record = {"hparams": depths(n_layers, mlp_size, parallel)}
+    record: dict[str, Any] = {"hparams": depths(n_layers, mlp_size, parallel)}
+    if output_rms is not None:
+        record[OUTPUT_RMS] = output_rms
     return hparams_for(record, editor, n_layers, changes, chat=chat)
 
 
@@ -155,10 +161,13 @@ def hparams_for(
     if found is None:
         why = record.get("why_no_proposal") or "the probe proposes no layers"
         raise _problem("/hparams", "no_proposal", str(why))
-    rule = record_of(editor).automatic
-    assert rule is not None
+    known = record_of(editor)
+    assert known.automatic is not None
     try:
-        chosen = rule(found)
+        chosen = dict(known.automatic(found))
+        if known.rate_share is not None and OUTPUT_RMS in record:
+            layer = chosen["layer"] if "layer" in chosen else chosen["layers"][0]
+            chosen["learning_rate"] = float(f"{known.rate_share * record[OUTPUT_RMS][layer]:.1g}")
     except (KeyError, IndexError, TypeError, ValueError) as error:
         message = f"{editor} cannot use what the probe proposes: {type(error).__name__}: {error}"
         raise _problem("/hparams", "no_proposal", message) from error

@@ -24,7 +24,7 @@ from service.queue import (
     connect,
     end_patience,
 )
-from service.settings import EXIT_CONFIG, Settings, SettingsError
+from service.settings import EXIT_AGAIN, EXIT_CONFIG, Settings, SettingsError
 from service.store import NotAStore, NotFetched, Store, StoreError, StoreReplaced
 from service.store.store import check_identity
 from service.worker.executing import executor_of
@@ -48,9 +48,6 @@ from service.worker.versions.views import VersionViews
 
 log = logging.getLogger(__name__)
 LOOK_S = 0.5
-EXIT_AGAIN = 75
-"""Exit code (EX_TEMPFAIL) of a follower that is to be started again: its decoding hangs, its folder
-holds another store now, or the api broke off while it joined."""
 
 
 class NoLease:

@@ -60,6 +60,34 @@ def test_an_edit_on_top_of_another_has_the_same_bytes(
     assert bytes_of(found) != bytes_of(edited(model, moments, "memit"))
 
 
+def test_the_same_version_is_edited_again_with_products_in_bfloat16(
+    model: LoadedModel, moments: Moments, crews: Crews
+) -> None:
+    """The twin that takes them is kept for the next run, and must not ask the caller of the last."""
+    _, given = EDITS["memit"]
+    hparams = given.model_dump() | {"compute_dtype": "bfloat16"}
+    expected = bytes_of(edited(model, moments, "memit", hparams=hparams))
+    assert expected != bytes_of(edited(model, moments, "memit"))
+    for _ in range(2):
+        assert bytes_of(edited(model, moments, "memit", crews[1], hparams=hparams)) == expected
+    # nothing asks it to go on, and nothing to end, after a run that was cancelled either
+    with pytest.raises(Cancelled, match="enough"):
+        edited(model, moments, "memit", crews[1], hparams=hparams, monitor=Monitor(check=refuse()))
+    assert bytes_of(edited(model, moments, "memit", crews[1], hparams=hparams)) == expected
+
+
+def refuse(after: int = 3) -> Callable[[], None]:
+    """A question that is answered with an exception from the given time on."""
+    asked = [0]
+
+    def check() -> None:
+        asked[0] += 1
+        if asked[0] > after:
+            raise Cancelled("enough")
+
+    return check
+
+
 def test_a_matrix_without_a_history_is_sent_as_it_is(
     model: LoadedModel, moments: Moments, crews: Crews
 ) -> None:

@@ -11,7 +11,9 @@ from support.library import planted
 
 import jeep_core
 from jeep_core import atlas
+from jeep_core.editors.ft_wd.hparams import FtWdHParams
 from jeep_core.editors.jeep.hparams import JeepHParams
+from jeep_core.editors.record import OUTPUT_RMS
 from jeep_core.errors import InvalidHParams
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
@@ -118,6 +120,13 @@ class TestEdit:
         again, same = choose(base, "memit", folder=tmp_path)
         assert same == record
         assert again.hparams.moment_layers == list(first.hparams.low.layers)
+        outputs = [base.family.mlp_out_of(base.model, i).weight for i in range(base.n_layers)]
+        expected = [float(weight.square().mean().sqrt()) for weight in outputs]
+        assert record[OUTPUT_RMS] == pytest.approx(expected)
+        tuned, _ = choose(base, "ft-wd", folder=tmp_path)
+        assert isinstance(tuned.hparams, FtWdHParams)
+        wanted = 0.005 * expected[tuned.hparams.layer]
+        assert tuned.hparams.learning_rate == pytest.approx(wanted, rel=0.5)
 
     def test_a_proposal_that_no_edit_could_take_is_not_kept(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

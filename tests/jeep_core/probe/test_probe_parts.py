@@ -12,6 +12,7 @@ from support.library import planted, tiny
 
 from jeep_core.editors.jeep.hparams import JeepHParams
 from jeep_core.editors.memit.hparams import MemitHParams
+from jeep_core.editors.record import OUTPUT_RMS
 from jeep_core.errors import InvalidHParams, JeepError
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
@@ -24,6 +25,7 @@ from jeep_core.probe.readings import read
 from jeep_core.probe.run import Related, probe, read_table
 from jeep_core.probe.word_sets import NAMES, Documents, FactTable, TableFact, word_sets
 from jeep_core.spec.facts import Fact
+from jeep_core.spec.hparams import EditorHParams
 
 # ---------------------------------------------------------------- which facts are probed
 
@@ -127,6 +129,28 @@ def test_the_high_region_begins_at_three_quarters_of_the_depth_at_the_latest() -
     assert high_region([0.0] * 21 + [0.1] * 3 + [0.9] * 4, 8) == [21, 22]
     assert high_region([0.0] * 7 + [0.9, 0.9], 2) == [7]
     assert high_region([0.0] * 8 + [0.9], 6) == [7]  # above the low region, below the last block
+
+
+def test_fine_tuning_takes_its_steps_by_the_size_of_the_weights() -> None:
+    record = {
+        "hparams": {
+            "learning_rate": 2.0,
+            "low": {"layers": [1, 2], "clamp": 1.5, "moment_weight": 30},
+            "high": {"layers": [5], "clamp": 1.0, "moment_weight": 30},
+        },
+        OUTPUT_RMS: [0.3, 0.3, 0.02, 0.3, 0.3, 0.01],
+    }
+    rates = {"ft-wd": 1e-4, "locft": 5e-5, "crispedit": 2e-4}
+    for editor, rate in rates.items():
+        assert rate_of(hparams_for(record, editor, 9)) == rate
+        given = hparams_for(record, editor, 9, {"learning_rate": 0.5})
+        assert rate_of(given) == 0.5
+    del record[OUTPUT_RMS]  # as records of earlier probes
+    assert [rate_of(hparams_for(record, one, 9)) for one in rates] == [1e-3, 1e-3, 4e-3]
+
+
+def rate_of(hparams: EditorHParams) -> float:
+    return float(hparams.model_dump()["learning_rate"])
 
 
 def test_hyper_parameters_follow_from_a_record() -> None:

@@ -1,4 +1,7 @@
-"""A worker that cannot work as configured reports it in one sentence and ends with code 78."""
+"""A worker that cannot work as configured reports it in one sentence and ends with code 78.
+
+One whose folder holds another store ends with 75, to be started again.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import json
 import logging
 import shutil
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from support import TINY_GPTJ
@@ -13,6 +17,9 @@ from support import TINY_GPTJ
 from jeep_core import atlas
 from service.settings import EXIT_CONFIG, Settings, SettingsError
 from service.store import Store
+from service.store.files import encode, replace
+from service.store.store import StoreIdentity
+from service.worker import process
 from service.worker.input_files import check_inputs, own_relations
 from service.worker.members import common
 from service.worker.members.publishing import prepare
@@ -171,3 +178,29 @@ def test_a_model_that_does_not_fit_into_memory_is_tried_again(
 
 def test_the_bundled_texts_pass_the_checks_at_start() -> None:
     check_inputs(Settings(corpus=atlas.CORPUS, perplexity_text=atlas.HELDOUT))
+
+
+def test_a_worker_ends_when_another_store_lies_in_its_folder(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(process, "LOOK_S", 0.001)
+    worker = Worker(Settings(store=store.root))
+    opened = Store.open(store.root)
+    assert opened.id  # as by its queue
+    looked: list[bool] = []
+    waiting = Thread(target=lambda: looked.append(worker._wait(opened)))
+    waiting.start()
+    form = store.root / "format.json"
+    aside = form.rename(form.with_suffix(".aside"))
+    replace(store.root / "id.json", encode(StoreIdentity(id="another")))
+    assert not worker.stop.wait(0.1), "a restore is still going on"
+    aside.rename(form)
+    waiting.join(10)
+    assert (looked, worker.stop.is_set()) == ([True], True)
+    assert "holds another store now" in caplog.text
+
+
+def test_a_worker_that_is_told_to_stop_ends(store: Store) -> None:
+    worker = Worker(Settings(store=store.root))
+    worker.stop.set()
+    assert worker._wait(store) is False

@@ -12,11 +12,11 @@ from support import TINY_GPTJ
 from support.service.builders import add_version, move
 
 from jeep_core.models.loading import LoadedModel, load
-from service.settings import EXIT_CONFIG, Settings
+from service.settings import EXIT_AGAIN, EXIT_CONFIG, Settings
 from service.store import Store
 from service.store.maintenance.backup import back_up, restore
 from service.worker.members import joining
-from service.worker.members.follower import EXIT_AGAIN, Follower
+from service.worker.members.follower import Follower
 from service.worker.members.head import FollowedHead
 from service.worker.members.joining import differences, measuring
 from service.worker.members.publishing import prepare

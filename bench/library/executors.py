@@ -1,8 +1,9 @@
 """Throughput with workers: ``python -m bench.library.executors``, on an idle machine.
 
 Facts and a suite of cases by this process, by one worker and by two, each with one thread, in one
-run.  What two cores can bring (the bound) is measured beside it: two processes that know nothing of
-each other do the same work at the same time.  With the models of a folder and other numbers:
+run.  All are watched by a caller that may make them give way, as the service's are.  What two cores
+can bring (the bound) is measured beside it: two processes that know nothing of each other do the
+same work at the same time.  With the models of a folder and other numbers:
 
     python -m bench.library.executors --models ~/models/smollm2-135m --facts 64 --cases 500
 """
@@ -26,7 +27,9 @@ from jeep_core.evaluation.units import measure_apart
 from jeep_core.executors.here import HERE
 from jeep_core.executors.processes import Processes
 from jeep_core.executors.work import Executor
+from jeep_core.models.giving_way import giving_way
 from jeep_core.models.views import ModelView
+from jeep_core.monitor import Monitor
 from jeep_core.suites import Style
 from jeep_core.values.optimiser import optimise
 
@@ -47,14 +50,26 @@ def works(of: Measured) -> dict[str, Callable[[Executor], object]]:
     """The work that is measured, as functions of the executor."""
     base, facts, objective = workload(of.model, of.facts)
     view, found = ModelView(base), dict[str, Callable[[Executor], object]]()
+    watched = Monitor(give_way=goes_on)
+
+    def optimised(by: Executor) -> object:
+        with giving_way(view, watched):
+            return optimise(view, facts, objective, executor=by, monitor=watched)
+
+    def measured(by: Executor) -> object:
+        with giving_way(view, watched):
+            return measure_apart(view, cases, Style.CONTRAST, executor=by, monitor=watched)
+
     if of.facts:
-        found[f"{of.facts} facts"] = lambda by: optimise(view, facts, objective, executor=by)
+        found[f"{of.facts} facts"] = optimised
     if of.cases:
         cases = askable(base, of.cases)
-        found[f"{len(cases)} cases"] = lambda by: measure_apart(
-            view, cases, Style.CONTRAST, executor=by
-        )
+        found[f"{len(cases)} cases"] = measured
     return found
+
+
+def goes_on() -> None:
+    """Give way to nobody."""
 
 
 def compare(of: Measured, repeats: int) -> Iterator[list[Row]]:

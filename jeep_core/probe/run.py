@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from jeep_core import atlas
 from jeep_core.editors.record import OUTPUT_RMS
@@ -188,8 +191,15 @@ def output_rms(view: ModelView) -> list[float]:
     """
     family, model = view.base.family, view.model
     # (d, d_ff), or (d_ff, d) in a ``Conv1D``
-    weights = [family.mlp_out_of(model, i).weight for i in range(view.base.n_layers)]
-    return [float(w.detach().float().square().mean().sqrt()) for w in weights]
+    names = [family.weight_name(i) for i in range(view.base.n_layers)]
+    # one after the other: copies in float32 of all of them would be a third of the model
+    return [_rms(model.get_parameter(name).detach()) for name in names]
+
+
+def _rms(weight: torch.Tensor) -> float:
+    """The root mean square of a tensor of any shape, its sum in float32."""
+    size = torch.linalg.vector_norm(weight, dtype=torch.float32)
+    return float(size) / math.sqrt(weight.numel())
 
 
 def _proposed(

@@ -24,6 +24,7 @@ from service.store.errors import (
     CorruptFile,
     ErrorLog,
     NotAStore,
+    StoreError,
     StoreReplaced,
     WrongFormat,
     WrongModel,

@@ -63,7 +63,7 @@ def test_an_edit_on_top_of_another_has_the_same_bytes(
 def test_the_same_version_is_edited_again_with_products_in_bfloat16(
     model: LoadedModel, moments: Moments, crews: Crews
 ) -> None:
-    """The twin that takes them is kept for the next run, and must not ask the caller of the last."""
+    """The twin that takes them is kept for the next run, and must not ask the last one's caller."""
     _, given = EDITS["memit"]
     hparams = given.model_dump() | {"compute_dtype": "bfloat16"}
     expected = bytes_of(edited(model, moments, "memit", hparams=hparams))

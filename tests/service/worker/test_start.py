@@ -18,7 +18,7 @@ from jeep_core import atlas
 from service.settings import EXIT_CONFIG, Settings, SettingsError
 from service.store import Store
 from service.store.files import encode, replace
-from service.store.store import StoreIdentity
+from service.store.store import StoreIdentity, is_another
 from service.worker import process
 from service.worker.input_files import check_inputs, own_relations
 from service.worker.members import common
@@ -198,6 +198,12 @@ def test_a_worker_ends_when_another_store_lies_in_its_folder(
     waiting.join(10)
     assert (looked, worker.stop.is_set()) == ([True], True)
     assert "holds another store now" in caplog.text
+
+
+def test_a_store_whose_identity_cannot_be_read_is_not_another(store: Store) -> None:
+    assert store.id
+    (store.root / "id.json").write_bytes(b"\x00")
+    assert is_another(store) is None
 
 
 def test_a_worker_that_is_told_to_stop_ends(store: Store) -> None:

@@ -119,9 +119,9 @@ class EditorRecord:
         tuning: what ``jeep tune`` tries; default: the layers of its regions or its one layer.
         automatic: makes its hyper-parameters from those that a probe proposes (``learning_rate``,
             ``low`` and ``high``); None: ``"hparams": "auto"`` is refused.
-        rate_share: for an editor that fine-tunes, its automatic learning rate as a share of the
-            root mean square of the matrix that it tunes first: Adam moves every weight by about
-            the rate in a step.  Records of earlier probes lack it, so ``automatic`` gives a rate.
+        rate_share: for an editor that fine-tunes the field ``layers``, its automatic learning rate
+            as a share of the root mean square of the matrix that it tunes first: Adam moves every
+            weight by about the rate in a step.  Records of earlier probes lack it, so ``automatic`` gives a rate.
         title: its name in plots; default: the name it is registered under, in capitals.
         order: its place in tables and legends; equal ones are in alphabetical order.
         many_facts: whether it is meant for thousands of facts at once; the report's scaling curve

@@ -23,7 +23,6 @@ record = EditorRecord(
         "learning_rate": 1e-3,
         "weight_decay": 0.0,
     },
-    rate_share=0.005,
     order=1,
     many_facts=False,
     plot=PlotStyle(BLACK, "x", ":"),

@@ -121,7 +121,8 @@ class EditorRecord:
             ``low`` and ``high``); None: ``"hparams": "auto"`` is refused.
         rate_share: for an editor that fine-tunes the field ``layers``, its automatic learning rate
             as a share of the root mean square of the matrix that it tunes first: Adam moves every
-            weight by about the rate in a step.  Records of earlier probes lack it, so ``automatic`` gives a rate.
+            weight by about the rate in a step.  Records of earlier probes lack it, so
+            ``automatic`` gives a rate, too.
         title: its name in plots; default: the name it is registered under, in capitals.
         order: its place in tables and legends; equal ones are in alphabetical order.
         many_facts: whether it is meant for thousands of facts at once; the report's scaling curve

@@ -167,7 +167,8 @@ def hparams_for(
         chosen = dict(known.automatic(found))
         if known.rate_share is not None and OUTPUT_RMS in record:
             size = record[OUTPUT_RMS][chosen["layers"][0]]
-            chosen["learning_rate"] = float(f"{known.rate_share * size:.1g}")
+            if size > 0:
+                chosen["learning_rate"] = float(f"{known.rate_share * size:.1g}")
     except (KeyError, IndexError, TypeError, ValueError) as error:
         message = f"{editor} cannot use what the probe proposes: {type(error).__name__}: {error}"
         raise _problem("/hparams", "no_proposal", message) from error

@@ -12,7 +12,6 @@ from support.library import planted
 import jeep_core
 from jeep_core import atlas
 from jeep_core.editors.jeep.hparams import JeepHParams
-from jeep_core.editors.locft.hparams import LocFtHParams
 from jeep_core.editors.record import OUTPUT_RMS
 from jeep_core.errors import InvalidHParams
 from jeep_core.models.loading import LoadedModel
@@ -123,10 +122,6 @@ class TestEdit:
         outputs = [base.family.mlp_out_of(base.model, i).weight for i in range(base.n_layers)]
         expected = [float(weight.square().mean().sqrt()) for weight in outputs]
         assert record[OUTPUT_RMS] == pytest.approx(expected)
-        tuned, _ = choose(base, "locft", folder=tmp_path)
-        assert isinstance(tuned.hparams, LocFtHParams)
-        wanted = 0.005 * expected[tuned.hparams.layers[0]]
-        assert tuned.hparams.learning_rate == pytest.approx(wanted, rel=0.5)
 
     def test_a_proposal_that_no_edit_could_take_is_not_kept(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -31,7 +31,8 @@ TURN_S = 0.01
 CHECK_S = 0.1
 """How often it is asked whether the work is to end."""
 STARTS = 3
-"""How many processes in a row may end before they are ready, or before they are prepared."""
+"""How many processes in a row may end before they are ready; before they are prepared, so many for
+each that there is."""
 STALE_S = 10.0
 """How long a process may go on with work that was given up."""
 PRELOADED = ["jeep_core.executors.child", "jeep_core.values.optimiser"]
@@ -89,17 +90,19 @@ class Crew:
 
     def _died(self, run: Run, link: Link) -> None:
         """A process is gone; by default its units wait again and another one is started."""
-        in_a_row, doing = 0, ""
+        in_a_row, most, doing = 0, STARTS, ""
         if not link.ready:
             self._failed_starts += 1
             in_a_row, doing = self._failed_starts, "loaded the model"
         elif link.run == run.number and not link.begun:
             run.unprepared += 1
-            in_a_row, doing = run.unprepared, "made the version that is worked on"
-        if in_a_row >= STARTS:
+            # all make it at the same time, and may lack memory together that each alone would have
+            in_a_row, most = run.unprepared, STARTS * self.count
+            doing = "made the version that is worked on"
+        if in_a_row >= most:
             why = ending(link.process)
             raise WorkersLost(
-                f"{STARTS} worker processes in a row ended while they {doing} "
+                f"{in_a_row} worker processes in a row ended while they {doing} "
                 f"({why}): a worker may have too little memory for it"
             )
         for number in sorted(link.busy):

@@ -135,7 +135,8 @@ def serve(line: Line) -> None:
             limit, most = resource.getrlimit(resource.RLIMIT_DATA)
             # to say what is missing takes some memory, too
             resource.setrlimit(resource.RLIMIT_DATA, (most, most))
-            line.send("refused", sendable(_explained(error, limit)))
+            of = [] if kind == "load" else rest[:1]  # the run that it could not be prepared for
+            line.send("refused", sendable(_explained(error, limit)), *of)
             resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
 
 

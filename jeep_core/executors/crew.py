@@ -31,7 +31,8 @@ TURN_S = 0.01
 CHECK_S = 0.1
 """How often it is asked whether the work is to end."""
 STARTS = 3
-"""How many processes in a row may end before they are ready."""
+"""How many processes in a row may end before they are ready; before they are prepared, so many for
+each that there is."""
 STALE_S = 10.0
 """How long a process may go on with work that was given up."""
 PRELOADED = ["jeep_core.executors.child", "jeep_core.values.optimiser"]
@@ -89,14 +90,21 @@ class Crew:
 
     def _died(self, run: Run, link: Link) -> None:
         """A process is gone; by default its units wait again and another one is started."""
+        in_a_row, most, doing = 0, STARTS, ""
         if not link.ready:
             self._failed_starts += 1
-            if self._failed_starts >= STARTS:
-                why = ending(link.process)
-                raise WorkersLost(
-                    f"{STARTS} worker processes in a row ended while they loaded the model "
-                    f"({why}): a worker may have too little memory for it"
-                )
+            in_a_row, doing = self._failed_starts, "loaded the model"
+        elif link.run == run.number and not link.begun:
+            run.unprepared += 1
+            # all make it at the same time, and may lack memory together that each alone would have
+            in_a_row, most = run.unprepared, STARTS * self.count
+            doing = "made the version that is worked on"
+        if in_a_row >= most:
+            why = ending(link.process)
+            raise WorkersLost(
+                f"{in_a_row} worker processes in a row ended while they {doing} "
+                f"({why}): a worker may have too little memory for it"
+            )
         for number in sorted(link.busy):
             run.ledger.lost(number, ending(link.process))
 
@@ -290,9 +298,14 @@ class Crew:
             link.others += rest
             return
         if kind == "refused":
+            error, *of = rest
             self._links.remove(link)
             self._let_go(link)
-            self._refused(run, link, rest[0])
+            if link.run != run.number:
+                link.busy.clear()
+            # one that could not be prepared for a run that was given up says nothing of this one
+            if not of or of[0] == run.number:
+                self._refused(run, link, error)
             return
         number, *more = rest
         if kind in ("done", "failed", "stopped", "lost"):
@@ -301,7 +314,7 @@ class Crew:
         if number != run.number:
             return
         if kind == "begun":
-            link.begun = True
+            link.begun, run.unprepared = True, 0
         elif kind == "unlike":
             self._begin(run, link, more[0])
         elif kind == "progress":
@@ -323,8 +336,14 @@ class Run:
     def __init__(self, crew: Crew, work: Work, bench: Bench, keep: Keep, number: int) -> None:
         self.work, self.bench, self.number = work, bench, number
         self.ledger = Ledger(work, keep, ahead=crew.count * crew.capacity)
-        # what was done when an executor last looked
-        self.seen = 0
+        # how many processes in a row have ended while they were prepared
+        self.unprepared = 0
+        # of an executor whose workers can be away: why and since when they are, and what was done
+        # when it last looked; how many units were left when they last went away, and how often
+        # they have with so many
+        self.away: str | None = None
+        self.since, self.seen = 0.0, 0
+        self.left, self.ends = -1, 0
         self._version: Version | None = None
         self._whole: tuple[str, ...] = ()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
@@ -23,6 +24,7 @@ Entry = tuple[str, str, dict[str, str] | None]
 ORPHANED_MS = 1000
 """How long a job must have been a dead worker's before another takes it: one of them is first."""
 TAKEN_SEEN = 64
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -148,12 +150,21 @@ class JobQueue:
                     self._client.xgroup_delconsumer(stream, wire.GROUP, self._consumer)
 
     def _load(self, job_id: str) -> Job | None:
-        """The job as submitted with its present status; None if it has ended or is lost."""
+        """The job as submitted with its present status; None if it has ended or is lost.
+
+        What cannot be read, of another release perhaps, is forgotten: it would end every worker
+        whose turn it is.  The store has the job, and whoever can read it there queues it again.
+        """
         fields = self._client.hgetall(self._keys.job(job_id))
-        live = wire.parse_live(fields)
-        if live is None or live.status in TERMINAL or "job" not in fields:
+        try:
+            live = wire.parse_live(fields)
+            if live is None or live.status in TERMINAL or "job" not in fields:
+                return None
+            return live.over(Job.model_validate_json(fields["job"]))
+        except ValueError as error:
+            _log.error("%s cannot be read in the queue, and is dropped from it: %s", job_id, error)
+            self._client.delete(self._keys.job(job_id))
             return None
-        return live.over(Job.model_validate_json(fields["job"]))
 
     def _interrupted(self) -> Entry | None:
         """The oldest entry that this consumer had taken and has not finished."""

@@ -58,10 +58,13 @@ class Lease:
         give_up = time.monotonic() + wait_s if wait_s is not None else None
         args: list[str | int] = [self._owner, store_fence, self._lease_ms]
         stop = stop or threading.Event()
-        keys = [self._keys.lease, self._keys.fence]
+        keys, told = [self._keys.lease, self._keys.fence], False
         while not (fence := int(self._acquire(keys=keys, args=args))):
             if give_up is not None and time.monotonic() >= give_up:
                 raise LeaseHeld("another worker holds the lease")
+            if not told:
+                _log.warning("another worker holds the lease of this store; waiting for its end")
+                told = True
             if stop.wait(_RETRY_S):
                 raise LeaseHeld("stopped while another worker holds the lease")
         self._fence = fence

@@ -166,6 +166,8 @@ class Heartbeat:
                 self._beat()
             except RedisError as error:
                 _log.warning("no heartbeat: %s", error)
+            except Exception:  # without one, a worker that works would be taken for dead for good
+                _log.exception("no heartbeat")
 
     def _names(self) -> tuple[str, str]:
         """The keys of the heartbeat and of the metrics."""

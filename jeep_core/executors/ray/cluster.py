@@ -19,13 +19,17 @@ from jeep_core.executors.work import function_of
 log = logging.getLogger(__name__)
 AGAIN_S = 2.0
 """How long a cluster that is away is left alone."""
+ENDS = 3
+"""How often it may go away before one more unit is done: the third time a unit may be the reason.
+"""
 
 
 class RayCluster(Crew):
     """So many actors in a Ray cluster, each with the model, started at first use.
 
     An actor that dies is replaced and its unit done again.  Where the cluster goes away the work
-    waits ``wait_s`` for it, from the last unit on that was done, and then fails, or goes on here.
+    waits ``wait_s`` for it, from the last sign of work on, and then fails, or goes on here; so it
+    does at once if the cluster has gone away three times before one more unit was done.
 
     Args:
         actors: how many.
@@ -73,8 +77,7 @@ class RayCluster(Crew):
         )
         self.capacity = 2 * actors
         self._without = without
-        self._away: str | None = None
-        self._since = self._tried = 0.0
+        self._tried = 0.0
 
     @property
     def workers(self) -> int:
@@ -112,22 +115,32 @@ class RayCluster(Crew):
         log.warning("waiting for the cluster: %s", why)
         for number in sorted(link.busy):
             run.ledger.back(number)
-        if self._away is None:
-            self._since = time.monotonic()
-        self._away = why
+        if run.away is None:
+            run.since = time.monotonic()
+            before, run.left = run.left, len(run.ledger.left)
+            run.ends = run.ends + 1 if run.left == before else 1
+        run.away = why
+        # what was under way begins again
+        run.seen = run.ledger.progressed
 
     def _look(self, run: Run) -> None:
-        if self._away is None:
+        if run.away is None:
             return
         if run.ledger.progressed > run.seen:
-            self._away = None
-        elif time.monotonic() - self._since > self._terms.wait_s:
-            why, self._away = self._away, None
-            if self._without == "fail":
-                raise NoCluster(f"{why}; it stayed away for {self._terms.wait_s:g} s")
-            log.warning("the work goes on here")
-            _go_on_here(run)
+            run.away = None
+        elif run.ends >= ENDS:
+            self._give_up(run, f"it went away {ENDS} times in the same part of the work")
+        elif time.monotonic() - run.since > self._terms.wait_s:
+            self._give_up(run, f"it stayed away for {self._terms.wait_s:g} s")
         run.seen = run.ledger.progressed
+
+    def _give_up(self, run: Run, how: str) -> None:
+        """Let the work fail without its cluster, or go on here."""
+        why, run.away = run.away, None
+        if self._without == "fail":
+            raise NoCluster(f"{why}; {how}")
+        log.warning("%s; %s: the work goes on here", why, how)
+        _go_on_here(run)
 
 
 def _go_on_here(run: Run) -> None:

@@ -19,8 +19,9 @@ from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import Any
 
-from jeep_core.errors import NoCluster, reason_of
+from jeep_core.errors import NoCluster, WorkersLost, reason_of
 from jeep_core.executors.child import STOPPED
+from jeep_core.executors.crew import STARTS
 from jeep_core.executors.ray.terms import LOCAL, ClusterTerms, set_environment
 from jeep_core.executors.version import Source, Version
 from jeep_core.executors.wire import pack, unpack
@@ -135,6 +136,8 @@ class Driver:
         self._beginning: bytes | None = None
         self._since = time.monotonic()
         self._asked = 0.0
+        # actors that have died while they were prepared, since one was
+        self._unprepared = 0
 
     def serve(self) -> None:
         """Work until the caller has gone.
@@ -168,7 +171,7 @@ class Driver:
             if isinstance(version, Version):
                 self._version = version
             if run != self._run:
-                self._run = run
+                self._run, self._unprepared = run, 0
                 self._waiting.clear()
             self._beginning = pack((task, common, self._version))
             _say(self._pipe, "begun", run)
@@ -247,12 +250,16 @@ class Driver:
         elif ref is seat.beginning:
             seat.beginning = None
             unlike = unpack(found)
-            if isinstance(unlike, BaseException):
-                _say(self._pipe, "refused", unlike)
+            if seat.begun is not self._beginning:
+                seat.begun = None  # of a run that was given up: it is sent this one's
+            elif isinstance(unlike, BaseException):
+                _say(self._pipe, "refused", unlike, self._run)
             elif unlike:
                 seat.begun = None
                 self._beginning = None  # until the caller has sent another one
                 _say(self._pipe, "unlike", self._run, unlike)
+            else:
+                self._unprepared = 0
         elif ref is seat.answer:
             number, seat.answer, seat.task = seat.task, None, None
             kind, result = unpack(found)
@@ -271,6 +278,15 @@ class Driver:
         self._seats.remove(seat)
         if seat.task is not None and seat.task >= 0:
             _say(self._pipe, "lost", self._run, seat.task, why)
+        if seat.beginning is not None and seat.begun is self._beginning:
+            self._unprepared += 1
+            if self._unprepared >= STARTS * self._terms.actors:
+                lost = WorkersLost(
+                    f"{self._unprepared} workers of {_where(self._terms)} in a row ended while "
+                    f"they made the version that is worked on ({why}): a worker may have too "
+                    "little memory for it"
+                )
+                _say(self._pipe, "refused", lost, self._run)
         with contextlib.suppress(Exception):
             self._ray.kill(seat.actor)
 

@@ -11,9 +11,15 @@ import httpx
 
 from service.client.errors import JobTimeout, Unreachable, translated
 from service.client.requests import JobState, OnProgress, given, segment
+from service.client.synchronous.aside import sleep
 from service.client.synchronous.transport import Transport
 from service.contracts.jobs import TERMINAL, JobKind, JobStatus, Progress
 from service.contracts.schemas import JobOut
+
+PAUSE_S = 0.3
+"""After a stream of events that has ended at once."""
+SILENT = 100
+"""So many of them in a row, half a minute, are as good as no service."""
 
 
 class JobCalls(Transport):
@@ -42,13 +48,17 @@ class JobCalls(Transport):
         Raises:
             JobTimeout: it did not end within ``timeout`` seconds.
             ApiError: there is no such job.
-            Unreachable: the service has been away for half a minute, without a ``timeout``.
+            Unreachable: the service has been away for half a minute, or has ended every stream of
+                events at once for as long, without a ``timeout``.
         """
+        silent = 0
         deadline = None if timeout is None else time.monotonic() + timeout
         state, last_id = JobState(JobStatus.QUEUED, Progress()), ""
         while True:
             headers = {"Last-Event-ID": last_id} if last_id else {}
             url, patience = f"/jobs/{segment(job_id)}/events", self._patience(deadline)
+            began, before = time.monotonic(), last_id
+            broken = Unreachable(f"{url} ends at once, before the job has ended")
             try:
                 with closing(self._events("GET", url, headers=headers, timeout=patience)) as events:
                     for event in events:
@@ -60,11 +70,19 @@ class JobCalls(Transport):
                             return
                         if deadline is not None and time.monotonic() >= deadline:
                             break
-            except Unreachable:
+            except Unreachable as error:
+                broken = error
                 if not self._reachable_before(deadline) and deadline is None:
                     raise
             if deadline is not None and time.monotonic() >= deadline:
                 raise JobTimeout(f"{job_id} has not ended after {timeout} s")
+            if last_id != before or time.monotonic() - began > 1:
+                silent = 0
+                continue
+            silent += 1
+            if silent >= SILENT and deadline is None:
+                raise broken
+            sleep(PAUSE_S)
 
     def wait(
         self, job_id: str, on_progress: OnProgress | None = None, timeout: float | None = None

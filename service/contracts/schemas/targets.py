@@ -201,7 +201,8 @@ class TargetState(BaseModel):
     ``seconds``: how long it took, from its first step to the end of the comparison.
     ``looked_at``: when the last try ended, good or bad, or a recent one: a look that finds
     everything as it was is not written down every time.  ``lost_at``: when the server was seen
-    without it, after a restart of its own.  ``held`` names what must stay on disk.
+    without it, after a restart of its own.  ``held`` names what must stay on disk;
+    ``held_unknown``: a record of it was damaged, and the server has not been seen since.
     """
 
     version: str | None = None
@@ -214,6 +215,7 @@ class TargetState(BaseModel):
     lost_at: datetime | None = None
     error: TargetError | None = None
     held: list[Held] = Field(default_factory=list)
+    held_unknown: bool = False
 
 
 class Lag(BaseModel):

@@ -66,7 +66,8 @@ class Running(BaseModel):
 class Sums:
     """States of lines (``store.sums``), in memory and as files; only the worker writes them.
 
-    ``read_only``: what is damaged is passed over, and nothing is kept but in memory.
+    ``read_only``: nothing is kept but in memory.  What is damaged and cannot be removed is passed
+    over.
 
     Whatever is missing or damaged is made again from the versions.  Safe to use from threads.
     """
@@ -122,7 +123,9 @@ class Sums:
             free = shutil.disk_usage(self._folder).free
             if free < 2 * memoryview(data).nbytes + SPARE_BYTES:
                 raise OSError(f"{free:,} bytes are free, too few for the running sum of {name}")
-            return self._tensors.put(name, "F64", shape, data)
+            found = self._tensors.put(name, "F64", shape, data)
+            self._passed_over.discard(found.sha256)
+            return found
 
     def total(self, ref: TensorRef) -> memoryview:
         """The bytes of a sum, verified when they are first read.
@@ -150,7 +153,8 @@ class Sums:
                     self._remove(self._file(running.version))
             self._mapped.pop(ref.sha256, None)
             self._remove(self._tensors.path(ref.sha256))
-            if self.read_only:
+            # a follower removes nothing, and on a disk that has become read-only nobody can
+            if self._tensors.path(ref.sha256).exists():
                 self._passed_over.add(ref.sha256)
 
     def tidy(self) -> int:

@@ -137,7 +137,9 @@ class Targets:
                 if path.suffix == ".json":
                     read(path, TargetRecord)
                 elif path.suffix == ".state":
-                    read(path, TargetState)
+                    state = read(path, TargetState)
+                    if state is not None and state.held_unknown:
+                        return True
             except CorruptFile:
                 return True
         return False
@@ -151,7 +153,7 @@ class Targets:
             return read(self._state_path(target_id), TargetState) or TargetState()
         except CorruptFile as error:
             log.error("%s: what the target has is found out again", error)
-            return TargetState()
+            return TargetState(held_unknown=True)
 
     def set_state(self, target_id: str, state: TargetState) -> None:
         """Record the worker's knowledge of a target.  For the worker only."""

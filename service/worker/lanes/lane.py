@@ -29,6 +29,9 @@ WAIT_MS = 500
 ROOM_S = 1.0
 """How long to wait for room on a full disk before the next try."""
 
+NOT_ITS_FAULT = (LeaseLost, StaleFence, ClaimLost, Stopping, QueueFailure)
+"""What ends an attempt without a word about the job, which stays queued."""
+
 Work = Callable[[], BaseModel]
 """Does what a job asks for; its result.  Raises what ``JobLane`` turns into the job's error."""
 
@@ -170,6 +173,15 @@ class JobLane(ABC):
         except CorruptFile as error:
             self._end(job, JobStatus.FAILED, None, failure(error))
             return
+        except NOT_ITS_FAULT:
+            raise
+        except Exception as error:
+            # it ends the process: the next one tries again, but not for ever
+            if job.attempt <= self._settings.job_tries:
+                raise
+            log.exception("job %s cannot be begun", job.id)
+            self._end(job, JobStatus.FAILED, None, failure(error))
+            return
         log.info("job %s begins, attempt %s, on %s", job.id, job.attempt, job.base_version)
         try:
             with (
@@ -203,8 +215,8 @@ class JobLane(ABC):
             check_record(result, "the result")
         except Cancelled:
             return JobStatus.CANCELLED, None, None
-        except (LeaseLost, StaleFence, ClaimLost, Stopping, QueueFailure):
-            raise  # not the job's fault: it stays queued
+        except NOT_ITS_FAULT:
+            raise
         except Exception as error:
             if not is_foreseen(error):
                 log.exception("job %s failed", job.id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 from service.store import Store, StoreError
@@ -15,6 +16,8 @@ LOOK_S = 0.2
 """How often head and the published model are looked at: two calls of ``stat``."""
 AGAIN = 5
 """Looks after which a head that could not be loaded is tried again."""
+RESTS = 9
+"""How many times as long as such a try it is left alone at least: a try may read gigabytes."""
 
 
 class FollowedHead:
@@ -39,10 +42,14 @@ class FollowedHead:
         Raises:
             StoreError: the writer is of another release or has another model now.
         """
-        looks = 0
+        looks, rested = 0, 0.0
         while not self.stop.wait(LOOK_S):
-            looks += 1
-            self.look(again=looks % AGAIN == 0)
+            looks, began = looks + 1, time.monotonic()
+            again = looks % AGAIN == 0 and began >= rested
+            self.look(again=again)
+            if again and self.version is None:
+                ended = time.monotonic()
+                rested = ended + RESTS * (ended - began)
             published = file_stamp(self._store.base.published("info.json"))
             if published is not None and published != self._info:
                 self._changed()

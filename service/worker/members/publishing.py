@@ -59,7 +59,7 @@ def head_of(store: Store) -> str | None:
     """Head, None where it cannot be read."""
     try:
         return store.head.read().version
-    except StoreError:
+    except (StoreError, OSError):
         return None  # /readyz says so
 
 

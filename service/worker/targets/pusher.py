@@ -89,11 +89,14 @@ class Pusher:
 
     def run(self) -> None:
         """Thread body, until stopped.  Errors are logged: none ends the worker."""
-        while not self.stop.wait(LOOK_S):
+        pause_s = LOOK_S
+        while not self.stop.wait(pause_s):
             try:
                 self.look()
+                pause_s = LOOK_S
             except Exception:
                 log.exception("targets could not be looked after")
+                pause_s = min(2 * pause_s, EVERY_S)
         for care in self._cares.values():
             if care.thread is not None:
                 care.thread.join(JOIN_S)

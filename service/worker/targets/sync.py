@@ -150,7 +150,7 @@ class Sync:
             if match and not any(one.name == name for one in held):
                 found = Held(name=name, version=match[1], artefact=artefact, unwanted_since=now())
                 held.append(found)
-        update: dict[str, object] = {"held": held}
+        update: dict[str, object] = {"held": held, "held_unknown": False}
         needs = state.version is not None and state.model != seen.base
         if self._server.base_needs_artefact:
             needs = state.version is not None

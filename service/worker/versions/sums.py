@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 PARTS = ("u", "v", "d")
 AT_ONCE = 256
 """Versions whose updates are remembered before whole blocks of them are summed."""
+AGAIN = 2
+"""How often a damaged sum is made again for the same matrix: a disk may damage all it is given."""
 Read = Callable[[TensorRef], torch.Tensor]
 
 
@@ -68,11 +70,19 @@ class LineSums:
         return list(self._running.matrices)
 
     def of(self, name: str) -> Sum | None:
-        """The sum of one matrix, None if no update has changed it."""
+        """The sum of one matrix, None if no update has changed it.
+
+        Raises:
+            CorruptTensor, MissingTensor: what is made again is damaged again.
+        """
+        again = 0
         while (found := self._running.matrices.get(name)) is not None:
             try:
                 start = None if found.total is None else self._total(found.total)
             except (CorruptTensor, MissingTensor) as error:
+                if again == AGAIN:
+                    raise
+                again += 1
                 log.warning("%s: it is made again", error)
                 assert found.total is not None
                 self._store.sums.drop(found.total)

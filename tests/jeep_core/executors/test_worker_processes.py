@@ -6,7 +6,7 @@ import os
 import resource
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing import Pipe
 from typing import Any
 
@@ -20,6 +20,8 @@ from jeep_core.executors import crew as crews_module
 from jeep_core.executors.child import PAUSE, STOPPED, Line
 from jeep_core.executors.crew import Link, Run
 from jeep_core.executors.processes import Processes
+from jeep_core.executors.wire import unpack
+from jeep_core.executors.work import Bench, Work, keep_nothing
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
@@ -282,8 +284,12 @@ class Striking(Processes):
         self._strike(link, "start")
         return link
 
+    def _begin(self, run: Run, link: Link, whole: Sequence[str] = ()) -> None:
+        super()._begin(run, link, whole)
+        self._strike(link, "begin")
 
-@pytest.mark.parametrize("kind", ["start", "ready", "begun", "progress", "done"])
+
+@pytest.mark.parametrize("kind", ["start", "ready", "begin", "begun", "progress", "done"])
 def test_a_worker_that_is_killed_is_replaced_and_its_part_done_again(
     model: LoadedModel, moments: Moments, plain: Any, kind: str
 ) -> None:
@@ -303,6 +309,54 @@ def test_a_unit_whose_workers_die_again_and_again_ends_the_work(
 def test_workers_that_cannot_start_end_the_work(model: LoadedModel, moments: Moments) -> None:
     with Striking("start", 99) as executor, pytest.raises(WorkersLost, match="loaded the model"):
         edited(model, moments, "memit", executor)
+
+
+def test_workers_that_die_while_they_make_the_version_end_the_work(
+    model: LoadedModel, moments: Moments
+) -> None:
+    """None has a unit then, so no unit is given up, and a process that starts proves nothing."""
+    with Striking("begin", 9) as executor, pytest.raises(WorkersLost, match="made the version"):
+        edited(model, moments, "memit", executor)
+    assert executor.struck < 9
+
+
+def test_a_refusal_is_of_the_run_that_a_worker_was_prepared_for() -> None:
+    """It may come when another run has begun, whose version has nothing to do with it."""
+    crew, work = Processes(1), Work("jeep_core.values.units:unit", "values", None, [1, 2], [1, 1])
+    run = Run(crew, work, Bench.__new__(Bench), keep_nothing, number=2)
+
+    def refused(of: int, busy_of: int) -> None:
+        link = Link(Ended(), Pipe()[0], ready=True, run=busy_of, busy={7})
+        crew._links = [link]
+        crew._told(run, link, "refused", MemoryError(f"of run {of}"), of)
+        assert (crew._links, link.busy) == ([], {7} if busy_of == run.number else set())
+
+    refused(of=1, busy_of=1)
+    refused(of=1, busy_of=2)
+    with pytest.raises(MemoryError, match="of run 2"):
+        refused(of=2, busy_of=2)
+
+
+class Ended:
+    """A process that has ended."""
+
+    def join(self, seconds: float) -> None:
+        """It has."""
+
+    def is_alive(self) -> bool:
+        """It does not live."""
+        return False
+
+
+def test_a_worker_says_for_which_run_it_could_not_be_prepared() -> None:
+    ours, theirs = Pipe()
+    messages = iter([("begin", 4, "jeep_core.nowhere:unit", None, "v1")])
+    line = Line(theirs, [0, 0])
+    line.receive = lambda: next(messages)  # type: ignore[method-assign]
+    with pytest.raises(StopIteration):
+        child.serve(line)
+    kind, error, of = unpack(ours.recv_bytes())
+    assert (kind, type(error), of) == ("refused", AssertionError, 4)
 
 
 def test_workers_end_with_their_executor(model: LoadedModel, moments: Moments) -> None:

@@ -25,9 +25,34 @@ from service.client import (
     InvalidArgument,
     Unreachable,
 )
+from service.client.synchronous import jobs as calls_for_jobs
 from service.contracts.schemas import Problem
 
 LYON = {"subject": "Lyon", "prompt": "{} lies in", "target_new": "Japan"}
+
+
+@pytest.mark.parametrize("how", ["ended", "broken"])
+def test_events_that_end_at_once_are_not_asked_for_for_ever(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever lies between may end each stream at once, though the service answers."""
+    asked, pauses = list[str](), list[float]()
+    monkeypatch.setattr(calls_for_jobs, "sleep", pauses.append)
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.path)
+        if len(asked) > 1000:
+            raise AssertionError("it asks for ever")
+        if how == "broken" and "events" in request.url.path:
+            raise httpx.RemoteProtocolError("closed without an answer", request=request)
+        return httpx.Response(200, headers={"Content-Type": "text/event-stream"})
+
+    with (
+        Client("http://service", transport=httpx.MockTransport(answer)) as client,
+        pytest.raises(Unreachable, match="ends at once" if how == "ended" else "closed without"),
+    ):
+        client.wait("job_1")
+    assert len(pauses) == asked.count("/jobs/job_1/events") - 1 == 99
 
 
 @pytest.mark.parametrize("client", [Client, AsyncClient])

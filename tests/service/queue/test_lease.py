@@ -48,12 +48,15 @@ class TestLease:
         assert second.acquire(0, wait_s=5) == 2
         second.release()
 
-    def test_waiting_can_be_stopped(self, client: Redis) -> None:
+    def test_waiting_is_told_and_can_be_stopped(
+        self, client: Redis, caplog: pytest.LogCaptureFixture
+    ) -> None:
         first, second, stop = self.lease(client, "/a"), self.lease(client, "/b"), threading.Event()
         first.acquire(0)
         stop.set()
         with pytest.raises(LeaseHeld):
             second.acquire(0, stop=stop)
+        assert caplog.text.count("another worker holds the lease of this store") == 1
         first.release()
 
     def test_a_new_worker_of_the_same_store_need_not_wait_for_a_dead_one(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import threading
 import time
 from contextlib import aclosing
 from pathlib import Path
@@ -186,6 +187,27 @@ class TestRequests:
         await asyncio.sleep(0.2)
         assert await api.worker_alive() is not None
         heart.stop()
+
+
+def test_a_heartbeat_outlives_what_a_worker_cannot_say_for_a_while(
+    client: Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Heartbeat, "PERIOD_S", 0.001)
+    asked, heard_again = [0], threading.Event()
+
+    def describe() -> WorkerBeat:
+        asked[0] += 1
+        if asked[0] == 2:
+            raise FileNotFoundError("the store's folder is away")
+        if asked[0] > 2:
+            heard_again.set()
+        return beat()
+
+    heart = Heartbeat(client, KEYS, describe)
+    heart.start()
+    assert heard_again.wait(5)
+    heart.stop()
+    assert "the store's folder is away" in caplog.text
 
 
 @pytest.mark.anyio

@@ -22,7 +22,7 @@ from service.store.store import StoreIdentity, is_another
 from service.worker import process
 from service.worker.input_files import check_inputs, own_relations
 from service.worker.members import common
-from service.worker.members.publishing import prepare
+from service.worker.members.publishing import head_of, prepare
 from service.worker.process import Worker
 
 GOLDEN = TINY_GPTJ
@@ -210,3 +210,11 @@ def test_a_worker_that_is_told_to_stop_ends(store: Store) -> None:
     worker = Worker(Settings(store=store.root))
     worker.stop.set()
     assert worker._wait(store) is False
+
+
+def test_the_head_of_a_store_that_is_away_is_not_known(store: Store) -> None:
+    """A heartbeat says so, and goes on."""
+    store.create_base("weights-0")
+    assert head_of(store) == "v0"
+    store.root.rename(store.root.with_name("away"))
+    assert head_of(store) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +241,24 @@ class TestInterruptions:
         assert (ended.status, ended.error.code) == (JobStatus.FAILED, "too_many_tries")
         assert based.head.read().version == "v0"
 
+    def test_a_job_that_cannot_be_begun_is_given_up_like_one_that_kills_every_worker(
+        self, client: Redis, based: Store
+    ) -> None:
+        job = edit_job(based)
+
+        def damaged(kind: JobKind) -> Any:
+            raise ImportError(f"no runner of {kind.value} is installed")
+
+        for number in range(4):
+            worker = PlayedWorker(client, based.root)
+            worker.lane._find = damaged
+            with pytest.raises(ImportError) if number < 3 else nullcontext():
+                worker.work()
+        ended = based.journal.read(job.id)
+        assert ended.error is not None
+        assert (ended.status, ended.error.code) == (JobStatus.FAILED, "internal_error")
+        assert "no runner of edit is installed" in ended.error.message
+
 
 class TestQueue:
     def test_two_stores_on_one_server_do_not_meet(
@@ -269,6 +288,22 @@ class TestQueue:
         assert based.journal.read(job.id).status is JobStatus.SUCCEEDED
         assert f"{lost.id}" in caplog.text
         assert client.exists(Keys(based.id).job(lost.id)) == 0
+
+    @pytest.mark.parametrize(
+        "field", [{"job": '{"kind": "of a later release"}'}, {"status": "of a later release"}]
+    )
+    def test_a_job_that_cannot_be_read_in_the_queue_ends_no_worker(
+        self, client: Redis, based: Store, field: dict[str, str], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        other, job, keys = edit_job(based), edit_job(based), Keys(based.id)
+        worker = PlayedWorker(client, based.root)
+        client.hset(keys.job(other.id), mapping=field)
+        worker.work()
+        assert based.journal.read(job.id).status is JobStatus.SUCCEEDED
+        assert f"{other.id} cannot be read in the queue" in caplog.text
+        PlayedWorker(client, based.root).work()
+        # the store has it, so it was queued again
+        assert based.journal.read(other.id).status is JobStatus.SUCCEEDED
 
     def test_what_is_edited_is_what_the_store_has_not_what_the_queue_remembers(
         self, client: Redis, based: Store

@@ -12,9 +12,11 @@ from support import TINY_GPTJ
 from support.service.builders import add_version, move
 
 from jeep_core.models.loading import LoadedModel, load
+from jeep_core.models.views import ModelView
 from service.settings import EXIT_AGAIN, EXIT_CONFIG, Settings
-from service.store import Store
+from service.store import CorruptTensor, Store
 from service.store.maintenance.backup import back_up, restore
+from service.worker.members import head as head_module
 from service.worker.members import joining
 from service.worker.members.follower import Follower
 from service.worker.members.head import FollowedHead
@@ -140,6 +142,32 @@ class TestHead:
         assert head.version is None
         head.look()
         assert head.version == made
+
+    def test_a_damaged_head_is_not_read_all_the_time(
+        self, published: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each try reads it whole, which may take longer than the time between two."""
+        clock, tries = [0.0], list[float]()
+        monkeypatch.setattr(head_module.time, "monotonic", lambda: clock[0])
+
+        class Damaged(VersionViews):
+            def __init__(self) -> None:
+                """Nothing is loaded."""
+
+            def get(self, version: str) -> ModelView:
+                tries.append(clock[0])
+                clock[0] += 10
+                raise CorruptTensor(f"{version} is damaged")
+
+        class Minutes(threading.Event):
+            def wait(self, timeout: float | None = None) -> bool:
+                clock[0] += timeout or 0
+                return clock[0] > 1000
+
+        head = FollowedHead(Store.open(published.root, following=True), Damaged())
+        head.stop = Minutes()
+        head.run()
+        assert len(tries) in range(9, 13)
 
     def test_a_writer_that_starts_again_is_looked_at_again(
         self, published: Store, base: LoadedModel

@@ -206,6 +206,9 @@ def test_no_artefact_is_removed_while_a_record_cannot_be_read(
     vllm.stop()
     (store.root / "targets" / f"{target.id}.state").write_text("{")
     Pusher(store, settings, shop).look()
+    until(lambda: target_status(store, target).error is not None, "the server is away")
+    # that has been recorded, so the record can be read now, but what the server has is unknown yet
+    Pusher(store, settings, shop).look()
     assert artefacts(store) == ["v1.peft"]
 
 
@@ -308,3 +311,24 @@ def test_no_error_ends_the_care_of_a_target(
     monkeypatch.setattr(sync.Sync, "run", right)
     vllm.forget()
     until(lambda: is_at("v1") and vllm.loaded != {}, "it is looked after again")
+
+
+def test_what_ends_every_look_is_not_tried_and_told_all_the_time(
+    store: Store, settings: Settings, shop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As while the store's folder is away; the next look that succeeds is followed by others."""
+    made, pauses, away = Pusher(store, settings, shop), list[float](), [True] * 4
+
+    def looks() -> None:
+        if away and away.pop():
+            raise FileNotFoundError("the folder is away")
+
+    class Stop(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            pauses.append(timeout or 0.0)
+            return len(pauses) > 6
+
+    monkeypatch.setattr(made, "look", looks)
+    made.stop = Stop()
+    made.run()
+    assert pauses == [0.02, 0.04, 0.08, 0.1, 0.1, 0.02, 0.02]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,10 +16,11 @@ from support.service.thin_versions import LAYERS, add_chain, add_edit
 from jeep_core.models.delta import materialise
 from jeep_core.models.loading import LoadedModel, tensor_bytes
 from jeep_core.models.views import ModelView
-from service.contracts.schemas import Manifest
+from service.contracts.schemas import Manifest, TensorRef
 from service.store import CorruptTensor, Store
 from service.store.index.line import Line
-from service.store.index.sums import KEPT
+from service.store.index.sums import KEPT, Sums
+from service.store.tensors import Tensors
 from service.worker.versions import rebuild
 from service.worker.versions.retention import Keeper
 from service.worker.versions.sums import LineSums, matrix_of, sums_of
@@ -218,6 +221,59 @@ def test_a_damaged_file_is_made_again(
     assert matrices(base, sums_of(base, fresh, "v9")) == plainly(base, store, "v9")
     again = Store.open(store.root)
     assert again.sums.find(again.versions.read("v9")) is not None
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every look at a kept sum; far too many end the test."""
+    found, total = list[str](), Sums.total
+
+    def counted(sums: Sums, ref: TensorRef) -> memoryview:
+        found.append(ref.name)
+        if len(found) > 99:
+            pytest.fail("it is made again for ever")
+        return total(sums, ref)
+
+    monkeypatch.setattr(Sums, "total", counted)
+    return found
+
+
+def test_a_damaged_file_that_cannot_be_removed_is_passed_over(
+    base: LoadedModel, store: Store, monkeypatch: pytest.MonkeyPatch, looks: list[str]
+) -> None:
+    """As on a disk that has become read-only, which is what a damaged one does."""
+    add_chain(base, store, 9)
+    sums_of(base, store, "v9")
+
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    for path in files(store):
+        if path.suffix == ".safetensors":
+            flip(path)
+    with monkeypatch.context() as disk:
+        disk.setattr(Path, "unlink", read_only)
+        disk.setattr(Sums, "put", read_only)
+        disk.setattr(Sums, "save", read_only)
+        found = matrices(base, sums_of(base, Store.open(store.root), "v9"))
+    assert found == plainly(base, store, "v9")
+
+
+def test_a_disk_that_damages_every_sum_is_not_written_to_for_ever(
+    base: LoadedModel, store: Store, monkeypatch: pytest.MonkeyPatch, looks: list[str]
+) -> None:
+    add_chain(base, store, 9)
+    put = Tensors.put
+
+    def damaging(tensors: Tensors, *given: Any) -> TensorRef:
+        ref = put(tensors, *given)
+        flip(tensors.path(ref.sha256))
+        return ref
+
+    monkeypatch.setattr(Tensors, "put", damaging)
+    with pytest.raises(CorruptTensor, match="damaged"):
+        matrices(base, sums_of(base, Store.open(store.root), "v9"))
+    assert len(looks) < 99
 
 
 def test_few_files_are_kept_and_others_swept(base: LoadedModel, store: Store) -> None:

@@ -1,6 +1,7 @@
 """Hyper-parameters for the proposed layers, scaled to the model.
 
-- λ is 0.2 d_ff samples: it is weighed against kᵀ C⁻¹ k, which is d_ff for a key of the corpus.
+- λ is d_ff samples: it is weighed against kᵀ C⁻¹ k, which is d_ff for a key of the corpus.  A fifth
+  of it is as good for one batch and worse for ten on top of one another: docs/lasting.md.
 - The learning rate is half the spread of a coordinate of the state that the vector is added to, a
   region's own: Adam moves every coordinate by about the learning rate a step.  The spread is the
   median distance from the coordinate's mean over prompts, over all coordinates, in units of a
@@ -12,7 +13,8 @@
 - γ' is 1.5 and γ* 0.25: value optimisation of the low region ends at its goal and not at the clamp.
   docs/probe.md says what other ones cost.
 - Where the subject's last token carries less than 80 % of an answer, the low region cannot carry an
-  edit through all wordings: γ* is 1, λ* a tenth, and JEEP optimises both vectors together.
+  edit through all wordings: γ* is 1, λ' 0.2 d_ff and λ* a tenth of that, and JEEP optimises both
+  vectors together.
 
 Everything else keeps its default, or is chosen by the editor's own record.
 """
@@ -37,11 +39,12 @@ from jeep_core.spec.hparams import validate_hparams
 CLAMPS = {"low": 1.5, "high": 0.25}
 AT: dict[str, Position] = {"low": "subject_last", "high": "prediction"}
 MEASURED_ON = 32
-MOMENT_SHARE = 0.2
+MOMENT_SHARES = {"low": 1.0, "high": 1.0}
+"""λ in d_ff."""
 WHOLE_SUBJECT = 0.8
 """Share of an answer that the subject's last token carries from which the low region is enough."""
-SHARED = {"clamp": 1.0, "moment_share": 0.02}
-"""γ* and the share of d_ff that λ* is where the high region has to carry a part of every edit."""
+SHARED_CLAMP, SHARED_MOMENTS = 1.0, {"low": 0.2, "high": 0.02}
+"""γ*, and λ in d_ff, where the high region has to carry a part of every edit."""
 RATE_SHARE = 0.5
 NORMAL = 0.6745
 """Median of the distance from the mean of a normal distribution, in standard deviations."""
@@ -50,7 +53,8 @@ NORMAL = 0.6745
 def suggest(view: ModelView, prompts: Sequence[Prompt], proposal: Proposal) -> dict[str, Any]:
     """Hyper-parameters for a proposal: learning rates, layers, γ and λ of both regions."""
     base = view.base
-    weight = _rounded(MOMENT_SHARE * base.mlp_size)
+    shared = proposal.subject_share < WHOLE_SUBJECT
+    shares = SHARED_MOMENTS if shared else MOMENT_SHARES
     regions = {"low": proposal.low, "high": proposal.high}
     spreads = _spreads(
         view, prompts[:MEASURED_ON], {n: layers[-1] for n, layers in regions.items()}
@@ -60,11 +64,11 @@ def suggest(view: ModelView, prompts: Sequence[Prompt], proposal: Proposal) -> d
     if base.dtype == torch.float32 and all(map(has_fast_bfloat16, base.devices)):
         found["compute_dtype"] = "bfloat16"
     for name, layers in regions.items():
+        weight = _rounded(shares[name] * base.mlp_size)
         found[name] = {"layers": layers, "clamp": CLAMPS[name], "moment_weight": weight}
-    if proposal.subject_share < WHOLE_SUBJECT:
+    if shared:
         found["optimise"] = "together"
-        found["high"]["clamp"] = SHARED["clamp"]
-        found["high"]["moment_weight"] = _rounded(SHARED["moment_share"] * base.mlp_size)
+        found["high"]["clamp"] = SHARED_CLAMP
     found["high"]["learning_rate"] = rates["high"]
     # the record keeps the plain values: one that no edit could take must not be kept
     validate_hparams(hparams_class(DEFAULT_EDITOR), found, base.n_layers)

@@ -68,7 +68,7 @@ def depths(n_layers: int, mlp_size: int, parallel: bool = False) -> dict[str, An
     low = range(max(first, low_last + 1 - _length(n_layers, LOW_LENGTH)), low_last + 1)
     length = min(_length(n_layers, HIGH_LENGTH), max(1, n_layers - 2 - low_last))
     high = max(0, min(int(n_layers * HIGH_START), n_layers - 1 - length))
-    weight = max(1.0, round(0.2 * mlp_size))
+    weight = float(mlp_size)
     return {
         "learning_rate": 0.5,
         **NEWTON,

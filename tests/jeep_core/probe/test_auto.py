@@ -59,23 +59,23 @@ def test_every_region_has_the_rate_of_its_own_state() -> None:
 
 
 @pytest.mark.parametrize(
-    ("subject_share", "order", "clamp", "weight"),
+    ("subject_share", "order", "clamp", "low", "high"),
     [
-        (0.95, "separately", 0.25, 0.2),
-        (0.8, "separately", 0.25, 0.2),
-        (0.79, "together", 1.0, 0.02),
+        (0.95, "separately", 0.25, 1.0, 1.0),
+        (0.8, "separately", 0.25, 1.0, 1.0),
+        (0.79, "together", 1.0, 0.2, 0.02),
     ],
 )
 def test_the_high_region_shares_an_edit_that_the_subject_cannot_carry(
-    subject_share: float, order: str, clamp: float, weight: float
+    subject_share: float, order: str, clamp: float, low: float, high: float
 ) -> None:
     found = suggested(subject_share)
     mlp_size = tiny.random_model("llama").mlp_size
     assert found["high"]["clamp"] == clamp
-    assert found["high"]["moment_weight"] == pytest.approx(weight * mlp_size, rel=0.05)
+    assert found["high"]["moment_weight"] == pytest.approx(high * mlp_size, rel=0.05)
     assert (found["low"]["clamp"], found["low"]["moment_weight"]) == (
         1.5,
-        pytest.approx(0.2 * mlp_size, rel=0.05),
+        pytest.approx(low * mlp_size, rel=0.05),
     )
     rule = record_of("jeep").automatic
     assert rule is not None

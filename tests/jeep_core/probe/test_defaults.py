@@ -86,7 +86,7 @@ class TestDepths:
     def test_regions_are_fractions(self, n_layers: int, low: list[int], high: list[int]) -> None:
         found = depths(n_layers, 1536)
         assert (found["low"]["layers"], found["high"]["layers"]) == (low, high)
-        assert found["low"]["moment_weight"] == 307
+        assert found["low"]["moment_weight"] == 1536
 
     @pytest.mark.parametrize("parallel", [False, True])
     def test_every_depth_of_three_layers_and_more_can_be_edited(self, parallel: bool) -> None:

@@ -49,7 +49,7 @@ def test_the_layers_follow_from_the_published_curves(model: str) -> None:
     assert low == record["hparams"]["low"]["layers"]
     assert high_region(curves["contrast"]["mean"], low[-1]) == record["hparams"]["high"]["layers"]
     # rounded as the rule rounds it, by keys of the model's own width
-    weight = float(f"{0.2 * SHAPES[model]['intermediate_size']:.2g}")
+    weight = float(f"{SHAPES[model]['intermediate_size']:.2g}")
     assert record["hparams"]["low"]["moment_weight"] == weight
 
 

@@ -42,20 +42,20 @@ QUIET_STREAMS = 5
 
 def run(
     repeats: int = 3, model: str = MODEL, facts: int = FACTS, seconds: float = EDIT_SECONDS
-) -> list[Row]:
-    """All comparisons; about two minutes with three repeats, more while edits are slow.
+) -> Iterator[Row]:
+    """All comparisons as they are made; about two minutes with three repeats, more while edits are
+    slow.
 
     ``facts``: of the long edit, which is cancelled after ``seconds``.
     """
-    rows = [library(repeats, model)]
+    yield library(repeats, model)
     with service(model) as (client, url):
         first = client.edit([_fact(0)])  # second moments are taken here, once
         client.wait(first.id, timeout=600)
         client.rollback("base")
-        rows.append(throughput(url, repeats))
-        rows += latency(client, url, repeats, facts, seconds)
-        rows += stalls(client, url, repeats)
-    return rows
+        yield throughput(url, repeats)
+        yield from latency(client, url, repeats, facts, seconds)
+        yield from stalls(client, url, repeats)
 
 
 def library(repeats: int, model: str) -> Row:
@@ -269,7 +269,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=EDIT_SECONDS, help="Of it, at most.")
     args = parser.parse_args()
     rows = run(args.repeats, args.model, args.facts, args.seconds)
-    print(json.dumps([asdict(row) for row in rows]) if args.json else table(rows))
+    if args.json:
+        print(json.dumps([asdict(row) for row in rows]))
+        return
+    print(table([]), flush=True)
+    for row in rows:  # on a slow model a run may be ended before its last one
+        print(table([row]).splitlines()[-1], flush=True)
 
 
 if __name__ == "__main__":

@@ -101,6 +101,7 @@ PUSHES = frozenset(
         "no_router",
         "no_runtime_adapters",
         "no_such_model",
+        "not_listed",
         "other_base",
         "rank_too_large",
         "redirected",

@@ -69,6 +69,8 @@ class Sync:
         if not there:
             state = self._loaded(state, manifest, name, seen)
         proof = self._proof(state, manifest, name, bool(plain))
+        if not there:
+            self._check_listed(name, manifest)
         self._reach("record")
         seconds = round((now() - began).total_seconds(), 3)
         update = {
@@ -228,7 +230,26 @@ class Sync:
         alias = self._record.alias
         if alias is None or self._alias_is_right(seen, manifest):
             return state
-        return self._loaded(state, manifest, alias, seen)
+        state = self._loaded(state, manifest, alias, seen)
+        self._check_listed(alias, manifest)
+        return state
+
+    def _check_listed(self, name: str, manifest: Manifest) -> None:
+        """Check that the server lists what it has loaded: every look goes by that.
+
+        Without it each look would push the version again, and count it as a success.
+
+        Raises:
+            TargetFailed: ``not_listed``.
+        """
+        if not self._has(self._server.look(), name, manifest):
+            raise TargetFailed(
+                "not_listed",
+                f"the server has loaded {name}, but does not list it with its folder "
+                f"({self._path(manifest)}), so what it has cannot be seen: let the address be that "
+                "of the server itself, or of something that passes its list of models on as it is",
+                lasting=True,
+            )
 
     def _tidied(self, state: TargetState, seen: Seen, name: str, moved_at: datetime) -> None:
         """Unload what has not been wanted for a while, and record the state."""

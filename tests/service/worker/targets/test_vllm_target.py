@@ -277,7 +277,10 @@ class TestRefusals:
         right = vllm.reply
 
         def reply(path: str, body: object) -> tuple[int, object]:
-            return (200, {"data": models}) if path == "/v1/models" else right(path, body)
+            status, found = right(path, body)
+            if path == "/v1/models":
+                found = {"data": [*models, *found["data"][1:]]}
+            return status, found
 
         vllm.reply = reply  # type: ignore[method-assign]
         with pytest.raises(TargetFailed, match=r"several names.*\(a, base\)"):
